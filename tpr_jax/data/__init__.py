@@ -1,0 +1,1 @@
+"""From annotations and photos to batches on the device."""

@@ -1,0 +1,8 @@
+"""The one exception for mistakes that a user can make and mend."""
+
+
+class UserError(Exception):
+    """A one-line message that names the file, key or value at fault and the remedy.
+
+    `tpr_jax.main` prints it without a traceback and exits with code 2.
+    """

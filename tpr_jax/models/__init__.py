@@ -1,0 +1,1 @@
+"""The Flax modules; nothing outside this folder imports flax."""

@@ -1,0 +1,1 @@
+"""Reading and writing weights: Hugging Face, OpenAI and the reference names."""
