@@ -86,18 +86,19 @@ def test_golden():
         assert counts["num_queries"] - counts["num_without_match"] == bundle[f"out/{way}_queries_scored"]
 
 
+@pytest.mark.parametrize("size", [17, 1001])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_copies_tie_by_index(dtype):
-    """Copies of one photo anywhere in a large gallery are ranked by index, whatever the product rounds to."""
+def test_copies_tie_by_index(dtype, size):
+    """Copies of one photo are ranked by index, whatever the matrix product rounds them to."""
     rng = np.random.default_rng(0)
-    query, photo = rng.normal(size=(5, 67)).astype(dtype), rng.normal(size=(1, 67)).astype(dtype)
-    gallery = np.repeat(photo, 1001, axis=0)
-    gallery[::7] = rng.normal(size=(143, 67))
-    _, index = metrics.top_k(query, gallery, 1001)
-    for row in index:
-        copies = row[row % 7 != 0]
-        assert np.all(np.diff(copies) > 0)
-        assert np.ptp(np.flatnonzero(row % 7 != 0)) == len(copies) - 1
+    gallery = np.repeat(rng.normal(size=(1, 67)), size, axis=0).astype(dtype)
+    gallery[::7] = rng.normal(size=gallery[::7].shape)
+    for queries in (1, 5, 33):
+        _, index = metrics.top_k(rng.normal(size=(queries, 67)).astype(dtype), gallery, size)
+        for row in index:
+            places = np.flatnonzero(row % 7 != 0)
+            assert np.all(np.diff(row[places]) > 0)
+            assert np.ptp(places) == len(places) - 1
 
 
 def test_zero_features_are_last_of_the_similar_and_never_nan():

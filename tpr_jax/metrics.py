@@ -1,7 +1,7 @@
 """Retrieval metrics from features: R@k, mAP and mINP, and the top of a ranking. NumPy only.
 
 Similarity is the cosine. Equal scores are ordered by gallery index, so a ranking is a function of the
-features alone. Scores are made in blocks of queries, so memory grows with the gallery and not with its square.
+features alone. Scores are made in blocks of queries: memory grows with the gallery, not with its square.
 """
 
 from collections.abc import Iterator
@@ -163,9 +163,8 @@ def _as_features(name, feats):
     feats = feats.astype(np.float64 if feats.dtype == np.float64 else np.float32, copy=False)
     finite = np.isfinite(feats).all(axis=1)
     if not finite.all():
-        raise UserError(
-            f"{name} features are not finite in {np.sum(~finite)} rows, first {np.argmin(finite)}"
-        )
+        count, first = np.sum(~finite), np.argmin(finite)
+        raise UserError(f"{name} features are not finite in {count} rows, first {first}: the model is broken")
     return feats
 
 
