@@ -1,0 +1,86 @@
+"""Schedules against the reference's rates; groups; Adam against a step worked by hand."""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tpr_jax import optim
+from tpr_jax.errors import UserError
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "lr_schedules.json").read_text())
+
+
+@pytest.mark.parametrize("kind", sorted(GOLDEN["lr_by_epoch"]))
+def test_schedules_give_the_references_rates(kind):
+    rate = optim.schedule(
+        GOLDEN["base_lr"],
+        kind=kind,
+        warmup_epochs=GOLDEN["warmup_epochs"],
+        num_epochs=GOLDEN["total_epochs"],
+        steps_per_epoch=7,
+        per_step=False,
+        warmup_factor=GOLDEN["warmup_factor"],
+        milestones=GOLDEN["milestones"],
+        gamma=GOLDEN["gamma"],
+    )
+    for epoch, expected in enumerate(GOLDEN["lr_by_epoch"][kind]):
+        for step in (7 * epoch, 7 * epoch + 6):
+            np.testing.assert_allclose(rate(jnp.array(step)), expected, rtol=2e-5, atol=1e-10)
+
+
+def test_per_step_schedule_moves_within_an_epoch():
+    settings = dict(kind="linear", warmup_epochs=1, num_epochs=3, steps_per_epoch=10)
+    rate = optim.schedule(1.0, per_step=True, **settings)
+    np.testing.assert_allclose(
+        [rate(0), rate(5), rate(10), rate(20), rate(30)], [0.1, 0.55, 1, 0.5, 0], atol=1e-6
+    )
+
+
+def test_unknown_schedule_names_the_known_ones():
+    with pytest.raises(UserError, match="cosine"):
+        optim.schedule(1.0, kind="cosin", warmup_epochs=1, num_epochs=3, steps_per_epoch=10, per_step=True)
+
+
+def test_adam_by_hand():
+    """Two steps with L2 decay inside the moments, eps 1e-3, and biases at twice the rate without decay."""
+    tree = {"moe": {"down": {"kernel": jnp.array([2.0]), "bias": jnp.array([1.0])}}}
+    gradient = {"moe": {"down": {"kernel": jnp.array([0.5]), "bias": jnp.array([0.5])}}}
+    groups = ((r".*/bias", 2.0, 0.0), (r".*", 1.0, 0.1))
+    optimiser = optim.adam(lambda step: 0.01, tree, groups)
+    state, values = optimiser.init(tree), tree
+    expected = {"kernel": 2.0, "bias": 1.0}
+    moments = {"kernel": [0.0, 0.0], "bias": [0.0, 0.0]}
+    for t in (1, 2):
+        updates, state = optimiser.update(gradient, state, values)
+        values = {
+            "moe": {"down": {k: values["moe"]["down"][k] + updates["moe"]["down"][k] for k in expected}}
+        }
+        for name, factor, decay in (("kernel", 1, 0.1), ("bias", 2, 0.0)):
+            g = 0.5 + decay * expected[name]
+            m, v = moments[name]
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+            moments[name] = [m, v]
+            step = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-3)
+            expected[name] -= 0.01 * factor * step
+    for name, value in expected.items():
+        np.testing.assert_allclose(values["moe"]["down"][name], value, rtol=1e-5)
+
+
+def test_every_leaf_must_be_covered():
+    tree = {"moe": {"down": {"kernel": jnp.zeros(1), "bias": jnp.zeros(1)}}}
+    with pytest.raises(UserError, match="moe/down/kernel"):
+        optim.group_of(tree, ((r".*/bias", 1.0, 0.0),))
+
+
+def test_first_matching_group_holds():
+    tree = {"moe": {"down": {"kernel": 0, "bias": 0}}}
+    assert optim.group_of(tree, optim.DEFAULT_GROUPS) == {"moe": {"down": {"kernel": "1", "bias": "0"}}}
+
+
+def test_split_collections():
+    assert optim.split_collections({"params": 1, "moe": 2}, ("moe",)) == ({"moe": 2}, {"params": 1})
+    with pytest.raises(UserError, match="lora"):
+        optim.split_collections({"params": 1}, ("lora",))

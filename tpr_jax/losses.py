@@ -1,0 +1,112 @@
+"""The losses, each a pure function of the unnormalised features of a batch and its identities, in float32.
+
+All take `(image_feats [b, e], text_feats [b, e], pids [b])` first and their settings by keyword, and return a
+scalar. Row i of both features is one matching pair; rows with equal pid match too where a loss says so.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+Feats = Float[Array, "b e"]
+Pids = Int[Array, "b"]
+Scalar = Float[Array, ""]
+
+LOGIT_SCALE = 50.0  # 1 / 0.02, fixed in all three methods
+
+
+def l2_normalise(x: Float[Array, "b e"]) -> Float[Array, "b e"]:
+    """Rows of unit length, float32."""
+    x = x.astype(jnp.float32)
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def same_identity(pids: Pids) -> Float[Array, "b b"]:
+    """1 where the identities of row and column agree."""
+    return (pids[:, None] == pids[None, :]).astype(jnp.float32)
+
+
+def _divergence(logits, target):
+    """`mean_i sum_j p_ij (log p_ij - log(target_ij + 1e-8))` with p the softmax of the rows."""
+    log_p = jax.nn.log_softmax(logits, axis=-1)
+    return jnp.mean(jnp.sum(jnp.exp(log_p) * (log_p - jnp.log(target + 1e-8)), axis=-1))
+
+
+def sdm(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float = LOGIT_SCALE) -> Scalar:
+    """Similarity distribution matching (IRRA, CVPR 2023, eq. 5-7), both directions added."""
+    logits = scale * l2_normalise(text_feats) @ l2_normalise(image_feats).T
+    same = same_identity(pids)
+    target = same / same.sum(-1, keepdims=True)
+    return _divergence(logits, target) + _divergence(logits.T, target)
+
+
+def itc(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float = LOGIT_SCALE) -> Scalar:
+    """Image-text contrast (CLIP): the mean of both cross-entropies; only the own pair counts as right."""
+    logits = scale * l2_normalise(image_feats) @ l2_normalise(text_feats).T
+    by_image, by_text = (jnp.diagonal(jax.nn.log_softmax(x, axis=-1)) for x in (logits, logits.T))
+    return -(by_image.mean() + by_text.mean()) / 2
+
+
+def cmpm(image_feats: Feats, text_feats: Feats, pids: Pids) -> Scalar:
+    """Cross-modal projection matching (Zhang and Lu, ECCV 2018), both directions added."""
+    same = same_identity(pids)
+    target = same / jnp.linalg.norm(same, axis=-1, keepdims=True)
+    by_image = image_feats @ l2_normalise(text_feats).T
+    by_text = text_feats @ l2_normalise(image_feats).T
+    return _divergence(by_image, target) + _divergence(by_text, target)
+
+
+def identity(
+    image_feats: Feats, text_feats: Feats, pids: Pids, *, kernel: Float[Array, "e n"], bias: Float[Array, "n"]
+) -> Scalar:
+    """ID loss: the mean of the cross-entropies of one linear classifier on both features."""
+
+    def cross_entropy(feats):
+        log_p = jax.nn.log_softmax(feats.astype(jnp.float32) @ kernel + bias, axis=-1)
+        return -jnp.take_along_axis(log_p, pids[:, None], axis=-1).mean()
+
+    return (cross_entropy(image_feats) + cross_entropy(text_feats)) / 2
+
+
+def triplet(image_feats: Feats, text_feats: Feats, pids: Pids, *, margin: float = 1.0) -> Scalar:
+    """Hinge on the Euclidean distances of unnormalised features, hardest negative both ways, mean."""
+    raise_negative = 1e9 * same_identity(pids)
+    squared = (
+        jnp.square(image_feats).sum(-1)[:, None]
+        + jnp.square(text_feats).sum(-1)[None]
+        - 2 * image_feats @ text_feats.T
+    )
+    distance = jnp.sqrt(jnp.maximum(squared, 1e-12))
+    positive = jnp.diagonal(distance)
+    by_image = jax.nn.relu(margin + positive - (distance + raise_negative).min(1))
+    by_text = jax.nn.relu(margin + positive - (distance + raise_negative).min(0))
+    return by_image.mean() + by_text.mean()
+
+
+def tal(
+    image_feats: Feats, text_feats: Feats, pids: Pids, *, margin: float = 0.1, tau: float = 0.015
+) -> Scalar:
+    """Triplet alignment loss (RDE, CVPR 2024), both ways, summed over the batch.
+
+    `relu(m - S+_i + tau * log sum_{j negative} exp(S_ij / tau))`, S+_i the softmax-weighted mean of the
+    positives; no gradient flows through those weights.
+    """
+    same = same_identity(pids)
+
+    def one_way(cosine):
+        weights = jax.nn.softmax(jnp.where(same > 0, cosine / tau, -jnp.inf), axis=-1)
+        positive = jnp.sum(jax.lax.stop_gradient(weights) * cosine, axis=-1)
+        negative = tau * jax.nn.logsumexp(cosine / tau, axis=-1, b=1 - same)
+        return jax.nn.relu(margin - positive + negative).sum()
+
+    cosine = l2_normalise(image_feats) @ l2_normalise(text_feats).T
+    return one_way(cosine) + one_way(cosine.T)
+
+
+def balance(routing: list[dict]) -> Scalar:
+    """The load-balance terms of all blocks added up (DM-Adapter); each is k / E when balanced."""
+    return sum((block["balance"] for block in routing if block), jnp.zeros(()))
+
+
+# Losses that need nothing but features and identities, by the name a config uses.
+BY_NAME = {"sdm": sdm, "itc": itc, "cmpm": cmpm, "triplet": triplet, "tal": tal}

@@ -1,0 +1,1 @@
+"""The parts that adapt a frozen CLIP: one idea a file, the mathematics only."""

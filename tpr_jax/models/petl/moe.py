@@ -1,0 +1,64 @@
+"""DM-Adapter's sparse mixture of adapters with a domain-aware router (AAAI 2025)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from tpr_jax.models.products import dense
+
+
+def router_logits(u: Float[Array, "b l d"], router: dict, kind: str) -> Float[Array, "b l e"]:
+    """The score of each expert for each token, float32.
+
+    'blend' (the released code): `(1 - a) W_in u + a W_task p`; 'sum' (the paper): `W_in u + W_task p`;
+    'input' (the paper's ablation without the domain): `W_in u`. `router` holds `w_in` and `w_task` [d, e],
+    the domain prompt `prompt` [d] and the scalar `alpha`, as far as the kind needs them.
+    """
+    by_input = dense(u, router["w_in"]).astype(jnp.float32)
+    if kind == "input":
+        return by_input
+    # One vector of e numbers for the whole block: the prompt does not depend on the token.
+    by_domain = router["prompt"] @ router["w_task"]
+    if kind == "sum":
+        return by_input + by_domain
+    return (1.0 - router["alpha"]) * by_input + router["alpha"] * by_domain
+
+
+def choose(logits: Float[Array, "b l e"], top_k: int) -> tuple[Array, Array]:
+    """The k best experts of each token: (weights [b, l, e] that sum to 1, the k-hot choice [b, l, e]).
+
+    Top-k first, then softmax over the chosen logits only. No noise, no capacity, no dropped token.
+    """
+    best, index = jax.lax.top_k(logits, top_k)
+    hot = jax.nn.one_hot(index, logits.shape[-1], dtype=logits.dtype)
+    weights = jnp.einsum("blk,blke->ble", jax.nn.softmax(best, axis=-1), hot)
+    return weights, hot.sum(-2)
+
+
+def balance(logits: Float[Array, "b l e"], chosen: Float[Array, "b l e"]) -> Float[Array, ""]:
+    """The load-balance term of a block, `E * mean_e(P_e C_e)`: k / E when all experts are used alike.
+
+    P is the mean softmax over all experts, C the mean k-hot choice; padding counts. The gradient flows
+    through P only, as a choice has none.
+    """
+    probability = jax.nn.softmax(logits, axis=-1).mean((0, 1))
+    load = jax.lax.stop_gradient(chosen).mean((0, 1))
+    return logits.shape[-1] * jnp.mean(probability * load)
+
+
+def mixture(
+    u: Float[Array, "b l d"], weights: Float[Array, "b l e"], down: dict, up: dict
+) -> Float[Array, "b l d"]:
+    """The weighted sum of the experts' outputs, `sum_e w_e (Up_e ReLU(Down_e u + b_e) + c_e)`.
+
+    All experts are computed, as two large products over their stacked weights: for a handful of small experts
+    this is faster than gathering tokens, and exact. `down`: kernel [d, e, r], bias [e, r];
+    `up`: kernel [e, r, d], bias [e, d].
+    """
+    d, e, r = down["kernel"].shape
+    weights = weights.astype(u.dtype)
+    hidden = dense(u, down["kernel"].reshape(d, e * r)) + down["bias"].reshape(e * r).astype(u.dtype)
+    hidden = jax.nn.relu(hidden).reshape(*u.shape[:-1], e, r) * weights[..., None]
+    return dense(hidden.reshape(*u.shape[:-1], e * r), up["kernel"].reshape(e * r, d)) + dense(
+        weights, up["bias"]
+    )

@@ -1,0 +1,57 @@
+"""Matrix products that run in the computation's type, forwards and backwards.
+
+With bfloat16 operands the CPU reaches its matrix unit only when the result is asked for in float32, and in
+the backward pass only when the cotangent is bfloat16 too, which `jax.grad` does not arrange by itself; hence the
+custom derivative. On TPU and GPU the same form accumulates in float32, as is wanted there.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def _product(a, b):
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def matmul(a: Float[Array, "*batch m k"], b: Float[Array, "*batch k n"]) -> Float[Array, "*batch m n"]:
+    """`a @ b` with equal batch axes, both of one type, which the result has too; sums are float32."""
+    return _product(a, b).astype(a.dtype)
+
+
+def _matmul_forward(a, b):
+    return matmul(a, b), (a, b)
+
+
+def _matmul_backward(saved, g):
+    a, b = saved
+    g = g.astype(a.dtype)
+    grad_a = _product(g, jnp.swapaxes(b, -1, -2)).astype(a.dtype)
+    grad_b = _product(jnp.swapaxes(a, -1, -2), g).astype(b.dtype)
+    return grad_a, grad_b
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+@jax.custom_vjp
+def dense(x: Float[Array, "*batch k"], kernel: Float[Array, "k n"]) -> Float[Array, "*batch n"]:
+    """`x @ kernel` in x's type; the kernel may be held in float32 and then gets a float32 gradient."""
+    return _product(x, kernel.astype(x.dtype)).astype(x.dtype)
+
+
+def _dense_forward(x, kernel):
+    return dense(x, kernel), (x, kernel)
+
+
+def _dense_backward(saved, g):
+    x, kernel = saved
+    g = g.astype(x.dtype)
+    grad_x = _product(g, kernel.astype(x.dtype).T).astype(x.dtype)
+    rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    grad_kernel = _product(rows[0].T, rows[1]).astype(kernel.dtype)
+    return grad_x, grad_kernel
+
+
+dense.defvjp(_dense_forward, _dense_backward)
