@@ -1,0 +1,139 @@
+"""Reading and writing files of named arrays: safetensors always, PyTorch's own where PyTorch is installed."""
+
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from tpr_jax.errors import UserError
+
+TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+
+
+def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads every array of a `.safetensors`, `.pt`, `.pth` or `.bin` file, as it is stored.
+
+    A checkpoint that wraps its weights, `{"model": {...}}` or `{"state_dict": {...}}`, is unwrapped.
+
+    Raises:
+      UserError: the file is missing, cut off, not of its kind, holds something other than arrays and numbers,
+        or needs PyTorch where there is none.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file; check the path")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in TORCH_SUFFIXES:
+        return _as_arrays(path, _unwrap(_read_torch(path)))
+    raise UserError(f"{path}: unknown kind of weights file; use .safetensors, .pt or .pth")
+
+
+def write_state(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
+    """Writes named arrays as safetensors; the file appears whole or not at all.
+
+    Raises:
+      UserError: the folder cannot be written, or the disk is full.
+    """
+    contiguous = {name: np.asarray(array, order="C") for name, array in state.items()}
+    write_whole(path, lambda temporary: save_file(contiguous, temporary, metadata={"format": "np"}))
+
+
+def write_whole(path: str | os.PathLike, write: Callable[[str], object]) -> None:
+    """Calls `write` with a temporary name in the folder of `path`, then moves the result into place.
+
+    Raises:
+      UserError: the folder cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        write(temporary)
+        os.chmod(temporary, 0o644)  # mkstemp makes private files; these are to be shared like any other
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: cannot be written ({error}); check the folder and the free space"
+        ) from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: not a whole safetensors file ({error}); copy or download it again"
+        ) from error
+
+
+def _read_torch(path: Path) -> object:
+    """Whatever the file holds, read by PyTorch without running any code stored in it."""
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{path}: reading {path.suffix} files needs PyTorch; `pip install torch`, or convert to .safetensors"
+        ) from error
+    try:
+        if _is_torchscript(path):
+            from tpr_jax.weights.torchscript import read_torchscript
+
+            return read_torchscript(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: holds more than weights, which could run code; save its state_dict() alone and load that"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{path}: not a whole PyTorch file ({first_line}); copy or download it again"
+        ) from error
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether the file is a compiled model, as OpenAI gives out CLIP's, rather than a state dict."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.split("/")[1:] == ["constants.pkl"] for name in archive.namelist())
+
+
+def _unwrap(content: object) -> object:
+    while isinstance(content, Mapping):
+        inner = next(
+            (content[key] for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), None
+        )
+        if inner is None:
+            break
+        content = inner
+    return content
+
+
+def _as_arrays(path: Path, content: object) -> dict[str, np.ndarray]:
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not named weights; save a state_dict()")
+    return {str(name): _as_array(path, name, value) for name, value in content.items()}
+
+
+def _as_array(path: Path, name: str, value: object) -> np.ndarray:
+    if isinstance(value, np.ndarray | int | float | bool):
+        return np.asarray(value)
+    if not hasattr(value, "detach"):
+        raise UserError(f"{path}: {name!r} is a {type(value).__name__}, not an array; save a state_dict()")
+    tensor = value.detach().cpu()
+    if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such type; float32 holds every value of it
+        tensor = tensor.float()
+    return tensor.numpy()

@@ -1,0 +1,125 @@
+"""CLIP from and to a state dict under OpenAI's names."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tpr_jax.errors import UserError
+from tpr_jax.models.config import ClipConfig
+from tpr_jax.weights.names import Params, from_names, openai_weights, to_names
+from tpr_jax.weights.resize import resize_positions
+
+
+def from_openai(
+    state: Mapping[str, np.ndarray],
+    image_size: tuple[int, int] | None = None,
+    *,
+    grid: tuple[int, int] | None = None,
+    heads: tuple[int, int] | None = None,
+    act: str = "quick_gelu",
+    where: str = "weights",
+) -> tuple[ClipConfig, Params]:
+    """Our tree and sizes from a vision-transformer CLIP's state dict under OpenAI's names.
+
+    Every size is read off the shapes. `grid` is the position embedding's own grid, a square unless said
+    otherwise (or unless its length only fits `image_size`); it is resized where `image_size` asks for another.
+    `heads` (vision, text) are one for each 64 of width, as in every CLIP that OpenAI gave out. The scalars that
+    their archives carry beside the weights are left alone. The text feature is read at the highest id.
+
+    Raises:
+      UserError: a weight is missing, unknown or misshapen, or `image_size` is no multiple of the patch size.
+    """
+    for name in ("visual.conv1.weight", "visual.positional_embedding", "visual.proj", "text_projection"):
+        if name not in state:
+            raise UserError(f"{where}: weight {name!r} is missing; this is not a vision-transformer CLIP")
+    for name in ("token_embedding.weight", "positional_embedding"):
+        if name not in state:
+            raise UserError(f"{where}: weight {name!r} is missing; this is not a CLIP under OpenAI's names")
+    vision_width, _, patch, _ = _shape(state, "visual.conv1.weight", 4, where)
+    positions, _ = _shape(state, "visual.positional_embedding", 2, where)
+    text_width, embed = _shape(state, "text_projection", 2, where)
+    grid = grid or _own_grid(positions - 1, image_size, patch, where)
+    config = ClipConfig(
+        image_size=image_size or (grid[0] * patch, grid[1] * patch),
+        patch_size=patch,
+        vision_width=vision_width,
+        vision_layers=_count_blocks(state, "visual.transformer.resblocks."),
+        vision_heads=heads[0] if heads else max(1, vision_width // 64),
+        vision_mlp=_rows(state, "visual.transformer.resblocks.0.mlp.c_fc.bias"),
+        text_width=text_width,
+        text_layers=_count_blocks(state, "transformer.resblocks."),
+        text_heads=heads[1] if heads else max(1, text_width // 64),
+        text_mlp=_rows(state, "transformer.resblocks.0.mlp.c_fc.bias"),
+        context_length=_shape(state, "positional_embedding", 2, where)[0],
+        vocab_size=_shape(state, "token_embedding.weight", 2, where)[0],
+        embed_dim=embed,
+        act=act,
+        eot_id=None,
+        logit_scale=float(state.get("logit_scale", ClipConfig.logit_scale)),
+    )
+    ignore = frozenset({"logit_scale", "input_resolution", "context_length", "vocab_size"})
+    params = from_names(state, openai_weights(config, grid), ignore=ignore, where=where)
+    return config, with_grid(params, config, grid)
+
+
+def to_openai(params: Params, config: ClipConfig) -> dict[str, np.ndarray]:
+    """The state dict under OpenAI's names, with the position embedding at the config's own grid."""
+    state = to_names(params, openai_weights(config, config.grid))
+    return state | {"logit_scale": np.float32(config.logit_scale)}
+
+
+def with_grid(params: Params, config: ClipConfig, grid_from: tuple[int, int]) -> Params:
+    """`params` with the vision positions resized from `grid_from` to the grid of `config.image_size`.
+
+    Raises:
+      UserError: the image size is no multiple of the patch size.
+    """
+    check_image_size(config)
+    positions = resize_positions(params["visual"]["positional_embedding"], grid_from, config.grid)
+    return params | {"visual": params["visual"] | {"positional_embedding": positions}}
+
+
+def check_image_size(config: ClipConfig) -> None:
+    """Refuses an image size that patches do not tile.
+
+    Raises:
+      UserError: height or width is not a positive multiple of the patch size.
+    """
+    if any(side <= 0 or side % config.patch_size for side in config.image_size):
+        height, width = config.image_size
+        raise UserError(
+            f"image_size {height}x{width} is not a multiple of the patch size {config.patch_size}; "
+            f"use for example {_nearest(height, config.patch_size)}x{_nearest(width, config.patch_size)}"
+        )
+
+
+def _nearest(side: int, patch: int) -> int:
+    return max(1, round(side / patch)) * patch
+
+
+def _own_grid(patches: int, image_size: tuple[int, int] | None, patch: int, where: str) -> tuple[int, int]:
+    side = round(patches**0.5)
+    if side * side == patches:
+        return side, side
+    if image_size and (image_size[0] // patch) * (image_size[1] // patch) == patches:
+        return image_size[0] // patch, image_size[1] // patch
+    raise UserError(
+        f"{where}: 'visual.positional_embedding' has {patches} patches, which make no square; "
+        "give the image_size it was trained at"
+    )
+
+
+def _shape(state: Mapping[str, np.ndarray], name: str, rank: int, where: str) -> tuple[int, ...]:
+    shape = np.shape(state[name])
+    if len(shape) != rank:
+        raise UserError(f"{where}: weight {name!r} has shape {list(shape)}, expected {rank} axes")
+    return shape
+
+
+def _count_blocks(state: Mapping[str, np.ndarray], prefix: str) -> int:
+    numbers = {name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)}
+    return len(numbers)
+
+
+def _rows(state: Mapping[str, np.ndarray], name: str) -> int:
+    return len(state[name]) if name in state and np.ndim(state[name]) else 0

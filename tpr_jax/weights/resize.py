@@ -1,0 +1,48 @@
+"""Resizing a vision tower's position embedding to another grid of patches."""
+
+import numpy as np
+from jaxtyping import Float
+
+
+def interpolation_matrix(size_from: int, size_to: int) -> Float[np.ndarray, "size_to size_from"]:
+    """The matrix that resizes one axis linearly between pixel centres (`align_corners=False`), no antialiasing.
+
+    Output i reads the input at (i + 1/2) * size_from / size_to - 1/2, held within the first and the last
+    sample; each row sums to 1. Computed in float64.
+    """
+    at = np.clip((np.arange(size_to) + 0.5) * size_from / size_to - 0.5, 0, size_from - 1)
+    low = np.floor(at).astype(int)
+    high = np.minimum(low + 1, size_from - 1)
+    matrix = np.zeros((size_to, size_from))
+    np.add.at(matrix, (np.arange(size_to), low), 1 - (at - low))
+    np.add.at(matrix, (np.arange(size_to), high), at - low)
+    return matrix
+
+
+def resize_positions(
+    positions: Float[np.ndarray, "n_from d"], grid_from: tuple[int, int], grid_to: tuple[int, int]
+) -> Float[np.ndarray, "n_to d"]:
+    """Resizes `[1 + rows * columns, d]` (class token first, patches row by row) from one grid to another.
+
+    Bilinear without antialiasing, the class token's row kept: what the person-retrieval methods built on CLIP
+    do to the square grid of its pre-training. Enlarging an axis by an odd whole factor and shrinking it again
+    gives back the very same values, because every old centre is then also a new one.
+
+    Raises:
+      ValueError: `positions` does not have 1 + rows * columns of `grid_from` rows.
+    """
+    rows, columns = grid_from
+    if len(positions) != 1 + rows * columns:
+        raise ValueError(f"{len(positions)} positions do not make 1 + {rows} x {columns}")
+    if tuple(grid_from) == tuple(grid_to):
+        return positions
+    patches = positions[1:].reshape(rows, columns, -1).astype(np.float64)
+    resized = np.einsum(
+        "ia,jb,abd->ijd",
+        interpolation_matrix(rows, grid_to[0]),
+        interpolation_matrix(columns, grid_to[1]),
+        patches,
+        optimize=True,
+    )
+    resized = resized.reshape(-1, positions.shape[1]).astype(positions.dtype)
+    return np.concatenate([positions[:1], resized])
