@@ -1,0 +1,77 @@
+"""Augmentation of a training picture on uint8, every choice a function of the example's seed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+
+# The reference erases after normalising, and writes CLIP's mean there. Normalising happens on the device, after this
+# file, so the colour written here is the one that normalising turns into the mean (to within half a level of 255).
+ERASE_COLOUR = np.rint(255 * (CLIP_MEAN * CLIP_STD + CLIP_MEAN)).astype(np.uint8)
+
+
+def augment_image(
+    image: UInt8[np.ndarray, "h w 3"],
+    seed: int | Sequence[int],
+    *,
+    flip_probability: float = 0.5,
+    pad: int = 10,
+    erase_probability: float = 0.5,
+    erase_area: tuple[float, float] = (0.02, 0.4),
+    erase_aspect: tuple[float, float] = (0.3, 3.3),
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Flip, pad by `pad` pixels of zeros and crop back to the size at random, erase a rectangle.
+
+    A new array of the same size; `image` is not changed. The recipe of CUHK-PEDES' methods (IRRA, CVPR 2023, section
+    4); `erase_area` is a share of the picture, `erase_aspect` height / width (Zhong et al., 2020, arXiv 1708.04896).
+    `seed` is whatever `np.random.default_rng` takes.
+    """
+    rng = np.random.default_rng(seed)
+    # All four are drawn whether used or not, so that switching one part off leaves the others as they were.
+    flip, erase = rng.random(2)
+    top, left = rng.integers(0, 2 * pad + 1, 2)
+    flipped = image[:, ::-1] if flip < flip_probability else image
+    result = _shift(flipped, int(top) - pad, int(left) - pad)
+    if erase < erase_probability:
+        box = erase_box(rng, image.shape[:2], erase_area, erase_aspect)
+        if box is not None:
+            y, x, height, width = box
+            result[y : y + height, x : x + width] = ERASE_COLOUR
+    return result
+
+
+def erase_box(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    area: tuple[float, float] = (0.02, 0.4),
+    aspect: tuple[float, float] = (0.3, 3.3),
+    tries: int = 10,
+) -> tuple[int, int, int, int] | None:
+    """A rectangle (top, left, height, width) within `size` = (height, width), or None if none of the tries fitted.
+
+    The area is uniform, the aspect height / width log-uniform, and the place uniform.
+    """
+    rows, columns = size
+    for _ in range(tries):
+        pixels = rows * columns * rng.uniform(*area)
+        ratio = np.exp(rng.uniform(np.log(aspect[0]), np.log(aspect[1])))
+        height, width = round(np.sqrt(pixels * ratio)), round(np.sqrt(pixels / ratio))
+        if height < rows and width < columns:
+            top = int(rng.integers(0, rows - height + 1))
+            left = int(rng.integers(0, columns - width + 1))
+            return top, left, height, width
+    return None
+
+
+def _shift(image: np.ndarray, down: int, right: int) -> np.ndarray:
+    """Crops `image` padded with zeros to its own size, the crop's corner at (`down`, `right`) of the picture."""
+    height, width = image.shape[:2]
+    result = np.zeros_like(image, order="C")
+    top, bottom = max(down, 0), min(height, height + down)
+    left, end = max(right, 0), min(width, width + right)
+    if top < bottom and left < end:  # a pad wider than the picture may leave nothing of it
+        result[top - down : bottom - down, left - right : end - right] = image[top:bottom, left:end]
+    return result

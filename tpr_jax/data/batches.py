@@ -1,0 +1,79 @@
+"""Batches for encoding a split or a folder of photos, and pictures decoded once: no TensorFlow here."""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+from tqdm import tqdm
+
+from tpr_jax.data.images import read_image, resize
+
+
+def decode_all(
+    sources: Sequence, image_size: tuple[int, int], progress: bool = False
+) -> UInt8[np.ndarray, "n h w 3"]:
+    """Reads and resizes every picture of `sources` (paths, PIL images or arrays) into one array.
+
+    Raises:
+      UserError: the first picture, in the order of `sources`, that cannot be read.
+    """
+    images = np.empty((len(sources), *image_size, 3), np.uint8)
+
+    def fill(index: int) -> None:
+        images[index] = resize(read_image(sources[index]), image_size)
+
+    with ThreadPoolExecutor(_threads()) as pool:  # Pillow decodes and resizes outside Python's lock
+        try:
+            done = pool.map(fill, range(len(sources)))
+            for _ in tqdm(done, "reading pictures", len(sources), disable=not progress, leave=False):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return images
+
+
+def image_batches(
+    sources: Sequence, image_size: tuple[int, int], batch_size: int
+) -> Iterator[tuple[UInt8[np.ndarray, "b h w 3"], int]]:
+    """Pictures in order, as (batch, number of valid rows); the last batch is filled up with zeros.
+
+    `sources` is a list of paths, PIL images or arrays, or one uint8 array [n, h, w, 3]. The next batch is decoded
+    while the caller works on this one; no more than two are held.
+
+    Raises:
+      UserError: a picture that cannot be read, when its batch is due.
+    """
+
+    def read(source) -> np.ndarray:
+        return resize(read_image(source), image_size)
+
+    with ThreadPoolExecutor(_threads()) as pool:
+        pending = []
+        try:
+            for start in range(0, len(sources) + batch_size, batch_size):
+                current, pending = pending, [pool.submit(read, s) for s in sources[start : start + batch_size]]
+                if current:
+                    batch = np.zeros((batch_size, *image_size, 3), np.uint8)
+                    for row, future in enumerate(current):
+                        batch[row] = future.result()
+                    yield batch, len(current)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def text_batches(
+    ids: Int32[np.ndarray, "n l"], batch_size: int
+) -> Iterator[tuple[Int32[np.ndarray, "b l"], int]]:
+    """Token ids in order, as (batch, number of valid rows); the last batch is filled up with zeros."""
+    for start in range(0, len(ids), batch_size):
+        part = ids[start : start + batch_size]
+        batch = np.zeros((batch_size, *ids.shape[1:]), ids.dtype)
+        batch[: len(part)] = part
+        yield batch, len(part)
+
+
+def _threads() -> int:
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
