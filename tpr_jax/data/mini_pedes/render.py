@@ -1,0 +1,195 @@
+"""Draw a person: layers of meshes, one z-buffer each, joined by depth, shaded, set before a background."""
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageFilter
+
+from tpr_jax.data.mini_pedes import paint
+from tpr_jax.data.mini_pedes.body import bone_transforms, load_body, shape_body, skin
+from tpr_jax.data.mini_pedes.paint import PART
+from tpr_jax.data.mini_pedes.props import prop_pieces
+from tpr_jax.data.mini_pedes.raster import interpolate, rasterise, vertex_normals
+from tpr_jax.data.mini_pedes.scene import background, camera_axes, fit_camera, smooth_noise
+from tpr_jax.data.mini_pedes.wardrobe import HAIRS, rgb_of
+
+SUPERSAMPLE = 2
+
+
+def _surface(data: dict) -> Float[np.ndarray, "n 5"]:
+    return np.concatenate([data["canon"], data["along"][:, None], data["arm"][:, None]], 1)
+
+
+def _tights_offset(person: dict, canon: np.ndarray) -> np.ndarray:
+    """How far clothes stand off from the body, in metres: wider trouser legs towards the ankle."""
+    y = canon[:, 1]
+    leg = person["fit"]["leg"] * np.clip(-y / 6, 0.25, 1)
+    thick = {"coat": 0.014, "jacket": 0.01, "hoodie": 0.012, "sweater": 0.006}.get(person["top"]["type"], 0.0)
+    hem = np.clip(1.2 - np.abs(y - 0.4), 0, 1) * 0.012  # a loose hem hides the step to the trousers
+    trunk = 0.007 + person["fit"]["top"] * 0.7 + thick + hem
+    sleeve = 0.005 + 0.3 * (person["fit"]["top"] + thick)
+    above = trunk + (sleeve - trunk) * load_body()["arm"]
+    return np.where(y < -0.3, 0.006 + leg, above)
+
+
+def _layers(person: dict, posed: np.ndarray, surface: np.ndarray) -> list[tuple]:
+    """(name, vertices, faces, normals) of the surfaces that are cut in canonical coordinates."""
+    data = load_body()
+    canon, faces = data["canon"], data["faces"]
+    normal = {name: vertex_normals(posed, faces[name]) for name in ("body", "helper-tights")}
+    out = [("body", posed, faces["body"], normal["body"])]
+    offset = _tights_offset(person, canon)[:, None]
+    out.append(
+        ("clothes", posed + normal["helper-tights"] * offset, faces["helper-tights"], normal["helper-tights"])
+    )
+    if person["lower"]["type"] in ("skirt", "dress") or person["top"]["type"] == "coat":
+        n = vertex_normals(posed, faces["helper-skirt"])
+        away = 0.03 if person["top"]["type"] == "coat" else 0.016
+        out.append(("skirt", posed + n * away, faces["helper-skirt"], n))
+    head = faces["body"][surface[faces["body"], 1].mean(1) > 6.2]
+    style = person["hair"]["style"]
+    if style != "bald":
+        thick = 0.014 if style == "short" else 0.02
+        out.append(("scalp", posed + normal["body"] * thick, head, normal["body"]))
+    if style in paint.HAIR_ENDS:
+        n = vertex_normals(posed, faces["helper-hair"])
+        out.append(("hair", posed + n * 0.012, faces["helper-hair"], n))
+    if person["hat"]:
+        out.append(("hat", posed + normal["body"] * 0.03 + (0, 0, 0.006), head, normal["body"]))
+    return out
+
+
+def _paint_layer(name: str, person: dict, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Part index (0 = cut away) and RGB of one layer's points."""
+    if name == "body":
+        return paint.paint_body(person, q)
+    if name == "clothes":
+        return paint.paint_clothes(person, q)
+    x, y, z = q[:, 0], q[:, 1], q[:, 2]
+    if name == "skirt":
+        coat = person["top"]["type"] == "coat"
+        end = paint.COAT_END if coat else person["lower"]["length"]
+        keep = (y > end) & (y < (0.6 if coat else 1.1))
+        item = person["top"] if coat else person["lower"]
+        part = PART["top"] if coat or person["lower"]["type"] == "dress" else PART["lower"]
+        rgb = np.tile(np.array(rgb_of(person, item["colour"]), float), (len(q), 1))
+        rgb[(y < end + 0.16) | (y > 0.95)] *= 0.72
+        if coat:
+            rgb[(np.abs(x) < 0.06) & (z > 0)] *= 0.6
+        return np.where(keep, part, 0).astype(np.uint8), rgb
+    if name == "hat":
+        rgb = np.tile(np.array(rgb_of(person, person["hat"]["colour"]), float), (len(q), 1))
+        if person["hat"]["type"] == "woolly hat":
+            rgb[y < 7.34 + 0.26 * z + 0.28] *= 0.8
+        return np.where(paint.hat_region(q, person["hat"]["type"]), PART["hat"], 0).astype(np.uint8), rgb
+    style = person["hair"]["style"]
+    if name == "scalp":
+        keep = paint.scalp(q, short=style == "short")
+    else:
+        keep = (y > paint.HAIR_ENDS[style]) & ~((z > np.where(y > 7.0, 0.55, 0.3)) & (y < 7.85))
+    if person["hat"]:  # nothing sticks out above the hat's edge
+        keep &= ~paint.hat_region(q, person["hat"]["type"])
+    rgb = np.tile(np.array(HAIRS[person["hair"]["colour"]], float), (len(q), 1))
+    rgb *= 1 + 0.14 * np.sin(x * 23 + np.sin(y * 3))[:, None]
+    return np.where(keep, PART["hair"], 0).astype(np.uint8), rgb
+
+
+def _merge_props(pieces: list) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """One mesh of all small ones: vertices, faces, normals, and part and RGB of each face."""
+    vertices, faces, normals, parts, colours, start = [], [], [], [], [], 0
+    for v, f, part, rgb in pieces:
+        vertices.append(v)
+        faces.append(f + start)
+        n = vertex_normals(v, f)
+        # Normals that point away from the piece's middle, whichever way its faces were wound.
+        n *= np.sign(np.sum(n * (v - v.mean(0))) or 1.0)
+        normals.append(n)
+        parts.append(np.full(len(f), PART[part], np.uint8))
+        colours.append(np.tile(np.asarray(rgb, float), (len(f), 1)))
+        start += len(v)
+    return tuple(np.concatenate(a) for a in (vertices, faces, normals, parts, colours))
+
+
+def _box_blur(a: np.ndarray, r: int) -> np.ndarray:
+    for axis in (0, 1):
+        pad = [(0, 0), (0, 0)]
+        pad[axis] = (r + 1, r)
+        c = np.cumsum(np.pad(a, pad, mode="edge"), axis)
+        hi, lo = [slice(None)] * 2, [slice(None)] * 2
+        hi[axis], lo[axis] = slice(2 * r + 1, None), slice(None, -2 * r - 1)
+        a = (c[tuple(hi)] - c[tuple(lo)]) / (2 * r + 1)
+    return a
+
+
+def _crevices(depth: np.ndarray, radius: int) -> np.ndarray:
+    """Darkening [h, w] in 0.6..1 where the neighbourhood is nearer: between arm and trunk, between legs."""
+    shown = np.isfinite(depth)
+    filled = np.where(shown, depth, 0.0)
+    weight = np.maximum(_box_blur(shown.astype(float), radius), 1e-6)
+    near = _box_blur(filled, radius) / weight
+    return np.where(shown, 1 - np.clip((filled - near) * 6.0, 0, 0.4), 1.0)
+
+
+def _draw(person: dict, view: dict, height: int, width: int):
+    """Depth, part, RGB and normal of every pixel of a height x width frame, and the ground's y pixel."""
+    data = load_body()
+    rest, joints = shape_body(person["body"])
+    transforms = bone_transforms(joints, view["pose"])
+    posed = skin(rest, transforms)
+    surface = _surface(data)
+    props = _merge_props(prop_pieces(person, rest, posed, transforms))
+    body_points = posed[np.unique(data["faces"]["body"])]
+    project = fit_camera(np.concatenate([body_points, props[0]]), view, height, width)
+    depth = np.full((height, width), np.inf)
+    part = np.zeros((height, width), np.uint8)
+    rgb, normal = np.zeros((height, width, 3)), np.zeros((height, width, 3))
+    for name, vertices, faces, normals in _layers(person, posed, surface):
+        z, index, bary = rasterise(project(vertices), faces, height, width)
+        rows, columns = np.nonzero(index >= 0)
+        q = interpolate(
+            np.concatenate([surface, normals], 1), faces, index[rows, columns], bary[rows, columns]
+        )
+        painted, colour = _paint_layer(name, person, q[:, :5])
+        win = (painted > 0) & (z[rows, columns] < depth[rows, columns] + (0.01 if name == "skirt" else 0.002))
+        at = (rows[win], columns[win])
+        depth[at], part[at], rgb[at], normal[at] = z[at], painted[win], colour[win], q[win, 5:]
+    vertices, faces, normals, parts, colours = props
+    z, index, bary = rasterise(project(vertices), faces, height, width)
+    at = np.nonzero((index >= 0) & (z < depth + 0.004))
+    face = index[at]
+    depth[at], part[at], rgb[at] = z[at], parts[face], colours[face]
+    normal[at] = interpolate(normals, faces, face, bary[at])
+    ground = project(np.array([[posed[:, 0].mean(), posed[:, 1].mean(), posed[:, 2].min()]]))[0]
+    return depth, part, rgb, normal, ground
+
+
+def render(
+    person: dict, view: dict, rng: np.random.Generator, height: int, width: int
+) -> dict[str, np.ndarray]:
+    """Picture and part map of a person.
+
+    rng draws the background and the grain. Returns image uint8 [height, width, 3] and parts uint8
+    [height * 2, width * 2], indices into `paint.PARTS` at the resolution of drawing.
+    """
+    h, w = height * SUPERSAMPLE, width * SUPERSAMPLE
+    depth, part, rgb, normal, ground = _draw(person, view, h, w)
+    shown = part > 0
+    image = background(rng, person["domain"], h, w)
+    y, x = np.mgrid[:h, :w]
+    shadow = np.exp(-(((x - ground[0]) / (0.3 * w)) ** 2 + ((y - ground[1]) / (0.035 * h)) ** 2))
+    image *= (1 - 0.55 * shadow)[..., None]
+    n = normal[shown]
+    n /= np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-6)
+    light = view["ambient"] * (0.84 + 0.16 * n[:, 2])
+    light = light + (1 - view["ambient"]) * 1.3 * np.clip(n @ view["sun"], 0, 1)
+    light *= 0.78 + 0.22 * np.abs(n @ camera_axes(view)[0])
+    light *= _crevices(depth, max(2, h // 60))[shown]
+    cloth = np.isin(part[shown], [PART[name] for name in ("top", "inner", "lower")])
+    folds = smooth_noise(rng, h, w, 6)[shown]
+    light *= 1 + np.where(cloth, 0.05 * folds, 0.0)
+    image[shown] = np.clip(rgb[shown], 0, 255) * light[:, None]
+    image = np.clip(image * view["balance"] * view["exposure"], 0, 255).astype(np.uint8)
+    small = Image.fromarray(image).resize((width, height), Image.LANCZOS)
+    if view["blur"] > 0:
+        small = small.filter(ImageFilter.GaussianBlur(view["blur"] * height / 192))
+    out = np.asarray(small, np.float32) + rng.normal(0, 1, (height, width, 1)) * view["noise"]
+    return {"image": np.clip(out, 0, 255).astype(np.uint8), "parts": part}
