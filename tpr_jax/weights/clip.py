@@ -41,8 +41,8 @@ def load_clip(
     """Sizes and float32 weights of a CLIP; see `names` for the tree.
 
     Takes a folder in Hugging Face's format, the id of one on their hub, or one file of weights under OpenAI's
-    names. `image_size` is (height, width) in pixels and defaults to that of the folder's image settings, or of
-    its config; positions are resized to it.
+    names. `image_size` is (height, width) in pixels and defaults to that of the folder's image settings, or
+    of its config; positions are resized to it.
 
     Raises:
       UserError: nothing is found there, a weight is missing, unknown or misshapen, a file is damaged, or
@@ -84,7 +84,7 @@ def find_clip(path_or_hub_id: str | os.PathLike) -> Path:
 
 
 def image_settings(folder: str | os.PathLike) -> dict:
-    """`{"image_size": (height, width) or None, "mean": 3 floats, "std": 3 floats}` of a folder in HF's format.
+    """`{"image_size": (height, width) or None, "mean": 3 floats, "std": 3 floats}` of a folder.
 
     The size is what images have when they reach the model: after the crop, where one is made. CLIP's own mean
     and deviation stand in for what is not written there.
@@ -113,17 +113,18 @@ def save_clip(
 ) -> None:
     """Writes a folder in Hugging Face's CLIP format that `load_clip` and `transformers` read.
 
-    `config.json`, `model.safetensors` in `dtype` ("float32" or "float16"), `preprocessor_config.json` with the
-    image size, and a copy of the file `tokenizer_json`. Positions of a grid that is not square are stored as a
-    square of the longer side (see `to_hugging_face`): `load_clip` restores the grid, and does so exactly where
-    one side is an odd multiple of the other, up to the rounding of `dtype`.
+    `config.json`, `model.safetensors` in `dtype` ("float32" or "float16"), `preprocessor_config.json` with
+    the image size, and a copy of the file `tokenizer_json`. Positions of a grid that is not square are stored
+    as a square of the longer side (see `to_hugging_face`): `load_clip` restores the grid, and does so exactly
+    where one side is an odd multiple of the other, up to the rounding of `dtype`.
 
     Raises:
       UserError: the folder cannot be written, or a weight is too large for float16.
     """
     folder = Path(folder)
     state, config_json = to_hugging_face(params, config)
-    narrow = {name: np.asarray(array).astype(dtype) for name, array in state.items()}
+    with np.errstate(over="ignore"):  # reported below, by name
+        narrow = {name: np.asarray(array).astype(dtype) for name, array in state.items()}
     for name, array in narrow.items():
         if not np.isfinite(array).all():
             raise UserError(f"{folder}: weight {name!r} is not finite in {dtype}; save it in float32")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import load_file, save_file
 
 from tpr_jax.errors import UserError
@@ -71,11 +71,26 @@ def write_whole(path: str | os.PathLike, write: Callable[[str], object]) -> None
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
-        return load_file(path)
+        with safe_open(path, framework="np") as file:
+            types = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
+        return _read_with_bfloat16(path) if "BF16" in types else load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: not a whole safetensors file ({error}); copy or download it again"
         ) from error
+
+
+def _read_with_bfloat16(path: Path) -> dict[str, np.ndarray]:
+    """bfloat16, which NumPy lacks, is the upper half of a float32."""
+    state = {}
+    for name, entry in deserialize(path.read_bytes()):
+        if entry["dtype"] == "BF16":
+            upper = np.frombuffer(entry["data"], np.uint16).astype(np.uint32)
+            state[name] = (upper << 16).view(np.float32).reshape(entry["shape"])
+        else:
+            dtype = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64}[entry["dtype"]]
+            state[name] = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
+    return state
 
 
 def _read_torch(path: Path) -> object:
@@ -84,7 +99,7 @@ def _read_torch(path: Path) -> object:
         import torch
     except ImportError as error:
         raise UserError(
-            f"{path}: reading {path.suffix} files needs PyTorch; `pip install torch`, or convert to .safetensors"
+            f"{path}: reading {path.suffix} files needs PyTorch; `pip install torch` or use .safetensors"
         ) from error
     try:
         if _is_torchscript(path):
@@ -94,7 +109,7 @@ def _read_torch(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path}: holds more than weights, which could run code; save its state_dict() alone and load that"
+            f"{path}: holds more than weights, which could run code; save its state_dict() alone"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         first_line = (str(error) or type(error).__name__).splitlines()[0]

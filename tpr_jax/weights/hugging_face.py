@@ -151,8 +151,8 @@ def to_hugging_face(params: Params, config: ClipConfig) -> tuple[dict[str, np.nd
     """`CLIPModel`'s state dict (float32) and the contents of its `config.json`.
 
     Hugging Face's image size is one number, so the positions of a grid that is not square are resized to a
-    square of the longer side. Read back at the original image size they are the very same where the longer side
-    is an odd multiple of the shorter (12 x 4, 24 x 8), and slightly smoothed otherwise.
+    square of the longer side. Read back at the original image size they are the very same where the longer
+    side is an odd multiple of the shorter (12 x 4, 24 x 8), and slightly smoothed otherwise.
     """
     side = max(config.grid)
     square = dataclasses.replace(config, image_size=(side * config.patch_size, side * config.patch_size))

@@ -1,7 +1,7 @@
 """CLIP's weights under three sets of names: ours, Hugging Face's and OpenAI's, all as NumPy arrays.
 
 Ours is the tree of collection `params` that `tpr_jax.models.clip` reads: float32, linear kernels as
-`[inputs, outputs]`, the patch convolution as `[height, width, 3, outputs]`, query, key and value side by side.
+`[inputs, outputs]`, the patch convolution as `[height, width, 3, outputs]`, query, key, value side by side.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,8 @@ class Weight(NamedTuple):
 
 def hugging_face_weights(config: ClipConfig, grid: tuple[int, int]) -> list[Weight]:
     """Where Hugging Face's `CLIPModel` keeps each array, with a position embedding for `grid`."""
-    d, w, e, p = config.vision_width, config.text_width, config.embed_dim, config.patch_size
+    d, w, e = config.vision_width, config.text_width, config.embed_dim
+    p, v, n = config.patch_size, config.vocab_size, 1 + grid[0] * grid[1]
     vision, text = "vision_model.", "text_model."
     return [
         Weight("visual/class_embedding", (vision + "embeddings.class_embedding",), "same", (d,)),
@@ -35,7 +36,7 @@ def hugging_face_weights(config: ClipConfig, grid: tuple[int, int]) -> list[Weig
             "visual/positional_embedding",
             (vision + "embeddings.position_embedding.weight",),
             "same",
-            (1 + grid[0] * grid[1], d),
+            (n, d),
         ),
         *_norm("visual/ln_pre", vision + "pre_layrnorm", d),
         *_hugging_face_blocks("visual", vision, config.vision_layers, d, config.vision_mlp),
@@ -45,7 +46,7 @@ def hugging_face_weights(config: ClipConfig, grid: tuple[int, int]) -> list[Weig
             "text/token_embedding",
             (text + "embeddings.token_embedding.weight",),
             "same",
-            (config.vocab_size, w),
+            (v, w),
         ),
         Weight(
             "text/positional_embedding",
@@ -61,7 +62,8 @@ def hugging_face_weights(config: ClipConfig, grid: tuple[int, int]) -> list[Weig
 
 def openai_weights(config: ClipConfig, grid: tuple[int, int]) -> list[Weight]:
     """Where OpenAI's `CLIP` keeps each array, with a position embedding for `grid`."""
-    d, w, e, p = config.vision_width, config.text_width, config.embed_dim, config.patch_size
+    d, w, e = config.vision_width, config.text_width, config.embed_dim
+    p, v, n = config.patch_size, config.vocab_size, 1 + grid[0] * grid[1]
     return [
         Weight("visual/class_embedding", ("visual.class_embedding",), "same", (d,)),
         Weight("visual/conv1/kernel", ("visual.conv1.weight",), "conv", (d, 3, p, p)),
@@ -69,13 +71,13 @@ def openai_weights(config: ClipConfig, grid: tuple[int, int]) -> list[Weight]:
             "visual/positional_embedding",
             ("visual.positional_embedding",),
             "same",
-            (1 + grid[0] * grid[1], d),
+            (n, d),
         ),
         *_norm("visual/ln_pre", "visual.ln_pre", d),
         *_openai_blocks("visual", "visual.", config.vision_layers, d, config.vision_mlp),
         *_norm("visual/ln_post", "visual.ln_post", d),
         Weight("visual/proj", ("visual.proj",), "same", (d, e)),
-        Weight("text/token_embedding", ("token_embedding.weight",), "same", (config.vocab_size, w)),
+        Weight("text/token_embedding", ("token_embedding.weight",), "same", (v, w)),
         Weight("text/positional_embedding", ("positional_embedding",), "same", (config.context_length, w)),
         *_openai_blocks("text", "", config.text_layers, w, config.text_mlp),
         *_norm("text/ln_final", "ln_final", w),
@@ -99,14 +101,15 @@ def from_names(
     missing = [name for name in wanted if name not in state]
     surplus = sorted(set(state) - set(wanted) - ignore)
     if missing:
-        shape = list(wanted[missing[0]])
         raise UserError(
-            f"{where}: weight {missing[0]!r} of shape {shape} is missing{_more(missing)}; is this the right CLIP?"
+            f"{where}: weight {missing[0]!r} of shape {list(wanted[missing[0]])} is missing{_more(missing)}; "
+            "is this the CLIP that the config describes?"
         )
     if surplus:
+        shape = list(np.shape(state[surplus[0]]))
         raise UserError(
-            f"{where}: weight {surplus[0]!r} of shape {list(np.shape(state[surplus[0]]))} has no place in this "
-            f"CLIP{_more(surplus)}; remove it or use the matching config"
+            f"{where}: weight {surplus[0]!r} of shape {shape} has no place in this CLIP{_more(surplus)}; "
+            "remove it or use the matching config"
         )
     for name, shape in wanted.items():
         if np.shape(state[name]) != shape:

@@ -22,9 +22,10 @@ def from_openai(
     """Our tree and sizes from a vision-transformer CLIP's state dict under OpenAI's names.
 
     Every size is read off the shapes. `grid` is the position embedding's own grid, a square unless said
-    otherwise (or unless its length only fits `image_size`); it is resized where `image_size` asks for another.
-    `heads` (vision, text) are one for each 64 of width, as in every CLIP that OpenAI gave out. The scalars that
-    their archives carry beside the weights are left alone. The text feature is read at the highest id.
+    otherwise (or unless its length only fits `image_size`); it is resized where `image_size` asks for
+    another. `heads` (vision, text) are one for each 64 of width, as in every CLIP that OpenAI gave out. The
+    scalars that their archives carry beside the weights are left alone. The text feature is read at the
+    highest id.
 
     Raises:
       UserError: a weight is missing, unknown or misshapen, or `image_size` is no multiple of the patch size.

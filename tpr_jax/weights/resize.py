@@ -5,10 +5,10 @@ from jaxtyping import Float
 
 
 def interpolation_matrix(size_from: int, size_to: int) -> Float[np.ndarray, "size_to size_from"]:
-    """The matrix that resizes one axis linearly between pixel centres (`align_corners=False`), no antialiasing.
+    """The matrix that resizes one axis linearly between pixel centres (`align_corners=False`).
 
-    Output i reads the input at (i + 1/2) * size_from / size_to - 1/2, held within the first and the last
-    sample; each row sums to 1. Computed in float64.
+    No antialiasing: output i reads the input at (i + 1/2) * size_from / size_to - 1/2, held within the
+    first and the last sample; each row sums to 1. Computed in float64.
     """
     at = np.clip((np.arange(size_to) + 0.5) * size_from / size_to - 0.5, 0, size_from - 1)
     low = np.floor(at).astype(int)

@@ -1,0 +1,313 @@
+"""CLIP's weights: names, layouts, sizes, and what is said when they do not fit."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tpr_jax.errors import UserError
+from tpr_jax.models.config import ClipConfig
+from tpr_jax.weights.clip import (
+    from_hugging_face,
+    from_openai,
+    image_settings,
+    load_clip,
+    save_clip,
+    to_hugging_face,
+    to_openai,
+)
+from tpr_jax.weights.files import read_state, write_state
+from tpr_jax.weights.resize import resize_positions
+
+FOLDER = Path(__file__).parent / "golden" / "hf_clip"
+
+
+@pytest.fixture(scope="module")
+def golden():
+    state = read_state(FOLDER / "model.safetensors")
+    return state, json.loads((FOLDER / "config.json").read_text())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(FOLDER / name, tmp_path / name)
+    return tmp_path
+
+
+def edit_json(path, **changes):
+    content = json.loads(path.read_text())
+    for key, value in changes.items():
+        section, _, name = key.rpartition("__")
+        (content[section] if section else content)[name] = value
+    path.write_text(json.dumps(content))
+
+
+def edit_state(folder, **changes):
+    """Replaces weights (dots written as __); None removes one."""
+    path = folder / "model.safetensors"
+    state = dict(read_state(path)) | {name.replace("__", "."): array for name, array in changes.items()}
+    write_state(path, {name: array for name, array in state.items() if array is not None})
+
+
+def assert_trees_equal(ours, theirs):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_sizes_and_layouts_of_the_golden_folder(golden):
+    state, _ = golden
+    config, params = load_clip(FOLDER)
+    assert config == ClipConfig(
+        image_size=(32, 32), patch_size=8, vision_width=128, vision_layers=2, vision_heads=2, vision_mlp=512,
+        text_width=64, text_layers=3, text_heads=1, text_mlp=256, context_length=16, vocab_size=160,
+        embed_dim=48, eot_id=159, logit_scale=float(state["logit_scale"]),
+    )  # fmt: skip
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
+    attn = "vision_model.encoder.layers.1.self_attn."
+    x = np.random.default_rng(0).standard_normal(128).astype(np.float32)
+    qkv = params["visual"]["block_1"]["attn"]["qkv"]
+    separate = [state[f"{attn}{p}_proj.weight"] @ x + state[f"{attn}{p}_proj.bias"] for p in "qkv"]
+    np.testing.assert_allclose(x @ qkv["kernel"] + qkv["bias"], np.concatenate(separate), atol=1e-5)
+    # One patch through the convolution, by its definition.
+    patch = np.random.default_rng(1).standard_normal((8, 8, 3)).astype(np.float32)
+    theirs = np.einsum("ochw,hwc->o", state["vision_model.embeddings.patch_embedding.weight"], patch)
+    ours = np.einsum("hwc,hwco->o", patch, params["visual"]["conv1"]["kernel"])
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(params["text"]["proj"], state["text_projection.weight"].T)
+
+
+def test_hugging_face_round_trip(golden):
+    state, config_json = golden
+    config, params = from_hugging_face(state, config_json)
+    back, back_json = to_hugging_face(params, config)
+    assert set(back) == set(state)
+    for name, array in state.items():
+        np.testing.assert_array_equal(back[name], np.asarray(array, np.float32), err_msg=name)
+    config_again, params_again = from_hugging_face(back, back_json)
+    assert config_again == config
+    assert_trees_equal(params_again, params)
+    for key in ("bos_token_id", "eos_token_id", "vocab_size", "hidden_size", "max_position_embeddings"):
+        assert back_json["text_config"][key] == config_json["text_config"][key]
+    assert back_json["vision_config"]["image_size"] == 32
+
+
+def test_openai_round_trip(golden):
+    config, params = from_hugging_face(*golden)
+    state = to_openai(params, config)
+    assert state["visual.transformer.resblocks.0.attn.in_proj_weight"].shape == (3 * 128, 128)
+    assert state["visual.proj"].shape == (128, 48) and state["text_projection"].shape == (64, 48)
+    scalars = {"input_resolution": np.int64(32), "context_length": np.int64(16), "vocab_size": np.int64(160)}
+    config_again, params_again = from_openai(state | scalars)
+    assert config_again == dataclasses.replace(config, eot_id=None)
+    assert_trees_equal(params_again, params)
+
+
+def test_openai_in_half_precision_from_a_file(golden, tmp_path):
+    config, params = from_hugging_face(*golden)
+    half = {name: np.asarray(array).astype(np.float16) for name, array in to_openai(params, config).items()}
+    write_state(tmp_path / "vit.safetensors", half)
+    loaded, params_again = load_clip(tmp_path / "vit.safetensors", image_size=(32, 16))
+    assert loaded.grid == (4, 2)
+    np.testing.assert_array_equal(params_again["visual"]["proj"], params["visual"]["proj"])
+
+
+def test_openai_positions_of_another_grid(golden):
+    config, params = from_hugging_face(*golden)
+    tall, resized = from_openai(to_openai(params, config), image_size=(64, 16))
+    expected = resize_positions(params["visual"]["positional_embedding"], (4, 4), (8, 2))
+    np.testing.assert_array_equal(resized["visual"]["positional_embedding"], expected)
+    # 8 patches make no square, so the grid is the one that image_size tells.
+    wide, params_wide = from_hugging_face(*golden, image_size=(32, 16))
+    again, params_again = from_openai(to_openai(params_wide, wide), image_size=(32, 16))
+    assert again.grid == (4, 2)
+    assert_trees_equal(params_again, params_wide)
+    with pytest.raises(UserError, match="8 patches"):
+        from_openai(to_openai(params_wide, wide))
+    # A grid that is not square but has as many patches as one is told apart by `grid`.
+    state = to_openai(resized, tall)
+    assert_trees_equal(from_openai(state, image_size=(64, 16), grid=(8, 2))[1], resized)
+
+
+def test_image_size_from_argument_settings_and_config(folder):
+    own = load_clip(folder)[1]["visual"]["positional_embedding"]
+    settings = folder / "preprocessor_config.json"
+    settings.write_text(json.dumps({"size": {"height": 24, "width": 8}, "do_center_crop": False}))
+    config, params = load_clip(folder)
+    assert config.image_size == (24, 8)
+    expected = resize_positions(own, (4, 4), (3, 1))
+    np.testing.assert_array_equal(params["visual"]["positional_embedding"], expected)
+    assert load_clip(folder, image_size=(16, 16))[0].image_size == (16, 16)
+    settings.write_text(json.dumps({"size": {"shortest_edge": 40}, "crop_size": {"height": 40, "width": 40}}))
+    assert load_clip(folder)[0].image_size == (40, 40)
+    settings.write_text(json.dumps({"size": 48, "crop_size": 40, "image_mean": [0, 0.5, 1]}))
+    assert load_clip(folder)[0].image_size == (40, 40)
+    assert image_settings(folder)["mean"] == (0, 0.5, 1)
+    settings.write_text(json.dumps({"size": {"shortest_edge": 40}}))
+    assert load_clip(folder)[0].image_size == (32, 32)
+
+
+@pytest.mark.parametrize("image_size", [(24, 8), (8, 40), (32, 32)])
+def test_saved_folder_gives_back_the_very_same(tmp_path, image_size):
+    config, params = load_clip(FOLDER, image_size=image_size)
+    (tmp_path / "t.json").write_text("{}")
+    save_clip(tmp_path / "out", config, params, tokenizer_json=tmp_path / "t.json")
+    again, params_again = load_clip(tmp_path / "out")
+    assert again == config
+    assert_trees_equal(params_again, params)
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    positions = read_state(tmp_path / "out" / "model.safetensors")[
+        "vision_model.embeddings.position_embedding.weight"
+    ]
+    # What Hugging Face's own code requires of the two.
+    side = written["vision_config"]["image_size"] // written["vision_config"]["patch_size"]
+    assert len(positions) == 1 + side**2
+    assert (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
+
+
+def test_saving_in_half_precision(tmp_path):
+    config, params = load_clip(FOLDER)
+    save_clip(tmp_path, config, params, dtype="float16")
+    assert read_state(tmp_path / "model.safetensors")["visual_projection.weight"].dtype == np.float16
+    assert_trees_equal(load_clip(tmp_path)[1], params)  # the golden weights are float16 values already
+    params["text"]["proj"] = params["text"]["proj"] * 1e6
+    with pytest.raises(UserError, match="text_projection.weight.*float16"):
+        save_clip(tmp_path, config, params, dtype="float16")
+
+
+def test_sharded_weights(folder):
+    state = read_state(folder / "model.safetensors")
+    names = sorted(state)
+    shards = {"model-00001-of-00002.safetensors": names[:40], "model-00002-of-00002.safetensors": names[40:]}
+    for file, own in shards.items():
+        write_state(folder / file, {name: state[name] for name in own})
+    weight_map = {name: file for file, own in shards.items() for name in own}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "model.safetensors").unlink()
+    assert_trees_equal(load_clip(folder)[1], load_clip(FOLDER)[1])
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(UserError, match="model-00002-of-00002"):
+        load_clip(folder)
+
+
+def test_legacy_end_of_text_and_position_ids(folder):
+    edit_json(folder / "config.json", text_config__eos_token_id=2)
+    edit_state(folder, text_model__embeddings__position_ids=np.arange(16)[None])
+    assert load_clip(folder)[0].eot_id is None
+
+
+def test_config_of_few_words_means_the_defaults(golden):
+    _, config_json = golden
+    from tpr_jax.weights.hugging_face import read_config
+
+    config = read_config({"model_type": "clip", "text_config": {}, "vision_config": {}})
+    b32 = ClipConfig(image_size=(224, 224), patch_size=32, eot_id=49407)
+    assert config == dataclasses.replace(b32, logit_scale=config.logit_scale)
+    gelu = {
+        "model_type": "clip",
+        "text_config_dict": {"hidden_act": "gelu"},
+        "vision_config": {"hidden_act": "gelu"},
+    }
+    assert read_config(gelu).act == "gelu"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"visual_projection__weight": None}, r"'visual_projection.weight' of shape \[48, 128\] is missing"),
+        ({"extra__weight": np.zeros((2, 3), np.float32)}, r"'extra.weight' of shape \[2, 3\] has no place"),
+        (
+            {"text_model__final_layer_norm__bias": np.zeros(65, np.float32)},
+            r"'text_model.final_layer_norm.bias' has shape \[65\], expected \[64\]",
+        ),
+        (
+            {"vision_model__embeddings__position_embedding__weight": np.zeros((10, 128), np.float32)},
+            r"position_embedding.weight' has shape \[10, 128\], expected \[17, 128\]",
+        ),
+    ],
+)
+def test_a_weight_that_does_not_fit_is_named(folder, changes, message):
+    edit_state(folder, **changes)
+    with pytest.raises(UserError, match=message) as error:
+        load_clip(folder)
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_block_is_counted(folder):
+    edit_json(folder / "config.json", vision_config__num_hidden_layers=3)
+    with pytest.raises(UserError, match=r"layers\.2\..* is missing \(and 15 more\)"):
+        load_clip(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "siglip"}, "model_type is 'siglip'"),
+        ({"vision_config__hidden_act": "gelu"}, "hidden_act differs"),
+        ({"vision_config__num_attention_heads": 3}, "128 is not divisible by num_attention_heads 3"),
+        ({"text_config": []}, None),
+        ({"text_config": [1]}, "text_config is not a set of keys"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_named(folder, changes, message):
+    edit_json(folder / "config.json", **changes)
+    with pytest.raises(UserError, match=message):
+        load_clip(folder)
+
+
+def test_unknown_activation(folder):
+    edit_json(folder / "config.json", vision_config__hidden_act="relu", text_config__hidden_act="relu")
+    with pytest.raises(UserError, match="hidden_act 'relu'.*quick_gelu"):
+        load_clip(folder)
+
+
+@pytest.mark.parametrize("image_size", [(30, 32), (32, 4), (0, 8), (-8, 8)])
+def test_image_size_that_patches_do_not_tile(image_size):
+    with pytest.raises(UserError, match="not a multiple of the patch size 8"):
+        load_clip(FOLDER, image_size=image_size)
+
+
+def test_nothing_there(folder, monkeypatch):
+    with pytest.raises(UserError, match="no such folder or file"):
+        load_clip("/nowhere/at/all")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model.safetensors: no such file"):
+        load_clip(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UserError, match="config.json: cannot be read as JSON"):
+        load_clip(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match="config.json: no such file"):
+        load_clip(folder)
+
+
+def test_a_hub_id_is_downloaded_or_named(monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub, "snapshot_download", lambda name, **_: str(FOLDER))
+    assert load_clip("someone/their-clip")[0].embed_dim == 48
+
+    def offline(name, **_):
+        raise ConnectionError("no route to host\nmore")
+
+    monkeypatch.setattr(hub, "snapshot_download", offline)
+    with pytest.raises(UserError, match="someone/their-clip.*no route to host") as error:
+        load_clip("someone/their-clip")
+    assert "\n" not in str(error.value)
+
+
+def test_openai_names_that_do_not_fit(golden):
+    config, params = from_hugging_face(*golden)
+    state = to_openai(params, config)
+    short = {name: array for name, array in state.items() if name != "ln_final.bias"}
+    with pytest.raises(UserError, match=r"'ln_final.bias' of shape \[64\] is missing"):
+        from_openai(short)
+    with pytest.raises(UserError, match="'odd' of shape"):
+        from_openai(state | {"odd": np.zeros(3)})
+    with pytest.raises(UserError, match="'visual.conv1.weight' is missing"):
+        from_openai({"w": np.zeros(3)})
+    with pytest.raises(UserError, match=r"'visual.proj' has shape \[128, 3\], expected \[128, 48\]"):
+        from_openai(state | {"visual.proj": np.zeros((128, 3))})

@@ -1,0 +1,94 @@
+"""Files of weights: whole ones come back as written, damaged ones are named."""
+
+import json
+import os
+import struct
+import sys
+
+import numpy as np
+import pytest
+
+from tpr_jax.errors import UserError
+from tpr_jax.weights.files import read_state, write_state, write_whole
+
+STATE = {
+    "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "half": np.array([1.5, -2.0], np.float16),
+    "scalar": np.float32(4.5),
+    "transposed": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+}
+
+
+def test_round_trip_keeps_values_types_and_shapes(tmp_path):
+    path = tmp_path / "new" / "w.safetensors"
+    write_state(path, STATE)
+    back = read_state(path)
+    assert set(back) == set(STATE)
+    for name, array in STATE.items():
+        np.testing.assert_array_equal(back[name], array)
+        assert back[name].dtype == array.dtype and back[name].shape == array.shape
+    assert os.listdir(path.parent) == ["w.safetensors"]
+
+
+def test_bfloat16_is_read_as_float32(tmp_path):
+    header = json.dumps(
+        {
+            "w": {"dtype": "BF16", "shape": [3, 1], "data_offsets": [0, 6]},
+            "x": {"dtype": "F32", "shape": [1], "data_offsets": [6, 10]},
+        }
+    ).encode()
+    # 1, -2 and 0.15625 in bfloat16, by their definition as the upper 16 bits of IEEE single precision.
+    data = struct.pack("<HHH", 0x3F80, 0xC000, 0x3E20) + struct.pack("<f", 7.0)
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data)
+    state = read_state(path)
+    np.testing.assert_array_equal(state["w"], np.float32([[1], [-2], [0.15625]]))
+    np.testing.assert_array_equal(state["x"], np.float32([7]))
+
+
+@pytest.mark.parametrize("keep", [0, 4, 20, -1])
+def test_a_cut_off_file_is_named(tmp_path, keep):
+    path = tmp_path / "w.safetensors"
+    write_state(path, STATE)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match="w.safetensors.*not a whole"):
+        read_state(path)
+
+
+def test_missing_file_and_unknown_kind(tmp_path):
+    with pytest.raises(UserError, match="nowhere.safetensors: no such"):
+        read_state(tmp_path / "nowhere.safetensors")
+    odd = tmp_path / "w.h5"
+    odd.write_bytes(b"x")
+    with pytest.raises(UserError, match="w.h5: unknown kind"):
+        read_state(odd)
+
+
+def test_without_torch_the_remedy_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "w.pt"
+    path.write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match="w.pt.*pip install torch"):
+        read_state(path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):
+    path = tmp_path / "w.safetensors"
+    write_state(path, STATE)
+    before = path.read_bytes()
+
+    def full_disk(temporary):
+        with open(temporary, "wb") as file:
+            file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="No space left"):
+        write_whole(path, full_disk)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["w.safetensors"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_state(tmp_path / "file" / "w.safetensors", STATE)
