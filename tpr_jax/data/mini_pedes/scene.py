@@ -83,7 +83,7 @@ def fit_camera(points: Float[np.ndarray, "n 3"], view: dict, height: int, width:
 
 
 def smooth_noise(rng: np.random.Generator, height: int, width: int, octaves: int) -> Float[np.ndarray, "h w"]:
-    """Sum of bicubically enlarged white noise, halving in size and strength each octave (about unit scale)."""
+    """Sum of bicubically enlarged white noise, halving in size and strength each octave (unit scale)."""
     out = np.zeros((height, width), np.float32)
     for k in range(1, octaves + 1):
         cells = (max(2, height * 2**k // width + 2), 2**k + 2)

@@ -1,0 +1,53 @@
+"""`python -m tpr_jax.data.mini_pedes --out DIR`: draw a data set in CUHK-PEDES' format."""
+
+import argparse
+import os
+import sys
+
+from tpr_jax.errors import UserError
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and 16 <= int(height) <= 2048 and 16 <= int(width) <= 2048):
+        raise UserError(f"--size {text}: give HEIGHTxWIDTH in pixels between 16 and 2048, such as 192x64")
+    return int(height), int(width)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 after one line on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m tpr_jax.data.mini_pedes", description=__doc__)
+    parser.add_argument("--out", required=True, help="folder to write reid_raw.json and imgs/ into")
+    parser.add_argument("--split", default="all", choices=("train", "val", "test", "all"))
+    parser.add_argument("--identities", type=int, help="people in the split (for 'all': in train)")
+    parser.add_argument("--size", default="192x64", help="HEIGHTxWIDTH in pixels")
+    parser.add_argument("--domain", default="mini", choices=("mini", "pretrain"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args(argv)
+    try:
+        size = _size(args.size)
+        for name, least in (("identities", 1), ("seed", 0), ("processes", 1)):
+            value = getattr(args, name)
+            if value is not None and value < least:
+                raise UserError(f"--{name} {value}: give a whole number of at least {least}")
+        # One thread each: the products are small and the processes fill the cores.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        from tpr_jax.data.mini_pedes.generate import generate
+
+        records = generate(
+            args.out, args.split, args.identities, size, args.domain, args.seed, args.processes
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: cannot write {error.filename or args.out}: {error.strerror}", file=sys.stderr)
+        return 2
+    print(f"{len(records)} pictures of {len({r['id'] for r in records})} people in {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""Captions: what can be seen of a person from one side, part of it, put into English sentences."""
+
+import numpy as np
+
+from tpr_jax.data.mini_pedes import phrases
+from tpr_jax.data.mini_pedes.paint import PART
+from tpr_jax.data.mini_pedes.phrases import join, pick, with_article
+
+# A part is named only if it covers at least this share of the frame.
+LEAST_SHARE = {"glasses": 0.0004, "hair": 0.001, "hat": 0.001, "bag": 0.002, "inner": 0.005, "shoes": 0.001}
+GROUPS = {
+    "hair": phrases.hair_phrase,
+    "hat": phrases.hat_phrase,
+    "glasses": phrases.glasses_phrase,
+    "top": phrases.top_phrase,
+    "lower": phrases.lower_phrase,
+    "shoes": phrases.shoes_phrase,
+    "bag": phrases.bag_phrase,
+}
+# Coarse words of the `pretrain` domain.
+COARSE = {
+    "black": ("dark", "black"),
+    "brown": ("dark", "brown"),
+    "white": ("light", "white"),
+    "yellow": ("light", "yellow"),
+}
+COARSE_TOP = {"jacket": "jacket", "coat": "jacket", "hoodie": "jacket"}
+
+
+def side_of(view: dict) -> str:
+    """Which side the camera sees: 'front', 'back' or 'side'."""
+    facing = np.cos(view["azimuth"])
+    return "front" if facing > 0.64 else "back" if facing < -0.64 else "side"
+
+
+def part_shares(parts: np.ndarray) -> dict[str, float]:
+    """Share of the frame each named part covers in a part map [h, w] of `render.render`."""
+    counts = np.bincount(parts.ravel(), minlength=len(PART))
+    return {name: float(counts[i]) / parts.size for name, i in PART.items()}
+
+
+def visible_attributes(person: dict, view: dict, shares: dict[str, float] | None = None) -> dict[str, str]:
+    """What somebody who sees this view may say: attribute -> value, all of it true.
+
+    Without `shares` (see `part_shares`) only the side decides; with them a part that is hidden, cropped or
+    too small is left out as well.
+    """
+    side = side_of(view)
+
+    def shown(part: str) -> bool:
+        return shares is None or shares[part] >= LEAST_SHARE.get(part, 0.004)
+
+    seen = {"sex": person["sex"], "side": side}
+    if person["build"]:
+        seen["build"] = person["build"]
+    style = person["hair"]["style"]
+    if style == "bald":
+        if not person["hat"]:
+            seen["hair_style"] = style
+    elif shown("hair") and not (person["hat"] and style == "short"):
+        seen["hair_colour"] = person["hair"]["colour"]
+        if style not in ("ponytail", "bun") or (side != "front" and not person["hat"]):
+            seen["hair_style"] = style
+    if person["hat"] and shown("hat"):
+        seen |= {"hat": person["hat"]["type"], "hat_colour": person["hat"]["colour"]}
+    if person["glasses"] and side != "back" and shown("glasses"):
+        seen["glasses"] = "glasses"
+    top = person["top"]
+    if shown("top"):
+        seen |= {"top": top["type"], "top_colour": top["colour"]}
+        if top["pattern"]:
+            seen |= {"top_pattern": top["pattern"], "top_second": top["second"]}
+        seen["sleeve"] = (
+            "sleeveless" if top["sleeve"] < 0.5 else "short-sleeved" if top["sleeve"] < 1 else "long-sleeved"
+        )
+        if person["inner"] and side == "front" and shown("inner"):
+            seen["inner_colour"] = person["inner"]
+    if person["lower"]["type"] != "dress" and shown("lower"):
+        seen |= {"lower": person["lower"]["type"], "lower_colour": person["lower"]["colour"]}
+    if shown("shoes"):
+        seen |= {"shoes": person["shoes"]["type"], "shoes_colour": person["shoes"]["colour"]}
+    if person["bag"] and shown("bag"):
+        seen |= {"bag": person["bag"]["type"], "bag_colour": person["bag"]["colour"]}
+    return seen
+
+
+def _groups_seen(seen: dict) -> list[str]:
+    has = {"hair": "hair_style" in seen or "hair_colour" in seen}
+    return [name for name in GROUPS if has.get(name, name in seen)]
+
+
+def _subject(rng, seen: dict) -> tuple[str, str, str, dict]:
+    """Noun, pronoun and possessive, and what they tell."""
+    named = {}
+    if rng.random() < 0.08:
+        noun, pronoun, own = "person", "The person", "the person's"
+    else:
+        named["sex"] = seen["sex"]
+        noun = pick(rng, phrases.SUBJECTS[seen["sex"]])
+        pronoun, own = ("He", "his") if seen["sex"] == "man" else ("She", "her")
+    if "build" in seen and rng.random() < 0.45:
+        named["build"] = seen["build"]
+        noun = f"{pick(rng, phrases.BUILDS[seen['build']])} {noun}"
+    return noun, pronoun, own, named
+
+
+def _sentences(rng, noun: str, pronoun: str, own: str, said: dict[str, str]) -> str:
+    """Arrange the noun phrases of the chosen groups; `said` maps group -> phrase."""
+    worn = [said[k] for k in rng.permutation([k for k in ("top", "lower", "shoes") if k in said])]
+    if rng.random() < 0.7:  # most people describe from the top down
+        worn = [said[k] for k in ("top", "lower", "shoes") if k in said]
+    head = [said[k] for k in ("hat", "glasses") if k in said]
+    wears = pick(rng, ("wears", "is wearing", "is dressed in", "has on"))
+    carries = pick(rng, ("carries", "is carrying", "has"))
+    carrying = pick(rng, ("carrying", "with"))
+    a_noun = pick(rng, (with_article(noun), f"the {noun}", f"this {noun}"))
+    hair, bag = said.get("hair"), said.get("bag")
+    plan = int(rng.integers(5))
+    if plan == 0:
+        first = f"{a_noun}{f' with {hair}' if hair else ''} {wears} {join(worn + head)}"
+        return first + (f". {pronoun} {carries} {bag}." if bag else ".")
+    if plan == 1:
+        rest = [f"{pronoun} also wears {join(head)}."] if head else []
+        rest += [f"{pronoun} has {hair}."] if hair else []
+        return " ".join([f"{a_noun} {wears} {join(worn)}{f', {carrying} {bag}' if bag else ''}.", *rest])
+    if plan == 2:
+        tail = [f"has {hair}"] if hair else []
+        tail += [f"{carries} {bag}"] if bag else []
+        opening = pick(rng, ("wearing", "dressed in"))
+        if not tail:
+            return f"{opening} {join(worn + head)}, {a_noun} is in the picture."
+        return f"{opening} {join(worn + head)}, {a_noun} {' and '.join(tail)}."
+    if plan == 3:
+        having = [x for x in (hair, bag) if x]
+        first = f"{a_noun} has {join(having)} and " if having else f"{a_noun} "
+        return first + f"{pick(rng, ('wears', 'is wearing', 'is dressed in'))} {join(head + worn)}."
+    first = f"{with_article(noun)} in {join(worn)}"
+    extra = ([f"with {hair}"] if hair else []) + ([f"wearing {join(head)}"] if head else [])
+    extra += [f"{carrying} {bag}"] if bag else []
+    if not extra:
+        return f"{first} {pick(rng, ('is in the picture', 'can be seen', 'is on the way'))}."
+    lead = f"{first}. " if rng.random() < 0.0 else first
+    return f"{lead}, {', '.join(extra)}."
+
+
+def _mini_caption(rng, seen: dict) -> tuple[str, dict]:
+    noun, pronoun, own, named = _subject(rng, seen)
+    groups = _groups_seen(seen)
+    count = min(len(groups), int(rng.integers(3, 6)))
+    chosen = set(rng.permutation(groups)[:count])
+    chosen.add("top" if "top" in seen else groups[0])
+    said = {}
+    for group in groups:
+        if group in chosen:
+            said[group], told = GROUPS[group](rng, seen)
+            named = named | told
+    if not any(k in said for k in ("top", "lower", "shoes")):
+        raise AssertionError("no garment in view: every view shows a top")
+    text = _sentences(rng, noun, pronoun, own, said)
+    if rng.random() < 0.15:
+        words = {
+            "front": ("seen from the front",),
+            "back": ("seen from behind",),
+            "side": ("seen from the side",),
+        }
+        text = f"{pick(rng, words[seen['side']])}, {text}"
+        named = named | {"side": seen["side"]}
+    return ". ".join(s[0].upper() + s[1:] for s in text.split(". ")), named
+
+
+def _coarse(rng, colour: str) -> str:
+    return pick(rng, COARSE.get(colour, (colour,)))
+
+
+def _pretrain_caption(rng, seen: dict) -> tuple[str, dict]:
+    """Short and coarse: sex, top, lower, whether there is a bag, sometimes the hair's length."""
+    named = {"sex": seen["sex"], "top": seen["top"], "top_colour": seen["top_colour"]}
+    kind = "dress" if seen["top"] == "dress" else COARSE_TOP.get(seen["top"], "top")
+    worn = [with_article(f"{_coarse(rng, seen['top_colour'])} {kind}")]
+    if "lower" in seen and rng.random() < 0.85:
+        named |= {"lower": seen["lower"], "lower_colour": seen["lower_colour"]}
+        noun = {"jeans": pick(rng, ("trousers", "pants")), "trousers": pick(rng, ("trousers", "pants"))}
+        text = f"{_coarse(rng, seen['lower_colour'])} {noun.get(seen['lower'], seen['lower'])}"
+        worn.append(text if seen["lower"] in phrases.PLURAL else with_article(text))
+    extra = []
+    if seen.get("hair_style") in ("long", "short") and rng.random() < 0.3:
+        named["hair_style"] = seen["hair_style"]
+        extra.append(f"{seen['hair_style']} hair")
+    if "bag" in seen and rng.random() < 0.6:
+        named["bag"] = seen["bag"]
+        extra.append("a bag")
+    text = f"{with_article(seen['sex'])} {pick(rng, ('in', 'wearing', 'with'))} {' and '.join(worn)}"
+    return text + (f", {pick(rng, ('with', 'having'))} {' and '.join(extra)}" if extra else ""), named
+
+
+def caption(rng: np.random.Generator, person: dict, seen: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """One caption of what `visible_attributes` returned, and the attributes (name -> value) it names.
+
+    `mini` captions have 12 to 40 words; `pretrain` captions are coarser and have about 5 to 14.
+    """
+    if person["domain"] == "pretrain":
+        return _pretrain_caption(rng, seen)
+    for _ in range(50):
+        text, named = _mini_caption(rng, seen)
+        if 12 <= len(text.split()) <= 40:
+            break
+    return text, named

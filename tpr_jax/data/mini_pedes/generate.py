@@ -1,0 +1,162 @@
+"""Write a data set: every picture and caption is a function of (seed, domain, split, identity, view)."""
+
+import json
+import multiprocessing
+import os
+import re
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from tpr_jax.data.mini_pedes.captions import caption, part_shares, visible_attributes
+from tpr_jax.data.mini_pedes.render import render
+from tpr_jax.data.mini_pedes.scene import sample_view
+from tpr_jax.data.mini_pedes.wardrobe import sample_person
+from tpr_jax.errors import UserError
+
+DOMAINS = ("mini", "pretrain")
+SPLITS = ("train", "val", "test")
+SIZES = {"mini": (500, 100, 250), "pretrain": (4000, 200, 200)}
+VIEWS = 4
+STATE = ".unfinished.json"
+QUALITY = 84
+
+
+def split_sizes(domain: str, split: str, identities: int | None) -> dict[str, int]:
+    """Identities of every split; `identities` is the number of `split` (of train for 'all').
+
+    The other splits keep their proportion, so that ids never overlap whichever splits are made.
+    """
+    sizes = dict(zip(SPLITS, SIZES[domain], strict=True))
+    if identities is None:
+        return sizes
+    base = sizes["train" if split == "all" else split]
+    scaled = {name: max(1, round(size * identities / base)) for name, size in sizes.items()}
+    return scaled | {"train" if split == "all" else split: identities}
+
+
+def _rng(*key: int) -> np.random.Generator:
+    return np.random.default_rng(list(key))
+
+
+def make_example(
+    seed: int, domain: str, split: str, identity: int, view_index: int, height: int, width: int
+) -> dict:
+    """Everything about one picture: person, view, image, parts, seen, captions, named (a dict a caption)."""
+    key = (seed, DOMAINS.index(domain), SPLITS.index(split), identity)
+    person = sample_person(_rng(*key), domain)
+    view = sample_view(_rng(*key, view_index, 0), domain, view_index)
+    drawn = render(person, view, _rng(*key, view_index, 1), height, width)
+    seen = visible_attributes(person, view, part_shares(drawn["parts"]))
+    rng = _rng(*key, view_index, 2)
+    captions = [caption(rng, person, seen) for _ in range(2)]
+    return drawn | {
+        "person": person,
+        "view": view,
+        "seen": seen,
+        "captions": [text for text, _ in captions],
+        "named": [named for _, named in captions],
+    }
+
+
+def words_of(text: str) -> list[str]:
+    """A caption's lower-case words, without punctuation (hyphens stay)."""
+    return re.findall(r"[a-z0-9]+(?:[-'][a-z0-9]+)*", text.lower())
+
+
+def _write(path: str, write) -> None:
+    """Write beside the target and move into place, so that no half-written file has the final name."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def _write_one(job: tuple) -> dict:
+    out, settings, split, identity, pid, view_index = job
+    height, width = settings["size"]
+    name = f"{split}/{pid:05d}_{view_index}.jpg"
+    path = os.path.join(out, "imgs", name)
+    note = path[:-4] + ".json"
+    if os.path.exists(path) and os.path.exists(note):
+        with open(note, encoding="utf-8") as f:
+            captions = json.load(f)
+    else:
+        example = make_example(
+            settings["seed"], settings["domain"], split, identity, view_index, height, width
+        )
+        captions = example["captions"]
+        with open(note, "w", encoding="utf-8") as f:
+            json.dump(captions, f)
+        picture = Image.fromarray(example["image"])
+        _write(path, lambda p: picture.save(p, "JPEG", quality=QUALITY, optimize=True))
+    return {
+        "split": split,
+        "captions": captions,
+        "file_path": name,
+        "processed_tokens": [words_of(text) for text in captions],
+        "id": pid,
+    }
+
+
+def _prepare(out: str, settings: dict) -> None:
+    """Make the folder, or check that what is in it is an unfinished run of the same settings."""
+    state = os.path.join(out, STATE)
+    if os.path.exists(state):
+        with open(state, encoding="utf-8") as f:
+            if json.load(f) != settings:
+                raise UserError(
+                    f"--out {out} holds an unfinished run of other settings: choose another folder"
+                )
+        return
+    if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
+        raise UserError(f"--out {out} exists and is not an empty folder: choose another folder or empty it")
+    os.makedirs(out, exist_ok=True)
+
+    def save(path):
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(settings, f)
+
+    _write(state, save)
+
+
+def generate(
+    out: str,
+    split: str = "all",
+    identities: int | None = None,
+    size: tuple[int, int] = (192, 64),
+    domain: str = "mini",
+    seed: int = 0,
+    processes: int = 1,
+    progress: bool = True,
+) -> list[dict]:
+    """Write `reid_raw.json` and `imgs/` into `out` and return the records.
+
+    size is (height, width). Raises UserError if `out` is not empty, unless it holds an unfinished run of
+    the same settings, which goes on from where it stopped.
+    """
+    settings = {"split": split, "identities": identities, "size": list(size), "domain": domain, "seed": seed}
+    _prepare(out, settings)
+    jobs, first = [], 1
+    for name, count in split_sizes(domain, split, identities).items():
+        if split in ("all", name):
+            os.makedirs(os.path.join(out, "imgs", name), exist_ok=True)
+            jobs += [(out, settings, name, i, first + i, v) for i in range(count) for v in range(VIEWS)]
+        first += count
+    bar = {"total": len(jobs), "unit": "img", "disable": not progress, "desc": f"MiniPEDES ({domain})"}
+    if processes > 1:
+        # Fresh processes: forking one that has run threads (BLAS, JAX) may hang.
+        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            records = list(tqdm(pool.imap(_write_one, jobs, chunksize=16), **bar))
+    else:
+        records = [_write_one(job) for job in tqdm(jobs, **bar)]
+
+    def save(path):
+        with open(path, "w", encoding="utf-8") as f:
+            f.write("[\n" + ",\n".join(json.dumps(r, separators=(",", ":")) for r in records) + "\n]\n")
+
+    _write(os.path.join(out, "reid_raw.json"), save)
+    for record in records:
+        os.unlink(os.path.join(out, "imgs", record["file_path"][:-4] + ".json"))
+    os.unlink(os.path.join(out, STATE))
+    return records
