@@ -8,8 +8,9 @@ from jaxtyping import UInt8
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
-# The reference erases after normalising, and writes CLIP's mean there. Normalising happens on the device, after this
-# file, so the colour written here is the one that normalising turns into the mean (to within half a level of 255).
+# The reference erases after normalising, and writes CLIP's mean there. Normalising happens on the device,
+# after this file, so the colour written here is the one that normalising turns into the mean (to half a level
+# of 255).
 ERASE_COLOUR = np.rint(255 * (CLIP_MEAN * CLIP_STD + CLIP_MEAN)).astype(np.uint8)
 
 
@@ -25,9 +26,9 @@ def augment_image(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Flip, pad by `pad` pixels of zeros and crop back to the size at random, erase a rectangle.
 
-    A new array of the same size; `image` is not changed. The recipe of CUHK-PEDES' methods (IRRA, CVPR 2023, section
-    4); `erase_area` is a share of the picture, `erase_aspect` height / width (Zhong et al., 2020, arXiv 1708.04896).
-    `seed` is whatever `np.random.default_rng` takes.
+    A new array of the same size; `image` is not changed. The recipe of CUHK-PEDES' methods (IRRA, CVPR 2023,
+    section 4); `erase_area` is a share of the picture, `erase_aspect` height / width (Zhong et al., 2020,
+    arXiv 1708.04896). `seed` is whatever `np.random.default_rng` takes.
     """
     rng = np.random.default_rng(seed)
     # All four are drawn whether used or not, so that switching one part off leaves the others as they were.
@@ -50,7 +51,7 @@ def erase_box(
     aspect: tuple[float, float] = (0.3, 3.3),
     tries: int = 10,
 ) -> tuple[int, int, int, int] | None:
-    """A rectangle (top, left, height, width) within `size` = (height, width), or None if none of the tries fitted.
+    """A rectangle (top, left, height, width) within `size` = (height, width), or None if no try fitted.
 
     The area is uniform, the aspect height / width log-uniform, and the place uniform.
     """
@@ -67,7 +68,7 @@ def erase_box(
 
 
 def _shift(image: np.ndarray, down: int, right: int) -> np.ndarray:
-    """Crops `image` padded with zeros to its own size, the crop's corner at (`down`, `right`) of the picture."""
+    """Crops `image` padded with zeros to its own size, its corner at (`down`, `right`) of the picture."""
     height, width = image.shape[:2]
     result = np.zeros_like(image, order="C")
     top, bottom = max(down, 0), min(height, height + down)

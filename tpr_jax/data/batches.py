@@ -24,7 +24,7 @@ def decode_all(
     def fill(index: int) -> None:
         images[index] = resize(read_image(sources[index]), image_size)
 
-    with ThreadPoolExecutor(_threads()) as pool:  # Pillow decodes and resizes outside Python's lock
+    with ThreadPoolExecutor(worker_threads()) as pool:  # Pillow decodes and resizes outside Python's lock
         try:
             done = pool.map(fill, range(len(sources)))
             for _ in tqdm(done, "reading pictures", len(sources), disable=not progress, leave=False):
@@ -40,8 +40,8 @@ def image_batches(
 ) -> Iterator[tuple[UInt8[np.ndarray, "b h w 3"], int]]:
     """Pictures in order, as (batch, number of valid rows); the last batch is filled up with zeros.
 
-    `sources` is a list of paths, PIL images or arrays, or one uint8 array [n, h, w, 3]. The next batch is decoded
-    while the caller works on this one; no more than two are held.
+    `sources` is a list of paths, PIL images or arrays, or one uint8 array [n, h, w, 3]. The next batch is
+    decoded while the caller works on this one; no more than two are held.
 
     Raises:
       UserError: a picture that cannot be read, when its batch is due.
@@ -50,11 +50,12 @@ def image_batches(
     def read(source) -> np.ndarray:
         return resize(read_image(source), image_size)
 
-    with ThreadPoolExecutor(_threads()) as pool:
+    with ThreadPoolExecutor(worker_threads()) as pool:
         pending = []
         try:
             for start in range(0, len(sources) + batch_size, batch_size):
-                current, pending = pending, [pool.submit(read, s) for s in sources[start : start + batch_size]]
+                following = sources[start : start + batch_size]
+                current, pending = pending, [pool.submit(read, source) for source in following]
                 if current:
                     batch = np.zeros((batch_size, *image_size, 3), np.uint8)
                     for row, future in enumerate(current):
@@ -75,5 +76,7 @@ def text_batches(
         yield batch, len(part)
 
 
-def _threads() -> int:
-    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+def worker_threads() -> int:
+    """Threads for decoding: the cores this process may use, which may be fewer than there are, at most 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(16, cores or 1)

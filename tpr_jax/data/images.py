@@ -16,9 +16,10 @@ MAX_PIXELS = 89_478_485
 def read_image(source) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes a picture to RGB.
 
-    `source` is a path, the bytes of a file, a PIL image, or an array (uint8, or uint16 with white at 65535) of shape
-    [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]. The EXIF orientation is applied, transparency is laid on white, 16 bits
-    are scaled to 8 (not clipped), CMYK and palettes become RGB, and of an animation the first frame is taken.
+    `source` is a path, the bytes of a file, a PIL image, or an array (uint8, or uint16 with white at 65535)
+    of shape [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]. The EXIF orientation is applied, transparency is laid
+    on white, 16 bits are scaled to 8 (not clipped), CMYK and palettes become RGB, and of an animation the
+    first frame is taken.
 
     Raises:
       UserError: the file is missing, empty, cut off, too large or no picture; the message names it.
@@ -36,8 +37,10 @@ def read_image(source) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def resize(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Resizes to `size` = (height, width) pixels, bilinear; when shrinking, the triangle filter is as wide as the
-    step between output pixels, so it is antialiased."""
+    """Resizes to `size` = (height, width) pixels, bilinear.
+
+    When shrinking, the triangle filter widens with the step between output pixels, so it is antialiased.
+    """
     height, width = size
     if image.shape[:2] == (height, width):
         return image
@@ -68,7 +71,9 @@ def _open_and_decode(data: bytes, name: str) -> np.ndarray:
     except MemoryError:
         raise
     except Exception as error:  # a parser fed with damaged bytes may raise anything
-        raise UserError(f"{name}: damaged picture ({_one_line(error)}): replace or remove it") from None
+        raise UserError(
+            f"{name}: damaged or cut-off picture ({_one_line(error)}): replace or remove it"
+        ) from None
     with image:
         return _decode(image, name)
 
@@ -91,7 +96,7 @@ def _decode(image: Image.Image, name: str) -> np.ndarray:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF orientation says; unreadable EXIF data is no reason to refuse good pixels."""
+    """The picture turned as its EXIF orientation says; unreadable EXIF data does not spoil good pixels."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
@@ -109,8 +114,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _wide_grey_to_uint8(grey: np.ndarray, name: str) -> np.ndarray:
-    """Greyscale of more than 8 bits [h, w] -> uint8. Integers are 16 bits in whatever type Pillow holds them;
-    floats have white at 1. Anything else has no known white, and guessing one would spoil the picture unseen."""
+    """Greyscale of more than 8 bits [h, w] -> uint8. Integers are 16 bits in whatever type Pillow holds
+    them; floats have white at 1. Anything else has no known white, and a guess would spoil it unseen."""
     white = 1.0 if grey.dtype.kind == "f" else 65535
     if not (grey.min() >= 0 and grey.max() <= white):  # so written that NaN fails
         found = f"{grey.min()} to {grey.max()}"

@@ -1,4 +1,4 @@
-"""Masking of caption tokens, which serves as text augmentation and as the target of masked language modelling."""
+"""Masking of caption tokens: augmentation of the text, and the target of masked language modelling."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ def mask_caption(
 ) -> tuple[Int32[np.ndarray, " l"], Int32[np.ndarray, " l"]]:
     """Masks tokens at random; returns (masked ids, labels), the labels 0 where nothing was chosen.
 
-    Every id in 1..mask_id-1 is chosen with `probability`. Of the chosen, 80 % become `mask_id`, 10 % a uniform id of
-    1..mask_id, 10 % stay (BERT, arXiv 1810.04805, section 3.1). Padding (0), the mask itself, and start and end of
-    text, whose ids lie above `mask_id`, are never chosen. If none was chosen, position 1 becomes the mask; a caption
-    without a single word keeps all its ids, since its position 1 is the end of text, where the feature is read.
-    `seed` is whatever `np.random.default_rng` takes.
+    Every id in 1..mask_id-1 is chosen with `probability`. Of the chosen, 80 % become `mask_id`, 10 % a
+    uniform id of 1..mask_id, 10 % stay (BERT, arXiv 1810.04805, section 3.1). Padding (0), the mask itself,
+    and start and end of text, whose ids lie above `mask_id`, are never chosen. If none was chosen, position 1
+    becomes the mask; a caption without a single word keeps all its ids, since its position 1 is the end of
+    text, where the feature is read. `seed` is whatever `np.random.default_rng` takes.
     """
     rng = np.random.default_rng(seed)
     draw, action = rng.random((2, len(ids)))

@@ -26,12 +26,12 @@ class Records:
 def load_records(data_dir: str | os.PathLike, split: str) -> Records:
     """Reads one split of a folder in CUHK-PEDES' format.
 
-    `data_dir/reid_raw.json` is a list of objects `{split, captions: [str, ...], file_path, id}`; further fields
-    (`processed_tokens`) are ignored. The pictures lie at `data_dir/imgs/<file_path>`.
+    `data_dir/reid_raw.json` is a list of objects `{split, captions: [str, ...], file_path, id}`; further
+    fields (`processed_tokens`) are ignored. The pictures lie at `data_dir/imgs/<file_path>`.
 
     Raises:
-      UserError: no such folder or annotation; an annotation that is not such a list (with the record, counted from
-        0, and the field); a split without records; pictures of the split that are not there.
+      UserError: no such folder or annotation; an annotation that is not such a list (with the record, counted
+        from 0, and the field); a split without records; pictures of the split that are not there.
     """
     data_dir = os.fspath(data_dir)
     if split not in SPLITS:
@@ -110,6 +110,6 @@ def _check_images_exist(image_paths: list[str], annotation: str, split: str) -> 
     missing = [path for path in image_paths if not os.path.exists(path)]
     if missing:
         raise UserError(
-            f"{missing[0]}: no such picture, and {len(missing)} of the {len(image_paths)} that {annotation} lists"
-            f" for split {split!r} are missing: get a whole copy of the pictures"
+            f"{missing[0]}: no such picture; of the {len(image_paths)} that {annotation} lists for split"
+            f" {split!r}, {len(missing)} are missing: get a whole copy of the pictures"
         )

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+
+from tpr_jax.data.augment import CLIP_MEAN, CLIP_STD, ERASE_COLOUR, augment_image, erase_box
+
+NOTHING = {"flip_probability": 0.0, "pad": 0, "erase_probability": 0.0}
+
+
+@pytest.fixture
+def image():
+    # No zeros and no erasing colour, so that padding and erasing can be told from the picture.
+    return np.random.default_rng(0).integers(1, 100, (40, 24, 3), np.uint8)
+
+
+def test_same_seed_same_picture_and_the_source_is_left_alone(image):
+    before = image.copy()
+    first = augment_image(image, (1, 2, 3))
+    np.testing.assert_array_equal(first, augment_image(image, (1, 2, 3)))
+    np.testing.assert_array_equal(image, before)
+    assert first.dtype == np.uint8 and first.shape == image.shape
+    assert len({augment_image(image, (1, 2, k)).tobytes() for k in range(50)}) > 45
+
+
+def test_all_parts_off_is_a_copy(image):
+    result = augment_image(image, 0, **NOTHING)
+    np.testing.assert_array_equal(result, image)
+    assert not np.shares_memory(result, image)
+
+
+def test_flip_is_left_to_right_half_the_time(image):
+    flips = 0
+    for seed in range(1000):
+        result = augment_image(image, seed, **{**NOTHING, "flip_probability": 0.5})
+        mirrored = np.fliplr(image)
+        flips += np.array_equal(result, mirrored)
+        assert np.array_equal(result, image) or np.array_equal(result, mirrored)
+    assert abs(flips - 500) < 4 * np.sqrt(1000 * 0.25)
+
+
+@pytest.mark.parametrize("pad", [3, 10, 30])  # 30 is wider than the picture
+def test_crop_is_a_window_of_the_padded_picture_everywhere_alike(image, pad):
+    height, width, _ = image.shape
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+    windows = {}
+    for top in range(2 * pad + 1):
+        for left in range(2 * pad + 1):
+            windows[padded[top : top + height, left : left + width].tobytes()] = (top, left)
+    seeds = 3000
+    found = [
+        windows[augment_image(image, seed, **{**NOTHING, "pad": pad}).tobytes()] for seed in range(seeds)
+    ]
+    if pad != 30:  # there, many windows hold nothing of the picture and cannot be told apart
+        for axis in (0, 1):
+            counts = np.bincount([place[axis] for place in found], minlength=2 * pad + 1)
+            expected = seeds / (2 * pad + 1)
+            assert ((counts - expected) ** 2 / expected).sum() < 2 * pad + 6 * np.sqrt(4 * pad)  # chi-square
+
+
+def test_erased_colour_becomes_clips_mean_after_normalising():
+    normalised = (ERASE_COLOUR / 255 - CLIP_MEAN) / CLIP_STD
+    np.testing.assert_allclose(normalised, CLIP_MEAN, atol=0.5 / 255 / CLIP_STD.min())
+
+
+def test_erasing_fills_one_rectangle_and_nothing_else(image):
+    erased = 0
+    for seed in range(400):
+        result = augment_image(image, seed, **{**NOTHING, "erase_probability": 0.5})
+        changed = (result != image).any(-1)
+        if changed.any():
+            erased += 1
+            rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+            assert changed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+            assert (result[changed] == ERASE_COLOUR).all()
+    assert abs(erased - 200) < 4 * np.sqrt(400 * 0.25)
+
+
+def test_erased_boxes_have_the_stated_area_aspect_and_place():
+    size, rng = (1000, 1000), np.random.default_rng(0)
+    boxes = np.array([erase_box(rng, size) for _ in range(4000)])
+    top, left, height, width = boxes.T
+    area, aspect = height * width / 1e6, height / width
+    assert (top >= 0).all() and (left >= 0).all()
+    assert (top + height <= 1000).all() and (left + width <= 1000).all()
+    assert (height < 1000).all() and (width < 1000).all()
+    assert area.min() > 0.019 and area.max() < 0.402
+    assert aspect.min() > 0.29 and aspect.max() < 3.4
+    # Log-uniform: the middle half of the logs lies between the quarters (0.3 x 11^(1/4) and 0.3 x 11^(3/4));
+    # boxes of large area and extreme aspect do not fit and are drawn anew, so look at the small ones only.
+    small = aspect[area < 0.2]
+    np.testing.assert_allclose(
+        np.quantile(small, [0.25, 0.5, 0.75]), 0.3 * 11 ** np.array([0.25, 0.5, 0.75]), rtol=0.1
+    )
+    np.testing.assert_allclose(np.quantile(area, 0.5), 0.21, atol=0.02)
+    place = top / (1000 - height)
+    np.testing.assert_allclose(np.quantile(place, [0.25, 0.5, 0.75]), [0.25, 0.5, 0.75], atol=0.04)
+
+
+def test_a_box_that_never_fits_is_none():
+    assert erase_box(np.random.default_rng(0), (10, 10), area=(2.0, 3.0)) is None
+
+
+def test_one_pixel_picture_survives():
+    image = np.full((1, 1, 3), 9, np.uint8)
+    assert augment_image(image, 0).shape == (1, 1, 3)
+
+
+def test_switching_one_part_off_leaves_the_others(image):
+    for seed in range(20):
+        whole = augment_image(image, seed, erase_probability=1.0)
+        kept = augment_image(image, seed, erase_probability=0.0)
+        same = (whole == kept).all(-1)
+        assert same.any() and (whole[~same] == ERASE_COLOUR).all()

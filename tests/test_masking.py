@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+
+from tpr_jax.data.masking import mask_caption
+
+MASK, START, END = 49405, 49406, 49407
+
+
+def caption(words, length=77):
+    ids = np.zeros(length, np.int32)
+    ids[: len(words) + 2] = [START, *words, END]
+    return ids
+
+
+def test_pure_function_of_the_seed():
+    ids = caption(range(100, 140))
+    before = ids.copy()
+    masked, labels = mask_caption(ids, MASK, (1, 2, 3))
+    again, labels_again = mask_caption(ids, MASK, (1, 2, 3))
+    np.testing.assert_array_equal(masked, again)
+    np.testing.assert_array_equal(labels, labels_again)
+    np.testing.assert_array_equal(ids, before)
+    assert masked.dtype == labels.dtype == np.int32
+    assert len({mask_caption(ids, MASK, (1, 2, k))[0].tobytes() for k in range(50)}) > 45
+
+
+def test_labels_are_the_ids_of_chosen_words_and_the_rest_is_untouched():
+    ids = caption(range(100, 140))
+    for seed in range(200):
+        masked, labels = mask_caption(ids, MASK, seed)
+        chosen = labels != 0
+        np.testing.assert_array_equal(labels[chosen], ids[chosen])
+        np.testing.assert_array_equal(masked[~chosen], ids[~chosen])
+        assert chosen.any()
+        assert ((ids[chosen] >= 1) & (ids[chosen] < MASK)).all()
+
+
+@pytest.mark.parametrize("mask_id", [49405, 60])
+def test_shares_of_chosen_masked_random_and_kept(mask_id):
+    words = np.full(75, mask_id - 1, np.int32)
+    chosen = masks = kept = total = 0
+    random_ids = []
+    for seed in range(4000):
+        masked, labels = mask_caption(caption(words), mask_id, seed)
+        at = labels != 0
+        total += len(words)
+        chosen += at.sum()
+        masks += (masked[at] == mask_id).sum()
+        kept += (masked[at] == mask_id - 1).sum()
+        random_ids += masked[at & (masked != mask_id) & (masked != mask_id - 1)].tolist()
+    # With a small vocabulary a random id is now and then the mask or the word itself.
+    luck = 0.1 / mask_id
+
+    def close(count, of, share):
+        return abs(count - of * share) < 4.5 * np.sqrt(of * share * (1 - share))
+
+    assert close(chosen, total, 0.15)
+    assert close(masks, chosen, 0.8 + luck)
+    assert close(kept, chosen, 0.1 + luck)
+    assert min(random_ids) >= 1 and max(random_ids) < mask_id - 1
+    assert abs(np.mean(random_ids) / mask_id - 0.5) < 0.03
+    if mask_id == 60:
+        assert set(random_ids) == set(range(1, 59))
+
+
+def test_random_ids_reach_the_mask_but_not_beyond():
+    words = np.ones(75, np.int32)
+    drawn = np.concatenate([mask_caption(caption(words), 3, seed)[0][1:76] for seed in range(300)])
+    assert set(drawn) == {1, 2, 3}
+
+
+def test_first_word_becomes_the_mask_if_none_was_chosen():
+    ids = caption([320, 786])
+    nothing = 0
+    for seed in range(500):
+        masked, labels = mask_caption(ids, MASK, seed, probability=0.0)
+        assert masked[1] == MASK and labels[1] == 320
+        np.testing.assert_array_equal(np.delete(masked, 1), np.delete(ids, 1))
+        np.testing.assert_array_equal(np.delete(labels, 1), 0)
+        masked, labels = mask_caption(ids, MASK, seed)
+        nothing += (labels != 0).sum() == 1 and labels[1] != 0 and masked[1] == MASK
+    # Both words are missed with 0.85^2; with 0.15 x 0.85 x 0.8 the first alone is chosen and masked.
+    share = 0.85**2 + 0.15 * 0.85 * 0.8
+    assert abs(nothing - 500 * share) < 4 * np.sqrt(500 * share * (1 - share))
+
+
+def test_special_tokens_and_padding_are_never_chosen():
+    for seed in range(300):
+        ids = caption([320, MASK, 786, 0, 5])
+        masked, labels = mask_caption(ids, MASK, seed, probability=1.0)
+        still = np.isin(ids, [0, MASK, START, END])
+        np.testing.assert_array_equal(masked[still], ids[still])
+        np.testing.assert_array_equal(labels != 0, ~still)
+
+
+def test_padding_with_end_of_text_and_a_caption_without_words():
+    ids = np.full(20, END, np.int32)
+    ids[:3] = START, 320, 786
+    masked, labels = mask_caption(ids, MASK, 0)
+    np.testing.assert_array_equal(masked[3:], END)
+    masked, labels = mask_caption(caption([]), MASK, 0)
+    np.testing.assert_array_equal(masked, caption([]))
+    np.testing.assert_array_equal(labels, 0)
