@@ -46,8 +46,8 @@ def load_body() -> dict:
     """The arrays of `compact_body.npz`, as float32, with the skeleton reduced to the posed bones.
 
     Keys: mean, basis, coef, phen (gender 1 = female, age, muscle, weight, height, proportions), canon
-    [n, 3], along [n] (see `_arm_coordinate`), arm [n] (share of skinning weight on the arms), faces
-    (name -> [f, 3]), bones, bone_parents, bone_rows, weights [n, bones].
+    [n, 3], arm [n] (share of skinning weight on the arms), surface [n, 5] (canon, place along the arm as in
+    `_arm_coordinate`, arm), faces (name -> [f, 3]), bones, bone_parents, bone_rows, weights [n, bones].
     """
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "compact_body.npz")
     with np.load(path) as z:
@@ -62,7 +62,9 @@ def load_body() -> dict:
             weights, (np.arange(len(canon)), follows[raw["wi"][:, k]]), raw["w"][:, k].astype(np.float32)
         )
     weights /= weights.sum(1, keepdims=True)
+    along = _arm_coordinate(canon).astype(np.float32)
     arm_bones = [i for i, name in enumerate(bones) if "arm" in name]
+    arm = weights[:, arm_bones].sum(1)
     head_rows = [labels.index(name) for name in bones]
     head_rows += [labels.index(f"wrist.{side}") for side in SIDES]
     return {
@@ -71,8 +73,8 @@ def load_body() -> dict:
         "coef": raw["body_coef"],
         "phen": raw["body_phen"],
         "canon": canon,
-        "along": _arm_coordinate(canon).astype(np.float32),
-        "arm": weights[:, arm_bones].sum(1),
+        "arm": arm,
+        "surface": np.concatenate([canon, along[:, None], arm[:, None]], 1),
         "faces": {key[2:]: raw[key].astype(np.int32) for key in raw if key.startswith("f_")},
         "bones": bones,
         "bone_parents": bone_parents,

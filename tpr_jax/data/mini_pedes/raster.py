@@ -15,7 +15,7 @@ except ImportError:  # the NumPy version does the same, some three times slower
 
 def vertex_normals(vertices: Float[np.ndarray, "n 3"], faces: Int[np.ndarray, "f 3"]) -> np.ndarray:
     """Area-weighted unit normals [n, 3]; zero where a vertex belongs to no face."""
-    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    a, b, c = (vertices.take(faces[:, k], axis=0) for k in range(3))
     face_normals = np.cross(b - a, c - a)
     out = np.zeros((len(vertices), 3))
     flat = faces.ravel()
@@ -115,6 +115,8 @@ def interpolate(
     bary: Float[np.ndarray, "p 2"],
 ) -> Float[np.ndarray, "p c"]:
     """Vertex attributes at pixels that were covered by faces `index` with weights `bary`."""
-    a, b, c = (attributes[faces[index, k]] for k in range(3))
+    corners = faces[index]
+    a, b, c = (attributes.take(corners[:, k], axis=0) for k in range(3))
+    bary = bary.astype(attributes.dtype)
     w0, w1 = bary[:, :1], bary[:, 1:]
     return w0 * a + w1 * b + (1.0 - w0 - w1) * c

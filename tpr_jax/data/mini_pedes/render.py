@@ -15,10 +15,6 @@ from tpr_jax.data.mini_pedes.wardrobe import HAIRS, rgb_of
 SUPERSAMPLE = 2
 
 
-def _surface(data: dict) -> Float[np.ndarray, "n 5"]:
-    return np.concatenate([data["canon"], data["along"][:, None], data["arm"][:, None]], 1)
-
-
 def _tights_offset(person: dict, canon: np.ndarray) -> np.ndarray:
     """How far clothes stand off from the body, in metres: wider trouser legs towards the ankle."""
     y = canon[:, 1]
@@ -85,7 +81,7 @@ def _paint_layer(name: str, person: dict, q: np.ndarray) -> tuple[np.ndarray, np
     if name == "scalp":
         keep = paint.scalp(q, short=style == "short")
     else:
-        keep = (y > paint.HAIR_ENDS[style]) & ~((z > np.where(y > 7.0, 0.55, 0.3)) & (y < 7.85))
+        keep = (y > paint.HAIR_ENDS[style]) & ~((z > np.where(y > 7.0, 0.5, 0.12)) & (y < 7.85))
     if person["hat"]:  # nothing sticks out above the hat's edge
         keep &= ~paint.hat_region(q, person["hat"]["type"])
     rgb = np.tile(np.array(HAIRS[person["hair"]["colour"]], float), (len(q), 1))
@@ -135,9 +131,9 @@ def _draw(person: dict, view: dict, height: int, width: int):
     rest, joints = shape_body(person["body"])
     transforms = bone_transforms(joints, view["pose"])
     posed = skin(rest, transforms)
-    surface = _surface(data)
+    surface = data["surface"]
     props = _merge_props(prop_pieces(person, rest, posed, transforms))
-    body_points = posed[np.unique(data["faces"]["body"])]
+    body_points = posed[: data["faces"]["body"].max() + 1]
     project = fit_camera(np.concatenate([body_points, props[0]]), view, height, width)
     depth = np.full((height, width), np.inf)
     part = np.zeros((height, width), np.uint8)
@@ -146,7 +142,10 @@ def _draw(person: dict, view: dict, height: int, width: int):
         z, index, bary = rasterise(project(vertices), faces, height, width)
         rows, columns = np.nonzero(index >= 0)
         q = interpolate(
-            np.concatenate([surface, normals], 1), faces, index[rows, columns], bary[rows, columns]
+            np.concatenate([surface, normals.astype(np.float32)], 1),
+            faces,
+            index[rows, columns],
+            bary[rows, columns],
         )
         painted, colour = _paint_layer(name, person, q[:, :5])
         win = (painted > 0) & (z[rows, columns] < depth[rows, columns] + (0.01 if name == "skirt" else 0.002))
