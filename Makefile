@@ -40,10 +40,10 @@ demo: .venv/.installed
 	$(RUN) -m tpr_jax.main --config configs/dm_adapter.py --workdir runs/demo
 
 test: lint
-	$(RUN) -m pytest -m "not torch" $(PYTEST_ARGS)
+	$(RUN) -m pytest --timeout 900 -m "not torch" $(PYTEST_ARGS)
 
 test-torch: .venv/.torch
-	$(RUN) -m pytest -m torch $(PYTEST_ARGS)
+	$(RUN) -m pytest --timeout 900 -m torch $(PYTEST_ARGS)
 
 lint: .venv/.test-tools
 	$(RUN) -m ruff format --check .

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tpr_jax import report, report_html
+from tpr_jax.errors import UserError
 
 
 def metrics(r1):
@@ -183,15 +184,14 @@ def test_ticks_are_round_and_inside(span):
     assert report_html.ticks(3, 3) == [3]
 
 
-def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "report.html"
-    report.write_atomically(path, b"old")
+def test_a_full_disk_keeps_the_old_report(tmp_path, monkeypatch):
+    (tmp_path / "report.html").write_text("old")
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report.os, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
-        report.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="report.html: cannot be written .*No space left"):
+        report.write_report(tmp_path, history=HISTORY, results=RESULTS, retrievals=[])
+    assert (tmp_path / "report.html").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]

@@ -3,17 +3,23 @@
 `write_report` is all that the trainer needs; report_html.py and report_png.py draw what is prepared here.
 """
 
-import io
 import math
-import os
-import tempfile
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
 from tpr_jax.metrics import METRIC_KEYS
+from tpr_jax.weights.files import write_whole
 
-METHOD_NAMES = {"dm_adapter": "DM-Adapter", "up_person": "UP-Person", "cskt": "CSKT", "irra": "IRRA"}
+METHOD_NAMES = {
+    "dm_adapter": "DM-Adapter",
+    "parallel_adapter": "Parallel adapter",
+    "full_finetune": "Full fine-tuning",
+    "zero_shot": "Zero-shot CLIP",
+    "up_person": "UP-Person",
+    "cskt": "CSKT",
+    "irra": "IRRA",
+}
 DATASET_NAMES = {
     "mini_pedes": "MiniPEDES, rendered",
     "cuhk_pedes": "CUHK-PEDES",
@@ -31,6 +37,8 @@ def write_report(workdir, *, history: list[dict], results: dict, retrievals: lis
     results: results.json; parts that are missing are left out of the table.
     retrievals: one object a query, {"caption", "pid", "ranked": [{"path", "pid", "score"}, ...]}, best first.
         A photo that cannot be read is drawn as an empty frame.
+
+    Raises UserError where `workdir` cannot be written or the disk is full; an older report then stays whole.
     """
     # Imported here: matplotlib takes a second, and only the end of a run wants it.
     from tpr_jax import report_html, report_png
@@ -45,8 +53,11 @@ def write_report(workdir, *, history: list[dict], results: dict, retrievals: lis
         "queries": queries,
     }
     html_path, png_path = Path(workdir) / "report.html", Path(workdir) / "report.png"
-    write_atomically(html_path, report_html.page(facts).encode())
-    write_atomically(png_path, report_png.picture(facts))
+    for path, content in (
+        (html_path, report_html.page(facts).encode()),
+        (png_path, report_png.picture(facts)),
+    ):
+        write_whole(path, lambda temporary, content=content: Path(temporary).write_bytes(content))
     return str(html_path), str(png_path)
 
 
@@ -150,19 +161,6 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def write_atomically(path, content: bytes) -> None:
-    """Writes beside `path` and renames, so that a reader or a crash never meets half a file."""
-    handle, temporary = tempfile.mkstemp(dir=Path(path).parent, prefix=Path(path).name, suffix=".tmp")
-    try:
-        with io.FileIO(handle, "w") as raw, io.BufferedWriter(raw) as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the page from a web server
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _metrics(results, when, split):
