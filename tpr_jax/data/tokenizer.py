@@ -1,12 +1,13 @@
 """Captions to token ids: CLIP's own vocabulary, or that of a folder's `tokenizer.json`.
 
-Every tokenizer here gives rows of `context_length` ids: start-of-text, the caption, end-of-text, zeros. Text that is
-too long is cut with end-of-text last. Any string is accepted.
+Every tokenizer here gives rows of `context_length` ids: start-of-text, the caption, end-of-text, zeros. Text
+that is too long is cut with end-of-text last. Any string is accepted.
 """
 
 import gzip
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class Tokenizer:
     """A callable, list of n texts -> int32 `[n, context_length]`."""
 
     backend: tokenizers.Tokenizer
-    prepare: Callable[[str], str]  # what is done to a text before the backend sees it
+    pieces: Callable[[str], list[str]]  # tidies a text and cuts it where no token can reach across
     vocab_size: int
     mask_id: int
     sot_id: int
@@ -47,35 +48,37 @@ class Tokenizer:
         """
         if isinstance(texts, str):
             raise TypeError("give a list of texts, not one string")
-        prepared = [self.prepare(text) for text in texts]
-        ids = np.zeros((len(prepared), self.context_length), np.int32)
-        ids[:, 0] = self.sot_id
-        encoded = self.backend.encode_batch_fast(prepared, add_special_tokens=False)
-        for row, encoding in zip(ids, encoded, strict=True):
-            caption = encoding.ids[: self.context_length - 2]
-            row[1 : 1 + len(caption)] = caption
-            row[1 + len(caption)] = self.eot_id
-        return ids
+        texts = [self.pieces(text) for text in texts]
+        # Captions share their words: each is encoded once, which is five times faster than whole captions.
+        distinct = list(dict.fromkeys(piece for text in texts for piece in text))
+        encoded = self.backend.encode_batch_fast(distinct, add_special_tokens=False)
+        known = {piece: encoding.ids for piece, encoding in zip(distinct, encoded, strict=True)}
+        rows = np.zeros((len(texts), self.context_length), np.int32)
+        for row, text in zip(rows, texts, strict=True):
+            caption = [i for piece in text for i in known[piece]]
+            ids = [self.sot_id, *caption[: self.context_length - 2], self.eot_id]
+            row[: len(ids)] = ids
+        return rows
 
 
 def clip_tokenizer(context_length: int = 77) -> Tokenizer:
     """CLIP's own byte-pair encoding, its last merge given up for a mask token.
 
-    49,408 ids: `<|mask|>` 49405, start 49406, end 49407, as the released code of IRRA and its successors has it.
-    The word of that merge is spelled by smaller pieces. The three special tokens are also known in a caption.
+    49,408 ids: `<|mask|>` 49405, start 49406, end 49407, as the released code of IRRA and its successors has
+    it. The word of that merge is spelled by smaller pieces. A caption may hold the special tokens themselves.
     """
     lines = gzip.decompress(MERGES.read_bytes()).decode("utf-8").splitlines()
     merges = [tuple(line.split(" ")) for line in lines]
     tokens = [*byte_tokens(), *(left + right for left, right in merges), *SPECIAL]
     backend = byte_pair_backend({token: i for i, token in enumerate(tokens)}, merges)
-    return _tokenizer(backend, clean, context_length)
+    return _tokenizer(backend, _clean_words, context_length)
 
 
 def folder_tokenizer(path: str | os.PathLike, context_length: int | None = None) -> Tokenizer:
     """The tokenizer of a folder in Hugging Face's format, from its `tokenizer.json` (or of that file).
 
-    `context_length` defaults to the text tower's, as the folder's `config.json` tells, or 77. A vocabulary without
-    `<|mask|>` lends the id below start-of-text, its last merge, to the mask, as CLIP's users do.
+    `context_length` defaults to the text tower's, as the folder's `config.json` tells, or 77. A vocabulary
+    without `<|mask|>` lends the id below start-of-text, its last merge, to the mask, as CLIP's users do.
 
     Raises:
       UserError: there is no such file, it cannot be read, or its start and end of text cannot be told.
@@ -98,7 +101,7 @@ def folder_tokenizer(path: str | os.PathLike, context_length: int | None = None)
         )
     start_end = around if len(around) == 2 else names
     length = context_length or _context_length(file.parent)
-    return _tokenizer(backend, replace_surrogates, length, *start_end)
+    return _tokenizer(backend, _words if _splits_at_spaces(backend) else _whole, length, *start_end)
 
 
 def byte_tokens() -> list[str]:
@@ -135,7 +138,7 @@ def byte_pair_backend(
 
 def _tokenizer(
     backend: tokenizers.Tokenizer,
-    prepare: Callable[[str], str],
+    pieces: Callable[[str], list[str]],
     context_length: int,
     sot_id: int | None = None,
     eot_id: int | None = None,
@@ -145,13 +148,32 @@ def _tokenizer(
     mask_id = backend.token_to_id(MASK)
     return Tokenizer(
         backend=backend,
-        prepare=prepare,
+        pieces=pieces,
         vocab_size=backend.get_vocab_size(with_added_tokens=True),
         mask_id=sot_id - 1 if mask_id is None else mask_id,
         sot_id=sot_id,
         eot_id=eot_id,
         context_length=context_length,
     )
+
+
+def _splits_at_spaces(backend: tokenizers.Tokenizer) -> bool:
+    """Whether words get the same tokens alone as within a text: so in CLIP, not in sentence-piece models."""
+    together = backend.encode("a red  coat.", add_special_tokens=False).ids
+    alone = [backend.encode(word, add_special_tokens=False).ids for word in ("a", "red", "coat.")]
+    return together == [i for ids in alone for i in ids]
+
+
+def _clean_words(text: str) -> list[str]:
+    return clean(text).split()
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^ \t\r\n]+", replace_surrogates(text))
+
+
+def _whole(text: str) -> list[str]:
+    return [replace_surrogates(text)]
 
 
 def _context_length(folder: Path) -> int:
