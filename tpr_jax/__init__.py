@@ -1,3 +1,12 @@
 """Text-based person retrieval with parameter-efficient CLIP, in JAX and Flax."""
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    # Loaded when first asked for: JAX and Flax take seconds to import.
+    if name == "from_pretrained":
+        from tpr_jax.model import from_pretrained
+
+        return from_pretrained
+    raise AttributeError(f"module 'tpr_jax' has no attribute {name!r}")

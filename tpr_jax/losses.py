@@ -69,8 +69,11 @@ def identity(
 
 
 def triplet(image_feats: Feats, text_feats: Feats, pids: Pids, *, margin: float = 1.0) -> Scalar:
-    """Hinge on the Euclidean distances of unnormalised features, hardest negative both ways, mean."""
-    raise_negative = 1e9 * same_identity(pids)
+    """Hinge on the Euclidean distances of unnormalised features, hardest negative both ways, mean.
+
+    As in the reference, every other row is a negative, one of the same identity too.
+    """
+    own = 1e9 * jnp.eye(len(pids))
     squared = (
         jnp.square(image_feats).sum(-1)[:, None]
         + jnp.square(text_feats).sum(-1)[None]
@@ -78,8 +81,8 @@ def triplet(image_feats: Feats, text_feats: Feats, pids: Pids, *, margin: float 
     )
     distance = jnp.sqrt(jnp.maximum(squared, 1e-12))
     positive = jnp.diagonal(distance)
-    by_image = jax.nn.relu(margin + positive - (distance + raise_negative).min(1))
-    by_text = jax.nn.relu(margin + positive - (distance + raise_negative).min(0))
+    by_image = jax.nn.relu(margin + positive - (distance + own).min(1))
+    by_text = jax.nn.relu(margin + positive - (distance + own).min(0))
     return by_image.mean() + by_text.mean()
 
 

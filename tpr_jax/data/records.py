@@ -55,6 +55,20 @@ def load_records(data_dir: str | os.PathLike, split: str) -> Records:
     )
 
 
+def split_names(data_dir: str | os.PathLike) -> list[str]:
+    """The splits that a folder's annotation has records of, in the order train, val, test.
+
+    Raises:
+      UserError: as `load_records`.
+    """
+    data_dir = os.fspath(data_dir)
+    path = os.path.join(data_dir, ANNOTATION_FILE)
+    entries = _read_annotation(data_dir, path)
+    for number, entry in enumerate(entries):
+        _check_entry(entry, f"{path}: record {number}")
+    return sorted({entry["split"] for entry in entries}, key=SPLITS.index)
+
+
 def caption_pairs(records: Records) -> tuple[np.ndarray, list[str], np.ndarray]:
     """All captions in the order of the images: (image index int32 [n], captions [n], raw pids int64 [n])."""
     counts = [len(captions) for captions in records.captions]

@@ -1,8 +1,8 @@
 """Matrix products that run in the computation's type, forwards and backwards.
 
 With bfloat16 operands the CPU reaches its matrix unit only when the result is asked for in float32, and in
-the backward pass only when the cotangent is bfloat16 too, which `jax.grad` does not arrange by itself; hence the
-custom derivative. On TPU and GPU the same form accumulates in float32, as is wanted there.
+the backward pass only when the cotangent is bfloat16 too, which `jax.grad` does not arrange by itself; hence
+the custom derivative. On TPU and GPU the same form accumulates in float32, as is wanted there.
 """
 
 import jax

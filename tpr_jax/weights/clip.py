@@ -14,7 +14,7 @@ import numpy as np
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.weights.files import read_state, write_state, write_whole
-from tpr_jax.weights.hugging_face import from_hugging_face, to_hugging_face
+from tpr_jax.weights.hugging_face import from_hugging_face, read_config, to_hugging_face
 from tpr_jax.weights.names import Params
 from tpr_jax.weights.openai import from_openai, to_openai
 
@@ -24,6 +24,7 @@ __all__ = [
     "from_openai",
     "image_settings",
     "load_clip",
+    "read_sizes",
     "save_clip",
     "to_hugging_face",
     "to_openai",
@@ -54,6 +55,12 @@ def load_clip(
     config = _read_json(path / "config.json")
     image_size = image_size or image_settings(path)["image_size"]
     return from_hugging_face(_read_weights(path), config, image_size, where=str(path))
+
+
+def read_sizes(folder: str | os.PathLike) -> ClipConfig:
+    """The sizes that a folder's config.json gives, without reading any weight."""
+    path = Path(folder) / "config.json"
+    return read_config(_read_json(path), str(path))
 
 
 def find_clip(path_or_hub_id: str | os.PathLike) -> Path:
@@ -110,11 +117,13 @@ def save_clip(
     *,
     tokenizer_json: str | os.PathLike | None = None,
     dtype: str = "float32",
+    mean: tuple[float, float, float] = IMAGE_MEAN,
+    std: tuple[float, float, float] = IMAGE_STD,
 ) -> None:
     """Writes a folder in Hugging Face's CLIP format that `load_clip` and `transformers` read.
 
     `config.json`, `model.safetensors` in `dtype` ("float32" or "float16"), `preprocessor_config.json` with
-    the image size, and a copy of the file `tokenizer_json`. Positions of a grid that is not square are stored
+    the image size, mean and deviation, and a copy of the file `tokenizer_json`. Positions of a grid that is not square are stored
     as a square of the longer side (see `to_hugging_face`): `load_clip` restores the grid, and does so exactly
     where one side is an odd multiple of the other, up to the rounding of `dtype`.
 
@@ -130,12 +139,12 @@ def save_clip(
             raise UserError(f"{folder}: weight {name!r} is not finite in {dtype}; save it in float32")
     write_state(folder / "model.safetensors", narrow)
     _write_json(folder / "config.json", {**config_json, "dtype": dtype})
-    _write_json(folder / "preprocessor_config.json", _preprocessor(config.image_size))
+    _write_json(folder / "preprocessor_config.json", _preprocessor(config.image_size, mean, std))
     if tokenizer_json is not None:
         write_whole(folder / "tokenizer.json", lambda temporary: shutil.copyfile(tokenizer_json, temporary))
 
 
-def _preprocessor(image_size: tuple[int, int]) -> dict:
+def _preprocessor(image_size: tuple[int, int], mean: tuple, std: tuple) -> dict:
     height, width = image_size
     return {
         "image_processor_type": "CLIPImageProcessor",
@@ -146,8 +155,8 @@ def _preprocessor(image_size: tuple[int, int]) -> dict:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(IMAGE_MEAN),
-        "image_std": list(IMAGE_STD),
+        "image_mean": list(mean),
+        "image_std": list(std),
         "do_convert_rgb": True,
     }
 

@@ -1,0 +1,80 @@
+"""Saving and resuming with Orbax: `latest` to go on from, `best` to keep.
+
+A checkpoint holds the trainable collections, the optimiser's state and the step, and as JSON what the loop
+needs to know; never CLIP's frozen weights. Writing happens in the background and under a temporary name, so a
+checkpoint either is whole or does not exist.
+"""
+
+import logging
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+
+from tpr_jax.errors import UserError
+
+# Orbax reports every file it opens; only what is wrong should reach the user.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def open_manager(folder: Path, keep: int) -> ocp.CheckpointManager:
+    """A manager of the checkpoints in `folder` that keeps the newest `keep`."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+    return ocp.CheckpointManager(Path(folder).absolute(), options=options)
+
+
+def save(manager: ocp.CheckpointManager, step: int, state: dict, notes: dict) -> None:
+    """Begins to write `state` (arrays) and `notes` (JSON) as step `step`; returns at once."""
+    with _explained(manager):
+        manager.save(
+            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes))
+        )
+
+
+def finish(manager: ocp.CheckpointManager) -> None:
+    """Waits until all that was begun is on disk."""
+    with _explained(manager):
+        manager.wait_until_finished()
+
+
+def restore_newest(manager: ocp.CheckpointManager, like: dict) -> tuple[int, dict, dict, list[int]] | None:
+    """(step, state, notes, broken steps) of the newest readable checkpoint, or None where there is none.
+
+    `like` is a state with the shapes, types and shardings to restore into. A checkpoint that cannot be read
+    is passed over for the one before; if none of those there can be read, that is an error.
+    """
+    steps = sorted(manager.all_steps(), reverse=True)
+    wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    broken, reason = [], ""
+    for step in steps:
+        try:
+            found = manager.restore(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted), notes=ocp.args.JsonRestore()),
+            )
+            return step, found["state"], found["notes"], broken
+        except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file.
+            broken.append(step)
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if not broken:
+        return None
+    raise UserError(
+        f"none of the checkpoints in {manager.directory} can be read (steps {broken}; {reason[:200]}): "
+        "move the folder away to start anew"
+    )
+
+
+class _explained:
+    """Turns a full disk, which TensorStore reports in its own words, into a one-line error."""
+
+    def __init__(self, manager):
+        self.folder = manager.directory
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if error is not None and ("No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error)):
+            raise UserError(
+                f"no space left on the disk of {self.folder}: free some and run the same command to go on"
+            ) from error

@@ -1,0 +1,149 @@
+"""What a run can be told: the shared recipe as a config, and the check of every value before work begins."""
+
+import difflib
+import json
+
+from ml_collections import ConfigDict
+
+from tpr_jax.errors import UserError
+from tpr_jax.losses import BY_NAME
+from tpr_jax.models.methods import METHODS, ROUTERS
+from tpr_jax.optim import SCHEDULES
+
+DATASETS = ("mini_pedes", "cuhk_pedes", "icfg_pedes", "rstp_reid")
+LOSSES = (*BY_NAME, "balance")
+CLIP_MINI = "clip-mini"
+
+# These may differ between a run and its resumption: they decide where and how long it runs, not what it
+# computes.
+FREE_ON_RESUME = ("total_steps", "eval_every", "checkpoint_every", "log_every", "data_dir", "mesh")
+
+
+def base() -> ConfigDict:
+    """The recipe that all methods share (METHODS' published values), on CLIP ViT-B/16."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "method": {"name": "zero_shot"},
+            "backbone": "openai/clip-vit-base-patch16",  # folder, hub id, or the bundled clip-mini
+            "from_scratch": False,  # ignore the backbone's weights and draw new ones
+            "dataset": "cuhk_pedes",
+            "data_dir": "",  # empty: data/<name of the data set>, or the bundled MiniPEDES
+            "image_size": (384, 128),  # height, width
+            "augment": True,
+            "pad": 10,  # pixels of zeros before the random crop
+            "mask_text": True,
+            "batch_size": 128,
+            "eval_batch_size": 256,
+            "num_epochs": 60,
+            "total_steps": 0,  # above 0: end the run early
+            "eval_every": 1,  # epochs; 0: only at the end
+            "checkpoint_every": 200,  # steps
+            "log_every": 20,  # steps
+            "dtype": "bfloat16",
+            "mesh": {"data": -1, "model": 1},
+            "losses": {name: 0.0 for name in LOSSES} | {"sdm": 1.0},  # name: weight; 0: not used
+            "temperature": 0.02,
+            "optimizer": {
+                "lr": 3e-4,
+                "b1": 0.9,
+                "b2": 0.999,
+                "eps": 1e-3,
+                "schedule": "cosine",
+                "warmup_epochs": 5.0,
+                "warmup_factor": 0.1,
+                "per_step": False,  # False: the rate changes once an epoch, as in the reference
+                "weight_decay": 4e-5,
+                "bias_lr_factor": 2.0,  # biases have no weight decay
+                "clip_norm": 0.0,  # above 0: limit on the gradient's norm
+            },
+        }
+    )
+
+
+def method_settings(config: ConfigDict) -> dict:
+    """The settings of the method without its name."""
+    return {key: value for key, value in config.method.items() if key != "name"}
+
+
+def loss_weights(config: ConfigDict) -> dict[str, float]:
+    """The losses in use, by name."""
+    return {name: weight for name, weight in config.losses.items() if weight}
+
+
+def keys(config: ConfigDict, prefix: str = "") -> list[str]:
+    """All keys of a config, joined by dots."""
+    found = []
+    for key, value in config.items():
+        found.append(prefix + key)
+        found += keys(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else []
+    return found
+
+
+def to_plain(config: ConfigDict) -> dict:
+    """A config as JSON would give it back: tuples are lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def nearest(word: str, known) -> str:
+    """', did you mean X?' for the nearest of the known words, or a list of them all."""
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"known are: {', '.join(map(str, known))}"
+
+
+def check(config: ConfigDict) -> None:
+    """Raises a UserError that names the first unusable key and value, and what would do."""
+    for key, known in {
+        "method.name": METHODS,
+        "dataset": DATASETS,
+        "dtype": ("float32", "bfloat16"),
+        "optimizer.schedule": SCHEDULES,
+        **({"method.router": ROUTERS} if "router" in config.method else {}),
+    }.items():
+        value = _get(config, key)
+        if value not in known:
+            raise UserError(f"config.{key}={value!r} is unknown: {nearest(value, known)}")
+    for name in config.losses:
+        if name not in LOSSES:
+            raise UserError(f"config.losses.{name} is unknown: {nearest(name, LOSSES)}")
+    if not loss_weights(config):
+        raise UserError("config.losses are all 0: give one of them a weight, such as --config.losses.sdm=1")
+    if config.losses.balance and config.method.name != "dm_adapter":
+        raise UserError(f"config.losses.balance needs a mixture, but method '{config.method.name}' has none")
+    for key in ("batch_size", "eval_batch_size", "num_epochs", "checkpoint_every", "log_every"):
+        if _get(config, key) < 1:
+            raise UserError(f"config.{key}={_get(config, key)} must be at least 1")
+    for key in ("total_steps", "eval_every", "pad", "optimizer.lr", "optimizer.warmup_epochs"):
+        if _get(config, key) < 0:
+            raise UserError(f"config.{key}={_get(config, key)} must not be negative")
+    if config.temperature <= 0:
+        raise UserError(f"config.temperature={config.temperature} must be above 0")
+    size = config.image_size
+    if len(size) != 2 or min(size) < 1:
+        raise UserError(f"config.image_size={size} must be (height, width) in pixels, such as (384,128)")
+    experts = config.method.get("num_experts", 1)
+    if not 1 <= config.method.get("top_k", 1) <= experts:
+        raise UserError(f"config.method.top_k={config.method.top_k} must lie between 1 and {experts} experts")
+
+
+def _get(config: ConfigDict, key: str):
+    value = config
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def for_mini_pedes(config: ConfigDict) -> None:
+    """Turns a paper's recipe into one of minutes: MiniPEDES, clip-mini, a rate that moves at every step."""
+    config.dataset = "mini_pedes"
+    config.backbone = CLIP_MINI
+    config.image_size = (192, 64)
+    config.pad = 5
+    config.batch_size = 64
+    config.num_epochs = 10
+    config.log_every = 10
+    config.checkpoint_every = 100
+    config.optimizer.lr = 2e-3
+    config.optimizer.eps = 1e-6
+    config.optimizer.warmup_epochs = 1.0
+    config.optimizer.per_step = True

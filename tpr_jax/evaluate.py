@@ -1,0 +1,67 @@
+"""Encodes a split and ranks it."""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from tpr_jax import metrics
+from tpr_jax.data import records as records_lib
+
+
+def encode(encoder: Callable, variables: dict, batches, total: int, what: str) -> Float[np.ndarray, "n e"]:
+    """Runs an encoder over batches of (rows, number that are real); features of the real rows, in order."""
+    feats = []
+    for rows, valid in tqdm(batches, total=total, desc=what, leave=False, dynamic_ncols=True, disable=None):
+        feats.append(np.asarray(encoder(variables, rows))[:valid])
+    return np.concatenate(feats)
+
+
+def encode_split(
+    encoders: tuple[Callable, Callable], variables: dict, records, tokenizer, image_size, batch_size: int
+) -> dict:
+    """Features and identities of a split: texts are queries, images the gallery.
+
+    Returns `query_feats` [q, e], `query_pids` [q], `captions` (list), `gallery_feats` [g, e],
+    `gallery_pids` [g] and `paths` (list).
+    """
+    from tpr_jax.data import pipeline  # imports TensorFlow, which ranking itself does not need
+
+    _, captions, query_pids = records_lib.caption_pairs(records)
+    paths = records.image_paths
+    images = pipeline.image_batches(paths, image_size, batch_size)
+    texts = pipeline.text_batches(tokenizer(captions), batch_size)
+    encode_image, encode_text = encoders
+    return {
+        "query_feats": encode(encode_text, variables, texts, -(-len(captions) // batch_size), "captions"),
+        "query_pids": query_pids,
+        "captions": captions,
+        "gallery_feats": encode(encode_image, variables, images, -(-len(paths) // batch_size), "photos"),
+        "gallery_pids": records.pids,
+        "paths": paths,
+    }
+
+
+def score(split: dict) -> dict:
+    """R@1, R@5, R@10, mAP and mINP of an encoded split, both directions, percent."""
+    return metrics.retrieval_metrics(
+        split["query_feats"], split["gallery_feats"], split["query_pids"], split["gallery_pids"]
+    )
+
+
+def examples(split: dict, count: int, top_k: int, seed: int = 0) -> list[dict]:
+    """The first `top_k` photos for `count` captions drawn at random, for the report."""
+    chosen = np.random.default_rng(seed).permutation(len(split["captions"]))[:count]
+    scores, index = metrics.top_k(split["query_feats"][chosen], split["gallery_feats"], top_k)
+    return [
+        {
+            "caption": split["captions"][query],
+            "pid": int(split["query_pids"][query]),
+            "ranked": [
+                {"path": split["paths"][i], "pid": int(split["gallery_pids"][i]), "score": float(s)}
+                for i, s in zip(index[row], scores[row], strict=True)
+            ],
+        }
+        for row, query in enumerate(chosen)
+    ]

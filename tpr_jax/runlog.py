@@ -1,0 +1,94 @@
+"""What a run writes beside its checkpoints: config.json, metrics.jsonl, TensorBoard events, results.json."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from tpr_jax.errors import UserError
+
+
+def write_json(path: Path, value) -> None:
+    """Writes JSON under a temporary name and renames it, so that a reader never sees half a file."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def claim_workdir(workdir: Path, config: dict, free: tuple[str, ...]) -> None:
+    """Makes `workdir` this config's: writes config.json, or checks that the one there agrees.
+
+    Keys in `free` may differ. Raises a UserError that names the first key that differs otherwise.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir {workdir} cannot be made ({error.strerror}): choose another") from error
+    path = workdir / "config.json"
+    if path.exists():
+        try:
+            before = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path} is not JSON ({error}): choose another --workdir") from error
+        for key in {**_flat(before), **_flat(config)}:
+            old, new = _flat(before).get(key), _flat(config).get(key)
+            if old != new and key.split(".")[0] not in free:
+                raise UserError(
+                    f"--workdir {workdir} holds a run of another config: config.{key} was {old!r}, "
+                    f"is now {new!r}: "
+                    "choose another --workdir or the old value"
+                )
+    write_json(path, config)
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def read_history(workdir: Path, up_to_step: int) -> list[dict]:
+    """The rows of metrics.jsonl up to a step; later ones are dropped from the file, as is a line cut short.
+
+    A resumed run logs those steps again.
+    """
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if row["step"] <= up_to_step:
+            rows.append(row)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    os.replace(temporary, path)
+    return rows
+
+
+def open_log(workdir: Path, history: list[dict]) -> tuple[Callable, Callable]:
+    """(write, close): `write(row)` appends to metrics.jsonl, to TensorBoard and to `history`."""
+    from tensorboardX import SummaryWriter
+
+    file = (workdir / "metrics.jsonl").open("a")
+    board = SummaryWriter(str(workdir / "tensorboard"))
+
+    def write(row: dict) -> None:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        history.append(row)
+        for key, value in _flat(row).items():
+            if isinstance(value, (int, float)):
+                board.add_scalar(key.replace(".", "/"), value, row["step"])
+            elif isinstance(value, list):
+                board.add_scalars(key, {str(i): x for i, x in enumerate(value)}, row["step"])
+
+    def close() -> None:
+        file.close()
+        board.close()
+
+    return write, close

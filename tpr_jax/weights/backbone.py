@@ -1,0 +1,39 @@
+"""The CLIP a config names: the bundled clip-mini, a folder, a file or a hub id, with its tokenizer."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from tpr_jax.data.tokenizer import clip_tokenizer, folder_tokenizer
+from tpr_jax.models.config import ClipConfig
+from tpr_jax.weights.clip import find_clip, load_clip, read_sizes
+from tpr_jax.weights.openai import check_image_size
+
+CLIP_MINI = "clip-mini"
+
+
+def clip_mini_dir() -> str:
+    """The folder of the bundled clip-mini."""
+    return str(Path(__file__).parent / "clip_mini")
+
+
+def load(
+    name: str, image_size: tuple[int, int], with_weights: bool = True
+) -> tuple[ClipConfig, dict | None, Callable]:
+    """(sizes, weights, tokenizer) of a backbone at `image_size` (height, width).
+
+    Without weights, to train one from nothing, only the folder's config.json and tokenizer are read.
+
+    CLIP's own vocabulary with the mask token as the reference has it goes with OpenAI's CLIP; a folder with
+    another vocabulary brings its tokenizer.
+    """
+    path = clip_mini_dir() if name == CLIP_MINI else find_clip(name)
+    if with_weights:
+        config, params = load_clip(path, image_size)
+    else:
+        config, params = replace(read_sizes(path), image_size=image_size), None
+        check_image_size(config)
+    own = clip_tokenizer()
+    if config.vocab_size == own.vocab_size and config.context_length == own.context_length:
+        return config, params, own
+    return config, params, folder_tokenizer(str(path), config.context_length)
