@@ -47,7 +47,8 @@ def load_body() -> dict:
 
     Keys: mean, basis, coef, phen (gender 1 = female, age, muscle, weight, height, proportions), canon
     [n, 3], arm [n] (share of skinning weight on the arms), surface [n, 5] (canon, place along the arm as in
-    `_arm_coordinate`, arm), faces (name -> [f, 3]), bones, bone_parents, bone_rows, weights [n, bones].
+    `_arm_coordinate`, arm), faces (name -> [f, 3]), used (name -> the vertices of its faces), bones,
+    bone_parents, bone_rows, weights [n, bones].
     """
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "compact_body.npz")
     with np.load(path) as z:
@@ -67,6 +68,7 @@ def load_body() -> dict:
     arm = weights[:, arm_bones].sum(1)
     head_rows = [labels.index(name) for name in bones]
     head_rows += [labels.index(f"wrist.{side}") for side in SIDES]
+    faces = {key[2:]: raw[key].astype(np.int32) for key in raw if key.startswith("f_")}
     return {
         "mean": raw["mean"],
         "basis": raw["basis"].astype(np.float32),
@@ -75,7 +77,8 @@ def load_body() -> dict:
         "canon": canon,
         "arm": arm,
         "surface": np.concatenate([canon, along[:, None], arm[:, None]], 1),
-        "faces": {key[2:]: raw[key].astype(np.int32) for key in raw if key.startswith("f_")},
+        "faces": faces,
+        "used": {name: np.unique(triangles) for name, triangles in faces.items()},
         "bones": bones,
         "bone_parents": bone_parents,
         "bone_rows": head_rows,

@@ -89,22 +89,22 @@ def _groups_seen(seen: dict) -> list[str]:
     return [name for name in GROUPS if has.get(name, name in seen)]
 
 
-def _subject(rng, seen: dict) -> tuple[str, str, str, dict]:
-    """Noun, pronoun and possessive, and what they tell."""
+def _subject(rng, seen: dict) -> tuple[str, str, dict]:
+    """Noun and pronoun, and what they tell."""
     named = {}
     if rng.random() < 0.08:
-        noun, pronoun, own = "person", "The person", "the person's"
+        noun, pronoun = "person", "The person"
     else:
         named["sex"] = seen["sex"]
         noun = pick(rng, phrases.SUBJECTS[seen["sex"]])
-        pronoun, own = ("He", "his") if seen["sex"] == "man" else ("She", "her")
+        pronoun = "He" if seen["sex"] == "man" else "She"
     if "build" in seen and rng.random() < 0.45:
         named["build"] = seen["build"]
         noun = f"{pick(rng, phrases.BUILDS[seen['build']])} {noun}"
-    return noun, pronoun, own, named
+    return noun, pronoun, named
 
 
-def _sentences(rng, noun: str, pronoun: str, own: str, said: dict[str, str]) -> str:
+def _sentences(rng, noun: str, pronoun: str, said: dict[str, str]) -> str:
     """Arrange the noun phrases of the chosen groups; `said` maps group -> phrase."""
     worn = [said[k] for k in rng.permutation([k for k in ("top", "lower", "shoes") if k in said])]
     if rng.random() < 0.7:  # most people describe from the top down
@@ -139,12 +139,11 @@ def _sentences(rng, noun: str, pronoun: str, own: str, said: dict[str, str]) -> 
     extra += [f"{carrying} {bag}"] if bag else []
     if not extra:
         return f"{first} {pick(rng, ('is in the picture', 'can be seen', 'is on the way'))}."
-    lead = f"{first}. " if rng.random() < 0.0 else first
-    return f"{lead}, {', '.join(extra)}."
+    return f"{first}, {', '.join(extra)}."
 
 
 def _mini_caption(rng, seen: dict) -> tuple[str, dict]:
-    noun, pronoun, own, named = _subject(rng, seen)
+    noun, pronoun, named = _subject(rng, seen)
     groups = _groups_seen(seen)
     count = min(len(groups), int(rng.integers(3, 6)))
     chosen = set(rng.permutation(groups)[:count])
@@ -156,7 +155,7 @@ def _mini_caption(rng, seen: dict) -> tuple[str, dict]:
             named = named | told
     if not any(k in said for k in ("top", "lower", "shoes")):
         raise AssertionError("no garment in view: every view shows a top")
-    text = _sentences(rng, noun, pronoun, own, said)
+    text = _sentences(rng, noun, pronoun, said)
     if rng.random() < 0.15:
         words = {
             "front": ("seen from the front",),

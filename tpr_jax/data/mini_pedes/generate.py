@@ -156,7 +156,9 @@ def generate(
             f.write("[\n" + ",\n".join(json.dumps(r, separators=(",", ":")) for r in records) + "\n]\n")
 
     _write(os.path.join(out, "reid_raw.json"), save)
-    for record in records:
-        os.unlink(os.path.join(out, "imgs", record["file_path"][:-4] + ".json"))
+    for folder in {os.path.dirname(record["file_path"]) for record in records}:
+        for name in os.listdir(os.path.join(out, "imgs", folder)):
+            if name.endswith((".json", ".tmp")):  # captions kept for resuming; what a killed run left
+                os.unlink(os.path.join(out, "imgs", folder, name))
     os.unlink(os.path.join(out, STATE))
     return records

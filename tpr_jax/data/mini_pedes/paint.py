@@ -10,7 +10,6 @@ from tpr_jax.data.mini_pedes.wardrobe import HAIRS, SKINS, rgb_of
 
 PARTS = ("background", "skin", "hair", "hat", "glasses", "top", "inner", "lower", "shoes", "bag")
 PART = {name: i for i, name in enumerate(PARTS)}
-HAIR_ENDS = {"medium": 6.05, "long": 4.7}
 COAT_END = -2.7
 
 
@@ -81,7 +80,8 @@ def _paint_top(person: dict, q: np.ndarray, part: np.ndarray, rgb: np.ndarray) -
         rgb[where & (np.abs(np.abs(x) - edge) < 0.07) & (z > 0.2)] *= 0.6
     # Hems, cuffs and the collar, so that a garment ends where one sees it end.
     rgb[where & (_neckline(q) < 1.12)] *= 0.66
-    rgb[where & (y < _hem(person) + 0.14)] *= 0.7
+    if top["type"] != "dress":
+        rgb[where & (y < _hem(person) + 0.14)] *= 0.7
     rgb[where & (arm > 0.5) & (along > top["sleeve"] - 0.07)] *= 0.7
     if top["sleeve"] < 0.5:
         rgb[where & (np.abs(x) > 1.22) & (y > 4.2)] *= 0.75

@@ -9,9 +9,9 @@ from tpr_jax.data.mini_pedes.wardrobe import HAIRS, rgb_of
 # Along the foot, heel to toe: where a ring sits, its height (metres), its width as a share of the widest.
 SHOE_RINGS = np.array(
     [
-        (-0.02, 0.030, 0.30),
-        (0.02, 0.082, 0.62),
-        (0.12, 0.102, 0.80),
+        (-0.02, 0.034, 0.56),
+        (0.01, 0.084, 0.76),
+        (0.12, 0.102, 0.84),
         (0.30, 0.106, 0.84),
         (0.45, 0.092, 0.86),
         (0.62, 0.068, 0.96),
@@ -123,6 +123,12 @@ def _head_pieces(person: dict, posed: np.ndarray) -> list:
         pieces.append((*ellipsoid(nape + (0, 0.055, -0.125), (0.042, 0.034, 0.15)), "hair", hair))
     if person["hair"]["style"] == "bun":
         pieces.append((*ellipsoid(nape + (0, 0.03, 0.05), (0.055, 0.05, 0.055)), "hair", hair))
+    if person["hair"]["style"] in ("medium", "long"):
+        # A curtain of hair behind the neck, wide enough to be seen beside it from the front.
+        long = person["hair"]["style"] == "long"
+        drop, half = (0.19, 0.19) if long else (0.115, 0.125)
+        curtain = ellipsoid(nape + (0, 0.018 if long else -0.005, -drop + 0.05), (0.098, 0.05, half), 0.75)
+        pieces.append((*curtain, "hair", hair))
     if person["hat"]:
         colour = np.array(rgb_of(person, person["hat"]["colour"]), float)
         crown = posed[(y > 8.3) & (np.abs(x) < 0.4)]

@@ -1,7 +1,6 @@
 """Draw a person: layers of meshes, one z-buffer each, joined by depth, shaded, set before a background."""
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image, ImageFilter
 
 from tpr_jax.data.mini_pedes import paint
@@ -46,11 +45,29 @@ def _layers(person: dict, posed: np.ndarray, surface: np.ndarray) -> list[tuple]
     if style != "bald":
         thick = 0.014 if style == "short" else 0.02
         out.append(("scalp", posed + normal["body"] * thick, head, normal["body"]))
-    if style in paint.HAIR_ENDS:
+    if style in ("medium", "long"):
         n = vertex_normals(posed, faces["helper-hair"])
         out.append(("hair", posed + n * 0.012, faces["helper-hair"], n))
     if person["hat"]:
         out.append(("hat", posed + normal["body"] * 0.03 + (0, 0, 0.006), head, normal["body"]))
+    return out
+
+
+def _outline(person: dict, layers: list[tuple]) -> list[np.ndarray]:
+    """The points of the layers that can show, for the camera to hold in frame."""
+    data = load_body()
+    y = data["canon"][:, 1]
+    out = []
+    for name, vertices, _, _ in layers:
+        if name == "skirt":
+            end = paint.COAT_END if person["top"]["type"] == "coat" else person["lower"]["length"]
+            rows = data["used"]["helper-skirt"]
+            out.append(vertices[rows[y[rows] > end - 0.2]])
+        elif name in ("body", "clothes"):
+            out.append(vertices[data["used"]["body" if name == "body" else "helper-tights"]])
+        elif name in ("hat", "scalp"):
+            rows = data["used"]["body"]
+            out.append(vertices[rows[y[rows] > 7.3]])
     return out
 
 
@@ -68,7 +85,7 @@ def _paint_layer(name: str, person: dict, q: np.ndarray) -> tuple[np.ndarray, np
         item = person["top"] if coat else person["lower"]
         part = PART["top"] if coat or person["lower"]["type"] == "dress" else PART["lower"]
         rgb = np.tile(np.array(rgb_of(person, item["colour"]), float), (len(q), 1))
-        rgb[(y < end + 0.16) | (y > 0.95)] *= 0.72
+        rgb[(y < end + 0.16) | ((y > 0.95) & (part == PART["lower"]))] *= 0.72
         if coat:
             rgb[(np.abs(x) < 0.06) & (z > 0)] *= 0.6
         return np.where(keep, part, 0).astype(np.uint8), rgb
@@ -81,7 +98,7 @@ def _paint_layer(name: str, person: dict, q: np.ndarray) -> tuple[np.ndarray, np
     if name == "scalp":
         keep = paint.scalp(q, short=style == "short")
     else:
-        keep = (y > paint.HAIR_ENDS[style]) & ~((z > np.where(y > 7.0, 0.5, 0.12)) & (y < 7.85))
+        keep = (y > 6.7) & ~((z > 0.5) & (y < 7.85))  # below, the curtain of props.py
     if person["hat"]:  # nothing sticks out above the hat's edge
         keep &= ~paint.hat_region(q, person["hat"]["type"])
     rgb = np.tile(np.array(HAIRS[person["hair"]["colour"]], float), (len(q), 1))
@@ -133,12 +150,12 @@ def _draw(person: dict, view: dict, height: int, width: int):
     posed = skin(rest, transforms)
     surface = data["surface"]
     props = _merge_props(prop_pieces(person, rest, posed, transforms))
-    body_points = posed[: data["faces"]["body"].max() + 1]
-    project = fit_camera(np.concatenate([body_points, props[0]]), view, height, width)
+    layers = _layers(person, posed, surface)
+    project = fit_camera(np.concatenate([*_outline(person, layers), props[0]]), view, height, width)
     depth = np.full((height, width), np.inf)
     part = np.zeros((height, width), np.uint8)
     rgb, normal = np.zeros((height, width, 3)), np.zeros((height, width, 3))
-    for name, vertices, faces, normals in _layers(person, posed, surface):
+    for name, vertices, faces, normals in layers:
         z, index, bary = rasterise(project(vertices), faces, height, width)
         rows, columns = np.nonzero(index >= 0)
         q = interpolate(

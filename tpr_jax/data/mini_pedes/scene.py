@@ -65,9 +65,9 @@ def fit_camera(points: Float[np.ndarray, "n 3"], view: dict, height: int, width:
 
     u, v, _ = rays(points)
     wide, tall = np.ptp(u), np.ptp(v)
-    focal = min(view["fill"] * height / tall, 0.97 * max(view["fill"], 0.97) * width / wide)
-    slack_x = max(0.0, width - focal * wide) / 2
-    slack_y = max(0.0, height - focal * tall) / 2
+    focal = min(view["fill"] * height / tall, 0.96 * max(view["fill"], 1.0) * width / wide)
+    slack_x = max(0.0, width - focal * wide) * 0.3
+    slack_y = max(0.0, height - focal * tall) * 0.3
     middle_u, middle_v = (u.max() + u.min()) / 2, (v.max() + v.min()) / 2
     off_x = float(np.clip(view["shift"][0] * width, -slack_x, slack_x))
     off_y = float(np.clip(view["shift"][1] * height, -slack_y, slack_y))

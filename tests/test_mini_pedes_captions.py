@@ -1,0 +1,199 @@
+"""MiniPEDES: what a caption says is true of the person drawn (parsed here by an independent vocabulary)."""
+
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tpr_jax.data.mini_pedes.captions import side_of, visible_attributes
+from tpr_jax.data.mini_pedes.generate import make_example
+from tpr_jax.data.mini_pedes.paint import PART
+
+# Longest first, so that "navy blue" is not read as "blue".
+COLOURS = {
+    "navy blue": "navy", "dark blue": "navy", "navy": "navy", "light blue": "light blue",
+    "pale blue": "light blue", "sky blue": "light blue", "blue": "blue", "bright red": "red", "red": "red",
+    "ginger": "red", "grey": "grey", "gray": "grey", "white": "white", "black": "black", "green": "green",
+    "yellow": "yellow", "orange": "orange", "brown": "brown", "pink": "pink", "purple": "purple",
+    "violet": "purple", "beige": "beige", "cream": "beige", "sand-coloured": "beige", "blonde": "blond",
+    "blond": "blond", "fair": "blond",
+}  # fmt: skip
+# Phrase -> (where in the person, type). Order matters: the first that fits is taken.
+THINGS = [
+    (r"over an? (?:[a-z-]+ )+?top", "inner", None),
+    (r"short-sleeved top|t-shirt|tee shirt", "top", "t-shirt"),
+    (r"sleeveless top|tank top", "top", "sleeveless top"),
+    (r"hooded sweatshirt|hoodie", "top", "hoodie"),
+    (r"long-sleeved shirt|shirt with long sleeves|shirt", "top", "shirt"),
+    (r"sweater|jumper|pullover", "top", "sweater"),
+    (r"jacket", "top", "jacket"),
+    (r"knee-length coat|overcoat|coat", "top", "coat"),
+    (r"dress\b", "top", "dress"),
+    (r"denim jeans|jeans", "lower", "jeans"),
+    (r"trousers|pants", "lower", "trousers"),
+    (r"shorts", "lower", "shorts"),
+    (r"skirt", "lower", "skirt"),
+    (r"trainers|sneakers|running shoes", "shoes", "trainers"),
+    (r"low shoes|shoes", "shoes", "shoes"),
+    (r"ankle boots|boots", "shoes", "boots"),
+    (r"baseball cap|peaked cap|cap\b", "hat", "cap"),
+    (r"woolly hat|beanie|knitted hat", "hat", "woolly hat"),
+    (r"backpack|rucksack", "bag", "backpack"),
+    (r"handbag", "bag", "handbag"),
+    (r"shoulder bag|bag slung across the body|bag on a strap over the shoulder", "bag", "shoulder bag"),
+    (r"glasses", "glasses", None),
+    (r"bald head|shaved head", "hair", "bald"),
+    (r"hair tied in a ponytail|hair in a ponytail", "hair", "ponytail"),
+    (r"hair in a bun|hair put up in a bun", "hair", "bun"),
+    (r"hair cut short|short (?:[a-z]+ )?hair", "hair", "short"),
+    (r"chin-length (?:[a-z]+ )?hair|hair down to the chin", "hair", "medium"),
+    (r"long (?:[a-z]+ )?hair|hair that falls below the shoulders", "hair", "long"),
+    (r"hair", "hair", None),
+]  # fmt: skip
+MEN = r"\b(man|male|guy|gentleman|he|his)\b"
+WOMEN = r"\b(woman|lady|female|she|her)\b"
+BUILD = {"slim": r"\b(slim|thin|slender)\b", "heavy": r"heavy-set|stout|heavily built"}
+SIDES = {"front": "from the front", "back": "from behind", "side": "from the side"}
+
+
+def _parse(text: str) -> list[tuple[str, str | None, list[str], str]]:
+    """(slot, type, colours, words before it) of every thing a caption names, in order."""
+    pattern = re.compile("|".join(f"(?P<t{i}>{p})" for i, (p, _, _) in enumerate(THINGS)))
+    colour = re.compile("|".join(rf"\b{c}\b" for c in COLOURS))
+    found, end = [], 0
+    for match in pattern.finditer(text):
+        slot, kind = THINGS[int(match.lastgroup[1:])][1:]
+        before = text[end : match.end()]
+        found.append((slot, kind, [COLOURS[c] for c in colour.findall(before)], before))
+        end = match.end()
+    assert not colour.findall(text[end:]), f"a colour of nothing: {text}"
+    return found
+
+
+def _true_colours(person: dict, slot: str) -> set:
+    if slot == "inner":
+        return {person["inner"]}
+    item = person[slot]
+    return {item["colour"], item.get("second")} if slot == "top" else {item["colour"]}
+
+
+def _check(text: str, example: dict) -> set[str]:
+    """Assert that all the text says is true; returns the slots it named."""
+    person, view, low = example["person"], example["view"], text.lower()
+    assert not re.search(WOMEN if person["sex"] == "man" else MEN, low), text
+    for build, words in BUILD.items():
+        assert person["build"] == build or not re.search(words, low), text
+    for side, words in SIDES.items():
+        assert side_of(view) == side or words not in low, text
+    slots = set()
+    for slot, kind, colours, before in _parse(low):
+        slots.add(slot)
+        if slot == "glasses":
+            assert person["glasses"] and side_of(view) != "back", text
+            assert not colours, text
+            continue
+        if slot == "inner":
+            assert person["inner"] and side_of(view) == "front", text
+        elif slot == "hair":
+            assert kind in (None, person["hair"]["style"]), text
+        else:
+            assert person[slot] and person[slot]["type"] == kind, text
+        assert set(colours) <= _true_colours(person, slot), text
+        if slot == "top":
+            assert "striped" not in before or person["top"]["pattern"] == "striped", text
+            assert not re.search("checked|plaid", before) or person["top"]["pattern"] == "checked", text
+            sleeve = person["top"]["sleeve"]
+            assert "short-sleeved" not in before or 0.5 < sleeve < 1, text
+            assert "sleeveless" not in before or sleeve < 0.5, text
+            assert "long-sleeved" not in before or sleeve > 1, text
+        else:
+            assert not re.search("striped|checked|plaid", before), text
+        # What is named covers some of the picture.
+        part = "top" if slot == "top" else slot
+        if kind != "bald":
+            assert (example["parts"] == PART[part]).sum() >= 3, text
+    return slots
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return [make_example(5, "mini", "test", i // 4, i % 4, 96, 32) for i in range(500)]
+
+
+def test_every_caption_is_true_of_its_picture(examples):
+    for example in examples:
+        for text, named in zip(example["captions"], example["named"], strict=True):
+            slots = _check(text, example)
+            told = {k.split("_")[0] for k in named} - {"sex", "build", "side", "sleeve"}
+            assert slots == told, (text, named)
+            assert all(example["seen"][k] == v for k, v in named.items()), (text, named)
+
+
+def test_the_parser_of_this_test_catches_false_captions(examples):
+    false = [
+        "A {other} wears a coat.",
+        "A person has on a pink skirt and a violet skirt.",
+        "Seen with glasses and a rucksack and a handbag.",
+    ]
+    for text in false:
+        caught = 0
+        for example in examples[:40]:
+            try:
+                _check(text.format(other="woman" if example["person"]["sex"] == "man" else "man"), example)
+            except AssertionError:
+                caught += 1
+        assert caught == 40, text
+
+
+def test_captions_are_sentences_of_varied_wording_that_name_a_part_only(examples):
+    texts = [text for example in examples for text in example["captions"]]
+    counts = [len(text.split()) for text in texts]
+    assert min(counts) >= 8 and max(counts) <= 45 and 15 <= np.mean(counts) <= 30
+    assert len(set(texts)) > 0.97 * len(texts)
+    assert all(
+        text[0].isupper() and text.endswith(".") and "  " not in text and " ," not in text for text in texts
+    )
+    assert not [t for t in texts if re.search(r"\ba [aeio]|\ban [^aeio]", t)]
+    shares = [len(named) / len(e["seen"]) for e in examples for named in e["named"]]
+    assert np.mean(shares) < 0.85
+    openings = Counter(text.split()[0] for text in texts)
+    assert len(openings) >= 6
+
+
+def test_what_a_side_hides_is_not_said():
+    person = make_example(0, "mini", "train", 0, 0, 64, 32)["person"]
+    person = person | {
+        "glasses": True,
+        "hat": None,
+        "inner": "white",
+        "hair": {"style": "ponytail", "colour": "red"},
+    }
+    front = visible_attributes(person, {"azimuth": 0.1})
+    back = visible_attributes(person, {"azimuth": np.pi})
+    assert "glasses" in front and "glasses" not in back
+    assert front["inner_colour"] == "white" and "inner_colour" not in back
+    assert "hair_style" not in front and back["hair_style"] == "ponytail"
+    tiny = {name: 0.0 for name in PART} | {"top": 0.1}
+    left = set(visible_attributes(person, {"azimuth": 0.1}, tiny)) - {"sex", "side", "build", "sleeve"}
+    assert left and all(name.startswith("top") for name in left)
+
+
+def test_pretrain_captions_are_short_and_coarse():
+    dark = {"dark": {"black", "brown"}, "light": {"white", "yellow"}}
+    for i in range(60):
+        example = make_example(0, "pretrain", "train", i, i % 4, 64, 32)
+        top, lower = example["person"]["top"], example["person"]["lower"]
+        for text in example["captions"]:
+            words = text.split()
+            assert 4 <= len(words) <= 16 and words[1] == example["person"]["sex"], text
+            kind = next(w.strip(",") for w in words if w.strip(",") in ("top", "jacket", "dress"))
+            assert (kind == "dress") == (top["type"] == "dress"), text
+            colour = words[words.index(next(w for w in words if w.startswith(kind))) - 1]
+            assert top["colour"] == colour or top["colour"] in dark.get(colour, ()), text
+            worn = [w for w in words if w.strip(",") in ("trousers", "pants", "shorts", "skirt")]
+            for noun in worn:
+                colour = words[words.index(noun) - 1]
+                assert lower["colour"] == colour or lower["colour"] in dark.get(colour, ()), text
+            assert "bag" not in text or example["person"]["bag"]
+            assert not re.search("shoes|boots|cap|striped|checked|glasses", text), text
