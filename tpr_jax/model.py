@@ -120,9 +120,9 @@ def from_pretrained(
 ) -> Model:
     """Loads a model that `save_pretrained` wrote, or a plain CLIP as the zero-shot model.
 
-    Takes a folder in Hugging Face's CLIP format, an id on their hub, or a file of weights under OpenAI's names
-    (which brings CLIP's own tokenizer). `image_size` is (height, width), by default the folder's own; the
-    towers compute in `dtype`. Without a tokenizer in the folder only `encode_texts` complains.
+    Takes a folder in Hugging Face's CLIP format, an id on their hub, or a file of weights under OpenAI's
+    names (which brings CLIP's own tokenizer). `image_size` is (height, width), by default the folder's own;
+    the towers compute in `dtype`. Without a tokenizer in the folder only `encode_texts` complains.
 
     Raises:
       UserError: nothing is there, or what is there does not fit; the message names the file and the weight.

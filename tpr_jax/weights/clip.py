@@ -123,9 +123,9 @@ def save_clip(
     """Writes a folder in Hugging Face's CLIP format that `load_clip` and `transformers` read.
 
     `config.json`, `model.safetensors` in `dtype` ("float32" or "float16"), `preprocessor_config.json` with
-    the image size, mean and deviation, and a copy of the file `tokenizer_json`. Positions of a grid that is not square are stored
-    as a square of the longer side (see `to_hugging_face`): `load_clip` restores the grid, and does so exactly
-    where one side is an odd multiple of the other, up to the rounding of `dtype`.
+    the image size, mean and deviation, and a copy of the file `tokenizer_json`. Positions of a grid that is
+    not square are stored as a square of the longer side (see `to_hugging_face`); `load_clip` restores the
+    grid, exactly where one side is an odd multiple of the other, up to the rounding of `dtype`.
 
     Raises:
       UserError: the folder cannot be written, or a weight is too large for float16.

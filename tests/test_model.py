@@ -1,0 +1,189 @@
+"""A loaded model: transformers' own numbers, pictures and texts of all kinds, saving and loading."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+import tpr_jax
+from tpr_jax.data.tokenizer_train import train_tokenizer
+from tpr_jax.errors import UserError
+from tpr_jax.model import make_model
+from tpr_jax.models import clip
+from tpr_jax.models.methods import dm_adapter, full_finetune, parallel_adapter
+from tpr_jax.weights.clip import load_clip, to_openai
+from tpr_jax.weights.files import write_state
+
+FOLDER = Path(__file__).parent / "golden" / "hf_clip"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tpr_jax.from_pretrained(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return load_file(FOLDER / "expected.safetensors")
+
+
+@pytest.fixture
+def with_tokenizer(tmp_path):
+    """The golden CLIP with its token embedding widened to a vocabulary of bytes and a few words."""
+    folder = tmp_path / "clip"
+    shutil.copytree(FOLDER, folder)
+    size = train_tokenizer(["a red coat", "a blue coat"] * 2, 540, folder / "tokenizer.json")
+    state = load_file(folder / "model.safetensors")
+    rows = np.random.default_rng(0).standard_normal((size, 64)).astype(np.float32)
+    write_state(folder / "model.safetensors", state | {"text_model.embeddings.token_embedding.weight": rows})
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= {"vocab_size": size, "eos_token_id": size - 1, "bos_token_id": size - 2}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def drawn(config, method):
+    """Variables of a model, every leaf drawn at random."""
+    shapes = jax.eval_shape(clip.build(config, method)["init"], jax.random.key(0))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes)
+
+
+def relative(found, wanted):
+    return np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+
+
+def assert_unit(feats):
+    np.testing.assert_allclose(np.linalg.norm(feats, axis=1), 1, atol=1e-6)
+    assert feats.dtype == np.float32
+
+
+def test_features_are_those_of_transformers(model, expected):
+    images = expected["in/images_nchw"].transpose(0, 2, 3, 1)
+    image_feats, text_feats = model.features_from_arrays(images, expected["in/input_ids"])
+    assert relative(image_feats, expected["out/image_feats"]) < 1e-5
+    assert relative(text_feats, expected["out/text_feats"]) < 1e-5
+    with pytest.raises(ValueError, match="expected"):
+        model.features_from_arrays(images[:, :16], expected["in/input_ids"])
+
+
+def test_pictures_of_every_kind(model, tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(256, size=(32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    feats = model.encode_images(
+        [pixels, Image.fromarray(pixels), tmp_path / "a.png", str(tmp_path / "a.png")]
+    )
+    assert feats.shape == (4, 48)
+    assert_unit(feats)
+    np.testing.assert_allclose(feats[1:], feats[:1].repeat(3, 0), atol=1e-6)
+    # By hand: the pixels normalised with CLIP's mean and deviation, the features divided by their length.
+    normalised = (pixels / 255 - clip.IMAGE_MEAN) / clip.IMAGE_STD
+    by_hand, _ = model.features_from_arrays(normalised[None], np.zeros((1, 16), np.int32))
+    np.testing.assert_allclose(feats[:1], by_hand / np.linalg.norm(by_hand), atol=1e-5)
+    assert model.encode_images([]).shape == (0, 48)
+    with pytest.raises(UserError, match="nowhere.png"):
+        model.encode_images([tmp_path / "nowhere.png"])
+
+
+def test_batches_do_not_change_features(model):
+    pictures = list(np.random.default_rng(1).integers(256, size=(5, 40, 20, 3), dtype=np.uint8))
+    whole = model.encode_images(pictures)
+    np.testing.assert_allclose(model.encode_images(pictures, batch_size=2), whole, atol=1e-6)
+
+
+def test_the_folders_own_mean_and_size(tmp_path):
+    shutil.copytree(FOLDER, tmp_path / "clip")
+    settings = {"size": {"height": 16, "width": 8}, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    (tmp_path / "clip" / "preprocessor_config.json").write_text(json.dumps(settings))
+    model = tpr_jax.from_pretrained(tmp_path / "clip")
+    assert model.config.image_size == (16, 8)
+    pixels = np.random.default_rng(2).integers(256, size=(16, 8, 3), dtype=np.uint8)
+    by_hand, _ = model.features_from_arrays(pixels[None] / 255, np.zeros((1, 16), np.int32))
+    np.testing.assert_allclose(
+        model.encode_images([pixels])[0], by_hand[0] / np.linalg.norm(by_hand), atol=1e-5
+    )
+    model.save_pretrained(tmp_path / "again")
+    again = tpr_jax.from_pretrained(tmp_path / "again")
+    np.testing.assert_allclose(again.encode_images([pixels]), model.encode_images([pixels]), atol=1e-4)
+    assert again.mean == (0, 0, 0) and again.config == model.config
+
+
+def test_without_a_tokenizer_only_texts_complain(model):
+    with pytest.raises(UserError, match="hf_clip: has no tokenizer.json"):
+        model.encode_texts(["a red coat"])
+
+
+def test_texts(with_tokenizer):
+    model = tpr_jax.from_pretrained(with_tokenizer, image_size=(32, 16))
+    assert model.config.image_size == (32, 16)
+    feats = model.encode_texts(["a red coat", "a blue coat", "A RED  coat", "", "x" * 999], batch_size=2)
+    assert feats.shape == (5, 48)
+    assert_unit(feats)
+    np.testing.assert_allclose(feats[0], feats[2], atol=1e-6)
+    assert np.abs(feats[0] - feats[1]).max() > 1e-3
+    assert model.encode_texts([]).shape == (0, 48)
+
+
+def test_a_tokenizer_of_another_vocabulary(with_tokenizer):
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(FOLDER / name, with_tokenizer / name)
+    with pytest.raises(UserError, match="gives id .* knows 160 ids"):
+        tpr_jax.from_pretrained(with_tokenizer).encode_texts(["a red coat"])
+
+
+def test_numbers_of_parameters(model):
+    state = load_file(FOLDER / "model.safetensors")
+    total = sum(array.size for name, array in state.items() if name != "logit_scale")
+    assert model.num_params() == {"trainable": 0, "total": total}
+    everything = make_model(model.config, full_finetune(), model.variables)
+    assert everything.num_params() == {"trainable": total, "total": total}
+
+
+@pytest.mark.parametrize("method", [dm_adapter(num_experts=3, top_k=2), parallel_adapter(reduction=4)])
+def test_an_adapted_model_comes_back(with_tokenizer, tmp_path, method):
+    config, params = load_clip(with_tokenizer, image_size=(24, 8))
+    variables = drawn(config, method) | {"params": params}
+    plain = tpr_jax.from_pretrained(with_tokenizer, image_size=(24, 8))
+    model = make_model(config, method, variables, tokenizer=plain.tokenizer)
+    model.save_pretrained(tmp_path / "saved")
+    again = tpr_jax.from_pretrained(tmp_path / "saved")
+    assert again.method == method and again.config == config
+    assert again.num_params() == model.num_params()
+    jax.tree.map(np.testing.assert_array_equal, dict(again.variables), dict(model.variables))
+    texts = ["a red coat"]
+    np.testing.assert_array_equal(again.encode_texts(texts), model.encode_texts(texts))
+    assert np.abs(again.encode_texts(texts) - plain.encode_texts(texts)).max() > 1e-4
+    # The saved folder is a plain CLIP to those who know nothing of the method.
+    np.testing.assert_array_equal(load_clip(tmp_path / "saved")[1]["text"]["proj"], params["text"]["proj"])
+
+
+def test_weights_that_do_not_fit_the_method(model, tmp_path):
+    variables = drawn(model.config, dm_adapter())
+    with pytest.raises(UserError, match="weight 'moe/.*expected .* found"):
+        make_model(model.config, dm_adapter(num_experts=3, top_k=2), variables)
+    make_model(model.config, dm_adapter(), variables).save_pretrained(tmp_path)
+    (tmp_path / "tpr_method.json").write_text('{"name": "other"}')
+    with pytest.raises(UserError, match="tpr_method.json: not a method"):
+        tpr_jax.from_pretrained(tmp_path)
+
+
+def test_a_file_under_openais_names(model, tmp_path, expected):
+    params = jax.tree.map(np.asarray, model.variables["params"])
+    write_state(tmp_path / "clip.safetensors", to_openai(params, model.config))
+    loaded = tpr_jax.from_pretrained(tmp_path / "clip.safetensors")
+    images = expected["in/images_nchw"].transpose(0, 2, 3, 1)
+    feats, _ = loaded.features_from_arrays(images, expected["in/input_ids"])
+    assert relative(feats, expected["out/image_feats"]) < 1e-5
+    with pytest.raises(UserError, match="has no tokenizer"):
+        loaded.encode_texts(["a"])
+
+
+def test_unknown_names_of_the_package():
+    with pytest.raises(AttributeError, match="from_pretraned"):
+        tpr_jax.from_pretraned  # noqa: B018
