@@ -12,6 +12,7 @@ from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import load_file, save_file
 
 from tpr_jax.errors import UserError
+from tpr_jax.weights.torchscript import read_torchscript
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 
@@ -23,7 +24,7 @@ def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     Raises:
       UserError: the file is missing, cut off, not of its kind, holds something other than arrays and numbers,
-        or needs PyTorch where there is none.
+        or needs PyTorch where there is none (a TorchScript archive, such as OpenAI's CLIP, does not).
     """
     path = Path(path)
     if not path.is_file():
@@ -94,28 +95,24 @@ def _read_with_bfloat16(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path) -> object:
-    """Whatever the file holds, read by PyTorch without running any code stored in it."""
+    """Whatever the file holds, read without running any code stored in it."""
     try:
+        if _is_torchscript(path):
+            return read_torchscript(path)
         import torch
+
+        return torch.load(path, map_location="cpu", weights_only=True)
     except ImportError as error:
         raise UserError(
             f"{path}: reading {path.suffix} files needs PyTorch; `pip install torch` or use .safetensors"
         ) from error
-    try:
-        if _is_torchscript(path):
-            from tpr_jax.weights.torchscript import read_torchscript
-
-            return read_torchscript(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: holds more than weights, which could run code; save its state_dict() alone"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        # PyTorch gives the same kind of error for damage and for code; an intact file is a zip since 2020.
+        reason = "holds more than weights" if zipfile.is_zipfile(path) else "is no whole PyTorch file"
+        raise UserError(f"{path}: {reason}; save its state_dict() alone, or fetch it again") from error
+    except Exception as error:  # a damaged file may raise anything
         first_line = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{path}: not a whole PyTorch file ({first_line}); copy or download it again"
-        ) from error
+        raise UserError(f"{path}: not a whole PyTorch file ({first_line}); fetch it again") from error
 
 
 def _is_torchscript(path: Path) -> bool:
