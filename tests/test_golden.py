@@ -113,9 +113,16 @@ def test_losses_and_their_gradients(path, name):
 
 @bundles
 def test_features(path):
-    bundle, model, _, variables, batch = loaded(path)
-    image_feats, _ = model["encode_image"](variables, batch["image"])
-    text_feats, _ = model["encode_text"](variables, batch["ids"])
+    bundle, *_, batch = loaded(path)
+    settings = {"top_k": bundle["args"]["topk"]} if "topk" in bundle["args"] else {}
+    model = reference.load(
+        under(bundle["arrays"], "state/"),
+        method=bundle["method"],
+        image_size=tuple(bundle["size"]["img"]),
+        **settings,
+    )
+    assert model.num_params()["trainable"] == sum(a.size for a in under(bundle["arrays"], "grad/").values())
+    image_feats, text_feats = model.features_from_arrays(batch["image"], batch["ids"])
     assert relative_l2(image_feats, bundle["arrays"]["out/image_feats"]) < 2e-5
     assert relative_l2(text_feats, bundle["arrays"]["out/text_feats"]) < 2e-5
 

@@ -182,6 +182,11 @@ def _find_tokenizer(path: Path, config: ClipConfig) -> Tokenizer | None:
     if path.is_dir():
         has_one = (path / "tokenizer.json").is_file()
         return folder_tokenizer(path, config.context_length) if has_one else None
+    return matching_tokenizer(config)
+
+
+def matching_tokenizer(config: ClipConfig) -> Tokenizer | None:
+    """CLIP's own tokenizer where the vocabulary has its size, else none."""
     own = clip_tokenizer(config.context_length)
     return own if own.vocab_size == config.vocab_size else None
 

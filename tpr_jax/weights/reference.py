@@ -119,6 +119,23 @@ def read(state: dict, *, method: str, image_size=None, **settings):
     return config, method, {"params": params, "moe": moe}
 
 
+def load(state: dict, *, method: str, image_size=None, dtype: str = "float32", **settings):
+    """A `tpr_jax.model.Model` of an authors' state dict: NumPy arrays under the authors' parameter names.
+
+    `image_size` is (height, width): a position embedding of another grid is resized to it. `settings` are the
+    method's, as for `read`. The features are those of the authors' code.
+
+    Raises:
+      UserError: a weight is missing, unknown or misshapen, or a setting disagrees with the weights.
+    """
+    from tpr_jax.model import matching_tokenizer, make_model
+
+    config, found, variables = read(state, method=method, image_size=image_size, **settings)
+    source = f"reference checkpoint of {method}"
+    tokenizer = matching_tokenizer(config)
+    return make_model(config, found, variables, tokenizer=tokenizer, source=source, dtype=dtype)
+
+
 def _blocks(parts: dict) -> list[tuple[str, int]]:
     found = {(m[1], int(m[2])) for m in (re.match(BLOCK, name) for name in parts) if m}
     return sorted(("visual" if visual else "text", block) for visual, block in found)
