@@ -1,0 +1,157 @@
+"""The mixture against a version that computes each token's chosen experts one by one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tpr_jax.models.petl import moe
+
+
+def softmax(x):
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def sparse_mixture(u, logits, top_k, down, up):
+    """Loops over tokens; each visits only its `top_k` experts. float64."""
+    out = np.zeros(u.shape)
+    for b, l in np.ndindex(*u.shape[:2]):
+        chosen = sorted(range(logits.shape[-1]), key=lambda e: -logits[b, l, e])[:top_k]
+        for weight, e in zip(softmax(logits[b, l, chosen]), chosen, strict=True):
+            hidden = np.maximum(u[b, l] @ down["kernel"][:, e] + down["bias"][e], 0)
+            out[b, l] += weight * (hidden @ up["kernel"][e] + up["bias"][e])
+    return out
+
+
+def part(rng, d, e, r):
+    """All leaves of a mixture, normal."""
+    return (
+        {"kernel": rng.normal(size=(d, e, r)), "bias": rng.normal(size=(e, r))},
+        {"kernel": rng.normal(size=(e, r, d)), "bias": rng.normal(size=(e, d))},
+    )
+
+
+def float32(tree):
+    return jax.tree.map(lambda x: np.asarray(x, np.float32), tree)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def route_and_mix(u, logits, down, up, top_k):
+    """One compilation a shape: the mixture, the weights and the choice."""
+    weights, chosen = moe.choose(logits, top_k)
+    return moe.mixture(u, weights, down, up), weights, chosen
+
+
+experts_and_k = st.integers(1, 7).flatmap(lambda e: st.tuples(st.just(e), st.integers(1, e)))
+shapes = st.sampled_from([(1, 1, 1, 1), (2, 3, 6, 2), (3, 1, 4, 3)])
+
+
+@settings(max_examples=10, deadline=None)
+@given(experts_and_k, shapes, st.integers(0, 99))
+def test_mixture_is_the_sparse_one(experts, shape, seed):
+    (e, k), (b, l, d, r), rng = experts, shape, np.random.default_rng(seed)
+    u, logits = rng.normal(size=(b, l, d)), rng.normal(size=(b, l, e))
+    down, up = part(rng, d, e, r)
+    found, weights, chosen = route_and_mix(*float32((u, logits, down, up)), k)
+    np.testing.assert_allclose(found, sparse_mixture(u, logits, k, down, up), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(np.sum(chosen, -1), np.full((b, l), k))
+    np.testing.assert_allclose(np.sum(weights, -1), np.ones((b, l)), rtol=1e-6)
+
+
+def test_choice_by_hand():
+    """Top-k first, then softmax over the chosen logits only: log 3 and 0 give 3/4 and 1/4."""
+    logits = jnp.array([[[0.0, np.log(3.0), -1.0, -0.5], [-2.0, -5.0, -2.0 - np.log(4.0), -9.0]]])
+    weights, chosen = moe.choose(logits, 2)
+    np.testing.assert_allclose(weights, [[[0.25, 0.75, 0, 0], [0.8, 0, 0.2, 0]]], atol=1e-6)
+    np.testing.assert_array_equal(chosen, [[[1, 1, 0, 0], [1, 0, 1, 0]]])
+
+
+def test_routers_by_hand():
+    u = jnp.array([[[1.0, 2.0]]])
+    router = {
+        "w_in": jnp.array([[1.0, 0.0, -1.0], [2.0, 1.0, 0.5]]),  # W_in u = (5, 2, 0)
+        "w_task": jnp.array([[1.0, 1.0, 0.0], [0.0, -1.0, 2.0]]),  # W_task p = (3, 2, 2)
+        "prompt": jnp.array([3.0, 1.0]),
+        "alpha": jnp.array(0.25),
+    }
+    expected = {
+        "input": [5.0, 2.0, 0.0],
+        "sum": [8.0, 4.0, 2.0],
+        "blend": [0.75 * 5 + 0.25 * 3, 0.75 * 2 + 0.25 * 2, 0.25 * 2],
+    }
+    for kind, logits in expected.items():
+        np.testing.assert_allclose(moe.router_logits(u, router, kind), [[logits]], rtol=1e-6)
+
+
+def test_logits_and_weights_are_float32_with_bfloat16_tokens():
+    rng = np.random.default_rng(0)
+    router = float32(
+        {"w_in": rng.normal(size=(4, 3)), "w_task": rng.normal(size=(4, 3)), "prompt": np.ones(4)}
+    )
+    router["alpha"] = jnp.array(0.5)
+    u = jnp.ones((1, 2, 4), jnp.bfloat16)
+    logits = moe.router_logits(u, router, "blend")
+    weights, _ = moe.choose(logits, 2)
+    assert logits.dtype == weights.dtype == jnp.float32
+    down, up = part(rng, 4, 3, 2)
+    assert moe.mixture(u, weights, float32(down), float32(up)).dtype == jnp.bfloat16
+
+
+def test_zero_up_gives_exactly_nothing():
+    rng = np.random.default_rng(0)
+    down, up = part(rng, 4, 3, 2)
+    zero = jax.tree.map(np.zeros_like, float32(up))
+    u, logits = float32((rng.normal(size=(2, 5, 4)), rng.normal(size=(2, 5, 3))))
+    found, _, _ = route_and_mix(u, logits, float32(down), zero, 2)
+    np.testing.assert_array_equal(found, np.zeros((2, 5, 4)))
+
+
+@pytest.mark.parametrize(("e", "k"), [(2, 1), (6, 2), (5, 5), (1, 1)])
+def test_balance_is_k_over_e_when_balanced(e, k):
+    """Each token prefers the next k experts round the clock, so all get the same share of everything."""
+    logits = np.zeros((1, e, e), np.float32)
+    for token in range(e):
+        logits[0, token, [(token + i) % e for i in range(k)]] = 2.0
+    value = jax.jit(lambda x: moe.balance(x, moe.choose(x, k)[1]))(logits)
+    np.testing.assert_allclose(value, k / e, rtol=1e-6)
+
+
+def test_balance_by_hand_when_all_choose_one():
+    """P = (3/4, 1/4), C = (1, 0): 2 * (3/4 + 0) / 2."""
+    logits = jnp.tile(jnp.array([np.log(3.0), 0.0]), (2, 3, 1))
+    _, chosen = moe.choose(logits, 1)
+    np.testing.assert_allclose(moe.balance(logits, chosen), 0.75, rtol=1e-6)
+
+
+def test_gradient_of_balance_flows_through_the_probability_only():
+    """Finite differences in float64 of `E mean_e(P_e C_e)` with C held."""
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(2, 3, 4))
+    _, chosen = moe.choose(jnp.asarray(logits, jnp.float32), 2)
+    load = np.asarray(chosen, np.float64).mean((0, 1))
+
+    def value(x):
+        probability = np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+        return 4 * np.mean(probability.mean((0, 1)) * load)
+
+    expected, h = np.zeros_like(logits), 1e-5
+    for i in np.ndindex(*logits.shape):
+        step = np.zeros_like(logits)
+        step[i] = h
+        expected[i] = (value(logits + step) - value(logits - step)) / (2 * h)
+    found, by_choice = jax.grad(moe.balance, argnums=(0, 1))(jnp.asarray(logits, jnp.float32), chosen)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-7)
+    np.testing.assert_array_equal(by_choice, np.zeros_like(by_choice))
+
+
+def test_gradient_of_the_choice_reaches_the_chosen_logits_only():
+    """d(w_0)/d(logits) of a softmax over two chosen: w_0 w_1 (1, -1), and nothing for the others."""
+    logits = jnp.array([[[0.3, 1.1, -0.4]]])
+    gradient = jax.grad(lambda x: moe.choose(x, 2)[0][0, 0, 1])(logits)
+    w = 1 / (1 + np.exp(-0.8))
+    np.testing.assert_allclose(gradient, [[[-w * (1 - w), w * (1 - w), 0]]], rtol=1e-5)
