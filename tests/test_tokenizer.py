@@ -160,6 +160,8 @@ def test_a_benchmark_is_tokenised_in_seconds(clip):
         ("a\r\n\tb\u2028c\x00d\x7f\ufeff", "a b cd"),
         ("cafe\u0301", "café"),
         ("it\x92s", "it's"),
+        ("Itâ€™s a cafÃ© Â£5 â€œbagâ€\x9d", 'it\'s a café £5 "bag"'),
+        ("âge château Ãge naïve", "âge château ãge naïve"),
         ("\x1b[36;44mred\x1b[0m", "red"),
         ("\ud83d\ude00 \ud83d", "😀 \ufffd"),
         ("Σ ΣΑΣ İ", "σ σας i̇"),
