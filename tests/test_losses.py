@@ -1,0 +1,254 @@
+"""Each loss against loops in float64, with identities that occur twice; some numbers by hand."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tpr_jax import losses
+
+B, E, CLASSES = 5, 3, 4
+PIDS = np.array([2, 0, 2, 1, 0])
+
+
+def unit(v):
+    return v / math.sqrt(sum(x * x for x in v))
+
+
+def log_softmax(row):
+    top = max(row)
+    return row - top - math.log(sum(math.exp(x - top) for x in row))
+
+
+def divergence(logits, target):
+    total = 0.0
+    for row, wanted in zip(logits, target, strict=True):
+        for log_p, q in zip(log_softmax(row), wanted, strict=True):
+            total += math.exp(log_p) * (log_p - math.log(q + 1e-8))
+    return total / len(logits)
+
+
+def matches(pids, power):
+    """1 where identities agree, each row divided by its sum (power 1) or its length (power 2)."""
+    same = np.array([[float(a == b) for b in pids] for a in pids])
+    return np.array([row / sum(row) ** (1 / power) for row in same])
+
+
+def sdm(images, texts, pids, scale=50.0):
+    by_text = np.array([[scale * unit(t) @ unit(i) for i in images] for t in texts])
+    return divergence(by_text, matches(pids, 1)) + divergence(by_text.T, matches(pids, 1))
+
+
+def itc(images, texts, pids, scale=50.0):
+    total = 0.0
+    for n in range(len(pids)):
+        total -= log_softmax(np.array([scale * unit(images[n]) @ unit(t) for t in texts]))[n]
+        total -= log_softmax(np.array([scale * unit(texts[n]) @ unit(i) for i in images]))[n]
+    return total / len(pids) / 2
+
+
+def cmpm(images, texts, pids):
+    target = matches(pids, 2)
+    return divergence(np.array([[i @ unit(t) for t in texts] for i in images]), target) + divergence(
+        np.array([[t @ unit(i) for i in images] for t in texts]), target
+    )
+
+
+def triplet(images, texts, pids, margin=1.0):
+    distance = np.array([[math.dist(i, t) for t in texts] for i in images])
+    total = 0.0
+    for n in range(len(pids)):
+        others = [m for m in range(len(pids)) if m != n]
+        total += max(0.0, margin + distance[n, n] - min(distance[n, m] for m in others))
+        total += max(0.0, margin + distance[n, n] - min(distance[m, n] for m in others))
+    return total / len(pids)
+
+
+def tal(images, texts, pids, margin=0.1, tau=0.015):
+    cosine = np.array([[unit(i) @ unit(t) for t in texts] for i in images])
+    total = 0.0
+    for table in (cosine, cosine.T):
+        for n, row in enumerate(table):
+            right, wrong = row[pids == pids[n]], row[pids != pids[n]]
+            weights = np.exp((right - right.max()) / tau)
+            positive = (weights / weights.sum()) @ right
+            if len(wrong):
+                top = wrong.max()
+                negative = top + tau * math.log(sum(math.exp((x - top) / tau) for x in wrong))
+                total += max(0.0, margin - positive + negative)
+    return total
+
+
+ORACLES = {"sdm": sdm, "itc": itc, "cmpm": cmpm, "triplet": triplet, "tal": tal}
+by_name = pytest.mark.parametrize("name", ORACLES)
+
+
+@functools.cache
+def jitted(name):
+    """The loss and its gradients in both features, compiled once for all tests."""
+    return jax.jit(jax.value_and_grad(losses.BY_NAME[name], argnums=(0, 1)))
+
+
+def features(seed, size=B, scale=1.0):
+    rng = np.random.default_rng(seed)
+    return scale * rng.normal(size=(size, E)), scale * rng.normal(size=(size, E))
+
+
+def test_every_loss_has_an_oracle():
+    assert set(ORACLES) == set(losses.BY_NAME)
+
+
+@by_name
+@pytest.mark.parametrize(
+    "pids", [PIDS, np.arange(B), np.array([7, 7, 7, 7, 1])], ids=["twice", "once", "most"]
+)
+def test_value(name, pids):
+    images, texts = features(1)
+    value, _ = jitted(name)(images.astype(np.float32), texts.astype(np.float32), pids)
+    # The sums of SDM and CMPM cancel in part; the tolerance is relative to the loss's own size.
+    np.testing.assert_allclose(value, ORACLES[name](images, texts, pids), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sdm", "itc", "cmpm", "triplet"])
+def test_gradient(name):
+    """Central differences of the oracle. TAL holds some weights fixed and has a test of its own."""
+    images, texts = features(2)
+    _, (by_image, _) = jitted(name)(images.astype(np.float32), texts.astype(np.float32), PIDS)
+    expected, h = np.zeros_like(images), 1e-5
+    for i in np.ndindex(*images.shape):
+        step = np.zeros_like(images)
+        step[i] = h
+        expected[i] = ORACLES[name](images + step, texts, PIDS) - ORACLES[name](images - step, texts, PIDS)
+    expected /= 2 * h
+    np.testing.assert_allclose(by_image, expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
+
+
+def test_gradient_of_tal_holds_its_weights():
+    """Two rows of one identity; central differences with the weights of the positives held."""
+    images, texts = np.eye(2), np.array([[0.8, 0.6], [0.75, 0.66143783]])
+    pids = np.array([0, 0, 1])
+    images, texts = np.vstack([images, [0, -1]]), np.vstack([texts, [0.1, 0.99498744]])
+    _, (by_image, _) = jitted("tal")(
+        *(np.pad(np.asarray(x, np.float32), ((0, 0), (0, 1))) for x in (images, texts)), pids
+    )
+    expected, h = np.zeros_like(images), 1e-6
+    start = tal_with_weights_held(images, texts, pids, images, texts)
+    assert start > 0
+    for i in np.ndindex(*images.shape):
+        step = np.zeros_like(images)
+        step[i] = h
+        up, down = (tal_with_weights_held(images + s, texts, pids, images, texts) for s in (step, -step))
+        expected[i] = (up - down) / (2 * h)
+    np.testing.assert_allclose(by_image[:, :2], expected, rtol=1e-2, atol=1e-3)
+
+
+def tal_with_weights_held(images, texts, pids, images_0, texts_0, margin=0.1, tau=0.015):
+    """TAL whose weights come from other features than its cosines."""
+    cosine, held = (
+        np.array([[unit(i) @ unit(t) for t in b] for i in a])
+        for a, b in ((images, texts), (images_0, texts_0))
+    )
+    total = 0.0
+    for table, fixed in ((cosine, held), (cosine.T, held.T)):
+        for n, row in enumerate(table):
+            same = pids == pids[n]
+            weights = np.exp((fixed[n][same] - fixed[n][same].max()) / tau)
+            negative = tau * math.log(sum(math.exp(x / tau) for x in row[~same]))
+            total += max(0.0, margin - weights @ row[same] / weights.sum() + negative)
+    return total
+
+
+@by_name
+@settings(max_examples=15, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.lists(st.integers(0, 3), min_size=B, max_size=B),
+    st.sampled_from([1e-3, 1.0, 30.0]),
+)
+def test_values_and_gradients_are_finite(name, seed, pids, scale):
+    """Whatever the identities (all of one person too) and the features' length."""
+    images, texts = (x.astype(np.float32) for x in features(seed, scale=scale))
+    value, gradients = jitted(name)(images, texts, np.array(pids))
+    assert np.isfinite(value)
+    assert all(np.isfinite(g).all() for g in gradients)
+
+
+@by_name
+@pytest.mark.parametrize("pids", [np.zeros(B, int), np.arange(B)], ids=["one identity", "all differ"])
+def test_finite_where_all_identities_agree_or_differ(name, pids):
+    images, texts = (x.astype(np.float32) for x in features(4))
+    value, gradients = jitted(name)(images, texts, pids)
+    np.testing.assert_allclose(value, ORACLES[name](images, texts, pids), rtol=1e-4, atol=1e-6)
+    assert all(np.isfinite(g).all() for g in gradients)
+
+
+@by_name
+@settings(max_examples=10, deadline=None)
+@given(st.permutations(range(B)), st.integers(0, 1000))
+def test_order_of_the_batch_does_not_matter(name, order, seed):
+    images, texts = (x.astype(np.float32) for x in features(seed))
+    order = np.array(order)
+    before, _ = jitted(name)(images, texts, PIDS)
+    after, (by_image, _) = jitted(name)(images[order], texts[order], PIDS[order])
+    np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sdm", "itc", "tal"])
+def test_length_of_features_does_not_matter(name):
+    images, texts = (x.astype(np.float32) for x in features(5))
+    one, _ = jitted(name)(images, texts, PIDS)
+    other, _ = jitted(name)(4 * images, 0.5 * texts, PIDS)
+    np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
+def test_itc_by_hand():
+    """Orthogonal pairs: each row's logits are (s, 0), so every cross-entropy is log(1 + e^-s)."""
+    value = losses.itc(jnp.eye(2), jnp.eye(2), jnp.arange(2), scale=2.0)
+    np.testing.assert_allclose(value, math.log(1 + math.exp(-2)), rtol=1e-6)
+
+
+def test_sdm_by_hand():
+    """p = (1/2, 1/2) everywhere with one identity: the target is the same, so only 1e-8 stays."""
+    same = jnp.ones((2, 3))
+    np.testing.assert_allclose(losses.sdm(same, same, jnp.zeros(2, int)), 0, atol=1e-6)
+    # With two identities: 2 * [1/2 log(1/2) + 1/2 (log(1/2) - log(1e-8))].
+    expected = 2 * (math.log(0.5) - 0.5 * math.log(1e-8))
+    np.testing.assert_allclose(losses.sdm(same, same, jnp.arange(2)), expected, rtol=1e-5)
+
+
+def test_triplet_by_hand():
+    """Own distances 0 and 0, the others 5: no loss at margin 1, 2 * (8 - 5) at margin 8."""
+    feats = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+    assert losses.triplet(feats, feats, jnp.arange(2)) == 0
+    np.testing.assert_allclose(losses.triplet(feats, feats, jnp.arange(2), margin=8.0), 6.0, rtol=1e-5)
+
+
+def test_identity_by_hand():
+    """Logits (log 3, 0) for each image and (0, 0) for each text; both classes once."""
+    kernel, bias = jnp.array([[math.log(3), 0.0], [0.0, 0.0]]), jnp.array([0.0, 0.0])
+    images, texts = jnp.array([[1.0, 5.0], [1.0, 2.0]]), jnp.zeros((2, 2))
+    by_image = (-math.log(0.75) - math.log(0.25)) / 2
+    value = losses.identity(images, texts, jnp.array([0, 1]), kernel=kernel, bias=bias)
+    np.testing.assert_allclose(value, (by_image + math.log(2)) / 2, rtol=1e-6)
+    # A bias of log 3 for the second class turns the texts' (0, 0) into 1/4, 3/4.
+    value = losses.identity(
+        texts, texts, jnp.array([1, 1]), kernel=kernel, bias=jnp.array([0.0, math.log(3)])
+    )
+    np.testing.assert_allclose(value, -math.log(0.75), rtol=1e-6)
+
+
+def test_balance_adds_the_blocks_up_and_passes_over_blocks_without():
+    blocks = [{"balance": jnp.array(0.25)}, {}, {"balance": jnp.array(0.5)}]
+    assert losses.balance(blocks) == 0.75
+    assert losses.balance([{}]) == 0 and losses.balance([]) == 0
+
+
+def test_l2_normalise_returns_float32_rows_of_length_one():
+    rows = losses.l2_normalise(jnp.array([[3.0, 4.0], [0.0, -2.0]], jnp.bfloat16))
+    assert rows.dtype == jnp.float32
+    np.testing.assert_allclose(rows, [[0.6, 0.8], [0, -1]], rtol=1e-6)
