@@ -221,9 +221,9 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     results, encoded = _final_results(config, parts, state, best, notes, variables, done, spent)
     close_log()
     runlog.write_json(workdir / "results.json", results)
-    report.write_report(
-        workdir, history=history, results=results, retrievals=evaluate.examples(encoded, count=12, top_k=10)
-    )
+    retrievals = evaluate.examples(encoded, count=12, top_k=10)
+    report.write_report(workdir, history=history, results=results, retrievals=retrievals)
+    _say_what_came_out(results, workdir)
     return results
 
 
@@ -287,6 +287,25 @@ def _final_results(config, parts, state, best, notes, variables, done, spent) ->
         "best_on_val": best_on_val,
     }
     return results, encoded
+
+
+def _say_what_came_out(results: dict, workdir: Path) -> None:
+    """The test split before and after, where everything is, and what to try next."""
+    share = 100 * results["trainable_params"] / results["total_params"]
+    print(
+        f"\n{results['method']} on {results['dataset']}: {results['steps']} steps in {results['seconds']:.0f} s, "
+        f"{results['trainable_params']:,} of {results['total_params']:,} parameters trained ({share:.1f} %)"
+    )
+    print(f"test, text to image, before:      {_short(results['zero_shot']['test'])}")
+    print(f"test, text to image, after:       {_short(results['final']['test'])}")
+    if results["best_on_val"]:
+        best = results["best_on_val"]
+        print(f"test, best epoch on val ({best['epoch']:>3}):   {_short(best['test'])}")
+    print(f"\nwritten to {workdir}: report.html, report.png, results.json, metrics.jsonl, checkpoints/")
+    print(f"look:  open {workdir}/report.html in a browser")
+    print(
+        "next:  python -m tpr_jax.main --config configs/parallel_adapter.py --workdir runs/parallel_adapter"
+    )
 
 
 def _stop_if_bad(metrics: dict, state: dict, latest, notes: dict) -> None:

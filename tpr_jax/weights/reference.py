@@ -1,5 +1,6 @@
 """The authors' checkpoints: their names and layouts on one side, our trees on the other."""
 
+import math
 import re
 
 import numpy as np
@@ -108,7 +109,7 @@ def read(state: dict, *, method: str, image_size=None, **settings):
     read from the shapes, and a setting that disagrees with them is an error.
     """
     clip, parts = split(state, method)
-    config, params = from_openai(clip, image_size=image_size)
+    config, params = from_openai(clip, image_size=image_size, grid=_trained_grid(clip, image_size))
     moe = dm_adapter_tree(parts)
     shape = moe["visual"]["block_0"]["beside_mlp"]["down"]["kernel"].shape
     found = {"num_experts": shape[1], "reduction": shape[0] // shape[2]}
@@ -128,12 +129,31 @@ def load(state: dict, *, method: str, image_size=None, dtype: str = "float32", *
     Raises:
       UserError: a weight is missing, unknown or misshapen, or a setting disagrees with the weights.
     """
-    from tpr_jax.model import matching_tokenizer, make_model
+    from tpr_jax.model import make_model, matching_tokenizer
 
     config, found, variables = read(state, method=method, image_size=image_size, **settings)
     source = f"reference checkpoint of {method}"
     tokenizer = matching_tokenizer(config)
     return make_model(config, found, variables, tokenizer=tokenizer, source=source, dtype=dtype)
+
+
+def _trained_grid(clip: dict, image_size) -> tuple[int, int] | None:
+    """Rows and columns of a checkpoint's position embedding: those of `image_size` where the number agrees,
+    else a square, else the tall 3:1 or 2:1 of person photos; None leaves it to CLIP's own loader to complain.
+    """
+    position, conv = clip.get("visual.positional_embedding"), clip.get("visual.conv1.weight")
+    if position is None or conv is None:
+        return None
+    count = len(position) - 1
+    if image_size:
+        asked = image_size[0] // conv.shape[-1], image_size[1] // conv.shape[-1]
+        if asked[0] * asked[1] == count:
+            return asked
+    for ratio in (1, 3, 2):
+        side = math.isqrt(count // ratio)
+        if ratio * side * side == count:
+            return ratio * side, side
+    return None
 
 
 def _blocks(parts: dict) -> list[tuple[str, int]]:
