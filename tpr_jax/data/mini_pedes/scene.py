@@ -35,7 +35,7 @@ def sample_view(rng: np.random.Generator, domain: str, index: int) -> dict:
         "exposure": float(rng.uniform(0.84, 1.1) if mini else rng.uniform(0.7, 1.15)),
         "balance": rng.uniform(0.95, 1.05, 3) if mini else rng.uniform(0.89, 1.09, 3),
         "blur": float(rng.uniform(0.0, 0.55) if mini else rng.uniform(0.5, 1.1)),
-        "noise": float(rng.uniform(0.0, 3.0) if mini else rng.uniform(2.0, 7.0)),
+        "noise": float(rng.uniform(0.0, 1.5) if mini else rng.uniform(2.0, 7.0)),
     }
 
 
