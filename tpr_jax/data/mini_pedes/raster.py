@@ -12,6 +12,8 @@ try:
 except ImportError:  # the NumPy version does the same, some three times slower
     numba = None
 
+EDGE = 1e-5  # pixels by which a face may miss a pixel's centre, so that no seam opens between neighbours
+
 
 def vertex_normals(vertices: Float[np.ndarray, "n 3"], faces: Int[np.ndarray, "f 3"]) -> np.ndarray:
     """Area-weighted unit normals [n, 3]; zero where a vertex belongs to no face."""
@@ -36,8 +38,9 @@ def rasterise_numpy(
     index = np.full(height * width, -1, np.int32)
     bary = np.zeros((height * width, 2))
     corners = screen[faces]
-    low = np.clip(np.floor(corners[..., :2].min(1) - 0.5).astype(int), 0, None)
-    high = np.minimum(np.ceil(corners[..., :2].max(1)).astype(int), (width - 1, height - 1))
+    # Only pixels whose centre lies in the face's box: most faces are smaller than a pixel and hold none.
+    low = np.clip(np.ceil(corners[..., :2].min(1) - 0.5 - EDGE).astype(int), 0, None)
+    high = np.minimum(np.floor(corners[..., :2].max(1) - 0.5 + EDGE).astype(int), (width - 1, height - 1))
     span = np.maximum(high - low + 1, 0)
     count = span[:, 0] * span[:, 1]
     face = np.repeat(np.arange(len(faces)), count)
@@ -76,10 +79,10 @@ def _scan(screen, faces, height, width):
         area = (by - cy) * (ax - cx) + (cx - bx) * (ay - cy)
         if abs(area) < 1e-12:
             continue
-        x0 = max(0, int(np.floor(min(ax, bx, cx) - 0.5)))
-        x1 = min(width - 1, int(np.ceil(max(ax, bx, cx))))
-        y0 = max(0, int(np.floor(min(ay, by, cy) - 0.5)))
-        y1 = min(height - 1, int(np.ceil(max(ay, by, cy))))
+        x0 = max(0, int(np.ceil(min(ax, bx, cx) - 0.5 - EDGE)))
+        x1 = min(width - 1, int(np.floor(max(ax, bx, cx) - 0.5 + EDGE)))
+        y0 = max(0, int(np.ceil(min(ay, by, cy) - 0.5 - EDGE)))
+        y1 = min(height - 1, int(np.floor(max(ay, by, cy) - 0.5 + EDGE)))
         for y in range(y0, y1 + 1):
             for x in range(x0, x1 + 1):
                 fx, fy = x + 0.5, y + 0.5
