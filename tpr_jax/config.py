@@ -1,7 +1,9 @@
 """What a run can be told: the shared recipe as a config, and the check of every value before work begins."""
 
 import difflib
+import inspect
 import json
+import math
 
 from ml_collections import ConfigDict
 
@@ -93,6 +95,7 @@ def nearest(word: str, known) -> str:
 
 def check(config: ConfigDict) -> None:
     """Raises a UserError that names the first unusable key and value, and what would do."""
+    _check_keys(config)
     for key, known in {
         "method.name": METHODS,
         "dataset": DATASETS,
@@ -103,9 +106,7 @@ def check(config: ConfigDict) -> None:
         value = _get(config, key)
         if value not in known:
             raise UserError(f"config.{key}={value!r} is unknown: {nearest(value, known)}")
-    for name in config.losses:
-        if name not in LOSSES:
-            raise UserError(f"config.losses.{name} is unknown: {nearest(name, LOSSES)}")
+    _check_method(config)
     if not loss_weights(config):
         raise UserError("config.losses are all 0: give one of them a weight, such as --config.losses.sdm=1")
     if config.losses.balance and config.method.name != "dm_adapter":
@@ -113,17 +114,52 @@ def check(config: ConfigDict) -> None:
     for key in ("batch_size", "eval_batch_size", "num_epochs", "checkpoint_every", "log_every"):
         if _get(config, key) < 1:
             raise UserError(f"config.{key}={_get(config, key)} must be at least 1")
-    for key in ("total_steps", "eval_every", "pad", "optimizer.lr", "optimizer.warmup_epochs"):
-        if _get(config, key) < 0:
-            raise UserError(f"config.{key}={_get(config, key)} must not be negative")
-    if config.temperature <= 0:
+    for key in ("seed", "total_steps", "eval_every", "pad", *_numbers(config, "optimizer")):
+        if not 0 <= _get(config, key) < math.inf:
+            raise UserError(f"config.{key}={_get(config, key)} must be a number and not negative")
+    for key in _numbers(config, "losses"):
+        if not math.isfinite(_get(config, key)):
+            raise UserError(f"config.{key}={_get(config, key)} must be a number")
+    if not 0 < config.temperature < math.inf:
         raise UserError(f"config.temperature={config.temperature} must be above 0")
     size = config.image_size
-    if len(size) != 2 or min(size) < 1:
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise UserError(f"config.image_size={size} must be (height, width) in pixels, such as (384,128)")
     experts = config.method.get("num_experts", 1)
     if not 1 <= config.method.get("top_k", 1) <= experts:
         raise UserError(f"config.method.top_k={config.method.top_k} must lie between 1 and {experts} experts")
+
+
+def _check_keys(config: ConfigDict) -> None:
+    """Refuses a config file that adds keys of its own, or does not start from `base`."""
+    known, here = keys(base()), keys(config)
+    for key in here:
+        if key not in known and not key.startswith("method."):
+            raise UserError(f"config.{key} is unknown: {nearest(key, known)}")
+    for key in known:
+        if key not in here:
+            raise UserError(f"config.{key} is missing: let get_config begin with tpr_jax.config.base()")
+
+
+def _check_method(config: ConfigDict) -> None:
+    """Refuses settings that the method does not have, or could not be built with."""
+    known = list(inspect.signature(METHODS[config.method.name]).parameters)
+    for key, value in method_settings(config).items():
+        if key not in known:
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise UserError(f"config.method.{key} is no setting of method '{config.method.name}': {takes}")
+        if key in ("num_experts", "top_k", "reduction") and value < 1:
+            raise UserError(f"config.method.{key}={value} must be at least 1")
+    scales = config.method.get("scales", (1, 1))
+    if len(scales) != 2 or not all(isinstance(s, int | float) and math.isfinite(s) for s in scales):
+        raise UserError(
+            f"config.method.scales={scales} must be two numbers: of the vision and the text tower"
+        )
+
+
+def _numbers(config: ConfigDict, part: str) -> list[str]:
+    """The keys of a part of the config that hold numbers."""
+    return [f"{part}.{key}" for key, value in config[part].items() if not isinstance(value, bool | str)]
 
 
 def _get(config: ConfigDict, key: str):

@@ -15,8 +15,8 @@ def write_json(path: Path, value) -> None:
     os.replace(temporary, path)
 
 
-def claim_workdir(workdir: Path, config: dict, free: tuple[str, ...]) -> None:
-    """Makes `workdir` this config's: writes config.json, or checks that the one there agrees.
+def check_workdir(workdir: Path, config: dict, free: tuple[str, ...]) -> None:
+    """Makes the folder; where it holds a config.json, checks that it agrees with this config.
 
     Keys in `free` may differ. Raises a UserError that names the first key that differs otherwise.
     """
@@ -27,9 +27,9 @@ def claim_workdir(workdir: Path, config: dict, free: tuple[str, ...]) -> None:
     path = workdir / "config.json"
     if path.exists():
         try:
-            before = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path} is not JSON ({error}): choose another --workdir") from error
+            before = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} is no JSON object ({error}): choose another --workdir") from error
         for key in {**_flat(before), **_flat(config)}:
             old, new = _flat(before).get(key), _flat(config).get(key)
             if old != new and key.split(".")[0] not in free:
@@ -38,7 +38,6 @@ def claim_workdir(workdir: Path, config: dict, free: tuple[str, ...]) -> None:
                     f"is now {new!r}: "
                     "choose another --workdir or the old value"
                 )
-    write_json(path, config)
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:
@@ -48,10 +47,10 @@ def _flat(tree: dict, prefix: str = "") -> dict:
     return flat
 
 
-def read_history(workdir: Path, up_to_step: int) -> list[dict]:
+def read_history(workdir: Path, up_to_step: int, evaluate_again: bool = False) -> list[dict]:
     """The rows of metrics.jsonl up to a step; later ones are dropped from the file, as is a line cut short.
 
-    A resumed run logs those steps again.
+    A resumed run logs those steps again, and with `evaluate_again` the scores at `up_to_step` too.
     """
     path = workdir / "metrics.jsonl"
     if not path.exists():
@@ -62,7 +61,8 @@ def read_history(workdir: Path, up_to_step: int) -> list[dict]:
             row = json.loads(line)
         except ValueError:
             break
-        if row["step"] <= up_to_step:
+        again = evaluate_again and row["step"] == up_to_step and "val" in row
+        if row["step"] <= up_to_step and not again:
             rows.append(row)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))

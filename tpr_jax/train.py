@@ -1,5 +1,6 @@
 """One run from top to bottom: mesh, data, model, weights, optimiser, loop, evaluation, saving."""
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from tpr_jax import checkpoint, evaluate, optim, report, runlog, sharding, step
+from tpr_jax import checkpoint, evaluate, interrupt, optim, report, runlog, sharding, step
 from tpr_jax import config as config_lib
 from tpr_jax.data import pipeline, sources
 from tpr_jax.errors import UserError
@@ -98,19 +99,17 @@ def make_optimiser(config: ConfigDict, trainable: dict, per_epoch: int) -> tuple
 def train(config: ConfigDict, workdir: Path) -> dict:
     """Trains, evaluates and reports; resumes where `workdir` holds a checkpoint. Returns the results."""
     began = time.time()
-    runlog.claim_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME)
+    runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME)
     parts = prepare(config)
+    if not parts["trainable"]:
+        raise UserError(f"method '{config.method.name}' has nothing to train: use --mode eval")
     mesh, splits = parts["mesh"], parts["splits"]
 
     per_epoch = pipeline.steps_per_epoch(splits["train"], config.batch_size)
-    if per_epoch == 0:
-        raise UserError(f"config.batch_size={config.batch_size} is more than the training captions: lower it")
     last_step = per_epoch * config.num_epochs
     if config.total_steps:
         last_step = min(last_step, config.total_steps)
     rate, optimiser = make_optimiser(config, parts["trainable"], per_epoch)
-    if not parts["trainable"]:
-        raise UserError(f"method '{config.method.name}' has nothing to train: use --mode eval")
     weights, scale = config_lib.loss_weights(config), 1 / config.temperature
     update = step.jit_train_step(parts["model"], optimiser, weights, scale, mesh)
     batches = pipeline.train_input(
@@ -124,6 +123,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         pad=config.pad,
     )
 
+    # Only now: a config that could not even begin does not claim the folder.
+    runlog.write_json(workdir / "config.json", config_lib.to_plain(config))
     latest = checkpoint.open_manager(workdir / "checkpoints" / "latest", keep=2)
     best = checkpoint.open_manager(workdir / "checkpoints" / "best", keep=1)
     state = sharding.everywhere(mesh, step.init_state(optimiser, parts["trainable"]))
@@ -135,7 +136,15 @@ def train(config: ConfigDict, workdir: Path) -> dict:
             latest.delete(unreadable)
         tqdm.write(f"resumed at step {done} of {last_step} from {workdir / 'checkpoints' / 'latest'}")
     done = int(state["step"])
-    history = runlog.read_history(workdir, done)
+
+    def due(at_step):
+        """Whether an epoch whose evaluation is wanted ends at this step, or the run does."""
+        epoch, rest = divmod(at_step, per_epoch)
+        wanted = rest == 0 and config.eval_every and epoch % config.eval_every == 0
+        return at_step > 0 and (wanted or at_step == last_step)
+
+    # A checkpoint is from before its step's evaluation and knows nothing of it: that is made again.
+    history = runlog.read_history(workdir, done, evaluate_again=due(done))
     log, close_log = runlog.open_log(workdir, history)
 
     variables = lambda state: {**parts["frozen"], **state["trainable"]}  # noqa: E731
@@ -160,19 +169,16 @@ def train(config: ConfigDict, workdir: Path) -> dict:
             if at_step not in best.all_steps():
                 checkpoint.save(best, at_step, state, notes)
 
-    def due(at_step):
-        """Whether an epoch whose evaluation is wanted ends at this step, or the run does."""
-        epoch, rest = divmod(at_step, per_epoch)
-        wanted = rest == 0 and config.eval_every and epoch % config.eval_every == 0
-        return at_step > 0 and (wanted or at_step == last_step)
-
-    # A run that was cut off between a checkpoint and its evaluation makes up for that first.
-    if due(done) and not any(row["step"] == done and "val" in row for row in history):
+    if due(done):
         validate(state, done)
 
     bar = tqdm(total=last_step, initial=done, desc="train", unit="step", dynamic_ncols=True, disable=None)
     waited, since, since_step = 0.0, time.time(), done
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(checkpoint.finish, best)
+        stack.callback(checkpoint.finish, latest)
+        stack.callback(bar.close)
+        asked_to_stop = stack.enter_context(interrupt.noticed())
         for epoch in range(done // per_epoch, -(-last_step // per_epoch)):
             if done >= last_step:
                 break
@@ -208,15 +214,13 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                 if due(done):
                     validate(state, done)
                     since, since_step, waited = time.time(), done, 0.0
-    except KeyboardInterrupt:
-        if done not in latest.all_steps():
-            save(state)
-        checkpoint.finish(latest)
-        raise UserError(f"stopped at step {done}, which is saved: the same command goes on") from None
-    finally:
-        bar.close()
-        checkpoint.finish(latest)
-        checkpoint.finish(best)
+                if asked_to_stop() and done < last_step:
+                    _stop_if_bad({"bad_step": int(state["bad_step"])}, state, latest, notes)
+                    checkpoint.finish(latest)
+                    if done not in latest.all_steps():
+                        save(state)
+                    checkpoint.finish(latest)
+                    raise UserError(f"stopped at step {done}, which is saved: the same command goes on")
 
     results, encoded = _final_results(config, parts, state, best, notes, variables, done, spent)
     close_log()
@@ -236,7 +240,14 @@ def restore_best(config: ConfigDict, workdir: Path, parts: dict) -> tuple[dict, 
         folder = workdir / "checkpoints" / name
         if not folder.is_dir():
             continue
-        if (found := checkpoint.restore_newest(checkpoint.open_manager(folder, keep=2), state)) is not None:
+        try:
+            found = checkpoint.restore_newest(checkpoint.open_manager(folder, keep=2), state)
+        except UserError as error:
+            if name == "latest":
+                raise
+            print(f"{error}; going on with the newest state instead")
+            continue
+        if found is not None:
             return found[1], {"checkpoint": name, "step": found[0]}
     return state, {"checkpoint": None, "step": 0}
 
@@ -246,8 +257,7 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
 
     Without checkpoints in `workdir` the model is scored as it starts. Writes and returns eval.json.
     """
-    if (workdir / "config.json").exists():
-        runlog.claim_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME)
+    runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME)
     parts = prepare(config)
     state, scored = restore_best(config, workdir, parts)
     scored = {"method": config.method.name, "dataset": config.dataset, **scored}
@@ -257,7 +267,6 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
             variables = {**parts["frozen"], **state["trainable"]}
             scored[split], _ = score_split(parts, config, parts["encoders"], variables, split)
             print(f"{split}: {_short(scored[split])}")
-    workdir.mkdir(parents=True, exist_ok=True)
     runlog.write_json(workdir / "eval.json", scored)
     print(f"written: {workdir / 'eval.json'}")
     return scored
@@ -271,7 +280,12 @@ def _final_results(config, parts, state, best, notes, variables, done, spent) ->
         final["val"], _ = score_split(parts, config, parts["encoders"], variables(state), "val")
     final["test"] = test
     best_on_val = None
-    if (found := checkpoint.restore_newest(best, state)) is not None:
+    try:
+        found = checkpoint.restore_newest(best, state)
+    except UserError as error:  # not worth losing the results for
+        found = None
+        print(f"{error}; the results are without it")
+    if found is not None:
         scored, _ = score_split(parts, config, parts["encoders"], variables(found[1]), "test")
         best_on_val = {"epoch": found[2]["best_epoch"], "test": scored}
     total = count(parts["frozen"]) + count(parts["trainable"])
@@ -293,7 +307,8 @@ def _say_what_came_out(results: dict, workdir: Path) -> None:
     """The test split before and after, where everything is, and what to try next."""
     share = 100 * results["trainable_params"] / results["total_params"]
     print(
-        f"\n{results['method']} on {results['dataset']}: {results['steps']} steps in {results['seconds']:.0f} s, "
+        f"\n{results['method']} on {results['dataset']}: {results['steps']} steps in "
+        f"{results['seconds']:.0f} s, "
         f"{results['trainable_params']:,} of {results['total_params']:,} parameters trained ({share:.1f} %)"
     )
     print(f"test, text to image, before:      {_short(results['zero_shot']['test'])}")
@@ -319,7 +334,8 @@ def _stop_if_bad(metrics: dict, state: dict, latest, notes: dict) -> None:
     checkpoint.finish(latest)
     raise UserError(
         f"the loss or its gradient was not finite at step {metrics['bad_step'] + 1}: stopped, and the state "
-        f"after step {at_step} is kept in {latest.directory}; try a lower config.optimizer.lr or float32"
+        f"after step {at_step} is kept in {latest.directory}; try another --workdir with a lower "
+        "config.optimizer.lr, config.optimizer.clip_norm=1 or float32"
     )
 
 

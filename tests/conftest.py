@@ -1,0 +1,217 @@
+"""A tiny data set and a tiny CLIP, and runs on them: in this process, and in one of its own."""
+
+import atexit
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# The tests compile the same small programs again and again, in many processes: once is enough. Set before any
+# test imports JAX.
+_CACHE = tempfile.mkdtemp(prefix="tpr_jax_tests_")
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+ROOT = Path(__file__).parent.parent
+COLOURS = {
+    "red": (200, 30, 30),
+    "green": (30, 160, 40),
+    "blue": (30, 50, 200),
+    "yellow": (220, 210, 40),
+    "white": (240, 240, 240),
+    "black": (15, 15, 15),
+    "grey": (128, 128, 128),
+    "pink": (240, 150, 180),
+}
+IDENTITIES = {"train": 12, "val": 6, "test": 8}
+
+# Long enough to be killed on the way: 120 steps, 12 checkpoints, 4 evaluations.
+LONG = (
+    "--config.num_epochs=20",
+    "--config.eval_every=5",
+    "--config.checkpoint_every=10",
+)
+
+CONFIG = """
+from tpr_jax import config as tpr_config
+
+
+def get_config():
+    config = tpr_config.base()
+    config.method = {{"name": "dm_adapter", "num_experts": 3, "top_k": 2, "reduction": 8, "router": "blend",
+                     "scales": (1.0, 1.0)}}
+    config.losses.update({{"sdm": 1.0, "balance": 0.5}})
+    config.backbone = {clip!r}
+    config.dataset = "cuhk_pedes"
+    config.data_dir = {data!r}
+    config.image_size = (32, 16)
+    config.pad = 2
+    config.batch_size = 8
+    config.eval_batch_size = 8
+    config.num_epochs = 2
+    config.eval_every = 1
+    config.checkpoint_every = 4
+    config.log_every = 1
+    config.dtype = "float32"
+    config.optimizer.update({{"lr": 3e-3, "eps": 1e-6, "warmup_epochs": 1.0, "per_step": True}})
+    return config
+"""
+
+
+def _write_data(folder: Path, seed: int = 0) -> None:
+    """Two pictures of each identity, coloured above and below, with two captions each that say so."""
+    rng = np.random.default_rng(seed)
+    (folder / "imgs").mkdir(parents=True)
+    entries, names = [], list(COLOURS)
+    for split, count in IDENTITIES.items():
+        for _ in range(count):
+            pid = len(entries) // 2 + 1
+            top, bottom = (names[i] for i in rng.permutation(len(names))[:2])
+            for view in range(2):
+                pixels = np.empty((40, 20, 3))
+                pixels[:20], pixels[20:] = COLOURS[top], COLOURS[bottom]
+                pixels = (pixels + rng.normal(0, 12, pixels.shape)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / "imgs" / f"{pid}_{view}.jpg")
+                captions = [
+                    f"A person in a {top} coat and {bottom} trousers.",
+                    f"{bottom} below, {top} above",
+                ]
+                path = f"{pid}_{view}.jpg"
+                entries.append({"split": split, "captions": captions, "file_path": path, "id": pid})
+    (folder / "reid_raw.json").write_text(json.dumps(entries))
+
+
+def _write_clip(folder: Path, texts: list[str]) -> None:
+    """Two towers of two blocks of width 64 with random weights, and a vocabulary of their own."""
+    import jax
+
+    from tpr_jax.data.tokenizer_train import train_tokenizer
+    from tpr_jax.models import clip
+    from tpr_jax.models.config import ClipConfig
+    from tpr_jax.models.methods import zero_shot
+    from tpr_jax.weights.clip import save_clip
+
+    folder.mkdir(parents=True)
+    size = train_tokenizer(texts, 560, folder / "tokenizer.json")
+    config = ClipConfig(
+        image_size=(32, 16),
+        patch_size=8,
+        vision_width=64,
+        vision_layers=2,
+        vision_heads=1,
+        vision_mlp=128,
+        text_width=64,
+        text_layers=2,
+        text_heads=1,
+        text_mlp=128,
+        context_length=24,
+        vocab_size=size,
+        embed_dim=32,
+        eot_id=size - 1,
+    )
+    variables = jax.jit(clip.build(config, zero_shot(), "float32")["init"])(jax.random.key(3))
+    save_clip(folder, config, jax.tree.map(np.asarray, variables["params"]))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> dict[str, str]:
+    """`config`: a config file that runs in seconds on `data` (CUHK-PEDES' format) and `clip`."""
+    root = tmp_path_factory.mktemp("tiny")
+    _write_data(root / "data")
+    entries = json.loads((root / "data" / "reid_raw.json").read_text())
+    _write_clip(root / "clip", [caption for entry in entries for caption in entry["captions"]])
+    paths = {name: str(root / name) for name in ("data", "clip")}
+    (root / "tiny.py").write_text(CONFIG.format(**paths))
+    return {**paths, "config": str(root / "tiny.py")}
+
+
+@pytest.fixture
+def own_data(tiny, tmp_path) -> Path:
+    """A copy of the tiny data set that a test may damage."""
+    return Path(shutil.copytree(tiny["data"], tmp_path / "data"))
+
+
+@pytest.fixture(scope="session")
+def make_config(tiny):
+    """`make_config(**changes)`: the tiny config, with keys (dots as double underscores) set."""
+
+    def make(**changes):
+        from tpr_jax import main
+
+        words = [f"--config.{key.replace('__', '.')}={value}" for key, value in changes.items()]
+        return main.parse(["main", "--config", tiny["config"], "--workdir", "unused", *words])[0]
+
+    return make
+
+
+def _environment() -> dict[str, str]:
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)  # TensorFlow would be compiled anew by each process
+    return variables
+
+
+@pytest.fixture(scope="session")
+def start(tiny):
+    """`start(workdir, *flags)`: the tiny run as a process of its own, just started."""
+
+    def begin(workdir, *flags) -> subprocess.Popen:
+        command = [
+            sys.executable,
+            "-m",
+            "tpr_jax.main",
+            "--config",
+            tiny["config"],
+            "--workdir",
+            str(workdir),
+        ]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            [*command, *flags], cwd=ROOT, env=_environment(), stdout=pipe, stderr=pipe, text=True
+        )
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def run(start):
+    """`run(workdir, *flags)`: the tiny run in a process of its own; has returncode, stdout and stderr."""
+
+    def finish(workdir, *flags) -> subprocess.CompletedProcess:
+        process = start(workdir, *flags)
+        stdout, stderr = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    return finish
+
+
+@pytest.fixture(scope="session")
+def finished(run, tmp_path_factory):
+    """A whole run, never interrupted, made once: (its workdir, the finished process). Tests only read it."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    return workdir, run(workdir, *LONG)
+
+
+@pytest.fixture(scope="session")
+def explained():
+    """`explained(argv)`: what a command line that a user got wrong prints; it must end as promised."""
+
+    def call(capsys, *flags) -> str:
+        from tpr_jax import main
+
+        with pytest.raises(SystemExit) as ended:
+            main.explain_and_exit(main.run, ["main", *map(str, flags)])
+        assert ended.value.code == 2
+        line = capsys.readouterr().err
+        assert line.startswith("error: ") and line.endswith("\n") and line.count("\n") == 1, line
+        return line
+
+    return call
