@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from tpr_jax.models.config import ClipConfig
 
@@ -9,11 +10,11 @@ CONFIG = ClipConfig(
     image_size=(12, 8),
     patch_size=4,
     vision_width=16,
-    vision_layers=2,
+    vision_layers=1,
     vision_heads=4,
     vision_mlp=24,
     text_width=8,
-    text_layers=3,
+    text_layers=2,
     text_heads=2,
     text_mlp=20,
     context_length=7,
@@ -21,6 +22,15 @@ CONFIG = ClipConfig(
     embed_dim=5,
 )
 DM_SETTINGS = {"num_experts": 3, "top_k": 2, "reduction": 4}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """For modules that import it: of programs this small, compiling is all the work."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def random_like(shapes, seed: int, scale: float = 0.3):

@@ -1,0 +1,326 @@
+"""The two towers: every leaf by name and shape, initial values, and what the features may depend on."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from tiny import quick_compilation  # noqa: F401 (a fixture for the whole module)
+
+from tpr_jax.models import clip
+from tpr_jax.models.config import ClipConfig
+from tpr_jax.models.layers import MoePart
+from tpr_jax.models.methods import METHODS, dm_adapter, zero_shot
+
+DM = dm_adapter(**tiny.DM_SETTINGS)
+
+
+# The trees as the methods define them, written out: {"outer/inner/leaf": shape}.
+
+
+def block_leaves(d, mlp):
+    leaves = {f"{ln}/{leaf}": (d,) for ln in ("ln_1", "ln_2") for leaf in ("scale", "bias")}
+    for name, shape in {
+        "attn/qkv": (d, 3 * d),
+        "attn/out": (d, d),
+        "mlp/fc": (d, mlp),
+        "mlp/proj": (mlp, d),
+    }.items():
+        leaves |= {f"{name}/kernel": shape, f"{name}/bias": shape[1:]}
+    return leaves
+
+
+def clip_leaves(c):
+    d, w = c.vision_width, c.text_width
+    rows, columns = c.image_size[0] // c.patch_size, c.image_size[1] // c.patch_size
+    leaves = {
+        "visual/class_embedding": (d,),
+        "visual/conv1/kernel": (c.patch_size, c.patch_size, 3, d),
+        "visual/positional_embedding": (1 + rows * columns, d),
+        "visual/proj": (d, c.embed_dim),
+        "text/token_embedding": (c.vocab_size, w),
+        "text/positional_embedding": (c.context_length, w),
+        "text/proj": (w, c.embed_dim),
+    }
+    for stem, width in {"visual/ln_pre": d, "visual/ln_post": d, "text/ln_final": w}.items():
+        leaves |= {f"{stem}/scale": (width,), f"{stem}/bias": (width,)}
+    for tower, layers, width, mlp in towers(c):
+        for i in range(layers):
+            leaves |= {f"{tower}/block_{i}/{k}": v for k, v in block_leaves(width, mlp).items()}
+    return leaves
+
+
+def towers(c):
+    return (
+        ("visual", c.vision_layers, c.vision_width, c.vision_mlp),
+        ("text", c.text_layers, c.text_width, c.text_mlp),
+    )
+
+
+def dm_adapter_leaves(c, e, reduction):
+    leaves = {}
+    for tower, layers, d, _ in towers(c):
+        r = d // reduction
+        for i in range(layers):
+            stem = f"{tower}/block_{i}/beside_mlp"
+            leaves |= {
+                f"{stem}/ln_3/scale": (d,),
+                f"{stem}/ln_3/bias": (d,),
+                f"{stem}/router/w_in": (d, e),
+                f"{stem}/router/w_task": (d, e),
+                f"{stem}/router/prompt": (d,),
+                f"{stem}/router/alpha": (),
+                f"{stem}/down/kernel": (d, e, r),
+                f"{stem}/down/bias": (e, r),
+                f"{stem}/up/kernel": (e, r, d),
+                f"{stem}/up/bias": (e, d),
+            }
+    return leaves
+
+
+def adapter_leaves(c, reduction):
+    leaves = {}
+    for tower, layers, d, _ in towers(c):
+        r = d // reduction
+        for i in range(layers):
+            stem = f"{tower}/block_{i}/beside_mlp"
+            leaves |= {f"{stem}/ln_3/scale": (d,), f"{stem}/ln_3/bias": (d,)}
+            leaves |= {f"{stem}/down/kernel": (d, r), f"{stem}/down/bias": (r,)}
+            leaves |= {f"{stem}/up/kernel": (r, d), f"{stem}/up/bias": (d,)}
+    return leaves
+
+
+PARTS = {
+    "dm_adapter": lambda c: {"moe": dm_adapter_leaves(c, 6, 8)},
+    "parallel_adapter": lambda c: {"adapter": adapter_leaves(c, 8)},
+    "zero_shot": lambda c: {},
+    "full_finetune": lambda c: {},
+}
+
+
+def shapes_of(tree) -> dict:
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(key.key for key in path): leaf.shape for path, leaf in flat}
+
+
+def total(leaves) -> int:
+    return sum(int(np.prod(shape)) for shape in leaves.values())
+
+
+def declared(config, method):
+    return jax.eval_shape(clip.build(config, method)["init"], jax.random.key(0))
+
+
+@functools.cache
+def initial():
+    """The first variables of a tiny DM-Adapter."""
+    # This generator's numbers take less compiling than the default one's.
+    return jax.jit(clip.build(tiny.CONFIG, DM)["init"])(jax.random.key(0, impl="unsafe_rbg"))
+
+
+@functools.cache
+def encoders(method=DM, config=tiny.CONFIG, dtype="float32"):
+    """(encode_image, encode_text), features only, compiled once for all tests."""
+    model = clip.build(config, method, dtype)
+    return [jax.jit(lambda v, x, f=model[name]: f(v, x)[0]) for name in ("encode_image", "encode_text")]
+
+
+@functools.cache
+def variables(method=DM, config=tiny.CONFIG):
+    """Random variables in which every part counts."""
+    return tiny.random_like(declared(config, method), seed=0)
+
+
+def relative(found, expected) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_leaf_of_a_small_model(name):
+    found = declared(tiny.CONFIG, METHODS[name]())
+    parts = PARTS[name](tiny.CONFIG)
+    assert shapes_of(found.pop("params")) == clip_leaves(tiny.CONFIG)
+    assert {collection: shapes_of(tree) for collection, tree in found.items()} == parts
+
+
+def test_every_leaf_of_dm_adapter_on_vit_b_16():
+    """The published sizes at 384 x 128 pixels; ViT-B/16 is what ClipConfig says unless told otherwise."""
+    config = ClipConfig()
+    found = declared(config, dm_adapter())
+    assert set(found) == {"params", "moe"}
+    trainable = shapes_of(found["moe"])
+    assert trainable == dm_adapter_leaves(config, 6, 8)
+    assert len(trainable) == 2 * 12 * 10 and total(trainable) == 15_669_528
+    backbone = shapes_of(found["params"])
+    assert backbone == clip_leaves(config)
+    by_tower = {
+        tower: total({k: v for k, v in backbone.items() if k.startswith(tower)})
+        for tower in ("visual", "text")
+    }
+    assert by_tower == {"visual": 86_189_568, "text": 63_428_096}
+    assert total(backbone) == 149_617_664
+
+
+def test_dm_adapter_starts_as_clip_itself_to_the_last_bit():
+    batch, first = tiny.batch(3), initial()
+    for i, key in enumerate(("image", "ids")):
+        with_parts = encoders()[i](first, batch[key])
+        np.testing.assert_array_equal(
+            with_parts, encoders(zero_shot())[i]({"params": first["params"]}, batch[key])
+        )
+        # And it does not once the experts' second matrices have moved.
+        moved = {"params": first["params"], "moe": variables()["moe"]}
+        assert relative(encoders()[i](moved, batch[key]), with_parts) > 1e-3
+
+
+@pytest.mark.parametrize("d", [256, 64])
+def test_initial_values(d):
+    """Of a mixture with enough numbers to tell distributions apart: bounds, spread, and what is exact."""
+    part = MoePart(dm_adapter().vision.beside_mlp, 1e-5)
+    draw = jax.jit(lambda key: part.init(key, jnp.zeros((1, 1, d)))["moe"])
+    part, other = draw(jax.random.key(1)), draw(jax.random.key(2))
+    down = np.asarray(part["down"]["kernel"])
+    assert np.abs(down).max() <= d**-0.5 and np.abs(down).max() > 0.99 * d**-0.5
+    np.testing.assert_allclose(down.std(), (d * 3) ** -0.5, rtol=0.05)
+    assert np.abs(down.mean()) < 4 * (d * 3) ** -0.5 / down.size**0.5
+    for zero in (part["down"]["bias"], part["up"]["kernel"], part["up"]["bias"], part["ln_3"]["bias"]):
+        assert not np.any(zero)
+    np.testing.assert_array_equal(part["ln_3"]["scale"], np.ones(d))
+    assert part["router"]["alpha"] == 0.5
+    for gate in ("w_in", "w_task"):
+        np.testing.assert_allclose(np.std(part["router"][gate]), 0.02, rtol=0.2)
+    prompt = np.asarray(part["router"]["prompt"])
+    np.testing.assert_allclose(prompt.std(), 1.0, rtol=0.25)
+    assert np.abs(prompt).max() > 1.7 and abs(prompt.mean()) < 4 / d**0.5
+    assert not np.array_equal(prompt, other["router"]["prompt"])
+
+
+def test_no_two_drawn_leaves_are_alike():
+    """Each leaf has randomness of its own: no two blocks, towers, gates or experts start the same."""
+    drawn = [np.ravel(x) for x in jax.tree.leaves(initial()) if x.size > 8 and np.std(x) > 0]
+    assert len(drawn) > 25
+    for i, a in enumerate(drawn):
+        for b in drawn[:i]:
+            # The standard normal behind both, whatever their spread.
+            n = min(a.size, b.size)
+            assert not np.allclose(a[:n] / a.std(), b[:n] / b.std(), rtol=1e-2)
+
+
+def test_normalise_by_hand():
+    pixel = jnp.array([[[[0, 255, 51]]]], jnp.uint8)
+    mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
+    found = clip.normalise(pixel)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found[0, 0, 0], (np.array([0, 1, 0.2]) - mean) / std, rtol=1e-6)
+
+
+def test_patches_by_hand():
+    """A picture of 4 x 6 pixels in patches of 2: pixel (y, x), channel c holds 100 y + 10 x + c."""
+    y, x, c = np.ogrid[:4, :6, :3]
+    found = np.asarray(clip.patches(jnp.asarray(100 * y + 10 * x + c)[None], 2))
+    assert found.shape == (1, 6, 12)
+    corner = [0, 1, 2, 10, 11, 12, 100, 101, 102, 110, 111, 112]
+    for i, offset in enumerate((0, 20, 40, 200, 220, 240)):
+        np.testing.assert_array_equal(found[0, i], np.array(corner) + offset)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (8, 16), (20, 4)])
+def test_images_of_any_height_and_width(size):
+    config = dataclasses.replace(tiny.CONFIG, image_size=size, text_layers=1)
+    model = clip.build(config, zero_shot())
+    weights = tiny.random_like(declared(config, zero_shot()), seed=0)
+    assert len(weights["params"]["visual"]["positional_embedding"]) == 1 + size[0] * size[1] // 16
+    images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
+    feats, routing = model["encode_image"](weights, images)
+    assert feats.shape == (2, 5) and np.isfinite(feats).all() and routing == [{}]
+
+
+def test_pixels_and_normalised_floats_give_the_same():
+    images = tiny.batch(2)["image"]
+    from_pixels = encoders()[0](variables(), images)
+    from_floats = encoders()[0](variables(), np.asarray(clip.normalise(images)))
+    np.testing.assert_allclose(from_pixels, from_floats, rtol=1e-5, atol=1e-6)
+
+
+def test_end_positions():
+    ids = jnp.array([[1, 5, 12, 0, 0], [1, 12, 12, 3, 9], [12, 9, 9, 3, 9]])
+    np.testing.assert_array_equal(clip.end_positions(ids, None), [2, 1, 0])
+    np.testing.assert_array_equal(clip.end_positions(ids, 9), [0, 4, 1])  # 0: none there
+    np.testing.assert_array_equal(clip.end_positions(ids, 3), [0, 3, 3])
+
+
+def test_text_feature_is_read_where_the_config_says():
+    """With padding by the end-of-text id, as Hugging Face does, both rules read the first of them."""
+    ids = np.array([[0, 3, 4, 12, 12, 12, 12], [0, 3, 9, 4, 12, 12, 12]], np.int32)
+    by_highest = encoders()[1](variables(), ids)
+    by_name = encoders(config=dataclasses.replace(tiny.CONFIG, eot_id=12))[1](variables(), ids)
+    np.testing.assert_array_equal(by_highest, by_name)
+    elsewhere = encoders(config=dataclasses.replace(tiny.CONFIG, eot_id=4))[1](variables(), ids)
+    assert relative(elsewhere, by_highest) > 1e-2
+
+
+def test_text_sees_only_what_comes_before():
+    """Ids behind the end of a text do not change its feature; one before it does; other rows never do."""
+    ids = np.array([[0, 3, 4, 12, 0, 0, 0], [0, 7, 12, 0, 0, 0, 0]], np.int32)
+    before = np.asarray(encoders()[1](variables(), ids))
+    behind, earlier = ids.copy(), ids.copy()
+    behind[0, 4:] = [5, 6, 7]
+    earlier[0, 1] = 5
+    np.testing.assert_allclose(encoders()[1](variables(), behind), before, rtol=1e-5, atol=1e-6)
+    after = np.asarray(encoders()[1](variables(), earlier))
+    assert relative(after[0], before[0]) > 1e-2
+    np.testing.assert_allclose(after[1], before[1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_shorter_text_gives_the_same_feature():
+    ids = np.array([[0, 3, 4, 12, 0, 0, 0]], np.int32)
+    long, short = (encoders()[1](variables(), x) for x in (ids, ids[:, :4]))
+    np.testing.assert_allclose(long, short, rtol=1e-5, atol=1e-6)
+
+
+def test_every_pixel_counts():
+    """The image feature is read at token 0, which sees all patches."""
+    images = np.asarray(clip.normalise(tiny.batch(1)["image"]))
+    gradient = jax.grad(lambda x: jnp.square(encoders()[0](variables(), x)).sum())(images)
+    assert (np.abs(gradient) > 0).all()
+
+
+def test_bfloat16_stays_near_float32():
+    """At widths where single roundings average out, with kernels of about 1 / sqrt(64) and experts that count."""
+    config = dataclasses.replace(tiny.CONFIG, vision_width=64, text_width=64)
+    weights = variables(DM, config)
+    weights = {**weights, "params": jax.tree.map(lambda x: x / 3 if x.ndim > 1 else x, weights["params"])}
+    held = {**weights, "params": clip.hold_frozen(weights["params"], "bfloat16")}
+    batch = tiny.batch(4)
+    for i, key in enumerate(("image", "ids")):
+        exact = encoders(DM, config)[i](weights, batch[key])
+        rounded = encoders(DM, config, "bfloat16")[i](held, batch[key])
+        assert exact.dtype == rounded.dtype == jnp.float32
+        assert 1e-5 < relative(rounded, exact) < 1e-2
+
+
+def test_frozen_weights_are_held_in_the_computations_type():
+    params = variables()["params"]
+    held = jax.tree_util.tree_leaves_with_path(clip.hold_frozen(params, "bfloat16"))
+    assert {"/".join(key.key for key in path) for path, _ in held} == set(clip_leaves(tiny.CONFIG))
+    for path, leaf in held:
+        is_norm = path[-2].key in ("ln_pre", "ln_1", "ln_2", "ln_post", "ln_final")
+        assert leaf.dtype == (jnp.float32 if is_norm else jnp.bfloat16), path
+    assert {x.dtype for x in jax.tree.leaves(clip.hold_frozen(params, "float32"))} == {np.dtype("float32")}
+
+
+def test_routing_of_each_block():
+    batch = tiny.batch(2)
+    model = clip.build(tiny.CONFIG, DM)
+    _, visual = jax.eval_shape(model["encode_image"], variables(), batch["image"])
+    _, text = jax.eval_shape(model["encode_text"], variables(), batch["ids"])
+    assert (len(visual), len(text)) == (1, 2)
+    for block in [*visual, *text]:
+        assert {name: leaf.shape for name, leaf in block.items()} == {
+            "balance": (),
+            "load": (3,),
+            "alpha": (),
+        }

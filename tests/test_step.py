@@ -1,0 +1,176 @@
+"""One update: what changes, what is reported, and what a loss that is not finite does."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+from tiny import quick_compilation  # noqa: F401 (a fixture for the whole module)
+
+from tpr_jax import losses, optim, step
+from tpr_jax.models import clip
+from tpr_jax.models.methods import METHODS, dm_adapter
+from tpr_jax.sharding import everywhere, make_mesh
+
+WEIGHTS = {"sdm": 1.0, "itc": 0.25, "balance": 0.5}
+SCALE = 20.0
+RATE = 0.01
+
+
+def start(method) -> tuple[dict, dict]:
+    """(trainable, frozen) of random variables."""
+    model = clip.build(tiny.CONFIG, method)
+    variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
+    return optim.split_collections(variables, method.trainable)
+
+
+@functools.cache
+def compiled(name: str = "dm_adapter"):
+    """(jitted step, trainable, frozen, optimiser, model), one compilation for all tests of a method."""
+    method = dm_adapter(**tiny.DM_SETTINGS) if name == "dm_adapter" else METHODS[name]()
+    weights = WEIGHTS if name == "dm_adapter" else {"sdm": 1.0}
+    model, (trainable, frozen) = clip.build(tiny.CONFIG, method), start(method)
+    optimiser = optax.sgd(RATE, momentum=0.9)
+    return (
+        step.jit_train_step(model, optimiser, weights, SCALE, make_mesh()),
+        trainable,
+        frozen,
+        optimiser,
+        model,
+    )
+
+
+def first_state(name: str = "dm_adapter") -> dict:
+    """A new state each time: a step takes its state's memory."""
+    _, trainable, _, optimiser, _ = compiled(name)
+    return everywhere(make_mesh(), step.init_state(optimiser, jax.tree.map(np.copy, trainable)))
+
+
+def floats(batch: dict) -> dict:
+    """A batch of normalised floats, in which a pixel may be NaN."""
+    return {**batch, "image": np.array(clip.normalise(batch["image"]))}
+
+
+def same(a, b) -> bool:
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool(np.array_equal(x, y)), a, b)))
+
+
+def copied(tree):
+    return jax.tree.map(np.array, tree)
+
+
+def test_metrics_are_the_weighted_losses_of_the_features():
+    update, trainable, frozen, _, model = compiled()
+    batch = tiny.batch(6)
+    _, metrics = update(first_state(), frozen, floats(batch))
+    variables = {**frozen, **trainable}
+    images, image_routing = jax.jit(model["encode_image"])(variables, batch["image"])
+    texts, text_routing = jax.jit(model["encode_text"])(variables, batch["ids"])
+    expected = {
+        "sdm": losses.sdm(images, texts, batch["pid"], scale=SCALE),
+        "itc": 0.25 * losses.itc(images, texts, batch["pid"], scale=SCALE),
+        "balance": 0.5 * sum(block["balance"] for block in [*image_routing, *text_routing]),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(metrics["loss"], sum(expected.values()), rtol=1e-4)
+    assert metrics["bad_step"] == -1
+
+
+def test_routing_statistics():
+    update, trainable, frozen, _, _ = compiled()
+    _, metrics = update(first_state(), frozen, floats(tiny.batch(6)))
+    for tower in ("visual", "text"):
+        share = np.asarray(metrics[f"routing/{tower}/load"])
+        assert share.shape == (3,) and (share >= 0).all()
+        np.testing.assert_allclose(share.sum(), 1, rtol=1e-6)
+        alphas = [block["beside_mlp"]["router"]["alpha"] for block in trainable["moe"][tower].values()]
+        np.testing.assert_allclose(metrics[f"routing/{tower}/alpha"], np.mean(alphas), rtol=1e-5)
+        assert 0 < metrics[f"routing/{tower}/balance"] < 3
+    assert "routing/visual/load" not in update_of("full_finetune")[1]
+
+
+@functools.cache
+def update_of(name):
+    """(new state, metrics) of the first step of a method."""
+    update, _, frozen, _, _ = compiled(name)
+    new, metrics = update(first_state(name), frozen, floats(tiny.batch(6)))
+    return copied(new), copied(metrics)
+
+
+@pytest.mark.parametrize(("name", "collections"), [("dm_adapter", {"moe"}), ("full_finetune", {"params"})])
+def test_only_the_trainable_collections_are_in_the_state_and_all_of_them_move(name, collections):
+    _, trainable, frozen, _, _ = compiled(name)
+    new, metrics = update_of(name)
+    assert set(new["trainable"]) == collections and not collections & set(frozen)
+    assert (new["step"], new["bad_step"]) == (1, -1)
+    still = [
+        optim.leaf_path(path)
+        for (path, a), b in zip(
+            jax.tree_util.tree_leaves_with_path(new["trainable"]), jax.tree.leaves(trainable), strict=True
+        )
+        if np.array_equal(a, b)
+    ]
+    assert still == []
+    # Plain SGD's first change is -rate * gradient, whose norm was reported.
+    change = jax.tree.map(lambda a, b: (a - b) / RATE, new["trainable"], trainable)
+    norm = np.sqrt(sum(np.square(x).sum() for x in jax.tree.leaves(change)))
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-2)
+
+
+def test_the_loss_falls():
+    update, _, frozen, _, _ = compiled()
+    state, found = first_state(), []
+    for _ in range(12):
+        state, metrics = update(state, frozen, floats(tiny.batch(6)))
+        found.append(float(metrics["loss"]))
+    assert state["step"] == 12 and found[-1] < found[0] - 0.1
+
+
+def test_a_loss_that_is_not_finite_stops_all_updates():
+    """The state stays the last good one, names the step, and later good batches change nothing any more."""
+    update, _, frozen, _, _ = compiled()
+    good = floats(tiny.batch(6))
+    bad = {**good, "image": good["image"].copy()}
+    bad["image"][2, 3, 4, 1] = np.nan
+    state, _ = update(first_state(), frozen, good)
+    state, _ = update(state, frozen, good)
+    kept = copied(state)
+    state, metrics = update(state, frozen, bad)
+    assert not np.isfinite(metrics["loss"]) and metrics["bad_step"] == 2
+    for batch in (good, bad, good):
+        assert (state["step"], state["bad_step"]) == (2, 2)
+        assert same(state["trainable"], kept["trainable"]) and same(state["opt"], kept["opt"])
+        state, metrics = update(state, frozen, batch)
+        assert metrics["bad_step"] == 2
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state["trainable"]))
+
+
+def test_a_gradient_that_is_not_finite_stops_too():
+    """The root's slope at 0 is infinite while its value is not."""
+    encode = lambda variables, x: (jnp.sqrt(variables["moe"]["w"]) * x, [])  # noqa: E731
+    model = {"encode_image": encode, "encode_text": encode}
+    optimiser = optax.sgd(1.0)
+    state = step.init_state(optimiser, {"moe": {"w": jnp.zeros(2)}})
+    batch = {"image": jnp.ones((2, 2)), "ids": jnp.ones((2, 2)), "pid": jnp.arange(2)}
+    update = jax.jit(functools.partial(step.train_step, model, optimiser, {"triplet": 1.0}, 1.0))
+    new, metrics = update(state, {}, batch)
+    assert np.isfinite(metrics["loss"]) and not np.isfinite(metrics["grad_norm"])
+    assert (new["step"], new["bad_step"]) == (0, 0)
+    np.testing.assert_array_equal(new["trainable"]["moe"]["w"], [0, 0])
+
+
+def test_encoders_give_the_models_features():
+    _, trainable, frozen, _, model = compiled()
+    variables, batch = {**frozen, **trainable}, tiny.batch(3)
+    for encode, name, key in zip(
+        step.jit_encoders(model, make_mesh()), ("encode_image", "encode_text"), ("image", "ids"), strict=True
+    ):
+        feats = encode(variables, batch[key])
+        assert feats.shape == (3, tiny.CONFIG.embed_dim) and feats.dtype == jnp.float32
+        np.testing.assert_allclose(
+            feats, jax.jit(model[name])(variables, batch[key])[0], rtol=1e-4, atol=1e-5
+        )
