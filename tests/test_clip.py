@@ -289,7 +289,7 @@ def test_every_pixel_counts():
 
 
 def test_bfloat16_stays_near_float32():
-    """At widths where single roundings average out, with kernels of about 1 / sqrt(64) and experts that count."""
+    """At widths where single roundings average out, with experts that count."""
     config = dataclasses.replace(tiny.CONFIG, vision_width=64, text_width=64)
     weights = variables(DM, config)
     weights = {**weights, "params": jax.tree.map(lambda x: x / 3 if x.ndim > 1 else x, weights["params"])}
