@@ -32,6 +32,7 @@ def base() -> ConfigDict:
             "dataset": "cuhk_pedes",
             "data_dir": "",  # empty: data/<name of the data set>, or the bundled MiniPEDES
             "image_size": (384, 128),  # height, width
+            "text_length": 0,  # tokens a caption is cut to; 0: all that the text tower takes
             "augment": True,
             "pad": 10,  # pixels of zeros before the random crop
             "mask_text": True,
@@ -174,6 +175,7 @@ def for_mini_pedes(config: ConfigDict) -> None:
     config.dataset = "mini_pedes"
     config.backbone = CLIP_MINI
     config.image_size = (192, 64)
+    config.text_length = 48  # the longest caption has 47 tokens
     config.pad = 5
     config.batch_size = 64
     config.num_epochs = 10

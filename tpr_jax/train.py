@@ -30,7 +30,10 @@ def prepare(config: ConfigDict) -> dict:
             )
     splits = sources.load_splits(config.dataset, config.data_dir)
     clip_config, params, tokenizer = backbone.load(
-        config.backbone, tuple(config.image_size), with_weights=not config.from_scratch
+        config.backbone,
+        tuple(config.image_size),
+        text_length=config.text_length,
+        with_weights=not config.from_scratch,
     )
     method = METHODS[config.method.name](**config_lib.method_settings(config))
     model = clip.build(clip_config, method, config.dtype)

@@ -18,11 +18,12 @@ def clip_mini_dir() -> str:
 
 
 def load(
-    name: str, image_size: tuple[int, int], with_weights: bool = True
+    name: str, image_size: tuple[int, int], text_length: int = 0, with_weights: bool = True
 ) -> tuple[ClipConfig, dict | None, Callable]:
     """(sizes, weights, tokenizer) of a backbone at `image_size` (height, width).
 
-    Without weights, to train one from nothing, only the folder's config.json and tokenizer are read.
+    `text_length` above 0 makes the tokenizer cut captions shorter than the text tower would take. Without
+    weights, to train one from nothing, only the folder's config.json and tokenizer are read.
 
     CLIP's own vocabulary with the mask token as the reference has it goes with OpenAI's CLIP; a folder with
     another vocabulary brings its tokenizer.
@@ -33,7 +34,6 @@ def load(
     else:
         config, params = replace(read_sizes(path), image_size=image_size), None
         check_image_size(config)
-    own = clip_tokenizer()
-    if config.vocab_size == own.vocab_size and config.context_length == own.context_length:
-        return config, params, own
-    return config, params, folder_tokenizer(str(path), config.context_length)
+    length = min(text_length or config.context_length, config.context_length)
+    own = clip_tokenizer(length)
+    return config, params, own if config.vocab_size == own.vocab_size else folder_tokenizer(str(path), length)

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from tpr_jax.data.mini_pedes import bundled_dir
 from tpr_jax.data.records import caption_pairs, load_records
 from tpr_jax.data.tokenizer import MERGES
 from tpr_jax.data.tokenizer_train import train_tokenizer
@@ -51,11 +52,14 @@ def sizes(image_size: tuple[int, int], vocab_size: int) -> ClipConfig:
 
 
 def vocabulary_texts(data_dir: str) -> list[str]:
-    """The captions of the training split, and each plain word of CLIP's vocabulary once.
+    """The training captions there and of MiniPEDES, and each plain word of CLIP's vocabulary once.
 
-    Captions alone have a few hundred words; with these, a query in free words is not spelled by letters.
+    MiniPEDES lends its words, as CLIP's vocabulary has those of clothes, and nothing else: no weight of
+    clip-mini is trained on it. Captions alone have a few hundred words; with CLIP's, a query in free words is
+    not spelled by letters.
     """
     _, captions, _ = caption_pairs(load_records(data_dir, "train"))
+    captions += caption_pairs(load_records(bundled_dir(), "train"))[1]
     lines = gzip.decompress(MERGES.read_bytes()).decode("utf-8").splitlines()
     words = ["".join(line.split(" ")) for line in lines]
     whole = [w.removesuffix("</w>") for w in words if w.endswith("</w>")]
