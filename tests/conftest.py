@@ -34,13 +34,6 @@ COLOURS = {
 }
 IDENTITIES = {"train": 12, "val": 6, "test": 8}
 
-# Long enough to be killed on the way: 120 steps, 12 checkpoints, 4 evaluations.
-LONG = (
-    "--config.num_epochs=20",
-    "--config.eval_every=5",
-    "--config.checkpoint_every=10",
-)
-
 CONFIG = """
 from tpr_jax import config as tpr_config
 
@@ -57,9 +50,9 @@ def get_config():
     config.pad = 2
     config.batch_size = 8
     config.eval_batch_size = 8
-    config.num_epochs = 2
-    config.eval_every = 1
-    config.checkpoint_every = 4
+    config.num_epochs = 20
+    config.eval_every = 5
+    config.checkpoint_every = 10
     config.log_every = 1
     config.dtype = "float32"
     config.optimizer.update({{"lr": 3e-3, "eps": 1e-6, "warmup_epochs": 1.0, "per_step": True}})
@@ -91,7 +84,7 @@ def _write_data(folder: Path, seed: int = 0) -> None:
 
 
 def _write_clip(folder: Path, texts: list[str]) -> None:
-    """Two towers of two blocks of width 64 with random weights, and a vocabulary of their own."""
+    """Two towers of one block of width 64 with random weights, and a vocabulary of their own."""
     import jax
 
     from tpr_jax.data.tokenizer_train import train_tokenizer
@@ -106,11 +99,11 @@ def _write_clip(folder: Path, texts: list[str]) -> None:
         image_size=(32, 16),
         patch_size=8,
         vision_width=64,
-        vision_layers=2,
+        vision_layers=1,
         vision_heads=1,
         vision_mlp=128,
         text_width=64,
-        text_layers=2,
+        text_layers=1,
         text_heads=1,
         text_mlp=128,
         context_length=24,
@@ -124,7 +117,10 @@ def _write_clip(folder: Path, texts: list[str]) -> None:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> dict[str, str]:
-    """`config`: a config file that runs in seconds on `data` (CUHK-PEDES' format) and `clip`."""
+    """`config`: a config file on `data` (CUHK-PEDES' format) and `clip`.
+
+    120 steps, 12 checkpoints and 4 evaluations take seconds, but long enough to be killed on the way.
+    """
     root = tmp_path_factory.mktemp("tiny")
     _write_data(root / "data")
     entries = json.loads((root / "data" / "reid_raw.json").read_text())
@@ -197,7 +193,7 @@ def run(start):
 def finished(run, tmp_path_factory):
     """A whole run, never interrupted, made once: (its workdir, the finished process). Tests only read it."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    return workdir, run(workdir, *LONG)
+    return workdir, run(workdir)
 
 
 @pytest.fixture(scope="session")

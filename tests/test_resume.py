@@ -1,0 +1,116 @@
+"""A run that was killed goes on as if it had not been: the same losses and parameters, to the last bit."""
+
+import json
+import signal
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from tpr_jax import checkpoint, train
+
+LAST = 120
+
+
+def rows(workdir) -> list[dict]:
+    """What a run computed, without what the clock says."""
+    path = workdir / "metrics.jsonl"
+    timed = ("examples_per_second", "input_wait", "seconds")
+    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in whole]
+
+
+def final_state(workdir, step=LAST) -> dict:
+    manager = checkpoint.open_manager(workdir / "checkpoints" / "latest", keep=2)
+    return manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+
+
+def assert_same_bits(one: dict, other: dict) -> None:
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert np.asarray(a).dtype == np.asarray(b).dtype
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def assert_same_run(workdir, reference, last=LAST) -> None:
+    assert rows(workdir) == rows(reference)
+    assert_same_bits(final_state(workdir, last), final_state(reference, last))
+    one, other = (json.loads((w / "results.json").read_text()) for w in (workdir, reference))
+    assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def kill_when(process, happened) -> None:
+    deadline = time.time() + 200
+    while not happened():
+        assert process.poll() is None, f"ended before it could be killed: {process.communicate()}"
+        assert time.time() < deadline
+        time.sleep(0.03)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def first_checkpoint(workdir):
+    return (workdir / "checkpoints" / "latest" / "10" / "commit_success.txt").exists() or (
+        workdir / "checkpoints" / "latest" / "10" / "_CHECKPOINT_METADATA"
+    ).exists()
+
+
+def later(workdir):
+    """Right after an evaluation was logged, while its `best` checkpoint may still be being written."""
+    path = workdir / "metrics.jsonl"
+    return path.exists() and any(row["step"] == 60 and "val" in row for row in rows(workdir))
+
+
+def test_killed_twice_and_still_the_same_run(start, run, finished, tmp_path):
+    reference, _ = finished
+    workdir = tmp_path / "run"
+    kill_when(start(workdir), lambda: first_checkpoint(workdir))
+    assert not (workdir / "results.json").exists()
+    kill_when(start(workdir), lambda: later(workdir))
+    process = run(workdir)
+    assert process.returncode == 0, process.stderr
+    assert "resumed at step " in process.stdout and process.stderr == ""
+    assert_same_run(workdir, reference)
+    # Once more: nothing is left to do, and nothing changes.
+    again = run(workdir)
+    assert again.returncode == 0 and f"resumed at step {LAST} of {LAST}" in again.stdout
+    assert_same_run(workdir, reference)
+
+
+def test_interrupted_by_ctrl_c_it_saves_and_says_so(start, make_config, finished, tmp_path):
+    reference, _ = finished
+    workdir = tmp_path / "run"
+    process = start(workdir)
+    while not ((workdir / "metrics.jsonl").exists() and len(rows(workdir)) >= 15):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.03)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 2
+    (line,) = stderr.splitlines()
+    assert line.startswith("error: stopped at step ") and "the same command goes on" in line
+    step = int(line.split()[4].rstrip(","))
+    assert step >= 15 and final_state(workdir, step)["step"] == step
+    train.train(make_config(), workdir)
+    assert_same_run(workdir, reference)
+
+
+@pytest.mark.parametrize("cut", [6, 14])  # at the end of an epoch, and in the middle of one
+def test_cut_short_and_then_made_longer(make_config, finished, tmp_path, cut):
+    results = train.train(make_config(total_steps=cut), tmp_path)
+    assert results["steps"] == cut and final_state(tmp_path, cut)["step"] == cut
+    results = train.train(make_config(total_steps=18), tmp_path)
+    assert results["steps"] == 18
+    trained = [[row for row in rows(w) if "loss" in row] for w in (tmp_path, finished[0])]
+    assert len(trained[0]) == 18 and trained[0] == trained[1][:18]
+
+
+def test_another_seed_is_another_run(make_config, finished, tmp_path):
+    """The comparisons above can fail."""
+    train.train(make_config(seed=1, total_steps=1, eval_every=0), tmp_path)
+    assert rows(tmp_path)[0]["loss"] != rows(finished[0])[0]["loss"]
+    with pytest.raises(AssertionError):
+        assert_same_bits(final_state(tmp_path, 1), final_state(finished[0]))
