@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
-from tiny import quick_compilation  # noqa: F401 (a fixture for the whole module)
+import tiny_clip as tiny
+from tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 
 from tpr_jax.models import clip
 from tpr_jax.models.config import ClipConfig
@@ -234,7 +234,7 @@ def test_images_of_any_height_and_width(size):
     weights = tiny.random_like(declared(config, zero_shot()), seed=0)
     assert len(weights["params"]["visual"]["positional_embedding"]) == 1 + size[0] * size[1] // 16
     images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
-    feats, routing = model["encode_image"](weights, images)
+    feats, routing = jax.jit(model["encode_image"])(weights, images)
     assert feats.shape == (2, 5) and np.isfinite(feats).all() and routing == [{}]
 
 
@@ -253,13 +253,12 @@ def test_end_positions():
 
 
 def test_text_feature_is_read_where_the_config_says():
-    """With padding by the end-of-text id, as Hugging Face does, both rules read the first of them."""
-    ids = np.array([[0, 3, 4, 12, 12, 12, 12], [0, 3, 9, 4, 12, 12, 12]], np.int32)
-    by_highest = encoders()[1](variables(), ids)
-    by_name = encoders(config=dataclasses.replace(tiny.CONFIG, eot_id=12))[1](variables(), ids)
-    np.testing.assert_array_equal(by_highest, by_name)
-    elsewhere = encoders(config=dataclasses.replace(tiny.CONFIG, eot_id=4))[1](variables(), ids)
-    assert relative(elsewhere, by_highest) > 1e-2
+    """At the first of the named ids, though it comes again as padding; at the highest where none is named."""
+    ids = np.array([[0, 3, 2, 5, 5, 5, 5], [0, 5, 9, 4, 5, 5, 5]], np.int32)
+    by_highest = np.asarray(encoders()[1](variables(), ids))
+    by_name = np.asarray(encoders(config=dataclasses.replace(tiny.CONFIG, eot_id=5))[1](variables(), ids))
+    np.testing.assert_allclose(by_name[0], by_highest[0], rtol=1e-5, atol=1e-6)
+    assert relative(by_name[1], by_highest[1]) > 1e-2
 
 
 def test_text_sees_only_what_comes_before():
@@ -284,22 +283,27 @@ def test_a_shorter_text_gives_the_same_feature():
 def test_every_pixel_counts():
     """The image feature is read at token 0, which sees all patches."""
     images = np.asarray(clip.normalise(tiny.batch(1)["image"]))
-    gradient = jax.grad(lambda x: jnp.square(encoders()[0](variables(), x)).sum())(images)
+    gradient = jax.jit(jax.grad(lambda x: jnp.square(encoders()[0](variables(), x)).sum()))(images)
     assert (np.abs(gradient) > 0).all()
 
 
-def test_bfloat16_stays_near_float32():
-    """At widths where single roundings average out, with experts that count."""
-    config = dataclasses.replace(tiny.CONFIG, vision_width=64, text_width=64)
-    weights = variables(DM, config)
+@pytest.mark.parametrize(
+    ("method", "tolerance"), [(zero_shot(), 1e-2), (DM, 2e-2)], ids=["clip", "dm_adapter"]
+)
+def test_bfloat16_stays_near_float32(method, tolerance):
+    """At widths where single roundings average out. With a mixture, a token whose experts lie close together
+    may go to another one: these features differ by more than rounding."""
+    sizes = {"vision_width": 64, "text_width": 64, "text_layers": 1, "embed_dim": 32}
+    config = dataclasses.replace(tiny.CONFIG, **sizes)
+    weights = variables(method, config)
     weights = {**weights, "params": jax.tree.map(lambda x: x / 3 if x.ndim > 1 else x, weights["params"])}
     held = {**weights, "params": clip.hold_frozen(weights["params"], "bfloat16")}
-    batch = tiny.batch(4)
+    batch = tiny.batch(8)
     for i, key in enumerate(("image", "ids")):
-        exact = encoders(DM, config)[i](weights, batch[key])
-        rounded = encoders(DM, config, "bfloat16")[i](held, batch[key])
+        exact = encoders(method, config)[i](weights, batch[key])
+        rounded = encoders(method, config, "bfloat16")[i](held, batch[key])
         assert exact.dtype == rounded.dtype == jnp.float32
-        assert 1e-5 < relative(rounded, exact) < 1e-2
+        assert 1e-5 < relative(rounded, exact) < tolerance, key
 
 
 def test_frozen_weights_are_held_in_the_computations_type():

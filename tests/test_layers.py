@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+import tiny_clip as tiny
 
 from tpr_jax.models import layers
 from tpr_jax.models.methods import Adapter, Moe, Slots

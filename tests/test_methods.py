@@ -2,7 +2,7 @@
 
 import jax
 import pytest
-import tiny
+import tiny_clip as tiny
 
 from tpr_jax.models import clip
 from tpr_jax.models.methods import METHODS, Adapter, Moe, Slots, dm_adapter, parallel_adapter

@@ -13,8 +13,8 @@ from tpr_jax.errors import UserError
 from tpr_jax.sharding import make_mesh
 
 SCRIPT = """
-import json
-import jax, numpy as np, optax, tiny
+import dataclasses, json
+import jax, numpy as np, optax, tiny_clip as tiny
 from jax.sharding import Mesh
 from tpr_jax import optim, sharding, step
 from tpr_jax.errors import UserError
@@ -22,7 +22,7 @@ from tpr_jax.models import clip
 from tpr_jax.models.methods import dm_adapter
 
 method = dm_adapter(**tiny.DM_SETTINGS)
-model = clip.build(tiny.CONFIG, method)
+model = clip.build(dataclasses.replace(tiny.CONFIG, text_layers=1), method)
 variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
 trainable, frozen = optim.split_collections(variables, method.trainable)
 optimiser = optax.sgd(0.01, momentum=0.9)

@@ -1,5 +1,6 @@
 """One update: what changes, what is reported, and what a loss that is not finite does."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny
-from tiny import quick_compilation  # noqa: F401 (a fixture for the whole module)
+import tiny_clip as tiny
+from tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 
 from tpr_jax import losses, optim, step
 from tpr_jax.models import clip
 from tpr_jax.models.methods import METHODS, dm_adapter
 from tpr_jax.sharding import everywhere, make_mesh
 
+CONFIG = dataclasses.replace(tiny.CONFIG, text_layers=1)
 WEIGHTS = {"sdm": 1.0, "itc": 0.25, "balance": 0.5}
 SCALE = 20.0
 RATE = 0.01
@@ -22,7 +24,7 @@ RATE = 0.01
 
 def start(method) -> tuple[dict, dict]:
     """(trainable, frozen) of random variables."""
-    model = clip.build(tiny.CONFIG, method)
+    model = clip.build(CONFIG, method)
     variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
     return optim.split_collections(variables, method.trainable)
 
@@ -32,7 +34,7 @@ def compiled(name: str = "dm_adapter"):
     """(jitted step, trainable, frozen, optimiser, model), one compilation for all tests of a method."""
     method = dm_adapter(**tiny.DM_SETTINGS) if name == "dm_adapter" else METHODS[name]()
     weights = WEIGHTS if name == "dm_adapter" else {"sdm": 1.0}
-    model, (trainable, frozen) = clip.build(tiny.CONFIG, method), start(method)
+    model, (trainable, frozen) = clip.build(CONFIG, method), start(method)
     optimiser = optax.sgd(RATE, momentum=0.9)
     return (
         step.jit_train_step(model, optimiser, weights, SCALE, make_mesh()),
@@ -41,6 +43,17 @@ def compiled(name: str = "dm_adapter"):
         optimiser,
         model,
     )
+
+
+@functools.cache
+def encoded():
+    """((image features, routing), (text features, routing)) of a batch of 6 with the first weights."""
+    _, trainable, frozen, _, model = compiled()
+    variables, batch = {**frozen, **trainable}, tiny.batch(6)
+    return [
+        jax.jit(model[name])(variables, batch[key])
+        for name, key in (("encode_image", "image"), ("encode_text", "ids"))
+    ]
 
 
 def first_state(name: str = "dm_adapter") -> dict:
@@ -63,12 +76,10 @@ def copied(tree):
 
 
 def test_metrics_are_the_weighted_losses_of_the_features():
-    update, trainable, frozen, _, model = compiled()
+    update, _, frozen, _, _ = compiled()
     batch = tiny.batch(6)
     _, metrics = update(first_state(), frozen, floats(batch))
-    variables = {**frozen, **trainable}
-    images, image_routing = jax.jit(model["encode_image"])(variables, batch["image"])
-    texts, text_routing = jax.jit(model["encode_text"])(variables, batch["ids"])
+    (images, image_routing), (texts, text_routing) = encoded()
     expected = {
         "sdm": losses.sdm(images, texts, batch["pid"], scale=SCALE),
         "itc": 0.25 * losses.itc(images, texts, batch["pid"], scale=SCALE),
@@ -165,12 +176,9 @@ def test_a_gradient_that_is_not_finite_stops_too():
 
 def test_encoders_give_the_models_features():
     _, trainable, frozen, _, model = compiled()
-    variables, batch = {**frozen, **trainable}, tiny.batch(3)
-    for encode, name, key in zip(
-        step.jit_encoders(model, make_mesh()), ("encode_image", "encode_text"), ("image", "ids"), strict=True
-    ):
+    variables, batch = {**frozen, **trainable}, tiny.batch(6)
+    encoders = step.jit_encoders(model, make_mesh())
+    for encode, key, (expected, _) in zip(encoders, ("image", "ids"), encoded(), strict=True):
         feats = encode(variables, batch[key])
-        assert feats.shape == (3, tiny.CONFIG.embed_dim) and feats.dtype == jnp.float32
-        np.testing.assert_allclose(
-            feats, jax.jit(model[name])(variables, batch[key])[0], rtol=1e-4, atol=1e-5
-        )
+        assert feats.shape == (6, CONFIG.embed_dim) and feats.dtype == jnp.float32
+        np.testing.assert_allclose(feats, expected, rtol=1e-4, atol=1e-5)

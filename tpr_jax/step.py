@@ -65,7 +65,7 @@ def train_step(
         lambda trainable: objective(model, weights, scale, trainable, frozen, batch), has_aux=True
     )
     (_, metrics), gradient = differentiate(state["trainable"])
-    metrics["grad_norm"] = optax.global_norm(gradient)
+    metrics["grad_norm"] = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient)))
     updates, opt = optimiser.update(gradient, state["opt"], state["trainable"])
     updated = {"trainable": optax.apply_updates(state["trainable"], updates), "opt": opt}
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
