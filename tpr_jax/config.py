@@ -94,6 +94,17 @@ def nearest(word: str, known) -> str:
     return f"did you mean '{close[0]}'?" if close else f"known are: {', '.join(map(str, known))}"
 
 
+def nearest_key(key: str, known: list[str]) -> str:
+    """As `nearest`, among the keys beside the one asked for where its part of the config exists."""
+    part = key.rpartition(".")[0]
+    beside = [name for name in known if name.rpartition(".")[0] == part]
+    leaves = [name.rpartition(".")[2] for name in beside]
+    close = difflib.get_close_matches(key.rpartition(".")[2], leaves, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean '{beside[leaves.index(close[0])]}'?"
+    return nearest("", beside) if part and beside else nearest(key, known)
+
+
 def check(config: ConfigDict) -> None:
     """Raises a UserError that names the first unusable key and value, and what would do."""
     _check_keys(config)
@@ -136,7 +147,7 @@ def _check_keys(config: ConfigDict) -> None:
     known, here = keys(base()), keys(config)
     for key in here:
         if key not in known and not key.startswith("method."):
-            raise UserError(f"config.{key} is unknown: {nearest(key, known)}")
+            raise UserError(f"config.{key} is unknown: {nearest_key(key, known)}")
     for key in known:
         if key not in here:
             raise UserError(f"config.{key} is missing: let get_config begin with tpr_jax.config.base()")

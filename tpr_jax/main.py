@@ -7,7 +7,10 @@ This file reads the command line; see `train.py` for the run itself.
 """
 
 import errno
+import inspect
 import os
+import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -16,7 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from tpr_jax import config as config_lib
 from tpr_jax.errors import UserError
@@ -35,8 +38,9 @@ def parse(argv: list[str]):
     if asked or len(argv) == 1:
         print(__doc__.strip())
         raise SystemExit(0 if asked else 2)
-    _check_config_file(argv)
-    _check_keys(argv)
+    alone = _read_config(argv)
+    if alone is not None:
+        _check_keys(argv, alone)
     try:
         rest = values(argv)
         config = holder.value
@@ -56,48 +60,56 @@ def parse(argv: list[str]):
     return config, Path(values.workdir), values.mode
 
 
-def _check_config_file(argv: list[str]) -> None:
-    for i, argument in enumerate(argv):
-        name = argument.partition("=")[2] if argument.startswith("--config=") else ""
-        if argument == "--config" and i + 1 < len(argv):
-            name = argv[i + 1]
-        path, _, dataset = name.partition(":")
-        if name and not Path(path).is_file():
-            known = sorted(str(p) for p in Path(path).parent.glob("*.py"))
-            raise UserError(f"--config {path}: no such file; {config_lib.nearest(path, known)}")
-        if dataset and dataset not in config_lib.DATASETS:
-            raise UserError(
-                f"--config {name}: data set '{dataset}' is unknown: "
-                f"{config_lib.nearest(dataset, config_lib.DATASETS)}"
-            )
-
-
-def _check_keys(argv: list[str]) -> None:
-    """Compares every --config.KEY with the keys that the config file, read by itself, has."""
-    alone = [a for a in argv if not a.startswith("--config.")]
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=alone)
+def _read_config(argv: list[str]) -> ConfigDict | None:
+    """What get_config of the --config file returns, before any --config.KEY."""
+    name = _config_argument(argv)
+    path, _, dataset = name.partition(":")
+    if not name:
+        return None
+    if not Path(path).is_file():
+        known = sorted(str(p) for p in Path(path).parent.glob("*.py"))
+        raise UserError(f"--config {path}: no such file; {config_lib.nearest(path, known)}")
+    if dataset and dataset not in config_lib.DATASETS:
+        near = config_lib.nearest(dataset, config_lib.DATASETS)
+        raise UserError(f"--config {name}: data set '{dataset}' is unknown: {near}")
     try:
-        values([argv[0], *_config_arguments(alone)])
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(" ".join(str(error).split())) from error
-    if holder.value is None:
-        return
-    known = config_lib.keys(holder.value)
+        get_config = runpy.run_path(path)["get_config"]
+        takes = inspect.signature(get_config).parameters
+        config = get_config(dataset) if dataset and takes else get_config()
+    except KeyError as error:
+        if error.args != ("get_config",):
+            raise UserError(f"--config {path}: cannot be used (KeyError: {error}): mend the file") from error
+        raise UserError(f"--config {path}: has no function get_config; see configs/dm_adapter.py") from error
+    except Exception as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"--config {path}: cannot be used ({what}): mend the file") from error
+    if dataset and not takes:
+        raise UserError(f"--config {name}: this config has one data set only: leave out ':{dataset}'")
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"--config {path}: get_config gives a {type(config).__name__}: let it begin with "
+            "tpr_jax.config.base() and return that"
+        )
+    return config
+
+
+def _check_keys(argv: list[str], config: ConfigDict) -> None:
+    """Compares every --config.KEY with the keys that the config file has."""
+    known = config_lib.keys(config)
     for argument in argv[1:]:
-        key = argument.removeprefix("--config.").partition("=")[0]
-        if argument.startswith("--config.") and key not in known:
-            raise UserError(f"config.{key} is unknown: {config_lib.nearest(key, known)}")
+        found = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+        if found and found[1] not in known:
+            raise UserError(f"config.{found[1]} is unknown: {config_lib.nearest_key(found[1], known)}")
 
 
-def _config_arguments(argv: list[str]) -> list[str]:
-    """The part of a command line that names the config file."""
+def _config_argument(argv: list[str]) -> str:
+    """The value of --config, empty where there is none."""
     for i, argument in enumerate(argv):
-        if argument.startswith("--config="):
-            return [argument]
-        if argument == "--config":
-            return argv[i : i + 2]
-    return []
+        if re.match(r"--?config=", argument):
+            return argument.partition("=")[2]
+        if argument in ("--config", "-config"):
+            return argv[i + 1] if i + 1 < len(argv) else ""
+    return ""
 
 
 def run(argv: list[str]) -> None:
@@ -118,6 +130,9 @@ def explain_and_exit(command, argv: list[str]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command goes on from its newest checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
