@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from tpr_jax import events
 from tpr_jax.errors import UserError
 
 
@@ -72,23 +73,26 @@ def read_history(workdir: Path, up_to_step: int, evaluate_again: bool = False) -
 
 def open_log(workdir: Path, history: list[dict]) -> tuple[Callable, Callable]:
     """(write, close): `write(row)` appends to metrics.jsonl, to TensorBoard and to `history`."""
-    from tensorboardX import SummaryWriter
-
     file = (workdir / "metrics.jsonl").open("a")
-    board = SummaryWriter(str(workdir / "tensorboard"))
+    board = events.open_events(workdir / "tensorboard")
 
     def write(row: dict) -> None:
         file.write(json.dumps(row) + "\n")
         file.flush()
         history.append(row)
-        for key, value in _flat(row).items():
-            if isinstance(value, (int, float)):
-                board.add_scalar(key.replace(".", "/"), value, row["step"])
-            elif isinstance(value, list):
-                board.add_scalars(key, {str(i): x for i, x in enumerate(value)}, row["step"])
+        events.write_scalars(board, row["step"], _scalars(row))
 
     def close() -> None:
         file.close()
         board.close()
 
     return write, close
+
+
+def _scalars(row: dict) -> dict[str, float]:
+    """The numbers of a row by their path; those of a list by their index."""
+    found = {}
+    for key, value in _flat(row).items():
+        items = {f"{key}/{i}": x for i, x in enumerate(value)} if isinstance(value, list) else {key: value}
+        found |= {k.replace(".", "/"): x for k, x in items.items() if isinstance(x, int | float)}
+    return found
