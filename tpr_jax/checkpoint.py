@@ -13,8 +13,9 @@ import orbax.checkpoint as ocp
 
 from tpr_jax.errors import UserError
 
-# Orbax reports every file it opens; only what is wrong should reach the user.
-logging.getLogger("absl").setLevel(logging.ERROR)
+# Orbax reports every file it opens, and every error with the tracebacks of its threads; the error itself comes
+# back from `save`, `finish` or `restore_newest` all the same.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def open_manager(folder: Path, keep: int) -> ocp.CheckpointManager:
