@@ -25,14 +25,14 @@ def get_config():
     config.dtype = "float32"
     config.text_length = 24  # its captions are short, and what follows end-of-text changes nothing
     config.batch_size = 128
-    config.num_epochs = 4
+    config.num_epochs = 2
     config.checkpoint_every = 250
     config.log_every = 25
     config.optimizer.update(
         {
             "lr": 1e-3,
             "eps": 1e-8,
-            "warmup_epochs": 0.5,
+            "warmup_epochs": 0.3,
             "weight_decay": 0.0,
             "bias_lr_factor": 1.0,
             "clip_norm": 1.0,

@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tpr_jax import checkpoint, train
+from tpr_jax import results as results_lib
 from tpr_jax.config import loss_weights
 from tpr_jax.errors import UserError
 from tpr_jax.weights.clip import load_clip
@@ -178,7 +179,7 @@ def test_eval_mode_scores_the_best_state(finished, make_config, tmp_path, capsys
     workdir, _ = finished
     copy = shutil.copytree(workdir, tmp_path / "copy")
     config = make_config()
-    scored = train.evaluate_run(config, copy)
+    scored = results_lib.evaluate_run(config, copy)
     results = json.loads((workdir / "results.json").read_text())
     assert scored["checkpoint"] == "best" and scored["step"] == results["best_on_val"]["epoch"] * PER_EPOCH
     assert scored["test"] == results["best_on_val"]["test"]
@@ -187,12 +188,12 @@ def test_eval_mode_scores_the_best_state(finished, make_config, tmp_path, capsys
     # Without the best the newest is taken, and a broken best is said to be broken.
     for path in (copy / "checkpoints" / "best").rglob("d/*"):
         path.write_bytes(b"")
-    scored = train.evaluate_run(config, copy)
+    scored = results_lib.evaluate_run(config, copy)
     assert (scored["checkpoint"], scored["step"]) == ("latest", STEPS)
     assert scored["test"] == results["final"]["test"] and scored["val"] == results["final"]["val"]
     assert "going on with the newest" in capsys.readouterr().out
     shutil.rmtree(copy / "checkpoints")
-    scored = train.evaluate_run(config, copy)
+    scored = results_lib.evaluate_run(config, copy)
     assert (scored["checkpoint"], scored["test"]) == (None, results["zero_shot"]["test"])
 
 
@@ -222,4 +223,4 @@ def test_a_method_without_parts_is_told_to_evaluate(make_config, tmp_path):
     with pytest.raises(UserError, match="method 'zero_shot' has nothing to train: use --mode eval"):
         train.train(config, tmp_path / "run")
     assert loss_weights(config) == {"sdm": 1.0}
-    assert train.evaluate_run(config, tmp_path / "run")["checkpoint"] is None
+    assert results_lib.evaluate_run(config, tmp_path / "run")["checkpoint"] is None

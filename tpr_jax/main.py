@@ -115,10 +115,11 @@ def _config_argument(argv: list[str]) -> str:
 def run(argv: list[str]) -> None:
     """Parses, then trains or evaluates."""
     config, workdir, mode = parse(argv)
-    from tpr_jax import train  # imports JAX and TensorFlow: after the command line is known to be sound
+    # These import JAX and TensorFlow: after the command line is known to be sound.
+    from tpr_jax import results, train
 
     if mode == "eval":
-        train.evaluate_run(config, workdir)
+        results.evaluate_run(config, workdir)
     else:
         train.train(config, workdir)
 

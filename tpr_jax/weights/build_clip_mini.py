@@ -79,11 +79,13 @@ def new(data_dir: str, out: Path) -> None:
 
 def save(workdir: Path, out: Path) -> None:
     """Adds to the folder the weights of a run of `configs/pretrain_mini.py`, in float16."""
-    from tpr_jax import train  # imports JAX and TensorFlow
+    from tpr_jax import results  # imports JAX and TensorFlow
 
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"--workdir {workdir} holds no run: train with configs/pretrain_mini.py first")
     config = ConfigDict(json.loads((workdir / "config.json").read_text()))
-    parts = train.prepare(config)
-    state, found = train.restore_best(config, workdir, parts)
+    parts = results.prepare(config)
+    state, found = results.restore_best(config, workdir, parts)
     if found["checkpoint"] is None:
         raise UserError(f"--workdir {workdir} has no checkpoint: train with configs/pretrain_mini.py first")
     params = jax.tree.map(np.asarray, state["trainable"]["params"])

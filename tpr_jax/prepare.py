@@ -1,0 +1,78 @@
+"""What training and evaluation share: mesh, data, model, weights, optimiser."""
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from tpr_jax import config as config_lib
+from tpr_jax import optim, sharding, step
+from tpr_jax.data import sources
+from tpr_jax.errors import UserError
+from tpr_jax.models import clip
+from tpr_jax.models.methods import METHODS
+from tpr_jax.weights import backbone
+
+
+def prepare(config: ConfigDict) -> dict:
+    """Everything that training and evaluation share: mesh, data, model, weights, encoders."""
+    mesh = sharding.make_mesh(**config.mesh)
+    for key in ("batch_size", "eval_batch_size"):
+        if config[key] % mesh.shape["data"]:
+            raise UserError(
+                f"config.{key}={config[key]} must be a multiple of the {mesh.shape['data']} devices of the "
+                "data axis"
+            )
+    splits = sources.load_splits(config.dataset, config.data_dir)
+    clip_config, params, tokenizer = backbone.load(
+        config.backbone,
+        tuple(config.image_size),
+        text_length=config.text_length,
+        with_weights=not config.from_scratch,
+    )
+    method = METHODS[config.method.name](**config_lib.method_settings(config))
+    model = clip.build(clip_config, method, config.dtype)
+
+    def init(key):
+        drawn = model["init"](key)
+        # Weights that were read need not be drawn, which would be most of what there is to compile.
+        return drawn if params is None else {name: t for name, t in drawn.items() if name != "params"}
+
+    variables = jax.jit(init)(jax.random.key(config.seed))
+    if params is not None:
+        variables["params"] = jax.tree.map(jnp.asarray, params)
+    trainable, frozen = optim.split_collections(variables, method.trainable)
+    if "params" in frozen:
+        frozen["params"] = clip.hold_frozen(frozen["params"], config.dtype)
+    return {
+        "mesh": mesh,
+        "splits": splits,
+        "tokenizer": tokenizer,
+        "clip_config": clip_config,
+        "method": method,
+        "model": model,
+        "trainable": sharding.everywhere(mesh, trainable),
+        "frozen": sharding.everywhere(mesh, frozen),
+        "encoders": step.jit_encoders(model, mesh),
+    }
+
+
+def count(tree) -> int:
+    """How many numbers a tree holds."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def make_optimiser(config: ConfigDict, trainable: dict, per_epoch: int) -> tuple:
+    """(step -> learning rate, the optimiser of the trainable collections)."""
+    settings = config.optimizer
+    rate = optim.schedule(
+        settings.lr,
+        kind=settings.schedule,
+        warmup_epochs=settings.warmup_epochs,
+        num_epochs=config.num_epochs,
+        steps_per_epoch=per_epoch,
+        per_step=settings.per_step,
+        warmup_factor=settings.warmup_factor,
+    )
+    groups = ((r".*/bias", settings.bias_lr_factor, 0.0), (r".*", 1.0, settings.weight_decay))
+    moments = {"b1": settings.b1, "b2": settings.b2, "eps": settings.eps}
+    return rate, optim.adam(rate, trainable, groups, clip_norm=settings.clip_norm, **moments)

@@ -1,0 +1,129 @@
+"""What a run amounts to: scores of its states, results.json, and the words at the end."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from tpr_jax import checkpoint, evaluate, runlog, sharding, step
+from tpr_jax import config as config_lib
+from tpr_jax.data import pipeline
+from tpr_jax.errors import UserError
+from tpr_jax.models import clip
+from tpr_jax.models.methods import zero_shot
+from tpr_jax.prepare import count, make_optimiser, prepare
+
+
+def score_split(parts: dict, config: ConfigDict, encoders, variables, split: str) -> tuple[dict, dict]:
+    """(metrics, encoded split)."""
+    encoded = evaluate.encode_split(
+        encoders,
+        variables,
+        parts["splits"][split],
+        parts["tokenizer"],
+        tuple(config.image_size),
+        config.eval_batch_size,
+    )
+    return evaluate.score(encoded), encoded
+
+
+def score_zero_shot(parts: dict, config: ConfigDict) -> dict:
+    """Metrics of CLIP as it came, on the test split."""
+    model = clip.build(parts["clip_config"], zero_shot(), config.dtype)
+    params = {**parts["frozen"], **parts["trainable"]}["params"]
+    return score_split(parts, config, step.jit_encoders(model, parts["mesh"]), {"params": params}, "test")[0]
+
+
+def restore_best(config: ConfigDict, workdir: Path, parts: dict) -> tuple[dict, dict]:
+    """(state, where it is from): the best checkpoint, else the newest, else the state before training."""
+    per_epoch = pipeline.steps_per_epoch(parts["splits"]["train"], config.batch_size)
+    _, optimiser = make_optimiser(config, parts["trainable"], per_epoch)
+    state = sharding.everywhere(parts["mesh"], step.init_state(optimiser, parts["trainable"]))
+    for name in ("best", "latest"):
+        folder = workdir / "checkpoints" / name
+        if not folder.is_dir():
+            continue
+        try:
+            found = checkpoint.restore_newest(checkpoint.open_manager(folder, keep=2), state)
+        except UserError as error:
+            if name == "latest":
+                raise
+            print(f"{error}; going on with the newest state instead")
+            continue
+        if found is not None:
+            return found[1], {"checkpoint": name, "step": found[0]}
+    return state, {"checkpoint": None, "step": 0}
+
+
+def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
+    """Scores the best state of a run (the newest where none was kept) on val and test; trains nothing.
+
+    Without checkpoints in `workdir` the model is scored as it starts. Writes and returns eval.json.
+    """
+    runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME)
+    parts = prepare(config)
+    state, scored = restore_best(config, workdir, parts)
+    scored = {"method": config.method.name, "dataset": config.dataset, **scored}
+    print(f"scoring {scored['checkpoint'] or 'the initial weights'} (step {scored['step']})")
+    for split in ("val", "test"):
+        if split in parts["splits"]:
+            variables = {**parts["frozen"], **state["trainable"]}
+            scored[split], _ = score_split(parts, config, parts["encoders"], variables, split)
+            print(f"{split}: {short(scored[split])}")
+    runlog.write_json(workdir / "eval.json", scored)
+    print(f"written: {workdir / 'eval.json'}")
+    return scored
+
+
+def final_results(config, parts, state, best, notes, variables, done, spent, history) -> tuple:
+    """(results.json, the encoded test split of the last state)."""
+    final = {}
+    test, encoded = score_split(parts, config, parts["encoders"], variables(state), "test")
+    if last_val := [row["val"] for row in history if "val" in row][-1:]:
+        final["val"] = last_val[0]
+    final["test"] = test
+    best_on_val = None
+    try:
+        found = checkpoint.restore_newest(best, state)
+    except UserError as error:  # not worth losing the results for
+        found = None
+        print(f"{error}; the results are without it")
+    if found is not None:
+        scored, _ = score_split(parts, config, parts["encoders"], variables(found[1]), "test")
+        best_on_val = {"epoch": found[2]["best_epoch"], "test": scored}
+    total = count(parts["frozen"]) + count(parts["trainable"])
+    results = {
+        "method": config.method.name,
+        "dataset": config.dataset,
+        "trainable_params": count(parts["trainable"]),
+        "total_params": total,
+        "steps": done,
+        "seconds": spent(),
+        "zero_shot": {"test": notes["zero_shot"]},
+        "final": final,
+        "best_on_val": best_on_val,
+    }
+    return results, encoded
+
+
+def say_what_came_out(results: dict, workdir: Path) -> None:
+    """The test split before and after, where everything is, and what to try next."""
+    share = 100 * results["trainable_params"] / results["total_params"]
+    print(
+        f"\n{results['method']} on {results['dataset']}: {results['steps']} steps in "
+        f"{results['seconds']:.0f} s, "
+        f"{results['trainable_params']:,} of {results['total_params']:,} parameters trained ({share:.1f} %)"
+    )
+    print(f"test, text to image, before:      {short(results['zero_shot']['test'])}")
+    print(f"test, text to image, after:       {short(results['final']['test'])}")
+    if results["best_on_val"]:
+        best = results["best_on_val"]
+        print(f"test, best epoch on val ({best['epoch']:>3}):   {short(best['test'])}")
+    print(f"\nwritten to {workdir}: report.html, report.png, results.json, metrics.jsonl, checkpoints/")
+    print(f"look:  open {workdir}/report.html in a browser")
+    print(
+        "next:  python -m tpr_jax.main --config configs/parallel_adapter.py --workdir runs/parallel_adapter"
+    )
+
+
+def short(scored: dict) -> str:
+    return "  ".join(f"{key} {value:.2f}" for key, value in scored["t2i"].items())
