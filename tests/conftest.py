@@ -136,6 +136,12 @@ def own_data(tiny, tmp_path) -> Path:
     return Path(shutil.copytree(tiny["data"], tmp_path / "data"))
 
 
+@pytest.fixture
+def own_clip(tiny, tmp_path) -> Path:
+    """A copy of the tiny CLIP that a test may damage."""
+    return Path(shutil.copytree(tiny["clip"], tmp_path / "clip"))
+
+
 @pytest.fixture(scope="session")
 def make_config(tiny):
     """`make_config(**changes)`: the tiny config, with keys (dots as double underscores) set."""

@@ -1,0 +1,128 @@
+"""Saving and restoring trees; what is kept; what is done about damage and full disks."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tpr_jax import checkpoint
+from tpr_jax.errors import UserError
+
+
+def state(value: float) -> dict:
+    rng = np.random.default_rng(0)
+    return {
+        "trainable": {"moe": {"kernel": jnp.asarray(rng.standard_normal((7, 5)) * value, jnp.float32)}},
+        "opt": (jnp.full((3,), value, jnp.bfloat16), {"count": jnp.asarray(int(value), jnp.int32)}),
+        "step": jnp.asarray(int(value), jnp.int32),
+    }
+
+
+@pytest.fixture
+def manager(tmp_path):
+    with checkpoint.open_manager(tmp_path / "latest", keep=2) as opened:
+        yield opened
+
+
+def assert_same_bits(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert a.dtype == b.dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def save(manager, *steps):
+    for step in steps:
+        checkpoint.save(manager, step, state(step), {"best_r1": step / 3, "zero_shot": None})
+    checkpoint.finish(manager)
+
+
+def test_empty_folder(manager):
+    assert checkpoint.restore_newest(manager, state(1)) is None
+
+
+def test_round_trip_to_the_last_bit_with_the_newest_two_kept(manager):
+    save(manager, 3, 5, 9)
+    assert sorted(manager.all_steps()) == [5, 9]
+    step, found, notes, broken = checkpoint.restore_newest(manager, state(0))
+    assert (step, broken) == (9, [])
+    assert_same_bits(found, state(9))
+    assert notes == {"best_r1": 3.0, "zero_shot": None}
+
+
+def test_what_is_saved_is_the_state_at_the_time(manager):
+    """The trainer gives the state's memory to the next one while the file is still being written."""
+    overwrite = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 1, tree), donate_argnums=0)
+    big = {**state(4), "large": jnp.arange(500_000, dtype=jnp.float32)}
+    checkpoint.save(manager, 4, big, {})
+    big = overwrite(big)
+    checkpoint.finish(manager)
+    _, found, _, _ = checkpoint.restore_newest(manager, big)
+    np.testing.assert_array_equal(found["large"], np.arange(500_000))
+    assert int(found["step"]) == 4
+
+
+def test_damaged_newest_falls_back(manager):
+    save(manager, 5, 9)
+    for path in Path(manager.directory / "9").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:10])
+    step, found, _, broken = checkpoint.restore_newest(manager, state(0))
+    assert (step, broken) == (5, [9])
+    assert_same_bits(found, state(5))
+
+
+def test_all_damaged(manager):
+    save(manager, 5, 9)
+    for step in ("5", "9"):
+        shutil.rmtree(manager.directory / step / "state")
+    with pytest.raises(
+        UserError, match=r"none of the checkpoints in .*latest can be read \(steps \[9, 5\]"
+    ) as e:
+        checkpoint.restore_newest(manager, state(0))
+    assert "\n" not in str(e.value)
+
+
+def test_a_checkpoint_of_other_shapes_is_not_restored(manager):
+    save(manager, 5)
+    other = state(0)
+    other["trainable"]["moe"]["kernel"] = jnp.zeros((7, 6))
+    with pytest.raises(UserError, match="none of the checkpoints"):
+        checkpoint.restore_newest(manager, other)
+
+
+def test_half_written_folder_is_not_a_checkpoint(manager, tmp_path):
+    """What `kill -9` leaves behind."""
+    save(manager, 5)
+    shutil.copytree(tmp_path / "latest" / "5", tmp_path / "latest" / "9.orbax-checkpoint-tmp")
+    with checkpoint.open_manager(tmp_path / "latest", keep=2) as opened:
+        assert checkpoint.restore_newest(opened, state(0))[0] == 5
+        save(opened, 9)
+        assert checkpoint.restore_newest(opened, state(0))[0] == 9
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("RESOURCE_EXHAUSTED: Error writing local file"), OSError(28, "No space left on device")],
+)
+def test_full_disk(manager, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(manager, "save", fail)
+    with pytest.raises(UserError, match=r"no space left on the disk of .*latest: free some and run the same"):
+        checkpoint.save(manager, 1, state(1), {})
+    monkeypatch.setattr(manager, "wait_until_finished", fail)
+    with pytest.raises(UserError, match="no space left"):
+        checkpoint.finish(manager)
+    monkeypatch.undo()
+
+
+def test_other_errors_are_not_explained_away(manager, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("something else")
+
+    monkeypatch.setattr(manager, "save", fail)
+    with pytest.raises(ValueError, match="something else"):
+        checkpoint.save(manager, 1, state(1), {})

@@ -1,0 +1,157 @@
+"""The command line: what it understands, what it says, and what importing costs."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tpr_jax import config as config_lib
+from tpr_jax import main
+from tpr_jax.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+def python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+def test_importing_the_package_is_quick_and_takes_nothing_heavy():
+    code = (
+        "import time; t = time.perf_counter(); import tpr_jax, sys; took = time.perf_counter() - t;"
+        "heavy = {'jax', 'flax', 'tensorflow', 'numpy', 'orbax'} & set(sys.modules); print(took, *heavy)"
+    )
+    took, *heavy = python(code).split()
+    assert float(took) < 2 and heavy == []
+
+
+def test_ranking_and_the_command_line_do_without_tensorflow():
+    code = (
+        "import sys, tpr_jax.metrics, tpr_jax.evaluate, tpr_jax.main, tpr_jax.model;"
+        "print('tensorflow' in sys.modules)"
+    )
+    assert python(code) == "False"
+
+
+def test_help_says_how(capsys):
+    for argv, code in ((["main", "--help"], 0), (["main", "-h"], 0), (["main"], 2)):
+        with pytest.raises(SystemExit) as ended:
+            main.explain_and_exit(main.run, argv)
+        assert ended.value.code == code
+        assert "python -m tpr_jax.main --config configs/NAME.py" in capsys.readouterr().out
+
+
+def parse(*flags):
+    return main.parse(["main", *map(str, flags)])
+
+
+def test_keys_are_set_and_the_rest_stays(tiny):
+    flags = ["--config.seed=3", "--config.optimizer.lr=1e-4", "--config.image_size=(64,32)"]
+    flags += ["--noconfig.augment", "--config.mesh.data=1", "--config.method.top_k", "1"]
+    config, workdir, mode = parse("--config", tiny["config"], "--workdir", "w", *flags, "--mode=eval")
+    assert (config.seed, config.optimizer.lr, config.image_size) == (3, 1e-4, (64, 32))
+    assert (config.augment, config.mesh.data, config.method.top_k) == (False, 1, 1)
+    assert (workdir, mode) == (Path("w"), "eval")
+    plain, _, mode = parse(f"--config={tiny['config']}", "--workdir=w")
+    assert (plain.seed, plain.augment, plain.method.top_k, mode) == (0, True, 2, "train")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
+@pytest.mark.parametrize("dataset", ["", *config_lib.DATASETS])
+def test_every_config_is_sound_and_builds_its_method(path, dataset):
+    from tpr_jax.models.methods import METHODS
+
+    if dataset and path.stem.startswith("pretrain"):
+        with pytest.raises(UserError, match="one data set only: leave out"):
+            parse("--config", f"{path}:{dataset}", "--workdir", "w")
+        return
+    config, _, _ = parse("--config", f"{path}:{dataset}" if dataset else path, "--workdir", "w")
+    assert config.dataset == (dataset or "mini_pedes")
+    method = METHODS[config.method.name](**config_lib.method_settings(config))
+    assert method.name == config.method.name
+    paper = dataset not in ("", "mini_pedes")
+    assert config.image_size == ((384, 128) if paper else (192, 64))
+    assert f"--config configs/{path.name}" in path.read_text()  # the docstring holds the command
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--workdir=w"], "--config is missing"),
+        (["--config", "configs/dm_adaptr.py"], "no such file; did you mean 'configs/dm_adapter.py'?"),
+        (
+            ["--config", "configs/dm_adapter.py:cuhk"],
+            "data set 'cuhk' is unknown: did you mean 'cuhk_pedes'?",
+        ),
+        (["--config", "configs/dm_adapter.py"], "--workdir is missing"),
+        (["--config", "configs/dm_adapter.py", "--workdir=w", "--config.seed"], "--config.seed"),
+        (["--config"], "--config"),
+    ],
+)
+def test_what_is_missing(flags, words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError) as error:
+        parse(*flags)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("def get_config(:\n", "SyntaxError: invalid syntax"),
+        ("x = 1\n", "has no function get_config"),
+        ("import no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("def get_config():\n    return base\n", "NameError: name 'base' is not defined"),
+        ("def get_config():\n    return {}['seed']\n", "KeyError: 'seed'"),
+        ("def get_config():\n    pass\n", "get_config gives a NoneType"),
+        ("def get_config():\n    return {'seed': 1}\n", "get_config gives a dict"),
+        (
+            "from ml_collections import ConfigDict as C\ndef get_config():\n    return C()\n",
+            "is missing: let",
+        ),
+        ("\0", "cannot be used"),
+    ],
+)
+def test_config_files_that_fail(tmp_path, content, words, explained, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(content)
+    line = explained(capsys, "--config", path, "--workdir", tmp_path / "run")
+    assert words in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_before_the_first_step(capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        main.explain_and_exit(interrupted, [])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.startswith("error: interrupted")
+
+
+def test_a_bug_is_not_taken_for_a_users_mistake():
+    def broken(_):
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        main.explain_and_exit(broken, [])
+
+
+def test_an_unknown_key_is_told_before_anything_heavy_is_imported(tiny):
+    began = time.time()
+    code = (
+        "import sys; from tpr_jax import main\n"
+        f"flags = ['main', '--config', {tiny['config']!r}, '--workdir', 'w', '--config.sed=1']\n"
+        "try: main.run(flags)\n"
+        "except Exception as error: print(error, 'jax' in sys.modules, 'tensorflow' in sys.modules)"
+    )
+    assert "config.sed is unknown: did you mean 'seed'?" in (said := python(code))
+    assert said.endswith("False") and time.time() - began < 60
