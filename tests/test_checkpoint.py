@@ -64,10 +64,22 @@ def test_what_is_saved_is_the_state_at_the_time(manager):
     assert int(found["step"]) == 4
 
 
-def test_damaged_newest_falls_back(manager):
+DAMAGES = {
+    "data cut off": lambda step: [path.write_bytes(path.read_bytes()[:10]) for path in step.rglob("d/*")],
+    "data empty": lambda step: [path.write_bytes(b"") for path in step.rglob("d/*")],
+    "manifest cut off": lambda step: (step / "state" / "manifest.ocdbt").write_bytes(b"\x0c\xdb"),
+    "no _METADATA": lambda step: (step / "state" / "_METADATA").unlink(),
+    "no notes": lambda step: shutil.rmtree(step / "notes"),
+    "notes cut off": lambda step: (step / "notes" / "metadata").write_text('{"seconds": 1'),
+    "no state": lambda step: shutil.rmtree(step / "state"),
+    "nothing in it": lambda step: [shutil.rmtree(step), step.mkdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damaged_newest_falls_back(manager, damage):
     save(manager, 5, 9)
-    for path in Path(manager.directory / "9").rglob("d/*"):
-        path.write_bytes(path.read_bytes()[:10])
+    damage(Path(manager.directory / "9"))
     step, found, _, broken = checkpoint.restore_newest(manager, state(0))
     assert (step, broken) == (5, [9])
     assert_same_bits(found, state(5))
