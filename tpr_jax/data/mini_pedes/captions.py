@@ -145,11 +145,9 @@ def _sentences(rng, noun: str, pronoun: str, said: dict[str, str]) -> str:
 def _mini_caption(rng, seen: dict) -> tuple[str, dict]:
     noun, pronoun, named = _subject(rng, seen)
     groups = _groups_seen(seen)
-    # Few enough that a caption sometimes fits several people, as those of real photos do.
-    count = min(len(groups), int(rng.integers(2, 5)))
+    count = min(len(groups), int(rng.integers(3, 6)))
     chosen = set(rng.permutation(groups)[:count])
-    if not chosen & {"top", "lower"}:
-        chosen.add("top" if "top" in seen else groups[0])
+    chosen.add("top" if "top" in seen else groups[0])
     said = {}
     for group in groups:
         if group in chosen:
