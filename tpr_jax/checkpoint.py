@@ -13,8 +13,8 @@ import orbax.checkpoint as ocp
 
 from tpr_jax.errors import UserError
 
-# Orbax reports every file it opens, and every error with the tracebacks of its threads; the error itself comes
-# back from `save`, `finish` or `restore_newest` all the same.
+# Orbax reports every file it opens, and every error with the tracebacks of its threads; the error itself
+# comes back from `save`, `finish` or `restore_newest` all the same.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
