@@ -37,9 +37,7 @@ def load_records(data_dir: str | os.PathLike, split: str) -> Records:
     if split not in SPLITS:
         raise UserError(f"split {split!r} is unknown: choose one of {', '.join(SPLITS)}")
     path = os.path.join(data_dir, ANNOTATION_FILE)
-    entries = _read_annotation(data_dir, path)
-    for number, entry in enumerate(entries):
-        _check_entry(entry, f"{path}: record {number}")
+    entries = _read_entries(data_dir, path)
     chosen = [entry for entry in entries if entry["split"] == split]
     if not chosen:
         present = sorted({entry["split"] for entry in entries}, key=SPLITS.index)
@@ -63,9 +61,7 @@ def split_names(data_dir: str | os.PathLike) -> list[str]:
     """
     data_dir = os.fspath(data_dir)
     path = os.path.join(data_dir, ANNOTATION_FILE)
-    entries = _read_annotation(data_dir, path)
-    for number, entry in enumerate(entries):
-        _check_entry(entry, f"{path}: record {number}")
+    entries = _read_entries(data_dir, path)
     return sorted({entry["split"] for entry in entries}, key=SPLITS.index)
 
 
@@ -75,6 +71,13 @@ def caption_pairs(records: Records) -> tuple[np.ndarray, list[str], np.ndarray]:
     image_index = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     captions = [caption for captions in records.captions for caption in captions]
     return image_index, captions, records.pids[image_index]
+
+
+def _read_entries(data_dir: str, path: str) -> list[dict]:
+    entries = _read_annotation(data_dir, path)
+    for number, entry in enumerate(entries):
+        _check_entry(entry, f"{path}: record {number}")
+    return entries
 
 
 def _read_annotation(data_dir: str, path: str) -> list:

@@ -9,13 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from tpr_jax.models.config import ClipConfig
+from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, ClipConfig
 from tpr_jax.models.layers import Block, LayerNorm, normal
 from tpr_jax.models.methods import Method
 from tpr_jax.models.products import dense
-
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def normalise(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:

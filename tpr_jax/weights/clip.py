@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tpr_jax.errors import UserError
-from tpr_jax.models.config import ClipConfig
+from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, ClipConfig
 from tpr_jax.weights.files import read_state, write_state, write_whole
 from tpr_jax.weights.hugging_face import from_hugging_face, read_config, to_hugging_face
 from tpr_jax.weights.names import Params
@@ -30,8 +30,6 @@ __all__ = [
     "to_openai",
 ]
 
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = ("*.json", "*.safetensors", "merges.txt")
 
