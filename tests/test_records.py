@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from tpr_jax.data.records import caption_pairs, load_records, split_names
+from tpr_jax.data.records import caption_pairs, load_all, load_records
 from tpr_jax.errors import UserError
 
 
@@ -136,17 +136,22 @@ def test_missing_pictures_of_the_split_are_counted(tmp_path):
     assert len(load_records(folder, "test").pids) == 1
 
 
-def test_split_names_are_in_their_usual_order(tmp_path):
+def test_all_splits_are_in_their_usual_order(tmp_path):
     entries = [record(0, split="test"), record(1, split="train"), record(2, split="test")]
-    assert split_names(write(tmp_path, entries)) == ["train", "test"]
-    (tmp_path / "reid_raw.json").write_text(json.dumps([record(n, split=s) for n, s in enumerate(("val",))]))
-    assert split_names(tmp_path) == ["val"]
+    splits = load_all(write(tmp_path, entries))
+    assert list(splits) == ["train", "test"]
+    for name, records in splits.items():
+        alone = load_records(tmp_path, name)
+        assert (records.name, records.image_paths) == (f"{tmp_path.name}:{name}", alone.image_paths)
+        assert (records.captions, records.pids.tolist()) == (alone.captions, alone.pids.tolist())
+    (tmp_path / "reid_raw.json").write_text(json.dumps([record(0, split="val")]))
+    assert list(load_all(tmp_path)) == ["val"]
     (tmp_path / "reid_raw.json").write_text("[]")
-    assert split_names(tmp_path) == []
+    assert load_all(tmp_path) == {}
 
 
-def test_split_names_of_a_malformed_annotation(tmp_path):
+def test_all_splits_of_a_malformed_annotation(tmp_path):
     with pytest.raises(UserError, match="record 1: field 'split' is 'trian'"):
-        split_names(write(tmp_path, [record(0), record(1, split="trian")]))
+        load_all(write(tmp_path, [record(0), record(1, split="trian")]))
     with pytest.raises(UserError, match="no such folder"):
-        split_names(tmp_path / "nowhere")
+        load_all(tmp_path / "nowhere")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tpr_jax.data import mini_pedes, sources
+from tpr_jax.data import mini_pedes, records, sources
 from tpr_jax.errors import UserError
 
 
@@ -21,6 +21,13 @@ def test_splits(tiny):
     assert list(splits) == ["train", "val", "test"]
     assert [len(splits[name].image_paths) for name in splits] == [24, 12, 16]
     assert splits["val"].name == "data:val"
+
+
+def test_the_annotation_is_read_once(tiny, monkeypatch):
+    parse, parsed = json.load, []
+    monkeypatch.setattr(records.json, "load", lambda file: parsed.append(file.name) or parse(file))
+    sources.load_splits("cuhk_pedes", tiny["data"])
+    assert parsed == [f"{tiny['data']}/reid_raw.json"]
 
 
 @pytest.mark.parametrize("gone", ["val", "train", "test"])

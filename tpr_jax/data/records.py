@@ -33,36 +33,26 @@ def load_records(data_dir: str | os.PathLike, split: str) -> Records:
       UserError: no such folder or annotation; an annotation that is not such a list (with the record, counted
         from 0, and the field); a split without records; pictures of the split that are not there.
     """
-    data_dir = os.fspath(data_dir)
     if split not in SPLITS:
         raise UserError(f"split {split!r} is unknown: choose one of {', '.join(SPLITS)}")
-    path = os.path.join(data_dir, ANNOTATION_FILE)
-    entries = _read_entries(data_dir, path)
-    chosen = [entry for entry in entries if entry["split"] == split]
-    if not chosen:
-        present = sorted({entry["split"] for entry in entries}, key=SPLITS.index)
+    entries = _read_entries(data_dir)
+    if not any(entry["split"] == split for entry in entries):
+        present = _split_names(entries)
         remedy = f"choose one of {', '.join(present)}" if present else "the list is empty, get a whole copy"
-        raise UserError(f"{path}: no record of split {split!r}: {remedy}")
-    image_paths = [os.path.join(data_dir, IMAGE_FOLDER, entry["file_path"]) for entry in chosen]
-    _check_images_exist(image_paths, path, split)
-    return Records(
-        name=f"{os.path.basename(os.path.abspath(data_dir))}:{split}",
-        image_paths=image_paths,
-        captions=[list(entry["captions"]) for entry in chosen],
-        pids=np.array([entry["id"] for entry in chosen], np.int64),
-    )
+        raise UserError(f"{_annotation(data_dir)}: no record of split {split!r}: {remedy}")
+    return _of_split(data_dir, entries, split)
 
 
-def split_names(data_dir: str | os.PathLike) -> list[str]:
-    """The splits that a folder's annotation has records of, in the order train, val, test.
+def load_all(data_dir: str | os.PathLike) -> dict[str, Records]:
+    """Every split that the folder's annotation has records of, in the order train, val, test.
+
+    The annotation is read once.
 
     Raises:
       UserError: as `load_records`.
     """
-    data_dir = os.fspath(data_dir)
-    path = os.path.join(data_dir, ANNOTATION_FILE)
-    entries = _read_entries(data_dir, path)
-    return sorted({entry["split"] for entry in entries}, key=SPLITS.index)
+    entries = _read_entries(data_dir)
+    return {split: _of_split(data_dir, entries, split) for split in _split_names(entries)}
 
 
 def caption_pairs(records: Records) -> tuple[np.ndarray, list[str], np.ndarray]:
@@ -73,14 +63,35 @@ def caption_pairs(records: Records) -> tuple[np.ndarray, list[str], np.ndarray]:
     return image_index, captions, records.pids[image_index]
 
 
-def _read_entries(data_dir: str, path: str) -> list[dict]:
+def _annotation(data_dir: str | os.PathLike) -> str:
+    return os.path.join(data_dir, ANNOTATION_FILE)
+
+
+def _split_names(entries: list[dict]) -> list[str]:
+    return sorted({entry["split"] for entry in entries}, key=SPLITS.index)
+
+
+def _of_split(data_dir: str | os.PathLike, entries: list[dict], split: str) -> Records:
+    chosen = [entry for entry in entries if entry["split"] == split]
+    image_paths = [os.path.join(data_dir, IMAGE_FOLDER, entry["file_path"]) for entry in chosen]
+    _check_images_exist(image_paths, _annotation(data_dir), split)
+    return Records(
+        name=f"{os.path.basename(os.path.abspath(data_dir))}:{split}",
+        image_paths=image_paths,
+        captions=[list(entry["captions"]) for entry in chosen],
+        pids=np.array([entry["id"] for entry in chosen], np.int64),
+    )
+
+
+def _read_entries(data_dir: str | os.PathLike) -> list[dict]:
+    path = _annotation(data_dir)
     entries = _read_annotation(data_dir, path)
     for number, entry in enumerate(entries):
         _check_entry(entry, f"{path}: record {number}")
     return entries
 
 
-def _read_annotation(data_dir: str, path: str) -> list:
+def _read_annotation(data_dir: str | os.PathLike, path: str) -> list:
     if not os.path.isdir(data_dir):
         raise UserError(f"{data_dir}: no such folder: set data_dir to the benchmark's folder")
     if not os.path.isfile(path):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tpr_jax.data import mini_pedes
-from tpr_jax.data.records import Records, load_records, split_names
+from tpr_jax.data.records import Records, load_all
 from tpr_jax.errors import UserError
 
 FOLDERS = {"cuhk_pedes": "CUHK-PEDES", "icfg_pedes": "ICFG-PEDES", "rstp_reid": "RSTPReid"}
@@ -19,8 +19,8 @@ def data_folder(dataset: str, data_dir: str) -> str:
 def load_splits(dataset: str, data_dir: str) -> dict[str, Records]:
     """The splits `train`, `test` and, where there is one, `val`."""
     folder = data_folder(dataset, data_dir)
-    names = split_names(folder)
+    splits = load_all(folder)
     for needed in ("train", "test"):
-        if needed not in names:
+        if needed not in splits:
             raise UserError(f"{folder} has no record of split '{needed}': get a whole copy of the annotation")
-    return {name: load_records(folder, name) for name in names}
+    return splits
