@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from tpr_jax.data.augment import CLIP_MEAN, CLIP_STD, ERASE_COLOUR, augment_image, erase_box
+from tpr_jax.data.augment import ERASE_COLOUR, augment_image, erase_box
+from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD
 
 NOTHING = {"flip_probability": 0.0, "pad": 0, "erase_probability": 0.0}
 
@@ -57,8 +58,8 @@ def test_crop_is_a_window_of_the_padded_picture_everywhere_alike(image, pad):
 
 
 def test_erased_colour_becomes_clips_mean_after_normalising():
-    normalised = (ERASE_COLOUR / 255 - CLIP_MEAN) / CLIP_STD
-    np.testing.assert_allclose(normalised, CLIP_MEAN, atol=0.5 / 255 / CLIP_STD.min())
+    normalised = (ERASE_COLOUR / 255 - IMAGE_MEAN) / IMAGE_STD
+    np.testing.assert_allclose(normalised, IMAGE_MEAN, atol=0.5 / 255 / min(IMAGE_STD))
 
 
 def test_erasing_fills_one_rectangle_and_nothing_else(image):

@@ -9,12 +9,12 @@ from ml_collections import ConfigDict
 
 from tpr_jax.errors import UserError
 from tpr_jax.losses import BY_NAME
+from tpr_jax.models.config import CLIP_MINI
 from tpr_jax.models.methods import METHODS, ROUTERS
 from tpr_jax.optim import SCHEDULES
 
 DATASETS = ("mini_pedes", "cuhk_pedes", "icfg_pedes", "rstp_reid")
 LOSSES = (*BY_NAME, "balance")
-CLIP_MINI = "clip-mini"
 
 # These may differ between a run and its resumption: they decide where and how long it runs, not what it
 # computes.

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD
 
 # The reference erases after normalising, and writes CLIP's mean there. Normalising happens on the device,
 # after this file, so the colour written here is the one that normalising turns into the mean (to half a level
 # of 255).
-ERASE_COLOUR = np.rint(255 * (CLIP_MEAN * CLIP_STD + CLIP_MEAN)).astype(np.uint8)
+ERASE_COLOUR = np.rint(255 * (np.multiply(IMAGE_MEAN, IMAGE_STD) + IMAGE_MEAN)).astype(np.uint8)
 
 
 def augment_image(

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+CLIP_MINI = "clip-mini"  # by this name a config asks for the bundled CLIP
+
 # Of the pixels CLIP was trained on, red, green, blue, in 0..1.
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)

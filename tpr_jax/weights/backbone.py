@@ -5,11 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from tpr_jax.data.tokenizer import clip_tokenizer, folder_tokenizer
-from tpr_jax.models.config import ClipConfig
+from tpr_jax.models.config import CLIP_MINI, ClipConfig
 from tpr_jax.weights.clip import find_clip, load_clip, read_sizes
 from tpr_jax.weights.openai import check_image_size
-
-CLIP_MINI = "clip-mini"
 
 
 def clip_mini_dir() -> str:
