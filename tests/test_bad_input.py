@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tpr_jax import checkpoint, results, runlog, train
+from tpr_jax import checkpoint, results, runlog, train, writing
 from tpr_jax.data import pipeline
 from tpr_jax.errors import UserError
 from tpr_jax.weights.files import write_state
@@ -227,7 +227,7 @@ def full_in_tensorstores_words(*_, **__):
         (checkpoint.ocp.CheckpointManager, "wait_until_finished", full_in_tensorstores_words),
         (checkpoint.ocp.CheckpointManager, "save", full),
         (runlog.events, "write_scalars", full),
-        (runlog.os, "replace", full),
+        (writing.os, "replace", full),
     ],
 )
 def test_full_disk(told, monkeypatch, where, what, error):
@@ -243,7 +243,7 @@ def test_other_trouble_of_the_system_keeps_its_traceback(tiny, tmp_path, monkeyp
     def broken(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(runlog, "write_json", broken)
+    monkeypatch.setattr(train, "write_json", broken)
     flags = ["--config", tiny["config"], "--workdir", str(tmp_path / "run")]
     with pytest.raises(OSError, match="Input/output error"):
         main.explain_and_exit(main.run, ["main", *flags])

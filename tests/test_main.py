@@ -32,6 +32,15 @@ def test_importing_the_package_is_quick_and_takes_nothing_heavy():
     assert float(took) < 2 and heavy == []
 
 
+def test_pictures_and_sizes_do_without_jax():
+    """The processes that decode and augment start quickly and hold no device."""
+    code = (
+        "import sys, tpr_jax.data.augment, tpr_jax.data.images, tpr_jax.models.config, tpr_jax.writing;"
+        "print(*{'jax', 'flax', 'tensorflow'} & set(sys.modules))"
+    )
+    assert python(code) == ""
+
+
 def test_ranking_and_the_command_line_do_without_tensorflow():
     code = (
         "import sys, tpr_jax.metrics, tpr_jax.evaluate, tpr_jax.main, tpr_jax.model;"

@@ -7,9 +7,11 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from tpr_jax.errors import UserError
-from tpr_jax.weights.files import read_state, write_state, write_whole
+from tpr_jax.weights import files
+from tpr_jax.weights.files import read_state, write_state
 
 STATE = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -72,18 +74,17 @@ def test_without_torch_the_remedy_is_named(tmp_path, monkeypatch):
         read_state(path)
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):
+def test_trouble_in_safetensors_words_is_told_and_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "w.safetensors"
     write_state(path, STATE)
     before = path.read_bytes()
 
-    def full_disk(temporary):
-        with open(temporary, "wb") as file:
-            file.write(b"half")
-        raise OSError(28, "No space left on device")
+    def full_disk(state, temporary, metadata):
+        raise SafetensorError("Error while serializing: No space left on device (os error 28)")
 
-    with pytest.raises(UserError, match="No space left"):
-        write_whole(path, full_disk)
+    monkeypatch.setattr(files, "save_file", full_disk)
+    with pytest.raises(UserError, match=r"w.safetensors: cannot be written \(.*No space left.*free space"):
+        write_state(path, STATE)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["w.safetensors"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageOps
 
 from tpr_jax.metrics import METRIC_KEYS
-from tpr_jax.weights.files import write_whole
+from tpr_jax.writing import write_whole
 
 METHOD_NAMES = {
     "dm_adapter": "DM-Adapter",

@@ -11,6 +11,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.models import clip
 from tpr_jax.models.methods import zero_shot
 from tpr_jax.prepare import count, make_optimiser, prepare
+from tpr_jax.writing import write_json
 
 
 def score_split(parts: dict, config: ConfigDict, encoders, variables, split: str) -> tuple[dict, dict]:
@@ -69,7 +70,7 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
             variables = {**parts["frozen"], **state["trainable"]}
             scored[split], _ = score_split(parts, config, parts["encoders"], variables, split)
             print(f"{split}: {short(scored[split])}")
-    runlog.write_json(workdir / "eval.json", scored)
+    write_json(workdir / "eval.json", scored)
     print(f"written: {workdir / 'eval.json'}")
     return scored
 

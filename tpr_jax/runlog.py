@@ -1,19 +1,12 @@
 """What a run writes beside its checkpoints: config.json, metrics.jsonl, TensorBoard events, results.json."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from tpr_jax import events
 from tpr_jax.errors import UserError
-
-
-def write_json(path: Path, value) -> None:
-    """Writes JSON under a temporary name and renames it, so that a reader never sees half a file."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
+from tpr_jax.writing import write_text
 
 
 def check_workdir(workdir: Path, config: dict, free: tuple[str, ...]) -> None:
@@ -65,9 +58,7 @@ def read_history(workdir: Path, up_to_step: int, evaluate_again: bool = False) -
         again = evaluate_again and row["step"] == up_to_step and "val" in row
         if row["step"] <= up_to_step and not again:
             rows.append(row)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(temporary, path)
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 

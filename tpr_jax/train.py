@@ -16,6 +16,7 @@ from tpr_jax import results as results_lib
 from tpr_jax.data import pipeline
 from tpr_jax.errors import UserError
 from tpr_jax.prepare import make_optimiser, prepare
+from tpr_jax.writing import write_json
 
 
 def train(config: ConfigDict, workdir: Path) -> dict:
@@ -46,7 +47,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     )
 
     # Only now: a config that could not even begin does not claim the folder.
-    runlog.write_json(workdir / "config.json", config_lib.to_plain(config))
+    write_json(workdir / "config.json", config_lib.to_plain(config))
     latest = checkpoint.open_manager(workdir / "checkpoints" / "latest", keep=2)
     best = checkpoint.open_manager(workdir / "checkpoints" / "best", keep=1)
     state = sharding.everywhere(mesh, step.init_state(optimiser, parts["trainable"]))
@@ -148,7 +149,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         config, parts, state, best, notes, variables, done, spent, history
     )
     close_log()
-    runlog.write_json(workdir / "results.json", results)
+    write_json(workdir / "results.json", results)
     retrievals = evaluate.examples(encoded, count=12, top_k=10)
     report.write_report(workdir, history=history, results=results, retrievals=retrievals)
     results_lib.say_what_came_out(results, workdir)

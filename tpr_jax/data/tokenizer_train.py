@@ -4,7 +4,6 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 
 import tokenizers
 from tokenizers import normalizers
@@ -12,7 +11,7 @@ from tokenizers import normalizers
 from tpr_jax.data.clean_text import clean
 from tpr_jax.data.tokenizer import SPECIAL, WORD_END, byte_pair_backend, byte_tokens
 from tpr_jax.errors import UserError
-from tpr_jax.weights.files import write_whole
+from tpr_jax.writing import write_text
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int, path: str | os.PathLike) -> int:
@@ -32,7 +31,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, path: str | os.Pat
     tokens = [*alphabet, *(left + right for left, right in merges), *SPECIAL]
     backend = byte_pair_backend({token: i for i, token in enumerate(tokens)}, merges, _normalizer())
     text = json.dumps(json.loads(backend.to_str()), ensure_ascii=False, separators=(",", ":"))
-    write_whole(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+    write_text(path, text)
     return len(tokens)
 
 

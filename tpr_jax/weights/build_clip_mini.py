@@ -24,8 +24,8 @@ from tpr_jax.errors import UserError
 from tpr_jax.main import explain_and_exit
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.weights.clip import save_clip
-from tpr_jax.weights.files import write_whole
 from tpr_jax.weights.hugging_face import write_config
+from tpr_jax.writing import write_json
 
 # 512 bytes, 2,000 merges, three special tokens.
 VOCAB_SIZE = 2515
@@ -72,8 +72,7 @@ def new(data_dir: str, out: Path) -> None:
     if (out / "config.json").exists():
         raise UserError(f"--out {out} holds a CLIP already: choose another folder")
     size = train_tokenizer(vocabulary_texts(data_dir), VOCAB_SIZE, out / "tokenizer.json")
-    text = json.dumps(write_config(sizes((192, 64), size)), indent=2)
-    write_whole(out / "config.json", lambda temporary: Path(temporary).write_text(text + "\n"))
+    write_json(out / "config.json", write_config(sizes((192, 64), size)))
     print(f"written: {out}/config.json and tokenizer.json, {size} tokens")
 
 

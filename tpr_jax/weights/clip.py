@@ -13,10 +13,11 @@ import numpy as np
 
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, ClipConfig
-from tpr_jax.weights.files import read_state, write_state, write_whole
+from tpr_jax.weights.files import read_state, write_state
 from tpr_jax.weights.hugging_face import from_hugging_face, read_config, to_hugging_face
 from tpr_jax.weights.names import Params
 from tpr_jax.weights.openai import from_openai, to_openai
+from tpr_jax.writing import write_json, write_whole
 
 __all__ = [
     "find_clip",
@@ -136,8 +137,8 @@ def save_clip(
         if not np.isfinite(array).all():
             raise UserError(f"{folder}: weight {name!r} is not finite in {dtype}; save it in float32")
     write_state(folder / "model.safetensors", narrow)
-    _write_json(folder / "config.json", {**config_json, "dtype": dtype})
-    _write_json(folder / "preprocessor_config.json", _preprocessor(config.image_size, mean, std))
+    write_json(folder / "config.json", {**config_json, "dtype": dtype})
+    write_json(folder / "preprocessor_config.json", _preprocessor(config.image_size, mean, std))
     if tokenizer_json is not None:
         write_whole(folder / "tokenizer.json", lambda temporary: shutil.copyfile(tokenizer_json, temporary))
 
@@ -190,8 +191,3 @@ def _read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds no JSON object; restore the original file")
     return content
-
-
-def _write_json(path: Path, content: dict) -> None:
-    text = json.dumps(content, indent=2) + "\n"
-    write_whole(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))

@@ -2,9 +2,8 @@
 
 import os
 import pickle
-import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from tpr_jax.errors import UserError
 from tpr_jax.weights.torchscript import read_torchscript
+from tpr_jax.writing import write_whole
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 
@@ -43,31 +43,12 @@ def write_state(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> Non
       UserError: the folder cannot be written, or the disk is full.
     """
     contiguous = {name: np.asarray(array, order="C") for name, array in state.items()}
-    write_whole(path, lambda temporary: save_file(contiguous, temporary, metadata={"format": "np"}))
-
-
-def write_whole(path: str | os.PathLike, write: Callable[[str], object]) -> None:
-    """Calls `write` with a temporary name in the folder of `path`, then moves the result into place.
-
-    Raises:
-      UserError: the folder cannot be written, or the disk is full.
-    """
-    path = Path(path)
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
-        write(temporary)
-        os.chmod(temporary, 0o644)  # mkstemp makes private files; these are to be shared like any other
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
+        write_whole(path, lambda temporary: save_file(contiguous, temporary, metadata={"format": "np"}))
+    except SafetensorError as error:  # its words for trouble with the disk
         raise UserError(
             f"{path}: cannot be written ({error}); check the folder and the free space"
         ) from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

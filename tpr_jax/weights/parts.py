@@ -11,7 +11,8 @@ import numpy as np
 from tpr_jax.errors import UserError
 from tpr_jax.models import methods
 from tpr_jax.models.methods import Method, Slots
-from tpr_jax.weights.files import read_state, write_state, write_whole
+from tpr_jax.weights.files import read_state, write_state
+from tpr_jax.writing import write_json
 
 METHOD_FILE = "tpr_method.json"
 PARTS_FILE = "tpr_parts.safetensors"
@@ -85,8 +86,7 @@ def write_parts(folder: str | os.PathLike, method: Method, parts: Mapping) -> No
     """
     flat = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(parts).items()}
     write_state(Path(folder) / PARTS_FILE, flat)
-    text = json.dumps(method_to_json(method), indent=2) + "\n"
-    write_whole(Path(folder) / METHOD_FILE, lambda temporary: Path(temporary).write_text(text))
+    write_json(Path(folder) / METHOD_FILE, method_to_json(method))
 
 
 def read_parts(folder: str | os.PathLike) -> tuple[Method, dict] | None:

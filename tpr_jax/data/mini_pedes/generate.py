@@ -14,6 +14,7 @@ from tpr_jax.data.mini_pedes.render import render
 from tpr_jax.data.mini_pedes.scene import sample_view
 from tpr_jax.data.mini_pedes.wardrobe import sample_person
 from tpr_jax.errors import UserError
+from tpr_jax.writing import write_text, write_whole
 
 DOMAINS = ("mini", "pretrain")
 SPLITS = ("train", "val", "test")
@@ -65,13 +66,6 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+(?:[-'][a-z0-9]+)*", text.lower())
 
 
-def _write(path: str, write) -> None:
-    """Write beside the target and move into place, so that no half-written file has the final name."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    write(temporary)
-    os.replace(temporary, path)
-
-
 def _write_one(job: tuple) -> dict:
     out, settings, split, identity, pid, view_index = job
     height, width = settings["size"]
@@ -89,7 +83,7 @@ def _write_one(job: tuple) -> dict:
         with open(note, "w", encoding="utf-8") as f:
             json.dump(captions, f)
         picture = Image.fromarray(example["image"])
-        _write(path, lambda p: picture.save(p, "JPEG", quality=QUALITY, optimize=True))
+        write_whole(path, lambda p: picture.save(p, "JPEG", quality=QUALITY, optimize=True))
     return {
         "split": split,
         "captions": captions,
@@ -111,12 +105,7 @@ def _prepare(out: str, settings: dict) -> None:
     if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
         raise UserError(f"--out {out} exists and is not an empty folder: choose another folder or empty it")
     os.makedirs(out, exist_ok=True)
-
-    def save(path):
-        with open(path, "w", encoding="utf-8") as f:
-            json.dump(settings, f)
-
-    _write(state, save)
+    write_text(state, json.dumps(settings))
 
 
 def generate(
@@ -150,11 +139,8 @@ def generate(
     else:
         records = [_write_one(job) for job in tqdm(jobs, **bar)]
 
-    def save(path):
-        with open(path, "w", encoding="utf-8") as f:
-            f.write("[\n" + ",\n".join(json.dumps(r, separators=(",", ":")) for r in records) + "\n]\n")
-
-    _write(os.path.join(out, "reid_raw.json"), save)
+    lines = ",\n".join(json.dumps(record, separators=(",", ":")) for record in records)
+    write_text(os.path.join(out, "reid_raw.json"), f"[\n{lines}\n]\n")
     for folder in {os.path.dirname(record["file_path"]) for record in records}:
         for name in os.listdir(os.path.join(out, "imgs", folder)):
             if name.endswith((".json", ".tmp")):  # captions kept for resuming; what a killed run left

@@ -1,0 +1,72 @@
+"""Files that appear whole or not at all, and that there is one way to write them."""
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+
+import pytest
+
+from tpr_jax import writing
+from tpr_jax.errors import UserError
+
+PACKAGE = Path(writing.__file__).parent
+
+
+def test_what_is_written_can_be_read_back(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.json"
+    writing.write_json(path, {"a": 1 / 3})
+    assert json.loads(path.read_text()) == {"a": 1 / 3} and path.read_text().endswith("}\n")
+    writing.write_text(path, "é\n")
+    assert path.read_bytes() == b"\xc3\xa9\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert os.listdir(path.parent) == ["a.json"]
+
+
+@pytest.mark.parametrize("where", ["while it is written", "when it is moved"])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device"), "no space left on the disk of {path}: free some and run"),
+        (OSError(13, "Permission denied"), "{path}: cannot be written ([Errno 13] Permission denied); check"),
+    ],
+)
+def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path, monkeypatch, where, error, words):
+    path = tmp_path / "a.json"
+    writing.write_json(path, {"a": 1})
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise error
+
+    def half(temporary):
+        Path(temporary).write_bytes(b"half")
+        if where == "while it is written":
+            fail()
+
+    if where == "when it is moved":
+        monkeypatch.setattr(writing.os, "replace", fail)
+    with pytest.raises(UserError, match=re.escape(words.format(path=path))):
+        writing.write_whole(path, half)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_bug_of_the_writer_is_no_trouble_of_the_disk(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        writing.write_whole(tmp_path / "a", lambda temporary: 1 / 0)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("fact", "home"),
+    [
+        ("os.replace(", "writing.py"),
+        ("0.48145466", "models/config.py"),
+        ('"clip-mini"', "models/config.py"),
+    ],
+)
+def test_facts_with_one_home(fact, home):
+    holders = [path for path in PACKAGE.rglob("*.py") if fact in path.read_text(encoding="utf-8")]
+    assert holders == [PACKAGE / home]
