@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tpr_jax import checkpoint, results, runlog, train, writing
+from tpr_jax import results, train
 from tpr_jax.data import pipeline
 from tpr_jax.errors import UserError
 from tpr_jax.weights.files import write_state
@@ -210,30 +210,6 @@ def test_diverging_run_in_a_process_of_its_own(run, tmp_path):
     (line,) = process.stderr.splitlines()
     assert line.startswith("error: the loss or its gradient was not finite at step 2: ")
     assert "lower config.optimizer.lr" in line
-
-
-def full(*_, **__):
-    raise OSError(28, "No space left on device", "metrics.jsonl")
-
-
-def full_in_tensorstores_words(*_, **__):
-    raise ValueError("RESOURCE_EXHAUSTED: Error writing file: No space left on device [os_error_code='28']")
-
-
-@pytest.mark.parametrize(
-    ("where", "what", "error"),
-    [
-        (checkpoint.ocp.CheckpointManager, "save", full_in_tensorstores_words),
-        (checkpoint.ocp.CheckpointManager, "wait_until_finished", full_in_tensorstores_words),
-        (checkpoint.ocp.CheckpointManager, "save", full),
-        (runlog.events, "write_scalars", full),
-        (writing.os, "replace", full),
-    ],
-)
-def test_full_disk(told, monkeypatch, where, what, error):
-    monkeypatch.setattr(where, what, error)
-    line = told("--config.total_steps=10")
-    assert "no space left on the disk of " in line and "run the same command to go on" in line
 
 
 def test_other_trouble_of_the_system_keeps_its_traceback(tiny, tmp_path, monkeypatch):

@@ -6,6 +6,9 @@ checkpoint either is whole or does not exist.
 """
 
 import logging
+import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -16,6 +19,27 @@ from tpr_jax.errors import UserError
 # Orbax reports every file it opens, and every error with the tracebacks of its threads; the error itself
 # comes back from `save`, `finish` or `restore_newest` all the same.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
+# The same once more from each array that failed after the first, which nobody waits for any longer.
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", r"coroutine 'async_serialize.* was never awaited", RuntimeWarning)
+
+
+def _without_late_calls(report: Callable) -> Callable:
+    """A hook for exceptions that nobody can catch, which leaves out those of writes that Orbax gave up.
+
+    Orbax writes all arrays at a time, and when the first of them fails it closes the event loop over the
+    others. TensorStore's threads then find it closed, as often as there were arrays left, until the very end
+    of the process.
+    """
+
+    def report_others(unraisable) -> None:
+        if not (unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == "Event loop is closed"):
+            report(unraisable)
+
+    return report_others
+
+
+sys.unraisablehook = _without_late_calls(sys.unraisablehook)
 
 
 def open_manager(folder: Path, keep: int) -> ocp.CheckpointManager:

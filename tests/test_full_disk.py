@@ -1,0 +1,113 @@
+"""A disk that fills up while a run writes: one line, whichever write it was, and nothing after it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tpr_jax import checkpoint, runlog, writing
+
+ROOT = Path(__file__).parent.parent
+TOLD = "no space left on the disk of {}: free some and run the same command to go on\n"
+
+# Many arrays that cannot be compressed: when the first of them fails, the others are still being written.
+SAVES = """
+import sys
+from pathlib import Path
+import jax.numpy as jnp
+import numpy as np
+from tpr_jax import checkpoint
+from tpr_jax.errors import UserError
+
+state = {str(i): jnp.asarray(np.random.default_rng(i).normal(size=500)) for i in range(300)}
+for folder in sys.argv[1:]:
+    manager = checkpoint.open_manager(Path(folder), keep=1)
+    try:
+        checkpoint.save(manager, 1, state, {})
+        checkpoint.finish(manager)
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def on_small_disk(tmp_path_factory):
+    """`call(kilobytes, *command)`: a finished process that saw a disk of this size in the folder."""
+    disk = tmp_path_factory.mktemp("disk")
+    private = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+
+    def call(kilobytes: int, *command):
+        script = f'mount -t tmpfs -o size={kilobytes}k tmpfs "$0" && exec "$@"'
+        words = [*private, script, disk, *command]
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200)
+
+    try:
+        works = call(8, "true").returncode == 0
+    except FileNotFoundError:
+        works = False
+    if not works:
+        pytest.skip("only a Linux that lets its users mount can give a test a disk of its own")
+    return call, disk
+
+
+def full(*_, **__):
+    raise OSError(28, "No space left on device", "metrics.jsonl")
+
+
+def full_in_tensorstores_words(*_, **__):
+    raise ValueError("RESOURCE_EXHAUSTED: Error writing file: No space left on device [os_error_code='28']")
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "error"),
+    [
+        (checkpoint.ocp.CheckpointManager, "save", full_in_tensorstores_words),
+        (checkpoint.ocp.CheckpointManager, "wait_until_finished", full_in_tensorstores_words),
+        (checkpoint.ocp.CheckpointManager, "save", full),
+        (runlog.events, "write_scalars", full),
+        (writing.os, "replace", full),
+    ],
+)
+def test_each_place_that_writes(tiny, tmp_path, explained, capsys, monkeypatch, where, what, error):
+    monkeypatch.setattr(where, what, error)
+    flags = ["--config", tiny["config"], "--workdir", tmp_path / "run", "--config.total_steps=10"]
+    line = explained(capsys, *flags)
+    assert "no space left on the disk of " in line and "run the same command to go on" in line
+
+
+def test_nothing_but_the_error_is_told_of_a_checkpoint(on_small_disk):
+    call, disk = on_small_disk
+    folders = [str(disk / str(attempt)) for attempt in range(8)]
+    process = call(300, sys.executable, "-c", SAVES, *folders)
+    assert process.stdout == "".join(TOLD.format(folder) for folder in folders)
+    assert process.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("kilobytes", "flags"), [(700, []), (16, ["--config.checkpoint_every=1000", "--config.eval_every=0"])]
+)
+def test_a_whole_run(tiny, on_small_disk, kilobytes, flags):
+    """Amid its checkpoints, and amid its log."""
+    call, disk = on_small_disk
+    flags = ["--config", tiny["config"], "--workdir", str(disk / "run"), *flags]
+    process = call(kilobytes, sys.executable, "-m", "tpr_jax.main", *flags)
+    (line,) = process.stderr.splitlines()
+    assert process.returncode == 2
+    assert line.startswith("error: no space left on the disk")
+    assert line.endswith(": free some and run the same command to go on")
+
+
+def test_other_exceptions_that_nobody_can_catch_are_still_told():
+    seen = []
+    report = checkpoint._without_late_calls(seen.append)
+
+    class Unraisable:
+        def __init__(self, error):
+            self.exc_type, self.exc_value = type(error), error
+
+    late = Unraisable(RuntimeError("Event loop is closed"))
+    others = [Unraisable(RuntimeError("something else")), Unraisable(ValueError("Event loop is closed"))]
+    for unraisable in (late, *others):
+        report(unraisable)
+    assert seen == others
