@@ -16,9 +16,11 @@ LOGIT_SCALE = 50.0  # 1 / 0.02, fixed in all three methods
 
 
 def l2_normalise(x: Float[Array, "b e"]) -> Float[Array, "b e"]:
-    """Rows of unit length, float32."""
+    """Rows of unit length, float32; a row of zeros (or with squares below float32) is left as it is."""
     x = x.astype(jnp.float32)
-    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+    zero = jnp.sum(x * x, axis=-1, keepdims=True) == 0
+    # Replaced within the norm, not after it: its derivative at 0 is no number, and times 0 it stays none.
+    return x / jnp.linalg.norm(jnp.where(zero, 1, x), axis=-1, keepdims=True)
 
 
 def same_identity(pids: Pids) -> Float[Array, "b b"]:
