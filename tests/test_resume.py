@@ -38,7 +38,9 @@ def assert_same_run(workdir, reference, last=LAST) -> None:
     assert rows(workdir) == rows(reference)
     assert_same_bits(final_state(workdir, last), final_state(reference, last))
     one, other = (json.loads((w / "results.json").read_text()) for w in (workdir, reference))
-    assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    assert one["peak_memory_bytes"] > 2e8
+    measured = {"seconds": 0, "peak_memory_bytes": 0}
+    assert {**one, **measured} == {**other, **measured}
 
 
 def kill_when(process, happened) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from tpr_jax import checkpoint, evaluate, runlog, sharding, step
+from tpr_jax import checkpoint, evaluate, memory, runlog, sharding, step
 from tpr_jax import config as config_lib
 from tpr_jax.data import pipeline
 from tpr_jax.errors import UserError
@@ -63,13 +63,14 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
     runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME)
     parts = prepare(config)
     state, scored = restore_best(config, workdir, parts)
-    scored = {"method": config.method.name, "dataset": config.dataset, **scored}
+    scored = {"method": config.method.name, "dataset": config.dataset, **params_of(parts), **scored}
     print(f"scoring {scored['checkpoint'] or 'the initial weights'} (step {scored['step']})")
     for split in ("val", "test"):
         if split in parts["splits"]:
             variables = {**parts["frozen"], **state["trainable"]}
             scored[split], _ = score_split(parts, config, parts["encoders"], variables, split)
             print(f"{split}: {short(scored[split])}")
+    scored |= memory.peaks({})
     write_json(workdir / "eval.json", scored)
     print(f"written: {workdir / 'eval.json'}")
     return scored
@@ -91,19 +92,24 @@ def final_results(config, parts, state, best, notes, variables, done, spent, his
     if found is not None:
         scored, _ = score_split(parts, config, parts["encoders"], variables(found[1]), "test")
         best_on_val = {"epoch": found[2]["best_epoch"], "test": scored}
-    total = count(parts["frozen"]) + count(parts["trainable"])
     results = {
         "method": config.method.name,
         "dataset": config.dataset,
-        "trainable_params": count(parts["trainable"]),
-        "total_params": total,
+        **params_of(parts),
         "steps": done,
         "seconds": spent(),
         "zero_shot": {"test": notes["zero_shot"]},
         "final": final,
         "best_on_val": best_on_val,
+        **memory.peaks(notes),
     }
     return results, encoded
+
+
+def params_of(parts: dict) -> dict[str, int]:
+    """How many numbers are trained, and how many there are."""
+    trainable = count(parts["trainable"])
+    return {"trainable_params": trainable, "total_params": trainable + count(parts["frozen"])}
 
 
 def say_what_came_out(results: dict, workdir: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from tpr_jax import checkpoint, evaluate, interrupt, report, runlog, sharding, step
+from tpr_jax import checkpoint, evaluate, interrupt, memory, report, runlog, sharding, step
 from tpr_jax import config as config_lib
 from tpr_jax import results as results_lib
 from tpr_jax.data import pipeline
@@ -77,7 +77,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         tqdm.write(f"zero-shot, test: {results_lib.short(notes['zero_shot'])}")
 
     def save(state):
-        checkpoint.save(latest, int(state["step"]), state, {**notes, "seconds": spent()})
+        so_far = {"seconds": spent(), **memory.peaks(notes)}
+        checkpoint.save(latest, int(state["step"]), state, {**notes, **so_far})
 
     def validate(state, at_step):
         """Scores the validation split and keeps the state if it is the best so far."""

@@ -1,0 +1,64 @@
+"""The peak of memory: of what a process really takes, and carried over an interruption."""
+
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tpr_jax import memory
+
+MIB = 2**20
+
+
+def test_the_peak_rises_with_what_is_taken_and_stays():
+    before = memory.peaks({})["peak_memory_bytes"]
+    # Far below what this process may once have held nothing would be seen: take more than that.
+    block = np.ones(before + 200 * MIB, np.uint8)
+    during = memory.peaks({})["peak_memory_bytes"]
+    size = block.nbytes
+    del block
+    after = memory.peaks({})["peak_memory_bytes"]
+    assert during >= size and during < 3 * size + 500 * MIB
+    assert after >= during
+    # The kernel's own account of the same process, which is never lower.
+    assert after <= 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def test_what_the_parent_held_is_not_counted():
+    code = (
+        "import numpy as np, subprocess, sys\n"
+        "block = np.ones(1_500_000_000, np.uint8)\n"
+        "child = 'from tpr_jax import memory; print(memory.peaks({})[\"peak_memory_bytes\"])'\n"
+        "subprocess.run([sys.executable, '-c', child], check=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 50 * MIB < int(done.stdout) < 1_000_000_000
+
+
+def test_the_larger_of_before_and_now_counts(monkeypatch):
+    monkeypatch.setattr(memory, "_of_process", lambda: 100)
+    monkeypatch.setattr(memory, "_of_device", lambda: None)
+    key, device = "peak_memory_bytes", "peak_device_memory_bytes"
+    assert memory.peaks({}) == {key: 100, device: None}
+    assert memory.peaks({key: 300, device: None}) == {key: 300, device: None}
+    assert memory.peaks({key: 99, "seconds": 5.0}) == {key: 100, device: None}
+    monkeypatch.setattr(memory, "_of_device", lambda: 70)
+    assert memory.peaks({key: 1, device: 80}) == {key: 100, device: 80}
+    assert memory.peaks({key: 1, device: 8}) == {key: 100, device: 70}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_without_proc_the_kernel_is_asked(monkeypatch):
+    class Nowhere:
+        def __init__(self, *_):
+            pass
+
+        def read_text(self):
+            raise FileNotFoundError
+
+    near = memory.peaks({})["peak_memory_bytes"]
+    monkeypatch.setattr(memory, "Path", Nowhere)
+    assert memory.peaks({})["peak_memory_bytes"] == 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert memory.peaks({})["peak_memory_bytes"] >= 0.9 * near
