@@ -101,6 +101,18 @@ def test_all_bfloat16_products_take_bfloat16_and_sum_in_float32(product):
         assert equation.outvars[0].aval.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("product", [matmul, dense])
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [("float32", (jax.lax.Precision.HIGHEST,) * 2), ("bfloat16", None)]
+)
+def test_float32_is_float32_on_every_platform(product, dtype, precision):
+    """Asked for in all three products, and of float32 only: bfloat16 operands have no digits to lose."""
+    a, b = arrays((4, 5), (5, 6), dtype=dtype)
+    gradient = jax.grad(lambda a, b: jnp.square(product(a, b).astype(jnp.float32)).sum(), argnums=(0, 1))
+    found = [e for e in walk(jax.make_jaxpr(gradient)(a, b).jaxpr) if e.primitive.name == "dot_general"]
+    assert [e.params["precision"] for e in found] == [precision] * 3
+
+
 def walk(jaxpr):
     """All equations of a jaxpr and of those inside it."""
     for equation in jaxpr.eqns:

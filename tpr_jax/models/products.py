@@ -2,7 +2,8 @@
 
 With bfloat16 operands the CPU reaches its matrix unit only when the result is asked for in float32, and in
 the backward pass only when the cotangent is bfloat16 too, which `jax.grad` does not arrange by itself; hence
-the custom derivative. On TPU and GPU the same form accumulates in float32, as is wanted there.
+the custom derivative. On TPU and GPU the same form accumulates in float32, as is wanted there. Float32
+operands are multiplied in float32 everywhere.
 """
 
 import jax
@@ -11,7 +12,9 @@ from jaxtyping import Array, Float
 
 
 def _product(a, b):
-    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+    # Left to themselves, GPUs round float32 operands to 10 bits (TF32) and TPUs to 7 (bfloat16).
+    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    return jnp.matmul(a, b, precision=precision, preferred_element_type=jnp.float32)
 
 
 @jax.custom_vjp
