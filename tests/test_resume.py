@@ -100,6 +100,20 @@ def test_interrupted_by_ctrl_c_it_saves_and_says_so(start, make_config, finished
     assert_same_run(workdir, reference)
 
 
+def test_unread_it_saves_and_ends_quietly(start, make_config, tmp_path, capsys):
+    """As `... | head -1` does: the reader goes away after the first line, and the next cannot be told."""
+    process = start(tmp_path, "--config.eval_every=1")
+    assert process.stdout.readline().startswith("zero-shot, test:")
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 141
+    assert [row["step"] for row in rows(tmp_path)][-2:] == [6, 6]  # logged, and scored, at the epoch's end
+    assert final_state(tmp_path, 6)["step"] == 6
+    train.train(make_config(eval_every=1, total_steps=8), tmp_path)
+    assert "resumed at step 6 of 8" in capsys.readouterr().out
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6, 6, 7, 8, 8]
+
+
 @pytest.mark.parametrize("cut", [6, 14])  # at the end of an epoch, and in the middle of one
 def test_cut_short_and_then_made_longer(make_config, finished, tmp_path, cut):
     results = train.train(make_config(total_steps=cut), tmp_path)

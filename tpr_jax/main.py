@@ -23,6 +23,7 @@ from ml_collections import ConfigDict, config_flags
 
 from tpr_jax import config as config_lib
 from tpr_jax.errors import UserError
+from tpr_jax.pipes import quiet_when_closed
 
 MODES = ("train", "eval")
 
@@ -125,7 +126,18 @@ def run(argv: list[str]) -> None:
 
 
 def explain_and_exit(command, argv: list[str]) -> None:
-    """Runs a command; a mistake that a user can mend ends it with one line and exit code 2."""
+    """Runs a command; a mistake that a user can mend ends it with one line and exit code 2.
+
+    Each line that it prints is seen at once, through a pipe too; without a reader there it ends, exit code
+    141.
+    """
+    if hasattr(sys.stdout, "reconfigure"):  # a notebook's has no buffer to set
+        sys.stdout.reconfigure(line_buffering=True)
+    with quiet_when_closed():
+        _explain(command, argv)
+
+
+def _explain(command, argv: list[str]) -> None:
     try:
         command(argv)
     except UserError as error:

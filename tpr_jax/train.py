@@ -96,12 +96,26 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     if due(done):
         validate(state, done)
 
+    def keep():
+        """Saves the state of a run that ends early, at a step of its own."""
+        _stop_if_bad({"bad_step": int(state["bad_step"])}, state, latest, notes)
+        checkpoint.finish(latest)
+        if done not in latest.all_steps():
+            save(state)
+        checkpoint.finish(latest)
+
+    def keep_if_unread(kind, error, trace):
+        """Nobody reads what the run prints any longer, which ends it."""
+        if isinstance(error, BrokenPipeError):
+            keep()
+
     bar = tqdm(total=last_step, initial=done, desc="train", unit="step", dynamic_ncols=True, disable=None)
     waited, since, since_step = 0.0, time.time(), done
     with contextlib.ExitStack() as stack:
         stack.callback(checkpoint.finish, best)
         stack.callback(checkpoint.finish, latest)
         stack.callback(bar.close)
+        stack.push(keep_if_unread)
         asked_to_stop = stack.enter_context(interrupt.noticed())
         for epoch in range(done // per_epoch, -(-last_step // per_epoch)):
             if done >= last_step:
@@ -139,11 +153,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                     validate(state, done)
                     since, since_step, waited = time.time(), done, 0.0
                 if asked_to_stop() and done < last_step:
-                    _stop_if_bad({"bad_step": int(state["bad_step"])}, state, latest, notes)
-                    checkpoint.finish(latest)
-                    if done not in latest.all_steps():
-                        save(state)
-                    checkpoint.finish(latest)
+                    keep()
                     raise UserError(f"stopped at step {done}, which is saved: the same command goes on")
 
     results, encoded = results_lib.final_results(

@@ -5,6 +5,7 @@ import os
 import sys
 
 from tpr_jax.errors import UserError
+from tpr_jax.pipes import quiet_when_closed
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -50,4 +51,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with quiet_when_closed():
+        sys.exit(main())
