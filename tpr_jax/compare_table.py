@@ -6,6 +6,7 @@ Pure: outcomes come in as plain dicts (see `compare_runs.outcome`), text goes ou
 import csv
 import io
 import statistics
+import textwrap
 from collections.abc import Sequence
 
 from tpr_jax.metrics import METRIC_KEYS
@@ -14,7 +15,7 @@ from tpr_jax.report import DATASET_NAMES
 NOTE = (
     "Test split, text to image, percent, after the last step: mean ± standard deviation over the seeds (the "
     "sample's, n - 1). Time of a step: mean over the seeds of each run's median, without the first, which "
-    "compiles. Memory: the highest of any seed, of the device where it keeps an account, else of the process. "
+    "compiles. Memory: the highest of any seed; the device's where it keeps an account, else the process's. "
     "File: the trained part alone."
 )
 MISSING = "–"
@@ -72,7 +73,7 @@ def text(rows: Sequence[dict]) -> str:
         costs = [line[:1] + line[split:] for line in cells]
         blocks.append("\n".join([dataset_name(dataset), *map("  ".join, _padded(scores))]))
         blocks.append("\n".join(map("  ".join, _padded(costs))))
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join([*blocks, textwrap.fill(NOTE, 100)]) + "\n"
 
 
 def comma_separated(rows: Sequence[dict]) -> str:
@@ -122,7 +123,7 @@ def _line(row: dict) -> list[str]:
         MISSING if row["steps"] is None else "–".join(f"{n}" for n in dict.fromkeys(row["steps"])),
         *(_score(row[key]) for key in METRIC_KEYS),
         MISSING if trained is None else f"{trained:,}",
-        f"{100 * trained / total:.1f} %" if total else MISSING,
+        f"{100 * trained / total:.2f} %" if total else MISSING,
         MISSING if time is None else f"{time:.3g}",
         bytes_text(row["memory_bytes"]),
         bytes_text(row["saved_bytes"]),

@@ -1,0 +1,123 @@
+"""Trains several configs with several seeds each and puts what came out side by side.
+
+    python -m tpr_jax.compare CONFIG... --seeds N --workdir DIR [--config.KEY=VALUE ...]
+
+CONFIG is configs/NAME.py[:DATASET]; seeds are 0 to N - 1; a setting --config.KEY=VALUE holds for every run.
+Each run is `python -m tpr_jax.main` in a process and a folder of its own, DIR/NAME/seed_K, with all it prints
+in log.txt. After every run DIR/compare.md, compare.csv and compare.png hold what there is so far. The same
+command again goes on where it was interrupted, tries failed runs again, and repeats no finished one.
+"""
+
+import argparse
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tpr_jax import compare_runs, compare_table, interrupt
+from tpr_jax.compare_table import summarise
+from tpr_jax.errors import UserError
+from tpr_jax.main import explain_and_exit
+from tpr_jax.writing import write_text, write_whole
+
+
+def parse(argv: Sequence[str]) -> tuple[list[str], int, Path, list[str]]:
+    """(configs, number of seeds, workdir, settings for every run) of a command line."""
+    settings = [word for word in argv[1:] if re.match(r"--?(no)?config\.", word)]
+    for setting in settings:
+        key, equals, _ = setting.partition("=")
+        if not equals and not key.lstrip("-").startswith("no"):
+            raise UserError(f"{setting}: settings are written --config.KEY=VALUE")
+        if key.endswith("config.seed"):
+            raise UserError(f"{setting}: the seeds are 0 to N - 1 of --seeds N: leave it out")
+    parser = _Parser(prog="python -m tpr_jax.compare", usage=__doc__, add_help=False, allow_abbrev=False)
+    parser.add_argument("configs", nargs="*")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workdir")
+    parser.add_argument("-h", "--help", action="store_true")
+    args = parser.parse_args([word for word in argv[1:] if word not in settings])
+    if args.help or len(argv) == 1:
+        print(__doc__.strip())
+        raise SystemExit(0 if args.help else 2)
+    if not args.configs:
+        raise UserError("no config is named: give some, such as configs/dm_adapter.py configs/zero_shot.py")
+    if args.seeds < 1:
+        raise UserError(f"--seeds {args.seeds}: at least 1 is needed")
+    if not args.workdir:
+        raise UserError("--workdir is missing: name a folder for what is written, such as --workdir runs/all")
+    return args.configs, args.seeds, Path(args.workdir), settings
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UserError(f"{message}; see python -m tpr_jax.compare --help")
+
+
+def run(argv: list[str]) -> None:
+    """Parses, runs what is not there yet, and writes and prints the table.
+
+    Raises:
+      UserError: the command line, or one of the configs, cannot be used (before anything is run), or the
+        comparison was interrupted.
+      SystemExit: with code 1 where runs failed.
+    """
+    configs, seeds, workdir, settings = parse(argv)
+    runs = compare_runs.plan(configs, seeds, workdir, settings)
+    failed = 0
+    with interrupt.noticed() as asked_to_stop:
+        for number, one in enumerate(runs, 1):
+            print(f"[{number} of {len(runs)}] {one['name']}, seed {one['seed']}: ", end="", flush=True)
+            code, said = _run_one(one, asked_to_stop)
+            print(said, flush=True)
+            if code is None:
+                write_tables(workdir, runs)
+                again = shlex.join(["python", "-m", "tpr_jax.compare", *argv[1:]])
+                raise UserError(f"stopped at run {number} of {len(runs)}; to go on: {again}")
+            failed += code != 0
+            write_tables(workdir, runs)
+    print(f"\n{compare_table.text(rows_of(runs))}", end="")
+    print(f"\nwritten to {workdir}: compare.md, compare.csv, compare.png; each run's files in NAME/seed_K/")
+    if failed:
+        print(f"{failed} of {len(runs)} runs failed; the same command tries them again", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def _run_one(one: dict, asked_to_stop) -> tuple[int | None, str]:
+    """(exit code or None where it was stopped, what to say of it)."""
+    with compare_runs.alone(one, asked_to_stop, lambda words: print(words, end=" ... ", flush=True)) as mine:
+        if mine is None or asked_to_stop():
+            return None, "not begun"
+        whole = compare_runs.is_whole(mine)
+        if not whole:
+            code, said = compare_runs.execute(mine, asked_to_stop)
+            if code is None:
+                return None, said
+            if code:
+                return code, f"FAILED (exit code {code}): {said}\n    see {one['folder'] / 'log.txt'}"
+        scores = compare_runs.outcome(mine)["scores"]
+        return 0, f"R@1 {scores['R1']:.2f}" + (", was there already" if whole else "")
+
+
+def rows_of(runs: Sequence[dict]) -> list[dict]:
+    """The table's rows of what there is now, in the order of the configs."""
+    names = dict.fromkeys(run["name"] for run in runs)
+    rows = []
+    for name in names:
+        ours = [run for run in runs if run["name"] == name]
+        rows.append(summarise(name, ours[0]["config"]["dataset"], list(map(compare_runs.outcome, ours))))
+    return rows
+
+
+def write_tables(workdir: Path, runs: Sequence[dict]) -> None:
+    """compare.md, compare.csv and compare.png of what there is now; each appears whole or not at all."""
+    from tpr_jax import compare_png  # takes matplotlib, which a mistaken command line should not wait for
+
+    rows = rows_of(runs)
+    write_text(workdir / "compare.md", compare_table.markdown(rows))
+    write_text(workdir / "compare.csv", compare_table.comma_separated(rows))
+    write_whole(workdir / "compare.png", lambda path: Path(path).write_bytes(compare_png.picture(rows)))
+
+
+if __name__ == "__main__":
+    explain_and_exit(run, sys.argv)
