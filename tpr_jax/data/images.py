@@ -2,6 +2,7 @@
 
 import io
 import os
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,17 +14,34 @@ from tpr_jax.errors import UserError
 MAX_PIXELS = 89_478_485
 
 
+class Crop(NamedTuple):
+    """A part of a picture file: its upper left corner and size, in pixels of the upright picture."""
+
+    path: str
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.path} [{self.x}, {self.y}, {self.width}, {self.height}]"
+
+
 def read_image(source) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes a picture to RGB.
 
-    `source` is a path, the bytes of a file, a PIL image, or an array (uint8, or uint16 with white at 65535)
-    of shape [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]. The EXIF orientation is applied, transparency is laid
+    `source` is a path, a `Crop`, the bytes of a file, a PIL image, or an array (uint8, or uint16 with white
+    at 65535) of shape [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]. Of a crop that reaches beyond the picture
+    what lies within counts. The EXIF orientation is applied, transparency is laid
     on white, 16 bits are scaled to 8 (not clipped), CMYK and palettes become RGB, and of an animation the
     first frame is taken.
 
     Raises:
-      UserError: the file is missing, empty, cut off, too large or no picture; the message names it.
+      UserError: the file is missing, empty, cut off, too large or no picture, or a crop lies outside of it;
+        the message names it.
     """
+    if isinstance(source, Crop):
+        return _crop(read_image(source.path), source)
     if isinstance(source, np.ndarray):
         return _array_to_rgb(source)
     if isinstance(source, Image.Image):
@@ -45,6 +63,15 @@ def resize(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _crop(image: np.ndarray, crop: Crop) -> np.ndarray:
+    top, left = max(crop.y, 0), max(crop.x, 0)
+    part = image[top : max(crop.y + crop.height, 0), left : max(crop.x + crop.width, 0)]
+    if not part.size:
+        size = f"{image.shape[1]} x {image.shape[0]}"
+        raise UserError(f"{crop}: the box [x, y, w, h] lies outside of the picture of {size} pixels")
+    return np.ascontiguousarray(part)
 
 
 def _read_file(path: str) -> bytes:
