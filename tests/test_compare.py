@@ -1,119 +1,18 @@
 """Comparing: one comparison for real, and what happens around the runs with a stand-in for them."""
 
-import csv
-import fcntl
 import json
 import os
 import shlex
 import signal
 import statistics
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
+from compare_stand_in import compared_fixture, stand_in_fixture, starts, table, zero_fixture  # noqa: F401
 
 from tpr_jax import compare, compare_runs, main
 from tpr_jax.errors import UserError
-
-ZERO_SHOT = """
-import runpy
-
-def get_config():
-    config = runpy.run_path({tiny!r})["get_config"]()
-    config.method = {{"name": "zero_shot"}}
-    config.losses.balance = 0.0
-    return config
-"""
-
-# Does at once what a run does, R@1 being 10 + its seed; or what FAKE says for it.
-STAND_IN = """
-import json, os, pathlib, signal, sys, time
-
-flags = sys.argv[1:]
-folder = pathlib.Path(flags[flags.index("--workdir") + 1])
-what = json.loads(os.environ["FAKE"]).get(f"{folder.parent.name}/{folder.name}", "")
-if what == "fail":
-    print("error: 5.jpg cannot be read: mend it", "and a library's last words", sep="\\n", file=sys.stderr)
-    sys.exit(2)
-if what == "bug":
-    raise ValueError("a bug")
-if what == "kill":
-    os.kill(os.getpid(), signal.SIGKILL)
-if what == "nothing":
-    sys.exit(0)
-if what.startswith("wait"):
-    came = []
-    signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
-    (folder / "ready").touch()
-    while len(came) < int(what[4:]):
-        time.sleep(0.01)
-    (folder / "ready").unlink()
-    print(f"error: stopped after {len(came)}")
-    sys.exit(2)
-r1 = 10.0 + int(folder.name.removeprefix("seed_"))
-scores = {"t2i": {"R1": r1, "R5": 20.0, "R10": 30.0, "mAP": 15.0, "mINP": 5.0}}
-sizes = {"trainable_params": 100, "total_params": 1000, "peak_memory_bytes": 7000}
-if "eval" in flags:
-    (folder / "eval.json").write_text(json.dumps({**sizes, "step": 0, "test": scores, "trainable_params": 0}))
-else:
-    steps = next((int(f.split("=")[1]) for f in flags if "total_steps" in f), 120)
-    rows = [{"step": steps, "examples_per_second": 16.0}] * 3
-    (folder / "metrics.jsonl").write_text("\\n".join(map(json.dumps, rows)))
-    results = {**sizes, "steps": steps, "final": {"test": scores}}
-    (folder / "results.json").write_text(json.dumps(results))
-"""
-
-
-@pytest.fixture(scope="session")
-def zero(tiny) -> str:
-    """A config that has nothing to train, on the tiny data."""
-    path = Path(tiny["config"]).with_name("zero.py")
-    path.write_text(ZERO_SHOT.format(tiny=tiny["config"]))
-    return str(path)
-
-
-@pytest.fixture
-def stand_in(tmp_path, monkeypatch):
-    """`stand_in({"tiny/seed_1": "fail"})`: from now on runs are stand-ins, and those named do that."""
-    script = tmp_path / "stand_in.py"
-    script.write_text(STAND_IN)
-    monkeypatch.setattr(compare_runs, "PROGRAM", (sys.executable, "-S", str(script)))
-
-    def set_up(what=None):
-        monkeypatch.setenv("FAKE", json.dumps(what or {}))
-
-    set_up()
-    return set_up
-
-
-@pytest.fixture
-def compared(tiny, zero, tmp_path, capsys):
-    """`compared(*flags)`: compares the two tiny configs with two seeds; (exit code, stdout, stderr)."""
-
-    def call(*flags):
-        argv = ["compare", tiny["config"], zero, "--seeds", "2", "--workdir", str(tmp_path / "all"), *flags]
-        try:
-            main.explain_and_exit(compare.run, argv)
-            code = 0
-        except SystemExit as ended:
-            code = ended.code
-        return code, *capsys.readouterr()
-
-    return call
-
-
-def table(tmp_path) -> dict[str, dict]:
-    with open(tmp_path / "all" / "compare.csv") as file:
-        return {row["config"]: row for row in csv.DictReader(file)}
-
-
-def starts(tmp_path, name) -> int:
-    """How often a run was begun."""
-    log = tmp_path / "all" / name / "log.txt"
-    return log.read_text().count("$ ") if log.exists() else 0
 
 
 def send_when(path, *numbers):
@@ -233,71 +132,6 @@ def test_a_second_ctrl_c_ends_it_at_once(compared, stand_in, tmp_path):
     assert "stopped after 2" in (ready.parent / "log.txt").read_text()
 
 
-def test_a_run_that_another_process_is_at_is_waited_for(compared, stand_in, tmp_path):
-    folder = tmp_path / "all" / "tiny" / "seed_0"
-    folder.mkdir(parents=True)
-    lock = "f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); time.sleep(1.5)"
-    command = [sys.executable, "-S", "-c", f"import fcntl, sys, time; {lock}", str(folder / "lock")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
-        other.stdout.readline()
-        began = time.time()
-        code, stdout, _ = compared()
-        assert code == 0 and time.time() - began > 1
-    assert "tiny, seed 0: another process is at it: waiting until that ends ... R@1 10.00" in stdout
-
-
-def test_the_lock_outlives_a_killed_comparison(stand_in, tiny, tmp_path):
-    """The run's process holds it too: without that, two would write the same checkpoints."""
-    stand_in({"tiny/seed_0": "wait1"})
-    (run,) = compare_runs.plan([tiny["config"]], 1, tmp_path / "all", [])
-    asked = threading.Event()
-    folder = run["folder"]
-
-    def work():
-        with compare_runs.alone(run, asked.is_set, print) as mine:
-            seen.append(compare_runs.execute(mine, asked.is_set))
-
-    seen = []
-    thread = threading.Thread(target=work)
-    thread.start()
-    while not (folder / "ready").exists():
-        time.sleep(0.02)
-    pids = [int(p.name) for p in Path("/proc").glob("[0-9]*") if holds(p, folder / "lock")]
-    asked.set()
-    thread.join()
-    assert len(pids) == 2 and os.getpid() in pids
-    assert seen == [(None, "error: stopped after 1")]
-    with (folder / "lock").open("a") as file:  # and it is free again
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def holds(process: Path, path: Path) -> bool:
-    try:
-        return any(os.readlink(link) == str(path) for link in (process / "fd").iterdir())
-    except OSError:
-        return False
-
-
-def test_more_steps_go_on_and_fewer_are_refused(compared, stand_in, tmp_path):
-    assert compared("--config.total_steps=10")[0] == 0
-    assert compared("--config.total_steps=20")[0] == 0
-    row = table(tmp_path)["tiny"]
-    assert (row["steps_min"], row["done"]) == ("20", "2")
-    assert [starts(tmp_path, f"{name}/seed_0") for name in ("tiny", "zero")] == [2, 1]
-    code, _, stderr = compared("--config.total_steps=10")
-    assert code == 2 and "seed_0 was trained for 20 steps, more than config.total_steps=10" in stderr
-    # What decides nothing may differ.
-    code, stdout, _ = compared("--config.total_steps=20", "--config.checkpoint_every=3")
-    assert code == 0 and stdout.count("was there already") == 4
-
-
-def test_another_config_in_the_folder_is_refused(compared, stand_in, tmp_path):
-    (tmp_path / "all" / "tiny" / "seed_1").mkdir(parents=True)
-    (tmp_path / "all" / "tiny" / "seed_1" / "config.json").write_text('{"seed": 5}')
-    code, stdout, stderr = compared()
-    assert (code, stdout) == (2, "") and "seed_1 holds a run of another config: config.seed was 5" in stderr
-
-
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -343,37 +177,3 @@ def test_help(capsys):
             main.explain_and_exit(compare.run, argv)
         assert ended.value.code == code
         assert "python -m tpr_jax.compare CONFIG... --seeds N --workdir DIR" in capsys.readouterr().out
-
-
-def test_names_tell_configs_apart():
-    names = compare_runs.names_of
-    assert names(["configs/a.py", "configs/b.py:cuhk_pedes"]) == ["a", "b:cuhk_pedes"]
-    assert names(["configs/a.py", "configs/a.py:cuhk_pedes"]) == ["a", "a:cuhk_pedes"]
-    assert names(["/x/one/a.py", "/x/two/a.py", "b.py"]) == ["one/a", "two/a", "b"]
-    # Different names, the same folder: that would not do either.
-    assert len({*map(compare_runs.folder_of, names(["/x/a-c.py", "/y/a.py:c"]))}) == 2
-    for twice in (["a.py", "a.py"], ["a.py", "./a.py"]):
-        with pytest.raises(UserError, match="given twice"):
-            names(twice)
-
-
-def test_the_first_logged_step_is_left_out_of_the_time():
-    rows = [{"examples_per_second": speed} for speed in (0.1, 8.0, 4.0, 16.0)] + [{"val": {}}]
-    assert compare_runs.seconds_per_step(rows, 8) == 1.0  # of 1, 2 and a half
-    assert compare_runs.seconds_per_step(rows[:1], 8) is None
-
-
-def test_saved_bytes_are_those_of_the_file_where_there_is_one(tmp_path):
-    assert compare_runs.saved_bytes({"trainable_params": 25}, tmp_path) == 100
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "adapter.safetensors").write_bytes(b"x" * 123)
-    assert compare_runs.saved_bytes({"trainable_params": 25}, tmp_path) == 123
-
-
-@pytest.mark.parametrize("damage", ["", "{", "[1]", '{"final": {}}'])
-def test_results_that_cannot_be_read_are_made_again(compared, stand_in, tmp_path, damage):
-    assert compared()[0] == 0
-    (tmp_path / "all" / "tiny" / "seed_0" / "results.json").write_text(damage)
-    code, stdout, _ = compared()
-    assert code == 0 and stdout.count("was there already") == 3
-    assert table(tmp_path)["tiny"]["done"] == "2"

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpr_jax import compare_runs, compare_table, interrupt
+from tpr_jax import compare_outcome, compare_runs, compare_table, interrupt
 from tpr_jax.compare_table import summarise
 from tpr_jax.errors import UserError
 from tpr_jax.main import explain_and_exit
@@ -88,14 +88,14 @@ def _run_one(one: dict, asked_to_stop) -> tuple[int | None, str]:
     with compare_runs.alone(one, asked_to_stop, lambda words: print(words, end=" ... ", flush=True)) as mine:
         if mine is None or asked_to_stop():
             return None, "not begun"
-        whole = compare_runs.is_whole(mine)
+        whole = compare_outcome.is_whole(mine)
         if not whole:
             code, said = compare_runs.execute(mine, asked_to_stop)
             if code is None:
                 return None, said
             if code:
                 return code, f"FAILED (exit code {code}): {said}\n    see {one['folder'] / 'log.txt'}"
-        scores = compare_runs.outcome(mine)["scores"]
+        scores = compare_outcome.outcome(mine)["scores"]
         return 0, f"R@1 {scores['R1']:.2f}" + (", was there already" if whole else "")
 
 
@@ -105,7 +105,7 @@ def rows_of(runs: Sequence[dict]) -> list[dict]:
     rows = []
     for name in names:
         ours = [run for run in runs if run["name"] == name]
-        rows.append(summarise(name, ours[0]["config"]["dataset"], list(map(compare_runs.outcome, ours))))
+        rows.append(summarise(name, ours[0]["config"]["dataset"], list(map(compare_outcome.outcome, ours))))
     return rows
 
 

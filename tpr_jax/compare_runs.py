@@ -1,25 +1,22 @@
-"""The runs of a comparison: which there are, how one runs in its own process, and what came out of it."""
+"""The runs of a comparison: which there are, and how one is run, in a process of its own."""
 
 import contextlib
 import fcntl
-import json
 import os
 import shlex
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from tpr_jax import compare_outcome, main, runlog
 from tpr_jax import config as config_lib
-from tpr_jax import main, runlog
 from tpr_jax.errors import UserError
 from tpr_jax.models.methods import METHODS
 from tpr_jax.writing import write_json
 
 PROGRAM = (sys.executable, "-m", "tpr_jax.main")
-MARK = "compare.json"  # written beside a run's own files when it has ended: how it ended, with which config
 
 
 def plan(configs: Sequence[str], seeds: int, workdir: Path, settings: Sequence[str]) -> list[dict]:
@@ -97,25 +94,12 @@ def _check_folder(run: dict) -> None:
     folder, wanted = run["folder"], run["config"]["total_steps"]
     if (folder / "config.json").exists():
         runlog.check_workdir(folder, run["config"], config_lib.FREE_ON_RESUME)
-    last = max((row.get("step", 0) for row in _rows(folder)), default=0)
+    last = max((row.get("step", 0) for row in compare_outcome.rows_of(folder)), default=0)
     if 0 < wanted < last:
         raise UserError(
             f"{folder} was trained for {last} steps, more than config.total_steps={wanted}: choose another "
             "--workdir or more steps"
         )
-
-
-def is_whole(run: dict) -> bool:
-    """Whether this run has ended well, with this config, and its results can be read."""
-    mark = _read(run["folder"] / MARK)
-    return mark.get("exit_code") == 0 and _is_of(mark, run) and _scores(_results(run)) is not None
-
-
-def _is_of(mark: dict, run: dict) -> bool:
-    """Whether a mark is of this run's config, but for keys that change nothing of its results."""
-    free = {*config_lib.FREE_ON_RESUME} - ({"total_steps"} if run["mode"] == "train" else set())
-    computes = [{k: v for k, v in one.get("config", {}).items() if k not in free} for one in (mark, run)]
-    return computes[0] == computes[1]
 
 
 def execute(run: dict, asked_to_stop: Callable[[], bool]) -> tuple[int | None, str]:
@@ -158,9 +142,9 @@ def execute(run: dict, asked_to_stop: Callable[[], bool]) -> tuple[int | None, s
     if child.returncode < 0:
         said = f"ended by signal {-child.returncode} (memory?); it had written: {said}"
     code = child.returncode
-    if code == 0 and _scores(_results(run)) is None:
+    if code == 0 and compare_outcome.scores_of(compare_outcome.results_of(run)) is None:
         code, said = 1, f"ended without results that can be read in {folder}"
-    write_json(folder / MARK, {"exit_code": code, "said": said, "config": run["config"]})
+    write_json(folder / compare_outcome.MARK, {"exit_code": code, "said": said, "config": run["config"]})
     return code, said
 
 
@@ -203,63 +187,3 @@ def _locked(file) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def outcome(run: dict) -> dict:
-    """What there is of a run, for `compare_table.summarise`: its status and, if it is whole, its numbers."""
-    if not is_whole(run):
-        mark = _read(run["folder"] / MARK)
-        failed = mark.get("exit_code", 0) != 0 and _is_of(mark, run)
-        return {"status": "failed" if failed else "missing"}
-    results = _results(run)
-    return {
-        "status": "done",
-        "scores": _scores(results),
-        "steps": results.get("steps", 0),
-        "trainable_params": results["trainable_params"],
-        "total_params": results["total_params"],
-        "seconds_per_step": seconds_per_step(_rows(run["folder"]), run["config"]["batch_size"]),
-        "memory_bytes": results.get("peak_device_memory_bytes") or results.get("peak_memory_bytes"),
-        "saved_bytes": saved_bytes(results, run["folder"]),
-    }
-
-
-def seconds_per_step(rows: Sequence[dict], batch_size: int) -> float | None:
-    """The median over the logged steps without the first, whose time is that of compiling; else None."""
-    speeds = [row["examples_per_second"] for row in rows if "examples_per_second" in row]
-    return statistics.median(batch_size / speed for speed in speeds[1:]) if speeds[1:] else None
-
-
-def saved_bytes(results: dict, folder: Path) -> int:
-    """Size of the trained part as a file; where none was written, of its numbers as float32."""
-    file = folder / "model" / "adapter.safetensors"
-    return file.stat().st_size if file.is_file() else 4 * results["trainable_params"]
-
-
-def _results(run: dict) -> dict:
-    return _read(run["folder"] / ("results.json" if run["mode"] == "train" else "eval.json"))
-
-
-def _scores(results: dict) -> dict[str, float] | None:
-    """R@1 and so on of the test split, text to image: of the last state, or of what was scored only."""
-    return results.get("final", results).get("test", {}).get("t2i")
-
-
-def _read(path: Path) -> dict:
-    """A JSON object; empty where there is none that can be read."""
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
-
-
-def _rows(folder: Path) -> list[dict]:
-    """The rows of metrics.jsonl up to a line cut short."""
-    rows = []
-    path = folder / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(dict(json.loads(line)))
-        except (ValueError, TypeError):
-            break
-    return rows

@@ -1,6 +1,6 @@
 """The outcomes of many runs as a table: one row a config, mean and spread over its seeds.
 
-Pure: outcomes come in as plain dicts (see `compare_runs.outcome`), text goes out.
+Pure: outcomes come in as plain dicts (see `compare_outcome.outcome`), text goes out.
 """
 
 import csv
