@@ -7,18 +7,21 @@ import math
 
 from ml_collections import ConfigDict
 
+from tpr_jax.data.annotations import DATASETS
 from tpr_jax.errors import UserError
 from tpr_jax.losses import BY_NAME
 from tpr_jax.models.config import CLIP_MINI
 from tpr_jax.models.methods import METHODS, ROUTERS
 from tpr_jax.optim import SCHEDULES
 
-DATASETS = ("mini_pedes", "cuhk_pedes", "icfg_pedes", "rstp_reid")
 LOSSES = (*BY_NAME, "balance")
 
 # These may differ between a run and its resumption: they decide where and how long it runs, not what it
 # computes.
-FREE_ON_RESUME = ("total_steps", "eval_every", "checkpoint_every", "log_every", "data_dir", "mesh")
+FREE_ON_RESUME = (
+    *("total_steps", "eval_every", "checkpoint_every", "log_every"),
+    *("data_dir", "on_bad_image", "mesh"),
+)
 
 
 def base() -> ConfigDict:
@@ -31,6 +34,9 @@ def base() -> ConfigDict:
             "from_scratch": False,  # ignore the backbone's weights and draw new ones
             "dataset": "cuhk_pedes",
             "data_dir": "",  # empty: data/<name of the data set>, or the bundled MiniPEDES
+            # More to train on: (data set, its folder or "", weight: passes through it an epoch), and so on.
+            "mix": (),
+            "on_bad_image": "error",  # 'skip': go on without pictures that cannot be read, and list them
             "image_size": (384, 128),  # height, width
             "text_length": 0,  # tokens a caption is cut to; 0: all that the text tower takes
             "augment": True,
@@ -112,12 +118,14 @@ def check(config: ConfigDict) -> None:
         "method.name": METHODS,
         "dataset": DATASETS,
         "dtype": ("float32", "bfloat16"),
+        "on_bad_image": ("error", "skip"),
         "optimizer.schedule": SCHEDULES,
         **({"method.router": ROUTERS} if "router" in config.method else {}),
     }.items():
         value = _get(config, key)
         if value not in known:
             raise UserError(f"config.{key}={value!r} is unknown: {nearest(value, known)}")
+    _check_mix(config)
     _check_method(config)
     if not loss_weights(config):
         raise UserError("config.losses are all 0: give one of them a weight, such as --config.losses.sdm=1")
@@ -151,6 +159,20 @@ def _check_keys(config: ConfigDict) -> None:
     for key in known:
         if key not in here:
             raise UserError(f"config.{key} is missing: let get_config begin with tpr_jax.config.base()")
+
+
+def _check_mix(config: ConfigDict) -> None:
+    for entry in config.mix:
+        form = "must be (data set, its folder or '', weight above 0), such as ('folder', 'data/own', 0.5)"
+        if not isinstance(entry, tuple | list) or [type(e) for e in entry[:2]] != [str, str]:
+            raise UserError(f"config.mix={config.mix}: {entry!r} {form}")
+        weight = entry[2] if len(entry) == 3 else None
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or not 0 < weight < math.inf:
+            raise UserError(f"config.mix={config.mix}: {entry!r} {form}")
+        if entry[0] not in DATASETS:
+            near = nearest(entry[0], DATASETS)
+            raise UserError(f"config.mix={config.mix}: data set {entry[0]!r} is unknown: {near}")
 
 
 def _check_method(config: ConfigDict) -> None:

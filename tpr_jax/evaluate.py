@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from tpr_jax import metrics
 from tpr_jax.data import records as records_lib
+from tpr_jax.errors import UserError
 
 
 def encode(encoder: Callable, variables: dict, batches, total: int, what: str) -> Float[np.ndarray, "n e"]:
@@ -19,27 +20,43 @@ def encode(encoder: Callable, variables: dict, batches, total: int, what: str) -
 
 
 def encode_split(
-    encoders: tuple[Callable, Callable], variables: dict, records, tokenizer, image_size, batch_size: int
+    encoders: tuple[Callable, Callable],
+    variables: dict,
+    records,
+    tokenizer,
+    image_size,
+    batch_size: int,
+    skipped: dict[str, str] | None = None,
 ) -> dict:
     """Features and identities of a split: texts are queries, images the gallery.
 
     Returns `query_feats` [q, e], `query_pids` [q], `captions` (list), `gallery_feats` [g, e],
-    `gallery_pids` [g] and `paths` (list).
+    `gallery_pids` [g] and `paths` (list of what `read_image` reads).
+
+    Where `skipped` is given, a picture that cannot be read is left out with its captions, as if the
+    annotation did not have it, and `skipped` gets its name: why. Otherwise it is a UserError.
     """
     from tpr_jax.data import pipeline  # imports TensorFlow, which ranking itself does not need
 
-    _, captions, query_pids = records_lib.caption_pairs(records)
-    paths = records.image_paths
-    images = pipeline.image_batches(paths, image_size, batch_size)
-    texts = pipeline.text_batches(tokenizer(captions), batch_size)
     encode_image, encode_text = encoders
+    sources, bad = records_lib.image_sources(records), None if skipped is None else {}
+    images = pipeline.image_batches(sources, image_size, batch_size, bad)
+    gallery_feats = encode(encode_image, variables, images, -(-len(sources) // batch_size), "photos")
+    if bad:
+        skipped.update({str(sources[row]): why for row, why in bad.items()})
+        kept = ~np.isin(np.arange(len(sources)), list(bad))
+        if not kept.any():
+            raise UserError(f"{records.name}: none of its {len(sources)} pictures can be read: {bad[0]}")
+        records, gallery_feats = records_lib.keep_images(records, kept), gallery_feats[kept]
+    _, captions, query_pids = records_lib.caption_pairs(records)
+    texts = pipeline.text_batches(tokenizer(captions), batch_size)
     return {
         "query_feats": encode(encode_text, variables, texts, -(-len(captions) // batch_size), "captions"),
         "query_pids": query_pids,
         "captions": captions,
-        "gallery_feats": encode(encode_image, variables, images, -(-len(paths) // batch_size), "photos"),
+        "gallery_feats": gallery_feats,
         "gallery_pids": records.pids,
-        "paths": paths,
+        "paths": records_lib.image_sources(records),
     }
 
 

@@ -22,7 +22,12 @@ def prepare(config: ConfigDict) -> dict:
                 f"config.{key}={config[key]} must be a multiple of the {mesh.shape['data']} devices of the "
                 "data axis"
             )
-    splits = sources.load_splits(config.dataset, config.data_dir)
+    skip = config.on_bad_image == "skip"
+    splits = sources.load_splits(config.dataset, config.data_dir, missing_ok=skip)
+    described = sources.describe(config.dataset, splits)
+    for line in described["subset"] or ():
+        print(f"a subset of {config.dataset}: {line}")
+    splits = sources.with_mixed(splits, config.mix, missing_ok=skip)
     clip_config, params, tokenizer = backbone.load(
         config.backbone,
         tuple(config.image_size),
@@ -46,6 +51,8 @@ def prepare(config: ConfigDict) -> dict:
     return {
         "mesh": mesh,
         "splits": splits,
+        "data": described,
+        "skipped": {} if skip else None,  # pictures that cannot be read: why
         "tokenizer": tokenizer,
         "clip_config": clip_config,
         "method": method,

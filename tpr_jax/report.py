@@ -6,8 +6,10 @@
 import math
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
+from tpr_jax.data.images import read_image
+from tpr_jax.errors import UserError
 from tpr_jax.metrics import METRIC_KEYS
 from tpr_jax.writing import write_whole
 
@@ -25,6 +27,9 @@ DATASET_NAMES = {
     "cuhk_pedes": "CUHK-PEDES",
     "icfg_pedes": "ICFG-PEDES",
     "rstp_reid": "RSTPReid",
+    "ufine6926": "UFine6926",
+    "synth_pedes": "SYNTH-PEDES",
+    "folder": "own data",
 }
 THUMBNAIL_SIZE = (128, 256)  # the most a photo may take of the page, (width, height) in pixels
 
@@ -129,12 +134,11 @@ def prepare_query(query: dict) -> dict:
     return {"caption": query["caption"], "ranked": ranked, "first_right": first}
 
 
-def thumbnail(path) -> Image.Image:
-    """The photo, upright, RGB, no larger than THUMBNAIL_SIZE; an empty frame where it cannot be read."""
+def thumbnail(source) -> Image.Image:
+    """The photo (whatever `read_image` reads), no larger than THUMBNAIL_SIZE; an empty frame without one."""
     try:
-        with Image.open(path) as photo:
-            small = ImageOps.exif_transpose(photo).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        small = Image.fromarray(read_image(source))
+    except UserError:
         small = Image.new("RGB", (64, 192), "#9aa0a8")
         ImageDraw.Draw(small).line([(0, 0), (64, 192)], fill="#7a8088", width=2)
     small.thumbnail(THUMBNAIL_SIZE, Image.Resampling.LANCZOS)

@@ -23,6 +23,7 @@ def score_split(parts: dict, config: ConfigDict, encoders, variables, split: str
         parts["tokenizer"],
         tuple(config.image_size),
         config.eval_batch_size,
+        parts["skipped"],
     )
     return evaluate.score(encoded), encoded
 
@@ -70,7 +71,7 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
             variables = {**parts["frozen"], **state["trainable"]}
             scored[split], _ = score_split(parts, config, parts["encoders"], variables, split)
             print(f"{split}: {short(scored[split])}")
-    scored |= memory.peaks({})
+    scored |= about_data(parts) | memory.peaks({})
     write_json(workdir / "eval.json", scored)
     print(f"written: {workdir / 'eval.json'}")
     return scored
@@ -101,9 +102,22 @@ def final_results(config, parts, state, best, notes, variables, done, spent, his
         "zero_shot": {"test": notes["zero_shot"]},
         "final": final,
         "best_on_val": best_on_val,
+        **about_data(parts),
         **memory.peaks(notes),
     }
     return results, encoded
+
+
+def about_data(parts: dict) -> dict:
+    """`data`: what the splits hold; `skipped`: the pictures that could not be read, if those were skipped."""
+    skipped = parts["skipped"]
+    if skipped is None:
+        return {"data": parts["data"]}
+    for name, why in sorted(skipped.items()):
+        print(f"skipped: {why if why.startswith(name) else f'{name}: {why}'}")
+    print(f"{len(skipped)} pictures skipped")
+    listed = {"count": len(skipped), "pictures": dict(sorted(skipped.items()))}
+    return {"data": parts["data"], "skipped": listed}
 
 
 def params_of(parts: dict) -> dict[str, int]:

@@ -44,6 +44,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         augment=config.augment,
         mask_text=config.mask_text,
         pad=config.pad,
+        skipped=parts["skipped"],
     )
 
     # Only now: a config that could not even begin does not claim the folder.
@@ -54,6 +55,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     notes = {"seconds": 0.0, "zero_shot": None, "best_r1": -1.0, "best_epoch": 0}
     if (found := checkpoint.restore_newest(latest, state)) is not None:
         done, state, notes, broken = found
+        if parts["skipped"] is not None:  # known to be bad: not tried again, so the examples stay the same
+            parts["skipped"].update(notes.get("skipped", {}))
         for unreadable in broken:
             tqdm.write(f"checkpoint {unreadable} cannot be read: fell back to step {done}")
             latest.delete(unreadable)
@@ -77,7 +80,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         tqdm.write(f"zero-shot, test: {results_lib.short(notes['zero_shot'])}")
 
     def save(state):
-        so_far = {"seconds": spent(), **memory.peaks(notes)}
+        so_far = {"seconds": spent(), "skipped": dict(parts["skipped"] or {}), **memory.peaks(notes)}
         checkpoint.save(latest, int(state["step"]), state, {**notes, **so_far})
 
     def validate(state, at_step):

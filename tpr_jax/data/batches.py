@@ -9,20 +9,23 @@ from jaxtyping import Int32, UInt8
 from tqdm import tqdm
 
 from tpr_jax.data.images import read_image, resize
+from tpr_jax.errors import UserError
 
 
 def decode_all(
-    sources: Sequence, image_size: tuple[int, int], progress: bool = False
+    sources: Sequence, image_size: tuple[int, int], progress: bool = False, bad: dict | None = None
 ) -> UInt8[np.ndarray, "n h w 3"]:
     """Reads and resizes every picture of `sources` (paths, PIL images or arrays) into one array.
 
+    Where `bad` is given, a picture that cannot be read is all zeros, and `bad` gets its row: why.
+
     Raises:
-      UserError: the first picture, in the order of `sources`, that cannot be read.
+      UserError: without `bad`, the first picture, in the order of `sources`, that cannot be read.
     """
     images = np.empty((len(sources), *image_size, 3), np.uint8)
 
     def fill(index: int) -> None:
-        images[index] = resize(read_image(sources[index]), image_size)
+        images[index] = _read(sources[index], image_size, index, bad)
 
     with ThreadPoolExecutor(worker_threads()) as pool:  # Pillow decodes and resizes outside Python's lock
         try:
@@ -36,26 +39,24 @@ def decode_all(
 
 
 def image_batches(
-    sources: Sequence, image_size: tuple[int, int], batch_size: int
+    sources: Sequence, image_size: tuple[int, int], batch_size: int, bad: dict | None = None
 ) -> Iterator[tuple[UInt8[np.ndarray, "b h w 3"], int]]:
     """Pictures in order, as (batch, number of valid rows); the last batch is filled up with zeros.
 
     `sources` is a list of paths, PIL images or arrays, or one uint8 array [n, h, w, 3]. The next batch is
-    decoded while the caller works on this one; no more than two are held.
+    decoded while the caller works on this one; no more than two are held. Where `bad` is given, a picture
+    that cannot be read is all zeros, and `bad` gets its row: why.
 
     Raises:
-      UserError: a picture that cannot be read, when its batch is due.
+      UserError: without `bad`, a picture that cannot be read, when its batch is due.
     """
-
-    def read(source) -> np.ndarray:
-        return resize(read_image(source), image_size)
-
     with ThreadPoolExecutor(worker_threads()) as pool:
         pending = []
         try:
             for start in range(0, len(sources) + batch_size, batch_size):
-                following = sources[start : start + batch_size]
-                current, pending = pending, [pool.submit(read, source) for source in following]
+                rows = range(start, min(start + batch_size, len(sources)))
+                following = [pool.submit(_read, sources[row], image_size, row, bad) for row in rows]
+                current, pending = pending, following
                 if current:
                     batch = np.zeros((batch_size, *image_size, 3), np.uint8)
                     for row, future in enumerate(current):
@@ -63,6 +64,16 @@ def image_batches(
                     yield batch, len(current)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _read(source, image_size: tuple[int, int], row: int, bad: dict | None) -> np.ndarray:
+    try:
+        return resize(read_image(source), image_size)
+    except UserError as error:
+        if bad is None:
+            raise
+        bad[row] = str(error)
+        return np.zeros((*image_size, 3), np.uint8)
 
 
 def text_batches(

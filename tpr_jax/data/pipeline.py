@@ -10,7 +10,8 @@ from tpr_jax.data.augment import augment_image
 from tpr_jax.data.batches import decode_all, image_batches, text_batches, worker_threads
 from tpr_jax.data.images import read_image, resize
 from tpr_jax.data.masking import mask_caption
-from tpr_jax.data.records import Records, caption_pairs
+from tpr_jax.data.mix import epoch_order, examples_per_epoch
+from tpr_jax.data.records import Records, caption_pairs, image_sources
 from tpr_jax.errors import UserError
 
 
@@ -41,7 +42,11 @@ CACHE_BYTES = 512 * 2**20
 
 # The last word of an example's seed. Not 0: NumPy pads short seeds with zeros, so [seed, epoch], which orders
 # the epoch, and [seed, epoch, 0, 0] are the same stream.
-_AUGMENT, _MASK = 1, 2
+# 3 is `mix`'s.
+_AUGMENT, _MASK, _REPLACE = 1, 2, 4
+
+# Pictures tried in the place of one that cannot be read, before the data set is given up.
+_TRIES = 100
 
 
 def steps_per_epoch(records: Records, batch_size: int) -> int:
@@ -50,7 +55,7 @@ def steps_per_epoch(records: Records, batch_size: int) -> int:
     Raises:
       UserError: not even one batch.
     """
-    pairs = sum(map(len, records.captions))
+    pairs = examples_per_epoch(records)
     if not 1 <= batch_size <= pairs:
         raise UserError(
             f"batch_size {batch_size} does not fit {pairs} captions of {records.name}: choose at most {pairs}"
@@ -68,6 +73,8 @@ def train_input(
     augment: bool = True,
     pad: int = 10,
     mask_text: bool = True,
+    mlm: bool = False,
+    skipped: dict[str, str] | None = None,
     cache: bool | None = None,
     progress: bool = False,
     process_index: int = 0,
@@ -86,6 +93,10 @@ def train_input(
       image_size: height, width in pixels.
       augment, pad: see `augment.augment_image`.
       mask_text: whether `ids` are masked, see `masking.mask_caption`.
+      mlm: batches hold `mlm_ids` and `mlm_labels` [b, l] besides: the masked ids, and what was masked.
+      skipped: where given, another example, drawn at random, takes the place of one whose picture cannot be
+        read, and the picture's name goes in here with the reason. Those that are in here already are not
+        tried again.
       cache: hold all pictures, decoded, in memory; None: if they take less than 512 MiB.
 
     Raises:
@@ -99,52 +110,79 @@ def train_input(
     image_index, captions, pids = caption_pairs(records)
     all_ids = tokenizer(captions)
     labels = np.unique(pids, return_inverse=True)[1].astype(np.int32)
-    images = None
+    sources, images = image_sources(records), None
     if cache or (
         cache is None and len(records.image_paths) * image_size[0] * image_size[1] * 3 < CACHE_BYTES
     ):
-        images = decode_all(records.image_paths, image_size, progress)
+        bad = None if skipped is None else {}
+        images = decode_all(sources, image_size, progress, bad)
+        skipped.update({str(sources[row]): why for row, why in bad.items()}) if bad else None
     share = batch_size // process_count
-    shapes = [(share, *image_size, 3), (share, all_ids.shape[1])]
+    shapes = [(share, *image_size, 3), (share, 3 if mlm else 1, all_ids.shape[1])]
 
-    def example_image(epoch: int, index: int) -> np.ndarray:
-        row = image_index[index]
-        image = resize(read_image(records.image_paths[row]), image_size) if images is None else images[row]
-        return augment_image(image, (seed, epoch, index, _AUGMENT), pad=pad) if augment else image
+    def picture(pair: int) -> np.ndarray:
+        row = image_index[pair]
+        if skipped and (name := str(sources[row])) in skipped:
+            raise UserError(skipped[name])
+        return resize(read_image(sources[row]), image_size) if images is None else images[row]
 
-    def example_ids(epoch: int, index: int) -> np.ndarray:
-        if not mask_text:
-            return all_ids[index]
-        return mask_caption(all_ids[index], tokenizer.mask_id, (seed, epoch, index, _MASK))[0]
+    def readable(epoch: int, example: int) -> tuple[int, np.ndarray]:
+        """(pair, its picture): the example's own, or where that cannot be read another's."""
+        pair, first = example % len(captions), None
+        draw = None
+        for _ in range(_TRIES):
+            try:
+                return pair, picture(pair)
+            except UserError as error:
+                if skipped is None:
+                    raise
+                first = first or error
+                skipped[str(sources[image_index[pair]])] = str(error)
+            draw = draw or np.random.default_rng((seed, epoch, example, _REPLACE))
+            pair = int(draw.integers(len(captions)))
+        raise UserError(f"{first}; nor can any of {_TRIES - 1} others that were tried in its place be read")
+
+    def load_example(epoch: int, example: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """The picture; the ids [1, l], or with `mlm` [3, l]: ids, masked ids, labels; the pair."""
+        pair, image = readable(epoch, example)
+        if augment:
+            image = augment_image(image, (seed, epoch, example, _AUGMENT), pad=pad)
+        ids = all_ids[pair]
+        if not (mask_text or mlm):
+            return image, ids[None], pair
+        masked, words = mask_caption(ids, tokenizer.mask_id, (seed, epoch, example, _MASK))
+        return image, np.stack([masked if mask_text else ids, masked, words][: 3 if mlm else 1]), pair
 
     def batches(epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        order = np.random.default_rng([seed, epoch]).permutation(len(captions))
+        order = epoch_order(records, seed, epoch)
         order = order[: steps * batch_size].reshape(steps, process_count, share)[:, process_index]
         failures = {}
 
-        def arrays(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            examples = indices.tolist()
+        def arrays(examples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             try:
-                image = np.stack([example_image(epoch, index) for index in examples])
-                return image, np.stack([example_ids(epoch, index) for index in examples])
+                rows = [load_example(epoch, example) for example in examples.tolist()]
+                image, ids, pairs = zip(*rows, strict=True)
+                return np.stack(image), np.stack(ids), np.array(pairs, np.int32)
             except UserError as error:
                 # Through TensorFlow it would come out as a traceback of its own, and perhaps before its turn.
-                failures[examples[0]] = error
-                return np.zeros(shapes[0], np.uint8), np.zeros(shapes[1], np.int32)
+                failures[int(examples[0])] = error
+                return np.zeros(shapes[0], np.uint8), np.zeros(shapes[1], np.int32), np.zeros(share, np.int32)
 
-        def load(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            image, ids = tf.numpy_function(arrays, [indices], (tf.uint8, tf.int32))
-            return tf.ensure_shape(image, shapes[0]), tf.ensure_shape(ids, shapes[1]), indices
+        def load(examples: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            image, ids, pairs = tf.numpy_function(arrays, [examples], (tf.uint8, tf.int32, tf.int32))
+            image, ids = tf.ensure_shape(image, shapes[0]), tf.ensure_shape(ids, shapes[1])
+            return image, ids, tf.ensure_shape(pairs, [share]), examples[0]
 
-        dataset = tf.data.Dataset.from_tensor_slices(order[start_step:].astype(np.int32))
+        dataset = tf.data.Dataset.from_tensor_slices(order[start_step:].astype(np.int64))
         # From memory one worker keeps up, and more would only fight over Python's lock.
         workers = worker_threads() if images is None else 1
         options = tf.data.Options()
         options.threading.private_threadpool_size = workers
         dataset = dataset.map(load, num_parallel_calls=workers, deterministic=True).prefetch(2)
-        for image, ids, index in dataset.with_options(options).as_numpy_iterator():
-            if int(index[0]) in failures:
-                raise failures[int(index[0])]
-            yield {"image": image, "ids": ids, "pid": labels[index], "index": index}
+        for image, ids, index, first in dataset.with_options(options).as_numpy_iterator():
+            if int(first) in failures:
+                raise failures[int(first)]
+            batch = {"image": image, "ids": ids[:, 0], "pid": labels[index], "index": index}
+            yield batch | ({"mlm_ids": ids[:, 1], "mlm_labels": ids[:, 2]} if mlm else {})
 
     return batches
