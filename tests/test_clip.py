@@ -1,4 +1,4 @@
-"""The two towers: every leaf by name and shape, initial values, and what the features may depend on."""
+"""The two towers: initial values, and what the features may depend on."""
 
 import dataclasses
 import functools
@@ -8,110 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_clip as tiny
+from leaves import clip_leaves, declared
 from tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 
 from tpr_jax.models import clip
-from tpr_jax.models.config import ClipConfig
-from tpr_jax.models.layers import MoePart
-from tpr_jax.models.methods import METHODS, dm_adapter, zero_shot
+from tpr_jax.models.attach import MoePart
+from tpr_jax.models.methods import dm_adapter, zero_shot
 
 DM = dm_adapter(**tiny.DM_SETTINGS)
-
-
-# The trees as the methods define them, written out: {"outer/inner/leaf": shape}.
-
-
-def block_leaves(d, mlp):
-    leaves = {f"{ln}/{leaf}": (d,) for ln in ("ln_1", "ln_2") for leaf in ("scale", "bias")}
-    for name, shape in {
-        "attn/qkv": (d, 3 * d),
-        "attn/out": (d, d),
-        "mlp/fc": (d, mlp),
-        "mlp/proj": (mlp, d),
-    }.items():
-        leaves |= {f"{name}/kernel": shape, f"{name}/bias": shape[1:]}
-    return leaves
-
-
-def clip_leaves(c):
-    d, w = c.vision_width, c.text_width
-    rows, columns = c.image_size[0] // c.patch_size, c.image_size[1] // c.patch_size
-    leaves = {
-        "visual/class_embedding": (d,),
-        "visual/conv1/kernel": (c.patch_size, c.patch_size, 3, d),
-        "visual/positional_embedding": (1 + rows * columns, d),
-        "visual/proj": (d, c.embed_dim),
-        "text/token_embedding": (c.vocab_size, w),
-        "text/positional_embedding": (c.context_length, w),
-        "text/proj": (w, c.embed_dim),
-    }
-    for stem, width in {"visual/ln_pre": d, "visual/ln_post": d, "text/ln_final": w}.items():
-        leaves |= {f"{stem}/scale": (width,), f"{stem}/bias": (width,)}
-    for tower, layers, width, mlp in towers(c):
-        for i in range(layers):
-            leaves |= {f"{tower}/block_{i}/{k}": v for k, v in block_leaves(width, mlp).items()}
-    return leaves
-
-
-def towers(c):
-    return (
-        ("visual", c.vision_layers, c.vision_width, c.vision_mlp),
-        ("text", c.text_layers, c.text_width, c.text_mlp),
-    )
-
-
-def dm_adapter_leaves(c, e, reduction):
-    leaves = {}
-    for tower, layers, d, _ in towers(c):
-        r = d // reduction
-        for i in range(layers):
-            stem = f"{tower}/block_{i}/beside_mlp"
-            leaves |= {
-                f"{stem}/ln_3/scale": (d,),
-                f"{stem}/ln_3/bias": (d,),
-                f"{stem}/router/w_in": (d, e),
-                f"{stem}/router/w_task": (d, e),
-                f"{stem}/router/prompt": (d,),
-                f"{stem}/router/alpha": (),
-                f"{stem}/down/kernel": (d, e, r),
-                f"{stem}/down/bias": (e, r),
-                f"{stem}/up/kernel": (e, r, d),
-                f"{stem}/up/bias": (e, d),
-            }
-    return leaves
-
-
-def adapter_leaves(c, reduction):
-    leaves = {}
-    for tower, layers, d, _ in towers(c):
-        r = d // reduction
-        for i in range(layers):
-            stem = f"{tower}/block_{i}/beside_mlp"
-            leaves |= {f"{stem}/ln_3/scale": (d,), f"{stem}/ln_3/bias": (d,)}
-            leaves |= {f"{stem}/down/kernel": (d, r), f"{stem}/down/bias": (r,)}
-            leaves |= {f"{stem}/up/kernel": (r, d), f"{stem}/up/bias": (d,)}
-    return leaves
-
-
-PARTS = {
-    "dm_adapter": lambda c: {"moe": dm_adapter_leaves(c, 6, 8)},
-    "parallel_adapter": lambda c: {"adapter": adapter_leaves(c, 8)},
-    "zero_shot": lambda c: {},
-    "full_finetune": lambda c: {},
-}
-
-
-def shapes_of(tree) -> dict:
-    flat = jax.tree_util.tree_leaves_with_path(tree)
-    return {"/".join(key.key for key in path): leaf.shape for path, leaf in flat}
-
-
-def total(leaves) -> int:
-    return sum(int(np.prod(shape)) for shape in leaves.values())
-
-
-def declared(config, method):
-    return jax.eval_shape(clip.build(config, method)["init"], jax.random.key(0))
 
 
 @functools.cache
@@ -138,32 +42,6 @@ def relative(found, expected) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_leaf_of_a_small_model(name):
-    found = declared(tiny.CONFIG, METHODS[name]())
-    parts = PARTS[name](tiny.CONFIG)
-    assert shapes_of(found.pop("params")) == clip_leaves(tiny.CONFIG)
-    assert {collection: shapes_of(tree) for collection, tree in found.items()} == parts
-
-
-def test_every_leaf_of_dm_adapter_on_vit_b_16():
-    """The published sizes at 384 x 128 pixels; ViT-B/16 is what ClipConfig says unless told otherwise."""
-    config = ClipConfig()
-    found = declared(config, dm_adapter())
-    assert set(found) == {"params", "moe"}
-    trainable = shapes_of(found["moe"])
-    assert trainable == dm_adapter_leaves(config, 6, 8)
-    assert len(trainable) == 2 * 12 * 10 and total(trainable) == 15_669_528
-    backbone = shapes_of(found["params"])
-    assert backbone == clip_leaves(config)
-    by_tower = {
-        tower: total({k: v for k, v in backbone.items() if k.startswith(tower)})
-        for tower in ("visual", "text")
-    }
-    assert by_tower == {"visual": 86_189_568, "text": 63_428_096}
-    assert total(backbone) == 149_617_664
-
-
 def test_dm_adapter_starts_as_clip_itself_to_the_last_bit():
     batch, first = tiny.batch(3), initial()
     for i, key in enumerate(("image", "ids")):
@@ -179,7 +57,7 @@ def test_dm_adapter_starts_as_clip_itself_to_the_last_bit():
 @pytest.mark.parametrize("d", [256, 64])
 def test_initial_values(d):
     """Of a mixture with enough numbers to tell distributions apart: bounds, spread, and what is exact."""
-    part = MoePart(dm_adapter().vision.beside_mlp, 1e-5)
+    part = MoePart(dm_adapter().vision[0], 1e-5)
     draw = jax.jit(lambda key: part.init(key, jnp.zeros((1, 1, d)))["moe"])
     part, other = draw(jax.random.key(1)), draw(jax.random.key(2))
     down = np.asarray(part["down"]["kernel"])
@@ -235,7 +113,7 @@ def test_images_of_any_height_and_width(size):
     assert len(weights["params"]["visual"]["positional_embedding"]) == 1 + size[0] * size[1] // 16
     images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
     feats, routing = jax.jit(model["encode_image"])(weights, images)
-    assert feats.shape == (2, 5) and np.isfinite(feats).all() and routing == [{}]
+    assert feats.shape == (2, 5) and np.isfinite(feats).all() and routing == []
 
 
 def test_pixels_and_normalised_floats_give_the_same():

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from tpr_jax import config as config_lib
 from tpr_jax.errors import UserError
@@ -103,20 +104,58 @@ def test_unusable_values_are_named(key, value, told):
     ("changes", "told"),
     [
         ({"top_k": 7}, "config.method.top_k=7 must lie between 1 and 6 experts"),
-        ({"top_k": 0}, "config.method.top_k=0 must be at least 1"),
-        ({"num_experts": 0}, "config.method.num_experts=0 must be at least 1"),
-        ({"reduction": 0}, "config.method.reduction=0 must be at least 1"),
+        ({"top_k": 0}, "config.method.top_k=0 must be a whole number of at least 1"),
+        ({"num_experts": 0}, "config.method.num_experts=0 must be a whole number of at least 1"),
+        ({"reduction": 0}, "config.method.reduction=0 must be a whole number of at least 1"),
         ({"router": "blnd"}, "config.method.router='blnd' is unknown: did you mean 'blend'?"),
         ({"scales": (1.0,)}, "config.method.scales=(1.0,) must be two numbers"),
         ({"scales": ("a", 1.0)}, "config.method.scales=('a', 1.0) must be two numbers"),
         ({"rank": 4}, "config.method.rank is no setting of method 'dm_adapter': it takes num_experts, top_k"),
         ({"name": "zero_shot"}, "config.method.num_experts is no setting of method 'zero_shot'"),
+        ({"scales": 3}, "config.method.scales=3 must be two numbers"),
+        ({"num_experts": "six"}, "config.method.num_experts='six' must be a whole number of at least 1"),
     ],
 )
 def test_unusable_method_settings_are_named(changes, told):
     with pytest.raises(UserError) as error:
         config_lib.check(dm_adapter(**changes))
     assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_make_method_passes_the_settings_on():
+    made = config_lib.make_method(dm_adapter(num_experts=4, router="sum"))
+    assert made.text[0].num_experts == 4 and made.text[0].scale == 4.0 and made.vision[0].router == "sum"
+
+
+def test_settings_that_are_unset_stay_so():
+    config = config_lib.base()
+    config.method = {"name": "prompts", "length": 2, "depth": placeholder(int)}
+    config_lib.check(config)
+    assert config_lib.make_method(config).prompts.depth is None
+    assert config_lib.to_plain(config)["method"]["depth"] is None
+
+
+def test_a_setting_of_the_wrong_kind_is_one_line():
+    config = config_lib.base()
+    config.method = {"name": "up_person", "use": 3}
+    with pytest.raises(UserError, match="a setting of 'up_person' is of the wrong kind"):
+        config_lib.check(config)
+
+
+ROWS = {"mini_pedes": {"lora": 1, "depth_1": 2}, "cuhk_pedes": {"lora": 1, "depth_12": 2}}
+
+
+def test_row_and_dataset_of_an_ablation():
+    assert config_lib.row_and_dataset("depth_1", ROWS.get) == ("depth_1", "mini_pedes")
+    assert config_lib.row_and_dataset("depth_12,cuhk_pedes", ROWS.get) == ("depth_12", "cuhk_pedes")
+    for argument, told in [
+        ("depth_12", "row 'depth_12' is unknown: did you mean 'depth_1'?"),
+        ("", "row '' is unknown: known are: lora, depth_1"),
+        ("lora,cuhk", "data set 'cuhk' is unknown: did you mean 'cuhk_pedes'?"),
+    ]:
+        with pytest.raises(UserError) as error:
+            config_lib.row_and_dataset(argument, ROWS.get)
+        assert str(error.value) == told
 
 
 def test_balance_needs_a_mixture():

@@ -83,7 +83,15 @@ def tal(images, texts, pids, margin=0.1, tau=0.015):
     return total
 
 
-ORACLES = {"sdm": sdm, "itc": itc, "cmpm": cmpm, "triplet": triplet, "tal": tal}
+def sigmoid(images, texts, pids, slope=10.0, offset=-10.0):
+    total = 0.0
+    for n, m in np.ndindex(len(pids), len(pids)):
+        logit = slope * unit(images[n]) @ unit(texts[m]) + offset
+        total += math.log(1 + math.exp(-logit if pids[n] == pids[m] else logit))
+    return total / len(pids)
+
+
+ORACLES = {"sdm": sdm, "itc": itc, "cmpm": cmpm, "triplet": triplet, "tal": tal, "sigmoid": sigmoid}
 by_name = pytest.mark.parametrize("name", ORACLES)
 
 
@@ -99,7 +107,9 @@ def features(seed, size=B, scale=1.0):
 
 
 def test_every_loss_has_an_oracle():
-    assert set(ORACLES) == set(losses.BY_NAME)
+    """'id' has a classifier besides, and a test of its own."""
+    assert set(ORACLES) | {"id"} == set(losses.BY_NAME)
+    assert set(losses.NAMES) == {*losses.BY_NAME, "mlm", "balance"}
 
 
 @by_name
@@ -113,7 +123,7 @@ def test_value(name, pids):
     np.testing.assert_allclose(value, ORACLES[name](images, texts, pids), rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["sdm", "itc", "cmpm", "triplet"])
+@pytest.mark.parametrize("name", ["sdm", "itc", "cmpm", "triplet", "sigmoid"])
 def test_gradient(name):
     """Central differences of the oracle. TAL holds some weights fixed and has a test of its own."""
     images, texts = features(2)
@@ -207,6 +217,31 @@ def test_identity_by_hand():
         texts, texts, jnp.array([1, 1]), kernel=kernel, bias=jnp.array([0.0, math.log(3)])
     )
     np.testing.assert_allclose(value, -math.log(0.75), rtol=1e-6)
+
+
+def test_sigmoid_by_hand():
+    """Two orthogonal pairs of two people: 2 pairs at slope + offset, 2 at -offset; divided by 2."""
+    value = losses.sigmoid(jnp.eye(2), jnp.eye(2), jnp.arange(2), slope=3.0, offset=-1.0)
+    expected = math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1))
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    # Of one person all four are right ones.
+    value = losses.sigmoid(jnp.eye(2), jnp.eye(2), jnp.zeros(2, int), slope=3.0, offset=-1.0)
+    expected = math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1))
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_masked_words_by_hand():
+    """Of three places one has no label; the others' words have probability 3/4 and 1/5."""
+    logits = jnp.log(jnp.array([[[1.0, 3.0, 1e-9], [1.0, 1.0, 1.0], [2.0, 2.0, 1.0]]]))
+    value = losses.masked_words(logits, jnp.array([[1, 0, 2]]))
+    np.testing.assert_allclose(value, -(math.log(0.75) + math.log(0.2)) / 2, rtol=1e-5)
+    gradient = jax.grad(losses.masked_words)(logits, jnp.array([[1, 0, 2]]))
+    assert not gradient[0, 1].any() and gradient[0, 0].any()
+
+
+def test_no_masked_word_is_no_loss():
+    value, gradient = jax.value_and_grad(losses.masked_words)(jnp.ones((2, 3, 4)), jnp.zeros((2, 3), int))
+    assert value == 0 and not gradient.any()
 
 
 def test_balance_adds_the_blocks_up_and_passes_over_blocks_without():

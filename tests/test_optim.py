@@ -9,6 +9,7 @@ import pytest
 
 from tpr_jax import optim
 from tpr_jax.errors import UserError
+from tpr_jax.trees import flatten, merge, unflatten
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "lr_schedules.json").read_text())
 
@@ -81,6 +82,57 @@ def test_first_matching_group_holds():
 
 
 def test_split_collections():
-    assert optim.split_collections({"params": 1, "moe": 2}, ("moe",)) == ({"moe": 2}, {"params": 1})
+    tree = {"params": {"visual": {"proj": 1}}, "moe": {"down": 2}}
+    assert optim.split_collections(tree, ("moe",)) == ({"moe": {"down": 2}}, {"params": tree["params"]})
+    assert optim.split_collections(tree, ("moe", "params")) == (tree, {})
     with pytest.raises(UserError, match="lora"):
-        optim.split_collections({"params": 1}, ("lora",))
+        optim.split_collections(tree, ("lora",))
+
+
+def test_split_of_clips_own_weights():
+    """Leaf by leaf, by patterns of whole paths; what is on neither side or on both would be lost or twice."""
+    blocks = {f"block_{i}": {"mlp": {"fc": {"kernel": 10 + i, "bias": 20 + i}}} for i in range(2)}
+    tree = {"params": {"visual": blocks, "text": {"proj": 3}}, "moe": {"down": 4}}
+    trainable, frozen = optim.split_collections(tree, ("moe", "params"), (".*block_1.*/bias", "text/proj"))
+    assert trainable == {
+        "moe": {"down": 4},
+        "params": {"visual": {"block_1": {"mlp": {"fc": {"bias": 21}}}}, "text": {"proj": 3}},
+    }
+    assert frozen == {
+        "params": {
+            "visual": {
+                "block_0": blocks["block_0"],
+                "block_1": {"mlp": {"fc": {"kernel": 11}}},
+            }
+        }
+    }
+    assert merge(frozen, trainable) == tree
+    # A pattern stands for the whole path, and without `params` among the names for nothing.
+    with pytest.raises(UserError, match="no weight of CLIP matches the pattern 'bias'"):
+        optim.split_collections(tree, ("params",), ("bias",))
+    assert optim.split_collections(tree, ("moe",), ("text/proj",))[1] == {"params": tree["params"]}
+
+
+def test_groups_of_the_references():
+    """METHODS' order, later lines winning: `cross` x 5; biases x 2 and no decay; the two heads x 5."""
+    groups = optim.parameter_groups(0.1, 2.0, 5.0)
+    expected = {
+        "params/visual/block_0/mlp/fc/kernel": (1.0, 0.1),
+        "params/visual/ln_post/scale": (1.0, 0.1),
+        "params/visual/ln_post/bias": (2.0, 0.0),
+        "moe/text/block_0/beside_mlp/down/bias": (2.0, 0.0),
+        "lora/text/block_0/attn/qkv/lora_k/scale": (1.0, 0.1),
+        "head/classifier/kernel": (5.0, 0.1),
+        "head/classifier/bias": (5.0, 0.0),
+        "head/masked_words/mlm_head_fc/kernel": (5.0, 0.1),
+        "head/masked_words/mlm_head_fc/bias": (5.0, 0.0),
+        "head/masked_words/mlm_head_ln/scale": (5.0, 0.1),
+        "head/masked_words/cross_attn/qkv/kernel": (5.0, 0.1),
+        "head/masked_words/cross_attn/out/bias": (2.0, 0.0),
+        "head/masked_words/cross_block_3/ln_1/scale": (5.0, 0.1),
+        "head/masked_words/cross_block_3/mlp/fc/bias": (2.0, 0.0),
+        "head/masked_words/ln_pre_t/scale": (1.0, 0.1),
+        "head/masked_words/ln_post/bias": (2.0, 0.0),
+    }
+    found = flatten(optim.group_of(unflatten(dict.fromkeys(expected, 0)), groups))
+    assert {path: groups[int(group)][1:] for path, group in found.items()} == expected

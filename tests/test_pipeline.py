@@ -141,6 +141,22 @@ def test_augmentation_and_masking_happen(records):
     assert masked.any(1).sum() >= 12 and not masked[:, [0, 9, 10, 11]].any()
 
 
+@pytest.mark.parametrize("mask_text", [True, False])
+def test_masked_words_come_beside_the_ids(records, mask_text):
+    """With `mlm`: the masked ids, and labels that put the caption back; everything else is as without."""
+    without = whole(make(records, mask_text=mask_text)(2))
+    found = whole(make(records, mask_text=mask_text, mlm=True)(2))
+    assert set(found) == set(without) | {"mlm_ids", "mlm_labels"}
+    for name, values in without.items():
+        np.testing.assert_array_equal(found[name], values)
+    plain = whole(make(records, **PLAIN)(2))["ids"]
+    masked, labels = found["mlm_ids"], found["mlm_labels"]
+    assert masked.dtype == labels.dtype == np.int32
+    np.testing.assert_array_equal(np.where(labels > 0, labels, masked), plain)
+    assert ((labels > 0).sum(1) > 0).all() and (masked != plain).any(1).sum() >= 12
+    np.testing.assert_array_equal(found["ids"], masked if mask_text else plain)
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_share_every_batch(records, count):
     shares = [list(make(records, process_index=p, process_count=count)(1)) for p in range(count)]

@@ -12,9 +12,12 @@ import tiny_clip as tiny
 from tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 
 from tpr_jax import losses, optim, step
+from tpr_jax.errors import UserError
 from tpr_jax.models import clip
+from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import METHODS, dm_adapter
 from tpr_jax.sharding import everywhere, make_mesh
+from tpr_jax.trees import flatten, merge
 
 CONFIG = dataclasses.replace(tiny.CONFIG, text_layers=1)
 WEIGHTS = {"sdm": 1.0, "itc": 0.25, "balance": 0.5}
@@ -26,7 +29,7 @@ def start(method) -> tuple[dict, dict]:
     """(trainable, frozen) of random variables."""
     model = clip.build(CONFIG, method)
     variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
-    return optim.split_collections(variables, method.trainable)
+    return optim.split_collections(variables, method.trainable, method.tuned)
 
 
 @functools.cache
@@ -49,7 +52,7 @@ def compiled(name: str = "dm_adapter"):
 def encoded():
     """((image features, routing), (text features, routing)) of a batch of 6 with the first weights."""
     _, trainable, frozen, _, model = compiled()
-    variables, batch = {**frozen, **trainable}, tiny.batch(6)
+    variables, batch = merge(frozen, trainable), tiny.batch(6)
     return [
         jax.jit(model[name])(variables, batch[key])
         for name, key in (("encode_image", "image"), ("encode_text", "ids"))
@@ -112,11 +115,15 @@ def update_of(name):
     return copied(new), copied(metrics)
 
 
-@pytest.mark.parametrize(("name", "collections"), [("dm_adapter", {"moe"}), ("full_finetune", {"params"})])
-def test_only_the_trainable_collections_are_in_the_state_and_all_of_them_move(name, collections):
+@pytest.mark.parametrize(
+    ("name", "collections"),
+    [("dm_adapter", {"moe"}), ("full_finetune", {"params"}), ("layer_norm", {"params"})],
+)
+def test_only_what_is_trainable_is_in_the_state_and_all_of_it_moves(name, collections):
     _, trainable, frozen, _, _ = compiled(name)
     new, metrics = update_of(name)
-    assert set(new["trainable"]) == collections and not collections & set(frozen)
+    assert set(new["trainable"]) == collections
+    assert not set(flatten(new["trainable"])) & set(flatten(frozen))
     assert (new["step"], new["bad_step"]) == (1, -1)
     still = [
         optim.leaf_path(path)
@@ -162,7 +169,10 @@ def test_a_loss_that_is_not_finite_stops_all_updates():
 
 def test_a_gradient_that_is_not_finite_stops_too():
     """The root's slope at 0 is infinite while its value is not."""
-    encode = lambda variables, x: (jnp.sqrt(variables["moe"]["w"]) * x, [])  # noqa: E731
+
+    def encode(variables, x, all_tokens=False):
+        return jnp.sqrt(variables["moe"]["w"]) * x, []
+
     model = {"encode_image": encode, "encode_text": encode}
     optimiser = optax.sgd(1.0)
     state = step.init_state(optimiser, {"moe": {"w": jnp.zeros(2)}})
@@ -176,9 +186,78 @@ def test_a_gradient_that_is_not_finite_stops_too():
 
 def test_encoders_give_the_models_features():
     _, trainable, frozen, _, model = compiled()
-    variables, batch = {**frozen, **trainable}, tiny.batch(6)
+    variables, batch = merge(frozen, trainable), tiny.batch(6)
     encoders = step.jit_encoders(model, make_mesh())
     for encode, key, (expected, _) in zip(encoders, ("image", "ids"), encoded(), strict=True):
         feats = encode(variables, batch[key])
         assert feats.shape == (6, CONFIG.embed_dim) and feats.dtype == jnp.float32
         np.testing.assert_allclose(feats, expected, rtol=1e-4, atol=1e-5)
+
+
+IRRA = Heads(num_classes=5, mlm_depth=1)
+
+
+def words(batch: dict) -> dict:
+    """The batch with its second word masked, for the loss 'mlm'."""
+    masked = batch["ids"].copy()
+    masked[:, 1] = CONFIG.vocab_size - 2
+    return {**batch, "mlm_ids": masked, "mlm_labels": np.where(batch["ids"] != masked, batch["ids"], 0)}
+
+
+def one_objective(weights: dict, batch: dict, heads=NO_HEADS, name="zero_shot", dtype="float32"):
+    """((loss, metrics), variables, model) with random variables; nothing is trained."""
+    method = METHODS[name]()
+    model = clip.build(CONFIG, method, dtype, heads)
+    variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
+    found = jax.jit(lambda v, b: step.objective(model, weights, SCALE, v, {}, b))(variables, batch)
+    return found, variables, model
+
+
+def test_losses_with_heads_of_their_own():
+    """ID from the features by hand; MLM's logits from the masked ids, scored where there is a label."""
+    batch = words(tiny.batch(6))
+    weights = {"id": 2.0, "mlm": 0.5, "sdm": 1.0}
+    (total, metrics), variables, model = one_objective(weights, batch, IRRA)
+    images, _ = model["encode_image"](variables, batch["image"], all_tokens=True)
+    texts, _ = model["encode_text"](variables, batch["ids"])
+    head = variables["head"]["classifier"]
+    by_hand = 0.0
+    for feats in (images[:, 0], texts):
+        logits = np.asarray(feats, np.float64) @ head["kernel"] + head["bias"]
+        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        by_hand -= log_p[np.arange(6), batch["pid"]].mean() / 2
+    np.testing.assert_allclose(metrics["id"], 2 * by_hand, rtol=1e-4)
+    logits = np.asarray(model["predict_words"](variables, images, batch["mlm_ids"]), np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    rows = np.argwhere(batch["mlm_labels"])
+    scored = np.mean([log_p[i, j, batch["mlm_labels"][i, j]] for i, j in rows])
+    np.testing.assert_allclose(metrics["mlm"], -0.5 * scored, rtol=1e-4)
+    np.testing.assert_allclose(total, metrics["id"] + metrics["mlm"] + metrics["sdm"], rtol=1e-6)
+    # And the features are those without the heads.
+    expected = losses.sdm(images[:, 0], texts, batch["pid"], scale=SCALE)
+    np.testing.assert_allclose(metrics["sdm"], expected, rtol=1e-4)
+
+
+def test_losses_with_heads_in_bfloat16():
+    """The heads' weights are float32 and the towers' tokens bfloat16: all come together."""
+    batch, weights = words(tiny.batch(6)), {"id": 1.0, "mlm": 1.0}
+    (_, exact), _, _ = one_objective(weights, batch, IRRA)
+    (_, rounded), _, _ = one_objective(weights, batch, IRRA, dtype="bfloat16")
+    for name in weights:
+        np.testing.assert_allclose(rounded[name], exact[name], rtol=0.1, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("weights", "batch", "heads", "told"),
+    [
+        ({"sdn": 1.0}, tiny.batch(6), NO_HEADS, "'sdn' needs another name: known are sdm, itc"),
+        ({"mlm": 1.0}, tiny.batch(6), IRRA, "'mlm' needs mlm_ids"),
+        ({"mlm": 1.0}, words(tiny.batch(6)), NO_HEADS, "'mlm' needs its head"),
+        ({"id": 1.0}, tiny.batch(6), NO_HEADS, "'id' needs a classifier among heads"),
+        ({"balance": 1.0}, tiny.batch(6), NO_HEADS, "'balance' needs a mixture of experts"),
+    ],
+    ids=["unknown", "ids", "head", "classifier", "mixture"],
+)
+def test_a_loss_that_lacks_what_it_needs_is_an_error(weights, batch, heads, told):
+    with pytest.raises(UserError, match=told):
+        one_objective(weights, batch, heads)

@@ -22,6 +22,16 @@ CONFIG = ClipConfig(
     embed_dim=5,
 )
 DM_SETTINGS = {"num_experts": 3, "top_k": 2, "reduction": 4}
+# What a method needs to fit it; the others do as they are.
+SETTINGS = {
+    "up_person": {"rank": 3, "prefix": 2},
+    "cskt": {"prompts": 1},
+    "lora": {"rank": 3},
+    "prefix": {"length": 2},
+    "prompts": {"length": 2},
+    "lora_moe": {"rank": 2},
+    "mixture": {"both": {"fine": {"part": "lora", "rank": 2}}, "tuned": ("text/proj",)},
+}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -108,10 +108,40 @@ def tal(
     return one_way(cosine) + one_way(cosine.T)
 
 
+def sigmoid(
+    image_feats: Feats, text_feats: Feats, pids: Pids, *, slope: float = 10.0, offset: float = -10.0
+) -> Scalar:
+    """Pairwise sigmoid loss (SigLIP, ICCV 2023, algorithm 1), summed over pairs and divided by b.
+
+    `slope` and `offset` stay at the paper's first values. All pairs of one identity are right, not only the
+    diagonal: here several captions describe one person.
+    """
+    logits = slope * l2_normalise(image_feats) @ l2_normalise(text_feats).T + offset
+    sign = 2 * same_identity(pids) - 1
+    return -jax.nn.log_sigmoid(sign * logits).sum() / len(pids)
+
+
+def masked_words(logits: Float[Array, "b l v"], labels: Int[Array, "b l"]) -> Scalar:
+    """Masked language modelling (IRRA, CVPR 2023): mean cross-entropy where a label is not 0."""
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    own = jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
+    masked = labels != 0
+    return -jnp.where(masked, own, 0.0).sum() / jnp.maximum(masked.sum(), 1)
+
+
 def balance(routing: list[dict]) -> Scalar:
     """The load-balance terms of all blocks added up (DM-Adapter); each is k / E when balanced."""
     return sum((block["balance"] for block in routing if block), jnp.zeros(()))
 
 
-# Losses that need nothing but features and identities, by the name a config uses.
-BY_NAME = {"sdm": sdm, "itc": itc, "cmpm": cmpm, "triplet": triplet, "tal": tal}
+# The losses of features and identities, by the name a config uses; 'id' needs a classifier besides.
+BY_NAME = {
+    "sdm": sdm,
+    "itc": itc,
+    "cmpm": cmpm,
+    "id": identity,
+    "triplet": triplet,
+    "tal": tal,
+    "sigmoid": sigmoid,
+}
+NAMES = (*BY_NAME, "mlm", "balance")

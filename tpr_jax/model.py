@@ -5,7 +5,7 @@ scores = model.encode_texts(["a woman in a red coat"]) @ model.encode_images(["a
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,15 @@ from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip
 from tpr_jax.models.config import ClipConfig
+from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import Method, zero_shot
-from tpr_jax.weights.clip import IMAGE_MEAN, IMAGE_STD, find_clip, image_settings, load_clip, save_clip
-from tpr_jax.weights.files import write_whole
-from tpr_jax.weights.parts import flatten, read_parts, write_parts
+from tpr_jax.optim import split_collections
+from tpr_jax.trees import flatten
+from tpr_jax.weights.backbone import Backbone, find
+from tpr_jax.weights.clip import IMAGE_MEAN, IMAGE_STD, image_settings, load_clip
+from tpr_jax.weights.merge import merge
+from tpr_jax.weights.saved import load_saved, read_saved
+from tpr_jax.weights.saving import write_saved
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
 
@@ -39,6 +44,8 @@ class Model:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     encoders: tuple[Callable, Callable]  # (variables, rows) -> features, of images and of ids
+    backbone: Backbone | None = None  # where `params` but for the tuned leaves is to be found, if anywhere
+    dtype: str = "float32"
 
     def encode_images(self, images: Sequence[Picture], batch_size: int = 32) -> Float[np.ndarray, "n e"]:
         """L2-normalised float32 features of paths, PIL images or uint8 arrays `[h, w, 3]` of any size.
@@ -86,23 +93,52 @@ class Model:
 
     def num_params(self) -> dict[str, int]:
         """How many numbers the method trains, and how many there are in all (without the temperature)."""
-        sizes = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in self.variables.items()}
-        trainable = sum(size for name, size in sizes.items() if name in self.method.trainable)
-        return {"trainable": trainable, "total": sum(sizes.values())}
+        names = (*self.method.trainable, *({"head"} & self.variables.keys()))
+        parts = split_collections(self.variables, names, self.method.tuned)
+        trainable, frozen = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in parts)
+        return {"trainable": trainable, "total": trainable + frozen}
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes a folder that `from_pretrained` reads; CLIP's part of it is in Hugging Face's format.
+    def save_pretrained(
+        self, folder: str | os.PathLike, *, results: Mapping | None = None, training: Mapping | None = None
+    ) -> None:
+        """Writes a folder that `from_pretrained` reads.
+
+        Of a model with parts, or with some of CLIP's weights tuned, only what was trained, with the name and
+        SHA-256 of its backbone; a backbone that is to be found nowhere else goes along. CLIP without parts
+        becomes a plain Hugging Face folder. The heads of losses are left out. A model card is written beside;
+        `results` is a run's results.json for it, `training` the run's config.json.
 
         Raises:
-          UserError: the folder cannot be written.
+          UserError: the folder cannot be written, or holds something else that would be replaced.
         """
-        params = jax.tree.map(np.asarray, self.variables["params"])
-        save_clip(folder, self.config, params, mean=self.mean, std=self.std)
-        if self.tokenizer is not None:
-            write_whole(Path(folder) / "tokenizer.json", self.tokenizer.backend.save)
-        parts = {name: tree for name, tree in self.variables.items() if name != "params"}
-        if parts:
-            write_parts(folder, self.method, parts)
+        write_saved(
+            folder,
+            self.config,
+            self.method,
+            self.variables,
+            backbone=self.backbone,
+            tokenizer=self.tokenizer,
+            mean=self.mean,
+            std=self.std,
+            results=results,
+            training=training,
+        )
+
+    def merge(self) -> "Model":
+        """A model with the same features and fewer parts: `weights.merge` says which are folded into CLIP."""
+        method, variables = merge(self.method, self.variables)
+        same = method.tuned == self.method.tuned and variables["params"] is self.variables["params"]
+        return make_model(
+            self.config,
+            method,
+            variables,
+            tokenizer=self.tokenizer,
+            source=self.source,
+            mean=self.mean,
+            std=self.std,
+            dtype=self.dtype,
+            backbone=self.backbone if same else None,
+        )
 
     def _encode(self, encoder: Callable, rows: Callable, count: int, batch_size: int) -> np.ndarray:
         feats = [np.zeros((0, self.config.embed_dim), np.float32)]
@@ -116,30 +152,52 @@ class Model:
 
 
 def from_pretrained(
-    path_or_hub_id: str | os.PathLike, image_size: tuple[int, int] | None = None, dtype: str = "float32"
+    path_or_hub_id: str | os.PathLike,
+    image_size: tuple[int, int] | None = None,
+    dtype: str = "float32",
+    backbone: str | os.PathLike | None = None,
 ) -> Model:
     """Loads a model that `save_pretrained` wrote, or a plain CLIP as the zero-shot model.
 
-    Takes a folder in Hugging Face's CLIP format, an id on their hub, or a file of weights under OpenAI's
-    names (which brings CLIP's own tokenizer). `image_size` is (height, width), by default the folder's own;
-    the towers compute in `dtype`. Without a tokenizer in the folder only `encode_texts` complains.
+    Takes a folder of either kind, an id on Hugging Face's hub, the bundled `clip-mini`, or a file of weights
+    under OpenAI's names (which brings CLIP's own tokenizer). `image_size` is (height, width), by default the
+    folder's own; the towers compute in `dtype`. Without a tokenizer only `encode_texts` complains.
+
+    The backbone of a saved model is found by the name it was trained under; `backbone`, a folder or hub id,
+    says where it is instead. It has to be the very same weights.
 
     Raises:
       UserError: nothing is there, or what is there does not fit; the message names the file and the weight.
     """
-    path = find_clip(path_or_hub_id)
-    config, params = load_clip(path, image_size)
-    settings = image_settings(path) if path.is_dir() else {"mean": IMAGE_MEAN, "std": IMAGE_STD}
-    method, parts = (read_parts(path) if path.is_dir() else None) or (zero_shot(), {})
+    here = find(path_or_hub_id)
+    settings = read_saved(here.path) if here.path.is_dir() else None
+    if settings is not None:
+        config, variables, tokenizer, base = load_saved(here.path, settings, image_size, backbone)
+        return make_model(
+            config,
+            settings["method"],
+            variables,
+            tokenizer=tokenizer,
+            source=str(path_or_hub_id),
+            mean=settings["image_mean"],
+            std=settings["image_std"],
+            dtype=dtype,
+            backbone=base,
+        )
+    if backbone is not None:
+        raise UserError(f"{path_or_hub_id}: is a whole CLIP: leave out backbone={str(backbone)!r}")
+    config, params = load_clip(here.path, image_size)
+    own = image_settings(here.path) if here.path.is_dir() else {"mean": IMAGE_MEAN, "std": IMAGE_STD}
     return make_model(
         config,
-        method,
-        {"params": params, **parts},
-        tokenizer=_find_tokenizer(path, config),
+        zero_shot(),
+        {"params": params},
+        tokenizer=_find_tokenizer(here.path, config),
         source=str(path_or_hub_id),
-        mean=settings["mean"],
-        std=settings["std"],
+        mean=own["mean"],
+        std=own["std"],
         dtype=dtype,
+        backbone=here,
     )
 
 
@@ -153,17 +211,23 @@ def make_model(
     mean: tuple[float, float, float] = IMAGE_MEAN,
     std: tuple[float, float, float] = IMAGE_STD,
     dtype: str = "float32",
+    heads: Heads = NO_HEADS,
+    backbone: Backbone | None = None,
 ) -> Model:
     """A model of these sizes, this method and these arrays (nested dicts, a collection each).
+
+    `backbone` says where `params`, but for the leaves that the method tunes, came from; without one
+    `save_pretrained` takes all of CLIP along.
 
     Raises:
       UserError: an array of the method is missing, has no place or another shape than the method's.
     """
-    functions = clip.build(config, method, dtype)
+    functions = clip.build(config, method, dtype, heads)
     _check_shapes(jax.eval_shape(functions["init"], jax.random.key(0)), variables, source)
     image, text = functions["encode_image"], functions["encode_text"]
     encoders = (jax.jit(lambda v, x: image(v, x)[0]), jax.jit(lambda v, x: text(v, x)[0]))
-    return Model(config, method, jax.device_put(variables), tokenizer, source, mean, std, encoders)
+    variables = jax.device_put(variables)
+    return Model(config, method, variables, tokenizer, source, mean, std, encoders, backbone, dtype)
 
 
 def _check_shapes(expected: dict, found: dict, source: str) -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from tpr_jax.errors import UserError
+from tpr_jax.trees import flatten, unflatten
 
 SCHEDULES = ("cosine", "linear", "step", "poly", "exp", "constant")
 
@@ -59,6 +60,19 @@ def schedule(
     return rate
 
 
+def parameter_groups(weight_decay: float, bias_lr_factor: float, head_lr_factor: float) -> tuple:
+    """The reference's groups: biases have a rate of their own and no decay, and the heads of the losses 'id'
+    and 'mlm' (but not the blocks before them, nor those blocks' biases) a higher rate."""
+    heads = r"head/(classifier|masked_words/mlm_head_\w+)/"
+    return (
+        (heads + "bias", head_lr_factor, 0.0),
+        (heads + "(kernel|scale)", head_lr_factor, weight_decay),
+        (r".*/bias", bias_lr_factor, 0.0),
+        (r"head/masked_words/cross_.*", head_lr_factor, weight_decay),
+        (r".*", 1.0, weight_decay),
+    )
+
+
 def leaf_path(path) -> str:
     """A leaf's path in a tree, joined by slashes: `moe/visual/block_0/beside_mlp/down/bias`."""
     return "/".join(str(key.key) for key in path)
@@ -105,14 +119,28 @@ def adam(
     return optax.chain(optax.clip_by_global_norm(clip_norm), by_group) if clip_norm else by_group
 
 
-def split_collections(variables: dict, trainable: Sequence[str]) -> tuple[dict, dict]:
-    """(trainable, frozen) collections of a model; a name that the model does not have is an error."""
+def split_collections(
+    variables: dict, trainable: Sequence[str], tuned: Sequence[str] = (".*",)
+) -> tuple[dict, dict]:
+    """(trainable, frozen) collections of a model; together they hold each leaf once.
+
+    Of `params`, if it is trainable, only the leaves whose path a pattern of `tuned` matches are. A name that
+    the model does not have, or a pattern that matches nothing, is an error.
+    """
     for name in trainable:
         if name not in variables:
             raise UserError(
                 f"trainable collection '{name}' is not in the model, which has {sorted(variables)}"
             )
-    return (
-        {name: tree for name, tree in variables.items() if name in trainable},
-        {name: tree for name, tree in variables.items() if name not in trainable},
-    )
+    split = {name: tree for name, tree in variables.items() if name in trainable and name != "params"}
+    frozen = {name: tree for name, tree in variables.items() if name not in trainable}
+    if "params" in trainable:
+        flat = flatten(variables["params"])
+        for pattern in tuned:
+            if not any(re.fullmatch(pattern, path) for path in flat):
+                raise UserError(f"no weight of CLIP matches the pattern '{pattern}' of those to be trained")
+        chosen = {path for path in flat if any(re.fullmatch(pattern, path) for pattern in tuned)}
+        split["params"] = unflatten({path: flat[path] for path in flat if path in chosen})
+        if rest := {path: flat[path] for path in flat if path not in chosen}:
+            frozen["params"] = unflatten(rest)
+    return split, frozen

@@ -9,7 +9,7 @@ from tpr_jax import optim, sharding, step
 from tpr_jax.data import sources
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip
-from tpr_jax.models.methods import METHODS
+from tpr_jax.models.heads import Heads
 from tpr_jax.weights import backbone
 
 
@@ -34,8 +34,13 @@ def prepare(config: ConfigDict) -> dict:
         text_length=config.text_length,
         with_weights=not config.from_scratch,
     )
-    method = METHODS[config.method.name](**config_lib.method_settings(config))
-    model = clip.build(clip_config, method, config.dtype)
+    method = config_lib.make_method(config)
+    people = len(set(splits["train"].pids.tolist())) if "train" in splits else 0
+    heads = Heads(
+        num_classes=people if config.losses.id else 0,
+        mlm_depth=config.mlm_depth if config.losses.mlm else 0,
+    )
+    model = clip.build(clip_config, method, config.dtype, heads)
 
     def init(key):
         drawn = model["init"](key)
@@ -45,7 +50,8 @@ def prepare(config: ConfigDict) -> dict:
     variables = jax.jit(init)(jax.random.key(config.seed))
     if params is not None:
         variables["params"] = jax.tree.map(jnp.asarray, params)
-    trainable, frozen = optim.split_collections(variables, method.trainable)
+    names = (*method.trainable, *({"head"} & variables.keys()))
+    trainable, frozen = optim.split_collections(variables, names, method.tuned)
     if "params" in frozen:
         frozen["params"] = clip.hold_frozen(frozen["params"], config.dtype)
     return {
@@ -80,6 +86,6 @@ def make_optimiser(config: ConfigDict, trainable: dict, per_epoch: int) -> tuple
         per_step=settings.per_step,
         warmup_factor=settings.warmup_factor,
     )
-    groups = ((r".*/bias", settings.bias_lr_factor, 0.0), (r".*", 1.0, settings.weight_decay))
+    groups = optim.parameter_groups(settings.weight_decay, settings.bias_lr_factor, settings.head_lr_factor)
     moments = {"b1": settings.b1, "b2": settings.b2, "eps": settings.eps}
     return rate, optim.adam(rate, trainable, groups, clip_norm=settings.clip_norm, **moments)

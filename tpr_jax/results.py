@@ -11,6 +11,9 @@ from tpr_jax.errors import UserError
 from tpr_jax.models import clip
 from tpr_jax.models.methods import zero_shot
 from tpr_jax.prepare import count, make_optimiser, prepare
+from tpr_jax.trees import merge
+from tpr_jax.weights import backbone
+from tpr_jax.weights.saving import write_saved
 from tpr_jax.writing import write_json
 
 
@@ -31,7 +34,7 @@ def score_split(parts: dict, config: ConfigDict, encoders, variables, split: str
 def score_zero_shot(parts: dict, config: ConfigDict) -> dict:
     """Metrics of CLIP as it came, on the test split."""
     model = clip.build(parts["clip_config"], zero_shot(), config.dtype)
-    params = {**parts["frozen"], **parts["trainable"]}["params"]
+    params = merge(parts["frozen"], parts["trainable"])["params"]
     return score_split(parts, config, step.jit_encoders(model, parts["mesh"]), {"params": params}, "test")[0]
 
 
@@ -68,7 +71,7 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
     print(f"scoring {scored['checkpoint'] or 'the initial weights'} (step {scored['step']})")
     for split in ("val", "test"):
         if split in parts["splits"]:
-            variables = {**parts["frozen"], **state["trainable"]}
+            variables = merge(parts["frozen"], state["trainable"])
             scored[split], _ = score_split(parts, config, parts["encoders"], variables, split)
             print(f"{split}: {short(scored[split])}")
     scored |= about_data(parts) | memory.peaks({})
@@ -78,7 +81,7 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
 
 
 def final_results(config, parts, state, best, notes, variables, done, spent, history) -> tuple:
-    """(results.json, the encoded test split of the last state)."""
+    """(results.json, the encoded test split of the last state, the best state on val or else the last)."""
     final = {}
     test, encoded = score_split(parts, config, parts["encoders"], variables(state), "test")
     if last_val := [row["val"] for row in history if "val" in row][-1:]:
@@ -105,7 +108,7 @@ def final_results(config, parts, state, best, notes, variables, done, spent, his
         **about_data(parts),
         **memory.peaks(notes),
     }
-    return results, encoded
+    return results, encoded, found[1] if found else state
 
 
 def about_data(parts: dict) -> dict:
@@ -118,6 +121,22 @@ def about_data(parts: dict) -> dict:
     print(f"{len(skipped)} pictures skipped")
     listed = {"count": len(skipped), "pictures": dict(sorted(skipped.items()))}
     return {"data": parts["data"], "skipped": listed}
+
+
+def write_model(config: ConfigDict, workdir: Path, parts: dict, trainable: dict, results: dict) -> None:
+    """Writes the trained model to `workdir/model`, where `from_pretrained` reads it."""
+    # Weights drawn anew are to be found nowhere else.
+    base = None if config.from_scratch else backbone.find(config.backbone)
+    write_saved(
+        workdir / "model",
+        parts["clip_config"],
+        parts["method"],
+        merge(parts["frozen"], trainable),
+        backbone=base,
+        tokenizer=parts["tokenizer"],
+        results=results,
+        training=config_lib.to_plain(config),
+    )
 
 
 def params_of(parts: dict) -> dict[str, int]:
@@ -139,7 +158,10 @@ def say_what_came_out(results: dict, workdir: Path) -> None:
     if results["best_on_val"]:
         best = results["best_on_val"]
         print(f"test, best epoch on val ({best['epoch']:>3}):   {short(best['test'])}")
-    print(f"\nwritten to {workdir}: report.html, report.png, results.json, metrics.jsonl, checkpoints/")
+    print(
+        f"\nwritten to {workdir}: report.html, report.png, results.json, metrics.jsonl, checkpoints/, model/"
+    )
+    print(f"use:   tpr_jax.from_pretrained('{workdir}/model')")
     print(f"look:  open {workdir}/report.html in a browser")
     print(
         "next:  python -m tpr_jax.main --config configs/parallel_adapter.py --workdir runs/parallel_adapter"

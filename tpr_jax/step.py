@@ -14,6 +14,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tpr_jax import losses
+from tpr_jax.errors import UserError
+from tpr_jax.trees import merge
 
 
 def objective(
@@ -22,30 +24,55 @@ def objective(
     """(total loss, metrics): the weighted losses by name, over the whole batch, and the routing statistics.
 
     `model` is from `models.clip.build`; `weights` maps a loss's name to its weight; a batch holds `image`
-    [b, h, w, 3] (uint8, or normalised floats), `ids` [b, l] and `pid` [b].
+    [b, h, w, 3] (uint8, or normalised floats), `ids` [b, l] and `pid` [b], and for the loss 'mlm' `mlm_ids`
+    and `mlm_labels` [b, l].
+
+    Raises:
+      UserError: a loss is unknown, or lacks what it needs.
     """
-    variables = {**frozen, **trainable}
-    image_feats, image_routing = model["encode_image"](variables, batch["image"])
+    variables = merge(frozen, trainable)
+    # Masked language modelling reads all tokens of the image, of which the feature is the first.
+    images, image_routing = model["encode_image"](variables, batch["image"], all_tokens="mlm" in weights)
+    image_feats = images[:, 0] if "mlm" in weights else images
     text_feats, text_routing = model["encode_text"](variables, batch["ids"])
-    terms = {}
-    for name, weight in weights.items():
+
+    def term(name):
         if name == "balance":
-            terms[name] = weight * losses.balance(image_routing + text_routing)
-        else:
-            settings = {"scale": scale} if name in ("sdm", "itc") else {}
-            terms[name] = weight * losses.BY_NAME[name](image_feats, text_feats, batch["pid"], **settings)
+            return losses.balance(_needed(image_routing + text_routing, name, "a mixture of experts"))
+        if name == "mlm":
+            ids, labels = (_needed(batch.get(key), name, key) for key in ("mlm_ids", "mlm_labels"))
+            _needed("masked_words" in variables.get("head", {}), name, "its head: heads.mlm_depth above 0")
+            return losses.masked_words(model["predict_words"](variables, images, ids), labels)
+        settings = {"scale": scale} if name in ("sdm", "itc") else {}
+        if name == "id":
+            settings = _needed(variables.get("head", {}).get("classifier"), name, "a classifier among heads")
+        known = _needed(losses.BY_NAME.get(name), name, f"another name: known are {', '.join(losses.NAMES)}")
+        return known(image_feats, text_feats, batch["pid"], **settings)
+
+    terms = {name: weight * term(name) for name, weight in weights.items()}
     total = sum(terms.values())
     routing = {**_routing("visual", image_routing), **_routing("text", text_routing)}
     return total, {"loss": total, **terms, **routing}
 
 
+def _needed(value, loss: str, what: str):
+    """The value, unless it is missing."""
+    if value is None or value is False or (isinstance(value, list) and not value):
+        raise UserError(f"loss '{loss}' needs {what}")
+    return value
+
+
 def _routing(tower: str, blocks: list[dict]) -> dict:
-    """Means over a tower's blocks: each expert's share of the tokens, the balance term, alpha."""
-    blocks = [block for block in blocks if block]
-    if not blocks:
-        return {}
-    mean = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *blocks)
-    return {f"routing/{tower}/{name}": value for name, value in mean.items()}
+    """Means over a tower's mixtures: each expert's share of the tokens, the balance term, alpha.
+
+    The shares are left out where the mixtures differ in their number of experts.
+    """
+    found = {}
+    for name in ("balance", "load", "alpha"):
+        values = [block[name] for block in blocks if name in block]
+        if values and len({value.shape for value in values}) == 1:
+            found[f"routing/{tower}/{name}"] = sum(values) / len(values)
+    return found
 
 
 def init_state(optimiser: optax.GradientTransformation, trainable: dict) -> dict:

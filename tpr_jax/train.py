@@ -16,6 +16,7 @@ from tpr_jax import results as results_lib
 from tpr_jax.data import pipeline
 from tpr_jax.errors import UserError
 from tpr_jax.prepare import make_optimiser, prepare
+from tpr_jax.trees import merge
 from tpr_jax.writing import write_json
 
 
@@ -43,6 +44,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         seed=config.seed,
         augment=config.augment,
         mask_text=config.mask_text,
+        mlm=bool(config.losses.mlm),
         pad=config.pad,
         skipped=parts["skipped"],
     )
@@ -73,7 +75,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     history = runlog.read_history(workdir, done, evaluate_again=due(done))
     log, close_log = runlog.open_log(workdir, history)
 
-    variables = lambda state: {**parts["frozen"], **state["trainable"]}  # noqa: E731
+    variables = lambda state: merge(parts["frozen"], state["trainable"])  # noqa: E731
     spent = lambda: notes["seconds"] + time.time() - began  # noqa: E731
     if notes["zero_shot"] is None:
         notes["zero_shot"] = results_lib.score_zero_shot(parts, config)
@@ -128,7 +130,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                 asked = time.time()
                 batch = next(feed)
                 waited += time.time() - asked
-                batch = {key: batch[key] for key in ("image", "ids", "pid")}
+                batch = {key: rows for key, rows in batch.items() if key != "index"}
                 state, metrics = update(state, parts["frozen"], sharding.by_row(mesh, batch))
                 done += 1
                 bar.update()
@@ -159,13 +161,14 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                     keep()
                     raise UserError(f"stopped at step {done}, which is saved: the same command goes on")
 
-    results, encoded = results_lib.final_results(
+    results, encoded, kept = results_lib.final_results(
         config, parts, state, best, notes, variables, done, spent, history
     )
     close_log()
     write_json(workdir / "results.json", results)
     retrievals = evaluate.examples(encoded, count=12, top_k=10)
     report.write_report(workdir, history=history, results=results, retrievals=retrievals)
+    results_lib.write_model(config, workdir, parts, kept["trainable"], results)
     results_lib.say_what_came_out(results, workdir)
     return results
 

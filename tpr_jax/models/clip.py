@@ -9,9 +9,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
+from tpr_jax.models.attach import PromptPart
+from tpr_jax.models.block import Block
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, ClipConfig
-from tpr_jax.models.layers import Block, LayerNorm, normal
-from tpr_jax.models.methods import Method
+from tpr_jax.models.heads import NO_HEADS, Classifier, Heads, MaskedWords
+from tpr_jax.models.layers import LayerNorm, normal
+from tpr_jax.models.methods import Method, check
+from tpr_jax.models.parts import slots_of_block, text_tokens
+from tpr_jax.models.petl.prompts import make_room, replace
 from tpr_jax.models.products import dense
 
 
@@ -41,57 +46,74 @@ class PatchEmbedding(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """Images [b, h, w, 3], normalised -> (features [b, e], routing of each block)."""
+    """Images [b, h, w, 3], normalised -> features [b, e], or those of all tokens [b, n, e].
+
+    `prompts` [k, p, d] are appended to the sequence and exchanged on entering each of the first k blocks.
+    """
 
     config: ClipConfig
     method: Method
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, images):
+    def __call__(self, images, prompts=None, all_tokens: bool = False):
         c, d = self.config, self.config.vision_width
         x = PatchEmbedding(d, c.patch_size, name="conv1")(images.astype(self.dtype))
         cls = self.param("class_embedding", normal(d**-0.5), (d,))
         positions = self.param("positional_embedding", normal(d**-0.5), (1 + c.grid[0] * c.grid[1], d))
         cls = jnp.broadcast_to(cls.astype(self.dtype), (x.shape[0], 1, d))
         x = jnp.concatenate([cls, x], axis=1) + positions.astype(self.dtype)
+        count = x.shape[1]
+        if prompts is not None:
+            room = jnp.zeros((x.shape[0], prompts.shape[1], d), x.dtype)
+            x = replace(jnp.concatenate([x, room], axis=1), prompts[0], count)
         x = LayerNorm(c.layer_norm_eps, name="ln_pre")(x)
-        x, routing = _blocks(c, self.method.vision, "vision", x, None)
-        # The feature is token 0, so only it passes through the last layers.
-        x = LayerNorm(c.layer_norm_eps, name="ln_post")(x[:, 0])
-        return dense(x, self.param("proj", normal(d**-0.5), (d, c.embed_dim))), routing
+        x = _blocks(c, self.method.vision, "vision", x, None, prompts, count)
+        # The feature is token 0, so only it passes through the last layers, unless all are asked for.
+        x = LayerNorm(c.layer_norm_eps, name="ln_post")(x if all_tokens else x[:, 0])
+        return dense(x, self.param("proj", normal(d**-0.5), (d, c.embed_dim)))
 
 
 class TextTower(nn.Module):
-    """Token ids [b, l] -> (features [b, e], routing of each block)."""
+    """Token ids [b, l] -> features [b, e], or those of all tokens [b, l, e].
+
+    `prompts` [k, p, d] get places behind start-of-text and are exchanged on entering each of the first k
+    blocks.
+    """
 
     config: ClipConfig
     method: Method
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, ids):
+    def __call__(self, ids, prompts=None, all_tokens: bool = False):
         c, d = self.config, self.config.text_width
+        end = end_positions(ids, c.eot_id)
+        if prompts is not None:
+            ids, end = make_room(ids, prompts.shape[1], c.context_length, end)
         length = ids.shape[1]
         embedding = self.param("token_embedding", normal(0.02), (c.vocab_size, d))
         positions = self.param("positional_embedding", normal(0.01), (c.context_length, d))
-        x = embedding.astype(self.dtype)[ids] + positions[:length].astype(self.dtype)
+        x = embedding.astype(self.dtype)[ids]
+        if prompts is not None:
+            x = replace(x, prompts[0], 1)
+        x = x + positions[:length].astype(self.dtype)
         causal = jnp.triu(jnp.full((length, length), -jnp.inf, jnp.float32), 1)
-        x, routing = _blocks(c, self.method.text, "text", x, causal)
-        x = x[jnp.arange(len(ids)), end_positions(ids, c.eot_id)]
+        x = _blocks(c, self.method.text, "text", x, causal, prompts, 1)
+        x = x if all_tokens else x[jnp.arange(len(ids)), end]
         x = LayerNorm(c.layer_norm_eps, name="ln_final")(x)
-        return dense(x, self.param("proj", normal(d**-0.5), (d, c.embed_dim))), routing
+        return dense(x, self.param("proj", normal(d**-0.5), (d, c.embed_dim)))
 
 
-def _blocks(c: ClipConfig, slots, tower: str, x, mask):
-    """Runs a tower's blocks; must be called inside a compact method."""
+def _blocks(c: ClipConfig, parts, tower: str, x, mask, prompts, start: int):
+    """Runs a tower's blocks, with prompts from position `start`; must be called inside a compact method."""
     layers, heads, width = (getattr(c, f"{tower}_{name}") for name in ("layers", "heads", "mlp"))
-    routing = []
     for i in range(layers):
-        block = Block(heads, width, layers, c.act, c.layer_norm_eps, slots, name=f"block_{i}")
-        x, routed = block(x, mask)
-        routing.append(routed)
-    return x, routing
+        if prompts is not None and 0 < i < prompts.shape[0]:
+            x = replace(x, prompts[i], start)
+        slots = slots_of_block(parts, i, layers)
+        x = Block(heads, width, layers, c.act, c.layer_norm_eps, slots, name=f"block_{i}")(x, mask)
+    return x
 
 
 def end_positions(ids: Int[Array, "b l"], eot_id: int | None) -> Int[Array, "b"]:
@@ -100,44 +122,88 @@ def end_positions(ids: Int[Array, "b l"], eot_id: int | None) -> Int[Array, "b"]
 
 
 class Clip(nn.Module):
-    """Both towers with a method's parts in their slots."""
+    """Both towers with a method's parts in their slots, its prompts, and the heads of some losses."""
 
     config: ClipConfig
     method: Method
+    heads: Heads
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        self.visual = VisionTower(self.config, self.method, self.dtype)
-        self.text = TextTower(self.config, self.method, self.dtype)
+        c = self.config
+        self.visual = VisionTower(c, self.method, self.dtype)
+        self.text = TextTower(c, self.method, self.dtype)
+        if spec := self.method.prompts:
+            depth = spec.depth or min(c.vision_layers, c.text_layers)
+            self.prompts = PromptPart(spec, depth, (c.vision_width, c.text_width))
+        if self.heads.num_classes:
+            self.classifier = Classifier(self.heads.num_classes)
+        if self.heads.mlm_depth:
+            self.masked_words = MaskedWords(self.heads.mlm_depth, c.vocab_size)
+
+    def encode_image(self, images, all_tokens=False):
+        return self.visual(images, self.prompts()[0] if self.method.prompts else None, all_tokens)
+
+    def encode_text(self, ids, all_tokens=False):
+        return self.text(ids, self.prompts()[1] if self.method.prompts else None, all_tokens)
+
+    def classify(self, feats):
+        return self.classifier(feats)
+
+    def predict_words(self, image_tokens, ids):
+        return self.masked_words(image_tokens, self.encode_text(ids, all_tokens=True))
 
     def __call__(self, images, ids):
-        return self.visual(images), self.text(ids)
+        image_tokens = self.encode_image(images, all_tokens=True)
+        feats = image_tokens[:, 0], self.encode_text(ids)
+        if self.heads.num_classes:
+            self.classify(feats[0].astype(jnp.float32))
+        if self.heads.mlm_depth:
+            self.predict_words(image_tokens, ids)
+        return feats
 
 
-def build(config: ClipConfig, method: Method, dtype: str = "float32"):
-    """The pure functions of a model: a dict of `init`, `encode_image`, `encode_text`.
+def build(config: ClipConfig, method: Method, dtype: str = "float32", heads: Heads = NO_HEADS) -> dict:
+    """The pure functions of a model, as a dict.
 
-    `init(key)` -> variables; `encode_image(variables, images)` takes uint8 pixels or normalised floats,
-    [b, h, w, 3]; `encode_text(variables, ids)` takes int32 [b, l]. Both return (features float32 [b, e],
-    unnormalised, and the routing of each block, a list of dicts that is empty without a mixture).
+    `init(key)` -> variables. `encode_image(variables, images)` takes uint8 pixels or normalised floats,
+    [b, h, w, 3], `encode_text(variables, ids)` int32 [b, l]; both return (features float32 [b, e],
+    unnormalised, and what each mixture's router did, a list of dicts). With `all_tokens=True` they return the
+    features of all tokens, [b, n, e]. With the heads for them, `classify(variables, feats)` -> logits [b, n]
+    and `predict_words(variables, image_tokens, ids)` -> logits [b, l, vocabulary].
+
+    Raises:
+      UserError: a part of the method does not fit towers of these sizes.
     """
-    model = Clip(config, method, jnp.dtype(dtype))
+    check(method, config)
+    model = Clip(config, method, heads, jnp.dtype(dtype))
 
     def init(key):
         images = jnp.zeros((1, *config.image_size, 3))
-        return model.init(key, images, jnp.zeros((1, config.context_length), jnp.int32))
+        length = config.context_length - text_tokens(method.prompts)
+        variables = model.init(key, images, jnp.zeros((1, length), jnp.int32))
+        return {name: tree for name, tree in variables.items() if name != "routing"}
 
-    def encode_image(variables, images):
+    def run(name, variables, *inputs, **settings):
+        out, state = model.apply(variables, *inputs, method=name, mutable=["routing"], **settings)
+        routing = jax.tree.leaves(state.get("routing", {}), is_leaf=lambda x: "balance" in x)
+        return out.astype(jnp.float32), routing
+
+    def encode_image(variables, images, all_tokens=False):
         if images.dtype == jnp.uint8:
             images = normalise(images)
-        feats, routing = model.apply(variables, images, method=lambda m, x: m.visual(x))
-        return feats.astype(jnp.float32), routing
+        return run("encode_image", variables, images, all_tokens=all_tokens)
 
-    def encode_text(variables, ids):
-        feats, routing = model.apply(variables, ids, method=lambda m, x: m.text(x))
-        return feats.astype(jnp.float32), routing
+    def encode_text(variables, ids, all_tokens=False):
+        return run("encode_text", variables, ids, all_tokens=all_tokens)
 
-    return {"init": init, "encode_image": encode_image, "encode_text": encode_text}
+    return {
+        "init": init,
+        "encode_image": encode_image,
+        "encode_text": encode_text,
+        "classify": lambda variables, feats: run("classify", variables, feats)[0],
+        "predict_words": lambda variables, *inputs: run("predict_words", variables, *inputs)[0],
+    }
 
 
 def hold_frozen(params: dict, dtype: str) -> dict:

@@ -1,18 +1,69 @@
 """The CLIP a config names: the bundled clip-mini, a folder, a file or a hub id, with its tokenizer."""
 
+import hashlib
+import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tpr_jax.data.tokenizer import clip_tokenizer, folder_tokenizer
+from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer
+from tpr_jax.errors import UserError
 from tpr_jax.models.config import CLIP_MINI, ClipConfig
-from tpr_jax.weights.clip import find_clip, load_clip, read_sizes
+from tpr_jax.weights.clip import find_clip, load_clip, read_sizes, weight_files
 from tpr_jax.weights.openai import check_image_size
 
 
 def clip_mini_dir() -> str:
     """The folder of the bundled clip-mini."""
     return str(Path(__file__).parent / "clip_mini")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A CLIP that parts were trained on, by the name under which it is found again, and where it lies now."""
+
+    name: str
+    path: Path
+
+
+def find(name: str | os.PathLike) -> Backbone:
+    """The bundled clip-mini, a folder or file (its name is then the whole path), or a hub id.
+
+    Raises:
+      UserError: nothing of that name can be reached.
+    """
+    mini = Path(clip_mini_dir())
+    path = mini if str(name) == CLIP_MINI else find_clip(name)
+    if path.resolve() == mini.resolve():
+        return Backbone(CLIP_MINI, path)
+    return Backbone(str(path.resolve()) if Path(name).exists() else str(name), path)
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Of a CLIP's weights file; of several, of their contents one after the other, by their names.
+
+    Raises:
+      UserError: there is no such file, or it cannot be read.
+    """
+    digest = hashlib.sha256()
+    for file in weight_files(path):
+        try:
+            with open(file, "rb") as content:
+                while chunk := content.read(1 << 20):
+                    digest.update(chunk)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror}); check the file") from error
+    return digest.hexdigest()
+
+
+def tokenizer_of(path: Path, config: ClipConfig, length: int | None = None) -> Tokenizer | None:
+    """The tokenizer that training takes: CLIP's own with the mask token as the reference has it where the
+    vocabulary has its size, else that of the folder, else none."""
+    length = length or config.context_length
+    own = clip_tokenizer(length)
+    if config.vocab_size == own.vocab_size:
+        return own
+    return folder_tokenizer(path, length) if (path / "tokenizer.json").is_file() else None
 
 
 def load(
@@ -26,12 +77,11 @@ def load(
     CLIP's own vocabulary with the mask token as the reference has it goes with OpenAI's CLIP; a folder with
     another vocabulary brings its tokenizer.
     """
-    path = clip_mini_dir() if name == CLIP_MINI else find_clip(name)
+    path = find(name).path
     if with_weights:
         config, params = load_clip(path, image_size)
     else:
         config, params = replace(read_sizes(path), image_size=image_size), None
         check_image_size(config)
     length = min(text_length or config.context_length, config.context_length)
-    own = clip_tokenizer(length)
-    return config, params, own if config.vocab_size == own.vocab_size else folder_tokenizer(str(path), length)
+    return config, params, tokenizer_of(path, config, length) or folder_tokenizer(path, length)

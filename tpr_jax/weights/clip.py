@@ -29,6 +29,7 @@ __all__ = [
     "save_clip",
     "to_hugging_face",
     "to_openai",
+    "weight_files",
 ]
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -168,17 +169,26 @@ def _sides(size: object) -> tuple[int, int] | None:
     return None
 
 
-def _read_weights(folder: Path) -> dict[str, np.ndarray]:
-    index = folder / "model.safetensors.index.json"
+def weight_files(path: str | os.PathLike) -> list[Path]:
+    """The files that hold a CLIP's weights: those of a folder by their names, or the one file itself.
+
+    Raises:
+      UserError: the folder has none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    index = path / "model.safetensors.index.json"
     if index.is_file():
-        files = sorted(set(_read_json(index).get("weight_map", {}).values()))
-        return {name: array for file in files for name, array in read_state(folder / file).items()}
-    files = [
-        folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()
-    ]
+        return [path / name for name in sorted(set(_read_json(index).get("weight_map", {}).values()))]
+    files = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()]
     if not files:
-        raise UserError(f"{folder / 'model.safetensors'}: no such file; the folder is not a whole CLIP")
-    return read_state(files[0])
+        raise UserError(f"{path / 'model.safetensors'}: no such file; the folder is not a whole CLIP")
+    return files[:1]
+
+
+def _read_weights(folder: Path) -> dict[str, np.ndarray]:
+    return {name: array for file in weight_files(folder) for name, array in read_state(file).items()}
 
 
 def _read_json(path: Path) -> dict:

@@ -19,9 +19,10 @@ class Weight(NamedTuple):
     """One of our arrays and where another format keeps it."""
 
     path: str  # ours, joined by "/"
-    names: tuple[str, ...]  # theirs; several are laid side by side along our last axis
+    names: tuple[str, ...]  # theirs; several are laid side by side along our last axis, or stacked
     layout: str  # "same", "linear" (transposed) or "conv" (out, in, h, w -> h, w, in, out)
     shape: tuple[int, ...]  # theirs, of each name
+    stack: int | None = None  # a new axis of ours, on which several are stacked
 
 
 def hugging_face_weights(config: ClipConfig, grid: tuple[int, int]) -> list[Weight]:
@@ -120,7 +121,11 @@ def from_names(
     params: Params = {}
     for weight in weights:
         parts = [_to_ours(np.asarray(state[name]), weight.layout) for name in weight.names]
-        _put(params, weight.path, np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0])
+        if weight.stack is not None:
+            whole = np.stack(parts, axis=weight.stack)
+        else:
+            whole = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+        _put(params, weight.path, whole)
     return params
 
 
@@ -128,7 +133,13 @@ def to_names(params: Params, weights: list[Weight]) -> dict[str, np.ndarray]:
     """The inverse of `from_names`."""
     state = {}
     for weight in weights:
-        parts = np.split(_get(params, weight.path), len(weight.names), axis=-1)
+        whole = _get(params, weight.path)
+        if weight.stack is not None:
+            parts = np.moveaxis(whole, weight.stack, 0)
+        elif whole.ndim:
+            parts = np.split(whole, len(weight.names), axis=-1)
+        else:
+            parts = [whole]
         for name, part in zip(weight.names, parts, strict=True):
             state[name] = _to_theirs(part, weight.layout)
     return state

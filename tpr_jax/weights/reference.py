@@ -1,4 +1,4 @@
-"""The authors' checkpoints: their names and layouts on one side, our trees on the other."""
+"""The authors' checkpoints of DM-Adapter, UP-Person, CSKT and IRRA: into our models and back."""
 
 import math
 import re
@@ -7,187 +7,72 @@ import numpy as np
 
 from tpr_jax.errors import UserError
 from tpr_jax.models import methods
+from tpr_jax.models.config import ClipConfig
+from tpr_jax.models.heads import NO_HEADS, Heads
+from tpr_jax.models.methods import Method
+from tpr_jax.models.parts import ROUTERS
+from tpr_jax.trees import flatten
+from tpr_jax.weights.names import from_names, to_names
 from tpr_jax.weights.openai import from_openai
+from tpr_jax.weights.reference_names import DEAD, READ_BY, ROUTER, canonical, clip_weights, method_weights
 
-# Declared by the authors' code, read by no computation.
-DEAD = {
-    "dm_adapter": r"(vision_param|text_param|co_vision_param|v2i_proj\.(weight|bias))",
-}
-PREFIX = "base_model."
-BLOCK = r"(visual\.)?transformer\.resblocks\.(\d+)\."
-PARTS = {
+BLOCK = r"base_model\.(visual\.)?transformer\.resblocks\.(\d+)\."
+# Which names are a method's own; the others are CLIP's.
+OWN = {
     "dm_adapter": BLOCK
     + r"(ln_3\.(weight|bias)|task_param|feed_forward\.(alpha|(input|task)_gate\.weight|"
     + r"experts\.\d+\.(down|up)\.(weight|bias)))",
+    "up_person": r"(LORA_learner|(vit|text)_prefix_learner)\..*|"
+    + BLOCK
+    + r"(adapter_ln_(msa|mlp)\.(down|up)\.(weight|bias)|scale_[12])",
+    "cskt": r"prompt_learner\..*|" + BLOCK + r"(ln_3|adapter_mlp\.(down|up))\.(weight|bias)",
+    "irra": r"(classifier|cross_attn|cross_modal_transformer|ln_pre_[ti]|ln_post|mlm_head)\..*",
 }
-# Our name of each of a router's leaves -> theirs, and the leaves that each kind of router reads.
-ROUTER = {
-    "w_in": "feed_forward.input_gate.weight",
-    "w_task": "feed_forward.task_gate.weight",
-    "prompt": "task_param",
-    "alpha": "feed_forward.alpha",
-}
-READ_BY = {"blend": tuple(ROUTER), "sum": ("w_in", "w_task", "prompt"), "input": ("w_in",)}
-SETTINGS = ("num_experts", "top_k", "reduction", "router", "scales")
 
 
 def split(state: dict, method: str) -> tuple[dict, dict]:
-    """(CLIP's part under OpenAI's names, the method's part), dead parameters dropped.
+    """(CLIP's part under OpenAI's names, the method's part under its own), dead parameters dropped.
 
     What is neither is left in CLIP's part, where its loader names it as surplus.
     """
-    if method not in PARTS:
-        raise UserError(f"method '{method}' has no reference checkpoints here: known are {', '.join(PARTS)}")
-    clip, parts = {}, {}
+    if method not in OWN:
+        raise UserError(f"method '{method}' has no reference checkpoints here: known are {', '.join(OWN)}")
+    clip, own = {}, {}
     for name, array in state.items():
-        short = name.removeprefix("module.").removeprefix(PREFIX)
+        full = canonical(name.removeprefix("module."))
+        short = full.removeprefix("base_model.")
         if short == "logit_scale" or re.fullmatch(DEAD[method], short):
             continue
-        (parts if re.fullmatch(PARTS[method], short) else clip)[short] = np.asarray(array, np.float32)
-    return clip, parts
+        mine = next((n for n in (full, f"base_model.{full}") if re.fullmatch(OWN[method], n)), None)
+        (own if mine else clip)[mine or short] = np.asarray(array, np.float32)
+    return clip, own
 
 
-def dm_adapter_tree(parts: dict, router: str = "blend") -> dict:
-    """The authors' DM-Adapter names -> our collection `moe` (NumPy, float32).
+def read(state: dict, *, method: str, image_size=None, **settings) -> tuple[ClipConfig, Method, Heads, dict]:
+    """An authors' state dict -> (ClipConfig, Method, Heads, variables in NumPy).
 
-    What the `router` ('blend', 'sum' or 'input') does not read is left out, as in our tree.
-    """
-    tree: dict = {"visual": {}, "text": {}}
-    for tower, block in _blocks(parts):
-        own = _of_block(parts, tower, block)
-        count = len(_take(own, ROUTER["w_in"]))
-
-        def stacked(leaf, own=own, count=count):
-            return [_take(own, f"feed_forward.experts.{i}.{leaf}") for i in range(count)]
-
-        tree[tower][f"block_{block}"] = {
-            "beside_mlp": {
-                "ln_3": {"scale": _take(own, "ln_3.weight"), "bias": _take(own, "ln_3.bias")},
-                # The gates are Linears, (out, in); transposing leaves vectors and scalars alone.
-                "router": {leaf: _take(own, ROUTER[leaf]).T for leaf in READ_BY[router]},
-                # Theirs: one Linear (out, in) an expert. Ours: down [d, e, r], up [e, r, d].
-                "down": {
-                    "kernel": np.stack([w.T for w in stacked("down.weight")], axis=1),
-                    "bias": np.stack(stacked("down.bias")),
-                },
-                "up": {
-                    "kernel": np.stack([w.T for w in stacked("up.weight")]),
-                    "bias": np.stack(stacked("up.bias")),
-                },
-            }
-        }
-    return tree
-
-
-def dm_adapter_state(tree: dict) -> dict:
-    """Our collection `moe` -> the authors' DM-Adapter names; the way back of `dm_adapter_tree`."""
-    state = {}
-    for tower, blocks in tree.items():
-        for block, slot in blocks.items():
-            own = slot["beside_mlp"]
-            stem = PREFIX + ("visual." if tower == "visual" else "")
-            stem += f"transformer.resblocks.{block.removeprefix('block_')}."
-            state[stem + "ln_3.weight"], state[stem + "ln_3.bias"] = own["ln_3"]["scale"], own["ln_3"]["bias"]
-            state |= {stem + ROUTER[leaf]: np.transpose(array) for leaf, array in own["router"].items()}
-            for i in range(own["up"]["kernel"].shape[0]):
-                expert = f"{stem}feed_forward.experts.{i}."
-                state[expert + "down.weight"] = own["down"]["kernel"][:, i].T
-                state[expert + "down.bias"] = own["down"]["bias"][i]
-                state[expert + "up.weight"] = own["up"]["kernel"][i].T
-                state[expert + "up.bias"] = own["up"]["bias"][i]
-    return {name: np.asarray(array) for name, array in state.items()}
-
-
-STATES = {"dm_adapter": dm_adapter_state}
-
-
-def state(trainable: dict, method: str) -> dict:
-    """The trainable collections of a method -> the authors' names (NumPy), for parameters and gradients."""
-    return STATES[method](trainable["moe"])
-
-
-def read(state: dict, *, method: str, image_size=None, **settings):
-    """An authors' state dict -> (ClipConfig, Method, variables in NumPy).
-
-    `settings` are the method's (`top_k`, `router`, `scales`); the number of experts and the reduction are
-    read from the shapes, and a setting that disagrees with them is an error.
+    Sizes are read from the shapes; `settings` are those of the method in `models.methods`. What the shapes
+    tell need not be given, and has to agree if it is; what they cannot tell (`top_k`, `router`, `scales`) has
+    the method's own default. A `depth_...` of UP-Person narrower than the checkpoint's drops the rest.
 
     Raises:
       UserError: a weight is missing, unknown or misshapen, or a setting is unknown or disagrees with the
         weights.
     """
-    clip, parts = split(state, method)
+    clip, own = split(state, method)
     config, params = from_openai(clip, image_size=image_size, grid=_trained_grid(clip, image_size))
-    router = settings.get("router", "blend")
-    if router not in READ_BY:
-        raise UserError(f"router={router!r} is unknown: known are {', '.join(READ_BY)}")
-    found = _check_parts(parts, config, router, settings.get("reduction"))
+    own, found, heads = FIND[method](own, config, settings)
+    known = methods.METHODS[method].__code__.co_varnames[: methods.METHODS[method].__code__.co_argcount]
     for name, value in settings.items():
-        if name not in SETTINGS:
-            raise UserError(f"setting {name!r} is unknown: known are {', '.join(SETTINGS)}")
+        if name not in known:
+            raise UserError(f"setting {name!r} is unknown: known are {', '.join(known) or 'none'}")
+        value = tuple(value) if isinstance(value, list) else value
         if found.get(name, value) != value:
             raise UserError(f"{name}={value} was asked for, but the weights have {name}={found[name]}")
-    found_method = methods.dm_adapter(**{**settings, **found})
-    top_k = found_method.vision.beside_mlp.top_k
-    if not 1 <= top_k <= found["num_experts"]:
-        raise UserError(
-            f"top_k={top_k} must lie between 1 and the {found['num_experts']} experts of the weights"
-        )
-    return config, found_method, {"params": params, "moe": dm_adapter_tree(parts, router)}
-
-
-def _check_parts(parts: dict, config, router: str, asked: int | None) -> dict:
-    """`num_experts` and `reduction` of the first block; any other block that disagrees is an error."""
-    first = _of_block(parts, "visual", 0)
-    experts = len(_take(first, ROUTER["w_in"]))
-    _take(first, "feed_forward.experts.0.down.bias")
-    reduction = _reduction(config, parts, asked)
-    expected = {}
-    for stem, layers, d in (
-        ("visual.", config.vision_layers, config.vision_width),
-        ("", config.text_layers, config.text_width),
-    ):
-        r = d // reduction
-        own = {"ln_3.weight": (d,), "ln_3.bias": (d,)}
-        shapes = {"w_in": (experts, d), "w_task": (experts, d), "prompt": (d,), "alpha": ()}
-        own |= {ROUTER[leaf]: shapes[leaf] for leaf in ROUTER}
-        for i in range(experts):
-            for leaf, shape in {
-                "down.weight": (r, d),
-                "down.bias": (r,),
-                "up.weight": (d, r),
-                "up.bias": (d,),
-            }.items():
-                own[f"feed_forward.experts.{i}.{leaf}"] = shape
-        for i in range(layers):
-            expected |= {f"{stem}transformer.resblocks.{i}.{name}": shape for name, shape in own.items()}
-    unread = tuple(ROUTER[leaf] for leaf in ROUTER if leaf not in READ_BY[router])
-    for name in sorted(expected.keys() | parts.keys()):
-        if name not in expected:
-            raise UserError(
-                f"the checkpoint has the weight '{name}', which no block of this model has a place for"
-            )
-        if name not in parts:
-            if name.endswith(unread):
-                continue
-            raise UserError(f"the checkpoint lacks the weight '{name}'")
-        if parts[name].shape != expected[name]:
-            found, wanted = list(parts[name].shape), list(expected[name])
-            raise UserError(f"the weight '{name}' has shape {found}, expected {wanted}")
-    return {"num_experts": experts, "reduction": reduction}
-
-
-def _reduction(config, parts: dict, asked: int | None) -> int:
-    """The reduction by which the widths of both towers, rounded down, give those of their experts; where
-    several do, the one that is `asked` for, else the largest."""
-
-    def rank(stem):
-        return len(parts.get(stem + "transformer.resblocks.0.feed_forward.experts.0.down.bias", ()))
-
-    d, vision, text = config.vision_width, rank("visual."), rank("")
-    by_vision = [x for x in range(1, d + 1) if d // x == vision]
-    fitting = [x for x in by_vision if config.text_width // x == text] or by_vision or [1]
-    return asked if asked in fitting else fitting[-1]
+    made = methods.METHODS[method](**{**settings, **found})
+    methods.check(made, config)
+    variables = from_names(own, method_weights(made, config, heads), where="the checkpoint")
+    return config, made, heads, {"params": params, **variables}
 
 
 def load(state: dict, *, method: str, image_size=None, dtype: str = "float32", **settings):
@@ -201,10 +86,116 @@ def load(state: dict, *, method: str, image_size=None, dtype: str = "float32", *
     """
     from tpr_jax.model import make_model, matching_tokenizer
 
-    config, found, variables = read(state, method=method, image_size=image_size, **settings)
+    config, found, heads, variables = read(state, method=method, image_size=image_size, **settings)
     source = f"reference checkpoint of {method}"
     tokenizer = matching_tokenizer(config)
-    return make_model(config, found, variables, tokenizer=tokenizer, source=source, dtype=dtype)
+    return make_model(config, found, variables, tokenizer=tokenizer, source=source, dtype=dtype, heads=heads)
+
+
+def state(variables: dict, method: Method, config: ClipConfig, heads: Heads = NO_HEADS) -> dict:
+    """Our collections, or as many leaves of them as there are -> the authors' names (NumPy).
+
+    For a whole model, and for its trainable part and gradients.
+    """
+    there = flatten(variables)
+    weights = [*clip_weights(config), *method_weights(method, config, heads)]
+    return to_names(variables, [weight for weight in weights if weight.path in there])
+
+
+# What the shapes of a method's own weights tell: (the weights in use, its settings, its heads).
+
+
+def _find_dm_adapter(own: dict, config: ClipConfig, asked: dict) -> tuple[dict, dict, Heads]:
+    router = asked.get("router", "blend")
+    if router not in READ_BY:
+        raise UserError(f"router={router!r} is unknown: known are {', '.join(ROUTERS)}")
+    unread = tuple(ROUTER[leaf] for leaf in ROUTER if leaf not in READ_BY[router])
+    own = {name: array for name, array in own.items() if not name.endswith(unread)}
+    experts = len(_take(own, "base_model.visual.transformer.resblocks.0." + ROUTER["w_in"]))
+    reduction = _reduction(config, own, "feed_forward.experts.0.down.bias", asked)
+    return own, {"num_experts": experts, "reduction": reduction}, NO_HEADS
+
+
+def _find_up_person(own: dict, config: ClipConfig, asked: dict) -> tuple[dict, dict, Heads]:
+    found: dict = {"use": tuple(asked.get("use", ("prefix", "lora", "adapter")))}
+    has = {
+        "prefix": "vit_prefix_learner.",
+        "lora": "LORA_learner.",
+        "adapter": "base_model.visual.transformer.",
+    }
+    present = tuple(part for part in found["use"] if any(name.startswith(has[part]) for name in own))
+    found["use"] = present if "use" not in asked else found["use"]
+    layers = max(config.vision_layers, config.text_layers)
+    for part, key, pattern in (
+        ("lora", "depth_lora", r"LORA_learner\.lora_(?:image|text)\.(\d+)\..*"),
+        ("prefix", "depth_prefix", r"(?:vit|text)_prefix_learner\.\w+\.(\d+)\..*"),
+    ):
+        if part in present:
+            end = 1 + max(int(m[1]) for m in (re.fullmatch(pattern, name) for name in own) if m)
+            end = min(end, layers)  # what lies beyond has no place, and is named as surplus
+            wanted = asked.get(key)
+            if wanted is not None and wanted < end:
+                own = {
+                    n: a
+                    for n, a in own.items()
+                    if not ((m := re.fullmatch(pattern, n)) and int(m[1]) >= wanted)
+                }
+                end = wanted
+            # All of a tower's blocks is `None`, whatever their number.
+            found[key] = wanted if wanted == end else None if end == layers else end
+    if "lora" in present:
+        found["rank"] = len(_take(own, "LORA_learner.lora_image.0.lora_A.0"))
+    if "prefix" in present:
+        found["prefix"] = len(_take(own, "vit_prefix_learner.vit_prefix.0.key.tokens"))
+        found["vanilla"] = not any(name.endswith("scale_to_grad") for name in own)
+    if "adapter" in present:
+        pattern = BLOCK + r"(adapter_ln_|scale_).*"
+        first = min(int(m[2]) for m in (re.fullmatch(pattern, name) for name in own) if m)
+        if (wanted := asked.get("depth_adapter", first)) > first:
+            own = {
+                n: a for n, a in own.items() if not ((m := re.fullmatch(pattern, n)) and int(m[2]) < wanted)
+            }
+            first = wanted
+        found["depth_adapter"] = first
+        found["reduction"] = _reduction(config, own, "adapter_ln_msa.down.bias", asked, first)
+    return own, found, NO_HEADS
+
+
+def _find_cskt(own: dict, config: ClipConfig, asked: dict) -> tuple[dict, dict, Heads]:
+    deep = sum(name.startswith("prompt_learner.compound_prompts_text.") for name in own)
+    found = {
+        "prompts": len(_take(own, "prompt_learner.ctx")),
+        "depth": asked["depth"] if asked.get("depth") == deep + 1 else deep + 1,
+        "reduction": _reduction(config, own, "adapter_mlp.down.bias", asked),
+    }
+    return own, found, NO_HEADS
+
+
+def _find_irra(own: dict, config: ClipConfig, asked: dict) -> tuple[dict, dict, Heads]:
+    blocks = {name.split(".")[2] for name in own if name.startswith("cross_modal_transformer.")}
+    depth = next(i for i in range(len(blocks) + 1) if str(i) not in blocks)
+    return own, {}, Heads(len(own.get("classifier.bias", ())), depth)
+
+
+FIND = {
+    "dm_adapter": _find_dm_adapter,
+    "up_person": _find_up_person,
+    "cskt": _find_cskt,
+    "irra": _find_irra,
+}
+
+
+def _reduction(config: ClipConfig, own: dict, leaf: str, asked: dict, block: int = 0) -> int:
+    """The reduction by which the widths of both towers, rounded down, give the lengths of `leaf` there; where
+    several do, the one that is asked for, else the largest."""
+
+    def rank(stem):
+        return len(own.get(f"base_model.{stem}transformer.resblocks.{block}.{leaf}", ()))
+
+    d, vision, text = config.vision_width, rank("visual."), rank("")
+    by_vision = [x for x in range(1, d + 1) if d // x == vision]
+    fitting = [x for x in by_vision if config.text_width // x == text] or by_vision or [1]
+    return asked["reduction"] if asked.get("reduction") in fitting else fitting[-1]
 
 
 def _trained_grid(clip: dict, image_size) -> tuple[int, int] | None:
@@ -226,17 +217,7 @@ def _trained_grid(clip: dict, image_size) -> tuple[int, int] | None:
     return None
 
 
-def _blocks(parts: dict) -> list[tuple[str, int]]:
-    found = {(m[1], int(m[2])) for m in (re.match(BLOCK, name) for name in parts) if m}
-    return sorted(("visual" if visual else "text", block) for visual, block in found)
-
-
-def _of_block(parts: dict, tower: str, block: int) -> dict:
-    stem = ("visual." if tower == "visual" else "") + f"transformer.resblocks.{block}."
-    return {name.removeprefix(stem): array for name, array in parts.items() if name.startswith(stem)}
-
-
 def _take(own: dict, name: str) -> np.ndarray:
     if name not in own:
-        raise UserError(f"the checkpoint lacks the weight '...{name}'")
+        raise UserError(f"the checkpoint lacks the weight '{name}'")
     return own[name]

@@ -62,3 +62,16 @@ def mixture(
     return dense(hidden.reshape(*u.shape[:-1], e * r), up["kernel"].reshape(e * r, d)) + dense(
         weights, up["bias"]
     )
+
+
+def low_rank_mixture(
+    x: Float[Array, "b l d"],
+    weights: Float[Array, "b l e"],
+    a: Float[Array, "d e r"],
+    b: Float[Array, "e r n"],
+) -> Float[Array, "b l n"]:
+    """The weighted sum of low-rank experts, `sum_e w_e B_e A_e x`, all experts as two products."""
+    d, e, r = a.shape
+    hidden = dense(x, a.reshape(d, e * r)).reshape(*x.shape[:-1], e, r)
+    hidden = hidden * weights.astype(x.dtype)[..., None]
+    return dense(hidden.reshape(*x.shape[:-1], e * r), b.reshape(e * r, -1))
