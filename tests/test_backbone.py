@@ -1,5 +1,9 @@
 """The CLIP that a config names, with its tokenizer."""
 
+import hashlib
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -43,8 +47,6 @@ def test_a_folder_without_tokenizer(own_clip):
 
 def test_openais_vocabulary_is_read_as_the_reference_does(own_clip, monkeypatch):
     """With its mask token, whatever tokenizer.json says."""
-    import json
-
     path = own_clip / "config.json"
     config = json.loads(path.read_text())
     config["text_config"] |= {"vocab_size": 49408, "max_position_embeddings": 77}
@@ -64,3 +66,27 @@ def test_clip_mini_is_the_bundled_folder(tiny, monkeypatch):
 def test_nothing_there():
     with pytest.raises(UserError, match="/no/such/clip: no such folder or file of CLIP weights"):
         backbone.load("/no/such/clip", (32, 16))
+
+
+def test_names_by_which_a_backbone_is_found_again(tiny, monkeypatch):
+    folder = Path(tiny["clip"])
+    assert backbone.find("clip-mini") == backbone.Backbone("clip-mini", Path(backbone.clip_mini_dir()))
+    assert backbone.find(backbone.clip_mini_dir()).name == "clip-mini"
+    # A folder's name holds from wherever it is looked for.
+    monkeypatch.chdir(folder.parent)
+    assert backbone.find("clip") == backbone.Backbone(str(folder.resolve()), Path("clip"))
+    with pytest.raises(UserError, match="/no/such/clip"):
+        backbone.find("/no/such/clip")
+
+
+def test_the_sum_of_the_weights_file(own_clip, tmp_path):
+    content = (own_clip / "model.safetensors").read_bytes()
+    wanted = hashlib.sha256(content).hexdigest()
+    assert backbone.sha256(own_clip) == backbone.sha256(own_clip / "model.safetensors") == wanted
+    (own_clip / "model.safetensors").rename(own_clip / "b.safetensors")
+    with pytest.raises(UserError, match="model.safetensors: no such file"):
+        backbone.sha256(own_clip)
+    (own_clip / "a.safetensors").write_bytes(b"first")
+    index = {"weight_map": {"x": "b.safetensors", "y": "a.safetensors", "z": "b.safetensors"}}
+    (own_clip / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert backbone.sha256(own_clip) == hashlib.sha256(b"first" + content).hexdigest()

@@ -1,5 +1,6 @@
 """A loaded model: transformers' own numbers, pictures and texts of all kinds, saving and loading."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,8 +16,8 @@ from tpr_jax.data.tokenizer_train import train_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.model import make_model
 from tpr_jax.models import clip
-from tpr_jax.models.methods import dm_adapter, full_finetune, parallel_adapter
-from tpr_jax.weights.clip import load_clip, to_openai
+from tpr_jax.models.methods import dm_adapter, full_finetune, parallel_adapter, prefix
+from tpr_jax.weights.clip import to_openai
 from tpr_jax.weights.files import write_state
 
 FOLDER = Path(__file__).parent / "golden" / "hf_clip"
@@ -147,30 +148,43 @@ def test_numbers_of_parameters(model):
 
 @pytest.mark.parametrize("method", [dm_adapter(num_experts=3, top_k=2), parallel_adapter(reduction=4)])
 def test_an_adapted_model_comes_back(with_tokenizer, tmp_path, method):
-    config, params = load_clip(with_tokenizer, image_size=(24, 8))
-    variables = drawn(config, method) | {"params": params}
     plain = tpr_jax.from_pretrained(with_tokenizer, image_size=(24, 8))
-    model = make_model(config, method, variables, tokenizer=plain.tokenizer)
+    variables = drawn(plain.config, method) | {"params": plain.variables["params"]}
+    model = make_model(plain.config, method, variables, tokenizer=plain.tokenizer, backbone=plain.backbone)
     model.save_pretrained(tmp_path / "saved")
     again = tpr_jax.from_pretrained(tmp_path / "saved")
-    assert again.method == method and again.config == config
+    assert again.method == method and again.config == plain.config
     assert again.num_params() == model.num_params()
     jax.tree.map(np.testing.assert_array_equal, dict(again.variables), dict(model.variables))
     texts = ["a red coat"]
     np.testing.assert_array_equal(again.encode_texts(texts), model.encode_texts(texts))
     assert np.abs(again.encode_texts(texts) - plain.encode_texts(texts)).max() > 1e-4
-    # The saved folder is a plain CLIP to those who know nothing of the method.
-    np.testing.assert_array_equal(load_clip(tmp_path / "saved")[1]["text"]["proj"], params["text"]["proj"])
 
 
-def test_weights_that_do_not_fit_the_method(model, tmp_path):
+def test_weights_that_do_not_fit_the_method(model):
     variables = drawn(model.config, dm_adapter())
     with pytest.raises(UserError, match="weight 'moe/.*expected .* found"):
         make_model(model.config, dm_adapter(num_experts=3, top_k=2), variables)
-    make_model(model.config, dm_adapter(), variables).save_pretrained(tmp_path)
-    (tmp_path / "tpr_method.json").write_text('{"name": "other"}')
-    with pytest.raises(UserError, match="tpr_method.json: not a method"):
-        tpr_jax.from_pretrained(tmp_path)
+
+
+def test_a_backbone_of_a_model_made_by_hand_goes_along(model, tmp_path):
+    method = prefix(2)
+    config = dataclasses.replace(model.config, image_size=(32, 32))
+    made = make_model(
+        config, method, drawn(config, method), mean=(0, 0, 0), std=(1, 0.5, 1), dtype="bfloat16"
+    )
+    made.save_pretrained(tmp_path)
+    again = tpr_jax.from_pretrained(tmp_path, dtype="bfloat16")
+    assert (again.mean, again.std, again.dtype) == ((0, 0, 0), (1, 0.5, 1), "bfloat16")
+    jax.tree.map(np.testing.assert_array_equal, dict(again.variables), dict(made.variables))
+    assert again.merge().dtype == "bfloat16" and again.merge().mean == (0, 0, 0)
+
+
+def test_clip_mini_by_its_name():
+    model = tpr_jax.from_pretrained("clip-mini")
+    assert model.source == model.backbone.name == "clip-mini"
+    scores = model.encode_texts(["a red coat"]) @ model.encode_texts(["a red coat", "a blue car"]).T
+    assert scores[0, 0] > scores[0, 1]
 
 
 def test_a_file_under_openais_names(model, tmp_path, expected):
