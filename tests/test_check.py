@@ -7,7 +7,8 @@ import sys
 import benchmark_folders
 import pytest
 
-from tpr_jax.data import check, statistics
+from tpr_jax.data import check
+from tpr_jax.data import counts as counts_lib
 from tpr_jax.data.annotations import Entry
 
 
@@ -16,18 +17,18 @@ def official(monkeypatch):
     """The fixtures' own counts in the place of the official ones, so that a fixture is a whole copy."""
     counts = {
         "cuhk_pedes": {
-            "train": statistics.Counts(4, 8, 18),
-            "val": statistics.Counts(2, 4, 9),
-            "test": statistics.Counts(3, 6, 13),
+            "train": counts_lib.Counts(4, 8, 18),
+            "val": counts_lib.Counts(2, 4, 9),
+            "test": counts_lib.Counts(3, 6, 13),
         },
-        "icfg_pedes": {"train": statistics.Counts(4, 12, 12), "test": statistics.Counts(3, 9, 9)},
+        "icfg_pedes": {"train": counts_lib.Counts(4, 12, 12), "test": counts_lib.Counts(3, 9, 9)},
         "rstp_reid": {
-            "train": statistics.Counts(4, 20, 40),
-            "val": statistics.Counts(2, 10, 20),
-            "test": statistics.Counts(3, 15, 30),
+            "train": counts_lib.Counts(4, 20, 40),
+            "val": counts_lib.Counts(2, 10, 20),
+            "test": counts_lib.Counts(3, 15, 30),
         },
     }
-    monkeypatch.setattr(statistics, "OFFICIAL", counts)
+    monkeypatch.setattr(counts_lib, "OFFICIAL", counts)
 
 
 @pytest.mark.parametrize("dataset", ["cuhk_pedes", "icfg_pedes", "rstp_reid", "folder"])

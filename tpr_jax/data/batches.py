@@ -54,9 +54,9 @@ def image_batches(
         pending = []
         try:
             for start in range(0, len(sources) + batch_size, batch_size):
-                rows = range(start, min(start + batch_size, len(sources)))
-                following = [pool.submit(_read, sources[row], image_size, row, bad) for row in rows]
-                current, pending = pending, following
+                following = enumerate(sources[start : start + batch_size], start)
+                reads = [pool.submit(_read, source, image_size, row, bad) for row, source in following]
+                current, pending = pending, reads
                 if current:
                     batch = np.zeros((batch_size, *image_size, 3), np.uint8)
                     for row, future in enumerate(current):

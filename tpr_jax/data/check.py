@@ -19,7 +19,8 @@ from multiprocessing import get_context
 
 from tqdm import tqdm
 
-from tpr_jax.data import sources, statistics
+from tpr_jax.data import counts as counts_lib
+from tpr_jax.data import sources
 from tpr_jax.data.annotations import DATASETS, SPLITS, Entry, annotation_path, read_entries
 from tpr_jax.data.batches import worker_threads
 from tpr_jax.data.images import Crop, read_image
@@ -44,7 +45,7 @@ def check(dataset: str, data_dir: str, progress: bool = False) -> dict:
     if not os.path.isdir(data_dir):
         raise UserError(f"--data_dir {data_dir}: no such folder")
     problems, notes = defaultdict(list), defaultdict(list)
-    official = statistics.OFFICIAL.get(dataset)
+    official = counts_lib.OFFICIAL.get(dataset)
     result = {"dataset": dataset, "data_dir": str(data_dir)}
     try:
         entries, found = read_entries(dataset, data_dir)
@@ -59,7 +60,7 @@ def check(dataset: str, data_dir: str, progress: bool = False) -> dict:
         for kind, message in _bad_pictures(entries, progress):
             problems[kind].append(message)
         problems["identities in two splits"] += identities_in_two_splits(entries)
-        problems["counts"] += statistics.deviations(dataset, counts)
+        problems["counts"] += counts_lib.deviations(dataset, counts)
         notes["captions over 77 tokens"] += long_captions(entries)
         notes["pictures named twice"] += pictures_named_twice(entries)
         if dataset == "folder":
@@ -117,12 +118,12 @@ def pictures_named_twice(entries: Sequence[Entry]) -> list[str]:
     return lines
 
 
-def _count(entries: Sequence[Entry]) -> dict[str, statistics.Counts]:
+def _count(entries: Sequence[Entry]) -> dict[str, counts_lib.Counts]:
     counts = {}
     for split in sorted({entry.split for entry in entries}, key=SPLITS.index):
         chosen = [entry for entry in entries if entry.split == split]
         captions = sum(len(entry.captions) for entry in chosen)
-        counts[split] = statistics.Counts(len({entry.pid for entry in chosen}), len(chosen), captions)
+        counts[split] = counts_lib.Counts(len({entry.pid for entry in chosen}), len(chosen), captions)
     return counts
 
 
@@ -161,7 +162,7 @@ def describe(result: dict) -> str:
     """The result in words: the counts, then the first of each kind of problem."""
     lines = [f"{result['dataset']} in {result['data_dir']}"]
     for split, counts in result["counts"].items():
-        lines.append(f"  {split:<5}  {statistics.Counts(**counts)}")
+        lines.append(f"  {split:<5}  {counts_lib.Counts(**counts)}")
     for part, title in (("problems", ""), ("notes", " (no problem)")):
         for kind, found in result[part].items():
             lines += [f"{kind}{title}: {len(found):,}", *(f"  {line}" for line in found[:SHOWN])]

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpr_jax.data import mini_pedes, statistics
+from tpr_jax.data import counts as counts_lib
+from tpr_jax.data import mini_pedes
 from tpr_jax.data.mix import mix
 from tpr_jax.data.records import Records, load_all
 from tpr_jax.errors import UserError
@@ -67,6 +68,6 @@ def describe(dataset: str, splits: dict[str, Records]) -> dict:
     `counts` of each split, and `subset`: the lines in which they differ from the official counts, empty where
     they do not, None where there are no such counts.
     """
-    counts = statistics.count(splits)
-    differing = statistics.deviations(dataset, counts) if dataset in statistics.OFFICIAL else None
+    counts = counts_lib.count(splits)
+    differing = counts_lib.deviations(dataset, counts) if dataset in counts_lib.OFFICIAL else None
     return {"counts": {name: found._asdict() for name, found in counts.items()}, "subset": differing}

@@ -2,8 +2,8 @@
 
 import benchmark_folders
 
+from tpr_jax.data.counts import OFFICIAL, Counts, count, deviations
 from tpr_jax.data.records import load_all
-from tpr_jax.data.statistics import OFFICIAL, Counts, count, deviations
 
 
 def test_totals_are_those_that_the_papers_give():
