@@ -1,0 +1,1 @@
+"""The data sets as TensorFlow Datasets: sharded records that stream from a disk or a bucket."""

@@ -1,0 +1,100 @@
+"""What the builders share: their two configs, the features, and records -> examples.
+
+    tfds build tpr_jax/data/tfds_builders/rstp_reid.py --manual_dir DIR --data_dir OUT
+    python -m tpr_jax.data.tfds_builders rstp_reid --manual_dir DIR --data_dir OUT
+
+The second does without apache-beam and mlcroissant, without which the program `tfds` of TFDS 4.9.10 does not
+start. DIR is the data
+set's folder, as `python -m tpr_jax.data.check` takes it; OUT may be a bucket (gs://...). An example is one
+picture: `image`, `captions` (all of it), `pid` (as the annotation numbers it), `file` (its path in DIR).
+
+Config `sized`, the default, holds the pictures as training reads them: upright, RGB, 384 x 128, PNG, so not a
+bit is lost. Config `original` holds each file's bytes as they are, in `image` of type string, because there
+are greyscale, CMYK and turned JPEGs among them that TensorFlow does not decode right, as
+`images.read_image` does.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from tpr_jax.data import pipeline  # noqa: F401  imports TensorFlow first, without its greetings
+from tpr_jax.data.images import read_image, resize
+from tpr_jax.data.records import Records, image_sources, load_all
+
+import tensorflow_datasets as tfds  # isort: skip
+
+SIZED = (384, 128)
+
+
+@dataclasses.dataclass(eq=False)
+class PersonConfig(tfds.core.BuilderConfig):
+    """`image_size` is (height, width) in pixels, or () for the files as they are."""
+
+    image_size: tuple[int, ...] = ()
+
+
+def configs() -> list[PersonConfig]:
+    """The first is the default."""
+    return [
+        PersonConfig(name="sized", description="384 x 128, RGB, upright, lossless", image_size=SIZED),
+        PersonConfig(name="original", description="the files' bytes as they are"),
+    ]
+
+
+def dataset_info(builder, description: str, homepage: str, citation: str) -> tfds.core.DatasetInfo:
+    """The features of a builder's config."""
+    size = tuple(builder.builder_config.image_size)
+    picture = tfds.features.Image(shape=(*size, 3), encoding_format="png") if size else bytes_feature()
+    features = {
+        "image": picture,
+        "captions": tfds.features.Sequence(tfds.features.Text()),
+        "pid": tfds.features.Scalar(np.int64),
+        "file": tfds.features.Text(),
+    }
+    return tfds.core.DatasetInfo(
+        builder=builder,
+        description=description,
+        features=tfds.features.FeaturesDict(features),
+        homepage=homepage,
+        citation=citation,
+    )
+
+
+def bytes_feature():
+    """A string tensor: the bytes of a file."""
+    return tfds.features.Scalar(np.object_)
+
+
+def split_generators(builder, dl_manager, dataset: str) -> dict[str, Iterator]:
+    """A generator for each split that the folder's annotation has."""
+    folder = os.fspath(dl_manager.manual_dir)
+    size = tuple(builder.builder_config.image_size)
+    splits = load_all(folder, dataset)
+    return {name: examples(records, folder, size) for name, records in splits.items()}
+
+
+def examples(records: Records, folder: str, image_size: tuple[int, ...]) -> Iterator[tuple[int, dict]]:
+    """(row, example) of each picture.
+
+    Raises:
+      UserError: a picture that cannot be read.
+    """
+    for row, source in enumerate(image_sources(records)):
+        if image_size:
+            image = resize(read_image(source), image_size)
+        else:
+            read_image(source)  # a file that nobody can read is to be found now
+            with open(records.image_paths[row], "rb") as file:
+                image = file.read()
+        yield (
+            row,
+            {
+                "image": image,
+                "captions": records.captions[row],
+                "pid": int(records.pids[row]),
+                "file": os.path.relpath(records.image_paths[row], folder),
+            },
+        )
