@@ -4,9 +4,9 @@
     python -m tpr_jax.data.tfds_builders rstp_reid --manual_dir DIR --data_dir OUT
 
 The second does without apache-beam and mlcroissant, without which the program `tfds` of TFDS 4.9.10 does not
-start. DIR is the data
-set's folder, as `python -m tpr_jax.data.check` takes it; OUT may be a bucket (gs://...). An example is one
-picture: `image`, `captions` (all of it), `pid` (as the annotation numbers it), `file` (its path in DIR).
+start. DIR is the data set's folder, as `python -m tpr_jax.data.check` takes it; OUT may be a bucket
+(gs://...). An example is one picture: `image`, `captions` (all of it), `pid` (as the annotation numbers it),
+`file` (its path in DIR).
 
 Config `sized`, the default, holds the pictures as training reads them: upright, RGB, 384 x 128, PNG, so not a
 bit is lost. Config `original` holds each file's bytes as they are, in `image` of type string, because there
