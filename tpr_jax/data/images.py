@@ -31,10 +31,9 @@ def read_image(source) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes a picture to RGB.
 
     `source` is a path, a `Crop`, the bytes of a file, a PIL image, or an array (uint8, or uint16 with white
-    at 65535) of shape [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]. Of a crop that reaches beyond the picture
-    what lies within counts. The EXIF orientation is applied, transparency is laid
-    on white, 16 bits are scaled to 8 (not clipped), CMYK and palettes become RGB, and of an animation the
-    first frame is taken.
+    at 65535) of shape [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]. The EXIF orientation is applied,
+    transparency is laid on white, 16 bits are scaled to 8 (not clipped), CMYK and palettes become RGB, and of
+    an animation the first frame is taken. Of a crop that reaches beyond the picture what lies within counts.
 
     Raises:
       UserError: the file is missing, empty, cut off, too large or no picture, or a crop lies outside of it;
