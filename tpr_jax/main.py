@@ -22,6 +22,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from tpr_jax import config as config_lib
+from tpr_jax.allocator import keep_freed_memory
 from tpr_jax.errors import UserError
 from tpr_jax.pipes import quiet_when_closed
 
@@ -116,6 +117,7 @@ def _config_argument(argv: list[str]) -> str:
 def run(argv: list[str]) -> None:
     """Parses, then trains or evaluates."""
     config, workdir, mode = parse(argv)
+    keep_freed_memory()
     # These import JAX and TensorFlow: after the command line is known to be sound.
     from tpr_jax import results, train
 
