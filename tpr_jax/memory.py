@@ -11,8 +11,9 @@ import jax
 def peaks(before: Mapping) -> dict[str, int | None]:
     """`peak_memory_bytes` of this process and `peak_device_memory_bytes` of its first device, so far.
 
-    `before` holds both, or neither, from an earlier part of the same run, which this process goes on with: the
-    larger counts. The device's is None where it keeps no account, as a CPU does not: its memory is the process's.
+    `before` holds both, or neither, from an earlier part of the same run, which this process goes on with:
+    the larger counts. The device's is None where it keeps no account, as a CPU does not: what it takes is the
+    process's.
     """
     now = {"peak_memory_bytes": _of_process(), "peak_device_memory_bytes": _of_device()}
     return {key: max(value or 0, before.get(key) or 0) or None for key, value in now.items()}
