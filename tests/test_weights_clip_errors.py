@@ -5,7 +5,7 @@ import pytest
 from clip_folder import FOLDER, copy_golden, edit_json, edit_state, read_golden
 
 from tpr_jax.errors import UserError
-from tpr_jax.weights.clip import from_hugging_face, from_openai, load_clip, to_openai
+from tpr_jax.weights.clip import find_clip, from_hugging_face, from_openai, load_clip, to_openai, weight_files
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +100,22 @@ def test_a_hub_id_is_downloaded_or_named(monkeypatch):
     with pytest.raises(UserError, match="someone/their-clip.*no route to host") as error:
         load_clip("someone/their-clip")
     assert "\n" not in str(error.value)
+
+
+def test_a_hub_id_without_safetensors_brings_the_pickle(monkeypatch, tmp_path):
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append(allow_patterns)
+        (tmp_path / "config.json").write_text((FOLDER / "config.json").read_text())
+        if "pytorch_model.bin" in allow_patterns:
+            (tmp_path / "pytorch_model.bin").write_bytes(b"")
+        return str(tmp_path)
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    assert weight_files(find_clip("someone/their-clip")) == [tmp_path / "pytorch_model.bin"]
+    assert len(asked) == 2 and "pytorch_model.bin" not in asked[0]
 
 
 def test_openai_names_that_do_not_fit(golden):

@@ -34,6 +34,7 @@ __all__ = [
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = ("*.json", "*.safetensors", "merges.txt")
+HUB_PICKLE = "pytorch_model.bin"
 
 
 def load_clip(
@@ -81,7 +82,10 @@ def find_clip(path_or_hub_id: str | os.PathLike) -> Path:
             f"{path}: no such folder; to download it by that name, `pip install huggingface_hub`"
         ) from error
     try:
-        return Path(snapshot_download(str(path_or_hub_id), allow_patterns=list(HUB_FILES)))
+        found = Path(snapshot_download(str(path_or_hub_id), allow_patterns=list(HUB_FILES)))
+        if not any(found.glob("*.safetensors")):  # some have their weights as a pickle of PyTorch's only
+            found = Path(snapshot_download(str(path_or_hub_id), allow_patterns=[*HUB_FILES, HUB_PICKLE]))
+        return found
     except Exception as error:  # the hub's client passes on the errors of several network libraries
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
@@ -181,7 +185,7 @@ def weight_files(path: str | os.PathLike) -> list[Path]:
     index = path / "model.safetensors.index.json"
     if index.is_file():
         return [path / name for name in sorted(set(_read_json(index).get("weight_map", {}).values()))]
-    files = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()]
+    files = [path / name for name in ("model.safetensors", HUB_PICKLE) if (path / name).is_file()]
     if not files:
         raise UserError(f"{path / 'model.safetensors'}: no such file; the folder is not a whole CLIP")
     return files[:1]
