@@ -23,6 +23,11 @@ def l2_normalise(x: Float[Array, "b e"]) -> Float[Array, "b e"]:
     return x / jnp.linalg.norm(jnp.where(zero, 1, x), axis=-1, keepdims=True)
 
 
+def _products(a: Float[Array, "m e"], b: Float[Array, "n e"]) -> Float[Array, "m n"]:
+    """`a @ b^T` in full float32, on GPU and TPU too: temperatures magnify what rounding leaves."""
+    return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
+
+
 def same_identity(pids: Pids) -> Float[Array, "b b"]:
     """1 where the identities of row and column agree."""
     return (pids[:, None] == pids[None, :]).astype(jnp.float32)
@@ -36,7 +41,7 @@ def _divergence(logits, target):
 
 def sdm(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float = LOGIT_SCALE) -> Scalar:
     """Similarity distribution matching (IRRA, CVPR 2023, eq. 5-7), both directions added."""
-    logits = scale * l2_normalise(text_feats) @ l2_normalise(image_feats).T
+    logits = _products(scale * l2_normalise(text_feats), l2_normalise(image_feats))
     same = same_identity(pids)
     target = same / same.sum(-1, keepdims=True)
     return _divergence(logits, target) + _divergence(logits.T, target)
@@ -44,7 +49,7 @@ def sdm(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float = LOG
 
 def itc(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float = LOGIT_SCALE) -> Scalar:
     """Image-text contrast (CLIP): the mean of both cross-entropies; only the own pair counts as right."""
-    logits = scale * l2_normalise(image_feats) @ l2_normalise(text_feats).T
+    logits = _products(scale * l2_normalise(image_feats), l2_normalise(text_feats))
     by_image, by_text = (jnp.diagonal(jax.nn.log_softmax(x, axis=-1)) for x in (logits, logits.T))
     return -(by_image.mean() + by_text.mean()) / 2
 
@@ -53,8 +58,8 @@ def cmpm(image_feats: Feats, text_feats: Feats, pids: Pids) -> Scalar:
     """Cross-modal projection matching (Zhang and Lu, ECCV 2018), both directions added."""
     same = same_identity(pids)
     target = same / jnp.linalg.norm(same, axis=-1, keepdims=True)
-    by_image = image_feats @ l2_normalise(text_feats).T
-    by_text = text_feats @ l2_normalise(image_feats).T
+    by_image = _products(image_feats, l2_normalise(text_feats))
+    by_text = _products(text_feats, l2_normalise(image_feats))
     return _divergence(by_image, target) + _divergence(by_text, target)
 
 
@@ -64,7 +69,7 @@ def identity(
     """ID loss: the mean of the cross-entropies of one linear classifier on both features."""
 
     def cross_entropy(feats):
-        log_p = jax.nn.log_softmax(feats.astype(jnp.float32) @ kernel + bias, axis=-1)
+        log_p = jax.nn.log_softmax(_products(feats.astype(jnp.float32), kernel.T) + bias, axis=-1)
         return -jnp.take_along_axis(log_p, pids[:, None], axis=-1).mean()
 
     return (cross_entropy(image_feats) + cross_entropy(text_feats)) / 2
@@ -79,7 +84,7 @@ def triplet(image_feats: Feats, text_feats: Feats, pids: Pids, *, margin: float 
     squared = (
         jnp.square(image_feats).sum(-1)[:, None]
         + jnp.square(text_feats).sum(-1)[None]
-        - 2 * image_feats @ text_feats.T
+        - _products(2 * image_feats, text_feats)
     )
     distance = jnp.sqrt(jnp.maximum(squared, 1e-12))
     positive = jnp.diagonal(distance)
@@ -104,7 +109,7 @@ def tal(
         negative = tau * jax.nn.logsumexp(cosine / tau, axis=-1, b=1 - same)
         return jax.nn.relu(margin - positive + negative).sum()
 
-    cosine = l2_normalise(image_feats) @ l2_normalise(text_feats).T
+    cosine = _products(l2_normalise(image_feats), l2_normalise(text_feats))
     return one_way(cosine) + one_way(cosine.T)
 
 
@@ -116,7 +121,7 @@ def sigmoid(
     `slope` and `offset` stay at the paper's first values. All pairs of one identity are right, not only the
     diagonal: here several captions describe one person.
     """
-    logits = slope * l2_normalise(image_feats) @ l2_normalise(text_feats).T + offset
+    logits = _products(slope * l2_normalise(image_feats), l2_normalise(text_feats)) + offset
     sign = 2 * same_identity(pids) - 1
     return -jax.nn.log_sigmoid(sign * logits).sum() / len(pids)
 
