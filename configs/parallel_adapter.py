@@ -12,4 +12,5 @@ def get_config(dataset: str = "mini_pedes"):
     config.method = {"name": "parallel_adapter", "reduction": 8, "scales": (0.1, 4.0)}
     if dataset == "mini_pedes":
         tpr_config.for_mini_pedes(config)
+        config.method.scales = (1.0, 1.0)  # as in dm_adapter.py
     return config

@@ -72,6 +72,10 @@ def test_keys_are_set_and_the_rest_stays(tiny):
     assert (plain.seed, plain.augment, plain.method.top_k, mode) == (0, True, 2, "train")
 
 
+def is_ablation(path: Path) -> bool:
+    return path.stem.startswith("ablation")
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
 @pytest.mark.parametrize("dataset", ["", *config_lib.DATASETS])
 def test_every_config_is_sound_and_builds_its_method(path, dataset):
@@ -81,7 +85,9 @@ def test_every_config_is_sound_and_builds_its_method(path, dataset):
         with pytest.raises(UserError, match="one data set only: leave out"):
             parse("--config", f"{path}:{dataset}", "--workdir", "w")
         return
-    config, _, _ = parse("--config", f"{path}:{dataset}" if dataset else path, "--workdir", "w")
+    # An ablation's argument is a row, and may be a data set besides.
+    argument = f"{'moe' if 'dm_adapter' in path.stem else 'all'},{dataset}" if is_ablation(path) else dataset
+    config, _, _ = parse("--config", f"{path}:{argument}" if dataset else path, "--workdir", "w")
     assert config.dataset == (dataset or "mini_pedes")
     method = METHODS[config.method.name](**config_lib.method_settings(config))
     assert method.name == config.method.name

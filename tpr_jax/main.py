@@ -71,13 +71,16 @@ def _read_config(argv: list[str]) -> ConfigDict | None:
     if not Path(path).is_file():
         known = sorted(str(p) for p in Path(path).parent.glob("*.py"))
         raise UserError(f"--config {path}: no such file; {config_lib.nearest(path, known)}")
-    if dataset and dataset not in config_lib.DATASETS:
-        near = config_lib.nearest(dataset, config_lib.DATASETS)
-        raise UserError(f"--config {name}: data set '{dataset}' is unknown: {near}")
     try:
         get_config = runpy.run_path(path)["get_config"]
         takes = inspect.signature(get_config).parameters
+        # An ablation's argument is a row of its table, which it checks itself.
+        if dataset and dataset not in config_lib.DATASETS and "row" not in takes:
+            near = config_lib.nearest(dataset, config_lib.DATASETS)
+            raise UserError(f"data set '{dataset}' is unknown: {near}")
         config = get_config(dataset) if dataset and takes else get_config()
+    except UserError as error:
+        raise UserError(f"--config {name}: {error}") from error
     except KeyError as error:
         if error.args != ("get_config",):
             raise UserError(f"--config {path}: cannot be used (KeyError: {error}): mend the file") from error

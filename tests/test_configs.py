@@ -1,0 +1,310 @@
+"""Every config, and every row of the ablations: it is sound, all that it trains gets a gradient, and it
+starts as CLIP itself where its parts start at zero.
+"""
+
+import dataclasses
+import functools
+import re
+import runpy
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_clip as tiny
+from leaves import declared
+from tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
+
+from tpr_jax import config as config_lib
+from tpr_jax import main, optim, step
+from tpr_jax.errors import UserError
+from tpr_jax.models import clip, methods
+from tpr_jax.models.config import ClipConfig
+from tpr_jax.models.heads import NO_HEADS, Heads
+from tpr_jax.models.methods import zero_shot
+from tpr_jax.models.parts import Adapter, Prefix
+from tpr_jax.trees import flatten
+from tpr_jax.weights.backbone import clip_mini_dir
+from tpr_jax.weights.clip import read_sizes
+
+FOLDER = Path(__file__).parent.parent / "configs"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+ABLATIONS = [name for name in NAMES if name.startswith("ablation")]
+DATASETS = ("mini_pedes", "cuhk_pedes", "icfg_pedes", "rstp_reid")
+
+# Tokens enough for every prefix, widths at which no adapter is dead, and no more blocks than are needed: to
+# compile is all the work.
+SMALL = ClipConfig(
+    image_size=(12, 8),
+    patch_size=4,
+    vision_width=64,
+    vision_layers=1,
+    vision_heads=2,
+    vision_mlp=24,
+    text_width=64,
+    text_layers=1,
+    text_heads=2,
+    text_mlp=16,
+    context_length=14,
+    vocab_size=13,
+    embed_dim=6,
+)
+
+
+def sizes_for(name: str, row: str) -> ClipConfig:
+    """The mixture's ranges meet at block 3; prompts are exchanged, and depths end, behind the first block."""
+    blocks = 4 if name == "mixture" else 2 if name in ("cskt", "prompts") or "depth" in row else 1
+    return dataclasses.replace(SMALL, vision_layers=blocks, text_layers=min(blocks, 2))
+
+
+def rows_of(name: str, dataset: str) -> list[str]:
+    return list(runpy.run_path(str(FOLDER / f"{name}.py"))["rows"](dataset))
+
+
+def parsed(name: str, argument: str = ""):
+    path = str(FOLDER / f"{name}.py")
+    return main.parse(["main", "--config", f"{path}:{argument}" if argument else path, "--workdir", "w"])[0]
+
+
+RUNS = [(name, "") for name in NAMES if name not in (*ABLATIONS, "zero_shot")]
+RUNS += [(name, row) for name in ABLATIONS for row in rows_of(name, "mini_pedes")]
+# Depths beyond the second block are left to `test_depths_...`: they train the same leaves in more blocks.
+RUNS = [run for run in RUNS if not re.fullmatch(r"depth_(lora|prefix)_[3-9]|depth_adapter_[2-9]", run[1])]
+each = pytest.mark.parametrize(("name", "row"), RUNS, ids=["-".join(run).strip("-") for run in RUNS])
+
+
+def split(variables: dict, config) -> tuple[dict, dict]:
+    """(trained, frozen)."""
+    method = config_lib.make_method(config)
+    names = (*method.trainable, *({"head"} & variables.keys()))
+    return optim.split_collections(variables, names, method.tuned)
+
+
+def heads_of(config) -> Heads:
+    if config.losses.id:
+        return Heads(4, config.mlm_depth)
+    return NO_HEADS
+
+
+@functools.cache
+def params(sizes: ClipConfig) -> dict:
+    """CLIP's weights, the same for all: random ones, in which everything counts."""
+    return jax.tree.map(jnp.asarray, tiny.random_like(declared(sizes, zero_shot())["params"], seed=0))
+
+
+@functools.cache
+def batch() -> dict:
+    found = tiny.batch(6, config=SMALL)
+    masked = found["ids"].copy()
+    masked[:, 1] = SMALL.vocab_size - 2
+    labels = np.where(found["ids"] != masked, found["ids"], 0)
+    assert labels.any()
+    found |= {"image": np.asarray(clip.normalise(found["image"])), "mlm_ids": masked, "mlm_labels": labels}
+    return found
+
+
+def compiled(model: dict, weights: dict):
+    """A step in one compilation: (trained, frozen) -> (gradient, features of both towers)."""
+
+    def loss(trainable, frozen, batch):
+        seen = {}
+
+        def keep(name):
+            def encode(variables, rows, **settings):
+                feats, routing = model[name](variables, rows, **settings)
+                seen[name] = feats[:, 0] if feats.ndim == 3 else feats
+                return feats, routing
+
+            return encode
+
+        watched = {**model, **{name: keep(name) for name in ("encode_image", "encode_text")}}
+        total, _ = step.objective(watched, weights, 20.0, trainable, frozen, batch)
+        return total, (seen["encode_image"], seen["encode_text"])
+
+    both = jax.jit(jax.grad(loss, has_aux=True))
+    return lambda trainable, frozen: both(trainable, frozen, batch())
+
+
+@functools.cache
+def clips_features(sizes: ClipConfig) -> tuple:
+    run = compiled(clip.build(sizes, zero_shot()), {"sdm": 1.0})
+    return run({}, {"params": params(sizes)})[1]
+
+
+def starts_as_clip(method) -> bool:
+    """All but tokens, which take attention from the others whatever they hold, and CSKT's adapters."""
+    parts = (*method.vision, *method.text)
+    drawn = any(isinstance(part, Adapter) and part.init == "normal" for part in parts)
+    return not (method.prompts or drawn or any(isinstance(part, Prefix) for part in parts))
+
+
+@each
+def test_every_trained_leaf_gets_a_gradient_and_zero_starts_are_clip(name, row):
+    config = parsed(name, row)
+    sizes = sizes_for(name, row)
+    method = config_lib.make_method(config)
+    model = clip.build(sizes, method, heads=heads_of(config))
+    # CLIP's own weights need not be drawn, which would be most of what there is to compile.
+    drawn = jax.jit(lambda key: {k: v for k, v in model["init"](key).items() if k != "params"})
+    drawn = drawn(jax.random.key(0, impl="unsafe_rbg"))
+    trainable, frozen = split({**drawn, "params": params(sizes)}, config)
+    assert flatten(trainable)
+    run = compiled(model, config_lib.loss_weights(config))
+    first, features = run(trainable, frozen)
+    same = [np.array_equal(*pair) for pair in zip(features, clips_features(sizes), strict=True)]
+    assert same == [starts_as_clip(method)] * 2
+    # What multiplies a zero gets its gradient in the second step: A of LoRA, Down, the learned scales.
+    # A small step: where it changed a token's experts, those could be ones that have not moved yet.
+    moved = jax.tree.map(lambda x, g: x - 1e-3 * g / (np.abs(g).max() + 1e-12), trainable, first)
+    second, _ = run(moved, frozen)
+    largest = jax.tree.map(lambda *gs: max(float(np.abs(g).max()) for g in gs), first, second)
+    assert {path: size for path, size in flatten(largest).items() if not 1e-9 < size < np.inf} == {}
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in rows_of("ablation_up_person", "mini_pedes") if "depth" in row]
+)
+def test_depths_are_blocks_with_that_part(row):
+    """The part's leaves are in the first N blocks, adapters from block N on, the others in all four."""
+    sizes = dataclasses.replace(SMALL, vision_layers=4, text_layers=4)
+    _, part, depth = row.split("_")
+    tree = declared(sizes, config_lib.make_method(parsed("ablation_up_person", row)))
+    for collection in ("adapter", "lora", "prefix"):
+        first, end = (int(depth), 4) if part == "adapter" else (0, int(depth))
+        expected = range(first, end) if collection == part else range(4)
+        for tower in ("visual", "text"):
+            assert set(tree[collection][tower]) == {f"block_{i}" for i in expected}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("zero_shot", "pretrain_mini")])
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_recipe_fits_its_backbone(name, dataset):
+    """Its parts fit clip-mini or ViT-B/16, texts keep their words beside prompts, a mixture is balanced."""
+    mini = dataset == "mini_pedes"
+    sizes = read_sizes(Path(clip_mini_dir())) if mini else ClipConfig()
+    rows = rows_of(name, dataset) if name in ABLATIONS else [""]
+    for row in rows:
+        config = parsed(name, f"{row},{dataset}" if row else dataset)
+        method = config_lib.make_method(config)
+        methods.check(method, sizes)
+        assert (config.dataset, config.backbone == "clip-mini") == (dataset, mini)
+        assert bool(config.losses.balance) == (bool(method.mixtures) and row != "moe")
+        assert bool(config.losses.itc) == (mini or name == "full_finetune")
+
+
+def test_rows_of_dm_adapters_ablation():
+    rows = rows_of("ablation_dm_adapter", "cuhk_pedes")
+    assert len(rows) == 4 + 9 + 6
+    settings = {row: parsed("ablation_dm_adapter", f"{row},cuhk_pedes") for row in rows}
+    assert settings["adapter"].method.name == "parallel_adapter"
+    for row, router, balance in (
+        ("moe", "input", 0),
+        ("moe_balance", "input", 0.5),
+        ("domain_router", "blend", 0.5),
+    ):
+        assert (settings[row].method.router, settings[row].losses.balance) == (router, balance)
+    assert [settings[f"experts_{e}"].method.num_experts for e in range(2, 11)] == list(range(2, 11))
+    assert [settings[f"top_{k}"].method.top_k for k in range(1, 7)] == list(range(1, 7))
+    whole = parsed("dm_adapter", "cuhk_pedes")
+    assert settings["domain_router"].to_dict() == whole.to_dict()
+    assert parsed("ablation_dm_adapter").to_dict() == parsed("dm_adapter").to_dict()
+
+
+def test_the_readme_lists_every_config_and_what_it_trains():
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    assert sorted(name for name, _ in rows) == NAMES
+    for name, told in rows:
+        if name in (*ABLATIONS, "pretrain_mini"):
+            assert told == ("by row" if name in ABLATIONS else "all")
+            continue
+        config = parsed(name, "cuhk_pedes")
+        heads = Heads(11_003, config.mlm_depth) if config.losses.id else NO_HEADS
+        found, _ = split(declared(ClipConfig(), config_lib.make_method(config), heads), config)
+        assert f"{sum(leaf.size for leaf in jax.tree.leaves(found)):,}" == told, name
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_rows_of_up_persons_ablation(dataset):
+    rows = rows_of("ablation_up_person", dataset)
+    blocks = 4 if dataset == "mini_pedes" else 12
+    assert len(rows) == 3 + 3 + 1 + 2 + 3 * blocks
+    made = {row: config_lib.make_method(parsed("ablation_up_person", f"{row},{dataset}")) for row in rows}
+    for row in ("prefix", "lora", "adapter", "prefix_lora", "prefix_adapter", "lora_adapter"):
+        assert made[row].trainable == tuple(sorted(row.split("_")))
+    whole = parsed("up_person", dataset)
+    assert made["all"] == config_lib.make_method(whole)
+    recipe = parsed("ablation_up_person", f"all,{dataset}")
+    assert recipe.optimizer.to_dict() == whole.optimizer.to_dict()
+    gates = {row: [p.gate for p in made[row].text if isinstance(p, Prefix)] for row in rows}
+    assert gates["vanilla_prefix"] == gates["vanilla_all"] == [None] and gates["prefix"] == [10.0]
+    layers = {row: {type(p).__name__: p.layers for p in made[row].text} for row in rows}
+    assert layers["depth_lora_3"] == {"Adapter": (0, None), "Lora": (0, 3), "Prefix": (0, None)}
+    assert layers["depth_prefix_2"] == {"Adapter": (0, None), "Lora": (0, None), "Prefix": (0, 2)}
+    assert layers["depth_adapter_1"] == {"Adapter": (1, None), "Lora": (0, None), "Prefix": (0, None)}
+
+
+def test_published_recipes():
+    """METHODS' values: rate, bias's factor, batch, losses, rank and prefix of each data set."""
+    found = {}
+    for name in ("dm_adapter", "up_person", "cskt", "irra"):
+        for dataset in DATASETS[1:]:
+            c = parsed(name, dataset)
+            losses = config_lib.loss_weights(c)
+            found[name, dataset] = (c.optimizer.lr, c.optimizer.bias_lr_factor, c.batch_size, losses)
+    for dataset in DATASETS[1:]:
+        assert found["dm_adapter", dataset] == (3e-4, 2, 128, {"sdm": 1, "balance": 0.5})
+        assert found["cskt", dataset] == (3e-4, 2, 128, {"sdm": 1})
+        assert found["irra", dataset] == (1e-5, 2, 64, {"sdm": 1, "mlm": 1, "id": 1})
+        rate = 1e-4 if dataset == "rstp_reid" else 1e-3
+        assert found["up_person", dataset] == (rate, 1, 128, {"sdm": 1})
+    sizes = [(c.method.rank, c.method.prefix) for c in (parsed("up_person", d) for d in DATASETS[1:])]
+    assert sizes == [(32, 10), (32, 14), (16, 2)]
+    assert not parsed("irra", "cuhk_pedes").mask_text and parsed("dm_adapter", "cuhk_pedes").mask_text
+
+
+def test_full_finetuning_takes_itc_or_sdm():
+    assert config_lib.loss_weights(parsed("full_finetune")) == {"itc": 1.0}
+    path = str(FOLDER / "full_finetune.py")
+    flags = ["--config.losses.itc=0", "--config.losses.sdm=1"]
+    config, _, _ = main.parse(["main", "--config", path, "--workdir", "w", *flags])
+    assert config_lib.loss_weights(config) == {"sdm": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "part"),
+    [
+        ("up_person", ["depth_lora=3", "use=('lora',)"], methods.Lora(("k", "v"), 8, layers=(0, 3))),
+        ("lora", ["targets=('fc',)", "scale=0.5", "dora"], methods.Lora(("fc",), 8, 0.5, True)),
+        ("lora", ["layers=(1,3)", "scale=learned"], methods.Lora(("q", "v"), 8, layers=(1, 3))),
+        ("prefix", ["vanilla", "length=3"], Prefix(3, None)),
+        ("mixture", ["both.low_rank.rank=4"], methods.Lora(("k", "v"), 4)),
+    ],
+)
+def test_settings_can_be_set_by_flags(name, flags, part):
+    flags = [f"--config.method.{flag}" for flag in flags]
+    config, _, _ = main.parse(["main", "--config", str(FOLDER / f"{name}.py"), "--workdir", "w", *flags])
+    assert part in config_lib.make_method(config).text
+
+
+def test_depths_can_be_set_by_flags():
+    for name in ("cskt", "prompts"):
+        flags = ["--config", str(FOLDER / f"{name}.py"), "--workdir", "w", "--config.method.depth=2"]
+        assert config_lib.make_method(main.parse(["main", *flags])[0]).prompts.depth == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "told"),
+    [
+        ("ablation_dm_adapter", "moe_balanc", "row 'moe_balanc' is unknown: did you mean 'moe_balance'?"),
+        ("ablation_dm_adapter", "zzz", "row 'zzz' is unknown: known are: adapter, moe, moe_balance"),
+        ("ablation_dm_adapter", "cuhk_pedes", "row 'cuhk_pedes' is unknown"),
+        ("ablation_up_person", "lora,cuhk", "data set 'cuhk' is unknown: did you mean 'cuhk_pedes'?"),
+        ("ablation_up_person", "depth_lora_12", "row 'depth_lora_12' is unknown: did you mean 'depth_lora_"),
+    ],
+)
+def test_an_unknown_row_is_named(name, argument, told):
+    with pytest.raises(UserError) as error:
+        parsed(name, argument)
+    assert told in str(error.value) and f"{name}.py:{argument}" in str(error.value)
+    assert "\n" not in str(error.value)
