@@ -1,7 +1,6 @@
 """The modules that hold the parts' leaves: which leaves there are, and how each starts."""
 
 import dataclasses
-import itertools
 
 import flax.linen as nn
 import jax
@@ -88,7 +87,8 @@ def test_leaves_of_each_router():
             assert set(shapes["moe"]) == names
 
 
-@pytest.mark.parametrize(("dora", "scale"), itertools.product([False, True], [0.5, "learned"]))
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("scale", [0.5, "learned"])
 def test_lora_starts_at_zero(dora, scale):
     leaves = drawn(attach.LoraPart(Lora(rank=16, dora=dora, scale=scale), (D, 48)))
     learned = {"scale"} if scale == "learned" else set()

@@ -121,6 +121,20 @@ def test_balance_is_k_over_e_when_balanced(e, k):
     np.testing.assert_allclose(value, k / e, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("d", "n"), [(4, 4), (3, 7)])
+def test_low_rank_mixture_is_the_weighted_sum(d, n):
+    """A loop over tokens and experts; the output may be wider than the input."""
+    rng = np.random.default_rng(0)
+    x, weights = rng.normal(size=(2, 3, d)), rng.random((2, 3, 5))
+    a, b = rng.normal(size=(d, 5, 2)), rng.normal(size=(5, 2, n))
+    expected = np.zeros((2, 3, n))
+    for i in np.ndindex(2, 3):
+        for e in range(5):
+            expected[i] += weights[i][e] * (x[i] @ a[:, e] @ b[e])
+    found = moe.low_rank_mixture(*float32((x, weights, a, b)))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_balance_by_hand_when_all_choose_one():
     """P = (3/4, 1/4), C = (1, 0): 2 * (3/4 + 0) / 2."""
     logits = jnp.tile(jnp.array([np.log(3.0), 0.0]), (2, 3, 1))
