@@ -4,7 +4,6 @@ import resource
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from tpr_jax import memory
@@ -12,18 +11,28 @@ from tpr_jax import memory
 MIB = 2**20
 
 
+RISE = """
+import resource
+import numpy as np
+from tpr_jax import memory
+before = memory.peaks({})["peak_memory_bytes"]
+block = np.ones(before + 200 * 2**20, np.uint8)  # more than it has held so far
+during = memory.peaks({})["peak_memory_bytes"]
+size = block.nbytes
+del block
+after = memory.peaks({})["peak_memory_bytes"]
+print(size, during, after, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
 def test_the_peak_rises_with_what_is_taken_and_stays():
-    before = memory.peaks({})["peak_memory_bytes"]
-    # Far below what this process may once have held nothing would be seen: take more than that.
-    block = np.ones(before + 200 * MIB, np.uint8)
-    during = memory.peaks({})["peak_memory_bytes"]
-    size = block.nbytes
-    del block
-    after = memory.peaks({})["peak_memory_bytes"]
-    assert during >= size and during < 3 * size + 500 * MIB
-    assert after >= during
-    # The kernel's own account of the same process, which is never lower.
-    assert after <= 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """In a process of its own: that of the tests may have held gigabytes."""
+    done = subprocess.run([sys.executable, "-c", RISE], capture_output=True, text=True, check=True)
+    size, during, after, by_kernel = map(int, done.stdout.split())
+    assert size <= during < 3 * size + 500 * MIB
+    # The kernel brings its accounts up to date in batches of pages, so they differ by less than this.
+    assert abs(after - during) < 20 * MIB
+    assert abs(after - by_kernel) < 20 * MIB
 
 
 def test_what_the_parent_held_is_not_counted():
@@ -60,5 +69,6 @@ def test_without_proc_the_kernel_is_asked(monkeypatch):
 
     near = memory.peaks({})["peak_memory_bytes"]
     monkeypatch.setattr(memory, "Path", Nowhere)
-    assert memory.peaks({})["peak_memory_bytes"] == 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    by_kernel = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert abs(memory.peaks({})["peak_memory_bytes"] - by_kernel) < 20 * MIB
     assert memory.peaks({})["peak_memory_bytes"] >= 0.9 * near

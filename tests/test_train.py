@@ -104,7 +104,7 @@ def test_results_json(finished, tiny):
     results = json.loads((workdir / "results.json").read_text())
     assert list(results) == [
         *("method", "dataset", "trainable_params", "total_params", "steps", "seconds"),
-        *("zero_shot", "final", "best_on_val", "peak_memory_bytes", "peak_device_memory_bytes"),
+        *("zero_shot", "final", "best_on_val", "data", "peak_memory_bytes", "peak_device_memory_bytes"),
     ]
     assert (results["method"], results["dataset"], results["steps"]) == ("dm_adapter", "cuhk_pedes", STEPS)
     # By hand, for each block of width 64 with 3 experts of 8: LN3, prompt, W_in, W_task, blend, down, up.
@@ -121,6 +121,7 @@ def test_results_json(finished, tiny):
     assert results["best_on_val"]["epoch"] == min(e for e, r1 in validated.items() if r1 == best)
     assert results["final"]["val"] == next(row["val"] for row in rows(workdir) if row.get("epoch") == 20)
     assert results["seconds"] > 0
+    assert results["data"]["subset"]  # of CUHK-PEDES, by whose name this tiny set goes
     assert 2e8 < results["peak_memory_bytes"] < 2e10  # JAX and TensorFlow alone take hundreds of MB
 
 
