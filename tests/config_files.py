@@ -1,0 +1,37 @@
+"""The files of `configs/`, for the tests of them."""
+
+import runpy
+from pathlib import Path
+
+from tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
+
+from tpr_jax import config as config_lib
+from tpr_jax import main, optim
+from tpr_jax.models.heads import NO_HEADS, Heads
+
+FOLDER = Path(__file__).parent.parent / "configs"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+ABLATIONS = [name for name in NAMES if name.startswith("ablation")]
+DATASETS = ("mini_pedes", "cuhk_pedes", "icfg_pedes", "rstp_reid")
+
+
+def rows_of(name: str, dataset: str) -> list[str]:
+    return list(runpy.run_path(str(FOLDER / f"{name}.py"))["rows"](dataset))
+
+
+def parsed(name: str, argument: str = ""):
+    path = str(FOLDER / f"{name}.py")
+    return main.parse(["main", "--config", f"{path}:{argument}" if argument else path, "--workdir", "w"])[0]
+
+
+def split(variables: dict, config) -> tuple[dict, dict]:
+    """(trained, frozen)."""
+    method = config_lib.make_method(config)
+    names = (*method.trainable, *({"head"} & variables.keys()))
+    return optim.split_collections(variables, names, method.tuned)
+
+
+def heads_of(config) -> Heads:
+    if config.losses.id:
+        return Heads(4, config.mlm_depth)
+    return NO_HEADS
