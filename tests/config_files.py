@@ -27,8 +27,7 @@ def parsed(name: str, argument: str = ""):
 def split(variables: dict, config) -> tuple[dict, dict]:
     """(trained, frozen)."""
     method = config_lib.make_method(config)
-    names = (*method.trainable, *({"head"} & variables.keys()))
-    return optim.split_collections(variables, names, method.tuned)
+    return optim.split_model(variables, method)
 
 
 def heads_of(config) -> Heads:

@@ -94,8 +94,7 @@ def loaded(path: Path):
         for key in ("mlm_ids", "mlm_labels")
         if f"in/{key}" in arrays
     }
-    names = (*method.trainable, *({"head"} & variables.keys()))
-    trainable, frozen = optim.split_collections(jax.tree.map(jnp.asarray, variables), names, method.tuned)
+    trainable, frozen = optim.split_model(jax.tree.map(jnp.asarray, variables), method)
 
     def theirs(tree):
         return reference.state(tree, method, config, heads)

@@ -44,8 +44,7 @@ PARTS = {
 def trained(config, method, heads=None) -> dict:
     """{collection: {leaf: shape}} of what the method trains."""
     variables = declared(config, method, heads or Heads())
-    names = (*method.trainable, *({"head"} & variables.keys()))
-    trainable, frozen = optim.split_collections(variables, names, method.tuned)
+    trainable, frozen = optim.split_model(variables, method)
     # Each leaf is on one side.
     assert total(shapes_of(trainable)) + total(shapes_of(frozen)) == total(shapes_of(variables))
     return {name: shapes_of(tree) for name, tree in trainable.items()}

@@ -21,7 +21,7 @@ from tpr_jax.models import clip
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import Method, zero_shot
-from tpr_jax.optim import split_collections
+from tpr_jax.optim import split_model
 from tpr_jax.trees import flatten
 from tpr_jax.weights.backbone import Backbone, find
 from tpr_jax.weights.clip import IMAGE_MEAN, IMAGE_STD, image_settings, load_clip
@@ -93,8 +93,7 @@ class Model:
 
     def num_params(self) -> dict[str, int]:
         """How many numbers the method trains, and how many there are in all (without the temperature)."""
-        names = (*self.method.trainable, *({"head"} & self.variables.keys()))
-        parts = split_collections(self.variables, names, self.method.tuned)
+        parts = split_model(self.variables, self.method)
         trainable, frozen = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in parts)
         return {"trainable": trainable, "total": trainable + frozen}
 

@@ -119,6 +119,12 @@ def adam(
     return optax.chain(optax.clip_by_global_norm(clip_norm), by_group) if clip_norm else by_group
 
 
+def split_model(variables: dict, method) -> tuple[dict, dict]:
+    """(trainable, frozen) collections of a model: what its method trains, and the heads of losses."""
+    names = (*method.trainable, *({"head"} & variables.keys()))
+    return split_collections(variables, names, method.tuned)
+
+
 def split_collections(
     variables: dict, trainable: Sequence[str], tuned: Sequence[str] = (".*",)
 ) -> tuple[dict, dict]:

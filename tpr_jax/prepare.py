@@ -50,8 +50,7 @@ def prepare(config: ConfigDict) -> dict:
     variables = jax.jit(init)(jax.random.key(config.seed))
     if params is not None:
         variables["params"] = jax.tree.map(jnp.asarray, params)
-    names = (*method.trainable, *({"head"} & variables.keys()))
-    trainable, frozen = optim.split_collections(variables, names, method.tuned)
+    trainable, frozen = optim.split_model(variables, method)
     if "params" in frozen:
         frozen["params"] = clip.hold_frozen(frozen["params"], config.dtype)
     return {

@@ -147,9 +147,6 @@ class Clip(nn.Module):
     def encode_text(self, ids, all_tokens=False):
         return self.text(ids, self.prompts()[1] if self.method.prompts else None, all_tokens)
 
-    def classify(self, feats):
-        return self.classifier(feats)
-
     def predict_words(self, image_tokens, ids):
         return self.masked_words(image_tokens, self.encode_text(ids, all_tokens=True))
 
@@ -157,7 +154,7 @@ class Clip(nn.Module):
         image_tokens = self.encode_image(images, all_tokens=True)
         feats = image_tokens[:, 0], self.encode_text(ids)
         if self.heads.num_classes:
-            self.classify(feats[0].astype(jnp.float32))
+            self.classifier(feats[0].astype(jnp.float32))
         if self.heads.mlm_depth:
             self.predict_words(image_tokens, ids)
         return feats
@@ -169,8 +166,8 @@ def build(config: ClipConfig, method: Method, dtype: str = "float32", heads: Hea
     `init(key)` -> variables. `encode_image(variables, images)` takes uint8 pixels or normalised floats,
     [b, h, w, 3], `encode_text(variables, ids)` int32 [b, l]; both return (features float32 [b, e],
     unnormalised, and what each mixture's router did, a list of dicts). With `all_tokens=True` they return the
-    features of all tokens, [b, n, e]. With the heads for them, `classify(variables, feats)` -> logits [b, n]
-    and `predict_words(variables, image_tokens, ids)` -> logits [b, l, vocabulary].
+    features of all tokens, [b, n, e]. With the head for it, `predict_words(variables, image_tokens, ids)` ->
+    logits [b, l, vocabulary].
 
     Raises:
       UserError: a part of the method does not fit towers of these sizes.
@@ -201,7 +198,6 @@ def build(config: ClipConfig, method: Method, dtype: str = "float32", heads: Hea
         "init": init,
         "encode_image": encode_image,
         "encode_text": encode_text,
-        "classify": lambda variables, feats: run("classify", variables, feats)[0],
         "predict_words": lambda variables, *inputs: run("predict_words", variables, *inputs)[0],
     }
 

@@ -1,7 +1,9 @@
 """The authors' checkpoints of DM-Adapter, UP-Person, CSKT and IRRA: into our models and back."""
 
+import inspect
 import math
 import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -62,7 +64,7 @@ def read(state: dict, *, method: str, image_size=None, **settings) -> tuple[Clip
     clip, own = split(state, method)
     config, params = from_openai(clip, image_size=image_size, grid=_trained_grid(clip, image_size))
     own, found, heads = FIND[method](own, config, settings)
-    known = methods.METHODS[method].__code__.co_varnames[: methods.METHODS[method].__code__.co_argcount]
+    known = list(inspect.signature(methods.METHODS[method]).parameters)
     for name, value in settings.items():
         if name not in known:
             raise UserError(f"setting {name!r} is unknown: known are {', '.join(known) or 'none'}")
@@ -135,11 +137,7 @@ def _find_up_person(own: dict, config: ClipConfig, asked: dict) -> tuple[dict, d
             end = min(end, layers)  # what lies beyond has no place, and is named as surplus
             wanted = asked.get(key)
             if wanted is not None and wanted < end:
-                own = {
-                    n: a
-                    for n, a in own.items()
-                    if not ((m := re.fullmatch(pattern, n)) and int(m[1]) >= wanted)
-                }
+                own = _without_blocks(own, pattern, lambda block, wanted=wanted: block >= wanted)
                 end = wanted
             # All of a tower's blocks is `None`, whatever their number.
             found[key] = wanted if wanted == end else None if end == layers else end
@@ -149,23 +147,27 @@ def _find_up_person(own: dict, config: ClipConfig, asked: dict) -> tuple[dict, d
         found["prefix"] = len(_take(own, "vit_prefix_learner.vit_prefix.0.key.tokens"))
         found["vanilla"] = not any(name.endswith("scale_to_grad") for name in own)
     if "adapter" in present:
-        pattern = BLOCK + r"(adapter_ln_|scale_).*"
-        first = min(int(m[2]) for m in (re.fullmatch(pattern, name) for name in own) if m)
+        pattern = BLOCK.replace("(visual", "(?:visual") + r"(?:adapter_ln_|scale_).*"
+        first = min(int(m[1]) for m in (re.fullmatch(pattern, name) for name in own) if m)
         if (wanted := asked.get("depth_adapter", first)) > first:
-            own = {
-                n: a for n, a in own.items() if not ((m := re.fullmatch(pattern, n)) and int(m[2]) < wanted)
-            }
+            own = _without_blocks(own, pattern, lambda block: block < wanted)
             first = wanted
         found["depth_adapter"] = first
         found["reduction"] = _reduction(config, own, "adapter_ln_msa.down.bias", asked, first)
     return own, found, NO_HEADS
 
 
+def _without_blocks(own: dict, pattern: str, left_out: Callable[[int], bool]) -> dict:
+    """The weights without those that `pattern`, its first group a block's number, finds in such blocks."""
+    found = {name: re.fullmatch(pattern, name) for name in own}
+    return {n: a for n, a in own.items() if not (found[n] and left_out(int(found[n][1])))}
+
+
 def _find_cskt(own: dict, config: ClipConfig, asked: dict) -> tuple[dict, dict, Heads]:
     deep = sum(name.startswith("prompt_learner.compound_prompts_text.") for name in own)
     found = {
         "prompts": len(_take(own, "prompt_learner.ctx")),
-        "depth": asked["depth"] if asked.get("depth") == deep + 1 else deep + 1,
+        "depth": deep + 1,
         "reduction": _reduction(config, own, "adapter_mlp.down.bias", asked),
     }
     return own, found, NO_HEADS
