@@ -4,6 +4,8 @@
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 PYTEST_ARGS ?=
+# A process a core, each of a few GB; whoever is done takes over tests of the others. For one: PYTEST_ARGS="-n 0"
+WORKERS := -n auto --maxprocesses 4 --dist worksteal
 
 CACHE := $(CURDIR)/.venv/cache
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -40,7 +42,7 @@ demo: .venv/.installed
 	$(RUN) -m tpr_jax.main --config configs/dm_adapter.py --workdir runs/demo
 
 test: lint
-	$(RUN) -m pytest --timeout 900 -m "not torch" $(PYTEST_ARGS)
+	$(RUN) -m pytest --timeout 900 -m "not torch" $(WORKERS) $(PYTEST_ARGS)
 
 test-torch: .venv/.torch
 	$(RUN) -m pytest --timeout 900 -m torch $(PYTEST_ARGS)

@@ -1,23 +1,28 @@
 """A tiny data set and a tiny CLIP, and runs on them: in this process, and in one of its own."""
 
 import atexit
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+# pytest-xdist runs the tests in several processes, its workers; they share what is slow to make.
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
 # The tests compile the same small programs again and again, in many processes: once is enough. Set before any
-# test imports JAX.
-_CACHE = tempfile.mkdtemp(prefix="tpr_jax_tests_")
-atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
+# test imports JAX. The workers inherit it.
+if not WORKER:
+    _CACHE = tempfile.mkdtemp(prefix="tpr_jax_tests_")
+    atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -58,6 +63,21 @@ def get_config():
     config.optimizer.update({{"lr": 3e-3, "eps": 1e-6, "warmup_epochs": 1.0, "per_step": True}})
     return config
 """
+
+
+def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
+    """The folder that `make(folder)` fills in the first process of the tests that asks for it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if WORKER else base) / name
+    with open(f"{folder}.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        whole = Path(f"{folder}.whole")
+        if not whole.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+            folder.mkdir()
+            make(folder)
+            whole.touch()
+    return folder
 
 
 def _write_data(folder: Path, seed: int = 0) -> None:
@@ -121,13 +141,15 @@ def tiny(tmp_path_factory) -> dict[str, str]:
 
     120 steps, 12 checkpoints and 4 evaluations take seconds, but long enough to be killed on the way.
     """
-    root = tmp_path_factory.mktemp("tiny")
-    _write_data(root / "data")
-    entries = json.loads((root / "data" / "reid_raw.json").read_text())
-    _write_clip(root / "clip", [caption for entry in entries for caption in entry["captions"]])
-    paths = {name: str(root / name) for name in ("data", "clip")}
-    (root / "tiny.py").write_text(CONFIG.format(**paths))
-    return {**paths, "config": str(root / "tiny.py")}
+
+    def make(root: Path) -> None:
+        _write_data(root / "data")
+        entries = json.loads((root / "data" / "reid_raw.json").read_text())
+        _write_clip(root / "clip", [caption for entry in entries for caption in entry["captions"]])
+        (root / "tiny.py").write_text(CONFIG.format(data=str(root / "data"), clip=str(root / "clip")))
+
+    root = made_once(tmp_path_factory, "tiny", make)
+    return {"data": str(root / "data"), "clip": str(root / "clip"), "config": str(root / "tiny.py")}
 
 
 @pytest.fixture
@@ -198,8 +220,12 @@ def run(start):
 @pytest.fixture(scope="session")
 def finished(run, tmp_path_factory):
     """A whole run, never interrupted, made once: (its workdir, the finished process). Tests only read it."""
-    workdir = tmp_path_factory.mktemp("finished") / "run"
-    return workdir, run(workdir)
+
+    def make(folder: Path) -> None:
+        (folder / "process.json").write_text(json.dumps(vars(run(folder / "run"))))
+
+    folder = made_once(tmp_path_factory, "finished", make)
+    return folder / "run", subprocess.CompletedProcess(**json.loads((folder / "process.json").read_text()))
 
 
 @pytest.fixture(scope="session")
