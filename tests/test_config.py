@@ -76,6 +76,13 @@ def test_mini_pedes_recipe_is_sound():
         ("eval_every", -1, "config.eval_every=-1"),
         ("seed", -1, "config.seed=-1"),
         ("pad", -1, "config.pad=-1"),
+        ("sampler", "idenity", "config.sampler='idenity' is unknown: did you mean 'identity'?"),
+        ("instances_per_identity", 0, "config.instances_per_identity=0 must be at least 1"),
+        ("few_shot", 5.0, "config.few_shot=5.0 must lie between 0 and 1: 5 % is 0.05"),
+        ("few_shot", float("nan"), "config.few_shot=nan must lie between 0 and 1"),
+        ("noisy_fraction", -0.2, "config.noisy_fraction=-0.2 must lie between 0 and 1"),
+        ("few_shot_seed", -1, "config.few_shot_seed=-1 must be a number and not negative"),
+        ("noise_seed", -1, "config.noise_seed=-1"),
         ("optimizer.lr", -1.0, "config.optimizer.lr=-1.0"),
         ("optimizer.lr", float("nan"), "config.optimizer.lr=nan"),
         ("optimizer.lr", float("inf"), "config.optimizer.lr=inf"),
@@ -120,6 +127,20 @@ def test_unusable_method_settings_are_named(changes, told):
     with pytest.raises(UserError) as error:
         config_lib.check(dm_adapter(**changes))
     assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_batch_is_whole_identities():
+    config = config_lib.base()
+    config.batch_size, config.instances_per_identity = 130, 4
+    config_lib.check(config)
+    assert config_lib.instances(config) == 0
+    config.sampler = "identity"
+    assert config_lib.instances(config) == 4
+    told = "config.batch_size=130 must be a multiple of config.instances_per_identity=4"
+    with pytest.raises(UserError, match=told):
+        config_lib.check(config)
+    config.batch_size = 132
+    config_lib.check(config)
 
 
 def test_make_method_passes_the_settings_on():

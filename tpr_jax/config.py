@@ -19,7 +19,7 @@ from tpr_jax.optim import SCHEDULES
 # These may differ between a run and its resumption: they decide where and how long it runs, not what it
 # computes.
 FREE_ON_RESUME = (
-    *("total_steps", "eval_every", "checkpoint_every", "log_every"),
+    *("total_steps", "eval_every", "eval_test_each_time", "checkpoint_every", "log_every"),
     *("data_dir", "on_bad_image", "mesh"),
 )
 
@@ -36,6 +36,13 @@ def base() -> ConfigDict:
             "data_dir": "",  # empty: data/<name of the data set>, or the bundled MiniPEDES
             # More to train on: (data set, its folder or "", weight: passes through it an epoch), and so on.
             "mix": (),
+            "sampler": "random",  # 'identity': so many examples of each identity in every batch
+            "instances_per_identity": 4,  # of a batch, with sampler='identity'
+            # Of the training split of `dataset`, those of `mix` stay as they are:
+            "few_shot": 0.0,  # fraction of its identities to train on; 0: all
+            "few_shot_seed": 0,  # which; the smaller fraction's are among the larger one's
+            "noisy_fraction": 0.0,  # fraction of its captions that change places with each other
+            "noise_seed": 0,
             "on_bad_image": "error",  # 'skip': go on without pictures that cannot be read, and list them
             "image_size": (384, 128),  # height, width
             "text_length": 0,  # tokens a caption is cut to; 0: all that the text tower takes
@@ -47,6 +54,7 @@ def base() -> ConfigDict:
             "num_epochs": 60,
             "total_steps": 0,  # above 0: end the run early
             "eval_every": 1,  # epochs; 0: only at the end
+            "eval_test_each_time": False,  # score test too, whose best epoch is what most papers report
             "checkpoint_every": 200,  # steps
             "log_every": 20,  # steps
             "dtype": "bfloat16",
@@ -97,6 +105,11 @@ def loss_weights(config: ConfigDict) -> dict[str, float]:
     return {name: weight for name, weight in config.losses.items() if weight}
 
 
+def instances(config: ConfigDict) -> int:
+    """How many examples of each identity a batch has; 0: as chance has it."""
+    return config.instances_per_identity if config.sampler == "identity" else 0
+
+
 def keys(config: ConfigDict, prefix: str = "") -> list[str]:
     """All keys of a config, joined by dots."""
     found = []
@@ -136,6 +149,7 @@ def check(config: ConfigDict) -> None:
         "dataset": DATASETS,
         "dtype": ("float32", "bfloat16"),
         "on_bad_image": ("error", "skip"),
+        "sampler": ("random", "identity"),
         "optimizer.schedule": SCHEDULES,
         **({"method.router": ROUTERS} if "router" in config.method else {}),
     }.items():
@@ -148,12 +162,22 @@ def check(config: ConfigDict) -> None:
         raise UserError("config.losses are all 0: give one of them a weight, such as --config.losses.sdm=1")
     if config.losses.balance and not make_method(config).mixtures:
         raise UserError(f"config.losses.balance needs a mixture, but method '{config.method.name}' has none")
-    for key in ("batch_size", "eval_batch_size", "num_epochs", "checkpoint_every", "log_every", "mlm_depth"):
+    counts = ("batch_size", "eval_batch_size", "num_epochs", "checkpoint_every", "log_every", "mlm_depth")
+    for key in (*counts, "instances_per_identity"):
         if _get(config, key) < 1:
             raise UserError(f"config.{key}={_get(config, key)} must be at least 1")
-    for key in ("seed", "total_steps", "eval_every", "pad", *_numbers(config, "optimizer")):
+    seeds = ("seed", "few_shot_seed", "noise_seed")
+    for key in (*seeds, "total_steps", "eval_every", "pad", *_numbers(config, "optimizer")):
         if not 0 <= _get(config, key) < math.inf:
             raise UserError(f"config.{key}={_get(config, key)} must be a number and not negative")
+    for key in ("few_shot", "noisy_fraction"):
+        if not 0 <= _get(config, key) <= 1:
+            raise UserError(f"config.{key}={_get(config, key)} must lie between 0 and 1: 5 % is 0.05")
+    if instances(config) and config.batch_size % config.instances_per_identity:
+        raise UserError(
+            f"config.batch_size={config.batch_size} must be a multiple of config.instances_per_identity="
+            f"{config.instances_per_identity} with config.sampler='identity'"
+        )
     for key in _numbers(config, "losses"):
         if not math.isfinite(_get(config, key)):
             raise UserError(f"config.{key}={_get(config, key)} must be a number")

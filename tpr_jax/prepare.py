@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from tpr_jax import config as config_lib
 from tpr_jax import optim, sharding, step
-from tpr_jax.data import sources
+from tpr_jax.data import sources, subsets
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip
 from tpr_jax.models.heads import Heads
@@ -27,6 +27,8 @@ def prepare(config: ConfigDict) -> dict:
     described = sources.describe(config.dataset, splits)
     for line in described["subset"] or ():
         print(f"a subset of {config.dataset}: {line}")
+    splits["train"], reduced = subsets.reduce(splits["train"], config)
+    described |= reduced
     splits = sources.with_mixed(splits, config.mix, missing_ok=skip)
     clip_config, params, tokenizer = backbone.load(
         config.backbone,

@@ -40,7 +40,8 @@ def score_zero_shot(parts: dict, config: ConfigDict) -> dict:
 
 def restore_best(config: ConfigDict, workdir: Path, parts: dict) -> tuple[dict, dict]:
     """(state, where it is from): the best checkpoint, else the newest, else the state before training."""
-    per_epoch = pipeline.steps_per_epoch(parts["splits"]["train"], config.batch_size)
+    instances = config_lib.instances(config)
+    per_epoch = pipeline.steps_per_epoch(parts["splits"]["train"], config.batch_size, instances)
     _, optimiser = make_optimiser(config, parts["trainable"], per_epoch)
     state = sharding.everywhere(parts["mesh"], step.init_state(optimiser, parts["trainable"]))
     for name in ("best", "latest"):

@@ -29,7 +29,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         raise UserError(f"method '{config.method.name}' has nothing to train: use --mode eval")
     mesh, splits = parts["mesh"], parts["splits"]
 
-    per_epoch = pipeline.steps_per_epoch(splits["train"], config.batch_size)
+    instances = config_lib.instances(config)
+    per_epoch = pipeline.steps_per_epoch(splits["train"], config.batch_size, instances)
     last_step = per_epoch * config.num_epochs
     if config.total_steps:
         last_step = min(last_step, config.total_steps)
@@ -42,6 +43,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         image_size=tuple(config.image_size),
         batch_size=config.batch_size,
         seed=config.seed,
+        instances=instances,
         augment=config.augment,
         mask_text=config.mask_text,
         mlm=bool(config.losses.mlm),

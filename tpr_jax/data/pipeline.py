@@ -12,6 +12,7 @@ from tpr_jax.data.images import read_image, resize
 from tpr_jax.data.masking import mask_caption
 from tpr_jax.data.mix import epoch_order, examples_per_epoch
 from tpr_jax.data.records import Records, caption_pairs, image_sources
+from tpr_jax.data.sampler import identity_batches, identity_order
 from tpr_jax.errors import UserError
 
 
@@ -42,15 +43,17 @@ CACHE_BYTES = 512 * 2**20
 
 # The last word of an example's seed. Not 0: NumPy pads short seeds with zeros, so [seed, epoch], which orders
 # the epoch, and [seed, epoch, 0, 0] are the same stream.
-# 3 is `mix`'s.
+# 3 is `mix`'s, 5 is `sampler`'s.
 _AUGMENT, _MASK, _REPLACE = 1, 2, 4
 
 # Pictures tried in the place of one that cannot be read, before the data set is given up.
 _TRIES = 100
 
 
-def steps_per_epoch(records: Records, batch_size: int) -> int:
+def steps_per_epoch(records: Records, batch_size: int, instances: int = 0) -> int:
     """Whole batches of caption pairs; the remainder is dropped, so that every batch has one shape.
+
+    With `instances` above 0, batches of so many examples of each identity: see `sampler.identity_batches`.
 
     Raises:
       UserError: not even one batch.
@@ -60,7 +63,15 @@ def steps_per_epoch(records: Records, batch_size: int) -> int:
         raise UserError(
             f"batch_size {batch_size} does not fit {pairs} captions of {records.name}: choose at most {pairs}"
         )
-    return pairs // batch_size
+    if not instances:
+        return pairs // batch_size
+    if batch_size % instances:
+        raise UserError(f"batch_size {batch_size} must be a multiple of the {instances} of an identity")
+    if records.passes is not None:
+        raise UserError(
+            "config.sampler='identity' passes once through the data: give those of config.mix the weight 1"
+        )
+    return identity_batches(caption_pairs(records)[2], batch_size // instances, instances)
 
 
 def train_input(
@@ -70,6 +81,7 @@ def train_input(
     image_size: tuple[int, int],
     batch_size: int,
     seed: int,
+    instances: int = 0,
     augment: bool = True,
     pad: int = 10,
     mask_text: bool = True,
@@ -91,6 +103,7 @@ def train_input(
     Args:
       tokenizer: list of n texts -> int32 [n, l]; with `mask_text` its field `mask_id` is used too.
       image_size: height, width in pixels.
+      instances: above 0: so many examples of each identity in a batch, see `sampler.identity_order`.
       augment, pad: see `augment.augment_image`.
       mask_text: whether `ids` are masked, see `masking.mask_caption`.
       mlm: batches hold `mlm_ids` and `mlm_labels` [b, l] besides: the masked ids, and what was masked.
@@ -102,7 +115,7 @@ def train_input(
     Raises:
       UserError: a setting that does not fit; a picture that cannot be read, here or when its batch is due.
     """
-    steps = steps_per_epoch(records, batch_size)
+    steps = steps_per_epoch(records, batch_size, instances)
     if batch_size % process_count:
         raise UserError(f"batch_size {batch_size} must be a multiple of the {process_count} processes")
     if seed < 0:
@@ -154,7 +167,10 @@ def train_input(
         return image, np.stack([masked if mask_text else ids, masked, words][: 3 if mlm else 1]), pair
 
     def batches(epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        order = epoch_order(records, seed, epoch)
+        if instances:
+            order = identity_order(pids, batch_size // instances, instances, seed, epoch)
+        else:
+            order = epoch_order(records, seed, epoch)
         order = order[: steps * batch_size].reshape(steps, process_count, share)[:, process_index]
         failures = {}
 
