@@ -1,4 +1,4 @@
-"""The mesh, and that eight devices compute what one does: in one process of eight forced CPU devices."""
+"""The mesh, what lies where on it, and that eight devices compute what one does: `mesh_script.py`."""
 
 import json
 import os
@@ -6,44 +6,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 
+from tpr_jax import losses, sharding
 from tpr_jax.errors import UserError
-from tpr_jax.sharding import make_mesh
+from tpr_jax.models.methods import METHODS
 
-SCRIPT = """
-import dataclasses, json
-import jax, numpy as np, optax, tiny_clip as tiny
-from jax.sharding import Mesh
-from tpr_jax import optim, sharding, step
+HERE = Path(__file__).parent
+MESHES = ("8x1", "4x2", "2x4", "1x8")
+TRAINED = [name for name in METHODS if name != "zero_shot"]
+SIZES = """
+import json
+from tpr_jax import sharding
 from tpr_jax.errors import UserError
-from tpr_jax.models import clip
-from tpr_jax.models.methods import dm_adapter
 
-method = dm_adapter(**tiny.DM_SETTINGS)
-model = clip.build(dataclasses.replace(tiny.CONFIG, text_layers=1), method)
-variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
-trainable, frozen = optim.split_collections(variables, method.trainable)
-optimiser = optax.sgd(0.01, momentum=0.9)
-flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]).tolist()
-found = {"devices": len(jax.devices()), "losses": {}, "trained": {}, "sizes": {}, "refused": {}}
-one = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "model"))
-for name, mesh in {"one": one, "eight": sharding.make_mesh()}.items():
-    update = step.jit_train_step(model, optimiser, {"sdm": 1.0, "balance": 0.5}, 50.0, mesh)
-    # A copy each: a step takes its state's memory.
-    state = step.init_state(optimiser, jax.tree.map(np.copy, trainable))
-    state, held = sharding.everywhere(mesh, state), sharding.everywhere(mesh, frozen)
-    losses = []
-    for seed in range(2):
-        batch = sharding.by_row(mesh, tiny.batch(16, seed))
-        state, metrics = update(state, held, batch)
-        losses.append(float(metrics["loss"]))
-    found["losses"][name] = losses
-    found["trained"][name] = flat(state["trainable"])
-found["start"] = flat(trainable)
-found["rows"] = [list(s.data.shape) for s in batch["image"].addressable_shards]
-found["copies"] = [s.data.shape == x.shape for x in jax.tree.leaves(held)[:1] for s in x.addressable_shards]
+found = {"sizes": {}, "refused": {}}
 for sizes in [(-1, 1), (4, 2), (-1, 4), (2, -1)]:
     found["sizes"][str(sizes)] = dict(sharding.make_mesh(*sizes).shape)
 for sizes in [(3, -1), (4, 1), (-1, 3), (16, 1), (0, 8), (-1, 0), (-1, -1), (-8, -1)]:
@@ -51,41 +31,123 @@ for sizes in [(3, -1), (4, 1), (-1, 3), (16, 1), (0, 8), (-1, 0), (-1, -1), (-8,
         sharding.make_mesh(*sizes)
     except UserError as error:
         found["refused"][str(sizes)] = str(error)
+mesh = sharding.make_mesh(4, 2)
+for rows in (16, 12):
+    split = sharding.by_row(mesh, __import__("numpy").zeros((rows, 3)))
+    found[f"rows of {rows}"] = [list(shard.data.shape) for shard in split.addressable_shards]
 print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module")
-def eight():
-    """What the script found."""
-    here = Path(__file__).parent
+def eight_devices(*command: str) -> dict:
+    """What a script prints that runs on eight forced CPU devices."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling is all the work here
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)]),
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_eight_devices_compute_what_one_does(eight):
+@pytest.fixture(scope="module")
+def some():
+    """One method, on the meshes that split weights least and most."""
+    return eight_devices(str(HERE / "mesh_script.py"), "dm_adapter", "--", "4x2", "1x8")
+
+
+@pytest.fixture(scope="module")
+def every():
+    """Every method on every mesh."""
+    return eight_devices(str(HERE / "mesh_script.py"), *TRAINED, "--", *MESHES)
+
+
+def assert_the_same_run(found: dict, label: str) -> None:
+    """The losses of five steps to 1e-5, the parameters behind them to 1e-4 of their way."""
+    one, many = found["1x1"], found[label]
+    for step, (metrics, expected) in enumerate(zip(many["metrics"], one["metrics"], strict=True)):
+        for key, value in expected.items():
+            np.testing.assert_allclose(metrics[key], value, rtol=1e-5, err_msg=f"{label} {step} {key}")
+    assert len(one["metrics"]) == 5 and one["metrics"][-1]["bad_step"] == -1
+    assert many["error"] < 1e-4
+    assert many["compiled"] == 1
+    model = int(label[-1])
+    assert many["shares"] == ([1 / model] if model > 1 else [])
+
+
+@pytest.mark.parametrize("label", ["4x2", "1x8"])
+def test_eight_devices_train_what_one_does(some, label):
     """Over the whole batch: a loss of each device's own rows would be another."""
-    assert eight["devices"] == 8
-    np.testing.assert_allclose(eight["losses"]["eight"], eight["losses"]["one"], rtol=1e-5)
-    start, one, many = (
-        np.array(x) for x in (eight["start"], eight["trained"]["one"], eight["trained"]["eight"])
-    )
-    assert np.linalg.norm(one - start) > 1e-3
-    assert np.linalg.norm(many - one) < 1e-4 * np.linalg.norm(one - start)
+    assert_the_same_run(some["methods"]["dm_adapter"], label)
+    assert some["methods"]["dm_adapter"][label]["split"] > 10
 
 
-def test_rows_are_split_and_weights_copied(eight):
-    assert eight["rows"] == [[2, 12, 8, 3]] * 8
-    assert eight["copies"] == [True] * 8
+@pytest.mark.slow
+@pytest.mark.parametrize("label", MESHES)
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_method_on_every_mesh(every, name, label):
+    """IRRA with all losses."""
+    assert_the_same_run(every["methods"][name], label)
+    if name == "irra":
+        assert set(losses.NAMES) - {"balance"} < set(every["methods"][name][label]["metrics"][0])
+
+
+@pytest.mark.parametrize("name", losses.BY_NAME)
+def test_each_loss_and_its_gradient_is_that_of_the_whole_batch(some, name):
+    assert set(some["losses"]) == set(losses.BY_NAME)
+    for label in ("4x2", "1x8"):
+        assert some["losses"][name][label] < 1e-5
+
+
+@pytest.mark.parametrize("name", [name for name in losses.BY_NAME if name != "id"])
+def test_no_device_holds_all_pairs_of_a_batch(some, name):
+    """A device's rows of them: an eighth."""
+    one, eight = some["memory"]["1x1"][name], some["memory"]["4x2"][name]
+    assert one["all_pairs"] and not eight["all_pairs"]
+    assert eight["bytes"] < one["bytes"] / 4
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "model", "spec"),
+    [
+        ("kernel", (768, 3072), 4, PartitionSpec(None, "model")),
+        ("kernel", (3072, 768), 4, PartitionSpec("model")),
+        ("kernel", (768, 6, 96), 8, PartitionSpec("model")),
+        ("token_embedding", (49408, 512), 16, PartitionSpec("model")),
+        ("token_embedding", (49409, 512), 16, PartitionSpec(None, "model")),
+        ("kernel", (999, 777), 4, PartitionSpec()),  # nothing divides
+        ("kernel", (255, 256), 4, PartitionSpec()),  # too small
+        ("positional_embedding", (193, 768), 4, PartitionSpec()),
+        ("kernel", (768, 3072), 1, PartitionSpec()),
+    ],
+)
+def test_where_a_leaf_is_split(name, shape, model, spec):
+    assert sharding.leaf_spec(name, shape, model) == spec
+
+
+def test_the_optimisers_moments_lie_as_their_weights():
+    """Their paths end as those of the weights do, whatever optax puts before."""
+    import optax
+
+    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), sharding.AXES)
+    state = optax.adam(1.0).init({"params": {"mlp": {"kernel": np.zeros((300, 400), np.float32)}}})
+    with pytest.MonkeyPatch.context() as patch:
+        seen = []
+        patch.setattr(sharding, "leaf_spec", lambda *told: seen.append(told) or PartitionSpec())
+        sharding.leaf_shardings(mesh, state)
+    assert seen.count(("kernel", (300, 400), 1)) == 2 and ("", (), 1) in seen
+
+
+@pytest.fixture(scope="module")
+def eight():
+    return eight_devices("-c", SIZES)
+
+
+def test_rows_are_split_over_all_devices_or_over_data_where_they_are_few(eight):
+    assert eight["rows of 16"] == [[2, 3]] * 8
+    assert eight["rows of 12"] == [[3, 3]] * 8
 
 
 def test_sizes_of_the_mesh(eight):
@@ -106,4 +168,4 @@ def test_sizes_that_do_not_fit_are_refused(eight):
 
 def test_a_mesh_too_large_for_this_machine():
     with pytest.raises(UserError, match="mesh.data=4096"):
-        make_mesh(4096, 1)
+        sharding.make_mesh(4096, 1)

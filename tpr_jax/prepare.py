@@ -8,7 +8,7 @@ from tpr_jax import config as config_lib
 from tpr_jax import optim, sharding, step
 from tpr_jax.data import sources, subsets
 from tpr_jax.errors import UserError
-from tpr_jax.models import clip
+from tpr_jax.models import clip, methods
 from tpr_jax.models.heads import Heads
 from tpr_jax.weights import backbone
 
@@ -22,6 +22,15 @@ def prepare(config: ConfigDict) -> dict:
                 f"config.{key}={config[key]} must be a multiple of the {mesh.shape['data']} devices of the "
                 "data axis"
             )
+    # What cannot be built is found before the data are looked through, which may take minutes.
+    method = config_lib.make_method(config)
+    clip_config, params, tokenizer = backbone.load(
+        config.backbone,
+        tuple(config.image_size),
+        text_length=config.text_length,
+        with_weights=not config.from_scratch,
+    )
+    methods.check(method, clip_config)
     skip = config.on_bad_image == "skip"
     splits = sources.load_splits(config.dataset, config.data_dir, missing_ok=skip)
     described = sources.describe(config.dataset, splits)
@@ -30,13 +39,6 @@ def prepare(config: ConfigDict) -> dict:
     splits["train"], reduced = subsets.reduce(splits["train"], config)
     described |= reduced
     splits = sources.with_mixed(splits, config.mix, missing_ok=skip)
-    clip_config, params, tokenizer = backbone.load(
-        config.backbone,
-        tuple(config.image_size),
-        text_length=config.text_length,
-        with_weights=not config.from_scratch,
-    )
-    method = config_lib.make_method(config)
     people = len(set(splits["train"].pids.tolist())) if "train" in splits else 0
     heads = Heads(
         num_classes=people if config.losses.id else 0,
@@ -64,8 +66,8 @@ def prepare(config: ConfigDict) -> dict:
         "clip_config": clip_config,
         "method": method,
         "model": model,
-        "trainable": sharding.everywhere(mesh, trainable),
-        "frozen": sharding.everywhere(mesh, frozen),
+        "trainable": sharding.place(mesh, trainable),
+        "frozen": sharding.place(mesh, frozen),
         "encoders": step.jit_encoders(model, mesh),
     }
 

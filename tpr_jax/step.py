@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tpr_jax import losses
+from tpr_jax import losses, sharding
 from tpr_jax.errors import UserError
+from tpr_jax.models.products import whole
 from tpr_jax.trees import merge
 
 
@@ -45,7 +46,8 @@ def objective(
             return losses.masked_words(model["predict_words"](variables, images, ids), labels)
         settings = {"scale": scale} if name in ("sdm", "itc") else {}
         if name == "id":
-            settings = _needed(variables.get("head", {}).get("classifier"), name, "a classifier among heads")
+            head = _needed(variables.get("head", {}).get("classifier"), name, "a classifier among heads")
+            settings = jax.tree.map(whole, head)
         known = _needed(losses.BY_NAME.get(name), name, f"another name: known are {', '.join(losses.NAMES)}")
         return known(image_feats, text_feats, batch["pid"], **settings)
 
@@ -122,33 +124,44 @@ def compiler_options() -> dict[str, str]:
     return options
 
 
+def on_mesh(function: Callable, mesh: Mesh) -> Callable:
+    """The function as it is traced for a mesh, where split weights come together (`products.whole`)."""
+    if mesh.size == 1:
+        return function
+
+    @functools.wraps(function)
+    def traced(*arguments):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments)
+
+    return traced
+
+
 def jit_train_step(model: dict, optimiser, weights: dict, scale: float, mesh: Mesh) -> Callable:
-    """`(state, frozen, batch) -> (state, metrics)`: the batch split over `data`, all else on every device;
+    """`(state, frozen, batch) -> (state, metrics)`, of what `sharding.place` and `sharding.by_row` laid out;
     the state's memory is given to the new state."""
-    everywhere, by_row = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
     def step(state, frozen, batch):
-        return train_step(model, optimiser, weights, scale, state, frozen, batch)
+        new, metrics = train_step(model, optimiser, weights, scale, state, frozen, batch)
+        # Else the compiler would choose, and the next step be compiled anew for its choice.
+        new = jax.lax.with_sharding_constraint(new, sharding.leaf_shardings(mesh, new))
+        return new, jax.lax.with_sharding_constraint(metrics, NamedSharding(mesh, PartitionSpec()))
 
-    return jax.jit(
-        step,
-        in_shardings=(everywhere, everywhere, by_row),
-        out_shardings=everywhere,
-        donate_argnums=0,
-        compiler_options=compiler_options(),
-    )
+    return jax.jit(on_mesh(step, mesh), donate_argnums=0, compiler_options=compiler_options())
 
 
 def jit_encoders(model: dict, mesh: Mesh) -> tuple[Callable, Callable]:
-    """`(variables, images or ids) -> features float32 [b, e]`, unnormalised, for both towers."""
-    everywhere, by_row = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    """`(variables, images or ids) -> features float32 [b, e]`, unnormalised, for both towers.
+
+    Every process gives all rows, and gets all features.
+    """
 
     def jitted(encode):
-        return jax.jit(
-            lambda variables, rows: encode(variables, rows)[0],
-            in_shardings=(everywhere, by_row),
-            out_shardings=everywhere,
+        run = jax.jit(
+            on_mesh(lambda variables, rows: encode(variables, rows)[0], mesh),
+            out_shardings=NamedSharding(mesh, PartitionSpec()),
             compiler_options=compiler_options(),
         )
+        return lambda variables, rows: run(variables, sharding.by_row(mesh, rows))
 
     return jitted(model["encode_image"]), jitted(model["encode_text"])

@@ -17,7 +17,7 @@ from tpr_jax.models.layers import LayerNorm, normal
 from tpr_jax.models.methods import Method, check
 from tpr_jax.models.parts import slots_of_block, text_tokens
 from tpr_jax.models.petl.prompts import make_room, replace
-from tpr_jax.models.products import dense
+from tpr_jax.models.products import dense, whole
 
 
 def normalise(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
@@ -94,7 +94,7 @@ class TextTower(nn.Module):
         length = ids.shape[1]
         embedding = self.param("token_embedding", normal(0.02), (c.vocab_size, d))
         positions = self.param("positional_embedding", normal(0.01), (c.context_length, d))
-        x = embedding.astype(self.dtype)[ids]
+        x = whole(embedding.astype(self.dtype))[ids]
         if prompts is not None:
             x = replace(x, prompts[0], 1)
         x = x + positions[:length].astype(self.dtype)

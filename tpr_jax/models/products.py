@@ -8,7 +8,18 @@ operands are multiplied in float32 everywhere.
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
+
+
+def whole(weight: Array) -> Array:
+    """The weight with all its pieces: on a mesh it may be held split over devices (`sharding.py`).
+
+    Called anew in the backward pass, so that the whole is held only while it is used.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return weight
+    return jax.lax.with_sharding_constraint(weight, PartitionSpec())
 
 
 def _product(a, b):
@@ -41,7 +52,7 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 @jax.custom_vjp
 def dense(x: Float[Array, "*batch k"], kernel: Float[Array, "k n"]) -> Float[Array, "*batch n"]:
     """`x @ kernel` in x's type; the kernel may be held in float32 and then gets a float32 gradient."""
-    return _product(x, kernel.astype(x.dtype)).astype(x.dtype)
+    return _product(x, whole(kernel.astype(x.dtype))).astype(x.dtype)
 
 
 def _dense_forward(x, kernel):
@@ -51,7 +62,7 @@ def _dense_forward(x, kernel):
 def _dense_backward(saved, g):
     x, kernel = saved
     g = g.astype(x.dtype)
-    grad_x = _product(g, kernel.astype(x.dtype).T).astype(x.dtype)
+    grad_x = _product(g, whole(kernel.astype(x.dtype)).T).astype(x.dtype)
     rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
     grad_kernel = _product(rows[0].T, rows[1]).astype(kernel.dtype)
     return grad_x, grad_kernel

@@ -1,0 +1,121 @@
+"""Run by test_sharding.py in a process of eight forced CPU devices: each mesh trains the same few steps.
+
+    python mesh_script.py METHOD... -- DATAxMODEL...
+
+Prints JSON: for each method and mesh the losses of each step and how far parameters are from those of one
+device, as a share of how far these have moved; what is split; the losses alone with their gradients, and the
+memory that each takes of a device.
+"""
+
+import dataclasses
+import functools
+import json
+import sys
+
+import jax
+import numpy as np
+import tiny_clip as tiny
+from jax.sharding import Mesh
+
+from tpr_jax import losses, optim, sharding, step
+from tpr_jax.models import clip
+from tpr_jax.models.heads import NO_HEADS, Heads
+from tpr_jax.models.methods import METHODS
+
+STEPS, ROWS = 5, 16
+sharding.SMALLEST = 64  # the tiny CLIP's weights are all small
+
+
+def batch(seed: int) -> dict:
+    rows = tiny.batch(ROWS, seed)
+    masked = rows["ids"].copy()
+    masked[:, 1] = tiny.CONFIG.vocab_size - 2
+    labels = np.where(rows["ids"] != masked, rows["ids"], 0)
+    return {**rows, "mlm_ids": masked, "mlm_labels": labels}
+
+
+def train(name: str, meshes: dict) -> dict:
+    """IRRA with all losses at once, which needs its heads; each loss is logged by name."""
+    method = METHODS[name](**(tiny.DM_SETTINGS if name == "dm_adapter" else tiny.SETTINGS.get(name, {})))
+    used = losses.NAMES if name == "irra" else ("sdm", "itc", "balance")
+    weights = {loss: 1.0 for loss in used if loss != "balance" or method.mixtures}
+    config = dataclasses.replace(tiny.CONFIG, text_layers=1)
+    model = clip.build(config, method, heads=Heads(ROWS, mlm_depth=1) if name == "irra" else NO_HEADS)
+    variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
+    trainable, frozen = optim.split_model(variables, method)
+    optimiser = optim.adam(lambda step: 1e-3, trainable, eps=1e-3)
+    found, ended = {}, {}
+    for label, mesh in meshes.items():
+        update = step.jit_train_step(model, optimiser, weights, 50.0, mesh)
+        # A copy each: a step takes its state's memory.
+        state = sharding.place(mesh, step.init_state(optimiser, jax.tree.map(np.copy, trainable)))
+        held, logged = sharding.place(mesh, frozen), []
+        for seed in range(STEPS):
+            state, metrics = update(state, held, sharding.by_row(mesh, batch(seed)))
+            logged.append({key: np.asarray(value).tolist() for key, value in metrics.items()})
+        ended[label] = flat(state["trainable"])
+        split = [leaf for leaf in jax.tree.leaves((state, held)) if not leaf.is_fully_replicated]
+        shares = {leaf.addressable_shards[0].data.size / leaf.size for leaf in split}
+        found[label] = {
+            "metrics": logged,
+            "error": float(norm(ended[label] - ended["1x1"]) / norm(ended["1x1"] - flat(trainable))),
+            "split": len(split),
+            "shares": sorted(shares),
+            "compiled": update._cache_size(),
+        }
+    return found
+
+
+def flat(tree) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+norm = np.linalg.norm
+
+
+def losses_alone(meshes: dict) -> dict:
+    """Of each loss its value and the gradients of the features: the largest errors against one device."""
+    rng = np.random.default_rng(0)
+    feats = [rng.normal(size=(ROWS, 8)).astype(np.float32) for _ in range(2)]
+    pids = np.arange(ROWS, dtype=np.int32) * 2 // 3
+    found = {}
+    for name, loss in losses.BY_NAME.items():
+        if name == "id":
+            loss = functools.partial(loss, kernel=rng.normal(size=(8, ROWS)), bias=np.zeros(ROWS))
+        values = {}
+        for label, mesh in meshes.items():
+            run = jax.jit(step.on_mesh(jax.value_and_grad(loss, argnums=(0, 1)), mesh))
+            value, gradients = run(*sharding.by_row(mesh, (*feats, pids)))
+            values[label] = np.append(flat(gradients), value)
+        one = values["1x1"]
+        found[name] = {label: float(np.abs(v - one).max() / norm(one)) for label, v in values.items()}
+    return found
+
+
+def memory_of_losses(mesh: Mesh, rows: int = 2048, width: int = 16) -> dict:
+    """Of each loss of pairs: the bytes a device needs for it and its gradient, and whether they hold an array
+    of all pairs."""
+    found = {}
+    for name, loss in losses.BY_NAME.items():
+        if name == "id":
+            continue
+        shapes = [((rows, width), np.float32)] * 2 + [((rows,), np.int32)]
+        arrays = [jax.ShapeDtypeStruct(*s, sharding=sharding.row_sharding(mesh, rows)) for s in shapes]
+        run = jax.jit(step.on_mesh(jax.value_and_grad(loss, argnums=(0, 1)), mesh))
+        compiled = run.lower(*arrays).compile()
+        taken = compiled.memory_analysis().temp_size_in_bytes
+        found[name] = {"bytes": taken, "all_pairs": f"[{rows},{rows}]" in compiled.as_text()}
+    return found
+
+
+def main(names: list[str], sizes: list[str]) -> None:
+    meshes = {"1x1": Mesh(np.array(jax.devices()[:1]).reshape(1, 1), sharding.AXES)}
+    meshes |= {label: sharding.make_mesh(*map(int, label.split("x"))) for label in sizes}
+    found = {name: train(name, meshes) for name in names}
+    memory = {label: memory_of_losses(mesh) for label, mesh in list(meshes.items())[:2]}
+    print(json.dumps({"methods": found, "losses": losses_alone(meshes), "memory": memory}))
+
+
+if __name__ == "__main__":
+    middle = sys.argv.index("--")
+    main(sys.argv[1:middle], sys.argv[middle + 1 :])
