@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from tqdm import tqdm
 
-from tpr_jax.data.images import read_image, resize
+from tpr_jax.data.images import read_resized
 from tpr_jax.errors import UserError
 
 
@@ -68,7 +68,7 @@ def image_batches(
 
 def _read(source, image_size: tuple[int, int], row: int, bad: dict | None) -> np.ndarray:
     try:
-        return resize(read_image(source), image_size)
+        return read_resized(source, image_size)
     except UserError as error:
         if bad is None:
             raise

@@ -43,6 +43,18 @@ def read_image(source) -> UInt8[np.ndarray, "h w 3"]:
         return _crop(read_image(source.path), source)
     if isinstance(source, np.ndarray):
         return _array_to_rgb(source)
+    return np.asarray(_rgb_of(source))
+
+
+def read_resized(source, size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """What `resize(read_image(source), size)` gives, to the bit, with fewer copies on the way."""
+    if isinstance(source, Crop | np.ndarray):
+        return resize(read_image(source), size)
+    return np.asarray(_resized(_rgb_of(source), size))
+
+
+def _rgb_of(source) -> Image.Image:
+    """A path, the bytes of a file, or a PIL image -> its upright RGB pixels."""
     if isinstance(source, Image.Image):
         name = getattr(source, "filename", "") or "the PIL image"
         return _decode(source, os.fspath(name))
@@ -58,10 +70,16 @@ def resize(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np
 
     When shrinking, the triangle filter widens with the step between output pixels, so it is antialiased.
     """
-    height, width = size
-    if image.shape[:2] == (height, width):
+    if image.shape[:2] == tuple(size):
         return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    return np.asarray(_resized(Image.fromarray(image), size))
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    height, width = size
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def _crop(image: np.ndarray, crop: Crop) -> np.ndarray:
@@ -85,7 +103,7 @@ def _read_file(path: str) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror}): check the file's permissions") from None
 
 
-def _open_and_decode(data: bytes, name: str) -> np.ndarray:
+def _open_and_decode(data: bytes, name: str) -> Image.Image:
     if not data:
         raise UserError(f"{name}: the picture is empty (0 bytes): replace or remove it")
     try:
@@ -104,7 +122,7 @@ def _open_and_decode(data: bytes, name: str) -> np.ndarray:
         return _decode(image, name)
 
 
-def _decode(image: Image.Image, name: str) -> np.ndarray:
+def _decode(image: Image.Image, name: str) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width} x {image.height}"
         raise UserError(f"{name}: the picture is too large ({size}): at most {MAX_PIXELS:,} pixels")
@@ -112,17 +130,18 @@ def _decode(image: Image.Image, name: str) -> np.ndarray:
         raise UserError(f"{name}: the picture has no pixels")
     try:
         image.load()
-        rgb = _to_rgb(_upright(image), name)
+        return _to_rgb(_upright(image), name)
     except (UserError, MemoryError):
         raise
     except Exception as error:  # as above: OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
         message = f"{name}: damaged or cut-off picture ({_one_line(error)}): replace or remove it"
         raise UserError(message) from None
-    return np.asarray(rgb)
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """The picture turned as its EXIF orientation says; unreadable EXIF data does not spoil good pixels."""
+    if image.format == "JPEG" and "exif" not in image.info and "xmp" not in image.info:
+        return image  # most photos: nowhere to say an orientation, and to look costs a tenth of decoding
     try:
         return ImageOps.exif_transpose(image)
     except Exception:

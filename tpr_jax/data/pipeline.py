@@ -1,6 +1,8 @@
 """Training batches by tf.data: every random choice is a function of (seed, epoch, example)."""
 
 import contextlib
+import itertools
+import math
 import os
 from collections.abc import Callable, Iterator
 
@@ -8,7 +10,7 @@ import numpy as np
 
 from tpr_jax.data.augment import augment_image
 from tpr_jax.data.batches import decode_all, image_batches, text_batches, worker_threads
-from tpr_jax.data.images import read_image, resize
+from tpr_jax.data.images import read_resized
 from tpr_jax.data.masking import mask_caption
 from tpr_jax.data.mix import epoch_order, examples_per_epoch
 from tpr_jax.data.records import Records, caption_pairs, image_sources
@@ -137,7 +139,7 @@ def train_input(
         row = image_index[pair]
         if skipped and (name := str(sources[row])) in skipped:
             raise UserError(skipped[name])
-        return resize(read_image(sources[row]), image_size) if images is None else images[row]
+        return read_resized(sources[row], image_size) if images is None else images[row]
 
     def readable(epoch: int, example: int) -> tuple[int, np.ndarray]:
         """(pair, its picture): the example's own, or where that cannot be read another's."""
@@ -155,16 +157,20 @@ def train_input(
             pair = int(draw.integers(len(captions)))
         raise UserError(f"{first}; nor can any of {_TRIES - 1} others that were tried in its place be read")
 
-    def load_example(epoch: int, example: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """The picture; the ids [1, l], or with `mlm` [3, l]: ids, masked ids, labels; the pair."""
-        pair, image = readable(epoch, example)
+    def load_example(epoch: int, example: int, image: np.ndarray, ids: np.ndarray) -> int:
+        """Fills `image`, and `ids`: [1, l], or with `mlm` ids, masked ids and labels; returns the pair."""
+        pair, whole = readable(epoch, example)
         if augment:
-            image = augment_image(image, (seed, epoch, example, _AUGMENT), pad=pad)
-        ids = all_ids[pair]
-        if not (mask_text or mlm):
-            return image, ids[None], pair
-        masked, words = mask_caption(ids, tokenizer.mask_id, (seed, epoch, example, _MASK))
-        return image, np.stack([masked if mask_text else ids, masked, words][: 3 if mlm else 1]), pair
+            augment_image(whole, (seed, epoch, example, _AUGMENT), pad=pad, out=image)
+        else:
+            image[...] = whole
+        ids[0] = all_ids[pair]
+        if mask_text or mlm:
+            masked, words = mask_caption(all_ids[pair], tokenizer.mask_id, (seed, epoch, example, _MASK))
+            ids[0] = masked if mask_text else ids[0]
+            if mlm:
+                ids[1:] = masked, words
+        return pair
 
     def batches(epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
         if instances:
@@ -175,10 +181,10 @@ def train_input(
         failures = {}
 
         def arrays(examples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            image, ids = _aligned(shapes[0]), np.empty(shapes[1], np.int32)
             try:
-                rows = [load_example(epoch, example) for example in examples.tolist()]
-                image, ids, pairs = zip(*rows, strict=True)
-                return np.stack(image), np.stack(ids), np.array(pairs, np.int32)
+                pairs = map(load_example, itertools.repeat(epoch), examples.tolist(), image, ids)
+                return image, ids, np.array(list(pairs), np.int32)
             except UserError as error:
                 # Through TensorFlow it would come out as a traceback of its own, and perhaps before its turn.
                 failures[int(examples[0])] = error
@@ -202,3 +208,10 @@ def train_input(
             yield batch | ({"mlm_ids": ids[:, 1], "mlm_labels": ids[:, 2]} if mlm else {})
 
     return batches
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """uint8, not filled, where TensorFlow and XLA take memory over as it is instead of copying it."""
+    memory = np.empty(math.prod(shape) + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + math.prod(shape)].reshape(shape)
