@@ -44,8 +44,14 @@ def axis_rows(rng, n, e):
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**31), q=st.integers(1, 12), g=st.integers(1, 30), tied=st.booleans())
-def test_equals_the_sorting_version(seed, q, g, tied):
+@given(
+    seed=st.integers(0, 2**31),
+    q=st.integers(1, 12),
+    g=st.integers(1, 30),
+    tied=st.booleans(),
+    counted=st.booleans(),
+)
+def test_equals_the_sorting_version(seed, q, g, tied, counted):
     rng = np.random.default_rng(seed)
     make = axis_rows if tied else lambda rng, n, e: rng.normal(size=(n, e))
     query, gallery = make(rng, q, 3), make(rng, g, 3)
@@ -53,6 +59,7 @@ def test_equals_the_sorting_version(seed, q, g, tied):
     query_pids[0] = gallery_pids[0]  # at least one match; others may have none
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "BLOCK_BYTES", 8 * g * 5)  # several blocks, the last one ragged
+        patch.setattr(metrics, "MANY", 128 if counted else 0)
         got = metrics.retrieval_metrics(query, gallery, query_pids, gallery_pids)
         counts = metrics.rank_metrics(query, gallery, query_pids, gallery_pids)
     assert set(got["t2i"]) == set(got["i2t"]) == {"R1", "R5", "R10", "mAP", "mINP"}
@@ -142,6 +149,29 @@ def test_bfloat16_and_float16_features_are_scored_in_float32():
     assert scores[0, 0] == pytest.approx(0.96, abs=1e-6)
 
 
+def test_without_numba_the_metrics_are_the_same(monkeypatch):
+    rng = np.random.default_rng(5)
+    args = axis_rows(rng, 40, 4), axis_rows(rng, 60, 4), rng.integers(0, 9, 40), rng.integers(0, 9, 60)
+    counted = metrics.retrieval_metrics(*args)
+    monkeypatch.setattr(metrics.ranking, "numba", None)
+    sorted_ = metrics.retrieval_metrics(*args)
+    for way in ("t2i", "i2t"):
+        assert counted[way] == pytest.approx(sorted_[way], abs=1e-9)
+
+
+def test_pids_keep_all_their_bits():
+    """2**62 and 2**62 + 1 are one number in float64."""
+    feats = np.eye(3, dtype=np.float32)
+    pids = np.array([2**62, 2**62 + 1, -(2**63)])
+    got = metrics.retrieval_metrics(feats, feats[[1, 0, 2]], pids, pids)
+    assert got["t2i"]["R1"] == got["i2t"]["R1"] == pytest.approx(100 / 3)  # only the third is at 1
+    assert metrics.rank_metrics(feats, feats, pids, pids)["mINP"] == 100
+    with pytest.raises(UserError, match="query pids are uint64: give whole numbers within int64"):
+        metrics.retrieval_metrics(feats, feats, pids.astype(np.uint64), pids)
+    with pytest.raises(UserError, match="gallery pids are float64"):
+        metrics.rank_metrics(feats, feats, pids, pids.astype(float))
+
+
 def test_wrong_input_is_named():
     ones = np.ones((2, 3), np.float32)
     with pytest.raises(UserError, match="no query's pid"):
@@ -152,5 +182,11 @@ def test_wrong_input_is_named():
         metrics.top_k(ones, np.ones((2, 4)), 1)
     with pytest.raises(UserError, match="gallery features are not finite in 1 rows, first 1:"):
         metrics.top_k(ones, np.array([[1, 2, 3], [1, np.nan, 3]]), 1)
+    with pytest.raises(UserError, match="there are no query features"):
+        metrics.retrieval_metrics(ones[:0], ones, [], [1, 2])
+    with pytest.raises(UserError, match="there are no gallery features"):
+        metrics.top_k(ones, ones[:0], 1)
+    with pytest.raises(UserError, match="gallery features are not finite"):
+        metrics.retrieval_metrics(ones, ones * np.inf, [1, 2], [1, 2])
     with pytest.raises(UserError, match="top_k=0"):
         metrics.top_k(ones, ones, 0)

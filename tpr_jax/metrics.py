@@ -1,19 +1,21 @@
-"""Retrieval metrics from features: R@k, mAP and mINP, and the top of a ranking. NumPy only.
+"""Retrieval metrics from features: R@k, mAP and mINP, and the top of a ranking.
 
 Similarity is the cosine. Equal scores are ordered by gallery index, so a ranking is a function of the
-features alone. Scores are made in blocks of queries: memory grows with the gallery, not with its square.
+features alone. Scores are made in blocks: memory grows with the features, not with their square.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from tpr_jax import ranking
 from tpr_jax.errors import UserError
 
 RECALL_AT = (1, 5, 10)
 METRIC_KEYS = (*(f"R{k}" for k in RECALL_AT), "mAP", "mINP")
 BLOCK_BYTES = 64 * 2**20
+MANY = 128  # matches a query (or gallery entry, if those are more) above which sorting beats counting
 
 
 def retrieval_metrics(
@@ -21,15 +23,29 @@ def retrieval_metrics(
     gallery_feats: Float[np.ndarray, "g e"],
     query_pids: Int[np.ndarray, "q"],
     gallery_pids: Int[np.ndarray, "g"],
+    pair_ranks: Callable | None = None,
 ) -> dict[str, dict[str, float]]:
     """Metrics of both directions, percent: texts are the queries and images the gallery of "t2i".
 
     Returns {"t2i": M, "i2t": M} with M = {"R1", "R5", "R10", "mAP", "mINP"}; "i2t" is the same with the roles
-    exchanged. `rank_metrics` gives one direction together with the numbers of queries behind it.
+    exchanged. `rank_metrics` gives one direction together with the numbers of queries behind it; there it
+    says what the figures are and which input is refused. `pair_ranks` does the ranking: by default
+    `ranking.pair_ranks`; `ranking_device.on_devices` makes one for accelerators.
     """
-    t2i = rank_metrics(query_feats, gallery_feats, query_pids, gallery_pids)
-    i2t = rank_metrics(gallery_feats, query_feats, gallery_pids, query_pids)
-    return {"t2i": {k: t2i[k] for k in METRIC_KEYS}, "i2t": {k: i2t[k] for k in METRIC_KEYS}}
+    query, gallery = _normalised(query_feats, gallery_feats)
+    query_pids = _as_pids("query", query, query_pids)
+    gallery_pids = _as_pids("gallery", gallery, gallery_pids)
+    matches = _count_matches(query_pids, gallery_pids)
+    if pair_ranks is None and ranking.numba is not None:
+        pair_ranks = ranking.pair_ranks
+    if pair_ranks is None or matches > MANY * max(len(query), len(gallery)):
+        t2i = _rank_by_sorting(query, gallery, query_pids, gallery_pids)
+        i2t = _rank_by_sorting(gallery, query, gallery_pids, query_pids)
+    else:
+        pairs = ranking.find_pairs(query_pids, gallery_pids)
+        forth, back = pair_ranks(query, gallery, query_pids, gallery_pids, pairs)
+        t2i, i2t = _figures(pairs.query_start, forth), _figures(pairs.gallery_start, back)
+    return {"t2i": _means(t2i), "i2t": _means(i2t)}
 
 
 def rank_metrics(
@@ -45,41 +61,49 @@ def rank_metrics(
     - mINP: the mean of (number of matches / rank of the last match) (Ye et al., TPAMI 2021, eq. 13).
 
     A query whose pid is not in the gallery is left out of every mean and counted in `num_without_match`;
-    `num_queries` counts all. Raises UserError where sizes disagree, a feature is not finite, or no query
-    has a match.
+    `num_queries` counts all. Raises UserError where sizes disagree, one side is empty, a feature is not
+    finite, a pid is no whole number, or no query has a match. This one sorts; it takes any number of matches.
     """
-    query_pids, gallery_pids = np.asarray(query_pids), np.asarray(gallery_pids)
-    _check_pids("query", query_feats, query_pids)
-    _check_pids("gallery", gallery_feats, gallery_pids)
-    num_queries = len(query_pids)
-    order = np.argsort(gallery_pids, kind="stable")
-    first = np.searchsorted(gallery_pids[order], query_pids, side="left")
-    last = np.searchsorted(gallery_pids[order], query_pids, side="right")
-    if not np.any(last > first):
-        raise UserError("no query's pid occurs in the gallery: check that both were read from the same split")
+    query, gallery = _normalised(query_feats, gallery_feats)
+    query_pids = _as_pids("query", query, query_pids)
+    gallery_pids = _as_pids("gallery", gallery, gallery_pids)
+    _count_matches(query_pids, gallery_pids)
+    figures = _rank_by_sorting(query, gallery, query_pids, gallery_pids)
+    counts = {"num_queries": len(query), "num_without_match": len(query) - figures.shape[1]}
+    return {**_means(figures), **counts}
 
-    hits = dict.fromkeys(RECALL_AT, 0)
-    average_precision, inverse_penalty = [], []
-    for start, scores in _score_blocks(query_feats, gallery_feats):
-        for row, query in zip(scores, range(start, start + len(scores)), strict=True):
-            matches = order[first[query] : last[query]]
-            if not len(matches):
-                continue
-            ranks = np.sort(match_ranks(row, matches))
-            found = np.arange(1, len(ranks) + 1)
-            for k in RECALL_AT:
-                hits[k] += int(ranks[0] <= k)
-            average_precision.append(np.mean(found / ranks))
-            inverse_penalty.append(len(ranks) / ranks[-1])
 
-    scored = len(average_precision)
-    return {
-        **{f"R{k}": 100.0 * hits[k] / scored for k in RECALL_AT},
-        "mAP": 100.0 * float(np.mean(average_precision)),
-        "mINP": 100.0 * float(np.mean(inverse_penalty)),
-        "num_queries": num_queries,
-        "num_without_match": num_queries - scored,
-    }
+def _rank_by_sorting(query, gallery, query_pids, gallery_pids):
+    """`_figures` of the queries that have a match."""
+    order, first, last = ranking.matches_of(query_pids, gallery_pids)
+    found = []
+    for start, scores in _score_blocks(query, gallery):
+        these = slice(start, start + len(scores))
+        counts = last[these] - first[these]
+        ranks = [
+            match_ranks(row, order[a:b]) for row, a, b in zip(scores, first[these], last[these], strict=True)
+        ]
+        found.append(_figures(np.concatenate([[0], np.cumsum(counts)]), np.concatenate(ranks)))
+    return np.concatenate(found, axis=1)
+
+
+def _figures(start: Int[np.ndarray, "q+1"], ranks: Int[np.ndarray, "n"]) -> Float[np.ndarray, "3 scored"]:
+    """(best rank, AP, INP) of each query that has a match, whose ranks are ranks[start[i]:start[i+1]]."""
+    count = np.diff(start)
+    query = np.repeat(np.arange(len(count)), count)
+    ranks = ranks[np.lexsort((ranks, query))]
+    found = np.arange(1, len(ranks) + 1) - start[query]
+    first, last, count = start[:-1][count > 0], start[1:][count > 0] - 1, count[count > 0]
+    if not len(first):
+        return np.zeros((3, 0))
+    precision = np.add.reduceat(found / ranks, first) / count
+    return np.stack([ranks[first], precision, count / ranks[last]])
+
+
+def _means(figures: Float[np.ndarray, "3 scored"]) -> dict[str, float]:
+    best, precision, penalty = figures
+    recalls = {f"R{k}": 100.0 * float(np.mean(best <= k)) for k in RECALL_AT}
+    return {**recalls, "mAP": 100.0 * float(np.mean(precision)), "mINP": 100.0 * float(np.mean(penalty))}
 
 
 def match_ranks(scores: Float[np.ndarray, "g"], matches: Int[np.ndarray, "m"]) -> Int[np.ndarray, "m"]:
@@ -106,9 +130,10 @@ def top_k(
     """
     if k < 1:
         raise UserError(f"top_k={k}: ask for at least one result")
-    k = min(k, len(gallery_feats))
+    query, gallery = _normalised(query_feats, gallery_feats)
+    k = min(k, len(gallery))
     best_scores, best_index = [], []
-    for _, scores in _score_blocks(query_feats, gallery_feats):
+    for _, scores in _score_blocks(query, gallery):
         # The k-th best value admits every candidate; ties at it may admit more than k.
         threshold = np.partition(scores, scores.shape[1] - k, axis=1)[:, -k]
         for row, least in zip(scores, threshold, strict=True):
@@ -128,8 +153,16 @@ def l2_normalise(feats: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n e"]:
     return scaled / np.where(length > 0, length, 1)
 
 
-def _score_blocks(query_feats, gallery_feats) -> Iterator[tuple[int, Float[np.ndarray, "b g"]]]:
-    """(index of the block's first query, its cosines with the whole gallery), block after block."""
+def _score_blocks(query, gallery) -> Iterator[tuple[int, Float[np.ndarray, "b g"]]]:
+    """(index of the block's first query, its scores with the whole gallery), block after block."""
+    distinct, copies = ranking.distinct_rows(gallery)
+    rows = max(1, BLOCK_BYTES // (query.itemsize * len(gallery)))
+    for start in range(0, len(query), rows):
+        scores = query[start : start + rows] @ distinct.T
+        yield start, scores if len(distinct) == len(gallery) else scores[:, copies]
+
+
+def _normalised(query_feats, gallery_feats):
     query, gallery = _as_features("query", query_feats), _as_features("gallery", gallery_feats)
     if query.shape[1] != gallery.shape[1]:
         raise UserError(
@@ -137,29 +170,15 @@ def _score_blocks(query_feats, gallery_feats) -> Iterator[tuple[int, Float[np.nd
             "encode both with the same model"
         )
     dtype = np.result_type(query, gallery)
-    distinct, copies = _distinct_rows(l2_normalise(gallery.astype(dtype)))
-    query = l2_normalise(query.astype(dtype))
-    rows = max(1, BLOCK_BYTES // (dtype.itemsize * max(1, len(gallery))))
-    for start in range(0, len(query), rows):
-        scores = query[start : start + rows] @ distinct.T
-        yield start, scores if copies is None else scores[:, copies]
-
-
-def _distinct_rows(feats):
-    """Rows without repetition, and each row's place among them (None where nothing repeats).
-
-    A matrix product may round equal columns differently; equal features are scored once so that they tie.
-    """
-    raw = np.ascontiguousarray(feats + 0.0)  # -0.0 becomes 0.0: the comparison below is of bytes
-    as_bytes = raw.view(np.dtype((np.void, raw.dtype.itemsize * raw.shape[1]))).ravel()
-    _, first, copies = np.unique(as_bytes, return_index=True, return_inverse=True)
-    return (feats, None) if len(first) == len(feats) else (feats[first], copies.ravel())
+    return l2_normalise(query.astype(dtype, copy=False)), l2_normalise(gallery.astype(dtype, copy=False))
 
 
 def _as_features(name, feats):
     feats = np.asarray(feats)
     if feats.ndim != 2 or not feats.shape[1]:
         raise UserError(f"{name} features have shape {feats.shape}: expected [n, e]")
+    if not len(feats):
+        raise UserError(f"there are no {name} features: the split is empty")
     feats = feats.astype(np.float64 if feats.dtype == np.float64 else np.float32, copy=False)
     finite = np.isfinite(feats).all(axis=1)
     if not finite.all():
@@ -168,6 +187,18 @@ def _as_features(name, feats):
     return feats
 
 
-def _check_pids(name, feats, pids):
-    if len(pids) != len(feats):
-        raise UserError(f"{len(feats)} {name} features but {len(pids)} {name} pids: give one pid a feature")
+def _as_pids(name, feats, pids):
+    pids = np.asarray(pids)
+    if pids.shape != (len(feats),):
+        count = len(pids) if pids.ndim == 1 else f"shape {pids.shape} of"
+        raise UserError(f"{len(feats)} {name} features but {count} {name} pids: give one pid a feature")
+    if not np.can_cast(pids.dtype, np.int64):  # float64 and uint64 would make large ids equal that are not
+        raise UserError(f"{name} pids are {pids.dtype}: give whole numbers within int64")
+    return pids.astype(np.int64)
+
+
+def _count_matches(query_pids, gallery_pids):
+    matches = ranking.count_pairs(query_pids, gallery_pids)
+    if not matches:
+        raise UserError("no query's pid occurs in the gallery: check that both were read from the same split")
+    return matches
