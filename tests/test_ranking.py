@@ -60,10 +60,15 @@ def test_equals_the_sort_over_many_tiles(dtype):
         assert np.abs(ours - wanted).max() <= 1
 
 
-def test_features_that_are_almost_one_rank_by_chance():
-    """Scores differ by less than they are rounded: those of the matches must not be rounded another way."""
-    rng = np.random.default_rng(2)
-    feats = (1 + 1e-7 * rng.normal(size=(2000, 512))).astype(np.float32) / np.float32(512**0.5)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_features_that_are_almost_one_rank_by_chance(seed):
+    """Scores differ by less than they are rounded: those of the matches must not be rounded another way.
+
+    Summed one by one, they would all be larger (seed 0) or smaller (seed 1) than those of a matrix product.
+    """
+    rng = np.random.default_rng(seed)
+    one = rng.normal(size=512).astype(np.float32) / np.float32(512**0.5)
+    feats = np.where(rng.random((2000, 512)) < 0.02, np.nextafter(one, np.float32(2)), one)
     pids = np.repeat(np.arange(500), 2)
     for ranks in counted(feats[:1000], feats[1000:], pids, rng.permutation(pids)):
         assert 250 < np.mean(ranks) < 750
