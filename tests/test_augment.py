@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pytest
 
@@ -94,6 +96,78 @@ def test_erased_boxes_have_the_stated_area_aspect_and_place():
     np.testing.assert_allclose(np.quantile(area, 0.5), 0.21, atol=0.02)
     place = top / (1000 - height)
     np.testing.assert_allclose(np.quantile(place, [0.25, 0.5, 0.75]), [0.25, 0.5, 0.75], atol=0.04)
+
+
+def test_erased_boxes_of_a_training_picture_have_the_published_distribution():
+    """Area uniform, log of the aspect uniform, given that the box is lower than 384 and narrower than 128."""
+    count, parts = 4000, 4
+    area, log_aspect = np.linspace(0.02, 0.4, 400), np.linspace(np.log(0.3), np.log(3.3), 400)
+    shares, logs = (grid.ravel() for grid in np.meshgrid(area, log_aspect))
+    pixels = 384 * 128 * shares
+    # A side is rounded to whole pixels before it is compared.
+    fits = (np.sqrt(pixels * np.exp(logs)) < 383.5) & (np.sqrt(pixels / np.exp(logs)) < 127.5)
+    assert 0.5 < fits.mean() < 0.99  # else this would tell nothing
+    rng = np.random.default_rng(1)
+    found = [erase_box(rng, (384, 128)) for _ in range(count)]
+    _, _, height, width = np.array(found).T
+    edges = [np.linspace(low, high, parts + 1) for low, high in ((0.02, 0.4), np.log([0.3, 3.3]))]
+    edges = [np.concatenate([[-np.inf], inner[1:-1], [np.inf]]) for inner in edges]
+    count_in = lambda *values: np.histogram2d(*values, bins=edges)[0].ravel()  # noqa: E731
+    expected = count_in(shares[fits], logs[fits]) * count / fits.sum()
+    counted = count_in(height * width / (384 * 128), np.log(height / width))
+    assert counted[expected == 0].sum() == 0
+    expected, counted = expected[expected > 0], counted[expected > 0]
+    freedom = len(expected) - 1
+    chi_square = ((counted - expected) ** 2 / expected).sum()
+    assert freedom - 4 * np.sqrt(2 * freedom) < chi_square < freedom + 5 * np.sqrt(2 * freedom)
+
+
+def test_the_defaults_are_the_published_ones():
+    defaults = {name: p.default for name, p in inspect.signature(augment_image).parameters.items()}
+    published = {
+        "flip_probability": 0.5,
+        "pad": 10,
+        "erase_probability": 0.5,
+        "erase_area": (0.02, 0.4),
+        "erase_aspect": (0.3, 3.3),
+    }
+    assert {name: defaults[name] for name in published} == published
+
+
+def test_the_order_is_flip_then_pad_and_crop_then_erase(image):
+    """Every result is a window of the padded picture or of its mirror image, with one box on top of both the
+    picture and the padding."""
+    pad, height, width = 4, *image.shape[:2]
+    views = [np.pad(x, ((pad, pad), (pad, pad), (0, 0))) for x in (image, image[:, ::-1])]
+    boxed_padding = combinations = 0
+    for seed in range(60):
+        result = augment_image(image, seed, pad=pad, erase_probability=1.0)
+        box = (result == ERASE_COLOUR).all(-1)
+        rows, columns = np.flatnonzero(box.any(1)), np.flatnonzero(box.any(0))
+        assert box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        fits = [
+            (mirrored, top, left)
+            for mirrored, view in enumerate(views)
+            for top in range(2 * pad + 1)
+            for left in range(2 * pad + 1)
+            if np.array_equal(view[top : top + height, left : left + width][~box], result[~box])
+        ]
+        assert len(fits) == 1, seed
+        mirrored, top, left = fits[0]
+        boxed_padding += not views[mirrored][top : top + height, left : left + width][box].all()
+        combinations |= 1 << mirrored
+    assert boxed_padding > 5 and combinations == 3
+
+
+def test_the_result_may_go_where_it_is_wanted(image):
+    batch = np.full((3, *image.shape), 77, np.uint8)
+    for seed in range(30):
+        expected = augment_image(image, seed)
+        assert augment_image(image, seed, out=batch[1]) is not None
+        np.testing.assert_array_equal(batch[1], expected)
+        assert (batch[[0, 2]] == 77).all()
+    mirrored = image[:, ::-1]  # not contiguous
+    np.testing.assert_array_equal(augment_image(mirrored, 3), augment_image(mirrored.copy(), 3))
 
 
 def test_a_box_that_never_fits_is_none():
