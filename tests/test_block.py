@@ -216,6 +216,7 @@ def test_parts_in_all_slots_at_once_leave_each_other_alone():
     slots = slots_of_block(parts, 0, 1)
     assert len(slots) == 11
     block, bare = (Block(HEADS, MLP, 2, "gelu", EPS, s) for s in (slots, {}))
-    variables = jax.jit(block.init)(jax.random.key(0), x)
-    y, _ = block.apply(variables, x, mutable=["routing"])
-    np.testing.assert_array_equal(y, bare.apply({"params": variables["params"]}, x))
+    # This generator's numbers take less compiling than the default one's.
+    variables = jax.jit(block.init)(jax.random.key(0, impl="unsafe_rbg"), x)
+    y, _ = jax.jit(lambda v: block.apply(v, x, mutable=["routing"]))(variables)
+    np.testing.assert_array_equal(y, jax.jit(lambda p: bare.apply({"params": p}, x))(variables["params"]))

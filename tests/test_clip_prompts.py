@@ -45,36 +45,42 @@ def test_tokens_reach_the_other_tower_by_their_maps_only(direction):
             assert (np.abs(other[name][layer]).max() > 1e-6) == mapped
 
 
-def features(depth, layers=2):
-    """(image features, text features) with prompts in the first `depth` blocks, and their variables."""
-    config = dataclasses.replace(CONFIG, vision_layers=layers)
+def encoders(config, method):
+    """{"encode_image", "encode_text"}, features only, each compiled once for all calls."""
+    model = clip.build(config, method)
+    names = ("encode_image", "encode_text")
+    return {name: jax.jit(lambda v, rows, f=model[name]: f(v, rows)[0]) for name in names}
+
+
+def with_prompts(depth):
+    """The encoders with prompts in the first `depth` blocks, and random variables of theirs."""
     method = prompts(1, depth)
-    variables = tiny.random_like(declared(config, method), seed=0)
-    return clip.build(config, method), variables, tiny.batch(2)
+    return encoders(CONFIG, method), tiny.random_like(declared(CONFIG, method), seed=0)
 
 
 def test_tokens_are_exchanged_on_entering_each_block_of_the_depth():
     """With depth 1 the first tokens stay in the sequence, behind the first block too: taking them for the
     second block's own gives another feature."""
-    shallow, variables, batch = features(1)
-    deep, _, _ = features(2)
+    shallow, variables = with_prompts(1)
+    deep, _ = with_prompts(2)
+    batch = tiny.batch(2)
     one = variables["prompt"]["prompts"]
     twice = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), one)
     for name, key in (("encode_image", "image"), ("encode_text", "ids")):
-        kept, _ = shallow[name](variables, batch[key])
-        exchanged, _ = deep[name]({**variables, "prompt": {"prompts": twice}}, batch[key])
+        kept = shallow[name](variables, batch[key])
+        exchanged = deep[name]({**variables, "prompt": {"prompts": twice}}, batch[key])
         assert np.abs(kept - exchanged).max() > 1e-3
 
 
 def test_words_that_prompts_push_off_do_not_count():
     """Two prompt tokens of a context of 7: of a text of 7 ids the two before the last are lost."""
-    model, variables, _ = features(2)
+    model, variables = with_prompts(2)
     ids = np.array([[0, 3, 4, 5, 6, 7, 12]], np.int32)
-    feats, _ = model["encode_text"](variables, ids)
+    feats = model["encode_text"](variables, ids)
     for place, counts in ((1, True), (3, True), (4, False), (5, False)):
         changed = ids.copy()
         changed[0, place] = 9
-        difference = np.abs(model["encode_text"](variables, changed)[0] - feats).max()
+        difference = np.abs(model["encode_text"](variables, changed) - feats).max()
         assert (difference > 1e-4) == counts, place
 
 
@@ -90,6 +96,6 @@ def test_prompts_equal_to_what_they_replace_give_clip():
     longer, _ = make_room(short, 2, 7, np.array([3]))
     longer = np.asarray(longer).copy()
     longer[0, 1:3] = [8, 9]
-    plain = clip.build(config, zero_shot())["encode_text"]({"params": variables["params"]}, longer)[0]
-    found = clip.build(config, method)["encode_text"](variables, short)[0]
+    plain = encoders(config, zero_shot())["encode_text"]({"params": variables["params"]}, longer)
+    found = encoders(config, method)["encode_text"](variables, short)
     np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-6)
