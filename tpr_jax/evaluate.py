@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
+import jax
 import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from tpr_jax import metrics
+from tpr_jax import metrics, ranking_device
 from tpr_jax.data import records as records_lib
 from tpr_jax.errors import UserError
 
@@ -61,10 +62,14 @@ def encode_split(
 
 
 def score(split: dict) -> dict:
-    """R@1, R@5, R@10, mAP and mINP of an encoded split, both directions, percent."""
-    return metrics.retrieval_metrics(
-        split["query_feats"], split["gallery_feats"], split["query_pids"], split["gallery_pids"]
-    )
+    """R@1, R@5, R@10, mAP and mINP of an encoded split, both directions, percent.
+
+    Ranked on the devices where there are accelerators or several devices, else on the CPU with NumPy.
+    """
+    names = ("query_feats", "gallery_feats", "query_pids", "gallery_pids")
+    on_devices = jax.default_backend() != "cpu" or jax.local_device_count() > 1
+    pair_ranks = ranking_device.pair_ranks if on_devices else None
+    return metrics.retrieval_metrics(*(split[name] for name in names), pair_ranks=pair_ranks)
 
 
 def examples(split: dict, count: int, top_k: int, seed: int = 0) -> list[dict]:

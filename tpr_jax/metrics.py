@@ -30,7 +30,7 @@ def retrieval_metrics(
     Returns {"t2i": M, "i2t": M} with M = {"R1", "R5", "R10", "mAP", "mINP"}; "i2t" is the same with the roles
     exchanged. `rank_metrics` gives one direction together with the numbers of queries behind it; there it
     says what the figures are and which input is refused. `pair_ranks` does the ranking: by default
-    `ranking.pair_ranks`; `ranking_device.on_devices` makes one for accelerators.
+    `ranking.pair_ranks`; `ranking_device.pair_ranks` does it on accelerators.
     """
     query, gallery = _normalised(query_feats, gallery_feats)
     query_pids = _as_pids("query", query, query_pids)
