@@ -29,6 +29,7 @@ def rows(dataset: str = "mini_pedes") -> dict[str, tuple[dict, float]]:
 def get_config(row: str = "domain_router"):
     config = tpr_config.base()
     row, config.dataset = tpr_config.row_and_dataset(row, rows)
+    config.eval_test_each_time = config.dataset in tpr_config.BENCHMARKS
     method, balance = rows()[row]
     config.method = {**method, "scales": (0.1, 4.0)}
     config.losses.update({"sdm": 1.0, "balance": balance})

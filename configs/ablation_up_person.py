@@ -35,6 +35,7 @@ def get_config(row: str = "all"):
     config = tpr_config.base()
     row, dataset = tpr_config.row_and_dataset(row, rows)
     config.dataset = dataset
+    config.eval_test_each_time = dataset in tpr_config.BENCHMARKS
     # The paper's rate, rank and length for each data set, as in up_person.py.
     lr, rank, prefix = {
         "icfg_pedes": (1e-3, 32, 14),

@@ -9,6 +9,7 @@ from tpr_jax import config as tpr_config
 def get_config(dataset: str = "mini_pedes"):
     config = tpr_config.base()
     config.dataset = dataset
+    config.eval_test_each_time = dataset in tpr_config.BENCHMARKS
     config.method = {"name": "bitfit"}
     config.optimizer.bias_lr_factor = 1.0  # all are biases: the rate is the one above
     if dataset == "mini_pedes":

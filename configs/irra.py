@@ -10,6 +10,7 @@ from tpr_jax import config as tpr_config
 def get_config(dataset: str = "mini_pedes"):
     config = tpr_config.base()
     config.dataset = dataset
+    config.eval_test_each_time = dataset in tpr_config.BENCHMARKS
     config.method = {"name": "irra"}
     config.losses.update({"sdm": 1.0, "mlm": 1.0, "id": 1.0})
     config.mask_text = False  # only the loss 'mlm' sees masked captions

@@ -11,6 +11,7 @@ from tpr_jax import config as tpr_config
 def get_config(dataset: str = "mini_pedes"):
     config = tpr_config.base()
     config.dataset = dataset
+    config.eval_test_each_time = dataset in tpr_config.BENCHMARKS
     config.method = {
         "name": "lora",
         "targets": ("q", "v"),  # of q, k, v, out, fc, proj

@@ -11,6 +11,7 @@ from tpr_jax import config as tpr_config
 def get_config(dataset: str = "mini_pedes"):
     config = tpr_config.base()
     config.dataset = dataset
+    config.eval_test_each_time = dataset in tpr_config.BENCHMARKS
     config.method = {
         "name": "mixture",
         # Parts under names of one's own; `part` says which kind it is (adapter, moe, lora, lora_moe, prefix),

@@ -9,6 +9,7 @@ from tpr_jax import config as tpr_config
 def get_config(dataset: str = "mini_pedes"):
     config = tpr_config.base()
     config.dataset = dataset
+    config.eval_test_each_time = dataset in tpr_config.BENCHMARKS
     config.method = {"name": "sequential_adapter", "reduction": 8, "scale": 1.0}
     if dataset == "mini_pedes":
         tpr_config.for_mini_pedes(config)

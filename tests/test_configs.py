@@ -106,6 +106,13 @@ def test_published_recipes():
     assert not parsed("irra", "cuhk_pedes").mask_text and parsed("dm_adapter", "cuhk_pedes").mask_text
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("zero_shot", "pretrain_mini")])
+def test_benchmarks_are_scored_on_test_each_epoch_as_papers_do(name):
+    row = {"ablation_dm_adapter": "moe,", "ablation_up_person": "all,"}.get(name, "")
+    asked = [parsed(name, row + dataset).eval_test_each_time for dataset in (*DATASETS, "folder")]
+    assert asked == [False, True, True, True, False]
+
+
 def test_full_finetuning_takes_itc_or_sdm():
     assert config_lib.loss_weights(parsed("full_finetune")) == {"itc": 1.0}
     path = str(FOLDER / "full_finetune.py")

@@ -84,6 +84,10 @@ def test_numbers_by_hand():
     assert "300 of 10,050 parameters were trained (2.99 %)" in card
     card = model_card(methods.dm_adapter(), **FACTS, results=RESULTS | {"best_on_val": None})
     assert "| **last epoch: this model** | text | 20.00 |" in card
+    on_test = {"best_on_val": None, "best_on_test": {"epoch": 4, "test": scores(40), "note": "it flatters"}}
+    card = model_card(methods.dm_adapter(), **FACTS, results=RESULTS | on_test)
+    assert "| **last epoch: this model** | text | 20.00 |" in card
+    assert "| best epoch on the test split itself (4) | text | 40.00 |" in card
 
 
 def test_how_it_was_trained():

@@ -101,6 +101,15 @@ def test_page_shows_numbers_photos_and_frames(tmp_path, photos):
     ]
 
 
+def test_the_best_on_test_is_called_what_it_is():
+    results = RESULTS | {"best_on_test": {"epoch": 9, "test": metrics(39.5), "note": "it flatters"}}
+    rows = {label: (values["t2i"]["R1"], stress) for label, values, stress in report.table_rows(results)}
+    assert rows["Best on test itself (epoch 9), as papers do"] == (39.5, False)
+    assert rows["Best on val (epoch 3), test"] == (38.5, False)
+    assert rows["After training, test"] == (37.5, True)
+    assert len(report.table_rows(RESULTS)) == len(rows) - 1
+
+
 def test_page_stands_alone(tmp_path, photos):
     page, _ = written(tmp_path, history=HISTORY, results=RESULTS, retrievals=retrievals(photos))
     tags = {tag for tag, _ in page.tags}

@@ -69,7 +69,12 @@ def test_a_line_cut_short_ends_the_history(tmp_path):
 
 
 def test_scores_that_are_made_again_are_dropped(tmp_path):
-    lines = [{"step": 2, "val": {}}, {"step": 4, "loss": 1.0}, {"step": 4, "val": {}}]
+    for split in ("val", "test"):
+        lines = [{"step": 2, split: {}}, {"step": 4, "loss": 1.0}, {"step": 4, split: {}}]
+        _check_that_scores_are_dropped(tmp_path, lines)
+
+
+def _check_that_scores_are_dropped(tmp_path, lines):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert runlog.read_history(tmp_path, 4) == lines
     assert runlog.read_history(tmp_path, 4, evaluate_again=True) == lines[:2]

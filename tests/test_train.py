@@ -104,7 +104,8 @@ def test_results_json(finished, tiny):
     results = json.loads((workdir / "results.json").read_text())
     assert list(results) == [
         *("method", "dataset", "trainable_params", "total_params", "steps", "seconds"),
-        *("zero_shot", "final", "best_on_val", "data", "peak_memory_bytes", "peak_device_memory_bytes"),
+        *("zero_shot", "final", "best_on_val", "best_on_test"),
+        *("data", "peak_memory_bytes", "peak_device_memory_bytes"),
     ]
     assert (results["method"], results["dataset"], results["steps"]) == ("dm_adapter", "cuhk_pedes", STEPS)
     # By hand, for each block of width 64 with 3 experts of 8: LN3, prompt, W_in, W_task, blend, down, up.
@@ -113,7 +114,7 @@ def test_results_json(finished, tiny):
     _, params = load_clip(tiny["clip"])
     assert results["total_params"] == 2 * block + sum(leaf.size for leaf in jax.tree.leaves(params))
     assert list(results["zero_shot"]) == ["test"] and list(results["final"]) == ["val", "test"]
-    assert list(results["best_on_val"]) == ["epoch", "test"]
+    assert list(results["best_on_val"]) == ["epoch", "test"] and results["best_on_test"] is None
     for scores in (results["zero_shot"]["test"], *results["final"].values(), results["best_on_val"]["test"]):
         assert_scores(scores)
     validated = {row["epoch"]: row["val"]["t2i"]["R1"] for row in rows(workdir) if "val" in row}
@@ -206,7 +207,8 @@ def test_without_val_and_evaluation_only_at_the_end(make_config, own_data, tmp_p
     (own_data / "reid_raw.json").write_text(json.dumps([e for e in entries if e["split"] != "val"]))
     results = train.train(make_config(data_dir=own_data, total_steps=6, eval_every=0), tmp_path / "run")
     assert results["best_on_val"] is None and list(results["final"]) == ["test"]
-    assert not any("val" in row for row in rows(tmp_path / "run"))
+    assert results["best_on_test"] is None
+    assert not any("val" in row or "test" in row for row in rows(tmp_path / "run"))
 
 
 def test_eval_every_0_evaluates_once_at_the_end(make_config, tmp_path):

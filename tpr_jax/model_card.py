@@ -137,6 +137,8 @@ def _numbers(results: Mapping) -> str:
     if best:
         states.append((f"best epoch on val ({best['epoch']})", best["test"]))
     states[-1] = (f"**{states[-1][0]}: this model**", states[-1][1])
+    if on_test := results.get("best_on_test"):
+        states.append((f"best epoch on the test split itself ({on_test['epoch']})", on_test["test"]))
     lines = [f"## Numbers\n\n{label}, test split, percent.", ""]
     lines += [f"| | query | {' | '.join(SCORES)} |", "|---|---|" + "---|" * len(SCORES)]
     for name, scored in states:

@@ -55,7 +55,7 @@ def read_history(workdir: Path, up_to_step: int, evaluate_again: bool = False) -
             row = json.loads(line)
         except ValueError:
             break
-        again = evaluate_again and row["step"] == up_to_step and "val" in row
+        again = evaluate_again and row["step"] == up_to_step and ("val" in row or "test" in row)
         if row["step"] <= up_to_step and not again:
             rows.append(row)
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -88,15 +88,16 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         checkpoint.save(latest, int(state["step"]), state, {**notes, **so_far})
 
     def validate(state, at_step):
-        """Scores the validation split and keeps the state if it is the best so far."""
-        if "val" not in splits:
-            return
+        """Scores val, and test where that is asked for; keeps the state if it is the best so far on val."""
         epoch = at_step // per_epoch
-        scored, _ = results_lib.score_split(parts, config, parts["encoders"], variables(state), "val")
-        log({"step": at_step, "epoch": epoch, "val": scored})
-        tqdm.write(f"epoch {epoch}, val: {results_lib.short(scored)}")
-        if scored["t2i"]["R1"] > notes["best_r1"]:
-            notes.update(best_r1=scored["t2i"]["R1"], best_epoch=epoch)
+        scored = results_lib.score_epoch(parts, config, variables(state))
+        if not scored:
+            return
+        log({"step": at_step, "epoch": epoch, **scored})
+        for split, scores in scored.items():
+            tqdm.write(f"epoch {epoch}, {split}: {results_lib.short(scores)}")
+        if "val" in scored and scored["val"]["t2i"]["R1"] > notes["best_r1"]:
+            notes.update(best_r1=scored["val"]["t2i"]["R1"], best_epoch=epoch)
             if at_step not in best.all_steps():
                 checkpoint.save(best, at_step, state, notes)
 
