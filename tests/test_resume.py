@@ -1,6 +1,8 @@
 """A run that was killed goes on as if it had not been: the same losses and parameters, to the last bit."""
 
 import json
+import os
+import shlex
 import signal
 import time
 
@@ -10,6 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tpr_jax import checkpoint, train
+from tpr_jax.interrupt import Stopped
 
 LAST = 120
 
@@ -82,22 +85,57 @@ def test_killed_twice_and_still_the_same_run(start, run, finished, tmp_path):
     assert_same_run(workdir, reference)
 
 
-def test_interrupted_by_ctrl_c_it_saves_and_says_so(start, make_config, finished, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_saves_and_says_so(start, make_config, finished, tmp_path, number):
+    """SIGTERM, which a cluster sends before it takes a machine away, is no error."""
     reference, _ = finished
     workdir = tmp_path / "run"
     process = start(workdir)
-    while not ((workdir / "metrics.jsonl").exists() and len(rows(workdir)) >= 15):
+    while not (
+        (workdir / "metrics.jsonl").exists() and len(rows(workdir)) >= 4
+    ):  # the first evaluation is at 30
         assert process.poll() is None, process.communicate()
         time.sleep(0.03)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate()
-    assert process.returncode == 2
-    (line,) = stderr.splitlines()
-    assert line.startswith("error: stopped at step ") and "the same command goes on" in line
-    step = int(line.split()[4].rstrip(","))
-    assert step >= 15 and final_state(workdir, step)["step"] == step
+    process.send_signal(number)
+    stdout, stderr = process.communicate()
+    if number == signal.SIGINT:
+        assert process.returncode == 2
+        (line,) = stderr.splitlines()
+        assert line.startswith("error: stopped at step ") and "the same command goes on" in line
+        step = int(line.split()[4].rstrip(","))
+    else:
+        assert process.returncode == 0 and stderr == ""
+        line = stdout.splitlines()[-1]
+        command = shlex.join(["python", "-m", *process.args[2:]])
+        assert line.startswith("stopped at step ") and line.endswith(
+            f"which is saved; resume with: {command}"
+        )
+        step = int(line.split()[3].rstrip(","))
+    assert step >= 4 and final_state(workdir, step)["step"] == step
     train.train(make_config(), workdir)
     assert_same_run(workdir, reference)
+
+
+def test_asked_to_stop_while_it_evaluates(make_config, finished, tmp_path):
+    """In this process, where the very moment can be chosen."""
+    reference, _ = finished
+    score, calls = train.results_lib.score_split, []
+
+    def scored(*arguments):
+        calls.append(arguments[-1])
+        if calls.count("val") == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("went on")
+        return score(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.results_lib, "score_split", scored)
+        with pytest.raises(Stopped) as stopped:
+            train.train(make_config(checkpoint_every=1000), tmp_path)
+    assert stopped.value.number == signal.SIGTERM and "newest checkpoint has all steps" in str(stopped.value)
+    assert final_state(tmp_path, 60)["step"] == 60
+    train.train(make_config(checkpoint_every=1000), tmp_path)
+    assert_same_run(tmp_path, reference)
 
 
 def test_unread_it_saves_and_ends_quietly(start, make_config, tmp_path, capsys):

@@ -2,6 +2,10 @@
 
     python -m tpr_jax.main --config configs/NAME.py[:DATASET] --workdir DIR [--mode train|eval]
                            [--config.KEY=VALUE ...]
+                           [--coordinator HOST:PORT --num_processes N --process_id I]
+
+The last line is for several processes as one run, where no cluster says so (SLURM, Open MPI, GKE and Cloud
+TPU do); --peer_timeout SECONDS is how long they may take to come.
 
 This file reads the command line; see `train.py` for the run itself.
 """
@@ -11,6 +15,8 @@ import inspect
 import os
 import re
 import runpy
+import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -21,9 +27,12 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from tpr_jax import clusters, distributed
 from tpr_jax import config as config_lib
 from tpr_jax.allocator import keep_freed_memory
+from tpr_jax.debug import shrink
 from tpr_jax.errors import UserError
+from tpr_jax.interrupt import Stopped
 from tpr_jax.pipes import quiet_when_closed
 
 MODES = ("train", "eval")
@@ -31,10 +40,19 @@ MODES = ("train", "eval")
 
 def parse(argv: list[str]):
     """(config, workdir, mode) of a command line; what cannot be used is a UserError that names it."""
+    return _read(argv)[:3]
+
+
+def _read(argv: list[str]):
+    """(config, workdir, mode, the other flags)."""
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
     flags.DEFINE_string("workdir", None, "where everything is written", flag_values=values)
     flags.DEFINE_string("mode", "train", "train or eval", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "host:port of process 0", flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "how many there are", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "which of them this is, from 0", flag_values=values)
+    flags.DEFINE_float("peer_timeout", distributed.TIMEOUT, "seconds they have to come", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", flag_values=values)
     asked = [a for a in argv[1:] if a in ("-h", "--help")]
     if asked or len(argv) == 1:
@@ -58,8 +76,10 @@ def parse(argv: list[str]):
         raise UserError(
             "--workdir is missing: name a folder for what is written, such as --workdir runs/demo"
         )
+    if config.get("debug"):
+        shrink(config, _given(argv))
     config_lib.check(config)
-    return config, Path(values.workdir), values.mode
+    return config, Path(values.workdir), values.mode, values
 
 
 def _read_config(argv: list[str]) -> ConfigDict | None:
@@ -101,10 +121,15 @@ def _read_config(argv: list[str]) -> ConfigDict | None:
 def _check_keys(argv: list[str], config: ConfigDict) -> None:
     """Compares every --config.KEY with the keys that the config file has."""
     known = config_lib.keys(config)
-    for argument in argv[1:]:
-        found = re.match(r"--?(?:no)?config\.([^=]*)", argument)
-        if found and found[1] not in known:
-            raise UserError(f"config.{found[1]} is unknown: {config_lib.nearest_key(found[1], known)}")
+    for key in _given(argv):
+        if key not in known:
+            raise UserError(f"config.{key} is unknown: {config_lib.nearest_key(key, known)}")
+
+
+def _given(argv: list[str]) -> list[str]:
+    """The KEYs of every --config.KEY."""
+    found = (re.match(r"--?(?:no)?config\.([^=]*)", argument) for argument in argv[1:])
+    return [match[1] for match in found if match]
 
 
 def _config_argument(argv: list[str]) -> str:
@@ -119,15 +144,20 @@ def _config_argument(argv: list[str]) -> str:
 
 def run(argv: list[str]) -> None:
     """Parses, then trains or evaluates."""
-    config, workdir, mode = parse(argv)
+    config, workdir, mode, said = _read(argv)
+    if config.debug:
+        print("debug: a few small steps, to see that everything runs; the numbers say nothing")
+    metadata = clusters.vm_metadata if clusters.on_tpu_vm() else None
+    peers = clusters.find(os.environ, said.coordinator, said.num_processes, said.process_id, metadata)
     keep_freed_memory()
-    # These import JAX and TensorFlow: after the command line is known to be sound.
-    from tpr_jax import results, train
+    with distributed.joined(peers, said.peer_timeout, lambda error: verdict(error, argv)):
+        # These import JAX and TensorFlow: after the command line is known to be sound.
+        from tpr_jax import results, train
 
-    if mode == "eval":
-        results.evaluate_run(config, workdir)
-    else:
-        train.train(config, workdir)
+        if mode == "eval":
+            results.evaluate_run(config, workdir)
+        else:
+            train.train(config, workdir)
 
 
 def explain_and_exit(command, argv: list[str]) -> None:
@@ -145,21 +175,29 @@ def explain_and_exit(command, argv: list[str]) -> None:
 def _explain(command, argv: list[str]) -> None:
     try:
         command(argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("error: interrupted; the same command goes on from its newest checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except (Exception, KeyboardInterrupt) as error:
+        code, line = verdict(error, argv)
+        if not line:
             raise
+        print(line, file=sys.stderr if code else sys.stdout)
+        raise SystemExit(code) from None
+
+
+def verdict(error: BaseException, argv: list[str]) -> tuple[int, str]:
+    """(exit code, what to say) of an error; nothing to say of one that is no user's to mend."""
+    if isinstance(error, UserError):
+        return 2, f"error: {error}"
+    if isinstance(error, Stopped) and error.number == signal.SIGTERM:
+        again = shlex.join(["python", "-m", "tpr_jax.main", *argv[1:]])
+        return 0, f"{error}; resume with: {again}"
+    if isinstance(error, Stopped):
+        return 2, f"error: {error}: the same command goes on"
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "error: interrupted; the same command goes on from its newest checkpoint"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" of {error.filename}" if error.filename else ""
-        print(
-            f"error: no space left on the disk{where}: free some and run the same command to go on",
-            file=sys.stderr,
-        )
-        raise SystemExit(2) from None
+        return 2, f"error: no space left on the disk{where}: free some and run the same command to go on"
+    return 1, ""
 
 
 if __name__ == "__main__":

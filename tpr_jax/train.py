@@ -1,16 +1,16 @@
 """One run from top to bottom: mesh, data, model, weights, optimiser, loop, evaluation, saving."""
 
 import contextlib
+import signal
 import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from tpr_jax import checkpoint, evaluate, interrupt, memory, report, runlog, sharding, step
+from tpr_jax import checkpoint, distributed, evaluate, interrupt, memory, report, runlog, sharding, step
 from tpr_jax import config as config_lib
 from tpr_jax import results as results_lib
 from tpr_jax.data import pipeline
@@ -21,8 +21,23 @@ from tpr_jax.writing import write_json
 
 
 def train(config: ConfigDict, workdir: Path) -> dict:
-    """Trains, evaluates and reports; resumes where `workdir` holds a checkpoint. Returns the results."""
-    began = time.time()
+    """Trains, evaluates and reports; resumes where `workdir` holds a checkpoint. Returns the results.
+
+    Raises:
+      Stopped: SIGINT or SIGTERM came, and all steps are saved.
+    """
+    with interrupt.noticed() as notice:
+        try:
+            with notice.at_once():
+                return _train(config, workdir, notice)
+        except KeyboardInterrupt:
+            if notice.again or not notice:
+                raise
+            raise interrupt.Stopped(notice.number, "stopped; the newest checkpoint has all steps") from None
+
+
+def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
+    began, first = time.time(), distributed.is_first()
     runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME)
     parts = prepare(config)
     if not parts["trainable"]:
@@ -37,6 +52,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     rate, optimiser = make_optimiser(config, parts["trainable"], per_epoch)
     weights, scale = config_lib.loss_weights(config), 1 / config.temperature
     update = step.jit_train_step(parts["model"], optimiser, weights, scale, mesh)
+    share = sharding.share(mesh, config.batch_size)
     batches = pipeline.train_input(
         splits["train"],
         parts["tokenizer"],
@@ -49,13 +65,16 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         mlm=bool(config.losses.mlm),
         pad=config.pad,
         skipped=parts["skipped"],
+        process_index=share[0],
+        process_count=share[1],
     )
 
     # Only now: a config that could not even begin does not claim the folder.
-    write_json(workdir / "config.json", config_lib.to_plain(config))
+    if first:
+        write_json(workdir / "config.json", config_lib.to_plain(config))
     latest = checkpoint.open_manager(workdir / "checkpoints" / "latest", keep=2)
     best = checkpoint.open_manager(workdir / "checkpoints" / "best", keep=1)
-    state = sharding.everywhere(mesh, step.init_state(optimiser, parts["trainable"]))
+    state = sharding.place(mesh, step.init_state(optimiser, parts["trainable"]))
     notes = {"seconds": 0.0, "zero_shot": None, "best_r1": -1.0, "best_epoch": 0}
     if (found := checkpoint.restore_newest(latest, state)) is not None:
         done, state, notes, broken = found
@@ -74,8 +93,10 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         return at_step > 0 and (wanted or at_step == last_step)
 
     # A checkpoint is from before its step's evaluation and knows nothing of it: that is made again.
-    history = runlog.read_history(workdir, done, evaluate_again=due(done))
-    log, close_log = runlog.open_log(workdir, history)
+    history, log, close_log = [], lambda row: None, lambda: None
+    if first:
+        history = runlog.read_history(workdir, done, evaluate_again=due(done))
+        log, close_log = runlog.open_log(workdir, history)
 
     variables = lambda state: merge(parts["frozen"], state["trainable"])  # noqa: E731
     spent = lambda: notes["seconds"] + time.time() - began  # noqa: E731
@@ -96,8 +117,11 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         log({"step": at_step, "epoch": epoch, **scored})
         for split, scores in scored.items():
             tqdm.write(f"epoch {epoch}, {split}: {results_lib.short(scores)}")
-        if "val" in scored and scored["val"]["t2i"]["R1"] > notes["best_r1"]:
-            notes.update(best_r1=scored["val"]["t2i"]["R1"], best_epoch=epoch)
+        if "val" not in scored:
+            return
+        r1 = scored["val"]["t2i"]["R1"]
+        if distributed.of_first(r1 > notes["best_r1"]):
+            notes.update(best_r1=r1, best_epoch=epoch)
             if at_step not in best.all_steps():
                 checkpoint.save(best, at_step, state, notes)
 
@@ -114,7 +138,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
 
     def keep_if_unread(kind, error, trace):
         """Nobody reads what the run prints any longer, which ends it."""
-        if isinstance(error, BrokenPipeError):
+        if isinstance(error, BrokenPipeError) and jax.process_count() == 1:
             keep()
 
     bar = tqdm(total=last_step, initial=done, desc="train", unit="step", dynamic_ncols=True, disable=None)
@@ -124,7 +148,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         stack.callback(checkpoint.finish, latest)
         stack.callback(bar.close)
         stack.push(keep_if_unread)
-        asked_to_stop = stack.enter_context(interrupt.noticed())
+        stack.enter_context(notice.at_once(False))  # amid a step the state cannot be saved
+        anyone = distributed.anyone(mesh)
         for epoch in range(done // per_epoch, -(-last_step // per_epoch)):
             if done >= last_step:
                 break
@@ -134,7 +159,9 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                 batch = next(feed)
                 waited += time.time() - asked
                 batch = {key: rows for key, rows in batch.items() if key != "index"}
-                state, metrics = update(state, parts["frozen"], sharding.by_row(mesh, batch))
+                state, metrics = update(
+                    state, parts["frozen"], sharding.by_row(mesh, batch, config.batch_size)
+                )
                 done += 1
                 bar.update()
                 if done % config.log_every == 0 or done == last_step:
@@ -154,25 +181,30 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                     )
                     bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
                     waited, since, since_step = 0.0, now, done
-                if done % config.checkpoint_every == 0 or done == last_step:
+                if done % config.checkpoint_every == 0 or due(done):
                     _stop_if_bad({"bad_step": int(state["bad_step"])}, state, latest, notes)
                     save(state)
                 if due(done):
-                    validate(state, done)
+                    with notice.at_once():
+                        validate(state, done)
                     since, since_step, waited = time.time(), done, 0.0
-                if asked_to_stop() and done < last_step:
+                if anyone(bool(notice)) and done < last_step:
                     keep()
-                    raise UserError(f"stopped at step {done}, which is saved: the same command goes on")
+                    number = notice.number or signal.SIGTERM
+                    raise interrupt.Stopped(number, f"stopped at step {done}, which is saved")
 
     results, encoded, kept = results_lib.final_results(
         config, parts, state, best, notes, variables, done, spent, history
     )
     close_log()
-    write_json(workdir / "results.json", results)
-    retrievals = evaluate.examples(encoded, count=12, top_k=10)
-    report.write_report(workdir, history=history, results=results, retrievals=retrievals)
-    results_lib.write_model(config, workdir, parts, kept["trainable"], results)
-    results_lib.say_what_came_out(results, workdir)
+    # All processes have a part in bringing the pieces together, one writes.
+    parts["frozen"], trained = sharding.everywhere(mesh, (parts["frozen"], kept["trainable"]))
+    if first:
+        write_json(workdir / "results.json", results)
+        retrievals = evaluate.examples(encoded, count=12, top_k=10)
+        report.write_report(workdir, history=history, results=results, retrievals=retrievals)
+        results_lib.write_model(config, workdir, parts, trained, results)
+        results_lib.say_what_came_out(results, workdir)
     return results
 
 
@@ -180,7 +212,7 @@ def _stop_if_bad(metrics: dict, state: dict, latest, notes: dict) -> None:
     """Ends the run where the loss or gradient was not finite; the state from before that step is saved."""
     if metrics["bad_step"] < 0:
         return
-    good = {**state, "bad_step": -jnp.ones((), jnp.int32)}
+    good = {**state, "bad_step": jax.device_put(np.int32(-1), state["bad_step"].sharding)}
     at_step = int(state["step"])
     if at_step not in latest.all_steps():
         checkpoint.save(latest, at_step, good, notes)

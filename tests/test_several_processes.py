@@ -1,0 +1,169 @@
+"""Two processes of four devices each as one run: the same as one process, and an end with words."""
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_resume import assert_same_bits, final_state, rows
+
+EIGHT = {"one": 8, "two": 4}
+# Few steps, but two epochs, evaluations and checkpoints.
+FLAGS = ["--config.total_steps=12", "--config.eval_every=1", "--config.checkpoint_every=2"]
+LAST = 12
+
+
+def begin(tiny, workdir, devices: int, *flags: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tpr_jax.main", "--config", tiny["config"], "--workdir", str(workdir)]
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+    }
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [*command, *FLAGS, *flags], cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
+    )
+
+
+def free_ports() -> int:
+    """A free port whose next one is free too."""
+    while True:
+        with socket.create_server(("", 0)) as first:
+            port = first.getsockname()[1]
+            try:
+                with socket.create_server(("", port + 1)):
+                    return port
+            except OSError:
+                continue
+
+
+def begin_two(tiny, workdir, *flags: str) -> list[subprocess.Popen]:
+    where = [f"--coordinator=127.0.0.1:{free_ports()}", "--num_processes=2"]
+    return [begin(tiny, workdir, 4, *where, f"--process_id={i}", *flags) for i in range(2)]
+
+
+def ended(processes) -> list[tuple[int, str, str]]:
+    """(exit code, stdout, stderr) of each."""
+    return [(p.returncode, *said) for p, said in [(p, p.communicate(timeout=400)) for p in processes]]
+
+
+@pytest.fixture(scope="module", params=["8x1", "2x4"])
+def whole(request, tiny, tmp_path_factory):
+    """(mesh flags, workdir) of a run of one process on eight devices."""
+    data, model = request.param.split("x")
+    mesh = [f"--config.mesh.data={data}", f"--config.mesh.model={model}"]
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    ((code, _, stderr),) = ended([begin(tiny, workdir, 8, *mesh)])
+    assert code == 0, stderr
+    return mesh, workdir
+
+
+def assert_close_runs(workdir, reference) -> None:
+    """The same but for the order in which processes add up."""
+    found, expected = rows(workdir), rows(reference)
+    assert [row["step"] for row in found] == [row["step"] for row in expected]
+    for one, other in zip(found, expected, strict=True):
+        if "loss" in one:
+            np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-5)
+    mine, theirs = (
+        final_state(w, LAST)["trainable"]["moe"]["visual"]["block_0"] for w in (workdir, reference)
+    )
+    for part in ("down", "up"):
+        a, b = (np.asarray(x["beside_mlp"][part]["kernel"]) for x in (mine, theirs))
+        assert np.linalg.norm(a - b) < 1e-4 * np.linalg.norm(b)
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_run_and_only_the_first_writes(whole, tiny, tmp_path):
+    mesh, reference = whole
+    first, second = ended(begin_two(tiny, tmp_path / "run", *mesh))
+    assert (first[0], second[0]) == (0, 0), (first, second)
+    assert "report.html" in first[1] and (second[1], second[2]) == ("", "")
+    assert_close_runs(tmp_path / "run", reference)
+    names = [sorted(path.name for path in folder.iterdir()) for folder in (tmp_path / "run", reference)]
+    assert names[0] == names[1]
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+    results = [json.loads((w / "results.json").read_text()) for w in (tmp_path / "run", reference)]
+    assert results[0]["final"].keys() == results[1]["final"].keys()
+
+
+def wait_for_step(process, workdir, step: int) -> None:
+    path = workdir / "metrics.jsonl"
+    while not (path.exists() and any(row["step"] >= step for row in rows(workdir))):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("again", [1, 2])
+def test_one_is_killed_the_other_says_so_and_a_restart_goes_on(tiny, tmp_path, whole, lost, again):
+    """With as many processes as before, or with one."""
+    mesh, reference = whole
+    if "--config.mesh.model=4" in mesh and (lost, again) != (1, 2):
+        pytest.skip("one case of the other mesh is enough")
+    workdir = tmp_path / "run"
+    processes = begin_two(tiny, workdir, *mesh)
+    wait_for_step(processes[0], workdir, 5)
+    began = time.monotonic()
+    processes[lost].send_signal(signal.SIGKILL)
+    code, _, stderr = ended([processes[1 - lost]])[0]
+    assert time.monotonic() - began < 60 and code == 1
+    ended([processes[lost]])
+    assert f"error: process {lost} ended without a word; the same command goes on" in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
+    restarted = begin_two(tiny, workdir, *mesh) if again == 2 else [begin(tiny, workdir, 8, *mesh)]
+    found = ended(restarted)
+    assert [code for code, _, _ in found] == [0] * again, found
+    assert "resumed at step " in found[0][1]
+    assert_close_runs(workdir, reference)
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_stops_all_and_they_resume_exactly(tiny, tmp_path):
+    uncut, workdir = tmp_path / "uncut", tmp_path / "run"
+    assert [code for code, _, _ in ended(begin_two(tiny, uncut))] == [0, 0]
+    processes = begin_two(tiny, workdir)
+    wait_for_step(processes[0], workdir, 3)
+    processes[1].send_signal(signal.SIGTERM)
+    (code, stdout, stderr), other = ended(processes)
+    assert (code, other[0], stderr) == (0, 0, ""), (stdout, stderr, other)
+    line = stdout.splitlines()[-1]
+    assert line.startswith("stopped") and "; resume with: python -m tpr_jax.main --config" in line
+    assert shlex.split(line.partition("resume with: ")[2])[3:7:2] == ["--config", "--workdir"]
+    assert [code for code, _, _ in ended(begin_two(tiny, workdir))] == [0, 0]
+    assert rows(workdir) == rows(uncut)
+    assert_same_bits(final_state(workdir, LAST), final_state(uncut, LAST))
+
+
+def test_a_peer_that_never_comes(run, tmp_path):
+    port = free_ports()
+    where = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", "--peer_timeout=1"]
+    first = run(tmp_path / "run", *where, "--process_id=0")
+    assert (first.returncode, first.stdout) == (2, "")
+    assert first.stderr.startswith(f"error: process 1 of 2 did not come to 127.0.0.1:{port} within 1 s")
+    second = run(tmp_path / "run", *where, "--process_id=1")
+    assert (second.returncode, second.stdout) == (2, "")
+    assert second.stderr.startswith(f"error: process 0 does not answer at 127.0.0.1:{port} within 1 s")
+    assert first.stderr.count("\n") == second.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_mistake_that_one_notices_ends_all_with_its_line(tiny, own_data, tmp_path):
+    """A picture that cannot be read, in one process' share."""
+    victim = sorted((own_data / "imgs").iterdir())[0]
+    victim.write_bytes(b"not a picture")
+    found = ended(begin_two(tiny, tmp_path / "run", f"--config.data_dir={own_data}"))
+    assert [code for code, _, _ in found] == [2, 2], found
+    for _, _, stderr in found:
+        assert stderr.startswith(f"error: {victim}: ") and stderr.count("\n") == 1

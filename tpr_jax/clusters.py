@@ -1,0 +1,164 @@
+"""Where the processes of one run find each other: by flags, by the environment of a cluster, or not at all.
+
+Flags and the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it all, or what a
+cluster leaves open: SLURM (srun), Open MPI (mpirun), GKE with JobSet and Cloud TPU are known by their own
+variables. Where none of this says that there is more than one process, there is one.
+"""
+
+import glob
+import re
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from tpr_jax.errors import UserError
+
+PORT = 8476  # where a cluster names a host only
+
+
+@dataclass(frozen=True)
+class Peers:
+    """The processes of a run, as one of them sees them; `device` is its own GPU of several on a machine."""
+
+    coordinator: str = ""  # host:port
+    count: int = 0
+    index: int = -1
+    device: int | None = None
+    hosts: Mapping[int, str] = field(default_factory=dict)
+
+
+def find(
+    environment: Mapping[str, str],
+    coordinator: str | None = None,
+    count: int | None = None,
+    index: int | None = None,
+    metadata: Callable[[str], str] | None = None,
+) -> Peers | None:
+    """The processes of this run, or None where it has only this one. Flags go before the environment.
+
+    `metadata(key)` reads an attribute of a Cloud TPU VM.
+
+    Raises:
+      UserError: something is said of several processes, but not all that is needed.
+    """
+    found = Peers()
+    for of_cluster in (_slurm, _open_mpi, _cloud_tpu(metadata)):
+        if (peers := of_cluster(environment)) is not None:
+            found = peers
+            break
+    for key, flag, variable in (
+        ("coordinator", coordinator, "JAX_COORDINATOR_ADDRESS"),
+        ("count", count, "JAX_NUM_PROCESSES"),
+        ("index", index, "JAX_PROCESS_ID"),
+    ):
+        value = flag if flag is not None else environment.get(variable)
+        if value not in (None, ""):
+            found = replace(found, **{key: value if key == "coordinator" else _number(value, variable)})
+    if found.index < 0 and (pod := environment.get("JOB_COMPLETION_INDEX")):  # a Kubernetes Job's
+        found = replace(found, index=_number(pod, "JOB_COMPLETION_INDEX"))
+    if not found.coordinator and found.count in (0, 1):
+        return None  # a Job's only pod has a number too
+    return _checked(found)
+
+
+def _number(value, name: str) -> int:
+    try:
+        return int(value)
+    except ValueError as error:
+        raise UserError(f"{name}={value!r} must be a whole number") from error
+
+
+def _checked(peers: Peers) -> Peers | None:
+    flags = {"coordinator": "--coordinator HOST:PORT", "count": "--num_processes", "index": "--process_id"}
+    missing = [flag for key, flag in flags.items() if getattr(peers, key) == getattr(Peers, key)]
+    if missing:
+        raise UserError(f"a run of several processes needs {' and '.join(missing)} besides what is given")
+    if not 0 <= peers.index < peers.count:
+        raise UserError(
+            f"--process_id {peers.index} must lie between 0 and {peers.count - 1}, below --num_processes"
+        )
+    if peers.count == 1:
+        return None
+    if not re.search(r":\d+$", peers.coordinator):
+        return replace(peers, coordinator=f"{peers.coordinator}:{PORT}")
+    return peers
+
+
+def _slurm(environment: Mapping[str, str]) -> Peers | None:
+    """A step that srun started. In a batch script itself the tasks are announced, but not there yet."""
+    if not {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID"} <= environment.keys():
+        return None
+    count = int(environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS") or 1)
+    if count < 2:
+        return None
+    nodes = environment["SLURM_STEP_NODELIST"]
+    # gpu[003-005,9],login1 -> gpu003
+    first = re.sub(r"^([^,\[]*)(?:\[(\w+)[^\]]*\])?.*$", lambda m: m[1] + (m[2] or ""), nodes)
+    port = 61440 + int(environment["SLURM_JOB_ID"]) % 2047 * 2  # two jobs on a machine do not meet
+    several = int(environment.get("SLURM_STEP_NUM_NODES") or 1) < count
+    device = _own_device(environment, environment.get("SLURM_LOCALID")) if several else None
+    return Peers(f"{first}:{port}", count, int(environment["SLURM_PROCID"]), device)
+
+
+def _open_mpi(environment: Mapping[str, str]) -> Peers | None:
+    """Started by mpirun. Of several machines Open MPI 4 says where it was called, 5 does not."""
+    count = int(environment.get("OMPI_COMM_WORLD_SIZE") or 1)
+    if count < 2:
+        return None
+    here = int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") or 0)
+    uri = re.search(r"^(\d+).*?tcp6?://\[?([^,\]]+?)[,\]:]", environment.get("OMPI_MCA_orte_hnp_uri", ""))
+    host = "127.0.0.1" if here == count else uri[2] if uri else ""
+    job = int(uri[1]) // 4096 if uri else 0
+    device = _own_device(environment, environment.get("OMPI_COMM_WORLD_LOCAL_RANK")) if here > 1 else None
+    address = f"{host}:{61440 + job % 2047 * 2}" if host else ""
+    return Peers(address, count, int(environment["OMPI_COMM_WORLD_RANK"]), device)
+
+
+def _own_device(environment: Mapping[str, str], local: str | None) -> int | None:
+    """The number, on its machine, of a process that sees all GPUs; None where it was given its own."""
+    seen = environment.get("CUDA_VISIBLE_DEVICES", "")
+    return int(local) if local and len(seen.split(",")) != 1 or local and not seen else None
+
+
+def _cloud_tpu(metadata: Callable[[str], str] | None) -> Callable[[Mapping[str, str]], Peers | None]:
+    """Workers of one slice or several: GKE and JobSet tell pods by variables, a VM asks its `metadata`."""
+
+    def of(environment: Mapping[str, str]) -> Peers | None:
+        hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES") or ""
+        worker = environment.get("TPU_WORKER_ID", "")
+        slices = environment
+        if not hosts and metadata is not None:
+            # Of one of two forms: a host, or name:number:address.
+            workers = metadata("worker-network-endpoints").split(",")
+            hosts = ",".join(entry.split(":")[-1] for entry in workers)
+            worker = metadata("agent-worker-number")
+            pairs = re.findall(r"^(MEGASCALE_\w+):\s*'?([^'\n]*)'?$", metadata("tpu-env"), re.M)
+            slices = dict(pairs) | dict(environment)
+        if not hosts or not worker.strip().isdigit():
+            return None
+        names = [host.split(":")[0] for host in hosts.split(",")]
+        many = int(slices.get("MEGASCALE_NUM_SLICES") or 1)
+        before = int(slices.get("MEGASCALE_SLICE_ID") or 0) * len(names)
+        first = (slices.get("MEGASCALE_COORDINATOR_ADDRESS") or names[0]).split(":")[0]
+        if many * len(names) < 2:
+            return None
+        known = {before + i: name for i, name in enumerate(names)}
+        return Peers(f"{first}:{PORT}", many * len(names), before + int(worker), None, known)
+
+    return of
+
+
+def on_tpu_vm() -> bool:
+    """Whether this machine has TPU chips, so that it may be asked for its metadata."""
+    return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
+
+
+def vm_metadata(key: str) -> str:
+    """An attribute of this Google Cloud VM; empty where it has none of that name."""
+    url = f"http://metadata.google.internal/computeMetadata/v1/instance/attributes/{key}"
+    request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
