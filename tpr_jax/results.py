@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from tpr_jax import checkpoint, evaluate, memory, runlog, sharding, step
+from tpr_jax import checkpoint, distributed, evaluate, memory, runlog, sharding, step
 from tpr_jax import config as config_lib
 from tpr_jax.data import pipeline
 from tpr_jax.errors import UserError
@@ -69,7 +69,7 @@ def restore_best(config: ConfigDict, workdir: Path, parts: dict) -> tuple[dict, 
     instances = config_lib.instances(config)
     per_epoch = pipeline.steps_per_epoch(parts["splits"]["train"], config.batch_size, instances)
     _, optimiser = make_optimiser(config, parts["trainable"], per_epoch)
-    state = sharding.everywhere(parts["mesh"], step.init_state(optimiser, parts["trainable"]))
+    state = sharding.place(parts["mesh"], step.init_state(optimiser, parts["trainable"]))
     for name in ("best", "latest"):
         folder = workdir / "checkpoints" / name
         if not folder.is_dir():
@@ -102,7 +102,8 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
             scored[split], _ = score_split(parts, config, parts["encoders"], variables, split)
             print(f"{split}: {short(scored[split])}")
     scored |= about_data(parts) | memory.peaks({})
-    write_json(workdir / "eval.json", scored)
+    if distributed.is_first():
+        write_json(workdir / "eval.json", scored)
     print(f"written: {workdir / 'eval.json'}")
     return scored
 
