@@ -13,9 +13,9 @@ from tpr_jax.interrupt import noticed
 def test_the_first_signal_is_noticed_and_the_second_stops(number):
     before = signal.getsignal(number)
     with noticed() as notice:
-        assert not notice
+        assert not notice and notice() is False
         os.kill(os.getpid(), number)
-        assert notice and notice.number == number
+        assert notice and notice() is True and notice.number == number
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before

@@ -25,6 +25,10 @@ class Notice:
     def __bool__(self) -> bool:
         return self.number != 0
 
+    def __call__(self) -> bool:
+        """As a question, for who takes one."""
+        return bool(self)
+
     @contextlib.contextmanager
     def at_once(self, now: bool = True) -> Iterator[None]:
         """Within this, where all that counts is saved, a signal raises KeyboardInterrupt at once; so does one
