@@ -1,0 +1,174 @@
+"""Search your own photos of people in words.
+
+    python -m tpr_jax.search index PHOTOS --index DIR [--model M]
+    python -m tpr_jax.search query "TEXT" --index DIR [--top_k N] [--image FILE] [--where CONDITION] [--json]
+    python -m tpr_jax.search export --index DIR --out FILE.parquet
+
+PHOTOS is a folder, or a .csv or .jsonl with a column `image` and, if there are, x, y, w, h of a box and any
+further columns. `index` again encodes only what is new or changed.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+# XLA writes notices of its own to the terminal; errors still come through.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from tpr_jax.errors import UserError
+from tpr_jax.pipes import quiet_when_closed
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes are one line, as everywhere."""
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see python -m tpr_jax.search --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; each command's function is in `run`."""
+    top = _Parser(
+        prog="python -m tpr_jax.search",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="index|query|export")
+    index = commands.add_parser("index", help="encode photos, or bring an index up to date")
+    index.add_argument("photos", metavar="PHOTOS", help="a folder, or a .csv or .jsonl that lists photos")
+    index.add_argument(
+        "--model", help="a folder or hub id; by default the index's own, or the bundled clip-mini"
+    )
+    index.add_argument(
+        "--image_size", type=int, nargs=2, metavar=("H", "W"), help="by default the model's own"
+    )
+    index.add_argument("--dtype", choices=("float32", "bfloat16"), help="what the towers compute in")
+    index.add_argument("--batch_size", type=int, help="photos encoded at once")
+    index.add_argument(
+        "--approximate",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="lists for a quicker, approximate search; by default above a million photos",
+    )
+    index.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="of several processes: where the first one is"
+    )
+    index.add_argument("--num_processes", type=int, help="how many there are")
+    index.add_argument("--process_id", type=int, help="which one this is, from 0")
+    query = commands.add_parser("query", help="rank the photos for a text, a picture or both")
+    query.add_argument("text", metavar="TEXT", nargs="?", help="the person in words")
+    query.add_argument("--image", metavar="FILE", help="a photo of the person")
+    query.add_argument("--weight", type=float, default=0.5, help="of the text beside the picture, 0 to 1")
+    query.add_argument("--top_k", type=int, default=10, metavar="N", help="photos to show")
+    query.add_argument("--where", metavar="CONDITION", help="such as \"camera=3 and time>'2024-05-01'\"")
+    query.add_argument(
+        "--group",
+        type=float,
+        nargs="?",
+        const=0.95,
+        metavar="COSINE",
+        help="list photos that resemble a better one under it (from a cosine of 0.95 on)",
+    )
+    query.add_argument("--engine", default="auto", help="auto, cpu, mesh (exact) or approximate")
+    query.add_argument("--json", action="store_true", help="print one JSON object")
+    query.add_argument("--model", help="where the index's model is now")
+    export = commands.add_parser("export", help="write vectors and columns as Parquet")
+    export.add_argument("--out", required=True, metavar="FILE.parquet")
+    export.add_argument("--half", action="store_true", help="float16 vectors instead of float32")
+    for command in (index, query, export):
+        command.add_argument("--index", required=True, metavar="DIR", help="the index's folder")
+    return top
+
+
+def run(argv: list[str]) -> None:
+    """Parses and does it. Raises UserError."""
+    args = parser().parse_args(argv)
+    command = {"index": _index, "query": _query, "export": _export}[args.command]
+    command(args)
+
+
+def _index(args: argparse.Namespace) -> None:
+    if args.batch_size is not None and args.batch_size < 1:
+        raise UserError(f"--batch_size {args.batch_size}: must be at least 1")
+    if args.image_size and min(args.image_size) < 1:
+        raise UserError(f"--image_size {' '.join(map(str, args.image_size))}: must be above 0")
+    from tpr_jax.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    _join(args)
+    from tpr_jax.search.build import Stopped, build
+    from tpr_jax.search.show import built
+
+    try:
+        result = build(
+            args.photos,
+            args.index,
+            args.model,
+            image_size=tuple(args.image_size) if args.image_size else None,
+            dtype=args.dtype,
+            batch_size=args.batch_size,
+            approximate=args.approximate,
+            say=print,
+        )
+    except Stopped as stopped:
+        print(f"error: {stopped}", file=sys.stderr)
+        raise SystemExit(130) from None
+    if "skipped" in result:
+        print(built(result))
+
+
+def _join(args: argparse.Namespace) -> None:
+    given = [args.coordinator, args.num_processes, args.process_id]
+    if all(value is None for value in given):
+        return
+    if any(value is None for value in given):
+        raise UserError("--coordinator, --num_processes and --process_id go together: give all three")
+    import jax
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+    except (RuntimeError, ValueError) as error:
+        what = " ".join(str(error).split())[:200]
+        raise UserError(f"--coordinator {args.coordinator}: the processes did not meet ({what})") from error
+
+
+def _query(args: argparse.Namespace) -> None:
+    from tpr_jax.search.query import open_searcher, search
+    from tpr_jax.search.show import answer
+
+    searcher = open_searcher(args.index, args.model, args.engine)
+    settings = {key: getattr(args, key) for key in ("top_k", "weight", "where", "group")}
+    result = search(searcher, args.text, args.image, **settings)
+    asked = {"text": args.text, "image": args.image, **settings}
+    if args.json:
+        print(json.dumps({"query": asked, **result}, ensure_ascii=False, indent=2))
+    else:
+        print(answer(result))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from tpr_jax.search.export import export
+    from tpr_jax.search.store import open_index
+
+    count = export(open_index(args.index), args.out, args.half)
+    print(f"{count:,} rows written to {args.out}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 after one line on stderr."""
+    try:
+        run(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    with quiet_when_closed():
+        sys.exit(main())

@@ -1,0 +1,159 @@
+"""The index on the disk. `index.json` names the other files, and is replaced last: a reader finds either the
+old index or the new one, whole.
+
+    index.json             version, model and its SHA-256, where the photos are, how many, the files' names
+    vectors-N.npy          float16 [n, e], L2-normalised, memory-mapped
+    photos-N.parquet       a row a vector: path, x, y, w, h (null without a box), the table's columns,
+                           file_size, file_mtime_ns, file_sha256
+    codes-N-*.faiss        8 bits a number, for a quick exact search (`codes`); from 4,096 photos on
+    codes-N.json           how far they were rounded
+    ivf-N.faiss            lists for an approximate search (`approximate`); above a million photos
+    skipped.jsonl          photos that cannot be read, and why
+    parts/                 what is encoded but not yet in the index
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float16
+
+from tpr_jax.errors import UserError
+from tpr_jax.weights.backbone import find
+from tpr_jax.weights.clip import weight_files
+from tpr_jax.weights.saved import read_saved
+from tpr_jax.weights.saving import ADAPTER
+
+FORMAT_VERSION = 1
+INFO = "index.json"
+KEY = ("path", "x", "y", "w", "h")
+FILE = ("file_size", "file_mtime_ns", "file_sha256")
+_BLOCK = 16384  # rows handled at once
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index as it was when it was opened; `vectors` [n, e] float16 is memory-mapped."""
+
+    folder: Path
+    info: Mapping
+    vectors: Float16[np.ndarray, "n e"]
+    table: pa.Table
+
+    def file(self, kind: str) -> Path | None:
+        """The file of this kind, None where the index has none."""
+        name = self.info["files"].get(kind)
+        return self.folder / name if name else None
+
+
+def read_info(folder: str | os.PathLike) -> dict | None:
+    """What index.json says; None where there is no index yet.
+
+    Raises:
+      UserError: it cannot be read, is damaged, or of another version.
+    """
+    path = Path(folder) / INFO
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        raise UserError(f"--index {folder}: is a file; name a folder for the index") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is damaged ({error}); index the photos into a new folder") from error
+    version = info.get("format_version") if isinstance(info, dict) else None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: an index of version {version!r}, but this version of tpr_jax reads {FORMAT_VERSION}: "
+            "index the photos into a new folder, or use the version that made it"
+        )
+    return info
+
+
+def open_index(folder: str | os.PathLike) -> Index:
+    """Opens an index for searching.
+
+    Raises:
+      UserError: there is none, it cannot be read, is damaged, or of another version.
+    """
+    folder = Path(folder)
+    info = read_info(folder)
+    if info is None:
+        raise UserError(
+            f"--index {folder}: has no index yet; make one by: python -m tpr_jax.search index PHOTOS "
+            f"--index {folder}"
+        )
+    try:
+        shape = (info["count"], info["model"]["embed_dim"])
+        vectors = np.load(folder / info["files"]["vectors"], mmap_mode="r", allow_pickle=False)
+        table = pq.read_table(folder / info["files"]["photos"], memory_map=True)
+        whole = vectors.shape == shape and vectors.dtype == np.float16 and table.num_rows == shape[0]
+        whole = whole and set(KEY + FILE) <= set(table.column_names) and "sha256" in info["model"]
+    except PermissionError as error:
+        raise UserError(f"{error.filename}: cannot be read; check the file's permissions") from error
+    except (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        what = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{folder}: the index is damaged ({what}); index the photos into a new folder"
+        ) from error
+    if not whole:
+        raise UserError(
+            f"{folder}: the index is damaged (its files do not fit each other); index the photos "
+            "into a new folder"
+        )
+    return Index(folder, info, vectors, table)
+
+
+def boxes(table: pa.Table) -> list[tuple[int, int, int, int] | None]:
+    """The box of each row, None where it has none."""
+    columns = [table[name].to_pylist() for name in KEY[1:]]
+    return [None if box[0] is None else box for box in zip(*columns, strict=True)]
+
+
+def model_sha256(name: str | os.PathLike) -> str:
+    """Of all files that decide what a model's features are: weights, sizes, image settings, tokenizer.
+
+    Where the files lie plays no part, nor where the backbone of a saved model is: its SHA-256 stands in
+    config.json, and loading checks it.
+
+    Raises:
+      UserError: nothing of that name can be reached, or a file cannot be read.
+    """
+    path, digest = find(name).path, hashlib.sha256()
+    saved = read_saved(path) if path.is_dir() else None
+    files = [path / ADAPTER] if saved else weight_files(path)
+    if path.is_dir():
+        names = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json")
+        files += [path / n for n in names if (path / n).is_file()]
+    for file in files:
+        digest.update(file.name.encode() + b"\0")
+        try:
+            if saved and file.name == "config.json":
+                settings = json.loads(file.read_bytes())
+                settings["backbone"].pop("name")
+                digest.update(json.dumps(settings, sort_keys=True).encode())
+                continue
+            with open(file, "rb") as content:
+                while chunk := content.read(1 << 20):
+                    digest.update(chunk)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror}); check the file") from error
+    return digest.hexdigest()
+
+
+def check_model(info: Mapping, folder: str | os.PathLike, name: str, found: str) -> None:
+    """Raises UserError unless `found` is the SHA-256 of the model that the index was made with."""
+    made = info["model"]
+    if found != made["sha256"]:
+        raise UserError(
+            f"--model {name}: SHA-256 {found[:12]}..., but {folder} was made with {made['name']}, "
+            f"{made['sha256'][:12]}...: leave --model out, or index the photos into a new folder"
+        )

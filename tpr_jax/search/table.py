@@ -1,0 +1,186 @@
+"""A gallery as a table: a .csv or .jsonl with a column `image`, boxes `x y w h`, and any further columns."""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+
+from tpr_jax.errors import UserError
+
+BOX = ("x", "y", "w", "h")
+# Columns that the index adds, or that the answers have: a table may not bring its own.
+RESERVED = ("path", *BOX, "file_size", "file_mtime_ns", "file_sha256", "rank", "score", "box", "group")
+
+
+def read_table(path: Path) -> tuple[list[tuple[int, str, tuple | None, dict]], list[tuple[str, str]]]:
+    """((line from 1, picture's path, box or None, columns) of usable lines, (line, why) of the others).
+
+    Values of a CSV are strings, an empty one is None; `column` gives whole columns a type.
+
+    Raises:
+      UserError: the file cannot be read, or a column is missing or has a reserved name.
+    """
+    lines = _csv_lines(path) if path.suffix.lower() == ".csv" else _json_lines(path)
+    rows, skipped = [], []
+    for number, fields in lines:
+        where = f"{path.name}: line {number}"
+        try:
+            if isinstance(fields, str):
+                raise ValueError(fields)
+            image = fields.pop("image", None)
+            if not isinstance(image, str) or not image:
+                raise ValueError("field 'image' must be the path of a picture")
+            if "\0" in image:
+                raise ValueError("field 'image' is no path")
+            box = _box({name: fields.pop(name, None) for name in BOX})
+        except ValueError as error:
+            skipped.append((where, str(error)))
+            continue
+        for name in fields:
+            _check_name(path, name)
+        rows.append((number, image, box, fields))
+    return rows, skipped
+
+
+def column(values: Sequence) -> pa.Array:
+    """Values of a column (None: nothing) as an Arrow array of the narrowest type that holds all of them.
+
+    Booleans, whole numbers, numbers, times (ISO 8601; with a zone they become UTC) or else texts. Numbers
+    with leading zeros, such as 007, stay texts.
+    """
+    present = [value for value in values if value is not None]
+    if all(isinstance(v, bool) for v in present) and present:
+        return pa.array(values, pa.bool_())
+    if all(isinstance(v, bool | list | dict) for v in present) and present:
+        return pa.array([None if v is None else json.dumps(v, ensure_ascii=False) for v in values])
+    for convert, kind in ((_whole, pa.int64()), (_number, pa.float64()), (_time, None)):
+        try:
+            found = [None if v is None else convert(v) for v in values]
+        except ValueError:
+            continue
+        if kind is not None:
+            return pa.array(found, kind)
+        zones = {v.tzinfo is not None for v in found if v is not None}
+        if len(zones) == 1:
+            return pa.array(found, pa.timestamp("us", tz="UTC" if zones.pop() else None))
+    texts = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
+    return pa.array(texts, pa.string())
+
+
+def parse_time(text: str) -> datetime:
+    """An ISO 8601 date or time; one with a zone in UTC. Raises ValueError for anything else."""
+    if not re.match(r"\d{4}-\d\d-\d\d($|[ T])", text):
+        raise ValueError(f"{text!r} is no date")
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo is None else time.astimezone(UTC)
+
+
+def _whole(value) -> int:
+    if isinstance(value, str) and re.fullmatch(r"0|-?[1-9]\d{0,17}", value):
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
+        return value
+    raise ValueError
+
+
+def _number(value) -> float:
+    if isinstance(value, str) and not re.fullmatch(r"-?(0|[1-9]\d*)?(\.\d+)?([eE][+-]?\d+)?", value):
+        raise ValueError
+    if isinstance(value, bool | list | dict):
+        raise ValueError
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _time(value) -> datetime:
+    if not isinstance(value, str):
+        raise ValueError
+    return parse_time(value)
+
+
+def _box(fields: dict) -> tuple[int, int, int, int] | None:
+    if all(value in (None, "") for value in fields.values()):
+        return None
+    numbers = []
+    for name, value in fields.items():
+        try:
+            number = math.nan if isinstance(value, bool) or value in (None, "") else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not abs(number) < 2**31:
+            raise ValueError(f"field '{name}' is {value!r}: a box has the numbers x, y, w and h, in pixels")
+        numbers.append(round(number))
+    if min(numbers[2:]) < 1:
+        raise ValueError(f"the box is {numbers[2]} x {numbers[3]} pixels: w and h must be at least 1")
+    return tuple(numbers)
+
+
+def _check_name(path: Path, name: str) -> None:
+    if name in RESERVED:
+        raise UserError(f"{path}: column '{name}' has a name that the index needs: call it something else")
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, dict | str]]:
+    for number, line in enumerate(_text(path).split("\n"), 1):  # not splitlines: U+2028 may stand in a text
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield number, f"not JSON ({error})"
+            continue
+        if not isinstance(fields, dict):
+            yield number, f"must be an object with fields, not {type(fields).__name__}"
+        elif not _is_utf8(line) or not _is_utf8(json.dumps(fields, ensure_ascii=False)):
+            yield number, "has half of a surrogate pair: mend its \\u escapes"
+        else:
+            yield number, fields
+
+
+def _csv_lines(path: Path) -> Iterator[tuple[int, dict | str]]:
+    reader = csv.reader(_text(path).splitlines(keepends=True), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if "image" not in header:
+            raise UserError(f"{path}: the first line has no column 'image': it must name the columns")
+        for name in header:
+            if header.count(name) > 1 or not name:
+                raise UserError(f"{path}: the first line names column '{name}' twice or not at all: mend it")
+        rows = [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error as error:
+        raise UserError(
+            f"{path}: line {reader.line_num} is not CSV ({error}): mend its quotes and commas"
+        ) from None
+    yield from _named(header, rows)
+
+
+def _named(header: list[str], rows: Iterable[tuple[int, list[str]]]) -> Iterator[tuple[int, dict | str]]:
+    for number, cells in rows:
+        if len(cells) != len(header):
+            yield number, f"has {len(cells)} fields, the first line {len(header)}: mend its commas"
+        else:
+            yield number, {name: cell.strip() or None for name, cell in zip(header, cells, strict=True)}
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error}): save it in that encoding") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}): check the file's permissions") from None
