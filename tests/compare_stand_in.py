@@ -46,6 +46,7 @@ if what.startswith("wait"):
     sys.exit(2)
 r1 = 10.0 + int(folder.name.removeprefix("seed_"))
 scores = {"t2i": {"R1": r1, "R5": 20.0, "R10": 30.0, "mAP": 15.0, "mINP": 5.0}}
+scores["i2t"] = {"R1": 2 * r1, "R5": 40.0, "R10": 60.0, "mAP": 30.0, "mINP": 10.0}
 sizes = {"trainable_params": 100, "total_params": 1000, "peak_memory_bytes": 7000}
 if "eval" in flags:
     (folder / "eval.json").write_text(json.dumps({**sizes, "step": 0, "test": scores, "trainable_params": 0}))

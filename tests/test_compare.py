@@ -54,13 +54,19 @@ def test_a_comparison_for_real(compared, tmp_path, monkeypatch):
     assert "[1 of 4] tiny, seed 0: R@1 " in stdout and "[4 of 4] zero, seed 1: R@1 " in stdout
     assert f"{float(tiny['R1_mean']):.2f} ± {float(tiny['R1_sd']):.2f}" in stdout
     written = (tmp_path / "all" / "compare.md").read_text()
-    assert written.startswith("### CUHK-PEDES\n") and "| tiny " in written
+    assert written.startswith("### CUHK-PEDES: text to image\n") and "| tiny " in written
     assert (tmp_path / "all" / "compare.png").read_bytes().startswith(b"\x89PNG")
     # Again: everything is there, and nothing is begun.
     monkeypatch.setattr(compare_runs, "PROGRAM", ("false",))
     code, again, _ = compared(*flags)
     assert code == 0 and again.count("was there already") == 4
     assert (tmp_path / "all" / "compare.md").read_text() == written
+    # So the other direction can be had for nothing.
+    code, again, _ = compared(*flags, "--direction", "i2t")
+    assert code == 0 and "CUHK-PEDES: image to text" in again and "text to image" not in again
+    for key in ("R1", "R5", "R10", "mAP", "mINP"):
+        values = [one["final"]["test"]["i2t"][key] for one in results]
+        assert float(table(tmp_path)["tiny"][f"{key}_mean"]) == pytest.approx(sum(values) / 2)
 
 
 def test_values_of_the_stand_in(compared, stand_in, tmp_path):
@@ -72,7 +78,17 @@ def test_values_of_the_stand_in(compared, stand_in, tmp_path):
     assert (row["seconds_per_step"], row["memory_bytes"], row["saved_bytes"]) == ("0.5", "7000", "400")
     assert (row["steps_min"], row["steps_max"], row["trainable_params"]) == ("120", "120", "100")
     assert table(tmp_path)["zero"]["steps_max"] == "0"
-    assert "10.50 ± 0.71" in stdout and "MiniPEDES" not in stdout
+    assert "10.50 ± 0.71" in stdout and "MiniPEDES" not in stdout and "image to text" not in stdout
+
+
+def test_both_directions_in_tables_of_their_own(compared, stand_in, tmp_path):
+    code, stdout, _ = compared("--direction", "both")
+    assert code == 0 and "10.50 ± 0.71" in stdout and "21.00 ± 1.41" in stdout
+    written = (tmp_path / "all" / "compare.md").read_text()
+    titles = [line for line in written.splitlines() if line.startswith("###")]
+    assert titles == ["### CUHK-PEDES: text to image", "### CUHK-PEDES: image to text"]
+    code, stdout, _ = compared("--direction", "i2t")
+    assert "tiny, seed 1: R@1 22.00, was there already" in stdout and "10.50" not in stdout
 
 
 @pytest.mark.parametrize(
@@ -146,6 +162,7 @@ def test_a_second_ctrl_c_ends_it_at_once(compared, stand_in, tmp_path):
         (["CONFIG", "--config.seed=4"], "--config.seed=4: the seeds are 0 to N - 1"),
         (["CONFIG", "--config.batch_size", "8"], "settings are written --config.KEY=VALUE"),
         (["CONFIG", "--seeds", "0"], "--seeds 0: at least 1"),
+        (["CONFIG", "--direction", "t2t"], "--direction t2t is unknown: choose one of t2i, i2t, both"),
         (["CONFIG", "--seeds", "many"], "invalid int value: 'many'"),
         (["CONFIG", "--sed", "3"], "unrecognized arguments: --sed"),
         (["CONFIG", "CONFIG"], "is given twice: leave one out"),

@@ -19,7 +19,7 @@ def test_saved_bytes_are_those_of_the_file_where_there_is_one(tmp_path):
     assert compare_outcome.saved_bytes({"trainable_params": 25}, tmp_path) == 123
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[1]", '{"final": {}}'])
+@pytest.mark.parametrize("damage", ["", "{", "[1]", '{"final": {}}', '{"final": {"test": {"t2i": {}}}}'])
 def test_results_that_cannot_be_read_are_made_again(compared, stand_in, tmp_path, damage):
     assert compared()[0] == 0
     (tmp_path / "all" / "tiny" / "seed_0" / "results.json").write_text(damage)

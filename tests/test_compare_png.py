@@ -10,12 +10,12 @@ from tpr_jax import compare_png
 from tpr_jax.compare_table import summarise
 
 
-def row(name, r1s, params, dataset="mini_pedes"):
-    scores = [dict.fromkeys(("R1", "R5", "R10", "mAP", "mINP"), r1) for r1 in r1s]
+def row(name, r1s, params, dataset="mini_pedes", direction="t2i"):
+    scores = [{direction: dict.fromkeys(("R1", "R5", "R10", "mAP", "mINP"), r1)} for r1 in r1s]
     numbers = {"steps": 5, "trainable_params": params, "total_params": 10**7, "saved_bytes": 4 * params}
     unknown = {"seconds_per_step": None, "memory_bytes": None}
     done = [{"status": "done", "scores": one, **numbers, **unknown} for one in scores]
-    return summarise(name, dataset, done or [{"status": "failed"}])
+    return summarise(name, dataset, done or [{"status": "failed"}], direction)
 
 
 ROWS = [
@@ -32,7 +32,10 @@ ROWS = [
 
 def test_points_bars_and_names():
     (axes,) = compare_png.draw(ROWS).axes
-    assert axes.get_title(loc="left").startswith("MiniPEDES, rendered: R@1") and axes.get_xscale() == "log"
+    assert (
+        axes.get_title(loc="left").startswith("MiniPEDES, rendered: text to image, R@1")
+        and axes.get_xscale() == "log"
+    )
     found = {}
     for bar in axes.containers:
         (x,), (y,) = bar.lines[0].get_data()
@@ -59,10 +62,10 @@ def test_no_name_lies_upon_another_or_outside():
         assert axes.bbox.containsy(box.y0) and axes.bbox.containsy(box.y1), name
 
 
-def test_a_panel_for_each_data_set():
-    rows = [*ROWS, row("dm_adapter:cuhk_pedes", [70.0], 15_669_528, "cuhk_pedes")]
+def test_a_panel_for_each_data_set_and_direction():
+    rows = [*ROWS, row("dm_adapter:cuhk_pedes", [70.0], 15_669_528, "cuhk_pedes", "i2t")]
     titles = [axes.get_title(loc="left") for axes in compare_png.draw(rows).axes]
-    assert [title.split(":")[0] for title in titles] == ["MiniPEDES, rendered", "CUHK-PEDES"]
+    assert titles == ["MiniPEDES, rendered: text to image, R@1, %", "CUHK-PEDES: image to text, R@1, %"]
 
 
 @pytest.mark.parametrize(

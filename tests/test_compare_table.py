@@ -10,7 +10,8 @@ from tpr_jax.compare_table import summarise
 
 
 def outcome(r1, **changes):
-    scores = {"R1": r1, "R5": r1 + 10, "R10": r1 + 20, "mAP": r1 + 1, "mINP": r1 - 1}
+    scores = {"t2i": {"R1": r1, "R5": r1 + 10, "R10": r1 + 20, "mAP": r1 + 1, "mINP": r1 - 1}}
+    scores["i2t"] = {key: 2 * value for key, value in scores["t2i"].items()}
     numbers = {
         "steps": 200,
         "trainable_params": 1_000,
@@ -58,7 +59,7 @@ def test_markdown():
         summarise("zero", "mini_pedes", [outcome(2.0, trainable_params=0, saved_bytes=0)]),
     ]
     lines = compare_table.markdown(rows).splitlines()
-    assert lines[0] == "### MiniPEDES, rendered" and lines[1] == ""
+    assert lines[0] == "### MiniPEDES, rendered: text to image" and lines[1] == ""
     assert len({len(line) for line in lines[2:9]}) == 1  # as easily read as it is
     head, rule, *body = map(cells, lines[2:9])
     assert head == [
@@ -74,7 +75,7 @@ def test_markdown():
     assert body[2][:4] == ["two", "2 of 3", "150–200", "1.00 ± 0.00"]
     assert body[3] == ["none", "0 of 3, 3 failed"] + ["–"] * 11
     assert (body[4][8], body[4][9], body[4][12]) == ("0", "0.00 %", "0 B")
-    assert "mean ± standard deviation over the seeds" in lines[-1] and "text to image" in lines[-1]
+    assert "mean ± standard deviation over the seeds" in lines[-1]
 
 
 def test_each_data_set_has_a_table_of_its_own():
@@ -85,13 +86,28 @@ def test_each_data_set_has_a_table_of_its_own():
     lines = compare_table.markdown(rows).splitlines()
     first = [cells(line)[0] for line in lines if line.startswith("| ")]
     assert first == ["config", "---", "a", "b", "config", "---", "a:cuhk_pedes"]
-    assert [line for line in lines if line.startswith("###")] == ["### MiniPEDES, rendered", "### CUHK-PEDES"]
+    titles = [line for line in lines if line.startswith("###")]
+    assert titles == ["### MiniPEDES, rendered: text to image", "### CUHK-PEDES: text to image"]
+
+
+def test_image_to_text_has_its_own_numbers_and_table():
+    outcomes = [outcome(4.0), outcome(7.0)]
+    rows = [summarise("a", "mini_pedes", outcomes, direction) for direction in ("t2i", "i2t")]
+    assert rows[0]["R1"] == pytest.approx((5.5, 4.5**0.5)) and rows[1]["R1"] == pytest.approx((11, 18**0.5))
+    lines = compare_table.markdown(rows).splitlines()
+    titles = [line for line in lines if line.startswith("###")]
+    assert titles == ["### MiniPEDES, rendered: text to image", "### MiniPEDES, rendered: image to text"]
+    body = [cells(line) for line in lines if line.startswith("| a ")]
+    assert [line[3] for line in body] == ["5.50 ± 2.12", "11.00 ± 4.24"]
+    assert body[0][8:] == body[1][8:]  # what it cost
+    both = list(csv.DictReader(io.StringIO(compare_table.comma_separated(rows))))
+    assert [(row["direction"], row["R1_mean"]) for row in both] == [("t2i", "5.5"), ("i2t", "11.0")]
 
 
 def test_the_terminals_table_has_the_same_words_in_two_parts():
     rows = [summarise("dm_adapter", "mini_pedes", [outcome(4.0), MISSING])]
     title, head, line, blank, costs_head, costs, *_ = compare_table.text(rows).splitlines()
-    assert title == "MiniPEDES, rendered" and blank == ""
+    assert title == "MiniPEDES, rendered: text to image" and blank == ""
     assert head.split() == ["config", "seeds", "steps", "R@1", "R@5", "R@10", "mAP", "mINP"]
     assert line.split() == ["dm_adapter", *["1", "of", "2"], "200", "4.00", "14.00", "24.00", "5.00", "3.00"]
     assert costs_head.split() == ["config", "trained", "share", *["s", "a", "step"], "memory", "file"]
@@ -110,7 +126,7 @@ def test_csv_keeps_all_digits_and_leaves_the_unknown_empty():
     assert (a["trainable_params"], a["total_params"], a["seconds_per_step"]) == ("1000", "8000", "0.5")
     assert (a["memory_bytes"], a["saved_bytes"]) == ("2000000000", "4000")
     assert (b["config"], b["seeds"], b["done"], b["failed"]) == ("b,c", "2", "0", "1")
-    assert {b[key] for key in list(b)[5:]} == {""}
+    assert {b[key] for key in list(b)[6:]} == {""}
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Trains several configs with several seeds each and puts what came out side by side.
 
-    python -m tpr_jax.compare CONFIG... --seeds N --workdir DIR [--config.KEY=VALUE ...]
+    python -m tpr_jax.compare CONFIG... --seeds N --workdir DIR [--direction t2i|i2t|both]
+                              [--config.KEY=VALUE ...]
 
 CONFIG is configs/NAME.py[:DATASET]; seeds are 0 to N - 1; a setting --config.KEY=VALUE holds for every run.
+The scores are those of text queries (t2i, the default), of image queries (i2t), or both, a table each.
 Each run is `python -m tpr_jax.main` in a process and a folder of its own, DIR/NAME/seed_K, with all it prints
 in log.txt. After every run DIR/compare.md, compare.csv and compare.png hold what there is so far. The same
 command again goes on where it was interrupted, tries failed runs again, and repeats no finished one.
@@ -16,14 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tpr_jax import compare_outcome, compare_runs, compare_table, interrupt
-from tpr_jax.compare_table import summarise
+from tpr_jax.compare_table import DIRECTIONS, summarise
 from tpr_jax.errors import UserError
 from tpr_jax.main import explain_and_exit
 from tpr_jax.writing import write_text, write_whole
 
 
-def parse(argv: Sequence[str]) -> tuple[list[str], int, Path, list[str]]:
-    """(configs, number of seeds, workdir, settings for every run) of a command line."""
+def parse(argv: Sequence[str]) -> tuple[list[str], int, Path, tuple[str, ...], list[str]]:
+    """(configs, number of seeds, workdir, directions to show, settings for every run) of a command line."""
     settings = [word for word in argv[1:] if re.match(r"--?(no)?config\.", word)]
     for setting in settings:
         key, equals, _ = setting.partition("=")
@@ -35,6 +37,7 @@ def parse(argv: Sequence[str]) -> tuple[list[str], int, Path, list[str]]:
     parser.add_argument("configs", nargs="*")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workdir")
+    parser.add_argument("--direction", default="t2i")
     parser.add_argument("-h", "--help", action="store_true")
     args = parser.parse_args([word for word in argv[1:] if word not in settings])
     if args.help or len(argv) == 1:
@@ -46,7 +49,10 @@ def parse(argv: Sequence[str]) -> tuple[list[str], int, Path, list[str]]:
         raise UserError(f"--seeds {args.seeds}: at least 1 is needed")
     if not args.workdir:
         raise UserError("--workdir is missing: name a folder for what is written, such as --workdir runs/all")
-    return args.configs, args.seeds, Path(args.workdir), settings
+    if args.direction not in (*DIRECTIONS, "both"):
+        raise UserError(f"--direction {args.direction} is unknown: choose one of t2i, i2t, both")
+    directions = tuple(DIRECTIONS) if args.direction == "both" else (args.direction,)
+    return args.configs, args.seeds, Path(args.workdir), directions, settings
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,28 +68,28 @@ def run(argv: list[str]) -> None:
         comparison was interrupted.
       SystemExit: with code 1 where runs failed.
     """
-    configs, seeds, workdir, settings = parse(argv)
+    configs, seeds, workdir, directions, settings = parse(argv)
     runs = compare_runs.plan(configs, seeds, workdir, settings)
     failed = 0
     with interrupt.noticed() as asked_to_stop:
         for number, one in enumerate(runs, 1):
             print(f"[{number} of {len(runs)}] {one['name']}, seed {one['seed']}: ", end="", flush=True)
-            code, said = _run_one(one, asked_to_stop)
+            code, said = _run_one(one, asked_to_stop, directions[0])
             print(said, flush=True)
             if code is None:
-                write_tables(workdir, runs)
+                write_tables(workdir, runs, directions)
                 again = shlex.join(["python", "-m", "tpr_jax.compare", *argv[1:]])
                 raise UserError(f"stopped at run {number} of {len(runs)}; to go on: {again}")
             failed += code != 0
-            write_tables(workdir, runs)
-    print(f"\n{compare_table.text(rows_of(runs))}", end="")
+            write_tables(workdir, runs, directions)
+    print(f"\n{compare_table.text(rows_of(runs, directions))}", end="")
     print(f"\nwritten to {workdir}: compare.md, compare.csv, compare.png; each run's files in NAME/seed_K/")
     if failed:
         print(f"{failed} of {len(runs)} runs failed; the same command tries them again", file=sys.stderr)
         raise SystemExit(1)
 
 
-def _run_one(one: dict, asked_to_stop) -> tuple[int | None, str]:
+def _run_one(one: dict, asked_to_stop, direction: str) -> tuple[int | None, str]:
     """(exit code or None where it was stopped, what to say of it)."""
     with compare_runs.alone(one, asked_to_stop, lambda words: print(words, end=" ... ", flush=True)) as mine:
         if mine is None or asked_to_stop():
@@ -95,25 +101,27 @@ def _run_one(one: dict, asked_to_stop) -> tuple[int | None, str]:
                 return None, said
             if code:
                 return code, f"FAILED (exit code {code}): {said}\n    see {one['folder'] / 'log.txt'}"
-        scores = compare_outcome.outcome(mine)["scores"]
+        scores = compare_outcome.outcome(mine)["scores"][direction]
         return 0, f"R@1 {scores['R1']:.2f}" + (", was there already" if whole else "")
 
 
-def rows_of(runs: Sequence[dict]) -> list[dict]:
-    """The table's rows of what there is now, in the order of the configs."""
+def rows_of(runs: Sequence[dict], directions: Sequence[str] = ("t2i",)) -> list[dict]:
+    """The tables' rows of what there is now: the configs in their order, once for each direction."""
     names = dict.fromkeys(run["name"] for run in runs)
-    rows = []
-    for name in names:
-        ours = [run for run in runs if run["name"] == name]
-        rows.append(summarise(name, ours[0]["config"]["dataset"], list(map(compare_outcome.outcome, ours))))
-    return rows
+    ours = {name: [run for run in runs if run["name"] == name] for name in names}
+    outcomes = {name: list(map(compare_outcome.outcome, ours[name])) for name in names}
+    return [
+        summarise(name, ours[name][0]["config"]["dataset"], outcomes[name], direction)
+        for direction in directions
+        for name in names
+    ]
 
 
-def write_tables(workdir: Path, runs: Sequence[dict]) -> None:
+def write_tables(workdir: Path, runs: Sequence[dict], directions: Sequence[str] = ("t2i",)) -> None:
     """compare.md, compare.csv and compare.png of what there is now; each appears whole or not at all."""
     from tpr_jax import compare_png  # takes matplotlib, which a mistaken command line should not wait for
 
-    rows = rows_of(runs)
+    rows = rows_of(runs, directions)
     write_text(workdir / "compare.md", compare_table.markdown(rows))
     write_text(workdir / "compare.csv", compare_table.comma_separated(rows))
     write_whole(workdir / "compare.png", lambda path: Path(path).write_bytes(compare_png.picture(rows)))

@@ -59,9 +59,10 @@ def results_of(run: dict) -> dict:
     return _read(run["folder"] / ("results.json" if run["mode"] == "train" else "eval.json"))
 
 
-def scores_of(results: dict) -> dict[str, float] | None:
-    """R@1 and so on of the test split, text to image: of the last state, or of what was scored only."""
-    return results.get("final", results).get("test", {}).get("t2i")
+def scores_of(results: dict) -> dict[str, dict[str, float]] | None:
+    """R@1 and so on of the test split by direction: of the last state, or of what was only scored."""
+    found = results.get("final", results).get("test", {})
+    return found if found.keys() >= {"t2i", "i2t"} else None
 
 
 def _read(path: Path) -> dict:

@@ -1,4 +1,4 @@
-"""compare.png: R@1 against the number of trained parameters, a panel for each data set."""
+"""compare.png: R@1 against the number of trained parameters, a panel for each table."""
 
 import io
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tpr_jax.compare_table import dataset_name, rows_by_dataset
+from tpr_jax.compare_table import tables
 from tpr_jax.report_png import BLUE, DPI, GREEN, INK, MUTED, PAPER, RULE
 
 PANEL = (10.5, 6.6)  # inches
@@ -29,15 +29,15 @@ def picture(rows: Sequence[dict]) -> bytes:
 
 def draw(rows: Sequence[dict]) -> Figure:
     """The same as a figure."""
-    panels = rows_by_dataset(rows)
+    panels = tables(rows)
     size = (PANEL[0] * len(panels), PANEL[1])
     figure = Figure(figsize=size, dpi=DPI, facecolor=PAPER, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.25, h_pad=0.2)
     FigureCanvasAgg(figure)
     drawn = []
-    for axes, (dataset, part) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    for axes, (title, part) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         done = [row for row in part if row["R1"] is not None]
-        _draw(axes, dataset_name(dataset), done)
+        _draw(axes, title, done)
         drawn.append((axes, done))
     figure.draw_without_rendering()  # now the axes have their places, on which those of the names depend
     for axes, done in drawn:
@@ -45,9 +45,8 @@ def draw(rows: Sequence[dict]) -> Figure:
     return figure
 
 
-def _draw(axes, dataset: str, rows: list[dict]) -> None:
-    title = f"{dataset}: R@1, text to image, %"
-    axes.set_title(title, loc="left", size=15, weight="bold", color=INK, pad=14)
+def _draw(axes, title: str, rows: list[dict]) -> None:
+    axes.set_title(f"{title}, R@1, %", loc="left", size=15, weight="bold", color=INK, pad=14)
     axes.set_xlabel("trained parameters (bars: standard deviation over the seeds)", size=11.5, color=MUTED)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(RULE)
@@ -58,6 +57,9 @@ def _draw(axes, dataset: str, rows: list[dict]) -> None:
         axes.set(xticks=[], yticks=[])
         return
     axes.set_xscale("log")
+    # Before anything is drawn: matplotlib warns of a single point, which has no extent of its own.
+    sizes = [row["trainable_params"] for row in rows if row["trainable_params"]] or [1000]
+    axes.set_xlim(min(sizes) / 4, max(sizes) * 4)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     axes.xaxis.set_minor_formatter(lambda x, _: "")
     axes.tick_params(which="both", colors=MUTED, labelsize=11, length=0, pad=6)
@@ -70,8 +72,6 @@ def _draw(axes, dataset: str, rows: list[dict]) -> None:
             axes.errorbar(row["trainable_params"], mean, yerr=deviation or 0.0, **style)
         else:  # which has no place on a logarithmic axis
             axes.axhline(mean, color=GREEN, linestyle="--", linewidth=1.8)
-    sizes = [row["trainable_params"] for row in rows if row["trainable_params"]] or [1000]
-    axes.set_xlim(min(sizes) / 4, max(sizes) * 4)
     low, high = min(_ends(row)[0] for row in rows), max(_ends(row)[1] for row in rows)
     room = 0.12 * (high - low) + 0.5
     axes.set_ylim(max(0, low - room), high + room)

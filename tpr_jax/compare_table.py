@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from tpr_jax.metrics import METRIC_KEYS
 from tpr_jax.report import DATASET_NAMES
 
+DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 NOTE = (
-    "Test split, text to image, percent, after the last step: mean ± standard deviation over the seeds (the "
+    "Test split, percent, after the last step: mean ± standard deviation over the seeds (the "
     "sample's, n - 1). Time of a step: mean over the seeds of each run's median, without the first, which "
     "compiles. Memory: the highest of any seed; the device's where it keeps an account, else the process's. "
     "File: the trained part alone."
@@ -21,25 +22,26 @@ NOTE = (
 MISSING = "–"
 
 
-def summarise(name: str, dataset: str, outcomes: Sequence[dict]) -> dict:
-    """One row: what a config's runs, one outcome a seed, amount to.
+def summarise(name: str, dataset: str, outcomes: Sequence[dict], direction: str = "t2i") -> dict:
+    """One row: what a config's runs, one outcome a seed, amount to, their queries being texts or images.
 
-    Of an outcome are read `status` ("done", "failed" or "missing") and, of those done, `scores` (by metric,
-    percent), `steps`, `trainable_params`, `total_params`, `seconds_per_step`, `memory_bytes`, `saved_bytes`;
-    the last three may be None. Returns `name`, `dataset`, `seeds`, `done`, `failed`, for each metric
-    (mean, standard deviation) or None, and the others; what is not known is None. The deviation of one run
-    alone is None.
+    Of an outcome are read `status` ("done", "failed" or "missing") and, of those done, `scores` (by direction
+    and metric, percent), `steps`, `trainable_params`, `total_params`, `seconds_per_step`, `memory_bytes`,
+    `saved_bytes`; the last three may be None. Returns `name`, `dataset`, `direction`, `seeds`, `done`,
+    `failed`, for each metric (mean, standard deviation) or None, and the others; what is not known is None.
+    The deviation of one run alone is None.
     """
     done = [outcome for outcome in outcomes if outcome["status"] == "done"]
     row = {
         "name": name,
         "dataset": dataset,
+        "direction": direction,
         "seeds": len(outcomes),
         "done": len(done),
         "failed": sum(outcome["status"] == "failed" for outcome in outcomes),
     }
     for key in METRIC_KEYS:
-        row[key] = _mean_and_deviation([outcome["scores"][key] for outcome in done])
+        row[key] = _mean_and_deviation([outcome["scores"][direction][key] for outcome in done])
 
     def known(key):
         return [outcome[key] for outcome in done if outcome[key] is not None]
@@ -53,39 +55,39 @@ def summarise(name: str, dataset: str, outcomes: Sequence[dict]) -> dict:
 
 
 def markdown(rows: Sequence[dict]) -> str:
-    """A heading and a table for each data set, its columns padded; the note on what the numbers are below."""
+    """A heading and a padded table for each data set and direction; below, what the numbers are."""
     blocks = []
-    for dataset, part in rows_by_dataset(rows):
+    for title, part in tables(rows):
         head, *body = _cells(part)
         rule = ["---" if i == 0 else "---:" for i in range(len(head))]
         lines = [f"| {' | '.join(line)} |" for line in _padded([head, rule, *body])]
-        blocks += [f"### {dataset_name(dataset)}", "\n".join(lines)]
+        blocks += [f"### {title}", "\n".join(lines)]
     return "\n\n".join([*blocks, NOTE]) + "\n"
 
 
 def text(rows: Sequence[dict]) -> str:
-    """The same for a terminal: for each data set the scores, and below them what they cost."""
+    """The same for a terminal: for each table the scores, and below them what they cost."""
     blocks = []
-    for dataset, part in rows_by_dataset(rows):
+    for title, part in tables(rows):
         cells = _cells(part)
         split = 3 + len(METRIC_KEYS)
         scores = [line[:split] for line in cells]
         costs = [line[:1] + line[split:] for line in cells]
-        blocks.append("\n".join([dataset_name(dataset), *map("  ".join, _padded(scores))]))
+        blocks.append("\n".join([title, *map("  ".join, _padded(scores))]))
         blocks.append("\n".join(map("  ".join, _padded(costs))))
     return "\n\n".join([*blocks, textwrap.fill(NOTE, 100)]) + "\n"
 
 
 def comma_separated(rows: Sequence[dict]) -> str:
     """CSV with all digits; an empty field where nothing is known."""
-    columns = ["config", "dataset", "seeds", "done", "failed", "steps_min", "steps_max"]
+    columns = ["config", "dataset", "direction", "seeds", "done", "failed", "steps_min", "steps_max"]
     columns += [f"{key}_{what}" for key in METRIC_KEYS for what in ("mean", "sd")]
     columns += ["trainable_params", "total_params", "seconds_per_step", "memory_bytes", "saved_bytes"]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
-        values = [row["name"], row["dataset"], row["seeds"], row["done"], row["failed"]]
+        values = [row[key] for key in ("name", "dataset", "direction", "seeds", "done", "failed")]
         for key in ("steps", *METRIC_KEYS):
             values += row[key] or (None, None)
         writer.writerow([*values, *(row[key] for key in columns[-5:])])  # None is written as an empty field
@@ -98,10 +100,12 @@ def _mean_and_deviation(values: list[float]) -> tuple[float, float | None] | Non
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def rows_by_dataset(rows: Sequence[dict]) -> list[tuple[str, list[dict]]]:
-    """Numbers of one data set mean nothing beside those of another: a table of its own for each."""
-    names = dict.fromkeys(row["dataset"] for row in rows)
-    return [(name, [row for row in rows if row["dataset"] == name]) for name in names]
+def tables(rows: Sequence[dict]) -> list[tuple[str, list[dict]]]:
+    """(title, rows): numbers of one data set, or direction, mean nothing beside those of another."""
+    kinds = dict.fromkeys((row["dataset"], row["direction"]) for row in rows)
+    parts = [[row for row in rows if (row["dataset"], row["direction"]) == kind] for kind in kinds]
+    titles = [f"{dataset_name(dataset)}: {DIRECTIONS[direction]}" for dataset, direction in kinds]
+    return list(zip(titles, parts, strict=True))
 
 
 def dataset_name(dataset: str) -> str:
