@@ -1,7 +1,8 @@
 """Run by test_sharding.py in a process of eight forced CPU devices: each mesh trains the same few steps.
 
-    python mesh_script.py METHOD... -- DATAxMODEL...
+    python mesh_script.py METHOD... -- DATAxMODEL[+PARTS]...
 
+The batch goes through the towers in PARTS parts, in one without it.
 Prints JSON: for each method and mesh the losses of each step and how far parameters are from those of one
 device, as a share of how far these have moved; what is split; the losses alone with their gradients, and the
 memory that each takes of a device.
@@ -46,7 +47,8 @@ def train(name: str, meshes: dict) -> dict:
     optimiser = optim.adam(lambda step: 1e-3, trainable, eps=1e-3)
     found, ended = {}, {}
     for label, mesh in meshes.items():
-        update = step.jit_train_step(model, optimiser, weights, 50.0, mesh)
+        parts = int(label.partition("+")[2] or 1)
+        update = step.jit_train_step(model, optimiser, weights, 50.0, mesh, parts)
         # A copy each: a step takes its state's memory.
         state = sharding.place(mesh, step.init_state(optimiser, jax.tree.map(np.copy, trainable)))
         held, logged = sharding.place(mesh, frozen), []
@@ -110,7 +112,7 @@ def memory_of_losses(mesh: Mesh, rows: int = 2048, width: int = 16) -> dict:
 
 def main(names: list[str], sizes: list[str]) -> None:
     meshes = {"1x1": Mesh(np.array(jax.devices()[:1]).reshape(1, 1), sharding.AXES)}
-    meshes |= {label: sharding.make_mesh(*map(int, label.split("x"))) for label in sizes}
+    meshes |= {label: sharding.make_mesh(*map(int, label.split("+")[0].split("x"))) for label in sizes}
     found = {name: train(name, meshes) for name in names}
     memory = {label: memory_of_losses(mesh) for label, mesh in list(meshes.items())[:2]}
     print(json.dumps({"methods": found, "losses": losses_alone(meshes), "memory": memory}))

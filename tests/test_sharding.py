@@ -16,7 +16,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.models.methods import METHODS
 
 HERE = Path(__file__).parent
-MESHES = ("8x1", "4x2", "2x4", "1x8")
+MESHES = ("8x1", "4x2", "2x4", "1x8", "2x4+2")
 TRAINED = [name for name in METHODS if name != "zero_shot"]
 SIZES = """
 import json
@@ -73,7 +73,7 @@ def assert_the_same_run(found: dict, label: str) -> None:
     assert len(one["metrics"]) == 5 and one["metrics"][-1]["bad_step"] == -1
     assert many["error"] < 1e-4
     assert many["compiled"] == 1
-    model = int(label[-1])
+    model = int(label[2])
     assert many["shares"] == ([1 / model] if model > 1 else [])
 
 
@@ -164,6 +164,43 @@ def test_sizes_that_do_not_fit_are_refused(eight):
     for sizes, message in eight["refused"].items():
         assert "mesh.data" in message and "mesh.model" in message, sizes
     assert "8 devices" in eight["refused"]["(3, -1)"]
+
+
+REFUSED = """
+import json, sys
+from tpr_jax import main
+from tpr_jax.errors import UserError
+from tpr_jax.prepare import prepare
+
+found = {}
+for flags in json.loads(sys.argv[2]):
+    config = main.parse(["main", "--config", sys.argv[1], "--workdir", "unused", *flags])[0]
+    config.data_dir = "/no/such/folder"  # nothing is read before
+    try:
+        prepare(config)
+    except UserError as error:
+        found[" ".join(flags)] = str(error)
+print(json.dumps(found))
+"""
+
+
+def test_what_does_not_fit_the_mesh_or_the_backbone_is_told_before_data_are_read(tiny):
+    cases = {
+        (
+            "--config.batch_size=12",
+        ): "config.batch_size=12 must be a multiple of the 8 devices of the data axis",
+        ("--config.eval_batch_size=12",): "config.eval_batch_size=12 must be a multiple of the 8 devices",
+        ("--config.mesh.data=3",): "mesh.data=3 and mesh.model=1 do not make up the 8 devices here",
+        (
+            "--config.batch_size=24",
+            "--config.accumulate=2",
+        ): "8 devices of the data axis times the 2 parts of",
+        ("--config.method.reduction=100",): "reduction=100",
+        (): "/no/such/folder: no such folder",
+    }
+    found = eight_devices("-c", REFUSED, tiny["config"], json.dumps([list(flags) for flags in cases]))
+    for flags, told in cases.items():
+        assert told in found[" ".join(flags)] and "\n" not in found[" ".join(flags)], flags
 
 
 def test_a_mesh_too_large_for_this_machine():

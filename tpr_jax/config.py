@@ -20,7 +20,7 @@ from tpr_jax.optim import SCHEDULES
 # computes.
 FREE_ON_RESUME = (
     *("total_steps", "eval_every", "eval_test_each_time", "checkpoint_every", "log_every"),
-    *("data_dir", "on_bad_image", "mesh"),
+    *("data_dir", "on_bad_image", "mesh", "accumulate", "remat"),
 )
 
 # Of these most papers report the epoch that is best on the test split itself.
@@ -62,6 +62,8 @@ def base() -> ConfigDict:
             "log_every": 20,  # steps
             "dtype": "bfloat16",
             "mesh": {"data": -1, "model": 1},
+            "accumulate": 1,  # parts in which a batch goes through the towers; the losses see it whole
+            "remat": "none",  # what a block computes again to save memory: 'dots': all but products, 'block'
             "losses": {name: 0.0 for name in LOSSES} | {"sdm": 1.0},  # name: weight; 0: not used
             "temperature": 0.02,
             "mlm_depth": 4,  # blocks of the head that the loss 'mlm' trains
@@ -152,6 +154,7 @@ def check(config: ConfigDict) -> None:
         "dataset": DATASETS,
         "dtype": ("float32", "bfloat16"),
         "on_bad_image": ("error", "skip"),
+        "remat": ("none", "dots", "block"),
         "sampler": ("random", "identity"),
         "optimizer.schedule": SCHEDULES,
         **({"method.router": ROUTERS} if "router" in config.method else {}),
@@ -166,7 +169,7 @@ def check(config: ConfigDict) -> None:
     if config.losses.balance and not make_method(config).mixtures:
         raise UserError(f"config.losses.balance needs a mixture, but method '{config.method.name}' has none")
     counts = ("batch_size", "eval_batch_size", "num_epochs", "checkpoint_every", "log_every", "mlm_depth")
-    for key in (*counts, "instances_per_identity"):
+    for key in (*counts, "instances_per_identity", "accumulate"):
         if _get(config, key) < 1:
             raise UserError(f"config.{key}={_get(config, key)} must be at least 1")
     seeds = ("seed", "few_shot_seed", "noise_seed")

@@ -16,11 +16,12 @@ from tpr_jax.weights import backbone
 def prepare(config: ConfigDict) -> dict:
     """Everything that training and evaluation share: mesh, data, model, weights, encoders."""
     mesh = sharding.make_mesh(**config.mesh)
-    for key in ("batch_size", "eval_batch_size"):
-        if config[key] % mesh.shape["data"]:
+    data = mesh.shape["data"]
+    for key, parts in (("batch_size", config.accumulate), ("eval_batch_size", 1)):
+        if config[key] % (data * parts):
+            times = f" times the {parts} parts of config.accumulate" if parts > 1 else ""
             raise UserError(
-                f"config.{key}={config[key]} must be a multiple of the {mesh.shape['data']} devices of the "
-                "data axis"
+                f"config.{key}={config[key]} must be a multiple of the {data} devices of the data axis{times}"
             )
     # What cannot be built is found before the data are looked through, which may take minutes.
     method = config_lib.make_method(config)
@@ -44,7 +45,7 @@ def prepare(config: ConfigDict) -> dict:
         num_classes=people if config.losses.id else 0,
         mlm_depth=config.mlm_depth if config.losses.mlm else 0,
     )
-    model = clip.build(clip_config, method, config.dtype, heads)
+    model = clip.build(clip_config, method, config.dtype, heads, config.remat)
 
     def init(key):
         drawn = model["init"](key)

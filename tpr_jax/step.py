@@ -13,68 +13,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tpr_jax import losses, sharding
-from tpr_jax.errors import UserError
-from tpr_jax.models.products import whole
-from tpr_jax.trees import merge
-
-
-def objective(
-    model: dict, weights: dict[str, float], scale: float, trainable: dict, frozen: dict, batch: dict
-):
-    """(total loss, metrics): the weighted losses by name, over the whole batch, and the routing statistics.
-
-    `model` is from `models.clip.build`; `weights` maps a loss's name to its weight; a batch holds `image`
-    [b, h, w, 3] (uint8, or normalised floats), `ids` [b, l] and `pid` [b], and for the loss 'mlm' `mlm_ids`
-    and `mlm_labels` [b, l].
-
-    Raises:
-      UserError: a loss is unknown, or lacks what it needs.
-    """
-    variables = merge(frozen, trainable)
-    # Masked language modelling reads all tokens of the image, of which the feature is the first.
-    images, image_routing = model["encode_image"](variables, batch["image"], all_tokens="mlm" in weights)
-    image_feats = images[:, 0] if "mlm" in weights else images
-    text_feats, text_routing = model["encode_text"](variables, batch["ids"])
-
-    def term(name):
-        if name == "balance":
-            return losses.balance(_needed(image_routing + text_routing, name, "a mixture of experts"))
-        if name == "mlm":
-            ids, labels = (_needed(batch.get(key), name, key) for key in ("mlm_ids", "mlm_labels"))
-            _needed("masked_words" in variables.get("head", {}), name, "its head: heads.mlm_depth above 0")
-            return losses.masked_words(model["predict_words"](variables, images, ids), labels)
-        settings = {"scale": scale} if name in ("sdm", "itc") else {}
-        if name == "id":
-            head = _needed(variables.get("head", {}).get("classifier"), name, "a classifier among heads")
-            settings = jax.tree.map(whole, head)
-        known = _needed(losses.BY_NAME.get(name), name, f"another name: known are {', '.join(losses.NAMES)}")
-        return known(image_feats, text_feats, batch["pid"], **settings)
-
-    terms = {name: weight * term(name) for name, weight in weights.items()}
-    total = sum(terms.values())
-    routing = {**_routing("visual", image_routing), **_routing("text", text_routing)}
-    return total, {"loss": total, **terms, **routing}
-
-
-def _needed(value, loss: str, what: str):
-    """The value, unless it is missing."""
-    if value is None or value is False or (isinstance(value, list) and not value):
-        raise UserError(f"loss '{loss}' needs {what}")
-    return value
-
-
-def _routing(tower: str, blocks: list[dict]) -> dict:
-    """Means over a tower's mixtures: each expert's share of the tokens, the balance term, alpha.
-
-    The shares are left out where the mixtures differ in their number of experts.
-    """
-    found = {}
-    for name in ("balance", "load", "alpha"):
-        values = [block[name] for block in blocks if name in block]
-        if values and len({value.shape for value in values}) == 1:
-            found[f"routing/{tower}/{name}"] = sum(values) / len(values)
-    return found
+from tpr_jax import sharding
+from tpr_jax.objective import in_parts, objective
 
 
 def init_state(optimiser: optax.GradientTransformation, trainable: dict) -> dict:
@@ -88,13 +28,27 @@ def init_state(optimiser: optax.GradientTransformation, trainable: dict) -> dict
 
 
 def train_step(
-    model: dict, optimiser, weights: dict[str, float], scale: float, state: dict, frozen: dict, batch: dict
+    model: dict,
+    optimiser,
+    weights: dict[str, float],
+    scale: float,
+    state: dict,
+    frozen: dict,
+    batch: dict,
+    parts: bool = False,
 ) -> tuple[dict, dict]:
-    """One update of the trainable collections; returns (state, metrics)."""
-    differentiate = jax.value_and_grad(
-        lambda trainable: objective(model, weights, scale, trainable, frozen, batch), has_aux=True
-    )
-    (_, metrics), gradient = differentiate(state["trainable"])
+    """One update of the trainable collections; returns (state, metrics).
+
+    With `parts` the batch's arrays are [n, b / n, ...], and the towers see one part at a time.
+    """
+    if parts:
+        found = in_parts(model, weights, scale, state["trainable"], frozen, batch)
+    else:
+        differentiate = jax.value_and_grad(
+            lambda trainable: objective(model, weights, scale, trainable, frozen, batch), has_aux=True
+        )
+        found = differentiate(state["trainable"])
+    (_, metrics), gradient = found
     metrics["grad_norm"] = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient)))
     updates, opt = optimiser.update(gradient, state["opt"], state["trainable"])
     updated = {"trainable": optax.apply_updates(state["trainable"], updates), "opt": opt}
@@ -137,12 +91,15 @@ def on_mesh(function: Callable, mesh: Mesh) -> Callable:
     return traced
 
 
-def jit_train_step(model: dict, optimiser, weights: dict, scale: float, mesh: Mesh) -> Callable:
+def jit_train_step(
+    model: dict, optimiser, weights: dict, scale: float, mesh: Mesh, accumulate: int = 1
+) -> Callable:
     """`(state, frozen, batch) -> (state, metrics)`, of what `sharding.place` and `sharding.by_row` laid out;
-    the state's memory is given to the new state."""
+    the state's memory is given to the new state. The batch goes through the towers in `accumulate` parts."""
 
     def step(state, frozen, batch):
-        new, metrics = train_step(model, optimiser, weights, scale, state, frozen, batch)
+        rows = sharding.in_parts(mesh, batch, accumulate) if accumulate > 1 else batch
+        new, metrics = train_step(model, optimiser, weights, scale, state, frozen, rows, parts=accumulate > 1)
         # Else the compiler would choose, and the next step be compiled anew for its choice.
         new = jax.lax.with_sharding_constraint(new, sharding.leaf_shardings(mesh, new))
         return new, jax.lax.with_sharding_constraint(metrics, NamedSharding(mesh, PartitionSpec()))

@@ -51,7 +51,7 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
         last_step = min(last_step, config.total_steps)
     rate, optimiser = make_optimiser(config, parts["trainable"], per_epoch)
     weights, scale = config_lib.loss_weights(config), 1 / config.temperature
-    update = step.jit_train_step(parts["model"], optimiser, weights, scale, mesh)
+    update = step.jit_train_step(parts["model"], optimiser, weights, scale, mesh, config.accumulate)
     share = sharding.share(mesh, config.batch_size)
     batches = pipeline.train_input(
         splits["train"],

@@ -76,7 +76,9 @@ def routed(module: nn.Module, spec: Moe | LoraMoe, u):
     router = Router(spec, u.shape[-1], name="router")()
     logits = moe_math.router_logits(u, router, spec.router)
     weights, chosen = moe_math.choose(logits, spec.top_k)
-    statistics = {"balance": moe_math.balance(logits, chosen), "load": chosen.mean((0, 1)) / spec.top_k}
+    probability, share = moe_math.shares(logits, chosen)
+    statistics = {"balance": moe_math.balance_of(probability, share), "load": share / spec.top_k}
+    statistics |= {"probability": probability, "chosen": share}
     module.sow("routing", "mixture", statistics | {k: router[k] for k in ("alpha",) if k in router})
     return weights
 

@@ -54,6 +54,7 @@ class VisionTower(nn.Module):
     config: ClipConfig
     method: Method
     dtype: jnp.dtype
+    remat: str
 
     @nn.compact
     def __call__(self, images, prompts=None, all_tokens: bool = False):
@@ -68,7 +69,7 @@ class VisionTower(nn.Module):
             room = jnp.zeros((x.shape[0], prompts.shape[1], d), x.dtype)
             x = replace(jnp.concatenate([x, room], axis=1), prompts[0], count)
         x = LayerNorm(c.layer_norm_eps, name="ln_pre")(x)
-        x = _blocks(c, self.method.vision, "vision", x, None, prompts, count)
+        x = _blocks(c, self.method.vision, "vision", self.remat, x, None, prompts, count)
         # The feature is token 0, so only it passes through the last layers, unless all are asked for.
         x = LayerNorm(c.layer_norm_eps, name="ln_post")(x if all_tokens else x[:, 0])
         return dense(x, self.param("proj", normal(d**-0.5), (d, c.embed_dim)))
@@ -84,6 +85,7 @@ class TextTower(nn.Module):
     config: ClipConfig
     method: Method
     dtype: jnp.dtype
+    remat: str
 
     @nn.compact
     def __call__(self, ids, prompts=None, all_tokens: bool = False):
@@ -99,20 +101,29 @@ class TextTower(nn.Module):
             x = replace(x, prompts[0], 1)
         x = x + positions[:length].astype(self.dtype)
         causal = jnp.triu(jnp.full((length, length), -jnp.inf, jnp.float32), 1)
-        x = _blocks(c, self.method.text, "text", x, causal, prompts, 1)
+        x = _blocks(c, self.method.text, "text", self.remat, x, causal, prompts, 1)
         x = x if all_tokens else x[jnp.arange(len(ids)), end]
         x = LayerNorm(c.layer_norm_eps, name="ln_final")(x)
         return dense(x, self.param("proj", normal(d**-0.5), (d, c.embed_dim)))
 
 
-def _blocks(c: ClipConfig, parts, tower: str, x, mask, prompts, start: int):
+# What of a block is kept for the backward pass; the rest is computed again.
+REMAT = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_saveable,  # the results of products
+    "block": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def _blocks(c: ClipConfig, parts, tower: str, remat: str, x, mask, prompts, start: int):
     """Runs a tower's blocks, with prompts from position `start`; must be called inside a compact method."""
     layers, heads, width = (getattr(c, f"{tower}_{name}") for name in ("layers", "heads", "mlp"))
+    kind = nn.remat(Block, policy=REMAT[remat]) if REMAT[remat] else Block
     for i in range(layers):
         if prompts is not None and 0 < i < prompts.shape[0]:
             x = replace(x, prompts[i], start)
         slots = slots_of_block(parts, i, layers)
-        x = Block(heads, width, layers, c.act, c.layer_norm_eps, slots, name=f"block_{i}")(x, mask)
+        x = kind(heads, width, layers, c.act, c.layer_norm_eps, slots, name=f"block_{i}")(x, mask)
     return x
 
 
@@ -128,11 +139,12 @@ class Clip(nn.Module):
     method: Method
     heads: Heads
     dtype: jnp.dtype = jnp.float32
+    remat: str = "none"
 
     def setup(self):
         c = self.config
-        self.visual = VisionTower(c, self.method, self.dtype)
-        self.text = TextTower(c, self.method, self.dtype)
+        self.visual = VisionTower(c, self.method, self.dtype, self.remat)
+        self.text = TextTower(c, self.method, self.dtype, self.remat)
         if spec := self.method.prompts:
             depth = spec.depth or min(c.vision_layers, c.text_layers)
             self.prompts = PromptPart(spec, depth, (c.vision_width, c.text_width))
@@ -160,8 +172,14 @@ class Clip(nn.Module):
         return feats
 
 
-def build(config: ClipConfig, method: Method, dtype: str = "float32", heads: Heads = NO_HEADS) -> dict:
-    """The pure functions of a model, as a dict.
+def build(
+    config: ClipConfig,
+    method: Method,
+    dtype: str = "float32",
+    heads: Heads = NO_HEADS,
+    remat: str = "none",
+) -> dict:
+    """The pure functions of a model, as a dict; `remat` is one of `REMAT`.
 
     `init(key)` -> variables. `encode_image(variables, images)` takes uint8 pixels or normalised floats,
     [b, h, w, 3], `encode_text(variables, ids)` int32 [b, l]; both return (features float32 [b, e],
@@ -173,7 +191,7 @@ def build(config: ClipConfig, method: Method, dtype: str = "float32", heads: Hea
       UserError: a part of the method does not fit towers of these sizes.
     """
     check(method, config)
-    model = Clip(config, method, heads, jnp.dtype(dtype))
+    model = Clip(config, method, heads, jnp.dtype(dtype), remat)
 
     def init(key):
         images = jnp.zeros((1, *config.image_size, 3))

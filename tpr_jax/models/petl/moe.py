@@ -35,15 +35,22 @@ def choose(logits: Float[Array, "b l e"], top_k: int) -> tuple[Array, Array]:
     return weights, hot.sum(-2)
 
 
-def balance(logits: Float[Array, "b l e"], chosen: Float[Array, "b l e"]) -> Float[Array, ""]:
+def shares(logits: Float[Array, "b l e"], chosen: Float[Array, "b l e"]) -> tuple[Array, Array]:
+    """(the mean softmax over all experts, the mean k-hot choice), both [e]; padding counts."""
+    return jax.nn.softmax(logits, axis=-1).mean((0, 1)), jax.lax.stop_gradient(chosen).mean((0, 1))
+
+
+def balance_of(probability: Float[Array, "e"], chosen: Float[Array, "e"]) -> Float[Array, ""]:
     """The load-balance term of a block, `E * mean_e(P_e C_e)`: k / E when all experts are used alike.
 
-    P is the mean softmax over all experts, C the mean k-hot choice; padding counts. The gradient flows
-    through P only, as a choice has none.
+    P and C are the `shares`. The gradient flows through P only, as a choice has none.
     """
-    probability = jax.nn.softmax(logits, axis=-1).mean((0, 1))
-    load = jax.lax.stop_gradient(chosen).mean((0, 1))
-    return logits.shape[-1] * jnp.mean(probability * load)
+    return probability.shape[-1] * jnp.mean(probability * chosen)
+
+
+def balance(logits: Float[Array, "b l e"], chosen: Float[Array, "b l e"]) -> Float[Array, ""]:
+    """`balance_of` the scores and choices of all tokens."""
+    return balance_of(*shares(logits, chosen))
 
 
 def mixture(
