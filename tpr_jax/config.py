@@ -32,6 +32,7 @@ def base() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
+            "debug": False,  # True: a run of a few small steps, see debug.py
             "method": {"name": "zero_shot"},
             "backbone": "openai/clip-vit-base-patch16",  # folder, hub id, or the bundled clip-mini
             "from_scratch": False,  # ignore the backbone's weights and draw new ones

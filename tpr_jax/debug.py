@@ -1,0 +1,42 @@
+"""`--config.debug=True`: any run, cut down to a minute on a CPU."""
+
+from collections.abc import Collection
+
+from ml_collections import ConfigDict
+
+from tpr_jax.models.config import CLIP_MINI
+
+# A run of a few steps: it trains, logs, saves, and evaluates once at the end.
+SMALL = {
+    "image_size": (96, 32),
+    "pad": 3,
+    "batch_size": 16,
+    "eval_batch_size": 64,
+    "total_steps": 4,
+    "log_every": 1,
+    "checkpoint_every": 2,
+    "eval_every": 0,
+    "eval_test_each_time": False,
+    "dtype": "float32",
+}
+# clip-mini's text tower has fewer blocks than any other: these settings may name no block beyond.
+BLOCKS = 4
+DEPTHS = {"depth": BLOCKS, "depth_lora": BLOCKS, "depth_prefix": BLOCKS, "depth_adapter": BLOCKS - 1}
+
+
+def shrink(config: ConfigDict, given: Collection[str] = ()) -> None:
+    """Makes a run small, in place, and `debug` true; method, losses and optimiser stay as they are.
+
+    `given` are the keys set on the command line, which stay too. MiniPEDES takes the data set's place unless
+    they name `data_dir` or `dataset`, and clip-mini that of the backbone unless they name that.
+    """
+    config.debug = True
+    changes = dict(SMALL)
+    if not {"data_dir", "dataset"} & set(given):
+        changes |= {"dataset": "mini_pedes", "data_dir": "", "mix": ()}
+    if "backbone" not in given:
+        changes |= {"backbone": CLIP_MINI, "text_length": 32}
+        for key, most in DEPTHS.items():
+            if isinstance(value := config.method.get(key), int):
+                changes[f"method.{key}"] = min(value, most)
+    config.update_from_flattened_dict({key: value for key, value in changes.items() if key not in given})
