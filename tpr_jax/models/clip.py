@@ -17,7 +17,7 @@ from tpr_jax.models.layers import LayerNorm, normal
 from tpr_jax.models.methods import Method, check
 from tpr_jax.models.parts import slots_of_block, text_tokens
 from tpr_jax.models.petl.prompts import make_room, replace
-from tpr_jax.models.products import dense, whole
+from tpr_jax.models.products import PRODUCT, dense, whole
 
 
 def normalise(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
@@ -110,7 +110,7 @@ class TextTower(nn.Module):
 # What of a block is kept for the backward pass; the rest is computed again.
 REMAT = {
     "none": None,
-    "dots": jax.checkpoint_policies.dots_saveable,  # the results of products
+    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),  # the results of products
     "block": jax.checkpoint_policies.nothing_saveable,
 }
 

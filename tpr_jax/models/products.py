@@ -8,8 +8,12 @@ operands are multiplied in float32 everywhere.
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
+
+# What `jax.checkpoint` may keep; it does not look into derivatives of our own for their products.
+PRODUCT = "product"
 
 
 def whole(weight: Array) -> Array:
@@ -28,14 +32,18 @@ def _product(a, b):
     return jnp.matmul(a, b, precision=precision, preferred_element_type=jnp.float32)
 
 
-@jax.custom_vjp
 def matmul(a: Float[Array, "*batch m k"], b: Float[Array, "*batch k n"]) -> Float[Array, "*batch m n"]:
     """`a @ b` with equal batch axes, both of one type, which the result has too; sums are float32."""
+    return checkpoint_name(_matmul(a, b), PRODUCT)
+
+
+@jax.custom_vjp
+def _matmul(a, b):
     return _product(a, b).astype(a.dtype)
 
 
 def _matmul_forward(a, b):
-    return matmul(a, b), (a, b)
+    return _matmul(a, b), (a, b)
 
 
 def _matmul_backward(saved, g):
@@ -46,17 +54,21 @@ def _matmul_backward(saved, g):
     return grad_a, grad_b
 
 
-matmul.defvjp(_matmul_forward, _matmul_backward)
+_matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def dense(x: Float[Array, "*batch k"], kernel: Float[Array, "k n"]) -> Float[Array, "*batch n"]:
+    """`x @ kernel` in x's type; the kernel may be held in float32 and then gets a float32 gradient."""
+    return checkpoint_name(_dense(x, kernel), PRODUCT)
 
 
 @jax.custom_vjp
-def dense(x: Float[Array, "*batch k"], kernel: Float[Array, "k n"]) -> Float[Array, "*batch n"]:
-    """`x @ kernel` in x's type; the kernel may be held in float32 and then gets a float32 gradient."""
+def _dense(x, kernel):
     return _product(x, whole(kernel.astype(x.dtype))).astype(x.dtype)
 
 
 def _dense_forward(x, kernel):
-    return dense(x, kernel), (x, kernel)
+    return _dense(x, kernel), (x, kernel)
 
 
 def _dense_backward(saved, g):
@@ -68,4 +80,4 @@ def _dense_backward(saved, g):
     return grad_x, grad_kernel
 
 
-dense.defvjp(_dense_forward, _dense_backward)
+_dense.defvjp(_dense_forward, _dense_backward)
