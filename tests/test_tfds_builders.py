@@ -13,12 +13,13 @@ import pytest
 from tpr_jax.data.images import read_image, resize
 from tpr_jax.data.records import load_all
 from tpr_jax.data.tfds_builders import __main__ as command
+from tpr_jax.data.tfds_builders import common
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
 
 def rows(out, dataset, config, split):
-    builder = tfds.builder_from_directory(str(out / dataset / config / "1.0.0"))
+    builder = tfds.builder_from_directory(str(out / dataset / config / common.VERSION))
     read = list(tfds.as_numpy(builder.as_dataset(split=split)))
     return builder, {row["file"].decode(): row for row in read}
 
@@ -28,7 +29,7 @@ def test_sized_records_hold_what_training_reads(dataset, tmp_path, capsys):
     folder = benchmark_folders.ALL[dataset](tmp_path / "copy")
     flags = [dataset, "--manual_dir", str(folder), "--data_dir", str(tmp_path / "out")]
     assert command.main(flags) == 0
-    assert f"written: {tmp_path / 'out' / dataset / 'sized' / '1.0.0'}" in capsys.readouterr().out
+    assert f"written: {tmp_path / 'out' / dataset / 'sized' / common.VERSION}" in capsys.readouterr().out
     splits = load_all(folder, dataset)
     for split, records in splits.items():
         builder, found = rows(tmp_path / "out", dataset, "sized", split)
@@ -82,7 +83,7 @@ def test_a_copy_that_is_not_whole(tmp_path, capsys):
     (folder / "data_captions.json").unlink()
     assert command.main(flags) == 2
     assert "data_captions.json: no such file" in capsys.readouterr().err
-    assert not list((tmp_path / "out").glob("rstp_reid/*/1.0.0"))
+    assert not list((tmp_path / "out").glob(f"rstp_reid/*/{common.VERSION}"))
 
 
 def test_tfds_build(tmp_path):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from ml_collections import ConfigDict
 
 from tpr_jax.data.annotations import DATASETS
+from tpr_jax.data.sources import SOURCES
 from tpr_jax.errors import UserError
 from tpr_jax.losses import NAMES as LOSSES
 from tpr_jax.models.config import CLIP_MINI
@@ -20,7 +21,7 @@ from tpr_jax.optim import SCHEDULES
 # computes.
 FREE_ON_RESUME = (
     *("total_steps", "eval_every", "eval_test_each_time", "checkpoint_every", "log_every"),
-    *("data_dir", "on_bad_image", "mesh", "accumulate", "remat"),
+    *("data_dir", "source", "on_bad_image", "mesh", "accumulate", "remat"),
 )
 
 # Of these most papers report the epoch that is best on the test split itself.
@@ -38,6 +39,7 @@ def base() -> ConfigDict:
             "from_scratch": False,  # ignore the backbone's weights and draw new ones
             "dataset": "cuhk_pedes",
             "data_dir": "",  # empty: data/<name of the data set>, or the bundled MiniPEDES
+            "source": "files",  # 'tfds_sized', 'tfds_original': prepared records in data_dir, which may be gs://
             # More to train on: (data set, its folder or "", weight: passes through it an epoch), and so on.
             "mix": (),
             "sampler": "random",  # 'identity': so many examples of each identity in every batch
@@ -155,6 +157,7 @@ def check(config: ConfigDict) -> None:
         "dataset": DATASETS,
         "dtype": ("float32", "bfloat16"),
         "on_bad_image": ("error", "skip"),
+        "source": SOURCES,
         "remat": ("none", "dots", "block"),
         "sampler": ("random", "identity"),
         "optimizer.schedule": SCHEDULES,

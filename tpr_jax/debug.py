@@ -33,7 +33,7 @@ def shrink(config: ConfigDict, given: Collection[str] = ()) -> None:
     config.debug = True
     changes = dict(SMALL)
     if not {"data_dir", "dataset"} & set(given):
-        changes |= {"dataset": "mini_pedes", "data_dir": "", "mix": ()}
+        changes |= {"dataset": "mini_pedes", "data_dir": "", "source": "files", "mix": ()}
     if "backbone" not in given:
         changes |= {"backbone": CLIP_MINI, "text_length": 32}
         for key, most in DEPTHS.items():

@@ -33,7 +33,7 @@ def prepare(config: ConfigDict) -> dict:
     )
     methods.check(method, clip_config)
     skip = config.on_bad_image == "skip"
-    splits = sources.load_splits(config.dataset, config.data_dir, missing_ok=skip)
+    splits = sources.load_splits(config.dataset, config.data_dir, missing_ok=skip, source=config.source)
     described = sources.describe(config.dataset, splits)
     for line in described["subset"] or ():
         print(f"a subset of {config.dataset}: {line}")

@@ -27,11 +27,21 @@ class Crop(NamedTuple):
         return f"{self.path} [{self.x}, {self.y}, {self.width}, {self.height}]"
 
 
+class Stored(NamedTuple):
+    """A picture file that is held in memory."""
+
+    name: str  # for messages
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
 def read_image(source) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes a picture to RGB.
 
-    `source` is a path, a `Crop`, the bytes of a file, a PIL image, or an array (uint8, or uint16 with white
-    at 65535) of shape [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]. The EXIF orientation is applied,
+    `source` is a path, a `Crop`, a `Stored` file, the bytes of one, a PIL image, or an array (uint8, or
+    uint16 with white at 65535) of shape [h, w] or [h, w, 1, 3 or 4]. The EXIF orientation is applied,
     transparency is laid on white, 16 bits are scaled to 8 (not clipped), CMYK and palettes become RGB, and of
     an animation the first frame is taken. Of a crop that reaches beyond the picture what lies within counts.
 
@@ -55,6 +65,8 @@ def read_resized(source, size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
 
 def _rgb_of(source) -> Image.Image:
     """A path, the bytes of a file, or a PIL image -> its upright RGB pixels."""
+    if isinstance(source, Stored):
+        return _open_and_decode(source.data, source.name)
     if isinstance(source, Image.Image):
         name = getattr(source, "filename", "") or "the PIL image"
         return _decode(source, os.fspath(name))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from tpr_jax.data.records import Records, caption_pairs
+from tpr_jax.data.records import Records, caption_pairs, image_sources
 
 # The last word of the stream that draws parts of data sets; see `pipeline` for the others.
 _PICK = 3
@@ -32,6 +32,7 @@ def mix(parts: Sequence[Records], weights: Sequence[float]) -> Records:
         pids=np.concatenate(pids),
         boxes=[box for some in boxes for box in some] if any(r.boxes for r in parts) else None,
         passes=np.concatenate(passes) if any(weight != 1 for weight in weights) else None,
+        stored=[s for r in parts for s in image_sources(r)] if any(r.stored for r in parts) else None,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from tpr_jax.data.annotations import SPLITS, Entry, annotation_path, read_entries
-from tpr_jax.data.images import Crop
+from tpr_jax.data.images import Crop, Stored
 from tpr_jax.errors import UserError
 
 
@@ -22,6 +22,7 @@ class Records:
     pids: np.ndarray  # int64 [images], the identities as the annotation numbers them
     boxes: list | None = None  # an image: (x, y, width, height) of the part that counts, or None: all of it
     passes: Float[np.ndarray, " images"] | None = None  # through its captions an epoch; None: one of each
+    stored: list | None = None  # the files in memory, `images.Stored`, where they do not lie at the paths
 
 
 def load_records(data_dir: str | os.PathLike, split: str, dataset: str = "cuhk_pedes") -> Records:
@@ -68,8 +69,11 @@ def caption_pairs(records: Records) -> tuple[np.ndarray, list[str], np.ndarray]:
     return image_index, captions, records.pids[image_index]
 
 
-def image_sources(records: Records) -> list[str | Crop]:
-    """What `images.read_image` reads: the pictures' paths, with their boxes where there are any."""
+def image_sources(records: Records) -> list[str | Crop | Stored]:
+    """What `images.read_image` reads: the pictures' paths, with their boxes where there are any, or files in
+    memory."""
+    if records.stored is not None:
+        return records.stored
     if records.boxes is None:
         return records.image_paths
     pairs = zip(records.image_paths, records.boxes, strict=True)
@@ -87,6 +91,7 @@ def keep_images(records: Records, kept: Bool[np.ndarray, " images"]) -> Records:
         pids=records.pids[rows],
         boxes=pick(records.boxes),
         passes=None if records.passes is None else records.passes[rows],
+        stored=pick(records.stored),
     )
 
 

@@ -29,13 +29,28 @@ def data_folder(dataset: str, data_dir: str) -> str:
     return mini_pedes.bundled_dir() if dataset == "mini_pedes" else str(Path("data") / FOLDERS[dataset])
 
 
-def load_splits(dataset: str, data_dir: str, missing_ok: bool = False) -> dict[str, Records]:
+# Where a data set's pictures and captions come from: its folder as the authors give it out, or records
+# prepared by `python -m tpr_jax.data.tfds_builders`, with the pictures at training size or as they are.
+SOURCES = ("files", "tfds_sized", "tfds_original")
+
+
+def load_splits(
+    dataset: str, data_dir: str, missing_ok: bool = False, source: str = "files"
+) -> dict[str, Records]:
     """The splits `train`, `test` and, where there is one, `val`.
 
-    With `missing_ok` the pictures need not be there.
+    With `missing_ok` the pictures need not be there. `source` is one of SOURCES; with records, `data_dir` is
+    where they were written, which may be a bucket.
     """
-    folder = data_folder(dataset, data_dir)
-    splits = load_all(folder, dataset, missing_ok)
+    if source == "files":
+        folder = data_folder(dataset, data_dir)
+        splits = load_all(folder, dataset, missing_ok)
+    else:
+        if not data_dir:
+            raise UserError(f"config.data_dir is missing: config.source='{source}' needs the records' folder")
+        from tpr_jax.data.tfds_builders import read  # TensorFlow, which nothing else here needs
+
+        folder, splits = data_dir, read.load_all(data_dir, dataset, source.removeprefix("tfds_"))
     for needed in ("train", "test"):
         if needed not in splits:
             raise UserError(f"{folder} has no record of split '{needed}': get a whole copy of the annotation")

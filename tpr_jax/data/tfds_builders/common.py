@@ -6,7 +6,8 @@
 The second does without apache-beam and mlcroissant, without which the program `tfds` of TFDS 4.9.10 does not
 start. DIR is the data set's folder, as `python -m tpr_jax.data.check` takes it; OUT may be a bucket
 (gs://...). An example is one picture: `image`, `captions` (all of it), `pid` (as the annotation numbers it),
-`file` (its path in DIR).
+`file` (its path in DIR), `row` (its place among those of its split in the annotation: TFDS shuffles).
+Training from them: `--config.source=tfds_sized --config.data_dir=OUT`, or `tfds_original`; see `read.py`.
 
 Config `sized`, the default, holds the pictures as training reads them: upright, RGB, 384 x 128, PNG, so not a
 bit is lost. Config `original` holds each file's bytes as they are, in `image` of type string, because there
@@ -27,6 +28,7 @@ from tpr_jax.data.records import Records, image_sources, load_all
 import tensorflow_datasets as tfds  # isort: skip
 
 SIZED = (384, 128)
+VERSION = "1.1.0"
 
 
 @dataclasses.dataclass(eq=False)
@@ -53,6 +55,7 @@ def dataset_info(builder, description: str, homepage: str, citation: str) -> tfd
         "captions": tfds.features.Sequence(tfds.features.Text()),
         "pid": tfds.features.Scalar(np.int64),
         "file": tfds.features.Text(),
+        "row": tfds.features.Scalar(np.int64),
     }
     return tfds.core.DatasetInfo(
         builder=builder,
@@ -96,5 +99,6 @@ def examples(records: Records, folder: str, image_size: tuple[int, ...]) -> Iter
                 "captions": records.captions[row],
                 "pid": int(records.pids[row]),
                 "file": os.path.relpath(records.image_paths[row], folder),
+                "row": row,
             },
         )

@@ -25,7 +25,7 @@ CITATION = r"""
 class CuhkPedes(tfds.core.GeneratorBasedBuilder):
     """CUHK-PEDES, from the folder that its authors give out."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(common.VERSION)
     BUILDER_CONFIGS = common.configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
     CUHK-PEDES is given out by its authors on request, for research only: see the homepage for whom to write

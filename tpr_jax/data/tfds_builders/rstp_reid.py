@@ -26,7 +26,7 @@ CITATION = r"""
 class RstpReid(tfds.core.GeneratorBasedBuilder):
     """RSTPReid, from the folder that its authors give out."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(common.VERSION)
     BUILDER_CONFIGS = common.configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
     RSTPReid is given out by its authors on request, for research only: see the homepage for the agreement to

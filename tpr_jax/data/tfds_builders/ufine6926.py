@@ -26,7 +26,7 @@ CITATION = r"""
 class Ufine6926(tfds.core.GeneratorBasedBuilder):
     """UFine6926, from the folder that its authors give out."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(common.VERSION)
     BUILDER_CONFIGS = common.configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
     UFine6926 is given out by its authors on request, for research only: sign the licence that lies at the

@@ -1,0 +1,86 @@
+"""Training from prepared records gives what the folder itself gives, to the last bit."""
+
+import json
+
+import benchmark_folders
+import numpy as np
+import pytest
+
+from tpr_jax import train
+from tpr_jax.data import sources
+from tpr_jax.data.images import Stored, read_image
+from tpr_jax.data.mix import mix
+from tpr_jax.data.pipeline import train_input
+from tpr_jax.data.records import image_sources
+from tpr_jax.errors import UserError
+
+pytest.importorskip("tensorflow_datasets")
+from tpr_jax.data.tfds_builders import __main__ as command  # noqa: E402
+
+
+class Tokenizer:
+    mask_id = 90
+
+    def __call__(self, texts):
+        return np.array([[91, len(text), *text.encode()[:6], 92] for text in texts], np.int32)
+
+
+def prepared(dataset, folder, out, kind) -> str:
+    flags = [dataset, "--manual_dir", str(folder), "--data_dir", str(out), "--config", kind]
+    assert command.main(flags) == 0
+    return str(out)
+
+
+def epoch(records, image_size=(384, 128), **settings):
+    settings = {"image_size": image_size, "batch_size": 4, "seed": 1, **settings}
+    return list(train_input(records, Tokenizer(), **settings)(1))
+
+
+def assert_same(left, right):
+    assert len(left) == len(right) > 0
+    for one, other in zip(left, right, strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name], name)
+
+
+@pytest.mark.parametrize(("dataset", "kind"), [("rstp_reid", "sized"), ("cuhk_pedes", "original")])
+def test_batches_are_those_of_the_folder(dataset, kind, tmp_path):
+    folder = benchmark_folders.ALL[dataset](tmp_path / "copy")
+    out = prepared(dataset, folder, tmp_path / "out", kind)
+    whole = sources.load_splits(dataset, str(folder))
+    found = sources.load_splits(dataset, out, source=f"tfds_{kind}")
+    assert list(found) == list(whole)
+    for name, records in whole.items():
+        assert found[name].captions == records.captions
+        np.testing.assert_array_equal(found[name].pids, records.pids)
+        assert all(isinstance(source, Stored) for source in image_sources(found[name]))
+    assert sources.describe(dataset, found)["counts"] == sources.describe(dataset, whole)["counts"]
+    assert_same(epoch(found["train"]), epoch(whole["train"]))
+    if kind == "original":  # at another size too, and mixed with a folder's
+        assert_same(epoch(found["train"], (40, 20)), epoch(whole["train"], (40, 20)))
+        mixed = [mix([splits["train"], whole["test"]], [1, 0.5]) for splits in (found, whole)]
+        assert_same(*(epoch(records, (40, 20)) for records in mixed))
+
+
+def test_what_is_not_prepared_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"no prepared records: write them with .* rstp_reid --config sized"):
+        sources.load_splits("rstp_reid", str(tmp_path), source="tfds_sized")
+    with pytest.raises(UserError, match="config.data_dir is missing: config.source='tfds_original' needs"):
+        sources.load_splits("rstp_reid", "", source="tfds_original")
+
+
+def test_a_damaged_picture_is_named():
+    with pytest.raises(UserError, match="^rstp_reid:train/a.jpg: not a picture"):
+        read_image(Stored("rstp_reid:train/a.jpg", b"text"))
+
+
+def test_a_run_from_records_is_the_run_from_the_folder(tiny, make_config, tmp_path):
+    out = prepared("cuhk_pedes", tiny["data"], tmp_path / "out", "original")
+    settings = {"total_steps": 4, "eval_every": 0}
+    left = train.train(make_config(**settings), tmp_path / "files")
+    right = train.train(make_config(**settings, data_dir=out, source="tfds_original"), tmp_path / "records")
+    read = lambda name: (tmp_path / name / "metrics.jsonl").read_text().splitlines()  # noqa: E731
+    losses = [[json.loads(line).get("loss") for line in read(name)] for name in ("files", "records")]
+    assert losses[0] == losses[1] and len(losses[0]) >= 4
+    assert left["final"] == right["final"] and left["data"] == right["data"]
+    assert (tmp_path / "records" / "report.html").is_file()
