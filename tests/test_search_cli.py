@@ -1,0 +1,144 @@
+"""The command: what it prints and its exit codes; killed, it goes on; two processes share the work."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import search_galleries
+from conftest import ROOT, _environment
+
+import tpr_jax
+from tpr_jax.search import store
+from tpr_jax.search.__main__ import main
+from tpr_jax.search.build import build
+
+
+@pytest.fixture
+def made(tiny, tmp_path, capsys):
+    """An index of twelve photos made by the command."""
+    search_galleries.photos(tmp_path / "photos")
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"")
+    assert (
+        main(["index", str(tmp_path / "photos"), "--index", str(tmp_path / "i"), "--model", tiny["clip"]])
+        == 0
+    )
+    told = capsys.readouterr().out
+    assert "13 of 13 photos to encode" in told and "skipped: broken.jpg: the picture is empty" in told
+    assert "12 photos indexed: 12 encoded, 0 as they were, 0 gone, 1 skipped" in told
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def places(tiny, tmp_path_factory):
+    """`i`, an index, and `photos`, what is in it: made once, and not to be changed."""
+    folder = tmp_path_factory.mktemp("cli")
+    search_galleries.photos(folder / "photos")
+    build(folder / "photos", folder / "i", tiny["clip"])
+    return {"i": folder / "i", "photos": folder / "photos"}
+
+
+def start(*words):
+    command = [sys.executable, "-m", "tpr_jax.search", *map(str, words)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=pipe, stderr=pipe, text=True)
+
+
+def test_query_in_words_and_as_json(made, capsys):
+    assert main(["query", "a red coat", "--index", str(made / "i"), "--top_k", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("   1  ") and lines[1].startswith("   2  ") and len(lines) == 3
+    picture = str(made / "photos" / "003.png")
+    words = ["query", "--image", picture, "--index", str(made / "i"), "--json", "--group"]
+    assert main([*words, "--where", "path >= '003'"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["results"][0]["path"] == "003.png" and told["matching"] == 9
+    assert told["query"]["group"] == 0.95 and set(told["results"][0]) >= {"rank", "score", "box", "columns"}
+
+
+def test_export(made, capsys):
+    assert main(["export", "--index", str(made / "i"), "--out", str(made / "x.parquet")]) == 0
+    assert "12 rows written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "required: index|query|export"),
+        (["find"], "invalid choice"),
+        (["query", "a"], "--index"),
+        (["query", "--index", "{i}"], "nothing is asked"),
+        (["query", "a", "--index", "nowhere"], "nowhere: has no index yet"),
+        (["query", "a", "--index", "{i}", "--top_k", "many"], "--top_k"),
+        (["query", "a", "--index", "{i}", "--model", "clip-mini"], "--model clip-mini: SHA-256"),
+        (["query", "a", "--index", "{i}", "--where", "colour=3"], "column 'colour' is unknown"),
+        (["index", "nowhere", "--index", "{i}"], "nowhere: no such folder"),
+        (["index", "{i}", "--index", "{i}"], "has no photos"),
+        (["index", "{photos}", "--index", "{photos}/000.png"], "000.png"),
+        (["index", "{photos}", "--index", "{i}", "--batch_size", "0"], "--batch_size 0"),
+        (["index", "{photos}", "--index", "{i}", "--image_size", "0", "3"], "--image_size 0 3"),
+        (["index", "{photos}", "--index", "{i}2", "--model", "no/such/model/here"], "no/such/model/here"),
+        (["index", "{photos}", "--index", "{i}", "--process_id", "0"], "go together"),
+        (["export", "--index", "{i}", "--out", "{photos}/000.png"], "exists already"),
+    ],
+)
+def test_mistakes_are_one_line(places, words, told, capsys):
+    assert main([word.format(**places) for word in words]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and told in line and line.count("\n") == 1
+
+
+def parts_of(folder):
+    return sorted(folder.glob("parts/*.npz"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_amid_it_goes_on(tiny, tmp_path, how):
+    search_galleries.photos(tmp_path / "photos", 6000)
+    words = ["index", tmp_path / "photos", "--index", tmp_path / "i", "--model", tiny["clip"]]
+    process = start(*words, "--batch_size", 8)
+    until = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < until and not (tmp_path / "i" / "parts").exists():
+        time.sleep(0.05 if how == signal.SIGKILL else 0.5)
+        if how == signal.SIGTERM and (tmp_path / "i" / ".lock").exists():
+            time.sleep(8)
+            break
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=300)
+    if how == signal.SIGTERM:
+        assert process.returncode == 130 and "the same command goes on" in errors, errors
+    again = start(*words)
+    told, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    assert "6,000 photos indexed" in told
+    assert not (tmp_path / "i" / "parts").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work(tiny, tmp_path):
+    names = search_galleries.photos(tmp_path / "photos", 40)
+    (tmp_path / "photos" / "zz.png").write_bytes(b"no picture")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["index", tmp_path / "photos", "--index", tmp_path / "i", "--model", tiny["clip"]]
+    together = ["--coordinator", f"127.0.0.1:{port}", "--num_processes", 2, "--process_id"]
+    both = [start(*words, *together, number) for number in range(2)]
+    told = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert "40 photos indexed: 21 encoded" in told[0][0] and "skipped: zz.png" in told[0][0]
+    index = store.open_index(tmp_path / "i")
+    model = tpr_jax.from_pretrained(tiny["clip"])
+    feats = model.encode_images([tmp_path / "photos" / name for name in names])
+    assert np.abs(index.vectors.astype(np.float32) - feats).max() < 1e-3
+
+
+def test_the_help_names_the_commands(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0 and "python -m tpr_jax.search query" in capsys.readouterr().out
