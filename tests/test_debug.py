@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import time
 from pathlib import Path
 
 import pytest
@@ -77,8 +78,9 @@ def run(name, argument, workdir):
 
 
 def test_a_published_recipe_runs_in_a_minute(tmp_path, capsys):
+    began = time.process_time()  # what it takes, however busy the machine is
     results = run("dm_adapter", "cuhk_pedes", tmp_path / "run")
-    assert results["method"] == "dm_adapter" and results["seconds"] < 120
+    assert results["method"] == "dm_adapter" and time.process_time() - began < 120
 
 
 @pytest.mark.slow
