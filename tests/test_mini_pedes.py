@@ -7,7 +7,7 @@ from tpr_jax.data.mini_pedes import body, raster, wardrobe
 from tpr_jax.data.mini_pedes.generate import make_example
 from tpr_jax.data.mini_pedes.paint import PART
 from tpr_jax.data.mini_pedes.raster import rasterise_numpy
-from tpr_jax.data.mini_pedes.scene import fit_camera, sample_view, walking_pose
+from tpr_jax.data.mini_pedes.scene import fit_camera, sample_view, turn_hue, walking_pose
 
 
 def _random_mesh(rng, count=200, height=60, width=40):
@@ -129,6 +129,15 @@ def test_camera_holds_all_points_in_frame_whatever_the_direction():
         xy = fit_camera(points, sample_view(rng, "mini", i), 192, 64)(points)
         assert xy[:, 0].min() >= 0 and xy[:, 0].max() <= 64
         assert xy[:, 1].min() >= 0 and xy[:, 1].max() <= 192
+
+
+def test_a_third_of_a_turn_of_hue_makes_red_green_and_leaves_greys():
+    np.testing.assert_allclose(turn_hue(120) @ [1, 0, 0], [0, 1, 0], atol=1e-12)
+    np.testing.assert_allclose(turn_hue(20) @ [0.3, 0.3, 0.3], [0.3, 0.3, 0.3])
+    np.testing.assert_allclose(turn_hue(20) @ turn_hue(-20), np.eye(3), atol=1e-12)
+    sensors = [sample_view(np.random.default_rng(0), domain, 0)["sensor"] for domain in ("mini", "pretrain")]
+    np.testing.assert_array_equal(sensors[0], np.eye(3))
+    assert np.abs(sensors[1] - np.eye(3)).max() > 0.1
 
 
 def test_nobody_leaves_the_frame_and_everybody_fills_it():

@@ -19,12 +19,28 @@ GROUPS = {
 }
 # Coarse words of the `pretrain` domain.
 COARSE = {
-    "black": ("dark", "black"),
-    "brown": ("dark", "brown"),
-    "white": ("light", "white"),
-    "yellow": ("light", "yellow"),
+    **dict.fromkeys(("black", "brown", "navy"), "dark"),
+    **dict.fromkeys(("white", "yellow", "beige"), "light"),
+    "light blue": "blue",
 }
-COARSE_TOP = {"jacket": "jacket", "coat": "jacket", "hoodie": "jacket"}
+COARSE_GARMENT = {
+    "t-shirt": "top",
+    "shirt": "top",
+    "sweater": "top",
+    "sleeveless top": "top",
+    "hoodie": "jacket",
+    "coat": "jacket",
+    "jeans": "trousers",
+    "trainers": "shoes",
+    "boots": "shoes",
+    "cap": "hat",
+    "woolly hat": "hat",
+    "backpack": "bag",
+    "handbag": "bag",
+    "shoulder bag": "bag",
+}
+# What its captions name, by how much attention it draws: two to four of them, if they are in view.
+PRETRAIN_PARTS = {"top": 4.0, "lower": 2.5, "bag": 2.0, "hat": 2.0, "shoes": 1.5, "hair": 1.2, "glasses": 1.0}
 
 
 def side_of(view: dict) -> str:
@@ -167,35 +183,77 @@ def _mini_caption(rng, seen: dict) -> tuple[str, dict]:
     return ". ".join(s[0].upper() + s[1:] for s in text.split(". ")), named
 
 
-def _coarse(rng, colour: str) -> str:
-    return pick(rng, COARSE.get(colour, (colour,)))
+def _coarse(rng, seen: dict, part: str, named: dict) -> str:
+    """A garment or bag by its colour's coarse word and, as often as not, its coarse noun."""
+    kind = seen[part]
+    named[part] = kind
+    noun = COARSE_GARMENT.get(kind, kind) if rng.random() < 0.5 else pick(rng, phrases.GARMENT_WORDS[kind])
+    pattern = seen.get("top_pattern") if part == "top" else None
+    if pattern and rng.random() < 0.4:
+        named["top_pattern"] = pattern
+        noun = f"{pattern if pattern == 'striped' else pick(rng, ('checked', 'plaid'))} {noun}"
+    if rng.random() < 0.9:
+        colour = named[f"{part}_colour"] = seen[f"{part}_colour"]
+        coarse = COARSE.get(colour, colour) if rng.random() < 0.5 else phrases.colour_word(rng, colour)
+        noun = f"{coarse} {noun}"
+    text = noun if kind in phrases.PLURAL else with_article(noun)
+    if part == "top" and "inner_colour" in seen and rng.random() < 0.3:
+        named["inner_colour"] = seen["inner_colour"]
+        text += f" over {with_article(phrases.colour_word(rng, seen['inner_colour']) + ' top')}"
+    return text
+
+
+def _coarse_hair(rng, seen: dict, named: dict) -> str:
+    style, colour = seen.get("hair_style"), seen.get("hair_colour")
+    if style == "bald":
+        named["hair_style"] = style
+        return "no hair"
+    words = []
+    if style in ("short", "long", "ponytail") and rng.random() < 0.7:
+        named["hair_style"] = style
+        words.append("tied" if style == "ponytail" else style)
+    if not words or rng.random() < 0.4:
+        named["hair_colour"] = colour
+        words.append({"black": "dark", "brown": "dark", "blond": "fair"}.get(colour, colour))
+    return " ".join([*words, "hair"])
 
 
 def _pretrain_caption(rng, seen: dict) -> tuple[str, dict]:
-    """Short and coarse: sex, top, lower, whether there is a bag, sometimes the hair's length."""
-    named = {"sex": seen["sex"], "top": seen["top"], "top_colour": seen["top_colour"]}
-    kind = "dress" if seen["top"] == "dress" else COARSE_TOP.get(seen["top"], "top")
-    worn = [with_article(f"{_coarse(rng, seen['top_colour'])} {kind}")]
-    if "lower" in seen and rng.random() < 0.85:
-        named |= {"lower": seen["lower"], "lower_colour": seen["lower_colour"]}
-        noun = {"jeans": pick(rng, ("trousers", "pants")), "trousers": pick(rng, ("trousers", "pants"))}
-        text = f"{_coarse(rng, seen['lower_colour'])} {noun.get(seen['lower'], seen['lower'])}"
-        worn.append(text if seen["lower"] in phrases.PLURAL else with_article(text))
-    extra = []
-    if seen.get("hair_style") in ("long", "short") and rng.random() < 0.3:
-        named["hair_style"] = seen["hair_style"]
-        extra.append(f"{seen['hair_style']} hair")
-    if "bag" in seen and rng.random() < 0.6:
-        named["bag"] = seen["bag"]
-        extra.append("a bag")
-    text = f"{with_article(seen['sex'])} {pick(rng, ('in', 'wearing', 'with'))} {' and '.join(worn)}"
-    return text + (f", {pick(rng, ('with', 'having'))} {' and '.join(extra)}" if extra else ""), named
+    """Short and coarse: two to four parts, seldom more than a part's colour and kind."""
+    named = {}
+    noun = "person"
+    if rng.random() < 0.85:
+        named["sex"] = seen["sex"]
+        noun = pick(rng, phrases.SUBJECTS[seen["sex"]])
+    if "build" in seen and rng.random() < 0.2:
+        named["build"] = seen["build"]
+        noun = f"{pick(rng, phrases.BUILDS[seen['build']])} {noun}"
+    groups = [g for g in _groups_seen(seen) if g in PRETRAIN_PARTS]
+    weights = np.array([PRETRAIN_PARTS[g] for g in groups])
+    count = min(len(groups), int(rng.integers(2, 5)))
+    chosen = rng.choice(groups, count, replace=False, p=weights / weights.sum())
+    worn = [_coarse(rng, seen, g, named) for g in chosen if g in ("top", "lower", "shoes", "hat")]
+    if "glasses" in chosen:
+        text, told = phrases.glasses_phrase(rng, seen)
+        worn.append(text)
+        named |= told
+    extra = [_coarse_hair(rng, seen, named)] if "hair" in chosen else []
+    extra += [_coarse(rng, seen, "bag", named)] if "bag" in chosen else []
+    text = with_article(noun)
+    if worn:
+        text += f" {pick(rng, ('in', 'wearing', 'with'))} {join(worn)}"
+    if extra:
+        text += f"{',' if worn else ''} {pick(rng, ('with', 'having'))} {join(extra)}"
+    if rng.random() < 0.08:
+        named["side"] = seen["side"]
+        text += f", seen from {'behind' if seen['side'] == 'back' else 'the ' + seen['side']}"
+    return text, named
 
 
 def caption(rng: np.random.Generator, person: dict, seen: dict[str, str]) -> tuple[str, dict[str, str]]:
     """One caption of what `visible_attributes` returned, and the attributes (name -> value) it names.
 
-    `mini` captions have 12 to 40 words; `pretrain` captions are coarser and have about 5 to 14.
+    `mini` captions have 12 to 40 words; `pretrain` captions are coarser and have about 4 to 25.
     """
     if person["domain"] == "pretrain":
         return _pretrain_caption(rng, seen)

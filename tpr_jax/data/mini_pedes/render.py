@@ -203,7 +203,8 @@ def render(
     folds = smooth_noise(rng, h, w, 6)[shown]
     light *= 1 + np.where(cloth, 0.05 * folds, 0.0)
     image[shown] = np.clip(rgb[shown], 0, 255) * light[:, None]
-    image = np.clip(image * view["balance"] * view["exposure"], 0, 255).astype(np.uint8)
+    image = (image @ view["sensor"].T) * view["balance"] * view["exposure"]
+    image = np.clip(image, 0, 255).astype(np.uint8)
     small = Image.fromarray(image).resize((width, height), Image.LANCZOS)
     if view["blur"] > 0:
         small = small.filter(ImageFilter.GaussianBlur(view["blur"] * height / 192))

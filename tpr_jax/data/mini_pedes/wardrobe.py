@@ -22,17 +22,22 @@ PALETTES = {
         "purple": (112, 52, 148),
         "beige": (206, 188, 152),
     },
-    # Another town's clothes: fewer colours, other dyes. Names are coarser too (see captions.py).
+    # Another town's clothes: other dyes. What they are called is coarser too (see captions.py).
     "pretrain": {
         "white": (216, 218, 222),
         "black": (44, 40, 46),
         "grey": (148, 146, 138),
         "red": (160, 44, 62),
-        "blue": (60, 88, 150),
+        "navy": (40, 48, 104),
+        "blue": (60, 88, 170),
+        "light blue": (150, 190, 214),
         "green": (78, 124, 74),
         "yellow": (208, 182, 92),
+        "orange": (206, 120, 62),
         "brown": (122, 92, 70),
         "pink": (214, 150, 170),
+        "purple": (124, 76, 140),
+        "beige": (190, 178, 150),
     },
 }
 DENIM = {"blue": (70, 98, 146), "black": (44, 44, 50), "grey": (118, 124, 132)}
