@@ -26,8 +26,14 @@ def rows(workdir) -> list[dict]:
 
 
 def final_state(workdir, step=LAST) -> dict:
-    manager = checkpoint.open_manager(workdir / "checkpoints" / "latest", keep=2)
-    return manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+    """The checkpoint's arrays on one device, whatever devices and processes wrote it."""
+    reader, path = ocp.StandardCheckpointer(), workdir / "checkpoints" / "latest" / str(step) / "state"
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        reader.metadata(path.absolute()).item_metadata.tree,
+    )
+    return reader.restore(path.absolute(), like)
 
 
 def assert_same_bits(one: dict, other: dict) -> None:
