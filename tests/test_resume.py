@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from tpr_jax import checkpoint, train
+from tpr_jax import train
 from tpr_jax.interrupt import Stopped
 
 LAST = 120
