@@ -206,12 +206,7 @@ def distinct_rows(feats: Float[np.ndarray, "n e"]) -> tuple[Float[np.ndarray, "d
     raw = np.ascontiguousarray(feats)
     raw = np.where(raw == 0, raw.dtype.type(0), raw)  # -0.0 becomes 0.0: the comparison below is of bytes
     words = raw.view(np.uint32)
-    factors = np.random.default_rng(0).integers(2**62, size=words.shape[1], dtype=np.uint64) * 2 + 1
-    keys = np.empty(len(raw), np.uint64)
-    for s in _slices(len(raw), 4096):
-        keys[s] = (
-            words[s].astype(np.uint64) @ factors
-        )  # modulo 2**64: integers, so equal rows have equal keys
+    keys = _keys(words)
     _, first, copies = np.unique(keys, return_index=True, return_inverse=True)
     copies = copies.ravel()
     if len(first) == len(raw):
