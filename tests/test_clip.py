@@ -204,5 +204,7 @@ def test_routing_of_each_block():
         assert {name: leaf.shape for name, leaf in block.items()} == {
             "balance": (),
             "load": (3,),
+            "chosen": (3,),  # of these two the balance of a whole batch is made from its parts
+            "probability": (3,),
             "alpha": (),
         }
