@@ -26,12 +26,13 @@ PIP := $(RUN) -m pip install --quiet
 # uv is ten times faster; pip does where uv cannot be had or cannot reach the index.
 install = { command -v uv >/dev/null && uv pip install --python $(RUN) $(1); } || $(PIP) $(1)
 
-.PHONY: help demo test test-torch lint format lock clean
+.PHONY: help demo test test-long test-torch lint format lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo        adapt the bundled CLIP to MiniPEDES; ends with runs/demo/report.html"
 	@echo "make test        formatting, linter and tests      (PYTEST_ARGS='-k metrics' for some)"
+	@echo "make test-long   the tests that run for many minutes: several processes, kills, all meshes"
 	@echo "make test-torch  the tests that need PyTorch, which it installs"
 	@echo "make lint        formatting and linter only"
 	@echo "make format      format and mend what the linter can mend"

@@ -96,7 +96,7 @@ def parts_of(folder):
     return sorted(folder.glob("parts/*.npz"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_amid_it_goes_on(tiny, tmp_path, how):
     search_galleries.photos(tmp_path / "photos", 6000)
@@ -119,7 +119,7 @@ def test_stopped_amid_it_goes_on(tiny, tmp_path, how):
     assert not (tmp_path / "i" / "parts").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_share_the_work(tiny, tmp_path):
     names = search_galleries.photos(tmp_path / "photos", 40)
     (tmp_path / "photos" / "zz.png").write_bytes(b"no picture")
