@@ -55,7 +55,8 @@ def test_rows_of_dm_adapters_ablation():
 
 
 def test_the_readme_lists_every_config_and_what_it_trains():
-    rows = re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    listed = (FOLDER / "README.md").read_text().partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", listed, re.MULTILINE)
     assert sorted(name for name, _ in rows) == NAMES
     for name, told in rows:
         if name in (*ABLATIONS, "pretrain_mini"):
