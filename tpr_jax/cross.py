@@ -11,12 +11,11 @@ for each pair. The same command goes on where it was interrupted, and scores ane
 """
 
 import argparse
-import hashlib
 import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tpr_jax import config as config_lib
@@ -25,6 +24,7 @@ from tpr_jax.data.annotations import DATASETS, annotation_path
 from tpr_jax.data.records import Records, load_records
 from tpr_jax.data.sources import data_folder
 from tpr_jax.errors import UserError
+from tpr_jax.hashing import sha256
 from tpr_jax.main import explain_and_exit
 from tpr_jax.metrics import METRIC_KEYS
 from tpr_jax.writing import write_json, write_text
@@ -79,7 +79,7 @@ def run(argv: list[str]) -> None:
         if model["sha256"] in [other["sha256"] for other in models[:i]]:
             raise UserError(f"{model['name']} is the same model as another that is given: leave one out")
     tests = {dataset: load_records(folder, "test", dataset) for dataset, folder in data.items()}
-    sums = {dataset: digest([Path(annotation_path(dataset, folder))]) for dataset, folder in data.items()}
+    sums = {dataset: sha256([Path(annotation_path(dataset, folder))]) for dataset, folder in data.items()}
     cells, number = [], 0
     try:
         for model in models:
@@ -132,7 +132,7 @@ def describe_model(given: str) -> dict:
         "name": given.rstrip(os.sep),
         "place": place,
         "trained_on": [training["dataset"], *(mixed[0] for mixed in training["mix"])] if training else [],
-        "sha256": digest(files if here.is_dir() else [here]),
+        "sha256": sha256(files if here.is_dir() else [here]),
     }
 
 
@@ -145,19 +145,6 @@ def _training(folder: Path) -> dict | None:
     return (
         found if isinstance(found, dict) and {"dataset", "mix", "method", "losses"} <= found.keys() else None
     )
-
-
-def digest(files: Iterable[Path]) -> str:
-    """SHA-256 of the files' contents, in their order."""
-    found = hashlib.sha256()
-    for file in files:
-        try:
-            with open(file, "rb") as content:
-                while chunk := content.read(1 << 20):
-                    found.update(chunk)
-        except OSError as error:
-            raise UserError(f"{file}: cannot be read ({error.strerror}): check the file") from error
-    return found.hexdigest()
 
 
 def read_cell(path: Path, model: str, annotation: str) -> dict | None:

@@ -5,7 +5,6 @@ higher, and of those that score the same and come first. So nothing is sorted an
 matrix is held. Every pair of rows has one score, which both directions use.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
+
+from tpr_jax.data.batches import worker_threads
 
 try:
     import numba
@@ -102,7 +103,7 @@ def pair_ranks(
     forth = (pairs.query_start, pairs.gallery, scores)
     back = (pairs.gallery_start, pairs.query[pairs.by_gallery], scores[pairs.by_gallery])
     down = tiles(query_copies, len(query), tile[0])
-    ahead, workers = np.zeros(len(scores), np.int64), min(_cores(), len(down))
+    ahead, workers = np.zeros(len(scores), np.int64), min(worker_threads(), len(down))
     bar = tqdm(total=len(down), desc="ranking", delay=5, leave=False, dynamic_ncols=True, disable=None)
 
     def work(mine):
@@ -126,10 +127,6 @@ def pair_ranks(
     with bar, threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         behind = sum(pool.map(work, [down[n::workers] for n in range(workers)]))
     return ahead + 1, behind + 1
-
-
-def _cores():
-    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
 
 
 def _slices(length, step):

@@ -1,10 +1,9 @@
 """Own data: a folder with `captions.jsonl` or `captions.csv`, one caption a line. See docs/own_data.md."""
 
-import csv
-import json
 import math
 from typing import NamedTuple
 
+from tpr_jax.data.lines import csv_lines, json_lines
 from tpr_jax.errors import UserError
 
 FILES = ("captions.jsonl", "captions.csv")
@@ -89,41 +88,25 @@ def _box(fields: dict) -> tuple[int, int, int, int] | None:
 
 
 def _json_lines(path: str):
-    for number, line in enumerate(_text(path).split("\n"), 1):  # not splitlines: U+2028 may stand in a text
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield number, Unusable(f"not JSON ({error})")
-            continue
-        if isinstance(fields, dict):
-            yield number, fields
-        else:
-            yield number, Unusable(f"must be an object with fields, not {type(fields).__name__}")
+    for number, _, fields in json_lines(path):
+        yield number, Unusable(fields) if isinstance(fields, str) else fields
 
 
 def _csv_lines(path: str):
-    reader = csv.reader(_text(path).splitlines(keepends=True), strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
+    def check(header):
         missing = [name for name in NEEDED if name not in header]
         if missing:
             raise UserError(
                 f"{path}: the first line has no column '{missing[0]}': it must name {', '.join(NEEDED)}"
             )
-        rows = [(reader.line_num, cells) for cells in reader if cells]
-    except csv.Error as error:
-        raise UserError(
-            f"{path}: line {reader.line_num} is not CSV ({error}): mend its quotes and commas"
-        ) from None
+
+    header, rows = csv_lines(path, check)
     # Ids are numbers only where all of them are, as written: 007 and 7 are two people's.
     column = header.index("id")
-    ids = [cells[column] for _, cells in rows if len(cells) == len(header)]
-    whole = all(_is_whole(text) for text in ids)
+    whole = all(_is_whole(cells[column]) for _, cells in rows if not isinstance(cells, str))
     for number, cells in rows:
-        if len(cells) != len(header):
-            yield number, Unusable(f"has {len(cells)} fields, the first line {len(header)}: mend its commas")
+        if isinstance(cells, str):
+            yield number, Unusable(cells)
             continue
         fields = dict(zip(header, cells, strict=True))
         yield number, fields | ({"id": int(fields["id"])} if whole else {})
@@ -134,13 +117,3 @@ def _is_whole(text: str) -> bool:
         return str(int(text)) == text
     except ValueError:
         return False
-
-
-def _text(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return file.read()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error}): save it in that encoding") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}): check the file's permissions") from None

@@ -24,7 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float16
 
+from tpr_jax.data.lines import read_text
 from tpr_jax.errors import UserError
+from tpr_jax.hashing import add_file
 from tpr_jax.weights.backbone import find
 from tpr_jax.weights.clip import weight_files
 from tpr_jax.weights.saved import read_saved
@@ -135,17 +137,12 @@ def model_sha256(name: str | os.PathLike) -> str:
         files += [path / n for n in names if (path / n).is_file()]
     for file in files:
         digest.update(file.name.encode() + b"\0")
-        try:
-            if saved and file.name == "config.json":
-                settings = json.loads(file.read_bytes())
-                settings["backbone"].pop("name")
-                digest.update(json.dumps(settings, sort_keys=True).encode())
-                continue
-            with open(file, "rb") as content:
-                while chunk := content.read(1 << 20):
-                    digest.update(chunk)
-        except OSError as error:
-            raise UserError(f"{file}: cannot be read ({error.strerror}); check the file") from error
+        if saved and file.name == "config.json":
+            settings = json.loads(read_text(file))
+            settings["backbone"].pop("name")
+            digest.update(json.dumps(settings, sort_keys=True).encode())
+        else:
+            add_file(digest, file)
     return digest.hexdigest()
 
 

@@ -1,15 +1,15 @@
 """A gallery as a table: a .csv or .jsonl with a column `image`, boxes `x y w h`, and any further columns."""
 
-import csv
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 
+from tpr_jax.data.lines import csv_lines, json_lines
 from tpr_jax.errors import UserError
 
 BOX = ("x", "y", "w", "h")
@@ -128,43 +128,26 @@ def _check_name(path: Path, name: str) -> None:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict | str]]:
-    for number, line in enumerate(_text(path).split("\n"), 1):  # not splitlines: U+2028 may stand in a text
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield number, f"not JSON ({error})"
-            continue
-        if not isinstance(fields, dict):
-            yield number, f"must be an object with fields, not {type(fields).__name__}"
-        elif not _is_utf8(line) or not _is_utf8(json.dumps(fields, ensure_ascii=False)):
-            yield number, "has half of a surrogate pair: mend its \\u escapes"
-        else:
-            yield number, fields
+    for number, line, fields in json_lines(path):
+        if isinstance(fields, dict) and not (
+            _is_utf8(line) and _is_utf8(json.dumps(fields, ensure_ascii=False))
+        ):
+            fields = "has half of a surrogate pair: mend its \\u escapes"
+        yield number, fields
 
 
 def _csv_lines(path: Path) -> Iterator[tuple[int, dict | str]]:
-    reader = csv.reader(_text(path).splitlines(keepends=True), strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
+    def check(header):
         if "image" not in header:
             raise UserError(f"{path}: the first line has no column 'image': it must name the columns")
         for name in header:
             if header.count(name) > 1 or not name:
                 raise UserError(f"{path}: the first line names column '{name}' twice or not at all: mend it")
-        rows = [(reader.line_num, cells) for cells in reader if cells]
-    except csv.Error as error:
-        raise UserError(
-            f"{path}: line {reader.line_num} is not CSV ({error}): mend its quotes and commas"
-        ) from None
-    yield from _named(header, rows)
 
-
-def _named(header: list[str], rows: Iterable[tuple[int, list[str]]]) -> Iterator[tuple[int, dict | str]]:
+    header, rows = csv_lines(path, check)
     for number, cells in rows:
-        if len(cells) != len(header):
-            yield number, f"has {len(cells)} fields, the first line {len(header)}: mend its commas"
+        if isinstance(cells, str):
+            yield number, cells
         else:
             yield number, {name: cell.strip() or None for name, cell in zip(header, cells, strict=True)}
 
@@ -175,12 +158,3 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error}): save it in that encoding") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}): check the file's permissions") from None

@@ -1,13 +1,12 @@
 """The CLIP a config names: the bundled clip-mini, a folder, a file or a hub id, with its tokenizer."""
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tpr_jax import hashing
 from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer
-from tpr_jax.errors import UserError
 from tpr_jax.models.config import CLIP_MINI, ClipConfig
 from tpr_jax.weights.clip import find_clip, load_clip, read_sizes, weight_files
 from tpr_jax.weights.openai import check_image_size
@@ -45,15 +44,7 @@ def sha256(path: str | os.PathLike) -> str:
     Raises:
       UserError: there is no such file, or it cannot be read.
     """
-    digest = hashlib.sha256()
-    for file in weight_files(path):
-        try:
-            with open(file, "rb") as content:
-                while chunk := content.read(1 << 20):
-                    digest.update(chunk)
-        except OSError as error:
-            raise UserError(f"{file}: cannot be read ({error.strerror}); check the file") from error
-    return digest.hexdigest()
+    return hashing.sha256(weight_files(path))
 
 
 def tokenizer_of(path: Path, config: ClipConfig, length: int | None = None) -> Tokenizer | None:
