@@ -24,15 +24,16 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip install --quiet
 # uv is ten times faster; pip does where uv cannot be had or cannot reach the index.
-install = { command -v uv >/dev/null && uv pip install --python $(RUN) $(1); } || $(PIP) $(1)
+# Compiled now, what is installed does not have to be at the first run's start, which would take half a minute.
+install = { command -v uv >/dev/null && uv pip install --compile-bytecode --python $(RUN) $(1); } || $(PIP) $(1)
 
-.PHONY: help demo test test-long test-torch lint format lock clean
+.PHONY: help demo test test-slow test-torch lint format lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo        adapt the bundled CLIP to MiniPEDES; ends with runs/demo/report.html"
 	@echo "make test        formatting, linter and tests      (PYTEST_ARGS='-k metrics' for some)"
-	@echo "make test-long   the tests that run for many minutes: several processes, kills, all meshes"
+	@echo "make test-slow   the tests that run for many minutes: several processes, kills, all meshes"
 	@echo "make test-torch  the tests that need PyTorch, which it installs"
 	@echo "make lint        formatting and linter only"
 	@echo "make format      format and mend what the linter can mend"
@@ -43,7 +44,10 @@ demo: .venv/.installed
 	$(RUN) -m tpr_jax.main --config configs/dm_adapter.py --workdir runs/demo
 
 test: lint
-	$(RUN) -m pytest --timeout 900 -m "not torch" $(WORKERS) $(PYTEST_ARGS)
+	$(RUN) -m pytest --timeout 900 -m "not torch and not slow" $(WORKERS) $(PYTEST_ARGS)
+
+test-slow: .venv/.test-tools
+	$(RUN) -m pytest --timeout 1800 -m "slow and not torch" $(WORKERS) $(PYTEST_ARGS)
 
 test-torch: .venv/.torch
 	$(RUN) -m pytest --timeout 900 -m torch $(PYTEST_ARGS)

@@ -83,13 +83,13 @@ def test_a_published_recipe_runs_in_a_minute(tmp_path, capsys):
     assert results["method"] == "dm_adapter" and time.process_time() - began < 120
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("zero_shot", *ABLATIONS)])
 def test_every_config_runs(name, tmp_path):
     run(name, "" if name == "pretrain_mini" else "rstp_reid", tmp_path / "run")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "row"), [("ablation_up_person", "depth_lora_12"), ("ablation_dm_adapter", "top_6")]
 )

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tpr_jax.data.augment import ERASE_COLOUR
-from tpr_jax.data.pipeline import steps_per_epoch, train_input
+from tpr_jax.data.pipeline import steps_per_epoch, stream, train_input
 from tpr_jax.data.records import Records
 from tpr_jax.errors import UserError
 
@@ -98,6 +98,14 @@ def test_starting_in_the_middle_gives_the_same_batches(records, cache, step):
     next(batches(4))  # nothing of one epoch reaches into another
     assert_same(batches(5, step), expected[step:])
     assert_same(batches(5), expected)
+
+
+@pytest.mark.parametrize("start", [0, 3, 4, 9])
+def test_a_stream_goes_on_epoch_after_epoch(records, start):
+    batches = make(records)
+    whole_run = [batch for epoch in range(4) for batch in batches(epoch)]
+    taken = stream(batches, 4, start)
+    assert_same([next(taken) for _ in range(16 - start)], whole_run[start:])
 
 
 def test_memory_and_disk_give_the_same(records):

@@ -54,7 +54,7 @@ def test_the_sentences_are_many_and_different():
     assert len(set(sentences())) == len(sentences()) >= 150
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_recall_on_mini_pedes(tmp_path):
     """1,000 photos of the test split encoded by clip-mini, asked with captions, which it was not set for."""
     model = tpr_jax.from_pretrained("clip-mini")

@@ -82,7 +82,7 @@ def assert_close_runs(workdir, reference) -> None:
         assert np.linalg.norm(a - b) < 1e-4 * np.linalg.norm(b)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_processes_are_one_run_and_only_the_first_writes(whole, tiny, tmp_path):
     mesh, reference = whole
     first, second = ended(begin_two(tiny, tmp_path / "run", *mesh))
@@ -103,7 +103,7 @@ def wait_for_step(process, workdir, step: int) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
 @pytest.mark.parametrize("again", [1, 2])
 def test_one_is_killed_the_other_says_so_and_a_restart_goes_on(tiny, tmp_path, whole, lost, again):
@@ -128,7 +128,7 @@ def test_one_is_killed_the_other_says_so_and_a_restart_goes_on(tiny, tmp_path, w
     assert_close_runs(workdir, reference)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_sigterm_to_one_stops_all_and_they_resume_exactly(tiny, tmp_path):
     uncut, workdir = tmp_path / "uncut", tmp_path / "run"
     assert [code for code, _, _ in ended(begin_two(tiny, uncut))] == [0, 0]
@@ -158,7 +158,7 @@ def test_a_peer_that_never_comes(run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_mistake_that_one_notices_ends_all_with_its_line(tiny, own_data, tmp_path):
     """A picture that cannot be read, in one process' share."""
     victim = sorted((own_data / "imgs").iterdir())[0]

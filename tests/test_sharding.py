@@ -84,7 +84,7 @@ def test_eight_devices_train_what_one_does(some, label):
     assert some["methods"]["dm_adapter"][label]["split"] > 10
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("label", MESHES)
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_method_on_every_mesh(every, name, label):

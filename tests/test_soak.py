@@ -40,7 +40,7 @@ def live_and_die(process, workdir, rng) -> dict:
     }
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_killed_twenty_times_it_is_still_the_same_run(start, run, tmp_path, capsys):
     undisturbed, workdir = tmp_path / "undisturbed", tmp_path / "run"

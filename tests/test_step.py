@@ -261,3 +261,21 @@ def test_losses_with_heads_in_bfloat16():
 def test_a_loss_that_lacks_what_it_needs_is_an_error(weights, batch, heads, told):
     with pytest.raises(UserError, match=told):
         one_objective(weights, batch, heads)
+
+
+def test_compiled_ahead_it_computes_the_same():
+    update, _, frozen, _, _ = compiled()
+    state, batch = first_state(), everywhere(make_mesh(), tiny.batch(6))
+    ahead = step.compiled_ahead(update, state, everywhere(make_mesh(), frozen), batch)
+    expected = copied(update(first_state(), frozen, batch))
+    for _ in range(2):  # the memory of one state is given away, and the next is welcome
+        assert same(copied(ahead(first_state(), everywhere(make_mesh(), frozen), batch)), expected)
+
+
+def test_what_cannot_be_compiled_ahead_is_an_error_at_the_first_call():
+    def refuses(x):
+        raise UserError("not this one")
+
+    ahead = step.compiled_ahead(jax.jit(refuses), jnp.zeros(3))
+    with pytest.raises(UserError, match="not this one"):
+        ahead(jnp.zeros(3))

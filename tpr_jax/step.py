@@ -7,6 +7,7 @@ updated any more, so the state stays the last good one).
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +106,21 @@ def jit_train_step(
         return new, jax.lax.with_sharding_constraint(metrics, NamedSharding(mesh, PartitionSpec()))
 
     return jax.jit(on_mesh(step, mesh), donate_argnums=0, compiler_options=compiler_options())
+
+
+def compiled_ahead(update: Callable, *arguments) -> Callable:
+    """A jitted function, compiled in a thread of its own for such arguments; the first call waits for it."""
+
+    def like(array):
+        return jax.ShapeDtypeStruct(
+            array.shape, array.dtype, sharding=array.sharding, weak_type=array.weak_type
+        )
+
+    shapes = jax.tree.map(like, arguments)  # not the arrays, whose memory a step gives away
+    compiling = ThreadPoolExecutor(1, "compile")
+    compiled = compiling.submit(lambda: update.lower(*shapes).compile())
+    compiling.shutdown(wait=False)
+    return lambda *arguments: compiled.result()(*arguments)
 
 
 def jit_encoders(model: dict, mesh: Mesh) -> tuple[Callable, Callable]:

@@ -1,6 +1,7 @@
 """One run from top to bottom: mesh, data, model, weights, optimiser, loop, evaluation, saving."""
 
 import contextlib
+import itertools
 import signal
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from tpr_jax import checkpoint, distributed, evaluate, interrupt, memory, report, runlog, sharding, step
 from tpr_jax import config as config_lib
 from tpr_jax import results as results_lib
-from tpr_jax.data import pipeline
+from tpr_jax.data.pipeline import steps_per_epoch, stream, train_input
 from tpr_jax.errors import UserError
 from tpr_jax.prepare import make_optimiser, prepare
 from tpr_jax.trees import merge
@@ -28,7 +29,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     """
     with interrupt.noticed() as notice:
         try:
-            with notice.at_once():
+            # Of several processes none may leave amid what all compute together.
+            with notice.at_once(jax.process_count() == 1):
                 return _train(config, workdir, notice)
         except KeyboardInterrupt:
             if notice.again or not notice:
@@ -45,7 +47,7 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
     mesh, splits = parts["mesh"], parts["splits"]
 
     instances = config_lib.instances(config)
-    per_epoch = pipeline.steps_per_epoch(splits["train"], config.batch_size, instances)
+    per_epoch = steps_per_epoch(splits["train"], config.batch_size, instances)
     last_step = per_epoch * config.num_epochs
     if config.total_steps:
         last_step = min(last_step, config.total_steps)
@@ -53,7 +55,7 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
     weights, scale = config_lib.loss_weights(config), 1 / config.temperature
     update = step.jit_train_step(parts["model"], optimiser, weights, scale, mesh, config.accumulate)
     share = sharding.share(mesh, config.batch_size)
-    batches = pipeline.train_input(
+    batches = train_input(
         splits["train"],
         parts["tokenizer"],
         image_size=tuple(config.image_size),
@@ -68,6 +70,11 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
         process_index=share[0],
         process_count=share[1],
     )
+
+    def rows_of(batch):
+        """On the devices; which example a row is only reports want to know."""
+        batch = {key: rows for key, rows in batch.items() if key != "index"}
+        return sharding.by_row(mesh, batch, config.batch_size)
 
     # Only now: a config that could not even begin does not claim the folder.
     if first:
@@ -85,6 +92,12 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
             latest.delete(unreadable)
         tqdm.write(f"resumed at step {done} of {last_step} from {workdir / 'checkpoints' / 'latest'}")
     done = int(state["step"])
+    feed = stream(batches, per_epoch, done)
+    if done < last_step:
+        # Of all before the first step compiling takes longest: it goes on beside the evaluation of zero-shot.
+        first_batch = next(feed)
+        update = step.compiled_ahead(update, state, parts["frozen"], rows_of(first_batch))
+        feed = itertools.chain([first_batch], feed)
 
     def due(at_step):
         """Whether an epoch whose evaluation is wanted ends at this step, or the run does."""
@@ -150,48 +163,41 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
         stack.push(keep_if_unread)
         stack.enter_context(notice.at_once(False))  # amid a step the state cannot be saved
         anyone = distributed.anyone(mesh)
-        for epoch in range(done // per_epoch, -(-last_step // per_epoch)):
-            if done >= last_step:
-                break
-            feed = iter(batches(epoch, done - epoch * per_epoch))
-            while done < min((epoch + 1) * per_epoch, last_step):
-                asked = time.time()
-                batch = next(feed)
-                waited += time.time() - asked
-                batch = {key: rows for key, rows in batch.items() if key != "index"}
-                state, metrics = update(
-                    state, parts["frozen"], sharding.by_row(mesh, batch, config.batch_size)
+        while done < last_step:
+            epoch, asked = done // per_epoch, time.time()
+            batch = next(feed)
+            waited += time.time() - asked
+            state, metrics = update(state, parts["frozen"], rows_of(batch))
+            done += 1
+            bar.update()
+            if done % config.log_every == 0 or done == last_step:
+                metrics = jax.tree.map(lambda x: np.asarray(x).tolist(), jax.device_get(metrics))
+                _stop_if_bad(metrics, state, latest, notes)
+                now = time.time()
+                log(
+                    {
+                        "step": done,
+                        "epoch": epoch,
+                        **{key: value for key, value in metrics.items() if key != "bad_step"},
+                        "lr": float(rate(done - 1)),
+                        "examples_per_second": (done - since_step) * config.batch_size / (now - since),
+                        "input_wait": waited / (now - since),
+                        "seconds": spent(),
+                    }
                 )
-                done += 1
-                bar.update()
-                if done % config.log_every == 0 or done == last_step:
-                    metrics = jax.tree.map(lambda x: np.asarray(x).tolist(), jax.device_get(metrics))
-                    _stop_if_bad(metrics, state, latest, notes)
-                    now = time.time()
-                    log(
-                        {
-                            "step": done,
-                            "epoch": epoch,
-                            **{key: value for key, value in metrics.items() if key != "bad_step"},
-                            "lr": float(rate(done - 1)),
-                            "examples_per_second": (done - since_step) * config.batch_size / (now - since),
-                            "input_wait": waited / (now - since),
-                            "seconds": spent(),
-                        }
-                    )
-                    bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
-                    waited, since, since_step = 0.0, now, done
-                if done % config.checkpoint_every == 0 or due(done):
-                    _stop_if_bad({"bad_step": int(state["bad_step"])}, state, latest, notes)
-                    save(state)
-                if due(done):
-                    with notice.at_once():
-                        validate(state, done)
-                    since, since_step, waited = time.time(), done, 0.0
-                if anyone(bool(notice)) and done < last_step:
-                    keep()
-                    number = notice.number or signal.SIGTERM
-                    raise interrupt.Stopped(number, f"stopped at step {done}, which is saved")
+                bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
+                waited, since, since_step = 0.0, now, done
+            if done % config.checkpoint_every == 0 or due(done):
+                _stop_if_bad({"bad_step": int(state["bad_step"])}, state, latest, notes)
+                save(state)
+            if due(done):
+                with notice.at_once(jax.process_count() == 1):
+                    validate(state, done)
+                since, since_step, waited = time.time(), done, 0.0
+            if anyone(bool(notice)) and done < last_step:
+                keep()
+                number = notice.number or signal.SIGTERM
+                raise interrupt.Stopped(number, f"stopped at step {done}, which is saved")
 
     results, encoded, kept = results_lib.final_results(
         config, parts, state, best, notes, variables, done, spent, history

@@ -38,7 +38,7 @@ with _quiet_stderr():
 tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's alone
 tf.config.set_visible_devices([], "TPU")
 
-__all__ = ["decode_all", "image_batches", "steps_per_epoch", "text_batches", "train_input"]
+__all__ = ["decode_all", "image_batches", "steps_per_epoch", "stream", "text_batches", "train_input"]
 
 # A split whose decoded pictures take less than this is held in memory.
 CACHE_BYTES = 512 * 2**20
@@ -208,6 +208,14 @@ def train_input(
             yield batch | ({"mlm_ids": ids[:, 1], "mlm_labels": ids[:, 2]} if mlm else {})
 
     return batches
+
+
+def stream(batches: Callable, per_epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    """The batches of `train_input` epoch after epoch, without end, from step `start_step` of the run."""
+    first, skip = divmod(start_step, per_epoch)
+    yield from batches(first, skip)
+    for epoch in itertools.count(first + 1):
+        yield from batches(epoch)
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:

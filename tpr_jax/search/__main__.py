@@ -11,7 +11,9 @@ further columns. `index` again encodes only what is new or changed.
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 
 # XLA writes notices of its own to the terminal; errors still come through.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -157,7 +159,10 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 after one line on stderr."""
+    """Returns the exit code: 0, 2 after one line on stderr, or 130 where it was interrupted."""
+    if threading.current_thread() is threading.main_thread():
+        # What a cluster sends is as Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
