@@ -16,6 +16,7 @@ from tpr_jax.errors import UserError
 
 pytest.importorskip("tensorflow_datasets")
 from tpr_jax.data.tfds_builders import __main__ as command  # noqa: E402
+from tpr_jax.data.tfds_builders import read  # noqa: E402
 
 
 class Tokenizer:
@@ -43,8 +44,10 @@ def assert_same(left, right):
             np.testing.assert_array_equal(one[name], other[name], name)
 
 
+@pytest.mark.parametrize("hold", [True, False])
 @pytest.mark.parametrize(("dataset", "kind"), [("rstp_reid", "sized"), ("cuhk_pedes", "original")])
-def test_batches_are_those_of_the_folder(dataset, kind, tmp_path):
+def test_batches_are_those_of_the_folder(dataset, kind, hold, tmp_path, monkeypatch):
+    monkeypatch.setattr(read, "HOLD_BYTES", 2**30 if hold else 0)
     folder = benchmark_folders.ALL[dataset](tmp_path / "copy")
     out = prepared(dataset, folder, tmp_path / "out", kind)
     whole = sources.load_splits(dataset, str(folder))
@@ -53,7 +56,8 @@ def test_batches_are_those_of_the_folder(dataset, kind, tmp_path):
     for name, records in whole.items():
         assert found[name].captions == records.captions
         np.testing.assert_array_equal(found[name].pids, records.pids)
-        assert all(isinstance(source, Stored) for source in image_sources(found[name]))
+        for source in image_sources(found[name]):
+            assert isinstance(source, Stored) and isinstance(source.data, bytes) == hold
     assert sources.describe(dataset, found)["counts"] == sources.describe(dataset, whole)["counts"]
     assert_same(epoch(found["train"]), epoch(whole["train"]))
     if kind == "original":  # at another size too, and mixed with a folder's
@@ -69,6 +73,19 @@ def test_what_is_not_prepared_is_one_line(tmp_path):
         sources.load_splits("rstp_reid", "", source="tfds_original")
 
 
+def test_damaged_shards_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(read, "HOLD_BYTES", 0)
+    out = prepared("rstp_reid", benchmark_folders.rstp_reid(tmp_path / "copy"), tmp_path / "out", "original")
+    (shard,) = (tmp_path / "out").rglob("*train.tfrecord*")
+    records, whole = sources.load_splits("rstp_reid", out, source="tfds_original"), shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=f"{shard}: cannot be read"):
+        sources.load_splits("rstp_reid", out, source="tfds_original")
+    shard.unlink()
+    with pytest.raises(UserError, match=f"^rstp_reid:train/.*: cannot be read from {shard}"):
+        read_image(image_sources(records["train"])[-1])
+
+
 def test_a_damaged_picture_is_named():
     with pytest.raises(UserError, match="^rstp_reid:train/a.jpg: not a picture"):
         read_image(Stored("rstp_reid:train/a.jpg", b"text"))
@@ -79,8 +96,8 @@ def test_a_run_from_records_is_the_run_from_the_folder(tiny, make_config, tmp_pa
     settings = {"total_steps": 4, "eval_every": 0}
     left = train.train(make_config(**settings), tmp_path / "files")
     right = train.train(make_config(**settings, data_dir=out, source="tfds_original"), tmp_path / "records")
-    read = lambda name: (tmp_path / name / "metrics.jsonl").read_text().splitlines()  # noqa: E731
-    losses = [[json.loads(line).get("loss") for line in read(name)] for name in ("files", "records")]
+    rows = lambda name: (tmp_path / name / "metrics.jsonl").read_text().splitlines()  # noqa: E731
+    losses = [[json.loads(line).get("loss") for line in rows(name)] for name in ("files", "records")]
     assert losses[0] == losses[1] and len(losses[0]) >= 4
     assert left["final"] == right["final"] and left["data"] == right["data"]
     assert (tmp_path / "records" / "report.html").is_file()

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -28,10 +29,10 @@ class Crop(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A picture file that is held in memory."""
+    """A picture file within something else: its bytes, or what reads them."""
 
     name: str  # for messages
-    data: bytes
+    data: bytes | Callable[[], bytes]
 
     def __str__(self) -> str:
         return self.name
@@ -66,7 +67,7 @@ def read_resized(source, size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
 def _rgb_of(source) -> Image.Image:
     """A path, the bytes of a file, or a PIL image -> its upright RGB pixels."""
     if isinstance(source, Stored):
-        return _open_and_decode(source.data, source.name)
+        return _open_and_decode(source.data() if callable(source.data) else source.data, source.name)
     if isinstance(source, Image.Image):
         name = getattr(source, "filename", "") or "the PIL image"
         return _decode(source, os.fspath(name))

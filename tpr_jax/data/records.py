@@ -22,7 +22,7 @@ class Records:
     pids: np.ndarray  # int64 [images], the identities as the annotation numbers them
     boxes: list | None = None  # an image: (x, y, width, height) of the part that counts, or None: all of it
     passes: Float[np.ndarray, " images"] | None = None  # through its captions an epoch; None: one of each
-    stored: list | None = None  # the files in memory, `images.Stored`, where they do not lie at the paths
+    stored: list | None = None  # `images.Stored` files, where they do not lie at the paths
 
 
 def load_records(data_dir: str | os.PathLike, split: str, dataset: str = "cuhk_pedes") -> Records:
