@@ -1,7 +1,7 @@
 """The scripts of launch/: what they would run, what the manifest says, and when they start a run again.
 
-The programs of a cluster (gcloud, kubectl, sbatch, srun, ...) are stand-ins here, which note how they are called.
-test_launch_local.py runs real processes.
+The programs of a cluster (gcloud, kubectl, sbatch, srun, ...) are stand-ins here, which note how they are
+called. test_launch_local.py runs real processes.
 """
 
 import copy
@@ -29,7 +29,7 @@ SETTINGS = {"NAME": "tpr", "ZONE": "us-west4-a", "BUCKET": "bucket", "PROJECT": 
 
 @pytest.fixture
 def stand_ins(tmp_path):
-    """`stand_ins(gcloud="...")`: a folder of programs that write their arguments to `calls`, then do as said."""
+    """`stand_ins(gcloud="...")`: a folder of programs that note their arguments, then do as said."""
     folder = tmp_path / "bin"
     folder.mkdir()
 
@@ -45,7 +45,7 @@ def stand_ins(tmp_path):
 
 @pytest.fixture
 def launch(tmp_path, stand_ins):
-    """`launch(script, *args, bodies={}, **environment)` -> the finished process, with `calls`, a list of lines."""
+    """`launch(script, *args, bodies={}, **environment)` -> the finished process, with `calls`: its lines."""
 
     def call(script, *args, bodies=None, **environment) -> subprocess.CompletedProcess:
         done = subprocess.run(
@@ -315,7 +315,10 @@ def test_started_again_where_that_helps(launch, tmp_path, script, codes, restart
     (tmp_path / "codes").write_text(codes.replace(" ", "\n") + "\n")
     body = f"""
     exec 9>"{tmp_path}/lock"; flock 9
-    echo x >>"{tmp_path}/starts"; code=$(head -n 1 "{tmp_path}/codes"); sed -i 1d "{tmp_path}/codes"; exit $code"""
+    echo x >>"{tmp_path}/starts"
+    code=$(head -n 1 "{tmp_path}/codes")
+    sed -i 1d "{tmp_path}/codes"
+    exit $code"""
     found = launch(script, "--workdir", "w", RESTARTS=str(restarts), **program(tmp_path, body))
     assert found.returncode == ends, found.stderr
     assert (tmp_path / "starts").read_text().count("x") == starts
