@@ -27,7 +27,7 @@ PIP := $(RUN) -m pip install --quiet
 # Compiled now, what is installed does not have to be at the first run's start, which would take half a minute.
 install = { command -v uv >/dev/null && uv pip install --compile-bytecode --python $(RUN) $(1); } || $(PIP) $(1)
 
-.PHONY: help demo test test-slow test-torch lint format lock clean
+.PHONY: help demo test test-slow test-torch test-beam lint format lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -35,6 +35,7 @@ help:
 	@echo "make test        formatting, linter and tests      (PYTEST_ARGS='-k metrics' for some)"
 	@echo "make test-slow   the tests that run for many minutes: several processes, kills, all meshes"
 	@echo "make test-torch  the tests that need PyTorch, which it installs"
+	@echo "make test-beam   the tests that need Apache Beam, in an environment of its own below .venv"
 	@echo "make lint        formatting and linter only"
 	@echo "make format      format and mend what the linter can mend"
 	@echo "make lock        resolve requirements*.txt into *.lock again"
@@ -51,6 +52,10 @@ test-slow: .venv/.test-tools
 
 test-torch: .venv/.torch
 	$(RUN) -m pytest --timeout 900 -m torch $(PYTEST_ARGS)
+
+# Beam wants older versions of what is in .venv.
+test-beam: .venv/.beam
+	.venv/beam/bin/python -m pytest --timeout 900 tests/test_tfds_builders.py $(PYTEST_ARGS)
 
 lint: .venv/.test-tools
 	$(RUN) -m ruff format --check .
@@ -92,4 +97,10 @@ clean:
 # By pip and not by uv: pip follows the index settings of the machine, which often name a small build.
 .venv/.torch: requirements-torch.txt .venv/.test-tools
 	$(PIP) -r requirements-torch.txt
+	@touch $@
+
+.venv/.beam: requirements-beam.txt requirements-test.txt .venv/.installed
+	@$(RUN) -m venv .venv/beam
+	@{ command -v uv >/dev/null && uv pip install --python .venv/beam/bin/python -r requirements-beam.txt -r requirements-test.txt; } \
+		|| .venv/beam/bin/python -m pip install --quiet -r requirements-beam.txt -r requirements-test.txt
 	@touch $@

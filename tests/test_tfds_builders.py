@@ -86,6 +86,39 @@ def test_a_copy_that_is_not_whole(tmp_path, capsys):
     assert not list((tmp_path / "out").glob(f"rstp_reid/*/{common.VERSION}"))
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_by_beam_it_is_the_same(workers, tmp_path, capsys):
+    """Where Apache Beam is installed: `make test-beam`."""
+    pytest.importorskip("apache_beam")
+    folder = benchmark_folders.rstp_reid(tmp_path / "copy")
+    flags = ["rstp_reid", "--manual_dir", str(folder)]
+    assert command.main([*flags, "--data_dir", str(tmp_path / "alone")]) == 0
+    assert command.main([*flags, "--data_dir", str(tmp_path / "out"), "--beam", str(workers)]) == 0
+    for split in ("train", "val", "test"):
+        _, alone = rows(tmp_path / "alone", "rstp_reid", "sized", split)
+        _, found = rows(tmp_path / "out", "rstp_reid", "sized", split)
+        assert found.keys() == alone.keys()
+        for name, row in found.items():
+            for key in ("image", "captions", "pid", "row"):
+                np.testing.assert_array_equal(row[key], alone[name][key])
+    path = folder / "imgs" / json.loads((folder / "data_captions.json").read_text())[3]["img_path"]
+    path.write_bytes(b"text")
+    capsys.readouterr()
+    assert command.main([*flags, "--data_dir", str(tmp_path / "bad"), "--beam", str(workers)]) == 2
+    told = capsys.readouterr().err
+    assert f"error: {path}: not a picture that can be read: replace or remove it\n" in told, told
+
+
+def test_beam_that_is_not_there_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
+    folder = benchmark_folders.rstp_reid(tmp_path / "copy")
+    flags = ["rstp_reid", "--manual_dir", str(folder), "--data_dir", str(tmp_path / "out"), "--beam", "2"]
+    assert command.main(flags) == 2
+    assert capsys.readouterr().err.startswith(
+        "error: --beam needs Apache Beam: pip install -r requirements-beam"
+    )
+
+
 def test_tfds_build(tmp_path):
     """The `tfds` program itself, which starts only where apache-beam and mlcroissant are installed."""
     pytest.importorskip("apache_beam")

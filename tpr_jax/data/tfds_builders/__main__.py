@@ -1,8 +1,13 @@
 """`python -m tpr_jax.data.tfds_builders DATASET --manual_dir DIR --data_dir OUT`: see `common.py`."""
 
 import argparse
+import contextlib
 import importlib
+import logging
+import os
+import re
 import sys
+from collections.abc import Iterator
 
 from tpr_jax.errors import UserError
 from tpr_jax.pipes import quiet_when_closed
@@ -25,6 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--manual_dir", required=True, help="the data set's folder")
     parser.add_argument("--data_dir", required=True, help="where the records go: a folder or a bucket")
     parser.add_argument("--config", default="sized", choices=("sized", "original"))
+    parser.add_argument(
+        "--beam", type=int, default=0, metavar="N", help="by Apache Beam, in N processes of this machine"
+    )
     args = parser.parse_args(argv)
     # Only now: they import TensorFlow.
     module = importlib.import_module(f"tpr_jax.data.tfds_builders.{args.dataset}")
@@ -33,14 +41,56 @@ def main(argv: list[str] | None = None) -> int:
     builder = getattr(module, BUILDERS[args.dataset])(data_dir=args.data_dir, config=args.config)
     settings = tfds.download.DownloadConfig(manual_dir=args.manual_dir)
     try:
-        builder.download_and_prepare(download_config=settings)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if args.beam:
+            builder.by_beam, settings.beam_options = True, _beam_options(args.beam)
+        with _stderr_of_this_process_only() if args.beam else contextlib.nullcontext():
+            builder.download_and_prepare(download_config=settings)
+    except (UserError, RuntimeError) as error:
+        # Beam adds where it was, and from its workers there comes the text of a traceback.
+        text = f"UserError: {error}" if isinstance(error, UserError) else str(error)
+        told = re.findall(r"UserError: (.*?)(?: \[while running .*)?$", text, re.MULTILINE)
+        if not told:
+            raise
+        print(f"error: {told[-1]}", file=sys.stderr)
         return 2
     for name, split in builder.info.splits.items():
         print(f"{name}: {split.num_examples:,} pictures in {split.num_shards} files")
     print(f"written: {builder.data_path}")
     return 0
+
+
+def _beam_options(workers: int):
+    try:
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise UserError(
+            "--beam needs Apache Beam: pip install -r requirements-beam.txt in an environment of its own"
+        ) from error
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what fails `main` says, in one line
+    mode = "multi_processing" if workers > 1 else "in_memory"
+    return PipelineOptions(
+        [
+            "--runner=DirectRunner",
+            f"--direct_num_workers={workers}",
+            f"--direct_running_mode={mode}",
+            "--default_sdk_harness_log_level=CRITICAL",
+        ]
+    )
+
+
+@contextlib.contextmanager
+def _stderr_of_this_process_only() -> Iterator[None]:
+    """Workers of Beam write their logs and tracebacks there besides, whatever level is set."""
+    before, own, nowhere = sys.stderr, os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        with os.fdopen(os.dup(own), "w", buffering=1) as sys.stderr:
+            yield
+    finally:
+        sys.stderr = before
+        os.dup2(own, 2)
+        os.close(own)
+        os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -71,34 +71,57 @@ def bytes_feature():
     return tfds.features.Scalar(np.object_)
 
 
-def split_generators(builder, dl_manager, dataset: str) -> dict[str, Iterator]:
-    """A generator for each split that the folder's annotation has."""
+def split_generators(builder, dl_manager, dataset: str) -> dict:
+    """What gives the examples of each split that the folder's annotation has.
+
+    By Apache Beam where the builder has `by_beam` set, as `python -m tpr_jax.data.tfds_builders --beam` does.
+    """
     folder = os.fspath(dl_manager.manual_dir)
     size = tuple(builder.builder_config.image_size)
     splits = load_all(folder, dataset)
-    return {name: examples(records, folder, size) for name, records in splits.items()}
+    make = by_beam if getattr(builder, "by_beam", False) else examples
+    return {name: make(rows(records, folder), size) for name, records in splits.items()}
 
 
-def examples(records: Records, folder: str, image_size: tuple[int, ...]) -> Iterator[tuple[int, dict]]:
-    """(row, example) of each picture.
+def rows(records: Records, folder: str) -> list[dict]:
+    """All of each example but its picture, which is still `source` at `path`."""
+    return [
+        {
+            "source": source,
+            "path": path,
+            "captions": captions,
+            "pid": int(pid),
+            "file": os.path.relpath(path, folder),
+            "row": row,
+        }
+        for row, (source, path, captions, pid) in enumerate(
+            zip(image_sources(records), records.image_paths, records.captions, records.pids, strict=True)
+        )
+    ]
+
+
+def example(row: dict, image_size: tuple[int, ...]) -> tuple[int, dict]:
+    """(row, example) of one picture.
 
     Raises:
-      UserError: a picture that cannot be read.
+      UserError: it cannot be read.
     """
-    for row, source in enumerate(image_sources(records)):
-        if image_size:
-            image = resize(read_image(source), image_size)
-        else:
-            read_image(source)  # a file that nobody can read is to be found now
-            with open(records.image_paths[row], "rb") as file:
-                image = file.read()
-        yield (
-            row,
-            {
-                "image": image,
-                "captions": records.captions[row],
-                "pid": int(records.pids[row]),
-                "file": os.path.relpath(records.image_paths[row], folder),
-                "row": row,
-            },
-        )
+    image = read_image(row["source"])  # a file that nobody can read is to be found now
+    if image_size:
+        image = resize(image, image_size)
+    else:
+        with open(row["path"], "rb") as file:
+            image = file.read()
+    return row["row"], {"image": image, **{key: row[key] for key in ("captions", "pid", "file", "row")}}
+
+
+def examples(rows: list[dict], image_size: tuple[int, ...]) -> Iterator[tuple[int, dict]]:
+    """One after the other, in this process."""
+    return (example(row, image_size) for row in rows)
+
+
+def by_beam(rows: list[dict], image_size: tuple[int, ...]):
+    """As a transform of Beam, whose workers share them out."""
+    import apache_beam as beam
+
+    return beam.Create(rows) | beam.Reshuffle() | beam.Map(example, image_size=image_size)
