@@ -24,4 +24,5 @@ def get_config(dataset: str = "mini_pedes"):
     if dataset == "mini_pedes":
         tpr_config.for_mini_pedes(config)
         config.method.scales = (1.0, 1.0)  # as in dm_adapter.py
+        config.optimizer.lr = 1e-2
     return config

@@ -13,4 +13,5 @@ def get_config(dataset: str = "mini_pedes"):
     config.method = {"name": "linear_probe"}
     if dataset == "mini_pedes":
         tpr_config.for_mini_pedes(config)
+        config.optimizer.lr = 1e-2
     return config
