@@ -68,7 +68,7 @@ def test_export(made, capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "required: index|query|export"),
+        ([], "required: index|query|serve|export"),
         (["find"], "invalid choice"),
         (["query", "a"], "--index"),
         (["query", "--index", "{i}"], "nothing is asked"),
@@ -82,7 +82,15 @@ def test_export(made, capsys):
         (["index", "{photos}", "--index", "{i}", "--batch_size", "0"], "--batch_size 0"),
         (["index", "{photos}", "--index", "{i}", "--image_size", "0", "3"], "--image_size 0 3"),
         (["index", "{photos}", "--index", "{i}2", "--model", "no/such/model/here"], "no/such/model/here"),
-        (["index", "{photos}", "--index", "{i}", "--process_id", "0"], "go together"),
+        (["index", "{photos}", "--index", "{i}", "--process_id", "0"], "needs --coordinator HOST:PORT"),
+        (["serve"], "--index"),
+        (["serve", "--index", "nowhere", "--port", "0"], "nowhere: has no index yet"),
+        (["serve", "--index", "{i}", "--port", "70000"], "--port 70000"),
+        (["serve", "--index", "{i}", "--port", "0", "--host", "192.0.2.7"], "--host 192.0.2.7"),
+        (["serve", "--index", "{i}", "--port", "0", "--host", "no host"], "--host no host"),
+        (["serve", "--index", "{i}", "--port", "0", "--rate", "-1"], "--rate -1"),
+        (["serve", "--index", "{i}", "--port", "0", "--max_upload", "0"], "--max_upload 0"),
+        (["serve", "--index", "{i}", "--port", "0", "--engine", "fast"], "--engine fast"),
         (["export", "--index", "{i}", "--out", "{photos}/000.png"], "exists already"),
     ],
 )

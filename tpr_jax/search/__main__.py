@@ -2,10 +2,11 @@
 
     python -m tpr_jax.search index PHOTOS --index DIR [--model M]
     python -m tpr_jax.search query "TEXT" --index DIR [--top_k N] [--image FILE] [--where CONDITION] [--json]
+    python -m tpr_jax.search serve --index DIR [--port N]
     python -m tpr_jax.search export --index DIR --out FILE.parquet
 
 PHOTOS is a folder, or a .csv or .jsonl with a column `image` and, if there are, x, y, w, h of a box and any
-further columns. `index` again encodes only what is new or changed.
+further columns. `index` again encodes only what is new or changed. `serve` is the same search as a web page.
 """
 
 import argparse
@@ -18,7 +19,11 @@ import threading
 # XLA writes notices of its own to the terminal; errors still come through.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from tpr_jax import clusters
+from tpr_jax.allocator import keep_freed_memory
+from tpr_jax.distributed import TIMEOUT, joined
 from tpr_jax.errors import UserError
+from tpr_jax.interrupt import Stopped
 from tpr_jax.pipes import quiet_when_closed
 
 
@@ -36,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="index|query|export")
+    commands = top.add_subparsers(dest="command", required=True, metavar="index|query|serve|export")
     index = commands.add_parser("index", help="encode photos, or bring an index up to date")
     index.add_argument("photos", metavar="PHOTOS", help="a folder, or a .csv or .jsonl that lists photos")
     index.add_argument(
@@ -58,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     )
     index.add_argument("--num_processes", type=int, help="how many there are")
     index.add_argument("--process_id", type=int, help="which one this is, from 0")
+    index.add_argument("--peer_timeout", type=float, default=TIMEOUT, help="seconds they have to come")
     query = commands.add_parser("query", help="rank the photos for a text, a picture or both")
     query.add_argument("text", metavar="TEXT", nargs="?", help="the person in words")
     query.add_argument("--image", metavar="FILE", help="a photo of the person")
@@ -72,13 +78,26 @@ def parser() -> argparse.ArgumentParser:
         metavar="COSINE",
         help="list photos that resemble a better one under it (from a cosine of 0.95 on)",
     )
-    query.add_argument("--engine", default="auto", help="auto, cpu, mesh (exact) or approximate")
     query.add_argument("--json", action="store_true", help="print one JSON object")
-    query.add_argument("--model", help="where the index's model is now")
+    serve = commands.add_parser("serve", help="a web page and a JSON API to search with")
+    serve.add_argument("--host", default="127.0.0.1", help="the address to listen on; by default only here")
+    serve.add_argument("--port", type=int, default=8000, metavar="N", help="8000; 0 takes one that is free")
+    serve.add_argument(
+        "--allow_host", action="append", default=[], metavar="NAME", help="another name the server goes by"
+    )
+    serve.add_argument(
+        "--rate", type=float, default=20.0, help="searches a second from one address; 0: no limit"
+    )
+    serve.add_argument(
+        "--max_upload", type=int, default=10_000_000, metavar="BYTES", help="of an uploaded photo"
+    )
+    for command in (query, serve):
+        command.add_argument("--engine", default="auto", help="auto, cpu, mesh (exact) or approximate")
+        command.add_argument("--model", help="where the index's model is now")
     export = commands.add_parser("export", help="write vectors and columns as Parquet")
     export.add_argument("--out", required=True, metavar="FILE.parquet")
     export.add_argument("--half", action="store_true", help="float16 vectors instead of float32")
-    for command in (index, query, export):
+    for command in (index, query, serve, export):
         command.add_argument("--index", required=True, metavar="DIR", help="the index's folder")
     return top
 
@@ -86,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
 def run(argv: list[str]) -> None:
     """Parses and does it. Raises UserError."""
     args = parser().parse_args(argv)
-    command = {"index": _index, "query": _query, "export": _export}[args.command]
+    command = {"index": _index, "query": _query, "serve": _serve, "export": _export}[args.command]
     command(args)
 
 
@@ -95,14 +114,14 @@ def _index(args: argparse.Namespace) -> None:
         raise UserError(f"--batch_size {args.batch_size}: must be at least 1")
     if args.image_size and min(args.image_size) < 1:
         raise UserError(f"--image_size {' '.join(map(str, args.image_size))}: must be above 0")
-    from tpr_jax.allocator import keep_freed_memory
-
+    metadata = clusters.vm_metadata if clusters.on_tpu_vm() else None
+    peers = clusters.find(os.environ, args.coordinator, args.num_processes, args.process_id, metadata)
     keep_freed_memory()
-    _join(args)
-    from tpr_jax.search.build import Stopped, build
-    from tpr_jax.search.show import built
+    with joined(peers, args.peer_timeout, verdict):
+        # These import JAX: after the command line is known to be sound.
+        from tpr_jax.search.build import build
+        from tpr_jax.search.show import built
 
-    try:
         result = build(
             args.photos,
             args.index,
@@ -113,27 +132,8 @@ def _index(args: argparse.Namespace) -> None:
             approximate=args.approximate,
             say=print,
         )
-    except Stopped as stopped:
-        print(f"error: {stopped}", file=sys.stderr)
-        raise SystemExit(130) from None
-    if "skipped" in result:
-        print(built(result))
-
-
-def _join(args: argparse.Namespace) -> None:
-    given = [args.coordinator, args.num_processes, args.process_id]
-    if all(value is None for value in given):
-        return
-    if any(value is None for value in given):
-        raise UserError("--coordinator, --num_processes and --process_id go together: give all three")
-    import jax
-
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    try:
-        jax.distributed.initialize(args.coordinator, args.num_processes, args.process_id)
-    except (RuntimeError, ValueError) as error:
-        what = " ".join(str(error).split())[:200]
-        raise UserError(f"--coordinator {args.coordinator}: the processes did not meet ({what})") from error
+        if "skipped" in result:
+            print(built(result))
 
 
 def _query(args: argparse.Namespace) -> None:
@@ -148,6 +148,13 @@ def _query(args: argparse.Namespace) -> None:
         print(json.dumps({"query": asked, **result}, ensure_ascii=False, indent=2))
     else:
         print(answer(result))
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from tpr_jax.search.serve import serve
+
+    settings = {key: getattr(args, key) for key in ("host", "port", "rate", "max_upload")}
+    serve(args.index, args.model, args.engine, allow_hosts=args.allow_host, **settings)
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -165,13 +172,24 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run(sys.argv[1:] if argv is None else argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("error: interrupted; the same command goes on", file=sys.stderr)
-        return 130
+    except (Exception, KeyboardInterrupt) as error:
+        code, line = verdict(error)
+        if not line:
+            raise
+        print(line, file=sys.stderr)
+        return code
     return 0
+
+
+def verdict(error: BaseException) -> tuple[int, str]:
+    """(exit code, what to say) of an error; nothing to say of one that is no user's to mend."""
+    if isinstance(error, UserError):
+        return 2, f"error: {error}"
+    if isinstance(error, Stopped):
+        return 130, f"error: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "error: interrupted; the same command goes on"
+    return 1, ""
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ def search(
     text: str | None = None,
     image: Picture | None = None,
     *,
+    like: int | None = None,
     top_k: int = 10,
     weight: float = 0.5,
     where: str | None = None,
@@ -59,11 +60,12 @@ def search(
     """Ranks the photos of an index for a text, a picture, or both, the text counting `weight` (0 to 1).
 
     `where` is a condition on the columns (see `where`); with `group`, photos that resemble a better one by at
-    least this cosine are listed under it. The picture is a path, bytes that `read_image` takes, or an array.
+    least this cosine are listed under it. The picture is a path, bytes that `read_image` takes, or an array;
+    or, by `like`, the photo of this row of the index.
 
-    Returns `results`, each {`rank` (from 1), `score`, `path`, `box` (or None), `columns`, and with `group`
-    `group`: a list of {score, path, box, columns}}, and `count` (photos in the index), `matching` (those that
-    `where` leaves), `engine`, `notes` (a list of texts), `encode_ms` and `search_ms`.
+    Returns `results`, each {`rank` (from 1), `score`, `row`, `path`, `box` (or None), `columns`, and with
+    `group` `group`: a list of {score, row, path, box, columns}}, and `count` (photos in the index),
+    `matching` (those that `where` leaves), `engine`, `notes` (a list of texts), `encode_ms` and `search_ms`.
 
     Raises:
       UserError: nothing is asked, a value is out of range, the picture cannot be read, or the condition is
@@ -74,7 +76,12 @@ def search(
     if group is not None and not 0 < group <= 1:
         raise UserError(f"--group {group}: must be a cosine above 0, at most 1")
     index, begun = searcher.index, time.perf_counter()
-    vector, notes = encode_question(searcher.model, text, image, weight)
+    if like is not None and not 0 <= like < len(index.vectors):
+        raise UserError(f"like {like}: the index has the rows 0 to {len(index.vectors) - 1}")
+    if like is not None and image is not None:
+        raise UserError("a picture is asked for, and a row of the index too: give one of them")
+    feat = None if like is None else index.vectors[like].astype(np.float32)
+    vector, notes = encode_question(searcher.model, text, image, weight, feat)
     encoded = time.perf_counter()
     allowed = matching(visible(index), where) if where is not None else None
     count = len(index.vectors) if allowed is None else int(allowed.sum())
@@ -101,26 +108,34 @@ def search(
 
 
 def encode_question(
-    model: Model, text: str | None, image: Picture | None, weight: float = 0.5
+    model: Model,
+    text: str | None,
+    image: Picture | None,
+    weight: float = 0.5,
+    feat: Float[np.ndarray, "e"] | None = None,
 ) -> tuple[Float[np.ndarray, "e"], list[str]]:
     """(the vector to search with, of length 1; notes on what could not be taken as it was asked).
+
+    `feat` is that of a picture which was encoded before, instead of `image`.
 
     Raises:
       UserError: neither is given, the weight is out of range, or the picture cannot be read.
     """
     if text is not None and not text.strip():
         raise UserError("the query is empty: describe the person in words, or give --image FILE")
-    if text is None and image is None:
+    if text is None and image is None and feat is None:
         raise UserError("nothing is asked: describe the person in words, or give --image FILE")
     if not 0 <= weight <= 1:
         raise UserError(f"--weight {weight}: must be from 0 (the picture only) to 1 (the text only)")
     vector, notes = np.zeros(model.config.embed_dim, np.float32), []
-    both = text is not None and image is not None
+    if image is not None:
+        feat = model.encode_images([image], batch_size=1)[0]
+    both = text is not None and feat is not None
     if text is not None:
         notes = text_notes(model, text)
         vector += (weight if both else 1) * model.encode_texts([text], batch_size=1)[0]
-    if image is not None:
-        vector += (1 - weight if both else 1) * model.encode_images([image], batch_size=1)[0]
+    if feat is not None:
+        vector += (1 - weight if both else 1) * feat
     length = float(np.linalg.norm(vector))
     if not np.isfinite(length) or length < 1e-6:
         raise UserError("the query has no direction: the model is broken, or text and picture cancel out")
@@ -153,7 +168,7 @@ def _results(index: Index, ranked: list[list[tuple[int, float]]], grouped: bool)
     records = dict(zip(rows, visible(index).take(rows).to_pylist() if rows else [], strict=True))
     results = []
     for rank, group in enumerate(ranked, 1):
-        photos = [{"score": round(score, 6), **_photo(records[row])} for row, score in group]
+        photos = [{"score": round(score, 6), "row": row, **_photo(records[row])} for row, score in group]
         more = {"group": photos[1:]} if grouped else {}
         results.append({"rank": rank, **photos[0], **more})
     return results
@@ -161,9 +176,10 @@ def _results(index: Index, ranked: list[list[tuple[int, float]]], grouped: bool)
 
 def _photo(record: dict) -> dict:
     box = [record[name] for name in KEY[1:]]
-    columns = {name: _plain(value) for name, value in record.items() if name not in KEY}
+    columns = {name: plain(value) for name, value in record.items() if name not in KEY}
     return {"path": record["path"], "box": None if box[0] is None else box, "columns": columns}
 
 
-def _plain(value):
+def plain(value):
+    """As JSON has it: times in ISO 8601."""
     return value.isoformat() if isinstance(value, date) else value

@@ -1,0 +1,53 @@
+// A field for each column of the index: a list where few values occur, else a part of a text, or from and to.
+import { $, make } from "./dom.js";
+
+export function makeFields(columns) {
+  $("fields").replaceChildren(...columns.map(field));
+}
+
+export function readFields(columns) {
+  return Object.fromEntries(
+    columns.map(({ name }) => {
+      const values = inputsOf(name).map((input) => input.value.trim());
+      return [name, values.length > 1 ? (values.join("") ? values.join("..") : "") : values[0]];
+    }),
+  );
+}
+
+export function fillFields(columns, filters) {
+  for (const { name } of columns) {
+    const inputs = inputsOf(name);
+    const value = filters[name] ?? "";
+    const parts = inputs.length > 1 ? value.split("..") : [value];
+    inputs.forEach((input, i) => (input.value = parts[i] ?? ""));
+  }
+}
+
+const inputsOf = (name) => [...$("fields").querySelectorAll(`[data-column="${CSS.escape(name)}"]`)];
+
+function field(column) {
+  const named = (tag, label, settings = {}, ...children) => {
+    const node = make(tag, settings, ...children);
+    node.dataset.column = column.name;
+    node.setAttribute("aria-label", label);
+    return node;
+  };
+  if (column.kind === "flag" || (column.values?.length && column.kind !== "time")) {
+    const values = column.kind === "flag" ? [true, false] : column.values;
+    const options = values.map((value) => make("option", { value, textContent: value }));
+    const any = make("option", { value: "", textContent: "any" });
+    return make("label", {}, column.name, named("select", column.name, {}, any, ...options));
+  }
+  if (column.kind === "text") {
+    return make("label", {}, column.name, named("input", column.name, { type: "text", placeholder: "contains" }));
+  }
+  const type = column.kind === "time" ? { type: "datetime-local", step: 1 } : { type: "number", step: "any" };
+  const ends = { from: column.least, to: column.most };
+  const pair = Object.entries(ends).map(([end, value]) =>
+    named("input", `${column.name} ${end}`, { ...type, placeholder: value ?? "", title: `${end} (${value ?? ""})` }),
+  );
+  const group = make("div", { className: "range" }, column.name, make("div", { className: "pair" }, ...pair));
+  group.setAttribute("role", "group");
+  group.setAttribute("aria-label", column.name);
+  return group;
+}

@@ -1,0 +1,231 @@
+// The page: reads the question from its fields or its address, asks the API, has shown what was found.
+import { $, make } from "./dom.js";
+import { fillFields, makeFields, readFields } from "./filters.js";
+import { forget, note, showPast } from "./past.js";
+import { fromAddress, inWords, isAsked, toAddress, toOptions } from "./question.js";
+import { key, list, photo, prepare } from "./results.js";
+
+let about = { columns: [], version: "", max_upload: 0 };
+let upload = null; // a File
+let like = null; // a row of the index
+let asking = null;
+
+function question() {
+  return {
+    text: $("text").value,
+    where: $("where").value,
+    filters: readFields(about.columns),
+    like,
+    weight: Number($("weight").value),
+    top_k: Number($("top_k").value),
+    group: $("group").checked,
+  };
+}
+
+function show(asked) {
+  $("text").value = asked.text;
+  $("where").value = asked.where;
+  $("weight").value = asked.weight;
+  $("group").checked = asked.group;
+  if (![...$("top_k").options].some((option) => Number(option.value) === asked.top_k)) {
+    $("top_k").append(make("option", { textContent: asked.top_k }));
+  }
+  $("top_k").value = asked.top_k;
+  fillFields(about.columns, asked.filters);
+  if (asked.where || Object.values(asked.filters).some(Boolean)) $("filters").open = true;
+  setPicture(null, asked.like);
+}
+
+function setPicture(file, row) {
+  if ($("shown").src.startsWith("blob:")) URL.revokeObjectURL($("shown").src);
+  upload = file;
+  like = row;
+  $("picture").hidden = !file && row === null;
+  if (file) $("shown").src = URL.createObjectURL(file);
+  else if (row !== null) $("shown").src = photo(row, "small");
+  else $("shown").removeAttribute("src");
+  $("named").textContent = file ? file.name || "pasted photo" : row !== null ? "like this photo" : "";
+  weigh();
+}
+
+const weigh = () => ($("balance").hidden = $("picture").hidden || !$("text").value.trim());
+
+async function ask({ remember = true } = {}) {
+  const asked = question();
+  const pictured = upload ? upload.name || "a photo" : like !== null ? "like a photo" : "";
+  fail("");
+  asking?.abort();
+  if (!isAsked(asked) && !upload) {
+    say("Describe a person, or give a photo.");
+    $("text").focus();
+    return;
+  }
+  if (upload && upload.size > about.max_upload) {
+    say("");
+    fail(`The photo has ${(upload.size / 1e6).toFixed(1)} MB: at most ${(about.max_upload / 1e6).toFixed(1)}.`);
+    return;
+  }
+  const mine = (asking = new AbortController());
+  $("results").classList.add("old");
+  say("Searching…");
+  if (remember && !upload) {
+    const address = toAddress(asked, about.version);
+    if (location.search !== new URL(address, location).search) history.pushState(null, "", address);
+    note({ address, words: inWords(asked, pictured) });
+  }
+  document.title = inWords(asked, pictured);
+  try {
+    const answer = await send(asked, mine.signal);
+    list(answer.results);
+    report(answer);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    list([]);
+    say("");
+    fail(error.message);
+  }
+  $("results").classList.remove("old");
+}
+
+async function send(asked, signal) {
+  const options = toOptions(asked, about.columns);
+  let address = "api/search";
+  let body = JSON.stringify(like === null ? options : { ...options, like });
+  let type = "application/json";
+  if (upload) {
+    address += "/photo?" + new URLSearchParams(options);
+    body = upload;
+    type = "application/octet-stream";
+  }
+  let reply;
+  try {
+    reply = await fetch(address, { method: "POST", body, headers: { "Content-Type": type }, signal });
+  } catch (error) {
+    throw error.name === "AbortError" ? error : new Error("The server does not answer: is it still running?");
+  }
+  const answer = await reply.json().catch(() => ({ detail: `The server answered ${reply.status}.` }));
+  if (!reply.ok) throw new Error(answer.detail);
+  return answer;
+}
+
+function report(answer) {
+  const among = answer.matching === answer.count ? "" : ` of ${answer.matching.toLocaleString()} that the filters leave`;
+  const took = (answer.encode_ms + answer.search_ms).toFixed(0);
+  const shown = answer.results.length
+    ? `${answer.results.length} photos${among}, ${took} ms.`
+    : "The filters leave no photo.";
+  say([shown, ...answer.notes.map((text) => `Note: ${text}.`)].join(" "));
+  $("link").hidden = Boolean(upload);
+}
+
+const say = (text) => ($("status").textContent = text);
+
+function fail(text) {
+  $("error").textContent = text;
+  $("error").hidden = !text;
+}
+
+function take(file) {
+  setPicture(file, null);
+  ask();
+}
+
+function moreLike(row) {
+  $("text").value = "";
+  setPicture(null, row);
+  scrollTo({ top: 0 });
+  ask();
+}
+
+function askAgain() {
+  if (isAsked(question()) || upload) ask();
+}
+
+function fromLink() {
+  const asked = fromAddress(location.search);
+  show(asked);
+  list([]);
+  say("");
+  fail("");
+  if (!isAsked(asked)) return;
+  ask({ remember: false });
+  if (asked.like !== null && asked.index !== about.version) {
+    fail("The index is another one than when this link was made: its photo may be another one.");
+  }
+}
+
+async function copyLink() {
+  const link = new URL(toAddress(question(), about.version), location).href;
+  try {
+    await navigator.clipboard.writeText(link);
+    $("link").textContent = "Copied";
+    setTimeout(() => ($("link").textContent = "Copy link"), 1500);
+  } catch {
+    prompt("The link to this search:", link);
+  }
+}
+
+function listen() {
+  $("ask").onsubmit = (event) => (event.preventDefault(), ask());
+  $("text").oninput = weigh;
+  $("file").onchange = () => $("file").files[0] && take($("file").files[0]);
+  $("drop").onclick = () => (setPicture(null, null), ($("file").value = ""), $("text").focus());
+  for (const id of ["weight", "top_k", "group", "fields", "where"]) $(id).onchange = askAgain;
+  $("link").onclick = copyLink;
+  $("forget").onclick = forget;
+  $("history").onclick = (event) => {
+    if (!event.target.href || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    history.pushState(null, "", event.target.href);
+    fromLink();
+  };
+  addEventListener("popstate", fromLink);
+  addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || key(event)) return;
+    if (event.key === "/" && !event.target.matches("input, select")) {
+      event.preventDefault();
+      $("text").select();
+    }
+  });
+  addEventListener("paste", (event) => {
+    const file = [...event.clipboardData.files].find(({ type }) => type.startsWith("image/"));
+    if (file) take(file);
+  });
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    $("over").hidden = false;
+  });
+  addEventListener("dragleave", (event) => event.relatedTarget || ($("over").hidden = true));
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    $("over").hidden = true;
+    if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+  });
+}
+
+async function begin() {
+  showPast();
+  try {
+    const reply = await fetch("api/index");
+    if (!reply.ok) throw new Error((await reply.json()).detail);
+    about = await reply.json();
+  } catch (error) {
+    $("about").textContent = "";
+    fail(`The server does not answer as it should: ${error.message}`);
+    return;
+  }
+  $("about").textContent = `${about.count.toLocaleString()} photos, read by ${about.model}`;
+  prepare(about.version, moreLike);
+  makeFields(about.columns);
+  $("examples").replaceChildren(
+    ...about.examples.map((text) => {
+      const button = make("button", { type: "button", textContent: text });
+      button.onclick = () => (($("text").value = text), setPicture(null, null), ask());
+      return button;
+    }),
+  );
+  listen();
+  fromLink();
+}
+
+begin();

@@ -1,0 +1,102 @@
+"""The server of `python -m tpr_jax.search serve`: an index in a browser, and over HTTP."""
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import uvicorn
+
+from tpr_jax.errors import UserError
+from tpr_jax.search.api import make_app
+from tpr_jax.search.guard import Limits, is_loopback
+from tpr_jax.search.query import Searcher, open_searcher, search
+
+
+def serve(
+    folder: str | os.PathLike,
+    model: str | os.PathLike | None = None,
+    engine: str = "auto",
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    rate: float = 20.0,
+    max_upload: int = 10_000_000,
+    allow_hosts: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serves an index until it is interrupted; `port` 0 takes a free one. `say` gets the address, and what
+    there is to be warned of.
+
+    Raises:
+      UserError: as `open_searcher`, or the address cannot be listened on, or a limit is out of range.
+    """
+    if not rate >= 0:
+        raise UserError(f"--rate {rate}: must be 0 (no limit) or searches a second")
+    if max_upload < 1:
+        raise UserError(f"--max_upload {max_upload}: must be at least 1 byte")
+    with listen(host, port) as listener:
+        searcher = open_searcher(folder, model, engine)
+        warm_up(searcher)
+        limits = Limits(rate, max_upload, hosts_of(host, allow_hosts))
+        server = uvicorn.Server(settings(make_app(searcher, limits)))
+        shown = f"[{host}]" if ":" in host else host
+        if not is_loopback(host):
+            say("warning: whoever reaches this machine can search these photos and see them")
+        address = f"http://{shown}:{listener.getsockname()[1]}/"
+        say(f"{len(searcher.index.vectors):,} photos at {address} (Ctrl-C ends it)")
+        try:
+            server.run(sockets=[listener])
+        except KeyboardInterrupt:  # which uvicorn hands on when it has answered what was asked
+            say("ended")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that is bound. Raises UserError where that cannot be."""
+    if not 0 <= port < 65536:
+        raise UserError(f"--port {port}: must be from 0 (any that is free) to 65535")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"--host {host}: is no address of this machine ({error}): try 127.0.0.1") from None
+    family, kind, protocol, _, address = found[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        why = f"cannot be listened on ({error.strerror})"
+        raise UserError(f"--port {port} of --host {host}: {why}: try --port 0") from None
+    return listener
+
+
+def hosts_of(host: str, allowed: Sequence[str]) -> frozenset[str] | None:
+    """The names a server on `host` may be called by; any, where others may reach it and nobody said which."""
+    if not is_loopback(host) and not allowed:
+        return None
+    own = ("localhost", "127.0.0.1", "::1", host) if is_loopback(host) else (host,)
+    return frozenset(name.lower() for name in (*own, *allowed))
+
+
+def warm_up(searcher: Searcher) -> None:
+    """Compiles both encoders and reads the index once, so that the first question does not wait for it."""
+    if searcher.model.tokenizer is not None:
+        search(searcher, "a person")
+    search(searcher, image=np.zeros((8, 4, 3), np.uint8))
+
+
+def settings(app) -> uvicorn.Config:
+    """How uvicorn runs the application."""
+    return uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # anybody may write them
+        ws="none",
+        lifespan="off",
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=5,
+        limit_concurrency=1000,
+    )
