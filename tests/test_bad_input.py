@@ -46,6 +46,7 @@ def losses(workdir: Path) -> list[float]:
         ("--config.mesh.data=3", "mesh.data=3 and mesh.model=1 do not make up the"),
         ("--config.backbone=/no/such/folder", "/no/such/folder: no such folder or file of CLIP weights"),
         ("--config.data_dir=/no/such/folder", "/no/such/folder: no such folder: set data_dir"),
+        ("--workdir=gs://bucket/run", "--workdir gs://bucket/run is no folder: mount the bucket as one"),
         ("--mode=trian", "--mode trian is unknown: did you mean 'train'?"),
         ("--modus=train", "modus"),
         ("train", "argument 'train' is not understood"),

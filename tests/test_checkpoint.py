@@ -138,3 +138,20 @@ def test_other_errors_are_not_explained_away(manager, monkeypatch):
     monkeypatch.setattr(manager, "save", fail)
     with pytest.raises(ValueError, match="something else"):
         checkpoint.save(manager, 1, state(1), {})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("PERMISSION_DENIED: Error opening file: Permission denied [os_error_code='13']"),
+        PermissionError(13, "Permission denied"),
+    ],
+)
+def test_a_disk_that_may_not_be_written(manager, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(manager, "save", fail)
+    with pytest.raises(UserError, match=r"latest cannot be written \(permission denied\): see that"):
+        checkpoint.save(manager, 1, state(1), {})
+    monkeypatch.undo()

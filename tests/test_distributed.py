@@ -35,6 +35,11 @@ ROOT = os.path.dirname(os.path.dirname(__file__))
             2,
             "error: no space left on the disk of /disk/a: free some and run the same command to go on",
         ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/mnt/tpr/a"),
+            2,
+            "error: /mnt/tpr/a: permission denied: see that this account may use that disk or bucket",
+        ),
         (OSError(errno.EPERM, "no"), 1, ""),
         (ValueError("a bug"), 1, ""),
     ],

@@ -1,6 +1,7 @@
 """config.json, metrics.jsonl and the events for TensorBoard."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +43,12 @@ def test_config_json_that_is_none(tmp_path, content):
     with pytest.raises(UserError, match=r"config.json is no JSON object .*: choose another --workdir"):
         runlog.check_workdir(tmp_path, CONFIG, ())
     assert (tmp_path / "config.json").read_text() == content
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a folder that even root cannot write")
+def test_workdir_that_cannot_be_written():
+    with pytest.raises(UserError, match=r"--workdir /proc/self cannot be written \(.*\): see that this"):
+        runlog.check_workdir(Path("/proc/self"), CONFIG, ())
 
 
 def test_workdir_that_is_a_file(tmp_path):

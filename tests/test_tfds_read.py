@@ -101,3 +101,12 @@ def test_a_run_from_records_is_the_run_from_the_folder(tiny, make_config, tmp_pa
     assert losses[0] == losses[1] and len(losses[0]) >= 4
     assert left["final"] == right["final"] and left["data"] == right["data"]
     assert (tmp_path / "records" / "report.html").is_file()
+
+
+def test_a_bucket_that_may_not_be_read(monkeypatch):
+    def refuse(path):
+        raise read.tf.errors.PermissionDeniedError(None, None, f"no storage.objects.get access\n{path}")
+
+    monkeypatch.setattr(read.tf.io.gfile, "exists", refuse)
+    with pytest.raises(UserError, match=r"^gs://bucket/cuhk_pedes/sized/.*: cannot be read \(no storage.*"):
+        sources.load_splits("cuhk_pedes", "gs://bucket", source="tfds_sized")

@@ -90,7 +90,8 @@ def restore_newest(manager: ocp.CheckpointManager, like: dict) -> tuple[int, dic
 
 
 class _explained:
-    """Turns a full disk, which TensorStore reports in its own words, into a one-line error."""
+    """Turns a full disk, or one that may not be written, which TensorStore reports in its own words, into a
+    one-line error."""
 
     def __init__(self, manager):
         self.folder = manager.directory
@@ -102,4 +103,9 @@ class _explained:
         if error is not None and ("No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error)):
             raise UserError(
                 f"no space left on the disk of {self.folder}: free some and run the same command to go on"
+            ) from error
+        if error is not None and ("PERMISSION_DENIED" in str(error) or "Permission denied" in str(error)):
+            raise UserError(
+                f"{self.folder} cannot be written (permission denied): see that this account may write that "
+                "disk or bucket, and run the same command to go on"
             ) from error

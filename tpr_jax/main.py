@@ -76,6 +76,11 @@ def _read(argv: list[str]):
         raise UserError(
             "--workdir is missing: name a folder for what is written, such as --workdir runs/demo"
         )
+    if "://" in values.workdir:
+        raise UserError(
+            f"--workdir {values.workdir} is no folder: mount the bucket as one, as launch/README.md says, "
+            "and give that"
+        )
     if config.get("debug"):
         shrink(config, _given(argv))
     config_lib.check(config)
@@ -197,6 +202,9 @@ def verdict(error: BaseException, argv: list[str]) -> tuple[int, str]:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" of {error.filename}" if error.filename else ""
         return 2, f"error: no space left on the disk{where}: free some and run the same command to go on"
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
+        what = f"{error.filename or 'a file'}: {error.strerror.lower()}"
+        return 2, f"error: {what}: see that this account may use that disk or bucket"
     return 1, ""
 
 

@@ -1,6 +1,7 @@
 """What a run writes beside its checkpoints: config.json, metrics.jsonl, TensorBoard events, results.json."""
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +13,22 @@ from tpr_jax.writing import write_text
 def check_workdir(workdir: Path, config: dict, free: tuple[str, ...]) -> None:
     """Makes the folder; where it holds a config.json, checks that it agrees with this config.
 
-    Keys in `free` may differ. Raises a UserError that names the first key that differs otherwise.
+    Keys in `free` may differ. Raises a UserError that names the first key that differs otherwise, or where
+    nothing can be written.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--workdir {workdir} cannot be made ({error.strerror}): choose another") from error
+    try:
+        # A bucket shows its folders to some who may not write there.
+        with tempfile.NamedTemporaryFile(dir=workdir, prefix=".may_write."):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--workdir {workdir} cannot be written ({error.strerror}): see that this account may write that "
+            "disk or bucket, or choose another"
+        ) from error
     path = workdir / "config.json"
     if path.exists():
         try:

@@ -35,10 +35,19 @@ def load_all(data_dir: str, dataset: str, kind: str) -> dict[str, Records]:
       kind: the builder's config, `sized` or `original`.
 
     Raises:
-      UserError: no such records there, or an older version of them, or damaged ones.
+      UserError: no such records there, or an older version of them, or damaged ones, or a bucket that cannot
+        be read.
     """
     folder = os.path.join(data_dir, dataset, kind, common.VERSION)
-    if not tf.io.gfile.exists(os.path.join(folder, "dataset_info.json")):
+    try:
+        there = tf.io.gfile.exists(os.path.join(folder, "dataset_info.json"))
+    except tf.errors.OpError as error:
+        why = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{folder}: cannot be read ({why}): see that config.data_dir is right, and that this machine's "
+            "account may read the bucket"
+        ) from error
+    if not there:
         raise UserError(
             f"{folder}: no prepared records: write them with python -m tpr_jax.data.tfds_builders {dataset} "
             f"--config {kind} --manual_dir DIR --data_dir {data_dir}"
