@@ -1,6 +1,7 @@
 """config.json, metrics.jsonl and the events for TensorBoard."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,15 @@ def test_log_appends_with_full_precision_and_to_tensorboard(tmp_path):
     (path,) = (tmp_path / "tensorboard").iterdir()
     for tag in (b"loss", b"val/t2i/R1", b"routing/text/load/0", b"routing/text/load/1"):
         assert tag in path.read_bytes()
+
+
+def test_what_is_logged_is_on_the_disk_before_a_checkpoint_is(tmp_path, monkeypatch):
+    runlog.secure(tmp_path)  # nothing there yet
+    log, close = runlog.open_log(tmp_path, [])
+    log({"step": 1})
+    synced = []
+    monkeypatch.setattr(runlog.os, "fsync", lambda number: synced.append(os.fstat(number).st_ino))
+    runlog.secure(tmp_path)
+    assert synced == [(tmp_path / "metrics.jsonl").stat().st_ino]
+    close()
+    assert runlog.read_history(tmp_path, 9) == [{"step": 1}]

@@ -1,6 +1,7 @@
 """What a run writes beside its checkpoints: config.json, metrics.jsonl, TensorBoard events, results.json."""
 
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,17 @@ def open_log(workdir: Path, history: list[dict]) -> tuple[Callable, Callable]:
         board.close()
 
     return write, close
+
+
+def secure(workdir: Path) -> None:
+    """Brings what metrics.jsonl holds so far onto the disk, so that no checkpoint is ahead of it.
+
+    A mounted bucket gets nothing of an open file else.
+    """
+    path = workdir / "metrics.jsonl"
+    if path.exists():
+        with path.open("r+") as file:
+            os.fsync(file.fileno())
 
 
 def _scalars(row: dict) -> dict[str, float]:
