@@ -82,7 +82,7 @@ def test_export(made, capsys):
         (["index", "{photos}", "--index", "{i}", "--batch_size", "0"], "--batch_size 0"),
         (["index", "{photos}", "--index", "{i}", "--image_size", "0", "3"], "--image_size 0 3"),
         (["index", "{photos}", "--index", "{i}2", "--model", "no/such/model/here"], "no/such/model/here"),
-        (["index", "{photos}", "--index", "{i}", "--process_id", "0"], "needs --coordinator HOST:PORT"),
+        (["index", "{photos}", "--index", "{i}", "--num_processes", "2"], "needs --coordinator HOST:PORT"),
         (["serve"], "--index"),
         (["serve", "--index", "nowhere", "--port", "0"], "nowhere: has no index yet"),
         (["serve", "--index", "{i}", "--port", "70000"], "--port 70000"),

@@ -43,6 +43,7 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         if not is_loopback(host):
             say("warning: whoever reaches this machine can search these photos and see them")
+        listener.listen(1024)  # from here on who asks is not turned away, though the server is only to start
         address = f"http://{shown}:{listener.getsockname()[1]}/"
         say(f"{len(searcher.index.vectors):,} photos at {address} (Ctrl-C ends it)")
         try:

@@ -1,0 +1,71 @@
+"""The command: it listens where it is told, answers, and ends when it is asked to."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+import served
+from conftest import ROOT, _environment
+
+from tpr_jax.errors import UserError
+from tpr_jax.search import serve
+
+
+@pytest.fixture(scope="module")
+def index(tiny, tmp_path_factory):
+    return served.make_index(tmp_path_factory.mktemp("serve"), tiny["clip"])
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_serves_until_it_is_asked_to_end(index, how):
+    command = [sys.executable, "-m", "tpr_jax.search", "serve", "--index", str(index), "--port", "0"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=pipe, stderr=pipe, text=True)
+    line = process.stdout.readline()
+    address = re.fullmatch(r"14 photos at (http://127\.0\.0\.1:\d+/) \(Ctrl-C ends it\)\n", line)[1]
+    body = json.dumps({"text": "a red coat", "top_k": 2}).encode()
+    asked = urllib.request.Request(f"{address}api/search", body, {"content-type": "application/json"})
+    with urllib.request.urlopen(asked, timeout=120) as reply:
+        assert len(json.load(reply)["results"]) == 2 and "server" not in reply.headers
+    process.send_signal(how)
+    told, errors = process.communicate(timeout=120)
+    assert (process.returncode, told) == (0, "ended\n"), errors
+    assert "Traceback" not in errors
+
+
+def test_a_port_that_is_taken(index):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"--port {port} of --host 127.0.0.1: cannot be listened on"):
+            serve.listen("127.0.0.1", port)
+
+
+def test_by_default_only_this_machine_is_listened_to():
+    with serve.listen("127.0.0.1", 0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+    with serve.listen("localhost", 0) as listener:
+        assert listener.getsockname()[0] in ("127.0.0.1", "::1")
+
+
+def test_whom_it_warns(index, monkeypatch):
+    monkeypatch.setattr(serve.uvicorn.Server, "run", lambda self, sockets: None)
+    said = []
+    serve.serve(index, host="0.0.0.0", port=0, say=said.append)
+    assert said[0].startswith("warning: whoever reaches this machine") and "14 photos at" in said[1]
+    said.clear()
+    serve.serve(index, port=0, say=said.append)
+    assert len(said) == 1
+
+
+def test_importing_the_search_does_not_import_a_server():
+    code = "import sys, tpr_jax.search.query, tpr_jax.search.__main__; "
+    code += "print([name for name in ('fastapi', 'uvicorn', 'starlette') if name in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout == "[]\n"
