@@ -91,5 +91,5 @@ function enlarge(place) {
 
 function columnsOf(result) {
   const given = Object.entries(result.columns).filter(([, value]) => value !== null);
-  return given.map(([name, value]) => `${name} ${String(value).replace(/^(\d{4}-\d\d-\d\d)T/, "$1 ")}`);
+  return given.map(([name, value]) => `${name} ${String(value).replace(/^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:00)?/, "$1 $2")}`);
 }
