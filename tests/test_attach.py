@@ -178,9 +178,9 @@ def test_every_part_of_a_kind_has_its_own_leaves():
         @nn.compact
         def __call__(self, x):
             spec = Adapter(norm=False)
-            first = attach.attached(spec, "beside_ln_1", x, 1e-5)
-            second = attach.attached(dataclasses.replace(spec, reduction=4), "beside_ln_2", x, 1e-5)
-            return first + second + attach.attached(None, "after_mlp", x, 1e-5)
+            first = attach.attached(spec, "beside_ln_1", 1e-5)(x)
+            second = attach.attached(dataclasses.replace(spec, reduction=4), "beside_ln_2", 1e-5)(x)
+            return first + second + attach.attached(None, "after_mlp", 1e-5)(x)
 
     shapes = shapes_of(jax.eval_shape(Two().init, jax.random.key(0), x()))
     assert shapes["adapter/beside_ln_1/down/kernel"] == (D, 32)

@@ -8,7 +8,7 @@ import tiny_clip as tiny
 from tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 
 from tpr_jax import objective, optim
-from tpr_jax.models import clip
+from tpr_jax.models import blocks, clip
 from tpr_jax.models.methods import METHODS
 
 
@@ -29,7 +29,7 @@ def slope(remat: str):
 def products() -> dict[str, int]:
     """How many products each kind makes, before any compiler looks for those it can spare."""
     found = {}
-    for remat in clip.REMAT:
+    for remat in blocks.REMAT:
         gradient, trainable = slope(remat)
         found[remat] = str(jax.make_jaxpr(gradient)(trainable)).count("dot_general[")
     return found

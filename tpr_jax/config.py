@@ -20,8 +20,8 @@ from tpr_jax.optim import SCHEDULES
 # These may differ between a run and its resumption: they decide where and how long it runs, not what it
 # computes.
 FREE_ON_RESUME = (
-    *("total_steps", "eval_every", "eval_test_each_time", "checkpoint_every", "log_every"),
-    *("data_dir", "source", "on_bad_image", "mesh", "accumulate", "remat"),
+    *("total_steps", "eval_every", "eval_test_each_time", "checkpoint_every", "log_every", "profile"),
+    *("data_dir", "source", "on_bad_image", "mesh", "accumulate", "remat", "scan_layers"),
 )
 
 # Of these most papers report the epoch that is best on the test split itself.
@@ -63,10 +63,12 @@ def base() -> ConfigDict:
             "eval_test_each_time": False,  # score test too, whose best epoch is what most papers report
             "checkpoint_every": 200,  # steps
             "log_every": 20,  # steps
+            "profile": False,  # write a JAX profile of steps 10 to 15 into the workdir
             "dtype": "bfloat16",
             "mesh": {"data": -1, "model": 1},
             "accumulate": 1,  # parts in which a batch goes through the towers; the losses see it whole
             "remat": "none",  # what a block computes again to save memory: 'dots': all but products, 'block'
+            "scan_layers": False,  # equal blocks as one loop: less to compile, a copy of the weights a step
             "losses": {name: 0.0 for name in LOSSES} | {"sdm": 1.0},  # name: weight; 0: not used
             "temperature": 0.02,
             "mlm_depth": 4,  # blocks of the head that the loss 'mlm' trains

@@ -13,9 +13,8 @@ from tpr_jax.models.heads import Heads
 from tpr_jax.weights import backbone
 
 
-def prepare(config: ConfigDict) -> dict:
-    """Everything that training and evaluation share: mesh, data, model, weights, encoders."""
-    mesh = sharding.make_mesh(**config.mesh)
+def check_rows(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    """Raises a UserError where the batches' rows cannot be split over the mesh."""
     data = mesh.shape["data"]
     for key, parts in (("batch_size", config.accumulate), ("eval_batch_size", 1)):
         if config[key] % (data * parts):
@@ -23,6 +22,12 @@ def prepare(config: ConfigDict) -> dict:
             raise UserError(
                 f"config.{key}={config[key]} must be a multiple of the {data} devices of the data axis{times}"
             )
+
+
+def prepare(config: ConfigDict) -> dict:
+    """Everything that training and evaluation share: mesh, data, model, weights, encoders."""
+    mesh = sharding.make_mesh(**config.mesh)
+    check_rows(config, mesh)
     # What cannot be built is found before the data are looked through, which may take minutes.
     method = config_lib.make_method(config)
     clip_config, params, tokenizer = backbone.load(
@@ -45,7 +50,7 @@ def prepare(config: ConfigDict) -> dict:
         num_classes=people if config.losses.id else 0,
         mlm_depth=config.mlm_depth if config.losses.mlm else 0,
     )
-    model = clip.build(clip_config, method, config.dtype, heads, config.remat)
+    model = clip.build(clip_config, method, config.dtype, heads, config.remat, config.scan_layers)
 
     def init(key):
         drawn = model["init"](key)
@@ -66,6 +71,7 @@ def prepare(config: ConfigDict) -> dict:
         "tokenizer": tokenizer,
         "clip_config": clip_config,
         "method": method,
+        "heads": heads,
         "model": model,
         "trainable": sharding.place(mesh, trainable),
         "frozen": sharding.place(mesh, frozen),

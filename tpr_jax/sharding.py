@@ -8,6 +8,8 @@ weights are held. Splitting the products themselves, of experts or wide layers, 
 together: that pays below b = 3 d / l, a dozen images for ViT-B/16 at 384 x 128, fewer than fill the devices.
 """
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
@@ -21,9 +23,10 @@ SPLIT = ("kernel", "proj", "token_embedding")
 SMALLEST = 2**16
 
 
-def make_mesh(data: int = -1, model: int = 1) -> Mesh:
-    """A mesh of all devices with the axes `data` and `model`; -1 takes all that is left."""
-    count = len(jax.devices())
+def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of the devices, by default all, with the axes `data` and `model`; -1 takes all that is left."""
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     if data == -1 and model == -1:
         raise UserError("mesh.data and mesh.model are both -1: give one of them a number")
     sizes = [count // max(model, 1) if data == -1 else data, count // max(data, 1) if model == -1 else model]
@@ -32,7 +35,7 @@ def make_mesh(data: int = -1, model: int = 1) -> Mesh:
             f"mesh.data={data} and mesh.model={model} do not make up the {count} devices here: "
             "their product must be that number (-1 takes all that is left)"
         )
-    return Mesh(mesh_utils.create_device_mesh(tuple(sizes)), AXES)
+    return Mesh(mesh_utils.create_device_mesh(tuple(sizes), devices), AXES)
 
 
 def leaf_spec(name: str, shape: tuple[int, ...], model: int) -> PartitionSpec:

@@ -63,14 +63,14 @@ def train_step(
 
 
 @functools.cache
-def compiler_options() -> dict[str, str]:
-    """Options of `jax.jit` for the devices here.
+def compiler_options(platform: str = "") -> dict[str, str]:
+    """Options of `jax.jit` for devices of this platform, by default those that are here.
 
     XLA's fusions through YNNPACK on the CPU: without them the step of clip-mini took 0.73 s instead of 0.86
     (batch 64, two cores, jaxlib 0.10.2), and a quarter when another process wanted the cores too.
     """
     options = {"xla_cpu_experimental_ynn_fusion_type": ""}
-    if jax.default_backend() != "cpu":
+    if (platform or jax.default_backend()) != "cpu":
         return {}
     try:
         jax.jit(jnp.negative).lower(1.0).compile(compiler_options=options)
@@ -105,7 +105,8 @@ def jit_train_step(
         new = jax.lax.with_sharding_constraint(new, sharding.leaf_shardings(mesh, new))
         return new, jax.lax.with_sharding_constraint(metrics, NamedSharding(mesh, PartitionSpec()))
 
-    return jax.jit(on_mesh(step, mesh), donate_argnums=0, compiler_options=compiler_options())
+    options = compiler_options(mesh.devices.flat[0].platform)
+    return jax.jit(on_mesh(step, mesh), donate_argnums=0, compiler_options=options)
 
 
 def compiled_ahead(update: Callable, *arguments) -> Callable:
@@ -123,18 +124,24 @@ def compiled_ahead(update: Callable, *arguments) -> Callable:
     return lambda *arguments: compiled.result()(*arguments)
 
 
+def jit_encoder(encode: Callable, mesh: Mesh) -> Callable:
+    """`(variables, images or ids) -> features float32 [b, e]`, unnormalised and on every device, of rows that
+    `sharding.by_row` laid out."""
+    return jax.jit(
+        on_mesh(lambda variables, rows: encode(variables, rows)[0], mesh),
+        out_shardings=NamedSharding(mesh, PartitionSpec()),
+        compiler_options=compiler_options(mesh.devices.flat[0].platform),
+    )
+
+
 def jit_encoders(model: dict, mesh: Mesh) -> tuple[Callable, Callable]:
     """`(variables, images or ids) -> features float32 [b, e]`, unnormalised, for both towers.
 
     Every process gives all rows, and gets all features.
     """
 
-    def jitted(encode):
-        run = jax.jit(
-            on_mesh(lambda variables, rows: encode(variables, rows)[0], mesh),
-            out_shardings=NamedSharding(mesh, PartitionSpec()),
-            compiler_options=compiler_options(),
-        )
+    def from_all_rows(encode):
+        run = jit_encoder(encode, mesh)
         return lambda variables, rows: run(variables, sharding.by_row(mesh, rows))
 
-    return jitted(model["encode_image"]), jitted(model["encode_text"])
+    return from_all_rows(model["encode_image"]), from_all_rows(model["encode_text"])

@@ -1,5 +1,7 @@
 """The modules that hold the parts' leaves, each in its collection, and apply the mathematics of `petl`."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -72,14 +74,16 @@ class Router(nn.Module):
 
 
 def routed(module: nn.Module, spec: Moe | LoraMoe, u):
-    """The experts' weights for each token, [b, l, e]; what the router did goes into collection `routing`."""
+    """The experts' weights for each token, [b, l, e]; what the router did goes into collection `routing`, of
+    the first tokens that it sees."""
     router = Router(spec, u.shape[-1], name="router")()
     logits = moe_math.router_logits(u, router, spec.router)
     weights, chosen = moe_math.choose(logits, spec.top_k)
     probability, share = moe_math.shares(logits, chosen)
     statistics = {"balance": moe_math.balance_of(probability, share), "load": share / spec.top_k}
     statistics |= {"probability": probability, "chosen": share}
-    module.sow("routing", "mixture", statistics | {k: router[k] for k in ("alpha",) if k in router})
+    statistics |= {key: router[key] for key in ("alpha",) if key in router}
+    module.sow("routing", "mixture", statistics, reduce_fn=lambda kept, new: kept or (new,))
     return weights
 
 
@@ -196,12 +200,12 @@ class PromptPart(nn.Module):
         return prompts_math.prompt_tokens(leaves)
 
 
-def attached(part: Part | None, slot: str, x, eps: float):
-    """What the part in an adapter's slot adds to x's layer; zero without one.
+def attached(part: Part | None, slot: str, eps: float) -> Callable:
+    """What the part in an adapter's slot adds, as a function of its layer's tokens; zero without a part.
 
     Must be called inside a compact method.
     """
     if part is None:
-        return jnp.zeros((), x.dtype)
+        return lambda x: jnp.zeros((), x.dtype)
     kind = MoePart if isinstance(part, Moe) else AdapterPart
-    return kind(part, eps, name=slot)(x)
+    return kind(part, eps, name=slot)

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from tpr_jax.models.attach import PromptPart
-from tpr_jax.models.block import Block
+from tpr_jax.models.blocks import run_blocks
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, ClipConfig
 from tpr_jax.models.heads import NO_HEADS, Classifier, Heads, MaskedWords
 from tpr_jax.models.layers import LayerNorm, normal
 from tpr_jax.models.methods import Method, check
-from tpr_jax.models.parts import slots_of_block, text_tokens
+from tpr_jax.models.parts import text_tokens
 from tpr_jax.models.petl.prompts import make_room, replace
-from tpr_jax.models.products import PRODUCT, dense, whole
+from tpr_jax.models.products import dense, whole
 
 
 def normalise(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
@@ -55,6 +55,7 @@ class VisionTower(nn.Module):
     method: Method
     dtype: jnp.dtype
     remat: str
+    scan: bool
 
     @nn.compact
     def __call__(self, images, prompts=None, all_tokens: bool = False):
@@ -69,8 +70,8 @@ class VisionTower(nn.Module):
             room = jnp.zeros((x.shape[0], prompts.shape[1], d), x.dtype)
             x = replace(jnp.concatenate([x, room], axis=1), prompts[0], count)
         x = LayerNorm(c.layer_norm_eps, name="ln_pre")(x)
-        x = _blocks(c, self.method.vision, "vision", self.remat, x, None, prompts, count)
         # The feature is token 0, so only it passes through the last layers, unless all are asked for.
+        x = run_blocks(self, "vision", x, None, prompts, count, last=not all_tokens)
         x = LayerNorm(c.layer_norm_eps, name="ln_post")(x if all_tokens else x[:, 0])
         return dense(x, self.param("proj", normal(d**-0.5), (d, c.embed_dim)))
 
@@ -86,6 +87,7 @@ class TextTower(nn.Module):
     method: Method
     dtype: jnp.dtype
     remat: str
+    scan: bool
 
     @nn.compact
     def __call__(self, ids, prompts=None, all_tokens: bool = False):
@@ -101,30 +103,9 @@ class TextTower(nn.Module):
             x = replace(x, prompts[0], 1)
         x = x + positions[:length].astype(self.dtype)
         causal = jnp.triu(jnp.full((length, length), -jnp.inf, jnp.float32), 1)
-        x = _blocks(c, self.method.text, "text", self.remat, x, causal, prompts, 1)
-        x = x if all_tokens else x[jnp.arange(len(ids)), end]
-        x = LayerNorm(c.layer_norm_eps, name="ln_final")(x)
+        x = run_blocks(self, "text", x, causal, prompts, 1, last=not all_tokens, index=end)
+        x = LayerNorm(c.layer_norm_eps, name="ln_final")(x if all_tokens else x[:, 0])
         return dense(x, self.param("proj", normal(d**-0.5), (d, c.embed_dim)))
-
-
-# What of a block is kept for the backward pass; the rest is computed again.
-REMAT = {
-    "none": None,
-    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),  # the results of products
-    "block": jax.checkpoint_policies.nothing_saveable,
-}
-
-
-def _blocks(c: ClipConfig, parts, tower: str, remat: str, x, mask, prompts, start: int):
-    """Runs a tower's blocks, with prompts from position `start`; must be called inside a compact method."""
-    layers, heads, width = (getattr(c, f"{tower}_{name}") for name in ("layers", "heads", "mlp"))
-    kind = nn.remat(Block, policy=REMAT[remat]) if REMAT[remat] else Block
-    for i in range(layers):
-        if prompts is not None and 0 < i < prompts.shape[0]:
-            x = replace(x, prompts[i], start)
-        slots = slots_of_block(parts, i, layers)
-        x = kind(heads, width, layers, c.act, c.layer_norm_eps, slots, name=f"block_{i}")(x, mask)
-    return x
 
 
 def end_positions(ids: Int[Array, "b l"], eot_id: int | None) -> Int[Array, "b"]:
@@ -140,11 +121,12 @@ class Clip(nn.Module):
     heads: Heads
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
+    scan: bool = False
 
     def setup(self):
         c = self.config
-        self.visual = VisionTower(c, self.method, self.dtype, self.remat)
-        self.text = TextTower(c, self.method, self.dtype, self.remat)
+        self.visual = VisionTower(c, self.method, self.dtype, self.remat, self.scan)
+        self.text = TextTower(c, self.method, self.dtype, self.remat, self.scan)
         if spec := self.method.prompts:
             depth = spec.depth or min(c.vision_layers, c.text_layers)
             self.prompts = PromptPart(spec, depth, (c.vision_width, c.text_width))
@@ -178,8 +160,9 @@ def build(
     dtype: str = "float32",
     heads: Heads = NO_HEADS,
     remat: str = "none",
+    scan_layers: bool = False,
 ) -> dict:
-    """The pure functions of a model, as a dict; `remat` is one of `REMAT`.
+    """The pure functions of a model, as a dict; `remat` and `scan_layers` are as in `blocks.py`.
 
     `init(key)` -> variables. `encode_image(variables, images)` takes uint8 pixels or normalised floats,
     [b, h, w, 3], `encode_text(variables, ids)` int32 [b, l]; both return (features float32 [b, e],
@@ -191,7 +174,7 @@ def build(
       UserError: a part of the method does not fit towers of these sizes.
     """
     check(method, config)
-    model = Clip(config, method, heads, jnp.dtype(dtype), remat)
+    model = Clip(config, method, heads, jnp.dtype(dtype), remat, scan_layers)
 
     def init(key):
         images = jnp.zeros((1, *config.image_size, 3))

@@ -1,6 +1,6 @@
 """The sizes of a CLIP, free of any framework."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 CLIP_MINI = "clip-mini"  # by this name a config asks for the bundled CLIP
 
@@ -39,3 +39,30 @@ class ClipConfig:
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+
+_LARGE = ClipConfig(
+    image_size=(224, 224),
+    patch_size=14,
+    vision_width=1024,
+    vision_layers=24,
+    vision_heads=16,
+    vision_mlp=4096,
+    text_width=768,
+    text_heads=12,
+    text_mlp=3072,
+    embed_dim=768,
+)
+# OpenAI's CLIPs by their names and those of the hub, at their own image size: sizes known without a download.
+NAMED = {
+    "ViT-B/32": replace(ClipConfig(), image_size=(224, 224), patch_size=32),
+    "ViT-B/16": replace(ClipConfig(), image_size=(224, 224)),
+    "ViT-L/14": _LARGE,
+    "ViT-L/14@336px": replace(_LARGE, image_size=(336, 336)),
+}
+NAMED |= {
+    "openai/clip-vit-base-patch32": NAMED["ViT-B/32"],
+    "openai/clip-vit-base-patch16": NAMED["ViT-B/16"],
+    "openai/clip-vit-large-patch14": NAMED["ViT-L/14"],
+    "openai/clip-vit-large-patch14-336": NAMED["ViT-L/14@336px"],
+}
