@@ -26,7 +26,10 @@ def searcher(tiny, tmp_path_factory):
 
 def test_a_short_load(searcher):
     with served.running(searcher, Limits(rate=50, hosts=served.HERE)) as address:
-        told = bench_serve.load(int(address.rpartition(":")[2]), 3, 2.0, 0.05)
+        port = int(address.rpartition(":")[2])
+        before = bench_serve.cpu_seconds(port)
+        told = bench_serve.load(port, 3, 2.0, 0.05)
+        assert 0 < before < bench_serve.cpu_seconds(port)
     assert told["errors"] == 0 and told["clients"] == 3 and told["searches"]["count"] >= 3
     assert told["photos"]["count"] == bench_serve.PHOTOS * told["searches"]["count"]
 

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 
 import numpy as np
 
@@ -94,12 +95,20 @@ def measure(index: str, clients: int, seconds: float, pause: float) -> dict:
     try:
         for line in server.stdout:
             if ready := re.search(r"([\d,]+) photos at http://127\.0\.0\.1:(\d+)/", line):
-                photos = int(ready[1].replace(",", ""))
-                return {"photos": photos, **load(int(ready[2]), clients, seconds, pause)}
+                indexed, port = int(ready[1].replace(",", "")), int(ready[2])
+                before = cpu_seconds(port)
+                told = {"indexed": indexed, **load(port, clients, seconds, pause)}
+                return told | {"server_cpu_seconds": round(cpu_seconds(port) - before, 1)}
         raise SystemExit("the server did not start")
     finally:
         server.terminate()
         server.wait(30)
+
+
+def cpu_seconds(port: int) -> float:
+    """That the server has used so far, by its own count."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=120) as reply:
+        return float(re.search(r"^process_cpu_seconds_total (\S+)", reply.read().decode(), re.M)[1])
 
 
 def _mini_pedes(folder: str) -> str:
