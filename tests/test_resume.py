@@ -20,7 +20,10 @@ LAST = 120
 def rows(workdir) -> list[dict]:
     """What a run computed, without what the clock says."""
     path = workdir / "metrics.jsonl"
-    timed = ("examples_per_second", "input_wait", "seconds")
+    timed = (
+        *("examples_per_second", "step_seconds", "input_wait", "seconds"),
+        *("model_flops_per_second", "peak_share", "device_memory_bytes"),
+    )
     whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in whole]
 

@@ -64,7 +64,7 @@ def test_metrics_jsonl_has_a_row_a_logged_step(finished):
     for row in steps:
         assert set(row) == {
             *("step", "epoch", "loss", "sdm", "balance", "lr", "grad_norm"),
-            *("examples_per_second", "input_wait", "seconds"),
+            *("examples_per_second", "step_seconds", "input_wait", "model_flops_per_second", "seconds"),
             *(
                 f"routing/{tower}/{what}"
                 for tower in ("visual", "text")

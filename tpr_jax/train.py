@@ -11,7 +11,19 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from tpr_jax import checkpoint, distributed, evaluate, interrupt, memory, report, runlog, sharding, step
+from tpr_jax import (
+    checkpoint,
+    distributed,
+    evaluate,
+    interrupt,
+    memory,
+    report,
+    runlog,
+    sharding,
+    stalls,
+    step,
+    watching,
+)
 from tpr_jax import config as config_lib
 from tpr_jax import results as results_lib
 from tpr_jax.data.pipeline import steps_per_epoch, stream, train_input
@@ -91,7 +103,9 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
             tqdm.write(f"checkpoint {unreadable} cannot be read: fell back to step {done}")
             latest.delete(unreadable)
         tqdm.write(f"resumed at step {done} of {last_step} from {workdir / 'checkpoints' / 'latest'}")
-    done = int(state["step"])
+    done = begun = int(state["step"])
+    if first and done < last_step:
+        (workdir / "results.json").unlink(missing_ok=True)  # of fewer steps: it says that the run is done
     feed = stream(batches, per_epoch, done)
     if done < last_step:
         # Of all before the first step compiling takes longest: it goes on beside the evaluation of zero-shot.
@@ -118,6 +132,8 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
         tqdm.write(f"zero-shot, test: {results_lib.short(notes['zero_shot'])}")
 
     def save(state):
+        if first:
+            runlog.secure(workdir)
         so_far = {"seconds": spent(), "skipped": dict(parts["skipped"] or {}), **memory.peaks(notes)}
         checkpoint.save(latest, int(state["step"]), state, {**notes, **so_far})
 
@@ -155,21 +171,29 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
             keep()
 
     bar = tqdm(total=last_step, initial=done, desc="train", unit="step", dynamic_ncols=True, disable=None)
+    pace = watching.pace(config, parts)
+    mark, end_profile = watching.profiler(workdir / "profile", config.profile)
+    device = stalls.PEERS if jax.process_count() > 1 else stalls.DEVICE
     waited, since, since_step = 0.0, time.time(), done
     with contextlib.ExitStack() as stack:
         stack.callback(checkpoint.finish, best)
         stack.callback(checkpoint.finish, latest)
         stack.callback(bar.close)
         stack.push(keep_if_unread)
+        stack.callback(end_profile)
+        progress = stack.enter_context(stalls.watched(watching.complain))
         stack.enter_context(notice.at_once(False))  # amid a step the state cannot be saved
         anyone = distributed.anyone(mesh)
         while done < last_step:
             epoch, asked = done // per_epoch, time.time()
+            progress.waits_for = stalls.INPUT
             batch = next(feed)
             waited += time.time() - asked
+            progress.waits_for = device
             state, metrics = update(state, parts["frozen"], rows_of(batch))
             done += 1
             bar.update()
+            mark(done - begun, metrics)
             if done % config.log_every == 0 or done == last_step:
                 metrics = jax.tree.map(lambda x: np.asarray(x).tolist(), jax.device_get(metrics))
                 _stop_if_bad(metrics, state, latest, notes)
@@ -180,8 +204,7 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
                         "epoch": epoch,
                         **{key: value for key, value in metrics.items() if key != "bad_step"},
                         "lr": float(rate(done - 1)),
-                        "examples_per_second": (done - since_step) * config.batch_size / (now - since),
-                        "input_wait": waited / (now - since),
+                        **pace(done - since_step, now - since, waited),
                         "seconds": spent(),
                     }
                 )
@@ -189,12 +212,16 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
                 waited, since, since_step = 0.0, now, done
             if done % config.checkpoint_every == 0 or due(done):
                 _stop_if_bad({"bad_step": int(state["bad_step"])}, state, latest, notes)
+                progress.waits_for = stalls.DISK
                 save(state)
+                progress.waits_for = device
             if due(done):
-                with notice.at_once(jax.process_count() == 1):
+                with progress.paused(), notice.at_once(jax.process_count() == 1):
                     validate(state, done)
                 since, since_step, waited = time.time(), done, 0.0
+            progress.step()
             if anyone(bool(notice)) and done < last_step:
+                progress.waits_for = stalls.DISK
                 keep()
                 number = notice.number or signal.SIGTERM
                 raise interrupt.Stopped(number, f"stopped at step {done}, which is saved")
