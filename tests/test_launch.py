@@ -4,6 +4,7 @@ The programs of a cluster (gcloud, kubectl, sbatch, srun, ...) are stand-ins her
 called. test_launch_local.py runs real processes.
 """
 
+import contextlib
 import copy
 import json
 import os
@@ -335,8 +336,13 @@ def test_a_signal_is_passed_on_once(tmp_path, stand_ins, script, number):
     command = [LAUNCH / script, "--workdir", tmp_path]
     environment = _environment(stand_ins(), **program(tmp_path, body))
     process = subprocess.Popen(command, env=environment, start_new_session=True)
-    while not (tmp_path / "ready").exists():
-        time.sleep(0.05)
-    os.killpg(process.pid, number)
-    assert process.wait(timeout=60) == {"gpus.sh": 0, "once.sh": 75}[script]
+    try:
+        while not (tmp_path / "ready").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, number)
+        assert process.wait(timeout=60) == {"gpus.sh": 0, "once.sh": 75}[script]
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # what it started ends with it
+            os.killpg(process.pid, signal.SIGKILL)
     assert (tmp_path / "signals").read_text() == "signal\n"
