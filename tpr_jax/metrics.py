@@ -44,7 +44,7 @@ def retrieval_metrics(
     else:
         pairs = ranking.find_pairs(query_pids, gallery_pids)
         forth, back = pair_ranks(query, gallery, query_pids, gallery_pids, pairs)
-        t2i, i2t = _figures(pairs.query_start, forth), _figures(pairs.gallery_start, back)
+        t2i, i2t = ranking.both(_figures, (pairs.query_start, pairs.gallery_start), (forth, back))
     return {"t2i": _means(t2i), "i2t": _means(i2t)}
 
 
@@ -163,14 +163,14 @@ def _score_blocks(query, gallery) -> Iterator[tuple[int, Float[np.ndarray, "b g"
 
 
 def _normalised(query_feats, gallery_feats):
-    query, gallery = _as_features("query", query_feats), _as_features("gallery", gallery_feats)
+    query, gallery = ranking.both(_as_features, ("query", "gallery"), (query_feats, gallery_feats))
     if query.shape[1] != gallery.shape[1]:
         raise UserError(
             f"query features are {query.shape[1]} wide and gallery features {gallery.shape[1]}: "
             "encode both with the same model"
         )
     dtype = np.result_type(query, gallery)
-    return l2_normalise(query.astype(dtype, copy=False)), l2_normalise(gallery.astype(dtype, copy=False))
+    return tuple(ranking.both(lambda feats: l2_normalise(feats.astype(dtype, copy=False)), (query, gallery)))
 
 
 def _as_features(name, feats):

@@ -5,6 +5,7 @@ higher, and of those that score the same and come first. So nothing is sorted an
 matrix is held. Every pair of rows has one score, which both directions use.
 """
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -59,6 +60,12 @@ class Tile:
     source: Int[np.ndarray, "r"]
 
 
+def both(function: Callable, *arguments: Sequence) -> list:
+    """`map` over queries and gallery at the same time: NumPy works outside Python's lock."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(function, *arguments))
+
+
 def count_pairs(query_pids: Int[np.ndarray, "q"], gallery_pids: Int[np.ndarray, "g"]) -> int:
     """How many pairs of a query and a gallery entry have one pid."""
     _, first, last = matches_of(query_pids, gallery_pids)
@@ -97,7 +104,7 @@ def pair_ranks(
     Scores are inner products, the ties ordered by original index. The second array is in the order of
     `pairs.by_gallery`. Needs Numba.
     """
-    (query, query_copies), (gallery, gallery_copies) = distinct_rows(query), distinct_rows(gallery)
+    (query, query_copies), (gallery, gallery_copies) = both(distinct_rows, (query, gallery))
     across = tiles(gallery_copies, len(gallery), tile[1])
     scores = _pair_scores(query, gallery, query_copies, gallery_copies, query_pids, gallery_pids, pairs)
     forth = (pairs.query_start, pairs.gallery, scores)
@@ -145,12 +152,14 @@ def _count_loop(scores, rows, others, start, other, score, ahead):
             else:
                 place = np.searchsorted(others, other[pair])
             own = score[pair]
-            # Sums of 32 bits are added as many at a time as are compared; Numba would make them 64.
+            before, behind = scores[i, :place], scores[i, place:]
+            # Sums of 32 bits are added as many at a time as are compared; Numba would make them 64. And only
+            # loops from 0 are vectorised: of others it asks at each turn whether the index is negative.
             count = np.int32(0)
-            for j in range(place):
-                count = np.int32(count + np.int32(scores[i, j] >= own))
-            for j in range(place, len(others)):
-                count = np.int32(count + np.int32(scores[i, j] > own))
+            for j in range(len(before)):
+                count = np.int32(count + np.int32(before[j] >= own))
+            for j in range(len(behind)):
+                count = np.int32(count + np.int32(behind[j] > own))
             ahead[pair] += count
 
 
