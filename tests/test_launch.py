@@ -54,7 +54,7 @@ def launch(tmp_path, stand_ins):
             env=_environment(stand_ins(**(bodies or {})), **environment),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
         )
         noted = tmp_path / "calls"
         done.calls = noted.read_text().splitlines() if noted.exists() else []
@@ -78,7 +78,7 @@ def dry(launch, script, *args, **environment) -> list[list[str]]:
 def test_shellcheck_finds_nothing():
     checker = Path(sys.executable).parent / "shellcheck"
     files = [f"launch/{name}" for name in SCRIPTS]
-    done = subprocess.run([checker, "-x", *files], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([checker, "-x", *files], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -149,7 +149,7 @@ def test_slurm_runs_from_a_copy(launch, tmp_path, stand_ins):
     (tmp_path / "results.json").write_text("{}")
     environment = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(ROOT)}
     command = ["bash", copied, f"--workdir={tmp_path}"]
-    done = subprocess.run(command, env=_environment(stand_ins(srun="exit 0"), **environment), timeout=60)
+    done = subprocess.run(command, env=_environment(stand_ins(srun="exit 0"), **environment), timeout=300)
     assert done.returncode == 0
 
 
@@ -341,7 +341,7 @@ def test_a_signal_is_passed_on_once(tmp_path, stand_ins, script, number):
             assert process.poll() is None
             time.sleep(0.05)
         os.killpg(process.pid, number)
-        assert process.wait(timeout=60) == {"gpus.sh": 0, "once.sh": 75}[script]
+        assert process.wait(timeout=300) == {"gpus.sh": 0, "once.sh": 75}[script]
     finally:
         with contextlib.suppress(ProcessLookupError):  # what it started ends with it
             os.killpg(process.pid, signal.SIGKILL)
