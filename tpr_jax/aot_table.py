@@ -2,7 +2,7 @@
 
     python -m tpr_jax.aot_table [--workdir runs/aot_table] [--write] [--as_it_is]
 
-Compiles what DIR does not hold yet, each in a process of its own (an hour on two cores), and prints both:
+Compiles what DIR does not hold yet, each in a process of its own (hours on two cores), and prints both:
 the methods on four slices, and bytes a chip by method, batch and remat. With --write they replace what stands
 between the markers in launch/README.md and docs/several_devices.md. With --as_it_is nothing is compiled.
 """

@@ -52,7 +52,7 @@ def run_blocks(tower: nn.Module, name: str, x, mask, prompts, start: int, *, las
 def _scanned(tower: nn.Module, block: Block, blocks: list[int], x, mask, tokens, start: int):
     """Runs equal blocks as one loop over their stacked variables, which keep their places in the tree.
 
-    A program of a third the size to compile; stacking copies the weights once a step.
+    So there is less to compile; stacking copies the weights once a step.
     """
     own = [{key: t[f"block_{i}"] for key, t in tower.variables.items() if f"block_{i}" in t} for i in blocks]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
