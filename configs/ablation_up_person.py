@@ -40,7 +40,7 @@ def get_config(row: str = "all"):
     lr, rank, prefix = {
         "icfg_pedes": (1e-3, 32, 14),
         "rstp_reid": (1e-4, 16, 2),
-        "mini_pedes": (3e-3, 8, 10),
+        "mini_pedes": (1e-2, 8, 10),
     }.get(dataset, (1e-3, 32, 10))
     settings = {"name": "up_person", "rank": rank, "prefix": prefix, "reduction": 8, "version": "paper"}
     config.method = {**settings, **rows(dataset)[row]}
