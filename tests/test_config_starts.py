@@ -120,7 +120,11 @@ def test_every_trained_leaf_gets_a_gradient_and_zero_starts_are_clip(name, row):
     assert flatten(trainable)
     run = compiled(model, config_lib.loss_weights(config))
     first, features = run(trainable, frozen)
-    same = [np.array_equal(*pair) for pair in zip(features, clips_features(sizes), strict=True)]
+    # To the last bit, but for masked words: they read all tokens of a picture, and the last block's products
+    # for all of them round in another way than those for the one that is read else.
+    near = 1e-6 if config.losses.mlm else 0.0
+    pairs = zip(features, clips_features(sizes), strict=True)
+    same = [bool(np.abs(found - own).max() <= near * np.abs(own).max()) for found, own in pairs]
     assert same == [starts_as_clip(method)] * 2
     # What multiplies a zero gets its gradient in the second step: A of LoRA, Down, the learned scales.
     # A small step: where it changed a token's experts, those could be ones that have not moved yet.
