@@ -156,7 +156,8 @@ class Updated(nn.Module):
     @nn.compact
     def __call__(self, x):
         kernel = jnp.ones((x.shape[-1], 12))
-        return attach.low_rank(x, x @ kernel, kernel, self.slots)
+        parts = attach.low_rank_parts(self.slots, x.shape[-1], 4)
+        return attach.low_rank(x, x @ kernel, kernel, parts)
 
 
 def test_only_the_pieces_with_a_part_have_leaves_and_change():

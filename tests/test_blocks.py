@@ -73,6 +73,7 @@ CASES = [
     (LoraMoe(("q", "v"), 2, 3, 2), Moe("beside_ln_1", 3, 2, 2)),
     (Moe("beside_mlp", 3, 2, 2), *EVERYWHERE[:3], Prefix(2)),
     (LoraMoe(("out", "fc"), 2, 3, 2), Moe("after_mlp", 3, 2, 2)),
+    (Lora(("q", "k", "out"), 2, dora=True), Moe("beside_mlp", 3, 2, 2)),
 ]
 
 

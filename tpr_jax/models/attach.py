@@ -138,14 +138,22 @@ class LoraMoePart(nn.Module):
         return spec.scale * moe_math.low_rank_mixture(x, weights, a, b)
 
 
-def low_rank(x, y, kernel, slots: tuple[tuple[str, Part | None], ...]):
-    """Updates `y = x @ kernel`, whose columns are equal pieces, one a slot, by the parts in those slots.
+def low_rank_parts(slots: tuple[tuple[str, Part | None], ...], d: int, width: int) -> list:
+    """Of each slot LoRA's leaves, or what a mixture of low-rank experts adds as a function of x, or None.
 
     Must be called inside a compact method.
     """
-    width = y.shape[-1] // len(slots)
-    shape = (x.shape[-1], width)
-    pieces = [LoraPart(p, shape, name=s)() if isinstance(p, Lora) else None for s, p in slots]
+    made = {
+        Lora: lambda slot, part: LoraPart(part, (d, width), name=slot)(),
+        LoraMoe: lambda slot, part: LoraMoePart(part, width, name=slot),
+    }
+    return [None if part is None else made[type(part)](slot, part) for slot, part in slots]
+
+
+def low_rank(x, y, kernel, parts: list):
+    """Updates `y = x @ kernel`, whose columns are equal pieces, one a part, by `low_rank_parts`."""
+    width = y.shape[-1] // len(parts)
+    pieces = [part if isinstance(part, dict) else None for part in parts]
     if any(piece is not None for piece in pieces):
         y = y + lora_math.delta(x, pieces, width)
     if any(piece is not None and "magnitude" in piece for piece in pieces):
@@ -156,10 +164,9 @@ def low_rank(x, y, kernel, slots: tuple[tuple[str, Part | None], ...]):
             for i, piece in enumerate(pieces)
         ]
         y = y * jnp.concatenate(ratios).astype(y.dtype)
-    for i, (slot, part) in enumerate(slots):
-        if isinstance(part, LoraMoe):
-            added = LoraMoePart(part, width, name=slot)(x)
-            y = y.at[..., i * width : (i + 1) * width].add(added)
+    for i, part in enumerate(parts):
+        if isinstance(part, LoraMoePart):
+            y = y.at[..., i * width : (i + 1) * width].add(part(x))
     return y
 
 

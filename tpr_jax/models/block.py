@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
-from tpr_jax.models.attach import PrefixPart, attached, low_rank
+from tpr_jax.models.attach import PrefixPart, attached, low_rank, low_rank_parts
 from tpr_jax.models.layers import (
     ACTIVATIONS,
     LayerNorm,
@@ -37,17 +37,19 @@ class Dense(nn.Module):
         kernel = leaf("kernel", normal(self.std), (x.shape[-1], self.features))
         bias = leaf("bias", zeros, (self.features,))
 
-        def product(x, columns, slots):
+        width = self.features // max(1, len(self.slots))
+        parts = low_rank_parts(self.slots, x.shape[-1], width)
+
+        def product(x, columns, parts):
             y = dense(x, kernel[:, columns])
-            if any(part is not None for _, part in slots):
-                y = low_rank(x, y, kernel[:, columns], slots)
+            if any(part is not None for part in parts):
+                y = low_rank(x, y, kernel[:, columns], parts)
             return y + bias[columns].astype(x.dtype)
 
         if not firsts:
-            return product(x, slice(None), self.slots)
-        width = self.features // len(self.slots)
-        own = [product(tokens, slice(width), self.slots[:1]) for tokens in firsts]
-        return own, product(x, slice(width, None), self.slots[1:])
+            return product(x, slice(None), parts)
+        own = [product(tokens, slice(width), parts[:1]) for tokens in firsts]
+        return own, product(x, slice(width, None), parts[1:])
 
 
 def token_at(x, index=None):
