@@ -26,7 +26,7 @@ OPERATION = (
 )
 OPERATION += ("total_steps", "eval_every", "checkpoint_every", "log_every", "mesh.data", "mesh.model")
 OPERATION += ("text_length", "few_shot", "few_shot_seed", "noisy_fraction", "noise_seed", "accumulate")
-OPERATION += ("remat", "scan_layers", "instances_per_identity", "dtype", "eval_batch_size")
+OPERATION += ("remat", "scan_layers", "profile", "instances_per_identity", "dtype", "eval_batch_size")
 
 SHARED = {
     "batch_size": 128,
