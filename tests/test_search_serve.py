@@ -1,6 +1,5 @@
 """The command: it listens where it is told, answers, and ends when it is asked to."""
 
-import functools
 import json
 import re
 import signal
@@ -26,11 +25,7 @@ def index(tiny, tmp_path_factory):
 def test_serves_until_it_is_asked_to_end(index, how):
     command = [sys.executable, "-m", "tpr_jax.search", "serve", "--index", str(index), "--port", "0"]
     pipe = subprocess.PIPE
-    # A shell lets what it runs in the background ignore Ctrl-C, these tests included.
-    attentive = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=_environment(), stdout=pipe, stderr=pipe, text=True, preexec_fn=attentive
-    )
+    process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=pipe, stderr=pipe, text=True)
     line = process.stdout.readline()
     address = re.fullmatch(r"14 photos at (http://127\.0\.0\.1:\d+/) \(Ctrl-C ends it\)\n", line)[1]
     body = json.dumps({"text": "a red coat", "top_k": 2}).encode()
