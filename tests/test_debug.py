@@ -77,6 +77,7 @@ def run(name, argument, workdir):
     return results
 
 
+@pytest.mark.slow
 def test_a_published_recipe_runs_in_a_minute(tmp_path, capsys):
     began = time.process_time()  # what it takes, however busy the machine is
     results = run("dm_adapter", "cuhk_pedes", tmp_path / "run")

@@ -77,6 +77,7 @@ def assert_the_same_run(found: dict, label: str) -> None:
     assert many["shares"] == ([1 / model] if model > 1 else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["4x2", "1x8"])
 def test_eight_devices_train_what_one_does(some, label):
     """Over the whole batch: a loss of each device's own rows would be another."""
