@@ -56,6 +56,40 @@ ENTRY %main (w: f32[12,64], i: s32[]) -> f32[12,64] {{
     assert traffic(text) == (layer + index + layer) + (layer + index + layer)
 
 
+def test_pieces_are_found_behind_bitcasts_and_fusions_within_fusions():
+    """A fusion of a loop that reads one layer by a fusion of its own, and keeps one in place."""
+    text = f"""%cut (p.0: f32[12,64], p.1: s32[]) -> f32[64] {{
+  %p.0 = f32[12,64]{FAR} parameter(0)
+  %p.1 = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %c = f32[1,64]{FAR} dynamic-slice(%p.0, %p.1, %zero), dynamic_slice_sizes={{1,64}}
+  ROOT %b = f32[64]{{0}} bitcast(%c)
+}}
+
+%keep (p.2: f32[12,64], p.3: f32[1,64], p.4: s32[]) -> (f32[12,64], f32[64]) {{
+  %p.2 = f32[12,64]{FAR} parameter(0)
+  %p.3 = f32[12,64]{FAR} parameter(1)
+  %p.4 = s32[] parameter(2)
+  %zero.1 = s32[] constant(0)
+  %same = f32[12,64]{FAR} bitcast(%p.3)
+  %piece = f32[64]{{0}} fusion(%same, %p.4), kind=kLoop, calls=%cut
+  %row = f32[1,64]{FAR} bitcast(%piece)
+  %u = f32[12,64]{FAR} dynamic-update-slice(%p.2, %row, %p.4, %zero.1)
+  %v = f32[12,64]{FAR} bitcast(%u)
+  ROOT %t = (f32[12,64]{FAR}, f32[64]{{0:T(128)S(1)}}) tuple(%v, %piece)
+}}
+
+ENTRY %main (w: f32[12,64], i: s32[]) -> (f32[12,64], f32[64]) {{
+  %w = f32[12,64]{FAR} parameter(0)
+  %x = f32[12,64]{FAR} custom-call(), custom_call_target="AllocateBuffer"
+  %i = s32[]{{:T(128)S(6)}} parameter(1)
+  ROOT %g = (f32[12,64]{FAR}, f32[64]{{0:T(128)S(1)}}) fusion(%x, %w, %i), kind=kLoop, calls=%keep
+}}
+"""
+    layer = 64 * 4
+    assert traffic(text) == layer + layer  # the piece read, the piece written; the other result stays near
+
+
 def test_a_program_compiled_here_moves_at_least_what_goes_in_and_out():
     a, b = (jax.ShapeDtypeStruct((256, 256), np.float32) for _ in range(2))
     text = jax.jit(lambda a, b: a @ b).lower(a, b).compile().as_text()

@@ -41,9 +41,9 @@ def _moved(i: Instruction, shapes: dict[str, str], found: dict[str, list[Instruc
     if i.opcode in ("copy-start", "slice-start"):  # from one memory to the other, while the chip computes
         pieces = re.findall(PIECE, i.shape)[:2]
         return min(map(array_bytes, pieces)) * sum(map(_in_far, pieces))
-    body = None
-    if i.opcode == "fusion" and (match := re.search(r"calls=%?([\w.\-]+)", i.rest)):
-        body = found.get(match[1])
+    if i.opcode == "custom-call" and not i.operands:
+        return 0.0  # room for what is written later
+    body = _body(i, found)
     if i.opcode in CUTS:
         return _far(i.shape) * (1 + _in_far(shapes[i.operands[0]]))
     if i.opcode == "dynamic-update-slice":
@@ -51,33 +51,66 @@ def _moved(i: Instruction, shapes: dict[str, str], found: dict[str, list[Instruc
     read = 0.0
     for position, operand in enumerate(i.operands):
         shape = shapes.get(operand, "")
-        if shape and not shape.startswith("("):
-            read += _in_far(shape) * (_used(body, position) if body else array_bytes(shape))
+        if shape and not shape.startswith("(") and _in_far(shape):
+            read += _used(body, position, found) if body else array_bytes(shape)
     if i.opcode.endswith("-start"):
         return read  # its result is counted where it is read
-    return read + (_written(body) if body and not i.shape.startswith("(") else _far(i.shape))
+    return read + (_written(body, i.shape, found) if body else _far(i.shape))
 
 
-def _used(body: list[Instruction], position: int) -> float:
-    """How much of its parameter a fusion reads: all, unless it only cuts pieces from it."""
-    parameter = next((i for i in body if i.opcode == "parameter" and i.rest.startswith(f"{position})")), None)
-    if parameter is None:
-        return 0.0
-    users = [i for i in body if parameter.name in i.operands]
-    if users and all(i.opcode in CUTS and i.operands[0] == parameter.name for i in users):
-        return sum(array_bytes(i.shape) for i in users)
-    if users and all(i.opcode == "dynamic-update-slice" and i.operands[0] == parameter.name for i in users):
-        return 0.0  # written in place
-    return array_bytes(parameter.shape)
+def _body(i: Instruction, found: dict[str, list[Instruction]]) -> list[Instruction] | None:
+    """What a fusion computes inside itself."""
+    match = re.search(r"calls=%?([\w.\-]+)", i.rest) if i.opcode == "fusion" else None
+    return found.get(match[1]) if match else None
 
 
-def _written(body: list[Instruction]) -> float:
-    """What a fusion with one result writes: only the piece where it changes one in place."""
+def _used(body: list[Instruction], position: int, found: dict[str, list[Instruction]]) -> float:
+    """How much of its parameter a fusion reads: all, unless it only cuts pieces from it, or changes one in
+    place."""
+    own = next((i for i in body if i.opcode == "parameter" and i.rest.startswith(f"{position})")), None)
+    return min(_used_of(own, body, found), array_bytes(own.shape)) if own else 0.0
+
+
+def _used_of(own: Instruction, body: list[Instruction], found: dict[str, list[Instruction]]) -> float:
+    read = 0.0
+    for i in body:
+        if own.name not in i.operands:
+            continue
+        first = i.operands[0] == own.name
+        if i.opcode == "bitcast":
+            read += _used_of(i, body, found)
+        elif i.opcode in CUTS and first:
+            read += array_bytes(i.shape)
+        elif i.opcode == "dynamic-update-slice" and first:
+            read += 0.0
+        elif inner := _body(i, found):
+            read += sum(_used(inner, at, found) for at, name in enumerate(i.operands) if name == own.name)
+        else:
+            read += array_bytes(own.shape)
+    return read
+
+
+def _written(body: list[Instruction], shape: str, found: dict[str, list[Instruction]]) -> float:
+    """What a fusion with results of this shape writes to main memory: of one changed in place the piece."""
+    made = {i.name: i for i in body}
     root = body[-1]
-    if root.opcode == "dynamic-update-slice":
-        shapes = {i.name: i.shape for i in body}
-        return _far(root.shape) and array_bytes(shapes[root.operands[1]])
-    return _far(root.shape)
+    results = [made[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    return sum(
+        _piece(i, made, found)
+        for i, where in zip(results, re.findall(PIECE, shape), strict=False)
+        if _in_far(where)
+    )
+
+
+def _piece(i: Instruction, made: dict[str, Instruction], found: dict[str, list[Instruction]]) -> float:
+    if i.opcode == "bitcast":
+        return _piece(made[i.operands[0]], made, found)
+    if i.opcode == "dynamic-update-slice":
+        return array_bytes(made[i.operands[1]].shape)
+    inner = _body(i, found)
+    if inner and inner[-1].opcode in ("dynamic-update-slice", "bitcast"):
+        return _piece(inner[-1], {j.name: j for j in inner}, found)
+    return array_bytes(i.shape)
 
 
 def _in_far(shape: str) -> bool:
