@@ -2,7 +2,7 @@
 
     python -m tpr_jax.aot --config configs/NAME.py[:DATASET] --topology v5e:4x4
                           [--batch_size N] [--config.KEY=VALUE ...] [--workdir DIR] [--identities N]
-                          [--only train_step,encode_image,encode_text] [--try_settings=False]
+                          [--only train_step,encode_image,encode_text] [--try_settings=False] [--hlo DIR]
 
 Topologies: v5e:4x4, v5e:16x16, v5p:4x4x4, v6e:8x8 and other slices of these chips (with what
 requirements-aot.txt installs); here, gpu, cpu, cpu:N. Nothing is read but the config: no weights, no data.
@@ -39,6 +39,7 @@ def run(argv: list[str]) -> None:
     flags.DEFINE_integer("identities", None, "to train on, for the loss 'id'", flag_values=values)
     flags.DEFINE_string("workdir", None, "where the report goes", flag_values=values)
     flags.DEFINE_list("only", list(PROGRAMS), "which of the programs", flag_values=values)
+    flags.DEFINE_string("hlo", None, "a folder for the compiled programs' text", flag_values=values)
     flags.DEFINE_bool("try_settings", True, "look for settings with which it fits", flag_values=values)
     if len(argv) == 1 or {"-h", "--help"} & set(argv):
         print(__doc__.strip())
@@ -61,6 +62,7 @@ def run(argv: list[str]) -> None:
         only=values.only,
         identities=values.identities,
         try_settings=values.try_settings,
+        hlo=values.hlo,
         say=print,
     )
     name = f"{config.method.name}_{values.topology.replace(':', '_')}_{config.batch_size}"
@@ -87,6 +89,7 @@ def compile_all(
     only=PROGRAMS,
     identities: int | None = None,
     try_settings: bool = True,
+    hlo: str | None = None,
     say: Callable[[str], object] = lambda line: None,
 ) -> dict:
     """Compiles what `only` names for a topology: a report for JSON, of which each line is said as it comes.
@@ -112,7 +115,7 @@ def compile_all(
         f"{config.accumulate}, for {len(devices)} x {devices[0].device_kind} as "
         f"{mesh.shape['data']} x {mesh.shape['model']}"
     )
-    found = _compile(config, mesh, only, identities, tell)
+    found = _compile(config, mesh, only, identities, tell, hlo)
     if try_settings and "shortage" in found.get("train_step", {}):
         found["helps"] = _what_helps(config, mesh, found["train_step"]["shortage"], identities, tell)
     kept = {
@@ -131,7 +134,7 @@ def compile_all(
     }
 
 
-def _compile(config: ConfigDict, mesh, only, identities, tell: Callable) -> dict[str, dict]:
+def _compile(config: ConfigDict, mesh, only, identities, tell: Callable, hlo=None) -> dict[str, dict]:
     """program -> its numbers, or the `shortage` of one that does not fit."""
     from tpr_jax import aot_report
     from tpr_jax.aot_program import programs
@@ -148,6 +151,8 @@ def _compile(config: ConfigDict, mesh, only, identities, tell: Callable) -> dict
                 raise
             found[name] = {"shortage": short, "held": program.held}
         else:
+            if hlo:
+                write_text(Path(hlo) / f"{name}.txt", compiled.as_text())
             counts = (program.held, program.least, program.all_experts)
             found[name] = aot_report.analyse(compiled, *counts, list(mesh.devices.flat), config.dtype)
         found[name]["compile_seconds"] = time.time() - began

@@ -29,11 +29,12 @@ def run_blocks(tower: nn.Module, name: str, x, mask, prompts, start: int, *, las
     layers, heads, width = (getattr(c, f"{name}_{size}") for size in ("layers", "heads", "mlp"))
 
     def kind(i):
-        """(slots, whether prompts are exchanged, whether it gives one token) of block i."""
+        """Of block i: slots, whether prompts are exchanged, whether it gives one token, whether it is first:
+        through most of that one no gradient needs to go, which a loop would not know."""
         exchanged = prompts is not None and 0 < i < prompts.shape[0]
-        return slots_of_block(parts, i, layers), exchanged, last and i == layers - 1
+        return slots_of_block(parts, i, layers), exchanged, last and i == layers - 1, i == 0
 
-    for (slots, exchanged, one), group in itertools.groupby(range(layers), kind):
+    for (slots, exchanged, one, _), group in itertools.groupby(range(layers), kind):
         blocks = list(group)
         make = functools.partial(Block, heads, width, layers, c.act, c.layer_norm_eps, slots, last=one)
         tokens = prompts[blocks[0] : blocks[-1] + 1] if exchanged else None
