@@ -9,6 +9,9 @@ all parts, but that one in the first N blocks only; `depth_adapter_N`, adapters 
 blocks that both towers have: 12, on MiniPEDES 4.
 """
 
+import runpy
+from pathlib import Path
+
 from tpr_jax import config as tpr_config
 
 PARTS = ("prefix", "lora", "adapter")
@@ -32,20 +35,10 @@ def rows(dataset: str = "mini_pedes") -> dict[str, dict]:
 
 
 def get_config(row: str = "all"):
-    config = tpr_config.base()
     row, dataset = tpr_config.row_and_dataset(row, rows)
-    config.dataset = dataset
-    config.eval_test_each_time = dataset in tpr_config.BENCHMARKS
-    # The paper's rate, rank and length for each data set, as in up_person.py.
-    lr, rank, prefix = {
-        "icfg_pedes": (1e-3, 32, 14),
-        "rstp_reid": (1e-4, 16, 2),
-        "mini_pedes": (1e-2, 8, 10),
-    }.get(dataset, (1e-3, 32, 10))
-    settings = {"name": "up_person", "rank": rank, "prefix": prefix, "reduction": 8, "version": "paper"}
+    # Rate, rank and length are those of the whole method.
+    whole = runpy.run_path(str(Path(__file__).with_name("up_person.py")))["get_config"]
+    config = whole(dataset)
+    settings = {key: config.method[key] for key in ("name", "rank", "prefix", "reduction", "version")}
     config.method = {**settings, **rows(dataset)[row]}
-    if dataset == "mini_pedes":
-        tpr_config.for_mini_pedes(config)
-    config.optimizer.lr = lr
-    config.optimizer.bias_lr_factor = 1.0  # one rate for all
     return config
