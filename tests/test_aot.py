@@ -96,13 +96,10 @@ def test_what_helps_is_tried_until_it_fits(monkeypatch):
 
     from ml_collections import ConfigDict
 
-    from tpr_jax import aot_program
-
     monkeypatch.setattr(aot, "_compile", compile_)
-    held = {"train_step": SimpleNamespace(held={"all": 10})}
-    monkeypatch.setattr(aot_program, "programs", lambda *_: held)
     config = ConfigDict({"remat": "none", "accumulate": 1, "batch_size": 64})
-    mesh, short = SimpleNamespace(shape={"data": 4}), {"available": 16.0, "needed": 40.0}
+    mesh = SimpleNamespace(shape={"data": 4})
+    short = {"shortage": {"available": 16.0, "needed": 40.0}, "held": {"all": 10}}
     found = aot._what_helps(config, mesh, short, None, said.append)
     assert found == {"remat": "block", "memory": 1}
     assert tried == [("dots", 1), ("block", 1)]

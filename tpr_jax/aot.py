@@ -117,7 +117,7 @@ def compile_all(
     )
     found = _compile(config, mesh, only, identities, tell, hlo)
     if try_settings and "shortage" in found.get("train_step", {}):
-        found["helps"] = _what_helps(config, mesh, found["train_step"]["shortage"], identities, tell)
+        found["helps"] = _what_helps(config, mesh, found["train_step"], identities, tell)
     kept = {
         key: getattr(config, key) for key in ("batch_size", "dtype", "remat", "accumulate", "scan_layers")
     }
@@ -176,12 +176,11 @@ def settings_to_try(config: ConfigDict, shortage: dict, held: int, data: int) ->
     return [*tries, *parts, *({"remat": "block", **part} for part in parts[:1])]
 
 
-def _what_helps(config: ConfigDict, mesh, shortage: dict, identities, tell: Callable) -> dict | None:
-    """The first of the settings with which the train step fits, tried by compiling."""
-    from tpr_jax.aot_program import programs
-
-    held = sum(programs(config, mesh, identities)["train_step"].held.values())
-    for change in settings_to_try(config, shortage, held, mesh.shape["data"]):
+def _what_helps(config: ConfigDict, mesh, short: dict, identities, tell: Callable) -> dict | None:
+    """The first of the settings with which the train step fits, of which `short` is said, tried by
+    compiling."""
+    held = sum(short["held"].values())
+    for change in settings_to_try(config, short["shortage"], held, mesh.shape["data"]):
         changed = ConfigDict(config.to_dict())
         changed.update(change)
         words = " ".join(f"--config.{key}={value}" for key, value in change.items())

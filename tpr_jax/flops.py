@@ -259,8 +259,3 @@ def _masked_words(c: ClipConfig, heads: Heads, b: int, length: int) -> Iterator[
     yield of("blocks' scores, values", depth, length, length, 2 * e)
     yield of("dense", length, e, e)
     yield of("words", length, e, c.vocab_size)
-
-
-def mixtures_of(method: Method) -> bool:
-    """Whether the method has experts, of which all are computed and only some chosen."""
-    return any(isinstance(part, MIXTURES) for part in (*method.vision, *method.text))
