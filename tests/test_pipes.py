@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tpr_jax.pipes import stderr_nowhere
+
 ROOT = Path(__file__).parent.parent
 BEGIN = "import sys\nfrom tpr_jax.pipes import quiet_when_closed\nwith quiet_when_closed():\n    "
 
@@ -47,6 +49,16 @@ def test_other_errors_stay_as_they_are():
         [sys.executable, "-c", BEGIN + "1 / 0"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
+
+
+def test_stderr_goes_nowhere_for_a_while(capfd):
+    echo = [sys.executable, "-c", "import sys; sys.exit('from a child')"]
+    with stderr_nowhere() as saved:
+        os.write(2, b"from C")
+        subprocess.run(echo, timeout=60)
+        os.write(saved, b"on purpose\n")
+    subprocess.run(echo, timeout=60)
+    assert capfd.readouterr().err == "on purpose\nfrom a child\n"
 
 
 @pytest.mark.parametrize("module", ["tpr_jax.main", "tpr_jax.data.mini_pedes"])

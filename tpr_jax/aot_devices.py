@@ -1,13 +1,12 @@
 """The devices that a program is compiled for: those here, or a TPU slice that is not, by its name."""
 
-import contextlib
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
 
 from tpr_jax.config import nearest
 from tpr_jax.errors import UserError
+from tpr_jax.pipes import stderr_nowhere
 
 # Seen to compile with requirements-aot.txt; other shapes of these chips do as well.
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v6e:8x8")
@@ -44,7 +43,7 @@ def devices(topology: str) -> list:
 
     jax.config.update("jax_platforms", "cpu")
     try:
-        with _without_notices():
+        with stderr_nowhere():  # it would say that this machine is no TPU's, which is known
             return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -61,16 +60,3 @@ def _here(platform: str) -> list:
         return jax.devices(None if platform == "here" else platform)
     except RuntimeError as error:
         raise UserError(f"--topology {platform}: there is no such device here: take 'here'") from error
-
-
-@contextlib.contextmanager
-def _without_notices() -> Iterator[None]:
-    """Drops what C++ writes to stderr meanwhile: that this machine is no TPU's is known."""
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)

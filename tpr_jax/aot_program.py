@@ -19,7 +19,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.models import clip, methods
 from tpr_jax.models.config import CLIP_MINI, NAMED, ClipConfig
 from tpr_jax.models.heads import Heads
-from tpr_jax.prepare import check_rows, make_optimiser
+from tpr_jax.prepare import check_rows, make_heads, make_optimiser
 from tpr_jax.trees import merge
 from tpr_jax.weights import backbone
 from tpr_jax.weights.clip import read_sizes
@@ -126,10 +126,7 @@ def _heads(config: ConfigDict, identities: int | None) -> Heads:
     identities = identities or (official.identities if official else 0)
     if config.losses.id and not identities:
         raise UserError(f"how many identities has {config.dataset}? the loss 'id' needs --identities N")
-    return Heads(
-        num_classes=identities if config.losses.id else 0,
-        mlm_depth=config.mlm_depth if config.losses.mlm else 0,
-    )
+    return make_heads(config, identities)
 
 
 def _counts(counted: Callable) -> tuple[dict, dict]:

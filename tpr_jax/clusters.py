@@ -6,6 +6,7 @@ variables. Where none of this says that there is more than one process, there is
 """
 
 import glob
+import os
 import re
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -59,6 +60,12 @@ def find(
     if not found.coordinator and found.count in (0, 1):
         return None  # a Job's only pod has a number too
     return _checked(found)
+
+
+def find_here(coordinator: str | None, count: int | None, index: int | None) -> Peers | None:
+    """`find` in the environment of this process, on the machine it is on."""
+    metadata = vm_metadata if on_tpu_vm() else None
+    return find(os.environ, coordinator, count, index, metadata)
 
 
 def _number(value, name: str) -> int:

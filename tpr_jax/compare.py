@@ -10,7 +10,6 @@ in log.txt. After every run DIR/compare.md, compare.csv and compare.png hold wha
 command again goes on where it was interrupted, tries failed runs again, and repeats no finished one.
 """
 
-import argparse
 import re
 import shlex
 import sys
@@ -18,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tpr_jax import compare_outcome, compare_runs, compare_table, interrupt
+from tpr_jax.arguments import Parser
 from tpr_jax.compare_table import DIRECTIONS, summarise
 from tpr_jax.errors import UserError
 from tpr_jax.main import explain_and_exit
@@ -33,7 +33,7 @@ def parse(argv: Sequence[str]) -> tuple[list[str], int, Path, tuple[str, ...], l
             raise UserError(f"{setting}: settings are written --config.KEY=VALUE")
         if key.endswith("config.seed"):
             raise UserError(f"{setting}: the seeds are 0 to N - 1 of --seeds N: leave it out")
-    parser = _Parser(prog="python -m tpr_jax.compare", usage=__doc__, add_help=False, allow_abbrev=False)
+    parser = Parser(prog="python -m tpr_jax.compare", usage=__doc__, add_help=False, allow_abbrev=False)
     parser.add_argument("configs", nargs="*")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workdir")
@@ -53,11 +53,6 @@ def parse(argv: Sequence[str]) -> tuple[list[str], int, Path, tuple[str, ...], l
         raise UserError(f"--direction {args.direction} is unknown: choose one of t2i, i2t, both")
     directions = tuple(DIRECTIONS) if args.direction == "both" else (args.direction,)
     return args.configs, args.seeds, Path(args.workdir), directions, settings
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise UserError(f"{message}; see python -m tpr_jax.compare --help")
 
 
 def run(argv: list[str]) -> None:

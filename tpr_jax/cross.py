@@ -10,7 +10,6 @@ After each, DIR/cross.md and DIR/cross.csv (by default in runs/cross) hold what 
 for each pair. The same command goes on where it was interrupted, and scores anew only what has changed.
 """
 
-import argparse
 import json
 import os
 import shlex
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from tpr_jax import config as config_lib
 from tpr_jax import cross_table
+from tpr_jax.arguments import Parser
 from tpr_jax.data.annotations import DATASETS, annotation_path
 from tpr_jax.data.records import Records, load_records
 from tpr_jax.data.sources import data_folder
@@ -35,7 +35,7 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".json", ".txt")  # the files that mak
 
 def parse(argv: Sequence[str]) -> tuple[list[str], dict[str, str], Path]:
     """(models, data set -> its folder, folder for what is written) of a command line."""
-    parser = _Parser(prog="python -m tpr_jax.cross", usage=__doc__, add_help=False, allow_abbrev=False)
+    parser = Parser(prog="python -m tpr_jax.cross", usage=__doc__, add_help=False, allow_abbrev=False)
     parser.add_argument("models", nargs="*")
     parser.add_argument("--data", nargs="+", default=[])
     parser.add_argument("--out", default=str(Path("runs") / "cross"))
@@ -60,11 +60,6 @@ def parse(argv: Sequence[str]) -> tuple[list[str], dict[str, str], Path]:
             raise UserError("--data folder: own data need their folder, --data folder=DIR")
         data[dataset] = data_folder(dataset, folder)
     return args.models, data, Path(args.out)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise UserError(f"{message}; see python -m tpr_jax.cross --help")
 
 
 def run(argv: list[str]) -> None:

@@ -152,8 +152,7 @@ def run(argv: list[str]) -> None:
     config, workdir, mode, said = _read(argv)
     if config.debug:
         print("debug: a few small steps, to see that everything runs; the numbers say nothing")
-    metadata = clusters.vm_metadata if clusters.on_tpu_vm() else None
-    peers = clusters.find(os.environ, said.coordinator, said.num_processes, said.process_id, metadata)
+    peers = clusters.find_here(said.coordinator, said.num_processes, said.process_id)
     keep_freed_memory()
     with distributed.joined(peers, said.peer_timeout, lambda error: verdict(error, argv)):
         # These import JAX and TensorFlow: after the command line is known to be sound.

@@ -31,6 +31,10 @@ def _of_process() -> int:
         return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def of_device(device: jax.Device) -> int | None:
+    """The most bytes it has held, reserved but unused ones left out; None where it keeps no account."""
+    return (device.memory_stats() or {}).get("peak_bytes_in_use")
+
+
 def _of_device() -> int | None:
-    """Without what XLA has reserved but not used."""
-    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return of_device(jax.local_devices()[0])

@@ -1,4 +1,4 @@
-"""What happens when nobody reads what a command prints any longer, as in `... | head -1`."""
+"""What a process prints: when nobody reads it any longer, as in `... | head -1`, and when nobody is to."""
 
 import contextlib
 import os
@@ -32,4 +32,20 @@ def _drop_if_closed(stream) -> None:
     except BrokenPipeError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
+def stderr_nowhere() -> Iterator[int]:
+    """Drops what is written to the process' stderr meanwhile, from C++ or by its children too.
+
+    Gives a descriptor of where it goes otherwise.
+    """
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield saved
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
         os.close(nowhere)

@@ -24,6 +24,14 @@ def check_rows(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
             )
 
 
+def make_heads(config: ConfigDict, identities: int) -> Heads:
+    """The heads that the config's losses ask for, for so many identities to train on."""
+    return Heads(
+        num_classes=identities if config.losses.id else 0,
+        mlm_depth=config.mlm_depth if config.losses.mlm else 0,
+    )
+
+
 def prepare(config: ConfigDict) -> dict:
     """Everything that training and evaluation share: mesh, data, model, weights, encoders."""
     mesh = sharding.make_mesh(**config.mesh)
@@ -46,10 +54,7 @@ def prepare(config: ConfigDict) -> dict:
     described |= reduced
     splits = sources.with_mixed(splits, config.mix, missing_ok=skip)
     people = len(set(splits["train"].pids.tolist())) if "train" in splits else 0
-    heads = Heads(
-        num_classes=people if config.losses.id else 0,
-        mlm_depth=config.mlm_depth if config.losses.mlm else 0,
-    )
+    heads = make_heads(config, people)
     model = clip.build(clip_config, method, config.dtype, heads, config.remat, config.scan_layers)
 
     def init(key):

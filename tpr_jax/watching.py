@@ -8,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from tpr_jax import chips, distributed, flops
+from tpr_jax import chips, distributed, flops, memory
 from tpr_jax import config as config_lib
 
 PROFILED = (10, 15)  # steps of this process: those before compile and fill what is filled once
@@ -54,7 +54,7 @@ def pace(config: ConfigDict, parts: dict) -> Callable[[int, float, float], dict]
 
 def device_memory() -> int | None:
     """The most bytes that one of this process' devices has held so far; None where they keep no account."""
-    held = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    held = [memory.of_device(device) for device in jax.local_devices()]
     return max(held) if None not in held else None
 
 

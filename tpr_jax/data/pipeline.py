@@ -1,6 +1,5 @@
 """Training batches by tf.data: every random choice is a function of (seed, epoch, example)."""
 
-import contextlib
 import itertools
 import math
 import os
@@ -16,23 +15,10 @@ from tpr_jax.data.mix import epoch_order, examples_per_epoch
 from tpr_jax.data.records import Records, caption_pairs, image_sources
 from tpr_jax.data.sampler import identity_batches, identity_order
 from tpr_jax.errors import UserError
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Sends the process' stderr nowhere: TensorFlow's C++ greets there on import, whatever is set."""
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
-
+from tpr_jax.pipes import stderr_nowhere
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # for what it says later
-with _quiet_stderr():
+with stderr_nowhere():  # TensorFlow's C++ greets there on import, whatever is set
     import tensorflow as tf
 
 tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's alone

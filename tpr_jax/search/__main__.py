@@ -21,22 +21,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from tpr_jax import clusters
 from tpr_jax.allocator import keep_freed_memory
+from tpr_jax.arguments import Parser
 from tpr_jax.distributed import TIMEOUT, joined
 from tpr_jax.errors import UserError
 from tpr_jax.interrupt import Stopped
 from tpr_jax.pipes import quiet_when_closed
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes are one line, as everywhere."""
-
-    def error(self, message: str):
-        raise UserError(f"{message}; see python -m tpr_jax.search --help")
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line; each command's function is in `run`."""
-    top = _Parser(
+    top = Parser(
         prog="python -m tpr_jax.search",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -114,8 +108,7 @@ def _index(args: argparse.Namespace) -> None:
         raise UserError(f"--batch_size {args.batch_size}: must be at least 1")
     if args.image_size and min(args.image_size) < 1:
         raise UserError(f"--image_size {' '.join(map(str, args.image_size))}: must be above 0")
-    metadata = clusters.vm_metadata if clusters.on_tpu_vm() else None
-    peers = clusters.find(os.environ, args.coordinator, args.num_processes, args.process_id, metadata)
+    peers = clusters.find_here(args.coordinator, args.num_processes, args.process_id)
     keep_freed_memory()
     with joined(peers, args.peer_timeout, verdict):
         # These import JAX: after the command line is known to be sound.

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from tpr_jax.distributed import is_first
 from tpr_jax.errors import UserError
 from tpr_jax.interrupt import Stopped, noticed
 from tpr_jax.model import Model, from_pretrained
@@ -70,7 +71,7 @@ def build(
             _meet("encoded")
             known = find_known(old, folder / "parts", settings["sha256"])
         result = {"count": 0, "encoded": encoded, "encoding_seconds": seconds}
-        if jax.process_index() == 0:
+        if is_first():
             say("writing the index")
             result |= write_index(folder, gallery, known, old, settings, loaded, approximate)
             parts.remove_parts(folder / "parts")
@@ -163,7 +164,7 @@ def _only_one(folder: Path) -> Iterator[None]:
             f"--index {folder}: cannot be written ({error.strerror}); check the folder"
         ) from error
     with lock:
-        if jax.process_index() == 0:
+        if is_first():
             try:
                 import fcntl
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 
 from tpr_jax.errors import UserError
-from tpr_jax.pipes import quiet_when_closed
+from tpr_jax.pipes import quiet_when_closed, stderr_nowhere
 
 BUILDERS = {
     "cuhk_pedes": "CuhkPedes",
@@ -81,16 +81,12 @@ def _beam_options(workers: int):
 @contextlib.contextmanager
 def _stderr_of_this_process_only() -> Iterator[None]:
     """Workers of Beam write their logs and tracebacks there besides, whatever level is set."""
-    before, own, nowhere = sys.stderr, os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    before = sys.stderr
     try:
-        with os.fdopen(os.dup(own), "w", buffering=1) as sys.stderr:
+        with stderr_nowhere() as own, os.fdopen(os.dup(own), "w", buffering=1) as sys.stderr:
             yield
     finally:
         sys.stderr = before
-        os.dup2(own, 2)
-        os.close(own)
-        os.close(nowhere)
 
 
 if __name__ == "__main__":
