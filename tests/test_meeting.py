@@ -96,14 +96,21 @@ def test_strangers_are_not_taken_for_processes():
 
 
 @pytest.fixture
-def three():
-    """(lines, what `ended` was called with, finish) of three processes that have met."""
+def lines_of_three():
+    """The lines of three processes that have met."""
     port = free_port()
-    found = []
-    for lines in together(*(meet(port, 3, index) for index in range(3))):
-        told: list = []
-        found.append((lines, told, meeting.watch(lines, lambda *words, told=told: told.append(words))))
-    return found
+    return together(*(meet(port, 3, index) for index in range(3)))
+
+
+def watched(lines):
+    """(lines, what `ended` was called with, finish) of one of them."""
+    told: list = []
+    return lines, told, meeting.watch(lines, lambda *words: told.append(words))
+
+
+@pytest.fixture
+def three(lines_of_three):
+    return [watched(lines) for lines in lines_of_three]
 
 
 def wait_for(happened) -> None:
@@ -114,13 +121,13 @@ def wait_for(happened) -> None:
 
 
 @pytest.mark.parametrize("lost", [0, 2])
-def test_all_others_hear_of_one_that_is_gone(three, lost):
-    for line in three[lost][0].values():
-        line.shutdown(socket.SHUT_RDWR)  # what the system does for a process that was killed
-    for index, (_, told, _) in enumerate(three):
-        if index != lost:
-            wait_for(lambda told=told: told)
-            assert told == [(1, f"process {lost} ended without a word")]
+def test_all_others_hear_of_one_that_is_gone(lines_of_three, lost):
+    others = [watched(lines) for index, lines in enumerate(lines_of_three) if index != lost]
+    for line in lines_of_three[lost].values():  # nobody watches here: one that was killed says nothing more
+        line.shutdown(socket.SHUT_RDWR)  # what the system does for it
+    for _, told, _ in others:
+        wait_for(lambda told=told: told)
+        assert told == [(1, f"process {lost} ended without a word")]
 
 
 def test_one_that_leaves_tells_why(three):
