@@ -27,7 +27,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from tpr_jax import clusters, distributed
+from tpr_jax import bundled_configs, clusters, distributed
 from tpr_jax import config as config_lib
 from tpr_jax.allocator import keep_freed_memory
 from tpr_jax.debug import shrink
@@ -45,6 +45,7 @@ def parse(argv: list[str]):
 
 def _read(argv: list[str]):
     """(config, workdir, mode, the other flags)."""
+    argv = _with_path(argv)
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
     flags.DEFINE_string("workdir", None, "where everything is written", flag_values=values)
@@ -94,7 +95,7 @@ def _read_config(argv: list[str]) -> ConfigDict | None:
     if not name:
         return None
     if not Path(path).is_file():
-        known = sorted(str(p) for p in Path(path).parent.glob("*.py"))
+        known = sorted(map(str, Path(path).parent.glob("*.py"))) or bundled_configs.names()
         raise UserError(f"--config {path}: no such file; {config_lib.nearest(path, known)}")
     try:
         get_config = runpy.run_path(path)["get_config"]
@@ -135,6 +136,13 @@ def _given(argv: list[str]) -> list[str]:
     """The KEYs of every --config.KEY."""
     found = (re.match(r"--?(?:no)?config\.([^=]*)", argument) for argument in argv[1:])
     return [match[1] for match in found if match]
+
+
+def _with_path(argv: list[str]) -> list[str]:
+    """The same with `configs/NAME.py` where it is found, which may be inside the installed package."""
+    name = _config_argument(argv)
+    found, ways = bundled_configs.find(name), (name, f"--config={name}", f"-config={name}")
+    return [word.replace(name, found) if name and word in ways else word for word in argv]
 
 
 def _config_argument(argv: list[str]) -> str:
