@@ -27,7 +27,7 @@ PIP := $(RUN) -m pip install --quiet
 # Compiled now, what is installed does not have to be at the first run's start, which would take half a minute.
 install = { command -v uv >/dev/null && uv pip install --compile-bytecode --python $(RUN) $(1); } || $(PIP) $(1)
 
-.PHONY: help demo test test-slow test-torch test-beam lint format lock clean
+.PHONY: help demo test test-slow test-torch test-beam docs lint format lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -36,6 +36,7 @@ help:
 	@echo "make test-slow   the tests that run for many minutes: several processes, kills, all meshes"
 	@echo "make test-torch  the tests that need PyTorch, which it installs"
 	@echo "make test-beam   the tests that need Apache Beam, in an environment of its own below .venv"
+	@echo "make docs        the pages of docs/ as a site: site/index.html"
 	@echo "make lint        formatting and linter only"
 	@echo "make format      format and mend what the linter can mend"
 	@echo "make lock        resolve requirements*.txt into *.lock again"
@@ -56,6 +57,11 @@ test-torch: .venv/.torch
 # Beam wants older versions of what is in .venv.
 test-beam: .venv/.beam
 	.venv/beam/bin/python -m pytest --timeout 900 tests/test_tfds_builders.py $(PYTEST_ARGS)
+
+# The notice that this switches off says what requirements-docs.txt says.
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+	@echo "written to site/: open site/index.html in a browser"
 
 lint: .venv/.test-tools
 	$(RUN) -m ruff format --check .
@@ -92,6 +98,10 @@ clean:
 
 .venv/.test-tools: requirements-test.lock requirements-test.txt .venv/.installed
 	@$(call install,-r requirements-test.lock) || { $(call install,-r requirements-test.txt); }
+	@touch $@
+
+.venv/.docs: requirements-docs.txt requirements.lock .venv/.installed
+	@$(call install,-r requirements-docs.txt -c requirements.lock) || { $(call install,-r requirements-docs.txt); }
 	@touch $@
 
 # By pip and not by uv: pip follows the index settings of the machine, which often name a small build.

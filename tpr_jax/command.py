@@ -55,7 +55,10 @@ def main() -> None:
 
 
 def _exists(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.submodule_search_locations is None:
+        return spec is not None
+    return importlib.util.find_spec(f"{module}.__main__") is not None  # what `python -m` runs of a package
 
 
 def _refuse(line: str) -> None:
