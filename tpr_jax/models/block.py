@@ -54,7 +54,7 @@ class Dense(nn.Module):
 
 def token_at(x, index=None):
     """[b, l, d] -> [b, 1, d], of each row the token at `index` [b], or the first."""
-    return x[:, :1] if index is None else x[jnp.arange(len(x)), index][:, None]
+    return x[:, :1] if index is None else x[jnp.arange(x.shape[0]), index][:, None]
 
 
 class Attention(nn.Module):
