@@ -33,7 +33,7 @@ def main() -> None:
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help", "help"):
         there = {key: what for key, (module, _, what) in COMMANDS.items() if not module or _exists(module)}
-        print(__doc__.strip(), *(f"    {key:<11} {what}" for key, what in there.items()), sep="\n")
+        print(__doc__.strip(), "", *(f"    {key:<11} {what}" for key, what in there.items()), sep="\n")
         raise SystemExit(0 if len(sys.argv) > 1 else 2)
     if name == "--version":
         from tpr_jax import __version__

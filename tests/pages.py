@@ -1,0 +1,89 @@
+"""The pages that people read, taken apart: code blocks, lines that call our programs, links, headings.
+
+A comment `<!-- not run: REASON -->` right before a block excepts it; the tests say so, and the reason.
+"""
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    *("README.md", "CONTRIBUTING.md", "configs/README.md", "launch/README.md"),
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
+]
+# What usage lines write for something of the reader's own -> an example of it.
+EXAMPLES = {
+    "configs/NAME.py[:DATASET]": "configs/dm_adapter.py:cuhk_pedes",
+    "[--config.KEY=VALUE ...]": "--config.seed=1",
+    "--config ...": "--config configs/dm_adapter.py",
+    "...": "",
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    page: str
+    line: int  # of its first line of code, from 1
+    language: str  # empty for one that is only indented
+    code: str
+    excepted: str  # why it is not run; empty: it is
+
+
+def read(page: str) -> str:
+    return (ROOT / page).read_text()
+
+
+def blocks(page: str) -> list[Block]:
+    """Fenced and indented blocks, in order. An indented one follows an empty line."""
+    found, lines, i = [], read(page).splitlines(), 0
+    while i < len(lines):
+        fence = re.match(r"```(\w*)", lines[i])
+        start = i + bool(fence)
+        if fence:
+            i = lines.index("```", start)
+        elif lines[i].startswith("    ") and (i == 0 or not lines[i - 1].strip()):
+            while i < len(lines) and (lines[i].startswith("    ") or not lines[i].strip()):
+                i += 1
+        if fence or i > start:
+            before = next((line for line in reversed(lines[: start - bool(fence)]) if line.strip()), "")
+            reason = re.fullmatch(r"<!-- not run: (.+) -->", before)
+            code = "\n".join(line if fence else line[4:] for line in lines[start:i]).rstrip()
+            found.append(Block(page, start + 1, fence[1] if fence else "", code, reason[1] if reason else ""))
+        i += bool(fence) or i == start
+    return found
+
+
+def calls(block: Block) -> list[tuple[int, list[str]]]:
+    """(line, words) of every line of a block, its continuations joined, comments gone, examples put in."""
+    found, line = [], block.line
+    for text in re.split(r"(?<!\\)\n", block.code):
+        joined = text.replace("\\\n", " ")
+        for written, example in EXAMPLES.items():
+            joined = joined.replace(written, example)
+        joined = re.sub(r"\[(-[^\]]*)\]", r"\1", joined)  # what may be left out is put in
+        try:
+            words = shlex.split(joined, comments=True)
+        except ValueError:  # an apostrophe: this is prose that a program printed
+            words = joined.split()
+        found.append((line, words))
+        line += text.count("\n") + 1
+    return [(number, words) for number, words in found if words]
+
+
+def prose(page: str) -> str:
+    """The page without its blocks."""
+    text = re.sub(r"^```.*?^```$", "", read(page), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"(?<=\n\n)(?: {4}.*\n|\n)+", "\n", text)
+
+
+def links(page: str) -> list[str]:
+    """Targets of its links and pictures."""
+    return re.findall(r"\]\(([^)\s]+)\)", prose(page))
+
+
+def anchors(page: str) -> set[str]:
+    """Those of its headings, by GitHub's rule."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

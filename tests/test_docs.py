@@ -1,0 +1,168 @@
+"""README and docs: their Python runs, links lead somewhere, numbers are the code's, the site builds."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import pytest
+import search_galleries
+import yaml
+from conftest import made_once
+from pages import PAGES, ROOT, anchors, blocks, links, prose, read
+from safetensors.numpy import load_file, save_file
+from saved_models import trained
+
+from tpr_jax.models.methods import dm_adapter
+from tpr_jax.search.build import build
+from tpr_jax.search.export import export
+from tpr_jax.search.store import open_index
+from tpr_jax.weights.backbone import clip_mini_dir
+
+
+def excepted(block) -> bool:
+    """Whether it is not run here: "needs PACKAGE" says what has to be installed for it."""
+    needed = re.fullmatch(r"needs (\w+)", block.excepted)
+    return bool(block.excepted) and not (needed and importlib.util.find_spec(needed[1]))
+
+
+EXCEPTED = [block for page in PAGES for block in blocks(page) if excepted(block)]
+PYTHON = [block for page in PAGES for block in blocks(page) if block.language == "python"]
+PYTHON = [block for block in PYTHON if not excepted(block)]
+RUN = sorted({block.page for block in PYTHON})
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory):
+    """What the examples name, small: photos, what a run leaves, the authors' checkpoint, an index."""
+
+    def make(folder) -> None:
+        names = search_galleries.photos(folder / "photos", 4)
+        for name, source in zip(("a.jpg", "b.jpg"), names, strict=False):
+            (folder / name).write_bytes((folder / "photos" / source).read_bytes())
+        trained(clip_mini_dir(), dm_adapter(num_experts=2, top_k=1), (192, 64)).save_pretrained(
+            folder / "runs/demo/model"
+        )
+        state = load_file(ROOT / "tests/golden/dm_adapter.safetensors")
+        state = {name[6:]: array for name, array in state.items() if name.startswith("state/")}
+        save_file(state, folder / "best.safetensors")
+        lines = [json.dumps({"image": name, "camera": i % 2 + 3}) for i, name in enumerate(names)]
+        (folder / "photos/photos.jsonl").write_text("\n".join(lines))
+        build(folder / "photos/photos.jsonl", folder / "DIR", "clip-mini", batch_size=4)
+        export(open_index(folder / "DIR"), folder / "people.parquet")
+
+    return made_once(tmp_path_factory, "docs_stand_ins", make)
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_examples_run(page, stand_ins, tmp_path, monkeypatch):
+    """All examples of a page one after the other, as a reader would type them."""
+    for path in stand_ins.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "tpr_jax").symlink_to(ROOT / "tpr_jax")  # which the README's first example names by its path
+    monkeypatch.chdir(tmp_path)
+    # Reading .pth needs PyTorch, which is optional, and only its author knows where a CLIP of theirs lies.
+    changes = {"best.pth": "best.safetensors", "/where/the/clip/is/now": clip_mini_dir()}
+    names: dict = {"__name__": "__main__"}
+    for block in (block for block in PYTHON if block.page == page):
+        code = block.code
+        for written, here in changes.items():
+            code = code.replace(written, here)
+        exec(compile("\n" * (block.line - 1) + code, ROOT / page, "exec"), names)
+    if page == "README.md":
+        assert names["scores"].shape == (1, 2) and (tmp_path / "merged/config.json").is_file()
+    if page == "docs/search.md":
+        assert [one["columns"]["camera"] for one in names["found"]["results"]] == [3, 3]
+
+
+@pytest.mark.parametrize("block", EXCEPTED, ids=lambda block: f"{block.page}:{block.line}")
+def test_examples_that_are_not_run(block):
+    """They are at least Python, and are listed as skipped with their reason."""
+    if block.language == "python":
+        compile(block.code, block.page, "exec")
+    pytest.skip(block.excepted)
+
+
+def test_every_fenced_block_is_run_or_excepted():
+    for page in PAGES:
+        for block in blocks(page):
+            assert block.language in ("", "python", "sh") or block.excepted, f"{page}:{block.line}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    """Relative ones, as GitHub follows them."""
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        if re.match(r"\w+:", link):
+            continue
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), f"{page}: {link}"
+        if anchor:
+            assert anchor in anchors(target.resolve().relative_to(ROOT).as_posix()), f"{page}: {link}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_reads_the_same_on_github_and_on_the_site(page):
+    """A list right behind a line of text is none to mkdocs. Pictures have words for who cannot see them."""
+    assert not re.findall(r"\n[^\n\s|#>*<-][^\n]*\n(?:- |1\. )", prose(page))
+    for words in re.findall(r"!\[([^\]]*)\]", prose(page)):
+        assert len(words) > 10
+
+
+def test_the_site_has_every_page():
+    def pages(nav):
+        for entry in nav:
+            for target in entry.values():
+                yield from pages(target) if isinstance(target, list) else [target]
+
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs/hooks.py")
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    elsewhere = dict(re.findall(r'"([\w/.]+\.md)": "(\w+\.md)"', (ROOT / "docs/hooks.py").read_text()))
+    assert spec and all((ROOT / source).is_file() for source in elsewhere)
+    wanted = {path.name for path in (ROOT / "docs").glob("*.md")} | set(elsewhere.values())
+    assert sorted(pages(settings["nav"])) == sorted(wanted)
+
+
+def test_modules_of_the_api_are_there():
+    found = re.findall(r"^### \[`([\w.]+)`\]\(\.\./([\w/]+\.py)\)$", read("docs/api.md"), flags=re.MULTILINE)
+    assert len(found) > 15
+    for module, path in found:
+        assert path == module.replace(".", "/") + ".py" and (ROOT / path).is_file()
+
+
+def test_counts_are_those_of_the_configs():
+    """Which `tests/test_configs.py` holds to the code."""
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \|$", read("configs/README.md"), flags=re.MULTILINE))
+    for name in ("dm_adapter", "up_person", "cskt"):
+        for page in ("docs/methods.md", "docs/faithful.md", "README.md"):
+            assert rows[name] in read(page), (name, page)
+
+
+def test_figures_are_drawn_by_their_script(tmp_path):
+    """As many, of the same size, each a whole picture; bytes depend on the version of matplotlib."""
+    script = ROOT / "docs/figures/draw.py"
+    subprocess.run([sys.executable, script, tmp_path], check=True, timeout=300)
+    drawn = {path.name: ElementTree.parse(path).getroot().attrib["viewBox"] for path in tmp_path.iterdir()}
+    kept = {path.name: path for path in script.parent.glob("*.svg")}
+    assert drawn == {name: ElementTree.parse(path).getroot().attrib["viewBox"] for name, path in kept.items()}
+    for name in kept:
+        assert f"figures/{name}" in read("docs/methods.md")
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    if importlib.util.find_spec("mkdocs") is None:
+        pytest.skip("mkdocs is not installed: `make docs` does that")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    api = (tmp_path / "site/api.html").read_text()
+    assert "L2-normalised float32 features of texts" in api  # from a docstring
+    assert "figures/dm_adapter.svg" in (tmp_path / "site/methods.html").read_text()

@@ -1,0 +1,202 @@
+"""Every command line in README and docs is one that the programs take: modules, flags, values, keys."""
+
+import argparse
+import importlib.util
+import re
+import runpy
+import shutil
+import sys
+
+import pyarrow as pa
+import pytest
+from pages import PAGES, ROOT, blocks, calls, prose, read
+
+from tpr_jax import command, compare, compare_runs, cross, main
+from tpr_jax import config as config_lib
+from tpr_jax.search.where import matching
+
+MODULE = re.compile(r"python -m (tpr_jax(?:\.\w+)*)")
+
+
+class Parsed(BaseException):
+    """The command line was taken; what it asks for is not begun. No Exception: it passes all that explain."""
+
+
+def written() -> list:
+    found = []
+    for page in PAGES:
+        for block in blocks(page):
+            if not block.excepted and block.language in ("", "sh"):
+                found += [pytest.param(words, id=f"{page}:{line}") for line, words in calls(block)]
+    return found
+
+
+LINES = written()
+
+
+def ours(words: list[str]) -> tuple[str, list[str]] | None:
+    """(module, arguments) of a line that calls a program of this project."""
+    if words[1:2] == ["-m"] and "python" in words[0] and words[2].startswith("tpr_jax"):
+        return words[2], words[3:]
+    if words[0] == "tpr-jax":
+        module, first, _ = command.COMMANDS[words[1]]
+        return module, [*first, *words[2:]]
+    if words[0].startswith("--config."):
+        return "tpr_jax.main", ["--config", "configs/dm_adapter.py", "--workdir", "w", *words]
+    if "--config" in words:  # behind a script of launch/
+        return "tpr_jax.main", words[words.index("--config") :]
+    if words[0].startswith("--where"):
+        return "tpr_jax.search", ["query", "TEXT", "--index", "DIR", *words]
+    return None
+
+
+def take(module: str, words: list[str], monkeypatch, tmp_path) -> None:
+    """Has the program read its command line, to the end and no further. Ends with Parsed."""
+    if module == "tpr_jax.main":
+        main.parse(["main", *words])
+        raise Parsed
+    if module == "tpr_jax.compare":
+        configs, seeds, _, _, settings = compare.parse(["compare", *words])
+        compare_runs.plan(configs, seeds, tmp_path, settings)
+        raise Parsed
+    if module == "tpr_jax.cross":  # its argparse is called in another way than the others'
+        cross.parse(["cross", *words])
+        raise Parsed
+    if module == "tpr_jax.aot":
+        from tpr_jax import aot
+
+        def begin(config, *_, **__):
+            raise Parsed
+
+        monkeypatch.setattr(aot, "compile_all", begin)
+        aot.run(["aot", *words])
+    original = argparse.ArgumentParser.parse_args
+
+    def parse_args(self, args=None, namespace=None):
+        original(self, args, namespace)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    monkeypatch.setattr(sys, "argv", [module, *words])
+    runpy.run_module(module, run_name="__main__")
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("words", [line for line in LINES if ours(line.values[0])])
+def test_a_line_is_understood(words, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    module, arguments = ours(words)
+    with pytest.raises(Parsed):
+        take(module, arguments, monkeypatch, tmp_path)
+
+
+@pytest.mark.parametrize("wrong", ["--topk 3", "--text_queries", "--config.sed=1", "--top_k many"])
+@pytest.mark.parametrize(
+    "line", ["tpr_jax.search query x --index DIR", "tpr_jax.main --config configs/lora.py"]
+)
+def test_a_wrong_line_is_not_understood(wrong, line, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    module, *words = [*line.split(), *wrong.split()]
+    with pytest.raises((SystemExit, main.UserError)):
+        take(module, words, monkeypatch, tmp_path)
+
+
+def test_the_pages_hold_many_lines():
+    """What finds them finds them."""
+    modules = {found[0] for line in LINES if (found := ours(line.values[0]))}
+    assert {"tpr_jax.main", "tpr_jax.compare", "tpr_jax.cross", "tpr_jax.search", "tpr_jax.aot"} <= modules
+    assert sum(bool(ours(line.values[0])) for line in LINES) > 40
+
+
+def test_no_call_of_a_module_escapes():
+    """A line of a block that names `python -m tpr_jax` is parsed, unless a program printed it or its block is
+    excepted."""
+    printed = {"next:", "error:"}
+    for page in PAGES:
+        for block in blocks(page):
+            for line, words in calls(block):
+                named = MODULE.search(" ".join(words)) or words[0] == "tpr-jax"
+                if named and not block.excepted and words[0] not in printed:
+                    assert ours(words), f"{page}:{line}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_modules_in_sentences_exist(page):
+    for module in MODULE.findall(prose(page)):
+        assert importlib.util.find_spec(module), f"{page}: python -m {module}"
+    for name in re.findall(r"`tpr-jax ([a-z][a-z-]*)", prose(page)):
+        assert name in command.COMMANDS, f"{page}: tpr-jax {name}"
+
+
+def known_keys() -> set[str]:
+    """Of all configs together, with the parts of the example of a mixture."""
+    keys = set()
+    for path in (ROOT / "configs").glob("*.py"):
+        config = main.parse(["main", "--config", str(path), "--workdir", "w"])[0]
+        keys |= set(config_lib.keys(config))
+    return keys | {key.rpartition(".")[0] for key in keys}
+
+
+def test_keys_in_sentences_exist():
+    keys = known_keys()
+    for page in PAGES:
+        for no, key in re.findall(r"--(no)?config\.([a-z_][\w.]*\w)", read(page)):
+            assert key in keys, f"{page}: --{no}config.{key}"
+        for key in re.findall(r"`config\.([a-z_][\w.]*\w)`", prose(page)):
+            assert key in keys or hasattr(config_lib, key), f"{page}: config.{key}"
+
+
+def test_targets_of_make_exist():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    for line in LINES:
+        words = line.values[0]
+        if words[0] == "make":
+            assert words[1] in targets, line.id
+        if words[0].startswith(("launch/", ".ci/")):
+            assert (ROOT / words[0]).is_file(), line.id
+
+
+def test_conditions_are_understood():
+    columns = {"camera": [3], "path": ["gate/1.jpg"], "time": [pa.scalar(0, pa.timestamp("s")).as_py()]}
+    found = [line for line in LINES if line.values[0][0] == "--where"]
+    for line in found:
+        assert matching(pa.table(columns), line.values[0][1]).shape == (1,)
+    assert len(found) >= 2
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        ("curl", "asks a server"),
+        ("gcloud", "a cloud's"),
+        ("pip", "installs"),
+        ("pytest", "tests within tests"),
+    ],
+)
+def test_lines_of_other_programs_are_only_shown(program, why):
+    """They are listed here, as skipped, so that it is seen what is not checked."""
+    lines = [line.id for line in LINES if line.values[0][0] == program]
+    pytest.skip(f"{program} ({why}): {', '.join(lines) or 'none'}")
+
+
+def test_a_copy_of_the_pages_is_read_as_expected(tmp_path, monkeypatch):
+    """The reader itself: a page with each kind of block."""
+    import pages
+
+    (tmp_path / "page.md").write_text(
+        "# A b\n\nText:\n\n    tool one \\\n        two  # why\n\n    three\n\nMore [x](y.md#a-b).\n\n"
+        "<!-- not run: far away -->\n```python\nx = 1\n\ny = 2\n```\n\n```sh\nls\n```\n"
+    )
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    indented, python, shell = blocks("page.md")
+    assert [words for _, words in calls(indented)] == [["tool", "one", "two"], ["three"]]
+    assert [line for line, _ in calls(indented)] == [5, 8]
+    assert (python.language, python.code, python.excepted, python.line) == (
+        "python",
+        "x = 1\n\ny = 2",
+        "far away",
+        14,
+    )
+    assert (shell.language, shell.excepted) == ("sh", "")
+    assert pages.links("page.md") == ["y.md#a-b"] and pages.anchors("page.md") == {"a-b"}
+    shutil.rmtree(tmp_path)
