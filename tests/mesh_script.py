@@ -18,7 +18,7 @@ import numpy as np
 import tiny_clip as tiny
 from jax.sharding import Mesh
 
-from tpr_jax import losses, optim, sharding, step
+from tpr_jax import losses, objective, optim, sharding, step
 from tpr_jax.models import clip
 from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import METHODS
@@ -103,11 +103,33 @@ def memory_of_losses(mesh: Mesh, rows: int = 2048, width: int = 16) -> dict:
             continue
         shapes = [((rows, width), np.float32)] * 2 + [((rows,), np.int32)]
         arrays = [jax.ShapeDtypeStruct(*s, sharding=sharding.row_sharding(mesh, rows)) for s in shapes]
-        run = jax.jit(step.on_mesh(jax.value_and_grad(loss, argnums=(0, 1)), mesh))
-        compiled = run.lower(*arrays).compile()
-        taken = compiled.memory_analysis().temp_size_in_bytes
-        found[name] = {"bytes": taken, "all_pairs": f"[{rows},{rows}]" in compiled.as_text()}
-    return found
+        found[name] = needs(jax.value_and_grad(loss, argnums=(0, 1)), mesh, arrays, rows)
+    return found | {"in parts": memory_in_parts(mesh, rows, width)}
+
+
+def memory_in_parts(mesh: Mesh, rows: int, width: int, parts: int = 4) -> dict:
+    """The same of a loss of features that come from one part of the batch after the other."""
+    towers = {
+        "encode_image": lambda variables, x, all_tokens: (x @ variables["part"]["image"], []),
+        "encode_text": lambda variables, ids: (variables["part"]["text"][ids[:, 0]], []),
+    }
+    split, whole = sharding.row_sharding(mesh, rows), sharding.leaf_shardings(mesh, np.zeros(()))
+    batch = {"image": ((rows, 3), np.float32), "ids": ((rows, 2), np.int32), "pid": ((rows,), np.int32)}
+    batch = {key: jax.ShapeDtypeStruct(*shape, sharding=split) for key, shape in batch.items()}
+    leaves = {"image": (3, width), "text": (rows, width)}
+    trainable = {key: jax.ShapeDtypeStruct(s, np.float32, sharding=whole) for key, s in leaves.items()}
+
+    def run(trainable, batch):
+        given = sharding.in_parts(mesh, batch, parts)
+        return objective.in_parts(towers, {"sdm": 1.0}, 50.0, {"part": trainable}, {}, given)
+
+    return needs(run, mesh, (trainable, batch), rows)
+
+
+def needs(function, mesh: Mesh, arguments, rows: int) -> dict:
+    compiled = jax.jit(step.on_mesh(function, mesh)).lower(*arguments).compile()
+    taken = compiled.memory_analysis().temp_size_in_bytes
+    return {"bytes": taken, "all_pairs": f"[{rows},{rows}]" in compiled.as_text()}
 
 
 def main(names: list[str], sizes: list[str]) -> None:

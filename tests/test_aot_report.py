@@ -36,6 +36,11 @@ def test_float32_takes_a_tpu_six_passes():
             "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 16.5G of 15.75G hbm.",
             0.75 * 2**30,
         ),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
+            "(17.25G) exceeds available HBM (15.75G).",
+            1.5 * 2**30,
+        ),
     ],
 )
 def test_what_the_compiler_says_is_missing(message, missing):

@@ -1,5 +1,6 @@
 """CLIP's layers against NumPy in float64."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
@@ -33,16 +34,40 @@ def test_layer_norm_of_bfloat16_computes_in_float32():
     np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=2.0**-8, atol=1e-5)
 
 
-@pytest.mark.parametrize("mask", [np.zeros((5, 5)), oracles.causal(5)], ids=["all", "causal"])
-def test_attention(mask):
-    q, k, v = np.random.default_rng(0).normal(size=(3, 2, 3, 5, 4))
-    found = layers.attend(*(jnp.asarray(a, jnp.float32) for a in (q, k, v, mask)))
-    np.testing.assert_allclose(found, oracles.attend(q, k, v, mask), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("name", ["gelu", "quick_gelu"])
+def test_slopes_of_activations(name):
+    """Against differences of the oracle; in bfloat16 up to its rounding."""
+    x, h = np.linspace(-4, 4, 33), 1e-5
+    oracle = getattr(oracles, name)
+    expected = (oracle(x + h) - oracle(x - h)) / (2 * h)
+    for dtype, close in ((jnp.float32, 1e-5), (jnp.bfloat16, 2.0**-6)):
+        found = jax.grad(lambda x: layers.ACTIVATIONS[name](x).astype(jnp.float32).sum())(jnp.array(x, dtype))
+        assert found.dtype == dtype
+        np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=close, atol=close)
 
 
-def test_heads_there_and_back():
-    x = np.arange(2 * 3 * D).reshape(2, 3, D)
-    split = layers.split_heads(jnp.asarray(x), 2)
-    np.testing.assert_array_equal(split, oracles.heads_of(x, 2))
-    np.testing.assert_array_equal(split[1, 1, 2], x[1, 2, 4:])
-    np.testing.assert_array_equal(layers.join_heads(split), x)
+@pytest.mark.parametrize("of", [0, 1, 2], ids=["x", "scale", "bias"])
+def test_slopes_of_layer_norm(of):
+    """Along a random direction, against a difference of the oracle."""
+    rng = np.random.default_rng(of)
+    at = [3 + 5 * rng.normal(size=(2, 3, D)), rng.normal(size=D), rng.normal(size=D)]
+    direction, weights, h = rng.normal(size=at[of].shape), rng.normal(size=(2, 3, D)), 1e-5
+
+    def moved(step):
+        return [a + step * direction if i == of else a for i, a in enumerate(at)]
+
+    ahead, back = ((weights * oracles.layer_norm(*moved(step))).sum() for step in (h, -h))
+
+    def weighed(*arguments):
+        return (weights.astype(np.float32) * layers.layer_norm(*arguments, oracles.EPS)).sum()
+
+    found = jax.grad(weighed, argnums=of)(*(jnp.asarray(a, jnp.float32) for a in at))
+    np.testing.assert_allclose((found * direction).sum(), (ahead - back) / (2 * h), rtol=1e-4)
+
+
+def test_what_the_backward_pass_gets_is_the_argument():
+    """One array of its type, where JAX by itself would keep several of float32."""
+    x = jnp.ones((4, D), jnp.bfloat16)
+    for function in (layers.quick_gelu, lambda x: layers.layer_norm(x, jnp.ones(D), jnp.zeros(D), 1e-5)):
+        kept = [leaf for leaf in jax.tree.leaves(jax.vjp(function, x)[1]) if leaf.shape == x.shape]
+        assert [leaf.dtype for leaf in kept] == [jnp.bfloat16]

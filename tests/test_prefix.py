@@ -5,7 +5,7 @@ import numpy as np
 import oracles
 import pytest
 
-from tpr_jax.models.layers import attend
+from tpr_jax.models.attention import attend
 from tpr_jax.models.petl import prefix
 
 B, H, L, M, C = 2, 2, 4, 3, 5

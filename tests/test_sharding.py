@@ -102,7 +102,7 @@ def test_each_loss_and_its_gradient_is_that_of_the_whole_batch(some, name):
         assert some["losses"][name][label] < 1e-5
 
 
-@pytest.mark.parametrize("name", [name for name in losses.BY_NAME if name != "id"])
+@pytest.mark.parametrize("name", [*(name for name in losses.BY_NAME if name != "id"), "in parts"])
 def test_no_device_holds_all_pairs_of_a_batch(some, name):
     """A device's rows of them: an eighth."""
     one, eight = some["memory"]["1x1"][name], some["memory"]["4x2"][name]

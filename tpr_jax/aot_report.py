@@ -80,6 +80,8 @@ def shortage(message: str) -> dict[str, float] | None:
     if "RESOURCE_EXHAUSTED" not in message and "Ran out of memory" not in message:
         return None
     match = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG])", message)
+    # The second form, before all else is counted, is of what lies between the operations alone.
+    match = match or re.search(r"\(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)", message)
     if not match:
         return None
     needed, available = (float(match[i]) * UNITS[match[i + 1]] for i in (1, 3))

@@ -7,6 +7,7 @@ from tpr_jax import losses
 from tpr_jax.errors import UserError
 from tpr_jax.models.petl.moe import balance_of
 from tpr_jax.models.products import whole
+from tpr_jax.sharding import split_rows
 from tpr_jax.trees import merge
 
 
@@ -73,13 +74,16 @@ def in_parts(
     """
 
     def encode_part(trainable, part):
+        part = {key: rows.reshape(parts[key].shape[1:]) for key, rows in part.items()}
         return encode(model, weights, merge(frozen, trainable), part)
 
     def close(trainable, found):
         return closing(weights, scale, merge(frozen, trainable), _joined(found), whole_batch)
 
-    whole_batch = jax.tree.map(lambda rows: rows.reshape(-1, *rows.shape[2:]), parts)
-    found = jax.lax.map(lambda part: encode_part(trainable, part), parts)
+    whole_batch = jax.tree.map(lambda rows: split_rows(rows.reshape(-1, *rows.shape[2:])), parts)
+    # A row is one axis while it waits: a TPU would give each pixel's three colours the room of 128.
+    flat = {key: rows.reshape(*rows.shape[:2], -1) for key, rows in parts.items()}
+    found = jax.lax.map(lambda part: encode_part(trainable, part), flat)
     differentiate = jax.value_and_grad(close, argnums=(0, 1), has_aux=True)
     loss_and_metrics, (direct, of_found) = differentiate(trainable, found)
 
@@ -88,12 +92,13 @@ def in_parts(
         _, pull = jax.vjp(lambda trainable: encode_part(trainable, part), trainable)
         return jax.tree.map(jnp.add, gradient, pull(slope)[0]), None
 
-    return loss_and_metrics, jax.lax.scan(add, direct, (parts, of_found))[0]
+    return loss_and_metrics, jax.lax.scan(add, direct, (flat, of_found))[0]
 
 
 def _joined(found: dict) -> dict:
     """What `encode` finds of a whole batch, from what it found of each part: arrays [n, ...]."""
-    joined = {key: found[key].reshape(-1, found[key].shape[-1]) for key in ("image", "text")}
+    # Split anew: no way of splitting goes through this reshape, and unsplit features make unsplit logits.
+    joined = {key: split_rows(found[key].reshape(-1, found[key].shape[-1])) for key in ("image", "text")}
     routing = jax.tree.map(lambda x: x.mean(0), found["routing"])
     for block in (*routing["visual"], *routing["text"]):
         block["balance"] = balance_of(block["probability"], block["chosen"])

@@ -6,16 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from tpr_jax.models.attach import PrefixPart, attached, low_rank, low_rank_parts
-from tpr_jax.models.layers import (
-    ACTIVATIONS,
-    LayerNorm,
-    attend,
-    join_heads,
-    leaf_of,
-    normal,
-    split_heads,
-    zeros,
-)
+from tpr_jax.models.attention import attend, join_heads, split_heads
+from tpr_jax.models.layers import ACTIVATIONS, LayerNorm, leaf_of, normal, zeros
 from tpr_jax.models.parts import ADAPTER_SLOTS, MIXTURES, Part
 from tpr_jax.models.petl.prefix import mask_with_prefix, with_prefix
 from tpr_jax.models.products import dense

@@ -5,17 +5,9 @@ from dataclasses import dataclass
 import flax.linen as nn
 import jax.numpy as jnp
 
+from tpr_jax.models.attention import attend, join_heads, split_heads
 from tpr_jax.models.block import Block, Dense
-from tpr_jax.models.layers import (
-    LayerNorm,
-    attend,
-    join_heads,
-    leaf_of,
-    normal,
-    quick_gelu,
-    split_heads,
-    zeros,
-)
+from tpr_jax.models.layers import LayerNorm, leaf_of, normal, quick_gelu, zeros
 from tpr_jax.models.products import dense
 
 

@@ -1,53 +1,49 @@
-"""CLIP's layers that hold no part of a method: activations, LayerNorm, attention's mathematics."""
+"""CLIP's layers that hold no part of a method: activations, LayerNorm."""
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tpr_jax.models.products import matmul
-
 normal = nn.initializers.normal
 zeros, ones = nn.initializers.zeros, nn.initializers.ones
 
 
+def recomputed(function: Callable) -> Callable:
+    """The function, of which the backward pass keeps the arguments alone: all else is cheap to have again.
+
+    Left to itself JAX keeps several float32 arrays of an activation or a LayerNorm.
+    """
+    wrapped = jax.custom_vjp(function)
+    wrapped.defvjp(
+        lambda *arguments: (function(*arguments), arguments),
+        lambda arguments, g: jax.vjp(function, *arguments)[1](g),
+    )
+    return wrapped
+
+
+@recomputed
 def quick_gelu(x: Array) -> Array:
     """`x * sigmoid(1.702 x)`, the GELU that CLIP was trained with."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": lambda x: jax.nn.gelu(x, approximate=False)}
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": recomputed(lambda x: jax.nn.gelu(x, approximate=False))}
 
 
 def layer_norm(x: Float[Array, "... d"], scale, bias, eps: float) -> Float[Array, "... d"]:
     """LayerNorm in float32 whatever x's type; returns x's type."""
-    y = x.astype(jnp.float32)
-    centred = y - y.mean(-1, keepdims=True)
-    y = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
-    return (y * scale + bias).astype(x.dtype)
 
+    @recomputed
+    def normalised(x, scale, bias):
+        y = x.astype(jnp.float32)
+        centred = y - y.mean(-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
+        return (y * scale + bias).astype(x.dtype)
 
-def split_heads(x: Float[Array, "b l d"], heads: int) -> Float[Array, "b h l c"]:
-    """A view of the features as those of `heads` heads."""
-    b, l, d = x.shape
-    return jnp.swapaxes(x.reshape(b, l, heads, d // heads), 1, 2)
-
-
-def join_heads(x: Float[Array, "b h l c"]) -> Float[Array, "b l d"]:
-    """The inverse of `split_heads`."""
-    b, h, l, c = x.shape
-    return jnp.swapaxes(x, 1, 2).reshape(b, l, h * c)
-
-
-def attend(q, k, v, mask) -> Float[Array, "b h l c"]:
-    """Scaled dot-product attention, softmax in float32.
-
-    q: [b, h, l, c]; k, v: [b, h, m, c]; the mask, [l, m] or None, adds to the scores.
-    """
-    scores = matmul(q * q.shape[-1] ** -0.5, jnp.swapaxes(k, -1, -2)).astype(jnp.float32)
-    if mask is not None:
-        scores = scores + mask
-    return matmul(jax.nn.softmax(scores, axis=-1).astype(q.dtype), v)
+    return normalised(x, scale, bias)
 
 
 def leaf_of(module: nn.Module, collection: str):
