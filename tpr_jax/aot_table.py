@@ -22,6 +22,7 @@ from tpr_jax.writing import write_text
 METHODS = ("dm_adapter", "up_person", "cskt")
 CHIPS = {"v5e:4x4": 16, "v5e:16x16": 256, "v5p:4x4x4": 64, "v6e:8x8": 64}
 ROWS_A_CHIP = 64  # in the table of slices
+LARGE, PARTS = 32_768, 16  # on the first of them, besides
 BATCHES, REMAT = (128, 1024), ("none", "dots", "block")  # in the table of memory, on the first slice
 PAGES = {
     "slices": (Path("launch/README.md"), "aot table"),
@@ -36,6 +37,12 @@ def slices() -> list[dict]:
         for topology in TOPOLOGIES
         for method in METHODS
     ]
+
+
+def large() -> list[dict]:
+    """Further lines of that table: a batch that goes through the towers in parts, the train step."""
+    rest = {"topology": TOPOLOGIES[0], "batch_size": LARGE, "remat": "block", "accumulate": PARTS}
+    return [{"method": method, **rest} for method in METHODS]
 
 
 def memory() -> list[dict]:
@@ -73,7 +80,9 @@ def table_of_slices(reports: list[dict]) -> str:
     ]
     for report in reports:
         step = report["programs"]["train_step"]
-        begin = f"| {report['topology']} | `{report['method']}` | {report['batch_size']:,} | "
+        parts = report.get("accumulate", 1)
+        how = f" in {parts} parts, remat={report['remat']}" if parts > 1 else ""
+        begin = f"| {report['topology']} | `{report['method']}` | {report['batch_size']:,}{how} | "
         if "shortage" in step:
             lines.append(begin + f"{size(step['shortage']['missing'])} missing | | | | | | |")
             continue
@@ -131,12 +140,13 @@ def run(argv: list[str]) -> None:
         name: [compiled(row, args.workdir, "" if args.as_it_is else programs) for row in rows]
         for name, rows, programs in (
             ("slices", slices(), "train_step,encode_image,encode_text"),
+            ("large", large(), "train_step"),
             ("memory", memory(), "train_step"),
         )
     }
     reports = {name: [report for report in rows if report] for name, rows in found.items()}
     tables = {
-        "slices": table_of_slices(reports["slices"]),
+        "slices": table_of_slices(reports["slices"] + reports["large"]),
         "memory": table_of_memory(reports["memory"]),
     }
     for name, text in tables.items():
