@@ -141,6 +141,14 @@ def test_counts_are_those_of_the_configs():
             assert rows[name] in read(page), (name, page)
 
 
+def test_the_golden_table_is_the_same_in_both_places():
+    rows = [
+        set(re.findall(r"^\|.* \| [\d.]+e-.*$", read(page), flags=re.M))
+        for page in ("README.md", "docs/faithful.md")
+    ]
+    assert len(rows[1]) == 4 and rows[1] < rows[0]
+
+
 def test_figures_are_drawn_by_their_script(tmp_path):
     """As many, of the same size, each a whole picture; bytes depend on the version of matplotlib."""
     script = ROOT / "docs/figures/draw.py"
