@@ -105,22 +105,27 @@ print(json.dumps(asked))
 @pytest.fixture(scope="module")
 def asked(installed, tmp_path_factory) -> dict:
     """What the installed copy does far from the repository, in one process."""
-    folder = tmp_path_factory.mktemp("elsewhere")
-    photos = installed[1] / "tpr_jax/data/mini_pedes/bundled/imgs/val"
-    (folder / "photos").mkdir()
-    for path in sorted(photos.rglob("*.jpg"))[:6]:
-        shutil.copy(path, folder / "photos")
-    (folder / "ask.py").write_text(ASK)
-    done = subprocess.run(
-        [sys.executable, "ask.py"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(installed[1]), "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    return {**json.loads(done.stdout), "photos": sorted(path.name for path in (folder / "photos").iterdir())}
+
+    def make(folder: Path) -> None:
+        photos = installed[1] / "tpr_jax/data/mini_pedes/bundled/imgs/val"
+        (folder / "photos").mkdir()
+        for path in sorted(photos.rglob("*.jpg"))[:6]:
+            shutil.copy(path, folder / "photos")
+        (folder / "ask.py").write_text(ASK)
+        done = subprocess.run(
+            [sys.executable, "ask.py"],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(installed[1]), "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        assert done.returncode == 0, done.stderr
+        (folder / "asked.json").write_text(done.stdout)
+
+    folder = made_once(tmp_path_factory, "elsewhere", make)
+    photos = sorted(path.name for path in (folder / "photos").iterdir())
+    return {**json.loads((folder / "asked.json").read_text()), "photos": photos}
 
 
 def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(installed):
