@@ -65,8 +65,8 @@ def test_what_is_there_is_not_compiled_again(tmp_path, monkeypatch):
 
     monkeypatch.setattr(aot_table.subprocess, "run", run)
     for _ in range(2):
-        assert aot_table.compiled(row, tmp_path, "train_step") == {"remat": "none"}
-    assert aot_table.compiled(aot_table.slices()[-1], tmp_path, "") is None
+        assert aot_table.compiled(row, tmp_path, False) == {"remat": "none"}
+    assert aot_table.compiled(aot_table.slices()[-1], tmp_path, True) is None
     assert len(made) == 1 and f"--config.batch_size={row['batch_size']}" in made[0]
 
 

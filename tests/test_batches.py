@@ -55,6 +55,20 @@ def test_image_batches_are_in_order_and_padded(folder, batch_size):
     assert not any(batch[valid:].any() for batch, valid in batches)
 
 
+def test_of_a_batch_only_the_rows_that_belong_here_are_read(folder):
+    """The others may not even be there: another machine reads them."""
+    for number in (0, 3, 4):
+        (folder / f"{number}.png").rename(folder / f"{number}.away")
+    here = np.array([False, True, True, False])
+    batches = list(image_batches(paths(folder), (16, 8), 4, here=here))
+    assert [valid for _, valid in batches] == [4, 3]
+    for number in (0, 3, 4):
+        (folder / f"{number}.away").rename(folder / f"{number}.png")
+    images = expected(folder, 16, 8)
+    images[[0, 3, 4]] = 0
+    np.testing.assert_array_equal(np.concatenate([rows for rows, _ in batches])[:7], images)
+
+
 def test_image_batches_of_arrays_and_of_nothing(folder):
     images = decode_all(paths(folder), (16, 8))
     for source in (images, list(images), [Image.fromarray(image) for image in images]):

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +95,8 @@ def test_two_processes_are_one_run_and_only_the_first_writes(whole, tiny, tmp_pa
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
     results = [json.loads((w / "results.json").read_text()) for w in (tmp_path / "run", reference)]
     assert results[0]["final"].keys() == results[1]["final"].keys()
+    # The same weights before the first step: a picture not read by whom it belongs to would show.
+    assert results[0]["zero_shot"] == results[1]["zero_shot"]
 
 
 def wait_for_step(process, workdir, step: int) -> None:
@@ -167,3 +170,20 @@ def test_a_mistake_that_one_notices_ends_all_with_its_line(tiny, own_data, tmp_p
     assert [code for code, _, _ in found] == [2, 2], found
     for _, _, stderr in found:
         assert stderr.startswith(f"error: {victim}: ") and stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_pictures_that_cannot_be_read_are_listed_whoever_tried_them(tiny, own_data, tmp_path):
+    """Of both splits, in the shares of both processes."""
+    entries = json.loads((own_data / "reid_raw.json").read_text())
+    victims = set()
+    for split in ("train", "test"):
+        pictures = [entry["file_path"] for entry in entries if entry["split"] == split]
+        victims |= {str(own_data / "imgs" / name) for name in (pictures[0], pictures[7], pictures[-1])}
+    for victim in victims:
+        Path(victim).write_bytes(b"not a picture")
+    flags = [f"--config.data_dir={own_data}", "--config.on_bad_image=skip"]
+    found = ended(begin_two(tiny, tmp_path / "run", *flags))
+    assert [code for code, _, _ in found] == [0, 0], found
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert set(results["skipped"]["pictures"]) == victims

@@ -5,6 +5,7 @@ The processes meet at the coordinator's port (`meeting.py`); JAX's own service l
 
 import collections
 import contextlib
+import json
 import os
 import sys
 import time
@@ -121,6 +122,21 @@ def of_first(decision: bool) -> bool:
     if jax.process_count() == 1:
         return decision
     return bool(multihost_utils.broadcast_one_to_all(np.int32(decision)))
+
+
+def merged(mine: dict[str, str]) -> dict[str, str]:
+    """What the dicts of all processes hold together; all have to ask."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return mine
+    written = np.frombuffer(json.dumps(mine).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(len(written)))
+    padded = np.pad(written, (0, sizes.max() - len(written)))
+    found = zip(multihost_utils.process_allgather(padded), sizes, strict=True)
+    return {key: value for rows, size in found for key, value in json.loads(rows[:size].tobytes()).items()}
 
 
 def anyone(mesh) -> Callable[[bool], bool]:

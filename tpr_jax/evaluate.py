@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from tpr_jax import metrics, ranking_device
+from tpr_jax import distributed, metrics, ranking_device, sharding
 from tpr_jax.data import records as records_lib
 from tpr_jax.errors import UserError
 
@@ -28,6 +28,7 @@ def encode_split(
     image_size,
     batch_size: int,
     skipped: dict[str, str] | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> dict:
     """Features and identities of a split: texts are queries, images the gallery.
 
@@ -35,19 +36,26 @@ def encode_split(
     `gallery_pids` [g] and `paths` (list of what `read_image` reads).
 
     Where `skipped` is given, a picture that cannot be read is left out with its captions, as if the
-    annotation did not have it, and `skipped` gets its name: why. Otherwise it is a UserError.
+    annotation did not have it, and `skipped` gets its name: why. Otherwise it is a UserError. With the `mesh`
+    of the encoders each of several processes reads the pictures that its own devices encode.
     """
     from tpr_jax.data import pipeline  # imports TensorFlow, which ranking itself does not need
 
     encode_image, encode_text = encoders
+    here = sharding.rows_here(mesh, batch_size) if mesh is not None and jax.process_count() > 1 else None
     sources, bad = records_lib.image_sources(records), None if skipped is None else {}
-    images = pipeline.image_batches(sources, image_size, batch_size, bad)
+    images = pipeline.image_batches(sources, image_size, batch_size, bad, here)
     gallery_feats = encode(encode_image, variables, images, -(-len(sources) // batch_size), "photos")
+    if bad is not None and here is not None:
+        found = distributed.merged({str(row): why for row, why in bad.items()})
+        bad = {int(row): why for row, why in found.items()}
     if bad:
         skipped.update({str(sources[row]): why for row, why in bad.items()})
         kept = ~np.isin(np.arange(len(sources)), list(bad))
         if not kept.any():
-            raise UserError(f"{records.name}: none of its {len(sources)} pictures can be read: {bad[0]}")
+            raise UserError(
+                f"{records.name}: none of its {len(sources)} pictures can be read: {bad[min(bad)]}"
+            )
         records, gallery_feats = records_lib.keep_images(records, kept), gallery_feats[kept]
     _, captions, query_pids = records_lib.caption_pairs(records)
     texts = pipeline.text_batches(tokenizer(captions), batch_size)

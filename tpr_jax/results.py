@@ -28,6 +28,7 @@ def score_split(parts: dict, config: ConfigDict, encoders, variables, split: str
         tuple(config.image_size),
         config.eval_batch_size,
         parts["skipped"],
+        parts["mesh"],
     )
     return evaluate.score(encoded), encoded
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Bool
 
 from tpr_jax.errors import UserError
 
@@ -80,6 +81,14 @@ def _put(leaf, sharding: NamedSharding):
     # Not `device_put`, with which the processes would send each other every leaf, to see that all agree.
     leaf = np.asarray(leaf)
     return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+
+def rows_here(mesh: Mesh, count: int) -> Bool[np.ndarray, "count"]:
+    """Which of `count` rows, split by `row_sharding`, lie on devices of this process."""
+    here = np.zeros(count, bool)
+    for (rows,) in row_sharding(mesh, count).addressable_devices_indices_map((count,)).values():
+        here[rows] = True
+    return here
 
 
 def share(mesh: Mesh, count: int) -> tuple[int, int]:

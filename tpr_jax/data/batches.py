@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Bool, Int32, UInt8
 from tqdm import tqdm
 
 from tpr_jax.data.images import read_resized
@@ -39,29 +39,39 @@ def decode_all(
 
 
 def image_batches(
-    sources: Sequence, image_size: tuple[int, int], batch_size: int, bad: dict | None = None
+    sources: Sequence,
+    image_size: tuple[int, int],
+    batch_size: int,
+    bad: dict | None = None,
+    here: Bool[np.ndarray, "b"] | None = None,
 ) -> Iterator[tuple[UInt8[np.ndarray, "b h w 3"], int]]:
     """Pictures in order, as (batch, number of valid rows); the last batch is filled up with zeros.
 
     `sources` is a list of paths, PIL images or arrays, or one uint8 array [n, h, w, 3]. The next batch is
     decoded while the caller works on this one; no more than two are held. Where `bad` is given, a picture
-    that cannot be read is all zeros, and `bad` gets its row: why.
+    that cannot be read is all zeros, and `bad` gets its row: why. With `here` only these rows of each batch
+    are read; the others, which other processes read, stay zeros.
 
     Raises:
       UserError: without `bad`, a picture that cannot be read, when its batch is due.
     """
     with ThreadPoolExecutor(worker_threads()) as pool:
-        pending = []
+        pending = None
         try:
             for start in range(0, len(sources) + batch_size, batch_size):
-                following = enumerate(sources[start : start + batch_size], start)
-                reads = [pool.submit(_read, source, image_size, row, bad) for row, source in following]
-                current, pending = pending, reads
+                following = sources[start : start + batch_size]
+                reads = {
+                    row: pool.submit(_read, source, image_size, start + row, bad)
+                    for row, source in enumerate(following)
+                    if here is None or here[row]
+                }
+                current, pending = pending, (reads, len(following))
                 if current:
+                    reads, count = current
                     batch = np.zeros((batch_size, *image_size, 3), np.uint8)
-                    for row, future in enumerate(current):
+                    for row, future in reads.items():
                         batch[row] = future.result()
-                    yield batch, len(current)
+                    yield batch, count
         finally:
             pool.shutdown(cancel_futures=True)
 
