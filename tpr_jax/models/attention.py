@@ -1,8 +1,8 @@
 """Scaled dot-product attention: written out, with a backward pass that keeps little, or as cuDNN's kernel.
 
 Both are the same function of the same arrays. On NVIDIA's GPUs from Ampere on, cuDNN's (FlashAttention, Dao
-et al., NeurIPS 2022) takes bfloat16; everything else, float32 too, is written out. With it a step of
-DM-Adapter (ViT-B/16, batch 64) took 33 ms on an H100, and 40 ms without.
+et al., NeurIPS 2022) takes bfloat16 without a mask; everything else, float32 too, is written out. With it in
+both towers a step of DM-Adapter (ViT-B/16, batch 64) took 33 ms on an H100, and 40 ms without.
 """
 
 import functools
@@ -15,7 +15,6 @@ from jaxtyping import Array, Float
 from tpr_jax.models.products import PRODUCT, product
 
 ROWS = 8  # cuDNN takes numbers of queries and of keys that are multiples of this
-FEW = 8  # queries, and fewer, are not worth its kernel: a tower's last block has one
 
 
 def split_heads(x: Float[Array, "b l d"], heads: int) -> Float[Array, "b h l c"]:
@@ -35,40 +34,56 @@ def attend(q, k, v, mask) -> Float[Array, "b h l c"]:
 
     q: [b, h, l, c]; k, v: [b, h, m, c]; the mask, [l, m], [b, 1, l, m] or None, adds to the scores.
     """
-    if q.dtype != jnp.bfloat16 or q.shape[2] <= FEW or q.shape[3] % 8 or not _has_kernel():
+    # A mask is the text tower's, whose attention takes little; of one query, in a last block, all does.
+    if mask is not None or q.dtype != jnp.bfloat16 or q.shape[2] <= ROWS or not kernel_works():
         return written_out(q, k, v, mask)
     # By where it will run, not where it is traced: a GPU's machine can also compile for its CPU.
-    return jax.lax.platform_dependent(q, k, v, mask, cuda=fused, default=written_out)
+    return jax.lax.platform_dependent(q, k, v, cuda=fused, default=functools.partial(written_out, mask=None))
 
 
-@functools.cache
-def _has_kernel() -> bool:
-    """Whether cuDNN's kernel runs on the GPUs here."""
-    if jax.default_backend() != "gpu":
-        return False
-    capability = getattr(jax.local_devices()[0], "compute_capability", "0")  # "9.0"; AMD's is a name
-    return capability.split(".")[0].isdigit() and int(capability.split(".")[0]) >= 8
-
-
-def fused(q, k, v, mask, implementation: str = "cudnn") -> Float[Array, "b h l c"]:
-    """As `attend`, by `jax.nn.dot_product_attention`, with queries and keys filled up to what cuDNN takes."""
+def fused(q, k, v, implementation: str = "cudnn") -> Float[Array, "b h l c"]:
+    """As `attend` without a mask, by `jax.nn.dot_product_attention`, with queries and keys filled up."""
     (b, _, l, _), m = q.shape, k.shape[2]
-    q, k, v = (_filled(jnp.swapaxes(x, 1, 2), 1) for x in (q, k, v))
-    bias = mask
-    if mask is not None:  # what is filled up sees, and is seen by, nobody who counts
-        bias = jnp.maximum(mask, jnp.finfo(q.dtype).min / 2).astype(q.dtype)
-        bias = _filled(_filled(bias.reshape(-1, 1, *mask.shape[-2:]), 2), 3)
+    # [b, l, h, c], as cuDNN takes them; it leaves out what lies behind the lengths.
+    q, k, v = (_filled_up(jnp.swapaxes(x, 1, 2)) for x in (q, k, v))
     seen = {
         "query_seq_lengths": jnp.full((b,), l, jnp.int32),
         "key_value_seq_lengths": jnp.full((b,), m, jnp.int32),
     }
-    out = jax.nn.dot_product_attention(q, k, v, bias=bias, implementation=implementation, **seen)
+    out = jax.nn.dot_product_attention(q, k, v, implementation=implementation, **seen)
     return jnp.swapaxes(out[:, :l], 1, 2)
 
 
-def _filled(x: Array, axis: int) -> Array:
-    """With zeros behind, so that the axis is a multiple of `ROWS`."""
-    return jnp.pad(x, [(0, -x.shape[i] % ROWS if i == axis else 0) for i in range(x.ndim)])
+def _filled_up(x: Float[Array, "b l h c"]) -> Float[Array, "b r h c"]:
+    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % ROWS), (0, 0), (0, 0)))
+
+
+@functools.cache
+def kernel_works(implementation: str = "cudnn") -> bool:
+    """Whether the kernel runs on the GPUs here, and gives what is written out, slopes too: asked once, of
+    small arrays, for it depends on the GPU and on the versions of its libraries."""
+    if jax.default_backend() != "gpu":
+        return False
+    with jax.ensure_compile_time_eval():  # a model is being traced
+        keys = jax.random.split(jax.random.key(0), 3)
+        sizes = (ROWS + 1, 2 * ROWS + 5, 2 * ROWS + 5)  # of queries, keys and values, none a multiple
+        arrays = [
+            jax.random.normal(key, (2, 3, n, 64), jnp.bfloat16) for key, n in zip(keys, sizes, strict=True)
+        ]
+
+        def slopes(function):
+            weighed = lambda *a: (function(*a).astype(jnp.float32) ** 2).sum()  # noqa: E731
+            return jax.jit(jax.grad(weighed, (0, 1, 2)))(*arrays)
+
+        try:
+            found = slopes(functools.partial(fused, implementation=implementation))
+        except Exception:  # of many kinds: an older GPU, no cuDNN, a size it does not take
+            return False
+        expected = slopes(functools.partial(written_out, mask=None))
+        return all(
+            bool(jnp.linalg.norm((a - b).astype(jnp.float32)) < 0.03 * jnp.linalg.norm(b.astype(jnp.float32)))
+            for a, b in zip(found, expected, strict=True)
+        )
 
 
 @jax.custom_vjp
