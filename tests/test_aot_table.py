@@ -2,10 +2,8 @@
 
 import json
 
-import pytest
-
 from tpr_jax import aot_table
-from tpr_jax.errors import UserError
+from tpr_jax.marked import put
 
 GIB = 2**30
 
@@ -45,14 +43,6 @@ def test_what_is_compiled_divides():
         assert row["batch_size"] % aot_table.CHIPS[row["topology"]] == 0
 
 
-def test_a_table_takes_the_place_of_the_one_before():
-    page = "a\n<!-- t -->\nold\n<!-- /t -->\nb\n"
-    once = aot_table.put(page, "t", "new")
-    assert once == "a\n<!-- t -->\nnew\n<!-- /t -->\nb\n" == aot_table.put(once, "t", "new")
-    with pytest.raises(UserError, match="<!-- t -->"):
-        aot_table.put("nothing", "t", "new")
-
-
 def test_what_is_there_is_not_compiled_again(tmp_path, monkeypatch):
     row, made = aot_table.memory()[0], []
 
@@ -72,4 +62,4 @@ def test_what_is_there_is_not_compiled_again(tmp_path, monkeypatch):
 
 def test_the_pages_have_room_for_them(pytestconfig):
     for path, marker in aot_table.PAGES.values():
-        aot_table.put((pytestconfig.rootpath / path).read_text(), marker, "x")
+        put((pytestconfig.rootpath / path).read_text(), marker, "x")

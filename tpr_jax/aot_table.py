@@ -17,6 +17,7 @@ from tpr_jax.aot_devices import TOPOLOGIES
 from tpr_jax.aot_report import size
 from tpr_jax.errors import UserError
 from tpr_jax.main import explain_and_exit
+from tpr_jax.marked import put
 from tpr_jax.writing import write_text
 
 METHODS = ("dm_adapter", "up_person", "cskt")
@@ -115,18 +116,6 @@ def table_of_memory(reports: list[dict]) -> str:
         cells = " | ".join(by_remat.get(kind, "") for kind in REMAT)
         lines.append(f"| `{method}` | {batch:,} | {batch // devices} | {cells} |")
     return "\n".join(lines)
-
-
-def put(page: str, marker: str, text: str) -> str:
-    """The page with the text between `<!-- marker -->` and `<!-- /marker -->`.
-
-    Raises:
-      UserError: the page does not have both markers.
-    """
-    begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-    if begin not in page or end not in page:
-        raise UserError(f"no place for the table: write {begin} and {end} into the page")
-    return page.partition(begin)[0] + f"{begin}\n{text}\n{end}" + page.partition(end)[2]
 
 
 def run(argv: list[str]) -> None:
