@@ -1,5 +1,7 @@
 """Patches against words: a planted patch, features worked out by NumPy; tokens read back; what is shown."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from saved_models import declared
@@ -66,8 +68,13 @@ def test_words_of_a_sentence():
     assert len(words.words_of(" ".join(f"w{i}" for i in range(99)))) == words.MOST_WORDS
 
 
-def test_tokens_are_read_back(tiny):
-    for tokenizer in (clip_tokenizer(), folder_tokenizer(tiny["clip"])):
+@pytest.fixture(scope="module")
+def clips_own():
+    return clip_tokenizer()
+
+
+def test_tokens_are_read_back(tiny, clips_own):
+    for tokenizer in (clips_own, folder_tokenizer(tiny["clip"])):
         config = type(CONFIG)(eot_id=tokenizer.eot_id, context_length=tokenizer.context_length)
         for text in ("a person in a red coat", "red; blue", "naïve 帽子"):
             found = tokens.labels(tokenizer, tokenizer([text])[0], config)
@@ -78,8 +85,8 @@ def test_tokens_are_read_back(tiny):
                 assert found[1:-1] == text.split()
 
 
-def test_prompts_take_the_places_that_the_tower_gives_them():
-    tokenizer = clip_tokenizer(8)
+def test_prompts_take_the_places_that_the_tower_gives_them(clips_own):
+    tokenizer = dataclasses.replace(clips_own, context_length=8)
     config = type(CONFIG)(eot_id=tokenizer.eot_id, context_length=8)
     ids, prompts = tokenizer(["a red coat and a hat"])[0], Prompts(2, 1, "none")
     found = tokens.labels(tokenizer, ids, config, prompts)

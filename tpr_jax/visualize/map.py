@@ -13,7 +13,7 @@ from tpr_jax.visualize.inputs import Shown, spread
 from tpr_jax.visualize.look import photo_feats
 from tpr_jax.visualize.page import Picture, figures, page
 
-LEAST = 4  # points that a map is made of
+LEAST, MANY = 4, 5000  # points that a map is made of, and from which on it is worth several threads
 
 
 def places(feats: Float[np.ndarray, "n e"], seed: int = 0) -> Float[np.ndarray, "n 2"]:
@@ -24,6 +24,7 @@ def places(feats: Float[np.ndarray, "n e"], seed: int = 0) -> Float[np.ndarray, 
     """
     try:
         from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits
     except ImportError:
         raise UserError("map needs scikit-learn: pip install scikit-learn") from None
     if len(feats) < LEAST:
@@ -31,7 +32,9 @@ def places(feats: Float[np.ndarray, "n e"], seed: int = 0) -> Float[np.ndarray, 
     # Of unit vectors the squared distance is twice 1 - cosine.
     perplexity = min(30.0, (len(feats) - 1) / 3)
     model = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
-    return model.fit_transform(l2_normalise(feats).astype(np.float64))
+    # Threads that wait for each other in a loop take minutes for few points where the cores are busy.
+    with threadpool_limits(1 if len(feats) < MANY else None):
+        return model.fit_transform(l2_normalise(feats).astype(np.float64))
 
 
 def of_some(shown: Shown, identities: int) -> tuple[Int[np.ndarray, "p"], Int[np.ndarray, "t"]]:

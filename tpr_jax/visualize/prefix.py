@@ -108,8 +108,8 @@ def draw_heads(means: dict[str, dict[int, Float[np.ndarray, "h"]]], scalars: dic
     blocks = max(len(rows) for rows in means.values())
     heads = [len(next(iter(rows.values()))) for rows in means.values()]
     sizes = [max(0.5 * count, 1.9) for count in heads]
-    width = sum(2 * size + 2.9 for size in sizes) + 0.1
-    figure = draw.new_figure(width, 1.45 + 0.34 * blocks)
+    width = sum(2 * size + 2.2 for size in sizes) + 0.1
+    figure = draw.new_figure(width, 1.25 + 0.34 * blocks)
     height = figure.get_size_inches()[1]
     left = 0.8
     for (tower, rows), size, count in zip(means.items(), sizes, heads, strict=True):
@@ -118,7 +118,7 @@ def draw_heads(means: dict[str, dict[int, Float[np.ndarray, "h"]]], scalars: dic
         figure.text(left / width, 1 - 0.32 / height, TOWERS[tower], size=12, weight="bold", color=INK)
         for values, name in ((mass, "attention mass"), (mass * gate[:, None], "effective weight")):
             tall = 0.34 * len(rows)
-            box = (left / width, 1 - (1.05 + tall) / height, size / width, tall / height)
+            box = (left / width, 1 - (0.75 + tall) / height, size / width, tall / height)
             axes = figure.add_axes(box)
             axes.imshow(values, cmap=draw.HEAT, vmin=0, vmax=max(values.max(), 1e-6), aspect="auto")
             draw.heading(axes, name)
@@ -135,7 +135,7 @@ def draw_heads(means: dict[str, dict[int, Float[np.ndarray, "h"]]], scalars: dic
             axes.set_xlabel("head", size=8, color=MUTED)
             axes.tick_params(length=0)
             left += size + 0.75
-        left += 1.4
+        left += 0.7
     return draw.to_png(figure)
 
 
@@ -180,7 +180,10 @@ def draw_photo(photo: np.ndarray, masses: dict[int, Float[np.ndarray, "gh gw"]],
 def _texts(sentences: Sequence[str], names: list[list[str]], masses: list[dict]) -> Iterator[Picture]:
     for i, (text, tokens, mine) in enumerate(zip(sentences, names, masses, strict=True), 1):
         image = draw_words(text, tokens, {block: mass.mean(0) for block, mass in mine.items()})
-        note = f"{text} The attention mass of each token, in percent, mean over the heads."
+        note = (
+            f"{text} The attention mass of each token, in percent, mean over the heads. The first words have "
+            "few others to look at, for each sees only those before it."
+        )
         yield Picture(f"prefix_text_{i}.png", image, f"Sentence {i}", note, "Table of tokens and blocks")
 
 

@@ -63,7 +63,8 @@ def make(model: Model, shown: Shown, *, title: str, number: int) -> dict[str, by
         "Read it with care. Only the class token is trained to agree with the text; patches are not. A "
         "patch's feature may hold what the network keeps there about the rest of the photo, so a bright "
         "patch need not be where the word is seen, and a dark one need not be where it is not. Where the "
-        "two numbers are close to each other, the panel says little.",
+        "two numbers are close to each other, the panel says little; where many words give the same "
+        "panel, a word by itself says little to this model, which was trained with whole sentences.",
     ]
     html = page(title, lead, figures(pictures))
     return {"words.html": html.encode()} | {picture.file: picture.png for picture in pictures}
