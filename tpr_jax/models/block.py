@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from tpr_jax.models.attach import PrefixPart, attached, low_rank, low_rank_parts
@@ -46,7 +47,10 @@ class Dense(nn.Module):
 
 def token_at(x, index=None):
     """[b, l, d] -> [b, 1, d], of each row the token at `index` [b], or the first."""
-    return x[:, :1] if index is None else x[jnp.arange(x.shape[0]), index][:, None]
+    if index is None:
+        return x[:, :1]
+    rows = jax.lax.iota(index.dtype, x.shape[0])  # jnp.arange, but for batches of unknown size in ONNX too
+    return x[rows, index][:, None]
 
 
 class Attention(nn.Module):

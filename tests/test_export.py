@@ -1,0 +1,228 @@
+"""Exported encoders, loaded by processes that know nothing of this project, say what the model says."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT, _environment, made_once
+
+import tpr_jax
+from tests.saved_models import trained
+from tests.tiny_clip import DM_SETTINGS, SETTINGS, quick_compilation  # noqa: F401
+from tpr_jax.data.tokenizer import folder_tokenizer
+from tpr_jax.export import jax_files, onnx_files, saved_model
+from tpr_jax.export import write as writing
+from tpr_jax.export.encoders import error, samples, wanted
+from tpr_jax.models import methods
+from tpr_jax.models.petl.moe import choose
+from tpr_jax.trees import flatten
+
+TEXTS = ["A person in a RED coat.", "", "blue below, " * 30, "a man", "white", "green; grey!", "pink hat"]
+METHODS = {
+    "dm_adapter": methods.dm_adapter(**DM_SETTINGS),
+    "up_person": methods.up_person(**SETTINGS["up_person"]),
+    "cskt": methods.cskt(**SETTINGS["cskt"]),
+    "zero_shot": methods.zero_shot(),
+}
+READ_JAX = """
+import jax
+files = {name: jax.export.deserialize(open(f"jax/{name}.jaxexport", "rb").read()) for name in NAMES}
+call = lambda name, rows: files[name].call(rows)
+for exported in files.values():
+    assert exported.platforms == ("cpu", "cuda", "tpu"), exported.platforms
+"""
+READ_TENSORFLOW = """
+import tensorflow as tf
+loaded = tf.saved_model.load("saved_model")
+words = {"encode_image": "pixels", "encode_text": "ids"}
+call = lambda name, rows: loaded.signatures[name](**{words[name]: tf.constant(rows)})["features"]
+for name, signature in loaded.signatures.items():
+    assert signature.inputs[0].shape[0] is None, signature.inputs
+"""
+READ_ONNX = """
+import onnxruntime
+files = {name: onnxruntime.InferenceSession(f"onnx/{name}.onnx") for name in NAMES}
+words = {"encode_image": "pixels", "encode_text": "ids"}
+call = lambda name, rows: files[name].run(["features"], {words[name]: rows})[0]
+"""
+READ = """
+import sys
+for name in BLOCKED: sys.modules[name] = None
+import json, numpy as np, tokenizers
+about = json.load(open("export.json"))
+NAMES = ("encode_image", "encode_text")
+{load}
+tokenizer = tokenizers.Tokenizer.from_file(about["text"]["tokenizer"])
+given = np.load(sys.argv[1])
+found = {{}}
+for b in (1, 3, 7):
+    ids = np.array([tokenizer.encode(text).ids for text in given["texts"][:b].tolist()], np.int32)
+    found[f"encode_image{{b}}"] = np.asarray(call("encode_image", given["pixels"][:b]))
+    found[f"encode_text{{b}}"] = np.asarray(call("encode_text", ids))
+np.savez(sys.argv[2], **found)
+"""
+
+
+def exported(folder, *words):
+    command = [sys.executable, "-m", "tpr_jax.export", "--out", str(folder), *words]
+    return subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=300)
+
+
+def model_of(tiny, name):
+    tokenizer = folder_tokenizer(tiny["clip"])
+    return trained(tiny["clip"], METHODS[name], image_size=(32, 16), tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="module")
+def mixture(tiny, tmp_path_factory):
+    """`model`, a DM-Adapter, `out`, its export by the command, and what the command `said`."""
+
+    def make(folder):
+        model_of(tiny, "dm_adapter").save_pretrained(folder / "model")
+        words = ("--model", str(folder / "model"), "--format", "jax", "--format", "saved_model")
+        ended = exported(folder / "out", *words)
+        assert ended.returncode == 0, ended.stderr
+        (folder / "said.txt").write_text(ended.stdout)
+
+    folder = made_once(tmp_path_factory, "export", make)
+    model = tpr_jax.from_pretrained(folder / "model")
+    return {"model": model, "out": folder / "out", "said": (folder / "said.txt").read_text()}
+
+
+def by_a_stranger(folder, model, tmp_path, load: str, blocked: tuple[str, ...]) -> None:
+    """Loads the export in a new process, without these packages, and compares batches of 1, 3 and 7."""
+    pixels = np.random.default_rng(3).integers(0, 256, (7, 32, 16, 3), np.uint8)
+    np.savez(tmp_path / "given.npz", pixels=pixels, texts=np.array(TEXTS))
+    script = f"BLOCKED = {blocked!r}\n" + READ.format(load=load)
+    variables = {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    variables.pop("PYTHONPATH", None)
+    command = [sys.executable, "-c", script, str(tmp_path / "given.npz"), str(tmp_path / "found.npz")]
+    ended = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    right = {"encode_image": model.encode_images(list(pixels)), "encode_text": model.encode_texts(TEXTS)}
+    found = np.load(tmp_path / "found.npz")
+    for name, feats in right.items():
+        for b in (1, 3, 7):
+            assert found[f"{name}{b}"].dtype == np.float32
+            np.testing.assert_allclose(found[f"{name}{b}"], feats[:b], atol=2e-6)
+            np.testing.assert_allclose(np.linalg.norm(found[f"{name}{b}"], axis=1), 1, atol=1e-6)
+        assert np.abs(feats[0] - feats[1]).max() > 1e-3  # else any row would do
+
+
+def test_by_jax_alone(mixture, tmp_path):
+    by_a_stranger(mixture["out"], mixture["model"], tmp_path, READ_JAX, ("tpr_jax", "flax", "tensorflow"))
+
+
+def test_by_tensorflow_alone(mixture, tmp_path):
+    by_a_stranger(mixture["out"], mixture["model"], tmp_path, READ_TENSORFLOW, ("tpr_jax", "jax", "jaxlib"))
+
+
+def test_what_is_in_the_folder(mixture):
+    out, model = mixture["out"], mixture["model"]
+    about = json.loads((out / "export.json").read_text())
+    files = {path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}
+    assert files.keys() == about["bytes"].keys() | {"export.json"}
+    assert {name: files[name].stat().st_size for name in about["bytes"]} == about["bytes"]
+    assert about["image"]["shape"] == ["b", 32, 16, 3] and about["text"]["shape"] == ["b", 24]
+    assert about["output"]["shape"] == ["b", 32] and about["method"] == "dm_adapter"
+    assert set(about["formats"]) == {"jax", "saved_model"}
+    for said in about["formats"].values():
+        assert 0 < said["error"]["encode_image"] < 1e-5 and 0 < said["error"]["encode_text"] < 1e-5
+    for name in ("encode_image.jaxexport", '"encode_text"', "[b, 32, 16, 3]", "[b, 24]", "tokenizer.json"):
+        assert name in (out / "README.md").read_text()
+    assert mixture["said"].splitlines()[-1].startswith(f"written to {out}: jax, saved_model, export.json")
+    # Each weight is there, and once; what else there is, is program and names.
+    size = sum(leaf.nbytes for leaf in flatten(model.variables).values())
+    for kind in ("jax/", "saved_model/variables/"):
+        held = sum(path.stat().st_size for name, path in files.items() if name.startswith(kind))
+        assert size < held < size + 150_000
+    assert files["saved_model/saved_model.pb"].stat().st_size < size
+
+
+@pytest.mark.parametrize("name", ["up_person", "cskt", "zero_shot"])
+def test_other_methods(tiny, tmp_path, name):
+    model = model_of(tiny, name)
+    writing.write_export(model, tmp_path / "out", platforms=("cpu",))
+    read = jax_files.read(tmp_path / "out" / "jax")
+    rows = samples(model, 2)
+    for encoder, right in wanted(model, rows).items():
+        np.testing.assert_allclose(read[encoder](rows[encoder]), right, atol=2e-6)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_experts_are_chosen_as_by_top_k(top_k):
+    """Ties included, which go to the first."""
+    logits = np.random.default_rng(0).integers(-2, 3, (4, 50, 5)).astype(np.float32)
+    for found, right in zip(saved_model.choose(logits, top_k), choose(logits, top_k), strict=True):
+        np.testing.assert_array_equal(found, right)
+
+
+def test_narrow_types_are_smaller_and_say_how_far_they_are(tiny, tmp_path):
+    model = model_of(tiny, "zero_shot")
+    found = {
+        dtype: writing.write_export(model, tmp_path / dtype, platforms=("cpu",), dtype=dtype)
+        for dtype in ("float16", "bfloat16")
+    }
+    rows = samples(model)
+    right = wanted(model, rows)
+    for dtype, about in found.items():
+        said = about["formats"]["jax"]["error"]
+        read = jax_files.read(tmp_path / dtype / "jax")
+        for encoder, feats in right.items():
+            difference = np.linalg.norm(read[encoder](rows[encoder]) - feats, axis=1).max()
+            assert said[encoder] == pytest.approx(difference, rel=1e-3)
+            assert 1e-5 < difference < {"float16": 0.01, "bfloat16": 0.1}[dtype]
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(model.variables))
+        held = sum(n for path, n in about["bytes"].items() if path.startswith("jax/"))
+        assert size / 2 < held < size / 2 + 100_000
+
+
+def test_pictures_are_normalised_by_the_models_own_mean(tiny, tmp_path):
+    """Not by CLIP's, which the model itself would take of raw pixels."""
+    import dataclasses
+
+    model = dataclasses.replace(model_of(tiny, "zero_shot"), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    writing.write_export(model, tmp_path / "out", platforms=("cpu",))
+    pixels = samples(model, 2)["encode_image"]
+    found = jax_files.read(tmp_path / "out" / "jax")["encode_image"](pixels)
+    np.testing.assert_allclose(found, model.encode_images(list(pixels)), atol=2e-6)
+    assert error(found, model_of(tiny, "zero_shot").encode_images(list(pixels))) > 1e-3
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_by_onnx_runtime_alone(tiny, tmp_path, name):
+    """Where requirements-onnx.txt is installed."""
+    pytest.importorskip("jax2onnx", reason="pip install -r requirements-onnx.txt")
+    model = model_of(tiny, name)
+    about = writing.write_export(model, tmp_path / "out", formats=("onnx",))
+    assert max(about["formats"]["onnx"]["error"].values()) < 1e-4
+    by_a_stranger(tmp_path / "out", model, tmp_path, READ_ONNX, ("tpr_jax", "jax", "jax2onnx"))
+
+
+def test_what_goes_wrong_leaves_what_was_there(tiny, tmp_path, monkeypatch):
+    model, out = model_of(tiny, "zero_shot"), tmp_path / "out"
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(jax_files, "write", fail)
+    with pytest.raises(OSError, match="No space"):
+        writing.write_export(model, out)
+    assert list(tmp_path.iterdir()) == []
+    out.mkdir()
+    (out / "export.json").write_text(json.dumps({"made_by": "tpr_jax.export", "bytes": {"a": 1}}))
+    (out / "a").write_text("older")
+    with pytest.raises(OSError, match="No space"):
+        writing.write_export(model, out)
+    assert sorted(path.name for path in out.iterdir()) == ["a", "export.json"]
+    assert list(tmp_path.iterdir()) == [out]
+    monkeypatch.undo()
+    monkeypatch.setattr(onnx_files, "write", fail)
+    monkeypatch.setattr(jax_files, "write", lambda model, folder, *_: (folder / "b").write_text("newer"))
+    writing.write_export(model, out, platforms=("tpu",))
+    assert (out / "jax" / "b").read_text() == "newer" and not (out / "a").exists()
+    assert list(tmp_path.iterdir()) == [out]

@@ -1,0 +1,40 @@
+"""The tokenizer's file gives the rows that the tokenizer gives, by the `tokenizers` library alone."""
+
+import numpy as np
+import pytest
+import tokenizers
+
+from tpr_jax.data.tokenizer import clip_tokenizer, folder_tokenizer
+from tpr_jax.export.tokenizer_file import whole_tokenizer
+from tpr_jax.weights.backbone import clip_mini_dir
+
+TEXTS = [
+    "",
+    "A Woman in a RED coat, with a white bag.",
+    "  two   spaces\tand\na line ",
+    "the man\u2019s \u201cnew\u201d jacket doesn't fit; it's 2 sizes up!!",
+    "caf\u00e9, cafe\u0301, \u4e00\u4e2a\u7a7f\u7ea2\u8272\u5916\u5957\u7684\u5973\u4eba",
+    "word " * 200,
+    "aquamarine-ish 1234 trousers?",
+    "\U0001f600 smile",
+]
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        clip_tokenizer(),
+        clip_tokenizer(12),
+        folder_tokenizer(clip_mini_dir()),
+        folder_tokenizer(clip_mini_dir(), 9),
+    ],
+    ids=["clip", "clip_short", "clip_mini", "clip_mini_short"],
+)
+def test_the_same_rows(tokenizer, tmp_path):
+    before = tokenizer.backend.to_str()
+    whole_tokenizer(tokenizer).save(str(tmp_path / "tokenizer.json"))
+    loaded = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    rows = np.array([loaded.encode(text).ids for text in TEXTS], np.int32)
+    assert rows.shape == (len(TEXTS), tokenizer.context_length)
+    np.testing.assert_array_equal(rows, tokenizer(TEXTS))
+    assert tokenizer.backend.to_str() == before  # the model's own is left as it was

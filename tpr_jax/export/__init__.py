@@ -1,0 +1,1 @@
+"""A model's two encoders in files that other programs run, without this project."""

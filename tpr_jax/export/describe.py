@@ -1,0 +1,86 @@
+"""What stands beside exported encoders: export.json, and a README of a few lines."""
+
+from collections.abc import Mapping
+
+from tpr_jax.export.folder import MADE_BY
+from tpr_jax.model import Model
+
+LOADING = {
+    "jax": (
+        'JAX: `jax.export.deserialize(open("jax/encode_image.jaxexport", "rb").read()).call(pixels)`; '
+        "`encode_text.jaxexport` takes ids."
+    ),
+    "saved_model": (
+        'TensorFlow: `tf.saved_model.load("saved_model").signatures["encode_image"](pixels=pixels)'
+        '["features"]`; `"encode_text"` takes `ids=ids`.'
+    ),
+    "onnx": (
+        'ONNX Runtime: `onnxruntime.InferenceSession("onnx/encode_image.onnx").run(None, {"pixels": '
+        'pixels})[0]`; `encode_text.onnx` takes `"ids"`.'
+    ),
+}
+
+
+def describe(model: Model, dtype: str, formats: Mapping[str, dict]) -> dict:
+    """What a user has to know, as JSON: the inputs and how they are made, the output, the files' formats."""
+    c, tokenizer = model.config, model.tokenizer
+    length = tokenizer.context_length if tokenizer else c.context_length
+    return {
+        "made_by": MADE_BY,
+        "format_version": 1,
+        "model": model.source,
+        "method": model.method.name,
+        "dtype": dtype,
+        "image": {
+            "encoder": "encode_image",
+            "input": "pixels",
+            "type": "uint8",
+            "shape": ["b", *c.image_size, 3],
+            "meaning": "rows, columns, then red, green, blue of 0 to 255, upright",
+            "preparation": f"resize the whole picture to {c.image_size[0]} high and {c.image_size[1]} wide, "
+            "bilinear and antialiased (Pillow's BILINEAR), without cropping; nothing else",
+            "inside_the_graph": {
+                "scale": 1 / 255,
+                "mean": [float(x) for x in model.mean],
+                "std": [float(x) for x in model.std],
+            },
+        },
+        "text": {
+            "encoder": "encode_text",
+            "input": "ids",
+            "type": "int32",
+            "shape": ["b", length],
+            "vocab_size": c.vocab_size,
+            "tokenizer": "tokenizer.json" if tokenizer else None,
+            **({"start_id": tokenizer.sot_id, "end_id": tokenizer.eot_id} if tokenizer else {}),
+            "padding_id": 0,
+            "preparation": "tokenizers.Tokenizer.from_file('tokenizer.json').encode(text).ids is one row"
+            if tokenizer
+            else "start of text, the text's ids, end of text, zeros behind",
+        },
+        "output": {
+            "name": "features",
+            "type": "float32",
+            "shape": ["b", c.embed_dim],
+            "meaning": "of length 1: the product of a text's and an image's is their cosine",
+        },
+        "formats": dict(formats),
+    }
+
+
+def readme(description: Mapping) -> str:
+    """A few lines, and one for each format, on how to load what is there."""
+    image, text, output = (description[part] for part in ("image", "text", "output"))
+    shapes = [f"[{', '.join(map(str, part['shape']))}]" for part in (image, text, output)]
+    lines = [
+        f"# Encoders of {description['model']} ({description['method']}, {description['dtype']})",
+        "",
+        f"`pixels`: uint8 {shapes[0]} for any b; {image['preparation']}.",
+        f"`ids`: int32 {shapes[1]}; {text['preparation']}.",
+        f"Both give float32 features {shapes[2]} of length 1; the product of a text's and an image's ranks.",
+        "",
+        *(f"- {LOADING[name]}" for name in description["formats"]),
+        "",
+        "export.json says the same for programs, and how far each file is from the model.",
+    ]
+    return "\n".join(lines) + "\n"
