@@ -81,7 +81,8 @@ def make(model: Model, shown: Shown, *, title: str, number: int) -> dict[str, by
         "each token (a patch of a photo, a word or a piece of one) and sends it to a few of them; what "
         f"they give is added up by weight. Here there are {part.num_experts} experts, and a token goes to "
         f"{part.top_k}. A colour is an expert. Expert 1 of one block has nothing to do with expert 1 of "
-        "another: compare colours within a block only.",
+        "another: compare colours within a block only. In brackets stands the mixture's place in a block: "
+        "beside_mlp is beside CLIP's MLP; lora_fc, lora_q, ... add to one of CLIP's products.",
     ]
     html = page(title, lead, figures(pictures))
     return {"experts.html": html.encode()} | {picture.file: picture.png for picture in pictures}

@@ -78,7 +78,7 @@ def photo_png(photo: np.ndarray, weights: dict[int, Float[np.ndarray, "e gh gw"]
         for line, (index, weight) in enumerate(((first, by_first), (second, by_second))[: 2 if two else 1]):
             axes = cell(column, line)
             draw.picture(axes, draw.over(photo, colours[index]))
-            _numbers(axes, index, photo, weight)
+            _numbers(axes, index, photo, weight, colours)
             if line == 0:
                 draw.heading(axes, f"block {block + 1}")
         if two:
@@ -93,7 +93,7 @@ def photo_png(photo: np.ndarray, weights: dict[int, Float[np.ndarray, "e gh gw"]
     return draw.to_png(figure)
 
 
-def _numbers(axes, index, photo, weight) -> None:
+def _numbers(axes, index, photo, weight, colours) -> None:
     """The experts' numbers on their patches, where there is room."""
     rows, columns = index.shape
     if columns > 8:
@@ -103,7 +103,8 @@ def _numbers(axes, index, photo, weight) -> None:
         for x in range(columns):
             if weight[y, x] > 0:
                 at = (x + 0.5) * step[1] - 0.5, (y + 0.5) * step[0] - 0.5
-                text = {"ha": "center", "va": "center", "size": 6.5, "color": "white"}
+                ink = ink_on(colours[index[y, x]])
+                text = {"ha": "center", "va": "center", "size": 6.5, "color": ink}
                 axes.text(*at, str(index[y, x] + 1), **text)
 
 

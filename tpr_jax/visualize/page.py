@@ -7,6 +7,7 @@ from typing import NamedTuple
 from tpr_jax.report_html import STYLE
 
 OWN_STYLE = """
+h1 { overflow-wrap: anywhere; }
 .lead { max-width: 78ch; } .lead, .note { color: var(--ink); }
 figure { margin: 14px 0; background: #fff; border: 1px solid var(--rule); border-radius: 12px; padding: 14px;
   overflow-x: auto; }
