@@ -46,7 +46,7 @@ def test_with_torch_encoders_are_measured_again_beside_it(measured, tmp_path):
 @pytest.mark.parametrize("method", bench.METHODS)
 def test_every_step_has_the_product_of_its_type_beside_it(method):
     for part in ("encode", "train", "mini"):
-        for subjects in bench.groups(part).values():
+        for subjects in (*bench.groups(part).values(), *bench.groups(part, True, True).values()):
             assert subjects[0]["kind"] == "product" and len({s["dtype"] for s in subjects}) == 1
     found = [s for group in bench.groups("train").values() for s in group if s.get("config") == method]
     assert {(s["dtype"], s["batch"]) for s in found} == {

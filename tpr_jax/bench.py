@@ -27,14 +27,20 @@ from tpr_jax.main import explain_and_exit
 from tpr_jax.marked import put
 from tpr_jax.writing import write_json, write_text
 
+# This process asks only what devices there are; their memory is for those that are timed.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 METHODS = ("dm_adapter", "up_person", "cskt")
 DTYPES = ("float32", "bfloat16")
+# Of encoders, and of train steps, by whether there is an accelerator, which fewer rows would leave idle.
+BATCHES = {False: ((1, 16, 64), (8, 16)), True: ((1, 64, 512), (64, 256))}
 PARTS = ("encode", "train", "mini", "input", "ranking", "checkpoint", "commands", "search")
 PAGE, MARKER = Path("docs/speed.md"), "bench"
 
 
-def groups(part: str, torch: bool = False) -> dict[str, list[dict]]:
+def groups(part: str, torch: bool = False, accelerator: bool = False) -> dict[str, list[dict]]:
     """The subjects of a part that take turns, by a name for each group."""
+    encoded, trained = BATCHES[accelerator]
     best = {dtype: {"kind": "product", "dtype": dtype} for dtype in DTYPES}
 
     def encoders(backbone, dtype, tower, batches):
@@ -48,14 +54,14 @@ def groups(part: str, torch: bool = False) -> dict[str, list[dict]]:
 
     if part == "encode":
         return {
-            f"{tower} {dtype}": [best[dtype], *encoders("vit_b_16", dtype, tower, (1, 16, 64))]
+            f"{tower} {dtype}": [best[dtype], *encoders("vit_b_16", dtype, tower, encoded)]
             for dtype in DTYPES
             for tower in ("vision", "text")
         }
     if part == "train":
         return {
             f"{method} {dtype} {batch}": [best[dtype], step(method, "vit_b_16", dtype, batch)]
-            for batch in (8, 16)
+            for batch in trained
             for dtype in DTYPES
             for method in METHODS
         }
@@ -92,10 +98,12 @@ def groups(part: str, torch: bool = False) -> dict[str, list[dict]]:
 
 def measure(parts: list[str], turns: int, torch: bool, path: Path, say: Callable[[str], object]) -> dict:
     """What `path` holds, with what it lacks measured and added to it, group by group."""
+    import jax
+
     report = read(path)
     for part in parts:
         rows = report["parts"].setdefault(part, {})
-        for name, subjects in groups(part, torch).items():
+        for name, subjects in groups(part, torch, jax.default_backend() != "cpu").items():
             if name in rows and (not torch or len(rows[name]) == len(subjects)):
                 continue
             say(f"{part}, {name}")
