@@ -1,0 +1,128 @@
+"""The notebooks: well-formed, without outputs, opened by their badge, and run from top to bottom."""
+
+import ast
+import importlib
+import os
+import re
+import tomllib
+
+import nbformat
+import numpy as np
+import pytest
+from conftest import ROOT
+
+SITE = "https://github.com/tpr-jax/tpr_jax"
+NAMES = ("port_checkpoint",)
+each = pytest.mark.parametrize("name", NAMES)
+
+
+def read(name: str):
+    return nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4)
+
+
+def code(book) -> list[str]:
+    """Its code cells as Python: IPython's own lines become `pass`."""
+    cells = (cell.source for cell in book.cells if cell.cell_type == "code")
+    return [re.sub(r"^(\s*)[%!].*$", r"\1pass", source, flags=re.MULTILINE) for source in cells]
+
+
+def test_all_are_tested_and_listed():
+    assert sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")) == sorted(NAMES)
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"(notebooks/{name}.ipynb)" in readme for name in NAMES)
+
+
+@each
+def test_is_a_notebook_without_outputs(name):
+    book = read(name)
+    nbformat.validate(book)
+    for cell in book.cells:
+        assert cell.cell_type == "markdown" or (cell.outputs == [] and cell.execution_count is None)
+
+
+@each
+def test_badge_and_install_name_the_same_project(name):
+    """That of `[project.urls]` too, where there are some."""
+    first, second = read(name).cells[:2]
+    owner_and_name = SITE.removeprefix("https://github.com/")
+    opens = f"https://colab.research.google.com/github/{owner_and_name}/blob/main/notebooks/{name}.ipynb"
+    assert re.findall(r"\]\((https://colab\.[^)]*\.ipynb)\)", first.source) == [opens]
+    assert second.source.startswith("try:\n    import tpr_jax\nexcept ImportError:\n    %pip install")
+    assert re.findall(r'"git\+(.*)"', second.source) == [SITE]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    urls = [url for url in project.get("urls", {}).values() if "github.com" in url]
+    assert all(url.startswith(SITE) for url in urls)
+
+
+@each
+def test_what_it_imports_exists(name):
+    """Ours by name; of others the module. `google.colab` is behind a try."""
+    for source in code(read(name)):
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    importlib.import_module(alias.name)
+            elif isinstance(node, ast.ImportFrom) and not node.module.startswith("google"):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    if not hasattr(module, alias.name):
+                        importlib.import_module(f"{node.module}.{alias.name}")
+
+
+@each
+def test_links_lead_to_files(name):
+    """Relative ones, and those into this project's pages."""
+    text = "\n".join(cell.source for cell in read(name).cells if cell.cell_type == "markdown")
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        target = re.sub(rf"^{SITE}/blob/main/", "../", link).partition("#")[0]
+        assert target.startswith("https://") or (ROOT / "notebooks" / target).is_file(), link
+
+
+@each
+def test_leaves_the_device_to_jax(name):
+    """Neither CPU nor GPU is asked for, and a small setting comes from the environment alone."""
+    source = "\n".join(code(read(name)))
+    assert "JAX_PLATFORM" not in source and "jax_platform" not in source and '"cpu"' not in source
+    assert 'QUICK = os.environ.get("TPR_QUICK") == "1"' in source
+
+
+def run(name: str, folder, monkeypatch) -> tuple[str, list]:
+    """Runs it in a folder with the small setting: (all that it printed, its pictures as bytes in base64)."""
+    from nbclient import NotebookClient
+
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path.rstrip(os.pathsep))
+    monkeypatch.setenv("TPR_QUICK", "1")
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own shows pictures
+    book = read(name)
+    NotebookClient(
+        book,
+        timeout=1500,
+        startup_timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+    ).execute()
+    outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+    printed = "".join(output.text for output in outputs if output.output_type == "stream")
+    pictures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    return printed, pictures
+
+
+def number(pattern: str, printed: str) -> float:
+    """The only number that the pattern finds."""
+    (found,) = re.findall(pattern, printed)
+    return float(found.replace(",", ""))
+
+
+@pytest.mark.slow
+def test_porting_a_checkpoint(tmp_path, monkeypatch):
+    printed, _ = run("port_checkpoint", tmp_path, monkeypatch)
+    ((same, of),) = re.findall(r"(\d+) of (\d+) arrays came back to the last bit", printed)
+    assert same == of and int(of) > 100
+    assert number(r"worst relative error of features: (\S+)", printed) < 1e-6
+    assert number(r"relative difference of features: (\S+)", printed) < 1e-5
+    assert "Lora" not in re.search(r"and when merged: (.*)", printed)[1]
+    small, whole = (tmp_path / "ported/adapter.safetensors"), tmp_path / "best.safetensors"
+    assert small.stat().st_size < 0.2 * whole.stat().st_size
+    with np.load(tmp_path / "features.npz") as features:
+        assert np.abs(features["image_feats"]).max() > 0
