@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 SITE = "https://github.com/tpr-jax/tpr_jax"
-NAMES = ("port_checkpoint",)
+NAMES = ("search_photos", "port_checkpoint")
 each = pytest.mark.parametrize("name", NAMES)
 
 
@@ -112,6 +112,14 @@ def number(pattern: str, printed: str) -> float:
     """The only number that the pattern finds."""
     (found,) = re.findall(pattern, printed)
     return float(found.replace(",", ""))
+
+
+@pytest.mark.slow
+def test_searching_photos(tmp_path, monkeypatch):
+    printed, pictures = run("search_photos", tmp_path, monkeypatch)
+    assert number(r"([\d,]+) photos indexed", printed) == 40
+    assert re.findall(r"(\d+) of 40 photos searched", printed) == ["40", "20", "40", "40"]
+    assert len(pictures) == 4
 
 
 @pytest.mark.slow
