@@ -40,7 +40,7 @@ def on_small_disk(tmp_path_factory):
     def call(kilobytes: int, *command):
         script = f'mount -t tmpfs -o size={kilobytes}k tmpfs "$0" && exec "$@"'
         words = [*private, script, disk, *command]
-        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200)
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
     try:
         works = call(8, "true").returncode == 0

@@ -219,6 +219,28 @@ def test_mistakes_are_told_and_mended(page):
     expect(page.locator("#status")).to_contain_text("not in Latin script")
 
 
+def test_a_newer_question_while_the_answer_comes(page):
+    """It breaks off the reading of the older one's answer, of which nothing may show."""
+    broken_off = """() => {
+        const real = Response.prototype.json;
+        Response.prototype.json = function () {
+            Response.prototype.json = real;
+            window.broken = true;
+            return Promise.reject(new DOMException("", "AbortError"));
+        };
+    }"""
+    page.evaluate(broken_off)
+    page.fill("#text", "red")
+    page.press("#text", "Enter")
+    page.wait_for_function("window.broken")
+    page.wait_for_timeout(200)
+    assert page.locator("#error").is_hidden()
+    page.fill("#text", "blue")
+    page.press("#text", "Enter")
+    assert len(shown(page)) == 14
+    assert page.locator("#error").is_hidden()
+
+
 def test_by_keyboard_alone(page):
     expect(page.locator("#text")).to_be_focused()
     page.keyboard.type("a red coat")

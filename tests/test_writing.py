@@ -53,6 +53,27 @@ def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path, monkeypatch, 
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+def test_a_folder_takes_the_place_of_an_older_one(tmp_path, monkeypatch):
+    new, folder, old = (tmp_path / name for name in ("new", "folder", "old"))
+    for path in (new, folder):
+        path.mkdir()
+        (path / path.name).touch()
+    real = os.replace
+
+    def fail_once(source, target):
+        if source == new:
+            monkeypatch.setattr(writing.os, "replace", real)
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(writing.os, "replace", fail_once)
+    with pytest.raises(OSError, match="No space"):
+        writing.exchange(new, folder, old)
+    assert os.listdir(folder) == ["folder"] and os.listdir(new) == ["new"] and not old.exists()
+    writing.exchange(new, folder, old)
+    assert os.listdir(folder) == ["new"] and os.listdir(old) == ["folder"] and not new.exists()
+
+
 def test_a_bug_of_the_writer_is_no_trouble_of_the_disk(tmp_path):
     with pytest.raises(ZeroDivisionError):
         writing.write_whole(tmp_path / "a", lambda temporary: 1 / 0)

@@ -36,6 +36,19 @@ def write_whole(path: str | os.PathLike, write: Callable[[str], object]) -> None
             os.unlink(temporary)
 
 
+def exchange(new: Path, folder: Path, old: Path) -> None:
+    """Moves the folder `new` to where `folder` is, or is to be; what was there goes to `old`, and comes back
+    where the move fails."""
+    if folder.exists():
+        os.replace(folder, old)
+    try:
+        os.replace(new, folder)
+    except OSError:
+        if old.exists():
+            os.replace(old, folder)
+        raise
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a text whole, in UTF-8. Raises UserError as `write_whole`."""
     write_whole(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tpr_jax.errors import UserError
+from tpr_jax.writing import exchange
 
 ABOUT = "export.json"
 MADE_BY = "tpr_jax.export"  # in it, so that an older export is known
@@ -60,13 +61,6 @@ def whole_folder(folder: str | os.PathLike) -> Iterator[Path]:
         new, old = beside / "new", beside / "old"
         new.mkdir()
         yield new
-        if folder.exists():
-            os.replace(folder, old)
-        try:
-            os.replace(new, folder)
-        except OSError:
-            if old.exists():
-                os.replace(old, folder)
-            raise
+        exchange(new, folder, old)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

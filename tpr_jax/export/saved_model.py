@@ -60,10 +60,10 @@ def write(model: Model, folder: Path, dtype: str, platforms: tuple[str, ...]) ->
             native_serialization_platforms=platforms,
         )
         spec = tf.TensorSpec([None, *shape], kind, name=INPUTS[name])
-        made = tf.function(_bound(converted, module), input_signature=[spec], autograph=False)
-        setattr(module, name, made)
+        # As signatures alone: functions that the module holds would be made anew when it is saved.
+        made = tf.function(_bound(converted, module), autograph=False)
         with _without_top_k():
-            signatures[name] = made.get_concrete_function()
+            signatures[name] = made.get_concrete_function(spec)
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 

@@ -103,8 +103,11 @@ async function send(asked, signal) {
   } catch (error) {
     throw error.name === "AbortError" ? error : new Error("The server does not answer: is it still running?");
   }
-  const answer = await reply.json().catch(() => ({ detail: `The server answered ${reply.status}.` }));
-  if (!reply.ok) throw new Error(answer.detail);
+  const answer = await reply.json().catch((error) => {
+    if (error.name === "AbortError") throw error; // a newer question came while this one's answer did
+    return { detail: `The server answered ${reply.status}, and not as it should.` };
+  });
+  if (!answer.results) throw new Error(answer.detail);
   return answer;
 }
 
