@@ -50,8 +50,8 @@ def memory() -> list[dict]:
     """What is compiled for the table of memory: the train step."""
     return [
         {"method": method, "topology": TOPOLOGIES[0], "batch_size": batch, "remat": remat}
-        for method in METHODS
         for batch in BATCHES
+        for method in METHODS
         for remat in REMAT
     ]
 
