@@ -1,6 +1,6 @@
 """What makes a site of pages that GitHub shows as they are: called by mkdocs, see mkdocs.yml.
 
-Pages of the repository that lie elsewhere come along, links between all of them are turned to where they are
+Pages and notebooks of the repository that lie elsewhere come along, links between all of them are turned to where they are
 on the site, and in api.md a module's name is followed by its docstrings.
 """
 
@@ -25,6 +25,8 @@ MODULE = re.compile(r"^### \[`(tpr_jax[\w.]*)`\]\(.*\)\n\n.+", re.MULTILINE)
 def on_files(files, config):
     for source, page in ELSEWHERE.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
+    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):  # as files to fetch
+        files.append(File.generated(config, f"notebooks/{notebook.name}", abs_src_path=str(notebook)))
     return files
 
 
