@@ -1,7 +1,7 @@
 """What makes a site of pages that GitHub shows as they are: called by mkdocs, see mkdocs.yml.
 
-Pages and notebooks of the repository that lie elsewhere come along, links between all of them are turned to where they are
-on the site, and in api.md a module's name is followed by its docstrings.
+Pages and notebooks of the repository that lie elsewhere come along, links between all of them are turned to
+where they are on the site, and in api.md a module's name is followed by its docstrings.
 """
 
 import posixpath
