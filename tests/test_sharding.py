@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from conftest import made_once
 from jax.sharding import Mesh, PartitionSpec
 
 from tpr_jax import losses, sharding
@@ -52,16 +53,26 @@ def eight_devices(*command: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def trained(tmp_path_factory, name: str, methods, meshes) -> dict:
+    """What `mesh_script.py` finds, minutes long: once for all processes of the tests."""
+
+    def make(folder: Path) -> None:
+        found = eight_devices(str(HERE / "mesh_script.py"), *methods, "--", *meshes)
+        (folder / "found.json").write_text(json.dumps(found))
+
+    return json.loads((made_once(tmp_path_factory, name, make) / "found.json").read_text())
+
+
 @pytest.fixture(scope="module")
-def some():
+def some(tmp_path_factory):
     """One method, on the meshes that split weights least and most."""
-    return eight_devices(str(HERE / "mesh_script.py"), "dm_adapter", "--", "4x2", "1x8")
+    return trained(tmp_path_factory, "some_meshes", ["dm_adapter"], ["4x2", "1x8"])
 
 
 @pytest.fixture(scope="module")
-def every():
+def every(tmp_path_factory):
     """Every method on every mesh."""
-    return eight_devices(str(HERE / "mesh_script.py"), *TRAINED, "--", *MESHES)
+    return trained(tmp_path_factory, "every_mesh", TRAINED, MESHES)
 
 
 def assert_the_same_run(found: dict, label: str) -> None:
