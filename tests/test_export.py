@@ -69,7 +69,7 @@ np.savez(sys.argv[2], **found)
 
 def exported(folder, *words):
     command = [sys.executable, "-m", "tpr_jax.export", "--out", str(folder), *words]
-    return subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=800)
 
 
 def model_of(tiny, name):
@@ -101,7 +101,7 @@ def by_a_stranger(folder, model, tmp_path, load: str, blocked: tuple[str, ...]) 
     variables = {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
     variables.pop("PYTHONPATH", None)
     command = [sys.executable, "-c", script, str(tmp_path / "given.npz"), str(tmp_path / "found.npz")]
-    ended = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=800)
     assert ended.returncode == 0, ended.stderr
     right = {"encode_image": model.encode_images(list(pixels)), "encode_text": model.encode_texts(TEXTS)}
     found = np.load(tmp_path / "found.npz")
