@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from tpr_jax.data.images import read_image, resize
@@ -47,6 +47,10 @@ class Model:
     backbone: Backbone | None = None  # where `params` but for the tuned leaves is to be found, if anywhere
     dtype: str = "float32"
 
+    def normalise(self, pixels: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w 3"]:
+        """Pixels of 0..255 as `features_from_arrays` takes them."""
+        return (pixels.astype(np.float32) / 255 - np.float32(self.mean)) / np.float32(self.std)
+
     def encode_images(self, images: Sequence[Picture], batch_size: int = 32) -> Float[np.ndarray, "n e"]:
         """L2-normalised float32 features of paths, PIL images or uint8 arrays `[h, w, 3]` of any size.
 
@@ -59,7 +63,7 @@ class Model:
         def rows(start: int) -> np.ndarray:
             pictures = [read_image(image) for image in images[start : start + batch_size]]
             pixels = np.stack([resize(picture, self.config.image_size) for picture in pictures])
-            return (pixels.astype(np.float32) / 255 - np.float32(self.mean)) / np.float32(self.std)
+            return self.normalise(pixels)
 
         return _unit(self._encode(self.encoders[0], rows, len(images), batch_size))
 

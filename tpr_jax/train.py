@@ -131,11 +131,14 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
         notes["zero_shot"] = results_lib.score_zero_shot(parts, config)
         tqdm.write(f"zero-shot, test: {results_lib.short(notes['zero_shot'])}")
 
+    def share_skipped():
+        if parts["skipped"] is not None:  # each process knows of those that it tried
+            parts["skipped"].update(distributed.merged(parts["skipped"]))
+
     def save(state):
         if first:
             runlog.secure(workdir)
-        if parts["skipped"] is not None:  # each process knows of those that it tried
-            parts["skipped"].update(distributed.merged(parts["skipped"]))
+        share_skipped()
         so_far = {"seconds": spent(), "skipped": dict(parts["skipped"] or {}), **memory.peaks(notes)}
         checkpoint.save(latest, int(state["step"]), state, {**notes, **so_far})
 
@@ -228,8 +231,7 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
                 number = notice.number or signal.SIGTERM
                 raise interrupt.Stopped(number, f"stopped at step {done}, which is saved")
 
-    if parts["skipped"] is not None:
-        parts["skipped"].update(distributed.merged(parts["skipped"]))
+    share_skipped()
     results, encoded, kept = results_lib.final_results(
         config, parts, state, best, notes, variables, done, spent, history
     )

@@ -39,10 +39,9 @@ def encoders(model: Model, dtype: str) -> dict[str, Callable]:
     of length 1.
     """
     functions = clip.build(model.config, model.method, dtype)
-    mean, std = np.float32(model.mean), np.float32(model.std)
 
     def encode_image(variables: dict, pixels: UInt8[Array, "b h w 3"]) -> Float[Array, "b e"]:
-        images = (pixels.astype(jnp.float32) / 255 - mean) / std
+        images = clip.normalise(pixels, model.mean, model.std)
         return _unit(functions["encode_image"](variables, images)[0])
 
     def encode_text(variables: dict, ids: Int[Array, "b l"]) -> Float[Array, "b e"]:
@@ -88,8 +87,7 @@ def samples(model: Model, count: int = 3) -> dict[str, np.ndarray]:
 
 def wanted(model: Model, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the model itself says of such rows: float32 [b, e] of length 1."""
-    images = (rows["encode_image"].astype(np.float32) / 255 - np.float32(model.mean)) / np.float32(model.std)
-    feats = model.features_from_arrays(images, rows["encode_text"])
+    feats = model.features_from_arrays(model.normalise(rows["encode_image"]), rows["encode_text"])
     return {n: f / np.linalg.norm(f, axis=1, keepdims=True) for n, f in zip(NAMES, feats, strict=True)}
 
 

@@ -92,11 +92,14 @@ def written_out(q, k, v, mask) -> Float[Array, "b h l c"]:
     return _written_out(q, k, v, mask)[0]
 
 
-def _written_out(q, k, v, mask):
+def shares(q, k, mask) -> Float[Array, "b h l m"]:
+    """How each query's attention is shared out among the keys, float32; arguments as of `attend`."""
     scores = product(q * q.shape[-1] ** -0.5, jnp.swapaxes(k, -1, -2)).astype(q.dtype).astype(jnp.float32)
-    if mask is not None:
-        scores = scores + mask
-    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+    return jax.nn.softmax(scores if mask is None else scores + mask, axis=-1)
+
+
+def _written_out(q, k, v, mask):
+    weights = shares(q, k, mask).astype(q.dtype)
     return product(weights, v).astype(q.dtype), weights
 
 

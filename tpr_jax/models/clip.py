@@ -4,6 +4,8 @@ Trees: collection -> tower (`visual`, `text`) -> `block_i` -> layer -> leaf. `pa
 parts of a method live in collections of their own (`moe`, `adapter`, ...).
 """
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -20,9 +22,11 @@ from tpr_jax.models.petl.prompts import make_room, replace
 from tpr_jax.models.products import dense, whole
 
 
-def normalise(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """Pixels of 0..255 to CLIP's zero-mean, unit-variance float32."""
-    return (images.astype(jnp.float32) / 255.0 - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)
+def normalise(
+    images: UInt8[Array, "b h w 3"], mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD
+) -> Float[Array, "b h w 3"]:
+    """Pixels of 0..255 to zero-mean, unit-variance float32, by default CLIP's."""
+    return (images.astype(jnp.float32) / 255.0 - jnp.array(mean, jnp.float32)) / jnp.array(std, jnp.float32)
 
 
 def patches(images: Float[Array, "b h w 3"], size: int) -> Float[Array, "b n p"]:

@@ -7,12 +7,12 @@ returned is computed again from what the layer read, by the functions that the l
 from collections.abc import Callable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tpr_jax.models.attach import LoraMoePart, MoePart, PrefixPart, Router
-from tpr_jax.models.block import Attention, Dense, split_heads
+from tpr_jax.models.attention import shares, split_heads
+from tpr_jax.models.block import Attention, Dense
 from tpr_jax.models.clip import Clip
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.heads import NO_HEADS
@@ -20,7 +20,6 @@ from tpr_jax.models.layers import LayerNorm
 from tpr_jax.models.methods import Method
 from tpr_jax.models.petl import moe
 from tpr_jax.models.petl.prefix import mask_with_prefix
-from tpr_jax.models.products import matmul
 
 
 def build_inside(config: ClipConfig, method: Method, dtype: str = "float32") -> dict[str, Callable]:
@@ -94,7 +93,4 @@ def prefix_mass(
 ) -> Float[Array, "b h n"]:
     """What of each query's softmax over the prefix' keys and k falls on the prefix, from 0 to 1."""
     k = jnp.concatenate([jnp.broadcast_to(prefix, (len(k), *prefix.shape[1:])), k], axis=2)
-    scores = matmul(q * q.shape[-1] ** -0.5, jnp.swapaxes(k, -1, -2)).astype(jnp.float32)
-    if mask is not None:
-        scores = scores + mask_with_prefix(mask, prefix.shape[2])
-    return jax.nn.softmax(scores, axis=-1)[..., : prefix.shape[2]].sum(-1)
+    return shares(q, k, mask_with_prefix(mask, prefix.shape[2]))[..., : prefix.shape[2]].sum(-1)

@@ -50,10 +50,9 @@ def make_encoder(model: Model) -> tuple[Callable, int]:
     mesh = Mesh(np.array(jax.local_devices()), ("data",))
     by_row, everywhere = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
     encode_image = clip.build(model.config, model.method, model.dtype)["encode_image"]
-    mean, std = np.float32(model.mean), np.float32(model.std)
 
     def encode(variables, pixels):
-        feats, _ = encode_image(variables, (pixels.astype(jnp.float32) / 255 - mean) / std)
+        feats, _ = encode_image(variables, clip.normalise(pixels, model.mean, model.std))
         length = jnp.linalg.norm(feats, axis=1, keepdims=True)
         return (feats / jnp.maximum(length, 1e-12)).astype(jnp.float16)
 

@@ -31,11 +31,10 @@ def inside_photos(model: Model, photos: Sequence) -> Iterator[tuple[UInt8[np.nda
     Raises UserError where a photo cannot be read.
     """
     look = jax.jit(build_inside(model.config, model.method, model.dtype)["image"])
-    mean, std = np.float32(model.mean), np.float32(model.std)
     size = min(BATCH_SIZE, len(photos))
     batches = image_batches(photos, model.config.image_size, size)
     for pixels, valid in tqdm(batches, "photos", -(-len(photos) // size), **SHOW):
-        found = look(model.variables, (pixels.astype(np.float32) / 255 - mean) / std)
+        found = look(model.variables, model.normalise(pixels))
         yield pixels[:valid], jax.tree.map(lambda leaf, n=valid: np.asarray(leaf)[:n], found)
 
 
