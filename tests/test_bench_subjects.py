@@ -8,9 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from tpr_jax import bench, bench_subjects, flops
+from tpr_jax import bench, bench_models, bench_subjects
 from tpr_jax.models import clip
-from tpr_jax.models.methods import METHODS
 
 
 @pytest.mark.parametrize("part", bench.PARTS)
@@ -26,23 +25,6 @@ def test_a_product():
     found = ready.once()
     assert found.shape == (32, 32) and found.dtype == "bfloat16" and ready.flops == 2 * 32**3
     assert np.abs(np.asarray(found, np.float32)).max() > 1  # of random numbers, not of zeros
-
-
-@pytest.mark.parametrize("tower", ["vision", "text"])
-def test_features_of_an_encoder(tower):
-    ready = bench_subjects.encoder(tower, "clip_mini", "float32", 3)
-    feats = np.asarray(ready.once())
-    sizes = bench_subjects._model("zero_shot", "clip_mini", "float32", 3)[1]
-    assert feats.shape == (3, sizes.embed_dim) and np.isfinite(feats).all()
-    assert np.linalg.norm(feats[0] - feats[1]) > 1e-3
-    products = flops.encode(sizes, METHODS["zero_shot"](), tower, 3)
-    assert ready.flops == flops.total(products)["total"] > 0
-
-
-def test_a_step_trains():
-    ready = bench_subjects.train_step("parallel_adapter", "clip_mini", "float32", 4)
-    losses = [float(ready.once()) for _ in range(4)]
-    assert losses[-1] < losses[0] and ready.flops > 1e8 and ready.compile_seconds > 0
 
 
 def test_a_checkpoint_goes_to_the_disk_and_back():
@@ -64,10 +46,10 @@ def test_a_search_finds_the_ten_nearest():
 
 
 def test_a_sentence_is_read_encoded_and_looked_for(monkeypatch):
-    mini = bench_subjects._model("zero_shot", "clip_mini", "float32", 1)
+    mini = bench_models.model_of("zero_shot", "clip_mini", "float32", 1)
     config = dataclasses.replace(mini[1], vocab_size=49_408, context_length=77)  # what CLIP's tokenizer gives
     mini = (*mini[:1], config, mini[2], clip.build(config, mini[2]))
-    monkeypatch.setattr(bench_subjects, "_model", lambda *_: mini)
+    monkeypatch.setattr(bench_subjects, "model_of", lambda *_: mini)
     ready = bench_subjects.query("clip_mini", "float32", 500)
     scores, rows = ready.once()
     assert len(set(rows.tolist())) == 10 and np.abs(scores).max() < 1 and ready.compile_seconds > 0

@@ -23,6 +23,13 @@ SIZES = {  # queries, gallery, identities: the test splits
 LARGE = {"200,000 x 200,000": (200_000, 200_000, 50_000)}
 
 
+def random_split(n_query: int, n_gallery: int, width: int, identities: int) -> tuple[np.ndarray, ...]:
+    """Features of queries and of a gallery, and the identities of both, as `retrieval_metrics` takes them."""
+    rng = np.random.default_rng(0)
+    feats = [rng.standard_normal((n, width), np.float32) for n in (n_query, n_gallery)]
+    return *feats, *(rng.permutation(np.arange(n) % identities) for n in (n_query, n_gallery))
+
+
 def ranking(
     n_query: int, n_gallery: int, width: int = 512, identities: int = 1_000, repeats: int = 1
 ) -> dict:
@@ -34,14 +41,12 @@ def ranking(
     """
     from tpr_jax import memory, metrics
 
-    rng = np.random.default_rng(0)
-    feats = [rng.standard_normal((n, width), np.float32) for n in (n_query, n_gallery)]
-    pids = [rng.permutation(np.arange(n) % identities) for n in (n_query, n_gallery)]
+    *feats, query_pids, gallery_pids = random_split(n_query, n_gallery, width, identities)
     metrics.retrieval_metrics(feats[0][:64], feats[1][:64], np.zeros(64, int), np.arange(64))
     taken = []
     for _ in range(repeats):
         wall, cpu = time.perf_counter(), time.process_time()
-        metrics.retrieval_metrics(*feats, *pids)
+        metrics.retrieval_metrics(*feats, query_pids, gallery_pids)
         taken.append((time.perf_counter() - wall, time.process_time() - cpu))
     seconds, cpu_seconds = min(taken)
     return {

@@ -1,4 +1,4 @@
-"""What `bench` times: products, encoders and train steps with random weights, each as a function to call.
+"""What `bench` times, each as a function to call; the models of it are in `bench_models.py`.
 
 A subject is plain data, `{"kind": ..., "dtype": ..., ...}`, so that it can be made ready in a process of its
 own (`bench_turns.py`): then nothing else is in that process' peak of memory.
@@ -13,23 +13,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-PRODUCT_SIZE = 4096
-BACKBONES = {"vit_b_16": ":cuhk_pedes", "clip_mini": ""}  # what stands behind a config's name
-
-
-class Ready(NamedTuple):
-    """`once()` runs the subject and waits for its end; `flops` are those that it cannot do without."""
-
-    once: Callable[[], object]
-    flops: float
-    compile_seconds: float
+from tpr_jax import bench_ranking
+from tpr_jax.bench_models import Ready, encoder, mesh_of, model_of, product, torch_encoder, train_step
 
 
 def make(subject: dict) -> Ready:
@@ -37,98 +27,14 @@ def make(subject: dict) -> Ready:
     return MAKERS[subject["kind"]](**{key: value for key, value in subject.items() if key != "kind"})
 
 
-def product(dtype: str, size: int = PRODUCT_SIZE) -> Ready:
-    """A product of two square matrices, sums in float32: what this machine can do at best."""
-    from tpr_jax.models.products import product
-    from tpr_jax.step import compiler_options
-
-    arguments = [
-        jax.random.normal(key, (size, size), dtype) for key in jax.random.split(jax.random.key(0), 2)
-    ]
-    function = jax.jit(lambda a, b: product(a, b).astype(dtype), compiler_options=compiler_options())
-    return _compiled(function, arguments, 2.0 * size**3)
-
-
-def encoder(tower: str, backbone: str, dtype: str, batch: int, method: str = "zero_shot") -> Ready:
-    """Features of `batch` images or texts: `tower` is 'vision' or 'text'; texts have the full length."""
-    from tpr_jax import flops, step
-    from tpr_jax.models import clip
-
-    config, sizes, spec, model = _model(method, backbone, dtype, batch)
-    variables = jax.jit(model["init"])(jax.random.key(0))
-    variables["params"] = clip.hold_frozen(variables["params"], dtype)
-    rows = _batch(sizes, batch)["image" if tower == "vision" else "ids"]
-    encode = step.jit_encoder(model["encode_image" if tower == "vision" else "encode_text"], _mesh(config))
-    least = flops.total(flops.encode(sizes, spec, tower, batch))["total"]
-    return _compiled(encode, (variables, jnp.asarray(rows)), least)
-
-
-def train_step(config: str, backbone: str, dtype: str, batch: int, **settings) -> Ready:
-    """One update by `configs/CONFIG.py`; `settings` are further keys of the config."""
-    from tpr_jax import config as config_lib
-    from tpr_jax import flops, optim, prepare, sharding, step
-    from tpr_jax.models import clip
-
-    config, sizes, spec, model = _model(config, backbone, dtype, batch, **settings)
-    variables = jax.jit(model["init"])(jax.random.key(0))
-    trainable, frozen = optim.split_model(variables, spec)
-    if "params" in frozen:
-        frozen["params"] = clip.hold_frozen(frozen["params"], dtype)
-    weights, mesh = config_lib.loss_weights(config), _mesh(config)
-    optimiser = prepare.make_optimiser(config, trainable, per_epoch=1)[1]
-    update = step.jit_train_step(model, optimiser, weights, 1 / config.temperature, mesh, config.accumulate)
-    state = sharding.place(mesh, step.init_state(optimiser, trainable))
-    frozen = sharding.place(mesh, frozen)
-    rows = sharding.by_row(mesh, _batch(sizes, batch))
-    del variables, trainable
-    began = time.perf_counter()
-    compiled = update.lower(state, frozen, rows).compile()
-    seconds = time.perf_counter() - began
-
-    def once():
-        nonlocal state
-        state, metrics = compiled(state, frozen, rows)
-        return jax.block_until_ready(metrics["loss"])
-
-    return Ready(once, flops.total(flops.train_step(sizes, spec, batch, weights))["total"], seconds)
-
-
-def torch_encoder(tower: str, backbone: str, dtype: str, batch: int) -> Ready:
-    """The same features by transformers' PyTorch `CLIPModel`, with random weights, as its users call it."""
-    import torch
-    from transformers import CLIPConfig, CLIPModel
-
-    from tpr_jax.weights.hugging_face import write_config
-
-    _, sizes, _, _ = _model("zero_shot", backbone, dtype, batch)
-    where = "cuda" if torch.cuda.is_available() else "cpu"
-    with torch.device(where):
-        model = CLIPModel(CLIPConfig.from_dict(write_config(sizes))).to(getattr(torch, dtype)).eval()
-    rows = _batch(sizes, batch)
-    if tower == "vision":
-        pixels = torch.from_numpy(rows["image"]).permute(0, 3, 1, 2).to(where)
-        given = {"pixel_values": pixels.to(getattr(torch, dtype)) / 255, "interpolate_pos_encoding": True}
-        call = model.get_image_features
-    else:
-        given, call = {"input_ids": torch.from_numpy(rows["ids"]).long().to(where)}, model.get_text_features
-
-    def once():
-        with torch.inference_mode():
-            call(**given)
-        if where == "cuda":
-            torch.cuda.synchronize()
-
-    return Ready(once, 0.0, 0.0)
-
-
 def checkpoint(config: str, backbone: str, does: str) -> Ready:
     """A training state on its way to the disk until it is there ('save'), or back ('restore')."""
     from tpr_jax import checkpoint, optim, prepare, sharding, step
 
-    config, _, spec, model = _model(config, backbone, "float32", 8)
+    config, _, spec, model = model_of(config, backbone, "float32", 8)
     trainable = optim.split_model(jax.jit(model["init"])(jax.random.key(0)), spec)[0]
     state = step.init_state(prepare.make_optimiser(config, trainable, per_epoch=1)[1], trainable)
-    state = sharding.place(_mesh(config), state)
+    state = sharding.place(mesh_of(config), state)
     manager = checkpoint.open_manager(Path(_folder()), keep=1)
     number = itertools.count()
 
@@ -152,7 +58,7 @@ def query(backbone: str, dtype: str, vectors: int) -> Ready:
     from tpr_jax.data.tokenizer import clip_tokenizer
     from tpr_jax.models import clip
 
-    _, sizes, _, model = _model("zero_shot", backbone, dtype, 1)
+    _, sizes, _, model = model_of("zero_shot", backbone, dtype, 1)
     variables = jax.jit(model["init"])(jax.random.key(0))
     variables["params"] = clip.hold_frozen(variables["params"], dtype)
     tokenizer, search = clip_tokenizer(), _random_index(vectors, sizes.embed_dim)
@@ -184,10 +90,8 @@ def ranking(queries: int, gallery: int, identities: int) -> Ready:
     """The metrics of random features, both directions."""
     from tpr_jax import metrics
 
-    rng = np.random.default_rng(0)
-    feats = [rng.standard_normal((n, 512), np.float32) for n in (queries, gallery)]
-    pids = [np.arange(n) % identities for n in (queries, gallery)]
-    return Ready(lambda: metrics.retrieval_metrics(*feats, *pids), 0.0, 0.0)
+    split = bench_ranking.random_split(queries, gallery, 512, identities)
+    return Ready(lambda: metrics.retrieval_metrics(*split), 0.0, 0.0)
 
 
 MAKERS = {
@@ -222,49 +126,3 @@ def _random_index(count: int, width: int) -> Callable:
     vectors.flush()
     ready = codes.open_codes(folder, codes.write_codes(vectors, folder, "codes"))
     return lambda query: codes.exact_top_k(ready, vectors, query, 10)
-
-
-def _model(config: str, backbone: str, dtype: str, batch: int, **settings) -> tuple:
-    """(the config, CLIP's sizes, the method, the model's functions)."""
-    from tpr_jax import config as config_lib
-    from tpr_jax.aot_program import sizes_of
-    from tpr_jax.models import clip
-
-    config = read_config(config, backbone, batch_size=batch, dtype=dtype, **settings)
-    sizes, spec = sizes_of(config), config_lib.make_method(config)
-    model = clip.build(sizes, spec, dtype, remat=config.remat, scan_layers=config.scan_layers)
-    return config, sizes, spec, model
-
-
-def read_config(name: str, backbone: str, **settings) -> ConfigDict:
-    """`configs/NAME.py` for ViT-B/16 at the benchmarks' image size, or for clip-mini."""
-    from tpr_jax import main
-
-    keys = [f"--config.{key}={value}" for key, value in settings.items()]
-    path = f"configs/{name}.py{BACKBONES[backbone]}"
-    return main.parse(["bench", "--config", path, "--workdir", "unused", *keys])[0]
-
-
-def _mesh(config: ConfigDict):
-    from tpr_jax import sharding
-
-    return sharding.make_mesh(**config.mesh, devices=jax.devices()[:1])
-
-
-def _batch(sizes, batch: int) -> dict[str, np.ndarray]:
-    """Random pictures, and texts of full length, with two of each identity."""
-    rng = np.random.default_rng(0)
-    ids = rng.integers(1, sizes.vocab_size - 3, (batch, sizes.context_length), np.int32)
-    ids[:, -1] = sizes.vocab_size - 1
-    return {
-        "image": rng.integers(0, 256, (batch, *sizes.image_size, 3), np.uint8),
-        "ids": ids,
-        "pid": np.arange(batch, dtype=np.int32) // 2,
-    }
-
-
-def _compiled(function, arguments, flops: float) -> Ready:
-    began = time.perf_counter()
-    compiled = function.lower(*arguments).compile()
-    seconds = time.perf_counter() - began
-    return Ready(lambda: jax.block_until_ready(compiled(*arguments)), flops, seconds)
