@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tpr_jax.models.products import dense, matmul
+from tpr_jax.models.attention import written_out
+from tpr_jax.models.products import dense, product
 
 TYPES = {"float32": (jnp.float32, 1e-6), "bfloat16": (jnp.bfloat16, 2e-2)}
 dtypes = pytest.mark.parametrize(("dtype", "tolerance"), TYPES.values(), ids=TYPES)
@@ -27,15 +28,12 @@ def plain(a, b):
 
 
 @dtypes
-def test_matmul_is_numpys(dtype, tolerance):
+def test_product_is_numpys(dtype, tolerance):
     a, b = arrays((2, 3, 4, 5), (2, 3, 5, 6), dtype=dtype)
-    found = matmul(a, b)
-    assert found.dtype == dtype and found.shape == (2, 3, 4, 6)
+    found = product(a, b)
+    assert found.dtype == jnp.float32 and found.shape == (2, 3, 4, 6)  # sums are float32, and not rounded
     expected = np.matmul(np.asarray(a, np.float64), np.asarray(b, np.float64))
-    # Sums are float32, so only the result is rounded: by half a unit of bfloat16's last place, 2^-9.
-    np.testing.assert_allclose(
-        np.asarray(found, np.float64), expected, rtol=1e-5 if dtype == jnp.float32 else 2.0**-8, atol=1e-6
-    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @dtypes
@@ -51,18 +49,6 @@ def test_dense_is_numpys_with_any_leading_axes(dtype, tolerance):
         rtol=1e-5 if dtype == jnp.float32 else 2.0**-8,
         atol=1e-6,
     )
-
-
-@dtypes
-def test_gradients_of_matmul(dtype, tolerance):
-    a, b, g = arrays((2, 3, 4, 5), (2, 3, 5, 6), (2, 3, 4, 6), dtype=dtype)
-    found = jax.grad(lambda *ab: jnp.sum((matmul(*ab) * g).astype(jnp.float32)), argnums=(0, 1))(a, b)
-    expected = jax.grad(lambda *ab: jnp.sum(plain(*ab) * g.astype(jnp.float32)), argnums=(0, 1))(
-        a.astype(jnp.float32), b.astype(jnp.float32)
-    )
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.dtype == dtype
-        assert relative(ours, theirs) < tolerance
 
 
 @dtypes
@@ -85,32 +71,42 @@ def test_gradient_of_a_frozen_bfloat16_kernel_stays_bfloat16():
     assert gradient.dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("product", [matmul, dense])
-def test_all_bfloat16_products_take_bfloat16_and_sum_in_float32(product):
+def attention(a, b):
+    """a holds the queries, b keys and values: each gets its gradient by way of all products."""
+    return written_out(a[None, None], b[None, None], b[None, None], None)
+
+
+# With the shapes of their operands, and how many products they make, forwards and backwards.
+MADE_OF_PRODUCTS = [(dense, (4, 5), (5, 6), 3), (attention, (4, 6), (5, 6), 6)]
+made_of_products = pytest.mark.parametrize(("function", "left", "right", "count"), MADE_OF_PRODUCTS)
+
+
+@made_of_products
+def test_all_bfloat16_products_take_bfloat16_and_sum_in_float32(function, left, right, count):
     """What the module is for: forwards and backwards, or the CPU leaves its matrix unit."""
-    a, b = arrays((4, 5), (5, 6), dtype=jnp.bfloat16)
+    a, b = arrays(left, right, dtype=jnp.bfloat16)
 
     def loss(a, b):
-        return jnp.square(product(a, b).astype(jnp.float32)).sum()
+        return jnp.square(function(a, b).astype(jnp.float32)).sum()
 
     text = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(a, b)
     found = [e for e in walk(text.jaxpr) if e.primitive.name == "dot_general"]
-    assert len(found) == 3
+    assert len(found) == count
     for equation in found:
         assert [v.aval.dtype for v in equation.invars] == [jnp.bfloat16] * 2
         assert equation.outvars[0].aval.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("product", [matmul, dense])
+@made_of_products
 @pytest.mark.parametrize(
     ("dtype", "precision"), [("float32", (jax.lax.Precision.HIGHEST,) * 2), ("bfloat16", None)]
 )
-def test_float32_is_float32_on_every_platform(product, dtype, precision):
-    """Asked for in all three products, and of float32 only: bfloat16 operands have no digits to lose."""
-    a, b = arrays((4, 5), (5, 6), dtype=dtype)
-    gradient = jax.grad(lambda a, b: jnp.square(product(a, b).astype(jnp.float32)).sum(), argnums=(0, 1))
+def test_float32_is_float32_on_every_platform(function, left, right, count, dtype, precision):
+    """Asked for in all products, and of float32 only: bfloat16 operands have no digits to lose."""
+    a, b = arrays(left, right, dtype=dtype)
+    gradient = jax.grad(lambda a, b: jnp.square(function(a, b).astype(jnp.float32)).sum(), argnums=(0, 1))
     found = [e for e in walk(jax.make_jaxpr(gradient)(a, b).jaxpr) if e.primitive.name == "dot_general"]
-    assert [e.params["precision"] for e in found] == [precision] * 3
+    assert [e.params["precision"] for e in found] == [precision] * count
 
 
 def walk(jaxpr):

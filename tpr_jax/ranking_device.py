@@ -80,7 +80,7 @@ def distinct_float32(feats):
 
 @jax.jit
 def _product(left, right):
-    return products.matmul(left, right.T)
+    return products.product(left, right.T)
 
 
 @jax.jit

@@ -33,31 +33,6 @@ def product(a: Float[Array, "*batch m k"], b: Float[Array, "*batch k n"]) -> Flo
     return jnp.matmul(a, b, precision=precision, preferred_element_type=jnp.float32)
 
 
-def matmul(a: Float[Array, "*batch m k"], b: Float[Array, "*batch k n"]) -> Float[Array, "*batch m n"]:
-    """`a @ b` with equal batch axes, both of one type, which the result has too; sums are float32."""
-    return checkpoint_name(_matmul(a, b), PRODUCT)
-
-
-@jax.custom_vjp
-def _matmul(a, b):
-    return product(a, b).astype(a.dtype)
-
-
-def _matmul_forward(a, b):
-    return _matmul(a, b), (a, b)
-
-
-def _matmul_backward(saved, g):
-    a, b = saved
-    g = g.astype(a.dtype)
-    grad_a = product(g, jnp.swapaxes(b, -1, -2)).astype(a.dtype)
-    grad_b = product(jnp.swapaxes(a, -1, -2), g).astype(b.dtype)
-    return grad_a, grad_b
-
-
-_matmul.defvjp(_matmul_forward, _matmul_backward)
-
-
 def dense(x: Float[Array, "*batch k"], kernel: Float[Array, "k n"]) -> Float[Array, "*batch n"]:
     """`x @ kernel` in x's type; the kernel may be held in float32 and then gets a float32 gradient."""
     return checkpoint_name(_dense(x, kernel), PRODUCT)
