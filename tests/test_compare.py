@@ -31,6 +31,7 @@ def send_when(path, *numbers):
     return thread
 
 
+@pytest.mark.slow
 def test_a_comparison_for_real(compared, tmp_path, monkeypatch):
     flags = ("--config.total_steps=6", "--config.eval_every=0")
     code, stdout, stderr = compared(*flags)

@@ -84,6 +84,7 @@ def test_nothing_but_the_error_is_told_of_a_checkpoint(on_small_disk):
     assert process.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kilobytes", "flags"), [(700, []), (16, ["--config.checkpoint_every=1000", "--config.eval_every=0"])]
 )

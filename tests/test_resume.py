@@ -78,6 +78,7 @@ def later(workdir):
     return path.exists() and any(row["step"] == 60 and "val" in row for row in rows(workdir))
 
 
+@pytest.mark.slow
 def test_killed_twice_and_still_the_same_run(start, run, finished, tmp_path):
     reference, _ = finished
     workdir = tmp_path / "run"
@@ -94,6 +95,7 @@ def test_killed_twice_and_still_the_same_run(start, run, finished, tmp_path):
     assert_same_run(workdir, reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop_it_saves_and_says_so(start, make_config, finished, tmp_path, number):
     """SIGTERM, which a cluster sends before it takes a machine away, is no error."""
