@@ -210,7 +210,7 @@ def test_the_gallery_in_another_place_is_the_same(make, folder, tmp_path):
     ("damage", "told"),
     [
         (lambda f: (f / "index.json").write_text("{"), "is damaged"),
-        (lambda f: (f / "index.json").write_text('{"format_version": 2}'), "an index of version 2"),
+        (lambda f: (f / "index.json").write_text('{"format_version": 1}'), "an index of version 1"),
         (lambda f: (f / "index.json").write_text("[]"), "an index of version None"),
         (lambda f: (f / "vectors-1.npy").write_bytes(b""), "the index is damaged"),
         (lambda f: (f / "vectors-1.npy").unlink(), "the index is damaged"),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tpr_jax.errors import UserError
 from tpr_jax.search import codes
 
 
@@ -71,11 +72,58 @@ def test_more_than_there_are(made):
 
 
 def test_the_error_is_the_largest_there_is(made):
+    """Of what the numbers stand for: steps from the middle between each column's least and greatest."""
     vectors, rounded = made
-    decoded = np.concatenate([piece.reconstruct_n(0, piece.ntotal) for piece in rounded.pieces])
-    errors = np.linalg.norm(decoded - vectors.astype(np.float32), axis=1)
-    assert errors.max() == pytest.approx(rounded.error, rel=1e-3)
+    given = vectors.astype(np.float64)
+    middle = (given.min(axis=0) + given.max(axis=0)) / 2
+    errors = np.linalg.norm(middle + rounded.step * rounded.numbers - given, axis=1)
+    assert errors.max() == pytest.approx(rounded.error, rel=1e-6)
+    assert np.linalg.norm(rounded.numbers.astype(np.float64), axis=1).max() == pytest.approx(rounded.longest)
     assert rounded.error < 0.02
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 7, 130_001])
+def test_products_are_whole_and_exact(count):
+    """Whatever is left over of four rows at a time, or of a thread's share."""
+    rng = np.random.default_rng(count)
+    numbers = rng.integers(-127, 128, (count, 20), np.int8)
+    query = rng.integers(-8192, 8193, 20, np.int32)
+    found = codes._products(numbers, query)
+    np.testing.assert_array_equal(found, numbers.astype(np.int64) @ query.astype(np.int64))
+
+
+def test_products_of_the_largest_numbers_fit(tmp_path):
+    """2,048 numbers, all at the end of their span, with a query that points at them."""
+    signs = np.where(np.arange(2048) % 2, 1, -1) / np.sqrt(2048)
+    vectors = np.stack([signs, -signs, 0 * signs]).astype(np.float16)
+    rounded = codes.open_codes(tmp_path, codes.write_codes(vectors, tmp_path, "codes-1"))
+    scores, rows = codes.exact_top_k(rounded, vectors, signs.astype(np.float32), 3)
+    assert rows.tolist() == [0, 2, 1]
+    np.testing.assert_allclose(scores, [1, 0, -1], atol=1e-3)
+
+
+def test_without_numba_the_same(made, monkeypatch):
+    vectors, rounded = made
+    query = vectors[99].astype(np.float32)
+    wanted = codes.exact_top_k(rounded, vectors, query, 50)
+    monkeypatch.setattr(codes, "_multiply", codes._multiply_plain)
+    for one, other in zip(codes.exact_top_k(rounded, vectors, query, 50), wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "another", "settings"])
+def test_damaged_files_are_named(tmp_path, damage):
+    names = codes.write_codes(gallery("plain", 100), tmp_path, "codes-1")
+    if damage == "gone":
+        (tmp_path / names[1]).unlink()
+    elif damage == "cut":
+        (tmp_path / names[1]).write_bytes((tmp_path / names[1]).read_bytes()[:-1])
+    elif damage == "another":
+        np.save(tmp_path / names[1], np.zeros((100, 3), np.int8))
+    else:
+        (tmp_path / names[0]).write_text("{}")
+    with pytest.raises(UserError, match="codes-1.json: damaged .*; index the photos into a new folder"):
+        codes.open_codes(tmp_path, names)
 
 
 def test_rescoring_does_not_depend_on_the_company(made):

@@ -1,67 +1,73 @@
-"""Vectors rounded to 8 bits, so that FAISS passes over half the bytes; the answer stays exact.
+"""Vectors rounded to 8 bits, so that a search passes over half the bytes; the answer stays exact.
 
-Each number of a vector v is rounded to one of 256 between the least and the greatest that it has in the
-gallery. The index knows the largest distance |v - c| from a vector to what it was rounded to, and by Cauchy
-and Schwarz a score q.v of a query of length 1 is off by no more than that. So a photo can only be among the
-best k if its rounded score reaches the k-th best one less twice that distance. Those photos, a few hundred,
-are scored again with the vectors themselves.
+Each number of a vector v is rounded to one of 255 between the least and the greatest that it has in the
+gallery, and so is the query, to more, so that whole numbers are multiplied. The index knows the largest
+distance |v - c| from a vector to what it was rounded to; by Cauchy and Schwarz a score q.v of a query of
+length 1 is off by no more than that, and by the query's own rounding. So a photo can only be among the best k
+if its rounded score reaches the k-th best one less twice the two. Those photos, a few hundred, are scored
+again with the vectors themselves.
 """
 
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import faiss
 import numpy as np
-from jaxtyping import Bool, Float, Float16, Int
+from jaxtyping import Bool, Float, Float16, Int, Int8, Int32
 
 from tpr_jax.data.batches import worker_threads
 from tpr_jax.errors import UserError
 from tpr_jax.writing import write_json, write_whole
 
+try:
+    import numba
+except ImportError:  # NumPy then multiplies in float32: the same rows, some ten times slower
+    numba = None
+
 FROM = 4096  # vectors: fewer are scored at once
-_BLOCK, _PIECES = 16384, 16
-_ROUNDING = 1e-5  # of float32 sums in another order than ours
+_BLOCK = 16384
+_LEVELS = 254  # steps between the least and the greatest number: -127 to 127
+_QUERY = 2**13  # the query's largest whole number, where products of this width fit 32 bits
+_ROUNDING = 1e-6  # of scores to float32, and of float32 sums without Numba
 
 
 @dataclass(frozen=True)
 class Codes:
-    """The pieces in order, each a FAISS index over memory-mapped codes of `rows` vectors."""
+    """Whole numbers, memory-mapped; a vector is about `middle + step * numbers[i]`."""
 
-    pieces: list
-    rows: int
+    numbers: Int8[np.ndarray, "n e"]
+    step: Float[np.ndarray, "e"]
     error: float  # the largest |v - c|
+    longest: float  # the largest length of a row of `numbers`
 
 
 def write_codes(vectors: Float16[np.ndarray, "n e"], folder: Path, stem: str) -> list[str]:
-    """Rounds vectors and writes the pieces and how far that took them; returns the files' names.
+    """Rounds vectors, and writes them and how far that took them; returns the files' names.
 
     Raises:
       UserError: a file cannot be written.
     """
-    count, width = vectors.shape
-    span = _span(vectors)
-    # A piece begins at a multiple of eight rows, where a byte of a filter's bitmap does.
-    rows = -(-max(_BLOCK, -(-count // _PIECES)) // 8) * 8
-    names, error = [], 0.0
-    for start in range(0, count, rows):
-        # Not QT_8bit_direct_signed: FAISS 1.15 rounds the query too where the width is a multiple of 32.
-        kind = faiss.ScalarQuantizer.QT_8bit
-        piece = faiss.IndexScalarQuantizer(width, kind, faiss.METRIC_INNER_PRODUCT)
-        piece.train(span)
-        stop = min(start + rows, count)
-        for at in range(start, stop, _BLOCK):
-            block = vectors[at : min(at + _BLOCK, stop)].astype(np.float32)
-            piece.add(block)
-            rounded = piece.reconstruct_n(at - start, len(block))
-            error = max(error, float(np.linalg.norm(block - rounded, axis=1).max()))
-        name = f"{stem}-{len(names):02d}.faiss"
-        write_whole(folder / name, lambda temporary, piece=piece: faiss.write_index(piece, temporary))
-        names.append(name)
-    write_json(folder / f"{stem}.json", {"rows": rows, "error": error})
-    return [f"{stem}.json", *names]
+    low, high = _span(vectors)
+    middle, step = (low + high) / 2, (high - low) / _LEVELS
+    most = {"error": 0.0, "longest": 0.0}
+
+    def write(temporary: str) -> None:
+        with open(temporary, "wb") as file:  # not through a memory map, where a full disk kills the process
+            header = {"descr": "|i1", "fortran_order": False, "shape": vectors.shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for at in range(0, len(vectors), _BLOCK):
+                block = vectors[at : at + _BLOCK].astype(np.float64)
+                numbers = np.rint((block - middle) / np.where(step > 0, step, 1)).astype(np.int8)
+                apart = np.linalg.norm(block - (middle + step * numbers), axis=1)
+                lengths = np.linalg.norm(numbers.astype(np.float32), axis=1)
+                most["error"] = max(most["error"], float(apart.max()))
+                most["longest"] = max(most["longest"], float(lengths.max()))
+                file.write(numbers.tobytes())
+
+    write_whole(folder / f"{stem}.npy", write)
+    write_json(folder / f"{stem}.json", {"step": step.tolist(), **most})
+    return [f"{stem}.json", f"{stem}.npy"]
 
 
 def open_codes(folder: Path, names: list[str]) -> Codes:
@@ -72,10 +78,15 @@ def open_codes(folder: Path, names: list[str]) -> Codes:
     """
     try:
         settings = json.loads((folder / names[0]).read_text())
-        mapped = faiss.IO_FLAG_MMAP_IFC
-        pieces = [faiss.read_index(os.fspath(folder / name), mapped) for name in names[1:]]
-        return Codes(pieces, settings["rows"], settings["error"])
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        numbers = np.load(folder / names[1], mmap_mode="r")
+        step = np.array(settings["step"])
+        if numbers.dtype != np.int8 or numbers.shape[1:] != step.shape:
+            raise ValueError(f"holds {numbers.dtype} {numbers.shape} for {len(step)} steps")
+        _multiply(
+            numbers[:0], np.zeros(len(step), np.int32), np.empty(0, np.int32)
+        )  # compiled now, not later
+        return Codes(numbers, step, float(settings["error"]), float(settings["longest"]))
+    except (OSError, ValueError, KeyError) as error:
         what = " ".join(str(error).split())[:200]
         raise UserError(
             f"{folder / names[0]}: damaged ({what}); index the photos into a new folder"
@@ -94,20 +105,23 @@ def exact_top_k(
     Fewer where fewer rows are `allowed`.
     """
     k = min(k, len(vectors) if allowed is None else int(allowed.sum()))
-    asked = max(2 * k, 64)  # candidates of each piece
-    while True:
-        near, rows, left_out = _candidates(codes, query, asked, allowed)
-        slack = 2 * (codes.error + _ROUNDING)
-        least = np.inf if k == 0 else -np.inf
-        if 0 < k <= len(near):
-            least = np.partition(near, len(near) - k)[len(near) - k] - slack
-        # A row that was left out may be among the best, unless its rounded score is too low for that.
-        if left_out < least or left_out == -np.inf:
-            rows = rows[near >= least]
-            scores = rescore(vectors, query, rows)
-            best = np.lexsort((rows, -scores))[:k]
-            return scores[best], rows[best]
-        asked *= 8
+    if k == 0:
+        return np.empty(0, np.float32), np.empty(0, np.int64)
+    weights = query.astype(np.float64) * codes.step
+    limit = min(_QUERY, (2**31 - 1) // (_LEVELS // 2 * len(weights)))
+    unit = float(np.abs(weights).max()) / limit or 1.0
+    rounded = np.rint(weights / unit).astype(np.int32)
+    scores = _products(codes.numbers, rounded)
+    if allowed is not None:
+        scores[~allowed] = np.iinfo(np.int32).min
+    off = codes.error + float(np.linalg.norm(weights - unit * rounded)) * codes.longest
+    least = float(np.partition(scores, len(scores) - k)[len(scores) - k]) - 2 * (off + _ROUNDING) / unit
+    rows = np.flatnonzero(scores >= least)
+    if allowed is not None:
+        rows = rows[allowed[rows]]
+    exact = rescore(vectors, query, rows)
+    best = np.lexsort((rows, -exact))[:k]
+    return exact[best], rows[best]
 
 
 def rescore(
@@ -121,27 +135,46 @@ def rescore(
     return scores
 
 
-def _candidates(codes: Codes, query, asked: int, allowed) -> tuple[np.ndarray, np.ndarray, float]:
-    """(rounded scores and rows of each piece's best, the highest rounded score of any row left out)."""
-    question = np.ascontiguousarray(query, np.float32)[None]
+def _products(numbers: Int8[np.ndarray, "n e"], query: Int32[np.ndarray, "e"]) -> Int32[np.ndarray, "n"]:
+    """The product of every row with the query, on all cores."""
+    out, threads = np.empty(len(numbers), np.int32), worker_threads()
+    size = max(1, min(4 * _BLOCK, -(-len(numbers) // threads)))
+    with ThreadPoolExecutor(threads) as pool:
+        starts = range(0, len(numbers), size)
+        work = [(numbers[at : at + size], query, out[at : at + size]) for at in starts]
+        list(pool.map(lambda given: _multiply(*given), work))
+    return out
 
-    def search(number: int) -> tuple[np.ndarray, np.ndarray, float]:
-        faiss.omp_set_num_threads(1)  # of this thread: the pieces are what is done side by side
-        piece, start = codes.pieces[number], codes.rows * number
-        settings, bits = None, None
-        if allowed is not None:
-            bits = np.packbits(allowed[start : start + piece.ntotal], bitorder="little")
-            settings = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
-        wanted = min(asked, piece.ntotal)
-        scores, rows = (found[0] for found in piece.search(question, wanted, params=settings))
-        found = rows >= 0
-        # Where all were wanted, or fewer were found than wanted, nothing was left out.
-        left_out = float(scores[-1]) if wanted < piece.ntotal and found.all() else -np.inf
-        return scores[found], rows[found] + start, left_out
 
-    with ThreadPoolExecutor(worker_threads()) as pool:
-        scores, rows, left_out = zip(*pool.map(search, range(len(codes.pieces))), strict=True)
-    return np.concatenate(scores), np.concatenate(rows), max(left_out)
+def _multiply_loop(numbers, query, out):
+    """In four places at once, because a core that reads one row after the other waits for its memory."""
+    quarter = len(numbers) // 4
+    for row in range(quarter):
+        first = second = third = fourth = 0
+        for column in range(len(query)):
+            weight = query[column]
+            first += numbers[row, column] * weight
+            second += numbers[quarter + row, column] * weight
+            third += numbers[2 * quarter + row, column] * weight
+            fourth += numbers[3 * quarter + row, column] * weight
+        out[row], out[quarter + row] = first, second
+        out[2 * quarter + row], out[3 * quarter + row] = third, fourth
+    for row in range(4 * quarter, len(numbers)):
+        total = 0
+        for column in range(len(query)):
+            total += numbers[row, column] * query[column]
+        out[row] = total
+
+
+def _multiply_plain(numbers, query, out):
+    """Without Numba: float32 may round the products, by far less than the rounding to 8 bits."""
+    for at in range(0, len(numbers), _BLOCK):
+        out[at : at + _BLOCK] = np.rint(
+            numbers[at : at + _BLOCK].astype(np.float32) @ query.astype(np.float32)
+        )
+
+
+_multiply = numba.njit(cache=True, nogil=True)(_multiply_loop) if numba is not None else _multiply_plain
 
 
 def _span(vectors) -> Float[np.ndarray, "2 e"]:
@@ -150,4 +183,4 @@ def _span(vectors) -> Float[np.ndarray, "2 e"]:
     for at in range(0, len(vectors), _BLOCK):
         block = vectors[at : at + _BLOCK].astype(np.float32)
         low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
-    return np.stack([low, high]).astype(np.float32)
+    return np.stack([low, high])

@@ -5,8 +5,8 @@ old index or the new one, whole.
     vectors-N.npy          float16 [n, e], L2-normalised, memory-mapped
     photos-N.parquet       a row a vector: path, x, y, w, h (null without a box), the table's columns,
                            file_size, file_mtime_ns, file_sha256
-    codes-N-*.faiss        8 bits a number, for a quick exact search (`codes`); from 4,096 photos on
-    codes-N.json           how far they were rounded
+    codes-N.npy            8 bits a number, for a quick exact search (`codes`); from 4,096 photos on
+    codes-N.json           what they stand for, and how far they were rounded
     ivf-N.faiss            lists for an approximate search (`approximate`); above a million photos
     skipped.jsonl          photos that cannot be read, and why
     parts/                 what is encoded but not yet in the index
@@ -32,7 +32,7 @@ from tpr_jax.weights.clip import weight_files
 from tpr_jax.weights.saved import read_saved
 from tpr_jax.weights.saving import ADAPTER
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INFO = "index.json"
 KEY = ("path", "x", "y", "w", "h")
 FILE = ("file_size", "file_mtime_ns", "file_sha256")
