@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tpr_jax import bench_models, flops
+from tpr_jax.errors import UserError
 from tpr_jax.models.methods import METHODS
 
 
@@ -22,3 +23,14 @@ def test_a_step_trains():
     ready = bench_models.train_step("parallel_adapter", "clip_mini", "float32", 4)
     losses = [float(ready.once()) for _ in range(4)]
     assert losses[-1] < losses[0] and ready.flops > 1e8 and ready.compile_seconds > 0
+
+
+def test_keys_of_a_step_reach_the_method_and_devices_have_to_be_there():
+    _, _, method, _ = bench_models.model_of(
+        "dm_adapter", "clip_mini", "float32", 4, **{"method.num_experts": 3}
+    )
+    assert method.vision[0].num_experts == 3
+    config = bench_models.read_config("dm_adapter", "clip_mini")
+    assert bench_models.mesh_of(config).size == 1
+    with pytest.raises(UserError, match="devices=9999: there are"):
+        bench_models.mesh_of(config, 9999)

@@ -16,7 +16,7 @@ from tpr_jax.models import clip
 def test_every_subject_that_bench_names_can_be_made(part):
     for subjects in bench.groups(part, torch=True).values():
         for subject in subjects:
-            given = {key: value for key, value in subject.items() if key not in ("kind", "of")}
+            given = {key: value for key, value in subject.items() if key != "kind"}
             inspect.signature(bench_subjects.MAKERS[subject["kind"]]).bind(**given)
 
 
@@ -56,7 +56,8 @@ def test_a_sentence_is_read_encoded_and_looked_for(monkeypatch):
 
 
 def test_a_ranking_and_a_command():
-    found = bench_subjects.ranking(30, 20, 5).once()
+    sizes = {"queries": 30, "gallery": 20, "identities": 5}
+    found = bench_subjects.make({"kind": "ranking", "of": "a split", **sizes}).once()
     assert 0 < found["t2i"]["R1"] < 100
     assert bench_subjects.command("tpr_jax.bench_ranking").once().returncode == 0
     with pytest.raises(subprocess.CalledProcessError):

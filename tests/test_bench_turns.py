@@ -62,3 +62,14 @@ def test_one_that_ends_amid_its_turns(stand_in):
 def test_labels():
     step = {"kind": "train_step", "config": "cskt", "backbone": "clip_mini", "dtype": "float32", "batch": 8}
     assert bench_turns.label(step) == "cskt train_step clip_mini float32 8"
+    more = {**step, "method.prompts": 2, "devices": 4, "seconds": [0.1]}
+    assert bench_turns.label(more) == "cskt train_step clip_mini float32 8 method.prompts=2 devices=4"
+
+
+def test_devices_are_asked_for_before_jax_starts(monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    assert bench_turns.environment(SMALL)["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=false"
+    asked = bench_turns.environment({**SMALL, "devices": 3})
+    assert asked["XLA_FLAGS"].split()[1:] == ["--xla_force_host_platform_device_count=3"]
+    assert asked["JAX_PLATFORMS"] == "cpu" and "JAX_PLATFORMS" not in bench_turns.environment(SMALL)

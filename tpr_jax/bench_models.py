@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from tpr_jax.errors import UserError
+
 PRODUCT_SIZE = 4096
 BACKBONES = {"vit_b_16": ":cuhk_pedes", "clip_mini": ""}  # what stands behind a config's name
 
@@ -47,18 +49,21 @@ def encoder(tower: str, backbone: str, dtype: str, batch: int, method: str = "ze
     return _compiled(encode, (variables, jnp.asarray(rows)), least)
 
 
-def train_step(config: str, backbone: str, dtype: str, batch: int, **settings) -> Ready:
-    """One update by `configs/CONFIG.py`; `settings` are further keys of the config."""
+def train_step(
+    config: str, backbone: str, dtype: str, batch: int, devices: int = 1, **config_overrides
+) -> Ready:
+    """One update by `configs/CONFIG.py`, its batch split over so many devices; further keys of the config
+    have their own names, as `method.num_experts`."""
     from tpr_jax import config as config_lib
     from tpr_jax import flops, optim, prepare, sharding, step
     from tpr_jax.models import clip
 
-    config, sizes, spec, model = model_of(config, backbone, dtype, batch, **settings)
+    config, sizes, spec, model = model_of(config, backbone, dtype, batch, **config_overrides)
     variables = jax.jit(model["init"])(jax.random.key(0))
     trainable, frozen = optim.split_model(variables, spec)
     if "params" in frozen:
         frozen["params"] = clip.hold_frozen(frozen["params"], dtype)
-    weights, mesh = config_lib.loss_weights(config), mesh_of(config)
+    weights, mesh = config_lib.loss_weights(config), mesh_of(config, devices)
     optimiser = prepare.make_optimiser(config, trainable, per_epoch=1)[1]
     update = step.jit_train_step(model, optimiser, weights, 1 / config.temperature, mesh, config.accumulate)
     state = sharding.place(mesh, step.init_state(optimiser, trainable))
@@ -126,10 +131,18 @@ def read_config(name: str, backbone: str, **settings) -> ConfigDict:
     return main.parse(["bench", "--config", path, "--workdir", "unused", *keys])[0]
 
 
-def mesh_of(config: ConfigDict):
+def mesh_of(config: ConfigDict, devices: int = 1) -> jax.sharding.Mesh:
+    """The config's mesh of the first so many devices.
+
+    Raises:
+      UserError: there are fewer.
+    """
     from tpr_jax import sharding
 
-    return sharding.make_mesh(**config.mesh, devices=jax.devices()[:1])
+    here = jax.devices()
+    if devices > len(here):
+        raise UserError(f"devices={devices}: there are {len(here)}; see XLA_FLAGS in bench_turns.py")
+    return sharding.make_mesh(**config.mesh, devices=here[:devices])
 
 
 def _batch(sizes, batch: int) -> dict[str, np.ndarray]:

@@ -86,8 +86,8 @@ def command(module: str) -> Ready:
     )
 
 
-def ranking(queries: int, gallery: int, identities: int) -> Ready:
-    """The metrics of random features, both directions."""
+def ranking(queries: int, gallery: int, identities: int, of: str = "") -> Ready:
+    """The metrics of random features, both directions; `of` is whose sizes these are, for the table."""
     from tpr_jax import metrics
 
     split = bench_ranking.random_split(queries, gallery, 512, identities)

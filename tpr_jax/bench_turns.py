@@ -69,9 +69,21 @@ def measure(
 
 
 def label(subject: dict) -> str:
-    """A subject in a few words."""
+    """A subject in a few words, with all that is not as usual."""
     named = ("config", "tower", "kind", "backbone", "dtype", "batch")
-    return " ".join(str(subject[key]) for key in named if key in subject)
+    others = [key for key in subject if key in ("gallery", "vectors", "devices") or "." in key]
+    words = [str(subject[key]) for key in named if key in subject]
+    return " ".join([*words, *(f"{key}={subject[key]}" for key in others)])
+
+
+def environment(subject: dict) -> dict[str, str]:
+    """That of a subject's process. One that asks for `devices` sees the CPU as that many."""
+    # Several share the device, so none may take all its memory; and threads that have nothing to do sleep.
+    found = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "OMP_WAIT_POLICY": "passive", **os.environ}
+    if "devices" in subject:
+        flags = f"{found.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={subject['devices']}"
+        found |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip()}
+    return found
 
 
 def middle(row: dict) -> float:
@@ -83,11 +95,9 @@ def _start(stack: contextlib.ExitStack, subject: dict, say: Callable) -> tuple:
     """(the process, what it says of its subject), or (None, why there is none)."""
     say(f"making ready: {label(subject)}")
     command = [sys.executable, "-m", "tpr_jax.bench_turns", json.dumps(subject)]
-    # Several share the device, so none may take all its memory; and threads that have nothing to do sleep.
-    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "OMP_WAIT_POLICY": "passive", **os.environ}
     said = stack.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": said, "text": True}
-    process = stack.enter_context(subprocess.Popen(command, **pipes, env=environment))
+    process = stack.enter_context(subprocess.Popen(command, **pipes, env=environment(subject)))
     stack.callback(process.stdin.close)
     line = process.stdout.readline()
     if not line:
