@@ -45,6 +45,24 @@ def test_encode_split_is_in_order_whatever_the_batch(tiny, batch_size):
         assert np.abs(feats - expected).max() < 30
 
 
+def test_captions_of_all_lengths_come_back_in_order(tiny):
+    """Each goes through the encoder with all of its words, and most without the padding."""
+    records, widths = load_records(tiny["data"], "test"), set()
+
+    def tokenize(captions):
+        lengths = np.array([[len(caption) % 80] for caption in captions])
+        return (np.arange(90) < lengths) + 98 * (np.arange(90) == lengths)
+
+    def by_sum(variables, ids):
+        widths.add(ids.shape[1])
+        return np.stack([ids.sum(1), ids.max(1)], axis=1).astype(np.float32)
+
+    split = evaluate.encode_split((by_colour, by_sum), {"scale": 1}, records, tokenize, (32, 16), 3)
+    wanted = [[len(caption) % 80 + 98, 98] for caption in split["captions"]]
+    np.testing.assert_array_equal(split["query_feats"], wanted)
+    assert len(set(map(tuple, wanted))) > 3 and min(widths) < 90
+
+
 def split_by_hand() -> dict:
     """Three captions, four photos; by the cosine the first caption's photos rank 0 2 1 3."""
     return {

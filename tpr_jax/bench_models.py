@@ -71,12 +71,12 @@ def train_step(
     rows = sharding.by_row(mesh, _batch(sizes, batch))
     del variables, trainable
     began = time.perf_counter()
-    compiled = update.lower(state, frozen, rows).compile()
+    program = step.compiled(update, state, frozen, rows)
     seconds = time.perf_counter() - began
 
     def once():
         nonlocal state
-        state, metrics = compiled(state, frozen, rows)
+        state, metrics = program(state, frozen, rows)
         return jax.block_until_ready(metrics["loss"])
 
     return Ready(once, flops.total(flops.train_step(sizes, spec, batch, weights))["total"], seconds)
@@ -158,7 +158,9 @@ def _batch(sizes, batch: int) -> dict[str, np.ndarray]:
 
 
 def _compiled(function, arguments, flops: float) -> Ready:
+    from tpr_jax import step
+
     began = time.perf_counter()
-    compiled = function.lower(*arguments).compile()
+    program = step.compiled(function, *arguments)
     seconds = time.perf_counter() - began
-    return Ready(lambda: jax.block_until_ready(compiled(*arguments)), flops, seconds)
+    return Ready(lambda: jax.block_until_ready(program(*arguments)), flops, seconds)

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from tpr_jax import distributed, metrics, ranking_device, sharding
 from tpr_jax.data import records as records_lib
 from tpr_jax.errors import UserError
+from tpr_jax.models.clip import end_positions
 
 
 def encode(encoder: Callable, variables: dict, batches, total: int, what: str) -> Float[np.ndarray, "n e"]:
@@ -29,6 +30,7 @@ def encode_split(
     batch_size: int,
     skipped: dict[str, str] | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    eot_id: int | None = None,
 ) -> dict:
     """Features and identities of a split: texts are queries, images the gallery.
 
@@ -37,7 +39,8 @@ def encode_split(
 
     Where `skipped` is given, a picture that cannot be read is left out with its captions, as if the
     annotation did not have it, and `skipped` gets its name: why. Otherwise it is a UserError. With the `mesh`
-    of the encoders each of several processes reads the pictures that its own devices encode.
+    of the encoders each of several processes reads the pictures that its own devices encode. `eot_id` says
+    where a text ends, as of `clip.end_positions`.
     """
     from tpr_jax.data import pipeline  # imports TensorFlow, which ranking itself does not need
 
@@ -58,9 +61,13 @@ def encode_split(
             )
         records, gallery_feats = records_lib.keep_images(records, kept), gallery_feats[kept]
     _, captions, query_pids = records_lib.caption_pairs(records)
-    texts = pipeline.text_batches(tokenizer(captions), batch_size)
+    ids = tokenizer(captions)
+    ends = end_positions(ids, eot_id)
+    order = np.argsort(ends, kind="stable")  # the short ones together
+    texts = pipeline.text_batches(ids[order], batch_size, ends[order])
+    feats = encode(encode_text, variables, texts, -(-len(captions) // batch_size), "captions")
     return {
-        "query_feats": encode(encode_text, variables, texts, -(-len(captions) // batch_size), "captions"),
+        "query_feats": feats[np.argsort(order)],
         "query_pids": query_pids,
         "captions": captions,
         "gallery_feats": gallery_feats,

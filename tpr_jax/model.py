@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from tpr_jax.data.images import read_image, resize
+from tpr_jax.data.lengths import shortened
 from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip
@@ -22,6 +23,7 @@ from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import Method, zero_shot
 from tpr_jax.optim import split_model
+from tpr_jax.step import compiler_options
 from tpr_jax.trees import flatten
 from tpr_jax.weights.backbone import Backbone, find
 from tpr_jax.weights.clip import IMAGE_MEAN, IMAGE_STD, image_settings, load_clip
@@ -83,7 +85,15 @@ class Model:
                 f"{self.source}: its tokenizer gives id {ids.max()}, but its text tower knows "
                 f"{self.config.vocab_size} ids; use the tokenizer.json that belongs to the weights"
             )
-        return _unit(self._encode(self.encoders[1], lambda i: ids[i : i + batch_size], len(ids), batch_size))
+        ends = clip.end_positions(ids, self.config.eot_id)
+        order = np.argsort(ends, kind="stable")  # the short ones together
+
+        def rows(start: int) -> np.ndarray:
+            here = order[start : start + batch_size]
+            return shortened(ids[here], ends[here])
+
+        feats = self._encode(self.encoders[1], rows, len(ids), batch_size)
+        return _unit(feats[np.argsort(order)])
 
     def features_from_arrays(
         self, images: Float[np.ndarray, "n h w 3"], ids: Int[np.ndarray, "m l"]
@@ -228,7 +238,11 @@ def make_model(
     functions = clip.build(config, method, dtype, heads)
     _check_shapes(jax.eval_shape(functions["init"], jax.random.key(0)), variables, source)
     image, text = functions["encode_image"], functions["encode_text"]
-    encoders = (jax.jit(lambda v, x: image(v, x)[0]), jax.jit(lambda v, x: text(v, x)[0]))
+    options = compiler_options()
+    encoders = tuple(
+        jax.jit(lambda v, x, encode=encode: encode(v, x)[0], compiler_options=options)
+        for encode in (image, text)
+    )
     variables = jax.device_put(variables)
     return Model(config, method, variables, tokenizer, source, mean, std, encoders, backbone, dtype)
 

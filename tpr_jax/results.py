@@ -29,6 +29,7 @@ def score_split(parts: dict, config: ConfigDict, encoders, variables, split: str
         config.eval_batch_size,
         parts["skipped"],
         parts["mesh"],
+        parts["clip_config"].eot_id,
     )
     return evaluate.score(encoded), encoded
 

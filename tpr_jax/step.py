@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tpr_jax import sharding
+from tpr_jax.allocator import hand_back_freed_memory
 from tpr_jax.objective import in_parts, objective
 
 
@@ -109,6 +110,13 @@ def jit_train_step(
     return jax.jit(on_mesh(step, mesh), donate_argnums=0, compiler_options=options)
 
 
+def compiled(update: Callable, *arguments) -> Callable:
+    """A jitted function, compiled for such arguments, without the memory that compiling it took."""
+    program = update.lower(*arguments).compile()
+    hand_back_freed_memory()
+    return program
+
+
 def compiled_ahead(update: Callable, *arguments) -> Callable:
     """A jitted function, compiled in a thread of its own for such arguments; the first call waits for it."""
 
@@ -119,9 +127,9 @@ def compiled_ahead(update: Callable, *arguments) -> Callable:
 
     shapes = jax.tree.map(like, arguments)  # not the arrays, whose memory a step gives away
     compiling = ThreadPoolExecutor(1, "compile")
-    compiled = compiling.submit(lambda: update.lower(*shapes).compile())
+    found = compiling.submit(lambda: compiled(update, *shapes))
     compiling.shutdown(wait=False)
-    return lambda *arguments: compiled.result()(*arguments)
+    return lambda *arguments: found.result()(*arguments)
 
 
 def jit_encoder(encode: Callable, mesh: Mesh) -> Callable:

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Bool, Int32, UInt8
+from jaxtyping import Bool, Int, Int32, UInt8
 from tqdm import tqdm
 
 from tpr_jax.data.images import read_resized
+from tpr_jax.data.lengths import shortened
 from tpr_jax.errors import UserError
 
 
@@ -87,12 +88,17 @@ def _read(source, image_size: tuple[int, int], row: int, bad: dict | None) -> np
 
 
 def text_batches(
-    ids: Int32[np.ndarray, "n l"], batch_size: int
-) -> Iterator[tuple[Int32[np.ndarray, "b l"], int]]:
-    """Token ids in order, as (batch, number of valid rows); the last batch is filled up with zeros."""
+    ids: Int32[np.ndarray, "n l"], batch_size: int, ends: Int[np.ndarray, "n"] | None = None
+) -> Iterator[tuple[Int32[np.ndarray, "b m"], int]]:
+    """Token ids in order, as (batch, number of valid rows); the last batch is filled up with zeros.
+
+    Where it is said at which token each text `ends`, batches are `shortened`.
+    """
     for start in range(0, len(ids), batch_size):
         part = ids[start : start + batch_size]
-        batch = np.zeros((batch_size, *ids.shape[1:]), ids.dtype)
+        if ends is not None:
+            part = shortened(part, ends[start : start + batch_size])
+        batch = np.zeros((batch_size, *part.shape[1:]), ids.dtype)
         batch[: len(part)] = part
         yield batch, len(part)
 

@@ -96,7 +96,7 @@ class TextTower(nn.Module):
     @nn.compact
     def __call__(self, ids, prompts=None, all_tokens: bool = False):
         c, d = self.config, self.config.text_width
-        end = end_positions(ids, c.eot_id)
+        end = end_positions(jnp.asarray(ids), c.eot_id)
         if prompts is not None:
             ids, end = make_room(ids, prompts.shape[1], c.context_length, end)
         length = ids.shape[1]
@@ -114,7 +114,7 @@ class TextTower(nn.Module):
 
 def end_positions(ids: Int[Array, "b l"], eot_id: int | None) -> Int[Array, "b"]:
     """Where each text ends: at its first end-of-text id, or at its highest id where none is named."""
-    return jnp.argmax(ids if eot_id is None else ids == eot_id, axis=-1)
+    return (ids if eot_id is None else ids == eot_id).argmax(axis=-1)
 
 
 class Clip(nn.Module):

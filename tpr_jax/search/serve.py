@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import uvicorn
 
+from tpr_jax.data.lengths import LENGTHS
 from tpr_jax.errors import UserError
 from tpr_jax.search.api import make_app
 from tpr_jax.search.guard import Limits, is_loopback
@@ -81,9 +82,10 @@ def hosts_of(host: str, allowed: Sequence[str]) -> frozenset[str] | None:
 
 
 def warm_up(searcher: Searcher) -> None:
-    """Compiles both encoders and reads the index once, so that the first question does not wait for it."""
+    """Compiles the encoders and reads the index once, so that the first question does not wait for it."""
     if searcher.model.tokenizer is not None:
-        search(searcher, "a person")
+        for words in (1, *LENGTHS):  # too many for the length before
+            search(searcher, " ".join(["person"] * words))
     search(searcher, image=np.zeros((8, 4, 3), np.uint8))
 
 
