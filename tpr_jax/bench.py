@@ -15,7 +15,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from tpr_jax import arguments, bench_input, bench_turns
@@ -160,32 +160,48 @@ def _processor() -> str:
     return " ".join([fields.get("model name", platform.machine()), *(f"with {unit}" for unit in units[:1])])
 
 
-def run(argv: list[str]) -> None:
-    """The command."""
+def command_line(module: str, description: str, parts: Collection[str]) -> arguments.Parser:
+    """What every bench can be told: which of its `parts`, how often, where, and what to do with it."""
     parser = arguments.Parser(
-        prog="python -m tpr_jax.bench",
-        description=__doc__,
+        prog=f"python -m {module}",
+        description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", default=",".join(PARTS), help="which parts, separated by commas")
+    parser.add_argument("--only", default=",".join(parts), help="which parts, separated by commas")
     parser.add_argument("--turns", type=int, default=5, help="how often each is timed")
-    parser.add_argument("--torch", action="store_true", help="beside PyTorch")
     parser.add_argument("--workdir", type=Path, default=Path("runs/bench"))
     parser.add_argument("--write", action="store_true", help=f"the tables into {PAGE}")
     parser.add_argument("--as_it_is", action="store_true", help="of what was measured before")
-    args = parser.parse_args(argv[1:])
-    parts = args.only.split(",")
-    for part in parts:
-        if part not in PARTS:
-            raise UserError(f"--only {part} is unknown: known are {', '.join(PARTS)}")
+    return parser
+
+
+def chosen(args: argparse.Namespace, parts: Collection[str]) -> list[str]:
+    """The parts that --only names.
+
+    Raises:
+      UserError: there is no such part, or --turns is no number of turns.
+    """
+    for part in args.only.split(","):
+        if part not in parts:
+            raise UserError(f"--only {part} is unknown: known are {', '.join(parts)}")
     if args.turns < 1:
         raise UserError(f"--turns {args.turns}: must be at least 1")
+    return args.only.split(",")
+
+
+def say(line: str) -> None:
+    """Of what is being done, to the terminal."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def run(argv: list[str]) -> None:
+    """The command."""
+    parser = command_line("tpr_jax.bench", __doc__, PARTS)
+    parser.add_argument("--torch", action="store_true", help="beside PyTorch")
+    args = parser.parse_args(argv[1:])
+    parts = chosen(args, PARTS)
     path = args.workdir / "bench.json"
-    if args.as_it_is:
-        report = read(path)
-    else:
-        say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
-        report = measure(parts, args.turns, args.torch, path, say)
+    report = read(path) if args.as_it_is else measure(parts, args.turns, args.torch, path, say)
     text = tables(report)
     print(text)
     if args.write:

@@ -19,13 +19,17 @@ TITLES = {
 
 def tables(report: dict) -> str:
     """One table a part, under a line that names the machine."""
-    here = report["machine"]
-    named = f"{here['device']}, {here['cores']} cores, Python {here['python']}, jax {here['jax']}"
-    found = [f"Measured on: {named}."]
+    found = [f"Measured on: {named(report['machine'])}."]
     for part, groups in report["parts"].items():
         if groups:
             found += ["", f"**{TITLES[part]}**", "", TABLES.get(part, plain)(groups)]
     return "\n".join(found)
+
+
+def named(machine: dict) -> str:
+    """A machine in a few words."""
+    versions = f"Python {machine['python']}, jax {machine['jax']}"
+    return f"{machine['device']}, {machine['cores']} cores, {versions}"
 
 
 def models(groups: dict[str, list[dict]]) -> str:
@@ -48,10 +52,9 @@ def models(groups: dict[str, list[dict]]) -> str:
             share = "" if "error" in best else f"{rate * middle(best) / best['flops']:.2f}"
             other = torch.get(_of(row))
             ratio = f"{middle(other) / middle(row):.2f}" if other and "error" not in other else ""
-            taken = (row["peak_device_memory_bytes"] or row["peak_memory_bytes"]) / 1e9
             lines.append(
                 [*begin, f"{middle(row):.4g}", spread(row), f"{rate / 1e9:,.0f}", share, ratio]
-                + [f"{taken:.2f}", f"{row['compile_seconds']:.0f}"]
+                + [f"{memory(row):.2f}", f"{row['compile_seconds']:.0f}"]
             )
     return markdown(heads, lines)
 
@@ -94,6 +97,11 @@ def name_of(row: dict) -> str:
         "query": lambda: f"a sentence, {row['dtype']}, the ten best of {count}",
     }
     return by_kind[row["kind"]]()
+
+
+def memory(row: dict) -> float:
+    """The most that a model took, of its device where that keeps an account, GB."""
+    return (row["peak_device_memory_bytes"] or row["peak_memory_bytes"]) / 1e9
 
 
 def spread(row: dict) -> str:
