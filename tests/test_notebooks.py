@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import os
 import re
 import tomllib
@@ -12,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 SITE = "https://github.com/tpr-jax/tpr_jax"
-NAMES = ("search_photos", "port_checkpoint")
+NAMES = ("tour", "search_photos", "port_checkpoint")
 each = pytest.mark.parametrize("name", NAMES)
 
 
@@ -112,6 +113,21 @@ def number(pattern: str, printed: str) -> float:
     """The only number that the pattern finds."""
     (found,) = re.findall(pattern, printed)
     return float(found.replace(",", ""))
+
+
+@pytest.mark.slow
+def test_the_tour(tmp_path, monkeypatch):
+    """What it computes of CLIP as it is has to be what training says of it, by other ways."""
+    printed, pictures = run("tour", tmp_path, monkeypatch)
+    results = json.loads((tmp_path / "runs/tour/results.json").read_text())
+    assert number(r"\ntrained ([\d,]+) of", printed) == 466_282
+    computed = ast.literal_eval(re.search(r"zero-shot, text to image: +(\{.*\})", printed)[1])
+    assert computed == pytest.approx(results["zero_shot"]["test"]["t2i"], abs=0.011)
+    for when, scores in (("before", results["zero_shot"]), ("after", results["final"])):
+        assert number(rf"\n{when} +R1 +([\d.]+)", printed) == round(scores["test"]["t2i"]["R1"], 2)
+    assert results["final"]["test"] != results["zero_shot"]["test"]
+    # Photos; curves; the grid; the load, a photo and a sentence of the experts; what one's own words find.
+    assert len(pictures) == 1 + 1 + 1 + 3 + 1
 
 
 @pytest.mark.slow
