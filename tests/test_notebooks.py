@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 SITE = "https://github.com/tpr-jax/tpr_jax"
-NAMES = ("tour", "search_photos", "port_checkpoint")
+NAMES = ("tour", "train_benchmark", "search_photos", "port_checkpoint")
 each = pytest.mark.parametrize("name", NAMES)
 
 
@@ -128,6 +128,22 @@ def test_the_tour(tmp_path, monkeypatch):
     assert results["final"]["test"] != results["zero_shot"]["test"]
     # Photos; curves; the grid; the load, a photo and a sentence of the experts; what one's own words find.
     assert len(pictures) == 1 + 1 + 1 + 3 + 1
+
+
+@pytest.mark.slow
+def test_training_on_a_benchmark(tmp_path, monkeypatch):
+    """Copied out of a zip file, checked, trained on, scored; MiniPEDES in place of CUHK-PEDES."""
+    printed, pictures = run("train_benchmark", tmp_path, monkeypatch)
+    assert "no Google Drive here" in printed and "photos are read from data/benchmark" in printed
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["benchmark"]
+    assert re.search(r"train +8 identities, 32 images, 64 captions", printed)
+    assert "\nnot whole\n" in printed and "unreadable" not in printed  # it has other counts only
+    results = json.loads((tmp_path / "runs/benchmark/results.json").read_text())
+    assert results["dataset"] == "cuhk_pedes" and results["method"] == "dm_adapter"
+    for name, scores in (("zero-shot", results["zero_shot"]), ("last epoch", results["final"])):
+        assert number(rf"\n{name} +R1 +([\d.]+)", printed) == round(scores["test"]["t2i"]["R1"], 2)
+    assert number(r"trains ([\d,]+) parameters", printed) == results["trainable_params"] > 0
+    assert len(pictures) == 1
 
 
 @pytest.mark.slow
