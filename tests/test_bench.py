@@ -81,5 +81,8 @@ def test_the_page_has_a_place_for_the_tables(measured, tmp_path, monkeypatch, py
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").mkdir()
     (tmp_path / bench.PAGE).write_text(page)
+    (tmp_path / bench.FRONT).write_text("before <!-- bench --> <!-- /bench --> behind")
     bench.run(["bench", "--only", "ranking", "--turns", "1", "--write"])
     assert "RSTPReid: 2,000 texts" in (tmp_path / bench.PAGE).read_text()
+    front = (tmp_path / bench.FRONT).read_text()
+    assert "Measured on" in front and "RSTPReid" not in front and "behind" in front

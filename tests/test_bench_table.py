@@ -39,6 +39,8 @@ def test_tables():
     assert "| the ten best of 50,000 vectors | 0.02 | 0.50 to 1.50 | 2.00 |" in lines
     assert any(line.startswith("| images | float32 | 64 | no room |") for line in lines)
     assert "clip-mini" not in text
+    some = bench_table.tables(REPORT, ("train",))
+    assert some.count("**") == 2 and "| cskt | float32 | 8 |" in some and some.startswith(lines[0])
     for line in lines:
         if line.startswith("|"):
             assert line.count("|") == next(x for x in lines[lines.index(line) :: -1] if "---" not in x).count(

@@ -12,6 +12,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import tpr_jax
+from tpr_jax.data.mini_pedes import bundled_dir
+from tpr_jax.data.records import load_records
 from tpr_jax.data.tokenizer_train import train_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.model import make_model
@@ -201,3 +203,16 @@ def test_a_file_under_openais_names(model, tmp_path, expected):
 def test_unknown_names_of_the_package():
     with pytest.raises(AttributeError, match="from_pretraned"):
         tpr_jax.from_pretraned  # noqa: B018
+
+
+def test_narrow_weights_are_made_once_and_the_whole_ones_are_kept():
+    """And features stay within a hundredth of float32's, for real pictures and captions."""
+    plain, narrow = (tpr_jax.from_pretrained("clip-mini", dtype=dtype) for dtype in ("float32", "bfloat16"))
+    proj = narrow.held["params"]["visual"]["proj"], narrow.variables["params"]["visual"]["proj"]
+    assert [leaf.dtype.name for leaf in proj] == ["bfloat16", "float32"]
+    assert narrow.held["params"]["visual"]["ln_post"]["scale"].dtype == np.float32
+    assert plain.held["params"]["visual"]["proj"] is plain.variables["params"]["visual"]["proj"]
+    records = load_records(bundled_dir(), "test")
+    photos, captions = records.image_paths[:24], [texts[0] for texts in records.captions[:24]]
+    assert relative(narrow.encode_images(photos), plain.encode_images(photos)) < 1e-2
+    assert relative(narrow.encode_texts(captions), plain.encode_texts(captions)) < 1e-2

@@ -6,8 +6,8 @@ What is compared runs in processes of its own that take turns, so that other wor
 alike; medians and spreads over the turns. A train step's operations are those that its method cannot do
 without (`flops.py`). With --torch transformers' PyTorch CLIPModel takes turns with the encoders
 (`requirements-torch.txt`). What has been measured stays in DIR/bench.json, by default in runs/bench: the same
-command goes on with what is missing; --write puts the tables into docs/speed.md. Weights and pictures are
-random.
+command goes on with what is missing; --write puts the tables into docs/speed.md and the most asked for into
+README.md. Weights and pictures are random.
 """
 
 import argparse
@@ -36,6 +36,7 @@ DTYPES = ("float32", "bfloat16")
 BATCHES = {False: ((1, 16, 64), (8, 16)), True: ((1, 64, 512), (64, 256))}
 PARTS = ("encode", "train", "mini", "input", "ranking", "checkpoint", "commands", "search")
 PAGE, MARKER = Path("docs/speed.md"), "bench"
+FRONT, ON_FRONT = Path("README.md"), ("encode", "train", "search")
 
 
 def groups(part: str, torch: bool = False, accelerator: bool = False) -> dict[str, list[dict]]:
@@ -205,7 +206,8 @@ def run(argv: list[str]) -> None:
     text = tables(report)
     print(text)
     if args.write:
-        write_text(PAGE, put(PAGE.read_text(), MARKER, text))
+        for page, wanted in ((PAGE, PARTS), (FRONT, ON_FRONT)):
+            write_text(page, put(page.read_text(), MARKER, tables(report, wanted)))
     print(f"written to {path}")
 
 

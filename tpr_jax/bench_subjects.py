@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tpr_jax import bench_ranking
@@ -56,23 +55,17 @@ def searching(vectors: int, width: int = 512) -> Ready:
 def query(backbone: str, dtype: str, vectors: int) -> Ready:
     """A sentence, from its letters to the ten best of random vectors."""
     from tpr_jax.data.tokenizer import clip_tokenizer
-    from tpr_jax.models import clip
+    from tpr_jax.model import make_model
 
-    _, sizes, _, model = model_of("zero_shot", backbone, dtype, 1)
-    variables = jax.jit(model["init"])(jax.random.key(0))
-    variables["params"] = clip.hold_frozen(variables["params"], dtype)
-    tokenizer, search = clip_tokenizer(), _random_index(vectors, sizes.embed_dim)
-    encode = jax.jit(lambda variables, ids: model["encode_text"](variables, ids)[0][0])
+    _, sizes, spec, functions = model_of("zero_shot", backbone, dtype, 1)
+    variables = jax.jit(functions["init"])(jax.random.key(0))
+    model = make_model(sizes, spec, variables, tokenizer=clip_tokenizer(), dtype=dtype)
+    search = _random_index(vectors, sizes.embed_dim)
     text = "a woman in a red coat and black trousers with a white bag over her left shoulder"
     began = time.perf_counter()
-    encode = encode.lower(variables, jnp.asarray(tokenizer([text]))).compile()
+    model.encode_texts([text], batch_size=1)
     seconds = time.perf_counter() - began
-
-    def once():
-        feature = np.asarray(encode(variables, jnp.asarray(tokenizer([text]))))
-        return search(feature / np.linalg.norm(feature))
-
-    return Ready(once, 0.0, seconds)
+    return Ready(lambda: search(model.encode_texts([text], batch_size=1)[0]), 0.0, seconds)
 
 
 def command(module: str) -> Ready:

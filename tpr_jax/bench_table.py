@@ -1,7 +1,7 @@
 """What `bench` measured, as Markdown."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from tpr_jax.bench_turns import middle
 
@@ -17,11 +17,11 @@ TITLES = {
 }
 
 
-def tables(report: dict) -> str:
-    """One table a part, under a line that names the machine."""
+def tables(report: dict, wanted: Collection[str] = tuple(TITLES)) -> str:
+    """One table a part that is wanted, under a line that names the machine."""
     found = [f"Measured on: {named(report['machine'])}."]
     for part, groups in report["parts"].items():
-        if groups:
+        if groups and part in wanted:
             found += ["", f"**{TITLES[part]}**", "", TABLES.get(part, plain)(groups)]
     return "\n".join(found)
 

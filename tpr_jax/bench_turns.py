@@ -22,8 +22,9 @@ TURN = 0.4  # seconds that a turn takes at least: what is quicker is repeated wi
 
 def serve(subject: dict) -> None:
     """What the process does."""
-    from tpr_jax import bench_subjects, memory
+    from tpr_jax import allocator, bench_subjects, memory
 
+    allocator.keep_freed_memory()  # as the commands do
     ready = bench_subjects.make(subject)
     ready.once()  # what happens once, as loading the program
     began = time.perf_counter()

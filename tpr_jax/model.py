@@ -45,7 +45,8 @@ class Model:
     source: str  # where it came from, for messages
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    encoders: tuple[Callable, Callable]  # (variables, rows) -> features, of images and of ids
+    held: dict  # as the encoders take them: the frozen ones in the type of the computation
+    encoders: tuple[Callable, Callable]  # (held, rows) -> features, of images and of ids
     backbone: Backbone | None = None  # where `params` but for the tuned leaves is to be found, if anywhere
     dtype: str = "float32"
 
@@ -101,8 +102,8 @@ class Model:
         """Unnormalised float32 features of normalised images and token ids, each array as one batch."""
         if tuple(images.shape[1:]) != (*self.config.image_size, 3):
             raise ValueError(f"images of shape {images.shape}, expected [n, *{self.config.image_size}, 3]")
-        image_feats = self.encoders[0](self.variables, np.asarray(images, np.float32))
-        text_feats = self.encoders[1](self.variables, np.asarray(ids, np.int32))
+        image_feats = self.encoders[0](self.held, np.asarray(images, np.float32))
+        text_feats = self.encoders[1](self.held, np.asarray(ids, np.int32))
         return np.asarray(image_feats), np.asarray(text_feats)
 
     def num_params(self) -> dict[str, int]:
@@ -160,7 +161,7 @@ class Model:
             # The last batch is filled up: another size would be compiled anew.
             fill = batch_size - len(batch) if count > batch_size else 0
             padded = np.concatenate([batch, np.zeros_like(batch, shape=(fill, *batch.shape[1:]))])
-            feats.append(np.asarray(encoder(self.variables, padded))[: len(batch)])
+            feats.append(np.asarray(encoder(self.held, padded))[: len(batch)])
         return np.concatenate(feats)
 
 
@@ -244,7 +245,9 @@ def make_model(
         for encode in (image, text)
     )
     variables = jax.device_put(variables)
-    return Model(config, method, variables, tokenizer, source, mean, std, encoders, backbone, dtype)
+    # Else each call would turn all weights into narrower ones again.
+    held = {**variables, "params": clip.hold_frozen(variables["params"], dtype)}
+    return Model(config, method, variables, tokenizer, source, mean, std, held, encoders, backbone, dtype)
 
 
 def _check_shapes(expected: dict, found: dict, source: str) -> None:

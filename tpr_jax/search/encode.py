@@ -62,7 +62,7 @@ def make_encoder(model: Model) -> tuple[Callable, int]:
         out_shardings=by_row,
         compiler_options=compiler_options(),
     )
-    variables = jax.device_put(jax.tree.map(np.asarray, model.variables), everywhere)
+    variables = jax.device_put(jax.tree.map(np.asarray, model.held), everywhere)
     return lambda pixels: program(variables, jax.device_put(pixels, by_row)), mesh.size
 
 
