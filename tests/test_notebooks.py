@@ -1,6 +1,7 @@
 """The notebooks: well-formed, without outputs, opened by their badge, and run from top to bottom."""
 
 import ast
+import csv
 import importlib
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 SITE = "https://github.com/tpr-jax/tpr_jax"
-NAMES = ("tour", "train_benchmark", "search_photos", "port_checkpoint")
+NAMES = ("tour", "train_benchmark", "search_photos", "ablation", "port_checkpoint")
 each = pytest.mark.parametrize("name", NAMES)
 
 
@@ -166,3 +167,27 @@ def test_porting_a_checkpoint(tmp_path, monkeypatch):
     assert small.stat().st_size < 0.2 * whole.stat().st_size
     with np.load(tmp_path / "features.npz") as features:
         assert np.abs(features["image_feats"]).max() > 0
+
+
+@pytest.mark.slow
+def test_an_ablation(tmp_path, monkeypatch):
+    """Its table is what its runs say of themselves, and rows differ by what they train."""
+    printed, pictures = run("ablation", tmp_path, monkeypatch)
+    runs = tmp_path / "runs/ablation"
+    with open(runs / "compare.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["config"] for row in rows] == [
+        f"ablation_dm_adapter:{r}" for r in ("adapter", "domain_router")
+    ]
+    for row in rows:
+        folder = runs / row["config"].replace(":", "-") / "seed_0"
+        results = json.loads((folder / "results.json").read_text())
+        assert row["done"] == "1" and row["failed"] == "0"
+        assert float(row["R1_mean"]) == results["final"]["test"]["t2i"]["R1"] > 0
+        assert int(row["trainable_params"]) == results["trainable_params"]
+    assert [int(row["trainable_params"]) for row in rows] == [76_880, 466_282]
+    assert "[2 of 2] ablation_dm_adapter:domain_router, seed 0: R@1" in printed
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    loads = [line["routing/visual/load"] for line in lines if "routing/visual/load" in line]
+    assert len(loads) == 4 and sum(loads[-1]) == pytest.approx(1)
+    assert len(pictures) == 3  # compare.png; scores and parameters; losses and loads
