@@ -162,6 +162,7 @@ def test_porting_a_checkpoint(tmp_path, monkeypatch):
     assert same == of and int(of) > 100
     assert number(r"worst relative error of features: (\S+)", printed) < 1e-6
     assert number(r"relative difference of features: (\S+)", printed) < 1e-5
+    assert number(r"from the weights of clip-mini: (\S+)", printed) < 1e-5
     assert "Lora" not in re.search(r"and when merged: (.*)", printed)[1]
     small, whole = (tmp_path / "ported/adapter.safetensors"), tmp_path / "best.safetensors"
     assert small.stat().st_size < 0.2 * whole.stat().st_size
