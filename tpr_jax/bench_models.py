@@ -40,11 +40,12 @@ def encoder(tower: str, backbone: str, dtype: str, batch: int, method: str = "ze
     from tpr_jax import flops, step
     from tpr_jax.models import clip
 
-    config, sizes, spec, model = model_of(method, backbone, dtype, batch)
+    _, sizes, spec, model = model_of(method, backbone, dtype, batch)
     variables = jax.jit(model["init"])(jax.random.key(0))
     variables["params"] = clip.hold_frozen(variables["params"], dtype)
     rows = _batch(sizes, batch)["image" if tower == "vision" else "ids"]
-    encode = step.jit_encoder(model["encode_image" if tower == "vision" else "encode_text"], mesh_of(config))
+    function = model["encode_image" if tower == "vision" else "encode_text"]
+    encode = jax.jit(lambda v, x: function(v, x)[0], compiler_options=step.encoder_options(batch))
     least = flops.total(flops.encode(sizes, spec, tower, batch))["total"]
     return _compiled(encode, (variables, jnp.asarray(rows)), least)
 

@@ -23,7 +23,7 @@ from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import Method, zero_shot
 from tpr_jax.optim import split_model
-from tpr_jax.step import compiler_options
+from tpr_jax.step import encoder_options
 from tpr_jax.trees import flatten
 from tpr_jax.weights.backbone import Backbone, find
 from tpr_jax.weights.clip import IMAGE_MEAN, IMAGE_STD, image_settings, load_clip
@@ -238,16 +238,19 @@ def make_model(
     """
     functions = clip.build(config, method, dtype, heads)
     _check_shapes(jax.eval_shape(functions["init"], jax.random.key(0)), variables, source)
-    image, text = functions["encode_image"], functions["encode_text"]
-    options = compiler_options()
-    encoders = tuple(
-        jax.jit(lambda v, x, encode=encode: encode(v, x)[0], compiler_options=options)
-        for encode in (image, text)
-    )
+    encoders = _jitted(functions["encode_image"]), _jitted(functions["encode_text"])
     variables = jax.device_put(variables)
     # Else each call would turn all weights into narrower ones again.
     held = {**variables, "params": clip.hold_frozen(variables["params"], dtype)}
     return Model(config, method, variables, tokenizer, source, mean, std, held, encoders, backbone, dtype)
+
+
+def _jitted(encode: Callable) -> Callable:
+    """(variables, rows) -> features, compiled in one way for one row and in another for more."""
+    one, more = (
+        jax.jit(lambda v, x: encode(v, x)[0], compiler_options=encoder_options(rows)) for rows in (1, 2)
+    )
+    return lambda variables, rows: (one if len(rows) == 1 else more)(variables, rows)
 
 
 def _check_shapes(expected: dict, found: dict, source: str) -> None:

@@ -80,6 +80,15 @@ def compiler_options(platform: str = "") -> dict[str, str]:
     return options
 
 
+def encoder_options(rows: int) -> dict[str, str]:
+    """The same for an encoder of so many rows.
+
+    With one row the fusions help: at ViT-B/16 a text took 0.050 s with them and 0.058 without, in bfloat16
+    0.08 and 0.13; 16 photos took 3.3 and 2.8, in bfloat16 4.9 and 3.8 (two cores without AMX).
+    """
+    return {} if rows == 1 else compiler_options()
+
+
 def on_mesh(function: Callable, mesh: Mesh) -> Callable:
     """The function as it is traced for a mesh, where split weights come together (`products.whole`)."""
     if mesh.size == 1:
