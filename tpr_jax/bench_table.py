@@ -20,9 +20,10 @@ TITLES = {
 def tables(report: dict, wanted: Collection[str] = tuple(TITLES)) -> str:
     """One table a part that is wanted, under a line that names the machine."""
     found = [f"Measured on: {named(report['machine'])}."]
-    for part, groups in report["parts"].items():
+    for part, title in TITLES.items():
+        groups = report["parts"].get(part)
         if groups and part in wanted:
-            found += ["", f"**{TITLES[part]}**", "", TABLES.get(part, plain)(groups)]
+            found += ["", f"**{title}**", "", TABLES.get(part, plain)(groups)]
     return "\n".join(found)
 
 
