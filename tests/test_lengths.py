@@ -10,7 +10,6 @@ import tpr_jax
 from tpr_jax.data.lengths import LENGTHS, shortened
 from tpr_jax.model import make_model
 from tpr_jax.models import clip, methods
-from tpr_jax.models.methods import Method
 
 
 @pytest.mark.parametrize(
@@ -39,13 +38,20 @@ WORDS = ["a", "tall", "woman", "with", "brown", "hair", "walks", "in", "red", "s
 TEXTS = [" ".join((WORDS * 6)[:count]) for count in (75, 1, 21, 22, 37, 3, 38, 12, 30, 2)]
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 64])
+METHODS = {
+    "zero_shot": methods.zero_shot(),
+    "dm_adapter": methods.dm_adapter(),
+    "up_person": methods.up_person(),
+    "cskt": methods.cskt(),
+    "lora": methods.lora(),
+}
+
+
 @pytest.mark.parametrize(
-    "method",
-    [methods.zero_shot(), methods.dm_adapter(), methods.up_person(), methods.cskt(), methods.lora()],
-    ids=["zero_shot", "dm_adapter", "up_person", "cskt", "lora"],
+    "name, batch_size", [("zero_shot", 1), ("zero_shot", 64), *((name, 4) for name in METHODS)]
 )
-def test_features_are_those_of_whole_texts(plain, method: Method, batch_size):
+def test_features_are_those_of_whole_texts(plain, name, batch_size):
+    method = METHODS[name]
     functions = clip.build(plain.config, method)
     shapes = jax.eval_shape(functions["init"], jax.random.key(0))
     rng = np.random.default_rng(0)
