@@ -61,7 +61,7 @@ def _series(axes: Axes, drawn: dict[str, list[dict]]) -> None:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=MUTED)
         axes.set(xticks=[], yticks=[])
         return
-    ends = []
+    ends, largest = [], max(row[KINDS[name].key] for name, rows in drawn.items() for row in rows)
     axes.set(xscale="log", yscale="log")
     for name, rows in drawn.items():
         sizes = np.array([row[KINDS[name].key] for row in rows], float)
@@ -78,7 +78,7 @@ def _series(axes: Axes, drawn: dict[str, list[dict]]) -> None:
             (sizes[-1], seconds[-1]),
             (0, 9),
             textcoords="offset points",
-            ha="right",
+            ha="right" if sizes[-1] == largest else "center",  # within the panel either way
             color=INK,
             size=7.5,
         )
