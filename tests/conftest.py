@@ -248,3 +248,19 @@ def explained():
         return line
 
     return call
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """What a bench asked to be measured, group by group, of a stand-in that answers at once."""
+    from tpr_jax import bench_turns
+
+    seen = []
+
+    def stand_in(subjects, turns, say):
+        seen.append(subjects)
+        took = {"seconds": [1.0] * turns, "flops": 1.0, "compile_seconds": 0.0, "peak_memory_bytes": 1}
+        return [{**subject, **took, "peak_device_memory_bytes": None} for subject in subjects]
+
+    monkeypatch.setattr(bench_turns, "measure", stand_in)
+    return seen

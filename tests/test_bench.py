@@ -8,20 +8,6 @@ from tpr_jax import bench
 from tpr_jax.errors import UserError
 
 
-@pytest.fixture
-def measured(monkeypatch):
-    """The groups that were measured, by a stand-in that answers at once."""
-    seen = []
-
-    def stand_in(subjects, turns, say):
-        seen.append(subjects)
-        took = {"seconds": [1.0] * turns, "flops": 1.0, "compile_seconds": 0.0, "peak_memory_bytes": 1}
-        return [{**subject, **took, "peak_device_memory_bytes": None} for subject in subjects]
-
-    monkeypatch.setattr(bench.bench_turns, "measure", stand_in)
-    return seen
-
-
 def test_what_was_measured_is_not_measured_again(measured, tmp_path, capsys):
     command = ["bench", "--only", "ranking", "--turns", "2", "--workdir", str(tmp_path)]
     bench.run(command)

@@ -5,23 +5,9 @@ import json
 
 import pytest
 
-from tpr_jax import bench, bench_growth, bench_subjects, bench_turns
+from tpr_jax import bench, bench_growth, bench_subjects
 from tpr_jax.bench_growth_table import KINDS
 from tpr_jax.errors import UserError
-
-
-@pytest.fixture
-def measured(monkeypatch):
-    """The series that were measured, by a stand-in that answers at once."""
-    seen = []
-
-    def stand_in(subjects, turns, say):
-        seen.append(subjects)
-        took = {"seconds": [1.0] * turns, "flops": 1.0, "compile_seconds": 0.0, "peak_memory_bytes": 1}
-        return [{**subject, **took, "peak_device_memory_bytes": None} for subject in subjects]
-
-    monkeypatch.setattr(bench_turns, "measure", stand_in)
-    return seen
 
 
 def command(folder, only="ranking,search", *flags):

@@ -42,7 +42,7 @@ def encoder(tower: str, backbone: str, dtype: str, batch: int, method: str = "ze
 
     _, sizes, spec, model = model_of(method, backbone, dtype, batch)
     variables = jax.jit(model["init"])(jax.random.key(0))
-    variables["params"] = clip.hold_frozen(variables["params"], dtype)
+    variables = clip.held(variables, dtype)
     rows = _batch(sizes, batch)["image" if tower == "vision" else "ids"]
     function = model["encode_image" if tower == "vision" else "encode_text"]
     encode = jax.jit(lambda v, x: function(v, x)[0], compiler_options=step.encoder_options(batch))

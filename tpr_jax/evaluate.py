@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from tpr_jax import distributed, metrics, ranking_device, sharding
 from tpr_jax.data import records as records_lib
+from tpr_jax.data.lengths import short_first
 from tpr_jax.errors import UserError
 from tpr_jax.models.clip import end_positions
 
@@ -63,11 +64,11 @@ def encode_split(
     _, captions, query_pids = records_lib.caption_pairs(records)
     ids = tokenizer(captions)
     ends = end_positions(ids, eot_id)
-    order = np.argsort(ends, kind="stable")  # the short ones together
+    order, back = short_first(ends)
     texts = pipeline.text_batches(ids[order], batch_size, ends[order])
     feats = encode(encode_text, variables, texts, -(-len(captions) // batch_size), "captions")
     return {
-        "query_feats": feats[np.argsort(order)],
+        "query_feats": feats[back],
         "query_pids": query_pids,
         "captions": captions,
         "gallery_feats": gallery_feats,

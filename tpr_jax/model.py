@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from tpr_jax.data.images import read_image, resize
-from tpr_jax.data.lengths import shortened
+from tpr_jax.data.lengths import short_first, shortened
 from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip
@@ -87,14 +87,14 @@ class Model:
                 f"{self.config.vocab_size} ids; use the tokenizer.json that belongs to the weights"
             )
         ends = clip.end_positions(ids, self.config.eot_id)
-        order = np.argsort(ends, kind="stable")  # the short ones together
+        order, back = short_first(ends)
 
         def rows(start: int) -> np.ndarray:
             here = order[start : start + batch_size]
             return shortened(ids[here], ends[here])
 
         feats = self._encode(self.encoders[1], rows, len(ids), batch_size)
-        return _unit(feats[np.argsort(order)])
+        return _unit(feats[back])
 
     def features_from_arrays(
         self, images: Float[np.ndarray, "n h w 3"], ids: Int[np.ndarray, "m l"]
@@ -241,7 +241,7 @@ def make_model(
     encoders = _jitted(functions["encode_image"]), _jitted(functions["encode_text"])
     variables = jax.device_put(variables)
     # Else each call would turn all weights into narrower ones again.
-    held = {**variables, "params": clip.hold_frozen(variables["params"], dtype)}
+    held = clip.held(variables, dtype)
     return Model(config, method, variables, tokenizer, source, mean, std, held, encoders, backbone, dtype)
 
 

@@ -26,14 +26,8 @@ def row_specs(model: Model) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     }
 
 
-def held(model: Model, dtype: str) -> dict:
-    """The model's variables as they are exported: CLIP's own weights in `dtype`, the parts as they are."""
-    params = model.variables["params"]
-    return {**model.variables, "params": params if dtype == "float32" else clip.hold_frozen(params, dtype)}
-
-
 def encoders(model: Model, dtype: str) -> dict[str, Callable]:
-    """encoder -> a function of (variables as by `held`, rows), which computes in `dtype`.
+    """encoder -> a function of (variables as by `clip.held`, rows), which computes in `dtype`.
 
     `encode_image` takes uint8 pixels [b, H, W, 3], `encode_text` int32 ids [b, L]; both give float32 [b, e]
     of length 1.
@@ -56,7 +50,7 @@ def with_weights_inside(model: Model, dtype: str) -> dict[str, Callable]:
     Raises:
       UserError: an encoder is too large for one file.
     """
-    variables, made = held(model, dtype), encoders(model, dtype)
+    variables, made = clip.held(model.variables, dtype), encoders(model, dtype)
     for tower in ("visual", "text"):
         leaves = flatten({name: tree.get(tower, {}) for name, tree in variables.items()}).values()
         if (size := sum(leaf.nbytes for leaf in leaves)) > LARGEST:

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from tpr_jax.errors import UserError
-from tpr_jax.export.encoders import INPUTS, NAMES, encoders, held, row_specs
+from tpr_jax.export.encoders import INPUTS, NAMES, encoders, row_specs
 from tpr_jax.model import Model
+from tpr_jax.models import clip
 from tpr_jax.models.petl import moe
 from tpr_jax.pipes import stderr_nowhere
 
@@ -47,7 +48,7 @@ def write(model: Model, folder: Path, dtype: str, platforms: tuple[str, ...]) ->
     from jax.experimental import jax2tf
 
     module = tf.Module()
-    variables = held(model, dtype)
+    variables = clip.held(model.variables, dtype)
     module.weights = jax.tree.map(lambda leaf: tf.Variable(np.asarray(leaf), trainable=False), variables)
     specs = row_specs(model)
     signatures = {}

@@ -207,6 +207,12 @@ def build(
     }
 
 
+def held(variables: dict, dtype: str) -> dict:
+    """The variables as encoders take them: CLIP's own weights in the computation's type, the parts as they
+    are."""
+    return {**variables, "params": hold_frozen(variables["params"], dtype)}
+
+
 def hold_frozen(params: dict, dtype: str) -> dict:
     """Frozen weights in the computation's type; those of LayerNorm, which computes in float32, stay so."""
 

@@ -82,9 +82,8 @@ def open_codes(folder: Path, names: list[str]) -> Codes:
         step = np.array(settings["step"])
         if numbers.dtype != np.int8 or numbers.shape[1:] != step.shape:
             raise ValueError(f"holds {numbers.dtype} {numbers.shape} for {len(step)} steps")
-        _multiply(
-            numbers[:0], np.zeros(len(step), np.int32), np.empty(0, np.int32)
-        )  # compiled now, not later
+        # So that it is compiled now, and the first question does not wait for it.
+        _multiply(numbers[:0], np.zeros(len(step), np.int32), np.empty(0, np.int32))
         return Codes(numbers, step, float(settings["error"]), float(settings["longest"]))
     except (OSError, ValueError, KeyError) as error:
         what = " ".join(str(error).split())[:200]
