@@ -1,12 +1,17 @@
 """Saving and restoring trees; what is kept; what is done about damage and full disks."""
 
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from tpr_jax import checkpoint
 from tpr_jax.errors import UserError
@@ -19,6 +24,30 @@ def state(value: float) -> dict:
         "opt": (jnp.full((3,), value, jnp.bfloat16), {"count": jnp.asarray(int(value), jnp.int32)}),
         "step": jnp.asarray(int(value), jnp.int32),
     }
+
+
+# `latest` and `best` of one run, each step saved in both while neither waits for the other.
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+import jax, numpy as np
+from tpr_jax import checkpoint
+index, port, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, index, cluster_detection_method="deactivate")
+everywhere = jax.sharding.NamedSharding(jax.make_mesh((2,), ("data",)), jax.sharding.PartitionSpec())
+size = (5_000_000,)  # the first process writes while the second already waits
+managers = [checkpoint.open_manager(folder / name, keep=1) for name in ("latest", "best")]
+for step in range(1, 4):
+    kernel = jax.make_array_from_process_local_data(everywhere, np.full(size, step, np.float32), size)
+    for manager in managers:
+        checkpoint.save(manager, step, {"kernel": kernel}, {"step": step})
+for manager in managers:
+    checkpoint.finish(manager)
+    step, state, notes, broken = checkpoint.restore_newest(manager, {"kernel": kernel})
+    assert (step, notes, broken) == (3, {"step": 3}, []) and (np.asarray(state["kernel"]) == 3).all()
+jax.distributed.shutdown()
+"""
 
 
 @pytest.fixture
@@ -50,6 +79,31 @@ def test_round_trip_to_the_last_bit_with_the_newest_two_kept(manager):
     assert (step, broken) == (9, [])
     assert_same_bits(found, state(9))
     assert notes == {"best_r1": 3.0, "zero_shot": None}
+
+
+def test_two_managers_of_two_processes_do_not_take_one_another_for_their_own(tmp_path):
+    """By the names of Orbax' barriers, which hold the step and not the folder."""
+    with socket.create_server(("", 0)) as free:
+        port = str(free.getsockname()[1])
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    environment.pop("XLA_FLAGS", None)  # one device each
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_PROCESSES, str(index), port, str(tmp_path)],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=120)[1] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [0, 0], said
 
 
 def test_what_is_saved_is_the_state_at_the_time(manager):

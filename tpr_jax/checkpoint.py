@@ -43,8 +43,16 @@ sys.unraisablehook = _without_late_calls(sys.unraisablehook)
 
 
 def open_manager(folder: Path, keep: int) -> ocp.CheckpointManager:
-    """A manager of the checkpoints in `folder` that keeps the newest `keep`."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+    """A manager of the checkpoints in `folder` that keeps the newest `keep`.
+
+    Managers that are open at a time, over several processes, need folders of different names.
+    """
+    # Two managers that save the same step at a time would else meet at barriers of the same names, and take
+    # one another's for their own.
+    several = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=Path(folder).name)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, create=True, enable_async_checkpointing=True, multiprocessing_options=several
+    )
     return ocp.CheckpointManager(Path(folder).absolute(), options=options)
 
 
