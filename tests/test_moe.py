@@ -44,7 +44,7 @@ def float32(tree):
 def route_and_mix(u, logits, down, up, top_k):
     """One compilation a shape: the mixture, the weights and the choice."""
     weights, chosen = moe.choose(logits, top_k)
-    return moe.mixture(u, weights, down, up), weights, chosen
+    return moe.mixture(u, weights, top_k, down, up), weights, chosen
 
 
 experts_and_k = st.integers(1, 7).flatmap(lambda e: st.tuples(st.just(e), st.integers(1, e)))
@@ -99,7 +99,7 @@ def test_logits_and_weights_are_float32_with_bfloat16_tokens():
     weights, _ = moe.choose(logits, 2)
     assert logits.dtype == weights.dtype == jnp.float32
     down, up = part(rng, 4, 3, 2)
-    assert moe.mixture(u, weights, float32(down), float32(up)).dtype == jnp.bfloat16
+    assert moe.mixture(u, weights, 2, float32(down), float32(up)).dtype == jnp.bfloat16
 
 
 def test_zero_up_gives_exactly_nothing():

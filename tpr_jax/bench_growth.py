@@ -39,7 +39,7 @@ def subjects(series: str) -> list[dict]:
     if series == "search":
         return [{"kind": series, "vectors": n} for n in (65536, 131072, 262144, 524288)]
     if series == "experts":
-        return steps("dm_adapter", "method.num_experts", (2, 4, 8, 16))
+        return steps("dm_adapter", "method.num_experts", (2, 4, 8, 16, 32))
     if series == "prefix":
         return steps("up_person", "method.prefix", (8, 16, 32, 64))
     return steps("dm_adapter", "devices", (1, 2, 4, 8), batch=64)

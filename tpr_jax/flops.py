@@ -50,7 +50,7 @@ def train_step(
     """The products of one step: both towers forwards and backwards, and the losses named.
 
     `length` is that of the captions' ids, by default all that the text tower takes. With `all_experts` a
-    mixture computes each of its experts for each token, which is how `petl.moe` does it.
+    mixture computes each of its experts for each token, which is how `petl.moe` does it where they are few.
     """
     mlm = "mlm" in losses
     text = functools.partial(_tower, config, method, "text", batch_size, length, all_experts, True)

@@ -101,7 +101,7 @@ class MoePart(nn.Module):
         weights = routed(self, spec, u)
         down = Linear("moe", kaiming_down(d), (d, e, r), (e, r), name="down")()
         up = Linear("moe", zeros, (e, r, d), (e, d), name="up")()
-        return spec.scale * moe_math.mixture(u, weights, down, up)
+        return spec.scale * moe_math.mixture(u, weights, spec.top_k, down, up)
 
 
 class LoraPart(nn.Module):

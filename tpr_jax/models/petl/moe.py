@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from tpr_jax.models.petl import grouped
 from tpr_jax.models.products import dense
 
 
@@ -54,21 +55,35 @@ def balance(logits: Float[Array, "b l e"], chosen: Float[Array, "b l e"]) -> Flo
 
 
 def mixture(
-    u: Float[Array, "b l d"], weights: Float[Array, "b l e"], down: dict, up: dict
+    u: Float[Array, "b l d"], weights: Float[Array, "b l e"], top_k: int, down: dict, up: dict
 ) -> Float[Array, "b l d"]:
     """The weighted sum of the experts' outputs, `sum_e w_e (Up_e ReLU(Down_e u + b_e) + c_e)`.
 
-    All experts are computed, as two large products over their stacked weights: for a handful of small experts
-    this is faster than gathering tokens, and exact. `down`: kernel [d, e, r], bias [e, r];
-    `up`: kernel [e, r, d], bias [e, d].
+    The weights are 0 but for `top_k` experts a token. `down`: kernel [d, e, r], bias [e, r];
+    `up`: kernel [e, r, d], bias [e, d]. For a handful of small experts all are computed, as two large
+    products over their stacked weights; of many only those that are chosen (`grouped.py`).
     """
     d, e, r = down["kernel"].shape
+    if pays_to_sort(u.size // d, e, top_k):
+        return grouped.mixture(u.reshape(-1, d), weights.reshape(-1, e), top_k, down, up).reshape(u.shape)
     weights = weights.astype(u.dtype)
     hidden = dense(u, down["kernel"].reshape(d, e * r)) + down["bias"].reshape(e * r).astype(u.dtype)
     hidden = jax.nn.relu(hidden).reshape(*u.shape[:-1], e, r) * weights[..., None]
     return dense(hidden.reshape(*u.shape[:-1], e * r), up["kernel"].reshape(e * r, d)) + dense(
         weights, up["bias"]
     )
+
+
+def pays_to_sort(tokens: int, experts: int, top_k: int) -> bool:
+    """Whether to compute only the chosen experts: where that is a quarter of the rows or less, for sorting
+    costs as much again.
+
+    On two CPU cores, forwards and backwards, ViT-B/16's width, 1,544 tokens, 2 chosen: of 8 experts 41 ms for
+    all and 53 for the chosen, of 16 93 and 68, of 32 179 and 83. On a mesh, where tokens and experts are
+    spread over devices, always all.
+    """
+    alone = jax.sharding.get_abstract_mesh().empty
+    return alone and 4 * grouped.rows(tokens, experts, top_k) <= tokens * experts
 
 
 def low_rank_mixture(
