@@ -16,11 +16,13 @@ BACKBONES = {"vit_b_16": ":cuhk_pedes", "clip_mini": ""}  # what stands behind a
 
 
 class Ready(NamedTuple):
-    """`once()` runs the subject and waits for its end; `flops` are those that it cannot do without."""
+    """`once()` runs the subject and waits for its end; `flops` are those that it cannot do without; `text()`
+    is the compiled program, of those that are one."""
 
     once: Callable[[], object]
     flops: float
     compile_seconds: float
+    text: Callable[[], str] = str
 
 
 def product(dtype: str, size: int = PRODUCT_SIZE) -> Ready:
@@ -80,7 +82,8 @@ def train_step(
         state, metrics = program(state, frozen, rows)
         return jax.block_until_ready(metrics["loss"])
 
-    return Ready(once, flops.total(flops.train_step(sizes, spec, batch, weights))["total"], seconds)
+    least = flops.total(flops.train_step(sizes, spec, batch, weights))["total"]
+    return Ready(once, least, seconds, program.as_text)
 
 
 def torch_encoder(tower: str, backbone: str, dtype: str, batch: int) -> Ready:
@@ -164,4 +167,4 @@ def _compiled(function, arguments, flops: float) -> Ready:
     began = time.perf_counter()
     program = step.compiled(function, *arguments)
     seconds = time.perf_counter() - began
-    return Ready(lambda: jax.block_until_ready(program(*arguments)), flops, seconds)
+    return Ready(lambda: jax.block_until_ready(program(*arguments)), flops, seconds, program.as_text)
