@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import made_once
+from conftest import forced_devices, made_once
 from jax.sharding import Mesh, PartitionSpec
 
 from tpr_jax import losses, sharding
@@ -42,10 +42,8 @@ print(json.dumps(found))
 
 def eight_devices(*command: str) -> dict:
     """What a script prints that runs on eight forced CPU devices."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
+    environment = forced_devices(8) | {
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling is all the work here
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
     }
     done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
