@@ -49,10 +49,10 @@ test: lint
 	$(RUN) -m pytest --timeout 900 -m "not torch and not slow" $(WORKERS) $(PYTEST_ARGS)
 
 test-slow: .venv/.test-tools
-	$(RUN) -m pytest --timeout 1800 -m "slow and not torch" $(WORKERS) $(PYTEST_ARGS)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 1800 -m "slow and not torch" $(WORKERS) $(PYTEST_ARGS)
 
 test-torch: .venv/.torch
-	$(RUN) -m pytest --timeout 900 -m torch $(PYTEST_ARGS)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 900 -m torch $(PYTEST_ARGS)
 
 # Beam wants older versions of what is in .venv.
 test-beam: .venv/.beam

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,12 @@ if not WORKER:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# And to compile them well takes several times as long as it saves. JAX_DISABLE_MOST_OPTIMIZATIONS=0, which
+# `make test-slow` and `make test-torch` set, has them compiled as users do. XLA ends at a flag that it does
+# not know; other versions may not know this one.
+QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""
+if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1" and not WORKER:
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_FLAGS}".strip()
 
 # A shell lets what it starts in the background ignore Ctrl-C, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -180,6 +187,13 @@ def make_config(tiny):
         return main.parse(["main", "--config", tiny["config"], "--workdir", "unused", *words])[0]
 
     return make
+
+
+def forced_devices(count: int) -> dict[str, str]:
+    """The variables of a process that is to see so many CPU devices, and compiles as this one does."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    devices = f"{flags} --xla_force_host_platform_device_count={count}".strip()
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices}
 
 
 def _environment() -> dict[str, str]:

@@ -97,7 +97,7 @@ def compiled(model: dict, weights: dict):
 @functools.cache
 def clips_features(sizes: ClipConfig) -> tuple:
     run = compiled(clip.build(sizes, zero_shot()), {"sdm": 1.0})
-    return run({}, {"params": params(sizes)})[1]
+    return jax.device_get(run({}, {"params": params(sizes)})[1])
 
 
 def starts_as_clip(method) -> bool:
@@ -119,7 +119,7 @@ def test_every_trained_leaf_gets_a_gradient_and_zero_starts_are_clip(name, row):
     trainable, frozen = split({**drawn, "params": params(sizes)}, config)
     assert flatten(trainable)
     run = compiled(model, config_lib.loss_weights(config))
-    first, features = run(trainable, frozen)
+    first, features = jax.device_get(run(trainable, frozen))
     # To the last bit, but for masked words: they read all tokens of a picture, and the last block's products
     # for all of them round in another way than those for the one that is read else.
     near = 1e-6 if config.losses.mlm else 0.0
@@ -128,8 +128,8 @@ def test_every_trained_leaf_gets_a_gradient_and_zero_starts_are_clip(name, row):
     assert same == [starts_as_clip(method)] * 2
     # What multiplies a zero gets its gradient in the second step: A of LoRA, Down, the learned scales.
     # A small step: where it changed a token's experts, those could be ones that have not moved yet.
-    moved = jax.tree.map(lambda x, g: x - 1e-3 * g / (np.abs(g).max() + 1e-12), trainable, first)
-    second, _ = run(moved, frozen)
+    moved = jax.tree.map(lambda x, g: np.asarray(x) - 1e-3 * g / (np.abs(g).max() + 1e-12), trainable, first)
+    second, _ = jax.device_get(run(moved, frozen))
     largest = jax.tree.map(lambda *gs: max(float(np.abs(g).max()) for g in gs), first, second)
     assert {path: size for path, size in flatten(largest).items() if not 1e-9 < size < np.inf} == {}
 

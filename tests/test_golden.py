@@ -148,7 +148,8 @@ def test_losses_and_their_gradients(path, name):
     if f"loss/{name}" not in arrays:
         pytest.skip(f"the bundle has no value for the loss '{name}'")
     feats = [jnp.asarray(arrays[f"out/{tower}_feats"]) for tower in ("image", "text")]
-    value, gradients = jax.value_and_grad(losses.BY_NAME[name], argnums=(0, 1))(*feats, arrays["in/pids"])
+    run = jax.jit(jax.value_and_grad(losses.BY_NAME[name], argnums=(0, 1)))
+    value, gradients = run(*feats, arrays["in/pids"])
     np.testing.assert_allclose(value, arrays[f"loss/{name}"], rtol=1e-5)
     for tower, gradient in zip(("image", "text"), gradients, strict=True):
         assert relative_l2(gradient, arrays[f"loss_grad/{name}/{tower}_feats"]) < 1e-3
@@ -236,8 +237,8 @@ def test_port_of_hugging_faces_clip(folder):
     model = clip.build(config, METHODS["zero_shot"]())
     variables = {"params": jax.tree.map(jnp.asarray, params)}
     images = jnp.asarray(expected["in/images_nchw"].transpose(0, 2, 3, 1))
-    image_feats, _ = model["encode_image"](variables, images)
-    text_feats, _ = model["encode_text"](variables, jnp.asarray(expected["in/input_ids"], jnp.int32))
+    image_feats, _ = jax.jit(model["encode_image"])(variables, images)
+    text_feats, _ = jax.jit(model["encode_text"])(variables, jnp.asarray(expected["in/input_ids"], jnp.int32))
     image_embeds, text_embeds = losses.l2_normalise(image_feats), losses.l2_normalise(text_feats)
     found = {
         "out/image_feats": image_feats,

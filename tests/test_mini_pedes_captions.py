@@ -116,9 +116,10 @@ def _check(text: str, example: dict) -> set[str]:
     return slots
 
 
-@pytest.fixture(scope="module")
-def examples():
-    return [make_example(5, "mini", "test", i // 4, i % 4, 96, 32) for i in range(500)]
+@pytest.fixture(scope="module", params=[160, pytest.param(500, marks=pytest.mark.slow)])
+def examples(request):
+    """To draw them is all the work."""
+    return [make_example(5, "mini", "test", i // 4, i % 4, 96, 32) for i in range(request.param)]
 
 
 def test_every_caption_is_true_of_its_picture(examples):

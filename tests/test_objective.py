@@ -56,7 +56,8 @@ def test_in_parts_as_whole(name, count):
     assert found.keys() == metrics.keys()
     for key in metrics:
         np.testing.assert_allclose(found[key], metrics[key], rtol=1e-5, err_msg=key)
-    norm = float(np.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient))))
+    gradient, added = jax.device_get((gradient, added))
+    norm = float(np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(gradient))))
     added = flatten(added)
     for path, leaf in flatten(gradient).items():
         np.testing.assert_allclose(added[path], leaf, rtol=1e-4, atol=1e-5 * norm, err_msg=path)
@@ -67,8 +68,9 @@ def test_the_mean_over_parts_would_be_another():
     """What adding up the gradients of smaller batches gives: the comparison above can fail."""
     model, weights, trainable, frozen = prepared("dm_adapter")
     batch = masked_batch()
-    whole = objective.objective(model, weights, 50.0, trainable, frozen, batch)[1]
+    run = jax.jit(lambda rows: objective.objective(model, weights, 50.0, trainable, frozen, rows)[1])
+    whole = run(batch)
     halves = [jax.tree.map(lambda rows, at=at: rows[at : at + 6], batch) for at in (0, 6)]
-    each = [objective.objective(model, weights, 50.0, trainable, frozen, half)[1] for half in halves]
+    each = [run(half) for half in halves]
     for loss in ("sdm", "itc", "balance"):
         assert abs(np.mean([found[loss] for found in each]) / whole[loss] - 1) > 1e-3

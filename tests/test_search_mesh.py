@@ -1,13 +1,13 @@
 """The search on a mesh gives what sorting all scores gives: on one device, and on eight elsewhere."""
 
 import json
-import os
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+from conftest import forced_devices
 
 from tpr_jax.search.mesh import mesh_top_k, place
 
@@ -70,11 +70,8 @@ def test_nothing_is_allowed(saved):
 
 def test_on_eight_devices(saved, tmp_path):
     np.savez(tmp_path / "saved.npz", **saved)
-    variables = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "saved.npz")]
-    done = subprocess.run(
-        command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=600
-    )
+    done = subprocess.run(command, env=forced_devices(8), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found == [wanted(saved["vectors"], *case) for case in cases(saved)]

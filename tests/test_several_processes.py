@@ -1,7 +1,6 @@
 """Two processes of four devices each as one run: the same as one process, and an end with words."""
 
 import json
-import os
 import shlex
 import signal
 import socket
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, forced_devices
 from test_resume import assert_same_bits, final_state, rows
 
 EIGHT = {"one": 8, "two": 4}
@@ -23,12 +22,7 @@ LAST = 12
 
 def begin(tiny, workdir, devices: int, *flags: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "tpr_jax.main", "--config", tiny["config"], "--workdir", str(workdir)]
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": str(ROOT),
-        "PYTHONUNBUFFERED": "1",
-    }
+    environment = forced_devices(devices) | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     pipe = subprocess.PIPE
     return subprocess.Popen(
         [*command, *FLAGS, *flags], cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
