@@ -28,8 +28,8 @@ if not WORKER:
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # And to compile them well takes several times as long as it saves. JAX_DISABLE_MOST_OPTIMIZATIONS=0, which
-# `make test-slow` and `make test-torch` set, has them compiled as users do. XLA ends at a flag that it does
-# not know; other versions may not know this one.
+# `make test-slow` and `make test-torch` set, has them compiled as users do: so are the golden numbers there.
+# XLA ends at a flag that it does not know; other versions may not know this one.
 QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1" and not WORKER:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_FLAGS}".strip()
@@ -189,11 +189,12 @@ def make_config(tiny):
     return make
 
 
-def forced_devices(count: int) -> dict[str, str]:
-    """The variables of a process that is to see so many CPU devices, and compiles as this one does."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    devices = f"{flags} --xla_force_host_platform_device_count={count}".strip()
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices}
+def forced_devices(count: int, quick: bool = False) -> dict[str, str]:
+    """The variables of a process that is to see so many CPU devices, and compiles as this one does, or
+    quickly."""
+    flags = [os.environ.get("XLA_FLAGS", ""), f"--xla_force_host_platform_device_count={count}"]
+    found = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags + [QUICK_FLAGS] * quick)}
+    return found | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} if quick else found
 
 
 def _environment() -> dict[str, str]:

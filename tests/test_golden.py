@@ -23,6 +23,7 @@ from tpr_jax.weights import reference, reference_names
 from tpr_jax.weights.clip import load_clip
 from tpr_jax.weights.resize import resize_positions
 
+pytestmark = pytest.mark.golden
 FOLDERS = [Path(__file__).parent / "golden"]
 FOLDERS += [Path(p) for p in os.environ.get("TPR_GOLDEN_DIR", "").split(os.pathsep) if p]
 
