@@ -10,15 +10,30 @@ from tpr_jax.errors import UserError
 
 
 def test_an_operation_is_over_when_its_last_thread_is():
-    """An event of the program has an 'hlo_op'; the number `_p` of one that goes on elsewhere is its end's
-    `_c`."""
+    """Of one in a loop there are several."""
     events = [
-        ("dot.1", 0.0, 10.0, {"hlo_op": "dot.1", "_p": 7}),
-        ("end: dot.1", 90.0, 91.0, {"_c": 7}),
-        ("copy.2", 20.0, 30.0, {"hlo_op": "copy.2", "_p": 8}),
-        ("ThunkExecutor::Execute", 0.0, 100.0, {}),
+        bp.Event("a", "ThunkExecutor::Execute", 0.0, 2e5, False),
+        bp.Event("a", "dot.1", 1e3, 1e4, True),
+        bp.Event("a", "copy.2", 2e4, 3e4, True),
+        bp.Event("b", "end: dot.1", 9e4, 9.1e4, False),
+        bp.Event("a", "dot.1", 10e4, 11e4, True),
+        bp.Event("b", "end: dot.1", 15e4, 15.1e4, False),
     ]
-    assert bp.spans(events) == [("dot.1", 0.0, 90.0), ("copy.2", 20.0, 30.0)]
+    expected = [("dot.1", 1e3, 9e4), ("copy.2", 2e4, 3e4), ("dot.1", 10e4, 15e4)]
+    assert bp.spans(reversed(events)) == expected
+
+
+@pytest.mark.parametrize(
+    ("thread", "until", "end"), [("b", 89_999.0, 3e4), ("a", 89_999.0, 9e4), ("b", 5e4, 9e4)]
+)
+def test_a_thread_that_notes_an_end_may_have_done_what_comes_next_before(thread, until, end):
+    """Thread b ran what comes after the product from 30 to 90 microseconds, and then noted its end."""
+    events = [
+        bp.Event("a", "dot.1", 1e3, 1e4, True),
+        bp.Event(thread, "ThunkExecutor::Execute", 3e4, until, False),
+        bp.Event("b", "end: dot.1", 9e4, 9.1e4, False),
+    ]
+    assert bp.spans(events) == [("dot.1", 1e3, end)]
 
 
 def test_those_at_work_at_the_same_moment_share_it():

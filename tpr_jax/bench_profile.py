@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tpr_jax import arguments
+from tpr_jax.allocator import keep_freed_memory
 from tpr_jax.bench import PAGE, say
 from tpr_jax.bench_models import Ready
 from tpr_jax.bench_table import markdown
@@ -55,6 +56,10 @@ PARTS = (
 )
 
 
+RUNS = "ThunkExecutor::Execute"  # the event of a thread that goes from operation to operation
+SOON = 20_000.0  # nanoseconds between the end of such and what is noted of the operation before
+
+
 class Span(NamedTuple):
     """An operation of the program at work, in nanoseconds."""
 
@@ -63,18 +68,39 @@ class Span(NamedTuple):
     end: float
 
 
-def spans(events: Iterable[tuple[str, float, float, dict]]) -> list[Span]:
-    """The operations among a trace's events (name, begin, end, statistics).
+class Event(NamedTuple):
+    """One of a trace: what a thread did between two moments, in nanoseconds."""
 
-    One that goes on in other threads is over at the event 'end: ...' that bears its number.
+    thread: str
+    name: str
+    begin: float
+    end: float
+    of_program: bool
+
+
+def spans(events: Iterable[Event]) -> list[Span]:
+    """The operations of the program among a trace's events.
+
+    One that goes on in other threads is over at the next event 'end: NAME', unless the thread which noted
+    that went on with the operations behind it first: then where it began with them.
     """
-    events = list(events)
-    over = {stats.get("_c"): begin for name, begin, _, stats in events if name.startswith("end: ")}
-    return [
-        Span(name, begin, max(end, over.get(stats.get("_p"), end)))
-        for name, begin, end, stats in events
-        if "hlo_op" in stats
-    ]
+    found, over, behind = [], {}, {}
+    for event in sorted(events, key=lambda event: event.begin, reverse=True):
+        if event.name.startswith("end: "):
+            over[event.name.removeprefix("end: ")] = event
+        elif event.name.startswith(RUNS):
+            behind[event.thread] = [*behind.get(event.thread, []), event]
+        elif event.of_program:
+            end, noted = event.end, over.get(event.name)
+            if noted:
+                inner = [
+                    run.begin
+                    for run in behind.get(noted.thread, [])
+                    if event.begin < run.begin and noted.begin - SOON < run.end <= noted.begin
+                ]
+                end = max(end, min([noted.begin, *inner]))
+            found.append(Span(event.name, event.begin, end))
+    return found[::-1]
 
 
 def attributed(found: Iterable[Span]) -> dict[str, float]:
@@ -118,7 +144,13 @@ def profile(ready: Ready) -> tuple[float, dict[str, float]]:
         (path,) = Path(folder).rglob("*.xplane.pb")
         planes = jax.profiler.ProfileData.from_file(str(path)).planes
         events = (
-            (event.name, event.start_ns, event.start_ns + event.duration_ns, dict(event.stats))
+            Event(
+                line.name,
+                event.name,
+                event.start_ns,
+                event.start_ns + event.duration_ns,
+                any(key == "hlo_op" for key, _ in event.stats),
+            )
             for plane in planes
             for line in plane.lines
             for event in line.events
@@ -148,6 +180,7 @@ def run(argv: list[str]) -> None:
     parser = arguments.Parser("python -m tpr_jax.bench_profile", description=__doc__)
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE}")
     args = parser.parse_args(argv[1:])
+    keep_freed_memory()  # as the commands do
     found = {}
     for case, subject in CASES.items():
         say(f"making ready: {case}")
