@@ -92,6 +92,19 @@ def test_it_is_used_where_it_pays():
         assert not moe.pays_to_sort(1000, 40, 1)
 
 
+def test_an_export_for_any_number_of_rows_computes_all():
+    """Whether sorting pays is not known there."""
+    u, logits, down, up = many()
+
+    def mix(u, logits):
+        return moe.mixture(u, moe.choose(logits, 1)[0], 1, down, up)
+
+    (b,) = jax.export.symbolic_shape("b")
+    given = [jax.ShapeDtypeStruct((b, *x.shape[1:]), x.dtype) for x in (u, logits)]
+    found = jax.export.export(jax.jit(mix))(*given).call(u, logits)
+    np.testing.assert_allclose(found, mix(u, logits), rtol=1e-4, atol=1e-5)
+
+
 def test_the_mixture_of_many_is_the_sparse_one():
     u, logits, down, up = many()
     found = moe.mixture(u, moe.choose(logits, 1)[0], 1, down, up)

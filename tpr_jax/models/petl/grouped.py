@@ -1,14 +1,15 @@
 """A mixture of which only the chosen experts are computed: tokens are sorted into blocks of one expert each.
 
 All shapes are known beforehand, so no token is dropped however uneven the choice is. Sorting is by gathers,
-forwards and backwards, as scattering rows is slow on every device.
+forwards and backwards, for rows are slow to scatter.
 """
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from tpr_jax.models.products import dense, product
+from tpr_jax.models.products import PRODUCT, dense, product
 
 BLOCK = 64  # rows of a block: of more, more are empty; of fewer, the products are too small
 
@@ -74,9 +75,13 @@ collect.defvjp(
 )
 
 
+def blockwise(x: Float[Array, "n b k"], kernels: Float[Array, "n k m"]) -> Float[Array, "n b m"]:
+    """The product of each block with its expert's kernel; in x's type, as are its derivative's operands."""
+    return checkpoint_name(_blockwise(x, kernels), PRODUCT)
+
+
 @jax.custom_vjp
 def _blockwise(x, kernels):
-    """`product` of each block with its expert's kernel; in x's type, as are its derivative's operands."""
     return product(x, kernels).astype(x.dtype)
 
 
@@ -106,8 +111,8 @@ def mixture(
         return dense(hot, leaf.reshape(e, -1)).reshape(len(expert), *leaf.shape[1:])
 
     x = spread(u, place, source).reshape(-1, block, d)
-    hidden = _blockwise(x, of_blocks(down["kernel"].swapaxes(0, 1))) + of_blocks(down["bias"])[:, None]
-    y = _blockwise(jax.nn.relu(hidden), of_blocks(up["kernel"])).reshape(-1, d)
+    hidden = blockwise(x, of_blocks(down["kernel"].swapaxes(0, 1))) + of_blocks(down["bias"])[:, None]
+    y = blockwise(jax.nn.relu(hidden), of_blocks(up["kernel"])).reshape(-1, d)
     weights = weights.astype(u.dtype)
     own = jnp.take_along_axis(weights, jax.lax.stop_gradient(expert[place // block]), -1)
     return (collect(y, place, source) * own[..., None]).sum(1) + dense(weights, up["bias"])
