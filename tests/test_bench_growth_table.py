@@ -87,4 +87,4 @@ def test_the_page_says_how_much_all_experts_take(pytestconfig):
             found.append(flops.total(products)["total"])
     page = " ".join((pytestconfig.rootpath / "docs/speed.md").read_text().split())
     assert f"a power of {bench_growth_table.exponent(sizes, taken):.2f} at this size" in page
-    assert bench_growth_table.exponent(sizes, needed) < 0.02  # the routers
+    assert f"{bench_growth_table.exponent(sizes, needed):.2f}" == "0.01"  # as in the table: the routers

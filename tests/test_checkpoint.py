@@ -1,8 +1,6 @@
 """Saving and restoring trees; what is kept; what is done about damage and full disks."""
 
-import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, forced_devices
+from test_meeting import free_port
 
 from tpr_jax import checkpoint
 from tpr_jax.errors import UserError
@@ -83,10 +82,7 @@ def test_round_trip_to_the_last_bit_with_the_newest_two_kept(manager):
 
 def test_two_managers_of_two_processes_do_not_take_one_another_for_their_own(tmp_path):
     """By the names of Orbax' barriers, which hold the step and not the folder."""
-    with socket.create_server(("", 0)) as free:
-        port = str(free.getsockname()[1])
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    environment.pop("XLA_FLAGS", None)  # one device each
+    port, environment = str(free_port()), forced_devices(1) | {"PYTHONPATH": str(ROOT)}
     both = [
         subprocess.Popen(
             [sys.executable, "-c", TWO_PROCESSES, str(index), port, str(tmp_path)],

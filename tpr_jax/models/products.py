@@ -33,8 +33,11 @@ def product(a: Float[Array, "*batch m k"], b: Float[Array, "*batch k n"]) -> Flo
     return jnp.matmul(a, b, precision=precision, preferred_element_type=jnp.float32)
 
 
-def dense(x: Float[Array, "*batch k"], kernel: Float[Array, "k n"]) -> Float[Array, "*batch n"]:
-    """`x @ kernel` in x's type; the kernel may be held in float32 and then gets a float32 gradient."""
+def dense(x: Float[Array, "*batch k"], kernel: Float[Array, "*blocks k n"]) -> Float[Array, "*batch n"]:
+    """`x @ kernel` in x's type; the kernel may be held in float32 and then gets a float32 gradient.
+
+    One kernel for all rows, or with x [*blocks, m, k] one for each block.
+    """
     return checkpoint_name(_dense(x, kernel), PRODUCT)
 
 
@@ -50,10 +53,10 @@ def _dense_forward(x, kernel):
 def _dense_backward(saved, g):
     x, kernel = saved
     g = g.astype(x.dtype)
-    grad_x = product(g, whole(kernel.astype(x.dtype)).T).astype(x.dtype)
-    rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-    grad_kernel = product(rows[0].T, rows[1]).astype(kernel.dtype)
-    return grad_x, grad_kernel
+    grad_x = product(g, whole(kernel.astype(x.dtype)).mT).astype(x.dtype)
+    if kernel.ndim == 2:
+        x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    return grad_x, product(x.mT, g).astype(kernel.dtype)
 
 
 _dense.defvjp(_dense_forward, _dense_backward)

@@ -6,10 +6,9 @@ forwards and backwards, for rows are slow to scatter.
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from tpr_jax.models.products import PRODUCT, dense, product
+from tpr_jax.models.products import dense
 
 BLOCK = 64  # rows of a block: of more, more are empty; of fewer, the products are too small
 
@@ -21,11 +20,7 @@ def rows(tokens: int, experts: int, top_k: int, block: int = BLOCK) -> int:
 
 def chosen_experts(weights: Float[Array, "t e"], top_k: int) -> Int[Array, "t k"]:
     """The experts of the k highest weights, each once, even where weights have become 0."""
-    rest, found = weights, []
-    for _ in range(top_k):
-        found.append(rest.argmax(-1))
-        rest = jnp.where(jax.nn.one_hot(found[-1], weights.shape[-1], dtype=bool), -1.0, rest)
-    return jnp.stack(found, -1)
+    return jax.lax.top_k(weights, top_k)[1]
 
 
 def sort(chosen: Int[Array, "t k"], experts: int, block: int) -> tuple[Array, Array, Array]:
@@ -35,13 +30,14 @@ def sort(chosen: Int[Array, "t k"], experts: int, block: int) -> tuple[Array, Ar
     flat = chosen.reshape(-1)
     order = jnp.argsort(flat)  # the choices of the first expert, then those of the second, ...
     counts = jax.nn.one_hot(flat, experts, dtype=jnp.int32).sum(0)
-    ends, block_ends = jnp.cumsum(counts), jnp.cumsum(-(-counts // block))
-    gaps = (block_ends - -(-counts // block)) * block - (ends - counts)
+    blocks = -(-counts // block)
+    ends, block_ends = jnp.cumsum(counts), jnp.cumsum(blocks)
+    gaps = (block_ends - blocks) * block - (ends - counts)
     place = jnp.zeros_like(flat).at[order].set(jnp.arange(t * k) + gaps[flat[order]])
     total = rows(t, experts, k, block)
     source = jnp.full(total, t * k, jnp.int32).at[place].set(jnp.arange(t * k, dtype=jnp.int32))
-    blocks = jnp.arange(total // block)
-    return place.reshape(t, k), source, jnp.minimum((blocks[:, None] >= block_ends).sum(-1), experts - 1)
+    expert = (jnp.arange(total // block)[:, None] >= block_ends).sum(-1)
+    return place.reshape(t, k), source, jnp.minimum(expert, experts - 1)
 
 
 def _rows_of(x: Float[Array, "m d"], index: Int[Array, "n"]) -> Float[Array, "n d"]:
@@ -75,25 +71,6 @@ collect.defvjp(
 )
 
 
-def blockwise(x: Float[Array, "n b k"], kernels: Float[Array, "n k m"]) -> Float[Array, "n b m"]:
-    """The product of each block with its expert's kernel; in x's type, as are its derivative's operands."""
-    return checkpoint_name(_blockwise(x, kernels), PRODUCT)
-
-
-@jax.custom_vjp
-def _blockwise(x, kernels):
-    return product(x, kernels).astype(x.dtype)
-
-
-def _blockwise_backward(saved, g):
-    x, kernels = saved
-    g = g.astype(x.dtype)
-    return product(g, kernels.mT).astype(x.dtype), product(x.mT, g).astype(kernels.dtype)
-
-
-_blockwise.defvjp(lambda x, kernels: (_blockwise(x, kernels), (x, kernels)), _blockwise_backward)
-
-
 def mixture(
     u: Float[Array, "t d"],
     weights: Float[Array, "t e"],
@@ -111,8 +88,8 @@ def mixture(
         return dense(hot, leaf.reshape(e, -1)).reshape(len(expert), *leaf.shape[1:])
 
     x = spread(u, place, source).reshape(-1, block, d)
-    hidden = blockwise(x, of_blocks(down["kernel"].swapaxes(0, 1))) + of_blocks(down["bias"])[:, None]
-    y = blockwise(jax.nn.relu(hidden), of_blocks(up["kernel"])).reshape(-1, d)
+    hidden = dense(x, of_blocks(down["kernel"].swapaxes(0, 1))) + of_blocks(down["bias"])[:, None]
+    y = dense(jax.nn.relu(hidden), of_blocks(up["kernel"])).reshape(-1, d)
     weights = weights.astype(u.dtype)
-    own = jnp.take_along_axis(weights, jax.lax.stop_gradient(expert[place // block]), -1)
+    own = jnp.take_along_axis(weights, expert[place // block], -1)
     return (collect(y, place, source) * own[..., None]).sum(1) + dense(weights, up["bias"])
