@@ -150,27 +150,6 @@ def test_a_benchmark_is_tokenised_in_seconds(clip):
     assert time.perf_counter() - start < 10
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("ﬁne ﬂat", "fine flat"),
-        ("ＡＢＣ　１", "abc 1"),
-        ("“a” ‘b’", "\"a\" 'b'"),
-        ("&amp;amp; &lt;b&gt; &ldquo;x&rdquo;", '& <b> "x"'),
-        ("a\r\n\tb\u2028c\x00d\x7f\ufeff", "a b cd"),
-        ("cafe\u0301", "café"),
-        ("it\x92s", "it's"),
-        ("Itâ€™s a cafÃ© Â£5 â€œbagâ€\x9d", 'it\'s a café £5 "bag"'),
-        ("âge château Ãge naïve", "âge château ãge naïve"),
-        ("\x1b[36;44mred\x1b[0m", "red"),
-        ("\ud83d\ude00 \ud83d", "😀 \ufffd"),
-        ("Σ ΣΑΣ İ", "σ σας i̇"),
-    ],
-)
-def test_cleaning(text, expected):
-    assert clean(text) == expected
-
-
 def test_a_plain_folder(plain_folder, clip):
     tokenizer = folder_tokenizer(plain_folder)
     assert (tokenizer.sot_id, tokenizer.eot_id, tokenizer.mask_id) == (49406, 49407, 49405)

@@ -20,7 +20,8 @@ def whole_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     """The tokenizer with all that surrounds it built in: start and end of text, cutting, zeros behind.
 
     `encode(text).ids` is a row of `context_length` ids, the same as `tokenizer([text])[0]`. CLIP's own
-    vocabulary goes with more tidying (HTML entities, ligatures, text decoded wrongly) than a file can hold.
+    vocabulary goes with more tidying than a file can hold (HTML entities, ligatures, full-width letters,
+    control characters, text decoded wrongly): docs/export.md says what to do with such texts.
     """
     backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
     if backend.normalizer is None and tokenizer.pieces("A") == ["a"]:
