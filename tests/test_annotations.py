@@ -1,6 +1,8 @@
 """Each benchmark's layout, read from small folders in exactly that layout."""
 
 import json
+import os
+import unicodedata
 
 import benchmark_folders
 import numpy as np
@@ -126,3 +128,47 @@ def test_greyscale_and_cmyk_come_out_in_colour(tmp_path):
     assert np.ptp(grey, axis=2).max() == 0
     blue, red = cmyk[: len(cmyk) // 2 - 8].mean((0, 1)), cmyk[len(cmyk) // 2 + 8 :].mean((0, 1))
     assert np.abs(blue - (30, 50, 200)).max() < 12 and np.abs(red - (200, 30, 30)).max() < 12
+
+
+@pytest.mark.parametrize("dataset", BENCHMARKS)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_paths_made_on_windows_and_on_a_mac(dataset, form, tmp_path):
+    """Backslashes, and the other Unicode form than the names on this disk."""
+    folder = benchmark_folders.ALL[dataset](tmp_path / "data")
+    path = annotations.annotation_path(dataset, folder)
+    with open(path, encoding="utf-8") as file:
+        entries = json.load(file)
+    layout = annotations.LAYOUTS[dataset]
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    for entry in entries[:2]:
+        name = entry[layout.path_field]
+        new = f"Zo\u00eb/{name}"
+        there = folder / layout.images / unicodedata.normalize(form, new)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        (folder / layout.images / name).rename(there)
+        entry[layout.path_field] = unicodedata.normalize(other, new).replace("/", "\\")
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(entries, file)
+    found, problems = annotations.read_entries(dataset, folder)
+    assert problems == [] and all(os.path.isfile(entry.image) for entry in found)
+
+
+def test_a_field_twice_is_named(tmp_path):
+    folder = benchmark_folders.cuhk_pedes(tmp_path)
+    path = folder / "reid_raw.json"
+    first, second, *others = json.loads(path.read_text())
+    twice = json.dumps(second)[:-1] + ', "captions": ["another"]}'
+    path.write_text(f"[{json.dumps(first)}, {twice}]")
+    with pytest.raises(UserError, match="reid_raw.json: record 1: names field 'captions' twice"):
+        load_all(folder)
+
+
+@pytest.mark.parametrize("name", ["a\0.jpg", "\ud83d.jpg"], ids=ascii)
+def test_names_that_no_file_can_have(tmp_path, name):
+    folder = benchmark_folders.cuhk_pedes(tmp_path)
+    path = folder / "reid_raw.json"
+    entries = json.loads(path.read_text())
+    entries[2]["file_path"] = name
+    path.write_text(json.dumps(entries))
+    with pytest.raises(UserError, match="record 2: field 'file_path' is '.*': no file can have that name"):
+        load_all(folder)

@@ -26,7 +26,9 @@ def test_splits(tiny):
 
 def test_the_annotation_is_read_once(tiny, monkeypatch):
     parse, parsed = json.load, []
-    monkeypatch.setattr(annotations.json, "load", lambda file: parsed.append(file.name) or parse(file))
+    monkeypatch.setattr(
+        annotations.json, "load", lambda file, **hooks: parsed.append(file.name) or parse(file, **hooks)
+    )
     sources.load_splits("cuhk_pedes", tiny["data"])
     assert parsed == [f"{tiny['data']}/reid_raw.json"]
 

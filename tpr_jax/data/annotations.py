@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tpr_jax.data import own_folder
+from tpr_jax.data.clean_text import replace_surrogates
+from tpr_jax.data.identity import identity
+from tpr_jax.data.lines import named_twice
+from tpr_jax.data.photos import Photos, is_path
 from tpr_jax.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -44,8 +48,9 @@ class Entry(NamedTuple):
     split: str
     image: str  # the picture's path
     captions: list[str]  # may be empty after a problem
-    pid: int | str
+    pid: int | str  # as of `identity`: whoever has the same `str` of it is the same person
     box: tuple[int, int, int, int] | None = None  # x, y, width, height: the part of the picture that counts
+    name: str = ""  # what the annotation calls the person, where `records` has made a number of it
 
 
 class Problem(NamedTuple):
@@ -72,11 +77,11 @@ def read_entries(dataset: str, data_dir: str | os.PathLike) -> tuple[list[Entry]
     else:
         layout = LAYOUTS[dataset]
         rows, folder = enumerate(_read_json(path)), os.path.join(data_dir, layout.images)
-    entries, problems = [], []
+    entries, problems, photos = [], [], Photos()
     own = dataset == "folder"
     for number, fields in rows:
         where = f"{path}: {'line' if own else 'record'} {number}"
-        entry, found = _parse(fields, where, layout, folder, own)
+        entry, found = _parse(fields, where, layout, folder, own, photos)
         problems += found
         if entry is not None:
             entries.append(entry)
@@ -109,7 +114,7 @@ def annotation_path(dataset: str, data_dir: str | os.PathLike) -> str:
 def _read_json(path: str) -> list:
     try:
         with open(path, encoding="utf-8-sig") as file:  # some copies start with a byte-order mark
-            entries = json.load(file)
+            entries = json.load(file, object_pairs_hook=_object)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}): get a whole copy of the annotation") from None
     except OSError as error:
@@ -119,23 +124,31 @@ def _read_json(path: str) -> list:
     return entries
 
 
-def _parse(fields, where: str, layout: Layout, folder, own: bool) -> tuple[Entry | None, list[Problem]]:
+def _object(pairs: list[tuple[str, object]]) -> dict | own_folder.Unusable:
+    """An object of the annotation, unless it names a field twice, of which JSON would take the last."""
+    twice = named_twice(pairs)
+    return own_folder.Unusable(f"names field '{twice}' twice: leave one out") if twice else dict(pairs)
+
+
+def _parse(
+    fields, where: str, layout: Layout, folder, own: bool, photos: Photos
+) -> tuple[Entry | None, list[Problem]]:
     """The entry of one record, None where it cannot be used, and what is wrong with it."""
     message = _unusable(fields, layout, own)
     if message:
         return None, [Problem("records", f"{where}: {message}")]
     field = "caption" if own else "captions"
     empty = [
-        Problem("empty captions", f"{where}: field '{field}', item {index} is empty: mend it or leave it out")
+        Problem("empty captions", f"{where}: field '{field}', item {index} is empty: fix it or leave it out")
         for index, caption in enumerate(fields["captions"])
         if not caption.strip()
     ]
     entry = Entry(
         where=where,
         split=layout.split or fields["split"],
-        image=os.path.join(folder, fields[layout.path_field]),
-        captions=[caption for caption in fields["captions"] if caption.strip()],
-        pid=fields["id"],
+        image=photos.path(folder, fields[layout.path_field]),
+        captions=[replace_surrogates(caption) for caption in fields["captions"] if caption.strip()],
+        pid=identity(fields["id"]),
         box=fields["box"] if own else None,
     )
     return entry, empty
@@ -155,6 +168,8 @@ def _unusable(fields, layout: Layout, own: bool) -> str:
     path = fields[layout.path_field]
     if not isinstance(path, str) or not path:
         return f"field '{layout.path_field}' is {path!r}: must be a picture's name"
+    if not is_path(path):
+        return f"field '{layout.path_field}' is {path!r}: no file can have that name: fix the annotation"
     pid = fields["id"]
     # JSON's true is a Python int; ids beyond int64 would overflow in Records.
     whole = isinstance(pid, int) and not isinstance(pid, bool) and -(2**63) <= pid < 2**63

@@ -1,14 +1,19 @@
 """Own data: a folder with `captions.jsonl` or `captions.csv`, one caption a line. See docs/own_data.md."""
 
 import math
+import os
 from typing import NamedTuple
 
+from tpr_jax.data.identity import identity
 from tpr_jax.data.lines import csv_lines, json_lines
+from tpr_jax.data.photos import Photos, is_path
 from tpr_jax.errors import UserError
 
 FILES = ("captions.jsonl", "captions.csv")
 NEEDED = ("image", "caption", "id", "split")
 BOX = ("x", "y", "w", "h")
+# What word processors and terminals break lines with; in a caption it is white space.
+BREAKS = dict.fromkeys(map(ord, "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"), " ")
 
 
 class Unusable(NamedTuple):
@@ -20,32 +25,36 @@ class Unusable(NamedTuple):
 def read_rows(path: str) -> list[tuple[int, dict | Unusable]]:
     """The pictures of an own annotation: (number of the first line that names it, from 1; its fields).
 
-    Lines about the same picture, and the same box where there are boxes, are its captions. The fields are
-    those of a benchmark's record: `split`, `image` (a path within the folder), `captions`, `id`, and `box`
-    (x, y, width, height in whole pixels) or None.
+    Lines of a split about the same photo, however they write its path, and the same box where there are
+    boxes, are its captions. The fields are those of a benchmark's record: `split`, `image` (a path within the
+    folder), `captions`, `id` (see `identity`), and `box` (x, y, width, height in whole pixels) or None.
 
     Raises:
       UserError: the file cannot be read, or a CSV file has not all columns.
     """
     lines = _csv_lines(path) if path.endswith(".csv") else _json_lines(path)
-    rows, pictures = [], {}
+    rows, pictures, photos, folder = [], {}, Photos(), os.path.dirname(path)
     for number, fields in lines:
         row = fields if isinstance(fields, Unusable) else _row(fields)
-        key = None if isinstance(row, Unusable) else _key(row)
+        key = None if isinstance(row, Unusable) else _key(row, photos, folder)
         first, known = pictures.get(key, (0, None))
         if key is None or known is None:
             rows.append((number, row))
             pictures[key] = (number, row)
-        elif (row["split"], row["id"]) != (known["split"], known["id"]):
-            reason = f"has another split or id than line {first}, which names the same picture"
+        elif str(row["id"]) != str(known["id"]):
+            reason = f"has another id than line {first}, which names the same picture: fix one of the two"
             rows.append((number, Unusable(reason)))
         else:
             known["captions"] += row["captions"]
     return rows
 
 
-def _key(row: dict):
-    return (row["image"], row["box"]) if isinstance(row["image"], str) else None
+def _key(row: dict, photos: Photos, folder: str):
+    """What the lines of one picture share; None where the line names no photo."""
+    image = row["image"]
+    if not isinstance(image, str) or not image or not is_path(image):
+        return None
+    return photos.key(photos.path(folder, image)), row["box"], str(row["split"])
 
 
 def _row(fields: dict) -> dict | Unusable:
@@ -57,11 +66,12 @@ def _row(fields: dict) -> dict | Unusable:
     except ValueError as error:
         return Unusable(str(error))
     captions = fields["caption"] if isinstance(fields["caption"], list) else [fields["caption"]]
+    split = fields["split"]
     return {
         "image": fields["image"],
-        "captions": list(captions),
-        "id": fields["id"],
-        "split": fields["split"],
+        "captions": [text.translate(BREAKS) if isinstance(text, str) else text for text in captions],
+        "id": identity(fields["id"]),
+        "split": split.strip() if isinstance(split, str) else split,
         "box": box,
     }
 
@@ -89,7 +99,12 @@ def _box(fields: dict) -> tuple[int, int, int, int] | None:
 
 def _json_lines(path: str):
     for number, _, fields in json_lines(path):
-        yield number, Unusable(fields) if isinstance(fields, str) else fields
+        if isinstance(fields, str):
+            yield number, Unusable(fields)
+            continue
+        stripped = {name.strip(): value for name, value in fields.items()}
+        twice = len(stripped) < len(fields) and _twice([name.strip() for name in fields])
+        yield number, Unusable(f"names field '{twice}' twice: leave one out") if twice else stripped
 
 
 def _csv_lines(path: str):
@@ -99,6 +114,8 @@ def _csv_lines(path: str):
             raise UserError(
                 f"{path}: the first line has no column '{missing[0]}': it must name {', '.join(NEEDED)}"
             )
+        if twice := _twice(header):
+            raise UserError(f"{path}: the first line names column '{twice}' twice: rename or delete one")
 
     header, rows = csv_lines(path, check)
     # Ids are numbers only where all of them are, as written: 007 and 7 are two people's.
@@ -112,8 +129,14 @@ def _csv_lines(path: str):
         yield number, fields | ({"id": int(fields["id"])} if whole else {})
 
 
+def _twice(names: list[str]) -> str:
+    """The first name that is there twice, but for columns without one; empty: none is."""
+    return next((name for i, name in enumerate(names) if name and name in names[:i]), "")
+
+
 def _is_whole(text: str) -> bool:
+    """Whether a cell is a whole number of 64 bits; longer ones, such as time stamps, are names."""
     try:
-        return str(int(text)) == text
+        return str(int(text)) == text and -(2**63) <= int(text) < 2**63
     except ValueError:
         return False

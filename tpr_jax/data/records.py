@@ -23,6 +23,9 @@ class Records:
     boxes: list | None = None  # an image: (x, y, width, height) of the part that counts, or None: all of it
     passes: Float[np.ndarray, " images"] | None = None  # through its captions an epoch; None: one of each
     stored: list | None = None  # `images.Stored` files, where they do not lie at the paths
+    names: list[str] | None = (
+        None  # an image: its identity by the annotation's name, where `pids` number them
+    )
 
 
 def load_records(data_dir: str | os.PathLike, split: str, dataset: str = "cuhk_pedes") -> Records:
@@ -92,6 +95,7 @@ def keep_images(records: Records, kept: Bool[np.ndarray, " images"]) -> Records:
         boxes=pick(records.boxes),
         passes=None if records.passes is None else records.passes[rows],
         stored=pick(records.stored),
+        names=pick(records.names),
     )
 
 
@@ -106,7 +110,7 @@ def _sound_entries(data_dir: str | os.PathLike, dataset: str) -> list[Entry]:
         raise UserError(problems[0].message)
     if any(isinstance(entry.pid, str) for entry in entries):
         number = {name: i for i, name in enumerate(sorted({str(entry.pid) for entry in entries}))}
-        return [entry._replace(pid=number[str(entry.pid)]) for entry in entries]
+        return [entry._replace(pid=number[str(entry.pid)], name=str(entry.pid)) for entry in entries]
     return entries
 
 
@@ -122,6 +126,7 @@ def _of_split(data_dir: str | os.PathLike, entries: Sequence[Entry], split: str,
         captions=[entry.captions for entry in chosen],
         pids=np.array([entry.pid for entry in chosen], np.int64),
         boxes=[entry.box for entry in chosen] if any(entry.box for entry in chosen) else None,
+        names=[entry.name for entry in chosen] if any(entry.name for entry in chosen) else None,
     )
 
 
