@@ -23,6 +23,7 @@ OPERATION = (
     "source",
     "mix",
     "on_bad_image",
+    "on_leak",
 )
 OPERATION += ("total_steps", "eval_every", "checkpoint_every", "log_every", "mesh.data", "mesh.model")
 OPERATION += ("text_length", "few_shot", "few_shot_seed", "noisy_fraction", "noise_seed", "accumulate")

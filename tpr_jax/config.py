@@ -21,7 +21,7 @@ from tpr_jax.optim import SCHEDULES
 # computes.
 FREE_ON_RESUME = (
     *("total_steps", "eval_every", "eval_test_each_time", "checkpoint_every", "log_every", "profile"),
-    *("data_dir", "source", "on_bad_image", "mesh", "accumulate", "remat", "scan_layers"),
+    *("data_dir", "source", "on_bad_image", "on_leak", "mesh", "accumulate", "remat", "scan_layers"),
 )
 
 # Of these most papers report the epoch that is best on the test split itself.
@@ -50,6 +50,7 @@ def base() -> ConfigDict:
             "noisy_fraction": 0.0,  # fraction of its captions that change places with each other
             "noise_seed": 0,
             "on_bad_image": "error",  # 'skip': go on without pictures that cannot be read, and list them
+            "on_leak": "error",  # 'warn': train although a person or a photo is in two splits
             "image_size": (384, 128),  # height, width
             "text_length": 0,  # tokens a caption is cut to; 0: all that the text tower takes
             "augment": True,
@@ -159,6 +160,7 @@ def check(config: ConfigDict) -> None:
         "dataset": DATASETS,
         "dtype": ("float32", "bfloat16"),
         "on_bad_image": ("error", "skip"),
+        "on_leak": ("error", "warn"),
         "source": SOURCES,
         "remat": ("none", "dots", "block"),
         "sampler": ("random", "identity"),

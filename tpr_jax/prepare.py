@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from tpr_jax import config as config_lib
 from tpr_jax import optim, sharding, step
-from tpr_jax.data import sources, subsets
+from tpr_jax.data import leaks, sources, subsets
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip, methods
 from tpr_jax.models.heads import Heads
@@ -50,9 +50,13 @@ def prepare(config: ConfigDict) -> dict:
     described = sources.describe(config.dataset, splits)
     for line in described["subset"] or ():
         print(f"a subset of {config.dataset}: {line}")
+    shared = leaks.of_splits(splits)
     splits["train"], reduced = subsets.reduce(splits["train"], config)
     described |= reduced
     splits = sources.with_mixed(splits, config.mix, missing_ok=skip)
+    shared = leaks.with_mixed(shared, splits) if config.mix else shared
+    name = config.data_dir or f"data set '{config.dataset}'"
+    described |= leaks.refuse(shared, name, config.on_leak, official=described["subset"] == [])
     people = len(set(splits["train"].pids.tolist())) if "train" in splits else 0
     heads = make_heads(config, people)
     model = clip.build(clip_config, method, config.dtype, heads, config.remat, config.scan_layers)

@@ -4,8 +4,9 @@
 
 DATASET is a name as in config.dataset. The exit code is 0 for a whole copy, 1 for one with problems, 2 where
 the command was used wrongly. Problems: records that cannot be used, missing and unreadable pictures, empty
-captions, identities in two splits, other counts than the official ones. Captions of more than 77 tokens are
-cut when they are read, the published benchmarks have some, and so they are told but are no problem.
+captions, identities or photos in two splits, other counts than the official ones. Captions of more than 77
+tokens are cut when they are read, the published benchmarks have some, and so they are told but are no
+problem.
 """
 
 import argparse
@@ -20,10 +21,11 @@ from multiprocessing import get_context
 from tqdm import tqdm
 
 from tpr_jax.data import counts as counts_lib
-from tpr_jax.data import sources
+from tpr_jax.data import leaks, sources
 from tpr_jax.data.annotations import DATASETS, SPLITS, Entry, annotation_path, read_entries
 from tpr_jax.data.batches import worker_threads
 from tpr_jax.data.images import Crop, read_image
+from tpr_jax.data.photos import Photos
 from tpr_jax.errors import UserError
 from tpr_jax.pipes import quiet_when_closed
 
@@ -59,7 +61,9 @@ def check(dataset: str, data_dir: str, progress: bool = False) -> dict:
         annotation = annotation_path(dataset, data_dir)
         for kind, message in _bad_pictures(entries, progress):
             problems[kind].append(message)
-        problems["identities in two splits"] += identities_in_two_splits(entries)
+        shared = leaks.of_entries(entries)
+        problems["identities in two splits"] += shared.people
+        problems["photos in two splits"] += shared.photos
         problems["counts"] += counts_lib.deviations(dataset, counts)
         notes["captions over 77 tokens"] += long_captions(entries)
         notes["pictures named twice"] += pictures_named_twice(entries)
@@ -76,18 +80,6 @@ def check(dataset: str, data_dir: str, progress: bool = False) -> dict:
         "problems": problems,
         "notes": {kind: lines for kind, lines in notes.items() if lines},
     }
-
-
-def identities_in_two_splits(entries: Sequence[Entry]) -> list[str]:
-    """A line each: a person whom one split trains on must not be searched for in another."""
-    splits = defaultdict(set)
-    for entry in entries:
-        splits[entry.pid].add(entry.split)
-    return [
-        f"identity {pid} is in {' and '.join(sorted(names, key=SPLITS.index))}"
-        for pid, names in splits.items()
-        if len(names) > 1
-    ]
 
 
 def long_captions(entries: Sequence[Entry], limit: int = 77) -> list[str]:
@@ -109,9 +101,9 @@ def long_captions(entries: Sequence[Entry], limit: int = 77) -> list[str]:
 
 def pictures_named_twice(entries: Sequence[Entry]) -> list[str]:
     """A line for each record with the picture, and the box, of an earlier one."""
-    first, lines = {}, []
+    first, lines, photos = {}, [], Photos()
     for entry in entries:
-        key = (entry.image, entry.box)
+        key = (photos.key(entry.image), entry.box)
         if key in first:
             lines.append(f"{entry.where}: has the picture of {first[key]}")
         first.setdefault(key, entry.where)
@@ -123,7 +115,7 @@ def _count(entries: Sequence[Entry]) -> dict[str, counts_lib.Counts]:
     for split in sorted({entry.split for entry in entries}, key=SPLITS.index):
         chosen = [entry for entry in entries if entry.split == split]
         captions = sum(len(entry.captions) for entry in chosen)
-        counts[split] = counts_lib.Counts(len({entry.pid for entry in chosen}), len(chosen), captions)
+        counts[split] = counts_lib.Counts(len({str(entry.pid) for entry in chosen}), len(chosen), captions)
     return counts
 
 
