@@ -1,6 +1,7 @@
 """`python -m tpr_jax.data.check`: a sound folder, every kind of damage, and the exit codes."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -175,3 +176,25 @@ def test_in_a_process_of_its_own(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("\nwhole\n")
+
+
+@pytest.mark.parametrize("flag", [[], ["--json"]])
+@pytest.mark.parametrize(
+    "environment",
+    [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "utf-8"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}],
+    ids=["ascii", "utf-8", "C"],
+)
+def test_any_path_can_be_told(tmp_path, flag, environment):
+    """Accented letters on a terminal in ASCII; bytes that are not UTF-8, and half a surrogate pair."""
+    names = ["caf\u00e9.jpg", "gone\udcff.jpg", "half\ud83d.jpg"]
+    lines = [{"image": name, "caption": "a man", "id": 1, "split": "train"} for name in names]
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    command = [sys.executable, "-m", "tpr_jax.data.check", "folder", "--data_dir", str(tmp_path), *flag]
+    done = subprocess.run(command, capture_output=True, timeout=300, env={**os.environ, **environment})
+    assert done.returncode == 1 and done.stderr == b""
+    assert b"gone\\udcff.jpg" in done.stdout and b"half\\ud83d.jpg" in done.stdout.replace(b"\\\\", b"\\")
+    if flag:
+        missing = json.loads(done.stdout)["problems"]["missing pictures"]
+        assert missing == [f"{tmp_path}/{name}" for name in names[:2]]
+    elif environment.get("PYTHONIOENCODING") == "ascii":
+        assert b"caf\\xe9.jpg" in done.stdout

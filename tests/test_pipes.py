@@ -1,13 +1,16 @@
 """Commands whose output nobody reads to its end; each in a process of its own."""
 
+import io
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import benchmark_folders
 import pytest
 
-from tpr_jax.pipes import stderr_nowhere
+from tpr_jax.pipes import as_json, print_any_text, stderr_nowhere
 
 ROOT = Path(__file__).parent.parent
 BEGIN = "import sys\nfrom tpr_jax.pipes import quiet_when_closed\nwith quiet_when_closed():\n    "
@@ -71,3 +74,92 @@ def test_mini_pedes_is_whole_all_the_same(tmp_path):
     code, said = without_reader("-m", "tpr_jax.data.mini_pedes", *flags, "--processes", 1)
     assert code == 141 and "Error" not in said  # the progress bar is on stderr
     assert (tmp_path / "d" / "reid_raw.json").exists()
+
+
+PRINTED = "print('caf\\xe9 \\udcff \\ud83d'); print('caf\\xe9 \\ud83d', file=sys.stderr)"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "letter"),
+    [("ascii", b"\\xe9"), ("latin-1", b"\xe9"), ("utf-8", b"\xc3\xa9"), ("cp437", b"\x82")],
+)
+def test_any_text_can_be_printed(encoding, letter):
+    """What an encoding does not have is escaped as Python would write it."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN + PRINTED], cwd=ROOT, env=environment, capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, b"caf" + letter + b" \\udcff \\ud83d\n")
+    assert done.stderr == b"caf" + letter + b" \\ud83d\n"
+
+
+def test_another_way_that_was_asked_for_stays():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii:replace"}
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN + PRINTED], cwd=ROOT, env=environment, capture_output=True, timeout=60
+    )
+    assert done.stdout == b"caf? ? ?\n"
+
+
+def test_streams_that_cannot_be_told(monkeypatch):
+    class Notebook:
+        errors = "strict"
+
+    monkeypatch.setattr(sys, "stdout", Notebook())
+    monkeypatch.setattr(sys, "stderr", None)
+    print_any_text()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_stays_json(encoding):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding)
+    for text in ("caf\u00e9", "\u65e5", "\udcff", "plain"):
+        written = as_json({"path": text}, stream)
+        assert json.loads(written) == {"path": text}
+        written.encode(encoding)
+    assert ("\u00e9" in as_json("\u00e9", stream)) == (encoding != "ascii")
+
+
+def test_every_command_begins_so():
+    """Whatever `python -m` runs has one of these around it."""
+    ways = ("quiet_when_closed()", "explain_and_exit(", "print_any_text()")
+    modules = [
+        path for path in (ROOT / "tpr_jax").rglob("*.py") if '__name__ == "__main__"' in path.read_text()
+    ]
+    assert len(modules) > 15
+    for path in modules:
+        if path.name == "command.py":  # which is the entry of `tpr-jax` besides
+            text = path.read_text()
+        else:
+            text = path.read_text().partition('__name__ == "__main__"')[2]
+        assert any(way in text for way in ways), path
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_search_on_a_terminal_in_ascii(tmp_path, form):
+    photos = tmp_path / "caf\u00e9"
+    for number in range(2):
+        benchmark_folders.draw(photos / f"Zo\u00eb {number}.jpg", number)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+
+    def search(*words):
+        command = [
+            sys.executable,
+            "-m",
+            "tpr_jax.search",
+            *map(str, words),
+            "--index",
+            str(tmp_path / "index"),
+        ]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=500)
+
+    done = search("index", photos)
+    assert done.returncode == 0, done.stderr
+    done = search("query", "a caf\u00e9 \u2019 \udce9", *form)
+    assert done.returncode == 0, done.stderr
+    if form:
+        told = json.loads(done.stdout)
+        assert told["query"]["text"] == "a caf\u00e9 \u2019 \udce9"
+        assert {found["path"] for found in told["results"]} == {"Zo\u00eb 0.jpg", "Zo\u00eb 1.jpg"}
+    else:
+        assert rb"Zo\xeb 0.jpg" in done.stdout

@@ -20,6 +20,8 @@ def test_what_is_written_can_be_read_back(tmp_path):
     assert json.loads(path.read_text()) == {"a": 1 / 3} and path.read_text().endswith("}\n")
     writing.write_text(path, "é\n")
     assert path.read_bytes() == b"\xc3\xa9\n"
+    writing.write_text(path, "\udcff é")  # a path that is not UTF-8
+    assert path.read_bytes() == b"\\udcff \xc3\xa9" and json.loads(f'"{path.read_text()}"') == "\udcff é"
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert os.listdir(path.parent) == ["a.json"]
 

@@ -38,6 +38,7 @@ from tpr_jax.data.mini_pedes import bundled_dir
 from tpr_jax.data.records import Records, load_records
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD
+from tpr_jax.pipes import quiet_when_closed
 
 SIZE, BATCH, PAD = (384, 128), 128, 10
 TITLES = {
@@ -254,4 +255,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with quiet_when_closed():
+        sys.exit(main())

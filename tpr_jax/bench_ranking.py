@@ -15,6 +15,8 @@ import time
 
 import numpy as np
 
+from tpr_jax.pipes import quiet_when_closed
+
 SIZES = {  # queries, gallery, identities: the test splits
     "CUHK-PEDES": (6_156, 3_074, 1_000),
     "ICFG-PEDES": (19_848, 19_848, 1_000),
@@ -83,4 +85,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with quiet_when_closed():
+        main()

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from tpr_jax.errors import UserError
+from tpr_jax.pipes import print_any_text
 
 TURN = 0.4  # seconds that a turn takes at least: what is quicker is repeated within it
 
@@ -118,4 +119,5 @@ def _ask(process: subprocess.Popen) -> dict | None:
 
 
 if __name__ == "__main__":
+    print_any_text()
     serve(json.loads(sys.argv[1]))

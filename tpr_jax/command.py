@@ -11,6 +11,8 @@ import importlib.util
 import runpy
 import sys
 
+from tpr_jax.pipes import print_any_text
+
 # Command -> (what `python -m` runs, what is put before the arguments, what it is for).
 COMMANDS = {
     "train": ("tpr_jax.main", ["--mode", "train"], "adapt CLIP as a config says"),
@@ -30,6 +32,7 @@ COMMANDS = {
 
 def main() -> None:
     """Runs the command in sys.argv as `python -m` would; exits with 2 where there is no such command."""
+    print_any_text()
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help", "help"):
         there = {key: what for key, (module, _, what) in COMMANDS.items() if not module or _exists(module)}

@@ -1,6 +1,7 @@
 """What a process prints: when nobody reads it any longer, as in `... | head -1`, and when nobody is to."""
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ CLOSED_PIPE = 128 + 13  # the exit code that shells give a program ended by SIGP
 def quiet_when_closed() -> Iterator[None]:
     """Ends the process without a traceback, exit code 141, where stdout or stderr is a pipe without reader.
 
-    Not by the signal itself, which leaves no time to finish a checkpoint.
+    Not by the signal itself, which leaves no time to finish a checkpoint. What is printed meanwhile may be
+    any text, see `print_any_text`.
     """
+    print_any_text()
     try:
         try:
             yield
@@ -23,6 +26,29 @@ def quiet_when_closed() -> Iterator[None]:
         for stream in (sys.stdout, sys.stderr):
             _drop_if_closed(stream)
         raise SystemExit(CLOSED_PIPE) from None
+
+
+def print_any_text() -> None:
+    """Lets stdout and stderr print what their encoding does not have, escaped as Python writes it.
+
+    That is an accented letter on a terminal in ASCII, or half of a surrogate pair anywhere: paths and texts
+    are the users', and may hold both. Called first by every command.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A notebook's stream cannot be told, and needs not; other ways to go on were asked for.
+        if getattr(stream, "errors", "") in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def as_json(value, stream=None, **settings) -> str:
+    """Returns JSON that `stream` (stdout) can print: letters as they are, or all escaped as JSON does it."""
+    text = json.dumps(value, ensure_ascii=False, **settings)
+    encoding = getattr(sys.stdout if stream is None else stream, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(value, **settings)
+    return text
 
 
 def _drop_if_closed(stream) -> None:

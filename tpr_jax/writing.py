@@ -50,8 +50,12 @@ def exchange(new: Path, folder: Path, old: Path) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text whole, in UTF-8. Raises UserError as `write_whole`."""
-    write_whole(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+    """Writes a text whole, in UTF-8; half of a surrogate pair, as in odd paths, as its escape.
+
+    Raises UserError as `write_whole`.
+    """
+    content = text.encode("utf-8", "backslashreplace")
+    write_whole(path, lambda temporary: Path(temporary).write_bytes(content))
 
 
 def write_json(path: str | os.PathLike, value) -> None:

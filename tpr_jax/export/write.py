@@ -58,7 +58,7 @@ def write_export(
         if model.tokenizer is not None:
             whole_tokenizer(model.tokenizer).save(str(new / "tokenizer.json"))
         description = describe(model, dtype, about)
-        (new / "README.md").write_text(readme(description), encoding="utf-8")
+        (new / "README.md").write_text(readme(description), encoding="utf-8", errors="backslashreplace")
         description["bytes"] = sizes(new)
         write_json(new / ABOUT, description)
     say(f"written to {folder}: {', '.join([*formats, ABOUT, 'README.md'])}")

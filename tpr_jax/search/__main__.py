@@ -10,7 +10,6 @@ further columns. `index` again encodes only what is new or changed. `serve` is t
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -25,7 +24,7 @@ from tpr_jax.arguments import Parser
 from tpr_jax.distributed import TIMEOUT, joined
 from tpr_jax.errors import UserError
 from tpr_jax.interrupt import Stopped
-from tpr_jax.pipes import quiet_when_closed
+from tpr_jax.pipes import as_json, quiet_when_closed
 
 
 def parser() -> argparse.ArgumentParser:
@@ -138,7 +137,7 @@ def _query(args: argparse.Namespace) -> None:
     result = search(searcher, args.text, args.image, **settings)
     asked = {"text": args.text, "image": args.image, **settings}
     if args.json:
-        print(json.dumps({"query": asked, **result}, ensure_ascii=False, indent=2))
+        print(as_json({"query": asked, **result}, indent=2))
     else:
         print(answer(result))
 

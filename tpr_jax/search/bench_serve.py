@@ -21,6 +21,8 @@ import urllib.request
 
 import numpy as np
 
+from tpr_jax.pipes import quiet_when_closed
+
 PHOTOS = 4  # that a client fetches of each answer
 
 
@@ -136,4 +138,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with quiet_when_closed():
+        sys.exit(main())
