@@ -148,6 +148,15 @@ def test_exactly_77_tokens_are_not_too_many():
     assert check.long_captions(entries) == ["r 0: caption 1 has more than 77 tokens, and will be cut"]
 
 
+def test_an_id_written_in_two_ways_is_one_identity(tmp_path):
+    benchmark_folders.draw(tmp_path / "a.jpg", 0)
+    benchmark_folders.draw(tmp_path / "b.jpg", 1)
+    line = {"image": "a.jpg", "caption": "a man", "id": 7, "split": "train"}
+    benchmark_folders.write_own(tmp_path, [line, line | {"image": "b.jpg", "id": "7"}], "jsonl")
+    counts = check.check("folder", str(tmp_path))["counts"]["train"]
+    assert counts == {"identities": 1, "images": 2, "captions": 2}
+
+
 def test_own_data_with_a_box_outside_and_no_test(tmp_path):
     line = {"image": "a.jpg", "caption": "a man", "id": 1, "split": "train"}
     benchmark_folders.draw(tmp_path / "a.jpg", 0)

@@ -196,9 +196,14 @@ def test_ids_beyond_64_bits_are_names(tmp_path, kind):
     assert [row["id"] for _, row in rows(tmp_path, *edge, kind="csv")] == [2**63 - 1, -(2**63)]
 
 
-def test_one_long_id_makes_names_of_all(tmp_path):
-    lines = [HEAD, "a.png,c,7,train", f"b.png,c,{2**63},train", "c.png,c,07,train"]
-    assert [row["id"] for _, row in rows(tmp_path, *lines, kind="csv")] == ["7", str(2**63), "07"]
+@pytest.mark.parametrize("long", [str(2**63), "1" + "0" * 5000], ids=["64 bits", "5,000 digits"])
+def test_a_long_id_beside_short_ones(tmp_path, long):
+    for name in "abc":
+        benchmark_folders.draw(tmp_path / f"{name}.png", 0)
+    rows(tmp_path, HEAD, "a.png,c,7,train", f"b.png,c,{long},train", "c.png,c,7,test", kind="csv")
+    splits = load_all(tmp_path, "folder")
+    assert len(set(splits["train"].pids.tolist())) == 2
+    assert splits["test"].pids[0] == splits["train"].pids[0]
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])

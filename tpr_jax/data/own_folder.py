@@ -135,8 +135,7 @@ def _twice(names: list[str]) -> str:
 
 
 def _is_whole(text: str) -> bool:
-    """Whether a cell is a whole number of 64 bits; longer ones, such as time stamps, are names."""
     try:
-        return str(int(text)) == text and -(2**63) <= int(text) < 2**63
+        return str(int(text)) == text
     except ValueError:
         return False
