@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tpr_jax import train
-from tpr_jax.data import sources
+from tpr_jax.data import leaks, sources
 from tpr_jax.data.images import Stored, read_image
 from tpr_jax.data.mix import mix
 from tpr_jax.data.pipeline import train_input
@@ -110,3 +110,16 @@ def test_a_bucket_that_may_not_be_read(monkeypatch):
     monkeypatch.setattr(read.tf.io.gfile, "exists", refuse)
     with pytest.raises(UserError, match=r"^gs://bucket/cuhk_pedes/sized/.*: cannot be read \(no storage.*"):
         sources.load_splits("cuhk_pedes", "gs://bucket", source="tfds_sized")
+
+
+def test_people_and_photos_in_two_splits_are_found_in_prepared_records_too(tmp_path):
+    folder = benchmark_folders.rstp_reid(tmp_path / "copy")
+    path = folder / "data_captions.json"
+    entries = json.loads(path.read_text())
+    assert (entries[0]["split"], entries[-1]["split"]) == ("train", "test")
+    entries[-1] |= {"id": entries[0]["id"], "img_path": f"./{entries[0]['img_path']}"}
+    path.write_text(json.dumps(entries))
+    out = prepared("rstp_reid", folder, tmp_path / "out", "sized")
+    found = leaks.of_splits(sources.load_splits("rstp_reid", out, source="tfds_sized"))
+    assert found.people == [f"identity {entries[0]['id']} is in train and test"]
+    assert found.photos == [f"photo imgs/{entries[0]['img_path']} is in train and test"]
