@@ -91,7 +91,8 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
 
     Without checkpoints in `workdir` the model is scored as it starts. Writes and returns eval.json.
     """
-    runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME)
+    defaults = config_lib.to_plain(config_lib.base())
+    runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME, defaults)
     parts = prepare(config, to_train=False)
     state, scored = restore_best(config, workdir, parts)
     scored = {"method": config.method.name, "dataset": config.dataset, **params_of(parts), **scored}

@@ -52,7 +52,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
 
 def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
     began, first = time.time(), distributed.is_first()
-    runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME)
+    defaults = config_lib.to_plain(config_lib.base())
+    runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME, defaults)
     parts = prepare(config)
     if not parts["trainable"]:
         raise UserError(f"method '{config.method.name}' has nothing to train: use --mode eval")
