@@ -154,6 +154,36 @@ def _check_that_scores_are_dropped(tmp_path, lines):
     assert rows(tmp_path) == lines[:2]
 
 
+def test_a_workdir_is_cleaned_of_what_kills_left(tmp_path):
+    """By the names that tempfile and Orbax give: a user's own files stay."""
+    left = [
+        *(".config.json.ab_d1234.tmp", ".results.json.abcd1234.tmp", ".report.html.abcd1234.tmp"),
+        *(".may_write.abcd1234", ".metrics.jsonl.abcd1234.tmp", "checkpoints/.progress.json.abcd1234.tmp"),
+        *("model/.adapter.safetensors.abcd1234.tmp", "model/backbone/.model.safetensors.abcd1234.tmp"),
+    ]
+    folders = [
+        "checkpoints/latest/30.orbax-checkpoint-tmp",
+        "checkpoints/latest/40.orbax-checkpoint-tmp-1718000000",
+        "checkpoints/best/30.orbax-checkpoint-tmp",
+    ]
+    mine = [
+        *("config.json", ".eval.json.abcd1234.tmp", "my.tmp", "model/my.tmp", ".notes.abcd1234.tmp"),
+        *(
+            "checkpoints/latest/20/x",
+            "checkpoints/latest/my.orbax-checkpoint-tmp/x",
+            "a/.config.json.abcd1234.tmp",
+        ),
+    ]
+    for name in [*left, *mine, *(f"{folder}/state/d/x" for folder in folders)]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    runlog.clean_workdir(tmp_path)
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == set(mine)
+    assert not any((tmp_path / folder).exists() for folder in folders)
+    runlog.clean_workdir(tmp_path / "missing")
+
+
 def test_log_appends_with_full_precision_and_to_tensorboard(tmp_path):
     history = [{"step": 1, "loss": 2.0}]
     (tmp_path / "metrics.jsonl").write_text(json.dumps(history[0]) + "\n")

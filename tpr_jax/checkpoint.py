@@ -16,7 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from tpr_jax import checksums, distributed
-from tpr_jax.errors import UserError
+from tpr_jax.errors import UserError, describe_disk_limit
 
 # Orbax reports every file it opens, and every error with the tracebacks of its threads; the error itself
 # comes back from `save`, `finish` or `restore_newest` all the same.
@@ -140,10 +140,8 @@ class _explained:
         return self
 
     def __exit__(self, kind, error, trace):
-        if error is not None and ("No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error)):
-            raise UserError(
-                f"no space left on the disk of {self.folder}: free some and run the same command to go on"
-            ) from error
+        if error is not None and (line := describe_disk_limit(error, self.folder)):
+            raise UserError(line) from error
         if error is not None and ("PERMISSION_DENIED" in str(error) or "Permission denied" in str(error)):
             raise UserError(
                 f"{self.folder} cannot be written (permission denied): see that this account may write that "

@@ -15,7 +15,7 @@ from tpr_jax.prepare import count, make_optimiser, prepare
 from tpr_jax.trees import merge
 from tpr_jax.weights import backbone
 from tpr_jax.weights.saving import write_saved
-from tpr_jax.writing import write_json
+from tpr_jax.writing import remove_leftovers, write_json
 
 
 def score_split(parts: dict, config: ConfigDict, encoders, variables, split: str) -> tuple[dict, dict]:
@@ -99,6 +99,8 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
     Without checkpoints in `workdir` the model is scored as it starts. Writes and returns eval.json.
     """
     runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME)
+    if distributed.is_first():
+        remove_leftovers(workdir, ["eval.json"])
     parts = prepare(config)
     state, scored = restore_best(config, workdir, parts)
     scored = {"method": config.method.name, "dataset": config.dataset, **params_of(parts), **scored}

@@ -1,15 +1,35 @@
 """What a run writes beside its checkpoints: config.json, metrics.jsonl, TensorBoard events, results.json."""
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from tpr_jax import events
-from tpr_jax.errors import UserError
-from tpr_jax.writing import write_text, write_whole
+from tpr_jax.errors import UserError, describe_disk_limit
+from tpr_jax.writing import remove_leftovers, write_text, write_whole
+
+# What a run writes, by folder: only of these a killed one can have left temporary files.
+FILES = {
+    "": (
+        "config.json",
+        "metrics.jsonl",
+        "metrics.damaged.jsonl",
+        "results.json",
+        "report.html",
+        "report.png",
+    ),
+    "checkpoints": ("progress.json",),
+}
+MODEL_FILES = (
+    *("config.json", "adapter.safetensors", "model.safetensors", "tokenizer.json", "README.md"),
+    *("preprocessor_config.json",),
+)
+FILES |= {folder: MODEL_FILES for folder in ("model", "model/backbone")}
 
 
 def check_workdir(workdir: Path, config: dict, free: tuple[str, ...]) -> None:
@@ -45,6 +65,28 @@ def check_workdir(workdir: Path, config: dict, free: tuple[str, ...]) -> None:
                     f"is now {new!r}: "
                     "choose another --workdir or the old value"
                 )
+
+
+def clean_workdir(workdir: Path) -> None:
+    """Removes what a killed run left half written: temporary files, and checkpoints under a temporary name.
+
+    Only names that this project or Orbax gives are touched. Nobody else may be training in the folder.
+    """
+    for folder, names in FILES.items():
+        remove_leftovers(workdir / folder, names)
+    _remove_matching(workdir, r"\.may_write\.[a-z0-9_]{8}")
+    for name in ("latest", "best"):
+        _remove_matching(workdir / "checkpoints" / name, r"\d+\.orbax-checkpoint-tmp(-\d+)?")
+
+
+def _remove_matching(folder: Path, pattern: str) -> None:
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if re.fullmatch(pattern, path.name) and not path.is_symlink():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:
@@ -146,10 +188,17 @@ def open_log(workdir: Path, history: list[dict]) -> tuple[Callable, Callable]:
     board = events.open_events(workdir / "tensorboard")
 
     def write(row: dict) -> None:
-        file.write(json.dumps(row) + "\n")
-        file.flush()
-        history.append(row)
-        events.write_scalars(board, row["step"], _scalars(row))
+        try:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            history.append(row)
+            events.write_scalars(board, row["step"], _scalars(row))
+        except OSError as error:
+            where = error.filename or file.name
+            line = describe_disk_limit(error, where)
+            raise UserError(
+                line or f"{where} cannot be written ({error.strerror}): check the disk"
+            ) from error
 
     def close() -> None:
         file.close()

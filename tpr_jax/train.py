@@ -54,6 +54,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
 def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
     began, first = time.monotonic(), distributed.is_first()
     runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME)
+    if first:
+        runlog.clean_workdir(workdir)
     parts = prepare(config)
     if not parts["trainable"]:
         raise UserError(f"method '{config.method.name}' has nothing to train: use --mode eval")
@@ -264,10 +266,10 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
     # All processes have a part in bringing the pieces together, one writes.
     parts["frozen"], trained = sharding.everywhere(mesh, (parts["frozen"], kept["trainable"]))
     if first:
-        write_json(workdir / "results.json", results)
         retrievals = evaluate.examples(encoded, count=12, top_k=10)
         report.write_report(workdir, history=history, results=results, retrievals=retrievals)
         results_lib.write_model(config, workdir, parts, trained, results)
+        write_json(workdir / "results.json", results)  # last: to scripts it says that the run is done
         results_lib.say_what_came_out(results, workdir)
     return results
 
