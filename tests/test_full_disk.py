@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_resume import assert_same_run
 
 from tpr_jax import checkpoint, errors, runlog, writing
 
@@ -184,6 +185,44 @@ def test_a_whole_run(tiny, on_small_disk, kilobytes, flags):
     assert process.returncode == 2
     assert line.startswith("error: no space left on the disk")
     assert line.endswith(": free some and run the same command to go on")
+
+
+# A full disk, the same disk enlarged, and the same command again.
+ENLARGED = """
+mount -t tmpfs -o size=$1k tmpfs "$2"
+folder=$2 copy=$3
+shift 3
+"$@"
+echo "first $?"
+mount -o remount,size=200m "$folder"
+"$@"
+echo "second $?"
+cp -r "$folder/run" "$copy"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [300, 700])
+def test_on_a_disk_that_was_enlarged_it_goes_on(tiny, finished, on_small_disk, tmp_path, kilobytes):
+    _, disk = on_small_disk
+    command = [
+        sys.executable,
+        "-m",
+        "tpr_jax.main",
+        "--config",
+        tiny["config"],
+        "--workdir",
+        str(disk / "run"),
+    ]
+    private = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", ENLARGED, "sh"]
+    words = [*private, str(kilobytes), str(disk), str(tmp_path / "copy"), *command]
+    process = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert "first 2\n" in process.stdout and process.stdout.endswith("second 0\n"), process
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("error: no space left on the disk of ")
+    assert_same_run(tmp_path / "copy", finished[0])
+    left = [path for path in (tmp_path / "copy").rglob("*") if path.name.endswith((".tmp", "-tmp"))]
+    assert left == []
 
 
 def test_other_exceptions_that_nobody_can_catch_are_still_told():

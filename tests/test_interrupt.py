@@ -110,20 +110,20 @@ def test_stopped_at_once():
 def test_amid_a_garbage_collection_nothing_is_lost(capfd):
     """JAX has a function called then, and what that raises is printed and dropped."""
 
-    def _xla_gc_callback(phase, info):
+    def at_collection(phase, info):
         if phase == "start" and not came:
             came.append(phase)
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0)  # here Python calls the handler
 
     came = []
-    gc.callbacks.append(_xla_gc_callback)
+    gc.callbacks.append(at_collection)
     try:
         with pytest.raises(Stopped), stopped_at_once("x"):
             gc.collect()
             time.sleep(60)
     finally:
-        gc.callbacks.remove(_xla_gc_callback)
+        gc.callbacks.remove(at_collection)
     assert came and capfd.readouterr().err == ""
 
 
@@ -162,7 +162,7 @@ def test_a_signal_that_the_shell_has_ignored_stays_ignored(monkeypatch):
         signal.signal(signal.SIGINT, before)
 
 
-# Sends SIGTERM to itself when the n-th module is looked for; the first two are the command itself.
+# Sends SIGTERM to itself when the n-th module is looked for; the first two or three are the command itself.
 # Before it takes the signal, a command imports nothing but shlex and tpr_jax.interrupt.
 AT_IMPORT = """
 import os, runpy, signal, sys
@@ -207,6 +207,6 @@ def test_other_commands_end_as_they_do_when_they_are_stopped_later(tiny, tmp_pat
     again = shlex.join(["python", "-m", "tpr_jax.compare", *flags])
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == f"error: stopped at its beginning; to go on: {again}\n"
-    ended = stopped_at_import("tpr_jax.search", at, "index", tiny["data"], "--index", tmp_path / "index")
+    ended = stopped_at_import("tpr_jax.search", at + 1, "index", tiny["data"], "--index", tmp_path / "index")
     assert (ended.returncode, ended.stdout) == (130, "")
     assert ended.stderr == "error: interrupted; the same command goes on\n"

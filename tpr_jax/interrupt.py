@@ -1,6 +1,7 @@
 """Ctrl-C, and the notice a cluster gives before it takes a machine away, as a question between two steps."""
 
 import contextlib
+import gc
 import os
 import signal
 import threading
@@ -58,9 +59,10 @@ class Notice:
 
 
 def _exceptions_are_lost(frame) -> bool:
-    """Returns whether a frame is part of a finalizer, or of what JAX does at each garbage collection."""
+    """Returns whether a frame is part of a finalizer, or of a callback at garbage collections, as JAX has one."""
+    at_collections = [getattr(callback, "__code__", None) for callback in gc.callbacks]
     while frame is not None:
-        if frame.f_code.co_name in ("__del__", "_xla_gc_callback"):
+        if frame.f_code.co_name == "__del__" or frame.f_code in at_collections:
             return True
         frame = frame.f_back
     return False

@@ -190,8 +190,10 @@ def _run_here(config: ConfigDict, workdir: Path, mode: str) -> None:
     # Once more: JAX takes SIGTERM for itself where it joins processes.
     with interrupt.stopped_at_once("stopped before its end"):
         # These import JAX and TensorFlow: after the command line is known to be sound.
-        from tpr_jax import results, train
+        from tpr_jax import agreement, results, train
 
+        told = agreement.of_command(config_lib.to_plain(config), mode)
+        agreement.check_same("command", told, "start the same command on all")
         if mode == "eval":
             results.evaluate_run(config, workdir)
         else:
