@@ -59,7 +59,7 @@ class Notice:
 
 
 def _exceptions_are_lost(frame) -> bool:
-    """Returns whether a frame is part of a finalizer, or of a callback at garbage collections, as JAX has one."""
+    """Returns whether a frame is part of a finalizer, or of a callback of the garbage collector."""
     at_collections = [getattr(callback, "__code__", None) for callback in gc.callbacks]
     while frame is not None:
         if frame.f_code.co_name == "__del__" or frame.f_code in at_collections:
