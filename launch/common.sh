@@ -76,6 +76,8 @@ collect() {
         while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done # a signal ends `wait` early
         code=0
         wait "$child" || code=$?
+        # SIGTERM met Python before its first line: nothing was begun, and nothing is lost.
+        if [ "$code" = 143 ] && [ "$asked" = TERM ]; then code=0; fi
         if [ "$code" = 2 ] || [ "$worst" = 0 ]; then worst=$code; fi
     done
     return "$worst"

@@ -135,6 +135,71 @@ def test_damaged_newest_falls_back(manager, damage):
     assert_same_bits(found, state(5))
 
 
+def flipped(path: Path, position: int) -> bytes:
+    """A file's content with one bit flipped."""
+    content = bytearray(path.read_bytes())
+    content[position // 8] ^= 1 << position % 8
+    return bytes(content)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_flipped_bit_anywhere_is_not_restored(tmp_path, seed):
+    """What is restored is what was saved, of this step or of the one before: never anything else."""
+    rng = np.random.default_rng(seed)
+    with checkpoint.open_manager(tmp_path / "latest", keep=2) as opened:
+        save(opened, 5, 9)
+    files = [path for path in sorted((tmp_path / "latest" / "9").rglob("*")) if path.is_file()]
+    for path in files:
+        whole = path.read_bytes()
+        for position in rng.integers(0, 8 * len(whole), 3 if whole else 0):
+            path.write_bytes(flipped(path, int(position)))
+            with checkpoint.open_manager(tmp_path / "latest", keep=2) as opened:
+                step, found, notes, broken = checkpoint.restore_newest(opened, state(0))
+            assert (step, broken) in ((9, []), (5, [9])), (path, position)
+            assert_same_bits(found, state(step))
+            assert notes == {"best_r1": step / 3, "zero_shot": None}
+        path.write_bytes(whole)
+
+
+def test_flipped_bits_of_the_arrays_fall_back(manager):
+    """In the bytes of an array itself, which Orbax reads back as another number."""
+    save(manager, 5, 9)
+    raw = np.asarray(state(9)["trainable"]["moe"]["kernel"]).tobytes()
+    holding = [p for p in Path(manager.directory / "9").rglob("d/*") if raw in p.read_bytes()]
+    for path in holding:
+        path.write_bytes(flipped(path, 8 * (path.read_bytes().find(raw) + 50)))
+    step, found, _, broken = checkpoint.restore_newest(manager, state(0))
+    assert holding
+    assert (step, broken) == (5, [9])
+    assert_same_bits(found, state(5))
+
+
+def test_a_checkpoint_without_checksums_is_read(manager):
+    """As older versions wrote them."""
+    ocp = checkpoint.ocp
+    notes = {"best_r1": 1.5, "zero_shot": None}
+    manager.save(
+        5, args=ocp.args.Composite(state=ocp.args.StandardSave(state(5)), notes=ocp.args.JsonSave(notes))
+    )
+    checkpoint.finish(manager)
+    step, found, read, broken = checkpoint.restore_newest(manager, state(0))
+    assert (step, read, broken) == (5, notes, [])
+    assert_same_bits(found, state(5))
+    assert checkpoint.read_notes(manager, 5) == notes
+
+
+def test_notes_alone(manager):
+    save(manager, 6)
+    assert checkpoint.read_notes(manager, 6) == {"best_r1": 2.0, "zero_shot": None}
+    path = manager.directory / "6" / "notes" / "metadata"
+    path.write_text(path.read_text().replace('"best_r1": 2.0', '"best_r1": 3.0'))
+    with pytest.raises(ValueError, match="notes are not as they were saved"):
+        checkpoint.read_notes(manager, 6)
+    path.unlink()
+    with pytest.raises(ValueError, match="not found"):
+        checkpoint.read_notes(manager, 6)
+
+
 def test_all_damaged(manager):
     save(manager, 5, 9)
     for step in ("5", "9"):

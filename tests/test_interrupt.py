@@ -1,12 +1,21 @@
 """Ctrl-C as a question."""
 
+import contextlib
+import gc
 import os
+import shlex
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
+from conftest import ROOT
 
-from tpr_jax.interrupt import noticed
+from tpr_jax import interrupt
+from tpr_jax.errors import UserError
+from tpr_jax.interrupt import Stopped, noticed, stopped_at_once
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -54,3 +63,150 @@ def test_in_another_thread_nothing_is_changed():
     thread.start()
     thread.join()
     assert seen == [(False, before)]
+
+
+def test_one_that_an_import_swallowed_counts_later():
+    """As a module may that is amid its own beginning."""
+    with noticed() as outer:
+        with outer.at_once(), contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with noticed() as inner:
+            assert inner.number == signal.SIGTERM
+            with pytest.raises(KeyboardInterrupt), inner.at_once():
+                pytest.fail("went on")
+    with noticed() as notice:
+        assert not notice
+
+
+def test_one_within_another_is_known_outside():
+    with noticed() as outer:
+        with noticed():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert outer.number == signal.SIGTERM
+
+
+def test_stopped_at_once():
+    with pytest.raises(Stopped, match="before all") as stopped, stopped_at_once("before all"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("went on")
+    assert stopped.value.number == signal.SIGTERM
+    with pytest.raises(KeyboardInterrupt), stopped_at_once("x"):
+        os.kill(os.getpid(), signal.SIGINT)
+    # What an import makes of it is a stop all the same; other errors stay what they are.
+    with pytest.raises(Stopped), stopped_at_once("x"):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+    with pytest.raises(ImportError), stopped_at_once("x"):
+        raise ImportError("no such module")
+    for known in (UserError("a.jpg is broken"), Stopped(signal.SIGTERM, "at step 3")):
+        with pytest.raises(type(known), match=str(known)), stopped_at_once("x"):
+            with noticed():
+                os.kill(os.getpid(), signal.SIGTERM)
+            raise known
+
+
+def test_amid_a_garbage_collection_nothing_is_lost(capfd):
+    """JAX has a function called then, and what that raises is printed and dropped."""
+
+    def at_collection(phase, info):
+        if phase == "start" and not came:
+            came.append(phase)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0)  # here Python calls the handler
+
+    came = []
+    gc.callbacks.append(at_collection)
+    try:
+        with pytest.raises(Stopped), stopped_at_once("x"):
+            gc.collect()
+            time.sleep(60)
+    finally:
+        gc.callbacks.remove(at_collection)
+    assert came and capfd.readouterr().err == ""
+
+
+ENDS = """
+import os, signal, sys
+from tpr_jax import interrupt
+interrupt.end_at_once({signal.SIGTERM: (0, "stopped"), signal.SIGINT: (130, "error: interrupted")})
+print("ready", flush=True)
+try:
+    while True:
+        signal.pause()
+finally:
+    print("no exception is raised")
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [("SIGTERM", 0, "ready\nstopped\n"), ("SIGINT", 130, "ready\n")]
+)
+def test_before_anything_has_begun_it_ends_with_a_line(number, code, said):
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", ENDS], stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(getattr(signal, number))
+    stdout, stderr = process.communicate()
+    assert (process.returncode, "ready\n" + stdout) == (code, said)
+    assert stderr == ("" if code == 0 else "error: interrupted\n")
+
+
+def test_a_signal_that_the_shell_has_ignored_stays_ignored(monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        interrupt.end_at_once({signal.SIGINT: (130, "")})
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# Sends SIGTERM to itself when the n-th module is looked for; the first two or three are the command itself.
+# Before it takes the signal, a command imports nothing but shlex and tpr_jax.interrupt.
+AT_IMPORT = """
+import os, runpy, signal, sys
+import shlex, tpr_jax.interrupt
+
+class Finder:
+    sought = 0
+
+    def find_spec(self, name, path=None, target=None):
+        Finder.sought += 1
+        if Finder.sought == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+module, at = sys.argv[1], int(sys.argv[2])
+sys.argv = [module, *sys.argv[3:]]
+sys.meta_path.insert(0, Finder())
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+def stopped_at_import(module: str, at: int, *flags) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", AT_IMPORT, module, str(at), *map(str, flags)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.parametrize("at", [3, 30, 300, 1000, 2000])
+def test_sigterm_amid_the_imports_is_a_stop_like_any_other(tiny, tmp_path, at):
+    """From the first of them on, and while JAX and TensorFlow are imported."""
+    flags = ["--config", tiny["config"], "--workdir", tmp_path / "run", "--config.total_steps=1"]
+    ended = stopped_at_import("tpr_jax.main", at, *flags)
+    assert (ended.returncode, ended.stderr) == (0, ""), ended
+    again = shlex.join(["python", "-m", "tpr_jax.main", *map(str, flags)])
+    words = ("stopped before the run began", "stopped before its end")
+    assert ended.stdout in [f"{said}; resume with: {again}\n" for said in words]
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.parametrize("at", [3, 30, 300])
+def test_other_commands_end_as_they_do_when_they_are_stopped_later(tiny, tmp_path, at):
+    flags = [tiny["config"], "--workdir", str(tmp_path / "all")]
+    ended = stopped_at_import("tpr_jax.compare", at, *flags)
+    again = shlex.join(["python", "-m", "tpr_jax.compare", *flags])
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"error: stopped at its beginning; to go on: {again}\n"
+    ended = stopped_at_import("tpr_jax.search", at + 1, "index", tiny["data"], "--index", tmp_path / "index")
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr == "error: interrupted; the same command goes on\n"

@@ -14,6 +14,8 @@ import pytest
 from conftest import ROOT, forced_devices
 from test_resume import assert_same_bits, final_state, rows
 
+from tpr_jax.weights.files import read_state, write_state
+
 EIGHT = {"one": 8, "two": 4}
 # Few steps, but two epochs, evaluations and checkpoints.
 FLAGS = ["--config.total_steps=12", "--config.eval_every=1", "--config.checkpoint_every=2"]
@@ -41,9 +43,12 @@ def free_ports() -> int:
                 continue
 
 
-def begin_two(tiny, workdir, *flags: str) -> list[subprocess.Popen]:
+def begin_two(tiny, workdir, *flags: str, second: tuple[str, ...] = ()) -> list[subprocess.Popen]:
+    """`second`: further flags of the second process alone."""
     where = [f"--coordinator=127.0.0.1:{free_ports()}", "--num_processes=2"]
-    return [begin(tiny, workdir, 4, *where, f"--process_id={i}", *flags) for i in range(2)]
+    return [
+        begin(tiny, workdir, 4, *where, f"--process_id={i}", *flags, *(second if i else ())) for i in range(2)
+    ]
 
 
 def ended(processes) -> list[tuple[int, str, str]]:
@@ -181,3 +186,98 @@ def test_pictures_that_cannot_be_read_are_listed_whoever_tried_them(tiny, own_da
     assert [code for code, _, _ in found] == [0, 0], found
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert set(results["skipped"]["pictures"]) == victims
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--config.seed=1"], "another command than process 0: config.seed is 1 instead of 0"),
+        (
+            ["--config.total_steps=6"],
+            "another command than process 0: config.total_steps is 6 instead of 12",
+        ),
+        (["--mode=eval"], "another command than process 0: --mode is 'eval' instead of 'train'"),
+    ],
+)
+def test_one_was_started_with_another_command(tiny, tmp_path, flags, told):
+    found = ended(begin_two(tiny, tmp_path / "run", second=tuple(flags)))
+    assert [code for code, _, _ in found] == [2, 2], found
+    for _, _, stderr in found:
+        assert stderr == f"error: process 1 was started with {told}: start the same command on all\n"
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["fewer images", "another caption", "the same elsewhere", "other weights"])
+def test_one_was_started_with_other_data(tiny, own_data, own_clip, tmp_path, what):
+    """As where a machine has a copy of its own."""
+    entries = json.loads((own_data / "reid_raw.json").read_text())
+    flags, told = [f"--config.data_dir={own_data}"], "another data set than process 0: train.annotations is "
+    if what == "fewer images":
+        entries.remove(next(entry for entry in entries if entry["split"] == "train"))
+        told = "another data set than process 0: train.images is 23 instead of 24"
+    if what == "another caption":
+        next(entry for entry in entries if entry["split"] == "train")["captions"][0] = "Somebody else."
+    if what == "other weights":
+        state = dict(read_state(own_clip / "model.safetensors"))
+        name = min(name for name in state if state[name].ndim == 2)
+        write_state(own_clip / "model.safetensors", state | {name: state[name] * 2})
+        flags, told = [f"--config.backbone={own_clip}"], "another backbone than process 0: checksum is "
+    (own_data / "reid_raw.json").write_text(json.dumps(entries))
+    found = ended(begin_two(tiny, tmp_path / "run", second=tuple(flags)))
+    if what == "the same elsewhere":
+        assert [code for code, _, _ in found] == [0, 0], found
+        return
+    assert [code for code, _, _ in found] == [2, 2], found
+    for _, _, stderr in found:
+        assert stderr.startswith(f"error: process 1 was started with {told}") and stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_one_process_stops_and_two_go_on(tiny, tmp_path, whole):
+    """The other way round than a lost machine: one is added."""
+    mesh, reference = whole
+    workdir = tmp_path / "run"
+    process = begin(tiny, workdir, 8, *mesh)
+    wait_for_step(process, workdir, 5)
+    process.send_signal(signal.SIGKILL)
+    ended([process])
+    found = ended(begin_two(tiny, workdir, *mesh))
+    assert [code for code, _, _ in found] == [0, 0], found
+    assert "resumed at step " in found[0][1]
+    assert_close_runs(workdir, reference)
+
+
+@pytest.mark.slow
+def test_on_other_devices_it_goes_on(tiny, tmp_path, whole):
+    """Eight, then two, then one: the last with a mesh of its own."""
+    mesh, reference = whole
+    workdir = tmp_path / "run"
+    for devices, steps in ((8, 4), (2, 8), (1, 12)):
+        layout = mesh if devices == 8 else ["--config.mesh.data=-1", "--config.mesh.model=1"]
+        ((code, _, stderr),) = ended(
+            [begin(tiny, workdir, devices, *layout, f"--config.total_steps={steps}")]
+        )
+        assert (code, stderr) == (0, "")
+    losses = [[row for row in rows(w) if "loss" in row] for w in (workdir, reference)]
+    assert [row["step"] for row in losses[0]] == list(range(1, LAST + 1))
+    for one, other in zip(*losses, strict=True):
+        np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_fall_back_together_where_the_newest_checkpoint_is_damaged(tiny, tmp_path):
+    uncut, workdir = tmp_path / "uncut", tmp_path / "run"
+    assert [code for code, _, _ in ended(begin_two(tiny, uncut))] == [0, 0]
+    assert [code for code, _, _ in ended(begin_two(tiny, workdir, "--config.total_steps=8"))] == [0, 0]
+    notes = workdir / "checkpoints" / "latest" / "8" / "notes" / "metadata"
+    content = json.loads(notes.read_text())
+    path = sorted(content["checksums"]["arrays"])[0]
+    content["checksums"]["arrays"][path] ^= 1  # as if a bit of this array were another
+    notes.write_text(json.dumps(content))
+    found = ended(begin_two(tiny, workdir))
+    assert [code for code, _, _ in found] == [0, 0], found
+    assert "checkpoint 8 cannot be read: fell back to step 6" in found[0][1]
+    assert rows(workdir) == rows(uncut)
+    assert_same_bits(final_state(workdir, LAST), final_state(uncut, LAST))

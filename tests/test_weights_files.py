@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import struct
 import sys
 
 import numpy as np
 import pytest
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from tpr_jax.errors import UserError
 from tpr_jax.weights import files
@@ -54,6 +56,44 @@ def test_a_cut_off_file_is_named(tmp_path, keep):
     write_state(path, STATE)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UserError, match="w.safetensors.*not a whole"):
+        read_state(path)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_flipped_bit_is_never_read_as_another_number(tmp_path, seed):
+    """Refused in one line, or the same as before where the bit says nothing."""
+    path = tmp_path / "w.safetensors"
+    write_state(path, STATE)
+    whole, refused = path.read_bytes(), 0
+    start = 8 + int.from_bytes(whole[:8], "little")
+    drawn = np.random.default_rng(seed).integers(0, 8 * len(whole), 60).tolist()
+    for position in (8 * start, 8 * len(whole) - 1, *drawn):
+        content = bytearray(whole)
+        content[position // 8] ^= 1 << position % 8
+        path.write_bytes(bytes(content))
+        try:
+            found = read_state(path)
+        except UserError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refused += 1
+            continue
+        assert position < 8 * start  # every bit of the arrays counts
+        assert set(found) == set(STATE)
+        for name, array in STATE.items():
+            np.testing.assert_array_equal(found[name], array)
+    assert refused > 2
+
+
+def test_a_file_of_other_tools_needs_no_checksum(tmp_path):
+    """Or of an older version."""
+    path = tmp_path / "w.safetensors"
+    save_file({"a": STATE["a"]}, path, metadata={"format": "np"})
+    np.testing.assert_array_equal(read_state(path)["a"], STATE["a"])
+    write_state(path, {"a": STATE["a"]})
+    with safe_open(path, framework="np") as file:
+        assert re.fullmatch("[0-9a-f]{64}", file.metadata()["tpr_jax_sha256"])
+    save_file({"a": STATE["a"] + 1}, path, metadata={"tpr_jax_sha256": "0" * 64})
+    with pytest.raises(UserError, match="w.safetensors: its weights are not those that were saved"):
         read_state(path)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import stat
 from pathlib import Path
 
@@ -53,6 +54,33 @@ def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path, monkeypatch, 
         writing.write_whole(path, half)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def die(temporary):
+        shutil.copyfile(temporary, tmp_path / "kept")
+        shutil.move(temporary, f"{temporary}.moved")  # out of the reach of what cleans up after an exception
+        raise Killed
+
+    with pytest.raises(Killed):
+        writing.write_whole(tmp_path / "a.json", die)
+    (tmp_path / "kept").unlink()
+    (moved,) = tmp_path.iterdir()
+    left = moved.rename(tmp_path / moved.name.removesuffix(".moved"))  # the very name that it had
+    others = [
+        *(".b.json.abcd1234.tmp", "a.json.abcd1234.tmp", ".a.json.abcd123.tmp", ".a.json.abcd1234.tmp.x"),
+        *(".axjson.abcd1234.tmp", ".a.json.ABCD1234.tmp", "notes.tmp", "a.json"),
+    ]
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / ".a.json.folder12.tmp").mkdir()
+    writing.remove_leftovers(tmp_path, ["a.json"])
+    assert not left.exists()
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, ".a.json.folder12.tmp"])
+    writing.remove_leftovers(tmp_path / "missing", ["a.json"])
 
 
 def test_a_folder_takes_the_place_of_an_older_one(tmp_path, monkeypatch):

@@ -143,7 +143,7 @@ def _compile(config: ConfigDict, mesh, only, identities, tell: Callable, hlo=Non
     for name, program in programs(config, mesh, identities).items():
         if name not in only:
             continue
-        began = time.time()
+        began = time.perf_counter()
         try:
             compiled = program.lower().compile()
         except Exception as error:  # of which kind depends on the compiler
@@ -155,7 +155,7 @@ def _compile(config: ConfigDict, mesh, only, identities, tell: Callable, hlo=Non
                 write_text(Path(hlo) / f"{name}.txt", compiled.as_text())
             counts = (program.held, program.least, program.all_experts)
             found[name] = aot_report.analyse(compiled, *counts, list(mesh.devices.flat), config.dtype)
-        found[name]["compile_seconds"] = time.time() - began
+        found[name]["compile_seconds"] = time.perf_counter() - began
         rows = config.batch_size if name == "train_step" else config.eval_batch_size
         for line in aot_report.lines(name, found[name], rows):
             tell(line)

@@ -2,7 +2,8 @@
 
 A checkpoint holds the trainable collections, the optimiser's state and the step, and as JSON what the loop
 needs to know; never CLIP's frozen weights. Writing happens in the background and under a temporary name, so a
-checkpoint either is whole or does not exist.
+checkpoint either is whole or does not exist. Checksums of arrays and notes lie among the notes, and are
+compared when they are read: what was damaged since is not restored.
 """
 
 import logging
@@ -14,7 +15,8 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
-from tpr_jax.errors import UserError
+from tpr_jax import checksums, distributed
+from tpr_jax.errors import UserError, describe_disk_limit
 
 # Orbax reports every file it opens, and every error with the tracebacks of its threads; the error itself
 # comes back from `save`, `finish` or `restore_newest` all the same.
@@ -58,6 +60,7 @@ def open_manager(folder: Path, keep: int) -> ocp.CheckpointManager:
 
 def save(manager: ocp.CheckpointManager, step: int, state: dict, notes: dict) -> None:
     """Begins to write `state` (arrays) and `notes` (JSON) as step `step`; returns at once."""
+    notes = checksums.with_checksums(notes, checksums.tree_checksums(state))
     with _explained(manager):
         manager.save(
             step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes))
@@ -73,28 +76,57 @@ def finish(manager: ocp.CheckpointManager) -> None:
 def restore_newest(manager: ocp.CheckpointManager, like: dict) -> tuple[int, dict, dict, list[int]] | None:
     """(step, state, notes, broken steps) of the newest readable checkpoint, or None where there is none.
 
-    `like` is a state with the shapes, types and shardings to restore into. A checkpoint that cannot be read
-    is passed over for the one before; if none of those there can be read, that is an error.
+    `like` is a state with the shapes, types and shardings to restore into. A checkpoint that cannot be read,
+    or is not as it was saved, is passed over for the one before; if none of those there can be read, that is
+    an error.
     """
     steps = sorted(manager.all_steps(), reverse=True)
     wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     broken, reason = [], ""
     for step in steps:
+        why, found = "", None
         try:
             found = manager.restore(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted), notes=ocp.args.JsonRestore()),
             )
-            return step, found["state"], found["notes"], broken
+            notes, sums = checksums.split_checksums(found["notes"])
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file.
-            broken.append(step)
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            why = _first_line(error)
+        # Each process reads its own part, and the checksums need all of them: they have to agree.
+        why = "".join(distributed.merged({"why": why} if why else {}).values())
+        if not why and sums is not None:
+            try:
+                checksums.check_arrays(found["state"], sums)
+            except ValueError as error:
+                why = str(error)
+        if not why:
+            return step, found["state"], notes, broken
+        broken.append(step)
+        reason = why
     if not broken:
         return None
     raise UserError(
         f"none of the checkpoints in {manager.directory} can be read (steps {broken}; {reason[:200]}): "
         "move the folder away to start anew"
     )
+
+
+def read_notes(manager: ocp.CheckpointManager, step: int) -> dict:
+    """Returns the notes of one checkpoint, without its arrays.
+
+    Raises:
+      ValueError: they cannot be read, or are not those that were saved.
+    """
+    try:
+        found = manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))
+        return checksums.split_checksums(found["notes"])[0]
+    except Exception as error:
+        raise ValueError(_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 class _explained:
@@ -108,10 +140,8 @@ class _explained:
         return self
 
     def __exit__(self, kind, error, trace):
-        if error is not None and ("No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error)):
-            raise UserError(
-                f"no space left on the disk of {self.folder}: free some and run the same command to go on"
-            ) from error
+        if error is not None and (line := describe_disk_limit(error, self.folder)):
+            raise UserError(line) from error
         if error is not None and ("PERMISSION_DENIED" in str(error) or "Permission denied" in str(error)):
             raise UserError(
                 f"{self.folder} cannot be written (permission denied): see that this account may write that "

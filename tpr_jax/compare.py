@@ -10,18 +10,38 @@ in log.txt. After every run DIR/compare.md, compare.csv and compare.png hold wha
 command again goes on where it was interrupted, tries failed runs again, and repeats no finished one.
 """
 
-import re
+# ruff: noqa: E402 (signals are caught before the imports that take seconds)
+
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
+
+from tpr_jax import interrupt
+
+
+def _early_ends(argv: Sequence[str]) -> dict[int, tuple[int, str]]:
+    """What a signal ends with before the comparison has begun: with the words of a later one."""
+    line = f"error: {_stopped_at('its beginning', argv)}"
+    return {signal.SIGTERM: (2, line), signal.SIGINT: (2, line)}
+
+
+def _stopped_at(where: str, argv: Sequence[str]) -> str:
+    return f"stopped at {where}; to go on: {shlex.join(['python', '-m', 'tpr_jax.compare', *argv[1:]])}"
+
+
+if __name__ == "__main__":
+    interrupt.end_at_once(_early_ends(sys.argv))
+
+import re
 from pathlib import Path
 
-from tpr_jax import compare_outcome, compare_runs, compare_table, interrupt
+from tpr_jax import compare_outcome, compare_runs, compare_table
 from tpr_jax.arguments import Parser
 from tpr_jax.compare_table import DIRECTIONS, summarise
 from tpr_jax.errors import UserError
 from tpr_jax.main import explain_and_exit
-from tpr_jax.writing import write_text, write_whole
+from tpr_jax.writing import remove_leftovers, write_text, write_whole
 
 
 def parse(argv: Sequence[str]) -> tuple[list[str], int, Path, tuple[str, ...], list[str]]:
@@ -63,8 +83,13 @@ def run(argv: list[str]) -> None:
         comparison was interrupted.
       SystemExit: with code 1 where runs failed.
     """
-    configs, seeds, workdir, directions, settings = parse(argv)
-    runs = compare_runs.plan(configs, seeds, workdir, settings)
+    try:
+        with interrupt.stopped_at_once("its beginning"):
+            configs, seeds, workdir, directions, settings = parse(argv)
+            runs = compare_runs.plan(configs, seeds, workdir, settings)
+            remove_leftovers(workdir, ["compare.md", "compare.csv", "compare.png"])
+    except interrupt.Stopped as error:
+        raise UserError(_stopped_at(str(error), argv)) from None
     failed = 0
     with interrupt.noticed() as asked_to_stop:
         for number, one in enumerate(runs, 1):
@@ -73,8 +98,7 @@ def run(argv: list[str]) -> None:
             print(said, flush=True)
             if code is None:
                 write_tables(workdir, runs, directions)
-                again = shlex.join(["python", "-m", "tpr_jax.compare", *argv[1:]])
-                raise UserError(f"stopped at run {number} of {len(runs)}; to go on: {again}")
+                raise UserError(_stopped_at(f"run {number} of {len(runs)}", argv))
             failed += code != 0
             write_tables(workdir, runs, directions)
     print(f"\n{compare_table.text(rows_of(runs, directions))}", end="")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tpr_jax import config as config_lib
+from tpr_jax import runlog
 
 MARK = "compare.json"  # written beside a run's own files when it has ended: how it ended, with which config
 
@@ -74,12 +75,6 @@ def _read(path: Path) -> dict:
 
 
 def rows_of(folder: Path) -> list[dict]:
-    """The rows of metrics.jsonl up to a line cut short."""
-    rows = []
+    """Returns the rows of metrics.jsonl without the lines that cannot be read."""
     path = folder / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(dict(json.loads(line)))
-        except (ValueError, TypeError):
-            break
-    return rows
+    return runlog.parse_rows(path.read_bytes())[0] if path.exists() else []

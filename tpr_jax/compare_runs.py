@@ -14,7 +14,7 @@ from tpr_jax import compare_outcome, main, runlog
 from tpr_jax import config as config_lib
 from tpr_jax.errors import UserError
 from tpr_jax.models.methods import METHODS
-from tpr_jax.writing import write_json
+from tpr_jax.writing import remove_leftovers, write_json
 
 PROGRAM = (sys.executable, "-m", "tpr_jax.main")
 
@@ -179,6 +179,7 @@ def alone(run: dict, asked_to_stop: Callable[[], bool], say: Callable[[str], Non
                 say("another process is at it: waiting until that ends")
                 told = True
             time.sleep(0.2)
+        remove_leftovers(run["folder"], [compare_outcome.MARK])
         yield {**run, "lock": file.fileno()}
 
 

@@ -81,6 +81,7 @@ def _start_jax(address: str, peers: Peers, timeout: float) -> None:
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, and nobody asks it
     jax.distributed.initialize(
         address,
         peers.count,

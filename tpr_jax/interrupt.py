@@ -1,9 +1,15 @@
 """Ctrl-C, and the notice a cluster gives before it takes a machine away, as a question between two steps."""
 
 import contextlib
+import gc
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+from tpr_jax.errors import UserError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
@@ -42,10 +48,24 @@ class Notice:
             self._at_once = before
 
     def note(self, number, frame) -> None:
+        if _exceptions_are_lost(frame):
+            # Python would print the exception and go on: the signal comes again when that is over.
+            threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+            return
         self.again = self.number != 0
         self.number = self.number or number
         if self.again or self._at_once:
             raise KeyboardInterrupt
+
+
+def _exceptions_are_lost(frame) -> bool:
+    """Returns whether a frame is part of a finalizer, or of a callback of the garbage collector."""
+    at_collections = [getattr(callback, "__code__", None) for callback in gc.callbacks]
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_code in at_collections:
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextlib.contextmanager
@@ -53,16 +73,59 @@ def noticed() -> Iterator[Notice]:
     """Gives a notice that is true once SIGINT or SIGTERM came; the first one interrupts nothing.
 
     Amid a step the state is neither the old one nor the new one and cannot be saved, so the loop asks where
-    it can. A second signal stops at once, as it does outside of the `with`.
+    it can. A second signal stops at once, as it does outside of the `with`. Within another `with` of this
+    kind a signal that came before counts: an import may have swallowed the exception that it raised.
     """
     notice = Notice()
     # Python lets only the main thread say what a signal does.
-    numbers = [signal.SIGINT, signal.SIGTERM]
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, notice.note) for number in numbers}
+        before = {number: signal.signal(number, notice.note) for number in SIGNALS}
+    outer = getattr(before.get(signal.SIGTERM), "__self__", None)
+    if isinstance(outer, Notice):
+        notice.number = notice.number or outer.number
     try:
         yield notice
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if isinstance(outer, Notice):
+            outer.number = outer.number or notice.number
+
+
+def end_at_once(ends: Mapping[int, tuple[int, str]]) -> None:
+    """Lets a signal end the process with an exit code and a line, until another handler takes it.
+
+    For the time in which a program imports what it needs and has begun nothing: an exception could come out
+    of an import as another, or not at all. `ends` has (exit code, line) by the number of the signal; the line
+    goes to stdout with 0, else to stderr.
+    """
+
+    def end(number, frame) -> None:
+        code, line = ends[number]
+        with contextlib.suppress(OSError):  # nobody may read it
+            os.write(2 if code else 1, f"{line}\n".encode())
+        os._exit(code)
+
+    for number in ends:
+        # What a shell starts in the background ignores Ctrl-C, and is to go on doing so.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
+
+
+@contextlib.contextmanager
+def stopped_at_once(message: str) -> Iterator[None]:
+    """Ends what is within by `Stopped` where SIGTERM comes, by KeyboardInterrupt where SIGINT does.
+
+    Raises:
+      Stopped: SIGTERM came, with this message.
+    """
+    with noticed() as notice:
+        try:
+            with notice.at_once():
+                yield
+        except (Exception, KeyboardInterrupt) as error:
+            known = isinstance(error, Stopped | UserError)  # they have their own words
+            if known or notice.again or notice.number != signal.SIGTERM:
+                raise
+            raise Stopped(notice.number, message) from None

@@ -10,14 +10,32 @@ TPU do); --peer_timeout SECONDS is how long they may take to come.
 This file reads the command line; see `train.py` for the run itself.
 """
 
+# ruff: noqa: E402 (signals are caught before the imports that take seconds)
+
+import shlex
+import signal
+import sys
+
+from tpr_jax import interrupt
+
+
+def _early_ends(argv: list[str]) -> dict[int, tuple[int, str]]:
+    """What a signal ends with before the command has begun."""
+    again = shlex.join(["python", "-m", "tpr_jax.main", *argv[1:]])
+    return {
+        signal.SIGTERM: (0, f"stopped before the run began; resume with: {again}"),
+        signal.SIGINT: (130, "error: interrupted; the same command goes on from its newest checkpoint"),
+    }
+
+
+if __name__ == "__main__":
+    interrupt.end_at_once(_early_ends(sys.argv))
+
 import errno
 import inspect
 import os
 import re
 import runpy
-import shlex
-import signal
-import sys
 from pathlib import Path
 
 # XLA and TensorFlow write notices of their own to the terminal; errors still come through.
@@ -31,7 +49,7 @@ from tpr_jax import bundled_configs, clusters, distributed
 from tpr_jax import config as config_lib
 from tpr_jax.allocator import keep_freed_memory
 from tpr_jax.debug import shrink
-from tpr_jax.errors import UserError
+from tpr_jax.errors import UserError, describe_disk_limit
 from tpr_jax.interrupt import Stopped
 from tpr_jax.pipes import quiet_when_closed
 
@@ -159,15 +177,25 @@ def _config_argument(argv: list[str]) -> str:
 
 def run(argv: list[str]) -> None:
     """Parses, then trains or evaluates."""
-    config, workdir, mode, said = _read(argv)
-    if config.debug:
-        print("debug: a few small steps, to see that everything runs; the numbers say nothing")
-    peers = clusters.find_here(said.coordinator, said.num_processes, said.process_id)
-    keep_freed_memory()
-    with distributed.joined(peers, said.peer_timeout, workdir, lambda error: verdict(error, argv)):
-        # These import JAX and TensorFlow: after the command line is known to be sound.
-        from tpr_jax import results, train
+    with interrupt.stopped_at_once("stopped before the run began"):
+        config, workdir, mode, said = _read(argv)
+        if config.debug:
+            print("debug: a few small steps, to see that everything runs; the numbers say nothing")
+        peers = clusters.find_here(said.coordinator, said.num_processes, said.process_id)
+        keep_freed_memory()
+        with distributed.joined(peers, said.peer_timeout, workdir, lambda error: verdict(error, argv)):
+            _run_here(config, workdir, mode)
 
+
+def _run_here(config: ConfigDict, workdir: Path, mode: str) -> None:
+    """Trains or evaluates as one of the processes that are joined."""
+    # Once more: JAX takes SIGTERM for itself where it joins processes.
+    with interrupt.stopped_at_once("stopped before its end"):
+        # These import JAX and TensorFlow: after the command line is known to be sound.
+        from tpr_jax import agreement, results, train
+
+        told = agreement.of_command(config_lib.to_plain(config), mode)
+        agreement.check_same("command", told, "start the same command on all")
         if mode == "eval":
             results.evaluate_run(config, workdir)
         else:
@@ -208,9 +236,8 @@ def verdict(error: BaseException, argv: list[str]) -> tuple[int, str]:
         return 2, f"error: {error}: the same command goes on"
     if isinstance(error, KeyboardInterrupt):
         return 130, "error: interrupted; the same command goes on from its newest checkpoint"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        where = f" of {error.filename}" if error.filename else ""
-        return 2, f"error: no space left on the disk{where}: free some and run the same command to go on"
+    if isinstance(error, OSError) and (line := describe_disk_limit(error)):
+        return 2, f"error: {line}"
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
         what = f"{error.filename or 'a file'}: {error.strerror.lower()}"
         return 2, f"error: {what}: see that this account may use that disk or bucket"

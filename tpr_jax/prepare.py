@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from tpr_jax import agreement, optim, sharding, step
 from tpr_jax import config as config_lib
-from tpr_jax import optim, sharding, step
 from tpr_jax.data import leaks, sources, subsets
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip, methods
@@ -65,6 +65,8 @@ def prepare(config: ConfigDict, to_train: bool = True) -> dict:
     shared = leaks.with_mixed(shared, splits) if config.mix else shared
     name = config.data_dir or f"data set '{config.dataset}'"
     described |= leaks.refuse(shared, name, config.on_leak, official=described["subset"] == [])
+    if jax.process_count() > 1:
+        agreement.check_same("data set", agreement.of_data(splits), "give all the same config.data_dir")
     people = len(set(splits["train"].pids.tolist())) if "train" in splits else 0
     heads = make_heads(config, people)
     model = clip.build(clip_config, method, config.dtype, heads, config.remat, config.scan_layers)
@@ -77,6 +79,9 @@ def prepare(config: ConfigDict, to_train: bool = True) -> dict:
     variables = jax.jit(init)(jax.random.key(config.seed))
     if params is not None:
         variables["params"] = jax.tree.map(jnp.asarray, params)
+    if jax.process_count() > 1:
+        found = agreement.of_weights(variables)
+        agreement.check_same("backbone", found, "give all the same config.backbone")
     trainable, frozen = optim.split_model(variables, method)
     if "params" in frozen:
         frozen["params"] = clip.hold_frozen(frozen["params"], config.dtype)

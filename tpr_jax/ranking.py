@@ -15,11 +15,7 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from tpr_jax.data.batches import worker_threads
-
-try:
-    import numba
-except ImportError:  # metrics.py then sorts instead: the same ranks, twice as slow
-    numba = None
+from tpr_jax.numba_cache import njit, numba
 
 try:
     from threadpoolctl import threadpool_limits
@@ -172,9 +168,9 @@ def _put_loop(scores, rows, source, start, other, score, copies, lo):
                 scores[source[i], column] = score[pair]
 
 
-if numba is not None:
-    _count = numba.njit(cache=True, nogil=True)(_count_loop)
-    _put = numba.njit(cache=True, nogil=True)(_put_loop)
+if numba is not None:  # else metrics.py sorts instead: the same ranks, twice as slow
+    _count = njit(_count_loop, nogil=True)
+    _put = njit(_put_loop, nogil=True)
 
 
 def _pair_scores(query, gallery, query_copies, gallery_copies, query_pids, gallery_pids, pairs, rows=512):

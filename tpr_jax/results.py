@@ -14,7 +14,7 @@ from tpr_jax.prepare import count, make_optimiser, prepare
 from tpr_jax.trees import merge
 from tpr_jax.weights import backbone
 from tpr_jax.weights.saving import write_saved
-from tpr_jax.writing import write_json
+from tpr_jax.writing import remove_leftovers, write_json
 
 
 def score_split(parts: dict, config: ConfigDict, encoders, variables, split: str) -> tuple[dict, dict]:
@@ -35,11 +35,14 @@ def score_split(parts: dict, config: ConfigDict, encoders, variables, split: str
 
 def score_epoch(parts: dict, config: ConfigDict, variables: dict) -> dict:
     """Metrics of the splits that are scored on the way: val where there is one, test where asked for."""
+    wanted, encoders = splits_on_the_way(parts, config), parts["encoders"]
+    return {split: score_split(parts, config, encoders, variables, split)[0] for split in wanted}
+
+
+def splits_on_the_way(parts: dict, config: ConfigDict) -> list[str]:
+    """Returns the splits that `score_epoch` scores."""
     wanted = {"val": "val" in parts["splits"], "test": config.eval_test_each_time}
-    encoders = parts["encoders"]
-    return {
-        split: score_split(parts, config, encoders, variables, split)[0] for split in wanted if wanted[split]
-    }
+    return [split for split in wanted if wanted[split]]
 
 
 def best_on_test(history: Sequence[dict]) -> dict | None:
@@ -82,6 +85,8 @@ def restore_best(config: ConfigDict, workdir: Path, parts: dict) -> tuple[dict, 
             print(f"{error}; going on with the newest state instead")
             continue
         if found is not None:
+            for unreadable in found[3]:
+                print(f"checkpoint {unreadable} in {folder} cannot be read: fell back to step {found[0]}")
             return found[1], {"checkpoint": name, "step": found[0]}
     return state, {"checkpoint": None, "step": 0}
 
@@ -93,6 +98,8 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
     """
     defaults = config_lib.to_plain(config_lib.base())
     runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME, defaults)
+    if distributed.is_first():
+        remove_leftovers(workdir, ["eval.json"])
     parts = prepare(config, to_train=False)
     state, scored = restore_best(config, workdir, parts)
     scored = {"method": config.method.name, "dataset": config.dataset, **params_of(parts), **scored}

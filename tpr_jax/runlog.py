@@ -1,15 +1,36 @@
 """What a run writes beside its checkpoints: config.json, metrics.jsonl, TensorBoard events, results.json."""
 
+import contextlib
 import json
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from tpr_jax import events
-from tpr_jax.errors import UserError
-from tpr_jax.writing import write_text
+from tpr_jax.errors import UserError, describe_disk_limit
+from tpr_jax.writing import remove_leftovers, write_text, write_whole
+
+# What a run writes, by folder: only of these a killed one can have left temporary files.
+FILES = {
+    "": (
+        "config.json",
+        "metrics.jsonl",
+        "metrics.damaged.jsonl",
+        "results.json",
+        "report.html",
+        "report.png",
+    ),
+    "checkpoints": ("progress.json",),
+}
+MODEL_FILES = (
+    *("config.json", "adapter.safetensors", "model.safetensors", "tokenizer.json", "README.md"),
+    *("preprocessor_config.json",),
+)
+FILES |= {folder: MODEL_FILES for folder in ("model", "model/backbone")}
 
 
 def check_workdir(
@@ -51,6 +72,28 @@ def check_workdir(
                 )
 
 
+def clean_workdir(workdir: Path) -> None:
+    """Removes what a killed run left half written: temporary files, and checkpoints under a temporary name.
+
+    Only names that this project or Orbax gives are touched. Nobody else may be training in the folder.
+    """
+    for folder, names in FILES.items():
+        remove_leftovers(workdir / folder, names)
+    _remove_matching(workdir, r"\.may_write\.[a-z0-9_]{8}")
+    for name in ("latest", "best"):
+        _remove_matching(workdir / "checkpoints" / name, r"\d+\.orbax-checkpoint-tmp(-\d+)?")
+
+
+def _remove_matching(folder: Path, pattern: str) -> None:
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if re.fullmatch(pattern, path.name) and not path.is_symlink():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+
 def _flat(tree: dict, prefix: str = "") -> dict:
     flat = {}
     for key, value in tree.items():
@@ -59,24 +102,89 @@ def _flat(tree: dict, prefix: str = "") -> dict:
 
 
 def read_history(workdir: Path, up_to_step: int, evaluate_again: bool = False) -> list[dict]:
-    """The rows of metrics.jsonl up to a step; later ones are dropped from the file, as is a line cut short.
+    """Returns the rows of metrics.jsonl up to a step; later ones are dropped from the file.
 
-    A resumed run logs those steps again, and with `evaluate_again` the scores at `up_to_step` too.
+    A resumed run logs those steps again, and with `evaluate_again` the scores at `up_to_step` too. Lines that
+    are no rows are dropped as well; the file as it was is kept beside it, and what was dropped is printed.
+
+    Raises:
+      UserError: the file, or the copy of a damaged one, cannot be read or written.
     """
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return []
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): move it away") from error
+    found, bad = parse_rows(content)
+    if bad:
+        kept = _copy_beside(path)
+        lines = f"line{'s' * (len(bad) > 1)} {', '.join(map(str, bad[:10]))}{', ...' * (len(bad) > 10)}"
+        print(f"{path}: dropped {lines}, which cannot be read; the file as it was is kept as {kept.name}")
     rows = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break
+    for row in found:
         again = evaluate_again and row["step"] == up_to_step and ("val" in row or "test" in row)
         if row["step"] <= up_to_step and not again:
             rows.append(row)
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
+
+
+def parse_rows(content: bytes) -> tuple[list[dict], list[int]]:
+    """Returns (the rows, the numbers of the lines that are none, from 1) of a metrics.jsonl.
+
+    A row is an object with a whole `step`, of numbers, of lists of numbers and of such objects; `val` and
+    `test` hold all scores of both directions. What comes behind a bad line counts.
+    """
+    rows, bad = [], []
+    lines = content.split(b"\n")
+    for number, line in enumerate(lines[:-1] if lines[-1] == b"" else lines, 1):
+        try:
+            row = json.loads(line.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            row = None
+        if _is_row(row):
+            rows.append(row)
+        else:
+            bad.append(number)
+    return rows, bad
+
+
+def _is_row(row) -> bool:
+    if not isinstance(row, dict) or not _is_number(row.get("step"), int):
+        return False
+    if not _is_number(row.get("epoch", 0), int) or not _is_number(row.get("loss", 0)):
+        return False
+    if not all(_is_numbers(value) for value in row.values()):
+        return False
+    if not ("val" in row or "test" in row):
+        return True
+    from tpr_jax.metrics import METRIC_KEYS  # imports Numba, which takes seconds
+
+    scores = [row[split] for split in ("val", "test") if split in row]
+    ways = [split.get(way) if isinstance(split, dict) else None for split in scores for way in ("t2i", "i2t")]
+    return all(isinstance(way, dict) and all(_is_number(way.get(key)) for key in METRIC_KEYS) for way in ways)
+
+
+def _is_numbers(value) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_numbers, value.values()))
+    return all(map(_is_number, value)) if isinstance(value, list) else _is_number(value)
+
+
+def _is_number(value, kind=int | float) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _copy_beside(path: Path) -> Path:
+    """Copies a damaged file to the first free name of metrics.damaged.jsonl, metrics.damaged.2.jsonl, ..."""
+    number, copy = 1, path.with_name(f"{path.stem}.damaged{path.suffix}")
+    while copy.exists():
+        number += 1
+        copy = path.with_name(f"{path.stem}.damaged.{number}{path.suffix}")
+    write_whole(copy, lambda temporary: shutil.copyfile(path, temporary))
+    return copy
 
 
 def open_log(workdir: Path, history: list[dict]) -> tuple[Callable, Callable]:
@@ -85,10 +193,17 @@ def open_log(workdir: Path, history: list[dict]) -> tuple[Callable, Callable]:
     board = events.open_events(workdir / "tensorboard")
 
     def write(row: dict) -> None:
-        file.write(json.dumps(row) + "\n")
-        file.flush()
-        history.append(row)
-        events.write_scalars(board, row["step"], _scalars(row))
+        try:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            history.append(row)
+            events.write_scalars(board, row["step"], _scalars(row))
+        except OSError as error:
+            where = error.filename or file.name
+            line = describe_disk_limit(error, where)
+            raise UserError(
+                line or f"{where} cannot be written ({error.strerror}): check the disk"
+            ) from error
 
     def close() -> None:
         file.close()

@@ -17,6 +17,7 @@ from tpr_jax import (
     evaluate,
     interrupt,
     memory,
+    progress,
     report,
     runlog,
     sharding,
@@ -51,9 +52,11 @@ def train(config: ConfigDict, workdir: Path) -> dict:
 
 
 def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
-    began, first = time.time(), distributed.is_first()
+    began, first = time.monotonic(), distributed.is_first()
     defaults = config_lib.to_plain(config_lib.base())
     runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME, defaults)
+    if first:
+        runlog.clean_workdir(workdir)
     parts = prepare(config)
     if not parts["trainable"]:
         raise UserError(f"method '{config.method.name}' has nothing to train: use --mode eval")
@@ -100,6 +103,7 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
     notes = {"seconds": 0.0, "zero_shot": None, "best_r1": -1.0, "best_epoch": 0}
     if (found := checkpoint.restore_newest(latest, state)) is not None:
         done, state, notes, broken = found
+        notes |= progress.read_progress(workdir, done)
         if parts["skipped"] is not None:  # known to be bad: not tried again, so the examples stay the same
             parts["skipped"].update(notes.get("skipped", {}))
         for unreadable in broken:
@@ -107,6 +111,7 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
             latest.delete(unreadable)
         tqdm.write(f"resumed at step {done} of {last_step} from {workdir / 'checkpoints' / 'latest'}")
     done = begun = int(state["step"])
+    notes |= progress.find_best(best, done)
     if first and done < last_step:
         (workdir / "results.json").unlink(missing_ok=True)  # of fewer steps: it says that the run is done
     feed = stream(batches, per_epoch, done)
@@ -122,14 +127,18 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
         wanted = rest == 0 and config.eval_every and epoch % config.eval_every == 0
         return at_step > 0 and (wanted or at_step == last_step)
 
-    # A checkpoint is from before its step's evaluation and knows nothing of it: that is made again.
+    # A checkpoint is from before its step's evaluation and knows nothing of it; the log may.
     history, log, close_log = [], lambda row: None, lambda: None
+    on_the_way = results_lib.splits_on_the_way(parts, config)
     if first:
-        history = runlog.read_history(workdir, done, evaluate_again=due(done))
+        history = runlog.read_history(workdir, done)
+        if due(done) and progress.scores_at(history, done, on_the_way) is None:
+            history = runlog.read_history(workdir, done, evaluate_again=True)
         log, close_log = runlog.open_log(workdir, history)
+    scored_before = progress.scores_at(history, done, on_the_way)
 
     variables = lambda state: merge(parts["frozen"], state["trainable"])  # noqa: E731
-    spent = lambda: notes["seconds"] + time.time() - began  # noqa: E731
+    spent = lambda: notes["seconds"] + time.monotonic() - began  # noqa: E731
     if notes["zero_shot"] is None:
         notes["zero_shot"] = results_lib.score_zero_shot(parts, config)
         tqdm.write(f"zero-shot, test: {results_lib.short(notes['zero_shot'])}")
@@ -138,12 +147,23 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
         if parts["skipped"] is not None:  # each process knows of those that it tried
             parts["skipped"].update(distributed.merged(parts["skipped"]))
 
+    def so_far():
+        """The notes as of now; all processes have to ask."""
+        share_skipped()
+        now = {"seconds": spent(), "skipped": dict(parts["skipped"] or {}), **memory.peaks(notes)}
+        return {**notes, **now}
+
     def save(state):
         if first:
             runlog.secure(workdir)
-        share_skipped()
-        so_far = {"seconds": spent(), "skipped": dict(parts["skipped"] or {}), **memory.peaks(notes)}
-        checkpoint.save(latest, int(state["step"]), state, {**notes, **so_far})
+        checkpoint.finish(best)  # else a run that resumes here could miss the best state before
+        checkpoint.save(latest, int(state["step"]), state, so_far())
+
+    def note_progress():
+        """Keeps what the checkpoint of this step, which is from before its evaluation, cannot know."""
+        noted = so_far()
+        if first:
+            progress.write_progress(workdir, done, noted)
 
     def validate(state, at_step):
         """Scores val, and test where that is asked for; keeps the state if it is the best so far on val."""
@@ -154,15 +174,21 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
         log({"step": at_step, "epoch": epoch, **scored})
         for split, scores in scored.items():
             tqdm.write(f"epoch {epoch}, {split}: {results_lib.short(scores)}")
-        if "val" not in scored:
-            return
-        r1 = scored["val"]["t2i"]["R1"]
+        keep_if_best(state, at_step, scored)
+        note_progress()
+
+    def keep_if_best(state, at_step, scored):
+        """Saves the state as the best if no epoch before scored as high on val; the first process decides."""
+        r1 = scored["val"]["t2i"]["R1"] if "val" in scored else -1.0
         if distributed.of_first(r1 > notes["best_r1"]):
-            notes.update(best_r1=r1, best_epoch=epoch)
+            notes.update(best_r1=r1, best_epoch=at_step // per_epoch)
             if at_step not in best.all_steps():
+                checkpoint.finish(latest)  # `best` is never ahead of what a run resumes from
                 checkpoint.save(best, at_step, state, notes)
 
-    if due(done):
+    if distributed.of_first(scored_before is not None):
+        keep_if_best(state, done, scored_before or {})
+    elif due(done):
         validate(state, done)
 
     def keep():
@@ -182,22 +208,22 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
     pace = watching.pace(config, parts)
     mark, end_profile = watching.profiler(workdir / "profile", config.profile)
     device = stalls.PEERS if jax.process_count() > 1 else stalls.DEVICE
-    waited, since, since_step = 0.0, time.time(), done
+    waited, since, since_step = 0.0, time.monotonic(), done
     with contextlib.ExitStack() as stack:
         stack.callback(checkpoint.finish, best)
         stack.callback(checkpoint.finish, latest)
         stack.callback(bar.close)
         stack.push(keep_if_unread)
         stack.callback(end_profile)
-        progress = stack.enter_context(stalls.watched(watching.complain))
+        watched = stack.enter_context(stalls.watched(watching.complain))
         stack.enter_context(notice.at_once(False))  # amid a step the state cannot be saved
         anyone = distributed.anyone(mesh)
         while done < last_step:
-            epoch, asked = done // per_epoch, time.time()
-            progress.waits_for = stalls.INPUT
+            epoch, asked = done // per_epoch, time.monotonic()
+            watched.waits_for = stalls.INPUT
             batch = next(feed)
-            waited += time.time() - asked
-            progress.waits_for = device
+            waited += time.monotonic() - asked
+            watched.waits_for = device
             state, metrics = update(state, parts["frozen"], rows_of(batch))
             done += 1
             bar.update()
@@ -205,7 +231,7 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
             if done % config.log_every == 0 or done == last_step:
                 metrics = jax.tree.map(lambda x: np.asarray(x).tolist(), jax.device_get(metrics))
                 _stop_if_bad(metrics, state, latest, notes)
-                now = time.time()
+                now = time.monotonic()
                 log(
                     {
                         "step": done,
@@ -220,16 +246,16 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
                 waited, since, since_step = 0.0, now, done
             if done % config.checkpoint_every == 0 or due(done):
                 _stop_if_bad({"bad_step": int(state["bad_step"])}, state, latest, notes)
-                progress.waits_for = stalls.DISK
+                watched.waits_for = stalls.DISK
                 save(state)
-                progress.waits_for = device
+                watched.waits_for = device
             if due(done):
-                with progress.paused(), notice.at_once(jax.process_count() == 1):
+                with watched.paused(), notice.at_once(jax.process_count() == 1):
                     validate(state, done)
-                since, since_step, waited = time.time(), done, 0.0
-            progress.step()
+                since, since_step, waited = time.monotonic(), done, 0.0
+            watched.step()
             if anyone(bool(notice)) and done < last_step:
-                progress.waits_for = stalls.DISK
+                watched.waits_for = stalls.DISK
                 keep()
                 number = notice.number or signal.SIGTERM
                 raise interrupt.Stopped(number, f"stopped at step {done}, which is saved")
@@ -239,13 +265,14 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
         config, parts, state, best, notes, variables, done, spent, history
     )
     close_log()
+    note_progress()
     # All processes have a part in bringing the pieces together, one writes.
     parts["frozen"], trained = sharding.everywhere(mesh, (parts["frozen"], kept["trainable"]))
     if first:
-        write_json(workdir / "results.json", results)
         retrievals = evaluate.examples(encoded, count=12, top_k=10)
         report.write_report(workdir, history=history, results=results, retrievals=retrievals)
         results_lib.write_model(config, workdir, parts, trained, results)
+        write_json(workdir / "results.json", results)  # last: to scripts it says that the run is done
         results_lib.say_what_came_out(results, workdir)
     return results
 

@@ -1,13 +1,14 @@
 """A user's file is never half a file: written under a temporary name beside it, then moved into place."""
 
-import errno
+import contextlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tpr_jax.errors import UserError
+from tpr_jax.errors import UserError, describe_disk_limit
 
 
 def write_whole(path: str | os.PathLike, write: Callable[[str], object]) -> None:
@@ -26,14 +27,26 @@ def write_whole(path: str | os.PathLike, write: Callable[[str], object]) -> None
         os.chmod(temporary, 0o644)  # mkstemp makes private files; these are to be shared like any other
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(
-                f"no space left on the disk of {path}: free some and run the same command to go on"
-            ) from error
+        if line := describe_disk_limit(error, path):
+            raise UserError(line) from error
         raise UserError(f"{path}: cannot be written ({error}); check the folder") from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Removes the temporary files that killed calls of `write_whole` for these names left in `folder`.
+
+    Nobody else may be writing them at the time. What cannot be removed stays.
+    """
+    known = "|".join(map(re.escape, names))
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            # As tempfile draws them: eight characters.
+            if re.fullmatch(rf"\.(?:{known})\.[a-z0-9_]{{8}}\.tmp", path.name):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 def exchange(new: Path, folder: Path, old: Path) -> None:

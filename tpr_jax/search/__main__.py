@@ -9,10 +9,19 @@ PHOTOS is a folder, or a .csv or .jsonl with a column `image` and, if there are,
 further columns. `index` again encodes only what is new or changed. `serve` is the same search as a web page.
 """
 
-import argparse
-import os
+# ruff: noqa: E402 (signals are caught before the imports that take seconds)
+
 import signal
 import sys
+
+from tpr_jax import interrupt
+
+EARLY_END = (130, "error: interrupted; the same command goes on")
+if __name__ == "__main__":
+    interrupt.end_at_once({signal.SIGTERM: EARLY_END, signal.SIGINT: EARLY_END})
+
+import argparse
+import os
 import threading
 
 # XLA writes notices of its own to the terminal; errors still come through.

@@ -18,12 +18,8 @@ from jaxtyping import Bool, Float, Float16, Int, Int8, Int32
 
 from tpr_jax.data.batches import worker_threads
 from tpr_jax.errors import UserError
+from tpr_jax.numba_cache import njit, numba
 from tpr_jax.writing import write_json, write_whole
-
-try:
-    import numba
-except ImportError:  # NumPy then multiplies in float32: the same rows, some ten times slower
-    numba = None
 
 FROM = 4096  # vectors: fewer are scored at once
 _BLOCK = 16384
@@ -173,7 +169,8 @@ def _multiply_plain(numbers, query, out):
         )
 
 
-_multiply = numba.njit(cache=True, nogil=True)(_multiply_loop) if numba is not None else _multiply_plain
+# Without Numba NumPy multiplies in float32: the same rows, some ten times slower.
+_multiply = njit(_multiply_loop, nogil=True) if numba is not None else _multiply_plain
 
 
 def _span(vectors) -> Float[np.ndarray, "2 e"]:

@@ -10,10 +10,12 @@ import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import load_file, save_file
 
+from tpr_jax.checksums import named_digest
 from tpr_jax.errors import UserError
 from tpr_jax.weights.torchscript import read_torchscript
 from tpr_jax.writing import write_whole
 
+CHECKSUM = "tpr_jax_sha256"  # of the arrays, among the metadata of a safetensors file
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 
 
@@ -30,7 +32,7 @@ def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise UserError(f"{path}: no such weights file; check the path")
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return _checked(path, _read_safetensors(path))
     if path.suffix in TORCH_SUFFIXES:
         return _as_arrays(path, _unwrap(_read_torch(path)))
     raise UserError(f"{path}: unknown kind of weights file; use .safetensors, .pt or .pth")
@@ -44,11 +46,30 @@ def write_state(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> Non
     """
     contiguous = {name: np.asarray(array, order="C") for name, array in state.items()}
     try:
-        write_whole(path, lambda temporary: save_file(contiguous, temporary, metadata={"format": "np"}))
+        metadata = {"format": "np"} | _checksum(contiguous)
+        write_whole(path, lambda temporary: save_file(contiguous, temporary, metadata=metadata))
     except SafetensorError as error:  # its words for trouble with the disk
         raise UserError(
             f"{path}: cannot be written ({error}); check the folder and the free space"
         ) from error
+
+
+def _checksum(state: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Returns what a file says of its arrays; nothing for types that are read back as others."""
+    whole = all(array.dtype.kind in "biuf" for array in state.values())
+    return {CHECKSUM: named_digest(state)} if whole else {}
+
+
+def _checked(path: Path, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the arrays. Raises UserError where the file says that others were written to it."""
+    with safe_open(path, framework="np") as file:
+        said = (file.metadata() or {}).get(CHECKSUM)
+    if said is not None and said != named_digest(state):
+        raise UserError(
+            f"{path}: its weights are not those that were saved: the file was damaged; copy it again from "
+            "where it is whole, or save the model again"
+        )
+    return state
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

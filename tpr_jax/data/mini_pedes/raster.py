@@ -7,10 +7,7 @@ can be imported.
 import numpy as np
 from jaxtyping import Float, Int
 
-try:
-    import numba
-except ImportError:  # the NumPy version does the same, some three times slower
-    numba = None
+from tpr_jax.numba_cache import njit, numba
 
 EDGE = 1e-5  # pixels by which a face may miss a pixel's centre, so that no seam opens between neighbours
 
@@ -100,7 +97,8 @@ def _scan(screen, faces, height, width):
     return depth, index, bary
 
 
-_scan_numba = numba.njit(cache=True)(_scan) if numba is not None else None
+# The NumPy version does the same, some three times slower.
+_scan_numba = njit(_scan) if numba is not None else None
 
 
 def rasterise(screen: np.ndarray, faces: np.ndarray, height: int, width: int):
