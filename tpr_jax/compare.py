@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpr_jax import compare_outcome, compare_runs, compare_table, interrupt
+from tpr_jax import compare_outcome, compare_runs, compare_table, interrupt, locking
 from tpr_jax.arguments import Parser
 from tpr_jax.compare_table import DIRECTIONS, summarise
 from tpr_jax.errors import UserError
@@ -59,12 +59,17 @@ def run(argv: list[str]) -> None:
     """Parses, runs what is not there yet, and writes and prints the table.
 
     Raises:
-      UserError: the command line, or one of the configs, cannot be used (before anything is run), or the
-        comparison was interrupted.
+      UserError: the command line, or one of the configs, cannot be used (before anything is run), another
+        comparison is at work in the folder, or this one was interrupted.
       SystemExit: with code 1 where runs failed.
     """
     configs, seeds, workdir, directions, settings = parse(argv)
-    runs = compare_runs.plan(configs, seeds, workdir, settings)
+    with locking.hold(workdir, "--workdir", "comparing in this folder"):
+        runs = compare_runs.plan(configs, seeds, workdir, settings)
+        _compare(runs, workdir, directions, argv)
+
+
+def _compare(runs: Sequence[dict], workdir: Path, directions: Sequence[str], argv: Sequence[str]) -> None:
     failed = 0
     with interrupt.noticed() as asked_to_stop:
         for number, one in enumerate(runs, 1):

@@ -1,7 +1,6 @@
 """The runs of a comparison: which there are, and how one is run, in a process of its own."""
 
 import contextlib
-import fcntl
 import os
 import shlex
 import subprocess
@@ -10,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tpr_jax import compare_outcome, main, runlog
+from tpr_jax import compare_outcome, locking, main, runlog
 from tpr_jax import config as config_lib
 from tpr_jax.errors import UserError
 from tpr_jax.models.methods import METHODS
@@ -170,7 +169,7 @@ def alone(run: dict, asked_to_stop: Callable[[], bool], say: Callable[[str], Non
         raise UserError(f"{where} cannot be written ({error.strerror}): choose another --workdir") from error
     with file:
         told = False
-        while not _locked(file):
+        while locking.try_lock(file) is False:
             if asked_to_stop():
                 yield None
                 return
@@ -179,11 +178,3 @@ def alone(run: dict, asked_to_stop: Callable[[], bool], say: Callable[[str], Non
                 told = True
             time.sleep(0.2)
         yield {**run, "lock": file.fileno()}
-
-
-def _locked(file) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

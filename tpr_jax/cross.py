@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tpr_jax import config as config_lib
-from tpr_jax import cross_table
+from tpr_jax import cross_table, locking
 from tpr_jax.arguments import Parser
 from tpr_jax.data.annotations import DATASETS, annotation_path
 from tpr_jax.data.records import Records, load_records
@@ -69,6 +69,11 @@ def run(argv: list[str]) -> None:
       UserError: a model or data set cannot be used; told before anything is scored.
     """
     given, data, out = parse(argv)
+    with locking.hold(out, "--out", "writing these tables"):
+        _cross(given, data, out, argv)
+
+
+def _cross(given: Sequence[str], data: dict[str, str], out: Path, argv: Sequence[str]) -> None:
     models = [describe_model(name) for name in given]
     for i, model in enumerate(models):
         if model["sha256"] in [other["sha256"] for other in models[:i]]:
