@@ -10,6 +10,7 @@ import search_galleries
 from PIL import Image
 
 import tpr_jax
+from tpr_jax import locking
 from tpr_jax.errors import UserError
 from tpr_jax.search import build as build_lib
 from tpr_jax.search import encode, merge, parts, store
@@ -236,6 +237,21 @@ def test_two_at_the_same_time(make, tmp_path, folder, tiny):
     ):
         make()
     assert make()[0]["count"] == 12
+
+
+def test_the_index_is_read_under_the_lock(make, tmp_path, monkeypatch):
+    read, seen = store.read_info, []
+
+    def looking(folder):
+        with open(tmp_path / "index" / locking.NAME) as file:
+            seen.append(locking.try_lock(file))
+        return read(folder)
+
+    monkeypatch.setattr(store, "read_info", looking)
+    make()
+    make()
+    monkeypatch.undo()
+    assert len(seen) >= 3 and not any(seen)
 
 
 def test_a_model_that_gives_no_numbers(make, monkeypatch):

@@ -16,8 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpr_jax import compare_outcome, compare_runs, compare_table, interrupt, locking
-from tpr_jax.arguments import Parser
+from tpr_jax import arguments, compare_outcome, compare_runs, compare_table, interrupt, locking
 from tpr_jax.compare_table import DIRECTIONS, summarise
 from tpr_jax.errors import UserError
 from tpr_jax.main import explain_and_exit
@@ -33,10 +32,12 @@ def parse(argv: Sequence[str]) -> tuple[list[str], int, Path, tuple[str, ...], l
             raise UserError(f"{setting}: settings are written --config.KEY=VALUE")
         if key.endswith("config.seed"):
             raise UserError(f"{setting}: the seeds are 0 to N - 1 of --seeds N: leave it out")
-    parser = Parser(prog="python -m tpr_jax.compare", usage=__doc__, add_help=False, allow_abbrev=False)
-    parser.add_argument("configs", nargs="*")
+    parser = arguments.Parser(
+        prog="python -m tpr_jax.compare", usage=__doc__, add_help=False, allow_abbrev=False
+    )
+    parser.add_argument("configs", nargs="*", type=arguments.path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workdir")
+    parser.add_argument("--workdir", type=arguments.path)
     parser.add_argument("--direction", default="t2i")
     parser.add_argument("-h", "--help", action="store_true")
     args = parser.parse_args([word for word in argv[1:] if word not in settings])

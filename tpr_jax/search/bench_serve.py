@@ -21,6 +21,8 @@ import urllib.request
 
 import numpy as np
 
+from tpr_jax import arguments
+
 PHOTOS = 4  # that a client fetches of each answer
 
 
@@ -124,7 +126,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--index", metavar="DIR")
+    parser.add_argument("--index", type=arguments.path, metavar="DIR")
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--pause", type=float, default=0, help="seconds between a client's questions")
