@@ -126,6 +126,8 @@ def test_a_photo_cut_off(client, searcher):
         ({"text": "a", "where": "colour = 3"}, "column 'colour' is unknown"),
         ({"text": "a", "where": "file_size > 3"}, "file_size"),
         ({"text": "a", "where": "(" * 2000}, "brackets"),
+        ({"text": "a", "where": "camera = " + "9" * 310}, "a number is at most"),
+        ({"text": "a", "where": "camera = " + "9" * 1900}, "a number is at most"),
         ({"like": 14}, "rows 0 to 13"),
         ({"like": -1}, "like"),
         ({"like": 10**30}, "rows 0 to 13"),

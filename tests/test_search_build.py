@@ -10,6 +10,7 @@ import search_galleries
 from PIL import Image
 
 import tpr_jax
+from tpr_jax import locking
 from tpr_jax.errors import UserError
 from tpr_jax.search import build as build_lib
 from tpr_jax.search import encode, merge, parts, store
@@ -159,6 +160,8 @@ def test_killed_at_any_moment_it_goes_on(make, folder, tiny, monkeypatch, model)
         return call
 
     whole, deaths, kept = None, 0, []
+    made_by = {"image_size": (32, 16), "dtype": "float32", "mean": model.mean, "std": model.std}
+    recipe = parts.recipe({"sha256": store.model_sha256(tiny["clip"]), **made_by})
     while whole is None:  # each time it comes one file further
         begun.clear()
         with monkeypatch.context() as patch:
@@ -168,8 +171,7 @@ def test_killed_at_any_moment_it_goes_on(make, folder, tiny, monkeypatch, model)
                 whole, index = make()
             except _Killed:
                 deaths += 1
-                of_model = store.model_sha256(tiny["clip"])
-                found = parts.read_parts(folder.parent / "index" / "parts", of_model)
+                found, _ = parts.read_parts(folder.parent / "index" / "parts", recipe)
                 kept.append(sum(len(part.entries) for part in found))
     assert whole["count"] == 12 and whole["encoded"] == 0
     assert kept[:3] == [0, 5, 12] and set(kept[3:]) == {12}  # what was written is not done again
@@ -230,11 +232,26 @@ def test_a_damaged_index(make, tmp_path, damage, told):
 
 def test_two_at_the_same_time(make, tmp_path, folder, tiny):
     with (
-        build_lib._only_one(tmp_path / "index"),
+        build_lib._only_one(tmp_path / "index", print),
         pytest.raises(UserError, match="another process is writing"),
     ):
         make()
     assert make()[0]["count"] == 12
+
+
+def test_the_index_is_read_under_the_lock(make, tmp_path, monkeypatch):
+    read, seen = store.read_info, []
+
+    def looking(folder):
+        with open(tmp_path / "index" / locking.NAME) as file:
+            seen.append(locking.try_lock(file))
+        return read(folder)
+
+    monkeypatch.setattr(store, "read_info", looking)
+    make()
+    make()
+    monkeypatch.undo()
+    assert len(seen) >= 3 and not any(seen)
 
 
 def test_a_model_that_gives_no_numbers(make, monkeypatch):

@@ -76,6 +76,9 @@ def test_export(made, capsys):
         (["query", "a", "--index", "{i}", "--top_k", "many"], "--top_k"),
         (["query", "a", "--index", "{i}", "--model", "clip-mini"], "--model clip-mini: SHA-256"),
         (["query", "a", "--index", "{i}", "--where", "colour=3"], "column 'colour' is unknown"),
+        (["query", "a", "--index", "{i}", "--where", "x=" + "9" * 310], "a number is at most 1.79e308"),
+        (["query", "a", "--index", "{i}", "--where", "x=" + "9" * 4300], "a number is at most 1.79e308"),
+        (["query", "a", "--index", "{i}", "--where", "path = '\udce9'"], "bytes that are not UTF-8"),
         (["index", "nowhere", "--index", "{i}"], "nowhere: no such folder"),
         (["index", "{i}", "--index", "{i}"], "has no photos"),
         (["index", "{photos}", "--index", "{photos}/000.png"], "000.png"),
@@ -146,3 +149,33 @@ def test_the_help_names_the_commands(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0 and "python -m tpr_jax.search query" in capsys.readouterr().out
+
+
+@pytest.fixture
+def odd(places, tmp_path):
+    """A folder of files that are no picture, each for another reason."""
+    whole = (places["photos"] / "000.png").read_bytes()
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("a woman in a red coat")
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "pdf.png").write_bytes(b"%PDF-1.4 no picture")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "sub").write_bytes(b"")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("missing.png", "folder.png", "empty.png", "text.jpg", "cut.png", "pdf.png", "loop.png", "gone.png"),
+        *("sub/a.png", "", "x" * 300),
+    ],
+)
+def test_a_picture_that_cannot_be_asked_for(places, odd, name, capsys):
+    file = str(odd / name) if name else ""
+    assert main(["query", "--image", file, "--index", str(places["i"])]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and line.count("\n") == 1 and "Traceback" not in line
+    assert name in line

@@ -6,9 +6,13 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 import pytest
+import search_galleries
 
 from tpr_jax.errors import UserError
+from tpr_jax.search.build import build
+from tpr_jax.search.columns import columns
 from tpr_jax.search.gallery import find_gallery
+from tpr_jax.search.query import open_searcher, search
 from tpr_jax.search.table import column
 
 
@@ -23,6 +27,24 @@ from tpr_jax.search.table import column
         ([3, 4.5], pa.float64(), [3.0, 4.5]),
         ([True, None], pa.bool_(), [True, None]),
         ([True, 3], pa.string(), ["true", "3"]),
+        (["true", None, "false"], pa.bool_(), [True, None, False]),
+        (["TRUE", "False"], pa.bool_(), [True, False]),
+        ([True, "false"], pa.bool_(), [True, False]),
+        (["True", "maybe"], pa.string(), ["True", "maybe"]),
+        (["true", "1"], pa.string(), ["true", "1"]),
+        (["1", "0"], pa.int64(), [1, 0]),
+        (["20231127153000123456", "20231127153000123457"], pa.string(), 2),
+        (["20231127153000123456", "7"], pa.string(), 2),
+        (["20231127153000123456", "1.5"], pa.string(), 2),
+        (["9223372036854775807", "-1"], pa.int64(), [2**63 - 1, -1]),
+        (["9223372036854775808"], pa.string(), 1),
+        (["9007199254740993", "0.5"], pa.string(), 2),
+        (["9007199254740992", "0.5"], pa.float64(), [2.0**53, 0.5]),
+        ([2**70 + 1, 1], pa.string(), [str(2**70 + 1), "1"]),
+        ([10**400, 0.5], pa.string(), [str(10**400), "0.5"]),
+        (["1e400", "1"], pa.string(), ["1e400", "1"]),
+        (["1\u0662", "3"], pa.string(), ["1\u0662", "3"]),
+        (["0001-01-01T00:00+14:00"], pa.string(), 1),
         ([{"a": 1}, [2]], pa.string(), ['{"a": 1}', "[2]"]),
         ([2**70, 1], pa.float64(), [2.0**70, 1.0]),
         (["2024-05-01", None], pa.timestamp("us"), [datetime(2024, 5, 1), None]),
@@ -38,7 +60,7 @@ from tpr_jax.search.table import column
 )
 def test_the_type_of_a_column(values, kind, found):
     array = column(values)
-    assert array.to_pylist() == found
+    assert array.to_pylist() == (values if isinstance(found, int) else found)
     assert kind is None or array.type == kind
 
 
@@ -159,3 +181,68 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
     assert gallery.skipped == [("closed", "the folder cannot be read (Permission denied)")]
     with pytest.raises(UserError, match="closed: cannot be read .Permission denied.; check the folder"):
         find_gallery(tmp_path / "closed")
+
+
+def table_of(tmp_path, text, name="photos.csv"):
+    path = tmp_path / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    gallery = find_gallery(path)
+    return [(photo.path, dict(photo.columns)) for photo in gallery.photos], gallery.skipped
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"])
+def test_a_line_break_of_a_word_processor_in_a_cell(tmp_path, mark):
+    rows, skipped = table_of(tmp_path, f"image,note\na.jpg,one{mark}two\nb.jpg,{mark}three\n")
+    assert skipped == []
+    assert rows == [("a.jpg", {"note": f"one{mark}two"}), ("b.jpg", {"note": "three"})]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_and_a_byte_order_mark(tmp_path, end):
+    text = end.join(["\ufeffimage,night", "a.jpg,true", "b.jpg,false", ""])
+    assert table_of(tmp_path, text) == ([("a.jpg", {"night": "true"}), ("b.jpg", {"night": "false"})], [])
+
+
+def test_blanks_around_names_and_cells(tmp_path):
+    text = " image , camera,\tnote\n a.jpg , 3 ,  \n\tb.jpg,4 ,\u00a0x\u2003\n"
+    rows, skipped = table_of(tmp_path, text)
+    assert rows == [("a.jpg", {"camera": "3", "note": None}), ("b.jpg", {"camera": "4", "note": "x"})]
+    assert skipped == []
+
+
+@pytest.mark.parametrize(
+    "header", ["image,camera,camera", "image, camera ,camera", "image,image,camera", "image,x,x"]
+)
+def test_a_column_twice_is_named(tmp_path, header):
+    twice = next(name for name in ("camera", "image", "x") if header.count(name) == 2)
+    with pytest.raises(UserError, match=f"names column '{twice}' twice"):
+        table_of(tmp_path, f"{header}\na.jpg,1,2\n")
+
+
+def test_boxes_that_no_picture_has(tmp_path):
+    lines = [
+        {"image": "a.jpg", "x": 10**400, "y": 0, "w": 1, "h": 1},
+        {"image": "b.jpg", "x": "1e999", "y": 0},
+    ]
+    lines.append({"image": "c.jpg", "x": 1, "y": 2, "w": 3, "h": 4})
+    rows, skipped = table_of(tmp_path, "\n".join(map(json.dumps, lines)), "photos.jsonl")
+    assert [path for path, _ in rows] == ["c.jpg"] and len(skipped) == 2
+    assert all("field 'x' is" in why and "\n" not in why for _, why in skipped)
+
+
+def test_a_column_of_true_and_false_is_a_filter(tiny, tmp_path):
+    search_galleries.photos(tmp_path / "photos", 3)
+    (tmp_path / "photos" / "p.csv").write_text(
+        "image,night,id\n000.png,TRUE,20231127153000123456\n001.png,,1\n002.png,false,2\n"
+    )
+    build(tmp_path / "photos" / "p.csv", tmp_path / "i", tiny["clip"])
+    searcher = open_searcher(tmp_path / "i")
+    for where, wanted in (
+        ("night = true", ["000.png"]),
+        ("night = false", ["002.png"]),
+        ("night is null", ["001.png"]),
+        ("id = '20231127153000123456'", ["000.png"]),
+    ):
+        assert [found["path"] for found in search(searcher, "a", where=where)["results"]] == wanted
+    kinds = {column["name"]: (column["kind"], column["values"]) for column in columns(searcher.index)}
+    assert kinds["night"] == ("flag", [False, True]) and kinds["id"][0] == "text"

@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import flags
 from ml_collections import ConfigDict
 
-from tpr_jax import main
+from tpr_jax import arguments, main
 from tpr_jax.aot_devices import devices as find_devices
 from tpr_jax.errors import UserError
 from tpr_jax.writing import write_json, write_text
@@ -62,11 +62,11 @@ def run(argv: list[str]) -> None:
         only=values.only,
         identities=values.identities,
         try_settings=values.try_settings,
-        hlo=values.hlo,
+        hlo=values.hlo and arguments.path(values.hlo),
         say=print,
     )
     name = f"{config.method.name}_{values.topology.replace(':', '_')}_{config.batch_size}"
-    folder = Path(values.workdir or Path("runs/aot") / name)
+    folder = arguments.folder(values.workdir or f"runs/aot/{name}")
     write_json(folder / "aot.json", report)
     write_text(folder / "aot.txt", "\n".join(report["lines"]) + "\n")
     print(f"written to {folder}: aot.json, aot.txt")

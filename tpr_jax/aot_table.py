@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tpr_jax import arguments
 from tpr_jax.aot_devices import TOPOLOGIES
 from tpr_jax.aot_report import size
 from tpr_jax.errors import UserError
@@ -121,7 +122,7 @@ def table_of_memory(reports: list[dict]) -> str:
 def run(argv: list[str]) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", type=Path, default=Path("runs/aot_table"))
+    parser.add_argument("--workdir", type=arguments.folder, default=Path("runs/aot_table"))
     parser.add_argument("--write", action="store_true", help="into launch/README.md and docs/")
     parser.add_argument("--as_it_is", action="store_true", help="of what has been compiled so far")
     args = parser.parse_args(argv[1:])

@@ -170,7 +170,7 @@ def command_line(module: str, description: str, parts: Collection[str]) -> argum
     )
     parser.add_argument("--only", default=",".join(parts), help="which parts, separated by commas")
     parser.add_argument("--turns", type=int, default=5, help="how often each is timed")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--workdir", type=arguments.folder, default=Path("runs/bench"))
     parser.add_argument("--write", action="store_true", help=f"the tables into {PAGE}")
     parser.add_argument("--as_it_is", action="store_true", help="of what was measured before")
     return parser

@@ -33,11 +33,11 @@ def _stopped_at(where: str, argv: Sequence[str]) -> str:
 if __name__ == "__main__":
     interrupt.end_at_once(_early_ends(sys.argv))
 
+import contextlib
 import re
 from pathlib import Path
 
-from tpr_jax import compare_outcome, compare_runs, compare_table
-from tpr_jax.arguments import Parser
+from tpr_jax import arguments, compare_outcome, compare_runs, compare_table, locking
 from tpr_jax.compare_table import DIRECTIONS, summarise
 from tpr_jax.errors import UserError
 from tpr_jax.main import explain_and_exit
@@ -53,10 +53,12 @@ def parse(argv: Sequence[str]) -> tuple[list[str], int, Path, tuple[str, ...], l
             raise UserError(f"{setting}: settings are written --config.KEY=VALUE")
         if key.endswith("config.seed"):
             raise UserError(f"{setting}: the seeds are 0 to N - 1 of --seeds N: leave it out")
-    parser = Parser(prog="python -m tpr_jax.compare", usage=__doc__, add_help=False, allow_abbrev=False)
-    parser.add_argument("configs", nargs="*")
+    parser = arguments.Parser(
+        prog="python -m tpr_jax.compare", usage=__doc__, add_help=False, allow_abbrev=False
+    )
+    parser.add_argument("configs", nargs="*", type=arguments.path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workdir")
+    parser.add_argument("--workdir", type=arguments.path)
     parser.add_argument("--direction", default="t2i")
     parser.add_argument("-h", "--help", action="store_true")
     args = parser.parse_args([word for word in argv[1:] if word not in settings])
@@ -79,17 +81,24 @@ def run(argv: list[str]) -> None:
     """Parses, runs what is not there yet, and writes and prints the table.
 
     Raises:
-      UserError: the command line, or one of the configs, cannot be used (before anything is run), or the
-        comparison was interrupted.
+      UserError: the command line, or one of the configs, cannot be used (before anything is run), another
+        comparison is at work in the folder, or this one was interrupted.
       SystemExit: with code 1 where runs failed.
     """
-    try:
-        with interrupt.stopped_at_once("its beginning"):
-            configs, seeds, workdir, directions, settings = parse(argv)
-            runs = compare_runs.plan(configs, seeds, workdir, settings)
-            remove_leftovers(workdir, ["compare.md", "compare.csv", "compare.png"])
-    except interrupt.Stopped as error:
-        raise UserError(_stopped_at(str(error), argv)) from None
+    with contextlib.ExitStack() as held:
+        try:
+            with interrupt.stopped_at_once("its beginning"):
+                configs, seeds, workdir, directions, settings = parse(argv)
+                held.enter_context(locking.hold(workdir, "--workdir", "comparing in this folder"))
+                runs = compare_runs.plan(configs, seeds, workdir, settings)
+                remove_leftovers(workdir, ["compare.md", "compare.csv", "compare.png"])
+        except interrupt.Stopped as error:
+            raise UserError(_stopped_at(str(error), argv)) from None
+        _compare(runs, workdir, directions, argv)
+
+
+def _compare(runs: Sequence[dict], workdir: Path, directions: Sequence[str], argv: Sequence[str]) -> None:
+    """Runs what is not there yet and writes the table after each run; see `run` for what it raises."""
     failed = 0
     with interrupt.noticed() as asked_to_stop:
         for number, one in enumerate(runs, 1):

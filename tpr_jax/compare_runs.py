@@ -1,7 +1,6 @@
 """The runs of a comparison: which there are, and how one is run, in a process of its own."""
 
 import contextlib
-import fcntl
 import os
 import shlex
 import subprocess
@@ -10,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tpr_jax import compare_outcome, main, runlog
+from tpr_jax import compare_outcome, locking, main, runlog
 from tpr_jax import config as config_lib
 from tpr_jax.errors import UserError
 from tpr_jax.models.methods import METHODS
@@ -171,7 +170,7 @@ def alone(run: dict, asked_to_stop: Callable[[], bool], say: Callable[[str], Non
         raise UserError(f"{where} cannot be written ({error.strerror}): choose another --workdir") from error
     with file:
         told = False
-        while not _locked(file):
+        while locking.try_lock(file) is False:
             if asked_to_stop():
                 yield None
                 return
@@ -181,11 +180,3 @@ def alone(run: dict, asked_to_stop: Callable[[], bool], say: Callable[[str], Non
             time.sleep(0.2)
         remove_leftovers(run["folder"], [compare_outcome.MARK])
         yield {**run, "lock": file.fileno()}
-
-
-def _locked(file) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -17,9 +17,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tpr_jax import arguments, cross_table, locking
 from tpr_jax import config as config_lib
-from tpr_jax import cross_table
-from tpr_jax.arguments import Parser
 from tpr_jax.data.annotations import DATASETS, annotation_path
 from tpr_jax.data.records import Records, load_records
 from tpr_jax.data.sources import data_folder
@@ -35,10 +34,12 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".json", ".txt")  # the files that mak
 
 def parse(argv: Sequence[str]) -> tuple[list[str], dict[str, str], Path]:
     """(models, data set -> its folder, folder for what is written) of a command line."""
-    parser = Parser(prog="python -m tpr_jax.cross", usage=__doc__, add_help=False, allow_abbrev=False)
-    parser.add_argument("models", nargs="*")
+    parser = arguments.Parser(
+        prog="python -m tpr_jax.cross", usage=__doc__, add_help=False, allow_abbrev=False
+    )
+    parser.add_argument("models", nargs="*", type=arguments.path)
     parser.add_argument("--data", nargs="+", default=[])
-    parser.add_argument("--out", default=str(Path("runs") / "cross"))
+    parser.add_argument("--out", type=arguments.path, default=str(Path("runs") / "cross"))
     parser.add_argument("-h", "--help", action="store_true")
     args = parser.parse_intermixed_args(list(argv[1:]))
     if args.help or len(argv) == 1:
@@ -58,7 +59,7 @@ def parse(argv: Sequence[str]) -> tuple[list[str], dict[str, str], Path]:
             raise UserError(f"--data {word}: {dataset} is given twice: leave one out")
         if dataset == "folder" and not folder:
             raise UserError("--data folder: own data need their folder, --data folder=DIR")
-        data[dataset] = data_folder(dataset, folder)
+        data[dataset] = data_folder(dataset, arguments.path(folder))
     return args.models, data, Path(args.out)
 
 
@@ -69,6 +70,11 @@ def run(argv: list[str]) -> None:
       UserError: a model or data set cannot be used; told before anything is scored.
     """
     given, data, out = parse(argv)
+    with locking.hold(out, "--out", "writing these tables"):
+        _cross(given, data, out, argv)
+
+
+def _cross(given: Sequence[str], data: dict[str, str], out: Path, argv: Sequence[str]) -> None:
     models = [describe_model(name) for name in given]
     for i, model in enumerate(models):
         if model["sha256"] in [other["sha256"] for other in models[:i]]:

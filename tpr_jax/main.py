@@ -45,7 +45,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from tpr_jax import bundled_configs, clusters, distributed
+from tpr_jax import arguments, bundled_configs, clusters, distributed
 from tpr_jax import config as config_lib
 from tpr_jax.allocator import keep_freed_memory
 from tpr_jax.debug import shrink
@@ -63,7 +63,7 @@ def parse(argv: list[str]):
 
 def _read(argv: list[str]):
     """(config, workdir, mode, the other flags)."""
-    argv = _with_path(argv)
+    argv = _with_path(arguments.expand_flags(argv, ("config", "workdir")))
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
     flags.DEFINE_string("workdir", None, "where everything is written", flag_values=values)
@@ -91,6 +91,7 @@ def _read(argv: list[str]):
         raise UserError(f"argument '{rest[1]}' is not understood: settings are written --config.KEY=VALUE")
     if config is None:
         raise UserError("--config is missing: give one, such as --config configs/dm_adapter.py")
+    arguments.expand_config(config)
     if values.mode not in MODES:
         raise UserError(f"--mode {values.mode} is unknown: {config_lib.nearest(values.mode, MODES)}")
     if not values.workdir:

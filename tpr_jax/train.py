@@ -16,6 +16,7 @@ from tpr_jax import (
     distributed,
     evaluate,
     interrupt,
+    locking,
     memory,
     progress,
     report,
@@ -39,7 +40,15 @@ def train(config: ConfigDict, workdir: Path) -> dict:
 
     Raises:
       Stopped: SIGINT or SIGTERM came, and all steps are saved.
+      UserError: another run is training in `workdir`, or something cannot be used.
     """
+    with contextlib.ExitStack() as stack:
+        if distributed.is_first():  # all processes of a run share its folder
+            stack.enter_context(locking.hold(workdir, "--workdir", "training in this folder"))
+        return _train_until_stopped(config, workdir)
+
+
+def _train_until_stopped(config: ConfigDict, workdir: Path) -> dict:
     with interrupt.noticed() as notice:
         try:
             # Of several processes none may leave amid what all compute together.

@@ -20,6 +20,7 @@ from multiprocessing import get_context
 
 from tqdm import tqdm
 
+from tpr_jax import arguments
 from tpr_jax.data import counts as counts_lib
 from tpr_jax.data import leaks, sources
 from tpr_jax.data.annotations import DATASETS, SPLITS, Entry, annotation_path, read_entries
@@ -171,7 +172,9 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dataset", metavar="DATASET", help=", ".join(DATASETS))
-    parser.add_argument("--data_dir", default="", help="the data set's folder; without: data/<its name>")
+    parser.add_argument(
+        "--data_dir", type=arguments.path, default="", help="the data set's folder; without: data/<its name>"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, with all problems")
     args = parser.parse_args(argv)
     try:

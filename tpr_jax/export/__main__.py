@@ -16,7 +16,7 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from tpr_jax.arguments import Parser
+from tpr_jax.arguments import Parser, path
 from tpr_jax.errors import UserError
 from tpr_jax.export.folder import check_place
 from tpr_jax.main import explain_and_exit
@@ -38,9 +38,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage=argparse.SUPPRESS,
     )
-    parser.add_argument("--model", required=True, help="a folder or hub id")
+    parser.add_argument("--model", type=path, required=True, help="a folder or hub id")
     parser.add_argument(
-        "--out", required=True, metavar="DIR", help="a new folder, or that of an older export"
+        "--out", type=path, required=True, metavar="DIR", help="a new folder, or that of an older export"
     )
     parser.add_argument("--format", action="append", choices=FORMATS, help="several times; by default jax")
     parser.add_argument("--platforms", default=",".join(PLATFORMS), help="by default cpu,cuda,tpu")
@@ -48,7 +48,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--image_size", type=int, nargs=2, metavar=("H", "W"), help="by default the model's own"
     )
-    parser.add_argument("--backbone", metavar="MODEL", help="where the model's CLIP is now")
+    parser.add_argument("--backbone", type=path, metavar="MODEL", help="where the model's CLIP is now")
     args = parser.parse_args(argv[1:])
     args.format = tuple(dict.fromkeys(args.format or ["jax"]))
     args.platforms = tuple(dict.fromkeys(word.strip() for word in args.platforms.split(",") if word.strip()))

@@ -29,7 +29,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from tpr_jax import clusters
 from tpr_jax.allocator import keep_freed_memory
-from tpr_jax.arguments import Parser
+from tpr_jax.arguments import Parser, path
 from tpr_jax.distributed import TIMEOUT, joined
 from tpr_jax.errors import UserError
 from tpr_jax.interrupt import Stopped
@@ -45,9 +45,13 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="index|query|serve|export")
     index = commands.add_parser("index", help="encode photos, or bring an index up to date")
-    index.add_argument("photos", metavar="PHOTOS", help="a folder, or a .csv or .jsonl that lists photos")
     index.add_argument(
-        "--model", help="a folder or hub id; by default the index's own, or the bundled clip-mini"
+        "photos", type=path, metavar="PHOTOS", help="a folder, or a .csv or .jsonl that lists photos"
+    )
+    index.add_argument(
+        "--model",
+        type=path,
+        help="a folder or hub id; by default the index's own, or the bundled clip-mini",
     )
     index.add_argument(
         "--image_size", type=int, nargs=2, metavar=("H", "W"), help="by default the model's own"
@@ -68,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     index.add_argument("--peer_timeout", type=float, default=TIMEOUT, help="seconds they have to come")
     query = commands.add_parser("query", help="rank the photos for a text, a picture or both")
     query.add_argument("text", metavar="TEXT", nargs="?", help="the person in words")
-    query.add_argument("--image", metavar="FILE", help="a photo of the person")
+    query.add_argument("--image", type=path, metavar="FILE", help="a photo of the person")
     query.add_argument("--weight", type=float, default=0.5, help="of the text beside the picture, 0 to 1")
     query.add_argument("--top_k", type=int, default=10, metavar="N", help="photos to show")
     query.add_argument("--where", metavar="CONDITION", help="such as \"camera=3 and time>'2024-05-01'\"")
@@ -95,12 +99,12 @@ def parser() -> argparse.ArgumentParser:
     )
     for command in (query, serve):
         command.add_argument("--engine", default="auto", help="auto, cpu, mesh (exact) or approximate")
-        command.add_argument("--model", help="where the index's model is now")
+        command.add_argument("--model", type=path, help="where the index's model is now")
     export = commands.add_parser("export", help="write vectors and columns as Parquet")
-    export.add_argument("--out", required=True, metavar="FILE.parquet")
+    export.add_argument("--out", type=path, required=True, metavar="FILE.parquet")
     export.add_argument("--half", action="store_true", help="float16 vectors instead of float32")
     for command in (index, query, serve, export):
-        command.add_argument("--index", required=True, metavar="DIR", help="the index's folder")
+        command.add_argument("--index", type=path, required=True, metavar="DIR", help="the index's folder")
     return top
 
 

@@ -14,6 +14,7 @@ import faiss
 import numpy as np
 from jaxtyping import Float, Float16, Int
 
+from tpr_jax.errors import UserError
 from tpr_jax.search.codes import rescore
 from tpr_jax.writing import write_whole
 
@@ -76,8 +77,16 @@ def build_lists(
 
 
 def open_lists(path: Path):
-    """The lists, memory-mapped; they know how many of them a query reads."""
-    return faiss.read_index(os.fspath(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+    """Returns the lists, memory-mapped; they know how many of them a query reads.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    try:
+        return faiss.read_index(os.fspath(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+    except RuntimeError as error:
+        what = " ".join(str(error).split())[-200:]
+        raise UserError(f"{path}: damaged ({what}); index the photos into a new folder") from error
 
 
 def lists_top_k(

@@ -21,6 +21,7 @@ import urllib.request
 
 import numpy as np
 
+from tpr_jax import arguments
 from tpr_jax.pipes import quiet_when_closed
 
 PHOTOS = 4  # that a client fetches of each answer
@@ -126,7 +127,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--index", metavar="DIR")
+    parser.add_argument("--index", type=arguments.path, metavar="DIR")
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--pause", type=float, default=0, help="seconds between a client's questions")

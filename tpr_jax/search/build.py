@@ -1,6 +1,7 @@
 """Makes an index, or brings one up to date: what is new or changed is encoded, what is gone dropped."""
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from tpr_jax import locking
 from tpr_jax.distributed import is_first
 from tpr_jax.errors import UserError
 from tpr_jax.interrupt import Stopped, noticed
@@ -52,31 +54,44 @@ def build(
     """
     begun, folder = time.monotonic(), Path(folder)
     gallery = find_gallery(source, leave_out=folder)
+    with _only_one(folder, say):
+        made = _build(gallery, folder, model, image_size, dtype, batch_size, approximate, say)
+    return made | {"seconds": time.monotonic() - begun}
+
+
+def _build(gallery: Gallery, folder: Path, model, image_size, dtype, batch_size, approximate, say) -> dict:
+    """As `build`, in a folder that no other process writes."""
     info = store.read_info(folder)
     old = store.open_index(folder) if info else None
     settings = _settings(folder, info, model, image_size, dtype)
-    with _only_one(folder):
-        known = find_known(old, folder / "parts", settings["sha256"])
-        todo = _changed(gallery, known)
-        seconds, encoded, loaded = 0.0, 0, None
-        if todo or not info:
-            say(f"{len(todo):,} of {len(gallery.photos):,} photos to encode with {settings['name']}")
-            loaded = from_pretrained(settings["name"], settings["image_size"], settings["dtype"])
-            settings.update(image_size=list(loaded.config.image_size), embed_dim=loaded.config.embed_dim)
-            mine = np.array_split(np.arange(len(todo)), jax.process_count())[jax.process_index()]
-            share = [todo[i] for i in mine]
-            seconds, encoded = _encode_all(
-                loaded, gallery, share, known, folder, settings["sha256"], batch_size
-            )
-            _meet("encoded")
-            known = find_known(old, folder / "parts", settings["sha256"])
-        result = {"count": 0, "encoded": encoded, "encoding_seconds": seconds}
-        if is_first():
-            say("writing the index")
-            result |= write_index(folder, gallery, known, old, settings, loaded, approximate)
-            parts.remove_parts(folder / "parts")
-        _meet("written")
-    return result | {"seconds": time.monotonic() - begun}
+    # What a new index is made with, only the model itself knows.
+    loaded = None if info else _load(settings, folder)
+    recipe = parts.recipe(settings)
+    known = find_known(old, folder / "parts", recipe, gallery.root)
+    if known.left_out and is_first():
+        say(
+            f"left out {known.left_out} files in {folder / 'parts'}: an interrupted run with another model, "
+            "image size or type wrote them"
+        )
+    todo = _changed(gallery, known)
+    seconds, encoded = 0.0, 0
+    if todo or not info:
+        say(f"{len(todo):,} of {len(gallery.photos):,} photos to encode with {settings['name']}")
+        loaded = loaded or _load(settings, folder)
+        mine = np.array_split(np.arange(len(todo)), jax.process_count())[jax.process_index()]
+        share = [todo[i] for i in mine]
+        run = parts.next_run(folder / "parts")
+        keep = functools.partial(parts.write_part, folder / "parts", run, recipe, str(gallery.root))
+        seconds, encoded = _encode_all(loaded, gallery, share, known, keep, batch_size)
+        _meet("encoded")
+        known = find_known(old, folder / "parts", recipe, gallery.root)
+    result = {"count": 0, "encoded": encoded, "encoding_seconds": seconds}
+    if is_first():
+        say("writing the index")
+        result |= write_index(folder, gallery, known, old, settings, loaded, approximate)
+        parts.remove_parts(folder / "parts")
+    _meet("written")
+    return result
 
 
 def _settings(folder: Path, info: dict | None, model, image_size, dtype) -> dict:
@@ -101,6 +116,20 @@ def _settings(folder: Path, info: dict | None, model, image_size, dtype) -> dict
     }
 
 
+def _load(settings: dict, folder: Path) -> Model:
+    """Loads the model, and writes into `settings` what it says of itself.
+
+    Raises UserError as `from_pretrained`, or where it reads pixels in another way than it did for the index.
+    """
+    loaded = from_pretrained(settings["name"], settings["image_size"], settings["dtype"])
+    if "embed_dim" in settings:  # of an index
+        store.check_pixels(settings, folder, loaded)
+        return loaded
+    settings.update(image_size=list(loaded.config.image_size), embed_dim=loaded.config.embed_dim)
+    settings.update(mean=[float(x) for x in loaded.mean], std=[float(x) for x in loaded.std])
+    return loaded
+
+
 def _changed(gallery: Gallery, known: Known) -> list[Photo]:
     """The photos whose files have not the size and time that is known of them."""
 
@@ -114,9 +143,10 @@ def _changed(gallery: Gallery, known: Known) -> list[Photo]:
 
 
 def _encode_all(
-    model: Model, gallery: Gallery, todo: Sequence[Photo], known: Known, folder: Path, sha256: str, batch_size
+    model: Model, gallery: Gallery, todo: Sequence[Photo], known: Known, write: Callable, batch_size
 ) -> tuple[float, int]:
-    """Encodes photos into parts; returns the seconds it took and how many were encoded."""
+    """Encodes photos into parts, `write(photos, vectors, skipped)`; returns the seconds it took and how many
+    were encoded."""
     encoder, devices = make_encoder(model)
     on_cpu = jax.default_backend() == "cpu"
     size = -(-(batch_size or (32 if on_cpu else 256 * devices)) // devices) * devices
@@ -126,7 +156,7 @@ def _encode_all(
     def keep() -> None:
         if done or skipped:
             vectors = np.concatenate([*rows, np.zeros((0, model.config.embed_dim), np.float16)])
-            parts.write_part(folder / "parts", sha256, done, vectors, skipped)
+            write(done, vectors, skipped)
         done.clear(), skipped.clear(), rows.clear()
 
     reads = read_ahead(gallery.root, todo, image_size, known.same_content, ahead=4 * size)
@@ -154,27 +184,13 @@ def _encode_all(
 
 
 @contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Holds the folder against another `index` at the same time, where the system can lock files."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(
-            f"--index {folder}: cannot be written ({error.strerror}); check the folder"
-        ) from error
-    with lock:
+def _only_one(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
+    """Holds the folder against another `index`, and removes what a kill left half written."""
+    with contextlib.ExitStack() as stack:
         if is_first():
-            try:
-                import fcntl
-
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:
-                pass
-            except OSError:
-                raise UserError(
-                    f"--index {folder}: another process is writing this index; wait until it is done"
-                ) from None
+            stack.enter_context(locking.hold(folder, "--index", "writing this index", say))
+            store.remove_temporaries(folder)
+        _meet("locked")
         yield
 
 

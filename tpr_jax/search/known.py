@@ -1,6 +1,6 @@
 """Which photos have a vector already: in the index as it is, or in the parts of an interrupted run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,14 +20,18 @@ class Known:
     """Vectors of photos as they were; a moved or copied file is known by its content."""
 
     vectors: list = field(default_factory=list)  # float16 [n, e] each, the index first
-    by_key: dict[tuple, tuple[Stamp, Place]] = field(default_factory=dict)
+    newest: dict[tuple, tuple[Stamp, Place]] = field(default_factory=dict)
+    older: dict[tuple, list[tuple[Stamp, Place]]] = field(default_factory=dict)
     by_content: dict[tuple, Place] = field(default_factory=dict)
     skipped: dict[tuple, str] = field(default_factory=dict)
+    left_out: int = 0  # parts of another model, image size or type
 
     def unchanged(self, photo: Photo, size: int, mtime_ns: int) -> tuple[Stamp, Place] | None:
-        """Where a photo's vector is, if its file has the size and the time it had."""
-        found = self.by_key.get(photo.key)
-        return found if found and found[0][:2] == (size, mtime_ns) else None
+        """Where the vector is that was made of the photo's file when it had this size and time."""
+        for found in (self.newest.get(photo.key), *self.older.get(photo.key, ())):
+            if found and found[0][:2] == (size, mtime_ns):
+                return found
+        return None
 
     def same_content(self, photo: Photo, stamp: Stamp) -> Place | None:
         """Where the vector of the same bytes and box is, whatever the file's name."""
@@ -43,23 +47,35 @@ class Known:
         return out
 
 
-def find_known(index: Index | None, folder: Path, model: str) -> Known:
-    """All that the index and the parts in `folder` hold of the model with this SHA-256."""
-    known = Known()
+def find_known(index: Index | None, folder: Path, made_by: Mapping, root: Path) -> Known:
+    """All that the index, and the parts in `folder` that were made by this recipe, hold of photos.
+
+    `root` is where the photos are now: of a file in another place, size and time say nothing, and it is known
+    by its content only.
+    """
+    found, left_out = read_parts(folder, made_by)
+    known = Known(left_out=left_out)
     if index is not None:
         sizes, times, digests = (index.table[name].to_pylist() for name in FILE)
         keys = zip(index.table["path"].to_pylist(), boxes(index.table), strict=True)
         stamps = (Stamp(*stamp) for stamp in zip(sizes, times, digests, strict=True))
-        _add(known, index.vectors, zip(keys, stamps, strict=True))
-    for part in read_parts(folder, model):
-        _add(known, part.vectors, ((entry.key, entry.stamp) for entry in part.entries))
-        known.skipped.update(part.skipped)
+        _add(known, index.vectors, zip(keys, stamps, strict=True), index.info["photos"] == str(root))
+    for part in found:
+        here = part.root == str(root)
+        _add(known, part.vectors, ((entry.key, entry.stamp) for entry in part.entries), here)
+        if here:
+            known.skipped.update(part.skipped)
     return known
 
 
-def _add(known: Known, vectors, rows) -> None:
+def _add(known: Known, vectors, rows: Iterable[tuple[tuple, Stamp]], here: bool) -> None:
     number = len(known.vectors)
     known.vectors.append(vectors)
     for row, (key, stamp) in enumerate(rows):
-        known.by_key[key] = (stamp, (number, row))
         known.by_content[stamp.sha256, key[1]] = (number, row)
+        if not here:
+            continue
+        if key in known.newest:
+            known.older.setdefault(key, []).insert(0, known.newest[key])
+        known.newest[key] = (stamp, (number, row))
+        known.skipped.pop(key, None)

@@ -1,5 +1,6 @@
 """Puts what is known into a new index beside the old one, and then in its place."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,10 +42,12 @@ def write_index(
     """
     found, skipped = [], [(name, why) for name, why in gallery.skipped]
     for photo in gallery.photos:
-        if photo.key in known.skipped and not _current(gallery, known, photo):
+        current = _current(gallery, known, photo)
+        if photo.key in known.skipped and current is None:
             skipped.append((_name(photo), known.skipped[photo.key]))
-        elif photo.key in known.by_key:
-            found.append((photo, *known.by_key[photo.key]))
+        elif photo.key in known.newest:
+            # A file that changed while the others were encoded has the newest vector there is.
+            found.append((photo, *(current or known.newest[photo.key])))
     if not found:
         raise UserError(
             f"{gallery.root}: none of its {len(gallery.photos)} photos can be read: {_first(skipped)}"
@@ -144,13 +147,13 @@ def _write_vectors(path: str, known: Known, places: Sequence[Place]) -> None:
             file.write(known.rows(places[start : start + _BLOCK]).tobytes())
 
 
-def _current(gallery: Gallery, known: Known, photo: Photo) -> bool:
-    """Whether what is known of a photo is of its file as it is now: one that was skipped may be mended."""
+def _current(gallery: Gallery, known: Known, photo: Photo) -> tuple[Stamp, Place] | None:
+    """The vector of a photo's file as it is now; one that was skipped may be mended."""
     try:
         status = (gallery.root / photo.path).stat()
-    except OSError:
-        return False
-    return known.unchanged(photo, status.st_size, status.st_mtime_ns) is not None
+    except (OSError, ValueError):
+        return None
+    return known.unchanged(photo, status.st_size, status.st_mtime_ns)
 
 
 def _remove_others(folder: Path, files: dict) -> None:
@@ -158,7 +161,8 @@ def _remove_others(folder: Path, files: dict) -> None:
     for pattern in ("vectors-*.npy", "photos-*.parquet", "codes-*", "ivf-*.faiss"):
         for path in folder.glob(pattern):
             if path.name not in kept:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # Windows keeps what somebody has open
+                    path.unlink()
 
 
 def _name(photo: Photo) -> str:

@@ -15,7 +15,7 @@ from tpr_jax.model import Model, Picture, from_pretrained
 from tpr_jax.models.parts import text_tokens
 from tpr_jax.search import engine as engine_lib
 from tpr_jax.search import groups as groups_lib
-from tpr_jax.search.store import FILE, KEY, Index, check_model, model_sha256, open_index
+from tpr_jax.search.store import FILE, KEY, Index, check_model, check_pixels, model_sha256, open_current
 from tpr_jax.search.where import matching
 
 MAX_TOP_K = 10_000
@@ -39,12 +39,13 @@ def open_searcher(
       UserError: there is no index, it is damaged or of another version, the model is not to be had or another
         one than the index was made with, or there is no such engine.
     """
-    index = open_index(folder)
+    index, ready = open_current(folder, lambda index: (index, engine_lib.make_engine(index, engine)))
     made = index.info["model"]
     name = model or made["name"]
     check_model(index.info, folder, name, model_sha256(name))
-    ready = engine_lib.make_engine(index, engine)
-    return Searcher(index, from_pretrained(name, tuple(made["image_size"]), made["dtype"]), ready)
+    loaded = from_pretrained(name, tuple(made["image_size"]), made["dtype"])
+    check_pixels(made, folder, loaded)
+    return Searcher(index, loaded, ready)
 
 
 def search(

@@ -12,12 +12,15 @@ old index or the new one, whole.
     parts/                 what is encoded but not yet in the index
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +39,12 @@ FORMAT_VERSION = 2
 INFO = "index.json"
 KEY = ("path", "x", "y", "w", "h")
 FILE = ("file_size", "file_mtime_ns", "file_sha256")
-_BLOCK = 16384  # rows handled at once
+# What `writing.write_whole` calls the files of an index while it writes them.
+_TEMPORARY = re.compile(
+    r"\.(index\.json|skipped\.jsonl|vectors-\d+\.npy|photos-\d+\.parquet|codes-\d+\.(npy|json)|ivf-\d+\.faiss"
+    r"|(part-\d+|[0-9a-f]{16})-[0-9a-f]{32}\.npz)\.[a-z0-9_]{8}\.tmp"
+)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -86,19 +94,48 @@ def open_index(folder: str | os.PathLike) -> Index:
     Raises:
       UserError: there is none, it cannot be read, is damaged, or of another version.
     """
+    return open_current(folder, lambda index: index)
+
+
+def open_current(folder: str | os.PathLike, load: Callable[[Index], T]) -> T:
+    """Returns `load(index)`, which may open more of the index's files.
+
+    Where `index` replaced the files meanwhile, the index that is there now is opened instead.
+
+    Raises:
+      UserError: as `open_index`, or of `load`.
+    """
     folder = Path(folder)
+    info = _existing_info(folder)
+    while True:
+        try:
+            return load(_open(folder, info))
+        except UserError:
+            newer = _existing_info(folder)
+            if newer == info:
+                raise
+            info = newer
+
+
+def _existing_info(folder: Path) -> dict:
     info = read_info(folder)
     if info is None:
         raise UserError(
             f"--index {folder}: has no index yet; make one by: python -m tpr_jax.search index PHOTOS "
             f"--index {folder}"
         )
+    return info
+
+
+def _open(folder: Path, info: dict) -> Index:
     try:
         shape = (info["count"], info["model"]["embed_dim"])
         vectors = np.load(folder / info["files"]["vectors"], mmap_mode="r", allow_pickle=False)
         table = pq.read_table(folder / info["files"]["photos"], memory_map=True)
         whole = vectors.shape == shape and vectors.dtype == np.float16 and table.num_rows == shape[0]
-        whole = whole and set(KEY + FILE) <= set(table.column_names) and "sha256" in info["model"]
+        whole = whole and set(KEY + FILE) <= set(table.column_names)
+        whole = whole and {"number", "photos", "approximate"} <= set(info)
+        whole = whole and {"name", "sha256", "image_size", "dtype"} <= set(info["model"])
     except PermissionError as error:
         raise UserError(f"{error.filename}: cannot be read; check the file's permissions") from error
     except (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
@@ -112,6 +149,14 @@ def open_index(folder: str | os.PathLike) -> Index:
             "into a new folder"
         )
     return Index(folder, info, vectors, table)
+
+
+def remove_temporaries(folder: str | os.PathLike) -> None:
+    """Removes the temporary files of writers that were killed; nobody may be writing the index."""
+    for path in [*Path(folder).glob(".*.tmp"), *Path(folder).glob("parts/.*.tmp")]:
+        if _TEMPORARY.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def boxes(table: pa.Table) -> list[tuple[int, int, int, int] | None]:
@@ -154,3 +199,15 @@ def check_model(info: Mapping, folder: str | os.PathLike, name: str, found: str)
             f"--model {name}: SHA-256 {found[:12]}..., but {folder} was made with {made['name']}, "
             f"{made['sha256'][:12]}...: leave --model out, or index the photos into a new folder"
         )
+
+
+def check_pixels(made: Mapping, folder: str | os.PathLike, model) -> None:
+    """Raises UserError unless the loaded model subtracts the mean, and divides by the deviation, that it did
+    when the index was made; an index that does not say so is taken as it is."""
+    for name in ("mean", "std"):
+        now = [float(x) for x in getattr(model, name)]
+        if made.get(name, now) != now:
+            raise UserError(
+                f"{folder}: was made with {name} {made[name]} of the pixels, but {made['name']} has {now}: "
+                "index the photos into a new folder"
+            )

@@ -48,14 +48,15 @@ def read_table(path: Path) -> tuple[list[tuple[int, str, tuple | None, dict]], l
 
 
 def column(values: Sequence) -> pa.Array:
-    """Values of a column (None: nothing) as an Arrow array of the narrowest type that holds all of them.
+    """Returns values of a column (None: nothing) as an Arrow array of the narrowest type that holds them all.
 
-    Booleans, whole numbers, numbers, times (ISO 8601; with a zone they become UTC) or else texts. Numbers
-    with leading zeros, such as 007, stay texts.
+    Booleans (true and false in any case), whole numbers of 64 bits, numbers, times (ISO 8601; with a zone
+    they become UTC) or else texts. Numbers with leading zeros, such as 007, stay texts, and so do whole
+    numbers that would be rounded, such as time stamps of 20 digits.
     """
     present = [value for value in values if value is not None]
-    if all(isinstance(v, bool) for v in present) and present:
-        return pa.array(values, pa.bool_())
+    if present and all(_truth(value) is not None for value in present):
+        return pa.array([None if value is None else _truth(value) for value in values], pa.bool_())
     if all(isinstance(v, bool | list | dict) for v in present) and present:
         return pa.array([None if v is None else json.dumps(v, ensure_ascii=False) for v in values])
     for convert, kind in ((_whole, pa.int64()), (_number, pa.float64()), (_time, None)):
@@ -74,29 +75,52 @@ def column(values: Sequence) -> pa.Array:
 
 def parse_time(text: str) -> datetime:
     """An ISO 8601 date or time; one with a zone in UTC. Raises ValueError for anything else."""
-    if not re.match(r"\d{4}-\d\d-\d\d($|[ T])", text):
+    if not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}($|[ T])", text):
         raise ValueError(f"{text!r} is no date")
     time = datetime.fromisoformat(text)
-    return time if time.tzinfo is None else time.astimezone(UTC)
+    try:
+        return time if time.tzinfo is None else time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{text!r} is outside the years 1 to 9999 in UTC") from None
+
+
+def _truth(value) -> bool | None:
+    """True or False, also as a text; None for anything else."""
+    if isinstance(value, bool):
+        return value
+    return {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else None
 
 
 def _whole(value) -> int:
-    if isinstance(value, str) and re.fullmatch(r"0|-?[1-9]\d{0,17}", value):
-        return int(value)
+    if isinstance(value, str) and re.fullmatch(r"0|-?[1-9][0-9]{0,18}", value):
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
         return value
     raise ValueError
 
 
 def _number(value) -> float:
-    if isinstance(value, str) and not re.fullmatch(r"-?(0|[1-9]\d*)?(\.\d+)?([eE][+-]?\d+)?", value):
+    if isinstance(value, str) and re.fullmatch(r"-?[1-9][0-9]{15,}", value):
+        value = _whole(value)  # an id, of which each digit counts: not if it is too long
+    if isinstance(value, str) and not re.fullmatch(r"-?(0|[1-9][0-9]*)?(\.[0-9]+)?([eE][+-]?[0-9]+)?", value):
         raise ValueError
     if isinstance(value, bool | list | dict):
         raise ValueError
-    number = float(value)
-    if not math.isfinite(number):
+    number = _float(value)
+    if not math.isfinite(number) or (isinstance(value, int) and int(number) != value):
         raise ValueError
     return number
+
+
+def _float(value) -> float:
+    """`float`, of a number or a text, infinite where that is too large.
+
+    Raises ValueError or TypeError for what is no number.
+    """
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _time(value) -> datetime:
@@ -111,11 +135,13 @@ def _box(fields: dict) -> tuple[int, int, int, int] | None:
     numbers = []
     for name, value in fields.items():
         try:
-            number = math.nan if isinstance(value, bool) or value in (None, "") else float(value)
+            number = math.nan if isinstance(value, bool) or value in (None, "") else _float(value)
         except (TypeError, ValueError):
             number = math.nan
         if not abs(number) < 2**31:
-            raise ValueError(f"field '{name}' is {value!r}: a box has the numbers x, y, w and h, in pixels")
+            raise ValueError(
+                f"field '{name}' is {repr(value)[:40]}: a box has the numbers x, y, w and h, in pixels"
+            )
         numbers.append(round(number))
     if min(numbers[2:]) < 1:
         raise ValueError(f"the box is {numbers[2]} x {numbers[3]} pixels: w and h must be at least 1")
@@ -130,7 +156,7 @@ def _check_name(path: Path, name: str) -> None:
 def _json_lines(path: Path) -> Iterator[tuple[int, dict | str]]:
     for number, line, fields in json_lines(path):
         if isinstance(fields, dict) and not (
-            _is_utf8(line) and _is_utf8(json.dumps(fields, ensure_ascii=False))
+            is_utf8(line) and is_utf8(json.dumps(fields, ensure_ascii=False))
         ):
             fields = "has half of a surrogate pair: mend its \\u escapes"
         yield number, fields
@@ -152,7 +178,8 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, dict | str]]:
             yield number, {name: cell.strip() or None for name, cell in zip(header, cells, strict=True)}
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it has no half of a surrogate pair."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -18,7 +18,7 @@ from types import ModuleType
 # XLA writes notices of its own to the terminal; errors still come through.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from tpr_jax.arguments import Parser
+from tpr_jax.arguments import Parser, path
 from tpr_jax.errors import UserError
 from tpr_jax.main import explain_and_exit
 
@@ -50,18 +50,33 @@ def parser() -> argparse.ArgumentParser:
     for name, what in COMMANDS.items():
         command = commands.add_parser(name, help=what, description=what)
         add = command.add_argument
-        add("--model", required=True, help="a folder that a run left (runs/demo/model), a CLIP, or a hub id")
         add(
-            "--out", required=True, metavar="DIR", help="folder for the pictures: new, or with such ones only"
+            "--model",
+            type=path,
+            required=True,
+            help="a folder that a run left (runs/demo/model), a CLIP, or a hub id",
+        )
+        add(
+            "--out",
+            type=path,
+            required=True,
+            metavar="DIR",
+            help="folder for the pictures: new, or with such ones only",
         )
         add(
             "--photos",
+            type=path,
             nargs="+",
             metavar="PATH",
             help="own photos: folders, pictures, a .csv or .jsonl of them",
         )
         add("--text", nargs="+", metavar="TEXT", help="own sentences, in place of a data set's captions")
-        add("--data_dir", metavar="DIR", help="a data set's folder; without one MiniPEDES as bundled")
+        add(
+            "--data_dir",
+            type=path,
+            metavar="DIR",
+            help="a data set's folder; without one MiniPEDES as bundled",
+        )
         add(
             "--dataset",
             metavar="NAME",

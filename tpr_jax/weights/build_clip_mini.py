@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from tpr_jax.arguments import folder, path
 from tpr_jax.data.mini_pedes import bundled_dir
 from tpr_jax.data.records import caption_pairs, load_records
 from tpr_jax.data.tokenizer import MERGES
@@ -98,8 +99,8 @@ def main(argv: list[str]) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, source in (("new", "--data_dir"), ("save", "--workdir")):
         command = commands.add_parser(name)
-        command.add_argument(source, required=True)
-        command.add_argument("--out", type=Path, required=True)
+        command.add_argument(source, type=path, required=True)
+        command.add_argument("--out", type=folder, required=True)
     args = parser.parse_args(argv[1:])
     if args.command == "new":
         new(args.data_dir, args.out)

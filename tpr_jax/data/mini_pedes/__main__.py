@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 
+from tpr_jax.arguments import path
 from tpr_jax.errors import UserError
 from tpr_jax.pipes import quiet_when_closed
 from tpr_jax.seeds import check_seed
@@ -19,7 +20,9 @@ def _size(text: str) -> tuple[int, int]:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 after one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m tpr_jax.data.mini_pedes", description=__doc__)
-    parser.add_argument("--out", required=True, help="folder to write reid_raw.json and imgs/ into")
+    parser.add_argument(
+        "--out", type=path, required=True, help="folder to write reid_raw.json and imgs/ into"
+    )
     parser.add_argument("--split", default="all", choices=("train", "val", "test", "all"))
     parser.add_argument("--identities", type=int, help="people in the split (for 'all': in train)")
     parser.add_argument("--size", default="192x64", help="HEIGHTxWIDTH in pixels")

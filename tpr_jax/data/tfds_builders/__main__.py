@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 
+from tpr_jax.arguments import path
 from tpr_jax.errors import UserError
 from tpr_jax.pipes import quiet_when_closed, stderr_nowhere
 
@@ -27,8 +28,10 @@ def main(argv: list[str] | None = None) -> int:
         description="Builds a data set as a TensorFlow Dataset, in sharded records.",
     )
     parser.add_argument("dataset", choices=sorted(BUILDERS))
-    parser.add_argument("--manual_dir", required=True, help="the data set's folder")
-    parser.add_argument("--data_dir", required=True, help="where the records go: a folder or a bucket")
+    parser.add_argument("--manual_dir", type=path, required=True, help="the data set's folder")
+    parser.add_argument(
+        "--data_dir", type=path, required=True, help="where the records go: a folder or a bucket"
+    )
     parser.add_argument("--config", default="sized", choices=("sized", "original"))
     parser.add_argument(
         "--beam", type=int, default=0, metavar="N", help="by Apache Beam, in N processes of this machine"
