@@ -1,6 +1,7 @@
 """Exported encoders, loaded by processes that know nothing of this project, say what the model says."""
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -69,6 +70,10 @@ np.savez(sys.argv[2], **found)
 """
 
 
+THERE = importlib.util.find_spec("tensorflow") is not None
+needs_tensorflow = pytest.mark.skipif(not THERE, reason="TensorFlow is not installed")
+
+
 def exported(folder, *words):
     command = [sys.executable, "-m", "tpr_jax.export", "--out", str(folder), *words]
     return subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=800)
@@ -85,7 +90,8 @@ def mixture(tiny, tmp_path_factory):
 
     def make(folder):
         model_of(tiny, "dm_adapter").save_pretrained(folder / "model")
-        words = ("--model", str(folder / "model"), "--format", "jax", "--format", "saved_model")
+        words = ("--model", str(folder / "model"), "--format", "jax")
+        words += ("--format", "saved_model") if THERE else ()
         ended = exported(folder / "out", *words)
         assert ended.returncode == 0, ended.stderr
         (folder / "said.txt").write_text(ended.stdout)
@@ -119,6 +125,7 @@ def test_by_jax_alone(mixture, tmp_path):
     by_a_stranger(mixture["out"], mixture["model"], tmp_path, READ_JAX, ("tpr_jax", "flax", "tensorflow"))
 
 
+@needs_tensorflow
 def test_by_tensorflow_alone(mixture, tmp_path):
     by_a_stranger(mixture["out"], mixture["model"], tmp_path, READ_TENSORFLOW, ("tpr_jax", "jax", "jaxlib"))
 
@@ -156,6 +163,7 @@ def test_other_methods(tiny, tmp_path, name):
         np.testing.assert_allclose(read[encoder](rows[encoder]), right, atol=2e-6)
 
 
+@needs_tensorflow
 def test_programs_for_tensorflow_are_old_and_have_no_composites():
     """`erf`, `top_k` and the like, which JAX writes as composites; the numbers are those of NumPy."""
 
@@ -184,6 +192,7 @@ def test_programs_for_tensorflow_are_old_and_have_no_composites():
         np.testing.assert_allclose(call(tf.constant(given))["features"], right, atol=1e-5)
 
 
+@needs_tensorflow
 def test_an_exact_gelu_too(tiny, tmp_path):
     """Other CLIPs have it: their programs hold `erf`."""
     model = model_of(tiny, "zero_shot")
@@ -192,6 +201,7 @@ def test_an_exact_gelu_too(tiny, tmp_path):
     assert max(about["formats"]["saved_model"]["error"].values()) < 1e-5
 
 
+@needs_tensorflow
 def test_a_tensorflow_that_is_too_old_is_named(tiny, tmp_path, monkeypatch):
     from tensorflow.compiler.tf2xla.python import xla
 
