@@ -33,7 +33,7 @@ install = { test -x $(UV) && $(UV) pip install --compile-bytecode --python $(RUN
 # machine, what the ranges $(2) allow. A file that is not the one that was locked ends it: it may be anybody's.
 locked = { $(call install,--require-hashes -r $(1)); } 2>$(VENV)/install.log || { \
 	cat $(VENV)/install.log >&2; \
-	if grep -qi "hash" $(VENV)/install.log; then \
+	if grep -qiE "hash mismatch|not match the hashes|hashes are required" $(VENV)/install.log; then \
 		echo "make: a file is not the one that $(1) names (see above): nothing was installed" >&2; exit 1; fi; \
 	echo "make: the exact versions do not fit this Python; taking what $(2) allows"; \
 	$(call install,$(2:%=-r %)); }
