@@ -1,6 +1,7 @@
 """Exported encoders, loaded by processes that know nothing of this project, say what the model says."""
 
 import dataclasses
+import datetime
 import importlib.util
 import json
 import math
@@ -32,8 +33,8 @@ METHODS = {
     "zero_shot": methods.zero_shot(),
 }
 READ_JAX = """
-import jax
-files = {name: jax.export.deserialize(open(f"jax/{name}.jaxexport", "rb").read()) for name in NAMES}
+from jax import export
+files = {name: export.deserialize(open(f"jax/{name}.jaxexport", "rb").read()) for name in NAMES}
 call = lambda name, rows: files[name].call(rows)
 for exported in files.values():
     assert exported.platforms == ("cpu", "cuda", "tpu"), exported.platforms
@@ -141,6 +142,14 @@ def test_what_is_in_the_folder(mixture):
     assert set(about["formats"]) == {"jax", "saved_model"}
     for said in about["formats"].values():
         assert 0 < said["error"]["encode_image"] < 1e-5 and 0 < said["error"]["encode_text"] < 1e-5
+    today, made_on = datetime.datetime.now(datetime.UTC).date(), datetime.date.fromisoformat(about["made_on"])
+    assert made_on <= today <= made_on + datetime.timedelta(days=1)
+    for said in about["formats"].values():
+        assert said["versions"]["jax"] == jax.__version__
+    assert (
+        about["made_on"] in (out / "README.md").read_text()
+        and jax.__version__ in (out / "README.md").read_text()
+    )
     for name in ("encode_image.jaxexport", '"encode_text"', "[b, 32, 16, 3]", "[b, 24]", "tokenizer.json"):
         assert name in (out / "README.md").read_text()
     assert mixture["said"].splitlines()[-1].startswith(f"written to {out}: jax, saved_model, export.json")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax import export
 from jax.extend.mlir import ir, passmanager
 from jax.extend.mlir.dialects import stablehlo
 
@@ -57,10 +58,10 @@ def write(model: Model, folder: Path, dtype: str, platforms: tuple[str, ...]) ->
     signatures = {}
     for name, function in encoders(model, dtype).items():
         shape, kind = specs[name]
-        (b,) = jax.export.symbolic_shape("b")
+        (b,) = export.symbolic_shape("b")
         rows = jax.ShapeDtypeStruct((b, *shape), kind)
         held = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
-        exported = jax.export.export(jax.jit(function), platforms=platforms)(held, rows)
+        exported = export.export(jax.jit(function), platforms=platforms)(held, rows)
         spec = tf.TensorSpec([None, *shape], kind, name=INPUTS[name])
         # As signatures alone: functions that the module holds would be made anew when it is saved.
         made = tf.function(_bound(exported, leaves), autograph=False)
@@ -74,7 +75,7 @@ def write(model: Model, folder: Path, dtype: str, platforms: tuple[str, ...]) ->
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
-def old_stablehlo(exported: jax.export.Exported) -> bytes:
+def old_stablehlo(exported: export.Exported) -> bytes:
     """Returns an export's program in the oldest version of StableHLO that can hold it, from 1.0 on.
 
     JAX writes the version of four weeks ago, and TensorFlow reads what was current at its release: TensorFlow
@@ -101,7 +102,7 @@ def old_stablehlo(exported: jax.export.Exported) -> bytes:
     raise ValueError(f"StableHLO {stablehlo.get_current_version()} is not of the versions 1.x")
 
 
-def _bound(exported: jax.export.Exported, weights: list) -> Callable:
+def _bound(exported: export.Exported, weights: list) -> Callable:
     """Returns the function of rows alone, which a signature is; `weights` are the leaves, as variables."""
     from tensorflow.compiler.tf2xla.python import xla  # where jax2tf takes it from, too
 
