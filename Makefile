@@ -73,7 +73,7 @@ test: lint
 	$(RUN) -m pytest --timeout 900 -m "not torch and not slow" $(WORKERS) $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.test-tools
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 1800 -m "(slow or golden) and not torch" $(WORKERS) $(PYTEST_ARGS)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 1800 -m "(slow or golden or everywhere) and not torch" $(WORKERS) $(PYTEST_ARGS)
 
 test-torch: $(VENV)/.torch
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 900 -m torch $(PYTEST_ARGS)

@@ -25,6 +25,8 @@ from tpr_jax.export.encoders import error, samples, wanted
 from tpr_jax.models import methods
 from tpr_jax.trees import flatten
 
+pytestmark = pytest.mark.everywhere
+
 TEXTS = ["A person in a RED coat.", "", "blue below, " * 30, "a man", "white", "green; grey!", "pink hat"]
 METHODS = {
     "dm_adapter": methods.dm_adapter(**DM_SETTINGS),
