@@ -10,7 +10,7 @@
 #   DRY_RUN=1     only prints the commands
 #
 # Needs: an NVIDIA driver, and JAX for GPUs beside what `make .venv/.installed` set up:
-#   .venv/bin/python -m pip install -r requirements.lock "jax[cuda12]"
+#   .venv/bin/python -m pip install "jax[cuda12]"
 # Costs: what the machine does; one H100 trains any of the recipes. Rows of a batch are split over the GPUs;
 # --config.mesh.model=2 splits the weights too, for larger backbones.
 # Ctrl-C or SIGTERM saves and ends; the same command goes on.

@@ -20,6 +20,7 @@ def test_crc32c(data, known):
 
 
 def test_tensorflow_reads_what_was_written(tmp_path):
+    pytest.importorskip("tensorflow")
     from tensorflow.compat.v1.train import summary_iterator
 
     file = open_events(tmp_path / "tensorboard")

@@ -1,6 +1,10 @@
 """Exported encoders, loaded by processes that know nothing of this project, say what the model says."""
 
+import dataclasses
+import datetime
+import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,12 +18,14 @@ import tpr_jax
 from tests.saved_models import trained
 from tests.tiny_clip import DM_SETTINGS, SETTINGS, quick_compilation  # noqa: F401
 from tpr_jax.data.tokenizer import folder_tokenizer
+from tpr_jax.errors import UserError
 from tpr_jax.export import jax_files, onnx_files, saved_model
 from tpr_jax.export import write as writing
 from tpr_jax.export.encoders import error, samples, wanted
 from tpr_jax.models import methods
-from tpr_jax.models.petl.moe import choose
 from tpr_jax.trees import flatten
+
+pytestmark = pytest.mark.everywhere
 
 TEXTS = ["A person in a RED coat.", "", "blue below, " * 30, "a man", "white", "green; grey!", "pink hat"]
 METHODS = {
@@ -29,8 +35,8 @@ METHODS = {
     "zero_shot": methods.zero_shot(),
 }
 READ_JAX = """
-import jax
-files = {name: jax.export.deserialize(open(f"jax/{name}.jaxexport", "rb").read()) for name in NAMES}
+from jax import export
+files = {name: export.deserialize(open(f"jax/{name}.jaxexport", "rb").read()) for name in NAMES}
 call = lambda name, rows: files[name].call(rows)
 for exported in files.values():
     assert exported.platforms == ("cpu", "cuda", "tpu"), exported.platforms
@@ -67,6 +73,10 @@ np.savez(sys.argv[2], **found)
 """
 
 
+THERE = importlib.util.find_spec("tensorflow") is not None
+needs_tensorflow = pytest.mark.skipif(not THERE, reason="TensorFlow is not installed")
+
+
 def exported(folder, *words):
     command = [sys.executable, "-m", "tpr_jax.export", "--out", str(folder), *words]
     return subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=800)
@@ -83,7 +93,8 @@ def mixture(tiny, tmp_path_factory):
 
     def make(folder):
         model_of(tiny, "dm_adapter").save_pretrained(folder / "model")
-        words = ("--model", str(folder / "model"), "--format", "jax", "--format", "saved_model")
+        words = ("--model", str(folder / "model"), "--format", "jax")
+        words += ("--format", "saved_model") if THERE else ()
         ended = exported(folder / "out", *words)
         assert ended.returncode == 0, ended.stderr
         (folder / "said.txt").write_text(ended.stdout)
@@ -117,6 +128,7 @@ def test_by_jax_alone(mixture, tmp_path):
     by_a_stranger(mixture["out"], mixture["model"], tmp_path, READ_JAX, ("tpr_jax", "flax", "tensorflow"))
 
 
+@needs_tensorflow
 def test_by_tensorflow_alone(mixture, tmp_path):
     by_a_stranger(mixture["out"], mixture["model"], tmp_path, READ_TENSORFLOW, ("tpr_jax", "jax", "jaxlib"))
 
@@ -132,6 +144,14 @@ def test_what_is_in_the_folder(mixture):
     assert set(about["formats"]) == {"jax", "saved_model"}
     for said in about["formats"].values():
         assert 0 < said["error"]["encode_image"] < 1e-5 and 0 < said["error"]["encode_text"] < 1e-5
+    today, made_on = datetime.datetime.now(datetime.UTC).date(), datetime.date.fromisoformat(about["made_on"])
+    assert made_on <= today <= made_on + datetime.timedelta(days=1)
+    for said in about["formats"].values():
+        assert said["versions"]["jax"] == jax.__version__
+    assert (
+        about["made_on"] in (out / "README.md").read_text()
+        and jax.__version__ in (out / "README.md").read_text()
+    )
     for name in ("encode_image.jaxexport", '"encode_text"', "[b, 32, 16, 3]", "[b, 24]", "tokenizer.json"):
         assert name in (out / "README.md").read_text()
     assert mixture["said"].splitlines()[-1].startswith(f"written to {out}: jax, saved_model, export.json")
@@ -141,7 +161,7 @@ def test_what_is_in_the_folder(mixture):
         held = sum(path.stat().st_size for name, path in files.items() if name.startswith(kind))
         assert size < held < size + 150_000
     program = files["saved_model/saved_model.pb"].read_bytes()
-    assert len(program) < size and b"composite_v2" not in program  # which TensorFlow does not know
+    assert len(program) < size and b"composite_v" not in program  # which TensorFlow does not know
 
 
 @pytest.mark.parametrize("name", ["up_person", "cskt", "zero_shot"])
@@ -154,12 +174,57 @@ def test_other_methods(tiny, tmp_path, name):
         np.testing.assert_allclose(read[encoder](rows[encoder]), right, atol=2e-6)
 
 
-@pytest.mark.parametrize("top_k", [1, 2, 3])
-def test_experts_are_chosen_as_by_top_k(top_k):
-    """Ties included, which go to the first."""
-    logits = np.random.default_rng(0).integers(-2, 3, (4, 50, 5)).astype(np.float32)
-    for found, right in zip(saved_model.choose(logits, top_k), choose(logits, top_k), strict=True):
-        np.testing.assert_array_equal(found, right)
+@needs_tensorflow
+def test_programs_for_tensorflow_are_old_and_have_no_composites():
+    """`erf`, `top_k` and the like, which JAX writes as composites; the numbers are those of NumPy."""
+
+    def function(weights, rows):
+        values, places = jax.lax.top_k(rows.astype(np.float32) - weights["a"], 2)
+        return jax.lax.erf(values) + jax.nn.gelu(values, approximate=False) + places
+
+    tf = saved_model.tensorflow()
+    (b,) = jax.export.symbolic_shape("b")
+    kinds = {"a": jax.ShapeDtypeStruct((5,), np.float32), "unused": jax.ShapeDtypeStruct((2,), np.float32)}
+    rows = jax.ShapeDtypeStruct((b, 5), np.int32)
+    exported = jax.export.export(jax.jit(function), platforms=("cpu", "cuda"))(kinds, rows)
+    program = saved_model.old_stablehlo(exported)
+    assert b"StableHLO_v1.0.0" in program and b"composite_v" not in program
+    a = np.array([0.5, 0, 1, 0.25, 0], np.float32)  # exact, so that the order is certain
+    bound = saved_model._bound(exported, [tf.Variable(a), tf.Variable([0.0, 0.0])])
+    call = tf.function(bound, autograph=False).get_concrete_function(tf.TensorSpec([None, 5], tf.int32))
+    for size in (1, 4):
+        given = np.random.default_rng(size).permuted(
+            np.tile(np.arange(-2, 3, dtype=np.int32), (size, 1)), axis=1
+        )
+        places = np.argsort(-(given - a), axis=-1, kind="stable")[:, :2]
+        values = np.take_along_axis(given - a, places, axis=-1).astype(np.float64)
+        erf = np.vectorize(math.erf)
+        right = erf(values) + values * (1 + erf(values / math.sqrt(2))) / 2 + places
+        np.testing.assert_allclose(call(tf.constant(given))["features"], right, atol=1e-5)
+
+
+@needs_tensorflow
+def test_an_exact_gelu_too(tiny, tmp_path):
+    """Other CLIPs have it: their programs hold `erf`."""
+    model = model_of(tiny, "zero_shot")
+    model = dataclasses.replace(model, config=dataclasses.replace(model.config, act="gelu"))
+    about = writing.write_export(model, tmp_path / "out", formats=("saved_model",))
+    assert max(about["formats"]["saved_model"]["error"].values()) < 1e-5
+
+
+@needs_tensorflow
+def test_a_tensorflow_that_is_too_old_is_named(tiny, tmp_path, monkeypatch):
+    from tensorflow.compiler.tf2xla.python import xla
+
+    def refuse(*_, **__):
+        raise NotImplementedError("XlaCallModule supports version 9")
+
+    monkeypatch.setattr(xla, "call_module", refuse)
+    with pytest.raises(
+        UserError, match=r"TensorFlow \d.* cannot read what JAX \d.*version 9.*newer TensorFlow"
+    ):
+        writing.write_export(model_of(tiny, "zero_shot"), tmp_path / "out", formats=("saved_model",))
+    assert not list(tmp_path.iterdir())
 
 
 def test_narrow_types_are_smaller_and_say_how_far_they_are(tiny, tmp_path):
@@ -184,8 +249,6 @@ def test_narrow_types_are_smaller_and_say_how_far_they_are(tiny, tmp_path):
 
 def test_pictures_are_normalised_by_the_models_own_mean(tiny, tmp_path):
     """Not by CLIP's, which the model itself would take of raw pixels."""
-    import dataclasses
-
     model = dataclasses.replace(model_of(tiny, "zero_shot"), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     writing.write_export(model, tmp_path / "out", platforms=("cpu",))
     pixels = samples(model, 2)["encode_image"]

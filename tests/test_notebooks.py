@@ -6,7 +6,13 @@ import importlib
 import json
 import os
 import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -86,6 +92,82 @@ def test_leaves_the_device_to_jax(name):
     source = "\n".join(code(read(name)))
     assert "JAX_PLATFORM" not in source and "jax_platform" not in source and '"cpu"' not in source
     assert 'QUICK = os.environ.get("TPR_QUICK") == "1"' in source
+
+
+# Colab's image, as far as what is installed there meets what a notebook installs (autumn of 2026).
+COLAB = ("jax==0.7.2", "jaxlib==0.7.2", "flax==0.11.2", "numpy==2.1.3", "pillow==11.3.0")
+TENSORFLOW = (
+    "tensorflow-cpu==2.20.0",
+    "tensorflow-datasets==4.9.9",
+)  # without CUDA: another build, the same files
+
+
+def install_words(name: str) -> list[str]:
+    """The words of the notebook's own `%pip` line."""
+    (line,) = re.findall(r"^ *%pip (.*)$", read(name).cells[1].source, flags=re.MULTILINE)
+    return shlex.split(line)
+
+
+def versions(python) -> dict[str, str]:
+    listed = subprocess.run(
+        [python, "-m", "pip", "list", "--format=json"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=600,
+    )
+    return {one["name"].lower().replace("_", "-"): one["version"] for one in json.loads(listed.stdout)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_notebook_installs_beside_the_tensorflow_and_jax_of_colab(tmp_path):
+    """Nothing that is there is replaced, TensorFlow still imports and feeds the batches, and a run works."""
+    try:
+        socket.create_connection(("pypi.org", 443), timeout=30).close()
+    except OSError as error:
+        pytest.skip(f"pypi.org cannot be reached ({error}), and here packages are installed")
+
+    def call(*words) -> str:
+        clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+        done = subprocess.run(
+            list(map(str, words)),
+            cwd=tmp_path,
+            env={**clean, "JAX_PLATFORMS": "cpu", "PIP_NO_COMPILE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=1500,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    call(sys.executable, "-m", "venv", "colab")
+    python, uv = tmp_path / "colab/bin/python", Path(sys.executable).parent / "uv"
+    install = (uv, "pip", "install", "--python", python) if uv.exists() else (python, "-m", "pip", "install")
+    call(*install, *COLAB, *TENSORFLOW)
+    before = versions(python)
+
+    source = tmp_path / "source"
+    source.mkdir()
+    for path in [*ROOT.glob("*.txt"), *(ROOT / n for n in ("pyproject.toml", "setup.py", "README.md"))]:
+        shutil.copy(path, source)
+    for name in ("LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("tpr_jax", "configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.tmp"))
+    (words,) = {tuple(install_words(name)) for name in NAMES}
+    assert words[-1] == f"git+{SITE}"
+    call(python, "-m", "pip", *words[:-1], source)
+
+    after = versions(python)
+    assert {name: after.get(name) for name in before} == before
+    assert [name for name in after if name.startswith("tensorflow") and name not in before] == []
+    says = "import tensorflow as tf, tpr_jax; from tpr_jax.data import prefetch; t = prefetch.tensorflow()"
+    assert call(python, "-c", f"{says}; print(tf.__version__, t is tf)").split() == ["2.20.0", "True"]
+    run = ("--config", "configs/dm_adapter.py", "--workdir", "run", "--config.debug=True")
+    call(python, "-m", "tpr_jax.main", *run)
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["method"] == "dm_adapter" and 0 < results["final"]["test"]["t2i"]["R10"] <= 100
 
 
 def run(name: str, folder, monkeypatch) -> tuple[str, list]:

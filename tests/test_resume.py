@@ -14,6 +14,8 @@ import pytest
 from tpr_jax import train
 from tpr_jax.interrupt import Stopped
 
+pytestmark = pytest.mark.everywhere
+
 LAST = 120
 
 

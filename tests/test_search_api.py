@@ -17,6 +17,8 @@ from tpr_jax.search import api
 from tpr_jax.search.guard import Limits
 from tpr_jax.search.query import open_searcher, search
 
+pytestmark = pytest.mark.everywhere
+
 ANYTHING = "application/octet-stream"
 
 

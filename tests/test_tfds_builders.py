@@ -12,10 +12,11 @@ import pytest
 
 from tpr_jax.data.images import read_image, resize
 from tpr_jax.data.records import load_all
-from tpr_jax.data.tfds_builders import __main__ as command
-from tpr_jax.data.tfds_builders import common
 
+pytest.importorskip("tensorflow")
 tfds = pytest.importorskip("tensorflow_datasets")
+from tpr_jax.data.tfds_builders import __main__ as command  # noqa: E402
+from tpr_jax.data.tfds_builders import common  # noqa: E402
 
 
 def rows(out, dataset, config, split):

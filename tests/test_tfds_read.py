@@ -14,6 +14,7 @@ from tpr_jax.data.pipeline import train_input
 from tpr_jax.data.records import image_sources
 from tpr_jax.errors import UserError
 
+pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
 from tpr_jax.data.tfds_builders import __main__ as command  # noqa: E402
 from tpr_jax.data.tfds_builders import read  # noqa: E402

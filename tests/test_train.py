@@ -16,6 +16,8 @@ from tpr_jax.config import loss_weights
 from tpr_jax.errors import UserError
 from tpr_jax.weights.clip import load_clip
 
+pytestmark = pytest.mark.everywhere
+
 MEASURES = ["R1", "R5", "R10", "mAP", "mINP"]
 STEPS, PER_EPOCH = 120, 6
 

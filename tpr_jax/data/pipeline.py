@@ -1,8 +1,7 @@
-"""Training batches by tf.data: every random choice is a function of (seed, epoch, example)."""
+"""Training batches: every random choice is a function of (seed, epoch, example)."""
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -12,18 +11,13 @@ from tpr_jax.data.batches import decode_all, image_batches, text_batches, worker
 from tpr_jax.data.images import read_resized
 from tpr_jax.data.masking import mask_caption
 from tpr_jax.data.mix import epoch_order, examples_per_epoch
+from tpr_jax.data.prefetch import in_order, tensorflow
 from tpr_jax.data.records import Records, caption_pairs, image_sources
 from tpr_jax.data.sampler import identity_batches, identity_order
 from tpr_jax.errors import UserError
-from tpr_jax.pipes import stderr_nowhere
 from tpr_jax.seeds import check_seed
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # for what it says later
-with stderr_nowhere():  # TensorFlow's C++ greets there on import, whatever is set
-    import tensorflow as tf
-
-tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's alone
-tf.config.set_visible_devices([], "TPU")
+tensorflow()  # before JAX computes anything, for whoever trains
 
 __all__ = ["decode_all", "image_batches", "steps_per_epoch", "stream", "text_batches", "train_input"]
 
@@ -120,6 +114,7 @@ def train_input(
         skipped.update({str(sources[row]): why for row, why in bad.items()}) if bad else None
     share = batch_size // process_count
     shapes = [(share, *image_size, 3), (share, 3 if mlm else 1, all_ids.shape[1])]
+    kinds = [(shapes[0], np.uint8), (shapes[1], np.int32), ((share,), np.int32)]
 
     def picture(pair: int) -> np.ndarray:
         row = image_index[pair]
@@ -164,32 +159,15 @@ def train_input(
         else:
             order = epoch_order(records, seed, epoch)
         order = order[: steps * batch_size].reshape(steps, process_count, share)[:, process_index]
-        failures = {}
 
-        def arrays(examples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        def load(examples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             image, ids = _aligned(shapes[0]), np.empty(shapes[1], np.int32)
-            try:
-                pairs = map(load_example, itertools.repeat(epoch), examples.tolist(), image, ids)
-                return image, ids, np.array(list(pairs), np.int32)
-            except UserError as error:
-                # Through TensorFlow it would come out as a traceback of its own, and perhaps before its turn.
-                failures[int(examples[0])] = error
-                return np.zeros(shapes[0], np.uint8), np.zeros(shapes[1], np.int32), np.zeros(share, np.int32)
+            pairs = map(load_example, itertools.repeat(epoch), examples.tolist(), image, ids)
+            return image, ids, np.array(list(pairs), np.int32)
 
-        def load(examples: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            image, ids, pairs = tf.numpy_function(arrays, [examples], (tf.uint8, tf.int32, tf.int32))
-            image, ids = tf.ensure_shape(image, shapes[0]), tf.ensure_shape(ids, shapes[1])
-            return image, ids, tf.ensure_shape(pairs, [share]), examples[0]
-
-        dataset = tf.data.Dataset.from_tensor_slices(order[start_step:].astype(np.int64))
         # From memory one worker keeps up, and more would only fight over Python's lock.
         workers = worker_threads() if images is None else 1
-        options = tf.data.Options()
-        options.threading.private_threadpool_size = workers
-        dataset = dataset.map(load, num_parallel_calls=workers, deterministic=True).prefetch(2)
-        for image, ids, index, first in dataset.with_options(options).as_numpy_iterator():
-            if int(first) in failures:
-                raise failures[int(first)]
+        for image, ids, index in in_order(load, order[start_step:], kinds, workers):
             batch = {"image": image, "ids": ids[:, 0], "pid": labels[index], "index": index}
             yield batch | ({"mlm_ids": ids[:, 1], "mlm_labels": ids[:, 2]} if mlm else {})
 

@@ -1,5 +1,6 @@
 """What stands beside exported encoders: export.json, and a README of a few lines."""
 
+import datetime
 from collections.abc import Mapping
 
 from tpr_jax.export.folder import MADE_BY
@@ -7,7 +8,8 @@ from tpr_jax.model import Model
 
 LOADING = {
     "jax": (
-        'JAX: `jax.export.deserialize(open("jax/encode_image.jaxexport", "rb").read()).call(pixels)`; '
+        "JAX, after `from jax import export`: "
+        '`export.deserialize(open("jax/encode_image.jaxexport", "rb").read()).call(pixels)`; '
         "`encode_text.jaxexport` takes ids."
     ),
     "saved_model": (
@@ -21,13 +23,20 @@ LOADING = {
 }
 
 
-def describe(model: Model, dtype: str, formats: Mapping[str, dict]) -> dict:
-    """What a user has to know, as JSON: the inputs and how they are made, the output, the files' formats."""
+def describe(
+    model: Model, dtype: str, formats: Mapping[str, dict], made_on: datetime.date | None = None
+) -> dict:
+    """Returns what a user has to know, as JSON: when it was made, the inputs, the output, the files' formats.
+
+    `made_on` is today, in UTC, where it is not given.
+    """
+    made_on = made_on or datetime.datetime.now(datetime.UTC).date()
     c, tokenizer = model.config, model.tokenizer
     length = tokenizer.context_length if tokenizer else c.context_length
     return {
         "made_by": MADE_BY,
         "format_version": 1,
+        "made_on": made_on.isoformat(),
         "model": model.source,
         "method": model.method.name,
         "dtype": dtype,
@@ -81,6 +90,21 @@ def readme(description: Mapping) -> str:
         "",
         *(f"- {LOADING[name]}" for name in description["formats"]),
         "",
+        *_age(description),
         "export.json says the same for programs, and how far each file is from the model.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _age(description: Mapping) -> list[str]:
+    """When it was made and by what, and what to do when it has become too old."""
+    made = f"Made on {description['made_on']}"
+    about = description["formats"].get("jax")
+    if not about:
+        return [made + ".", ""]
+    version = about["versions"]["jax"]
+    return [
+        f"{made}; `jax/` by JAX {version}. JAX promises that versions of up to six months later read it; "
+        f"where a newer one refuses, export the model again, or install jax=={version}.",
+        "",
+    ]

@@ -25,14 +25,20 @@ def check_place(folder: str | os.PathLike) -> None:
     held = sizes(folder)
     if not held and not any(folder.iterdir()):
         return
-    try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        about = None
-    if not isinstance(about, dict) or about.get("made_by") != MADE_BY:
+    about = about_export(folder)
+    if about.get("made_by") != MADE_BY:
         raise UserError(f"--out {folder}: holds something else than an export; name another folder")
     if others := held.keys() - {ABOUT, *about.get("bytes", {})}:
         raise UserError(f"--out {folder}: holds {min(others)} beside an export; name another folder")
+
+
+def about_export(folder: Path) -> dict:
+    """Returns what export.json says; {} where there is none that can be read."""
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return about if isinstance(about, dict) else {}
 
 
 def sizes(folder: Path) -> dict[str, int]:

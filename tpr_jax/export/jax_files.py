@@ -1,12 +1,16 @@
 """Encoders by `jax.export`: StableHLO that JAX alone runs, whatever its version in the months to come."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax import export  # JAX before 0.8 has no attribute of that name by itself
 
+from tpr_jax.errors import UserError
 from tpr_jax.export.encoders import NAMES, row_specs, with_weights_inside
+from tpr_jax.export.folder import about_export
 from tpr_jax.model import Model
 
 SUFFIX = ".jaxexport"
@@ -20,13 +24,70 @@ def write(model: Model, folder: Path, dtype: str, platforms: tuple[str, ...]) ->
     specs = row_specs(model)
     for name, function in with_weights_inside(model, dtype).items():
         shape, kind = specs[name]
-        (b,) = jax.export.symbolic_shape("b")
+        (b,) = export.symbolic_shape("b")
         rows = jax.ShapeDtypeStruct((b, *shape), kind)
-        exported = jax.export.export(jax.jit(function), platforms=platforms)(rows)
+        exported = export.export(jax.jit(function), platforms=platforms)(rows)
         (folder / (name + SUFFIX)).write_bytes(exported.serialize())
 
 
 def read(folder: Path) -> dict[str, Callable]:
-    """The encoders of a folder, on a device that they are for."""
-    found = {name: jax.export.deserialize((folder / (name + SUFFIX)).read_bytes()) for name in NAMES}
-    return {n: lambda rows, e=exported: np.asarray(e.call(rows)) for n, exported in found.items()}
+    """Returns the encoders of a folder, on a device that they are for.
+
+    Raises:
+      UserError: a file is missing, damaged, or of a version that this JAX does not read; here, or when an
+        encoder is called for the first time, for only then JAX looks at the program.
+    """
+    return {name: _encoder(folder / (name + SUFFIX)) for name in NAMES}
+
+
+def _encoder(path: Path) -> Callable:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}): export the model again") from error
+    try:
+        exported = export.deserialize(data)
+    except Exception as error:  # flat buffers of another layout may raise anything
+        raise UserError(unreadable(path, error)) from error
+    if jax.default_backend() not in (name.replace("cuda", "gpu") for name in exported.platforms):
+        backend = jax.default_backend()
+        raise UserError(
+            f"{path}: is for {', '.join(exported.platforms)}, and JAX computes on {backend} here: export the "
+            "model again with --platforms"
+        )
+    called = False
+
+    def call(rows: np.ndarray) -> np.ndarray:
+        nonlocal called
+        try:
+            found = np.asarray(exported.call(rows))
+        except Exception as error:
+            shapes = [exported.in_avals[0].shape[1:], exported.in_avals[0].dtype]
+            if called or [np.shape(rows)[1:], np.asarray(rows).dtype] != shapes:
+                raise
+            raise UserError(unreadable(path, error)) from error
+        called = True
+        return found
+
+    return call
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """Returns the line that says why JAX does not read a file: it is too old, too new, or damaged."""
+    why = " ".join(str(error).split())[:160] or type(error).__name__
+    again = "export the model again: python -m tpr_jax.export"
+    about = about_export(path.parent.parent)
+    made_on = about.get("made_on", "an unknown day")
+    version = about.get("formats", {}).get("jax", {}).get("versions", {}).get("jax")
+    if version in (None, jax.__version__):
+        return f"{path}: JAX {jax.__version__} cannot read it ({why}): it may be damaged; {again}"
+    made = f"made on {made_on} by JAX {version}, which JAX {jax.__version__} cannot read ({why})"
+    if _numbers(version) > _numbers(jax.__version__):
+        return f"{path}: {made}: install jax>={version}, or {again}"
+    return (
+        f"{path}: too old: {made}; JAX reads those of the last six months: {again}, or install jax=={version}"
+    )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]

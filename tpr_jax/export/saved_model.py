@@ -1,23 +1,23 @@
-"""Encoders as a TensorFlow SavedModel, by jax2tf."""
+"""Encoders as a TensorFlow SavedModel: what `jax.export` gives, in a form that TensorFlow reads."""
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax import export
+from jax.extend.mlir import ir, passmanager
+from jax.extend.mlir.dialects import stablehlo
 
 from tpr_jax.errors import UserError
 from tpr_jax.export.encoders import INPUTS, NAMES, encoders, row_specs
 from tpr_jax.model import Model
 from tpr_jax.models import clip
-from tpr_jax.models.petl import moe
 from tpr_jax.pipes import stderr_nowhere
 
 OUTPUT = "features"
+COMPOSITES_TO_CALLS = "stablehlo-legalize-composite-to-call"
 
 
 def tensorflow():
@@ -32,7 +32,8 @@ def tensorflow():
             import tensorflow as tf
     except ImportError as error:
         raise UserError(
-            "--format saved_model needs TensorFlow: pip install tensorflow-cpu (or tensorflow)"
+            "--format saved_model needs TensorFlow: pip install tensorflow-cpu (or tensorflow), for "
+            "Python 3.13 or older"
         ) from error
     for kind in ("GPU", "TPU"):
         tf.config.set_visible_devices([], kind)
@@ -43,59 +44,85 @@ def write(model: Model, folder: Path, dtype: str, platforms: tuple[str, ...]) ->
     """Writes a SavedModel with signatures `encode_image` and `encode_text`, for any batch size.
 
     The weights are its variables, each there once; the encoders take what they need of them.
+
+    Raises:
+      UserError: TensorFlow is missing, or cannot read what this version of JAX writes.
     """
     tf = tensorflow()
-    from jax.experimental import jax2tf
-
     module = tf.Module()
     variables = clip.held(model.variables, dtype)
-    module.weights = jax.tree.map(lambda leaf: tf.Variable(np.asarray(leaf), trainable=False), variables)
+    weights = jax.tree.map(lambda leaf: tf.Variable(np.asarray(leaf), trainable=False), variables)
+    leaves = jax.tree.leaves(weights)  # before TensorFlow makes other dicts of these, whose leaves JAX misses
+    module.weights = weights
     specs = row_specs(model)
     signatures = {}
     for name, function in encoders(model, dtype).items():
         shape, kind = specs[name]
-        converted = jax2tf.convert(
-            function,
-            polymorphic_shapes=[None, "b, ..."],
-            with_gradient=False,
-            native_serialization_platforms=platforms,
-        )
+        (b,) = export.symbolic_shape("b")
+        rows = jax.ShapeDtypeStruct((b, *shape), kind)
+        held = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
+        exported = export.export(jax.jit(function), platforms=platforms)(held, rows)
         spec = tf.TensorSpec([None, *shape], kind, name=INPUTS[name])
         # As signatures alone: functions that the module holds would be made anew when it is saved.
-        made = tf.function(_bound(converted, module), autograph=False)
-        with _without_top_k():
+        made = tf.function(_bound(exported, leaves), autograph=False)
+        try:
             signatures[name] = made.get_concrete_function(spec)
+        except (NotImplementedError, tf.errors.OpError, ValueError) as error:
+            raise UserError(
+                f"--format saved_model: TensorFlow {tf.__version__} cannot read what JAX {jax.__version__} "
+                f"writes ({' '.join(str(error).split())[:200]}): install a newer TensorFlow or an older JAX"
+            ) from error
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
-def choose(logits: Float[Array, "b l e"], top_k: int) -> tuple[Array, Array]:
-    """As `petl.moe.choose`, to the last bit, by taking the best k times."""
-    best, hot, left = [], [], logits
-    for _ in range(top_k):
-        hot.append(jax.nn.one_hot(jnp.argmax(left, axis=-1), logits.shape[-1], dtype=logits.dtype))
-        best.append(left.max(-1))
-        left = jnp.where(hot[-1] > 0, -jnp.inf, left)
-    hot = jnp.stack(hot, axis=-2)
-    weights = jnp.einsum("blk,blke->ble", jax.nn.softmax(jnp.stack(best, axis=-1), axis=-1), hot)
-    return weights, hot.sum(-2)
+def old_stablehlo(exported: export.Exported) -> bytes:
+    """Returns an export's program in the oldest version of StableHLO that can hold it, from 1.0 on.
 
+    JAX writes the version of four weeks ago, and TensorFlow reads what was current at its release: TensorFlow
+    2.21 knows 1.13, JAX 0.12 writes 1.18. What JAX writes as a composite (`erf`, `top_k`) becomes a call of
+    the function that computes it, for TensorFlow cannot fit composites to the size of a batch.
 
-@contextlib.contextmanager
-def _without_top_k() -> Iterator[None]:
-    """Mixtures choose by `choose` above: TensorFlow 2.21 cannot read what JAX 0.10 makes of `top_k`.
-
-    JAX writes it as a composite of StableHLO 1.15; TensorFlow knows 1.13.
+    Raises:
+      ValueError: not even the newest version holds it.
     """
-    original, moe.choose = moe.choose, choose
-    try:
-        yield
-    finally:
-        moe.choose = original
+    with ir.Context() as context:
+        stablehlo.register_dialect(context)
+        stablehlo.register_stablehlo_passes()
+        program = stablehlo.deserialize_portable_artifact(context, exported.mlir_module_serialized)
+        passes = passmanager.PassManager.parse(f"builtin.module(func.func({COMPOSITES_TO_CALLS}))")
+        passes.run(program.operation)
+        newest = int(stablehlo.get_current_version().split(".")[1])
+        for minor in range(newest + 1):
+            try:
+                with stderr_nowhere():  # MLIR says there why it cannot
+                    return stablehlo.serialize_portable_artifact(program, f"1.{minor}.0")
+            except ValueError:
+                if minor == newest:
+                    raise
+    raise ValueError(f"StableHLO {stablehlo.get_current_version()} is not of the versions 1.x")
 
 
-def _bound(converted: Callable, module) -> Callable:
-    """The function of rows alone, which a signature is; the module is seen to hold its variables."""
-    return lambda rows: {OUTPUT: converted(module.weights, rows)}
+def _bound(exported: export.Exported, weights: list) -> Callable:
+    """Returns the function of rows alone, which a signature is; `weights` are the leaves, as variables."""
+    from tensorflow.compiler.tf2xla.python import xla  # where jax2tf takes it from, too
+
+    program = old_stablehlo(exported)
+    (result,) = exported.out_avals
+    features = [size if isinstance(size, int) else None for size in result.shape]
+
+    def call(rows) -> dict:
+        arguments = [*weights, rows]
+        (found,) = xla.call_module(
+            tuple(arguments[i] for i in exported.module_kept_var_idx),
+            version=exported.calling_convention_version,
+            module=program,
+            Tout=(result.dtype.name,),
+            Sout=(features,),
+            platforms=tuple(name.upper() for name in exported.platforms),
+        )
+        return {OUTPUT: found}
+
+    return call
 
 
 def read(folder: Path) -> dict[str, Callable]:

@@ -37,8 +37,12 @@ def main(argv: list[str] | None = None) -> int:
         "--beam", type=int, default=0, metavar="N", help="by Apache Beam, in N processes of this machine"
     )
     args = parser.parse_args(argv)
-    # Only now: they import TensorFlow.
-    module = importlib.import_module(f"tpr_jax.data.tfds_builders.{args.dataset}")
+    try:
+        # Only now: they import TensorFlow.
+        module = importlib.import_module(f"tpr_jax.data.tfds_builders.{args.dataset}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     import tensorflow_datasets as tfds
 
     builder = getattr(module, BUILDERS[args.dataset])(data_dir=args.data_dir, config=args.config)

@@ -21,11 +21,21 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tpr_jax.data import pipeline  # noqa: F401  imports TensorFlow first, without its greetings
 from tpr_jax.data.images import read_image, resize
+from tpr_jax.data.prefetch import tensorflow
 from tpr_jax.data.records import Records, image_sources, load_all
+from tpr_jax.errors import UserError
 
-import tensorflow_datasets as tfds  # isort: skip
+try:
+    if tensorflow() is None:  # imports it first, without its greetings
+        raise ImportError("tensorflow")
+    import tensorflow_datasets as tfds
+except ImportError as error:
+    raise UserError(
+        "TensorFlow Datasets needs packages that are not installed or do not import "
+        f"({error.name or error}): pip install 'tpr-jax[tensorflow]', or from a clone "
+        "pip install -r requirements-tensorflow.txt, on Python 3.13 or older"
+    ) from error
 
 SIZED = (384, 128)
 VERSION = "1.1.0"

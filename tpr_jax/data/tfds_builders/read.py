@@ -4,7 +4,6 @@ import functools
 import os
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from tpr_jax.data.annotations import SPLITS
 from tpr_jax.data.images import Stored
@@ -14,6 +13,7 @@ from tpr_jax.errors import UserError
 
 import tensorflow as tf  # isort: skip
 import tensorflow_datasets as tfds  # isort: skip
+from google.protobuf.message import DecodeError  # isort: skip  comes with TensorFlow
 
 
 # A data set whose pictures take less than this is held in memory, as they are stored: encoded.
