@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from python_multipart.exceptions import ParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -76,7 +76,7 @@ def photo_of(content_type: str, body: bytes, most: int) -> tuple[bytes, dict[str
     photos, fields = [], {}
     for part in _parts(boundary, body):
         _, said = parse_options_header(part.headers.get(b"content-disposition", b""))
-        if b"filename" in said or b"filename*" in said:
+        if b"filename" in said:
             photos.append(bytes(part.data))
         else:
             name = said.get(b"name", b"").decode("utf-8", "replace")
@@ -124,7 +124,7 @@ def _parts(boundary: bytes, body: bytes) -> list[_Part]:
         parser = MultipartParser(boundary, callbacks)
         parser.write(body)
         parser.finalize()
-    except ParseError:
+    except FormParserError:
         ended = False
     if not ended:
         raise UserError(f"the form is damaged or cut off: {HOW}")
