@@ -359,6 +359,7 @@ def test_uploads_are_decoded_a_few_at_once_and_kept_small(searcher, monkeypatch)
         return real(searcher, **question)
 
     monkeypatch.setattr(api.pictures, "read_upload", decode)
+    monkeypatch.setattr(api, "worker_threads", lambda: 16)  # as on a larger machine
     monkeypatch.setattr(api, "search", seen)
 
     def post(address):
