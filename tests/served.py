@@ -45,10 +45,11 @@ def make_index(folder: Path, clip: str) -> Path:
 @contextlib.contextmanager
 def running(searcher, limits: Limits | None = None) -> Iterator[str]:
     """The address of a server of it, in a thread of this process."""
-    app = make_app(searcher, limits or Limits(rate=0, hosts=HERE))
+    limits = limits or Limits(rate=0, hosts=HERE)
+    app = make_app(searcher, limits)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(serve.settings(app))
+        server = uvicorn.Server(serve.settings(app, limits))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         until = time.monotonic() + 60

@@ -4,7 +4,11 @@ import dataclasses
 import io
 import json
 import struct
+import threading
+import time
+import urllib.request
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import numpy as np
@@ -12,10 +16,13 @@ import pytest
 import served
 from fastapi.testclient import TestClient
 from PIL import Image
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from tpr_jax.search import api
-from tpr_jax.search.guard import Limits
+from tpr_jax.search.guard import Limits, Patience
 from tpr_jax.search.query import open_searcher, search
+from tpr_jax.search.uploads import Uploads
 
 pytestmark = pytest.mark.everywhere
 
@@ -246,16 +253,126 @@ def test_too_many_wait(searcher, monkeypatch):
     assert reply.status_code == 503 and reply.headers["retry-after"] == "2"
 
 
-def test_too_many_upload_or_too_slowly(searcher, monkeypatch):
-    async def never(request):
-        await anyio.sleep(60)
-
-    monkeypatch.setattr(api, "UPLOAD_SECONDS", 0.01)
-    monkeypatch.setattr(api.Request, "body", never)
-    slow = client_of(searcher)
-    assert [slow.post("/api/search/photo", content=b"1").status_code for _ in range(2)] == [408] * 2
+def test_too_many_upload(searcher, monkeypatch):
     monkeypatch.setattr(api, "MAX_UPLOADS", 0)
-    assert slow.post("/api/search/photo", content=b"1").status_code == 503
+    reply = client_of(searcher).post("/api/search/photo", content=b"")
+    assert reply.status_code == 503 and "too many photos" in reply.json()["detail"]
+
+
+def ask_in_parts(app, parts, path="/api/search/photo"):
+    """(status, detail) of a request whose body comes in these parts; one that is None never comes."""
+    left, told = list(parts), []
+
+    async def receive():
+        part = left.pop(0)
+        if part is None:
+            await anyio.sleep(600)
+        return {"type": "http.request", "body": part, "more_body": bool(left)}
+
+    async def send(message):
+        told.append(message)
+
+    names = [(b"host", b"127.0.0.1"), (b"content-type", b"application/octet-stream")]
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
+    scope |= {"headers": names, "client": ("127.0.0.1", 5), "http_version": "1.1", "scheme": "http"}
+    anyio.run(app, scope, receive, send)
+    return told[0]["status"], json.loads(told[1]["body"])["detail"]
+
+
+@pytest.mark.parametrize("path", ["/api/search", "/api/search/photo"])
+def test_a_body_that_does_not_come(searcher, path):
+    limits = Limits(rate=0, patience=Patience(head=0.05))
+    status, told = ask_in_parts(api.make_app(searcher, limits), [b"1", None], path)
+    assert status == 408 and "did not come in time" in told
+
+
+def test_who_sends_slowly_takes_no_place(searcher, monkeypatch):
+    """Forty photos are on their way, and one that is whole is searched for all the same."""
+    app = api.make_app(searcher, Limits(rate=0, hosts=served.HERE))
+    content, names = photo_file(searcher, "003.png"), [(b"host", b"127.0.0.1")]
+    path = {"path": "/api/search/photo", "raw_path": b"/api/search/photo", "query_string": b"top_k=1"}
+    scope = {"type": "http", "method": "POST", "headers": names, "client": ("127.0.0.1", 5), **path}
+    scope |= {"http_version": "1.1", "scheme": "http"}
+    told = []
+
+    async def never():
+        await anyio.sleep(600)
+
+    async def at_once():
+        return {"type": "http.request", "body": content, "more_body": False}
+
+    async def send(message):
+        told.append(message)
+
+    async def all_of_them():
+        async with anyio.create_task_group() as group:
+            for _ in range(40):
+                group.start_soon(app, dict(scope), never, send)
+            await anyio.wait_all_tasks_blocked()
+            await app(dict(scope), at_once, send)
+            group.cancel_scope.cancel()
+
+    anyio.run(all_of_them)
+    assert told[0]["status"] == 200 and json.loads(told[1]["body"])["results"][0]["row"] == 3
+
+
+def test_what_uploads_take_of_memory_has_an_end(searcher, monkeypatch):
+    monkeypatch.setattr(api, "MAX_UPLOADS", 1)
+    app = api.make_app(searcher, Limits(rate=0, body=1000))
+    for _ in range(3):  # what was refused, or is answered, is not counted any longer
+        assert ask_in_parts(app, [b"x" * 600, b"x" * 399])[0] == 422
+        assert ask_in_parts(app, [b"x" * 600, b"x" * 401])[0] == 413
+    uploads = Uploads(1000, 1500)
+    first = anyio.run(uploads.read, request_of([b"x" * 1000]))
+    for _ in range(2):
+        with pytest.raises(HTTPException) as refused:
+            anyio.run(uploads.read, request_of([b"x" * 400, b"x" * 200]))
+        assert refused.value.status_code == 503 and uploads.held == 1000
+    uploads.release(first)
+    assert uploads.held == 0
+
+
+def request_of(parts, **headers):
+    """A request whose body comes in these parts."""
+    left = list(parts)
+
+    async def receive():
+        return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+
+    names = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return Request({"type": "http", "method": "POST", "path": "/", "headers": names}, receive)
+
+
+def test_uploads_are_decoded_a_few_at_once_and_kept_small(searcher, monkeypatch):
+    """Of 32 photos at once no more are in memory at full size than are decoded at once."""
+    at_once, most, shapes, lock = 0, 0, [], threading.Lock()
+    real = search
+
+    def decode(data):
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.02)
+        with lock:
+            at_once -= 1
+        return np.zeros((3000, 2000, 3), np.uint8)
+
+    def seen(searcher, **question):
+        shapes.append(question["image"].shape)
+        return real(searcher, **question)
+
+    monkeypatch.setattr(api.pictures, "read_upload", decode)
+    monkeypatch.setattr(api, "worker_threads", lambda: 16)  # as on a larger machine
+    monkeypatch.setattr(api, "search", seen)
+
+    def post(address):
+        with urllib.request.urlopen(f"{address}/api/search/photo", b"x" * 5000, timeout=120) as reply:
+            return reply.status
+
+    with served.running(searcher) as address, ThreadPoolExecutor(32) as pool:
+        assert set(pool.map(post, [address] * 32)) == {200}
+    assert most <= api.DECODINGS and set(shapes) == {(*searcher.model.config.image_size, 3)}
 
 
 def test_metrics_count_what_was_answered(searcher):

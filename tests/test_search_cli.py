@@ -1,6 +1,7 @@
 """The command: what it prints and its exit codes; killed, it goes on; two processes share the work."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -39,7 +40,12 @@ def places(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     search_galleries.photos(folder / "photos")
     build(folder / "photos", folder / "i", tiny["clip"])
-    return {"i": folder / "i", "photos": folder / "photos"}
+    for name in ("damaged", "halved"):
+        shutil.copytree(folder / "i", folder / name)
+    (folder / "damaged" / "index.json").write_text("{")
+    vectors = next((folder / "halved").glob("vectors-*.npy"))
+    vectors.write_bytes(vectors.read_bytes()[: vectors.stat().st_size // 2])
+    return {name: folder / name for name in ("i", "photos", "damaged", "halved")}
 
 
 def start(*words):
@@ -89,6 +95,16 @@ def test_export(made, capsys):
         (["serve"], "--index"),
         (["serve", "--index", "nowhere", "--port", "0"], "nowhere: has no index yet"),
         (["serve", "--index", "{i}", "--port", "70000"], "--port 70000"),
+        (["serve", "--index", "{i}", "--port", "65536"], "--port 65536"),
+        (["serve", "--index", "{i}", "--port=-1"], "--port -1: must be from 0"),
+        (["serve", "--index", "{i}", "--port", "http"], "--port: invalid int value: 'http'"),
+        (["serve", "--index", "{i}", "--port", "8000.5"], "--port: invalid int value"),
+        (["serve", "--index", "{damaged}", "--port", "0"], "damaged"),
+        (["serve", "--index", "{halved}", "--port", "0"], "damaged"),
+        (["serve", "--index", "{photos}/000.png", "--port", "0"], "is a file"),
+        (["serve", "--index", "{i}", "--port", "0", "--rate", "inf"], "--rate inf"),
+        (["serve", "--index", "{i}", "--port", "0", "--rate", "nan"], "--rate nan"),
+        (["serve", "--index", "{i}", "--port", "0", "--max_connections", "-1"], "--max_connections -1"),
         (["serve", "--index", "{i}", "--port", "0", "--host", "192.0.2.7"], "--host 192.0.2.7"),
         (["serve", "--index", "{i}", "--port", "0", "--host", "no host"], "--host no host"),
         (["serve", "--index", "{i}", "--port", "0", "--rate", "-1"], "--rate -1"),

@@ -7,7 +7,7 @@ import json
 import pytest
 from starlette.exceptions import HTTPException
 
-from tpr_jax.search.guard import UPLOAD, Allowance, Limits, guarded, is_loopback
+from tpr_jax.search.guard import FORM, UPLOAD, Allowance, Limits, guarded, is_loopback
 from tpr_jax.search.meters import Meters
 from tpr_jax.search.serve import hosts_of
 
@@ -21,7 +21,17 @@ class Clock:
         return self.now
 
 
-def ask(app, path="/api/search", *, client="192.0.2.1", host="here", body=(b"",), headers=(), kind="http"):
+def ask(
+    app,
+    path="/api/search",
+    *,
+    client="192.0.2.1",
+    host="here",
+    body=(b"",),
+    headers=(),
+    kind="http",
+    method="POST",
+):
     """(status, headers, body) of the answer, None where there is none."""
     told, parts = [], list(body)
 
@@ -32,7 +42,7 @@ def ask(app, path="/api/search", *, client="192.0.2.1", host="here", body=(b"",)
         told.append(message)
 
     names = [(b"host", host.encode()), *headers]
-    scope = {"type": kind, "method": "POST", "path": path, "client": (client, 5), "headers": names}
+    scope = {"type": kind, "method": method, "path": path, "client": (client, 5), "headers": names}
     asyncio.run(app(scope, receive, send))
     if not told:
         return None
@@ -170,6 +180,89 @@ def test_an_error_amid_an_answer_is_not_answered_twice():
         raise RuntimeError
 
     assert ask(make(breaks)[0])[2] == b"half"
+
+
+HERE = "127.0.0.1:8000"
+
+
+@pytest.mark.parametrize(
+    ("host", "said", "status"),
+    [
+        (HERE, {}, 200),  # a program
+        (HERE, {"origin": "http://127.0.0.1:8000"}, 200),
+        (HERE, {"origin": "http://127.0.0.1:8000", "sec-fetch-site": "same-origin"}, 200),
+        (HERE, {"sec-fetch-site": "none"}, 200),
+        (HERE, {"origin": "https://evil.example"}, 403),
+        (HERE, {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}, 403),
+        (HERE, {"origin": "null"}, 403),  # a page in a frame, or of a file
+        (HERE, {"origin": "http://127.0.0.1:9000", "sec-fetch-site": "same-site"}, 403),  # another program's
+        (HERE, {"origin": "http://127.0.0.1"}, 403),
+        (HERE, {"origin": "http://localhost:8000"}, 403),
+        (HERE, {"sec-fetch-site": "cross-site"}, 403),
+        (HERE, {"origin": "http://[::1"}, 403),
+        (HERE, {"origin": "file://127.0.0.1:8000"}, 403),
+        (HERE, {"origin": "http://127.0.0.1:8000.evil.example"}, 403),
+        ("localhost:80", {"origin": "http://localhost"}, 200),
+        ("LOCALHOST", {"origin": "http://localhost"}, 200),
+        ("[::1]:8000", {"origin": "http://[::1]:8000"}, 200),
+        # Behind a proxy that speaks TLS, and calls the server by another name or by its own.
+        (HERE, {"origin": "https://photos.example"}, 200),
+        ("photos.example", {"origin": "https://photos.example"}, 200),
+        ("photos.example", {"origin": "https://other.example"}, 403),
+    ],
+)
+def test_no_page_of_another_site_asks(host, said, status):
+    headers = [(name.encode(), value.encode()) for name, value in said.items()]
+    app, _, asked = make(hosts=hosts_of("127.0.0.1", ["photos.example"]))
+    told = ask(app, host=host, headers=headers)
+    assert told[0] == status and len(asked) == (status == 200)
+    # Links from other pages lead here all the same, and their pictures are forbidden by CORP.
+    status, headers, _ = ask(app, "/", host=host, headers=headers, method="GET")
+    assert status == 200 and headers[b"cross-origin-resource-policy"] == b"same-origin"
+
+
+def test_a_server_of_any_name_is_asked_by_its_own_pages_alone():
+    app, _, asked = make(hosts=None)
+    assert ask(app, host="box:8000", headers=[(b"origin", b"http://box:8000")])[0] == 200
+    assert ask(app, host="box:8000", headers=[(b"origin", b"http://evil.example")])[0] == 403
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "GZIP", "gzip, identity", "x" * 500])
+def test_a_body_that_is_compressed(coding):
+    app, _, asked = make()
+    status, _, body = ask(app, headers=[(b"content-encoding", coding.encode())])
+    assert status == 415 and "send the body as it is" in json.loads(body)["detail"] and not asked
+    assert len(body) < 200
+    assert ask(app, headers=[(b"content-encoding", b"identity")])[0] == 200
+
+
+def test_a_form_may_be_a_little_longer_than_its_photo():
+    app, _, _ = make(body=1000)
+    form = (b"content-type", b"multipart/form-data; boundary=x")
+    for size, status in ((1000 + FORM, 200), (1001 + FORM, 413)):
+        assert ask(app, UPLOAD, body=[b"x" * size], headers=[form])[0] == status
+    assert ask(app, "/api/search", body=[b"x" * 65_537], headers=[form])[0] == 413
+
+
+def test_a_server_that_ends_says_so():
+    async def never(scope, receive, send):
+        await asyncio.sleep(600)
+
+    told = []
+
+    async def send(message):
+        told.append(message)
+
+    async def cancelled():
+        app, _, _ = make(never)
+        scope = {"type": "http", "method": "POST", "path": "/", "client": None, "headers": []}
+        task = asyncio.create_task(app(scope, None, send))
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    asyncio.run(cancelled())
+    assert told[0]["status"] == 503 and "shutting down" in json.loads(told[1]["body"])["detail"]
 
 
 def test_nothing_but_http():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from conftest import ROOT, _environment
 
 from tpr_jax.errors import UserError
 from tpr_jax.search import serve
+from tpr_jax.search.build import build
+from tpr_jax.search.query import open_searcher
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +72,83 @@ def test_importing_the_search_does_not_import_a_server():
     code += "print([name for name in ('fastapi', 'uvicorn', 'starlette') if name in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert told.stdout == "[]\n"
+
+
+STUCK = """
+import sys, threading, time
+from tpr_jax.search import pictures
+from tpr_jax.search.__main__ import main
+def stuck(data):
+    print("stuck", flush=True)
+    while True:
+        time.sleep(1)
+pictures.read_upload = stuck
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ends_though_a_photo_is_never_decoded(index, how):
+    """Two decodings never end, others wait behind them, and a client is slow: none of it holds the server."""
+    command = [sys.executable, "-c", STUCK, "serve", "--index", str(index), "--port", "0"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=pipe, stderr=pipe, text=True)
+    try:
+        port = int(re.search(r"127\.0\.0\.1:(\d+)/", process.stdout.readline())[1])
+        asked = b"POST /api/search/photo HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 3\r\n\r\n"
+        sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
+        for one in sockets[:4]:
+            one.sendall(asked + b"abc")
+        sockets[4].sendall(asked + b"a")
+        assert [process.stdout.readline() for _ in range(2)] == ["stuck\n"] * 2
+        process.send_signal(how)
+        told, errors = process.communicate(timeout=120)
+        assert (process.returncode, told) == (0, "ended\n"), errors
+        assert "Traceback" not in errors
+        assert all(b"503" in one.recv(15) for one in sockets[:4])
+        for one in sockets:
+            one.close()
+    finally:
+        process.kill()
+
+
+def test_two_that_take_one_port_at_once(index, monkeypatch):
+    """Both are bound before one of them listens."""
+    taken = socket.socket()
+    real = serve.warm_up
+
+    def slow(searcher):
+        real(searcher)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+
+    with serve.listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setattr(serve, "warm_up", slow)
+    with taken, pytest.raises(UserError, match=f"--port {port} of --host .*cannot be listened on.*--port 0"):
+        serve.serve(index, port=port)
+
+
+def test_an_index_that_is_renewed_or_removed_while_it_serves(tiny, tmp_path):
+    """The server goes on with what it has opened."""
+    folder = served.make_index(tmp_path, tiny["clip"])
+    searcher = open_searcher(folder)
+
+    def ask(address):
+        body = json.dumps({"text": "a red coat", "top_k": 3}).encode()
+        asked = urllib.request.Request(f"{address}/api/search", body, {"content-type": "application/json"})
+        with urllib.request.urlopen(asked, timeout=120) as reply:
+            return [(found["path"], found["score"]) for found in json.load(reply)["results"]]
+
+    with served.running(searcher) as address:
+        before = ask(address)
+        table = tmp_path / "photos" / "photos.jsonl"
+        table.write_text("".join(table.read_text().splitlines(keepends=True)[:5]))
+        build(table, folder)
+        assert len(open_searcher(folder).index.vectors) == 5
+        assert ask(address) == before
+        shutil.rmtree(folder)
+        assert ask(address) == before
+        with urllib.request.urlopen(f"{address}/api/photos/9", timeout=120) as reply:
+            assert reply.status == 200

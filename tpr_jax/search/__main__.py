@@ -97,6 +97,13 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--max_upload", type=int, default=10_000_000, metavar="BYTES", help="of an uploaded photo"
     )
+    serve.add_argument(
+        "--max_connections",
+        type=int,
+        default=100,
+        metavar="N",
+        help="that one address may have open, 100; 0: no limit, as behind a proxy",
+    )
     for command in (query, serve):
         command.add_argument("--engine", default="auto", help="auto, cpu, mesh (exact) or approximate")
         command.add_argument("--model", type=path, help="where the index's model is now")
@@ -156,10 +163,12 @@ def _query(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from tpr_jax.search.serve import serve
+    from tpr_jax.search.serve import end_if_busy, serve
 
-    settings = {key: getattr(args, key) for key in ("host", "port", "rate", "max_upload")}
+    settings = {key: getattr(args, key) for key in ("host", "port", "rate", "max_upload", "max_connections")}
+    before = set(threading.enumerate())
     serve(args.index, args.model, args.engine, allow_hosts=args.allow_host, **settings)
+    end_if_busy(before)
 
 
 def _export(args: argparse.Namespace) -> None:

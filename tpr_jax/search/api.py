@@ -2,7 +2,8 @@
 
 GET  /                  the page                    GET  /api/index         what there is to search
 POST /api/search        a question as JSON          GET  /api/photos/{row}  a photo of the index, as JPEG
-POST /api/search/photo  a picture in the body       GET  /metrics           GET  /openapi.json
+POST /api/search/photo  a picture, in the body      GET  /metrics           GET  /openapi.json
+                        or a form's file
 """
 
 import functools
@@ -16,19 +17,23 @@ import anyio
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 
 from tpr_jax import __version__
 from tpr_jax.data.batches import worker_threads
+from tpr_jax.data.images import resize
 from tpr_jax.errors import UserError
 from tpr_jax.search import columns as columns_lib
 from tpr_jax.search import meters as meters_lib
 from tpr_jax.search import pictures
 from tpr_jax.search.guard import Limits, guarded
 from tpr_jax.search.query import Searcher, search
+from tpr_jax.search.refusals import REFUSALS, answer_errors
 from tpr_jax.search.schema import MAX_RESULTS, MAX_TEXT, About, Answer, Error, Options, Question
+from tpr_jax.search.uploads import Uploads, photo_of
 
-MAX_UPLOADS, UPLOAD_SECONDS = 32, 60  # that are read at once; that one may take
+MAX_UPLOADS = 32  # whole photos that are in memory at once
+DECODINGS = 2  # of uploads at once: a large one takes hundreds of megabytes
 MAX_WAITING = 200  # searches; who comes then is told to come again
 PAGE = Path(__file__).parent / "page"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -39,22 +44,19 @@ EXAMPLES = (
     "a girl with long hair in a green dress",
 )
 
-REFUSALS = {
-    400: "the request cannot be read",
-    408: "the request did not come in time",
-    413: "the request, or the picture in it, is too large",
-    421: "the server does not go by the name it was called",
-    422: "a value cannot be used",
-    429: "too many requests",
-    500: "internal error",
-    503: "too many searches are waiting",
-}
+_BINARY = {"type": "string", "format": "binary"}
 NOT_FOUND = {404: {"model": Error, "description": "there is no such photo"}}
 PICTURE_BODY = {
     "requestBody": {
         "required": True,
-        "description": f"the bytes of a picture: {', '.join(pictures.FORMATS)}",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "description": f"the bytes of a picture: {', '.join(pictures.FORMATS)}; or a form with one file, "
+        "whose other fields are options as in the address",
+        "content": {
+            "application/octet-stream": {"schema": _BINARY},
+            "multipart/form-data": {
+                "schema": {"type": "object", "properties": {"file": _BINARY}, "required": ["file"]}
+            },
+        },
     }
 }
 
@@ -71,10 +73,12 @@ def make_app(searcher: Searcher, limits: Limits):
     )
     meters = meters_lib.Meters(len(searcher.index.vectors))
     about = _about(searcher, limits)
-    searches, decodings = (anyio.CapacityLimiter(max(2, worker_threads())) for _ in range(2))
+    searches, thumbnails = (anyio.CapacityLimiter(max(2, worker_threads())) for _ in range(2))
+    decodings = anyio.CapacityLimiter(DECODINGS)
+    uploads = Uploads(limits.body, MAX_UPLOADS * limits.body)
     small = functools.lru_cache(1024)(functools.partial(pictures.photo_jpeg, searcher.index, size="small"))
-    waiting = uploads = 0
-    _answer_errors(app)
+    waiting = uploaded = 0
+    answer_errors(app)
 
     async def ask(**question) -> dict:
         nonlocal waiting
@@ -88,7 +92,7 @@ def make_app(searcher: Searcher, limits: Limits):
         meters.waiting.set(waiting)
         try:
             call = functools.partial(search, searcher, **question)
-            found = await anyio.to_thread.run_sync(call, limiter=searches)
+            found = await in_thread(call, limiter=searches)
         finally:
             waiting -= 1
             meters.waiting.set(waiting)
@@ -106,19 +110,26 @@ def make_app(searcher: Searcher, limits: Limits):
 
     @app.post("/api/search/photo", summary="Search for photos like the one sent", openapi_extra=PICTURE_BODY)
     async def search_picture(options: Annotated[Options, Query()], request: Request) -> Answer:
-        nonlocal uploads
-        if uploads >= MAX_UPLOADS:
-            raise HTTPException(503, "too many photos are being sent: try again soon", {"Retry-After": "2"})
-        uploads += 1
+        nonlocal uploaded
+        body = await uploads.read(request)  # those who send slowly take none of the places below
         try:
-            with anyio.fail_after(UPLOAD_SECONDS):
-                data = await request.body()
-            pixels = await anyio.to_thread.run_sync(pictures.read_upload, data, limiter=decodings)
-            return await ask(image=pixels, **options.model_dump())
-        except TimeoutError:
-            raise HTTPException(408, f"the photo did not come within {UPLOAD_SECONDS} seconds") from None
+            if uploaded >= MAX_UPLOADS:
+                raise HTTPException(503, "too many photos are waiting: try again soon", {"Retry-After": "2"})
+            uploaded += 1
+            try:
+                kind = request.headers.get("content-type", "")
+                pixels, fields = await in_thread(decode, kind, body, limiter=decodings)
+            finally:
+                uploaded -= 1
         finally:
-            uploads -= 1
+            uploads.release(body)
+            del body
+        return await ask(image=pixels, **_with_fields(options, fields).model_dump())
+
+    def decode(kind: str, body: bytes):
+        data, fields = photo_of(kind, body, limits.body)
+        # The model's size, as `encode_images` would make it: while it waits it takes little memory.
+        return resize(pictures.read_upload(data), searcher.model.config.image_size), fields
 
     @app.get(
         "/api/photos/{row}",
@@ -129,7 +140,7 @@ def make_app(searcher: Searcher, limits: Limits):
     async def photo(row: Annotated[int, InPath(ge=0)], size: Literal["small", "large"] = "small") -> Response:
         make = small if size == "small" else functools.partial(pictures.photo_jpeg, searcher.index, size=size)
         try:
-            jpeg = await anyio.to_thread.run_sync(make, row, limiter=decodings)
+            jpeg = await in_thread(make, row, limiter=thumbnails)
         except IndexError:
             raise HTTPException(404, f"the index has the rows 0 to {about.count - 1}") from None
         except UserError:  # it would name the file's place on this machine
@@ -144,6 +155,21 @@ def make_app(searcher: Searcher, limits: Limits):
         path = "/" if file.name == "index.html" else f"/{file.name}"
         app.get(path, include_in_schema=False)(_page_file(file.read_bytes(), KINDS[file.suffix]))
     return guarded(app, limits, meters, time.monotonic)
+
+
+# A thread that is busy in C code cannot be ended: so that the server can, nobody waits for it then.
+in_thread = functools.partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
+
+
+def _with_fields(options: Options, fields: dict[str, str]) -> Options:
+    """The options of the address and of a form's fields. Raises RequestValidationError."""
+    if not fields:
+        return options
+    try:
+        return Options.model_validate({**options.model_dump(exclude_unset=True), **fields})
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in found]) from None
 
 
 def _page_file(content: bytes, kind: str):
@@ -166,22 +192,3 @@ def _about(searcher: Searcher, limits: Limits) -> About:
         max_results=MAX_RESULTS,
         max_upload=limits.body,
     )
-
-
-def _answer_errors(app: FastAPI) -> None:
-    """Each error as one line of JSON."""
-
-    @app.exception_handler(UserError)
-    async def of_user(request: Request, error: UserError):
-        code = 413 if isinstance(error, pictures.TooLarge) else 422
-        return JSONResponse({"detail": str(error).removeprefix("--")}, code)
-
-    @app.exception_handler(RequestValidationError)
-    async def of_values(request: Request, error: RequestValidationError):
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:] if not isinstance(part, int))
-        return JSONResponse({"detail": f"{where or 'the request'}: {first['msg']}"}, 422)
-
-    @app.exception_handler(Exception)
-    async def of_ours(request: Request, error: Exception):
-        return JSONResponse({"detail": "internal error: the server's log says more"}, 500)

@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 MAX_TEXT, MAX_WHERE, MAX_RESULTS = 2000, 2000, 200  # characters, characters, photos
 
@@ -28,6 +29,14 @@ class Question(Options):
     """A search in words, for photos like one of the index, or both."""
 
     like: int | None = Field(None, ge=0, description="a row of the index: photos like that one")
+
+    @field_validator("weight", "top_k", "group", "like", mode="before")
+    @classmethod
+    def _is_number(cls, value):
+        """Raises where JSON has true or "3": only in an address all values are texts."""
+        if isinstance(value, bool | str):
+            raise PydanticCustomError("number_type", "Input should be a valid number")
+        return value
 
 
 class Photo(BaseModel):

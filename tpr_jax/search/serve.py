@@ -1,8 +1,11 @@
 """The server of `python -m tpr_jax.search serve`: an index in a browser, and over HTTP."""
 
+import math
 import os
 import socket
-from collections.abc import Callable, Sequence
+import sys
+import threading
+from collections.abc import Callable, Sequence, Set
 
 import numpy as np
 import uvicorn
@@ -10,8 +13,12 @@ import uvicorn
 from tpr_jax.data.lengths import LENGTHS
 from tpr_jax.errors import UserError
 from tpr_jax.search.api import make_app
+from tpr_jax.search.connections import Connections, room
 from tpr_jax.search.guard import Limits, is_loopback
 from tpr_jax.search.query import Searcher, open_searcher, search
+
+MAX_CONNECTIONS = 1000  # all together
+GRACE = 5  # seconds that answers have to end in when the server is asked to
 
 
 def serve(
@@ -23,6 +30,7 @@ def serve(
     port: int = 8000,
     rate: float = 20.0,
     max_upload: int = 10_000_000,
+    max_connections: int = 100,
     allow_hosts: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> None:
@@ -32,19 +40,28 @@ def serve(
     Raises:
       UserError: as `open_searcher`, or the address cannot be listened on, or a limit is out of range.
     """
-    if not rate >= 0:
+    if not 0 <= rate < math.inf:
         raise UserError(f"--rate {rate}: must be 0 (no limit) or searches a second")
     if max_upload < 1:
         raise UserError(f"--max_upload {max_upload}: must be at least 1 byte")
+    if max_connections < 0:
+        raise UserError(
+            f"--max_connections {max_connections}: must be 0 (no limit) or connections of one address"
+        )
     with listen(host, port) as listener:
         searcher = open_searcher(folder, model, engine)
         warm_up(searcher)
-        limits = Limits(rate, max_upload, hosts_of(host, allow_hosts))
-        server = uvicorn.Server(settings(make_app(searcher, limits)))
+        limits = Limits(rate, max_upload, hosts_of(host, allow_hosts), max_connections)
+        server = uvicorn.Server(settings(make_app(searcher, limits), limits))
         shown = f"[{host}]" if ":" in host else host
         if not is_loopback(host):
             say("warning: whoever reaches this machine can search these photos and see them")
-        listener.listen(1024)  # from here on who asks is not turned away, though the server is only to start
+        try:
+            listener.listen(
+                1024
+            )  # from here on who asks is not turned away, though the server is only to start
+        except OSError as error:  # another program was bound to the port as well, and was quicker to listen
+            raise UserError(_not_listened(host, port, error)) from None
         address = f"http://{shown}:{listener.getsockname()[1]}/"
         say(f"{len(searcher.index.vectors):,} photos at {address} (Ctrl-C ends it)")
         try:
@@ -68,9 +85,27 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         listener.close()
-        why = f"cannot be listened on ({error.strerror})"
-        raise UserError(f"--port {port} of --host {host}: {why}: try --port 0") from None
+        raise UserError(_not_listened(host, port, error)) from None
     return listener
+
+
+def _not_listened(host: str, port: int, error: OSError) -> str:
+    return f"--port {port} of --host {host}: cannot be listened on ({error.strerror}): try --port 0"
+
+
+def end_if_busy(before: Set[threading.Thread], code: int = 0) -> None:
+    """Ends the process at once where a thread that was not there `before` is busy. Call it last.
+
+    Python itself would wait for it, as for the decoding of a photo, however long that takes; and to break off
+    a daemon thread amid C++ may crash.
+    """
+    others = set(threading.enumerate()) - before - {threading.current_thread()}
+    for thread in others:
+        thread.join(0.5)
+    if any(thread.is_alive() and not thread.daemon for thread in others):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def hosts_of(host: str, allowed: Sequence[str]) -> frozenset[str] | None:
@@ -89,17 +124,18 @@ def warm_up(searcher: Searcher) -> None:
     search(searcher, image=np.zeros((8, 4, 3), np.uint8))
 
 
-def settings(app) -> uvicorn.Config:
-    """How uvicorn runs the application."""
+def settings(app, limits: Limits | None = None) -> uvicorn.Config:
+    """How uvicorn runs the application behind these limits."""
+    limits = limits or Limits()
     return uvicorn.Config(
         app,
+        http=Connections(limits.patience, room(MAX_CONNECTIONS), limits.connections),
         log_level="warning",
         access_log=False,
         server_header=False,
         proxy_headers=False,  # anybody may write them
         ws="none",
         lifespan="off",
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=5,
-        limit_concurrency=1000,
+        timeout_keep_alive=math.ceil(limits.patience.idle),
+        timeout_graceful_shutdown=GRACE,
     )

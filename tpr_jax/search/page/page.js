@@ -1,9 +1,12 @@
 // The page: reads the question from its fields or its address, asks the API, has shown what was found.
 import { $, make } from "./dom.js";
+import { listenForFiles, problem, short } from "./files.js";
 import { fillFields, makeFields, readFields } from "./filters.js";
 import { forget, note, showPast } from "./past.js";
 import { fromAddress, inWords, isAsked, toAddress, toOptions } from "./question.js";
 import { key, list, photo, prepare } from "./results.js";
+
+const GONE = "The server does not answer: is it still running?";
 
 let about = { columns: [], version: "", max_upload: 0 };
 let upload = null; // a File
@@ -44,7 +47,9 @@ function setPicture(file, row) {
   if (file) $("shown").src = URL.createObjectURL(file);
   else if (row !== null) $("shown").src = photo(row, "small");
   else $("shown").removeAttribute("src");
-  $("named").textContent = file ? file.name || "pasted photo" : row !== null ? "like this photo" : "";
+  $("shown").hidden = !file && row === null;
+  $("named").textContent = file ? short(file.name) || "pasted photo" : row !== null ? "like this photo" : "";
+  $("named").title = file?.name ?? "";
   weigh();
 }
 
@@ -52,22 +57,26 @@ const weigh = () => ($("balance").hidden = $("picture").hidden || !$("text").val
 
 async function ask({ remember = true } = {}) {
   const asked = question();
-  const pictured = upload ? upload.name || "a photo" : like !== null ? "like a photo" : "";
+  const pictured = upload ? short(upload.name) || "a photo" : like !== null ? "like a photo" : "";
   fail("");
   asking?.abort();
+  if (!about.version) return fail("The page has not heard from the server: load it again.");
   if (!isAsked(asked) && !upload) {
+    $("results").classList.remove("old");
     say("Describe a person, or give a photo.");
     $("text").focus();
-    return;
-  }
-  if (upload && upload.size > about.max_upload) {
-    say("");
-    fail(`The photo has ${(upload.size / 1e6).toFixed(1)} MB: at most ${(about.max_upload / 1e6).toFixed(1)}.`);
     return;
   }
   const mine = (asking = new AbortController());
   $("results").classList.add("old");
   say("Searching…");
+  const why = upload ? await problem(upload, about.max_upload) : "";
+  if (mine.signal.aborted) return;
+  if (why) {
+    answered([]);
+    fail(why);
+    return;
+  }
   if (remember && !upload) {
     const address = toAddress(asked, about.version);
     if (location.search !== new URL(address, location).search) history.pushState(null, "", address);
@@ -76,14 +85,19 @@ async function ask({ remember = true } = {}) {
   document.title = inWords(asked, pictured);
   try {
     const answer = await send(asked, mine.signal);
-    list(answer.results);
+    answered(answer.results);
     report(answer);
   } catch (error) {
     if (error.name === "AbortError") return;
-    list([]);
-    say("");
+    answered([]);
     fail(error.message);
   }
+}
+
+function answered(results) {
+  list(results);
+  say("");
+  $("link").hidden = true;
   $("results").classList.remove("old");
 }
 
@@ -101,7 +115,7 @@ async function send(asked, signal) {
   try {
     reply = await fetch(address, { method: "POST", body, headers: { "Content-Type": type }, signal });
   } catch (error) {
-    throw error.name === "AbortError" ? error : new Error("The server does not answer: is it still running?");
+    throw error.name === "AbortError" ? error : new Error(GONE);
   }
   const answer = await reply.json().catch((error) => {
     if (error.name === "AbortError") throw error; // a newer question came while this one's answer did
@@ -126,11 +140,31 @@ const say = (text) => ($("status").textContent = text);
 function fail(text) {
   $("error").textContent = text;
   $("error").hidden = !text;
+  if (text) $("error").scrollIntoView({ block: "nearest" });
 }
 
-function take(file) {
+// What was shown before stays: nothing else is asked.
+function refuse(why) {
+  $("large").close();
+  fail(why);
+}
+
+async function take(file, others) {
+  $("large").close();
   setPicture(file, null);
-  ask();
+  await ask();
+  if (others && upload === file && $("error").hidden) {
+    say(`${$("status").textContent} Note: one photo is searched with, of ${others + 1} files: ${short(file.name)}.`);
+  }
+}
+
+function remove() {
+  setPicture(null, null);
+  $("text").focus();
+  if (isAsked(question())) return ask();
+  asking?.abort();
+  answered([]);
+  fail("");
 }
 
 function moreLike(row) {
@@ -171,8 +205,8 @@ async function copyLink() {
 function listen() {
   $("ask").onsubmit = (event) => (event.preventDefault(), ask());
   $("text").oninput = weigh;
-  $("file").onchange = () => $("file").files[0] && take($("file").files[0]);
-  $("drop").onclick = () => (setPicture(null, null), ($("file").value = ""), $("text").focus());
+  $("shown").onerror = () => ($("shown").hidden = true); // TIFF, which browsers do not show, or no photo at all
+  $("drop").onclick = remove;
   for (const id of ["weight", "top_k", "group", "fields", "where"]) $(id).onchange = askAgain;
   $("link").onclick = copyLink;
   $("forget").onclick = forget;
@@ -190,31 +224,17 @@ function listen() {
       $("text").select();
     }
   });
-  addEventListener("paste", (event) => {
-    const file = [...event.clipboardData.files].find(({ type }) => type.startsWith("image/"));
-    if (file) take(file);
-  });
-  addEventListener("dragover", (event) => {
-    event.preventDefault();
-    $("over").hidden = false;
-  });
-  addEventListener("dragleave", (event) => event.relatedTarget || ($("over").hidden = true));
-  addEventListener("drop", (event) => {
-    event.preventDefault();
-    $("over").hidden = true;
-    if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
-  });
+  listenForFiles(take, refuse);
 }
 
 async function begin() {
   showPast();
+  listen();
   try {
-    const reply = await fetch("api/index");
-    if (!reply.ok) throw new Error((await reply.json()).detail);
-    about = await reply.json();
+    about = await describe();
   } catch (error) {
     $("about").textContent = "";
-    fail(`The server does not answer as it should: ${error.message}`);
+    fail(`${error.message} Load this page again.`);
     return;
   }
   $("about").textContent = `${about.count.toLocaleString()} photos, read by ${about.model}`;
@@ -227,8 +247,16 @@ async function begin() {
       return button;
     }),
   );
-  listen();
   fromLink();
+}
+
+async function describe() {
+  const reply = await fetch("api/index").catch(() => {
+    throw new Error(GONE);
+  });
+  const told = await reply.json().catch(() => ({}));
+  if (!reply.ok) throw new Error(`The server answered ${reply.status}: ${told.detail ?? "it does not say why"}.`);
+  return told;
 }
 
 begin();
