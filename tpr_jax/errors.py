@@ -6,3 +6,7 @@ class UserError(Exception):
 
     `tpr_jax.main` prints it without a traceback and exits with code 2.
     """
+
+
+class ArgumentError(UserError, ValueError):
+    """A mistake in a call of the Python API; the message names the argument."""

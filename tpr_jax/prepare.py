@@ -38,11 +38,14 @@ def prepare(config: ConfigDict) -> dict:
     check_rows(config, mesh)
     # What cannot be built is found before the data are looked through, which may take minutes.
     method = config_lib.make_method(config)
+    base = backbone.find(config.backbone)
     clip_config, params, tokenizer = backbone.load(
-        config.backbone,
+        base,
         tuple(config.image_size),
         text_length=config.text_length,
         with_weights=not config.from_scratch,
+        act=config.backbone_act or None,
+        heads=tuple(config.backbone_heads) or None,
     )
     methods.check(method, clip_config)
     skip = config.on_bad_image == "skip"
@@ -74,6 +77,7 @@ def prepare(config: ConfigDict) -> dict:
         "data": described,
         "skipped": {} if skip else None,  # pictures that cannot be read: why
         "tokenizer": tokenizer,
+        "backbone": base,
         "clip_config": clip_config,
         "method": method,
         "heads": heads,

@@ -11,9 +11,9 @@ from tpr_jax.data import pipeline
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip
 from tpr_jax.models.methods import zero_shot
+from tpr_jax.notices import say_once
 from tpr_jax.prepare import count, make_optimiser, prepare
 from tpr_jax.trees import merge
-from tpr_jax.weights import backbone
 from tpr_jax.weights.saving import write_saved
 from tpr_jax.writing import write_json
 
@@ -70,6 +70,7 @@ def restore_best(config: ConfigDict, workdir: Path, parts: dict) -> tuple[dict, 
     """(state, where it is from): the best checkpoint, else the newest, else the state before training."""
     instances = config_lib.instances(config)
     per_epoch = pipeline.steps_per_epoch(parts["splits"]["train"], config.batch_size, instances)
+    facts = backbone_facts(parts)
     _, optimiser = make_optimiser(config, parts["trainable"], per_epoch)
     state = sharding.place(parts["mesh"], step.init_state(optimiser, parts["trainable"]))
     for name in ("best", "latest"):
@@ -84,6 +85,7 @@ def restore_best(config: ConfigDict, workdir: Path, parts: dict) -> tuple[dict, 
             print(f"{error}; going on with the newest state instead")
             continue
         if found is not None:
+            check_backbone(found[2].get("backbone"), facts, workdir)
             return found[1], {"checkpoint": name, "step": found[0]}
     return state, {"checkpoint": None, "step": 0}
 
@@ -96,7 +98,8 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
     runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME)
     parts = prepare(config)
     state, scored = restore_best(config, workdir, parts)
-    scored = {"method": config.method.name, "dataset": config.dataset, **params_of(parts), **scored}
+    facts = {"backbone": backbone_facts(parts)}
+    scored = {"method": config.method.name, "dataset": config.dataset, **facts, **params_of(parts), **scored}
     print(f"scoring {scored['checkpoint'] or 'the initial weights'} (step {scored['step']})")
     for split in ("val", "test"):
         if split in parts["splits"]:
@@ -129,6 +132,7 @@ def final_results(config, parts, state, best, notes, variables, done, spent, his
     results = {
         "method": config.method.name,
         "dataset": config.dataset,
+        "backbone": backbone_facts(parts),
         **params_of(parts),
         "steps": done,
         "seconds": spent(),
@@ -157,7 +161,7 @@ def about_data(parts: dict) -> dict:
 def write_model(config: ConfigDict, workdir: Path, parts: dict, trainable: dict, results: dict) -> None:
     """Writes the trained model to `workdir/model`, where `from_pretrained` reads it."""
     # Weights drawn anew are to be found nowhere else.
-    base = None if config.from_scratch else backbone.find(config.backbone)
+    base = None if config.from_scratch else parts["backbone"]
     write_saved(
         workdir / "model",
         parts["clip_config"],
@@ -168,6 +172,37 @@ def write_model(config: ConfigDict, workdir: Path, parts: dict, trainable: dict,
         results=results,
         training=config_lib.to_plain(config),
     )
+
+
+def backbone_facts(parts: dict) -> dict:
+    """What a run used of its backbone beside the weights, as JSON has it.
+
+    `revision` is the commit of a hub id, None for a folder.
+    """
+    base, c = parts["backbone"], parts["clip_config"]
+    image = {"image_mean": list(c.image_mean), "image_std": list(c.image_std)}
+    heads = [c.vision_heads, c.text_heads]
+    return {"name": base.name, "revision": base.revision, **image, "act": c.act, "heads": heads}
+
+
+def check_backbone(before: dict | None, now: dict, workdir: Path) -> None:
+    """Compares what a run's checkpoints were trained with (None in old ones) with what is there now.
+
+    Raises:
+      UserError: the backbone's folder now says another mean, std, activation or number of heads.
+    """
+    for key in ("image_mean", "image_std", "act", "heads"):
+        if before and before.get(key) != now[key]:
+            raise UserError(
+                f"--workdir {workdir}: was trained with {key}={before.get(key)} of the backbone, and "
+                f"{now['name']} now says {now[key]}: restore its files, or choose another --workdir"
+            )
+    if before and before.get("revision") != now["revision"]:
+        was = before.get("revision") or "another place"
+        say_once(
+            f"{workdir} was trained on {before['name']} at {was}, now it is "
+            f"{now['revision'] or now['name']}; a new run stays with one by config.backbone=NAME@COMMIT"
+        )
 
 
 def params_of(parts: dict) -> dict[str, int]:

@@ -14,7 +14,7 @@ from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import Method
 from tpr_jax.models.parts import ROUTERS
 from tpr_jax.trees import flatten
-from tpr_jax.weights.names import from_names, to_names
+from tpr_jax.weights.names import from_names, to_names, unwrapped
 from tpr_jax.weights.openai import from_openai
 from tpr_jax.weights.reference_names import DEAD, READ_BY, ROUTER, canonical, clip_weights, method_weights
 
@@ -40,8 +40,8 @@ def split(state: dict, method: str) -> tuple[dict, dict]:
     if method not in OWN:
         raise UserError(f"method '{method}' has no reference checkpoints here: known are {', '.join(OWN)}")
     clip, own = {}, {}
-    for name, array in state.items():
-        full = canonical(name.removeprefix("module."))
+    for name, array in unwrapped(state, "the checkpoint").items():
+        full = canonical(name)
         short = full.removeprefix("base_model.")
         if short == "logit_scale" or re.fullmatch(DEAD[method], short):
             continue

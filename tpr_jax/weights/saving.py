@@ -20,13 +20,14 @@ import numpy as np
 from tpr_jax.data.tokenizer import Tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.model_card import MARK, model_card
-from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, ClipConfig
+from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.methods import Method
 from tpr_jax.optim import split_collections
 from tpr_jax.trees import flatten, unflatten
 from tpr_jax.weights.backbone import Backbone, sha256, tokenizer_of
-from tpr_jax.weights.clip import HUB_ID, save_clip
+from tpr_jax.weights.clip import save_clip
 from tpr_jax.weights.files import write_state
+from tpr_jax.weights.hub import HUB_ID
 from tpr_jax.weights.method_json import method_to_plain
 from tpr_jax.weights.openai import with_grid
 from tpr_jax.writing import write_json, write_text, write_whole
@@ -66,8 +67,6 @@ def write_saved(
     *,
     backbone: Backbone | None,
     tokenizer: Tokenizer | None = None,
-    mean: tuple[float, float, float] = IMAGE_MEAN,
-    std: tuple[float, float, float] = IMAGE_STD,
     **card,
 ) -> None:
     """Writes a model; each file appears whole or not at all, and config.json after the weights.
@@ -84,11 +83,11 @@ def write_saved(
     _check_place(folder, "clip" if plain else MODEL_TYPE, backbone)
     named = None
     if plain:
-        save_clip(folder, config, _numpy(variables["params"]), mean=mean, std=std)
+        save_clip(folder, config, _numpy(variables["params"]))
         if tokenizer is not None:
             write_whole(folder / "tokenizer.json", tokenizer.backend.save)
     else:
-        named = _write_adapted(folder, config, method, variables, backbone, tokenizer, mean, std)
+        named = _write_adapted(folder, config, method, variables, backbone, tokenizer)
     readme = folder / "README.md"
     if readme.is_file() and MARK not in readme.read_text(encoding="utf-8", errors="replace"):
         return
@@ -106,13 +105,13 @@ def write_saved(
     write_text(readme, text)
 
 
-def _write_adapted(folder, config, method, variables, backbone, tokenizer, mean, std) -> str:
+def _write_adapted(folder, config, method, variables, backbone, tokenizer) -> str:
     """Everything but the card; returns the backbone's name."""
     leaves = {path: np.asarray(leaf, np.float32) for path, leaf in trained_leaves(method, variables).items()}
     if backbone is None:
         params = _numpy(variables["params"])
         backbone = Backbone(INSIDE, folder / INSIDE)
-        save_clip(backbone.path, config, params, mean=mean, std=std)
+        save_clip(backbone.path, config, params)
         if not _positions_come_back(config, params):
             leaves[f"params/{POSITIONS}"] = params["visual"]["positional_embedding"]
     same = tokenizer and tokenizer_of(backbone.path, config, tokenizer.context_length)
@@ -126,10 +125,16 @@ def _write_adapted(folder, config, method, variables, backbone, tokenizer, mean,
             "model_type": MODEL_TYPE,
             "format_version": FORMAT_VERSION,
             "method": method_to_plain(method),
-            "backbone": {"name": backbone.name, "sha256": sha256(backbone.path)},
+            "backbone": {
+                "name": backbone.name,
+                **({"revision": backbone.revision} if backbone.revision else {}),
+                "sha256": sha256(backbone.path),
+                "act": config.act,
+                "heads": [config.vision_heads, config.text_heads],
+            },
             "image_size": list(config.image_size),
-            "image_mean": list(mean),
-            "image_std": list(std),
+            "image_mean": list(config.image_mean),
+            "image_std": list(config.image_std),
             "tokenizer": "tokenizer.json" if beside else "backbone",
             "text_length": tokenizer.context_length if tokenizer else config.context_length,
         },
