@@ -141,8 +141,10 @@ class Model:
         `results` is a run's results.json for it, `training` the run's config.json.
 
         Raises:
-          UserError: the folder cannot be written, or holds something else that would be replaced.
+          UserError: the folder cannot be written, or holds files of a model that no earlier save wrote; they
+            are left as they are. Or `results` or `training` lacks what the card tells.
         """
+        validate.path_argument("folder", folder)
         write_saved(
             folder,
             self.config,

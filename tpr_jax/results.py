@@ -14,7 +14,7 @@ from tpr_jax.models.methods import zero_shot
 from tpr_jax.notices import say_once
 from tpr_jax.prepare import count, make_optimiser, prepare
 from tpr_jax.trees import merge
-from tpr_jax.weights.saving import write_saved
+from tpr_jax.weights.saving import check_place, is_plain, write_saved
 from tpr_jax.writing import write_json
 
 
@@ -132,7 +132,7 @@ def final_results(config, parts, state, best, notes, variables, done, spent, his
     results = {
         "method": config.method.name,
         "dataset": config.dataset,
-        "backbone": backbone_facts(parts),
+        "backbone": notes.get("backbone"),
         **params_of(parts),
         "steps": done,
         "seconds": spent(),
@@ -156,6 +156,13 @@ def about_data(parts: dict) -> dict:
     print(f"{len(skipped)} pictures skipped")
     listed = {"count": len(skipped), "pictures": dict(sorted(skipped.items()))}
     return {"data": parts["data"], "skipped": listed}
+
+
+def check_model_place(config: ConfigDict, workdir: Path, parts: dict) -> None:
+    """Raises a UserError where `write_model` could not write at the end: better now than after training."""
+    base = None if config.from_scratch else parts["backbone"]
+    plain = is_plain(parts["method"], merge(parts["frozen"], parts["trainable"]), base)
+    check_place(workdir / "model", plain, base)
 
 
 def write_model(config: ConfigDict, workdir: Path, parts: dict, trainable: dict, results: dict) -> None:

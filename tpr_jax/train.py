@@ -57,6 +57,8 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
     parts = prepare(config)
     if not parts["trainable"]:
         raise UserError(f"method '{config.method.name}' has nothing to train: use --mode eval")
+    if first:
+        results_lib.check_model_place(config, workdir, parts)
     mesh, splits = parts["mesh"], parts["splits"]
 
     instances = config_lib.instances(config)

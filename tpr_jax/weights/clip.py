@@ -6,6 +6,7 @@ config, params = load_clip("openai/clip-vit-base-patch16", image_size=(384, 128)
 import dataclasses
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.notices import say_once
-from tpr_jax.weights import hub
+from tpr_jax.weights import hub, place
 from tpr_jax.weights.bare_file import load_bare_file
 from tpr_jax.weights.files import read_state, write_state
 from tpr_jax.weights.hugging_face import from_hugging_face, read_config, to_hugging_face
@@ -21,7 +22,7 @@ from tpr_jax.weights.json_files import read_json
 from tpr_jax.weights.names import Params, unwrapped
 from tpr_jax.weights.openai import check_heads, from_openai, to_openai
 from tpr_jax.weights.preprocessor import image_settings, write_settings
-from tpr_jax.writing import write_json, write_whole
+from tpr_jax.writing import write_json
 
 __all__ = [
     "find_clip",
@@ -118,30 +119,43 @@ def save_clip(
     params: Params,
     *,
     tokenizer_json: str | os.PathLike | None = None,
+    tokenizer: Callable[[str], object] | None = None,
     dtype: str = "float32",
+    checked: bool = False,
 ) -> None:
     """Writes a folder in Hugging Face's CLIP format that `load_clip` and `transformers` read.
 
     `config.json`, `model.safetensors` in `dtype` ("float32" or "float16"), `preprocessor_config.json` with
-    the image size, mean and deviation, and a copy of the file `tokenizer_json`. Positions of a grid that is
+    the image size, mean and deviation, and a copy of the file `tokenizer_json` (or what `tokenizer` writes to
+    a path). Positions of a grid that is
     not square are stored as a square of the longer side (see `to_hugging_face`); `load_clip` restores the
     grid, exactly where one side is an odd multiple of the other, up to the rounding of `dtype`.
 
+    What an earlier call wrote there is replaced, all together; weights of another origin never are, unless
+    the caller has `checked` the folder.
+
     Raises:
-      UserError: the folder cannot be written, or a weight is too large for float16.
+      UserError: the folder cannot be written or holds weights of another origin, or a weight is too large for
+        float16.
     """
     folder = Path(folder)
+    if not checked:
+        place.check(folder, place.WEIGHTS)
     state, config_json = to_hugging_face(params, config)
     with np.errstate(over="ignore"):  # reported below, by name
         narrow = {name: np.asarray(array).astype(dtype) for name, array in state.items()}
     for name, array in narrow.items():
         if not np.isfinite(array).all():
             raise UserError(f"{folder}: weight {name!r} is not finite in {dtype}; save it in float32")
-    write_state(folder / "model.safetensors", narrow)
-    write_json(folder / "config.json", {**config_json, "dtype": dtype})
-    write_json(folder / "preprocessor_config.json", write_settings(config))
-    if tokenizer_json is not None:
-        write_whole(folder / "tokenizer.json", lambda temporary: shutil.copyfile(tokenizer_json, temporary))
+    files = {
+        "model.safetensors": lambda path: write_state(path, narrow),
+        "preprocessor_config.json": lambda path: write_json(path, write_settings(config)),
+    }
+    if tokenizer is not None:
+        files["tokenizer.json"] = tokenizer
+    elif tokenizer_json is not None:
+        files["tokenizer.json"] = lambda path: shutil.copyfile(tokenizer_json, path)
+    place.write(folder, files, lambda: {**config_json, "dtype": dtype})
 
 
 def weight_files(path: str | os.PathLike) -> list[Path]:

@@ -118,6 +118,8 @@ def from_names(
                 f"{where}: weight {name!r} has shape {list(np.shape(state[name]))}, expected {list(shape)}; "
                 "use the config that belongs to these weights"
             )
+        if not np.isfinite(state[name]).all():
+            raise UserError(f"{where}: weight {name!r} holds NaN or infinity; use weights that are whole")
     params: Params = {}
     for weight in weights:
         parts = [_to_ours(np.asarray(state[name]), weight.layout) for name in weight.names]
