@@ -130,8 +130,8 @@ def top_k(
     `k` is cut to the size of the gallery. Raises UserError for k < 1, widths that differ, or a feature that
     is not finite.
     """
-    if k < 1:
-        raise UserError(f"top_k={k}: ask for at least one result")
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
+        raise UserError(f"top_k={k!r}: ask for at least one result, as a whole number")
     query, gallery = _normalised(query_feats, gallery_feats)
     k = min(k, len(gallery))
     best_scores, best_index = [], []

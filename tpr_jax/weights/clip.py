@@ -196,7 +196,10 @@ def _read_config(folder: Path) -> dict:
     path = folder / "config.json"
     if not path.is_file() and (bare := _bare(folder)):
         raise UserError(f"{path}: no such file; {bare}")
-    return read_json(path)
+    config = read_json(path)
+    if config.get("model_type") == place.INTERRUPTED:
+        raise UserError(f"{folder}: holds {place.INTERRUPTED}; save the model there again")
+    return config
 
 
 def _bare(folder: Path) -> str:
