@@ -249,7 +249,9 @@ def test_narrow_types_are_smaller_and_say_how_far_they_are(tiny, tmp_path):
 
 def test_pictures_are_normalised_by_the_models_own_mean(tiny, tmp_path):
     """Not by CLIP's, which the model itself would take of raw pixels."""
-    model = dataclasses.replace(model_of(tiny, "zero_shot"), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    plain = model_of(tiny, "zero_shot")
+    config = dataclasses.replace(plain.config, image_mean=(0.1, 0.2, 0.3), image_std=(0.5, 0.6, 0.7))
+    model = dataclasses.replace(plain, config=config)
     writing.write_export(model, tmp_path / "out", platforms=("cpu",))
     pixels = samples(model, 2)["encode_image"]
     found = jax_files.read(tmp_path / "out" / "jax")["encode_image"](pixels)

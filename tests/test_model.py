@@ -192,7 +192,7 @@ def test_clip_mini_by_its_name():
 def test_a_file_under_openais_names(model, tmp_path, expected):
     params = jax.tree.map(np.asarray, model.variables["params"])
     write_state(tmp_path / "clip.safetensors", to_openai(params, model.config))
-    loaded = tpr_jax.from_pretrained(tmp_path / "clip.safetensors")
+    loaded = tpr_jax.from_pretrained(tmp_path / "clip.safetensors", act="quick_gelu", heads=(2, 1))
     images = expected["in/images_nchw"].transpose(0, 2, 3, 1)
     feats, _ = loaded.features_from_arrays(images, expected["in/input_ids"])
     assert relative(feats, expected["out/image_feats"]) < 1e-5

@@ -78,7 +78,7 @@ def test_state_dicts(torch, openai_state, tmp_path, suffix, wrap):
     path = tmp_path / f"w{suffix}"
     torch.save({wrap: openai_state, "epoch": 3} if wrap else openai_state, path)
     assert_same(read_state(path), openai_state)
-    config, params = load_clip(path, image_size=(20, 8))
+    config, params = load_clip(path, image_size=(20, 8), act="gelu", heads=(4, 3))
     assert config.grid == (5, 2) and params["visual"]["conv1"]["kernel"].shape == (4, 4, 3, 32)
 
 

@@ -23,7 +23,7 @@ from tpr_jax.prepare import check_rows, make_heads, make_optimiser
 from tpr_jax.trees import merge
 from tpr_jax.weights import backbone
 from tpr_jax.weights.clip import read_sizes
-from tpr_jax.weights.openai import check_image_size
+from tpr_jax.weights.openai import check_heads, check_image_size
 
 MINI_PEDES_IDENTITIES = 500
 
@@ -116,7 +116,10 @@ def sizes_of(config: ConfigDict) -> ClipConfig:
                 f"config.backbone={name!r} is no folder, and no name whose sizes are known: {near}"
             )
         known = read_sizes(backbone.find(name).path)
-    sizes = replace(known, image_size=tuple(config.image_size))
+    sizes = replace(known, image_size=tuple(config.image_size), act=config.backbone_act or known.act)
+    if config.backbone_heads:
+        sizes = replace(sizes, vision_heads=config.backbone_heads[0], text_heads=config.backbone_heads[1])
+        check_heads(sizes, f"config.backbone={name!r}")
     check_image_size(sizes)
     return sizes
 

@@ -12,7 +12,7 @@ from tpr_jax.data.annotations import DATASETS
 from tpr_jax.data.sources import SOURCES
 from tpr_jax.errors import UserError, shown
 from tpr_jax.losses import NAMES as LOSSES
-from tpr_jax.models.config import CLIP_MINI
+from tpr_jax.models.config import ACTS, CLIP_MINI, DTYPES
 from tpr_jax.models.methods import METHODS, Method
 from tpr_jax.models.parts import ROUTERS
 from tpr_jax.optim import SCHEDULES
@@ -35,7 +35,10 @@ def base() -> ConfigDict:
             "seed": 0,
             "debug": False,  # True: a run of a few small steps, see debug.py
             "method": {"name": "zero_shot"},
-            "backbone": "openai/clip-vit-base-patch16",  # folder, hub id, or the bundled clip-mini
+            "backbone": "openai/clip-vit-base-patch16",  # folder, hub id (or NAME@REVISION), or clip-mini
+            # Of the backbone, for a file of weights that does not tell; empty: as it says.
+            "backbone_act": "",  # 'quick_gelu' (OpenAI) or 'gelu' (LAION, DataComp)
+            "backbone_heads": (),  # of the vision and the text tower, such as (12, 8)
             "from_scratch": False,  # ignore the backbone's weights and draw new ones
             "dataset": "cuhk_pedes",
             "data_dir": "",  # empty: data/<name of the data set>, or the bundled MiniPEDES
@@ -171,7 +174,8 @@ def choices(config: ConfigDict) -> dict:
     return {
         "method.name": METHODS,
         "dataset": DATASETS,
-        "dtype": ("float32", "bfloat16"),
+        "dtype": DTYPES,
+        "backbone_act": ("", *ACTS),
         "on_bad_image": ("error", "skip"),
         "on_leak": ("error", "warn"),
         "source": SOURCES,
@@ -200,6 +204,12 @@ def check(config: ConfigDict) -> None:
         raise UserError(
             f"config.batch_size={config.batch_size} must be a multiple of config.instances_per_identity="
             f"{config.instances_per_identity} with config.sampler='identity'"
+        )
+    heads = config.backbone_heads
+    if len(heads) and not (len(heads) == 2 and all(type(n) is int and n > 0 for n in heads)):
+        raise UserError(
+            f"config.backbone_heads={heads} must be two whole numbers, of the vision and the text tower, "
+            "such as (12,8)"
         )
 
 

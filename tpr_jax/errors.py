@@ -11,6 +11,10 @@ class UserError(Exception):
     """
 
 
+class ArgumentError(UserError, ValueError):
+    """A mistake in a call of the Python API; the message names the argument."""
+
+
 def shown(value) -> str:
     """Returns a value as an error's one line shows it: cut where it is long, texts with quotes."""
     try:

@@ -4,9 +4,14 @@ All take `(image_feats [b, e], text_feats [b, e], pids [b])` first and their set
 scalar. Row i of both features is one matching pair; rows with equal pid match too where a loss says so.
 """
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from tpr_jax.errors import ArgumentError
 
 Feats = Float[Array, "b e"]
 Pids = Int[Array, "b"]
@@ -39,6 +44,38 @@ def _divergence(logits, target):
     return jnp.mean(jnp.sum(jnp.exp(log_p) * (log_p - jnp.log(target + 1e-8)), axis=-1))
 
 
+def _checked(loss: Callable) -> Callable:
+    """The loss, which says in one line what is wrong with its arrays; traced, this costs nothing."""
+
+    @functools.wraps(loss)
+    def call(image_feats, text_feats, pids, **settings):
+        shapes = []
+        for name, feats in (("image_feats", image_feats), ("text_feats", text_feats)):
+            shapes.append(_shape(name, feats))
+            if len(shapes[-1]) != 2:
+                raise ArgumentError(f"{name} of shape {shapes[-1]}, expected [b, e]")
+            if not jnp.issubdtype(feats.dtype, jnp.floating):
+                raise ArgumentError(f"{name} are {feats.dtype}, expected floats")
+        if shapes[0] != shapes[1]:
+            raise ArgumentError(
+                f"image_feats of shape {shapes[0]} and text_feats of shape {shapes[1]}, expected the same"
+            )
+        if (shape := _shape("pids", pids)) != shapes[0][:1]:
+            raise ArgumentError(f"pids of shape {shape}, expected [{shapes[0][0]}]")
+        if not jnp.issubdtype(pids.dtype, jnp.integer):
+            raise ArgumentError(f"pids are {pids.dtype}, expected whole numbers")
+        return loss(image_feats, text_feats, pids, **settings)
+
+    return call
+
+
+def _shape(name: str, array) -> tuple[int, ...]:
+    if not hasattr(array, "dtype") or not hasattr(array, "shape"):
+        raise ArgumentError(f"{name} must be an array of JAX or NumPy, not {type(array).__name__}")
+    return tuple(array.shape)
+
+
+@_checked
 def sdm(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float = LOGIT_SCALE) -> Scalar:
     """Similarity distribution matching (IRRA, CVPR 2023, eq. 5-7), both directions added."""
     logits = _products(scale * l2_normalise(text_feats), l2_normalise(image_feats))
@@ -47,6 +84,7 @@ def sdm(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float = LOG
     return _divergence(logits, target) + _divergence(logits.T, target)
 
 
+@_checked
 def itc(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float = LOGIT_SCALE) -> Scalar:
     """Image-text contrast (CLIP): the mean of both cross-entropies; only the own pair counts as right."""
     logits = _products(scale * l2_normalise(image_feats), l2_normalise(text_feats))
@@ -54,6 +92,7 @@ def itc(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float = LOG
     return -(by_image.mean() + by_text.mean()) / 2
 
 
+@_checked
 def cmpm(image_feats: Feats, text_feats: Feats, pids: Pids) -> Scalar:
     """Cross-modal projection matching (Zhang and Lu, ECCV 2018), both directions added."""
     same = same_identity(pids)
@@ -63,6 +102,7 @@ def cmpm(image_feats: Feats, text_feats: Feats, pids: Pids) -> Scalar:
     return _divergence(by_image, target) + _divergence(by_text, target)
 
 
+@_checked
 def identity(
     image_feats: Feats, text_feats: Feats, pids: Pids, *, kernel: Float[Array, "e n"], bias: Float[Array, "n"]
 ) -> Scalar:
@@ -75,6 +115,7 @@ def identity(
     return (cross_entropy(image_feats) + cross_entropy(text_feats)) / 2
 
 
+@_checked
 def triplet(image_feats: Feats, text_feats: Feats, pids: Pids, *, margin: float = 1.0) -> Scalar:
     """Hinge on the Euclidean distances of unnormalised features, hardest negative both ways, mean.
 
@@ -93,6 +134,7 @@ def triplet(image_feats: Feats, text_feats: Feats, pids: Pids, *, margin: float 
     return by_image.mean() + by_text.mean()
 
 
+@_checked
 def tal(
     image_feats: Feats, text_feats: Feats, pids: Pids, *, margin: float = 0.1, tau: float = 0.015
 ) -> Scalar:
@@ -113,6 +155,7 @@ def tal(
     return one_way(cosine) + one_way(cosine.T)
 
 
+@_checked
 def sigmoid(
     image_feats: Feats, text_feats: Feats, pids: Pids, *, slope: float = 10.0, offset: float = -10.0
 ) -> Scalar:

@@ -32,6 +32,8 @@ def retrieval_metrics(
     says what the figures are and which input is refused. `pair_ranks` does the ranking: by default
     `ranking.pair_ranks`; `ranking_device.pair_ranks` does it on accelerators.
     """
+    if pair_ranks is not None and not callable(pair_ranks):
+        raise UserError(f"pair_ranks is {type(pair_ranks).__name__}: give a function, or leave it out")
     query, gallery = _normalised(query_feats, gallery_feats)
     query_pids = _as_pids("query", query, query_pids)
     gallery_pids = _as_pids("gallery", gallery, gallery_pids)
@@ -128,8 +130,8 @@ def top_k(
     `k` is cut to the size of the gallery. Raises UserError for k < 1, widths that differ, or a feature that
     is not finite.
     """
-    if k < 1:
-        raise UserError(f"top_k={k}: ask for at least one result")
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
+        raise UserError(f"top_k={k!r}: ask for at least one result, as a whole number")
     query, gallery = _normalised(query_feats, gallery_feats)
     k = min(k, len(gallery))
     best_scores, best_index = [], []
@@ -174,7 +176,9 @@ def _normalised(query_feats, gallery_feats):
 
 
 def _as_features(name, feats):
-    feats = np.asarray(feats)
+    feats = _as_array(f"{name} features", feats)
+    if feats.dtype.kind not in "biufV":  # V: bfloat16, as ml_dtypes has it
+        raise UserError(f"{name} features are {feats.dtype}: expected numbers")
     if feats.ndim != 2 or not feats.shape[1]:
         raise UserError(f"{name} features have shape {feats.shape}: expected [n, e]")
     if not len(feats):
@@ -187,12 +191,21 @@ def _as_features(name, feats):
     return feats
 
 
+def _as_array(what, values):
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:  # rows of different lengths
+        raise UserError(f"{what} are no array: {' '.join(str(error).split())}") from error
+
+
 def _as_pids(name, feats, pids):
-    pids = np.asarray(pids)
+    pids = _as_array(f"{name} pids", pids)
     if pids.shape != (len(feats),):
         count = len(pids) if pids.ndim == 1 else f"shape {pids.shape} of"
         raise UserError(f"{len(feats)} {name} features but {count} {name} pids: give one pid a feature")
-    if not np.can_cast(pids.dtype, np.int64):  # float64 and uint64 would make large ids equal that are not
+    if pids.dtype == np.bool_ or not np.can_cast(
+        pids.dtype, np.int64
+    ):  # float64 and uint64 would make large ids equal that are not
         raise UserError(f"{name} pids are {pids.dtype}: give whole numbers within int64")
     return pids.astype(np.int64)
 

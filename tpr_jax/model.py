@@ -4,6 +4,7 @@ model = tpr_jax.from_pretrained("openai/clip-vit-base-patch16", image_size=(384,
 scores = model.encode_texts(["a woman in a red coat"]) @ model.encode_images(["a.jpg", "b.jpg"]).T
 """
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from tpr_jax.data.images import read_image, resize
+from tpr_jax import validate
+from tpr_jax.data.images import Crop, Stored, read_image, resize
 from tpr_jax.data.lengths import short_first, shortened
 from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer
 from tpr_jax.errors import UserError
@@ -26,7 +28,7 @@ from tpr_jax.optim import split_model
 from tpr_jax.step import encoder_options
 from tpr_jax.trees import flatten
 from tpr_jax.weights.backbone import Backbone, find
-from tpr_jax.weights.clip import IMAGE_MEAN, IMAGE_STD, image_settings, load_clip
+from tpr_jax.weights.clip import load_clip
 from tpr_jax.weights.merge import merge
 from tpr_jax.weights.saved import load_saved, read_saved
 from tpr_jax.weights.saving import write_saved
@@ -43,12 +45,20 @@ class Model:
     variables: dict  # collections of arrays; `params` is CLIP itself
     tokenizer: Tokenizer | None
     source: str  # where it came from, for messages
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
     held: dict  # as the encoders take them: the frozen ones in the type of the computation
     encoders: tuple[Callable, Callable]  # (held, rows) -> features, of images and of ids
     backbone: Backbone | None = None  # where `params` but for the tuned leaves is to be found, if anywhere
     dtype: str = "float32"
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """What is subtracted from pixels of 0..1: red, green, blue."""
+        return self.config.image_mean
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """What they are divided by then."""
+        return self.config.image_std
 
     def normalise(self, pixels: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w 3"]:
         """Pixels of 0..255 as `features_from_arrays` takes them."""
@@ -60,11 +70,12 @@ class Model:
         Each picture is resized whole to the model's image size, as person retrieval does: no centre crop.
 
         Raises:
-          UserError: a picture cannot be read; the message names it.
+          UserError: a picture cannot be read, or `images` or `batch_size` is unusable; the message names it.
         """
+        images, batch_size = validate.image_list(images), validate.batch_size_of(batch_size)
 
         def rows(start: int) -> np.ndarray:
-            pictures = [read_image(image) for image in images[start : start + batch_size]]
+            pictures = [_read(images, i) for i in range(start, min(start + batch_size, len(images)))]
             pixels = np.stack([resize(picture, self.config.image_size) for picture in pictures])
             return self.normalise(pixels)
 
@@ -74,8 +85,10 @@ class Model:
         """L2-normalised float32 features of texts; too long a text is cut.
 
         Raises:
-          UserError: the model came without a tokenizer, or with one of another vocabulary.
+          UserError: the model came without a tokenizer, or with one of another vocabulary, or `texts` or
+            `batch_size` is unusable.
         """
+        texts, batch_size = validate.text_list(texts), validate.batch_size_of(batch_size)
         if self.tokenizer is None:
             raise UserError(
                 f"{self.source}: has no tokenizer.json, so it cannot read texts; put it beside the weights"
@@ -99,11 +112,16 @@ class Model:
     def features_from_arrays(
         self, images: Float[np.ndarray, "n h w 3"], ids: Int[np.ndarray, "m l"]
     ) -> tuple[Float[np.ndarray, "n e"], Float[np.ndarray, "m e"]]:
-        """Unnormalised float32 features of normalised images and token ids, each array as one batch."""
-        if tuple(images.shape[1:]) != (*self.config.image_size, 3):
-            raise ValueError(f"images of shape {images.shape}, expected [n, *{self.config.image_size}, 3]")
-        image_feats = self.encoders[0](self.held, np.asarray(images, np.float32))
-        text_feats = self.encoders[1](self.held, np.asarray(ids, np.int32))
+        """Unnormalised float32 features of normalised images and token ids, each array as one batch.
+
+        Raises:
+          ArgumentError: an array of another shape or type, a number that is not finite, or an id that the
+            text tower does not know.
+        """
+        images = validate.image_arrays(images, self.config.image_size)
+        ids = validate.id_arrays(ids, self.config.vocab_size, self.config.context_length)
+        image_feats = self.encoders[0](self.held, images)
+        text_feats = self.encoders[1](self.held, ids)
         return np.asarray(image_feats), np.asarray(text_feats)
 
     def num_params(self) -> dict[str, int]:
@@ -123,8 +141,10 @@ class Model:
         `results` is a run's results.json for it, `training` the run's config.json.
 
         Raises:
-          UserError: the folder cannot be written, or holds something else that would be replaced.
+          UserError: the folder cannot be written, or holds files of a model that no earlier save wrote; they
+            are left as they are. Or `results` or `training` lacks what the card tells.
         """
+        validate.path_argument("folder", folder)
         write_saved(
             folder,
             self.config,
@@ -132,8 +152,6 @@ class Model:
             self.variables,
             backbone=self.backbone,
             tokenizer=self.tokenizer,
-            mean=self.mean,
-            std=self.std,
             results=results,
             training=training,
         )
@@ -148,8 +166,6 @@ class Model:
             variables,
             tokenizer=self.tokenizer,
             source=self.source,
-            mean=self.mean,
-            std=self.std,
             dtype=self.dtype,
             backbone=self.backbone if same else None,
         )
@@ -170,12 +186,19 @@ def from_pretrained(
     image_size: tuple[int, int] | None = None,
     dtype: str = "float32",
     backbone: str | os.PathLike | None = None,
+    act: str | None = None,
+    heads: tuple[int, int] | None = None,
 ) -> Model:
     """Loads a model that `save_pretrained` wrote, or a plain CLIP as the zero-shot model.
 
-    Takes a folder of either kind, an id on Hugging Face's hub, the bundled `clip-mini`, or a file of weights
-    under OpenAI's names (which brings CLIP's own tokenizer). `image_size` is (height, width), by default the
-    folder's own; the towers compute in `dtype`. Without a tokenizer only `encode_texts` complains.
+    Takes a folder of either kind, a run's folder, an id on Hugging Face's hub with an optional revision
+    (`owner/name@revision`), the bundled `clip-mini`, or a file of weights under OpenAI's names (which brings
+    CLIP's own tokenizer). `image_size` is (height, width), by default the folder's own; the towers compute in
+    `dtype`, "float32" or "bfloat16". Without a tokenizer only `encode_texts` complains.
+
+    A file of weights does not tell its activation and heads. OpenAI's own release is recognized; for others
+    `act` ("gelu" or "quick_gelu") and `heads` (of the vision and the text tower) say it. For a plain CLIP
+    folder they replace what its config.json says.
 
     The backbone of a saved model is found by the name it was trained under; `backbone`, a folder or hub id,
     says where it is instead. It has to be the very same weights.
@@ -183,9 +206,17 @@ def from_pretrained(
     Raises:
       UserError: nothing is there, or what is there does not fit; the message names the file and the weight.
     """
+    path_or_hub_id = validate.path_argument("path_or_hub_id", path_or_hub_id)
+    image_size, dtype = validate.image_size_or_none(image_size), validate.dtype_name(dtype)
+    act, heads = validate.act_or_none(act), validate.heads_or_none(heads)
+    if backbone is not None:
+        validate.path_argument("backbone", backbone)
     here = find(path_or_hub_id)
     settings = read_saved(here.path) if here.path.is_dir() else None
     if settings is not None:
+        for name, value in (("act", act), ("heads", heads)):
+            if value is not None:
+                raise UserError(f"{path_or_hub_id}: says its {name} itself: leave out {name}={value!r}")
         config, variables, tokenizer, base = load_saved(here.path, settings, image_size, backbone)
         return make_model(
             config,
@@ -193,23 +224,18 @@ def from_pretrained(
             variables,
             tokenizer=tokenizer,
             source=str(path_or_hub_id),
-            mean=settings["image_mean"],
-            std=settings["image_std"],
             dtype=dtype,
             backbone=base,
         )
     if backbone is not None:
         raise UserError(f"{path_or_hub_id}: is a whole CLIP: leave out backbone={str(backbone)!r}")
-    config, params = load_clip(here.path, image_size)
-    own = image_settings(here.path) if here.path.is_dir() else {"mean": IMAGE_MEAN, "std": IMAGE_STD}
+    config, params = load_clip(here.path, image_size, act, heads)
     return make_model(
         config,
         zero_shot(),
         {"params": params},
         tokenizer=_find_tokenizer(here.path, config),
         source=str(path_or_hub_id),
-        mean=own["mean"],
-        std=own["std"],
         dtype=dtype,
         backbone=here,
     )
@@ -222,27 +248,39 @@ def make_model(
     *,
     tokenizer: Tokenizer | None = None,
     source: str = "the model",
-    mean: tuple[float, float, float] = IMAGE_MEAN,
-    std: tuple[float, float, float] = IMAGE_STD,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
     dtype: str = "float32",
     heads: Heads = NO_HEADS,
     backbone: Backbone | None = None,
 ) -> Model:
     """A model of these sizes, this method and these arrays (nested dicts, a collection each).
 
-    `backbone` says where `params`, but for the leaves that the method tunes, came from; without one
+    `mean` and `std` replace those of the config, with which images are normalized. `backbone` says where
+    `params`, but for the leaves that the method tunes, came from; without one
     `save_pretrained` takes all of CLIP along.
 
     Raises:
       UserError: an array of the method is missing, has no place or another shape than the method's.
     """
+    own = {"image_mean": mean, "image_std": std}
+    config = dataclasses.replace(config, **{key: tuple(v) for key, v in own.items() if v is not None})
     functions = clip.build(config, method, dtype, heads)
     _check_shapes(jax.eval_shape(functions["init"], jax.random.key(0)), variables, source)
     encoders = _jitted(functions["encode_image"]), _jitted(functions["encode_text"])
     variables = jax.device_put(variables)
     # Else each call would turn all weights into narrower ones again.
     held = clip.held(variables, dtype)
-    return Model(config, method, variables, tokenizer, source, mean, std, held, encoders, backbone, dtype)
+    return Model(config, method, variables, tokenizer, source, held, encoders, backbone, dtype)
+
+
+def _read(images: Sequence[Picture], i: int) -> UInt8[np.ndarray, "h w 3"]:
+    try:
+        return read_image(images[i])
+    except UserError as error:
+        if isinstance(images[i], str | os.PathLike | Crop | Stored):
+            raise  # it names the file
+        raise UserError(f"images[{i}]: {error}") from error
 
 
 def _jitted(encode: Callable) -> Callable:

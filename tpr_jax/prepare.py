@@ -46,11 +46,14 @@ def prepare(config: ConfigDict, to_train: bool = True) -> dict:
         check_rows(config, mesh)
     # What cannot be built is found before the data are looked through, which may take minutes.
     method = config_lib.make_method(config)
+    base = backbone.find(config.backbone)
     clip_config, params, tokenizer = backbone.load(
-        config.backbone,
+        base,
         tuple(config.image_size),
         text_length=config.text_length,
         with_weights=not config.from_scratch,
+        act=config.backbone_act or None,
+        heads=tuple(config.backbone_heads) or None,
     )
     methods.check(method, clip_config)
     skip = config.on_bad_image == "skip"
@@ -91,6 +94,7 @@ def prepare(config: ConfigDict, to_train: bool = True) -> dict:
         "data": described,
         "skipped": {} if skip else None,  # pictures that cannot be read: why
         "tokenizer": tokenizer,
+        "backbone": base,
         "clip_config": clip_config,
         "method": method,
         "heads": heads,

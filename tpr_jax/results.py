@@ -10,10 +10,10 @@ from tpr_jax import config as config_lib
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip
 from tpr_jax.models.methods import zero_shot
+from tpr_jax.notices import say_once
 from tpr_jax.prepare import count, make_optimiser, prepare
 from tpr_jax.trees import merge
-from tpr_jax.weights import backbone
-from tpr_jax.weights.saving import write_saved
+from tpr_jax.weights.saving import check_place, is_plain, write_saved
 from tpr_jax.writing import remove_leftovers, write_json
 
 
@@ -70,6 +70,7 @@ def score_zero_shot(parts: dict, config: ConfigDict) -> dict:
 
 def restore_best(config: ConfigDict, workdir: Path, parts: dict) -> tuple[dict, dict]:
     """(state, where it is from): the best checkpoint, else the newest, else the state before training."""
+    facts = backbone_facts(parts)
     # Only the form of its state is needed, which no rate and no length of an epoch changes.
     _, optimiser = make_optimiser(config, parts["trainable"], per_epoch=1)
     state = sharding.place(parts["mesh"], step.init_state(optimiser, parts["trainable"]))
@@ -87,6 +88,7 @@ def restore_best(config: ConfigDict, workdir: Path, parts: dict) -> tuple[dict, 
         if found is not None:
             for unreadable in found[3]:
                 print(f"checkpoint {unreadable} in {folder} cannot be read: fell back to step {found[0]}")
+            check_backbone(found[2].get("backbone"), facts, workdir)
             return found[1], {"checkpoint": name, "step": found[0]}
     return state, {"checkpoint": None, "step": 0}
 
@@ -102,7 +104,8 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
         remove_leftovers(workdir, ["eval.json"])
     parts = prepare(config, to_train=False)
     state, scored = restore_best(config, workdir, parts)
-    scored = {"method": config.method.name, "dataset": config.dataset, **params_of(parts), **scored}
+    facts = {"backbone": backbone_facts(parts)}
+    scored = {"method": config.method.name, "dataset": config.dataset, **facts, **params_of(parts), **scored}
     print(f"scoring {scored['checkpoint'] or 'the initial weights'} (step {scored['step']})")
     for split in ("val", "test"):
         if split in parts["splits"]:
@@ -135,6 +138,7 @@ def final_results(config, parts, state, best, notes, variables, done, spent, his
     results = {
         "method": config.method.name,
         "dataset": config.dataset,
+        "backbone": notes.get("backbone"),
         **params_of(parts),
         "steps": done,
         "seconds": spent(),
@@ -160,10 +164,17 @@ def about_data(parts: dict) -> dict:
     return {"data": parts["data"], "skipped": listed}
 
 
+def check_model_place(config: ConfigDict, workdir: Path, parts: dict) -> None:
+    """Raises a UserError where `write_model` could not write at the end: better now than after training."""
+    base = None if config.from_scratch else parts["backbone"]
+    plain = is_plain(parts["method"], merge(parts["frozen"], parts["trainable"]), base)
+    check_place(workdir / "model", plain, base)
+
+
 def write_model(config: ConfigDict, workdir: Path, parts: dict, trainable: dict, results: dict) -> None:
     """Writes the trained model to `workdir/model`, where `from_pretrained` reads it."""
     # Weights drawn anew are to be found nowhere else.
-    base = None if config.from_scratch else backbone.find(config.backbone)
+    base = None if config.from_scratch else parts["backbone"]
     write_saved(
         workdir / "model",
         parts["clip_config"],
@@ -174,6 +185,37 @@ def write_model(config: ConfigDict, workdir: Path, parts: dict, trainable: dict,
         results=results,
         training=config_lib.to_plain(config),
     )
+
+
+def backbone_facts(parts: dict) -> dict:
+    """What a run used of its backbone beside the weights, as JSON has it.
+
+    `revision` is the commit of a hub id, None for a folder.
+    """
+    base, c = parts["backbone"], parts["clip_config"]
+    image = {"image_mean": list(c.image_mean), "image_std": list(c.image_std)}
+    heads = [c.vision_heads, c.text_heads]
+    return {"name": base.name, "revision": base.revision, **image, "act": c.act, "heads": heads}
+
+
+def check_backbone(before: dict | None, now: dict, workdir: Path) -> None:
+    """Compares what a run's checkpoints were trained with (None in old ones) with what is there now.
+
+    Raises:
+      UserError: the backbone's folder now says another mean, std, activation or number of heads.
+    """
+    for key in ("image_mean", "image_std", "act", "heads"):
+        if before and before.get(key) != now[key]:
+            raise UserError(
+                f"--workdir {workdir}: was trained with {key}={before.get(key)} of the backbone, and "
+                f"{now['name']} now says {now[key]}: restore its files, or choose another --workdir"
+            )
+    if before and before.get("revision") != now["revision"]:
+        was = before.get("revision") or "another place"
+        say_once(
+            f"{workdir} was trained on {before['name']} at {was}, now it is "
+            f"{now['revision'] or now['name']}; a new run stays with one by config.backbone=NAME@COMMIT"
+        )
 
 
 def params_of(parts: dict) -> dict[str, int]:

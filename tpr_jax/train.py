@@ -28,6 +28,7 @@ from tpr_jax import (
 )
 from tpr_jax import config as config_lib
 from tpr_jax import results as results_lib
+from tpr_jax.data.augment import erase_colour
 from tpr_jax.data.pipeline import steps_per_epoch, stream, train_input
 from tpr_jax.errors import UserError
 from tpr_jax.prepare import make_optimiser, prepare
@@ -69,6 +70,8 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
     parts = prepare(config)
     if not parts["trainable"]:
         raise UserError(f"method '{config.method.name}' has nothing to train: use --mode eval")
+    if first:
+        results_lib.check_model_place(config, workdir, parts)
     mesh, splits = parts["mesh"], parts["splits"]
 
     instances = config_lib.instances(config)
@@ -93,6 +96,7 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
         mask_text=config.mask_text,
         mlm=bool(config.losses.mlm),
         pad=config.pad,
+        colour=erase_colour(parts["clip_config"].image_mean, parts["clip_config"].image_std),
         skipped=parts["skipped"],
         process_index=share[0],
         process_count=share[1],
@@ -110,8 +114,10 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
     best = checkpoint.open_manager(workdir / "checkpoints" / "best", keep=1)
     state = sharding.place(mesh, step.init_state(optimiser, parts["trainable"]))
     notes = {"seconds": 0.0, "zero_shot": None, "best_r1": -1.0, "best_epoch": 0}
+    facts = results_lib.backbone_facts(parts)
     if (found := checkpoint.restore_newest(latest, state)) is not None:
         done, state, notes, broken = found
+        results_lib.check_backbone(notes.get("backbone"), facts, workdir)
         notes |= progress.read_progress(workdir, done)
         if parts["skipped"] is not None:  # known to be bad: not tried again, so the examples stay the same
             parts["skipped"].update(notes.get("skipped", {}))
@@ -119,6 +125,7 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
             tqdm.write(f"checkpoint {unreadable} cannot be read: fell back to step {done}")
             latest.delete(unreadable)
         tqdm.write(f"resumed at step {done} of {last_step} from {workdir / 'checkpoints' / 'latest'}")
+    notes["backbone"] = facts
     done = begun = int(state["step"])
     notes |= progress.find_best(best, done)
     if first and done < last_step:

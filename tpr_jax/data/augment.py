@@ -7,10 +7,19 @@ from jaxtyping import UInt8
 
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD
 
-# The reference erases after normalising, and writes CLIP's mean there. Normalising happens on the device,
-# after this file, so the colour written here is the one that normalising turns into the mean (to half a level
-# of 255).
-ERASE_COLOUR = np.rint(255 * (np.multiply(IMAGE_MEAN, IMAGE_STD) + IMAGE_MEAN)).astype(np.uint8)
+
+def erase_colour(
+    mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD
+) -> UInt8[np.ndarray, "3"]:
+    """Returns the color that erased pixels get: the one that normalizing turns into the mean itself.
+
+    The reference erases after normalizing, and writes the mean there. Here normalizing happens on the device,
+    after augmentation, so the color is exact to half a level of 255.
+    """
+    return np.rint(255 * (np.multiply(mean, std) + mean)).clip(0, 255).astype(np.uint8)
+
+
+ERASE_COLOUR = erase_colour()  # of CLIP's own mean and standard deviation
 
 
 def augment_image(
@@ -22,13 +31,15 @@ def augment_image(
     erase_probability: float = 0.5,
     erase_area: tuple[float, float] = (0.02, 0.4),
     erase_aspect: tuple[float, float] = (0.3, 3.3),
+    colour: UInt8[np.ndarray, "3"] = ERASE_COLOUR,
     out: UInt8[np.ndarray, "h w 3"] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Flip, pad by `pad` pixels of zeros and crop back to the size at random, erase a rectangle.
 
     A new array of the same size, or `out`, which is C-contiguous; `image` is not changed. The recipe of
     CUHK-PEDES' methods (IRRA, CVPR 2023, section 4); `erase_area` is a share of the picture, `erase_aspect`
-    height / width (Zhong et al., 2020, arXiv 1708.04896). `seed` is whatever `np.random.default_rng` takes.
+    height / width (Zhong et al., 2020, arXiv 1708.04896), `colour` what it is filled with. `seed` is
+    whatever `np.random.default_rng` takes.
     """
     rng = np.random.default_rng(seed)
     # All four are drawn whether used or not, so that switching one part off leaves the others as they were.
@@ -44,7 +55,7 @@ def augment_image(
         box = erase_box(rng, image.shape[:2], erase_area, erase_aspect)
         if box is not None:
             y, x, height, width = box
-            target[y : y + height, x : x + width] = _pixels(ERASE_COLOUR)
+            target[y : y + height, x : x + width] = _pixels(colour)
     return result
 
 

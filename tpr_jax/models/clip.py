@@ -168,8 +168,9 @@ def build(
 ) -> dict:
     """The pure functions of a model, as a dict; `remat` and `scan_layers` are as in `blocks.py`.
 
-    `init(key)` -> variables. `encode_image(variables, images)` takes uint8 pixels or normalised floats,
-    [b, h, w, 3], `encode_text(variables, ids)` int32 [b, l]; both return (features float32 [b, e],
+    `init(key)` -> variables. `encode_image(variables, images)` takes uint8 pixels, which it normalizes with
+    the config's mean and standard deviation, or normalised floats, [b, h, w, 3],
+    `encode_text(variables, ids)` int32 [b, l]; both return (features float32 [b, e],
     unnormalised, and what each mixture's router did, a list of dicts). With `all_tokens=True` they return the
     features of all tokens, [b, n, e]. With the head for it, `predict_words(variables, image_tokens, ids)` ->
     logits [b, m, vocabulary] at the places of the text tower's sequence, where prompts come before the words;
@@ -194,7 +195,7 @@ def build(
 
     def encode_image(variables, images, all_tokens=False):
         if images.dtype == jnp.uint8:
-            images = normalise(images)
+            images = normalise(images, config.image_mean, config.image_std)
         return run("encode_image", variables, images, all_tokens=all_tokens)
 
     def encode_text(variables, ids, all_tokens=False):

@@ -4,7 +4,10 @@ from dataclasses import dataclass, replace
 
 CLIP_MINI = "clip-mini"  # by this name a config asks for the bundled CLIP
 
-# Of the pixels CLIP was trained on, red, green, blue, in 0..1.
+ACTS = ("quick_gelu", "gelu")  # OpenAI's approximation, and the exact one
+DTYPES = ("float32", "bfloat16")  # what the towers compute in
+
+# Of the pixels that OpenAI's CLIP was trained on, red, green, blue, in 0..1.
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -29,11 +32,14 @@ class ClipConfig:
     context_length: int = 77
     vocab_size: int = 49408
     embed_dim: int = 512
-    act: str = "quick_gelu"  # or "gelu"
+    act: str = "quick_gelu"  # one of ACTS
     layer_norm_eps: float = 1e-5
     # The text feature is read at the first `eot_id`; None: at the highest id, as OpenAI's code does.
     eot_id: int | None = None
     logit_scale: float = 4.605170185988092  # log(100); kept for writing weights back, never used in training
+    # What pixels of 0..1 are normalized with: red, green, blue.
+    image_mean: tuple[float, float, float] = IMAGE_MEAN
+    image_std: tuple[float, float, float] = IMAGE_STD
 
     @property
     def grid(self) -> tuple[int, int]:

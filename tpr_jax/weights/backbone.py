@@ -1,5 +1,6 @@
 """The CLIP a config names: the bundled clip-mini, a folder, a file or a hub id, with its tokenizer."""
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,8 +10,11 @@ from tpr_jax import hashing
 from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import CLIP_MINI, ClipConfig
-from tpr_jax.weights.clip import find_clip, load_clip, read_sizes, weight_files
+from tpr_jax.weights import hub
+from tpr_jax.weights.clip import load_clip, read_sizes, weight_files
 from tpr_jax.weights.openai import check_image_size
+
+RUN_KEYS = {"dataset", "mix", "method", "losses"}  # of the config.json that a run keeps
 
 
 def clip_mini_dir() -> str:
@@ -20,23 +24,63 @@ def clip_mini_dir() -> str:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A CLIP that parts were trained on, by the name under which it is found again, and where it lies now."""
+    """A CLIP that parts were trained on, by the name under which it is found again, and where it lies now.
+
+    `revision` is the commit of a hub id, or where that is unknown the revision that was asked for.
+    """
 
     name: str
     path: Path
+    revision: str | None = None
+
+    @property
+    def pinned(self) -> str:
+        """The name with its revision, as `find` takes it."""
+        return f"{self.name}@{self.revision}" if self.revision else self.name
 
 
 def find(name: str | os.PathLike) -> Backbone:
     """The bundled clip-mini, a folder or file (its name is then the whole path), or a hub id.
 
+    `owner/name@revision` is that branch, tag or commit of a hub id. The folder of a run stands for the model
+    that the run left in it.
+
     Raises:
       UserError: nothing of that name can be reached.
     """
     mini = Path(clip_mini_dir())
-    path = mini if str(name) == CLIP_MINI else find_clip(name)
+    if str(name) == CLIP_MINI:
+        return Backbone(CLIP_MINI, mini)
+    found = hub.find(name)
+    path = model_of_run(found.path)
     if path.resolve() == mini.resolve():
         return Backbone(CLIP_MINI, path)
-    return Backbone(str(path.resolve()) if Path(name).exists() else str(name), path)
+    if found.hub_id is not None:
+        return Backbone(found.hub_id, path, found.revision)
+    return Backbone(str(path.resolve()), path)
+
+
+def model_of_run(folder: Path) -> Path:
+    """Returns the `model/` of a run's folder, and any other path as it is.
+
+    Raises:
+      UserError: it is the folder of a run that has not left a model yet.
+    """
+    if not folder.is_dir():
+        return folder
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = None
+    is_run = isinstance(config, dict) and config.keys() >= RUN_KEYS and "model_type" not in config
+    if not is_run:
+        return folder
+    if not (folder / "model" / "config.json").is_file():
+        raise UserError(
+            f"{folder}: is a run without a model/, which is written at the end of training; rerun the same "
+            "command to finish it"
+        )
+    return folder / "model"
 
 
 def sha256(path: str | os.PathLike) -> str:
@@ -73,12 +117,18 @@ def caption_length(text_length: int, config: ClipConfig, name: str) -> int:
 
 
 def load(
-    name: str, image_size: tuple[int, int], text_length: int = 0, with_weights: bool = True
+    name: str | os.PathLike | Backbone,
+    image_size: tuple[int, int],
+    text_length: int = 0,
+    with_weights: bool = True,
+    act: str | None = None,
+    heads: tuple[int, int] | None = None,
 ) -> tuple[ClipConfig, dict | None, Callable]:
     """(sizes, weights, tokenizer) of a backbone at `image_size` (height, width).
 
     `text_length` above 0 makes the tokenizer cut captions shorter than the text tower would take. Without
-    weights, to train one from nothing, only the folder's config.json and tokenizer are read.
+    weights, to train one from nothing, only the folder's config.json, image settings and tokenizer are read.
+    `act` and `heads` are as for `load_clip`.
 
     CLIP's own vocabulary with the mask token as the reference has it goes with OpenAI's CLIP; a folder with
     another vocabulary brings its tokenizer.
@@ -86,11 +136,11 @@ def load(
     Raises:
       UserError: the backbone cannot be read, or does not fit `image_size` or `text_length`.
     """
-    path = find(name).path
+    path = (name if isinstance(name, Backbone) else find(name)).path
     if with_weights:
-        config, params = load_clip(path, image_size)
+        config, params = load_clip(path, image_size, act, heads)
     else:
-        config, params = replace(read_sizes(path), image_size=image_size), None
+        config, params = replace(read_sizes(path, act, heads), image_size=image_size), None
         check_image_size(config)
     length = caption_length(text_length, config, name)
     return config, params, tokenizer_of(path, config, length) or folder_tokenizer(path, length)

@@ -3,21 +3,26 @@
 config, params = load_clip("openai/clip-vit-base-patch16", image_size=(384, 128))
 """
 
-import json
+import dataclasses
 import os
-import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from tpr_jax.errors import UserError
-from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, ClipConfig
+from tpr_jax.models.config import ClipConfig
+from tpr_jax.notices import say_once
+from tpr_jax.weights import hub, place
+from tpr_jax.weights.bare_file import load_bare_file
 from tpr_jax.weights.files import read_state, write_state
 from tpr_jax.weights.hugging_face import from_hugging_face, read_config, to_hugging_face
-from tpr_jax.weights.names import Params
-from tpr_jax.weights.openai import from_openai, to_openai
-from tpr_jax.writing import write_json, write_whole
+from tpr_jax.weights.json_files import read_json
+from tpr_jax.weights.names import Params, unwrapped
+from tpr_jax.weights.openai import check_heads, from_openai, to_openai
+from tpr_jax.weights.preprocessor import image_settings, write_settings
+from tpr_jax.writing import write_json
 
 __all__ = [
     "find_clip",
@@ -32,36 +37,71 @@ __all__ = [
     "weight_files",
 ]
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-HUB_FILES = ("*.json", "*.safetensors", "merges.txt")
-HUB_PICKLE = "pytorch_model.bin"
+# In the order in which transformers looks for them: one file, or an index of several.
+SINGLE_AND_INDEX = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+BARE = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # OpenCLIP's, under OpenAI's names
 
 
 def load_clip(
-    path_or_hub_id: str | os.PathLike, image_size: tuple[int, int] | None = None
+    path_or_hub_id: str | os.PathLike,
+    image_size: tuple[int, int] | None = None,
+    act: str | None = None,
+    heads: tuple[int, int] | None = None,
+    notices: bool = True,
 ) -> tuple[ClipConfig, Params]:
     """Sizes and float32 weights of a CLIP; see `names` for the tree.
 
     Takes a folder in Hugging Face's format, the id of one on their hub, or one file of weights under OpenAI's
     names. `image_size` is (height, width) in pixels and defaults to that of the folder's image settings, or
-    of its config; positions are resized to it.
+    of its config; positions are resized to it. `act` ("quick_gelu" or "gelu") and `heads` (vision, text) are
+    what the folder says unless given; a file alone may need them (`bare_file`). `notices`: whether to print
+    which of the folder's image settings are not followed.
 
     Raises:
-      UserError: nothing is found there, a weight is missing, unknown or misshapen, a file is damaged, or
-        `image_size` is no multiple of the patch size.
+      UserError: nothing is found there, a weight is missing, unknown or misshapen, a file is damaged,
+        `image_size` is no multiple of the patch size, or a file does not tell its activation and heads.
     """
     path = find_clip(path_or_hub_id)
     if path.is_file():
-        return from_openai(read_state(path), image_size, where=str(path))
-    config = _read_json(path / "config.json")
-    image_size = image_size or image_settings(path)["image_size"]
-    return from_hugging_face(_read_weights(path), config, image_size, where=str(path))
+        return load_bare_file(path, image_size, act, heads)
+    config = _read_config(path)
+    settings = image_settings(path)
+    if notices and settings["ignored"]:
+        say_once(settings["ignored"])
+    state = unwrapped(_read_weights(path), str(path))
+    ours, params = from_hugging_face(state, config, image_size or settings["image_size"], where=str(path))
+    return _as_told(ours, settings, act, heads, path), params
 
 
-def read_sizes(folder: str | os.PathLike) -> ClipConfig:
-    """The sizes that a folder's config.json gives, without reading any weight."""
-    path = Path(folder) / "config.json"
-    return read_config(_read_json(path), str(path))
+def read_sizes(
+    folder: str | os.PathLike, act: str | None = None, heads: tuple[int, int] | None = None
+) -> ClipConfig:
+    """The sizes that a folder's config.json gives, and its mean and std, without reading any weight."""
+    path = Path(folder)
+    if path.is_file():
+        raise UserError(
+            f"{path}: is a file; to know the sizes without the weights, give a folder with config.json"
+        )
+    return _as_told(
+        read_config(_read_config(path), str(path / "config.json")), image_settings(path), act, heads, path
+    )
+
+
+def _as_told(
+    config: ClipConfig, settings: dict, act: str | None, heads: tuple | None, where: Path
+) -> ClipConfig:
+    """The config with a folder's image settings, and with what the caller knows better."""
+    changes = {"image_mean": settings["mean"], "image_std": settings["std"]}
+    if act is not None:
+        changes["act"] = act
+    if heads is not None:
+        changes |= dict(zip(("vision_heads", "text_heads"), heads, strict=True))
+    told = dataclasses.replace(config, **changes)
+    check_heads(told, str(where))
+    return told
 
 
 def find_clip(path_or_hub_id: str | os.PathLike) -> Path:
@@ -70,48 +110,7 @@ def find_clip(path_or_hub_id: str | os.PathLike) -> Path:
     Raises:
       UserError: neither a path nor an id that can be reached.
     """
-    path = Path(path_or_hub_id)
-    if path.exists():
-        return path
-    if not HUB_ID.fullmatch(str(path_or_hub_id)):
-        raise UserError(f"{path}: no such folder or file of CLIP weights; check the path")
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise UserError(
-            f"{path}: no such folder; to download it by that name, `pip install huggingface_hub`"
-        ) from error
-    try:
-        found = Path(snapshot_download(str(path_or_hub_id), allow_patterns=list(HUB_FILES)))
-        if not any(found.glob("*.safetensors")):  # some have their weights as a pickle of PyTorch's only
-            found = Path(snapshot_download(str(path_or_hub_id), allow_patterns=[*HUB_FILES, HUB_PICKLE]))
-        return found
-    except Exception as error:  # the hub's client passes on the errors of several network libraries
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{path}: no such folder, and not to be had from the Hugging Face hub ({reason}); "
-            "check the name or the network, or give a folder"
-        ) from error
-
-
-def image_settings(folder: str | os.PathLike) -> dict:
-    """`{"image_size": (height, width) or None, "mean": 3 floats, "std": 3 floats}` of a folder.
-
-    The size is what images have when they reach the model: after the crop, where one is made. CLIP's own mean
-    and deviation stand in for what is not written there.
-    """
-    settings = {}
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (Path(folder) / name).is_file():
-            settings = _read_json(Path(folder) / name)
-            settings = settings.get("image_processor", settings)
-            break
-    crop = settings.get("crop_size") if settings.get("do_center_crop", True) else None
-    return {
-        "image_size": _sides(crop) or _sides(settings.get("size")),
-        "mean": tuple(settings.get("image_mean") or IMAGE_MEAN),
-        "std": tuple(settings.get("image_std") or IMAGE_STD),
-    }
+    return hub.find(path_or_hub_id).path
 
 
 def save_clip(
@@ -120,57 +119,43 @@ def save_clip(
     params: Params,
     *,
     tokenizer_json: str | os.PathLike | None = None,
+    tokenizer: Callable[[str], object] | None = None,
     dtype: str = "float32",
-    mean: tuple[float, float, float] = IMAGE_MEAN,
-    std: tuple[float, float, float] = IMAGE_STD,
+    checked: bool = False,
 ) -> None:
     """Writes a folder in Hugging Face's CLIP format that `load_clip` and `transformers` read.
 
     `config.json`, `model.safetensors` in `dtype` ("float32" or "float16"), `preprocessor_config.json` with
-    the image size, mean and deviation, and a copy of the file `tokenizer_json`. Positions of a grid that is
+    the image size, mean and deviation, and a copy of the file `tokenizer_json` (or what `tokenizer` writes to
+    a path). Positions of a grid that is
     not square are stored as a square of the longer side (see `to_hugging_face`); `load_clip` restores the
     grid, exactly where one side is an odd multiple of the other, up to the rounding of `dtype`.
 
+    What an earlier call wrote there is replaced, all together; weights of another origin never are, unless
+    the caller has `checked` the folder.
+
     Raises:
-      UserError: the folder cannot be written, or a weight is too large for float16.
+      UserError: the folder cannot be written or holds weights of another origin, or a weight is too large for
+        float16.
     """
     folder = Path(folder)
+    if not checked:
+        place.check(folder, place.WEIGHTS)
     state, config_json = to_hugging_face(params, config)
     with np.errstate(over="ignore"):  # reported below, by name
         narrow = {name: np.asarray(array).astype(dtype) for name, array in state.items()}
     for name, array in narrow.items():
         if not np.isfinite(array).all():
             raise UserError(f"{folder}: weight {name!r} is not finite in {dtype}; save it in float32")
-    write_state(folder / "model.safetensors", narrow)
-    write_json(folder / "config.json", {**config_json, "dtype": dtype})
-    write_json(folder / "preprocessor_config.json", _preprocessor(config.image_size, mean, std))
-    if tokenizer_json is not None:
-        write_whole(folder / "tokenizer.json", lambda temporary: shutil.copyfile(tokenizer_json, temporary))
-
-
-def _preprocessor(image_size: tuple[int, int], mean: tuple, std: tuple) -> dict:
-    height, width = image_size
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_resize": True,
-        "size": {"height": height, "width": width},
-        "resample": 2,  # bilinear, as PIL numbers it
-        "do_center_crop": False,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(mean),
-        "image_std": list(std),
-        "do_convert_rgb": True,
+    files = {
+        "model.safetensors": lambda path: write_state(path, narrow),
+        "preprocessor_config.json": lambda path: write_json(path, write_settings(config)),
     }
-
-
-def _sides(size: object) -> tuple[int, int] | None:
-    if isinstance(size, int):
-        return size, size
-    if isinstance(size, dict) and {"height", "width"} <= set(size):
-        return int(size["height"]), int(size["width"])
-    return None
+    if tokenizer is not None:
+        files["tokenizer.json"] = tokenizer
+    elif tokenizer_json is not None:
+        files["tokenizer.json"] = lambda path: shutil.copyfile(tokenizer_json, path)
+    place.write(folder, files, lambda: {**config_json, "dtype": dtype})
 
 
 def weight_files(path: str | os.PathLike) -> list[Path]:
@@ -182,26 +167,42 @@ def weight_files(path: str | os.PathLike) -> list[Path]:
     path = Path(path)
     if path.is_file():
         return [path]
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        return [path / name for name in sorted(set(_read_json(index).get("weight_map", {}).values()))]
-    files = [path / name for name in ("model.safetensors", HUB_PICKLE) if (path / name).is_file()]
-    if not files:
-        raise UserError(f"{path / 'model.safetensors'}: no such file; the folder is not a whole CLIP")
-    return files[:1]
+    for single, index in SINGLE_AND_INDEX:
+        if (path / single).is_file():
+            return [path / single]
+        if (path / index).is_file():
+            return _shards(path / index)
+    raise UserError(
+        f"{path / 'model.safetensors'}: no such file; {_bare(path) or 'the folder is not a whole CLIP'}"
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise UserError(f"{index}: has no weight_map; restore the original file")
+    if not all(isinstance(name, str) and Path(name).name == name for name in names.values()):
+        raise UserError(
+            f"{index}: its weight_map names something else than files beside it; restore the original file"
+        )
+    return [index.parent / name for name in sorted(set(names.values()))]
 
 
 def _read_weights(folder: Path) -> dict[str, np.ndarray]:
     return {name: array for file in weight_files(folder) for name, array in read_state(file).items()}
 
 
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; the folder is not in Hugging Face's CLIP format") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); restore the original file") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no JSON object; restore the original file")
-    return content
+def _read_config(folder: Path) -> dict:
+    path = folder / "config.json"
+    if not path.is_file() and (bare := _bare(folder)):
+        raise UserError(f"{path}: no such file; {bare}")
+    config = read_json(path)
+    if config.get("model_type") == place.INTERRUPTED:
+        raise UserError(f"{folder}: holds {place.INTERRUPTED}; save the model there again")
+    return config
+
+
+def _bare(folder: Path) -> str:
+    """Says what to do with OpenCLIP's file in a folder; empty where there is none."""
+    found = next((folder / name for name in BARE if (folder / name).is_file()), None)
+    return f"to use OpenCLIP's weights, give {found} itself, with act and heads" if found else ""

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import load_file, save_file
@@ -16,13 +17,27 @@ from tpr_jax.weights.torchscript import read_torchscript
 from tpr_jax.writing import write_whole
 
 CHECKSUM = "tpr_jax_sha256"  # of the arrays, among the metadata of a safetensors file
+WRAPPED = ("model", "state_dict", "model_state_dict", "module")  # under which a checkpoint keeps its weights
+# transformers 4 takes no file that does not say this; the arrays are the same.
+METADATA = {"format": "pt"}
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+# The types of a safetensors file that NumPy has,
+STORED = {"BOOL": np.bool_, "F16": np.float16, "F32": np.float32, "F64": np.float64}
+STORED |= {
+    f"{kind}{bits}": np.dtype(f"{kind.lower()}{bits // 8}") for kind in "IU" for bits in (8, 16, 32, 64)
+}
+# and those that it lacks.
+NARROW = {
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+}
 
 
 def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads every array of a `.safetensors`, `.pt`, `.pth` or `.bin` file, as it is stored.
 
-    A checkpoint that wraps its weights, `{"model": {...}}` or `{"state_dict": {...}}`, is unwrapped.
+    A checkpoint that wraps its weights, such as `{"model": {...}}` or `{"state_dict": {...}}`, is unwrapped.
 
     Raises:
       UserError: the file is missing, cut off, not of its kind, holds something other than arrays and numbers,
@@ -38,6 +53,14 @@ def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
     raise UserError(f"{path}: unknown kind of weights file; use .safetensors, .pt or .pth")
 
 
+def is_torchscript(path: str | os.PathLike) -> bool:
+    """Whether the file is a compiled model, as OpenAI gives out CLIP's, rather than a state dict."""
+    if Path(path).suffix not in TORCH_SUFFIXES or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.split("/")[1:] == ["constants.pkl"] for name in archive.namelist())
+
+
 def write_state(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
     """Writes named arrays as safetensors; the file appears whole or not at all.
 
@@ -46,7 +69,7 @@ def write_state(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> Non
     """
     contiguous = {name: np.asarray(array, order="C") for name, array in state.items()}
     try:
-        metadata = {"format": "np"} | _checksum(contiguous)
+        metadata = METADATA | _checksum(contiguous)
         write_whole(path, lambda temporary: save_file(contiguous, temporary, metadata=metadata))
     except SafetensorError as error:  # its words for trouble with the disk
         raise UserError(
@@ -76,30 +99,31 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         with safe_open(path, framework="np") as file:
             types = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
-        return _read_with_bfloat16(path) if "BF16" in types else load_file(path)
+        return load_file(path) if types <= STORED.keys() else _read_narrow(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: not a whole safetensors file ({error}); copy or download it again"
         ) from error
 
 
-def _read_with_bfloat16(path: Path) -> dict[str, np.ndarray]:
-    """bfloat16, which NumPy lacks, is the upper half of a float32."""
+def _read_narrow(path: Path) -> dict[str, np.ndarray]:
+    """Decodes a file with types that NumPy lacks, which become float32."""
     state = {}
     for name, entry in deserialize(path.read_bytes()):
-        if entry["dtype"] == "BF16":
-            upper = np.frombuffer(entry["data"], np.uint16).astype(np.uint32)
-            state[name] = (upper << 16).view(np.float32).reshape(entry["shape"])
+        stored, shape = entry["dtype"], entry["shape"]
+        if stored in STORED:
+            state[name] = np.frombuffer(entry["data"], STORED[stored]).reshape(shape)
+        elif stored in NARROW:
+            state[name] = np.frombuffer(entry["data"], NARROW[stored]).astype(np.float32).reshape(shape)
         else:
-            dtype = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64}[entry["dtype"]]
-            state[name] = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
+            raise UserError(f"{path}: weight {name!r} is of type {stored}; save it as float32 or bfloat16")
     return state
 
 
 def _read_torch(path: Path) -> object:
     """Whatever the file holds, read without running any code stored in it."""
     try:
-        if _is_torchscript(path):
+        if is_torchscript(path):
             return read_torchscript(path)
         import torch
 
@@ -117,19 +141,9 @@ def _read_torch(path: Path) -> object:
         raise UserError(f"{path}: not a whole PyTorch file ({first_line}); fetch it again") from error
 
 
-def _is_torchscript(path: Path) -> bool:
-    """Whether the file is a compiled model, as OpenAI gives out CLIP's, rather than a state dict."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.split("/")[1:] == ["constants.pkl"] for name in archive.namelist())
-
-
 def _unwrap(content: object) -> object:
     while isinstance(content, Mapping):
-        inner = next(
-            (content[key] for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), None
-        )
+        inner = next((content[key] for key in WRAPPED if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
         content = inner

@@ -1,13 +1,14 @@
 """CLIP from and to the weights and `config.json` of Hugging Face's `CLIPModel`."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from tpr_jax.errors import UserError
-from tpr_jax.models.config import ClipConfig
-from tpr_jax.weights.names import Params, from_names, hugging_face_weights, to_names
+from tpr_jax.models.config import ACTS, ClipConfig
+from tpr_jax.weights.names import Params, from_names, hugging_face_weights, scalar, to_names
 from tpr_jax.weights.openai import with_grid
 
 # What a key means when config.json leaves it out.
@@ -33,27 +34,41 @@ TEXT_DEFAULTS = {
     "layer_norm_eps": 1e-5,
     "eos_token_id": 49407,
 }
+VISION_COUNTS = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
+TEXT_COUNTS = [*VISION_COUNTS, "max_position_embeddings", "vocab_size"]
 # Early files said 2 and meant "the highest id"; the text feature is then read at the argmax of the ids.
 LEGACY_EOS = 2
 
 
 def read_config(config: Mapping, where: str = "config.json") -> ClipConfig:
-    """Our sizes from the contents of a Hugging Face CLIP's `config.json`, at its own square image size.
+    """Our sizes from the contents of a Hugging Face CLIP's `config.json`, at its own image size.
 
     Raises:
-      UserError: it is another kind of model, or uses an activation or number of channels not known here.
+      UserError: it is another kind of model, a value is unusable, or asks for what is not computed here.
     """
     if config.get("model_type") != "clip":
         raise UserError(f"{where}: model_type is {config.get('model_type')!r}, expected 'clip'")
+    if config.get("quantization_config"):
+        raise UserError(
+            f"{where}: quantization_config is not supported; use the weights that are not quantized"
+        )
     vision = VISION_DEFAULTS | _section(config, "vision_config", where)
     text = TEXT_DEFAULTS | _section(config, "text_config", where)
     for key in ("hidden_act", "layer_norm_eps"):
         if vision[key] != text[key]:
             raise UserError(f"{where}: {key} differs between the towers ({vision[key]!r}, {text[key]!r})")
-    if vision["hidden_act"] not in ("quick_gelu", "gelu"):
+    if vision["hidden_act"] not in ACTS:
         raise UserError(
             f"{where}: hidden_act {vision['hidden_act']!r} is not known; use 'quick_gelu' or 'gelu'"
         )
+    eps = vision["layer_norm_eps"]
+    if not isinstance(eps, int | float) or isinstance(eps, bool) or not 0 < eps < 1:
+        raise UserError(f"{where}: layer_norm_eps is {eps!r}, expected a small number above 0; fix the file")
+    _check_counts(vision, VISION_COUNTS, f"{where}: vision_config")
+    _check_counts(text, TEXT_COUNTS, f"{where}: text_config")
+    embed_dim = config.get("projection_dim")
+    embed_dim = 512 if embed_dim is None else embed_dim
+    _check_counts({"projection_dim": embed_dim}, ["projection_dim"], where)
     if vision["num_channels"] != 3:
         raise UserError(f"{where}: num_channels is {vision['num_channels']}, expected 3")
     for name, tower in (("vision", vision), ("text", text)):
@@ -62,9 +77,16 @@ def read_config(config: Mapping, where: str = "config.json") -> ClipConfig:
                 f"{where}: {name} hidden_size {tower['hidden_size']} is not divisible by "
                 f"num_attention_heads {tower['num_attention_heads']}"
             )
+    patch = _pair(vision, "patch_size", where)
+    if patch[0] != patch[1]:
+        raise UserError(
+            f"{where}: patch_size is {vision['patch_size']}, but only square patches are supported"
+        )
+    own = {"image_size": _pair(vision, "image_size", where), "patch_size": patch[0]}
+    if any(side < patch[0] for side in own["image_size"]):
+        raise UserError(f"{where}: image_size {vision['image_size']} is smaller than patch_size {patch[0]}")
     return ClipConfig(
-        image_size=(vision["image_size"], vision["image_size"]),
-        patch_size=vision["patch_size"],
+        **own,
         vision_width=vision["hidden_size"],
         vision_layers=vision["num_hidden_layers"],
         vision_heads=vision["num_attention_heads"],
@@ -75,11 +97,58 @@ def read_config(config: Mapping, where: str = "config.json") -> ClipConfig:
         text_mlp=text["intermediate_size"],
         context_length=text["max_position_embeddings"],
         vocab_size=text["vocab_size"],
-        embed_dim=config.get("projection_dim", 512),
+        embed_dim=embed_dim,
         act=vision["hidden_act"],
         layer_norm_eps=vision["layer_norm_eps"],
-        eot_id=None if text["eos_token_id"] == LEGACY_EOS else text["eos_token_id"],
+        eot_id=_eot_id(text, where),
+        logit_scale=_logit_scale(config, where),
     )
+
+
+def _eot_id(text: Mapping, where: str) -> int | None:
+    eos = text["eos_token_id"]
+    if isinstance(eos, list) and len(eos) == 1:
+        eos = eos[0]
+    if type(eos) is not int or eos < 0:
+        raise UserError(
+            f"{where}: eos_token_id is {text['eos_token_id']!r}, expected one token's id; fix the file"
+        )
+    if eos == LEGACY_EOS:
+        return None
+    if eos >= text["vocab_size"]:
+        raise UserError(
+            f"{where}: eos_token_id {eos} is outside the vocabulary of {text['vocab_size']}; fix the file"
+        )
+    return eos
+
+
+def _logit_scale(config: Mapping, where: str) -> float:
+    """What the temperature is where the weights do not bring it."""
+    value = config.get("logit_scale_init_value")
+    if value is None:
+        return ClipConfig.logit_scale
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise UserError(f"{where}: logit_scale_init_value is {value!r}, expected a number; fix the file")
+    return float(value)
+
+
+def _check_counts(section: Mapping, keys: list[str], where: str) -> None:
+    for key in keys:
+        if type(section[key]) is not int or section[key] < 1:
+            raise UserError(
+                f"{where}: {key} is {section[key]!r}, expected a whole number above 0; fix the file"
+            )
+
+
+def _pair(section: Mapping, key: str, where: str) -> tuple[int, int]:
+    """(height, width) of a value that is one whole number or two."""
+    value = section[key]
+    sides = value if isinstance(value, list) else [value, value]
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise UserError(
+            f"{where}: {key} is {value!r}, expected one or two whole numbers above 0; fix the file"
+        )
+    return tuple(sides)
 
 
 def write_config(config: ClipConfig) -> dict:
@@ -139,12 +208,12 @@ def from_hugging_face(
         multiple of the patch size.
     """
     own = read_config(config, where)
-    side = own.image_size[0] // own.patch_size
+    grid = own.grid
     ignore = frozenset({"logit_scale"} | {name for name in state if name.endswith(".position_ids")})
-    params = from_names(state, hugging_face_weights(own, (side, side)), ignore=ignore, where=where)
-    logit_scale = float(np.reshape(state.get("logit_scale", own.logit_scale), ()))
+    params = from_names(state, hugging_face_weights(own, grid), ignore=ignore, where=where)
+    logit_scale = scalar(state, "logit_scale", own.logit_scale, where)
     ours = dataclasses.replace(own, image_size=tuple(image_size or own.image_size), logit_scale=logit_scale)
-    return ours, with_grid(params, ours, (side, side))
+    return ours, with_grid(params, ours, grid)
 
 
 def to_hugging_face(params: Params, config: ClipConfig) -> tuple[dict[str, np.ndarray], dict]:

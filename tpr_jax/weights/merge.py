@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tpr_jax.errors import ArgumentError
 from tpr_jax.models.methods import Method, zero_shot
 from tpr_jax.models.parts import Lora, Prefix, slots_of_block
 from tpr_jax.models.petl.lora import merged
@@ -22,7 +23,17 @@ def merge(method: Method, variables: Mapping) -> tuple[Method, dict]:
     their input and stay. Where nothing is left the method is `zero_shot`. The heads of losses are dropped.
     `variables` holds the method's collections and all of `params`, NumPy or JAX, and is left as it is; where
     no kernel changes, `params` is returned as it came.
+
+    Raises:
+      ArgumentError: `method` or `variables` is something else, or a collection is missing.
     """
+    if not isinstance(method, Method):
+        raise ArgumentError(f"method must be a Method of models.methods, not {type(method).__name__}")
+    missing = [name for name in ("params", *method.trainable) if name not in _mapping(variables)]
+    if missing and missing[0] != "head":
+        raise ArgumentError(
+            f"variables have no collection {missing[0]!r}, which method {method.name!r} needs"
+        )
     parts = {name: tree for name, tree in variables.items() if name not in ("head", "lora", "prefix")}
     if "lora" in variables:
         parts["params"] = _with_low_rank(method, variables)
@@ -38,6 +49,12 @@ def merge(method: Method, variables: Mapping) -> tuple[Method, dict]:
 
     rest = dataclasses.replace(method, vision=left(method.vision), text=left(method.text), tuned=())
     return (rest if rest.vision or rest.text or rest.prompts else zero_shot()), parts
+
+
+def _mapping(variables) -> Mapping:
+    if not isinstance(variables, Mapping):
+        raise ArgumentError(f"variables must be a dict of collections, not {type(variables).__name__}")
+    return variables
 
 
 def _with_low_rank(method: Method, variables: Mapping) -> dict:

@@ -6,8 +6,10 @@ import numpy as np
 
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
-from tpr_jax.weights.names import Params, from_names, openai_weights, to_names
+from tpr_jax.weights.names import Params, from_names, openai_weights, scalar, to_names
 from tpr_jax.weights.resize import resize_positions
+
+OWN_ENTRIES = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's archives, beside the weights
 
 
 def from_openai(
@@ -23,7 +25,8 @@ def from_openai(
 
     Every size is read off the shapes. `grid` is the position embedding's own grid, a square unless said
     otherwise (or unless its length only fits `image_size`); it is resized where `image_size` asks for
-    another. `heads` (vision, text) are one for each 64 of width, as in every CLIP that OpenAI gave out. The
+    another. What the shapes do not tell is by default as in every CLIP that OpenAI gave out: `heads` (vision,
+    text) are one for each 64 of width, and `act` is quick GELU (`bare_file` asks for both). The
     scalars that their archives carry beside the weights are left alone. The text feature is read at the
     highest id.
 
@@ -56,9 +59,10 @@ def from_openai(
         embed_dim=embed,
         act=act,
         eot_id=None,
-        logit_scale=float(state.get("logit_scale", ClipConfig.logit_scale)),
+        logit_scale=scalar(state, "logit_scale", ClipConfig.logit_scale, where),
     )
-    ignore = frozenset({"logit_scale", "input_resolution", "context_length", "vocab_size"})
+    check_heads(config, where)
+    ignore = frozenset({"logit_scale", *OWN_ENTRIES})
     params = from_names(state, openai_weights(config, grid), ignore=ignore, where=where)
     return config, with_grid(params, config, grid)
 
@@ -92,6 +96,21 @@ def check_image_size(config: ClipConfig) -> None:
             f"image_size {height}x{width} is not a multiple of the patch size {config.patch_size}; "
             f"use for example {_nearest(height, config.patch_size)}x{_nearest(width, config.patch_size)}"
         )
+
+
+def check_heads(config: ClipConfig, where: str = "weights") -> None:
+    """Refuses numbers of heads that do not divide the width of their tower.
+
+    Raises:
+      UserError: a tower has no heads, or its width is not a multiple of their number.
+    """
+    towers = (
+        ("vision", config.vision_width, config.vision_heads),
+        ("text", config.text_width, config.text_heads),
+    )
+    for tower, width, count in towers:
+        if count < 1 or width % count:
+            raise UserError(f"{where}: heads={count} do not divide the {tower} tower's width of {width}")
 
 
 def _nearest(side: int, patch: int) -> int:

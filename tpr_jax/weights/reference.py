@@ -3,18 +3,19 @@
 import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from tpr_jax.errors import UserError
+from tpr_jax import validate
+from tpr_jax.errors import ArgumentError, UserError
 from tpr_jax.models import methods
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import Method
 from tpr_jax.models.parts import ROUTERS
 from tpr_jax.trees import flatten
-from tpr_jax.weights.names import from_names, to_names
+from tpr_jax.weights.names import from_names, to_names, unwrapped
 from tpr_jax.weights.openai import from_openai
 from tpr_jax.weights.reference_names import DEAD, READ_BY, ROUTER, canonical, clip_weights, method_weights
 
@@ -37,17 +38,27 @@ def split(state: dict, method: str) -> tuple[dict, dict]:
 
     What is neither is left in CLIP's part, where its loader names it as surplus.
     """
-    if method not in OWN:
-        raise UserError(f"method '{method}' has no reference checkpoints here: known are {', '.join(OWN)}")
+    if not isinstance(method, str) or method not in OWN:
+        raise UserError(f"method {method!r} has no reference checkpoints here: choose from: {', '.join(OWN)}")
     clip, own = {}, {}
-    for name, array in state.items():
-        full = canonical(name.removeprefix("module."))
+    for name, array in unwrapped(state, "the checkpoint").items():
+        full = canonical(name)
         short = full.removeprefix("base_model.")
         if short == "logit_scale" or re.fullmatch(DEAD[method], short):
             continue
         mine = next((n for n in (full, f"base_model.{full}") if re.fullmatch(OWN[method], n)), None)
-        (own if mine else clip)[mine or short] = np.asarray(array, np.float32)
+        (own if mine else clip)[mine or short] = _as_float32(name, array)
     return clip, own
+
+
+def _as_float32(name: str, array) -> np.ndarray:
+    try:
+        found = np.asarray(array)
+        if found.dtype.kind not in "biufV":
+            raise TypeError(f"{found.dtype}")
+        return found.astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"weight {name!r} is not an array of numbers ({error})") from error
 
 
 def read(state: dict, *, method: str, image_size=None, **settings) -> tuple[ClipConfig, Method, Heads, dict]:
@@ -61,17 +72,23 @@ def read(state: dict, *, method: str, image_size=None, **settings) -> tuple[Clip
       UserError: a weight is missing, unknown or misshapen, or a setting is unknown or disagrees with the
         weights.
     """
+    if not isinstance(state, Mapping) or not state:
+        raise ArgumentError(f"state must be a dict, weight name -> NumPy array, not {_described(state)}")
+    image_size = validate.image_size_or_none(image_size)
     clip, own = split(state, method)
-    config, params = from_openai(clip, image_size=image_size, grid=_trained_grid(clip, image_size))
-    own, found, heads = FIND[method](own, config, settings)
     known = list(inspect.signature(methods.METHODS[method]).parameters)
     for name, value in settings.items():
-        if name not in known:
-            raise UserError(f"setting {name!r} is unknown: known are {', '.join(known) or 'none'}")
+        _check_setting(name, value, known)
+    config, params = from_openai(clip, image_size=image_size, grid=_trained_grid(clip, image_size))
+    own, found, heads = FIND[method](own, config, settings)
+    for name, value in settings.items():
         value = tuple(value) if isinstance(value, list) else value
         if found.get(name, value) != value:
             raise UserError(f"{name}={value} was asked for, but the weights have {name}={found[name]}")
-    made = methods.METHODS[method](**{**settings, **found})
+    try:
+        made = methods.METHODS[method](**{**settings, **found})
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ArgumentError(f"a setting of {method!r} is of the wrong kind: {error}") from error
     methods.check(made, config)
     variables = from_names(own, method_weights(made, config, heads), where="the checkpoint")
     return config, made, heads, {"params": params, **variables}
@@ -88,6 +105,7 @@ def load(state: dict, *, method: str, image_size=None, dtype: str = "float32", *
     """
     from tpr_jax.model import make_model, matching_tokenizer
 
+    dtype = validate.dtype_name(dtype)
     config, found, heads, variables = read(state, method=method, image_size=image_size, **settings)
     source = f"reference checkpoint of {method}"
     tokenizer = matching_tokenizer(config)
@@ -185,6 +203,32 @@ FIND = {
     "cskt": _find_cskt,
     "irra": _find_irra,
 }
+
+
+COUNTS = ("num_experts", "top_k", "reduction", "rank", "prefix", "length", "prompts")
+DEPTHS = ("depth", "depth_lora", "depth_prefix", "depth_adapter")
+
+
+def _check_setting(name: str, value, known: list[str]) -> None:
+    if name not in known:
+        raise UserError(f"setting {name!r} is unknown: known are {', '.join(known) or 'none'}")
+    if name in COUNTS and not validate.is_count(value):
+        raise ArgumentError(f"{name}={value!r} must be a whole number of at least 1")
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if name in DEPTHS and value is not None and not (whole and value >= 0):
+        raise ArgumentError(f"{name}={value!r} must be a number of blocks, or None for all")
+    if name == "scales" and not (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(v, int | float) and math.isfinite(v) for v in value)
+    ):
+        raise ArgumentError(f"scales={value!r} must be two numbers: of the vision and the text tower")
+    if name == "use" and not (isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)):
+        raise ArgumentError(f"use={value!r} must be a list of names")
+
+
+def _described(state) -> str:
+    return "an empty one" if isinstance(state, Mapping) else type(state).__name__
 
 
 def _reduction(config: ClipConfig, own: dict, leaf: str, asked: dict, block: int = 0) -> int:

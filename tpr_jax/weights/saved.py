@@ -11,14 +11,15 @@ import numpy as np
 
 from tpr_jax.data.tokenizer import Tokenizer, folder_tokenizer
 from tpr_jax.errors import UserError
-from tpr_jax.models.config import ClipConfig
+from tpr_jax.models.config import ACTS, ClipConfig
 from tpr_jax.models.methods import Method, check
 from tpr_jax.trees import flatten, unflatten
 from tpr_jax.weights.backbone import Backbone, find, sha256, tokenizer_of
 from tpr_jax.weights.clip import load_clip
 from tpr_jax.weights.files import read_state
 from tpr_jax.weights.method_json import method_from_plain
-from tpr_jax.weights.openai import with_grid
+from tpr_jax.weights.names import unwrapped
+from tpr_jax.weights.openai import from_openai, with_grid
 from tpr_jax.weights.saving import ADAPTER, FORMAT_VERSION, INSIDE, MODEL_TYPE, POSITIONS
 
 
@@ -43,6 +44,7 @@ def read_saved(folder: str | os.PathLike) -> dict | None:
         )
     backbone = content.get("backbone")
     backbone = backbone if isinstance(backbone, dict) else {}
+    of_backbone = ("name", "sha256", "revision", "act", "heads")
     fits: dict[str, Callable] = {
         "image_size": lambda v: _numbers(v, 2, int) and min(v) > 0,
         "image_mean": lambda v: _numbers(v, 3, int | float),
@@ -51,12 +53,16 @@ def read_saved(folder: str | os.PathLike) -> dict | None:
         "tokenizer": lambda v: v in ("tokenizer.json", "backbone"),
         "name": lambda v: isinstance(v, str) and v,
         "sha256": lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v),
+        # Models saved by the first versions have none of these.
+        "revision": lambda v: v is None or (isinstance(v, str) and v),
+        "act": lambda v: v is None or v in ACTS,
+        "heads": lambda v: v is None or (_numbers(v, 2, int) and min(v) > 0),
     }
     settings = {}
     for key, fit in fits.items():
-        value = backbone.get(key) if key in ("name", "sha256") else content.get(key)
+        value = backbone.get(key) if key in of_backbone else content.get(key)
         if not fit(value):
-            whole = f"backbone.{key}" if key in ("name", "sha256") else key
+            whole = f"backbone.{key}" if key in of_backbone else key
             raise UserError(f"{path}: {whole} has the unusable value {value!r}; save the model again")
         settings[key] = tuple(value) if isinstance(value, list) else value
     return settings | {"method": method_from_plain(content.get("method"), f"{path}: method")}
@@ -83,7 +89,8 @@ def load_saved(
     backbone = _find_backbone(folder, settings, place)
     # Positions of the file's own are of the saved size, and resized from there.
     first = settings["image_size"] if POSITIONS in tuned else image_size or settings["image_size"]
-    config, params = load_clip(backbone.path, tuple(first))
+    config, params = _load_backbone(backbone.path, tuple(first), settings)
+    config = dataclasses.replace(config, image_mean=settings["image_mean"], image_std=settings["image_std"])
     _check_method(folder, method, config)
     flat = flatten(params)
     _check_tuned(file, flat, tuned, method.tuned)
@@ -98,6 +105,12 @@ def load_saved(
         tokenizer = folder_tokenizer(folder / "tokenizer.json", length)
     variables = {**unflatten(leaves), "params": params}
     return config, variables, tokenizer, None if backbone.name == INSIDE else backbone
+
+
+def _load_backbone(path: Path, image_size: tuple[int, int], settings: Mapping) -> tuple[ClipConfig, dict]:
+    if settings["act"] is None and path.is_file():  # the first versions took every file for OpenAI's own
+        return from_openai(unwrapped(read_state(path), str(path)), image_size, where=str(path))
+    return load_clip(path, image_size, settings["act"], settings["heads"], notices=False)
 
 
 def _check_method(folder: Path, method: Method, config: ClipConfig) -> None:
@@ -115,7 +128,7 @@ def _find_backbone(folder: Path, settings: Mapping, place: str | os.PathLike | N
         elif name == INSIDE:
             backbone = Backbone(INSIDE, folder / INSIDE)
         else:
-            backbone = find(name)
+            backbone = find(f"{name}@{settings['revision']}" if settings["revision"] else name)
         found = sha256(backbone.path)
     except UserError as error:
         raise UserError(

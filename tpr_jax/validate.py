@@ -1,0 +1,191 @@
+"""Checks of what the Python API is given: a mistake is one line that names the argument."""
+
+import os
+from collections.abc import Mapping, Sequence, Set
+
+import numpy as np
+from PIL import Image
+
+from tpr_jax.errors import ArgumentError
+from tpr_jax.models.config import ACTS, DTYPES
+
+
+def dtype_name(dtype) -> str:
+    """Returns the name of a type that the towers compute in; takes NumPy's and JAX's types, too.
+
+    Raises:
+      ArgumentError: it is another type, or none at all.
+    """
+    try:
+        name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    except TypeError:
+        name = None
+    if dtype is None or name not in DTYPES:
+        raise ArgumentError(f"dtype={dtype!r}: choose from: {', '.join(DTYPES)}")
+    return name
+
+
+def image_size_or_none(size) -> tuple[int, int] | None:
+    """Returns (height, width) in pixels as plain integers, or None as it came.
+
+    Raises:
+      ArgumentError: not two whole numbers above 0.
+    """
+    if size is None:
+        return None
+    if not _is_list(size) or len(size) != 2 or not all(is_count(side) for side in size):
+        raise ArgumentError(f"image_size={size!r} must be (height, width) in pixels, such as (384, 128)")
+    return int(size[0]), int(size[1])
+
+
+def act_or_none(act) -> str | None:
+    """Returns the activation as it came, or None for what the weights say.
+
+    Raises:
+      ArgumentError: no activation of that name.
+    """
+    if act is not None and act not in ACTS:
+        raise ArgumentError(f"act={act!r}: choose from: {', '.join(ACTS)}")
+    return act
+
+
+def heads_or_none(heads) -> tuple[int, int] | None:
+    """Returns the numbers of heads of the vision and of the text tower, or None for what the weights say.
+
+    Raises:
+      ArgumentError: not two whole numbers above 0.
+    """
+    if heads is None:
+        return None
+    if not _is_list(heads) or len(heads) != 2 or not all(is_count(count) for count in heads):
+        raise ArgumentError(
+            f"heads={heads!r} must be the numbers of heads of the vision and the text tower, such as (12, 8)"
+        )
+    return int(heads[0]), int(heads[1])
+
+
+def path_argument(name: str, path) -> str | os.PathLike:
+    """Returns a path or hub id as it came.
+
+    Raises:
+      ArgumentError: neither a text nor a path, or empty.
+    """
+    if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
+        raise ArgumentError(f"{name}={path!r} must be a path or a name (str), not {_kind(path)}")
+    if not os.fspath(path).strip():
+        raise ArgumentError(f"{name} is empty; give a folder, a file or a name")
+    return path
+
+
+def batch_size_of(size) -> int:
+    """Returns a batch size as a plain integer.
+
+    Raises:
+      ArgumentError: not a whole number above 0.
+    """
+    if not is_count(size):
+        raise ArgumentError(f"batch_size={size!r} must be a whole number of at least 1")
+    return int(size)
+
+
+def image_list(images) -> list:
+    """Returns the images as a list.
+
+    Raises:
+      ArgumentError: a single image, or something that has no order or length.
+    """
+    if isinstance(images, np.ndarray) and images.ndim in (2, 3):
+        raise ArgumentError(
+            f"images is one array of shape {list(images.shape)}: give a list of arrays [h, w, 3]"
+        )
+    return _as_list("images", images, (str, bytes, os.PathLike, Image.Image), "images")
+
+
+def text_list(texts) -> list[str]:
+    """Returns the texts as a list.
+
+    Raises:
+      ArgumentError: a single text, something that has no order or length, or an item that is not a text.
+    """
+    found = _as_list("texts", texts, (str, bytes), "texts")
+    for i, text in enumerate(found):
+        if not isinstance(text, str):
+            raise ArgumentError(f"texts[{i}]={text!r} must be a text (str), not {_kind(text)}")
+    return found
+
+
+def image_arrays(images, image_size: tuple[int, int]) -> np.ndarray:
+    """Returns normalized images `[n, h, w, 3]` in float32.
+
+    Raises:
+      ArgumentError: another shape or type, or a number that is not finite.
+    """
+    array = _array("images", images)
+    if array.ndim != 4 or array.shape[1:] != (*image_size, 3):
+        raise ArgumentError(
+            f"images of shape {array.shape}, expected [n, {image_size[0]}, {image_size[1]}, 3]"
+        )
+    if array.dtype.kind not in "fV":  # V: bfloat16, as ml_dtypes has it
+        raise ArgumentError(
+            f"images are {array.dtype}, expected normalized floats: give pixels to encode_images"
+        )
+    array = array.astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+        raise ArgumentError("images hold NaN or infinity: normalized pixels are finite")
+    return array
+
+
+def id_arrays(ids, vocab_size: int, context_length: int) -> np.ndarray:
+    """Returns token ids `[m, l]` in int32.
+
+    Raises:
+      ArgumentError: another shape or type, texts longer than `context_length`, or an unknown id.
+    """
+    array = _array("ids", ids)
+    if array.ndim != 2 or not 0 < array.shape[1] <= context_length:
+        raise ArgumentError(f"ids of shape {array.shape}, expected [m, l] with l of 1 to {context_length}")
+    if array.dtype.kind not in "iu":
+        raise ArgumentError(f"ids are {array.dtype}, expected whole numbers")
+    if array.size and not (array.min() >= 0 and array.max() < vocab_size):
+        raise ArgumentError(
+            f"ids lie in {array.min()}..{array.max()}, expected 0..{vocab_size - 1}: use its tokenizer"
+        )
+    return array.astype(np.int32)
+
+
+def is_count(value) -> bool:
+    """Whether this is a whole number above 0, of Python or NumPy."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+
+
+def _array(name: str, value) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"{name}: not an array of numbers ({error})") from error
+    if array.dtype.kind in "OUSM":
+        raise ArgumentError(f"{name}: not an array of numbers but of {array.dtype}")
+    return array
+
+
+def _is_list(value) -> bool:
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1)
+
+
+def _as_list(name: str, value, single: tuple[type, ...], what: str) -> list:
+    if isinstance(value, single):
+        raise ArgumentError(f"{name} is one {_kind(value)}: give a list of {what}, such as [{name[:-1]}]")
+    ordered = isinstance(value, Sequence | np.ndarray) or (
+        hasattr(value, "__len__") and hasattr(value, "__iter__")
+    )
+    if (
+        not ordered
+        or isinstance(value, Mapping | Set)
+        or np.ndim(value if isinstance(value, np.ndarray) else [0]) == 0
+    ):
+        raise ArgumentError(f"{name} must be a list, not {_kind(value)}")
+    return list(value)
+
+
+def _kind(value) -> str:
+    return type(value).__name__

@@ -1,0 +1,76 @@
+"""A file of CLIP's weights alone, under OpenAI's names: what its shapes do not tell is asked for."""
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from tpr_jax.errors import UserError
+from tpr_jax.models.config import ClipConfig
+from tpr_jax.notices import say_once
+from tpr_jax.weights.files import is_torchscript, read_state
+from tpr_jax.weights.names import Params, unwrapped
+from tpr_jax.weights.openai import OWN_ENTRIES, from_openai
+
+HEAD_WIDTH = 64  # of every vision transformer in OpenAI's release,
+WIDEST = 1024  # whose widest is ViT-L
+
+
+def load_bare_file(
+    path: str | os.PathLike,
+    image_size: tuple[int, int] | None = None,
+    act: str | None = None,
+    heads: tuple[int, int] | None = None,
+) -> tuple[ClipConfig, Params]:
+    """Loads sizes and float32 weights of a file under OpenAI's names.
+
+    OpenAI's own release, recognized by its TorchScript archive or by the entries beside its weights, has
+    quick GELU and heads 64 wide; a notice says so. Files of other origin carry the same names and may differ
+    in both: LAION's and DataComp's were trained with exact GELU, and ViT-H has vision heads 80 wide.
+
+    Args:
+      path: a `.pt`, `.pth`, `.bin` or `.safetensors` file.
+      image_size: (height, width) in pixels; by default that of the weights.
+      act: "quick_gelu" or "gelu".
+      heads: number of heads of the vision and of the text tower.
+
+    Raises:
+      UserError: the file is of another origin and `act` or `heads` is not given, it cannot be read, or a
+        weight is missing, unknown or misshapen.
+    """
+    where = str(path)
+    state = unwrapped(read_state(path), where)
+    widths = _widths(state)
+    if widths and (act is None or heads is None):
+        own = is_torchscript(path) or set(OWN_ENTRIES) <= set(state)
+        if not own or not all(map(_is_openais, widths)):
+            raise UserError(_what_to_pass(where, act, heads))
+        say_once(
+            f"{where}: taken for OpenAI's own release: {act or 'quick_gelu'}, heads={_heads(heads, widths)}; "
+            "pass act and heads if it is another CLIP"
+        )
+    return from_openai(state, image_size, heads=heads, act=act or "quick_gelu", where=where)
+
+
+def _widths(state: Mapping[str, np.ndarray]) -> tuple[int, int] | None:
+    """Widths of both towers; None where the names are not OpenAI's, which their reader says."""
+    found = [np.shape(state.get(name, ())) for name in ("visual.proj", "text_projection")]
+    return (found[0][0], found[1][0]) if all(len(shape) == 2 for shape in found) else None
+
+
+def _is_openais(width: int) -> bool:
+    return width <= WIDEST and (width % HEAD_WIDTH == 0 or width < HEAD_WIDTH)
+
+
+def _heads(heads: tuple[int, int] | None, widths: tuple[int, int]) -> tuple[int, int]:
+    return tuple(heads) if heads else tuple(max(1, width // HEAD_WIDTH) for width in widths)
+
+
+def _what_to_pass(where: str, act: str | None, heads: tuple[int, int] | None) -> str:
+    unknown = [name for name, value in (("its activation", act), ("its heads", heads)) if value is None]
+    return (
+        f"{where}: is not recognized as OpenAI's own release, and does not tell {' and '.join(unknown)}: "
+        "pass act='gelu' (LAION, DataComp) or 'quick_gelu' and heads=(VISION, TEXT) to from_pretrained, or "
+        "set config.backbone_act and config.backbone_heads; save_pretrained then writes a folder that says "
+        "both"
+    )

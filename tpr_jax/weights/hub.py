@@ -1,0 +1,70 @@
+"""Finding a model by its name: a local path, or an id on the Hugging Face hub with an optional revision."""
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from tpr_jax.errors import UserError
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+REVISION = re.compile(r"[A-Za-z0-9][\w./-]*")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+# Of a repository that holds the same weights in several forms, only what is read is downloaded.
+SETTINGS = ("*.json", "merges.txt", "adapter.safetensors", "backbone/*.safetensors")
+WEIGHTS = ("model.safetensors", "model-*.safetensors")
+PICKLES = ("pytorch_model.bin", "pytorch_model-*.bin")  # where there is nothing else
+
+
+class Found(NamedTuple):
+    """Where a model lies, and for one of the hub its id and revision: the commit, where that is known."""
+
+    path: Path
+    hub_id: str | None = None
+    revision: str | None = None
+
+
+def find(name: str | os.PathLike) -> Found:
+    """Returns the local folder or file; `owner/name` and `owner/name@revision` are downloaded.
+
+    A revision is a branch, a tag or a commit. What was downloaded once lies in the hub's own cache.
+
+    Raises:
+      UserError: neither a path nor an id that can be reached.
+    """
+    path = Path(name)
+    if path.exists():
+        return Found(path)
+    hub_id, at, revision = str(name).partition("@")
+    if not HUB_ID.fullmatch(hub_id):
+        raise UserError(f"{path}: no such folder or file of CLIP weights; check the path")
+    if at and not REVISION.fullmatch(revision):
+        raise UserError(
+            f"{name}: {revision!r} is not a revision; give a branch, tag or commit: {hub_id}@main"
+        )
+    folder = _download(hub_id, revision)
+    commit = folder.name if folder.parent.name == "snapshots" and COMMIT.fullmatch(folder.name) else None
+    return Found(folder, hub_id, commit or revision or None)
+
+
+def _download(hub_id: str, revision: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise UserError(
+            f"{hub_id}: no such folder; to download it by that name, `pip install huggingface_hub`"
+        ) from error
+    pinned = {"revision": revision} if revision else {}
+    wanted = [*SETTINGS, *WEIGHTS]
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=wanted, **pinned))
+        if not any(next(folder.glob(pattern), None) for pattern in ("adapter.safetensors", *WEIGHTS)):
+            folder = Path(snapshot_download(hub_id, allow_patterns=[*wanted, *PICKLES], **pinned))
+        return folder
+    except Exception as error:  # the hub's client passes on the errors of several network libraries
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        shown = f"{hub_id}@{revision}" if revision else hub_id
+        raise UserError(
+            f"{shown}: no such folder, and not available from the Hugging Face hub ({reason}); "
+            "check the name, the revision or the network, or give a folder"
+        ) from error

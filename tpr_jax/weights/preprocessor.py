@@ -1,0 +1,137 @@
+"""The image settings of a folder in Hugging Face's format: what an image goes through before the model."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tpr_jax.errors import UserError
+from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, ClipConfig
+from tpr_jax.weights.json_files import read_json
+
+FILES = ("preprocessor_config.json", "processor_config.json")  # the first that is there counts
+BILINEAR = 2  # as PIL numbers its filters
+SWITCHES = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_pad")
+
+
+def image_settings(folder: str | os.PathLike) -> dict:
+    """Reads `{"image_size": (height, width) or None, "mean": 3 floats, "std": 3 floats, "ignored": text}`.
+
+    The size is what images have when they reach the model: after the crop, where one is made. `mean` and
+    `std` apply to pixels of 0..1: a `rescale_factor` other than 1/255, `do_rescale: false` and
+    `do_normalize: false` are folded into them. CLIP's own stand in for what is not written there.
+    `ignored` names the settings that are not followed, or is empty.
+
+    Raises:
+      UserError: the file cannot be read, or a value is unusable.
+    """
+    for name in FILES:
+        path = Path(folder) / name
+        if path.is_file():
+            settings = read_json(path)
+            nested = settings.get("image_processor", settings)
+            return _read(nested if isinstance(nested, Mapping) else {}, str(path))
+    return {"image_size": None, "mean": IMAGE_MEAN, "std": IMAGE_STD, "ignored": ""}
+
+
+def write_settings(config: ClipConfig) -> dict:
+    """Returns the contents of `preprocessor_config.json` for a model of this image size, mean and std."""
+    height, width = config.image_size
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"height": height, "width": width},
+        "resample": BILINEAR,
+        "do_center_crop": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(config.image_mean),
+        "image_std": list(config.image_std),
+        "do_convert_rgb": True,
+    }
+
+
+def _read(settings: Mapping, where: str) -> dict:
+    for key in SWITCHES:
+        if not isinstance(settings.get(key), bool | None):
+            raise UserError(f"{where}: {key} is {settings[key]!r}, expected true or false; fix the file")
+    crops = settings.get("do_center_crop") is not False
+    crop = _sides(settings, "crop_size", where) if crops else None
+    size = _sides(settings, "size", where) if settings.get("do_resize") is not False else None
+    mean, std = IMAGE_MEAN, IMAGE_STD
+    if settings.get("do_normalize") is False:
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    else:
+        mean = _channels(settings, "image_mean", where) or mean
+        std = _channels(settings, "image_std", where) or std
+        if min(std) <= 0:
+            raise UserError(f"{where}: image_std is {list(std)}, expected numbers above 0; fix the file")
+    # (x factor - mean) / std, of x in 0..255, is (x / 255 - mean / k) / (std / k).
+    k = 255 * _factor(settings, where)
+    if k != 1:
+        mean, std = (tuple(value / k for value in values) for values in (mean, std))
+    ignored = _ignored(settings, crop or size, where)
+    return {"image_size": crop or size, "mean": mean, "std": std, "ignored": ignored}
+
+
+def _ignored(settings: Mapping, size: tuple[int, int] | None, where: str) -> str:
+    """Names the settings that ask for something else than a plain bilinear resize of the whole image."""
+    found = [key for key in ("do_center_crop", "do_pad") if settings.get(key)]
+    found += [f"{key}=false" for key in ("do_resize", "do_convert_rgb") if settings.get(key) is False]
+    resample = settings.get("resample")
+    if resample not in (None, BILINEAR, "bilinear") and settings.get("do_resize") is not False:
+        found.append(f"resample={resample}")
+    asked = settings.get("size")
+    if isinstance(asked, Mapping) and not {"height", "width"} <= set(asked):
+        found += [key for key in ("shortest_edge", "longest_edge", "max_height", "max_width") if key in asked]
+    if not found:
+        return ""
+    to = f" to {size[0]} x {size[1]}" if size else ""
+    return (
+        f"{where}: {', '.join(found)}: not followed; whole photos are resized{to}, bilinear, in RGB, as "
+        "person retrieval does"
+    )
+
+
+def _factor(settings: Mapping, where: str) -> float:
+    if settings.get("do_rescale") is False:
+        return 1.0
+    factor = settings.get("rescale_factor")
+    if factor is None:
+        return 1 / 255
+    if not _is_number(factor) or factor <= 0:
+        raise UserError(f"{where}: rescale_factor is {factor!r}, expected a number above 0; fix the file")
+    return float(factor)
+
+
+def _channels(settings: Mapping, key: str, where: str) -> tuple[float, float, float] | None:
+    value = settings.get(key)
+    if value is None:
+        return None
+    values = [value] * 3 if _is_number(value) else value
+    if not isinstance(values, list) or len(values) != 3 or not all(map(_is_number, values)):
+        raise UserError(f"{where}: {key} is {value!r}, expected three numbers; fix the file")
+    return tuple(map(float, values))
+
+
+def _sides(settings: Mapping, key: str, where: str) -> tuple[int, int] | None:
+    """(height, width) of a size in any of the forms in use; None where it depends on the image."""
+    size = settings.get(key)
+    sides = size
+    if isinstance(size, Mapping):
+        if not {"height", "width"} <= set(size):
+            return None
+        sides = [size["height"], size["width"]]
+    elif size is None:
+        return None
+    elif not isinstance(size, list):
+        sides = [size, size]
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise UserError(f"{where}: {key} is {size!r}, expected a size in whole pixels; fix the file")
+    return tuple(sides)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
