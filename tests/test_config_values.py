@@ -45,6 +45,23 @@ KEYS = {
     "backbone": ((*NO_TEXT, "", " "), ("clip-mini", "/a/folder", "a/hub-id")),
     "from_scratch": FLAG,
     "dataset": (NAME[0], ("cuhk_pedes", "mini_pedes")),
+    "backbone_act": ((*NO_TEXT, "nothing", "relu"), ("", "gelu", "quick_gelu")),
+    "backbone_heads": (
+        (
+            None,
+            12,
+            "12,8",
+            (12,),
+            (12, 8, 4),
+            (0, 8),
+            (12, -1),
+            (12.0, 8),
+            (True, 8),
+            ("12", "8"),
+            (12, 10**30),
+        ),
+        ((), [12, 8], (1, 1)),
+    ),
     "data_dir": (NO_TEXT, ("", "data/own", "gs://bucket/data")),
     "source": (NAME[0], ("files", "tfds_sized")),
     "mix": (
@@ -59,6 +76,7 @@ KEYS = {
     "noisy_fraction": SHARE,
     "noise_seed": SEED,
     "on_bad_image": (NAME[0], ("error", "skip")),
+    "on_leak": (NAME[0], ("error", "warn")),
     "image_size": (
         (*NO_LIST, "ab", (), (384,), (384, 0), (-1, 128), (384, 128, 3), (384.0, 128), (True, 128), ("1", 1))
         + ((NAN, 128), (384, HUGE), (8193, 128)),

@@ -205,12 +205,6 @@ def check(config: ConfigDict) -> None:
             f"config.batch_size={config.batch_size} must be a multiple of config.instances_per_identity="
             f"{config.instances_per_identity} with config.sampler='identity'"
         )
-    heads = config.backbone_heads
-    if len(heads) and not (len(heads) == 2 and all(type(n) is int and n > 0 for n in heads)):
-        raise UserError(
-            f"config.backbone_heads={heads} must be two whole numbers, of the vision and the text tower, "
-            "such as (12,8)"
-        )
 
 
 def _check_keys(config: ConfigDict) -> None:

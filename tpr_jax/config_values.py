@@ -24,7 +24,7 @@ SMALLEST_EPS = 1e-20
 TEMPERATURES = (1e-6, 1e6)
 # Bounds of sizes that take memory before anything can be said about the model, the data, or the devices.
 LARGEST_SIDE, LARGEST_EVAL_BATCH, DEEPEST_HEAD = 8192, 2**16, 100
-MOST_PASSES = 1000
+MOST_PASSES, MOST_HEADS = 1000, 1024
 # Start-of-text, a word, end-of-text.
 SHORTEST_TEXT = 3
 
@@ -129,6 +129,13 @@ def _milestones(value) -> str:
     return "must be whole epochs from 1 on, each later than the one before, such as (20,50)"
 
 
+def _heads(value) -> str:
+    good = isinstance(value, tuple | list) and len(value) in (0, 2)
+    if good and all(is_whole(heads) and 0 < heads <= MOST_HEADS for heads in value):
+        return ""
+    return "must be two whole numbers, of the vision and the text tower, such as (12,8), or empty"
+
+
 def mix_weight(value) -> str:
     """The rule of how often an epoch passes through a data set of `mix`."""
     return "" if is_number(value) and 0 < value <= MOST_PASSES else f"weight above 0, at most {MOST_PASSES}"
@@ -139,6 +146,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("debug", "from_scratch", "augment", "mask_text", "eval_test_each_time"), flag),
     **dict.fromkeys(("profile", "scan_layers", "optimizer.per_step"), flag),
     "backbone": some_text,
+    "backbone_heads": _heads,
     "data_dir": text,
     **dict.fromkeys(("few_shot", "noisy_fraction"), share("must lie between 0 and 1: 5 % is 0.05")),
     "image_size": _image_size,
