@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tpr_jax import config as config_lib
-from tpr_jax import main, prepare
+from tpr_jax import main, prepare, runlog
 from tpr_jax.data import check, leaks, sources
 from tpr_jax.data.annotations import Entry, annotation_path
 from tpr_jax.data.images import Stored
@@ -202,9 +202,14 @@ def test_training_refuses_in_one_line(tiny, explained, capsys, tmp_path):
     assert "identity 7 is in train and test" in capsys.readouterr().out
 
 
-def test_the_key_is_free_on_resume():
-    """A run from before there was the key goes on, and one that warns may go on so."""
-    assert "on_leak" in config_lib.FREE_ON_RESUME and config_lib.base().on_leak == "error"
+def test_a_run_from_before_there_was_the_key_goes_on(tmp_path):
+    """And one that stopped at an error may go on with a warning."""
+    now = config_lib.to_plain(config_lib.base())
+    before = {key: value for key, value in now.items() if key != "on_leak"}
+    for old in (before, now):
+        (tmp_path / "config.json").write_text(json.dumps(old))
+        runlog.check_workdir(tmp_path, now | {"on_leak": "warn"}, config_lib.FREE_ON_RESUME)
+    assert now["on_leak"] == "error"
 
 
 def test_an_unknown_value_is_refused(explained, capsys, tiny):
