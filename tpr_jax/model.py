@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from tpr_jax.data.images import read_image, resize
+from tpr_jax.data.images import read_resized
 from tpr_jax.data.lengths import short_first, shortened
 from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer
 from tpr_jax.errors import UserError
@@ -64,9 +64,10 @@ class Model:
         """
 
         def rows(start: int) -> np.ndarray:
-            pictures = [read_image(image) for image in images[start : start + batch_size]]
-            pixels = np.stack([resize(picture, self.config.image_size) for picture in pictures])
-            return self.normalise(pixels)
+            size = self.config.image_size
+            return self.normalise(
+                np.stack([read_resized(image, size) for image in images[start : start + batch_size]])
+            )
 
         return _unit(self._encode(self.encoders[0], rows, len(images), batch_size))
 

@@ -73,6 +73,8 @@ def make_app(searcher: Searcher, limits: Limits):
     about = _about(searcher, limits)
     searches, decodings = (anyio.CapacityLimiter(max(2, worker_threads())) for _ in range(2))
     small = functools.lru_cache(1024)(functools.partial(pictures.photo_jpeg, searcher.index, size="small"))
+    # Resized where it is decoded: whole pictures of many uploads that wait would fill the memory.
+    read_upload = functools.partial(pictures.read_upload, size=tuple(searcher.model.config.image_size))
     waiting = uploads = 0
     _answer_errors(app)
 
@@ -113,7 +115,7 @@ def make_app(searcher: Searcher, limits: Limits):
         try:
             with anyio.fail_after(UPLOAD_SECONDS):
                 data = await request.body()
-            pixels = await anyio.to_thread.run_sync(pictures.read_upload, data, limiter=decodings)
+            pixels = await anyio.to_thread.run_sync(read_upload, data, limiter=decodings)
             return await ask(image=pixels, **options.model_dump())
         except TimeoutError:
             raise HTTPException(408, f"the photo did not come within {UPLOAD_SECONDS} seconds") from None
