@@ -14,9 +14,7 @@ from PIL import Image
 from tpr_jax.data import image_formats
 from tpr_jax.data.image_guard import DamagedPng, check_scans, count_scans, pixels_only
 from tpr_jax.data.image_memory import (
-    GATE,
-    LARGE_FILE,
-    LARGE_FILES,
+    FILES,
     MAX_DECODE_BYTES,
     decode_bytes,
 )
@@ -87,7 +85,7 @@ def open_regular(path: str | os.PathLike):
 
 @contextlib.contextmanager
 def file_bytes(path: str) -> Iterator[bytes]:
-    """The bytes of a picture's file; of large files one at a time in the process is held.
+    """The bytes of a picture's file; waits until those that are held in this process leave room for them.
 
     Raises:
       UserError: it is missing, no regular file, cannot be read, or is too large to be a picture.
@@ -100,8 +98,7 @@ def file_bytes(path: str) -> Iterator[bytes]:
                 raise TooLarge(
                     f"{path}: the file is too large ({size:,} bytes): at most {MAX_DECODE_BYTES:,}"
                 )
-            if size > LARGE_FILE:
-                held.enter_context(LARGE_FILES)
+            held.enter_context(FILES.hold(size))
             data = file.read()
         except FileNotFoundError:
             raise UserError(f"{path}: no such picture: check the path") from None
@@ -201,11 +198,6 @@ def plan(image: Image.Image, data: bytes, name: str, *, full: bool = False) -> P
     if draft > 1:
         image.draft(None, (max(size[0] // draft, 1), max(size[1] // draft, 1)))
     return Plan(image, shrink, size, needed)
-
-
-def hold(needed: int):
-    """Waits until there is memory for a picture that is decoded, and holds it meanwhile."""
-    return GATE.hold(needed)
 
 
 def check_pixels(name: str, size: tuple[int, int], limit: int) -> None:

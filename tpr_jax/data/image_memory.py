@@ -2,13 +2,18 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from PIL import Image
 
+from tpr_jax.allocator import hand_back_freed_memory
+
 DECODE_BYTES = 384 * 2**20  # for all pictures that are decoded at once
 MAX_DECODE_BYTES = 768 * 2**20  # for one, which then is decoded alone
+FILE_BYTES = 128 * 2**20  # of files that are read at once; a larger one is read alone
+_LARGE, _HUGE = 32 * 2**20, 128 * 2**20
 
 # Bytes a pixel that a decoder takes beside the picture, measured with Pillow 13 on 24 megapixels.
 _DECODER = {"WEBP": 13, "JPEG2000": 16, "AVIF": 6, "HEIF": 4, "TIFF": 8}
@@ -44,9 +49,27 @@ class MemoryGate:
                 self._changed.notify_all()
 
 
-GATE = MemoryGate(DECODE_BYTES)
-# Files beyond this size are read and decoded one after the other: their bytes alone would fill the memory.
-LARGE_FILE, LARGE_FILES = 32 * 2**20, threading.Lock()
+FILES = MemoryGate(FILE_BYTES)  # held before, and while, one waits for the other
+_DECODING = MemoryGate(DECODE_BYTES)
+# glibc keeps what a thread frees for that thread: large pictures on many threads would add up.
+_THREADS = ThreadPoolExecutor(4, "large-picture")
+
+
+def within_memory(needed: int, work: Callable[[], object]):
+    """Returns `work()`, begun once the process has `needed` bytes for it beside what is being decoded."""
+    if needed <= _LARGE:
+        with _DECODING.hold(needed):
+            return work()
+    return _THREADS.submit(_large, needed, work).result()
+
+
+def _large(needed: int, work: Callable[[], object]):
+    with _DECODING.hold(needed):
+        try:
+            return work()
+        finally:
+            if needed > _HUGE:
+                hand_back_freed_memory()
 
 
 def decode_bytes(image: Image.Image, divisor: int = 1, shrink: int = 1, scans: int = 1) -> int:

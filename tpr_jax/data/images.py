@@ -12,6 +12,7 @@ from tpr_jax.data import image_files, image_rgb
 from tpr_jax.data.image_files import LARGE_PIXELS, MAX_PIXELS, check_pixels, damage
 from tpr_jax.data.image_formats import FORMATS, why_unreadable
 from tpr_jax.data.image_guard import check_scans, count_scans
+from tpr_jax.data.image_memory import within_memory
 from tpr_jax.errors import UserError
 
 __all__ = [
@@ -136,8 +137,7 @@ def use_file(
     with image_files.open_image(data, name, formats) as image:
         plan = image_files.plan(image, data, name)
         check_pixels(name, image.size, max_pixels)
-        with image_files.hold(plan.bytes):
-            return use(_decode(image, name, plan.shrink))
+        return within_memory(plan.bytes, lambda: use(_decode(image, name, plan.shrink)))
 
 
 def _decoded(source, use: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
@@ -173,11 +173,14 @@ def _decode_file(data: bytes, name: str, use: Callable, *, full: bool = False):
     """As `use_file`, but `use` gets the upright file's width and height too."""
     with image_files.open_image(data, name) as image:
         plan = image_files.plan(image, data, name, full=full)
-        with image_files.hold(plan.bytes):
+        width, height = plan.size
+
+        def work():
             decoded = _decode(image, name, plan.shrink)
-            width, height = plan.size
             turned = (decoded.width > decoded.height) != (width > height)
             return use(decoded, (height, width) if turned else (width, height))
+
+        return within_memory(plan.bytes, work)
 
 
 def _of_pil(image: Image.Image) -> Image.Image:
