@@ -42,8 +42,9 @@ def make(tiny, folder, tmp_path):
 @pytest.fixture
 def encoded(monkeypatch):
     """The paths of the files that were opened as pictures since."""
-    seen, read = [], encode.read_image
-    monkeypatch.setattr(encode, "read_image", lambda path: seen.append(os.path.basename(path)) or read(path))
+    seen, read = [], encode.read_parts
+    note = lambda path, *how: seen.append(os.path.basename(path)) or read(path, *how)  # noqa: E731
+    monkeypatch.setattr(encode, "read_parts", note)
     return seen
 
 

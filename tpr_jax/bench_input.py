@@ -56,7 +56,8 @@ def write_pictures(folder: Path, count: int, seed: int = 0) -> Records:
     source = load_records(bundled_dir(), "train")
     paths = []
     for row in range(count):
-        with Image.open(source.image_paths[row % len(source.image_paths)]) as image:
+        path = source.image_paths[row % len(source.image_paths)]
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
             width = int(rng.integers(80, 121))
             image = image.resize((width, round(width * rng.uniform(2.4, 2.8))), Image.Resampling.BICUBIC)
         noisy = np.asarray(image, np.float32) + rng.normal(0, 6, (image.height, image.width, 1))
@@ -104,7 +105,7 @@ def torch_loader(records: Records, workers: int) -> Callable[[int], Iterator]:
             return len(records.image_paths)
 
         def __getitem__(self, row):
-            with Image.open(records.image_paths[row]) as image:
+            with Image.open(records.image_paths[row], formats=("JPEG",)) as image:
                 return self.transform(image.convert("RGB")), int(records.pids[row])
 
     loader = torch.utils.data.DataLoader(
@@ -146,7 +147,7 @@ def plain_batch(paths: list[str], seed: tuple[int, ...]) -> str:
     memory = shared_memory.SharedMemory(create=True, size=len(paths) * SIZE[0] * SIZE[1] * 3 * 4)
     batch = np.ndarray((len(paths), *SIZE, 3), np.float32, memory.buf)
     for row, path in enumerate(paths):
-        with Image.open(path) as file:
+        with Image.open(path, formats=("JPEG",)) as file:
             image = file.convert("RGB").resize(SIZE[::-1], Image.Resampling.BILINEAR)
         if rng.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

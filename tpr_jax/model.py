@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from tpr_jax import validate
-from tpr_jax.data.images import Crop, Stored, read_image, resize
+from tpr_jax.data.images import Crop, Stored
 from tpr_jax.data.lengths import short_first, shortened
 from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer
 from tpr_jax.errors import UserError
@@ -75,9 +75,10 @@ class Model:
         images, batch_size = validate.image_list(images), validate.batch_size_of(batch_size)
 
         def rows(start: int) -> np.ndarray:
-            pictures = [_read(images, i) for i in range(start, min(start + batch_size, len(images)))]
-            pixels = np.stack([resize(picture, self.config.image_size) for picture in pictures])
-            return self.normalise(pixels)
+            pictures = [
+                _read(images, i, self.config.image_size) for i in range(len(images))[start:][:batch_size]
+            ]
+            return self.normalise(np.stack(pictures))
 
         return _unit(self._encode(self.encoders[0], rows, len(images), batch_size))
 
@@ -274,9 +275,10 @@ def make_model(
     return Model(config, method, variables, tokenizer, source, held, encoders, backbone, dtype)
 
 
-def _read(images: Sequence[Picture], i: int) -> UInt8[np.ndarray, "h w 3"]:
+def _read(images: Sequence[Picture], i: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns one of the images in the model's size; an error names it."""
     try:
-        return read_image(images[i])
+        return read_resized(images[i], size)
     except UserError as error:
         if isinstance(images[i], str | os.PathLike | Crop | Stored):
             raise  # it names the file

@@ -59,6 +59,13 @@ def parser() -> argparse.ArgumentParser:
     index.add_argument("--dtype", choices=("float32", "bfloat16"), help="what the towers compute in")
     index.add_argument("--batch_size", type=int, help="photos encoded at once")
     index.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out files and folders of this name, such as 'old_*' or 'cam3/'; may be given again",
+    )
+    index.add_argument(
         "--approximate",
         action=argparse.BooleanOptionalAction,
         default=None,
@@ -142,6 +149,7 @@ def _index(args: argparse.Namespace) -> None:
             dtype=args.dtype,
             batch_size=args.batch_size,
             approximate=args.approximate,
+            exclude=args.exclude,
             say=print,
         )
         if "skipped" in result:

@@ -21,7 +21,6 @@ from pydantic import ValidationError
 
 from tpr_jax import __version__
 from tpr_jax.data.batches import worker_threads
-from tpr_jax.data.images import resize
 from tpr_jax.errors import UserError
 from tpr_jax.search import columns as columns_lib
 from tpr_jax.search import meters as meters_lib
@@ -128,8 +127,8 @@ def make_app(searcher: Searcher, limits: Limits):
 
     def decode(kind: str, body: bytes):
         data, fields = photo_of(kind, body, limits.body)
-        # The model's size, as `encode_images` would make it: while it waits it takes little memory.
-        return resize(pictures.read_upload(data), searcher.model.config.image_size), fields
+        # Resized where it is decoded: whole pictures of many uploads that wait would fill the memory.
+        return pictures.read_upload(data, tuple(searcher.model.config.image_size)), fields
 
     @app.get(
         "/api/photos/{row}",

@@ -35,17 +35,19 @@ def build(
     dtype: str | None = None,
     batch_size: int | None = None,
     approximate: bool | None = None,
+    exclude: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> dict:
     """Encodes the photos of `source` (see `find_gallery`) into the index in `folder`.
 
     `model` is by default the one the index was made with, else the bundled clip-mini; `image_size` (height,
     width) and `dtype` likewise, else the model's own and float32. `approximate` makes lists for an
-    approximate search, by default above a million photos. With several JAX processes, each encodes a share of
+    approximate search, by default above a million photos. `exclude` are patterns of names or paths that are
+    left out (`folder.excluded`). With several JAX processes, each encodes a share of
     the photos; all need the same folders.
 
-    Returns `count` (photos in the index), `encoded`, `kept`, `gone`, `skipped` (list of (photo, why)) and
-    `seconds`, of these `encoding_seconds`.
+    Returns `count` (photos in the index), `encoded`, `kept`, `gone`, `skipped` (list of (photo, why)),
+    `left_out` ({name: folders and files of that name}) and `seconds`, of these `encoding_seconds`.
 
     Raises:
       UserError: nothing is there to index, the model is another one than the index's, or a folder cannot be
@@ -53,7 +55,7 @@ def build(
       interrupt.Stopped: SIGINT or SIGTERM came; the next run goes on.
     """
     begun, folder = time.monotonic(), Path(folder)
-    gallery = find_gallery(source, leave_out=folder)
+    gallery = find_gallery(source, leave_out=folder, exclude=exclude)
     with _only_one(folder, say):
         made = _build(gallery, folder, model, image_size, dtype, batch_size, approximate, say)
     return made | {"seconds": time.monotonic() - begun}
@@ -85,7 +87,12 @@ def _build(gallery: Gallery, folder: Path, model, image_size, dtype, batch_size,
         seconds, encoded = _encode_all(loaded, gallery, share, known, keep, batch_size)
         _meet("encoded")
         known = find_known(old, folder / "parts", recipe, gallery.root)
-    result = {"count": 0, "encoded": encoded, "encoding_seconds": seconds}
+    result = {
+        "count": 0,
+        "encoded": encoded,
+        "encoding_seconds": seconds,
+        "left_out": dict(gallery.left_out),
+    }
     if is_first():
         say("writing the index")
         result |= write_index(folder, gallery, known, old, settings, loaded, approximate)

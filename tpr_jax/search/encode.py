@@ -16,7 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float16, UInt8
 
 from tpr_jax.data.batches import worker_threads
-from tpr_jax.data.images import Crop, read_image, resize
+from tpr_jax.data.image_files import open_regular, why_not_opened
+from tpr_jax.data.images import read_parts
 from tpr_jax.errors import UserError
 from tpr_jax.model import Model
 from tpr_jax.models import clip
@@ -152,31 +153,22 @@ def _read_file(path: Path, run: list[Photo], image_size: tuple[int, int], known:
     if all(place is not None for place in found):
         return [Read(photo, stamp, None, place) for photo, place in zip(run, found, strict=True)]
     try:
-        picture = read_image(path)
+        wanted = [photo.box for photo, place in zip(run, found, strict=True) if place is None]
+        parts, (width, height) = read_parts(path, wanted, image_size)
     except UserError as error:
         why = str(error).removeprefix(f"{path}: ")
         return [Read(photo, stamp, None, error=why) for photo in run]
-    reads = []
+    outside = f"the box lies outside of the picture of {width} x {height} pixels"
+    reads, pixels = [], iter(parts)
     for photo, place in zip(run, found, strict=True):
-        part = picture if photo.box is None else _cut(picture, Crop(str(path), *photo.box))
-        if place is not None:
-            reads.append(Read(photo, stamp, None, place))
-        elif not part.size:
-            why = f"the box lies outside of the picture of {picture.shape[1]} x {picture.shape[0]} pixels"
-            reads.append(Read(photo, stamp, None, error=why))
-        else:
-            reads.append(Read(photo, stamp, resize(part, image_size)))
+        part = None if place is not None else next(pixels)
+        error = outside if place is None and part is None else ""
+        reads.append(Read(photo, stamp, part, place, error))
     return reads
 
 
-def _cut(picture: np.ndarray, crop: Crop) -> np.ndarray:
-    """What lies within the picture, as `data.images.read_image` has it."""
-    rows = slice(max(crop.y, 0), max(crop.y + crop.height, 0))
-    return np.ascontiguousarray(picture[rows, max(crop.x, 0) : max(crop.x + crop.width, 0)])
-
-
 def _stamp(path: Path) -> Stamp:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         status = os.fstat(file.fileno())
         return Stamp(status.st_size, status.st_mtime_ns, hashlib.file_digest(file, "sha256").digest())
 
@@ -184,4 +176,4 @@ def _stamp(path: Path) -> Stamp:
 def _why(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such picture"
-    return f"cannot be read ({error.strerror})"
+    return why_not_opened(error)

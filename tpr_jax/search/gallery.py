@@ -1,19 +1,15 @@
 """The photos that are to be searched: those of a folder, or of a CSV or JSONL file with boxes and columns."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tpr_jax.errors import UserError
+from tpr_jax.search.folder import excluded, on_disk, one_name, walk
 from tpr_jax.search.table import read_table
 
-# fmt: off
-SUFFIXES = frozenset((
-    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
-    ".tga", ".tif", ".tiff", ".webp",
-))
-# fmt: on
 Box = tuple[int, int, int, int]
 
 
@@ -38,13 +34,19 @@ class Gallery:
     root: Path
     photos: list[Photo]
     skipped: list[tuple[str, str]]  # (file, or line of the table; why it is left out)
+    left_out: Mapping[str, int] = field(
+        default_factory=dict
+    )  # name or pattern: folders and files, see `walk`
 
 
-def find_gallery(source: str | os.PathLike, leave_out: str | os.PathLike | None = None) -> Gallery:
+def find_gallery(
+    source: str | os.PathLike, leave_out: str | os.PathLike | None = None, exclude: Sequence[str] = ()
+) -> Gallery:
     """The photos of a folder and its subfolders, by path, or those that a .csv or .jsonl file names, by line.
 
-    `leave_out` is a folder that is not walked: the index itself. Hidden files and folders, and links to
-    folders, are passed over.
+    `leave_out` is a folder that is not walked: the index itself. Hidden files and folders, those in which
+    systems keep thumbnails and what was deleted, links to folders, and what the patterns of `exclude` match
+    (`folder.excluded`) are left out.
 
     Raises:
       UserError: there is nothing of that name, it cannot be read, or it has no photos.
@@ -58,11 +60,15 @@ def find_gallery(source: str | os.PathLike, leave_out: str | os.PathLike | None 
         raise UserError(f"{source}: cannot be read ({error.strerror}); check its permissions") from error
     if is_folder:
         root = source.resolve()
-        photos, skipped = _walk(root, Path(leave_out).resolve() if leave_out else None)
+        paths, skipped, left_out = walk(root, Path(leave_out).resolve() if leave_out else None, exclude)
+        photos = [Photo(path) for path in paths]
         what = "photos"
     elif source.suffix.lower() in (".csv", ".jsonl"):
         root = source.resolve().parent
         rows, skipped = read_table(source)
+        patterns = [excluded(Path(path).as_posix(), exclude) for _, path, *_ in rows]
+        left_out = Counter(pattern for pattern in patterns if pattern)
+        rows = [row for row, pattern in zip(rows, patterns, strict=True) if not pattern]
         photos, skipped = _distinct(source, rows, skipped)
         what = "usable lines"
     else:
@@ -70,34 +76,10 @@ def find_gallery(source: str | os.PathLike, leave_out: str | os.PathLike | None 
     if not photos:
         why = f": {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         kinds = "" if not is_folder or skipped else "; looked for .jpg, .png, .webp and the like"
+        if left_out:
+            kinds += f"; left out: {', '.join(sorted(left_out))}"
         raise UserError(f"{source}: has no {what}{why}{kinds}")
-    return Gallery(root, photos, skipped)
-
-
-def _walk(root: Path, leave_out: Path | None) -> tuple[list[Photo], list[tuple[str, str]]]:
-    paths, skipped = [], []
-
-    def unreadable(error: OSError) -> None:
-        if Path(error.filename) == root:
-            raise UserError(f"{root}: cannot be read ({error.strerror}); check the folder's permissions")
-        name = os.path.relpath(error.filename, root)
-        skipped.append((printable(name), f"the folder cannot be read ({error.strerror})"))
-
-    for folder, folders, files in os.walk(root, onerror=unreadable):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and (leave_out is None or Path(folder, name) != leave_out)
-        ]
-        for name in files:
-            if name.startswith(".") or os.path.splitext(name)[1].lower() not in SUFFIXES:
-                continue
-            path = Path(os.path.relpath(os.path.join(folder, name), root)).as_posix()
-            if path == printable(path):
-                paths.append(path)
-            else:
-                skipped.append((printable(path), "its name is not UTF-8: rename it"))
-    return [Photo(path) for path in sorted(paths)], sorted(skipped)
+    return Gallery(root, photos, skipped, left_out)
 
 
 def _distinct(
@@ -105,15 +87,10 @@ def _distinct(
 ) -> tuple[list[Photo], list[tuple[str, str]]]:
     first, photos, skipped = {}, [], list(skipped)
     for number, path, box, columns in rows:
-        photo = Photo(Path(path).as_posix(), box, columns)
-        earlier = first.setdefault(photo.key, number)
+        photo = Photo(on_disk(source.resolve().parent, Path(path).as_posix()), box, columns)
+        earlier = first.setdefault((one_name(photo.path), box), number)
         if earlier == number:
             photos.append(photo)
         else:
             skipped.append((f"{source.name}: line {number}", f"has the picture and box of line {earlier}"))
     return photos, skipped
-
-
-def printable(name: str) -> str:
-    """A file's name with the bytes that are not UTF-8 spelled out, so that it can be printed and stored."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

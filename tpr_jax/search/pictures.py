@@ -11,44 +11,43 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tpr_jax.data.images import Crop, read_image
+from tpr_jax.data.image_files import NotPicture, TooLarge
+from tpr_jax.data.image_formats import openers
+from tpr_jax.data.image_rgb import to_array
+from tpr_jax.data.images import Crop, read_fitting, resize_image, use_file
 from tpr_jax.errors import UserError
 from tpr_jax.search.store import KEY, Index
 
+__all__ = ["FORMATS", "MAX_UPLOAD_PIXELS", "SIZES", "TooLarge", "photo_jpeg", "read_upload"]
+
 SIZES = {"small": 320, "large": 1600}  # pixels of the longer side, at most
-# What browsers and cameras write. Pillow knows more, EPS among them, which it would hand to Ghostscript.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-MAX_UPLOAD_PIXELS = 50_000_000
+# What browsers and cameras write; `image_formats.FORMATS` has more.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+MAX_UPLOAD_PIXELS = 50_000_000  # that are decoded for somebody who is not known
 
 
-class TooLarge(UserError):
-    """A picture of more pixels than are decoded for somebody who is not known."""
+def read_upload(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The uint8 [h, w, 3] pixels of an uploaded picture, with `size` = (height, width) resized to that.
 
-
-def read_upload(data: bytes) -> np.ndarray:
-    """The uint8 [h, w, 3] pixels of an uploaded picture.
+    Nothing but the `FORMATS` is tried. Memory and time are bounded as `data.image_files` bounds them, and
+    uploads that are decoded at once share the memory. Of a large JPEG the pixels count that are decoded.
 
     Raises:
-      TooLarge: more than `MAX_UPLOAD_PIXELS`; nothing was decoded.
-      UserError: it is empty, damaged, or no picture of the `FORMATS`.
+      TooLarge: more than `MAX_UPLOAD_PIXELS`, or than there is memory for; nothing was decoded.
+      UserError: it is empty, damaged, would take minutes to decode, or is no picture of the `FORMATS`.
     """
     if not data:
         raise UserError("the upload is empty: send the bytes of a picture")
-    known = [name for name in FORMATS if name in _openable()]
+
+    def pixels(image: Image.Image) -> np.ndarray:
+        return to_array(image if size is None else resize_image(image, size))
+
     try:
-        picture = Image.open(io.BytesIO(data), formats=known)
-    except Image.DecompressionBombError:
-        raise TooLarge(f"the picture is too large: at most {MAX_UPLOAD_PIXELS:,} pixels") from None
-    except MemoryError:
-        raise
-    except Exception:  # a parser fed with damaged bytes may raise anything
-        raise UserError(f"the upload is no picture that can be read: send {', '.join(known)}") from None
-    with picture:
-        if picture.width * picture.height > MAX_UPLOAD_PIXELS:
-            size = f"{picture.width} x {picture.height}"
-            raise TooLarge(f"the picture is too large ({size}): at most {MAX_UPLOAD_PIXELS:,} pixels")
-        picture.filename = "the upload"  # for messages
-        return read_image(picture)
+        return use_file(data, "the upload", pixels, FORMATS, MAX_UPLOAD_PIXELS)
+    except NotPicture as error:
+        kind = f" ({error.kind})" if error.kind else ""
+        known = ", ".join(name for name, *_ in openers(FORMATS))
+        raise UserError(f"the upload is no picture that can be read{kind}: send {known}") from None
 
 
 def photo_jpeg(index: Index, row: int, size: str) -> bytes:
@@ -62,14 +61,7 @@ def photo_jpeg(index: Index, row: int, size: str) -> bytes:
         raise IndexError(row)
     path, *box = (index.table[name][row].as_py() for name in KEY)
     path = os.fspath(Path(index.info["photos"]) / path)
-    pixels = read_image(path if box[0] is None else Crop(path, *box))
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((SIZES[size], SIZES[size]), Image.Resampling.LANCZOS)
+    pixels = read_fitting(path if box[0] is None else Crop(path, *box), SIZES[size])
     written = io.BytesIO()
-    picture.save(written, "JPEG", quality=88)
+    Image.fromarray(pixels).save(written, "JPEG", quality=88)
     return written.getvalue()
-
-
-def _openable() -> set[str]:
-    Image.init()
-    return set(Image.OPEN)

@@ -1,6 +1,6 @@
 """Answers in words, for a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def answer(result: dict) -> str:
@@ -23,7 +23,7 @@ def answer(result: dict) -> str:
 
 def built(result: dict, shown: int = 10) -> str:
     """What `build` did, with the first photos that were skipped."""
-    lines = skipped(result["skipped"], shown)
+    lines = skipped(result["skipped"], shown) + left_out(result.get("left_out", {}), shown)
     lines.append(
         f"{result['count']:,} photos indexed: {result['encoded']:,} encoded, "
         f"{result['kept']:,} as they were, {result['gone']:,} gone, {len(result['skipped']):,} skipped"
@@ -31,6 +31,17 @@ def built(result: dict, shown: int = 10) -> str:
     rate = result["encoded"] / max(result["encoding_seconds"], 1e-9)
     lines.append(f"{result['seconds']:.1f} s" + (f", {rate:.0f} encoded a second" if rate else ""))
     return "\n".join(lines)
+
+
+def left_out(found: Mapping[str, int], shown: int) -> list[str]:
+    """A line with how many folders and files were left out, and their names, most of them first."""
+    if not found:
+        return []
+    names = [
+        f"{name} ({count:,})" for name, count in sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
+    ]
+    more = f", and {len(names) - shown:,} other names" if len(names) > shown else ""
+    return [f"left out: {sum(found.values()):,} folders and files: {', '.join(names[:shown])}{more}"]
 
 
 def skipped(found: Sequence[tuple[str, str]], shown: int) -> list[str]:

@@ -1,0 +1,170 @@
+"""Which files are photos: the formats that are opened, their suffixes, and a name for what is none."""
+
+import importlib
+import os
+import re
+from collections.abc import Sequence
+
+from PIL import Image
+
+# Pillow opens more, which are no photos' formats, EPS among them, which it hands to Ghostscript: that runs
+# programs. They are tried in this order; TGA has no signature and comes last.
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "TIFF",
+    "AVIF",
+    "HEIF",
+    "JPEG2000",
+    "PPM",
+    "TGA",
+)
+
+_PLUGINS = {"JPEG2000": "Jpeg2KImagePlugin", "WEBP": "WebPImagePlugin"}  # others: as "JpegImagePlugin"
+
+# fmt: off
+SUFFIXES = frozenset((
+    ".apng", ".avif", ".avifs", ".bmp", ".gif", ".heic", ".heics", ".heif", ".heifs", ".hif", ".j2c", ".j2k",
+    ".jfi", ".jfif", ".jif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pgm",
+    ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+))
+
+_RAW = "a raw photo of a camera"
+_VIDEO = "a video"
+_OTHERS = {
+    _RAW: (
+        ".3fr .ari .arw .bay .cap .cr2 .cr3 .crw .dcr .dcs .dng .drf .eip .erf .fff .gpr .iiq .k25 .kdc .mdc "
+        ".mef .mos .mrw .nef .nrw .orf .ori .pef .ptx .pxn .r3d .raf .raw .rw2 .rwl .rwz .sr2 .srf .srw .x3f"
+    ),
+    _VIDEO: (
+        ".3g2 .3gp .asf .avi .divx .f4v .flv .h264 .h265 .hevc .insv .lrv .m2ts .m2v .m4v .mjpeg .mjpg .mkv "
+        ".mov .mp4 .mpe .mpeg .mpg .mts .mxf .ogv .vob .webm .wmv"
+    ),
+    "a JPEG XL": ".jxl",
+    "a JPEG XR": ".jxr .hdp .wdp",
+    "an EPS or PostScript file": ".eps .epsf .epsi .ps",
+    "a PDF": ".pdf",
+    "a drawing": ".ai .cdr .emf .svg .svgz .wmf",
+    "a Photoshop file": ".psb .psd",
+    "a project of a paint program": ".afphoto .clip .kra .ora .pdn .xcf",
+    "a picture of a kind that is no photo's": (
+        ".bpg .cin .cur .dcx .dds .dib .djvu .dpx .exr .fits .flif .hdr .icns .ico .insp .jng .jps .mng .pcx "
+        ".pfm .pict .qoi .ras .rgbe .sgi .tgs .xbm .xpm"
+    ),
+}
+# fmt: on
+# Pictures and videos that are known, and not read: suffix -> what it is.
+UNREADABLE = {suffix: what for what, suffixes in _OTHERS.items() for suffix in suffixes.split()}
+
+# What files begin with that are sometimes called .jpg.
+_SIGNATURES = (
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "an EPS or PostScript file"),
+    (rb"\s*%PDF", "a PDF"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL"),
+    (rb"II\xbc", "a JPEG XR"),
+    (rb"(?s)....ftypcrx |FUJIFILMCCD|IIR[OS]|MMOR|IIU\0|FOVb|\0MRM", _RAW),
+    (rb"(?s)....(ftyp|moov|mdat|wide|free)|RIFF....AVI ", _VIDEO),
+    (rb"\x1a\x45\xdf\xa3|FLV\x01|\0\0\x01[\xb3\xba]|\x30\x26\xb2\x75|OggS", _VIDEO),
+    (rb"8BPS", "a Photoshop file"),
+    (rb"gimp xcf", "a project of a paint program"),
+    (rb"\0\0[\x01\x02]\0[\x01-\xff]\0", "an icon"),
+    (rb"\0\x05\x16[\0\x07]", "what macOS keeps beside a file (AppleDouble)"),
+    (rb"version https://git-lfs", "a pointer of Git LFS: `git lfs pull` fetches the file"),
+    (rb"PK\x03\x04|\x1f\x8b|Rar!|7z\xbc\xaf", "an archive"),
+    (
+        rb"(?is)(\xef\xbb\xbf)?\s*(<\?xml.{0,500})?(<!--.{0,300}-->\s*|<!doctype svg.{0,300})?<svg",
+        "a drawing",
+    ),
+    (rb"(?is)(\xef\xbb\xbf)?\s*<(!doctype html|html|head|script)", "a web page"),
+)
+
+
+def openers(formats: Sequence[str] = FORMATS) -> list[tuple]:
+    """(format, opens a file of bytes, tells by the first 16 bytes or None) of each format that can be read
+    here; nothing is registered with Pillow but its own plugins."""
+    found = []
+    for name in formats:
+        try:
+            if name == "HEIF":
+                from pillow_heif.as_plugin import HeifImageFile  # loads a library of 20 MB: only where needed
+
+                found.append((name, HeifImageFile, is_heif))
+                continue
+            importlib.import_module(f"PIL.{_PLUGINS.get(name) or name.capitalize() + 'ImagePlugin'}")
+        except ImportError:  # built without it, or an older Pillow
+            continue
+        if name in Image.OPEN:
+            found.append((name, *Image.OPEN[name]))
+    return found
+
+
+def is_heif(start: bytes) -> bool:
+    """Whether a file of these first bytes (at least 12) is HEIC or HEIF, which a video's container is too."""
+    return start[4:8] == b"ftyp" and _brand(start) == "HEIF"
+
+
+def format_of(data: bytes) -> str:
+    """The one of `FORMATS` whose signature a file has, '' for none and for TGA, which has no signature."""
+    if data[4:8] == b"ftyp":
+        return _brand(data)
+    for pattern, name in _OWN_SIGNATURES:
+        if re.match(pattern, data):
+            return name
+    return ""
+
+
+_OWN_SIGNATURES = (
+    (rb"\xff\xd8\xff", "JPEG"),
+    (rb"\x89PNG\r\n\x1a\n", "PNG"),
+    (rb"(?s)RIFF....WEBP", "WEBP"),
+    (rb"GIF8[79]a", "GIF"),
+    (rb"BM", "BMP"),
+    (rb"II[*+]\0|MM\0[*+]|II\0\*|MM\*\0", "TIFF"),
+    (rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
+    (rb"P[0-6yfF][\s#]", "PPM"),
+)
+
+
+def _brand(data: bytes) -> str:
+    """The format of a file in the container of MPEG-4: 'HEIF', 'AVIF' or ''."""
+    length = min(max(int.from_bytes(data[:4], "big"), 16), 4096)
+    brands = [data[8:12], *(data[at : at + 4] for at in range(16, min(length, len(data)), 4))]
+    if any(brand in (b"avif", b"avis") for brand in brands):
+        return "AVIF"
+    heif = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"mif2")
+    return "HEIF" if brands[0] in heif else ""
+
+
+def foreign_kind(data: bytes) -> str:
+    """What a file is whose first bytes are those of a kind that is not read, '' where they tell nothing."""
+    if format_of(data):
+        return ""
+    return next((what for pattern, what in _SIGNATURES if re.match(pattern, data)), "")
+
+
+def why_unreadable(name: str, data: bytes = b"") -> str:
+    """Why a file is no photo that can be read, by its first bytes and else its name: text for a message."""
+    missing = {"AVIF": "Pillow 11.3 or later", "HEIF": "pillow-heif"}.get(format_of(data))
+    if missing:
+        return f"not a picture that can be read here: install {missing}"
+    kind = foreign_kind(data) or UNREADABLE.get(suffix_of(name), "")
+    if not kind:
+        return "not a picture that can be read: replace or remove it"
+    remedy = "take single pictures out of it" if kind == _VIDEO else "save it as JPEG or PNG"
+    return f"not a picture that can be read ({kind}): {'replace it' if ':' in kind else remedy}"
+
+
+def suffix_of(name: str) -> str:
+    """The suffix of a file's name in lower case, such as '.jpg'."""
+    return os.path.splitext(name)[1].lower()
+
+
+def is_raw(image: Image.Image, name: str) -> bool:
+    """Whether an opened TIFF is a raw photo, of which only the preview could be read: by its DNG tag, by
+    Canon's mark, or by its name."""
+    if image.format != "TIFF":
+        return False
+    return 50706 in image.tag_v2 or UNREADABLE.get(suffix_of(name)) == _RAW
