@@ -348,7 +348,7 @@ def test_uploads_are_decoded_a_few_at_once_and_kept_small(searcher, monkeypatch)
     at_once, most, shapes, lock = 0, 0, [], threading.Lock()
     real = search
 
-    def decode(data):
+    def decode(data, size):
         nonlocal at_once, most
         with lock:
             at_once += 1
@@ -356,7 +356,7 @@ def test_uploads_are_decoded_a_few_at_once_and_kept_small(searcher, monkeypatch)
         time.sleep(0.02)
         with lock:
             at_once -= 1
-        return np.zeros((3000, 2000, 3), np.uint8)
+        return np.zeros((*size, 3), np.uint8)
 
     def seen(searcher, **question):
         shapes.append(question["image"].shape)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from tpr_jax import validate
-from tpr_jax.data.images import Crop, Stored
+from tpr_jax.data.images import Crop, Stored, read_resized
 from tpr_jax.data.lengths import short_first, shortened
 from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer
 from tpr_jax.errors import UserError
