@@ -1,5 +1,6 @@
 """What `pip install .` installs: the wheel, and a copy of it that works without the repository."""
 
+import ast
 import email
 import importlib.metadata
 import importlib.util
@@ -14,11 +15,14 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, made_once
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import tpr_jax
 from tpr_jax import bundled_configs, command, main
 
-NEEDED = ("pyproject.toml", "setup.py", "requirements.txt", "README.md", "LICENSE", "NOTICE")
+LISTS = ("requirements.txt", "requirements-tensorflow.txt")
+NEEDED = ("pyproject.toml", "setup.py", *LISTS, "README.md", "LICENSE", "NOTICE")
 
 
 def files_below(folder: Path) -> set[str]:
@@ -142,13 +146,53 @@ def test_what_the_wheel_says_of_itself(installed):
     said = email.message_from_string((info / "METADATA").read_text())
     assert (said["Name"], said["Version"]) == ("tpr-jax", tpr_jax.__version__)
     assert (said["License-Expression"], said["Requires-Python"]) == ("Apache-2.0", ">=3.11")
-    lines = [line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
-    squeezed = {"".join(line.split()).replace("'", '"') for line in filter(None, lines)}
-    assert {"".join(one.split()).replace("'", '"') for one in said.get_all("Requires-Dist")} == squeezed
+    asked = [Requirement(line) for line in said.get_all("Requires-Dist")]
+    for name, extra in zip(LISTS, ("", "tensorflow"), strict=True):
+        lines = [line.partition("#")[0].strip() for line in (ROOT / name).read_text().splitlines()]
+        listed = [Requirement(line) for line in filter(None, lines)]
+        for python in ("3.11", "3.13", "3.14", "3.15"):
+            where = {"python_version": python, "sys_platform": "linux", "platform_machine": "x86_64"}
+            wanted, found, all_else = (
+                {
+                    f"{r.name}{r.specifier}"
+                    for r in some
+                    if not r.marker or r.marker.evaluate({**where, "extra": e})
+                }
+                for some, e in ((listed, ""), (asked, extra), (asked, ""))
+            )
+            assert found - (all_else if extra else set()) == wanted
+    assert said.get_all("Provides-Extra") == ["tensorflow"]
     for name in ("LICENSE", "NOTICE"):
         assert (info / "licenses" / name).read_bytes() == (ROOT / name).read_bytes()
     (script,) = importlib.metadata.Distribution.at(info).entry_points
     assert (script.name, script.group, script.load()) == ("tpr-jax", "console_scripts", command.main)
+
+
+# Of what is imported: each is asked for where it is needed, or comes with what is.
+OPTIONAL = {"torch", "torchvision", "jax2onnx", "onnxruntime", "apache_beam", "libtpu"}
+WITH_TENSORFLOW = {"tensorflow", "tensorflow_datasets", "google"}  # google.protobuf
+WITH_OTHERS = {"jaxlib", "starlette", "anyio", "pydantic", "huggingface_hub", "orbax"}
+
+
+def test_all_that_is_imported_is_required():
+    """By name: what comes along with TensorFlow is not there without it."""
+    listed = (
+        Requirement(line.partition("#")[0])
+        for line in (ROOT / LISTS[0]).read_text().splitlines()
+        if line[:1].strip("# ")
+    )
+    required = {canonicalize_name(one.name) for one in listed}
+    provides = importlib.metadata.packages_distributions()
+    missing = {}
+    for path in (ROOT / "tpr_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"tpr_jax"}:
+                by = {canonicalize_name(one) for one in provides.get(name, [])}
+                if not by & required and name not in OPTIONAL | WITH_TENSORFLOW | WITH_OTHERS:
+                    missing[name] = path.name
+    assert missing == {}
 
 
 def test_an_installed_copy_answers_with_its_own_data(asked, installed):

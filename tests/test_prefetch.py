@@ -23,7 +23,7 @@ import sys
 
 class Blocked:
     def find_spec(name, path=None, target=None):
-        if name.split(".")[0] in ("tensorflow", "tensorflow_datasets", "keras", "tf_keras"):
+        if name.split(".")[0] in ("tensorflow", "tensorflow_datasets", "keras", "google"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
