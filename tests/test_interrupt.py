@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 from conftest import ROOT
@@ -107,24 +108,70 @@ def test_stopped_at_once():
             raise known
 
 
-def test_amid_a_garbage_collection_nothing_is_lost(capfd):
-    """JAX has a function called then, and what that raises is printed and dropped."""
+def in_a_finalizer(come) -> None:
+    class Finalized:
+        def __del__(self):
+            come()
 
+    Finalized()
+
+
+def in_a_weak_references_callback(come) -> None:
+    kept = type("Kept", (), {})()
+    reference = weakref.ref(kept, lambda _: come())
+    del kept
+    assert reference() is None
+
+
+def in_a_garbage_collection(come) -> None:
     def at_collection(phase, info):
-        if phase == "start" and not came:
-            came.append(phase)
+        if phase == "start":
+            come()
+
+    gc.callbacks.append(at_collection)
+    try:
+        gc.collect()
+    finally:
+        gc.callbacks.remove(at_collection)
+
+
+@pytest.mark.parametrize("where", [in_a_finalizer, in_a_weak_references_callback, in_a_garbage_collection])
+def test_where_exceptions_are_lost_the_stop_is_not(capfd, where):
+    """Python prints what is raised there, and goes on: JAX has a function called at each collection."""
+    came = []
+
+    def come():
+        if not came:
+            came.append(True)
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0)  # here Python calls the handler
 
-    came = []
-    gc.callbacks.append(at_collection)
-    try:
-        with pytest.raises(Stopped), stopped_at_once("x"):
-            gc.collect()
-            time.sleep(60)
-    finally:
-        gc.callbacks.remove(at_collection)
+    hook = sys.unraisablehook
+    with pytest.raises(Stopped), stopped_at_once("x"):
+        where(come)
+        time.sleep(60)
     assert came and capfd.readouterr().err == ""
+    assert sys.unraisablehook is hook
+
+
+def test_other_exceptions_that_nobody_can_catch_are_told(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+
+    class Broken:
+        def __del__(self):
+            raise ValueError("a bug")
+
+    with noticed() as notice:
+        Broken()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert notice
+        Broken()
+        # As one that is put over it meanwhile: it stays, and what it passes on is still told.
+        over = sys.unraisablehook
+        monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: over(unraisable))
+    Broken()
+    assert [unraisable.exc_type for unraisable in seen] == [ValueError] * 3
 
 
 ENDS = """

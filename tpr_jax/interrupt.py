@@ -1,9 +1,9 @@
 """Ctrl-C, and the notice a cluster gives before it takes a machine away, as a question between two steps."""
 
 import contextlib
-import gc
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 
@@ -26,6 +26,7 @@ class Notice:
     def __init__(self):
         self.number = 0  # of the signal
         self.again = False  # a second one came, which cannot wait for anything to be saved
+        self.sent_again = False  # the next one is the first one, whose exception was lost
         self._at_once = False
 
     def __bool__(self) -> bool:
@@ -48,24 +49,35 @@ class Notice:
             self._at_once = before
 
     def note(self, number, frame) -> None:
-        if _exceptions_are_lost(frame):
-            # Python would print the exception and go on: the signal comes again when that is over.
-            threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
-            return
-        self.again = self.number != 0
+        self.again = self.number != 0 and not self.sent_again
+        self.sent_again = False
         self.number = self.number or number
         if self.again or self._at_once:
             raise KeyboardInterrupt
 
 
-def _exceptions_are_lost(frame) -> bool:
-    """Returns whether a frame is part of a finalizer, or of a callback of the garbage collector."""
-    at_collections = [getattr(callback, "__code__", None) for callback in gc.callbacks]
-    while frame is not None:
-        if frame.f_code.co_name == "__del__" or frame.f_code in at_collections:
-            return True
-        frame = frame.f_back
-    return False
+@contextlib.contextmanager
+def _sent_again_where_lost(notice: Notice) -> Iterator[None]:
+    """Sends a signal again whose exception Python could only print.
+
+    It can do no more where the signal met a finalizer, or a callback of the garbage collector.
+    """
+    report, over = sys.unraisablehook, threading.Event()
+
+    def hook(unraisable) -> None:
+        if over.is_set() or not notice or unraisable.exc_type is not KeyboardInterrupt:
+            report(unraisable)
+            return
+        notice.sent_again = True
+        threading.Timer(0.01, os.kill, (os.getpid(), notice.number)).start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        over.set()
+        if sys.unraisablehook is hook:  # else another one passes on to it what is not its own
+            sys.unraisablehook = report
 
 
 @contextlib.contextmanager
@@ -85,7 +97,8 @@ def noticed() -> Iterator[Notice]:
     if isinstance(outer, Notice):
         notice.number = notice.number or outer.number
     try:
-        yield notice
+        with _sent_again_where_lost(notice):
+            yield notice
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
