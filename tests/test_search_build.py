@@ -240,7 +240,7 @@ def test_two_at_the_same_time(make, tmp_path, folder, tiny):
     assert make()[0]["count"] == 12
 
 
-def test_the_index_is_read_under_the_lock(make, tmp_path, monkeypatch):
+def test_the_index_is_read_under_the_lock(tiny, folder, tmp_path, monkeypatch):
     read, seen = store.read_info, []
 
     def looking(folder):
@@ -249,9 +249,8 @@ def test_the_index_is_read_under_the_lock(make, tmp_path, monkeypatch):
         return read(folder)
 
     monkeypatch.setattr(store, "read_info", looking)
-    make()
-    make()
-    monkeypatch.undo()
+    build(folder, tmp_path / "index", tiny["clip"])
+    build(folder, tmp_path / "index")
     assert len(seen) >= 3 and not any(seen)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 import tpr_jax
 from tpr_jax.errors import UserError
 from tpr_jax.search import build as build_lib
-from tpr_jax.search import parts, store
+from tpr_jax.search import encode, parts, store
 from tpr_jax.search.build import build
 
 
@@ -90,6 +90,31 @@ def test_a_photo_that_comes_back_as_it_was(interrupt_after, model, tiny, tmp_pat
         build(photos, tmp_path / "index", tiny["clip"])["encoded"] == 2
     )  # h and i, which were never encoded
     assert is_current(store.open_index(tmp_path / "index"), model, photos).all()
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_replaced_between_its_digest_and_its_pixels(model, tiny, tmp_path, monkeypatch, times):
+    """The digest of one content must not stay with the vector of another, for when the first comes back."""
+    photos, stamp, left = tmp_path / "photos", encode._stamp, iter(range(times))
+    photos.mkdir()
+    draw(photos / "a.bmp", 1)
+    draw(photos / "b.bmp", 2)
+    first = (photos / "a.bmp").read_bytes()
+
+    def late(path):
+        found = stamp(path)
+        if path.name == "a.bmp" and (seed := next(left, None)) is not None:
+            draw(path, 100 + seed)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "_stamp", late)
+        skipped = build(photos, tmp_path / "index", tiny["clip"])["skipped"]
+    assert [name for name, why in skipped if "changed while" in why] == (["a.bmp"] if times > 1 else [])
+    (photos / "a.bmp").write_bytes(first)
+    build(photos, tmp_path / "index", tiny["clip"])
+    index = store.open_index(tmp_path / "index")
+    assert index.info["count"] == 2 and is_current(index, model, photos).all()
 
 
 def test_another_folder_with_files_of_the_same_names_sizes_and_times(interrupt_after, model, tiny, tmp_path):

@@ -123,7 +123,9 @@ SIGNS = {
 }
 AROUND = [2**53, 2**62, 2**63, 2**64, 0]
 WHOLE = st.one_of(
-    st.integers(-(2**63), 2**63 - 1), st.sampled_from([n + d for n in AROUND[:2] for d in (-1, 0, 1)])
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(-2, 2),
+    st.sampled_from([n + d for n in AROUND[:2] for d in (-1, 0, 1)]),
 )
 LITERALS = st.one_of(
     st.integers(-(2**65), 2**65).map(str),
@@ -155,6 +157,33 @@ def test_numbers_are_compared_exactly(whole, real, literal, sign):
         assert matching(table, f"n {sign} {literal}").tolist() == [holds(value) for value in values]
         inverted = matching(table, f"not n {sign} {literal}").tolist()
         assert inverted == [value is not None and not holds(value) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "literal", "equal", "less"),
+    [
+        (pa.int64(), [0, 1, None], "0.5", [], [0]),
+        (pa.int64(), [-1, 0, None], "-0.5", [], [-1]),
+        (pa.int64(), [2**53, 2**53 + 1], "9007199254740992.0", [2**53], []),
+        (pa.int64(), [2**63 - 1, -(2**63)], "9223372036854775808", [], [2**63 - 1, -(2**63)]),
+        (pa.int64(), [2**63 - 1, -(2**63)], "-9223372036854775809", [], []),
+        (pa.float64(), [2.0**53, 2.0**53 + 2, None], "9007199254740993", [], [2.0**53]),
+        (pa.int32(), [2**31 - 1, -5], "2147483648", [], [2**31 - 1, -5]),
+    ],
+)
+def test_numbers_that_the_column_cannot_hold(kind, values, literal, equal, less):
+    table = pa.table({"n": pa.array(values, kind)})
+    present = [value for value in values if value is not None]
+
+    def found(condition):
+        rows = zip(values, matching(table, condition).tolist(), strict=True)
+        return [value for value, holds in rows if holds]
+
+    assert found(f"n = {literal}") == equal and found(f"n < {literal}") == less
+    assert found(f"n <= {literal}") == [value for value in present if value in less + equal]
+    assert found(f"n > {literal}") == [value for value in present if value not in less + equal]
+    assert found(f"n >= {literal}") == [value for value in present if value not in less]
+    assert found(f"n != {literal}") == [value for value in present if value not in equal]
 
 
 TEXTS = st.text("ab\\%_\n.*", max_size=5)

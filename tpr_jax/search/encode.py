@@ -1,5 +1,6 @@
 """Photos to vectors, in batches over all devices: decoding, and reading what comes next, go on beside it."""
 
+import contextlib
 import hashlib
 import os
 from collections import deque
@@ -85,7 +86,7 @@ def read_ahead(
         try:
             for path, group in groupby(photos, key=lambda photo: photo.path):
                 run = list(group)
-                pending.append((pool.submit(_read_file, root / path, run, image_size, known), len(run)))
+                pending.append((pool.submit(_read_settled, root / path, run, image_size, known), len(run)))
                 waiting += len(run)
                 while waiting > ahead:
                     future, size = pending.popleft()
@@ -142,6 +143,21 @@ def _finished(reads: list[Read], feats) -> tuple[list[Read], np.ndarray]:
             "the model gives features that are not finite: it is broken, or needs --dtype float32"
         )
     return reads, rows
+
+
+def _read_settled(path: Path, run: list[Photo], image_size: tuple[int, int], known: Callable) -> list[Read]:
+    """As `_read_file`, with digest and pixels of the same bytes also where the file is replaced meanwhile: a
+    digest with the vector of another photo would be believed whenever those bytes are seen again."""
+    for _ in range(3):
+        reads = _read_file(path, run, image_size, known)
+        stamp = reads[0].stamp
+        if stamp is None:  # it cannot be opened
+            return reads
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            if stamp[:2] == (status.st_size, status.st_mtime_ns):
+                return reads
+    return [Read(photo, None, None, error="changed while it was read: index it again later") for photo in run]
 
 
 def _read_file(path: Path, run: list[Photo], image_size: tuple[int, int], known: Callable) -> list[Read]:
