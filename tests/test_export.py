@@ -213,16 +213,18 @@ def test_an_exact_gelu_too(tiny, tmp_path):
 
 
 @needs_tensorflow
-def test_a_tensorflow_that_is_too_old_is_named(tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize("when", ["written", "called"])
+def test_a_tensorflow_that_is_too_old_is_named(when, tiny, tmp_path, monkeypatch):
     from tensorflow.compiler.tf2xla.python import xla
 
     def refuse(*_, **__):
         raise NotImplementedError("XlaCallModule supports version 9")
 
-    monkeypatch.setattr(xla, "call_module", refuse)
-    with pytest.raises(
-        UserError, match=r"TensorFlow \d.* cannot read what JAX \d.*version 9.*newer TensorFlow"
-    ):
+    if when == "written":
+        monkeypatch.setattr(xla, "call_module", refuse)
+    else:  # a program of another kind altogether, which TensorFlow looks at when it is to run
+        monkeypatch.setattr(saved_model, "old_stablehlo", lambda exported: b"ML\xefR version 9")
+    with pytest.raises(UserError, match=r"TensorFlow \d.* cannot read what JAX \d.*newer TensorFlow"):
         writing.write_export(model_of(tiny, "zero_shot"), tmp_path / "out", formats=("saved_model",))
     assert not list(tmp_path.iterdir())
 

@@ -68,10 +68,7 @@ def write(model: Model, folder: Path, dtype: str, platforms: tuple[str, ...]) ->
         try:
             signatures[name] = made.get_concrete_function(spec)
         except (NotImplementedError, tf.errors.OpError, ValueError) as error:
-            raise UserError(
-                f"--format saved_model: TensorFlow {tf.__version__} cannot read what JAX {jax.__version__} "
-                f"writes ({' '.join(str(error).split())[:200]}): install a newer TensorFlow or an older JAX"
-            ) from error
+            raise _unreadable(error) from error
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
@@ -126,10 +123,25 @@ def _bound(exported: export.Exported, weights: list) -> Callable:
 
 
 def read(folder: Path) -> dict[str, Callable]:
-    """The encoders of a folder, on the CPU."""
-    loaded = tensorflow().saved_model.load(str(folder))
+    """Returns the encoders of a folder, on the CPU.
+
+    An encoder raises a UserError where TensorFlow cannot run what JAX wrote, which it finds out at a call.
+    """
+    tf = tensorflow()
+    loaded = tf.saved_model.load(str(folder))
 
     def call(name: str, rows: np.ndarray) -> np.ndarray:
-        return loaded.signatures[name](**{INPUTS[name]: rows})[OUTPUT].numpy()
+        try:
+            return loaded.signatures[name](**{INPUTS[name]: rows})[OUTPUT].numpy()
+        except tf.errors.OpError as error:
+            raise _unreadable(error) from error
 
     return {name: lambda rows, name=name: call(name, rows) for name in NAMES}
+
+
+def _unreadable(error: Exception) -> UserError:
+    tf = tensorflow()
+    return UserError(
+        f"--format saved_model: TensorFlow {tf.__version__} cannot read what JAX {jax.__version__} writes "
+        f"({' '.join(str(error).split())[:200]}): install a newer TensorFlow or an older JAX"
+    )
