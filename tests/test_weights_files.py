@@ -133,3 +133,68 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_state(tmp_path / "file" / "w.safetensors", STATE)
+
+
+def by_hand(path, entries):
+    """Writes a safetensors file by its definition: {name: (type, shape, bytes)}."""
+    header, data = {}, b""
+    for name, (kind, shape, raw) in entries.items():
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+BRAIN = ("BF16", [2], struct.pack("<HH", 0x3F80, 0xC000))  # 1 and -2
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "wanted"),
+    [
+        ("BOOL", b"\1\0\1", np.array([True, False, True])),
+        ("U8", b"\1\2\xff", np.uint8([1, 2, 255])),
+        ("I8", b"\1\2\xff", np.int8([1, 2, -1])),
+        ("I16", struct.pack("<3h", 1, -2, 3), np.int16([1, -2, 3])),
+        ("U16", struct.pack("<3H", 1, 2, 65535), np.uint16([1, 2, 65535])),
+        ("I32", struct.pack("<3i", 1, -2, 3), np.int32([1, -2, 3])),
+        ("U32", struct.pack("<3I", 1, 2, 3), np.uint32([1, 2, 3])),
+        ("I64", struct.pack("<3q", 1, -2, 2**40), np.int64([1, -2, 2**40])),
+        ("U64", struct.pack("<3Q", 1, 2, 2**63), np.uint64([1, 2, 2**63])),
+        ("F16", struct.pack("<3e", 1, -2, 0.5), np.float16([1, -2, 0.5])),
+        ("F32", struct.pack("<3f", 1, -2, 0.5), np.float32([1, -2, 0.5])),
+        ("F64", struct.pack("<3d", 1, -2, 0.1), np.float64([1, -2, 0.1])),
+        ("F8_E4M3", b"\x38\xc0\x30", np.float32([1, -2, 0.5])),  # 4 bits of exponent, bias 7
+        ("F8_E5M2", b"\x3c\xc0\x38", np.float32([1, -2, 0.5])),  # 5 bits, bias 15
+    ],
+)
+@pytest.mark.parametrize("beside", [True, False])
+def test_every_type_beside_bfloat16_and_alone(tmp_path, kind, raw, wanted, beside):
+    entries = {"x": (kind, [3, 1], raw)} | ({"w": BRAIN} if beside else {})
+    state = read_state(by_hand(tmp_path / "w.safetensors", entries))
+    np.testing.assert_array_equal(state["x"], wanted[:, None])
+    assert state["x"].dtype == wanted.dtype
+    if beside:
+        np.testing.assert_array_equal(state["w"], np.float32([1, -2]))
+
+
+def test_scalars_and_nothing_beside_bfloat16(tmp_path):
+    entries = {"w": BRAIN, "x": ("I64", [], struct.pack("<q", 7)), "none": ("F32", [0, 3], b"")}
+    entries |= {"brain": ("BF16", [], BRAIN[2][2:]), "no_brain": ("BF16", [0], b"")}
+    state = read_state(by_hand(tmp_path / "w.safetensors", entries))
+    assert (state["x"].shape, int(state["x"]), float(state["brain"])) == ((), 7, -2)
+    assert (state["none"].shape, state["no_brain"].shape) == ((0, 3), (0,))
+
+
+def test_a_type_that_cannot_be_read_is_named(tmp_path):
+    path = by_hand(tmp_path / "w.safetensors", {"w": ("F8_E8M0", [2], b"\1\2")})
+    with pytest.raises(UserError, match=r"w.safetensors: weight 'w' is of type F8_E8M0; save it as float32"):
+        read_state(path)
+
+
+def test_what_is_written_says_so_as_transformers_4_wants_it(tmp_path):
+    """Its header, by the format's definition: transformers 4 refuses a file without it."""
+    write_state(tmp_path / "w.safetensors", STATE)
+    content = (tmp_path / "w.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    assert json.loads(content[8 : 8 + length])["__metadata__"] == {"format": "pt"}
