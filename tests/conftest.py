@@ -205,9 +205,9 @@ def _environment() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def start(tiny):
-    """`start(workdir, *flags)`: the tiny run as a process of its own, just started."""
+    """`start(workdir, *flags)`: the tiny run as a process of its own, just started; `env` has variables."""
 
-    def begin(workdir, *flags) -> subprocess.Popen:
+    def begin(workdir, *flags, env=None) -> subprocess.Popen:
         command = [
             sys.executable,
             "-m",
@@ -219,7 +219,12 @@ def start(tiny):
         ]
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            [*command, *flags], cwd=ROOT, env=_environment(), stdout=pipe, stderr=pipe, text=True
+            [*command, *flags],
+            cwd=ROOT,
+            env=_environment() | (env or {}),
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
         )
 
     return begin

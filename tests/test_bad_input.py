@@ -43,6 +43,25 @@ def losses(workdir: Path) -> list[float]:
         ("--config.image_size=(8,8,8)", "config.image_size=(8, 8, 8) must be (height, width)"),
         ("--config.image_size=(30,16)", "image_size 30x16 is not a multiple of the patch size 8; use"),
         ("--config.batch_size=4000", "batch_size 4000 does not fit 48 captions of data:train"),
+        ("--config.seed=4294967296", "config.seed=4294967296 must be at most 4294967295"),
+        (f"--config.seed={2**63}", f"config.seed={2**63} must be at most 4294967295"),
+        (f"--config.few_shot_seed={10**30}", "config.few_shot_seed=1000"),
+        ("--config.optimizer.eps=0.0", "config.optimizer.eps=0.0 must be at least 1e-20"),
+        ("--config.optimizer.b1=1.0", "config.optimizer.b1=1.0 must be below 1"),
+        (
+            "--config.optimizer.milestones=(50,20)",
+            "config.optimizer.milestones=(50, 20) must be whole epochs",
+        ),
+        ("--config.text_length=2", "config.text_length=2 must be 0, which takes all"),
+        ("--config.text_length=25", "config.text_length=25 is above the 24 tokens that the text tower of"),
+        ("--config.losses.sdm=-1.0", "config.losses.sdm=-1.0 must be a number and not negative"),
+        ("--config.pad=1000000", "config.pad=1000000 must be below 16, the shorter side"),
+        ("--config.method.num_experts=1000000000", "config.method.num_experts=1000000000 must be at most"),
+        (
+            "--config.accumulate=3",
+            "config.batch_size=8 must be a multiple of the 1 devices of the data axis times",
+        ),
+        ("--config.mesh.data=0", "config.mesh.data=0 must be a number of devices, or -1"),
         ("--config.mesh.data=3", "mesh.data=3 and mesh.model=1 do not make up the"),
         ("--config.backbone=/no/such/folder", "/no/such/folder: no such folder or file of CLIP weights"),
         ("--config.data_dir=/no/such/folder", "/no/such/folder: no such folder: set data_dir"),
@@ -212,7 +231,7 @@ def test_diverging_run_in_a_process_of_its_own(run, tmp_path):
     process = run(tmp_path / "run", "--config.optimizer.lr=1e30", "--config.optimizer.warmup_epochs=0.0")
     assert process.returncode == 2
     (line,) = process.stderr.splitlines()
-    assert line.startswith("error: the loss or its gradient was not finite at step 2: ")
+    assert line.startswith("error: the loss, its gradient or the update was not finite at step 2: ")
     assert "lower config.optimizer.lr" in line
 
 

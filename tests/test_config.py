@@ -159,7 +159,7 @@ def test_settings_that_are_unset_stay_so():
 def test_a_setting_of_the_wrong_kind_is_one_line():
     config = config_lib.base()
     config.method = {"name": "up_person", "use": 3}
-    with pytest.raises(UserError, match="a setting of 'up_person' is of the wrong kind"):
+    with pytest.raises(UserError, match="config.method.use=3 must be a list of names"):
         config_lib.check(config)
 
 

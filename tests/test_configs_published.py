@@ -52,6 +52,9 @@ SHARED = {
     "optimizer.schedule": "cosine",
     "optimizer.warmup_epochs": 5.0,
     "optimizer.warmup_factor": 0.1,
+    "optimizer.milestones": [20, 50],
+    "optimizer.gamma": 0.1,
+    "optimizer.power": 0.9,
     "optimizer.per_step": False,
     "optimizer.clip_norm": 0.0,
 }

@@ -144,3 +144,12 @@ def test_the_traced_program_has_these_products(name):
     least = flops.total(flops.train_step(sizes, method, 4, used, all_experts=True))["total"]
     # For its statistics a mixture's last block computes the attention of all tokens, that of the one besides.
     assert traced(method, Heads(), used) == pytest.approx(least, rel=0.06 if method.mixtures else 0.02)
+
+
+def test_masked_words_are_predicted_at_the_places_of_the_prompts_too():
+    """Captions of 2 ids with 2 prompt tokens make 4 places, with 4 ids no more than the context's 5."""
+    heads, method = Heads(mlm_depth=1), methods.prompts(1)
+    for length, places in ((2, 4), (4, 5), (None, 5)):
+        products = flops.train_step(SIZES, method, 2, ("mlm",), heads, length)
+        (words,) = [p.forward for p in products if p.name == "mlm words"]
+        assert words == 2 * 2 * places * 6 * 11

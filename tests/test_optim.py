@@ -136,3 +136,29 @@ def test_groups_of_the_references():
     }
     found = flatten(optim.group_of(unflatten(dict.fromkeys(expected, 0)), groups))
     assert {path: groups[int(group)][1:] for path, group in found.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "expected"),
+    [
+        ("step", {"milestones": (2, 3), "gamma": 0.5}, [1, 1, 0.5, 0.25]),
+        ("step", {"milestones": (), "gamma": 0.5}, [1, 1, 1, 1]),
+        ("poly", {"power": 0.25}, [0.25, 0.25**0.75, 0.25**0.5, 0.25**0.25]),
+        ("exp", {"power": 0.25}, [1, 0.25**0.25, 0.25**0.5, 0.25**0.75]),
+    ],
+)
+def test_milestones_gamma_and_power_by_hand(kind, settings, expected):
+    """Four epochs without a warm-up: the part done is 0, 1/4, 1/2, 3/4."""
+    shape = dict(warmup_epochs=0, num_epochs=4, steps_per_epoch=3, per_step=False)
+    rate = optim.schedule(1.0, kind=kind, **shape, **settings)
+    np.testing.assert_allclose([rate(3 * epoch) for epoch in range(4)], expected, rtol=1e-6)
+    np.testing.assert_allclose([rate(jnp.array(3 * epoch + 2)) for epoch in range(4)], expected, rtol=1e-6)
+
+
+def test_powers_are_the_references_by_default():
+    assert GOLDEN["power"] == 0.9
+    for kind, at in (("poly", 0.9), ("exp", 1.0)):
+        rate = optim.schedule(
+            1.0, kind=kind, warmup_epochs=0, num_epochs=4, steps_per_epoch=1, per_step=False
+        )
+        np.testing.assert_allclose(rate(0), at, rtol=1e-6)

@@ -24,6 +24,20 @@ def test_same_config_and_free_keys_pass(tmp_path):
     runlog.check_workdir(tmp_path, CONFIG | {"total_steps": 9, "mesh": {"data": 2}}, ("total_steps", "mesh"))
 
 
+def test_a_key_newer_than_the_run_had_its_default(tmp_path):
+    write_json(tmp_path / "config.json", CONFIG)
+    newer = CONFIG | {"optimizer": {"lr": 0.1, "milestones": [20, 50]}}
+    defaults = {"seed": 3, "optimizer": {"lr": 0.3, "milestones": [20, 50]}}
+    runlog.check_workdir(tmp_path, newer, (), defaults)
+    for changed, told in [
+        (CONFIG | {"optimizer": {"lr": 0.1, "milestones": [2]}}, r"milestones was \[20, 50\], is now \[2\]"),
+        (newer | {"seed": 3}, "config.seed was 0, is now 3"),
+        (newer | {"method": {"rank": 4}}, "config.method.rank was None, is now 4"),
+    ]:
+        with pytest.raises(UserError, match=told):
+            runlog.check_workdir(tmp_path, changed, (), defaults)
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [

@@ -1,5 +1,6 @@
 """Questions to an index: against the model's own features, and the options one by one."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import search_galleries
 
 import tpr_jax
 from tpr_jax.errors import UserError
+from tpr_jax.models.methods import prompts
 from tpr_jax.search.build import build
 from tpr_jax.search.query import open_searcher, search, text_notes
 
@@ -112,6 +114,16 @@ def test_long_foreign_and_odd_texts_are_answered_with_a_note(made):
     longest = next(n for n in range(1, 40) if text_notes(model, "a " * n))
     ids = model.tokenizer(["a " * (longest - 1)])[0]
     assert (ids != 0).all() and longest > 2  # one word less fills it, and is no more than fits
+
+
+@pytest.mark.parametrize(("length", "longest"), [(24, 20), (23, 20), (12, 10)])
+def test_the_note_on_a_cut_text_counts_the_places_of_prompts(made, length, longest):
+    """Start, end and two prompt tokens take four of the 24 places; words have the others."""
+    _, _, model, _ = made
+    tokenizer = dataclasses.replace(model.tokenizer, context_length=length)
+    prompted = dataclasses.replace(model, method=prompts(1), tokenizer=tokenizer)
+    assert text_notes(prompted, "red " * longest) == []
+    assert f"cut after {longest} tokens" in text_notes(prompted, "red " * (longest + 1))[0]
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,8 @@ def test_what_does_not_fit_the_mesh_or_the_backbone_is_told_before_data_are_read
         (
             "--config.batch_size=12",
         ): "config.batch_size=12 must be a multiple of the 8 devices of the data axis",
-        ("--config.eval_batch_size=12",): "config.eval_batch_size=12 must be a multiple of the 8 devices",
+        # Of an evaluation's batches each is filled up: none has to fit.
+        ("--config.eval_batch_size=12",): "/no/such/folder: no such folder",
         ("--config.mesh.data=3",): "mesh.data=3 and mesh.model=1 do not make up the 8 devices here",
         (
             "--config.batch_size=24",
@@ -203,6 +204,12 @@ def test_what_does_not_fit_the_mesh_or_the_backbone_is_told_before_data_are_read
     found = eight_devices("-c", REFUSED, tiny["config"], json.dumps([list(flags) for flags in cases]))
     for flags, told in cases.items():
         assert told in found[" ".join(flags)] and "\n" not in found[" ".join(flags)], flags
+
+
+def test_rows_are_filled_up_to_what_the_data_axis_splits():
+    mesh = lambda data, model: Mesh(np.empty((data, model), object), sharding.AXES)  # noqa: E731
+    for data, count, expected in [(1, 7, 7), (3, 8, 9), (3, 9, 9), (4, 1, 4), (8, 17, 24)]:
+        assert sharding.filled_up(mesh(data, 2), count) == expected
 
 
 def test_a_mesh_too_large_for_this_machine():

@@ -184,6 +184,34 @@ def test_a_gradient_that_is_not_finite_stops_too():
     np.testing.assert_array_equal(new["trainable"]["moe"]["w"], [0, 0])
 
 
+DIVIDES_BY_0 = optax.adam(1.0, eps=0.0)
+ALL_MEAN = optax.adam(1.0, b1=1.0)
+SPOILS_ITS_STATE = optax.GradientTransformation(
+    lambda params: {"seen": jnp.zeros(())},
+    lambda gradient, state, params=None: (gradient, {"seen": jnp.inf * jnp.ones(())}),
+)
+
+
+@pytest.mark.parametrize(
+    "optimiser", [DIVIDES_BY_0, ALL_MEAN, SPOILS_ITS_STATE], ids=["eps=0", "b1=1", "state alone"]
+)
+def test_an_update_that_is_not_finite_stops_too(optimiser):
+    """Loss and gradient are numbers, the new weights or the optimizer's state are not: the old ones stay."""
+
+    def encode(variables, x, all_tokens=False):
+        return (variables["moe"]["w"] + 0 * variables["moe"]["still"]) * x, []
+
+    model = {"encode_image": encode, "encode_text": encode}
+    state = step.init_state(optimiser, {"moe": {"w": jnp.arange(1.0, 3), "still": jnp.ones(2)}})
+    batch = {"image": jnp.array([[1.0, 2], [3, 1]]), "ids": jnp.array([[2.0, 1], [1, 1]])}
+    batch["pid"] = jnp.arange(2)
+    update = jax.jit(functools.partial(step.train_step, model, optimiser, {"triplet": 1.0}, 1.0))
+    new, metrics = update(state, {}, batch)
+    assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"]) and metrics["grad_norm"] > 0
+    assert (new["step"], new["bad_step"]) == (0, 0)
+    assert same(new["trainable"], state["trainable"]) and same(new["opt"], state["opt"])
+
+
 def test_encoders_give_the_models_features():
     _, trainable, frozen, _, model = compiled()
     variables, batch = merge(frozen, trainable), tiny.batch(6)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from conftest import forced_devices
 
 from tpr_jax import checkpoint, train
 from tpr_jax import results as results_lib
@@ -230,3 +231,60 @@ def test_a_method_without_parts_is_told_to_evaluate(make_config, tmp_path):
         train.train(config, tmp_path / "run")
     assert loss_weights(config) == {"sdm": 1.0}
     assert results_lib.evaluate_run(config, tmp_path / "run")["checkpoint"] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "devices"),
+    [((), 3), (("--config.mesh.data=1", "--config.mesh.model=-1"), 2)],
+    ids=["3x1", "1x2"],
+)
+def test_a_finished_run_is_scored_on_another_number_of_devices(finished, start, tmp_path, flags, devices):
+    """Neither its batches of 8 rows to train on nor those to score have to fit: the same scores as on one."""
+    workdir, _ = finished
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    process = start(copy, "--mode=eval", *flags, env=forced_devices(devices))
+    stdout, stderr = process.communicate(timeout=600)
+    assert process.returncode == 0, stderr
+    scored = json.loads((copy / "eval.json").read_text())
+    results = json.loads((workdir / "results.json").read_text())
+    assert scored["checkpoint"] == "best"
+    # Rows of another batch may round otherwise in the last bit, and change the places of equals.
+    for direction in ("t2i", "i2t"):
+        for measure, value in results["best_on_val"]["test"][direction].items():
+            np.testing.assert_allclose(scored["test"][direction][measure], value, atol=1e-3)
+
+
+def test_what_training_asks_of_a_batch_does_not_bind_evaluation(make_config, tmp_path):
+    """A batch larger than the whole training split, of three parts that do not divide it."""
+    config = make_config(batch_size=500, accumulate=3, eval_batch_size=5)
+    scored = results_lib.evaluate_run(config, tmp_path / "scored")
+    assert scored["checkpoint"] is None
+    assert_scores(scored["test"])
+    other = results_lib.evaluate_run(make_config(), tmp_path / "other")
+    for direction in ("t2i", "i2t"):
+        np.testing.assert_allclose(
+            list(scored["test"][direction].values()), list(other["test"][direction].values()), atol=1e-3
+        )
+    with pytest.raises(UserError, match="config.batch_size=500 must be a multiple of the 1 devices"):
+        train.train(config, tmp_path / "trained")
+
+
+def test_a_schedule_that_no_milestone_meets_is_said(make_config, tmp_path, capsys):
+    flags = dict(num_epochs=3, total_steps=2, eval_every=0, optimizer__schedule="step")
+    train.train(make_config(**flags), tmp_path / "default")
+    told = "config.optimizer.milestones=(20, 50) all lie beyond config.num_epochs=3: after its warm-up"
+    assert told in capsys.readouterr().out
+    flags |= dict(total_steps=0, optimizer__milestones="(1,2)", optimizer__gamma=0.5, log_every=6)
+    config = make_config(**flags, optimizer__warmup_epochs=0.0)
+    train.train(config, tmp_path / "short")
+    assert "milestones" not in capsys.readouterr().out
+    rates = [row["lr"] for row in rows(tmp_path / "short") if "lr" in row]
+    np.testing.assert_allclose(rates, [3e-3, 1.5e-3, 0.75e-3], rtol=1e-6)
+    for key, value, was in [
+        ("milestones", "(2,)", r"\[1, 2\], is now \[2\]"),
+        ("gamma", 0.1, "0.5, is now 0.1"),
+        ("power", 0.5, "0.9, is now 0.5"),
+    ]:
+        changed = make_config(**flags | {f"optimizer__{key}": value}, optimizer__warmup_epochs=0.0)
+        with pytest.raises(UserError, match=rf"config.optimizer.{key} was {was}"):
+            train.train(changed, tmp_path / "short")

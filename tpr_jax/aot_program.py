@@ -48,12 +48,13 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
     Raises:
       UserError: batch, method or backbone do not fit; or the sizes of the backbone are not known.
     """
-    check_rows(config, mesh)
     sizes, method = sizes_of(config), config_lib.make_method(config)
+    if method.trainable:
+        check_rows(config, mesh)
     methods.check(method, sizes)
     heads = _heads(config, identities)
     model = clip.build(sizes, method, config.dtype, heads, config.remat, config.scan_layers)
-    length = min(config.text_length or sizes.context_length, sizes.context_length)
+    length = backbone.caption_length(config.text_length, sizes, str(config.backbone))
 
     trainable, frozen = optim.split_model(jax.eval_shape(model["init"], jax.random.key(0)), method)
     if "params" in frozen:
@@ -90,8 +91,9 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
         found["train_step"] = Program(lower, *_counts(counted), held)
     variables = placed(merge(frozen, trainable))
     for name, key, tower in (("encode_image", "image", "vision"), ("encode_text", "ids", "text")):
-        given = _rows(mesh, config.eval_batch_size, *rows[key])
-        counted = functools.partial(flops.encode, sizes, method, tower, config.eval_batch_size, length)
+        count = sharding.filled_up(mesh, config.eval_batch_size)
+        given = _rows(mesh, count, *rows[key])
+        counted = functools.partial(flops.encode, sizes, method, tower, count, length)
         held = {"weights": bytes_here(variables), "batch": bytes_here(given)}
         lower = functools.partial(step.jit_encoder(model[name], mesh).lower, variables, given)
         found[name] = Program(lower, *_counts(counted), held)

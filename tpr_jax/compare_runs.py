@@ -93,7 +93,8 @@ def _check_folder(run: dict) -> None:
     """Refuses a folder whose run cannot become the one that is wanted."""
     folder, wanted = run["folder"], run["config"]["total_steps"]
     if (folder / "config.json").exists():
-        runlog.check_workdir(folder, run["config"], config_lib.FREE_ON_RESUME)
+        defaults = config_lib.to_plain(config_lib.base())
+        runlog.check_workdir(folder, run["config"], config_lib.FREE_ON_RESUME, defaults)
     last = max((row.get("step", 0) for row in compare_outcome.rows_of(folder)), default=0)
     if 0 < wanted < last:
         raise UserError(

@@ -3,14 +3,14 @@
 import difflib
 import inspect
 import json
-import math
 from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
+from tpr_jax.config_values import check_settings, check_values, mix_weight
 from tpr_jax.data.annotations import DATASETS
 from tpr_jax.data.sources import SOURCES
-from tpr_jax.errors import UserError
+from tpr_jax.errors import UserError, shown
 from tpr_jax.losses import NAMES as LOSSES
 from tpr_jax.models.config import CLIP_MINI
 from tpr_jax.models.methods import METHODS, Method
@@ -81,6 +81,9 @@ def base() -> ConfigDict:
                 "schedule": "cosine",
                 "warmup_epochs": 5.0,
                 "warmup_factor": 0.1,
+                "milestones": (20, 50),  # epochs at which the schedule 'step' multiplies the rate by `gamma`
+                "gamma": 0.1,
+                "power": 0.9,  # of the schedules 'poly', power^(1 - part done), and 'exp', power^(part done)
                 "per_step": False,  # False: the rate changes once an epoch, as in the reference
                 "weight_decay": 4e-5,
                 "bias_lr_factor": 2.0,  # biases have no weight decay
@@ -114,6 +117,17 @@ def make_method(config: ConfigDict) -> Method:
 def loss_weights(config: ConfigDict) -> dict[str, float]:
     """The losses in use, by name."""
     return {name: weight for name, weight in config.losses.items() if weight}
+
+
+def schedule_note(config: ConfigDict) -> str:
+    """What a user should know of the schedule: that a run ends before its first milestone; else nothing."""
+    milestones, epochs = tuple(config.optimizer.milestones), config.num_epochs
+    if config.optimizer.schedule != "step" or any(epoch < epochs for epoch in milestones):
+        return ""
+    return (
+        f"config.optimizer.milestones={milestones} all lie beyond config.num_epochs={epochs}: after its "
+        f"warm-up the rate stays the same; --config.optimizer.milestones=({max(1, epochs // 2)},) lowers it"
+    )
 
 
 def instances(config: ConfigDict) -> int:
@@ -152,10 +166,9 @@ def nearest_key(key: str, known: list[str]) -> str:
     return nearest("", beside) if part and beside else nearest(key, known)
 
 
-def check(config: ConfigDict) -> None:
-    """Raises a UserError that names the first unusable key and value, and what would do."""
-    _check_keys(config)
-    for key, known in {
+def choices(config: ConfigDict) -> dict:
+    """The keys whose values are names, and the names that there are."""
+    return {
         "method.name": METHODS,
         "dataset": DATASETS,
         "dtype": ("float32", "bfloat16"),
@@ -166,40 +179,28 @@ def check(config: ConfigDict) -> None:
         "sampler": ("random", "identity"),
         "optimizer.schedule": SCHEDULES,
         **({"method.router": ROUTERS} if "router" in config.method else {}),
-    }.items():
+    }
+
+
+def check(config: ConfigDict) -> None:
+    """Raises a UserError that names the first unusable key and value, and what would do."""
+    _check_keys(config)
+    for key, known in choices(config).items():
         value = _get(config, key)
-        if value not in known:
-            raise UserError(f"config.{key}={value!r} is unknown: {nearest(value, known)}")
+        if not isinstance(value, str) or value not in known:
+            raise UserError(f"config.{key}={shown(value)} is unknown: {nearest(shown(value), known)}")
     _check_mix(config)
     _check_method(config)
+    check_values(config)
     if not loss_weights(config):
         raise UserError("config.losses are all 0: give one of them a weight, such as --config.losses.sdm=1")
     if config.losses.balance and not make_method(config).mixtures:
         raise UserError(f"config.losses.balance needs a mixture, but method '{config.method.name}' has none")
-    counts = ("batch_size", "eval_batch_size", "num_epochs", "checkpoint_every", "log_every", "mlm_depth")
-    for key in (*counts, "instances_per_identity", "accumulate"):
-        if _get(config, key) < 1:
-            raise UserError(f"config.{key}={_get(config, key)} must be at least 1")
-    seeds = ("seed", "few_shot_seed", "noise_seed")
-    for key in (*seeds, "total_steps", "eval_every", "pad", *_numbers(config, "optimizer")):
-        if not 0 <= _get(config, key) < math.inf:
-            raise UserError(f"config.{key}={_get(config, key)} must be a number and not negative")
-    for key in ("few_shot", "noisy_fraction"):
-        if not 0 <= _get(config, key) <= 1:
-            raise UserError(f"config.{key}={_get(config, key)} must lie between 0 and 1: 5 % is 0.05")
     if instances(config) and config.batch_size % config.instances_per_identity:
         raise UserError(
             f"config.batch_size={config.batch_size} must be a multiple of config.instances_per_identity="
             f"{config.instances_per_identity} with config.sampler='identity'"
         )
-    for key in _numbers(config, "losses"):
-        if not math.isfinite(_get(config, key)):
-            raise UserError(f"config.{key}={_get(config, key)} must be a number")
-    if not 0 < config.temperature < math.inf:
-        raise UserError(f"config.temperature={config.temperature} must be above 0")
-    size = config.image_size
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise UserError(f"config.image_size={size} must be (height, width) in pixels, such as (384,128)")
 
 
 def _check_keys(config: ConfigDict) -> None:
@@ -214,48 +215,35 @@ def _check_keys(config: ConfigDict) -> None:
 
 
 def _check_mix(config: ConfigDict) -> None:
+    if not isinstance(config.mix, tuple | list):
+        raise UserError(
+            f"config.mix={shown(config.mix)} must be a list of (data set, its folder or '', weight)"
+        )
     for entry in config.mix:
         form = "must be (data set, its folder or '', weight above 0), such as ('folder', 'data/own', 0.5)"
         if not isinstance(entry, tuple | list) or [type(e) for e in entry[:2]] != [str, str]:
-            raise UserError(f"config.mix={config.mix}: {entry!r} {form}")
-        weight = entry[2] if len(entry) == 3 else None
-        number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not number or not 0 < weight < math.inf:
-            raise UserError(f"config.mix={config.mix}: {entry!r} {form}")
+            raise UserError(f"config.mix={shown(config.mix)}: {shown(entry)} {form}")
+        if wrong := mix_weight(entry[2] if len(entry) == 3 else None):
+            raise UserError(f"config.mix={shown(config.mix)}: {shown(entry)} {form} ({wrong})")
         if entry[0] not in DATASETS:
             near = nearest(entry[0], DATASETS)
-            raise UserError(f"config.mix={config.mix}: data set {entry[0]!r} is unknown: {near}")
+            raise UserError(f"config.mix={shown(config.mix)}: data set {shown(entry[0])} is unknown: {near}")
 
 
 def _check_method(config: ConfigDict) -> None:
     """Refuses settings that the method does not have, or could not be built with."""
-    known = list(inspect.signature(METHODS[config.method.name]).parameters)
-    for key, value in method_settings(config).items():
+    parameters = inspect.signature(METHODS[config.method.name]).parameters
+    known, settings = list(parameters), method_settings(config)
+    for key in settings:
         if key not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
             raise UserError(f"config.method.{key} is no setting of method '{config.method.name}': {takes}")
-        counts = ("num_experts", "top_k", "reduction", "rank", "prefix", "length", "prompts", "depth")
-        is_whole = isinstance(value, int) and not isinstance(value, bool)
-        if key in counts and not isinstance(value, Mapping | None) and not (is_whole and value >= 1):
-            raise UserError(f"config.method.{key}={value!r} must be a whole number of at least 1")
-    scales = config.method.get("scales", (1, 1))
-    if (
-        not isinstance(scales, tuple | list)
-        or len(scales) != 2
-        or not all(isinstance(s, int | float) and math.isfinite(s) for s in scales)
-    ):
-        raise UserError(
-            f"config.method.scales={scales} must be two numbers: of the vision and the text tower"
-        )
-    experts, top_k = config.method.get("num_experts", 1), config.method.get("top_k", 1)
+    check_settings(settings)
+    filled = {key: parameter.default for key, parameter in parameters.items()} | settings
+    experts, top_k = (filled.get(key, 1) for key in ("num_experts", "top_k"))
     if top_k > experts:
         raise UserError(f"config.method.top_k={top_k} must lie between 1 and {experts} experts")
     make_method(config)
-
-
-def _numbers(config: ConfigDict, part: str) -> list[str]:
-    """The keys of a part of the config that hold numbers."""
-    return [f"{part}.{key}" for key, value in config[part].items() if not isinstance(value, bool | str)]
 
 
 def _get(config: ConfigDict, key: str):

@@ -40,12 +40,14 @@ def encode_split(
 
     Where `skipped` is given, a picture that cannot be read is left out with its captions, as if the
     annotation did not have it, and `skipped` gets its name: why. Otherwise it is a UserError. With the `mesh`
-    of the encoders each of several processes reads the pictures that its own devices encode. `eot_id` says
-    where a text ends, as of `clip.end_positions`.
+    of the encoders batches have as many rows more as all its devices need, and each of several processes
+    reads the pictures that its own devices encode. `eot_id` says where a text ends, as of
+    `clip.end_positions`.
     """
     from tpr_jax.data import pipeline  # imports TensorFlow, which ranking itself does not need
 
     encode_image, encode_text = encoders
+    batch_size = batch_size if mesh is None else sharding.filled_up(mesh, batch_size)
     here = sharding.rows_here(mesh, batch_size) if mesh is not None and jax.process_count() > 1 else None
     sources, bad = records_lib.image_sources(records), None if skipped is None else {}
     images = pipeline.image_batches(sources, image_size, batch_size, bad, here)

@@ -63,7 +63,7 @@ def train_step(
     for loss in losses:
         if loss == "mlm":
             found += text(every_token=True)
-            found += _masked_words(config, heads, batch_size, length or config.context_length)
+            found += _masked_words(config, heads, batch_size, _text_length(config, method, length))
         elif loss == "id":
             found.append(product("loss id", 2 * 2.0 * batch_size * e * heads.num_classes, True, True))
         elif loss != "balance":
@@ -113,7 +113,7 @@ def _tower(
         tokens = 1 + patches + own
         first = ("conv1/kernel", "class_embedding", "positional_embedding", "ln_pre/scale", "ln_pre/bias")
     else:
-        tokens = min((length or c.context_length) + own, c.context_length)
+        tokens = _text_length(c, method, length)
         first = ("token_embedding", "positional_embedding")
     moves = method.prompts is not None or tuned(*first)
     for i in range(layers):
@@ -221,6 +221,11 @@ class _Block(NamedTuple):
             put(f"{slot} router", seen, inputs, spec.num_experts, left, True)
             put(f"{slot} a", rows, inputs, rank, left, True)
             put(f"{slot} b", rows, rank, outputs, True, True)
+
+
+def _text_length(c: ClipConfig, method: Method, length: int | None) -> int:
+    """How long the text tower's sequence is for captions of `length` ids, its prompt tokens included."""
+    return min((length or c.context_length) + _own_tokens(method, "text"), c.context_length)
 
 
 def _own_tokens(method: Method, tower: str) -> int:

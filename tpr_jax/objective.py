@@ -28,8 +28,8 @@ def objective(
 
 
 def encode(model: dict, weights: dict[str, float], variables: dict, batch: dict) -> dict:
-    """What the losses need of a batch: `image` and `text` [b, e], `routing` of each tower, and `mlm`, the sum
-    over its masked words."""
+    """What the losses need of a batch: `image` and `text` [b, e], `routing` of each tower, and for the loss
+    'mlm' the sum over its masked words, `mlm`, and how many those are, `mlm_words` (a float)."""
     # Masked language modelling reads all tokens of the image, of which the feature is the first.
     images, image_routing = model["encode_image"](variables, batch["image"], all_tokens="mlm" in weights)
     text, text_routing = model["encode_text"](variables, batch["ids"])
@@ -38,8 +38,10 @@ def encode(model: dict, weights: dict[str, float], variables: dict, batch: dict)
         return found
     ids, labels = (_needed(batch.get(key), "mlm", key) for key in ("mlm_ids", "mlm_labels"))
     _needed("masked_words" in variables.get("head", {}), "mlm", "its head: heads.mlm_depth above 0")
+    labels = model["place_labels"](ids, labels)
     mean = losses.masked_words(model["predict_words"](variables, images, ids), labels)
-    return {**found, "image": images[:, 0], "mlm": mean * _masked(labels)}
+    words = (labels != 0).sum().astype(jnp.float32)
+    return {**found, "image": images[:, 0], "mlm": mean * jnp.maximum(words, 1), "mlm_words": words}
 
 
 def closing(weights: dict[str, float], scale: float, variables: dict, found: dict, batch: dict):
@@ -50,7 +52,7 @@ def closing(weights: dict[str, float], scale: float, variables: dict, found: dic
         if name == "balance":
             return losses.balance(_needed(routing["visual"] + routing["text"], name, "a mixture of experts"))
         if name == "mlm":
-            return found["mlm"] / _masked(batch["mlm_labels"])
+            return found["mlm"] / jnp.maximum(found["mlm_words"], 1)
         settings = {"scale": scale} if name in ("sdm", "itc") else {}
         if name == "id":
             head = _needed(variables.get("head", {}).get("classifier"), name, "a classifier among heads")
@@ -102,13 +104,8 @@ def _joined(found: dict) -> dict:
     routing = jax.tree.map(lambda x: x.mean(0), found["routing"])
     for block in (*routing["visual"], *routing["text"]):
         block["balance"] = balance_of(block["probability"], block["chosen"])
-    sums = {key: found[key].sum() for key in ("mlm",) if key in found}
+    sums = {key: found[key].sum() for key in ("mlm", "mlm_words") if key in found}
     return {**joined, **sums, "routing": routing}
-
-
-def _masked(labels):
-    """How many words are masked, at least 1."""
-    return jnp.maximum((labels != 0).sum(), 1)
 
 
 def _needed(value, loss: str, what: str):

@@ -18,20 +18,29 @@ DEFAULT_GROUPS = ((r".*/bias", 2.0, 0.0), (r".*", 1.0, 4e-5))
 
 
 def rate_factor(
-    progress, *, kind: str, warmup: float, total: float, warmup_factor=0.1, milestones=(20, 50), gamma=0.1
+    progress,
+    *,
+    kind: str,
+    warmup: float,
+    total: float,
+    warmup_factor=0.1,
+    milestones=(20, 50),
+    gamma=0.1,
+    power=0.9,
 ):
     """The factor on the base rate after `progress` epochs (or steps) of `total`; works on arrays and floats.
 
-    Linear from `warmup_factor` to 1 over `warmup`, then `kind`. 'poly' and 'exp' are the reference's own
-    forms, `0.9^(1 - a)` and `0.9^a`, with a the part done since the warm-up.
+    Linear from `warmup_factor` to 1 over `warmup`, then `kind`. 'step' multiplies by `gamma` at each of the
+    `milestones`. 'poly' and 'exp' are the reference's own forms, `power^(1 - a)` and `power^a`, with a the
+    part done since the warm-up.
     """
     done = jnp.clip((progress - warmup) / max(total - warmup, 1e-9), 0.0, 1.0)
     after = {
         "cosine": lambda: 0.5 * (1 + jnp.cos(math.pi * done)),
         "linear": lambda: 1 - done,
-        "step": lambda: gamma ** sum((progress >= m) * 1.0 for m in milestones),
-        "poly": lambda: 0.9 ** (1 - done),
-        "exp": lambda: 0.9**done,
+        "step": lambda: gamma ** sum(((progress >= m) * 1.0 for m in milestones), 0.0 * progress),
+        "poly": lambda: power ** (1 - done),
+        "exp": lambda: power**done,
         "constant": lambda: 1.0 + 0 * done,
     }
     ramp = warmup_factor + (1 - warmup_factor) * progress / max(warmup, 1e-9)

@@ -14,14 +14,17 @@ from tpr_jax.weights import backbone
 
 
 def check_rows(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
-    """Raises a UserError where the batches' rows cannot be split over the mesh."""
-    data = mesh.shape["data"]
-    for key, parts in (("batch_size", config.accumulate), ("eval_batch_size", 1)):
-        if config[key] % (data * parts):
-            times = f" times the {parts} parts of config.accumulate" if parts > 1 else ""
-            raise UserError(
-                f"config.{key}={config[key]} must be a multiple of the {data} devices of the data axis{times}"
-            )
+    """Raises a UserError where the rows of a training batch cannot be split over the mesh.
+
+    Those of an evaluation's batches can, of however many devices: see `sharding.filled_up`.
+    """
+    data, parts = mesh.shape["data"], config.accumulate
+    if config.batch_size % (data * parts):
+        times = f" times the {parts} parts of config.accumulate" if parts > 1 else ""
+        raise UserError(
+            f"config.batch_size={config.batch_size} must be a multiple of the {data} devices of the data "
+            f"axis{times}"
+        )
 
 
 def make_heads(config: ConfigDict, identities: int) -> Heads:
@@ -32,10 +35,15 @@ def make_heads(config: ConfigDict, identities: int) -> Heads:
     )
 
 
-def prepare(config: ConfigDict) -> dict:
-    """Everything that training and evaluation share: mesh, data, model, weights, encoders."""
+def prepare(config: ConfigDict, to_train: bool = True) -> dict:
+    """Returns everything that training and evaluation share: mesh, data, model, weights, encoders.
+
+    Raises:
+      UserError: something does not fit; with `to_train`, the batch of training neither.
+    """
     mesh = sharding.make_mesh(**config.mesh)
-    check_rows(config, mesh)
+    if to_train:
+        check_rows(config, mesh)
     # What cannot be built is found before the data are looked through, which may take minutes.
     method = config_lib.make_method(config)
     clip_config, params, tokenizer = backbone.load(
@@ -104,6 +112,9 @@ def make_optimiser(config: ConfigDict, trainable: dict, per_epoch: int) -> tuple
         steps_per_epoch=per_epoch,
         per_step=settings.per_step,
         warmup_factor=settings.warmup_factor,
+        milestones=tuple(settings.milestones),
+        gamma=settings.gamma,
+        power=settings.power,
     )
     groups = optim.parameter_groups(settings.weight_decay, settings.bias_lr_factor, settings.head_lr_factor)
     moments = {"b1": settings.b1, "b2": settings.b2, "eps": settings.eps}

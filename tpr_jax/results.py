@@ -7,7 +7,6 @@ from ml_collections import ConfigDict
 
 from tpr_jax import checkpoint, distributed, evaluate, memory, runlog, sharding, step
 from tpr_jax import config as config_lib
-from tpr_jax.data import pipeline
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip
 from tpr_jax.models.methods import zero_shot
@@ -68,9 +67,8 @@ def score_zero_shot(parts: dict, config: ConfigDict) -> dict:
 
 def restore_best(config: ConfigDict, workdir: Path, parts: dict) -> tuple[dict, dict]:
     """(state, where it is from): the best checkpoint, else the newest, else the state before training."""
-    instances = config_lib.instances(config)
-    per_epoch = pipeline.steps_per_epoch(parts["splits"]["train"], config.batch_size, instances)
-    _, optimiser = make_optimiser(config, parts["trainable"], per_epoch)
+    # Only the form of its state is needed, which no rate and no length of an epoch changes.
+    _, optimiser = make_optimiser(config, parts["trainable"], per_epoch=1)
     state = sharding.place(parts["mesh"], step.init_state(optimiser, parts["trainable"]))
     for name in ("best", "latest"):
         folder = workdir / "checkpoints" / name
@@ -93,8 +91,9 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
 
     Without checkpoints in `workdir` the model is scored as it starts. Writes and returns eval.json.
     """
-    runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME)
-    parts = prepare(config)
+    defaults = config_lib.to_plain(config_lib.base())
+    runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME, defaults)
+    parts = prepare(config, to_train=False)
     state, scored = restore_best(config, workdir, parts)
     scored = {"method": config.method.name, "dataset": config.dataset, **params_of(parts), **scored}
     print(f"scoring {scored['checkpoint'] or 'the initial weights'} (step {scored['step']})")

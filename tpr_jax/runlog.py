@@ -3,18 +3,22 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from tpr_jax import events
 from tpr_jax.errors import UserError
 from tpr_jax.writing import write_text
 
 
-def check_workdir(workdir: Path, config: dict, free: tuple[str, ...]) -> None:
+def check_workdir(
+    workdir: Path, config: dict, free: tuple[str, ...], defaults: Mapping = MappingProxyType({})
+) -> None:
     """Makes the folder; where it holds a config.json, checks that it agrees with this config.
 
-    Keys in `free` may differ. Raises a UserError that names the first key that differs otherwise, or where
+    Keys in `free` may differ. A key of `defaults` that config.json lacks had its value there: the run is from
+    before there was such a key. Raises a UserError that names the first key that differs otherwise, or where
     nothing can be written.
     """
     try:
@@ -36,8 +40,9 @@ def check_workdir(workdir: Path, config: dict, free: tuple[str, ...]) -> None:
             before = dict(json.loads(path.read_text()))
         except (ValueError, TypeError) as error:
             raise UserError(f"{path} is no JSON object ({error}): choose another --workdir") from error
+        assumed = _flat(dict(defaults))
         for key in {**_flat(before), **_flat(config)}:
-            old, new = _flat(before).get(key), _flat(config).get(key)
+            old, new = _flat(before).get(key, assumed.get(key)), _flat(config).get(key)
             if old != new and key.split(".")[0] not in free:
                 raise UserError(
                     f"--workdir {workdir} holds a run of another config: config.{key} was {old!r}, "

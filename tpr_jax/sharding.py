@@ -64,6 +64,11 @@ def row_sharding(mesh: Mesh, count: int) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data" if count % mesh.size else AXES))
 
 
+def filled_up(mesh: Mesh, count: int) -> int:
+    """Returns the least number of rows from `count` on that `row_sharding` can split."""
+    return -(-count // mesh.shape["data"]) * mesh.shape["data"]
+
+
 def place(mesh: Mesh, tree):
     """Lays weights or a state, which every process holds whole, onto the mesh."""
     return jax.tree.map(_put, tree, leaf_shardings(mesh, tree))

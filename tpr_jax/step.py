@@ -1,8 +1,8 @@
 """The train step and the two encoders: pure functions, jitted with their shardings.
 
 A training state is a plain dict: `trainable` (collections), `opt` (optimiser state), `step` (int32, updates
-done) and `bad_step` (int32, -1, or the step whose loss or gradient was not finite: from there on nothing is
-updated any more, so the state stays the last good one).
+done) and `bad_step` (int32, -1, or the step whose loss, gradient or update was not finite: from there on
+nothing is updated any more, so the state stays the last good one).
 """
 
 import functools
@@ -54,13 +54,20 @@ def train_step(
     metrics["grad_norm"] = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient)))
     updates, opt = optimiser.update(gradient, state["opt"], state["trainable"])
     updated = {"trainable": optax.apply_updates(state["trainable"], updates), "opt": opt}
-    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    # The update as well: a finite gradient makes none where Adam divides by 0, or takes the root of too much.
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & _all_finite(updated)
     good = finite & (state["bad_step"] < 0)
     kept = {name: state[name] for name in updated}
     new = jax.tree.map(lambda a, b: jnp.where(good, a, b), updated, kept)
     new["step"] = state["step"] + good
     new["bad_step"] = jnp.where((state["bad_step"] < 0) & ~finite, state["step"], state["bad_step"])
     return new, {**metrics, "bad_step": new["bad_step"]}
+
+
+def _all_finite(tree) -> jax.Array:
+    """Whether no number of a tree's arrays is infinite or none at all."""
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(finite)) if finite else jnp.array(True)
 
 
 @functools.cache

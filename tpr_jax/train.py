@@ -52,7 +52,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
 
 def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
     began, first = time.time(), distributed.is_first()
-    runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME)
+    defaults = config_lib.to_plain(config_lib.base())
+    runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME, defaults)
     parts = prepare(config)
     if not parts["trainable"]:
         raise UserError(f"method '{config.method.name}' has nothing to train: use --mode eval")
@@ -64,6 +65,8 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
     if config.total_steps:
         last_step = min(last_step, config.total_steps)
     rate, optimiser = make_optimiser(config, parts["trainable"], per_epoch)
+    if first and (note := config_lib.schedule_note(config)):
+        tqdm.write(note)
     weights, scale = config_lib.loss_weights(config), 1 / config.temperature
     update = step.jit_train_step(parts["model"], optimiser, weights, scale, mesh, config.accumulate)
     share = sharding.share(mesh, config.batch_size)
@@ -248,7 +251,7 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
 
 
 def _stop_if_bad(metrics: dict, state: dict, latest, notes: dict) -> None:
-    """Ends the run where the loss or gradient was not finite; the state from before that step is saved."""
+    """Ends the run where loss, gradient or update was not finite; the state before that step is saved."""
     if metrics["bad_step"] < 0:
         return
     good = {**state, "bad_step": jax.device_put(np.int32(-1), state["bad_step"].sharding)}
@@ -257,7 +260,7 @@ def _stop_if_bad(metrics: dict, state: dict, latest, notes: dict) -> None:
         checkpoint.save(latest, at_step, good, notes)
     checkpoint.finish(latest)
     raise UserError(
-        f"the loss or its gradient was not finite at step {metrics['bad_step'] + 1}: stopped, and the state "
-        f"after step {at_step} is kept in {latest.directory}; try another --workdir with a lower "
-        "config.optimizer.lr, config.optimizer.clip_norm=1 or float32"
+        f"the loss, its gradient or the update was not finite at step {metrics['bad_step'] + 1}: stopped, "
+        f"and the state after step {at_step} is kept in {latest.directory}; try another --workdir with a "
+        "lower config.optimizer.lr, config.optimizer.clip_norm=1 or float32"
     )

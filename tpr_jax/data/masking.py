@@ -12,14 +12,15 @@ def mask_caption(
     """Masks tokens at random; returns (masked ids, labels), the labels 0 where nothing was chosen.
 
     Every id in 1..mask_id-1 is chosen with `probability`. Of the chosen, 80 % become `mask_id`, 10 % a
-    uniform id of 1..mask_id, 10 % stay (BERT, arXiv 1810.04805, section 3.1). Padding (0), the mask itself,
+    uniform id of 1..mask_id-1, 10 % stay (BERT, arXiv 1810.04805, section 3.1). Padding (0), the mask itself,
     and start and end of text, whose ids lie above `mask_id`, are never chosen. If none was chosen, position 1
     becomes the mask; a caption without a single word keeps all its ids, since its position 1 is the end of
     text, where the feature is read. `seed` is whatever `np.random.default_rng` takes.
     """
     rng = np.random.default_rng(seed)
     draw, action = rng.random((2, len(ids)))
-    random_ids = rng.integers(1, mask_id + 1, len(ids), dtype=np.int32)
+    # Without the mask itself: the authors' code draws below it, though its comment says otherwise.
+    random_ids = rng.integers(1, max(mask_id, 2), len(ids), dtype=np.int32)
     words = (ids > 0) & (ids < mask_id)
     chosen = words & (draw < probability)
     masked = np.where(chosen & (action < 0.8), np.int32(mask_id), ids)

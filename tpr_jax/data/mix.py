@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tpr_jax.data.records import Records, caption_pairs, image_sources
+from tpr_jax.seeds import check_seed
 
 # The last word of the stream that draws parts of data sets; see `pipeline` for the others.
 _PICK = 3
@@ -49,7 +50,7 @@ def epoch_order(records: Records, seed: int, epoch: int) -> Int[np.ndarray, " m"
     An example is pair + n * repeat: the row among the n of `caption_pairs(records)`, and how often the epoch
     has had it before, so that a pair's second time is another example with an augmentation of its own.
     """
-    shuffle = np.random.default_rng([seed, epoch])
+    shuffle = np.random.default_rng([check_seed(seed), epoch])
     if records.passes is None:
         return shuffle.permutation(sum(map(len, records.captions)))
     passes = _pair_passes(records)

@@ -16,6 +16,7 @@ from tpr_jax.data.records import Records, caption_pairs, image_sources
 from tpr_jax.data.sampler import identity_batches, identity_order
 from tpr_jax.errors import UserError
 from tpr_jax.pipes import stderr_nowhere
+from tpr_jax.seeds import check_seed
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # for what it says later
 with stderr_nowhere():  # TensorFlow's C++ greets there on import, whatever is set
@@ -106,8 +107,7 @@ def train_input(
     steps = steps_per_epoch(records, batch_size, instances)
     if batch_size % process_count:
         raise UserError(f"batch_size {batch_size} must be a multiple of the {process_count} processes")
-    if seed < 0:
-        raise UserError(f"seed {seed} must not be negative")
+    check_seed(seed)
     image_index, captions, pids = caption_pairs(records)
     all_ids = tokenizer(captions)
     labels = np.unique(pids, return_inverse=True)[1].astype(np.int32)

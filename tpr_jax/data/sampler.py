@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Int
 
 from tpr_jax.errors import UserError
+from tpr_jax.seeds import check_seed
 
 # The last word of the stream that draws an epoch's batches; `pipeline` and `mix` have others.
 _IDENTITY = 5
@@ -50,7 +51,7 @@ def identity_order(
       UserError: as `identity_batches`.
     """
     number = identity_batches(pids, identities, instances)
-    rng = np.random.default_rng([seed, epoch, _IDENTITY])
+    rng = np.random.default_rng([check_seed(seed), epoch, _IDENTITY])
     labels, counts = np.unique(pids, return_inverse=True, return_counts=True)[1:]
     shuffled = np.lexsort((rng.random(len(pids)), labels))  # by identity, and at random within each
     starts = np.cumsum(counts) - counts

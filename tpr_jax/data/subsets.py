@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from tpr_jax.data.records import Records, caption_pairs, keep_images
+from tpr_jax.seeds import check_seed
 
 # The last words of the streams: see `pipeline` for the others. The draws depend on nothing but their seed.
 _FEW, _NOISY = 6, 7
@@ -17,7 +18,7 @@ def few_shot(records: Records, fraction: float, seed: int) -> Records:
     """
     people = np.unique(records.pids)
     number = max(1, round(fraction * len(people)))
-    chosen = np.random.default_rng([seed, 0, _FEW]).permutation(people)[:number]
+    chosen = np.random.default_rng([check_seed(seed), 0, _FEW]).permutation(people)[:number]
     return keep_images(records, np.isin(records.pids, chosen))
 
 
@@ -29,7 +30,7 @@ def noisy(records: Records, fraction: float, seed: int) -> Records:
     may keep its place or stay with its own person: `mismatched` counts those that did not.
     """
     captions = caption_pairs(records)[1]
-    rng = np.random.default_rng([seed, 0, _NOISY])
+    rng = np.random.default_rng([check_seed(seed), 0, _NOISY])
     places = rng.permutation(len(captions))[: round(fraction * len(captions))]
     moved = list(captions)
     for place, taken_from in zip(places.tolist(), rng.permutation(places).tolist(), strict=True):

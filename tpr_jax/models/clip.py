@@ -172,7 +172,8 @@ def build(
     [b, h, w, 3], `encode_text(variables, ids)` int32 [b, l]; both return (features float32 [b, e],
     unnormalised, and what each mixture's router did, a list of dicts). With `all_tokens=True` they return the
     features of all tokens, [b, n, e]. With the head for it, `predict_words(variables, image_tokens, ids)` ->
-    logits [b, l, vocabulary].
+    logits [b, m, vocabulary] at the places of the text tower's sequence, where prompts come before the words;
+    `place_labels(ids, labels)` brings labels [b, l] of the ids' places to those [b, m].
 
     Raises:
       UserError: a part of the method does not fit towers of these sizes.
@@ -199,10 +200,17 @@ def build(
     def encode_text(variables, ids, all_tokens=False):
         return run("encode_text", variables, ids, all_tokens=all_tokens)
 
+    def place_labels(ids, labels):
+        if not (count := text_tokens(method.prompts)):
+            return labels
+        # End-of-text has no label, so none comes where it replaces a word.
+        return make_room(labels, count, config.context_length, end_positions(ids, config.eot_id))[0]
+
     return {
         "init": init,
         "encode_image": encode_image,
         "encode_text": encode_text,
+        "place_labels": place_labels,
         "predict_words": lambda variables, *inputs: run("predict_words", variables, *inputs)[0],
     }
 

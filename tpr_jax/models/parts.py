@@ -7,16 +7,17 @@ where `after_*(z)` stands for `z + part(z)`. Every part covers the blocks of `la
 `None` as its end is the tower's last block.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tpr_jax.errors import UserError
+from tpr_jax.errors import UserError, shown
 
 ADAPTER_SLOTS = ("beside_ln_1", "after_attn", "beside_ln_2", "beside_mlp", "after_mlp")
 TARGETS = ("q", "k", "v", "out", "fc", "proj")
 ROUTERS = ("blend", "sum", "input")
 DIRECTIONS = ("both", "to_vision", "to_text", "none")
+LARGEST_FLOAT = 3.4028234663852886e38  # of float32
+MOST_EXPERTS = 1024  # each takes memory before anything can be said about the rest
 Layers = tuple[int, int | None]
 
 
@@ -157,7 +158,7 @@ def _blocks(part: Part, name: str, layers: int) -> range:
     end = layers if end is None else end
     if not (_is_whole(first) and _is_whole(end) and 0 <= first < end <= layers):
         raise UserError(
-            f"{name}: layers={part.layers} is no range within the tower's {layers} blocks: give "
+            f"{name}: layers={shown(part.layers)} is no range within the tower's {layers} blocks: give "
             f"(first, end) with 0 <= first < end <= {layers}"
         )
     return range(first, end)
@@ -168,28 +169,39 @@ def _is_whole(value) -> bool:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a number, not a bool, that float32 can hold."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= LARGEST_FLOAT  # not so of NaN
 
 
 def _check_numbers(part: Part, name: str, width: int, context: int) -> None:
     for key in ("num_experts", "top_k", "reduction", "rank", "length"):
         value = getattr(part, key, 1)
         if not _is_whole(value) or value < 1:
-            raise UserError(f"{name}: {key}={value!r} must be a whole number of at least 1")
+            raise UserError(f"{name}: {key}={shown(value)} must be a whole number of at least 1")
     if (reduction := getattr(part, "reduction", 1)) > width:
-        raise UserError(f"{name}: reduction={reduction} leaves nothing of a width of {width}")
+        raise UserError(f"{name}: reduction={shown(reduction)} leaves nothing of a width of {width}")
     if (rank := getattr(part, "rank", 1)) > width:
-        raise UserError(f"{name}: rank={rank} is above the width of {width}")
+        raise UserError(f"{name}: rank={shown(rank)} is above the width of {width}")
+    if (experts := getattr(part, "num_experts", 1)) > MOST_EXPERTS:
+        raise UserError(f"{name}: num_experts={shown(experts)} must be at most {MOST_EXPERTS}")
     if isinstance(part, MIXTURES) and part.top_k > part.num_experts:
-        raise UserError(f"{name}: top_k={part.top_k} must lie between 1 and the {part.num_experts} experts")
+        raise UserError(
+            f"{name}: top_k={shown(part.top_k)} must lie between 1 and the {shown(part.num_experts)} experts"
+        )
     if isinstance(part, Prefix) and part.length > context:
-        raise UserError(f"{name}: a prefix of length={part.length} is longer than a text's {context} tokens")
+        raise UserError(
+            f"{name}: a prefix of length={shown(part.length)} is longer than a text's {context} tokens"
+        )
     if isinstance(part, Prefix) and part.gate is not None and not _is_number(part.gate):
-        raise UserError(f"{name}: gate={part.gate!r} must be a number or None")
+        raise UserError(f"{name}: gate={shown(part.gate)} must be a number or None")
+    for key in ("norm", "dora", "scaled"):
+        if not isinstance(value := getattr(part, key, True), bool):
+            raise UserError(f"{name}: {key}={shown(value)} must be True or False")
     scale = getattr(part, "scale", 1.0)
     learnable = isinstance(part, Adapter | Lora)
     if not _is_number(scale) and not (learnable and scale == "learned"):
-        raise UserError(f"{name}: scale={scale!r} must be a number{' or learned' * learnable}")
+        raise UserError(f"{name}: scale={shown(scale)} must be a number{' or learned' * learnable}")
 
 
 def _check_names(part: Part, name: str) -> None:
@@ -199,13 +211,17 @@ def _check_names(part: Part, name: str) -> None:
         "init": ("zero", "normal"),
     }.items():
         if (value := getattr(part, key, known[0])) not in known:
-            raise UserError(f"{name}: {key}={value!r} is unknown: known are {', '.join(known)}")
+            raise UserError(f"{name}: {key}={shown(value)} is unknown: known are {', '.join(known)}")
     targets = getattr(part, "targets", ("k",))
+    if not isinstance(targets, tuple | list):
+        raise UserError(f"{name}: targets={shown(targets)} must be a list of some of {', '.join(TARGETS)}")
     for target in targets:
         if target not in TARGETS:
-            raise UserError(f"{name}: target {target!r} is unknown: known are {', '.join(TARGETS)}")
+            raise UserError(f"{name}: target {shown(target)} is unknown: known are {', '.join(TARGETS)}")
     if not targets or len(set(targets)) < len(targets):
-        raise UserError(f"{name}: targets={targets} must name each of its targets once, and one at least")
+        raise UserError(
+            f"{name}: targets={shown(targets)} must name each of its targets once, and one at least"
+        )
 
 
 def check_prompts(prompts: Prompts, layers: tuple[int, int], context: int) -> None:
@@ -213,12 +229,12 @@ def check_prompts(prompts: Prompts, layers: tuple[int, int], context: int) -> No
     depth, length = prompts.depth, prompts.length
     if prompts.direction not in DIRECTIONS:
         known = ", ".join(DIRECTIONS)
-        raise UserError(f"prompts: direction={prompts.direction!r} is unknown: known are {known}")
+        raise UserError(f"prompts: direction={shown(prompts.direction)} is unknown: known are {known}")
     if depth is not None and not (_is_whole(depth) and 1 <= depth <= min(layers)):
-        raise UserError(f"prompts: depth={depth!r} must lie between 1 and the {min(layers)} blocks")
+        raise UserError(f"prompts: depth={shown(depth)} must lie between 1 and the {min(layers)} blocks")
     if not _is_whole(length) or length < 1 or text_tokens(prompts) > context - 2:
         raise UserError(
-            f"prompts: length={length!r} must be at least 1 and leave room for words among the text's "
+            f"prompts: length={shown(length)} must be at least 1 and leave room for words among the text's "
             f"{context} tokens"
         )
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from tpr_jax.errors import UserError
 from tpr_jax.model import Model, Picture, from_pretrained
+from tpr_jax.models.parts import text_tokens
 from tpr_jax.search import engine as engine_lib
 from tpr_jax.search import groups as groups_lib
 from tpr_jax.search.store import FILE, KEY, Index, check_model, model_sha256, open_index
@@ -146,9 +147,12 @@ def text_notes(model: Model, text: str) -> list[str]:
     """What a user should know of how a text is read: that it is cut, or in a script CLIP hardly knows."""
     notes, tokenizer = [], model.tokenizer
     if tokenizer is not None:
-        longer = dataclasses.replace(tokenizer, context_length=tokenizer.context_length + 1)
+        # Prompt tokens take places of the text tower's, behind start-of-text.
+        room = model.config.context_length - text_tokens(model.method.prompts)
+        length = min(tokenizer.context_length, room)
+        longer = dataclasses.replace(tokenizer, context_length=length + 1)
         if longer([text])[0, -1] != 0:
-            notes.append(f"the text is cut after {tokenizer.context_length - 2} tokens, about as many words")
+            notes.append(f"the text is cut after {length - 2} tokens, about as many words")
     letters = [c for c in text[:1000] if c.isalpha()]
     latin = sum("LATIN" in unicodedata.name(c, "") for c in letters)
     if letters and latin < len(letters) / 2:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tpr_jax import hashing
 from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer
+from tpr_jax.errors import UserError
 from tpr_jax.models.config import CLIP_MINI, ClipConfig
 from tpr_jax.weights.clip import find_clip, load_clip, read_sizes, weight_files
 from tpr_jax.weights.openai import check_image_size
@@ -57,6 +58,20 @@ def tokenizer_of(path: Path, config: ClipConfig, length: int | None = None) -> T
     return folder_tokenizer(path, length) if (path / "tokenizer.json").is_file() else None
 
 
+def caption_length(text_length: int, config: ClipConfig, name: str) -> int:
+    """Returns how many ids a caption has: `text_length`, or where that is 0 all that the text tower takes.
+
+    Raises:
+      UserError: the text tower of the backbone called `name` takes fewer.
+    """
+    if text_length > config.context_length:
+        raise UserError(
+            f"config.text_length={text_length} is above the {config.context_length} tokens that the text "
+            f"tower of {name} takes: choose at most {config.context_length}, or 0 for all"
+        )
+    return text_length or config.context_length
+
+
 def load(
     name: str, image_size: tuple[int, int], text_length: int = 0, with_weights: bool = True
 ) -> tuple[ClipConfig, dict | None, Callable]:
@@ -67,6 +82,9 @@ def load(
 
     CLIP's own vocabulary with the mask token as the reference has it goes with OpenAI's CLIP; a folder with
     another vocabulary brings its tokenizer.
+
+    Raises:
+      UserError: the backbone cannot be read, or does not fit `image_size` or `text_length`.
     """
     path = find(name).path
     if with_weights:
@@ -74,5 +92,5 @@ def load(
     else:
         config, params = replace(read_sizes(path), image_size=image_size), None
         check_image_size(config)
-    length = min(text_length or config.context_length, config.context_length)
+    length = caption_length(text_length, config, name)
     return config, params, tokenizer_of(path, config, length) or folder_tokenizer(path, length)

@@ -6,6 +6,7 @@ import sys
 
 from tpr_jax.errors import UserError
 from tpr_jax.pipes import quiet_when_closed
+from tpr_jax.seeds import check_seed
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -32,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
             value = getattr(args, name)
             if value is not None and value < least:
                 raise UserError(f"--{name} {value}: give a whole number of at least {least}")
+        check_seed(args.seed, "--seed")
         # One thread each: the products are small and the processes fill the cores.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -14,6 +14,7 @@ from tpr_jax.data.mini_pedes.render import render
 from tpr_jax.data.mini_pedes.scene import sample_view
 from tpr_jax.data.mini_pedes.wardrobe import sample_person
 from tpr_jax.errors import UserError
+from tpr_jax.seeds import check_seed
 from tpr_jax.writing import write_text, write_whole
 
 DOMAINS = ("mini", "pretrain")
@@ -121,8 +122,9 @@ def generate(
     """Write `reid_raw.json` and `imgs/` into `out` and return the records.
 
     size is (height, width). Raises UserError if `out` is not empty, unless it holds an unfinished run of
-    the same settings, which goes on from where it stopped.
+    the same settings, which goes on from where it stopped; or if `seed` is none of 32 bits.
     """
+    check_seed(seed)
     settings = {"split": split, "identities": identities, "size": list(size), "domain": domain, "seed": seed}
     _prepare(out, settings)
     jobs, first = [], 1
