@@ -19,6 +19,9 @@ quoted() {
     echo "${line# }"
 }
 
+# A secret by which the processes of one run know each other; JAX's own port knows none (docs/several_devices.md).
+run_token() { if dry; then echo RANDOM_TOKEN; else od -An -N16 -tx1 /dev/urandom | tr -d ' \n'; fi; }
+
 # Prints a command.
 show() { if dry; then quoted "$@"; else echo "+ $(quoted "$@")" >&2; fi; }
 

@@ -64,6 +64,8 @@ print(string.Template(sys.stdin.read()).safe_substitute(os.environ), end="")' <l
 
 start_run() {
     workdir_of "$@" >/dev/null
+    export TPR_RUN_TOKEN
+    TPR_RUN_TOKEN=$(run_token)
     show kubectl apply --filename=-
     if dry; then manifest "$@"; else manifest "$@" | kubectl apply --filename=-; fi
 }

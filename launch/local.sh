@@ -22,6 +22,9 @@ if [ -n "${DEVICES:-}" ]; then
     pretend=(env JAX_PLATFORMS=cpu "XLA_FLAGS=--xla_force_host_platform_device_count=$DEVICES")
 fi
 
+export TPR_RUN_TOKEN
+TPR_RUN_TOKEN=$(run_token)
+
 start_all() {
     local i count=${PROCESSES:-2}
     for ((i = 0; i < count; i++)); do

@@ -32,6 +32,8 @@ fi
 
 workdir=$(workdir_of "$@")
 code=0
+export TPR_RUN_TOKEN # srun passes the environment on, which other users cannot read
+TPR_RUN_TOKEN=$(run_token)
 # One that fails ends the others by itself, with its words: srun need not kill them before.
 run srun --kill-on-bad-exit=0 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" "$PYTHON" -m tpr_jax.main "$@" || code=$?
 if [ -e "$workdir/results.json" ] && [ "$code" = 0 ] || [ "$code" = 2 ]; then exit "$code"; fi

@@ -82,7 +82,7 @@ setup() {
     on_all "mkdir -p tpr_jax && tar -xzf tpr_jax.tar.gz -C tpr_jax && bash tpr_jax/launch/tpu_worker.sh setup $BUCKET"
 }
 
-start_run() { on_all "bash tpr_jax/launch/tpu_worker.sh run $(quoted "$@")"; }
+start_run() { on_all "TPR_RUN_TOKEN=$(run_token) bash tpr_jax/launch/tpu_worker.sh run $(quoted "$@")"; }
 stop_run() { on_all "bash tpr_jax/launch/tpu_worker.sh stop"; }
 teardown() { run "${TPU[@]}" delete "${at[@]}" --force --quiet; }
 

@@ -40,6 +40,7 @@ start_run() {
     if ! dry; then sudo systemctl reset-failed tpr_jax 2>/dev/null || true; fi
     # After the bucket: so that at shutdown the run ends, and saves, before the bucket goes.
     run sudo systemd-run --unit=tpr_jax "${as_me[@]}" --working-directory="$PWD" \
+        --setenv=TPR_RUN_TOKEN="${TPR_RUN_TOKEN-}" \
         --property=After=tpr_bucket.service --property=TimeoutStopSec=120 --property=LimitMEMLOCK=infinity \
         --property=Restart=on-failure --property=RestartSec=10 --property=RestartPreventExitStatus=2 \
         --property=StartLimitIntervalSec=6h --property=StartLimitBurst=20 \

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tpr_jax.clusters import Peers, find
+from tpr_jax.clusters import Peers, find, split_address
 from tpr_jax.errors import UserError
 
 SLURM = {
@@ -63,13 +63,76 @@ def test_one_process_is_left_alone(environment):
 )
 def test_slurm(nodes, first):
     found = find(SLURM | {"SLURM_STEP_NODELIST": nodes})
-    assert found == Peers(f"{first}:{61440 + 5000 % 2047 * 2}", 8, 5, device=1)
+    assert found == Peers(f"{first}:{61440 + 5000 % 2047 * 2}", 8, 5, devices=(1,))
 
 
 def test_slurm_where_each_task_has_its_own_gpu_or_machine():
-    assert find(SLURM | {"CUDA_VISIBLE_DEVICES": "3"}).device is None
-    assert find(SLURM | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}).device == 1
-    assert find(SLURM | {"SLURM_STEP_NUM_NODES": "8"}).device is None
+    assert find(SLURM | {"CUDA_VISIBLE_DEVICES": "3"}).devices is None
+    assert find(SLURM | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}).devices == (1,)
+    assert find(SLURM | {"SLURM_STEP_NUM_NODES": "8"}).devices is None
+
+
+@pytest.mark.parametrize(
+    ("gpus", "devices"),
+    [
+        # srun --gpus-per-task=2 gives each task two of the node's four, under numbers of the task's own.
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_ON_NODE": "4", "SLURM_GPUS_PER_TASK": "2"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "2,3", "SLURM_GPUS_ON_NODE": "4"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_PER_TASK": "a100:2"}, None),
+        # Where all tasks of a node see all of its GPUs they share them out, none used twice and none left.
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_GPUS_ON_NODE": "4"}, (2, 3)),
+        ({"SLURM_GPUS_ON_NODE": "8"}, (4, 5, 6, 7)),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_ON_NODE": "2"}, (1,)),
+        ({}, (1,)),
+    ],
+)
+def test_a_task_of_slurm_uses_all_of_its_gpus(gpus, devices):
+    two_here = {
+        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+        "SLURM_NODEID": "1",
+        "SLURM_PROCID": "3",
+    }
+    assert find(SLURM | two_here | gpus).devices == devices
+
+
+@pytest.mark.parametrize(("node", "devices"), [("0", (1,)), ("1", (1,)), ("2", (2, 3))])
+def test_nodes_of_slurm_may_have_other_numbers_of_tasks(node, devices):
+    tasks = {"SLURM_STEP_TASKS_PER_NODE": "4(x2),2", "SLURM_NODEID": node, "SLURM_STEP_NUM_TASKS": "10"}
+    seen = {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_STEP_NUM_NODES": "3"}
+    assert find(SLURM | tasks | seen).devices == devices
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [
+        ("host:1", "host", 1),
+        ("host", "host", 8476),
+        ("[::1]:1234", "::1", 1234),
+        ("[fe80::1%eth0]:65534", "fe80::1%eth0", 65534),
+        ("::1", "::1", 8476),
+        ("[::1]", "::1", 8476),
+        ("10.0.0.1:7000", "10.0.0.1", 7000),
+    ],
+)
+def test_addresses(address, host, port):
+    assert split_address(address) == (host, port)
+    found = find({}, coordinator=address, count=2, index=0).coordinator
+    assert found == (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    assert split_address(found) == (host, port)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("host:65535", "host:65536", "host:0", "host:-1", "host:x", "host:", "host:1:2", "[::1]:99999"),
+        *(":8476", "[]:1", "[::1]8476", "[host]:1", "1:2:3", "host:\u0661\u0662", "a[b]:1", ""),
+    ],
+)
+def test_addresses_that_cannot_be(address):
+    with pytest.raises(UserError) as error:
+        split_address(address)
+    assert f"--coordinator {address}" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_jobs_beside_each_other_have_ports_of_their_own():
@@ -80,13 +143,10 @@ def test_jobs_beside_each_other_have_ports_of_their_own():
 
 def test_open_mpi():
     found = find(MPI)
-    assert found.coordinator.startswith("10.96.0.1:") and (found.count, found.index, found.device) == (
-        4,
-        3,
-        1,
-    )
-    six = MPI | {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp6://[fe80]:43370"}
-    assert find(six).coordinator.startswith("fe80:")
+    assert found.coordinator.startswith("10.96.0.1:")
+    assert (found.count, found.index, found.devices) == (4, 3, (1,))
+    six = MPI | {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp6://[fe80::1]:43370"}
+    assert find(six).coordinator.startswith("[fe80::1]:")
     # All on one machine, as Open MPI 5 tells too.
     local = {key: MPI[key] for key in MPI if "uri" not in key} | {"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
     assert find(local).coordinator.startswith("127.0.0.1:")

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from tpr_jax import distributed, main
+from tpr_jax.clusters import Peers
 from tpr_jax.errors import UserError
 from tpr_jax.interrupt import Stopped
 
@@ -50,10 +52,35 @@ def test_what_an_error_ends_with(error, code, line):
 
 
 def test_one_process_alone_starts_nothing():
-    with distributed.joined(None, 1.0, lambda error: (1, "")):
+    with distributed.joined(None, 1.0, "run", lambda error: (1, "")):
         pass
-    with pytest.raises(ValueError, match="a bug"), distributed.joined(None, 1.0, lambda error: (1, "")):
+    with (
+        pytest.raises(ValueError, match="a bug"),
+        distributed.joined(None, 1.0, "run", lambda error: (1, "")),
+    ):
         raise ValueError("a bug")
+
+
+@pytest.mark.parametrize(
+    ("peers", "address", "devices"),
+    [
+        (Peers("host:70", 2, 1, (2, 3)), "host:71", (2, 3)),
+        (Peers("[::1]:70", 2, 1), "[::1]:71", None),  # all that the process sees
+    ],
+)
+def test_what_jax_is_told(monkeypatch, tmp_path, peers, address, devices):
+    told = {}
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: told.update(k, arguments=a))
+    monkeypatch.setattr(jax.config, "update", lambda *words: None)
+    monkeypatch.setattr(distributed.peer_lines, "watch", lambda lines, ended: lambda timeout: True)
+    monkeypatch.setattr(distributed, "_meet", lambda place, workdir: met.append((place, workdir)) or {})
+    monkeypatch.setattr(distributed, "_python_stdout", lambda index: distributed.sys.stdout)
+    monkeypatch.setattr(distributed, "_leave_jax", lambda: None)
+    met: list = []
+    with distributed.joined(peers, 5.0, tmp_path, lambda error: (1, "")):
+        pass
+    assert told["arguments"] == (address, 2, 1) and told["local_device_ids"] == devices
+    assert met == [(distributed.meeting.Place(address[:-3].strip("[]"), 70, 2, 1, 5.0, {}), str(tmp_path))]
 
 
 def test_one_process_asks_nobody():

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -142,6 +143,17 @@ def test_slurm_goes_back_into_the_queue(launch, tmp_path, code, done, state, res
     assert ("scontrol requeue 7" in found.calls) == again
 
 
+def test_each_job_of_slurm_has_a_token_of_its_own_that_all_tasks_get(launch, tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    bodies = {"srun": f'echo "$TPR_RUN_TOKEN" >>{tmp_path}/tokens', "squeue": "exit 0", "scontrol": "exit 0"}
+    for _ in range(2):
+        launch(
+            "slurm.sh", f"--workdir={tmp_path}", bodies=bodies, SLURM_JOB_ID="7", SLURM_SUBMIT_DIR=str(ROOT)
+        )
+    one, other = (tmp_path / "tokens").read_text().split()
+    assert re.fullmatch("[0-9a-f]{32}", one) and re.fullmatch("[0-9a-f]{32}", other) and one != other
+
+
 def test_slurm_runs_from_a_copy(launch, tmp_path, stand_ins):
     copied = tmp_path / "spool" / "slurm_script"
     copied.parent.mkdir()
@@ -171,11 +183,12 @@ def test_tpu_machines(launch):
     (run,) = dry(launch, "tpu_vm.sh", "run", *ARGS, **SETTINGS)
     assert run[:-1] == [*group, "ssh", *at, "--node=all", "--worker=all"]
     told = shlex.split(run[-1].removeprefix("--command="))
-    assert told == ["bash", "tpr_jax/launch/tpu_worker.sh", "run", *ARGS]
+    assert told == ["TPR_RUN_TOKEN=RANDOM_TOKEN", "bash", "tpr_jax/launch/tpu_worker.sh", "run", *ARGS]
     setup = dry(launch, "tpu_worker.sh", "setup", "bucket")
     assert ["sudo", "apt-get", "-qq", "install", "-y", "gcsfuse"] in setup
     assert setup[-1][-3:] == ["-r", "requirements.lock", "jax[tpu]"]
-    (service,) = dry(launch, "tpu_worker.sh", "run", *ARGS)
+    (service,) = dry(launch, "tpu_worker.sh", "run", *ARGS, TPR_RUN_TOKEN="known to all")
+    assert "--setenv=TPR_RUN_TOKEN=known to all" in service
     assert service[:3] == ["sudo", "systemd-run", "--unit=tpr_jax"] and service[-len(ARGS) :] == ARGS
     assert {"--property=Restart=on-failure", "--property=RestartPreventExitStatus=2"} <= set(service)
 
@@ -244,6 +257,7 @@ def test_manifest(launch, schema, topology, hosts, slices):
     pod = job["template"]["spec"]
     assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == topology
     assert pod["containers"][0]["args"] == ["--peer_timeout=1800", *ARGS]
+    assert pod["containers"][0]["env"] == [{"name": "TPR_RUN_TOKEN", "value": "RANDOM_TOKEN"}]
     # What the parts call each other.
     assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
     assert pod["containers"][0]["volumeMounts"][0]["name"] == pod["volumes"][0]["name"]

@@ -3,9 +3,13 @@
 Flags and the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it all, or what a
 cluster leaves open: SLURM (srun), Open MPI (mpirun), GKE with JobSet and Cloud TPU are known by their own
 variables. Where none of this says that there is more than one process, there is one.
+
+JAX finds clusters by itself too, but says what it found only to its own service, which listens when the
+processes have already met; and under SLURM and Open MPI it takes one GPU a process, however many a task has.
 """
 
 import glob
+import ipaddress
 import os
 import re
 import urllib.request
@@ -19,12 +23,15 @@ PORT = 8476  # where a cluster names a host only
 
 @dataclass(frozen=True)
 class Peers:
-    """The processes of a run, as one of them sees them; `device` is its own GPU of several on a machine."""
+    """The processes of a run, as one of them sees them.
+
+    `devices` are its own of the GPUs that it sees; None: all of them.
+    """
 
     coordinator: str = ""  # host:port
     count: int = 0
     index: int = -1
-    device: int | None = None
+    devices: tuple[int, ...] | None = None
     hosts: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -86,9 +93,35 @@ def _checked(peers: Peers) -> Peers | None:
         )
     if peers.count == 1:
         return None
-    if not re.search(r":\d+$", peers.coordinator):
-        return replace(peers, coordinator=f"{peers.coordinator}:{PORT}")
-    return peers
+    host, port = split_address(peers.coordinator)
+    return replace(peers, coordinator=f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Returns (host, port) of HOST, HOST:PORT, an IPv6 address or [IPv6 address]:PORT.
+
+    Raises:
+      UserError: it is none of these, or there is no such port or none after it.
+    """
+    bare_ipv6 = address.count(":") > 1 and not address.startswith("[")
+    found = (address, None) if bare_ipv6 else re.fullmatch(r"(\[[^\[\]]+\]|[^\[\]:]+)(?::(.*))?", address)
+    if found is None:
+        raise UserError(f"--coordinator {address}: must be HOST:PORT, or [ADDRESS]:PORT for IPv6")
+    host, port = found[0], PORT
+    if not bare_ipv6:
+        host, said = found[1], found[2]
+        port = PORT if said is None else int(said) if re.fullmatch(r"[0-9]{1,5}", said) else -1
+    host = host.strip("[]")
+    if bare_ipv6 or address.startswith("["):
+        try:
+            ipaddress.IPv6Address(host.partition("%")[0])
+        except ValueError as error:
+            raise UserError(f"--coordinator {address}: {host} is not an IPv6 address") from error
+    if not 0 < port < 65535:
+        raise UserError(
+            f"--coordinator {address}: the port must be a number from 1 to 65534; the one after it is JAX's"
+        )
+    return host, port
 
 
 def _slurm(environment: Mapping[str, str]) -> Peers | None:
@@ -102,9 +135,21 @@ def _slurm(environment: Mapping[str, str]) -> Peers | None:
     # gpu[003-005,9],login1 -> gpu003
     first = re.sub(r"^([^,\[]*)(?:\[(\w+)[^\]]*\])?.*$", lambda m: m[1] + (m[2] or ""), nodes)
     port = 61440 + int(environment["SLURM_JOB_ID"]) % 2047 * 2  # two jobs on a machine do not meet
-    several = int(environment.get("SLURM_STEP_NUM_NODES") or 1) < count
-    device = _own_device(environment, environment.get("SLURM_LOCALID")) if several else None
-    return Peers(f"{first}:{port}", count, int(environment["SLURM_PROCID"]), device)
+    here = _slurm_tasks_here(environment, count)
+    there = _number(environment.get("SLURM_GPUS_ON_NODE") or 0, "SLURM_GPUS_ON_NODE")
+    devices = _own_devices(environment, environment.get("SLURM_LOCALID"), here, there)
+    return Peers(f"{first}:{port}", count, int(environment["SLURM_PROCID"]), devices)
+
+
+def _slurm_tasks_here(environment: Mapping[str, str], count: int) -> int:
+    """Returns how many of the step's tasks run on this node: of "2(x3),1" its own node's."""
+    tasks: list[int] = []
+    for entry in (environment.get("SLURM_STEP_TASKS_PER_NODE") or "").split(","):
+        if found := re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", entry):
+            tasks += [int(found[1])] * int(found[2] or 1)
+    node = int(environment.get("SLURM_NODEID") or 0)
+    nodes = int(environment.get("SLURM_STEP_NUM_NODES") or 1)
+    return tasks[node] if node < len(tasks) else -(-count // nodes)
 
 
 def _open_mpi(environment: Mapping[str, str]) -> Peers | None:
@@ -113,18 +158,36 @@ def _open_mpi(environment: Mapping[str, str]) -> Peers | None:
     if count < 2:
         return None
     here = int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") or 0)
-    uri = re.search(r"^(\d+).*?tcp6?://\[?([^,\]]+?)[,\]:]", environment.get("OMPI_MCA_orte_hnp_uri", ""))
-    host = "127.0.0.1" if here == count else uri[2] if uri else ""
+    uri = re.search(
+        r"^(\d+).*?tcp6?://(?:\[([^,\]]+)|([^,:]+))", environment.get("OMPI_MCA_orte_hnp_uri", "")
+    )
+    host = "127.0.0.1" if here == count else (uri[2] or uri[3]) if uri else ""
     job = int(uri[1]) // 4096 if uri else 0
-    device = _own_device(environment, environment.get("OMPI_COMM_WORLD_LOCAL_RANK")) if here > 1 else None
+    local = environment.get("OMPI_COMM_WORLD_LOCAL_RANK")
     address = f"{host}:{61440 + job % 2047 * 2}" if host else ""
-    return Peers(address, count, int(environment["OMPI_COMM_WORLD_RANK"]), device)
+    address = f"[{host}]:{61440 + job % 2047 * 2}" if ":" in host else address
+    return Peers(
+        address, count, int(environment["OMPI_COMM_WORLD_RANK"]), _own_devices(environment, local, here)
+    )
 
 
-def _own_device(environment: Mapping[str, str], local: str | None) -> int | None:
-    """The number, on its machine, of a process that sees all GPUs; None where it was given its own."""
-    seen = environment.get("CUDA_VISIBLE_DEVICES", "")
-    return int(local) if local and len(seen.split(",")) != 1 or local and not seen else None
+def _own_devices(
+    environment: Mapping[str, str], local: str | None, here: int, there: int = 0
+) -> tuple[int, ...] | None:
+    """Returns the numbers of a process's own among the GPUs that it sees, or None where all are its own.
+
+    `local` is its number among the `here` processes of this machine, which has been given `there` GPUs. A
+    process that sees fewer than these was given its own, as by `srun --gpus-per-task`; otherwise those of the
+    machine are shared out evenly.
+    """
+    listed = environment.get("CUDA_VISIBLE_DEVICES", "").strip(", ")
+    seen = len(listed.split(",")) if listed else there
+    if not local or here < 2 or seen == 1 or (listed and 0 < seen < there):
+        return None
+    if not there and listed and str(seen) == environment.get("SLURM_GPUS_PER_TASK", "").rpartition(":")[2]:
+        return None
+    each = max(seen // here, 1)
+    return tuple(range(int(local) * each, int(local) * each + each))
 
 
 def _cloud_tpu(metadata: Callable[[str], str] | None) -> Callable[[Mapping[str, str]], Peers | None]:

@@ -12,8 +12,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 
-from tpr_jax import meeting
-from tpr_jax.clusters import Peers
+from tpr_jax import handshake, meeting, peer_lines
+from tpr_jax.clusters import Peers, split_address
 from tpr_jax.errors import UserError
 from tpr_jax.interrupt import Stopped
 
@@ -22,7 +22,10 @@ TIMEOUT = 300.0  # seconds that all may take to come
 
 @contextlib.contextmanager
 def joined(
-    peers: Peers | None, timeout: float, verdict: Callable[[BaseException], tuple[int, str]]
+    peers: Peers | None,
+    timeout: float,
+    workdir: str | os.PathLike,
+    verdict: Callable[[BaseException], tuple[int, str]],
 ) -> Iterator[None]:
     """JAX among these processes; with None only this one, and nothing is done.
 
@@ -30,17 +33,19 @@ def joined(
     that `verdict(error)` gives; this does not return then, for JAX would wait for the lost. At the end each
     waits until all are done.
 
+    `workdir` is where they find the run's token, see `handshake.py`.
+
     Raises:
       UserError: the others do not come in time.
     """
     if peers is None:
         yield
         return
-    host, _, port = peers.coordinator.rpartition(":")
-    lines = meeting.meet((host, int(port)), peers.count, peers.index, timeout, peers.hosts)
+    host, port = split_address(peers.coordinator)
+    lines = _meet(meeting.Place(host, port, peers.count, peers.index, timeout, peers.hosts), str(workdir))
     sys.stdout = _python_stdout(peers.index)
-    finish = meeting.watch(lines, _end)
-    _start_jax(f"{host}:{int(port) + 1}", peers, timeout)
+    finish = peer_lines.watch(lines, _end)
+    _start_jax(meeting.join_address(host, port + 1), peers, timeout)
     try:
         yield
         if not finish(600):
@@ -55,8 +60,15 @@ def joined(
             time.sleep(10)
             traceback.print_exception(error)
             line = f"error: process {peers.index} failed: {type(error).__name__}"
-        meeting.leave(lines, code, line)
+        peer_lines.leave(lines, code, line)
         _end(code, line)
+
+
+def _meet(place: meeting.Place, workdir: str) -> peer_lines.Lines:
+    if place.index:
+        return meeting.meet(place, handshake.reader(os.environ, workdir))
+    with handshake.offered(os.environ, workdir) as token:
+        return meeting.meet(place, lambda: token)
 
 
 def _leave_jax() -> None:
@@ -73,7 +85,7 @@ def _start_jax(address: str, peers: Peers, timeout: float) -> None:
         address,
         peers.count,
         peers.index,
-        local_device_ids=None if peers.device is None else [peers.device],
+        local_device_ids=peers.devices,
         cluster_detection_method="deactivate",
         initialization_timeout=int(max(timeout, 60)),  # they are all there already
         heartbeat_timeout_seconds=60,  # for one that hangs; of one that is gone `meeting` knows sooner

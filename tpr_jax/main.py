@@ -53,7 +53,9 @@ def _read(argv: list[str]):
     flags.DEFINE_string("coordinator", None, "host:port of process 0", flag_values=values)
     flags.DEFINE_integer("num_processes", None, "how many there are", flag_values=values)
     flags.DEFINE_integer("process_id", None, "which of them this is, from 0", flag_values=values)
-    flags.DEFINE_float("peer_timeout", distributed.TIMEOUT, "seconds they have to come", flag_values=values)
+    flags.DEFINE_float(
+        "peer_timeout", distributed.TIMEOUT, "seconds they have to come", lower_bound=1, flag_values=values
+    )
     flags.DEFINE_bool("help", False, "show this help", flag_values=values)
     asked = [a for a in argv[1:] if a in ("-h", "--help")]
     if asked or len(argv) == 1:
@@ -162,7 +164,7 @@ def run(argv: list[str]) -> None:
         print("debug: a few small steps, to see that everything runs; the numbers say nothing")
     peers = clusters.find_here(said.coordinator, said.num_processes, said.process_id)
     keep_freed_memory()
-    with distributed.joined(peers, said.peer_timeout, lambda error: verdict(error, argv)):
+    with distributed.joined(peers, said.peer_timeout, workdir, lambda error: verdict(error, argv)):
         # These import JAX and TensorFlow: after the command line is known to be sound.
         from tpr_jax import results, train
 

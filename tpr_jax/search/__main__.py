@@ -109,7 +109,7 @@ def _index(args: argparse.Namespace) -> None:
         raise UserError(f"--image_size {' '.join(map(str, args.image_size))}: must be above 0")
     peers = clusters.find_here(args.coordinator, args.num_processes, args.process_id)
     keep_freed_memory()
-    with joined(peers, args.peer_timeout, verdict):
+    with joined(peers, args.peer_timeout, args.index, verdict):
         # These import JAX: after the command line is known to be sound.
         from tpr_jax.search.build import build
         from tpr_jax.search.show import built
