@@ -1,0 +1,207 @@
+"""Runs so small that each key of a config can have its own.
+
+They are runs of the real `train`, stopped or stubbed where it would take long.
+"""
+
+import contextlib
+import io
+import json
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import conftest
+import jax
+import numpy as np
+import pytest
+
+from tpr_jax import config as config_lib
+from tpr_jax import results, train
+from tpr_jax.data.tokenizer_train import train_tokenizer
+from tpr_jax.models import clip
+from tpr_jax.models.config import ClipConfig
+from tpr_jax.models.methods import zero_shot
+from tpr_jax.objective import objective
+from tpr_jax.prepare import prepare
+from tpr_jax.trees import flatten
+from tpr_jax.weights.clip import save_clip
+
+PAIRS, PER_EPOCH = 48, 6  # captions of `conftest`'s training split; batches of 8 an epoch
+SCORES = {"t2i": {"R1": 1.0}, "i2t": {"R1": 1.0}}
+
+
+class Stop(Exception):
+    """Ends `train` where all is put together and nothing is compiled yet."""
+
+
+def write_clip(folder: Path, texts: list[str], seed: int, layers: int) -> None:
+    """Writes two towers of so many blocks with random weights, and a vocabulary of their own."""
+    folder.mkdir()
+    size = train_tokenizer(texts, 560, folder / "tokenizer.json")
+    config = ClipConfig(
+        image_size=(32, 16),
+        patch_size=8,
+        vision_width=16,
+        vision_layers=layers,
+        vision_heads=1,
+        vision_mlp=32,
+        text_width=16,
+        text_layers=layers,
+        text_heads=1,
+        text_mlp=32,
+        context_length=24,
+        vocab_size=size,
+        embed_dim=8,
+        eot_id=size - 1,
+    )
+    variables = jax.jit(clip.build(config, zero_shot(), "float32")["init"])(jax.random.key(seed))
+    save_clip(folder, config, jax.tree.map(np.asarray, variables["params"]))
+
+
+def write_all(root: Path) -> None:
+    """Writes `clip`, `other_clip`, `deep_clip`, `data`, and copies of it that differ.
+
+    `small` has half of the training split, `broken` a picture that cannot be read, `leaky` one person in two
+    splits.
+    """
+    conftest._write_data(root / "data")
+    entries = json.loads((root / "data" / "reid_raw.json").read_text())
+    texts = [caption for entry in entries for caption in entry["captions"]]
+    for seed, (name, layers) in enumerate({"clip": 2, "other_clip": 2, "deep_clip": 4}.items()):
+        write_clip(root / name, texts, seed + 10, layers)
+    train_rows = [entry for entry in entries if entry["split"] == "train"]
+    rest = [entry for entry in entries if entry["split"] != "train"]
+    leaky = [{**rest[0], "id": train_rows[0]["id"]}, *rest[1:]]
+    broken = [{**train_rows[0], "file_path": "broken.jpg"}, *train_rows[1:]]
+    copies = {"small": train_rows[:12] + rest, "broken": broken + rest, "leaky": train_rows + leaky}
+    for name, copy in copies.items():
+        (root / name).mkdir()
+        (root / name / "imgs").symlink_to(root / "data" / "imgs")
+        (root / name / "reid_raw.json").write_text(json.dumps(copy))
+    (root / "data" / "imgs" / "broken.jpg").write_bytes(b"no picture")
+    # A second benchmark's annotation beside it, of fewer pictures.
+    (root / "data" / "ICFG-PEDES.json").write_text(json.dumps(train_rows[:12] + rest))
+
+
+class Runs:
+    """Runs of variants of one small config."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.kept = {}
+
+    def config(self, changes=()):
+        """The small config with keys, joined by dots, set."""
+        config = config_lib.base()
+        config.method = {"name": "parallel_adapter", "reduction": 8, "scales": (1.0, 1.0)}
+        plain = {
+            **{"backbone": str(self.root / "clip"), "data_dir": str(self.root / "data")},
+            **{"image_size": (32, 16), "pad": 2, "batch_size": 8, "eval_batch_size": 8, "num_epochs": 4},
+            **{"eval_every": 0, "checkpoint_every": 100, "log_every": 1, "dtype": "float32"},
+            **{"losses.id": 1.0, "optimizer.schedule": "constant", "optimizer.warmup_epochs": 0.0},
+        }
+        config.update_from_flattened_dict(plain)
+        for key, value in dict(changes).items():
+            *parents, last = key.split(".")
+            holder = config
+            for parent in parents:
+                holder = holder[parent]
+            with config.ignore_type():
+                holder[last] = value
+        config_lib.check(config)
+        return config
+
+    def base_parts(self) -> dict:
+        """What `prepare` gives for the small config, made once."""
+        if "parts" not in self.kept:
+            self.kept["parts"] = prepare(self.config())
+        return {**self.kept["parts"], "trainable": jax.tree.map(np.asarray, self.kept["parts"]["trainable"])}
+
+    def run(self, config, anew: bool, loop: bool = False, patches=()) -> SimpleNamespace:
+        """Runs `train` until its step would be compiled; with `loop` to its end, by a step that only counts.
+
+        With `anew` the run prepares itself, else it takes over what the small config's run has prepared.
+        `patches` are (object, name, value). Returns what the run had made, `printed`, and of a whole run
+        `rows` (metrics.jsonl), `saved` (the steps of its checkpoints) and `results`.
+        """
+        seen = SimpleNamespace(saved=[], rows=[])
+        train_input, make_optimiser = train.train_input, train.make_optimiser
+        jit_train_step = train.step.jit_train_step
+
+        def kept_parts(config):
+            seen.parts = prepare(config) if anew else self.base_parts()
+            seen.trainable = jax.tree.map(np.asarray, seen.parts["trainable"])
+            return seen.parts
+
+        def kept_input(*arguments, **settings):
+            seen.batches = train_input(*arguments, **settings)
+            return seen.batches
+
+        def kept_optimiser(*arguments):
+            seen.rate, optimiser = make_optimiser(*arguments)
+            return seen.rate, optimiser
+
+        def kept_step(model, optimiser, weights, scale, *arguments):
+            seen.model, seen.optimiser, seen.weights, seen.scale = model, optimiser, weights, scale
+            return jit_train_step(model, optimiser, weights, scale, *arguments)
+
+        def compiled_ahead(update, *arguments):
+            seen.update, seen.arguments = update, arguments
+            if not loop:
+                raise Stop
+            return count
+
+        def count(state, frozen, batch):
+            state = {**state, "step": state["step"] + 1}
+            return state, {"loss": 1.0, "grad_norm": 1.0, "bad_step": -1}
+
+        def kept_save(manager, step, state, notes):
+            seen.saved.append((manager.directory.name, step))
+
+        def score_split(parts, config, encoders, variables, split):
+            return SCORES, {}
+
+        with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+            patch.setattr(train, "prepare", kept_parts)
+            patch.setattr(train, "train_input", kept_input)
+            patch.setattr(train, "make_optimiser", kept_optimiser)
+            patch.setattr(train.step, "jit_train_step", kept_step)
+            patch.setattr(train.step, "compiled_ahead", compiled_ahead)
+            patch.setattr(train.checkpoint, "save", kept_save)
+            if loop:
+                patch.setattr(results, "score_split", score_split)
+                patch.setattr(train.evaluate, "examples", lambda *_, **__: [])
+                patch.setattr(train.report, "write_report", lambda *_, **__: None)
+                patch.setattr(results, "write_model", lambda *_: None)
+            for holder, name, value in patches:
+                patch.setattr(holder, name, value)
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed), contextlib.suppress(Stop):
+                seen.results = train.train(config, Path(folder) / "run")
+            seen.printed = printed.getvalue()
+            if loop:
+                lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+                seen.rows = [json.loads(line) for line in lines]
+        return seen
+
+    def first_batch(self, config, anew=False) -> dict:
+        """The first batch of the run, as its input gives it."""
+        return next(self.run(config, anew).batches(0))
+
+    def metrics(self, config, anew=False) -> dict:
+        """The loss of the run's first batch and its terms, of what the run gives to its step."""
+        seen = self.run(config, anew)
+        if ("forward", anew) not in self.kept:  # the runs of one kind share a program
+
+            def forward(weights, scale, *arguments):
+                return objective(seen.model, weights, scale, *arguments)[1]
+
+            self.kept["forward", anew] = jax.jit(forward)
+        state, frozen, batch = seen.arguments
+        run = self.kept["forward", anew]
+        return jax.device_get(run(seen.weights, seen.scale, state["trainable"], frozen, batch))
+
+
+def paths(tree) -> dict[str, np.ndarray]:
+    """Each leaf by its path."""
+    return {path: np.asarray(leaf) for path, leaf in flatten(tree).items()}
