@@ -1,6 +1,5 @@
 """Weights under the names that training code left them with."""
 
-
 import jax
 import numpy as np
 import pytest
