@@ -275,7 +275,7 @@ def scaled_itc(runs, config):
 
 def written_backbone(runs, config):
     """The backbone's name in the config.json of the model that the run leaves."""
-    parts, seen = runs.base_parts(), {}
+    parts, seen = {**runs.base_parts(), "backbone": train.prepare(config)["backbone"]}, {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "write_saved", lambda *_, backbone, **__: seen.update(found=backbone))
         results.write_model(config, Path("unused"), parts, {}, {})
@@ -360,6 +360,18 @@ TABLE = (
         proj_of_backbone,
     ),
     Row("backbone", (FOLDER + "clip", FOLDER + "other_clip"), written_backbone, ("clip", "other_clip")),
+    Row(
+        "backbone_act",
+        ("quick_gelu", "gelu"),
+        prepared(lambda parts: parts["clip_config"].act),
+        ("quick_gelu", "gelu"),
+    ),
+    Row(
+        "backbone_heads",
+        ((1, 2), (2, 1)),
+        prepared(lambda parts: (parts["clip_config"].vision_heads, parts["clip_config"].text_heads)),
+        ((1, 2), (2, 1)),
+    ),
     Row("from_scratch", (False, True), written_backbone, ("clip", None)),
     Row(
         "from_scratch",
