@@ -101,6 +101,15 @@ def test_stopped_at_once():
             raise ImportError("initialization failed") from error
     with pytest.raises(ImportError), stopped_at_once("x"):
         raise ImportError("no such module")
+    # And what is handled within can be told alike.
+    with noticed(), pytest.raises(Stopped), stopped_at_once("x") as told:
+        bug = ValueError("a bug")
+        assert told(bug) is bug
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt as error:
+            assert isinstance(told(error), Stopped) and str(told(error)) == "x"
+            raise
     for known in (UserError("a.jpg is broken"), Stopped(signal.SIGTERM, "at step 3")):
         with pytest.raises(type(known), match=str(known)), stopped_at_once("x"):
             with noticed():
@@ -242,8 +251,7 @@ def test_sigterm_amid_the_imports_is_a_stop_like_any_other(tiny, tmp_path, at):
     ended = stopped_at_import("tpr_jax.main", at, *flags)
     assert (ended.returncode, ended.stderr) == (0, ""), ended
     again = shlex.join(["python", "-m", "tpr_jax.main", *map(str, flags)])
-    words = ("stopped before the run began", "stopped before its end")
-    assert ended.stdout in [f"{said}; resume with: {again}\n" for said in words]
+    assert ended.stdout == f"stopped; resume with: {again}\n"
     assert not (tmp_path / "run" / "results.json").exists()
 
 

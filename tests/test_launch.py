@@ -360,3 +360,29 @@ def test_a_signal_is_passed_on_once(tmp_path, stand_ins, script, number):
         with contextlib.suppress(ProcessLookupError):  # what it started ends with it
             os.killpg(process.pid, signal.SIGKILL)
     assert (tmp_path / "signals").read_text() == "signal\n"
+
+
+@pytest.mark.parametrize("script", ["gpus.sh", "once.sh"])
+def test_a_signal_before_pythons_first_line_is_a_stop_too(tmp_path, stand_ins, script):
+    """Nothing handles it yet, and it ends the process with 143."""
+    body = f"""
+    echo ready >"{tmp_path}/ready"
+    exec sleep 300"""
+    command = [LAUNCH / script, "--workdir", tmp_path]
+    environment = _environment(stand_ins(), **program(tmp_path, body))
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        while not (tmp_path / "ready").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=250) == {"gpus.sh": 0, "once.sh": 75}[script]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("code", "ends"), [(143, 143), (1, 1)])
+def test_a_program_that_ends_so_by_itself_was_not_asked(launch, tmp_path, code, ends):
+    found = launch("gpus.sh", "--workdir", "w", RESTARTS="0", **program(tmp_path, f"exit {code}"))
+    assert found.returncode == ends

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from tpr_jax.errors import UserError
 
@@ -127,18 +127,26 @@ def end_at_once(ends: Mapping[int, tuple[int, str]]) -> None:
 
 
 @contextlib.contextmanager
-def stopped_at_once(message: str) -> Iterator[None]:
+def stopped_at_once(message: str) -> Iterator[Callable[[BaseException], BaseException]]:
     """Ends what is within by `Stopped` where SIGTERM comes, by KeyboardInterrupt where SIGINT does.
+
+    Gives a function that makes the same of an error which is handled within.
 
     Raises:
       Stopped: SIGTERM came, with this message.
     """
     with noticed() as notice:
-        try:
-            with notice.at_once():
-                yield
-        except (Exception, KeyboardInterrupt) as error:
+
+        def told(error: BaseException) -> BaseException:
             known = isinstance(error, Stopped | UserError)  # they have their own words
             if known or notice.again or notice.number != signal.SIGTERM:
+                return error
+            return Stopped(notice.number, message)
+
+        try:
+            with notice.at_once():
+                yield told
+        except (Exception, KeyboardInterrupt) as error:
+            if (stop := told(error)) is error:
                 raise
-            raise Stopped(notice.number, message) from None
+            raise stop from None

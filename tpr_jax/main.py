@@ -23,7 +23,7 @@ def _early_ends(argv: list[str]) -> dict[int, tuple[int, str]]:
     """What a signal ends with before the command has begun."""
     again = shlex.join(["python", "-m", "tpr_jax.main", *argv[1:]])
     return {
-        signal.SIGTERM: (0, f"stopped before the run began; resume with: {again}"),
+        signal.SIGTERM: (0, f"stopped; resume with: {again}"),
         signal.SIGINT: (130, "error: interrupted; the same command goes on from its newest checkpoint"),
     }
 
@@ -178,20 +178,20 @@ def _config_argument(argv: list[str]) -> str:
 
 def run(argv: list[str]) -> None:
     """Parses, then trains or evaluates."""
-    with interrupt.stopped_at_once("stopped before the run began"):
+    with interrupt.stopped_at_once("stopped") as told:
         config, workdir, mode, said = _read(argv)
         if config.debug:
             print("debug: a few small steps, to see that everything runs; the numbers say nothing")
         peers = clusters.find_here(said.coordinator, said.num_processes, said.process_id)
         keep_freed_memory()
-        with distributed.joined(peers, said.peer_timeout, workdir, lambda error: verdict(error, argv)):
+        with distributed.joined(peers, said.peer_timeout, workdir, lambda error: verdict(told(error), argv)):
             _run_here(config, workdir, mode)
 
 
 def _run_here(config: ConfigDict, workdir: Path, mode: str) -> None:
     """Trains or evaluates as one of the processes that are joined."""
     # Once more: JAX takes SIGTERM for itself where it joins processes.
-    with interrupt.stopped_at_once("stopped before its end"):
+    with interrupt.stopped_at_once("stopped"):
         # These import JAX and TensorFlow: after the command line is known to be sound.
         from tpr_jax import agreement, results, train
 
