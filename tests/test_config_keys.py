@@ -217,6 +217,18 @@ def pictures(runs, config):
     return runs.first_batch(config)["image"].shape
 
 
+def rows_shared_out(runs, config):
+    """How many rows of a batch are shared out among the processes."""
+    asked, share = [], train.sharding.share
+
+    def kept_share(mesh, rows):
+        asked.append(rows)
+        return share(mesh, rows)
+
+    runs.run(config, anew=False, patches=[(train.sharding, "share", kept_share)])
+    return asked
+
+
 def encoded(runs, config):
     """The shapes of the photos that an evaluation encodes."""
     parts, shapes = runs.base_parts(), set()
@@ -391,12 +403,30 @@ TABLE = (
         prepared(lambda parts: len(parts["splits"]["train"].pids)),
         (24, 12),
     ),
+    Row(
+        "data_dir",
+        (FOLDER + "data", FOLDER + "leaky"),
+        refused("/leaky: 1 identity"),
+        ([], ["/leaky: 1 identity"]),
+    ),
+    Row(
+        "dataset",
+        ("cuhk_pedes", "icfg_pedes"),
+        prepared(lambda parts: re.findall(r"officially ([\d,]+) identities", parts["data"]["subset"][0])),
+        (["11,003"], ["3,102"]),  # of the papers' tables
+    ),
     Row("source", ("files", "tfds_sized"), refused("prepared records"), ([], ["prepared records"])),
     Row(
         "mix",
         ((), (("cuhk_pedes", FOLDER + "small", 1.0),)),
         prepared(lambda parts: (len(parts["splits"]["train"].pids), parts["heads"].num_classes)),
         ((24, 12), (36, 18)),
+    ),
+    Row(
+        "mix",
+        ((), (("rstp_reid", FOLDER + "data", 1.0),)),
+        refused("1 photo is in two splits"),
+        ([], ["1 photo is in two splits"]),
     ),
     Row(
         "sampler",
@@ -449,6 +479,7 @@ TABLE = (
     Row("batch_size", (8, 4), pictures, ((8, 32, 16, 3), (4, 32, 16, 3))),
     Row("batch_size", (8, 4), last_logged, (PER_EPOCH, 2 * PER_EPOCH), SHORT),
     Row("batch_size", (8, 4), examples_a_step, (8.0, 4.0), SHORT),
+    Row("batch_size", (8, 4), rows_shared_out, ([8], [4])),
     Row(
         "batch_size",
         (8, 9),
