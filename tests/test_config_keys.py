@@ -540,6 +540,8 @@ TABLE = (
         ([], ["config.batch_size=9", "config.accumulate"]),
         {"accumulate": 2},
     ),
+    Row("num_epochs", (4, 30), notes_milestones, (True, False), {"optimizer.schedule": "step"}),
+    Row("optimizer.schedule", ("constant", "step"), notes_milestones, (False, True)),
     Row("eval_batch_size", (8, 5), encoded, ({(8, 32, 16, 3)}, {(5, 32, 16, 3)})),
     Row("num_epochs", (1, 2), last_logged, (PER_EPOCH, 2 * PER_EPOCH)),
     Row("num_epochs", (4, 8), rates(2 * PER_EPOCH), ([LR / 2], [LR * 3 / 4]), LINEAR),
