@@ -79,8 +79,11 @@ def write_all(root: Path) -> None:
         (root / name / "imgs").symlink_to(root / "data" / "imgs")
         (root / name / "reid_raw.json").write_text(json.dumps(copy))
     (root / "data" / "imgs" / "broken.jpg").write_bytes(b"no picture")
-    # A second benchmark's annotation beside it, of fewer pictures.
+    # Two other benchmarks' annotations beside it: one of fewer pictures, one that trains on a test photo.
     (root / "data" / "ICFG-PEDES.json").write_text(json.dumps(train_rows[:12] + rest))
+    tested = next(entry for entry in rest if entry["split"] == "test")
+    tested = [{**tested, "split": "train", "img_path": tested["file_path"]}]
+    (root / "data" / "data_captions.json").write_text(json.dumps(tested))
 
 
 class Runs:

@@ -5,7 +5,9 @@ a row fails, so that a new one gets its row.
 """
 
 import io
+import json
 import re
+import tempfile
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from key_runs import PAIRS, PER_EPOCH, Runs, paths, write_all
+from key_runs import PAIRS, PER_EPOCH, SCORES, Runs, paths, write_all
 from ml_collections import ConfigDict
 
-from tpr_jax import chips, main, results, train
+from tpr_jax import chips, flops, main, results, train
 from tpr_jax import config as config_lib
 from tpr_jax.data.images import read_resized
 from tpr_jax.data.records import caption_pairs
@@ -120,6 +122,18 @@ def examples_a_step(runs, config):
     return row["examples_per_second"] * row["step_seconds"]
 
 
+def products_a_step(runs, config):
+    row = runs.run(config, False, loop=True).rows[0]
+    return row["model_flops_per_second"] * row["step_seconds"]
+
+
+def counted_products(runs, config, value):
+    """What `flops` counts for a step of so many examples."""
+    parts = runs.base_parts()
+    sizes = parts["clip_config"], parts["method"], value, {"sdm": 1.0, "id": 1.0}, parts["heads"]
+    return float(flops.total(flops.train_step(*sizes))["total"])
+
+
 def profiled(runs, config):
     """The calls of JAX's profiler."""
     calls = []
@@ -217,6 +231,18 @@ def pictures(runs, config):
     return runs.first_batch(config)["image"].shape
 
 
+def rows_shared_out(runs, config):
+    """How many rows of a batch are shared out among the processes."""
+    asked, share = [], train.sharding.share
+
+    def kept_share(mesh, rows):
+        asked.append(rows)
+        return share(mesh, rows)
+
+    runs.run(config, anew=False, patches=[(train.sharding, "share", kept_share)])
+    return asked
+
+
 def encoded(runs, config):
     """The shapes of the photos that an evaluation encodes."""
     parts, shapes = runs.base_parts(), set()
@@ -264,9 +290,24 @@ def captions_of_train(runs, config):
     return caption_pairs(train.prepare(config)["splits"]["train"])[1]
 
 
+def told(what, *facts):
+    """What results.json says of training data that were reduced."""
+    return lambda runs, config: [train.prepare(config)["data"][what][fact] for fact in facts]
+
+
 def names_of(results_of):
     """Of a run's results."""
     return lambda runs, config: results_of(runs.run(config, anew=True, loop=True).results)
+
+
+def evaluated(runs, config):
+    """The method and the data set in the eval.json of a folder without a run."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(results, "prepare", lambda config, to_train: runs.base_parts())
+        patch.setattr(results, "score_split", lambda *_: (SCORES, {}))
+        results.evaluate_run(config, Path(folder))
+        found = json.loads((Path(folder) / "eval.json").read_text())
+    return found["method"], found["dataset"]
 
 
 def scaled_itc(runs, config):
@@ -354,6 +395,25 @@ TABLE = (
         (["head", "params"], ["head", "prefix"]),
     ),
     Row(
+        "method.name",
+        ("bitfit", "prefix"),
+        names_of(lambda found: found["method"]),
+        ("bitfit", "prefix"),
+        {"num_epochs": 1},
+    ),
+    Row(
+        "method.name",
+        ("bitfit", "prefix"),
+        evaluated,
+        (("bitfit", "cuhk_pedes"), ("prefix", "cuhk_pedes")),
+    ),
+    Row(
+        "dataset",
+        ("cuhk_pedes", "icfg_pedes"),
+        evaluated,
+        (("parallel_adapter", "cuhk_pedes"), ("parallel_adapter", "icfg_pedes")),
+    ),
+    Row(
         "backbone",
         (FOLDER + "clip", FOLDER + "other_clip"),
         prepared(lambda parts: np.asarray(parts["frozen"]["params"]["text"]["proj"])),
@@ -403,12 +463,30 @@ TABLE = (
         prepared(lambda parts: len(parts["splits"]["train"].pids)),
         (24, 12),
     ),
+    Row(
+        "data_dir",
+        (FOLDER + "data", FOLDER + "leaky"),
+        refused("/leaky: 1 identity"),
+        ([], ["/leaky: 1 identity"]),
+    ),
+    Row(
+        "dataset",
+        ("cuhk_pedes", "icfg_pedes"),
+        prepared(lambda parts: re.findall(r"officially ([\d,]+) identities", parts["data"]["subset"][0])),
+        (["11,003"], ["3,102"]),  # of the papers' tables
+    ),
     Row("source", ("files", "tfds_sized"), refused("prepared records"), ([], ["prepared records"])),
     Row(
         "mix",
         ((), (("cuhk_pedes", FOLDER + "small", 1.0),)),
         prepared(lambda parts: (len(parts["splits"]["train"].pids), parts["heads"].num_classes)),
         ((24, 12), (36, 18)),
+    ),
+    Row(
+        "mix",
+        ((), (("rstp_reid", FOLDER + "data", 1.0),)),
+        refused("1 photo is in two splits"),
+        ([], ["1 photo is in two splits"]),
     ),
     Row(
         "sampler",
@@ -430,6 +508,10 @@ TABLE = (
         few,
         {"few_shot": 0.5},
     ),
+    Row("few_shot", (0.25, 0.5), told("few_shot", "fraction", "identities"), ([0.25, 3], [0.5, 6])),
+    Row("few_shot_seed", (0, 1), told("few_shot", "seed"), ([0], [1]), {"few_shot": 0.5}),
+    Row("noisy_fraction", (0.25, 0.5), told("noisy", "fraction", "captions"), ([0.25, 12], [0.5, 24])),
+    Row("noise_seed", (0, 1), told("noisy", "seed"), ([0], [1]), {"noisy_fraction": 0.5}),
     Row("noisy_fraction", (0.0, 0.5), captions_of_train, noised),
     Row("noise_seed", (0, 1), captions_of_train, noised, {"noisy_fraction": 0.5}),
     Row(
@@ -461,6 +543,8 @@ TABLE = (
     Row("batch_size", (8, 4), pictures, ((8, 32, 16, 3), (4, 32, 16, 3))),
     Row("batch_size", (8, 4), last_logged, (PER_EPOCH, 2 * PER_EPOCH), SHORT),
     Row("batch_size", (8, 4), examples_a_step, (8.0, 4.0), SHORT),
+    Row("batch_size", (8, 4), products_a_step, counted_products, SHORT),
+    Row("batch_size", (8, 4), rows_shared_out, ([8], [4])),
     Row(
         "batch_size",
         (8, 9),
@@ -468,6 +552,8 @@ TABLE = (
         ([], ["config.batch_size=9", "config.accumulate"]),
         {"accumulate": 2},
     ),
+    Row("num_epochs", (4, 30), notes_milestones, (True, False), {"optimizer.schedule": "step"}),
+    Row("optimizer.schedule", ("constant", "step"), notes_milestones, (False, True)),
     Row("eval_batch_size", (8, 5), encoded, ({(8, 32, 16, 3)}, {(5, 32, 16, 3)})),
     Row("num_epochs", (1, 2), last_logged, (PER_EPOCH, 2 * PER_EPOCH)),
     Row("num_epochs", (4, 8), rates(2 * PER_EPOCH), ([LR / 2], [LR * 3 / 4]), LINEAR),
