@@ -173,7 +173,7 @@ def test_the_lock_is_held_while_it_trains_and_not_to_score(make_config, tmp_path
     monkeypatch.setattr(train, "_train", lambda config, workdir, *args: seen.append(workdir))
     with holder(tmp_path / "run"):
         train.train(make_config(), tmp_path / "run")
-        monkeypatch.setattr(results, "prepare", lambda config: 1 / 0)
+        monkeypatch.setattr(results, "prepare", lambda config, **settings: 1 / 0)
         with pytest.raises(ZeroDivisionError):  # it came past where a lock would have been
             results.evaluate_run(make_config(), tmp_path / "run")
     assert len(seen) == 2

@@ -171,7 +171,8 @@ def test_what_the_wheel_says_of_itself(installed):
 # Of what is imported: each is asked for where it is needed, or comes with what is.
 OPTIONAL = {"torch", "torchvision", "jax2onnx", "onnxruntime", "apache_beam", "libtpu"}
 WITH_TENSORFLOW = {"tensorflow", "tensorflow_datasets", "google"}  # google.protobuf
-WITH_OTHERS = {"jaxlib", "starlette", "anyio", "pydantic", "huggingface_hub", "orbax"}
+WITH_OTHERS = {"jaxlib", "ml_dtypes", "starlette", "anyio", "pydantic", "pydantic_core"}
+WITH_OTHERS |= {"huggingface_hub", "orbax"}
 
 
 def test_all_that_is_imported_is_required():

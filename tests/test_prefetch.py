@@ -24,7 +24,7 @@ import sys
 
 class Blocked:
     def find_spec(name, path=None, target=None):
-        if name.split(".")[0] in ("tensorflow", "tensorflow_datasets", "keras", "google"):
+        if name.split(".")[0] in ("tensorflow", "tensorflow_datasets", "keras"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 

@@ -195,8 +195,13 @@ def test_a_model_that_reads_pixels_in_another_way_than_for_the_index(tiny, tmp_p
     )
     draw(photos / "1.bmp", 1)
     load = build_lib.from_pretrained
-    monkeypatch.setattr(
-        build_lib, "from_pretrained", lambda *args: dataclasses.replace(load(*args), mean=(0.5, 0.5, 0.5))
-    )
+
+    def load_other(*args):
+        model = load(*args)
+        return dataclasses.replace(
+            model, config=dataclasses.replace(model.config, image_mean=(0.5, 0.5, 0.5))
+        )
+
+    monkeypatch.setattr(build_lib, "from_pretrained", load_other)
     with pytest.raises(UserError, match=r"was made with mean \[0\.48.*has \[0\.5, 0\.5, 0\.5\]: index the"):
         build(photos, tmp_path / "index", tiny["clip"])

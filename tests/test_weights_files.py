@@ -198,3 +198,15 @@ def test_what_is_written_says_so_as_transformers_4_wants_it(tmp_path):
     content = (tmp_path / "w.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     assert json.loads(content[8 : 8 + length])["__metadata__"] == {"format": "pt"}
+
+
+def test_the_same_arrays_give_the_same_file(tmp_path):
+    """Whatever the order of the metadata, of which safetensors changes it from call to call."""
+    state = {f"weight{i}.é": np.arange(i + 1, dtype=np.float32) for i in range(3)}
+    written = set()
+    for i in range(12):
+        write_state(tmp_path / f"{i}.safetensors", state)
+        written.add((tmp_path / f"{i}.safetensors").read_bytes())
+    assert len(written) == 1
+    found = read_state(tmp_path / "0.safetensors")
+    assert found.keys() == state.keys() and all(np.array_equal(found[name], state[name]) for name in state)

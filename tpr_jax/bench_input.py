@@ -105,7 +105,7 @@ def torch_loader(records: Records, workers: int) -> Callable[[int], Iterator]:
             return len(records.image_paths)
 
         def __getitem__(self, row):
-            with Image.open(records.image_paths[row], formats=("JPEG",)) as image:
+            with Image.open(records.image_paths[row], formats=("JPEG", "PNG")) as image:
                 return self.transform(image.convert("RGB")), int(records.pids[row])
 
     loader = torch.utils.data.DataLoader(

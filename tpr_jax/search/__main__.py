@@ -192,6 +192,8 @@ def main(argv: list[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         # What a cluster sends is as Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         run(sys.argv[1:] if argv is None else argv)
     except (Exception, KeyboardInterrupt) as error:

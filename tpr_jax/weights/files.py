@@ -1,5 +1,6 @@
 """Reading and writing files of named arrays: safetensors always, PyTorch's own where PyTorch is installed."""
 
+import json
 import os
 import pickle
 import zipfile
@@ -70,11 +71,26 @@ def write_state(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> Non
     contiguous = {name: np.asarray(array, order="C") for name, array in state.items()}
     try:
         metadata = METADATA | _checksum(contiguous)
-        write_whole(path, lambda temporary: save_file(contiguous, temporary, metadata=metadata))
+        write_whole(path, lambda temporary: _save(contiguous, temporary, metadata))
     except SafetensorError as error:  # its words for trouble with the disk
         raise UserError(
             f"{path}: cannot be written ({error}); check the folder and the free space"
         ) from error
+
+
+def _save(state: Mapping[str, np.ndarray], path: str | os.PathLike, metadata: Mapping[str, str]) -> None:
+    """Writes a safetensors file, the same bytes for the same arrays.
+
+    The library writes metadata in an order that changes from call to call; its length does not.
+    """
+    save_file(dict(state), path, metadata=dict(metadata))
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        written = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        file.seek(8)
+        file.write(written.ljust(size))
 
 
 def _checksum(state: Mapping[str, np.ndarray]) -> dict[str, str]:
