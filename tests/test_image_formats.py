@@ -19,7 +19,7 @@ from tpr_jax.data.images import read_image, read_resized
 from tpr_jax.errors import UserError
 from tpr_jax.search.encode import read_ahead
 from tpr_jax.search.gallery import Photo
-from tpr_jax.search.pictures import read_upload
+from tpr_jax.search.pictures import FORMATS, read_upload
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n0 0 moveto\nshowpage\n%%EOF\n"
 
@@ -84,6 +84,8 @@ def test_every_open_of_the_package_names_its_formats():
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Image.open"):
                 calls.append((path.name, {word.arg for word in node.keywords}))
     assert all("formats" in words for _, words in calls), calls
+    programs = {"EPS", "PDF", "WMF"}  # formats that Pillow hands to other programs, or can
+    assert not programs & {*image_formats.FORMATS, *FORMATS}
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,29 @@ def test_the_gate_keeps_within_its_limit_and_lets_everybody_in(counts):
     assert max(peaks) <= 100 and gate.used == 0
 
 
+def test_what_does_not_fit_waits():
+    gate, entered = MemoryGate(100), threading.Event()
+
+    def enter():
+        with gate.hold(41):
+            entered.set()
+
+    thread = threading.Thread(target=enter)
+    with gate.hold(60):
+        thread.start()
+        while not gate._waiting and not entered.is_set():
+            pass
+        with gate._changed:  # it has looked, and waits
+            pass
+        assert not entered.is_set() and gate.used == 60
+    thread.join()
+    assert entered.is_set() and gate.used == 0
+    with gate.hold(60), gate.hold(40):
+        assert gate.used == 100
+    with gate.hold(1000):  # alone
+        assert gate.used == 100
+
+
 def test_who_comes_first_is_let_in_first():
     """Small ones do not pass a large one by, which would never get in else."""
     gate, order = MemoryGate(10), []
@@ -49,7 +72,7 @@ def test_who_comes_first_is_let_in_first():
         for count in (10, 1):
             threads.append(threading.Thread(target=enter, args=(count,)))
             threads[-1].start()
-            while len(gate._waiting) < len(threads):
+            while len(gate._waiting) < len(threads) and not order:
                 pass
         assert order == []  # the 1 would fit
     for thread in threads:

@@ -147,7 +147,7 @@ def plain_batch(paths: list[str], seed: tuple[int, ...]) -> str:
     memory = shared_memory.SharedMemory(create=True, size=len(paths) * SIZE[0] * SIZE[1] * 3 * 4)
     batch = np.ndarray((len(paths), *SIZE, 3), np.float32, memory.buf)
     for row, path in enumerate(paths):
-        with Image.open(path, formats=("JPEG",)) as file:
+        with Image.open(path, formats=("JPEG", "PNG")) as file:
             image = file.convert("RGB").resize(SIZE[::-1], Image.Resampling.BILINEAR)
         if rng.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -35,6 +35,15 @@ def write_whole(path: str | os.PathLike, write: Callable[[str], object]) -> None
             os.unlink(temporary)
 
 
+def move_over(written: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Gives a file that was written whole its name, over what has it.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
+    os.replace(written, path)
+
+
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
     """Removes the temporary files that killed calls of `write_whole` for these names left in `folder`.
 

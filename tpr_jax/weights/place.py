@@ -5,7 +5,6 @@ or was changed since, is somebody's own.
 """
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from tpr_jax.errors import UserError
 from tpr_jax.hashing import sha256
-from tpr_jax.writing import write_json, write_whole
+from tpr_jax.writing import move_over, write_json, write_whole
 
 CONFIG = "config.json"
 INTERRUPTED = "a save that was interrupted"  # the model_type while files are moved into place
@@ -104,10 +103,10 @@ def write(folder: Path, files: Mapping[str, Callable[[str], object]], config: Ca
         both = {name: [*before.get(name, ()), digest] for name, digest in record.items()}
         write_json(folder / CONFIG, {"model_type": INTERRUPTED, RECORD: {**before, **both}})
         for name in files:
-            os.replace(stage / name, folder / name)
+            move_over(stage / name, folder / name)
         for name in stale:
             (folder / name).unlink(missing_ok=True)
-        os.replace(stage / CONFIG, folder / CONFIG)
+        move_over(stage / CONFIG, folder / CONFIG)
     except UserError as error:
         raise UserError(str(error).replace(str(stage), str(folder))) from error
     except OSError as error:
