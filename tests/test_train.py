@@ -106,7 +106,7 @@ def test_results_json(finished, tiny):
     workdir, _ = finished
     results = json.loads((workdir / "results.json").read_text())
     assert list(results) == [
-        *("method", "dataset", "trainable_params", "total_params", "steps", "seconds"),
+        *("method", "dataset", "backbone", "trainable_params", "total_params", "steps", "seconds"),
         *("zero_shot", "final", "best_on_val", "best_on_test"),
         *("data", "peak_memory_bytes", "peak_device_memory_bytes"),
     ]
