@@ -172,6 +172,38 @@ def test_a_clip_inside_goes_where_it_is_no_longer_used(clip, tmp_path):
     assert [path.name for path in (tmp_path / "backbone").iterdir()] == ["pytorch_model.bin"]
 
 
+def test_a_backbone_that_happens_to_lie_there_stays(tmp_path):
+    """The user's own, saved there before, on which this model was trained or not."""
+    own = write_backbone(tmp_path / "m" / "backbone")
+    before = content(own)
+    for at in (own, write_backbone(tmp_path / "other", seed=5)):
+        for _ in range(2):
+            model = trained(at, methods.prefix(2))
+            model.save_pretrained(tmp_path / "m")
+            assert_same(tpr_jax.from_pretrained(tmp_path / "m"), model)
+    assert content(own) == before
+
+
+def test_an_interrupted_save_with_its_clip_inside_is_repeated(clip, tmp_path, monkeypatch):
+    model = trained(clip, methods.prefix(2), backbone=None)
+    model.save_pretrained(tmp_path)
+    replace = os.replace
+
+    def dying(source, target):
+        if os.path.basename(target) == "adapter.safetensors" and os.path.dirname(target) == str(tmp_path):
+            raise Killed
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", dying)
+    with pytest.raises(Killed):
+        model.save_pretrained(tmp_path)
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(UserError, match="interrupted"):
+        tpr_jax.from_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    assert_same(tpr_jax.from_pretrained(tmp_path), model)
+
+
 def test_models_of_the_first_version_are_replaced_too(clip, tmp_path):
     """Their config.json has no record."""
     for backbone in ({}, {"backbone": None}):

@@ -98,10 +98,12 @@ def write(folder: Path, files: Mapping[str, Callable[[str], object]], config: Ca
         for name, put in files.items():
             write_whole(stage / name, put)
         record = {name: sha256([stage / name]) for name in files}
-        write_json(stage / CONFIG, {**config(), RECORD: record})
+        content = {**config(), RECORD: record}
+        write_json(stage / CONFIG, content)
         before, stale = _record(folder), written_before(folder) - files.keys()
         both = {name: [*before.get(name, ()), digest] for name, digest in record.items()}
-        write_json(folder / CONFIG, {"model_type": INTERRUPTED, RECORD: {**before, **both}})
+        between = {"model_type": INTERRUPTED, "backbone": content.get("backbone"), RECORD: {**before, **both}}
+        write_json(folder / CONFIG, between)
         for name in files:
             move_over(stage / name, folder / name)
         for name in stale:

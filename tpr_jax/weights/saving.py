@@ -159,6 +159,7 @@ def _write_adapted(folder, config, method, variables, backbone, tokenizer) -> No
         save_clip(backbone.path, config, params, checked=True)
         if not _positions_come_back(config, params):
             leaves[f"params/{POSITIONS}"] = params["visual"]["positional_embedding"]
+    was_inside = backbone.name != INSIDE and _has_inside(folder)
     same = tokenizer and tokenizer_of(backbone.path, config, tokenizer.context_length)
     beside = tokenizer is not None and (same is None or same.backend.to_str() != tokenizer.backend.to_str())
     files = {ADAPTER: lambda path: write_state(path, leaves)}
@@ -185,8 +186,14 @@ def _write_adapted(folder, config, method, variables, backbone, tokenizer) -> No
             "text_length": tokenizer.context_length if tokenizer else config.context_length,
         },
     )
-    if backbone.name != INSIDE:
+    if was_inside and backbone.path.resolve() != (folder / INSIDE).resolve():
         place.remove(folder / INSIDE)
+
+
+def _has_inside(folder: Path) -> bool:
+    """Whether the model that was saved in a folder has its CLIP there too."""
+    found = (place.read_config(folder) or {}).get("backbone")
+    return isinstance(found, dict) and found.get("name") == INSIDE
 
 
 def check_place(folder: Path, plain: bool, backbone: Backbone | None) -> None:
@@ -208,7 +215,7 @@ def check_place(folder: Path, plain: bool, backbone: Backbone | None) -> None:
             "another folder, or move this one away"
         )
     found = found or {}
-    own = isinstance(found.get("backbone"), dict) and found["backbone"].get("name") == INSIDE
+    own = _has_inside(folder)
     if kind != "clip" and backbone is None and (folder / INSIDE).exists() and not own:
         raise UserError(
             f"{folder / INSIDE}: is not of this model and would be replaced; save to another folder, or move "
