@@ -117,6 +117,15 @@ def test_a_saved_model_stays_with_its_commit(cached, tmp_path):
     )
 
 
+def test_an_index_is_the_same_wherever_the_backbone_was_found(cached, tmp_path):
+    from tpr_jax.search.store import model_sha256
+
+    folder = cached(OLD, lambda folder: write_backbone(folder), "main")
+    for name, place in (("hub", "someone/their-clip"), ("local", folder)):
+        trained(place, methods.prefix(2)).save_pretrained(tmp_path / name)
+    assert model_sha256(tmp_path / "hub") == model_sha256(tmp_path / "local")
+
+
 def test_a_run_records_the_commit(cached, tiny, make_config, tmp_path):
     from tpr_jax import results
     from tpr_jax.prepare import prepare

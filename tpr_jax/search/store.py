@@ -185,6 +185,7 @@ def model_sha256(name: str | os.PathLike) -> str:
         if saved and file.name == "config.json":
             settings = json.loads(read_text(file))
             settings["backbone"].pop("name")
+            settings["backbone"].pop("revision", None)
             digest.update(json.dumps(settings, sort_keys=True).encode())
         else:
             add_file(digest, file)
