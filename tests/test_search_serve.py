@@ -78,7 +78,7 @@ STUCK = """
 import sys, threading, time
 from tpr_jax.search import pictures
 from tpr_jax.search.__main__ import main
-def stuck(data):
+def stuck(data, size=None):
     print("stuck", flush=True)
     while True:
         time.sleep(1)
