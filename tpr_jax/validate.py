@@ -153,6 +153,31 @@ def id_arrays(ids, vocab_size: int, context_length: int) -> np.ndarray:
     return array.astype(np.int32)
 
 
+COUNTS = ("num_experts", "top_k", "reduction", "rank", "prefix", "length", "prompts")
+DEPTHS = ("depth", "depth_lora", "depth_prefix", "depth_adapter")
+
+
+def check_setting(name: str, value) -> None:
+    """Refuses a setting of a method that is of the wrong kind.
+
+    Raises:
+      ArgumentError: the message names the setting.
+    """
+    if name in COUNTS and not is_count(value):
+        raise ArgumentError(f"{name}={value!r} must be a whole number of at least 1")
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if name in DEPTHS and value is not None and not (whole and value >= 0):
+        raise ArgumentError(f"{name}={value!r} must be a number of blocks, or None for all")
+    if name == "scales" and not (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(v, int | float) and np.isfinite(v) for v in value)
+    ):
+        raise ArgumentError(f"scales={value!r} must be two numbers: of the vision and the text tower")
+    if name == "use" and not (isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)):
+        raise ArgumentError(f"use={value!r} must be a list of names")
+
+
 def is_count(value) -> bool:
     """Whether this is a whole number above 0, of Python or NumPy."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1

@@ -9,8 +9,9 @@ from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.notices import say_once
 from tpr_jax.weights.files import is_torchscript, read_state
-from tpr_jax.weights.names import Params, unwrapped
+from tpr_jax.weights.names import Params
 from tpr_jax.weights.openai import OWN_ENTRIES, from_openai
+from tpr_jax.weights.state_dict import unwrapped
 
 HEAD_WIDTH = 64  # of every vision transformer in OpenAI's release,
 WIDEST = 1024  # whose widest is ViT-L

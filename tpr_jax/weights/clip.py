@@ -19,9 +19,10 @@ from tpr_jax.weights.bare_file import load_bare_file
 from tpr_jax.weights.files import read_state, write_state
 from tpr_jax.weights.hugging_face import from_hugging_face, read_config, to_hugging_face
 from tpr_jax.weights.json_files import read_json
-from tpr_jax.weights.names import Params, unwrapped
+from tpr_jax.weights.names import Params
 from tpr_jax.weights.openai import check_heads, from_openai, to_openai
 from tpr_jax.weights.preprocessor import image_settings, write_settings
+from tpr_jax.weights.state_dict import unwrapped
 from tpr_jax.writing import write_json
 
 __all__ = [

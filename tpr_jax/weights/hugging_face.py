@@ -8,8 +8,9 @@ import numpy as np
 
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ACTS, ClipConfig
-from tpr_jax.weights.names import Params, from_names, hugging_face_weights, scalar, to_names
+from tpr_jax.weights.names import Params, from_names, hugging_face_weights, to_names
 from tpr_jax.weights.openai import with_grid
+from tpr_jax.weights.state_dict import scalar
 
 # What a key means when config.json leaves it out.
 VISION_DEFAULTS = {

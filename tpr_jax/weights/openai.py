@@ -6,8 +6,9 @@ import numpy as np
 
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
-from tpr_jax.weights.names import Params, from_names, openai_weights, scalar, to_names
+from tpr_jax.weights.names import Params, from_names, openai_weights, to_names
 from tpr_jax.weights.resize import resize_positions
+from tpr_jax.weights.state_dict import scalar
 
 OWN_ENTRIES = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's archives, beside the weights
 

@@ -15,9 +15,10 @@ from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import Method
 from tpr_jax.models.parts import ROUTERS
 from tpr_jax.trees import flatten
-from tpr_jax.weights.names import from_names, to_names, unwrapped
+from tpr_jax.weights.names import from_names, to_names
 from tpr_jax.weights.openai import from_openai
 from tpr_jax.weights.reference_names import DEAD, READ_BY, ROUTER, canonical, clip_weights, method_weights
+from tpr_jax.weights.state_dict import unwrapped
 
 BLOCK = r"base_model\.(visual\.)?transformer\.resblocks\.(\d+)\."
 # Which names are a method's own; the others are CLIP's.
@@ -78,7 +79,9 @@ def read(state: dict, *, method: str, image_size=None, **settings) -> tuple[Clip
     clip, own = split(state, method)
     known = list(inspect.signature(methods.METHODS[method]).parameters)
     for name, value in settings.items():
-        _check_setting(name, value, known)
+        if name not in known:
+            raise UserError(f"setting {name!r} is unknown: known are {', '.join(known) or 'none'}")
+        validate.check_setting(name, value)
     config, params = from_openai(clip, image_size=image_size, grid=_trained_grid(clip, image_size))
     own, found, heads = FIND[method](own, config, settings)
     for name, value in settings.items():
@@ -203,28 +206,6 @@ FIND = {
     "cskt": _find_cskt,
     "irra": _find_irra,
 }
-
-
-COUNTS = ("num_experts", "top_k", "reduction", "rank", "prefix", "length", "prompts")
-DEPTHS = ("depth", "depth_lora", "depth_prefix", "depth_adapter")
-
-
-def _check_setting(name: str, value, known: list[str]) -> None:
-    if name not in known:
-        raise UserError(f"setting {name!r} is unknown: known are {', '.join(known) or 'none'}")
-    if name in COUNTS and not validate.is_count(value):
-        raise ArgumentError(f"{name}={value!r} must be a whole number of at least 1")
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if name in DEPTHS and value is not None and not (whole and value >= 0):
-        raise ArgumentError(f"{name}={value!r} must be a number of blocks, or None for all")
-    if name == "scales" and not (
-        isinstance(value, list | tuple)
-        and len(value) == 2
-        and all(isinstance(v, int | float) and math.isfinite(v) for v in value)
-    ):
-        raise ArgumentError(f"scales={value!r} must be two numbers: of the vision and the text tower")
-    if name == "use" and not (isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)):
-        raise ArgumentError(f"use={value!r} must be a list of names")
 
 
 def _described(state) -> str:

@@ -18,9 +18,9 @@ from tpr_jax.weights.backbone import Backbone, find, sha256, tokenizer_of
 from tpr_jax.weights.clip import load_clip
 from tpr_jax.weights.files import read_state
 from tpr_jax.weights.method_json import method_from_plain
-from tpr_jax.weights.names import unwrapped
 from tpr_jax.weights.openai import from_openai, with_grid
 from tpr_jax.weights.saving import ADAPTER, FORMAT_VERSION, INSIDE, MODEL_TYPE, POSITIONS
+from tpr_jax.weights.state_dict import unwrapped
 
 
 def read_saved(folder: str | os.PathLike) -> dict | None:

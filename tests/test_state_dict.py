@@ -9,7 +9,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.weights import reference
 from tpr_jax.weights.clip import from_hugging_face, load_clip, to_openai
 from tpr_jax.weights.files import read_state, write_state
-from tpr_jax.weights.names import scalar, unwrapped
+from tpr_jax.weights.state_dict import scalar, unwrapped
 
 
 @pytest.mark.parametrize(
