@@ -80,7 +80,7 @@ test-torch: $(VENV)/.torch
 
 # Beam wants older versions of what is in .venv.
 test-beam: $(VENV)/.beam
-	$(VENV)/beam/bin/python -m pytest --timeout 900 tests/test_tfds_builders.py $(PYTEST_ARGS)
+	$(VENV)/beam/bin/python -m pytest --timeout 900 tests/data/tfds_builders/test_main.py $(PYTEST_ARGS)
 
 # The notice that this switches off says what requirements-docs.txt says.
 docs: $(VENV)/.docs

@@ -15,7 +15,7 @@ def get_config(dataset: str = "mini_pedes"):
     config.method = {
         "name": "mixture",
         # Parts under names of one's own; `part` says which kind it is (adapter, moe, lora, lora_moe, prefix),
-        # the rest are its settings in tpr_jax/models/parts.py, which also draws the slots.
+        # the rest are its settings in tpr_jax/models/petl_config.py, which also draws the slots.
         "both": {
             "low_rank": {"part": "lora", "targets": ("k", "v"), "rank": 8},
             "tokens": {"part": "prefix", "length": 4, "gate": 10.0},

@@ -1,9 +1,9 @@
 """How clip-mini, the bundled small CLIP, was trained: from nothing, on rendered people of another domain.
 
     python -m tpr_jax.data.mini_pedes --domain pretrain --out data/pretrain --split all
-    python -m tpr_jax.weights.build_clip_mini new --data_dir data/pretrain --out data/clip_mini
+    python -m tools.build_clip_mini new --data_dir data/pretrain --out data/clip_mini
     python -m tpr_jax.main --config configs/pretrain_mini.py --workdir runs/pretrain_mini
-    python -m tpr_jax.weights.build_clip_mini save --workdir runs/pretrain_mini --out data/clip_mini
+    python -m tools.build_clip_mini save --workdir runs/pretrain_mini --out data/clip_mini
 
 The same trainer as for everything else, with ITC and all parameters trained. The pictures have other cameras
 (which also turn all hues), backgrounds and dyes than MiniPEDES, other people, and captions that name fewer

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tpr_jax import compare, compare_runs, main
+from tpr_jax import main
+from tpr_jax.compare import __main__ as compare
+from tpr_jax.compare import runs as compare_runs
 
 ZERO_SHOT = """
 import runpy

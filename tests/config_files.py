@@ -3,10 +3,9 @@
 import runpy
 from pathlib import Path
 
-from tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
-
-from tpr_jax import config as config_lib
+from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 from tpr_jax import main, optim
+from tpr_jax.config import defaults as config_lib
 from tpr_jax.models.heads import NO_HEADS, Heads
 
 FOLDER = Path(__file__).parent.parent / "configs"

@@ -119,7 +119,7 @@ def _write_clip(folder: Path, texts: list[str]) -> None:
     """Two towers of one block of width 64 with random weights, and a vocabulary of their own."""
     import jax
 
-    from tpr_jax.data.tokenizer_train import train_tokenizer
+    from tools.train_tokenizer import train_tokenizer
     from tpr_jax.models import clip
     from tpr_jax.models.config import ClipConfig
     from tpr_jax.models.methods import zero_shot
@@ -273,7 +273,7 @@ def explained():
 @pytest.fixture
 def measured(monkeypatch):
     """What a bench asked to be measured, group by group, of a stand-in that answers at once."""
-    from tpr_jax import bench_turns
+    from tpr_jax.bench import turns as bench_turns
 
     seen = []
 

@@ -10,20 +10,21 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
-import conftest
 import jax
 import numpy as np
 import pytest
 
-from tpr_jax import config as config_lib
-from tpr_jax import results, train
-from tpr_jax.data.tokenizer_train import train_tokenizer
+from tests import conftest
+from tools.train_tokenizer import train_tokenizer
+from tpr_jax.config import defaults as config_lib
 from tpr_jax.models import clip
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.methods import zero_shot
-from tpr_jax.objective import objective
-from tpr_jax.prepare import prepare
-from tpr_jax.trees import flatten
+from tpr_jax.train import loop as train
+from tpr_jax.train import results
+from tpr_jax.train.objective import objective
+from tpr_jax.train.setup import prepare
+from tpr_jax.utils.trees import flatten
 from tpr_jax.weights.clip import save_clip
 
 PAIRS, PER_EPOCH = 48, 6  # captions of `conftest`'s training split; batches of 8 an epoch

@@ -15,13 +15,15 @@ import sys
 
 import jax
 import numpy as np
-import tiny_clip as tiny
 from jax.sharding import Mesh
 
-from tpr_jax import losses, objective, optim, sharding, step
+from tests import tiny_clip as tiny
+from tpr_jax import losses, optim
+from tpr_jax.distributed import sharding
 from tpr_jax.models import clip
 from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import METHODS
+from tpr_jax.train import objective, step
 
 STEPS, ROWS = 5, 16
 sharding.SMALLEST = 64  # the tiny CLIP's weights are all small

@@ -7,9 +7,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from leaves import declared, shapes_of
 from safetensors import safe_open
 
+from tests.leaves import declared, shapes_of
 from tpr_jax.weights import reference
 
 GOLDEN = Path(__file__).parent / "golden"

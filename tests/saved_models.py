@@ -10,7 +10,7 @@ from tpr_jax.model import make_model
 from tpr_jax.models import clip
 from tpr_jax.models.methods import Method
 from tpr_jax.optim import split_collections
-from tpr_jax.trees import merge
+from tpr_jax.utils.trees import merge
 from tpr_jax.weights import backbone
 from tpr_jax.weights.clip import load_clip, save_clip
 

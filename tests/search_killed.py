@@ -18,8 +18,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from tpr_jax.search import build as build_lib
-from tpr_jax.search import codes
+from tpr_jax.search.index import build as build_lib
+from tpr_jax.search.query import exact as codes
 
 WIDTH = 6
 CHANGING = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod")

@@ -8,14 +8,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import search_galleries
 import uvicorn
 from PIL import Image
 
-from tpr_jax.search import serve
-from tpr_jax.search.api import make_app
-from tpr_jax.search.build import build
-from tpr_jax.search.guard import Limits
+from tests import search_galleries
+from tpr_jax.search.index.build import build
+from tpr_jax.search.server import serve
+from tpr_jax.search.server.api import make_app
+from tpr_jax.search.server.guard import Limits
 
 NAMES = [f"{number:03d}.png" for number in range(12)]
 BOXED, SECRET = 12, 13  # rows of the photo with a box, and of the one with metadata

@@ -5,7 +5,8 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import ROOT
+
+from tests.conftest import ROOT
 
 # Asked for its version as `.ci/run` asks: its exit code says whether it is the one.
 PYTHON = """#!/bin/sh

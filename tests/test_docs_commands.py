@@ -9,11 +9,15 @@ import sys
 
 import pyarrow as pa
 import pytest
-from pages import PAGES, ROOT, blocks, calls, prose, read
 
-from tpr_jax import command, compare, compare_runs, cross, main
-from tpr_jax import config as config_lib
-from tpr_jax.search.where import matching
+from tests.pages import PAGES, ROOT, blocks, calls, prose, read
+from tpr_jax import __main__ as command
+from tpr_jax import main
+from tpr_jax.compare import __main__ as compare
+from tpr_jax.compare import runs as compare_runs
+from tpr_jax.config import defaults as config_lib
+from tpr_jax.cross import __main__ as cross
+from tpr_jax.search.query.where import matching
 
 MODULE = re.compile(r"python -m (tpr_jax(?:\.\w+)*)")
 
@@ -63,7 +67,7 @@ def take(module: str, words: list[str], monkeypatch, tmp_path) -> None:
         cross.parse(["cross", *words])
         raise Parsed
     if module == "tpr_jax.aot":
-        from tpr_jax import aot
+        from tpr_jax.aot import __main__ as aot
 
         def begin(config, *_, **__):
             raise Parsed
@@ -181,7 +185,7 @@ def test_lines_of_other_programs_are_only_shown(program, why):
 
 def test_a_copy_of_the_pages_is_read_as_expected(tmp_path, monkeypatch):
     """The reader itself: a page with each kind of block."""
-    import pages
+    from tests import pages
 
     (tmp_path / "page.md").write_text(
         "# A b\n\nText:\n\n    tool one \\\n        two  # why\n\n    three\n\nMore [x](y.md#a-b).\n\n"

@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_compare import (
+from safetensors import safe_open
+
+from tests.golden_compare import (
     assert_close,
     identity_by_hand,
     logits_per_image,
@@ -23,11 +25,10 @@ from golden_compare import (
     slopes,
     worst,
 )
-from safetensors import safe_open
-
-from tpr_jax import losses, optim, step
+from tpr_jax import losses, optim
 from tpr_jax.models import clip
 from tpr_jax.models.methods import METHODS
+from tpr_jax.train import step
 from tpr_jax.weights import reference, reference_names
 from tpr_jax.weights.clip import load_clip
 from tpr_jax.weights.resize import resize_positions

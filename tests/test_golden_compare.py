@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from golden_compare import assert_close, logits_per_image, relative_l2, slopes, worst
+
+from tests.golden_compare import assert_close, logits_per_image, relative_l2, slopes, worst
 
 
 @pytest.mark.parametrize(("images", "texts"), [(4, 4), (3, 5)])

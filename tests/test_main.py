@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tpr_jax import config as config_lib
 from tpr_jax import main
+from tpr_jax.config import defaults as config_lib
 from tpr_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +35,8 @@ def test_importing_the_package_is_quick_and_takes_nothing_heavy():
 def test_pictures_and_sizes_do_without_jax():
     """The processes that decode and augment start quickly and hold no device."""
     code = (
-        "import sys, tpr_jax.data.augment, tpr_jax.data.images, tpr_jax.models.config, tpr_jax.writing;"
+        "import sys, tpr_jax.data.augment, tpr_jax.data.images.read, tpr_jax.models.config;"
+        "import tpr_jax.utils.files;"
         "print(*{'jax', 'flax', 'tensorflow'} & set(sys.modules))"
     )
     assert python(code) == ""
@@ -43,7 +44,7 @@ def test_pictures_and_sizes_do_without_jax():
 
 def test_ranking_and_the_command_line_do_without_tensorflow():
     code = (
-        "import sys, tpr_jax.metrics, tpr_jax.evaluate, tpr_jax.main, tpr_jax.model;"
+        "import sys, tpr_jax.metrics, tpr_jax.train.evaluate, tpr_jax.main, tpr_jax.model;"
         "print('tensorflow' in sys.modules)"
     )
     assert python(code) == "False"

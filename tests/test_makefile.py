@@ -8,7 +8,8 @@ import sys
 import zipfile
 
 import pytest
-from conftest import ROOT
+
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 NEEDED = ("Makefile", "requirements-uv.lock")

@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import tpr_jax
+from tools.train_tokenizer import train_tokenizer
 from tpr_jax.data.mini_pedes import bundled_dir
 from tpr_jax.data.records import load_records
-from tpr_jax.data.tokenizer_train import train_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.model import make_model
 from tpr_jax.models import clip

@@ -17,7 +17,8 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from conftest import ROOT
+
+from tests.conftest import ROOT
 
 SITE = "https://github.com/tpr-jax/tpr_jax"
 NAMES = ("tour", "train_benchmark", "search_photos", "ablation", "port_checkpoint")

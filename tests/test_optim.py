@@ -9,7 +9,7 @@ import pytest
 
 from tpr_jax import optim
 from tpr_jax.errors import UserError
-from tpr_jax.trees import flatten, merge, unflatten
+from tpr_jax.utils.trees import flatten, merge, unflatten
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "lr_schedules.json").read_text())
 

@@ -14,12 +14,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, made_once
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import tpr_jax
-from tpr_jax import bundled_configs, command, main
+from tests.conftest import ROOT, made_once
+from tpr_jax import __main__ as command
+from tpr_jax import main
+from tpr_jax.config import bundled as bundled_configs
 
 LISTS = ("requirements.txt", "requirements-tensorflow.txt")
 NEEDED = ("pyproject.toml", "setup.py", *LISTS, "README.md", "LICENSE", "NOTICE")
@@ -70,7 +72,9 @@ ASK = """
 import contextlib, importlib.util, io, json, shutil, sys
 from pathlib import Path
 
-from tpr_jax import bundled_configs, command, main
+from tpr_jax import main
+from tpr_jax.config import bundled as bundled_configs
+from tpr_jax import __main__ as command
 
 
 def tpr_jax(*words):

@@ -3,9 +3,10 @@
 import re
 
 import pytest
-from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.conftest import ROOT
 
 LOCKS = {
     "requirements.lock": ("requirements.txt", "requirements-tensorflow.txt"),

@@ -7,7 +7,7 @@
 The last line is for several processes as one run, where no cluster says so (SLURM, Open MPI, GKE and Cloud
 TPU do); --peer_timeout SECONDS is how long they may take to come.
 
-This file reads the command line; see `train.py` for the run itself.
+This file reads the command line; see `train/loop.py` for the run itself.
 """
 
 # ruff: noqa: E402 (signals are caught before the imports that take seconds)
@@ -16,7 +16,7 @@ import shlex
 import signal
 import sys
 
-from tpr_jax import interrupt
+from tpr_jax.utils import signals as interrupt
 
 
 def _early_ends(argv: list[str]) -> dict[int, tuple[int, str]]:
@@ -45,13 +45,16 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from tpr_jax import arguments, bundled_configs, clusters, distributed
-from tpr_jax import config as config_lib
-from tpr_jax.allocator import keep_freed_memory
-from tpr_jax.debug import shrink
+from tpr_jax.cli import parser as arguments
+from tpr_jax.config import bundled as bundled_configs
+from tpr_jax.config import defaults as config_lib
+from tpr_jax.config.debug import shrink
+from tpr_jax.distributed import cluster as clusters
+from tpr_jax.distributed import processes as distributed
 from tpr_jax.errors import UserError, describe_disk_limit
-from tpr_jax.interrupt import Stopped
-from tpr_jax.pipes import quiet_when_closed
+from tpr_jax.perf.allocator import keep_freed_memory
+from tpr_jax.utils.signals import Stopped
+from tpr_jax.utils.streams import quiet_when_closed
 
 MODES = ("train", "eval")
 
@@ -193,7 +196,8 @@ def _run_here(config: ConfigDict, workdir: Path, mode: str) -> None:
     # Once more: JAX takes SIGTERM for itself where it joins processes.
     with interrupt.stopped_at_once("stopped"):
         # These import JAX and TensorFlow: after the command line is known to be sound.
-        from tpr_jax import agreement, results, train
+        from tpr_jax.train import agreement, results
+        from tpr_jax.train import loop as train
 
         told = agreement.of_command(config_lib.to_plain(config), mode)
         agreement.check_same("command", told, "start the same command on all")

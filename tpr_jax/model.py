@@ -15,9 +15,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from tpr_jax import validate
-from tpr_jax.data.images import Crop, Stored, read_resized
-from tpr_jax.data.lengths import short_first, shortened
+from tpr_jax.data.bucketing import short_first, shortened
+from tpr_jax.data.images.read import Crop, Stored, read_resized
 from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip
@@ -25,13 +24,14 @@ from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import Method, zero_shot
 from tpr_jax.optim import split_model
-from tpr_jax.step import encoder_options
-from tpr_jax.trees import flatten
+from tpr_jax.train.step import encoder_options
+from tpr_jax.utils.trees import flatten
+from tpr_jax.weights import arguments as validate
 from tpr_jax.weights.backbone import Backbone, find
 from tpr_jax.weights.clip import load_clip
+from tpr_jax.weights.load_adapter import load_saved, read_saved
 from tpr_jax.weights.merge import merge
-from tpr_jax.weights.saved import load_saved, read_saved
-from tpr_jax.weights.saving import write_saved
+from tpr_jax.weights.save_adapter import write_saved
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from tpr_jax.errors import UserError
-from tpr_jax.trees import flatten, unflatten
+from tpr_jax.utils.trees import flatten, unflatten
 
 SCHEDULES = ("cosine", "linear", "step", "poly", "exp", "constant")
 

@@ -5,11 +5,11 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from tpr_jax.data import own_folder
+from tpr_jax.data import custom as own_folder
 from tpr_jax.data.clean_text import replace_surrogates
 from tpr_jax.data.identity import identity
-from tpr_jax.data.lines import named_twice
 from tpr_jax.data.photos import Photos, is_path
+from tpr_jax.data.text_files import named_twice
 from tpr_jax.errors import UserError
 
 SPLITS = ("train", "val", "test")

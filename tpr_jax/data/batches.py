@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8
 from tqdm import tqdm
 
-from tpr_jax.data.images import read_resized
-from tpr_jax.data.lengths import shortened
+from tpr_jax.data.bucketing import shortened
+from tpr_jax.data.images.read import read_resized
 from tpr_jax.errors import UserError
 
 

@@ -20,15 +20,16 @@ from multiprocessing import get_context
 
 from tqdm import tqdm
 
-from tpr_jax import arguments
+from tpr_jax.cli import parser as arguments
 from tpr_jax.data import counts as counts_lib
-from tpr_jax.data import leaks, sources
+from tpr_jax.data import datasets as sources
+from tpr_jax.data import leaks
 from tpr_jax.data.annotations import DATASETS, SPLITS, Entry, annotation_path, read_entries
 from tpr_jax.data.batches import worker_threads
-from tpr_jax.data.images import Crop, read_image
+from tpr_jax.data.images.read import Crop, read_image
 from tpr_jax.data.photos import Photos
 from tpr_jax.errors import UserError
-from tpr_jax.pipes import quiet_when_closed
+from tpr_jax.utils.streams import quiet_when_closed
 
 SHOWN = 10  # of each kind
 # With fewer pictures processes would take longer to start than they save.

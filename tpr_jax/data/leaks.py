@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from tpr_jax.data.annotations import SPLITS, Entry
-from tpr_jax.data.images import Stored
+from tpr_jax.data.images.read import Stored
 from tpr_jax.data.photos import Photos
 from tpr_jax.data.records import Records
 from tpr_jax.errors import UserError

@@ -8,14 +8,14 @@ import numpy as np
 
 from tpr_jax.data.augment import ERASE_COLOUR, augment_image
 from tpr_jax.data.batches import decode_all, image_batches, text_batches, worker_threads
-from tpr_jax.data.images import read_resized
+from tpr_jax.data.images.read import read_resized
 from tpr_jax.data.masking import mask_caption
-from tpr_jax.data.mix import epoch_order, examples_per_epoch
+from tpr_jax.data.mixture import epoch_order, examples_per_epoch
 from tpr_jax.data.prefetch import in_order, tensorflow
 from tpr_jax.data.records import Records, caption_pairs, image_sources
 from tpr_jax.data.sampler import identity_batches, identity_order
 from tpr_jax.errors import UserError
-from tpr_jax.seeds import check_seed
+from tpr_jax.utils.seeds import check_seed
 
 tensorflow()  # before JAX computes anything, for whoever trains
 

@@ -12,7 +12,7 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import Int
 
-from tpr_jax.pipes import stderr_nowhere
+from tpr_jax.utils.streams import stderr_nowhere
 
 # Batches that wait for their turn, beside those that are being loaded.
 AHEAD = 2

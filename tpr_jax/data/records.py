@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from tpr_jax.data.annotations import SPLITS, Entry, annotation_path, read_entries
-from tpr_jax.data.images import Crop, Stored
+from tpr_jax.data.images.read import Crop, Stored
 from tpr_jax.errors import UserError
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Int
 
 from tpr_jax.errors import UserError
-from tpr_jax.seeds import check_seed
+from tpr_jax.utils.seeds import check_seed
 
 # The last word of the stream that draws an epoch's batches; `pipeline` and `mix` have others.
 _IDENTITY = 5

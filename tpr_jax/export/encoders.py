@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from tpr_jax.errors import UserError
 from tpr_jax.model import Model
 from tpr_jax.models import clip
-from tpr_jax.trees import flatten
+from tpr_jax.utils.trees import flatten
 
 NAMES = ("encode_image", "encode_text")
 INPUTS = {"encode_image": "pixels", "encode_text": "ids"}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tpr_jax.errors import UserError
-from tpr_jax.writing import exchange
+from tpr_jax.utils.files import exchange
 
 ABOUT = "export.json"
 MADE_BY = "tpr_jax.export"  # in it, so that an older export is known

@@ -14,7 +14,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.export.encoders import INPUTS, NAMES, encoders, row_specs
 from tpr_jax.model import Model
 from tpr_jax.models import clip
-from tpr_jax.pipes import stderr_nowhere
+from tpr_jax.utils.streams import stderr_nowhere
 
 OUTPUT = "features"
 COMPOSITES_TO_CALLS = "stablehlo-legalize-composite-to-call"

@@ -11,7 +11,7 @@ from tpr_jax.export.encoders import error, samples, wanted
 from tpr_jax.export.folder import ABOUT, sizes, whole_folder
 from tpr_jax.export.tokenizer_file import whole_tokenizer
 from tpr_jax.model import Model
-from tpr_jax.writing import write_json
+from tpr_jax.utils.files import write_json
 
 WRITERS = {"jax": jax_files, "saved_model": saved_model, "onnx": onnx_files}
 BY = {"jax": ("jax",), "saved_model": ("jax", "tensorflow"), "onnx": ("jax", "jax2onnx", "onnx")}

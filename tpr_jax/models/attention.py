@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from tpr_jax.models.products import PRODUCT, product
+from tpr_jax.models.matmul import PRODUCT, product
 
 ROWS = 8  # cuDNN takes numbers of queries and of keys that are multiples of this
 

@@ -6,12 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tpr_jax.models.attach import PrefixPart, attached, low_rank, low_rank_parts
 from tpr_jax.models.attention import attend, join_heads, split_heads
 from tpr_jax.models.layers import ACTIVATIONS, LayerNorm, leaf_of, normal, zeros
-from tpr_jax.models.parts import ADAPTER_SLOTS, MIXTURES, Part
+from tpr_jax.models.matmul import dense
 from tpr_jax.models.petl.prefix import mask_with_prefix, with_prefix
-from tpr_jax.models.products import dense
+from tpr_jax.models.petl_config import ADAPTER_SLOTS, MIXTURES, Part
+from tpr_jax.models.petl_modules import PrefixPart, attached, low_rank, low_rank_parts
 
 
 class Dense(nn.Module):
@@ -105,7 +105,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-LN block of CLIP with parts in its slots; `parts.py` says where each slot is.
+    """A pre-LN block of CLIP with parts in its slots; `petl_config.py` says where each slot is.
 
     `layers` is the number of blocks of the tower, which the initial values depend on. The `last` block gives
     one token a row, [b, 1, d], that at `index` [b] or the first: of the others it needs keys and values.

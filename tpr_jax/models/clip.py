@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from tpr_jax.models.attach import PromptPart
-from tpr_jax.models.blocks import run_blocks
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, ClipConfig
 from tpr_jax.models.heads import NO_HEADS, Classifier, Heads, MaskedWords
 from tpr_jax.models.layers import LayerNorm, normal
+from tpr_jax.models.matmul import dense, whole
 from tpr_jax.models.methods import Method, check
-from tpr_jax.models.parts import text_tokens
 from tpr_jax.models.petl.prompts import make_room, replace
-from tpr_jax.models.products import dense, whole
+from tpr_jax.models.petl_config import text_tokens
+from tpr_jax.models.petl_modules import PromptPart
+from tpr_jax.models.transformer import run_blocks
 
 
 def normalise(
@@ -166,7 +166,7 @@ def build(
     remat: str = "none",
     scan_layers: bool = False,
 ) -> dict:
-    """The pure functions of a model, as a dict; `remat` and `scan_layers` are as in `blocks.py`.
+    """The pure functions of a model, as a dict; `remat` and `scan_layers` are as in `transformer.py`.
 
     `init(key)` -> variables. `encode_image(variables, images)` takes uint8 pixels, which it normalizes with
     the config's mean and standard deviation, or normalised floats, [b, h, w, 3],

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from tpr_jax.models.attention import attend, join_heads, split_heads
 from tpr_jax.models.block import Block, Dense
 from tpr_jax.models.layers import LayerNorm, leaf_of, normal, quick_gelu, zeros
-from tpr_jax.models.products import dense
+from tpr_jax.models.matmul import dense
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
-from tpr_jax.models.parts import (
+from tpr_jax.models.petl_config import (
     COLLECTION,
     MIXTURES,
     PARTS,

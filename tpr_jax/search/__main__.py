@@ -14,7 +14,7 @@ further columns. `index` again encodes only what is new or changed. `serve` is t
 import signal
 import sys
 
-from tpr_jax import interrupt
+from tpr_jax.utils import signals as interrupt
 
 EARLY_END = (130, "error: interrupted; the same command goes on")
 if __name__ == "__main__":
@@ -27,13 +27,13 @@ import threading
 # XLA writes notices of its own to the terminal; errors still come through.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from tpr_jax import clusters
-from tpr_jax.allocator import keep_freed_memory
-from tpr_jax.arguments import Parser, path
-from tpr_jax.distributed import TIMEOUT, joined
+from tpr_jax.cli.parser import Parser, path
+from tpr_jax.distributed import cluster as clusters
+from tpr_jax.distributed.processes import TIMEOUT, joined
 from tpr_jax.errors import UserError
-from tpr_jax.interrupt import Stopped
-from tpr_jax.pipes import as_json, quiet_when_closed
+from tpr_jax.perf.allocator import keep_freed_memory
+from tpr_jax.utils.signals import Stopped
+from tpr_jax.utils.streams import as_json, quiet_when_closed
 
 
 def parser() -> argparse.ArgumentParser:
@@ -138,7 +138,7 @@ def _index(args: argparse.Namespace) -> None:
     keep_freed_memory()
     with joined(peers, args.peer_timeout, args.index, verdict):
         # These import JAX: after the command line is known to be sound.
-        from tpr_jax.search.build import build
+        from tpr_jax.search.index.build import build
         from tpr_jax.search.show import built
 
         result = build(
@@ -157,7 +157,7 @@ def _index(args: argparse.Namespace) -> None:
 
 
 def _query(args: argparse.Namespace) -> None:
-    from tpr_jax.search.query import open_searcher, search
+    from tpr_jax.search.query.search import open_searcher, search
     from tpr_jax.search.show import answer
 
     searcher = open_searcher(args.index, args.model, args.engine)
@@ -171,7 +171,7 @@ def _query(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from tpr_jax.search.serve import end_if_busy, serve
+    from tpr_jax.search.server.serve import end_if_busy, serve
 
     settings = {key: getattr(args, key) for key in ("host", "port", "rate", "max_upload", "max_connections")}
     before = set(threading.enumerate())
@@ -180,8 +180,8 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from tpr_jax.search.export import export
-    from tpr_jax.search.store import open_index
+    from tpr_jax.search.index.export import export
+    from tpr_jax.search.index.store import open_index
 
     count = export(open_index(args.index), args.out, args.half)
     print(f"{count:,} rows written to {args.out}")

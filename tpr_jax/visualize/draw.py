@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tpr_jax.report_png import INK, MUTED, PAPER
+from tpr_jax.report.png import INK, MUTED, PAPER
 
 DPI = 110
 HEAT = "viridis"

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.patches import Patch, Rectangle
 
-from tpr_jax.report_png import INK, MUTED
+from tpr_jax.report.png import INK, MUTED
 from tpr_jax.visualize import draw
 
 TOWERS = {"visual": "Photos", "text": "Sentences"}

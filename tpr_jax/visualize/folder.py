@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tpr_jax.errors import UserError
-from tpr_jax.writing import write_json, write_whole
+from tpr_jax.utils.files import write_json, write_whole
 
 LIST = "visualize.json"  # in the folder: the command -> the files that it wrote there
 

@@ -5,9 +5,11 @@ from html import escape
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from tpr_jax import metrics, report, report_html
+from tpr_jax.metrics import retrieval as metrics
 from tpr_jax.model import Model
-from tpr_jax.report_png import GREEN, INK, MUTED, PAPER, RULE
+from tpr_jax.report import html as report_html
+from tpr_jax.report import write as report
+from tpr_jax.report.png import GREEN, INK, MUTED, PAPER, RULE
 from tpr_jax.visualize import draw
 from tpr_jax.visualize.inputs import Shown, spread
 from tpr_jax.visualize.look import photo_feats

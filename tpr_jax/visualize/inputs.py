@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from tpr_jax.data.annotations import DATASETS
-from tpr_jax.data.images import Crop
-from tpr_jax.data.own_folder import FILES
+from tpr_jax.data.custom import FILES
+from tpr_jax.data.datasets import data_folder
+from tpr_jax.data.images.read import Crop
 from tpr_jax.data.records import caption_pairs, image_sources, load_records
-from tpr_jax.data.sources import data_folder
 from tpr_jax.errors import UserError
-from tpr_jax.report import DATASET_NAMES
-from tpr_jax.search.gallery import find_gallery
+from tpr_jax.report.write import DATASET_NAMES
+from tpr_jax.search.index.gallery import find_gallery
 
 
 @dataclass(frozen=True)

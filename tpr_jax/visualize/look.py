@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from tpr_jax.data.batches import image_batches, text_batches
 from tpr_jax.model import Model
-from tpr_jax.models.inside import build_inside
+from tpr_jax.models.introspect import build_inside
 
 BATCH_SIZE = 32
 SHOW = {"leave": False, "dynamic_ncols": True, "disable": None}

@@ -5,9 +5,9 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.lines import Line2D
 
 from tpr_jax.errors import UserError
-from tpr_jax.metrics import l2_normalise
+from tpr_jax.metrics.retrieval import l2_normalise
 from tpr_jax.model import Model
-from tpr_jax.report_png import INK, MUTED, RULE
+from tpr_jax.report.png import INK, MUTED, RULE
 from tpr_jax.visualize import draw
 from tpr_jax.visualize.inputs import Shown, spread
 from tpr_jax.visualize.look import photo_feats

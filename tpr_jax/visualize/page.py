@@ -4,7 +4,7 @@ import base64
 from html import escape
 from typing import NamedTuple
 
-from tpr_jax.report_html import STYLE
+from tpr_jax.report.html import STYLE
 
 OWN_STYLE = """
 h1 { overflow-wrap: anywhere; }

@@ -7,8 +7,8 @@ from jaxtyping import Float
 
 from tpr_jax.errors import UserError
 from tpr_jax.model import Model
-from tpr_jax.models.parts import Prefix
-from tpr_jax.report_png import INK, MUTED
+from tpr_jax.models.petl_config import Prefix
+from tpr_jax.report.png import INK, MUTED
 from tpr_jax.visualize import draw
 from tpr_jax.visualize.inputs import Shown, some
 from tpr_jax.visualize.look import inside_photos, inside_texts, patches

@@ -5,8 +5,8 @@ from jaxtyping import Int
 
 from tpr_jax.data.tokenizer import WORD_END, Tokenizer, byte_tokens
 from tpr_jax.models.config import ClipConfig
-from tpr_jax.models.parts import Prompts, text_tokens
 from tpr_jax.models.petl.prompts import make_room
+from tpr_jax.models.petl_config import Prompts, text_tokens
 
 START, END, PROMPT = "[start]", "[end]", "[prompt]"
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from tpr_jax.metrics import l2_normalise
+from tpr_jax.metrics.retrieval import l2_normalise
 from tpr_jax.model import Model
-from tpr_jax.report_png import INK, MUTED
+from tpr_jax.report.png import INK, MUTED
 from tpr_jax.visualize import draw
 from tpr_jax.visualize.inputs import Shown, some
 from tpr_jax.visualize.look import inside_photos, patches

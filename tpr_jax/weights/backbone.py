@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tpr_jax import hashing
 from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import CLIP_MINI, ClipConfig
+from tpr_jax.utils import hashing
 from tpr_jax.weights import hub
 from tpr_jax.weights.clip import load_clip, read_sizes, weight_files
 from tpr_jax.weights.openai import check_image_size

@@ -7,9 +7,9 @@ import numpy as np
 
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
-from tpr_jax.notices import say_once
+from tpr_jax.utils.notices import say_once
 from tpr_jax.weights.files import is_torchscript, read_state
-from tpr_jax.weights.names import Params
+from tpr_jax.weights.name_maps import Params
 from tpr_jax.weights.openai import OWN_ENTRIES, from_openai
 from tpr_jax.weights.state_dict import unwrapped
 

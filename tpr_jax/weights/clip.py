@@ -13,17 +13,17 @@ import numpy as np
 
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
-from tpr_jax.notices import say_once
+from tpr_jax.utils.files import write_json
+from tpr_jax.utils.notices import say_once
 from tpr_jax.weights import hub, place
 from tpr_jax.weights.bare_file import load_bare_file
 from tpr_jax.weights.files import read_state, write_state
 from tpr_jax.weights.hugging_face import from_hugging_face, read_config, to_hugging_face
 from tpr_jax.weights.json_files import read_json
-from tpr_jax.weights.names import Params
+from tpr_jax.weights.name_maps import Params
 from tpr_jax.weights.openai import check_heads, from_openai, to_openai
 from tpr_jax.weights.preprocessor import image_settings, write_settings
 from tpr_jax.weights.state_dict import unwrapped
-from tpr_jax.writing import write_json
 
 __all__ = [
     "find_clip",

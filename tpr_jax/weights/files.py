@@ -12,10 +12,10 @@ import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import load_file, save_file
 
-from tpr_jax.checksums import named_digest
 from tpr_jax.errors import UserError
+from tpr_jax.utils.checksums import named_digest
+from tpr_jax.utils.files import write_whole
 from tpr_jax.weights.torchscript import read_torchscript
-from tpr_jax.writing import write_whole
 
 CHECKSUM = "tpr_jax_sha256"  # of the arrays, among the metadata of a safetensors file
 WRAPPED = ("model", "state_dict", "model_state_dict", "module")  # under which a checkpoint keeps its weights

@@ -8,7 +8,7 @@ import numpy as np
 
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ACTS, ClipConfig
-from tpr_jax.weights.names import Params, from_names, hugging_face_weights, to_names
+from tpr_jax.weights.name_maps import Params, from_names, hugging_face_weights, to_names
 from tpr_jax.weights.openai import with_grid
 from tpr_jax.weights.state_dict import scalar
 

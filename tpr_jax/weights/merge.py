@@ -7,10 +7,10 @@ import numpy as np
 
 from tpr_jax.errors import ArgumentError
 from tpr_jax.models.methods import Method, zero_shot
-from tpr_jax.models.parts import Lora, Prefix, slots_of_block
 from tpr_jax.models.petl.lora import merged
 from tpr_jax.models.petl.prefix import prefix_tokens
-from tpr_jax.trees import flatten, unflatten
+from tpr_jax.models.petl_config import Lora, Prefix, slots_of_block
+from tpr_jax.utils.trees import flatten, unflatten
 
 QKV = ("q", "k", "v")  # laid side by side in one kernel
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from tpr_jax.errors import UserError
 from tpr_jax.models.methods import Method
-from tpr_jax.models.parts import PARTS, Prompts
+from tpr_jax.models.petl_config import PARTS, Prompts
 
 KIND = {kind: name for name, kind in PARTS.items()}
 

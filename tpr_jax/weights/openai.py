@@ -6,7 +6,7 @@ import numpy as np
 
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
-from tpr_jax.weights.names import Params, from_names, openai_weights, to_names
+from tpr_jax.weights.name_maps import Params, from_names, openai_weights, to_names
 from tpr_jax.weights.resize import resize_positions
 from tpr_jax.weights.state_dict import scalar
 

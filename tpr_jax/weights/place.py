@@ -12,8 +12,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from tpr_jax.errors import UserError
-from tpr_jax.hashing import sha256
-from tpr_jax.writing import move_over, write_json, write_whole
+from tpr_jax.utils.files import move_over, write_json, write_whole
+from tpr_jax.utils.hashing import sha256
 
 CONFIG = "config.json"
 INTERRUPTED = "a save that was interrupted"  # the model_type while files are moved into place

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from tpr_jax import validate
 from tpr_jax.errors import ArgumentError, UserError
 from tpr_jax.models import methods
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import Method
-from tpr_jax.models.parts import ROUTERS
-from tpr_jax.trees import flatten
-from tpr_jax.weights.names import from_names, to_names
+from tpr_jax.models.petl_config import ROUTERS
+from tpr_jax.utils.trees import flatten
+from tpr_jax.weights import arguments as validate
+from tpr_jax.weights.name_maps import from_names, to_names
 from tpr_jax.weights.openai import from_openai
 from tpr_jax.weights.reference_names import DEAD, READ_BY, ROUTER, canonical, clip_weights, method_weights
 from tpr_jax.weights.state_dict import unwrapped

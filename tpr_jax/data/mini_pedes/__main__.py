@@ -4,10 +4,10 @@ import argparse
 import os
 import sys
 
-from tpr_jax.arguments import path
+from tpr_jax.cli.parser import path
 from tpr_jax.errors import UserError
-from tpr_jax.pipes import quiet_when_closed
-from tpr_jax.seeds import check_seed
+from tpr_jax.utils.seeds import check_seed
+from tpr_jax.utils.streams import quiet_when_closed
 
 
 def _size(text: str) -> tuple[int, int]:

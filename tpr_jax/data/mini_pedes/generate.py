@@ -14,8 +14,8 @@ from tpr_jax.data.mini_pedes.render import render
 from tpr_jax.data.mini_pedes.scene import sample_view
 from tpr_jax.data.mini_pedes.wardrobe import sample_person
 from tpr_jax.errors import UserError
-from tpr_jax.seeds import check_seed
-from tpr_jax.writing import write_text, write_whole
+from tpr_jax.utils.files import write_text, write_whole
+from tpr_jax.utils.seeds import check_seed
 
 DOMAINS = ("mini", "pretrain")
 SPLITS = ("train", "val", "test")

@@ -7,7 +7,7 @@ can be imported.
 import numpy as np
 from jaxtyping import Float, Int
 
-from tpr_jax.numba_cache import njit, numba
+from tpr_jax.utils.numba_cache import njit, numba
 
 EDGE = 1e-5  # pixels by which a face may miss a pixel's centre, so that no seam opens between neighbours
 

@@ -9,9 +9,9 @@ import re
 import sys
 from collections.abc import Iterator
 
-from tpr_jax.arguments import path
+from tpr_jax.cli.parser import path
 from tpr_jax.errors import UserError
-from tpr_jax.pipes import quiet_when_closed, stderr_nowhere
+from tpr_jax.utils.streams import quiet_when_closed, stderr_nowhere
 
 BUILDERS = {
     "cuhk_pedes": "CuhkPedes",

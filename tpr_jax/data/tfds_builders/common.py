@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tpr_jax.data.images import read_image, resize
+from tpr_jax.data.images.read import read_image, resize
 from tpr_jax.data.prefetch import tensorflow
 from tpr_jax.data.records import Records, image_sources, load_all
 from tpr_jax.errors import UserError

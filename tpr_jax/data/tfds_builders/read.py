@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from tpr_jax.data.annotations import SPLITS
-from tpr_jax.data.images import Stored
+from tpr_jax.data.images.read import Stored
 from tpr_jax.data.records import Records
 from tpr_jax.data.tfds_builders import common
 from tpr_jax.errors import UserError

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tpr_jax.models.products import dense
+from tpr_jax.models.matmul import dense
 
 
 def adapter(u: Float[Array, "b l d"], down: dict, up: dict) -> Float[Array, "b l d"]:

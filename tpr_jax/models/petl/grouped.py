@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from tpr_jax.models.products import dense
+from tpr_jax.models.matmul import dense
 
 BLOCK = 64  # rows of a block: of more, more are empty; of fewer, the products are too small
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tpr_jax.models.products import dense
+from tpr_jax.models.matmul import dense
 
 
 def delta(x: Float[Array, "b l d"], pieces: Sequence[dict | None], width: int) -> Float[Array, "b l n*width"]:

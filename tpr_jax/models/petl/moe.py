@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from tpr_jax.models.matmul import dense
 from tpr_jax.models.petl import grouped
-from tpr_jax.models.products import dense
 
 
 def router_logits(u: Float[Array, "b l d"], router: dict, kind: str) -> Float[Array, "b l e"]:

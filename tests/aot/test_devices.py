@@ -1,0 +1,78 @@
+"""Which devices a topology's name stands for, and what is said of those that there are not."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from tpr_jax.aot import devices as aot_devices
+from tpr_jax.errors import UserError
+
+
+def test_those_that_are_here():
+    assert aot_devices.devices("here") == jax.devices()
+    assert aot_devices.devices("cpu") == jax.devices("cpu")
+
+
+def test_made_up_ones_are_asked_for_before_jax_makes_any():
+    code = "from tpr_jax.aot import devices; import json; print(json.dumps(len(devices.devices('cpu:6'))))"
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        env=environment | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-1000:]
+    assert json.loads(done.stdout) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("v5e4x4", "did you mean 'v5e:4x4'"), ("heer", "did you mean 'here'"), ("cpu:0", "cpu")],
+)
+def test_an_unknown_one_is_told_the_nearest(name, told):
+    with pytest.raises(UserError, match=f"--topology {name} is unknown") as error:
+        aot_devices.devices(name)
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_without_the_compiler_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="libtpu.*requirements-aot.txt"):
+        aot_devices.devices("v5e:4x4")
+
+
+def test_no_gpu_here():
+    if jax.default_backend() == "gpu":
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match="--topology gpu: there is no such device here"):
+        aot_devices.devices("gpu")
+
+
+NEEDS_LIBTPU = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed: the tests of requirements-aot.txt's environment",
+)
+
+
+@NEEDS_LIBTPU
+@pytest.mark.parametrize("name", aot_devices.TOPOLOGIES)
+def test_slices_by_name(name):
+    shape = [int(n) for n in name.partition(":")[2].split("x")]
+    count = 1
+    for n in shape:
+        count *= n
+    assert len(aot_devices.devices(name)) == count
+
+
+@NEEDS_LIBTPU
+def test_a_slice_that_there_is_not():
+    with pytest.raises(UserError, match="knows no such slice.*v5e:4x4"):
+        aot_devices.devices("v5e:5x7")

@@ -1,0 +1,121 @@
+"""The command that compiles ahead of time, on devices that are made up here."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tpr_jax.aot import __main__ as aot
+from tpr_jax.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(*flags) -> subprocess.CompletedProcess:
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "tpr_jax.aot", *map(str, flags)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_it_compiles_for_four_devices_and_says_what_they_take(tiny, tmp_path):
+    """Of a batch of 16 each has 4 rows; gradients are summed over all four."""
+    done = command(
+        *("--config", tiny["config"], "--topology", "cpu:4", "--batch_size", 16, "--workdir", tmp_path),
+        *("--config.eval_batch_size=8",),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads((tmp_path / "aot.json").read_text())
+    assert (report["devices"], report["mesh"], report["batch_size"]) == (4, {"data": 4, "model": 1}, 16)
+    step = report["programs"]["train_step"]
+    memory = step["memory"]
+    assert memory["batch"] == 4 * (32 * 16 * 3 + 24 * 4 + 4)
+    assert memory["total"] == sum(memory.values()) - memory["total"]
+    assert memory["optimiser"] > 2 * memory["trainable"]
+    # Once around the ring in each direction: at least 3/4 of the gradients, twice.
+    assert step["collectives"]["all-reduce"]["bytes"] >= 2 * 0.75 * memory["trainable"]
+    assert 1 <= step["flops"]["ratio_all_experts"] < step["flops"]["ratio"] < 3
+    assert step["roofline"] is None  # of a CPU nothing is claimed
+    assert report["programs"]["encode_image"]["collectives"].keys() == {"all-gather"}
+    assert "train_step" in done.stdout and (tmp_path / "aot.txt").read_text() in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--topology", "v5e4x4"), "did you mean 'v5e:4x4'"),
+        ((), "--topology is missing"),
+        (("--topology", "here", "--batch_size", "3.5"), "batch_size"),
+        (("--topology", "here", "--only", "training"), "--only training is unknown"),
+        (("--topology", "here", "--config.lr=1"), "config.lr is unknown"),
+    ],
+)
+def test_what_cannot_be_used_is_told_in_a_line(tiny, flags, told):
+    with pytest.raises(UserError) as error:
+        aot.run(["aot", "--config", tiny["config"], *flags])
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_batch_that_does_not_divide_ends_with_2(tiny, tmp_path):
+    done = command(
+        "--config", tiny["config"], "--topology", "cpu:4", "--batch_size", 6, "--workdir", tmp_path / "x"
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "config.batch_size=6 must be a multiple of the 4 devices" in done.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_settings_that_need_less_memory_the_cheapest_first():
+    """10 held of 16, 40 needed: what is beyond has to go into 6, so 30 into parts of less than 5.4."""
+    config = SimpleNamespace(remat="none", accumulate=1, batch_size=64)
+    found = aot.settings_to_try(config, {"available": 16.0, "needed": 40.0}, held=10, data=4)
+    assert found[:2] == [{"remat": "dots"}, {"remat": "block"}]
+    assert found[2:] == [{"accumulate": 8}, {"accumulate": 16}, {"remat": "block", "accumulate": 8}]
+    config.remat = "block"
+    found = aot.settings_to_try(config, {"available": 9.0, "needed": 40.0}, held=10, data=4)
+    assert found[0] == {"accumulate": 16}  # no number of parts would do: the most there are
+
+
+def test_what_helps_is_tried_until_it_fits(monkeypatch):
+    """As compiled: 'dots' does not do, 'block' does."""
+    tried, said = [], []
+
+    def compile_(config, mesh, only, identities, tell):
+        tried.append((config.remat, config.accumulate))
+        return {"train_step": {"memory": 1} if config.remat == "block" else {"shortage": {}}}
+
+    from ml_collections import ConfigDict
+
+    monkeypatch.setattr(aot, "_compile", compile_)
+    config = ConfigDict({"remat": "none", "accumulate": 1, "batch_size": 64})
+    mesh = SimpleNamespace(shape={"data": 4})
+    short = {"shortage": {"available": 16.0, "needed": 40.0}, "held": {"all": 10}}
+    found = aot._what_helps(config, mesh, short, None, said.append)
+    assert found == {"remat": "block", "memory": 1}
+    assert tried == [("dots", 1), ("block", 1)]
+    assert said[-1] == "it fits with --config.remat=block"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed: the tests of requirements-aot.txt's environment",
+)
+def test_a_slice_that_is_not_here(tiny, tmp_path):
+    done = command(
+        *("--config", tiny["config"], "--topology", "v5e:4x4", "--batch_size", 32, "--workdir", tmp_path),
+        *("--config.eval_batch_size=16", "--config.dtype=bfloat16"),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    step = json.loads((tmp_path / "aot.json").read_text())["programs"]["train_step"]
+    assert step["roofline"]["bound"] in ("products", "memory", "interconnect")
+    assert step["collectives"]["all-reduce"]["bytes"] > 0

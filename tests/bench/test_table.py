@@ -1,0 +1,48 @@
+"""The tables of a report made by hand."""
+
+from tpr_jax.bench import table as bench_table
+
+MEMORY = {"peak_memory_bytes": 2_000_000_000, "peak_device_memory_bytes": None}
+BEST = {"kind": "product", "dtype": "float32", "flops": 1e12, "compile_seconds": 0, "seconds": [1, 2, 9]}
+STEP = {"kind": "train_step", "config": "cskt", "backbone": "vit_b_16", "dtype": "float32", "batch": 8}
+STEP |= {"flops": 1e12, "compile_seconds": 61.4, "seconds": [3.0, 4.0, 5.0]}
+IMAGES = {"tower": "vision", "backbone": "vit_b_16", "dtype": "float32", "batch": 1}
+REPORT = {
+    "machine": {"device": "a CPU", "cores": 2, "python": "3.11.1", "jax": "0.9"},
+    "parts": {
+        "train": {"cskt": [BEST | MEMORY, STEP | MEMORY]},
+        "encode": {
+            "vision": [
+                BEST | MEMORY,
+                {"kind": "encoder", **IMAGES, "flops": 1e11, "compile_seconds": 1, "seconds": [0.5]} | MEMORY,
+                {"kind": "torch_encoder", **IMAGES, "flops": 0, "compile_seconds": 0, "seconds": [0.75]}
+                | MEMORY,
+                {"kind": "encoder", **IMAGES, "batch": 64, "error": "no room"},
+            ]
+        },
+        "input": {"pictures": [{"workers": 2, "rates": {"ours": [[9, 1], [11, 1]], "plain": [[5, 1]]}}]},
+        "search": {"50": [{"kind": "search", "vectors": 50_000, "seconds": [0.01, 0.02, 0.03]} | MEMORY]},
+        "mini": {},
+    },
+}
+
+
+def test_tables():
+    text = bench_table.tables(REPORT)
+    lines = text.splitlines()
+    assert lines[0] == "Measured on: a CPU, 2 cores, Python 3.11.1, jax 0.9."
+    # 1e12 in 4 s is 250 GFLOP/s, half of the product's 1e12 in 2 s.
+    assert "| cskt | float32 | 8 | 4 | 0.75 to 1.25 | 250 | 0.50 |  | 2.00 | 61 |" in lines
+    # 1e11 in 0.5 s is 200, 0.4 of 500; PyTorch took 0.75 s.
+    assert "| images | float32 | 1 | 0.5 | 1.00 to 1.00 | 200 | 0.40 | 1.50 | 2.00 | 1 |" in lines
+    assert "| 2 | 10 | 5 | plain |" in lines
+    assert "| the ten best of 50,000 vectors | 0.02 | 0.50 to 1.50 | 2.00 |" in lines
+    assert any(line.startswith("| images | float32 | 64 | no room |") for line in lines)
+    assert "clip-mini" not in text
+    some = bench_table.tables(REPORT, ("train",))
+    assert some.count("**") == 2 and "| cskt | float32 | 8 |" in some and some.startswith(lines[0])
+    for line in lines:
+        if line.startswith("|"):
+            assert line.count("|") == next(x for x in lines[lines.index(line) :: -1] if "---" not in x).count(
+                "|"
+            )

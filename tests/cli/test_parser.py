@@ -1,0 +1,112 @@
+"""A mistake in a command line is one line, and `~` is the home folder in every path."""
+
+import ast
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests import search_galleries
+from tpr_jax import main
+from tpr_jax.cli import parser as arguments
+from tpr_jax.cli.parser import Parser
+from tpr_jax.compare import __main__ as compare
+from tpr_jax.cross import __main__ as cross
+from tpr_jax.errors import UserError
+from tpr_jax.search import __main__ as search
+
+
+@pytest.mark.parametrize("line", ["--seed 1", "find --seed 1", "find --top_k x", "lose"])
+def test_a_mistake_says_where_the_help_is(line, capsys):
+    parser = Parser(prog="python -m tpr_jax.some")
+    find = parser.add_subparsers().add_parser("find")
+    find.add_argument("--top_k", type=int)
+    with pytest.raises(UserError, match=r"; see python -m tpr_jax\.some --help$"):
+        parser.parse_args(line.split())
+    assert capsys.readouterr() == ("", "")
+
+
+PATHS = {
+    *("--backbone", "--data_dir", "--image", "--index", "--manual_dir", "--model", "--out", "--photos"),
+    *("--workdir", "configs", "models", "photos"),
+}
+
+
+def path_arguments():
+    """(file, name of the argument, what its `type` is called) of each argparse argument that is a path."""
+    for file in sorted(Path(arguments.__file__).parent.rglob("*.py")):
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call) or ast.unparse(call.func).split(".")[-1] not in (
+                "add_argument",
+                "add",
+            ):
+                continue
+            first = call.args[0] if call.args else None
+            name = ast.unparse(first) if isinstance(first, ast.Name) else getattr(first, "value", None)
+            if name in PATHS or name == "source":
+                kinds = [ast.unparse(word.value) for word in call.keywords if word.arg == "type"]
+                yield file.name, name, kinds[0].split(".")[-1] if kinds else None
+
+
+def test_every_path_of_every_command_may_begin_with_a_tilde():
+    found = list(path_arguments())
+    assert len(found) >= 24 and {name for _, name, _ in found} >= PATHS
+    assert [argument for argument in found if argument[2] not in ("path", "folder")] == []
+
+
+@pytest.fixture
+def home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return str(tmp_path)
+
+
+def test_a_path(home):
+    assert arguments.path("~/x") == f"{home}/x" and arguments.path("~") == home
+    for other in ("x/~", "clip-mini", "openai/clip-vit-base-patch16", "gs://bucket/~/x", "/a", "", "./~"):
+        assert arguments.path(other) == other
+    assert arguments.folder("~/x") == Path(home, "x")
+
+
+def test_flags_of_absl(home):
+    argv = [
+        "~/main",
+        "--config=~/c.py:x",
+        "-workdir",
+        "~/w",
+        "--mode",
+        "~",
+        "--config.a=~/x",
+        "--note=~/x",
+        "~/y",
+    ]
+    wanted = ["~/main", f"--config={home}/c.py:x", "-workdir", f"{home}/w", *argv[4:]]
+    assert arguments.expand_flags(argv, ("config", "workdir")) == wanted
+
+
+def test_a_run(tiny, home):
+    shutil.copy(tiny["config"], f"{home}/c.py")
+    flags = ["--config=~/c.py", "--workdir=~/w", "--config.data_dir=~/d", "--config.backbone=~/b"]
+    config, workdir, _ = main.parse(["main", *flags, "--config.mix=(('rstp_reid', '~/m', 0.5),)"])
+    assert (config.data_dir, config.backbone, workdir) == (f"{home}/d", f"{home}/b", Path(home, "w"))
+    assert config.mix == (("rstp_reid", f"{home}/m", 0.5),)
+    config, *_ = main.parse(["main", "--config=~/c.py", "--workdir=~/w"])
+    assert config.data_dir == tiny["data"]
+
+
+def test_a_comparison_and_a_table(tiny, home):
+    configs, _, workdir, _, _ = compare.parse(["compare", "~/c.py:x", "--workdir=~/w"])
+    assert (configs, workdir) == ([f"{home}/c.py:x"], Path(home, "w"))
+    models, data, out = cross.parse(["cross", "~/m", "clip-mini", "--data", "cuhk_pedes=~/d", "--out=~/o"])
+    assert (models, data, out) == ([f"{home}/m", "clip-mini"], {"cuhk_pedes": f"{home}/d"}, Path(home, "o"))
+
+
+def test_an_index_in_the_home_folder(tiny, home, monkeypatch, capsys):
+    monkeypatch.chdir(home)
+    search_galleries.photos(Path(home, "photos"), 2)
+    shutil.copytree(tiny["clip"], f"{home}/clip")
+    assert search.main(["index", "~/photos", "--index=~/i", "--model=~/clip"]) == 0
+    assert search.main(["query", "--image=~/photos/000.png", "--index=~/i", "--model=~/clip"]) == 0
+    assert search.main(["export", "--index=~/i", "--out=~/p.parquet"]) == 0
+    assert sorted(os.listdir(home)) == ["clip", "i", "p.parquet", "photos"]
+    assert "000.png" in capsys.readouterr().out

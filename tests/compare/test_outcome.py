@@ -1,0 +1,48 @@
+"""What the files of runs say: which are whole, which are of another config, and the numbers in them."""
+
+import pytest
+
+from tests.compare_stand_in import compared_fixture, stand_in_fixture, starts, table, zero_fixture  # noqa: F401
+from tpr_jax.compare import outcome as compare_outcome
+
+
+def test_the_first_logged_step_is_left_out_of_the_time():
+    rows = [{"examples_per_second": speed} for speed in (0.1, 8.0, 4.0, 16.0)] + [{"val": {}}]
+    assert compare_outcome.seconds_per_step(rows, 8) == 1.0  # of 1, 2 and a half
+    assert compare_outcome.seconds_per_step(rows[:1], 8) is None
+
+
+def test_saved_bytes_are_those_of_the_file_where_there_is_one(tmp_path):
+    assert compare_outcome.saved_bytes({"trainable_params": 25}, tmp_path) == 100
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "adapter.safetensors").write_bytes(b"x" * 123)
+    assert compare_outcome.saved_bytes({"trainable_params": 25}, tmp_path) == 123
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[1]", '{"final": {}}', '{"final": {"test": {"t2i": {}}}}'])
+def test_results_that_cannot_be_read_are_made_again(compared, stand_in, tmp_path, damage):
+    assert compared()[0] == 0
+    (tmp_path / "all" / "tiny" / "seed_0" / "results.json").write_text(damage)
+    code, stdout, _ = compared()
+    assert code == 0 and stdout.count("was there already") == 3
+    assert table(tmp_path)["tiny"]["done"] == "2"
+
+
+def test_more_steps_go_on_and_fewer_are_refused(compared, stand_in, tmp_path):
+    assert compared("--config.total_steps=10")[0] == 0
+    assert compared("--config.total_steps=20")[0] == 0
+    row = table(tmp_path)["tiny"]
+    assert (row["steps_min"], row["done"]) == ("20", "2")
+    assert [starts(tmp_path, f"{name}/seed_0") for name in ("tiny", "zero")] == [2, 1]
+    code, _, stderr = compared("--config.total_steps=10")
+    assert code == 2 and "seed_0 was trained for 20 steps, more than config.total_steps=10" in stderr
+    # What decides nothing may differ.
+    code, stdout, _ = compared("--config.total_steps=20", "--config.checkpoint_every=3")
+    assert code == 0 and stdout.count("was there already") == 4
+
+
+def test_another_config_in_the_folder_is_refused(compared, stand_in, tmp_path):
+    (tmp_path / "all" / "tiny" / "seed_1").mkdir(parents=True)
+    (tmp_path / "all" / "tiny" / "seed_1" / "config.json").write_text('{"seed": 5}')
+    code, stdout, stderr = compared()
+    assert (code, stdout) == (2, "") and "seed_1 holds a run of another config: config.seed was 5" in stderr

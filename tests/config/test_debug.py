@@ -1,0 +1,99 @@
+"""--config.debug=True: every config, for every data set, becomes a run of a minute that still is itself."""
+
+import json
+import runpy
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.config_files import ABLATIONS, DATASETS, FOLDER, NAMES, rows_of
+from tpr_jax import main
+from tpr_jax.config import defaults as config_lib
+from tpr_jax.config.debug import BLOCKS, SMALL, shrink
+from tpr_jax.models import methods
+from tpr_jax.train import loop as train
+from tpr_jax.weights.backbone import clip_mini_dir
+from tpr_jax.weights.clip import read_sizes
+
+SIZES = read_sizes(Path(clip_mini_dir()))
+
+
+def parsed(name, argument="", *flags):
+    path = str(FOLDER / f"{name}.py") + (f":{argument}" if argument else "")
+    return main.parse(["main", "--config", path, "--workdir", "w", *flags])[0]
+
+
+def arguments(name):
+    if name == "pretrain_mini":
+        return [()]
+    if name in ABLATIONS:
+        return [(f"{row},cuhk_pedes",) for row in rows_of(name, "cuhk_pedes")]
+    return [(dataset,) for dataset in DATASETS]
+
+
+def test_clip_mini_has_as_many_blocks_as_is_said():
+    assert min(SIZES.vision_layers, SIZES.text_layers) == BLOCKS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_shrinks_and_keeps_method_losses_and_optimiser(name):
+    get_config = runpy.run_path(str(FOLDER / f"{name}.py"))["get_config"]
+    for argument in arguments(name):
+        whole, config = (get_config(*argument) for _ in range(2))
+        shrink(config)
+        config_lib.check(config)
+        assert config.debug and not whole.debug
+        assert (config.dataset, config.data_dir, config.backbone) == ("mini_pedes", "", "clip-mini")
+        methods.check(config_lib.make_method(config), SIZES)
+        assert (config.total_steps, config.batch_size, config.image_size) == (4, 16, (96, 32))
+        for part in ("losses", "optimizer"):
+            assert config[part].to_dict() == whole[part].to_dict()
+        changed = {key for key, value in config.method.items() if value != whole.method[key]}
+        assert all("depth" in key and whole.method[key] > 3 for key in changed)
+
+
+def test_what_the_command_line_names_stays(tiny):
+    assert not parsed("dm_adapter").debug
+    flags = ["--config.debug=True", "--config.batch_size=5", "--config.image_size=(64,32)"]
+    config = parsed("dm_adapter", "cuhk_pedes", *flags)
+    assert (config.batch_size, config.image_size, config.total_steps) == (5, (64, 32), 4)
+    config = parsed("dm_adapter", "cuhk_pedes", "--config.debug", f"--config.data_dir={tiny['data']}")
+    assert (config.dataset, config.data_dir, config.backbone) == ("cuhk_pedes", tiny["data"], "clip-mini")
+    config = parsed("up_person", "icfg_pedes", "--config.debug", "--config.backbone=B")
+    assert (config.dataset, config.backbone, config.text_length) == ("mini_pedes", "B", 0)
+    config = parsed("irra", "rstp_reid", "--config.debug", "--config.dataset=ufine6926")
+    assert (config.dataset, config.losses.mlm, config.mlm_depth) == ("ufine6926", 1, 4)
+    assert not parsed("dm_adapter", "cuhk_pedes", "--noconfig.debug").debug
+
+
+def run(name, argument, workdir):
+    config = parsed(name, argument, "--config.debug")
+    results = train.train(config, workdir)
+    assert results["steps"] == SMALL["total_steps"] and results["dataset"] == "mini_pedes"
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+    assert json.loads((workdir / "config.json").read_text())["debug"] is True
+    assert (workdir / "report.html").is_file() and results["final"]["test"]["t2i"]["mAP"] > 0
+    return results
+
+
+@pytest.mark.slow
+def test_a_published_recipe_runs_in_a_minute(tmp_path, capsys):
+    began = time.process_time()  # what it takes, however busy the machine is
+    results = run("dm_adapter", "cuhk_pedes", tmp_path / "run")
+    assert results["method"] == "dm_adapter" and time.process_time() - began < 120
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("zero_shot", *ABLATIONS)])
+def test_every_config_runs(name, tmp_path):
+    run(name, "" if name == "pretrain_mini" else "rstp_reid", tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "row"), [("ablation_up_person", "depth_lora_12"), ("ablation_dm_adapter", "top_6")]
+)
+def test_rows_of_the_ablations_run(name, row, tmp_path):
+    run(name, f"{row},cuhk_pedes", tmp_path / "run")

@@ -1,0 +1,203 @@
+"""The shared recipe and the check of what a config asks for."""
+
+import json
+
+import pytest
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from tpr_jax.config import defaults as config_lib
+from tpr_jax.errors import UserError
+
+
+def dm_adapter(**changes) -> ConfigDict:
+    config = config_lib.base()
+    config.method = {"name": "dm_adapter", "num_experts": 6, "top_k": 2, "scales": (0.1, 4.0), **changes}
+    return config
+
+
+def test_base_is_the_published_recipe():
+    config = config_lib.base()
+    assert (config.batch_size, config.num_epochs, config.image_size) == (128, 60, (384, 128))
+    assert config.temperature == 0.02
+    optimiser = config.optimizer
+    assert (optimiser.lr, optimiser.eps, optimiser.weight_decay) == (3e-4, 1e-3, 4e-5)
+    assert (optimiser.warmup_epochs, optimiser.warmup_factor, optimiser.bias_lr_factor) == (5, 0.1, 2)
+    assert (optimiser.schedule, optimiser.per_step) == ("cosine", False)
+    config_lib.check(config)
+
+
+def test_keys_are_joined_by_dots():
+    config = ConfigDict({"a": 1, "b": {"c": 2, "d": {"e": 3}}})
+    assert config_lib.keys(config) == ["a", "b", "b.c", "b.d", "b.d.e"]
+
+
+def test_to_plain_is_what_json_gives_back():
+    plain = config_lib.to_plain(config_lib.base())
+    assert plain["image_size"] == [384, 128]
+    assert json.loads(json.dumps(plain)) == plain
+
+
+def test_losses_and_method_settings():
+    config = dm_adapter()
+    config.losses.update({"balance": 0.5})
+    assert config_lib.loss_weights(config) == {"sdm": 1.0, "balance": 0.5}
+    assert config_lib.method_settings(config) == {"num_experts": 6, "top_k": 2, "scales": (0.1, 4.0)}
+
+
+def test_nearest():
+    assert config_lib.nearest("cosin", ("cosine", "linear")) == "did you mean 'cosine'?"
+    assert config_lib.nearest("zzz", ("cosine", "linear")) == "known are: cosine, linear"
+
+
+def test_mini_pedes_recipe_is_sound():
+    config = dm_adapter()
+    config_lib.for_mini_pedes(config)
+    config_lib.check(config)
+    assert config.dataset == "mini_pedes" and config.backbone == "clip-mini"
+    assert config.image_size == (192, 64)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("method.name", "dm_adaptr", "config.method.name='dm_adaptr' is unknown: did you mean 'dm_adapter'?"),
+        ("dataset", "cuhk", "config.dataset='cuhk' is unknown: did you mean 'cuhk_pedes'?"),
+        ("dtype", "bfloat61", "config.dtype='bfloat61' is unknown: did you mean 'bfloat16'?"),
+        ("optimizer.schedule", "cosin", "did you mean 'cosine'?"),
+        ("losses.sdm", 0.0, "config.losses are all 0"),
+        ("losses.sdm", float("nan"), "config.losses.sdm=nan must be a number"),
+        ("batch_size", 0, "config.batch_size=0 must be at least 1"),
+        ("eval_batch_size", -3, "config.eval_batch_size=-3 must be at least 1"),
+        ("num_epochs", 0, "config.num_epochs=0 must be at least 1"),
+        ("checkpoint_every", 0, "config.checkpoint_every=0 must be at least 1"),
+        ("log_every", 0, "config.log_every=0 must be at least 1"),
+        ("total_steps", -1, "config.total_steps=-1 must be a number and not negative"),
+        ("eval_every", -1, "config.eval_every=-1"),
+        ("seed", -1, "config.seed=-1"),
+        ("pad", -1, "config.pad=-1"),
+        ("sampler", "idenity", "config.sampler='idenity' is unknown: did you mean 'identity'?"),
+        ("instances_per_identity", 0, "config.instances_per_identity=0 must be at least 1"),
+        ("few_shot", 5.0, "config.few_shot=5.0 must lie between 0 and 1: 5 % is 0.05"),
+        ("few_shot", float("nan"), "config.few_shot=nan must lie between 0 and 1"),
+        ("noisy_fraction", -0.2, "config.noisy_fraction=-0.2 must lie between 0 and 1"),
+        ("few_shot_seed", -1, "config.few_shot_seed=-1 must be a number and not negative"),
+        ("noise_seed", -1, "config.noise_seed=-1"),
+        ("optimizer.lr", -1.0, "config.optimizer.lr=-1.0"),
+        ("optimizer.lr", float("nan"), "config.optimizer.lr=nan"),
+        ("optimizer.lr", float("inf"), "config.optimizer.lr=inf"),
+        ("optimizer.weight_decay", float("nan"), "config.optimizer.weight_decay=nan"),
+        ("temperature", 0.0, "config.temperature=0.0 must be above 0"),
+        ("temperature", float("nan"), "config.temperature=nan must be above 0"),
+        ("image_size", (384,), "config.image_size=(384,) must be (height, width)"),
+        ("image_size", (384, 0), "config.image_size=(384, 0) must be"),
+        ("image_size", ("a", "b"), "config.image_size=('a', 'b') must be"),
+        ("image_size", (38.5, 12.0), "config.image_size=(38.5, 12.0) must be"),
+    ],
+)
+def test_unusable_values_are_named(key, value, told):
+    config = config_lib.base()
+    *parents, last = key.split(".")
+    holder = config
+    for parent in parents:
+        holder = holder[parent]
+    holder[last] = value
+    with pytest.raises(UserError) as error:
+        config_lib.check(config)
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"top_k": 7}, "config.method.top_k=7 must lie between 1 and 6 experts"),
+        ({"top_k": 0}, "config.method.top_k=0 must be a whole number of at least 1"),
+        ({"num_experts": 0}, "config.method.num_experts=0 must be a whole number of at least 1"),
+        ({"reduction": 0}, "config.method.reduction=0 must be a whole number of at least 1"),
+        ({"router": "blnd"}, "config.method.router='blnd' is unknown: did you mean 'blend'?"),
+        ({"scales": (1.0,)}, "config.method.scales=(1.0,) must be two numbers"),
+        ({"scales": ("a", 1.0)}, "config.method.scales=('a', 1.0) must be two numbers"),
+        ({"rank": 4}, "config.method.rank is no setting of method 'dm_adapter': it takes num_experts, top_k"),
+        ({"name": "zero_shot"}, "config.method.num_experts is no setting of method 'zero_shot'"),
+        ({"scales": 3}, "config.method.scales=3 must be two numbers"),
+        ({"num_experts": "six"}, "config.method.num_experts='six' must be a whole number of at least 1"),
+    ],
+)
+def test_unusable_method_settings_are_named(changes, told):
+    with pytest.raises(UserError) as error:
+        config_lib.check(dm_adapter(**changes))
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_batch_is_whole_identities():
+    config = config_lib.base()
+    config.batch_size, config.instances_per_identity = 130, 4
+    config_lib.check(config)
+    assert config_lib.instances(config) == 0
+    config.sampler = "identity"
+    assert config_lib.instances(config) == 4
+    told = "config.batch_size=130 must be a multiple of config.instances_per_identity=4"
+    with pytest.raises(UserError, match=told):
+        config_lib.check(config)
+    config.batch_size = 132
+    config_lib.check(config)
+
+
+def test_make_method_passes_the_settings_on():
+    made = config_lib.make_method(dm_adapter(num_experts=4, router="sum"))
+    assert made.text[0].num_experts == 4 and made.text[0].scale == 4.0 and made.vision[0].router == "sum"
+
+
+def test_settings_that_are_unset_stay_so():
+    config = config_lib.base()
+    config.method = {"name": "prompts", "length": 2, "depth": placeholder(int)}
+    config_lib.check(config)
+    assert config_lib.make_method(config).prompts.depth is None
+    assert config_lib.to_plain(config)["method"]["depth"] is None
+
+
+def test_a_setting_of_the_wrong_kind_is_one_line():
+    config = config_lib.base()
+    config.method = {"name": "up_person", "use": 3}
+    with pytest.raises(UserError, match="config.method.use=3 must be a list of names"):
+        config_lib.check(config)
+
+
+ROWS = {"mini_pedes": {"lora": 1, "depth_1": 2}, "cuhk_pedes": {"lora": 1, "depth_12": 2}}
+
+
+def test_row_and_dataset_of_an_ablation():
+    assert config_lib.row_and_dataset("depth_1", ROWS.get) == ("depth_1", "mini_pedes")
+    assert config_lib.row_and_dataset("depth_12,cuhk_pedes", ROWS.get) == ("depth_12", "cuhk_pedes")
+    for argument, told in [
+        ("depth_12", "row 'depth_12' is unknown: did you mean 'depth_1'?"),
+        ("", "row '' is unknown: known are: lora, depth_1"),
+        ("lora,cuhk", "data set 'cuhk' is unknown: did you mean 'cuhk_pedes'?"),
+    ]:
+        with pytest.raises(UserError) as error:
+            config_lib.row_and_dataset(argument, ROWS.get)
+        assert str(error.value) == told
+
+
+def test_balance_needs_a_mixture():
+    config = config_lib.base()
+    config.losses.balance = 0.5
+    with pytest.raises(
+        UserError, match="config.losses.balance needs a mixture, but method 'zero_shot' has none"
+    ):
+        config_lib.check(config)
+
+
+def test_keys_that_a_config_file_adds_or_lacks_are_named():
+    config = config_lib.base()
+    config.batchsize = 4
+    with pytest.raises(UserError, match="config.batchsize is unknown: did you mean 'batch_size'?"):
+        config_lib.check(config)
+    config = config_lib.base()
+    config.losses.sdn = 1.0
+    with pytest.raises(UserError, match="config.losses.sdn is unknown: did you mean 'losses.sdm'?"):
+        config_lib.check(config)
+    config = config_lib.base()
+    del config.optimizer["lr"]
+    with pytest.raises(UserError, match=r"config.optimizer.lr is missing: let get_config begin with"):
+        config_lib.check(config)

@@ -1,0 +1,170 @@
+"""Models tested on data sets: the numbers are those of the runs, and nothing is scored twice."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tpr_jax import main
+from tpr_jax.cross import __main__ as cross
+from tpr_jax.errors import UserError
+
+
+@pytest.fixture
+def crossed(tmp_path, capsys):
+    """`crossed(*words)`: (exit code, stdout, stderr) of the command, which writes into `out`."""
+
+    def call(*words):
+        argv = ["cross", *map(str, words), "--out", str(tmp_path / "out")]
+        try:
+            main.explain_and_exit(cross.run, argv)
+            code = 0
+        except SystemExit as ended:
+            code = ended.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def table(tmp_path) -> dict:
+    with open(tmp_path / "out" / "cross.csv") as file:
+        rows = list(csv.DictReader(file))
+    return {(row["model"], row["tested_on"], row["direction"]): row for row in rows}
+
+
+def test_a_run_and_its_backbone_score_what_the_run_said(crossed, finished, tiny, tmp_path, monkeypatch):
+    workdir, process = finished
+    assert process.returncode == 0, process.stderr
+    data = ["--data", f"cuhk_pedes={tiny['data']}"]
+    code, stdout, stderr = crossed(workdir, tiny["clip"], *data)
+    assert (code, stderr) == (0, "") and "[2 of 2]" in stdout
+    told = json.loads((workdir / "results.json").read_text())
+    found = table(tmp_path)
+    for direction in ("t2i", "i2t"):
+        for name, wanted in ((str(workdir), told["best_on_val"]), (tiny["clip"], told["zero_shot"])):
+            row = found[name, "cuhk_pedes", direction]
+            assert row["trained_on"] == ("cuhk_pedes" if name == str(workdir) else "")
+            for key, value in wanted["test"][direction].items():
+                assert float(row[key]) == pytest.approx(value, abs=1e-3), (name, direction, key)
+    written = (tmp_path / "out" / "cross.md").read_text()
+    assert written in stdout and f"| CUHK-PEDES | {workdir}" in written
+    # Again: nothing is loaded; with one cell damaged that one is scored anew.
+    with monkeypatch.context() as patch:
+        patch.setattr(cross, "load", lambda place: pytest.fail("loaded"))
+        code, again, _ = crossed(workdir, tiny["clip"], *data)
+        assert code == 0 and again.count("was there already") == 2
+    assert (tmp_path / "out" / "cross.md").read_text() == written
+    cells = sorted((tmp_path / "out" / "cells").iterdir())
+    assert len(cells) == 2
+    cells[0].write_text(cells[0].read_text()[:50])
+    code, again, _ = crossed(workdir, tiny["clip"], *data)
+    assert code == 0 and again.count("was there already") == 1
+    assert (tmp_path / "out" / "cross.md").read_text() == written
+
+
+SCORES = {"R1": 1.0, "R5": 2.0, "R10": 3.0, "mAP": 4.0, "mINP": 5.0}
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Scoring costs nothing, and says what was scored."""
+    asked = []
+
+    def score(model, records):
+        asked.append((model, records.name))
+        return {"t2i": SCORES, "i2t": SCORES}
+
+    monkeypatch.setattr(cross, "load", lambda place: place)
+    monkeypatch.setattr(cross, "score", score)
+    return asked
+
+
+def test_interrupted_it_goes_on(crossed, counted, own_clip, tiny, tmp_path, monkeypatch):
+    words = [tiny["clip"], "clip-mini", "--data", f"cuhk_pedes={tiny['data']}", "mini_pedes"]
+    score, calls = cross.score, []
+    assert crossed(tiny["clip"], own_clip, *words[2:])[0] == 2  # the same model, whatever it is called
+
+    def interrupted(model, records):
+        calls.append(model)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return score(model, records)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cross, "score", interrupted)
+        code, stdout, stderr = crossed(*words)
+    assert code == 130 and "[3 of 4] clip-mini on cuhk_pedes: " in stdout
+    assert f"to go on: python -m tpr_jax.cross {tiny['clip']} clip-mini --data" in stderr
+    assert len(table(tmp_path)) == 4  # two cells, both directions
+    del counted[:]
+    code, stdout, _ = crossed(*words)
+    assert code == 0 and stdout.count("was there already") == 2
+    assert counted == [("clip-mini", "data:test"), ("clip-mini", "bundled:test")]
+    # The annotation changes, or the model does: what depends on it is scored anew.
+    del counted[:]
+    (own_clip / "config.json").write_text((own_clip / "config.json").read_text() + "\n")
+    code, stdout, _ = crossed(own_clip, "clip-mini", *words[2:])
+    assert code == 0 and [model for model, _ in counted] == [str(own_clip)] * 2
+
+
+def test_another_annotation_is_another_test(crossed, counted, own_data, tmp_path):
+    words = ["clip-mini", "--data", f"cuhk_pedes={own_data}"]
+    crossed(*words)
+    entries = json.loads((own_data / "reid_raw.json").read_text())
+    (own_data / "reid_raw.json").write_text(json.dumps(entries[:-2]))
+    code, stdout, _ = crossed(*words)
+    assert code == 0 and "was there already" not in stdout and len(counted) == 2
+
+
+def test_what_a_run_was_trained_on(tiny, tmp_path):
+    """A run's folder and the model in it are the same; a mixed data set is named too."""
+    run = tmp_path / "run"
+    (run / "model").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (run / "model" / name).write_bytes((Path(tiny["clip"]) / name).read_bytes())
+    config = {"dataset": "icfg_pedes", "mix": [["folder", "d", 0.5]], "method": {}, "losses": {}}
+    (run / "config.json").write_text(json.dumps(config))
+    found, inner = cross.describe_model(str(run)), cross.describe_model(str(run / "model"))
+    assert found["trained_on"] == inner["trained_on"] == ["icfg_pedes", "folder"]
+    assert (found["name"], found["place"]) == (str(run), str(run / "model"))
+    assert found["sha256"] == inner["sha256"] and inner["place"] == str(run / "model")
+    assert cross.describe_model(tiny["clip"])["trained_on"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--data", "mini_pedes"], "no model is named"),
+        (["clip-mini"], "--data is missing"),
+        (["clip-mini", "--data", "cuhk=d"], "--data cuhk=d: data set 'cuhk' is unknown: did you mean"),
+        (["clip-mini", "--data", "mini_pedes", "mini_pedes"], "mini_pedes is given twice"),
+        (["clip-mini", "--data", "cuhk_pedes=nowhere"], "nowhere: no such folder"),
+        (["/nothing/here", "--data", "mini_pedes"], "/nothing/here"),
+        (["clip-mini", "clip-mini", "--data", "mini_pedes"], "clip-mini is the same model as another"),
+        (["RUN", "--data", "mini_pedes"], "is a run that has no model/ yet: let it finish"),
+        (["clip-mini", "--dta", "mini_pedes"], "unrecognized arguments: --dta"),
+    ],
+)
+def test_what_cannot_be_used_is_told_before_anything_is_scored(crossed, counted, tmp_path, words, told):
+    config = {"dataset": "icfg_pedes", "mix": [], "method": {}, "losses": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    code, _, stderr = crossed(*(str(tmp_path) if word == "RUN" else word for word in words))
+    assert code == 2 and told in stderr and stderr.count("\n") == 1, stderr
+    assert not counted and not (tmp_path / "out").exists()
+
+
+def test_help(capsys):
+    for argv, code in ((["cross", "--help"], 0), (["cross"], 2)):
+        with pytest.raises(SystemExit) as ended:
+            main.explain_and_exit(cross.run, argv)
+        assert ended.value.code == code
+        assert "python -m tpr_jax.cross MODEL... --data" in capsys.readouterr().out
+
+
+def test_defaults(monkeypatch, tmp_path):
+    models, data, out = cross.parse(["cross", "a", "--data", "rstp_reid", "mini_pedes", "--out", "o", "b"])
+    assert models == ["a", "b"] and str(out) == "o"
+    assert data["rstp_reid"].endswith("RSTPReid") and (Path(data["mini_pedes"]) / "imgs").is_dir()
+    with pytest.raises(UserError, match="own data need their folder, --data folder=DIR"):
+        cross.parse(["cross", "a", "--data", "folder"])

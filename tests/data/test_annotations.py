@@ -1,0 +1,174 @@
+"""Each benchmark's layout, read from small folders in exactly that layout."""
+
+import json
+import os
+import unicodedata
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import benchmark_folders
+from tpr_jax.data import annotations
+from tpr_jax.data.images.read import read_image
+from tpr_jax.data.records import caption_pairs, image_sources, load_all
+from tpr_jax.errors import UserError
+
+BENCHMARKS = [name for name in benchmark_folders.ALL if name != "folder"]
+# (identities, images, captions) of a split, worked out from the fixture by hand: 4, 2 and 3 identities.
+EXPECTED = {
+    # Pictures 0-7, 8-11, 12-17; a third caption for 0, 5, 10 and 15.
+    "cuhk_pedes": {"train": (4, 8, 18), "val": (2, 4, 9), "test": (3, 6, 13)},
+    "icfg_pedes": {"train": (4, 12, 12), "test": (3, 9, 9)},
+    "rstp_reid": {"train": (4, 20, 40), "val": (2, 10, 20), "test": (3, 15, 30)},
+    "ufine6926": {"train": (4, 8, 16), "test": (3, 6, 12)},
+    # Captions 1 + number % 3, but there are at most 2 where number % 5 is not 0: 1 2 2 1 2 3 1 2.
+    "synth_pedes": {"train": (4, 8, 14)},
+}
+
+
+@pytest.mark.parametrize("dataset", BENCHMARKS)
+def test_every_layout(dataset, tmp_path):
+    splits = load_all(benchmark_folders.ALL[dataset](tmp_path / "data"), dataset)
+    found = {
+        name: (len(set(r.pids.tolist())), len(r.image_paths), len(caption_pairs(r)[1]))
+        for name, r in splits.items()
+    }
+    assert found == EXPECTED[dataset]
+    for records in splits.values():
+        for source in image_sources(records):
+            image = read_image(source)
+            assert image.shape[0] > image.shape[1]  # upright, whatever its EXIF and its kind of pixels
+    first = min(records.pids.min() for records in splits.values())
+    assert first == (0 if dataset in ("icfg_pedes", "rstp_reid") else 1)
+
+
+def test_the_oddities_are_in_the_fixture(tmp_path):
+    """Otherwise the tests above would show less than they say."""
+    folder = benchmark_folders.cuhk_pedes(tmp_path)
+    kinds = set()
+    for path in (folder / "imgs").rglob("*.jpg"):
+        with Image.open(path) as picture:
+            kinds.add((picture.format, picture.mode, picture.getexif().get(0x0112)))
+    assert kinds == {("JPEG", "RGB", None), ("JPEG", "L", None), ("JPEG", "CMYK", None), ("JPEG", "RGB", 6)}
+    entries = json.loads((folder / "reid_raw.json").read_text())
+    assert {"processed_tokens" in entry for entry in entries} == {True, False}
+
+
+@pytest.mark.parametrize(
+    "name", ["ICFG-PEDES.json", "ICFG_PEDES.json", "ICFG.json", "annotations/ICFG-PEDES.json"]
+)
+def test_icfg_pedes_under_each_of_its_names(tmp_path, name):
+    splits = load_all(benchmark_folders.icfg_pedes(tmp_path, name), "icfg_pedes")
+    # The record's split decides: pictures of either lie in both folders.
+    for records in splits.values():
+        assert {path.split("/imgs/")[1].split("/")[0] for path in records.image_paths} == {"train", "test"}
+
+
+def test_the_first_of_the_names_counts(tmp_path):
+    benchmark_folders.icfg_pedes(tmp_path)
+    (tmp_path / "ICFG_PEDES.json").write_text("[]")
+    assert list(load_all(tmp_path, "icfg_pedes")) == ["train", "test"]
+
+
+def test_rstp_reid_names_its_own_field(tmp_path):
+    folder = benchmark_folders.rstp_reid(tmp_path)
+    entries = json.loads((folder / "data_captions.json").read_text())
+    entries[4]["file_path"] = entries[4].pop("img_path")
+    (folder / "data_captions.json").write_text(json.dumps(entries))
+    with pytest.raises(UserError, match="data_captions.json: record 4: field 'img_path' is missing"):
+        load_all(folder, "rstp_reid")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "told"),
+    [
+        ("icfg_pedes", r"ICFG-PEDES.json: no such file: .* \(or ICFG_PEDES.json, .* the pictures in imgs/$"),
+        ("rstp_reid", "data_captions.json: no such file: .* the pictures in imgs/$"),
+        ("synth_pedes", "synthpedes_dataset.json: no such file: .* and the pictures$"),
+        ("folder", r"captions.jsonl: no such file: .*captions.jsonl \(or captions.csv\) and the pictures$"),
+    ],
+)
+def test_no_annotation(tmp_path, dataset, told):
+    with pytest.raises(UserError, match=told):
+        load_all(tmp_path, dataset)
+
+
+def test_ufine6926_with_two_candidates(tmp_path):
+    folder = benchmark_folders.ufine6926(tmp_path)
+    (folder / "other.json").write_text("[]")
+    with pytest.raises(UserError, match=r"holds 2 files \*.json: leave only the annotation"):
+        load_all(folder, "ufine6926")
+
+
+def test_all_problems_are_found_not_only_the_first(tmp_path):
+    folder = benchmark_folders.cuhk_pedes(tmp_path)
+    path = folder / "reid_raw.json"
+    entries = json.loads(path.read_text())
+    entries[1]["captions"] = ["", "a man", "  "]
+    entries[3]["split"] = "training"
+    del entries[5]["id"]
+    entries[7] = "text"
+    path.write_text(json.dumps(entries))
+    found, problems = annotations.read_entries("cuhk_pedes", folder)
+    assert [problem.kind for problem in problems] == ["empty captions"] * 2 + ["records"] * 3
+    assert [f"record {n}: " in p.message for n, p in zip((1, 1, 3, 5, 7), problems, strict=True)] == [
+        True
+    ] * 5
+    assert len(found) == len(entries) - 3
+    assert found[1].captions == ["a man"]
+    with pytest.raises(UserError, match="record 1: field 'captions', item 0 is empty"):
+        load_all(folder)
+
+
+def test_greyscale_and_cmyk_come_out_in_colour(tmp_path):
+    """The picture drawn grey is grey, the CMYK one has its colours."""
+    folder = benchmark_folders.cuhk_pedes(tmp_path)
+    grey, cmyk = (read_image(folder / "imgs" / "CUHK03" / f"{n}.jpg").astype(int) for n in (1, 2))
+    assert np.ptp(grey, axis=2).max() == 0
+    blue, red = cmyk[: len(cmyk) // 2 - 8].mean((0, 1)), cmyk[len(cmyk) // 2 + 8 :].mean((0, 1))
+    assert np.abs(blue - (30, 50, 200)).max() < 12 and np.abs(red - (200, 30, 30)).max() < 12
+
+
+@pytest.mark.parametrize("dataset", BENCHMARKS)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_paths_made_on_windows_and_on_a_mac(dataset, form, tmp_path):
+    """Backslashes, and the other Unicode form than the names on this disk."""
+    folder = benchmark_folders.ALL[dataset](tmp_path / "data")
+    path = annotations.annotation_path(dataset, folder)
+    with open(path, encoding="utf-8") as file:
+        entries = json.load(file)
+    layout = annotations.LAYOUTS[dataset]
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    for entry in entries[:2]:
+        name = entry[layout.path_field]
+        new = f"Zo\u00eb/{name}"
+        there = folder / layout.images / unicodedata.normalize(form, new)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        (folder / layout.images / name).rename(there)
+        entry[layout.path_field] = unicodedata.normalize(other, new).replace("/", "\\")
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(entries, file)
+    found, problems = annotations.read_entries(dataset, folder)
+    assert problems == [] and all(os.path.isfile(entry.image) for entry in found)
+
+
+def test_a_field_twice_is_named(tmp_path):
+    folder = benchmark_folders.cuhk_pedes(tmp_path)
+    path = folder / "reid_raw.json"
+    first, second, *others = json.loads(path.read_text())
+    twice = json.dumps(second)[:-1] + ', "captions": ["another"]}'
+    path.write_text(f"[{json.dumps(first)}, {twice}]")
+    with pytest.raises(UserError, match="reid_raw.json: record 1: names field 'captions' twice"):
+        load_all(folder)
+
+
+@pytest.mark.parametrize("name", ["a\0.jpg", "\ud83d.jpg"], ids=ascii)
+def test_names_that_no_file_can_have(tmp_path, name):
+    folder = benchmark_folders.cuhk_pedes(tmp_path)
+    path = folder / "reid_raw.json"
+    entries = json.loads(path.read_text())
+    entries[2]["file_path"] = name
+    path.write_text(json.dumps(entries))
+    with pytest.raises(UserError, match="record 2: field 'file_path' is '.*': no file can have that name"):
+        load_all(folder)

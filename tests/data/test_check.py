@@ -1,0 +1,209 @@
+"""`python -m tpr_jax.data.check`: a sound folder, every kind of damage, and the exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests import benchmark_folders
+from tpr_jax.data import check
+from tpr_jax.data import counts as counts_lib
+from tpr_jax.data.annotations import Entry
+
+
+@pytest.fixture
+def official(monkeypatch):
+    """The fixtures' own counts in the place of the official ones, so that a fixture is a whole copy."""
+    counts = {
+        "cuhk_pedes": {
+            "train": counts_lib.Counts(4, 8, 18),
+            "val": counts_lib.Counts(2, 4, 9),
+            "test": counts_lib.Counts(3, 6, 13),
+        },
+        "icfg_pedes": {"train": counts_lib.Counts(4, 12, 12), "test": counts_lib.Counts(3, 9, 9)},
+        "rstp_reid": {
+            "train": counts_lib.Counts(4, 20, 40),
+            "val": counts_lib.Counts(2, 10, 20),
+            "test": counts_lib.Counts(3, 15, 30),
+        },
+    }
+    monkeypatch.setattr(counts_lib, "OFFICIAL", counts)
+
+
+@pytest.mark.parametrize("dataset", ["cuhk_pedes", "icfg_pedes", "rstp_reid", "folder"])
+def test_a_whole_copy(dataset, official, tmp_path, capsys):
+    folder = benchmark_folders.ALL[dataset](tmp_path / "copy")
+    result = check.check(dataset, folder)
+    assert result["problems"] == {} and result["whole"]
+    assert check.main([dataset, "--data_dir", str(folder)]) == 0
+    assert capsys.readouterr().out.endswith("\nwhole\n")
+
+
+def test_a_subset_is_not_whole(tmp_path):
+    result = check.check("rstp_reid", benchmark_folders.rstp_reid(tmp_path))
+    assert not result["whole"] and list(result["problems"]) == ["counts"]
+    assert len(result["problems"]["counts"]) == 3
+    assert result["official"]["val"] == {"identities": 200, "images": 1000, "captions": 2000}
+
+
+def damaged(folder):
+    """Every kind of damage at once in a copy of CUHK-PEDES' layout: nothing hides behind another."""
+    path = folder / "reid_raw.json"
+    entries = json.loads(path.read_text())
+    pictures = folder / "imgs"
+    (pictures / entries[0]["file_path"]).unlink()
+    (pictures / entries[17]["file_path"]).unlink()
+    content = (pictures / entries[1]["file_path"]).read_bytes()
+    (pictures / entries[1]["file_path"]).write_bytes(content[: len(content) // 2])
+    (pictures / entries[2]["file_path"]).write_bytes(b"")
+    (pictures / entries[3]["file_path"]).write_bytes(b"<html>not found</html>")
+    entries[4]["captions"][1] = " "
+    entries[5]["captions"][0] = "a man " + "and a woman " * 40
+    entries[16]["id"] = entries[0]["id"]  # of train, here in test
+    entries[17]["file_path"], entries[15]["file_path"] = entries[17]["file_path"], entries[14]["file_path"]
+    del entries[8]["captions"]
+    path.write_text(json.dumps(entries))
+    return entries
+
+
+def test_every_kind_of_damage_is_found_at_once(official, tmp_path):
+    entries = damaged(benchmark_folders.cuhk_pedes(tmp_path))
+    result = check.check("cuhk_pedes", tmp_path)
+    problems = result["problems"]
+    picture = lambda n: str(tmp_path / "imgs" / entries[n]["file_path"])  # noqa: E731
+    assert not result["whole"]
+    assert problems["missing pictures"] == [picture(0), picture(17)]
+    assert [line.split(": ")[0] for line in problems["unreadable pictures"]] == list(map(picture, (1, 2, 3)))
+    (line,) = problems["empty captions"]
+    assert "record 4: field 'captions', item 1 is empty" in line
+    (line,) = problems["records"]
+    assert "record 8: field 'captions' is missing" in line
+    assert problems["identities in two splits"] == ["identity 1 is in train and test"]
+    assert [line.split()[0] for line in problems["counts"]] == ["train", "val", "test"]
+    (line,) = result["notes"]["captions over 77 tokens"]
+    assert "record 5: caption 0" in line
+    (line,) = result["notes"]["pictures named twice"]
+    assert "record 15: has the picture of" in line and line.endswith("record 14")
+    assert result["counts"]["train"] == {"identities": 4, "images": 8, "captions": 17}
+
+
+def test_the_first_ten_of_each_kind_in_words_all_in_json(tmp_path, capsys):
+    folder = benchmark_folders.cuhk_pedes(tmp_path)
+    for path in sorted((folder / "imgs" / "CUHK03").iterdir())[:13]:
+        path.unlink()
+    assert check.main(["cuhk_pedes", "--data_dir", str(folder)]) == 1
+    words = capsys.readouterr().out
+    assert (
+        "missing pictures: 13\n" in words and "  ... and 3 more\n" in words and words.endswith("not whole\n")
+    )
+    assert words.count(".jpg\n") == 10
+    assert check.main(["cuhk_pedes", "--data_dir", str(folder), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert len(told["problems"]["missing pictures"]) == 13 and told["whole"] is False
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("[{", "not JSON"),
+        ("{}", "must be a list of records"),
+        ("[]", "has no records"),
+        (None, "no such file"),
+    ],
+)
+def test_annotation_that_is_none(tmp_path, capsys, content, told):
+    folder = benchmark_folders.rstp_reid(tmp_path)
+    (folder / "data_captions.json").unlink()
+    if content is not None:
+        (folder / "data_captions.json").write_text(content)
+    assert check.main(["rstp_reid", "--data_dir", str(folder), "--json"]) == 1
+    (line,) = json.loads(capsys.readouterr().out)["problems"]["annotation"]
+    assert told in line and "data_captions.json" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["cuhk", "--data_dir", "."], "data set 'cuhk' is unknown: known are: mini_pedes, cuhk_pedes"),
+        (["cuhk_pedes", "--data_dir", "/no/such"], "--data_dir /no/such: no such folder"),
+        (["folder"], "--data_dir is missing"),
+    ],
+)
+def test_wrong_usage(capsys, arguments, told):
+    assert check.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    assert told in printed.err
+    with pytest.raises(SystemExit) as ended:
+        check.main([])
+    assert ended.value.code == 2
+
+
+def test_exactly_77_tokens_are_not_too_many():
+    """Start and end of text count: 75 words of one token each just fit."""
+    fits, long = "man " * 75, "man " * 76
+    entries = [Entry("r 0", "train", "a", [fits, long], 1), Entry("r 1", "train", "b", ["x"], 1)]
+    assert check.long_captions(entries) == ["r 0: caption 1 has more than 77 tokens, and will be cut"]
+
+
+def test_an_id_written_in_two_ways_is_one_identity(tmp_path):
+    benchmark_folders.draw(tmp_path / "a.jpg", 0)
+    benchmark_folders.draw(tmp_path / "b.jpg", 1)
+    line = {"image": "a.jpg", "caption": "a man", "id": 7, "split": "train"}
+    benchmark_folders.write_own(tmp_path, [line, line | {"image": "b.jpg", "id": "7"}], "jsonl")
+    counts = check.check("folder", str(tmp_path))["counts"]["train"]
+    assert counts == {"identities": 1, "images": 2, "captions": 2}
+
+
+def test_own_data_with_a_box_outside_and_no_test(tmp_path):
+    line = {"image": "a.jpg", "caption": "a man", "id": 1, "split": "train"}
+    benchmark_folders.draw(tmp_path / "a.jpg", 0)
+    benchmark_folders.write_own(tmp_path, [line, line | {"x": 500, "y": 0, "w": 9, "h": 9}], "csv")
+    problems = check.check("folder", tmp_path)["problems"]
+    assert list(problems) == ["unreadable pictures", "splits"]
+    assert "a.jpg [500, 0, 9, 9]: the box" in problems["unreadable pictures"][0]
+    assert problems["splits"] == [f"{tmp_path}/captions.csv: no record of split 'test'"]
+
+
+def test_processes_find_what_threads_find(tmp_path, monkeypatch):
+    damaged(benchmark_folders.cuhk_pedes(tmp_path))
+    threads = check.check("cuhk_pedes", tmp_path)
+    monkeypatch.setattr(check, "_FEW", 0)
+    assert check.check("cuhk_pedes", tmp_path) == threads
+
+
+def test_in_a_process_of_its_own(tmp_path):
+    """Without TensorFlow and JAX, which nothing here needs."""
+    folder = benchmark_folders.own_folder(tmp_path)
+    code = (
+        "import sys; from tpr_jax.data import check; code = check.main(sys.argv[1:]);"
+        "assert not {'tensorflow', 'jax', 'flax'} & set(sys.modules); sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, "folder", "--data_dir", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("\nwhole\n")
+
+
+@pytest.mark.parametrize("flag", [[], ["--json"]])
+@pytest.mark.parametrize(
+    "environment",
+    [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "utf-8"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}],
+    ids=["ascii", "utf-8", "C"],
+)
+def test_any_path_can_be_told(tmp_path, flag, environment):
+    """Accented letters on a terminal in ASCII; bytes that are not UTF-8, and half a surrogate pair."""
+    names = ["caf\u00e9.jpg", "gone\udcff.jpg", "half\ud83d.jpg"]
+    lines = [{"image": name, "caption": "a man", "id": 1, "split": "train"} for name in names]
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    command = [sys.executable, "-m", "tpr_jax.data.check", "folder", "--data_dir", str(tmp_path), *flag]
+    done = subprocess.run(command, capture_output=True, timeout=300, env={**os.environ, **environment})
+    assert done.returncode == 1 and done.stderr == b""
+    assert b"gone\\udcff.jpg" in done.stdout and b"half\\ud83d.jpg" in done.stdout.replace(b"\\\\", b"\\")
+    if flag:
+        missing = json.loads(done.stdout)["problems"]["missing pictures"]
+        assert missing == [f"{tmp_path}/{name}" for name in names[:2]]
+    elif environment.get("PYTHONIOENCODING") == "ascii":
+        assert b"caf\\xe9.jpg" in done.stdout

@@ -1,0 +1,84 @@
+"""Several data sets as one: identities apart, and each caption as often an epoch as its weight says."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tpr_jax.data.mixture import epoch_order, examples_per_epoch, mix
+from tpr_jax.data.records import Records, caption_pairs, keep_images
+
+
+def part(name, pids, captions_each=2, boxes=None):
+    paths = [f"{name}/{i}.jpg" for i in range(len(pids))]
+    captions = [[f"{name} {i} {k}" for k in range(captions_each)] for i in range(len(pids))]
+    return Records(f"{name}:train", paths, captions, np.array(pids, np.int64), boxes)
+
+
+A = part("a", [5, 5, 9, 1])  # 8 captions
+B = part("b", [5, 9, 9, 2**62, -3], 1, [None, (0, 0, 4, 4), None, None, None])  # 5 captions
+C = part("c", list(range(30)), 1)
+
+
+def test_identities_never_meet():
+    mixed = mix([A, B, A], [1, 1, 1])
+    assert mixed.pids.tolist() == [1, 1, 2, 0, 4, 5, 5, 6, 3, 8, 8, 9, 7]
+    assert mixed.name == "a:train + b:train + a:train"
+    assert mixed.image_paths == A.image_paths + B.image_paths + A.image_paths
+    assert mixed.captions == A.captions + B.captions + A.captions
+    assert mixed.boxes == [None] * 5 + [(0, 0, 4, 4)] + [None] * 7
+    assert mixed.passes is None  # weights of 1: the order is that of the records without weights
+
+
+@pytest.mark.parametrize("weight", [1, 2, 3])
+def test_whole_weights(weight):
+    mixed = mix([A, B], [1, weight])
+    order = epoch_order(mixed, seed=3, epoch=2)
+    assert len(order) == examples_per_epoch(mixed) == 8 + 5 * weight
+    assert len(set(order.tolist())) == len(order)  # a pair's second time is an example of its own
+    times = Counter((order % 13).tolist())
+    assert times == {pair: 1 if pair < 8 else weight for pair in range(13)}
+    assert caption_pairs(mixed)[1][8] == "b 0 0"
+
+
+@pytest.mark.parametrize(("weight", "examples"), [(0.5, 15), (0.1, 3), (1.5, 45), (2.25, 68), (0.01, 0)])
+def test_parts_of_a_data_set(weight, examples):
+    mixed = mix([A, C], [1, weight])
+    assert examples_per_epoch(mixed) == 8 + examples
+    seen = Counter()
+    for epoch in range(200):
+        order = epoch_order(mixed, seed=1, epoch=epoch)
+        assert len(order) == 8 + examples
+        times = Counter((order % 38).tolist())
+        assert [times[pair] for pair in range(8)] == [1] * 8
+        assert all(int(weight) <= times[pair] <= int(weight) + 1 for pair in range(8, 38))
+        seen += Counter(pair for pair in times.elements() if pair >= 8)
+    # Each caption comes as often as any other in the long run: 200 draws of its chance, within 5 deviations.
+    chance = examples / 30 - int(weight)
+    for pair in range(8, 38):
+        assert abs(seen[pair] - 200 * examples / 30) <= 5 * np.sqrt(200 * chance * (1 - chance)) + 1e-9
+
+
+def test_order_is_repeatable_and_differs_between_epochs_and_seeds():
+    mixed = mix([A, C], [1, 0.5])
+    first = epoch_order(mixed, 7, 0)
+    np.testing.assert_array_equal(first, epoch_order(mixed, 7, 0))
+    for seed, epoch in ((7, 1), (8, 0)):
+        assert first.tolist() != epoch_order(mixed, seed, epoch).tolist()
+    chosen = [set((epoch_order(mixed, 7, epoch) % 38).tolist()) for epoch in range(2)]
+    assert chosen[0] != chosen[1]  # another half of the second data set
+
+
+def test_without_weights_it_is_the_permutation_it_always_was():
+    expected = np.random.default_rng([7, 4]).permutation(8)
+    np.testing.assert_array_equal(epoch_order(A, 7, 4), expected)
+
+
+def test_keeping_some_images_keeps_what_belongs_to_them():
+    mixed = mix([A, B], [1, 0.5])
+    kept = keep_images(mixed, np.arange(9) % 2 == 1)
+    assert kept.image_paths == ["a/1.jpg", "a/3.jpg", "b/1.jpg", "b/3.jpg"]
+    assert kept.captions == [A.captions[1], A.captions[3], B.captions[1], B.captions[3]]
+    assert kept.pids.tolist() == mixed.pids[1::2].tolist()
+    assert kept.boxes == [None, None, (0, 0, 4, 4), None]
+    assert kept.passes.tolist() == [1, 1, 0.5, 0.5]

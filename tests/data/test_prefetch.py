@@ -1,0 +1,228 @@
+"""Batches by tf.data and by threads are the same to the bit, and a run without TensorFlow is the same run."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, _environment
+from tests.data.test_pipeline import assert_same, make, records  # noqa: F401  a fixture
+from tests.train.test_resume import rows
+from tpr_jax.data import prefetch
+from tpr_jax.errors import UserError
+
+# As a program's first lines: TensorFlow is not there, nor what needs it.
+BLOCK = """
+import sys
+
+
+class Blocked:
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "tensorflow_datasets", "keras"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, Blocked)
+"""
+has_tensorflow = pytest.mark.skipif(prefetch.tensorflow() is None, reason="TensorFlow is not installed")
+
+
+def both_ways(monkeypatch, start):
+    """(what `start()` gives by tf.data, what it gives by threads); an error counts as what it gives."""
+
+    def received():
+        found = []
+        try:
+            for batch in start():
+                found.append(batch)
+        except Exception as error:
+            found.append({"error": np.array(f"{type(error).__name__}: {error}")})
+        return found
+
+    assert prefetch.tensorflow() is not None
+    by_tensorflow = received()
+    with monkeypatch.context() as without:
+        without.setattr(prefetch, "tensorflow", lambda: None)
+        without.setattr(prefetch, "by_tensorflow", None)
+        return by_tensorflow, received()
+
+
+SETTINGS = {
+    "augmented_and_masked": {},
+    "from_memory": {"cache": True},
+    "plain": {"augment": False, "mask_text": False},
+    "masked_words": {"mlm": True},
+    "identities": {"instances": 2},
+    "a_share": {"process_index": 1, "process_count": 2},
+    "one_large": {"batch_size": 18},
+    "single": {"batch_size": 1},
+}
+
+
+@has_tensorflow
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("step", [0, 1, 99])
+def test_both_ways_give_the_same(name, step, records, monkeypatch):  # noqa: F811
+    settings = {"cache": False, "pad": 3, **SETTINGS[name]}
+    for epoch in (0, 3):
+        left, right = both_ways(monkeypatch, lambda e=epoch: make(records, **settings)(e, step))
+        assert_same(left, right)
+        assert bool(left) == (step < len(list(make(records, **settings)(epoch))))
+
+
+@has_tensorflow
+def test_both_ways_give_the_same_of_parts_of_data_sets(records, monkeypatch):  # noqa: F811
+    mixed = dataclasses.replace(records, passes=np.array([0.5] * 5 + [2.0] * 4))
+    left, right = both_ways(monkeypatch, lambda: make(mixed, batch_size=3)(2, 1))
+    assert_same(left, right)
+    assert len(left) > 3
+
+
+@has_tensorflow
+@pytest.mark.parametrize("skip", [False, True])
+def test_both_ways_come_to_a_bad_picture_at_the_same_step(skip, records, monkeypatch):  # noqa: F811
+    Path(records.image_paths[8]).write_bytes(b"no picture")
+    skipped = [{}, {}] if skip else [None, None]
+    ways = iter(skipped)
+    left, right = both_ways(monkeypatch, lambda: make(records, cache=False, skipped=next(ways))(0))
+    assert_same(left, right)
+    assert skipped[0] == skipped[1]
+    if skip:
+        assert len(left) == 4 and list(skipped[0]) == [records.image_paths[8]]
+    else:
+        assert "8.png: not a picture" in str(left[-1]["error"]) and len(left) <= 4
+
+
+@pytest.fixture(params=["tensorflow", "threads"])
+def in_order(request, monkeypatch):
+    """`in_order` by each way."""
+    if request.param == "threads":
+        monkeypatch.setattr(prefetch, "tensorflow", lambda: None)
+    elif prefetch.tensorflow() is None:
+        pytest.skip("TensorFlow is not installed")
+    return prefetch.in_order
+
+
+def number(row):
+    return (row[0],)
+
+
+KINDS = [((), np.int64)]
+
+
+def test_the_order_is_that_of_the_rows_whichever_is_ready_first(in_order):
+    second_is_done = threading.Event()
+
+    def load(row):
+        if row[0] == 0:
+            assert second_is_done.wait(60)
+        if row[0] == 1:
+            second_is_done.set()
+        return (row * 10,)
+
+    given = np.arange(7)[:, None]
+    found = [int(one[0]) for (one,) in in_order(load, given, [((1,), np.int64)], 3)]
+    assert found == [0, 10, 20, 30, 40, 50, 60]
+
+
+def test_nothing_of_nothing(in_order):
+    assert list(in_order(number, np.zeros((0, 1), int), KINDS, 2)) == []
+
+
+@pytest.mark.parametrize("error", [UserError("a bad one"), ZeroDivisionError("a bad one")])
+def test_an_error_comes_when_its_turn_has_come_and_as_it_is(in_order, error):
+    def load(row):
+        if row[0] == 5:
+            raise error
+        return (row[0],)
+
+    received = []
+    with pytest.raises(type(error)) as raised:
+        for (one,) in in_order(load, np.arange(9)[:, None], KINDS, 4):
+            received.append(int(one))
+    assert received == [0, 1, 2, 3, 4] and raised.value is error
+
+
+def test_threads_load_no_further_ahead_than_they_have_to():
+    begun = []
+
+    def load(row):
+        begun.append(int(row[0]))
+        return (row[0],)
+
+    loading = prefetch.by_threads(load, np.arange(50)[:, None], 3)
+    for turn in range(1, 5):
+        next(loading)
+        deadline = time.monotonic() + 60
+        while len(begun) < 3 + prefetch.AHEAD + turn and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)  # for what would be too much
+        assert sorted(begun) == list(range(3 + prefetch.AHEAD + turn))
+    loading.close()
+    assert len(begun) == 3 + prefetch.AHEAD + 4
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tpr_jax_input")]
+
+
+def run_python(code: str, *words, block: str = BLOCK) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", block + code, *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=600)
+
+
+MAIN = "from tpr_jax import main; main.explain_and_exit(main.run, sys.argv)"
+
+
+def test_a_run_without_tensorflow_is_the_same_run(finished, tiny, tmp_path):
+    """Losses, scores and results, to the last digit; and TensorBoard's events are written."""
+    done = run_python(MAIN, "--config", tiny["config"], "--workdir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path / "run") == rows(finished[0]) and len(rows(finished[0])) > 120
+    assert "Traceback" not in done.stderr and "tensorflow" not in done.stderr.lower()
+    for part in ("final", "best_on_val", "zero_shot"):
+        one, other = (
+            json.loads((w / "results.json").read_text())[part] for w in (tmp_path / "run", finished[0])
+        )
+        assert one == other
+    left, right = (
+        sorted(path.stat().st_size for path in folder.rglob("events.out.tfevents*"))
+        for folder in (tmp_path / "run", finished[0])
+    )
+    assert left and left == right
+
+
+@pytest.mark.parametrize("source", ["tfds_sized", "tfds_original"])
+def test_prepared_records_without_tensorflow_are_one_line(source, tiny, tmp_path):
+    words = (f"--config.source={source}", f"--config.data_dir={tmp_path}")
+    done = run_python(MAIN, "--config", tiny["config"], "--workdir", tmp_path / "run", *words)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "pip install 'tpr-jax[tensorflow]'" in done.stderr and "Python 3.13" in done.stderr
+
+
+@pytest.mark.parametrize("missing", ["both", "tensorflow_alone"])
+def test_the_builders_without_tensorflow_are_one_line(missing, tmp_path):
+    block = BLOCK if missing == "both" else "import sys; sys.modules['tensorflow'] = None\n"
+    main = "from tpr_jax.data.tfds_builders.__main__ import main; sys.exit(main())"
+    done = run_python(
+        main, "rstp_reid", "--manual_dir", tmp_path, "--data_dir", tmp_path / "out", block=block
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: TensorFlow Datasets needs packages")
+
+
+@pytest.mark.parametrize("error", ["ImportError('libtensorflow_cc.so.2')", "TypeError('Descriptors')"])
+def test_a_tensorflow_that_does_not_import_counts_as_none(error, tmp_path):
+    """As where parts of two versions lie over each other."""
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text(f"raise {error}")
+    code = "import importlib.util; from tpr_jax.data import pipeline, prefetch; print(prefetch.tensorflow())"
+    code += "; print(importlib.util.find_spec('tensorflow'))"
+    variables = {**_environment(), "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=300
+    )
+    assert (done.stdout, done.stderr) == ("None\nNone\n", "")

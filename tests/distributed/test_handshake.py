@@ -1,0 +1,75 @@
+"""The token of a run: where it lies, who may read it, and that nobody has to say it."""
+
+import hashlib
+import hmac
+import os
+import stat
+
+import pytest
+
+from tpr_jax.distributed import handshake
+from tpr_jax.errors import UserError
+
+LONG = "0123456789abcdef"
+
+
+def test_a_proof_is_the_hmac_of_the_words():
+    expected = hmac.new(b"token", b"a\n1\nb", hashlib.sha256).hexdigest()
+    assert handshake.proof("token", "a", 1, "b") == expected
+    assert handshake.is_proof(expected, "token", "a", 1, "b")
+    for told, words in ((expected, ("a", 1)), (expected[:-1] + "x", ("a", 1, "b")), ("", ("a", 1, "b"))):
+        assert not handshake.is_proof(told, "token", *words)
+    assert not handshake.is_proof(expected, "other", "a", 1, "b")
+    assert not handshake.is_proof("\u00e9", "token", "a")  # what strangers say may be anything
+
+
+def test_challenges_are_all_different():
+    assert len({handshake.challenge() for _ in range(100)}) == 100
+
+
+def test_the_variable_goes_before_the_workdir(tmp_path):
+    environment = {handshake.VARIABLE: f" {LONG}\n"}
+    with handshake.offered(environment, str(tmp_path / "run")) as token:
+        assert token == LONG and handshake.reader(environment, "gs://x/y")() == LONG
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("call", [handshake.reader, lambda *words: handshake.offered(*words).__enter__()])
+def test_a_token_that_could_be_guessed_and_a_bucket_without_one(call):
+    with pytest.raises(UserError, match="TPR_RUN_TOKEN has 15 characters and needs 16 at least: export"):
+        call({handshake.VARIABLE: "x" * 15}, "run")
+    with pytest.raises(UserError, match="--workdir gs://b/run need a token .* export TPR_RUN_TOKEN="):
+        call({}, "gs://b/run")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_the_file_is_for_this_user_alone_and_gone_afterwards(tmp_path, there):
+    workdir = tmp_path / "runs" / "one"
+    read = handshake.reader({}, str(workdir))
+    if there:
+        workdir.mkdir(parents=True)
+        (workdir / handshake.FILE).write_text("an earlier run's, which was killed")
+        (workdir / "config.json").write_text("{}")
+        assert read() == "an earlier run's, which was killed"
+    else:
+        assert read() == ""
+    mask = os.umask(0)
+    try:
+        with handshake.offered({}, str(workdir)) as token:
+            assert read() == token and len(token) >= 16
+            assert stat.S_IMODE((workdir / handshake.FILE).stat().st_mode) == 0o600
+    finally:
+        os.umask(mask)
+    assert read() == ""
+    assert [path.name for path in tmp_path.rglob("*")] == (["runs", "one", "config.json"] if there else [])
+
+
+def test_another_runs_file_is_left_alone(tmp_path):
+    with handshake.offered({}, str(tmp_path)):
+        (tmp_path / handshake.FILE).write_text("a later run's")
+    assert (tmp_path / handshake.FILE).read_text() == "a later run's"
+
+
+def test_bytes_that_are_no_text_are_no_token(tmp_path):
+    (tmp_path / handshake.FILE).write_bytes(b"\xff\xfe")
+    assert handshake.reader({}, str(tmp_path))() == ""

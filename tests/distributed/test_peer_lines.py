@@ -1,0 +1,96 @@
+"""Processes that part and miss each other, on lines that threads keep to each other here."""
+
+import socket
+import time
+
+import pytest
+
+from tests.distributed.test_rendezvous import free_port, meet, together
+from tpr_jax.distributed import peer_lines
+
+
+@pytest.fixture
+def lines_of_three():
+    """The lines of three processes that have met."""
+    port = free_port()
+    return together(*(meet(port, 3, index) for index in range(3)))
+
+
+def watched(lines):
+    """(lines, what `ended` was called with, finish) of one of them."""
+    told: list = []
+    return lines, told, peer_lines.watch(lines, lambda *words: told.append(words))
+
+
+@pytest.fixture
+def three(lines_of_three):
+    return [watched(lines) for lines in lines_of_three]
+
+
+def wait_for(happened) -> None:
+    deadline = time.monotonic() + 10
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert happened()
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_all_others_hear_of_one_that_is_gone(lines_of_three, lost):
+    others = [watched(lines) for index, lines in enumerate(lines_of_three) if index != lost]
+    for line in lines_of_three[lost].values():  # nobody watches here: one that was killed says nothing more
+        line.shutdown(socket.SHUT_RDWR)  # what the system does for it
+    for _, told, _ in others:
+        wait_for(lambda told=told: told)
+        assert told == [(1, f"process {lost} ended without a word")]
+
+
+def test_one_that_leaves_tells_why(three):
+    peer_lines.leave(three[1][0], 2, "a.jpg: cannot be read")
+    for _, told, _ in (three[0], three[2]):
+        wait_for(lambda told=told: told)
+        assert told == [(2, "a.jpg: cannot be read")]
+
+
+def test_at_the_end_each_waits_for_the_others(three):
+    finished = []
+
+    def finish(index, after):
+        time.sleep(after)
+        finished.append((three[index][2](10), time.monotonic()))
+
+    began = time.monotonic()
+    together(*(lambda pair=pair: finish(*pair) for pair in ((0, 0.0), (1, 0.6), (2, 0.0))))
+    assert all(complete and at - began >= 0.5 for complete, at in finished) and len(finished) == 3
+    for lines, told, _ in three:
+        for line in lines.values():
+            line.close()
+        assert told == []
+
+
+def test_who_waits_in_vain_says_so(three):
+    assert three[0][2](0.2) is False
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("left 2 a.jpg: cannot be read", (2, "a.jpg: cannot be read")),
+        ("left 0", (0, "")),
+        ("left", None),
+        ("left two", None),
+        ("lef", None),
+        ("", None),
+        ("left 2x", None),
+    ],
+)
+def test_words_of_leaving(words, told):
+    assert peer_lines.parse_left(words) == told
+
+
+@pytest.mark.parametrize("words", [b"left 2", b"left x y\n", b"\xff\n", b"x" * 20_000 + b"\n"])
+def test_a_line_that_breaks_off_or_says_nothing_known_ends_as_a_loss_does(lines_of_three, words):
+    _, told, _ = watched(lines_of_three[0])
+    lines_of_three[1][0].sendall(words)
+    lines_of_three[1][0].shutdown(socket.SHUT_RDWR)
+    wait_for(lambda: told)
+    assert told[0][1] in ("process 1 ended without a word", "") and len(told) == 1

@@ -1,0 +1,314 @@
+"""Processes that meet: here threads, which cannot tell the difference; among strangers of all kinds."""
+
+import contextlib
+import socket
+import threading
+import time
+
+import pytest
+
+from tpr_jax.distributed import handshake, peer_lines
+from tpr_jax.distributed import rendezvous as meeting
+from tpr_jax.errors import UserError
+
+TOKEN = "0123456789abcdef"
+
+
+def free_port() -> int:
+    """A port that is free, and the next one too."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port + 1)):
+                return port
+
+
+def together(*calls) -> list:
+    """What each call returns or raises, all made at a time."""
+    found: list = [None] * len(calls)
+
+    def make(i, call):
+        try:
+            found[i] = call()
+        except UserError as error:
+            found[i] = error
+
+    threads = [threading.Thread(target=make, args=pair) for pair in enumerate(calls)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    return found
+
+
+def meet(port, count, index, timeout=20.0, token=TOKEN, host="127.0.0.1", **settings):
+    place = meeting.Place(host, port, count, index, timeout, **settings)
+    return lambda: meeting.meet(place, token if callable(token) else lambda: token)
+
+
+def call(port) -> socket.socket:
+    """Opens a line as anybody could, as soon as the port is open."""
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=20)
+        except ConnectionRefusedError:
+            time.sleep(0.02)
+
+
+def hang_up_time(line) -> bool:
+    """Waits until the other end hangs up."""
+    line.settimeout(20)
+    with contextlib.suppress(ConnectionError):
+        while line.recv(1000):
+            pass
+    return True
+
+
+def test_three_meet_in_any_order():
+    port = free_port()
+    first, second, third = together(meet(port, 3, 0), meet(port, 3, 1), meet(port, 3, 2))
+    assert sorted(first) == [1, 2] and list(second) == list(third) == [0]
+    peer_lines.leave(first, 5, "why  not\n")
+    for lines in (second, third):
+        assert lines[0].recv(100) == b"left 5 why not\n"
+
+
+def test_a_peer_that_never_comes_is_named_to_all():
+    port = free_port()
+    settings = {"timeout": 1.0, "hosts": {1: "here", 2: "node7"}}
+    for error in together(meet(port, 3, 0, **settings), meet(port, 3, 1)):
+        assert isinstance(error, UserError)
+        assert f"process 2 (node7) of 3 did not come to 127.0.0.1:{port} within 1 s" in str(error)
+
+
+def test_the_first_that_never_comes_is_named_by_its_address():
+    port = free_port()
+    began = time.monotonic()
+    with pytest.raises(UserError, match=f"process 0 does not answer at 127.0.0.1:{port} within 0.5 s"):
+        meet(port, 2, 1, 0.5)()
+    assert time.monotonic() - began < 5
+
+
+def test_numbers_that_do_not_go_together():
+    port = free_port()
+    for error in together(meet(port, 3, 0), meet(port, 4, 1)):
+        assert "process 1 of 3" in str(error) and "says that there are 4" in str(error)
+    port = free_port()
+    found = together(meet(port, 3, 0), meet(port, 3, 1), meet(port, 3, 1))
+    assert all("came twice" in str(error) for error in found[:1])
+
+
+def test_processes_of_other_versions(monkeypatch):
+    port = free_port()
+    first = threading.Thread(target=lambda: told.append(together(meet(port, 2, 0))[0]))
+    told: list = []
+    first.start()
+    call(port).close()  # it listens, with its own version
+    with monkeypatch.context() as patch:
+        patch.setattr(meeting, "__version__", "0.0.1")
+        # Both ends are this module: the first compares with what it reads after the change.
+        patch.setattr(meeting.handshake, "is_proof", lambda *words: True)
+        line = call(port)
+        greeting = line.recv(100).split()
+        line.sendall(b"hello 2 1 9.9.9 x y\n")
+        assert greeting[0] == b"tpr-jax"
+        first.join(20)
+    assert "runs tpr_jax 9.9.9, and process 0 runs 0.0.1: install the same" in str(told[0])
+
+
+def test_a_port_in_use():
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} cannot be opened .* choose another, --coordinator"):
+            meet(port, 2, 0)()
+
+
+STRANGERS = [
+    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"hello 2 1\n",
+    b"hello 2 one\n",
+    b"hello 2 1 0.1.0 x " + b"0" * 64 + b"\n",
+    "hello 2 1 0.1.0 x \u00e9\u0661\n".encode(),
+    b"\xff\xfe\x00\n",
+    b"\n",
+    b"A" * 100_000,
+    b"left 2 go home\n",
+    b"go x\n",
+]
+
+
+@pytest.mark.parametrize("words", STRANGERS, ids=range(len(STRANGERS)))
+def test_strangers_are_hung_up_on_and_take_nobodys_place(words):
+    port = free_port()
+
+    def stranger():
+        line = call(port)
+        with contextlib.suppress(ConnectionError):
+            line.sendall(words)
+        assert hang_up_time(line)
+        gone.set()
+
+    gone = threading.Event()
+    first, _, second = together(meet(port, 2, 0), stranger, lambda: gone.wait(20) and meet(port, 2, 1)())
+    assert list(first) == [1] and list(second) == [0]
+
+
+def test_silent_callers_neither_delay_nor_stretch_the_time(monkeypatch):
+    """They are hung up on after a while, and meanwhile those of the run come; nobody is waited for longer."""
+    port = free_port()
+    monkeypatch.setattr(meeting, "CALLER_SECONDS", 0.3)
+    silent: list = []
+
+    def strangers():
+        silent.extend(call(port) for _ in range(3))
+        return all(hang_up_time(line) for line in silent)
+
+    first, hung_up, second = together(
+        meet(port, 2, 0), strangers, lambda: _until(lambda: len(silent) == 3) and meet(port, 2, 1)()
+    )
+    assert list(first) == [1] and hung_up and list(second) == [0]
+
+
+def test_the_time_ends_though_strangers_keep_calling():
+    port, over = free_port(), threading.Event()
+
+    def strangers():
+        lines = []
+        with contextlib.suppress(OSError):
+            while not over.is_set():
+                lines.append(socket.create_connection(("127.0.0.1", port), timeout=20))
+                lines[-1].sendall(b"h")
+                time.sleep(0.05)
+
+    def first():
+        try:
+            return meet(port, 2, 0, timeout=1.0)()
+        finally:
+            over.set()
+
+    found, _ = together(first, lambda: _until(lambda: _listens(port)) and strangers())
+    assert "process 1 of 2 did not come" in str(found)
+
+
+def test_of_many_strangers_the_oldest_make_room(monkeypatch):
+    port = free_port()
+    monkeypatch.setattr(meeting, "CALLERS", 4)
+    monkeypatch.setattr(meeting, "CALLER_SECONDS", 60)
+
+    def strangers():
+        lines = [call(port) for _ in range(20)]
+        assert hang_up_time(lines[0])
+        come.set()
+        return lines
+
+    come = threading.Event()
+    first, lines, second = together(meet(port, 2, 0), strangers, lambda: come.wait(20) and meet(port, 2, 1)())
+    assert list(first) == [1] and list(second) == [0] and len(lines) == 20
+
+
+def _until(happened) -> bool:
+    deadline = time.monotonic() + 20
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert happened()
+    return True
+
+
+def _listens(port) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_who_has_another_token_is_told_and_waited_for():
+    port, found = free_port(), {}
+    settings = {"timeout": 1.5}
+    first, second = together(meet(port, 2, 0, **settings), meet(port, 2, 1, token="f" * 16, **settings))
+    assert "process 1 of 2 did not come" in str(first)
+    assert "it does not have the token of this run" in str(second) or "refused" in str(second)
+    # A token of an earlier run lies in the workdir until the first process replaces it.
+    port = free_port()
+
+    def token():
+        found["calls"] = found.get("calls", 0) + 1
+        return ["", "an earlier run's", TOKEN][min(found["calls"], 3) - 1]
+
+    first, second = together(meet(port, 2, 0), meet(port, 2, 1, token=token))
+    assert list(first) == [1] and list(second) == [0] and found["calls"] >= 3
+
+
+def test_a_listener_that_is_not_the_first_process_is_not_believed():
+    """It does not know the token, and cannot say "go"."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def impostor():
+            server.settimeout(3)
+            with contextlib.suppress(OSError):
+                while True:
+                    line, _ = server.accept()
+                    line.sendall(b"tpr-jax 0011\n")
+                    line.recv(1000)
+                    line.sendall(b"go " + b"0" * 64 + b"\n")
+
+        _, second = together(impostor, meet(port, 2, 1, timeout=0.5))
+    assert "does not have the token of this run" in str(second)
+
+
+def test_one_that_dies_while_the_others_come_may_come_again():
+    port, gone = free_port(), threading.Event()
+
+    def dies():
+        line = call(port)
+        challenge = line.recv(100).split()[1].decode()
+        words = ("hello", 3, 1, meeting.__version__, "mine")
+        line.sendall(f"{' '.join(map(str, words))} {handshake.proof(TOKEN, challenge, *words)}\n".encode())
+        line.close()
+        gone.set()
+
+    first, _, again, other = together(
+        meet(port, 3, 0),
+        dies,
+        lambda: gone.wait(20) and meet(port, 3, 1)(),
+        lambda: gone.wait(20) and meet(port, 3, 2)(),
+    )
+    assert sorted(first) == [1, 2] and list(again) == list(other) == [0]
+
+
+def test_jaxs_port_in_use_is_told_to_all():
+    port = free_port()
+    with socket.create_server(("", port + 1)):
+        for error in together(meet(port, 2, 0), meet(port, 2, 1)):
+            assert isinstance(error, UserError)
+            assert f"port {port + 1}, the one after the coordinator's" in str(error) and "in use" in str(
+                error
+            )
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_they_meet_by_ipv6():
+    port = free_port()
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine's loopback has no IPv6 address")
+    first, second = together(meet(port, 2, 0, host="::1"), meet(port, 2, 1, host="::1"))
+    assert list(first) == [1] and list(second) == [0]
+    with pytest.raises(UserError, match=rf"at \[::1\]:{port} within"):
+        meet(port, 2, 1, timeout=0.1, host="::1")()
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("no.such.host.invalid", "the host no.such.host.invalid is unknown"),
+        ("x" * 80, "is not the name of a host"),
+    ],
+)
+def test_a_host_that_is_unknown(host, told):
+    with pytest.raises(UserError) as error:
+        meet(free_port(), 2, 1, timeout=0.3, host=host)()
+    assert told in str(error.value) and "\n" not in str(error.value)

@@ -1,0 +1,164 @@
+"""Attention against NumPy in float64: written out, and as cuDNN is called."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import oracles
+from tpr_jax.models import attention
+
+SHAPE = B, H, L, C = 2, 3, 5, 8
+M = 7  # keys
+MASKS = {
+    "all": np.zeros((L, M)),
+    "causal": np.pad(oracles.causal(L), ((0, 0), (M - L, 0))),  # behind a prefix that all may see
+}
+
+
+def inputs(seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=SHAPE), *rng.normal(size=(2, B, H, M, C))
+
+
+def float32(*arrays):
+    return tuple(jnp.asarray(a, jnp.float32) for a in arrays)
+
+
+def by_xla(q, k, v, mask):
+    """The form in which cuDNN's kernel is called, computed by XLA: it runs anywhere."""
+    assert mask is None
+    return attention.fused(q, k, v, "xla")
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_result(mask):
+    found = attention.attend(*float32(*inputs(), MASKS[mask]))
+    np.testing.assert_allclose(found, oracles.attend(*inputs(), MASKS[mask]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("function", [attention.attend, by_xla])
+def test_no_mask(function):
+    q, k, v = inputs()
+    expected = oracles.attend(q, k, v, np.zeros((L, M)))
+    np.testing.assert_allclose(function(*float32(q, k, v), None), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mask_for_each_row():
+    q, k, v = inputs()
+    masks = np.where(np.random.default_rng(1).random((B, 1, L, M)) < 0.3, -np.inf, 0)
+    masks[..., 0] = 0  # no query is without a key
+    found = attention.attend(*float32(q, k, v, masks))
+    for row in range(B):
+        expected = oracles.attend(*(a[row : row + 1] for a in (q, k, v)), masks[row, 0])
+        np.testing.assert_allclose(found[row : row + 1], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("function", "mask"),
+    [(attention.attend, "all"), (attention.attend, "causal"), (by_xla, "all")],
+)
+@pytest.mark.parametrize("of", [0, 1, 2], ids="qkv")
+def test_slopes(of, function, mask):
+    """Along a random direction, against a difference of the oracle."""
+    rng, at, h = np.random.default_rng(of), inputs(), 1e-5
+    direction, weights = rng.normal(size=at[of].shape), rng.normal(size=SHAPE)
+
+    def weighed(step):
+        moved = [a + step * direction if i == of else a for i, a in enumerate(at)]
+        return (weights * oracles.attend(*moved, MASKS[mask])).sum()
+
+    def ours(*arrays):
+        seen = None if mask == "all" else float32(MASKS[mask])[0]
+        return (weights.astype(np.float32) * function(*arrays, seen)).sum()
+
+    found = jax.grad(ours, argnums=of)(*float32(*at))
+    expected = (weighed(h) - weighed(-h)) / (2 * h)
+    np.testing.assert_allclose((found * direction).sum(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_bfloat16_differs_by_its_rounding():
+    at, weights = float32(*inputs()), float32(np.random.default_rng(3).normal(size=SHAPE))[0]
+
+    def slopes(dtype):
+        arrays = [a.astype(dtype) for a in at]
+        return jax.grad(lambda *a: (weights * attention.attend(*a, None)).sum(), argnums=(0, 1, 2))(*arrays)
+
+    for rounded, exact in zip(slopes(jnp.bfloat16), slopes(jnp.float32), strict=True):
+        assert rounded.dtype == jnp.bfloat16
+        assert np.linalg.norm(rounded.astype(jnp.float32) - exact) < 0.02 * np.linalg.norm(exact)
+
+
+def test_the_softmax_is_kept_once_in_the_type_of_the_inputs():
+    at = [a.astype(jnp.bfloat16) for a in float32(*inputs())]
+    _, pull = jax.vjp(attention.attend, *at, None)
+    kept = [leaf for leaf in jax.tree.leaves(pull) if leaf.shape == (B, H, L, M)]
+    assert [leaf.dtype for leaf in kept] == [jnp.bfloat16]
+
+
+def test_heads_there_and_back():
+    x = np.arange(2 * 3 * 8).reshape(2, 3, 8)
+    split = attention.split_heads(jnp.asarray(x), 2)
+    np.testing.assert_array_equal(split, oracles.heads_of(x, 2))
+    np.testing.assert_array_equal(split[1, 1, 2], x[1, 2, 4:])
+    np.testing.assert_array_equal(attention.join_heads(split), x)
+
+
+@pytest.fixture
+def asked_anew():
+    attention.kernel_works.cache_clear()
+    yield
+    attention.kernel_works.cache_clear()
+
+
+def test_a_kernel_is_used_where_it_runs_and_agrees(monkeypatch, asked_anew):
+    """The same call computed by XLA stands in for cuDNN's, which needs a GPU."""
+    assert attention.kernel_works() == (jax.default_backend() == "gpu")
+    attention.kernel_works.cache_clear()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    inside = []
+    jax.jit(lambda x: inside.append(attention.kernel_works("xla")) or x)(jnp.ones(3))  # amid a trace
+    assert inside == [True]
+    if not any(device.platform == "gpu" for device in jax.devices()):
+        assert not attention.kernel_works("cudnn")
+    attention.kernel_works.cache_clear()
+    real = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, **b: 1.1 * real(*a, **b))
+    assert not attention.kernel_works("xla")
+
+
+def test_traced_for_a_gpu_and_run_on_a_cpu_it_is_written_out(monkeypatch):
+    """Of both ways the one for the devices at hand is compiled."""
+    monkeypatch.setattr(attention, "kernel_works", lambda: True)
+    monkeypatch.setattr(attention, "fused", lambda q, k, v: attention.written_out(q, k, v, None) + 1)
+    q, k, v = np.random.default_rng(0).normal(size=(3, B, H, 16, C))
+    at = [jnp.asarray(a, jnp.bfloat16) for a in (q, k, v)]
+    found = jax.jit(attention.attend)(*at, None).astype(jnp.float32)
+    shift = 1 if jax.default_backend() == "gpu" else 0
+    exact = oracles.attend(*(np.asarray(a, np.float64) for a in at), np.zeros((16, 16)))
+    np.testing.assert_allclose(found, exact + shift, atol=0.03)
+
+
+@pytest.mark.parametrize("shape", [(4, 12, 193, 203, 64), (4, 8, 77, 77, 64), (2, 2, 9, 16, 32)])
+def test_cudnn_is_what_is_written_out(shape):
+    """Result and slopes at the towers' sizes, odd numbers of queries and keys among them."""
+    if not attention.kernel_works():
+        pytest.skip("no GPU with cuDNN's attention here")
+    b, h, l, m, c = shape
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(b, h, n, c)).astype(np.float32) for n in (l, m, m)]
+    weights = rng.normal(size=(b, h, l, c)).astype(np.float32)
+
+    def all_of(function, dtype):
+        arguments = [jnp.asarray(a, jnp.bfloat16).astype(dtype) for a in arrays]
+        run = jax.jit(jax.value_and_grad(lambda *a: (weights * function(*a, None)).sum(), (0, 1, 2)))
+        out = jax.jit(function)(*arguments, None)
+        return [np.asarray(x, np.float64) for x in (out, *run(*arguments)[1])]
+
+    exact = all_of(attention.written_out, jnp.float32)
+    kernel, written = (all_of(f, jnp.bfloat16) for f in (attention.attend, attention.written_out))
+    for one, other, true in zip(kernel, written, exact, strict=True):
+        size = np.linalg.norm(true)
+        assert np.linalg.norm(one - true) < max(2 * np.linalg.norm(other - true), 1e-3 * size)
+    text = jax.jit(attention.attend).lower(*(jnp.zeros(a.shape, jnp.bfloat16) for a in arrays), None)
+    assert "cudnn" in text.compile().as_text()

@@ -1,0 +1,210 @@
+"""The two towers: initial values, and what the features may depend on."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny_clip as tiny
+from tests.leaves import clip_leaves, declared
+from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
+from tpr_jax.models import clip
+from tpr_jax.models.methods import dm_adapter, zero_shot
+from tpr_jax.models.petl_modules import MoePart
+
+DM = dm_adapter(**tiny.DM_SETTINGS)
+
+
+@functools.cache
+def initial():
+    """The first variables of a tiny DM-Adapter."""
+    # This generator's numbers take less compiling than the default one's.
+    return jax.jit(clip.build(tiny.CONFIG, DM)["init"])(jax.random.key(0, impl="unsafe_rbg"))
+
+
+@functools.cache
+def encoders(method=DM, config=tiny.CONFIG, dtype="float32"):
+    """(encode_image, encode_text), features only, compiled once for all tests."""
+    model = clip.build(config, method, dtype)
+    return [jax.jit(lambda v, x, f=model[name]: f(v, x)[0]) for name in ("encode_image", "encode_text")]
+
+
+@functools.cache
+def variables(method=DM, config=tiny.CONFIG):
+    """Random variables in which every part counts."""
+    return tiny.random_like(declared(config, method), seed=0)
+
+
+def relative(found, expected) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def test_dm_adapter_starts_as_clip_itself_to_the_last_bit():
+    batch, first = tiny.batch(3), initial()
+    for i, key in enumerate(("image", "ids")):
+        with_parts = encoders()[i](first, batch[key])
+        np.testing.assert_array_equal(
+            with_parts, encoders(zero_shot())[i]({"params": first["params"]}, batch[key])
+        )
+        # And it does not once the experts' second matrices have moved.
+        moved = {"params": first["params"], "moe": variables()["moe"]}
+        assert relative(encoders()[i](moved, batch[key]), with_parts) > 1e-3
+
+
+@pytest.mark.parametrize("d", [256, 64])
+def test_initial_values(d):
+    """Of a mixture with enough numbers to tell distributions apart: bounds, spread, and what is exact."""
+    part = MoePart(dm_adapter().vision[0], 1e-5)
+    draw = jax.jit(lambda key: part.init(key, jnp.zeros((1, 1, d)))["moe"])
+    part, other = draw(jax.random.key(1)), draw(jax.random.key(2))
+    down = np.asarray(part["down"]["kernel"])
+    assert np.abs(down).max() <= d**-0.5 and np.abs(down).max() > 0.99 * d**-0.5
+    np.testing.assert_allclose(down.std(), (d * 3) ** -0.5, rtol=0.05)
+    assert np.abs(down.mean()) < 4 * (d * 3) ** -0.5 / down.size**0.5
+    for zero in (part["down"]["bias"], part["up"]["kernel"], part["up"]["bias"], part["ln_3"]["bias"]):
+        assert not np.any(zero)
+    np.testing.assert_array_equal(part["ln_3"]["scale"], np.ones(d))
+    assert part["router"]["alpha"] == 0.5
+    for gate in ("w_in", "w_task"):
+        np.testing.assert_allclose(np.std(part["router"][gate]), 0.02, rtol=0.2)
+    prompt = np.asarray(part["router"]["prompt"])
+    np.testing.assert_allclose(prompt.std(), 1.0, rtol=0.25)
+    assert np.abs(prompt).max() > 1.7 and abs(prompt.mean()) < 4 / d**0.5
+    assert not np.array_equal(prompt, other["router"]["prompt"])
+
+
+def test_no_two_drawn_leaves_are_alike():
+    """Each leaf has randomness of its own: no two blocks, towers, gates or experts start the same."""
+    drawn = [np.ravel(x) for x in jax.tree.leaves(initial()) if x.size > 8 and np.std(x) > 0]
+    assert len(drawn) > 25
+    for i, a in enumerate(drawn):
+        for b in drawn[:i]:
+            # The standard normal behind both, whatever their spread.
+            n = min(a.size, b.size)
+            assert not np.allclose(a[:n] / a.std(), b[:n] / b.std(), rtol=1e-2)
+
+
+def test_normalise_by_hand():
+    pixel = jnp.array([[[[0, 255, 51]]]], jnp.uint8)
+    mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
+    found = clip.normalise(pixel)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found[0, 0, 0], (np.array([0, 1, 0.2]) - mean) / std, rtol=1e-6)
+
+
+def test_patches_by_hand():
+    """A picture of 4 x 6 pixels in patches of 2: pixel (y, x), channel c holds 100 y + 10 x + c."""
+    y, x, c = np.ogrid[:4, :6, :3]
+    found = np.asarray(clip.patches(jnp.asarray(100 * y + 10 * x + c)[None], 2))
+    assert found.shape == (1, 6, 12)
+    corner = [0, 1, 2, 10, 11, 12, 100, 101, 102, 110, 111, 112]
+    for i, offset in enumerate((0, 20, 40, 200, 220, 240)):
+        np.testing.assert_array_equal(found[0, i], np.array(corner) + offset)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (8, 16), (20, 4)])
+def test_images_of_any_height_and_width(size):
+    config = dataclasses.replace(tiny.CONFIG, image_size=size, text_layers=1)
+    model = clip.build(config, zero_shot())
+    weights = tiny.random_like(declared(config, zero_shot()), seed=0)
+    assert len(weights["params"]["visual"]["positional_embedding"]) == 1 + size[0] * size[1] // 16
+    images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
+    feats, routing = jax.jit(model["encode_image"])(weights, images)
+    assert feats.shape == (2, 5) and np.isfinite(feats).all() and routing == []
+
+
+def test_pixels_and_normalised_floats_give_the_same():
+    images = tiny.batch(2)["image"]
+    from_pixels = encoders()[0](variables(), images)
+    from_floats = encoders()[0](variables(), np.asarray(clip.normalise(images)))
+    np.testing.assert_allclose(from_pixels, from_floats, rtol=1e-5, atol=1e-6)
+
+
+def test_end_positions():
+    ids = jnp.array([[1, 5, 12, 0, 0], [1, 12, 12, 3, 9], [12, 9, 9, 3, 9]])
+    np.testing.assert_array_equal(clip.end_positions(ids, None), [2, 1, 0])
+    np.testing.assert_array_equal(clip.end_positions(ids, 9), [0, 4, 1])  # 0: none there
+    np.testing.assert_array_equal(clip.end_positions(ids, 3), [0, 3, 3])
+
+
+def test_text_feature_is_read_where_the_config_says():
+    """At the first of the named ids, though it comes again as padding; at the highest where none is named."""
+    ids = np.array([[0, 3, 2, 5, 5, 5, 5], [0, 5, 9, 4, 5, 5, 5]], np.int32)
+    by_highest = np.asarray(encoders()[1](variables(), ids))
+    by_name = np.asarray(encoders(config=dataclasses.replace(tiny.CONFIG, eot_id=5))[1](variables(), ids))
+    np.testing.assert_allclose(by_name[0], by_highest[0], rtol=1e-5, atol=1e-6)
+    assert relative(by_name[1], by_highest[1]) > 1e-2
+
+
+def test_text_sees_only_what_comes_before():
+    """Ids behind the end of a text do not change its feature; one before it does; other rows never do."""
+    ids = np.array([[0, 3, 4, 12, 0, 0, 0], [0, 7, 12, 0, 0, 0, 0]], np.int32)
+    before = np.asarray(encoders()[1](variables(), ids))
+    behind, earlier = ids.copy(), ids.copy()
+    behind[0, 4:] = [5, 6, 7]
+    earlier[0, 1] = 5
+    np.testing.assert_allclose(encoders()[1](variables(), behind), before, rtol=1e-5, atol=1e-6)
+    after = np.asarray(encoders()[1](variables(), earlier))
+    assert relative(after[0], before[0]) > 1e-2
+    np.testing.assert_allclose(after[1], before[1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_shorter_text_gives_the_same_feature():
+    ids = np.array([[0, 3, 4, 12, 0, 0, 0]], np.int32)
+    long, short = (encoders()[1](variables(), x) for x in (ids, ids[:, :4]))
+    np.testing.assert_allclose(long, short, rtol=1e-5, atol=1e-6)
+
+
+def test_every_pixel_counts():
+    """The image feature is read at token 0, which sees all patches."""
+    images = np.asarray(clip.normalise(tiny.batch(1)["image"]))
+    gradient = jax.jit(jax.grad(lambda x: jnp.square(encoders()[0](variables(), x)).sum()))(images)
+    assert (np.abs(gradient) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "tolerance"), [(zero_shot(), 1e-2), (DM, 2e-2)], ids=["clip", "dm_adapter"]
+)
+def test_bfloat16_stays_near_float32(method, tolerance):
+    """At widths where single roundings average out. With a mixture, a token whose experts lie close together
+    may go to another one: these features differ by more than rounding."""
+    sizes = {"vision_width": 64, "text_width": 64, "text_layers": 1, "embed_dim": 32}
+    config = dataclasses.replace(tiny.CONFIG, **sizes)
+    weights = variables(method, config)
+    weights = {**weights, "params": jax.tree.map(lambda x: x / 3 if x.ndim > 1 else x, weights["params"])}
+    held = {**weights, "params": clip.hold_frozen(weights["params"], "bfloat16")}
+    batch = tiny.batch(8)
+    for i, key in enumerate(("image", "ids")):
+        exact = encoders(method, config)[i](weights, batch[key])
+        rounded = encoders(method, config, "bfloat16")[i](held, batch[key])
+        assert exact.dtype == rounded.dtype == jnp.float32
+        assert 1e-5 < relative(rounded, exact) < tolerance, key
+
+
+def test_frozen_weights_are_held_in_the_computations_type():
+    params = variables()["params"]
+    held = jax.tree_util.tree_leaves_with_path(clip.hold_frozen(params, "bfloat16"))
+    assert {"/".join(key.key for key in path) for path, _ in held} == set(clip_leaves(tiny.CONFIG))
+    for path, leaf in held:
+        is_norm = path[-2].key in ("ln_pre", "ln_1", "ln_2", "ln_post", "ln_final")
+        assert leaf.dtype == (jnp.float32 if is_norm else jnp.bfloat16), path
+    assert {x.dtype for x in jax.tree.leaves(clip.hold_frozen(params, "float32"))} == {np.dtype("float32")}
+
+
+def test_routing_of_each_block():
+    batch = tiny.batch(2)
+    model = clip.build(tiny.CONFIG, DM)
+    _, visual = jax.eval_shape(model["encode_image"], variables(), batch["image"])
+    _, text = jax.eval_shape(model["encode_text"], variables(), batch["ids"])
+    assert (len(visual), len(text)) == (1, 2)
+    for block in [*visual, *text]:
+        assert {name: leaf.shape for name, leaf in block.items()} == {
+            "balance": (),
+            "load": (3,),
+            "chosen": (3,),  # of these two the balance of a whole batch is made from its parts
+            "probability": (3,),
+            "alpha": (),
+        }

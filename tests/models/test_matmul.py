@@ -1,0 +1,119 @@
+"""The products against NumPy, and their hand-written derivatives against `jax.grad` of the plain product."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tpr_jax.models.attention import written_out
+from tpr_jax.models.matmul import dense, product
+
+TYPES = {"float32": (jnp.float32, 1e-6), "bfloat16": (jnp.bfloat16, 2e-2)}
+dtypes = pytest.mark.parametrize(("dtype", "tolerance"), TYPES.values(), ids=TYPES)
+
+
+def relative(found, expected) -> float:
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+def arrays(*shapes, dtype):
+    rng = np.random.default_rng(len(shapes))
+    return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
+
+
+def plain(a, b):
+    """The product in float32 without any derivative of its own, of the numbers as they are rounded."""
+    return jnp.einsum("...mk,...kn->...mn", a.astype(jnp.float32), b.astype(jnp.float32))
+
+
+@dtypes
+def test_product_is_numpys(dtype, tolerance):
+    a, b = arrays((2, 3, 4, 5), (2, 3, 5, 6), dtype=dtype)
+    found = product(a, b)
+    assert found.dtype == jnp.float32 and found.shape == (2, 3, 4, 6)  # sums are float32, and not rounded
+    expected = np.matmul(np.asarray(a, np.float64), np.asarray(b, np.float64))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@dtypes
+def test_dense_is_numpys_with_any_leading_axes(dtype, tolerance):
+    x, kernel = arrays((2, 3, 5), (5, 4), dtype=dtype)
+    expected = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
+    for rows in (x, x[0], x[0, 0]):
+        found = dense(rows, kernel)
+        assert found.dtype == dtype and found.shape == (*rows.shape[:-1], 4)
+    np.testing.assert_allclose(
+        np.asarray(dense(x, kernel), np.float64),
+        expected,
+        rtol=1e-5 if dtype == jnp.float32 else 2.0**-8,
+        atol=1e-6,
+    )
+
+
+@dtypes
+def test_gradients_of_dense(dtype, tolerance):
+    """The kernel is held in float32: so is its gradient, whatever the computation's type."""
+    x, g = arrays((2, 3, 5), (2, 3, 4), dtype=dtype)
+    (kernel,) = arrays((5, 4), dtype=jnp.float32)
+    found = jax.grad(lambda *xk: jnp.sum((dense(*xk) * g).astype(jnp.float32)), argnums=(0, 1))(x, kernel)
+    expected = jax.grad(lambda *xk: jnp.sum(plain(*xk) * g.astype(jnp.float32)), argnums=(0, 1))(
+        x.astype(jnp.float32), kernel
+    )
+    assert (found[0].dtype, found[1].dtype) == (dtype, jnp.float32)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert relative(ours, theirs) < tolerance
+
+
+def test_gradient_of_a_frozen_bfloat16_kernel_stays_bfloat16():
+    x, kernel = arrays((3, 5), (5, 4), dtype=jnp.bfloat16)
+    gradient = jax.grad(lambda k: dense(x, k).astype(jnp.float32).sum())(kernel)
+    assert gradient.dtype == jnp.bfloat16
+
+
+def attention(a, b):
+    """a holds the queries, b keys and values: each gets its gradient by way of all products."""
+    return written_out(a[None, None], b[None, None], b[None, None], None)
+
+
+# With the shapes of their operands, and how many products they make, forwards and backwards.
+MADE_OF_PRODUCTS = [(dense, (4, 5), (5, 6), 3), (attention, (4, 6), (5, 6), 6)]
+made_of_products = pytest.mark.parametrize(("function", "left", "right", "count"), MADE_OF_PRODUCTS)
+
+
+@made_of_products
+def test_all_bfloat16_products_take_bfloat16_and_sum_in_float32(function, left, right, count):
+    """What the module is for: forwards and backwards, or the CPU leaves its matrix unit."""
+    a, b = arrays(left, right, dtype=jnp.bfloat16)
+
+    def loss(a, b):
+        return jnp.square(function(a, b).astype(jnp.float32)).sum()
+
+    text = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(a, b)
+    found = [e for e in walk(text.jaxpr) if e.primitive.name == "dot_general"]
+    assert len(found) == count
+    for equation in found:
+        assert [v.aval.dtype for v in equation.invars] == [jnp.bfloat16] * 2
+        assert equation.outvars[0].aval.dtype == jnp.float32
+
+
+@made_of_products
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [("float32", (jax.lax.Precision.HIGHEST,) * 2), ("bfloat16", None)]
+)
+def test_float32_is_float32_on_every_platform(function, left, right, count, dtype, precision):
+    """Asked for in all products, and of float32 only: bfloat16 operands have no digits to lose."""
+    a, b = arrays(left, right, dtype=dtype)
+    gradient = jax.grad(lambda a, b: jnp.square(function(a, b).astype(jnp.float32)).sum(), argnums=(0, 1))
+    found = [e for e in walk(jax.make_jaxpr(gradient)(a, b).jaxpr) if e.primitive.name == "dot_general"]
+    assert [e.params["precision"] for e in found] == [precision] * count
+
+
+def walk(jaxpr):
+    """All equations of a jaxpr and of those inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", None)
+            if inner is not None:
+                yield from walk(inner)

@@ -1,0 +1,52 @@
+"""What is kept for the backward pass changes memory and work, never a number of the gradient's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny_clip as tiny
+from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
+from tpr_jax import optim
+from tpr_jax.models import clip
+from tpr_jax.models import transformer as blocks
+from tpr_jax.models.methods import METHODS
+from tpr_jax.train import objective
+
+
+def slope(remat: str):
+    """(the gradient as a function of the trainable weights, those weights), all of CLIP being trained."""
+    method, batch = METHODS["full_finetune"](), tiny.batch(6)
+    model = clip.build(tiny.CONFIG, method, remat=remat)
+    variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
+    trainable, frozen = optim.split_model(jax.tree.map(jnp.asarray, variables), method)
+
+    def loss(trainable):
+        return objective.objective(model, {"itc": 1.0}, 20.0, trainable, frozen, batch)[0]
+
+    return jax.grad(loss), trainable
+
+
+@pytest.fixture(scope="module")
+def products() -> dict[str, int]:
+    """How many products each kind makes, before any compiler looks for those it can spare."""
+    found = {}
+    for remat in blocks.REMAT:
+        gradient, trainable = slope(remat)
+        found[remat] = str(jax.make_jaxpr(gradient)(trainable)).count("dot_general[")
+    return found
+
+
+def test_a_block_is_computed_again_but_for_its_products_where_those_are_kept(products):
+    # Of each of the three blocks: qkv, scores, values, out, fc and proj.
+    assert products["block"] - products["none"] >= 3 * 5
+    assert products["dots"] == products["none"]
+
+
+def test_the_gradient_is_the_same():
+    gradients = []
+    for remat in ("none", "block"):
+        gradient, trainable = slope(remat)
+        gradients.append(jax.tree.leaves(jax.jit(gradient)(trainable)))
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5 * float(jnp.abs(one).max()))

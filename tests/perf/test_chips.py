@@ -1,0 +1,38 @@
+"""The table of chips."""
+
+import pytest
+
+from tpr_jax.perf import chips
+
+
+@pytest.mark.parametrize(
+    ("kind", "tera"),
+    [
+        ("TPU v4", 275),
+        ("TPU v5 lite", 197),
+        ("TPU v5", 459),
+        ("TPU v6 lite", 918),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA A100-SXM4-80GB", 312),
+    ],
+)
+def test_by_what_jax_calls_them(kind, tera):
+    assert chips.find(kind).flops == chips.peak(kind, "bfloat16") == tera * 1e12
+
+
+@pytest.mark.parametrize("kind", ["cpu", "TPU v9", "NVIDIA GeForce GTX 1080"])
+def test_others_are_not_guessed(kind):
+    assert chips.find(kind) is None and chips.peak(kind, "bfloat16") is None
+
+
+def test_float32_takes_a_tpu_six_passes():
+    assert chips.peak("TPU v5 lite", "float32") == 197e12 / 6
+    assert chips.peak("NVIDIA L4", "float32") is None
+
+
+def test_nothing_is_off_by_a_thousand():
+    """Any of these chips: tens to thousands of TFLOP/s, a product or two a byte of 100 to 1000."""
+    for chip in (*chips.TPUS.values(), *chips.GPUS.values()):
+        assert 1e14 < chip.flops < 1e16
+        assert 100 < chip.flops / chip.bandwidth < 1000
+        assert chip.interconnect < chip.bandwidth

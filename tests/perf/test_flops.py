@@ -1,0 +1,157 @@
+"""The products of a method: worked by hand for small towers, and against those of the traced program."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from jax.interpreters import partial_eval
+
+from tests import tiny_clip as tiny
+from tpr_jax import optim
+from tpr_jax.models import clip, methods
+from tpr_jax.models.config import ClipConfig
+from tpr_jax.models.heads import Heads
+from tpr_jax.perf import flops
+from tpr_jax.train import objective
+
+# 2 patches and the class token; two blocks of width 8; texts of 5 tokens, one block of width 4.
+SIZES = ClipConfig(
+    image_size=(8, 4),
+    patch_size=4,
+    vision_width=8,
+    vision_layers=2,
+    vision_heads=2,
+    vision_mlp=16,
+    text_width=4,
+    text_layers=1,
+    text_heads=1,
+    text_mlp=8,
+    context_length=5,
+    vocab_size=11,
+    embed_dim=6,
+)
+# Forward, of a batch of 2. Each product: 2 * batch * rows * inputs * outputs.
+PATCHES = 2 * 2 * 2 * 48 * 8
+WHOLE = {"qkv": 3 * 2 * 2 * 3 * 8 * 8, "attention": 2 * 2 * 2 * 3 * 3 * 8, "out": 2 * 2 * 3 * 8 * 8}
+WHOLE |= {"mlp": 2 * 2 * 2 * 3 * 8 * 16}
+# Of the last block one token asks: keys and values are those of all three.
+LAST = {"q": 2 * 2 * 8 * 8, "kv": 2 * 2 * 2 * 3 * 8 * 8, "attention": 2 * 2 * 2 * 3 * 8}
+LAST |= {"out": 2 * 2 * 8 * 8, "mlp": 2 * 2 * 2 * 8 * 16}
+PROJ = 2 * 2 * 8 * 6
+# The text's only block is its last.
+TEXT = {"q": 2 * 2 * 4 * 4, "kv": 2 * 2 * 2 * 5 * 4 * 4, "attention": 2 * 2 * 2 * 5 * 4}
+TEXT |= {"out": 2 * 2 * 4 * 4, "mlp": 2 * 2 * 2 * 4 * 8}
+TEXT_PROJ = 2 * 2 * 4 * 6
+LOSS = 2 * 2 * 2 * 6
+VISION = PATCHES + sum(WHOLE.values()) + sum(LAST.values()) + PROJ
+
+
+def of(method: methods.Method, **settings) -> dict:
+    return flops.total(flops.train_step(SIZES, method, 2, **settings))
+
+
+def test_forward_worked_by_hand():
+    assert (VISION, sum(TEXT.values()) + TEXT_PROJ) == (13248, 1280)
+    frozen = methods.zero_shot()
+    assert of(frozen)["forward"] == 13248 + 1280 + LOSS
+    assert flops.total(flops.encode(SIZES, frozen, "vision", 2))["total"] == 13248
+    assert flops.total(flops.encode(SIZES, frozen, "text", 2))["total"] == 1280
+
+
+def test_nothing_trained_needs_no_gradient_but_that_of_the_loss():
+    assert of(methods.zero_shot())["backward"] == 2 * LOSS
+
+
+def test_adapters_need_the_gradients_behind_the_first_of_them_only():
+    """Widths of 2 and 1; the frozen weights need none, but their inputs do from the second block on."""
+    first, last, text = (2 * 2 * 2 * 3 * 8 * 2, 2 * 2 * 2 * 8 * 2, 2 * 2 * 2 * 4 * 1)
+    found = of(methods.parallel_adapter(reduction=4))
+    assert found["forward"] == 13248 + 1280 + LOSS + first + last + text
+    # Queries times keys, and their weights times values: both sides move.
+    through = sum(LAST.values()) + LAST["attention"] + PROJ + TEXT_PROJ
+    assert found["backward"] == 2 * (first + last + text) + through + 2 * LOSS
+
+
+def test_a_mixture_computes_the_chosen_experts_and_counts_all_tokens():
+    """2 of 3 experts of width 2; the last block's router sees all tokens, its experts one."""
+    mixture = methods.Method("mixture", (methods.Moe(num_experts=3, top_k=2, reduction=4, layers=(1, 2)),))
+    router, experts = 2 * 2 * 3 * 8 * 3, 2 * 2 * 2 * 8 * (2 * 2)
+    attention = WHOLE["qkv"] + WHOLE["attention"] + WHOLE["out"] - LAST["q"] - LAST["kv"]
+    attention += -LAST["attention"] - LAST["out"]
+    found = of(mixture)
+    assert found["forward"] == 13248 + 1280 + LOSS + router + experts + attention
+    assert found["backward"] == 2 * (router + experts) + PROJ + 2 * LOSS
+    more = 2 * 2 * 2 * 8 * (3 * 2) - experts + 2 * 2 * 3 * 8  # a third expert, and the biases as a product
+    assert of(mixture, all_experts=True)["forward"] == found["forward"] + more
+
+
+def test_full_fine_tuning_needs_both_gradients_but_that_of_the_pixels():
+    found = of(methods.full_finetune())
+    assert found["backward"] == 2 * found["forward"] - PATCHES
+
+
+def test_losses():
+    pairs, frozen = 2 * 2 * 2 * 6, methods.zero_shot()
+    assert of(frozen, losses=("cmpm", "balance"))["forward"] == 13248 + 1280 + 2 * pairs
+    with_id = of(frozen, losses=("sdm", "id"), heads=Heads(num_classes=7))
+    assert with_id["forward"] == 13248 + 1280 + pairs + 2 * 2 * 2 * 6 * 7
+
+
+def test_vit_b16_at_384_x_128():
+    """Of a picture of 193 tokens: 24 d^2 a token and block, 4 l d for its attention."""
+    d, l = 768, 193
+    block = 24 * d * d * l + 4 * l * l * d
+    last = 4 * d * d * l + 2 * d * d * 2 + 4 * l * d + 16 * d * d
+    expected = 2 * 192 * 768 * d + 11 * block + last + 2 * d * 512
+    found = flops.total(flops.encode(ClipConfig(), methods.zero_shot(), "vision", 1))
+    assert found["total"] == expected
+
+
+def traced(method: methods.Method, heads: Heads, used: tuple[str, ...]) -> float:
+    """Operations of all products that the gradient of the objective needs, as JAX traces it."""
+    sizes = dataclasses.replace(tiny.CONFIG, vision_layers=2)
+    model, batch = clip.build(sizes, method, heads=heads), tiny.batch(4)
+    batch |= {"mlm_ids": batch["ids"], "mlm_labels": batch["ids"]} if "mlm" in used else {}
+    variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
+    trainable, frozen = optim.split_model(variables, method)
+
+    def loss(trainable):
+        return objective.objective(model, dict.fromkeys(used, 1.0), 50.0, trainable, frozen, batch)[0]
+
+    jaxpr = jax.make_jaxpr(jax.value_and_grad(loss))(trainable).jaxpr
+    return products_in(partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)[0])
+
+
+def products_in(jaxpr) -> float:
+    found = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            ((left, _), _), shape = equation.params["dimension_numbers"], equation.invars[0].aval.shape
+            found += 2.0 * np.prod(equation.outvars[0].aval.shape) * np.prod([shape[i] for i in left])
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            found += products_in(inner) if hasattr(inner, "eqns") else 0.0
+    return found
+
+
+@pytest.mark.parametrize("name", ["dm_adapter", "parallel_adapter", "full_finetune", "bitfit", "layer_norm"])
+def test_the_traced_program_has_these_products(name):
+    settings = tiny.DM_SETTINGS if name == "dm_adapter" else tiny.SETTINGS.get(name, {})
+    if name == "parallel_adapter":
+        settings = {"reduction": 4}
+    method = methods.METHODS[name](**settings)
+    used = ("sdm", "balance") if method.mixtures else ("sdm", "cmpm")
+    sizes = dataclasses.replace(tiny.CONFIG, vision_layers=2)
+    least = flops.total(flops.train_step(sizes, method, 4, used, all_experts=True))["total"]
+    # For its statistics a mixture's last block computes the attention of all tokens, that of the one besides.
+    assert traced(method, Heads(), used) == pytest.approx(least, rel=0.06 if method.mixtures else 0.02)
+
+
+def test_masked_words_are_predicted_at_the_places_of_the_prompts_too():
+    """Captions of 2 ids with 2 prompt tokens make 4 places, with 4 ids no more than the context's 5."""
+    heads, method = Heads(mlm_depth=1), methods.prompts(1)
+    for length, places in ((2, 4), (4, 5), (None, 5)):
+        products = flops.train_step(SIZES, method, 2, ("mlm",), heads, length)
+        (words,) = [p.forward for p in products if p.name == "mlm words"]
+        assert words == 2 * 2 * places * 6 * 11

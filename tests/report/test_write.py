@@ -1,0 +1,207 @@
+"""The report: what it says is what it was given, it stands alone, and no input breaks it."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tpr_jax.errors import UserError
+from tpr_jax.report import html as report_html
+from tpr_jax.report import write as report
+
+
+def metrics(r1):
+    return {
+        way: {"R1": r1, "R5": r1 + 1, "R10": r1 + 2, "mAP": r1 + 3, "mINP": r1 + 4} for way in ("t2i", "i2t")
+    }
+
+
+RESULTS = {
+    "method": "dm_adapter",
+    "dataset": "mini_pedes",
+    "trainable_params": 250_000,
+    "total_params": 4_000_000,
+    "steps": 1200,
+    "seconds": 412.3,
+    "zero_shot": {"test": metrics(10.0)},
+    "final": {"val": metrics(41.5), "test": metrics(37.5)},
+    "best_on_val": {"epoch": 3, "test": metrics(38.5)},
+}
+HISTORY = [{"step": s, "epoch": s / 10, "loss": 5 - s / 50} for s in range(1, 100)] + [
+    {"step": 10 * e, "epoch": e, "val": metrics(10.0 * e)} for e in (1, 2, 3)
+]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three plain photos, red, green and blue."""
+    paths = []
+    for i, colour in enumerate(("red", "lime", "blue")):
+        paths.append(str(tmp_path / f"{i}.png"))
+        Image.new("RGB", (64, 192), colour).save(paths[-1])
+    return paths
+
+
+def retrievals(paths, caption="a man"):
+    ranked = [{"path": p, "pid": np.int64(i), "score": np.float32(0.9 - i / 10)} for i, p in enumerate(paths)]
+    return [{"caption": caption, "pid": 1, "ranked": ranked}]
+
+
+class Page(HTMLParser):
+    """The tags in order, whether they are balanced, and the texts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.texts = [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data.strip())
+
+
+def written(tmp_path, **parts):
+    html_path, png_path = report.write_report(tmp_path, **parts)
+    assert sorted(p.name for p in tmp_path.glob("report*")) == ["report.html", "report.png"]
+    with open(html_path, encoding="utf-8") as file:
+        return Page(file.read()), Image.open(png_path).convert("RGB")
+
+
+def test_page_shows_numbers_photos_and_frames(tmp_path, photos):
+    page, _ = written(tmp_path, history=HISTORY, results=RESULTS, retrievals=retrievals(photos))
+    assert "DM-Adapter on MiniPEDES, rendered" in page.texts
+    assert {"10.0 → 37.5", "+27.5 on the test split", "250 k", "6.2 % of 4 M", "6 min 52 s"} <= set(
+        page.texts
+    )
+    assert {"37.5", "38.5", "41.5", "Best on val (epoch 3), test"} <= set(page.texts)
+    assert "first right photo at place 2" in page.texts
+    images = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
+    for source, colour in zip(images, ((254, 0, 0), (0, 255, 1), (0, 0, 254)), strict=True):
+        raw = base64.b64decode(source.removeprefix("data:image/jpeg;base64,"))
+        assert np.abs(np.array(Image.open(io.BytesIO(raw)))[96, 32] - np.array(colour)).max() <= 4
+    assert ["right" in attrs.get("class", "") for tag, attrs in page.tags if tag == "li"] == [
+        False,
+        True,
+        False,
+    ]
+
+
+def test_the_best_on_test_is_called_what_it_is():
+    results = RESULTS | {"best_on_test": {"epoch": 9, "test": metrics(39.5), "note": "it flatters"}}
+    rows = {label: (values["t2i"]["R1"], stress) for label, values, stress in report.table_rows(results)}
+    assert rows["Best on test itself (epoch 9), as papers do"] == (39.5, False)
+    assert rows["Best on val (epoch 3), test"] == (38.5, False)
+    assert rows["After training, test"] == (37.5, True)
+    assert len(report.table_rows(RESULTS)) == len(rows) - 1
+
+
+def test_page_stands_alone(tmp_path, photos):
+    page, _ = written(tmp_path, history=HISTORY, results=RESULTS, retrievals=retrievals(photos))
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "link", "iframe"}
+    for _, attrs in page.tags:
+        for name in ("src", "href"):
+            assert attrs.get(name, "data:").startswith("data:")
+    assert "url(" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_captions_are_escaped(tmp_path, photos):
+    caption = "<script>alert('x')</script> & \"$5$\" \u4e2d"
+    page, _ = written(tmp_path, history=[], results=RESULTS, retrievals=retrievals(photos, caption))
+    assert caption in page.texts
+    assert "script" not in {tag for tag, _ in page.tags}
+
+
+def test_picture_holds_the_photos_and_one_green_frame(tmp_path, photos):
+    _, picture = written(tmp_path, history=HISTORY, results=RESULTS, retrievals=retrievals(photos))
+    pixels = np.array(picture).reshape(-1, 3)
+    counts = [np.sum(np.all(pixels == c, axis=1)) for c in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+    assert min(counts) > 5000
+    below = np.array(picture)[600:]
+    frame = np.argwhere(np.all(below == (0x1F, 0x9D, 0x55), axis=2))
+    lime = np.argwhere(np.all(below == (0, 255, 0), axis=2))
+    assert len(frame) > 1000
+    assert np.abs(frame.min(axis=0) - lime.min(axis=0)).max() < 8
+    assert np.abs(frame.max(axis=0) - lime.max(axis=0)).max() < 8
+
+
+@pytest.mark.parametrize(
+    ("history", "results"),
+    [
+        ([], {}),
+        ([{"step": 1, "epoch": 1, "loss": 2.0}], {"method": "other", "dataset": "mine"}),
+        ([{"step": s, "epoch": 1, "loss": float("nan")} for s in (1, 2)], {"final": {"test": None}}),
+        (
+            [{"step": 1, "epoch": 1, "test": metrics(0.0)}],
+            {"final": {"test": metrics(0.0)}, "best_on_val": None},
+        ),
+    ],
+)
+def test_a_run_with_little_to_show(tmp_path, history, results):
+    _, picture = written(tmp_path, history=history, results=results, retrievals=[])
+    assert picture.width == 1600
+
+
+def test_photos_that_cannot_be_read_are_drawn_empty(tmp_path, photos):
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "cut.png").write_bytes(Path(photos[0]).read_bytes()[:60])
+    wide = tmp_path / "wide.png"
+    Image.new("I;16", (900, 3)).save(wide)
+    paths = [*photos, "/missing.jpg", str(tmp_path / "empty.jpg"), str(tmp_path / "cut.png"), str(wide)]
+    page, _ = written(tmp_path, history=[], results=RESULTS, retrievals=retrievals(paths))
+    assert sum(tag == "img" for tag, _ in page.tags) == 7
+
+
+def test_thumbnails_are_upright(tmp_path):
+    photo = Image.new("RGB", (300, 100), "red")
+    exif = photo.getexif()
+    exif[274] = 6  # turned by a quarter
+    photo.save(tmp_path / "turned.jpg", exif=exif)
+    assert report.thumbnail(tmp_path / "turned.jpg").size == (85, 256)
+
+
+def test_smoothing_is_a_mean_of_neighbours():
+    points = [(x, float(x % 2)) for x in range(40)]
+    smooth = report.smoothed(points, share=0.05)
+    assert [x for x, _ in smooth] == list(range(40))
+    assert smooth[10][1] == pytest.approx(2 / 3) and smooth[0][1] == pytest.approx(1 / 2)
+    assert report.smoothed([(5, 3.0)]) == [(5, 3.0)]
+
+
+@pytest.mark.parametrize("span", [(0, 57.3), (1.2, 6.4), (0, 0.0003), (-2, 2), (1, 1200)])
+def test_ticks_are_round_and_inside(span):
+    marks = report_html.ticks(*span)
+    assert 2 <= len(marks) <= 8
+    assert span[0] - 1e-12 <= marks[0] and marks[-1] <= span[1] + 1e-12
+    step = marks[1] - marks[0]
+    assert re.fullmatch(r"[125]\.0+e[+-]\d+", f"{step:.6e}")
+    assert report_html.ticks(3, 3) == [3]
+
+
+def test_a_full_disk_keeps_the_old_report(tmp_path, monkeypatch):
+    (tmp_path / "report.html").write_text("old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="no space left on the disk of .*report.html"):
+        report.write_report(tmp_path, history=HISTORY, results=RESULTS, retrievals=[])
+    assert (tmp_path / "report.html").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]

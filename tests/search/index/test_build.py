@@ -1,0 +1,262 @@
+"""Making an index and bringing it up to date, from Python."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tpr_jax
+from tests import search_galleries
+from tpr_jax.errors import UserError
+from tpr_jax.search.index import build as build_lib
+from tpr_jax.search.index import encode, merge, store
+from tpr_jax.search.index import shards as parts
+from tpr_jax.search.index.build import build
+from tpr_jax.utils import locking
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    return tpr_jax.from_pretrained(tiny["clip"])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    search_galleries.photos(tmp_path / "photos")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def make(tiny, folder, tmp_path):
+    """`make(...)`: indexes the folder with the tiny CLIP; (result, the index)."""
+
+    def call(source=folder, **settings):
+        result = build(source, tmp_path / "index", tiny["clip"], batch_size=5, **settings)
+        return result, store.open_index(tmp_path / "index")
+
+    return call
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """The paths of the files that were opened as pictures since."""
+    seen, read = [], encode.read_parts
+    note = lambda path, *how: seen.append(os.path.basename(path)) or read(path, *how)  # noqa: E731
+    monkeypatch.setattr(encode, "read_parts", note)
+    return seen
+
+
+def paths(index):
+    return index.table["path"].to_pylist()
+
+
+def test_the_vectors_are_those_of_the_model(make, model, folder):
+    result, index = make()
+    names = sorted(path.name for path in folder.iterdir())
+    assert paths(index) == names and result["count"] == result["encoded"] == len(names)
+    assert index.vectors.dtype == np.float16 and isinstance(index.vectors, np.memmap)
+    assert search_galleries.close(index.vectors, model.encode_images([folder / name for name in names]))
+    assert index.info["model"]["sha256"] == store.model_sha256(index.info["model"]["name"])
+    assert not (index.folder / "parts").exists()
+
+
+def test_what_is_the_same_is_not_encoded_again(make, encoded):
+    make()
+    encoded.clear()
+    before = {path: path.stat().st_mtime_ns for path in make()[1].folder.glob("*-*.*")}
+    result, index = make()
+    assert encoded == [] and (result["encoded"], result["kept"], result["gone"]) == (0, 12, 0)
+    assert {path: path.stat().st_mtime_ns for path in index.folder.glob("*-*.*")} == before
+
+
+def test_new_changed_moved_touched_and_gone(make, model, folder, encoded):
+    make()
+    encoded.clear()
+    search_galleries.photos(folder / "new", 2, seed=9)
+    shutil.copy(folder / "new" / "000.png", folder / "003.png")  # changed
+    os.utime(folder / "004.png", ns=(1, 1))  # touched
+    os.rename(folder / "005.png", folder / "moved.png")
+    os.remove(folder / "006.png")
+    result, index = make()
+    assert sorted(encoded) == ["000.png", "001.png", "003.png"]
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+    assert paths(index) == names
+    assert search_galleries.close(index.vectors, model.encode_images([folder / name for name in names]))
+    assert (result["encoded"], result["gone"], result["count"]) == (3, 2, 13)
+    assert len(list(index.folder.glob("vectors-*"))) == len(list(index.folder.glob("photos-*"))) == 1
+
+
+def test_unreadable_photos_are_listed_and_read_when_they_are_mended(make, folder):
+    whole = (folder / "002.png").read_bytes()
+    (folder / "002.png").write_bytes(whole[:60])
+    (folder / "003.png").write_bytes(b"")
+    (folder / "004.png").write_bytes(b"%PDF-1.4 no picture")
+    result, index = make()
+    assert len(paths(index)) == 9 and [name for name, _ in result["skipped"]] == [
+        "002.png",
+        "003.png",
+        "004.png",
+    ]
+    assert "empty" in result["skipped"][1][1] and "not a picture" in result["skipped"][2][1]
+    lines = (index.folder / "skipped.jsonl").read_text().splitlines()
+    assert [json.loads(line)["photo"] for line in lines] == ["002.png", "003.png", "004.png"]
+    (folder / "002.png").write_bytes(whole)
+    (folder / "005.png").write_bytes(b"damaged since")
+    result, index = make()
+    assert "002.png" in paths(index) and "005.png" not in paths(index)
+    assert [name for name, _ in result["skipped"]] == ["003.png", "004.png", "005.png"]
+
+
+def test_none_can_be_read(make, folder):
+    make()
+    before = paths(make()[1])
+    for path in folder.iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match="none of its 12 photos can be read: 000.png: not a picture"):
+        make()
+    assert paths(store.open_index(folder.parent / "index")) == before
+
+
+def test_boxes_and_columns(make, model, folder, encoded, tmp_path):
+    table = folder / "photos.csv"
+    table.write_text(
+        "image,x,y,w,h,camera\n000.png,0,0,20,20,3\n000.png,-5,20,20,90,4\n001.png,,,,,5\n"
+        "002.png,100,100,5,5,6\nnone.png,,,,,7\n"
+    )
+    result, index = make(table)
+    assert sorted(encoded) == ["000.png", "001.png", "002.png"]  # a photo with two boxes once
+    pixels = np.asarray(Image.open(folder / "000.png"))
+    wanted = [pixels[:20, :20], pixels[20:, :15], np.asarray(Image.open(folder / "001.png"))]
+    assert search_galleries.close(index.vectors, model.encode_images(wanted))
+    assert store.boxes(index.table) == [(0, 0, 20, 20), (-5, 20, 20, 90), None]
+    assert index.table["camera"].to_pylist() == [3, 4, 5]
+    told = dict(result["skipped"])
+    assert "outside of the picture of 20 x 40" in told["002.png [100, 100, 5, 5]"]
+    assert told["none.png"] == "no such picture"
+    encoded.clear()
+    table.write_text(table.read_text().replace(",3\n", ",33\n"))
+    _, index = make(table)
+    assert index.table["camera"].to_pylist() == [33, 4, 5]
+    assert "000.png" not in encoded
+
+
+class _Killed(BaseException):
+    """Not an exception that anything catches, as little as SIGKILL is."""
+
+
+def test_killed_at_any_moment_it_goes_on(make, folder, tiny, monkeypatch, model):
+    monkeypatch.setattr(build_lib, "PART_ROWS", 4)
+    writers = [(parts, "write_part"), (merge, "write_whole"), (merge, "write_text"), (merge, "write_json")]
+    begun = []
+
+    def dying(write, limit):
+        def call(*args):
+            begun.append(write)
+            if len(begun) > limit:
+                raise _Killed
+            return write(*args)
+
+        return call
+
+    whole, deaths, kept = None, 0, []
+    made_by = {"image_size": (32, 16), "dtype": "float32", "mean": model.mean, "std": model.std}
+    recipe = parts.recipe({"sha256": store.model_sha256(tiny["clip"]), **made_by})
+    while whole is None:  # each time it comes one file further
+        begun.clear()
+        with monkeypatch.context() as patch:
+            for module, name in writers:
+                patch.setattr(module, name, dying(getattr(module, name), deaths))
+            try:
+                whole, index = make()
+            except _Killed:
+                deaths += 1
+                found, _ = parts.read_parts(folder.parent / "index" / "parts", recipe)
+                kept.append(sum(len(part.entries) for part in found))
+    assert whole["count"] == 12 and whole["encoded"] == 0
+    assert kept[:3] == [0, 5, 12] and set(kept[3:]) == {12}  # what was written is not done again
+    names = sorted(path.name for path in folder.glob("*.png"))
+    assert search_galleries.close(index.vectors, model.encode_images([folder / name for name in names]))
+    assert not (index.folder / "parts").exists()
+
+
+def test_another_model_image_size_or_type(make, own_clip, tmp_path, folder, tiny):
+    make()
+    config = json.loads((own_clip / "config.json").read_text())
+    config["logit_scale_init_value"] = 1.0
+    (own_clip / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"--model {own_clip}: SHA-256 .* was made with .*new folder"):
+        build(folder, tmp_path / "index", own_clip)
+    with pytest.raises(UserError, match="--image_size .64, 32.: but"):
+        make(image_size=(64, 32))
+    with pytest.raises(UserError, match="--dtype bfloat16: but"):
+        make(dtype="bfloat16")
+    assert make(image_size=(32, 16), dtype="float32")[0]["kept"] == 12
+
+
+def test_the_same_model_in_another_place_is_the_same(make, own_clip, tmp_path, folder):
+    make()
+    assert build(folder, tmp_path / "index", own_clip)["kept"] == 12
+    assert store.read_info(tmp_path / "index")["model"]["name"] == str(own_clip.resolve())
+    assert build(folder, tmp_path / "index")["kept"] == 12  # the index's own model
+
+
+def test_the_gallery_in_another_place_is_the_same(make, folder, tmp_path):
+    make()
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    result, index = make(moved)
+    assert result["encoded"] == 0 and index.info["photos"] == str(moved)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda f: (f / "index.json").write_text("{"), "is damaged"),
+        (lambda f: (f / "index.json").write_text('{"format_version": 1}'), "an index of version 1"),
+        (lambda f: (f / "index.json").write_text("[]"), "an index of version None"),
+        (lambda f: (f / "vectors-1.npy").write_bytes(b""), "the index is damaged"),
+        (lambda f: (f / "vectors-1.npy").unlink(), "the index is damaged"),
+        (lambda f: (f / "photos-1.parquet").write_bytes(b"PAR1"), "the index is damaged"),
+        (lambda f: np.save(f / "vectors-1.npy", np.zeros((3, 32), np.float16)), "do not fit each other"),
+        (lambda f: (f / "index.json").unlink(), "has no index yet"),
+    ],
+)
+def test_a_damaged_index(make, tmp_path, damage, told):
+    make()
+    damage(tmp_path / "index")
+    with pytest.raises(UserError) as error:
+        store.open_index(tmp_path / "index")
+    assert told in str(error.value) and str(tmp_path / "index") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_two_at_the_same_time(make, tmp_path, folder, tiny):
+    with (
+        build_lib._only_one(tmp_path / "index", print),
+        pytest.raises(UserError, match="another process is writing"),
+    ):
+        make()
+    assert make()[0]["count"] == 12
+
+
+def test_the_index_is_read_under_the_lock(tiny, folder, tmp_path, monkeypatch):
+    read, seen = store.read_info, []
+
+    def looking(folder):
+        with open(tmp_path / "index" / locking.NAME) as file:
+            seen.append(locking.try_lock(file))
+        return read(folder)
+
+    monkeypatch.setattr(store, "read_info", looking)
+    build(folder, tmp_path / "index", tiny["clip"])
+    build(folder, tmp_path / "index")
+    assert len(seen) >= 3 and not any(seen)
+
+
+def test_a_model_that_gives_no_numbers(make, monkeypatch):
+    nothing = lambda model: (lambda pixels: np.full((len(pixels), 32), np.nan, np.float16), 1)  # noqa: E731
+    monkeypatch.setattr(build_lib, "make_encoder", nothing)
+    with pytest.raises(UserError, match="not finite"):
+        make()

@@ -1,0 +1,248 @@
+"""Galleries as tables and folders: what is found, in which order, with which columns, what is left out."""
+
+import json
+import os
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pytest
+
+from tests import search_galleries
+from tpr_jax.errors import UserError
+from tpr_jax.search.index.build import build
+from tpr_jax.search.index.gallery import find_gallery
+from tpr_jax.search.index.table import column
+from tpr_jax.search.query.columns import columns
+from tpr_jax.search.query.search import open_searcher, search
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "found"),
+    [
+        (["3", "12", None, "-4"], pa.int64(), [3, 12, None, -4]),
+        (["3", "1.5", "-1e-3", ".5"], pa.float64(), [3.0, 1.5, -0.001, 0.5]),
+        (["007", "7"], pa.string(), ["007", "7"]),
+        (["3", "gate"], pa.string(), ["3", "gate"]),
+        (["nan", "1"], pa.string(), ["nan", "1"]),
+        ([3, 4.5], pa.float64(), [3.0, 4.5]),
+        ([True, None], pa.bool_(), [True, None]),
+        ([True, 3], pa.string(), ["true", "3"]),
+        (["true", None, "false"], pa.bool_(), [True, None, False]),
+        (["TRUE", "False"], pa.bool_(), [True, False]),
+        ([True, "false"], pa.bool_(), [True, False]),
+        (["True", "maybe"], pa.string(), ["True", "maybe"]),
+        (["true", "1"], pa.string(), ["true", "1"]),
+        (["1", "0"], pa.int64(), [1, 0]),
+        (["20231127153000123456", "20231127153000123457"], pa.string(), 2),
+        (["20231127153000123456", "7"], pa.string(), 2),
+        (["20231127153000123456", "1.5"], pa.string(), 2),
+        (["9223372036854775807", "-1"], pa.int64(), [2**63 - 1, -1]),
+        (["9223372036854775808"], pa.string(), 1),
+        (["9007199254740993", "0.5"], pa.string(), 2),
+        (["9007199254740992", "0.5"], pa.float64(), [2.0**53, 0.5]),
+        ([2**70 + 1, 1], pa.string(), [str(2**70 + 1), "1"]),
+        ([10**400, 0.5], pa.string(), [str(10**400), "0.5"]),
+        (["1e400", "1"], pa.string(), ["1e400", "1"]),
+        (["1\u0662", "3"], pa.string(), ["1\u0662", "3"]),
+        (["0001-01-01T00:00+14:00"], pa.string(), 1),
+        ([{"a": 1}, [2]], pa.string(), ['{"a": 1}', "[2]"]),
+        ([2**70, 1], pa.float64(), [2.0**70, 1.0]),
+        (["2024-05-01", None], pa.timestamp("us"), [datetime(2024, 5, 1), None]),
+        (
+            ["2024-05-01T10:00:00+02:00"],
+            pa.timestamp("us", tz="UTC"),
+            [datetime(2024, 5, 1, 8, tzinfo=UTC)],
+        ),
+        (["2024-05-01", "2024-05-01T10:00Z"], pa.string(), ["2024-05-01", "2024-05-01T10:00Z"]),
+        (["20240501", "2024-05-01"], pa.string(), ["20240501", "2024-05-01"]),
+        ([None, None], None, [None, None]),
+    ],
+)
+def test_the_type_of_a_column(values, kind, found):
+    array = column(values)
+    assert array.to_pylist() == (values if isinstance(found, int) else found)
+    assert kind is None or array.type == kind
+
+
+def test_a_folder(tmp_path):
+    for name in (
+        "b/2.JPG",
+        "b/1.png",
+        "a.jpeg",
+        "notes.txt",
+        ".hidden.jpg",
+        ".git/x.jpg",
+        "index/3.jpg",
+        "ä ö.webp",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    os.symlink(tmp_path, tmp_path / "b" / "round")
+    gallery = find_gallery(tmp_path, leave_out=tmp_path / "index")
+    assert [photo.path for photo in gallery.photos] == ["a.jpeg", "b/1.png", "b/2.JPG", "ä ö.webp"]
+    assert gallery.skipped == [] and gallery.root == tmp_path.resolve()
+
+
+def test_a_name_that_is_not_utf8_is_skipped(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.jpg", "wb"):
+        pass
+    gallery = find_gallery(tmp_path)
+    assert [photo.path for photo in gallery.photos] == ["a.jpg"]
+    assert gallery.skipped == [("caf\\xe9.jpg", "its name is not UTF-8: rename it")]
+
+
+CSV = """image,x,y,w,h,camera,time,note
+a.jpg,1,2,30,40,3,2024-05-01 10:00,"red, long"
+a.jpg,50,2,30,40,3,2024-05-01 10:01,
+sub/b.jpg,,,,,4,2024-05-02,x
+a.jpg,1,2,30,40,9,2024-05-01,again
+c.jpg,1,2,,40,3,,
+c.jpg,1,2,0,40,3,,
+c.jpg,1,2
+,1,2,3,4,5,,
+"""
+
+
+def test_a_csv_with_boxes_and_columns(tmp_path):
+    path = tmp_path / "photos.csv"
+    path.write_text(CSV)
+    gallery = find_gallery(path)
+    assert [photo.key for photo in gallery.photos] == [
+        ("a.jpg", (1, 2, 30, 40)),
+        ("a.jpg", (50, 2, 30, 40)),
+        ("sub/b.jpg", None),
+    ]
+    assert gallery.photos[0].columns == {"camera": "3", "time": "2024-05-01 10:00", "note": "red, long"}
+    assert gallery.photos[1].columns["note"] is None
+    told = dict(gallery.skipped)
+    assert list(told) == [f"photos.csv: line {n}" for n in (6, 7, 8, 9, 5)]
+    assert "field 'w'" in told["photos.csv: line 6"] and "0 x 40" in told["photos.csv: line 7"]
+    assert "3 fields" in told["photos.csv: line 8"] and "'image'" in told["photos.csv: line 9"]
+    assert told["photos.csv: line 5"] == "has the picture and box of line 2"
+
+
+def test_a_jsonl(tmp_path):
+    lines = [
+        {"image": "a.jpg", "camera": 3, "x": 1, "y": 2, "w": 3.4, "h": 4},
+        [1],
+        {"camera": 1},
+        {"image": "b"},
+    ]
+    path = tmp_path / "photos.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n{\n\n" + r'{"image": "c", "n": "\ud800"}')
+    gallery = find_gallery(path)
+    assert [(p.path, p.box, p.columns) for p in gallery.photos] == [
+        ("a.jpg", (1, 2, 3, 4), {"camera": 3}),
+        ("b", None, {}),
+    ]
+    assert [where.split()[-1] for where, _ in gallery.skipped] == ["2", "3", "5", "7"]
+
+
+def test_what_is_no_gallery(tmp_path, monkeypatch):
+    def told(path):
+        with pytest.raises(UserError) as error:
+            find_gallery(path)
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+        return str(error.value)
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "x.txt").write_text("")
+    (tmp_path / "no_image.csv").write_text("path,camera\na.jpg,3\n")
+    (tmp_path / "twice.csv").write_text("image,camera,camera\n")
+    (tmp_path / "reserved.csv").write_text("image,score\na.jpg,3\n")
+    (tmp_path / "latin.csv").write_bytes("image,né\n".encode("latin-1"))
+    (tmp_path / "bare.csv").write_text("image\n")
+    assert "no such folder" in told(tmp_path / "nowhere")
+    assert "has no photos; looked for" in told(tmp_path / "empty")
+    assert "neither a folder" in told(tmp_path / "x.txt")
+    assert "no column 'image'" in told(tmp_path / "no_image.csv")
+    assert "'camera' twice" in told(tmp_path / "twice.csv")
+    assert "column 'score'" in told(tmp_path / "reserved.csv")
+    assert "not UTF-8" in told(tmp_path / "latin.csv")
+    assert "has no usable lines" in told(tmp_path / "bare.csv")
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    """As root may read everything, the system's answer stands in."""
+    for name in ("open/a.jpg", "closed/b.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    gallery = find_gallery(tmp_path)
+    assert [photo.path for photo in gallery.photos] == ["open/a.jpg"]
+    assert gallery.skipped == [("closed", "the folder cannot be read (Permission denied)")]
+    with pytest.raises(UserError, match="closed: cannot be read .Permission denied.; check the folder"):
+        find_gallery(tmp_path / "closed")
+
+
+def table_of(tmp_path, text, name="photos.csv"):
+    path = tmp_path / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    gallery = find_gallery(path)
+    return [(photo.path, dict(photo.columns)) for photo in gallery.photos], gallery.skipped
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"])
+def test_a_line_break_of_a_word_processor_in_a_cell(tmp_path, mark):
+    rows, skipped = table_of(tmp_path, f"image,note\na.jpg,one{mark}two\nb.jpg,{mark}three\n")
+    assert skipped == []
+    assert rows == [("a.jpg", {"note": f"one{mark}two"}), ("b.jpg", {"note": "three"})]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_and_a_byte_order_mark(tmp_path, end):
+    text = end.join(["\ufeffimage,night", "a.jpg,true", "b.jpg,false", ""])
+    assert table_of(tmp_path, text) == ([("a.jpg", {"night": "true"}), ("b.jpg", {"night": "false"})], [])
+
+
+def test_blanks_around_names_and_cells(tmp_path):
+    text = " image , camera,\tnote\n a.jpg , 3 ,  \n\tb.jpg,4 ,\u00a0x\u2003\n"
+    rows, skipped = table_of(tmp_path, text)
+    assert rows == [("a.jpg", {"camera": "3", "note": None}), ("b.jpg", {"camera": "4", "note": "x"})]
+    assert skipped == []
+
+
+@pytest.mark.parametrize(
+    "header", ["image,camera,camera", "image, camera ,camera", "image,image,camera", "image,x,x"]
+)
+def test_a_column_twice_is_named(tmp_path, header):
+    twice = next(name for name in ("camera", "image", "x") if header.count(name) == 2)
+    with pytest.raises(UserError, match=f"names column '{twice}' twice"):
+        table_of(tmp_path, f"{header}\na.jpg,1,2\n")
+
+
+def test_boxes_that_no_picture_has(tmp_path):
+    lines = [
+        {"image": "a.jpg", "x": 10**400, "y": 0, "w": 1, "h": 1},
+        {"image": "b.jpg", "x": "1e999", "y": 0},
+    ]
+    lines.append({"image": "c.jpg", "x": 1, "y": 2, "w": 3, "h": 4})
+    rows, skipped = table_of(tmp_path, "\n".join(map(json.dumps, lines)), "photos.jsonl")
+    assert [path for path, _ in rows] == ["c.jpg"] and len(skipped) == 2
+    assert all("field 'x' is" in why and "\n" not in why for _, why in skipped)
+
+
+def test_a_column_of_true_and_false_is_a_filter(tiny, tmp_path):
+    search_galleries.photos(tmp_path / "photos", 3)
+    (tmp_path / "photos" / "p.csv").write_text(
+        "image,night,id\n000.png,TRUE,20231127153000123456\n001.png,,1\n002.png,false,2\n"
+    )
+    build(tmp_path / "photos" / "p.csv", tmp_path / "i", tiny["clip"])
+    searcher = open_searcher(tmp_path / "i")
+    for where, wanted in (
+        ("night = true", ["000.png"]),
+        ("night = false", ["002.png"]),
+        ("night is null", ["001.png"]),
+        ("id = '20231127153000123456'", ["000.png"]),
+    ):
+        assert [found["path"] for found in search(searcher, "a", where=where)["results"]] == wanted
+    kinds = {column["name"]: (column["kind"], column["values"]) for column in columns(searcher.index)}
+    assert kinds["night"] == ("flag", [False, True]) and kinds["id"][0] == "text"

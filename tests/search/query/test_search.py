@@ -1,0 +1,171 @@
+"""Questions to an index: against the model's own features, and the options one by one."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import tpr_jax
+from tests import search_galleries
+from tpr_jax.errors import UserError
+from tpr_jax.models.methods import prompts
+from tpr_jax.search.index.build import build
+from tpr_jax.search.query.search import open_searcher, search, text_notes
+
+CAMERAS = [3, 3, 4, 4, 4, 5, 5, None, 3, 4, 5, 6]
+
+
+@pytest.fixture(scope="module")
+def made(tiny, tmp_path_factory):
+    """(the searcher, features of the photos in float32, the model, the folder)."""
+    folder = tmp_path_factory.mktemp("query")
+    names = search_galleries.photos(folder / "photos")
+    lines = [{"image": name, "camera": camera} for name, camera in zip(names, CAMERAS, strict=True)]
+    lines[2]["seen"] = "2024-05-01T10:00"
+    table = folder / "photos" / "photos.jsonl"
+    table.write_text("\n".join(map(json.dumps, lines)))
+    build(table, folder / "index", tiny["clip"], batch_size=12)
+    model = tpr_jax.from_pretrained(tiny["clip"])
+    feats = model.encode_images([folder / "photos" / name for name in names])
+    return open_searcher(folder / "index"), feats, model, folder / "photos"
+
+
+def unit(vector):
+    return vector / np.linalg.norm(vector)
+
+
+def ranked(result):
+    return [int(found["path"][:3]) for found in result["results"]]
+
+
+def right(result, feats, query, k, among=None):
+    """Whether these are the k best by scores in float32; neighbours closer than float16 may change places."""
+    scores = feats @ query
+    rows = np.arange(len(feats)) if among is None else np.array(among)
+    best = rows[np.argsort(-scores[rows])][:k]
+    found = ranked(result)
+    assert len(found) == len(best) and set(found) <= set(rows.tolist())
+    np.testing.assert_allclose([f["score"] for f in result["results"]], scores[best], atol=2e-3)
+    np.testing.assert_allclose(scores[found], scores[best], atol=2e-3)
+
+
+@pytest.mark.parametrize("k", [1, 5, 12, 500])
+def test_a_text(made, k):
+    searcher, feats, model, _ = made
+    text = "A person in a red coat and blue trousers."
+    result = search(searcher, text, top_k=k)
+    right(result, feats, model.encode_texts([text])[0], k)
+    assert [found["rank"] for found in result["results"]] == list(range(1, min(k, 12) + 1))
+    assert result["count"] == result["matching"] == 12 and result["notes"] == []
+
+
+def test_a_picture_finds_itself(made):
+    searcher, feats, _, folder = made
+    for source in (folder / "007.png", (folder / "007.png").read_bytes()):
+        result = search(searcher, image=source, top_k=3)
+        right(result, feats, feats[7], 3)
+        assert ranked(result)[0] == 7 and result["results"][0]["score"] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_both_weighted(made, weight):
+    searcher, feats, model, folder = made
+    text = "green below, white above"
+    query = unit(weight * model.encode_texts([text])[0] + (1 - weight) * feats[4])
+    right(search(searcher, text, folder / "004.png", weight=weight, top_k=12), feats, query, 12)
+
+
+def test_only_where(made):
+    searcher, feats, model, _ = made
+    result = search(searcher, "red coat", where="camera in (3, 5)", top_k=4)
+    right(result, feats, model.encode_texts(["red coat"])[0], 4, [0, 1, 5, 6, 8, 10])
+    assert result["matching"] == 6
+    assert {found["columns"]["camera"] for found in result["results"]} <= {3, 5}
+    (one,) = search(searcher, "red coat", where="seen > '2024-05-01'")["results"]
+    assert one["columns"] == {"camera": 4, "seen": "2024-05-01T10:00:00"} and one["box"] is None
+    nothing = search(searcher, "red coat", where="camera > 99", group=0.9)
+    assert nothing["results"] == [] and nothing["matching"] == 0
+    with pytest.raises(UserError, match="file_size"):
+        search(searcher, "red coat", where="file_size > 3")
+
+
+def test_grouped(made):
+    searcher, feats, model, _ = made
+    everything = search(searcher, "red coat", top_k=12)
+    grouped = search(searcher, "red coat", top_k=12, group=0.9)
+    photos = [[f["path"], *(g["path"] for g in f["group"])] for f in grouped["results"]]
+    assert sorted(sum(photos, [])) == sorted(f["path"] for f in everything["results"])
+    leaders = [int(group[0][:3]) for group in photos]
+    alike = feats[leaders] @ feats[leaders].T - np.eye(len(leaders))
+    assert alike.max() < 0.901 and len(photos) > 1
+    for group in photos:
+        assert all(feats[int(path[:3])] @ feats[int(group[0][:3])] > 0.899 for path in group)
+    assert len(search(searcher, "red coat", top_k=12, group=1e-9)["results"]) < len(photos)
+
+
+def test_long_foreign_and_odd_texts_are_answered_with_a_note(made):
+    searcher, _, model, _ = made
+    assert "cut after 22 tokens" in search(searcher, "coat " * 10_000)["notes"][0]
+    assert "not in Latin script" in search(searcher, "一个穿红衣服的女人")["notes"][-1]
+    assert "not in Latin script" in search(searcher, "женщина")["notes"][-1]
+    assert search(searcher, "!? 42")["notes"] == ["the text has no word"]
+    assert len(search(searcher, "Fräulein\0 with a \ud800 coat")["results"]) == 10
+    longest = next(n for n in range(1, 40) if text_notes(model, "a " * n))
+    ids = model.tokenizer(["a " * (longest - 1)])[0]
+    assert (ids != 0).all() and longest > 2  # one word less fills it, and is no more than fits
+
+
+@pytest.mark.parametrize(("length", "longest"), [(24, 20), (23, 20), (12, 10)])
+def test_the_note_on_a_cut_text_counts_the_places_of_prompts(made, length, longest):
+    """Start, end and two prompt tokens take four of the 24 places; words have the others."""
+    _, _, model, _ = made
+    tokenizer = dataclasses.replace(model.tokenizer, context_length=length)
+    prompted = dataclasses.replace(model, method=prompts(1), tokenizer=tokenizer)
+    assert text_notes(prompted, "red " * longest) == []
+    assert f"cut after {longest} tokens" in text_notes(prompted, "red " * (longest + 1))[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({}, "nothing is asked"),
+        ({"text": " \n"}, "query is empty"),
+        ({"text": "a", "top_k": 0}, "--top_k 0"),
+        ({"text": "a", "top_k": 10**9}, "--top_k 1000000000"),
+        ({"text": "a", "weight": 1.1}, "--weight 1.1"),
+        ({"text": "a", "weight": float("nan")}, "--weight nan"),
+        ({"text": "a", "group": 0.0}, "--group 0.0"),
+        ({"text": "a", "group": float("nan")}, "--group nan"),
+        ({"image": "nowhere.jpg"}, "nowhere.jpg: no such picture"),
+        ({"image": b"%PDF-1.7"}, "not a picture"),
+        ({"text": "a", "where": "x"}, "--where"),
+    ],
+)
+def test_what_cannot_be_asked(made, asked, told):
+    with pytest.raises(UserError) as error:
+        search(made[0], **asked)
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_opening_with_the_wrong_things(made, own_clip):
+    index = made[0].index.folder
+    (own_clip / "tokenizer.json").write_text((own_clip / "tokenizer.json").read_text() + " ")
+    with pytest.raises(UserError, match="SHA-256 .* was made with"):
+        open_searcher(index, own_clip)
+    with pytest.raises(UserError, match="--engine fast is unknown"):
+        open_searcher(index, engine="fast")
+    with pytest.raises(UserError, match="no lists for an approximate search"):
+        open_searcher(index, engine="approximate")
+    with pytest.raises(UserError, match="has no index yet"):
+        open_searcher(index / "nowhere")
+    with pytest.raises(UserError, match="is a file"):
+        open_searcher(index / "index.json")
+
+
+def test_on_the_mesh_as_on_the_cpu(made):
+    searcher, _, _, _ = made
+    on_mesh = open_searcher(searcher.index.folder, engine="mesh")
+    for settings in ({"top_k": 12}, {"top_k": 3, "where": "camera=4"}, {"top_k": 4, "group": 0.95}):
+        one, other = (search(s, "red coat", **settings) for s in (searcher, on_mesh))
+        assert one["results"] == other["results"] and other["engine"] == "mesh"

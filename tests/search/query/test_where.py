@@ -1,0 +1,151 @@
+"""Conditions on columns: against SQLite, which reads the same ones, and what cannot be understood."""
+
+import sqlite3
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tpr_jax.errors import UserError
+from tpr_jax.search.query.where import matching
+
+ROWS = [
+    # camera, name, speed, seen
+    (3, "gate", 0.5, "2024-05-01"),
+    (3, "Gate", None, "2024-04-30"),
+    (4, "it's", -1.0, None),
+    (None, "", 2.0, "2024-05-02"),
+    (7, None, 1e3, "2023-12-31"),
+    (-2, "a_b%c", 0.0, "2024-05-01"),
+]
+NAMES = ("camera", "name", "speed", "seen")
+
+
+@pytest.fixture(scope="module")
+def both():
+    """(the table, ask(condition) -> the rows that SQLite finds)."""
+    table = pa.table({name: [row[i] for row in ROWS] for i, name in enumerate(NAMES)})
+    base = sqlite3.connect(":memory:")
+    base.execute("PRAGMA case_sensitive_like = ON")
+    base.execute("CREATE TABLE photos (camera INTEGER, name TEXT, speed REAL, seen TEXT)")
+    base.executemany("INSERT INTO photos VALUES (?, ?, ?, ?)", ROWS)
+    return table, lambda condition: [
+        n - 1 for (n,) in base.execute(f"SELECT rowid FROM photos WHERE {condition} ORDER BY rowid")
+    ]
+
+
+def texts(column, values):
+    quoted = st.sampled_from(values).map(lambda text: "'" + text.replace("'", "''") + "'")
+    signs = st.sampled_from(["=", "==", "!=", "<>", "<", "<=", ">", ">="])
+    several = st.lists(quoted, min_size=1, max_size=3).map(", ".join)
+    no = st.sampled_from(["", "not "])
+    pattern = st.sampled_from(["'%a%'", "'_ate'", "'it''s'", "'%'", "''", "'2024%'"])
+    return st.one_of(
+        st.tuples(signs, quoted).map(lambda t: f"{column} {t[0]} {t[1]}"),
+        st.tuples(no, several).map(lambda t: f"{column} {t[0]}in ({t[1]})"),
+        st.tuples(no, pattern).map(lambda t: f"{column} {t[0]}like {t[1]}"),
+        no.map(lambda n: f"{column} is {n}null"),
+    )
+
+
+def numbers(column):
+    number = st.sampled_from(["3", "-2", "+4", "0.5", "1e3", ".5", "2.", "-1.0", "100000000000"])
+    signs = st.sampled_from(["=", "<>", "<", "<=", ">", ">="])
+    return st.one_of(
+        st.tuples(signs, number).map(lambda t: f"{column}{t[0]}{t[1]}"),
+        st.lists(number, min_size=1, max_size=3).map(lambda found: f"{column} IN ({','.join(found)})"),
+        st.sampled_from(["", "NOT "]).map(lambda n: f"{column} IS {n}NULL"),
+    )
+
+
+LEAVES = st.one_of(
+    numbers("camera"),
+    numbers("speed"),
+    texts("name", ["gate", "Gate", "it's", "", "zzz"]),
+    texts("seen", ["2024-05-01", "2024"]),
+)
+CONDITIONS = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.tuples(inner, st.sampled_from([" and ", " OR ", " or "]), inner).map("".join),
+        inner.map(lambda text: f"not ({text})"),
+        inner.map(lambda text: f"NOT {text}"),
+        inner.map(lambda text: f"( {text} )"),
+    ),
+    max_leaves=8,
+)
+
+
+@given(CONDITIONS)
+@settings(max_examples=100, deadline=None)
+def test_as_sqlite(both, condition):
+    table, ask = both
+    assert np.flatnonzero(matching(table, condition)).tolist() == ask(condition)
+
+
+def test_a_text_in_double_quotes_and_a_column_in_backquotes():
+    table = pa.table({"camera no": ["a", 'b"c']})
+    assert matching(table, '`camera no` = "b""c"').tolist() == [False, True]
+
+
+def test_times_with_and_without_a_zone():
+    plain = [datetime(2024, 5, 1, 10), datetime(2024, 5, 2), None]
+    zoned = [None if t is None else t.replace(tzinfo=UTC) for t in plain]
+    table = pa.table({"plain": plain, "zoned": pa.array(zoned, pa.timestamp("us", tz="UTC"))})
+    assert matching(table, "plain > '2024-05-01 10:00'").tolist() == [False, True, False]
+    assert matching(table, "plain >= '2024-05-01T10:00:00'").tolist() == [True, True, False]
+    assert matching(table, "zoned = '2024-05-01 12:00+02:00'").tolist() == [True, False, False]
+    assert matching(table, "zoned < '2024-05-02'").tolist() == [True, False, False]
+    with pytest.raises(UserError, match="without a zone"):
+        matching(table, "plain > '2024-05-01 10:00Z'")
+
+
+def test_truth_values_and_columns_without_any_value():
+    table = pa.table({"night": [True, False, None], "empty": pa.nulls(3)})
+    assert matching(table, "night = true").tolist() == [True, False, False]
+    assert matching(table, "night != true or empty = 3").tolist() == [False, True, False]
+    assert matching(table, "empty is null").tolist() == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("condition", "told"),
+    [
+        ("", "is empty"),
+        ("  ", "is empty"),
+        ("camrea=3", "did you mean 'camera'?"),
+        ("camera=", "found the end where a value"),
+        ("camera", "found the end behind 'camera'"),
+        ("camera=3 name='gate'", "'name' is not expected"),
+        ("camera=3)", "')' is not expected"),
+        ("(camera=3", "where ')' should be"),
+        ("camera='3'", "the column holds numbers, not texts"),
+        ("name=3", "write the value in quotes"),
+        ("name=gate", "'gate'"),
+        ("name='gate", "cannot read"),
+        ("camera=3; drop table photos", "cannot read"),
+        ("__import__('os').system('true')", "cannot read"),
+        ("camera=true", "holds numbers"),
+        ("camera like '3%'", "needs a column of texts"),
+        ("3=camera", "found 3 where a column"),
+        ("camera in (3", "where ')' should be"),
+        ("camera in ()", "found ) where a value"),
+        ("camera is 3", "where 'null' should be"),
+        ("(" * 60 + "camera=3" + ")" * 60, "more than 50"),
+        ("not " * 5000, "too many"),
+        ("not " * 60 + "camera=3", "more than 50"),
+    ],
+)
+def test_what_is_not_understood(both, condition, told):
+    with pytest.raises(UserError) as error:
+        matching(both[0], condition)
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_time_that_is_none():
+    table = pa.table({"seen": [datetime(2024, 5, 1)]})
+    for wrong in ("seen > 3", "seen > 'yesterday'", "seen > '2024-13-01'"):
+        with pytest.raises(UserError, match="seen holds times"):
+            matching(table, wrong)

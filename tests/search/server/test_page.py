@@ -1,0 +1,630 @@
+"""The page in a real browser: Chromium, driven by Playwright. Skipped where there is no Chromium."""
+
+import json
+import os
+import re
+import shutil
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from tests import search_galleries, served
+from tpr_jax.search.index.build import build
+from tpr_jax.search.query.search import open_searcher, search
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium")
+# Of these the second and those after it keep the browser from calling home.
+FLAGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
+PATIENCE = 60_000  # ms: the machine may be busy with other tests
+PATH = re.compile(r"(\d{3}\.png|secret\.jpg)")
+
+
+@pytest.fixture(scope="module")
+def searcher(tiny, tmp_path_factory):
+    return open_searcher(served.make_index(tmp_path_factory.mktemp("page"), tiny["clip"]))
+
+
+@pytest.fixture(scope="module")
+def address(searcher):
+    with served.running(searcher) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    flags = [*FLAGS, "--no-sandbox"] if os.geteuid() == 0 else FLAGS
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags, timeout=3 * PATIENCE)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    """A page of a browser that was not here before; it may say nothing to the console, nor call others."""
+    context = browser.new_context(viewport={"width": 1100, "height": 800})
+    context.set_default_timeout(PATIENCE)
+    expect.set_options(timeout=PATIENCE)
+    page, said = context.new_page(), []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda r: None if r.url.startswith((address, "blob:")) else said.append(r.url))
+    page.goto(address)
+    expect(page.locator("#about")).to_contain_text("14 photos")
+    yield page
+    context.close()
+    # Chromium itself reports answers of 4xx, which some of these tests are about.
+    assert [line for line in said if "Failed to load resource" not in line] == []
+
+
+def shown(page):
+    """Paths of the photos in the grid, in order."""
+    expect(page.locator("#status")).to_contain_text("ms.")
+    expect(page.locator("#results")).not_to_have_class("old")
+    labels = page.locator("#results .photo").evaluate_all("all => all.map(one => one.ariaLabel)")
+    return [PATH.search(label)[0] for label in labels]
+
+
+def wanted(searcher, *asked, **settings):
+    return [found["path"] for found in search(searcher, *asked, **{"top_k": 24, **settings})["results"]]
+
+
+def ask(page, text):
+    page.fill("#text", text)
+    page.press("#text", "Enter")
+    return shown(page)
+
+
+def test_a_sentence(page, searcher):
+    assert ask(page, "a red coat") == wanted(searcher, "a red coat")
+    best = search(searcher, "a red coat", top_k=1)["results"][0]
+    first = page.locator("#results li").first
+    expect(first.locator(".score b")).to_have_text(f"{best['score']:.3f}")
+    sizes = "all => all.every(one => one.complete && one.naturalWidth > 0)"
+    page.wait_for_function(f"({sizes})([...document.querySelectorAll('#results .photo img')].slice(0, 6))")
+    assert "red coat" in page.title()
+
+
+def test_an_example(page, searcher):
+    example = page.locator("#examples button").nth(1)
+    text = example.inner_text()
+    example.click()
+    assert shown(page) == wanted(searcher, text) and page.input_value("#text") == text
+
+
+def test_filters(page, searcher):
+    page.click("#filters summary")
+    page.select_option("select[data-column=camera]", "1")
+    assert ask(page, "a red coat") == wanted(searcher, "a red coat", where="camera = 1")
+    expect(page.locator("#status")).to_contain_text("of 4 that the filters leave")
+    page.fill("input[aria-label='seen from']", "2024-05-06T00:00:00")
+    page.dispatch_event("input[aria-label='seen from']", "change")
+    expect(page.locator("#status")).to_contain_text("of 2 that the filters leave")
+    both = "camera = 1 and seen >= '2024-05-06'"
+    assert shown(page) == wanted(searcher, "a red coat", where=both)
+    page.fill("#where", "path = '007.png'")
+    page.press("#where", "Enter")
+    expect(page.locator("#results li")).to_have_count(1)
+    assert shown(page) == ["007.png"]
+    page.reload()
+    expect(page.locator("#results li")).to_have_count(1)
+    assert page.input_value("#where") == "path = '007.png'"
+    page.fill("#where", "")
+    page.select_option("select[data-column=camera]", "")
+    page.fill("input[aria-label='seen from']", "")
+    page.select_option("select[data-column=note]", "it's 003.png")
+    expect(page.locator("#results li")).to_have_count(1)
+    assert shown(page) == ["003.png"]
+
+
+def test_more_like_this_one_and_its_link(page, browser, address, searcher):
+    third = ask(page, "a red coat")[2]
+    page.locator("#results .more").nth(2).click()
+    expect(page.locator("#named")).to_have_text("like this photo")
+    expect(page.locator("#results .photo").first).to_have_attribute("aria-label", re.compile(third))
+    row = int(re.search(r"like=(\d+)", page.url)[1])
+    assert shown(page) == wanted(searcher, like=row)
+    other = browser.new_context().new_page()
+    other.goto(page.url)
+    assert shown(other) == shown(page)
+    other.goto(re.sub(r"index=\w+", "index=other", page.url))
+    expect(other.locator("#error")).to_contain_text("another one than when this link was made")
+    other.context.close()
+    page.fill("#text", "blue trousers")
+    page.press("#text", "Enter")
+    expect(page.locator("#balance")).to_be_visible()
+    expect(page).to_have_url(re.compile("q=blue"))
+    assert shown(page) == wanted(searcher, "blue trousers", like=row)
+
+
+def test_history_and_the_way_back(page, searcher):
+    first, second = ask(page, "a red coat"), ask(page, "black trousers")
+    expect(page.locator("#history a")).to_have_text(["black trousers", "a red coat"])
+    page.go_back()
+    expect(page.locator("#text")).to_have_value("a red coat")
+    assert shown(page) == first
+    page.click("#past summary")
+    page.click("text=black trousers")
+    expect(page.locator("#text")).to_have_value("black trousers")
+    assert shown(page) == second
+    page.reload()
+    expect(page.locator("#history a")).to_have_count(2)
+    page.click("#past summary")
+    page.click("#forget")
+    expect(page.locator("#past")).to_be_hidden()
+
+
+def test_a_photo_chosen_and_removed(page, searcher):
+    picture = searcher.index.folder.parent / "photos" / "005.png"
+    page.set_input_files("#file", picture)
+    assert shown(page) == wanted(searcher, image=picture)
+    expect(page.locator("#named")).to_have_text("005.png")
+    expect(page.locator("#link")).to_be_hidden()
+    assert page.locator("#shown").evaluate("image => image.naturalWidth") == 20
+    page.click("#drop")
+    expect(page.locator("#picture")).to_be_hidden()
+
+
+DROP = """async address => {
+  const blob = await (await fetch(address)).blob();
+  const data = new DataTransfer();
+  data.items.add(new File([blob], "dragged.jpg", { type: "image/jpeg" }));
+  for (const type of ["dragover", "drop"]) {
+    document.body.dispatchEvent(new DragEvent(type, { dataTransfer: data, bubbles: true, cancelable: true }));
+    if (type === "dragover" && document.getElementById("over").hidden) throw new Error("nothing says drop");
+  }
+}"""
+
+
+def test_a_photo_dragged_in(page):
+    page.evaluate(DROP, "/api/photos/9?size=large")
+    assert shown(page)[0] == "009.png"
+    expect(page.locator("#named")).to_have_text("dragged.jpg")
+    expect(page.locator("#over")).to_be_hidden()
+
+
+def drag(page, files, *types, x=300, y=400):
+    """Drags files of the disk over the page, as from a file manager, and then does these things with them."""
+    data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
+    session = page.context.new_cdp_session(page)
+    for kind in types:
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": x, "y": y, "data": data})
+        if kind == "dragOver":
+            expect(page.locator("#over")).to_be_visible()
+    session.detach()
+
+
+def can_be_used(page):
+    """Whether nothing lies over the page, nothing is broken on it, and a search still works."""
+    expect(page.locator("#over")).to_be_hidden()
+    broken = (
+        """[...document.images].filter(one => one.offsetParent && one.complete && !one.naturalWidth).length"""
+    )
+    assert page.evaluate(broken) == 0
+    assert page.evaluate("document.querySelectorAll('#results.old').length") == 0
+    return len(ask(page, "black trousers")) == 14 and page.locator("#error").is_hidden()
+
+
+def some_files(folder):
+    """A file of every kind that somebody may drop, and a folder."""
+    search_galleries.photos(folder, 1)
+    files = {
+        "clip.mp4": b"\0\0\0 ftypisom",
+        "notes.pdf": b"%PDF-1.7",
+        "sound.mp3": b"ID3",
+        "text.txt": b"hello",
+    }
+    files |= {
+        "drawing.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "archive.zip": b"PK",
+        "phone.heic": b"x",
+    }
+    files |= {"broken.jpg": b"\xff\xd8\xff\xe0 no more", "empty.jpg": b"", "large.jpg": b"0" * 10_000_001}
+    files |= {"what": b"no extension", "clip.jpg": b"\0\0\0 ftypisom"}
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    (folder / "holiday").mkdir()
+    return folder
+
+
+NEVER_ASKED = ["clip.mp4", "notes.pdf", "sound.mp3", "text.txt", "drawing.svg", "archive.zip", "holiday"]
+
+
+@pytest.mark.parametrize("name", NEVER_ASKED)
+def test_a_drop_that_is_no_photo_changes_nothing(page, tmp_path, name):
+    folder = some_files(tmp_path)
+    page.set_input_files("#file", folder / "000.png")
+    before = shown(page)
+    drag(page, [folder / name], "dragEnter", "dragOver", "drop")
+    error = page.locator("#error")
+    expect(error).to_contain_text(f"{name} is a folder" if name == "holiday" else f"{name} is ")
+    expect(error).to_contain_text("choose, drop or paste a JPEG, PNG")
+    expect(error).to_be_in_viewport()
+    assert shown(page) == before
+    expect(page.locator("#named")).to_have_text("000.png")
+    expect(page.locator("#shown")).to_be_visible()
+    assert can_be_used(page)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("broken.jpg", "upload"),
+        ("clip.jpg", "no picture that can be read"),
+        ("what", "no picture that can be read"),
+        ("empty.jpg", "empty"),
+        ("large.jpg", "10.0 MB: at most 10.0"),
+    ],
+)
+def test_a_drop_that_only_looks_like_a_photo(page, tmp_path, name, told):
+    ask(page, "a red coat")
+    drag(page, [some_files(tmp_path) / name], "dragEnter", "dragOver", "drop")
+    expect(page.locator("#error")).to_contain_text(told)
+    expect(page.locator("#error")).to_be_in_viewport()
+    expect(page.locator("#named")).to_have_text(name)
+    expect(page.locator("#shown")).to_be_hidden()  # rather than broken
+    expect(page.locator("#results li")).to_have_count(0)
+    page.click("#drop")  # and what was asked before is asked again
+    expect(page.locator("#picture")).to_be_hidden()
+    assert len(shown(page)) == 14 and page.locator("#error").is_hidden()
+    assert can_be_used(page)
+
+
+def test_several_files_dropped(page, searcher, tmp_path):
+    folder = some_files(tmp_path)
+    both = [folder / "notes.pdf", folder / "000.png", folder / "holiday", folder / "clip.mp4"]
+    drag(page, both, "dragEnter", "dragOver", "drop")
+    assert shown(page) == wanted(searcher, image=folder / "000.png")
+    expect(page.locator("#status")).to_contain_text("one photo is searched with, of 4 files: 000.png")
+    assert page.locator("#error").is_hidden() and can_be_used(page)
+
+
+def test_a_drag_that_leaves_or_is_given_up(page, tmp_path):
+    folder = some_files(tmp_path)
+    drag(page, [folder / "000.png"], "dragEnter", "dragOver", "dragCancel")
+    assert can_be_used(page)
+    drag(page, [folder / "000.png"], "dragEnter", "dragOver")  # and nothing comes any longer
+    expect(page.locator("#over")).to_be_hidden()
+    assert can_be_used(page)
+    for ends in ("keydown", "pointermove", "pointerdown", "dragend", "blur"):
+        page.evaluate(OVER)
+        assert page.locator("#over").is_visible()
+        page.evaluate("type => document.body.dispatchEvent(new Event(type, { bubbles: true }))", ends)
+        assert page.locator("#over").is_hidden()
+    assert can_be_used(page)
+
+
+OVER = """() => {
+  const data = new DataTransfer();
+  data.items.add(new File(["x"], "a.jpg", { type: "image/jpeg" }));
+  const settings = { dataTransfer: data, bubbles: true, cancelable: true };
+  document.body.dispatchEvent(new DragEvent("dragover", settings));
+}"""
+GIVE = """([event, files, texts, at]) => {
+  const data = new DataTransfer();
+  for (const [name, type, content] of files) data.items.add(new File([content], name, { type }));
+  for (const [type, text] of texts) data.setData(type, text);
+  const settings = { clipboardData: data, dataTransfer: data, bubbles: true, cancelable: true };
+  const made = event === "paste" ? new ClipboardEvent(event, settings) : new DragEvent(event, settings);
+  document.querySelector(at).dispatchEvent(made);
+  return made.defaultPrevented;
+}"""
+
+
+def test_texts_and_links_dropped(page):
+    """Into the words they go as the browser has it; elsewhere the browser would leave for a link."""
+    link = [["text/uri-list", "https://example.org/a.jpg"], ["text/plain", "https://example.org/a.jpg"]]
+    for texts in ([["text/plain", "a red coat"]], link):
+        for event in ("dragover", "drop"):
+            assert not page.evaluate(GIVE, [event, [], texts, "#text"])
+            assert page.evaluate(GIVE, [event, [], texts, "#results"])
+            expect(page.locator("#over")).to_be_hidden()
+        expect(page.locator("#error")).to_contain_text("That is not a photo: choose, drop or paste a JPEG")
+        assert can_be_used(page)
+
+
+def test_pasting(page, searcher):
+    video, photo = ["clip.mp4", "video/mp4", "x"], ["a.jpg", "image/jpeg", "x"]
+    assert page.evaluate(GIVE, ["paste", [video], [], "#text"])
+    expect(page.locator("#error")).to_contain_text("clip.mp4 is not a photo")
+    assert can_be_used(page)
+    # A text, or a text with a picture of it, into the words; a text elsewhere is nothing to us.
+    assert not page.evaluate(GIVE, ["paste", [], [["text/plain", "a coat"]], "#text"])
+    assert not page.evaluate(GIVE, ["paste", [photo], [["text/plain", "a coat"]], "#text"])
+    assert not page.evaluate(GIVE, ["paste", [], [["text/plain", "a coat"]], "body"])
+    assert page.locator("#error").is_hidden() and page.locator("#picture").is_hidden()
+    assert page.evaluate(GIVE, ["paste", [photo], [["text/plain", "a coat"]], "body"])
+    expect(page.locator("#error")).to_contain_text("no picture that can be read")
+    expect(page.locator("#named")).to_have_text("a.jpg")
+
+
+def test_choosing_what_is_no_photo_and_choosing_it_again(page, tmp_path):
+    folder = some_files(tmp_path)
+    for _ in range(2):
+        page.set_input_files("#file", folder / "clip.mp4")
+        expect(page.locator("#error")).to_contain_text("clip.mp4 is not a photo")
+        page.set_input_files("#file", folder / "phone.heic")
+        expect(page.locator("#error")).to_contain_text("phone.heic is ")
+        page.set_input_files("#file", folder / "000.png")
+        assert len(shown(page)) == 14 and page.locator("#error").is_hidden()
+    assert can_be_used(page)
+
+
+def test_a_file_that_is_gone_when_it_is_sent(page, tmp_path):
+    folder = some_files(tmp_path)
+    page.set_input_files("#file", folder / "000.png")
+    shown(page)
+    (folder / "000.png").write_bytes(b"another file now")
+    page.press("#text", "Enter")
+    expect(page.locator("#error")).to_contain_text("000.png cannot be read")
+    page.click("#drop")
+    assert can_be_used(page)
+
+
+def test_a_drop_while_a_photo_is_enlarged(page, tmp_path):
+    folder = some_files(tmp_path)
+    for name, told in (("clip.mp4", "clip.mp4 is not a photo"), ("broken.jpg", "upload")):
+        ask(page, "red")
+        page.locator("#results .photo").first.click()
+        expect(page.locator("#large")).to_be_visible()
+        drag(page, [folder / name], "dragEnter", "dragOver", "drop")
+        expect(page.locator("#large")).to_be_hidden()
+        expect(page.locator("#error")).to_contain_text(told)
+        page.locator("#drop").click() if name == "broken.jpg" else None
+    assert can_be_used(page)
+
+
+def test_a_file_name_that_is_long_or_markup(page, tmp_path):
+    folder = some_files(tmp_path)
+    names = ["x" * 240 + ".png", "<img src=x onerror=document.title='run'>.png"]
+    for name in names:
+        (folder / "000.png").rename(folder / name)
+        drag(page, [folder / name], "dragEnter", "dragOver", "drop")
+        shown(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1100
+        assert len(page.locator("#named").inner_text()) <= 60 and "run" not in page.title()[:3]
+        (folder / name).rename(folder / "000.png")
+    (folder / "clip.mp4").rename(folder / ("<b>" + "y" * 230 + ".mp4"))
+    drag(page, [folder / ("<b>" + "y" * 230 + ".mp4")], "dragEnter", "dragOver", "drop")
+    expect(page.locator("#error")).to_contain_text("<b>yyy")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1100
+
+
+def test_no_results(page):
+    page.click("#filters summary")
+    page.fill("#where", "camera > 99")
+    page.fill("#text", "red")
+    page.press("#text", "Enter")
+    expect(page.locator("#status")).to_have_text("The filters leave no photo.")
+    expect(page.locator("#results li")).to_have_count(0)
+    page.fill("#where", "")
+    assert can_be_used(page)
+
+
+@pytest.mark.parametrize(
+    "condition", ["camera =", "colour = 3", "'", "camera = 'x", "(" * 300, "<b>x</b>", "1 = 1 ; drop"]
+)
+def test_a_condition_that_is_not_understood(page, condition):
+    ask(page, "red")
+    page.click("#filters summary")
+    page.fill("#where", condition)
+    page.press("#where", "Enter")
+    expect(page.locator("#error")).to_be_visible()
+    assert "\n" not in page.locator("#error").inner_text() and page.locator("#error b").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1100
+    page.fill("#where", "")
+    assert can_be_used(page)
+
+
+def test_columns_and_captions_are_not_run(browser, tiny, tmp_path):
+    """What stands in a table may be markup, in names of columns too."""
+    names = search_galleries.photos(tmp_path / "photos", 3)
+    evil = "<img src=x onerror=document.title='run'>"
+    rows = [
+        {"image": name, evil: evil + str(i), "caption": f"<script>{i}</script>"}
+        for i, name in enumerate(names)
+    ]
+    (tmp_path / "photos" / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    build(tmp_path / "photos" / "all.jsonl", tmp_path / "index", tiny["clip"])
+    with served.running(open_searcher(tmp_path / "index")) as address:
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(f"{address}/?q=red")
+        expect(page.locator("#results li")).to_have_count(3)
+        assert evil in page.locator("#results").inner_text() and page.title() == "red"
+        assert page.locator("#results img").count() == 3 and page.locator("#fields img").count() == 0
+        page.context.close()
+
+
+def test_a_server_that_is_gone(browser, searcher):
+    with served.running(searcher) as address:
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(address)
+        ask(page, "red")
+    page.fill("#text", "blue")
+    page.press("#text", "Enter")
+    expect(page.locator("#error")).to_have_text("The server does not answer: is it still running?")
+    expect(page.locator("#status")).to_have_text("")
+    page.context.close()
+
+
+def test_a_server_that_is_gone_when_the_page_begins(browser, address):
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.route("**/api/index", lambda route: route.abort())
+    page.goto(address)
+    expect(page.locator("#error")).to_contain_text(
+        "does not answer: is it still running? Load this page again."
+    )
+    page.fill("#text", "red")
+    page.press("#text", "Enter")
+    expect(page.locator("#error")).to_contain_text("load it again")
+    page.unroute("**/api/index")
+    page.route("**/api/index", lambda route: route.fulfill(status=429, json={"detail": "too many requests"}))
+    page.goto(address)
+    expect(page.locator("#error")).to_contain_text("answered 429: too many requests. Load this page again.")
+    page.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_said_can_be_read(browser, address, scheme, tmp_path):
+    """By WCAG: text of 4.5 times the luminance of what is behind it, or the other way around."""
+    context = browser.new_context(viewport={"width": 390, "height": 700}, color_scheme=scheme)
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    page.goto(f"{address}/?q=red")
+    shown(page)
+    drag(page, [some_files(tmp_path) / "clip.mp4"], "dragEnter", "dragOver", "drop")
+    expect(page.locator("#error")).to_be_in_viewport()
+    expect(page.locator("#over")).to_be_hidden()
+    colors = "e => [getComputedStyle(e).color, getComputedStyle(document.body).backgroundColor]"
+    for name in ("#error", "#status", "#about"):
+        least, most = sorted(map(luminance, page.locator(name).evaluate(colors)))
+        assert (most + 0.05) / (least + 0.05) >= 4.5, name
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    context.close()
+
+
+def luminance(color):
+    parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"%PDF-1.7", "no picture that can be read"),
+        (b"", "empty"),
+        (b"0" * 10_000_001, "10.0 MB: at most 10.0"),
+    ],
+)
+def test_what_is_no_photo(page, tmp_path, content, told):
+    (tmp_path / "a.jpg").write_bytes(content)
+    page.set_input_files("#file", tmp_path / "a.jpg")
+    expect(page.locator("#error")).to_contain_text(told)
+    expect(page.locator("#results li")).to_have_count(0)
+    page.click("#drop")
+    assert len(ask(page, "red")) == 14 and page.locator("#error").is_hidden()
+
+
+def test_mistakes_are_told_and_mended(page):
+    page.fill("#text", "word " * 10_000)
+    page.press("#text", "Enter")
+    expect(page.locator("#error")).to_contain_text("at most 2000 characters")
+    page.fill("#text", "red")
+    page.click("#filters summary")
+    page.fill("#where", "colour = 3")
+    page.press("#where", "Enter")
+    expect(page.locator("#error")).to_contain_text("column 'colour' is unknown")
+    page.fill("#where", "")
+    page.press("#text", "Enter")
+    assert len(shown(page)) == 14
+    expect(page.locator("#error")).to_be_hidden()
+    page.fill("#text", "红衣服")
+    page.press("#text", "Enter")
+    expect(page.locator("#status")).to_contain_text("not in Latin script")
+
+
+def test_a_newer_question_while_the_answer_comes(page):
+    """It breaks off the reading of the older one's answer, of which nothing may show."""
+    broken_off = """() => {
+        const real = Response.prototype.json;
+        Response.prototype.json = function () {
+            Response.prototype.json = real;
+            window.broken = true;
+            return Promise.reject(new DOMException("", "AbortError"));
+        };
+    }"""
+    page.evaluate(broken_off)
+    page.fill("#text", "red")
+    page.press("#text", "Enter")
+    page.wait_for_function("window.broken")
+    page.wait_for_timeout(200)
+    assert page.locator("#error").is_hidden()
+    page.fill("#text", "blue")
+    page.press("#text", "Enter")
+    assert len(shown(page)) == 14
+    assert page.locator("#error").is_hidden()
+
+
+def test_by_keyboard_alone(page):
+    expect(page.locator("#text")).to_be_focused()
+    page.keyboard.type("a red coat")
+    page.keyboard.press("Enter")
+    found = shown(page)
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.matches('.photo')"):
+            break
+    at = "document.activeElement.getAttribute('aria-label').split(',')[0]"
+    assert page.evaluate(at) == found[0]
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(at) == found[1]
+    page.keyboard.press("ArrowDown")
+    below = found.index(page.evaluate(at))
+    assert below > 2
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate(at) == found[1]
+    page.keyboard.press("Enter")
+    expect(page.locator("#large")).to_be_visible()
+    expect(page.locator("#caption")).to_contain_text(found[1])
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#caption")).to_contain_text(found[2])
+    page.keyboard.press("Escape")
+    expect(page.locator("#large")).to_be_hidden()
+    expect(page.locator("#results .photo").nth(2)).to_be_focused()  # a moment after the dialog is gone
+    assert page.evaluate(at) == found[2]
+    page.keyboard.press("m")
+    expect(page.locator("#named")).to_have_text("like this photo")
+    assert shown(page)[0] == found[2]
+    page.locator("#results .photo").first.focus()
+    page.keyboard.press("/")
+    expect(page.locator("#text")).to_be_focused()
+
+
+def test_everything_that_can_be_pressed_has_a_name(page):
+    ask(page, "red")
+    page.click("#filters summary")
+    nameless = """() => [...document.querySelectorAll("button, input, select, a, img")].filter(one =>
+      !one.textContent.trim() && !one.ariaLabel && !one.labels?.length && !one.hasAttribute("alt")
+    ).map(one => one.outerHTML)"""
+    assert page.evaluate(nameless) == []
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_on_a_phone(browser, address, width):
+    context = browser.new_context(viewport={"width": width, "height": 700}, is_mobile=True, has_touch=True)
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    page.goto(f"{address}/?q=red+coat&f.camera=1")
+    assert len(shown(page)) == 4
+    assert page.evaluate("document.documentElement.scrollWidth") <= width  # nothing to scroll sideways
+    assert (
+        page.locator("#text").evaluate("e => parseFloat(getComputedStyle(e).fontSize)") >= 16
+    )  # or iOS zooms
+    for button in page.locator("form .main, #results .photo, #results .more").all():
+        assert button.bounding_box()["height"] >= 40
+    page.locator("#results .photo").first.tap()
+    expect(page.locator("#large")).to_be_visible()
+    box = page.locator("#large").bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= width
+    context.close()
+
+
+def test_names_of_photos_are_not_run(browser, tiny, tmp_path):
+    """A photo's path may hold anything, markup too."""
+    names = search_galleries.photos(tmp_path / "photos", 2)
+    evil = "<img src=x onerror=document.title='run'>.png"
+    (tmp_path / "photos" / names[0]).rename(tmp_path / "photos" / evil)
+    build(tmp_path / "photos", tmp_path / "index", tiny["clip"])
+    with served.running(open_searcher(tmp_path / "index")) as address:
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(f"{address}/?q=red")
+        expect(page.locator("#results li")).to_have_count(2)
+        assert evil in page.locator("#results").inner_text() and page.title() == "red"
+        page.context.close()

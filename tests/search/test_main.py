@@ -1,0 +1,197 @@
+"""The command: what it prints and its exit codes; killed, it goes on; two processes share the work."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import tpr_jax
+from tests import search_galleries
+from tests.conftest import ROOT, _environment
+from tpr_jax.search.__main__ import main
+from tpr_jax.search.index import store
+from tpr_jax.search.index.build import build
+
+
+@pytest.fixture
+def made(tiny, tmp_path, capsys):
+    """An index of twelve photos made by the command."""
+    search_galleries.photos(tmp_path / "photos")
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"")
+    assert (
+        main(["index", str(tmp_path / "photos"), "--index", str(tmp_path / "i"), "--model", tiny["clip"]])
+        == 0
+    )
+    told = capsys.readouterr().out
+    assert "13 of 13 photos to encode" in told and "skipped: broken.jpg: the picture is empty" in told
+    assert "12 photos indexed: 12 encoded, 0 as they were, 0 gone, 1 skipped" in told
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def places(tiny, tmp_path_factory):
+    """`i`, an index, and `photos`, what is in it: made once, and not to be changed."""
+    folder = tmp_path_factory.mktemp("cli")
+    search_galleries.photos(folder / "photos")
+    build(folder / "photos", folder / "i", tiny["clip"])
+    for name in ("damaged", "halved"):
+        shutil.copytree(folder / "i", folder / name)
+    (folder / "damaged" / "index.json").write_text("{")
+    vectors = next((folder / "halved").glob("vectors-*.npy"))
+    vectors.write_bytes(vectors.read_bytes()[: vectors.stat().st_size // 2])
+    return {name: folder / name for name in ("i", "photos", "damaged", "halved")}
+
+
+def start(*words):
+    command = [sys.executable, "-m", "tpr_jax.search", *map(str, words)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=pipe, stderr=pipe, text=True)
+
+
+def test_query_in_words_and_as_json(made, capsys):
+    assert main(["query", "a red coat", "--index", str(made / "i"), "--top_k", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("   1  ") and lines[1].startswith("   2  ") and len(lines) == 3
+    picture = str(made / "photos" / "003.png")
+    words = ["query", "--image", picture, "--index", str(made / "i"), "--json", "--group"]
+    assert main([*words, "--where", "path >= '003'"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["results"][0]["path"] == "003.png" and told["matching"] == 9
+    assert told["query"]["group"] == 0.95 and set(told["results"][0]) >= {"rank", "score", "box", "columns"}
+
+
+def test_export(made, capsys):
+    assert main(["export", "--index", str(made / "i"), "--out", str(made / "x.parquet")]) == 0
+    assert "12 rows written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "required: index|query|serve|export"),
+        (["find"], "invalid choice"),
+        (["query", "a"], "--index"),
+        (["query", "--index", "{i}"], "nothing is asked"),
+        (["query", "a", "--index", "nowhere"], "nowhere: has no index yet"),
+        (["query", "a", "--index", "{i}", "--top_k", "many"], "--top_k"),
+        (["query", "a", "--index", "{i}", "--model", "clip-mini"], "--model clip-mini: SHA-256"),
+        (["query", "a", "--index", "{i}", "--where", "colour=3"], "column 'colour' is unknown"),
+        (["query", "a", "--index", "{i}", "--where", "x=" + "9" * 310], "a number is at most 1.79e308"),
+        (["query", "a", "--index", "{i}", "--where", "x=" + "9" * 4300], "a number is at most 1.79e308"),
+        (["query", "a", "--index", "{i}", "--where", "path = '\udce9'"], "bytes that are not UTF-8"),
+        (["index", "nowhere", "--index", "{i}"], "nowhere: no such folder"),
+        (["index", "{i}", "--index", "{i}"], "has no photos"),
+        (["index", "{photos}", "--index", "{photos}/000.png"], "000.png"),
+        (["index", "{photos}", "--index", "{i}", "--batch_size", "0"], "--batch_size 0"),
+        (["index", "{photos}", "--index", "{i}", "--image_size", "0", "3"], "--image_size 0 3"),
+        (["index", "{photos}", "--index", "{i}2", "--model", "no/such/model/here"], "no/such/model/here"),
+        (["index", "{photos}", "--index", "{i}", "--num_processes", "2"], "needs --coordinator HOST:PORT"),
+        (["serve"], "--index"),
+        (["serve", "--index", "nowhere", "--port", "0"], "nowhere: has no index yet"),
+        (["serve", "--index", "{i}", "--port", "70000"], "--port 70000"),
+        (["serve", "--index", "{i}", "--port", "65536"], "--port 65536"),
+        (["serve", "--index", "{i}", "--port=-1"], "--port -1: must be from 0"),
+        (["serve", "--index", "{i}", "--port", "http"], "--port: invalid int value: 'http'"),
+        (["serve", "--index", "{i}", "--port", "8000.5"], "--port: invalid int value"),
+        (["serve", "--index", "{damaged}", "--port", "0"], "damaged"),
+        (["serve", "--index", "{halved}", "--port", "0"], "damaged"),
+        (["serve", "--index", "{photos}/000.png", "--port", "0"], "is a file"),
+        (["serve", "--index", "{i}", "--port", "0", "--rate", "inf"], "--rate inf"),
+        (["serve", "--index", "{i}", "--port", "0", "--rate", "nan"], "--rate nan"),
+        (["serve", "--index", "{i}", "--port", "0", "--max_connections", "-1"], "--max_connections -1"),
+        (["serve", "--index", "{i}", "--port", "0", "--host", "192.0.2.7"], "--host 192.0.2.7"),
+        (["serve", "--index", "{i}", "--port", "0", "--host", "no host"], "--host no host"),
+        (["serve", "--index", "{i}", "--port", "0", "--rate", "-1"], "--rate -1"),
+        (["serve", "--index", "{i}", "--port", "0", "--max_upload", "0"], "--max_upload 0"),
+        (["serve", "--index", "{i}", "--port", "0", "--engine", "fast"], "--engine fast"),
+        (["export", "--index", "{i}", "--out", "{photos}/000.png"], "exists already"),
+    ],
+)
+def test_mistakes_are_one_line(places, words, told, capsys):
+    assert main([word.format(**places) for word in words]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and told in line and line.count("\n") == 1
+
+
+def parts_of(folder):
+    return sorted(folder.glob("parts/*.npz"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_amid_it_goes_on(tiny, tmp_path, how):
+    search_galleries.photos(tmp_path / "photos", 6000)
+    words = ["index", tmp_path / "photos", "--index", tmp_path / "i", "--model", tiny["clip"]]
+    process = start(*words, "--batch_size", 1)
+    assert "6,000 of 6,000 photos to encode" in process.stdout.readline()
+    time.sleep(3)  # of the half minute that it takes
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=300)
+    told = (130, True) if how == signal.SIGTERM else (-how, False)
+    assert (process.returncode, "the same command goes on" in errors) == told, errors
+    again = start(*words)
+    told, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    assert "6,000 photos indexed" in told
+    assert not (tmp_path / "i" / "parts").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work(tiny, tmp_path):
+    names = search_galleries.photos(tmp_path / "photos", 40)
+    (tmp_path / "photos" / "zz.png").write_bytes(b"no picture")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["index", tmp_path / "photos", "--index", tmp_path / "i", "--model", tiny["clip"]]
+    together = ["--coordinator", f"127.0.0.1:{port}", "--num_processes", 2, "--process_id"]
+    both = [start(*words, *together, number) for number in range(2)]
+    told = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert "40 photos indexed: 21 encoded" in told[0][0] and "skipped: zz.png" in told[0][0]
+    index = store.open_index(tmp_path / "i")
+    model = tpr_jax.from_pretrained(tiny["clip"])
+    feats = model.encode_images([tmp_path / "photos" / name for name in names])
+    assert np.abs(index.vectors.astype(np.float32) - feats).max() < 1e-3
+
+
+def test_the_help_names_the_commands(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0 and "python -m tpr_jax.search query" in capsys.readouterr().out
+
+
+@pytest.fixture
+def odd(places, tmp_path):
+    """A folder of files that are no picture, each for another reason."""
+    whole = (places["photos"] / "000.png").read_bytes()
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("a woman in a red coat")
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "pdf.png").write_bytes(b"%PDF-1.4 no picture")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "sub").write_bytes(b"")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("missing.png", "folder.png", "empty.png", "text.jpg", "cut.png", "pdf.png", "loop.png", "gone.png"),
+        *("sub/a.png", "", "x" * 300),
+    ],
+)
+def test_a_picture_that_cannot_be_asked_for(places, odd, name, capsys):
+    file = str(odd / name) if name else ""
+    assert main(["query", "--image", file, "--index", str(places["i"])]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and line.count("\n") == 1 and "Traceback" not in line
+    assert name in line

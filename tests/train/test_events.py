@@ -1,0 +1,43 @@
+"""Event files for TensorBoard, read back by TensorFlow."""
+
+import pytest
+
+from tpr_jax.train.events import crc32c, open_events, write_scalars
+
+
+@pytest.mark.parametrize(
+    ("data", "known"),  # RFC 3720, appendix B.4
+    [
+        (b"\x00" * 32, 0x8A9136AA),
+        (b"\xff" * 32, 0x62A8AB43),
+        (bytes(range(32)), 0x46DD794E),
+        (bytes(range(31, -1, -1)), 0x113FDB5C),
+        (b"123456789", 0xE3069283),
+    ],
+)
+def test_crc32c(data, known):
+    assert crc32c(data) == known
+
+
+def test_tensorflow_reads_what_was_written(tmp_path):
+    pytest.importorskip("tensorflow")
+    from tensorflow.compat.v1.train import summary_iterator
+
+    file = open_events(tmp_path / "tensorboard")
+    write_scalars(file, 0, {"loss": 0.5})
+    write_scalars(file, 70_000, {"loss": -2.25, "routing/text/load/" + "x" * 200: 1e-8})
+    (path,) = (tmp_path / "tensorboard").iterdir()  # flushed, though not closed
+    first, *rest = list(summary_iterator(str(path)))
+    file.close()
+    assert first.file_version == "brain.Event:2"
+    found = [(event.step, {v.tag: v.simple_value for v in event.summary.value}) for event in rest]
+    assert found[0] == (0, {"loss": 0.5})
+    assert found[1][0] == 70_000 and found[1][1]["loss"] == -2.25
+    assert found[1][1]["routing/text/load/" + "x" * 200] == pytest.approx(1e-8)
+    assert abs(rest[0].wall_time - first.wall_time) < 60
+
+
+def test_each_opening_is_a_file_of_its_own(tmp_path):
+    for _ in range(2):
+        open_events(tmp_path).close()
+    assert len(list(tmp_path.iterdir())) == 2

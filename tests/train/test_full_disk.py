@@ -1,0 +1,243 @@
+"""A disk that fills up while a run writes: one line, whichever write it was, and nothing after it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.train.test_resume import assert_same_run
+from tpr_jax import errors
+from tpr_jax.train import checkpoint
+from tpr_jax.train import writer as runlog
+from tpr_jax.utils import files as writing
+
+ROOT = Path(__file__).parents[2]
+TOLD = "no space left on the disk of {}: free some and run the same command to go on\n"
+
+# Many arrays that cannot be compressed: when the first of them fails, the others are still being written.
+SAVES = """
+import sys
+from pathlib import Path
+import jax.numpy as jnp
+import numpy as np
+from tpr_jax.train import checkpoint
+from tpr_jax.errors import UserError
+
+state = {str(i): jnp.asarray(np.random.default_rng(i).normal(size=500)) for i in range(300)}
+for folder in sys.argv[1:]:
+    manager = checkpoint.open_manager(Path(folder), keep=1)
+    try:
+        checkpoint.save(manager, 1, state, {})
+        checkpoint.finish(manager)
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def on_small_disk(tmp_path_factory):
+    """`call(kilobytes, *command)`: a finished process that saw a disk of this size in the folder."""
+    disk = tmp_path_factory.mktemp("disk")
+    private = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+
+    def call(kilobytes: int, *command):
+        script = f'mount -t tmpfs -o size={kilobytes}k tmpfs "$0" && exec "$@"'
+        words = [*private, script, disk, *command]
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+    try:
+        works = call(8, "true").returncode == 0
+    except FileNotFoundError:
+        works = False
+    if not works:
+        pytest.skip("only a Linux that lets its users mount can give a test a disk of its own")
+    return call, disk
+
+
+def full(*_, **__):
+    raise OSError(28, "No space left on device", "metrics.jsonl")
+
+
+def full_quota(*_, **__):
+    raise OSError(122, "Disk quota exceeded", "metrics.jsonl")
+
+
+def too_large(*_, **__):
+    raise OSError(27, "File too large")
+
+
+def too_large_in_tensorstores_words(*_, **__):
+    raise ValueError("UNKNOWN: Error writing local file: File too large [os_error_code='27' type='EFBIG']")
+
+
+def full_in_tensorstores_words(*_, **__):
+    raise ValueError("RESOURCE_EXHAUSTED: Error writing file: No space left on device [os_error_code='28']")
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "error"),
+    [
+        (checkpoint.ocp.CheckpointManager, "save", full_in_tensorstores_words),
+        (checkpoint.ocp.CheckpointManager, "wait_until_finished", full_in_tensorstores_words),
+        (checkpoint.ocp.CheckpointManager, "save", full),
+        (runlog.events, "write_scalars", full),
+        (writing.os, "replace", full),
+    ],
+)
+def test_each_place_that_writes(tiny, tmp_path, explained, capsys, monkeypatch, where, what, error):
+    monkeypatch.setattr(where, what, error)
+    flags = ["--config", tiny["config"], "--workdir", tmp_path / "run", "--config.total_steps=10"]
+    line = explained(capsys, *flags)
+    assert "no space left on the disk of " in line and "run the same command to go on" in line
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "error", "told"),
+    [
+        (
+            runlog.events,
+            "write_scalars",
+            full_quota,
+            "the disk quota for metrics.jsonl is used up: free some",
+        ),
+        (
+            runlog.events,
+            "write_scalars",
+            too_large,
+            "metrics.jsonl would be larger than the limit of this shell",
+        ),
+        (
+            writing.os,
+            "replace",
+            too_large,
+            "config.json would be larger than the limit of this shell or disk",
+        ),
+        (
+            checkpoint.ocp.CheckpointManager,
+            "wait_until_finished",
+            too_large_in_tensorstores_words,
+            "would be larger than the limit of this shell or disk: raise it (ulimit -f)",
+        ),
+    ],
+)
+def test_other_limits_have_words_of_their_own(
+    tiny, tmp_path, explained, capsys, monkeypatch, where, what, error, told
+):
+    monkeypatch.setattr(where, what, error)
+    flags = ["--config", tiny["config"], "--workdir", tmp_path / "run", "--config.total_steps=10"]
+    assert told in explained(capsys, *flags)
+
+
+def test_a_full_disk_is_told_from_other_errors():
+    described = errors.describe_disk_limit
+    assert described(OSError(28, "No space left on device", "a/b")).startswith(
+        "no space left on the disk of a/b:"
+    )
+    assert described(OSError(28, "No space left on device"), "c").startswith(
+        "no space left on the disk of c:"
+    )
+    assert described(OSError(27, "File too large")).startswith("a file of this run would be larger")
+    assert described(ValueError("RESOURCE_EXHAUSTED: x"), "c").startswith("no space left on the disk of c:")
+    for other in (OSError(13, "Permission denied"), ValueError("a bug"), OSError("no number")):
+        assert described(other, "c") is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blocks", [1, 8, 40, 100, 300])
+def test_a_limit_to_the_size_of_files(tiny, tmp_path, blocks):
+    """ulimit -f, in KB: amid the config, the log, the checkpoints and the report."""
+    flags = ["--config", tiny["config"], "--workdir", str(tmp_path / "run")]
+    command = ["bash", "-c", 'ulimit -f "$0" && exec "$@"', str(blocks), sys.executable, "-m", "tpr_jax.main"]
+    process = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, env=uncached())
+    (line,) = process.stderr.splitlines()
+    assert process.returncode == 2
+    assert (
+        line.startswith("error: ")
+        and " would be larger than the limit of this shell or disk: raise it" in line
+    )
+    # With the limit raised the same command goes on and comes to its end.
+    process = subprocess.run([*command[4:], *flags], cwd=ROOT, capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (0, "")
+
+
+def uncached() -> dict[str, str]:
+    """The environment without JAX's own cache, which warns where it cannot write."""
+    return {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
+
+
+def test_nothing_but_the_error_is_told_of_a_checkpoint(on_small_disk):
+    call, disk = on_small_disk
+    folders = [str(disk / str(attempt)) for attempt in range(8)]
+    process = call(300, sys.executable, "-c", SAVES, *folders)
+    assert process.stdout == "".join(TOLD.format(folder) for folder in folders)
+    assert process.stderr == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kilobytes", "flags"), [(700, []), (16, ["--config.checkpoint_every=1000", "--config.eval_every=0"])]
+)
+def test_a_whole_run(tiny, on_small_disk, kilobytes, flags):
+    """Amid its checkpoints, and amid its log."""
+    call, disk = on_small_disk
+    flags = ["--config", tiny["config"], "--workdir", str(disk / "run"), *flags]
+    process = call(kilobytes, sys.executable, "-m", "tpr_jax.main", *flags)
+    (line,) = process.stderr.splitlines()
+    assert process.returncode == 2
+    assert line.startswith("error: no space left on the disk")
+    assert line.endswith(": free some and run the same command to go on")
+
+
+# A full disk, the same disk enlarged, and the same command again.
+ENLARGED = """
+mount -t tmpfs -o size=$1k tmpfs "$2"
+folder=$2 copy=$3
+shift 3
+"$@"
+echo "first $?"
+mount -o remount,size=200m "$folder"
+"$@"
+echo "second $?"
+cp -r "$folder/run" "$copy"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [300, 700])
+def test_on_a_disk_that_was_enlarged_it_goes_on(tiny, finished, on_small_disk, tmp_path, kilobytes):
+    _, disk = on_small_disk
+    command = [
+        sys.executable,
+        "-m",
+        "tpr_jax.main",
+        "--config",
+        tiny["config"],
+        "--workdir",
+        str(disk / "run"),
+    ]
+    private = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", ENLARGED, "sh"]
+    words = [*private, str(kilobytes), str(disk), str(tmp_path / "copy"), *command]
+    process = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert "first 2\n" in process.stdout and process.stdout.endswith("second 0\n"), process
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("error: no space left on the disk of ")
+    assert_same_run(tmp_path / "copy", finished[0])
+    left = [path for path in (tmp_path / "copy").rglob("*") if path.name.endswith((".tmp", "-tmp"))]
+    assert left == []
+
+
+def test_other_exceptions_that_nobody_can_catch_are_still_told():
+    seen = []
+    report = checkpoint._without_late_calls(seen.append)
+
+    class Unraisable:
+        def __init__(self, error):
+            self.exc_type, self.exc_value = type(error), error
+
+    late = Unraisable(RuntimeError("Event loop is closed"))
+    others = [Unraisable(RuntimeError("something else")), Unraisable(ValueError("Event loop is closed"))]
+    for unraisable in (late, *others):
+        report(unraisable)
+    assert seen == others

@@ -1,0 +1,164 @@
+"""A batch that goes through the towers in parts gives the losses and gradients of the whole."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny_clip as tiny
+from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
+from tpr_jax import losses, optim
+from tpr_jax.models import clip
+from tpr_jax.models.heads import NO_HEADS, Heads
+from tpr_jax.models.methods import METHODS
+from tpr_jax.train import objective
+from tpr_jax.utils.trees import flatten
+
+CONFIG = dataclasses.replace(tiny.CONFIG, text_layers=1)
+ROWS = 12
+
+
+def masked_batch() -> dict:
+    """The number of masked words differs between the parts of the batch."""
+    batch = tiny.batch(ROWS)
+    ids = batch["ids"].copy()
+    ids[: ROWS // 2, 1] = CONFIG.vocab_size - 2
+    ids[-1, 1] = CONFIG.vocab_size - 2
+    return {**batch, "mlm_ids": ids, "mlm_labels": np.where(batch["ids"] != ids, batch["ids"], 0)}
+
+
+def prepared(name: str):
+    """(model, weights of all losses that the method can have, trainable, frozen)."""
+    method = METHODS[name](**(tiny.DM_SETTINGS if name == "dm_adapter" else tiny.SETTINGS.get(name, {})))
+    used = [loss for loss in losses.NAMES if loss not in ("mlm", "id") or name == "irra"]
+    weights = {loss: 1.0 + i / 8 for i, loss in enumerate(used) if loss != "balance" or method.mixtures}
+    model = clip.build(CONFIG, method, heads=Heads(ROWS, mlm_depth=1) if name == "irra" else NO_HEADS)
+    variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
+    return model, weights, *optim.split_model(jax.tree.map(jnp.asarray, variables), method)
+
+
+@pytest.mark.parametrize(("name", "count"), [("dm_adapter", 3), ("dm_adapter", ROWS), ("irra", 4)])
+def test_in_parts_as_whole(name, count):
+    model, weights, trainable, frozen = prepared(name)
+    batch = masked_batch()
+
+    def whole(trainable):
+        return objective.objective(model, weights, 50.0, trainable, frozen, batch)
+
+    (total, metrics), gradient = jax.jit(jax.value_and_grad(whole, has_aux=True))(trainable)
+    parts = jax.tree.map(lambda rows: rows.reshape(count, ROWS // count, *rows.shape[1:]), batch)
+    in_parts = jax.jit(
+        lambda trainable, parts: objective.in_parts(model, weights, 50.0, trainable, frozen, parts)
+    )
+    (mine, found), added = in_parts(trainable, parts)
+    np.testing.assert_allclose(mine, total, rtol=1e-5)
+    assert found.keys() == metrics.keys()
+    for key in metrics:
+        np.testing.assert_allclose(found[key], metrics[key], rtol=1e-5, err_msg=key)
+    gradient, added = jax.device_get((gradient, added))
+    norm = float(np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(gradient))))
+    added = flatten(added)
+    for path, leaf in flatten(gradient).items():
+        np.testing.assert_allclose(added[path], leaf, rtol=1e-4, atol=1e-5 * norm, err_msg=path)
+    assert norm > 0
+
+
+def test_the_mean_over_parts_would_be_another():
+    """What adding up the gradients of smaller batches gives: the comparison above can fail."""
+    model, weights, trainable, frozen = prepared("dm_adapter")
+    batch = masked_batch()
+    run = jax.jit(lambda rows: objective.objective(model, weights, 50.0, trainable, frozen, rows)[1])
+    whole = run(batch)
+    halves = [jax.tree.map(lambda rows, at=at: rows[at : at + 6], batch) for at in (0, 6)]
+    each = [run(half) for half in halves]
+    for loss in ("sdm", "itc", "balance"):
+        assert abs(np.mean([found[loss] for found in each]) / whole[loss] - 1) > 1e-3
+
+
+LONGER = dataclasses.replace(tiny.CONFIG, context_length=9)
+END, MASK = LONGER.vocab_size - 1, LONGER.vocab_size - 2
+PROMPTED = {
+    "prompts": ({"length": 1}, 2),  # settings, and the prompt tokens in front of the words
+    "cskt": ({"prompts": 1, "direction": "to_vision"}, 1),
+    "mixture": ({"prompts": {"length": 2}, "both": {"fine": {"part": "lora", "rank": 2}}}, 4),
+}
+
+
+def prompted(name: str, length: int):
+    """(model, variables, batch, prompt tokens): captions of every length that `length` ids can hold."""
+    settings, count = PROMPTED[name]
+    model = clip.build(LONGER, METHODS[name](**settings), heads=Heads(mlm_depth=1))
+    drawn = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
+    variables = jax.tree.map(jnp.asarray, drawn)
+    ends = range(2, length)
+    batch = tiny.batch(len(ends), config=LONGER)
+    ids = np.zeros((len(ends), length), np.int32)
+    for row, end in zip(ids, ends, strict=True):
+        row[1:end], row[end] = np.random.default_rng(end).integers(1, MASK, end - 1), END
+    labels = np.where((np.arange(length) % 2 == 1) & (ids < END), ids, 0)
+    labels[:, 1] = ids[:, 1]
+    last = np.maximum(np.array(ends) - 1, 1)
+    labels[np.arange(len(ends)), last] = ids[np.arange(len(ends)), last]
+    batch |= {"ids": ids, "mlm_ids": np.where(labels, MASK, ids).astype(np.int32), "mlm_labels": labels}
+    return model, variables, batch, count
+
+
+def places(ids: np.ndarray, labels: np.ndarray, count: int) -> list[tuple[int, int, int]]:
+    """(row, place, label) of each masked word that is still there, by METHODS' words: right by `count`, cut
+    to the context, and end-of-text last where it would be pushed off."""
+    size = min(ids.shape[1] + count, LONGER.context_length)
+    found = []
+    for row, (words, own) in enumerate(zip(ids.tolist(), labels.tolist(), strict=True)):
+        sequence = [words[0], *([None] * count), *words[1:]][:size]
+        of_words = [0, *([0] * count), *own[1:]][:size]
+        if END not in sequence:
+            of_words[-1] = 0
+        found += [(row, place, label) for place, label in enumerate(of_words) if label]
+    return found
+
+
+@pytest.mark.parametrize("length", [LONGER.context_length, 5])
+@pytest.mark.parametrize("name", PROMPTED)
+def test_masked_words_are_scored_where_prompts_shift_them(name, length):
+    model, variables, batch, count = prompted(name, length)
+    images, _ = model["encode_image"](variables, batch["image"], all_tokens=True)
+    logits = np.asarray(jax.jit(model["predict_words"])(variables, images, batch["mlm_ids"]), np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    kept = places(batch["mlm_ids"], batch["mlm_labels"], count)
+    dropped = (batch["mlm_labels"] != 0).sum() - len(kept)
+    assert dropped > 0 if length + count > LONGER.context_length else dropped == 0
+    expected = -np.mean([log_p[at] for at in kept])
+    run = jax.jit(lambda batch: objective.objective(model, {"mlm": 1.0}, 50.0, variables, {}, batch)[1])
+    np.testing.assert_allclose(run(batch)["mlm"], expected, rtol=1e-5)
+    # Those that were dropped do not count in any part of the batch either.
+    rows = len(batch["ids"]) // 2 * 2
+    batch = {key: value[-rows:] for key, value in batch.items()}
+    parts = {key: value.reshape(2, rows // 2, *value.shape[1:]) for key, value in batch.items()}
+    in_parts = jax.jit(lambda parts: objective.in_parts(model, {"mlm": 1.0}, 50.0, variables, {}, parts))
+    np.testing.assert_allclose(in_parts(parts)[0][1]["mlm"], run(batch)["mlm"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", PROMPTED)
+def test_a_word_stands_behind_the_prompts(name):
+    """The text tower is causal: another word changes its tokens from the word's own place on."""
+    model, variables, batch, count = prompted(name, 5)
+    encode = jax.jit(lambda ids: model["encode_text"](variables, ids, all_tokens=True)[0])
+    ids = batch["ids"][-1:]
+    before = np.asarray(encode(ids))
+    for word in range(1, 4):
+        other = ids.copy()
+        other[0, word] = ids[0, word] % (MASK - 1) + 1
+        changed = np.abs(np.asarray(encode(other)) - before)[0].max(-1) > 1e-6
+        assert np.flatnonzero(changed)[0] == word + count
+
+
+def test_a_batch_whose_masked_words_are_all_cut_off_has_no_loss():
+    model, variables, batch, count = prompted("prompts", LONGER.context_length)
+    labels = np.zeros_like(batch["mlm_labels"])
+    labels[-1, LONGER.context_length - count] = 3
+    assert not places(batch["mlm_ids"], labels, count)
+    batch["mlm_labels"] = labels
+    run = jax.jit(lambda batch: objective.objective(model, {"mlm": 1.0}, 50.0, variables, {}, batch)[0])
+    assert run(batch) == 0

@@ -1,0 +1,310 @@
+"""One update: what changes, what is reported, and what a loss that is not finite does."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import tiny_clip as tiny
+from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
+from tpr_jax import losses, optim
+from tpr_jax.distributed.sharding import everywhere, make_mesh
+from tpr_jax.errors import UserError
+from tpr_jax.models import clip
+from tpr_jax.models.heads import NO_HEADS, Heads
+from tpr_jax.models.methods import METHODS, dm_adapter
+from tpr_jax.train import step
+from tpr_jax.utils.trees import flatten, merge
+
+CONFIG = dataclasses.replace(tiny.CONFIG, text_layers=1)
+WEIGHTS = {"sdm": 1.0, "itc": 0.25, "balance": 0.5}
+SCALE = 20.0
+RATE = 0.01
+
+
+def start(method) -> tuple[dict, dict]:
+    """(trainable, frozen) of random variables."""
+    model = clip.build(CONFIG, method)
+    variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
+    return optim.split_collections(variables, method.trainable, method.tuned)
+
+
+@functools.cache
+def compiled(name: str = "dm_adapter"):
+    """(jitted step, trainable, frozen, optimiser, model), one compilation for all tests of a method."""
+    method = dm_adapter(**tiny.DM_SETTINGS) if name == "dm_adapter" else METHODS[name]()
+    weights = WEIGHTS if name == "dm_adapter" else {"sdm": 1.0}
+    model, (trainable, frozen) = clip.build(CONFIG, method), start(method)
+    optimiser = optax.sgd(RATE, momentum=0.9)
+    return (
+        step.jit_train_step(model, optimiser, weights, SCALE, make_mesh()),
+        trainable,
+        frozen,
+        optimiser,
+        model,
+    )
+
+
+@functools.cache
+def encoded():
+    """((image features, routing), (text features, routing)) of a batch of 6 with the first weights."""
+    _, trainable, frozen, _, model = compiled()
+    variables, batch = merge(frozen, trainable), tiny.batch(6)
+    return [
+        jax.jit(model[name])(variables, batch[key])
+        for name, key in (("encode_image", "image"), ("encode_text", "ids"))
+    ]
+
+
+def first_state(name: str = "dm_adapter") -> dict:
+    """A new state each time: a step takes its state's memory."""
+    _, trainable, _, optimiser, _ = compiled(name)
+    return everywhere(make_mesh(), step.init_state(optimiser, jax.tree.map(np.copy, trainable)))
+
+
+def floats(batch: dict) -> dict:
+    """A batch of normalised floats, in which a pixel may be NaN."""
+    return {**batch, "image": np.array(clip.normalise(batch["image"]))}
+
+
+def same(a, b) -> bool:
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool(np.array_equal(x, y)), a, b)))
+
+
+def copied(tree):
+    return jax.tree.map(np.array, tree)
+
+
+def test_metrics_are_the_weighted_losses_of_the_features():
+    update, _, frozen, _, _ = compiled()
+    batch = tiny.batch(6)
+    _, metrics = update(first_state(), frozen, floats(batch))
+    (images, image_routing), (texts, text_routing) = encoded()
+    expected = {
+        "sdm": losses.sdm(images, texts, batch["pid"], scale=SCALE),
+        "itc": 0.25 * losses.itc(images, texts, batch["pid"], scale=SCALE),
+        "balance": 0.5 * sum(block["balance"] for block in [*image_routing, *text_routing]),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(metrics["loss"], sum(expected.values()), rtol=1e-4)
+    assert metrics["bad_step"] == -1
+
+
+def test_routing_statistics():
+    update, trainable, frozen, _, _ = compiled()
+    _, metrics = update(first_state(), frozen, floats(tiny.batch(6)))
+    for tower in ("visual", "text"):
+        share = np.asarray(metrics[f"routing/{tower}/load"])
+        assert share.shape == (3,) and (share >= 0).all()
+        np.testing.assert_allclose(share.sum(), 1, rtol=1e-6)
+        alphas = [block["beside_mlp"]["router"]["alpha"] for block in trainable["moe"][tower].values()]
+        np.testing.assert_allclose(metrics[f"routing/{tower}/alpha"], np.mean(alphas), rtol=1e-5)
+        assert 0 < metrics[f"routing/{tower}/balance"] < 3
+    assert "routing/visual/load" not in update_of("full_finetune")[1]
+
+
+@functools.cache
+def update_of(name):
+    """(new state, metrics) of the first step of a method."""
+    update, _, frozen, _, _ = compiled(name)
+    new, metrics = update(first_state(name), frozen, floats(tiny.batch(6)))
+    return copied(new), copied(metrics)
+
+
+@pytest.mark.parametrize(
+    ("name", "collections"),
+    [("dm_adapter", {"moe"}), ("full_finetune", {"params"}), ("layer_norm", {"params"})],
+)
+def test_only_what_is_trainable_is_in_the_state_and_all_of_it_moves(name, collections):
+    _, trainable, frozen, _, _ = compiled(name)
+    new, metrics = update_of(name)
+    assert set(new["trainable"]) == collections
+    assert not set(flatten(new["trainable"])) & set(flatten(frozen))
+    assert (new["step"], new["bad_step"]) == (1, -1)
+    still = [
+        optim.leaf_path(path)
+        for (path, a), b in zip(
+            jax.tree_util.tree_leaves_with_path(new["trainable"]), jax.tree.leaves(trainable), strict=True
+        )
+        if np.array_equal(a, b)
+    ]
+    assert still == []
+    # Plain SGD's first change is -rate * gradient, whose norm was reported.
+    change = jax.tree.map(lambda a, b: (a - b) / RATE, new["trainable"], trainable)
+    norm = np.sqrt(sum(np.square(x).sum() for x in jax.tree.leaves(change)))
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-2)
+
+
+def test_the_loss_falls():
+    update, _, frozen, _, _ = compiled()
+    state, found = first_state(), []
+    for _ in range(12):
+        state, metrics = update(state, frozen, floats(tiny.batch(6)))
+        found.append(float(metrics["loss"]))
+    assert state["step"] == 12 and found[-1] < found[0] - 0.1
+
+
+def test_a_loss_that_is_not_finite_stops_all_updates():
+    """The state stays the last good one, names the step, and later good batches change nothing any more."""
+    update, _, frozen, _, _ = compiled()
+    good = floats(tiny.batch(6))
+    bad = {**good, "image": good["image"].copy()}
+    bad["image"][2, 3, 4, 1] = np.nan
+    state, _ = update(first_state(), frozen, good)
+    state, _ = update(state, frozen, good)
+    kept = copied(state)
+    state, metrics = update(state, frozen, bad)
+    assert not np.isfinite(metrics["loss"]) and metrics["bad_step"] == 2
+    for batch in (good, bad, good):
+        assert (state["step"], state["bad_step"]) == (2, 2)
+        assert same(state["trainable"], kept["trainable"]) and same(state["opt"], kept["opt"])
+        state, metrics = update(state, frozen, batch)
+        assert metrics["bad_step"] == 2
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state["trainable"]))
+
+
+def test_a_gradient_that_is_not_finite_stops_too():
+    """The root's slope at 0 is infinite while its value is not."""
+
+    def encode(variables, x, all_tokens=False):
+        return jnp.sqrt(variables["moe"]["w"]) * x, []
+
+    model = {"encode_image": encode, "encode_text": encode}
+    optimiser = optax.sgd(1.0)
+    state = step.init_state(optimiser, {"moe": {"w": jnp.zeros(2)}})
+    batch = {"image": jnp.ones((2, 2)), "ids": jnp.ones((2, 2)), "pid": jnp.arange(2)}
+    update = jax.jit(functools.partial(step.train_step, model, optimiser, {"triplet": 1.0}, 1.0))
+    new, metrics = update(state, {}, batch)
+    assert np.isfinite(metrics["loss"]) and not np.isfinite(metrics["grad_norm"])
+    assert (new["step"], new["bad_step"]) == (0, 0)
+    np.testing.assert_array_equal(new["trainable"]["moe"]["w"], [0, 0])
+
+
+DIVIDES_BY_0 = optax.adam(1.0, eps=0.0)
+ALL_MEAN = optax.adam(1.0, b1=1.0)
+SPOILS_ITS_STATE = optax.GradientTransformation(
+    lambda params: {"seen": jnp.zeros(())},
+    lambda gradient, state, params=None: (gradient, {"seen": jnp.inf * jnp.ones(())}),
+)
+
+
+@pytest.mark.parametrize(
+    "optimiser", [DIVIDES_BY_0, ALL_MEAN, SPOILS_ITS_STATE], ids=["eps=0", "b1=1", "state alone"]
+)
+def test_an_update_that_is_not_finite_stops_too(optimiser):
+    """Loss and gradient are numbers, the new weights or the optimizer's state are not: the old ones stay."""
+
+    def encode(variables, x, all_tokens=False):
+        return (variables["moe"]["w"] + 0 * variables["moe"]["still"]) * x, []
+
+    model = {"encode_image": encode, "encode_text": encode}
+    state = step.init_state(optimiser, {"moe": {"w": jnp.arange(1.0, 3), "still": jnp.ones(2)}})
+    batch = {"image": jnp.array([[1.0, 2], [3, 1]]), "ids": jnp.array([[2.0, 1], [1, 1]])}
+    batch["pid"] = jnp.arange(2)
+    update = jax.jit(functools.partial(step.train_step, model, optimiser, {"triplet": 1.0}, 1.0))
+    new, metrics = update(state, {}, batch)
+    assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"]) and metrics["grad_norm"] > 0
+    assert (new["step"], new["bad_step"]) == (0, 0)
+    assert same(new["trainable"], state["trainable"]) and same(new["opt"], state["opt"])
+
+
+def test_encoders_give_the_models_features():
+    _, trainable, frozen, _, model = compiled()
+    variables, batch = merge(frozen, trainable), tiny.batch(6)
+    encoders = step.jit_encoders(model, make_mesh())
+    for encode, key, (expected, _) in zip(encoders, ("image", "ids"), encoded(), strict=True):
+        feats = encode(variables, batch[key])
+        assert feats.shape == (6, CONFIG.embed_dim) and feats.dtype == jnp.float32
+        np.testing.assert_allclose(feats, expected, rtol=1e-4, atol=1e-5)
+
+
+IRRA = Heads(num_classes=5, mlm_depth=1)
+
+
+def words(batch: dict) -> dict:
+    """The batch with its second word masked, for the loss 'mlm'."""
+    masked = batch["ids"].copy()
+    masked[:, 1] = CONFIG.vocab_size - 2
+    return {**batch, "mlm_ids": masked, "mlm_labels": np.where(batch["ids"] != masked, batch["ids"], 0)}
+
+
+def one_objective(weights: dict, batch: dict, heads=NO_HEADS, name="zero_shot", dtype="float32"):
+    """((loss, metrics), variables, model) with random variables; nothing is trained."""
+    method = METHODS[name]()
+    model = clip.build(CONFIG, method, dtype, heads)
+    variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
+    found = jax.jit(lambda v, b: step.objective(model, weights, SCALE, v, {}, b))(variables, batch)
+    return found, variables, model
+
+
+def test_losses_with_heads_of_their_own():
+    """ID from the features by hand; MLM's logits from the masked ids, scored where there is a label."""
+    batch = words(tiny.batch(6))
+    weights = {"id": 2.0, "mlm": 0.5, "sdm": 1.0}
+    (total, metrics), variables, model = one_objective(weights, batch, IRRA)
+    images, _ = model["encode_image"](variables, batch["image"], all_tokens=True)
+    texts, _ = model["encode_text"](variables, batch["ids"])
+    head = variables["head"]["classifier"]
+    by_hand = 0.0
+    for feats in (images[:, 0], texts):
+        logits = np.asarray(feats, np.float64) @ head["kernel"] + head["bias"]
+        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        by_hand -= log_p[np.arange(6), batch["pid"]].mean() / 2
+    np.testing.assert_allclose(metrics["id"], 2 * by_hand, rtol=1e-4)
+    logits = np.asarray(model["predict_words"](variables, images, batch["mlm_ids"]), np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    rows = np.argwhere(batch["mlm_labels"])
+    scored = np.mean([log_p[i, j, batch["mlm_labels"][i, j]] for i, j in rows])
+    np.testing.assert_allclose(metrics["mlm"], -0.5 * scored, rtol=1e-4)
+    np.testing.assert_allclose(total, metrics["id"] + metrics["mlm"] + metrics["sdm"], rtol=1e-6)
+    # And the features are those without the heads.
+    expected = losses.sdm(images[:, 0], texts, batch["pid"], scale=SCALE)
+    np.testing.assert_allclose(metrics["sdm"], expected, rtol=1e-4)
+
+
+def test_losses_with_heads_in_bfloat16():
+    """The heads' weights are float32 and the towers' tokens bfloat16: all come together."""
+    batch, weights = words(tiny.batch(6)), {"id": 1.0, "mlm": 1.0}
+    (_, exact), _, _ = one_objective(weights, batch, IRRA)
+    (_, rounded), _, _ = one_objective(weights, batch, IRRA, dtype="bfloat16")
+    for name in weights:
+        np.testing.assert_allclose(rounded[name], exact[name], rtol=0.1, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("weights", "batch", "heads", "told"),
+    [
+        ({"sdn": 1.0}, tiny.batch(6), NO_HEADS, "'sdn' needs another name: known are sdm, itc"),
+        ({"mlm": 1.0}, tiny.batch(6), IRRA, "'mlm' needs mlm_ids"),
+        ({"mlm": 1.0}, words(tiny.batch(6)), NO_HEADS, "'mlm' needs its head"),
+        ({"id": 1.0}, tiny.batch(6), NO_HEADS, "'id' needs a classifier among heads"),
+        ({"balance": 1.0}, tiny.batch(6), NO_HEADS, "'balance' needs a mixture of experts"),
+    ],
+    ids=["unknown", "ids", "head", "classifier", "mixture"],
+)
+def test_a_loss_that_lacks_what_it_needs_is_an_error(weights, batch, heads, told):
+    with pytest.raises(UserError, match=told):
+        one_objective(weights, batch, heads)
+
+
+def test_compiled_ahead_it_computes_the_same():
+    update, _, frozen, _, _ = compiled()
+    state, batch = first_state(), everywhere(make_mesh(), tiny.batch(6))
+    ahead = step.compiled_ahead(update, state, everywhere(make_mesh(), frozen), batch)
+    expected = copied(update(first_state(), frozen, batch))
+    for _ in range(2):  # the memory of one state is given away, and the next is welcome
+        assert same(copied(ahead(first_state(), everywhere(make_mesh(), frozen), batch)), expected)
+
+
+def test_what_cannot_be_compiled_ahead_is_an_error_at_the_first_call():
+    def refuses(x):
+        raise UserError("not this one")
+
+    ahead = step.compiled_ahead(jax.jit(refuses), jnp.zeros(3))
+    with pytest.raises(UserError, match="not this one"):
+        ahead(jnp.zeros(3))

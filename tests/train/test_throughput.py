@@ -1,0 +1,102 @@
+"""What a row of metrics.jsonl says of speed and memory, and the profile."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.train.test_resume import rows
+from tpr_jax.perf import chips, flops
+from tpr_jax.train import loop as train
+from tpr_jax.train import setup as prepare
+from tpr_jax.train import throughput as watching
+
+
+def products(batch: int) -> float:
+    """Of the tiny run (conftest.py) forwards, by hand: towers of one block of width 64, of 8 patches and of
+    24 words, of which one token is read, so that the block's queries and MLP are of that one."""
+    d, mlp, heads = 64, 128, 2 * 64 * 32
+    tower = lambda tokens: 2 * tokens * d * 2 * d + (2 * d * d * 2 + 4 * tokens * d + 4 * d * mlp)  # noqa: E731
+    return batch * (2 * 8 * 3 * 8 * 8 * d + tower(9) + tower(24) + 2 * heads)
+
+
+def test_pace(make_config, monkeypatch):
+    config = make_config()
+    parts = prepare.prepare(config)
+    row = watching.pace(config, parts)(5, 2.0, 0.5)
+    assert row["examples_per_second"] == 20.0 and row["step_seconds"] == 0.4 and row["input_wait"] == 0.25
+    assert list(row) == ["examples_per_second", "step_seconds", "input_wait", "model_flops_per_second"]
+    # Forwards once and backwards less than twice, as most weights are frozen; the mixture comes on top.
+    step = row["model_flops_per_second"] * 0.4
+    assert products(8) < step < 4 * products(8)
+    assert watching.pace(make_config(batch_size=16), parts)(5, 2.0, 0)["model_flops_per_second"] == (
+        pytest.approx(2 * step / 0.4, rel=0.02)  # the pairs of a batch grow faster
+    )
+    # Of a chip that is known, on a mesh of one: an operation in ten that it could do.
+    monkeypatch.setattr(chips, "peak", lambda kind, dtype: 10 * step / 0.4)
+    assert watching.pace(config, parts)(5, 2.0, 0.5)["peak_share"] == pytest.approx(0.1)
+
+
+def test_the_share_is_that_of_all_devices(make_config, monkeypatch):
+    monkeypatch.setattr(flops, "train_step", lambda *_: [flops.Product("all", 300.0, 0.0, 0.0)])
+    monkeypatch.setattr(chips, "peak", lambda kind, dtype: 100.0)
+
+    class Mesh:
+        devices = np.array([[jax.devices()[0]] * 4])
+
+    parts = {"clip_config": None, "method": None, "heads": None, "mesh": Mesh}
+    row = watching.pace(make_config(), parts)(2, 3.0, 0.0)
+    assert row["model_flops_per_second"] == 200.0 and row["peak_share"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("stats", "expected"),
+    [
+        ([{"peak_bytes_in_use": 5}, {"peak_bytes_in_use": 7, "bytes_in_use": 9}], 7),
+        ([{"peak_bytes_in_use": 5}, None], None),
+        ([{}], None),
+    ],
+)
+def test_device_memory(monkeypatch, stats, expected):
+    class Device:
+        def __init__(self, stats):
+            self.memory_stats = lambda: stats
+
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device(found) for found in stats])
+    assert watching.device_memory() == expected
+
+
+def test_complaints_name_the_process_where_there_are_several(monkeypatch, capsys):
+    watching.complain("no step for 60 s")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    watching.complain("no step for 60 s")
+    assert capsys.readouterr() == ("", "no step for 60 s\nprocess 1: no step for 60 s\n")
+
+
+def test_a_profile_that_ends_before_it_is_whole(tmp_path, capsys):
+    mark, close = watching.profiler(tmp_path, wanted=True)
+    for step in range(1, 12):
+        mark(step, jax.numpy.ones(3) + step)
+    assert not list(tmp_path.rglob("*.xplane.pb"))
+    close()
+    close()
+    assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
+    assert capsys.readouterr().out.count("profile: ") == 1
+    mark, close = watching.profiler(tmp_path / "none", wanted=False)
+    for step in range(1, 20):
+        mark(step, None)
+    close()
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_a_run_with_a_profile_goes_as_one_without(make_config, tmp_path, finished, capsys):
+    flags = {"total_steps": 16, "eval_every": 0, "checkpoint_every": 100, "profile": True}
+    train.train(make_config(**flags), tmp_path / "run")
+    assert f"profile: steps 10 to 15, in {tmp_path / 'run' / 'profile'}" in capsys.readouterr().out
+    assert len(list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))) == 1
+    losses = [
+        [row["loss"] for row in rows(folder) if "loss" in row][:16]
+        for folder in (tmp_path / "run", finished[0])
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 16

@@ -1,0 +1,267 @@
+"""Ctrl-C as a question."""
+
+import contextlib
+import gc
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+
+import pytest
+
+from tests.conftest import ROOT
+from tpr_jax.errors import UserError
+from tpr_jax.utils import signals as interrupt
+from tpr_jax.utils.signals import Stopped, noticed, stopped_at_once
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_noticed_and_the_second_stops(number):
+    before = signal.getsignal(number)
+    with noticed() as notice:
+        assert not notice and notice() is False
+        os.kill(os.getpid(), number)
+        assert notice and notice() is True and notice.number == number
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+def test_where_all_is_saved_it_stops_at_once():
+    with noticed() as notice:
+        with pytest.raises(KeyboardInterrupt), notice.at_once():
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("went on")
+        assert notice.number == signal.SIGTERM
+        # One that came before it was safe to stop counts too.
+        with pytest.raises(KeyboardInterrupt), notice.at_once():
+            pytest.fail("went on")
+
+
+def test_afterwards_it_is_patient_again():
+    with noticed() as notice, notice.at_once(), notice.at_once(False):
+        os.kill(os.getpid(), signal.SIGINT)
+    with noticed() as notice:
+        with notice.at_once():
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+        assert notice.number == signal.SIGINT
+
+
+def test_in_another_thread_nothing_is_changed():
+    seen = []
+
+    def work():
+        with noticed() as notice:
+            seen.append((bool(notice), signal.getsignal(signal.SIGINT)))
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(False, before)]
+
+
+def test_one_that_an_import_swallowed_counts_later():
+    """As a module may that is amid its own beginning."""
+    with noticed() as outer:
+        with outer.at_once(), contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with noticed() as inner:
+            assert inner.number == signal.SIGTERM
+            with pytest.raises(KeyboardInterrupt), inner.at_once():
+                pytest.fail("went on")
+    with noticed() as notice:
+        assert not notice
+
+
+def test_one_within_another_is_known_outside():
+    with noticed() as outer:
+        with noticed():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert outer.number == signal.SIGTERM
+
+
+def test_stopped_at_once():
+    with pytest.raises(Stopped, match="before all") as stopped, stopped_at_once("before all"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("went on")
+    assert stopped.value.number == signal.SIGTERM
+    with pytest.raises(KeyboardInterrupt), stopped_at_once("x"):
+        os.kill(os.getpid(), signal.SIGINT)
+    # What an import makes of it is a stop all the same; other errors stay what they are.
+    with pytest.raises(Stopped), stopped_at_once("x"):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+    with pytest.raises(ImportError), stopped_at_once("x"):
+        raise ImportError("no such module")
+    # And what is handled within can be told alike.
+    with noticed(), pytest.raises(Stopped), stopped_at_once("x") as told:
+        bug = ValueError("a bug")
+        assert told(bug) is bug
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt as error:
+            assert isinstance(told(error), Stopped) and str(told(error)) == "x"
+            raise
+    for known in (UserError("a.jpg is broken"), Stopped(signal.SIGTERM, "at step 3")):
+        with pytest.raises(type(known), match=str(known)), stopped_at_once("x"):
+            with noticed():
+                os.kill(os.getpid(), signal.SIGTERM)
+            raise known
+
+
+def in_a_finalizer(come) -> None:
+    class Finalized:
+        def __del__(self):
+            come()
+
+    Finalized()
+
+
+def in_a_weak_references_callback(come) -> None:
+    kept = type("Kept", (), {})()
+    reference = weakref.ref(kept, lambda _: come())
+    del kept
+    assert reference() is None
+
+
+def in_a_garbage_collection(come) -> None:
+    def at_collection(phase, info):
+        if phase == "start":
+            come()
+
+    gc.callbacks.append(at_collection)
+    try:
+        gc.collect()
+    finally:
+        gc.callbacks.remove(at_collection)
+
+
+@pytest.mark.parametrize("where", [in_a_finalizer, in_a_weak_references_callback, in_a_garbage_collection])
+def test_where_exceptions_are_lost_the_stop_is_not(capfd, where):
+    """Python prints what is raised there, and goes on: JAX has a function called at each collection."""
+    came = []
+
+    def come():
+        if not came:
+            came.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0)  # here Python calls the handler
+
+    hook = sys.unraisablehook
+    with pytest.raises(Stopped), stopped_at_once("x"):
+        where(come)
+        time.sleep(60)
+    assert came and capfd.readouterr().err == ""
+    assert sys.unraisablehook is hook
+
+
+def test_other_exceptions_that_nobody_can_catch_are_told(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+
+    class Broken:
+        def __del__(self):
+            raise ValueError("a bug")
+
+    with noticed() as notice:
+        Broken()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert notice
+        Broken()
+        # As one that is put over it meanwhile: it stays, and what it passes on is still told.
+        over = sys.unraisablehook
+        monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: over(unraisable))
+    Broken()
+    assert [unraisable.exc_type for unraisable in seen] == [ValueError] * 3
+
+
+ENDS = """
+import os, signal, sys
+from tpr_jax.utils import signals as interrupt
+interrupt.end_at_once({signal.SIGTERM: (0, "stopped"), signal.SIGINT: (130, "error: interrupted")})
+print("ready", flush=True)
+try:
+    while True:
+        signal.pause()
+finally:
+    print("no exception is raised")
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [("SIGTERM", 0, "ready\nstopped\n"), ("SIGINT", 130, "ready\n")]
+)
+def test_before_anything_has_begun_it_ends_with_a_line(number, code, said):
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", ENDS], stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(getattr(signal, number))
+    stdout, stderr = process.communicate()
+    assert (process.returncode, "ready\n" + stdout) == (code, said)
+    assert stderr == ("" if code == 0 else "error: interrupted\n")
+
+
+def test_a_signal_that_the_shell_has_ignored_stays_ignored(monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        interrupt.end_at_once({signal.SIGINT: (130, "")})
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# Sends SIGTERM to itself when the n-th module is looked for; the first two or three are the command itself.
+# Before it takes the signal, a command imports nothing but shlex and tpr_jax.utils.signals.
+AT_IMPORT = """
+import os, runpy, signal, sys
+import shlex, tpr_jax.utils.signals
+
+class Finder:
+    sought = 0
+
+    def find_spec(self, name, path=None, target=None):
+        Finder.sought += 1
+        if Finder.sought == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+module, at = sys.argv[1], int(sys.argv[2])
+sys.argv = [module, *sys.argv[3:]]
+sys.meta_path.insert(0, Finder())
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+def stopped_at_import(module: str, at: int, *flags) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", AT_IMPORT, module, str(at), *map(str, flags)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.parametrize("at", [3, 30, 300, 1000, 2000])
+def test_sigterm_amid_the_imports_is_a_stop_like_any_other(tiny, tmp_path, at):
+    """From the first of them on, and while JAX and TensorFlow are imported."""
+    flags = ["--config", tiny["config"], "--workdir", tmp_path / "run", "--config.total_steps=1"]
+    ended = stopped_at_import("tpr_jax.main", at, *flags)
+    assert (ended.returncode, ended.stderr) == (0, ""), ended
+    again = shlex.join(["python", "-m", "tpr_jax.main", *map(str, flags)])
+    assert ended.stdout == f"stopped; resume with: {again}\n"
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.parametrize("at", [3, 30, 300])
+def test_other_commands_end_as_they_do_when_they_are_stopped_later(tiny, tmp_path, at):
+    flags = [tiny["config"], "--workdir", str(tmp_path / "all")]
+    ended = stopped_at_import("tpr_jax.compare", at, *flags)
+    again = shlex.join(["python", "-m", "tpr_jax.compare", *flags])
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"error: stopped at its beginning; to go on: {again}\n"
+    ended = stopped_at_import("tpr_jax.search", at + 1, "index", tiny["data"], "--index", tmp_path / "index")
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr == "error: interrupted; the same command goes on\n"

@@ -1,0 +1,220 @@
+"""A file of weights alone: OpenAI's own is recognized, of others the activation and heads are asked for."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import tpr_jax
+from tests.clip_folder import read_golden
+from tests.tiny_clip import quick_compilation  # noqa: F401
+from tpr_jax.errors import UserError
+from tpr_jax.model import make_model
+from tpr_jax.models import methods
+from tpr_jax.utils import notices
+from tpr_jax.weights import bare_file, reference
+from tpr_jax.weights.backbone import Backbone
+from tpr_jax.weights.clip import from_hugging_face, load_clip, save_clip, to_openai
+from tpr_jax.weights.files import write_state
+
+SCALARS = {"input_resolution": np.int64(32), "context_length": np.int64(16), "vocab_size": np.int64(160)}
+
+
+@pytest.fixture(scope="module")
+def golden():
+    """The golden CLIP, of which OpenAI's names do not say where a text ends."""
+    config, params = from_hugging_face(*read_golden())
+    return dataclasses.replace(config, eot_id=None), params
+
+
+@pytest.fixture
+def bare(golden, tmp_path):
+    """A file as LAION gives them out: nothing but weights."""
+    config, params = golden
+    write_state(tmp_path / "open_clip_model.safetensors", to_openai(params, config))
+    return tmp_path / "open_clip_model.safetensors"
+
+
+def inputs():
+    rng = np.random.default_rng(0)
+    ids = rng.integers(1, 150, (2, 16))
+    ids[:, 9] = 159
+    return rng.standard_normal((2, 32, 32, 3)).astype(np.float32), ids
+
+
+@pytest.mark.parametrize("act", ["gelu", "quick_gelu"])
+@pytest.mark.parametrize("heads", [(2, 1), (4, 2)])
+def test_what_is_told_is_computed(golden, bare, act, heads):
+    config, params = golden
+    wanted = dataclasses.replace(config, act=act, vision_heads=heads[0], text_heads=heads[1])
+    model = tpr_jax.from_pretrained(bare, act=act, heads=heads)
+    assert model.config == wanted
+    by_hand = make_model(wanted, methods.zero_shot(), {"params": params}).features_from_arrays(*inputs())
+    for found, right in zip(model.features_from_arrays(*inputs()), by_hand, strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("told", "missing"),
+    [
+        ({}, "its activation and its heads"),
+        ({"act": "gelu"}, "its heads"),
+        ({"heads": (2, 1)}, "its activation"),
+    ],
+)
+def test_nothing_is_guessed(bare, told, missing):
+    with pytest.raises(UserError, match=f"does not tell {missing}: pass act='gelu'.*heads=") as error:
+        tpr_jax.from_pretrained(bare, **told)
+    assert str(bare) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_openais_own_is_recognized_and_said(golden, bare, capsys):
+    config, params = golden
+    write_state(bare, to_openai(params, config) | SCALARS)
+    notices.say_once.cache_clear()
+    found, _ = load_clip(bare)
+    assert (found.act, found.vision_heads, found.text_heads) == ("quick_gelu", 2, 1)
+    line = capsys.readouterr().err
+    assert (
+        str(bare) in line
+        and "OpenAI's own release: quick_gelu, heads=(2, 1)" in line
+        and line.count("\n") == 1
+    )
+    told, _ = load_clip(bare, act="gelu", heads=(4, 1))
+    assert (told.act, told.vision_heads) == ("gelu", 4)
+
+
+def test_some_of_the_entries_are_not_enough(golden, bare):
+    config, params = golden
+    write_state(bare, to_openai(params, config) | {"vocab_size": np.int64(160)})
+    with pytest.raises(UserError, match="not recognized as OpenAI's"):
+        load_clip(bare)
+
+
+def test_widths_that_openai_never_gave_out_are_asked_for(golden, bare, monkeypatch):
+    """ViT-H under the same names and entries, its heads 80 wide."""
+    config, params = golden
+    write_state(bare, to_openai(params, config) | SCALARS)
+    monkeypatch.setattr(bare_file, "WIDEST", 100)
+    with pytest.raises(UserError, match="not recognized as OpenAI's"):
+        load_clip(bare)
+    assert [
+        width for width in (64, 512, 640, 768, 1024, 1152, 1280, 1408, 96) if bare_file._is_openais(width)
+    ] == [64]
+
+
+@pytest.mark.parametrize("heads", [(3, 1), (2, 5), (129, 1)])
+def test_heads_that_do_not_divide_the_width(bare, heads):
+    with pytest.raises(UserError, match=r"heads=\d+ do not divide the (vision|text) tower's width of"):
+        load_clip(bare, act="gelu", heads=heads)
+
+
+def test_another_kind_of_file_is_named_as_before(tmp_path):
+    write_state(tmp_path / "w.safetensors", {"w": np.zeros(3, np.float32)})
+    with pytest.raises(UserError, match=r"'visual.conv1.weight' is missing"):
+        load_clip(tmp_path / "w.safetensors")
+
+
+def test_a_folder_says_it_itself_unless_told_otherwise(golden, tmp_path):
+    config, params = golden
+    save_clip(tmp_path, dataclasses.replace(config, act="gelu"), params)
+    assert tpr_jax.from_pretrained(tmp_path).config.act == "gelu"
+    told = tpr_jax.from_pretrained(tmp_path, act="quick_gelu", heads=(4, 1)).config
+    assert (told.act, told.vision_heads, told.text_heads) == ("quick_gelu", 4, 1)
+    with pytest.raises(UserError, match="heads=3 do not divide"):
+        tpr_jax.from_pretrained(tmp_path, heads=(3, 1))
+
+
+def test_a_folder_saved_from_it_says_both(bare, tmp_path):
+    tpr_jax.from_pretrained(bare, act="gelu", heads=(4, 2)).save_pretrained(tmp_path / "folder")
+    again = tpr_jax.from_pretrained(tmp_path / "folder").config
+    assert (again.act, again.vision_heads, again.text_heads) == ("gelu", 4, 2)
+
+
+@pytest.fixture
+def adapted(bare, tmp_path):
+    from tests.saved_models import declared, random_like
+
+    config, params = load_clip(bare, act="gelu", heads=(4, 2))
+    shapes = declared(config, methods.prefix(2))
+    variables = random_like({"prefix": shapes["prefix"]}, 1) | {"params": params}
+    model = make_model(config, methods.prefix(2), variables, backbone=Backbone(str(bare), bare))
+    model.save_pretrained(tmp_path / "model")
+    return model, tmp_path / "model"
+
+
+def test_an_adapted_model_records_both(adapted):
+    model, folder = adapted
+    again = tpr_jax.from_pretrained(folder)
+    assert again.config == model.config and again.config.act == "gelu"
+    for found, right in zip(
+        again.features_from_arrays(*inputs()), model.features_from_arrays(*inputs()), strict=True
+    ):
+        np.testing.assert_array_equal(found, right)
+    with pytest.raises(UserError, match="says its act itself: leave out act='gelu'"):
+        tpr_jax.from_pretrained(folder, act="gelu")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("act", "relu"), ("heads", [4]), ("heads", [0, 1]), ("revision", 3)]
+)
+def test_a_damaged_record_is_named(adapted, key, value):
+    path = adapted[1] / "config.json"
+    content = json.loads(path.read_text())
+    content["backbone"][key] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"backbone.{key} has the unusable value"):
+        tpr_jax.from_pretrained(adapted[1])
+
+
+def test_models_of_the_first_version_are_computed_as_they_were_trained(adapted):
+    path = adapted[1] / "config.json"
+    content = json.loads(path.read_text())
+    del content["backbone"]["act"], content["backbone"]["heads"]
+    path.write_text(json.dumps(content))
+    config = tpr_jax.from_pretrained(adapted[1]).config
+    assert (config.act, config.vision_heads, config.text_heads) == ("quick_gelu", 2, 1)
+
+
+def test_training_asks_and_is_told(bare, make_config):
+    from tpr_jax.weights import backbone
+
+    with pytest.raises(UserError, match=r"config.backbone_act and config.backbone_heads"):
+        backbone.load(str(bare), (32, 16))
+    config = make_config(backbone=bare, backbone_act="gelu", backbone_heads="(4,2)")
+    found = backbone.find(config.backbone)
+    clip = load_clip(found.path, (32, 16), config.backbone_act, tuple(config.backbone_heads))[0]
+    assert (clip.act, clip.vision_heads, clip.text_heads) == ("gelu", 4, 2)
+
+
+def test_prepare_passes_on_what_the_config_says(own_clip, make_config):
+    from tpr_jax.train.setup import prepare
+
+    found = prepare(make_config(backbone=own_clip, backbone_act="gelu", backbone_heads="(2,4)"))[
+        "clip_config"
+    ]
+    assert (found.act, found.vision_heads, found.text_heads) == ("gelu", 2, 4)
+    found = prepare(make_config(backbone=own_clip, backbone_act="gelu", from_scratch=True))["clip_config"]
+    assert (found.act, found.vision_heads) == ("gelu", 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone_act": "gellu"}, r"config.backbone_act='gellu' is unknown: did you mean 'gelu'"),
+        ({"backbone_heads": "(12,)"}, r"config.backbone_heads=\(12,\) must be two whole numbers"),
+        ({"backbone_heads": "(12,0)"}, "must be two whole numbers"),
+    ],
+)
+def test_unusable_keys_of_a_config(make_config, changes, message):
+    with pytest.raises(UserError, match=message):
+        make_config(**changes)
+
+
+def test_authors_checkpoints_ask_for_nothing(golden):
+    """All of them are built on OpenAI's CLIP."""
+    config, params = golden
+    state = {f"base_model.{name}": array for name, array in to_openai(params, config).items()}
+    model = reference.load(state, method="irra")
+    assert (model.config.act, model.config.vision_heads) == ("quick_gelu", 2)

@@ -1,0 +1,195 @@
+"""Models of the Hugging Face hub by id and revision, read from a cache as the hub's client lays it out."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import tpr_jax
+from tests.clip_folder import FOLDER, copy_golden, edit_state
+from tests.saved_models import trained, write_backbone
+from tests.tiny_clip import quick_compilation  # noqa: F401
+from tpr_jax.errors import UserError
+from tpr_jax.models import methods
+from tpr_jax.weights import backbone, hub
+from tpr_jax.weights.clip import load_clip, weight_files
+from tpr_jax.weights.files import read_state
+
+huggingface_hub = pytest.importorskip("huggingface_hub")
+OLD, NEW = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """`cached(commit, fill, *refs)`: lays out a revision of someone/their-clip, without a network."""
+    cache = tmp_path / "hub"
+    snapshot_download = huggingface_hub.snapshot_download
+
+    def offline(name, **settings):
+        return snapshot_download(name, cache_dir=cache, local_files_only=True, **settings)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+
+    def lay_out(commit, fill, *refs):
+        root = cache / "models--someone--their-clip"
+        folder = root / "snapshots" / commit
+        folder.mkdir(parents=True)
+        (root / "refs").mkdir(exist_ok=True)
+        for ref in refs:
+            (root / "refs" / ref).write_text(commit)
+        fill(folder)
+        return folder
+
+    return lay_out
+
+
+def other(folder):
+    """The golden CLIP with another projection."""
+    state = read_state(copy_golden(folder) / "model.safetensors")
+    edit_state(folder, visual_projection__weight=state["visual_projection.weight"] * 2)
+
+
+@pytest.fixture
+def two(cached):
+    return cached(OLD, copy_golden, "v1.0"), cached(NEW, other, "main")
+
+
+def projection(name):
+    return load_clip(name)[1]["visual"]["proj"]
+
+
+def test_a_revision_picks_its_own_weights(two):
+    golden = projection(FOLDER)
+    for name, factor in {
+        "someone/their-clip": 2,
+        "someone/their-clip@main": 2,
+        f"someone/their-clip@{NEW}": 2,
+        "someone/their-clip@v1.0": 1,
+        f"someone/their-clip@{OLD}": 1,
+    }.items():
+        np.testing.assert_array_equal(projection(name), factor * golden, err_msg=name)
+
+
+def test_the_commit_is_known_by_any_name(two):
+    for name, commit in (
+        ("someone/their-clip", NEW),
+        ("someone/their-clip@v1.0", OLD),
+        (f"someone/their-clip@{OLD}", OLD),
+    ):
+        found = backbone.find(name)
+        assert (found.name, found.revision, found.path.name) == ("someone/their-clip", commit, commit)
+        assert found.pinned == f"someone/their-clip@{commit}"
+    assert backbone.find(FOLDER).revision is None and backbone.find("clip-mini").revision is None
+
+
+def test_a_revision_that_is_not_there(two):
+    with pytest.raises(UserError, match="someone/their-clip@v2: .*check the name, the revision") as error:
+        projection("someone/their-clip@v2")
+    assert "\n" not in str(error.value)
+    for name in ("someone/their-clip@", "someone/their-clip@a b", "someone/their-clip@../x"):
+        with pytest.raises(UserError, match="is not a revision; give a branch, tag or commit"):
+            projection(name)
+    with pytest.raises(UserError, match="no such folder or file"):
+        projection("their-clip@v1.0")
+
+
+def test_a_folder_with_an_at_sign_is_a_folder(tmp_path, monkeypatch):
+    folder = shutil.copytree(FOLDER, tmp_path / "their" / "clip@v1")
+    monkeypatch.chdir(tmp_path)
+    assert hub.find("their/clip@v1") == hub.Found(hub.Path("their/clip@v1"))
+    np.testing.assert_array_equal(projection(folder), projection(FOLDER))
+
+
+def test_a_saved_model_stays_with_its_commit(cached, tmp_path):
+    cached(OLD, lambda folder: write_backbone(folder), "main")
+    model = trained("someone/their-clip", methods.prefix(2))
+    model.save_pretrained(tmp_path / "model")
+    content = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert (content["backbone"]["name"], content["backbone"]["revision"]) == ("someone/their-clip", OLD)
+    assert 'base_model: "someone/their-clip"' in (tmp_path / "model" / "README.md").read_text()
+    # The hub's main moves on to other weights.
+    cached(NEW, lambda folder: write_backbone(folder, seed=5), "main")
+    again = tpr_jax.from_pretrained(tmp_path / "model")
+    assert again.backbone.revision == OLD
+    np.testing.assert_array_equal(
+        again.variables["params"]["visual"]["proj"], model.variables["params"]["visual"]["proj"]
+    )
+
+
+def test_an_index_is_the_same_wherever_the_backbone_was_found(cached, tmp_path):
+    from tpr_jax.search.index.store import model_sha256
+
+    folder = cached(OLD, lambda folder: write_backbone(folder), "main")
+    for name, place in (("hub", "someone/their-clip"), ("local", folder)):
+        trained(place, methods.prefix(2)).save_pretrained(tmp_path / name)
+    assert model_sha256(tmp_path / "hub") == model_sha256(tmp_path / "local")
+
+
+def test_a_run_records_the_commit(cached, tiny, make_config, tmp_path):
+    from tpr_jax.train import results
+    from tpr_jax.train.setup import prepare
+
+    cached(OLD, lambda folder: shutil.copytree(tiny["clip"], folder, dirs_exist_ok=True), "main", "v1.0")
+    config = make_config(backbone="someone/their-clip@v1.0")
+    facts = results.backbone_facts(prepare(config))
+    assert (facts["name"], facts["revision"]) == ("someone/their-clip", OLD)
+
+
+# Several files of weights side by side.
+
+
+@pytest.mark.parametrize(
+    ("there", "first"),
+    [
+        (("open_clip_model.safetensors", "pytorch_model.bin"), "pytorch_model.bin"),
+        (("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin"), "model.safetensors"),
+        (("model.safetensors", "model.safetensors.index.json", "a.safetensors"), "model.safetensors"),
+        (("model.safetensors.index.json", "a.safetensors", "pytorch_model.bin"), "a.safetensors"),
+        (("pytorch_model.bin.index.json", "a.bin", "open_clip_pytorch_model.bin"), "a.bin"),
+    ],
+)
+def test_which_file_is_read(tmp_path, there, first):
+    for name in there:
+        shard = "a.bin" if "bin" in name else "a.safetensors"
+        (tmp_path / name).write_text(json.dumps({"weight_map": {"w": shard}}) if "index" in name else "")
+    assert weight_files(tmp_path) == [tmp_path / first]
+
+
+@pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+def test_openclips_file_alone_is_named(tmp_path, name):
+    (tmp_path / name).write_text("")
+    with pytest.raises(
+        UserError, match=rf"config.json: no such file; to use OpenCLIP's weights, give .*{name}"
+    ):
+        load_clip(tmp_path)
+    shutil.copyfile(FOLDER / "config.json", tmp_path / "config.json")
+    with pytest.raises(UserError, match=rf"model.safetensors: no such file; to use OpenCLIP's .*{name}"):
+        load_clip(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "weight_map", [None, {}, [], {"w": 3}, {"w": "../a.safetensors"}, {"w": "/etc/passwd"}]
+)
+def test_a_damaged_index_is_named(tmp_path, weight_map):
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(UserError, match=r"model.safetensors.index.json: .*restore the original file"):
+        weight_files(tmp_path)
+
+
+@pytest.mark.parametrize("there", [(), ("open_clip_model.safetensors",)])
+def test_the_pickle_is_downloaded_where_it_is_the_only_one(monkeypatch, tmp_path, there):
+    asked = []
+
+    def download(name, allow_patterns, **pinned):
+        asked.append((allow_patterns, pinned))
+        for file in there:
+            (tmp_path / file).write_text("")
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    hub.find("someone/their-clip@v1")
+    assert [pinned for _, pinned in asked] == [{"revision": "v1"}] * 2
+    assert ["pytorch_model.bin" in patterns for patterns, _ in asked] == [False, True]
+    # Weights in a form that is not read are never asked for.
+    assert not any("open_clip_model.safetensors" in p or "*.safetensors" in p for p, _ in asked)

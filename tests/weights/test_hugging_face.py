@@ -1,0 +1,135 @@
+"""Values of a CLIP's config.json: each is followed, or refused in one line that names it."""
+
+import json
+
+import numpy as np
+import pytest
+
+import tpr_jax
+from tests.clip_folder import FOLDER, copy_golden, edit_json, edit_state, read_golden
+from tests.tiny_clip import quick_compilation  # noqa: F401
+from tpr_jax.errors import UserError
+from tpr_jax.weights.clip import load_clip
+from tpr_jax.weights.hugging_face import read_config
+from tpr_jax.weights.resize import resize_positions
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return copy_golden(tmp_path)
+
+
+def feats(folder, seed=0, **settings):
+    model = tpr_jax.from_pretrained(folder, **settings)
+    rng = np.random.default_rng(seed)
+    images = rng.standard_normal((2, *model.config.image_size, 3)).astype(np.float32)
+    return model.features_from_arrays(images, np.array([[158, 5, 6, 159, 0, 0], [158, 7, 159, 8, 9, 159]]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(
+            (f"text_config__{key}", value)
+            for key in ("vocab_size", "hidden_size")
+            for value in ("64", 0, 1.5, True)
+        ),
+        *(
+            (f"vision_config__{key}", value)
+            for key in ("intermediate_size", "num_hidden_layers")
+            for value in (-1, [3])
+        ),
+        *(("text_config__eos_token_id", value) for value in ("2", -1, [1, 2], 160, 49407)),
+        *(("vision_config__patch_size", value) for value in (0, [8, 4], "8", [8])),
+        *(("vision_config__image_size", value) for value in (0, 4, [32], [32, 0], "32")),
+        *(("projection_dim", value) for value in (0, "48", 48.0)),
+        *(("logit_scale_init_value", value) for value in ("x", [1])),
+        ("quantization_config", {"bits": 8}),
+    ],
+)
+def test_an_unusable_value_is_named(folder, key, value):
+    edit_json(folder / "config.json", **{key: value})
+    with pytest.raises(UserError, match=key.rpartition("__")[2]) as error:
+        load_clip(folder)
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["1e-5", 0, -1e-5, 2, True])
+def test_an_unusable_epsilon_is_named(folder, value):
+    edit_json(folder / "config.json", vision_config__layer_norm_eps=value, text_config__layer_norm_eps=value)
+    with pytest.raises(UserError, match="layer_norm_eps is .*expected a small number"):
+        load_clip(folder)
+
+
+@pytest.mark.parametrize(("key", "value"), [("layer_norm_eps", 1e-3), ("hidden_act", "gelu")])
+def test_towers_that_differ_are_refused(folder, key, value):
+    edit_json(folder / "config.json", **{f"text_config__{key}": value})
+    with pytest.raises(UserError, match=f"{key} differs between the towers"):
+        load_clip(folder)
+
+
+def test_the_epsilon_is_followed(folder):
+    before = feats(folder)
+    edit_json(folder / "config.json", vision_config__layer_norm_eps=0.5, text_config__layer_norm_eps=0.5)
+    for a, b in zip(before, feats(folder), strict=True):
+        assert np.abs(a - b).max() > 1e-3
+
+
+def test_the_end_of_text_is_followed(folder):
+    """The first such id, or with 2, of early files, the highest."""
+    _, by_eos = feats(folder)
+    edit_json(folder / "config.json", text_config__eos_token_id=[159])
+    np.testing.assert_array_equal(feats(folder)[1], by_eos)
+    edit_json(folder / "config.json", text_config__eos_token_id=2)
+    np.testing.assert_allclose(feats(folder)[1], by_eos, atol=1e-6)  # 159 is the highest
+    edit_json(folder / "config.json", text_config__eos_token_id=6)
+    other = feats(folder)[1]
+    assert np.abs(other[0] - by_eos[0]).max() > 1e-3
+
+
+def test_an_image_that_is_not_square(folder):
+    """Rows and columns of patches are those of the config, in that order."""
+    edit_json(folder / "config.json", vision_config__image_size=[64, 16], vision_config__patch_size=[8, 8])
+    rows = np.random.default_rng(0).standard_normal((17, 128)).astype(np.float32)
+    edit_state(folder, vision_model__embeddings__position_embedding__weight=rows)
+    config, params = load_clip(folder)
+    assert config.image_size == (64, 16) and config.grid == (8, 2)
+    np.testing.assert_array_equal(params["visual"]["positional_embedding"], rows)
+    _, resized = load_clip(folder, image_size=(32, 32))
+    np.testing.assert_array_equal(
+        resized["visual"]["positional_embedding"], resize_positions(rows, (8, 2), (4, 4))
+    )
+
+
+def test_the_temperature_of_the_config_where_the_weights_have_none(folder):
+    edit_state(folder, logit_scale=None)
+    assert load_clip(folder)[0].logit_scale == 2.6592
+
+
+def test_what_plays_no_part_changes_nothing(folder):
+    before = feats(folder)
+    keys = ("attention_dropout", "initializer_factor", "initializer_range", "projection_dim", "bos_token_id")
+    for tower in ("vision_config", "text_config"):
+        edit_json(folder / "config.json", **{f"{tower}__{key}": 7 for key in keys})
+    for a, b in zip(before, feats(folder), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_keys_that_are_null_mean_the_default():
+    _, config = read_golden()
+    config = json.loads(json.dumps(config)) | {"projection_dim": None, "logit_scale_init_value": None}
+    config["vision_config"]["patch_size"] = config["text_config"]["eos_token_id"] = None
+    config["text_config"]["vocab_size"] = 49408
+    found = read_config(config)
+    assert (found.embed_dim, found.patch_size, found.eot_id) == (512, 32, 49407)
+
+
+def test_the_runs_folder_stands_for_its_model(tmp_path):
+    import shutil
+
+    run = {"dataset": "cuhk_pedes", "mix": [], "method": {}, "losses": {}}
+    (tmp_path / "config.json").write_text(json.dumps(run))
+    with pytest.raises(UserError, match="is a run without a model/.*rerun the same command to finish it"):
+        tpr_jax.from_pretrained(tmp_path)
+    shutil.copytree(FOLDER, tmp_path / "model")
+    assert tpr_jax.from_pretrained(tmp_path).backbone.name == str(tmp_path / "model")

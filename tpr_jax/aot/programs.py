@@ -1,0 +1,162 @@
+"""The train step and the encoders of a config, lowered from shapes alone: no weights, data or devices."""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from tpr_jax import optim
+from tpr_jax.config import defaults as config_lib
+from tpr_jax.data.counts import OFFICIAL
+from tpr_jax.distributed import sharding
+from tpr_jax.errors import UserError
+from tpr_jax.models import clip, methods
+from tpr_jax.models.config import CLIP_MINI, NAMED, ClipConfig
+from tpr_jax.models.heads import Heads
+from tpr_jax.perf import flops
+from tpr_jax.train import step
+from tpr_jax.train.setup import check_rows, make_heads, make_optimiser
+from tpr_jax.utils.trees import merge
+from tpr_jax.weights import backbone
+from tpr_jax.weights.clip import read_sizes
+from tpr_jax.weights.openai import check_heads, check_image_size
+
+MINI_PEDES_IDENTITIES = 500
+
+
+class Program(NamedTuple):
+    """One function to compile: `lower()` it, the products it cannot do without, and those with all experts.
+
+    `held` are the bytes a device holds of each kind of its arguments.
+    """
+
+    lower: Callable
+    least: dict[str, float]
+    all_experts: dict[str, float]
+    held: dict[str, int]
+
+
+def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> dict[str, Program]:
+    """`train_step` (unless nothing is trained), `encode_image` and `encode_text` for this mesh.
+
+    `identities` is how many there are to train on, which only the loss 'id' asks for.
+
+    Raises:
+      UserError: batch, method or backbone do not fit; or the sizes of the backbone are not known.
+    """
+    sizes, method = sizes_of(config), config_lib.make_method(config)
+    if method.trainable:
+        check_rows(config, mesh)
+    methods.check(method, sizes)
+    heads = _heads(config, identities)
+    model = clip.build(sizes, method, config.dtype, heads, config.remat, config.scan_layers)
+    length = backbone.caption_length(config.text_length, sizes, str(config.backbone))
+
+    trainable, frozen = optim.split_model(jax.eval_shape(model["init"], jax.random.key(0)), method)
+    if "params" in frozen:
+        hold = functools.partial(clip.hold_frozen, dtype=config.dtype)
+        frozen["params"] = jax.eval_shape(hold, frozen["params"])
+    rows = {
+        "image": ((*sizes.image_size, 3), jnp.uint8),
+        "ids": ((length,), jnp.int32),
+        "pid": ((), jnp.int32),
+    }
+    if config.losses.mlm:
+        rows |= {"mlm_ids": rows["ids"], "mlm_labels": rows["ids"]}
+    placed = functools.partial(_placed, mesh)
+    found = {}
+    if trainable:
+        weights = config_lib.loss_weights(config)
+        optimiser = make_optimiser(config, trainable, per_epoch=1)[1]
+        update = step.jit_train_step(
+            model, optimiser, weights, 1 / config.temperature, mesh, config.accumulate
+        )
+        state = placed(jax.eval_shape(functools.partial(step.init_state, optimiser), trainable))
+        batch = {key: _rows(mesh, config.batch_size, *row) for key, row in rows.items()}
+        frozen_here = placed(frozen)
+        held = {
+            "trainable": bytes_here(state["trainable"]),
+            "optimiser": bytes_here(state["opt"]),
+            "frozen": bytes_here(frozen_here),
+            "batch": bytes_here(batch),
+        }
+        counted = functools.partial(
+            flops.train_step, sizes, method, config.batch_size, tuple(weights), heads, length
+        )
+        lower = functools.partial(update.lower, state, frozen_here, batch)
+        found["train_step"] = Program(lower, *_counts(counted), held)
+    variables = placed(merge(frozen, trainable))
+    for name, key, tower in (("encode_image", "image", "vision"), ("encode_text", "ids", "text")):
+        count = sharding.filled_up(mesh, config.eval_batch_size)
+        given = _rows(mesh, count, *rows[key])
+        counted = functools.partial(flops.encode, sizes, method, tower, count, length)
+        held = {"weights": bytes_here(variables), "batch": bytes_here(given)}
+        lower = functools.partial(step.jit_encoder(model[name], mesh).lower, variables, given)
+        found[name] = Program(lower, *_counts(counted), held)
+    return found
+
+
+def sizes_of(config: ConfigDict) -> ClipConfig:
+    """The sizes of the config's backbone at its image size, without reading a weight.
+
+    Raises:
+      UserError: it is neither a folder nor a name whose sizes are known, or patches do not tile the image.
+    """
+    name = str(config.backbone)
+    if name in NAMED:
+        known = NAMED[name]
+    else:
+        if name != CLIP_MINI and not Path(name).is_dir():
+            near = config_lib.nearest(name, [CLIP_MINI, *NAMED])
+            raise UserError(
+                f"config.backbone={name!r} is no folder, and no name whose sizes are known: {near}"
+            )
+        known = read_sizes(backbone.find(name).path)
+    sizes = replace(known, image_size=tuple(config.image_size), act=config.backbone_act or known.act)
+    if config.backbone_heads:
+        sizes = replace(sizes, vision_heads=config.backbone_heads[0], text_heads=config.backbone_heads[1])
+        check_heads(sizes, f"config.backbone={name!r}")
+    check_image_size(sizes)
+    return sizes
+
+
+def _heads(config: ConfigDict, identities: int | None) -> Heads:
+    official = OFFICIAL.get(config.dataset, {}).get("train")
+    if identities is None and config.dataset == "mini_pedes":
+        identities = MINI_PEDES_IDENTITIES
+    identities = identities or (official.identities if official else 0)
+    if config.losses.id and not identities:
+        raise UserError(f"how many identities has {config.dataset}? the loss 'id' needs --identities N")
+    return make_heads(config, identities)
+
+
+def _counts(counted: Callable) -> tuple[dict, dict]:
+    return flops.total(counted()), flops.total(counted(all_experts=True))
+
+
+def _placed(mesh: Mesh, tree):
+    """The shapes of weights or a state, as `sharding.place` would lay them out."""
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        tree,
+        sharding.leaf_shardings(mesh, tree),
+    )
+
+
+def _rows(mesh: Mesh, count: int, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((count, *shape), dtype, sharding=sharding.row_sharding(mesh, count))
+
+
+def bytes_here(tree) -> int:
+    """What one device holds of a tree of shapes with their shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )

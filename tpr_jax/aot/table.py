@@ -1,0 +1,146 @@
+"""Tables of what the three methods take of TPU slices, from the compiler.
+
+    python -m tpr_jax.aot.table [--workdir runs/aot_table] [--write] [--as_it_is]
+
+Compiles what DIR does not hold yet, each in a process of its own (hours on two cores), and prints both:
+the methods on four slices, and bytes a chip by method, batch and remat. With --write they replace what stands
+between the markers in launch/README.md and docs/several_devices.md. With --as_it_is nothing is compiled.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tpr_jax.aot.devices import TOPOLOGIES
+from tpr_jax.aot.report import size
+from tpr_jax.cli import parser as arguments
+from tpr_jax.errors import UserError
+from tpr_jax.main import explain_and_exit
+from tpr_jax.utils.files import write_text
+from tpr_jax.utils.markdown import put
+
+METHODS = ("dm_adapter", "up_person", "cskt")
+CHIPS = {"v5e:4x4": 16, "v5e:16x16": 256, "v5p:4x4x4": 64, "v6e:8x8": 64}
+ROWS_A_CHIP = 64  # in the table of slices
+LARGE, PARTS = 32_768, 16  # on the first of them, besides
+BATCHES, REMAT = (1024, 128), ("none", "dots", "block")  # in the table of memory, on the first slice
+PAGES = {
+    "slices": (Path("launch/README.md"), "aot table"),
+    "memory": (Path("docs/several_devices.md"), "aot memory"),
+}
+
+
+def slices() -> list[dict]:
+    """What is compiled for the table of slices: the train step."""
+    return [
+        {"method": method, "topology": topology, "batch_size": ROWS_A_CHIP * CHIPS[topology], "remat": "none"}
+        for topology in TOPOLOGIES
+        for method in METHODS
+    ]
+
+
+def large() -> list[dict]:
+    """A further line of that table: a batch that goes through the towers in parts."""
+    rest = {"topology": TOPOLOGIES[0], "batch_size": LARGE, "remat": "block", "accumulate": PARTS}
+    return [{"method": METHODS[0], **rest}]
+
+
+def memory() -> list[dict]:
+    """What is compiled for the table of memory: the train step."""
+    return [
+        {"method": method, "topology": TOPOLOGIES[0], "batch_size": batch, "remat": remat}
+        for batch in BATCHES
+        for method in METHODS
+        for remat in REMAT
+    ]
+
+
+def compiled(row: dict, folder: Path, as_it_is: bool) -> dict | None:
+    """The report of a row: read where it is there, else made by `tpr_jax.aot`, or None if `as_it_is`."""
+    path = folder / "_".join(str(value).replace(":", "_") for value in row.values()) / "aot.json"
+    if not path.is_file():
+        if as_it_is:
+            return None
+        settings = {key: value for key, value in row.items() if key not in ("method", "topology")}
+        command = [sys.executable, "-m", "tpr_jax.aot", "--topology", row["topology"], "--only", "train_step"]
+        command += ["--config", f"configs/{row['method']}.py:cuhk_pedes", "--try_settings=False"]
+        command += [f"--config.{key}={value}" for key, value in settings.items()]
+        command += ["--config.scan_layers=True", f"--config.eval_batch_size={row['batch_size']}"]
+        if subprocess.run([*command, "--workdir", str(path.parent)]).returncode:
+            raise UserError(f"{' '.join(command)} failed: see above")
+    return json.loads(path.read_text())
+
+
+def table_of_slices(reports: list[dict]) -> str:
+    """Markdown: a line a slice and method."""
+    lines = [
+        "| slice | method | batch | memory a chip | of it | FLOPs / least | sent a chip and step "
+        "| bound by | ms a step | examples/s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for report in reports:
+        step = report["programs"]["train_step"]
+        parts = report.get("accumulate", 1)
+        how = f" in {parts} parts, remat={report['remat']}" if parts > 1 else ""
+        begin = f"| {report['topology']} | `{report['method']}` | {report['batch_size']:,}{how} | "
+        if "shortage" in step:
+            lines.append(begin + f"{size(step['shortage']['missing'])} missing | | | | | | |")
+            continue
+        memory, flops, roof = step["memory"], step["flops"], step["roofline"]
+        most = sorted((key for key in memory if key != "total"), key=lambda key: -memory[key])[:3]
+        sent = sum(c["bytes"] for c in step["collectives"].values())
+        lines.append(
+            begin + f"{size(memory['total'])} | {', '.join(f'{key} {size(memory[key])}' for key in most)} | "
+            f"{flops['ratio']:.2f} | {size(sent)} | {roof['bound']} | {1e3 * roof['step']:.1f} | "
+            f"{report['batch_size'] / roof['step']:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def table_of_memory(reports: list[dict]) -> str:
+    """Markdown: a line a method and batch, a column a kind of remat."""
+    found = {}
+    for report in reports:
+        step = report["programs"]["train_step"]
+        total = step["shortage"]["needed"] if "shortage" in step else step["memory"]["total"]
+        text = size(total) + (" (too much)" if "shortage" in step else "")
+        found.setdefault((report["method"], report["batch_size"], report["devices"]), {})[report["remat"]] = (
+            text
+        )
+    lines = [
+        "| method | batch | a chip | " + " | ".join(f"remat={kind}" for kind in REMAT) + " |",
+        "|---|---|---|" + "---|" * len(REMAT),
+    ]
+    for (method, batch, devices), by_remat in found.items():
+        cells = " | ".join(by_remat.get(kind, "") for kind in REMAT)
+        lines.append(f"| `{method}` | {batch:,} | {batch // devices} | {cells} |")
+    return "\n".join(lines)
+
+
+def run(argv: list[str]) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=arguments.folder, default=Path("runs/aot_table"))
+    parser.add_argument("--write", action="store_true", help="into launch/README.md and docs/")
+    parser.add_argument("--as_it_is", action="store_true", help="of what has been compiled so far")
+    args = parser.parse_args(argv[1:])
+    found = {
+        name: [compiled(row, args.workdir, args.as_it_is) for row in rows]
+        for name, rows in (("slices", slices()), ("large", large()), ("memory", memory()))
+    }
+    reports = {name: [report for report in rows if report] for name, rows in found.items()}
+    tables = {
+        "slices": table_of_slices(reports["slices"] + reports["large"]),
+        "memory": table_of_memory(reports["memory"]),
+    }
+    for name, text in tables.items():
+        print(f"{text}\n")
+        path, marker = PAGES[name]
+        if args.write:
+            write_text(path, put(path.read_text(), marker, text))
+
+
+if __name__ == "__main__":
+    explain_and_exit(run, sys.argv)

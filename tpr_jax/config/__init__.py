@@ -1,0 +1,37 @@
+"""What a run can be told: `base()` and what config files and programs use beside it."""
+
+from tpr_jax.config.defaults import (
+    BENCHMARKS,
+    base,
+    check,
+    choices,
+    for_mini_pedes,
+    instances,
+    keys,
+    loss_weights,
+    make_method,
+    method_settings,
+    nearest,
+    nearest_key,
+    row_and_dataset,
+    schedule_note,
+    to_plain,
+)
+
+__all__ = [
+    "BENCHMARKS",
+    "base",
+    "check",
+    "choices",
+    "for_mini_pedes",
+    "instances",
+    "keys",
+    "loss_weights",
+    "make_method",
+    "method_settings",
+    "nearest",
+    "nearest_key",
+    "row_and_dataset",
+    "schedule_note",
+    "to_plain",
+]

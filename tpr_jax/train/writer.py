@@ -1,0 +1,232 @@
+"""What a run writes beside its checkpoints: config.json, metrics.jsonl, TensorBoard events, results.json."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from tpr_jax.errors import UserError, describe_disk_limit
+from tpr_jax.train import events
+from tpr_jax.utils.files import remove_leftovers, write_text, write_whole
+
+# What a run writes, by folder: only of these a killed one can have left temporary files.
+FILES = {
+    "": (
+        "config.json",
+        "metrics.jsonl",
+        "metrics.damaged.jsonl",
+        "results.json",
+        "report.html",
+        "report.png",
+    ),
+    "checkpoints": ("progress.json",),
+}
+MODEL_FILES = (
+    *("config.json", "adapter.safetensors", "model.safetensors", "tokenizer.json", "README.md"),
+    *("preprocessor_config.json",),
+)
+FILES |= {folder: MODEL_FILES for folder in ("model", "model/backbone")}
+
+
+def check_workdir(
+    workdir: Path, config: dict, free: tuple[str, ...], defaults: Mapping = MappingProxyType({})
+) -> None:
+    """Makes the folder; where it holds a config.json, checks that it agrees with this config.
+
+    Keys in `free` may differ. A key of `defaults` that config.json lacks had its value there: the run is from
+    before there was such a key. Raises a UserError that names the first key that differs otherwise, or where
+    nothing can be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir {workdir} cannot be made ({error.strerror}): choose another") from error
+    try:
+        # A bucket shows its folders to some who may not write there.
+        with tempfile.NamedTemporaryFile(dir=workdir, prefix=".may_write."):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--workdir {workdir} cannot be written ({error.strerror}): see that this account may write that "
+            "disk or bucket, or choose another"
+        ) from error
+    path = workdir / "config.json"
+    if path.exists():
+        try:
+            before = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} is no JSON object ({error}): choose another --workdir") from error
+        assumed = _flat(dict(defaults))
+        for key in {**_flat(before), **_flat(config)}:
+            old, new = _flat(before).get(key, assumed.get(key)), _flat(config).get(key)
+            if old != new and key.split(".")[0] not in free:
+                raise UserError(
+                    f"--workdir {workdir} holds a run of another config: config.{key} was {old!r}, "
+                    f"is now {new!r}: "
+                    "choose another --workdir or the old value"
+                )
+
+
+def clean_workdir(workdir: Path) -> None:
+    """Removes what a killed run left half written: temporary files, and checkpoints under a temporary name.
+
+    Only names that this project or Orbax gives are touched. Nobody else may be training in the folder.
+    """
+    for folder, names in FILES.items():
+        remove_leftovers(workdir / folder, names)
+    _remove_matching(workdir, r"\.may_write\.[a-z0-9_]{8}")
+    for name in ("latest", "best"):
+        _remove_matching(workdir / "checkpoints" / name, r"\d+\.orbax-checkpoint-tmp(-\d+)?")
+
+
+def _remove_matching(folder: Path, pattern: str) -> None:
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if re.fullmatch(pattern, path.name) and not path.is_symlink():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def read_history(workdir: Path, up_to_step: int, evaluate_again: bool = False) -> list[dict]:
+    """Returns the rows of metrics.jsonl up to a step; later ones are dropped from the file.
+
+    A resumed run logs those steps again, and with `evaluate_again` the scores at `up_to_step` too. Lines that
+    are no rows are dropped as well; the file as it was is kept beside it, and what was dropped is printed.
+
+    Raises:
+      UserError: the file, or the copy of a damaged one, cannot be read or written.
+    """
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): move it away") from error
+    found, bad = parse_rows(content)
+    if bad:
+        kept = _copy_beside(path)
+        lines = f"line{'s' * (len(bad) > 1)} {', '.join(map(str, bad[:10]))}{', ...' * (len(bad) > 10)}"
+        print(f"{path}: dropped {lines}, which cannot be read; the file as it was is kept as {kept.name}")
+    rows = []
+    for row in found:
+        again = evaluate_again and row["step"] == up_to_step and ("val" in row or "test" in row)
+        if row["step"] <= up_to_step and not again:
+            rows.append(row)
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def parse_rows(content: bytes) -> tuple[list[dict], list[int]]:
+    """Returns (the rows, the numbers of the lines that are none, from 1) of a metrics.jsonl.
+
+    A row is an object with a whole `step`, of numbers, of lists of numbers and of such objects; `val` and
+    `test` hold all scores of both directions. What comes behind a bad line counts.
+    """
+    rows, bad = [], []
+    lines = content.split(b"\n")
+    for number, line in enumerate(lines[:-1] if lines[-1] == b"" else lines, 1):
+        try:
+            row = json.loads(line.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            row = None
+        if _is_row(row):
+            rows.append(row)
+        else:
+            bad.append(number)
+    return rows, bad
+
+
+def _is_row(row) -> bool:
+    if not isinstance(row, dict) or not _is_number(row.get("step"), int):
+        return False
+    if not _is_number(row.get("epoch", 0), int) or not _is_number(row.get("loss", 0)):
+        return False
+    if not all(_is_numbers(value) for value in row.values()):
+        return False
+    if not ("val" in row or "test" in row):
+        return True
+    from tpr_jax.metrics.retrieval import METRIC_KEYS  # imports Numba, which takes seconds
+
+    scores = [row[split] for split in ("val", "test") if split in row]
+    ways = [split.get(way) if isinstance(split, dict) else None for split in scores for way in ("t2i", "i2t")]
+    return all(isinstance(way, dict) and all(_is_number(way.get(key)) for key in METRIC_KEYS) for way in ways)
+
+
+def _is_numbers(value) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_numbers, value.values()))
+    return all(map(_is_number, value)) if isinstance(value, list) else _is_number(value)
+
+
+def _is_number(value, kind=int | float) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _copy_beside(path: Path) -> Path:
+    """Copies a damaged file to the first free name of metrics.damaged.jsonl, metrics.damaged.2.jsonl, ..."""
+    number, copy = 1, path.with_name(f"{path.stem}.damaged{path.suffix}")
+    while copy.exists():
+        number += 1
+        copy = path.with_name(f"{path.stem}.damaged.{number}{path.suffix}")
+    write_whole(copy, lambda temporary: shutil.copyfile(path, temporary))
+    return copy
+
+
+def open_log(workdir: Path, history: list[dict]) -> tuple[Callable, Callable]:
+    """(write, close): `write(row)` appends to metrics.jsonl, to TensorBoard and to `history`."""
+    file = (workdir / "metrics.jsonl").open("a")
+    board = events.open_events(workdir / "tensorboard")
+
+    def write(row: dict) -> None:
+        try:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            history.append(row)
+            events.write_scalars(board, row["step"], _scalars(row))
+        except OSError as error:
+            where = error.filename or file.name
+            line = describe_disk_limit(error, where)
+            raise UserError(
+                line or f"{where} cannot be written ({error.strerror}): check the disk"
+            ) from error
+
+    def close() -> None:
+        file.close()
+        board.close()
+
+    return write, close
+
+
+def secure(workdir: Path) -> None:
+    """Brings what metrics.jsonl holds so far onto the disk, so that no checkpoint is ahead of it.
+
+    A mounted bucket gets nothing of an open file else.
+    """
+    path = workdir / "metrics.jsonl"
+    if path.exists():
+        with path.open("r+") as file:
+            os.fsync(file.fileno())
+
+
+def _scalars(row: dict) -> dict[str, float]:
+    """The numbers of a row by their path; those of a list by their index."""
+    found = {}
+    for key, value in _flat(row).items():
+        items = {f"{key}/{i}": x for i, x in enumerate(value)} if isinstance(value, list) else {key: value}
+        found |= {k.replace(".", "/"): x for k, x in items.items() if isinstance(x, int | float)}
+    return found

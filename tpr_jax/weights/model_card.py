@@ -1,0 +1,169 @@
+"""The README.md beside a saved model: what it is, what it reached, how to load it."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+
+from tpr_jax.models.methods import Method
+from tpr_jax.models.petl_config import PARTS, Part, slots_of
+
+# Its presence allows the next save to replace the file.
+MARK = (
+    "<!-- Written by tpr_jax, and anew by each save into this folder; delete this line to keep your own. -->"
+)
+SCORES = ("R1", "R5", "R10", "mAP", "mINP")
+RECIPE = ("image_size", "batch_size", "num_epochs", "dtype", "seed", "temperature", "mask_text", "augment")
+
+
+def model_card(
+    method: Method,
+    *,
+    where: str,
+    params: Mapping[str, int],
+    image_size: tuple[int, int],
+    backbone: str | None = None,
+    hub_id: bool = False,
+    results: Mapping | None = None,
+    training: Mapping | None = None,
+) -> str:
+    """The card, as Markdown.
+
+    Args:
+      where: what to give `from_pretrained` to load the model.
+      params: `trainable` and `total` numbers of the model.
+      image_size: (height, width) in pixels.
+      backbone: the name of the CLIP that has to be there besides, if any; `hub_id`: it is one of the hub's.
+      results: the run's results.json; without, the card says nothing about numbers.
+      training: the run's config.json; without, nothing about how it was trained.
+    """
+    data = results["dataset"] if results else training["dataset"] if training else None
+    sections = [
+        _header(method, backbone if hub_id else None),
+        MARK,
+        f"# {method.name}" + (f" on {dataset_label(data)}" if data else ""),
+        "CLIP for text-based person retrieval: words in, photos of people out, ranked. Features are compared "
+        "by their cosine.",
+        _about(method, results or {"trainable_params": params["trainable"], "total_params": params["total"]}),
+        f"Images are resized to {image_size[0]} x {image_size[1]} pixels (height x width)."
+        + _needs(backbone),
+        "## Use\n\n```python\n"
+        "import tpr_jax\n"
+        f"model = tpr_jax.from_pretrained({json.dumps(where, ensure_ascii=False)})\n"
+        'scores = model.encode_texts(["a woman in a red coat"]) @ model.encode_images(["a.jpg", "b.jpg"]).T\n'
+        "```",
+    ]
+    if results:
+        sections.append(_numbers(results))
+    if training:
+        sections.append(_recipe(training))
+    return "\n\n".join(sections) + "\n"
+
+
+def dataset_label(name: str) -> str:
+    """A data set's name as it stands beside numbers."""
+    known = {
+        "mini_pedes": "MiniPEDES, rendered",
+        "cuhk_pedes": "CUHK-PEDES",
+        "icfg_pedes": "ICFG-PEDES",
+        "rstp_reid": "RSTPReid",
+    }
+    return known.get(name, name)
+
+
+def _header(method: Method, base_model: str | None) -> str:
+    """The hub's YAML; a JSON text is a YAML text too, whatever is in it."""
+    tags = ["clip", "text-based-person-retrieval", "jax", method.name]
+    lines = ["library_name: tpr_jax", "pipeline_tag: feature-extraction"]
+    lines += [f"base_model: {json.dumps(base_model)}"] if base_model else []
+    return "\n".join(["---", *lines, "tags:", *(f"- {json.dumps(tag)}" for tag in tags), "---"])
+
+
+def _about(method: Method, counts: Mapping) -> str:
+    trained, total = counts["trainable_params"], counts["total_params"]
+    lines = ["## Method", ""]
+    rows = [
+        *(_row("vision", part) for part in method.vision),
+        *(_row("text", part) for part in method.text),
+    ]
+    if method.prompts:
+        rows.append(f"| both | prompts | sequence | {_settings(method.prompts)} |")
+    rows += [f"| CLIP | own weights | `{_cell(pattern)}` | trained |" for pattern in method.tuned]
+    if rows:
+        lines += ["| tower | part | where | settings |", "|---|---|---|---|", *rows]
+    else:
+        lines += ["CLIP's two towers without parts beside them."]
+    if trained:
+        lines += ["", f"{trained:,} of {total:,} parameters were trained ({100 * trained / total:.2f} %)."]
+    else:
+        lines += ["", f"{total:,} parameters."]
+    return "\n".join(lines)
+
+
+def _row(tower: str, part: Part) -> str:
+    kind = next(name for name, kind in PARTS.items() if isinstance(part, kind))
+    return f"| {tower} | {kind} | {', '.join(slots_of(part))} | {_settings(part)} |"
+
+
+def _settings(part) -> str:
+    """`rank 32, scale learned, blocks 0 to 11`, without what the slots say already."""
+    words = []
+    for key, value in dataclasses.asdict(part).items():
+        if key == "layers":
+            first, end = value
+            words += (
+                []
+                if (first, end) == (0, None)
+                else [f"blocks {first} to {'the last' if end is None else end - 1}"]
+            )
+        elif key not in ("slot", "targets") and value is not None:
+            words.append(f"{key} {value}")
+    return _cell(", ".join(words))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _needs(backbone: str | None) -> str:
+    if backbone is None or backbone.startswith("./"):
+        return ""
+    return f" The folder holds only what was trained; CLIP itself is read from `{backbone}`."
+
+
+def _numbers(results: Mapping) -> str:
+    label = dataset_label(results["dataset"])
+    best = results.get("best_on_val")
+    states = [("CLIP before", results["zero_shot"]["test"]), ("last epoch", results["final"]["test"])]
+    if best:
+        states.append((f"best epoch on val ({best['epoch']})", best["test"]))
+    states[-1] = (f"**{states[-1][0]}: this model**", states[-1][1])
+    if on_test := results.get("best_on_test"):
+        states.append((f"best epoch on the test split itself ({on_test['epoch']})", on_test["test"]))
+    lines = [f"## Numbers\n\n{label}, test split, percent.", ""]
+    lines += [f"| | query | {' | '.join(SCORES)} |", "|---|---|" + "---|" * len(SCORES)]
+    for name, scored in states:
+        for key, query in (("t2i", "text"), ("i2t", "image")):
+            lines.append(
+                f"| {name} | {query} | " + " | ".join(f"{scored[key][s]:.2f}" for s in SCORES) + " |"
+            )
+    return "\n".join(lines)
+
+
+def _recipe(training: Mapping) -> str:
+    losses = ", ".join(f"{weight:g} {name}" for name, weight in training.get("losses", {}).items() if weight)
+    optimizer = training.get("optimizer", {})
+    facts = {
+        "data": dataset_label(training["dataset"]),
+        "backbone": training.get("backbone"),
+        "losses": losses,
+        **{key: training.get(key) for key in RECIPE},
+        "learning rate": optimizer.get("lr"),
+        "schedule": optimizer.get("schedule"),
+        "weight decay": optimizer.get("weight_decay"),
+    }
+    rows = [f"| {key} | {_cell(_plain(value))} |" for key, value in facts.items() if value not in (None, "")]
+    return "\n".join(["## Training", "", "| | |", "|---|---|", *rows])
+
+
+def _plain(value) -> str:
+    return " x ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
