@@ -1,4 +1,4 @@
-"""IRRA (CVPR 2023): all of CLIP, with SDM, the classification of identities and masked language modelling.
+"""IRRA (CVPR 2023): all of CLIP, with SDM, the classification of identities and masked language modeling.
 
 python -m tpr_jax.main --config configs/irra.py --workdir runs/irra
 python -m tpr_jax.main --config configs/irra.py:cuhk_pedes --workdir runs/cuhk --config.data_dir=DIR

@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-COLOURS = {"red": (200, 30, 30), "green": (30, 160, 40), "blue": (30, 50, 200), "grey": (120, 120, 120)}
+COLORS = {"red": (200, 30, 30), "green": (30, 160, 40), "blue": (30, 50, 200), "grey": (120, 120, 120)}
 # Pixels (width, height) as different as they are in the benchmarks.
 SIZES = ((40, 90), (33, 87), (64, 128), (17, 41), (120, 300), (51, 52))
 SPLITS = (("train", 4), ("val", 2), ("test", 3))  # identities
 
 
 def draw(path: Path, number: int) -> None:
-    """The number-th picture: RGB, greyscale, CMYK and EXIF-rotated JPEGs of many sizes, in turn."""
+    """The number-th picture: RGB, grayscale, CMYK and EXIF-rotated JPEGs of many sizes, in turn."""
     rng = np.random.default_rng(number)
     width, height = SIZES[number % len(SIZES)]
     pixels = np.empty((height, width, 3))
-    names = list(COLOURS)
-    pixels[: height // 2] = COLOURS[names[number % 4]]
-    pixels[height // 2 :] = COLOURS[names[number // 4 % 4]]
+    names = list(COLORS)
+    pixels[: height // 2] = COLORS[names[number % 4]]
+    pixels[height // 2 :] = COLORS[names[number // 4 % 4]]
     pixels = (pixels + rng.normal(0, 8, pixels.shape)).clip(0, 255).astype(np.uint8)
     picture, options = Image.fromarray(pixels), {}
     kind = number % 4
@@ -39,7 +39,7 @@ def draw(path: Path, number: int) -> None:
 
 def captions(number: int) -> list[str]:
     """Two captions of a picture; of every fifth three, as a few of CUHK-PEDES have more than two."""
-    names = list(COLOURS)
+    names = list(COLORS)
     top, bottom = names[number % 4], names[number // 4 % 4]
     texts = [f"A person in a {top} coat and {bottom} trousers.", f"{bottom} below, {top} above"]
     return texts + ([f"Someone wears “{top}” – and {bottom}; café"] if number % 5 == 0 else [])

@@ -39,7 +39,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
-COLOURS = {
+COLORS = {
     "red": (200, 30, 30),
     "green": (30, 160, 40),
     "blue": (30, 50, 200),
@@ -93,17 +93,17 @@ def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path
 
 
 def _write_data(folder: Path, seed: int = 0) -> None:
-    """Two pictures of each identity, coloured above and below, with two captions each that say so."""
+    """Two pictures of each identity, colored above and below, with two captions each that say so."""
     rng = np.random.default_rng(seed)
     (folder / "imgs").mkdir(parents=True)
-    entries, names = [], list(COLOURS)
+    entries, names = [], list(COLORS)
     for split, count in IDENTITIES.items():
         for _ in range(count):
             pid = len(entries) // 2 + 1
             top, bottom = (names[i] for i in rng.permutation(len(names))[:2])
             for view in range(2):
                 pixels = np.empty((40, 20, 3))
-                pixels[:20], pixels[20:] = COLOURS[top], COLOURS[bottom]
+                pixels[:20], pixels[20:] = COLORS[top], COLORS[bottom]
                 pixels = (pixels + rng.normal(0, 12, pixels.shape)).clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / "imgs" / f"{pid}_{view}.jpg")
                 captions = [
@@ -273,7 +273,7 @@ def explained():
 @pytest.fixture
 def measured(monkeypatch):
     """What a bench asked to be measured, group by group, of a stand-in that answers at once."""
-    from tpr_jax.bench import turns as bench_turns
+    from tpr_jax.bench import worker as bench_turns
 
     seen = []
 

@@ -129,7 +129,7 @@ class Runs:
         `rows` (metrics.jsonl), `saved` (the steps of its checkpoints) and `results`.
         """
         seen = SimpleNamespace(saved=[], rows=[])
-        train_input, make_optimiser = train.train_input, train.make_optimiser
+        train_input, make_optimizer = train.train_input, train.make_optimizer
         jit_train_step = train.step.jit_train_step
 
         def kept_parts(config):
@@ -141,13 +141,13 @@ class Runs:
             seen.batches = train_input(*arguments, **settings)
             return seen.batches
 
-        def kept_optimiser(*arguments):
-            seen.rate, optimiser = make_optimiser(*arguments)
-            return seen.rate, optimiser
+        def kept_optimizer(*arguments):
+            seen.rate, optimizer = make_optimizer(*arguments)
+            return seen.rate, optimizer
 
-        def kept_step(model, optimiser, weights, scale, *arguments):
-            seen.model, seen.optimiser, seen.weights, seen.scale = model, optimiser, weights, scale
-            return jit_train_step(model, optimiser, weights, scale, *arguments)
+        def kept_step(model, optimizer, weights, scale, *arguments):
+            seen.model, seen.optimizer, seen.weights, seen.scale = model, optimizer, weights, scale
+            return jit_train_step(model, optimizer, weights, scale, *arguments)
 
         def compiled_ahead(update, *arguments):
             seen.update, seen.arguments = update, arguments
@@ -168,9 +168,9 @@ class Runs:
         with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
             patch.setattr(train, "prepare", kept_parts)
             patch.setattr(train, "train_input", kept_input)
-            patch.setattr(train, "make_optimiser", kept_optimiser)
+            patch.setattr(train, "make_optimizer", kept_optimizer)
             patch.setattr(train.step, "jit_train_step", kept_step)
-            patch.setattr(train.step, "compiled_ahead", compiled_ahead)
+            patch.setattr(train.step, "compile_in_background", compiled_ahead)
             patch.setattr(train.checkpoint, "save", kept_save)
             if loop:
                 patch.setattr(results, "score_split", score_split)

@@ -46,16 +46,16 @@ def train(name: str, meshes: dict) -> dict:
     model = clip.build(config, method, heads=Heads(ROWS, mlm_depth=1) if name == "irra" else NO_HEADS)
     variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
     trainable, frozen = optim.split_model(variables, method)
-    optimiser = optim.adam(lambda step: 1e-3, trainable, eps=1e-3)
+    optimizer = optim.adam(lambda step: 1e-3, trainable, eps=1e-3)
     found, ended = {}, {}
     for label, mesh in meshes.items():
         parts = int(label.partition("+")[2] or 1)
-        update = step.jit_train_step(model, optimiser, weights, 50.0, mesh, parts)
+        update = step.jit_train_step(model, optimizer, weights, 50.0, mesh, parts)
         # A copy each: a step takes its state's memory.
-        state = sharding.place(mesh, step.init_state(optimiser, jax.tree.map(np.copy, trainable)))
-        held, logged = sharding.place(mesh, frozen), []
+        state = sharding.shard_params(mesh, step.init_state(optimizer, jax.tree.map(np.copy, trainable)))
+        held, logged = sharding.shard_params(mesh, frozen), []
         for seed in range(STEPS):
-            state, metrics = update(state, held, sharding.by_row(mesh, batch(seed)))
+            state, metrics = update(state, held, sharding.shard_batch(mesh, batch(seed)))
             logged.append({key: np.asarray(value).tolist() for key, value in metrics.items()})
         ended[label] = flat(state["trainable"])
         split = [leaf for leaf in jax.tree.leaves((state, held)) if not leaf.is_fully_replicated]
@@ -89,7 +89,7 @@ def losses_alone(meshes: dict) -> dict:
         values = {}
         for label, mesh in meshes.items():
             run = jax.jit(step.on_mesh(jax.value_and_grad(loss, argnums=(0, 1)), mesh))
-            value, gradients = run(*sharding.by_row(mesh, (*feats, pids)))
+            value, gradients = run(*sharding.shard_batch(mesh, (*feats, pids)))
             values[label] = np.append(flat(gradients), value)
         one = values["1x1"]
         found[name] = {label: float(np.abs(v - one).max() / norm(one)) for label, v in values.items()}
@@ -122,8 +122,8 @@ def memory_in_parts(mesh: Mesh, rows: int, width: int, parts: int = 4) -> dict:
     trainable = {key: jax.ShapeDtypeStruct(s, np.float32, sharding=whole) for key, s in leaves.items()}
 
     def run(trainable, batch):
-        given = sharding.in_parts(mesh, batch, parts)
-        return objective.in_parts(towers, {"sdm": 1.0}, 50.0, {"part": trainable}, {}, given)
+        given = sharding.split_microbatches(mesh, batch, parts)
+        return objective.grad_cached_loss_and_grad(towers, {"sdm": 1.0}, 50.0, {"part": trainable}, {}, given)
 
     return needs(run, mesh, (trainable, batch), rows)
 

@@ -13,8 +13,8 @@ def float64(tree):
 
 
 def layer_norm(x, scale, bias, eps=EPS):
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * scale + bias
+    centered = x - x.mean(-1, keepdims=True)
+    return centered / np.sqrt((centered**2).mean(-1, keepdims=True) + eps) * scale + bias
 
 
 def softmax(scores):
@@ -25,7 +25,7 @@ def softmax(scores):
 def attend(q, k, v, mask, gate=None):
     """Row by row: each query's softmax over the keys it may see.
 
-    `gate` multiplies the softmax's columns, which are not renormalised: S-Prefix as its paper has it.
+    `gate` multiplies the softmax's columns, which are not renormalized: S-Prefix as its paper has it.
     """
     out = np.zeros_like(q)
     for b, h, i in np.ndindex(*q.shape[:3]):

@@ -21,13 +21,13 @@ def smooth() -> np.ndarray:
     return np.stack([y * 5, x * 12, 255 - y * 2 - x * 5], -1).round().astype(np.uint8)
 
 
-def png(width: int, height: int, bits: int, colour: int, rows: list[bytes], *chunks) -> bytes:
-    """A PNG written by hand from the specification: Pillow writes none of 16 bits a colour."""
+def png(width: int, height: int, bits: int, color: int, rows: list[bytes], *chunks) -> bytes:
+    """A PNG written by hand from the specification: Pillow writes none of 16 bits a color."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     data = zlib.compress(b"".join(b"\0" + row for row in rows))
     body = chunk(b"IHDR", header) + b"".join(chunk(*c) for c in chunks) + chunk(b"IDAT", data)
     return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from tpr_jax.search.index import build as build_lib
-from tpr_jax.search.query import exact as codes
+from tpr_jax.search.query import exact
 
 WIDTH = 6
 CHANGING = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod")
@@ -32,7 +32,7 @@ def stand_in(patch) -> None:
     patch(build_lib, "from_pretrained", lambda *args: model)
     patch(build_lib, "make_encoder", lambda model: (encode, 1))
     patch(build_lib, "PART_ROWS", 3)
-    patch(codes, "FROM", 1)
+    patch(exact, "FROM", 1)
 
 
 def encode(pixels) -> np.ndarray:

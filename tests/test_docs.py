@@ -173,5 +173,5 @@ def test_the_site_builds_without_a_warning(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     api = (tmp_path / "site/api.html").read_text()
-    assert "L2-normalised float32 features of texts" in api  # from a docstring
+    assert "L2-normalized float32 features of texts" in api  # from a docstring
     assert "figures/dm_adapter.svg" in (tmp_path / "site/methods.html").read_text()

@@ -242,7 +242,7 @@ def test_losses_and_gradients_of_a_training_step(path):
 
 
 @bundles
-def test_four_optimiser_steps(path):
+def test_four_optimizer_steps(path):
     """Losses before each step, the rates used, and the change of each parameter."""
     bundle, model, trainable, frozen, batch, theirs = loaded(path)
     args, arrays = bundle["args"], bundle["arrays"]
@@ -259,11 +259,11 @@ def test_four_optimiser_steps(path):
     # UP-Person's code has one rate for all, whatever its arguments say.
     bias_factor = 1.0 if bundle["method"] == "up_person" else args["bias_lr_factor"]
     groups = optim.parameter_groups(args["weight_decay"], bias_factor, args["lr_factor"])
-    optimiser = optim.adam(rate, trainable, groups, b1=args["alpha"], b2=args["beta"])
-    state = step.init_state(optimiser, jax.tree.map(jnp.copy, trainable))
+    optimizer = optim.adam(rate, trainable, groups, b1=args["alpha"], b2=args["beta"])
+    state = step.init_state(optimizer, jax.tree.map(jnp.copy, trainable))
     before = theirs(state["trainable"])
     update = jax.jit(
-        functools.partial(step.train_step, model, optimiser, loss_weights(bundle), 1 / args["temperature"])
+        functools.partial(step.train_step, model, optimizer, loss_weights(bundle), 1 / args["temperature"])
     )
     for i, expected_rate in enumerate(arrays["steps/lr_group0"]):
         assert_close(rate(i), expected_rate)
@@ -289,7 +289,7 @@ def test_port_of_hugging_faces_clip(folder):
     images = jnp.asarray(expected["in/images_nchw"].transpose(0, 2, 3, 1))
     image_feats, _ = jax.jit(model["encode_image"])(variables, images)
     text_feats, _ = jax.jit(model["encode_text"])(variables, jnp.asarray(expected["in/input_ids"], jnp.int32))
-    image_embeds, text_embeds = losses.l2_normalise(image_feats), losses.l2_normalise(text_feats)
+    image_embeds, text_embeds = losses.l2_normalize(image_feats), losses.l2_normalize(text_feats)
     found = {
         "out/image_feats": image_feats,
         "out/text_feats": text_feats,

@@ -70,14 +70,14 @@ def test_a_row_of_zeros_has_a_finite_value_and_gradient(name, tiny):
     assert np.isfinite(value) and all(np.isfinite(g).all() for g in gradients)
 
 
-def test_l2_normalise_returns_float32_rows_of_length_one():
-    rows = losses.l2_normalise(jnp.array([[3.0, 4.0], [0.0, -2.0]], jnp.bfloat16))
+def test_l2_normalize_returns_float32_rows_of_length_one():
+    rows = losses.l2_normalize(jnp.array([[3.0, 4.0], [0.0, -2.0]], jnp.bfloat16))
     assert rows.dtype == jnp.float32
     np.testing.assert_allclose(rows, [[0.6, 0.8], [0, -1]], rtol=1e-6)
 
 
-def test_normalising_leaves_zeros_and_hides_no_nan():
-    rows = losses.l2_normalise(jnp.array([[0.0, 0.0], [3.0, 4.0], [jnp.nan, 0.0]]))
+def test_normalizing_leaves_zeros_and_hides_no_nan():
+    rows = losses.l2_normalize(jnp.array([[0.0, 0.0], [3.0, 4.0], [jnp.nan, 0.0]]))
     np.testing.assert_array_equal(rows[0], 0)
     np.testing.assert_allclose(rows[1], [0.6, 0.8], rtol=1e-6)
     assert np.isnan(rows[2]).all()
@@ -86,7 +86,7 @@ def test_normalising_leaves_zeros_and_hides_no_nan():
 def test_the_other_rows_are_divided_by_their_length_to_the_last_bit():
     rows = np.random.default_rng(7).normal(size=(7, 33)).astype(np.float32)
     plain = jax.value_and_grad(lambda x: (x / jnp.linalg.norm(x, axis=-1, keepdims=True))[:, 0].sum())
-    ours = jax.value_and_grad(lambda x: losses.l2_normalise(x)[:, 0].sum())
+    ours = jax.value_and_grad(lambda x: losses.l2_normalize(x)[:, 0].sum())
     for jit in (lambda f: f, jax.jit):
         for found, expected in zip(jit(ours)(rows), jit(plain)(rows), strict=True):
             np.testing.assert_array_equal(found, expected)

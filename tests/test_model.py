@@ -85,9 +85,9 @@ def test_pictures_of_every_kind(model, tmp_path):
     assert feats.shape == (4, 48)
     assert_unit(feats)
     np.testing.assert_allclose(feats[1:], feats[:1].repeat(3, 0), atol=1e-6)
-    # By hand: the pixels normalised with CLIP's mean and deviation, the features divided by their length.
-    normalised = (pixels / 255 - clip.IMAGE_MEAN) / clip.IMAGE_STD
-    by_hand, _ = model.features_from_arrays(normalised[None], np.zeros((1, 16), np.int32))
+    # By hand: the pixels normalized with CLIP's mean and deviation, the features divided by their length.
+    normalized = (pixels / 255 - clip.IMAGE_MEAN) / clip.IMAGE_STD
+    by_hand, _ = model.features_from_arrays(normalized[None], np.zeros((1, 16), np.int32))
     np.testing.assert_allclose(feats[:1], by_hand / np.linalg.norm(by_hand), atol=1e-5)
     assert model.encode_images([]).shape == (0, 48)
     with pytest.raises(UserError, match="nowhere.png"):

@@ -50,12 +50,12 @@ def test_adam_by_hand():
     tree = {"moe": {"down": {"kernel": jnp.array([2.0]), "bias": jnp.array([1.0])}}}
     gradient = {"moe": {"down": {"kernel": jnp.array([0.5]), "bias": jnp.array([0.5])}}}
     groups = ((r".*/bias", 2.0, 0.0), (r".*", 1.0, 0.1))
-    optimiser = optim.adam(lambda step: 0.01, tree, groups)
-    state, values = optimiser.init(tree), tree
+    optimizer = optim.adam(lambda step: 0.01, tree, groups)
+    state, values = optimizer.init(tree), tree
     expected = {"kernel": 2.0, "bias": 1.0}
     moments = {"kernel": [0.0, 0.0], "bias": [0.0, 0.0]}
     for t in (1, 2):
-        updates, state = optimiser.update(gradient, state, values)
+        updates, state = optimizer.update(gradient, state, values)
         values = {
             "moe": {"down": {k: values["moe"]["down"][k] + updates["moe"]["down"][k] for k in expected}}
         }

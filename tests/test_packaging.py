@@ -21,7 +21,7 @@ import tpr_jax
 from tests.conftest import ROOT, made_once
 from tpr_jax import __main__ as command
 from tpr_jax import main
-from tpr_jax.config import bundled as bundled_configs
+from tpr_jax.config import bundled
 
 LISTS = ("requirements.txt", "requirements-tensorflow.txt")
 NEEDED = ("pyproject.toml", "setup.py", *LISTS, "README.md", "LICENSE", "NOTICE")
@@ -227,8 +227,8 @@ def test_a_bundled_config_that_does_not_exist_is_named(monkeypatch, tmp_path, ex
     for written in (["--config", "configs/lora.py:cuhk_pedes"], ["--config=configs/lora.py:cuhk_pedes"]):
         config = main.parse(["main", *written, "--workdir", "w"])[0]
         assert (config.method.name, config.dataset) == ("lora", "cuhk_pedes")
-    assert bundled_configs.find("lora.py") == "lora.py"  # only what is named as in the repository
-    assert bundled_configs.find("") == ""
+    assert bundled.find("lora.py") == "lora.py"  # only what is named as in the repository
+    assert bundled.find("") == ""
 
 
 def run_command(monkeypatch, *words) -> tuple[str, list[str]]:

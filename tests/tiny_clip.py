@@ -48,8 +48,8 @@ def random_like(shapes, seed: int, scale: float = 0.3):
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
-        centre = 1.0 if path[-1].key == "scale" else 0.0
-        return (centre + scale * rng.normal(size=leaf.shape)).astype(np.float32)
+        center = 1.0 if path[-1].key == "scale" else 0.0
+        return (center + scale * rng.normal(size=leaf.shape)).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
 

@@ -17,7 +17,7 @@ from tpr_jax.utils.files import write_text
 def train_tokenizer(captions: Iterable[str], vocab_size: int, path: str | os.PathLike) -> int:
     """Learns merges from `captions` and writes them as the file `path`, a `tokenizer.json`; returns its size.
 
-    The ids are laid out as in CLIP: bytes, bytes that end a word, merges in the order they were learnt, then
+    The ids are laid out as in CLIP: bytes, bytes that end a word, merges in the order they were learned, then
     `<|mask|>`, `<|startoftext|>`, `<|endoftext|>` as the three highest. The vocabulary is smaller than
     `vocab_size` where the captions offer fewer merges. The same captions give the same file.
 
@@ -38,7 +38,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, path: str | os.Pat
 def learn_merges(words: Counter[str], count: int) -> list[tuple[str, str]]:
     """The `count` most frequent merges, found one after the other, of words in `byte_tokens`' letters.
 
-    Each joins the pair of neighbouring tokens that occurs most often, the alphabetically first of equals
+    Each joins the pair of neighboring tokens that occurs most often, the alphabetically first of equals
     (Sennrich et al., "Neural machine translation of rare words with subword units", 2016). Ends early when no
     pair occurs twice. (The trainer of `tokenizers` gives other merges from run to run.)
     """

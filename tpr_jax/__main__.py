@@ -11,7 +11,7 @@ import importlib.util
 import runpy
 import sys
 
-from tpr_jax.utils.streams import print_any_text
+from tpr_jax.utils.streams import print_any_text, quiet_when_closed
 
 # Command -> (what `python -m` runs, what is put before the arguments, what it is for).
 COMMANDS = {
@@ -36,7 +36,8 @@ def main() -> None:
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help", "help"):
         there = {key: what for key, (module, _, what) in COMMANDS.items() if not module or _exists(module)}
-        print(__doc__.strip(), "", *(f"    {key:<11} {what}" for key, what in there.items()), sep="\n")
+        with quiet_when_closed():
+            print(__doc__.strip(), "", *(f"    {key:<11} {what}" for key, what in there.items()), sep="\n")
         raise SystemExit(0 if len(sys.argv) > 1 else 2)
     if name == "--version":
         from tpr_jax import __version__

@@ -1,4 +1,4 @@
-"""The losses, each a pure function of the unnormalised features of a batch and its identities, in float32.
+"""The losses, each a pure function of the unnormalized features of a batch and its identities, in float32.
 
 All take `(image_feats [b, e], text_feats [b, e], pids [b])` first and their settings by keyword, and return a
 scalar. Row i of both features is one matching pair; rows with equal pid match too where a loss says so.
@@ -20,7 +20,7 @@ Scalar = Float[Array, ""]
 LOGIT_SCALE = 50.0  # 1 / 0.02, fixed in all three methods
 
 
-def l2_normalise(x: Float[Array, "b e"]) -> Float[Array, "b e"]:
+def l2_normalize(x: Float[Array, "b e"]) -> Float[Array, "b e"]:
     """Rows of unit length, float32; a row of zeros (or with squares below float32) is left as it is."""
     x = x.astype(jnp.float32)
     zero = jnp.sum(x * x, axis=-1, keepdims=True) == 0
@@ -78,7 +78,7 @@ def _shape(name: str, array) -> tuple[int, ...]:
 @_checked
 def sdm(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float = LOGIT_SCALE) -> Scalar:
     """Similarity distribution matching (IRRA, CVPR 2023, eq. 5-7), both directions added."""
-    logits = _products(scale * l2_normalise(text_feats), l2_normalise(image_feats))
+    logits = _products(scale * l2_normalize(text_feats), l2_normalize(image_feats))
     same = same_identity(pids)
     target = same / same.sum(-1, keepdims=True)
     return _divergence(logits, target) + _divergence(logits.T, target)
@@ -87,7 +87,7 @@ def sdm(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float = LOG
 @_checked
 def itc(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float = LOGIT_SCALE) -> Scalar:
     """Image-text contrast (CLIP): the mean of both cross-entropies; only the own pair counts as right."""
-    logits = _products(scale * l2_normalise(image_feats), l2_normalise(text_feats))
+    logits = _products(scale * l2_normalize(image_feats), l2_normalize(text_feats))
     by_image, by_text = (jnp.diagonal(jax.nn.log_softmax(x, axis=-1)) for x in (logits, logits.T))
     return -(by_image.mean() + by_text.mean()) / 2
 
@@ -97,8 +97,8 @@ def cmpm(image_feats: Feats, text_feats: Feats, pids: Pids) -> Scalar:
     """Cross-modal projection matching (Zhang and Lu, ECCV 2018), both directions added."""
     same = same_identity(pids)
     target = same / jnp.linalg.norm(same, axis=-1, keepdims=True)
-    by_image = _products(image_feats, l2_normalise(text_feats))
-    by_text = _products(text_feats, l2_normalise(image_feats))
+    by_image = _products(image_feats, l2_normalize(text_feats))
+    by_text = _products(text_feats, l2_normalize(image_feats))
     return _divergence(by_image, target) + _divergence(by_text, target)
 
 
@@ -117,7 +117,7 @@ def identity(
 
 @_checked
 def triplet(image_feats: Feats, text_feats: Feats, pids: Pids, *, margin: float = 1.0) -> Scalar:
-    """Hinge on the Euclidean distances of unnormalised features, hardest negative both ways, mean.
+    """Hinge on the Euclidean distances of unnormalized features, hardest negative both ways, mean.
 
     As in the reference, every other row is a negative, one of the same identity too.
     """
@@ -151,7 +151,7 @@ def tal(
         negative = tau * jax.nn.logsumexp(cosine / tau, axis=-1, b=1 - same)
         return jax.nn.relu(margin - positive + negative).sum()
 
-    cosine = _products(l2_normalise(image_feats), l2_normalise(text_feats))
+    cosine = _products(l2_normalize(image_feats), l2_normalize(text_feats))
     return one_way(cosine) + one_way(cosine.T)
 
 
@@ -164,13 +164,13 @@ def sigmoid(
     `slope` and `offset` stay at the paper's first values. All pairs of one identity are right, not only the
     diagonal: here several captions describe one person.
     """
-    logits = _products(slope * l2_normalise(image_feats), l2_normalise(text_feats)) + offset
+    logits = _products(slope * l2_normalize(image_feats), l2_normalize(text_feats)) + offset
     sign = 2 * same_identity(pids) - 1
     return -jax.nn.log_sigmoid(sign * logits).sum() / len(pids)
 
 
 def masked_words(logits: Float[Array, "b l v"], labels: Int[Array, "b l"]) -> Scalar:
-    """Masked language modelling (IRRA, CVPR 2023): mean cross-entropy where a label is not 0."""
+    """Masked language modeling (IRRA, CVPR 2023): mean cross-entropy where a label is not 0."""
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     own = jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
     masked = labels != 0

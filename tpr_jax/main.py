@@ -16,7 +16,7 @@ import shlex
 import signal
 import sys
 
-from tpr_jax.utils import signals as interrupt
+from tpr_jax.utils import signals
 
 
 def _early_ends(argv: list[str]) -> dict[int, tuple[int, str]]:
@@ -29,7 +29,7 @@ def _early_ends(argv: list[str]) -> dict[int, tuple[int, str]]:
 
 
 if __name__ == "__main__":
-    interrupt.end_at_once(_early_ends(sys.argv))
+    signals.exit_immediately(_early_ends(sys.argv))
 
 import errno
 import inspect
@@ -45,12 +45,11 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from tpr_jax.cli import parser as arguments
-from tpr_jax.config import bundled as bundled_configs
+from tpr_jax.cli import parser
+from tpr_jax.config import bundled
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.config.debug import shrink
-from tpr_jax.distributed import cluster as clusters
-from tpr_jax.distributed import processes as distributed
+from tpr_jax.distributed import cluster, processes
 from tpr_jax.errors import UserError, describe_disk_limit
 from tpr_jax.perf.allocator import keep_freed_memory
 from tpr_jax.utils.signals import Stopped
@@ -66,7 +65,7 @@ def parse(argv: list[str]):
 
 def _read(argv: list[str]):
     """(config, workdir, mode, the other flags)."""
-    argv = _with_path(arguments.expand_flags(argv, ("config", "workdir")))
+    argv = _with_path(parser.expand_flags(argv, ("config", "workdir")))
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
     flags.DEFINE_string("workdir", None, "where everything is written", flag_values=values)
@@ -75,7 +74,7 @@ def _read(argv: list[str]):
     flags.DEFINE_integer("num_processes", None, "how many there are", flag_values=values)
     flags.DEFINE_integer("process_id", None, "which of them this is, from 0", flag_values=values)
     flags.DEFINE_float(
-        "peer_timeout", distributed.TIMEOUT, "seconds they have to come", lower_bound=1, flag_values=values
+        "peer_timeout", processes.TIMEOUT, "seconds they have to come", lower_bound=1, flag_values=values
     )
     flags.DEFINE_bool("help", False, "show this help", flag_values=values)
     asked = [a for a in argv[1:] if a in ("-h", "--help")]
@@ -94,7 +93,7 @@ def _read(argv: list[str]):
         raise UserError(f"argument '{rest[1]}' is not understood: settings are written --config.KEY=VALUE")
     if config is None:
         raise UserError("--config is missing: give one, such as --config configs/dm_adapter.py")
-    arguments.expand_config(config)
+    parser.expand_config(config)
     if values.mode not in MODES:
         raise UserError(f"--mode {values.mode} is unknown: {config_lib.nearest(values.mode, MODES)}")
     if not values.workdir:
@@ -119,7 +118,7 @@ def _read_config(argv: list[str]) -> ConfigDict | None:
     if not name:
         return None
     if not Path(path).is_file():
-        known = sorted(map(str, Path(path).parent.glob("*.py"))) or bundled_configs.names()
+        known = sorted(map(str, Path(path).parent.glob("*.py"))) or bundled.names()
         raise UserError(f"--config {path}: no such file; {config_lib.nearest(path, known)}")
     try:
         get_config = runpy.run_path(path)["get_config"]
@@ -165,7 +164,7 @@ def _given(argv: list[str]) -> list[str]:
 def _with_path(argv: list[str]) -> list[str]:
     """The same with `configs/NAME.py` where it is found, which may be inside the installed package."""
     name = _config_argument(argv)
-    found, ways = bundled_configs.find(name), (name, f"--config={name}", f"-config={name}")
+    found, ways = bundled.find(name), (name, f"--config={name}", f"-config={name}")
     return [word.replace(name, found) if name and word in ways else word for word in argv]
 
 
@@ -181,20 +180,22 @@ def _config_argument(argv: list[str]) -> str:
 
 def run(argv: list[str]) -> None:
     """Parses, then trains or evaluates."""
-    with interrupt.stopped_at_once("stopped") as told:
+    with signals.raise_stopped("stopped") as told:
         config, workdir, mode, said = _read(argv)
         if config.debug:
             print("debug: a few small steps, to see that everything runs; the numbers say nothing")
-        peers = clusters.find_here(said.coordinator, said.num_processes, said.process_id)
+        peers = cluster.find_here(said.coordinator, said.num_processes, said.process_id)
         keep_freed_memory()
-        with distributed.joined(peers, said.peer_timeout, workdir, lambda error: verdict(told(error), argv)):
+        with processes.initialized(
+            peers, said.peer_timeout, workdir, lambda error: verdict(told(error), argv)
+        ):
             _run_here(config, workdir, mode)
 
 
 def _run_here(config: ConfigDict, workdir: Path, mode: str) -> None:
     """Trains or evaluates as one of the processes that are joined."""
     # Once more: JAX takes SIGTERM for itself where it joins processes.
-    with interrupt.stopped_at_once("stopped"):
+    with signals.raise_stopped("stopped"):
         # These import JAX and TensorFlow: after the command line is known to be sound.
         from tpr_jax.train import agreement, results
         from tpr_jax.train import loop as train

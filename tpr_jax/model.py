@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from tpr_jax.data.bucketing import short_first, shortened
+from tpr_jax.data.bucketing import sort_by_length, trim_padding
 from tpr_jax.data.images.read import Crop, Stored, read_resized
 from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer
 from tpr_jax.errors import UserError
@@ -26,7 +26,7 @@ from tpr_jax.models.methods import Method, zero_shot
 from tpr_jax.optim import split_model
 from tpr_jax.train.step import encoder_options
 from tpr_jax.utils.trees import flatten
-from tpr_jax.weights import arguments as validate
+from tpr_jax.weights import arguments
 from tpr_jax.weights.backbone import Backbone, find
 from tpr_jax.weights.clip import load_clip
 from tpr_jax.weights.load_adapter import load_saved, read_saved
@@ -60,36 +60,36 @@ class Model:
         """What they are divided by then."""
         return self.config.image_std
 
-    def normalise(self, pixels: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w 3"]:
+    def normalize(self, pixels: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w 3"]:
         """Pixels of 0..255 as `features_from_arrays` takes them."""
         return (pixels.astype(np.float32) / 255 - np.float32(self.mean)) / np.float32(self.std)
 
     def encode_images(self, images: Sequence[Picture], batch_size: int = 32) -> Float[np.ndarray, "n e"]:
-        """L2-normalised float32 features of paths, PIL images or uint8 arrays `[h, w, 3]` of any size.
+        """L2-normalized float32 features of paths, PIL images or uint8 arrays `[h, w, 3]` of any size.
 
-        Each picture is resized whole to the model's image size, as person retrieval does: no centre crop.
+        Each picture is resized whole to the model's image size, as person retrieval does: no center crop.
 
         Raises:
           UserError: a picture cannot be read, or `images` or `batch_size` is unusable; the message names it.
         """
-        images, batch_size = validate.image_list(images), validate.batch_size_of(batch_size)
+        images, batch_size = arguments.image_list(images), arguments.batch_size_of(batch_size)
 
         def rows(start: int) -> np.ndarray:
             pictures = [
                 _read(images, i, self.config.image_size) for i in range(len(images))[start:][:batch_size]
             ]
-            return self.normalise(np.stack(pictures))
+            return self.normalize(np.stack(pictures))
 
         return _unit(self._encode(self.encoders[0], rows, len(images), batch_size))
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> Float[np.ndarray, "n e"]:
-        """L2-normalised float32 features of texts; too long a text is cut.
+        """L2-normalized float32 features of texts; too long a text is cut.
 
         Raises:
           UserError: the model came without a tokenizer, or with one of another vocabulary, or `texts` or
             `batch_size` is unusable.
         """
-        texts, batch_size = validate.text_list(texts), validate.batch_size_of(batch_size)
+        texts, batch_size = arguments.text_list(texts), arguments.batch_size_of(batch_size)
         if self.tokenizer is None:
             raise UserError(
                 f"{self.source}: has no tokenizer.json, so it cannot read texts; put it beside the weights"
@@ -101,11 +101,11 @@ class Model:
                 f"{self.config.vocab_size} ids; use the tokenizer.json that belongs to the weights"
             )
         ends = clip.end_positions(ids, self.config.eot_id)
-        order, back = short_first(ends)
+        order, back = sort_by_length(ends)
 
         def rows(start: int) -> np.ndarray:
             here = order[start : start + batch_size]
-            return shortened(ids[here], ends[here])
+            return trim_padding(ids[here], ends[here])
 
         feats = self._encode(self.encoders[1], rows, len(ids), batch_size)
         return _unit(feats[back])
@@ -113,14 +113,14 @@ class Model:
     def features_from_arrays(
         self, images: Float[np.ndarray, "n h w 3"], ids: Int[np.ndarray, "m l"]
     ) -> tuple[Float[np.ndarray, "n e"], Float[np.ndarray, "m e"]]:
-        """Unnormalised float32 features of normalised images and token ids, each array as one batch.
+        """Unnormalized float32 features of normalized images and token ids, each array as one batch.
 
         Raises:
           ArgumentError: an array of another shape or type, a number that is not finite, or an id that the
             text tower does not know.
         """
-        images = validate.image_arrays(images, self.config.image_size)
-        ids = validate.id_arrays(ids, self.config.vocab_size, self.config.context_length)
+        images = arguments.image_arrays(images, self.config.image_size)
+        ids = arguments.id_arrays(ids, self.config.vocab_size, self.config.context_length)
         image_feats = self.encoders[0](self.held, images)
         text_feats = self.encoders[1](self.held, ids)
         return np.asarray(image_feats), np.asarray(text_feats)
@@ -145,7 +145,7 @@ class Model:
           UserError: the folder cannot be written, or holds files of a model that no earlier save wrote; they
             are left as they are. Or `results` or `training` lacks what the card tells.
         """
-        validate.path_argument("folder", folder)
+        arguments.path_argument("folder", folder)
         write_saved(
             folder,
             self.config,
@@ -207,11 +207,11 @@ def from_pretrained(
     Raises:
       UserError: nothing is there, or what is there does not fit; the message names the file and the weight.
     """
-    path_or_hub_id = validate.path_argument("path_or_hub_id", path_or_hub_id)
-    image_size, dtype = validate.image_size_or_none(image_size), validate.dtype_name(dtype)
-    act, heads = validate.act_or_none(act), validate.heads_or_none(heads)
+    path_or_hub_id = arguments.path_argument("path_or_hub_id", path_or_hub_id)
+    image_size, dtype = arguments.image_size_or_none(image_size), arguments.dtype_name(dtype)
+    act, heads = arguments.act_or_none(act), arguments.heads_or_none(heads)
     if backbone is not None:
-        validate.path_argument("backbone", backbone)
+        arguments.path_argument("backbone", backbone)
     here = find(path_or_hub_id)
     settings = read_saved(here.path) if here.path.is_dir() else None
     if settings is not None:
@@ -271,7 +271,7 @@ def make_model(
     encoders = _jitted(functions["encode_image"]), _jitted(functions["encode_text"])
     variables = jax.device_put(variables)
     # Else each call would turn all weights into narrower ones again.
-    held = clip.held(variables, dtype)
+    held = clip.inference_variables(variables, dtype)
     return Model(config, method, variables, tokenizer, source, held, encoders, backbone, dtype)
 
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules, parameter groups and the optimiser of the trainable collections."""
+"""Learning-rate schedules, parameter groups and the optimizer of the trainable collections."""
 
 import math
 import re

@@ -1,6 +1,6 @@
 """Draws the figures of docs/methods.md: `python docs/figures/draw.py [FOLDER]` writes them beside itself.
 
-Coordinates are centimetres or so, y downwards. Grey is CLIP and frozen, orange is a part and trained.
+Coordinates are centimeters or so, y downwards. Gray is CLIP and frozen, orange is a part and trained.
 """
 
 import sys
@@ -35,7 +35,7 @@ def canvas(width: float, height: float) -> Axes:
 def box(
     axes: Axes, x: float, y: float, w: float, h: float, words: str = "", kind: str = "clip", size=9, layer=2
 ):
-    """A rounded box with its centre at (x, y); on layer 0 it lies under the lines."""
+    """A rounded box with its center at (x, y); on layer 0 it lies under the lines."""
     face, edge, line = KINDS[kind]
     style = "round,pad=0,rounding_size=0.14"
     patch = FancyBboxPatch(
@@ -45,8 +45,8 @@ def box(
     say(axes, x, y, words, size, TRAINED if kind in ("part", "slot") else INK)
 
 
-def say(axes: Axes, x: float, y: float, words: str, size: float = 9, colour: str = INK, ha: str = "center"):
-    axes.text(x, y, words, size=size, color=colour, ha=ha, va="center", zorder=4, linespacing=1.35)
+def say(axes: Axes, x: float, y: float, words: str, size: float = 9, color: str = INK, ha: str = "center"):
+    axes.text(x, y, words, size=size, color=color, ha=ha, va="center", zorder=4, linespacing=1.35)
 
 
 def plus(axes: Axes, x: float, y: float, words: str = "+"):
@@ -54,15 +54,15 @@ def plus(axes: Axes, x: float, y: float, words: str = "+"):
     say(axes, x, y, words, 10)
 
 
-def way(axes: Axes, points: Sequence[Point], colour: str = INK, head: bool = True):
+def way(axes: Axes, points: Sequence[Point], color: str = INK, head: bool = True):
     """A line through the points, with an arrow at its end."""
     *_, before, last = points
     xs, ys = zip(*points, strict=True)
-    axes.plot(xs, ys, color=colour, lw=1.2, solid_joinstyle="round", zorder=1)
+    axes.plot(xs, ys, color=color, lw=1.2, solid_joinstyle="round", zorder=1)
     if head:
         style = {
             "arrowstyle": "-|>",
-            "color": colour,
+            "color": color,
             "lw": 1.2,
             "shrinkA": 0,
             "shrinkB": 0,

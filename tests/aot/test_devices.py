@@ -10,13 +10,13 @@ from pathlib import Path
 import jax
 import pytest
 
-from tpr_jax.aot import devices as aot_devices
+from tpr_jax.aot import devices
 from tpr_jax.errors import UserError
 
 
 def test_those_that_are_here():
-    assert aot_devices.devices("here") == jax.devices()
-    assert aot_devices.devices("cpu") == jax.devices("cpu")
+    assert devices.devices("here") == jax.devices()
+    assert devices.devices("cpu") == jax.devices("cpu")
 
 
 def test_made_up_ones_are_asked_for_before_jax_makes_any():
@@ -39,21 +39,21 @@ def test_made_up_ones_are_asked_for_before_jax_makes_any():
 )
 def test_an_unknown_one_is_told_the_nearest(name, told):
     with pytest.raises(UserError, match=f"--topology {name} is unknown") as error:
-        aot_devices.devices(name)
+        devices.devices(name)
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
 def test_without_the_compiler_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="libtpu.*requirements-aot.txt"):
-        aot_devices.devices("v5e:4x4")
+        devices.devices("v5e:4x4")
 
 
 def test_no_gpu_here():
     if jax.default_backend() == "gpu":
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match="--topology gpu: there is no such device here"):
-        aot_devices.devices("gpu")
+        devices.devices("gpu")
 
 
 NEEDS_LIBTPU = pytest.mark.skipif(
@@ -63,16 +63,16 @@ NEEDS_LIBTPU = pytest.mark.skipif(
 
 
 @NEEDS_LIBTPU
-@pytest.mark.parametrize("name", aot_devices.TOPOLOGIES)
+@pytest.mark.parametrize("name", devices.TOPOLOGIES)
 def test_slices_by_name(name):
     shape = [int(n) for n in name.partition(":")[2].split("x")]
     count = 1
     for n in shape:
         count *= n
-    assert len(aot_devices.devices(name)) == count
+    assert len(devices.devices(name)) == count
 
 
 @NEEDS_LIBTPU
 def test_a_slice_that_there_is_not():
     with pytest.raises(UserError, match="knows no such slice.*v5e:4x4"):
-        aot_devices.devices("v5e:5x7")
+        devices.devices("v5e:5x7")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tpr_jax.aot import hlo as aot_hlo
+from tpr_jax.aot import hlo
 
 # As a TPU's compiler writes it: layouts with tiles and memory spaces, products as convolutions, a collective
 # spread over two fusions under one number, a loop of 5.
@@ -59,18 +59,18 @@ ENTRY %main.1 (x.1: (s32[], f32[64,256]), y.1: f32[4,32]) -> (s32[], f32[64,256]
 
 
 def test_products_in_a_loop_count_each_trip():
-    (found,) = aot_hlo.products(TPU)
+    (found,) = hlo.products(TPU)
     assert (found.times, found.flops) == (5, 2 * 64 * 512 * 256)
     assert found.padded == found.flops  # 512 and 256 fill their lanes
 
 
 def test_the_compilers_own_count_of_trips_comes_first():
     text = TPU.replace("body=%body.1\n", 'body=%body.1, backend_config={"known_trip_count":{"n":"7"}}\n')
-    assert aot_hlo.products(text)[0].times == 7
+    assert hlo.products(text)[0].times == 7
 
 
 def test_collectives():
-    found = {one.kind: one for one in aot_hlo.collectives(TPU, 32)}
+    found = {one.kind: one for one in hlo.collectives(TPU, 32)}
     assert len(found) == 3
     gather, reduce, exchange = (found[kind] for kind in ("all-gather", "all-reduce", "all-to-all"))
     assert (gather.kind, gather.group, gather.sent) == ("all-gather", 16, 15 * 4 * 32 * 4)
@@ -81,7 +81,7 @@ def test_collectives():
 
 def test_one_device_sends_nothing():
     alone = TPU.replace("'axis_0'=16", "'axis_0'=1").replace("[2,16]<=[32]", "[1,1]<=[1]")
-    assert aot_hlo.collectives(alone.replace("{{0,1,2,3},{4,5,6,7}}", "{{0}}"), 1) == []
+    assert hlo.collectives(alone.replace("{{0,1,2,3},{4,5,6,7}}", "{{0}}"), 1) == []
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_places_of_a_convolution_that_hold_nothing_do_not_count(line, flops):
         f"  %r = bf16{kernel}{{3,2,1,0}} parameter(1)\n"
         f"  ROOT %c = f32[8,12,193,193]{{3,2,1,0}} {line}\n}}\n"
     )
-    assert aot_hlo.products(text)[0].flops == flops
+    assert hlo.products(text)[0].flops == flops
 
 
 def test_a_convolution_as_the_gradient_of_stacked_kernels():
@@ -116,7 +116,7 @@ def test_a_convolution_as_the_gradient_of_stacked_kernels():
         "  ROOT %c = f32[768,6,96]{2,1,0} convolution(%l, %r), window={size=6 pad=5_5 rhs_reversal=1}, "
         "dim_labels=fb0_0io->b0f\n}\n"
     )
-    assert aot_hlo.products(text)[0].flops == 2 * 1544 * 768 * 6 * 96
+    assert hlo.products(text)[0].flops == 2 * 1544 * 768 * 6 * 96
 
 
 def test_lanes_that_small_axes_leave_empty():
@@ -127,7 +127,7 @@ def test_lanes_that_small_axes_leave_empty():
         "  %r = bf16[96,192]{1,0} parameter(1)\n"
         "  ROOT %c = f32[64,192]{1,0} dot(%l, %r), lhs_contracting_dims={1}, rhs_contracting_dims={0}\n}\n"
     )
-    (found,) = aot_hlo.products(text)
+    (found,) = hlo.products(text)
     assert found.padded / found.flops == pytest.approx(128 / 96 * 256 / 192)
 
 
@@ -140,5 +140,5 @@ def test_a_program_compiled_here():
 
     shapes = [jax.ShapeDtypeStruct(s, np.float32) for s in ((64, 64), (32, 64))]
     text = jax.jit(f).lower(*shapes).compile().as_text()
-    found = {p.flops: p.times for p in aot_hlo.products(text)}
+    found = {p.flops: p.times for p in hlo.products(text)}
     assert found == {2.0 * 32 * 64 * 64: 7, 2.0 * 4 * 8 * 64 * 8: 1}

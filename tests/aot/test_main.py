@@ -41,7 +41,7 @@ def test_it_compiles_for_four_devices_and_says_what_they_take(tiny, tmp_path):
     memory = step["memory"]
     assert memory["batch"] == 4 * (32 * 16 * 3 + 24 * 4 + 4)
     assert memory["total"] == sum(memory.values()) - memory["total"]
-    assert memory["optimiser"] > 2 * memory["trainable"]
+    assert memory["optimizer"] > 2 * memory["trainable"]
     # Once around the ring in each direction: at least 3/4 of the gradients, twice.
     assert step["collectives"]["all-reduce"]["bytes"] >= 2 * 0.75 * memory["trainable"]
     assert 1 <= step["flops"]["ratio_all_experts"] < step["flops"]["ratio"] < 3

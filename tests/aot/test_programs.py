@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tpr_jax import main
-from tpr_jax.aot import programs as aot_program
+from tpr_jax.aot import programs
 from tpr_jax.distributed import sharding
 from tpr_jax.errors import UserError
 
@@ -18,7 +18,7 @@ def test_bytes_of_a_device():
         "a": jax.ShapeDtypeStruct((8, 4), np.float32, sharding=NamedSharding(ONE, PartitionSpec("data"))),
         "b": jax.ShapeDtypeStruct((3,), np.int8, sharding=NamedSharding(ONE, PartitionSpec())),
     }
-    assert aot_program.bytes_here(tree) == 8 * 4 * 4 + 3
+    assert programs.bytes_here(tree) == 8 * 4 * 4 + 3
 
 
 def config_of(*flags):
@@ -33,28 +33,28 @@ def in_root(monkeypatch, pytestconfig):
 
 
 def test_sizes_are_known_without_a_download(in_root):
-    base = aot_program.sizes_of(config_of())
+    base = programs.sizes_of(config_of())
     assert (base.vision_width, base.patch_size, base.image_size) == (768, 16, (384, 128))
-    large = aot_program.sizes_of(config_of("--config.backbone=ViT-L/14", "--config.image_size=(378,126)"))
+    large = programs.sizes_of(config_of("--config.backbone=ViT-L/14", "--config.image_size=(378,126)"))
     assert (large.vision_width, large.vision_layers, large.grid) == (1024, 24, (27, 9))
-    mini = aot_program.sizes_of(config_of("--config.backbone=clip-mini"))
+    mini = programs.sizes_of(config_of("--config.backbone=clip-mini"))
     assert mini.vision_width == 192
 
 
 def test_an_unknown_backbone_is_told_the_nearest(in_root):
     with pytest.raises(UserError, match=r"config.backbone='ViT-B/61'.*did you mean 'ViT-B/16'"):
-        aot_program.sizes_of(config_of("--config.backbone=ViT-B/61"))
+        programs.sizes_of(config_of("--config.backbone=ViT-B/61"))
     with pytest.raises(UserError, match="multiple of the patch size 14"):
-        aot_program.sizes_of(config_of("--config.backbone=ViT-L/14"))
+        programs.sizes_of(config_of("--config.backbone=ViT-L/14"))
 
 
 def test_what_vit_b16_holds(in_root):
     """Frozen weights in bfloat16 but for LayerNorm's, the trained ones and two moments in float32."""
-    found = aot_program.programs(config_of("--config.batch_size=4", "--config.eval_batch_size=2"), ONE)
+    found = programs.programs(config_of("--config.batch_size=4", "--config.eval_batch_size=2"), ONE)
     assert list(found) == ["train_step", "encode_image", "encode_text"]
     held = found["train_step"].held
     assert held["trainable"] == 4 * 15_669_528
-    assert 2 * held["trainable"] <= held["optimiser"] < 2 * held["trainable"] + 200
+    assert 2 * held["trainable"] <= held["optimizer"] < 2 * held["trainable"] + 200
     assert held["frozen"] == 2 * 149_617_664 + 2 * 65_536  # 65,536 of them are LayerNorm's
     assert held["batch"] == 4 * (384 * 128 * 3 + 77 * 4 + 4)
     assert found["train_step"].least["total"] < found["train_step"].all_experts["total"]
@@ -64,14 +64,14 @@ def test_what_vit_b16_holds(in_root):
 def test_the_loss_id_asks_how_many_there_are(in_root):
     flags = ("--config.losses.id=1", "--config.dataset=folder", "--config.batch_size=4")
     with pytest.raises(UserError, match="--identities"):
-        aot_program.programs(config_of(*flags), ONE)
-    found = aot_program.programs(config_of(*flags), ONE, identities=10)["train_step"]
+        programs.programs(config_of(*flags), ONE)
+    found = programs.programs(config_of(*flags), ONE, identities=10)["train_step"]
     assert found.held["trainable"] == 4 * (15_669_528 + 10 * 512 + 10)
 
 
 def test_nothing_to_train():
     config = main.parse(["main", "--config", "configs/zero_shot.py:cuhk_pedes", "--workdir", "unused"])[0]
-    assert list(aot_program.programs(config, ONE)) == ["encode_image", "encode_text"]
+    assert list(programs.programs(config, ONE)) == ["encode_image", "encode_text"]
 
 
 def test_a_mesh_of_given_devices():

@@ -71,7 +71,7 @@ def test_a_program_compiled_here():
     x = jax.ShapeDtypeStruct((64, 64), np.float32)
     compiled = jax.jit(lambda a, b: a @ b, donate_argnums=0).lower(x, x).compile()
     least = {"total": 2 * 64**3}
-    found = aot_report.analyse(
+    found = aot_report.analyze(
         compiled, {"a": 2 * 64 * 64 * 4}, least, {"total": 4 * 64**3}, jax.devices()[:1], "float32"
     )
     assert (found["flops"]["ratio"], found["flops"]["ratio_all_experts"]) == (1.0, 0.5)

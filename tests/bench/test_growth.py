@@ -6,19 +6,19 @@ import json
 import pytest
 
 from tpr_jax.bench import __main__ as bench
-from tpr_jax.bench import growth as bench_growth
+from tpr_jax.bench import growth
 from tpr_jax.bench import subjects as bench_subjects
 from tpr_jax.bench.growth_table import KINDS
 from tpr_jax.errors import UserError
 
 
 def command(folder, only="ranking,search", *flags):
-    bench_growth.run(["bench_growth", "--only", only, "--turns", "2", "--workdir", str(folder), *flags])
+    growth.run(["bench_growth", "--only", only, "--turns", "2", "--workdir", str(folder), *flags])
 
 
-@pytest.mark.parametrize("series", bench_growth.SERIES)
+@pytest.mark.parametrize("series", growth.SERIES)
 def test_a_series_differs_in_its_size_only_and_can_be_made(series):
-    key, subjects = KINDS[series].key, bench_growth.subjects(series)
+    key, subjects = KINDS[series].key, growth.subjects(series)
     sizes = [subject[key] for subject in subjects]
     assert sizes == [sizes[0] * 2**i for i in range(len(sizes))] and len(sizes) >= 4
     bound = {"identities"} if series == "ranking" else set()  # as many pictures of everybody
@@ -41,7 +41,7 @@ def test_what_was_measured_is_not_measured_again(measured, tmp_path, capsys):
     assert len(measured) == 2
     command(tmp_path, "search,devices")
     assert len(measured) == 3 and measured[2][-1]["devices"] == 8
-    command(tmp_path, "experts", "--as_it_is")
+    command(tmp_path, "experts", "--tables_only")
     assert len(measured) == 3 and "experts" not in capsys.readouterr().out
 
 
@@ -72,7 +72,7 @@ def test_a_series_of_other_sizes_or_with_an_error_is_measured_again(measured, tm
 )
 def test_mistakes(flags, line, measured, tmp_path):
     with pytest.raises(UserError, match=line):
-        bench_growth.run(["bench_growth", *flags, "--workdir", str(tmp_path)])
+        growth.run(["bench_growth", *flags, "--workdir", str(tmp_path)])
     assert not measured
 
 
@@ -91,8 +91,8 @@ def test_table_and_plot_go_into_the_page(measured, tmp_path, monkeypatch, pytest
 
 def test_a_real_series(tmp_path, monkeypatch):
     small = [{"kind": "ranking", "queries": 8, "gallery": n, "identities": n // 4} for n in (64, 128)]
-    monkeypatch.setattr(bench_growth, "subjects", lambda name: small)
-    report = bench_growth.measure(["ranking"], 1, tmp_path / "growth.json", lambda line: None)
+    monkeypatch.setattr(growth, "subjects", lambda name: small)
+    report = growth.measure(["ranking"], 1, tmp_path / "growth.json", lambda line: None)
     assert [row["gallery"] for row in report["parts"]["ranking"]] == [64, 128]
     assert all(0 < row["seconds"][0] < 60 for row in report["parts"]["ranking"])
     assert json.loads((tmp_path / "growth.json").read_text()) == report

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tpr_jax.bench import growth_svg as bench_growth_svg
+from tpr_jax.bench import growth_svg
 
 
 def row(key, size, seconds, operations=0.0):
@@ -24,7 +24,7 @@ REPORT = {
 
 
 def test_points_and_the_slopes_expected():
-    batch, galleries, experts, prefix, devices, _ = bench_growth_svg.draw(REPORT).axes
+    batch, galleries, experts, prefix, devices, _ = growth_svg.draw(REPORT).axes
     points, expected = batch.lines
     assert list(points.get_xdata()) == [8, 16, 32, 64, 128]
     assert list(points.get_ydata()) == pytest.approx([0.08, 0.16, 0.32, 0.64, 1.28])
@@ -38,7 +38,7 @@ def test_points_and_the_slopes_expected():
 
 
 def test_slopes_look_what_they_are():
-    for axes in bench_growth_svg.draw(REPORT).axes[:2]:
+    for axes in growth_svg.draw(REPORT).axes[:2]:
         (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
         assert math.log(right / left) == pytest.approx(math.log(top / bottom)) and axes.get_box_aspect() == 1
         for line in axes.lines:
@@ -46,6 +46,6 @@ def test_slopes_look_what_they_are():
 
 
 def test_the_picture_is_the_same_each_time():
-    text = bench_growth_svg.picture(REPORT)
-    assert text == bench_growth_svg.picture(REPORT) and len(text) < 200_000
+    text = growth_svg.picture(REPORT)
+    assert text == growth_svg.picture(REPORT) and len(text) < 200_000
     assert ElementTree.fromstring(text).tag.endswith("svg")

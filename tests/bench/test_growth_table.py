@@ -3,9 +3,8 @@
 import pytest
 
 from tpr_jax.aot.programs import sizes_of
-from tpr_jax.bench import growth as bench_growth
-from tpr_jax.bench import growth_table as bench_growth_table
-from tpr_jax.bench.models import read_config
+from tpr_jax.bench import growth, growth_table
+from tpr_jax.bench.cases import read_config
 from tpr_jax.config import defaults as config
 from tpr_jax.perf import flops
 
@@ -16,18 +15,18 @@ def row(key, size, seconds, operations=0.0, **more):
 
 
 def test_exponents_worked_by_hand():
-    assert bench_growth_table.exponent([1, 2, 4], [3, 6, 12]) == pytest.approx(1)
-    assert bench_growth_table.exponent([10, 100], [5, 500]) == pytest.approx(2)
-    assert bench_growth_table.exponent([8, 16, 64], [4, 4, 4]) == 0
+    assert growth_table.exponent([1, 2, 4], [3, 6, 12]) == pytest.approx(1)
+    assert growth_table.exponent([10, 100], [5, 500]) == pytest.approx(2)
+    assert growth_table.exponent([8, 16, 64], [4, 4, 4]) == 0
     # log2 of sizes: -1, 0, 1 about their mean; of costs: 0, 2, 1. The slope is (-1 * 0 + 1 * 1) / 2.
-    assert bench_growth_table.exponent([2, 4, 8], [1, 4, 2]) == pytest.approx(0.5)
+    assert growth_table.exponent([2, 4, 8], [1, 4, 2]) == pytest.approx(0.5)
 
 
 def test_only_the_upper_sizes_count_and_turns_have_exponents_of_their_own():
     rows = [row("method.num_experts", 2, [50.0, 50.0, 50.0], 9e9)]
     for size, seconds in ((4, [1.0, 1.0, 1.0]), (8, [2.0, 4.0, 2.0]), (16, [4.0, 16.0, 3.0])):
         rows.append(row("method.num_experts", size, seconds, 1e9))
-    found = bench_growth_table.growth("experts", rows)
+    found = growth_table.growth("experts", rows)
     # Medians 1, 2, 4; turns 1, 2, 4 and 1, 4, 16 and 1, 2, 3, whose slope is log2(3) / 2.
     assert found == pytest.approx((0, 1, 0.792481, 2)) and found.worse
 
@@ -35,12 +34,12 @@ def test_only_the_upper_sizes_count_and_turns_have_exponents_of_their_own():
 def test_what_is_expected():
     """A train step's counted operations; of a ranking and a search the gallery's size."""
     steps = [row("batch", 2**i, [0.5], 7.0 * 4**i) for i in range(3, 6)]
-    assert bench_growth_table.growth("batch", steps).expected == pytest.approx(2)
+    assert growth_table.growth("batch", steps).expected == pytest.approx(2)
     for name, key in (("ranking", "gallery"), ("search", "vectors")):
         rows = [row(key, 2**i, [0.5]) for i in range(3, 6)]
-        assert bench_growth_table.growth(name, rows).expected == pytest.approx(1)
+        assert growth_table.growth(name, rows).expected == pytest.approx(1)
     devices = [row("devices", 2**i, [0.5], 1e9) for i in range(3)]
-    assert bench_growth_table.growth("devices", devices)[:2] == (0, 0)
+    assert growth_table.growth("devices", devices)[:2] == (0, 0)
 
 
 def test_the_marks_of_a_table():
@@ -55,7 +54,7 @@ def test_the_marks_of_a_table():
         ],
         "batch": [],
     }
-    lines = bench_growth_table.table({"machine": machine, "parts": parts}).splitlines()
+    lines = growth_table.table({"machine": machine, "parts": parts}).splitlines()
     assert lines[0] == "Measured on: a CPU, 2 cores, Python 3.11.1, jax 0.9."
     table = {line.split(" | ")[1]: [cell.strip() for cell in line.split("|")][3:-1] for line in lines[4:]}
     assert list(table) == ["gallery", "experts", "prefix length", "devices, forced"]
@@ -74,13 +73,13 @@ def test_the_marks_of_a_table():
 
 def test_what_is_little_below_zero_has_no_sign():
     rows = [row("devices", n, [1.0 - n / 1e5], 1e9) for n in (1, 2, 4)]
-    assert bench_growth_table.line("devices", rows)[5:8] == ["0.00", "0.00", "0.00 to 0.00"]
+    assert growth_table.line("devices", rows)[5:8] == ["0.00", "0.00", "0.00 to 0.00"]
 
 
 def test_the_page_says_how_much_all_experts_take(pytestconfig):
     """Counted with all of them, over the sizes of the table."""
     sizes, taken, needed = [], [], []
-    for subject in bench_growth.subjects("experts")[-bench_growth_table.UPPER :]:
+    for subject in growth.subjects("experts")[-growth_table.UPPER :]:
         sizes.append(subject["method.num_experts"])
         step = read_config("dm_adapter", "clip_mini", **{"method.num_experts": sizes[-1]})
         for found, computed in ((taken, True), (needed, False)):
@@ -89,5 +88,5 @@ def test_the_page_says_how_much_all_experts_take(pytestconfig):
             )
             found.append(flops.total(products)["total"])
     page = " ".join((pytestconfig.rootpath / "docs/speed.md").read_text().split())
-    assert f"a power of {bench_growth_table.exponent(sizes, taken):.2f} at this size" in page
-    assert f"{bench_growth_table.exponent(sizes, needed):.2f}" == "0.01"  # as in the table: the routers
+    assert f"a power of {growth_table.exponent(sizes, taken):.2f} at this size" in page
+    assert f"{growth_table.exponent(sizes, needed):.2f}" == "0.01"  # as in the table: the routers

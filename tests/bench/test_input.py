@@ -25,9 +25,9 @@ def test_pictures_are_of_the_benchmarks_size(tmp_path):
     assert (again / "00002.jpg").read_bytes() == (tmp_path / "00002.jpg").read_bytes()
 
 
-def test_the_plain_loader_augments_and_normalises(tmp_path):
-    colour = np.array([200, 120, 40])
-    Image.new("RGB", (100, 260), tuple(colour.tolist())).save(tmp_path / "a.png")
+def test_the_plain_loader_augments_and_normalizes(tmp_path):
+    color = np.array([200, 120, 40])
+    Image.new("RGB", (100, 260), tuple(color.tolist())).save(tmp_path / "a.png")
     name = bench_input.plain_batch([str(tmp_path / "a.png")] * 40, (0, 1))
     memory = shared_memory.SharedMemory(name)
     memory.unlink()
@@ -35,13 +35,13 @@ def test_the_plain_loader_augments_and_normalises(tmp_path):
     memory.close()
     back = np.rint(255 * (batch * np.array(IMAGE_STD) + IMAGE_MEAN))
     erased = (abs(batch - np.array(IMAGE_MEAN)) < 1e-6).all(-1)
-    kinds = {"picture": (back == colour).all(-1), "padding": (back == 0).all(-1), "erased": erased}
+    kinds = {"picture": (back == color).all(-1), "padding": (back == 0).all(-1), "erased": erased}
     assert np.all(sum(kinds.values()) == 1)  # every pixel is one of the three
     assert 8 < kinds["erased"].any((1, 2)).sum() < 32 and kinds["padding"].any((1, 2)).sum() > 30
     assert kinds["padding"].sum((1, 2)).max() <= 10 * (384 + 128)
 
 
-def test_the_table_has_medians_and_the_ratio_of_neighbours():
+def test_the_table_has_medians_and_the_ratio_of_neighbors():
     found = {
         "ours": [(100.0, 0.002), (300.0, 0.004), (200.0, 0.003)],
         "plain": [(50.0, 0.005), (100.0, 0.005), (400.0, 0.006)],

@@ -17,7 +17,7 @@ def test_what_was_measured_is_not_measured_again(measured, tmp_path, capsys):
     (tmp_path / "bench.json").write_text(json.dumps(report))
     bench.run(command)
     assert len(measured) == 4 and measured[-1][0]["of"] == "RSTPReid"
-    bench.run([*command, "--as_it_is"])
+    bench.run([*command, "--tables_only"])
     assert len(measured) == 4
 
 

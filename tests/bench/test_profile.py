@@ -4,23 +4,23 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tpr_jax.bench import profile as bp
-from tpr_jax.bench.models import Ready
+from tpr_jax.bench import profile
+from tpr_jax.bench.cases import Ready
 from tpr_jax.errors import UserError
 
 
 def test_an_operation_is_over_when_its_last_thread_is():
     """Of one in a loop there are several."""
     events = [
-        bp.Event("a", "ThunkExecutor::Execute", 0.0, 2e5, False),
-        bp.Event("a", "dot.1", 1e3, 1e4, True),
-        bp.Event("a", "copy.2", 2e4, 3e4, True),
-        bp.Event("b", "end: dot.1", 9e4, 9.1e4, False),
-        bp.Event("a", "dot.1", 10e4, 11e4, True),
-        bp.Event("b", "end: dot.1", 15e4, 15.1e4, False),
+        profile.Event("a", "ThunkExecutor::Execute", 0.0, 2e5, False),
+        profile.Event("a", "dot.1", 1e3, 1e4, True),
+        profile.Event("a", "copy.2", 2e4, 3e4, True),
+        profile.Event("b", "end: dot.1", 9e4, 9.1e4, False),
+        profile.Event("a", "dot.1", 10e4, 11e4, True),
+        profile.Event("b", "end: dot.1", 15e4, 15.1e4, False),
     ]
     expected = [("dot.1", 1e3, 9e4), ("copy.2", 2e4, 3e4), ("dot.1", 10e4, 15e4)]
-    assert bp.spans(reversed(events)) == expected
+    assert profile.spans(reversed(events)) == expected
 
 
 @pytest.mark.parametrize(
@@ -29,23 +29,23 @@ def test_an_operation_is_over_when_its_last_thread_is():
 def test_a_thread_that_notes_an_end_may_have_done_what_comes_next_before(thread, until, end):
     """Thread b ran what comes after the product from 30 to 90 microseconds, and then noted its end."""
     events = [
-        bp.Event("a", "dot.1", 1e3, 1e4, True),
-        bp.Event(thread, "ThunkExecutor::Execute", 3e4, until, False),
-        bp.Event("b", "end: dot.1", 9e4, 9.1e4, False),
+        profile.Event("a", "dot.1", 1e3, 1e4, True),
+        profile.Event(thread, "ThunkExecutor::Execute", 3e4, until, False),
+        profile.Event("b", "end: dot.1", 9e4, 9.1e4, False),
     ]
-    assert bp.spans(events) == [("dot.1", 1e3, end)]
+    assert profile.spans(events) == [("dot.1", 1e3, end)]
 
 
 def test_those_at_work_at_the_same_moment_share_it():
     """a alone for 2 s, a and b for 4, b and both c for 3, nobody for 1, c alone for 1."""
     second = 1e9
-    found = bp.attributed(
+    found = profile.attributed(
         [
-            bp.Span("a", 0 * second, 6 * second),
-            bp.Span("b", 2 * second, 9 * second),
-            bp.Span("c", 6 * second, 9 * second),
-            bp.Span("c", 6 * second, 9 * second),
-            bp.Span("c", 10 * second, 11 * second),
+            profile.Span("a", 0 * second, 6 * second),
+            profile.Span("b", 2 * second, 9 * second),
+            profile.Span("c", 6 * second, 9 * second),
+            profile.Span("c", 6 * second, 9 * second),
+            profile.Span("c", 10 * second, 11 * second),
         ]
     )
     assert found == pytest.approx({"a": 2 + 2, "b": 2 + 1, "c": 1 + 1 + 1})
@@ -66,12 +66,12 @@ def test_those_at_work_at_the_same_moment_share_it():
         ("add_fusion", "jit(step)/jvp(x)/text/block_3/beside_mlp/ln_3/add", "LayerNorm"),
         ("add_fusion", "jit(step)/jvp(x)/text/block_3/beside_ln_1/add", "the method's parts besides"),
         ("wrapped_reduce-window.5", "", "reductions that the compiler"),
-        ("select_fusion", "jit(step)/jit(_where)/select_n", "loss, optimiser"),
+        ("select_fusion", "jit(step)/jit(_where)/select_n", "loss, optimizer"),
         ("add_fusion", "jit(step)/jvp(x)/visual/block_1/add", "between the blocks"),
     ],
 )  # fmt: skip
 def test_what_an_operation_is_for(operation, origin, part):
-    assert bp.part_of(operation, origin).startswith(part)
+    assert profile.part_of(operation, origin).startswith(part)
 
 
 def test_origins_are_read_from_the_program():
@@ -80,7 +80,7 @@ def test_origins_are_read_from_the_program():
       %copy.2 = f32[8,3]{1,0} copy(%dot.1)
       ROOT %add.3 = f32[8,3]{1,0} add(%dot.1, %copy.2), metadata={op_name="jit(f)/add" source_line=3}
     """
-    assert bp.origins(text) == {"dot.1": "jit(f)/mlp/dot_general", "add.3": "jit(f)/add"}
+    assert profile.origins(text) == {"dot.1": "jit(f)/mlp/dot_general", "add.3": "jit(f)/add"}
 
 
 def test_the_profile_of_a_program():
@@ -94,7 +94,9 @@ def test_the_profile_of_a_program():
 
     x = jnp.full((512, 512), 1e-4)
     program = jax.jit(f, compiler_options={"xla_cpu_experimental_ynn_fusion_type": ""}).lower(x).compile()
-    seconds, parts = bp.profile(Ready(lambda: jax.block_until_ready(program(x)), 0.0, 0.0, program.as_text))
+    seconds, parts = profile.profile(
+        Ready(lambda: jax.block_until_ready(program(x)), 0.0, 0.0, program.as_text)
+    )
     assert 0 < sum(parts.values()) <= seconds
     assert parts["products of the MLPs"] > 0.5 * sum(parts.values())
     assert parts["MLPs besides: activations, sums"] > 0
@@ -102,13 +104,13 @@ def test_the_profile_of_a_program():
 
 def test_the_table_is_in_percent_and_whole():
     half = {"products of the MLPs": 1.0, "LayerNorm": 0.5}
-    lines = bp.table({"one": (2.0, half), "other": (4.0, {})}).splitlines()
+    lines = profile.table({"one": (2.0, half), "other": (4.0, {})}).splitlines()
     assert lines[0] == "| percent of the seconds | one | other |"
-    assert lines[2] == "| seconds | 2 | 4 |" and len(lines) == 4 + len(bp.PARTS)
+    assert lines[2] == "| seconds | 2 | 4 |" and len(lines) == 4 + len(profile.PARTS)
     assert "| products of the MLPs | 50.0 |  |" in lines and "| LayerNorm | 25.0 |  |" in lines
     assert lines[-1] == "| no operation at work | 25.0 | 100.0 |"
 
 
 def test_an_unknown_flag_is_a_line():
     with pytest.raises(UserError, match="--wrong"):
-        bp.run(["bench_profile", "--wrong"])
+        profile.run(["bench_profile", "--wrong"])

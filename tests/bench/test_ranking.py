@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tpr_jax.bench import ranking as bench_ranking
+from tpr_jax.bench import ranking
 
 
 def test_it_ranks_both_ways_and_measures(monkeypatch):
@@ -11,7 +11,7 @@ def test_it_ranks_both_ways_and_measures(monkeypatch):
 
     original = metrics.retrieval_metrics
     monkeypatch.setattr(metrics, "retrieval_metrics", lambda *a: ranked.append(a) or original(*a))
-    got = bench_ranking.ranking(300, 200, 16, 50, 2)
+    got = ranking.ranking(300, 200, 16, 50, 2)
     for query, gallery, query_pids, gallery_pids in ranked[1:]:  # the first one warms up
         assert query.shape == (300, 16) and gallery.shape == (200, 16)
         assert len(np.unique(query_pids)) == len(np.unique(gallery_pids)) == 50
@@ -24,5 +24,5 @@ def test_the_sizes_are_those_of_the_test_splits():
     from tpr_jax.data.counts import OFFICIAL
 
     names = {"CUHK-PEDES": "cuhk_pedes", "ICFG-PEDES": "icfg_pedes", "RSTPReid": "rstp_reid"}
-    for name, (queries, gallery, identities) in bench_ranking.SIZES.items():
+    for name, (queries, gallery, identities) in ranking.SIZES.items():
         assert OFFICIAL[names[name]]["test"] == (identities, gallery, queries)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tpr_jax.bench import __main__ as bench
-from tpr_jax.bench import models as bench_models
+from tpr_jax.bench import cases as bench_models
 from tpr_jax.bench import subjects as bench_subjects
 from tpr_jax.models import clip
 

@@ -3,20 +3,20 @@
 import pytest
 
 from tests.compare_stand_in import compared_fixture, stand_in_fixture, starts, table, zero_fixture  # noqa: F401
-from tpr_jax.compare import outcome as compare_outcome
+from tpr_jax.compare import outcome
 
 
 def test_the_first_logged_step_is_left_out_of_the_time():
     rows = [{"examples_per_second": speed} for speed in (0.1, 8.0, 4.0, 16.0)] + [{"val": {}}]
-    assert compare_outcome.seconds_per_step(rows, 8) == 1.0  # of 1, 2 and a half
-    assert compare_outcome.seconds_per_step(rows[:1], 8) is None
+    assert outcome.seconds_per_step(rows, 8) == 1.0  # of 1, 2 and a half
+    assert outcome.seconds_per_step(rows[:1], 8) is None
 
 
 def test_saved_bytes_are_those_of_the_file_where_there_is_one(tmp_path):
-    assert compare_outcome.saved_bytes({"trainable_params": 25}, tmp_path) == 100
+    assert outcome.saved_bytes({"trainable_params": 25}, tmp_path) == 100
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "adapter.safetensors").write_bytes(b"x" * 123)
-    assert compare_outcome.saved_bytes({"trainable_params": 25}, tmp_path) == 123
+    assert outcome.saved_bytes({"trainable_params": 25}, tmp_path) == 123
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[1]", '{"final": {}}', '{"final": {"test": {"t2i": {}}}}'])

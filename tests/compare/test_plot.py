@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tpr_jax.compare import plot as compare_png
-from tpr_jax.compare.table import summarise
+from tpr_jax.compare.table import summarize
 
 
 def row(name, r1s, params, dataset="mini_pedes", direction="t2i"):
@@ -15,7 +15,7 @@ def row(name, r1s, params, dataset="mini_pedes", direction="t2i"):
     numbers = {"steps": 5, "trainable_params": params, "total_params": 10**7, "saved_bytes": 4 * params}
     unknown = {"seconds_per_step": None, "memory_bytes": None}
     done = [{"status": "done", "scores": one, **numbers, **unknown} for one in scores]
-    return summarise(name, dataset, done or [{"status": "failed"}], direction)
+    return summarize(name, dataset, done or [{"status": "failed"}], direction)
 
 
 ROWS = [

@@ -6,7 +6,7 @@ import io
 import pytest
 
 from tpr_jax.compare import table as compare_table
-from tpr_jax.compare.table import summarise
+from tpr_jax.compare.table import summarize
 
 
 def outcome(r1, **changes):
@@ -32,7 +32,7 @@ def cells(line: str) -> list[str]:
 
 def test_mean_and_the_samples_deviation():
     # 4, 7 and 13: mean 8, squares of the distances 16 + 1 + 25 = 42, over n - 1 = 2: 21.
-    row = summarise("a", "mini_pedes", [outcome(4.0), outcome(7.0), outcome(13.0)])
+    row = summarize("a", "mini_pedes", [outcome(4.0), outcome(7.0), outcome(13.0)])
     assert row["R1"] == pytest.approx((8.0, 21**0.5))
     assert row["R5"] == pytest.approx((18.0, 21**0.5)) and row["mINP"] == pytest.approx((7.0, 21**0.5))
     assert (row["seeds"], row["done"], row["failed"]) == (3, 3, 0)
@@ -44,19 +44,19 @@ def test_costs_are_the_mean_time_and_the_highest_memory():
         outcome(1.0, seconds_per_step=0.4, memory_bytes=9),
         outcome(1.0, seconds_per_step=None, memory_bytes=None),
     ]
-    row = summarise("a", "mini_pedes", outcomes)
+    row = summarize("a", "mini_pedes", outcomes)
     assert row["seconds_per_step"] == pytest.approx(0.3) and row["memory_bytes"] == 9
-    nothing = summarise("a", "mini_pedes", [outcome(1.0, seconds_per_step=None, memory_bytes=None)])
+    nothing = summarize("a", "mini_pedes", [outcome(1.0, seconds_per_step=None, memory_bytes=None)])
     assert nothing["seconds_per_step"] is None and nothing["memory_bytes"] is None
 
 
 def test_markdown():
     rows = [
-        summarise("dm_adapter", "mini_pedes", [outcome(4.0), outcome(7.0), outcome(13.0)]),
-        summarise("one", "mini_pedes", [outcome(5.125, steps=100), FAILED, MISSING]),
-        summarise("two", "mini_pedes", [outcome(1.0), outcome(1.0, steps=150), MISSING]),
-        summarise("none", "mini_pedes", [FAILED, FAILED, FAILED]),
-        summarise("zero", "mini_pedes", [outcome(2.0, trainable_params=0, saved_bytes=0)]),
+        summarize("dm_adapter", "mini_pedes", [outcome(4.0), outcome(7.0), outcome(13.0)]),
+        summarize("one", "mini_pedes", [outcome(5.125, steps=100), FAILED, MISSING]),
+        summarize("two", "mini_pedes", [outcome(1.0), outcome(1.0, steps=150), MISSING]),
+        summarize("none", "mini_pedes", [FAILED, FAILED, FAILED]),
+        summarize("zero", "mini_pedes", [outcome(2.0, trainable_params=0, saved_bytes=0)]),
     ]
     lines = compare_table.markdown(rows).splitlines()
     assert lines[0] == "### MiniPEDES, rendered: text to image" and lines[1] == ""
@@ -80,7 +80,7 @@ def test_markdown():
 
 def test_each_data_set_has_a_table_of_its_own():
     rows = [
-        summarise(name, dataset, [outcome(3.0)])
+        summarize(name, dataset, [outcome(3.0)])
         for name, dataset in (("a", "mini_pedes"), ("a:cuhk_pedes", "cuhk_pedes"), ("b", "mini_pedes"))
     ]
     lines = compare_table.markdown(rows).splitlines()
@@ -92,7 +92,7 @@ def test_each_data_set_has_a_table_of_its_own():
 
 def test_image_to_text_has_its_own_numbers_and_table():
     outcomes = [outcome(4.0), outcome(7.0)]
-    rows = [summarise("a", "mini_pedes", outcomes, direction) for direction in ("t2i", "i2t")]
+    rows = [summarize("a", "mini_pedes", outcomes, direction) for direction in ("t2i", "i2t")]
     assert rows[0]["R1"] == pytest.approx((5.5, 4.5**0.5)) and rows[1]["R1"] == pytest.approx((11, 18**0.5))
     lines = compare_table.markdown(rows).splitlines()
     titles = [line for line in lines if line.startswith("###")]
@@ -105,7 +105,7 @@ def test_image_to_text_has_its_own_numbers_and_table():
 
 
 def test_the_terminals_table_has_the_same_words_in_two_parts():
-    rows = [summarise("dm_adapter", "mini_pedes", [outcome(4.0), MISSING])]
+    rows = [summarize("dm_adapter", "mini_pedes", [outcome(4.0), MISSING])]
     title, head, line, blank, costs_head, costs, *_ = compare_table.text(rows).splitlines()
     assert title == "MiniPEDES, rendered: text to image" and blank == ""
     assert head.split() == ["config", "seeds", "steps", "R@1", "R@5", "R@10", "mAP", "mINP"]
@@ -117,8 +117,8 @@ def test_the_terminals_table_has_the_same_words_in_two_parts():
 
 def test_csv_keeps_all_digits_and_leaves_the_unknown_empty():
     rows = [
-        summarise("a", "mini_pedes", [outcome(1 / 3), outcome(2 / 3)]),
-        summarise("b,c", "mini_pedes", [MISSING, FAILED]),
+        summarize("a", "mini_pedes", [outcome(1 / 3), outcome(2 / 3)]),
+        summarize("b,c", "mini_pedes", [MISSING, FAILED]),
     ]
     a, b = csv.DictReader(io.StringIO(compare_table.comma_separated(rows)))
     assert float(a["R1_mean"]) == 0.5 and float(a["R1_sd"]) == pytest.approx(1 / 3 / 2**0.5, rel=1e-15)

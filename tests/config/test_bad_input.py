@@ -10,8 +10,7 @@ from safetensors.numpy import load_file
 
 from tpr_jax.data import pipeline
 from tpr_jax.errors import UserError
-from tpr_jax.train import loop as train
-from tpr_jax.train import results
+from tpr_jax.train import loop, results
 from tpr_jax.weights.files import write_state
 
 
@@ -136,7 +135,7 @@ def test_workdir_of_another_config(make_config, finished):
     workdir, _ = finished
     before = (workdir / "config.json").read_bytes()
     with pytest.raises(UserError, match=r"holds a run of another config: config.seed was 0, is now 7"):
-        train.train(make_config(seed=7), workdir)
+        loop.train(make_config(seed=7), workdir)
     with pytest.raises(UserError, match=r"config.method.num_experts was 3, is now 4"):
         results.evaluate_run(make_config(method__num_experts=4), workdir)
     assert (workdir / "config.json").read_bytes() == before
@@ -163,7 +162,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(finished, make_config, 
     workdir = Path(shutil.copytree(reference, tmp_path / "run"))
     latest = workdir / "checkpoints" / "latest"
     damage(latest / "120")
-    found = train.train(make_config(), workdir)
+    found = loop.train(make_config(), workdir)
     said = capsys.readouterr().out
     assert "checkpoint 120 cannot be read: fell back to step 110" in said
     assert "resumed at step 110 of 120" in said
@@ -172,7 +171,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(finished, make_config, 
     measured = {"seconds": 0, "peak_memory_bytes": 0}
     assert {**found, **measured} == {**expected, **measured}
     # The damaged one was written anew.
-    train.train(make_config(), workdir)
+    loop.train(make_config(), workdir)
     assert "resumed at step 120 of 120" in capsys.readouterr().out
 
 
@@ -183,7 +182,7 @@ def test_no_checkpoint_can_be_read(finished, make_config, tmp_path):
     with pytest.raises(
         UserError, match=r"none of the checkpoints in .*latest can be read .*move the folder"
     ) as e:
-        train.train(make_config(), workdir)
+        loop.train(make_config(), workdir)
     assert "\n" not in str(e.value)
 
 
@@ -205,9 +204,9 @@ def poisoned(monkeypatch, at_step: int) -> None:
 
         return spoiled
 
-    monkeypatch.setattr(train, "train_input", spoil)
+    monkeypatch.setattr(loop, "train_input", spoil)
     # Of floats the step is another one than that of bytes, which is compiled ahead.
-    monkeypatch.setattr(train.step, "compiled_ahead", lambda update, *_: update)
+    monkeypatch.setattr(loop.step, "compile_in_background", lambda update, *_: update)
 
 
 @pytest.mark.parametrize("log_every", [1, 5])
@@ -218,10 +217,10 @@ def test_nan_in_the_loss_stops_and_keeps_the_last_good_state(finished, make_conf
         with pytest.raises(
             UserError, match=r"not finite at step 13: stopped, and the state after step 12 is"
         ):
-            train.train(config, tmp_path)
+            loop.train(config, tmp_path)
     assert all(np.isfinite(losses(tmp_path)))
     # The state kept is that of a healthy run: with healthy pictures it goes on as if nothing had been.
-    train.train(make_config(log_every=1, total_steps=18), tmp_path)
+    loop.train(make_config(log_every=1, total_steps=18), tmp_path)
     whole = losses(finished[0])[:18]
     assert losses(tmp_path)[-6:] == whole[-6:]
     if log_every == 1:
@@ -243,7 +242,7 @@ def test_other_trouble_of_the_system_keeps_its_traceback(tiny, tmp_path, monkeyp
     def broken(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(train, "write_json", broken)
+    monkeypatch.setattr(loop, "write_json", broken)
     flags = ["--config", tiny["config"], "--workdir", str(tmp_path / "run")]
     with pytest.raises(OSError, match="Input/output error"):
         main.explain_and_exit(main.run, ["main", *flags])

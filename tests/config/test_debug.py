@@ -12,7 +12,7 @@ from tpr_jax import main
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.config.debug import BLOCKS, SMALL, shrink
 from tpr_jax.models import methods
-from tpr_jax.train import loop as train
+from tpr_jax.train import loop
 from tpr_jax.weights.backbone import clip_mini_dir
 from tpr_jax.weights.clip import read_sizes
 
@@ -37,7 +37,7 @@ def test_clip_mini_has_as_many_blocks_as_is_said():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_config_shrinks_and_keeps_method_losses_and_optimiser(name):
+def test_every_config_shrinks_and_keeps_method_losses_and_optimizer(name):
     get_config = runpy.run_path(str(FOLDER / f"{name}.py"))["get_config"]
     for argument in arguments(name):
         whole, config = (get_config(*argument) for _ in range(2))
@@ -69,7 +69,7 @@ def test_what_the_command_line_names_stays(tiny):
 
 def run(name, argument, workdir):
     config = parsed(name, argument, "--config.debug")
-    results = train.train(config, workdir)
+    results = loop.train(config, workdir)
     assert results["steps"] == SMALL["total_steps"] and results["dataset"] == "mini_pedes"
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]

@@ -20,10 +20,10 @@ def test_base_is_the_published_recipe():
     config = config_lib.base()
     assert (config.batch_size, config.num_epochs, config.image_size) == (128, 60, (384, 128))
     assert config.temperature == 0.02
-    optimiser = config.optimizer
-    assert (optimiser.lr, optimiser.eps, optimiser.weight_decay) == (3e-4, 1e-3, 4e-5)
-    assert (optimiser.warmup_epochs, optimiser.warmup_factor, optimiser.bias_lr_factor) == (5, 0.1, 2)
-    assert (optimiser.schedule, optimiser.per_step) == ("cosine", False)
+    optimizer = config.optimizer
+    assert (optimizer.lr, optimizer.eps, optimizer.weight_decay) == (3e-4, 1e-3, 4e-5)
+    assert (optimizer.warmup_epochs, optimizer.warmup_factor, optimizer.bias_lr_factor) == (5, 0.1, 2)
+    assert (optimizer.schedule, optimizer.per_step) == ("cosine", False)
     config_lib.check(config)
 
 

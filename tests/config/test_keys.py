@@ -27,8 +27,7 @@ from tpr_jax.data.records import caption_pairs
 from tpr_jax.errors import UserError
 from tpr_jax.losses import NAMES as LOSSES
 from tpr_jax.perf import chips, flops
-from tpr_jax.train import loop as train
-from tpr_jax.train import results
+from tpr_jax.train import loop, results
 from tpr_jax.weights.clip import load_clip
 
 
@@ -55,7 +54,7 @@ def order(runs, config):
 
 def drawn(runs, config):
     """Whether the parts start as those of seed 0."""
-    ours, base = (paths(parts["trainable"]) for parts in (train.prepare(config), runs.base_parts()))
+    ours, base = (paths(parts["trainable"]) for parts in (loop.prepare(config), runs.base_parts()))
     return all(np.array_equal(ours[path], base[path]) for path in base)
 
 
@@ -66,9 +65,9 @@ def rates(*steps):
 def updates(runs, config):
     """The second update of each leaf by gradients drawn at random."""
     seen = runs.run(config, anew=False)
-    weights, state = seen.trainable, seen.optimiser.init(seen.trainable)
+    weights, state = seen.trainable, seen.optimizer.init(seen.trainable)
     for gradient in gradients(weights):
-        update, state = seen.optimiser.update(gradient, state, weights)
+        update, state = seen.optimizer.update(gradient, state, weights)
     return paths(update)
 
 
@@ -178,7 +177,7 @@ def remade(runs, config):
 
 def has_bfloat16(runs, config):
     """(Whether the towers compute in bfloat16, whether CLIP's frozen weights are held in it)."""
-    parts = train.prepare(config)
+    parts = loop.prepare(config)
     text = jax.make_jaxpr(parts["model"]["encode_text"])(
         runs.base_parts()["frozen"] | parts["trainable"], jnp.zeros((1, 24), jnp.int32)
     )
@@ -197,13 +196,13 @@ def zero_shot_in_bfloat16(runs, config):
 
 def prepared(look):
     """What `look` finds in what the run prepares."""
-    return lambda runs, config: look(train.prepare(config))
+    return lambda runs, config: look(loop.prepare(config))
 
 
 def printed(runs, config):
     out = io.StringIO()
     with redirect_stdout(out):
-        train.prepare(config)
+        loop.prepare(config)
     return out.getvalue()
 
 
@@ -236,13 +235,13 @@ def pictures(runs, config):
 
 def rows_shared_out(runs, config):
     """How many rows of a batch are shared out among the processes."""
-    asked, share = [], train.sharding.share
+    asked, share = [], loop.sharding.process_shard
 
     def kept_share(mesh, rows):
         asked.append(rows)
         return share(mesh, rows)
 
-    runs.run(config, anew=False, patches=[(train.sharding, "share", kept_share)])
+    runs.run(config, anew=False, patches=[(loop.sharding, "share", kept_share)])
     return asked
 
 
@@ -290,12 +289,12 @@ def people_in_batch(runs, config):
 
 
 def captions_of_train(runs, config):
-    return caption_pairs(train.prepare(config)["splits"]["train"])[1]
+    return caption_pairs(loop.prepare(config)["splits"]["train"])[1]
 
 
 def told(what, *facts):
     """What results.json says of training data that were reduced."""
-    return lambda runs, config: [train.prepare(config)["data"][what][fact] for fact in facts]
+    return lambda runs, config: [loop.prepare(config)["data"][what][fact] for fact in facts]
 
 
 def names_of(results_of):
@@ -319,7 +318,7 @@ def scaled_itc(runs, config):
 
 def written_backbone(runs, config):
     """The backbone's name in the config.json of the model that the run leaves."""
-    parts, seen = {**runs.base_parts(), "backbone": train.prepare(config)["backbone"]}, {}
+    parts, seen = {**runs.base_parts(), "backbone": loop.prepare(config)["backbone"]}, {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "write_saved", lambda *_, backbone, **__: seen.update(found=backbone))
         results.write_model(config, Path("unused"), parts, {}, {})
@@ -333,7 +332,7 @@ def debugged(runs, config):
     argv = ["main", "--config", str(file), "--workdir", "unused", f"--config.debug={config.debug}"]
     seen, out = [], io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
-        patch.setattr(train, "train", lambda config, workdir: seen.append(config.total_steps))
+        patch.setattr(loop, "train", lambda config, workdir: seen.append(config.total_steps))
         main.run(argv)
     return seen, "debug: " in out.getvalue()
 
@@ -441,7 +440,7 @@ TABLE = (
         (False, True),
         lambda runs, config: bool(
             np.array_equal(
-                train.prepare(config)["frozen"]["params"]["text"]["proj"],
+                loop.prepare(config)["frozen"]["params"]["text"]["proj"],
                 load_clip(config.backbone)[1]["text"]["proj"],
             )
         ),
@@ -735,7 +734,7 @@ def test_a_loss_without_weight_is_not_in_the_step(runs):
 
 def test_settings_of_the_method_reach_what_is_trained(runs):
     config = runs.config({"method": {"name": "parallel_adapter", "reduction": 4, "scales": (1.0, 1.0)}})
-    down = train.prepare(config)["trainable"]["adapter"]["text"]["block_1"]["beside_mlp"]["down"]["kernel"]
+    down = loop.prepare(config)["trainable"]["adapter"]["text"]["block_1"]["beside_mlp"]["down"]["kernel"]
     assert down.shape == (16, 4)
 
 

@@ -17,8 +17,7 @@ import pytest
 from tests import tiny_clip
 from tpr_jax import optim
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.models import clip, methods
-from tpr_jax.models import petl_config as parts
+from tpr_jax.models import clip, methods, petl_config
 from tpr_jax.utils.trees import flatten, unflatten
 
 quick_compilation = tiny_clip.quick_compilation
@@ -352,7 +351,7 @@ def test_every_setting_has_a_row_that_tells_its_values_apart():
         for key in inspect.signature(make).parameters
     }
     assert {label(row) for row in TABLE} == known
-    kinds = {**parts.PARTS, "prompts": parts.Prompts}
+    kinds = {**petl_config.PARTS, "prompts": petl_config.Prompts}
     fields = {f"{name}.{f.name}" for name, kind in kinds.items() for f in dataclasses.fields(kind)}
     assert {label(row) for row in PARTS_TABLE} == fields
     for rows in (TABLE, PARTS_TABLE):

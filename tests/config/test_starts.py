@@ -68,7 +68,7 @@ def batch() -> dict:
     masked[:, 1] = SMALL.vocab_size - 2
     labels = np.where(found["ids"] != masked, found["ids"], 0)
     assert labels.any()
-    found |= {"image": np.asarray(clip.normalise(found["image"])), "mlm_ids": masked, "mlm_labels": labels}
+    found |= {"image": np.asarray(clip.normalize(found["image"])), "mlm_ids": masked, "mlm_labels": labels}
     return found
 
 

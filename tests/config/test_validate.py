@@ -14,8 +14,7 @@ from tpr_jax.config import defaults as config_lib
 from tpr_jax.config.validate import check_settings, check_values
 from tpr_jax.errors import UserError, shown
 from tpr_jax.losses import NAMES as LOSSES
-from tpr_jax.models import methods
-from tpr_jax.models import petl_config as parts
+from tpr_jax.models import methods, petl_config
 from tpr_jax.models.config import ClipConfig
 
 NAN, INF = float("nan"), float("inf")
@@ -269,7 +268,7 @@ IDS = [[f"{m}.{key}-{label(value)}" for m, key, value in found] for found in MET
 def test_every_setting_of_every_method_has_its_row():
     known = {key for make in methods.METHODS.values() for key in inspect.signature(make).parameters}
     assert known == set(SETTINGS)
-    fields = {field.name for part in parts.PARTS.values() for field in dataclasses.fields(part)}
+    fields = {field.name for part in petl_config.PARTS.values() for field in dataclasses.fields(part)}
     assert fields == set(FIELDS)
 
 
@@ -301,7 +300,7 @@ def test_settings_at_the_edge_are_accepted(method, key, value):
 PART_CASES = [
     [
         (name, field.name, value)
-        for name, part in parts.PARTS.items()
+        for name, part in petl_config.PARTS.items()
         for field in dataclasses.fields(part)
         for value in FIELDS[field.name][which]
     ]

@@ -121,11 +121,11 @@ def test_all_problems_are_found_not_only_the_first(tmp_path):
         load_all(folder)
 
 
-def test_greyscale_and_cmyk_come_out_in_colour(tmp_path):
-    """The picture drawn grey is grey, the CMYK one has its colours."""
+def test_grayscale_and_cmyk_come_out_in_color(tmp_path):
+    """The picture drawn gray is gray, the CMYK one has its colors."""
     folder = benchmark_folders.cuhk_pedes(tmp_path)
-    grey, cmyk = (read_image(folder / "imgs" / "CUHK03" / f"{n}.jpg").astype(int) for n in (1, 2))
-    assert np.ptp(grey, axis=2).max() == 0
+    gray, cmyk = (read_image(folder / "imgs" / "CUHK03" / f"{n}.jpg").astype(int) for n in (1, 2))
+    assert np.ptp(gray, axis=2).max() == 0
     blue, red = cmyk[: len(cmyk) // 2 - 8].mean((0, 1)), cmyk[len(cmyk) // 2 + 8 :].mean((0, 1))
     assert np.abs(blue - (30, 50, 200)).max() < 12 and np.abs(red - (200, 30, 30)).max() < 12
 

@@ -3,7 +3,7 @@ import inspect
 import numpy as np
 import pytest
 
-from tpr_jax.data.augment import ERASE_COLOUR, augment_image, erase_box
+from tpr_jax.data.augment import ERASE_COLOR, augment_image, erase_box
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD
 
 NOTHING = {"flip_probability": 0.0, "pad": 0, "erase_probability": 0.0}
@@ -11,7 +11,7 @@ NOTHING = {"flip_probability": 0.0, "pad": 0, "erase_probability": 0.0}
 
 @pytest.fixture
 def image():
-    # No zeros and no erasing colour, so that padding and erasing can be told from the picture.
+    # No zeros and no erasing color, so that padding and erasing can be told from the picture.
     return np.random.default_rng(0).integers(1, 100, (40, 24, 3), np.uint8)
 
 
@@ -59,9 +59,9 @@ def test_crop_is_a_window_of_the_padded_picture_everywhere_alike(image, pad):
             assert ((counts - expected) ** 2 / expected).sum() < 2 * pad + 6 * np.sqrt(4 * pad)  # chi-square
 
 
-def test_erased_colour_becomes_clips_mean_after_normalising():
-    normalised = (ERASE_COLOUR / 255 - IMAGE_MEAN) / IMAGE_STD
-    np.testing.assert_allclose(normalised, IMAGE_MEAN, atol=0.5 / 255 / min(IMAGE_STD))
+def test_erased_color_becomes_clips_mean_after_normalizing():
+    normalized = (ERASE_COLOR / 255 - IMAGE_MEAN) / IMAGE_STD
+    np.testing.assert_allclose(normalized, IMAGE_MEAN, atol=0.5 / 255 / min(IMAGE_STD))
 
 
 def test_erasing_fills_one_rectangle_and_nothing_else(image):
@@ -73,7 +73,7 @@ def test_erasing_fills_one_rectangle_and_nothing_else(image):
             erased += 1
             rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
             assert changed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
-            assert (result[changed] == ERASE_COLOUR).all()
+            assert (result[changed] == ERASE_COLOR).all()
     assert abs(erased - 200) < 4 * np.sqrt(400 * 0.25)
 
 
@@ -142,7 +142,7 @@ def test_the_order_is_flip_then_pad_and_crop_then_erase(image):
     boxed_padding = combinations = 0
     for seed in range(60):
         result = augment_image(image, seed, pad=pad, erase_probability=1.0)
-        box = (result == ERASE_COLOUR).all(-1)
+        box = (result == ERASE_COLOR).all(-1)
         rows, columns = np.flatnonzero(box.any(1)), np.flatnonzero(box.any(0))
         assert box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
         fits = [
@@ -184,4 +184,4 @@ def test_switching_one_part_off_leaves_the_others(image):
         whole = augment_image(image, seed, erase_probability=1.0)
         kept = augment_image(image, seed, erase_probability=0.0)
         same = (whole == kept).all(-1)
-        assert same.any() and (whole[~same] == ERASE_COLOUR).all()
+        assert same.any() and (whole[~same] == ERASE_COLOR).all()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tpr_jax
-from tpr_jax.data.bucketing import LENGTHS, shortened
+from tpr_jax.data.bucketing import LENGTHS, trim_padding
 from tpr_jax.model import make_model
 from tpr_jax.models import clip, methods
 
@@ -18,13 +18,13 @@ from tpr_jax.models import clip, methods
 )
 def test_the_first_length_that_holds_all(ends, length):
     ids = np.arange(len(ends) * 64, dtype=np.int32).reshape(-1, 64)
-    np.testing.assert_array_equal(shortened(ids, np.array(ends, int)), ids[:, :length])
+    np.testing.assert_array_equal(trim_padding(ids, np.array(ends, int)), ids[:, :length])
 
 
 @given(st.integers(1, 100), st.data())
 def test_nothing_of_a_text_is_lost(context, data):
     ends = np.array(data.draw(st.lists(st.integers(0, context - 1), min_size=1, max_size=5)))
-    short = shortened(np.zeros((len(ends), context), np.int32), ends)
+    short = trim_padding(np.zeros((len(ends), context), np.int32), ends)
     assert ends.max() < short.shape[1] <= context
     assert short.shape[1] in (*LENGTHS, context)
 

@@ -5,21 +5,20 @@ import json
 import pytest
 
 from tests import benchmark_folders
-from tpr_jax.data import annotations, mini_pedes
-from tpr_jax.data import datasets as sources
+from tpr_jax.data import annotations, datasets, mini_pedes
 from tpr_jax.errors import UserError
 
 
 def test_folders():
-    assert sources.data_folder("mini_pedes", "") == mini_pedes.bundled_dir()
-    assert sources.data_folder("cuhk_pedes", "") == "data/CUHK-PEDES"
-    assert sources.data_folder("icfg_pedes", "") == "data/ICFG-PEDES"
-    assert sources.data_folder("rstp_reid", "") == "data/RSTPReid"
-    assert sources.data_folder("mini_pedes", "/else/where") == "/else/where"
+    assert datasets.data_folder("mini_pedes", "") == mini_pedes.bundled_dir()
+    assert datasets.data_folder("cuhk_pedes", "") == "data/CUHK-PEDES"
+    assert datasets.data_folder("icfg_pedes", "") == "data/ICFG-PEDES"
+    assert datasets.data_folder("rstp_reid", "") == "data/RSTPReid"
+    assert datasets.data_folder("mini_pedes", "/else/where") == "/else/where"
 
 
 def test_splits(tiny):
-    splits = sources.load_splits("cuhk_pedes", tiny["data"])
+    splits = datasets.load_splits("cuhk_pedes", tiny["data"])
     assert list(splits) == ["train", "val", "test"]
     assert [len(splits[name].image_paths) for name in splits] == [24, 12, 16]
     assert splits["val"].name == "data:val"
@@ -30,7 +29,7 @@ def test_the_annotation_is_read_once(tiny, monkeypatch):
     monkeypatch.setattr(
         annotations.json, "load", lambda file, **hooks: parsed.append(file.name) or parse(file, **hooks)
     )
-    sources.load_splits("cuhk_pedes", tiny["data"])
+    datasets.load_splits("cuhk_pedes", tiny["data"])
     assert parsed == [f"{tiny['data']}/reid_raw.json"]
 
 
@@ -39,18 +38,18 @@ def test_only_val_may_be_missing(own_data, gone):
     path = own_data / "reid_raw.json"
     path.write_text(json.dumps([e for e in json.loads(path.read_text()) if e["split"] != gone]))
     if gone == "val":
-        assert list(sources.load_splits("cuhk_pedes", str(own_data))) == ["train", "test"]
+        assert list(datasets.load_splits("cuhk_pedes", str(own_data))) == ["train", "test"]
         return
     with pytest.raises(UserError, match=f"{own_data} has no record of split '{gone}'"):
-        sources.load_splits("cuhk_pedes", str(own_data))
+        datasets.load_splits("cuhk_pedes", str(own_data))
 
 
 @pytest.mark.parametrize("dataset", ["cuhk_pedes", "icfg_pedes", "rstp_reid", "ufine6926", "folder"])
 def test_every_data_set_by_its_name(dataset, tmp_path):
-    splits = sources.load_splits(dataset, str(benchmark_folders.ALL[dataset](tmp_path / "copy")))
+    splits = datasets.load_splits(dataset, str(benchmark_folders.ALL[dataset](tmp_path / "copy")))
     vals = ["val"] if dataset not in ("icfg_pedes", "ufine6926") else []
     assert list(splits) == ["train", *vals, "test"]
-    described = sources.describe(dataset, splits)
+    described = datasets.describe(dataset, splits)
     assert described["counts"]["train"]["identities"] == 4
     if dataset == "folder":
         assert described["subset"] is None
@@ -60,16 +59,16 @@ def test_every_data_set_by_its_name(dataset, tmp_path):
 
 def test_own_data_needs_a_folder():
     with pytest.raises(UserError, match="config.data_dir is missing"):
-        sources.data_folder("folder", "")
+        datasets.data_folder("folder", "")
 
 
 def test_data_sets_without_test_are_for_mixing(tmp_path):
     own, more = benchmark_folders.own_folder(tmp_path / "own"), benchmark_folders.synth_pedes(tmp_path / "s")
     with pytest.raises(UserError, match="no record of split 'test'"):
-        sources.load_splits("synth_pedes", str(more))
-    splits = sources.load_splits("folder", str(own))
-    assert sources.with_mixed(splits, ()) is splits
-    mixed = sources.with_mixed(splits, (("synth_pedes", str(more), 0.5),))
+        datasets.load_splits("synth_pedes", str(more))
+    splits = datasets.load_splits("folder", str(own))
+    assert datasets.with_mixed(splits, ()) is splits
+    mixed = datasets.with_mixed(splits, (("synth_pedes", str(more), 0.5),))
     assert mixed["test"] is splits["test"]
     train = mixed["train"]
     assert len(train.image_paths) == 10 + 8 and len(set(train.pids.tolist())) == 4 + 4
@@ -78,11 +77,11 @@ def test_data_sets_without_test_are_for_mixing(tmp_path):
     path = rstp / "data_captions.json"
     path.write_text(json.dumps([e for e in json.loads(path.read_text()) if e["split"] != "train"]))
     with pytest.raises(UserError, match="r has no record of split 'train', so config.mix has no use for it"):
-        sources.with_mixed(splits, (("rstp_reid", str(rstp), 1),))
+        datasets.with_mixed(splits, (("rstp_reid", str(rstp), 1),))
 
 
 def test_missing_pictures_only_where_that_is_asked_for(own_data):
     (own_data / "imgs" / "1_0.jpg").unlink()
     with pytest.raises(UserError, match="1_0.jpg: no such picture"):
-        sources.load_splits("cuhk_pedes", str(own_data))
-    assert len(sources.load_splits("cuhk_pedes", str(own_data), missing_ok=True)["train"].image_paths) == 24
+        datasets.load_splits("cuhk_pedes", str(own_data))
+    assert len(datasets.load_splits("cuhk_pedes", str(own_data), missing_ok=True)["train"].image_paths) == 24

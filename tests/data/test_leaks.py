@@ -10,14 +10,12 @@ import pytest
 from tests import benchmark_folders
 from tpr_jax import main
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.data import check, leaks
-from tpr_jax.data import datasets as sources
+from tpr_jax.data import check, datasets, leaks
 from tpr_jax.data.annotations import Entry, annotation_path
 from tpr_jax.data.images.read import Stored
 from tpr_jax.data.records import Records, load_all
 from tpr_jax.errors import UserError
-from tpr_jax.train import setup as prepare
-from tpr_jax.train import writer as runlog
+from tpr_jax.train import setup, writer
 
 
 def own(folder, *lines, kind="jsonl", photos=("photos/a.jpg", "photos/b.jpg", "photos/c.jpg")):
@@ -200,7 +198,7 @@ def test_training_refuses_in_one_line(tiny, explained, capsys, tmp_path):
     line = explained(capsys, *settings(tiny, folder)[1:3], "--workdir", workdir, *settings(tiny, folder)[5:])
     assert "identity 7 is in train and test" in line and "--config.on_leak=warn" in line
     assert not (workdir / "checkpoints").exists()
-    parts = prepare.prepare(main.parse(settings(tiny, folder, "--config.on_leak=warn"))[0])
+    parts = setup.prepare(main.parse(settings(tiny, folder, "--config.on_leak=warn"))[0])
     assert parts["data"]["in_two_splits"] == {"identities": 1, "photos": 0}
     assert "identity 7 is in train and test" in capsys.readouterr().out
 
@@ -211,7 +209,7 @@ def test_a_run_from_before_there_was_the_key_goes_on(tmp_path):
     before = {key: value for key, value in now.items() if key != "on_leak"}
     for old in (before, now):
         (tmp_path / "config.json").write_text(json.dumps(old))
-        runlog.check_workdir(tmp_path, now | {"on_leak": "warn"}, config_lib.FREE_ON_RESUME)
+        writer.check_workdir(tmp_path, now | {"on_leak": "warn"}, config_lib.FREE_ON_RESUME)
     assert now["on_leak"] == "error"
 
 
@@ -238,9 +236,9 @@ def test_mixed_data_that_bring_a_photo_of_the_test_split(tiny, tmp_path, how):
     with pytest.raises(
         UserError, match=r"home: 1 photo is in two splits: photo .*(b.jpg is in train|also named .*b.jpg)"
     ):
-        prepare.prepare(config)
+        setup.prepare(config)
     config.on_leak = "warn"
-    assert prepare.prepare(config)["data"]["in_two_splits"] == {"identities": 0, "photos": 1}
+    assert setup.prepare(config)["data"]["in_two_splits"] == {"identities": 0, "photos": 1}
 
 
 def test_few_shot_does_not_hide_what_is_shared(tiny, tmp_path):
@@ -252,7 +250,7 @@ def test_few_shot_does_not_hide_what_is_shared(tiny, tmp_path):
             settings(tiny, folder, "--config.few_shot=0.5", f"--config.few_shot_seed={seed}")
         )[0]
         with pytest.raises(UserError, match="identity 7 is in train and test"):
-            prepare.prepare(config)
+            setup.prepare(config)
 
 
 def test_published_splits_train_whatever_they_share(tiny, tmp_path, monkeypatch):
@@ -264,11 +262,11 @@ def test_published_splits_train_whatever_they_share(tiny, tmp_path, monkeypatch)
         ["main", "--config", tiny["config"], "--workdir", "unused", f"--config.data_dir={folder}"]
     )[0]
     with pytest.raises(UserError, match="identity 1 is in train and test"):
-        prepare.prepare(config)
-    counts = sources.counts_lib.count(sources.load_splits("cuhk_pedes", str(folder)))
-    monkeypatch.setattr(sources.counts_lib, "OFFICIAL", {"cuhk_pedes": counts})
-    assert prepare.prepare(config)["data"]["in_two_splits"] == {"identities": 1, "photos": 0}
+        setup.prepare(config)
+    counts = datasets.counts_lib.count(datasets.load_splits("cuhk_pedes", str(folder)))
+    monkeypatch.setattr(datasets.counts_lib, "OFFICIAL", {"cuhk_pedes": counts})
+    assert setup.prepare(config)["data"]["in_two_splits"] == {"identities": 1, "photos": 0}
 
 
 def test_the_bundled_data_set_shares_nothing():
-    assert leaks.of_splits(sources.load_splits("mini_pedes", "")) == leaks.Leaks([], [])
+    assert leaks.of_splits(datasets.load_splits("mini_pedes", "")) == leaks.Leaks([], [])

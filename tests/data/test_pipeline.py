@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tpr_jax.data.augment import ERASE_COLOUR
+from tpr_jax.data.augment import ERASE_COLOR
 from tpr_jax.data.pipeline import steps_per_epoch, stream, train_input
 from tpr_jax.data.records import Records
 from tpr_jax.errors import UserError
@@ -144,7 +144,7 @@ def test_augmentation_and_masking_happen(records):
     plain, changed = whole(make(records, **PLAIN)(0)), whole(make(records, pad=4)(0))
     np.testing.assert_array_equal(plain["index"], changed["index"])
     assert (plain["image"] != changed["image"]).any((1, 2, 3)).sum() >= 14
-    assert (changed["image"] == ERASE_COLOUR).all(-1).sum() > 100
+    assert (changed["image"] == ERASE_COLOR).all(-1).sum() > 100
     masked = changed["ids"] == Tokenizer.mask_id
     assert masked.any(1).sum() >= 12 and not masked[:, [0, 9, 10, 11]].any()
 

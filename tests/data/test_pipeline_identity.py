@@ -17,10 +17,10 @@ def tokenize(texts):
 
 @pytest.fixture
 def records():
-    """Fifteen grey pictures of five identities, three each with two captions; of a sixth one with one."""
+    """Fifteen gray pictures of five identities, three each with two captions; of a sixth one with one."""
     pictures = [np.full((6, 4, 3), 10 * i, np.uint8) for i in range(16)]
     captions = [[str(2 * i), str(2 * i + 1)] for i in range(15)] + [["30"]]
-    return Records("grey:train", pictures, captions, np.array([*np.repeat([9, 4, 7, 5, 3], 3), 8]))
+    return Records("gray:train", pictures, captions, np.array([*np.repeat([9, 4, 7, 5, 3], 3), 8]))
 
 
 def make(records, **settings):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from tpr_jax.data import mini_pedes
-from tpr_jax.data import protocols as subsets
+from tpr_jax.data import mini_pedes, protocols
 from tpr_jax.data.records import Records, caption_pairs, load_records
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.25)
@@ -28,7 +27,7 @@ def config(**asked) -> ConfigDict:
 @pytest.mark.parametrize(("fraction", "left"), list(zip(FRACTIONS, (2, 10, 20, 50), strict=True)))
 def test_few_shot_keeps_whole_identities(fraction, left):
     records = people(200)
-    few = subsets.few_shot(records, fraction, seed=3)
+    few = protocols.few_shot(records, fraction, seed=3)
     chosen = set(few.pids.tolist())
     assert len(chosen) == left
     rows = [row for row, pid in enumerate(records.pids.tolist()) if pid in chosen]
@@ -41,25 +40,25 @@ def test_few_shot_keeps_whole_identities(fraction, left):
 
 def test_few_shot_is_nested_fixed_by_its_seed_and_fair():
     records = people(200)
-    chosen = [set(subsets.few_shot(records, fraction, 3).pids.tolist()) for fraction in FRACTIONS]
+    chosen = [set(protocols.few_shot(records, fraction, 3).pids.tolist()) for fraction in FRACTIONS]
     assert all(small < large for small, large in zip(chosen, chosen[1:], strict=False))
-    assert set(subsets.few_shot(records, 0.25, 3).pids.tolist()) == chosen[-1]
+    assert set(protocols.few_shot(records, 0.25, 3).pids.tolist()) == chosen[-1]
     times = Counter(
-        pid for seed in range(400) for pid in set(subsets.few_shot(records, 0.1, seed).pids.tolist())
+        pid for seed in range(400) for pid in set(protocols.few_shot(records, 0.1, seed).pids.tolist())
     )
     # 400 draws of a chance of one in ten, 200 times: 40 each, deviation 6.
     assert len(times) == 200 and all(abs(n - 40) < 5 * 6 for n in times.values())
     # Whichever way the annotation is ordered, the same people are chosen.
     backwards = Records("", records.image_paths, records.captions, records.pids[::-1])
-    assert set(subsets.few_shot(backwards, 0.1, 3).pids.tolist()) == chosen[2]
-    assert len(set(subsets.few_shot(people(30), 0.01, 0).pids.tolist())) == 1  # at least one
-    assert subsets.few_shot(records, 1.0, 0).image_paths == records.image_paths
+    assert set(protocols.few_shot(backwards, 0.1, 3).pids.tolist()) == chosen[2]
+    assert len(set(protocols.few_shot(people(30), 0.01, 0).pids.tolist())) == 1  # at least one
+    assert protocols.few_shot(records, 1.0, 0).image_paths == records.image_paths
 
 
 @pytest.mark.parametrize("fraction", [0.2, 0.5, 0.8, 1.0])
 def test_noise_moves_captions_and_nothing_else(fraction):
     records = people(200)
-    mixed = subsets.noisy(records, fraction, seed=5)
+    mixed = protocols.noisy(records, fraction, seed=5)
     assert mixed.image_paths == records.image_paths and mixed.boxes == records.boxes
     assert mixed.pids.tolist() == records.pids.tolist()  # the loss sees the identity of the picture
     assert list(map(len, mixed.captions)) == list(map(len, records.captions))
@@ -71,27 +70,27 @@ def test_noise_moves_captions_and_nothing_else(fraction):
     assert round(1200 * fraction) - 8 <= len(moved) <= round(1200 * fraction)
     owner = dict(zip(before, records.pids[rows].tolist(), strict=True))
     wrong = sum(owner[caption] != pid for caption, pid in zip(after, pids.tolist(), strict=True))
-    assert subsets.mismatched(records, mixed) == wrong
+    assert protocols.mismatched(records, mixed) == wrong
     assert len(moved) - 25 < wrong <= len(moved)  # six of 1,200 are the same person's
-    assert subsets.noisy(records, fraction, 5).captions == mixed.captions
-    assert subsets.noisy(records, fraction, 6).captions != mixed.captions
+    assert protocols.noisy(records, fraction, 5).captions == mixed.captions
+    assert protocols.noisy(records, fraction, 6).captions != mixed.captions
 
 
 def test_reduce_says_and_records_what_it_did(capsys):
     records = people(40)
-    same, facts = subsets.reduce(records, config())
+    same, facts = protocols.reduce(records, config())
     assert same is records and facts == {} and capsys.readouterr().out == ""
-    few, facts = subsets.reduce(
+    few, facts = protocols.reduce(
         records, config(few_shot=0.25, few_shot_seed=2, noisy_fraction=0.5, noise_seed=4)
     )
     captions = sum(map(len, few.captions))
     left = {"identities": 10, "images": 30, "captions": captions, "of_identities": 40}
     assert facts["few_shot"] == {"fraction": 0.25, "seed": 2, **left}
-    clean = subsets.few_shot(records, 0.25, 2)
-    wrong = subsets.mismatched(clean, few)
+    clean = protocols.few_shot(records, 0.25, 2)
+    wrong = protocols.mismatched(clean, few)
     shuffled = {"captions": round(captions / 2), "mismatched": wrong, "of_captions": captions}
     assert facts["noisy"] == {"fraction": 0.5, "seed": 4, **shuffled} and 0 < wrong <= round(captions / 2)
-    assert few.captions == subsets.noisy(clean, 0.5, 4).captions
+    assert few.captions == protocols.noisy(clean, 0.5, 4).captions
     first, second = capsys.readouterr().out.splitlines()
     assert first == (
         f"few-shot: 10 of 40 identities of people:train (30 images, {captions} captions), seed 2"
@@ -106,6 +105,6 @@ def test_bundled_data_set_at_the_fractions_in_use():
     records = load_records(mini_pedes.bundled_dir(), "train", "mini_pedes")
     number = len(np.unique(records.pids))
     for fraction in FRACTIONS:
-        few = subsets.few_shot(records, fraction, 0)
+        few = protocols.few_shot(records, fraction, 0)
         assert len(np.unique(few.pids)) == round(fraction * number) >= 1
         assert set(few.image_paths) <= set(records.image_paths)

@@ -76,7 +76,7 @@ def test_the_word_that_the_mask_displaced(clip):
 
 
 def plain_encoding(word, ranks, ids):
-    """Byte-pair encoding by its definition: join the earliest-learnt pair, over and over."""
+    """Byte-pair encoding by its definition: join the earliest-learned pair, over and over."""
     letters = byte_tokens()[:256]
     order = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     order += [byte for byte in range(256) if byte not in order]
@@ -141,7 +141,7 @@ def test_a_single_string_is_a_mistake(clip):
         clip("a man")
 
 
-def test_a_benchmark_is_tokenised_in_seconds(clip):
+def test_a_benchmark_is_tokenized_in_seconds(clip):
     words = re.findall(r"\w+", " ".join(case["text"] for case in GOLDEN["cases"]))
     draw = np.random.default_rng(0).integers(len(words), size=(80_000, 24))
     captions = [" ".join(words[i] for i in row) + f", no {n}." for n, row in enumerate(draw)]

@@ -43,7 +43,7 @@ def test_a_token_that_could_be_guessed_and_a_bucket_without_one(call):
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_the_file_is_for_this_user_alone_and_gone_afterwards(tmp_path, there):
+def test_the_file_is_for_this_user_alone_and_gone_afterward(tmp_path, there):
     workdir = tmp_path / "runs" / "one"
     read = handshake.reader({}, str(workdir))
     if there:

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from tpr_jax import main
-from tpr_jax.distributed import processes as distributed
+from tpr_jax.distributed import processes
 from tpr_jax.distributed.cluster import Peers
 from tpr_jax.errors import UserError
 from tpr_jax.utils.signals import Stopped
@@ -53,11 +53,11 @@ def test_what_an_error_ends_with(error, code, line):
 
 
 def test_one_process_alone_starts_nothing():
-    with distributed.joined(None, 1.0, "run", lambda error: (1, "")):
+    with processes.initialized(None, 1.0, "run", lambda error: (1, "")):
         pass
     with (
         pytest.raises(ValueError, match="a bug"),
-        distributed.joined(None, 1.0, "run", lambda error: (1, "")),
+        processes.initialized(None, 1.0, "run", lambda error: (1, "")),
     ):
         raise ValueError("a bug")
 
@@ -73,21 +73,25 @@ def test_what_jax_is_told(monkeypatch, tmp_path, peers, address, devices):
     told = {}
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: told.update(k, arguments=a))
     monkeypatch.setattr(jax.config, "update", lambda *words: None)
-    monkeypatch.setattr(distributed.peer_lines, "watch", lambda lines, ended: lambda timeout: True)
-    monkeypatch.setattr(distributed, "_meet", lambda place, workdir: met.append((place, workdir)) or {})
-    monkeypatch.setattr(distributed, "_python_stdout", lambda index: distributed.sys.stdout)
-    monkeypatch.setattr(distributed, "_leave_jax", lambda: None)
+    monkeypatch.setattr(processes.peer_lines, "watch", lambda lines, ended: lambda timeout: True)
+    monkeypatch.setattr(processes, "_meet", lambda place, workdir: met.append((place, workdir)) or {})
+    monkeypatch.setattr(processes, "_python_stdout", lambda index: processes.sys.stdout)
+    monkeypatch.setattr(processes, "_leave_jax", lambda: None)
     met: list = []
-    with distributed.joined(peers, 5.0, tmp_path, lambda error: (1, "")):
+    with processes.initialized(peers, 5.0, tmp_path, lambda error: (1, "")):
         pass
     assert told["arguments"] == (address, 2, 1) and told["local_device_ids"] == devices
-    assert met == [(distributed.meeting.Place(address[:-3].strip("[]"), 70, 2, 1, 5.0, {}), str(tmp_path))]
+    assert met == [(processes.rendezvous.Place(address[:-3].strip("[]"), 70, 2, 1, 5.0, {}), str(tmp_path))]
 
 
 def test_one_process_asks_nobody():
-    ask = distributed.anyone(None)
+    ask = processes.any_process(None)
     assert [ask(said) for said in (False, True, False)] == [False, True, False]
-    assert distributed.is_first() and distributed.of_first(True) and not distributed.of_first(False)
+    assert (
+        processes.is_first()
+        and processes.broadcast_from_first(True)
+        and not processes.broadcast_from_first(False)
+    )
 
 
 ENDS = """

@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from tpr_jax.distributed import handshake, peer_lines
-from tpr_jax.distributed import rendezvous as meeting
+from tpr_jax.distributed import handshake, peer_lines, rendezvous
 from tpr_jax.errors import UserError
 
 TOKEN = "0123456789abcdef"
@@ -43,8 +42,8 @@ def together(*calls) -> list:
 
 
 def meet(port, count, index, timeout=20.0, token=TOKEN, host="127.0.0.1", **settings):
-    place = meeting.Place(host, port, count, index, timeout, **settings)
-    return lambda: meeting.meet(place, token if callable(token) else lambda: token)
+    place = rendezvous.Place(host, port, count, index, timeout, **settings)
+    return lambda: rendezvous.meet(place, token if callable(token) else lambda: token)
 
 
 def call(port) -> socket.socket:
@@ -106,9 +105,9 @@ def test_processes_of_other_versions(monkeypatch):
     first.start()
     call(port).close()  # it listens, with its own version
     with monkeypatch.context() as patch:
-        patch.setattr(meeting, "__version__", "0.0.1")
+        patch.setattr(rendezvous, "__version__", "0.0.1")
         # Both ends are this module: the first compares with what it reads after the change.
-        patch.setattr(meeting.handshake, "is_proof", lambda *words: True)
+        patch.setattr(rendezvous.handshake, "is_proof", lambda *words: True)
         line = call(port)
         greeting = line.recv(100).split()
         line.sendall(b"hello 2 1 9.9.9 x y\n")
@@ -157,7 +156,7 @@ def test_strangers_are_hung_up_on_and_take_nobodys_place(words):
 def test_silent_callers_neither_delay_nor_stretch_the_time(monkeypatch):
     """They are hung up on after a while, and meanwhile those of the run come; nobody is waited for longer."""
     port = free_port()
-    monkeypatch.setattr(meeting, "CALLER_SECONDS", 0.3)
+    monkeypatch.setattr(rendezvous, "CALLER_SECONDS", 0.3)
     silent: list = []
 
     def strangers():
@@ -193,8 +192,8 @@ def test_the_time_ends_though_strangers_keep_calling():
 
 def test_of_many_strangers_the_oldest_make_room(monkeypatch):
     port = free_port()
-    monkeypatch.setattr(meeting, "CALLERS", 4)
-    monkeypatch.setattr(meeting, "CALLER_SECONDS", 60)
+    monkeypatch.setattr(rendezvous, "CALLERS", 4)
+    monkeypatch.setattr(rendezvous, "CALLER_SECONDS", 60)
 
     def strangers():
         lines = [call(port) for _ in range(20)]
@@ -264,7 +263,7 @@ def test_one_that_dies_while_the_others_come_may_come_again():
     def dies():
         line = call(port)
         challenge = line.recv(100).split()[1].decode()
-        words = ("hello", 3, 1, meeting.__version__, "mine")
+        words = ("hello", 3, 1, rendezvous.__version__, "mine")
         line.sendall(f"{' '.join(map(str, words))} {handshake.proof(TOKEN, challenge, *words)}\n".encode())
         line.close()
         gone.set()

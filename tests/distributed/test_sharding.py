@@ -35,7 +35,7 @@ for sizes in [(3, -1), (4, 1), (-1, 3), (16, 1), (0, 8), (-1, 0), (-1, -1), (-8,
         found["refused"][str(sizes)] = str(error)
 mesh = sharding.make_mesh(4, 2)
 for rows in (16, 12):
-    split = sharding.by_row(mesh, __import__("numpy").zeros((rows, 3)))
+    split = sharding.shard_batch(mesh, __import__("numpy").zeros((rows, 3)))
     found[f"rows of {rows}"] = [list(shard.data.shape) for shard in split.addressable_shards]
 print(json.dumps(found))
 """
@@ -130,7 +130,7 @@ def test_where_a_leaf_is_split(name, shape, model, spec):
     assert sharding.leaf_spec(name, shape, model) == spec
 
 
-def test_the_optimisers_moments_lie_as_their_weights():
+def test_the_optimizers_moments_lie_as_their_weights():
     """Their paths end as those of the weights do, whatever optax puts before."""
     import optax
 

@@ -249,7 +249,7 @@ def test_narrow_types_are_smaller_and_say_how_far_they_are(tiny, tmp_path):
         assert size / 2 < held < size / 2 + 100_000
 
 
-def test_pictures_are_normalised_by_the_models_own_mean(tiny, tmp_path):
+def test_pictures_are_normalized_by_the_models_own_mean(tiny, tmp_path):
     """Not by CLIP's, which the model itself would take of raw pixels."""
     plain = model_of(tiny, "zero_shot")
     config = dataclasses.replace(plain.config, image_mean=(0.1, 0.2, 0.3), image_std=(0.5, 0.6, 0.7))

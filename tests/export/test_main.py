@@ -11,7 +11,7 @@ from tpr_jax.main import explain_and_exit
 
 @pytest.fixture(autouse=True)
 def platforms(monkeypatch):
-    """As they were, afterwards: the command sets them for its process."""
+    """As they were, afterward: the command sets them for its process."""
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
 
 
@@ -42,7 +42,7 @@ def test_defaults_and_lists():
         ("--model m --out o --platforms ,", "'' is unknown"),
         ("--model m --out o --dtype int8", "'int8'"),
         ("--model m --out o --image_size 0 4", "--image_size 0 4: must be above 0"),
-        ("--model m --out o --colour red", "--colour"),
+        ("--model m --out o --color red", "--color"),
     ],
 )
 def test_words_that_are_wrong(capsys, words, wanted):

@@ -11,8 +11,7 @@ import pytest
 
 from tests.conftest import forced_devices
 from tests.metrics.test_ranking import sorted_ranks, whole_numbers
-from tpr_jax.metrics import ranking, ranking_device
-from tpr_jax.metrics import retrieval as metrics
+from tpr_jax.metrics import ranking, ranking_device, retrieval
 
 ROOT = Path(__file__).parents[2]
 CASES = [  # queries, gallery, width, copies of queries and of photos, identities, tile
@@ -77,8 +76,8 @@ def test_metrics_of_features_that_are_not_exact():
     rng = np.random.default_rng(0)
     query, gallery = (rng.normal(size=(n, 32)).astype(np.float32) for n in (500, 300))
     args = query, gallery, rng.integers(0, 60, 500), rng.integers(0, 60, 300)
-    on_device = metrics.retrieval_metrics(*args, pair_ranks=ranking_device.pair_ranks)
-    for way, values in metrics.retrieval_metrics(*args).items():
+    on_device = retrieval.retrieval_metrics(*args, pair_ranks=ranking_device.pair_ranks)
+    for way, values in retrieval.retrieval_metrics(*args).items():
         assert on_device[way] == pytest.approx(values, abs=1e-4)
 
 

@@ -130,7 +130,7 @@ def test_a_kernel_is_used_where_it_runs_and_agrees(monkeypatch, asked_anew):
 def test_traced_for_a_gpu_and_run_on_a_cpu_it_is_written_out(monkeypatch):
     """Of both ways the one for the devices at hand is compiled."""
     monkeypatch.setattr(attention, "kernel_works", lambda: True)
-    monkeypatch.setattr(attention, "fused", lambda q, k, v: attention.written_out(q, k, v, None) + 1)
+    monkeypatch.setattr(attention, "fused", lambda q, k, v: attention.reference_attention(q, k, v, None) + 1)
     q, k, v = np.random.default_rng(0).normal(size=(3, B, H, 16, C))
     at = [jnp.asarray(a, jnp.bfloat16) for a in (q, k, v)]
     found = jax.jit(attention.attend)(*at, None).astype(jnp.float32)
@@ -155,8 +155,8 @@ def test_cudnn_is_what_is_written_out(shape):
         out = jax.jit(function)(*arguments, None)
         return [np.asarray(x, np.float64) for x in (out, *run(*arguments)[1])]
 
-    exact = all_of(attention.written_out, jnp.float32)
-    kernel, written = (all_of(f, jnp.bfloat16) for f in (attention.attend, attention.written_out))
+    exact = all_of(attention.reference_attention, jnp.float32)
+    kernel, written = (all_of(f, jnp.bfloat16) for f in (attention.attend, attention.reference_attention))
     for one, other, true in zip(kernel, written, exact, strict=True):
         size = np.linalg.norm(true)
         assert np.linalg.norm(one - true) < max(2 * np.linalg.norm(other - true), 1e-3 * size)

@@ -182,7 +182,7 @@ def with_additions(p, x, additions):
 @pytest.mark.parametrize("mask", [None, oracles.causal(5)], ids=["all", "causal"])
 @pytest.mark.parametrize(("gate", "scaled"), [(10.0, True), (None, True), (None, False), (2.0, False)])
 def test_prefix_is_seen_by_every_query(gate, scaled, mask):
-    """As the paper has it: the softmax's prefix columns are multiplied by the gate and not renormalised."""
+    """As the paper has it: the softmax's prefix columns are multiplied by the gate and not renormalized."""
     as_array = None if mask is None else jnp.asarray(mask, jnp.float32)
     variables, x, y, _ = run(Prefix(3, gate, scaled), mask=as_array, seed=4)
     p, part = variables["params"], variables["prefix"]["attn"]["prefix"]

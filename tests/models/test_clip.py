@@ -87,10 +87,10 @@ def test_no_two_drawn_leaves_are_alike():
             assert not np.allclose(a[:n] / a.std(), b[:n] / b.std(), rtol=1e-2)
 
 
-def test_normalise_by_hand():
+def test_normalize_by_hand():
     pixel = jnp.array([[[[0, 255, 51]]]], jnp.uint8)
     mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
-    found = clip.normalise(pixel)
+    found = clip.normalize(pixel)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found[0, 0, 0], (np.array([0, 1, 0.2]) - mean) / std, rtol=1e-6)
 
@@ -116,10 +116,10 @@ def test_images_of_any_height_and_width(size):
     assert feats.shape == (2, 5) and np.isfinite(feats).all() and routing == []
 
 
-def test_pixels_and_normalised_floats_give_the_same():
+def test_pixels_and_normalized_floats_give_the_same():
     images = tiny.batch(2)["image"]
     from_pixels = encoders()[0](variables(), images)
-    from_floats = encoders()[0](variables(), np.asarray(clip.normalise(images)))
+    from_floats = encoders()[0](variables(), np.asarray(clip.normalize(images)))
     np.testing.assert_allclose(from_pixels, from_floats, rtol=1e-5, atol=1e-6)
 
 
@@ -160,7 +160,7 @@ def test_a_shorter_text_gives_the_same_feature():
 
 def test_every_pixel_counts():
     """The image feature is read at token 0, which sees all patches."""
-    images = np.asarray(clip.normalise(tiny.batch(1)["image"]))
+    images = np.asarray(clip.normalize(tiny.batch(1)["image"]))
     gradient = jax.jit(jax.grad(lambda x: jnp.square(encoders()[0](variables(), x)).sum()))(images)
     assert (np.abs(gradient) > 0).all()
 
@@ -175,7 +175,7 @@ def test_bfloat16_stays_near_float32(method, tolerance):
     config = dataclasses.replace(tiny.CONFIG, **sizes)
     weights = variables(method, config)
     weights = {**weights, "params": jax.tree.map(lambda x: x / 3 if x.ndim > 1 else x, weights["params"])}
-    held = {**weights, "params": clip.hold_frozen(weights["params"], "bfloat16")}
+    held = {**weights, "params": clip.cast_frozen(weights["params"], "bfloat16")}
     batch = tiny.batch(8)
     for i, key in enumerate(("image", "ids")):
         exact = encoders(method, config)[i](weights, batch[key])
@@ -186,12 +186,12 @@ def test_bfloat16_stays_near_float32(method, tolerance):
 
 def test_frozen_weights_are_held_in_the_computations_type():
     params = variables()["params"]
-    held = jax.tree_util.tree_leaves_with_path(clip.hold_frozen(params, "bfloat16"))
+    held = jax.tree_util.tree_leaves_with_path(clip.cast_frozen(params, "bfloat16"))
     assert {"/".join(key.key for key in path) for path, _ in held} == set(clip_leaves(tiny.CONFIG))
     for path, leaf in held:
         is_norm = path[-2].key in ("ln_pre", "ln_1", "ln_2", "ln_post", "ln_final")
         assert leaf.dtype == (jnp.float32 if is_norm else jnp.bfloat16), path
-    assert {x.dtype for x in jax.tree.leaves(clip.hold_frozen(params, "float32"))} == {np.dtype("float32")}
+    assert {x.dtype for x in jax.tree.leaves(clip.cast_frozen(params, "float32"))} == {np.dtype("float32")}
 
 
 def test_routing_of_each_block():

@@ -67,7 +67,7 @@ def test_the_choices_are_those_that_the_model_counts_itself():
     method = dm_adapter(3, 2, 4, "blend")
     variables, given = drawn(method), batch(3)
     functions, inside = clip.build(CONFIG, method), build_inside(CONFIG, method)
-    pixels = clip.normalise(given["image"])
+    pixels = clip.normalize(given["image"])
     for name, inputs in (("image", pixels), ("text", given["ids"])):
         tokens, routing = functions[f"encode_{name}"](variables, inputs, all_tokens=True)
         found = inside[name](variables, inputs)
@@ -83,7 +83,7 @@ def test_token_zero_is_the_photos_feature_and_that_at_the_end_the_texts():
     method = up_person(rank=3, prefix=2)
     variables, given = drawn(method), batch(3)
     functions, inside = clip.build(CONFIG, method), build_inside(CONFIG, method)
-    pixels, ids = clip.normalise(given["image"]), given["ids"]
+    pixels, ids = clip.normalize(given["image"]), given["ids"]
     one, _ = functions["encode_image"](variables, pixels)
     np.testing.assert_allclose(inside["image"](variables, pixels)["tokens"][:, 0], one, atol=1e-5)
     one, _ = functions["encode_text"](variables, ids)
@@ -115,7 +115,7 @@ def test_a_planted_prefix_key_takes_the_mass_that_it_should():
     scores = np.array([60.0, -60.0, 0.0, 1.5])
     block = variables["params"]["visual"]["block_0"]["attn"], variables["prefix"]["visual"]["block_0"]["attn"]
     plant_queries(block[0], block[1]["prefix"], scores, 4)
-    found = inside["image"](variables, clip.normalise(given["image"]))["prefix"]
+    found = inside["image"](variables, clip.normalize(given["image"]))["prefix"]
     # The other prefix key scores 0, as the N tokens do.
     wanted = (np.exp(scores) + 1) / (np.exp(scores) + 1 + N)
     assert (

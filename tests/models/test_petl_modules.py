@@ -10,7 +10,7 @@ import pytest
 
 from tests.leaves import shapes_of
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
-from tpr_jax.models import petl_modules as attach
+from tpr_jax.models import petl_modules
 from tpr_jax.models.petl_config import Adapter, Lora, LoraMoe, Moe, Prefix, Prompts
 
 D = 256
@@ -52,7 +52,7 @@ def assert_kaiming(values, fan_in):
 @pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("scale", [0.1, "learned"])
 def test_leaves_of_an_adapter(norm, scale):
-    leaves = drawn(attach.AdapterPart(Adapter(norm=norm, scale=scale), 1e-5), x())
+    leaves = drawn(petl_modules.AdapterPart(Adapter(norm=norm, scale=scale), 1e-5), x())
     expected = {f"{layer}/{leaf}" for layer in ("down", "up") for leaf in ("kernel", "bias")}
     expected |= {"ln_3/scale", "ln_3/bias"} if norm else set()
     assert set(leaves) == expected | ({"scale"} if scale == "learned" else set())
@@ -62,14 +62,14 @@ def test_leaves_of_an_adapter(norm, scale):
 
 
 def test_an_adapter_starts_at_zero():
-    leaves = drawn(attach.AdapterPart(Adapter(), 1e-5), x())
+    leaves = drawn(petl_modules.AdapterPart(Adapter(), 1e-5), x())
     assert_kaiming(leaves["down/kernel"], D)
     for name in ("down/bias", "up/kernel", "up/bias"):
         assert not leaves[name].any()
 
 
 def test_cskts_adapter_starts_normal():
-    leaves = drawn(attach.AdapterPart(Adapter(init="normal"), 1e-5), x())
+    leaves = drawn(petl_modules.AdapterPart(Adapter(init="normal"), 1e-5), x())
     for name in ("down/kernel", "up/kernel"):
         assert_normal(leaves[name], 0.02)
     for name in ("down/bias", "up/bias"):
@@ -84,14 +84,14 @@ def test_leaves_of_each_router():
     }
     for kind, names in leaves.items():
         for spec in (Moe(router=kind), LoraMoe(router=kind)):
-            shapes = jax.eval_shape(attach.Router(spec, D).init, jax.random.key(0))
+            shapes = jax.eval_shape(petl_modules.Router(spec, D).init, jax.random.key(0))
             assert set(shapes["moe"]) == names
 
 
 @pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("scale", [0.5, "learned"])
 def test_lora_starts_at_zero(dora, scale):
-    leaves = drawn(attach.LoraPart(Lora(rank=16, dora=dora, scale=scale), (D, 48)))
+    leaves = drawn(petl_modules.LoraPart(Lora(rank=16, dora=dora, scale=scale), (D, 48)))
     learned = {"scale"} if scale == "learned" else set()
     assert set(leaves) == {"a", "b"} | learned | ({"magnitude"} if dora else set())
     assert_kaiming(leaves["a"], D)
@@ -103,7 +103,7 @@ def test_lora_starts_at_zero(dora, scale):
 
 
 def test_a_mixture_of_lora_starts_at_zero():
-    leaves = drawn(attach.LoraMoePart(LoraMoe(rank=4, num_experts=3), 48), x())
+    leaves = drawn(petl_modules.LoraMoePart(LoraMoe(rank=4, num_experts=3), 48), x())
     assert set(leaves) == {"router/w_in", "a", "b"}
     assert_kaiming(leaves["a"], D)
     assert_normal(leaves["router/w_in"], 0.02)
@@ -112,7 +112,7 @@ def test_a_mixture_of_lora_starts_at_zero():
 
 @pytest.mark.parametrize(("gate", "scaled"), [(10.0, True), (100.0, False), (None, True), (None, False)])
 def test_prefix_starts_small(gate, scaled):
-    leaves = drawn(attach.PrefixPart(Prefix(12, gate, scaled), D))
+    leaves = drawn(petl_modules.PrefixPart(Prefix(12, gate, scaled), D))
     scalars = {"key_scale", "value_scale"} if scaled else set()
     assert set(leaves) == {"key", "value"} | scalars | (set() if gate is None else {"gate"})
     for name in ("key", "value"):
@@ -134,7 +134,7 @@ def test_prefix_starts_small(gate, scaled):
     ],
 )
 def test_prompts_and_their_maps(direction, maps, counts):
-    part = attach.PromptPart(Prompts(2, direction=direction), 3, (D, 64))
+    part = petl_modules.PromptPart(Prompts(2, direction=direction), 3, (D, 64))
     leaves = drawn(part)
     expected = {f"{name}/{leaf}" for name in maps for leaf in ("kernel", "bias")} | {"visual", "text"}
     assert set(leaves) == expected
@@ -156,8 +156,8 @@ class Updated(nn.Module):
     @nn.compact
     def __call__(self, x):
         kernel = jnp.ones((x.shape[-1], 12))
-        parts = attach.low_rank_parts(self.slots, x.shape[-1], 4)
-        return attach.low_rank(x, x @ kernel, kernel, parts)
+        parts = petl_modules.low_rank_parts(self.slots, x.shape[-1], 4)
+        return petl_modules.low_rank(x, x @ kernel, kernel, parts)
 
 
 def test_only_the_pieces_with_a_part_have_leaves_and_change():
@@ -179,9 +179,11 @@ def test_every_part_of_a_kind_has_its_own_leaves():
         @nn.compact
         def __call__(self, x):
             spec = Adapter(norm=False)
-            first = attach.attached(spec, "beside_ln_1", 1e-5)(x)
-            second = attach.attached(dataclasses.replace(spec, reduction=4), "beside_ln_2", 1e-5)(x)
-            return first + second + attach.attached(None, "after_mlp", 1e-5)(x)
+            first = petl_modules.apply_adapter(spec, "beside_ln_1", 1e-5)(x)
+            second = petl_modules.apply_adapter(dataclasses.replace(spec, reduction=4), "beside_ln_2", 1e-5)(
+                x
+            )
+            return first + second + petl_modules.apply_adapter(None, "after_mlp", 1e-5)(x)
 
     shapes = shapes_of(jax.eval_shape(Two().init, jax.random.key(0), x()))
     assert shapes["adapter/beside_ln_1/down/kernel"] == (D, 32)

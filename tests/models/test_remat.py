@@ -8,8 +8,7 @@ import pytest
 from tests import tiny_clip as tiny
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 from tpr_jax import optim
-from tpr_jax.models import clip
-from tpr_jax.models import transformer as blocks
+from tpr_jax.models import clip, transformer
 from tpr_jax.models.methods import METHODS
 from tpr_jax.train import objective
 
@@ -31,7 +30,7 @@ def slope(remat: str):
 def products() -> dict[str, int]:
     """How many products each kind makes, before any compiler looks for those it can spare."""
     found = {}
-    for remat in blocks.REMAT:
+    for remat in transformer.REMAT:
         gradient, trainable = slope(remat)
         found[remat] = str(jax.make_jaxpr(gradient)(trainable)).count("dot_general[")
     return found

@@ -41,9 +41,9 @@ HISTORY = [{"step": s, "epoch": s / 10, "loss": 5 - s / 50} for s in range(1, 10
 def photos(tmp_path):
     """Three plain photos, red, green and blue."""
     paths = []
-    for i, colour in enumerate(("red", "lime", "blue")):
+    for i, color in enumerate(("red", "lime", "blue")):
         paths.append(str(tmp_path / f"{i}.png"))
-        Image.new("RGB", (64, 192), colour).save(paths[-1])
+        Image.new("RGB", (64, 192), color).save(paths[-1])
     return paths
 
 
@@ -92,9 +92,9 @@ def test_page_shows_numbers_photos_and_frames(tmp_path, photos):
     assert {"37.5", "38.5", "41.5", "Best on val (epoch 3), test"} <= set(page.texts)
     assert "first right photo at place 2" in page.texts
     images = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
-    for source, colour in zip(images, ((254, 0, 0), (0, 255, 1), (0, 0, 254)), strict=True):
+    for source, color in zip(images, ((254, 0, 0), (0, 255, 1), (0, 0, 254)), strict=True):
         raw = base64.b64decode(source.removeprefix("data:image/jpeg;base64,"))
-        assert np.abs(np.array(Image.open(io.BytesIO(raw)))[96, 32] - np.array(colour)).max() <= 4
+        assert np.abs(np.array(Image.open(io.BytesIO(raw)))[96, 32] - np.array(color)).max() <= 4
     assert ["right" in attrs.get("class", "") for tag, attrs in page.tags if tag == "li"] == [
         False,
         True,
@@ -176,7 +176,7 @@ def test_thumbnails_are_upright(tmp_path):
     assert report.thumbnail(tmp_path / "turned.jpg").size == (85, 256)
 
 
-def test_smoothing_is_a_mean_of_neighbours():
+def test_smoothing_is_a_mean_of_neighbors():
     points = [(x, float(x % 2)) for x in range(40)]
     smooth = report.smoothed(points, share=0.05)
     assert [x for x, _ in smooth] == list(range(40))

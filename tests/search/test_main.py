@@ -81,7 +81,7 @@ def test_export(made, capsys):
         (["query", "a", "--index", "nowhere"], "nowhere: has no index yet"),
         (["query", "a", "--index", "{i}", "--top_k", "many"], "--top_k"),
         (["query", "a", "--index", "{i}", "--model", "clip-mini"], "--model clip-mini: SHA-256"),
-        (["query", "a", "--index", "{i}", "--where", "colour=3"], "column 'colour' is unknown"),
+        (["query", "a", "--index", "{i}", "--where", "color=3"], "column 'color' is unknown"),
         (["query", "a", "--index", "{i}", "--where", "x=" + "9" * 310], "a number is at most 1.79e308"),
         (["query", "a", "--index", "{i}", "--where", "x=" + "9" * 4300], "a number is at most 1.79e308"),
         (["query", "a", "--index", "{i}", "--where", "path = '\udce9'"], "bytes that are not UTF-8"),

@@ -13,8 +13,7 @@ from tools import build_clip_mini
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip
 from tpr_jax.models.methods import zero_shot
-from tpr_jax.train import checkpoint
-from tpr_jax.train import loop as train
+from tpr_jax.train import checkpoint, loop
 from tpr_jax.weights import backbone
 from tpr_jax.weights.clip import load_clip
 
@@ -59,7 +58,7 @@ def test_from_nothing_to_a_folder(tiny, make_config, tmp_path, monkeypatch, caps
     workdir = tmp_path / "run"
     with pytest.raises(UserError, match="holds no run: train with configs/pretrain_mini.py first"):
         build_clip_mini.save(workdir, folder)
-    results = train.train(config, workdir)
+    results = loop.train(config, workdir)
     assert results["trainable_params"] == results["total_params"]
     capsys.readouterr()
     build_clip_mini.main(["build_clip_mini", "save", "--workdir", str(workdir), "--out", str(folder)])

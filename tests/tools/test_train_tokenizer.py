@@ -70,7 +70,7 @@ def test_the_same_captions_give_the_same_file(tmp_path):
     assert len(json.loads((tmp_path / "a.json").read_text())["model"]["merges"]) <= 560 - 515
 
 
-def test_a_learnt_word_is_one_token(tmp_path):
+def test_a_learned_word_is_one_token(tmp_path):
     train_tokenizer(["umbrella"] * 4, 700, tmp_path / "t.json")
     assert np.count_nonzero(folder_tokenizer(tmp_path / "t.json")(["umbrella"])) == 3
 

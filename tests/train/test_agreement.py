@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tpr_jax.data.records import Records
-from tpr_jax.distributed import processes as distributed
+from tpr_jax.distributed import processes
 from tpr_jax.errors import UserError
 from tpr_jax.train import agreement
 
@@ -62,7 +62,7 @@ def test_the_first_difference_is_named(monkeypatch, third, told):
     mine = {"config": {"seed": 0, "lr": 0.1}}
     everyone = {str(i): json.dumps(one) for i, one in enumerate([mine, mine, third])}
     monkeypatch.setattr(jax, "process_count", lambda: 3)
-    monkeypatch.setattr(distributed, "merged", lambda said: everyone)
+    monkeypatch.setattr(processes, "all_gather_dict", lambda said: everyone)
     if told is None:
         agreement.check_same("command", mine, "start the same")
         return

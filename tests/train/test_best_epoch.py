@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from tpr_jax.train import checkpoint, results
-from tpr_jax.train import loop as train
+from tpr_jax.train import checkpoint, loop, results
 
 MEASURES = ("R1", "R5", "R10", "mAP", "mINP")
 
@@ -25,7 +24,7 @@ def test_of_equal_epochs_on_val_the_first_is_kept(make_config, tmp_path, monkeyp
     left = iter(on_val)
     monkeypatch.setattr(results, "score_epoch", lambda *_: {"val": scores(next(left))})
     config = make_config(num_epochs=3, eval_every=1, checkpoint_every=1000, log_every=6)
-    found = train.train(config, tmp_path)
+    found = loop.train(config, tmp_path)
     assert found["best_on_val"]["epoch"] == best
     kept = checkpoint.open_manager(tmp_path / "checkpoints" / "best", keep=1)
     assert list(kept.all_steps()) == [6 * best]

@@ -7,8 +7,8 @@ from tpr_jax.data.records import load_records
 from tpr_jax.train import evaluate
 
 
-def by_colour(variables, images):
-    """A stand-in for the vision tower: mean colour of the upper and the lower half."""
+def by_color(variables, images):
+    """A stand-in for the vision tower: mean color of the upper and the lower half."""
     images = np.asarray(images, np.float32)
     half = images.shape[1] // 2
     feats = np.concatenate([images[:, :half].mean((1, 2)), images[:, half:].mean((1, 2))], axis=1)
@@ -28,20 +28,20 @@ def tokenize(captions):
 def test_encode_split_is_in_order_whatever_the_batch(tiny, batch_size):
     records = load_records(tiny["data"], "test")
     variables = {"scale": np.float32(2)}
-    split = evaluate.encode_split((by_colour, by_length), variables, records, tokenize, (32, 16), batch_size)
+    split = evaluate.encode_split((by_color, by_length), variables, records, tokenize, (32, 16), batch_size)
     assert split["paths"] == records.image_paths and len(split["paths"]) == 16
     assert split["captions"] == [c for captions in records.captions for c in captions]
     assert split["query_pids"].tolist() == np.repeat(records.pids, 2).tolist()
     assert split["gallery_pids"].tolist() == records.pids.tolist()
     wanted = [2 * np.eye(6)[len(caption) % 6] for caption in split["captions"]]
     np.testing.assert_array_equal(split["query_feats"], wanted)
-    # Both pictures of an identity have its colours, which the annotation's first caption names.
+    # Both pictures of an identity have its colors, which the annotation's first caption names.
     assert split["gallery_feats"].shape == (16, 6)
-    colours = {"red": (200, 30, 30), "green": (30, 160, 40), "blue": (30, 50, 200), "yellow": (220, 210, 40)}
-    colours |= {"white": (240,) * 3, "black": (15,) * 3, "grey": (128,) * 3, "pink": (240, 150, 180)}
+    colors = {"red": (200, 30, 30), "green": (30, 160, 40), "blue": (30, 50, 200), "yellow": (220, 210, 40)}
+    colors |= {"white": (240,) * 3, "black": (15,) * 3, "grey": (128,) * 3, "pink": (240, 150, 180)}
     for feats, captions in zip(split["gallery_feats"], records.captions, strict=True):
         words = captions[0].rstrip(".").split()
-        expected = 2 * np.float32([*colours[words[4]], *colours[words[7]]])
+        expected = 2 * np.float32([*colors[words[4]], *colors[words[7]]])
         assert np.abs(feats - expected).max() < 30
 
 
@@ -57,7 +57,7 @@ def test_captions_of_all_lengths_come_back_in_order(tiny):
         widths.add(ids.shape[1])
         return np.stack([ids.sum(1), ids.max(1)], axis=1).astype(np.float32)
 
-    split = evaluate.encode_split((by_colour, by_sum), {"scale": 1}, records, tokenize, (32, 16), 3)
+    split = evaluate.encode_split((by_color, by_sum), {"scale": 1}, records, tokenize, (32, 16), 3)
     wanted = [[len(caption) % 80 + 98, 98] for caption in split["captions"]]
     np.testing.assert_array_equal(split["query_feats"], wanted)
     assert len(set(map(tuple, wanted))) > 3 and min(widths) < 90

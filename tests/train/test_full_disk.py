@@ -9,8 +9,7 @@ import pytest
 
 from tests.train.test_resume import assert_same_run
 from tpr_jax import errors
-from tpr_jax.train import checkpoint
-from tpr_jax.train import writer as runlog
+from tpr_jax.train import checkpoint, writer
 from tpr_jax.utils import files as writing
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +81,7 @@ def full_in_tensorstores_words(*_, **__):
         (checkpoint.ocp.CheckpointManager, "save", full_in_tensorstores_words),
         (checkpoint.ocp.CheckpointManager, "wait_until_finished", full_in_tensorstores_words),
         (checkpoint.ocp.CheckpointManager, "save", full),
-        (runlog.events, "write_scalars", full),
+        (writer.events, "write_scalars", full),
         (writing.os, "replace", full),
     ],
 )
@@ -97,13 +96,13 @@ def test_each_place_that_writes(tiny, tmp_path, explained, capsys, monkeypatch, 
     ("where", "what", "error", "told"),
     [
         (
-            runlog.events,
+            writer.events,
             "write_scalars",
             full_quota,
             "the disk quota for metrics.jsonl is used up: free some",
         ),
         (
-            runlog.events,
+            writer.events,
             "write_scalars",
             too_large,
             "metrics.jsonl would be larger than the limit of this shell",

@@ -12,8 +12,7 @@ import pytest
 from tests.conftest import forced_devices
 from tpr_jax.config.defaults import loss_weights
 from tpr_jax.errors import UserError
-from tpr_jax.train import checkpoint
-from tpr_jax.train import loop as train
+from tpr_jax.train import checkpoint, loop
 from tpr_jax.train import results as results_lib
 from tpr_jax.weights.clip import load_clip
 
@@ -158,10 +157,10 @@ def test_checkpoints_hold_the_trainable_part_only(finished):
 
 
 def test_frozen_weights_are_the_folders(make_config, tmp_path, tiny):
-    """Trained in this process, so that the frozen weights can be looked at afterwards."""
+    """Trained in this process, so that the frozen weights can be looked at afterward."""
     config = make_config(total_steps=3)
     seen = {}
-    prepare = train.prepare
+    prepare = loop.prepare
 
     def watched(config):
         seen.update(prepare(config))
@@ -169,8 +168,8 @@ def test_frozen_weights_are_the_folders(make_config, tmp_path, tiny):
         return seen
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "prepare", watched)
-        results = train.train(config, tmp_path / "run")
+        patch.setattr(loop, "prepare", watched)
+        results = loop.train(config, tmp_path / "run")
     assert results["steps"] == 3
     _, params = load_clip(tiny["clip"])
     assert list(seen["frozen"]) == ["params"]
@@ -209,20 +208,20 @@ def test_eval_mode_scores_the_best_state(finished, make_config, tmp_path, capsys
 def test_without_val_and_evaluation_only_at_the_end(make_config, own_data, tmp_path):
     entries = json.loads((own_data / "reid_raw.json").read_text())
     (own_data / "reid_raw.json").write_text(json.dumps([e for e in entries if e["split"] != "val"]))
-    results = train.train(make_config(data_dir=own_data, total_steps=6, eval_every=0), tmp_path / "run")
+    results = loop.train(make_config(data_dir=own_data, total_steps=6, eval_every=0), tmp_path / "run")
     assert results["best_on_val"] is None and list(results["final"]) == ["test"]
     assert results["best_on_test"] is None
     assert not any("val" in row or "test" in row for row in rows(tmp_path / "run"))
 
 
 def test_eval_every_0_evaluates_once_at_the_end(make_config, tmp_path):
-    results = train.train(make_config(total_steps=12, eval_every=0), tmp_path / "run")
+    results = loop.train(make_config(total_steps=12, eval_every=0), tmp_path / "run")
     assert [row["step"] for row in rows(tmp_path / "run") if "val" in row] == [12]
     assert results["best_on_val"]["epoch"] == 2 and results["best_on_val"]["test"] == results["final"]["test"]
 
 
 def test_log_every_leaves_out_steps_but_not_the_last(make_config, tmp_path):
-    train.train(make_config(total_steps=12, log_every=5, eval_every=0), tmp_path / "run")
+    loop.train(make_config(total_steps=12, log_every=5, eval_every=0), tmp_path / "run")
     assert [row["step"] for row in rows(tmp_path / "run") if "loss" in row] == [5, 10, 12]
 
 
@@ -231,7 +230,7 @@ def test_a_method_without_parts_is_told_to_evaluate(make_config, tmp_path):
     config.method = {"name": "zero_shot"}
     config.losses.balance = 0.0
     with pytest.raises(UserError, match="method 'zero_shot' has nothing to train: use --mode eval"):
-        train.train(config, tmp_path / "run")
+        loop.train(config, tmp_path / "run")
     assert loss_weights(config) == {"sdm": 1.0}
     assert results_lib.evaluate_run(config, tmp_path / "run")["checkpoint"] is None
 
@@ -269,17 +268,17 @@ def test_what_training_asks_of_a_batch_does_not_bind_evaluation(make_config, tmp
             list(scored["test"][direction].values()), list(other["test"][direction].values()), atol=1e-3
         )
     with pytest.raises(UserError, match="config.batch_size=500 must be a multiple of the 1 devices"):
-        train.train(config, tmp_path / "trained")
+        loop.train(config, tmp_path / "trained")
 
 
 def test_a_schedule_that_no_milestone_meets_is_said(make_config, tmp_path, capsys):
     flags = dict(num_epochs=3, total_steps=2, eval_every=0, optimizer__schedule="step")
-    train.train(make_config(**flags), tmp_path / "default")
+    loop.train(make_config(**flags), tmp_path / "default")
     told = "config.optimizer.milestones=(20, 50) all lie beyond config.num_epochs=3: after its warm-up"
     assert told in capsys.readouterr().out
     flags |= dict(total_steps=0, optimizer__milestones="(1,2)", optimizer__gamma=0.5, log_every=6)
     config = make_config(**flags, optimizer__warmup_epochs=0.0)
-    train.train(config, tmp_path / "short")
+    loop.train(config, tmp_path / "short")
     assert "milestones" not in capsys.readouterr().out
     rates = [row["lr"] for row in rows(tmp_path / "short") if "lr" in row]
     np.testing.assert_allclose(rates, [3e-3, 1.5e-3, 0.75e-3], rtol=1e-6)
@@ -290,4 +289,4 @@ def test_a_schedule_that_no_milestone_meets_is_said(make_config, tmp_path, capsy
     ]:
         changed = make_config(**flags | {f"optimizer__{key}": value}, optimizer__warmup_epochs=0.0)
         with pytest.raises(UserError, match=rf"config.optimizer.{key} was {was}"):
-            train.train(changed, tmp_path / "short")
+            loop.train(changed, tmp_path / "short")

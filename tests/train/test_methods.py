@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tpr_jax.train import loop as train
-from tpr_jax.train import results
+from tpr_jax.train import loop, results
 
 METHODS = {
     "up_person": ({"name": "up_person", "rank": 4, "prefix": 3}, {}),
@@ -32,7 +31,7 @@ def test_two_steps(name, make_config, tmp_path):
     config.method = method
     config.losses.update({"balance": 0.0, **extra})
     config.mlm_depth = 1
-    found = train.train(config, tmp_path)
+    found = loop.train(config, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "loss" in row]
     assert [row["step"] for row in steps] == [1, 2]

@@ -8,7 +8,7 @@ import pytest
 
 import tpr_jax
 from tpr_jax.data.records import caption_pairs, load_records
-from tpr_jax.metrics import retrieval as metrics
+from tpr_jax.metrics import retrieval
 from tpr_jax.train import results
 
 
@@ -19,7 +19,7 @@ def test_the_model_of_a_run_scores_what_its_results_say(finished, tiny):
     model = tpr_jax.from_pretrained(workdir / "model")
     records = load_records(tiny["data"], "test")
     _, captions, query_pids = caption_pairs(records)
-    found = metrics.retrieval_metrics(
+    found = retrieval.retrieval_metrics(
         model.encode_texts(captions), model.encode_images(records.image_paths), query_pids, records.pids
     )
     told = json.loads((workdir / "results.json").read_text())

@@ -50,7 +50,9 @@ def test_in_parts_as_whole(name, count):
     (total, metrics), gradient = jax.jit(jax.value_and_grad(whole, has_aux=True))(trainable)
     parts = jax.tree.map(lambda rows: rows.reshape(count, ROWS // count, *rows.shape[1:]), batch)
     in_parts = jax.jit(
-        lambda trainable, parts: objective.in_parts(model, weights, 50.0, trainable, frozen, parts)
+        lambda trainable, parts: objective.grad_cached_loss_and_grad(
+            model, weights, 50.0, trainable, frozen, parts
+        )
     )
     (mine, found), added = in_parts(trainable, parts)
     np.testing.assert_allclose(mine, total, rtol=1e-5)
@@ -136,7 +138,9 @@ def test_masked_words_are_scored_where_prompts_shift_them(name, length):
     rows = len(batch["ids"]) // 2 * 2
     batch = {key: value[-rows:] for key, value in batch.items()}
     parts = {key: value.reshape(2, rows // 2, *value.shape[1:]) for key, value in batch.items()}
-    in_parts = jax.jit(lambda parts: objective.in_parts(model, {"mlm": 1.0}, 50.0, variables, {}, parts))
+    in_parts = jax.jit(
+        lambda parts: objective.grad_cached_loss_and_grad(model, {"mlm": 1.0}, 50.0, variables, {}, parts)
+    )
     np.testing.assert_allclose(in_parts(parts)[0][1]["mlm"], run(batch)["mlm"], rtol=1e-5)
 
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from tests.train.test_resume import rows
-from tpr_jax.train import checkpoint, progress
-from tpr_jax.train import loop as train
+from tpr_jax.train import checkpoint, loop, progress
 from tpr_jax.train import results as results_lib
 
 # R@1 on val by the step that is scored, six to an epoch: all that come after step 12 are worse.
@@ -55,7 +54,7 @@ def score_by_step(patch) -> list[tuple[int, str]]:
     patch.setattr(checkpoint, "save", saved)
     patch.setattr(checkpoint, "restore_newest", restored)
     patch.setattr(results_lib, "score_split", score_split)
-    patch.setattr(train.evaluate, "examples", lambda *_, **__: [])
+    patch.setattr(loop.evaluate, "examples", lambda *_, **__: [])
     return asked
 
 
@@ -86,7 +85,7 @@ def uninterrupted(make_config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
     with pytest.MonkeyPatch.context() as patch:
         score_by_step(patch)
-        train.train(make_config(total_steps=LAST, eval_every=1), workdir)
+        loop.train(make_config(total_steps=LAST, eval_every=1), workdir)
     found = outcome(workdir)
     assert found["best"] == (12, {"best_r1": 50.0, "best_epoch": 2})
     assert found["results"]["best_on_val"] == {"epoch": 2, "test": scores(51.0)}
@@ -94,10 +93,10 @@ def uninterrupted(make_config, tmp_path_factory):
 
 
 def test_made_longer_after_the_best_epoch(make_config, scored, uninterrupted, tmp_path):
-    train.train(make_config(total_steps=12, eval_every=1), tmp_path)
+    loop.train(make_config(total_steps=12, eval_every=1), tmp_path)
     assert best_kept(tmp_path)[0] == 12
     scored.clear()
-    train.train(make_config(total_steps=LAST, eval_every=1), tmp_path)
+    loop.train(make_config(total_steps=LAST, eval_every=1), tmp_path)
     assert outcome(tmp_path) == uninterrupted
     # What was known is not computed again, but for the best state's score on test at the end.
     assert scored == [(18, "val"), (24, "val"), (24, "test"), (12, "test")]
@@ -106,8 +105,8 @@ def test_made_longer_after_the_best_epoch(make_config, scored, uninterrupted, tm
 @pytest.mark.parametrize("eval_every", [0, 1, 3])
 def test_made_longer_where_the_end_alone_was_scored(make_config, scored, tmp_path, eval_every):
     """In the middle of an epoch, or where no evaluation was due: that state is the best all the same."""
-    train.train(make_config(total_steps=14, eval_every=eval_every), tmp_path)
-    train.train(make_config(total_steps=LAST, eval_every=eval_every), tmp_path)
+    loop.train(make_config(total_steps=14, eval_every=eval_every), tmp_path)
+    loop.train(make_config(total_steps=LAST, eval_every=eval_every), tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["best_on_val"] == {"epoch": 2, "test": scores(71.0)}
     assert best_kept(tmp_path) == (14, {"best_r1": 70.0, "best_epoch": 2})
@@ -136,8 +135,8 @@ MOMENTS = {
     "before the best is saved": (checkpoint, "save", saves("best", 12)),
     "before the progress is": (progress, "write_progress", lambda workdir, step, notes: step == 12),
     "before the next checkpoint": (checkpoint, "save", saves("latest", 18)),
-    "before the results": (train, "write_json", lambda path, value: path.name == "results.json"),
-    "before the report": (train.report, "write_report", lambda workdir: True),
+    "before the results": (loop, "write_json", lambda path, value: path.name == "results.json"),
+    "before the report": (loop.report, "write_report", lambda workdir: True),
     "before the model": (results_lib, "write_model", lambda *_: True),
 }
 
@@ -154,21 +153,21 @@ def test_killed_at_any_moment(make_config, scored, uninterrupted, tmp_path, mome
     with pytest.MonkeyPatch.context() as patch:
         kill_at(patch, where, name, chosen)
         with pytest.raises(KilledError):
-            train.train(make_config(total_steps=total, eval_every=1), tmp_path)
-    train.train(make_config(total_steps=LAST, eval_every=1), tmp_path)
+            loop.train(make_config(total_steps=total, eval_every=1), tmp_path)
+    loop.train(make_config(total_steps=LAST, eval_every=1), tmp_path)
     assert outcome(tmp_path) == uninterrupted
 
 
 def test_killed_while_the_best_was_being_written(make_config, scored, uninterrupted, tmp_path):
     """Scores are logged, but the state is only half there, and the one before not yet gone."""
-    train.train(make_config(total_steps=6, eval_every=1), tmp_path)
+    loop.train(make_config(total_steps=6, eval_every=1), tmp_path)
     before = shutil.copytree(tmp_path / "checkpoints" / "best" / "6", tmp_path / "six")
-    train.train(make_config(total_steps=12, eval_every=1), tmp_path)
+    loop.train(make_config(total_steps=12, eval_every=1), tmp_path)
     best = tmp_path / "checkpoints" / "best"
     (best / "12").rename(best / "12.orbax-checkpoint-tmp")
     before.rename(best / "6")
     (tmp_path / "checkpoints" / "progress.json").unlink()
-    train.train(make_config(total_steps=LAST, eval_every=1), tmp_path)
+    loop.train(make_config(total_steps=LAST, eval_every=1), tmp_path)
     assert outcome(tmp_path) == uninterrupted
 
 
@@ -176,11 +175,11 @@ def test_the_newest_checkpoint_is_damaged_and_the_best_is_newer(
     make_config, scored, uninterrupted, tmp_path, capsys
 ):
     """The run falls back to before its best epoch, and comes by it again."""
-    train.train(make_config(total_steps=12, eval_every=1), tmp_path)
+    loop.train(make_config(total_steps=12, eval_every=1), tmp_path)
     for path in (tmp_path / "checkpoints" / "latest" / "12").rglob("d/*"):
         path.write_bytes(b"")
     capsys.readouterr()
-    train.train(make_config(total_steps=LAST, eval_every=1), tmp_path)
+    loop.train(make_config(total_steps=LAST, eval_every=1), tmp_path)
     said = capsys.readouterr().out
     assert "checkpoint 12 cannot be read: fell back to step 10" in said
     assert f"checkpoint 12 in {tmp_path / 'checkpoints' / 'best'} is from after step 10: removed" in said
@@ -188,9 +187,9 @@ def test_the_newest_checkpoint_is_damaged_and_the_best_is_newer(
 
 
 def test_a_damaged_best_makes_room_for_the_next(make_config, scored, tmp_path, capsys):
-    train.train(make_config(total_steps=12, eval_every=1), tmp_path)
+    loop.train(make_config(total_steps=12, eval_every=1), tmp_path)
     (tmp_path / "checkpoints" / "best" / "12" / "notes" / "metadata").write_text("{")
-    train.train(make_config(total_steps=LAST, eval_every=1), tmp_path)
+    loop.train(make_config(total_steps=LAST, eval_every=1), tmp_path)
     assert "checkpoint 12 in " in capsys.readouterr().out
     # Its state is that of the checkpoint which the run resumed from: not even this is lost.
     assert best_kept(tmp_path) == (12, {"best_r1": 50.0, "best_epoch": 2})
@@ -200,7 +199,7 @@ def test_what_evaluations_took_is_known_after_a_stop(make_config, monkeypatch, t
     """Seconds by a clock of the test's own; the last evaluations are from after the last checkpoint."""
     ticks = itertools.count(1)
     clock = SimpleNamespace(offset=0.0, monotonic=lambda: clock.offset + next(ticks) * 1e-3)
-    monkeypatch.setattr(train, "time", clock)
+    monkeypatch.setattr(loop, "time", clock)
     score_by_step(monkeypatch)
     score = results_lib.score_split
 
@@ -209,10 +208,10 @@ def test_what_evaluations_took_is_known_after_a_stop(make_config, monkeypatch, t
         return score(*arguments)
 
     monkeypatch.setattr(results_lib, "score_split", slow)
-    train.train(make_config(total_steps=6, eval_every=1), tmp_path)
+    loop.train(make_config(total_steps=6, eval_every=1), tmp_path)
     before = json.loads((tmp_path / "results.json").read_text())
     assert int(before["seconds"]) == 4000  # zero-shot, val, test twice
-    train.train(make_config(total_steps=12, eval_every=1), tmp_path)
+    loop.train(make_config(total_steps=12, eval_every=1), tmp_path)
     after = json.loads((tmp_path / "results.json").read_text())
     assert int(after["seconds"]) == 7000
     assert after["peak_memory_bytes"] >= before["peak_memory_bytes"]
@@ -223,7 +222,7 @@ def test_the_wall_clock_may_be_set(make_config, monkeypatch, tmp_path):
     real, hours = time.time, itertools.count(1)
     monkeypatch.setattr(time, "time", lambda: real() - 3600 * next(hours))
     began = time.monotonic()
-    results = train.train(make_config(total_steps=6, eval_every=1), tmp_path)
+    results = loop.train(make_config(total_steps=6, eval_every=1), tmp_path)
     took = time.monotonic() - began
     assert 0 < results["seconds"] <= took
     for row in rows_with_times(tmp_path):

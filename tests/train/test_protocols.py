@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tpr_jax.train import loop as train
+from tpr_jax.train import loop
 from tpr_jax.train import results as results_lib
 
 
@@ -21,7 +21,7 @@ def test_best_on_test_where_it_is_asked_for(make_config, own_data, tmp_path, wit
     (own_data / "reid_raw.json").write_text(json.dumps(kept))
     protocol = {"sampler": "identity", "instances_per_identity": 2, "few_shot": 0.5, "noisy_fraction": 0.5}
     config = make_config(data_dir=own_data, num_epochs=4, eval_every=1, eval_test_each_time=True, **protocol)
-    results = train.train(config, tmp_path / "run")
+    results = loop.train(config, tmp_path / "run")
     # Six people with four captions each: two sets of two, four of which are a batch.
     assert results["data"]["few_shot"]["identities"] == 6 and results["data"]["noisy"]["captions"] == 12
     scored = [row for row in rows(tmp_path / "run") if "test" in row]

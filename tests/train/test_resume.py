@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from tpr_jax.train import loop as train
+from tpr_jax.train import loop
 from tpr_jax.utils.signals import Stopped
 
 pytestmark = pytest.mark.everywhere
@@ -125,14 +125,14 @@ def test_asked_to_stop_it_saves_and_says_so(start, make_config, finished, tmp_pa
         )
         step = int(line.split()[3].rstrip(","))
     assert step >= 4 and final_state(workdir, step)["step"] == step
-    train.train(make_config(), workdir)
+    loop.train(make_config(), workdir)
     assert_same_run(workdir, reference)
 
 
 def test_asked_to_stop_while_it_evaluates(make_config, finished, tmp_path):
     """In this process, where the very moment can be chosen."""
     reference, _ = finished
-    score, calls = train.results_lib.score_split, []
+    score, calls = loop.results_lib.score_split, []
 
     def scored(*arguments):
         calls.append(arguments[-1])
@@ -142,12 +142,12 @@ def test_asked_to_stop_while_it_evaluates(make_config, finished, tmp_path):
         return score(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.results_lib, "score_split", scored)
+        patch.setattr(loop.results_lib, "score_split", scored)
         with pytest.raises(Stopped) as stopped:
-            train.train(make_config(checkpoint_every=1000), tmp_path)
+            loop.train(make_config(checkpoint_every=1000), tmp_path)
     assert stopped.value.number == signal.SIGTERM and "newest checkpoint has all steps" in str(stopped.value)
     assert final_state(tmp_path, 60)["step"] == 60
-    train.train(make_config(checkpoint_every=1000), tmp_path)
+    loop.train(make_config(checkpoint_every=1000), tmp_path)
     assert_same_run(tmp_path, reference)
 
 
@@ -163,16 +163,16 @@ def test_unread_it_saves_and_ends_quietly(start, make_config, tmp_path, capsys):
     assert process.wait() == 141
     assert [row["step"] for row in rows(tmp_path)][-2:] == [6, 6]  # logged, and scored, at the epoch's end
     assert final_state(tmp_path, 6)["step"] == 6
-    train.train(make_config(eval_every=1, total_steps=8), tmp_path)
+    loop.train(make_config(eval_every=1, total_steps=8), tmp_path)
     assert "resumed at step 6 of 8" in capsys.readouterr().out
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6, 6, 7, 8, 8]
 
 
 @pytest.mark.parametrize("cut", [6, 14])  # at the end of an epoch, and in the middle of one
 def test_cut_short_and_then_made_longer(make_config, finished, tmp_path, cut):
-    results = train.train(make_config(total_steps=cut), tmp_path)
+    results = loop.train(make_config(total_steps=cut), tmp_path)
     assert results["steps"] == cut and final_state(tmp_path, cut)["step"] == cut
-    results = train.train(make_config(total_steps=18), tmp_path)
+    results = loop.train(make_config(total_steps=18), tmp_path)
     assert results["steps"] == 18
     trained = [[row for row in rows(w) if "loss" in row] for w in (tmp_path, finished[0])]
     assert len(trained[0]) == 18 and trained[0] == trained[1][:18]
@@ -180,7 +180,7 @@ def test_cut_short_and_then_made_longer(make_config, finished, tmp_path, cut):
 
 def test_another_seed_is_another_run(make_config, finished, tmp_path):
     """The comparisons above can fail."""
-    train.train(make_config(seed=1, total_steps=1, eval_every=0), tmp_path)
+    loop.train(make_config(seed=1, total_steps=1, eval_every=0), tmp_path)
     assert rows(tmp_path)[0]["loss"] != rows(finished[0])[0]["loss"]
     with pytest.raises(AssertionError):
         assert_same_bits(final_state(tmp_path, 1), final_state(finished[0]))

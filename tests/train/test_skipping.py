@@ -15,8 +15,7 @@ from tpr_jax.data.mixture import mix
 from tpr_jax.data.pipeline import steps_per_epoch, train_input
 from tpr_jax.data.records import Records, caption_pairs
 from tpr_jax.errors import UserError
-from tpr_jax.train import evaluate, results
-from tpr_jax.train import loop as train
+from tpr_jax.train import evaluate, loop, results
 
 SIZE = (8, 4)
 PLAIN = {"augment": False, "mask_text": False}
@@ -32,7 +31,7 @@ class Tokenizer:
 
 
 def make_records(folder, pictures=12, first=1):
-    """Pictures of one grey level each, 10 times their number from `first`, with it as two captions."""
+    """Pictures of one gray level each, 10 times their number from `first`, with it as two captions."""
     folder.mkdir(exist_ok=True)
     numbers = range(first, first + pictures)
     for number in numbers:
@@ -182,7 +181,7 @@ def test_a_run_that_skips_says_what_and_resumes(make_config, own_data, tmp_path,
         spoil(own_data / "imgs" / entries[row]["file_path"], how % 3)
     settings = {"data_dir": own_data, "on_bad_image": "skip", "num_epochs": 2, "eval_every": 1}
     config = make_config(**settings)
-    whole = train.train(config, tmp_path / "whole")
+    whole = loop.train(config, tmp_path / "whole")
     said = capsys.readouterr().out
     names = [str(own_data / "imgs" / entries[row]["file_path"]) for row in (0, 7, 30, 50)]
     assert whole["skipped"]["count"] == 4 and sorted(whole["skipped"]["pictures"]) == sorted(names)
@@ -190,15 +189,15 @@ def test_a_run_that_skips_says_what_and_resumes(make_config, own_data, tmp_path,
     assert whole["data"]["counts"]["train"] == {"identities": 12, "images": 24, "captions": 48}
     assert "a subset of cuhk_pedes: train has 12 identities" in said and len(whole["data"]["subset"]) == 3
 
-    train.train(make_config(**settings, total_steps=5, checkpoint_every=5), tmp_path / "parts")
-    again = train.train(make_config(**settings), tmp_path / "parts")
+    loop.train(make_config(**settings, total_steps=5, checkpoint_every=5), tmp_path / "parts")
+    again = loop.train(make_config(**settings), tmp_path / "parts")
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole") and len(losses(tmp_path / "whole")) == 12
     assert again["skipped"] == whole["skipped"] and again["final"]["test"] == whole["final"]["test"]
     assert results.evaluate_run(config, tmp_path / "whole")["skipped"]["count"] == 2  # of val and test
     capsys.readouterr()
     # 'error' is the default, and to skip after all is no other run.
     with pytest.raises(UserError, match="no such picture"):
-        train.train(make_config(**(settings | {"on_bad_image": "error"})), tmp_path / "parts")
+        loop.train(make_config(**(settings | {"on_bad_image": "error"})), tmp_path / "parts")
 
 
 def test_a_run_on_own_data_with_more_mixed_in(make_config, tmp_path, capsys):
@@ -206,7 +205,7 @@ def test_a_run_on_own_data_with_more_mixed_in(make_config, tmp_path, capsys):
     more = benchmark_folders.synth_pedes(tmp_path / "more")
     config = make_config(dataset="folder", data_dir=own, num_epochs=2, eval_every=0, on_bad_image="skip")
     config.mix = (("synth_pedes", str(more), 0.5),)
-    outcome = train.train(config, tmp_path / "run")
+    outcome = loop.train(config, tmp_path / "run")
     # 20 captions of the folder and half of 14 in batches of 8: 3 steps an epoch.
     assert outcome["steps"] == 6 and outcome["skipped"] == {"count": 0, "pictures": {}}
     assert outcome["data"]["subset"] is None
@@ -217,7 +216,7 @@ def test_a_run_on_own_data_with_more_mixed_in(make_config, tmp_path, capsys):
     assert written["mix"] == [["synth_pedes", str(more), 0.5]]
     config.mix = ()
     with pytest.raises(UserError, match="config.mix was"):
-        train.train(config, tmp_path / "run")
+        loop.train(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from tests import tiny_clip as tiny
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 from tpr_jax import losses, optim
-from tpr_jax.distributed.sharding import everywhere, make_mesh
+from tpr_jax.distributed.sharding import make_mesh, replicate
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip
 from tpr_jax.models.heads import NO_HEADS, Heads
@@ -35,16 +35,16 @@ def start(method) -> tuple[dict, dict]:
 
 @functools.cache
 def compiled(name: str = "dm_adapter"):
-    """(jitted step, trainable, frozen, optimiser, model), one compilation for all tests of a method."""
+    """(jitted step, trainable, frozen, optimizer, model), one compilation for all tests of a method."""
     method = dm_adapter(**tiny.DM_SETTINGS) if name == "dm_adapter" else METHODS[name]()
     weights = WEIGHTS if name == "dm_adapter" else {"sdm": 1.0}
     model, (trainable, frozen) = clip.build(CONFIG, method), start(method)
-    optimiser = optax.sgd(RATE, momentum=0.9)
+    optimizer = optax.sgd(RATE, momentum=0.9)
     return (
-        step.jit_train_step(model, optimiser, weights, SCALE, make_mesh()),
+        step.jit_train_step(model, optimizer, weights, SCALE, make_mesh()),
         trainable,
         frozen,
-        optimiser,
+        optimizer,
         model,
     )
 
@@ -62,13 +62,13 @@ def encoded():
 
 def first_state(name: str = "dm_adapter") -> dict:
     """A new state each time: a step takes its state's memory."""
-    _, trainable, _, optimiser, _ = compiled(name)
-    return everywhere(make_mesh(), step.init_state(optimiser, jax.tree.map(np.copy, trainable)))
+    _, trainable, _, optimizer, _ = compiled(name)
+    return replicate(make_mesh(), step.init_state(optimizer, jax.tree.map(np.copy, trainable)))
 
 
 def floats(batch: dict) -> dict:
-    """A batch of normalised floats, in which a pixel may be NaN."""
-    return {**batch, "image": np.array(clip.normalise(batch["image"]))}
+    """A batch of normalized floats, in which a pixel may be NaN."""
+    return {**batch, "image": np.array(clip.normalize(batch["image"]))}
 
 
 def same(a, b) -> bool:
@@ -175,10 +175,10 @@ def test_a_gradient_that_is_not_finite_stops_too():
         return jnp.sqrt(variables["moe"]["w"]) * x, []
 
     model = {"encode_image": encode, "encode_text": encode}
-    optimiser = optax.sgd(1.0)
-    state = step.init_state(optimiser, {"moe": {"w": jnp.zeros(2)}})
+    optimizer = optax.sgd(1.0)
+    state = step.init_state(optimizer, {"moe": {"w": jnp.zeros(2)}})
     batch = {"image": jnp.ones((2, 2)), "ids": jnp.ones((2, 2)), "pid": jnp.arange(2)}
-    update = jax.jit(functools.partial(step.train_step, model, optimiser, {"triplet": 1.0}, 1.0))
+    update = jax.jit(functools.partial(step.train_step, model, optimizer, {"triplet": 1.0}, 1.0))
     new, metrics = update(state, {}, batch)
     assert np.isfinite(metrics["loss"]) and not np.isfinite(metrics["grad_norm"])
     assert (new["step"], new["bad_step"]) == (0, 0)
@@ -194,19 +194,19 @@ SPOILS_ITS_STATE = optax.GradientTransformation(
 
 
 @pytest.mark.parametrize(
-    "optimiser", [DIVIDES_BY_0, ALL_MEAN, SPOILS_ITS_STATE], ids=["eps=0", "b1=1", "state alone"]
+    "optimizer", [DIVIDES_BY_0, ALL_MEAN, SPOILS_ITS_STATE], ids=["eps=0", "b1=1", "state alone"]
 )
-def test_an_update_that_is_not_finite_stops_too(optimiser):
+def test_an_update_that_is_not_finite_stops_too(optimizer):
     """Loss and gradient are numbers, the new weights or the optimizer's state are not: the old ones stay."""
 
     def encode(variables, x, all_tokens=False):
         return (variables["moe"]["w"] + 0 * variables["moe"]["still"]) * x, []
 
     model = {"encode_image": encode, "encode_text": encode}
-    state = step.init_state(optimiser, {"moe": {"w": jnp.arange(1.0, 3), "still": jnp.ones(2)}})
+    state = step.init_state(optimizer, {"moe": {"w": jnp.arange(1.0, 3), "still": jnp.ones(2)}})
     batch = {"image": jnp.array([[1.0, 2], [3, 1]]), "ids": jnp.array([[2.0, 1], [1, 1]])}
     batch["pid"] = jnp.arange(2)
-    update = jax.jit(functools.partial(step.train_step, model, optimiser, {"triplet": 1.0}, 1.0))
+    update = jax.jit(functools.partial(step.train_step, model, optimizer, {"triplet": 1.0}, 1.0))
     new, metrics = update(state, {}, batch)
     assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"]) and metrics["grad_norm"] > 0
     assert (new["step"], new["bad_step"]) == (0, 0)
@@ -294,17 +294,17 @@ def test_a_loss_that_lacks_what_it_needs_is_an_error(weights, batch, heads, told
 
 def test_compiled_ahead_it_computes_the_same():
     update, _, frozen, _, _ = compiled()
-    state, batch = first_state(), everywhere(make_mesh(), tiny.batch(6))
-    ahead = step.compiled_ahead(update, state, everywhere(make_mesh(), frozen), batch)
+    state, batch = first_state(), replicate(make_mesh(), tiny.batch(6))
+    ahead = step.compile_in_background(update, state, replicate(make_mesh(), frozen), batch)
     expected = copied(update(first_state(), frozen, batch))
     for _ in range(2):  # the memory of one state is given away, and the next is welcome
-        assert same(copied(ahead(first_state(), everywhere(make_mesh(), frozen), batch)), expected)
+        assert same(copied(ahead(first_state(), replicate(make_mesh(), frozen), batch)), expected)
 
 
 def test_what_cannot_be_compiled_ahead_is_an_error_at_the_first_call():
     def refuses(x):
         raise UserError("not this one")
 
-    ahead = step.compiled_ahead(jax.jit(refuses), jnp.zeros(3))
+    ahead = step.compile_in_background(jax.jit(refuses), jnp.zeros(3))
     with pytest.raises(UserError, match="not this one"):
         ahead(jnp.zeros(3))

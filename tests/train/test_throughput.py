@@ -6,9 +6,7 @@ import pytest
 
 from tests.train.test_resume import rows
 from tpr_jax.perf import chips, flops
-from tpr_jax.train import loop as train
-from tpr_jax.train import setup as prepare
-from tpr_jax.train import throughput as watching
+from tpr_jax.train import loop, setup, throughput
 
 
 def products(batch: int) -> float:
@@ -21,19 +19,19 @@ def products(batch: int) -> float:
 
 def test_pace(make_config, monkeypatch):
     config = make_config()
-    parts = prepare.prepare(config)
-    row = watching.pace(config, parts)(5, 2.0, 0.5)
+    parts = setup.prepare(config)
+    row = throughput.pace(config, parts)(5, 2.0, 0.5)
     assert row["examples_per_second"] == 20.0 and row["step_seconds"] == 0.4 and row["input_wait"] == 0.25
     assert list(row) == ["examples_per_second", "step_seconds", "input_wait", "model_flops_per_second"]
     # Forwards once and backwards less than twice, as most weights are frozen; the mixture comes on top.
     step = row["model_flops_per_second"] * 0.4
     assert products(8) < step < 4 * products(8)
-    assert watching.pace(make_config(batch_size=16), parts)(5, 2.0, 0)["model_flops_per_second"] == (
+    assert throughput.pace(make_config(batch_size=16), parts)(5, 2.0, 0)["model_flops_per_second"] == (
         pytest.approx(2 * step / 0.4, rel=0.02)  # the pairs of a batch grow faster
     )
     # Of a chip that is known, on a mesh of one: an operation in ten that it could do.
     monkeypatch.setattr(chips, "peak", lambda kind, dtype: 10 * step / 0.4)
-    assert watching.pace(config, parts)(5, 2.0, 0.5)["peak_share"] == pytest.approx(0.1)
+    assert throughput.pace(config, parts)(5, 2.0, 0.5)["peak_share"] == pytest.approx(0.1)
 
 
 def test_the_share_is_that_of_all_devices(make_config, monkeypatch):
@@ -44,7 +42,7 @@ def test_the_share_is_that_of_all_devices(make_config, monkeypatch):
         devices = np.array([[jax.devices()[0]] * 4])
 
     parts = {"clip_config": None, "method": None, "heads": None, "mesh": Mesh}
-    row = watching.pace(make_config(), parts)(2, 3.0, 0.0)
+    row = throughput.pace(make_config(), parts)(2, 3.0, 0.0)
     assert row["model_flops_per_second"] == 200.0 and row["peak_share"] == 0.5
 
 
@@ -62,19 +60,19 @@ def test_device_memory(monkeypatch, stats, expected):
             self.memory_stats = lambda: stats
 
     monkeypatch.setattr(jax, "local_devices", lambda: [Device(found) for found in stats])
-    assert watching.device_memory() == expected
+    assert throughput.device_memory() == expected
 
 
 def test_complaints_name_the_process_where_there_are_several(monkeypatch, capsys):
-    watching.complain("no step for 60 s")
+    throughput.complain("no step for 60 s")
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    watching.complain("no step for 60 s")
+    throughput.complain("no step for 60 s")
     assert capsys.readouterr() == ("", "no step for 60 s\nprocess 1: no step for 60 s\n")
 
 
 def test_a_profile_that_ends_before_it_is_whole(tmp_path, capsys):
-    mark, close = watching.profiler(tmp_path, wanted=True)
+    mark, close = throughput.profiler(tmp_path, wanted=True)
     for step in range(1, 12):
         mark(step, jax.numpy.ones(3) + step)
     assert not list(tmp_path.rglob("*.xplane.pb"))
@@ -82,7 +80,7 @@ def test_a_profile_that_ends_before_it_is_whole(tmp_path, capsys):
     close()
     assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
     assert capsys.readouterr().out.count("profile: ") == 1
-    mark, close = watching.profiler(tmp_path / "none", wanted=False)
+    mark, close = throughput.profiler(tmp_path / "none", wanted=False)
     for step in range(1, 20):
         mark(step, None)
     close()
@@ -92,7 +90,7 @@ def test_a_profile_that_ends_before_it_is_whole(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_run_with_a_profile_goes_as_one_without(make_config, tmp_path, finished, capsys):
     flags = {"total_steps": 16, "eval_every": 0, "checkpoint_every": 100, "profile": True}
-    train.train(make_config(**flags), tmp_path / "run")
+    loop.train(make_config(**flags), tmp_path / "run")
     assert f"profile: steps 10 to 15, in {tmp_path / 'run' / 'profile'}" in capsys.readouterr().out
     assert len(list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))) == 1
     losses = [

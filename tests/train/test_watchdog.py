@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from tpr_jax.train import watchdog as stalls
+from tpr_jax.train import watchdog
 
 
 class Clock:
@@ -37,7 +37,7 @@ def told_at(progress, clock, until: float) -> list[float]:
 
 
 def test_said_once_and_again_when_twice_as_long(clock):
-    progress = stalls.Progress(clock)
+    progress = watchdog.Progress(clock)
     steps(progress, clock, [30, *[5.0] * 10])  # the first was compiled
     assert progress.usual() == 5.0 and progress.limit() == 100.0  # 20 times the median
     assert told_at(progress, clock, 450) == [100, 200, 400]
@@ -47,27 +47,27 @@ def test_said_once_and_again_when_twice_as_long(clock):
 
 
 def test_never_before_a_minute(clock):
-    progress = stalls.Progress(clock)
+    progress = watchdog.Progress(clock)
     steps(progress, clock, [1, *[0.01] * 5])
     assert told_at(progress, clock, 70) == [60]
 
 
 def test_steps_that_are_handed_over_before_they_are_computed(clock):
     """Ninety-nine at once, and the wait for all of them where the loss is logged."""
-    progress = stalls.Progress(clock)
+    progress = watchdog.Progress(clock)
     steps(progress, clock, [1, *([0.001] * 99 + [90.0]) * 2])
     assert told_at(progress, clock, 269) == [] and told_at(progress, clock, 2) == [1]
 
 
 def test_compiling_may_take_long(clock):
-    progress = stalls.Progress(clock)
+    progress = watchdog.Progress(clock)
     assert told_at(progress, clock, 899) == []
     clock.now += 1
     assert progress.complaint().startswith("no step for 900 s (the first is being compiled): waiting for the")
 
 
 def test_nothing_is_said_while_it_evaluates(clock):
-    progress = stalls.Progress(clock)
+    progress = watchdog.Progress(clock)
     steps(progress, clock, [1, 1, 1])
     with progress.paused():
         assert told_at(progress, clock, 500) == []
@@ -77,9 +77,9 @@ def test_nothing_is_said_while_it_evaluates(clock):
     assert told_at(progress, clock, 61) == [60]
 
 
-@pytest.mark.parametrize("what", [stalls.INPUT, stalls.DEVICE, stalls.PEERS, stalls.DISK])
+@pytest.mark.parametrize("what", [watchdog.INPUT, watchdog.DEVICE, watchdog.PEERS, watchdog.DISK])
 def test_it_says_what_is_waited_for_and_what_to_look_at(clock, what):
-    progress = stalls.Progress(clock)
+    progress = watchdog.Progress(clock)
     steps(progress, clock, [1, 2.5, 2.5])
     progress.waits_for = what
     clock.now += 75
@@ -88,15 +88,15 @@ def test_it_says_what_is_waited_for_and_what_to_look_at(clock, what):
 
 
 def test_watched_by_a_thread(monkeypatch):
-    monkeypatch.setattr(stalls, "FIRST", 0.05)
+    monkeypatch.setattr(watchdog, "FIRST", 0.05)
     said, heard = [], threading.Event()
 
     def say(line):
         said.append(line)
         heard.set()
 
-    with stalls.watched(say, every=0.01) as progress:
-        progress.waits_for = stalls.DISK
+    with watchdog.watched(say, every=0.01) as progress:
+        progress.waits_for = watchdog.DISK
         assert heard.wait(30)
-    assert said[0].endswith(stalls.DISK)
+    assert said[0].endswith(watchdog.DISK)
     assert not [thread for thread in threading.enumerate() if thread.name == "stalls"]

@@ -9,35 +9,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpr_jax.errors import UserError
-from tpr_jax.train import writer as runlog
+from tpr_jax.train import writer
 from tpr_jax.utils.files import write_json
 
 CONFIG = {"seed": 0, "optimizer": {"lr": 0.1}, "total_steps": 5, "mesh": {"data": 1}}
 
 
 def test_check_workdir_makes_the_folder_but_does_not_claim_it(tmp_path):
-    runlog.check_workdir(tmp_path / "new" / "run", CONFIG, ())
+    writer.check_workdir(tmp_path / "new" / "run", CONFIG, ())
     assert list((tmp_path / "new" / "run").iterdir()) == []
 
 
 def test_same_config_and_free_keys_pass(tmp_path):
     write_json(tmp_path / "config.json", CONFIG)
-    runlog.check_workdir(tmp_path, CONFIG, ())
-    runlog.check_workdir(tmp_path, CONFIG | {"total_steps": 9, "mesh": {"data": 2}}, ("total_steps", "mesh"))
+    writer.check_workdir(tmp_path, CONFIG, ())
+    writer.check_workdir(tmp_path, CONFIG | {"total_steps": 9, "mesh": {"data": 2}}, ("total_steps", "mesh"))
 
 
 def test_a_key_newer_than_the_run_had_its_default(tmp_path):
     write_json(tmp_path / "config.json", CONFIG)
     newer = CONFIG | {"optimizer": {"lr": 0.1, "milestones": [20, 50]}}
     defaults = {"seed": 3, "optimizer": {"lr": 0.3, "milestones": [20, 50]}}
-    runlog.check_workdir(tmp_path, newer, (), defaults)
+    writer.check_workdir(tmp_path, newer, (), defaults)
     for changed, told in [
         (CONFIG | {"optimizer": {"lr": 0.1, "milestones": [2]}}, r"milestones was \[20, 50\], is now \[2\]"),
         (newer | {"seed": 3}, "config.seed was 0, is now 3"),
         (newer | {"method": {"rank": 4}}, "config.method.rank was None, is now 4"),
     ]:
         with pytest.raises(UserError, match=told):
-            runlog.check_workdir(tmp_path, changed, (), defaults)
+            writer.check_workdir(tmp_path, changed, (), defaults)
 
 
 @pytest.mark.parametrize(
@@ -51,27 +51,27 @@ def test_a_key_newer_than_the_run_had_its_default(tmp_path):
 def test_another_config_is_named(tmp_path, changed, told):
     write_json(tmp_path / "config.json", CONFIG)
     with pytest.raises(UserError, match=told):
-        runlog.check_workdir(tmp_path, changed, ("total_steps",))
+        writer.check_workdir(tmp_path, changed, ("total_steps",))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1, 2]", "3", "null"])
 def test_config_json_that_is_none(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=r"config.json is no JSON object .*: choose another --workdir"):
-        runlog.check_workdir(tmp_path, CONFIG, ())
+        writer.check_workdir(tmp_path, CONFIG, ())
     assert (tmp_path / "config.json").read_text() == content
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a folder that even root cannot write")
 def test_workdir_that_cannot_be_written():
     with pytest.raises(UserError, match=r"--workdir /proc/self cannot be written \(.*\): see that this"):
-        runlog.check_workdir(Path("/proc/self"), CONFIG, ())
+        writer.check_workdir(Path("/proc/self"), CONFIG, ())
 
 
 def test_workdir_that_is_a_file(tmp_path):
     (tmp_path / "run").write_text("mine")
     with pytest.raises(UserError, match="cannot be made"):
-        runlog.check_workdir(tmp_path / "run", CONFIG, ())
+        writer.check_workdir(tmp_path / "run", CONFIG, ())
 
 
 def rows(path):
@@ -79,11 +79,11 @@ def rows(path):
 
 
 def test_history_is_cut_at_the_step_resumed_from(tmp_path):
-    assert runlog.read_history(tmp_path, 3) == []
+    assert writer.read_history(tmp_path, 3) == []
     lines = [{"step": step, "loss": step / 3} for step in (1, 2, 3, 4)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text + '{"step": 5, "lo')
-    assert runlog.read_history(tmp_path, 3) == lines[:3]
+    assert writer.read_history(tmp_path, 3) == lines[:3]
     assert rows(tmp_path) == lines[:3]
 
 
@@ -117,14 +117,14 @@ def test_a_bad_line_costs_no_other(tmp_path, capsys, bad, place):
     lines = [json.dumps(row).encode() for row in GOOD]
     content = b"".join(line + b"\n" for line in [*lines[:place], bad, *lines[place:]])
     (tmp_path / "metrics.jsonl").write_bytes(content)
-    assert runlog.read_history(tmp_path, 9) == GOOD
+    assert writer.read_history(tmp_path, 9) == GOOD
     assert rows(tmp_path) == GOOD
     (said,) = capsys.readouterr().out.splitlines()
     assert f"metrics.jsonl: dropped line {place + 1}, which cannot be read" in said
     assert said.endswith("kept as metrics.damaged.jsonl")
     assert (tmp_path / "metrics.damaged.jsonl").read_bytes() == content
     # What was kept is whole: nothing more is said, and the copy stays.
-    assert runlog.read_history(tmp_path, 9) == GOOD and capsys.readouterr().out == ""
+    assert writer.read_history(tmp_path, 9) == GOOD and capsys.readouterr().out == ""
     assert (tmp_path / "metrics.damaged.jsonl").read_bytes() == content
 
 
@@ -132,7 +132,7 @@ def test_a_bad_line_costs_no_other(tmp_path, capsys, bad, place):
 @given(st.binary(max_size=80))
 def test_whatever_lies_between_the_rows(bad):
     lines = [json.dumps(row).encode() for row in GOOD]
-    found, numbers = runlog.parse_rows(b"\n".join([lines[0], bad, lines[1]]))
+    found, numbers = writer.parse_rows(b"\n".join([lines[0], bad, lines[1]]))
     assert found[0] == GOOD[0] and found[-1] == GOOD[1]
     assert numbers == list(range(2, 3 + bad.count(b"\n")))
 
@@ -140,18 +140,18 @@ def test_whatever_lies_between_the_rows(bad):
 def test_copies_of_damaged_files_do_not_replace_one_another(tmp_path, capsys):
     for attempt in ("one", "two", "three"):
         (tmp_path / "metrics.jsonl").write_text(attempt)
-        assert runlog.read_history(tmp_path, 9) == []
+        assert writer.read_history(tmp_path, 9) == []
     found = [(tmp_path / f"metrics.damaged{n}.jsonl").read_text() for n in ("", ".2", ".3")]
     assert found == ["one", "two", "three"]
     (tmp_path / "metrics.jsonl").write_text("x\n" * 12)
-    runlog.read_history(tmp_path, 9)
+    writer.read_history(tmp_path, 9)
     assert "dropped lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ..., which" in capsys.readouterr().out
 
 
 def test_a_log_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(UserError, match=r"metrics.jsonl cannot be read \(Is a directory\): move it away"):
-        runlog.read_history(tmp_path, 9)
+        writer.read_history(tmp_path, 9)
 
 
 def test_scores_that_are_made_again_are_dropped(tmp_path):
@@ -163,8 +163,8 @@ def test_scores_that_are_made_again_are_dropped(tmp_path):
 
 def _check_that_scores_are_dropped(tmp_path, lines):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert runlog.read_history(tmp_path, 4) == lines
-    assert runlog.read_history(tmp_path, 4, evaluate_again=True) == lines[:2]
+    assert writer.read_history(tmp_path, 4) == lines
+    assert writer.read_history(tmp_path, 4, evaluate_again=True) == lines[:2]
     assert rows(tmp_path) == lines[:2]
 
 
@@ -191,17 +191,17 @@ def test_a_workdir_is_cleaned_of_what_kills_left(tmp_path):
     for name in [*left, *mine, *(f"{folder}/state/d/x" for folder in folders)]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    runlog.clean_workdir(tmp_path)
+    writer.clean_workdir(tmp_path)
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert found == set(mine)
     assert not any((tmp_path / folder).exists() for folder in folders)
-    runlog.clean_workdir(tmp_path / "missing")
+    writer.clean_workdir(tmp_path / "missing")
 
 
 def test_log_appends_with_full_precision_and_to_tensorboard(tmp_path):
     history = [{"step": 1, "loss": 2.0}]
     (tmp_path / "metrics.jsonl").write_text(json.dumps(history[0]) + "\n")
-    log, close = runlog.open_log(tmp_path, history)
+    log, close = writer.open_log(tmp_path, history)
     log({"step": 2, "loss": 1 / 3, "routing/text/load": [0.25, 0.75], "val": {"t2i": {"R1": 10.0}}})
     assert rows(tmp_path) == history  # on disk at once: a killed run loses no line
     close()
@@ -212,12 +212,12 @@ def test_log_appends_with_full_precision_and_to_tensorboard(tmp_path):
 
 
 def test_what_is_logged_is_on_the_disk_before_a_checkpoint_is(tmp_path, monkeypatch):
-    runlog.secure(tmp_path)  # nothing there yet
-    log, close = runlog.open_log(tmp_path, [])
+    writer.fsync_metrics(tmp_path)  # nothing there yet
+    log, close = writer.open_log(tmp_path, [])
     log({"step": 1})
     synced = []
-    monkeypatch.setattr(runlog.os, "fsync", lambda number: synced.append(os.fstat(number).st_ino))
-    runlog.secure(tmp_path)
+    monkeypatch.setattr(writer.os, "fsync", lambda number: synced.append(os.fstat(number).st_ino))
+    writer.fsync_metrics(tmp_path)
     assert synced == [(tmp_path / "metrics.jsonl").stat().st_ino]
     close()
-    assert runlog.read_history(tmp_path, 9) == [{"step": 1}]
+    assert writer.read_history(tmp_path, 9) == [{"step": 1}]

@@ -18,8 +18,7 @@ from tpr_jax import main
 from tpr_jax.cross import __main__ as cross
 from tpr_jax.errors import UserError
 from tpr_jax.search.__main__ import main as search_main
-from tpr_jax.train import loop as train
-from tpr_jax.train import results
+from tpr_jax.train import loop, results
 from tpr_jax.utils import locking
 
 HOLDER = """
@@ -169,14 +168,14 @@ def test_the_lock_is_held_while_it_trains_and_not_to_score(make_config, tmp_path
             pass
         seen.append(workdir)
 
-    monkeypatch.setattr(train, "_train", looking)
-    train.train(make_config(), tmp_path / "run")
+    monkeypatch.setattr(loop, "_train", looking)
+    loop.train(make_config(), tmp_path / "run")
     assert seen == [tmp_path / "run"]
     # Of several processes of a run, the first one holds it for all.
-    monkeypatch.setattr(train.distributed, "is_first", lambda: False)
-    monkeypatch.setattr(train, "_train", lambda config, workdir, *args: seen.append(workdir))
+    monkeypatch.setattr(loop.processes, "is_first", lambda: False)
+    monkeypatch.setattr(loop, "_train", lambda config, workdir, *args: seen.append(workdir))
     with holder(tmp_path / "run"):
-        train.train(make_config(), tmp_path / "run")
+        loop.train(make_config(), tmp_path / "run")
         monkeypatch.setattr(results, "prepare", lambda config, **settings: 1 / 0)
         with pytest.raises(ZeroDivisionError):  # it came past where a lock would have been
             results.evaluate_run(make_config(), tmp_path / "run")

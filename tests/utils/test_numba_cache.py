@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(numba_cache.numba is None, reason="Numba is not 
 CALLS = """
 import numpy as np
 import tpr_jax
-import tpr_jax.evaluate
+import tpr_jax.train.evaluate
 from tpr_jax import metrics
 from tpr_jax.metrics import ranking
 from tpr_jax.data.mini_pedes import raster
@@ -55,9 +55,7 @@ def environment(place: Path) -> dict[str, str]:
 
 
 def test_a_read_only_package_without_a_home(read_only):
-    refused = (
-        "import numba; numba.njit(cache=True)(__import__('tpr_jax.metrics.ranking').ranking._count_loop)"
-    )
+    refused = "import numba; from tpr_jax.metrics import ranking; numba.njit(cache=True)(ranking._count_loop)"
     where = {"cwd": read_only, "env": environment(read_only), "capture_output": True, "text": True}
     plain = subprocess.run([sys.executable, "-c", refused], **where)
     assert "no locator available" in plain.stderr  # the very trouble

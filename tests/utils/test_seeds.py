@@ -4,9 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from tpr_jax.data import mixture as mix
-from tpr_jax.data import pipeline, sampler
-from tpr_jax.data import protocols as subsets
+from tpr_jax.data import mixture, pipeline, protocols, sampler
 from tpr_jax.data.mini_pedes import __main__ as mini_pedes
 from tpr_jax.data.mini_pedes import generate
 from tpr_jax.data.records import Records
@@ -39,9 +37,9 @@ def test_the_largest_seed_has_a_key_of_its_own():
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda seed: subsets.few_shot(RECORDS, 0.5, seed).pids,
-        lambda seed: subsets.noisy(RECORDS, 0.5, seed).captions,
-        lambda seed: mix.epoch_order(RECORDS, seed, 0),
+        lambda seed: protocols.few_shot(RECORDS, 0.5, seed).pids,
+        lambda seed: protocols.noisy(RECORDS, 0.5, seed).captions,
+        lambda seed: mixture.epoch_order(RECORDS, seed, 0),
         lambda seed: sampler.identity_order(RECORDS.pids, 4, 2, seed, 0),
     ],
     ids=["few_shot", "noisy", "epoch_order", "identity_order"],

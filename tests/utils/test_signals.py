@@ -15,14 +15,14 @@ import pytest
 
 from tests.conftest import ROOT
 from tpr_jax.errors import UserError
-from tpr_jax.utils import signals as interrupt
-from tpr_jax.utils.signals import Stopped, noticed, stopped_at_once
+from tpr_jax.utils import signals
+from tpr_jax.utils.signals import Stopped, catch_signals, raise_stopped
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_noticed_and_the_second_stops(number):
     before = signal.getsignal(number)
-    with noticed() as notice:
+    with catch_signals() as notice:
         assert not notice and notice() is False
         os.kill(os.getpid(), number)
         assert notice and notice() is True and notice.number == number
@@ -32,21 +32,21 @@ def test_the_first_signal_is_noticed_and_the_second_stops(number):
 
 
 def test_where_all_is_saved_it_stops_at_once():
-    with noticed() as notice:
-        with pytest.raises(KeyboardInterrupt), notice.at_once():
+    with catch_signals() as notice:
+        with pytest.raises(KeyboardInterrupt), notice.raise_immediately():
             os.kill(os.getpid(), signal.SIGTERM)
             pytest.fail("went on")
         assert notice.number == signal.SIGTERM
         # One that came before it was safe to stop counts too.
-        with pytest.raises(KeyboardInterrupt), notice.at_once():
+        with pytest.raises(KeyboardInterrupt), notice.raise_immediately():
             pytest.fail("went on")
 
 
-def test_afterwards_it_is_patient_again():
-    with noticed() as notice, notice.at_once(), notice.at_once(False):
+def test_afterward_it_is_patient_again():
+    with catch_signals() as notice, notice.raise_immediately(), notice.raise_immediately(False):
         os.kill(os.getpid(), signal.SIGINT)
-    with noticed() as notice:
-        with notice.at_once():
+    with catch_signals() as notice:
+        with notice.raise_immediately():
             pass
         os.kill(os.getpid(), signal.SIGINT)
         assert notice.number == signal.SIGINT
@@ -56,7 +56,7 @@ def test_in_another_thread_nothing_is_changed():
     seen = []
 
     def work():
-        with noticed() as notice:
+        with catch_signals() as notice:
             seen.append((bool(notice), signal.getsignal(signal.SIGINT)))
 
     before = signal.getsignal(signal.SIGINT)
@@ -68,41 +68,41 @@ def test_in_another_thread_nothing_is_changed():
 
 def test_one_that_an_import_swallowed_counts_later():
     """As a module may that is amid its own beginning."""
-    with noticed() as outer:
-        with outer.at_once(), contextlib.suppress(BaseException):
+    with catch_signals() as outer:
+        with outer.raise_immediately(), contextlib.suppress(BaseException):
             os.kill(os.getpid(), signal.SIGTERM)
-        with noticed() as inner:
+        with catch_signals() as inner:
             assert inner.number == signal.SIGTERM
-            with pytest.raises(KeyboardInterrupt), inner.at_once():
+            with pytest.raises(KeyboardInterrupt), inner.raise_immediately():
                 pytest.fail("went on")
-    with noticed() as notice:
+    with catch_signals() as notice:
         assert not notice
 
 
 def test_one_within_another_is_known_outside():
-    with noticed() as outer:
-        with noticed():
+    with catch_signals() as outer:
+        with catch_signals():
             os.kill(os.getpid(), signal.SIGTERM)
         assert outer.number == signal.SIGTERM
 
 
-def test_stopped_at_once():
-    with pytest.raises(Stopped, match="before all") as stopped, stopped_at_once("before all"):
+def test_raise_stopped():
+    with pytest.raises(Stopped, match="before all") as stopped, raise_stopped("before all"):
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("went on")
     assert stopped.value.number == signal.SIGTERM
-    with pytest.raises(KeyboardInterrupt), stopped_at_once("x"):
+    with pytest.raises(KeyboardInterrupt), raise_stopped("x"):
         os.kill(os.getpid(), signal.SIGINT)
     # What an import makes of it is a stop all the same; other errors stay what they are.
-    with pytest.raises(Stopped), stopped_at_once("x"):
+    with pytest.raises(Stopped), raise_stopped("x"):
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         except KeyboardInterrupt as error:
             raise ImportError("initialization failed") from error
-    with pytest.raises(ImportError), stopped_at_once("x"):
+    with pytest.raises(ImportError), raise_stopped("x"):
         raise ImportError("no such module")
     # And what is handled within can be told alike.
-    with noticed(), pytest.raises(Stopped), stopped_at_once("x") as told:
+    with catch_signals(), pytest.raises(Stopped), raise_stopped("x") as told:
         bug = ValueError("a bug")
         assert told(bug) is bug
         try:
@@ -111,8 +111,8 @@ def test_stopped_at_once():
             assert isinstance(told(error), Stopped) and str(told(error)) == "x"
             raise
     for known in (UserError("a.jpg is broken"), Stopped(signal.SIGTERM, "at step 3")):
-        with pytest.raises(type(known), match=str(known)), stopped_at_once("x"):
-            with noticed():
+        with pytest.raises(type(known), match=str(known)), raise_stopped("x"):
+            with catch_signals():
                 os.kill(os.getpid(), signal.SIGTERM)
             raise known
 
@@ -156,7 +156,7 @@ def test_where_exceptions_are_lost_the_stop_is_not(capfd, where):
             time.sleep(0)  # here Python calls the handler
 
     hook = sys.unraisablehook
-    with pytest.raises(Stopped), stopped_at_once("x"):
+    with pytest.raises(Stopped), raise_stopped("x"):
         where(come)
         time.sleep(60)
     assert came and capfd.readouterr().err == ""
@@ -171,7 +171,7 @@ def test_other_exceptions_that_nobody_can_catch_are_told(monkeypatch):
         def __del__(self):
             raise ValueError("a bug")
 
-    with noticed() as notice:
+    with catch_signals() as notice:
         Broken()
         os.kill(os.getpid(), signal.SIGTERM)
         assert notice
@@ -186,7 +186,7 @@ def test_other_exceptions_that_nobody_can_catch_are_told(monkeypatch):
 ENDS = """
 import os, signal, sys
 from tpr_jax.utils import signals as interrupt
-interrupt.end_at_once({signal.SIGTERM: (0, "stopped"), signal.SIGINT: (130, "error: interrupted")})
+interrupt.exit_immediately({signal.SIGTERM: (0, "stopped"), signal.SIGINT: (130, "error: interrupted")})
 print("ready", flush=True)
 try:
     while True:
@@ -212,13 +212,13 @@ def test_before_anything_has_begun_it_ends_with_a_line(number, code, said):
 def test_a_signal_that_the_shell_has_ignored_stays_ignored(monkeypatch):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        interrupt.end_at_once({signal.SIGINT: (130, "")})
+        signals.exit_immediately({signal.SIGINT: (130, "")})
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-# Sends SIGTERM to itself when the n-th module is looked for; the first two or three are the command itself.
+# Sends SIGTERM to itself when the n-th module is looked for; the first few are the command itself.
 # Before it takes the signal, a command imports nothing but shlex and tpr_jax.utils.signals.
 AT_IMPORT = """
 import os, runpy, signal, sys
@@ -258,7 +258,7 @@ def test_sigterm_amid_the_imports_is_a_stop_like_any_other(tiny, tmp_path, at):
 @pytest.mark.parametrize("at", [3, 30, 300])
 def test_other_commands_end_as_they_do_when_they_are_stopped_later(tiny, tmp_path, at):
     flags = [tiny["config"], "--workdir", str(tmp_path / "all")]
-    ended = stopped_at_import("tpr_jax.compare", at, *flags)
+    ended = stopped_at_import("tpr_jax.compare", at + 1, *flags)
     again = shlex.join(["python", "-m", "tpr_jax.compare", *flags])
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == f"error: stopped at its beginning; to go on: {again}\n"

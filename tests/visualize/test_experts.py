@@ -1,4 +1,4 @@
-"""What is drawn of a mixture: loads counted by hand, choices, colours where they belong."""
+"""What is drawn of a mixture: loads counted by hand, choices, colors where they belong."""
 
 import dataclasses
 import io
@@ -59,23 +59,23 @@ def test_each_router_of_a_block_is_a_mixture_of_its_own():
 def test_patches_lie_where_they_lie_on_the_photo():
     model = model_of(lora_moe(("q",), 2, 3, 1))
     assert patches(model, np.arange(7)).tolist() == [[1, 2], [3, 4], [5, 6]]
-    colours = np.zeros((3, 2, 3))
-    colours[2, 0] = (1, 0, 0)
-    tinted = draw.over(np.zeros((12, 8, 3), np.uint8), colours, strength=1.0)
+    colors = np.zeros((3, 2, 3))
+    colors[2, 0] = (1, 0, 0)
+    tinted = draw.over(np.zeros((12, 8, 3), np.uint8), colors, strength=1.0)
     red = tinted[..., 0] == 1
     assert red[8:, :4].all() and red.sum() == 16
 
 
-def test_the_colour_of_a_patch_is_that_of_its_expert():
-    """Five patches at expert 1 and one, the lower left, at expert 3: so many pixels of each colour."""
+def test_the_color_of_a_patch_is_that_of_its_expert():
+    """Five patches at expert 1 and one, the lower left, at expert 3: so many pixels of each color."""
     weights = np.zeros((3, 3, 2))
     weights[0] = 1
     weights[:, 2, 0] = (0, 0, 1)
     png = experts_draw.photo_png(np.full((36, 24, 3), 255, np.uint8), {4: weights})
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
     of = [
-        np.abs(pixels - np.round(255 * (0.38 + 0.62 * np.array(colour)))).max(-1) <= 1
-        for colour in draw.colours(3)
+        np.abs(pixels - np.round(255 * (0.38 + 0.62 * np.array(color)))).max(-1) <= 1
+        for color in draw.colors(3)
     ]
     assert of[0].sum() / of[2].sum() == pytest.approx(5, rel=0.1) and of[1].sum() == 0
     rows, columns = (where.nonzero() for where in (of[0] | of[2], of[2]))
@@ -86,11 +86,11 @@ def test_a_cell_is_shared_out_by_weight():
     png = experts_draw.words_png("a b", ["a", "b"], {0: np.array([[0.75, 0.25, 0.0], [0.75, 0.25, 0.0]])})
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
     height = pixels.shape[0]
-    upper = pixels[: int(0.8 * height)]  # the legend has the same colours
-    counts = [(np.abs(upper - np.round(255 * np.array(c))).max(-1) <= 1).sum() for c in draw.colours(3)]
+    upper = pixels[: int(0.8 * height)]  # the legend has the same colors
+    counts = [(np.abs(upper - np.round(255 * np.array(c))).max(-1) <= 1).sum() for c in draw.colors(3)]
     assert counts[0] / counts[1] == pytest.approx(3, rel=0.15) and counts[2] == 0
 
 
-def test_so_many_colours_as_experts():
+def test_so_many_colors_as_experts():
     for count in (1, 6, 8, 9, 40):
-        assert len({tuple(np.round(colour, 3)) for colour in draw.colours(count)}) == count
+        assert len({tuple(np.round(color, 3)) for color in draw.colors(count)}) == count

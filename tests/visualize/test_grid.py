@@ -5,7 +5,7 @@ import pytest
 
 import tpr_jax
 from tests.tiny_clip import quick_compilation  # noqa: F401
-from tpr_jax.metrics import retrieval as metrics
+from tpr_jax.metrics import retrieval
 from tpr_jax.visualize import grid, inputs
 
 
@@ -33,7 +33,7 @@ def test_the_order_is_that_of_the_cosines(found):
 def test_the_share_of_right_photos_is_the_metrics_recall(found):
     model, shown, queries = found
     right = np.array([[photo["pid"] == query["pid"] for photo in query["ranked"]] for query in queries])
-    scored = metrics.retrieval_metrics(
+    scored = retrieval.retrieval_metrics(
         model.encode_texts(shown.texts), model.encode_images(shown.photos), shown.text_pids, shown.photo_pids
     )["t2i"]
     for k in (1, 5, 10):

@@ -1,4 +1,4 @@
-"""The map keeps neighbours together; which people are on it; the folder it goes to."""
+"""The map keeps neighbors together; which people are on it; the folder it goes to."""
 
 import json
 
@@ -13,8 +13,8 @@ from tpr_jax.visualize.inputs import Shown
 
 def test_those_alike_lie_together():
     rng = np.random.default_rng(0)
-    centres = np.eye(6, 20)
-    feats = np.repeat(centres, 8, axis=0) + 0.05 * rng.normal(size=(48, 20))
+    centers = np.eye(6, 20)
+    feats = np.repeat(centers, 8, axis=0) + 0.05 * rng.normal(size=(48, 20))
     feats *= rng.uniform(0.5, 3, (48, 1))  # lengths do not count
     group = np.repeat(np.arange(6), 8)
     at = map_lib.places(feats, seed=1)

@@ -8,7 +8,7 @@ import pytest
 
 import tpr_jax
 from tests.saved_models import trained, write_backbone
-from tpr_jax.data.augment import ERASE_COLOUR, augment_image, erase_colour
+from tpr_jax.data.augment import ERASE_COLOR, augment_image, erase_color
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip, methods
 from tpr_jax.train import results
@@ -45,7 +45,7 @@ def test_training_normalizes_as_the_folder_says(own_clip, make_config, from_scra
     wanted = encode(variables, by_hand.astype(np.float32))[0]
     np.testing.assert_allclose(parts["encoders"][0](variables, given), wanted, rtol=1e-4, atol=1e-4)
     # And with CLIP's own constants they would be others.
-    others = encode(variables, np.asarray(clip.normalise(given)))[0]
+    others = encode(variables, np.asarray(clip.normalize(given)))[0]
     assert np.abs(np.asarray(others) - np.asarray(wanted)).max() > 1e-2
 
 
@@ -102,14 +102,14 @@ def test_uint8_pixels_and_normalized_floats_are_the_same_to_an_encoder(tmp_path)
 
 
 def test_erased_pixels_become_the_backbones_own_mean():
-    colour = erase_colour((0.5, 0.25, 0), (0.5, 1, 0.3))
-    np.testing.assert_array_equal(colour, [191, 128, 0])  # 0.75, 0.5, 0 of 255
-    np.testing.assert_array_equal(erase_colour(), ERASE_COLOUR)
-    np.testing.assert_array_equal(erase_colour((0.9, -0.2, 0.5), (2, 2, 1)), [255, 0, 255])
+    color = erase_color((0.5, 0.25, 0), (0.5, 1, 0.3))
+    np.testing.assert_array_equal(color, [191, 128, 0])  # 0.75, 0.5, 0 of 255
+    np.testing.assert_array_equal(erase_color(), ERASE_COLOR)
+    np.testing.assert_array_equal(erase_color((0.9, -0.2, 0.5), (2, 2, 1)), [255, 0, 255])
     image = np.full((40, 20, 3), 7, np.uint8)
-    result = augment_image(image, 0, flip_probability=0, pad=0, erase_probability=1, colour=colour)
+    result = augment_image(image, 0, flip_probability=0, pad=0, erase_probability=1, color=color)
     changed = (result != image).any(-1)
-    assert changed.any() and (result[changed] == colour).all()
+    assert changed.any() and (result[changed] == color).all()
 
 
 def test_photos_of_a_gallery_are_normalized_the_same(tmp_path):
@@ -124,8 +124,8 @@ def test_photos_of_a_gallery_are_normalized_the_same(tmp_path):
 def test_training_erases_with_the_backbones_color(own_clip, make_config, tmp_path, monkeypatch):
     from tpr_jax.train import loop as training
 
-    def stop(*_, colour, **__):
-        raise InterruptedError(colour.tolist())
+    def stop(*_, color, **__):
+        raise InterruptedError(color.tolist())
 
     with_constants(own_clip, (0.5, 0.25, 0), (0.5, 1, 0.3))
     monkeypatch.setattr(training, "train_input", stop)

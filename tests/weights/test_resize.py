@@ -28,15 +28,15 @@ def test_equals_the_authors_resize(method):
 
 
 def test_weights_worked_by_hand():
-    # Two samples to four: the new centres lie at -1/4 (held at 0), 1/4, 3/4 and 5/4 (held at 1).
+    # Two samples to four: the new centers lie at -1/4 (held at 0), 1/4, 3/4 and 5/4 (held at 1).
     np.testing.assert_array_equal(interpolation_matrix(2, 4), [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
-    # Four to two without antialiasing reads only the two samples beside each new centre.
+    # Four to two without antialiasing reads only the two samples beside each new center.
     np.testing.assert_array_equal(interpolation_matrix(4, 2), [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
 
 
 @given(SIDES, SIDES, SIDES, SIDES)
 @settings(deadline=None)
-def test_equals_the_four_neighbour_formula(rows, columns, new_rows, new_columns):
+def test_equals_the_four_neighbor_formula(rows, columns, new_rows, new_columns):
     grid = np.random.default_rng(rows * columns).standard_normal((rows, columns, 2))
     positions = np.concatenate([np.zeros((1, 2)), grid.reshape(-1, 2)])
     ours = resize_positions(positions, (rows, columns), (new_rows, new_columns))[1:]

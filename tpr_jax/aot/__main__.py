@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from tpr_jax import main
 from tpr_jax.aot.devices import devices as find_devices
-from tpr_jax.cli import parser as arguments
+from tpr_jax.cli import parser
 from tpr_jax.errors import UserError
 from tpr_jax.utils.files import write_json, write_text
 
@@ -63,11 +63,11 @@ def run(argv: list[str]) -> None:
         only=values.only,
         identities=values.identities,
         try_settings=values.try_settings,
-        hlo=values.hlo and arguments.path(values.hlo),
+        hlo=values.hlo and parser.path(values.hlo),
         say=print,
     )
     name = f"{config.method.name}_{values.topology.replace(':', '_')}_{config.batch_size}"
-    folder = arguments.folder(values.workdir or f"runs/aot/{name}")
+    folder = parser.folder(values.workdir or f"runs/aot/{name}")
     write_json(folder / "aot.json", report)
     write_text(folder / "aot.txt", "\n".join(report["lines"]) + "\n")
     print(f"written to {folder}: aot.json, aot.txt")
@@ -155,7 +155,7 @@ def _compile(config: ConfigDict, mesh, only, identities, tell: Callable, hlo=Non
             if hlo:
                 write_text(Path(hlo) / f"{name}.txt", compiled.as_text())
             counts = (program.held, program.least, program.all_experts)
-            found[name] = aot_report.analyse(compiled, *counts, list(mesh.devices.flat), config.dtype)
+            found[name] = aot_report.analyze(compiled, *counts, list(mesh.devices.flat), config.dtype)
         found[name]["compile_seconds"] = time.perf_counter() - began
         rows = config.batch_size if name == "train_step" else config.eval_batch_size
         for line in aot_report.lines(name, found[name], rows):

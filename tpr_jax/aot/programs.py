@@ -22,7 +22,7 @@ from tpr_jax.models.config import CLIP_MINI, NAMED, ClipConfig
 from tpr_jax.models.heads import Heads
 from tpr_jax.perf import flops
 from tpr_jax.train import step
-from tpr_jax.train.setup import check_rows, make_heads, make_optimiser
+from tpr_jax.train.setup import check_rows, make_heads, make_optimizer
 from tpr_jax.utils.trees import merge
 from tpr_jax.weights import backbone
 from tpr_jax.weights.clip import read_sizes
@@ -61,7 +61,7 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
 
     trainable, frozen = optim.split_model(jax.eval_shape(model["init"], jax.random.key(0)), method)
     if "params" in frozen:
-        hold = functools.partial(clip.hold_frozen, dtype=config.dtype)
+        hold = functools.partial(clip.cast_frozen, dtype=config.dtype)
         frozen["params"] = jax.eval_shape(hold, frozen["params"])
     rows = {
         "image": ((*sizes.image_size, 3), jnp.uint8),
@@ -74,16 +74,16 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
     found = {}
     if trainable:
         weights = config_lib.loss_weights(config)
-        optimiser = make_optimiser(config, trainable, per_epoch=1)[1]
+        optimizer = make_optimizer(config, trainable, per_epoch=1)[1]
         update = step.jit_train_step(
-            model, optimiser, weights, 1 / config.temperature, mesh, config.accumulate
+            model, optimizer, weights, 1 / config.temperature, mesh, config.accumulate
         )
-        state = placed(jax.eval_shape(functools.partial(step.init_state, optimiser), trainable))
+        state = placed(jax.eval_shape(functools.partial(step.init_state, optimizer), trainable))
         batch = {key: _rows(mesh, config.batch_size, *row) for key, row in rows.items()}
         frozen_here = placed(frozen)
         held = {
             "trainable": bytes_here(state["trainable"]),
-            "optimiser": bytes_here(state["opt"]),
+            "optimizer": bytes_here(state["opt"]),
             "frozen": bytes_here(frozen_here),
             "batch": bytes_here(batch),
         }
@@ -142,7 +142,7 @@ def _counts(counted: Callable) -> tuple[dict, dict]:
 
 
 def _placed(mesh: Mesh, tree):
-    """The shapes of weights or a state, as `sharding.place` would lay them out."""
+    """The shapes of weights or a state, as `sharding.shard_params` would lay them out."""
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         tree,

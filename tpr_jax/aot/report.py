@@ -3,14 +3,14 @@
 import re
 from collections import defaultdict
 
-from tpr_jax.aot import hlo as aot_hlo
+from tpr_jax.aot import hlo
 from tpr_jax.aot.traffic import traffic
 from tpr_jax.perf import chips
 
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
-def analyse(
+def analyze(
     compiled, held: dict[str, int], least: dict, all_experts: dict, devices: list, dtype: str
 ) -> dict:
     """Numbers of one device, of a program compiled for `devices`; bytes, operations and seconds.
@@ -23,7 +23,7 @@ def analyse(
     they go on side by side, so a step takes the longest of these at least.
     """
     text, kind = compiled.as_text(), devices[0].device_kind
-    products = aot_hlo.products(text)
+    products = hlo.products(text)
     done = sum(p.flops * p.times for p in products)
     flops = {
         "products": done,
@@ -33,7 +33,7 @@ def analyse(
         "ratio": done * len(devices) / least["total"],
         "ratio_all_experts": done * len(devices) / all_experts["total"],
     }
-    moved, sent = traffic(text), _by_kind(aot_hlo.collectives(text, len(devices)))
+    moved, sent = traffic(text), _by_kind(hlo.collectives(text, len(devices)))
     return {
         "memory": _memory(compiled.memory_analysis(), held),
         "flops": flops,
@@ -68,7 +68,7 @@ def _memory(stats, held: dict[str, int]) -> dict[str, int]:
     return {**held, **rest, "total": sum(held.values()) + sum(rest.values())}
 
 
-def _by_kind(listed: list[aot_hlo.Collective]) -> dict[str, dict]:
+def _by_kind(listed: list[hlo.Collective]) -> dict[str, dict]:
     found: dict[str, dict] = defaultdict(lambda: {"count": 0, "bytes": 0.0})
     for one in listed:
         found[one.kind]["count"] += one.times

@@ -1,10 +1,10 @@
 """Tables of what the three methods take of TPU slices, from the compiler.
 
-    python -m tpr_jax.aot.table [--workdir runs/aot_table] [--write] [--as_it_is]
+    python -m tpr_jax.aot.table [--workdir runs/aot_table] [--write] [--tables_only]
 
 Compiles what DIR does not hold yet, each in a process of its own (hours on two cores), and prints both:
 the methods on four slices, and bytes a chip by method, batch and remat. With --write they replace what stands
-between the markers in launch/README.md and docs/several_devices.md. With --as_it_is nothing is compiled.
+between the markers in launch/README.md and docs/several_devices.md. With --tables_only nothing is compiled.
 """
 
 import argparse
@@ -57,11 +57,11 @@ def memory() -> list[dict]:
     ]
 
 
-def compiled(row: dict, folder: Path, as_it_is: bool) -> dict | None:
-    """The report of a row: read where it is there, else made by `tpr_jax.aot`, or None if `as_it_is`."""
+def compiled(row: dict, folder: Path, tables_only: bool) -> dict | None:
+    """The report of a row: read where it is there, else made by `tpr_jax.aot`, or None if `tables_only`."""
     path = folder / "_".join(str(value).replace(":", "_") for value in row.values()) / "aot.json"
     if not path.is_file():
-        if as_it_is:
+        if tables_only:
             return None
         settings = {key: value for key, value in row.items() if key not in ("method", "topology")}
         command = [sys.executable, "-m", "tpr_jax.aot", "--topology", row["topology"], "--only", "train_step"]
@@ -124,10 +124,10 @@ def run(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=arguments.folder, default=Path("runs/aot_table"))
     parser.add_argument("--write", action="store_true", help="into launch/README.md and docs/")
-    parser.add_argument("--as_it_is", action="store_true", help="of what has been compiled so far")
+    parser.add_argument("--tables_only", action="store_true", help="of what has been compiled so far")
     args = parser.parse_args(argv[1:])
     found = {
-        name: [compiled(row, args.workdir, args.as_it_is) for row in rows]
+        name: [compiled(row, args.workdir, args.tables_only) for row in rows]
         for name, rows in (("slices", slices()), ("large", large()), ("memory", memory()))
     }
     reports = {name: [report for report in rows if report] for name, rows in found.items()}

@@ -1,6 +1,6 @@
 """How fast this machine does what a user waits for, beside the fastest product of matrices that it can do.
 
-    python -m tpr_jax.bench [--only PART,...] [--turns N] [--torch] [--workdir DIR] [--write] [--as_it_is]
+    python -m tpr_jax.bench [--only PART,...] [--turns N] [--torch] [--workdir DIR] [--write] [--tables_only]
 
 What is compared runs in processes of its own that take turns, so that other work on the machine meets all
 alike; medians and spreads over the turns. A train step's operations are those that its method cannot do
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tpr_jax.__main__ import COMMANDS
 from tpr_jax.bench import input as bench_input
-from tpr_jax.bench import turns as bench_turns
+from tpr_jax.bench import worker
 from tpr_jax.bench.ranking import SIZES
 from tpr_jax.bench.table import tables
 from tpr_jax.cli import parser as arguments
@@ -110,7 +110,7 @@ def measure(parts: list[str], turns: int, torch: bool, path: Path, say: Callable
             if name in rows and (not torch or len(rows[name]) == len(subjects)):
                 continue
             say(f"{part}, {name}")
-            rows[name] = bench_turns.measure(subjects, turns, say)
+            rows[name] = worker.measure(subjects, turns, say)
             write_json(path, report)
         if part == "input" and not rows:
             say(part)
@@ -174,7 +174,7 @@ def command_line(module: str, description: str, parts: Collection[str]) -> argum
     parser.add_argument("--turns", type=int, default=5, help="how often each is timed")
     parser.add_argument("--workdir", type=arguments.folder, default=Path("runs/bench"))
     parser.add_argument("--write", action="store_true", help=f"the tables into {PAGE}")
-    parser.add_argument("--as_it_is", action="store_true", help="of what was measured before")
+    parser.add_argument("--tables_only", action="store_true", help="of what was measured before")
     return parser
 
 
@@ -204,7 +204,7 @@ def run(argv: list[str]) -> None:
     args = parser.parse_args(argv[1:])
     parts = chosen(args, PARTS)
     path = args.workdir / "bench.json"
-    report = read(path) if args.as_it_is else measure(parts, args.turns, args.torch, path, say)
+    report = read(path) if args.tables_only else measure(parts, args.turns, args.torch, path, say)
     text = tables(report)
     print(text)
     if args.write:

@@ -1,6 +1,6 @@
 """How what a user waits for grows with what it depends on, beside how it has to grow.
 
-    python -m tpr_jax.bench.growth [--only SERIES,...] [--turns N] [--workdir DIR] [--write] [--as_it_is]
+    python -m tpr_jax.bench.growth [--only SERIES,...] [--turns N] [--workdir DIR] [--write] [--tables_only]
 
 A series is the same work at several sizes, each in a process of its own, which take turns. Its exponent is
 the slope of seconds over size in logarithms; the expected one is the slope of the operations that the work
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tpr_jax.bench import __main__ as bench
-from tpr_jax.bench import turns as bench_turns
+from tpr_jax.bench import worker
 from tpr_jax.bench.growth_table import table
 from tpr_jax.main import explain_and_exit
 from tpr_jax.utils.files import write_json, write_text
@@ -59,7 +59,7 @@ def measure(series: list[str], turns: int, path: Path, say: Callable[[str], obje
         rows = report["parts"].get(name, [])
         if not is_whole(rows, subjects(name)):
             say(name)
-            report["parts"][name] = bench_turns.measure(subjects(name), turns, say)
+            report["parts"][name] = worker.measure(subjects(name), turns, say)
             write_json(path, report)
     return report
 
@@ -75,7 +75,7 @@ def run(argv: list[str]) -> None:
     """The command."""
     args = bench.command_line("tpr_jax.bench.growth", __doc__, SERIES).parse_args(argv[1:])
     chosen, path = bench.chosen(args, SERIES), args.workdir / "growth.json"
-    report = bench.read(path) if args.as_it_is else measure(chosen, args.turns, path, bench.say)
+    report = bench.read(path) if args.tables_only else measure(chosen, args.turns, path, bench.say)
     text = table(report)
     print(text)
     if args.write:

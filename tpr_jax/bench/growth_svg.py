@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from tpr_jax.bench.growth_table import KINDS, UPPER, growth, short, timed
-from tpr_jax.bench.turns import middle
+from tpr_jax.bench.worker import median_seconds
 from tpr_jax.report.png import AMBER, BLUE, INK, MUTED, PAPER, RULE
 
 PANELS = {
@@ -65,7 +65,7 @@ def _series(axes: Axes, drawn: dict[str, list[dict]]) -> None:
     axes.set(xscale="log", yscale="log")
     for name, rows in drawn.items():
         sizes = np.array([row[KINDS[name].key] for row in rows], float)
-        seconds = np.array([middle(row) for row in rows])
+        seconds = np.array([median_seconds(row) for row in rows])
         axes.plot(sizes, seconds, color=BLUE, marker="o", markersize=4, linewidth=1.4)
         words = f"{name} " * (len(drawn) > 1)
         if grown := growth(name, rows):

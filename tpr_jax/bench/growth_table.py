@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tpr_jax.bench.table import markdown, memory, named
-from tpr_jax.bench.turns import middle
+from tpr_jax.bench.worker import median_seconds
 
 UPPER = 3  # the largest sizes, by which exponents are taken: of small ones what is always there takes most
 TOLERANCE = 0.15  # of an exponent, before it is called worse than expected
@@ -64,7 +64,7 @@ def growth(name: str, rows: Sequence[dict]) -> Growth | None:
     # Rankings and searches, whose operations are not counted, pass once over the gallery.
     least = [row["flops"] or size for row, size in zip(upper, sizes, strict=True)]
     turns = [exponent(sizes, seconds) for seconds in zip(*(row["seconds"] for row in upper), strict=True)]
-    found = exponent(sizes, [middle(row) for row in upper])
+    found = exponent(sizes, [median_seconds(row) for row in upper])
     return Growth(exponent(sizes, least), found, min(turns), max(turns))
 
 
@@ -79,7 +79,7 @@ def line(name: str, rows: Sequence[dict]) -> list[str]:
     """The cells of a series."""
     kind, done, grown = KINDS[name], timed(rows), growth(name, rows)
     cells = [kind.work, kind.size, ", ".join(short(row[kind.key]) for row in done)]
-    cells.append(", ".join(f"{middle(row):.3g}" for row in done))
+    cells.append(", ".join(f"{median_seconds(row):.3g}" for row in done))
     cells.append(", ".join(f"{memory(row):.2f}" for row in done))
     # + 0.0: what is rounded to zero has no sign
     expected, found, least, most = (f"{round(p, 2) + 0.0:.2f}" for p in grown) if grown else [""] * 4

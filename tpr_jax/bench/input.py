@@ -7,7 +7,7 @@ with the published augmentation: this project's tf.data pipeline with so many th
 so many worker processes and torchvision's transforms on Pillow images. Where PyTorch is not installed, the
 second is plain processes with the same transforms written in Pillow and NumPy, and is called that. The
 pipeline masks captions besides; the other loads pictures only. What comes out is not alike in kind: bytes,
-which the device normalises later, here, and normalised float32 there, as in the published code.
+which the device normalizes later, here, and normalized float32 there, as in the published code.
 
 Both run in processes of their own, on as many cores as there are workers, and take turns epoch by epoch, so
 that whatever else the machine does meets both alike. Prints a Markdown table: medians, the median of the
@@ -141,7 +141,7 @@ def plain_loader(records: Records, workers: int) -> Callable[[int], Iterator]:
 
 
 def plain_batch(paths: list[str], seed: tuple[int, ...]) -> str:
-    """Augmented and normalised pictures, float32 [b, h, w, 3], in shared memory of the name returned."""
+    """Augmented and normalized pictures, float32 [b, h, w, 3], in shared memory of the name returned."""
     rng = np.random.default_rng(seed)
     mean, std = np.array(IMAGE_MEAN, np.float32), np.array(IMAGE_STD, np.float32)
     memory = shared_memory.SharedMemory(create=True, size=len(paths) * SIZE[0] * SIZE[1] * 3 * 4)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tpr_jax.bench.__main__ import PAGE, say
-from tpr_jax.bench.models import Ready
+from tpr_jax.bench.cases import Ready
 from tpr_jax.bench.table import markdown
 from tpr_jax.cli import parser as arguments
 from tpr_jax.main import explain_and_exit
@@ -51,7 +51,7 @@ PARTS = (
     ("LayerNorm", r"", r"/(ln_[a-z0-9]+|beside_\w+/ln_\d)(/|$)"),
     ("the method's parts besides", r"", r"/beside_|/inside_|prompts|adapter"),
     ("reductions that the compiler splits in two", r"wrapped_reduce", r""),
-    ("loss, optimiser and what else has no name", r"", r"^(?!.*(visual|text)/)"),
+    ("loss, optimizer and what else has no name", r"", r"^(?!.*(visual|text)/)"),
     ("between the blocks", r"", r""),
 )
 

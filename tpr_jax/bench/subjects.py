@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from tpr_jax.bench import ranking as bench_ranking
-from tpr_jax.bench.models import Ready, encoder, mesh_of, model_of, product, torch_encoder, train_step
+from tpr_jax.bench.cases import Ready, encoder, mesh_of, model_of, product, torch_encoder, train_step
 
 
 def make(subject: dict) -> Ready:
@@ -35,8 +35,8 @@ def checkpoint(config: str, backbone: str, does: str) -> Ready:
 
     config, _, spec, model = model_of(config, backbone, "float32", 8)
     trainable = optim.split_model(jax.jit(model["init"])(jax.random.key(0)), spec)[0]
-    state = step.init_state(prepare.make_optimiser(config, trainable, per_epoch=1)[1], trainable)
-    state = sharding.place(mesh_of(config), state)
+    state = step.init_state(prepare.make_optimizer(config, trainable, per_epoch=1)[1], trainable)
+    state = sharding.shard_params(mesh_of(config), state)
     manager = checkpoint.open_manager(Path(_folder()), keep=1)
     number = itertools.count()
 

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Collection, Iterable
 
-from tpr_jax.bench.turns import middle
+from tpr_jax.bench.worker import median_seconds
 
 TITLES = {
     "encode": "Encoding, ViT-B/16, images of 384 x 128, texts of 77 ids",
@@ -49,12 +49,14 @@ def models(groups: dict[str, list[dict]]) -> str:
             if "error" in row:
                 lines.append([*begin, row["error"], *[""] * 6])
                 continue
-            rate = row["flops"] / middle(row)
-            share = "" if "error" in best else f"{rate * middle(best) / best['flops']:.2f}"
+            rate = row["flops"] / median_seconds(row)
+            share = "" if "error" in best else f"{rate * median_seconds(best) / best['flops']:.2f}"
             other = torch.get(_of(row))
-            ratio = f"{middle(other) / middle(row):.2f}" if other and "error" not in other else ""
+            ratio = (
+                f"{median_seconds(other) / median_seconds(row):.2f}" if other and "error" not in other else ""
+            )
             lines.append(
-                [*begin, f"{middle(row):.4g}", spread(row), f"{rate / 1e9:,.0f}", share, ratio]
+                [*begin, f"{median_seconds(row):.4g}", spread(row), f"{rate / 1e9:,.0f}", share, ratio]
                 + [f"{memory(row):.2f}", f"{row['compile_seconds']:.0f}"]
             )
     return markdown(heads, lines)
@@ -80,7 +82,7 @@ def plain(groups: dict[str, list[dict]]) -> str:
                 lines.append([name_of(row), row["error"], "", ""])
             else:
                 taken = f"{row['peak_memory_bytes'] / 1e9:.2f}"
-                lines.append([name_of(row), f"{middle(row):.3g}", spread(row), taken])
+                lines.append([name_of(row), f"{median_seconds(row):.3g}", spread(row), taken])
     return markdown(["", "seconds", "spread", "memory, GB"], lines)
 
 
@@ -107,7 +109,9 @@ def memory(row: dict) -> float:
 
 def spread(row: dict) -> str:
     """The least and the most, by the median."""
-    return f"{min(row['seconds']) / middle(row):.2f} to {max(row['seconds']) / middle(row):.2f}"
+    return (
+        f"{min(row['seconds']) / median_seconds(row):.2f} to {max(row['seconds']) / median_seconds(row):.2f}"
+    )
 
 
 def markdown(heads: Iterable[str], lines: Iterable[Iterable[str]]) -> str:

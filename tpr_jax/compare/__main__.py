@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from tpr_jax.utils import signals as interrupt
+from tpr_jax.utils import signals
 
 
 def _early_ends(argv: Sequence[str]) -> dict[int, tuple[int, str]]:
@@ -31,17 +31,17 @@ def _stopped_at(where: str, argv: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    interrupt.end_at_once(_early_ends(sys.argv))
+    signals.exit_immediately(_early_ends(sys.argv))
 
 import contextlib
 import re
 from pathlib import Path
 
 from tpr_jax.cli import parser as arguments
-from tpr_jax.compare import outcome as compare_outcome
+from tpr_jax.compare import outcome
 from tpr_jax.compare import runs as compare_runs
 from tpr_jax.compare import table as compare_table
-from tpr_jax.compare.table import DIRECTIONS, summarise
+from tpr_jax.compare.table import DIRECTIONS, summarize
 from tpr_jax.errors import UserError
 from tpr_jax.main import explain_and_exit
 from tpr_jax.utils import locking
@@ -91,12 +91,12 @@ def run(argv: list[str]) -> None:
     """
     with contextlib.ExitStack() as held:
         try:
-            with interrupt.stopped_at_once("its beginning"):
+            with signals.raise_stopped("its beginning"):
                 configs, seeds, workdir, directions, settings = parse(argv)
                 held.enter_context(locking.hold(workdir, "--workdir", "comparing in this folder"))
                 runs = compare_runs.plan(configs, seeds, workdir, settings)
                 remove_leftovers(workdir, ["compare.md", "compare.csv", "compare.png"])
-        except interrupt.Stopped as error:
+        except signals.Stopped as error:
             raise UserError(_stopped_at(str(error), argv)) from None
         _compare(runs, workdir, directions, argv)
 
@@ -104,7 +104,7 @@ def run(argv: list[str]) -> None:
 def _compare(runs: Sequence[dict], workdir: Path, directions: Sequence[str], argv: Sequence[str]) -> None:
     """Runs what is not there yet and writes the table after each run; see `run` for what it raises."""
     failed = 0
-    with interrupt.noticed() as asked_to_stop:
+    with signals.catch_signals() as asked_to_stop:
         for number, one in enumerate(runs, 1):
             print(f"[{number} of {len(runs)}] {one['name']}, seed {one['seed']}: ", end="", flush=True)
             code, said = _run_one(one, asked_to_stop, directions[0])
@@ -126,14 +126,14 @@ def _run_one(one: dict, asked_to_stop, direction: str) -> tuple[int | None, str]
     with compare_runs.alone(one, asked_to_stop, lambda words: print(words, end=" ... ", flush=True)) as mine:
         if mine is None or asked_to_stop():
             return None, "not begun"
-        whole = compare_outcome.is_whole(mine)
+        whole = outcome.is_whole(mine)
         if not whole:
             code, said = compare_runs.execute(mine, asked_to_stop)
             if code is None:
                 return None, said
             if code:
                 return code, f"FAILED (exit code {code}): {said}\n    see {one['folder'] / 'log.txt'}"
-        scores = compare_outcome.outcome(mine)["scores"][direction]
+        scores = outcome.outcome(mine)["scores"][direction]
         return 0, f"R@1 {scores['R1']:.2f}" + (", was there already" if whole else "")
 
 
@@ -141,9 +141,9 @@ def rows_of(runs: Sequence[dict], directions: Sequence[str] = ("t2i",)) -> list[
     """The tables' rows of what there is now: the configs in their order, once for each direction."""
     names = dict.fromkeys(run["name"] for run in runs)
     ours = {name: [run for run in runs if run["name"] == name] for name in names}
-    outcomes = {name: list(map(compare_outcome.outcome, ours[name])) for name in names}
+    outcomes = {name: list(map(outcome.outcome, ours[name])) for name in names}
     return [
-        summarise(name, ours[name][0]["config"]["dataset"], outcomes[name], direction)
+        summarize(name, ours[name][0]["config"]["dataset"], outcomes[name], direction)
         for direction in directions
         for name in names
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.train import writer as runlog
+from tpr_jax.train import writer
 
 MARK = "compare.json"  # written beside a run's own files when it has ended: how it ended, with which config
 
@@ -25,7 +25,7 @@ def _is_of(mark: dict, run: dict) -> bool:
 
 
 def outcome(run: dict) -> dict:
-    """What there is of a run, for `compare_table.summarise`: its status and, if it is whole, its numbers."""
+    """What there is of a run, for `compare_table.summarize`: its status and, if it is whole, its numbers."""
     if not is_whole(run):
         mark = _read(run["folder"] / MARK)
         failed = mark.get("exit_code", 0) != 0 and _is_of(mark, run)
@@ -77,4 +77,4 @@ def _read(path: Path) -> dict:
 def rows_of(folder: Path) -> list[dict]:
     """Returns the rows of metrics.jsonl without the lines that cannot be read."""
     path = folder / "metrics.jsonl"
-    return runlog.parse_rows(path.read_bytes())[0] if path.exists() else []
+    return writer.parse_rows(path.read_bytes())[0] if path.exists() else []

@@ -21,7 +21,7 @@ PLACES_ON_LINE = [(6, 9, "left"), (6, -11, "left")]
 
 
 def picture(rows: Sequence[dict]) -> bytes:
-    """PNG of rows as `compare_table.summarise` gives them; those without any finished run are left out."""
+    """PNG of rows as `compare_table.summarize` gives them; those without any finished run are left out."""
     buffer = io.BytesIO()
     draw(rows).savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()

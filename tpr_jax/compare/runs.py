@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tpr_jax import main
-from tpr_jax.compare import outcome as compare_outcome
+from tpr_jax.compare import outcome
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.errors import UserError
 from tpr_jax.models.methods import METHODS
-from tpr_jax.train import writer as runlog
+from tpr_jax.train import writer
 from tpr_jax.utils import locking
 from tpr_jax.utils.files import remove_leftovers, write_json
 
@@ -96,8 +96,8 @@ def _check_folder(run: dict) -> None:
     folder, wanted = run["folder"], run["config"]["total_steps"]
     if (folder / "config.json").exists():
         defaults = config_lib.to_plain(config_lib.base())
-        runlog.check_workdir(folder, run["config"], config_lib.FREE_ON_RESUME, defaults)
-    last = max((row.get("step", 0) for row in compare_outcome.rows_of(folder)), default=0)
+        writer.check_workdir(folder, run["config"], config_lib.FREE_ON_RESUME, defaults)
+    last = max((row.get("step", 0) for row in outcome.rows_of(folder)), default=0)
     if 0 < wanted < last:
         raise UserError(
             f"{folder} was trained for {last} steps, more than config.total_steps={wanted}: choose another "
@@ -145,9 +145,9 @@ def execute(run: dict, asked_to_stop: Callable[[], bool]) -> tuple[int | None, s
     if child.returncode < 0:
         said = f"ended by signal {-child.returncode} (memory?); it had written: {said}"
     code = child.returncode
-    if code == 0 and compare_outcome.scores_of(compare_outcome.results_of(run)) is None:
+    if code == 0 and outcome.scores_of(outcome.results_of(run)) is None:
         code, said = 1, f"ended without results that can be read in {folder}"
-    write_json(folder / compare_outcome.MARK, {"exit_code": code, "said": said, "config": run["config"]})
+    write_json(folder / outcome.MARK, {"exit_code": code, "said": said, "config": run["config"]})
     return code, said
 
 
@@ -181,5 +181,5 @@ def alone(run: dict, asked_to_stop: Callable[[], bool], say: Callable[[str], Non
                 say("another process is at it: waiting until that ends")
                 told = True
             time.sleep(0.2)
-        remove_leftovers(run["folder"], [compare_outcome.MARK])
+        remove_leftovers(run["folder"], [outcome.MARK])
         yield {**run, "lock": file.fileno()}

@@ -22,7 +22,7 @@ NOTE = (
 MISSING = "–"
 
 
-def summarise(name: str, dataset: str, outcomes: Sequence[dict], direction: str = "t2i") -> dict:
+def summarize(name: str, dataset: str, outcomes: Sequence[dict], direction: str = "t2i") -> dict:
     """One row: what a config's runs, one outcome a seed, amount to, their queries being texts or images.
 
     Of an outcome are read `status` ("done", "failed" or "missing") and, of those done, `scores` (by direction

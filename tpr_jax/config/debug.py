@@ -25,7 +25,7 @@ DEPTHS = {"depth": BLOCKS, "depth_lora": BLOCKS, "depth_prefix": BLOCKS, "depth_
 
 
 def shrink(config: ConfigDict, given: Collection[str] = ()) -> None:
-    """Makes a run small, in place, and `debug` true; method, losses and optimiser stay as they are.
+    """Makes a run small, in place, and `debug` true; method, losses and optimizer stay as they are.
 
     `given` are the keys set on the command line, which stay too. MiniPEDES takes the data set's place unless
     they name `data_dir` or `dataset`, and clip-mini that of the backbone unless they name that.

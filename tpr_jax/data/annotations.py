@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from tpr_jax.data import custom as own_folder
+from tpr_jax.data import custom
 from tpr_jax.data.clean_text import replace_surrogates
 from tpr_jax.data.identity import identity
 from tpr_jax.data.photos import Photos, is_path
@@ -73,7 +73,7 @@ def read_entries(dataset: str, data_dir: str | os.PathLike) -> tuple[list[Entry]
         raise UserError(f"{data_dir}: no such folder: set data_dir to the benchmark's folder")
     path = annotation_path(dataset, data_dir)
     if dataset == "folder":
-        rows, folder, layout = own_folder.read_rows(path), data_dir, Layout((), path_field="image")
+        rows, folder, layout = custom.read_rows(path), data_dir, Layout((), path_field="image")
     else:
         layout = LAYOUTS[dataset]
         rows, folder = enumerate(_read_json(path)), os.path.join(data_dir, layout.images)
@@ -94,7 +94,7 @@ def annotation_path(dataset: str, data_dir: str | os.PathLike) -> str:
     Raises:
       UserError: there is none, or more than one that could be it.
     """
-    names = own_folder.FILES if dataset == "folder" else LAYOUTS[dataset].annotations
+    names = custom.FILES if dataset == "folder" else LAYOUTS[dataset].annotations
     for name in names:
         found = sorted(str(path) for path in Path(data_dir).glob(name) if path.is_file())
         if len(found) > 1:
@@ -124,10 +124,10 @@ def _read_json(path: str) -> list:
     return entries
 
 
-def _object(pairs: list[tuple[str, object]]) -> dict | own_folder.Unusable:
+def _object(pairs: list[tuple[str, object]]) -> dict | custom.Unusable:
     """An object of the annotation, unless it names a field twice, of which JSON would take the last."""
     twice = named_twice(pairs)
-    return own_folder.Unusable(f"names field '{twice}' twice: leave one out") if twice else dict(pairs)
+    return custom.Unusable(f"names field '{twice}' twice: leave one out") if twice else dict(pairs)
 
 
 def _parse(
@@ -156,7 +156,7 @@ def _parse(
 
 def _unusable(fields, layout: Layout, own: bool) -> str:
     """Why a record cannot be used, or nothing."""
-    if isinstance(fields, own_folder.Unusable):
+    if isinstance(fields, custom.Unusable):
         return fields.reason
     if not isinstance(fields, dict):
         return f"must be an object with fields, not {type(fields).__name__}"

@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD
 
 
-def erase_colour(
+def erase_color(
     mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD
 ) -> UInt8[np.ndarray, "3"]:
     """Returns the color that erased pixels get: the one that normalizing turns into the mean itself.
@@ -19,7 +19,7 @@ def erase_colour(
     return np.rint(255 * (np.multiply(mean, std) + mean)).clip(0, 255).astype(np.uint8)
 
 
-ERASE_COLOUR = erase_colour()  # of CLIP's own mean and standard deviation
+ERASE_COLOR = erase_color()  # of CLIP's own mean and standard deviation
 
 
 def augment_image(
@@ -31,14 +31,14 @@ def augment_image(
     erase_probability: float = 0.5,
     erase_area: tuple[float, float] = (0.02, 0.4),
     erase_aspect: tuple[float, float] = (0.3, 3.3),
-    colour: UInt8[np.ndarray, "3"] = ERASE_COLOUR,
+    color: UInt8[np.ndarray, "3"] = ERASE_COLOR,
     out: UInt8[np.ndarray, "h w 3"] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Flip, pad by `pad` pixels of zeros and crop back to the size at random, erase a rectangle.
 
     A new array of the same size, or `out`, which is C-contiguous; `image` is not changed. The recipe of
     CUHK-PEDES' methods (IRRA, CVPR 2023, section 4); `erase_area` is a share of the picture, `erase_aspect`
-    height / width (Zhong et al., 2020, arXiv 1708.04896), `colour` what it is filled with. `seed` is
+    height / width (Zhong et al., 2020, arXiv 1708.04896), `color` what it is filled with. `seed` is
     whatever `np.random.default_rng` takes.
     """
     rng = np.random.default_rng(seed)
@@ -55,7 +55,7 @@ def augment_image(
         box = erase_box(rng, image.shape[:2], erase_area, erase_aspect)
         if box is not None:
             y, x, height, width = box
-            target[y : y + height, x : x + width] = _pixels(colour)
+            target[y : y + height, x : x + width] = _pixels(color)
     return result
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8
 from tqdm import tqdm
 
-from tpr_jax.data.bucketing import shortened
+from tpr_jax.data.bucketing import trim_padding
 from tpr_jax.data.images.read import read_resized
 from tpr_jax.errors import UserError
 
@@ -97,7 +97,7 @@ def text_batches(
     for start in range(0, len(ids), batch_size):
         part = ids[start : start + batch_size]
         if ends is not None:
-            part = shortened(part, ends[start : start + batch_size])
+            part = trim_padding(part, ends[start : start + batch_size])
         batch = np.zeros((batch_size, *part.shape[1:]), ids.dtype)
         batch[: len(part)] = part
         yield batch, len(part)

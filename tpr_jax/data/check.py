@@ -22,8 +22,7 @@ from tqdm import tqdm
 
 from tpr_jax.cli import parser as arguments
 from tpr_jax.data import counts as counts_lib
-from tpr_jax.data import datasets as sources
-from tpr_jax.data import leaks
+from tpr_jax.data import datasets, leaks
 from tpr_jax.data.annotations import DATASETS, SPLITS, Entry, annotation_path, read_entries
 from tpr_jax.data.batches import worker_threads
 from tpr_jax.data.images.read import Crop, read_image
@@ -183,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"data set '{args.dataset}' is unknown: known are: {', '.join(DATASETS)}")
         if args.dataset == "folder" and not args.data_dir:
             raise UserError("--data_dir is missing: data set 'folder' needs it")
-        result = check(args.dataset, sources.data_folder(args.dataset, args.data_dir), progress=True)
+        result = check(args.dataset, datasets.data_folder(args.dataset, args.data_dir), progress=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

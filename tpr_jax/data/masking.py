@@ -1,4 +1,4 @@
-"""Masking of caption tokens: augmentation of the text, and the target of masked language modelling."""
+"""Masking of caption tokens: augmentation of the text, and the target of masked language modeling."""
 
 from collections.abc import Sequence
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from tpr_jax.data.augment import ERASE_COLOUR, augment_image
+from tpr_jax.data.augment import ERASE_COLOR, augment_image
 from tpr_jax.data.batches import decode_all, image_batches, text_batches, worker_threads
 from tpr_jax.data.images.read import read_resized
 from tpr_jax.data.masking import mask_caption
@@ -67,7 +67,7 @@ def train_input(
     instances: int = 0,
     augment: bool = True,
     pad: int = 10,
-    colour: np.ndarray = ERASE_COLOUR,
+    color: np.ndarray = ERASE_COLOR,
     mask_text: bool = True,
     mlm: bool = False,
     skipped: dict[str, str] | None = None,
@@ -88,7 +88,7 @@ def train_input(
       tokenizer: list of n texts -> int32 [n, l]; with `mask_text` its field `mask_id` is used too.
       image_size: height, width in pixels.
       instances: above 0: so many examples of each identity in a batch, see `sampler.identity_order`.
-      augment, pad, colour: see `augment.augment_image`.
+      augment, pad, color: see `augment.augment_image`.
       mask_text: whether `ids` are masked, see `masking.mask_caption`.
       mlm: batches hold `mlm_ids` and `mlm_labels` [b, l] besides: the masked ids, and what was masked.
       skipped: where given, another example, drawn at random, takes the place of one whose picture cannot be
@@ -143,7 +143,7 @@ def train_input(
         """Fills `image`, and `ids`: [1, l], or with `mlm` ids, masked ids and labels; returns the pair."""
         pair, whole = readable(epoch, example)
         if augment:
-            augment_image(whole, (seed, epoch, example, _AUGMENT), pad=pad, colour=colour, out=image)
+            augment_image(whole, (seed, epoch, example, _AUGMENT), pad=pad, color=color, out=image)
         else:
             image[...] = whole
         ids[0] = all_ids[pair]

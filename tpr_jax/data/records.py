@@ -73,8 +73,7 @@ def caption_pairs(records: Records) -> tuple[np.ndarray, list[str], np.ndarray]:
 
 
 def image_sources(records: Records) -> list[str | Crop | Stored]:
-    """What `images.read_image` reads: the pictures' paths, with their boxes where there are any, or files in
-    memory."""
+    """Returns what `images.read.read_image` takes: paths, with boxes if there are any, or files in memory."""
     if records.stored is not None:
         return records.stored
     if records.boxes is None:

@@ -13,8 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 
-from tpr_jax.distributed import handshake, peer_lines
-from tpr_jax.distributed import rendezvous as meeting
+from tpr_jax.distributed import handshake, peer_lines, rendezvous
 from tpr_jax.distributed.cluster import Peers, split_address
 from tpr_jax.errors import UserError
 from tpr_jax.utils.signals import Stopped
@@ -23,7 +22,7 @@ TIMEOUT = 300.0  # seconds that all may take to come
 
 
 @contextlib.contextmanager
-def joined(
+def initialized(
     peers: Peers | None,
     timeout: float,
     workdir: str | os.PathLike,
@@ -44,10 +43,10 @@ def joined(
         yield
         return
     host, port = split_address(peers.coordinator)
-    lines = _meet(meeting.Place(host, port, peers.count, peers.index, timeout, peers.hosts), str(workdir))
+    lines = _meet(rendezvous.Place(host, port, peers.count, peers.index, timeout, peers.hosts), str(workdir))
     sys.stdout = _python_stdout(peers.index)
     finish = peer_lines.watch(lines, _end)
-    _start_jax(meeting.join_address(host, port + 1), peers, timeout)
+    _start_jax(rendezvous.join_address(host, port + 1), peers, timeout)
     try:
         yield
         if not finish(600):
@@ -66,11 +65,11 @@ def joined(
         _end(code, line)
 
 
-def _meet(place: meeting.Place, workdir: str) -> peer_lines.Lines:
+def _meet(place: rendezvous.Place, workdir: str) -> peer_lines.Lines:
     if place.index:
-        return meeting.meet(place, handshake.reader(os.environ, workdir))
+        return rendezvous.meet(place, handshake.reader(os.environ, workdir))
     with handshake.offered(os.environ, workdir) as token:
-        return meeting.meet(place, lambda: token)
+        return rendezvous.meet(place, lambda: token)
 
 
 def _leave_jax() -> None:
@@ -127,7 +126,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def of_first(decision: bool) -> bool:
+def broadcast_from_first(decision: bool) -> bool:
     """What the first process decided: by floating-point numbers of their own, different machines might not
     agree."""
     import jax
@@ -139,7 +138,7 @@ def of_first(decision: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.int32(decision)))
 
 
-def merged(mine: dict[str, str]) -> dict[str, str]:
+def all_gather_dict(mine: dict[str, str]) -> dict[str, str]:
     """What the dicts of all processes hold together; all have to ask."""
     import jax
     import numpy as np
@@ -154,7 +153,7 @@ def merged(mine: dict[str, str]) -> dict[str, str]:
     return {key: value for rows, size in found for key, value in json.loads(rows[:size].tobytes()).items()}
 
 
-def anyone(mesh) -> Callable[[bool], bool]:
+def any_process(mesh) -> Callable[[bool], bool]:
     """`ask(mine)`: whether any process said yes. All get the same answer at the same question.
 
     With several processes it is that to the question before last: asked after each step it makes none wait

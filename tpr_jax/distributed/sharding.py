@@ -49,7 +49,7 @@ def leaf_spec(name: str, shape: tuple[int, ...], model: int) -> PartitionSpec:
 
 
 def leaf_shardings(mesh: Mesh, tree):
-    """Of each leaf of a tree of weights, or of an optimiser's state, which repeats its names."""
+    """Of each leaf of a tree of weights, or of an optimizer's state, which repeats its names."""
 
     def find(path, leaf):
         names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
@@ -69,12 +69,12 @@ def filled_up(mesh: Mesh, count: int) -> int:
     return -(-count // mesh.shape["data"]) * mesh.shape["data"]
 
 
-def place(mesh: Mesh, tree):
+def shard_params(mesh: Mesh, tree):
     """Lays weights or a state, which every process holds whole, onto the mesh."""
     return jax.tree.map(_put, tree, leaf_shardings(mesh, tree))
 
 
-def everywhere(mesh: Mesh, tree):
+def replicate(mesh: Mesh, tree):
     """Copies a tree, which every process holds whole, onto every device of the mesh."""
     return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, PartitionSpec())), tree)
 
@@ -88,7 +88,7 @@ def _put(leaf, sharding: NamedSharding):
     return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
 
-def rows_here(mesh: Mesh, count: int) -> Bool[np.ndarray, "count"]:
+def local_row_mask(mesh: Mesh, count: int) -> Bool[np.ndarray, "count"]:
     """Which of `count` rows, split by `row_sharding`, lie on devices of this process."""
     here = np.zeros(count, bool)
     for (rows,) in row_sharding(mesh, count).addressable_devices_indices_map((count,)).values():
@@ -96,7 +96,7 @@ def rows_here(mesh: Mesh, count: int) -> Bool[np.ndarray, "count"]:
     return here
 
 
-def share(mesh: Mesh, count: int) -> tuple[int, int]:
+def process_shard(mesh: Mesh, count: int) -> tuple[int, int]:
     """(which, of how many) equal parts of `count` rows this process holds; some may hold the same part."""
     held: dict[int, set] = {}
     for device, (rows,) in row_sharding(mesh, count).devices_indices_map((count,)).items():
@@ -105,7 +105,7 @@ def share(mesh: Mesh, count: int) -> tuple[int, int]:
     return parts.index(tuple(sorted(held[jax.process_index()]))), len(parts)
 
 
-def by_row(mesh: Mesh, batch, count: int | None = None):
+def shard_batch(mesh: Mesh, batch, count: int | None = None):
     """Splits the first axis of each array of a batch over the devices.
 
     Every process gives the whole of it, or where `count` says of how many rows it is, its `share`.
@@ -129,7 +129,7 @@ def split_rows(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec("data" if len(x) % mesh.size else AXES))
 
 
-def in_parts(mesh: Mesh, batch, parts: int):
+def split_microbatches(mesh: Mesh, batch, parts: int):
     """Cuts the rows [b, ...] of a batch, within jit, into parts [n, b / n, ...]: each device cuts its own."""
 
     def cut(rows):

@@ -35,7 +35,7 @@ def encoders(model: Model, dtype: str) -> dict[str, Callable]:
     functions = clip.build(model.config, model.method, dtype)
 
     def encode_image(variables: dict, pixels: UInt8[Array, "b h w 3"]) -> Float[Array, "b e"]:
-        images = clip.normalise(pixels, model.mean, model.std)
+        images = clip.normalize(pixels, model.mean, model.std)
         return _unit(functions["encode_image"](variables, images)[0])
 
     def encode_text(variables: dict, ids: Int[Array, "b l"]) -> Float[Array, "b e"]:
@@ -50,7 +50,7 @@ def with_weights_inside(model: Model, dtype: str) -> dict[str, Callable]:
     Raises:
       UserError: an encoder is too large for one file.
     """
-    variables, made = clip.held(model.variables, dtype), encoders(model, dtype)
+    variables, made = clip.inference_variables(model.variables, dtype), encoders(model, dtype)
     for tower in ("visual", "text"):
         leaves = flatten({name: tree.get(tower, {}) for name, tree in variables.items()}).values()
         if (size := sum(leaf.nbytes for leaf in leaves)) > LARGEST:
@@ -81,7 +81,7 @@ def samples(model: Model, count: int = 3) -> dict[str, np.ndarray]:
 
 def wanted(model: Model, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the model itself says of such rows: float32 [b, e] of length 1."""
-    feats = model.features_from_arrays(model.normalise(rows["encode_image"]), rows["encode_text"])
+    feats = model.features_from_arrays(model.normalize(rows["encode_image"]), rows["encode_text"])
     return {n: f / np.linalg.norm(f, axis=1, keepdims=True) for n, f in zip(NAMES, feats, strict=True)}
 
 

@@ -50,7 +50,7 @@ def write(model: Model, folder: Path, dtype: str, platforms: tuple[str, ...]) ->
     """
     tf = tensorflow()
     module = tf.Module()
-    variables = clip.held(model.variables, dtype)
+    variables = clip.inference_variables(model.variables, dtype)
     weights = jax.tree.map(lambda leaf: tf.Variable(np.asarray(leaf), trainable=False), variables)
     leaves = jax.tree.leaves(weights)  # before TensorFlow makes other dicts of these, whose leaves JAX misses
     module.weights = weights

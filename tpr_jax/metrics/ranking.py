@@ -150,7 +150,7 @@ def _count_loop(scores, rows, others, start, other, score, ahead):
             own = score[pair]
             before, behind = scores[i, :place], scores[i, place:]
             # Sums of 32 bits are added as many at a time as are compared; Numba would make them 64. And only
-            # loops from 0 are vectorised: of others it asks at each turn whether the index is negative.
+            # loops from 0 are vectorized: of others it asks at each turn whether the index is negative.
             count = np.int32(0)
             for j in range(len(before)):
                 count = np.int32(count + np.int32(before[j] >= own))
@@ -178,7 +178,7 @@ def _pair_scores(query, gallery, query_copies, gallery_copies, query_pids, galle
 
     They come from matrix products that are as large as the tiles', identities beside each other, because a
     product of another shape rounds in another way: were all features almost equal, the matches' scores might
-    all be the larger ones, and a model that learnt nothing would look perfect.
+    all be the larger ones, and a model that learned nothing would look perfect.
     """
     by_pid, first, last = matches_of(query_pids, gallery_pids)
     where = np.empty(len(by_pid), np.int64)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from tpr_jax.metrics import ranking
-from tpr_jax.models import matmul as products
+from tpr_jax.models import matmul
 
 TILE = (1024, 4096)  # queries of a device, gallery
 NOBODY = np.iinfo(np.int32).max  # the index of rows that only fill a tile
@@ -80,7 +80,7 @@ def distinct_float32(feats):
 
 @jax.jit
 def _product(left, right):
-    return products.product(left, right.T)
+    return matmul.matmul_f32(left, right.T)
 
 
 @jax.jit

@@ -34,7 +34,7 @@ def retrieval_metrics(
     """
     if pair_ranks is not None and not callable(pair_ranks):
         raise UserError(f"pair_ranks is {type(pair_ranks).__name__}: give a function, or leave it out")
-    query, gallery = _normalised(query_feats, gallery_feats)
+    query, gallery = _normalized(query_feats, gallery_feats)
     query_pids = _as_pids("query", query, query_pids)
     gallery_pids = _as_pids("gallery", gallery, gallery_pids)
     matches = _count_matches(query_pids, gallery_pids)
@@ -66,7 +66,7 @@ def rank_metrics(
     `num_queries` counts all. Raises UserError where sizes disagree, one side is empty, a feature is not
     finite, a pid is no whole number, or no query has a match. This one sorts; it takes any number of matches.
     """
-    query, gallery = _normalised(query_feats, gallery_feats)
+    query, gallery = _normalized(query_feats, gallery_feats)
     query_pids = _as_pids("query", query, query_pids)
     gallery_pids = _as_pids("gallery", gallery, gallery_pids)
     _count_matches(query_pids, gallery_pids)
@@ -132,7 +132,7 @@ def top_k(
     """
     if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
         raise UserError(f"top_k={k!r}: ask for at least one result, as a whole number")
-    query, gallery = _normalised(query_feats, gallery_feats)
+    query, gallery = _normalized(query_feats, gallery_feats)
     k = min(k, len(gallery))
     best_scores, best_index = [], []
     for _, scores in _score_blocks(query, gallery):
@@ -146,7 +146,7 @@ def top_k(
     return np.reshape(best_scores, (-1, k)), np.reshape(best_index, (-1, k)).astype(np.int64)
 
 
-def l2_normalise(feats: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n e"]:
+def l2_normalize(feats: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n e"]:
     """Rows divided by their Euclidean length; a zero row stays zero, so its cosine with everything is 0."""
     # The largest entry is taken out first: squares of very large or very small entries leave float32's range.
     largest = np.abs(feats).max(axis=1, keepdims=True, initial=0)
@@ -164,7 +164,7 @@ def _score_blocks(query, gallery) -> Iterator[tuple[int, Float[np.ndarray, "b g"
         yield start, scores if len(distinct) == len(gallery) else scores[:, copies]
 
 
-def _normalised(query_feats, gallery_feats):
+def _normalized(query_feats, gallery_feats):
     query, gallery = ranking.both(_as_features, ("query", "gallery"), (query_feats, gallery_feats))
     if query.shape[1] != gallery.shape[1]:
         raise UserError(
@@ -172,7 +172,7 @@ def _normalised(query_feats, gallery_feats):
             "encode both with the same model"
         )
     dtype = np.result_type(query, gallery)
-    return tuple(ranking.both(lambda feats: l2_normalise(feats.astype(dtype, copy=False)), (query, gallery)))
+    return tuple(ranking.both(lambda feats: l2_normalize(feats.astype(dtype, copy=False)), (query, gallery)))
 
 
 def _as_features(name, feats):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from tpr_jax.models.matmul import PRODUCT, product
+from tpr_jax.models.matmul import MATMUL, matmul_f32
 
 ROWS = 8  # cuDNN takes numbers of queries and of keys that are multiples of this
 
@@ -36,9 +36,11 @@ def attend(q, k, v, mask) -> Float[Array, "b h l c"]:
     """
     # A mask is the text tower's, whose attention takes little; of one query, in a last block, all does.
     if mask is not None or q.dtype != jnp.bfloat16 or q.shape[2] <= ROWS or not kernel_works():
-        return written_out(q, k, v, mask)
+        return reference_attention(q, k, v, mask)
     # By where it will run, not where it is traced: a GPU's machine can also compile for its CPU.
-    return jax.lax.platform_dependent(q, k, v, cuda=fused, default=functools.partial(written_out, mask=None))
+    return jax.lax.platform_dependent(
+        q, k, v, cuda=fused, default=functools.partial(reference_attention, mask=None)
+    )
 
 
 def fused(q, k, v, implementation: str = "cudnn") -> Float[Array, "b h l c"]:
@@ -79,7 +81,7 @@ def kernel_works(implementation: str = "cudnn") -> bool:
             found = slopes(functools.partial(fused, implementation=implementation))
         except Exception:  # of many kinds: an older GPU, no cuDNN, a size it does not take
             return False
-        expected = slopes(functools.partial(written_out, mask=None))
+        expected = slopes(functools.partial(reference_attention, mask=None))
         return all(
             bool(jnp.linalg.norm((a - b).astype(jnp.float32)) < 0.03 * jnp.linalg.norm(b.astype(jnp.float32)))
             for a, b in zip(found, expected, strict=True)
@@ -87,24 +89,24 @@ def kernel_works(implementation: str = "cudnn") -> bool:
 
 
 @jax.custom_vjp
-def written_out(q, k, v, mask) -> Float[Array, "b h l c"]:
+def reference_attention(q, k, v, mask) -> Float[Array, "b h l c"]:
     """As `attend`, by products and a softmax, of which the backward pass gets the result, in q's type."""
     return _written_out(q, k, v, mask)[0]
 
 
-def shares(q, k, mask) -> Float[Array, "b h l m"]:
+def attention_weights(q, k, mask) -> Float[Array, "b h l m"]:
     """How each query's attention is shared out among the keys, float32; arguments as of `attend`."""
-    scores = product(q * q.shape[-1] ** -0.5, jnp.swapaxes(k, -1, -2)).astype(q.dtype).astype(jnp.float32)
+    scores = matmul_f32(q * q.shape[-1] ** -0.5, jnp.swapaxes(k, -1, -2)).astype(q.dtype).astype(jnp.float32)
     return jax.nn.softmax(scores if mask is None else scores + mask, axis=-1)
 
 
 def _written_out(q, k, v, mask):
-    weights = shares(q, k, mask).astype(q.dtype)
-    return product(weights, v).astype(q.dtype), weights
+    weights = attention_weights(q, k, mask).astype(q.dtype)
+    return matmul_f32(weights, v).astype(q.dtype), weights
 
 
 def _forward(q, k, v, mask):
-    out, weights = (checkpoint_name(x, PRODUCT) for x in _written_out(q, k, v, mask))
+    out, weights = (checkpoint_name(x, MATMUL) for x in _written_out(q, k, v, mask))
     return out, (q, k, v, weights, out)
 
 
@@ -114,13 +116,13 @@ def _backward(saved, g):
     q, k, v, weights, out = saved
     g = g.astype(q.dtype)
     total = (g.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
-    slopes = product(g, jnp.swapaxes(v, -1, -2)) - total
+    slopes = matmul_f32(g, jnp.swapaxes(v, -1, -2)) - total
     slopes = (weights.astype(jnp.float32) * slopes).astype(q.dtype)
     scale = q.shape[-1] ** -0.5
-    grad_q = scale * product(slopes, k)
-    grad_k = scale * product(jnp.swapaxes(slopes, -1, -2), q)
-    grad_v = product(jnp.swapaxes(weights, -1, -2), g)
+    grad_q = scale * matmul_f32(slopes, k)
+    grad_k = scale * matmul_f32(jnp.swapaxes(slopes, -1, -2), q)
+    grad_v = matmul_f32(jnp.swapaxes(weights, -1, -2), g)
     return *(grad.astype(q.dtype) for grad in (grad_q, grad_k, grad_v)), None
 
 
-written_out.defvjp(_forward, _backward)
+reference_attention.defvjp(_forward, _backward)

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from tpr_jax.models.attention import attend, join_heads, split_heads
-from tpr_jax.models.layers import ACTIVATIONS, LayerNorm, leaf_of, normal, zeros
+from tpr_jax.models.layers import ACTIVATIONS, LayerNorm, normal, variable_in, zeros
 from tpr_jax.models.matmul import dense
 from tpr_jax.models.petl.prefix import mask_with_prefix, with_prefix
 from tpr_jax.models.petl_config import ADAPTER_SLOTS, MIXTURES, Part
-from tpr_jax.models.petl_modules import PrefixPart, attached, low_rank, low_rank_parts
+from tpr_jax.models.petl_modules import PrefixPart, apply_adapter, low_rank, low_rank_parts
 
 
 class Dense(nn.Module):
@@ -26,7 +26,7 @@ class Dense(nn.Module):
     def __call__(self, x, firsts=()):
         """With `firsts`, arrays of tokens that alone go through the first piece: (their results, that of x
         through the other pieces)."""
-        leaf = leaf_of(self, self.collection)
+        leaf = variable_in(self, self.collection)
         kernel = leaf("kernel", normal(self.std), (x.shape[-1], self.features))
         bias = leaf("bias", zeros, (self.features,))
 
@@ -125,7 +125,7 @@ class Block(nn.Module):
         norms = {name: LayerNorm(self.eps, self.collection, name=name) for name in ("ln_1", "ln_2")}
         attention = Attention(self.heads, self.layers, self.slots, self.collection, name="attn")
         mlp = Mlp(self.mlp_width, self.act, self.layers, self.slots, self.collection, name="mlp")
-        part = {slot: attached(self.slots.get(slot), slot, self.eps) for slot in ADAPTER_SLOTS}
+        part = {slot: apply_adapter(self.slots.get(slot), slot, self.eps) for slot in ADAPTER_SLOTS}
 
         def behind(x, z):
             """What follows the attention's result z."""

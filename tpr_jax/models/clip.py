@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, ClipConfig
 from tpr_jax.models.heads import NO_HEADS, Classifier, Heads, MaskedWords
 from tpr_jax.models.layers import LayerNorm, normal
-from tpr_jax.models.matmul import dense, whole
+from tpr_jax.models.matmul import all_gather_weight, dense
 from tpr_jax.models.methods import Method, check
 from tpr_jax.models.petl.prompts import make_room, replace
 from tpr_jax.models.petl_config import text_tokens
@@ -22,7 +22,7 @@ from tpr_jax.models.petl_modules import PromptPart
 from tpr_jax.models.transformer import run_blocks
 
 
-def normalise(
+def normalize(
     images: UInt8[Array, "b h w 3"], mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD
 ) -> Float[Array, "b h w 3"]:
     """Pixels of 0..255 to zero-mean, unit-variance float32, by default CLIP's."""
@@ -50,7 +50,7 @@ class PatchEmbedding(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """Images [b, h, w, 3], normalised -> features [b, e], or those of all tokens [b, n, e].
+    """Images [b, h, w, 3], normalized -> features [b, e], or those of all tokens [b, n, e].
 
     `prompts` [k, p, d] are appended to the sequence and exchanged on entering each of the first k blocks.
     """
@@ -102,7 +102,7 @@ class TextTower(nn.Module):
         length = ids.shape[1]
         embedding = self.param("token_embedding", normal(0.02), (c.vocab_size, d))
         positions = self.param("positional_embedding", normal(0.01), (c.context_length, d))
-        x = whole(embedding.astype(self.dtype))[ids]
+        x = all_gather_weight(embedding.astype(self.dtype))[ids]
         if prompts is not None:
             x = replace(x, prompts[0], 1)
         x = x + positions[:length].astype(self.dtype)
@@ -169,9 +169,9 @@ def build(
     """The pure functions of a model, as a dict; `remat` and `scan_layers` are as in `transformer.py`.
 
     `init(key)` -> variables. `encode_image(variables, images)` takes uint8 pixels, which it normalizes with
-    the config's mean and standard deviation, or normalised floats, [b, h, w, 3],
+    the config's mean and standard deviation, or normalized floats, [b, h, w, 3],
     `encode_text(variables, ids)` int32 [b, l]; both return (features float32 [b, e],
-    unnormalised, and what each mixture's router did, a list of dicts). With `all_tokens=True` they return the
+    unnormalized, and what each mixture's router did, a list of dicts). With `all_tokens=True` they return the
     features of all tokens, [b, n, e]. With the head for it, `predict_words(variables, image_tokens, ids)` ->
     logits [b, m, vocabulary] at the places of the text tower's sequence, where prompts come before the words;
     `place_labels(ids, labels)` brings labels [b, l] of the ids' places to those [b, m].
@@ -195,7 +195,7 @@ def build(
 
     def encode_image(variables, images, all_tokens=False):
         if images.dtype == jnp.uint8:
-            images = normalise(images, config.image_mean, config.image_std)
+            images = normalize(images, config.image_mean, config.image_std)
         return run("encode_image", variables, images, all_tokens=all_tokens)
 
     def encode_text(variables, ids, all_tokens=False):
@@ -216,13 +216,13 @@ def build(
     }
 
 
-def held(variables: dict, dtype: str) -> dict:
+def inference_variables(variables: dict, dtype: str) -> dict:
     """The variables as encoders take them: CLIP's own weights in the computation's type, the parts as they
     are."""
-    return {**variables, "params": hold_frozen(variables["params"], dtype)}
+    return {**variables, "params": cast_frozen(variables["params"], dtype)}
 
 
-def hold_frozen(params: dict, dtype: str) -> dict:
+def cast_frozen(params: dict, dtype: str) -> dict:
     """Frozen weights in the computation's type; those of LayerNorm, which computes in float32, stay so."""
 
     def cast(path, leaf):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from tpr_jax.models.attention import attend, join_heads, split_heads
 from tpr_jax.models.block import Block, Dense
-from tpr_jax.models.layers import LayerNorm, leaf_of, normal, quick_gelu, zeros
+from tpr_jax.models.layers import LayerNorm, normal, quick_gelu, variable_in, zeros
 from tpr_jax.models.matmul import dense
 
 
@@ -29,7 +29,7 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, feats):
-        leaf = leaf_of(self, "head")
+        leaf = variable_in(self, "head")
         kernel = leaf("kernel", normal(0.001), (feats.shape[-1], self.num_classes))
         return feats @ kernel + leaf("bias", zeros, (self.num_classes,))
 
@@ -57,7 +57,7 @@ class Qkv(nn.Module):
 
     @nn.compact
     def __call__(self, text, image):
-        leaf, e = leaf_of(self, "head"), self.width
+        leaf, e = variable_in(self, "head"), self.width
         kernel = leaf("kernel", normal(e**-0.5), (e, 3 * e))
         bias = leaf("bias", zeros, (3 * e,)).astype(text.dtype)
         q = dense(text, kernel[:, :e]) + bias[:e]

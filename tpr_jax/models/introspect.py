@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tpr_jax.models.attention import shares, split_heads
+from tpr_jax.models.attention import attention_weights, split_heads
 from tpr_jax.models.block import Attention, Dense
 from tpr_jax.models.clip import Clip
 from tpr_jax.models.config import ClipConfig
@@ -23,9 +23,9 @@ from tpr_jax.models.petl_modules import LoraMoePart, MoePart, PrefixPart, Router
 
 
 def build_inside(config: ClipConfig, method: Method, dtype: str = "float32") -> dict[str, Callable]:
-    """The pure functions `image(variables, normalised images)` and `text(variables, ids)`, which return
+    """The pure functions `image(variables, normalized images)` and `text(variables, ids)`, which return
 
-    `tokens`: the features of all tokens in the towers' common space, unnormalised, float32 [b, n, e].
+    `tokens`: the features of all tokens in the towers' common space, unnormalized, float32 [b, n, e].
     `experts`: of each mixture, by its path such as `visual/block_0/beside_mlp`, the weights of its experts,
         [b, n, experts]; they sum to 1, and are 0 for experts that a token is not sent to.
     `prefix`: of each block with prefix tokens, by its path such as `visual/block_0`, the share of each
@@ -93,4 +93,4 @@ def prefix_mass(
 ) -> Float[Array, "b h n"]:
     """What of each query's softmax over the prefix' keys and k falls on the prefix, from 0 to 1."""
     k = jnp.concatenate([jnp.broadcast_to(prefix, (len(k), *prefix.shape[1:])), k], axis=2)
-    return shares(q, k, mask_with_prefix(mask, prefix.shape[2]))[..., : prefix.shape[2]].sum(-1)
+    return attention_weights(q, k, mask_with_prefix(mask, prefix.shape[2]))[..., : prefix.shape[2]].sum(-1)

@@ -11,7 +11,7 @@ normal = nn.initializers.normal
 zeros, ones = nn.initializers.zeros, nn.initializers.ones
 
 
-def recomputed(function: Callable) -> Callable:
+def rematerialized(function: Callable) -> Callable:
     """The function, of which the backward pass keeps the arguments alone: all else is cheap to have again.
 
     Left to itself JAX keeps several float32 arrays of an activation or a LayerNorm.
@@ -24,29 +24,29 @@ def recomputed(function: Callable) -> Callable:
     return wrapped
 
 
-@recomputed
+@rematerialized
 def quick_gelu(x: Array) -> Array:
     """`x * sigmoid(1.702 x)`, the GELU that CLIP was trained with."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": recomputed(lambda x: jax.nn.gelu(x, approximate=False))}
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": rematerialized(lambda x: jax.nn.gelu(x, approximate=False))}
 
 
 def layer_norm(x: Float[Array, "... d"], scale, bias, eps: float) -> Float[Array, "... d"]:
     """LayerNorm in float32 whatever x's type; returns x's type."""
 
-    @recomputed
-    def normalised(x, scale, bias):
+    @rematerialized
+    def normalized(x, scale, bias):
         y = x.astype(jnp.float32)
-        centred = y - y.mean(-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
+        centered = y - y.mean(-1, keepdims=True)
+        y = centered * jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + eps)
         return (y * scale + bias).astype(x.dtype)
 
-    return normalised(x, scale, bias)
+    return normalized(x, scale, bias)
 
 
-def leaf_of(module: nn.Module, collection: str):
+def variable_in(module: nn.Module, collection: str):
     """A maker of leaves in `collection`: its name is the freezing rule, so trainable parts never sit in
     `params`."""
 
@@ -64,5 +64,5 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        leaf = leaf_of(self, self.collection)
+        leaf = variable_in(self, self.collection)
         return layer_norm(x, leaf("scale", ones, x.shape[-1:]), leaf("bias", zeros, x.shape[-1:]), self.eps)

@@ -13,10 +13,10 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 # What `jax.checkpoint` may keep; it does not look into derivatives of our own for their products.
-PRODUCT = "product"
+MATMUL = "product"
 
 
-def whole(weight: Array) -> Array:
+def all_gather_weight(weight: Array) -> Array:
     """Gathers the whole weight, which a mesh may hold split over devices (`distributed/sharding.py`).
 
     Called anew in the backward pass, so that the whole is held only while it is used.
@@ -26,7 +26,7 @@ def whole(weight: Array) -> Array:
     return jax.lax.with_sharding_constraint(weight, PartitionSpec())
 
 
-def product(a: Float[Array, "*batch m k"], b: Float[Array, "*batch k n"]) -> Float[Array, "*batch m n"]:
+def matmul_f32(a: Float[Array, "*batch m k"], b: Float[Array, "*batch k n"]) -> Float[Array, "*batch m n"]:
     """`a @ b` in float32; its derivative is JAX's own."""
     # Left to themselves, GPUs round float32 operands to 10 bits (TF32) and TPUs to 7 (bfloat16).
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
@@ -38,12 +38,12 @@ def dense(x: Float[Array, "*batch k"], kernel: Float[Array, "*blocks k n"]) -> F
 
     One kernel for all rows, or with x [*blocks, m, k] one for each block.
     """
-    return checkpoint_name(_dense(x, kernel), PRODUCT)
+    return checkpoint_name(_dense(x, kernel), MATMUL)
 
 
 @jax.custom_vjp
 def _dense(x, kernel):
-    return product(x, whole(kernel.astype(x.dtype))).astype(x.dtype)
+    return matmul_f32(x, all_gather_weight(kernel.astype(x.dtype))).astype(x.dtype)
 
 
 def _dense_forward(x, kernel):
@@ -53,10 +53,10 @@ def _dense_forward(x, kernel):
 def _dense_backward(saved, g):
     x, kernel = saved
     g = g.astype(x.dtype)
-    grad_x = product(g, whole(kernel.astype(x.dtype)).mT).astype(x.dtype)
+    grad_x = matmul_f32(g, all_gather_weight(kernel.astype(x.dtype)).mT).astype(x.dtype)
     if kernel.ndim == 2:
         x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-    return grad_x, product(x.mT, g).astype(kernel.dtype)
+    return grad_x, matmul_f32(x.mT, g).astype(kernel.dtype)
 
 
 _dense.defvjp(_dense_forward, _dense_backward)

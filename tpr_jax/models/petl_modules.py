@@ -5,11 +5,8 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 
-from tpr_jax.models.layers import LayerNorm, leaf_of, normal, ones, zeros
-from tpr_jax.models.petl import lora as lora_math
-from tpr_jax.models.petl import moe as moe_math
-from tpr_jax.models.petl import prefix as prefix_math
-from tpr_jax.models.petl import prompts as prompts_math
+from tpr_jax.models.layers import LayerNorm, normal, ones, variable_in, zeros
+from tpr_jax.models.petl import lora, moe, prefix, prompts
 from tpr_jax.models.petl.adapter import adapter, kaiming_down
 from tpr_jax.models.petl_config import Adapter, Lora, LoraMoe, Moe, Part, Prefix, Prompts
 
@@ -24,7 +21,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self):
-        leaf = leaf_of(self, self.collection)
+        leaf = variable_in(self, self.collection)
         return {
             "kernel": leaf("kernel", self.kernel_init, self.kernel_shape),
             "bias": leaf("bias", zeros, self.bias_shape),
@@ -52,7 +49,7 @@ class AdapterPart(nn.Module):
 
 def learned_scale(module: nn.Module, collection: str, scale: float | str, dtype=jnp.float32):
     """A part's scale: the constant, or a leaf that starts at 1."""
-    return leaf_of(module, collection)("scale", ones, ()).astype(dtype) if scale == "learned" else scale
+    return variable_in(module, collection)("scale", ones, ()).astype(dtype) if scale == "learned" else scale
 
 
 class Router(nn.Module):
@@ -63,7 +60,7 @@ class Router(nn.Module):
 
     @nn.compact
     def __call__(self):
-        leaf, d, e = leaf_of(self, "moe"), self.width, self.spec.num_experts
+        leaf, d, e = variable_in(self, "moe"), self.width, self.spec.num_experts
         router = {"w_in": leaf("w_in", normal(0.02), (d, e))}
         if self.spec.router != "input":
             router["w_task"] = leaf("w_task", normal(0.02), (d, e))
@@ -73,14 +70,14 @@ class Router(nn.Module):
         return router
 
 
-def routed(module: nn.Module, spec: Moe | LoraMoe, u):
+def route(module: nn.Module, spec: Moe | LoraMoe, u):
     """The experts' weights for each token, [b, l, e]; what the router did goes into collection `routing`, of
     the first tokens that it sees."""
     router = Router(spec, u.shape[-1], name="router")()
-    logits = moe_math.router_logits(u, router, spec.router)
-    weights, chosen = moe_math.choose(logits, spec.top_k)
-    probability, share = moe_math.shares(logits, chosen)
-    statistics = {"balance": moe_math.balance_of(probability, share), "load": share / spec.top_k}
+    logits = moe.router_logits(u, router, spec.router)
+    weights, chosen = moe.choose(logits, spec.top_k)
+    probability, share = moe.shares(logits, chosen)
+    statistics = {"balance": moe.balance_of(probability, share), "load": share / spec.top_k}
     statistics |= {"probability": probability, "chosen": share}
     statistics |= {key: router[key] for key in ("alpha",) if key in router}
     module.sow("routing", "mixture", statistics, reduce_fn=lambda kept, new: kept or (new,))
@@ -98,10 +95,10 @@ class MoePart(nn.Module):
         spec, d = self.spec, x.shape[-1]
         e, r = spec.num_experts, d // spec.reduction
         u = LayerNorm(self.eps, "moe", name="ln_3")(x)
-        weights = routed(self, spec, u)
+        weights = route(self, spec, u)
         down = Linear("moe", kaiming_down(d), (d, e, r), (e, r), name="down")()
         up = Linear("moe", zeros, (e, r, d), (e, d), name="up")()
-        return spec.scale * moe_math.mixture(u, weights, spec.top_k, down, up)
+        return spec.scale * moe.mixture(u, weights, spec.top_k, down, up)
 
 
 class LoraPart(nn.Module):
@@ -112,7 +109,7 @@ class LoraPart(nn.Module):
 
     @nn.compact
     def __call__(self):
-        leaf, (d, width) = leaf_of(self, "lora"), self.shape
+        leaf, (d, width) = variable_in(self, "lora"), self.shape
         leaves = {
             "a": leaf("a", kaiming_down(d), (d, self.spec.rank)),
             "b": leaf("b", zeros, (self.spec.rank, width)),
@@ -132,10 +129,10 @@ class LoraMoePart(nn.Module):
     @nn.compact
     def __call__(self, x):
         spec, d = self.spec, x.shape[-1]
-        leaf, e, r = leaf_of(self, "moe"), spec.num_experts, spec.rank
-        weights = routed(self, spec, x)
+        leaf, e, r = variable_in(self, "moe"), spec.num_experts, spec.rank
+        weights = route(self, spec, x)
         a, b = leaf("a", kaiming_down(d), (d, e, r)), leaf("b", zeros, (e, r, self.width))
-        return spec.scale * moe_math.low_rank_mixture(x, weights, a, b)
+        return spec.scale * moe.low_rank_mixture(x, weights, a, b)
 
 
 def low_rank_parts(slots: tuple[tuple[str, Part | None], ...], d: int, width: int) -> list:
@@ -155,10 +152,10 @@ def low_rank(x, y, kernel, parts: list):
     width = y.shape[-1] // len(parts)
     pieces = [part if isinstance(part, dict) else None for part in parts]
     if any(piece is not None for piece in pieces):
-        y = y + lora_math.delta(x, pieces, width)
+        y = y + lora.delta(x, pieces, width)
     if any(piece is not None and "magnitude" in piece for piece in pieces):
         ratios = [
-            lora_math.magnitude_ratio(kernel[:, i * width : (i + 1) * width], piece)
+            lora.magnitude_ratio(kernel[:, i * width : (i + 1) * width], piece)
             if piece is not None and "magnitude" in piece
             else jnp.ones(width)
             for i, piece in enumerate(pieces)
@@ -178,14 +175,14 @@ class PrefixPart(nn.Module):
 
     @nn.compact
     def __call__(self):
-        leaf, spec = leaf_of(self, "prefix"), self.spec
+        leaf, spec = variable_in(self, "prefix"), self.spec
         start = nn.initializers.uniform(0.01)
         leaves = {name: leaf(name, start, (spec.length, self.width)) for name in ("key", "value")}
         if spec.scaled:
             leaves |= {name: leaf(name, ones, ()) for name in ("key_scale", "value_scale")}
         if spec.gate is not None:
             leaves["gate"] = leaf("gate", nn.initializers.constant(spec.gate), ())
-        return prefix_math.prefix_tokens(leaves)
+        return prefix.prefix_tokens(leaves)
 
 
 class PromptPart(nn.Module):
@@ -197,17 +194,17 @@ class PromptPart(nn.Module):
 
     @nn.compact
     def __call__(self):
-        leaf, start, (v, w) = leaf_of(self, "prompt"), normal(0.02), self.widths
+        leaf, start, (v, w) = variable_in(self, "prompt"), normal(0.02), self.widths
         k, n, direction = self.depth, self.spec.length, self.spec.direction
         leaves = {"visual": leaf("visual", start, (k, n, v)), "text": leaf("text", start, (k, n, w))}
         if direction in ("both", "to_vision"):
             leaves["to_visual"] = Linear("prompt", start, (k, w, v), (k, v), name="to_visual")()
         if direction in ("both", "to_text"):
             leaves["to_text"] = Linear("prompt", start, (k, v, w), (k, w), name="to_text")()
-        return prompts_math.prompt_tokens(leaves)
+        return prompts.prompt_tokens(leaves)
 
 
-def attached(part: Part | None, slot: str, eps: float) -> Callable:
+def apply_adapter(part: Part | None, slot: str, eps: float) -> Callable:
     """What the part in an adapter's slot adds, as a function of its layer's tokens; zero without a part.
 
     Must be called inside a compact method.

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from tpr_jax.models.block import Block
-from tpr_jax.models.matmul import PRODUCT
+from tpr_jax.models.matmul import MATMUL
 from tpr_jax.models.petl.prompts import replace
 from tpr_jax.models.petl_config import slots_of_block
 
 # What of a block is kept for the backward pass; the rest is computed again.
 REMAT = {
     "none": None,
-    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),  # the results of products
+    "dots": jax.checkpoint_policies.save_only_these_names(MATMUL),  # the results of products
     "block": jax.checkpoint_policies.nothing_saveable,
 }
 

@@ -134,14 +134,14 @@ def loss_chart(points) -> str:
 def recall_chart(curves) -> str:
     scale = scales(list(curves.values()), from_zero=True)
     drawn = ""
-    for i, (colour, (label, points)) in enumerate(zip(("green", "amber"), curves.items(), strict=False)):
-        drawn += _line(points, scale, colour)
+    for i, (color, (label, points)) in enumerate(zip(("green", "amber"), curves.items(), strict=False)):
+        drawn += _line(points, scale, color)
         for x, y in points:
             at = f'cx="{scale["x"](x):.1f}" cy="{scale["y"](y):.1f}"'
             hint = f"<title>epoch {x:g}: {y:.2f} %</title>"
-            drawn += f'<circle class="{colour}" {at} r="3.5">{hint}</circle>'
+            drawn += f'<circle class="{color}" {at} r="3.5">{hint}</circle>'
         place = f'x="{PLOT[2]}" y="{PLOT[3] - 34 + 20 * i}" text-anchor="end"'
-        drawn += f'<text class="label {colour}" {place}>{escape(label)}</text>'
+        drawn += f'<text class="label {color}" {place}>{escape(label)}</text>'
     return _chart("R@1 by epoch, %", "epoch", scale, drawn)
 
 

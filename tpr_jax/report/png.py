@@ -79,8 +79,8 @@ def _draw_recall(axes, curves):
     axes.set_xlabel("epoch", size=11, color=MUTED)
     if not curves:
         return _nothing(axes)
-    for colour, (label, points) in zip((GREEN, AMBER), curves.items(), strict=False):
-        style = {"color": colour, "linewidth": 2.2, "marker": "o", "markersize": 4.5}
+    for color, (label, points) in zip((GREEN, AMBER), curves.items(), strict=False):
+        style = {"color": color, "linewidth": 2.2, "marker": "o", "markersize": 4.5}
         axes.plot(*zip(*points, strict=True), label=label, **style)
     axes.set_ylim(bottom=0)
     axes.legend(loc="lower right", frameon=False, fontsize=11, labelcolor=INK)
@@ -104,12 +104,12 @@ def _draw_table(page, rows, left, top, width):
         for label, metrics, stress in rows:
             y += 31
             page.plot([left, left + width], [y - 15.5] * 2, color=RULE, linewidth=0.8)
-            weight, colour = ("bold", GREEN) if stress else ("normal", INK)
+            weight, color = ("bold", GREEN) if stress else ("normal", INK)
             label = label.replace("Best on val (epoch ", "Best on val (ep. ")
             page.text(left, y, label, size=10.5, color=INK, weight=weight, va="center")
             for i, key in enumerate(METRIC_KEYS):
                 x, value = left + label_width + (i + 1) * step, f"{metrics[way][key]:.1f}"
-                page.text(x, y, value, size=11, color=colour, weight=weight, ha="right", va="center")
+                page.text(x, y, value, size=11, color=color, weight=weight, ha="right", va="center")
         y += 58
 
 
@@ -129,7 +129,7 @@ def _draw_query(page, query, left, top, photo_width, photo_height):
             {"edgecolor": GREEN, "linewidth": 4.5} if photo["right"] else {"edgecolor": RULE, "linewidth": 1}
         )
         page.add_patch(Rectangle((x, top), photo_width, photo_height, fill=False, zorder=3, **edge))
-        if photo["right"]:  # a sign beside the colour: not everybody tells green from grey
+        if photo["right"]:  # a sign beside the color: not everybody tells green from gray
             page.add_patch(Rectangle((x, top), 19, 19, color=GREEN, zorder=4, linewidth=0))
             page.text(x + 9, top + 9.5, "✓", size=10.5, color=PAPER, ha="center", va="center", zorder=5)
     # imshow fits the limits to its last picture.

@@ -1,6 +1,6 @@
 """A run as a page and a picture: curves, the table before and after, and what the first queries found.
 
-`write_report` is all that the trainer needs; report_html.py and report_png.py draw what is prepared here.
+`write_report` is all that the trainer needs; html.py and png.py draw what is prepared here.
 """
 
 import math
@@ -120,7 +120,7 @@ def recall_curves(history: list[dict]) -> dict[str, list[tuple[float, float]]]:
 
 
 def smoothed(points: list[tuple[float, float]], share: float = 0.05) -> list[tuple[float, float]]:
-    """Moving mean over a window of `share` of the points, centred except that it stops at the two ends."""
+    """Moving mean over a window of `share` of the points, centered except that it stops at the two ends."""
     half = max(1, int(len(points) * share / 2))
     windows = [points[max(0, i - half) : i + half + 1] for i in range(len(points))]
     return [(x, sum(y for _, y in w) / len(w)) for (x, _), w in zip(points, windows, strict=True)]

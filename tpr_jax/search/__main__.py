@@ -14,11 +14,11 @@ further columns. `index` again encodes only what is new or changed. `serve` is t
 import signal
 import sys
 
-from tpr_jax.utils import signals as interrupt
+from tpr_jax.utils import signals
 
 EARLY_END = (130, "error: interrupted; the same command goes on")
 if __name__ == "__main__":
-    interrupt.end_at_once({signal.SIGTERM: EARLY_END, signal.SIGINT: EARLY_END})
+    signals.exit_immediately({signal.SIGTERM: EARLY_END, signal.SIGINT: EARLY_END})
 
 import argparse
 import os
@@ -28,8 +28,8 @@ import threading
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from tpr_jax.cli.parser import Parser, path
-from tpr_jax.distributed import cluster as clusters
-from tpr_jax.distributed.processes import TIMEOUT, joined
+from tpr_jax.distributed import cluster
+from tpr_jax.distributed.processes import TIMEOUT, initialized
 from tpr_jax.errors import UserError
 from tpr_jax.perf.allocator import keep_freed_memory
 from tpr_jax.utils.signals import Stopped
@@ -134,12 +134,12 @@ def _index(args: argparse.Namespace) -> None:
         raise UserError(f"--batch_size {args.batch_size}: must be at least 1")
     if args.image_size and min(args.image_size) < 1:
         raise UserError(f"--image_size {' '.join(map(str, args.image_size))}: must be above 0")
-    peers = clusters.find_here(args.coordinator, args.num_processes, args.process_id)
+    peers = cluster.find_here(args.coordinator, args.num_processes, args.process_id)
     keep_freed_memory()
-    with joined(peers, args.peer_timeout, args.index, verdict):
+    with initialized(peers, args.peer_timeout, args.index, verdict):
         # These import JAX: after the command line is known to be sound.
+        from tpr_jax.search.format import built
         from tpr_jax.search.index.build import build
-        from tpr_jax.search.show import built
 
         result = build(
             args.photos,
@@ -157,8 +157,8 @@ def _index(args: argparse.Namespace) -> None:
 
 
 def _query(args: argparse.Namespace) -> None:
+    from tpr_jax.search.format import answer
     from tpr_jax.search.query.search import open_searcher, search
-    from tpr_jax.search.show import answer
 
     searcher = open_searcher(args.index, args.model, args.engine)
     settings = {key: getattr(args, key) for key in ("top_k", "weight", "where", "group")}

@@ -12,7 +12,7 @@ import jax
 
 from tpr_jax import __version__
 from tpr_jax.data.records import Records
-from tpr_jax.distributed import processes as distributed
+from tpr_jax.distributed import processes
 from tpr_jax.errors import UserError
 from tpr_jax.utils import checksums
 
@@ -57,7 +57,7 @@ def check_same(what: str, mine: Mapping, remedy: str) -> None:
     """
     if jax.process_count() == 1:
         return
-    told = distributed.merged({str(jax.process_index()): json.dumps(mine, sort_keys=True)})
+    told = processes.all_gather_dict({str(jax.process_index()): json.dumps(mine, sort_keys=True)})
     flat = [_flat(json.loads(told[str(i)])) for i in range(len(told))]
     for i, theirs in enumerate(flat[1:], 1):
         for key in {**flat[0], **theirs}:

@@ -1,6 +1,6 @@
 """Saving and resuming with Orbax: `latest` to go on from, `best` to keep.
 
-A checkpoint holds the trainable collections, the optimiser's state and the step, and as JSON what the loop
+A checkpoint holds the trainable collections, the optimizer's state and the step, and as JSON what the loop
 needs to know; never CLIP's frozen weights. Writing happens in the background and under a temporary name, so a
 checkpoint either is whole or does not exist. Checksums of arrays and notes lie among the notes, and are
 compared when they are read: what was damaged since is not restored.
@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
-from tpr_jax.distributed import processes as distributed
+from tpr_jax.distributed import processes
 from tpr_jax.errors import UserError, describe_disk_limit
 from tpr_jax.utils import checksums
 
@@ -95,7 +95,7 @@ def restore_newest(manager: ocp.CheckpointManager, like: dict) -> tuple[int, dic
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file.
             why = _first_line(error)
         # Each process reads its own part, and the checksums need all of them: they have to agree.
-        why = "".join(distributed.merged({"why": why} if why else {}).values())
+        why = "".join(processes.all_gather_dict({"why": why} if why else {}).values())
         if not why and sums is not None:
             try:
                 checksums.check_arrays(found["state"], sums)

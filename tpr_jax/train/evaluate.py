@@ -8,12 +8,10 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from tpr_jax.data import records as records_lib
-from tpr_jax.data.bucketing import short_first
-from tpr_jax.distributed import processes as distributed
-from tpr_jax.distributed import sharding
+from tpr_jax.data.bucketing import sort_by_length
+from tpr_jax.distributed import processes, sharding
 from tpr_jax.errors import UserError
-from tpr_jax.metrics import ranking_device
-from tpr_jax.metrics import retrieval as metrics
+from tpr_jax.metrics import ranking_device, retrieval
 from tpr_jax.models.clip import end_positions
 
 
@@ -51,12 +49,12 @@ def encode_split(
 
     encode_image, encode_text = encoders
     batch_size = batch_size if mesh is None else sharding.filled_up(mesh, batch_size)
-    here = sharding.rows_here(mesh, batch_size) if mesh is not None and jax.process_count() > 1 else None
+    here = sharding.local_row_mask(mesh, batch_size) if mesh is not None and jax.process_count() > 1 else None
     sources, bad = records_lib.image_sources(records), None if skipped is None else {}
     images = pipeline.image_batches(sources, image_size, batch_size, bad, here)
     gallery_feats = encode(encode_image, variables, images, -(-len(sources) // batch_size), "photos")
     if bad is not None and here is not None:
-        found = distributed.merged({str(row): why for row, why in bad.items()})
+        found = processes.all_gather_dict({str(row): why for row, why in bad.items()})
         bad = {int(row): why for row, why in found.items()}
     if bad:
         skipped.update({str(sources[row]): why for row, why in bad.items()})
@@ -69,7 +67,7 @@ def encode_split(
     _, captions, query_pids = records_lib.caption_pairs(records)
     ids = tokenizer(captions)
     ends = end_positions(ids, eot_id)
-    order, back = short_first(ends)
+    order, back = sort_by_length(ends)
     texts = pipeline.text_batches(ids[order], batch_size, ends[order])
     feats = encode(encode_text, variables, texts, -(-len(captions) // batch_size), "captions")
     return {
@@ -90,13 +88,13 @@ def score(split: dict) -> dict:
     names = ("query_feats", "gallery_feats", "query_pids", "gallery_pids")
     on_devices = jax.default_backend() != "cpu" or jax.local_device_count() > 1
     pair_ranks = ranking_device.pair_ranks if on_devices else None
-    return metrics.retrieval_metrics(*(split[name] for name in names), pair_ranks=pair_ranks)
+    return retrieval.retrieval_metrics(*(split[name] for name in names), pair_ranks=pair_ranks)
 
 
 def examples(split: dict, count: int, top_k: int, seed: int = 0) -> list[dict]:
     """The first `top_k` photos for `count` captions drawn at random, for the report."""
     chosen = np.random.default_rng(seed).permutation(len(split["captions"]))[:count]
-    scores, index = metrics.top_k(split["query_feats"][chosen], split["gallery_feats"], top_k)
+    scores, index = retrieval.top_k(split["query_feats"][chosen], split["gallery_feats"], top_k)
     return [
         {
             "caption": split["captions"][query],

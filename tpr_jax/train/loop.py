@@ -1,4 +1,4 @@
-"""One run from top to bottom: mesh, data, model, weights, optimiser, loop, evaluation, saving."""
+"""One run from top to bottom: mesh, data, model, weights, optimizer, loop, evaluation, saving."""
 
 import contextlib
 import itertools
@@ -12,21 +12,16 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.data.augment import erase_colour
+from tpr_jax.data.augment import erase_color
 from tpr_jax.data.pipeline import steps_per_epoch, stream, train_input
-from tpr_jax.distributed import processes as distributed
-from tpr_jax.distributed import sharding
+from tpr_jax.distributed import processes, sharding
 from tpr_jax.errors import UserError
 from tpr_jax.perf import memory
 from tpr_jax.report import write as report
-from tpr_jax.train import checkpoint, evaluate, progress, step
+from tpr_jax.train import checkpoint, evaluate, progress, step, throughput, watchdog, writer
 from tpr_jax.train import results as results_lib
-from tpr_jax.train import throughput as watching
-from tpr_jax.train import watchdog as stalls
-from tpr_jax.train import writer as runlog
-from tpr_jax.train.setup import make_optimiser, prepare
-from tpr_jax.utils import locking
-from tpr_jax.utils import signals as interrupt
+from tpr_jax.train.setup import make_optimizer, prepare
+from tpr_jax.utils import locking, signals
 from tpr_jax.utils.files import write_json
 from tpr_jax.utils.trees import merge
 
@@ -39,29 +34,29 @@ def train(config: ConfigDict, workdir: Path) -> dict:
       UserError: another run is training in `workdir`, or something cannot be used.
     """
     with contextlib.ExitStack() as stack:
-        if distributed.is_first():  # all processes of a run share its folder
+        if processes.is_first():  # all processes of a run share its folder
             stack.enter_context(locking.hold(workdir, "--workdir", "training in this folder"))
         return _train_until_stopped(config, workdir)
 
 
 def _train_until_stopped(config: ConfigDict, workdir: Path) -> dict:
-    with interrupt.noticed() as notice:
+    with signals.catch_signals() as notice:
         try:
             # Of several processes none may leave amid what all compute together.
-            with notice.at_once(jax.process_count() == 1):
+            with notice.raise_immediately(jax.process_count() == 1):
                 return _train(config, workdir, notice)
         except KeyboardInterrupt:
             if notice.again or not notice:
                 raise
-            raise interrupt.Stopped(notice.number, "stopped; the newest checkpoint has all steps") from None
+            raise signals.Stopped(notice.number, "stopped; the newest checkpoint has all steps") from None
 
 
-def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
-    began, first = time.monotonic(), distributed.is_first()
+def _train(config: ConfigDict, workdir: Path, notice: signals.PreemptionSignal) -> dict:
+    began, first = time.monotonic(), processes.is_first()
     defaults = config_lib.to_plain(config_lib.base())
-    runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME, defaults)
+    writer.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME, defaults)
     if first:
-        runlog.clean_workdir(workdir)
+        writer.clean_workdir(workdir)
     parts = prepare(config)
     if not parts["trainable"]:
         raise UserError(f"method '{config.method.name}' has nothing to train: use --mode eval")
@@ -74,12 +69,12 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
     last_step = per_epoch * config.num_epochs
     if config.total_steps:
         last_step = min(last_step, config.total_steps)
-    rate, optimiser = make_optimiser(config, parts["trainable"], per_epoch)
+    rate, optimizer = make_optimizer(config, parts["trainable"], per_epoch)
     if first and (note := config_lib.schedule_note(config)):
         tqdm.write(note)
     weights, scale = config_lib.loss_weights(config), 1 / config.temperature
-    update = step.jit_train_step(parts["model"], optimiser, weights, scale, mesh, config.accumulate)
-    share = sharding.share(mesh, config.batch_size)
+    update = step.jit_train_step(parts["model"], optimizer, weights, scale, mesh, config.accumulate)
+    share = sharding.process_shard(mesh, config.batch_size)
     batches = train_input(
         splits["train"],
         parts["tokenizer"],
@@ -91,7 +86,7 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
         mask_text=config.mask_text,
         mlm=bool(config.losses.mlm),
         pad=config.pad,
-        colour=erase_colour(parts["clip_config"].image_mean, parts["clip_config"].image_std),
+        color=erase_color(parts["clip_config"].image_mean, parts["clip_config"].image_std),
         skipped=parts["skipped"],
         process_index=share[0],
         process_count=share[1],
@@ -100,14 +95,14 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
     def rows_of(batch):
         """On the devices; which example a row is only reports want to know."""
         batch = {key: rows for key, rows in batch.items() if key != "index"}
-        return sharding.by_row(mesh, batch, config.batch_size)
+        return sharding.shard_batch(mesh, batch, config.batch_size)
 
     # Only now: a config that could not even begin does not claim the folder.
     if first:
         write_json(workdir / "config.json", config_lib.to_plain(config))
     latest = checkpoint.open_manager(workdir / "checkpoints" / "latest", keep=2)
     best = checkpoint.open_manager(workdir / "checkpoints" / "best", keep=1)
-    state = sharding.place(mesh, step.init_state(optimiser, parts["trainable"]))
+    state = sharding.shard_params(mesh, step.init_state(optimizer, parts["trainable"]))
     notes = {"seconds": 0.0, "zero_shot": None, "best_r1": -1.0, "best_epoch": 0}
     facts = results_lib.backbone_facts(parts)
     if (found := checkpoint.restore_newest(latest, state)) is not None:
@@ -129,7 +124,7 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
     if done < last_step:
         # Of all before the first step compiling takes longest: it goes on beside the evaluation of zero-shot.
         first_batch = next(feed)
-        update = step.compiled_ahead(update, state, parts["frozen"], rows_of(first_batch))
+        update = step.compile_in_background(update, state, parts["frozen"], rows_of(first_batch))
         feed = itertools.chain([first_batch], feed)
 
     def due(at_step):
@@ -142,21 +137,21 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
     history, log, close_log = [], lambda row: None, lambda: None
     on_the_way = results_lib.splits_on_the_way(parts, config)
     if first:
-        history = runlog.read_history(workdir, done)
+        history = writer.read_history(workdir, done)
         if due(done) and progress.scores_at(history, done, on_the_way) is None:
-            history = runlog.read_history(workdir, done, evaluate_again=True)
-        log, close_log = runlog.open_log(workdir, history)
+            history = writer.read_history(workdir, done, evaluate_again=True)
+        log, close_log = writer.open_log(workdir, history)
     scored_before = progress.scores_at(history, done, on_the_way)
 
     variables = lambda state: merge(parts["frozen"], state["trainable"])  # noqa: E731
     spent = lambda: notes["seconds"] + time.monotonic() - began  # noqa: E731
     if notes["zero_shot"] is None:
         notes["zero_shot"] = results_lib.score_zero_shot(parts, config)
-        tqdm.write(f"zero-shot, test: {results_lib.short(notes['zero_shot'])}")
+        tqdm.write(f"zero-shot, test: {results_lib.format_scores(notes['zero_shot'])}")
 
     def share_skipped():
         if parts["skipped"] is not None:  # each process knows of those that it tried
-            parts["skipped"].update(distributed.merged(parts["skipped"]))
+            parts["skipped"].update(processes.all_gather_dict(parts["skipped"]))
 
     def so_far():
         """The notes as of now; all processes have to ask."""
@@ -166,7 +161,7 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
 
     def save(state):
         if first:
-            runlog.secure(workdir)
+            writer.fsync_metrics(workdir)
         checkpoint.finish(best)  # else a run that resumes here could miss the best state before
         checkpoint.save(latest, int(state["step"]), state, so_far())
 
@@ -184,20 +179,20 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
             return
         log({"step": at_step, "epoch": epoch, **scored})
         for split, scores in scored.items():
-            tqdm.write(f"epoch {epoch}, {split}: {results_lib.short(scores)}")
+            tqdm.write(f"epoch {epoch}, {split}: {results_lib.format_scores(scores)}")
         keep_if_best(state, at_step, scored)
         note_progress()
 
     def keep_if_best(state, at_step, scored):
         """Saves the state as the best if no epoch before scored as high on val; the first process decides."""
         r1 = scored["val"]["t2i"]["R1"] if "val" in scored else -1.0
-        if distributed.of_first(r1 > notes["best_r1"]):
+        if processes.broadcast_from_first(r1 > notes["best_r1"]):
             notes.update(best_r1=r1, best_epoch=at_step // per_epoch)
             if at_step not in best.all_steps():
                 checkpoint.finish(latest)  # `best` is never ahead of what a run resumes from
                 checkpoint.save(best, at_step, state, notes)
 
-    if distributed.of_first(scored_before is not None):
+    if processes.broadcast_from_first(scored_before is not None):
         keep_if_best(state, done, scored_before or {})
     elif due(done):
         validate(state, done)
@@ -216,9 +211,9 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
             keep()
 
     bar = tqdm(total=last_step, initial=done, desc="train", unit="step", dynamic_ncols=True, disable=None)
-    pace = watching.pace(config, parts)
-    mark, end_profile = watching.profiler(workdir / "profile", config.profile)
-    device = stalls.PEERS if jax.process_count() > 1 else stalls.DEVICE
+    pace = throughput.pace(config, parts)
+    mark, end_profile = throughput.profiler(workdir / "profile", config.profile)
+    device = watchdog.PEERS if jax.process_count() > 1 else watchdog.DEVICE
     waited, since, since_step = 0.0, time.monotonic(), done
     with contextlib.ExitStack() as stack:
         stack.callback(checkpoint.finish, best)
@@ -226,12 +221,12 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
         stack.callback(bar.close)
         stack.push(keep_if_unread)
         stack.callback(end_profile)
-        watched = stack.enter_context(stalls.watched(watching.complain))
-        stack.enter_context(notice.at_once(False))  # amid a step the state cannot be saved
-        anyone = distributed.anyone(mesh)
+        watched = stack.enter_context(watchdog.watched(throughput.complain))
+        stack.enter_context(notice.raise_immediately(False))  # amid a step the state cannot be saved
+        anyone = processes.any_process(mesh)
         while done < last_step:
             epoch, asked = done // per_epoch, time.monotonic()
-            watched.waits_for = stalls.INPUT
+            watched.waits_for = watchdog.INPUT
             batch = next(feed)
             waited += time.monotonic() - asked
             watched.waits_for = device
@@ -257,19 +252,19 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
                 waited, since, since_step = 0.0, now, done
             if done % config.checkpoint_every == 0 or due(done):
                 _stop_if_bad({"bad_step": int(state["bad_step"])}, state, latest, notes)
-                watched.waits_for = stalls.DISK
+                watched.waits_for = watchdog.DISK
                 save(state)
                 watched.waits_for = device
             if due(done):
-                with watched.paused(), notice.at_once(jax.process_count() == 1):
+                with watched.paused(), notice.raise_immediately(jax.process_count() == 1):
                     validate(state, done)
                 since, since_step, waited = time.monotonic(), done, 0.0
             watched.step()
             if anyone(bool(notice)) and done < last_step:
-                watched.waits_for = stalls.DISK
+                watched.waits_for = watchdog.DISK
                 keep()
                 number = notice.number or signal.SIGTERM
-                raise interrupt.Stopped(number, f"stopped at step {done}, which is saved")
+                raise signals.Stopped(number, f"stopped at step {done}, which is saved")
 
     share_skipped()
     results, encoded, kept = results_lib.final_results(
@@ -278,13 +273,13 @@ def _train(config: ConfigDict, workdir: Path, notice: interrupt.Notice) -> dict:
     close_log()
     note_progress()
     # All processes have a part in bringing the pieces together, one writes.
-    parts["frozen"], trained = sharding.everywhere(mesh, (parts["frozen"], kept["trainable"]))
+    parts["frozen"], trained = sharding.replicate(mesh, (parts["frozen"], kept["trainable"]))
     if first:
         retrievals = evaluate.examples(encoded, count=12, top_k=10)
         report.write_report(workdir, history=history, results=results, retrievals=retrievals)
         results_lib.write_model(config, workdir, parts, trained, results)
         write_json(workdir / "results.json", results)  # last: to scripts it says that the run is done
-        results_lib.say_what_came_out(results, workdir)
+        results_lib.print_summary(results, workdir)
     return results
 
 

@@ -1,4 +1,4 @@
-"""What is minimised: the weighted losses over a whole batch, which may go through the towers in parts."""
+"""What is minimized: the weighted losses over a whole batch, which may go through the towers in parts."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from tpr_jax import losses
 from tpr_jax.distributed.sharding import split_rows
 from tpr_jax.errors import UserError
-from tpr_jax.models.matmul import whole
+from tpr_jax.models.matmul import all_gather_weight
 from tpr_jax.models.petl.moe import balance_of
 from tpr_jax.utils.trees import merge
 
@@ -17,20 +17,20 @@ def objective(
     """(total loss, metrics): the weighted losses by name, over the whole batch, and the routing statistics.
 
     `model` is from `models.clip.build`; `weights` maps a loss's name to its weight; a batch holds `image`
-    [b, h, w, 3] (uint8, or normalised floats), `ids` [b, l] and `pid` [b], and for the loss 'mlm' `mlm_ids`
+    [b, h, w, 3] (uint8, or normalized floats), `ids` [b, l] and `pid` [b], and for the loss 'mlm' `mlm_ids`
     and `mlm_labels` [b, l].
 
     Raises:
       UserError: a loss is unknown, or lacks what it needs.
     """
     variables = merge(frozen, trainable)
-    return closing(weights, scale, variables, encode(model, weights, variables, batch), batch)
+    return compute_losses(weights, scale, variables, encode(model, weights, variables, batch), batch)
 
 
 def encode(model: dict, weights: dict[str, float], variables: dict, batch: dict) -> dict:
     """What the losses need of a batch: `image` and `text` [b, e], `routing` of each tower, and for the loss
     'mlm' the sum over its masked words, `mlm`, and how many those are, `mlm_words` (a float)."""
-    # Masked language modelling reads all tokens of the image, of which the feature is the first.
+    # Masked language modeling reads all tokens of the image, of which the feature is the first.
     images, image_routing = model["encode_image"](variables, batch["image"], all_tokens="mlm" in weights)
     text, text_routing = model["encode_text"](variables, batch["ids"])
     found = {"image": images, "text": text, "routing": {"visual": image_routing, "text": text_routing}}
@@ -44,7 +44,7 @@ def encode(model: dict, weights: dict[str, float], variables: dict, batch: dict)
     return {**found, "image": images[:, 0], "mlm": mean * jnp.maximum(words, 1), "mlm_words": words}
 
 
-def closing(weights: dict[str, float], scale: float, variables: dict, found: dict, batch: dict):
+def compute_losses(weights: dict[str, float], scale: float, variables: dict, found: dict, batch: dict):
     """(total loss, metrics) of what `encode` found of a whole batch."""
     routing = found["routing"]
 
@@ -56,7 +56,7 @@ def closing(weights: dict[str, float], scale: float, variables: dict, found: dic
         settings = {"scale": scale} if name in ("sdm", "itc") else {}
         if name == "id":
             head = _needed(variables.get("head", {}).get("classifier"), name, "a classifier among heads")
-            settings = jax.tree.map(whole, head)
+            settings = jax.tree.map(all_gather_weight, head)
         known = _needed(losses.BY_NAME.get(name), name, f"another name: known are {', '.join(losses.NAMES)}")
         return known(found["image"], found["text"], batch["pid"], **settings)
 
@@ -66,7 +66,7 @@ def closing(weights: dict[str, float], scale: float, variables: dict, found: dic
     return total, {"loss": total, **terms, **statistics}
 
 
-def in_parts(
+def grad_cached_loss_and_grad(
     model: dict, weights: dict[str, float], scale: float, trainable: dict, frozen: dict, parts: dict
 ):
     """((total loss, metrics), gradient) of a batch whose arrays are [n, b / n, ...], as of the whole batch.
@@ -80,10 +80,10 @@ def in_parts(
         return encode(model, weights, merge(frozen, trainable), part)
 
     def close(trainable, found):
-        return closing(weights, scale, merge(frozen, trainable), _joined(found), whole_batch)
+        return compute_losses(weights, scale, merge(frozen, trainable), _joined(found), whole_batch)
 
     whole_batch = jax.tree.map(lambda rows: split_rows(rows.reshape(-1, *rows.shape[2:])), parts)
-    # A row is one axis while it waits: a TPU would give each pixel's three colours the room of 128.
+    # A row is one axis while it waits: a TPU would give each pixel's three colors the room of 128.
     flat = {key: rows.reshape(*rows.shape[:2], -1) for key, rows in parts.items()}
     found = jax.lax.map(lambda part: encode_part(trainable, part), flat)
     differentiate = jax.value_and_grad(close, argnums=(0, 1), has_aux=True)

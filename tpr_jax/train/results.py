@@ -6,15 +6,13 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.distributed import processes as distributed
-from tpr_jax.distributed import sharding
+from tpr_jax.distributed import processes, sharding
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip
 from tpr_jax.models.methods import zero_shot
 from tpr_jax.perf import memory
-from tpr_jax.train import checkpoint, evaluate, step
-from tpr_jax.train import writer as runlog
-from tpr_jax.train.setup import count, make_optimiser, prepare
+from tpr_jax.train import checkpoint, evaluate, step, writer
+from tpr_jax.train.setup import count, make_optimizer, prepare
 from tpr_jax.utils.files import remove_leftovers, write_json
 from tpr_jax.utils.notices import say_once
 from tpr_jax.utils.trees import merge
@@ -76,8 +74,8 @@ def restore_best(config: ConfigDict, workdir: Path, parts: dict) -> tuple[dict, 
     """(state, where it is from): the best checkpoint, else the newest, else the state before training."""
     facts = backbone_facts(parts)
     # Only the form of its state is needed, which no rate and no length of an epoch changes.
-    _, optimiser = make_optimiser(config, parts["trainable"], per_epoch=1)
-    state = sharding.place(parts["mesh"], step.init_state(optimiser, parts["trainable"]))
+    _, optimizer = make_optimizer(config, parts["trainable"], per_epoch=1)
+    state = sharding.shard_params(parts["mesh"], step.init_state(optimizer, parts["trainable"]))
     for name in ("best", "latest"):
         folder = workdir / "checkpoints" / name
         if not folder.is_dir():
@@ -103,8 +101,8 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
     Without checkpoints in `workdir` the model is scored as it starts. Writes and returns eval.json.
     """
     defaults = config_lib.to_plain(config_lib.base())
-    runlog.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME, defaults)
-    if distributed.is_first():
+    writer.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME, defaults)
+    if processes.is_first():
         remove_leftovers(workdir, ["eval.json"])
     parts = prepare(config, to_train=False)
     state, scored = restore_best(config, workdir, parts)
@@ -115,9 +113,9 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
         if split in parts["splits"]:
             variables = merge(parts["frozen"], state["trainable"])
             scored[split], _ = score_split(parts, config, parts["encoders"], variables, split)
-            print(f"{split}: {short(scored[split])}")
-    scored |= about_data(parts) | memory.peaks({})
-    if distributed.is_first():
+            print(f"{split}: {format_scores(scored[split])}")
+    scored |= data_summary(parts) | memory.peaks({})
+    if processes.is_first():
         write_json(workdir / "eval.json", scored)
     print(f"written: {workdir / 'eval.json'}")
     return scored
@@ -150,13 +148,13 @@ def final_results(config, parts, state, best, notes, variables, done, spent, his
         "final": final,
         "best_on_val": best_on_val,
         "best_on_test": best_on_test(history),
-        **about_data(parts),
+        **data_summary(parts),
         **memory.peaks(notes),
     }
     return results, encoded, found[1] if found else state
 
 
-def about_data(parts: dict) -> dict:
+def data_summary(parts: dict) -> dict:
     """`data`: what the splits hold; `skipped`: the pictures that could not be read, if those were skipped."""
     skipped = parts["skipped"]
     if skipped is None:
@@ -228,7 +226,7 @@ def params_of(parts: dict) -> dict[str, int]:
     return {"trainable_params": trainable, "total_params": trainable + count(parts["frozen"])}
 
 
-def say_what_came_out(results: dict, workdir: Path) -> None:
+def print_summary(results: dict, workdir: Path) -> None:
     """The test split before and after, where everything is, and what to try next."""
     share = 100 * results["trainable_params"] / results["total_params"]
     print(
@@ -236,12 +234,12 @@ def say_what_came_out(results: dict, workdir: Path) -> None:
         f"{results['seconds']:.0f} s, "
         f"{results['trainable_params']:,} of {results['total_params']:,} parameters trained ({share:.1f} %)"
     )
-    print(f"test, text to image, before:       {short(results['zero_shot']['test'])}")
-    print(f"test, text to image, last epoch:   {short(results['final']['test'])}")
+    print(f"test, text to image, before:       {format_scores(results['zero_shot']['test'])}")
+    print(f"test, text to image, last epoch:   {format_scores(results['final']['test'])}")
     for split, what in (("val", ""), ("test", "  (chosen on test, as most papers do)")):
         if best := results[f"best_on_{split}"]:
             label = f"test, best epoch on {split} ({best['epoch']:>3}):"
-            print(f"{label:<35}{short(best['test'])}{what}")
+            print(f"{label:<35}{format_scores(best['test'])}{what}")
     print(
         f"\nwritten to {workdir}: report.html, report.png, results.json, metrics.jsonl, checkpoints/, model/"
     )
@@ -252,5 +250,5 @@ def say_what_came_out(results: dict, workdir: Path) -> None:
     )
 
 
-def short(scored: dict) -> str:
+def format_scores(scored: dict) -> str:
     return "  ".join(f"{key} {value:.2f}" for key, value in scored["t2i"].items())

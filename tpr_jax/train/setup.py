@@ -1,4 +1,4 @@
-"""What training and evaluation share: mesh, data, model, weights, optimiser."""
+"""What training and evaluation share: mesh, data, model, weights, optimizer."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,7 @@ from ml_collections import ConfigDict
 
 from tpr_jax import optim
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.data import datasets as sources
-from tpr_jax.data import leaks
-from tpr_jax.data import protocols as subsets
+from tpr_jax.data import datasets, leaks, protocols
 from tpr_jax.distributed import sharding
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip, methods
@@ -61,14 +59,14 @@ def prepare(config: ConfigDict, to_train: bool = True) -> dict:
     )
     methods.check(method, clip_config)
     skip = config.on_bad_image == "skip"
-    splits = sources.load_splits(config.dataset, config.data_dir, missing_ok=skip, source=config.source)
-    described = sources.describe(config.dataset, splits)
+    splits = datasets.load_splits(config.dataset, config.data_dir, missing_ok=skip, source=config.source)
+    described = datasets.describe(config.dataset, splits)
     for line in described["subset"] or ():
         print(f"a subset of {config.dataset}: {line}")
     shared = leaks.of_splits(splits)
-    splits["train"], reduced = subsets.reduce(splits["train"], config)
+    splits["train"], reduced = protocols.reduce(splits["train"], config)
     described |= reduced
-    splits = sources.with_mixed(splits, config.mix, missing_ok=skip)
+    splits = datasets.with_mixed(splits, config.mix, missing_ok=skip)
     shared = leaks.with_mixed(shared, splits) if config.mix else shared
     name = config.data_dir or f"data set '{config.dataset}'"
     described |= leaks.refuse(shared, name, config.on_leak, official=described["subset"] == [])
@@ -91,7 +89,7 @@ def prepare(config: ConfigDict, to_train: bool = True) -> dict:
         agreement.check_same("backbone", found, "give all the same config.backbone")
     trainable, frozen = optim.split_model(variables, method)
     if "params" in frozen:
-        frozen["params"] = clip.hold_frozen(frozen["params"], config.dtype)
+        frozen["params"] = clip.cast_frozen(frozen["params"], config.dtype)
     return {
         "mesh": mesh,
         "splits": splits,
@@ -103,8 +101,8 @@ def prepare(config: ConfigDict, to_train: bool = True) -> dict:
         "method": method,
         "heads": heads,
         "model": model,
-        "trainable": sharding.place(mesh, trainable),
-        "frozen": sharding.place(mesh, frozen),
+        "trainable": sharding.shard_params(mesh, trainable),
+        "frozen": sharding.shard_params(mesh, frozen),
         "encoders": step.jit_encoders(model, mesh),
     }
 
@@ -114,8 +112,8 @@ def count(tree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def make_optimiser(config: ConfigDict, trainable: dict, per_epoch: int) -> tuple:
-    """(step -> learning rate, the optimiser of the trainable collections)."""
+def make_optimizer(config: ConfigDict, trainable: dict, per_epoch: int) -> tuple:
+    """(step -> learning rate, the optimizer of the trainable collections)."""
     settings = config.optimizer
     rate = optim.schedule(
         settings.lr,

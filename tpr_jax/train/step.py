@@ -1,6 +1,6 @@
 """The train step and the two encoders: pure functions, jitted with their shardings.
 
-A training state is a plain dict: `trainable` (collections), `opt` (optimiser state), `step` (int32, updates
+A training state is a plain dict: `trainable` (collections), `opt` (optimizer state), `step` (int32, updates
 done) and `bad_step` (int32, -1, or the step whose loss, gradient or update was not finite: from there on
 nothing is updated any more, so the state stays the last good one).
 """
@@ -16,14 +16,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tpr_jax.distributed import sharding
 from tpr_jax.perf.allocator import hand_back_freed_memory
-from tpr_jax.train.objective import in_parts, objective
+from tpr_jax.train.objective import grad_cached_loss_and_grad, objective
 
 
-def init_state(optimiser: optax.GradientTransformation, trainable: dict) -> dict:
+def init_state(optimizer: optax.GradientTransformation, trainable: dict) -> dict:
     """The state before the first step."""
     return {
         "trainable": trainable,
-        "opt": optimiser.init(trainable),
+        "opt": optimizer.init(trainable),
         "step": jnp.zeros((), jnp.int32),
         "bad_step": -jnp.ones((), jnp.int32),
     }
@@ -31,7 +31,7 @@ def init_state(optimiser: optax.GradientTransformation, trainable: dict) -> dict
 
 def train_step(
     model: dict,
-    optimiser,
+    optimizer,
     weights: dict[str, float],
     scale: float,
     state: dict,
@@ -44,7 +44,7 @@ def train_step(
     With `parts` the batch's arrays are [n, b / n, ...], and the towers see one part at a time.
     """
     if parts:
-        found = in_parts(model, weights, scale, state["trainable"], frozen, batch)
+        found = grad_cached_loss_and_grad(model, weights, scale, state["trainable"], frozen, batch)
     else:
         differentiate = jax.value_and_grad(
             lambda trainable: objective(model, weights, scale, trainable, frozen, batch), has_aux=True
@@ -52,7 +52,7 @@ def train_step(
         found = differentiate(state["trainable"])
     (_, metrics), gradient = found
     metrics["grad_norm"] = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient)))
-    updates, opt = optimiser.update(gradient, state["opt"], state["trainable"])
+    updates, opt = optimizer.update(gradient, state["opt"], state["trainable"])
     updated = {"trainable": optax.apply_updates(state["trainable"], updates), "opt": opt}
     # The update as well: a finite gradient makes none where Adam divides by 0, or takes the root of too much.
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & _all_finite(updated)
@@ -110,14 +110,16 @@ def on_mesh(function: Callable, mesh: Mesh) -> Callable:
 
 
 def jit_train_step(
-    model: dict, optimiser, weights: dict, scale: float, mesh: Mesh, accumulate: int = 1
+    model: dict, optimizer, weights: dict, scale: float, mesh: Mesh, accumulate: int = 1
 ) -> Callable:
-    """`(state, frozen, batch) -> (state, metrics)`, of what `sharding.place` and `sharding.by_row` laid out;
-    the state's memory is given to the new state. The batch goes through the towers in `accumulate` parts."""
+    """Returns `(state, frozen, batch) -> (state, metrics)` for trees that `sharding` laid out.
+
+    The state's memory is donated to the new state. The towers take the batch in `accumulate` microbatches.
+    """
 
     def step(state, frozen, batch):
-        rows = sharding.in_parts(mesh, batch, accumulate) if accumulate > 1 else batch
-        new, metrics = train_step(model, optimiser, weights, scale, state, frozen, rows, parts=accumulate > 1)
+        rows = sharding.split_microbatches(mesh, batch, accumulate) if accumulate > 1 else batch
+        new, metrics = train_step(model, optimizer, weights, scale, state, frozen, rows, parts=accumulate > 1)
         # Else the compiler would choose, and the next step be compiled anew for its choice.
         new = jax.lax.with_sharding_constraint(new, sharding.leaf_shardings(mesh, new))
         return new, jax.lax.with_sharding_constraint(metrics, NamedSharding(mesh, PartitionSpec()))
@@ -126,14 +128,14 @@ def jit_train_step(
     return jax.jit(on_mesh(step, mesh), donate_argnums=0, compiler_options=options)
 
 
-def compiled(update: Callable, *arguments) -> Callable:
+def aot_compile(update: Callable, *arguments) -> Callable:
     """A jitted function, compiled for such arguments, without the memory that compiling it took."""
     program = update.lower(*arguments).compile()
     hand_back_freed_memory()
     return program
 
 
-def compiled_ahead(update: Callable, *arguments) -> Callable:
+def compile_in_background(update: Callable, *arguments) -> Callable:
     """A jitted function, compiled in a thread of its own for such arguments; the first call waits for it."""
 
     def like(array):
@@ -143,14 +145,14 @@ def compiled_ahead(update: Callable, *arguments) -> Callable:
 
     shapes = jax.tree.map(like, arguments)  # not the arrays, whose memory a step gives away
     compiling = ThreadPoolExecutor(1, "compile")
-    found = compiling.submit(lambda: compiled(update, *shapes))
+    found = compiling.submit(lambda: aot_compile(update, *shapes))
     compiling.shutdown(wait=False)
     return lambda *arguments: found.result()(*arguments)
 
 
 def jit_encoder(encode: Callable, mesh: Mesh) -> Callable:
-    """`(variables, images or ids) -> features float32 [b, e]`, unnormalised and on every device, of rows that
-    `sharding.by_row` laid out."""
+    """`(variables, images or ids) -> features float32 [b, e]`, unnormalized and on every device, of rows that
+    `sharding.shard_batch` laid out."""
     return jax.jit(
         on_mesh(lambda variables, rows: encode(variables, rows)[0], mesh),
         out_shardings=NamedSharding(mesh, PartitionSpec()),
@@ -159,13 +161,13 @@ def jit_encoder(encode: Callable, mesh: Mesh) -> Callable:
 
 
 def jit_encoders(model: dict, mesh: Mesh) -> tuple[Callable, Callable]:
-    """`(variables, images or ids) -> features float32 [b, e]`, unnormalised, for both towers.
+    """`(variables, images or ids) -> features float32 [b, e]`, unnormalized, for both towers.
 
     Every process gives all rows, and gets all features.
     """
 
     def from_all_rows(encode):
         run = jit_encoder(encode, mesh)
-        return lambda variables, rows: run(variables, sharding.by_row(mesh, rows))
+        return lambda variables, rows: run(variables, sharding.shard_batch(mesh, rows))
 
     return from_all_rows(model["encode_image"]), from_all_rows(model["encode_text"])

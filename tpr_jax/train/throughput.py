@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.distributed import processes as distributed
+from tpr_jax.distributed import processes
 from tpr_jax.perf import chips, flops, memory
 
 PROFILED = (10, 15)  # steps of this process: those before compile and fill what is filled once
@@ -75,7 +75,7 @@ def profiler(folder: Path, wanted: bool) -> tuple[Callable, Callable]:
 
     def mark(steps: int, result) -> None:
         nonlocal on
-        if wanted and steps == first - 1 and distributed.is_first():
+        if wanted and steps == first - 1 and processes.is_first():
             jax.block_until_ready(result)
             jax.profiler.start_trace(str(folder))
             on = True

@@ -212,7 +212,7 @@ def open_log(workdir: Path, history: list[dict]) -> tuple[Callable, Callable]:
     return write, close
 
 
-def secure(workdir: Path) -> None:
+def fsync_metrics(workdir: Path) -> None:
     """Brings what metrics.jsonl holds so far onto the disk, so that no checkpoint is ahead of it.
 
     A mounted bucket gets nothing of an open file else.

@@ -20,7 +20,7 @@ class Stopped(Exception):
         self.number = number
 
 
-class Notice:
+class PreemptionSignal:
     """What came since; see `noticed`."""
 
     def __init__(self):
@@ -37,7 +37,7 @@ class Notice:
         return bool(self)
 
     @contextlib.contextmanager
-    def at_once(self, now: bool = True) -> Iterator[None]:
+    def raise_immediately(self, now: bool = True) -> Iterator[None]:
         """Within this, where all that counts is saved, a signal raises KeyboardInterrupt at once; so does one
         that came before. With `now=False` it is patient again, within such a part."""
         before, self._at_once = self._at_once, now
@@ -57,7 +57,7 @@ class Notice:
 
 
 @contextlib.contextmanager
-def _sent_again_where_lost(notice: Notice) -> Iterator[None]:
+def _sent_again_where_lost(notice: PreemptionSignal) -> Iterator[None]:
     """Sends a signal again whose exception Python could only print.
 
     It can do no more where the signal met a finalizer, or a callback of the garbage collector.
@@ -81,20 +81,20 @@ def _sent_again_where_lost(notice: Notice) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def noticed() -> Iterator[Notice]:
+def catch_signals() -> Iterator[PreemptionSignal]:
     """Gives a notice that is true once SIGINT or SIGTERM came; the first one interrupts nothing.
 
     Amid a step the state is neither the old one nor the new one and cannot be saved, so the loop asks where
     it can. A second signal stops at once, as it does outside of the `with`. Within another `with` of this
     kind a signal that came before counts: an import may have swallowed the exception that it raised.
     """
-    notice = Notice()
+    notice = PreemptionSignal()
     # Python lets only the main thread say what a signal does.
     before = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, notice.note) for number in SIGNALS}
     outer = getattr(before.get(signal.SIGTERM), "__self__", None)
-    if isinstance(outer, Notice):
+    if isinstance(outer, PreemptionSignal):
         notice.number = notice.number or outer.number
     try:
         with _sent_again_where_lost(notice):
@@ -102,11 +102,11 @@ def noticed() -> Iterator[Notice]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if isinstance(outer, Notice):
+        if isinstance(outer, PreemptionSignal):
             outer.number = outer.number or notice.number
 
 
-def end_at_once(ends: Mapping[int, tuple[int, str]]) -> None:
+def exit_immediately(ends: Mapping[int, tuple[int, str]]) -> None:
     """Lets a signal end the process with an exit code and a line, until another handler takes it.
 
     For the time in which a program imports what it needs and has begun nothing: an exception could come out
@@ -127,7 +127,7 @@ def end_at_once(ends: Mapping[int, tuple[int, str]]) -> None:
 
 
 @contextlib.contextmanager
-def stopped_at_once(message: str) -> Iterator[Callable[[BaseException], BaseException]]:
+def raise_stopped(message: str) -> Iterator[Callable[[BaseException], BaseException]]:
     """Ends what is within by `Stopped` where SIGTERM comes, by KeyboardInterrupt where SIGINT does.
 
     Gives a function that makes the same of an error which is handled within.
@@ -135,7 +135,7 @@ def stopped_at_once(message: str) -> Iterator[Callable[[BaseException], BaseExce
     Raises:
       Stopped: SIGTERM came, with this message.
     """
-    with noticed() as notice:
+    with catch_signals() as notice:
 
         def told(error: BaseException) -> BaseException:
             known = isinstance(error, Stopped | UserError)  # they have their own words
@@ -144,7 +144,7 @@ def stopped_at_once(message: str) -> Iterator[Callable[[BaseException], BaseExce
             return Stopped(notice.number, message)
 
         try:
-            with notice.at_once():
+            with notice.raise_immediately():
                 yield told
         except (Exception, KeyboardInterrupt) as error:
             if (stop := told(error)) is error:

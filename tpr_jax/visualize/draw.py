@@ -1,4 +1,4 @@
-"""Matplotlib without a screen: figures to PNG, colours, values over a photo, values of words."""
+"""Matplotlib without a screen: figures to PNG, colors, values over a photo, values of words."""
 
 import io
 import textwrap
@@ -16,7 +16,7 @@ from tpr_jax.report.png import INK, MUTED, PAPER
 
 DPI = 110
 HEAT = "viridis"
-# Told apart by most who are colour-blind; more than these are taken from a circle of hues.
+# Told apart by most who are color-blind; more than these are taken from a circle of hues.
 FEW = ("#4477aa", "#ee6677", "#228833", "#ddaa33", "#66ccee", "#aa3377", "#ee7733", "#332288")
 WORDS_A_ROW = 24
 
@@ -37,8 +37,8 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def colours(count: int) -> list:
-    """So many colours, RGB in 0..1."""
+def colors(count: int) -> list:
+    """So many colors, RGB in 0..1."""
     if count <= len(FEW):
         return [tuple(int(name[i : i + 2], 16) / 255 for i in (1, 3, 5)) for name in FEW[:count]]
     return [colormaps["hsv"](i / count)[:3] for i in range(count)]
@@ -50,13 +50,13 @@ def wrapped(text: str, width: int = 110, lines: int = 2) -> str:
     return "\n".join(found if len(found) <= lines else [*found[: lines - 1], found[lines - 1][:-2] + " …"])
 
 
-def heading(axes: Axes, text: str, size: float = 9, colour: str = INK) -> None:
+def heading(axes: Axes, text: str, size: float = 9, color: str = INK) -> None:
     # A dollar sign would otherwise start a formula.
-    axes.set_title(text, size=size, color=colour, parse_math=False, pad=4)
+    axes.set_title(text, size=size, color=color, parse_math=False, pad=4)
 
 
-def grey(photo: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
-    """The photo without its colours and a little paler, as a ground for other colours; 0..1."""
+def gray(photo: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
+    """The photo without its colors and a little paler, as a ground for other colors; 0..1."""
     level = photo.astype(np.float64) @ (0.299, 0.587, 0.114) / 255
     return np.repeat(0.15 + 0.85 * level[..., None], 3, axis=2)
 
@@ -64,15 +64,15 @@ def grey(photo: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
 def over(
     photo: UInt8[np.ndarray, "h w 3"], patches: Float[np.ndarray, "gh gw 3"], strength: float = 0.62
 ) -> Float[np.ndarray, "h w 3"]:
-    """The photo in grey with each patch tinted in its colour (RGB in 0..1)."""
+    """The photo in gray with each patch tinted in its color (RGB in 0..1)."""
     height, width = photo.shape[:2]
     rows, columns = patches.shape[:2]
     tint = np.repeat(np.repeat(patches, height // rows, axis=0), width // columns, axis=1)
-    return (1 - strength) * grey(photo) + strength * tint
+    return (1 - strength) * gray(photo) + strength * tint
 
 
 def heat(values: Float[np.ndarray, "gh gw"], low: float, high: float) -> Float[np.ndarray, "gh gw 3"]:
-    """Colours of values from `low` (dark) to `high` (yellow)."""
+    """Colors of values from `low` (dark) to `high` (yellow)."""
     return colormaps[HEAT]((values - low) / ((high - low) or 1.0))[..., :3]
 
 

@@ -80,8 +80,8 @@ def make(model: Model, shown: Shown, *, title: str, number: int) -> dict[str, by
         "In each block small networks, the experts, stand beside CLIP's own layers. A router looks at "
         "each token (a patch of a photo, a word or a piece of one) and sends it to a few of them; what "
         f"they give is added up by weight. Here there are {part.num_experts} experts, and a token goes to "
-        f"{part.top_k}. A colour is an expert. Expert 1 of one block has nothing to do with expert 1 of "
-        "another: compare colours within a block only. In brackets stands the mixture's place in a block: "
+        f"{part.top_k}. A color is an expert. Expert 1 of one block has nothing to do with expert 1 of "
+        "another: compare colors within a block only. In brackets stands the mixture's place in a block: "
         "beside_mlp is beside CLIP's MLP; lora_fc, lora_q, ... add to one of CLIP's products.",
     ]
     html = page(title, lead, figures(pictures))
@@ -99,7 +99,7 @@ def _loads(model: Model, shown: Shown) -> Picture:
     note = (
         f"Of all tokens of {len(sources):,} photos (class token included)"
         + (f" and of {len(texts):,} sentences (up to the end of each)" if texts else "")
-        + f" of {shown.label}: which share of what is sent goes to each expert. A missing colour is an "
+        + f" of {shown.label}: which share of what is sent goes to each expert. A missing color is an "
         "expert that gets nothing, or almost."
     )
     return Picture(
@@ -115,11 +115,11 @@ def _photos(model: Model, shown: Shown, rows: Sequence[int], sources: list) -> I
             image = experts_draw.photo_png(pixels[i], weights)
             file = f"experts_photo_{i + 1}" + _suffix(slot, found["experts"]) + ".png"
             note = (
-                f"{shown.names[row]}, {TOWERS[tower].lower()}' tower, {slot}: each patch in the colour of "
+                f"{shown.names[row]}, {TOWERS[tower].lower()}' tower, {slot}: each patch in the color of "
                 "the expert that it is sent to first, and below in that of its second. Bottom: the weight "
                 "of the first."
             )
-            yield Picture(file, image, f"Photo {i + 1}", note, "Patches in the colours of their experts")
+            yield Picture(file, image, f"Photo {i + 1}", note, "Patches in the colors of their experts")
 
 
 def _texts(model: Model, shown: Shown, rows: Sequence[int], texts: list[str]) -> Iterator[Picture]:
@@ -132,11 +132,11 @@ def _texts(model: Model, shown: Shown, rows: Sequence[int], texts: list[str]) ->
             )
             file = f"experts_text_{i + 1}" + _suffix(slot, found["experts"]) + ".png"
             note = (
-                f"{text} ({slot}). A column is a token, a row a block. A cell is filled in the colour of "
+                f"{text} ({slot}). A column is a token, a row a block. A cell is filled in the color of "
                 "the expert that the token is sent to first, and from below, as far as its weight "
                 "reaches, in that of its second; the number names the first."
             )
-            yield Picture(file, image, f"Sentence {i + 1}", note, "Words in the colours of their experts")
+            yield Picture(file, image, f"Sentence {i + 1}", note, "Words in the colors of their experts")
 
 
 def _suffix(slot: str, experts: dict) -> str:

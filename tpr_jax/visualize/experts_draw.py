@@ -38,10 +38,10 @@ def loads_png(found: dict) -> bytes:
         axes.set_title(alike, size=9, color=MUTED, loc="right")
         for row, share in enumerate(shares.values()):
             left = 0.0
-            for part, colour in zip(share, draw.colours(len(share)), strict=True):
-                axes.barh(row, part, left=left, color=colour, edgecolor="white", height=0.8)
+            for part, color in zip(share, draw.colors(len(share)), strict=True):
+                axes.barh(row, part, left=left, color=color, edgecolor="white", height=0.8)
                 if part >= 0.06:
-                    text = {"ha": "center", "va": "center", "color": ink_on(colour), "size": 8.5}
+                    text = {"ha": "center", "va": "center", "color": ink_on(color), "size": 8.5}
                     axes.text(left + part / 2, row, f"{100 * part:.0f} %", **text)
                 left += part
         axes.set_yticks(range(len(shares)), [f"block {block + 1}" for block in shares], color=MUTED, size=9)
@@ -56,7 +56,7 @@ def loads_png(found: dict) -> bytes:
 def photo_png(photo: np.ndarray, weights: dict[int, Float[np.ndarray, "e gh gw"]]) -> bytes:
     """The photo, then a column a block: first choice, second choice, weight of the first."""
     count = len(next(iter(weights.values())))
-    colours = np.array(draw.colours(count))
+    colors = np.array(draw.colors(count))
     most = max(int((w > 0).sum(0).max()) for w in weights.values())  # experts that a patch is sent to
     two = most > 1
     wide = 1.05
@@ -77,8 +77,8 @@ def photo_png(photo: np.ndarray, weights: dict[int, Float[np.ndarray, "e gh gw"]
         first, second, by_first, by_second = first_two(np.moveaxis(values, 0, -1))
         for line, (index, weight) in enumerate(((first, by_first), (second, by_second))[: 2 if two else 1]):
             axes = cell(column, line)
-            draw.picture(axes, draw.over(photo, colours[index]))
-            _numbers(axes, index, photo, weight, colours)
+            draw.picture(axes, draw.over(photo, colors[index]))
+            _numbers(axes, index, photo, weight, colors)
             if line == 0:
                 draw.heading(axes, f"block {block + 1}")
         if two:
@@ -93,7 +93,7 @@ def photo_png(photo: np.ndarray, weights: dict[int, Float[np.ndarray, "e gh gw"]
     return draw.to_png(figure)
 
 
-def _numbers(axes, index, photo, weight, colours) -> None:
+def _numbers(axes, index, photo, weight, colors) -> None:
     """The experts' numbers on their patches, where there is room."""
     rows, columns = index.shape
     if columns > 8:
@@ -103,7 +103,7 @@ def _numbers(axes, index, photo, weight, colours) -> None:
         for x in range(columns):
             if weight[y, x] > 0:
                 at = (x + 0.5) * step[1] - 0.5, (y + 0.5) * step[0] - 0.5
-                ink = ink_on(colours[index[y, x]])
+                ink = ink_on(colors[index[y, x]])
                 text = {"ha": "center", "va": "center", "size": 6.5, "color": ink}
                 axes.text(*at, str(index[y, x] + 1), **text)
 
@@ -125,7 +125,7 @@ def _bar(figure, axes, low: str, high: str) -> None:
 def words_png(text: str, names: Sequence[str], weights: dict[int, Float[np.ndarray, "n e"]]) -> bytes:
     """A cell a token and block, shared out between its first two experts by their weights."""
     count = next(iter(weights.values())).shape[-1]
-    colours = draw.colours(count)
+    colors = draw.colors(count)
     top = 0.5
     width, height = 12.0, top + draw.words_height(names, list(weights)) + 0.35
     figure = draw.new_figure(width, height)
@@ -139,7 +139,7 @@ def words_png(text: str, names: Sequence[str], weights: dict[int, Float[np.ndarr
             for token in range(start, end):
                 share = by_second[token] / max(by_first[token] + by_second[token], 1e-12)
                 left, upper = token - 0.47, row - 0.46
-                one, two = colours[first[token]], colours[second[token]]
+                one, two = colors[first[token]], colors[second[token]]
                 axes.add_patch(Rectangle((left, upper), 0.94, 0.92 * (1 - share), color=one, linewidth=0))
                 low = upper + 0.92 * (1 - share)
                 axes.add_patch(Rectangle((left, low), 0.94, 0.92 * share, color=two, linewidth=0))
@@ -149,13 +149,13 @@ def words_png(text: str, names: Sequence[str], weights: dict[int, Float[np.ndarr
     return draw.to_png(figure)
 
 
-def ink_on(colour) -> str:
-    """Black or white, whichever is read better on a colour."""
-    return "white" if np.dot(colour, (0.299, 0.587, 0.114)) < 0.62 else INK
+def ink_on(color) -> str:
+    """Black or white, whichever is read better on a color."""
+    return "white" if np.dot(color, (0.299, 0.587, 0.114)) < 0.62 else INK
 
 
 def _legend(figure, count: int) -> None:
     if count > 16:
         return
-    handles = [Patch(color=colour, label=f"expert {i + 1}") for i, colour in enumerate(draw.colours(count))]
+    handles = [Patch(color=color, label=f"expert {i + 1}") for i, color in enumerate(draw.colors(count))]
     figure.legend(handles=handles, loc="lower center", ncols=min(count, 8), frameon=False, fontsize=9)

@@ -5,7 +5,7 @@ from html import escape
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from tpr_jax.metrics import retrieval as metrics
+from tpr_jax.metrics import retrieval
 from tpr_jax.model import Model
 from tpr_jax.report import html as report_html
 from tpr_jax.report import write as report
@@ -29,7 +29,7 @@ def find(model: Model, shown: Shown, number: int, top_k: int) -> list[dict]:
     rows = spread(len(shown.texts), number) if known else np.arange(len(shown.texts))
     texts = [shown.texts[row] for row in rows]
     queries = model.encode_texts(texts)
-    scores, index = metrics.top_k(queries, photo_feats(model, shown.photos), top_k)
+    scores, index = retrieval.top_k(queries, photo_feats(model, shown.photos), top_k)
     pid_of = (lambda i: int(shown.photo_pids[i])) if known else lambda i: None
     return [
         {
@@ -105,7 +105,7 @@ def png(title: str, lead: str, queries: list[dict]) -> bytes:
             axes.imshow(photo["image"], extent=(x, x + wide, top + tall, top), aspect="auto")
             edge = {"edgecolor": GREEN, "linewidth": 4} if right else {"edgecolor": RULE, "linewidth": 1}
             axes.add_patch(Rectangle((x, top), wide, tall, fill=False, zorder=3, **edge))
-            if right:  # a sign beside the colour: not everybody tells green from grey
+            if right:  # a sign beside the color: not everybody tells green from gray
                 axes.add_patch(Rectangle((x, top), 0.2, 0.2, color=GREEN, zorder=4, linewidth=0))
                 mark = {"color": PAPER, "ha": "center", "va": "center", "zorder": 5}
                 axes.text(x + 0.1, top + 0.1, "✓", size=10, **mark)

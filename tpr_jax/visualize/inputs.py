@@ -22,7 +22,7 @@ class Shown:
     """Photos and sentences; of a data set also who is who."""
 
     label: str  # for titles
-    photos: list  # whatever `images.read_image` reads
+    photos: list  # whatever `images.read.read_image` reads
     names: list[str]  # the photos', for titles
     texts: list[str]
     photo_pids: np.ndarray | None = None  # int64 [photos]

@@ -16,7 +16,7 @@ SHOW = {"leave": False, "dynamic_ncols": True, "disable": None}
 
 
 def photo_feats(model: Model, photos: Sequence) -> Float[np.ndarray, "n e"]:
-    """L2-normalised features of photos. Raises UserError where one cannot be read."""
+    """L2-normalized features of photos. Raises UserError where one cannot be read."""
     size = min(BATCH_SIZE, len(photos))
     batches = image_batches(photos, model.config.image_size, size)
     total = -(-len(photos) // size)
@@ -34,7 +34,7 @@ def inside_photos(model: Model, photos: Sequence) -> Iterator[tuple[UInt8[np.nda
     size = min(BATCH_SIZE, len(photos))
     batches = image_batches(photos, model.config.image_size, size)
     for pixels, valid in tqdm(batches, "photos", -(-len(photos) // size), **SHOW):
-        found = look(model.variables, model.normalise(pixels))
+        found = look(model.variables, model.normalize(pixels))
         yield pixels[:valid], jax.tree.map(lambda leaf, n=valid: np.asarray(leaf)[:n], found)
 
 

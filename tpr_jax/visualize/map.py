@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.lines import Line2D
 
 from tpr_jax.errors import UserError
-from tpr_jax.metrics.retrieval import l2_normalise
+from tpr_jax.metrics.retrieval import l2_normalize
 from tpr_jax.model import Model
 from tpr_jax.report.png import INK, MUTED, RULE
 from tpr_jax.visualize import draw
@@ -34,7 +34,7 @@ def places(feats: Float[np.ndarray, "n e"], seed: int = 0) -> Float[np.ndarray, 
     model = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
     # Threads that wait for each other in a loop take minutes for few points where the cores are busy.
     with threadpool_limits(1 if len(feats) < MANY else None):
-        return model.fit_transform(l2_normalise(feats).astype(np.float64))
+        return model.fit_transform(l2_normalize(feats).astype(np.float64))
 
 
 def of_some(shown: Shown, identities: int) -> tuple[Int[np.ndarray, "p"], Int[np.ndarray, "t"]]:
@@ -65,7 +65,7 @@ def make(model: Model, shown: Shown, *, title: str, identities: int, seed: int) 
         names, marks = [f"person {pid}" for pid in who], []
         found = (
             f"{len(photos)} photos and {len(texts)} captions of {len(who)} people of {shown.label}, a "
-            "colour a person."
+            "color a person."
         )
     else:
         group, names = is_text.astype(int), ["photos", "sentences"][: 1 + bool(len(texts))]
@@ -93,13 +93,13 @@ def draw_map(
     names: list[str],
     marks: list[tuple[int, str]],
 ) -> bytes:
-    """Circles for photos, crosses for texts, a colour a group; `marks` are points with a label."""
+    """Circles for photos, crosses for texts, a color a group; `marks` are points with a label."""
     figure = draw.new_figure(10, 7)
     axes = figure.add_axes((0.02, 0.03, 0.79, 0.94))
-    colours = np.array(_colours(len(names)))[group]
+    colors = np.array(_colors(len(names)))[group]
     photo = ~is_text
-    axes.scatter(*at[photo].T, c=colours[photo], s=52, linewidths=0.6, edgecolors="white", zorder=3)
-    axes.scatter(*at[is_text].T, c=colours[is_text], s=44, marker="x", linewidths=1.8, zorder=2)
+    axes.scatter(*at[photo].T, c=colors[photo], s=52, linewidths=0.6, edgecolors="white", zorder=3)
+    axes.scatter(*at[is_text].T, c=colors[is_text], s=44, marker="x", linewidths=1.8, zorder=2)
     for point, label in marks:
         offset = {"xytext": (6, 4), "textcoords": "offset points"}
         axes.annotate(label, at[point], size=10, color=INK, parse_math=False, **offset)
@@ -112,17 +112,17 @@ def draw_map(
     if len(names) <= 24:
         plain = {"linestyle": "", "marker": "s"}
         kinds += [
-            Line2D([], [], color=colour, label=name, **plain)
-            for name, colour in zip(names, _colours(len(names)), strict=True)
+            Line2D([], [], color=color, label=name, **plain)
+            for name, color in zip(names, _colors(len(names)), strict=True)
         ]
     figure.legend(handles=kinds, loc="center left", bbox_to_anchor=(0.82, 0.5), frameon=False, fontsize=9)
     return draw.to_png(figure)
 
 
-def _colours(count: int) -> list:
-    """As `draw.colours`; up to 20 from a table that tells them apart better than a circle of hues."""
+def _colors(count: int) -> list:
+    """As `draw.colors`; up to 20 from a table that tells them apart better than a circle of hues."""
     from matplotlib import colormaps
 
     return (
-        draw.colours(count) if count <= 8 or count > 20 else [colormaps["tab20"](i)[:3] for i in range(count)]
+        draw.colors(count) if count <= 8 or count > 20 else [colormaps["tab20"](i)[:3] for i in range(count)]
     )

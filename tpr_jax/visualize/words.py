@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from tpr_jax.metrics.retrieval import l2_normalise
+from tpr_jax.metrics.retrieval import l2_normalize
 from tpr_jax.model import Model
 from tpr_jax.report.png import INK, MUTED
 from tpr_jax.visualize import draw
@@ -30,7 +30,7 @@ def patch_cosines(
 
     `tokens` are the features of all the vision tower's tokens, behind its last LayerNorm and projection.
     """
-    return patches(model, l2_normalise(text_feats) @ l2_normalise(tokens).T)
+    return patches(model, l2_normalize(text_feats) @ l2_normalize(tokens).T)
 
 
 def make(model: Model, shown: Shown, *, title: str, number: int) -> dict[str, bytes]:
@@ -49,13 +49,13 @@ def make(model: Model, shown: Shown, *, title: str, number: int) -> dict[str, by
         feats = model.encode_texts([sentence, *words])
         mine = tokens[order[photo]]
         cosines = patch_cosines(model, mine, feats)
-        whole = float(l2_normalise(mine[:1])[0] @ feats[0])
+        whole = float(l2_normalize(mine[:1])[0] @ feats[0])
         image = draw_words(pixels[order[photo]], sentence, words, cosines, whole)
         note = f"{shown.names[photo]}, with: {sentence}"
         alt = "Heat over the photo for the sentence and each word"
         pictures.append(Picture(f"words_{i}.png", image, f"Photo and sentence {i}", note, alt))
     lead = [
-        "Each panel is the photo with a colour a patch: the cosine of the patch's feature (the last "
+        "Each panel is the photo with a color a patch: the cosine of the patch's feature (the last "
         "LayerNorm and CLIP's projection applied to the patch's token, as to the class token) and the "
         "feature of a text. The first panel with heat is for the whole sentence; the others are for "
         "single words, each read by the text tower as a text of its own. Yellow is the highest and dark "

@@ -14,7 +14,7 @@ from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import Method
 from tpr_jax.models.petl_config import ROUTERS
 from tpr_jax.utils.trees import flatten
-from tpr_jax.weights import arguments as validate
+from tpr_jax.weights import arguments
 from tpr_jax.weights.name_maps import from_names, to_names
 from tpr_jax.weights.openai import from_openai
 from tpr_jax.weights.reference_names import DEAD, READ_BY, ROUTER, canonical, clip_weights, method_weights
@@ -75,13 +75,13 @@ def read(state: dict, *, method: str, image_size=None, **settings) -> tuple[Clip
     """
     if not isinstance(state, Mapping) or not state:
         raise ArgumentError(f"state must be a dict, weight name -> NumPy array, not {_described(state)}")
-    image_size = validate.image_size_or_none(image_size)
+    image_size = arguments.image_size_or_none(image_size)
     clip, own = split(state, method)
     known = list(inspect.signature(methods.METHODS[method]).parameters)
     for name, value in settings.items():
         if name not in known:
             raise UserError(f"setting {name!r} is unknown: known are {', '.join(known) or 'none'}")
-        validate.check_setting(name, value)
+        arguments.check_setting(name, value)
     config, params = from_openai(clip, image_size=image_size, grid=_trained_grid(clip, image_size))
     own, found, heads = FIND[method](own, config, settings)
     for name, value in settings.items():
@@ -108,7 +108,7 @@ def load(state: dict, *, method: str, image_size=None, dtype: str = "float32", *
     """
     from tpr_jax.model import make_model, matching_tokenizer
 
-    dtype = validate.dtype_name(dtype)
+    dtype = arguments.dtype_name(dtype)
     config, found, heads, variables = read(state, method=method, image_size=image_size, **settings)
     source = f"reference checkpoint of {method}"
     tokenizer = matching_tokenizer(config)

@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 
 def interpolation_matrix(size_from: int, size_to: int) -> Float[np.ndarray, "size_to size_from"]:
-    """The matrix that resizes one axis linearly between pixel centres (`align_corners=False`).
+    """The matrix that resizes one axis linearly between pixel centers (`align_corners=False`).
 
     No antialiasing: output i reads the input at (i + 1/2) * size_from / size_to - 1/2, held within the
     first and the last sample; each row sums to 1. Computed in float64.
@@ -26,7 +26,7 @@ def resize_positions(
 
     Bilinear without antialiasing, the class token's row kept: what the person-retrieval methods built on CLIP
     do to the square grid of its pre-training. Enlarging an axis by an odd whole factor and shrinking it again
-    gives back the very same values, because every old centre is then also a new one.
+    gives back the very same values, because every old center is then also a new one.
 
     Raises:
       ValueError: `positions` does not have 1 + rows * columns of `grid_from` rows.

@@ -1,4 +1,4 @@
-"""Pictures of every kind of colour, depth and transparency become RGB of 8 bits."""
+"""Pictures of every kind of color, depth and transparency become RGB of 8 bits."""
 
 import struct
 
@@ -26,29 +26,29 @@ def test_cmyk_is_converted_and_not_inverted(picture):
         assert np.abs(read_image(data).astype(int) - picture).mean() < 4
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped(picture):
-    grey8 = picture[..., 1]
-    grey16 = grey8.astype(np.uint16) * 257
-    expected = np.repeat(grey8[..., None], 3, -1)
-    for data in (encoded(grey16, "PNG"), encoded(grey16, "TIFF")):
+def test_sixteen_bit_gray_is_scaled_not_clipped(picture):
+    gray8 = picture[..., 1]
+    gray16 = gray8.astype(np.uint16) * 257
+    expected = np.repeat(gray8[..., None], 3, -1)
+    for data in (encoded(gray16, "PNG"), encoded(gray16, "TIFF")):
         np.testing.assert_array_equal(read_image(data), expected)
-    np.testing.assert_array_equal(read_image(grey16), expected)
-    np.testing.assert_array_equal(read_image(Image.fromarray(grey16)), expected)
+    np.testing.assert_array_equal(read_image(gray16), expected)
+    np.testing.assert_array_equal(read_image(Image.fromarray(gray16)), expected)
     # Pillow holds a 16-bit PGM in 32-bit integers.
-    pgm = b"P5 20 48 65535\n" + grey16.astype(">u2").tobytes()
+    pgm = b"P5 20 48 65535\n" + gray16.astype(">u2").tobytes()
     np.testing.assert_array_equal(read_image(pgm), expected)
     # In between two 8-bit levels: rounded.
     between = np.array([[0, 128, 129, 65535 - 128, 65535 - 129]], np.uint16)
     assert read_image(between)[0, :, 0].tolist() == [0, 0, 1, 255, 254]
 
 
-@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (6, 4), (4, 2), (0, 1)])
-def test_sixteen_bit_png_of_every_kind(picture, colour, channels):
+@pytest.mark.parametrize(("color", "channels"), [(2, 3), (6, 4), (4, 2), (0, 1)])
+def test_sixteen_bit_png_of_every_kind(picture, color, channels):
     four = np.concatenate([picture, picture[::-1, :, :1]], -1)
     eight = four[..., [0, 3]] if channels == 2 else four[..., :channels]
     sixteen = (eight.astype(np.uint16) * 257).astype(">u2")
-    wide = png(20, 48, 16, colour, [row.tobytes() for row in sixteen])
-    narrow = png(20, 48, 8, colour, [row.tobytes() for row in eight])
+    wide = png(20, 48, 16, color, [row.tobytes() for row in sixteen])
+    narrow = png(20, 48, 8, color, [row.tobytes() for row in eight])
     np.testing.assert_allclose(read_image(wide).astype(int), read_image(narrow), atol=1)
 
 
@@ -70,28 +70,28 @@ def test_transparency_is_laid_on_white(picture):
         np.testing.assert_allclose(read_image(source).astype(int), expected, atol=1)
 
 
-def test_grey_with_alpha(picture):
-    grey_alpha = np.stack([picture[..., 1], np.full((48, 20), 102, np.uint8)], -1)
+def test_gray_with_alpha(picture):
+    gray_alpha = np.stack([picture[..., 1], np.full((48, 20), 102, np.uint8)], -1)
     expected = np.rint(picture[..., 1:2] * 0.4 + 255 * 0.6).repeat(3, -1)
     np.testing.assert_allclose(
-        read_image(encoded(Image.fromarray(grey_alpha, "LA"), "PNG")), expected, atol=1
+        read_image(encoded(Image.fromarray(gray_alpha, "LA"), "PNG")), expected, atol=1
     )
 
 
 def test_palette_with_and_without_transparency():
     indices = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
     indices.putpalette([10, 20, 30, 200, 0, 0, 0, 0, 200])
-    colours = [[10, 20, 30], [200, 0, 0], [0, 0, 200]]
-    assert read_image(encoded(indices, "PNG"))[0].tolist() == colours
-    assert read_image(encoded(indices, "GIF"))[0].tolist() == colours
+    colors = [[10, 20, 30], [200, 0, 0], [0, 0, 200]]
+    assert read_image(encoded(indices, "PNG"))[0].tolist() == colors
+    assert read_image(encoded(indices, "GIF"))[0].tolist() == colors
     for kind in ("PNG", "GIF"):
         transparent = read_image(encoded(indices, kind, transparency=1))
-        assert transparent[0].tolist() == [colours[0], [255, 255, 255], colours[2]]
+        assert transparent[0].tolist() == [colors[0], [255, 255, 255], colors[2]]
 
 
-def test_one_transparent_colour_in_grey_and_rgb():
-    grey = png(3, 1, 8, 0, [bytes([7, 8, 9])], (b"tRNS", struct.pack(">H", 8)))
-    assert read_image(grey)[0, :, 0].tolist() == [7, 255, 9]
+def test_one_transparent_color_in_gray_and_rgb():
+    gray = png(3, 1, 8, 0, [bytes([7, 8, 9])], (b"tRNS", struct.pack(">H", 8)))
+    assert read_image(gray)[0, :, 0].tolist() == [7, 255, 9]
     rgb = png(2, 1, 8, 2, [bytes([1, 2, 3, 4, 5, 6])], (b"tRNS", struct.pack(">HHH", 1, 2, 3)))
     assert read_image(rgb)[0].tolist() == [[255, 255, 255], [4, 5, 6]]
 
@@ -108,7 +108,7 @@ def test_lab(picture):
     assert np.abs(result.astype(int) - picture).mean() < 4
 
 
-def test_grey_arrays(picture):
+def test_gray_arrays(picture):
     expected = np.repeat(picture[..., :1], 3, -1)
     np.testing.assert_array_equal(read_image(picture[..., 0]), expected)
     np.testing.assert_array_equal(read_image(picture[..., :1]), expected)

@@ -14,7 +14,7 @@ from PIL import Image
 import tpr_jax.data
 from tests.pictures import encoded, smooth
 from tpr_jax.data.check import look_at
-from tpr_jax.data.images import formats as image_formats
+from tpr_jax.data.images import formats
 from tpr_jax.data.images.read import read_image, read_resized
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.encode import read_ahead
@@ -85,7 +85,7 @@ def test_every_open_of_the_package_names_its_formats():
                 calls.append((path.name, {word.arg for word in node.keywords}))
     assert all("formats" in words for _, words in calls), calls
     programs = {"EPS", "PDF", "WMF"}  # formats that Pillow hands to other programs, or can
-    assert not programs & {*image_formats.FORMATS, *FORMATS}
+    assert not programs & {*formats.FORMATS, *FORMATS}
 
 
 @pytest.mark.parametrize(
@@ -123,11 +123,11 @@ def test_the_signatures_are_those_of_the_files():
     names = {"JPEG2000": "JPEG2000", "PPM": "PPM", "TGA": ""}
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA"):
         data = encoded(smooth(), kind)
-        assert image_formats.format_of(data) == names.get(kind, kind)
+        assert formats.format_of(data) == names.get(kind, kind)
         assert np.abs(read_image(data).astype(int) - smooth()).mean() < 12, kind
-        assert not image_formats.foreign_kind(data)
+        assert not formats.foreign_kind(data)
     for big in (b"MM\0*\0\0\0\x08", b"II+\0\x08\0\0\0", b"MM\0+\0\x08\0\0"):
-        assert image_formats.format_of(big) == "TIFF"
+        assert formats.format_of(big) == "TIFF"
     for brand, others, kind in [
         (b"heic", b"mif1heic", "HEIF"),
         (b"mif1", b"mif1heic", "HEIF"),
@@ -137,7 +137,7 @@ def test_the_signatures_are_those_of_the_files():
         (b"isom", b"isomavc1", ""),
     ]:
         head = (16 + len(others)).to_bytes(4, "big") + b"ftyp" + brand + b"\0\0\0\0" + others
-        assert image_formats.format_of(head) == kind, (brand, others)
+        assert formats.format_of(head) == kind, (brand, others)
 
 
 def heic(image, **how) -> bytes:
@@ -220,9 +220,9 @@ def test_a_raw_photo_in_the_guise_of_a_tiff(tmp_path):
 
 
 def test_known_suffixes_do_not_overlap():
-    assert not image_formats.SUFFIXES & set(image_formats.UNREADABLE)
-    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in image_formats.UNREADABLE)
+    assert not formats.SUFFIXES & set(formats.UNREADABLE)
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in formats.UNREADABLE)
     wanted = {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".jxl", ".mp4", ".mov", ".psd"}
-    assert wanted <= set(image_formats.UNREADABLE)
+    assert wanted <= set(formats.UNREADABLE)
     read = {".heic", ".heif", ".avif", ".mpo", ".apng", ".jfif", ".jpe", ".tif", ".webp", ".jpg", ".png"}
-    assert read <= image_formats.SUFFIXES
+    assert read <= formats.SUFFIXES

@@ -88,7 +88,7 @@ def test_an_error_gives_the_memory_back():
 
 
 def test_large_pictures_share_few_threads():
-    """What a thread freed stays with it: see `image_memory`."""
+    """What a thread freed stays with it: see `images.memory`."""
     names = set()
     with ThreadPoolExecutor(16) as pool:
         for name in pool.map(

@@ -158,8 +158,8 @@ def triangle_weights(source, target):
     """Weights [target, source] of an antialiased bilinear resize, from the triangle's definition."""
     scale = source / target
     support = max(scale, 1.0)
-    centres = (np.arange(target) + 0.5) * scale
-    distance = np.abs((np.arange(source) + 0.5)[None] - centres[:, None]) / support
+    centers = (np.arange(target) + 0.5) * scale
+    distance = np.abs((np.arange(source) + 0.5)[None] - centers[:, None]) / support
     weights = np.maximum(1 - distance, 0)
     return weights / weights.sum(1, keepdims=True)
 
@@ -187,7 +187,7 @@ def test_resize_of_a_photo_of_a_person_is_pillows_to_a_level():
 def test_read_at_a_size_is_read_and_resized_to_the_bit(picture, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    grey = (picture[..., 0].astype(np.uint16) * 257).astype(np.uint16)
+    gray = (picture[..., 0].astype(np.uint16) * 257).astype(np.uint16)
     transparent = np.concatenate([picture, picture[::-1, :, :1]], -1)
     sources = [
         encoded(picture, "JPEG"),
@@ -195,11 +195,11 @@ def test_read_at_a_size_is_read_and_resized_to_the_bit(picture, tmp_path):
         encoded(Image.fromarray(picture).convert("CMYK"), "JPEG"),
         encoded(Image.fromarray(picture).convert("L"), "JPEG"),
         encoded(Image.fromarray(picture).convert("P"), "PNG"),
-        encoded(grey, "PNG"),
+        encoded(gray, "PNG"),
         encoded(transparent, "PNG"),
         Image.fromarray(transparent),
         picture,
-        grey,
+        gray,
     ]
     path = tmp_path / "a.jpg"
     path.write_bytes(sources[1])

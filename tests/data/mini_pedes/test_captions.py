@@ -11,7 +11,7 @@ from tpr_jax.data.mini_pedes.generate import make_example
 from tpr_jax.data.mini_pedes.paint import PART
 
 # Longest first, so that "navy blue" is not read as "blue".
-COLOURS = {
+COLORS = {
     "navy blue": "navy", "dark blue": "navy", "navy": "navy", "light blue": "light blue",
     "pale blue": "light blue", "sky blue": "light blue", "blue": "blue", "bright red": "red", "red": "red",
     "ginger": "red", "grey": "grey", "gray": "grey", "white": "white", "black": "black", "green": "green",
@@ -58,24 +58,24 @@ SIDES = {"front": "from the front", "back": "from behind", "side": "from the sid
 
 
 def _parse(text: str) -> list[tuple[str, str | None, list[str], str]]:
-    """(slot, type, colours, words before it) of every thing a caption names, in order."""
+    """(slot, type, colors, words before it) of every thing a caption names, in order."""
     pattern = re.compile("|".join(f"(?P<t{i}>{p})" for i, (p, _, _) in enumerate(THINGS)))
-    colour = re.compile("|".join(rf"\b{c}\b" for c in COLOURS))
+    color = re.compile("|".join(rf"\b{c}\b" for c in COLORS))
     found, end = [], 0
     for match in pattern.finditer(text):
         slot, kind = THINGS[int(match.lastgroup[1:])][1:]
         before = text[end : match.end()]
-        found.append((slot, kind, [COLOURS[c] for c in colour.findall(before)], before))
+        found.append((slot, kind, [COLORS[c] for c in color.findall(before)], before))
         end = match.end()
-    assert not colour.findall(text[end:]), f"a colour of nothing: {text}"
+    assert not color.findall(text[end:]), f"a color of nothing: {text}"
     return found
 
 
-def _true_colours(person: dict, slot: str) -> set:
+def _true_colors(person: dict, slot: str) -> set:
     if slot == "inner":
         return {person["inner"]}
     item = person[slot]
-    return {item["colour"], item.get("second")} if slot == "top" else {item["colour"]}
+    return {item["color"], item.get("second")} if slot == "top" else {item["color"]}
 
 
 def _check(text: str, example: dict) -> set[str]:
@@ -87,11 +87,11 @@ def _check(text: str, example: dict) -> set[str]:
     for side, words in SIDES.items():
         assert side_of(view) == side or words not in low, text
     slots = set()
-    for slot, kind, colours, before in _parse(low):
+    for slot, kind, colors, before in _parse(low):
         slots.add(slot)
         if slot == "glasses":
             assert person["glasses"] and side_of(view) != "back", text
-            assert not colours, text
+            assert not colors, text
             continue
         if slot == "inner":
             assert person["inner"] and side_of(view) == "front", text
@@ -99,7 +99,7 @@ def _check(text: str, example: dict) -> set[str]:
             assert kind in (None, person["hair"]["style"]), text
         else:
             assert person[slot] and person[slot]["type"] == kind, text
-        assert set(colours) <= _true_colours(person, slot), text
+        assert set(colors) <= _true_colors(person, slot), text
         if slot == "top":
             assert "striped" not in before or person["top"]["pattern"] == "striped", text
             assert not re.search("checked|plaid", before) or person["top"]["pattern"] == "checked", text
@@ -168,12 +168,12 @@ def test_what_a_side_hides_is_not_said():
         "glasses": True,
         "hat": None,
         "inner": "white",
-        "hair": {"style": "ponytail", "colour": "red"},
+        "hair": {"style": "ponytail", "color": "red"},
     }
     front = visible_attributes(person, {"azimuth": 0.1})
     back = visible_attributes(person, {"azimuth": np.pi})
     assert "glasses" in front and "glasses" not in back
-    assert front["inner_colour"] == "white" and "inner_colour" not in back
+    assert front["inner_color"] == "white" and "inner_color" not in back
     assert "hair_style" not in front and back["hair_style"] == "ponytail"
     tiny = {name: 0.0 for name in PART} | {"top": 0.1}
     left = set(visible_attributes(person, {"azimuth": 0.1}, tiny)) - {"sex", "side", "build", "sleeve"}
@@ -191,7 +191,7 @@ COARSE_THINGS = [
     (r"no hair", "hair", {"bald"}),
     (r"tied (?:[a-z]+ )?hair", "hair", {"ponytail"}),
 ]
-COARSE_COLOURS = {name: {colour} for name, colour in COLOURS.items()} | {
+COARSE_COLORS = {name: {color} for name, color in COLORS.items()} | {
     "blue": {"blue", "light blue"},
     "dark": {"black", "brown", "navy"},
     "light": {"white", "yellow", "beige"},
@@ -207,14 +207,14 @@ def _check_coarse(text: str, person: dict) -> set[str]:
     exact = [(p, slot, {kind} if kind else None) for p, slot, kind in THINGS if p not in vague]
     table = exact[:-1] + COARSE_THINGS + exact[-1:]  # 'hair' alone comes last
     thing = re.compile("|".join(f"(?P<t{i}>{p})" for i, (p, _, _) in enumerate(table)))
-    colour = re.compile("|".join(rf"\b{c}\b" for c in COARSE_COLOURS))
+    color = re.compile("|".join(rf"\b{c}\b" for c in COARSE_COLORS))
     slots, end = set(), 0
     for match in thing.finditer(text):
         slot, kinds = table[int(match.lastgroup[1:])][1:]
         before = text[end : match.end()]
         end = match.end()
         slots.add(slot)
-        named = [COARSE_COLOURS[c] for c in colour.findall(before)]
+        named = [COARSE_COLORS[c] for c in color.findall(before)]
         if slot in ("inner", "glasses"):
             assert person[slot], text
             if slot == "inner":
@@ -224,12 +224,12 @@ def _check_coarse(text: str, person: dict) -> set[str]:
             continue
         worn = person[slot]
         assert worn and (kinds is None or worn["style" if slot == "hair" else "type"] in kinds), text
-        assert all(worn["colour"] in colours for colours in named), text
+        assert all(worn["color"] in colors for colors in named), text
         pattern = re.search("striped|checked|plaid", before)
         if pattern:
             what = "striped" if pattern[0] == "striped" else "checked"
             assert slot == "top" and worn["pattern"] == what, text
-    assert not colour.findall(text[end:]), f"a colour of nothing: {text}"
+    assert not color.findall(text[end:]), f"a color of nothing: {text}"
     return slots
 
 

@@ -11,8 +11,8 @@ from tpr_jax.data.mini_pedes.scene import fit_camera, sample_view, turn_hue, wal
 
 
 def _random_mesh(rng, count=200, height=60, width=40):
-    centre = rng.uniform(-5, 1, (count, 1, 3)) * (1, 1, 0) + rng.uniform(0, 60, (count, 1, 3))
-    corners = centre + rng.normal(0, 6, (count, 3, 3))
+    center = rng.uniform(-5, 1, (count, 1, 3)) * (1, 1, 0) + rng.uniform(0, 60, (count, 1, 3))
+    corners = center + rng.normal(0, 6, (count, 3, 3))
     return corners.reshape(-1, 3), np.arange(3 * count, dtype=np.int32).reshape(-1, 3), height, width
 
 
@@ -96,7 +96,7 @@ def test_lab(rgb, expected):
 
 
 @pytest.mark.parametrize("domain", ["mini", "pretrain"])
-def test_people_agree_with_their_bodies_and_wear_no_skin_colours(domain):
+def test_people_agree_with_their_bodies_and_wear_no_skin_colors(domain):
     phen = body.load_body()["phen"]
     kinds = set()
     for i in range(400):
@@ -105,8 +105,8 @@ def test_people_agree_with_their_bodies_and_wear_no_skin_colours(domain):
         skin = wardrobe.SKINS[person["skin"]]
         for item in ("top", "lower", "hat", "bag", "shoes"):
             if person[item] and person[item]["type"] != "jeans":
-                rgb = wardrobe.rgb_of(person, person[item]["colour"], person[item]["type"])
-                assert wardrobe.colour_distance(rgb, skin) > 30, person
+                rgb = wardrobe.rgb_of(person, person[item]["color"], person[item]["type"])
+                assert wardrobe.color_distance(rgb, skin) > 30, person
         kinds |= {person["top"]["type"], person["lower"]["type"]}
     assert kinds >= {
         "t-shirt",
@@ -148,12 +148,12 @@ def test_nobody_leaves_the_frame_and_everybody_fills_it():
         assert np.ptp(np.nonzero(parts.any(1))[0]) > 0.55 * len(parts)
 
 
-def test_plain_tops_are_drawn_in_the_colour_they_are_called():
+def test_plain_tops_are_drawn_in_the_color_they_are_called():
     checked = 0
     for i in range(60):
         example = make_example(2, "mini", "train", i, i % 4, 96, 32)
         top = example["person"]["top"]
-        if top["pattern"] or top["colour"] not in (
+        if top["pattern"] or top["color"] not in (
             "red",
             "green",
             "blue",
@@ -165,7 +165,7 @@ def test_plain_tops_are_drawn_in_the_colour_they_are_called():
             continue
         mask = example["parts"][::2, ::2] == PART["top"]
         drawn = example["image"][mask].mean(0)
-        want = np.array(wardrobe.PALETTES["mini"][top["colour"]], float)
+        want = np.array(wardrobe.PALETTES["mini"][top["color"]], float)
         drawn, want = drawn - drawn.mean(), want - want.mean()
         assert drawn @ want > 0.85 * np.linalg.norm(drawn) * np.linalg.norm(want), (i, top)
         checked += 1

@@ -60,7 +60,7 @@ def test_original_records_hold_the_files_to_the_byte(tmp_path):
         ("cuhk_pedes", "reid_raw.json"),
         ("icfg_pedes", "ICFG-PEDES.json"),
         ("rstp_reid", "data_captions.json"),
-        ("ufine6926", "sign the licence"),
+        ("ufine6926", "sign the license"),
     ],
 )
 def test_instructions_say_whom_to_ask_and_what_to_give(dataset, words):

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from tests import benchmark_folders
-from tpr_jax.data import datasets as sources
-from tpr_jax.data import leaks
+from tpr_jax.data import datasets, leaks
 from tpr_jax.data.images.read import Stored, read_image
 from tpr_jax.data.mixture import mix
 from tpr_jax.data.pipeline import train_input
 from tpr_jax.data.records import image_sources
 from tpr_jax.errors import UserError
-from tpr_jax.train import loop as train
+from tpr_jax.train import loop
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
@@ -52,15 +51,15 @@ def test_batches_are_those_of_the_folder(dataset, kind, hold, tmp_path, monkeypa
     monkeypatch.setattr(read, "HOLD_BYTES", 2**30 if hold else 0)
     folder = benchmark_folders.ALL[dataset](tmp_path / "copy")
     out = prepared(dataset, folder, tmp_path / "out", kind)
-    whole = sources.load_splits(dataset, str(folder))
-    found = sources.load_splits(dataset, out, source=f"tfds_{kind}")
+    whole = datasets.load_splits(dataset, str(folder))
+    found = datasets.load_splits(dataset, out, source=f"tfds_{kind}")
     assert list(found) == list(whole)
     for name, records in whole.items():
         assert found[name].captions == records.captions
         np.testing.assert_array_equal(found[name].pids, records.pids)
         for source in image_sources(found[name]):
             assert isinstance(source, Stored) and isinstance(source.data, bytes) == hold
-    assert sources.describe(dataset, found)["counts"] == sources.describe(dataset, whole)["counts"]
+    assert datasets.describe(dataset, found)["counts"] == datasets.describe(dataset, whole)["counts"]
     assert_same(epoch(found["train"]), epoch(whole["train"]))
     if kind == "original":  # at another size too, and mixed with a folder's
         assert_same(epoch(found["train"], (40, 20)), epoch(whole["train"], (40, 20)))
@@ -70,19 +69,19 @@ def test_batches_are_those_of_the_folder(dataset, kind, hold, tmp_path, monkeypa
 
 def test_what_is_not_prepared_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"no prepared records: write them with .* rstp_reid --config sized"):
-        sources.load_splits("rstp_reid", str(tmp_path), source="tfds_sized")
+        datasets.load_splits("rstp_reid", str(tmp_path), source="tfds_sized")
     with pytest.raises(UserError, match="config.data_dir is missing: config.source='tfds_original' needs"):
-        sources.load_splits("rstp_reid", "", source="tfds_original")
+        datasets.load_splits("rstp_reid", "", source="tfds_original")
 
 
 def test_damaged_shards_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(read, "HOLD_BYTES", 0)
     out = prepared("rstp_reid", benchmark_folders.rstp_reid(tmp_path / "copy"), tmp_path / "out", "original")
     (shard,) = (tmp_path / "out").rglob("*train.tfrecord*")
-    records, whole = sources.load_splits("rstp_reid", out, source="tfds_original"), shard.read_bytes()
+    records, whole = datasets.load_splits("rstp_reid", out, source="tfds_original"), shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=f"{shard}: cannot be read"):
-        sources.load_splits("rstp_reid", out, source="tfds_original")
+        datasets.load_splits("rstp_reid", out, source="tfds_original")
     shard.unlink()
     with pytest.raises(UserError, match=f"^rstp_reid:train/.*: cannot be read from {shard}"):
         read_image(image_sources(records["train"])[-1])
@@ -96,8 +95,8 @@ def test_a_damaged_picture_is_named():
 def test_a_run_from_records_is_the_run_from_the_folder(tiny, make_config, tmp_path):
     out = prepared("cuhk_pedes", tiny["data"], tmp_path / "out", "original")
     settings = {"total_steps": 4, "eval_every": 0}
-    left = train.train(make_config(**settings), tmp_path / "files")
-    right = train.train(make_config(**settings, data_dir=out, source="tfds_original"), tmp_path / "records")
+    left = loop.train(make_config(**settings), tmp_path / "files")
+    right = loop.train(make_config(**settings, data_dir=out, source="tfds_original"), tmp_path / "records")
     rows = lambda name: (tmp_path / name / "metrics.jsonl").read_text().splitlines()  # noqa: E731
     losses = [[json.loads(line).get("loss") for line in rows(name)] for name in ("files", "records")]
     assert losses[0] == losses[1] and len(losses[0]) >= 4
@@ -111,7 +110,7 @@ def test_a_bucket_that_may_not_be_read(monkeypatch):
 
     monkeypatch.setattr(read.tf.io.gfile, "exists", refuse)
     with pytest.raises(UserError, match=r"^gs://bucket/cuhk_pedes/sized/.*: cannot be read \(no storage.*"):
-        sources.load_splits("cuhk_pedes", "gs://bucket", source="tfds_sized")
+        datasets.load_splits("cuhk_pedes", "gs://bucket", source="tfds_sized")
 
 
 def test_people_and_photos_in_two_splits_are_found_in_prepared_records_too(tmp_path):
@@ -122,6 +121,6 @@ def test_people_and_photos_in_two_splits_are_found_in_prepared_records_too(tmp_p
     entries[-1] |= {"id": entries[0]["id"], "img_path": f"./{entries[0]['img_path']}"}
     path.write_text(json.dumps(entries))
     out = prepared("rstp_reid", folder, tmp_path / "out", "sized")
-    found = leaks.of_splits(sources.load_splits("rstp_reid", out, source="tfds_sized"))
+    found = leaks.of_splits(datasets.load_splits("rstp_reid", out, source="tfds_sized"))
     assert found.people == [f"identity {entries[0]['id']} is in train and test"]
     assert found.photos == [f"photo imgs/{entries[0]['img_path']} is in train and test"]

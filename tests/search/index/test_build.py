@@ -12,8 +12,7 @@ import tpr_jax
 from tests import search_galleries
 from tpr_jax.errors import UserError
 from tpr_jax.search.index import build as build_lib
-from tpr_jax.search.index import encode, merge, store
-from tpr_jax.search.index import shards as parts
+from tpr_jax.search.index import encode, merge, shards, store
 from tpr_jax.search.index.build import build
 from tpr_jax.utils import locking
 
@@ -149,7 +148,7 @@ class _Killed(BaseException):
 
 def test_killed_at_any_moment_it_goes_on(make, folder, tiny, monkeypatch, model):
     monkeypatch.setattr(build_lib, "PART_ROWS", 4)
-    writers = [(parts, "write_part"), (merge, "write_whole"), (merge, "write_text"), (merge, "write_json")]
+    writers = [(shards, "write_part"), (merge, "write_whole"), (merge, "write_text"), (merge, "write_json")]
     begun = []
 
     def dying(write, limit):
@@ -163,7 +162,7 @@ def test_killed_at_any_moment_it_goes_on(make, folder, tiny, monkeypatch, model)
 
     whole, deaths, kept = None, 0, []
     made_by = {"image_size": (32, 16), "dtype": "float32", "mean": model.mean, "std": model.std}
-    recipe = parts.recipe({"sha256": store.model_sha256(tiny["clip"]), **made_by})
+    recipe = shards.recipe({"sha256": store.model_sha256(tiny["clip"]), **made_by})
     while whole is None:  # each time it comes one file further
         begun.clear()
         with monkeypatch.context() as patch:
@@ -173,7 +172,7 @@ def test_killed_at_any_moment_it_goes_on(make, folder, tiny, monkeypatch, model)
                 whole, index = make()
             except _Killed:
                 deaths += 1
-                found, _ = parts.read_parts(folder.parent / "index" / "parts", recipe)
+                found, _ = shards.read_parts(folder.parent / "index" / "parts", recipe)
                 kept.append(sum(len(part.entries) for part in found))
     assert whole["count"] == 12 and whole["encoded"] == 0
     assert kept[:3] == [0, 5, 12] and set(kept[3:]) == {12}  # what was written is not done again

@@ -9,7 +9,7 @@ import pytest
 from tests import search_galleries
 from tests.pictures import encoded, smooth
 from tpr_jax.errors import UserError
-from tpr_jax.search import show
+from tpr_jax.search import format as show
 from tpr_jax.search.index.build import build
 from tpr_jax.search.index.folder import excluded, on_disk, walk
 from tpr_jax.search.index.gallery import find_gallery

@@ -12,8 +12,7 @@ from PIL import Image
 import tpr_jax
 from tpr_jax.errors import UserError
 from tpr_jax.search.index import build as build_lib
-from tpr_jax.search.index import encode, store
-from tpr_jax.search.index import shards as parts
+from tpr_jax.search.index import encode, shards, store
 from tpr_jax.search.index.build import build
 
 
@@ -27,7 +26,7 @@ def interrupt_after(monkeypatch):
     """`interrupt_after(n, ...)`: indexes in parts of four photos, and dies where part n + 1 would be written,
     if it comes to that."""
     monkeypatch.setattr(build_lib, "PART_ROWS", 4)
-    write = parts.write_part
+    write = shards.write_part
 
     def call(count, *args, **settings):
         begun = itertools.count()
@@ -38,7 +37,7 @@ def interrupt_after(monkeypatch):
             write(*written)
 
         with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-            patch.setattr(parts, "write_part", dying)
+            patch.setattr(shards, "write_part", dying)
             build(*args, batch_size=4, **settings)
 
     return call

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tpr_jax.search.index import shards as parts
+from tpr_jax.search.index import shards
+from tpr_jax.search.index.cache import find_known
 from tpr_jax.search.index.encode import Stamp
 from tpr_jax.search.index.gallery import Photo
-from tpr_jax.search.index.known import find_known
 
-MADE_BY = parts.recipe(
+MADE_BY = shards.recipe(
     {"sha256": "ab", "image_size": (32, 16), "dtype": "float32", "mean": (0.5,), "std": (1.0,), "name": "x"}
 )
 
@@ -20,29 +20,29 @@ MADE_BY = parts.recipe(
 def write(folder, run, value, *, made_by=MADE_BY, root="/photos", name="a.jpg", skipped=()):
     stamp = Stamp(100, run, bytes([run]) * 32)
     vectors = np.full((1, 2), value, np.float16)
-    parts.write_part(folder, run, made_by, root, [(Photo(name), stamp)], vectors, skipped)
+    shards.write_part(folder, run, made_by, root, [(Photo(name), stamp)], vectors, skipped)
 
 
 @pytest.mark.parametrize("order", [*itertools.permutations(["0" * 32, "8" * 32, "f" * 32])])
 def test_they_are_read_in_the_order_of_their_runs(tmp_path, monkeypatch, order):
     names = iter(order)
-    monkeypatch.setattr(parts.uuid, "uuid4", lambda: uuid.UUID(next(names)))
+    monkeypatch.setattr(shards.uuid, "uuid4", lambda: uuid.UUID(next(names)))
     for _ in order:
-        run = parts.next_run(tmp_path)
+        run = shards.next_run(tmp_path)
         write(tmp_path, run, value=run)
-    found, others = parts.read_parts(tmp_path, MADE_BY)
+    found, others = shards.read_parts(tmp_path, MADE_BY)
     assert [part.vectors[0, 0] for part in found] == [1, 2, 3] and others == 0
     assert find_known(None, tmp_path, MADE_BY, Path("/photos")).newest["a.jpg", None][1] == (2, 0)
 
 
 def test_more_runs_than_the_name_has_digits(tmp_path):
     for run in (99_999_999, 100_000_000):
-        parts.write_part(
+        shards.write_part(
             tmp_path, run, MADE_BY, "/", [], np.zeros((0, 2), np.float16), [(Photo(str(run)), "")]
         )
-    found, _ = parts.read_parts(tmp_path, MADE_BY)
+    found, _ = shards.read_parts(tmp_path, MADE_BY)
     assert [list(part.skipped) for part in found] == [[("99999999", None)], [("100000000", None)]]
-    assert parts.next_run(tmp_path) == 100_000_001
+    assert shards.next_run(tmp_path) == 100_000_001
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_more_runs_than_the_name_has_digits(tmp_path):
     [{"sha256": "cd"}, {"image_size": (64, 32)}, {"dtype": "bfloat16"}, {"mean": (0.4,)}, {"std": (2.0,)}],
 )
 def test_what_was_made_otherwise_is_left_out(tmp_path, other):
-    write(tmp_path, 1, 1, made_by=parts.recipe(MADE_BY | other))
+    write(tmp_path, 1, 1, made_by=shards.recipe(MADE_BY | other))
     write(tmp_path, 2, 2)
     known = find_known(None, tmp_path, MADE_BY, Path("/photos"))
     assert known.left_out == 1 and [rows[0, 0] for rows in known.vectors] == [2]
@@ -59,8 +59,8 @@ def test_what_was_made_otherwise_is_left_out(tmp_path, other):
 def test_a_file_that_does_not_say_how_it_was_made_is_left_out(tmp_path):
     texts = {name: np.frombuffer(b"[]", np.uint8) for name in ("photos", "skipped")}
     np.savez(tmp_path / f"{'a' * 16}-{'0' * 32}.npz", vectors=np.zeros((0, 2), np.float16), **texts)
-    assert parts.read_parts(tmp_path, MADE_BY) == ([], 1)
-    assert parts.next_run(tmp_path) == 1
+    assert shards.read_parts(tmp_path, MADE_BY) == ([], 1)
+    assert shards.next_run(tmp_path) == 1
 
 
 @pytest.mark.parametrize("kept", [0, 1, 50, -1])
@@ -69,7 +69,7 @@ def test_a_damaged_file_is_passed_over(tmp_path, kept):
     (path,) = tmp_path.glob("*.npz")
     path.write_bytes(path.read_bytes()[:kept])
     write(tmp_path, 2, 2)
-    found, _ = parts.read_parts(tmp_path, MADE_BY)
+    found, _ = shards.read_parts(tmp_path, MADE_BY)
     assert [part.vectors[0, 0] for part in found] == [2]
 
 
@@ -103,5 +103,5 @@ def test_the_oldest_are_removed_first(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Path, "unlink", lambda path, **s: (removed.append(path.name[5:13]), unlink(path, **s))
     )
-    parts.remove_parts(tmp_path)
+    shards.remove_parts(tmp_path)
     assert removed == ["00000001", "00000009", "00000010"] and not tmp_path.exists()

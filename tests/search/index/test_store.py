@@ -7,9 +7,9 @@ import pytest
 
 from tpr_jax.errors import UserError
 from tpr_jax.search.index import store
+from tpr_jax.search.index.cache import Known
 from tpr_jax.search.index.encode import Stamp
 from tpr_jax.search.index.gallery import Gallery, Photo
-from tpr_jax.search.index.known import Known
 from tpr_jax.search.index.merge import write_index
 from tpr_jax.search.query import engine
 from tpr_jax.search.query.search import open_searcher

@@ -28,8 +28,8 @@ def recall(lists, vectors, queries, allowed=None):
 @pytest.fixture(scope="module")
 def clusters():
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((300, 32))
-    vectors = centres[rng.integers(0, 300, 20_000)] + 0.5 * rng.standard_normal((20_000, 32))
+    centers = rng.standard_normal((300, 32))
+    vectors = centers[rng.integers(0, 300, 20_000)] + 0.5 * rng.standard_normal((20_000, 32))
     queries = vectors[:200] + 0.5 * rng.standard_normal((200, 32))
     vectors, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (vectors, queries))
     return vectors.astype(np.float16), queries.astype(np.float32)

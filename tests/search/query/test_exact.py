@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tpr_jax.errors import UserError
-from tpr_jax.search.query import exact as codes
+from tpr_jax.search.query import exact
 
 
 def unit(feats):
@@ -37,8 +37,8 @@ def gallery(kind: str, count: int = 40_000, width: int = 32) -> np.ndarray:
 def made(request, tmp_path_factory):
     vectors = gallery(request.param)
     folder = tmp_path_factory.mktemp("codes")
-    names = codes.write_codes(vectors, folder, "codes-1")
-    return vectors, codes.open_codes(folder, names)
+    names = exact.write_codes(vectors, folder, "codes-1")
+    return vectors, exact.open_codes(folder, names)
 
 
 @pytest.mark.parametrize("k", [1, 10, 300])
@@ -48,7 +48,7 @@ def test_as_scoring_all(made, k):
     queries = [*unit(rng.standard_normal((3, vectors.shape[1]))), *vectors[[0, 777, 39_999]]]
     for query in queries:
         query = query.astype(np.float32)
-        scores, rows = codes.exact_top_k(rounded, vectors, query, k)
+        scores, rows = exact.exact_top_k(rounded, vectors, query, k)
         wanted_scores, wanted = plainly(vectors, query, k)
         assert rows.tolist() == wanted
         np.testing.assert_array_equal(scores, wanted_scores)
@@ -59,7 +59,7 @@ def test_among_the_allowed_rows_only(made, share):
     vectors, rounded = made
     allowed = np.random.default_rng(1).random(len(vectors)) < share
     query = vectors[12].astype(np.float32)
-    scores, rows = codes.exact_top_k(rounded, vectors, query, 20, allowed)
+    scores, rows = exact.exact_top_k(rounded, vectors, query, 20, allowed)
     wanted_scores, wanted = plainly(vectors, query, 20, allowed)
     assert rows.tolist() == wanted
     np.testing.assert_array_equal(scores, wanted_scores)
@@ -67,7 +67,7 @@ def test_among_the_allowed_rows_only(made, share):
 
 def test_more_than_there_are(made):
     vectors, rounded = made
-    _, rows = codes.exact_top_k(rounded, vectors, vectors[0].astype(np.float32), 10**6)
+    _, rows = exact.exact_top_k(rounded, vectors, vectors[0].astype(np.float32), 10**6)
     assert sorted(rows.tolist()) == list(range(len(vectors)))
 
 
@@ -88,7 +88,7 @@ def test_products_are_whole_and_exact(count):
     rng = np.random.default_rng(count)
     numbers = rng.integers(-127, 128, (count, 20), np.int8)
     query = rng.integers(-8192, 8193, 20, np.int32)
-    found = codes._products(numbers, query)
+    found = exact._products(numbers, query)
     np.testing.assert_array_equal(found, numbers.astype(np.int64) @ query.astype(np.int64))
 
 
@@ -96,8 +96,8 @@ def test_products_of_the_largest_numbers_fit(tmp_path):
     """2,048 numbers, all at the end of their span, with a query that points at them."""
     signs = np.where(np.arange(2048) % 2, 1, -1) / np.sqrt(2048)
     vectors = np.stack([signs, -signs, 0 * signs]).astype(np.float16)
-    rounded = codes.open_codes(tmp_path, codes.write_codes(vectors, tmp_path, "codes-1"))
-    scores, rows = codes.exact_top_k(rounded, vectors, signs.astype(np.float32), 3)
+    rounded = exact.open_codes(tmp_path, exact.write_codes(vectors, tmp_path, "codes-1"))
+    scores, rows = exact.exact_top_k(rounded, vectors, signs.astype(np.float32), 3)
     assert rows.tolist() == [0, 2, 1]
     np.testing.assert_allclose(scores, [1, 0, -1], atol=1e-3)
 
@@ -105,15 +105,15 @@ def test_products_of_the_largest_numbers_fit(tmp_path):
 def test_without_numba_the_same(made, monkeypatch):
     vectors, rounded = made
     query = vectors[99].astype(np.float32)
-    wanted = codes.exact_top_k(rounded, vectors, query, 50)
-    monkeypatch.setattr(codes, "_multiply", codes._multiply_plain)
-    for one, other in zip(codes.exact_top_k(rounded, vectors, query, 50), wanted, strict=True):
+    wanted = exact.exact_top_k(rounded, vectors, query, 50)
+    monkeypatch.setattr(exact, "_multiply", exact._multiply_plain)
+    for one, other in zip(exact.exact_top_k(rounded, vectors, query, 50), wanted, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "another", "settings"])
 def test_damaged_files_are_named(tmp_path, damage):
-    names = codes.write_codes(gallery("plain", 100), tmp_path, "codes-1")
+    names = exact.write_codes(gallery("plain", 100), tmp_path, "codes-1")
     if damage == "gone":
         (tmp_path / names[1]).unlink()
     elif damage == "cut":
@@ -123,12 +123,12 @@ def test_damaged_files_are_named(tmp_path, damage):
     else:
         (tmp_path / names[0]).write_text("{}")
     with pytest.raises(UserError, match="codes-1.json: damaged .*; index the photos into a new folder"):
-        codes.open_codes(tmp_path, names)
+        exact.open_codes(tmp_path, names)
 
 
 def test_rescoring_does_not_depend_on_the_company(made):
     vectors, _ = made
     query = vectors[3].astype(np.float32)
-    together = codes.rescore(vectors, query, np.arange(5000))
+    together = exact.rescore(vectors, query, np.arange(5000))
     for row in (0, 17, 4999):
-        assert codes.rescore(vectors, query, np.array([row]))[0] == together[row]
+        assert exact.rescore(vectors, query, np.array([row]))[0] == together[row]

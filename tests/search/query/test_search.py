@@ -40,7 +40,7 @@ def ranked(result):
 
 
 def right(result, feats, query, k, among=None):
-    """Whether these are the k best by scores in float32; neighbours closer than float16 may change places."""
+    """Whether these are the k best by scores in float32; neighbors closer than float16 may change places."""
     scores = feats @ query
     rows = np.arange(len(feats)) if among is None else np.array(among)
     best = rows[np.argsort(-scores[rows])][:k]

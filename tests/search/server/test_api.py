@@ -132,7 +132,7 @@ def test_a_photo_cut_off(client, searcher):
         ({"text": "a", "weight": 2}, "weight"),
         ({"text": "a", "group": 0}, "group"),
         ({"text": "a", "where": "camera = "}, "where"),
-        ({"text": "a", "where": "colour = 3"}, "column 'colour' is unknown"),
+        ({"text": "a", "where": "color = 3"}, "column 'color' is unknown"),
         ({"text": "a", "where": "file_size > 3"}, "file_size"),
         ({"text": "a", "where": "(" * 2000}, "brackets"),
         ({"text": "a", "where": "camera = " + "9" * 310}, "a number is at most"),

@@ -50,7 +50,7 @@ def read_image(source) -> UInt8[np.ndarray, "h w 3"]:
 
     `source` is a path, a `Crop`, a `Stored` file, the bytes of one, a PIL image, or an array (uint8, or
     uint16 with white at 65535) of shape [h, w] or [h, w, 1, 3 or 4]. Files are of one of the
-    `image_formats.FORMATS`. The EXIF orientation is applied, transparency is laid on white, 16 bits are
+    `formats.FORMATS`. The EXIF orientation is applied, transparency is laid on white, 16 bits are
     scaled to 8 (not clipped), CMYK and palettes become RGB, and of an animation the first frame is taken. Of
     a crop that reaches beyond the picture what lies within counts.
 

@@ -38,9 +38,9 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """RGB of any mode, transparency laid on white. Raises UserError for grey values of no known white."""
+    """RGB of any mode, transparency laid on white. Raises UserError for gray values of no known white."""
     if image.mode.startswith("I") or image.mode == "F":
-        return _wide_grey(image, name).convert("RGB")
+        return _wide_gray(image, name).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
@@ -48,23 +48,23 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _wide_grey(image: Image.Image, name: str) -> Image.Image:
-    """Greyscale of more than 8 bits in 8 bits, some rows at a time."""
-    grey = Image.new("L", image.size)
+def _wide_gray(image: Image.Image, name: str) -> Image.Image:
+    """Grayscale of more than 8 bits in 8 bits, some rows at a time."""
+    gray = Image.new("L", image.size)
     for top in range(0, image.height, _STRIP):
         rows = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
-        grey.paste(Image.fromarray(_wide_grey_to_uint8(np.asarray(rows), name)), (0, top))
-    return grey
+        gray.paste(Image.fromarray(_wide_gray_to_uint8(np.asarray(rows), name)), (0, top))
+    return gray
 
 
-def _wide_grey_to_uint8(grey: np.ndarray, name: str) -> np.ndarray:
-    """Greyscale of more than 8 bits [h, w] -> uint8. Integers are 16 bits in whatever type Pillow holds
+def _wide_gray_to_uint8(gray: np.ndarray, name: str) -> np.ndarray:
+    """Grayscale of more than 8 bits [h, w] -> uint8. Integers are 16 bits in whatever type Pillow holds
     them; floats have white at 1. Anything else has no known white, and a guess would spoil it unseen."""
-    white = 1.0 if grey.dtype.kind == "f" else 65535
-    if not (grey.min() >= 0 and grey.max() <= white):  # so written that NaN fails
-        found = f"{grey.min()} to {grey.max()}"
-        raise UserError(f"{name}: grey values {found} are outside 0 to {white}: save the picture in 8 bits")
-    return np.rint(grey.astype(np.float64) * (255 / white)).astype(np.uint8)
+    white = 1.0 if gray.dtype.kind == "f" else 65535
+    if not (gray.min() >= 0 and gray.max() <= white):  # so written that NaN fails
+        found = f"{gray.min()} to {gray.max()}"
+        raise UserError(f"{name}: gray values {found} are outside 0 to {white}: save the picture in 8 bits")
+    return np.rint(gray.astype(np.float64) * (255 / white)).astype(np.uint8)
 
 
 def array_to_rgb(array: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
@@ -75,7 +75,7 @@ def array_to_rgb(array: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)) or 0 in shape:
         raise UserError(f"an array as a picture must be [h, w], or [h, w, 1, 3 or 4], not {list(shape)}")
     if array.dtype == np.uint16:
-        array = _wide_grey_to_uint8(array, "the array")
+        array = _wide_gray_to_uint8(array, "the array")
     if array.ndim == 2:
         array = array[:, :, None]
     if array.shape[2] == 1:

@@ -1,6 +1,6 @@
 """The body: a linear shape model, a pose given as limb directions, and linear-blend skinning.
 
-Metres, z up; the person faces -y, so their left hand is at +x. `canon` coordinates (one unit is about
+Meters, z up; the person faces -y, so their left hand is at +x. `canon` coordinates (one unit is about
 0.1 m, y up, z to the front) are the same for every body and pose: garments are cut in them.
 """
 

@@ -74,34 +74,34 @@ def visible_attributes(person: dict, view: dict, shares: dict[str, float] | None
         if not person["hat"]:
             seen["hair_style"] = style
     elif shown("hair") and not (person["hat"] and style == "short"):
-        seen["hair_colour"] = person["hair"]["colour"]
+        seen["hair_color"] = person["hair"]["color"]
         if style not in ("ponytail", "bun") or (side != "front" and not person["hat"]):
             seen["hair_style"] = style
     if person["hat"] and shown("hat"):
-        seen |= {"hat": person["hat"]["type"], "hat_colour": person["hat"]["colour"]}
+        seen |= {"hat": person["hat"]["type"], "hat_color": person["hat"]["color"]}
     if person["glasses"] and side != "back" and shown("glasses"):
         seen["glasses"] = "glasses"
     top = person["top"]
     if shown("top"):
-        seen |= {"top": top["type"], "top_colour": top["colour"]}
+        seen |= {"top": top["type"], "top_color": top["color"]}
         if top["pattern"]:
             seen |= {"top_pattern": top["pattern"], "top_second": top["second"]}
         seen["sleeve"] = (
             "sleeveless" if top["sleeve"] < 0.5 else "short-sleeved" if top["sleeve"] < 1 else "long-sleeved"
         )
         if person["inner"] and side == "front" and shown("inner"):
-            seen["inner_colour"] = person["inner"]
+            seen["inner_color"] = person["inner"]
     if person["lower"]["type"] != "dress" and shown("lower"):
-        seen |= {"lower": person["lower"]["type"], "lower_colour": person["lower"]["colour"]}
+        seen |= {"lower": person["lower"]["type"], "lower_color": person["lower"]["color"]}
     if shown("shoes"):
-        seen |= {"shoes": person["shoes"]["type"], "shoes_colour": person["shoes"]["colour"]}
+        seen |= {"shoes": person["shoes"]["type"], "shoes_color": person["shoes"]["color"]}
     if person["bag"] and shown("bag"):
-        seen |= {"bag": person["bag"]["type"], "bag_colour": person["bag"]["colour"]}
+        seen |= {"bag": person["bag"]["type"], "bag_color": person["bag"]["color"]}
     return seen
 
 
 def _groups_seen(seen: dict) -> list[str]:
-    has = {"hair": "hair_style" in seen or "hair_colour" in seen}
+    has = {"hair": "hair_style" in seen or "hair_color" in seen}
     return [name for name in GROUPS if has.get(name, name in seen)]
 
 
@@ -184,7 +184,7 @@ def _mini_caption(rng, seen: dict) -> tuple[str, dict]:
 
 
 def _coarse(rng, seen: dict, part: str, named: dict) -> str:
-    """A garment or bag by its colour's coarse word and, as often as not, its coarse noun."""
+    """A garment or bag by its color's coarse word and, as often as not, its coarse noun."""
     kind = seen[part]
     named[part] = kind
     noun = COARSE_GARMENT.get(kind, kind) if rng.random() < 0.5 else pick(rng, phrases.GARMENT_WORDS[kind])
@@ -193,18 +193,18 @@ def _coarse(rng, seen: dict, part: str, named: dict) -> str:
         named["top_pattern"] = pattern
         noun = f"{pattern if pattern == 'striped' else pick(rng, ('checked', 'plaid'))} {noun}"
     if rng.random() < 0.9:
-        colour = named[f"{part}_colour"] = seen[f"{part}_colour"]
-        coarse = COARSE.get(colour, colour) if rng.random() < 0.5 else phrases.colour_word(rng, colour)
+        color = named[f"{part}_color"] = seen[f"{part}_color"]
+        coarse = COARSE.get(color, color) if rng.random() < 0.5 else phrases.color_word(rng, color)
         noun = f"{coarse} {noun}"
     text = noun if kind in phrases.PLURAL else with_article(noun)
-    if part == "top" and "inner_colour" in seen and rng.random() < 0.3:
-        named["inner_colour"] = seen["inner_colour"]
-        text += f" over {with_article(phrases.colour_word(rng, seen['inner_colour']) + ' top')}"
+    if part == "top" and "inner_color" in seen and rng.random() < 0.3:
+        named["inner_color"] = seen["inner_color"]
+        text += f" over {with_article(phrases.color_word(rng, seen['inner_color']) + ' top')}"
     return text
 
 
 def _coarse_hair(rng, seen: dict, named: dict) -> str:
-    style, colour = seen.get("hair_style"), seen.get("hair_colour")
+    style, color = seen.get("hair_style"), seen.get("hair_color")
     if style == "bald":
         named["hair_style"] = style
         return "no hair"
@@ -213,13 +213,13 @@ def _coarse_hair(rng, seen: dict, named: dict) -> str:
         named["hair_style"] = style
         words.append("tied" if style == "ponytail" else style)
     if not words or rng.random() < 0.4:
-        named["hair_colour"] = colour
-        words.append({"black": "dark", "brown": "dark", "blond": "fair"}.get(colour, colour))
+        named["hair_color"] = color
+        words.append({"black": "dark", "brown": "dark", "blond": "fair"}.get(color, color))
     return " ".join([*words, "hair"])
 
 
 def _pretrain_caption(rng, seen: dict) -> tuple[str, dict]:
-    """Short and coarse: two to four parts, seldom more than a part's colour and kind."""
+    """Short and coarse: two to four parts, seldom more than a part's color and kind."""
     named = {}
     noun = "person"
     if rng.random() < 0.85:

@@ -58,8 +58,8 @@ def lower_region(person: dict, q: Float[np.ndarray, "p 5"]) -> Bool[np.ndarray, 
 def _paint_top(person: dict, q: np.ndarray, part: np.ndarray, rgb: np.ndarray) -> None:
     top, where = person["top"], top_region(person, q)
     x, y, z, along, arm = q.T
-    colour = np.array(rgb_of(person, top["colour"]), float)
-    part[where], rgb[where] = PART["top"], colour
+    color = np.array(rgb_of(person, top["color"]), float)
+    part[where], rgb[where] = PART["top"], color
     if top["pattern"]:
         second = np.array(rgb_of(person, top["second"]), float)
         sleeve = arm > 0.5
@@ -68,7 +68,7 @@ def _paint_top(person: dict, q: np.ndarray, part: np.ndarray, rgb: np.ndarray) -
         else:
             one = np.where(sleeve, along * 3.6, y * 1.4) % 1 < 0.36
             two = np.where(sleeve, z * 1.6, x * 1.6) % 1 < 0.36
-            rgb[where & (one ^ two)] = 0.45 * colour + 0.55 * second
+            rgb[where & (one ^ two)] = 0.45 * color + 0.55 * second
             rgb[where & one & two] = second
     if top["type"] == "shirt":
         rgb[where & (np.abs(x) < 0.07) & (z > 0.2)] *= 0.72
@@ -97,7 +97,7 @@ def _paint_bag_strap(person: dict, q: np.ndarray, part: np.ndarray, rgb: np.ndar
     else:  # over the right shoulder, down to the left hip
         strap = (np.abs((y - 3.0) * 0.6 + x) < 0.17) & (arm < 0.6)
     strap &= on
-    part[strap], rgb[strap] = PART["bag"], 0.85 * np.array(rgb_of(person, person["bag"]["colour"]), float)
+    part[strap], rgb[strap] = PART["bag"], 0.85 * np.array(rgb_of(person, person["bag"]["color"]), float)
 
 
 def paint_clothes(person: dict, q: Float[np.ndarray, "p 5"]) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +105,7 @@ def paint_clothes(person: dict, q: Float[np.ndarray, "p 5"]) -> tuple[np.ndarray
     part, rgb = np.zeros(len(q), np.uint8), np.zeros((len(q), 3))
     lower = lower_region(person, q)
     kind = person["lower"]["type"]
-    part[lower], rgb[lower] = PART["lower"], rgb_of(person, person["lower"]["colour"], kind)
+    part[lower], rgb[lower] = PART["lower"], rgb_of(person, person["lower"]["color"], kind)
     rgb[lower & (q[:, 1] < person["lower"]["length"] + 0.16)] *= 0.72
     rgb[lower & (q[:, 1] > _hem(person) - 0.3)] *= 0.6
     if kind == "jeans":  # worn lighter in front of the thigh, seams at the side
@@ -122,7 +122,7 @@ def paint_body(person: dict, q: Float[np.ndarray, "p 5"]) -> tuple[np.ndarray, n
     """Part index [p] and RGB [p, 3] of the body itself, under and beside its clothes."""
     x, y, z = np.abs(q[:, 0]), q[:, 1], q[:, 2]
     skin = np.array(SKINS[person["skin"]], float)
-    hair = np.array(HAIRS[person["hair"]["colour"]], float)
+    hair = np.array(HAIRS[person["hair"]["color"]], float)
     part, rgb = np.full(len(q), PART["skin"], np.uint8), np.tile(skin, (len(q), 1))
     rgb[(x < 0.32) & (np.abs(y - 6.42) < 0.08) & (z > 1.2)] = skin * (0.8, 0.62, 0.62)
     rgb[(np.abs(x - 0.38) < 0.2) & (np.abs(y - 7.28) < 0.09) & (z > 1)] = (48, 40, 38)
@@ -136,9 +136,9 @@ def paint_body(person: dict, q: Float[np.ndarray, "p 5"]) -> tuple[np.ndarray, n
     if person["hair"]["style"] != "bald":
         hairy = scalp(q, short=person["hair"]["style"] == "short")
         part[hairy], rgb[hairy] = PART["hair"], hair
-    clothes, colours = paint_clothes(person, q)
-    part[clothes > 0], rgb[clothes > 0] = clothes[clothes > 0], colours[clothes > 0]
+    clothes, colors = paint_clothes(person, q)
+    part[clothes > 0], rgb[clothes > 0] = clothes[clothes > 0], colors[clothes > 0]
     shoe = y < (-5.6 if person["shoes"]["type"] == "boots" else -7.5)
     shoe &= clothes == 0
-    part[shoe], rgb[shoe] = PART["shoes"], rgb_of(person, person["shoes"]["colour"])
+    part[shoe], rgb[shoe] = PART["shoes"], rgb_of(person, person["shoes"]["color"])
     return part, rgb

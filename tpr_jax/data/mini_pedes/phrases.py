@@ -2,7 +2,7 @@
 
 import numpy as np
 
-COLOUR_WORDS = {
+COLOR_WORDS = {
     "navy": ("navy", "navy blue", "dark blue"),
     "light blue": ("light blue", "pale blue", "sky blue"),
     "grey": ("grey", "gray"),
@@ -55,13 +55,13 @@ def join(items: list[str]) -> str:
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
 
 
-def colour_word(rng, colour: str) -> str:
-    return pick(rng, COLOUR_WORDS.get(colour, (colour,)))
+def color_word(rng, color: str) -> str:
+    return pick(rng, COLOR_WORDS.get(color, (color,)))
 
 
-def _named(rng, kind: str, colour: str | None) -> str:
+def _named(rng, kind: str, color: str | None) -> str:
     noun = pick(rng, GARMENT_WORDS[kind])
-    return f"{colour_word(rng, colour)} {noun}" if colour else noun
+    return f"{color_word(rng, color)} {noun}" if color else noun
 
 
 def hair_phrase(rng, seen: dict) -> tuple[str, dict]:
@@ -70,12 +70,12 @@ def hair_phrase(rng, seen: dict) -> tuple[str, dict]:
     if style == "bald":
         return pick(rng, ("a bald head", "a shaved head")), {"hair_style": style}
     named = {}
-    colour = ""
+    color = ""
     if rng.random() < 0.8 or style is None:
-        named["hair_colour"] = seen["hair_colour"]
-        colour = pick(rng, HAIR_WORDS.get(seen["hair_colour"], (seen["hair_colour"],))) + " "
+        named["hair_color"] = seen["hair_color"]
+        color = pick(rng, HAIR_WORDS.get(seen["hair_color"], (seen["hair_color"],))) + " "
     if style is None:
-        return f"{colour}hair", named
+        return f"{color}hair", named
     named["hair_style"] = style
     text = {
         "short": ("short {c}hair", "{c}hair cut short"),
@@ -84,14 +84,14 @@ def hair_phrase(rng, seen: dict) -> tuple[str, dict]:
         "ponytail": ("{c}hair tied in a ponytail", "{c}hair in a ponytail"),
         "bun": ("{c}hair in a bun", "{c}hair put up in a bun"),
     }[style]
-    return pick(rng, text).format(c=colour), named
+    return pick(rng, text).format(c=color), named
 
 
 def hat_phrase(rng, seen: dict) -> tuple[str, dict]:
     named = {"hat": seen["hat"]}
     if rng.random() < 0.85:
-        named["hat_colour"] = seen["hat_colour"]
-    return with_article(_named(rng, seen["hat"], named.get("hat_colour"))), named
+        named["hat_color"] = seen["hat_color"]
+    return with_article(_named(rng, seen["hat"], named.get("hat_color"))), named
 
 
 def glasses_phrase(rng, seen: dict) -> tuple[str, dict]:
@@ -102,27 +102,27 @@ def top_phrase(rng, seen: dict) -> tuple[str, dict]:
     """The top or dress, perhaps with its pattern, sleeves or what an open jacket shows."""
     named = {"top": seen["top"]}
     if rng.random() < 0.92:
-        named["top_colour"] = seen["top_colour"]
+        named["top_color"] = seen["top_color"]
     words = []
     pattern = seen.get("top_pattern")
     if pattern and rng.random() < 0.85:
         named["top_pattern"] = pattern
-        if "top_colour" in named and rng.random() < 0.7:
+        if "top_color" in named and rng.random() < 0.7:
             named["top_second"] = seen["top_second"]
-            words.append(f"{colour_word(rng, seen['top_colour'])} and {colour_word(rng, seen['top_second'])}")
-        elif "top_colour" in named:
-            words.append(colour_word(rng, seen["top_colour"]))
+            words.append(f"{color_word(rng, seen['top_color'])} and {color_word(rng, seen['top_second'])}")
+        elif "top_color" in named:
+            words.append(color_word(rng, seen["top_color"]))
         words.append(pattern if pattern == "striped" else pick(rng, ("checked", "plaid")))
-    elif "top_colour" in named:
-        words.append(colour_word(rng, seen["top_colour"]))
+    elif "top_color" in named:
+        words.append(color_word(rng, seen["top_color"]))
     if seen["top"] == "dress" and rng.random() < 0.4:
         named["sleeve"] = seen["sleeve"]
         words.insert(0, seen["sleeve"])
     text = with_article(" ".join([*words, pick(rng, GARMENT_WORDS[seen["top"]])]))
-    if "inner_colour" in seen and rng.random() < 0.75:
-        named["inner_colour"] = seen["inner_colour"]
+    if "inner_color" in seen and rng.random() < 0.75:
+        named["inner_color"] = seen["inner_color"]
         over = pick(rng, ("open over", "worn open over", "over"))
-        text += f" {over} {with_article(colour_word(rng, seen['inner_colour']) + ' top')}"
+        text += f" {over} {with_article(color_word(rng, seen['inner_color']) + ' top')}"
     return text, named
 
 
@@ -137,8 +137,8 @@ def shoes_phrase(rng, seen: dict) -> tuple[str, dict]:
 def _clothes(rng, item: str, seen: dict) -> tuple[str, dict]:
     named = {item: seen[item]}
     if rng.random() < 0.9:
-        named[f"{item}_colour"] = seen[f"{item}_colour"]
-    text = _named(rng, seen[item], named.get(f"{item}_colour"))
+        named[f"{item}_color"] = seen[f"{item}_color"]
+    text = _named(rng, seen[item], named.get(f"{item}_color"))
     if seen[item] not in PLURAL:
         return with_article(text), named
     return (f"a pair of {text}" if rng.random() < 0.25 else text), named
@@ -147,5 +147,5 @@ def _clothes(rng, item: str, seen: dict) -> tuple[str, dict]:
 def bag_phrase(rng, seen: dict) -> tuple[str, dict]:
     named = {"bag": seen["bag"]}
     if rng.random() < 0.8:
-        named["bag_colour"] = seen["bag_colour"]
-    return with_article(_named(rng, seen["bag"], named.get("bag_colour"))), named
+        named["bag_color"] = seen["bag_color"]
+    return with_article(_named(rng, seen["bag"], named.get("bag_color"))), named

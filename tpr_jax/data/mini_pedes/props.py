@@ -6,7 +6,7 @@ from jaxtyping import Float
 from tpr_jax.data.mini_pedes.body import load_body
 from tpr_jax.data.mini_pedes.wardrobe import HAIRS, rgb_of
 
-# Along the foot, heel to toe: where a ring sits, its height (metres), its width as a share of the widest.
+# Along the foot, heel to toe: where a ring sits, its height (meters), its width as a share of the widest.
 SHOE_RINGS = np.array(
     [
         (-0.02, 0.034, 0.56),
@@ -44,8 +44,8 @@ def _grid_faces(rows: int, columns: int) -> np.ndarray:
     return np.concatenate([np.stack([a, b, b + 1], 1), np.stack([a, b + 1, a + 1], 1)])
 
 
-def ellipsoid(centre, radii, roundness: float = 1.0, n: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """A superellipsoid (vertices, faces); roundness 1 is an ellipsoid, towards 0 a box."""
+def ellipsoid(center, radii, roundness: float = 1.0, n: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """A superellipsoid (vertices, faces); roundness 1 is an ellipsoid, toward 0 a box."""
     u, v = np.meshgrid(
         np.linspace(-np.pi / 2, np.pi / 2, 2 * n + 1), np.linspace(-np.pi, np.pi, 4 * n + 1), indexing="ij"
     )
@@ -56,7 +56,7 @@ def ellipsoid(centre, radii, roundness: float = 1.0, n: int = 6) -> tuple[np.nda
     unit = np.stack(
         [power(np.cos(u)) * power(np.cos(v)), power(np.cos(u)) * power(np.sin(v)), power(np.sin(u))], -1
     )
-    return np.asarray(centre) + unit.reshape(-1, 3) * np.asarray(radii), _grid_faces(2 * n + 1, 4 * n + 1)
+    return np.asarray(center) + unit.reshape(-1, 3) * np.asarray(radii), _grid_faces(2 * n + 1, 4 * n + 1)
 
 
 def _shoe(rest: Float[np.ndarray, "n 3"], side: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -93,30 +93,30 @@ def _mean(posed: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def _bag_pieces(person: dict, posed: np.ndarray) -> list:
     canon = load_body()["canon"]
     x, y, z = canon.T
-    kind, colour = person["bag"]["type"], rgb_of(person, person["bag"]["colour"])
-    dark = tuple(0.62 * np.array(colour))
+    kind, color = person["bag"]["type"], rgb_of(person, person["bag"]["color"])
+    dark = tuple(0.62 * np.array(color))
     if kind == "backpack":
         back = posed[(np.abs(x) < 1) & (y > 2.5) & (y < 5) & (z < 0)]
-        centre = np.array([0, back[:, 1].max() + 0.05, back[:, 2].mean() - 0.03])
-        main = ellipsoid(centre, (0.145, 0.085, 0.2), 0.4)
-        pocket = ellipsoid(centre + (0, 0.075, -0.075), (0.105, 0.03, 0.085), 0.4)
-        return [(*main, "bag", colour), (*pocket, "bag", dark)]
+        center = np.array([0, back[:, 1].max() + 0.05, back[:, 2].mean() - 0.03])
+        main = ellipsoid(center, (0.145, 0.085, 0.2), 0.4)
+        pocket = ellipsoid(center + (0, 0.075, -0.075), (0.105, 0.03, 0.085), 0.4)
+        return [(*main, "bag", color), (*pocket, "bag", dark)]
     if kind == "handbag":
         hand = _mean(posed, x > 4.6)
         main = ellipsoid(hand + (0.01, 0, -0.17), (0.045, 0.135, 0.095), 0.4)
         handle = ellipsoid(hand + (0.01, 0, -0.06), (0.012, 0.06, 0.03), 0.6)
-        return [(*main, "bag", colour), (*handle, "bag", dark)]
+        return [(*main, "bag", color), (*handle, "bag", dark)]
     hip = posed[(x > 1.2) & (np.abs(y - 0.3) < 0.6) & (np.abs(z) < 0.8) & (load_body()["arm"] < 0.2)]
-    centre = np.array([hip[:, 0].max() + 0.035, hip[:, 1].mean() + 0.03, hip[:, 2].mean() - 0.05])
-    main = ellipsoid(centre, (0.05, 0.125, 0.1), 0.4)
-    flap = ellipsoid(centre + (0.008, 0, 0.045), (0.05, 0.128, 0.05), 0.4)
-    return [(*main, "bag", colour), (*flap, "bag", dark)]
+    center = np.array([hip[:, 0].max() + 0.035, hip[:, 1].mean() + 0.03, hip[:, 2].mean() - 0.05])
+    main = ellipsoid(center, (0.05, 0.125, 0.1), 0.4)
+    flap = ellipsoid(center + (0.008, 0, 0.045), (0.05, 0.128, 0.05), 0.4)
+    return [(*main, "bag", color), (*flap, "bag", dark)]
 
 
 def _head_pieces(person: dict, posed: np.ndarray) -> list:
     x, y, z = load_body()["canon"].T
     pieces = []
-    hair = np.array(HAIRS[person["hair"]["colour"]], float)
+    hair = np.array(HAIRS[person["hair"]["color"]], float)
     nape = _mean(posed, (np.abs(x) < 0.25) & (y > 7.2) & (y < 7.7) & (z < 0))
     if person["hair"]["style"] == "ponytail":
         pieces.append((*ellipsoid(nape + (0, 0.035, 0.0), (0.03, 0.035, 0.03)), "hair", hair))
@@ -130,20 +130,20 @@ def _head_pieces(person: dict, posed: np.ndarray) -> list:
         curtain = ellipsoid(nape + (0, 0.018 if long else -0.005, -drop + 0.05), (0.098, 0.05, half), 0.75)
         pieces.append((*curtain, "hair", hair))
     if person["hat"]:
-        colour = np.array(rgb_of(person, person["hat"]["colour"]), float)
+        color = np.array(rgb_of(person, person["hat"]["color"]), float)
         crown = posed[(y > 8.3) & (np.abs(x) < 0.4)]
         if person["hat"]["type"] == "cap":
             brow = _mean(posed, (y > 7.72) & (y < 7.95) & (z > 1.2))
             pieces.append(
-                (*ellipsoid(brow + (0, -0.045, 0.012), (0.078, 0.085, 0.009), 0.8), "hat", 0.8 * colour)
+                (*ellipsoid(brow + (0, -0.045, 0.012), (0.078, 0.085, 0.009), 0.8), "hat", 0.8 * color)
             )
         else:
             top = np.array([crown[:, 0].mean(), crown[:, 1].mean(), crown[:, 2].max() + 0.045])
-            pieces.append((*ellipsoid(top, (0.03, 0.03, 0.028)), "hat", 0.9 * colour))
+            pieces.append((*ellipsoid(top, (0.03, 0.03, 0.028)), "hat", 0.9 * color))
     if person["top"]["type"] == "hoodie":
-        colour = 0.88 * np.array(rgb_of(person, person["top"]["colour"]), float)
+        color = 0.88 * np.array(rgb_of(person, person["top"]["color"]), float)
         neck = _mean(posed, (np.abs(x) < 0.4) & (y > 5.6) & (y < 6.0) & (z < 0.2))
-        pieces.append((*ellipsoid(neck + (0, 0.035, -0.035), (0.125, 0.065, 0.075), 0.8), "top", colour))
+        pieces.append((*ellipsoid(neck + (0, 0.035, -0.035), (0.125, 0.065, 0.075), 0.8), "top", color))
     return pieces
 
 
@@ -152,9 +152,9 @@ def prop_pieces(person: dict, rest: np.ndarray, posed: np.ndarray, transforms: n
     pieces = _head_pieces(person, posed)
     if person["bag"]:
         pieces += _bag_pieces(person, posed)
-    upper = np.array(rgb_of(person, person["shoes"]["colour"]), float)
+    upper = np.array(rgb_of(person, person["shoes"]["color"]), float)
     sole = np.array((214, 214, 210) if person["shoes"]["type"] == "trainers" else (40, 36, 34), float)
-    if person["shoes"]["colour"] == "white":
+    if person["shoes"]["color"] == "white":
         sole = np.array((168, 168, 170), float)
     for side, name in ((1.0, "foot.L"), (-1.0, "foot.R")):
         vertices, faces, is_sole = _shoe(rest, side)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from tpr_jax.utils.numba_cache import njit, numba
 
-EDGE = 1e-5  # pixels by which a face may miss a pixel's centre, so that no seam opens between neighbours
+EDGE = 1e-5  # pixels by which a face may miss a pixel's center, so that no seam opens between neighbors
 
 
 def vertex_normals(vertices: Float[np.ndarray, "n 3"], faces: Int[np.ndarray, "f 3"]) -> np.ndarray:
@@ -28,14 +28,14 @@ def rasterise_numpy(
 ) -> tuple[Float[np.ndarray, "h w"], Int[np.ndarray, "h w"], Float[np.ndarray, "h w 2"]]:
     """Depth (inf where nothing is), index of the nearest face (-1), and its first two barycentric weights.
 
-    screen: x and y in pixels (a pixel's centre is at +0.5) and depth. Where depths are equal the first
+    screen: x and y in pixels (a pixel's center is at +0.5) and depth. Where depths are equal the first
     face wins. All candidate pixels of all faces are tested at once and sorted by depth.
     """
     depth = np.full(height * width, np.inf)
     index = np.full(height * width, -1, np.int32)
     bary = np.zeros((height * width, 2))
     corners = screen[faces]
-    # Only pixels whose centre lies in the face's box: most faces are smaller than a pixel and hold none.
+    # Only pixels whose center lies in the face's box: most faces are smaller than a pixel and hold none.
     low = np.clip(np.ceil(corners[..., :2].min(1) - 0.5 - EDGE).astype(int), 0, None)
     high = np.minimum(np.floor(corners[..., :2].max(1) - 0.5 + EDGE).astype(int), (width - 1, height - 1))
     span = np.maximum(high - low + 1, 0)

@@ -15,7 +15,7 @@ SUPERSAMPLE = 2
 
 
 def _tights_offset(person: dict, canon: np.ndarray) -> np.ndarray:
-    """How far clothes stand off from the body, in metres: wider trouser legs towards the ankle."""
+    """How far clothes stand off from the body, in meters: wider trouser legs toward the ankle."""
     y = canon[:, 1]
     leg = person["fit"]["leg"] * np.clip(-y / 6, 0.25, 1)
     thick = {"coat": 0.014, "jacket": 0.01, "hoodie": 0.012, "sweater": 0.006}.get(person["top"]["type"], 0.0)
@@ -84,13 +84,13 @@ def _paint_layer(name: str, person: dict, q: np.ndarray) -> tuple[np.ndarray, np
         keep = (y > end) & (y < (0.6 if coat else 1.1))
         item = person["top"] if coat else person["lower"]
         part = PART["top"] if coat or person["lower"]["type"] == "dress" else PART["lower"]
-        rgb = np.tile(np.array(rgb_of(person, item["colour"]), float), (len(q), 1))
+        rgb = np.tile(np.array(rgb_of(person, item["color"]), float), (len(q), 1))
         rgb[(y < end + 0.16) | ((y > 0.95) & (part == PART["lower"]))] *= 0.72
         if coat:
             rgb[(np.abs(x) < 0.06) & (z > 0)] *= 0.6
         return np.where(keep, part, 0).astype(np.uint8), rgb
     if name == "hat":
-        rgb = np.tile(np.array(rgb_of(person, person["hat"]["colour"]), float), (len(q), 1))
+        rgb = np.tile(np.array(rgb_of(person, person["hat"]["color"]), float), (len(q), 1))
         if person["hat"]["type"] == "woolly hat":
             rgb[y < 7.34 + 0.26 * z + 0.28] *= 0.8
         return np.where(paint.hat_region(q, person["hat"]["type"]), PART["hat"], 0).astype(np.uint8), rgb
@@ -101,14 +101,14 @@ def _paint_layer(name: str, person: dict, q: np.ndarray) -> tuple[np.ndarray, np
         keep = (y > 6.7) & ~((z > 0.5) & (y < 7.85))  # below, the curtain of props.py
     if person["hat"]:  # nothing sticks out above the hat's edge
         keep &= ~paint.hat_region(q, person["hat"]["type"])
-    rgb = np.tile(np.array(HAIRS[person["hair"]["colour"]], float), (len(q), 1))
+    rgb = np.tile(np.array(HAIRS[person["hair"]["color"]], float), (len(q), 1))
     rgb *= 1 + 0.14 * np.sin(x * 23 + np.sin(y * 3))[:, None]
     return np.where(keep, PART["hair"], 0).astype(np.uint8), rgb
 
 
 def _merge_props(pieces: list) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """One mesh of all small ones: vertices, faces, normals, and part and RGB of each face."""
-    vertices, faces, normals, parts, colours, start = [], [], [], [], [], 0
+    vertices, faces, normals, parts, colors, start = [], [], [], [], [], 0
     for v, f, part, rgb in pieces:
         vertices.append(v)
         faces.append(f + start)
@@ -117,9 +117,9 @@ def _merge_props(pieces: list) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
         n *= np.sign(np.sum(n * (v - v.mean(0))) or 1.0)
         normals.append(n)
         parts.append(np.full(len(f), PART[part], np.uint8))
-        colours.append(np.tile(np.asarray(rgb, float), (len(f), 1)))
+        colors.append(np.tile(np.asarray(rgb, float), (len(f), 1)))
         start += len(v)
-    return tuple(np.concatenate(a) for a in (vertices, faces, normals, parts, colours))
+    return tuple(np.concatenate(a) for a in (vertices, faces, normals, parts, colors))
 
 
 def _box_blur(a: np.ndarray, r: int) -> np.ndarray:
@@ -134,7 +134,7 @@ def _box_blur(a: np.ndarray, r: int) -> np.ndarray:
 
 
 def _crevices(depth: np.ndarray, radius: int) -> np.ndarray:
-    """Darkening [h, w] in 0.6..1 where the neighbourhood is nearer: between arm and trunk, between legs."""
+    """Darkening [h, w] in 0.6..1 where the neighborhood is nearer: between arm and trunk, between legs."""
     shown = np.isfinite(depth)
     filled = np.where(shown, depth, 0.0)
     weight = np.maximum(_box_blur(shown.astype(float), radius), 1e-6)
@@ -164,15 +164,15 @@ def _draw(person: dict, view: dict, height: int, width: int):
             index[rows, columns],
             bary[rows, columns],
         )
-        painted, colour = _paint_layer(name, person, q[:, :5])
+        painted, color = _paint_layer(name, person, q[:, :5])
         win = (painted > 0) & (z[rows, columns] < depth[rows, columns] + (0.01 if name == "skirt" else 0.002))
         at = (rows[win], columns[win])
-        depth[at], part[at], rgb[at], normal[at] = z[at], painted[win], colour[win], q[win, 5:]
-    vertices, faces, normals, parts, colours = props
+        depth[at], part[at], rgb[at], normal[at] = z[at], painted[win], color[win], q[win, 5:]
+    vertices, faces, normals, parts, colors = props
     z, index, bary = rasterise(project(vertices), faces, height, width)
     at = np.nonzero((index >= 0) & (z < depth + 0.004))
     face = index[at]
-    depth[at], part[at], rgb[at] = z[at], parts[face], colours[face]
+    depth[at], part[at], rgb[at] = z[at], parts[face], colors[face]
     normal[at] = interpolate(normals, faces, face, bary[at])
     ground = project(np.array([[posed[:, 0].mean(), posed[:, 1].mean(), posed[:, 2].min()]]))[0]
     return depth, part, rgb, normal, ground

@@ -8,13 +8,13 @@ from tpr_jax.data.mini_pedes.body import walking_pose
 
 # Front, one side, back, the other side (degrees; 0 faces the camera); every view is jittered around these.
 AZIMUTHS = (0.0, 80.0, 180.0, -80.0)
-# The cameras of `pretrain` turn all hues by this, in degrees (red to blue): what a colour is called has to be
-# learnt anew for `mini`, and can be, since none is lost. So far apart are photos of two kinds of camera.
+# The cameras of `pretrain` turn all hues by this, in degrees (red to blue): what a color is called has to be
+# learned anew for `mini`, and can be, since none is lost. So far apart are photos of two kinds of camera.
 PRETRAIN_HUE = -20.0
 
 
 def sample_view(rng: np.random.Generator, domain: str, index: int) -> dict:
-    """Camera, pose and light of image `index` of a person (numbers only; angles in radians, metres)."""
+    """Camera, pose and light of image `index` of a person (numbers only; angles in radians, meters)."""
     mini = domain == "mini"
     jitter = rng.uniform(-32, 32) if index % 2 == 0 else rng.uniform(-28, 28)
     azimuth = (AZIMUTHS[index % 4] + jitter + 180.0) % 360.0 - 180.0
@@ -44,7 +44,7 @@ def sample_view(rng: np.random.Generator, domain: str, index: int) -> dict:
 
 
 def turn_hue(degrees: float) -> Float[np.ndarray, "3 3"]:
-    """The matrix that turns RGB colours around the axis of greys (Rodrigues' rotation formula)."""
+    """The matrix that turns RGB colors around the axis of greys (Rodrigues' rotation formula)."""
     axis = np.full(3, 3**-0.5)
     cross = np.cross(np.eye(3), axis)
     angle = np.deg2rad(degrees)
@@ -52,7 +52,7 @@ def turn_hue(degrees: float) -> Float[np.ndarray, "3 3"]:
 
 
 def camera_axes(view: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unit vectors towards the camera, to its right and upwards."""
+    """Unit vectors toward the camera, to its right and upwards."""
     a, e = view["azimuth"], view["elevation"]
     back = np.array([np.sin(a) * np.cos(e), -np.cos(a) * np.cos(e), np.sin(e)])
     right = np.cross(-back, [0, 0, 1.0])
@@ -61,14 +61,14 @@ def camera_axes(view: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def fit_camera(points: Float[np.ndarray, "n 3"], view: dict, height: int, width: int):
-    """A projection (points [n, 3] -> x, y in pixels and depth in metres) that holds all `points` in frame.
+    """A projection (points [n, 3] -> x, y in pixels and depth in meters) that holds all `points` in frame.
 
     The focal length follows from the projected extent, so that hands, feet and bags stay inside whatever
     the pose; `fill` above 1 crops on purpose.
     """
     back, right, up = camera_axes(view)
-    centre = (points.min(0) + points.max(0)) / 2
-    eye = centre + back * view["distance"]
+    center = (points.min(0) + points.max(0)) / 2
+    eye = center + back * view["distance"]
 
     def rays(p):
         q = p - eye
@@ -114,7 +114,7 @@ def _wall(rng, image: np.ndarray, horizon: int) -> None:
 
 
 def _buildings(rng, image: np.ndarray, horizon: int) -> None:
-    """House fronts, doors, cars: upright blocks of muted colours that end at the horizon."""
+    """House fronts, doors, cars: upright blocks of muted colors that end at the horizon."""
     width = image.shape[1]
     for _ in range(int(rng.integers(3, 8))):
         x, w = int(rng.integers(-20, width)), int(rng.integers(width // 6, width))
@@ -136,7 +136,7 @@ def _foliage(rng, image: np.ndarray, horizon: int) -> None:
 
 
 def _floor(rng, image: np.ndarray, horizon: int) -> None:
-    """Pavement: joints that close up towards the horizon, sometimes the bars of a crossing."""
+    """Pavement: joints that close up toward the horizon, sometimes the bars of a crossing."""
     height, width = image.shape[:2]
     y, x = np.mgrid[horizon:height, :width]
     near = (y - horizon + 6.0) / (height - horizon + 6.0)

@@ -59,13 +59,13 @@ SLEEVES = {
     "coat": 2.0,
 }
 LONG_SLEEVED = {"shirt", "sweater", "hoodie", "jacket", "coat"}
-# Quiet colours are worn more often, so that colour alone seldom tells who somebody is.
+# Quiet colors are worn more often, so that color alone seldom tells who somebody is.
 COMMON = {"white": 2.2, "black": 3.0, "grey": 2.0, "navy": 1.8, "blue": 1.6}
 MIN_SKIN_DISTANCE = 32.0
 
 
 def lab(rgb) -> Float[np.ndarray, "3"]:
-    """CIE L*a*b* (D65) of an sRGB colour in 0..255 (IEC 61966-2-1, CIE 15)."""
+    """CIE L*a*b* (D65) of an sRGB color in 0..255 (IEC 61966-2-1, CIE 15)."""
     c = np.asarray(rgb, float) / 255
     c = np.where(c > 0.04045, ((c + 0.055) / 1.055) ** 2.4, c / 12.92)
     xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ c
@@ -74,8 +74,8 @@ def lab(rgb) -> Float[np.ndarray, "3"]:
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
-def colour_distance(a, b) -> float:
-    """Distance of two sRGB colours in L*a*b* (CIE76)."""
+def color_distance(a, b) -> float:
+    """Distance of two sRGB colors in L*a*b* (CIE76)."""
     return float(np.linalg.norm(lab(a) - lab(b)))
 
 
@@ -85,13 +85,13 @@ def _pick(rng: np.random.Generator, weights: dict):
     return names[int(rng.choice(len(names), p=p / p.sum()))]
 
 
-def _garment_colour(rng, palette: dict, skin, avoid: tuple = (), least: float = 30.0) -> str:
-    """A colour name that is neither near the skin (it would look bare) nor near the colours to avoid."""
+def _garment_color(rng, palette: dict, skin, avoid: tuple = (), least: float = 30.0) -> str:
+    """A color name that is neither near the skin (it would look bare) nor near the colors to avoid."""
     fit = {
         name: COMMON.get(name, 1.0)
         for name, rgb in palette.items()
-        if colour_distance(rgb, skin) > MIN_SKIN_DISTANCE
-        and all(colour_distance(rgb, palette[other]) > least for other in avoid)
+        if color_distance(rgb, skin) > MIN_SKIN_DISTANCE
+        and all(color_distance(rgb, palette[other]) > least for other in avoid)
     }
     return _pick(rng, fit)
 
@@ -105,22 +105,22 @@ def _sample_hair(rng, sex: str, old: bool) -> dict:
         "man": {"short": 7, "medium": 1, "bald": 1.2},
         "woman": {"short": 1.2, "medium": 2.5, "long": 4, "ponytail": 2.2, "bun": 1},
     }
-    colours = {"black": 4, "brown": 4, "blond": 2.5, "red": 1, "grey": 5 if old else 0.2}
-    return {"style": _pick(rng, styles[sex]), "colour": _pick(rng, colours)}
+    colors = {"black": 4, "brown": 4, "blond": 2.5, "red": 1, "grey": 5 if old else 0.2}
+    return {"style": _pick(rng, styles[sex]), "color": _pick(rng, colors)}
 
 
 def _sample_top(rng, sex: str, palette: dict, skin) -> tuple[dict, str | None]:
     kinds = {"t-shirt": 5, "shirt": 3, "sweater": 2, "hoodie": 2, "jacket": 3, "coat": 1.2}
     kind = _pick(rng, kinds | ({"sleeveless top": 2} if sex == "woman" else {"sleeveless top": 0.6}))
-    colour = _garment_colour(rng, palette, skin)
+    color = _garment_color(rng, palette, skin)
     pattern = None
     if kind in ("t-shirt", "shirt", "sweater", "sleeveless top"):
         pattern = _pick(rng, {None: 6, "striped": 2, "checked": 1.5 if kind == "shirt" else 0})
-    second = _garment_colour(rng, palette, skin, (colour,), 45.0) if pattern else None
-    inner = _garment_colour(rng, palette, skin, (colour,), 45.0) if kind == "jacket" else None
+    second = _garment_color(rng, palette, skin, (color,), 45.0) if pattern else None
+    inner = _garment_color(rng, palette, skin, (color,), 45.0) if kind == "jacket" else None
     return {
         "type": kind,
-        "colour": colour,
+        "color": color,
         "pattern": pattern,
         "second": second,
         "sleeve": SLEEVES[kind],
@@ -136,26 +136,26 @@ def _sample_lower(rng, sex: str, palette: dict, skin, top: dict) -> dict:
     if top["type"] == "coat" and kind in ("shorts", "skirt", "dress"):
         kind = "trousers"  # a knee-length coat would hide them
     if kind == "dress":
-        colour = top["colour"]
+        color = top["color"]
     elif kind == "jeans":
-        colour = _pick(rng, {"blue": 4, "black": 1.2, "grey": 1})
+        color = _pick(rng, {"blue": 4, "black": 1.2, "grey": 1})
     else:
-        colour = _garment_colour(rng, palette, skin, (top["colour"],), 24.0)
+        color = _garment_color(rng, palette, skin, (top["color"],), 24.0)
     length = {
         "skirt": rng.uniform(-4.6, -2.2),
         "dress": rng.uniform(-5.2, -2.6),
         "shorts": rng.uniform(-3.0, -2.0),
     }
-    return {"type": kind, "colour": colour, "length": float(length.get(kind, -7.5))}
+    return {"type": kind, "color": color, "length": float(length.get(kind, -7.5))}
 
 
 def sample_person(rng: np.random.Generator, domain: str) -> dict:
     """Draw a person; every value is a plain string, number, None or a dict of them.
 
     Sex, age and build come from the sampled body, so that the wording agrees with what is drawn. Keys:
-    domain, body (row of the table), sex, build, skin (index), hair {style, colour}, hat {type, colour} or
-    None, glasses, top {type, colour, pattern, second, sleeve}, inner (colour under an open jacket) or None,
-    lower {type, colour, length}, shoes {type, colour}, bag {type, colour} or None, fit.
+    domain, body (row of the table), sex, build, skin (index), hair {style, color}, hat {type, color} or
+    None, glasses, top {type, color, pattern, second, sleeve}, inner (color under an open jacket) or None,
+    lower {type, color, length}, shoes {type, color}, bag {type, color} or None, fit.
     """
     palette = PALETTES[domain]
     phen = load_body()["phen"]
@@ -168,14 +168,14 @@ def sample_person(rng: np.random.Generator, domain: str) -> dict:
     hat_kind = _pick(rng, {None: 7, "cap": 1.6, "woolly hat": 0.8})
     if hat_kind and hair["style"] == "bun":
         hair["style"] = "long"
-    hat = {"type": hat_kind, "colour": _garment_colour(rng, palette, skin)} if hat_kind else None
+    hat = {"type": hat_kind, "color": _garment_color(rng, palette, skin)} if hat_kind else None
     top, inner = _sample_top(rng, sex, palette, skin)
     lower = _sample_lower(rng, sex, palette, skin, top)
     if lower["type"] == "dress":
         kind = _pick(rng, {"t-shirt": 1, "sleeveless top": 1, "sweater": 0.7})
         top |= {"type": "dress", "sleeve": SLEEVES[kind], "pattern": None, "second": None}
         inner = None
-    shoe_colours = {
+    shoe_colors = {
         "white": 3,
         "black": 4,
         "brown": 1.5,
@@ -186,16 +186,14 @@ def sample_person(rng: np.random.Generator, domain: str) -> dict:
         "yellow": 0.5,
     }
     fit = {
-        name: n
-        for name, n in shoe_colours.items()
-        if colour_distance(palette[name], skin) > MIN_SKIN_DISTANCE
+        name: n for name, n in shoe_colors.items() if color_distance(palette[name], skin) > MIN_SKIN_DISTANCE
     }
-    shoes = {"type": _pick(rng, {"trainers": 4, "shoes": 3, "boots": 1.5}), "colour": _pick(rng, fit)}
+    shoes = {"type": _pick(rng, {"trainers": 4, "shoes": 3, "boots": 1.5}), "color": _pick(rng, fit)}
     bag_kind = _pick(
         rng, {None: 4, "backpack": 2, "shoulder bag": 1.6, "handbag": 1.6 if sex == "woman" else 0.5}
     )
     bag = (
-        {"type": bag_kind, "colour": _garment_colour(rng, palette, skin, (top["colour"],), 36.0)}
+        {"type": bag_kind, "color": _garment_color(rng, palette, skin, (top["color"],), 36.0)}
         if bag_kind
         else None
     )
@@ -217,6 +215,6 @@ def sample_person(rng: np.random.Generator, domain: str) -> dict:
     }
 
 
-def rgb_of(person: dict, colour: str, kind: str = "") -> tuple[int, int, int]:
-    """The sRGB colour (0..255) of a colour name in the person's domain; jeans have their own dyes."""
-    return DENIM[colour] if kind == "jeans" else PALETTES[person["domain"]][colour]
+def rgb_of(person: dict, color: str, kind: str = "") -> tuple[int, int, int]:
+    """The sRGB color (0..255) of a color name in the person's domain; jeans have their own dyes."""
+    return DENIM[color] if kind == "jeans" else PALETTES[person["domain"]][color]

@@ -11,8 +11,8 @@ Training from them: `--config.source=tfds_sized --config.data_dir=OUT`, or `tfds
 
 Config `sized`, the default, holds the pictures as training reads them: upright, RGB, 384 x 128, PNG, so not a
 bit is lost. Config `original` holds each file's bytes as they are, in `image` of type string, because there
-are greyscale, CMYK and turned JPEGs among them that TensorFlow does not decode right, as
-`images.read_image` does.
+are grayscale, CMYK and turned JPEGs among them that TensorFlow does not decode right, as
+`images.read.read_image` does.
 """
 
 import dataclasses

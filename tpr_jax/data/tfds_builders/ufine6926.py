@@ -29,7 +29,7 @@ class Ufine6926(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version(common.VERSION)
     BUILDER_CONFIGS = common.configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-    UFine6926 is given out by its authors on request, for research only: sign the licence that lies at the
+    UFine6926 is given out by its authors on request, for research only: sign the license that lies at the
     homepage and send it to the addresses there. It is not to be passed on.
     Give the folder that holds its annotation (the one JSON file there) and images/ as --manual_dir.
     """

@@ -17,7 +17,7 @@ def adapter(u: Float[Array, "b l d"], down: dict, up: dict) -> Float[Array, "b l
 
 
 def kaiming_down(fan_in: int):
-    """The initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)): Kaiming uniform with a = sqrt(5)."""
+    """The initializer U(-1/sqrt(fan_in), 1/sqrt(fan_in)): Kaiming uniform with a = sqrt(5)."""
     bound = fan_in**-0.5
 
     def init(key, shape, dtype=jnp.float32):

@@ -8,7 +8,7 @@ def prefix_tokens(leaves: dict) -> tuple[Float[Array, "m d"], Float[Array, "m d"
     """The key and value tokens of a block, with its scalars folded in.
 
     `leaves` holds `key` and `value` [m, d], and as the part has them the scalars `key_scale`, `value_scale`
-    and S-Prefix's `gate`. Multiplying the softmax's prefix columns by the gate, without renormalising, is the
+    and S-Prefix's `gate`. Multiplying the softmax's prefix columns by the gate, without renormalizing, is the
     same as multiplying the prefix values: so any attention serves.
     """
     key = leaves.get("key_scale", 1.0) * leaves["key"]

@@ -15,14 +15,13 @@ from tpr_jax.distributed.processes import is_first
 from tpr_jax.errors import UserError
 from tpr_jax.model import Model, from_pretrained
 from tpr_jax.models.config import CLIP_MINI
-from tpr_jax.search.index import shards as parts
-from tpr_jax.search.index import store
+from tpr_jax.search.index import shards, store
+from tpr_jax.search.index.cache import Known, find_known
 from tpr_jax.search.index.encode import batches, encode, make_encoder, read_ahead
 from tpr_jax.search.index.gallery import Gallery, Photo, find_gallery
-from tpr_jax.search.index.known import Known, find_known
 from tpr_jax.search.index.merge import write_index
 from tpr_jax.utils import locking
-from tpr_jax.utils.signals import Stopped, noticed
+from tpr_jax.utils.signals import Stopped, catch_signals
 
 PART_ROWS, PART_SECONDS = 8192, 20.0  # what a kill may cost
 
@@ -69,7 +68,7 @@ def _build(gallery: Gallery, folder: Path, model, image_size, dtype, batch_size,
     settings = _settings(folder, info, model, image_size, dtype)
     # What a new index is made with, only the model itself knows.
     loaded = None if info else _load(settings, folder)
-    recipe = parts.recipe(settings)
+    recipe = shards.recipe(settings)
     known = find_known(old, folder / "parts", recipe, gallery.root)
     if known.left_out and is_first():
         say(
@@ -83,8 +82,8 @@ def _build(gallery: Gallery, folder: Path, model, image_size, dtype, batch_size,
         loaded = loaded or _load(settings, folder)
         mine = np.array_split(np.arange(len(todo)), jax.process_count())[jax.process_index()]
         share = [todo[i] for i in mine]
-        run = parts.next_run(folder / "parts")
-        keep = functools.partial(parts.write_part, folder / "parts", run, recipe, str(gallery.root))
+        run = shards.next_run(folder / "parts")
+        keep = functools.partial(shards.write_part, folder / "parts", run, recipe, str(gallery.root))
         seconds, encoded = _encode_all(loaded, gallery, share, known, keep, batch_size)
         _meet("encoded")
         known = find_known(old, folder / "parts", recipe, gallery.root)
@@ -97,7 +96,7 @@ def _build(gallery: Gallery, folder: Path, model, image_size, dtype, batch_size,
     if is_first():
         say("writing the index")
         result |= write_index(folder, gallery, known, old, settings, loaded, approximate)
-        parts.remove_parts(folder / "parts")
+        shards.remove_parts(folder / "parts")
     _meet("written")
     return result
 
@@ -170,7 +169,7 @@ def _encode_all(
     reads = read_ahead(gallery.root, todo, image_size, known.same_content, ahead=4 * size)
     encoded_batches = encode(encoder, batches(reads, image_size, size))
     bar = tqdm(total=len(todo), desc="photos", unit="", dynamic_ncols=True, disable=None)
-    with noticed() as asked, bar, contextlib.closing(reads):
+    with catch_signals() as asked, bar, contextlib.closing(reads):
         for passed, vectors in encoded_batches:
             fresh = [read for read in passed if read.pixels is not None]
             same = [read for read in passed if read.known is not None]

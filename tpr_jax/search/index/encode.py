@@ -45,7 +45,7 @@ class Read(NamedTuple):
 
 
 def make_encoder(model: Model) -> tuple[Callable, int]:
-    """(uint8 [b, h, w, 3] -> L2-normalised float16 [b, e] on the devices, what b has to be a multiple of).
+    """(uint8 [b, h, w, 3] -> L2-normalized float16 [b, e] on the devices, what b has to be a multiple of).
 
     The batch is split over this process' devices; with several processes each encodes photos of its own.
     """
@@ -54,7 +54,7 @@ def make_encoder(model: Model) -> tuple[Callable, int]:
     encode_image = clip.build(model.config, model.method, model.dtype)["encode_image"]
 
     def encode(variables, pixels):
-        feats, _ = encode_image(variables, clip.normalise(pixels, model.mean, model.std))
+        feats, _ = encode_image(variables, clip.normalize(pixels, model.mean, model.std))
         length = jnp.linalg.norm(feats, axis=1, keepdims=True)
         return (feats / jnp.maximum(length, 1e-12)).astype(jnp.float16)
 

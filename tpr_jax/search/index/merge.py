@@ -13,12 +13,12 @@ from tpr_jax import __version__
 from tpr_jax.errors import UserError
 from tpr_jax.model import Model, from_pretrained
 from tpr_jax.search.index import store
+from tpr_jax.search.index.cache import Known, Place
 from tpr_jax.search.index.encode import Stamp
 from tpr_jax.search.index.gallery import Gallery, Photo
-from tpr_jax.search.index.known import Known, Place
 from tpr_jax.search.index.table import column
 from tpr_jax.search.query import approximate as lists
-from tpr_jax.search.query import exact as codes
+from tpr_jax.search.query import exact
 from tpr_jax.utils.files import write_json, write_text, write_whole
 
 _BLOCK = 16384
@@ -121,10 +121,10 @@ def _write_files(
         lambda temporary: pq.write_table(table, temporary, row_group_size=_ROW_GROUP),
     )
     vectors, measured = np.load(folder / files["vectors"], mmap_mode="r"), None
-    if len(vectors) >= codes.FROM or approximate:
-        files["codes"] = codes.write_codes(vectors, folder, f"codes-{number}")
+    if len(vectors) >= exact.FROM or approximate:
+        files["codes"] = exact.write_codes(vectors, folder, f"codes-{number}")
     if approximate:
-        rounded = codes.open_codes(folder, files["codes"])
+        rounded = exact.open_codes(folder, files["codes"])
         if loaded is None:
             loaded = from_pretrained(model["name"], model["image_size"], model["dtype"])
         sample = np.random.default_rng(0).choice(len(vectors), min(128, len(vectors)), replace=False)
@@ -133,7 +133,7 @@ def _write_files(
         measured = lists.build_lists(
             vectors,
             queries,
-            lambda query, k: codes.exact_top_k(rounded, vectors, query, k),
+            lambda query, k: exact.exact_top_k(rounded, vectors, query, k),
             folder / files["ivf"],
         )
     return files, measured

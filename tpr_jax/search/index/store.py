@@ -2,7 +2,7 @@
 old index or the new one, whole.
 
     index.json             version, model and its SHA-256, where the photos are, how many, the files' names
-    vectors-N.npy          float16 [n, e], L2-normalised, memory-mapped
+    vectors-N.npy          float16 [n, e], L2-normalized, memory-mapped
     photos-N.parquet       a row a vector: path, x, y, w, h (null without a box), the table's columns,
                            file_size, file_mtime_ns, file_sha256
     codes-N.npy            8 bits a number, for a quick exact search (`codes`); from 4,096 photos on

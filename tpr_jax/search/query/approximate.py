@@ -1,6 +1,6 @@
 """Approximate search of large galleries: FAISS' inverted lists, with as many of them read as a recall needs.
 
-Vectors are put into lists by their nearest centre; a query reads the lists of the centres nearest to it. How
+Vectors are put into lists by their nearest center; a query reads the lists of the centers nearest to it. How
 many is measured when the index is made: the fewest that find `RECALL` of the exact first ten, of sentences as
 people ask them and of photos.
 """
@@ -25,12 +25,12 @@ _BLOCK, _TRAIN_PER_LIST = 16384, 64
 
 def sentences() -> list[str]:
     """Queries of the kind that people ask, to measure recall with: 192 of them."""
-    colours = ("black", "white", "red", "blue", "grey", "green", "pink", "yellow")
+    colors = ("black", "white", "red", "blue", "grey", "green", "pink", "yellow")
     tops = ("jacket", "t-shirt", "long coat", "striped shirt")
     rest = ("blue jeans and a backpack", "dark trousers", "a short skirt and a handbag")
     people = itertools.cycle(("A man", "A woman", "A person with a cap", "A girl with long hair"))
-    wears = itertools.product(colours, tops, rest)
-    listed = [f"{next(people)} in a {colour} {top} and {other}" for colour, top, other in wears]
+    wears = itertools.product(colors, tops, rest)
+    listed = [f"{next(people)} in a {color} {top} and {other}" for color, top, other in wears]
     return [*listed, *(text.lower().replace(" in a ", " wearing a ") for text in listed)]
 
 
@@ -54,9 +54,9 @@ def build_lists(
     lists = lists or max(1, min(int(4 * count**0.5), count // 40))
     rng = np.random.default_rng(seed)
     sample = np.sort(rng.choice(count, min(count, lists * _TRAIN_PER_LIST), replace=False))
-    centres = faiss.IndexFlatIP(width)
+    centers = faiss.IndexFlatIP(width)
     kind = faiss.ScalarQuantizer.QT_8bit
-    index = faiss.IndexIVFScalarQuantizer(centres, width, lists, kind, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexIVFScalarQuantizer(centers, width, lists, kind, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed, index.cp.min_points_per_centroid = int(seed), 1
     index.train(vectors[sample].astype(np.float32))
     for at in range(0, count, _BLOCK):
@@ -92,7 +92,7 @@ def open_lists(path: Path):
 def lists_top_k(
     index, vectors: Float16[np.ndarray, "n e"], query: Float[np.ndarray, "e"], k: int, allowed=None
 ) -> tuple[Float[np.ndarray, "k"], Int[np.ndarray, "k"]]:
-    """As `codes.exact_top_k`, but some of the best may be missing, and fewer than k be found."""
+    """As `exact.exact_top_k`, but some of the best may be missing, and fewer than k be found."""
     settings, bits = faiss.IVFSearchParameters(nprobe=index.nprobe), None
     if allowed is not None:
         bits = np.packbits(allowed, bitorder="little")

@@ -9,8 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.store import Index
-from tpr_jax.search.query import approximate, mesh
-from tpr_jax.search.query import exact as codes
+from tpr_jax.search.query import approximate, exact, mesh
 
 ENGINES = ("auto", "cpu", "mesh", "approximate")
 FEW = 2048  # rows that a filter leaves: they are scored at once
@@ -53,8 +52,8 @@ def make_engine(index: Index, engine: str = "auto") -> Engine:
     names = index.info["files"].get("codes")
     if not names:
         return Engine(engine, lambda q, k, allowed: all_top_k(index.vectors, q, k, allowed))
-    rounded = codes.open_codes(index.folder, names)
-    return Engine(engine, lambda q, k, allowed: codes.exact_top_k(rounded, index.vectors, q, k, allowed))
+    rounded = exact.open_codes(index.folder, names)
+    return Engine(engine, lambda q, k, allowed: exact.exact_top_k(rounded, index.vectors, q, k, allowed))
 
 
 def top_k(
@@ -67,8 +66,8 @@ def top_k(
 
 
 def all_top_k(vectors, query, k: int, allowed=None) -> tuple[np.ndarray, np.ndarray]:
-    """As `codes.exact_top_k`, by scoring each row."""
+    """As `exact.exact_top_k`, by scoring each row."""
     rows = np.arange(len(vectors)) if allowed is None else np.flatnonzero(allowed)
-    scores = codes.rescore(vectors, query, rows)
+    scores = exact.rescore(vectors, query, rows)
     best = np.lexsort((rows, -scores))[:k]
     return scores[best], rows[best]

@@ -48,7 +48,7 @@ def mesh_top_k(
     k: int,
     allowed: Bool[np.ndarray, "n"] | None = None,
 ) -> tuple[Float[np.ndarray, "k"], Int[np.ndarray, "k"]]:
-    """As `codes.exact_top_k`. In several processes each has to ask the same at the same time."""
+    """As `exact.exact_top_k`. In several processes each has to ask the same at the same time."""
     count = placed.count if allowed is None else int(allowed.sum())
     k = min(k, count)
     # Products are summed in another order on each device: a few more rows than asked for decide the ties.

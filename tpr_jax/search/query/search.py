@@ -15,7 +15,7 @@ from tpr_jax.model import Model, Picture, from_pretrained
 from tpr_jax.models.petl_config import text_tokens
 from tpr_jax.search.index.store import FILE, KEY, Index, check_model, check_pixels, model_sha256, open_current
 from tpr_jax.search.query import engine as engine_lib
-from tpr_jax.search.query import groups as groups_lib
+from tpr_jax.search.query import groups
 from tpr_jax.search.query.where import matching
 
 MAX_TOP_K = 10_000
@@ -96,7 +96,7 @@ def search(
     elif group is None:
         ranked = [[(row, score)] for score, row in zip(*(x.tolist() for x in ask(top_k)), strict=True)]
     else:
-        ranked = groups_lib.grouped_top_k(ask, index.vectors, top_k, group)
+        ranked = groups.grouped_top_k(ask, index.vectors, top_k, group)
     searched = time.perf_counter()
     return {
         "results": _results(index, ranked, group is not None),

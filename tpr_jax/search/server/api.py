@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from tpr_jax import __version__
 from tpr_jax.data.batches import worker_threads
 from tpr_jax.errors import UserError
-from tpr_jax.search.query import columns as columns_lib
+from tpr_jax.search.query import columns
 from tpr_jax.search.query.search import Searcher, search
 from tpr_jax.search.server import metrics as meters_lib
 from tpr_jax.search.server import pictures
@@ -185,7 +185,7 @@ def _about(searcher: Searcher, limits: Limits) -> About:
         version=hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()[:12],
         model=Path(info["model"]["name"]).name,  # where it lies is nobody's business
         engine=searcher.engine.name,
-        columns=columns_lib.columns(searcher.index),
+        columns=columns.columns(searcher.index),
         examples=list(EXAMPLES),
         max_text=MAX_TEXT,
         max_results=MAX_RESULTS,

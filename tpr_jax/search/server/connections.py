@@ -202,7 +202,7 @@ async def busy(scope, receive, send) -> None:
 def room(most: int) -> int:
     """Returns how many connections this process can hold, at most `most`: each takes a file descriptor.
 
-    Raises the process's own limit towards what the system allows, and leaves some for photos and the index.
+    Raises the process's own limit toward what the system allows, and leaves some for photos and the index.
     """
     try:
         import resource  # not on Windows, which has no such limit

@@ -21,7 +21,7 @@ from tpr_jax.search.index.store import KEY, Index
 __all__ = ["FORMATS", "MAX_UPLOAD_PIXELS", "SIZES", "TooLarge", "photo_jpeg", "read_upload"]
 
 SIZES = {"small": 320, "large": 1600}  # pixels of the longer side, at most
-# What browsers and cameras write; `image_formats.FORMATS` has more.
+# What browsers and cameras write; `formats.FORMATS` has more.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 MAX_UPLOAD_PIXELS = 50_000_000  # that are decoded for somebody who is not known
 
@@ -29,7 +29,7 @@ MAX_UPLOAD_PIXELS = 50_000_000  # that are decoded for somebody who is not known
 def read_upload(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
     """The uint8 [h, w, 3] pixels of an uploaded picture, with `size` = (height, width) resized to that.
 
-    Nothing but the `FORMATS` is tried. Memory and time are bounded as `data.image_files` bounds them, and
+    Nothing but the `FORMATS` is tried. Memory and time are bounded as `data.images.files` bounds them, and
     uploads that are decoded at once share the memory. Of a large JPEG the pixels count that are decoded.
 
     Raises:

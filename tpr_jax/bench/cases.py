@@ -27,13 +27,13 @@ class Ready(NamedTuple):
 
 def product(dtype: str, size: int = PRODUCT_SIZE) -> Ready:
     """A product of two square matrices, sums in float32: what this machine can do at best."""
-    from tpr_jax.models.matmul import product
+    from tpr_jax.models.matmul import matmul_f32
     from tpr_jax.train.step import compiler_options
 
     arguments = [
         jax.random.normal(key, (size, size), dtype) for key in jax.random.split(jax.random.key(0), 2)
     ]
-    function = jax.jit(lambda a, b: product(a, b).astype(dtype), compiler_options=compiler_options())
+    function = jax.jit(lambda a, b: matmul_f32(a, b).astype(dtype), compiler_options=compiler_options())
     return _compiled(function, arguments, 2.0 * size**3)
 
 
@@ -45,7 +45,7 @@ def encoder(tower: str, backbone: str, dtype: str, batch: int, method: str = "ze
 
     _, sizes, spec, model = model_of(method, backbone, dtype, batch)
     variables = jax.jit(model["init"])(jax.random.key(0))
-    variables = clip.held(variables, dtype)
+    variables = clip.inference_variables(variables, dtype)
     rows = _batch(sizes, batch)["image" if tower == "vision" else "ids"]
     function = model["encode_image" if tower == "vision" else "encode_text"]
     encode = jax.jit(lambda v, x: function(v, x)[0], compiler_options=step.encoder_options(batch))
@@ -70,16 +70,16 @@ def train_step(
     variables = jax.jit(model["init"])(jax.random.key(0))
     trainable, frozen = optim.split_model(variables, spec)
     if "params" in frozen:
-        frozen["params"] = clip.hold_frozen(frozen["params"], dtype)
+        frozen["params"] = clip.cast_frozen(frozen["params"], dtype)
     weights, mesh = config_lib.loss_weights(config), mesh_of(config, devices)
-    optimiser = prepare.make_optimiser(config, trainable, per_epoch=1)[1]
-    update = step.jit_train_step(model, optimiser, weights, 1 / config.temperature, mesh, config.accumulate)
-    state = sharding.place(mesh, step.init_state(optimiser, trainable))
-    frozen = sharding.place(mesh, frozen)
-    rows = sharding.by_row(mesh, _batch(sizes, batch))
+    optimizer = prepare.make_optimizer(config, trainable, per_epoch=1)[1]
+    update = step.jit_train_step(model, optimizer, weights, 1 / config.temperature, mesh, config.accumulate)
+    state = sharding.shard_params(mesh, step.init_state(optimizer, trainable))
+    frozen = sharding.shard_params(mesh, frozen)
+    rows = sharding.shard_batch(mesh, _batch(sizes, batch))
     del variables, trainable
     began = time.perf_counter()
-    program = step.compiled(update, state, frozen, rows)
+    program = step.aot_compile(update, state, frozen, rows)
     seconds = time.perf_counter() - began
 
     def once():
@@ -170,6 +170,6 @@ def _compiled(function, arguments, flops: float) -> Ready:
     from tpr_jax.train import step
 
     began = time.perf_counter()
-    program = step.compiled(function, *arguments)
+    program = step.aot_compile(function, *arguments)
     seconds = time.perf_counter() - began
     return Ready(lambda: jax.block_until_ready(program(*arguments)), flops, seconds, program.as_text)

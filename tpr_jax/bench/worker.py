@@ -1,6 +1,6 @@
 """Subjects of `bench` in processes of their own that take turns, so that what else happens meets all alike.
 
-    python -m tpr_jax.bench.turns '{"kind": "product", "dtype": "float32"}'
+    python -m tpr_jax.bench.worker '{"kind": "product", "dtype": "float32"}'
 
 is such a process: it makes its subject ready, says so in a line of JSON, and times it for each line it reads.
 """
@@ -21,7 +21,7 @@ from tpr_jax.utils.streams import print_any_text
 TURN = 0.4  # seconds that a turn takes at least: what is quicker is repeated within it
 
 
-def serve(subject: dict) -> None:
+def worker_main(subject: dict) -> None:
     """What the process does."""
     from tpr_jax.bench import subjects as bench_subjects
     from tpr_jax.perf import allocator, memory
@@ -89,7 +89,7 @@ def environment(subject: dict) -> dict[str, str]:
     return found
 
 
-def middle(row: dict) -> float:
+def median_seconds(row: dict) -> float:
     """The median of a row's seconds."""
     return statistics.median(row["seconds"])
 
@@ -97,7 +97,7 @@ def middle(row: dict) -> float:
 def _start(stack: contextlib.ExitStack, subject: dict, say: Callable) -> tuple:
     """(the process, what it says of its subject), or (None, why there is none)."""
     say(f"making ready: {label(subject)}")
-    command = [sys.executable, "-m", "tpr_jax.bench.turns", json.dumps(subject)]
+    command = [sys.executable, "-m", "tpr_jax.bench.worker", json.dumps(subject)]
     said = stack.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": said, "text": True}
     process = stack.enter_context(subprocess.Popen(command, **pipes, env=environment(subject)))
@@ -121,4 +121,4 @@ def _ask(process: subprocess.Popen) -> dict | None:
 
 if __name__ == "__main__":
     print_any_text()
-    serve(json.loads(sys.argv[1]))
+    worker_main(json.loads(sys.argv[1]))

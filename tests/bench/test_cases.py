@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tpr_jax.bench import models as bench_models
+from tpr_jax.bench import cases as bench_models
 from tpr_jax.errors import UserError
 from tpr_jax.models.methods import METHODS
 from tpr_jax.perf import flops
