@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from tests.distributed.test_rendezvous import free_port, meet, together
+from tests.distributed.test_rendezvous import meet, together
+from tests.ports import free_port
 from tpr_jax.distributed import peer_lines
 
 

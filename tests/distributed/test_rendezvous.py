@@ -7,19 +7,11 @@ import time
 
 import pytest
 
+from tests.ports import free_port
 from tpr_jax.distributed import handshake, peer_lines, rendezvous
 from tpr_jax.errors import UserError
 
 TOKEN = "0123456789abcdef"
-
-
-def free_port() -> int:
-    """A port that is free, and the next one too."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
-            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port + 1)):
-                return port
 
 
 def together(*calls) -> list:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.ports import free_port
 from tests.train.test_resume import rows
-from tests.train.test_several_processes import free_ports
 
 pytestmark = pytest.mark.slow
 FLAGS = ["--config.total_steps=12", "--config.eval_every=0", "--config.checkpoint_every=2"]
@@ -22,7 +22,7 @@ def begin(tiny):
     """`begin(workdir)`: local.sh with the tiny run as two processes of two devices, just started."""
 
     def start(workdir) -> subprocess.Popen:
-        settings = {"DEVICES": "2", "PORT": str(free_ports()), "PYTHONUNBUFFERED": "1"}
+        settings = {"DEVICES": "2", "PORT": str(free_port()), "PYTHONUNBUFFERED": "1"}
         python = {"PYTHON": os.sys.executable, "PYTHONPATH": str(ROOT)}
         return subprocess.Popen(
             [ROOT / "launch/local.sh", "--config", tiny["config"], "--workdir", str(workdir), *FLAGS],

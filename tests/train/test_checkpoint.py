@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, forced_devices
-from tests.distributed.test_rendezvous import free_port
+from tests.ports import free_port
 from tpr_jax.errors import UserError
 from tpr_jax.train import checkpoint
 

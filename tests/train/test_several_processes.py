@@ -3,7 +3,6 @@
 import json
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, forced_devices
+from tests.ports import free_port
 from tests.train.test_resume import assert_same_bits, final_state, rows
 from tpr_jax.weights.files import read_state, write_state
 
@@ -31,21 +31,9 @@ def begin(tiny, workdir, devices: int, *flags: str) -> subprocess.Popen:
     )
 
 
-def free_ports() -> int:
-    """A free port whose next one is free too."""
-    while True:
-        with socket.create_server(("", 0)) as first:
-            port = first.getsockname()[1]
-            try:
-                with socket.create_server(("", port + 1)):
-                    return port
-            except OSError:
-                continue
-
-
 def begin_two(tiny, workdir, *flags: str, second: tuple[str, ...] = ()) -> list[subprocess.Popen]:
     """`second`: further flags of the second process alone."""
-    where = [f"--coordinator=127.0.0.1:{free_ports()}", "--num_processes=2"]
+    where = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
     return [
         begin(tiny, workdir, 4, *where, f"--process_id={i}", *flags, *(second if i else ())) for i in range(2)
     ]
@@ -148,7 +136,7 @@ def test_sigterm_to_one_stops_all_and_they_resume_exactly(tiny, tmp_path):
 
 
 def test_a_peer_that_never_comes(run, tmp_path):
-    port = free_ports()
+    port = free_port()
     where = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", "--peer_timeout=1"]
     first = run(tmp_path / "run", *where, "--process_id=0")
     assert (first.returncode, first.stdout) == (2, "")
