@@ -241,7 +241,7 @@ def rows_shared_out(runs, config):
         asked.append(rows)
         return share(mesh, rows)
 
-    runs.run(config, anew=False, patches=[(loop.sharding, "share", kept_share)])
+    runs.run(config, anew=False, patches=[(loop.sharding, "process_shard", kept_share)])
     return asked
 
 

@@ -82,7 +82,7 @@ def test_one_part_of_each_kind_in_slots_of_its_own_fits():
         ((Adapter(reduction="8"),), "reduction='8' must be a whole number"),
         ((Adapter(slot="beside"),), "slot='beside' is unknown: known are beside_ln_1, after_attn"),
         ((Adapter(init="one"),), "init='one' is unknown: known are zero, normal"),
-        ((Adapter(scale="learned"),), "scale='learned' must be a number or learned"),
+        ((Adapter(scale="lerned"),), "scale='lerned' must be a number or learned"),
         ((Adapter(scale=float("nan")),), "scale=nan must be a number"),
         ((Moe(scale="learned"),), "moe of the text tower: scale='learned' must be a number$"),
         ((Moe(top_k=7),), "top_k=7 must lie between 1 and the 6 experts"),
