@@ -44,7 +44,7 @@ def image_batches(
     image_size: tuple[int, int],
     batch_size: int,
     bad: dict | None = None,
-    here: Bool[np.ndarray, "b"] | None = None,
+    here: Bool[np.ndarray, " b"] | None = None,
 ) -> Iterator[tuple[UInt8[np.ndarray, "b h w 3"], int]]:
     """Pictures in order, as (batch, number of valid rows); the last batch is filled up with zeros.
 
@@ -88,7 +88,7 @@ def _read(source, image_size: tuple[int, int], row: int, bad: dict | None) -> np
 
 
 def text_batches(
-    ids: Int32[np.ndarray, "n l"], batch_size: int, ends: Int[np.ndarray, "n"] | None = None
+    ids: Int32[np.ndarray, "n l"], batch_size: int, ends: Int[np.ndarray, " n"] | None = None
 ) -> Iterator[tuple[Int32[np.ndarray, "b m"], int]]:
     """Token ids in order, as (batch, number of valid rows); the last batch is filled up with zeros.
 

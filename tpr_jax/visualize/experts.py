@@ -38,7 +38,7 @@ def by_slot(experts: dict) -> dict[tuple[str, str], dict[int, np.ndarray]]:
     return {key: dict(sorted(blocks.items())) for key, blocks in found.items()}
 
 
-def load(weights: Float[np.ndarray, "b n e"], counted: Bool[np.ndarray, "b n"]) -> Int[np.ndarray, "e"]:
+def load(weights: Float[np.ndarray, "b n e"], counted: Bool[np.ndarray, "b n"]) -> Int[np.ndarray, " e"]:
     """How many of the counted tokens are sent to each expert; one sent to two counts for both."""
     return ((weights > 0) & counted[..., None]).sum((0, 1))
 

@@ -35,7 +35,7 @@ def merged(kernel: Float[Array, "d n"], piece: dict) -> Float[Array, "d n"]:
     return whole * magnitude_ratio(kernel, piece)
 
 
-def magnitude_ratio(kernel: Float[Array, "d n"], piece: dict) -> Float[Array, "n"]:
+def magnitude_ratio(kernel: Float[Array, "d n"], piece: dict) -> Float[Array, " n"]:
     """DoRA's factor on each column of `W + scale * A B`, `m |W| / |W + scale * A B|`, float32.
 
     Its paper's eq. 5 with the magnitude as a multiple m of W's own norms, so that m starts at 1; the norm

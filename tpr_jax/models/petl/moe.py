@@ -41,7 +41,7 @@ def shares(logits: Float[Array, "b l e"], chosen: Float[Array, "b l e"]) -> tupl
     return jax.nn.softmax(logits, axis=-1).mean((0, 1)), jax.lax.stop_gradient(chosen).mean((0, 1))
 
 
-def balance_of(probability: Float[Array, "e"], chosen: Float[Array, "e"]) -> Float[Array, ""]:
+def balance_of(probability: Float[Array, " e"], chosen: Float[Array, " e"]) -> Float[Array, ""]:
     """The load-balance term of a block, `E * mean_e(P_e C_e)`: k / E when all experts are used alike.
 
     P and C are the `shares`. The gradient flows through P only, as a choice has none.

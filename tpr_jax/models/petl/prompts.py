@@ -22,8 +22,8 @@ def prompt_tokens(leaves: dict) -> tuple[Float[Array, "k p v"], Float[Array, "k 
 
 
 def make_room(
-    ids: Int[Array, "b l"], count: int, context: int, end: Int[Array, "b"]
-) -> tuple[Int[Array, "b m"], Int[Array, "b"]]:
+    ids: Int[Array, "b l"], count: int, context: int, end: Int[Array, " b"]
+) -> tuple[Int[Array, "b m"], Int[Array, " b"]]:
     """Shifts ids right by `count` behind start-of-text, cut to `context`; returns (ids, where texts end).
 
     Where the end-of-text, at `end`, would be pushed off, the text is cut so that it comes last.
