@@ -76,7 +76,7 @@ test-slow: $(VENV)/.test-tools
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 1800 -m "(slow or golden or everywhere) and not torch" $(WORKERS) $(PYTEST_ARGS)
 
 test-torch: $(VENV)/.torch
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 900 -m torch $(PYTEST_ARGS)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 900 -m torch $(WORKERS) $(PYTEST_ARGS)
 
 # Beam wants older versions of what is in .venv.
 test-beam: $(VENV)/.beam
