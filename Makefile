@@ -56,12 +56,12 @@ endif
 
 help:
 	@echo "make demo        adapt the bundled CLIP to MiniPEDES; ends with runs/demo/report.html"
-	@echo "make test        formatting, linter and tests      (PYTEST_ARGS='-k metrics' for some)"
+	@echo "make test        formatting, linter, types, tests   (PYTEST_ARGS='-k metrics' for some)"
 	@echo "make test-slow   the tests that run for many minutes: several processes, kills, all meshes"
 	@echo "make test-torch  the tests that need PyTorch, which it installs"
 	@echo "make test-beam   the tests that need Apache Beam, in an environment of its own below .venv"
 	@echo "make docs        the pages of docs/ as a site: site/index.html"
-	@echo "make lint        formatting and linter only"
+	@echo "make lint        formatting, linter and types only"
 	@echo "make format      format and mend what the linter can mend"
 	@echo "make lock        resolve requirements*.txt into *.lock again"
 	@echo "make clean       remove .venv and caches; runs/ stays"
@@ -90,6 +90,7 @@ docs: $(VENV)/.docs
 lint: $(VENV)/.test-tools
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
+	$(RUN) -m ty check --quiet --python $(VENV)
 
 format: $(VENV)/.test-tools
 	$(RUN) -m ruff check --fix .
