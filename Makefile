@@ -28,7 +28,7 @@ PIP := $(RUN) -m pip install --quiet
 UV := $(VENV)/bin/uv
 # uv is ten times faster; pip does where uv cannot be had or cannot reach the index.
 # Compiled now, what is installed does not have to be at the first run's start, which would take half a minute.
-install = { test -x $(UV) && $(UV) pip install --compile-bytecode --python $(RUN) $(1); } || $(PIP) $(1)
+install = { test -x $(UV) && $(UV) pip install --quiet --compile-bytecode --python $(RUN) $(1); } || $(PIP) $(1)
 # The exact versions of the lock $(1), each file as its hash says. Where no such version fits this Python or this
 # machine, what the ranges $(2) allow. A file that is not the one that was locked ends it: it may be anybody's.
 locked = { $(call install,--require-hashes -r $(1)); } 2>$(VENV)/install.log || { \
@@ -138,6 +138,6 @@ $(VENV)/.torch: requirements-torch.txt $(VENV)/.test-tools
 
 $(VENV)/.beam: requirements-beam.txt requirements-test.txt $(VENV)/.installed
 	@$(RUN) -m venv $(VENV)/beam
-	@{ test -x $(UV) && $(UV) pip install --python $(VENV)/beam/bin/python -r requirements-beam.txt -r requirements-test.txt; } \
+	@{ test -x $(UV) && $(UV) pip install --quiet --python $(VENV)/beam/bin/python -r requirements-beam.txt -r requirements-test.txt; } \
 		|| $(VENV)/beam/bin/python -m pip install --quiet -r requirements-beam.txt -r requirements-test.txt
 	@touch $@
