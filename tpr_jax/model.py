@@ -33,7 +33,7 @@ from tpr_jax.weights.load_adapter import load_saved, read_saved
 from tpr_jax.weights.merge import merge
 from tpr_jax.weights.save_adapter import write_saved
 
-Picture = str | os.PathLike | Image.Image | np.ndarray
+Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)

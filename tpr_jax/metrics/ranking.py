@@ -39,8 +39,8 @@ class Pairs:
     query: Int[np.ndarray, " n"]
     gallery: Int[np.ndarray, " n"]
     by_gallery: Int[np.ndarray, " n"]
-    query_start: Int[np.ndarray, " q+1"]
-    gallery_start: Int[np.ndarray, " g+1"]
+    query_start: Int[np.ndarray, " q_bounds"]
+    gallery_start: Int[np.ndarray, " g_bounds"]
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,9 @@ def _rank_by_sorting(query, gallery, query_pids, gallery_pids):
     return np.concatenate(found, axis=1)
 
 
-def _figures(start: Int[np.ndarray, " q+1"], ranks: Int[np.ndarray, " n"]) -> Float[np.ndarray, "3 scored"]:
+def _figures(
+    start: Int[np.ndarray, " q_bounds"], ranks: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "3 scored"]:
     """(best rank, AP, INP) of each query that has a match, whose ranks are ranks[start[i]:start[i+1]]."""
     count = np.diff(start)
     query = np.repeat(np.arange(len(count)), count)

@@ -9,7 +9,9 @@ from jaxtyping import Array, Float
 from tpr_jax.models.matmul import dense
 
 
-def delta(x: Float[Array, "b l d"], pieces: Sequence[dict | None], width: int) -> Float[Array, "b l n*width"]:
+def delta(
+    x: Float[Array, "b l d"], pieces: Sequence[dict | None], width: int
+) -> Float[Array, "b l {len(pieces)*width}"]:
     """What the low-rank updates add to `x @ W`, whose columns are n pieces of `width` each.
 
     A piece is None, or holds `a` [d, r], `b` [r, width] and the number `scale`: it gets `scale * x A B`, with

@@ -1,5 +1,7 @@
 """DM-Adapter's sparse mixture of adapters with a domain-aware router (AAAI 2025)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -74,7 +76,7 @@ def mixture(
     )
 
 
-def pays_to_sort(tokens: int, experts: int, top_k: int) -> bool:
+def pays_to_sort(tokens: int | Any, experts: int, top_k: int) -> bool:
     """Whether to compute only the chosen experts: where that is a quarter of the rows or less, for sorting
     costs as much again.
 

@@ -9,7 +9,7 @@ def mapped(tokens: Float[Array, "k n d"], linear: dict) -> Float[Array, "k n e"]
     return jnp.einsum("knd,kde->kne", tokens, linear["kernel"]) + linear["bias"][:, None]
 
 
-def prompt_tokens(leaves: dict) -> tuple[Float[Array, "k p v"], Float[Array, "k p w"]]:
+def prompt_tokens(leaves: dict) -> tuple[Float[Array, "k p v"], Float[Array, "k q w"]]:
     """The tokens of each of k layers for the vision tower and for the text tower.
 
     `leaves` holds the own tokens `visual` [k, n, v] and `text` [k, n, w], and the maps `to_visual` and

@@ -1,0 +1,34 @@
+"""Enforces the annotations of each module that annotates array shapes, in every test of this process."""
+
+from pathlib import Path
+
+from beartype import BeartypeConf, beartype
+
+ROOT = Path(__file__).parent.parent
+
+# Tests hand it wrong types on purpose, and expect its own words for them.
+CHECK_THEMSELVES = {"tpr_jax.metrics.retrieval"}
+
+typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int passes for a float
+
+
+def enforce_annotations() -> None:
+    """Checks each call of these modules' functions by beartype; call it before anything imports the package.
+
+    Where a JAX array is expected a NumPy array passes too, as it does in JAX.
+    """
+    import jax
+    import jaxtyping
+    import numpy as np
+
+    arrays = jax.Array | np.ndarray
+    try:
+        from jax._src.literals import TypedNdArray  # a NumPy array that is a constant of a traced function
+    except ImportError:
+        pass
+    else:
+        arrays |= TypedNdArray
+    jaxtyping.Array = arrays
+    paths = (path for path in (ROOT / "tpr_jax").rglob("*.py") if "from jaxtyping import" in path.read_text())
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths}
+    jaxtyping.install_import_hook(sorted(names - CHECK_THEMSELVES), "tests.typed.typechecker")
