@@ -6,8 +6,10 @@ from beartype import BeartypeConf, beartype
 
 ROOT = Path(__file__).parent.parent
 
-# Rooms whose annotations hold. Others that annotate shapes follow: export, search.index, visualize, weights.
+# Rooms whose annotations hold. Others that annotate shapes do not yet: data.mini_pedes, export, search.index,
+# visualize and weights.
 ROOMS = ("data", "distributed", "losses", "metrics", "model", "models", "optim", "search.query", "train")
+NOT_YET = "data.mini_pedes."
 
 # Tests hand it wrong types on purpose, and expect its own words for them.
 CHECK_THEMSELVES = {"tpr_jax.metrics.retrieval"}
@@ -35,6 +37,7 @@ def enforce_annotations() -> None:
     names = set()
     for path in (ROOT / "tpr_jax").rglob("*.py"):
         name = ".".join(path.relative_to(ROOT / "tpr_jax").with_suffix("").parts)
-        if f"{name}.".startswith(tuple(f"{room}." for room in ROOMS)) and "jaxtyping" in path.read_text():
+        in_room = f"{name}.".startswith(tuple(f"{room}." for room in ROOMS))
+        if in_room and not name.startswith(NOT_YET) and "jaxtyping" in path.read_text():
             names.add(f"tpr_jax.{name}")
     jaxtyping.install_import_hook(sorted(names - CHECK_THEMSELVES), "tests.typed.typechecker")
