@@ -28,7 +28,7 @@ PIP := $(RUN) -m pip install --quiet
 UV := $(VENV)/bin/uv
 # uv is ten times faster; pip does where uv cannot be had or cannot reach the index.
 # Compiled now, what is installed does not have to be at the first run's start, which would take half a minute.
-install = { test -x $(UV) && $(UV) pip install --compile-bytecode --python $(RUN) $(1); } || $(PIP) $(1)
+install = { test -x $(UV) && $(UV) pip install --quiet --compile-bytecode --python $(RUN) $(1); } || $(PIP) $(1)
 # The exact versions of the lock $(1), each file as its hash says. Where no such version fits this Python or this
 # machine, what the ranges $(2) allow. A file that is not the one that was locked ends it: it may be anybody's.
 locked = { $(call install,--require-hashes -r $(1)); } 2>$(VENV)/install.log || { \
@@ -51,17 +51,18 @@ endif
 endif
 endif
 
-.PHONY: help demo test test-slow test-torch test-beam docs lint format lock clean
+.PHONY: help demo test test-all test-slow test-torch test-beam docs lint format lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo        adapt the bundled CLIP to MiniPEDES; ends with runs/demo/report.html"
-	@echo "make test        formatting, linter and tests      (PYTEST_ARGS='-k metrics' for some)"
+	@echo "make test        formatting, linter, types, tests   (PYTEST_ARGS='-k metrics' for some)"
+	@echo "make test-all    the same with the tests that take long (tests/long.py)"
 	@echo "make test-slow   the tests that run for many minutes: several processes, kills, all meshes"
 	@echo "make test-torch  the tests that need PyTorch, which it installs"
 	@echo "make test-beam   the tests that need Apache Beam, in an environment of its own below .venv"
 	@echo "make docs        the pages of docs/ as a site: site/index.html"
-	@echo "make lint        formatting and linter only"
+	@echo "make lint        formatting, linter and types only"
 	@echo "make format      format and mend what the linter can mend"
 	@echo "make lock        resolve requirements*.txt into *.lock again"
 	@echo "make clean       remove .venv and caches; runs/ stays"
@@ -70,13 +71,16 @@ demo: $(VENV)/.installed
 	$(RUN) -m tpr_jax.main --config configs/dm_adapter.py --workdir runs/demo
 
 test: lint
+	$(RUN) -m pytest --timeout 900 -m "not torch and not slow and not long" $(WORKERS) $(PYTEST_ARGS)
+
+test-all: lint
 	$(RUN) -m pytest --timeout 900 -m "not torch and not slow" $(WORKERS) $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.test-tools
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 1800 -m "(slow or golden or everywhere) and not torch" $(WORKERS) $(PYTEST_ARGS)
 
 test-torch: $(VENV)/.torch
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 900 -m torch $(PYTEST_ARGS)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 900 -m torch $(WORKERS) $(PYTEST_ARGS)
 
 # Beam wants older versions of what is in .venv.
 test-beam: $(VENV)/.beam
@@ -90,6 +94,7 @@ docs: $(VENV)/.docs
 lint: $(VENV)/.test-tools
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
+	$(RUN) -m ty check --quiet --python $(VENV)
 
 format: $(VENV)/.test-tools
 	$(RUN) -m ruff check --fix .
@@ -137,6 +142,6 @@ $(VENV)/.torch: requirements-torch.txt $(VENV)/.test-tools
 
 $(VENV)/.beam: requirements-beam.txt requirements-test.txt $(VENV)/.installed
 	@$(RUN) -m venv $(VENV)/beam
-	@{ test -x $(UV) && $(UV) pip install --python $(VENV)/beam/bin/python -r requirements-beam.txt -r requirements-test.txt; } \
+	@{ test -x $(UV) && $(UV) pip install --quiet --python $(VENV)/beam/bin/python -r requirements-beam.txt -r requirements-test.txt; } \
 		|| $(VENV)/beam/bin/python -m pip install --quiet -r requirements-beam.txt -r requirements-test.txt
 	@touch $@

@@ -17,6 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import long
+from tests.typed import enforce_annotations
+
 # pytest-xdist runs the tests in several processes, its workers; they share what is slow to make.
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 # The tests compile the same small programs again and again, in many processes: once is enough. Set before any
@@ -34,11 +37,20 @@ QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startsw
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1" and not WORKER:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_FLAGS}".strip()
 
+enforce_annotations()  # imports JAX, which reads what is set above
+
 # A shell lets what it starts in the background ignore Ctrl-C, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
+def pytest_collection_modifyitems(items):
+    long.mark(items)
+
+
 COLORS = {
     "red": (200, 30, 30),
     "green": (30, 160, 40),

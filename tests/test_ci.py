@@ -1,5 +1,6 @@
 """`.ci/run` with stand-ins for `make` and the Pythons: which Python gets which tests."""
 
+import fnmatch
 import os
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ from tests.conftest import ROOT
 PYTHON = """#!/bin/sh
 case "$2" in *"'{version}'"*) exit 0 ;; *) exit 1 ;; esac
 """
+# What installs the second environment in the background.
+INSTALL = ".venv/.test-tools .venv/.docs"
 SHIM = "#!/bin/sh\necho 'pyenv: python3.13: command not found' >&2\nexit 127\n"
 
 
@@ -24,7 +27,7 @@ def program(path, text: str) -> str:
 
 @pytest.fixture
 def run(tmp_path):
-    """`run(failing)`: (the finished process, the calls of make), `make` failing at that target."""
+    """`run(failing)`: (the finished process, the calls of make); a call that fits the pattern fails."""
     (tmp_path / "project/.ci").mkdir(parents=True)
     shutil.copy(ROOT / ".ci/run", tmp_path / "project/.ci/run")
     program(tmp_path / "bin/chromium", "#!/bin/sh\n")
@@ -32,7 +35,7 @@ def run(tmp_path):
     def start(failing: str = "none") -> tuple[subprocess.CompletedProcess, list[str]]:
         called = tmp_path / "called"
         called.write_text("")
-        make = f'#!/bin/sh\necho "$*" >>{called}\ncase "$*" in *{failing}*) exit 2 ;; esac\n'
+        make = f'#!/bin/sh\necho "$*" >>{called}\necho "log of $*"\ncase "$*" in {failing}) exit 2 ;; esac\n'
         program(tmp_path / "bin/make", make)
         variables = {
             "PATH": f"{tmp_path / 'bin'}:{os.path.dirname(shutil.which('dirname'))}",
@@ -57,13 +60,24 @@ def test_both_pythons_have_their_part(run, tmp_path):
     newer = program(tmp_path / "pyenv/versions/3.13.0/bin/python3.13", PYTHON.format(version="3.13"))
     done, called = run()
     assert done.returncode == 0, done.stderr
-    assert called == [f"VENV=.venv313 PYTHON={newer} test", "test-slow", "test-torch", "docs"]
+    other = f"VENV=.venv313 PYTHON={newer}"
+    in_background = {INSTALL, "docs"}
+    assert [one for one in called if one not in in_background] == [
+        f"{other} .venv313/.test-tools",
+        f"{other} test-all",
+        "test-slow",
+        "test-torch",
+    ]
+    assert set(called) > in_background
+    # The second environment is complete before tests run in it, and the docs are built after the slow tests.
+    assert called.index(INSTALL) < called.index("test-slow") < called.index("docs")
+    assert all(f"log of {one}\n" in done.stdout for one in called)
 
 
 def test_one_on_the_path_comes_first(run, tmp_path):
     program(tmp_path / "pyenv/versions/3.13.0/bin/python3.13", PYTHON.format(version="3.13"))
     newer = program(tmp_path / "bin/python3.13", PYTHON.format(version="3.13"))
-    assert run()[1][0] == f"VENV=.venv313 PYTHON={newer} test"
+    assert f"VENV=.venv313 PYTHON={newer} test-all" in run()[1]
 
 
 @pytest.mark.skipif(
@@ -76,12 +90,39 @@ def test_without_another_python_all_runs_on_the_first(run, tmp_path):
         tmp_path / "pyenv/versions/3.13.0/bin/python3.13", PYTHON.format(version="3.12")
     )  # not what it is called
     done, called = run()
-    assert done.returncode == 0 and called == ["test", "test-slow", "test-torch", "docs"]
+    assert done.returncode == 0 and called[:3] == ["test-all", ".venv/.docs", "test-slow"]
+    assert sorted(called[3:]) == ["docs", "test-torch"]
     assert "there is no Python 3.13 here" in done.stdout
 
 
-@pytest.mark.parametrize("failing", ["VENV=.venv313", "test-slow", "docs"])
-def test_what_fails_ends_it(failing, run, tmp_path):
+@pytest.mark.parametrize(
+    "failing, later",
+    [
+        ("*313/.test-tools", {"test-slow", "test-torch", "docs"}),
+        ("*\\ test-all", {"test-slow", "test-torch", "docs"}),
+        (".venv/.test-tools*", {"test-slow", "test-torch", "docs"}),
+        ("test-slow", {"test-torch", "docs"}),
+        ("test-torch", set()),
+        ("docs", set()),
+    ],
+)
+def test_a_failure_fails_the_run_and_shows_its_log(failing, later, run, tmp_path):
+    """In the background too."""
     program(tmp_path / "bin/python3.13", PYTHON.format(version="3.13"))
     done, called = run(failing)
-    assert done.returncode != 0 and failing in called[-1]
+    assert done.returncode == 2 and not later & set(called)
+    (failed,) = (one for one in called if fnmatch.fnmatch(one, failing.replace("\\", "")))
+    assert f"log of {failed}\n" in done.stdout
+
+
+@pytest.mark.skipif(
+    shutil.which("chromium", path="/usr/bin:/bin") is not None, reason="Chromium cannot be hidden"
+)
+def test_a_browser_is_installed_where_there_is_none(run, tmp_path):
+    asked = tmp_path / "asked"
+    program(tmp_path / "bin/id", "#!/bin/sh\necho 0\n")
+    program(tmp_path / "bin/apt-get", f'#!/bin/sh\necho "$*" >>{asked}\nexit 1\n')
+    (tmp_path / "bin/chromium").unlink()
+    done, _ = run()
+    assert done.returncode == 0 and "update" in asked.read_text()
+    assert "the tests of the page will be skipped" in done.stdout

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -23,8 +24,12 @@ from tpr_jax import __main__ as command
 from tpr_jax import main
 from tpr_jax.config import bundled
 
-LISTS = ("requirements.txt", "requirements-tensorflow.txt")
-NEEDED = ("pyproject.toml", "setup.py", *LISTS, "README.md", "LICENSE", "NOTICE")
+NEEDED = ("pyproject.toml", "setup.py", "requirements.txt", "README.md", "LICENSE", "NOTICE")
+EXTRAS = {
+    "tensorflow": "requirements-tensorflow.txt",
+    "onnx": "requirements-onnx.txt",
+    "docs": "requirements-docs.txt",
+}
 
 
 def files_below(folder: Path) -> set[str]:
@@ -145,27 +150,45 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(installed):
     assert 15e6 < wheel.stat().st_size < 40e6  # MiniPEDES and clip-mini are nearly all of it
 
 
+def requirements(name: str) -> list[Requirement]:
+    """Returns what a requirements file lists itself, without what it includes."""
+    lines = (line.partition("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
+    return [Requirement(line) for line in lines if line and not line.startswith("-")]
+
+
+def with_extra(requirement: Requirement, extra: str) -> Requirement:
+    """Returns the requirement as a wheel lists it for an extra."""
+    marker = f'extra == "{extra}"'
+    requirement.marker = Marker(f"({requirement.marker}) and {marker}" if requirement.marker else marker)
+    return requirement
+
+
+def test_extras_are_the_requirements_files():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    listed = {extra: [str(Requirement(line)) for line in lines] for extra, lines in extras.items()}
+    for extra, name in EXTRAS.items():
+        assert listed[extra] == [str(one) for one in requirements(name)], extra
+    core = {str(one) for one in requirements("requirements.txt")}
+    assert set(listed["search"] + listed["viz"]) <= core
+    assert listed["tfds"] == ["tpr-jax[tensorflow]"]
+    (hooks,) = set(listed["dev"]) - {str(one) for one in requirements("requirements-test.txt")}
+    assert Requirement(hooks).name == "pre-commit"
+    assert set(listed) == {*EXTRAS, "search", "viz", "tfds", "dev"}
+
+
 def test_what_the_wheel_says_of_itself(installed):
     (info,) = installed[1].glob("*.dist-info")
     said = email.message_from_string((info / "METADATA").read_text())
     assert (said["Name"], said["Version"]) == ("tpr-jax", tpr_jax.__version__)
     assert (said["License-Expression"], said["Requires-Python"]) == ("Apache-2.0", ">=3.11")
-    asked = [Requirement(line) for line in said.get_all("Requires-Dist")]
-    for name, extra in zip(LISTS, ("", "tensorflow"), strict=True):
-        lines = [line.partition("#")[0].strip() for line in (ROOT / name).read_text().splitlines()]
-        listed = [Requirement(line) for line in filter(None, lines)]
-        for python in ("3.11", "3.13", "3.14", "3.15"):
-            where = {"python_version": python, "sys_platform": "linux", "platform_machine": "x86_64"}
-            wanted, found, all_else = (
-                {
-                    f"{r.name}{r.specifier}"
-                    for r in some
-                    if not r.marker or r.marker.evaluate({**where, "extra": e})
-                }
-                for some, e in ((listed, ""), (asked, extra), (asked, ""))
-            )
-            assert found - (all_else if extra else set()) == wanted
-    assert said.get_all("Provides-Extra") == ["tensorflow"]
+    asked = {str(Requirement(line)) for line in said.get_all("Requires-Dist")}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = {str(one) for one in requirements("requirements.txt")}
+    for extra, lines in extras.items():
+        wanted |= {str(with_extra(Requirement(line), extra)) for line in lines}
+    assert asked == wanted
+    assert set(said.get_all("Provides-Extra")) == set(extras)
+    assert (installed[1] / "tpr_jax/py.typed").is_file()
     for name in ("LICENSE", "NOTICE"):
         assert (info / "licenses" / name).read_bytes() == (ROOT / name).read_bytes()
     (script,) = importlib.metadata.Distribution.at(info).entry_points
@@ -181,12 +204,7 @@ WITH_OTHERS |= {"huggingface_hub", "orbax"}
 
 def test_all_that_is_imported_is_required():
     """By name: what comes along with TensorFlow is not there without it."""
-    listed = (
-        Requirement(line.partition("#")[0])
-        for line in (ROOT / LISTS[0]).read_text().splitlines()
-        if line[:1].strip("# ")
-    )
-    required = {canonicalize_name(one.name) for one in listed}
+    required = {canonicalize_name(one.name) for one in requirements("requirements.txt")}
     provides = importlib.metadata.packages_distributions()
     missing = {}
     for path in (ROOT / "tpr_jax").rglob("*.py"):

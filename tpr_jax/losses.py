@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from tpr_jax.errors import ArgumentError
 
 Feats = Float[Array, "b e"]
-Pids = Int[Array, "b"]
+Pids = Int[Array, " b"]
 Scalar = Float[Array, ""]
 
 LOGIT_SCALE = 50.0  # 1 / 0.02, fixed in all three methods
@@ -104,7 +104,12 @@ def cmpm(image_feats: Feats, text_feats: Feats, pids: Pids) -> Scalar:
 
 @_checked
 def identity(
-    image_feats: Feats, text_feats: Feats, pids: Pids, *, kernel: Float[Array, "e n"], bias: Float[Array, "n"]
+    image_feats: Feats,
+    text_feats: Feats,
+    pids: Pids,
+    *,
+    kernel: Float[Array, "e n"],
+    bias: Float[Array, " n"],
 ) -> Scalar:
     """ID loss: the mean of the cross-entropies of one linear classifier on both features."""
 

@@ -33,7 +33,7 @@ from tpr_jax.weights.load_adapter import load_saved, read_saved
 from tpr_jax.weights.merge import merge
 from tpr_jax.weights.save_adapter import write_saved
 
-Picture = str | os.PathLike | Image.Image | np.ndarray
+Picture = str | os.PathLike | bytes | Image.Image | np.ndarray | Crop | Stored
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,9 @@ class Model:
         """Pixels of 0..255 as `features_from_arrays` takes them."""
         return (pixels.astype(np.float32) / 255 - np.float32(self.mean)) / np.float32(self.std)
 
-    def encode_images(self, images: Sequence[Picture], batch_size: int = 32) -> Float[np.ndarray, "n e"]:
+    def encode_images(
+        self, images: Sequence[Picture] | np.ndarray, batch_size: int = 32
+    ) -> Float[np.ndarray, "n e"]:
         """L2-normalized float32 features of paths, PIL images or uint8 arrays `[h, w, 3]` of any size.
 
         Each picture is resized whole to the model's image size, as person retrieval does: no center crop.
@@ -184,7 +186,7 @@ class Model:
 
 def from_pretrained(
     path_or_hub_id: str | os.PathLike,
-    image_size: tuple[int, int] | None = None,
+    image_size: Sequence[int] | None = None,
     dtype: str = "float32",
     backbone: str | os.PathLike | None = None,
     act: str | None = None,
@@ -275,7 +277,9 @@ def make_model(
     return Model(config, method, variables, tokenizer, source, held, encoders, backbone, dtype)
 
 
-def _read(images: Sequence[Picture], i: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+def _read(
+    images: Sequence[Picture] | np.ndarray, i: int, size: tuple[int, int]
+) -> UInt8[np.ndarray, "h w 3"]:
     """Returns one of the images in the model's size; an error names it."""
     try:
         return read_resized(images[i], size)

@@ -97,7 +97,7 @@ def test_the_softmax_is_kept_once_in_the_type_of_the_inputs():
 
 
 def test_heads_there_and_back():
-    x = np.arange(2 * 3 * 8).reshape(2, 3, 8)
+    x = np.arange(2 * 3 * 8.0).reshape(2, 3, 8)
     split = attention.split_heads(jnp.asarray(x), 2)
     np.testing.assert_array_equal(split, oracles.heads_of(x, 2))
     np.testing.assert_array_equal(split[1, 1, 2], x[1, 2, 4:])

@@ -58,7 +58,7 @@ def test_each_router_of_a_block_is_a_mixture_of_its_own():
 
 def test_patches_lie_where_they_lie_on_the_photo():
     model = model_of(lora_moe(("q",), 2, 3, 1))
-    assert patches(model, np.arange(7)).tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert patches(model, np.arange(7.0)).tolist() == [[1, 2], [3, 4], [5, 6]]
     colors = np.zeros((3, 2, 3))
     colors[2, 0] = (1, 0, 0)
     tinted = draw.over(np.zeros((12, 8, 3), np.uint8), colors, strength=1.0)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32, UInt8
+from jaxtyping import Bool, Int, UInt8
 from tqdm import tqdm
 
 from tpr_jax.data.bucketing import trim_padding
@@ -40,11 +40,11 @@ def decode_all(
 
 
 def image_batches(
-    sources: Sequence,
+    sources: Sequence | UInt8[np.ndarray, "n h w 3"],
     image_size: tuple[int, int],
     batch_size: int,
     bad: dict | None = None,
-    here: Bool[np.ndarray, "b"] | None = None,
+    here: Bool[np.ndarray, " b"] | None = None,
 ) -> Iterator[tuple[UInt8[np.ndarray, "b h w 3"], int]]:
     """Pictures in order, as (batch, number of valid rows); the last batch is filled up with zeros.
 
@@ -88,8 +88,8 @@ def _read(source, image_size: tuple[int, int], row: int, bad: dict | None) -> np
 
 
 def text_batches(
-    ids: Int32[np.ndarray, "n l"], batch_size: int, ends: Int[np.ndarray, "n"] | None = None
-) -> Iterator[tuple[Int32[np.ndarray, "b m"], int]]:
+    ids: Int[np.ndarray, "n l"], batch_size: int, ends: Int[np.ndarray, " n"] | None = None
+) -> Iterator[tuple[Int[np.ndarray, "b m"], int]]:
     """Token ids in order, as (batch, number of valid rows); the last batch is filled up with zeros.
 
     Where it is said at which token each text `ends`, batches are `shortened`.

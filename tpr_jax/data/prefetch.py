@@ -83,7 +83,7 @@ def by_tensorflow(
     """Yields as `in_order`, by tf.data."""
     failures: dict[int, Exception] = {}
 
-    def arrays(number: np.int64) -> Arrays:
+    def arrays(number: np.int64) -> tuple:
         try:
             return load(rows[number])
         except Exception as error:

@@ -88,7 +88,7 @@ def _put(leaf, sharding: NamedSharding):
     return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
 
-def local_row_mask(mesh: Mesh, count: int) -> Bool[np.ndarray, "count"]:
+def local_row_mask(mesh: Mesh, count: int) -> Bool[np.ndarray, " count"]:
     """Which of `count` rows, split by `row_sharding`, lie on devices of this process."""
     here = np.zeros(count, bool)
     for (rows,) in row_sharding(mesh, count).addressable_devices_indices_map((count,)).values():

@@ -36,11 +36,11 @@ class Pairs:
     `by_gallery` orders them by gallery index and then by query; `gallery_start` counts in that order.
     """
 
-    query: Int[np.ndarray, "n"]
-    gallery: Int[np.ndarray, "n"]
-    by_gallery: Int[np.ndarray, "n"]
-    query_start: Int[np.ndarray, "q+1"]
-    gallery_start: Int[np.ndarray, "g+1"]
+    query: Int[np.ndarray, " n"]
+    gallery: Int[np.ndarray, " n"]
+    by_gallery: Int[np.ndarray, " n"]
+    query_start: Int[np.ndarray, " q_bounds"]
+    gallery_start: Int[np.ndarray, " g_bounds"]
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Tile:
 
     lo: int
     hi: int
-    rows: Int[np.ndarray, "r"]
-    source: Int[np.ndarray, "r"]
+    rows: Int[np.ndarray, " r"]
+    source: Int[np.ndarray, " r"]
 
 
 def both(function: Callable, *arguments: Sequence) -> list:
@@ -62,13 +62,13 @@ def both(function: Callable, *arguments: Sequence) -> list:
         return list(pool.map(function, *arguments))
 
 
-def count_pairs(query_pids: Int[np.ndarray, "q"], gallery_pids: Int[np.ndarray, "g"]) -> int:
+def count_pairs(query_pids: Int[np.ndarray, " q"], gallery_pids: Int[np.ndarray, " g"]) -> int:
     """How many pairs of a query and a gallery entry have one pid."""
     _, first, last = matches_of(query_pids, gallery_pids)
     return int(np.sum(last - first))
 
 
-def find_pairs(query_pids: Int[np.ndarray, "q"], gallery_pids: Int[np.ndarray, "g"]) -> Pairs:
+def find_pairs(query_pids: Int[np.ndarray, " q"], gallery_pids: Int[np.ndarray, " g"]) -> Pairs:
     order, first, last = matches_of(query_pids, gallery_pids)
     count = last - first
     start = np.concatenate([[0], np.cumsum(count)])
@@ -79,7 +79,7 @@ def find_pairs(query_pids: Int[np.ndarray, "q"], gallery_pids: Int[np.ndarray, "
     return Pairs(query, gallery, by_gallery, start, gallery_start)
 
 
-def matches_of(query_pids: Int[np.ndarray, "q"], gallery_pids: Int[np.ndarray, "g"]) -> tuple:
+def matches_of(query_pids: Int[np.ndarray, " q"], gallery_pids: Int[np.ndarray, " g"]) -> tuple:
     """(the gallery ordered by pid, where each query's matches begin in that order, and where they end)."""
     order = np.argsort(gallery_pids, kind="stable")
     ordered = gallery_pids[order]
@@ -90,11 +90,11 @@ def matches_of(query_pids: Int[np.ndarray, "q"], gallery_pids: Int[np.ndarray, "
 def pair_ranks(
     query: Float[np.ndarray, "q e"],
     gallery: Float[np.ndarray, "g e"],
-    query_pids: Int[np.ndarray, "q"],
-    gallery_pids: Int[np.ndarray, "g"],
+    query_pids: Int[np.ndarray, " q"],
+    gallery_pids: Int[np.ndarray, " g"],
     pairs: Pairs,
     tile: tuple[int, int] = TILE,
-) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """(rank of each pair's gallery entry for its query, rank of its query for that entry), from 1.
 
     Scores are inner products, the ties ordered by original index. The second array is in the order of
@@ -200,7 +200,7 @@ def _pair_scores(query, gallery, query_copies, gallery_copies, query_pids, galle
     return scores[one][each.ravel()]
 
 
-def distinct_rows(feats: Float[np.ndarray, "n e"]) -> tuple[Float[np.ndarray, "d e"], Int[np.ndarray, "n"]]:
+def distinct_rows(feats: Float[np.ndarray, "n e"]) -> tuple[Float[np.ndarray, "d e"], Int[np.ndarray, " n"]]:
     """The rows without repetition in the order of their first copy, and each row's place among them.
 
     A matrix product may round equal columns differently; equal features are scored once so that they tie.
@@ -235,7 +235,7 @@ def _keys(words):
     return keys
 
 
-def tiles(copies: Int[np.ndarray, "n"], distinct: int, size: int) -> list[Tile]:
+def tiles(copies: Int[np.ndarray, " n"], distinct: int, size: int) -> list[Tile]:
     """An axis in pieces of `size` distinct features, each with all the rows that have them."""
     by_number = np.argsort(copies, kind="stable")
     found = []

@@ -21,12 +21,12 @@ NOBODY = np.iinfo(np.int32).max  # the index of rows that only fill a tile
 def pair_ranks(
     query: Float[np.ndarray, "q e"],
     gallery: Float[np.ndarray, "g e"],
-    query_pids: Int[np.ndarray, "q"],
-    gallery_pids: Int[np.ndarray, "g"],
+    query_pids: Int[np.ndarray, " q"],
+    gallery_pids: Int[np.ndarray, " g"],
     pairs: ranking.Pairs,
     mesh: Mesh | None = None,
     tile: tuple[int, int] = TILE,
-) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """As `ranking.pair_ranks`, in float32 on `mesh`: by default all devices of this process, as `data`.
 
     Where there are several processes, each ranks all on its own devices.

@@ -21,8 +21,8 @@ MANY = 128  # matches a query (or gallery entry, if those are more) above which 
 def retrieval_metrics(
     query_feats: Float[np.ndarray, "q e"],
     gallery_feats: Float[np.ndarray, "g e"],
-    query_pids: Int[np.ndarray, "q"],
-    gallery_pids: Int[np.ndarray, "g"],
+    query_pids: Int[np.ndarray, " q"],
+    gallery_pids: Int[np.ndarray, " g"],
     pair_ranks: Callable | None = None,
 ) -> dict[str, dict[str, float]]:
     """Metrics of both directions, percent: texts are the queries and images the gallery of "t2i".
@@ -53,8 +53,8 @@ def retrieval_metrics(
 def rank_metrics(
     query_feats: Float[np.ndarray, "q e"],
     gallery_feats: Float[np.ndarray, "g e"],
-    query_pids: Int[np.ndarray, "q"],
-    gallery_pids: Int[np.ndarray, "g"],
+    query_pids: Int[np.ndarray, " q"],
+    gallery_pids: Int[np.ndarray, " g"],
 ) -> dict[str, float]:
     """Metrics of one direction, percent, with `num_queries` and `num_without_match` beside them.
 
@@ -89,7 +89,9 @@ def _rank_by_sorting(query, gallery, query_pids, gallery_pids):
     return np.concatenate(found, axis=1)
 
 
-def _figures(start: Int[np.ndarray, "q+1"], ranks: Int[np.ndarray, "n"]) -> Float[np.ndarray, "3 scored"]:
+def _figures(
+    start: Int[np.ndarray, " q_bounds"], ranks: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "3 scored"]:
     """(best rank, AP, INP) of each query that has a match, whose ranks are ranks[start[i]:start[i+1]]."""
     count = np.diff(start)
     query = np.repeat(np.arange(len(count)), count)
@@ -108,7 +110,7 @@ def _means(figures: Float[np.ndarray, "3 scored"]) -> dict[str, float]:
     return {**recalls, "mAP": 100.0 * float(np.mean(precision)), "mINP": 100.0 * float(np.mean(penalty))}
 
 
-def match_ranks(scores: Float[np.ndarray, "g"], matches: Int[np.ndarray, "m"]) -> Int[np.ndarray, "m"]:
+def match_ranks(scores: Float[np.ndarray, " g"], matches: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
     """Ranks, from 1, of the gallery indices `matches` when `scores` fall and ties go by gallery index."""
     # Sorting values is an order of magnitude faster than sorting indices (NumPy does it with SIMD).
     ascending = np.sort(scores)

@@ -112,7 +112,7 @@ class TextTower(nn.Module):
         return dense(x, self.param("proj", normal(d**-0.5), (d, c.embed_dim)))
 
 
-def end_positions(ids: Int[Array, "b l"], eot_id: int | None) -> Int[Array, "b"]:
+def end_positions(ids: Int[Array, "b l"], eot_id: int | None) -> Int[Array, " b"]:
     """Where each text ends: at its first end-of-text id, or at its highest id where none is named."""
     return (ids if eot_id is None else ids == eot_id).argmax(axis=-1)
 

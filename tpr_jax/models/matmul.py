@@ -26,7 +26,7 @@ def all_gather_weight(weight: Array) -> Array:
     return jax.lax.with_sharding_constraint(weight, PartitionSpec())
 
 
-def matmul_f32(a: Float[Array, "*batch m k"], b: Float[Array, "*batch k n"]) -> Float[Array, "*batch m n"]:
+def matmul_f32(a: Float[Array, "*rows k"], b: Float[Array, "*blocks k n"]) -> Float[Array, "*rows n"]:
     """`a @ b` in float32; its derivative is JAX's own."""
     # Left to themselves, GPUs round float32 operands to 10 bits (TF32) and TPUs to 7 (bfloat16).
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None

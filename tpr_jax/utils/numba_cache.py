@@ -5,6 +5,7 @@ function is decorated; where its cache is full or damaged, it raises at the firs
 """
 
 import functools
+import inspect
 import pickle
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ def njit(function: Callable, **options) -> Callable:
 
     Without the cache each process compiles it anew, in a second or so. Numba has to be installed.
     """
+    function = inspect.unwrap(function)  # without the type checks that the tests put around it
     try:
         cached = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder for the cache

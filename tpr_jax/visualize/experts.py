@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -38,12 +38,12 @@ def by_slot(experts: dict) -> dict[tuple[str, str], dict[int, np.ndarray]]:
     return {key: dict(sorted(blocks.items())) for key, blocks in found.items()}
 
 
-def load(weights: Float[np.ndarray, "b n e"], counted: Bool[np.ndarray, "b n"]) -> Int[np.ndarray, "e"]:
+def load(weights: Float[np.ndarray, "b n e"], counted: Bool[np.ndarray, "b n"]) -> Int[np.ndarray, " e"]:
     """How many of the counted tokens are sent to each expert; one sent to two counts for both."""
     return ((weights > 0) & counted[..., None]).sum((0, 1))
 
 
-def loads(batches: Iterator[tuple[np.ndarray, dict]], counted: Callable) -> dict:
+def loads(batches: Iterable[tuple[np.ndarray, dict]], counted: Callable) -> dict:
     """{(tower, slot): {block: share of each expert [e], which sum to 1}} over batches of what was found.
 
     `counted(rows, number of tokens)` says which tokens count, bool [b, n].
@@ -144,7 +144,7 @@ def _suffix(slot: str, experts: dict) -> str:
     return f"_{slot}" if len(by_slot(experts)) > 1 else ""
 
 
-def _all(batches: Iterator[tuple[np.ndarray, dict]]) -> tuple[np.ndarray, dict]:
+def _all(batches: Iterable[tuple[np.ndarray, dict]]) -> tuple[np.ndarray, dict]:
     """All batches as one."""
     rows, found = zip(*batches, strict=True)
     experts = {path: np.concatenate([f["experts"][path] for f in found]) for path in found[0]["experts"]}

@@ -37,7 +37,7 @@ def places(feats: Float[np.ndarray, "n e"], seed: int = 0) -> Float[np.ndarray, 
         return model.fit_transform(l2_normalize(feats).astype(np.float64))
 
 
-def of_some(shown: Shown, identities: int) -> tuple[Int[np.ndarray, "p"], Int[np.ndarray, "t"]]:
+def of_some(shown: Shown, identities: int) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " t"]]:
     """(rows of photos, rows of texts) of identities spread over the split; all where nobody is known."""
     if shown.photo_pids is None:
         return np.arange(len(shown.photos)), np.arange(len(shown.texts))
@@ -88,8 +88,8 @@ def make(model: Model, shown: Shown, *, title: str, identities: int, seed: int) 
 
 def draw_map(
     at: Float[np.ndarray, "n 2"],
-    group: Int[np.ndarray, "n"],
-    is_text: Bool[np.ndarray, "n"],
+    group: Int[np.ndarray, " n"],
+    is_text: Bool[np.ndarray, " n"],
     names: list[str],
     marks: list[tuple[int, str]],
 ) -> bytes:

@@ -103,7 +103,7 @@ def _heads(means: dict, scalars: dict) -> Picture:
     )
 
 
-def draw_heads(means: dict[str, dict[int, Float[np.ndarray, "h"]]], scalars: dict) -> bytes:
+def draw_heads(means: dict[str, dict[int, Float[np.ndarray, " h"]]], scalars: dict) -> bytes:
     """Two tables a tower, a row a block and a column a head."""
     blocks = max(len(rows) for rows in means.values())
     heads = [len(next(iter(rows.values()))) for rows in means.values()]
@@ -187,7 +187,7 @@ def _texts(sentences: Sequence[str], names: list[list[str]], masses: list[dict])
         yield Picture(f"prefix_text_{i}.png", image, f"Sentence {i}", note, "Table of tokens and blocks")
 
 
-def draw_words(text: str, names: Sequence[str], masses: dict[int, Float[np.ndarray, "n"]]) -> bytes:
+def draw_words(text: str, names: Sequence[str], masses: dict[int, Float[np.ndarray, " n"]]) -> bytes:
     """A cell a token and block, with the mass in percent."""
     top = 0.5
     width, height = 12.0, top + draw.words_height(names, list(masses))

@@ -13,7 +13,7 @@ START, END, PROMPT = "[start]", "[end]", "[prompt]"
 
 def placed(
     ids: Int[np.ndarray, "b l"], config: ClipConfig, prompts: Prompts | None = None
-) -> tuple[Int[np.ndarray, "b m"], Int[np.ndarray, "b"]]:
+) -> tuple[Int[np.ndarray, "b m"], Int[np.ndarray, " b"]]:
     """(ids as they stand in the tower's sequence, where the texts end).
 
     Prompts take places behind start of text, and what they push off at the end is cut, as the tower does it.
@@ -25,7 +25,7 @@ def placed(
 
 
 def labels(
-    tokenizer: Tokenizer, ids: Int[np.ndarray, "l"], config: ClipConfig, prompts: Prompts | None = None
+    tokenizer: Tokenizer, ids: Int[np.ndarray, " l"], config: ClipConfig, prompts: Prompts | None = None
 ) -> list[str]:
     """What stands at each place of the tower's sequence, from start of text to end of text."""
     (row,), (end,) = placed(ids[None], config, prompts)

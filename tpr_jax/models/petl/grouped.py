@@ -40,13 +40,13 @@ def sort(chosen: Int[Array, "t k"], experts: int, block: int) -> tuple[Array, Ar
     return place.reshape(t, k), source, jnp.minimum(expert, experts - 1)
 
 
-def _rows_of(x: Float[Array, "m d"], index: Int[Array, "n"]) -> Float[Array, "n d"]:
+def _rows_of(x: Float[Array, "m d"], index: Int[Array, " n"]) -> Float[Array, "n d"]:
     """Rows of x; nothing where the index is m."""
     return jnp.concatenate([x, jnp.zeros_like(x[:1])])[index]
 
 
 @jax.custom_vjp
-def spread(u: Float[Array, "t d"], place: Int[Array, "t k"], source: Int[Array, "n"]) -> Float[Array, "n d"]:
+def spread(u: Float[Array, "t d"], place: Int[Array, "t k"], source: Int[Array, " n"]) -> Float[Array, "n d"]:
     """Each token in the rows of its choices."""
     return _rows_of(u, source // place.shape[1])
 
@@ -59,7 +59,7 @@ spread.defvjp(
 
 @jax.custom_vjp
 def collect(
-    y: Float[Array, "n d"], place: Int[Array, "t k"], source: Int[Array, "n"]
+    y: Float[Array, "n d"], place: Int[Array, "t k"], source: Int[Array, " n"]
 ) -> Float[Array, "t k d"]:
     """The rows of each token's choices."""
     return y[place]

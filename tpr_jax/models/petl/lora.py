@@ -9,7 +9,9 @@ from jaxtyping import Array, Float
 from tpr_jax.models.matmul import dense
 
 
-def delta(x: Float[Array, "b l d"], pieces: Sequence[dict | None], width: int) -> Float[Array, "b l n*width"]:
+def delta(
+    x: Float[Array, "b l d"], pieces: Sequence[dict | None], width: int
+) -> Float[Array, "b l {len(pieces)*width}"]:
     """What the low-rank updates add to `x @ W`, whose columns are n pieces of `width` each.
 
     A piece is None, or holds `a` [d, r], `b` [r, width] and the number `scale`: it gets `scale * x A B`, with
@@ -35,7 +37,7 @@ def merged(kernel: Float[Array, "d n"], piece: dict) -> Float[Array, "d n"]:
     return whole * magnitude_ratio(kernel, piece)
 
 
-def magnitude_ratio(kernel: Float[Array, "d n"], piece: dict) -> Float[Array, "n"]:
+def magnitude_ratio(kernel: Float[Array, "d n"], piece: dict) -> Float[Array, " n"]:
     """DoRA's factor on each column of `W + scale * A B`, `m |W| / |W + scale * A B|`, float32.
 
     Its paper's eq. 5 with the magnitude as a multiple m of W's own norms, so that m starts at 1; the norm

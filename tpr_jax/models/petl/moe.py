@@ -1,5 +1,7 @@
 """DM-Adapter's sparse mixture of adapters with a domain-aware router (AAAI 2025)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -41,7 +43,7 @@ def shares(logits: Float[Array, "b l e"], chosen: Float[Array, "b l e"]) -> tupl
     return jax.nn.softmax(logits, axis=-1).mean((0, 1)), jax.lax.stop_gradient(chosen).mean((0, 1))
 
 
-def balance_of(probability: Float[Array, "e"], chosen: Float[Array, "e"]) -> Float[Array, ""]:
+def balance_of(probability: Float[Array, " e"], chosen: Float[Array, " e"]) -> Float[Array, ""]:
     """The load-balance term of a block, `E * mean_e(P_e C_e)`: k / E when all experts are used alike.
 
     P and C are the `shares`. The gradient flows through P only, as a choice has none.
@@ -74,7 +76,7 @@ def mixture(
     )
 
 
-def pays_to_sort(tokens: int, experts: int, top_k: int) -> bool:
+def pays_to_sort(tokens: int | Any, experts: int, top_k: int) -> bool:
     """Whether to compute only the chosen experts: where that is a quarter of the rows or less, for sorting
     costs as much again.
 

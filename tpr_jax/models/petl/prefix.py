@@ -26,6 +26,8 @@ def with_prefix(tokens: Float[Array, "m d"], x: Float[Array, "b h l c"]) -> Floa
     return jnp.concatenate([jnp.broadcast_to(split, (b, *split.shape)), x], axis=2)
 
 
-def mask_with_prefix(mask: Float[Array, "*b l l"] | None, length: int) -> Float[Array, "*b l m+l"] | None:
+def mask_with_prefix(
+    mask: Float[Array, "*b q k"] | None, length: int
+) -> Float[Array, "*b q {length}+k"] | None:
     """The mask of the attention's scores with the prefix in view of every query."""
     return mask if mask is None else jnp.pad(mask, ((0, 0),) * (mask.ndim - 1) + ((length, 0),))

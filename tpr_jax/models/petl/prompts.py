@@ -9,7 +9,7 @@ def mapped(tokens: Float[Array, "k n d"], linear: dict) -> Float[Array, "k n e"]
     return jnp.einsum("knd,kde->kne", tokens, linear["kernel"]) + linear["bias"][:, None]
 
 
-def prompt_tokens(leaves: dict) -> tuple[Float[Array, "k p v"], Float[Array, "k p w"]]:
+def prompt_tokens(leaves: dict) -> tuple[Float[Array, "k p v"], Float[Array, "k q w"]]:
     """The tokens of each of k layers for the vision tower and for the text tower.
 
     `leaves` holds the own tokens `visual` [k, n, v] and `text` [k, n, w], and the maps `to_visual` and
@@ -22,8 +22,8 @@ def prompt_tokens(leaves: dict) -> tuple[Float[Array, "k p v"], Float[Array, "k 
 
 
 def make_room(
-    ids: Int[Array, "b l"], count: int, context: int, end: Int[Array, "b"]
-) -> tuple[Int[Array, "b m"], Int[Array, "b"]]:
+    ids: Int[Array, "b l"], count: int, context: int, end: Int[Array, " b"]
+) -> tuple[Int[Array, "b m"], Int[Array, " b"]]:
     """Shifts ids right by `count` behind start-of-text, cut to `context`; returns (ids, where texts end).
 
     Where the end-of-text, at `end`, would be pushed off, the text is cut so that it comes last.

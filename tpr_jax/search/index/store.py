@@ -192,7 +192,7 @@ def model_sha256(name: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def check_model(info: Mapping, folder: str | os.PathLike, name: str, found: str) -> None:
+def check_model(info: Mapping, folder: str | os.PathLike, name: str | os.PathLike, found: str) -> None:
     """Raises UserError unless `found` is the SHA-256 of the model that the index was made with."""
     made = info["model"]
     if found != made["sha256"]:

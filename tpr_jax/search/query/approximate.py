@@ -90,8 +90,8 @@ def open_lists(path: Path):
 
 
 def lists_top_k(
-    index, vectors: Float16[np.ndarray, "n e"], query: Float[np.ndarray, "e"], k: int, allowed=None
-) -> tuple[Float[np.ndarray, "k"], Int[np.ndarray, "k"]]:
+    index, vectors: Float16[np.ndarray, "n e"], query: Float[np.ndarray, " e"], k: int, allowed=None
+) -> tuple[Float[np.ndarray, " k"], Int[np.ndarray, " k"]]:
     """As `exact.exact_top_k`, but some of the best may be missing, and fewer than k be found."""
     settings, bits = faiss.IVFSearchParameters(nprobe=index.nprobe), None
     if allowed is not None:

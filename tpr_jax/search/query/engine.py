@@ -57,8 +57,12 @@ def make_engine(index: Index, engine: str = "auto") -> Engine:
 
 
 def top_k(
-    engine: Engine, index: Index, query: Float[np.ndarray, "e"], k: int, allowed: Bool[np.ndarray, "n"] | None
-) -> tuple[Float[np.ndarray, "k"], Int[np.ndarray, "k"]]:
+    engine: Engine,
+    index: Index,
+    query: Float[np.ndarray, " e"],
+    k: int,
+    allowed: Bool[np.ndarray, " n"] | None,
+) -> tuple[Float[np.ndarray, " k"], Int[np.ndarray, " k"]]:
     """Scores and rows of the best k among the allowed rows, best first, ties by row."""
     if allowed is not None and allowed.sum() <= FEW:
         return all_top_k(index.vectors, query, k, allowed)

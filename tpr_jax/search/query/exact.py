@@ -33,7 +33,7 @@ class Codes:
     """Whole numbers, memory-mapped; a vector is about `middle + step * numbers[i]`."""
 
     numbers: Int8[np.ndarray, "n e"]
-    step: Float[np.ndarray, "e"]
+    step: Float[np.ndarray, " e"]
     error: float  # the largest |v - c|
     longest: float  # the largest length of a row of `numbers`
 
@@ -91,10 +91,10 @@ def open_codes(folder: Path, names: list[str]) -> Codes:
 def exact_top_k(
     codes: Codes,
     vectors: Float16[np.ndarray, "n e"],
-    query: Float[np.ndarray, "e"],
+    query: Float[np.ndarray, " e"],
     k: int,
-    allowed: Bool[np.ndarray, "n"] | None = None,
-) -> tuple[Float[np.ndarray, "k"], Int[np.ndarray, "k"]]:
+    allowed: Bool[np.ndarray, " n"] | None = None,
+) -> tuple[Float[np.ndarray, " k"], Int[np.ndarray, " k"]]:
     """Scores and rows of the k best by q.v, best first, ties by row; `query` has length 1.
 
     Fewer where fewer rows are `allowed`.
@@ -120,8 +120,8 @@ def exact_top_k(
 
 
 def rescore(
-    vectors: Float16[np.ndarray, "n e"], query: Float[np.ndarray, "e"], rows: Int[np.ndarray, "r"]
-) -> Float[np.ndarray, "r"]:
+    vectors: Float16[np.ndarray, "n e"], query: Float[np.ndarray, " e"], rows: Int[np.ndarray, " r"]
+) -> Float[np.ndarray, " r"]:
     """q.v of these rows. In float64, so that equal vectors tie whatever else is scored with them."""
     scores = np.empty(len(rows), np.float32)
     for at in range(0, len(rows), _BLOCK):
@@ -130,7 +130,7 @@ def rescore(
     return scores
 
 
-def _products(numbers: Int8[np.ndarray, "n e"], query: Int32[np.ndarray, "e"]) -> Int32[np.ndarray, "n"]:
+def _products(numbers: Int8[np.ndarray, "n e"], query: Int32[np.ndarray, " e"]) -> Int32[np.ndarray, " n"]:
     """The product of every row with the query, on all cores."""
     out, threads = np.empty(len(numbers), np.int32), worker_threads()
     size = max(1, min(4 * _BLOCK, -(-len(numbers) // threads)))

@@ -29,8 +29,8 @@ def grouped_top_k(
 
 def _groups(
     feats: Float[np.ndarray, "r e"],
-    rows: Int[np.ndarray, "r"],
-    scores: Float[np.ndarray, "r"],
+    rows: Int[np.ndarray, " r"],
+    scores: Float[np.ndarray, " r"],
     same: float,
     k: int,
 ) -> list[list[tuple[int, float]]]:

@@ -44,10 +44,10 @@ def place(vectors: Float16[np.ndarray, "n e"], devices=None) -> Placed:
 def mesh_top_k(
     placed: Placed,
     vectors: Float16[np.ndarray, "n e"],
-    query: Float[np.ndarray, "e"],
+    query: Float[np.ndarray, " e"],
     k: int,
-    allowed: Bool[np.ndarray, "n"] | None = None,
-) -> tuple[Float[np.ndarray, "k"], Int[np.ndarray, "k"]]:
+    allowed: Bool[np.ndarray, " n"] | None = None,
+) -> tuple[Float[np.ndarray, " k"], Int[np.ndarray, " k"]]:
     """As `exact.exact_top_k`. In several processes each has to ask the same at the same time."""
     count = placed.count if allowed is None else int(allowed.sum())
     k = min(k, count)

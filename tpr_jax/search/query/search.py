@@ -114,8 +114,8 @@ def encode_question(
     text: str | None,
     image: Picture | None,
     weight: float = 0.5,
-    feat: Float[np.ndarray, "e"] | None = None,
-) -> tuple[Float[np.ndarray, "e"], list[str]]:
+    feat: Float[np.ndarray, " e"] | None = None,
+) -> tuple[Float[np.ndarray, " e"], list[str]]:
     """(the vector to search with, of length 1; notes on what could not be taken as it was asked).
 
     `feat` is that of a picture which was encoded before, instead of `image`.

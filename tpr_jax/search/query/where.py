@@ -48,7 +48,7 @@ KEYWORDS = ("and", "or", "not", "in", "like", "is", "null", "true", "false")
 MAX_LENGTH, MAX_DEPTH = 10_000, 50
 
 
-def matching(table: pa.Table, condition: str) -> Bool[np.ndarray, "n"]:
+def matching(table: pa.Table, condition: str) -> Bool[np.ndarray, " n"]:
     """Which rows of the table a condition holds for.
 
     Raises:

@@ -1,0 +1,303 @@
+"""The rooms of the package: which may import which, and that importing one changes nothing outside it."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.conftest import ROOT
+
+# Rooms are the folders and modules directly below tpr_jax/. A room imports from the layers below its own.
+LAYERS = (
+    ("visualize", "cross", "bench"),
+    ("search", "compare", "aot", "export", "main", "__main__", "tools"),
+    ("train",),
+    ("model", "weights", "report"),
+    ("config", "metrics"),
+    ("data", "perf"),
+    ("models", "distributed"),
+    ("utils", "optim"),
+    ("losses", "errors"),
+)
+RANK = {room: i for i, layer in enumerate(LAYERS) for room in layer}
+# `cli` stands beside the layers: commands import it, and it imports only these.
+CLI_IMPORTS = {"config", "utils", "errors"}
+# Commands that are not called `__main__`.
+COMMANDS = {"tpr_jax.main", "tpr_jax.data.check", "tpr_jax.aot.table"}
+COMMANDS |= {f"tpr_jax.bench.{name}" for name in ("growth", "input", "profile", "ranking", "serve")}
+
+# Arrows between rooms of one layer; any other is an error.
+WITHIN_A_LAYER = {
+    ("model", "weights"): "the public model class loads, saves and merges weights",
+    ("data", "perf"): "decoded images are given back to the operating system by perf.allocator",
+    ("optim", "utils"): "the learning rates of parameter groups go by path in the tree",
+    ("losses", "errors"): "arrays of the wrong shape are an ArgumentError",
+}
+# The only arrow against the order: `weights.reference.load` is a public path and returns a Model.
+UPWARD = {("tpr_jax.weights.reference", "tpr_jax.model")}
+
+# Imports that break a rule today, each with the rule. An entry that is no longer needed fails its test.
+PENDING: dict[tuple[str, str], str] = {
+    ("tpr_jax.aot.__main__", "tpr_jax.main"): "main is a command: nobody imports it",
+    ("tpr_jax.aot.table", "tpr_jax.main"): "main is a command: nobody imports it",
+    ("tpr_jax.bench.__main__", "tpr_jax.main"): "main is a command: nobody imports it",
+    ("tpr_jax.bench.cases", "tpr_jax.main"): "main is a command: nobody imports it",
+    ("tpr_jax.bench.growth", "tpr_jax.main"): "main is a command: nobody imports it",
+    ("tpr_jax.bench.profile", "tpr_jax.main"): "main is a command: nobody imports it",
+    ("tpr_jax.compare.__main__", "tpr_jax.main"): "main is a command: nobody imports it",
+    ("tpr_jax.compare.runs", "tpr_jax.main"): "main is a command: nobody imports it",
+    ("tpr_jax.cross.__main__", "tpr_jax.main"): "main is a command: nobody imports it",
+    ("tpr_jax.export.__main__", "tpr_jax.main"): "main is a command: nobody imports it",
+    ("tpr_jax.model", "tpr_jax.train.step"): "model is in a layer below train",
+    ("tpr_jax.visualize.__main__", "tpr_jax.main"): "main is a command: nobody imports it",
+}
+
+
+class Import(NamedTuple):
+    source: str  # module
+    target: str  # module
+    lazy: bool  # within a function
+
+
+def modules() -> dict[str, Path]:
+    """Returns the package's modules, dotted name -> file; a package goes by its folder's name."""
+    found = {}
+    for path in sorted((ROOT / "tpr_jax").rglob("*.py")):
+        found[".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")] = path
+    return found
+
+
+def room(module: str) -> str:
+    """Returns the room of a module, "" for the package itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imported_names(tree: ast.AST, in_function: bool = False) -> Iterator[tuple[str, str | None, bool]]:
+    """Yields (module, name or None, whether within a function) of each import, at any depth."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None, in_function) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from ((node.module, alias.name, in_function) for alias in node.names)
+        yield from imported_names(
+            node, in_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        )
+
+
+def package_imports() -> list[Import]:
+    """Returns every import of one module of the package by another."""
+    files, found = modules(), set()
+    for source, path in files.items():
+        for module, name, lazy in imported_names(ast.parse(path.read_text())):
+            target = f"{module}.{name}" if f"{module}.{name}" in files else module
+            if target in files and target != source:
+                found.add(Import(source, target, lazy))
+    return sorted(found)
+
+
+IMPORTS = package_imports()
+
+
+def broken_rule(source: str, target: str) -> str | None:
+    """Returns the rule that an import breaks, None for none."""
+    above, below = room(source), room(target)
+    if (source, target) in UPWARD:
+        return None
+    if target == "tpr_jax.main":
+        return "main is a command: nobody imports it"
+    if above == below or not below or (not above and source == "tpr_jax"):
+        return None  # the package's own __init__ only forwards public names
+    if below == "cli":
+        is_command = source.endswith(".__main__") or source in COMMANDS
+        return None if is_command else "only commands import cli"
+    if above == "cli":
+        return None if below in CLI_IMPORTS else f"cli imports only {sorted(CLI_IMPORTS)}"
+    if RANK[above] > RANK[below]:
+        return f"{above} is in a layer below {below}"
+    if RANK[above] == RANK[below] and (above, below) not in WITHIN_A_LAYER:
+        return f"{above} and {below} are in one layer"
+    return None
+
+
+BROKEN = {
+    (source, target): rule
+    for source, target, _ in IMPORTS
+    if (rule := broken_rule(source, target)) is not None
+}
+
+
+def test_every_room_has_a_layer():
+    assert {room(module) for module in modules()} - {"", "cli"} <= set(RANK)
+    assert set(RANK) - {"tools"} <= {room(module) for module in modules()}, (
+        "a layer names a room that is not there"
+    )
+
+
+def test_each_listed_command_is_one():
+    assert [one for one in COMMANDS if '__name__ == "__main__"' not in modules()[one].read_text()] == []
+
+
+def test_imports_run_down():
+    assert {arrow: rule for arrow, rule in BROKEN.items() if arrow not in PENDING} == {}
+
+
+def test_pending_exceptions_are_still_needed():
+    assert set(PENDING) - set(BROKEN) == set(), "remove these entries from PENDING"
+
+
+def test_the_upward_import_is_lazy():
+    for arrow in UPWARD:
+        assert {one.lazy for one in IMPORTS if (one.source, one.target) == arrow} == {True}
+
+
+@pytest.mark.parametrize("arrow", WITHIN_A_LAYER, ids=" -> ".join)
+def test_an_import_within_a_layer_is_still_needed(arrow):
+    assert any((room(one.source), room(one.target)) == arrow for one in IMPORTS), "remove this entry"
+
+
+def find_cycle(arrows: dict[str, set[str]]) -> list[str] | None:
+    """Returns the nodes of one cycle in order, None where there is none."""
+    finished: set[str] = set()
+
+    def visit(node: str, path: list[str]) -> list[str] | None:
+        if node in path:
+            return path[path.index(node) :]
+        if node in finished:
+            return None
+        for target in sorted(arrows.get(node, ())):
+            if cycle := visit(target, [*path, node]):
+                return cycle
+        finished.add(node)
+        return None
+
+    return next((cycle for node in sorted(arrows) if (cycle := visit(node, []))), None)
+
+
+def test_finds_a_cycle():
+    assert find_cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
+    assert find_cycle({"a": {"b", "c"}, "b": {"c"}}) is None
+
+
+def test_no_cycle_between_rooms():
+    arrows = defaultdict(set)
+    for source, target, _ in IMPORTS:
+        above, below = room(source), room(target)
+        if above and below and above != below and (source, target) not in UPWARD | set(PENDING):
+            arrows[above].add(below)
+    assert find_cycle(arrows) is None
+
+
+def test_no_cycle_between_modules_as_they_are_imported():
+    arrows = defaultdict(set)
+    for source, target, lazy in IMPORTS:
+        if not lazy:
+            arrows[source].add(target)
+    assert find_cycle(arrows) is None
+
+
+# Runs in a new process. Imports other packages first, which may change anything; then marks whatever an
+# import could change, and imports the package's own modules one by one.
+IMPORT_EACH = """
+import importlib, json, logging, os, signal, sys, threading, warnings
+
+request = json.load(sys.stdin)
+for module, name in request["others"]:
+    try:
+        imported = importlib.import_module(module)
+        if name and not hasattr(imported, name):
+            importlib.import_module(f"{module}.{name}")
+    except ImportError:
+        pass  # optional, or of another platform
+
+import jax
+
+MARK = 7
+logging.root.setLevel(MARK)
+for logger in logging.root.manager.loggerDict.values():
+    if isinstance(logger, logging.Logger):
+        logger.setLevel(MARK)
+warnings.resetwarnings()
+
+
+def state():
+    loggers = {"root": logging.root, **logging.root.manager.loggerDict}
+    levels = {name: one.level for name, one in loggers.items() if isinstance(one, logging.Logger)}
+    return {
+        "levels of loggers": {name: level for name, level in levels.items() if level not in (0, MARK)},
+        "handlers of loggers": [str(handler) for handler in logging.root.handlers],
+        "warning filters": list(map(str, warnings.filters)),
+        "hooks": [str(hook) for hook in (sys.unraisablehook, sys.excepthook, threading.excepthook)],
+        "signal handlers": [str(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
+        "jax.config": {key: str(value) for key, value in jax.config.values.items()},
+        "sys.path": list(sys.path),
+        "streams": [id(sys.stdout), id(sys.stderr)],
+        "os.environ": dict(os.environ),
+    }
+
+
+changes = []
+for module in request["modules"]:
+    before = state()
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] == "tpr_jax":
+            raise
+    after = state()
+    for key in after:
+        if before[key] != after[key] and key == "os.environ":
+            names = [name for name in after[key] if after[key][name] != before[key].get(name)]
+            changes += [(module, name) for name in names + [*(before[key].keys() - after[key].keys())]]
+        elif before[key] != after[key]:
+            changes.append((module, key))
+print(json.dumps(changes))
+"""
+# Read by libraries at their own import, so set before it; `main` and `__main__` alone do that.
+VARIABLES = {"TF_CPP_MIN_LOG_LEVEL", "GRPC_VERBOSITY", "XLA_PYTHON_CLIENT_PREALLOCATE"}
+# `tfds build` runs these files by their path, without the package on it.
+RUN_BY_PATH = "tpr_jax.data.tfds_builders."
+# As PENDING, of imports that change something outside the module.
+PENDING_CHANGES = {
+    ("tpr_jax.train.checkpoint", "levels of loggers"),
+    ("tpr_jax.train.checkpoint", "hooks"),
+    ("tpr_jax.train.checkpoint", "warning filters"),
+}
+
+
+@pytest.fixture(scope="module")
+def changes_by_import() -> set[tuple[str, str]]:
+    others = set()
+    for path in modules().values():
+        for module, name, lazy in imported_names(ast.parse(path.read_text())):
+            if not lazy and module.partition(".")[0] not in ("tpr_jax", "__future__"):
+                others.add((module, name))
+    request = json.dumps({"others": sorted(others, key=str), "modules": sorted(modules())})
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_EACH],
+        input=request,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return {tuple(change) for change in json.loads(done.stdout)}
+
+
+def is_documented(module: str, change: str) -> bool:
+    """Says whether a module may make this change when it is imported."""
+    is_command = module.split(".")[-1] in ("main", "__main__")
+    return (is_command and change in VARIABLES) or (module.startswith(RUN_BY_PATH) and change == "sys.path")
+
+
+def test_importing_changes_nothing_outside_the_module(changes_by_import):
+    undocumented = {change for change in changes_by_import if not is_documented(*change)}
+    assert undocumented - PENDING_CHANGES == set()
+    assert PENDING_CHANGES - undocumented == set(), "remove these entries from PENDING_CHANGES"
