@@ -1,4 +1,4 @@
-"""A tiny data set and a tiny CLIP, and runs on them: in this process, and in one of its own."""
+"""Fixtures: a tiny data set, a tiny CLIP, and runs on them in this or a separate process."""
 
 import atexit
 import fcntl
@@ -78,7 +78,7 @@ def get_config():
 
 
 def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
-    """The folder that `make(folder)` fills in the first process of the tests that asks for it."""
+    """Returns a folder that `make(folder)` fills in the first test process that asks for it."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if WORKER else base) / name
     with open(f"{folder}.lock", "a") as lock:
@@ -93,7 +93,7 @@ def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path
 
 
 def _write_data(folder: Path, seed: int = 0) -> None:
-    """Two pictures of each identity, colored above and below, with two captions each that say so."""
+    """Writes two images per identity, in two colors, with two captions each that name the colors."""
     rng = np.random.default_rng(seed)
     (folder / "imgs").mkdir(parents=True)
     entries, names = [], list(COLORS)
@@ -116,7 +116,7 @@ def _write_data(folder: Path, seed: int = 0) -> None:
 
 
 def _write_clip(folder: Path, texts: list[str]) -> None:
-    """Two towers of one block of width 64 with random weights, and a vocabulary of their own."""
+    """Writes two towers of one block of width 64 with random weights and their own vocabulary."""
     import jax
 
     from tools.train_tokenizer import train_tokenizer
@@ -151,7 +151,7 @@ def _write_clip(folder: Path, texts: list[str]) -> None:
 def tiny(tmp_path_factory) -> dict[str, str]:
     """`config`: a config file on `data` (CUHK-PEDES' format) and `clip`.
 
-    120 steps, 12 checkpoints and 4 evaluations take seconds, but long enough to be killed on the way.
+    120 steps, 12 checkpoints and 4 evaluations take seconds, which is long enough to kill a run.
     """
 
     def make(root: Path) -> None:
@@ -205,7 +205,7 @@ def _environment() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def start(tiny):
-    """`start(workdir, *flags)`: the tiny run as a process of its own, just started; `env` has variables."""
+    """`start(workdir, *flags)`: starts the tiny run as a process; `env` has environment variables."""
 
     def begin(workdir, *flags, env=None) -> subprocess.Popen:
         command = [
@@ -232,11 +232,11 @@ def start(tiny):
 
 @pytest.fixture(scope="session")
 def run(start):
-    """`run(workdir, *flags)`: the tiny run in a process of its own; has returncode, stdout and stderr."""
+    """`run(workdir, *flags)`: runs the tiny config in a process; has returncode, stdout and stderr."""
 
     def finish(workdir, *flags) -> subprocess.CompletedProcess:
         process = start(workdir, *flags)
-        stdout, stderr = process.communicate(timeout=300)
+        stdout, stderr = process.communicate(timeout=600)
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     return finish
@@ -244,7 +244,7 @@ def run(start):
 
 @pytest.fixture(scope="session")
 def finished(run, tmp_path_factory):
-    """A whole run, never interrupted, made once: (its workdir, the finished process). Tests only read it."""
+    """A finished run: (its workdir, its process). It is made once, and tests only read it."""
 
     def make(folder: Path) -> None:
         (folder / "process.json").write_text(json.dumps(vars(run(folder / "run"))))
@@ -255,7 +255,7 @@ def finished(run, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def explained():
-    """`explained(argv)`: what a command line that a user got wrong prints; it must end as promised."""
+    """`explained(argv)`: runs a wrong command line, checks how it ends, and returns its one line."""
 
     def call(capsys, *flags) -> str:
         from tpr_jax import main
@@ -272,7 +272,7 @@ def explained():
 
 @pytest.fixture
 def measured(monkeypatch):
-    """What a bench asked to be measured, group by group, of a stand-in that answers at once."""
+    """Records what a bench measures, group by group, with a stub that answers at once."""
     from tpr_jax.bench import worker as bench_turns
 
     seen = []

@@ -1,4 +1,4 @@
-"""The shared recipe and the check of what a config asks for."""
+"""The shared recipe and the check of a config."""
 
 import json
 
@@ -32,7 +32,7 @@ def test_keys_are_joined_by_dots():
     assert config_lib.keys(config) == ["a", "b", "b.c", "b.d", "b.d.e"]
 
 
-def test_to_plain_is_what_json_gives_back():
+def test_to_plain_equals_a_json_round_trip():
     plain = config_lib.to_plain(config_lib.base())
     assert plain["image_size"] == [384, 128]
     assert json.loads(json.dumps(plain)) == plain
@@ -47,7 +47,7 @@ def test_losses_and_method_settings():
 
 def test_nearest():
     assert config_lib.nearest("cosin", ("cosine", "linear")) == "did you mean 'cosine'?"
-    assert config_lib.nearest("zzz", ("cosine", "linear")) == "known are: cosine, linear"
+    assert config_lib.nearest("zzz", ("cosine", "linear")) == "choose from: cosine, linear"
 
 
 def test_mini_pedes_recipe_is_sound():
@@ -95,7 +95,7 @@ def test_mini_pedes_recipe_is_sound():
         ("image_size", (38.5, 12.0), "config.image_size=(38.5, 12.0) must be"),
     ],
 )
-def test_unusable_values_are_named(key, value, told):
+def test_rejects_invalid_values(key, value, told):
     config = config_lib.base()
     *parents, last = key.split(".")
     holder = config
@@ -117,13 +117,16 @@ def test_unusable_values_are_named(key, value, told):
         ({"router": "blnd"}, "config.method.router='blnd' is unknown: did you mean 'blend'?"),
         ({"scales": (1.0,)}, "config.method.scales=(1.0,) must be two numbers"),
         ({"scales": ("a", 1.0)}, "config.method.scales=('a', 1.0) must be two numbers"),
-        ({"rank": 4}, "config.method.rank is no setting of method 'dm_adapter': it takes num_experts, top_k"),
-        ({"name": "zero_shot"}, "config.method.num_experts is no setting of method 'zero_shot'"),
+        (
+            {"rank": 4},
+            "config.method.rank is not a setting of method 'dm_adapter': it takes num_experts, top_k",
+        ),
+        ({"name": "zero_shot"}, "config.method.num_experts is not a setting of method 'zero_shot'"),
         ({"scales": 3}, "config.method.scales=3 must be two numbers"),
         ({"num_experts": "six"}, "config.method.num_experts='six' must be a whole number of at least 1"),
     ],
 )
-def test_unusable_method_settings_are_named(changes, told):
+def test_rejects_invalid_method_settings(changes, told):
     with pytest.raises(UserError) as error:
         config_lib.check(dm_adapter(**changes))
     assert told in str(error.value) and "\n" not in str(error.value)
@@ -148,7 +151,7 @@ def test_make_method_passes_the_settings_on():
     assert made.text[0].num_experts == 4 and made.text[0].scale == 4.0 and made.vision[0].router == "sum"
 
 
-def test_settings_that_are_unset_stay_so():
+def test_unset_settings_stay_unset():
     config = config_lib.base()
     config.method = {"name": "prompts", "length": 2, "depth": placeholder(int)}
     config_lib.check(config)
@@ -156,7 +159,7 @@ def test_settings_that_are_unset_stay_so():
     assert config_lib.to_plain(config)["method"]["depth"] is None
 
 
-def test_a_setting_of_the_wrong_kind_is_one_line():
+def test_a_setting_of_the_wrong_type_is_one_line():
     config = config_lib.base()
     config.method = {"name": "up_person", "use": 3}
     with pytest.raises(UserError, match="config.method.use=3 must be a list of names"):
@@ -171,7 +174,7 @@ def test_row_and_dataset_of_an_ablation():
     assert config_lib.row_and_dataset("depth_12,cuhk_pedes", ROWS.get) == ("depth_12", "cuhk_pedes")
     for argument, told in [
         ("depth_12", "row 'depth_12' is unknown: did you mean 'depth_1'?"),
-        ("", "row '' is unknown: known are: lora, depth_1"),
+        ("", "row '' is unknown: choose from: lora, depth_1"),
         ("lora,cuhk", "data set 'cuhk' is unknown: did you mean 'cuhk_pedes'?"),
     ]:
         with pytest.raises(UserError) as error:
@@ -188,7 +191,7 @@ def test_balance_needs_a_mixture():
         config_lib.check(config)
 
 
-def test_keys_that_a_config_file_adds_or_lacks_are_named():
+def test_rejects_added_and_missing_keys():
     config = config_lib.base()
     config.batchsize = 4
     with pytest.raises(UserError, match="config.batchsize is unknown: did you mean 'batch_size'?"):

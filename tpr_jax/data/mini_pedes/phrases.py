@@ -1,4 +1,4 @@
-"""Words for attributes: each function turns part of a person into a noun phrase and says what it named."""
+"""Words for attributes: each function returns a noun phrase for one part, and the attributes it names."""
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def with_article(phrase: str) -> str:
 
 
 def join(items: list[str]) -> str:
-    """'a', 'a and b', 'a, b and c'."""
+    """Joins words: 'a', 'a and b', 'a, b and c'."""
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
 
 
@@ -65,7 +65,7 @@ def _named(rng, kind: str, color: str | None) -> str:
 
 
 def hair_phrase(rng, seen: dict) -> tuple[str, dict]:
-    """Hair, with its style where that side shows it."""
+    """Describes the hair, with its style if it is visible from that side."""
     style = seen.get("hair_style")
     if style == "bald":
         return pick(rng, ("a bald head", "a shaved head")), {"hair_style": style}
@@ -99,7 +99,7 @@ def glasses_phrase(rng, seen: dict) -> tuple[str, dict]:
 
 
 def top_phrase(rng, seen: dict) -> tuple[str, dict]:
-    """The top or dress, perhaps with its pattern, sleeves or what an open jacket shows."""
+    """Describes the top or dress, possibly with its pattern, sleeves or what an open jacket shows."""
     named = {"top": seen["top"]}
     if rng.random() < 0.92:
         named["top_color"] = seen["top_color"]
