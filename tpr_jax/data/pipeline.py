@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -119,13 +119,8 @@ def train_input(
     image_index, captions, pids = caption_pairs(records)
     all_ids = tokenizer(captions)
     labels = np.unique(pids, return_inverse=True)[1].astype(np.int32)
-    sources, images = image_sources(records), None
-    if cache or (
-        cache is None and len(records.image_paths) * image_size[0] * image_size[1] * 3 < CACHE_BYTES
-    ):
-        bad = None if skipped is None else {}
-        images = decode_all(sources, image_size, progress, bad)
-        skipped.update({str(sources[row]): why for row, why in bad.items()}) if bad else None
+    sources = image_sources(records)
+    images = _decode_cache(sources, image_size, cache=cache, skipped=skipped, progress=progress)
     rows = batch_size // process_count
     shapes = [(rows, *image_size, 3), (rows, 3 if mlm else 1, all_ids.shape[1])]
     specs = [(shapes[0], np.uint8), (shapes[1], np.int32), ((rows,), np.int32)]
@@ -136,26 +131,12 @@ def train_input(
             raise UserError(skipped[name])
         return read_resized(sources[row], image_size) if images is None else images[row]
 
-    def read_example(epoch: int, example: int) -> tuple[int, UInt8[np.ndarray, "h w 3"]]:
-        """Returns (pair, its image) of the example, or of a replacement if its image cannot be read."""
-        pair, first_error, rng = example % len(captions), None, None
-        for _ in range(_TRIES):
-            try:
-                return pair, read_pair(pair)
-            except UserError as error:
-                if skipped is None:
-                    raise
-                first_error = first_error or error
-                skipped[str(sources[image_index[pair]])] = str(error)
-            rng = rng or np.random.default_rng((seed, epoch, example, _REPLACE_STREAM))
-            pair = int(rng.integers(len(captions)))
-        raise UserError(f"{first_error}; nor can any of the {_TRIES - 1} images tried in its place be read")
-
     def load_example(
         epoch: int, example: int, image: UInt8[np.ndarray, "h w 3"], ids: Int32[np.ndarray, "k l"]
     ) -> int:
         """Fills `image`, and `ids` with the ids (with `mlm` also masked ids and labels); returns the pair."""
-        pair, original = read_example(epoch, example)
+        pairs = _candidate_pairs(example, len(captions), (seed, epoch, example, _REPLACE_STREAM))
+        pair, original = _read_first(pairs, read_pair, lambda pair: str(sources[image_index[pair]]), skipped)
         if augment:
             seeds = (seed, epoch, example, _AUGMENT_STREAM)
             augment_image(original, seeds, pad=pad, color=color, out=image)
@@ -171,10 +152,11 @@ def train_input(
         return pair
 
     def batches(epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        if instances:
-            order = identity_order(pids, batch_size // instances, instances, seed, epoch)
-        else:
-            order = epoch_order(records, seed, epoch)
+        order = (
+            identity_order(pids, batch_size // instances, instances, seed, epoch)
+            if instances
+            else epoch_order(records, seed, epoch)
+        )
         order = order[: steps * batch_size].reshape(steps, process_count, rows)[:, process_index]
 
         def load(examples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -189,6 +171,50 @@ def train_input(
             yield batch | ({"mlm_ids": ids[:, 1], "mlm_labels": ids[:, 2]} if mlm else {})
 
     return batches
+
+
+def _decode_cache(
+    sources: Sequence,
+    image_size: tuple[int, int],
+    *,
+    cache: bool | None,
+    skipped: dict[str, str] | None,
+    progress: bool,
+) -> UInt8[np.ndarray, "n h w 3"] | None:
+    """Decodes all images if they should be kept in memory; adds unreadable ones to `skipped` if given."""
+    if cache is None:
+        cache = len(sources) * image_size[0] * image_size[1] * 3 < CACHE_BYTES
+    if not cache:
+        return None
+    bad = None if skipped is None else {}
+    images = decode_all(sources, image_size, progress, bad)
+    if bad:
+        skipped.update({str(sources[row]): reason for row, reason in bad.items()})
+    return images
+
+
+def _candidate_pairs(example: int, number: int, seeds: tuple[int, ...]) -> Iterator[int]:
+    """Yields the pair of an example, and then random replacements among the `number` pairs."""
+    yield example % number
+    rng = np.random.default_rng(seeds)
+    while True:
+        yield int(rng.integers(number))
+
+
+def _read_first(
+    pairs: Iterator[int], read: Callable, name: Callable[[int], str], skipped: dict[str, str] | None
+) -> tuple[int, UInt8[np.ndarray, "h w 3"]]:
+    """Returns the first of `pairs` with a readable image, and the image; without `skipped`, tries one."""
+    first_error = None
+    for pair in itertools.islice(pairs, _TRIES):
+        try:
+            return pair, read(pair)
+        except UserError as error:
+            if skipped is None:
+                raise
+            first_error = first_error or error
+            skipped[name(pair)] = str(error)
+    raise UserError(f"{first_error}; nor can any of the {_TRIES - 1} images tried in its place be read")
 
 
 def stream(batches: Callable, per_epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
