@@ -15,28 +15,34 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 # pytest-xdist runs the tests in several processes, its workers; they share what is slow to make.
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
-# The tests compile the same small programs again and again, in many processes: once is enough. Set before any
-# test imports JAX. The workers inherit it.
+# The tests compile the same small programs many times, in many processes; the cache compiles each once. It
+# must be set before a test imports JAX, and the workers inherit it.
 if not WORKER:
     _CACHE = tempfile.mkdtemp(prefix="tpr_jax_tests_")
     atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-# And to compile them well takes several times as long as it saves. JAX_DISABLE_MOST_OPTIMIZATIONS=0, which
-# `make test-slow` and `make test-torch` set, has them compiled as users do: so are the golden numbers there.
-# XLA ends at a flag that it does not know; other versions may not know this one.
+# Optimizing these programs takes several times as long as it saves. JAX_DISABLE_MOST_OPTIMIZATIONS=0, which
+# `make test-slow` and `make test-torch` set, compiles them as users do, for the golden numbers too. XLA
+# aborts at a flag that it does not know, as other versions may not know this one.
 QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1" and not WORKER:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_FLAGS}".strip()
 
-# A shell lets what it starts in the background ignore Ctrl-C, and so would all that the tests start.
+# A process that a shell starts in the background ignores Ctrl-C, and so would all processes that the tests
+# start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Hypothesis' default deadline of 200 ms for an example fails on a busy machine.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 ROOT = Path(__file__).parent.parent
 COLORS = {
@@ -85,7 +91,7 @@ def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path
         fcntl.flock(lock, fcntl.LOCK_EX)
         whole = Path(f"{folder}.whole")
         if not whole.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+            shutil.rmtree(folder, ignore_errors=True)  # left by a worker that failed
             folder.mkdir()
             make(folder)
             whole.touch()
@@ -190,8 +196,7 @@ def make_config(tiny):
 
 
 def forced_devices(count: int, quick: bool = False) -> dict[str, str]:
-    """The variables of a process that is to see so many CPU devices, and compiles as this one does, or
-    quickly."""
+    """Returns the environment of a process with this many CPU devices; `quick` turns optimizations off."""
     flags = [os.environ.get("XLA_FLAGS", ""), f"--xla_force_host_platform_device_count={count}"]
     found = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags + [QUICK_FLAGS] * quick)}
     return found | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} if quick else found
