@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD
 
@@ -102,12 +102,14 @@ def erase_box(
     return None
 
 
-def _pixels(image: np.ndarray) -> np.ndarray:
+def _pixels(image: UInt8[np.ndarray, "*n 3"]) -> Shaped[np.ndarray, "*n"]:
     """Views [..., 3] uint8 as [...] items of three bytes."""
     return image.view("V3")[..., 0]
 
 
-def _shift(pixels: np.ndarray, down: int, right: int, target: np.ndarray) -> None:
+def _shift(
+    pixels: Shaped[np.ndarray, "h w"], down: int, right: int, target: Shaped[np.ndarray, "h w"]
+) -> None:
     """Copies the window of `pixels` with its corner at (`down`, `right`) to `target`, which is all zeros."""
     height, width = pixels.shape
     top, bottom = max(down, 0), min(height, height + down)

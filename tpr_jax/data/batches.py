@@ -85,7 +85,7 @@ def image_batches(
             pool.shutdown(cancel_futures=True)
 
 
-def _read(source, image_size: tuple[int, int], row: int, bad: dict | None) -> np.ndarray:
+def _read(source, image_size: tuple[int, int], row: int, bad: dict | None) -> UInt8[np.ndarray, "h w 3"]:
     try:
         return read_resized(source, image_size)
     except UserError as error:

@@ -71,7 +71,7 @@ def train_input(
     instances: int = 0,
     augment: bool = True,
     pad: int = 10,
-    color: np.ndarray = ERASE_COLOR,
+    color: UInt8[np.ndarray, "3"] = ERASE_COLOR,
     mask_text: bool = True,
     mlm: bool = False,
     skipped: dict[str, str] | None = None,

@@ -63,7 +63,7 @@ def in_order(
     return by_tensorflow(tf, load, rows, specs, workers)
 
 
-def by_threads(load: Callable, rows: np.ndarray, workers: int) -> Iterator[Arrays]:
+def by_threads(load: Callable, rows: Int[np.ndarray, "n b"], workers: int) -> Iterator[Arrays]:
     """Implements `in_order` with a thread pool; Pillow and NumPy release the GIL."""
     pending, remaining = collections.deque(), iter(rows)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="tpr_jax_input")
@@ -80,7 +80,7 @@ def by_threads(load: Callable, rows: np.ndarray, workers: int) -> Iterator[Array
 
 
 def by_tensorflow(
-    tf: ModuleType, load: Callable, rows: np.ndarray, specs: Sequence, workers: int
+    tf: ModuleType, load: Callable, rows: Int[np.ndarray, "n b"], specs: Sequence, workers: int
 ) -> Iterator[Arrays]:
     """Implements `in_order` with tf.data."""
     failures: dict[int, Exception] = {}

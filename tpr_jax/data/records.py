@@ -23,7 +23,7 @@ class Records:
       pids: the identity of each image, as the annotation numbers it.
       boxes: (x, y, width, height) of the part of each image to use, or None for the whole image.
       passes: how often an epoch passes through the captions of each image; None means once.
-      stored: the image files, if they do not exist at the paths.
+      stored: the source of each image, if it is not the file at its path.
       names: the identity of each image as the annotation names it, if `pids` numbers the names.
     """
 
@@ -33,7 +33,7 @@ class Records:
     pids: Int64[np.ndarray, " images"]
     boxes: list[tuple[int, int, int, int] | None] | None = None
     passes: Float[np.ndarray, " images"] | None = None
-    stored: list[Stored] | None = None
+    stored: list[str | Crop | Stored] | None = None
     names: list[str] | None = None
 
 

@@ -50,7 +50,7 @@ def pair_ranks(
 def _rank_matches(
     left: Float[np.ndarray, "l e"],
     right: Float[np.ndarray, "r e"],
-    start: Int[np.ndarray, " l+1"],
+    start: Int[np.ndarray, " bounds"],
     matches: Int[np.ndarray, " n"],
     mesh: Mesh,
     rows: int,

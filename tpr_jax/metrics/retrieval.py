@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 
 from tpr_jax.errors import UserError
 from tpr_jax.metrics import ranking
@@ -19,10 +20,10 @@ SORT_ABOVE = 128  # matches per query (or gallery entry, if there are more of th
 
 
 def retrieval_metrics(
-    query_feats: Float[np.ndarray, "q e"],
-    gallery_feats: Float[np.ndarray, "g e"],
-    query_pids: Int[np.ndarray, " q"],
-    gallery_pids: Int[np.ndarray, " g"],
+    query_feats: ArrayLike,
+    gallery_feats: ArrayLike,
+    query_pids: ArrayLike,
+    gallery_pids: ArrayLike,
     pair_ranks: Callable | None = None,
 ) -> dict[str, dict[str, float]]:
     """Computes the metrics of both directions, in percent.
@@ -30,10 +31,10 @@ def retrieval_metrics(
     `rank_metrics` defines them.
 
     Args:
-      query_feats: features of the texts; their scale does not matter.
-      gallery_feats: features of the images.
-      query_pids: the identity of each text.
-      gallery_pids: the identity of each image.
+      query_feats: [q, e] features of the texts; their scale does not matter.
+      gallery_feats: [g, e] features of the images.
+      query_pids: [q] integers, the identity of each text.
+      gallery_pids: [g] integers, the identity of each image.
       pair_ranks: computes the ranks; by default `ranking.pair_ranks`, or on accelerators
         `ranking_device.pair_ranks`.
 
@@ -62,16 +63,22 @@ def retrieval_metrics(
 
 
 def rank_metrics(
-    query_feats: Float[np.ndarray, "q e"],
-    gallery_feats: Float[np.ndarray, "g e"],
-    query_pids: Int[np.ndarray, " q"],
-    gallery_pids: Int[np.ndarray, " g"],
+    query_feats: ArrayLike,
+    gallery_feats: ArrayLike,
+    query_pids: ArrayLike,
+    gallery_pids: ArrayLike,
 ) -> dict[str, float]:
     """Computes the metrics of one direction, in percent, by sorting.
 
     - R@k: the fraction of queries with a match among the first k.
     - AP: the mean of the precisions at the ranks of the matches, over the whole gallery; mAP: its mean.
     - mINP: the mean of (number of matches / rank of the last match) (Ye et al., TPAMI 2021, eq. 13).
+
+    Args:
+      query_feats: [q, e] features of the queries; their scale does not matter.
+      gallery_feats: [g, e] features of the gallery.
+      query_pids: [q] integers, the identity of each query.
+      gallery_pids: [g] integers, the identity of each gallery entry.
 
     Returns:
       The metrics, `num_queries`, and `num_without_match`: the queries whose pid is not in the gallery, which
@@ -106,7 +113,7 @@ def _rank_by_sorting(query, gallery, query_pids, gallery_pids):
 
 
 def _query_scores(
-    start: Int[np.ndarray, " q+1"], ranks: Int[np.ndarray, " n"]
+    start: Int[np.ndarray, " bounds"], ranks: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, "3 matched"]:
     """Computes (best rank, AP, INP) of each matched query; query i has ranks[start[i]:start[i+1]]."""
     count = np.diff(start)
@@ -145,11 +152,14 @@ def match_ranks(scores: Float[np.ndarray, " g"], matches: Int[np.ndarray, " m"])
 
 
 def top_k(
-    query_feats: Float[np.ndarray, "q e"], gallery_feats: Float[np.ndarray, "g e"], k: int
+    query_feats: ArrayLike, gallery_feats: ArrayLike, k: int
 ) -> tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]:
     """Returns the cosines and gallery indices of the best `k` for each query, best first; ties by index.
 
-    `k` is limited to the size of the gallery.
+    Args:
+      query_feats: [q, e] features of the queries; their scale does not matter.
+      gallery_feats: [g, e] features of the gallery.
+      k: number of results, limited to the size of the gallery.
 
     Raises:
       UserError: `k` is below 1, the widths differ, or a feature is not finite.
