@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32, UInt8
+from jaxtyping import Bool, Int, UInt8
 from tqdm import tqdm
 
 from tpr_jax.data.bucketing import trim_padding
@@ -44,7 +44,7 @@ def decode_all(
 
 
 def image_batches(
-    sources: Sequence,
+    sources: Sequence | UInt8[np.ndarray, "n h w 3"],
     image_size: tuple[int, int],
     batch_size: int,
     bad: dict | None = None,
@@ -96,8 +96,8 @@ def _read(source, image_size: tuple[int, int], row: int, bad: dict | None) -> UI
 
 
 def text_batches(
-    ids: Int32[np.ndarray, "n l"], batch_size: int, ends: Int[np.ndarray, " n"] | None = None
-) -> Iterator[tuple[Int32[np.ndarray, "b m"], int]]:
+    ids: Int[np.ndarray, "n l"], batch_size: int, ends: Int[np.ndarray, " n"] | None = None
+) -> Iterator[tuple[Int[np.ndarray, "b m"], int]]:
     """Yields token ids in order, as (batch, number of valid rows); pads the last batch with zeros.
 
     Args:

@@ -5,7 +5,7 @@ lengths are few because an encoder is compiled for each.
 """
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Int
 
 LENGTHS = (24, 40)  # most captions of the benchmarks fit into one of these
 
@@ -16,7 +16,7 @@ def sort_by_length(ends: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], 
     return order, np.argsort(order)
 
 
-def trim_padding(ids: Int32[np.ndarray, "n l"], ends: Int[np.ndarray, " n"]) -> Int32[np.ndarray, "n m"]:
+def trim_padding(ids: Int[np.ndarray, "n l"], ends: Int[np.ndarray, " n"]) -> Int[np.ndarray, "n m"]:
     """Truncates ids to the first of `LENGTHS` that fits all texts; `ends` holds each text's last position."""
     longest = 1 + int(ends.max(initial=0))
     return ids[:, : min((length for length in LENGTHS if length >= longest), default=None)]

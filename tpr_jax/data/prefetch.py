@@ -17,7 +17,7 @@ from tpr_jax.utils.streams import suppress_stderr
 # Loaded batches to keep, besides those being loaded.
 AHEAD = 2
 
-Arrays = tuple[np.ndarray, ...]
+Arrays = tuple[np.ndarray | np.generic, ...]
 
 
 @functools.cache

@@ -44,8 +44,8 @@ class Pairs:
     query: Int[np.ndarray, " n"]
     gallery: Int[np.ndarray, " n"]
     by_gallery: Int[np.ndarray, " n"]
-    query_start: Int[np.ndarray, " query_bounds"]
-    gallery_start: Int[np.ndarray, " gallery_bounds"]
+    query_start: Int[np.ndarray, " q_bounds"]
+    gallery_start: Int[np.ndarray, " g_bounds"]
 
 
 @dataclass(frozen=True)

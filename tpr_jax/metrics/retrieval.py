@@ -113,7 +113,7 @@ def _rank_by_sorting(query, gallery, query_pids, gallery_pids):
 
 
 def _query_scores(
-    start: Int[np.ndarray, " bounds"], ranks: Int[np.ndarray, " n"]
+    start: Int[np.ndarray, " q_bounds"], ranks: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, "3 matched"]:
     """Computes (best rank, AP, INP) of each matched query; query i has ranks[start[i]:start[i+1]]."""
     count = np.diff(start)

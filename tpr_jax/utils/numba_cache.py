@@ -5,6 +5,7 @@ the function is decorated; if its cache is full or damaged, it raises at the fir
 """
 
 import functools
+import inspect
 import pickle
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ def njit(function: Callable, **options) -> Callable:
 
     Without the cache each process compiles the function again, in about a second. Requires Numba.
     """
+    function = inspect.unwrap(function)  # without the type checks that the tests wrap around it
     try:
         cached = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # there is no writable folder for the cache

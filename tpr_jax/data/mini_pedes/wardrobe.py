@@ -164,7 +164,7 @@ def sample_person(rng: np.random.Generator, domain: str) -> dict:
     sex = "woman" if phen[row, 0] > 0.5 else "man"
     skin_index = int(rng.choice(len(SKINS), p=[0.27, 0.27, 0.2, 0.14, 0.12]))
     skin = SKINS[skin_index]
-    hair = _sample_hair(rng, sex, old=phen[row, 1] > 0.85)
+    hair = _sample_hair(rng, sex, old=bool(phen[row, 1] > 0.85))
     hat_kind = _pick(rng, {None: 7, "cap": 1.6, "woolly hat": 0.8})
     if hat_kind and hair["style"] == "bun":
         hair["style"] = "long"
