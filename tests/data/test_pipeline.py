@@ -188,13 +188,13 @@ def test_raises_the_original_error_for_an_unreadable_image(records, cache, capfd
     with open(bad, "r+b") as file:
         file.truncate(500)
     if cache:
-        with pytest.raises(UserError, match=r"8\.png: damaged or cut-off"):
+        with pytest.raises(UserError, match=r"8\.png: damaged or truncated"):
             make(records, cache=True)
     else:
         good = [batch for batch in expected if not np.isin([15, 16, 17], batch["index"]).any()]
         before = next(k for k, b in enumerate(expected) if np.isin([15, 16, 17], b["index"]).any())
         batches, received = make(records, cache=False, **PLAIN)(0), []
-        with pytest.raises(UserError, match=r"8\.png: damaged or cut-off") as error:
+        with pytest.raises(UserError, match=r"8\.png: damaged or truncated") as error:
             for batch in batches:
                 received.append(batch)
         assert "\n" not in str(error.value) and error.value.__cause__ is None

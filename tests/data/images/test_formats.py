@@ -187,7 +187,7 @@ def test_heic_is_upright(tmp_path):
 def test_rejects_damaged_heic(tmp_path):
     data = heic(smooth())
     for length in (20, len(data) // 3, len(data) - 30):
-        with pytest.raises(UserError, match=r"^the picture of .* damaged or cut-off"):
+        with pytest.raises(UserError, match=r"^the image of .* damaged or truncated"):
             read_image(data[:length])
 
 

@@ -115,7 +115,7 @@ def test_unreadable_files_are_named(tmp_path, picture):
         "empty.jpg": "0 bytes",
         "text.jpg": "not an image",
         "folder.jpg": "is a folder",
-        "cut.jpg": "cut-off",
+        "cut.jpg": "truncated",
         "damaged.png": "damaged",
         "missing.jpg": "no such image",
         "locked.jpg": "cannot be read",
@@ -210,7 +210,7 @@ def test_read_resized_equals_read_and_resize(picture, tmp_path):
             assert result.dtype == np.uint8 and result.shape == (*size, 3)
             np.testing.assert_array_equal(result, resize(read_image(source), size))
     path.write_bytes(sources[0][:-20])
-    with pytest.raises(UserError, match="a.jpg: damaged or cut-off"):
+    with pytest.raises(UserError, match="a.jpg: damaged or truncated"):
         read_resized(path, (8, 4))
 
 
