@@ -50,9 +50,9 @@ def losses(workdir: Path) -> list[float]:
         ("--config.optimizer.b1=1.0", "config.optimizer.b1=1.0 must be below 1"),
         (
             "--config.optimizer.milestones=(50,20)",
-            "config.optimizer.milestones=(50, 20) must be whole epochs",
+            "config.optimizer.milestones=(50, 20) must be increasing whole epochs",
         ),
-        ("--config.text_length=2", "config.text_length=2 must be 0, which takes all"),
+        ("--config.text_length=2", "config.text_length=2 must be 0, the text tower's context"),
         ("--config.text_length=25", "config.text_length=25 is above the 24 tokens that the text tower of"),
         ("--config.losses.sdm=-1.0", "config.losses.sdm=-1.0 must be a number and not negative"),
         ("--config.pad=1000000", "config.pad=1000000 must be below 16, the shorter side"),

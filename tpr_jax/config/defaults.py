@@ -150,7 +150,7 @@ def schedule_note(config: ConfigDict) -> str:
     if config.optimizer.schedule != "step" or any(epoch < epochs for epoch in milestones):
         return ""
     return (
-        f"config.optimizer.milestones={milestones} are all beyond config.num_epochs={epochs}: after its "
+        f"config.optimizer.milestones={milestones} all lie beyond config.num_epochs={epochs}: after its "
         f"warm-up the rate stays the same; --config.optimizer.milestones=({max(1, epochs // 2)},) lowers it"
     )
 
