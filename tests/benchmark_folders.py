@@ -102,8 +102,8 @@ def own_folder(folder: Path, kind: str = "jsonl") -> Path:
     for number, split, pid in _pictures(2):
         image = f"photos/{number}.jpg"
         draw(folder / image, number)
-        for text in captions(number):
-            lines.append({"image": image, "caption": text, "id": f"person {pid}", "split": split})
+        fields = {"image": image, "id": f"person {pid}", "split": split}
+        lines += [fields | {"caption": text} for text in captions(number)]
     draw(folder / "photos" / "both.jpg", 0)  # 40 x 90, red above and below
     left = {"x": 0, "y": 0, "w": 20, "h": 90}
     right = {"x": 20, "y": 10, "w": 30, "h": 60}  # reaches beyond the photo

@@ -162,7 +162,7 @@ def test_unset_settings_stay_unset():
 def test_a_setting_of_the_wrong_type_is_one_line():
     config = config_lib.base()
     config.method = {"name": "up_person", "use": 3}
-    with pytest.raises(UserError, match="config.method.use=3 must be a list of names"):
+    with pytest.raises(UserError, match=r"config.method.use=3 must be a list of names"):
         config_lib.check(config)
 
 
@@ -186,7 +186,7 @@ def test_balance_needs_a_mixture():
     config = config_lib.base()
     config.losses.balance = 0.5
     with pytest.raises(
-        UserError, match="config.losses.balance needs a mixture, but method 'zero_shot' has none"
+        UserError, match=r"config.losses.balance needs a mixture, but method 'zero_shot' has none"
     ):
         config_lib.check(config)
 
@@ -194,11 +194,11 @@ def test_balance_needs_a_mixture():
 def test_rejects_added_and_missing_keys():
     config = config_lib.base()
     config.batchsize = 4
-    with pytest.raises(UserError, match="config.batchsize is unknown: did you mean 'batch_size'?"):
+    with pytest.raises(UserError, match=r"config.batchsize is unknown: did you mean 'batch_size'?"):
         config_lib.check(config)
     config = config_lib.base()
     config.losses.sdn = 1.0
-    with pytest.raises(UserError, match="config.losses.sdn is unknown: did you mean 'losses.sdm'?"):
+    with pytest.raises(UserError, match=r"config.losses.sdn is unknown: did you mean 'losses.sdm'?"):
         config_lib.check(config)
     config = config_lib.base()
     del config.optimizer["lr"]

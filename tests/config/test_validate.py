@@ -330,7 +330,7 @@ def test_pad_is_limited_by_the_image_only_with_augmentation():
 
 
 def test_top_k_above_the_default_number_of_experts():
-    with pytest.raises(UserError, match="config.method.top_k=7 must lie between 1 and 6 experts"):
+    with pytest.raises(UserError, match=r"config.method.top_k=7 must lie between 1 and 6 experts"):
         config_lib.check(configured("dm_adapter", {"top_k": 7}))
 
 
@@ -348,5 +348,5 @@ def test_shown_truncates_values():
 
 def test_settings_without_a_rule_are_checked_by_the_method():
     check_settings({"both": 3, "anything": object()})
-    with pytest.raises(UserError, match="config.method.rank=0 must be a whole number of at least 1"):
+    with pytest.raises(UserError, match=r"config.method.rank=0 must be a whole number of at least 1"):
         check_settings({"rank": 0})

@@ -76,7 +76,7 @@ def test_rstp_reid_names_its_own_field(tmp_path):
     entries = json.loads((folder / "data_captions.json").read_text())
     entries[4]["file_path"] = entries[4].pop("img_path")
     (folder / "data_captions.json").write_text(json.dumps(entries))
-    with pytest.raises(UserError, match="data_captions.json: record 4: field 'img_path' is missing"):
+    with pytest.raises(UserError, match=r"data_captions.json: record 4: field 'img_path' is missing"):
         load_all(folder, "rstp_reid")
 
 
@@ -156,10 +156,10 @@ def test_paths_made_on_windows_and_on_a_mac(dataset, form, tmp_path):
 def test_rejects_a_repeated_field(tmp_path):
     folder = benchmark_folders.cuhk_pedes(tmp_path)
     path = folder / "reid_raw.json"
-    first, second, *others = json.loads(path.read_text())
+    first, second, *_ = json.loads(path.read_text())
     twice = json.dumps(second)[:-1] + ', "captions": ["another"]}'
     path.write_text(f"[{json.dumps(first)}, {twice}]")
-    with pytest.raises(UserError, match="reid_raw.json: record 1: names field 'captions' twice"):
+    with pytest.raises(UserError, match=r"reid_raw.json: record 1: names field 'captions' twice"):
         load_all(folder)
 
 
@@ -170,5 +170,5 @@ def test_rejects_names_that_no_file_can_have(tmp_path, name):
     entries = json.loads(path.read_text())
     entries[2]["file_path"] = name
     path.write_text(json.dumps(entries))
-    with pytest.raises(UserError, match="record 2: field 'file_path' is '.*': no file can have that name"):
+    with pytest.raises(UserError, match=r"record 2: field 'file_path' is '.*': no file can have that name"):
         load_all(folder)

@@ -107,12 +107,12 @@ def test_rejects_what_is_not_csv(tmp_path):
         rows(tmp_path, "image,text,id,split", kind="csv")
     with pytest.raises(UserError, match="the first line has no column 'image'"):
         rows(tmp_path, "", kind="csv")
-    with pytest.raises(UserError, match="captions.csv: line 2 is not CSV"):
+    with pytest.raises(UserError, match=r"captions.csv: line 2 is not CSV"):
         rows(tmp_path, "image,caption,id,split", 'a.png,"red" coat,1,train', kind="csv")
     ((number, bad),) = rows(tmp_path, "image,caption,id,split", "a.png,red, blue,1,train", kind="csv")
     assert number == 2 and "has 5 fields, the first line 4" in bad.reason
     (tmp_path / "captions.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="captions.jsonl: not UTF-8"):
+    with pytest.raises(UserError, match=r"captions.jsonl: not UTF-8"):
         read_rows(str(tmp_path / "captions.jsonl"))
 
 
@@ -242,7 +242,9 @@ def test_a_photo_in_two_splits_is_two_records(tmp_path):
 @pytest.mark.parametrize("image", ["a\0.jpg", "\ud83d.jpg"], ids=ascii)
 def test_rejects_names_that_no_file_can_have(tmp_path, image):
     (tmp_path / "captions.jsonl").write_text(json.dumps(LINE | {"image": image}))
-    with pytest.raises(UserError, match="line 1: field 'image' is '.*': no file can have that name") as error:
+    with pytest.raises(
+        UserError, match=r"line 1: field 'image' is '.*': no file can have that name"
+    ) as error:
         load_all(tmp_path, "folder")
     str(error.value).encode("ascii")
 

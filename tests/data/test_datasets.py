@@ -18,7 +18,7 @@ def test_default_folders():
 
 
 def test_custom_data_needs_a_folder():
-    with pytest.raises(UserError, match="config.data_dir is missing"):
+    with pytest.raises(UserError, match=r"config.data_dir is missing"):
         datasets.data_folder("folder", "")
 
 

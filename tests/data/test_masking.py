@@ -78,7 +78,7 @@ def test_smallest_vocabulary():
     for seed in range(100):
         masked, _ = mask_caption(caption([1, 1, 1]), 2, seed, probability=1.0)
         assert set(masked[1:4]) <= {1, 2}
-    masked, labels = mask_caption(caption([]), 1, 0)
+    masked, _ = mask_caption(caption([]), 1, 0)
     np.testing.assert_array_equal(masked, caption([]))
 
 

@@ -75,8 +75,10 @@ def test_is_the_same_from_any_step_and_for_any_process(records):
 def test_rejects_batch_sizes_that_do_not_fit(records):
     with pytest.raises(UserError, match="batch_size 10 must be a multiple of the 4 of an identity"):
         make(records, batch_size=10)
-    with pytest.raises(UserError, match="takes 7 identities .* there are 6: choose at most 24"):
+    with pytest.raises(UserError, match=r"takes 7 identities .* there are 6: choose at most 24"):
         make(records, batch_size=28)
     mixed = replace(records, passes=np.full(16, 0.5))
-    with pytest.raises(UserError, match="config.sampler='identity' .* give those of config.mix the weight 1"):
+    with pytest.raises(
+        UserError, match=r"config.sampler='identity' .* give those of config.mix the weight 1"
+    ):
         make(mixed, batch_size=4)

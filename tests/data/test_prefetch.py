@@ -39,7 +39,7 @@ def both_ways(monkeypatch, start):
         found = []
         try:
             for batch in start():
-                found.append(batch)
+                found.append(batch)  # noqa: PERF402  keeps what came before an error
         except Exception as error:
             found.append({"error": np.array(f"{type(error).__name__}: {error}")})
         return found

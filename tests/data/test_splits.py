@@ -64,13 +64,13 @@ def test_mixes_data_sets_without_a_test_split(tmp_path):
     rstp = benchmark_folders.rstp_reid(tmp_path / "r")
     path = rstp / "data_captions.json"
     path.write_text(json.dumps([e for e in json.loads(path.read_text()) if e["split"] != "train"]))
-    with pytest.raises(UserError, match="r has no record of split 'train', so config.mix cannot use it"):
+    with pytest.raises(UserError, match=r"r has no record of split 'train', so config.mix cannot use it"):
         splits_lib.with_mixed(splits, (("rstp_reid", str(rstp), 1),))
 
 
 def test_missing_ok_allows_missing_images(own_data):
     (own_data / "imgs" / "1_0.jpg").unlink()
-    with pytest.raises(UserError, match="1_0.jpg: no such image"):
+    with pytest.raises(UserError, match=r"1_0.jpg: no such image"):
         splits_lib.load_splits("cuhk_pedes", str(own_data))
     assert (
         len(splits_lib.load_splits("cuhk_pedes", str(own_data), missing_ok=True)["train"].image_paths) == 24

@@ -189,10 +189,10 @@ def test_a_folder_whose_tokens_cross_spaces(tmp_path):
 
 
 def test_folders_without_a_tokenizer(tmp_path):
-    with pytest.raises(UserError, match="tokenizer.json: no such file"):
+    with pytest.raises(UserError, match=r"tokenizer.json: no such file"):
         folder_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match="tokenizer.json: not a tokenizer"):
+    with pytest.raises(UserError, match=r"tokenizer.json: not a tokenizer"):
         folder_tokenizer(tmp_path)
     from tokenizers import Tokenizer, models
 

@@ -19,7 +19,7 @@ RECORDS = Records(
 
 @pytest.mark.parametrize("seed", BAD)
 def test_rejects_invalid_seeds(seed):
-    with pytest.raises(UserError, match="few_shot_seed .* must be a whole number from 0 to 4294967295"):
+    with pytest.raises(UserError, match=r"few_shot_seed .* must be a whole number from 0 to 4294967295"):
         check_seed(seed, "few_shot_seed")
 
 

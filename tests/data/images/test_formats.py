@@ -62,11 +62,11 @@ def test_rejects_eps_files_of_any_name(no_programs, tmp_path, name, start):
     path.write_bytes(start)
     for source in (path, str(path), start):
         for read in (read_image, lambda source: read_resized(source, (8, 4))):
-            with pytest.raises(UserError, match="not an image that can be read .*EPS") as error:
+            with pytest.raises(UserError, match=r"not an image that can be read .*EPS") as error:
                 read(source)
             assert "\n" not in str(error.value)
     assert check_image((str(path), None))[0] == "unreadable pictures"
-    with pytest.raises(UserError, match="no picture that can be read .*EPS"):
+    with pytest.raises(UserError, match=r"no picture that can be read .*EPS"):
         read_upload(start)
     (found,) = read_ahead(tmp_path, [Photo(name)], (8, 4))
     assert "EPS" in found.error and found.pixels is None
@@ -80,9 +80,11 @@ def test_a_pil_image_of_eps_is_not_decoded(no_programs):
 def test_every_open_of_the_package_names_its_formats():
     calls = []
     for path in Path(tpr_jax.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Image.open"):
-                calls.append((path.name, {word.arg for word in node.keywords}))
+        calls += [
+            (path.name, {word.arg for word in node.keywords})
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Image.open")
+        ]
     assert all("formats" in words for _, words in calls), calls
     programs = {"EPS", "PDF", "WMF"}  # formats that Pillow hands to other programs, or can
     assert not programs & {*formats.FORMATS, *FORMATS}

@@ -244,7 +244,7 @@ def test_rejects_wrong_checksums_of_critical_chunks(kind):
     at = data.index(kind)
     length = struct.unpack_from(">I", data, at - 4)[0]
     data[at + 4 + length] ^= 1
-    with pytest.raises(UserError, match="damaged or truncated image .*checksum"):
+    with pytest.raises(UserError, match=r"damaged or truncated image .*checksum"):
         read_image(bytes(data))
 
 

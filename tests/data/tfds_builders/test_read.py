@@ -17,8 +17,8 @@ from tpr_jax.train import loop
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_datasets")
-from tpr_jax.data.tfds_builders import __main__ as command  # noqa: E402
-from tpr_jax.data.tfds_builders import read  # noqa: E402
+from tpr_jax.data.tfds_builders import __main__ as command
+from tpr_jax.data.tfds_builders import read
 
 
 class Tokenizer:
@@ -71,7 +71,7 @@ def test_batches_equal_those_of_the_folder(dataset, kind, hold, tmp_path, monkey
 def test_missing_records_are_one_line(tmp_path):
     with pytest.raises(UserError, match=r"no prepared records: write them with .* rstp_reid --config sized"):
         splits_lib.load_splits("rstp_reid", str(tmp_path), source="tfds_sized")
-    with pytest.raises(UserError, match="config.data_dir is missing: config.source='tfds_original' needs"):
+    with pytest.raises(UserError, match=r"config.data_dir is missing: config.source='tfds_original' needs"):
         splits_lib.load_splits("rstp_reid", "", source="tfds_original")
 
 
@@ -89,7 +89,7 @@ def test_damaged_shards_are_named(tmp_path, monkeypatch):
 
 
 def test_a_damaged_picture_is_named():
-    with pytest.raises(UserError, match="^rstp_reid:train/a.jpg: not an image"):
+    with pytest.raises(UserError, match=r"^rstp_reid:train/a.jpg: not an image"):
         read_image(Stored("rstp_reid:train/a.jpg", b"text"))
 
 
