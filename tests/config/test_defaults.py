@@ -27,6 +27,22 @@ def test_base_is_the_published_recipe():
     config_lib.check(config)
 
 
+def test_recipe_merges_losses_and_optimizer_and_applies_mini_pedes_last():
+    changes = {"method": {"name": "lora", "rank": 16}, "losses": {"sdm": 0.5}, "optimizer": {"lr": 1.0}}
+    paper = config_lib.recipe("rstp_reid", **changes, pad=3, mini_pedes={"optimizer.lr": 2.0})
+    assert (paper.dataset, paper.eval_test_each_time, paper.pad) == ("rstp_reid", True, 3)
+    assert paper.method.to_dict() == changes["method"]
+    assert (paper.losses.sdm, paper.losses.itc) == (0.5, 0.0)
+    assert (paper.optimizer.lr, paper.optimizer.b1) == (1.0, 0.9)
+    mini = config_lib.recipe("mini_pedes", **changes, mini_pedes={"optimizer.lr": 2.0, "method.rank": 4})
+    assert (mini.dataset, mini.eval_test_each_time, mini.backbone) == ("mini_pedes", False, "clip-mini")
+    assert (mini.optimizer.lr, mini.method.rank, mini.losses.sdm, mini.losses.itc) == (2.0, 4, 0.5, 10.0)
+    assert config_lib.recipe("cuhk_pedes").to_dict() == {
+        **config_lib.base().to_dict(),
+        "eval_test_each_time": True,
+    }
+
+
 def test_keys_are_joined_by_dots():
     config = ConfigDict({"a": 1, "b": {"c": 2, "d": {"e": 3}}})
     assert config_lib.keys(config) == ["a", "b", "b.c", "b.d", "b.d.e"]
