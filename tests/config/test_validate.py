@@ -65,8 +65,15 @@ KEYS = {
     "data_dir": (NO_TEXT, ("", "data/own", "gs://bucket/data")),
     "source": (NAME[0], ("files", "tfds_sized")),
     "mix": (
-        (*NO_LIST, ("folder",), (("folder", ""),), (("nothing", "", 1.0),), ((1, "", 1.0),), "folder")
-        + tuple((("folder", "", w),) for w in (*NO_NUMBER, 0, 0.0, -1.0, 1001, HUGE)),
+        (
+            *NO_LIST,
+            ("folder",),
+            (("folder", ""),),
+            (("nothing", "", 1.0),),
+            ((1, "", 1.0),),
+            "folder",
+            *tuple((("folder", "", w),) for w in (*NO_NUMBER, 0, 0.0, -1.0, 1001, HUGE)),
+        ),
         ((), (("folder", "", 1),), [["folder", "data/own", 0.5], ["mini_pedes", "", 1000]]),
     ),
     "sampler": (NAME[0], ("random", "identity")),
@@ -78,8 +85,21 @@ KEYS = {
     "on_bad_image": (NAME[0], ("error", "skip")),
     "on_leak": (NAME[0], ("error", "warn")),
     "image_size": (
-        (*NO_LIST, "ab", (), (384,), (384, 0), (-1, 128), (384, 128, 3), (384.0, 128), (True, 128), ("1", 1))
-        + ((NAN, 128), (384, HUGE), (8193, 128)),
+        (
+            *NO_LIST,
+            "ab",
+            (),
+            (384,),
+            (384, 0),
+            (-1, 128),
+            (384, 128, 3),
+            (384.0, 128),
+            (True, 128),
+            ("1", 1),
+            (NAN, 128),
+            (384, HUGE),
+            (8193, 128),
+        ),
         ((384, 128), [224, 224], (8192, 11)),
     ),
     "text_length": ((*NO_WHOLE, -5, -1, 1, 2, 2**31), (0, 3, 77)),

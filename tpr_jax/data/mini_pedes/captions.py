@@ -1,5 +1,7 @@
 """Composes captions: English sentences about a part of what is visible of a person from one side."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from tpr_jax.data.mini_pedes import phrases
@@ -63,40 +65,50 @@ def visible_attributes(person: dict, view: dict, shares: dict[str, float] | None
     """
     side = side_of(view)
 
-    def shown(part: str) -> bool:
+    def is_visible(part: str) -> bool:
         return shares is None or shares[part] >= LEAST_SHARE.get(part, 0.004)
 
     seen = {"sex": person["sex"], "side": side}
     if person["build"]:
         seen["build"] = person["build"]
-    style = person["hair"]["style"]
-    if style == "bald":
-        if not person["hat"]:
-            seen["hair_style"] = style
-    elif shown("hair") and not (person["hat"] and style == "short"):
-        seen["hair_color"] = person["hair"]["color"]
-        if style not in ("ponytail", "bun") or (side != "front" and not person["hat"]):
-            seen["hair_style"] = style
-    if person["hat"] and shown("hat"):
+    seen |= _visible_hair(person, side, is_visible)
+    if person["hat"] and is_visible("hat"):
         seen |= {"hat": person["hat"]["type"], "hat_color": person["hat"]["color"]}
-    if person["glasses"] and side != "back" and shown("glasses"):
+    if person["glasses"] and side != "back" and is_visible("glasses"):
         seen["glasses"] = "glasses"
-    top = person["top"]
-    if shown("top"):
-        seen |= {"top": top["type"], "top_color": top["color"]}
-        if top["pattern"]:
-            seen |= {"top_pattern": top["pattern"], "top_second": top["second"]}
-        seen["sleeve"] = (
-            "sleeveless" if top["sleeve"] < 0.5 else "short-sleeved" if top["sleeve"] < 1 else "long-sleeved"
-        )
-        if person["inner"] and side == "front" and shown("inner"):
-            seen["inner_color"] = person["inner"]
-    if person["lower"]["type"] != "dress" and shown("lower"):
+    if is_visible("top"):
+        seen |= _visible_top(person, side, is_visible)
+    if person["lower"]["type"] != "dress" and is_visible("lower"):
         seen |= {"lower": person["lower"]["type"], "lower_color": person["lower"]["color"]}
-    if shown("shoes"):
+    if is_visible("shoes"):
         seen |= {"shoes": person["shoes"]["type"], "shoes_color": person["shoes"]["color"]}
-    if person["bag"] and shown("bag"):
+    if person["bag"] and is_visible("bag"):
         seen |= {"bag": person["bag"]["type"], "bag_color": person["bag"]["color"]}
+    return seen
+
+
+def _visible_hair(person: dict, side: str, is_visible: Callable[[str], bool]) -> dict[str, str]:
+    style, hat = person["hair"]["style"], person["hat"]
+    if style == "bald":
+        return {} if hat else {"hair_style": style}
+    if not is_visible("hair") or (hat and style == "short"):
+        return {}
+    seen = {"hair_color": person["hair"]["color"]}
+    if style not in ("ponytail", "bun") or (side != "front" and not hat):
+        seen["hair_style"] = style
+    return seen
+
+
+def _visible_top(person: dict, side: str, is_visible: Callable[[str], bool]) -> dict[str, str]:
+    top = person["top"]
+    seen = {"top": top["type"], "top_color": top["color"]}
+    if top["pattern"]:
+        seen |= {"top_pattern": top["pattern"], "top_second": top["second"]}
+    seen["sleeve"] = (
+        "sleeveless" if top["sleeve"] < 0.5 else "short-sleeved" if top["sleeve"] < 1 else "long-sleeved"
+    )
+    if person["inner"] and side == "front" and is_visible("inner"):
+        seen["inner_color"] = person["inner"]
     return seen
 
 

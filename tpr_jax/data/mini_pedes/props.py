@@ -1,5 +1,7 @@
 """Makes small meshes for what the body model lacks: shoes, bags, brims, ponytails, hoods."""
 
+# ruff: noqa: RUF005 (`vector + (x, y, z)` adds arrays)
+
 import numpy as np
 from jaxtyping import Float
 

@@ -20,7 +20,7 @@ def sample_view(rng: np.random.Generator, domain: str, index: int) -> dict:
     jitter = rng.uniform(-32, 32) if index % 2 == 0 else rng.uniform(-28, 28)
     azimuth = (AZIMUTHS[index % 4] + jitter + 180.0) % 360.0 - 180.0
     walking = rng.random() < 0.75
-    sun = rng.normal(0, 0.6, 3) + (0, 0, 0.7)
+    sun = rng.normal(0, 0.6, 3) + np.array([0, 0, 0.7])
     return {
         "azimuth": float(np.deg2rad(azimuth)),
         "elevation": float(np.deg2rad(rng.uniform(-2, 16) if mini else rng.uniform(18, 38))),
