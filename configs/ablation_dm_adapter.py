@@ -27,6 +27,7 @@ def rows(dataset: str = "mini_pedes") -> dict[str, tuple[dict, float]]:
 
 
 def get_config(row: str = "domain_router"):
+    """Returns the config for one row and data set."""
     row, dataset = tpr_config.row_and_dataset(row, rows)
     method, balance = rows()[row]
     return tpr_config.recipe(

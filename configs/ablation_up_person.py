@@ -35,6 +35,7 @@ def rows(dataset: str = "mini_pedes") -> dict[str, dict]:
 
 
 def get_config(row: str = "all"):
+    """Returns the config for one row and data set."""
     row, dataset = tpr_config.row_and_dataset(row, rows)
     # Learning rate, rank and prefix length are those of the full method.
     config = runpy.run_path(str(Path(__file__).with_name("up_person.py")))["get_config"](dataset)

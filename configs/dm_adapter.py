@@ -11,6 +11,7 @@ from tpr_jax import config as tpr_config
 
 
 def get_config(dataset: str = "mini_pedes"):
+    """Returns the config for a data set."""
     return tpr_config.recipe(
         dataset,
         method={

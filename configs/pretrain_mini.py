@@ -15,6 +15,7 @@ from tpr_jax import config as tpr_config
 
 
 def get_config():
+    """Returns the config."""
     return tpr_config.recipe(
         "mini_pedes",
         method={"name": "full_finetune"},

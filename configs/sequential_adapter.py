@@ -7,4 +7,5 @@ from tpr_jax import config as tpr_config
 
 
 def get_config(dataset: str = "mini_pedes"):
+    """Returns the config for a data set."""
     return tpr_config.recipe(dataset, method={"name": "sequential_adapter", "reduction": 8, "scale": 1.0})

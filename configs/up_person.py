@@ -13,6 +13,7 @@ SETTINGS = {"icfg_pedes": (1e-3, 32, 14), "rstp_reid": (1e-4, 16, 2), "mini_pede
 
 
 def get_config(dataset: str = "mini_pedes"):
+    """Returns the config for a data set."""
     lr, rank, prefix = SETTINGS.get(dataset, (1e-3, 32, 10))
     return tpr_config.recipe(
         dataset,

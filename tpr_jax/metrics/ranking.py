@@ -22,6 +22,7 @@ try:
 except ImportError:  # slower: the product of each worker then runs on all cores
 
     def threadpool_limits(limits, user_api):
+        """Does nothing, in place of threadpoolctl's function."""
         return nullcontext()
 
 

@@ -43,10 +43,12 @@ PLURAL = {"trousers", "jeans", "shorts", "trainers", "shoes", "boots"}
 
 
 def pick(rng: np.random.Generator, options):
+    """Returns a random option."""
     return options[int(rng.integers(len(options)))]
 
 
 def with_article(phrase: str) -> str:
+    """Puts the indefinite article before a phrase."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
@@ -56,6 +58,7 @@ def join(items: list[str]) -> str:
 
 
 def color_word(rng, color: str) -> str:
+    """Returns a random word for a color."""
     return pick(rng, COLOR_WORDS.get(color, (color,)))
 
 
@@ -88,6 +91,7 @@ def hair_phrase(rng, seen: dict) -> tuple[str, dict]:
 
 
 def hat_phrase(rng, seen: dict) -> tuple[str, dict]:
+    """Describes the hat, mostly with its color."""
     named = {"hat": seen["hat"]}
     if rng.random() < 0.85:
         named["hat_color"] = seen["hat_color"]
@@ -95,6 +99,7 @@ def hat_phrase(rng, seen: dict) -> tuple[str, dict]:
 
 
 def glasses_phrase(rng, seen: dict) -> tuple[str, dict]:
+    """Describes the glasses."""
     return pick(rng, ("glasses", "dark glasses", "a pair of glasses")), {"glasses": "glasses"}
 
 
@@ -127,10 +132,12 @@ def top_phrase(rng, seen: dict) -> tuple[str, dict]:
 
 
 def lower_phrase(rng, seen: dict) -> tuple[str, dict]:
+    """Describes the trousers, shorts or skirt."""
     return _clothes(rng, "lower", seen)
 
 
 def shoes_phrase(rng, seen: dict) -> tuple[str, dict]:
+    """Describes the shoes."""
     return _clothes(rng, "shoes", seen)
 
 
@@ -145,6 +152,7 @@ def _clothes(rng, item: str, seen: dict) -> tuple[str, dict]:
 
 
 def bag_phrase(rng, seen: dict) -> tuple[str, dict]:
+    """Describes the bag, mostly with its color."""
     named = {"bag": seen["bag"]}
     if rng.random() < 0.8:
         named["bag_color"] = seen["bag_color"]
