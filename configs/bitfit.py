@@ -1,4 +1,4 @@
-"""Only the biases (BitFit, ACL 2022).
+"""BitFit (ACL 2022): trains only the biases.
 
 python -m tpr_jax.main --config configs/bitfit.py --workdir runs/bitfit
 """
@@ -7,11 +7,9 @@ from tpr_jax import config as tpr_config
 
 
 def get_config(dataset: str = "mini_pedes"):
-    config = tpr_config.base()
-    config.dataset = dataset
-    config.eval_test_each_time = dataset in tpr_config.BENCHMARKS
-    config.method = {"name": "bitfit"}
-    config.optimizer.bias_lr_factor = 1.0  # all are biases: the rate is the one above
-    if dataset == "mini_pedes":
-        tpr_config.for_mini_pedes(config)
-    return config
+    """Returns the config for a data set."""
+    return tpr_config.recipe(
+        dataset,
+        method={"name": "bitfit"},
+        optimizer={"bias_lr_factor": 1.0},  # all trained parameters are biases: `lr` is their rate
+    )

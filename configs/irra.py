@@ -1,4 +1,4 @@
-"""IRRA (CVPR 2023): all of CLIP, with SDM, the classification of identities and masked language modeling.
+"""IRRA (CVPR 2023): all of CLIP, with SDM, identity classification and masked language modeling.
 
 python -m tpr_jax.main --config configs/irra.py --workdir runs/irra
 python -m tpr_jax.main --config configs/irra.py:cuhk_pedes --workdir runs/cuhk --config.data_dir=DIR
@@ -8,17 +8,15 @@ from tpr_jax import config as tpr_config
 
 
 def get_config(dataset: str = "mini_pedes"):
-    config = tpr_config.base()
-    config.dataset = dataset
-    config.eval_test_each_time = dataset in tpr_config.BENCHMARKS
-    config.method = {"name": "irra"}
-    config.losses.update({"sdm": 1.0, "mlm": 1.0, "id": 1.0})
-    config.mask_text = False  # only the loss 'mlm' sees masked captions
-    config.mlm_depth = 4
-    config.batch_size = 64
-    config.optimizer.lr = 1e-5
-    if dataset == "mini_pedes":
-        tpr_config.for_mini_pedes(config)
-        config.mlm_depth = 1
-        config.optimizer.lr = 3e-4  # all of clip-mini moves: a tenth of what its parts take
-    return config
+    """Returns the config for a data set."""
+    return tpr_config.recipe(
+        dataset,
+        method={"name": "irra"},
+        losses={"sdm": 1.0, "mlm": 1.0, "id": 1.0},
+        mask_text=False,  # only the loss 'mlm' sees masked captions
+        mlm_depth=4,
+        batch_size=64,
+        optimizer={"lr": 1e-5},
+        # All of clip-mini is trained: a tenth of the rate of its PEFT modules.
+        mini_pedes={"mlm_depth": 1, "optimizer.lr": 3e-4},
+    )

@@ -1,4 +1,4 @@
-"""Only the scales and biases of the LayerNorms.
+"""Trains only the scales and biases of the LayerNorms.
 
 python -m tpr_jax.main --config configs/layer_norm.py --workdir runs/layer_norm
 """
@@ -7,10 +7,5 @@ from tpr_jax import config as tpr_config
 
 
 def get_config(dataset: str = "mini_pedes"):
-    config = tpr_config.base()
-    config.dataset = dataset
-    config.eval_test_each_time = dataset in tpr_config.BENCHMARKS
-    config.method = {"name": "layer_norm"}
-    if dataset == "mini_pedes":
-        tpr_config.for_mini_pedes(config)
-    return config
+    """Returns the config for a data set."""
+    return tpr_config.recipe(dataset, method={"name": "layer_norm"})

@@ -8,31 +8,27 @@ from ml_collections.config_dict import placeholder
 
 from tpr_jax import config as tpr_config
 
+# The paper's learning rate, rank and prefix length for each data set. MiniPEDES: see configs/README.md.
+SETTINGS = {"icfg_pedes": (1e-3, 32, 14), "rstp_reid": (1e-4, 16, 2), "mini_pedes": (1e-2, 8, 10)}
+
 
 def get_config(dataset: str = "mini_pedes"):
-    config = tpr_config.base()
-    config.dataset = dataset
-    config.eval_test_each_time = dataset in tpr_config.BENCHMARKS
-    # The paper's rate, rank and length for each data set. MiniPEDES: see configs/README.md.
-    lr, rank, prefix = {
-        "icfg_pedes": (1e-3, 32, 14),
-        "rstp_reid": (1e-4, 16, 2),
-        "mini_pedes": (1e-2, 8, 10),
-    }.get(dataset, (1e-3, 32, 10))
-    config.method = {
-        "name": "up_person",
-        "rank": rank,
-        "prefix": prefix,
-        "reduction": 8,
-        "version": "paper",  # S-Prefix's scalar starts at 10; 'released': at 100
-        "use": ("prefix", "lora", "adapter"),
-        "vanilla": False,  # a prefix without S-Prefix's scalar
-        "depth_lora": placeholder(int),  # the first so many blocks; unset: all
-        "depth_prefix": placeholder(int),
-        "depth_adapter": 0,  # the blocks from this one on
-    }
-    if dataset == "mini_pedes":
-        tpr_config.for_mini_pedes(config)
-    config.optimizer.lr = lr
-    config.optimizer.bias_lr_factor = 1.0  # one rate for all
-    return config
+    """Returns the config for a data set."""
+    lr, rank, prefix = SETTINGS.get(dataset, (1e-3, 32, 10))
+    return tpr_config.recipe(
+        dataset,
+        method={
+            "name": "up_person",
+            "rank": rank,
+            "prefix": prefix,
+            "reduction": 8,
+            "version": "paper",  # S-Prefix's scalar is initially 10; 'released': 100
+            "use": ("prefix", "lora", "adapter"),
+            "vanilla": False,  # a prefix without S-Prefix's scalar
+            "depth_lora": placeholder(int),  # the first N blocks; unset: all
+            "depth_prefix": placeholder(int),
+            "depth_adapter": 0,  # the blocks from N on
+        },
+        optimizer={"lr": lr, "bias_lr_factor": 1.0},  # one rate for all parameters
+        mini_pedes={"optimizer.lr": lr},
+    )

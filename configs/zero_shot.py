@@ -1,4 +1,4 @@
-"""CLIP as it is: nothing trains, only `--mode eval` makes sense.
+"""CLIP as it is. Nothing is trained, so run it with `--mode eval`.
 
 python -m tpr_jax.main --config configs/zero_shot.py --workdir runs/zero_shot --mode eval
 """
@@ -7,8 +7,5 @@ from tpr_jax import config as tpr_config
 
 
 def get_config(dataset: str = "mini_pedes"):
-    config = tpr_config.base()
-    config.dataset = dataset
-    if dataset == "mini_pedes":
-        tpr_config.for_mini_pedes(config)
-    return config
+    """Returns the config for a data set."""
+    return tpr_config.recipe(dataset, eval_test_each_time=False)

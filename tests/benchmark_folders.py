@@ -1,4 +1,4 @@
-"""Small folders in the exact layouts of the benchmarks, with their oddities. All pictures are drawn here."""
+"""Small folders in the exact layouts of the benchmarks, with their oddities. All images are drawn here."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ SPLITS = (("train", 4), ("val", 2), ("test", 3))  # identities
 
 
 def draw(path: Path, number: int) -> None:
-    """The number-th picture: RGB, grayscale, CMYK and EXIF-rotated JPEGs of many sizes, in turn."""
+    """Draws an image: by turns an RGB, grayscale, CMYK or EXIF-rotated JPEG, of many sizes."""
     rng = np.random.default_rng(number)
     width, height = SIZES[number % len(SIZES)]
     pixels = np.empty((height, width, 3))
@@ -38,7 +38,7 @@ def draw(path: Path, number: int) -> None:
 
 
 def captions(number: int) -> list[str]:
-    """Two captions of a picture; of every fifth three, as a few of CUHK-PEDES have more than two."""
+    """Returns two captions of an image; three for every fifth, as a few of CUHK-PEDES have more than two."""
     names = list(COLORS)
     top, bottom = names[number % 4], names[number // 4 % 4]
     texts = [f"A person in a {top} coat and {bottom} trousers.", f"{bottom} below, {top} above"]
@@ -46,7 +46,7 @@ def captions(number: int) -> list[str]:
 
 
 def cuhk_pedes(folder: Path) -> Path:
-    """Ids from 1; some captions more; `processed_tokens` with some records only."""
+    """Ids from 1; some images have three captions; only some records have `processed_tokens`."""
     entries = []
     for number, split, pid in _pictures(2):
         entry = {"split": split, "captions": captions(number), "file_path": f"CUHK03/{number}.jpg"}
@@ -57,7 +57,7 @@ def cuhk_pedes(folder: Path) -> Path:
 
 
 def icfg_pedes(folder: Path, annotation: str = "ICFG-PEDES.json") -> Path:
-    """Ids from 0; one caption a picture; no val; folders whose names do not tell the split."""
+    """Ids from 0; one caption per image; no val; folder names do not match the split."""
     entries = []
     for number, split, pid in _pictures(3, ("train", "test")):
         path = f"{'test' if number % 3 else 'train'}/{pid:04}/{number}.jpg"
@@ -68,7 +68,7 @@ def icfg_pedes(folder: Path, annotation: str = "ICFG-PEDES.json") -> Path:
 
 
 def rstp_reid(folder: Path) -> Path:
-    """`img_path`; five pictures an identity; ids from 0."""
+    """The field `img_path`; five images per identity; ids from 0."""
     entries = []
     for number, split, pid in _pictures(5):
         path = f"{pid:04}_c{number % 5}_{number:04}.jpg"
@@ -77,7 +77,7 @@ def rstp_reid(folder: Path) -> Path:
 
 
 def ufine6926(folder: Path) -> Path:
-    """Long captions; the pictures' folder is in the paths."""
+    """Long captions; the paths contain the folder of the images."""
     entries = []
     for number, split, pid in _pictures(2, ("train", "test")):
         long = [f"{text} {'Seen in a street, walking on. ' * 12}".strip() for text in captions(number)[:2]]
@@ -87,7 +87,7 @@ def ufine6926(folder: Path) -> Path:
 
 
 def synth_pedes(folder: Path) -> Path:
-    """No splits; one to three captions beside attributes and a prompt."""
+    """No splits; one to three captions, with attributes and a prompt."""
     entries = []
     for number, _, pid in _pictures(2, ("train",)):
         entry = {"id": pid + 1, "file_path": f"Part1/{pid + 1}/{number % 2}.jpg"}
@@ -102,8 +102,8 @@ def own_folder(folder: Path, kind: str = "jsonl") -> Path:
     for number, split, pid in _pictures(2):
         image = f"photos/{number}.jpg"
         draw(folder / image, number)
-        for text in captions(number):
-            lines.append({"image": image, "caption": text, "id": f"person {pid}", "split": split})
+        fields = {"image": image, "id": f"person {pid}", "split": split}
+        lines += [fields | {"caption": text} for text in captions(number)]
     draw(folder / "photos" / "both.jpg", 0)  # 40 x 90, red above and below
     left = {"x": 0, "y": 0, "w": 20, "h": 90}
     right = {"x": 20, "y": 10, "w": 30, "h": 60}  # reaches beyond the photo
@@ -115,7 +115,7 @@ def own_folder(folder: Path, kind: str = "jsonl") -> Path:
 
 
 def write_own(folder: Path, lines: list[dict], kind: str) -> None:
-    """Writes the annotation of own data."""
+    """Writes the annotation of custom data."""
     if kind == "jsonl":
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         (folder / "captions.jsonl").write_text(text, encoding="utf-8")
@@ -138,7 +138,7 @@ ALL = {
 
 
 def _pictures(each: int, splits=("train", "val", "test")) -> list[tuple[int, str, int]]:
-    """(number, split, identity from 0) of `each` pictures of every identity."""
+    """Returns (number, split, identity from 0) of `each` images of every identity."""
     found, pid = [], 0
     for split, identities in SPLITS:
         for _ in range(identities if split in splits else 0):

@@ -1,4 +1,4 @@
-"""A tiny data set and a tiny CLIP, and runs on them: in this process, and in one of its own."""
+"""Fixtures: a tiny data set, a tiny CLIP, and runs on them in this or a separate process."""
 
 import atexit
 import fcntl
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from tests import long
@@ -22,26 +23,29 @@ from tests.typed import enforce_annotations
 
 # pytest-xdist runs the tests in several processes, its workers; they share what is slow to make.
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
-# The tests compile the same small programs again and again, in many processes: once is enough. Set before any
-# test imports JAX. The workers inherit it.
+# The tests compile the same small programs many times, in many processes; the cache compiles each once. It
+# must be set before a test imports JAX, and the workers inherit it.
 if not WORKER:
     _CACHE = tempfile.mkdtemp(prefix="tpr_jax_tests_")
     atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-# And to compile them well takes several times as long as it saves. JAX_DISABLE_MOST_OPTIMIZATIONS=0, which
-# `make test-slow` and `make test-torch` set, has them compiled as users do: so are the golden numbers there.
-# XLA ends at a flag that it does not know; other versions may not know this one.
+# Optimizing these programs takes several times as long as it saves. JAX_DISABLE_MOST_OPTIMIZATIONS=0, which
+# `make test-slow` and `make test-torch` set, compiles them as users do, for the golden numbers too. XLA
+# aborts at a flag that it does not know, as other versions may not know this one.
 QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1" and not WORKER:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_FLAGS}".strip()
 
-enforce_annotations()  # imports JAX, which reads what is set above
-
-# A shell lets what it starts in the background ignore Ctrl-C, and so would all that the tests start.
+# A process that a shell starts in the background ignores Ctrl-C, and so would all processes that the tests
+# start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Hypothesis' default deadline of 200 ms for an example fails on a busy machine.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 ROOT = Path(__file__).parent.parent
 
@@ -90,14 +94,14 @@ def get_config():
 
 
 def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
-    """The folder that `make(folder)` fills in the first process of the tests that asks for it."""
+    """Returns a folder that `make(folder)` fills in the first test process that asks for it."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if WORKER else base) / name
     with open(f"{folder}.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         whole = Path(f"{folder}.whole")
         if not whole.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+            shutil.rmtree(folder, ignore_errors=True)  # left by a worker that failed
             folder.mkdir()
             make(folder)
             whole.touch()
@@ -105,7 +109,7 @@ def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path
 
 
 def _write_data(folder: Path, seed: int = 0) -> None:
-    """Two pictures of each identity, colored above and below, with two captions each that say so."""
+    """Writes two images per identity, in two colors, with two captions each that name the colors."""
     rng = np.random.default_rng(seed)
     (folder / "imgs").mkdir(parents=True)
     entries, names = [], list(COLORS)
@@ -128,7 +132,7 @@ def _write_data(folder: Path, seed: int = 0) -> None:
 
 
 def _write_clip(folder: Path, texts: list[str]) -> None:
-    """Two towers of one block of width 64 with random weights, and a vocabulary of their own."""
+    """Writes two towers of one block of width 64 with random weights and their own vocabulary."""
     import jax
 
     from tools.train_tokenizer import train_tokenizer
@@ -163,7 +167,7 @@ def _write_clip(folder: Path, texts: list[str]) -> None:
 def tiny(tmp_path_factory) -> dict[str, str]:
     """`config`: a config file on `data` (CUHK-PEDES' format) and `clip`.
 
-    120 steps, 12 checkpoints and 4 evaluations take seconds, but long enough to be killed on the way.
+    120 steps, 12 checkpoints and 4 evaluations take seconds, which is long enough to kill a run.
     """
 
     def make(root: Path) -> None:
@@ -202,8 +206,7 @@ def make_config(tiny):
 
 
 def forced_devices(count: int, quick: bool = False) -> dict[str, str]:
-    """The variables of a process that is to see so many CPU devices, and compiles as this one does, or
-    quickly."""
+    """Returns the environment of a process with this many CPU devices; `quick` turns optimizations off."""
     flags = [os.environ.get("XLA_FLAGS", ""), f"--xla_force_host_platform_device_count={count}"]
     found = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags + [QUICK_FLAGS] * quick)}
     return found | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} if quick else found
@@ -217,7 +220,7 @@ def _environment() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def start(tiny):
-    """`start(workdir, *flags)`: the tiny run as a process of its own, just started; `env` has variables."""
+    """`start(workdir, *flags)`: starts the tiny run as a process; `env` has environment variables."""
 
     def begin(workdir, *flags, env=None) -> subprocess.Popen:
         command = [
@@ -244,11 +247,11 @@ def start(tiny):
 
 @pytest.fixture(scope="session")
 def run(start):
-    """`run(workdir, *flags)`: the tiny run in a process of its own; has returncode, stdout and stderr."""
+    """`run(workdir, *flags)`: runs the tiny config in a process; has returncode, stdout and stderr."""
 
     def finish(workdir, *flags) -> subprocess.CompletedProcess:
         process = start(workdir, *flags)
-        stdout, stderr = process.communicate(timeout=300)
+        stdout, stderr = process.communicate(timeout=600)
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     return finish
@@ -256,7 +259,7 @@ def run(start):
 
 @pytest.fixture(scope="session")
 def finished(run, tmp_path_factory):
-    """A whole run, never interrupted, made once: (its workdir, the finished process). Tests only read it."""
+    """A finished run: (its workdir, its process). It is made once, and tests only read it."""
 
     def make(folder: Path) -> None:
         (folder / "process.json").write_text(json.dumps(vars(run(folder / "run"))))
@@ -267,7 +270,7 @@ def finished(run, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def explained():
-    """`explained(argv)`: what a command line that a user got wrong prints; it must end as promised."""
+    """`explained(argv)`: runs a wrong command line, checks how it ends, and returns its one line."""
 
     def call(capsys, *flags) -> str:
         from tpr_jax import main
@@ -284,7 +287,7 @@ def explained():
 
 @pytest.fixture
 def measured(monkeypatch):
-    """What a bench asked to be measured, group by group, of a stand-in that answers at once."""
+    """Records what a bench measures, group by group, with a stub that answers at once."""
     from tpr_jax.bench import worker as bench_turns
 
     seen = []

@@ -1,4 +1,4 @@
-"""Runs so small that each key of a config can have its own.
+"""Runs so small that each key of a config can have its own run.
 
 They are runs of the real `train`, stopped or stubbed where it would take long.
 """
@@ -32,11 +32,11 @@ SCORES = {"t2i": {"R1": 1.0}, "i2t": {"R1": 1.0}}
 
 
 class Stop(Exception):
-    """Ends `train` where all is put together and nothing is compiled yet."""
+    """Ends `train` when everything is set up but nothing is compiled."""
 
 
 def write_clip(folder: Path, texts: list[str], seed: int, layers: int) -> None:
-    """Writes two towers of so many blocks with random weights, and a vocabulary of their own."""
+    """Writes two towers with this many blocks, random weights, and their own vocabulary."""
     folder.mkdir()
     size = train_tokenizer(texts, 560, folder / "tokenizer.json")
     config = ClipConfig(
@@ -95,14 +95,24 @@ class Runs:
         self.kept = {}
 
     def config(self, changes=()):
-        """The small config with keys, joined by dots, set."""
+        """Returns the small config with changes by flattened key."""
         config = config_lib.base()
         config.method = {"name": "parallel_adapter", "reduction": 8, "scales": (1.0, 1.0)}
         plain = {
-            **{"backbone": str(self.root / "clip"), "data_dir": str(self.root / "data")},
-            **{"image_size": (32, 16), "pad": 2, "batch_size": 8, "eval_batch_size": 8, "num_epochs": 4},
-            **{"eval_every": 0, "checkpoint_every": 100, "log_every": 1, "dtype": "float32"},
-            **{"losses.id": 1.0, "optimizer.schedule": "constant", "optimizer.warmup_epochs": 0.0},
+            "backbone": str(self.root / "clip"),
+            "data_dir": str(self.root / "data"),
+            "image_size": (32, 16),
+            "pad": 2,
+            "batch_size": 8,
+            "eval_batch_size": 8,
+            "num_epochs": 4,
+            "eval_every": 0,
+            "checkpoint_every": 100,
+            "log_every": 1,
+            "dtype": "float32",
+            "losses.id": 1.0,
+            "optimizer.schedule": "constant",
+            "optimizer.warmup_epochs": 0.0,
         }
         config.update_from_flattened_dict(plain)
         for key, value in dict(changes).items():
@@ -116,7 +126,7 @@ class Runs:
         return config
 
     def base_parts(self) -> dict:
-        """What `prepare` gives for the small config, made once."""
+        """Returns what `prepare` returns for the small config; computed once."""
         if "parts" not in self.kept:
             self.kept["parts"] = prepare(self.config())
         return {**self.kept["parts"], "trainable": jax.tree.map(np.asarray, self.kept["parts"]["trainable"])}
@@ -189,11 +199,11 @@ class Runs:
         return seen
 
     def first_batch(self, config, anew=False) -> dict:
-        """The first batch of the run, as its input gives it."""
+        """Returns the first batch of the run."""
         return next(self.run(config, anew).batches(0))
 
     def metrics(self, config, anew=False) -> dict:
-        """The loss of the run's first batch and its terms, of what the run gives to its step."""
+        """Computes the loss and its terms on the run's first batch, with the run's own arguments."""
         seen = self.run(config, anew)
         if ("forward", anew) not in self.kept:  # the runs of one kind share a program
 
@@ -207,5 +217,5 @@ class Runs:
 
 
 def paths(tree) -> dict[str, np.ndarray]:
-    """Each leaf by its path."""
+    """Returns each leaf by its path."""
     return {path: np.asarray(leaf) for path, leaf in flatten(tree).items()}

@@ -1,4 +1,4 @@
-"""Picture files for the tests of reading them."""
+"""Image files for the tests of reading them."""
 
 import io
 import struct
@@ -9,20 +9,20 @@ from PIL import Image
 
 
 def encoded(image, kind: str, **settings) -> bytes:
-    """An array or PIL image as a file of this kind."""
+    """Encodes an array or PIL image in this format."""
     file = io.BytesIO()
     (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(file, kind, **settings)
     return file.getvalue()
 
 
 def smooth() -> np.ndarray:
-    """Smooth enough for JPEG, with a different look in every corner."""
+    """Makes an image that is smooth enough for JPEG and different in every corner."""
     y, x = np.mgrid[0:48, 0:20].astype(np.float64)
     return np.stack([y * 5, x * 12, 255 - y * 2 - x * 5], -1).round().astype(np.uint8)
 
 
 def png(width: int, height: int, bits: int, color: int, rows: list[bytes], *chunks) -> bytes:
-    """A PNG written by hand from the specification: Pillow writes none of 16 bits a color."""
+    """Writes a PNG by the specification, because Pillow cannot write 16 bits per color."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

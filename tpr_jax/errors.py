@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can make and mend, and the words for a disk that is full."""
+"""The exceptions for mistakes that a user can make and fix, and the messages for a full disk."""
 
 import errno
 import os
@@ -16,40 +16,48 @@ class ArgumentError(UserError, ValueError):
 
 
 def shown(value) -> str:
-    """Returns a value as an error's one line shows it: cut where it is long, texts with quotes."""
+    """Formats a value for a one-line message: truncates long values and quotes strings."""
     try:
-        found = repr(value) if isinstance(value, str) else str(value)
-    except ValueError:  # an int of more digits than Python writes out
+        text = repr(value) if isinstance(value, str) else str(value)
+    except ValueError:  # an int with more digits than Python converts
         return "a number of thousands of digits"
-    found = " ".join(found.split())
-    return found if len(found) <= 100 else f"{found[:97]}..."
+    text = " ".join(text.split())
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-# What the system says where a file or disk may not grow, as a number or in TensorStore's words; what it is
-# called here, and the remedy.
+# Errors of a file or disk that cannot grow, which come as a number or in TensorStore's words: message and
+# remedy.
 _LIMITS = {
-    errno.ENOSPC: ("no space left on the disk of {}", "free some and run the same command to go on"),
-    errno.EDQUOT: ("the disk quota for {} is used up", "free some and run the same command to go on"),
+    errno.ENOSPC: (
+        "no space left on the disk of {}",
+        "free some space and rerun the same command to resume",
+    ),
+    errno.EDQUOT: (
+        "the disk quota for {} is used up",
+        "free some space and rerun the same command to resume",
+    ),
     errno.EFBIG: (
-        "a file of {} would be larger than the limit of this shell or disk",
-        "raise it (ulimit -f) and run the same command to go on",
+        "a file of {} would exceed the size limit of this shell or disk",
+        "raise it (ulimit -f) and rerun the same command to resume",
     ),
 }
 
 
-def describe_disk_limit(error: BaseException, place: object = None) -> str | None:
-    """Returns one line on a full disk, a quota or a limit to the size of files; None for any other error.
+def describe_disk_limit(error: BaseException, path: object = None) -> str | None:
+    """Describes a full disk, a used-up quota or a limit on file sizes in one line; None for other errors.
 
-    `place` is the file or folder to name, by default the one that the error names.
+    Args:
+      error: any exception.
+      path: the file or folder to name; by default the one that the error names.
     """
     number = error.errno if isinstance(error, OSError) else None
     if number not in _LIMITS:
-        found = [known for known in _LIMITS if os.strerror(known) in str(error)]
+        matching = [known for known in _LIMITS if os.strerror(known) in str(error)]
         exhausted = "RESOURCE_EXHAUSTED" in str(error) and errno.ENOSPC
-        number = found[0] if found else exhausted
+        number = matching[0] if matching else exhausted
     if not number:
         return None
-    if place is None:
-        place = error.filename if isinstance(error, OSError) and error.filename else "this run"
-    what, remedy = _LIMITS[number]
-    return f"{what.format(place)}: {remedy}"
+    if path is None:
+        path = error.filename if isinstance(error, OSError) and error.filename else "this run"
+    message, remedy = _LIMITS[number]
+    return f"{message.format(path)}: {remedy}"

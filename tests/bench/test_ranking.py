@@ -21,8 +21,8 @@ def test_it_ranks_both_ways_and_measures(monkeypatch):
 
 
 def test_the_sizes_are_those_of_the_test_splits():
-    from tpr_jax.data.counts import OFFICIAL
+    from tpr_jax.data.datasets import DATASETS
 
     names = {"CUHK-PEDES": "cuhk_pedes", "ICFG-PEDES": "icfg_pedes", "RSTPReid": "rstp_reid"}
     for name, (queries, gallery, identities) in ranking.SIZES.items():
-        assert OFFICIAL[names[name]]["test"] == (identities, gallery, queries)
+        assert DATASETS[names[name]].counts["test"] == (identities, gallery, queries)

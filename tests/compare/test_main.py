@@ -186,7 +186,7 @@ def test_workdir_missing_or_a_file(tiny, tmp_path, stand_in):
     with pytest.raises(UserError, match="--workdir is missing"):
         compare.run(["compare", tiny["config"]])
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match=r"--workdir .*file cannot be made \(.*\): choose another"):
+    with pytest.raises(UserError, match=r"--workdir .*file cannot be created \(.*\): choose another"):
         compare.run(["compare", tiny["config"], "--workdir", str(tmp_path / "file")])
     assert (tmp_path / "file").read_text() == "mine"
 

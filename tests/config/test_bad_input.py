@@ -1,4 +1,4 @@
-"""What a user can get wrong: each ends with one line that names it and the remedy, and exit code 2."""
+"""Mistakes of a user end with one line that names the mistake and the remedy, and exit code 2."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from tpr_jax.weights.files import write_state
 
 @pytest.fixture
 def told(tiny, tmp_path, explained, capsys):
-    """`told(*flags)`: the one line of a run with these flags that must not begin."""
+    """`told(*flags)`: runs with these flags, which must fail at once; returns the one line."""
 
     def call(*flags) -> str:
         return explained(capsys, "--config", tiny["config"], "--workdir", tmp_path / "run", *flags)
@@ -34,7 +34,7 @@ def losses(workdir: Path) -> list[float]:
     [
         ("--config.bach_size=4", "config.bach_size is unknown: did you mean 'batch_size'?"),
         ("--config.optimizer.shedule=cosine", "did you mean 'optimizer.schedule'?"),
-        ("--config.method.rank=4", "config.method.rank is unknown: known are: method.name, method.num_"),
+        ("--config.method.rank=4", "config.method.rank is unknown: choose from: method.name, method.num_"),
         ("--noconfig.augmnt", "config.augmnt is unknown: did you mean 'augment'?"),
         ("--config.dtype=float23", "config.dtype='float23' is unknown: did you mean 'float32'?"),
         ("--config.method.name=dm_adaptor", "did you mean 'dm_adapter'?"),
@@ -50,9 +50,9 @@ def losses(workdir: Path) -> list[float]:
         ("--config.optimizer.b1=1.0", "config.optimizer.b1=1.0 must be below 1"),
         (
             "--config.optimizer.milestones=(50,20)",
-            "config.optimizer.milestones=(50, 20) must be whole epochs",
+            "config.optimizer.milestones=(50, 20) must be increasing whole epochs",
         ),
-        ("--config.text_length=2", "config.text_length=2 must be 0, which takes all"),
+        ("--config.text_length=2", "config.text_length=2 must be 0, the text tower's context"),
         ("--config.text_length=25", "config.text_length=25 is above the 24 tokens that the text tower of"),
         ("--config.losses.sdm=-1.0", "config.losses.sdm=-1.0 must be a number and not negative"),
         ("--config.pad=1000000", "config.pad=1000000 must be below 16, the shorter side"),
@@ -77,7 +77,7 @@ def test_command_lines(told, flag, words, tmp_path):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_in_a_process_of_its_own(run, tmp_path):
+def test_runs_without_tensorflow_and_jax(run, tmp_path):
     process = run(tmp_path / "run", "--config.bach_size=4")
     assert process.returncode == 2 and process.stdout == ""
     assert process.stderr == "error: config.bach_size is unknown: did you mean 'batch_size'?\n"
@@ -100,7 +100,7 @@ def test_weights_of_another_shape(told, tiny, tmp_path):
         (lambda entries: entries[3].pop("captions"), ["record 3", "field 'captions' is missing"]),
         (lambda entries: entries[3].update(id="x"), ["record 3", "field 'id' is 'x'"]),
         (lambda entries: entries[0].update(captions=["", "a"]), ["record 0", "item 0 is empty"]),
-        (lambda entries: entries[0].update(captions=["a", 3]), ["record 0", "item 1 is not a text"]),
+        (lambda entries: entries[0].update(captions=["a", 3]), ["record 0", "item 1 is not a string"]),
         (lambda entries: entries.clear(), ["no record of split 'train'"]),
     ],
 )
@@ -120,7 +120,7 @@ def test_missing_annotation(told, own_data):
 
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "text"])
-def test_pictures_that_cannot_be_read(told, own_data, split, damage):
+def test_unreadable_images(told, own_data, split, damage):
     entries = json.loads((own_data / "reid_raw.json").read_text())
     victim = own_data / "imgs" / [e for e in entries if e["split"] == split][5]["file_path"]
     content = victim.read_bytes()
@@ -187,7 +187,7 @@ def test_no_checkpoint_can_be_read(finished, make_config, tmp_path):
 
 
 def poisoned(monkeypatch, at_step: int) -> None:
-    """From this step on (counted from 1) the pictures hold a value that is no number."""
+    """Puts a NaN into the images from this step on (counted from 1)."""
     whole = pipeline.train_input
 
     def spoil(records, *args, **settings):
@@ -235,8 +235,8 @@ def test_diverging_run_in_a_process_of_its_own(run, tmp_path):
     assert "lower config.optimizer.lr" in line
 
 
-def test_other_trouble_of_the_system_keeps_its_traceback(tiny, tmp_path, monkeypatch):
-    """Only what a user can mend is made short; the rest is a bug and shows all it knows."""
+def test_other_system_errors_keep_their_traceback(tiny, tmp_path, monkeypatch):
+    """Only errors that a user can fix are shortened; others are bugs and keep their traceback."""
     from tpr_jax import main
 
     def broken(*_):

@@ -1,4 +1,4 @@
-"""Methods that do not fit: one line that names the part, and exit code 2."""
+"""Methods that do not fit end with one line that names the module, and exit code 2."""
 
 from pathlib import Path
 
@@ -54,8 +54,8 @@ def adapter(**settings):
         ({"tuned": ["(x"]}, "tuned: '(x' is no regular expression"),
         # These are found before the backbone is known.
         ({"both": {"a": {"part": "x"}}}, "method.both.a: part='x' is unknown"),
-        ({"both": 3}, "a setting of 'mixture' is of the wrong kind"),
-        ({"other": 3}, "config.method.other is no setting of method 'mixture'"),
+        ({"both": 3}, "a setting of 'mixture' has the wrong type"),
+        ({"other": 3}, "config.method.other is not a setting of method 'mixture'"),
     ],
 )
 def test_a_config_with_a_part_that_does_not_fit(settings, told):
@@ -93,8 +93,8 @@ def test_a_config_with_a_part_that_does_not_fit(settings, told):
     ],
     ids=["prefix", "top_k", "rank", "layers", "depth", "slot", "tuned", "version"],
 )
-def test_it_ends_with_one_line(tiny, explained, tmp_path, capsys, method, told):
-    """The tiny run with another method, through the command line."""
+def test_ends_with_one_line(tiny, explained, tmp_path, capsys, method, told):
+    """Runs the tiny config with another method, from the command line."""
     text = Path(tiny["config"]).read_text()
     changed = f"{text.rpartition('    return config')[0]}    config.method = {method!r}\n"
     (tmp_path / "own.py").write_text(changed + "    config.losses.balance = 0.0\n    return config\n")

@@ -1,4 +1,4 @@
-"""Every config, and every row of the ablations, is sound, fits its backbone, and is the published recipe."""
+"""Every config, and every row of the ablations, is valid, fits its backbone, and has the published values."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ from tpr_jax.weights.clip import read_sizes
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("zero_shot", "pretrain_mini")])
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_every_recipe_fits_its_backbone(name, dataset):
-    """Its parts fit clip-mini or ViT-B/16, texts keep their words beside prompts, a mixture is balanced."""
+    """The modules fit clip-mini or ViT-B/16, prompts leave room for words, and a mixture is balanced."""
     mini = dataset == "mini_pedes"
     sizes = read_sizes(Path(clip_mini_dir())) if mini else ClipConfig()
     rows = rows_of(name, dataset) if name in ABLATIONS else [""]
@@ -89,7 +89,7 @@ def test_rows_of_up_persons_ablation(dataset):
 
 
 def test_published_recipes():
-    """METHODS' values: rate, bias's factor, batch, losses, rank and prefix of each data set."""
+    """Checks the rate, bias factor, batch size, losses, rank and prefix length on each data set."""
     found = {}
     for name in ("dm_adapter", "up_person", "cskt", "irra"):
         for dataset in DATASETS[1:]:
@@ -148,13 +148,13 @@ def test_depths_can_be_set_by_flags():
     ("name", "argument", "told"),
     [
         ("ablation_dm_adapter", "moe_balanc", "row 'moe_balanc' is unknown: did you mean 'moe_balance'?"),
-        ("ablation_dm_adapter", "zzz", "row 'zzz' is unknown: known are: adapter, moe, moe_balance"),
+        ("ablation_dm_adapter", "zzz", "row 'zzz' is unknown: choose from: adapter, moe, moe_balance"),
         ("ablation_dm_adapter", "cuhk_pedes", "row 'cuhk_pedes' is unknown"),
         ("ablation_up_person", "lora,cuhk", "data set 'cuhk' is unknown: did you mean 'cuhk_pedes'?"),
         ("ablation_up_person", "depth_lora_12", "row 'depth_lora_12' is unknown: did you mean 'depth_lora_"),
     ],
 )
-def test_an_unknown_row_is_named(name, argument, told):
+def test_rejects_an_unknown_row(name, argument, told):
     with pytest.raises(UserError) as error:
         parsed(name, argument)
     assert told in str(error.value) and f"{name}.py:{argument}" in str(error.value)

@@ -1,4 +1,4 @@
-"""The shared recipe and the check of what a config asks for."""
+"""The shared recipe and the check of a config."""
 
 import json
 
@@ -27,12 +27,28 @@ def test_base_is_the_published_recipe():
     config_lib.check(config)
 
 
+def test_recipe_merges_losses_and_optimizer_and_applies_mini_pedes_last():
+    changes = {"method": {"name": "lora", "rank": 16}, "losses": {"sdm": 0.5}, "optimizer": {"lr": 1.0}}
+    paper = config_lib.recipe("rstp_reid", **changes, pad=3, mini_pedes={"optimizer.lr": 2.0})
+    assert (paper.dataset, paper.eval_test_each_time, paper.pad) == ("rstp_reid", True, 3)
+    assert paper.method.to_dict() == changes["method"]
+    assert (paper.losses.sdm, paper.losses.itc) == (0.5, 0.0)
+    assert (paper.optimizer.lr, paper.optimizer.b1) == (1.0, 0.9)
+    mini = config_lib.recipe("mini_pedes", **changes, mini_pedes={"optimizer.lr": 2.0, "method.rank": 4})
+    assert (mini.dataset, mini.eval_test_each_time, mini.backbone) == ("mini_pedes", False, "clip-mini")
+    assert (mini.optimizer.lr, mini.method.rank, mini.losses.sdm, mini.losses.itc) == (2.0, 4, 0.5, 10.0)
+    assert config_lib.recipe("cuhk_pedes").to_dict() == {
+        **config_lib.base().to_dict(),
+        "eval_test_each_time": True,
+    }
+
+
 def test_keys_are_joined_by_dots():
     config = ConfigDict({"a": 1, "b": {"c": 2, "d": {"e": 3}}})
     assert config_lib.keys(config) == ["a", "b", "b.c", "b.d", "b.d.e"]
 
 
-def test_to_plain_is_what_json_gives_back():
+def test_to_plain_equals_a_json_round_trip():
     plain = config_lib.to_plain(config_lib.base())
     assert plain["image_size"] == [384, 128]
     assert json.loads(json.dumps(plain)) == plain
@@ -47,7 +63,7 @@ def test_losses_and_method_settings():
 
 def test_nearest():
     assert config_lib.nearest("cosin", ("cosine", "linear")) == "did you mean 'cosine'?"
-    assert config_lib.nearest("zzz", ("cosine", "linear")) == "known are: cosine, linear"
+    assert config_lib.nearest("zzz", ("cosine", "linear")) == "choose from: cosine, linear"
 
 
 def test_mini_pedes_recipe_is_sound():
@@ -95,7 +111,7 @@ def test_mini_pedes_recipe_is_sound():
         ("image_size", (38.5, 12.0), "config.image_size=(38.5, 12.0) must be"),
     ],
 )
-def test_unusable_values_are_named(key, value, told):
+def test_rejects_invalid_values(key, value, told):
     config = config_lib.base()
     *parents, last = key.split(".")
     holder = config
@@ -117,13 +133,16 @@ def test_unusable_values_are_named(key, value, told):
         ({"router": "blnd"}, "config.method.router='blnd' is unknown: did you mean 'blend'?"),
         ({"scales": (1.0,)}, "config.method.scales=(1.0,) must be two numbers"),
         ({"scales": ("a", 1.0)}, "config.method.scales=('a', 1.0) must be two numbers"),
-        ({"rank": 4}, "config.method.rank is no setting of method 'dm_adapter': it takes num_experts, top_k"),
-        ({"name": "zero_shot"}, "config.method.num_experts is no setting of method 'zero_shot'"),
+        (
+            {"rank": 4},
+            "config.method.rank is not a setting of method 'dm_adapter': it takes num_experts, top_k",
+        ),
+        ({"name": "zero_shot"}, "config.method.num_experts is not a setting of method 'zero_shot'"),
         ({"scales": 3}, "config.method.scales=3 must be two numbers"),
         ({"num_experts": "six"}, "config.method.num_experts='six' must be a whole number of at least 1"),
     ],
 )
-def test_unusable_method_settings_are_named(changes, told):
+def test_rejects_invalid_method_settings(changes, told):
     with pytest.raises(UserError) as error:
         config_lib.check(dm_adapter(**changes))
     assert told in str(error.value) and "\n" not in str(error.value)
@@ -148,7 +167,7 @@ def test_make_method_passes_the_settings_on():
     assert made.text[0].num_experts == 4 and made.text[0].scale == 4.0 and made.vision[0].router == "sum"
 
 
-def test_settings_that_are_unset_stay_so():
+def test_unset_settings_stay_unset():
     config = config_lib.base()
     config.method = {"name": "prompts", "length": 2, "depth": placeholder(int)}
     config_lib.check(config)
@@ -156,10 +175,10 @@ def test_settings_that_are_unset_stay_so():
     assert config_lib.to_plain(config)["method"]["depth"] is None
 
 
-def test_a_setting_of_the_wrong_kind_is_one_line():
+def test_a_setting_of_the_wrong_type_is_one_line():
     config = config_lib.base()
     config.method = {"name": "up_person", "use": 3}
-    with pytest.raises(UserError, match="config.method.use=3 must be a list of names"):
+    with pytest.raises(UserError, match=r"config.method.use=3 must be a list of names"):
         config_lib.check(config)
 
 
@@ -171,7 +190,7 @@ def test_row_and_dataset_of_an_ablation():
     assert config_lib.row_and_dataset("depth_12,cuhk_pedes", ROWS.get) == ("depth_12", "cuhk_pedes")
     for argument, told in [
         ("depth_12", "row 'depth_12' is unknown: did you mean 'depth_1'?"),
-        ("", "row '' is unknown: known are: lora, depth_1"),
+        ("", "row '' is unknown: choose from: lora, depth_1"),
         ("lora,cuhk", "data set 'cuhk' is unknown: did you mean 'cuhk_pedes'?"),
     ]:
         with pytest.raises(UserError) as error:
@@ -183,19 +202,19 @@ def test_balance_needs_a_mixture():
     config = config_lib.base()
     config.losses.balance = 0.5
     with pytest.raises(
-        UserError, match="config.losses.balance needs a mixture, but method 'zero_shot' has none"
+        UserError, match=r"config.losses.balance needs a mixture, but method 'zero_shot' has none"
     ):
         config_lib.check(config)
 
 
-def test_keys_that_a_config_file_adds_or_lacks_are_named():
+def test_rejects_added_and_missing_keys():
     config = config_lib.base()
     config.batchsize = 4
-    with pytest.raises(UserError, match="config.batchsize is unknown: did you mean 'batch_size'?"):
+    with pytest.raises(UserError, match=r"config.batchsize is unknown: did you mean 'batch_size'?"):
         config_lib.check(config)
     config = config_lib.base()
     config.losses.sdn = 1.0
-    with pytest.raises(UserError, match="config.losses.sdn is unknown: did you mean 'losses.sdm'?"):
+    with pytest.raises(UserError, match=r"config.losses.sdn is unknown: did you mean 'losses.sdm'?"):
         config_lib.check(config)
     config = config_lib.base()
     del config.optimizer["lr"]

@@ -738,11 +738,11 @@ def test_settings_of_the_method_reach_what_is_trained(runs):
     assert down.shape == (16, 4)
 
 
-def test_a_leak_is_said(runs):
+def test_reports_a_leak(runs):
     config = runs.config({"data_dir": str(runs.root / "leaky"), "on_leak": "warn"})
     assert "warning: " in printed(runs, config)
 
 
-def test_a_bad_picture_is_listed(runs):
+def test_lists_a_bad_image(runs):
     config = runs.config({"data_dir": str(runs.root / "broken"), "on_bad_image": "skip"})
     assert [Path(name).name for name in runs.run(config, anew=True).parts["skipped"]] == ["broken.jpg"]

@@ -1,4 +1,4 @@
-"""Every setting of every method, and of every part of a mixture, changes the model as its row says.
+"""Every setting of every method, and of every module of a mixture, changes the model as its row says.
 
 A row has two values, what is looked at in the model of each, and what there must be seen; the models are
 those that a config makes. A setting without a row fails, so that a new one gets its row.
@@ -46,7 +46,7 @@ class Row:
 
 
 def method_of(name: str, settings: dict) -> methods.Method:
-    """The method as a run makes it of its config."""
+    """Makes the method as a run does from its config."""
     config = config_lib.base()
     config.method = {"name": name, **settings}
     config_lib.check(config)
@@ -58,7 +58,7 @@ def model_of(name: str, settings: dict) -> dict:
 
 
 def form(name: str, settings: dict) -> dict:
-    """The shape of each leaf, by its path."""
+    """Returns the shape of each leaf, by its path."""
     shapes = jax.eval_shape(model_of(name, settings)["init"], jax.random.key(0))
     return flatten(shapes)
 
@@ -96,7 +96,7 @@ def starts_at_zero(path: str):
 
 
 def trained(name, settings):
-    """The weights of CLIP that are trained."""
+    """Returns the weights of CLIP that are trained."""
     shapes = jax.eval_shape(model_of(name, settings)["init"], jax.random.key(0))
     split, _ = optim.split_model(shapes, method_of(name, settings))
     return sorted(flatten(split["params"]))

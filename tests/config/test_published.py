@@ -1,4 +1,4 @@
-"""The four published methods on the three benchmarks, key by key, and in `configs/README.md`."""
+"""The four published methods on the three benchmarks, key by key, also in `configs/README.md`."""
 
 import ast
 import re
@@ -62,7 +62,7 @@ SHARED = {
 
 
 def published(method: str, dataset: str) -> dict:
-    """The papers' and their code's values, written out by hand."""
+    """Returns the values of the papers and their code, written by hand."""
     of_method = {
         "dm_adapter": {
             "losses.balance": 0.5,
@@ -133,7 +133,7 @@ def value_of(cell: str):
 
 
 def table() -> dict[str, dict[str, list]]:
-    """key -> method -> its values on the three benchmarks, as the README's table has them."""
+    """Parses the README's table: key -> method -> its values on the three benchmarks."""
     text = (FOLDER / "README.md").read_text()
     (heading,) = re.findall(r"^\| key \| (.*) \| from \|$", text, re.MULTILINE)
     methods = [cell.strip("` ") for cell in heading.split("|")]

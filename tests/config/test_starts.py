@@ -43,7 +43,7 @@ SMALL = ClipConfig(
 
 
 def sizes_for(name: str, row: str) -> ClipConfig:
-    """The mixture's ranges meet at block 3; prompts are exchanged, and depths end, behind the first block."""
+    """The mixture's ranges meet at block 3; prompts are exchanged, and depths end, after the first block."""
     blocks = 4 if name == "mixture" else 2 if name in ("cskt", "prompts") or "depth" in row else 1
     return dataclasses.replace(SMALL, vision_layers=blocks, text_layers=min(blocks, 2))
 
@@ -57,7 +57,7 @@ each = pytest.mark.parametrize(("name", "row"), RUNS, ids=["-".join(run).strip("
 
 @functools.cache
 def params(sizes: ClipConfig) -> dict:
-    """CLIP's weights, the same for all: random ones, in which everything counts."""
+    """Returns random weights of CLIP, in which every parameter matters; the same for all tests."""
     return jax.tree.map(jnp.asarray, tiny.random_like(declared(sizes, zero_shot())["params"], seed=0))
 
 
@@ -73,7 +73,7 @@ def batch() -> dict:
 
 
 def compiled(model: dict, weights: dict):
-    """A step in one compilation: (trained, frozen) -> (gradient, features of both towers)."""
+    """Compiles one step: (trained, frozen) -> (gradient, features of both towers)."""
 
     def loss(trainable, frozen, batch):
         seen = {}
@@ -101,7 +101,7 @@ def clips_features(sizes: ClipConfig) -> tuple:
 
 
 def starts_as_clip(method) -> bool:
-    """All but tokens, which take attention from the others whatever they hold, and CSKT's adapters."""
+    """Returns whether a method starts as CLIP: not with extra tokens, which take attention, or in CSKT."""
     parts = (*method.vision, *method.text)
     drawn = any(isinstance(part, Adapter) and part.init == "normal" for part in parts)
     return not (method.prompts or drawn or any(isinstance(part, Prefix) for part in parts))
@@ -138,7 +138,7 @@ def test_every_trained_leaf_gets_a_gradient_and_zero_starts_are_clip(name, row):
     "row", [row for row in rows_of("ablation_up_person", "mini_pedes") if "depth" in row]
 )
 def test_depths_are_blocks_with_that_part(row):
-    """The part's leaves are in the first N blocks, adapters from block N on, the others in all four."""
+    """The module is in the first N blocks (adapters: from block N on), the others in all four."""
     sizes = dataclasses.replace(SMALL, vision_layers=4, text_layers=4)
     _, part, depth = row.split("_")
     tree = declared(sizes, config_lib.make_method(parsed("ablation_up_person", row)))

@@ -65,8 +65,15 @@ KEYS = {
     "data_dir": (NO_TEXT, ("", "data/own", "gs://bucket/data")),
     "source": (NAME[0], ("files", "tfds_sized")),
     "mix": (
-        (*NO_LIST, ("folder",), (("folder", ""),), (("nothing", "", 1.0),), ((1, "", 1.0),), "folder")
-        + tuple((("folder", "", w),) for w in (*NO_NUMBER, 0, 0.0, -1.0, 1001, HUGE)),
+        (
+            *NO_LIST,
+            ("folder",),
+            (("folder", ""),),
+            (("nothing", "", 1.0),),
+            ((1, "", 1.0),),
+            "folder",
+            *tuple((("folder", "", w),) for w in (*NO_NUMBER, 0, 0.0, -1.0, 1001, HUGE)),
+        ),
         ((), (("folder", "", 1),), [["folder", "data/own", 0.5], ["mini_pedes", "", 1000]]),
     ),
     "sampler": (NAME[0], ("random", "identity")),
@@ -78,8 +85,21 @@ KEYS = {
     "on_bad_image": (NAME[0], ("error", "skip")),
     "on_leak": (NAME[0], ("error", "warn")),
     "image_size": (
-        (*NO_LIST, "ab", (), (384,), (384, 0), (-1, 128), (384, 128, 3), (384.0, 128), (True, 128), ("1", 1))
-        + ((NAN, 128), (384, HUGE), (8193, 128)),
+        (
+            *NO_LIST,
+            "ab",
+            (),
+            (384,),
+            (384, 0),
+            (-1, 128),
+            (384, 128, 3),
+            (384.0, 128),
+            (True, 128),
+            ("1", 1),
+            (NAN, 128),
+            (384, HUGE),
+            (8193, 128),
+        ),
         ((384, 128), [224, 224], (8192, 11)),
     ),
     "text_length": ((*NO_WHOLE, -5, -1, 1, 2, 2**31), (0, 3, 77)),
@@ -217,7 +237,7 @@ def test_every_key_has_its_row():
 
 
 @cases(KEYS, 0)
-def test_values_that_cannot_work_are_refused(key, value):
+def test_rejects_invalid_values(key, value):
     with pytest.raises(UserError) as error:
         config_lib.check(with_value(key, value))
     line = str(error.value)
@@ -225,7 +245,7 @@ def test_values_that_cannot_work_are_refused(key, value):
 
 
 @cases(KEYS, 1)
-def test_values_at_the_edge_are_accepted(key, value):
+def test_accepts_boundary_values(key, value):
     config = with_value(key, value)
     if key.startswith("losses."):
         config.method = {"name": "dm_adapter"}  # has the balance term
@@ -237,7 +257,7 @@ def test_values_at_the_edge_are_accepted(key, value):
 
 
 def configured(method: str, settings: dict) -> ConfigDict:
-    """A config of the method, with parts that have the setting where the method has none by itself."""
+    """Returns a config of the method, with modules that have the setting if the method itself has none."""
     config = config_lib.base()
     config.method = ConfigDict({"name": method})
     with config.ignore_type():
@@ -247,7 +267,7 @@ def configured(method: str, settings: dict) -> ConfigDict:
 
 
 def check_method(config: ConfigDict) -> None:
-    """As a run does before it reads data: the config, then the method with the towers of the backbone."""
+    """Checks the config and then the method with the backbone's towers, as a run does at its start."""
     config_lib.check(config)
     methods.check(config_lib.make_method(config), ClipConfig())
 
@@ -273,7 +293,7 @@ def test_every_setting_of_every_method_has_its_row():
 
 
 @pytest.mark.parametrize(("method", "key", "value"), METHOD_CASES[0], ids=IDS[0])
-def test_settings_that_cannot_work_are_refused(method, key, value):
+def test_rejects_invalid_settings(method, key, value):
     with pytest.raises(UserError) as error:
         check_method(configured(method, {key: value}))
     line = str(error.value)
@@ -288,7 +308,7 @@ def test_settings_that_cannot_work_are_refused(method, key, value):
 
 
 @pytest.mark.parametrize(("method", "key", "value"), METHOD_CASES[1], ids=IDS[1])
-def test_settings_at_the_edge_are_accepted(method, key, value):
+def test_accepts_boundary_settings(method, key, value):
     settings = {key: value}
     if key == "num_experts":
         settings["top_k"] = 1
@@ -309,7 +329,7 @@ PART_CASES = [
 
 
 @pytest.mark.parametrize(("part", "key", "value"), PART_CASES[0], ids=label)
-def test_fields_of_parts_that_cannot_work_are_refused(part, key, value):
+def test_rejects_invalid_fields_of_modules(part, key, value):
     with pytest.raises(UserError) as error:
         check_method(configured("mixture", {"both": {"own": {"part": part, key: value}}}))
     line = str(error.value)
@@ -318,35 +338,35 @@ def test_fields_of_parts_that_cannot_work_are_refused(part, key, value):
 
 
 @pytest.mark.parametrize(("part", "key", "value"), PART_CASES[1], ids=label)
-def test_fields_of_parts_at_the_edge_are_accepted(part, key, value):
+def test_accepts_boundary_fields_of_modules(part, key, value):
     fewer = {"top_k": 1} if key == "num_experts" else {}
     check_method(configured("mixture", {"both": {"own": {"part": part, key: value, **fewer}}}))
 
 
-def test_a_pad_is_bound_by_the_picture_only_where_pictures_are_cropped():
+def test_pad_is_limited_by_the_image_only_with_augmentation():
     config = with_value("pad", 500)
     config.augment = False
     check_values(config)
 
 
-def test_more_chosen_than_there_are_experts_by_default():
-    with pytest.raises(UserError, match="config.method.top_k=7 must lie between 1 and 6 experts"):
+def test_top_k_above_the_default_number_of_experts():
+    with pytest.raises(UserError, match=r"config.method.top_k=7 must lie between 1 and 6 experts"):
         config_lib.check(configured("dm_adapter", {"top_k": 7}))
 
 
-def test_numbers_are_measured_as_float32_has_them():
+def test_numbers_are_compared_in_float32():
     assert np.float32(1 - 1e-12) == 1 and np.float32(1e-60) == 0
     with pytest.raises(UserError, match=r"config.optimizer.b2=0.999999999999 must be below 1"):
         check_values(with_value("optimizer.b2", 1 - 1e-12))
 
 
-def test_what_an_error_shows_of_a_value():
+def test_shown_truncates_values():
     assert (shown("a"), shown(1.5), shown((1, 2))) == ("'a'", "1.5", "(1, 2)")
     assert shown(LONGEST) == "a number of thousands of digits"
     assert len(shown("a" * 1000)) == 100
 
 
-def test_settings_without_a_rule_are_left_to_the_method():
+def test_settings_without_a_rule_are_checked_by_the_method():
     check_settings({"both": 3, "anything": object()})
-    with pytest.raises(UserError, match="config.method.rank=0 must be a whole number of at least 1"):
+    with pytest.raises(UserError, match=r"config.method.rank=0 must be a whole number of at least 1"):
         check_settings({"rank": 0})

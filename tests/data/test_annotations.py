@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests import benchmark_folders
-from tpr_jax.data import annotations
+from tpr_jax.data import annotations, datasets
 from tpr_jax.data.images.read import read_image
 from tpr_jax.data.records import caption_pairs, image_sources, load_all
 from tpr_jax.errors import UserError
@@ -43,8 +43,8 @@ def test_every_layout(dataset, tmp_path):
     assert first == (0 if dataset in ("icfg_pedes", "rstp_reid") else 1)
 
 
-def test_the_oddities_are_in_the_fixture(tmp_path):
-    """Otherwise the tests above would show less than they say."""
+def test_fixture_contains_the_oddities(tmp_path):
+    """Without the oddities, the tests above would prove less."""
     folder = benchmark_folders.cuhk_pedes(tmp_path)
     kinds = set()
     for path in (folder / "imgs").rglob("*.jpg"):
@@ -58,14 +58,14 @@ def test_the_oddities_are_in_the_fixture(tmp_path):
 @pytest.mark.parametrize(
     "name", ["ICFG-PEDES.json", "ICFG_PEDES.json", "ICFG.json", "annotations/ICFG-PEDES.json"]
 )
-def test_icfg_pedes_under_each_of_its_names(tmp_path, name):
+def test_reads_icfg_pedes_under_each_of_its_names(tmp_path, name):
     splits = load_all(benchmark_folders.icfg_pedes(tmp_path, name), "icfg_pedes")
     # The record's split decides: pictures of either lie in both folders.
     for records in splits.values():
         assert {path.split("/imgs/")[1].split("/")[0] for path in records.image_paths} == {"train", "test"}
 
 
-def test_the_first_of_the_names_counts(tmp_path):
+def test_reads_the_first_existing_annotation(tmp_path):
     benchmark_folders.icfg_pedes(tmp_path)
     (tmp_path / "ICFG_PEDES.json").write_text("[]")
     assert list(load_all(tmp_path, "icfg_pedes")) == ["train", "test"]
@@ -76,17 +76,17 @@ def test_rstp_reid_names_its_own_field(tmp_path):
     entries = json.loads((folder / "data_captions.json").read_text())
     entries[4]["file_path"] = entries[4].pop("img_path")
     (folder / "data_captions.json").write_text(json.dumps(entries))
-    with pytest.raises(UserError, match="data_captions.json: record 4: field 'img_path' is missing"):
+    with pytest.raises(UserError, match=r"data_captions.json: record 4: field 'img_path' is missing"):
         load_all(folder, "rstp_reid")
 
 
 @pytest.mark.parametrize(
     ("dataset", "told"),
     [
-        ("icfg_pedes", r"ICFG-PEDES.json: no such file: .* \(or ICFG_PEDES.json, .* the pictures in imgs/$"),
-        ("rstp_reid", "data_captions.json: no such file: .* the pictures in imgs/$"),
-        ("synth_pedes", "synthpedes_dataset.json: no such file: .* and the pictures$"),
-        ("folder", r"captions.jsonl: no such file: .*captions.jsonl \(or captions.csv\) and the pictures$"),
+        ("icfg_pedes", r"ICFG-PEDES.json: no such file: .* \(or ICFG_PEDES.json, .* the images in imgs/$"),
+        ("rstp_reid", "data_captions.json: no such file: .* the images in imgs/$"),
+        ("synth_pedes", "synthpedes_dataset.json: no such file: .* and the images$"),
+        ("folder", r"captions.jsonl: no such file: .*captions.jsonl \(or captions.csv\) and the images$"),
     ],
 )
 def test_no_annotation(tmp_path, dataset, told):
@@ -94,14 +94,14 @@ def test_no_annotation(tmp_path, dataset, told):
         load_all(tmp_path, dataset)
 
 
-def test_ufine6926_with_two_candidates(tmp_path):
+def test_rejects_two_candidate_annotations(tmp_path):
     folder = benchmark_folders.ufine6926(tmp_path)
     (folder / "other.json").write_text("[]")
     with pytest.raises(UserError, match=r"holds 2 files \*.json: leave only the annotation"):
         load_all(folder, "ufine6926")
 
 
-def test_all_problems_are_found_not_only_the_first(tmp_path):
+def test_finds_all_problems(tmp_path):
     folder = benchmark_folders.cuhk_pedes(tmp_path)
     path = folder / "reid_raw.json"
     entries = json.loads(path.read_text())
@@ -133,12 +133,12 @@ def test_grayscale_and_cmyk_come_out_in_color(tmp_path):
 @pytest.mark.parametrize("dataset", BENCHMARKS)
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_paths_made_on_windows_and_on_a_mac(dataset, form, tmp_path):
-    """Backslashes, and the other Unicode form than the names on this disk."""
+    """Paths with backslashes and in the other Unicode form than the names on disk."""
     folder = benchmark_folders.ALL[dataset](tmp_path / "data")
     path = annotations.annotation_path(dataset, folder)
     with open(path, encoding="utf-8") as file:
         entries = json.load(file)
-    layout = annotations.LAYOUTS[dataset]
+    layout = datasets.DATASETS[dataset]
     other = {"NFC": "NFD", "NFD": "NFC"}[form]
     for entry in entries[:2]:
         name = entry[layout.path_field]
@@ -153,22 +153,22 @@ def test_paths_made_on_windows_and_on_a_mac(dataset, form, tmp_path):
     assert problems == [] and all(os.path.isfile(entry.image) for entry in found)
 
 
-def test_a_field_twice_is_named(tmp_path):
+def test_rejects_a_repeated_field(tmp_path):
     folder = benchmark_folders.cuhk_pedes(tmp_path)
     path = folder / "reid_raw.json"
-    first, second, *others = json.loads(path.read_text())
+    first, second, *_ = json.loads(path.read_text())
     twice = json.dumps(second)[:-1] + ', "captions": ["another"]}'
     path.write_text(f"[{json.dumps(first)}, {twice}]")
-    with pytest.raises(UserError, match="reid_raw.json: record 1: names field 'captions' twice"):
+    with pytest.raises(UserError, match=r"reid_raw.json: record 1: names field 'captions' twice"):
         load_all(folder)
 
 
 @pytest.mark.parametrize("name", ["a\0.jpg", "\ud83d.jpg"], ids=ascii)
-def test_names_that_no_file_can_have(tmp_path, name):
+def test_rejects_names_that_no_file_can_have(tmp_path, name):
     folder = benchmark_folders.cuhk_pedes(tmp_path)
     path = folder / "reid_raw.json"
     entries = json.loads(path.read_text())
     entries[2]["file_path"] = name
     path.write_text(json.dumps(entries))
-    with pytest.raises(UserError, match="record 2: field 'file_path' is '.*': no file can have that name"):
+    with pytest.raises(UserError, match=r"record 2: field 'file_path' is '.*': no file can have that name"):
         load_all(folder)

@@ -15,7 +15,7 @@ def image():
     return np.random.default_rng(0).integers(1, 100, (40, 24, 3), np.uint8)
 
 
-def test_same_seed_same_picture_and_the_source_is_left_alone(image):
+def test_is_deterministic_and_does_not_change_the_source(image):
     before = image.copy()
     first = augment_image(image, (1, 2, 3))
     np.testing.assert_array_equal(first, augment_image(image, (1, 2, 3)))
@@ -24,13 +24,13 @@ def test_same_seed_same_picture_and_the_source_is_left_alone(image):
     assert len({augment_image(image, (1, 2, k)).tobytes() for k in range(50)}) > 45
 
 
-def test_all_parts_off_is_a_copy(image):
+def test_copies_if_all_operations_are_off(image):
     result = augment_image(image, 0, **NOTHING)
     np.testing.assert_array_equal(result, image)
     assert not np.shares_memory(result, image)
 
 
-def test_flip_is_left_to_right_half_the_time(image):
+def test_flips_horizontally_half_of_the_time(image):
     flips = 0
     for seed in range(1000):
         result = augment_image(image, seed, **{**NOTHING, "flip_probability": 0.5})
@@ -41,7 +41,7 @@ def test_flip_is_left_to_right_half_the_time(image):
 
 
 @pytest.mark.parametrize("pad", [3, 10, 30])  # 30 is wider than the picture
-def test_crop_is_a_window_of_the_padded_picture_everywhere_alike(image, pad):
+def test_crops_are_uniform_windows_of_the_padded_image(image, pad):
     height, width, _ = image.shape
     padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
     windows = {}
@@ -159,7 +159,7 @@ def test_the_order_is_flip_then_pad_and_crop_then_erase(image):
     assert boxed_padding > 5 and combinations == 3
 
 
-def test_the_result_may_go_where_it_is_wanted(image):
+def test_writes_to_out(image):
     batch = np.full((3, *image.shape), 77, np.uint8)
     for seed in range(30):
         expected = augment_image(image, seed)
@@ -170,16 +170,16 @@ def test_the_result_may_go_where_it_is_wanted(image):
     np.testing.assert_array_equal(augment_image(mirrored, 3), augment_image(mirrored.copy(), 3))
 
 
-def test_a_box_that_never_fits_is_none():
+def test_returns_none_if_no_box_fits():
     assert erase_box(np.random.default_rng(0), (10, 10), area=(2.0, 3.0)) is None
 
 
-def test_one_pixel_picture_survives():
+def test_augments_a_single_pixel():
     image = np.full((1, 1, 3), 9, np.uint8)
     assert augment_image(image, 0).shape == (1, 1, 3)
 
 
-def test_switching_one_part_off_leaves_the_others(image):
+def test_turning_one_operation_off_keeps_the_others(image):
     for seed in range(20):
         whole = augment_image(image, seed, erase_probability=1.0)
         kept = augment_image(image, seed, erase_probability=0.0)

@@ -39,7 +39,7 @@ def test_decode_all(folder, capsys):
     assert decode_all([], (16, 8)).shape == (0, 16, 8, 3)
 
 
-def test_decode_all_names_the_first_unreadable_picture(folder):
+def test_decode_all_names_the_first_unreadable_image(folder):
     for number in (2, 4):
         (folder / f"{number}.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"2\.png.*0 bytes"):
@@ -55,12 +55,12 @@ def test_image_batches_are_in_order_and_padded(folder, batch_size):
     assert not any(batch[valid:].any() for batch, valid in batches)
 
 
-def test_of_a_batch_only_the_rows_that_belong_here_are_read(folder):
-    """The others may not even be there: another machine reads them."""
+def test_reads_only_the_masked_rows(folder):
+    """The other rows may not even exist here: another machine reads them."""
     for number in (0, 3, 4):
         (folder / f"{number}.png").rename(folder / f"{number}.away")
     here = np.array([False, True, True, False])
-    batches = list(image_batches(paths(folder), (16, 8), 4, here=here))
+    batches = list(image_batches(paths(folder), (16, 8), 4, row_mask=here))
     assert [valid for _, valid in batches] == [4, 3]
     for number in (0, 3, 4):
         (folder / f"{number}.away").rename(folder / f"{number}.png")
@@ -77,15 +77,15 @@ def test_image_batches_of_arrays_and_of_nothing(folder):
     assert list(image_batches([], (16, 8), 4)) == []
 
 
-def test_unreadable_picture_comes_out_when_its_batch_is_due(folder):
+def test_raises_for_an_unreadable_image_when_its_batch_is_due(folder):
     (folder / "5.png").write_bytes(b"no picture")
     batches = image_batches(paths(folder), (16, 8), 2)
     assert [next(batches)[1], next(batches)[1]] == [2, 2]
-    with pytest.raises(UserError, match=r"5\.png: not a picture"):
+    with pytest.raises(UserError, match=r"5\.png: not an image"):
         next(batches)
 
 
-def test_no_more_than_two_batches_are_read_ahead_of_the_caller(folder):
+def test_reads_at_most_two_batches_ahead(folder):
     read = []
 
     class Paths(list):

@@ -1,4 +1,4 @@
-"""Texts without their padding give the same features, whatever the method, and come back in order."""
+"""Texts with trimmed padding have the same features, with every method and in the same order."""
 
 import jax
 import numpy as np
@@ -16,13 +16,13 @@ from tpr_jax.models import clip, methods
     "ends, length",
     [([0], 24), ([23], 24), ([3, 24], 40), ([39], 40), ([40], 64), ([5, 63, 2], 64), ([], 24)],
 )
-def test_the_first_length_that_holds_all(ends, length):
+def test_trims_to_the_first_length_that_fits(ends, length):
     ids = np.arange(len(ends) * 64, dtype=np.int32).reshape(-1, 64)
     np.testing.assert_array_equal(trim_padding(ids, np.array(ends, int)), ids[:, :length])
 
 
 @given(st.integers(1, 100), st.data())
-def test_nothing_of_a_text_is_lost(context, data):
+def test_trimming_keeps_all_tokens(context, data):
     ends = np.array(data.draw(st.lists(st.integers(0, context - 1), min_size=1, max_size=5)))
     short = trim_padding(np.zeros((len(ends), context), np.int32), ends)
     assert ends.max() < short.shape[1] <= context
@@ -50,7 +50,7 @@ METHODS = {
 @pytest.mark.parametrize(
     "name, batch_size", [("zero_shot", 1), ("zero_shot", 64), *((name, 4) for name in METHODS)]
 )
-def test_features_are_those_of_whole_texts(plain, name, batch_size):
+def test_trimming_does_not_change_features(plain, name, batch_size):
     method = METHODS[name]
     functions = clip.build(plain.config, method)
     shapes = jax.eval_shape(functions["init"], jax.random.key(0))

@@ -1,5 +1,6 @@
-"""`python -m tpr_jax.data.check`: a sound folder, every kind of damage, and the exit codes."""
+"""`python -m tpr_jax.data.check`: a complete folder, every kind of damage, and the exit codes."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -9,31 +10,32 @@ import pytest
 
 from tests import benchmark_folders
 from tpr_jax.data import check
-from tpr_jax.data import counts as counts_lib
 from tpr_jax.data.annotations import Entry
+from tpr_jax.data.datasets import DATASETS, Counts
 
 
 @pytest.fixture
 def official(monkeypatch):
-    """The fixtures' own counts in the place of the official ones, so that a fixture is a whole copy."""
+    """Replaces the official counts by the fixtures' own, so that a fixture is a complete copy."""
     counts = {
         "cuhk_pedes": {
-            "train": counts_lib.Counts(4, 8, 18),
-            "val": counts_lib.Counts(2, 4, 9),
-            "test": counts_lib.Counts(3, 6, 13),
+            "train": Counts(4, 8, 18),
+            "val": Counts(2, 4, 9),
+            "test": Counts(3, 6, 13),
         },
-        "icfg_pedes": {"train": counts_lib.Counts(4, 12, 12), "test": counts_lib.Counts(3, 9, 9)},
+        "icfg_pedes": {"train": Counts(4, 12, 12), "test": Counts(3, 9, 9)},
         "rstp_reid": {
-            "train": counts_lib.Counts(4, 20, 40),
-            "val": counts_lib.Counts(2, 10, 20),
-            "test": counts_lib.Counts(3, 15, 30),
+            "train": Counts(4, 20, 40),
+            "val": Counts(2, 10, 20),
+            "test": Counts(3, 15, 30),
         },
     }
-    monkeypatch.setattr(counts_lib, "OFFICIAL", counts)
+    for name, splits in counts.items():
+        monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS[name], counts=splits))
 
 
 @pytest.mark.parametrize("dataset", ["cuhk_pedes", "icfg_pedes", "rstp_reid", "folder"])
-def test_a_whole_copy(dataset, official, tmp_path, capsys):
+def test_a_complete_copy_has_no_problems(dataset, official, tmp_path, capsys):
     folder = benchmark_folders.ALL[dataset](tmp_path / "copy")
     result = check.check(dataset, folder)
     assert result["problems"] == {} and result["whole"]
@@ -41,7 +43,7 @@ def test_a_whole_copy(dataset, official, tmp_path, capsys):
     assert capsys.readouterr().out.endswith("\nwhole\n")
 
 
-def test_a_subset_is_not_whole(tmp_path):
+def test_a_subset_is_not_complete(tmp_path):
     result = check.check("rstp_reid", benchmark_folders.rstp_reid(tmp_path))
     assert not result["whole"] and list(result["problems"]) == ["counts"]
     assert len(result["problems"]["counts"]) == 3
@@ -49,7 +51,7 @@ def test_a_subset_is_not_whole(tmp_path):
 
 
 def damaged(folder):
-    """Every kind of damage at once in a copy of CUHK-PEDES' layout: nothing hides behind another."""
+    """Damages a copy of CUHK-PEDES' layout in every way at once: no problem may hide another."""
     path = folder / "reid_raw.json"
     entries = json.loads(path.read_text())
     pictures = folder / "imgs"
@@ -68,7 +70,7 @@ def damaged(folder):
     return entries
 
 
-def test_every_kind_of_damage_is_found_at_once(official, tmp_path):
+def test_finds_every_kind_of_damage_at_once(official, tmp_path):
     entries = damaged(benchmark_folders.cuhk_pedes(tmp_path))
     result = check.check("cuhk_pedes", tmp_path)
     problems = result["problems"]
@@ -85,11 +87,11 @@ def test_every_kind_of_damage_is_found_at_once(official, tmp_path):
     (line,) = result["notes"]["captions over 77 tokens"]
     assert "record 5: caption 0" in line
     (line,) = result["notes"]["pictures named twice"]
-    assert "record 15: has the picture of" in line and line.endswith("record 14")
+    assert "record 15: has the image of" in line and line.endswith("record 14")
     assert result["counts"]["train"] == {"identities": 4, "images": 8, "captions": 17}
 
 
-def test_the_first_ten_of_each_kind_in_words_all_in_json(tmp_path, capsys):
+def test_prints_ten_of_each_kind_and_all_in_json(tmp_path, capsys):
     folder = benchmark_folders.cuhk_pedes(tmp_path)
     for path in sorted((folder / "imgs" / "CUHK03").iterdir())[:13]:
         path.unlink()
@@ -113,7 +115,7 @@ def test_the_first_ten_of_each_kind_in_words_all_in_json(tmp_path, capsys):
         (None, "no such file"),
     ],
 )
-def test_annotation_that_is_none(tmp_path, capsys, content, told):
+def test_rejects_what_is_not_an_annotation(tmp_path, capsys, content, told):
     folder = benchmark_folders.rstp_reid(tmp_path)
     (folder / "data_captions.json").unlink()
     if content is not None:
@@ -126,7 +128,7 @@ def test_annotation_that_is_none(tmp_path, capsys, content, told):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["cuhk", "--data_dir", "."], "data set 'cuhk' is unknown: known are: mini_pedes, cuhk_pedes"),
+        (["cuhk", "--data_dir", "."], "data set 'cuhk' is unknown: choose from: mini_pedes, cuhk_pedes"),
         (["cuhk_pedes", "--data_dir", "/no/such"], "--data_dir /no/such: no such folder"),
         (["folder"], "--data_dir is missing"),
     ],
@@ -141,14 +143,14 @@ def test_wrong_usage(capsys, arguments, told):
     assert ended.value.code == 2
 
 
-def test_exactly_77_tokens_are_not_too_many():
-    """Start and end of text count: 75 words of one token each just fit."""
+def test_accepts_exactly_77_tokens():
+    """Start and end of text count too: 75 words of one token each just fit."""
     fits, long = "man " * 75, "man " * 76
     entries = [Entry("r 0", "train", "a", [fits, long], 1), Entry("r 1", "train", "b", ["x"], 1)]
-    assert check.long_captions(entries) == ["r 0: caption 1 has more than 77 tokens, and will be cut"]
+    assert check.long_captions(entries) == ["r 0: caption 1 has more than 77 tokens, and will be truncated"]
 
 
-def test_an_id_written_in_two_ways_is_one_identity(tmp_path):
+def test_counts_two_spellings_of_an_id_as_one_identity(tmp_path):
     benchmark_folders.draw(tmp_path / "a.jpg", 0)
     benchmark_folders.draw(tmp_path / "b.jpg", 1)
     line = {"image": "a.jpg", "caption": "a man", "id": 7, "split": "train"}
@@ -167,22 +169,22 @@ def test_own_data_with_a_box_outside_and_no_test(tmp_path):
     assert problems["splits"] == [f"{tmp_path}/captions.csv: no record of split 'test'"]
 
 
-def test_processes_find_what_threads_find(tmp_path, monkeypatch):
+def test_processes_and_threads_find_the_same(tmp_path, monkeypatch):
     damaged(benchmark_folders.cuhk_pedes(tmp_path))
     threads = check.check("cuhk_pedes", tmp_path)
-    monkeypatch.setattr(check, "_FEW", 0)
+    monkeypatch.setattr(check, "_MIN_FOR_PROCESSES", 0)
     assert check.check("cuhk_pedes", tmp_path) == threads
 
 
-def test_in_a_process_of_its_own(tmp_path):
-    """Without TensorFlow and JAX, which nothing here needs."""
+def test_runs_without_tensorflow_and_jax(tmp_path):
+    """The check needs neither."""
     folder = benchmark_folders.own_folder(tmp_path)
     code = (
         "import sys; from tpr_jax.data import check; code = check.main(sys.argv[1:]);"
         "assert not {'tensorflow', 'jax', 'flax'} & set(sys.modules); sys.exit(code)"
     )
     command = [sys.executable, "-c", code, "folder", "--data_dir", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("\nwhole\n")
 
@@ -193,13 +195,13 @@ def test_in_a_process_of_its_own(tmp_path):
     [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "utf-8"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}],
     ids=["ascii", "utf-8", "C"],
 )
-def test_any_path_can_be_told(tmp_path, flag, environment):
-    """Accented letters on a terminal in ASCII; bytes that are not UTF-8, and half a surrogate pair."""
+def test_prints_any_path(tmp_path, flag, environment):
+    """Accented letters on an ASCII terminal, bytes that are not UTF-8, and a lone surrogate."""
     names = ["caf\u00e9.jpg", "gone\udcff.jpg", "half\ud83d.jpg"]
     lines = [{"image": name, "caption": "a man", "id": 1, "split": "train"} for name in names]
     (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
     command = [sys.executable, "-m", "tpr_jax.data.check", "folder", "--data_dir", str(tmp_path), *flag]
-    done = subprocess.run(command, capture_output=True, timeout=300, env={**os.environ, **environment})
+    done = subprocess.run(command, capture_output=True, timeout=600, env={**os.environ, **environment})
     assert done.returncode == 1 and done.stderr == b""
     assert b"gone\\udcff.jpg" in done.stdout and b"half\\ud83d.jpg" in done.stdout.replace(b"\\\\", b"\\")
     if flag:

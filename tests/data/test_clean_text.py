@@ -63,7 +63,7 @@ CASES = [
 
 
 def as_clip(text: str) -> str:
-    """`basic_clean`, then `whitespace_clean`, then lower case, as CLIP describes them."""
+    """Applies `basic_clean`, then `whitespace_clean`, then lower case, as CLIP describes them."""
     text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
     return re.sub(r"\s+", " ", text).strip().lower()
 
@@ -89,7 +89,7 @@ def test_any_text_is_cleaned_as_clip_does(text):
 
 @pytest.mark.parametrize("code", range(128))
 def test_every_ascii_character_within_a_text(code):
-    """Plain texts take a shorter way, which may not be told from the longer one."""
+    """The shortcut for plain texts must equal the general path."""
     for text in (f"A{chr(code)}B", f"{chr(code)}a", f"a{chr(code)}{chr(code)}"):
         assert clean(text) == as_clip(text)
 
@@ -99,11 +99,11 @@ def test_surrogates():
     assert replace_surrogates("\ud83d \udcff") == "\ufffd \ufffd"
 
 
-def test_plain_texts_do_not_wait_for_the_library():
+def test_imports_ftfy_only_for_texts_that_need_it():
     code = (
         "import sys; from tpr_jax.data.tokenizer import clip_tokenizer; clip = clip_tokenizer();"
         "clip(['A man, in red; 5\\' tall!']); assert 'ftfy' not in sys.modules;"
         "clip(['caf\\xe9']); assert 'ftfy' in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Own data: captions.jsonl and captions.csv, boxes, and what can be wrong with a line."""
+"""Custom data: captions.jsonl and captions.csv, boxes, and invalid lines."""
 
 import json
 
@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from tests import benchmark_folders
-from tpr_jax.data.custom import Unusable, read_rows
+from tpr_jax.data.custom import read_rows
 from tpr_jax.data.images.read import Crop, read_image
 from tpr_jax.data.records import image_sources, load_all
+from tpr_jax.data.text_files import InvalidRecord
 from tpr_jax.errors import UserError
 
 LINE = {"image": "a.png", "caption": "a man", "id": 7, "split": "train"}
@@ -77,10 +78,10 @@ def test_csv_ids_are_numbers_only_if_all_are(tmp_path):
         (LINE | {"image": "./a.png", "id": 8}, "another id than line 1"),
     ],
 )
-def test_lines_that_cannot_be_used(tmp_path, line, told):
+def test_rejects_invalid_lines(tmp_path, line, told):
     (_, good), (number, bad) = rows(tmp_path, LINE, line)
     assert good["captions"] == ["a man"] and number == 2
-    assert isinstance(bad, Unusable) and told in bad.reason
+    assert isinstance(bad, InvalidRecord) and told in bad.reason
 
 
 @pytest.mark.parametrize(
@@ -88,34 +89,34 @@ def test_lines_that_cannot_be_used(tmp_path, line, told):
     [
         ({"id": 1.5}, "line 2: field 'id' is 1.5: must be a whole number or a name"),
         ({"id": ""}, "line 2: field 'id' is ''"),
-        ({"caption": None}, "line 2: field 'caption', item 0 is not a text: None"),
+        ({"caption": None}, "line 2: field 'caption', item 0 is not a string: None"),
         ({"caption": " "}, "line 2: field 'caption', item 0 is empty"),
         ({"split": "dev"}, "line 2: field 'split' is 'dev': must be one of train, val, test"),
         ({"image": 3}, "line 2: field 'image' is 3"),
     ],
 )
-def test_fields_that_cannot_be_used(tmp_path, change, told):
+def test_rejects_invalid_fields(tmp_path, change, told):
     lines = [LINE, LINE | {"image": "b.png"} | change]
     benchmark_folders.write_own(tmp_path, lines, "jsonl")
     with pytest.raises(UserError, match=told):
         load_all(tmp_path, "folder")
 
 
-def test_csv_that_is_none(tmp_path):
+def test_rejects_what_is_not_csv(tmp_path):
     with pytest.raises(UserError, match="the first line has no column 'caption'"):
         rows(tmp_path, "image,text,id,split", kind="csv")
     with pytest.raises(UserError, match="the first line has no column 'image'"):
         rows(tmp_path, "", kind="csv")
-    with pytest.raises(UserError, match="captions.csv: line 2 is not CSV"):
+    with pytest.raises(UserError, match=r"captions.csv: line 2 is not CSV"):
         rows(tmp_path, "image,caption,id,split", 'a.png,"red" coat,1,train', kind="csv")
     ((number, bad),) = rows(tmp_path, "image,caption,id,split", "a.png,red, blue,1,train", kind="csv")
     assert number == 2 and "has 5 fields, the first line 4" in bad.reason
     (tmp_path / "captions.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="captions.jsonl: not UTF-8"):
+    with pytest.raises(UserError, match=r"captions.jsonl: not UTF-8"):
         read_rows(str(tmp_path / "captions.jsonl"))
 
 
-def test_a_crop_is_of_the_upright_picture(tmp_path):
+def test_crops_are_relative_to_the_upright_image(tmp_path):
     pixels = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3)
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees, clockwise
@@ -124,9 +125,9 @@ def test_a_crop_is_of_the_upright_picture(tmp_path):
     path = str(tmp_path / "a.png")
     np.testing.assert_array_equal(read_image(Crop(path, 3, 1, 2, 3)), upright[1:4, 3:5])
     np.testing.assert_array_equal(read_image(Crop(path, -2, -1, 3, 3)), upright[:2, :1])
-    with pytest.raises(UserError, match=r"a.png \[6, 0, 2, 2\]: the box .* outside of the picture of 6 x 4"):
+    with pytest.raises(UserError, match=r"a.png \[6, 0, 2, 2\]: the box .* is outside of the image of 6 x 4"):
         read_image(Crop(path, 6, 0, 2, 2))
-    with pytest.raises(UserError, match="outside of the picture"):
+    with pytest.raises(UserError, match="outside of the image"):
         read_image(Crop(path, -5, 0, 5, 2))
 
 
@@ -135,7 +136,7 @@ HEAD = "image,caption,id,split"
 
 @pytest.mark.parametrize("mark", "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\r", ids=ascii)
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_breaks_of_word_processors_are_white_space(tmp_path, mark, kind):
+def test_replaces_line_breaks_of_word_processors(tmp_path, mark, kind):
     texts = [f"A man in a{mark}red coat", f"A woman{mark}with a bag", "A boy"]
     if kind == "csv":
         lines = [HEAD, *(f"{n}.jpg,{text},{n},train" for n, text in enumerate(texts))]
@@ -147,7 +148,7 @@ def test_breaks_of_word_processors_are_white_space(tmp_path, mark, kind):
     assert found == [["A man in a red coat"], ["A woman with a bag"], ["A boy"]]
 
 
-def test_blanks_around_everything(tmp_path):
+def test_strips_blanks_everywhere(tmp_path):
     lines = [" image , caption, id , split", "a.jpg , A man in red, 7 , train", "b.jpg , x,7, train "]
     first, second = (row for _, row in rows(tmp_path, *lines, kind="csv"))
     assert (first["image"], first["captions"], first["id"], first["split"]) == (
@@ -163,29 +164,29 @@ def test_blanks_around_everything(tmp_path):
         {"image": "b.jpg", " caption": "x", "caption": "y", "id": "7", "split": "train"},
     )
     assert (row["image"], row["id"], row["split"]) == ("a.jpg", "anna", "train")
-    assert twice == Unusable("names field 'caption' twice: leave one out")
+    assert twice == InvalidRecord("names field 'caption' twice: leave one out")
 
 
 @pytest.mark.parametrize("name", ["image", "caption", "id", "split", "x", "note"])
 @pytest.mark.parametrize("blank", ["", " "])
-def test_a_column_twice_is_named(tmp_path, name, blank):
+def test_rejects_a_repeated_column(tmp_path, name, blank):
     with pytest.raises(UserError, match=f"captions.csv: the first line names column '{name}' twice"):
         rows(tmp_path, f"{HEAD},x,note,{blank}{name}", "a.png,c,1,train,,,", kind="csv")
 
 
-def test_columns_without_a_name_are_no_columns(tmp_path):
+def test_ignores_columns_without_a_name(tmp_path):
     ((_, row),) = rows(tmp_path, f"{HEAD},,", "a.png,c,1,train,u,v", kind="csv")
     assert row["captions"] == ["c"]
 
 
-def test_a_field_twice_is_named(tmp_path):
+def test_rejects_a_repeated_field(tmp_path):
     line = '{"image": "b.png", "caption": "x", "id": 1, "split": "train", "caption": "y"}'
     _, (number, bad) = rows(tmp_path, LINE, line)
-    assert (number, bad) == (2, Unusable("names field 'caption' twice: leave one out"))
+    assert (number, bad) == (2, InvalidRecord("names field 'caption' twice: leave one out"))
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_ids_beyond_64_bits_are_names(tmp_path, kind):
+def test_treats_ids_beyond_64_bits_as_names(tmp_path, kind):
     ids = [20231127153000123456, 20231127153000123457, -(2**63) - 1]
     if kind == "csv":
         lines = [HEAD, *(f"{n}.png,c,{pid},train" for n, pid in enumerate(ids))]
@@ -207,8 +208,8 @@ def test_a_long_id_beside_short_ones(tmp_path, long):
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_lines_of_a_photo_by_other_names_are_its_captions(tmp_path, kind):
-    """Blanks, backslashes, ways there and back, and the form of the letters: it is one photo."""
+def test_groups_lines_by_image_file(tmp_path, kind):
+    """Blanks, backslashes, `..` and Unicode forms do not make it another file."""
     (tmp_path / "Zo\u00eb").mkdir()
     (tmp_path / "Zo\u00eb" / "a.png").write_bytes(b"x")
     names = [
@@ -227,27 +228,29 @@ def test_lines_of_a_photo_by_other_names_are_its_captions(tmp_path, kind):
     assert row["captions"] == [f"c{n}" for n in range(len(names))]
 
 
-def test_lines_of_a_photo_with_one_id_written_twice_over(tmp_path):
+def test_accepts_two_spellings_of_one_id(tmp_path):
     ((_, row),) = rows(tmp_path, LINE, LINE | {"id": "7"}, LINE | {"id": 7.0})
     assert len(row["captions"]) == 3
 
 
 def test_a_photo_in_two_splits_is_two_records(tmp_path):
-    """So that it is told as what it is, and config.on_leak decides: see test_leaks."""
+    """So that it is reported as a leak, and config.on_leak decides; see test_leaks."""
     (_, first), (_, second) = rows(tmp_path, LINE, LINE | {"split": "test"})
     assert (first["split"], second["split"]) == ("train", "test")
 
 
 @pytest.mark.parametrize("image", ["a\0.jpg", "\ud83d.jpg"], ids=ascii)
-def test_names_that_no_file_can_have(tmp_path, image):
+def test_rejects_names_that_no_file_can_have(tmp_path, image):
     (tmp_path / "captions.jsonl").write_text(json.dumps(LINE | {"image": image}))
-    with pytest.raises(UserError, match="line 1: field 'image' is '.*': no file can have that name") as error:
+    with pytest.raises(
+        UserError, match=r"line 1: field 'image' is '.*': no file can have that name"
+    ) as error:
         load_all(tmp_path, "folder")
     str(error.value).encode("ascii")
 
 
-def test_captions_are_texts_that_can_be_written(tmp_path):
-    """A lone half of a surrogate pair would end the report at the end of a run."""
+def test_replaces_lone_surrogates_in_captions(tmp_path):
+    """A lone surrogate would make writing the report fail at the end of a run."""
     benchmark_folders.draw(tmp_path / "a.png", 0)
     (tmp_path / "captions.jsonl").write_text(json.dumps(LINE | {"caption": "a man \ud83d"}))
     assert load_all(tmp_path, "folder")["train"].captions == [["a man \ufffd"]]

@@ -1,4 +1,4 @@
-"""Which ids are one person's."""
+"""Which spellings of ids mean the same person."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpr_jax.data.identity import identity
+from tpr_jax.data.identity import normalize_id
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,8 @@ from tpr_jax.data.identity import identity
         ("anna b", "anna  b", "anna\u00a0b", "anna\x0bb"),
     ],
 )
-def test_one_person(same):
-    assert len({str(identity(value)) for value in same}) == 1
+def test_spellings_of_one_id_are_equal(same):
+    assert len({str(normalize_id(value)) for value in same}) == 1
 
 
 @pytest.mark.parametrize(
@@ -41,23 +41,27 @@ def test_one_person(same):
         ("Zo\u00eb", "Zoe"),
     ],
 )
-def test_two_people(one, other):
-    assert str(identity(one)) != str(identity(other))
+def test_different_ids_stay_different(one, other):
+    assert str(normalize_id(one)) != str(normalize_id(other))
 
 
 def test_numbers_of_64_bits_stay_numbers():
-    assert [identity(n) for n in (2**63 - 1, -(2**63), 7.0)] == [2**63 - 1, -(2**63), 7]
-    assert [identity(n) for n in (2**63, -(2**63) - 1)] == [str(2**63), str(-(2**63) - 1)]
-    assert isinstance(identity(7.0), int)
+    assert [normalize_id(n) for n in (2**63 - 1, -(2**63), 7.0)] == [2**63 - 1, -(2**63), 7]
+    assert [normalize_id(n) for n in (2**63, -(2**63) - 1)] == [str(2**63), str(-(2**63) - 1)]
+    assert isinstance(normalize_id(7.0), int)
 
 
-def test_what_is_no_id_stays_as_it_is():
-    assert identity(True) is True and identity(None) is None and identity(7.5) == 7.5
-    assert math.isnan(identity(math.nan)) and identity(math.inf) == math.inf and identity(1e300) == 1e300
-    assert identity(" \ufeff\n") == ""
+def test_returns_other_values_unchanged():
+    assert normalize_id(True) is True and normalize_id(None) is None and normalize_id(7.5) == 7.5
+    assert (
+        math.isnan(normalize_id(math.nan))
+        and normalize_id(math.inf) == math.inf
+        and normalize_id(1e300) == 1e300
+    )
+    assert normalize_id(" \ufeff\n") == ""
 
 
 @given(st.one_of(st.integers(), st.text(st.characters(exclude_categories=())), st.floats(allow_nan=False)))
-def test_an_identity_is_its_own(value):
-    found = identity(value)
-    assert identity(found) == found and type(identity(found)) is type(found)
+def test_is_idempotent(value):
+    found = normalize_id(value)
+    assert normalize_id(found) == found and type(normalize_id(found)) is type(found)

@@ -1,5 +1,6 @@
-"""People and photos in two splits: found by one rule, said by data.check, refused by training."""
+"""Identities and photos in two splits: found by one rule, listed by data.check, rejected by training."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import pytest
 from tests import benchmark_folders
 from tpr_jax import main
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.data import check, datasets, leaks
+from tpr_jax.data import check, datasets, leaks, splits
 from tpr_jax.data.annotations import Entry, annotation_path
 from tpr_jax.data.images.read import Stored
 from tpr_jax.data.records import Records, load_all
@@ -19,7 +20,7 @@ from tpr_jax.train import setup, writer
 
 
 def own(folder, *lines, kind="jsonl", photos=("photos/a.jpg", "photos/b.jpg", "photos/c.jpg")):
-    """Own data with lines of (image, id, split)."""
+    """Writes custom data with lines of (image, id, split)."""
     for number, name in enumerate(photos):
         benchmark_folders.draw(folder / name, number)
     fields = [{"image": i, "caption": "a man", "id": pid, "split": split} for i, pid, split in lines]
@@ -28,11 +29,11 @@ def own(folder, *lines, kind="jsonl", photos=("photos/a.jpg", "photos/b.jpg", "p
 
 
 def both(folder, dataset="folder") -> leaks.Leaks:
-    """What data.check finds, which has to be what training finds."""
+    """Returns what data.check finds, after checking that training finds the same."""
     problems = check.check(dataset, str(folder))["problems"]
     assert "records" not in problems and "annotation" not in problems
     found = leaks.Leaks(*(problems.get(f"{what} in two splits", []) for what in ("identities", "photos")))
-    assert leaks.of_splits(load_all(folder, dataset)) == found
+    assert leaks.find_in_splits(load_all(folder, dataset)) == found
     return found
 
 
@@ -60,7 +61,7 @@ def test_a_person_in_two_splits(tmp_path, kind, one, other, same):
     assert found == leaks.Leaks([f"identity {one} is in train and test"] if same else [], [])
 
 
-def test_a_whole_number_with_a_point_is_that_number(tmp_path):
+def test_treats_7_and_7_0_as_one_identity(tmp_path):
     assert both(own(tmp_path, (A, 7, "train"), (B, 7.0, "val"), ("photos/c.jpg", 7, "test"))) == leaks.Leaks(
         ["identity 7 is in train and val and test"], []
     )
@@ -135,54 +136,54 @@ def test_every_layout(tmp_path, dataset):
     ],
 )
 def test_boxes_of_one_photo(one, other, same):
-    assert leaks.same_part(one, other) is leaks.same_part(other, one) is same
+    assert leaks.boxes_overlap(one, other) is leaks.boxes_overlap(other, one) is same
     entries = [Entry("1", "train", "a", ["x"], 1, one), Entry("2", "test", "a", ["x"], 2, other)]
-    assert len(leaks.of_entries(entries).photos) == same
+    assert len(leaks.find_in_entries(entries).photos) == same
 
 
-def test_of_three_splits_those_are_named_that_share():
+def test_names_only_the_splits_that_share_a_photo():
     boxes = [("train", (0, 0, 10, 10)), ("val", (50, 0, 10, 10)), ("test", (1, 0, 10, 10))]
-    rows = [leaks.Row(split, str(i), "a", box, "a.jpg") for i, (split, box) in enumerate(boxes)]
-    assert leaks.photos_in_two(rows) == ["photo a.jpg is in train and test"]
+    rows = [leaks.ImageRow(split, str(i), "a", box, "a.jpg") for i, (split, box) in enumerate(boxes)]
+    assert leaks.shared_photos(rows) == ["photo a.jpg is in train and test"]
 
 
-def test_prepared_records_have_their_names_in_the_data_set():
+def test_compares_prepared_records_by_their_names():
     def split(*names):
         files = [Stored(f"x:{name}", b"") for name in names]
         return Records("x", list(names), [["a"]] * len(names), np.arange(len(names)), stored=files)
 
     one = split("imgs/a.jpg", "imgs/caf\u00e9.jpg")
     other = split("imgs/b.jpg", "imgs/cafe\u0301.jpg")
-    found = leaks.of_splits({"train": one, "test": other})
+    found = leaks.find_in_splits({"train": one, "test": other})
     assert found.people == ["identity 0 is in train and test", "identity 1 is in train and test"]
     told = "photo imgs/caf\u00e9.jpg is in train and test (also named imgs/cafe\u0301.jpg)"
     assert found.photos == [told]
 
 
-def test_names_stay_names():
-    """Records number people; what is told is what the annotation calls them."""
+def test_reports_identities_by_their_names():
+    """Records number the identities; messages use the annotation's names."""
     records = [
         Records("x", [path], [["a"]], np.array([pid]), names=[name])
         for path, pid, name in (("a", 0, "anna"), ("b", 0, "anna"), ("c", 1, "ben"))
     ]
     splits = dict(zip(("train", "val", "test"), records, strict=True))
-    assert leaks.of_splits(splits).people == ["identity anna is in train and val"]
+    assert leaks.find_in_splits(splits).people == ["identity anna is in train and val"]
 
 
-def test_refusing_and_warning(capsys):
+def test_raises_or_warns(capsys):
     none, some = leaks.Leaks([], []), leaks.Leaks(["identity 7 is in train and test"], [])
-    assert leaks.refuse(none, "x", "error", False) == {}
+    assert leaks.raise_or_warn(none, "x", "error", False) == {}
     with pytest.raises(UserError) as error:
-        leaks.refuse(some, "x", "error", False)
+        leaks.raise_or_warn(some, "x", "error", False)
     told = "x: 1 identity is in two splits: identity 7 is in train and test"
     assert str(error.value).startswith(f"{told}; ") and str(error.value).endswith("--config.on_leak=warn")
     assert "\n" not in str(error.value) and capsys.readouterr().out == ""
     facts = {"in_two_splits": {"identities": 1, "photos": 0}}
-    assert leaks.refuse(some, "x", "warn", False) == facts
+    assert leaks.raise_or_warn(some, "x", "warn", False) == facts
     assert capsys.readouterr().out == f"warning: {told}\n"
-    assert leaks.refuse(some, "x", "error", official=True) == facts  # the authors made those splits
+    assert leaks.raise_or_warn(some, "x", "error", official=True) == facts  # the authors made those splits
     many = leaks.Leaks(["a", "b"], ["c"])
-    leaks.refuse(many, "x", "warn", False)
+    leaks.raise_or_warn(many, "x", "warn", False)
     expected = "warning: x: 2 identities and 1 photo are in two splits, the first: a\n"
     assert capsys.readouterr().out.endswith(expected)
 
@@ -192,7 +193,7 @@ def settings(tiny, folder, *more):
     return ["main", *flags, f"--config.data_dir={folder}", *more]
 
 
-def test_training_refuses_in_one_line(tiny, explained, capsys, tmp_path):
+def test_training_fails_with_one_line(tiny, explained, capsys, tmp_path):
     folder = own(tmp_path / "own", (A, 7, "train"), ("photos/c.jpg", 8, "train"), (B, "7", "test"))
     workdir = tmp_path / "run"
     line = explained(capsys, *settings(tiny, folder)[1:3], "--workdir", workdir, *settings(tiny, folder)[5:])
@@ -203,8 +204,8 @@ def test_training_refuses_in_one_line(tiny, explained, capsys, tmp_path):
     assert "identity 7 is in train and test" in capsys.readouterr().out
 
 
-def test_a_run_from_before_there_was_the_key_goes_on(tmp_path):
-    """And one that stopped at an error may go on with a warning."""
+def test_resumes_a_run_from_before_the_key_existed(tmp_path):
+    """A run that stopped at an error may also resume with a warning."""
     now = config_lib.to_plain(config_lib.base())
     before = {key: value for key, value in now.items() if key != "on_leak"}
     for old in (before, now):
@@ -213,14 +214,14 @@ def test_a_run_from_before_there_was_the_key_goes_on(tmp_path):
     assert now["on_leak"] == "error"
 
 
-def test_an_unknown_value_is_refused(explained, capsys, tiny):
+def test_rejects_an_unknown_value(explained, capsys, tiny):
     line = explained(capsys, *settings(tiny, "x", "--config.on_leak=warm")[1:])
     assert "config.on_leak='warm'" in line and "'warn'" in line
 
 
 @pytest.mark.parametrize("how", ["absolute", "linked folder", "linked photo"])
-def test_mixed_data_that_bring_a_photo_of_the_test_split(tiny, tmp_path, how):
-    """Ids of two data sets tell nothing, but a file is a file."""
+def test_finds_test_photos_in_mixed_data(tiny, tmp_path, how):
+    """Ids of two data sets are unrelated, but files can be compared."""
     home = own(tmp_path / "home", (A, 1, "train"), (B, 2, "test"))
     photo = {
         "absolute": f"{home}/photos/b.jpg",
@@ -241,8 +242,8 @@ def test_mixed_data_that_bring_a_photo_of_the_test_split(tiny, tmp_path, how):
     assert setup.prepare(config)["data"]["in_two_splits"] == {"identities": 0, "photos": 1}
 
 
-def test_few_shot_does_not_hide_what_is_shared(tiny, tmp_path):
-    """Who is left is chance, and another fraction would train on the others."""
+def test_few_shot_does_not_hide_leaks(tiny, tmp_path):
+    """Chance decides which identities remain, so another fraction would train on the others."""
     lines = [(A, 7, "train"), ("photos/c.jpg", 8, "train"), (B, 7, "test")]
     folder = own(tmp_path / "own", *lines)
     for seed in range(4):
@@ -253,7 +254,7 @@ def test_few_shot_does_not_hide_what_is_shared(tiny, tmp_path):
             setup.prepare(config)
 
 
-def test_published_splits_train_whatever_they_share(tiny, tmp_path, monkeypatch):
+def test_official_splits_only_warn(tiny, tmp_path, monkeypatch):
     folder = shutil.copytree(tiny["data"], tmp_path / "data")
     entries = json.loads((folder / "reid_raw.json").read_text())
     entries[-1]["id"] = entries[0]["id"]
@@ -263,10 +264,11 @@ def test_published_splits_train_whatever_they_share(tiny, tmp_path, monkeypatch)
     )[0]
     with pytest.raises(UserError, match="identity 1 is in train and test"):
         setup.prepare(config)
-    counts = datasets.counts_lib.count(datasets.load_splits("cuhk_pedes", str(folder)))
-    monkeypatch.setattr(datasets.counts_lib, "OFFICIAL", {"cuhk_pedes": counts})
+    counts = splits.count_records(splits.load_splits("cuhk_pedes", str(folder)))
+    official = dataclasses.replace(datasets.DATASETS["cuhk_pedes"], counts=counts)
+    monkeypatch.setitem(datasets.DATASETS, "cuhk_pedes", official)
     assert setup.prepare(config)["data"]["in_two_splits"] == {"identities": 1, "photos": 0}
 
 
-def test_the_bundled_data_set_shares_nothing():
-    assert leaks.of_splits(datasets.load_splits("mini_pedes", "")) == leaks.Leaks([], [])
+def test_the_bundled_data_set_has_no_leaks():
+    assert leaks.find_in_splits(splits.load_splits("mini_pedes", "")) == leaks.Leaks([], [])

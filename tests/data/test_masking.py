@@ -36,7 +36,7 @@ def test_labels_are_the_ids_of_chosen_words_and_the_rest_is_untouched():
 
 
 @pytest.mark.parametrize("mask_id", [49405, 60])
-def test_shares_of_chosen_masked_random_and_kept(mask_id):
+def test_fractions_of_selected_masked_random_and_kept_tokens(mask_id):
     words = np.full(75, mask_id - 1, np.int32)
     chosen = masks = kept = total = 0
     random_ids = []
@@ -74,15 +74,15 @@ def test_random_ids_are_those_below_the_mask():
     assert counts[0] == counts[5:].sum() == 0
 
 
-def test_with_the_least_vocabulary_a_word_stays_or_becomes_the_mask():
+def test_smallest_vocabulary():
     for seed in range(100):
         masked, _ = mask_caption(caption([1, 1, 1]), 2, seed, probability=1.0)
         assert set(masked[1:4]) <= {1, 2}
-    masked, labels = mask_caption(caption([]), 1, 0)
+    masked, _ = mask_caption(caption([]), 1, 0)
     np.testing.assert_array_equal(masked, caption([]))
 
 
-def test_first_word_becomes_the_mask_if_none_was_chosen():
+def test_masks_the_first_word_if_none_is_selected():
     ids = caption([320, 786])
     nothing = 0
     for seed in range(500):

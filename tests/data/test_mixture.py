@@ -1,4 +1,4 @@
-"""Several data sets as one: identities apart, and each caption as often an epoch as its weight says."""
+"""Mixing data sets: separate identities, and each caption as often per epoch as its weight says."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tpr_jax.data.mixture import epoch_order, examples_per_epoch, mix
-from tpr_jax.data.records import Records, caption_pairs, keep_images
+from tpr_jax.data.records import Records, caption_pairs, select_images
 
 
 def part(name, pids, captions_each=2, boxes=None):
@@ -20,7 +20,7 @@ B = part("b", [5, 9, 9, 2**62, -3], 1, [None, (0, 0, 4, 4), None, None, None])  
 C = part("c", list(range(30)), 1)
 
 
-def test_identities_never_meet():
+def test_data_sets_share_no_identity():
     mixed = mix([A, B, A], [1, 1, 1])
     assert mixed.pids.tolist() == [1, 1, 2, 0, 4, 5, 5, 6, 3, 8, 8, 9, 7]
     assert mixed.name == "a:train + b:train + a:train"
@@ -42,7 +42,7 @@ def test_whole_weights(weight):
 
 
 @pytest.mark.parametrize(("weight", "examples"), [(0.5, 15), (0.1, 3), (1.5, 45), (2.25, 68), (0.01, 0)])
-def test_parts_of_a_data_set(weight, examples):
+def test_fractional_weights(weight, examples):
     mixed = mix([A, C], [1, weight])
     assert examples_per_epoch(mixed) == 8 + examples
     seen = Counter()
@@ -69,14 +69,14 @@ def test_order_is_repeatable_and_differs_between_epochs_and_seeds():
     assert chosen[0] != chosen[1]  # another half of the second data set
 
 
-def test_without_weights_it_is_the_permutation_it_always_was():
+def test_unweighted_order_is_a_plain_permutation():
     expected = np.random.default_rng([7, 4]).permutation(8)
     np.testing.assert_array_equal(epoch_order(A, 7, 4), expected)
 
 
-def test_keeping_some_images_keeps_what_belongs_to_them():
+def test_select_images_keeps_all_fields():
     mixed = mix([A, B], [1, 0.5])
-    kept = keep_images(mixed, np.arange(9) % 2 == 1)
+    kept = select_images(mixed, np.arange(9) % 2 == 1)
     assert kept.image_paths == ["a/1.jpg", "a/3.jpg", "b/1.jpg", "b/3.jpg"]
     assert kept.captions == [A.captions[1], A.captions[3], B.captions[1], B.captions[3]]
     assert kept.pids.tolist() == mixed.pids[1::2].tolist()

@@ -15,7 +15,7 @@ PLAIN = {"augment": False, "mask_text": False}
 
 
 class Tokenizer:
-    """Ids that tell the caption: its number, several times."""
+    """Makes ids that identify the caption: its number, several times."""
 
     mask_id = 90
 
@@ -73,7 +73,7 @@ def test_shapes_types_and_dropped_remainder(records):
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_every_row_belongs_together(records, cache):
+def test_rows_have_matching_image_caption_and_pid(records, cache):
     batch = whole(make(records, cache=cache, **PLAIN)(0))
     picture_of = [i for i, captions in enumerate(records.captions) for _ in captions]
     for image, ids, pid, index in zip(*batch.values(), strict=True):
@@ -84,7 +84,7 @@ def test_every_row_belongs_together(records, cache):
         assert [5, 12, 70, 900][pid] == records.pids[picture]
 
 
-def test_order_is_that_of_the_seed_and_the_epoch(records):
+def test_order_depends_on_seed_and_epoch(records):
     for seed, epoch in [(0, 0), (0, 1), (7, 0)]:
         index = whole(make(records, seed=seed, **PLAIN)(epoch))["index"]
         np.testing.assert_array_equal(index, np.random.default_rng([seed, epoch]).permutation(18)[:16])
@@ -101,14 +101,14 @@ def test_starting_in_the_middle_gives_the_same_batches(records, cache, step):
 
 
 @pytest.mark.parametrize("start", [0, 3, 4, 9])
-def test_a_stream_goes_on_epoch_after_epoch(records, start):
+def test_stream_continues_with_the_next_epoch(records, start):
     batches = make(records)
     whole_run = [batch for epoch in range(4) for batch in batches(epoch)]
     taken = stream(batches, 4, start)
     assert_same([next(taken) for _ in range(16 - start)], whole_run[start:])
 
 
-def test_memory_and_disk_give_the_same(records):
+def test_cached_and_uncached_batches_are_equal(records):
     assert_same(make(records, cache=True)(2), make(records, cache=False)(2))
 
 
@@ -150,8 +150,8 @@ def test_augmentation_and_masking_happen(records):
 
 
 @pytest.mark.parametrize("mask_text", [True, False])
-def test_masked_words_come_beside_the_ids(records, mask_text):
-    """With `mlm`: the masked ids, and labels that put the caption back; everything else is as without."""
+def test_mlm_adds_masked_ids_and_labels(records, mask_text):
+    """The labels restore the caption, and everything else is as without `mlm`."""
     without = whole(make(records, mask_text=mask_text)(2))
     found = whole(make(records, mask_text=mask_text, mlm=True)(2))
     assert set(found) == set(without) | {"mlm_ids", "mlm_labels"}
@@ -166,7 +166,7 @@ def test_masked_words_come_beside_the_ids(records, mask_text):
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_share_every_batch(records, count):
+def test_processes_get_shards_of_every_batch(records, count):
     shares = [list(make(records, process_index=p, process_count=count)(1)) for p in range(count)]
     joined = [
         {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -182,27 +182,27 @@ def test_iterator_may_be_left_early(records):
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_unreadable_picture_is_named_without_tensorflows_words(records, cache, capfd):
+def test_raises_the_original_error_for_an_unreadable_image(records, cache, capfd):
     expected = list(make(records, **PLAIN)(0))
     bad = records.image_paths[8]
     with open(bad, "r+b") as file:
         file.truncate(500)
     if cache:
-        with pytest.raises(UserError, match=r"8\.png: damaged or cut-off"):
+        with pytest.raises(UserError, match=r"8\.png: damaged or truncated"):
             make(records, cache=True)
     else:
         good = [batch for batch in expected if not np.isin([15, 16, 17], batch["index"]).any()]
         before = next(k for k, b in enumerate(expected) if np.isin([15, 16, 17], b["index"]).any())
         batches, received = make(records, cache=False, **PLAIN)(0), []
-        with pytest.raises(UserError, match=r"8\.png: damaged or cut-off") as error:
+        with pytest.raises(UserError, match=r"8\.png: damaged or truncated") as error:
             for batch in batches:
-                received.append(batch)
+                received.append(batch)  # noqa: PERF402  keeps what came before the error
         assert "\n" not in str(error.value) and error.value.__cause__ is None
         assert_same(received, good[:before])
     assert capfd.readouterr().err == ""
 
 
-def test_settings_that_do_not_fit(records):
+def test_rejects_settings_that_do_not_fit(records):
     for batch_size in (0, -1, 19):
         with pytest.raises(UserError, match=f"batch_size {batch_size} .*18 captions of tiny:train"):
             make(records, batch_size=batch_size)

@@ -1,4 +1,4 @@
-"""Training batches of the identity sampler: P x K, shared by processes, the same from any step on."""
+"""Batches of the identity sampler: P x K, sharded over processes, and the same from any step."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ def tokenize(texts):
 
 @pytest.fixture
 def records():
-    """Fifteen gray pictures of five identities, three each with two captions; of a sixth one with one."""
+    """Fifteen gray images of five identities, with two captions each; a sixth has one with one caption."""
     pictures = [np.full((6, 4, 3), 10 * i, np.uint8) for i in range(16)]
     captions = [[str(2 * i), str(2 * i + 1)] for i in range(15)] + [["30"]]
     return Records("gray:train", pictures, captions, np.array([*np.repeat([9, 4, 7, 5, 3], 3), 8]))
@@ -33,7 +33,7 @@ def joined(batches) -> dict:
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def test_batches_are_p_times_k_with_picture_caption_and_person_that_belong_together(records):
+def test_batches_have_p_identities_with_k_examples(records):
     batches = list(make(records)(2))
     # Five identities with six captions, one with one: a set of four each; six of which two a batch.
     assert len(batches) == steps_per_epoch(records, 8, 4) == 3
@@ -61,7 +61,7 @@ def test_the_same_caption_again_is_augmented_anew(records):
     raise AssertionError("the sixth identity never came")
 
 
-def test_from_any_step_and_by_processes_it_is_the_same(records):
+def test_is_the_same_from_any_step_and_for_any_process(records):
     whole = list(make(records)(1))
     for step in (0, 1, 2):
         for one, other in zip(make(records)(1, step), whole[step:], strict=True):
@@ -72,11 +72,13 @@ def test_from_any_step_and_by_processes_it_is_the_same(records):
         np.testing.assert_array_equal(shared, batch["index"])
 
 
-def test_what_does_not_fit_is_told(records):
+def test_rejects_batch_sizes_that_do_not_fit(records):
     with pytest.raises(UserError, match="batch_size 10 must be a multiple of the 4 of an identity"):
         make(records, batch_size=10)
-    with pytest.raises(UserError, match="takes 7 identities .* there are 6: choose at most 24"):
+    with pytest.raises(UserError, match=r"takes 7 identities .* there are 6: choose at most 24"):
         make(records, batch_size=28)
     mixed = replace(records, passes=np.full(16, 0.5))
-    with pytest.raises(UserError, match="config.sampler='identity' .* give those of config.mix the weight 1"):
+    with pytest.raises(
+        UserError, match=r"config.sampler='identity' .* give those of config.mix the weight 1"
+    ):
         make(mixed, batch_size=4)

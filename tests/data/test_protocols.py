@@ -1,5 +1,6 @@
-"""Few-shot splits and noisy correspondence: what is left, what moved, and what stays the same."""
+"""Few-shot splits and noisy correspondence: what remains, what moves, and what stays the same."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -13,7 +14,7 @@ FRACTIONS = (0.01, 0.05, 0.1, 0.25)
 
 
 def people(number: int, images_each=3) -> Records:
-    """Raw ids in no order; one to three captions an image, each of its own words."""
+    """Records with unordered raw ids and one to three captions per image, all different."""
     pids = np.repeat(np.random.default_rng(0).permutation(number) * 7 - 50, images_each)
     paths = [f"{i}.jpg" for i in range(len(pids))]
     captions = [[f"{i} {k}" for k in range(1 + i % 3)] for i in range(len(pids))]
@@ -38,10 +39,10 @@ def test_few_shot_keeps_whole_identities(fraction, left):
     assert few.boxes == [records.boxes[row] for row in rows] and few.name == records.name
 
 
-def test_few_shot_is_nested_fixed_by_its_seed_and_fair():
+def test_few_shot_is_nested_deterministic_and_uniform():
     records = people(200)
     chosen = [set(protocols.few_shot(records, fraction, 3).pids.tolist()) for fraction in FRACTIONS]
-    assert all(small < large for small, large in zip(chosen, chosen[1:], strict=False))
+    assert all(small < large for small, large in itertools.pairwise(chosen))
     assert set(protocols.few_shot(records, 0.25, 3).pids.tolist()) == chosen[-1]
     times = Counter(
         pid for seed in range(400) for pid in set(protocols.few_shot(records, 0.1, seed).pids.tolist())
@@ -70,13 +71,13 @@ def test_noise_moves_captions_and_nothing_else(fraction):
     assert round(1200 * fraction) - 8 <= len(moved) <= round(1200 * fraction)
     owner = dict(zip(before, records.pids[rows].tolist(), strict=True))
     wrong = sum(owner[caption] != pid for caption, pid in zip(after, pids.tolist(), strict=True))
-    assert protocols.mismatched(records, mixed) == wrong
+    assert protocols.count_mismatched(records, mixed) == wrong
     assert len(moved) - 25 < wrong <= len(moved)  # six of 1,200 are the same person's
     assert protocols.noisy(records, fraction, 5).captions == mixed.captions
     assert protocols.noisy(records, fraction, 6).captions != mixed.captions
 
 
-def test_reduce_says_and_records_what_it_did(capsys):
+def test_reduce_prints_and_returns_a_summary(capsys):
     records = people(40)
     same, facts = protocols.reduce(records, config())
     assert same is records and facts == {} and capsys.readouterr().out == ""
@@ -87,7 +88,7 @@ def test_reduce_says_and_records_what_it_did(capsys):
     left = {"identities": 10, "images": 30, "captions": captions, "of_identities": 40}
     assert facts["few_shot"] == {"fraction": 0.25, "seed": 2, **left}
     clean = protocols.few_shot(records, 0.25, 2)
-    wrong = protocols.mismatched(clean, few)
+    wrong = protocols.count_mismatched(clean, few)
     shuffled = {"captions": round(captions / 2), "mismatched": wrong, "of_captions": captions}
     assert facts["noisy"] == {"fraction": 0.5, "seed": 4, **shuffled} and 0 < wrong <= round(captions / 2)
     assert few.captions == protocols.noisy(clean, 0.5, 4).captions
@@ -101,7 +102,7 @@ def test_reduce_says_and_records_what_it_did(capsys):
 
 
 def test_bundled_data_set_at_the_fractions_in_use():
-    """Every fraction leaves somebody of MiniPEDES to train on, and the draws do not depend on each other."""
+    """Every fraction leaves identities of MiniPEDES, and the draws are independent."""
     records = load_records(mini_pedes.bundled_dir(), "train", "mini_pedes")
     number = len(np.unique(records.pids))
     for fraction in FRACTIONS:

@@ -43,7 +43,7 @@ def test_caption_pairs_are_one_row_a_caption(tmp_path):
     assert pids.dtype == np.int64 and pids.tolist() == [5, 5, 5, 5, 6, 6]
 
 
-def test_a_byte_order_mark_is_no_damage(tmp_path):
+def test_accepts_a_byte_order_mark(tmp_path):
     folder = write(tmp_path, b"\xef\xbb\xbf" + json.dumps([record()]).encode())
     assert load_records(folder, "train").pids.tolist() == [5]
 
@@ -76,8 +76,8 @@ def without(field):
         (record(1, captions=[]), ["record 1", "'captions'", "at least one"]),
         (record(1, captions=["a man", ""]), ["record 1", "'captions'", "item 1", "empty"]),
         (record(1, captions=[" \n\t"]), ["record 1", "'captions'", "item 0", "empty"]),
-        (record(1, captions=["a man", 5]), ["record 1", "'captions'", "item 1", "not a text", "5"]),
-        (record(1, captions=[None]), ["record 1", "'captions'", "item 0", "not a text"]),
+        (record(1, captions=["a man", 5]), ["record 1", "'captions'", "item 1", "not a string", "5"]),
+        (record(1, captions=[None]), ["record 1", "'captions'", "item 0", "not a string"]),
         # Also where another split is asked for: half an annotation is not trusted.
         (record(1, split="test", captions=[None]), ["record 1", "'captions'"]),
     ],
@@ -102,13 +102,13 @@ def test_malformed_record_is_named(tmp_path, bad, told):
         ("[]", "no record of split 'train'"),
     ],
 )
-def test_annotation_that_is_none(tmp_path, content, told):
+def test_rejects_what_is_not_an_annotation(tmp_path, content, told):
     with pytest.raises(UserError, match=told) as error:
         load_records(write(tmp_path, content), "train")
     assert "reid_raw.json" in str(error.value)
 
 
-def test_split_without_records_names_those_there_are(tmp_path):
+def test_missing_split_lists_the_existing_ones(tmp_path):
     folder = write(tmp_path, [record(1, split="test"), record(0), record(2, split="test")])
     with pytest.raises(UserError, match="'val': choose one of train, test"):
         load_records(folder, "val")
@@ -123,7 +123,7 @@ def test_missing_folder_and_annotation(tmp_path):
         load_records(tmp_path, "train")
 
 
-def test_missing_pictures_of_the_split_are_counted(tmp_path):
+def test_counts_missing_images_of_the_split(tmp_path):
     entries = [
         record(0),
         record(1, file_path="gone.jpg"),
@@ -131,7 +131,7 @@ def test_missing_pictures_of_the_split_are_counted(tmp_path):
         record(3, split="test"),
     ]
     folder = write(tmp_path, entries)
-    with pytest.raises(UserError, match=r"gone.jpg: no such picture.* of the 3 .*'train', 2 are missing"):
+    with pytest.raises(UserError, match=r"gone.jpg: no such image; 2 of the 3 images .*'train' are missing"):
         load_records(folder, "train")
     assert len(load_records(folder, "test").pids) == 1
 

@@ -1,4 +1,4 @@
-"""P x K batches against the sampler's definition, written plainly, and against what every draw promises."""
+"""P x K batches against a plain version of the sampler's definition, and against every possible draw."""
 
 import functools
 import itertools
@@ -15,7 +15,7 @@ from tpr_jax.errors import UserError
 
 
 def plain_draw(counts, identities, instances, draw) -> int:
-    """The number of batches of one draw: one set of K of each of P that have any, until fewer have."""
+    """Returns the number of batches in one draw: a set from each of P identities, until fewer have any."""
     sets = {pid: max(1, count // instances) for pid, count in enumerate(counts)}
     batches = 0
     while len(sets) >= identities:
@@ -28,7 +28,7 @@ def plain_draw(counts, identities, instances, draw) -> int:
 
 
 def fewest(counts, identities, instances) -> int:
-    """The shortest of all draws there are, by trying each."""
+    """Returns the length of the shortest draw, by trying all of them."""
 
     @functools.cache
     def shortest(sets):
@@ -44,7 +44,7 @@ def fewest(counts, identities, instances) -> int:
 
 
 def pids_of(counts) -> np.ndarray:
-    """Rows of identities in some order; raw ids that are neither small nor in order."""
+    """Returns the pids of shuffled rows, with raw ids that are neither small nor ordered."""
     names = np.random.default_rng(5).permutation(10_000)[: len(counts)].astype(np.int64) - 5_000
     return np.random.default_rng(6).permutation(np.repeat(names * 2**40, counts))
 
@@ -56,7 +56,7 @@ CASES = st.tuples(
 
 @settings(max_examples=50, deadline=None)
 @given(CASES, st.integers(0, 2**31), st.integers(0, 60))
-def test_an_epoch_is_what_the_definition_says(case, seed, epoch):
+def test_an_epoch_follows_the_definition(case, seed, epoch):
     counts, identities, instances = case
     pids = pids_of(counts)
     order = identity_order(pids, identities, instances, seed, epoch)
@@ -78,7 +78,7 @@ def test_an_epoch_is_what_the_definition_says(case, seed, epoch):
 
 @settings(max_examples=50, deadline=None)
 @given(CASES, st.integers(0, 2**31))
-def test_its_length_is_one_that_every_draw_has(case, seed):
+def test_every_draw_has_enough_batches(case, seed):
     counts, identities, instances = case
     found = identity_batches(pids_of(counts), identities, instances)
     draws = [plain_draw(counts, identities, instances, random.Random(seed + i).sample) for i in range(3)]
@@ -92,7 +92,7 @@ def test_its_length_is_one_that_every_draw_has(case, seed):
         st.lists(st.integers(1, 7), min_size=2, max_size=5), st.integers(1, 3), st.integers(1, 3)
     ).filter(lambda case: case[1] <= len(case[0]))
 )
-def test_its_length_is_never_above_the_shortest_of_all_draws(case):
+def test_length_is_at_most_that_of_the_shortest_draw(case):
     counts, identities, instances = case
     assert identity_batches(pids_of(counts), identities, instances) <= fewest(counts, identities, instances)
 
@@ -112,7 +112,7 @@ def test_lengths_by_hand():
 
 
 def test_few_examples_are_drawn_with_replacement_and_evenly():
-    """Two rows, three drawn: both of a draw's three are the same row in a quarter of the draws."""
+    """Of two rows three are drawn: in a quarter of the draws, all three are the same row."""
     pids = np.array([3, 3])
     drawn = np.array([identity_order(pids, 1, 3, seed, 0) % 2 for seed in range(2000)])
     assert abs(drawn.mean() - 0.5) < 0.03  # 6000 draws, five deviations

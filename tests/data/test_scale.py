@@ -1,4 +1,4 @@
-"""A run over 40,000 pictures: the memory of the process stays where it is."""
+"""A run over 40,000 images does not increase the memory of the process."""
 
 import io
 import json
@@ -17,7 +17,7 @@ BOUND = 30 * 2**20
 
 
 def write_copies(folder: Path) -> None:
-    """CUHK-PEDES' format: MiniPEDES' pictures, small, encoded anew under 40,000 names, 4 of each identity."""
+    """Writes MiniPEDES' images, reduced and encoded again under 40,000 names, in CUHK-PEDES' format."""
     (folder / "imgs").mkdir(parents=True)
     source = load_records(mini_pedes.bundled_dir(), "train")
     small = []

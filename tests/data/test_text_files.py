@@ -1,4 +1,4 @@
-"""Lists as JSON lines and CSV: numbers of lines, columns, and what is told of a bad line."""
+"""JSON lines and CSV files: line numbers, columns, and reasons for invalid lines."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tpr_jax.data.text_files import csv_lines, json_lines, read_text
 from tpr_jax.errors import UserError
 
 
-def test_json_lines_keep_their_numbers_and_say_what_is_wrong(tmp_path):
+def test_json_lines_have_numbers_and_reasons(tmp_path):
     path = tmp_path / "list.jsonl"
     path.write_bytes('\ufeff{"a": "x\u2028y"}\r\n\n[1]\n{"a"\n'.encode())
     (first, _, fields), (third, _, listed), (fourth, line, broken) = json_lines(path)
@@ -15,7 +15,7 @@ def test_json_lines_keep_their_numbers_and_say_what_is_wrong(tmp_path):
     assert listed == "must be an object with fields, not list" and broken.startswith("not JSON (")
 
 
-def test_csv_lines_keep_their_numbers_and_say_what_is_wrong(tmp_path):
+def test_csv_lines_have_numbers_and_reasons(tmp_path):
     path = tmp_path / "list.csv"
     path.write_bytes(b'\xef\xbb\xbfa, b\r\n1,"x\r\ny"\r\n\r\n2\r\n')
     told = "has 1 fields, the first line 2: fix its commas, or put texts with commas in quotes"
@@ -31,7 +31,7 @@ def test_csv_lines_keep_their_numbers_and_say_what_is_wrong(tmp_path):
         csv_lines(path, refuse)
 
 
-def test_text_that_cannot_be_read(tmp_path):
+def test_rejects_unreadable_text(tmp_path):
     with pytest.raises(UserError, match="No such file or directory"):
         read_text(tmp_path / "none")
     (tmp_path / "latin").write_bytes(b"caf\xe9")
@@ -40,7 +40,7 @@ def test_text_that_cannot_be_read(tmp_path):
 
 
 def table(tmp_path, content: str | bytes):
-    """The rows' cells; what is wrong with a row as a string."""
+    """Returns the cells of the rows; for an invalid row, the reason."""
     path = tmp_path / "list.csv"
     path.write_bytes(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content)
     header, rows = csv_lines(path, lambda header: None)
@@ -52,14 +52,14 @@ BREAKS = "\x0b\x0c\x1c\x1d\x1e\x1f\x85\u2028\u2029\0"
 
 @pytest.mark.parametrize("mark", BREAKS, ids=ascii)
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=ascii)
-def test_only_line_ends_end_a_line(tmp_path, mark, end):
+def test_splits_at_line_ends_only(tmp_path, mark, end):
     lines = ["a,b", f"1,x{mark}y", f'2,"x{mark}, y"', "3,z"]
     cells = [["1", f"x{mark}y"], ["2", f"x{mark}, y"], ["3", "z"]]
     assert table(tmp_path, end.join(lines) + end) == (["a", "b"], cells)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=ascii)
-def test_a_carriage_return_amid_a_line_is_white_space(tmp_path, end):
+def test_replaces_a_carriage_return_within_a_line(tmp_path, end):
     assert table(tmp_path, end.join(["a,b", "1,x\ry", '2,"x\ry"', "3,z\r"])) == (
         ["a", "b"],
         [["1", "x y"], ["2", "x y"], ["3", "z"]],
@@ -67,7 +67,7 @@ def test_a_carriage_return_amid_a_line_is_white_space(tmp_path, end):
 
 
 def test_line_ends_written_twice(tmp_path):
-    """Windows line ends that went through a text mode once more."""
+    """Windows line ends that were converted twice."""
     assert table(tmp_path, "a,b\r\r\n1,x\r\r\n2,y\r\r\n") == (["a", "b"], [["1", "x"], ["2", "y"]])
 
 
@@ -79,7 +79,7 @@ def test_blanks_around_names_and_cells(tmp_path, blank):
     assert table(tmp_path, f"{names}\n{padded}\n") == (list("abcde"), [['x, "y"', "7", "", "a b", "t"]])
 
 
-def test_quotes_that_are_none_stay_an_error(tmp_path):
+def test_rejects_misplaced_quotes(tmp_path):
     for row in ('"red" coat,1', '"red,1', '"a""b'):
         with pytest.raises(UserError, match="line 2 is not CSV"):
             table(tmp_path, f"a,b\n{row}\n")
@@ -93,12 +93,12 @@ def test_other_separators(tmp_path, separator):
     assert found == (["a", "b"], [["red, blue", "1"], ["x; \ty", "2"]])
 
 
-def test_lines_without_content_are_left_out(tmp_path):
+def test_skips_empty_lines(tmp_path):
     assert table(tmp_path, "a,b\n\n , \n,\n  \n1,2\n,,,\n") == (["a", "b"], [["1", "2"]])
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
-def test_utf_16_is_named(tmp_path, encoding):
+def test_recognizes_utf_16(tmp_path, encoding):
     path = tmp_path / "list.csv"
     mark = "" if encoding == "utf-16" else "\ufeff"
     path.write_bytes(f"{mark}a,b\n1,caf\u00e9\n".encode(encoding))
@@ -106,7 +106,7 @@ def test_utf_16_is_named(tmp_path, encoding):
         read_text(path)
 
 
-def test_a_field_named_twice(tmp_path):
+def test_rejects_a_field_named_twice(tmp_path):
     path = tmp_path / "list.jsonl"
     path.write_text('{"a": 1, "b": 2, "a": 1}\n{"a": 1, "b": {"c": 1}}\n')
     (_, _, twice), (_, _, fields) = json_lines(path)

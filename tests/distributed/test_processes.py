@@ -36,7 +36,8 @@ ROOT = str(Path(__file__).parents[2])
         (
             OSError(errno.ENOSPC, "full", "/disk/a"),
             2,
-            "error: no space left on the disk of /disk/a: free some and run the same command to go on",
+            "error: no space left on the disk of /disk/a: "
+            "free some space and rerun the same command to resume",
         ),
         (
             PermissionError(errno.EACCES, "Permission denied", "/mnt/tpr/a"),

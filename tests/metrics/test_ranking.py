@@ -1,4 +1,4 @@
-"""Ranks of the matches, both ways, against a sort of the whole matrix."""
+"""Ranks of the matches, in both directions, against a sort of the whole matrix."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tpr_jax.metrics import ranking
 
 
 def sorted_ranks(scores, query_pids, gallery_pids):
-    """(t2i ranks by query then gallery index, i2t ranks by gallery then query index), by stable sorting."""
+    """Returns (t2i ranks by query and gallery index, i2t ranks by gallery and query index), by sorting."""
     forth = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1) + 1
     back = np.argsort(np.argsort(-scores.T, axis=1, kind="stable"), axis=1) + 1
     matching = query_pids[:, None] == gallery_pids[None]
@@ -17,7 +17,7 @@ def sorted_ranks(scores, query_pids, gallery_pids):
 
 
 def whole_numbers(rng, n, e, copies):
-    """Features whose products are exact; with `copies` few different rows, and zeros of both signs."""
+    """Makes features with exact products; with `copies`, few distinct rows and zeros of both signs."""
     feats = rng.integers(-3, 4, (n, e)).astype(np.float32)
     feats = feats[rng.integers(0, max(1, n // 3), n)] if copies else feats
     return np.where((feats == 0) & (rng.random((n, e)) < 0.5), np.float32(-0.0), feats)
@@ -49,7 +49,7 @@ def test_equals_the_sort(seed, q, g, width, copies, identities, tile):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_equals_the_sort_over_many_tiles(dtype):
-    """More tiles than cores and sizes that nothing divides; features without near ties."""
+    """Uses more tiles than cores, sizes that are not divisible, and features without near ties."""
     rng = np.random.default_rng(1)
     query, gallery = rng.normal(size=(1301, 24)).astype(dtype), rng.normal(size=(907, 24)).astype(dtype)
     query_pids, gallery_pids = rng.integers(0, 150, 1301), rng.integers(20, 170, 907)
@@ -61,8 +61,8 @@ def test_equals_the_sort_over_many_tiles(dtype):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_features_that_are_almost_one_rank_by_chance(seed):
-    """Scores differ by less than they are rounded: those of the matches must not be rounded another way.
+def test_almost_equal_features_rank_by_chance(seed):
+    """Scores differ by less than their rounding errors, so all must be rounded in the same way.
 
     Summed one by one, they would all be larger (seed 0) or smaller (seed 1) than those of a matrix product.
     """
@@ -88,9 +88,9 @@ def test_pairs_by_hand():
 @pytest.mark.parametrize("collide", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_distinct_rows(dtype, collide, monkeypatch):
-    """Numbered by their first copy; also where all rows have one key."""
+    """Rows are numbered by their first copy, even if all rows have the same hash."""
     if collide:
-        monkeypatch.setattr(ranking, "_keys", lambda words: np.zeros(len(words), np.uint64))
+        monkeypatch.setattr(ranking, "_hash_rows", lambda words: np.zeros(len(words), np.uint64))
     feats = np.array([[1, 0], [2, 5], [1, -0.0], [0, 1], [2, 5], [1, 0]], dtype)
     distinct, copies = ranking.distinct_rows(feats)
     assert distinct.tolist() == [[1, 0], [2, 5], [0, 1]] and copies.tolist() == [0, 1, 0, 2, 1, 0]

@@ -14,9 +14,9 @@ from tests.metrics.test_ranking import sorted_ranks, whole_numbers
 from tpr_jax.metrics import ranking, ranking_device, retrieval
 
 ROOT = Path(__file__).parents[2]
-CASES = [  # queries, gallery, width, copies of queries and of photos, identities, tile
-    (61, 45, 8, (False, False), 20, (4, 16)),
-    (45, 61, 8, (True, True), 9, (4, 16)),
+CASES = [  # queries, gallery, width, copies of queries and of photos, identities, rows
+    (61, 45, 8, (False, False), 20, 4),
+    (45, 61, 8, (True, True), 9, 4),
 ]
 
 SCRIPT = """
@@ -50,15 +50,15 @@ print(json.dumps(found))
 """
 
 
-def case(q, g, width, copies, identities, tile):
+def case(q, g, width, copies, identities, rows):
     rng = np.random.default_rng(q)
     query, gallery = whole_numbers(rng, q, width, copies[0]), whole_numbers(rng, g, width, copies[1])
     return query, gallery, rng.integers(0, identities, q), rng.integers(0, identities, g)
 
 
-def ranked(args, tile, **settings):
+def ranked(args, rows, **settings):
     pairs = ranking.find_pairs(*args[2:])
-    return ranking_device.pair_ranks(*args, pairs, tile=tile, **settings)
+    return ranking_device.pair_ranks(*args, pairs, rows=rows, **settings)
 
 
 def wanted(args):

@@ -15,7 +15,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.safetensors"
 
 
 def naive(query, gallery, query_pids, gallery_pids):
-    """One direction from the definitions: sort the whole gallery, walk down the list."""
+    """Computes one direction by definition: sorts the gallery and goes through the list."""
     recalls, precisions, penalties = [], [], []
     for feat, pid in zip(query, query_pids, strict=True):
         score = [float(_cosine(feat, other)) for other in gallery]
@@ -37,7 +37,7 @@ def _cosine(a, b):
 
 
 def axis_rows(rng, n, e):
-    """Rows along one axis with a length that is a power of two: every cosine is exactly -1, 0 or 1."""
+    """Makes rows along one axis whose length is a power of two: every cosine is exactly -1, 0 or 1."""
     rows = np.zeros((n, e), np.float32)
     rows[np.arange(n), rng.integers(0, e, n)] = rng.choice([-4.0, -1.0, 0.0, 0.5, 2.0], n)
     return rows
@@ -59,7 +59,7 @@ def test_equals_the_sorting_version(seed, q, g, tied, counted):
     query_pids[0] = gallery_pids[0]  # at least one match; others may have none
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrieval, "BLOCK_BYTES", 8 * g * 5)  # several blocks, the last one ragged
-        patch.setattr(retrieval, "MANY", 128 if counted else 0)
+        patch.setattr(retrieval, "SORT_ABOVE", 128 if counted else 0)
         got = retrieval.retrieval_metrics(query, gallery, query_pids, gallery_pids)
         counts = retrieval.rank_metrics(query, gallery, query_pids, gallery_pids)
     assert set(got["t2i"]) == set(got["i2t"]) == {"R1", "R5", "R10", "mAP", "mINP"}
@@ -96,7 +96,7 @@ def test_golden():
 @pytest.mark.parametrize("size", [17, 1001])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_copies_tie_by_index(dtype, size):
-    """Copies of one photo are ranked by index, whatever the matrix product rounds them to."""
+    """Copies of one image are ranked by index, however the matrix product rounds."""
     rng = np.random.default_rng(0)
     gallery = np.repeat(rng.normal(size=(1, 67)), size, axis=0).astype(dtype)
     gallery[::7] = rng.normal(size=gallery[::7].shape)
@@ -160,7 +160,7 @@ def test_without_numba_the_metrics_are_the_same(monkeypatch):
 
 
 def test_pids_keep_all_their_bits():
-    """2**62 and 2**62 + 1 are one number in float64."""
+    """2**62 and 2**62 + 1 are equal in float64."""
     feats = np.eye(3, dtype=np.float32)
     pids = np.array([2**62, 2**62 + 1, -(2**63)])
     got = retrieval.retrieval_metrics(feats, feats[[1, 0, 2]], pids, pids)

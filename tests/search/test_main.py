@@ -29,7 +29,7 @@ def made(tiny, tmp_path, capsys):
         == 0
     )
     told = capsys.readouterr().out
-    assert "13 of 13 photos to encode" in told and "skipped: broken.jpg: the picture is empty" in told
+    assert "13 of 13 photos to encode" in told and "skipped: broken.jpg: the image is empty" in told
     assert "12 photos indexed: 12 encoded, 0 as they were, 0 gone, 1 skipped" in told
     return tmp_path
 

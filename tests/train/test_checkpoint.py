@@ -238,7 +238,9 @@ def test_full_disk(manager, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(manager, "save", fail)
-    with pytest.raises(UserError, match=r"no space left on the disk of .*latest: free some and run the same"):
+    with pytest.raises(
+        UserError, match=r"no space left on the disk of .*latest: free some space and rerun the same"
+    ):
         checkpoint.save(manager, 1, state(1), {})
     monkeypatch.setattr(manager, "wait_until_finished", fail)
     with pytest.raises(UserError, match="no space left"):

@@ -13,7 +13,7 @@ from tpr_jax.train import checkpoint, writer
 from tpr_jax.utils import files as writing
 
 ROOT = Path(__file__).parents[2]
-TOLD = "no space left on the disk of {}: free some and run the same command to go on\n"
+TOLD = "no space left on the disk of {}: free some space and rerun the same command to resume\n"
 
 # Many arrays that cannot be compressed: when the first of them fails, the others are still being written.
 SAVES = """
@@ -89,7 +89,7 @@ def test_each_place_that_writes(tiny, tmp_path, explained, capsys, monkeypatch, 
     monkeypatch.setattr(where, what, error)
     flags = ["--config", tiny["config"], "--workdir", tmp_path / "run", "--config.total_steps=10"]
     line = explained(capsys, *flags)
-    assert "no space left on the disk of " in line and "run the same command to go on" in line
+    assert "no space left on the disk of " in line and "rerun the same command to resume" in line
 
 
 @pytest.mark.parametrize(
@@ -99,25 +99,25 @@ def test_each_place_that_writes(tiny, tmp_path, explained, capsys, monkeypatch, 
             writer.events,
             "write_scalars",
             full_quota,
-            "the disk quota for metrics.jsonl is used up: free some",
+            "the disk quota for metrics.jsonl is used up: free some space",
         ),
         (
             writer.events,
             "write_scalars",
             too_large,
-            "metrics.jsonl would be larger than the limit of this shell",
+            "metrics.jsonl would exceed the size limit of this shell",
         ),
         (
             writing.os,
             "replace",
             too_large,
-            "config.json would be larger than the limit of this shell or disk",
+            "config.json would exceed the size limit of this shell or disk",
         ),
         (
             checkpoint.ocp.CheckpointManager,
             "wait_until_finished",
             too_large_in_tensorstores_words,
-            "would be larger than the limit of this shell or disk: raise it (ulimit -f)",
+            "would exceed the size limit of this shell or disk: raise it (ulimit -f)",
         ),
     ],
 )
@@ -137,7 +137,7 @@ def test_a_full_disk_is_told_from_other_errors():
     assert described(OSError(28, "No space left on device"), "c").startswith(
         "no space left on the disk of c:"
     )
-    assert described(OSError(27, "File too large")).startswith("a file of this run would be larger")
+    assert described(OSError(27, "File too large")).startswith("a file of this run would exceed")
     assert described(ValueError("RESOURCE_EXHAUSTED: x"), "c").startswith("no space left on the disk of c:")
     for other in (OSError(13, "Permission denied"), ValueError("a bug"), OSError("no number")):
         assert described(other, "c") is None
@@ -153,8 +153,7 @@ def test_a_limit_to_the_size_of_files(tiny, tmp_path, blocks):
     (line,) = process.stderr.splitlines()
     assert process.returncode == 2
     assert (
-        line.startswith("error: ")
-        and " would be larger than the limit of this shell or disk: raise it" in line
+        line.startswith("error: ") and " would exceed the size limit of this shell or disk: raise it" in line
     )
     # With the limit raised the same command goes on and comes to its end.
     process = subprocess.run([*command[4:], *flags], cwd=ROOT, capture_output=True, text=True)
@@ -186,7 +185,7 @@ def test_a_whole_run(tiny, on_small_disk, kilobytes, flags):
     (line,) = process.stderr.splitlines()
     assert process.returncode == 2
     assert line.startswith("error: no space left on the disk")
-    assert line.endswith(": free some and run the same command to go on")
+    assert line.endswith(": free some space and rerun the same command to resume")
 
 
 # A full disk, the same disk enlarged, and the same command again.

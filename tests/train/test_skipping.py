@@ -103,7 +103,7 @@ def test_order_with_skips_is_repeatable_resumable_and_the_same_from_memory(recor
 def test_no_picture_can_be_read(records):
     for path in records.image_paths:
         spoil(path)
-    with pytest.raises(UserError, match=r"png: no such picture.*nor can any of 99 others"):
+    with pytest.raises(UserError, match=r"png: no such image.*nor can any of the 99 images"):
         epochs(records, {}, cache=False)
 
 
@@ -150,7 +150,7 @@ def test_evaluation_leaves_bad_pictures_out_with_their_captions(records):
     bad = [0, 4, 11]
     for how, row in enumerate(bad):
         spoil(records.image_paths[row], how)
-    with pytest.raises(UserError, match="1.png: no such picture"):
+    with pytest.raises(UserError, match="1.png: no such image"):
         evaluate.encode_split(encoders(), {}, records, Tokenizer(), SIZE, 5)
     skipped = {}
     found = evaluate.encode_split(encoders(), {}, records, Tokenizer(), SIZE, 5, skipped)
@@ -196,7 +196,7 @@ def test_a_run_that_skips_says_what_and_resumes(make_config, own_data, tmp_path,
     assert results.evaluate_run(config, tmp_path / "whole")["skipped"]["count"] == 2  # of val and test
     capsys.readouterr()
     # 'error' is the default, and to skip after all is no other run.
-    with pytest.raises(UserError, match="no such picture"):
+    with pytest.raises(UserError, match="no such image"):
         loop.train(make_config(**(settings | {"on_bad_image": "error"})), tmp_path / "parts")
 
 

@@ -10,7 +10,7 @@ from tpr_jax.utils import checksums
 
 
 def by_the_formula(array: np.ndarray) -> int:
-    """The docstring's words with Python's own integers."""
+    """Computes the docstring's formula with Python's integers."""
     raw, size = array.tobytes(), array.dtype.itemsize
     width = min(size, 4)
     words = [int.from_bytes(raw[i : i + width], "little") for i in range(0, len(raw), width)]
@@ -34,7 +34,7 @@ ARRAYS = [
 
 
 @pytest.mark.parametrize("array", ARRAYS, ids=lambda a: f"{a.dtype}{list(a.shape)}")
-def test_is_the_formula(array):
+def test_checksum_follows_the_formula(array):
     assert int(checksums.array_checksum(jnp.asarray(array))) == by_the_formula(array)
 
 
@@ -47,15 +47,15 @@ def test_each_flipped_bit_changes_the_sum(element, bit):
     assert int(checksums.array_checksum(array)) != before
 
 
-def test_elements_that_changed_places_change_the_sum():
+def test_swapped_elements_change_the_sum():
     array = np.arange(12, dtype=np.float32)
     swapped = array.copy()
     swapped[[3, 8]] = swapped[[8, 3]]
     assert checksums.array_checksum(array) != checksums.array_checksum(swapped)
 
 
-def test_no_sharding_changes_the_sum():
-    """Eight devices of one process stand for any mesh: the sums are of whole numbers."""
+def test_sharding_does_not_change_the_sum():
+    """Eight devices of one process represent any mesh, because the sums are of integers."""
     import subprocess
     import sys
 
@@ -89,7 +89,7 @@ def test_check_arrays_names_what_differs():
         checksums.check_arrays({"a": jnp.zeros(3), "b": (jnp.ones(2), jnp.asarray(4))}, saved)
 
 
-def test_notes_are_told_from_others():
+def test_detects_changed_metadata():
     notes = {"seconds": 1.5, "zero_shot": None, "skipped": {"a.jpg": "bad"}}
     saved = checksums.with_checksums(notes, {"x": 3})
     assert checksums.split_checksums(saved) == (notes, {"x": 3})

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and that there is one way to write them."""
+"""Atomic writes, and that the package has only one implementation of them."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tpr_jax.utils import files as writing
 PACKAGE = Path(writing.__file__).parents[1]
 
 
-def test_what_is_written_can_be_read_back(tmp_path):
+def test_reads_back_what_was_written(tmp_path):
     path = tmp_path / "new" / "folder" / "a.json"
     writing.write_json(path, {"a": 1 / 3})
     assert json.loads(path.read_text()) == {"a": 1 / 3} and path.read_text().endswith("}\n")
@@ -31,7 +31,10 @@ def test_what_is_written_can_be_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (OSError(28, "No space left on device"), "no space left on the disk of {path}: free some and run"),
+        (
+            OSError(28, "No space left on device"),
+            "no space left on the disk of {path}: free some space and rerun",
+        ),
         (OSError(13, "Permission denied"), "{path}: cannot be written ([Errno 13] Permission denied); check"),
     ],
 )
@@ -56,7 +59,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path, monkeypatch, 
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path):
+def test_removes_only_leftovers_of_killed_writes(tmp_path):
     class Killed(BaseException):
         pass
 
@@ -83,7 +86,7 @@ def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path):
     writing.remove_leftovers(tmp_path / "missing", ["a.json"])
 
 
-def test_a_folder_takes_the_place_of_an_older_one(tmp_path, monkeypatch):
+def test_exchange_replaces_a_folder(tmp_path, monkeypatch):
     new, folder, old = (tmp_path / name for name in ("new", "folder", "old"))
     for path in (new, folder):
         path.mkdir()
@@ -104,7 +107,7 @@ def test_a_folder_takes_the_place_of_an_older_one(tmp_path, monkeypatch):
     assert os.listdir(folder) == ["new"] and os.listdir(old) == ["folder"] and not new.exists()
 
 
-def test_a_bug_of_the_writer_is_no_trouble_of_the_disk(tmp_path):
+def test_does_not_blame_the_disk_for_a_bug(tmp_path):
     with pytest.raises(ZeroDivisionError):
         writing.write_whole(tmp_path / "a", lambda temporary: 1 / 0)
     assert os.listdir(tmp_path) == []

@@ -1,4 +1,4 @@
-"""SHA-256 of files: the examples of FIPS 180-2, and a file that is not there."""
+"""SHA-256 of files: the examples of FIPS 180-2, and a missing file."""
 
 import hashlib
 
@@ -17,7 +17,7 @@ def test_examples_of_the_standard(tmp_path):
     assert hashing.sha256([tmp_path / "million"]) == million
 
 
-def test_a_file_longer_than_a_chunk_after_what_was_there(tmp_path):
+def test_updates_a_digest_with_a_long_file(tmp_path):
     content = bytes(range(256)) * 5000
     (tmp_path / "long").write_bytes(content)
     digest = hashlib.sha256(b"before")
@@ -25,7 +25,7 @@ def test_a_file_longer_than_a_chunk_after_what_was_there(tmp_path):
     assert digest.digest() == hashlib.sha256(b"before" + content).digest()
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_names_a_missing_file(tmp_path):
     with pytest.raises(
         UserError, match=r"none: cannot be read \(No such file or directory\); check the file"
     ):

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: who holds it is told, a crash frees it, and what cannot lock goes on."""
+"""Locking of folders: messages name the holder, a crash releases the lock, and locks are optional."""
 
 import contextlib
 import errno
@@ -32,7 +32,7 @@ with locking.hold(sys.argv[1], "--workdir", "training"):
 
 @contextlib.contextmanager
 def holder(folder):
-    """A process that holds the folder."""
+    """Starts a process that holds the folder."""
     command = [sys.executable, "-c", HOLDER, str(folder)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=ROOT, env=_environment()) as process:
@@ -47,7 +47,7 @@ def hold(folder, said=None):
     return locking.hold(folder, "--workdir", "training here", (said if said is not None else []).append)
 
 
-def test_a_second_one_is_told_who_holds_it(tmp_path):
+def test_a_second_process_learns_who_holds_the_lock(tmp_path):
     folder = tmp_path / "new" / "run"
     with holder(folder) as process:
         with pytest.raises(UserError) as error, hold(folder):
@@ -58,7 +58,7 @@ def test_a_second_one_is_told_who_holds_it(tmp_path):
         )
 
 
-def test_a_killed_holder_is_no_holder(tmp_path):
+def test_killing_the_holder_releases_the_lock(tmp_path):
     with holder(tmp_path) as process:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -68,7 +68,7 @@ def test_a_killed_holder_is_no_holder(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_nothing_is_left_of_it(tmp_path):
+def test_removes_the_lock_file(tmp_path):
     with pytest.raises(ZeroDivisionError), hold(tmp_path / "a" / "b"):
         assert os.listdir(tmp_path / "a" / "b") == [locking.NAME]
         1 / 0  # noqa: B018
@@ -78,8 +78,8 @@ def test_nothing_is_left_of_it(tmp_path):
     assert os.listdir(tmp_path / "a") == ["mine"]
 
 
-def test_who_waited_for_a_file_that_is_gone_takes_the_next(tmp_path, monkeypatch):
-    """Between opening and locking, the last holder may remove the file, and another one hold the next."""
+def test_reopens_a_lock_file_that_was_removed(tmp_path, monkeypatch):
+    """Between opening and locking, the holder may remove the file and another process lock a new one."""
     flock = fcntl.flock
     called = []
 
@@ -97,7 +97,7 @@ def test_who_waited_for_a_file_that_is_gone_takes_the_next(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("code", ["ENOLCK", "ENOSYS", "EOPNOTSUPP", "ENOTSUP", "EINVAL"])
-def test_a_file_system_without_locks(tmp_path, monkeypatch, code):
+def test_file_system_without_locks(tmp_path, monkeypatch, code):
     def refuse(file, how):
         raise OSError(getattr(errno, code), "no locks")
 
@@ -109,7 +109,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, code):
 
 
 @pytest.mark.parametrize("code", ["EAGAIN", "EWOULDBLOCK", "EACCES"])
-def test_what_file_systems_say_of_a_lock_that_is_taken(tmp_path, monkeypatch, code):
+def test_recognizes_error_codes_of_a_taken_lock(tmp_path, monkeypatch, code):
     def refuse(file, how):
         raise OSError(getattr(errno, code), "taken")
 
@@ -133,7 +133,7 @@ def test_an_address_is_not_locked(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("folder", "told"), [("file", "cannot be made"), ("/proc/self", "cannot be written")]
+    ("folder", "told"), [("file", "cannot be created"), ("/proc/self", "cannot be written")]
 )
 def test_a_folder_that_cannot_be_written(tmp_path, folder, told):
     (tmp_path / "file").touch()

@@ -1,14 +1,14 @@
-"""Places in a page that a program fills."""
+"""Sections of a page that a program fills."""
 
 import pytest
 
 from tpr_jax.errors import UserError
-from tpr_jax.utils.markdown import put
+from tpr_jax.utils.markdown import replace_section
 
 
-def test_a_table_takes_the_place_of_the_one_before():
+def test_replaces_the_section():
     page = "a\n<!-- t -->\nold\n<!-- /t -->\nb\n"
-    once = put(page, "t", "new")
-    assert once == "a\n<!-- t -->\nnew\n<!-- /t -->\nb\n" == put(once, "t", "new")
+    once = replace_section(page, "t", "new")
+    assert once == "a\n<!-- t -->\nnew\n<!-- /t -->\nb\n" == replace_section(once, "t", "new")
     with pytest.raises(UserError, match="<!-- t -->"):
-        put("nothing", "t", "new")
+        replace_section("nothing", "t", "new")

@@ -1,10 +1,10 @@
-"""Notices: each once, and never where a program's output is read."""
+"""Notes are printed once, and never to stdout."""
 
 from tpr_jax.utils import notices
 
 
-def test_a_line_is_said_once_and_to_stderr(capsys):
-    notices.say_once.cache_clear()
+def test_prints_a_line_once_to_stderr(capsys):
+    notices.print_once.cache_clear()
     for line in ("a", "b", "a"):
-        notices.say_once(line)
+        notices.print_once(line)
     assert capsys.readouterr() == ("", "note: a\nnote: b\n")

@@ -1,4 +1,4 @@
-"""Numba without a folder for its cache, and with one that is of no use."""
+"""Numba without a folder for its cache, and with an unusable one."""
 
 import errno
 import os
@@ -33,14 +33,14 @@ scores = metrics.retrieval_metrics(feats, feats, np.arange(3), np.arange(3))
 out = np.empty(5, np.int32)
 codes._multiply(np.full((5, 2), 3, np.int8), np.array([2, 4], np.int32), out)
 screen = np.array([[0, 0, 1], [4, 0, 1], [0, 4, 1]], np.float64)
-depth, index, _ = raster.rasterise(screen, np.array([[0, 1, 2]], np.int32), 4, 4)
+depth, index, _ = raster.rasterize(screen, np.array([[0, 1, 2]], np.int32), 4, 4)
 print(scores["t2i"]["R1"], out.tolist(), index.max())
 """
 
 
 @pytest.fixture
 def read_only(tmp_path) -> Path:
-    """A folder with a copy of the package in which Numba can write no cache, not even as root."""
+    """A copy of the package where Numba cannot write a cache, not even as root."""
     package = tmp_path / "site" / "tpr_jax"
     shutil.copytree(ROOT / "tpr_jax", package, ignore=shutil.ignore_patterns("__pycache__"))
     for folder in [package, *(path for path in package.rglob("*") if path.is_dir())]:
@@ -49,7 +49,7 @@ def read_only(tmp_path) -> Path:
 
 
 def environment(place: Path) -> dict[str, str]:
-    """No home, and nothing that says where caches belong."""
+    """An environment without a home folder or cache folders."""
     kept = {k: v for k, v in os.environ.items() if k not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
     return kept | {"HOME": "/dev/null/nonexistent", "PYTHONPATH": str(place)}
 
@@ -65,7 +65,7 @@ def test_a_read_only_package_without_a_home(read_only):
 
 
 def test_commands_run_there(read_only):
-    """They import what is compiled."""
+    """The commands import compiled functions."""
     where = {"cwd": read_only, "env": environment(read_only), "capture_output": True, "text": True}
     for command in (["search", "query", "red", "--index", "none"], ["compare", "none.py", "--workdir", "w"]):
         process = subprocess.run([sys.executable, "-m", f"tpr_jax.{command[0]}", *command[1:]], **where)

@@ -1,4 +1,4 @@
-"""Seeds are of 32 bits: distinct ones start apart, others are refused where a seed becomes a stream."""
+"""Seeds have 32 bits: distinct ones give distinct streams, and invalid ones are rejected."""
 
 import jax
 import numpy as np
@@ -18,8 +18,8 @@ RECORDS = Records(
 
 
 @pytest.mark.parametrize("seed", BAD)
-def test_what_is_no_seed(seed):
-    with pytest.raises(UserError, match="few_shot_seed .* must be a whole number from 0 to 4294967295"):
+def test_rejects_invalid_seeds(seed):
+    with pytest.raises(UserError, match=r"few_shot_seed .* must be a whole number from 0 to 4294967295"):
         check_seed(seed, "few_shot_seed")
 
 
@@ -28,7 +28,7 @@ def test_seeds(seed):
     assert check_seed(seed) == seed
 
 
-def test_the_largest_seed_has_a_key_of_its_own():
+def test_the_largest_seed_has_its_own_key():
     seeds = (0, 1, 2**31 - 1, 2**31, LARGEST_SEED - 1, LARGEST_SEED)
     keys = {jax.random.key_data(jax.random.key(seed)).tobytes() for seed in seeds}
     assert len(keys) == len(seeds)
@@ -52,7 +52,7 @@ def test_streams_of_distinct_seeds_differ_and_others_are_refused(draw):
             draw(seed)
 
 
-def test_the_input_and_mini_pedes_refuse_them_before_they_begin(tmp_path, capsys):
+def test_input_and_mini_pedes_reject_invalid_seeds_first(tmp_path, capsys):
     with pytest.raises(UserError, match="seed 4294967296 must be"):
         pipeline.train_input(RECORDS, None, image_size=(8, 8), batch_size=2, seed=2**32)
     with pytest.raises(UserError, match="seed 4294967296 must be"):

@@ -1,4 +1,4 @@
-"""Ctrl-C as a question."""
+"""Signals as a flag that a loop checks."""
 
 import contextlib
 import gc
@@ -20,7 +20,7 @@ from tpr_jax.utils.signals import Stopped, catch_signals, raise_stopped
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_noticed_and_the_second_stops(number):
+def test_first_signal_sets_the_flag_and_second_interrupts(number):
     before = signal.getsignal(number)
     with catch_signals() as notice:
         assert not notice and notice() is False
@@ -31,7 +31,7 @@ def test_the_first_signal_is_noticed_and_the_second_stops(number):
     assert signal.getsignal(number) is before
 
 
-def test_where_all_is_saved_it_stops_at_once():
+def test_raise_immediately_interrupts():
     with catch_signals() as notice:
         with pytest.raises(KeyboardInterrupt), notice.raise_immediately():
             os.kill(os.getpid(), signal.SIGTERM)
@@ -42,7 +42,7 @@ def test_where_all_is_saved_it_stops_at_once():
             pytest.fail("went on")
 
 
-def test_afterward_it_is_patient_again():
+def test_raise_immediately_ends_with_its_block():
     with catch_signals() as notice, notice.raise_immediately(), notice.raise_immediately(False):
         os.kill(os.getpid(), signal.SIGINT)
     with catch_signals() as notice:
@@ -52,7 +52,7 @@ def test_afterward_it_is_patient_again():
         assert notice.number == signal.SIGINT
 
 
-def test_in_another_thread_nothing_is_changed():
+def test_does_nothing_in_another_thread():
     seen = []
 
     def work():
@@ -66,8 +66,8 @@ def test_in_another_thread_nothing_is_changed():
     assert seen == [(False, before)]
 
 
-def test_one_that_an_import_swallowed_counts_later():
-    """As a module may that is amid its own beginning."""
+def test_remembers_a_signal_that_an_import_swallowed():
+    """A module may do so while it is being imported."""
     with catch_signals() as outer:
         with outer.raise_immediately(), contextlib.suppress(BaseException):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -79,7 +79,7 @@ def test_one_that_an_import_swallowed_counts_later():
         assert not notice
 
 
-def test_one_within_another_is_known_outside():
+def test_inner_block_tells_the_outer_one():
     with catch_signals() as outer:
         with catch_signals():
             os.kill(os.getpid(), signal.SIGTERM)
@@ -145,8 +145,8 @@ def in_a_garbage_collection(come) -> None:
 
 
 @pytest.mark.parametrize("where", [in_a_finalizer, in_a_weak_references_callback, in_a_garbage_collection])
-def test_where_exceptions_are_lost_the_stop_is_not(capfd, where):
-    """Python prints what is raised there, and goes on: JAX has a function called at each collection."""
+def test_resends_signals_whose_exceptions_are_lost(capfd, where):
+    """Python only prints exceptions raised there, and JAX registers a garbage-collection callback."""
     came = []
 
     def come():
@@ -163,7 +163,7 @@ def test_where_exceptions_are_lost_the_stop_is_not(capfd, where):
     assert sys.unraisablehook is hook
 
 
-def test_other_exceptions_that_nobody_can_catch_are_told(monkeypatch):
+def test_reports_other_unraisable_exceptions(monkeypatch):
     seen = []
     monkeypatch.setattr(sys, "unraisablehook", seen.append)
 
@@ -199,7 +199,7 @@ finally:
 @pytest.mark.parametrize(
     ("number", "code", "said"), [("SIGTERM", 0, "ready\nstopped\n"), ("SIGINT", 130, "ready\n")]
 )
-def test_before_anything_has_begun_it_ends_with_a_line(number, code, said):
+def test_exit_immediately_prints_a_line(number, code, said):
     pipe = subprocess.PIPE
     process = subprocess.Popen([sys.executable, "-c", ENDS], stdout=pipe, stderr=pipe, text=True)
     assert process.stdout.readline() == "ready\n"
@@ -245,8 +245,8 @@ def stopped_at_import(module: str, at: int, *flags) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize("at", [3, 30, 300, 1000, 2000])
-def test_sigterm_amid_the_imports_is_a_stop_like_any_other(tiny, tmp_path, at):
-    """From the first of them on, and while JAX and TensorFlow are imported."""
+def test_sigterm_during_imports_stops_like_any_other(tiny, tmp_path, at):
+    """From the first import on, and while JAX and TensorFlow are imported."""
     flags = ["--config", tiny["config"], "--workdir", tmp_path / "run", "--config.total_steps=1"]
     ended = stopped_at_import("tpr_jax.main", at, *flags)
     assert (ended.returncode, ended.stderr) == (0, ""), ended

@@ -1,4 +1,4 @@
-"""Commands whose output nobody reads to its end; each in a process of its own."""
+"""Commands whose output is not read to its end, each in its own process."""
 
 import io
 import json
@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests import benchmark_folders
-from tpr_jax.utils.streams import as_json, print_any_text, stderr_nowhere
+from tpr_jax.utils.streams import as_json, print_any_text, suppress_stderr
 
 ROOT = Path(__file__).parents[2]
 BEGIN = "import sys\nfrom tpr_jax.utils.streams import quiet_when_closed\nwith quiet_when_closed():\n    "
 
 
 def without_reader(*command, closed="stdout", unbuffered=False) -> tuple[int, str]:
-    """(exit code, the other stream) of a command, one stream of which is a pipe without reader."""
+    """Runs a command with one stream closed; returns (exit code, the other stream)."""
     reader, writer = os.pipe()
     os.close(reader)
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, closed: writer}
@@ -25,7 +25,7 @@ def without_reader(*command, closed="stdout", unbuffered=False) -> tuple[int, st
     if unbuffered:
         environment["PYTHONUNBUFFERED"] = "1"
     process = subprocess.run(
-        [sys.executable, *map(str, command)], cwd=ROOT, env=environment, text=True, timeout=200, **streams
+        [sys.executable, *map(str, command)], cwd=ROOT, env=environment, text=True, timeout=600, **streams
     )
     os.close(writer)
     return process.returncode, process.stderr if closed == "stdout" else process.stdout
@@ -33,11 +33,11 @@ def without_reader(*command, closed="stdout", unbuffered=False) -> tuple[int, st
 
 @pytest.mark.parametrize("unbuffered", [False, True])
 @pytest.mark.parametrize("code", ["print('one line')", "print('x' * 10**6)", "print('help'); sys.exit(0)"])
-def test_it_ends_without_a_word(code, unbuffered):
+def test_ends_silently_when_the_pipe_closes(code, unbuffered):
     assert without_reader("-c", BEGIN + code, unbuffered=unbuffered) == (141, "")
 
 
-def test_it_ends_at_the_line_that_fails():
+def test_ends_at_the_line_that_fails():
     code = BEGIN + "print('a line', flush=True); print('never reached', file=sys.stderr)"
     assert without_reader("-c", code) == (141, "")
 
@@ -49,18 +49,18 @@ def test_closed_stderr():
 
 def test_other_errors_stay_as_they_are():
     done = subprocess.run(
-        [sys.executable, "-c", BEGIN + "1 / 0"], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", BEGIN + "1 / 0"], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
 
 
-def test_stderr_goes_nowhere_for_a_while(capfd):
+def test_suppresses_stderr(capfd):
     echo = [sys.executable, "-c", "import sys; sys.exit('from a child')"]
-    with stderr_nowhere() as saved:
+    with suppress_stderr() as saved:
         os.write(2, b"from C")
-        subprocess.run(echo, timeout=60)
+        subprocess.run(echo, timeout=600)
         os.write(saved, b"on purpose\n")
-    subprocess.run(echo, timeout=60)
+    subprocess.run(echo, timeout=600)
     assert capfd.readouterr().err == "on purpose\nfrom a child\n"
 
 
@@ -69,7 +69,7 @@ def test_help_of_the_commands(module):
     assert without_reader("-m", module, "--help") == (141, "")
 
 
-def test_mini_pedes_is_whole_all_the_same(tmp_path):
+def test_mini_pedes_finishes_when_the_pipe_closes(tmp_path):
     flags = ["--out", tmp_path / "d", "--split", "test", "--identities", 1, "--size", "48x16"]
     code, said = without_reader("-m", "tpr_jax.data.mini_pedes", *flags, "--processes", 1)
     assert code == 141 and "Error" not in said  # the progress bar is on stderr
@@ -83,25 +83,25 @@ PRINTED = "print('caf\\xe9 \\udcff \\ud83d'); print('caf\\xe9 \\ud83d', file=sys
     ("encoding", "letter"),
     [("ascii", b"\\xe9"), ("latin-1", b"\xe9"), ("utf-8", b"\xc3\xa9"), ("cp437", b"\x82")],
 )
-def test_any_text_can_be_printed(encoding, letter):
-    """What an encoding does not have is escaped as Python would write it."""
+def test_prints_any_text(encoding, letter):
+    """Characters that the encoding lacks are escaped as Python does."""
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     done = subprocess.run(
-        [sys.executable, "-c", BEGIN + PRINTED], cwd=ROOT, env=environment, capture_output=True, timeout=60
+        [sys.executable, "-c", BEGIN + PRINTED], cwd=ROOT, env=environment, capture_output=True, timeout=600
     )
     assert (done.returncode, done.stdout) == (0, b"caf" + letter + b" \\udcff \\ud83d\n")
     assert done.stderr == b"caf" + letter + b" \\ud83d\n"
 
 
-def test_another_way_that_was_asked_for_stays():
+def test_keeps_another_error_handler():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii:replace"}
     done = subprocess.run(
-        [sys.executable, "-c", BEGIN + PRINTED], cwd=ROOT, env=environment, capture_output=True, timeout=60
+        [sys.executable, "-c", BEGIN + PRINTED], cwd=ROOT, env=environment, capture_output=True, timeout=600
     )
     assert done.stdout == b"caf? ? ?\n"
 
 
-def test_streams_that_cannot_be_told(monkeypatch):
+def test_ignores_streams_without_reconfigure(monkeypatch):
     class Notebook:
         errors = "strict"
 
@@ -120,8 +120,8 @@ def test_json_stays_json(encoding):
     assert ("\u00e9" in as_json("\u00e9", stream)) == (encoding != "ascii")
 
 
-def test_every_command_begins_so():
-    """Whatever `python -m` runs has one of these around it."""
+def test_every_command_uses_quiet_when_closed():
+    """Every module that `python -m` runs uses it."""
     ways = ("quiet_when_closed()", "explain_and_exit(", "print_any_text()")
     modules = [
         path for path in (ROOT / "tpr_jax").rglob("*.py") if '__name__ == "__main__"' in path.read_text()

@@ -72,7 +72,7 @@ def test_nothing_is_guessed(bare, told, missing):
 def test_openais_own_is_recognized_and_said(golden, bare, capsys):
     config, params = golden
     write_state(bare, to_openai(params, config) | SCALARS)
-    notices.say_once.cache_clear()
+    notices.print_once.cache_clear()
     found, _ = load_clip(bare)
     assert (found.act, found.vision_heads, found.text_heads) == ("quick_gelu", 2, 1)
     line = capsys.readouterr().err

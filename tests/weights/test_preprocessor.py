@@ -99,7 +99,7 @@ def test_what_is_written_is_read_back(folder):
 def test_what_is_not_followed_is_told_in_one_line(folder, content, told, capsys):
     found = settings(folder, **content)["ignored"]
     assert told in found and bool(told) == bool(found) and "\n" not in found
-    notices.say_once.cache_clear()
+    notices.print_once.cache_clear()
     for _ in range(2):
         load_clip(folder)
     lines = capsys.readouterr().err.splitlines()

@@ -6,7 +6,7 @@ import re
 
 from tpr_jax.config.defaults import nearest
 from tpr_jax.errors import UserError
-from tpr_jax.utils.streams import stderr_nowhere
+from tpr_jax.utils.streams import suppress_stderr
 
 # Seen to compile with requirements-aot.txt; other shapes of these chips do as well.
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v6e:8x8")
@@ -43,7 +43,7 @@ def devices(topology: str) -> list:
 
     jax.config.update("jax_platforms", "cpu")
     try:
-        with stderr_nowhere():  # it would say that this machine is no TPU's, which is known
+        with suppress_stderr():  # it would say that this machine is no TPU's, which is known
             return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

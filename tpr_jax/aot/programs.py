@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from tpr_jax import optim
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.data.counts import OFFICIAL
+from tpr_jax.data.datasets import DATASETS
 from tpr_jax.distributed import sharding
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip, methods
@@ -128,7 +128,7 @@ def sizes_of(config: ConfigDict) -> ClipConfig:
 
 
 def _heads(config: ConfigDict, identities: int | None) -> Heads:
-    official = OFFICIAL.get(config.dataset, {}).get("train")
+    official = (DATASETS[config.dataset].counts or {}).get("train")
     if identities is None and config.dataset == "mini_pedes":
         identities = MINI_PEDES_IDENTITIES
     identities = identities or (official.identities if official else 0)

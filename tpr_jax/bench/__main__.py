@@ -27,7 +27,7 @@ from tpr_jax.cli import parser as arguments
 from tpr_jax.errors import UserError
 from tpr_jax.main import explain_and_exit
 from tpr_jax.utils.files import write_json, write_text
-from tpr_jax.utils.markdown import put
+from tpr_jax.utils.markdown import replace_section
 
 # This process asks only what devices there are; their memory is for those that are timed.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -209,7 +209,7 @@ def run(argv: list[str]) -> None:
     print(text)
     if args.write:
         for page, wanted in ((PAGE, PARTS), (FRONT, ON_FRONT)):
-            write_text(page, put(page.read_text(), MARKER, tables(report, wanted)))
+            write_text(page, replace_section(page.read_text(), MARKER, tables(report, wanted)))
     print(f"written to {path}")
 
 

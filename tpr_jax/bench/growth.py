@@ -18,7 +18,7 @@ from tpr_jax.bench import worker
 from tpr_jax.bench.growth_table import table
 from tpr_jax.main import explain_and_exit
 from tpr_jax.utils.files import write_json, write_text
-from tpr_jax.utils.markdown import put
+from tpr_jax.utils.markdown import replace_section
 
 PLOT, MARKER = Path("docs/growth.svg"), "growth"
 WORDS = "Seconds over size for each series, on logarithmic axes, beside the slope expected"
@@ -83,7 +83,7 @@ def run(argv: list[str]) -> None:
 
         write_text(PLOT, picture(report))
         text = f"{text}\n\n![{WORDS}]({PLOT.name})"
-        write_text(bench.PAGE, put(bench.PAGE.read_text(), MARKER, text))
+        write_text(bench.PAGE, replace_section(bench.PAGE.read_text(), MARKER, text))
     print(f"written to {path}")
 
 

@@ -23,7 +23,7 @@ from tpr_jax.cli import parser as arguments
 from tpr_jax.main import explain_and_exit
 from tpr_jax.perf.allocator import keep_freed_memory
 from tpr_jax.utils.files import write_text
-from tpr_jax.utils.markdown import put
+from tpr_jax.utils.markdown import replace_section
 
 MARKER = "profile"
 SAME = {"backbone": "vit_b_16", "dtype": "float32"}
@@ -187,7 +187,7 @@ def run(argv: list[str]) -> None:
         found[case] = profile(bench_subjects.make(subject))
     print(table(found))
     if args.write:
-        write_text(PAGE, put(PAGE.read_text(encoding="utf-8"), MARKER, table(found)))
+        write_text(PAGE, replace_section(PAGE.read_text(encoding="utf-8"), MARKER, table(found)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a run can be told: `base()` and what config files and programs use beside it."""
+"""The config of a run: `base()`, `recipe()`, and what config files and programs use beside them."""
 
 from tpr_jax.config.defaults import (
     BENCHMARKS,
@@ -13,6 +13,7 @@ from tpr_jax.config.defaults import (
     method_settings,
     nearest,
     nearest_key,
+    recipe,
     row_and_dataset,
     schedule_note,
     to_plain,
@@ -31,6 +32,7 @@ __all__ = [
     "method_settings",
     "nearest",
     "nearest_key",
+    "recipe",
     "row_and_dataset",
     "schedule_note",
     "to_plain",

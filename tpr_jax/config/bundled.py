@@ -1,23 +1,23 @@
-"""The configs that come along, for a working folder that has no `configs/` of its own."""
+"""Finds the bundled configs, for a working directory without its own `configs/`."""
 
 from pathlib import Path
 
 
 def folder() -> Path:
-    """`configs/`: inside an installed package, beside it in the repository."""
-    inside = Path(__file__).parents[1] / "configs"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
+    """Returns the folder `configs/`: inside an installed package, or in the root of the repository."""
+    packaged = Path(__file__).parents[1] / "configs"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"
 
 
 def names() -> list[str]:
-    """All of them, as they are named on a command line: `configs/dm_adapter.py`, ..."""
+    """Returns all bundled configs, as a command line names them: `configs/dm_adapter.py`, ..."""
     return sorted(f"configs/{path.name}" for path in folder().glob("*.py"))
 
 
 def find(config: str) -> str:
-    """`configs/NAME.py[:ARGUMENT]` with the path under which that file is there.
+    """Replaces the path in `configs/NAME.py[:ARGUMENT]` by that of the bundled file, if it is one.
 
-    A file of the working folder comes first; what is neither there nor bundled stays as it is.
+    A file in the working directory takes precedence; other names are returned unchanged.
     """
     path, colon, argument = config.partition(":")
     if path in names() and not Path(path).exists():

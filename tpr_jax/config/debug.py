@@ -1,4 +1,4 @@
-"""`--config.debug=True`: any run, cut down to a minute on a CPU."""
+"""Reduces any run to about a minute on a CPU, for `--config.debug=True`."""
 
 from collections.abc import Collection
 
@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from tpr_jax.models.config import CLIP_MINI
 
-# A run of a few steps: it trains, logs, saves, and evaluates once at the end.
+# A run of a few steps that trains, logs, saves, and evaluates once at the end.
 SMALL = {
     "image_size": (96, 32),
     "pad": 3,
@@ -19,16 +19,18 @@ SMALL = {
     "eval_test_each_time": False,
     "dtype": "float32",
 }
-# clip-mini's text tower has fewer blocks than any other: these settings may name no block beyond.
+# clip-mini's text tower has fewer blocks than any other, which limits these settings.
 BLOCKS = 4
 DEPTHS = {"depth": BLOCKS, "depth_lora": BLOCKS, "depth_prefix": BLOCKS, "depth_adapter": BLOCKS - 1}
 
 
 def shrink(config: ConfigDict, given: Collection[str] = ()) -> None:
-    """Makes a run small, in place, and `debug` true; method, losses and optimizer stay as they are.
+    """Makes a run small, in place, and sets `debug`; does not change method, losses and optimizer.
 
-    `given` are the keys set on the command line, which stay too. MiniPEDES takes the data set's place unless
-    they name `data_dir` or `dataset`, and clip-mini that of the backbone unless they name that.
+    Args:
+      config: the config to change.
+      given: the keys set on the command line, which are not changed. MiniPEDES replaces the data set unless
+        they contain `data_dir` or `dataset`, and clip-mini the backbone unless they contain `backbone`.
     """
     config.debug = True
     changes = dict(SMALL)
@@ -36,7 +38,7 @@ def shrink(config: ConfigDict, given: Collection[str] = ()) -> None:
         changes |= {"dataset": "mini_pedes", "data_dir": "", "source": "files", "mix": ()}
     if "backbone" not in given:
         changes |= {"backbone": CLIP_MINI, "text_length": 32}
-        for key, most in DEPTHS.items():
+        for key, limit in DEPTHS.items():
             if isinstance(value := config.method.get(key), int):
-                changes[f"method.{key}"] = min(value, most)
+                changes[f"method.{key}"] = min(value, limit)
     config.update_from_flattened_dict({key: value for key, value in changes.items() if key not in given})

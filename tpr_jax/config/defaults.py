@@ -1,15 +1,14 @@
-"""What a run can be told: the shared recipe as a config, and the check of every value before work begins."""
+"""The config of a run: the shared recipe, and the check of every value before work begins."""
 
 import difflib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from ml_collections import ConfigDict
 
-from tpr_jax.config.validate import check_settings, check_values, mix_weight
-from tpr_jax.data.annotations import DATASETS
-from tpr_jax.data.datasets import SOURCES
+from tpr_jax.config.validate import check_settings, check_values, get_value, mix_weight
+from tpr_jax.data.datasets import BENCHMARKS, DATASETS, SOURCES
 from tpr_jax.errors import UserError, shown
 from tpr_jax.losses import NAMES as LOSSES
 from tpr_jax.models.config import ACTS, CLIP_MINI, DTYPES
@@ -24,38 +23,35 @@ FREE_ON_RESUME = (
     *("data_dir", "source", "on_bad_image", "on_leak", "mesh", "accumulate", "remat", "scan_layers"),
 )
 
-# Of these most papers report the epoch that is best on the test split itself.
-BENCHMARKS = ("cuhk_pedes", "icfg_pedes", "rstp_reid")
-
 
 def base() -> ConfigDict:
-    """The recipe that all methods share (METHODS' published values), on CLIP ViT-B/16."""
+    """Returns the recipe that all methods share (their published values), on CLIP ViT-B/16 and CUHK-PEDES."""
     return ConfigDict(
         {
             "seed": 0,
-            "debug": False,  # True: a run of a few small steps, see debug.py
+            "debug": False,  # a run of a few small steps, see debug.py
             "method": {"name": "zero_shot"},
             "backbone": "openai/clip-vit-base-patch16",  # folder, hub id (or NAME@REVISION), or clip-mini
-            # Of the backbone, for a file of weights that does not tell; empty: as it says.
+            # For a file of weights that does not say these; empty: as the file says.
             "backbone_act": "",  # 'quick_gelu' (OpenAI) or 'gelu' (LAION, DataComp)
-            "backbone_heads": (),  # of the vision and the text tower, such as (12, 8)
-            "from_scratch": False,  # ignore the backbone's weights and draw new ones
+            "backbone_heads": (),  # attention heads of the vision and text towers, such as (12, 8)
+            "from_scratch": False,  # initialize the backbone at random instead of loading its weights
             "dataset": "cuhk_pedes",
-            "data_dir": "",  # empty: data/<name of the data set>, or the bundled MiniPEDES
-            "source": "files",  # 'tfds_sized', 'tfds_original': prepared records in data_dir, which may be gs://
-            # More to train on: (data set, its folder or "", weight: passes through it an epoch), and so on.
+            "data_dir": "",  # empty: data/<title of the data set>, or the bundled MiniPEDES
+            "source": "files",  # 'tfds_sized', 'tfds_original': prepared records in data_dir (may be gs://)
+            # Further training data: a tuple of (data set, its folder or "", weight: passes an epoch).
             "mix": (),
-            "sampler": "random",  # 'identity': so many examples of each identity in every batch
-            "instances_per_identity": 4,  # of a batch, with sampler='identity'
-            # Of the training split of `dataset`, those of `mix` stay as they are:
-            "few_shot": 0.0,  # fraction of its identities to train on; 0: all
-            "few_shot_seed": 0,  # which; the smaller fraction's are among the larger one's
-            "noisy_fraction": 0.0,  # fraction of its captions that change places with each other
+            "sampler": "random",  # 'identity': batches of instances_per_identity examples of each identity
+            "instances_per_identity": 4,
+            # These apply to the training split of `dataset`, not to those of `mix`.
+            "few_shot": 0.0,  # fraction of the identities to train on; 0: all
+            "few_shot_seed": 0,  # a smaller fraction's identities are a subset of a larger one's
+            "noisy_fraction": 0.0,  # fraction of the captions that are permuted among themselves
             "noise_seed": 0,
-            "on_bad_image": "error",  # 'skip': go on without pictures that cannot be read, and list them
-            "on_leak": "error",  # 'warn': train although a person or a photo is in two splits
+            "on_bad_image": "error",  # 'skip': continue without images that cannot be read, and list them
+            "on_leak": "error",  # 'warn': train even if a person or a photo is in two splits
             "image_size": (384, 128),  # height, width
-            "text_length": 0,  # tokens a caption is cut to; 0: all that the text tower takes
+            "text_length": 0,  # tokens a caption is truncated to; 0: the context length of the text tower
             "augment": True,
             "pad": 10,  # pixels of zeros before the random crop
             "mask_text": True,
@@ -64,18 +60,18 @@ def base() -> ConfigDict:
             "num_epochs": 60,
             "total_steps": 0,  # above 0: end the run early
             "eval_every": 1,  # epochs; 0: only at the end
-            "eval_test_each_time": False,  # score test too, whose best epoch is what most papers report
+            "eval_test_each_time": False,  # also score test, whose best epoch is what most papers report
             "checkpoint_every": 200,  # steps
             "log_every": 20,  # steps
             "profile": False,  # write a JAX profile of steps 10 to 15 into the workdir
             "dtype": "bfloat16",
             "mesh": {"data": -1, "model": 1},
-            "accumulate": 1,  # parts in which a batch goes through the towers; the losses see it whole
-            "remat": "none",  # what a block computes again to save memory: 'dots': all but products, 'block'
-            "scan_layers": False,  # equal blocks as one loop: less to compile, a copy of the weights a step
-            "losses": {name: 0.0 for name in LOSSES} | {"sdm": 1.0},  # name: weight; 0: not used
+            "accumulate": 1,  # microbatches that pass through the towers; the losses see the whole batch
+            "remat": "none",  # recompute in the backward pass: 'dots': all but matrix products, 'block': all
+            "scan_layers": False,  # scan over equal blocks: compiles less, but copies the weights each step
+            "losses": dict.fromkeys(LOSSES, 0.0) | {"sdm": 1.0},  # name: weight; 0: unused
             "temperature": 0.02,
-            "mlm_depth": 4,  # blocks of the head that the loss 'mlm' trains
+            "mlm_depth": 4,  # transformer blocks of the head for the loss 'mlm'
             "optimizer": {
                 "lr": 3e-4,
                 "b1": 0.9,
@@ -84,46 +80,72 @@ def base() -> ConfigDict:
                 "schedule": "cosine",
                 "warmup_epochs": 5.0,
                 "warmup_factor": 0.1,
-                "milestones": (20, 50),  # epochs at which the schedule 'step' multiplies the rate by `gamma`
+                "milestones": (20, 50),  # epochs where the schedule 'step' multiplies the rate by `gamma`
                 "gamma": 0.1,
-                "power": 0.9,  # of the schedules 'poly', power^(1 - part done), and 'exp', power^(part done)
+                "power": 0.9,  # of 'poly', power^(1 - a), and 'exp', power^a, with a the fraction done
                 "per_step": False,  # False: the rate changes once an epoch, as in the reference
                 "weight_decay": 4e-5,
                 "bias_lr_factor": 2.0,  # biases have no weight decay
-                "head_lr_factor": 5.0,  # of what the losses 'id' and 'mlm' train besides (IRRA)
-                "clip_norm": 0.0,  # above 0: limit on the gradient's norm
+                "head_lr_factor": 5.0,  # for the heads of the losses 'id' and 'mlm' (IRRA)
+                "clip_norm": 0.0,  # above 0: maximum global norm of the gradient
             },
         }
     )
 
 
+def recipe(dataset: str, *, mini_pedes: Mapping[str, object] | None = None, **changes) -> ConfigDict:
+    """Returns `base()` with a config file's changes, for one data set.
+
+    Benchmarks are also scored on test in each epoch. On MiniPEDES the changes of `for_mini_pedes` come last,
+    and then those of `mini_pedes`.
+
+    Args:
+      dataset: a key of `datasets.DATASETS`.
+      mini_pedes: further changes for MiniPEDES, by flattened key: {"optimizer.lr": 1e-2}.
+      **changes: top-level keys and their values. A dict is merged into `losses` and `optimizer`, and replaces
+        `method`.
+    """
+    config = base()
+    config.dataset = dataset
+    config.eval_test_each_time = dataset in BENCHMARKS
+    for key, value in changes.items():
+        if key in ("losses", "optimizer"):
+            config[key].update(value)
+        else:
+            config[key] = value
+    if dataset == "mini_pedes":
+        for_mini_pedes(config)
+        config.update_from_flattened_dict(mini_pedes or {})
+    return config
+
+
 def method_settings(config: ConfigDict) -> dict:
-    """The settings of the method without its name."""
+    """Returns the settings of the method without its name."""
     return {key: value for key, value in config.method.to_dict().items() if key != "name"}
 
 
 def make_method(config: ConfigDict) -> Method:
-    """The method that the config names, with its settings.
+    """Builds the method that the config names, with its settings.
 
     Raises:
-      UserError: a setting has a value that no method of that name takes.
+      UserError: a setting has a value that the method does not take.
     """
     try:
         return METHODS[config.method.name](**method_settings(config))
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(
-            f"config.method: a setting of '{config.method.name}' is of the wrong kind ({error}): see its "
+            f"config.method: a setting of '{config.method.name}' has the wrong type ({error}): see its "
             "function in tpr_jax/models/methods.py"
         ) from error
 
 
 def loss_weights(config: ConfigDict) -> dict[str, float]:
-    """The losses in use, by name."""
+    """Returns the weights of the losses in use, by name."""
     return {name: weight for name, weight in config.losses.items() if weight}
 
 
 def schedule_note(config: ConfigDict) -> str:
-    """What a user should know of the schedule: that a run ends before its first milestone; else nothing."""
+    """Returns a note if the run ends before the schedule's first milestone, else ''."""
     milestones, epochs = tuple(config.optimizer.milestones), config.num_epochs
     if config.optimizer.schedule != "step" or any(epoch < epochs for epoch in milestones):
         return ""
@@ -134,43 +156,43 @@ def schedule_note(config: ConfigDict) -> str:
 
 
 def instances(config: ConfigDict) -> int:
-    """How many examples of each identity a batch has; 0: as chance has it."""
+    """Returns the number of examples of each identity in a batch; 0 for random batches."""
     return config.instances_per_identity if config.sampler == "identity" else 0
 
 
 def keys(config: ConfigDict, prefix: str = "") -> list[str]:
-    """All keys of a config, joined by dots."""
-    found = []
+    """Returns all keys of a config, inner and outer, joined by dots."""
+    names = []
     for key, value in config.items():
-        found.append(prefix + key)
-        found += keys(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else []
-    return found
+        names.append(prefix + key)
+        names += keys(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else []
+    return names
 
 
 def to_plain(config: ConfigDict) -> dict:
-    """A config as JSON would give it back: tuples are lists."""
+    """Returns a config as JSON would return it: tuples become lists."""
     return json.loads(json.dumps(config.to_dict()))
 
 
-def nearest(word: str, known) -> str:
-    """', did you mean X?' for the nearest of the known words, or a list of them all."""
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns "did you mean X?" for the nearest known word, or a list of all of them."""
     close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"known are: {', '.join(map(str, known))}"
+    return f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(map(str, known))}"
 
 
 def nearest_key(key: str, known: list[str]) -> str:
-    """As `nearest`, among the keys beside the one asked for where its part of the config exists."""
-    part = key.rpartition(".")[0]
-    beside = [name for name in known if name.rpartition(".")[0] == part]
-    leaves = [name.rpartition(".")[2] for name in beside]
+    """Returns the hint of `nearest`, first among the keys in the same section of the config."""
+    section = key.rpartition(".")[0]
+    siblings = [name for name in known if name.rpartition(".")[0] == section]
+    leaves = [name.rpartition(".")[2] for name in siblings]
     close = difflib.get_close_matches(key.rpartition(".")[2], leaves, n=1, cutoff=0.5)
     if close:
-        return f"did you mean '{beside[leaves.index(close[0])]}'?"
-    return nearest("", beside) if part and beside else nearest(key, known)
+        return f"did you mean '{siblings[leaves.index(close[0])]}'?"
+    return nearest("", siblings) if section and siblings else nearest(key, known)
 
 
 def choices(config: ConfigDict) -> dict:
-    """The keys whose values are names, and the names that there are."""
+    """Returns the keys whose values are names, with the allowed names."""
     return {
         "method.name": METHODS,
         "dataset": DATASETS,
@@ -187,10 +209,14 @@ def choices(config: ConfigDict) -> dict:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UserError that names the first unusable key and value, and what would do."""
+    """Checks every key and value.
+
+    Raises:
+      UserError: names the first invalid key and value, and the remedy.
+    """
     _check_keys(config)
     for key, known in choices(config).items():
-        value = _get(config, key)
+        value = get_value(config, key)
         if not isinstance(value, str) or value not in known:
             raise UserError(f"config.{key}={shown(value)} is unknown: {nearest(shown(value), known)}")
     _check_mix(config)
@@ -208,13 +234,13 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_keys(config: ConfigDict) -> None:
-    """Refuses a config file that adds keys of its own, or does not start from `base`."""
-    known, here = keys(base()), keys(config)
-    for key in here:
+    """Rejects a config file that adds its own keys or does not start from `base` or `recipe`."""
+    known, present = keys(base()), keys(config)
+    for key in present:
         if key not in known and not key.startswith("method."):
             raise UserError(f"config.{key} is unknown: {nearest_key(key, known)}")
     for key in known:
-        if key not in here:
+        if key not in present:
             raise UserError(f"config.{key} is missing: let get_config begin with tpr_jax.config.base()")
 
 
@@ -227,21 +253,23 @@ def _check_mix(config: ConfigDict) -> None:
         form = "must be (data set, its folder or '', weight above 0), such as ('folder', 'data/own', 0.5)"
         if not isinstance(entry, tuple | list) or [type(e) for e in entry[:2]] != [str, str]:
             raise UserError(f"config.mix={shown(config.mix)}: {shown(entry)} {form}")
-        if wrong := mix_weight(entry[2] if len(entry) == 3 else None):
-            raise UserError(f"config.mix={shown(config.mix)}: {shown(entry)} {form} ({wrong})")
+        if reason := mix_weight(entry[2] if len(entry) == 3 else None):
+            raise UserError(f"config.mix={shown(config.mix)}: {shown(entry)} {form} ({reason})")
         if entry[0] not in DATASETS:
-            near = nearest(entry[0], DATASETS)
-            raise UserError(f"config.mix={shown(config.mix)}: data set {shown(entry[0])} is unknown: {near}")
+            hint = nearest(entry[0], DATASETS)
+            raise UserError(f"config.mix={shown(config.mix)}: data set {shown(entry[0])} is unknown: {hint}")
 
 
 def _check_method(config: ConfigDict) -> None:
-    """Refuses settings that the method does not have, or could not be built with."""
+    """Rejects settings that the method does not have or cannot be built with."""
     parameters = inspect.signature(METHODS[config.method.name]).parameters
     known, settings = list(parameters), method_settings(config)
     for key in settings:
         if key not in known:
-            takes = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise UserError(f"config.method.{key} is no setting of method '{config.method.name}': {takes}")
+            remedy = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise UserError(
+                f"config.method.{key} is not a setting of method '{config.method.name}': {remedy}"
+            )
     check_settings(settings)
     filled = {key: parameter.default for key, parameter in parameters.items()} | settings
     experts, top_k = (filled.get(key, 1) for key in ("num_experts", "top_k"))
@@ -250,20 +278,15 @@ def _check_method(config: ConfigDict) -> None:
     make_method(config)
 
 
-def _get(config: ConfigDict, key: str):
-    value = config
-    for part in key.split("."):
-        value = value[part]
-    return value
-
-
 def row_and_dataset(argument: str, rows: Callable[[str], Mapping]) -> tuple[str, str]:
-    """(row, data set) of an ablation's argument, `ROW[,DATASET]`, MiniPEDES unless another is named.
+    """Parses an ablation's argument `ROW[,DATASET]` into (row, data set); the default is MiniPEDES.
 
-    `rows(dataset)` has the names of the ablation's rows as its keys.
+    Args:
+      argument: the text after the colon of `--config`.
+      rows: maps a data set to a mapping whose keys are the ablation's rows.
 
     Raises:
-      UserError: there is no such row or data set.
+      UserError: the row or data set is unknown.
     """
     row, _, dataset = argument.partition(",")
     dataset = dataset or "mini_pedes"
@@ -275,7 +298,7 @@ def row_and_dataset(argument: str, rows: Callable[[str], Mapping]) -> tuple[str,
 
 
 def for_mini_pedes(config: ConfigDict) -> None:
-    """Turns a paper's recipe into one of minutes: MiniPEDES, clip-mini, a rate that moves at every step."""
+    """Changes a paper's recipe, in place, to one that trains clip-mini on MiniPEDES within minutes."""
     config.dataset = "mini_pedes"
     config.backbone = CLIP_MINI
     config.dtype = "float32"  # at this size bfloat16 is slower on a CPU, not faster
@@ -286,11 +309,12 @@ def for_mini_pedes(config: ConfigDict) -> None:
     config.num_epochs = 6  # R@1 on test: 36.6; with ten 37.3
     config.log_every = 10
     config.checkpoint_every = 100
-    # clip-mini is a much weaker start than CLIP ViT-B/16, and there are minutes, not hours: larger steps, and
-    # a softer temperature. (From an earlier clip-mini an epoch took R@1 on val to 9.9; with 0.02 to 7.4.)
+    # clip-mini is much weaker than CLIP ViT-B/16 and the run takes minutes, not hours, so it needs larger
+    # steps and a softer temperature. (With an earlier clip-mini, R@1 on val after an epoch was 9.9; with
+    # 0.02, 7.4.)
     config.temperature = 0.05
-    # SDM's gradient fades where the right photo has next to no probability yet, as it has from such a start;
-    # ITC's does not. (From that clip-mini R@1 on val was 14.9 after two epochs, 11.0 without.)
+    # SDM's gradient vanishes while the matching image has almost no probability, as with such a weak start;
+    # ITC's does not. (With that clip-mini, R@1 on val after two epochs was 14.9; without ITC, 11.0.)
     config.losses.itc = 10.0
     config.optimizer.lr = 3e-3
     config.optimizer.eps = 1e-6

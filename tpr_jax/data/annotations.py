@@ -1,162 +1,112 @@
-"""Annotations of the benchmarks -> entries of one form, and everything that is wrong with them."""
+"""Parses the annotation of any data set into entries of one form, and collects everything wrong with it."""
 
-import json
 import os
 from pathlib import Path
 from typing import NamedTuple
 
-from tpr_jax.data import custom
 from tpr_jax.data.clean_text import replace_surrogates
-from tpr_jax.data.identity import identity
-from tpr_jax.data.photos import Photos, is_path
-from tpr_jax.data.text_files import named_twice
+from tpr_jax.data.datasets import DATASETS, Dataset
+from tpr_jax.data.identity import normalize_id
+from tpr_jax.data.image_paths import ImagePaths, is_valid_path
+from tpr_jax.data.text_files import InvalidRecord
 from tpr_jax.errors import UserError
 
 SPLITS = ("train", "val", "test")
 
 
-class Layout(NamedTuple):
-    """How a benchmark's folder is laid out: its annotation is a JSON list of objects."""
-
-    annotations: tuple[str, ...]  # the names it goes by; the first that is there is read
-    images: str = "imgs"  # the folder that the paths in the annotation start from
-    path_field: str = "file_path"
-    split: str = ""  # the split of all records, where the annotation names none
-
-
-CUHK_PEDES = Layout(("reid_raw.json",))
-LAYOUTS = {
-    "mini_pedes": CUHK_PEDES,
-    "cuhk_pedes": CUHK_PEDES,
-    # The last two are not its authors' names, but those of copies that are about.
-    "icfg_pedes": Layout(
-        ("ICFG-PEDES.json", "ICFG_PEDES.json", "ICFG.json", os.path.join("annotations", "ICFG-PEDES.json"))
-    ),
-    "rstp_reid": Layout(("data_captions.json",), path_field="img_path"),
-    # The annotation's fields are published, its file's name is not: the one JSON file of the folder.
-    "ufine6926": Layout(("*.json",), images=""),
-    # For pre-training: no splits. `attributes` and `prompt_caption` are not read.
-    "synth_pedes": Layout(("synthpedes_dataset.json", "synthpedes-dataset.json"), images="", split="train"),
-}
-DATASETS = (*LAYOUTS, "folder")
-
-
 class Entry(NamedTuple):
-    """One picture of an annotation."""
+    """One image of an annotation."""
 
     where: str  # file and record, for messages
     split: str
-    image: str  # the picture's path
-    captions: list[str]  # may be empty after a problem
-    pid: int | str  # as of `identity`: whoever has the same `str` of it is the same person
-    box: tuple[int, int, int, int] | None = None  # x, y, width, height: the part of the picture that counts
-    name: str = ""  # what the annotation calls the person, where `records` has made a number of it
+    image: str  # path
+    captions: list[str]  # may be empty if there is a problem
+    pid: int | str  # from `normalize_id`: two ids with the same `str` are one person
+    box: tuple[int, int, int, int] | None = None  # x, y, width, height of the part to use
+    name: str = ""  # the annotation's name for the person, if `records` has replaced it by a number
 
 
-class Problem(NamedTuple):
+class AnnotationProblem(NamedTuple):
     """Something wrong with an annotation."""
 
     kind: str  # 'records' or 'empty captions'
     message: str  # one line that names file, record and field
 
 
-def read_entries(dataset: str, data_dir: str | os.PathLike) -> tuple[list[Entry], list[Problem]]:
-    """All records of a data set's annotation, in its order, and all that is wrong with it.
+def read_entries(dataset: str, data_dir: str | os.PathLike) -> tuple[list[Entry], list[AnnotationProblem]]:
+    """Reads all records of a data set's annotation, in order.
 
-    A record that cannot be used is among the problems only; one of whose captions some are empty has the
-    others.
+    Returns:
+      The entries and the problems. A record that cannot be used appears among the problems only; a record
+      with some empty captions keeps the others.
 
     Raises:
-      UserError: no such folder or annotation, or one that is not in its format at all.
+      UserError: the folder or annotation does not exist, or the annotation's format is wrong as a whole.
     """
     if not os.path.isdir(data_dir):
         raise UserError(f"{data_dir}: no such folder: set data_dir to the benchmark's folder")
-    path = annotation_path(dataset, data_dir)
-    if dataset == "folder":
-        rows, folder, layout = custom.read_rows(path), data_dir, Layout((), path_field="image")
-    else:
-        layout = LAYOUTS[dataset]
-        rows, folder = enumerate(_read_json(path)), os.path.join(data_dir, layout.images)
-    entries, problems, photos = [], [], Photos()
-    own = dataset == "folder"
-    for number, fields in rows:
-        where = f"{path}: {'line' if own else 'record'} {number}"
-        entry, found = _parse(fields, where, layout, folder, own, photos)
-        problems += found
+    path, layout = annotation_path(dataset, data_dir), DATASETS[dataset]
+    folder, image_paths = os.path.join(data_dir, layout.images), ImagePaths()
+    entries, problems = [], []
+    for number, fields in layout.reader(path):
+        where = f"{path}: {'line' if layout.is_custom else 'record'} {number}"
+        entry, entry_problems = _parse(fields, where, layout, folder, image_paths)
+        problems += entry_problems
         if entry is not None:
             entries.append(entry)
     return entries, problems
 
 
 def annotation_path(dataset: str, data_dir: str | os.PathLike) -> str:
-    """The file that holds a data set's annotation.
+    """Returns the path of a data set's annotation file.
 
     Raises:
-      UserError: there is none, or more than one that could be it.
+      UserError: there is no such file, or more than one.
     """
-    names = custom.FILES if dataset == "folder" else LAYOUTS[dataset].annotations
-    for name in names:
-        found = sorted(str(path) for path in Path(data_dir).glob(name) if path.is_file())
-        if len(found) > 1:
-            raise UserError(f"{data_dir}: holds {len(found)} files {name}: leave only the annotation there")
-        if found:
-            return found[0]
-    pictures = "the pictures"
-    if dataset != "folder" and LAYOUTS[dataset].images:
-        pictures += f" in {LAYOUTS[dataset].images}/"
-    first, *others = names
-    wanted = f"{first} (or {', '.join(others)})" if others else first
+    layout = DATASETS[dataset]
+    for name in layout.annotations:
+        matches = sorted(str(path) for path in Path(data_dir).glob(name) if path.is_file())
+        if len(matches) > 1:
+            raise UserError(f"{data_dir}: holds {len(matches)} files {name}: leave only the annotation there")
+        if matches:
+            return matches[0]
+    images = f"the images in {layout.images}/" if layout.images else "the images"
+    first, *others = layout.annotations
+    expected = f"{first} (or {', '.join(others)})" if others else first
     raise UserError(
-        f"{os.path.join(data_dir, first)}: no such file: data_dir must hold {wanted} and {pictures}"
+        f"{os.path.join(data_dir, first)}: no such file: data_dir must hold {expected} and {images}"
     )
 
 
-def _read_json(path: str) -> list:
-    try:
-        with open(path, encoding="utf-8-sig") as file:  # some copies start with a byte-order mark
-            entries = json.load(file, object_pairs_hook=_object)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}): get a whole copy of the annotation") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}): check the file's permissions") from None
-    if not isinstance(entries, list):
-        raise UserError(f"{path}: must be a list of records, not {type(entries).__name__}")
-    return entries
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict | custom.Unusable:
-    """An object of the annotation, unless it names a field twice, of which JSON would take the last."""
-    twice = named_twice(pairs)
-    return custom.Unusable(f"names field '{twice}' twice: leave one out") if twice else dict(pairs)
-
-
 def _parse(
-    fields, where: str, layout: Layout, folder, own: bool, photos: Photos
-) -> tuple[Entry | None, list[Problem]]:
-    """The entry of one record, None where it cannot be used, and what is wrong with it."""
-    message = _unusable(fields, layout, own)
-    if message:
-        return None, [Problem("records", f"{where}: {message}")]
-    field = "caption" if own else "captions"
+    fields, where: str, layout: Dataset, folder: str, image_paths: ImagePaths
+) -> tuple[Entry | None, list[AnnotationProblem]]:
+    """Parses one record into an entry (None if it cannot be used) and its problems."""
+    reason = _why_invalid(fields, layout)
+    if reason:
+        return None, [AnnotationProblem("records", f"{where}: {reason}")]
+    field = _captions_field(layout)
     empty = [
-        Problem("empty captions", f"{where}: field '{field}', item {index} is empty: fix it or leave it out")
+        AnnotationProblem(
+            "empty captions", f"{where}: field '{field}', item {index} is empty: fix it or leave it out"
+        )
         for index, caption in enumerate(fields["captions"])
         if not caption.strip()
     ]
     entry = Entry(
         where=where,
         split=layout.split or fields["split"],
-        image=photos.path(folder, fields[layout.path_field]),
+        image=image_paths.find(folder, fields[layout.path_field]),
         captions=[replace_surrogates(caption) for caption in fields["captions"] if caption.strip()],
-        pid=identity(fields["id"]),
-        box=fields["box"] if own else None,
+        pid=normalize_id(fields["id"]),
+        box=fields["box"] if layout.is_custom else None,
     )
     return entry, empty
 
 
-def _unusable(fields, layout: Layout, own: bool) -> str:
-    """Why a record cannot be used, or nothing."""
-    if isinstance(fields, custom.Unusable):
+def _why_invalid(fields, layout: Dataset) -> str:
+    """Returns why a record cannot be used, or ''."""
+    if isinstance(fields, InvalidRecord):
         return fields.reason
     if not isinstance(fields, dict):
         return f"must be an object with fields, not {type(fields).__name__}"
@@ -165,20 +115,39 @@ def _unusable(fields, layout: Layout, own: bool) -> str:
             return f"field '{field}' is missing"
     if not layout.split and fields["split"] not in SPLITS:
         return f"field 'split' is {fields['split']!r}: must be one of {', '.join(SPLITS)}"
-    path = fields[layout.path_field]
+    return (
+        _why_path_invalid(fields[layout.path_field], layout)
+        or _why_id_invalid(fields["id"], layout)
+        or _why_captions_invalid(fields["captions"], layout)
+    )
+
+
+def _why_path_invalid(path, layout: Dataset) -> str:
     if not isinstance(path, str) or not path:
-        return f"field '{layout.path_field}' is {path!r}: must be a picture's name"
-    if not is_path(path):
+        return f"field '{layout.path_field}' is {path!r}: must be the name of an image"
+    if not is_valid_path(path):
         return f"field '{layout.path_field}' is {path!r}: no file can have that name: fix the annotation"
-    pid = fields["id"]
-    # JSON's true is a Python int; ids beyond int64 would overflow in Records.
-    whole = isinstance(pid, int) and not isinstance(pid, bool) and -(2**63) <= pid < 2**63
-    if not whole and not (own and isinstance(pid, str) and pid.strip()):
-        return f"field 'id' is {pid!r}: must be a whole number{' or a name' if own else ''}"
-    captions = fields["captions"]
+    return ""
+
+
+def _why_id_invalid(pid, layout: Dataset) -> str:
+    # JSON's true is a Python int, and `Records` cannot hold an id outside int64.
+    is_int64 = isinstance(pid, int) and not isinstance(pid, bool) and -(2**63) <= pid < 2**63
+    is_name = layout.is_custom and isinstance(pid, str) and pid.strip()
+    if is_int64 or is_name:
+        return ""
+    return f"field 'id' is {pid!r}: must be a whole number{' or a name' if layout.is_custom else ''}"
+
+
+def _why_captions_invalid(captions, layout: Dataset) -> str:
     if not isinstance(captions, list) or not captions:
-        return "field 'captions' must be a list of at least one text"
+        return "field 'captions' must be a list of at least one string"
     for index, caption in enumerate(captions):
         if not isinstance(caption, str):
-            return f"field '{'caption' if own else 'captions'}', item {index} is not a text: {caption!r}"
+            return f"field '{_captions_field(layout)}', item {index} is not a string: {caption!r}"
     return ""
+
+
+def _captions_field(layout: Dataset) -> str:
+    """Returns the name that the file itself has for the captions, for messages."""
+    return "caption" if layout.is_custom else "captions"

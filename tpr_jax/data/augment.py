@@ -1,9 +1,9 @@
-"""Augmentation of a training picture on uint8, every choice a function of the example's seed."""
+"""Augments training images in uint8; every random choice is a function of the example's seed."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD
 
@@ -11,15 +11,15 @@ from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD
 def erase_color(
     mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD
 ) -> UInt8[np.ndarray, "3"]:
-    """Returns the color that erased pixels get: the one that normalizing turns into the mean itself.
+    """Returns the color of erased pixels, which normalization maps to the mean itself.
 
-    The reference erases after normalizing, and writes the mean there. Here normalizing happens on the device,
-    after augmentation, so the color is exact to half a level of 255.
+    The reference erases after normalization and writes the mean there. Here the device normalizes after
+    augmentation, so the color is exact to half a level of 255.
     """
     return np.rint(255 * (np.multiply(mean, std) + mean)).clip(0, 255).astype(np.uint8)
 
 
-ERASE_COLOR = erase_color()  # of CLIP's own mean and standard deviation
+ERASE_COLOR = erase_color()  # for CLIP's own mean and standard deviation
 
 
 def augment_image(
@@ -34,19 +34,31 @@ def augment_image(
     color: UInt8[np.ndarray, "3"] = ERASE_COLOR,
     out: UInt8[np.ndarray, "h w 3"] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Flip, pad by `pad` pixels of zeros and crop back to the size at random, erase a rectangle.
+    """Flips an image, pads it with zeros and crops it back at random, and erases a rectangle.
 
-    A new array of the same size, or `out`, which is C-contiguous; `image` is not changed. The recipe of
-    CUHK-PEDES' methods (IRRA, CVPR 2023, section 4); `erase_area` is a share of the picture, `erase_aspect`
-    height / width (Zhong et al., 2020, arXiv 1708.04896), `color` what it is filled with. `seed` is
-    whatever `np.random.default_rng` takes.
+    This is the recipe of the methods for CUHK-PEDES (IRRA, CVPR 2023, section 4), with random erasing of
+    Zhong et al. (2020, arXiv 1708.04896).
+
+    Args:
+      image: is not changed.
+      seed: any argument of `np.random.default_rng`.
+      flip_probability: of a horizontal flip.
+      pad: pixels on each side.
+      erase_probability: of erasing.
+      erase_area: range of the erased fraction of the image.
+      erase_aspect: range of the erased rectangle's height / width.
+      color: the erased pixels' color.
+      out: a C-contiguous array for the result; by default a new one.
+
+    Returns:
+      The augmented image.
     """
     rng = np.random.default_rng(seed)
-    # All four are drawn whether used or not, so that switching one part off leaves the others as they were.
+    # All four are always drawn, so that turning one operation off does not change the others.
     flip, erase = rng.random(2)
     top, left = rng.integers(0, 2 * pad + 1, 2)
     result = np.empty_like(image, order="C") if out is None else out
-    # A pixel as one item of three bytes: NumPy copies these several times faster than three items.
+    # One item of three bytes per pixel: NumPy copies these several times faster than three items.
     pixels, target = _pixels(np.ascontiguousarray(image)), _pixels(result)
     result.fill(0)
     pixels = pixels[:, ::-1] if flip < flip_probability else pixels
@@ -66,9 +78,17 @@ def erase_box(
     aspect: tuple[float, float] = (0.3, 3.3),
     tries: int = 10,
 ) -> tuple[int, int, int, int] | None:
-    """A rectangle (top, left, height, width) within `size` = (height, width), or None if no try fitted.
+    """Draws a rectangle within an image.
 
-    The area is uniform, the aspect height / width log-uniform, and the place uniform.
+    Args:
+      rng: the random generator.
+      size: height and width of the image.
+      area: range of the uniformly drawn fraction of the image.
+      aspect: range of the log-uniformly drawn height / width.
+      tries: number of attempts.
+
+    Returns:
+      (top, left, height, width) at a uniformly drawn position, or None if no attempt fits into the image.
     """
     rows, columns = size
     for _ in range(tries):
@@ -82,15 +102,17 @@ def erase_box(
     return None
 
 
-def _pixels(image: np.ndarray) -> np.ndarray:
-    """[..., 3] uint8 seen as [...] items of three bytes."""
+def _pixels(image: UInt8[np.ndarray, "*n 3"]) -> Shaped[np.ndarray, "*n"]:
+    """Views [..., 3] uint8 as [...] items of three bytes."""
     return image.view("V3")[..., 0]
 
 
-def _shift(pixels: np.ndarray, down: int, right: int, target: np.ndarray) -> None:
-    """Puts into `target`, all zeros, what it shows of `pixels`: its corner lies at (`down`, `right`)."""
+def _shift(
+    pixels: Shaped[np.ndarray, "h w"], down: int, right: int, target: Shaped[np.ndarray, "h w"]
+) -> None:
+    """Copies the window of `pixels` with its corner at (`down`, `right`) to `target`, which is all zeros."""
     height, width = pixels.shape
     top, bottom = max(down, 0), min(height, height + down)
     left, end = max(right, 0), min(width, width + right)
-    if top < bottom and left < end:  # a pad wider than the picture may leave nothing of it
+    if top < bottom and left < end:  # with a pad wider than the image, the window may be empty
         target[top - down : bottom - down, left - right : end - right] = pixels[top:bottom, left:end]

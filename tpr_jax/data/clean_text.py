@@ -3,12 +3,13 @@
 import html
 import re
 
-# Text of nothing but these is what `ftfy` would return; most captions are, and it takes 30 times as long.
+# `ftfy` returns text of only these characters unchanged; most captions are such, and it takes 30 times as
+# long.
 PLAIN = re.compile(r"[\t\n\r -%'-~]*")  # printable ASCII without "&", and white space
 
 
 def replace_surrogates(text: str) -> str:
-    """Joins pairs of UTF-16 surrogates; a lone one, which no encoding can hold, becomes U+FFFD."""
+    """Joins pairs of UTF-16 surrogates, and replaces lone ones, which cannot be encoded, by U+FFFD."""
     try:
         text.encode("utf-8")
         return text
@@ -17,13 +18,13 @@ def replace_surrogates(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Returns the lower-case text that CLIP encodes, with single spaces. Takes any string.
+    """Returns the lower-case text that CLIP encodes, with single spaces. Accepts any string.
 
-    As CLIP's `basic_clean` and `whitespace_clean`: `ftfy.fix_text` (wrongly decoded bytes, curly quotes,
+    Equals CLIP's `basic_clean` and `whitespace_clean`: `ftfy.fix_text` (wrongly decoded bytes, curly quotes,
     ligatures, full-width letters, control characters, NFC), then HTML entities unescaped twice.
     """
     if not PLAIN.fullmatch(text):
-        import ftfy  # only now: a tenth of a second that plain texts need not wait for
+        import ftfy  # imported lazily: takes a tenth of a second, which plain text does not need
 
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()

@@ -1,88 +1,231 @@
-"""Where a data set named in a config lies, its splits, and whether it is whole."""
+"""The table of data sets: one row each, from which everything that depends on the data set derives."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from tpr_jax.data import counts as counts_lib
-from tpr_jax.data import mini_pedes
-from tpr_jax.data.mixture import mix
-from tpr_jax.data.records import Records, load_all
+from tpr_jax.data import custom, mini_pedes
+from tpr_jax.data.text_files import json_records
 from tpr_jax.errors import UserError
 
-FOLDERS = {
-    "cuhk_pedes": "CUHK-PEDES",
-    "icfg_pedes": "ICFG-PEDES",
-    "rstp_reid": "RSTPReid",
-    "ufine6926": "UFine6926",
-    "synth_pedes": "SYNTH-PEDES",
-}
-
-
-def data_folder(dataset: str, data_dir: str) -> str:
-    """The folder of a data set: `data_dir` where given, else MiniPEDES as bundled, else `data/<its name>`."""
-    if data_dir:
-        return data_dir
-    if dataset == "folder":
-        raise UserError(
-            "config.data_dir is missing: dataset 'folder' needs the folder, --config.data_dir=DIR"
-        )
-    return mini_pedes.bundled_dir() if dataset == "mini_pedes" else str(Path("data") / FOLDERS[dataset])
-
-
-# Where a data set's pictures and captions come from: its folder as the authors give it out, or records
-# prepared by `python -m tpr_jax.data.tfds_builders`, with the pictures at training size or as they are.
+# Where images and captions come from: the folder as the authors distribute it, or records prepared by
+# `python -m tpr_jax.data.tfds_builders`, with the images at training size or as the original files.
 SOURCES = ("files", "tfds_sized", "tfds_original")
 
 
-def load_splits(
-    dataset: str, data_dir: str, missing_ok: bool = False, source: str = "files"
-) -> dict[str, Records]:
-    """The splits `train`, `test` and, where there is one, `val`.
+class Counts(NamedTuple):
+    """The size of a split, or of all splits together."""
 
-    With `missing_ok` the pictures need not be there. `source` is one of SOURCES; with records, `data_dir` is
-    where they were written, which may be a bucket.
+    identities: int
+    images: int
+    captions: int
+
+    def __str__(self) -> str:
+        return f"{self.identities:,} identities, {self.images:,} images, {self.captions:,} captions"
+
+
+@dataclass(frozen=True)
+class TfdsInfo:
+    """What the TensorFlow Dataset of a benchmark says about it."""
+
+    builder: str  # the class in `tfds_builders/<name>.py`
+    description: str
+    homepage: str
+    instructions: str  # how to obtain the data, and what --manual_dir must hold
+    citation: str  # BibTeX
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One data set: its annotation, the layout of its folder, and its official size.
+
+    Attributes:
+      name: the value of `config.dataset`.
+      title: the authors' name for it, which is also the default folder below `data/`.
+      annotations: names or glob patterns of the annotation file; the first that exists is read.
+      reader: maps the annotation's path to (number of the record, its fields) for each record.
+      images: the folder that the paths in the annotation are relative to; empty for the data set's own.
+      path_field: the field of a record that holds the image's path.
+      split: the split of all records, where the annotation does not name one.
+      is_custom: whether it is a user's own folder, whose ids may be names and whose images may have boxes.
+      counts: the official size of each split; {"all": ...} if the authors publish the totals only.
+      reports_best_on_test: whether papers report the epoch that is best on the test split itself.
+      tfds: None if there is no TensorFlow Datasets builder.
     """
-    if source == "files":
-        folder = data_folder(dataset, data_dir)
-        splits = load_all(folder, dataset, missing_ok)
-    else:
-        if not data_dir:
-            raise UserError(f"config.data_dir is missing: config.source='{source}' needs the records' folder")
-        from tpr_jax.data.tfds_builders import read  # TensorFlow, which nothing else here needs
 
-        folder, splits = data_dir, read.load_all(data_dir, dataset, source.removeprefix("tfds_"))
-    for needed in ("train", "test"):
-        if needed not in splits:
-            raise UserError(f"{folder} has no record of split '{needed}': get a whole copy of the annotation")
-    return splits
+    name: str
+    title: str
+    annotations: tuple[str, ...]
+    reader: Callable[[str], Iterable[tuple[int, object]]] = json_records
+    images: str = "imgs"
+    path_field: str = "file_path"
+    split: str = ""
+    is_custom: bool = False
+    counts: Mapping[str, Counts] | None = None
+    reports_best_on_test: bool = False
+    tfds: TfdsInfo | None = None
 
 
-def with_mixed(
-    splits: dict[str, Records], others: Sequence[tuple[str, str, float]], missing_ok: bool = False
-) -> dict[str, Records]:
-    """The splits with the training splits of further data sets in `train`.
+_ROWS = (
+    Dataset("mini_pedes", "MiniPEDES", ("reid_raw.json",)),
+    Dataset(
+        "cuhk_pedes",
+        "CUHK-PEDES",
+        ("reid_raw.json",),
+        counts={
+            "train": Counts(11_003, 34_054, 68_126),
+            "val": Counts(1_000, 3_078, 6_158),
+            "test": Counts(1_000, 3_074, 6_156),
+        },
+        reports_best_on_test=True,
+        tfds=TfdsInfo(
+            builder="CuhkPedes",
+            description="13,003 identities, 40,206 images, 80,440 captions (Li et al., CVPR 2017).",
+            homepage="https://github.com/ShuangLI59/Person-Search-with-Natural-Language-Description",
+            instructions="""\
+    The authors distribute CUHK-PEDES on request, for research only: the homepage says whom to write to, from
+    the address of a university or institute. It must not be passed on.
+    Give the folder that holds reid_raw.json and imgs/ as --manual_dir.
+    """,
+            citation=r"""
+@inproceedings{li2017person,
+  title={Person Search with Natural Language Description},
+  author={Li, Shuang and Xiao, Tong and Li, Hongsheng and Zhou, Bolei and Yue, Dayu and Wang, Xiaogang},
+  booktitle={CVPR},
+  year={2017}
+}
+""",
+        ),
+    ),
+    Dataset(
+        "icfg_pedes",
+        "ICFG-PEDES",
+        # The last two are not the authors' names, but those of copies in circulation.
+        ("ICFG-PEDES.json", "ICFG_PEDES.json", "ICFG.json", "annotations/ICFG-PEDES.json"),
+        counts={"train": Counts(3_102, 34_674, 34_674), "test": Counts(1_000, 19_848, 19_848)},
+        reports_best_on_test=True,
+        tfds=TfdsInfo(
+            builder="IcfgPedes",
+            description=(
+                "4,102 identities, 54,522 images, 54,522 captions; no validation split (Ding et al., 2021)."
+            ),
+            homepage="https://github.com/zifyloo/SSAN",
+            instructions="""\
+    The authors distribute ICFG-PEDES on request, for research only: the homepage has the agreement to sign.
+    Its images come from MSMT17, whose own terms apply too. It must not be passed on.
+    Give the folder that holds ICFG-PEDES.json and imgs/ as --manual_dir.
+    """,
+            citation=r"""
+@article{ding2021semantically,
+  title={Semantically Self-Aligned Network for Text-to-Image Part-aware Person Re-identification},
+  author={Ding, Zefeng and Ding, Changxing and Shao, Zhiyin and Tao, Dacheng},
+  journal={arXiv:2107.12666},
+  year={2021}
+}
+""",
+        ),
+    ),
+    Dataset(
+        "rstp_reid",
+        "RSTPReid",
+        ("data_captions.json",),
+        path_field="img_path",
+        counts={
+            "train": Counts(3_701, 18_505, 37_010),
+            "val": Counts(200, 1_000, 2_000),
+            "test": Counts(200, 1_000, 2_000),
+        },
+        reports_best_on_test=True,
+        tfds=TfdsInfo(
+            builder="RstpReid",
+            description="4,101 identities, 20,505 images, 41,010 captions (Zhu et al., ACM MM 2021).",
+            homepage="https://github.com/NjtechCVLab/RSTPReid-Dataset",
+            instructions="""\
+    The authors distribute RSTPReid on request, for research only: the homepage has the agreement to sign. Its
+    images come from MSMT17, whose own terms apply too. It must not be passed on.
+    Give the folder that holds data_captions.json and imgs/ as --manual_dir.
+    """,
+            citation=r"""
+@inproceedings{zhu2021dssl,
+  title={DSSL: Deep Surroundings-person Separation Learning for Text-based Person Retrieval},
+  author={Zhu, Aichun and Wang, Zijie and Li, Yifeng and Wan, Xili and Jin, Jing and Wang, Tian and
+          Hu, Fangqiang and Hua, Gang},
+  booktitle={ACM Multimedia},
+  year={2021}
+}
+""",
+        ),
+    ),
+    Dataset(
+        "ufine6926",
+        "UFine6926",
+        ("*.json",),  # the authors document the fields but not the file's name: the folder's only JSON file
+        images="",
+        counts={"all": Counts(6_926, 26_206, 52_412)},
+        tfds=TfdsInfo(
+            builder="Ufine6926",
+            description="6,926 identities, 26,206 images, 52,412 long captions (Zuo et al., CVPR 2024).",
+            homepage="https://github.com/Zplusdragon/UFineBench",
+            instructions="""\
+    The authors distribute UFine6926 on request, for research only: sign the license on the homepage and send
+    it to the addresses given there. It must not be passed on.
+    Give the folder that holds its annotation (the only JSON file there) and images/ as --manual_dir.
+    """,
+            citation=r"""
+@inproceedings{zuo2024ufinebench,
+  title={UFineBench: Towards Text-based Person Retrieval with Ultra-fine Granularity},
+  author={Zuo, Jialong and Zhou, Hanyu and Nie, Ying and Zhang, Feng and Guo, Tianyu and Sang, Nong and
+          Wang, Yunhe and Gao, Changxin},
+  booktitle={CVPR},
+  year={2024}
+}
+""",
+        ),
+    ),
+    # For pre-training: it has no splits. Its fields `attributes` and `prompt_caption` are ignored.
+    Dataset(
+        "synth_pedes",
+        "SYNTH-PEDES",
+        ("synthpedes_dataset.json", "synthpedes-dataset.json"),
+        images="",
+        split="train",
+    ),
+    Dataset(
+        "folder", "", custom.FILES, reader=custom.read_rows, images="", path_field="image", is_custom=True
+    ),
+)
+DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in _ROWS}
+BENCHMARKS = tuple(dataset.name for dataset in _ROWS if dataset.reports_best_on_test)
 
-    `others` has (data set, its folder or '', weight) of each, see `mix.mix`; the weight of `train` is 1.
+
+def data_folder(dataset: str, data_dir: str) -> str:
+    """Returns `data_dir` if it is given, else the bundled MiniPEDES or `data/<title>`.
+
+    Raises:
+      UserError: `dataset` is "folder" and `data_dir` is empty.
     """
-    if not others:
-        return splits
-    parts, weights = [splits["train"]], [1.0]
-    for dataset, data_dir, weight in others:
-        folder = data_folder(dataset, data_dir)
-        added = load_all(folder, dataset, missing_ok)
-        if "train" not in added:
-            raise UserError(f"{folder} has no record of split 'train', so config.mix has no use for it")
-        parts.append(added["train"])
-        weights.append(float(weight))
-    return {**splits, "train": mix(parts, weights)}
+    if data_dir:
+        return data_dir
+    if DATASETS[dataset].is_custom:
+        raise UserError(
+            "config.data_dir is missing: dataset 'folder' needs the folder, --config.data_dir=DIR"
+        )
+    return (
+        mini_pedes.bundled_dir() if dataset == "mini_pedes" else str(Path("data") / DATASETS[dataset].title)
+    )
 
 
-def describe(dataset: str, splits: dict[str, Records]) -> dict:
-    """What the splits hold, for results.json.
-
-    `counts` of each split, and `subset`: the lines in which they differ from the official counts, empty where
-    they do not, None where there are no such counts.
-    """
-    counts = counts_lib.count(splits)
-    differing = counts_lib.deviations(dataset, counts) if dataset in counts_lib.OFFICIAL else None
-    return {"counts": {name: found._asdict() for name, found in counts.items()}, "subset": differing}
+def count_deviations(dataset: str, counts: Mapping[str, Counts]) -> list[str]:
+    """Returns a line for each split whose size differs from the official one, if there is one."""
+    official, counts = DATASETS[dataset].counts, dict(counts)
+    if official is None:
+        return []
+    if "all" in official and counts:
+        counts = {"all": Counts(*map(sum, zip(*counts.values(), strict=True)))}
+    lines = []
+    for split in dict.fromkeys((*official, *counts)):
+        actual, expected = counts.get(split, Counts(0, 0, 0)), official.get(split, Counts(0, 0, 0))
+        if actual != expected:
+            lines.append(f"{split} has {actual}; officially {expected}")
+    return lines

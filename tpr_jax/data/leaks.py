@@ -1,4 +1,4 @@
-"""Finds people and photos that two splits share, by one rule for `data.check` and for training."""
+"""Finds identities and photos that two splits share, by one rule for `data.check` and for training."""
 
 import os
 import unicodedata
@@ -7,135 +7,149 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from tpr_jax.data.annotations import SPLITS, Entry
+from tpr_jax.data.image_paths import ImagePaths
 from tpr_jax.data.images.read import Stored
-from tpr_jax.data.photos import Photos
 from tpr_jax.data.records import Records
 from tpr_jax.errors import UserError
 
 Box = tuple[int, int, int, int]  # x, y, width, height
-# From this part of the smaller box on, two boxes show the same; people side by side may overlap a little.
-_SAME = 0.5
+# Two boxes show the same person if they share this fraction of the smaller one's area. People who stand side
+# by side may overlap by less.
+_MIN_OVERLAP = 0.5
 
 
-class Row(NamedTuple):
-    """One picture of a split: who is on it, and of which photo it is."""
+class ImageRow(NamedTuple):
+    """One image of a split: its identity, and the photo it is a part of."""
 
     split: str
-    person: str
-    photo: str  # all names of one photo have the same
+    identity: str
+    photo: str  # a key that all names of one photo share
     box: Box | None
-    shown: str  # the photo's name, for messages
+    name: str  # the photo's name, for messages
 
 
 class Leaks(NamedTuple):
-    """A line for each person, and for each photo, in two splits."""
+    """A line for each identity, and for each photo, that occurs in two splits."""
 
     people: list[str]
     photos: list[str]
 
 
-def of_entries(entries: Iterable[Entry]) -> Leaks:
+def find_in_entries(entries: Iterable[Entry]) -> Leaks:
     """Finds what the splits of an annotation share."""
-    photos = Photos()
-    rows = [Row(e.split, str(e.pid), photos.key(e.image), e.box, e.image) for e in entries]
-    return Leaks(people_in_two(rows), photos_in_two(rows))
+    image_paths = ImagePaths()
+    rows = [ImageRow(e.split, str(e.pid), image_paths.key(e.image), e.box, e.image) for e in entries]
+    return Leaks(shared_identities(rows), shared_photos(rows))
 
 
-def of_splits(splits: Mapping[str, Records]) -> Leaks:
+def find_in_splits(splits: Mapping[str, Records]) -> Leaks:
     """Finds what the splits of a data set share."""
-    rows = _rows(splits)
-    return Leaks(people_in_two(rows), photos_in_two(rows))
+    rows = _image_rows(splits)
+    return Leaks(shared_identities(rows), shared_photos(rows))
 
 
-def with_mixed(leaks: Leaks, splits: Mapping[str, Records]) -> Leaks:
+def add_mixed(leaks: Leaks, splits: Mapping[str, Records]) -> Leaks:
     """Adds the photos that further data sets brought into `train`.
 
-    Their ids tell nothing: people of two data sets are never taken for one.
+    Compares photos only: equal ids of two data sets do not mean the same person.
     """
-    return Leaks(leaks.people, list(dict.fromkeys(leaks.photos + photos_in_two(_rows(splits)))))
+    return Leaks(leaks.people, list(dict.fromkeys(leaks.photos + shared_photos(_image_rows(splits)))))
 
 
-def refuse(leaks: Leaks, name: str, on_leak: str, official: bool) -> dict:
-    """Raises a UserError where splits share something, unless `on_leak` is 'warn': then prints a line.
+def raise_or_warn(leaks: Leaks, name: str, on_leak: str, official: bool) -> dict:
+    """Raises an error if splits share something, or prints a warning if that is allowed.
 
-    Of an official copy of a benchmark the authors made the splits, so that is only said. Returns the
-    numbers, for results.json; empty where there are none.
+    Args:
+      leaks: what the splits share.
+      name: the data set, for the message.
+      on_leak: 'error' or 'warn'.
+      official: whether the splits are a benchmark's own, which only lead to a warning.
+
+    Returns:
+      The numbers for results.json; empty if the splits share nothing.
+
+    Raises:
+      UserError: the splits share something, `on_leak` is 'error', and the splits are not official.
     """
     if not leaks.people and not leaks.photos:
         return {}
     numbers = {"identities": len(leaks.people), "photos": len(leaks.photos)}
-    words = {"identities": ("identity", "identities"), "photos": ("photo", "photos")}
-    counted = [f"{n:,} {words[what][n != 1]}" for what, n in numbers.items() if n]
+    nouns = {"identities": ("identity", "identities"), "photos": ("photo", "photos")}
+    counts = [f"{number:,} {nouns[kind][number != 1]}" for kind, number in numbers.items() if number]
     first = (leaks.people + leaks.photos)[0]
-    single = sum(numbers.values()) == 1
-    told = f"{name}: {' and '.join(counted)} {'is' if single else 'are'} in two splits"
-    told += f": {first}" if single else f", the first: {first}"
+    is_single = sum(numbers.values()) == 1
+    message = f"{name}: {' and '.join(counts)} {'is' if is_single else 'are'} in two splits"
+    message += f": {first}" if is_single else f", the first: {first}"
     if on_leak == "error" and not official:
         raise UserError(
-            f"{told}; leave each in one split (python -m tpr_jax.data.check lists them all), or train "
-            "all the same with --config.on_leak=warn"
+            f"{message}; leave each in one split (python -m tpr_jax.data.check lists them all), or train "
+            "anyway with --config.on_leak=warn"
         )
-    print(f"warning: {told}")
+    print(f"warning: {message}")
     return {"in_two_splits": numbers}
 
 
-def people_in_two(rows: Iterable[Row]) -> list[str]:
-    """Returns a line for each person whom one split trains on and another searches for."""
+def shared_identities(rows: Iterable[ImageRow]) -> list[str]:
+    """Returns a line for each identity that occurs in more than one split."""
     splits = defaultdict(set)
     for row in rows:
-        splits[row.person].add(row.split)
-    return [f"identity {person} is in {_named(found)}" for person, found in splits.items() if len(found) > 1]
+        splits[row.identity].add(row.split)
+    return [
+        f"identity {identity} is in {_join(names)}" for identity, names in splits.items() if len(names) > 1
+    ]
 
 
-def photos_in_two(rows: Iterable[Row]) -> list[str]:
-    """Returns a line for each photo in two splits.
+def shared_photos(rows: Iterable[ImageRow]) -> list[str]:
+    """Returns a line for each photo that occurs in two splits.
 
-    Of a photo with several people boxes that have little in common may be in different splits; one without a
-    box is all of the photo.
+    Boxes of one photo that hardly overlap may be in different splits; a row without a box is the whole photo.
     """
-    pictures = defaultdict(list)
+    by_photo = defaultdict(list)
     for row in rows:
-        pictures[row.photo].append(row)
+        by_photo[row.photo].append(row)
     lines = []
-    for found in pictures.values():
-        if len({row.split for row in found}) < 2:
+    for photo_rows in by_photo.values():
+        if len({row.split for row in photo_rows}) < 2:
             continue
-        shared = {
+        splits = {
             split
-            for i, one in enumerate(found)
-            for other in found[:i]
-            if one.split != other.split and same_part(one.box, other.box)
-            for split in (one.split, other.split)
+            for i, row in enumerate(photo_rows)
+            for other in photo_rows[:i]
+            if row.split != other.split and boxes_overlap(row.box, other.box)
+            for split in (row.split, other.split)
         }
-        if shared:
-            first, *others = dict.fromkeys(row.shown for row in found if row.split in shared)
-            also = f" (also named {others[0]})" if others else ""
-            lines.append(f"photo {first} is in {_named(shared)}{also}")
+        if splits:
+            first, *others = dict.fromkeys(row.name for row in photo_rows if row.split in splits)
+            alias = f" (also named {others[0]})" if others else ""
+            lines.append(f"photo {first} is in {_join(splits)}{alias}")
     return lines
 
 
-def same_part(one: Box | None, other: Box | None) -> bool:
-    """Whether two boxes of a photo share half of the smaller one's area or more; None is all of the photo."""
-    if one is None or other is None:
+def boxes_overlap(first: Box | None, second: Box | None) -> bool:
+    """Returns whether two boxes share half of the smaller one's area or more; None is the whole photo."""
+    if first is None or second is None:
         return True
-    width = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
-    height = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
-    return max(width, 0) * max(height, 0) >= _SAME * min(one[2] * one[3], other[2] * other[3])
+    width = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
+    height = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
+    smaller = min(first[2] * first[3], second[2] * second[3])
+    return max(width, 0) * max(height, 0) >= _MIN_OVERLAP * smaller
 
 
-def _named(splits: Iterable[str]) -> str:
+def _join(splits: Iterable[str]) -> str:
     return " and ".join(sorted(splits, key=SPLITS.index))
 
 
-def _rows(splits: Mapping[str, Records]) -> list[Row]:
-    photos, rows = Photos(), []
+def _image_rows(splits: Mapping[str, Records]) -> list[ImageRow]:
+    image_paths, rows = ImagePaths(), []
     for split, records in splits.items():
-        people = records.names or map(str, records.pids.tolist())
+        identities = records.names or map(str, records.pids.tolist())
         boxes = records.boxes or [None] * len(records.image_paths)
         stored = records.stored or [None] * len(records.image_paths)
-        for person, path, box, file in zip(people, records.image_paths, boxes, stored, strict=True):
-            # A prepared record lies in no folder; it has its name within the data set.
-            prepared = isinstance(file, Stored)
-            photo = unicodedata.normalize("NFC", os.path.normpath(path)) if prepared else photos.key(path)
-            rows.append(Row(split, person, photo, box, path))
+        for identity, path, box, file in zip(identities, records.image_paths, boxes, stored, strict=True):
+            # A prepared record is not in a folder; its path is its name within the data set.
+            is_prepared = isinstance(file, Stored)
+            photo = (
+                unicodedata.normalize("NFC", os.path.normpath(path)) if is_prepared else image_paths.key(path)
+            )
+            rows.append(ImageRow(split, identity, photo, box, path))
     return rows

@@ -1,4 +1,4 @@
-"""Several data sets trained on together, each with a weight: how often an epoch passes through it."""
+"""Mixes several data sets for training, each with a weight: how often an epoch passes through it."""
 
 import math
 from collections.abc import Sequence
@@ -9,66 +9,67 @@ from jaxtyping import Float, Int
 from tpr_jax.data.records import Records, caption_pairs, image_sources
 from tpr_jax.utils.seeds import check_seed
 
-# The last word of the stream that draws parts of data sets; see `pipeline` for the others.
-_PICK = 3
+# The last word of the random stream that draws fractions of data sets; `pipeline` lists the others.
+_PICK_STREAM = 3
 
 
-def mix(parts: Sequence[Records], weights: Sequence[float]) -> Records:
-    """The training splits of several data sets as one, in their order.
+def mix(splits: Sequence[Records], weights: Sequence[float]) -> Records:
+    """Concatenates the training splits of several data sets.
 
-    A caption of a data set with weight w comes w times an epoch: with 0.5 another random half of the captions
-    each epoch, with 2 each of them twice. Identities are numbered anew, so that no two data sets share one.
+    A caption of a data set with weight w occurs w times per epoch: with 0.5 a new random half of the captions
+    in each epoch, with 2 each caption twice. Identities are renumbered so that no two data sets share one.
     """
     pids, offset = [], 0
-    for records in parts:
+    for records in splits:
         distinct, labels = np.unique(records.pids, return_inverse=True)
         pids.append(labels.astype(np.int64) + offset)
         offset += len(distinct)
-    passes = [np.full(len(r.image_paths), float(w)) for r, w in zip(parts, weights, strict=True)]
-    boxes = [r.boxes or [None] * len(r.image_paths) for r in parts]
+    passes = [np.full(len(r.image_paths), float(w)) for r, w in zip(splits, weights, strict=True)]
+    boxes = [r.boxes or [None] * len(r.image_paths) for r in splits]
     return Records(
-        name=" + ".join(records.name for records in parts),
-        image_paths=[path for records in parts for path in records.image_paths],
-        captions=[captions for records in parts for captions in records.captions],
+        name=" + ".join(records.name for records in splits),
+        image_paths=[path for records in splits for path in records.image_paths],
+        captions=[captions for records in splits for captions in records.captions],
         pids=np.concatenate(pids),
-        boxes=[box for some in boxes for box in some] if any(r.boxes for r in parts) else None,
+        boxes=[box for split_boxes in boxes for box in split_boxes] if any(r.boxes for r in splits) else None,
         passes=np.concatenate(passes) if any(weight != 1 for weight in weights) else None,
-        stored=[s for r in parts for s in image_sources(r)] if any(r.stored for r in parts) else None,
+        stored=[s for r in splits for s in image_sources(r)] if any(r.stored for r in splits) else None,
     )
 
 
 def examples_per_epoch(records: Records) -> int:
-    """How many caption pairs an epoch has."""
+    """Returns the number of caption pairs in an epoch."""
     if records.passes is None:
         return sum(map(len, records.captions))
-    return sum(number for _, number in _groups(_pair_passes(records)))
+    return sum(number for _, number in _weight_groups(_pair_passes(records)))
 
 
 def epoch_order(records: Records, seed: int, epoch: int) -> Int[np.ndarray, " m"]:
-    """The examples of an epoch, a function of (seed, epoch).
+    """Returns the examples of an epoch in random order, as a function of (seed, epoch).
 
-    An example is pair + n * repeat: the row among the n of `caption_pairs(records)`, and how often the epoch
-    has had it before, so that a pair's second time is another example with an augmentation of its own.
+    An example is pair + n * repeat, where the pair is a row among the n of `caption_pairs(records)`, and the
+    repeat counts its earlier occurrences in the epoch: the second occurrence of a pair is another example,
+    with its own augmentation.
     """
-    shuffle = np.random.default_rng([check_seed(seed), epoch])
+    shuffle_rng = np.random.default_rng([check_seed(seed), epoch])
     if records.passes is None:
-        return shuffle.permutation(sum(map(len, records.captions)))
+        return shuffle_rng.permutation(sum(map(len, records.captions)))
     passes = _pair_passes(records)
-    pick = np.random.default_rng([seed, epoch, _PICK])
+    pick_rng = np.random.default_rng([seed, epoch, _PICK_STREAM])
     examples = []
-    for value, number in _groups(passes):
-        group = np.flatnonzero(passes == value)
-        repeats, rest = divmod(number, len(group))
+    for weight, number in _weight_groups(passes):
+        group = np.flatnonzero(passes == weight)
+        repeats, remainder = divmod(number, len(group))
         examples += [group + len(passes) * repeat for repeat in range(repeats)]
-        examples.append(pick.permutation(group)[:rest] + len(passes) * repeats)
-    return shuffle.permutation(np.concatenate(examples))
+        examples.append(pick_rng.permutation(group)[:remainder] + len(passes) * repeats)
+    return shuffle_rng.permutation(np.concatenate(examples))
 
 
 def _pair_passes(records: Records) -> Float[np.ndarray, " n"]:
     return records.passes[caption_pairs(records)[0]]
 
 
-def _groups(passes: np.ndarray) -> list[tuple[float, int]]:
-    """(weight, number of examples an epoch) of the pairs of each weight."""
+def _weight_groups(passes: Float[np.ndarray, " n"]) -> list[tuple[float, int]]:
+    """Returns (weight, number of examples per epoch) for each distinct weight of the pairs."""
     values, counts = np.unique(passes, return_counts=True)
     return [(v, math.floor(v * n + 0.5)) for v, n in zip(values.tolist(), counts.tolist(), strict=True)]

@@ -1,10 +1,11 @@
-"""Training batches: every random choice is a function of (seed, epoch, example)."""
+"""Makes training batches; every random choice is a function of (seed, epoch, example)."""
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Int32, UInt8
 
 from tpr_jax.data.augment import ERASE_COLOR, augment_image
 from tpr_jax.data.batches import decode_all, image_batches, text_batches, worker_threads
@@ -17,29 +18,32 @@ from tpr_jax.data.sampler import identity_batches, identity_order
 from tpr_jax.errors import UserError
 from tpr_jax.utils.seeds import check_seed
 
-tensorflow()  # before JAX computes anything, for whoever trains
+tensorflow()  # must be imported before JAX computes anything
 
 __all__ = ["decode_all", "image_batches", "steps_per_epoch", "stream", "text_batches", "train_input"]
 
-# A split whose decoded pictures take less than this is held in memory.
+# A split whose decoded images take less than this is kept in memory.
 CACHE_BYTES = 512 * 2**20
 
-# The last word of an example's seed. Not 0: NumPy pads short seeds with zeros, so [seed, epoch], which orders
-# the epoch, and [seed, epoch, 0, 0] are the same stream.
-# 3 is `mix`'s, 5 is `sampler`'s.
-_AUGMENT, _MASK, _REPLACE = 1, 2, 4
+# The last word of an example's seed, which separates random streams. `mixture` uses 3, `sampler` 5,
+# `protocols` 6 and 7. It must not be 0: NumPy pads short seeds with zeros, so [seed, epoch], which orders the
+# epoch, and [seed, epoch, 0, 0] are the same stream.
+_AUGMENT_STREAM, _MASK_STREAM, _REPLACE_STREAM = 1, 2, 4
 
-# Pictures tried in the place of one that cannot be read, before the data set is given up.
+# Images to try in place of an unreadable one before the data set is given up.
 _TRIES = 100
 
 
 def steps_per_epoch(records: Records, batch_size: int, instances: int = 0) -> int:
-    """Whole batches of caption pairs; the remainder is dropped, so that every batch has one shape.
+    """Returns the number of full batches in an epoch; the remainder is dropped to keep one batch shape.
 
-    With `instances` above 0, batches of so many examples of each identity: see `sampler.identity_batches`.
+    Args:
+      records: the training split.
+      batch_size: caption pairs in a batch.
+      instances: if above 0, examples of each identity in a batch; see `sampler.identity_batches`.
 
     Raises:
-      UserError: not even one batch.
+      UserError: the split does not fill one batch, or `instances` does not fit.
     """
     pairs = examples_per_epoch(records)
     if not 1 <= batch_size <= pairs:
@@ -67,7 +71,7 @@ def train_input(
     instances: int = 0,
     augment: bool = True,
     pad: int = 10,
-    color: np.ndarray = ERASE_COLOR,
+    color: UInt8[np.ndarray, "3"] = ERASE_COLOR,
     mask_text: bool = True,
     mlm: bool = False,
     skipped: dict[str, str] | None = None,
@@ -76,28 +80,37 @@ def train_input(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Callable[..., Iterator[dict[str, np.ndarray]]]:
-    """Prepares a split for training; returns `batches(epoch, start_step=0)`, one epoch of it.
+    """Prepares a split for training.
 
-    A batch is {"image": uint8 [b, h, w, 3], "ids": int32 [b, l], "pid": int32 [b], "index": int32 [b]}: the
-    pids are labels from 0 in the order of the raw ids, and the index is the row among
-    `caption_pairs(records)`. `batch_size` is that of all processes together; this process gets its contiguous
-    share b = batch_size / process_count of every batch. `batches(e, k)` gives exactly what `batches(e)` gives
-    after k steps.
+    A batch is {"image": uint8 [b, h, w, 3], "ids": int32 [b, l], "pid": int32 [b], "index": int32 [b]}. The
+    pids are labels from 0 in the order of the raw ids, and the index is the row of `caption_pairs(records)`.
+    This process gets its contiguous shard of b = batch_size / process_count rows of every batch.
 
     Args:
-      tokenizer: list of n texts -> int32 [n, l]; with `mask_text` its field `mask_id` is used too.
-      image_size: height, width in pixels.
-      instances: above 0: so many examples of each identity in a batch, see `sampler.identity_order`.
-      augment, pad, color: see `augment.augment_image`.
-      mask_text: whether `ids` are masked, see `masking.mask_caption`.
-      mlm: batches hold `mlm_ids` and `mlm_labels` [b, l] besides: the masked ids, and what was masked.
-      skipped: where given, another example, drawn at random, takes the place of one whose picture cannot be
-        read, and the picture's name goes in here with the reason. Those that are in here already are not
-        tried again.
-      cache: hold all pictures, decoded, in memory; None: if they take less than 512 MiB.
+      records: the training split.
+      tokenizer: maps n texts to int32 [n, l]; its attribute `mask_id` is needed for masking.
+      image_size: height and width in pixels.
+      batch_size: rows of a batch, over all processes.
+      seed: of all random choices.
+      instances: if above 0, examples of each identity in a batch; see `sampler.identity_order`.
+      augment: whether to augment images.
+      pad: see `augment.augment_image`.
+      color: see `augment.augment_image`.
+      mask_text: whether to mask `ids`; see `masking.mask_caption`.
+      mlm: adds `mlm_ids` and `mlm_labels` [b, l] to the batches: the masked ids and the labels.
+      skipped: if given, an example whose image cannot be read is replaced by another one, drawn at random,
+        and the image's name is added here with the reason. Images already listed here are not tried again.
+      cache: whether to keep all decoded images in memory; None: if they take less than 512 MiB.
+      progress: whether to show a progress bar while the images are decoded.
+      process_index: the index of this process.
+      process_count: the number of processes.
+
+    Returns:
+      `batches(epoch, start_step=0)`, an iterator over one epoch. `batches(e, k)` yields exactly what
+      `batches(e)` yields after k steps.
 
     Raises:
-      UserError: a setting that does not fit; a picture that cannot be read, here or when its batch is due.
+      UserError: a setting does not fit; or an image cannot be read, now or when its batch is due.
     """
     steps = steps_per_epoch(records, batch_size, instances)
     if batch_size % process_count:
@@ -106,85 +119,114 @@ def train_input(
     image_index, captions, pids = caption_pairs(records)
     all_ids = tokenizer(captions)
     labels = np.unique(pids, return_inverse=True)[1].astype(np.int32)
-    sources, images = image_sources(records), None
-    if cache or (
-        cache is None and len(records.image_paths) * image_size[0] * image_size[1] * 3 < CACHE_BYTES
-    ):
-        bad = None if skipped is None else {}
-        images = decode_all(sources, image_size, progress, bad)
-        skipped.update({str(sources[row]): why for row, why in bad.items()}) if bad else None
-    share = batch_size // process_count
-    shapes = [(share, *image_size, 3), (share, 3 if mlm else 1, all_ids.shape[1])]
-    kinds = [(shapes[0], np.uint8), (shapes[1], np.int32), ((share,), np.int32)]
+    sources = image_sources(records)
+    images = _decode_cache(sources, image_size, cache=cache, skipped=skipped, progress=progress)
+    rows = batch_size // process_count
+    shapes = [(rows, *image_size, 3), (rows, 3 if mlm else 1, all_ids.shape[1])]
+    specs = [(shapes[0], np.uint8), (shapes[1], np.int32), ((rows,), np.int32)]
 
-    def picture(pair: int) -> np.ndarray:
+    def read_pair(pair: int) -> UInt8[np.ndarray, "h w 3"]:
         row = image_index[pair]
         if skipped and (name := str(sources[row])) in skipped:
             raise UserError(skipped[name])
         return read_resized(sources[row], image_size) if images is None else images[row]
 
-    def readable(epoch: int, example: int) -> tuple[int, np.ndarray]:
-        """(pair, its picture): the example's own, or where that cannot be read another's."""
-        pair, first = example % len(captions), None
-        draw = None
-        for _ in range(_TRIES):
-            try:
-                return pair, picture(pair)
-            except UserError as error:
-                if skipped is None:
-                    raise
-                first = first or error
-                skipped[str(sources[image_index[pair]])] = str(error)
-            draw = draw or np.random.default_rng((seed, epoch, example, _REPLACE))
-            pair = int(draw.integers(len(captions)))
-        raise UserError(f"{first}; nor can any of {_TRIES - 1} others that were tried in its place be read")
-
-    def load_example(epoch: int, example: int, image: np.ndarray, ids: np.ndarray) -> int:
-        """Fills `image`, and `ids`: [1, l], or with `mlm` ids, masked ids and labels; returns the pair."""
-        pair, whole = readable(epoch, example)
+    def load_example(
+        epoch: int, example: int, image: UInt8[np.ndarray, "h w 3"], ids: Int32[np.ndarray, "k l"]
+    ) -> int:
+        """Fills `image`, and `ids` with the ids (with `mlm` also masked ids and labels); returns the pair."""
+        pairs = _candidate_pairs(example, len(captions), (seed, epoch, example, _REPLACE_STREAM))
+        pair, original = _read_first(pairs, read_pair, lambda pair: str(sources[image_index[pair]]), skipped)
         if augment:
-            augment_image(whole, (seed, epoch, example, _AUGMENT), pad=pad, color=color, out=image)
+            seeds = (seed, epoch, example, _AUGMENT_STREAM)
+            augment_image(original, seeds, pad=pad, color=color, out=image)
         else:
-            image[...] = whole
+            image[...] = original
         ids[0] = all_ids[pair]
         if mask_text or mlm:
-            masked, words = mask_caption(all_ids[pair], tokenizer.mask_id, (seed, epoch, example, _MASK))
+            seeds = (seed, epoch, example, _MASK_STREAM)
+            masked, mlm_labels = mask_caption(all_ids[pair], tokenizer.mask_id, seeds)
             ids[0] = masked if mask_text else ids[0]
             if mlm:
-                ids[1:] = masked, words
+                ids[1:] = masked, mlm_labels
         return pair
 
     def batches(epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        if instances:
-            order = identity_order(pids, batch_size // instances, instances, seed, epoch)
-        else:
-            order = epoch_order(records, seed, epoch)
-        order = order[: steps * batch_size].reshape(steps, process_count, share)[:, process_index]
+        order = (
+            identity_order(pids, batch_size // instances, instances, seed, epoch)
+            if instances
+            else epoch_order(records, seed, epoch)
+        )
+        order = order[: steps * batch_size].reshape(steps, process_count, rows)[:, process_index]
 
         def load(examples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            image, ids = _aligned(shapes[0]), np.empty(shapes[1], np.int32)
+            image, ids = _empty_aligned(shapes[0]), np.empty(shapes[1], np.int32)
             pairs = map(load_example, itertools.repeat(epoch), examples.tolist(), image, ids)
             return image, ids, np.array(list(pairs), np.int32)
 
-        # From memory one worker keeps up, and more would only fight over Python's lock.
+        # For images in memory one worker is fast enough, and more would compete for the GIL.
         workers = worker_threads() if images is None else 1
-        for image, ids, index in in_order(load, order[start_step:], kinds, workers):
+        for image, ids, index in in_order(load, order[start_step:], specs, workers):
             batch = {"image": image, "ids": ids[:, 0], "pid": labels[index], "index": index}
             yield batch | ({"mlm_ids": ids[:, 1], "mlm_labels": ids[:, 2]} if mlm else {})
 
     return batches
 
 
+def _decode_cache(
+    sources: Sequence,
+    image_size: tuple[int, int],
+    *,
+    cache: bool | None,
+    skipped: dict[str, str] | None,
+    progress: bool,
+) -> UInt8[np.ndarray, "n h w 3"] | None:
+    """Decodes all images if they should be kept in memory; adds unreadable ones to `skipped` if given."""
+    if cache is None:
+        cache = len(sources) * image_size[0] * image_size[1] * 3 < CACHE_BYTES
+    if not cache:
+        return None
+    bad = None if skipped is None else {}
+    images = decode_all(sources, image_size, progress, bad)
+    if bad:
+        skipped.update({str(sources[row]): reason for row, reason in bad.items()})
+    return images
+
+
+def _candidate_pairs(example: int, number: int, seeds: tuple[int, ...]) -> Iterator[int]:
+    """Yields the pair of an example, and then random replacements among the `number` pairs."""
+    yield example % number
+    rng = np.random.default_rng(seeds)
+    while True:
+        yield int(rng.integers(number))
+
+
+def _read_first(
+    pairs: Iterator[int], read: Callable, name: Callable[[int], str], skipped: dict[str, str] | None
+) -> tuple[int, UInt8[np.ndarray, "h w 3"]]:
+    """Returns the first of `pairs` with a readable image, and the image; without `skipped`, tries one."""
+    first_error = None
+    for pair in itertools.islice(pairs, _TRIES):
+        try:
+            return pair, read(pair)
+        except UserError as error:
+            if skipped is None:
+                raise
+            first_error = first_error or error
+            skipped[name(pair)] = str(error)
+    raise UserError(f"{first_error}; nor can any of the {_TRIES - 1} images tried in its place be read")
+
+
 def stream(batches: Callable, per_epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of `train_input` epoch after epoch, without end, from step `start_step` of the run."""
-    first, skip = divmod(start_step, per_epoch)
-    yield from batches(first, skip)
-    for epoch in itertools.count(first + 1):
+    """Yields the batches of `train_input` epoch after epoch, endlessly, from step `start_step` of the run."""
+    first_epoch, first_step = divmod(start_step, per_epoch)
+    yield from batches(first_epoch, first_step)
+    for epoch in itertools.count(first_epoch + 1):
         yield from batches(epoch)
 
 
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """uint8, not filled, where TensorFlow and XLA take memory over as it is instead of copying it."""
+def _empty_aligned(shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
+    """Allocates uint8 memory aligned to 64 bytes, which TensorFlow and XLA can use without a copy."""
     memory = np.empty(math.prod(shape) + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + math.prod(shape)].reshape(shape)

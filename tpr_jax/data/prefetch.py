@@ -1,4 +1,4 @@
-"""Batches loaded ahead of their turn and handed out in order: by tf.data, or by threads."""
+"""Prefetches batches in order, with tf.data or with threads."""
 
 import collections
 import functools
@@ -12,30 +12,30 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import Int
 
-from tpr_jax.utils.streams import stderr_nowhere
+from tpr_jax.utils.streams import suppress_stderr
 
-# Batches that wait for their turn, beside those that are being loaded.
+# Loaded batches to keep, besides those being loaded.
 AHEAD = 2
 
-Arrays = tuple[np.ndarray, ...]
+Arrays = tuple[np.ndarray | np.generic, ...]
 
 
 @functools.cache
 def tensorflow() -> ModuleType | None:
-    """Returns TensorFlow, kept off the accelerators, which are JAX's alone; None where it cannot be imported.
+    """Imports TensorFlow and hides the accelerators from it; returns None if it cannot be imported.
 
-    That is Python 3.14, for which there is none, an environment without it, and one where versions got mixed.
-    Nothing is lost by it here, so nothing is said.
+    It is missing on Python 3.14, which has no wheel for it, and broken where several versions are mixed.
+    Threads then replace it without any loss, so that no message is printed.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # for what it says later
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # for later messages
     try:
-        with stderr_nowhere():  # its C++ greets there on import, whatever is set
+        with suppress_stderr():  # its C++ code prints there on import, whatever the log level
             import tensorflow as tf
 
             for kind in ("GPU", "TPU"):
                 tf.config.set_visible_devices([], kind)
-    except Exception:  # a broken one may raise anything: ImportError, TypeError of protobuf, AttributeError
-        # Nor does it come halfway to whoever asks next: Orbax does, for each path.
+    except Exception:  # a broken installation may raise anything, such as a TypeError of protobuf
+        # Keeps later imports from a half-initialized module: Orbax tries for each path.
         sys.modules.setdefault("tensorflow", None)
         return None
     return tf
@@ -44,61 +44,65 @@ def tensorflow() -> ModuleType | None:
 def in_order(
     load: Callable[[Int[np.ndarray, " b"]], Arrays],
     rows: Int[np.ndarray, "n b"],
-    kinds: Sequence[tuple[tuple[int, ...], type]],
+    specs: Sequence[tuple[tuple[int, ...], type]],
     workers: int,
 ) -> Iterator[Arrays]:
-    """Yields `load(row)` of every row, in order, loaded ahead by so many threads.
+    """Yields `load(row)` for every row, in order, prefetched with tf.data or, without it, with threads.
 
-    Which of the two ways is taken changes nothing in what comes out. What `load` raises is raised when its
-    turn has come.
+    Both yield the same arrays. An exception of `load` is raised when its row is due.
 
     Args:
-      load: a row -> arrays of the shapes and types that `kinds` lists.
+      load: maps a row to arrays.
+      rows: the arguments of `load`.
+      specs: shape and dtype of each array that `load` returns.
+      workers: number of threads.
     """
     tf = tensorflow()
     if tf is None:
         return by_threads(load, rows, workers)
-    return by_tensorflow(tf, load, rows, kinds, workers)
+    return by_tensorflow(tf, load, rows, specs, workers)
 
 
-def by_threads(load: Callable, rows: np.ndarray, workers: int) -> Iterator[Arrays]:
-    """Yields as `in_order`, by a pool of threads. Pillow and NumPy work outside Python's lock."""
-    waiting, coming = collections.deque(), iter(rows)
+def by_threads(load: Callable, rows: Int[np.ndarray, "n b"], workers: int) -> Iterator[Arrays]:
+    """Implements `in_order` with a thread pool; Pillow and NumPy release the GIL."""
+    pending, remaining = collections.deque(), iter(rows)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="tpr_jax_input")
     try:
-        for row in itertools.islice(coming, workers + AHEAD):
-            waiting.append(pool.submit(load, row))
-        while waiting:
-            arrays = waiting.popleft().result()
-            for row in itertools.islice(coming, 1):
-                waiting.append(pool.submit(load, row))
+        for row in itertools.islice(remaining, workers + AHEAD):
+            pending.append(pool.submit(load, row))
+        while pending:
+            arrays = pending.popleft().result()
+            for row in itertools.islice(remaining, 1):
+                pending.append(pool.submit(load, row))
             yield arrays
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def by_tensorflow(
-    tf: ModuleType, load: Callable, rows: np.ndarray, kinds: Sequence, workers: int
+    tf: ModuleType, load: Callable, rows: Int[np.ndarray, "n b"], specs: Sequence, workers: int
 ) -> Iterator[Arrays]:
-    """Yields as `in_order`, by tf.data."""
+    """Implements `in_order` with tf.data."""
     failures: dict[int, Exception] = {}
 
-    def arrays(number: np.int64) -> tuple:
+    def load_numbered(number: np.int64) -> Arrays:
         try:
             return load(rows[number])
         except Exception as error:
-            # Through TensorFlow it would come out as a traceback of its own, and perhaps before its turn.
+            # TensorFlow would raise it with its own traceback, and possibly before its row is due.
             failures[int(number)] = error
-            return tuple(np.zeros(shape, kind) for shape, kind in kinds)
+            return tuple(np.zeros(shape, dtype) for shape, dtype in specs)
 
-    def mapped(number):
-        found = tf.numpy_function(arrays, [number], tuple(tf.as_dtype(kind) for _, kind in kinds))
-        return number, *(tf.ensure_shape(one, shape) for one, (shape, _) in zip(found, kinds, strict=True))
+    def load_tensors(number):
+        arrays = tf.numpy_function(load_numbered, [number], tuple(tf.as_dtype(dtype) for _, dtype in specs))
+        return number, *(tf.ensure_shape(a, shape) for a, (shape, _) in zip(arrays, specs, strict=True))
 
     options = tf.data.Options()
     options.threading.private_threadpool_size = workers
-    dataset = tf.data.Dataset.range(len(rows)).map(mapped, num_parallel_calls=workers, deterministic=True)
-    for number, *found in dataset.prefetch(AHEAD).with_options(options).as_numpy_iterator():
+    dataset = tf.data.Dataset.range(len(rows)).map(
+        load_tensors, num_parallel_calls=workers, deterministic=True
+    )
+    for number, *arrays in dataset.prefetch(AHEAD).with_options(options).as_numpy_iterator():
         if int(number) in failures:
             raise failures[int(number)]
-        yield tuple(found)
+        yield tuple(arrays)

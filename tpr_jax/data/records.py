@@ -1,11 +1,11 @@
-"""Annotations of a data set -> records: one row an image, with its captions and its identity."""
+"""Loads a data set's splits as records: one row an image, with its captions and identity."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int32, Int64
 
 from tpr_jax.data.annotations import SPLITS, Entry, annotation_path, read_entries
 from tpr_jax.data.images.read import Crop, Stored
@@ -14,58 +14,74 @@ from tpr_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Records:
-    """One split of a data set, one row an image."""
+    """One split of a data set, one row an image.
 
-    name: str  # the folder's name and the split, for messages: "CUHK-PEDES:train"
+    Attributes:
+      name: the folder's name and the split, for messages: "CUHK-PEDES:train".
+      image_paths: the path of each image.
+      captions: at least one caption for each image; their number may differ between images.
+      pids: the identity of each image, as the annotation numbers it.
+      boxes: (x, y, width, height) of the part of each image to use, or None for the whole image.
+      passes: how often an epoch passes through the captions of each image; None means once.
+      stored: the source of each image, if it is not the file at its path.
+      names: the identity of each image as the annotation names it, if `pids` numbers the names.
+    """
+
+    name: str
     image_paths: list[str]
-    captions: list[list[str]]  # at least one an image; their number may differ between images
-    pids: np.ndarray  # int64 [images], the identities as the annotation numbers them
-    boxes: list | None = None  # an image: (x, y, width, height) of the part that counts, or None: all of it
-    passes: Float[np.ndarray, " images"] | None = None  # through its captions an epoch; None: one of each
-    stored: list | None = None  # `images.Stored` files, where they do not lie at the paths
-    names: list[str] | None = (
-        None  # an image: its identity by the annotation's name, where `pids` number them
-    )
+    captions: list[list[str]]
+    pids: Int64[np.ndarray, " images"]
+    boxes: list[tuple[int, int, int, int] | None] | None = None
+    passes: Float[np.ndarray, " images"] | None = None
+    stored: list[str | Crop | Stored] | None = None
+    names: list[str] | None = None
 
 
 def load_records(data_dir: str | os.PathLike, split: str, dataset: str = "cuhk_pedes") -> Records:
     """Reads one split of a data set's folder.
 
     In CUHK-PEDES' format `data_dir/reid_raw.json` is a list of objects `{split, captions: [str, ...],
-    file_path, id}`; further fields (`processed_tokens`) are ignored. The pictures lie at
-    `data_dir/imgs/<file_path>`. `annotations.LAYOUTS` has what the others do otherwise.
+    file_path, id}`; further fields (`processed_tokens`) are ignored. The images are
+    `data_dir/imgs/<file_path>`. `datasets.DATASETS` says where the other data sets differ.
 
     Raises:
-      UserError: no such folder or annotation; an annotation that is not such a list (with the record, counted
-        from 0, and the field); a split without records; pictures of the split that are not there.
+      UserError: the folder or annotation does not exist; a record (counted from 0) is invalid; the split has
+        no records; or images of the split are missing.
     """
     if split not in SPLITS:
         raise UserError(f"split {split!r} is unknown: choose one of {', '.join(SPLITS)}")
-    entries = _sound_entries(data_dir, dataset)
+    entries = _valid_entries(data_dir, dataset)
     if not any(entry.split == split for entry in entries):
         present = _split_names(entries)
-        remedy = f"choose one of {', '.join(present)}" if present else "the list is empty, get a whole copy"
+        remedy = (
+            f"choose one of {', '.join(present)}" if present else "the list is empty, get a complete copy"
+        )
         raise UserError(f"{annotation_path(dataset, data_dir)}: no record of split {split!r}: {remedy}")
-    return _of_split(data_dir, entries, split, annotation_path(dataset, data_dir))
+    return _make_records(data_dir, entries, split, annotation_path(dataset, data_dir))
 
 
 def load_all(
     data_dir: str | os.PathLike, dataset: str = "cuhk_pedes", missing_ok: bool = False
 ) -> dict[str, Records]:
-    """Every split that the folder's annotation has records of, in the order train, val, test.
+    """Reads every split that has records, in the order train, val, test; reads the annotation once.
 
-    The annotation is read once. With `missing_ok` the pictures need not be there.
+    Args:
+      data_dir: the data set's folder.
+      dataset: a key of `datasets.DATASETS`.
+      missing_ok: whether image files may be missing.
 
     Raises:
-      UserError: as `load_records`.
+      UserError: as for `load_records`.
     """
-    entries = _sound_entries(data_dir, dataset)
+    entries = _valid_entries(data_dir, dataset)
     annotation = "" if missing_ok else annotation_path(dataset, data_dir)
-    return {split: _of_split(data_dir, entries, split, annotation) for split in _split_names(entries)}
+    return {split: _make_records(data_dir, entries, split, annotation) for split in _split_names(entries)}
 
 
-def caption_pairs(records: Records) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """All captions in the order of the images: (image index int32 [n], captions [n], raw pids int64 [n])."""
+def caption_pairs(
+    records: Records,
+) -> tuple[Int32[np.ndarray, " n"], list[str], Int64[np.ndarray, " n"]]:
+    """Returns (image index, caption, raw pid) of each caption, in the order of the images."""
     counts = [len(captions) for captions in records.captions]
     image_index = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     captions = [caption for captions in records.captions for caption in captions]
@@ -73,7 +89,7 @@ def caption_pairs(records: Records) -> tuple[np.ndarray, list[str], np.ndarray]:
 
 
 def image_sources(records: Records) -> list[str | Crop | Stored]:
-    """Returns what `images.read.read_image` takes: paths, with boxes if there are any, or files in memory."""
+    """Returns what `images.read.read_image` takes: paths, crops of them, or stored files."""
     if records.stored is not None:
         return records.stored
     if records.boxes is None:
@@ -82,19 +98,22 @@ def image_sources(records: Records) -> list[str | Crop | Stored]:
     return [path if box is None else Crop(path, *box) for path, box in pairs]
 
 
-def keep_images(records: Records, kept: Bool[np.ndarray, " images"]) -> Records:
-    """The records of some images, in their order."""
-    rows = np.flatnonzero(kept).tolist()
-    pick = lambda values: None if values is None else [values[row] for row in rows]  # noqa: E731
+def select_images(records: Records, mask: Bool[np.ndarray, " images"]) -> Records:
+    """Returns the records of the images where `mask` is true, in their order."""
+    rows = np.flatnonzero(mask).tolist()
+
+    def select(values: list | None) -> list | None:
+        return None if values is None else [values[row] for row in rows]
+
     return replace(
         records,
-        image_paths=pick(records.image_paths),
-        captions=pick(records.captions),
+        image_paths=select(records.image_paths),
+        captions=select(records.captions),
         pids=records.pids[rows],
-        boxes=pick(records.boxes),
+        boxes=select(records.boxes),
         passes=None if records.passes is None else records.passes[rows],
-        stored=pick(records.stored),
-        names=pick(records.names),
+        stored=select(records.stored),
+        names=select(records.names),
     )
 
 
@@ -102,8 +121,8 @@ def _split_names(entries: Sequence[Entry]) -> list[str]:
     return sorted({entry.split for entry in entries}, key=SPLITS.index)
 
 
-def _sound_entries(data_dir: str | os.PathLike, dataset: str) -> list[Entry]:
-    """The entries of an annotation with which nothing is wrong; ids that are names become numbers."""
+def _valid_entries(data_dir: str | os.PathLike, dataset: str) -> list[Entry]:
+    """Returns the entries of an annotation without problems, with names as ids replaced by numbers."""
     entries, problems = read_entries(dataset, data_dir)
     if problems:
         raise UserError(problems[0].message)
@@ -113,8 +132,10 @@ def _sound_entries(data_dir: str | os.PathLike, dataset: str) -> list[Entry]:
     return entries
 
 
-def _of_split(data_dir: str | os.PathLike, entries: Sequence[Entry], split: str, annotation: str) -> Records:
-    """`annotation`, for the message, where the pictures have to be there; empty: they need not."""
+def _make_records(
+    data_dir: str | os.PathLike, entries: Sequence[Entry], split: str, annotation: str
+) -> Records:
+    """Makes the records of a split; if `annotation` (for the message) is not empty, all images must exist."""
     chosen = [entry for entry in entries if entry.split == split]
     image_paths = [entry.image for entry in chosen]
     if annotation:
@@ -133,6 +154,6 @@ def _check_images_exist(image_paths: list[str], annotation: str, split: str) -> 
     missing = [path for path in image_paths if not os.path.exists(path)]
     if missing:
         raise UserError(
-            f"{missing[0]}: no such picture; of the {len(image_paths)} that {annotation} lists for split"
-            f" {split!r}, {len(missing)} are missing: get a whole copy of the pictures"
+            f"{missing[0]}: no such image; {len(missing)} of the {len(image_paths)} images that {annotation} "
+            f"lists for split {split!r} are missing: get a complete copy of the images"
         )

@@ -1,4 +1,4 @@
-"""P x K batches: so many identities in each, so many examples of each identity."""
+"""Samples P x K batches: P identities with K examples of each."""
 
 import numpy as np
 from jaxtyping import Int
@@ -6,17 +6,18 @@ from jaxtyping import Int
 from tpr_jax.errors import UserError
 from tpr_jax.utils.seeds import check_seed
 
-# The last word of the stream that draws an epoch's batches; `pipeline` and `mix` have others.
-_IDENTITY = 5
+# The last word of the random stream that draws an epoch's batches; `pipeline` lists the others.
+_IDENTITY_STREAM = 5
 
 
 def identity_batches(pids: Int[np.ndarray, " n"], identities: int, instances: int) -> int:
-    """How many batches an epoch has: as many as every draw of `identity_order` is sure to have.
+    """Returns the number of batches in an epoch, which every draw of `identity_order` is certain to have.
 
-    A draw ends with fewer than P identities left, and how many of their sets of K then lie idle is a matter
-    of chance. They are at most those of the P - 1 identities with the most; and as long as the P identities
-    with the most have sets left, it does not end. So an epoch is shorter than its longest draw by fewer
-    batches than the largest identity has sets, and all epochs have the same length, as the schedule needs.
+    A draw ends when fewer than P identities are left, and it depends on chance how many of their sets of K
+    remain unused. They are at most the sets of the P - 1 largest identities, and a draw does not end while
+    the P largest identities have sets left. So an epoch is shorter than its longest draw by fewer batches
+    than the largest identity has sets, and all epochs have the same length, as the learning-rate schedule
+    requires.
 
     Raises:
       UserError: there are fewer than `identities` distinct identities.
@@ -28,47 +29,48 @@ def identity_batches(pids: Int[np.ndarray, " n"], identities: int, instances: in
             f"instances_per_identity={instances} examples each, but there are {len(sets)}: "
             f"choose at most {len(sets) * instances}"
         )
-    most_first = np.sort(sets)[::-1]
-    sure = sets.sum() - most_first[: identities - 1].sum()
-    return int(max(-(-sure // identities), most_first[identities - 1]))
+    largest_first = np.sort(sets)[::-1]
+    certain = sets.sum() - largest_first[: identities - 1].sum()
+    return int(max(-(-certain // identities), largest_first[identities - 1]))
 
 
 def identity_order(
     pids: Int[np.ndarray, " n"], identities: int, instances: int, seed: int, epoch: int
 ) -> Int[np.ndarray, " m"]:
-    """The examples of an epoch, P = `identities` a batch with K = `instances` each, in the order of batches.
+    """Returns the examples of an epoch, batch after batch, with P = `identities` and K = `instances`.
 
-    As the RandomIdentitySampler of re-identification does it (IRRA's and DM-Adapter's code hold it): an
-    identity's examples are shuffled and cut into sets of K, what remains of them waits for another epoch; of
-    fewer than K, K are drawn with replacement. Each batch draws P of the identities that still have a set,
-    and takes one set of each, until fewer than P have any; here it ends a little before, after
-    `identity_batches`. It is a function of its arguments, so that it can be had again at any step.
+    Follows the RandomIdentitySampler of person re-identification (in the code of IRRA and DM-Adapter). Each
+    identity's examples are shuffled and cut into sets of K; the rest wait for another epoch. An identity with
+    fewer than K examples gets one set, drawn with replacement. Each batch takes one set from each of P random
+    identities that have sets left, until fewer than P have any; here it stops slightly earlier, after
+    `identity_batches`. The order is a function of the arguments, so that it can be recomputed at any step.
 
-    An example is row + n * repeat as in `mix.epoch_order`: a row that was drawn again is another example,
-    with an augmentation of its own.
+    An example is row + n * repeat as in `mixture.epoch_order`: a row that is drawn again is another example,
+    with its own augmentation.
 
     Raises:
-      UserError: as `identity_batches`.
+      UserError: there are fewer than `identities` distinct identities.
     """
     number = identity_batches(pids, identities, instances)
-    rng = np.random.default_rng([check_seed(seed), epoch, _IDENTITY])
+    rng = np.random.default_rng([check_seed(seed), epoch, _IDENTITY_STREAM])
     labels, counts = np.unique(pids, return_inverse=True, return_counts=True)[1:]
     shuffled = np.lexsort((rng.random(len(pids)), labels))  # by identity, and at random within each
     starts = np.cumsum(counts) - counts
-    place = np.arange(len(pids)) - starts[labels[shuffled]]
-    whole = shuffled[place < (counts // instances * instances)[labels[shuffled]]].reshape(-1, instances)
-    few = np.flatnonzero(counts < instances)
-    again = starts[few, None] + rng.integers(counts[few, None], size=(len(few), instances))
-    drawn = shuffled[again] + len(pids) * np.arange(instances)
-    owners = np.concatenate([labels[whole[:, 0]], few])
-    members = np.concatenate([whole, drawn])[np.argsort(owners, kind="stable")]  # [sets, K], by identity
+    position = np.arange(len(pids)) - starts[labels[shuffled]]
+    is_in_set = position < (counts // instances * instances)[labels[shuffled]]
+    full_sets = shuffled[is_in_set].reshape(-1, instances)
+    small = np.flatnonzero(counts < instances)
+    with_replacement = starts[small, None] + rng.integers(counts[small, None], size=(len(small), instances))
+    drawn_sets = shuffled[with_replacement] + len(pids) * np.arange(instances)
+    owners = np.concatenate([labels[full_sets[:, 0]], small])
+    all_sets = np.concatenate([full_sets, drawn_sets])[np.argsort(owners, kind="stable")]  # [sets, K]
 
     sets = np.bincount(owners)
     first, used, available = np.cumsum(sets) - sets, np.zeros_like(sets), np.arange(len(sets))
     batches = np.empty((number, identities, instances), np.int64)
     for batch in range(number):
         chosen = rng.choice(available, identities, replace=False)
-        batches[batch] = members[first[chosen] + used[chosen]]
+        batches[batch] = all_sets[first[chosen] + used[chosen]]
         used[chosen] += 1
         available = available[used[available] < sets[available]]
     return batches.reshape(-1)

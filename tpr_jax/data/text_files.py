@@ -1,4 +1,4 @@
-"""Lists that people write, as JSON lines or CSV: the lines with their numbers, and what is wrong with one."""
+"""Reads lists that people write, as JSON, JSON lines or CSV, and says what is wrong with which record."""
 
 import codecs
 import csv
@@ -7,17 +7,24 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from tpr_jax.errors import UserError
 
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
+class InvalidRecord(NamedTuple):
+    """Stands in for a record that cannot be used."""
+
+    reason: str
+
+
 def read_text(path: str | os.PathLike) -> str:
-    """A UTF-8 file with its line ends as they are, without a byte-order mark.
+    """Reads a UTF-8 file, drops a byte-order mark and keeps the line ends as they are.
 
     Raises:
-      UserError: it cannot be read, or is in another encoding.
+      UserError: the file cannot be read or has another encoding.
     """
     try:
         with open(path, "rb") as file:
@@ -30,26 +37,49 @@ def read_text(path: str | os.PathLike) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror}): check the file's permissions") from None
 
 
-def named_twice(pairs: Sequence[tuple[str, object]]) -> str:
-    """Returns the first name that a JSON object, given as its pairs, has a second time; empty: none."""
+def first_duplicate(pairs: Sequence[tuple[str, object]]) -> str:
+    """Returns the first name that a JSON object, given as its pairs, repeats; empty if there is none."""
     if len(dict(pairs)) == len(pairs):
         return ""
     names = [name for name, _ in pairs]
     return next(name for i, name in enumerate(names) if name in names[:i])
 
 
-def json_lines(path: str | os.PathLike) -> Iterator[tuple[int, str, dict | str]]:
-    """Yields (number, line, its fields or why it has none) of each line that is not blank.
+def json_records(path: str | os.PathLike) -> Iterator[tuple[int, object]]:
+    """Yields (index, element) of a file that holds one JSON list.
 
-    A text may hold control characters, such as a tab, as they are. Raises as `read_text`.
+    An object that repeats a field is an `InvalidRecord`: JSON's own rule would silently take the last value.
+
+    Raises:
+      UserError: the file cannot be read, or is not a JSON list.
     """
-    # Not splitlines: U+2028 may be in a text.
+    try:
+        with open(path, encoding="utf-8-sig") as file:  # some copies start with a byte-order mark
+            records = json.load(file, object_pairs_hook=_fields_or_invalid)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error}): get a complete copy of the annotation") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}): check the file's permissions") from None
+    if not isinstance(records, list):
+        raise UserError(f"{path}: must be a list of records, not {type(records).__name__}")
+    yield from enumerate(records)
+
+
+def json_lines(path: str | os.PathLike) -> Iterator[tuple[int, str, dict | str]]:
+    """Yields (line number, line, its fields or the reason why it has none) of each line that is not blank.
+
+    Strings may hold unescaped control characters, such as a tab.
+
+    Raises:
+      UserError: the file cannot be read or is not UTF-8.
+    """
+    # `splitlines` would also split at U+2028, which may occur in a string.
     for number, line in enumerate(_with_newlines(read_text(path)).split("\n"), 1):
         if not line.strip():
             continue
         try:
-            fields = json.loads(line, strict=False, object_pairs_hook=_fields)
-        except _NamedTwice as error:
+            fields = json.loads(line, strict=False, object_pairs_hook=_unique_fields)
+        except _DuplicateFieldError as error:
             yield number, line, f"names field '{error}' twice: leave one out"
             continue
         except (ValueError, RecursionError) as error:
@@ -63,20 +93,27 @@ def json_lines(path: str | os.PathLike) -> Iterator[tuple[int, str, dict | str]]
 def csv_lines(
     path: str | os.PathLike, check: Callable[[list[str]], None]
 ) -> tuple[list[str], list[tuple[int, list[str] | str]]]:
-    """Returns (names of the columns, (number, cells or what is wrong) of every other line that is not empty).
+    """Reads a CSV file.
 
-    Lines end as the first one does; other characters that break lines, which word processors write, are part
-    of a cell, a lone carriage return as a space. Blanks around names and cells are dropped, around quotes
-    too. Where the first line has no comma, semicolons or tabs separate. `check` may refuse the names before
-    the other lines are looked at.
+    All lines end as the first one does; other line-breaking characters, which word processors write, belong
+    to the cell (a lone carriage return as a space). Blanks around names and cells are dropped, also outside
+    of quotes. If the first line has no comma, semicolons or tabs are the separators.
+
+    Args:
+      path: the file.
+      check: called with the column names before the other lines are read; may raise.
+
+    Returns:
+      The column names, and (line number, cells or the reason why they are invalid) of each other line that is
+      not empty.
 
     Raises:
-      UserError: as `read_text`, or the file is not CSV.
+      UserError: the file cannot be read, is not UTF-8, or is not CSV.
     """
     text = re.sub(r"\r(?!\n)", " ", _with_newlines(read_text(path)))
-    first = text.partition("\n")[0]
-    separator = next((mark for mark in ",;\t" if mark in first), ",")
-    text = _bare_quotes(text, separator)
+    first_line = text.partition("\n")[0]
+    separator = next((mark for mark in ",;\t" if mark in first_line), ",")
+    text = _strip_around_quotes(text, separator)
     reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=separator, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -86,34 +123,39 @@ def csv_lines(
         raise UserError(
             f"{path}: line {reader.line_num} is not CSV ({error}): fix its quotes and commas"
         ) from None
-    wrong = "has {} fields, the first line {}: fix its commas, or put texts with commas in quotes"
+    reason = "has {} fields, the first line {}: fix its commas, or put texts with commas in quotes"
     return header, [
-        (number, cells if len(cells) == len(header) else wrong.format(len(cells), len(header)))
+        (number, cells if len(cells) == len(header) else reason.format(len(cells), len(header)))
         for number, cells in rows
         if any(cells)  # spreadsheets add empty lines of nothing but commas
     ]
 
 
-class _NamedTwice(ValueError):
-    """A JSON object names this field twice."""
+class _DuplicateFieldError(ValueError):
+    """A JSON object repeats this field."""
 
 
-def _fields(pairs: list[tuple[str, object]]) -> dict:
-    if twice := named_twice(pairs):
-        raise _NamedTwice(twice)
+def _unique_fields(pairs: list[tuple[str, object]]) -> dict:
+    if duplicate := first_duplicate(pairs):
+        raise _DuplicateFieldError(duplicate)
     return dict(pairs)
 
 
+def _fields_or_invalid(pairs: list[tuple[str, object]]) -> dict | InvalidRecord:
+    duplicate = first_duplicate(pairs)
+    return InvalidRecord(f"names field '{duplicate}' twice: leave one out") if duplicate else dict(pairs)
+
+
 def _with_newlines(text: str) -> str:
-    """A text whose first line ends with a single carriage return, as on old Macs, with newlines instead."""
-    first = re.search(r"\r\n|\n|\r", text)
-    if first is None or first[0] != "\r":
+    """Converts line ends to newlines if the first line ends with a lone carriage return, as on old Macs."""
+    line_end = re.search(r"\r\n|\n|\r", text)
+    if line_end is None or line_end[0] != "\r":
         return text
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _bare_quotes(text: str, separator: str) -> str:
-    """Drops blanks between a cell's quotes and the separators, which `csv` takes for a part of the cell."""
+def _strip_around_quotes(text: str, separator: str) -> str:
+    """Drops blanks between a cell's quotes and the separators, which `csv` would make part of the cell."""
     blanks = rf"[^\S\r\n{separator}]*+"
     cell = rf'(?:(?<=[{separator}\n])|\A){blanks}("[^"]*+(?:""[^"]*+)*+"){blanks}(?=[{separator}\r\n]|\Z)'
     return re.sub(cell, r"\1", text) if '"' in text else text

@@ -1,7 +1,7 @@
-"""Captions to token ids: CLIP's own vocabulary, or that of a folder's `tokenizer.json`.
+"""Tokenizes captions with CLIP's own vocabulary, or with that of a folder's `tokenizer.json`.
 
-Every tokenizer here gives rows of `context_length` ids: start-of-text, the caption, end-of-text, zeros. Text
-that is too long is cut with end-of-text last. Any string is accepted.
+Every tokenizer here returns rows of `context_length` ids: start-of-text, the caption, end-of-text, zeros. A
+text that is too long is truncated, with end-of-text last. Any string is accepted.
 """
 
 import gzip
@@ -14,74 +14,79 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
-from jaxtyping import Int
+from jaxtyping import Int32
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
 
 from tpr_jax.data.clean_text import clean, replace_surrogates
 from tpr_jax.errors import UserError
 
 START, END, MASK = "<|startoftext|>", "<|endoftext|>", "<|mask|>"
-SPECIAL = (MASK, START, END)  # in the order of their ids, the highest there are
+SPECIAL = (MASK, START, END)  # in the order of their ids, which are the highest ones
 WORD_END = "</w>"
-# English endings, words, single digits, runs of signs.
+# English contractions, words, single digits, runs of other characters.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 MERGES = Path(__file__).parent / "vocab" / "clip_merges.txt.gz"
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A callable, list of n texts -> int32 `[n, context_length]`."""
+    """Maps a list of n texts to int32 `[n, context_length]`."""
 
     backend: tokenizers.Tokenizer
-    pieces: Callable[[str], list[str]]  # tidies a text and cuts it where no token can reach across
+    split: Callable[[str], list[str]]  # cleans a text and splits it where no token crosses
     vocab_size: int
     mask_id: int
     sot_id: int
     eot_id: int
     context_length: int
 
-    def __call__(self, texts: Sequence[str]) -> Int[np.ndarray, "n context_length"]:
-        """Ids of each text; zeros after end-of-text.
+    def __call__(self, texts: Sequence[str]) -> Int32[np.ndarray, "n context_length"]:
+        """Returns the ids of each text, with zeros after end-of-text.
 
         Raises:
           TypeError: `texts` is a single string, or one of them is not a string.
         """
         if isinstance(texts, str):
             raise TypeError("give a list of texts, not one string")
-        texts = [self.pieces(text) for text in texts]
-        # Captions share their words: each is encoded once, which is five times faster than whole captions.
-        distinct = list(dict.fromkeys(piece for text in texts for piece in text))
+        split_texts = [self.split(text) for text in texts]
+        # Encodes each distinct word once, which is five times faster than encoding whole captions.
+        distinct = list(dict.fromkeys(piece for pieces in split_texts for piece in pieces))
         encoded = self.backend.encode_batch_fast(distinct, add_special_tokens=False)
-        known = {piece: encoding.ids for piece, encoding in zip(distinct, encoded, strict=True)}
+        piece_ids = {piece: encoding.ids for piece, encoding in zip(distinct, encoded, strict=True)}
         rows = np.zeros((len(texts), self.context_length), np.int32)
-        for row, text in zip(rows, texts, strict=True):
-            caption = [i for piece in text for i in known[piece]]
+        for row, pieces in zip(rows, split_texts, strict=True):
+            caption = [i for piece in pieces for i in piece_ids[piece]]
             ids = [self.sot_id, *caption[: self.context_length - 2], self.eot_id]
             row[: len(ids)] = ids
         return rows
 
 
 def clip_tokenizer(context_length: int = 77) -> Tokenizer:
-    """CLIP's own byte-pair encoding, its last merge given up for a mask token.
+    """Loads CLIP's own byte-pair encoding, with its last merge replaced by a mask token.
 
-    49,408 ids: `<|mask|>` 49405, start 49406, end 49407, as the released code of IRRA and its successors has
-    it. The word of that merge is spelled by smaller pieces. A caption may hold the special tokens themselves.
+    It has 49,408 ids: `<|mask|>` is 49405, start 49406, end 49407, as in the released code of IRRA and its
+    successors. The word of the replaced merge is encoded by smaller pieces. A caption may contain the special
+    tokens themselves.
     """
     lines = gzip.decompress(MERGES.read_bytes()).decode("utf-8").splitlines()
     merges = [tuple(line.split(" ")) for line in lines]
     tokens = [*byte_tokens(), *(left + right for left, right in merges), *SPECIAL]
     backend = byte_pair_backend({token: i for i, token in enumerate(tokens)}, merges)
-    return _tokenizer(backend, _clean_words, context_length)
+    return _make_tokenizer(backend, _split_cleaned, context_length)
 
 
 def folder_tokenizer(path: str | os.PathLike, context_length: int | None = None) -> Tokenizer:
-    """The tokenizer of a folder in Hugging Face's format, from its `tokenizer.json` (or of that file).
+    """Loads a `tokenizer.json` in Hugging Face's format.
 
-    `context_length` defaults to the text tower's, as the folder's `config.json` tells, or 77. A vocabulary
-    without `<|mask|>` lends the id below start-of-text, its last merge, to the mask, as CLIP's users do.
+    In a vocabulary without `<|mask|>`, the mask takes the id below start-of-text, that of its last merge, as
+    is common with CLIP.
+
+    Args:
+      path: the folder of the file, or the file itself.
+      context_length: by default the text tower's, from the folder's `config.json`, or else 77.
 
     Raises:
-      UserError: there is no such file, it cannot be read, or its start and end of text cannot be told.
+      UserError: the file does not exist, cannot be read, or does not define start and end of text.
     """
     path = Path(path)
     file = path / "tokenizer.json" if path.is_dir() else path
@@ -93,22 +98,23 @@ def folder_tokenizer(path: str | os.PathLike, context_length: int | None = None)
         raise UserError(f"{file}: not a tokenizer ({error}); restore the original file") from error
     backend.no_truncation()
     backend.no_padding()
-    around = backend.encode("").ids  # what its post-processor puts around a text
-    names = [backend.token_to_id(START), backend.token_to_id(END)]
-    if len(around) != 2 and None in names:
+    added = backend.encode("").ids  # the ids that its post-processor adds around a text
+    named = [backend.token_to_id(START), backend.token_to_id(END)]
+    if len(added) != 2 and None in named:
         raise UserError(
-            f"{file}: has no {START} and {END}, so it is not of a CLIP; use CLIP's tokenizer.json"
+            f"{file}: has no {START} and {END}, so it does not belong to a CLIP; use CLIP's tokenizer.json"
         )
-    start_end = around if len(around) == 2 else names
-    length = context_length or _context_length(file.parent)
-    return _tokenizer(backend, _words if _splits_at_spaces(backend) else _whole, length, *start_end)
+    sot_id, eot_id = added if len(added) == 2 else named
+    length = context_length or _read_context_length(file.parent)
+    split = _split_words if _splits_at_spaces(backend) else _no_split
+    return _make_tokenizer(backend, split, length, sot_id, eot_id)
 
 
 def byte_tokens() -> list[str]:
-    """The first 512 tokens: each byte as one printable character, then each as the end of a word.
+    """Returns the first 512 tokens: each byte as one printable character, then each as the end of a word.
 
-    Bytes that Latin-1 prints stand for themselves and come first; the others follow as U+0100, U+0101, ...
-    (the alphabet of GPT-2's encoding, which `tokenizers` calls byte-level).
+    The printable bytes of Latin-1 represent themselves and come first; the others follow as U+0100, U+0101,
+    ... (the alphabet of GPT-2's encoding, which `tokenizers` calls byte-level).
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     letters = [chr(byte) for byte in printable] + [chr(0x100 + i) for i in range(256 - len(printable))]
@@ -118,7 +124,7 @@ def byte_tokens() -> list[str]:
 def byte_pair_backend(
     vocab: dict[str, int], merges: list[tuple[str, str]], normalizer: normalizers.Normalizer | None = None
 ) -> tokenizers.Tokenizer:
-    """CLIP's kind of encoder in the `tokenizers` library, putting start and end of text around each text."""
+    """Builds CLIP's byte-pair encoder in the `tokenizers` library, which adds start and end of text."""
     model = models.BPE(vocab, merges, end_of_word_suffix=WORD_END, continuing_subword_prefix="")
     backend = tokenizers.Tokenizer(model)
     backend.add_special_tokens([AddedToken(token, normalized=True, special=True) for token in SPECIAL])
@@ -136,9 +142,9 @@ def byte_pair_backend(
     return backend
 
 
-def _tokenizer(
+def _make_tokenizer(
     backend: tokenizers.Tokenizer,
-    pieces: Callable[[str], list[str]],
+    split: Callable[[str], list[str]],
     context_length: int,
     sot_id: int | None = None,
     eot_id: int | None = None,
@@ -148,7 +154,7 @@ def _tokenizer(
     mask_id = backend.token_to_id(MASK)
     return Tokenizer(
         backend=backend,
-        pieces=pieces,
+        split=split,
         vocab_size=backend.get_vocab_size(with_added_tokens=True),
         mask_id=sot_id - 1 if mask_id is None else mask_id,
         sot_id=sot_id,
@@ -158,32 +164,27 @@ def _tokenizer(
 
 
 def _splits_at_spaces(backend: tokenizers.Tokenizer) -> bool:
-    """Whether words get the same tokens alone as within a text: so in CLIP, not in sentence-piece models."""
+    """Returns whether words have the same tokens alone and in a text, unlike in SentencePiece."""
     together = backend.encode("a red  coat.", add_special_tokens=False).ids
     alone = [backend.encode(word, add_special_tokens=False).ids for word in ("a", "red", "coat.")]
     return together == [i for ids in alone for i in ids]
 
 
-def _clean_words(text: str) -> list[str]:
+def _split_cleaned(text: str) -> list[str]:
     return clean(text).split()
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     return re.findall(r"[^ \t\r\n]+", replace_surrogates(text))
 
 
-def _whole(text: str) -> list[str]:
+def _no_split(text: str) -> list[str]:
     return [replace_surrogates(text)]
 
 
-def _context_length(folder: Path) -> int:
+def _read_context_length(folder: Path) -> int:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return int(config["text_config"]["max_position_embeddings"])
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-    ):  # a file by itself, or a config that leaves it to the default
+    except (OSError, ValueError, KeyError, TypeError):  # there is no config, or it relies on the default
         return 77

@@ -14,7 +14,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.export.encoders import INPUTS, NAMES, encoders, row_specs
 from tpr_jax.model import Model
 from tpr_jax.models import clip
-from tpr_jax.utils.streams import stderr_nowhere
+from tpr_jax.utils.streams import suppress_stderr
 
 OUTPUT = "features"
 COMPOSITES_TO_CALLS = "stablehlo-legalize-composite-to-call"
@@ -28,7 +28,7 @@ def tensorflow():
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        with stderr_nowhere():  # it greets there on import
+        with suppress_stderr():  # it greets there on import
             import tensorflow as tf
     except ImportError as error:
         raise UserError(
@@ -91,7 +91,7 @@ def old_stablehlo(exported: export.Exported) -> bytes:
         newest = int(stablehlo.get_current_version().split(".")[1])
         for minor in range(newest + 1):
             try:
-                with stderr_nowhere():  # MLIR says there why it cannot
+                with suppress_stderr():  # MLIR says there why it cannot
                     return stablehlo.serialize_portable_artifact(program, f"1.{minor}.0")
             except ValueError:
                 if minor == newest:

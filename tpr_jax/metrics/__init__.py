@@ -1,4 +1,4 @@
-"""Scores of retrieval: R@K, mAP and mINP, exact at any size."""
+"""Retrieval metrics: R@K, mAP and mINP, exact at any size."""
 
 from tpr_jax.metrics.retrieval import retrieval_metrics
 

@@ -1,8 +1,8 @@
-"""Ranks of the matches in both directions from one matrix product, tile by tile. CPU; NumPy and Numba.
+"""Computes the ranks of the matches in both directions from one tiled matrix product, with NumPy and Numba.
 
-R@k, mAP and mINP ask for the ranks of the few matches only, and a rank is a count: of the entries that score
-higher, and of those that score the same and come first. So nothing is sorted and no more than a tile of the
-matrix is held. Every pair of rows has one score, which both directions use.
+R@k, mAP and mINP only need the ranks of the few matches, and a rank is a count: of the entries that score
+higher, and of those that score the same and come first. So nothing is sorted, and only one tile of the score
+matrix is in memory. Each pair of rows has one score, which both directions use.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt32, UInt64
 from tqdm import tqdm
 
 from tpr_jax.data.batches import worker_threads
@@ -19,21 +19,27 @@ from tpr_jax.utils.numba_cache import njit, numba
 
 try:
     from threadpoolctl import threadpool_limits
-except ImportError:  # slower: each core's products are then shared out over all cores
+except ImportError:  # slower: the product of each worker then runs on all cores
 
     def threadpool_limits(limits, user_api):
+        """Does nothing, in place of threadpoolctl's function."""
         return nullcontext()
 
 
-TILE = (512, 1000)  # queries, gallery: 2 MB, which a core's cache holds
-STRIP = 50  # columns that are transposed at a time
+TILE = (512, 1000)  # queries, gallery: 2 MB, which fit into a core's cache
+STRIP = 50  # columns that are transposed together
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The matches, ordered by query and then by gallery index; row i has pairs start[i]:start[i+1].
+    """The matches of queries and gallery entries, ordered by query and then by gallery index.
 
-    `by_gallery` orders them by gallery index and then by query; `gallery_start` counts in that order.
+    Attributes:
+      query: the query of each pair.
+      gallery: the gallery entry of each pair.
+      by_gallery: the permutation that orders the pairs by gallery entry and then by query.
+      query_start: query i has the pairs query_start[i]:query_start[i+1].
+      gallery_start: likewise for gallery entries, in the order of `by_gallery`.
     """
 
     query: Int[np.ndarray, " n"]
@@ -45,9 +51,13 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Tile:
-    """One axis of a tile: the rows lo:hi of the distinct features, and who has them.
+    """One axis of a tile: a range of distinct features, and the original rows that have them.
 
-    `rows` are the original indices, ascending; the features of rows[i] are number lo + source[i].
+    Attributes:
+      lo: the first distinct feature.
+      hi: the end of the range.
+      rows: the original indices, ascending.
+      source: row rows[i] has the distinct feature lo + source[i].
     """
 
     lo: int
@@ -57,19 +67,20 @@ class Tile:
 
 
 def both(function: Callable, *arguments: Sequence) -> list:
-    """`map` over queries and gallery at the same time: NumPy works outside Python's lock."""
+    """Maps a function over queries and gallery in parallel, because NumPy releases the GIL."""
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(function, *arguments))
 
 
 def count_pairs(query_pids: Int[np.ndarray, " q"], gallery_pids: Int[np.ndarray, " g"]) -> int:
-    """How many pairs of a query and a gallery entry have one pid."""
-    _, first, last = matches_of(query_pids, gallery_pids)
+    """Counts the pairs of a query and a gallery entry with the same pid."""
+    _, first, last = find_matches(query_pids, gallery_pids)
     return int(np.sum(last - first))
 
 
 def find_pairs(query_pids: Int[np.ndarray, " q"], gallery_pids: Int[np.ndarray, " g"]) -> Pairs:
-    order, first, last = matches_of(query_pids, gallery_pids)
+    """Finds all pairs of a query and a gallery entry with the same pid."""
+    order, first, last = find_matches(query_pids, gallery_pids)
     count = last - first
     start = np.concatenate([[0], np.cumsum(count)])
     query = np.repeat(np.arange(len(query_pids)), count)
@@ -79,8 +90,10 @@ def find_pairs(query_pids: Int[np.ndarray, " q"], gallery_pids: Int[np.ndarray, 
     return Pairs(query, gallery, by_gallery, start, gallery_start)
 
 
-def matches_of(query_pids: Int[np.ndarray, " q"], gallery_pids: Int[np.ndarray, " g"]) -> tuple:
-    """(the gallery ordered by pid, where each query's matches begin in that order, and where they end)."""
+def find_matches(
+    query_pids: Int[np.ndarray, " q"], gallery_pids: Int[np.ndarray, " g"]
+) -> tuple[Int[np.ndarray, " g"], Int[np.ndarray, " q"], Int[np.ndarray, " q"]]:
+    """Returns (gallery indices ordered by pid, start of each query's matches in that order, their end)."""
     order = np.argsort(gallery_pids, kind="stable")
     ordered = gallery_pids[order]
     first, last = (np.searchsorted(ordered, query_pids, side=side) for side in ("left", "right"))
@@ -93,54 +106,68 @@ def pair_ranks(
     query_pids: Int[np.ndarray, " q"],
     gallery_pids: Int[np.ndarray, " g"],
     pairs: Pairs,
+    *,
     tile: tuple[int, int] = TILE,
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """(rank of each pair's gallery entry for its query, rank of its query for that entry), from 1.
+    """Ranks the gallery entry of each pair for its query, and the query for that entry.
 
-    Scores are inner products, the ties ordered by original index. The second array is in the order of
-    `pairs.by_gallery`. Needs Numba.
+    Scores are inner products; ties are ordered by original index. Requires Numba.
+
+    Returns:
+      The ranks of the gallery entries, from 1, in the order of the pairs, and the ranks of the queries, in
+      the order of `pairs.by_gallery`.
     """
     (query, query_copies), (gallery, gallery_copies) = both(distinct_rows, (query, gallery))
     across = tiles(gallery_copies, len(gallery), tile[1])
-    scores = _pair_scores(query, gallery, query_copies, gallery_copies, query_pids, gallery_pids, pairs)
+    scores = _pair_scores(
+        query,
+        gallery,
+        query_copies,
+        gallery_copies,
+        query_pids=query_pids,
+        gallery_pids=gallery_pids,
+        pairs=pairs,
+    )
     forth = (pairs.query_start, pairs.gallery, scores)
     back = (pairs.gallery_start, pairs.query[pairs.by_gallery], scores[pairs.by_gallery])
     down = tiles(query_copies, len(query), tile[0])
-    ahead, workers = np.zeros(len(scores), np.int64), min(worker_threads(), len(down))
+    forth_counts, workers = np.zeros(len(scores), np.int64), min(worker_threads(), len(down))
     bar = tqdm(total=len(down), desc="ranking", delay=5, leave=False, dynamic_ncols=True, disable=None)
 
-    def work(mine):
-        """What precedes the pairs of the queries of these tiles goes into `ahead`; returns the other way."""
-        behind, product = np.zeros(len(scores), np.int64), np.empty(tile[0] * tile[1], query.dtype)
-        for rows in mine:
+    def count_tiles(row_tiles: list[Tile]) -> Int[np.ndarray, " n"]:
+        """Adds the counts for the queries of these tiles to `forth_counts`; returns those for the gallery."""
+        back_counts, buffer = np.zeros(len(scores), np.int64), np.empty(tile[0] * tile[1], query.dtype)
+        for rows in row_tiles:
             for columns in across:
                 shape = rows.hi - rows.lo, columns.hi - columns.lo
-                part = product[: shape[0] * shape[1]].reshape(shape)
-                np.matmul(query[rows.lo : rows.hi], gallery[columns.lo : columns.hi].T, out=part)
-                _put(part, rows.rows, rows.source, *forth, gallery_copies, columns.lo)
-                part = expand(part, rows, columns)
-                _count(part, rows.rows, columns.rows, *forth, ahead)
-                for at in range(0, len(columns.rows), STRIP):
-                    strip = np.ascontiguousarray(part[:, at : at + STRIP].T)
-                    _count(strip, columns.rows[at : at + STRIP], rows.rows, *back, behind)
+                product = buffer[: shape[0] * shape[1]].reshape(shape)
+                np.matmul(query[rows.lo : rows.hi], gallery[columns.lo : columns.hi].T, out=product)
+                _put(product, rows.rows, rows.source, *forth, gallery_copies, columns.lo)
+                expanded = expand(product, rows, columns)
+                _count(expanded, rows.rows, columns.rows, *forth, forth_counts)
+                for first in range(0, len(columns.rows), STRIP):
+                    strip = np.ascontiguousarray(expanded[:, first : first + STRIP].T)
+                    _count(strip, columns.rows[first : first + STRIP], rows.rows, *back, back_counts)
             bar.update()
-        return behind
+        return back_counts
 
-    # A product a core: one product over all cores leaves them waiting for each other between the counts.
+    # One product per core: with one product over all cores, they would wait for each other between the
+    # counts.
     with bar, threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-        behind = sum(pool.map(work, [down[n::workers] for n in range(workers)]))
-    return ahead + 1, behind + 1
+        back_counts = sum(pool.map(count_tiles, [down[n::workers] for n in range(workers)]))
+    return forth_counts + 1, back_counts + 1
 
 
 def _slices(length, step):
     return [slice(at, at + step) for at in range(0, length, step)]
 
 
-def _count_loop(scores, rows, others, start, other, score, ahead):
-    """Adds to `ahead` of each pair of `rows` how many of the columns (`others`) precede it."""
+def _count_loop(scores, rows, others, start, other, score, counts):
+    """Adds to `counts` of each pair of `rows` the number of columns (`others`) that precede it."""
     for i in range(len(rows)):
         for pair in range(start[rows[i]], start[rows[i] + 1]):
-            # Up to `place` an equal score precedes, behind it does not. The pair itself stands at `place`.
+            # An equal score precedes the pair before `place`, and does not from there on: the pair is at
+            # `place`.
             if other[pair] <= others[0]:
                 place = 0
             elif other[pair] > others[-1]:
@@ -149,18 +176,18 @@ def _count_loop(scores, rows, others, start, other, score, ahead):
                 place = np.searchsorted(others, other[pair])
             own = score[pair]
             before, behind = scores[i, :place], scores[i, place:]
-            # Sums of 32 bits are added as many at a time as are compared; Numba would make them 64. And only
-            # loops from 0 are vectorized: of others it asks at each turn whether the index is negative.
+            # A sum of 32 bits has as many SIMD lanes as the comparison; by default Numba would use 64 bits.
+            # Only loops from 0 are vectorized: in others Numba checks each index for being negative.
             count = np.int32(0)
             for j in range(len(before)):
                 count = np.int32(count + np.int32(before[j] >= own))
             for j in range(len(behind)):
                 count = np.int32(count + np.int32(behind[j] > own))
-            ahead[pair] += count
+            counts[pair] += count
 
 
 def _put_loop(scores, rows, source, start, other, score, copies, lo):
-    """Gives the pairs within a tile the scores that they are compared by."""
+    """Overwrites the scores of the pairs within a tile with the scores that they are compared by."""
     for i in range(len(rows)):
         for pair in range(start[rows[i]], start[rows[i] + 1]):
             column = copies[other[pair]] - lo
@@ -168,55 +195,52 @@ def _put_loop(scores, rows, source, start, other, score, copies, lo):
                 scores[source[i], column] = score[pair]
 
 
-if numba is not None:  # else metrics.py sorts instead: the same ranks, twice as slow
+if numba is not None:  # without Numba, `retrieval` sorts instead: the same ranks, half as fast
     _count = njit(_count_loop, nogil=True)
     _put = njit(_put_loop, nogil=True)
 
 
-def _pair_scores(query, gallery, query_copies, gallery_copies, query_pids, gallery_pids, pairs, rows=512):
-    """The score of each pair, equal for pairs of equal features.
+def _pair_scores(query, gallery, query_copies, gallery_copies, *, query_pids, gallery_pids, pairs, rows=512):
+    """Computes the score of each pair; pairs of equal features get equal scores.
 
-    They come from matrix products that are as large as the tiles', identities beside each other, because a
-    product of another shape rounds in another way: were all features almost equal, the matches' scores might
-    all be the larger ones, and a model that learned nothing would look perfect.
+    The scores come from matrix products as large as the tiles', with the rows ordered by pid, because a
+    product of another shape rounds differently: if all features were almost equal, the scores of all matches
+    might be rounded up, and a model that learned nothing would look perfect.
     """
-    by_pid, first, last = matches_of(query_pids, gallery_pids)
-    where = np.empty(len(by_pid), np.int64)
-    where[by_pid] = np.arange(len(by_pid))
+    by_pid, first, last = find_matches(query_pids, gallery_pids)
+    position = np.empty(len(by_pid), np.int64)
+    position[by_pid] = np.arange(len(by_pid))
     scores = np.empty(len(pairs.query), query.dtype)
-    having = np.flatnonzero(last > first)
-    having = having[np.argsort(first[having], kind="stable")]
-    for s in _slices(len(having), rows):
-        chosen = having[s]
+    matched = np.flatnonzero(last > first)
+    matched = matched[np.argsort(first[matched], kind="stable")]
+    for s in _slices(len(matched), rows):
+        chosen = matched[s]
         lo, hi = first[chosen].min(), last[chosen].max()
-        part = query[query_copies[chosen]] @ gallery[gallery_copies[by_pid[lo:hi]]].T
+        product = query[query_copies[chosen]] @ gallery[gallery_copies[by_pid[lo:hi]]].T
         count = last[chosen] - first[chosen]
         row = np.repeat(np.arange(len(chosen)), count)
         within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
         pair = pairs.query_start[chosen][row] + within
-        scores[pair] = part[row, where[pairs.gallery[pair]] - lo]
+        scores[pair] = product[row, position[pairs.gallery[pair]] - lo]
     key = query_copies[pairs.query] * len(gallery) + gallery_copies[pairs.gallery]
-    _, one, each = np.unique(key, return_index=True, return_inverse=True)
-    return scores[one][each.ravel()]
+    _, first_pair, inverse = np.unique(key, return_index=True, return_inverse=True)
+    return scores[first_pair][inverse.ravel()]
 
 
 def distinct_rows(feats: Float[np.ndarray, "n e"]) -> tuple[Float[np.ndarray, "d e"], Int[np.ndarray, " n"]]:
-    """The rows without repetition in the order of their first copy, and each row's place among them.
+    """Returns the distinct rows in the order of their first copy, and the index of each row among them.
 
-    A matrix product may round equal columns differently; equal features are scored once so that they tie.
+    A matrix product may round equal columns differently, so equal features are scored once to make them tie.
     """
     raw = np.ascontiguousarray(feats)
-    raw = np.where(raw == 0, raw.dtype.type(0), raw)  # -0.0 becomes 0.0: the comparison below is of bytes
-    words = raw.view(np.uint32)
-    keys = _keys(words)
+    raw = np.where(raw == 0, raw.dtype.type(0), raw)  # -0.0 becomes 0.0, because bytes are compared below
+    keys = _hash_rows(raw.view(np.uint32))
     _, first, copies = np.unique(keys, return_index=True, return_inverse=True)
     copies = copies.ravel()
     if len(first) == len(raw):
         return raw, np.arange(len(raw))
-    again = np.flatnonzero(first[copies] != np.arange(len(raw)))
-    if any(
-        not np.array_equal(raw[row], raw[first[copies[row]]]) for row in again
-    ):  # unequal rows, equal keys
+    repeated = np.flatnonzero(first[copies] != np.arange(len(raw)))
+    if any(not np.array_equal(raw[row], raw[first[copies[row]]]) for row in repeated):  # a hash collision
         as_bytes = raw.view(np.dtype((np.void, raw.dtype.itemsize * raw.shape[1]))).ravel()
         _, first, copies = np.unique(as_bytes, return_index=True, return_inverse=True)
         copies = copies.ravel()
@@ -226,8 +250,8 @@ def distinct_rows(feats: Float[np.ndarray, "n e"]) -> tuple[Float[np.ndarray, "d
     return raw[first[order]], number[copies]
 
 
-def _keys(words):
-    """A number for each row, the same for equal rows and hardly ever for others: sums modulo 2**64."""
+def _hash_rows(words: UInt32[np.ndarray, "n w"]) -> UInt64[np.ndarray, " n"]:
+    """Computes a hash of each row: a weighted sum modulo 2**64."""
     factors = np.random.default_rng(0).integers(2**62, size=words.shape[1], dtype=np.uint64) * 2 + 1
     keys = np.empty(len(words), np.uint64)
     for s in _slices(len(words), 4096):
@@ -236,19 +260,19 @@ def _keys(words):
 
 
 def tiles(copies: Int[np.ndarray, " n"], distinct: int, size: int) -> list[Tile]:
-    """An axis in pieces of `size` distinct features, each with all the rows that have them."""
+    """Splits an axis into tiles of `size` distinct features, each with all rows that have them."""
     by_number = np.argsort(copies, kind="stable")
-    found = []
+    axis = []
     for lo in range(0, distinct, size):
         hi = min(lo + size, distinct)
         begin, end = np.searchsorted(copies, [lo, hi], sorter=by_number)
         rows = np.sort(by_number[begin:end])
-        found.append(Tile(lo, hi, rows, copies[rows] - lo))
-    return found
+        axis.append(Tile(lo, hi, rows, copies[rows] - lo))
+    return axis
 
 
 def expand(scores: Float[np.ndarray, "a b"], down: Tile, right: Tile) -> Float[np.ndarray, "r c"]:
-    """The scores of a tile's distinct features as those of its rows: nothing to do where none has a copy."""
+    """Expands the scores of a tile's distinct features to all its rows."""
     if len(down.rows) > len(scores):
         scores = scores[down.source]
     return scores[:, right.source] if len(right.rows) > scores.shape[1] else scores

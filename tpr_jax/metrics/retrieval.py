@@ -1,13 +1,14 @@
 """Retrieval metrics from features: R@k, mAP and mINP, and the top of a ranking.
 
-Similarity is the cosine. Equal scores are ordered by gallery index, so a ranking is a function of the
-features alone. Scores are made in blocks: memory grows with the features, not with their square.
+Similarity is the cosine. Equal scores are ordered by gallery index, so that a ranking is a function of the
+features alone. Scores are computed in blocks: memory grows linearly with the number of features.
 """
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 
 from tpr_jax.errors import UserError
 from tpr_jax.metrics import ranking
@@ -15,22 +16,33 @@ from tpr_jax.metrics import ranking
 RECALL_AT = (1, 5, 10)
 METRIC_KEYS = (*(f"R{k}" for k in RECALL_AT), "mAP", "mINP")
 BLOCK_BYTES = 64 * 2**20
-MANY = 128  # matches a query (or gallery entry, if those are more) above which sorting beats counting
+SORT_ABOVE = 128  # matches per query (or gallery entry, if there are more of those): sorting is faster
 
 
 def retrieval_metrics(
-    query_feats: Float[np.ndarray, "q e"],
-    gallery_feats: Float[np.ndarray, "g e"],
-    query_pids: Int[np.ndarray, " q"],
-    gallery_pids: Int[np.ndarray, " g"],
+    query_feats: ArrayLike,
+    gallery_feats: ArrayLike,
+    query_pids: ArrayLike,
+    gallery_pids: ArrayLike,
     pair_ranks: Callable | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Metrics of both directions, percent: texts are the queries and images the gallery of "t2i".
+    """Computes the metrics of both directions, in percent.
 
-    Returns {"t2i": M, "i2t": M} with M = {"R1", "R5", "R10", "mAP", "mINP"}; "i2t" is the same with the roles
-    exchanged. `rank_metrics` gives one direction together with the numbers of queries behind it; there it
-    says what the figures are and which input is refused. `pair_ranks` does the ranking: by default
-    `ranking.pair_ranks`; `ranking_device.pair_ranks` does it on accelerators.
+    `rank_metrics` defines them.
+
+    Args:
+      query_feats: [q, e] features of the texts; their scale does not matter.
+      gallery_feats: [g, e] features of the images.
+      query_pids: [q] integers, the identity of each text.
+      gallery_pids: [g] integers, the identity of each image.
+      pair_ranks: computes the ranks; by default `ranking.pair_ranks`, or on accelerators
+        `ranking_device.pair_ranks`.
+
+    Returns:
+      {"t2i": M, "i2t": M} with M = {"R1", "R5", "R10", "mAP", "mINP"}; "i2t" exchanges queries and gallery.
+
+    Raises:
+      UserError: as for `rank_metrics`.
     """
     if pair_ranks is not None and not callable(pair_ranks):
         raise UserError(f"pair_ranks is {type(pair_ranks).__name__}: give a function, or leave it out")
@@ -40,79 +52,94 @@ def retrieval_metrics(
     matches = _count_matches(query_pids, gallery_pids)
     if pair_ranks is None and ranking.numba is not None:
         pair_ranks = ranking.pair_ranks
-    if pair_ranks is None or matches > MANY * max(len(query), len(gallery)):
+    if pair_ranks is None or matches > SORT_ABOVE * max(len(query), len(gallery)):
         t2i = _rank_by_sorting(query, gallery, query_pids, gallery_pids)
         i2t = _rank_by_sorting(gallery, query, gallery_pids, query_pids)
     else:
         pairs = ranking.find_pairs(query_pids, gallery_pids)
         forth, back = pair_ranks(query, gallery, query_pids, gallery_pids, pairs)
-        t2i, i2t = ranking.both(_figures, (pairs.query_start, pairs.gallery_start), (forth, back))
+        t2i, i2t = ranking.both(_query_scores, (pairs.query_start, pairs.gallery_start), (forth, back))
     return {"t2i": _means(t2i), "i2t": _means(i2t)}
 
 
 def rank_metrics(
-    query_feats: Float[np.ndarray, "q e"],
-    gallery_feats: Float[np.ndarray, "g e"],
-    query_pids: Int[np.ndarray, " q"],
-    gallery_pids: Int[np.ndarray, " g"],
+    query_feats: ArrayLike,
+    gallery_feats: ArrayLike,
+    query_pids: ArrayLike,
+    gallery_pids: ArrayLike,
 ) -> dict[str, float]:
-    """Metrics of one direction, percent, with `num_queries` and `num_without_match` beside them.
+    """Computes the metrics of one direction, in percent, by sorting.
 
-    - R@k: the share of queries with a match within the first k.
-    - AP: the mean of the precisions at the ranks of the matches, over the whole gallery; mAP: their mean.
+    - R@k: the fraction of queries with a match among the first k.
+    - AP: the mean of the precisions at the ranks of the matches, over the whole gallery; mAP: its mean.
     - mINP: the mean of (number of matches / rank of the last match) (Ye et al., TPAMI 2021, eq. 13).
 
-    A query whose pid is not in the gallery is left out of every mean and counted in `num_without_match`;
-    `num_queries` counts all. Raises UserError where sizes disagree, one side is empty, a feature is not
-    finite, a pid is no whole number, or no query has a match. This one sorts; it takes any number of matches.
+    Args:
+      query_feats: [q, e] features of the queries; their scale does not matter.
+      gallery_feats: [g, e] features of the gallery.
+      query_pids: [q] integers, the identity of each query.
+      gallery_pids: [g] integers, the identity of each gallery entry.
+
+    Returns:
+      The metrics, `num_queries`, and `num_without_match`: the queries whose pid is not in the gallery, which
+        all
+      means leave out.
+
+    Raises:
+      UserError: the sizes disagree, one side is empty, a feature is not finite, a pid is not an integer, or
+        no query has a match.
     """
     query, gallery = _normalized(query_feats, gallery_feats)
     query_pids = _as_pids("query", query, query_pids)
     gallery_pids = _as_pids("gallery", gallery, gallery_pids)
     _count_matches(query_pids, gallery_pids)
-    figures = _rank_by_sorting(query, gallery, query_pids, gallery_pids)
-    counts = {"num_queries": len(query), "num_without_match": len(query) - figures.shape[1]}
-    return {**_means(figures), **counts}
+    query_scores = _rank_by_sorting(query, gallery, query_pids, gallery_pids)
+    counts = {"num_queries": len(query), "num_without_match": len(query) - query_scores.shape[1]}
+    return {**_means(query_scores), **counts}
 
 
 def _rank_by_sorting(query, gallery, query_pids, gallery_pids):
-    """`_figures` of the queries that have a match."""
-    order, first, last = ranking.matches_of(query_pids, gallery_pids)
-    found = []
+    """Returns `_query_scores` of the queries that have a match."""
+    order, first, last = ranking.find_matches(query_pids, gallery_pids)
+    blocks = []
     for start, scores in _score_blocks(query, gallery):
-        these = slice(start, start + len(scores))
-        counts = last[these] - first[these]
+        block = slice(start, start + len(scores))
+        counts = last[block] - first[block]
         ranks = [
-            match_ranks(row, order[a:b]) for row, a, b in zip(scores, first[these], last[these], strict=True)
+            match_ranks(row, order[a:b]) for row, a, b in zip(scores, first[block], last[block], strict=True)
         ]
-        found.append(_figures(np.concatenate([[0], np.cumsum(counts)]), np.concatenate(ranks)))
-    return np.concatenate(found, axis=1)
+        blocks.append(_query_scores(np.concatenate([[0], np.cumsum(counts)]), np.concatenate(ranks)))
+    return np.concatenate(blocks, axis=1)
 
 
-def _figures(
+def _query_scores(
     start: Int[np.ndarray, " q_bounds"], ranks: Int[np.ndarray, " n"]
-) -> Float[np.ndarray, "3 scored"]:
-    """(best rank, AP, INP) of each query that has a match, whose ranks are ranks[start[i]:start[i+1]]."""
+) -> Float[np.ndarray, "3 matched"]:
+    """Computes (best rank, AP, INP) of each matched query; query i has ranks[start[i]:start[i+1]]."""
     count = np.diff(start)
     query = np.repeat(np.arange(len(count)), count)
     ranks = ranks[np.lexsort((ranks, query))]
-    found = np.arange(1, len(ranks) + 1) - start[query]
+    hits = np.arange(1, len(ranks) + 1) - start[query]
     first, last, count = start[:-1][count > 0], start[1:][count > 0] - 1, count[count > 0]
     if not len(first):
         return np.zeros((3, 0))
-    precision = np.add.reduceat(found / ranks, first) / count
+    precision = np.add.reduceat(hits / ranks, first) / count
     return np.stack([ranks[first], precision, count / ranks[last]])
 
 
-def _means(figures: Float[np.ndarray, "3 scored"]) -> dict[str, float]:
-    best, precision, penalty = figures
+def _means(query_scores: Float[np.ndarray, "3 matched"]) -> dict[str, float]:
+    best, precision, inverse_penalty = query_scores
     recalls = {f"R{k}": 100.0 * float(np.mean(best <= k)) for k in RECALL_AT}
-    return {**recalls, "mAP": 100.0 * float(np.mean(precision)), "mINP": 100.0 * float(np.mean(penalty))}
+    return {
+        **recalls,
+        "mAP": 100.0 * float(np.mean(precision)),
+        "mINP": 100.0 * float(np.mean(inverse_penalty)),
+    }
 
 
 def match_ranks(scores: Float[np.ndarray, " g"], matches: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
-    """Ranks, from 1, of the gallery indices `matches` when `scores` fall and ties go by gallery index."""
-    # Sorting values is an order of magnitude faster than sorting indices (NumPy does it with SIMD).
+    """Returns the ranks, from 1, of the gallery indices `matches` by descending score; ties by index."""
+    # Sorting values, which NumPy does with SIMD, is an order of magnitude faster than sorting indices.
     ascending = np.sort(scores)
     upper = np.searchsorted(ascending, scores[matches], side="right")
     lower = np.searchsorted(ascending, scores[matches], side="left")
@@ -125,12 +152,17 @@ def match_ranks(scores: Float[np.ndarray, " g"], matches: Int[np.ndarray, " m"])
 
 
 def top_k(
-    query_feats: Float[np.ndarray, "q e"], gallery_feats: Float[np.ndarray, "g e"], k: int
+    query_feats: ArrayLike, gallery_feats: ArrayLike, k: int
 ) -> tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]:
-    """Cosines and gallery indices of the best `k` for each query, best first, ties by gallery index.
+    """Returns the cosines and gallery indices of the best `k` for each query, best first; ties by index.
 
-    `k` is cut to the size of the gallery. Raises UserError for k < 1, widths that differ, or a feature that
-    is not finite.
+    Args:
+      query_feats: [q, e] features of the queries; their scale does not matter.
+      gallery_feats: [g, e] features of the gallery.
+      k: number of results, limited to the size of the gallery.
+
+    Raises:
+      UserError: `k` is below 1, the widths differ, or a feature is not finite.
     """
     if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
         raise UserError(f"top_k={k!r}: ask for at least one result, as a whole number")
@@ -138,10 +170,10 @@ def top_k(
     k = min(k, len(gallery))
     best_scores, best_index = [], []
     for _, scores in _score_blocks(query, gallery):
-        # The k-th best value admits every candidate; ties at it may admit more than k.
+        # Every candidate reaches the k-th best score; because of ties, more than k rows may.
         threshold = np.partition(scores, scores.shape[1] - k, axis=1)[:, -k]
-        for row, least in zip(scores, threshold, strict=True):
-            candidates = np.flatnonzero(row >= least)
+        for row, lowest in zip(scores, threshold, strict=True):
+            candidates = np.flatnonzero(row >= lowest)
             chosen = candidates[np.argsort(-row[candidates], kind="stable")[:k]]
             best_index.append(chosen)
             best_scores.append(row[chosen])
@@ -149,8 +181,8 @@ def top_k(
 
 
 def l2_normalize(feats: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n e"]:
-    """Rows divided by their Euclidean length; a zero row stays zero, so its cosine with everything is 0."""
-    # The largest entry is taken out first: squares of very large or very small entries leave float32's range.
+    """Divides each row by its Euclidean norm; a zero row stays zero, so its cosine with everything is 0."""
+    # Divide by the largest entry first: the squares of very large or small entries exceed float32's range.
     largest = np.abs(feats).max(axis=1, keepdims=True, initial=0)
     scaled = feats / np.where(largest > 0, largest, 1)
     length = np.linalg.norm(scaled, axis=1, keepdims=True)
@@ -158,7 +190,7 @@ def l2_normalize(feats: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n e"]:
 
 
 def _score_blocks(query, gallery) -> Iterator[tuple[int, Float[np.ndarray, "b g"]]]:
-    """(index of the block's first query, its scores with the whole gallery), block after block."""
+    """Yields (index of the block's first query, the block's scores with the whole gallery)."""
     distinct, copies = ranking.distinct_rows(gallery)
     rows = max(1, BLOCK_BYTES // (query.itemsize * len(gallery)))
     for start in range(0, len(query), rows):
@@ -193,11 +225,11 @@ def _as_features(name, feats):
     return feats
 
 
-def _as_array(what, values):
+def _as_array(name: str, values) -> np.ndarray:
     try:
         return np.asarray(values)
     except (TypeError, ValueError) as error:  # rows of different lengths
-        raise UserError(f"{what} are no array: {' '.join(str(error).split())}") from error
+        raise UserError(f"{name} are not an array: {' '.join(str(error).split())}") from error
 
 
 def _as_pids(name, feats, pids):
@@ -205,9 +237,8 @@ def _as_pids(name, feats, pids):
     if pids.shape != (len(feats),):
         count = len(pids) if pids.ndim == 1 else f"shape {pids.shape} of"
         raise UserError(f"{len(feats)} {name} features but {count} {name} pids: give one pid a feature")
-    if pids.dtype == np.bool_ or not np.can_cast(
-        pids.dtype, np.int64
-    ):  # float64 and uint64 would make large ids equal that are not
+    # Casting float64 or uint64 could make different large ids equal.
+    if pids.dtype == np.bool_ or not np.can_cast(pids.dtype, np.int64):
         raise UserError(f"{name} pids are {pids.dtype}: give whole numbers within int64")
     return pids.astype(np.int64)
 

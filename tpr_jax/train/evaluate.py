@@ -63,7 +63,7 @@ def encode_split(
             raise UserError(
                 f"{records.name}: none of its {len(sources)} pictures can be read: {bad[min(bad)]}"
             )
-        records, gallery_feats = records_lib.keep_images(records, kept), gallery_feats[kept]
+        records, gallery_feats = records_lib.select_images(records, kept), gallery_feats[kept]
     _, captions, query_pids = records_lib.caption_pairs(records)
     ids = tokenizer(captions)
     ends = end_positions(ids, eot_id)

@@ -14,7 +14,7 @@ from tpr_jax.perf import memory
 from tpr_jax.train import checkpoint, evaluate, step, writer
 from tpr_jax.train.setup import count, make_optimizer, prepare
 from tpr_jax.utils.files import remove_leftovers, write_json
-from tpr_jax.utils.notices import say_once
+from tpr_jax.utils.notices import print_once
 from tpr_jax.utils.trees import merge
 from tpr_jax.weights.save_adapter import check_place, is_plain, write_saved
 
@@ -214,7 +214,7 @@ def check_backbone(before: dict | None, now: dict, workdir: Path) -> None:
             )
     if before and before.get("revision") != now["revision"]:
         was = before.get("revision") or "another place"
-        say_once(
+        print_once(
             f"{workdir} was trained on {before['name']} at {was}, now it is "
             f"{now['revision'] or now['name']}; a new run stays with one by config.backbone=NAME@COMMIT"
         )

@@ -6,7 +6,8 @@ from ml_collections import ConfigDict
 
 from tpr_jax import optim
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.data import datasets, leaks, protocols
+from tpr_jax.data import leaks, protocols
+from tpr_jax.data import splits as splits_lib
 from tpr_jax.distributed import sharding
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip, methods
@@ -59,17 +60,17 @@ def prepare(config: ConfigDict, to_train: bool = True) -> dict:
     )
     methods.check(method, clip_config)
     skip = config.on_bad_image == "skip"
-    splits = datasets.load_splits(config.dataset, config.data_dir, missing_ok=skip, source=config.source)
-    described = datasets.describe(config.dataset, splits)
+    splits = splits_lib.load_splits(config.dataset, config.data_dir, missing_ok=skip, source=config.source)
+    described = splits_lib.describe(config.dataset, splits)
     for line in described["subset"] or ():
         print(f"a subset of {config.dataset}: {line}")
-    shared = leaks.of_splits(splits)
+    shared = leaks.find_in_splits(splits)
     splits["train"], reduced = protocols.reduce(splits["train"], config)
     described |= reduced
-    splits = datasets.with_mixed(splits, config.mix, missing_ok=skip)
-    shared = leaks.with_mixed(shared, splits) if config.mix else shared
+    splits = splits_lib.with_mixed(splits, config.mix, missing_ok=skip)
+    shared = leaks.add_mixed(shared, splits) if config.mix else shared
     name = config.data_dir or f"data set '{config.dataset}'"
-    described |= leaks.refuse(shared, name, config.on_leak, official=described["subset"] == [])
+    described |= leaks.raise_or_warn(shared, name, config.on_leak, official=described["subset"] == [])
     if jax.process_count() > 1:
         agreement.check_same("data set", agreement.of_data(splits), "give all the same config.data_dir")
     people = len(set(splits["train"].pids.tolist())) if "train" in splits else 0

@@ -1,4 +1,4 @@
-"""Checksums by which damage to saved arrays and notes is noticed.
+"""Checksums that detect damage to saved arrays and metadata.
 
 A flipped bit in a checkpoint's file is read back as another number: neither Orbax nor safetensors compares
 what it reads with what was written.
@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-KEY = "checksums"  # in the notes of a checkpoint, and in the header of a safetensors file
+KEY = "checksums"  # in the metadata of a checkpoint, and in the header of a safetensors file
 
 
 def tree_checksums(tree) -> dict[str, int]:
     """Computes the checksum of each array of a pytree, by its path; see `array_checksum`.
 
-    The sums do not depend on how the arrays are sharded. With several processes all have to call this, and
-    all get the same.
+    The checksums do not depend on how the arrays are sharded. All of several processes must call this, and
+    all get the same result.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     sums = jax.device_get([array_checksum(leaf) for _, leaf in leaves])
@@ -28,12 +28,12 @@ def tree_checksums(tree) -> dict[str, int]:
 
 @jax.jit
 def array_checksum(array: jax.Array) -> jax.Array:
-    """Computes a uint32 over an array's bits: the sum, modulo 2^32, of each element's words times a weight.
+    """Computes a uint32 checksum of an array's bits: the weighted sum of its words, modulo 2^32.
 
-    Element i of the flattened array has the weight 2 h(i) + 1, h being Knuth's multiplicative hash with its
-    halves mixed. An odd weight has an inverse modulo 2^32, so a change to a single element of up to 32 bits
-    always changes the sum; other damage is missed once in about 2^32 times. Integer sums come out the same
-    in any order, and so on any mesh.
+    Element i of the flattened array has the weight 2 h(i) + 1, where h is Knuth's multiplicative hash with
+    its halves mixed. An odd weight has an inverse modulo 2^32, so a change to a single element of up to 32
+    bits always changes the sum; other damage goes undetected once in about 2^32 times. Integer sums do not
+    depend on the order of summation, and so not on the mesh.
     """
     words = _words(array)  # [..., words per element]
     index = jnp.zeros(words.shape, jnp.uint32)
@@ -46,7 +46,7 @@ def array_checksum(array: jax.Array) -> jax.Array:
 
 
 def _words(array: jax.Array) -> jax.Array:
-    """The bits of each element as uint32 words along a new last axis."""
+    """Returns the bits of each element as uint32 words along a new last axis."""
     if array.dtype == jnp.bool_:
         return array.astype(jnp.uint32)[..., None]
     size = array.dtype.itemsize
@@ -57,20 +57,23 @@ def _words(array: jax.Array) -> jax.Array:
 
 
 def json_digest(value: Mapping) -> str:
-    """Computes the SHA-256 of a JSON object, whatever the order of its keys, as hexadecimal digits."""
+    """Computes the SHA-256 of a JSON object, regardless of the order of its keys, as hexadecimal digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def with_checksums(notes: Mapping, arrays: Mapping[str, int] | None = None) -> dict:
-    """Returns notes with the checksums of themselves and of the arrays that are saved with them."""
+    """Returns metadata with the checksums of itself and of the arrays that are saved with it."""
     return {**notes, KEY: {"notes": json_digest(notes), "arrays": dict(arrays or {})}}
 
 
 def split_checksums(notes: Mapping) -> tuple[dict, dict[str, int] | None]:
-    """Returns (the notes alone, the checksums of the arrays, or None where an older version saved them).
+    """Splits metadata of `with_checksums`.
+
+    Returns:
+      The metadata without checksums, and the checksums of the arrays (None if an older version saved them).
 
     Raises:
-      ValueError: the notes are not those that were saved.
+      ValueError: the metadata differs from what was saved.
     """
     plain = {key: value for key, value in notes.items() if key != KEY}
     if KEY not in notes:
@@ -85,17 +88,17 @@ def check_arrays(tree, saved: Mapping[str, int]) -> None:
     """Compares arrays with the checksums of what was saved.
 
     Raises:
-      ValueError: some are not as they were saved; the message names the first.
+      ValueError: some differ from what was saved; the message names the first.
     """
-    found = tree_checksums(tree)
-    differing = [path for path in sorted(found) if found[path] != saved.get(path)]
+    actual = tree_checksums(tree)
+    differing = [path for path in sorted(actual) if actual[path] != saved.get(path)]
     if differing:
         more = f" and {len(differing) - 1} more" if differing[1:] else ""
         raise ValueError(f"the array {differing[0]}{more} is not as it was saved")
 
 
 def named_digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """Computes one SHA-256 over named arrays: names, types, shapes and bytes, as hexadecimal digits."""
+    """Computes one SHA-256 over the names, types, shapes and bytes of arrays, as hexadecimal digits."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

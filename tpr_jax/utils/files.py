@@ -1,4 +1,4 @@
-"""A user's file is never half a file: written under a temporary name beside it, then moved into place."""
+"""Writes files atomically: under a temporary name in the same folder, then moved into place."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ def write_whole(path: str | os.PathLike, write: Callable[[str], object]) -> None
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)
         write(temporary)
-        os.chmod(temporary, 0o644)  # mkstemp makes private files; these are to be shared like any other
+        os.chmod(temporary, 0o644)  # mkstemp makes private files; these should be readable like any other
         os.replace(temporary, path)
     except OSError as error:
         if line := describe_disk_limit(error, path):
@@ -36,7 +36,7 @@ def write_whole(path: str | os.PathLike, write: Callable[[str], object]) -> None
 
 
 def move_over(written: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Gives a file that was written whole its name, over what has it.
+    """Moves a completely written file to `path`, replacing a file there.
 
     Raises:
       OSError: the folder cannot be written.
@@ -45,22 +45,24 @@ def move_over(written: str | os.PathLike, path: str | os.PathLike) -> None:
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Removes the temporary files that killed calls of `write_whole` for these names left in `folder`.
+    """Removes the temporary files that interrupted calls of `write_whole` for these names left in `folder`.
 
-    Nobody else may be writing them at the time. What cannot be removed stays.
+    No other process may be writing them at the time. Files that cannot be removed stay.
     """
-    known = "|".join(map(re.escape, names))
+    pattern = "|".join(map(re.escape, names))
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            # As tempfile draws them: eight characters.
-            if re.fullmatch(rf"\.(?:{known})\.[a-z0-9_]{{8}}\.tmp", path.name):
+            # `tempfile` uses eight random characters.
+            if re.fullmatch(rf"\.(?:{pattern})\.[a-z0-9_]{{8}}\.tmp", path.name):
                 with contextlib.suppress(OSError):
                     path.unlink()
 
 
 def exchange(new: Path, folder: Path, old: Path) -> None:
-    """Moves the folder `new` to where `folder` is, or is to be; what was there goes to `old`, and comes back
-    where the move fails."""
+    """Moves the folder `new` to `folder`, whose previous content moves to `old`.
+
+    If the second move fails, the previous content is moved back.
+    """
     if folder.exists():
         os.replace(folder, old)
     try:
@@ -72,14 +74,19 @@ def exchange(new: Path, folder: Path, old: Path) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text whole, in UTF-8; half of a surrogate pair, as in odd paths, as its escape.
+    """Writes a text in UTF-8 with `write_whole`; escapes lone surrogates, as paths may have.
 
-    Raises UserError as `write_whole`.
+    Raises:
+      UserError: the folder cannot be written, or the disk is full.
     """
     content = text.encode("utf-8", "backslashreplace")
     write_whole(path, lambda temporary: Path(temporary).write_bytes(content))
 
 
 def write_json(path: str | os.PathLike, value) -> None:
-    """Writes a value as JSON, indented. Raises UserError as `write_whole`."""
+    """Writes a value as indented JSON with `write_whole`.
+
+    Raises:
+      UserError: the folder cannot be written, or the disk is full.
+    """
     write_text(path, json.dumps(value, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""SHA-256 of files, by which models and annotations are told apart."""
+"""SHA-256 of files, which identifies models and annotations."""
 
 import hashlib
 import os
@@ -8,21 +8,24 @@ from tpr_jax.errors import UserError
 
 
 def add_file(digest, path: str | os.PathLike) -> None:
-    """Goes on with a digest of `hashlib` over a file's content, which may be larger than memory.
+    """Updates a `hashlib` digest with the content of a file, which may be larger than memory.
 
     Raises:
       UserError: the file cannot be read.
     """
     try:
-        with open(path, "rb") as content:
-            while chunk := content.read(1 << 20):
-                digest.update(chunk)
+        with open(path, "rb") as file:
+            hashlib.file_digest(file, lambda: digest)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
 
 
 def sha256(paths: Iterable[str | os.PathLike]) -> str:
-    """Of the files' contents, one after the other, as hexadecimal digits. Raises as `add_file`."""
+    """Computes the SHA-256 of the concatenated contents of files, as hexadecimal digits.
+
+    Raises:
+      UserError: a file cannot be read.
+    """
     digest = hashlib.sha256()
     for path in paths:
         add_file(digest, path)

@@ -1,13 +1,10 @@
-"""Lines that tell a user what was assumed or left aside."""
+"""Notes to the user about what was assumed or ignored."""
 
 import functools
 import sys
 
 
 @functools.cache
-def say_once(line: str) -> None:
-    """Prints a line to stderr, the first time that it is said in this process.
-
-    To stderr, because some commands write JSON to stdout.
-    """
+def print_once(line: str) -> None:
+    """Prints a note to stderr, at most once per process. Some commands write JSON to stdout."""
     print(f"note: {line}", file=sys.stderr)

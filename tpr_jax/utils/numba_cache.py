@@ -1,7 +1,7 @@
-"""Compiling with Numba: cached on disk where a folder can be written, and without the cache elsewhere.
+"""Compiles with Numba, with its on-disk cache where possible.
 
-In a container the package may be read-only and the account without a home. Numba then raises where the
-function is decorated; where its cache is full or damaged, it raises at the first call.
+In a container the package may be read-only and the account may have no home folder. Numba then raises when
+the function is decorated; if its cache is full or damaged, it raises at the first call.
 """
 
 import functools
@@ -16,23 +16,23 @@ except ImportError:
 
 
 def njit(function: Callable, **options) -> Callable:
-    """Compiles a function as `numba.njit` does with these options, if possible with its cache.
+    """Compiles a function with `numba.njit(**options)`, cached on disk if possible.
 
-    Without the cache each process compiles it anew, in a second or so. Numba has to be installed.
+    Without the cache each process compiles the function again, in about a second. Requires Numba.
     """
-    function = inspect.unwrap(function)  # without the type checks that the tests put around it
+    function = inspect.unwrap(function)  # without the type checks that the tests wrap around it
     try:
         cached = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder for the cache
+    except RuntimeError:  # there is no writable folder for the cache
         return numba.njit(**options)(function)
     uncached = functools.cache(lambda: numba.njit(**options)(function))
 
     @functools.wraps(function)
-    def call(*arguments):
+    def call(*args):
         try:
-            return cached(*arguments)
+            return cached(*args)
         except (OSError, EOFError, pickle.PickleError):
-            # Of the cache, which is read and written before the function begins; that raises none of these.
-            return uncached()(*arguments)
+            # The cache raised: it is used before the function starts, and the function raises none of these.
+            return uncached()(*args)
 
     return call

@@ -1,7 +1,7 @@
-"""Which numbers are seeds: those of 32 bits, so that no two of them start alike.
+"""Checks that seeds have 32 bits, so that different seeds give different random streams.
 
-JAX's keys hold 32 bits of a seed, and of a larger one only its lowest; NumPy cuts a larger one into words of
-32 bits, which would stand where a stream's epoch or example is expected.
+JAX's keys keep only the lowest 32 bits of a seed, and NumPy splits a larger one into words of 32 bits, which
+would take the place of a stream's epoch or example.
 """
 
 import numbers
@@ -17,7 +17,7 @@ def check_seed(seed: int, name: str = "seed") -> int:
     Raises:
       UserError: it is not a whole number from 0 to 2^32 - 1; the message calls it `name`.
     """
-    whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-    if not whole or not 0 <= seed <= LARGEST_SEED:
+    is_integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+    if not is_integer or not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"{name} {seed} must be a whole number from 0 to {LARGEST_SEED}")
     return seed

@@ -1,4 +1,4 @@
-"""Ctrl-C, and the notice a cluster gives before it takes a machine away, as a question between two steps."""
+"""Turns Ctrl-C, and a cluster's preemption notice, into a flag that a loop checks between two steps."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
-    """A run that was asked to stop, by signal `number`, and has lost nothing."""
+    """A run was asked to stop, by signal `number`, and has lost nothing."""
 
     def __init__(self, number: int, message: str):
         super().__init__(message)
@@ -21,52 +21,62 @@ class Stopped(Exception):
 
 
 class PreemptionSignal:
-    """What came since; see `noticed`."""
+    """A flag that is true once a signal came; see `catch_signals`.
+
+    Attributes:
+      number: the first signal's number, 0 before it.
+      again: whether a second signal came, which cannot wait for anything to be saved.
+      sent_again: whether the next signal is the first one, whose exception was lost.
+    """
 
     def __init__(self):
-        self.number = 0  # of the signal
-        self.again = False  # a second one came, which cannot wait for anything to be saved
-        self.sent_again = False  # the next one is the first one, whose exception was lost
-        self._at_once = False
+        self.number = 0
+        self.again = False
+        self.sent_again = False
+        self._raises_immediately = False
 
     def __bool__(self) -> bool:
         return self.number != 0
 
     def __call__(self) -> bool:
-        """As a question, for who takes one."""
+        """Returns whether a signal came, for callers that take a function."""
         return bool(self)
 
     @contextlib.contextmanager
-    def raise_immediately(self, now: bool = True) -> Iterator[None]:
-        """Within this, where all that counts is saved, a signal raises KeyboardInterrupt at once; so does one
-        that came before. With `now=False` it is patient again, within such a part."""
-        before, self._at_once = self._at_once, now
+    def raise_immediately(self, enabled: bool = True) -> Iterator[None]:
+        """Makes a signal, also one that came before, raise KeyboardInterrupt within the `with` block.
+
+        Use it where everything is saved. `enabled=False` restores the flag's behavior within such a block.
+        """
+        before, self._raises_immediately = self._raises_immediately, enabled
         try:
-            if now and self.number:
+            if enabled and self.number:
                 raise KeyboardInterrupt
             yield
         finally:
-            self._at_once = before
+            self._raises_immediately = before
 
-    def note(self, number, frame) -> None:
+    def handle(self, number, frame) -> None:
+        """Handles a signal."""
         self.again = self.number != 0 and not self.sent_again
         self.sent_again = False
         self.number = self.number or number
-        if self.again or self._at_once:
+        if self.again or self._raises_immediately:
             raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
-def _sent_again_where_lost(notice: PreemptionSignal) -> Iterator[None]:
-    """Sends a signal again whose exception Python could only print.
+def _resend_lost_signals(notice: PreemptionSignal) -> Iterator[None]:
+    """Sends a signal again if Python could not raise its exception.
 
-    It can do no more where the signal met a finalizer, or a callback of the garbage collector.
+    Python can only print an exception that is raised in a finalizer or in a callback of the garbage
+    collector.
     """
-    report, over = sys.unraisablehook, threading.Event()
+    original_hook, finished = sys.unraisablehook, threading.Event()
 
     def hook(unraisable) -> None:
-        if over.is_set() or not notice or unraisable.exc_type is not KeyboardInterrupt:
-            report(unraisable)
+        if finished.is_set() or not notice or unraisable.exc_type is not KeyboardInterrupt:
+            original_hook(unraisable)
             return
         notice.sent_again = True
         threading.Timer(0.01, os.kill, (os.getpid(), notice.number)).start()
@@ -75,29 +85,29 @@ def _sent_again_where_lost(notice: PreemptionSignal) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
-        if sys.unraisablehook is hook:  # else another one passes on to it what is not its own
-            sys.unraisablehook = report
+        finished.set()
+        if sys.unraisablehook is hook:  # else a hook installed later passes on what it does not handle
+            sys.unraisablehook = original_hook
 
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[PreemptionSignal]:
-    """Gives a notice that is true once SIGINT or SIGTERM came; the first one interrupts nothing.
+    """Yields a flag that is true once SIGINT or SIGTERM came; the first signal does not interrupt anything.
 
-    Amid a step the state is neither the old one nor the new one and cannot be saved, so the loop asks where
-    it can. A second signal stops at once, as it does outside of the `with`. Within another `with` of this
-    kind a signal that came before counts: an import may have swallowed the exception that it raised.
+    During a step the state is neither the old one nor the new one and cannot be saved, so the loop checks the
+    flag where it can. A second signal raises KeyboardInterrupt, as signals do outside of the `with` block. In
+    nested blocks, a signal that came in the outer one counts: an import may have swallowed its exception.
     """
     notice = PreemptionSignal()
-    # Python lets only the main thread say what a signal does.
+    # Python allows only the main thread to set signal handlers.
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, notice.note) for number in SIGNALS}
+        before = {number: signal.signal(number, notice.handle) for number in SIGNALS}
     outer = getattr(before.get(signal.SIGTERM), "__self__", None)
     if isinstance(outer, PreemptionSignal):
         notice.number = notice.number or outer.number
     try:
-        with _sent_again_where_lost(notice):
+        with _resend_lost_signals(notice):
             yield notice
     finally:
         for number, handler in before.items():
@@ -107,46 +117,50 @@ def catch_signals() -> Iterator[PreemptionSignal]:
 
 
 def exit_immediately(ends: Mapping[int, tuple[int, str]]) -> None:
-    """Lets a signal end the process with an exit code and a line, until another handler takes it.
+    """Makes signals end the process with an exit code and a line, until another handler replaces this one.
 
-    For the time in which a program imports what it needs and has begun nothing: an exception could come out
-    of an import as another, or not at all. `ends` has (exit code, line) by the number of the signal; the line
-    goes to stdout with 0, else to stderr.
+    Use it while a program imports its modules and has not started yet: an import may replace or swallow an
+    exception.
+
+    Args:
+      ends: (exit code, line) for each signal number; the line goes to stdout if the code is 0, else to
+        stderr.
     """
 
     def end(number, frame) -> None:
         code, line = ends[number]
-        with contextlib.suppress(OSError):  # nobody may read it
+        with contextlib.suppress(OSError):  # the stream may be closed
             os.write(2 if code else 1, f"{line}\n".encode())
         os._exit(code)
 
     for number in ends:
-        # What a shell starts in the background ignores Ctrl-C, and is to go on doing so.
+        # A process that a shell started in the background ignores Ctrl-C, and should keep doing so.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, end)
 
 
 @contextlib.contextmanager
 def raise_stopped(message: str) -> Iterator[Callable[[BaseException], BaseException]]:
-    """Ends what is within by `Stopped` where SIGTERM comes, by KeyboardInterrupt where SIGINT does.
+    """Makes SIGTERM raise `Stopped` and SIGINT raise KeyboardInterrupt within the `with` block.
 
-    Gives a function that makes the same of an error which is handled within.
+    Yields:
+      A function that converts an error handled within the block in the same way.
 
     Raises:
-      Stopped: SIGTERM came, with this message.
+      Stopped: SIGTERM came; has the given message.
     """
     with catch_signals() as notice:
 
-        def told(error: BaseException) -> BaseException:
-            known = isinstance(error, Stopped | UserError)  # they have their own words
-            if known or notice.again or notice.number != signal.SIGTERM:
+        def convert(error: BaseException) -> BaseException:
+            has_message = isinstance(error, Stopped | UserError)
+            if has_message or notice.again or notice.number != signal.SIGTERM:
                 return error
             return Stopped(notice.number, message)
 
         try:
             with notice.raise_immediately():
-                yield told
+                yield convert
         except (Exception, KeyboardInterrupt) as error:
-            if (stop := told(error)) is error:
+            if (stop := convert(error)) is error:
                 raise
             raise stop from None

@@ -1,4 +1,4 @@
-"""What a process prints: when nobody reads it any longer, as in `... | head -1`, and when nobody is to."""
+"""Handles stdout and stderr: closed pipes, as in `... | head -1`, odd encodings, and suppressed output."""
 
 import contextlib
 import json
@@ -11,10 +11,10 @@ CLOSED_PIPE = 128 + 13  # the exit code that shells give a program ended by SIGP
 
 @contextlib.contextmanager
 def quiet_when_closed() -> Iterator[None]:
-    """Ends the process without a traceback, exit code 141, where stdout or stderr is a pipe without reader.
+    """Exits with code 141 and without a traceback if stdout or stderr is a pipe that nobody reads.
 
-    Not by the signal itself, which leaves no time to finish a checkpoint. What is printed meanwhile may be
-    any text, see `print_any_text`.
+    Does not use the signal SIGPIPE itself, which would leave no time to finish a checkpoint. Also makes the
+    streams print any text; see `print_any_text`.
     """
     print_any_text()
     try:
@@ -24,24 +24,25 @@ def quiet_when_closed() -> Iterator[None]:
             sys.stdout.flush()
     except BrokenPipeError:
         for stream in (sys.stdout, sys.stderr):
-            _drop_if_closed(stream)
+            _discard_if_closed(stream)
         raise SystemExit(CLOSED_PIPE) from None
 
 
 def print_any_text() -> None:
-    """Lets stdout and stderr print what their encoding does not have, escaped as Python writes it.
+    """Makes stdout and stderr escape, as Python does, what their encoding cannot represent.
 
-    That is an accented letter on a terminal in ASCII, or half of a surrogate pair anywhere: paths and texts
-    are the users', and may hold both. Called first by every command.
+    Examples are an accented letter on an ASCII terminal, or a lone surrogate anywhere: paths and texts come
+    from the user and may hold both. Every command calls this first.
     """
     for stream in (sys.stdout, sys.stderr):
-        # A notebook's stream cannot be told, and needs not; other ways to go on were asked for.
+        # A notebook's stream cannot be reconfigured and does not need it; other error handlers were set on
+        # purpose.
         if getattr(stream, "errors", "") in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def as_json(value, stream=None, **settings) -> str:
-    """Returns JSON that `stream` (stdout) can print: letters as they are, or all escaped as JSON does it."""
+    """Returns JSON that `stream` (default: stdout) can print; escapes non-ASCII letters only if needed."""
     text = json.dumps(value, ensure_ascii=False, **settings)
     encoding = getattr(sys.stdout if stream is None else stream, "encoding", None) or "utf-8"
     try:
@@ -51,27 +52,28 @@ def as_json(value, stream=None, **settings) -> str:
     return text
 
 
-def _drop_if_closed(stream) -> None:
-    """Lets what is left in the buffer go nowhere: Python writes it as it ends, and would complain again."""
+def _discard_if_closed(stream) -> None:
+    """Redirects a closed stream to the null device: Python flushes it at exit and would raise again."""
     try:
         stream.flush()
     except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 @contextlib.contextmanager
-def stderr_nowhere() -> Iterator[int]:
-    """Drops what is written to the process' stderr meanwhile, from C++ or by its children too.
+def suppress_stderr() -> Iterator[int]:
+    """Discards what the process writes to stderr, also from C++ code and its children.
 
-    Gives a descriptor of where it goes otherwise.
+    Yields:
+      A descriptor of the original stderr.
     """
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
     try:
         yield saved
     finally:
         os.dup2(saved, 2)
         os.close(saved)
-        os.close(nowhere)
+        os.close(null)

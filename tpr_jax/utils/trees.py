@@ -1,10 +1,13 @@
-"""Nested dicts of arrays: flat and back, and laid one over another."""
+"""Flattens, unflattens and merges nested dicts of arrays.
+
+`flax.traverse_util` has the first two as well, but Flax is imported below `models/` only.
+"""
 
 from collections.abc import Mapping
 
 
 def flatten(tree: Mapping, prefix: str = "") -> dict:
-    """Nested dicts of arrays -> `{"outer/inner": array}`."""
+    """Converts nested dicts to `{"outer/inner": leaf}`; drops empty dicts."""
     flat = {}
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -12,19 +15,19 @@ def flatten(tree: Mapping, prefix: str = "") -> dict:
 
 
 def unflatten(flat: Mapping) -> dict:
-    """The inverse of `flatten`."""
+    """Inverts `flatten`."""
     tree: dict = {}
     for path, value in flat.items():
-        *folders, last = path.split("/")
-        inner = tree
-        for folder in folders:
-            inner = inner.setdefault(folder, {})
-        inner[last] = value
+        *outer_keys, last_key = path.split("/")
+        subtree = tree
+        for key in outer_keys:
+            subtree = subtree.setdefault(key, {})
+        subtree[last_key] = value
     return tree
 
 
 def merge(first: Mapping, second: Mapping) -> dict:
-    """Both trees in one; where both have a leaf, `second`'s holds. Collections split in two come together."""
+    """Merges two trees; where both have a leaf, the one of `second` is used."""
     return {
         key: merge(first[key], second[key])
         if key in first and key in second and isinstance(second[key], Mapping)

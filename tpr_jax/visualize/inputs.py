@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tpr_jax.data.annotations import DATASETS
 from tpr_jax.data.custom import FILES
-from tpr_jax.data.datasets import data_folder
+from tpr_jax.data.datasets import DATASETS, data_folder
 from tpr_jax.data.images.read import Crop
 from tpr_jax.data.records import caption_pairs, image_sources, load_records
 from tpr_jax.errors import UserError

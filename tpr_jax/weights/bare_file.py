@@ -7,7 +7,7 @@ import numpy as np
 
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
-from tpr_jax.utils.notices import say_once
+from tpr_jax.utils.notices import print_once
 from tpr_jax.weights.files import is_torchscript, read_state
 from tpr_jax.weights.name_maps import Params
 from tpr_jax.weights.openai import OWN_ENTRIES, from_openai
@@ -46,7 +46,7 @@ def load_bare_file(
         own = is_torchscript(path) or set(OWN_ENTRIES) <= set(state)
         if not own or not all(map(_is_openais, widths)):
             raise UserError(_what_to_pass(where, act, heads))
-        say_once(
+        print_once(
             f"{where}: taken for OpenAI's own release: {act or 'quick_gelu'}, heads={_heads(heads, widths)}; "
             "pass act and heads if it is another CLIP"
         )

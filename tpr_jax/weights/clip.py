@@ -14,7 +14,7 @@ import numpy as np
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.utils.files import write_json
-from tpr_jax.utils.notices import say_once
+from tpr_jax.utils.notices import print_once
 from tpr_jax.weights import hub, place
 from tpr_jax.weights.bare_file import load_bare_file
 from tpr_jax.weights.files import read_state, write_state
@@ -71,7 +71,7 @@ def load_clip(
     config = _read_config(path)
     settings = image_settings(path)
     if notices and settings["ignored"]:
-        say_once(settings["ignored"])
+        print_once(settings["ignored"])
     state = unwrapped(_read_weights(path), str(path))
     ours, params = from_hugging_face(state, config, image_size or settings["image_size"], where=str(path))
     return _as_told(ours, settings, act, heads, path), params

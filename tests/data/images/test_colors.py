@@ -1,4 +1,4 @@
-"""Pictures of every kind of color, depth and transparency become RGB of 8 bits."""
+"""Images of every color mode, depth and transparency become RGB with 8 bits."""
 
 import struct
 
@@ -52,7 +52,7 @@ def test_sixteen_bit_png_of_every_kind(picture, color, channels):
     np.testing.assert_allclose(read_image(wide).astype(int), read_image(narrow), atol=1)
 
 
-def test_integers_and_floats_without_a_known_white():
+def test_rejects_gray_values_without_a_known_white():
     ramp = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
     expected = np.rint(ramp * 255)
     np.testing.assert_array_equal(read_image(encoded(ramp, "TIFF"))[..., 0], expected)
@@ -61,7 +61,7 @@ def test_integers_and_floats_without_a_known_white():
             read_image(encoded(bad, "TIFF"))
 
 
-def test_transparency_is_laid_on_white(picture):
+def test_composites_transparency_on_white(picture):
     alpha = np.zeros((48, 20), np.uint8)
     alpha[10:20], alpha[20:] = 128, 255
     expected = np.rint(picture * (alpha[..., None] / 255) + 255 * (1 - alpha[..., None] / 255))

@@ -1,4 +1,4 @@
-"""Which files are opened as photos, and what is said of the others, without a program being started."""
+"""Which files are opened as images, and how others are described, without starting a program."""
 
 import ast
 import io
@@ -13,7 +13,7 @@ from PIL import Image
 
 import tpr_jax.data
 from tests.pictures import encoded, smooth
-from tpr_jax.data.check import look_at
+from tpr_jax.data.check import check_image
 from tpr_jax.data.images import formats
 from tpr_jax.data.images.read import read_image, read_resized
 from tpr_jax.errors import UserError
@@ -26,7 +26,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n0 0 mo
 
 @pytest.fixture
 def no_programs(monkeypatch, tmp_path):
-    """A Ghostscript that tells when it is started, and nothing else that could be."""
+    """Installs a Ghostscript that records when it is started, and no other program."""
     started = tmp_path / "started"
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "gs"
@@ -42,31 +42,31 @@ def no_programs(monkeypatch, tmp_path):
     assert not calls and not started.exists()
 
 
-def test_pillow_itself_would_start_a_program(monkeypatch):
-    """What the tests with `no_programs` guard against: so that they cannot pass for want of Ghostscript."""
+def test_pillow_would_run_ghostscript(monkeypatch):
+    """Shows what the tests with `no_programs` guard against, so that they cannot pass without Ghostscript."""
     import PIL.EpsImagePlugin
 
     calls = []
     monkeypatch.setattr(PIL.EpsImagePlugin, "gs_binary", "gs")
     monkeypatch.setattr(subprocess, "check_call", lambda *args, **kw: calls.append(args))
     monkeypatch.setattr(subprocess, "Popen", lambda *args, **kw: calls.append(args))
-    with Image.open(io.BytesIO(EPS)) as image, pytest.raises(Exception):  # noqa: B017, PT011
+    with Image.open(io.BytesIO(EPS)) as image, pytest.raises(Exception):  # noqa: B017
         image.load()
     assert calls
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.eps", "a.png", "a"])
 @pytest.mark.parametrize("start", [EPS, b"\xc5\xd0\xd3\xc6" + b"\0" * 28 + EPS])
-def test_eps_of_any_name_is_told_and_not_run(no_programs, tmp_path, name, start):
+def test_rejects_eps_files_of_any_name(no_programs, tmp_path, name, start):
     path = tmp_path / name
     path.write_bytes(start)
     for source in (path, str(path), start):
         for read in (read_image, lambda source: read_resized(source, (8, 4))):
-            with pytest.raises(UserError, match="not a picture that can be read .*EPS") as error:
+            with pytest.raises(UserError, match=r"not an image that can be read .*EPS") as error:
                 read(source)
             assert "\n" not in str(error.value)
-    assert look_at((str(path), None))[0] == "unreadable pictures"
-    with pytest.raises(UserError, match="no picture that can be read .*EPS"):
+    assert check_image((str(path), None))[0] == "unreadable pictures"
+    with pytest.raises(UserError, match=r"no picture that can be read .*EPS"):
         read_upload(start)
     (found,) = read_ahead(tmp_path, [Photo(name)], (8, 4))
     assert "EPS" in found.error and found.pixels is None
@@ -80,9 +80,11 @@ def test_a_pil_image_of_eps_is_not_decoded(no_programs):
 def test_every_open_of_the_package_names_its_formats():
     calls = []
     for path in Path(tpr_jax.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Image.open"):
-                calls.append((path.name, {word.arg for word in node.keywords}))
+        calls += [
+            (path.name, {word.arg for word in node.keywords})
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Image.open")
+        ]
     assert all("formats" in words for _, words in calls), calls
     programs = {"EPS", "PDF", "WMF"}  # formats that Pillow hands to other programs, or can
     assert not programs & {*formats.FORMATS, *FORMATS}
@@ -112,20 +114,20 @@ def test_every_open_of_the_package_names_its_formats():
         (b"nothing that is known", "replace or remove it"),
     ],
 )
-def test_what_is_none_is_called_by_its_name(data, told):
-    with pytest.raises(UserError, match="not a picture that can be read") as error:
+def test_describes_unsupported_files(data, told):
+    with pytest.raises(UserError, match="not an image that can be read") as error:
         read_image(data)
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
-def test_the_signatures_are_those_of_the_files():
-    """Against files that Pillow writes, and their first bytes as published for the rest."""
+def test_recognizes_every_format_by_its_signature():
+    """Compares with files that Pillow writes, and with published signatures for the rest."""
     names = {"JPEG2000": "JPEG2000", "PPM": "PPM", "TGA": ""}
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA"):
         data = encoded(smooth(), kind)
         assert formats.format_of(data) == names.get(kind, kind)
         assert np.abs(read_image(data).astype(int) - smooth()).mean() < 12, kind
-        assert not formats.foreign_kind(data)
+        assert not formats.unsupported_kind(data)
     for big in (b"MM\0*\0\0\0\x08", b"II+\0\x08\0\0\0", b"MM\0+\0\x08\0\0"):
         assert formats.format_of(big) == "TIFF"
     for brand, others, kind in [
@@ -141,7 +143,7 @@ def test_the_signatures_are_those_of_the_files():
 
 
 def heic(image, **how) -> bytes:
-    """A HEIC file; how a camera was turned is written by pillow-heif as cameras do."""
+    """Makes a HEIC file; pillow-heif writes the orientation as cameras do."""
     written = io.BytesIO()
     pillow_heif.from_pillow(Image.fromarray(image)).save(written, quality=95, **how)
     return written.getvalue()
@@ -184,14 +186,14 @@ def test_heic_is_upright(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
-def test_damaged_heic_is_told(tmp_path):
+def test_rejects_damaged_heic(tmp_path):
     data = heic(smooth())
     for length in (20, len(data) // 3, len(data) - 30):
-        with pytest.raises(UserError, match=r"^the picture of .* damaged or cut-off"):
+        with pytest.raises(UserError, match=r"^the image of .* damaged or truncated"):
             read_image(data[:length])
 
 
-def test_without_pillow_heif_the_line_says_what_to_install(monkeypatch):
+def test_says_what_to_install_without_pillow_heif(monkeypatch):
     import sys
 
     data = heic(smooth())
@@ -200,7 +202,7 @@ def test_without_pillow_heif_the_line_says_what_to_install(monkeypatch):
         read_image(data)
 
 
-def test_the_first_picture_of_several(tmp_path):
+def test_reads_the_first_of_several_images(tmp_path):
     first, second = smooth(), 255 - smooth()
     for kind, settings in [("MPO", {"quality": 95}), ("PNG", {}), ("GIF", {}), ("TIFF", {}), ("WEBP", {})]:
         more = {"save_all": True, "append_images": [Image.fromarray(second)]}
@@ -208,8 +210,8 @@ def test_the_first_picture_of_several(tmp_path):
         assert np.abs(read_image(data).astype(int) - first).mean() < 10, kind
 
 
-def test_a_raw_photo_in_the_guise_of_a_tiff(tmp_path):
-    """DNG, NEF and others are TIFF files whose first picture is a preview of thumbnail size."""
+def test_rejects_raw_photos_in_tiff_format(tmp_path):
+    """DNG, NEF and others are TIFF files whose first image is a small preview."""
     dng = encoded(smooth(), "TIFF", tiffinfo={50706: bytes([1, 4, 0, 0])})
     plain = encoded(smooth(), "TIFF")
     for name, data in [("a.tif", dng), ("a.jpg", dng), ("a.nef", plain), ("a.ARW", plain)]:

@@ -1,4 +1,4 @@
-"""JPEGs of many scans, and PNGs whose faults do not touch the pixels, without a decoder."""
+"""JPEGs with many scans, and PNGs with harmless damage, checked without a decoder."""
 
 import io
 import struct
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from tests.pictures import encoded, smooth
-from tpr_jax.data.check import look_at
+from tpr_jax.data.check import check_image
 from tpr_jax.data.images.guard import MAX_SCANNED_PIXELS, MAX_SCANS, check_scans, count_scans, pixels_only
 from tpr_jax.data.images.read import Crop, read_image, read_resized
 from tpr_jax.data.pipeline import decode_all
@@ -43,7 +43,7 @@ def parts_of(jpeg: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def many_scans(count: int, image=None, **settings) -> bytes:
-    """A progressive JPEG whose last scan, which only refines, comes so often that there are `count`."""
+    """Makes a progressive JPEG that repeats its last, refining scan until there are `count` scans."""
     jpeg = encoded(smooth() if image is None else image, "JPEG", progressive=True, **settings)
     head, scans = parts_of(jpeg)
     return head + b"".join(scans) + scans[-1] * (count - len(scans)) + b"\xff\xd9"
@@ -60,7 +60,7 @@ def many_scans(count: int, image=None, **settings) -> bytes:
         {"comment": b"\xff\xda\xff\xda" * 900},
     ],
 )
-def test_scans_are_counted_as_the_standard_has_them(settings):
+def test_counts_scans_as_the_standard_defines_them(settings):
     noisy = np.random.default_rng(0).integers(
         0, 256, (64, 48, 3), np.uint8
     )  # so that there are FF00 and more
@@ -68,7 +68,7 @@ def test_scans_are_counted_as_the_standard_has_them(settings):
     assert count_scans(jpeg) == len(parts_of(jpeg)[1]) == (10 if "progressive" in settings else 1)
 
 
-def test_a_thumbnail_and_a_second_picture_do_not_count():
+def test_ignores_a_thumbnail_and_a_second_image():
     thumbnail = encoded(smooth(), "JPEG", progressive=True)
     exif = b"Exif\0\0" + thumbnail
     app1 = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
@@ -80,19 +80,19 @@ def test_a_thumbnail_and_a_second_picture_do_not_count():
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_can_be_counted(data):
+def test_counts_scans_of_arbitrary_bytes(data):
     assert 0 <= count_scans(b"\xff\xd8" + data) <= data.count(b"\xda")
 
 
-def test_markers_that_decoders_skip_hide_no_scan():
-    """A reserved marker has no length: one that seemed to have 65,535 bytes would hide the scans after it."""
+def test_counts_scans_after_markers_that_decoders_skip():
+    """A reserved marker has no length; taking one for a segment would hide the scans after it."""
     head, scans = parts_of(encoded(smooth(), "JPEG", progressive=True))
     assert count_scans(head + b"\xff\x02\xff\xff" + b"".join(scans) + b"\xff\xd9") == 10
 
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The formats of the pictures that were handed to a decoder since."""
+    """Records the formats of the images that are passed to a decoder."""
     seen, load = [], ImageFile.ImageFile.load
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: seen.append(image.format) or load(image))
     return seen
@@ -101,7 +101,7 @@ def decoded(monkeypatch):
 @pytest.mark.parametrize(
     "read", ["bytes", "path", "resized", "crop", "upload", "PIL", "check", "index", "train"]
 )
-def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(tmp_path, decoded, read):
+def test_rejects_a_jpeg_of_many_scans_before_decoding(tmp_path, decoded, read):
     data = many_scans(MAX_SCANS + 1)
     path = tmp_path / "a.jpg"
     path.write_bytes(data)
@@ -115,7 +115,7 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(tmp_path, decoded,
         "train": lambda: decode_all([str(path)], (8, 4)),
     }
     if read == "check":
-        kind, message = look_at((str(path), None))
+        kind, message = check_image((str(path), None))
         assert kind == "unreadable pictures"
     elif read == "index":
         (found,) = read_ahead(tmp_path, [Photo("a.jpg")], (8, 4))
@@ -128,15 +128,15 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(tmp_path, decoded,
     assert decoded == []
 
 
-def test_as_many_scans_as_are_allowed_are_read(decoded):
+def test_reads_the_maximum_number_of_scans(decoded):
     assert np.abs(read_image(many_scans(MAX_SCANS)).astype(int) - smooth()).mean() < 8
     assert "JPEG" in decoded
     for count in (1, 10, 64):  # as libjpeg writes them, and as much as jpegtran's scripts make of them
         check_scans("a.jpg", count, 12_000_000)
 
 
-def test_scans_count_by_the_pixels_they_pass_over(decoded):
-    """Fewer scans of a larger picture are as much work: the header here says 225 megapixels."""
+def test_limits_scans_times_pixels(decoded):
+    """Fewer scans of a larger image are as much work: this header says 225 megapixels."""
     data = bytearray(many_scans(MAX_SCANS - 10))
     at = data.index(b"\xff\xc2")
     data[at + 5 : at + 9] = struct.pack(">HH", 15_000, 15_000)
@@ -146,8 +146,8 @@ def test_scans_count_by_the_pixels_they_pass_over(decoded):
     assert decoded == []
 
 
-def test_a_tiff_of_jpegs_of_many_scans_is_refused(decoded):
-    """A TIFF's strip may be a JPEG of its own: made of the fields that TIFF 6.0 asks for."""
+def test_rejects_a_tiff_of_jpegs_with_many_scans(decoded):
+    """A strip of a TIFF may be a JPEG; the file has the fields that TIFF 6.0 requires."""
     jpeg = many_scans(MAX_SCANS + 1, Image.fromarray(smooth()).convert("L"))
     fields = [
         (256, 4, 20),
@@ -172,7 +172,7 @@ def test_a_tiff_of_jpegs_of_many_scans_is_refused(decoded):
 
 
 def chunk(kind: bytes, content: bytes, checksum: int = 0) -> bytes:
-    """A chunk of PNG; `checksum` is what its checksum is wrong by."""
+    """Makes a PNG chunk; `checksum` is added to its checksum."""
     right = zlib.crc32(kind + content)
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", right ^ checksum)
 
@@ -200,19 +200,19 @@ HARMLESS = {
 
 @pytest.mark.parametrize("before", [b"IDAT", b"IEND"])
 @pytest.mark.parametrize("name", HARMLESS)
-def test_what_does_not_touch_the_pixels_does_not_spoil_a_png(name, before):
+def test_reads_a_png_with_damaged_ancillary_chunks(name, before):
     data = with_chunk(encoded(smooth(), "PNG"), HARMLESS[name], before)
     np.testing.assert_array_equal(read_image(data), smooth())
     np.testing.assert_array_equal(read_upload(data), smooth())
 
 
-def test_eighty_texts_of_a_megabyte():
-    """Each is allowed by Pillow, all of them together are not."""
+def test_reads_a_png_with_eighty_texts_of_a_megabyte():
+    """Pillow allows each, but not all of them together."""
     text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"a" * (1 << 20)))
     np.testing.assert_array_equal(read_image(with_chunk(encoded(smooth(), "PNG"), text * 80)), smooth())
 
 
-def test_a_png_without_fault_is_handed_on_as_it_is():
+def test_returns_a_valid_png_unchanged():
     exif = Image.Exif()
     exif[0x0112] = 6
     for data in (
@@ -224,7 +224,7 @@ def test_a_png_without_fault_is_handed_on_as_it_is():
         assert pixels_only(data) is data
 
 
-def test_transparency_and_turn_are_kept_beside_what_is_dropped():
+def test_keeps_transparency_and_orientation():
     palette = Image.fromarray(smooth()).convert("P")
     plain = encoded(palette, "PNG", transparency=palette.getpixel((0, 0)))
     np.testing.assert_array_equal(read_image(with_chunk(plain, HARMLESS["long text"])), read_image(plain))
@@ -238,26 +238,26 @@ def test_transparency_and_turn_are_kept_beside_what_is_dropped():
 
 
 @pytest.mark.parametrize("kind", [b"IHDR", b"IDAT", b"IEND", b"PLTE"])
-def test_a_wrong_checksum_of_what_matters_is_damage(kind):
+def test_rejects_wrong_checksums_of_critical_chunks(kind):
     source = Image.fromarray(smooth()).convert("P") if kind == b"PLTE" else smooth()
     data = bytearray(encoded(source, "PNG"))
     at = data.index(kind)
     length = struct.unpack_from(">I", data, at - 4)[0]
     data[at + 4 + length] ^= 1
-    with pytest.raises(UserError, match="damaged or cut-off picture .*checksum"):
+    with pytest.raises(UserError, match=r"damaged or truncated image .*checksum"):
         read_image(bytes(data))
 
 
-def test_a_png_is_cut_off_where_its_pixels_are():
+def test_rejects_a_png_truncated_within_its_pixels():
     data = encoded(smooth(), "PNG")
-    with pytest.raises(UserError, match="cut-off"):
+    with pytest.raises(UserError, match="truncated"):
         read_image(data[: data.index(b"IEND") - 9])
     np.testing.assert_array_equal(read_image(data[: data.index(b"IEND") + 2]), smooth())
 
 
 @given(st.data())
-def test_what_is_dropped_never_changes_pixels(data):
-    """Any chunks whose names say that they may be left out, in any place, of any content and checksum."""
+def test_dropped_chunks_never_change_pixels(data):
+    """Adds any ancillary chunks, in any position, with any content and checksum."""
     known = [b"tRNS", b"eXIf", b"iTXt", b"zTXt", b"tEXt", b"fdAT"]
     letters = st.sampled_from("abcdefghijklmnopqrstuvwxyz")
     kinds = st.tuples(letters, letters, letters.map(str.upper), letters).map(lambda k: "".join(k).encode())

@@ -1,4 +1,4 @@
-"""The gate that bounds what is decoded at once, what is estimated for it, and what decoding really takes."""
+"""The memory gate, the estimates for it, and the memory that decoding really takes."""
 
 import io
 import subprocess
@@ -19,7 +19,7 @@ from tpr_jax.data.images.memory import MemoryGate, decode_bytes, within_memory
 
 
 @given(st.lists(st.integers(0, 150), min_size=1, max_size=12))
-def test_the_gate_keeps_within_its_limit_and_lets_everybody_in(counts):
+def test_gate_stays_within_its_limit_and_serves_all(counts):
     gate, inside, peaks = MemoryGate(100), [], []
     lock = threading.Lock()
 
@@ -36,7 +36,7 @@ def test_the_gate_keeps_within_its_limit_and_lets_everybody_in(counts):
     assert max(peaks) <= 100 and gate.used == 0
 
 
-def test_what_does_not_fit_waits():
+def test_gate_waits_until_the_memory_fits():
     gate, entered = MemoryGate(100), threading.Event()
 
     def enter():
@@ -59,8 +59,8 @@ def test_what_does_not_fit_waits():
         assert gate.used == 100
 
 
-def test_who_comes_first_is_let_in_first():
-    """Small ones do not pass a large one by, which would never get in else."""
+def test_gate_serves_in_order_of_arrival():
+    """Small requests do not overtake a large one, which would otherwise wait forever."""
     gate, order = MemoryGate(10), []
 
     def enter(count):
@@ -80,15 +80,15 @@ def test_who_comes_first_is_let_in_first():
     assert order == [10, 1]
 
 
-def test_an_error_gives_the_memory_back():
+def test_releases_memory_after_an_error():
     for needed in (1, 2**26):
         with pytest.raises(ZeroDivisionError):
             within_memory(needed, lambda: 1 / 0)
     assert image_memory._DECODING.used == 0
 
 
-def test_large_pictures_share_few_threads():
-    """What a thread freed stays with it: see `images.memory`."""
+def test_large_images_share_few_threads():
+    """A thread keeps the memory that it frees; see `images.memory`."""
     names = set()
     with ThreadPoolExecutor(16) as pool:
         for name in pool.map(
@@ -146,8 +146,8 @@ print(peak() - before)
         ("JPEG", {}, 32, 700),
     ],
 )
-def test_what_50_megapixels_take(tmp_path, kind, settings, at_once, limit):
-    """In a process of its own, MB above what it takes without; the pixels are 200 MB as Pillow holds them."""
+def test_estimate_for_50_megapixels(tmp_path, kind, settings, at_once, limit):
+    """Measures, in a separate process, the additional MB; Pillow's pixels take 200 MB."""
     small = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
     picture = Image.fromarray(small).resize((8640, 5760), Image.Resampling.NEAREST)
     path = tmp_path / "large"

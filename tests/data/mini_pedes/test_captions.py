@@ -1,4 +1,4 @@
-"""MiniPEDES: what a caption says is true of the person drawn (parsed here by an independent vocabulary)."""
+"""MiniPEDES: captions are true of the rendered person, by an independent parser."""
 
 import re
 from collections import Counter
@@ -58,7 +58,7 @@ SIDES = {"front": "from the front", "back": "from behind", "side": "from the sid
 
 
 def _parse(text: str) -> list[tuple[str, str | None, list[str], str]]:
-    """(slot, type, colors, words before it) of every thing a caption names, in order."""
+    """Returns (slot, type, colors, preceding words) of everything a caption names, in order."""
     pattern = re.compile("|".join(f"(?P<t{i}>{p})" for i, (p, _, _) in enumerate(THINGS)))
     color = re.compile("|".join(rf"\b{c}\b" for c in COLORS))
     found, end = [], 0
@@ -79,7 +79,7 @@ def _true_colors(person: dict, slot: str) -> set:
 
 
 def _check(text: str, example: dict) -> set[str]:
-    """Assert that all the text says is true; returns the slots it named."""
+    """Asserts that everything the text says is true; returns the slots that it names."""
     person, view, low = example["person"], example["view"], text.lower()
     assert not re.search(WOMEN if person["sex"] == "man" else MEN, low), text
     for build, words in BUILD.items():
@@ -118,11 +118,11 @@ def _check(text: str, example: dict) -> set[str]:
 
 @pytest.fixture(scope="module", params=[160, pytest.param(500, marks=pytest.mark.slow)])
 def examples(request):
-    """To draw them is all the work."""
+    """Rendering them takes almost all the time."""
     return [make_example(5, "mini", "test", i // 4, i % 4, 96, 32) for i in range(request.param)]
 
 
-def test_every_caption_is_true_of_its_picture(examples):
+def test_every_caption_is_true_of_its_image(examples):
     for example in examples:
         for text, named in zip(example["captions"], example["named"], strict=True):
             slots = _check(text, example)
@@ -162,7 +162,7 @@ def test_captions_are_sentences_of_varied_wording_that_name_a_part_only(examples
     assert len(openings) >= 6
 
 
-def test_what_a_side_hides_is_not_said():
+def test_captions_omit_what_is_hidden():
     person = make_example(0, "mini", "train", 0, 0, 64, 32)["person"]
     person = person | {
         "glasses": True,
@@ -175,7 +175,7 @@ def test_what_a_side_hides_is_not_said():
     assert "glasses" in front and "glasses" not in back
     assert front["inner_color"] == "white" and "inner_color" not in back
     assert "hair_style" not in front and back["hair_style"] == "ponytail"
-    tiny = {name: 0.0 for name in PART} | {"top": 0.1}
+    tiny = dict.fromkeys(PART, 0.0) | {"top": 0.1}
     left = set(visible_attributes(person, {"azimuth": 0.1}, tiny)) - {"sex", "side", "build", "sleeve"}
     assert left and all(name.startswith("top") for name in left)
 
@@ -199,7 +199,7 @@ COARSE_COLORS = {name: {color} for name, color in COLORS.items()} | {
 
 
 def _check_coarse(text: str, person: dict) -> set[str]:
-    """As `_check`, for the captions of the other domain: a word may stand for several things."""
+    """Like `_check`, for the `pretrain` domain, where a word may mean several things."""
     assert not re.search(WOMEN if person["sex"] == "man" else MEN, text), text
     for build, words in BUILD.items():
         assert person["build"] == build or not re.search(words, text), text

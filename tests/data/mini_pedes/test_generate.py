@@ -27,7 +27,7 @@ def _files(folder) -> dict[str, bytes]:
     return found
 
 
-def test_same_bytes_whatever_the_number_of_processes_and_another_seed_differs(tmp_path):
+def test_output_depends_on_the_seed_not_on_the_processes(tmp_path):
     generate.generate(str(tmp_path / "one"), split="val", processes=1, **SMALL)
     generate.generate(str(tmp_path / "two"), split="val", processes=2, **SMALL)
     generate.generate(str(tmp_path / "other"), split="val", seed=1, **SMALL)
@@ -53,7 +53,7 @@ def test_format_and_disjoint_ids(tmp_path):
     assert all(ids[split].count(i) == 4 for split in ids for i in ids[split])
 
 
-def test_splits_made_apart_have_disjoint_ids():
+def test_splits_generated_separately_have_disjoint_ids():
     assert split_sizes("mini", "all", None) == {"train": 500, "val": 100, "test": 250}
     assert split_sizes("mini", "val", 10) == {"train": 50, "val": 10, "test": 25}
 
@@ -62,7 +62,7 @@ def test_words():
     assert words_of("A man, in a T-shirt.") == ["a", "man", "in", "a", "t-shirt"]
 
 
-def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
+def test_resumes_a_stopped_run_with_the_same_result(tmp_path, monkeypatch):
     generate.generate(str(tmp_path / "whole"), split="val", **SMALL)
     out, real, calls = tmp_path / "cut", generate.make_example, []
 
@@ -81,7 +81,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
     assert _files(out) == _files(tmp_path / "whole")
 
 
-def test_full_folders_are_left_alone(tmp_path):
+def test_rejects_folders_with_other_content(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="not an empty folder"):
         generate.generate(str(tmp_path), **SMALL)
@@ -98,7 +98,7 @@ def test_an_unfinished_run_of_other_settings_is_refused(tmp_path):
     ("flags", "word"),
     [(["--size", "192"], "--size"), (["--identities", "0"], "--identities"), (["--seed", "-1"], "--seed")],
 )
-def test_the_command_answers_mistakes_with_one_line(tmp_path, capsys, flags, word):
+def test_the_command_reports_mistakes_in_one_line(tmp_path, capsys, flags, word):
     assert main(["--out", str(tmp_path / "x"), *flags]) == 2
     error = capsys.readouterr().err
     assert word in error and error.count("\n") == 1
@@ -120,12 +120,12 @@ def test_the_command(tmp_path):
     ]
     command = [sys.executable, "-m", "tpr_jax.data.mini_pedes", "--out", str(tmp_path / "new"), *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "4 pictures of 1 people" in done.stdout
+    assert "4 images of 1 people" in done.stdout
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 2 and "Traceback" not in again.stderr
 
 
-def test_bundled_set_is_whole_and_small():
+def test_bundled_set_is_complete_and_small():
     with open(os.path.join(bundled_dir(), "reid_raw.json"), encoding="utf-8") as f:
         records = json.load(f)
     people = {split: {r["id"] for r in records if r["split"] == split} for split in ("train", "val", "test")}

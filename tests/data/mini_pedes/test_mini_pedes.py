@@ -1,4 +1,4 @@
-"""MiniPEDES: body, rasteriser, wardrobe and pictures."""
+"""MiniPEDES: body, rasterizer, wardrobe and images."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from tpr_jax.data.mini_pedes import body, raster, wardrobe
 from tpr_jax.data.mini_pedes.generate import make_example
 from tpr_jax.data.mini_pedes.paint import PART
-from tpr_jax.data.mini_pedes.raster import rasterise_numpy
+from tpr_jax.data.mini_pedes.raster import rasterize_numpy
 from tpr_jax.data.mini_pedes.scene import fit_camera, sample_view, turn_hue, walking_pose
 
 
@@ -20,9 +20,9 @@ def _signed(p, a, b):
     return (b[0] - a[0]) * (p[1] - a[1]) - (b[1] - a[1]) * (p[0] - a[0])
 
 
-def test_rasterise_matches_a_test_of_every_pixel_against_every_triangle():
+def test_rasterize_matches_a_test_of_every_pixel_against_every_triangle():
     points, faces, height, width = _random_mesh(np.random.default_rng(0), 40, 30, 24)
-    depth, index, _ = rasterise_numpy(points, faces, height, width)
+    depth, index, _ = rasterize_numpy(points, faces, height, width)
     for y in range(height):
         for x in range(width):
             p, best, who = (x + 0.5, y + 0.5), np.inf, -1
@@ -43,16 +43,16 @@ def test_rasterise_matches_a_test_of_every_pixel_against_every_triangle():
 @pytest.mark.parametrize("seed", range(3))
 def test_numba_and_numpy_agree(seed):
     args = _random_mesh(np.random.default_rng(seed))
-    depth, index, bary = rasterise_numpy(*args)
-    fast_depth, fast_index, fast_bary = raster.rasterise(*args)
+    depth, index, bary = rasterize_numpy(*args)
+    fast_depth, fast_index, fast_bary = raster.rasterize(*args)
     assert np.array_equal(index, fast_index) and (index >= 0).sum() > 100
     np.testing.assert_allclose(depth, fast_depth, rtol=1e-12)
     np.testing.assert_allclose(bary, fast_bary, atol=1e-12)
 
 
-def test_rasterise_of_nothing_in_frame():
+def test_rasterize_of_nothing_in_frame():
     points = np.array([[-9.0, -9, 1], [-8, -9, 1], [-9, -8, 1]])
-    depth, index, _ = rasterise_numpy(points, np.array([[0, 1, 2]]), 8, 8)
+    depth, index, _ = rasterize_numpy(points, np.array([[0, 1, 2]]), 8, 8)
     assert np.isinf(depth).all() and (index == -1).all()
 
 
@@ -173,7 +173,7 @@ def test_plain_tops_are_drawn_in_the_color_they_are_called():
 
 
 def test_sides_show_what_they_should():
-    """A backpack covers more of the back than of the front; faces are seen from the front only."""
+    """A backpack covers more of the back than of the front; faces are visible from the front only."""
     skin = {0: 0, 2: 0}
     bag = {0: 0, 2: 0}
     for i in range(40):

@@ -63,7 +63,7 @@ def test_original_records_hold_the_files_to_the_byte(tmp_path):
         ("ufine6926", "sign the license"),
     ],
 )
-def test_instructions_say_whom_to_ask_and_what_to_give(dataset, words):
+def test_instructions_say_how_to_obtain_the_data(dataset, words):
     module = importlib.import_module(f"tpr_jax.data.tfds_builders.{dataset}")
     builder = getattr(module, command.BUILDERS[dataset])
     text = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
@@ -72,7 +72,7 @@ def test_instructions_say_whom_to_ask_and_what_to_give(dataset, words):
     assert [config.name for config in builder.BUILDER_CONFIGS] == ["sized", "original"]
 
 
-def test_a_copy_that_is_not_whole(tmp_path, capsys):
+def test_rejects_an_incomplete_copy(tmp_path, capsys):
     folder = benchmark_folders.rstp_reid(tmp_path / "copy")
     path = folder / "imgs" / json.loads((folder / "data_captions.json").read_text())[3]["img_path"]
     path.write_bytes(b"text")
@@ -88,8 +88,8 @@ def test_a_copy_that_is_not_whole(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_by_beam_it_is_the_same(workers, tmp_path, capsys):
-    """Where Apache Beam is installed: `make test-beam`."""
+def test_beam_builds_the_same_records(workers, tmp_path, capsys):
+    """Requires Apache Beam: `make test-beam`."""
     pytest.importorskip("apache_beam")
     folder = benchmark_folders.rstp_reid(tmp_path / "copy")
     flags = ["rstp_reid", "--manual_dir", str(folder)]
@@ -107,10 +107,10 @@ def test_by_beam_it_is_the_same(workers, tmp_path, capsys):
     capsys.readouterr()
     assert command.main([*flags, "--data_dir", str(tmp_path / "bad"), "--beam", str(workers)]) == 2
     told = capsys.readouterr().err
-    assert f"error: {path}: not a picture that can be read: replace or remove it\n" in told, told
+    assert f"error: {path}: not an image that can be read: replace or remove it\n" in told, told
 
 
-def test_beam_that_is_not_there_is_one_line(tmp_path, capsys, monkeypatch):
+def test_missing_beam_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
     folder = benchmark_folders.rstp_reid(tmp_path / "copy")
     flags = ["rstp_reid", "--manual_dir", str(folder), "--data_dir", str(tmp_path / "out"), "--beam", "2"]
@@ -121,7 +121,7 @@ def test_beam_that_is_not_there_is_one_line(tmp_path, capsys, monkeypatch):
 
 
 def test_tfds_build(tmp_path):
-    """The `tfds` program itself, which starts only where apache-beam and mlcroissant are installed."""
+    """Runs the `tfds` program, which requires apache-beam and mlcroissant."""
     pytest.importorskip("apache_beam")
     pytest.importorskip("mlcroissant")
     folder = benchmark_folders.rstp_reid(tmp_path / "copy")
@@ -130,7 +130,7 @@ def test_tfds_build(tmp_path):
     arguments = ["build", str(script), "--manual_dir", str(folder), "--data_dir", str(tmp_path / "out")]
     root = Path(command.__file__).parents[3]
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300, cwd=root
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=600, cwd=root
     )
     assert done.returncode == 0, done.stderr
     for config in ("sized", "original"):

@@ -42,9 +42,9 @@ def make(tiny, folder, tmp_path):
 @pytest.fixture
 def encoded(monkeypatch):
     """The paths of the files that were opened as pictures since."""
-    seen, read = [], encode.read_parts
+    seen, read = [], encode.read_crops
     note = lambda path, *how: seen.append(os.path.basename(path)) or read(path, *how)  # noqa: E731
-    monkeypatch.setattr(encode, "read_parts", note)
+    monkeypatch.setattr(encode, "read_crops", note)
     return seen
 
 
@@ -99,7 +99,7 @@ def test_unreadable_photos_are_listed_and_read_when_they_are_mended(make, folder
         "003.png",
         "004.png",
     ]
-    assert "empty" in result["skipped"][1][1] and "not a picture" in result["skipped"][2][1]
+    assert "empty" in result["skipped"][1][1] and "not an image" in result["skipped"][2][1]
     lines = (index.folder / "skipped.jsonl").read_text().splitlines()
     assert [json.loads(line)["photo"] for line in lines] == ["002.png", "003.png", "004.png"]
     (folder / "002.png").write_bytes(whole)
@@ -114,7 +114,7 @@ def test_none_can_be_read(make, folder):
     before = paths(make()[1])
     for path in folder.iterdir():
         path.write_bytes(b"no picture")
-    with pytest.raises(UserError, match="none of its 12 photos can be read: 000.png: not a picture"):
+    with pytest.raises(UserError, match="none of its 12 photos can be read: 000.png: not an image"):
         make()
     assert paths(store.open_index(folder.parent / "index")) == before
 

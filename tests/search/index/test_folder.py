@@ -36,7 +36,7 @@ def test_every_photo_suffix_is_found_and_every_other_picture_told(tmp_path):
 
 def test_nothing_but_raw_photos(tmp_path):
     fill(tmp_path, "a.dng", "b.dng")
-    with pytest.raises(UserError, match=r"has no photos: a\.dng: not a picture .*raw photo"):
+    with pytest.raises(UserError, match=r"has no photos: a\.dng: not an image .*raw photo"):
         find_gallery(tmp_path)
 
 
@@ -164,6 +164,6 @@ def test_an_index_of_all_that(tiny, tmp_path):
     assert result["count"] == 4 and result["left_out"] == {"@eaDir/": 1, "old": 1}
     lines = show.built(result).splitlines()
     assert "left out: 2 folders and files: @eaDir/ (1), old (1)" in lines
-    assert "skipped: c.jpg: is a named pipe, not a picture" in lines
-    assert any(line.startswith("skipped: b.nef: not a picture") and "raw photo" in line for line in lines)
+    assert "skipped: c.jpg: is a named pipe, not an image" in lines
+    assert any(line.startswith("skipped: b.nef: not an image") and "raw photo" in line for line in lines)
     assert "4 photos indexed: 4 encoded, 0 as they were, 0 gone, 3 skipped" in lines

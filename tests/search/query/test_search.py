@@ -137,8 +137,8 @@ def test_the_note_on_a_cut_text_counts_the_places_of_prompts(made, length, longe
         ({"text": "a", "weight": float("nan")}, "--weight nan"),
         ({"text": "a", "group": 0.0}, "--group 0.0"),
         ({"text": "a", "group": float("nan")}, "--group nan"),
-        ({"image": "nowhere.jpg"}, "nowhere.jpg: no such picture"),
-        ({"image": b"%PDF-1.7"}, "not a picture"),
+        ({"image": "nowhere.jpg"}, "nowhere.jpg: no such image"),
+        ({"image": b"%PDF-1.7"}, "not an image"),
         ({"text": "a", "where": "x"}, "--where"),
     ],
 )

@@ -117,7 +117,7 @@ def test_a_photo_cut_off(client, searcher):
     Image.open(searcher.index.folder.parent / "photos" / "001.png").resize((200, 400)).save(whole, "JPEG")
     half = whole.getvalue()[: whole.tell() // 2]
     reply = client.post("/api/search/photo", content=half, headers={"content-type": ANYTHING})
-    assert reply.status_code == 422 and "the upload: damaged or cut-off" in reply.json()["detail"]
+    assert reply.status_code == 422 and "the upload: damaged or truncated" in reply.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_the_limit_of_pixels(monkeypatch, more):
     if not more:
         assert pictures.read_upload(encoded("PNG")).shape == (60, 40, 3)
     else:
-        with pytest.raises(pictures.TooLarge, match=r"\(40 x 60\): at most 2,399"):
+        with pytest.raises(pictures.ImageTooLargeError, match=r"\(40 x 60\): at most 2,399"):
             pictures.read_upload(encoded("PNG"))
 
 

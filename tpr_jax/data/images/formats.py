@@ -1,4 +1,4 @@
-"""Which files are photos: the formats that are opened, their suffixes, and a name for what is none."""
+"""The supported image formats, their suffixes, and descriptions of files of other kinds."""
 
 import importlib
 import os
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-# Pillow opens more, which are no photos' formats, EPS among them, which it hands to Ghostscript: that runs
-# programs. They are tried in this order; TGA has no signature and comes last.
+# Pillow opens further formats, which are not used for photos. One of them is EPS, which it passes to
+# Ghostscript, which executes programs. The formats are tried in this order; TGA has no signature and comes
+# last.
 FORMATS = (
     "JPEG",
     "PNG",
@@ -50,16 +51,16 @@ _OTHERS = {
     "a drawing": ".ai .cdr .emf .svg .svgz .wmf",
     "a Photoshop file": ".psb .psd",
     "a project of a paint program": ".afphoto .clip .kra .ora .pdn .xcf",
-    "a picture of a kind that is no photo's": (
+    "an image format that is not used for photos": (
         ".bpg .cin .cur .dcx .dds .dib .djvu .dpx .exr .fits .flif .hdr .icns .ico .insp .jng .jps .mng .pcx "
         ".pfm .pict .qoi .ras .rgbe .sgi .tgs .xbm .xpm"
     ),
 }
 # fmt: on
-# Pictures and videos that are known, and not read: suffix -> what it is.
-UNREADABLE = {suffix: what for what, suffixes in _OTHERS.items() for suffix in suffixes.split()}
+# Known but unsupported kinds of images and videos: suffix -> description.
+UNREADABLE = {suffix: kind for kind, suffixes in _OTHERS.items() for suffix in suffixes.split()}
 
-# What files begin with that are sometimes called .jpg.
+# The first bytes of files that are sometimes named .jpg.
 _SIGNATURES = (
     (rb"%!PS|\xc5\xd0\xd3\xc6", "an EPS or PostScript file"),
     (rb"\s*%PDF", "a PDF"),
@@ -71,7 +72,7 @@ _SIGNATURES = (
     (rb"8BPS", "a Photoshop file"),
     (rb"gimp xcf", "a project of a paint program"),
     (rb"\0\0[\x01\x02]\0[\x01-\xff]\0", "an icon"),
-    (rb"\0\x05\x16[\0\x07]", "what macOS keeps beside a file (AppleDouble)"),
+    (rb"\0\x05\x16[\0\x07]", "macOS metadata of another file (AppleDouble)"),
     (rb"version https://git-lfs", "a pointer of Git LFS: `git lfs pull` fetches the file"),
     (rb"PK\x03\x04|\x1f\x8b|Rar!|7z\xbc\xaf", "an archive"),
     (
@@ -83,31 +84,35 @@ _SIGNATURES = (
 
 
 def openers(formats: Sequence[str] = FORMATS) -> list[tuple]:
-    """(format, opens a file of bytes, tells by the first 16 bytes or None) of each format that can be read
-    here; nothing is registered with Pillow but its own plugins."""
-    found = []
+    """Returns the openers of the formats that are available here; registers only Pillow's own plugins.
+
+    Returns:
+      (format, function that opens a file object, function that recognizes the first 16 bytes or None) of
+      each.
+    """
+    available = []
     for name in formats:
         try:
             if name == "HEIF":
-                from pillow_heif.as_plugin import HeifImageFile  # loads a library of 20 MB: only where needed
+                from pillow_heif.as_plugin import HeifImageFile  # lazily: loads a library of 20 MB
 
-                found.append((name, HeifImageFile, is_heif))
+                available.append((name, HeifImageFile, is_heif))
                 continue
             importlib.import_module(f"PIL.{_PLUGINS.get(name) or name.capitalize() + 'ImagePlugin'}")
-        except ImportError:  # built without it, or an older Pillow
+        except ImportError:  # Pillow is too old or was built without it
             continue
         if name in Image.OPEN:
-            found.append((name, *Image.OPEN[name]))
-    return found
+            available.append((name, *Image.OPEN[name]))
+    return available
 
 
 def is_heif(start: bytes) -> bool:
-    """Whether a file of these first bytes (at least 12) is HEIC or HEIF, which a video's container is too."""
+    """Returns whether the first 12 bytes are those of HEIC or HEIF; videos use the same container."""
     return start[4:8] == b"ftyp" and _brand(start) == "HEIF"
 
 
 def format_of(data: bytes) -> str:
-    """The one of `FORMATS` whose signature a file has, '' for none and for TGA, which has no signature."""
+    """Returns the format whose signature a file has; '' for none, and for TGA, which has no signature."""
     if data[4:8] == b"ftyp":
         return _brand(data)
     for pattern, name in _OWN_SIGNATURES:
@@ -129,42 +134,44 @@ _OWN_SIGNATURES = (
 
 
 def _brand(data: bytes) -> str:
-    """The format of a file in the container of MPEG-4: 'HEIF', 'AVIF' or ''."""
+    """Returns the format of a file in an MPEG-4 container: 'HEIF', 'AVIF' or ''."""
     length = min(max(int.from_bytes(data[:4], "big"), 16), 4096)
-    brands = [data[8:12], *(data[at : at + 4] for at in range(16, min(length, len(data)), 4))]
+    brands = [data[8:12], *(data[i : i + 4] for i in range(16, min(length, len(data)), 4))]
     if any(brand in (b"avif", b"avis") for brand in brands):
         return "AVIF"
     heif = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"mif2")
     return "HEIF" if brands[0] in heif else ""
 
 
-def foreign_kind(data: bytes) -> str:
-    """What a file is whose first bytes are those of a kind that is not read, '' where they tell nothing."""
+def unsupported_kind(data: bytes) -> str:
+    """Describes a file of an unsupported kind by its first bytes; returns '' if they are not known."""
     if format_of(data):
         return ""
-    return next((what for pattern, what in _SIGNATURES if re.match(pattern, data)), "")
+    return next((kind for pattern, kind in _SIGNATURES if re.match(pattern, data)), "")
 
 
 def why_unreadable(name: str, data: bytes = b"") -> str:
-    """Why a file is no photo that can be read, by its first bytes and else its name: text for a message."""
+    """Explains why a file cannot be read, by its first bytes or else its name, for a message."""
     missing = {"AVIF": "Pillow 11.3 or later", "HEIF": "pillow-heif"}.get(format_of(data))
     if missing:
-        return f"not a picture that can be read here: install {missing}"
-    kind = foreign_kind(data) or UNREADABLE.get(suffix_of(name), "")
+        return f"not an image that can be read here: install {missing}"
+    kind = unsupported_kind(data) or UNREADABLE.get(suffix_of(name), "")
     if not kind:
-        return "not a picture that can be read: replace or remove it"
-    remedy = "take single pictures out of it" if kind == _VIDEO else "save it as JPEG or PNG"
-    return f"not a picture that can be read ({kind}): {'replace it' if ':' in kind else remedy}"
+        return "not an image that can be read: replace or remove it"
+    remedy = "extract single frames from it" if kind == _VIDEO else "save it as JPEG or PNG"
+    return f"not an image that can be read ({kind}): {'replace it' if ':' in kind else remedy}"
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of a file's name in lower case, such as '.jpg'."""
+    """Returns the suffix of a file's name in lower case, such as '.jpg'."""
     return os.path.splitext(name)[1].lower()
 
 
 def is_raw(image: Image.Image, name: str) -> bool:
-    """Whether an opened TIFF is a raw photo, of which only the preview could be read: by its DNG tag, by
-    Canon's mark, or by its name."""
+    """Returns whether an opened TIFF is a raw photo, of which only the preview could be read.
+
+    Recognizes it by its DNG tag or its name.
+    """
     if image.format != "TIFF":
         return False
     return 50706 in image.tag_v2 or UNREADABLE.get(suffix_of(name)) == _RAW

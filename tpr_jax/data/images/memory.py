@@ -1,4 +1,4 @@
-"""How much memory decoding takes, and a limit to what all pictures that are decoded at once take."""
+"""Estimates the memory that decoding takes, and limits that of all images decoded at the same time."""
 
 import threading
 from collections import deque
@@ -10,19 +10,27 @@ from PIL import Image
 
 from tpr_jax.perf.allocator import hand_back_freed_memory
 
-DECODE_BYTES = 384 * 2**20  # for all pictures that are decoded at once
-MAX_DECODE_BYTES = 768 * 2**20  # for one, which then is decoded alone
-FILE_BYTES = 128 * 2**20  # of files that are read at once; a larger one is read alone
+DECODE_BYTES = 384 * 2**20  # for all images decoded at the same time
+MAX_DECODE_BYTES = 768 * 2**20  # for one image, which is then decoded alone
+FILE_BYTES = 128 * 2**20  # of all files read at the same time; a larger one is read alone
 _LARGE, _HUGE = 32 * 2**20, 128 * 2**20
 
-# Bytes a pixel that a decoder takes beside the picture, measured with Pillow 13 on 24 megapixels.
+# Bytes per pixel that a decoder takes besides the image, measured with Pillow 13 on 24 megapixels.
 _DECODER = {"WEBP": 13, "JPEG2000": 16, "AVIF": 6, "HEIF": 4, "TIFF": 8}
-_STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # in Pillow; others: 4
+_STORED = {
+    "1": 1,
+    "L": 1,
+    "P": 1,
+    "I;16": 2,
+    "I;16B": 2,
+    "I;16L": 2,
+    "I;16N": 2,
+}  # bytes per pixel in Pillow; others: 4
 _ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
 class MemoryGate:
-    """Lets so many at once in that their bytes stay within a limit; first come, first served."""
+    """Limits the memory in use by all holders; serves requests in order of arrival."""
 
     def __init__(self, limit: int):
         self.limit, self.used = limit, 0
@@ -31,7 +39,7 @@ class MemoryGate:
 
     @contextmanager
     def hold(self, count: int) -> Iterator[None]:
-        """Waits until `count` bytes fit; more than the limit fit when nobody else is in."""
+        """Holds `count` bytes, once they fit; more than the limit fit if there is no other holder."""
         count, ticket = min(count, self.limit), object()
         with self._changed:
             self._waiting.append(ticket)
@@ -49,14 +57,14 @@ class MemoryGate:
                 self._changed.notify_all()
 
 
-FILES = MemoryGate(FILE_BYTES)  # held before, and while, one waits for the other
+FILES = MemoryGate(FILE_BYTES)  # acquired before, and held while waiting for, `_DECODING`
 _DECODING = MemoryGate(DECODE_BYTES)
-# glibc keeps what a thread frees for that thread: large pictures on many threads would add up.
-_THREADS = ThreadPoolExecutor(4, "large-picture")
+# glibc keeps the memory that a thread frees for that thread: with many threads, large images would add up.
+_THREADS = ThreadPoolExecutor(4, "large-image")
 
 
 def within_memory(needed: int, work: Callable[[], object]):
-    """Returns `work()`, begun once the process has `needed` bytes for it beside what is being decoded."""
+    """Returns `work()`, started once `needed` bytes are available for it."""
     if needed <= _LARGE:
         with _DECODING.hold(needed):
             return work()
@@ -73,10 +81,13 @@ def _large(needed: int, work: Callable[[], object]):
 
 
 def decode_bytes(image: Image.Image, divisor: int = 1, shrink: int = 1, scans: int = 1) -> int:
-    """Estimates the bytes at the peak of decoding an opened picture to upright RGB.
+    """Estimates the peak memory, in bytes, of decoding an opened image to upright RGB.
 
-    `divisor`: a JPEG's sides are divided by it while it is decoded; `shrink`: any picture's after that.
-    A JPEG of several `scans` holds all its coefficients, 2 bytes each, whatever the divisor.
+    Args:
+      image: the opened image.
+      divisor: of a JPEG's sides during decoding.
+      shrink: divisor of any image's sides after decoding.
+      scans: a JPEG of several scans holds all its coefficients, 2 bytes each, whatever the divisor.
     """
     pixels = -(-image.width // divisor) * -(-image.height // divisor)
     stored = _STORED.get(image.mode, 4)
@@ -84,13 +95,13 @@ def decode_bytes(image: Image.Image, divisor: int = 1, shrink: int = 1, scans: i
     transparent = image.mode in _ALPHA or "transparency" in image.info
     if shrink > 1 and (transparent or stored < 4):
         per_pixel = max(per_pixel, stored + (12 if transparent and image.mode not in _ALPHA else 4))
-    small = pixels // shrink**2
+    reduced = pixels // shrink**2
     convert = 12 if transparent else 0 if image.mode == "RGB" else 4
-    turn = 0 if image.format == "JPEG" and "exif" not in image.info and "xmp" not in image.info else 4
-    total = max(pixels * per_pixel, pixels * stored + small * max(convert, turn))
+    rotate = 0 if image.format == "JPEG" and "exif" not in image.info and "xmp" not in image.info else 4
+    total = max(pixels * per_pixel, pixels * stored + reduced * max(convert, rotate))
     layers = getattr(image, "layer", None)
     if scans > 1 and layers:
-        wide, high = (max(layer[at] for layer in layers) for at in (1, 2))
-        shares = sum(layer[1] * layer[2] for layer in layers) / (wide * high)
-        total += round(2 * image.width * image.height * shares)
+        horizontal, vertical = (max(layer[axis] for layer in layers) for axis in (1, 2))
+        coefficients_per_pixel = sum(layer[1] * layer[2] for layer in layers) / (horizontal * vertical)
+        total += round(2 * image.width * image.height * coefficients_per_pixel)
     return total

@@ -1,4 +1,4 @@
-"""`python -m tpr_jax.data.mini_pedes --out DIR`: draw a data set in CUHK-PEDES' format."""
+"""Renders a data set in CUHK-PEDES' format: `python -m tpr_jax.data.mini_pedes --out DIR`."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 after one line on stderr."""
+    """Runs the command; returns its exit code: 0, or 2 after one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m tpr_jax.data.mini_pedes", description=__doc__)
     parser.add_argument(
         "--out", type=path, required=True, help="folder to write reid_raw.json and imgs/ into"
@@ -32,12 +32,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         size = _size(args.size)
-        for name, least in (("identities", 1), ("seed", 0), ("processes", 1)):
+        for name, minimum in (("identities", 1), ("seed", 0), ("processes", 1)):
             value = getattr(args, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name} {value}: give a whole number of at least {least}")
+            if value is not None and value < minimum:
+                raise UserError(f"--{name} {value}: give a whole number of at least {minimum}")
         check_seed(args.seed, "--seed")
-        # One thread each: the products are small and the processes fill the cores.
+        # One thread per process: the matrix products are small, and the processes use all cores.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from tpr_jax.data.mini_pedes.generate import generate
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: cannot write {error.filename or args.out}: {error.strerror}", file=sys.stderr)
         return 2
-    print(f"{len(records)} pictures of {len({r['id'] for r in records})} people in {args.out}")
+    print(f"{len(records)} images of {len({r['id'] for r in records})} people in {args.out}")
     return 0
 
 

@@ -1,7 +1,7 @@
-"""The body: a linear shape model, a pose given as limb directions, and linear-blend skinning.
+"""The body: a linear shape model, a pose given as limb directions, and linear blend skinning.
 
 Meters, z up; the person faces -y, so their left hand is at +x. `canon` coordinates (one unit is about
-0.1 m, y up, z to the front) are the same for every body and pose: garments are cut in them.
+0.1 m, y up, z to the front) are the same for every body and pose; garments are cut in them.
 """
 
 import functools
@@ -10,14 +10,14 @@ import os
 import numpy as np
 from jaxtyping import Float, Int
 
-# Where the shoulder, elbow and wrist lie in canonical coordinates (mean body, left side).
+# The shoulder, elbow and wrist in canonical coordinates (mean body, left side).
 ARM_JOINTS = np.array([[1.62, 5.0, 0.25], [3.28, 3.12, 0.34], [4.42, 2.19, 1.82]])
 SIDES = ("L", "R")
 LIMBS = ("shoulder01", "upperarm01", "lowerarm01", "upperleg01", "lowerleg01", "foot")
 
 
 def _arm_coordinate(canon: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, " n"]:
-    """Place along the arm: 0 at the shoulder, 1 at the elbow, 2 at the wrist (for any vertex)."""
+    """Returns the position along the arm: 0 at the shoulder, 1 at the elbow, 2 at the wrist."""
     p = canon.copy()
     p[:, 0] = np.abs(p[:, 0])
     shoulder, elbow, wrist = ARM_JOINTS
@@ -28,7 +28,7 @@ def _arm_coordinate(canon: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, " n"]:
 
 
 def _collapse(parents: Int[np.ndarray, " b"], labels: list[str]) -> tuple[list[str], np.ndarray, list[int]]:
-    """Keep the bones that are posed; every other bone follows its nearest kept ancestor."""
+    """Keeps the posed bones; every other bone follows its nearest kept ancestor."""
     kept = ["root"] + [f"{limb}.{side}" for limb in LIMBS for side in SIDES]
     rank = {name: i for i, name in enumerate(kept)}
     follows = np.zeros(len(labels), int)
@@ -43,10 +43,10 @@ def _collapse(parents: Int[np.ndarray, " b"], labels: list[str]) -> tuple[list[s
 
 @functools.cache
 def load_body() -> dict:
-    """The arrays of `compact_body.npz`, as float32, with the skeleton reduced to the posed bones.
+    """Loads the arrays of `compact_body.npz` as float32, with the skeleton reduced to the posed bones.
 
     Keys: mean, basis, coef, phen (gender 1 = female, age, muscle, weight, height, proportions), canon
-    [n, 3], arm [n] (share of skinning weight on the arms), surface [n, 5] (canon, place along the arm as in
+    [n, 3], arm [n] (skinning weight of the arms), surface [n, 5] (canon, position along the arm as in
     `_arm_coordinate`, arm), faces (name -> [f, 3]), used (name -> the vertices of its faces), bones,
     bone_parents, bone_rows, weights [n, bones].
     """
@@ -87,7 +87,7 @@ def load_body() -> dict:
 
 
 def shape_body(row: int) -> tuple[Float[np.ndarray, "n 3"], dict[str, np.ndarray]]:
-    """Vertices and named joints of sample body `row`, in the rest pose."""
+    """Returns the vertices and named joints of sample body `row`, in the rest pose."""
     data = load_body()
     flat = data["mean"] + data["coef"][row] @ data["basis"]
     count = 3 * len(data["canon"])
@@ -97,7 +97,7 @@ def shape_body(row: int) -> tuple[Float[np.ndarray, "n 3"], dict[str, np.ndarray
 
 
 def rotation_between(a: Float[np.ndarray, "3"], b: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
-    """The smallest rotation that turns direction `a` into direction `b` (Rodrigues' formula)."""
+    """Returns the smallest rotation from direction `a` to direction `b` (Rodrigues' formula)."""
     a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
     v, c = np.cross(a, b), float(a @ b)
     k = np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
@@ -110,15 +110,19 @@ def _rotation_x(angle: float) -> Float[np.ndarray, "3 3"]:
 
 
 def _direction(outward: float, forward: float) -> Float[np.ndarray, "3"]:
-    """A direction that hangs down, turned `forward` (radians) to -y and leaning `outward` in x."""
+    """Returns a downward direction, rotated by `forward` (radians) to -y and leaning `outward` in x."""
     return np.array([outward, -np.sin(forward), -np.cos(forward)])
 
 
 def walking_pose(phase: float, stride: float, swing: float, bend: float, spread: float) -> dict:
-    """Limb directions of somebody who walks (or stands, with a stride near 0). Angles in radians.
+    """Returns the limb directions of a walking or, with a stride near 0, standing person. Uses radians.
 
-    phase: place in the gait cycle; stride: swing of the thighs; swing: of the arms; bend: of the elbows;
-    spread: how far the upper arms stand off from the body.
+    Args:
+      phase: position in the gait cycle.
+      stride: swing of the thighs.
+      swing: swing of the arms.
+      bend: bend of the elbows.
+      spread: angle between the upper arms and the body.
     """
     pose = {}
     for side, sign in (("L", 1.0), ("R", -1.0)):
@@ -134,10 +138,10 @@ def walking_pose(phase: float, stride: float, swing: float, bend: float, spread:
 
 
 def _world_rotations(joints: dict, pose: dict) -> dict[str, np.ndarray]:
-    """Rotation of every posed bone, in world axes, that brings the limbs to the pose's directions."""
+    """Returns the rotation of every posed bone, in world axes, that gives the limbs the pose's directions."""
     turn = {"root": np.eye(3)}
     for side, sign in (("L", 1.0), ("R", -1.0)):
-        drop = np.deg2rad(9.0) * sign  # a little of the arm's lowering is the shoulder's
+        drop = np.deg2rad(9.0) * sign  # the shoulder contributes a little to lowering the arm
         c, s = np.cos(drop), np.sin(drop)
         turn[f"shoulder01.{side}"] = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
         above = turn[f"shoulder01.{side}"]
@@ -155,7 +159,7 @@ def _world_rotations(joints: dict, pose: dict) -> dict[str, np.ndarray]:
 
 
 def bone_transforms(joints: dict, pose: dict) -> Float[np.ndarray, "bones 3 4"]:
-    """Affine maps from the rest pose to `pose`, one a kept bone."""
+    """Returns the affine map from the rest pose to `pose` of each kept bone."""
     data = load_body()
     turn = _world_rotations(joints, pose)
     out = np.zeros((len(data["bones"]), 3, 4))
@@ -168,7 +172,7 @@ def bone_transforms(joints: dict, pose: dict) -> Float[np.ndarray, "bones 3 4"]:
 
 
 def skin(vertices: Float[np.ndarray, "n 3"], transforms: Float[np.ndarray, "bones 3 4"]) -> np.ndarray:
-    """Vertices [n, 3] moved by their blend of the bones' transforms (linear-blend skinning)."""
+    """Moves vertices [n, 3] by their blend of the bones' transforms (linear blend skinning)."""
     blend = (load_body()["weights"] @ transforms.reshape(len(transforms), 12).astype(np.float32)).reshape(
         -1, 3, 4
     )

@@ -1,4 +1,6 @@
-"""Captions: what can be seen of a person from one side, part of it, put into English sentences."""
+"""Composes captions: English sentences about a part of what is visible of a person from one side."""
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -6,7 +8,7 @@ from tpr_jax.data.mini_pedes import phrases
 from tpr_jax.data.mini_pedes.paint import PART
 from tpr_jax.data.mini_pedes.phrases import join, pick, with_article
 
-# A part is named only if it covers at least this share of the frame.
+# A part is named only if it covers at least this fraction of the frame.
 LEAST_SHARE = {"glasses": 0.0004, "hair": 0.001, "hat": 0.001, "bag": 0.002, "inner": 0.005, "shoes": 0.001}
 GROUPS = {
     "hair": phrases.hair_phrase,
@@ -17,7 +19,7 @@ GROUPS = {
     "shoes": phrases.shoes_phrase,
     "bag": phrases.bag_phrase,
 }
-# Coarse words of the `pretrain` domain.
+# The coarser words of the `pretrain` domain.
 COARSE = {
     **dict.fromkeys(("black", "brown", "navy"), "dark"),
     **dict.fromkeys(("white", "yellow", "beige"), "light"),
@@ -39,64 +41,74 @@ COARSE_GARMENT = {
     "handbag": "bag",
     "shoulder bag": "bag",
 }
-# What its captions name, by how much attention it draws: two to four of them, if they are in view.
+# The parts that its captions name, two to four of those in view, with their sampling weights.
 PRETRAIN_PARTS = {"top": 4.0, "lower": 2.5, "bag": 2.0, "hat": 2.0, "shoes": 1.5, "hair": 1.2, "glasses": 1.0}
 
 
 def side_of(view: dict) -> str:
-    """Which side the camera sees: 'front', 'back' or 'side'."""
+    """Returns the side that the camera sees: 'front', 'back' or 'side'."""
     facing = np.cos(view["azimuth"])
     return "front" if facing > 0.64 else "back" if facing < -0.64 else "side"
 
 
 def part_shares(parts: np.ndarray) -> dict[str, float]:
-    """Share of the frame each named part covers in a part map [h, w] of `render.render`."""
+    """Returns the fraction of the frame that each part covers in a part map [h, w] of `render.render`."""
     counts = np.bincount(parts.ravel(), minlength=len(PART))
     return {name: float(counts[i]) / parts.size for name, i in PART.items()}
 
 
 def visible_attributes(person: dict, view: dict, shares: dict[str, float] | None = None) -> dict[str, str]:
-    """What somebody who sees this view may say: attribute -> value, all of it true.
+    """Returns the attributes of a person that are visible in a view, with their values.
 
-    Without `shares` (see `part_shares`) only the side decides; with them a part that is hidden, cropped or
-    too small is left out as well.
+    Without `shares` (from `part_shares`) visibility depends on the side alone; with them, parts that are
+    hidden, cropped or too small are left out too.
     """
     side = side_of(view)
 
-    def shown(part: str) -> bool:
+    def is_visible(part: str) -> bool:
         return shares is None or shares[part] >= LEAST_SHARE.get(part, 0.004)
 
     seen = {"sex": person["sex"], "side": side}
     if person["build"]:
         seen["build"] = person["build"]
-    style = person["hair"]["style"]
-    if style == "bald":
-        if not person["hat"]:
-            seen["hair_style"] = style
-    elif shown("hair") and not (person["hat"] and style == "short"):
-        seen["hair_color"] = person["hair"]["color"]
-        if style not in ("ponytail", "bun") or (side != "front" and not person["hat"]):
-            seen["hair_style"] = style
-    if person["hat"] and shown("hat"):
+    seen |= _visible_hair(person, side, is_visible)
+    if person["hat"] and is_visible("hat"):
         seen |= {"hat": person["hat"]["type"], "hat_color": person["hat"]["color"]}
-    if person["glasses"] and side != "back" and shown("glasses"):
+    if person["glasses"] and side != "back" and is_visible("glasses"):
         seen["glasses"] = "glasses"
-    top = person["top"]
-    if shown("top"):
-        seen |= {"top": top["type"], "top_color": top["color"]}
-        if top["pattern"]:
-            seen |= {"top_pattern": top["pattern"], "top_second": top["second"]}
-        seen["sleeve"] = (
-            "sleeveless" if top["sleeve"] < 0.5 else "short-sleeved" if top["sleeve"] < 1 else "long-sleeved"
-        )
-        if person["inner"] and side == "front" and shown("inner"):
-            seen["inner_color"] = person["inner"]
-    if person["lower"]["type"] != "dress" and shown("lower"):
+    if is_visible("top"):
+        seen |= _visible_top(person, side, is_visible)
+    if person["lower"]["type"] != "dress" and is_visible("lower"):
         seen |= {"lower": person["lower"]["type"], "lower_color": person["lower"]["color"]}
-    if shown("shoes"):
+    if is_visible("shoes"):
         seen |= {"shoes": person["shoes"]["type"], "shoes_color": person["shoes"]["color"]}
-    if person["bag"] and shown("bag"):
+    if person["bag"] and is_visible("bag"):
         seen |= {"bag": person["bag"]["type"], "bag_color": person["bag"]["color"]}
+    return seen
+
+
+def _visible_hair(person: dict, side: str, is_visible: Callable[[str], bool]) -> dict[str, str]:
+    style, hat = person["hair"]["style"], person["hat"]
+    if style == "bald":
+        return {} if hat else {"hair_style": style}
+    if not is_visible("hair") or (hat and style == "short"):
+        return {}
+    seen = {"hair_color": person["hair"]["color"]}
+    if style not in ("ponytail", "bun") or (side != "front" and not hat):
+        seen["hair_style"] = style
+    return seen
+
+
+def _visible_top(person: dict, side: str, is_visible: Callable[[str], bool]) -> dict[str, str]:
+    top = person["top"]
+    seen = {"top": top["type"], "top_color": top["color"]}
+    if top["pattern"]:
+        seen |= {"top_pattern": top["pattern"], "top_second": top["second"]}
+    seen["sleeve"] = (
+        "sleeveless" if top["sleeve"] < 0.5 else "short-sleeved" if top["sleeve"] < 1 else "long-sleeved"
+    )
+    if person["inner"] and side == "front" and is_visible("inner"):
+        seen["inner_color"] = person["inner"]
     return seen
 
 
@@ -106,7 +118,7 @@ def _groups_seen(seen: dict) -> list[str]:
 
 
 def _subject(rng, seen: dict) -> tuple[str, str, dict]:
-    """Noun and pronoun, and what they tell."""
+    """Returns a noun, a pronoun, and the attributes that they name."""
     named = {}
     if rng.random() < 0.08:
         noun, pronoun = "person", "The person"
@@ -121,7 +133,7 @@ def _subject(rng, seen: dict) -> tuple[str, str, dict]:
 
 
 def _sentences(rng, noun: str, pronoun: str, said: dict[str, str]) -> str:
-    """Arrange the noun phrases of the chosen groups; `said` maps group -> phrase."""
+    """Arranges the noun phrases of the chosen groups in sentences; `said` maps a group to its phrase."""
     worn = [said[k] for k in rng.permutation([k for k in ("top", "lower", "shoes") if k in said])]
     if rng.random() < 0.7:  # most people describe from the top down
         worn = [said[k] for k in ("top", "lower", "shoes") if k in said]
@@ -184,7 +196,7 @@ def _mini_caption(rng, seen: dict) -> tuple[str, dict]:
 
 
 def _coarse(rng, seen: dict, part: str, named: dict) -> str:
-    """A garment or bag by its color's coarse word and, as often as not, its coarse noun."""
+    """Describes a garment or bag by its color's coarse word and, half of the time, its coarse noun."""
     kind = seen[part]
     named[part] = kind
     noun = COARSE_GARMENT.get(kind, kind) if rng.random() < 0.5 else pick(rng, phrases.GARMENT_WORDS[kind])
@@ -219,7 +231,7 @@ def _coarse_hair(rng, seen: dict, named: dict) -> str:
 
 
 def _pretrain_caption(rng, seen: dict) -> tuple[str, dict]:
-    """Short and coarse: two to four parts, seldom more than a part's color and kind."""
+    """Writes a short, coarse caption of two to four parts, mostly with their color and kind only."""
     named = {}
     noun = "person"
     if rng.random() < 0.85:
@@ -251,7 +263,7 @@ def _pretrain_caption(rng, seen: dict) -> tuple[str, dict]:
 
 
 def caption(rng: np.random.Generator, person: dict, seen: dict[str, str]) -> tuple[str, dict[str, str]]:
-    """One caption of what `visible_attributes` returned, and the attributes (name -> value) it names.
+    """Writes one caption of the attributes from `visible_attributes`; also returns those that it names.
 
     `mini` captions have 12 to 40 words; `pretrain` captions are coarser and have about 4 to 25.
     """

@@ -1,4 +1,4 @@
-"""Write a data set: every picture and caption is a function of (seed, domain, split, identity, view)."""
+"""Writes a data set; every image and caption is a function of (seed, domain, split, identity, view)."""
 
 import json
 import multiprocessing
@@ -22,13 +22,13 @@ SPLITS = ("train", "val", "test")
 SIZES = {"mini": (500, 100, 250), "pretrain": (4000, 200, 200)}
 VIEWS = 4
 STATE = ".unfinished.json"
-QUALITY = 74  # keeps the 3,400 pictures of the bundled set, captions and body within 12 MB
+QUALITY = 74  # keeps the 3,400 images of the bundled set, the captions and the body within 12 MB
 
 
 def split_sizes(domain: str, split: str, identities: int | None) -> dict[str, int]:
-    """Identities of every split; `identities` is the number of `split` (of train for 'all').
+    """Returns the number of identities in each split; `identities` is that of `split` (of train for 'all').
 
-    The other splits keep their proportion, so that ids never overlap whichever splits are made.
+    The other splits are scaled in proportion, so that ids never overlap, whichever splits are generated.
     """
     sizes = dict(zip(SPLITS, SIZES[domain], strict=True))
     if identities is None:
@@ -45,7 +45,7 @@ def _rng(*key: int) -> np.random.Generator:
 def make_example(
     seed: int, domain: str, split: str, identity: int, view_index: int, height: int, width: int
 ) -> dict:
-    """Everything about one picture: person, view, image, parts, seen, captions, named (a dict a caption)."""
+    """Makes one example: person, view, image, parts, seen, captions, and named (a dict for each caption)."""
     key = (seed, DOMAINS.index(domain), SPLITS.index(split), identity)
     person = sample_person(_rng(*key), domain)
     view = sample_view(_rng(*key, view_index, 0), domain, view_index)
@@ -63,7 +63,7 @@ def make_example(
 
 
 def words_of(text: str) -> list[str]:
-    """A caption's lower-case words, without punctuation (hyphens stay)."""
+    """Returns a caption's lower-case words without punctuation, except for hyphens."""
     return re.findall(r"[a-z0-9]+(?:[-'][a-z0-9]+)*", text.lower())
 
 
@@ -95,7 +95,7 @@ def _write_one(job: tuple) -> dict:
 
 
 def _prepare(out: str, settings: dict) -> None:
-    """Make the folder, or check that what is in it is an unfinished run of the same settings."""
+    """Creates the folder, or checks that it holds an unfinished run with the same settings."""
     state = os.path.join(out, STATE)
     if os.path.exists(state):
         with open(state, encoding="utf-8") as f:
@@ -119,10 +119,12 @@ def generate(
     processes: int = 1,
     progress: bool = True,
 ) -> list[dict]:
-    """Write `reid_raw.json` and `imgs/` into `out` and return the records.
+    """Writes `reid_raw.json` and `imgs/` into `out` and returns the records.
 
-    size is (height, width). Raises UserError if `out` is not empty, unless it holds an unfinished run of
-    the same settings, which goes on from where it stopped; or if `seed` is none of 32 bits.
+    Resumes an unfinished run with the same settings. `size` is (height, width).
+
+    Raises:
+      UserError: `out` holds anything else, or `seed` is not a whole number of 32 bits.
     """
     check_seed(seed)
     settings = {"split": split, "identities": identities, "size": list(size), "domain": domain, "seed": seed}
@@ -135,7 +137,7 @@ def generate(
         first += count
     bar = {"total": len(jobs), "unit": "img", "disable": not progress, "desc": f"MiniPEDES ({domain})"}
     if processes > 1:
-        # Fresh processes: forking one that has run threads (BLAS, JAX) may hang.
+        # Spawned processes, because forking a process with threads (BLAS, JAX) may hang.
         with multiprocessing.get_context("spawn").Pool(processes) as pool:
             records = list(tqdm(pool.imap(_write_one, jobs, chunksize=16), **bar))
     else:
@@ -145,7 +147,9 @@ def generate(
     write_text(os.path.join(out, "reid_raw.json"), f"[\n{lines}\n]\n")
     for folder in {os.path.dirname(record["file_path"]) for record in records}:
         for name in os.listdir(os.path.join(out, "imgs", folder)):
-            if name.endswith((".json", ".tmp")):  # captions kept for resuming; what a killed run left
+            if name.endswith(
+                (".json", ".tmp")
+            ):  # captions kept for resuming, and leftovers of an interrupted run
                 os.unlink(os.path.join(out, "imgs", folder, name))
     os.unlink(os.path.join(out, STATE))
     return records

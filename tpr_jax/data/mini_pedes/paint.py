@@ -1,6 +1,6 @@
-"""What a point of the body's surface shows: skin, hair, or which garment, cut in canonical coordinates.
+"""Paints points of the body's surface: skin, hair, and garments that are cut in canonical coordinates.
 
-Points are rows (x, y, z, along the arm, share of arm), see `body.load_body`.
+Points are rows (x, y, z, position along the arm, weight of the arm); see `body.load_body`.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ COAT_END = -2.7
 
 
 def scalp(q: Float[np.ndarray, "p 5"], short: bool) -> Bool[np.ndarray, " p"]:
-    """The hairy part of the head: above a line from the brow over the ear to the nape."""
+    """Selects the hair: the head above a line from the brow over the ear to the nape."""
     x, y, z = np.abs(q[:, 0]), q[:, 1], q[:, 2]
     line = np.where(z > 0.6, 7.5 + (z - 0.6) * 0.42, 6.45 + np.clip((z + 0.1) / 0.7, 0, 1) * 1.05)
     ear = (x > 0.78) & (y < 7.5) & (z > 0.1) if short else np.zeros(len(q), bool)
@@ -22,34 +22,34 @@ def scalp(q: Float[np.ndarray, "p 5"], short: bool) -> Bool[np.ndarray, " p"]:
 
 
 def hat_region(q: Float[np.ndarray, "p 5"], kind: str) -> Bool[np.ndarray, " p"]:
-    """What a cap or a woolly hat covers of the head."""
+    """Selects the part of the head that a cap or a woolly hat covers."""
     y, z = q[:, 1], q[:, 2]
     edge = 7.62 + 0.12 * z if kind == "cap" else 7.34 + 0.26 * z
     return y > edge
 
 
 def _neckline(q: np.ndarray) -> np.ndarray:
-    """Below 1 within the neck's opening; deeper in front than behind."""
+    """Returns values below 1 within the neckline, which is deeper in front than behind."""
     deep = np.where(q[:, 2] > 0.35, 0.95, 0.62)
     return np.hypot(q[:, 0] / 0.86, (q[:, 1] - 6.15) / deep)
 
 
 def _hem(person: dict) -> float:
-    """Where the top ends; tucked in under a skirt or a dress's seam."""
+    """Returns the height of the top's hem; a top is tucked into a skirt, and a dress ends at its seam."""
     return {"skirt": 0.95, "dress": 0.4}.get(person["lower"]["type"], -0.35 if person["inner"] else -0.05)
 
 
 def top_region(person: dict, q: Float[np.ndarray, "p 5"]) -> Bool[np.ndarray, " p"]:
-    """What the top covers of the body."""
+    """Selects the part of the body that the top covers."""
     arm = (q[:, 4] > 0.5) & (q[:, 3] > person["top"]["sleeve"])
-    strap = person["top"]["sleeve"] < 0.5  # a sleeveless top leaves the shoulder's end bare
+    strap = person["top"]["sleeve"] < 0.5  # a sleeveless top leaves the end of the shoulder bare
     bare = strap & (np.abs(q[:, 0]) > 1.32) & (q[:, 1] > 4.2)
     hand = (q[:, 4] > 0.5) & (q[:, 3] > 1.98)
     return (q[:, 1] > _hem(person)) & (q[:, 1] < 6.12) & (_neckline(q) > 1) & ~arm & ~bare & ~hand
 
 
 def lower_region(person: dict, q: Float[np.ndarray, "p 5"]) -> Bool[np.ndarray, " p"]:
-    """What trousers, jeans or shorts cover of the body (skirts are a mesh of their own)."""
+    """Selects the part of the body that trousers, jeans or shorts cover; skirts are separate meshes."""
     if person["lower"]["type"] in ("skirt", "dress"):
         return np.zeros(len(q), bool)
     return (q[:, 1] <= _hem(person) + 0.12) & (q[:, 1] > person["lower"]["length"]) & (q[:, 4] < 0.5)
@@ -78,7 +78,7 @@ def _paint_top(person: dict, q: np.ndarray, part: np.ndarray, rgb: np.ndarray) -
         opened = where & (np.abs(x) < edge) & (z > 0.2) & (arm < 0.3)
         part[opened], rgb[opened] = PART["inner"], rgb_of(person, person["inner"])
         rgb[where & (np.abs(np.abs(x) - edge) < 0.07) & (z > 0.2)] *= 0.6
-    # Hems, cuffs and the collar, so that a garment ends where one sees it end.
+    # Hems, cuffs and the collar make the edges of a garment visible.
     rgb[where & (_neckline(q) < 1.12)] *= 0.66
     if top["type"] != "dress":
         rgb[where & (y < _hem(person) + 0.14)] *= 0.7
@@ -101,7 +101,7 @@ def _paint_bag_strap(person: dict, q: np.ndarray, part: np.ndarray, rgb: np.ndar
 
 
 def paint_clothes(person: dict, q: Float[np.ndarray, "p 5"]) -> tuple[np.ndarray, np.ndarray]:
-    """Part index [p] (0 where no garment is) and RGB [p, 3] of the clothes at surface points."""
+    """Returns the part index [p] (0: no garment) and RGB [p, 3] of the clothes at surface points."""
     part, rgb = np.zeros(len(q), np.uint8), np.zeros((len(q), 3))
     lower = lower_region(person, q)
     kind = person["lower"]["type"]
@@ -119,7 +119,7 @@ def paint_clothes(person: dict, q: Float[np.ndarray, "p 5"]) -> tuple[np.ndarray
 
 
 def paint_body(person: dict, q: Float[np.ndarray, "p 5"]) -> tuple[np.ndarray, np.ndarray]:
-    """Part index [p] and RGB [p, 3] of the body itself, under and beside its clothes."""
+    """Returns the part index [p] and RGB [p, 3] of the body itself, without its clothes."""
     x, y, z = np.abs(q[:, 0]), q[:, 1], q[:, 2]
     skin = np.array(SKINS[person["skin"]], float)
     hair = np.array(HAIRS[person["hair"]["color"]], float)

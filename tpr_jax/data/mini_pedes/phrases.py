@@ -1,4 +1,4 @@
-"""Words for attributes: each function turns part of a person into a noun phrase and says what it named."""
+"""Words for attributes: each function returns a noun phrase for one part, and the attributes it names."""
 
 import numpy as np
 
@@ -43,19 +43,22 @@ PLURAL = {"trousers", "jeans", "shorts", "trainers", "shoes", "boots"}
 
 
 def pick(rng: np.random.Generator, options):
+    """Returns a random option."""
     return options[int(rng.integers(len(options)))]
 
 
 def with_article(phrase: str) -> str:
+    """Puts the indefinite article before a phrase."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
 def join(items: list[str]) -> str:
-    """'a', 'a and b', 'a, b and c'."""
+    """Joins words: 'a', 'a and b', 'a, b and c'."""
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
 
 
 def color_word(rng, color: str) -> str:
+    """Returns a random word for a color."""
     return pick(rng, COLOR_WORDS.get(color, (color,)))
 
 
@@ -65,7 +68,7 @@ def _named(rng, kind: str, color: str | None) -> str:
 
 
 def hair_phrase(rng, seen: dict) -> tuple[str, dict]:
-    """Hair, with its style where that side shows it."""
+    """Describes the hair, with its style if it is visible from that side."""
     style = seen.get("hair_style")
     if style == "bald":
         return pick(rng, ("a bald head", "a shaved head")), {"hair_style": style}
@@ -88,6 +91,7 @@ def hair_phrase(rng, seen: dict) -> tuple[str, dict]:
 
 
 def hat_phrase(rng, seen: dict) -> tuple[str, dict]:
+    """Describes the hat, mostly with its color."""
     named = {"hat": seen["hat"]}
     if rng.random() < 0.85:
         named["hat_color"] = seen["hat_color"]
@@ -95,11 +99,12 @@ def hat_phrase(rng, seen: dict) -> tuple[str, dict]:
 
 
 def glasses_phrase(rng, seen: dict) -> tuple[str, dict]:
+    """Describes the glasses."""
     return pick(rng, ("glasses", "dark glasses", "a pair of glasses")), {"glasses": "glasses"}
 
 
 def top_phrase(rng, seen: dict) -> tuple[str, dict]:
-    """The top or dress, perhaps with its pattern, sleeves or what an open jacket shows."""
+    """Describes the top or dress, possibly with its pattern, sleeves or what an open jacket shows."""
     named = {"top": seen["top"]}
     if rng.random() < 0.92:
         named["top_color"] = seen["top_color"]
@@ -127,10 +132,12 @@ def top_phrase(rng, seen: dict) -> tuple[str, dict]:
 
 
 def lower_phrase(rng, seen: dict) -> tuple[str, dict]:
+    """Describes the trousers, shorts or skirt."""
     return _clothes(rng, "lower", seen)
 
 
 def shoes_phrase(rng, seen: dict) -> tuple[str, dict]:
+    """Describes the shoes."""
     return _clothes(rng, "shoes", seen)
 
 
@@ -145,6 +152,7 @@ def _clothes(rng, item: str, seen: dict) -> tuple[str, dict]:
 
 
 def bag_phrase(rng, seen: dict) -> tuple[str, dict]:
+    """Describes the bag, mostly with its color."""
     named = {"bag": seen["bag"]}
     if rng.random() < 0.8:
         named["bag_color"] = seen["bag_color"]

@@ -1,4 +1,6 @@
-"""Things that are no part of the body model: shoes, bags, brims, ponytails, hoods. Each is a small mesh."""
+"""Makes small meshes for what the body model lacks: shoes, bags, brims, ponytails, hoods."""
+
+# ruff: noqa: RUF005 (`vector + (x, y, z)` adds arrays)
 
 import numpy as np
 from jaxtyping import Float
@@ -6,7 +8,7 @@ from jaxtyping import Float
 from tpr_jax.data.mini_pedes.body import load_body
 from tpr_jax.data.mini_pedes.wardrobe import HAIRS, rgb_of
 
-# Along the foot, heel to toe: where a ring sits, its height (meters), its width as a share of the widest.
+# Rings along the foot, from heel to toe: position, height (meters), width relative to the widest.
 SHOE_RINGS = np.array(
     [
         (-0.02, 0.034, 0.56),
@@ -21,7 +23,7 @@ SHOE_RINGS = np.array(
         (1.04, 0.016, 0.20),
     ]
 )
-# Across the foot: share of half the width, share of the height. The first and last pieces are the sole.
+# Points across the foot: fraction of half the width, and of the height. The first and last are the sole.
 SHOE_PROFILE = np.array(
     [
         (1, 0),
@@ -38,14 +40,14 @@ SHOE_PROFILE = np.array(
 
 
 def _grid_faces(rows: int, columns: int) -> np.ndarray:
-    """Triangles [2 (rows-1) (columns-1), 3] of a grid of vertices, row by row."""
+    """Returns the triangles [2 (rows-1) (columns-1), 3] of a grid of vertices, row by row."""
     a = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).ravel()
     b = a + columns
     return np.concatenate([np.stack([a, b, b + 1], 1), np.stack([a, b + 1, a + 1], 1)])
 
 
 def ellipsoid(center, radii, roundness: float = 1.0, n: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """A superellipsoid (vertices, faces); roundness 1 is an ellipsoid, toward 0 a box."""
+    """Makes a superellipsoid (vertices, faces): an ellipsoid with roundness 1, a box toward 0."""
     u, v = np.meshgrid(
         np.linspace(-np.pi / 2, np.pi / 2, 2 * n + 1), np.linspace(-np.pi, np.pi, 4 * n + 1), indexing="ij"
     )
@@ -60,7 +62,7 @@ def ellipsoid(center, radii, roundness: float = 1.0, n: int = 6) -> tuple[np.nda
 
 
 def _shoe(rest: Float[np.ndarray, "n 3"], side: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A closed shoe round one foot in the rest pose: vertices, faces, and which faces are sole."""
+    """Makes a closed shoe for one foot in the rest pose: vertices, faces, and a mask of the sole's faces."""
     canon = load_body()["canon"]
     foot = rest[(canon[:, 1] < -7.5) & (canon[:, 0] * side > 0)]
     ground = foot[:, 2].min() - 0.008
@@ -124,7 +126,7 @@ def _head_pieces(person: dict, posed: np.ndarray) -> list:
     if person["hair"]["style"] == "bun":
         pieces.append((*ellipsoid(nape + (0, 0.03, 0.05), (0.055, 0.05, 0.055)), "hair", hair))
     if person["hair"]["style"] in ("medium", "long"):
-        # A curtain of hair behind the neck, wide enough to be seen beside it from the front.
+        # Hair behind the neck, wide enough to be visible beside it from the front.
         long = person["hair"]["style"] == "long"
         drop, half = (0.19, 0.19) if long else (0.115, 0.125)
         curtain = ellipsoid(nape + (0, 0.018 if long else -0.005, -drop + 0.05), (0.098, 0.05, half), 0.75)
@@ -148,7 +150,7 @@ def _head_pieces(person: dict, posed: np.ndarray) -> list:
 
 
 def prop_pieces(person: dict, rest: np.ndarray, posed: np.ndarray, transforms: np.ndarray) -> list:
-    """All small meshes of a person in the pose: a list of (vertices, faces, part name, RGB)."""
+    """Makes all small meshes of a posed person: a list of (vertices, faces, part name, RGB)."""
     pieces = _head_pieces(person, posed)
     if person["bag"]:
         pieces += _bag_pieces(person, posed)

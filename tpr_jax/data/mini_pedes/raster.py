@@ -1,7 +1,6 @@
-"""A z-buffer rasteriser: triangles on the screen -> for every pixel the nearest triangle.
+"""A z-buffer rasterizer, which finds the nearest triangle for every pixel.
 
-Two implementations of one function, in NumPy and in Numba, that agree; the second is used when Numba
-can be imported.
+It is implemented twice, in NumPy and in Numba, with equal results; Numba is used if it is installed.
 """
 
 import numpy as np
@@ -9,11 +8,11 @@ from jaxtyping import Float, Int
 
 from tpr_jax.utils.numba_cache import njit, numba
 
-EDGE = 1e-5  # pixels by which a face may miss a pixel's center, so that no seam opens between neighbors
+EDGE = 1e-5  # pixels by which a face may miss a pixel's center, which avoids seams between neighbors
 
 
 def vertex_normals(vertices: Float[np.ndarray, "n 3"], faces: Int[np.ndarray, "f 3"]) -> np.ndarray:
-    """Area-weighted unit normals [n, 3]; zero where a vertex belongs to no face."""
+    """Computes area-weighted unit normals [n, 3]; zero for a vertex without a face."""
     a, b, c = (vertices.take(faces[:, k], axis=0) for k in range(3))
     face_normals = np.cross(b - a, c - a)
     out = np.zeros((len(vertices), 3))
@@ -23,19 +22,28 @@ def vertex_normals(vertices: Float[np.ndarray, "n 3"], faces: Int[np.ndarray, "f
     return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
 
 
-def rasterise_numpy(
+def rasterize_numpy(
     screen: Float[np.ndarray, "n 3"], faces: Int[np.ndarray, "f 3"], height: int, width: int
 ) -> tuple[Float[np.ndarray, "h w"], Int[np.ndarray, "h w"], Float[np.ndarray, "h w 2"]]:
-    """Depth (inf where nothing is), index of the nearest face (-1), and its first two barycentric weights.
+    """Rasterizes triangles with NumPy.
 
-    screen: x and y in pixels (a pixel's center is at +0.5) and depth. Where depths are equal the first
-    face wins. All candidate pixels of all faces are tested at once and sorted by depth.
+    Tests all candidate pixels of all faces at once and sorts them by depth; at equal depths the first face
+    wins.
+
+    Args:
+      screen: x and y in pixels (a pixel's center is at +0.5), and depth, of each vertex.
+      faces: vertex indices of each triangle.
+      height: of the frame.
+      width: of the frame.
+
+    Returns:
+      Depth (inf for the background), index of the nearest face (-1), and its first two barycentric weights.
     """
     depth = np.full(height * width, np.inf)
     index = np.full(height * width, -1, np.int32)
     bary = np.zeros((height * width, 2))
     corners = screen[faces]
-    # Only pixels whose center lies in the face's box: most faces are smaller than a pixel and hold none.
+    # Only pixels with their center in the face's box: most faces are smaller than a pixel and have none.
     low = np.clip(np.ceil(corners[..., :2].min(1) - 0.5 - EDGE).astype(int), 0, None)
     high = np.minimum(np.floor(corners[..., :2].max(1) - 0.5 + EDGE).astype(int), (width - 1, height - 1))
     span = np.maximum(high - low + 1, 0)
@@ -55,7 +63,7 @@ def rasterise_numpy(
     inside = ~flat & (w0 >= -1e-5) & (w1 >= -1e-5) & (w2 >= -1e-5)
     z = (w0 * az + w1 * bz + w2 * cz)[inside]
     pixel, face, w0, w1 = (py * width + px)[inside], face[inside], w0[inside], w1[inside]
-    order = np.lexsort((z, pixel))  # stable: among equal depths the first face stays first
+    order = np.lexsort((z, pixel))  # stable: at equal depths the first face stays first
     pixel = pixel[order]
     first = order[np.r_[True, pixel[1:] != pixel[:-1]]] if len(pixel) else order
     at = (py * width + px)[inside][first]
@@ -97,15 +105,15 @@ def _scan(screen, faces, height, width):
     return depth, index, bary
 
 
-# The NumPy version does the same, some three times slower.
+# The NumPy version takes about three times as long.
 _scan_numba = njit(_scan) if numba is not None else None
 
 
-def rasterise(screen: np.ndarray, faces: np.ndarray, height: int, width: int):
-    """As `rasterise_numpy`, by Numba when it is installed."""
+def rasterize(screen: np.ndarray, faces: np.ndarray, height: int, width: int):
+    """Computes `rasterize_numpy`, with Numba if it is installed."""
     screen = np.ascontiguousarray(screen, np.float64)
     if _scan_numba is None:
-        return rasterise_numpy(screen, faces, height, width)
+        return rasterize_numpy(screen, faces, height, width)
     return _scan_numba(screen, np.ascontiguousarray(faces, np.int32), height, width)
 
 
@@ -115,7 +123,7 @@ def interpolate(
     index: Int[np.ndarray, " p"],
     bary: Float[np.ndarray, "p 2"],
 ) -> Float[np.ndarray, "p c"]:
-    """Vertex attributes at pixels that were covered by faces `index` with weights `bary`."""
+    """Interpolates vertex attributes at pixels covered by the faces `index` with the weights `bary`."""
     corners = faces[index]
     a, b, c = (attributes.take(corners[:, k], axis=0) for k in range(3))
     bary = bary.astype(attributes.dtype)

@@ -1,4 +1,4 @@
-"""Draw a person: layers of meshes, one z-buffer each, joined by depth, shaded, set before a background."""
+"""Renders a person: layers of meshes with their own z-buffers, merged by depth, shaded, on a background."""
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -7,7 +7,7 @@ from tpr_jax.data.mini_pedes import paint
 from tpr_jax.data.mini_pedes.body import bone_transforms, load_body, shape_body, skin
 from tpr_jax.data.mini_pedes.paint import PART
 from tpr_jax.data.mini_pedes.props import prop_pieces
-from tpr_jax.data.mini_pedes.raster import interpolate, rasterise, vertex_normals
+from tpr_jax.data.mini_pedes.raster import interpolate, rasterize, vertex_normals
 from tpr_jax.data.mini_pedes.scene import background, camera_axes, fit_camera, smooth_noise
 from tpr_jax.data.mini_pedes.wardrobe import HAIRS, rgb_of
 
@@ -15,11 +15,11 @@ SUPERSAMPLE = 2
 
 
 def _tights_offset(person: dict, canon: np.ndarray) -> np.ndarray:
-    """How far clothes stand off from the body, in meters: wider trouser legs toward the ankle."""
+    """Returns the distance of clothes from the body in meters; trouser legs widen toward the ankle."""
     y = canon[:, 1]
     leg = person["fit"]["leg"] * np.clip(-y / 6, 0.25, 1)
     thick = {"coat": 0.014, "jacket": 0.01, "hoodie": 0.012, "sweater": 0.006}.get(person["top"]["type"], 0.0)
-    hem = np.clip(1.2 - np.abs(y - 0.4), 0, 1) * 0.012  # a loose hem hides the step to the trousers
+    hem = np.clip(1.2 - np.abs(y - 0.4), 0, 1) * 0.012  # a loose hem hides the gap to the trousers
     trunk = 0.007 + person["fit"]["top"] * 0.7 + thick + hem
     sleeve = 0.005 + 0.3 * (person["fit"]["top"] + thick)
     above = trunk + (sleeve - trunk) * load_body()["arm"]
@@ -27,7 +27,7 @@ def _tights_offset(person: dict, canon: np.ndarray) -> np.ndarray:
 
 
 def _layers(person: dict, posed: np.ndarray, surface: np.ndarray) -> list[tuple]:
-    """(name, vertices, faces, normals) of the surfaces that are cut in canonical coordinates."""
+    """Returns (name, vertices, faces, normals) of the surfaces that are cut in canonical coordinates."""
     data = load_body()
     canon, faces = data["canon"], data["faces"]
     normal = {name: vertex_normals(posed, faces[name]) for name in ("body", "helper-tights")}
@@ -54,7 +54,7 @@ def _layers(person: dict, posed: np.ndarray, surface: np.ndarray) -> list[tuple]
 
 
 def _outline(person: dict, layers: list[tuple]) -> list[np.ndarray]:
-    """The points of the layers that can show, for the camera to hold in frame."""
+    """Returns the visible points of the layers, which the camera keeps in frame."""
     data = load_body()
     y = data["canon"][:, 1]
     out = []
@@ -72,7 +72,7 @@ def _outline(person: dict, layers: list[tuple]) -> list[np.ndarray]:
 
 
 def _paint_layer(name: str, person: dict, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Part index (0 = cut away) and RGB of one layer's points."""
+    """Returns the part index (0: cut away) and RGB of one layer's points."""
     if name == "body":
         return paint.paint_body(person, q)
     if name == "clothes":
@@ -98,7 +98,7 @@ def _paint_layer(name: str, person: dict, q: np.ndarray) -> tuple[np.ndarray, np
     if name == "scalp":
         keep = paint.scalp(q, short=style == "short")
     else:
-        keep = (y > 6.7) & ~((z > 0.5) & (y < 7.85))  # below, the curtain of props.py
+        keep = (y > 6.7) & ~((z > 0.5) & (y < 7.85))  # below it, the hair is a mesh of props.py
     if person["hat"]:  # nothing sticks out above the hat's edge
         keep &= ~paint.hat_region(q, person["hat"]["type"])
     rgb = np.tile(np.array(HAIRS[person["hair"]["color"]], float), (len(q), 1))
@@ -107,13 +107,13 @@ def _paint_layer(name: str, person: dict, q: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _merge_props(pieces: list) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """One mesh of all small ones: vertices, faces, normals, and part and RGB of each face."""
+    """Merges the small meshes into one: vertices, faces, normals, and part and RGB of each face."""
     vertices, faces, normals, parts, colors, start = [], [], [], [], [], 0
     for v, f, part, rgb in pieces:
         vertices.append(v)
         faces.append(f + start)
         n = vertex_normals(v, f)
-        # Normals that point away from the piece's middle, whichever way its faces were wound.
+        # Normals that point away from the center of the mesh, whatever the winding of its faces.
         n *= np.sign(np.sum(n * (v - v.mean(0))) or 1.0)
         normals.append(n)
         parts.append(np.full(len(f), PART[part], np.uint8))
@@ -134,7 +134,7 @@ def _box_blur(a: np.ndarray, r: int) -> np.ndarray:
 
 
 def _crevices(depth: np.ndarray, radius: int) -> np.ndarray:
-    """Darkening [h, w] in 0.6..1 where the neighborhood is nearer: between arm and trunk, between legs."""
+    """Returns a factor [h, w] in 0.6..1 that darkens crevices, such as between arm and trunk."""
     shown = np.isfinite(depth)
     filled = np.where(shown, depth, 0.0)
     weight = np.maximum(_box_blur(shown.astype(float), radius), 1e-6)
@@ -143,7 +143,7 @@ def _crevices(depth: np.ndarray, radius: int) -> np.ndarray:
 
 
 def _draw(person: dict, view: dict, height: int, width: int):
-    """Depth, part, RGB and normal of every pixel of a height x width frame, and the ground's y pixel."""
+    """Returns the depth, part, RGB and normal of every pixel, and the y pixel of the ground."""
     data = load_body()
     rest, joints = shape_body(person["body"])
     transforms = bone_transforms(joints, view["pose"])
@@ -156,7 +156,7 @@ def _draw(person: dict, view: dict, height: int, width: int):
     part = np.zeros((height, width), np.uint8)
     rgb, normal = np.zeros((height, width, 3)), np.zeros((height, width, 3))
     for name, vertices, faces, normals in layers:
-        z, index, bary = rasterise(project(vertices), faces, height, width)
+        z, index, bary = rasterize(project(vertices), faces, height, width)
         rows, columns = np.nonzero(index >= 0)
         q = interpolate(
             np.concatenate([surface, normals.astype(np.float32)], 1),
@@ -169,7 +169,7 @@ def _draw(person: dict, view: dict, height: int, width: int):
         at = (rows[win], columns[win])
         depth[at], part[at], rgb[at], normal[at] = z[at], painted[win], color[win], q[win, 5:]
     vertices, faces, normals, parts, colors = props
-    z, index, bary = rasterise(project(vertices), faces, height, width)
+    z, index, bary = rasterize(project(vertices), faces, height, width)
     at = np.nonzero((index >= 0) & (z < depth + 0.004))
     face = index[at]
     depth[at], part[at], rgb[at] = z[at], parts[face], colors[face]
@@ -181,10 +181,18 @@ def _draw(person: dict, view: dict, height: int, width: int):
 def render(
     person: dict, view: dict, rng: np.random.Generator, height: int, width: int
 ) -> dict[str, np.ndarray]:
-    """Picture and part map of a person.
+    """Renders a person in a view.
 
-    rng draws the background and the grain. Returns image uint8 [height, width, 3] and parts uint8
-    [height * 2, width * 2], indices into `paint.PARTS` at the resolution of drawing.
+    Args:
+      person: from `wardrobe.sample_person`.
+      view: from `scene.sample_view`.
+      rng: draws the background and the grain.
+      height: of the image.
+      width: of the image.
+
+    Returns:
+      The image, uint8 [height, width, 3], and its part map, uint8 [height * 2, width * 2]: indices into
+      `paint.PARTS` at the resolution of rendering.
     """
     h, w = height * SUPERSAMPLE, width * SUPERSAMPLE
     depth, part, rgb, normal, ground = _draw(person, view, h, w)

@@ -1,4 +1,4 @@
-"""Where and how a person is photographed: camera, light, background."""
+"""Samples how a person is photographed: camera, light, background."""
 
 import numpy as np
 from jaxtyping import Float
@@ -8,18 +8,19 @@ from tpr_jax.data.mini_pedes.body import walking_pose
 
 # Front, one side, back, the other side (degrees; 0 faces the camera); every view is jittered around these.
 AZIMUTHS = (0.0, 80.0, 180.0, -80.0)
-# The cameras of `pretrain` turn all hues by this, in degrees (red to blue): what a color is called has to be
-# learned anew for `mini`, and can be, since none is lost. So far apart are photos of two kinds of camera.
+# The cameras of `pretrain` rotate all hues by this angle in degrees (red to blue). The names of colors must
+# be learned again for `mini`, which is possible because no hue is lost. Two kinds of real cameras can differ
+# as much.
 PRETRAIN_HUE = -20.0
 
 
 def sample_view(rng: np.random.Generator, domain: str, index: int) -> dict:
-    """Camera, pose and light of image `index` of a person (numbers only; angles in radians, meters)."""
+    """Samples the camera, pose and light of image `index` of a person, in radians and meters."""
     mini = domain == "mini"
     jitter = rng.uniform(-32, 32) if index % 2 == 0 else rng.uniform(-28, 28)
     azimuth = (AZIMUTHS[index % 4] + jitter + 180.0) % 360.0 - 180.0
     walking = rng.random() < 0.75
-    sun = rng.normal(0, 0.6, 3) + (0, 0, 0.7)
+    sun = rng.normal(0, 0.6, 3) + np.array([0, 0, 0.7])
     return {
         "azimuth": float(np.deg2rad(azimuth)),
         "elevation": float(np.deg2rad(rng.uniform(-2, 16) if mini else rng.uniform(18, 38))),
@@ -44,7 +45,7 @@ def sample_view(rng: np.random.Generator, domain: str, index: int) -> dict:
 
 
 def turn_hue(degrees: float) -> Float[np.ndarray, "3 3"]:
-    """The matrix that turns RGB colors around the axis of greys (Rodrigues' rotation formula)."""
+    """Returns the matrix that rotates RGB colors around the gray axis (Rodrigues' rotation formula)."""
     axis = np.full(3, 3**-0.5)
     cross = np.cross(np.eye(3), axis)
     angle = np.deg2rad(degrees)
@@ -52,7 +53,7 @@ def turn_hue(degrees: float) -> Float[np.ndarray, "3 3"]:
 
 
 def camera_axes(view: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unit vectors toward the camera, to its right and upwards."""
+    """Returns unit vectors toward the camera, to its right, and up."""
     a, e = view["azimuth"], view["elevation"]
     back = np.array([np.sin(a) * np.cos(e), -np.cos(a) * np.cos(e), np.sin(e)])
     right = np.cross(-back, [0, 0, 1.0])
@@ -61,10 +62,10 @@ def camera_axes(view: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def fit_camera(points: Float[np.ndarray, "n 3"], view: dict, height: int, width: int):
-    """A projection (points [n, 3] -> x, y in pixels and depth in meters) that holds all `points` in frame.
+    """Returns a projection (points [n, 3] to x, y in pixels and depth in meters) with all `points` in frame.
 
-    The focal length follows from the projected extent, so that hands, feet and bags stay inside whatever
-    the pose; `fill` above 1 crops on purpose.
+    The focal length follows from the projected extent, so that hands, feet and bags are in frame in any pose;
+    a `fill` above 1 crops on purpose.
     """
     back, right, up = camera_axes(view)
     center = (points.min(0) + points.max(0)) / 2
@@ -95,7 +96,7 @@ def fit_camera(points: Float[np.ndarray, "n 3"], view: dict, height: int, width:
 
 
 def smooth_noise(rng: np.random.Generator, height: int, width: int, octaves: int) -> Float[np.ndarray, "h w"]:
-    """Sum of bicubically enlarged white noise, halving in size and strength each octave (unit scale)."""
+    """Sums bicubically enlarged white noise; each octave has half the size and strength."""
     out = np.zeros((height, width), np.float32)
     for k in range(1, octaves + 1):
         cells = (max(2, height * 2**k // width + 2), 2**k + 2)
@@ -105,7 +106,7 @@ def smooth_noise(rng: np.random.Generator, height: int, width: int, octaves: int
 
 
 def _wall(rng, image: np.ndarray, horizon: int) -> None:
-    """Bricks or panels: darker joints, every second row shifted."""
+    """Draws bricks or panels: darker joints, with every second row shifted."""
     tall = int(rng.integers(12, 40))
     wide = int(tall * rng.uniform(1.0, 2.6))
     y, x = np.mgrid[:horizon, : image.shape[1]]
@@ -114,7 +115,7 @@ def _wall(rng, image: np.ndarray, horizon: int) -> None:
 
 
 def _buildings(rng, image: np.ndarray, horizon: int) -> None:
-    """House fronts, doors, cars: upright blocks of muted colors that end at the horizon."""
+    """Draws house fronts, doors and cars: upright blocks of muted colors that end at the horizon."""
     width = image.shape[1]
     for _ in range(int(rng.integers(3, 8))):
         x, w = int(rng.integers(-20, width)), int(rng.integers(width // 6, width))
@@ -126,7 +127,7 @@ def _buildings(rng, image: np.ndarray, horizon: int) -> None:
 
 
 def _foliage(rng, image: np.ndarray, horizon: int) -> None:
-    """Leaves: a mottled dark green mass over the upper part."""
+    """Draws leaves: mottled dark green over the upper part."""
     height, width = image.shape[:2]
     noise = smooth_noise(rng, height, width, 5)
     mass = noise > rng.uniform(-0.4, 0.3)
@@ -136,20 +137,20 @@ def _foliage(rng, image: np.ndarray, horizon: int) -> None:
 
 
 def _floor(rng, image: np.ndarray, horizon: int) -> None:
-    """Pavement: joints that close up toward the horizon, sometimes the bars of a crossing."""
+    """Draws pavement: joints that converge toward the horizon, sometimes the bars of a crossing."""
     height, width = image.shape[:2]
     y, x = np.mgrid[horizon:height, :width]
     near = (y - horizon + 6.0) / (height - horizon + 6.0)
     across = (x - width / 2) / near / rng.uniform(20, 60) + rng.uniform(0, 1)
     along = 1.0 / near * rng.uniform(1.5, 4.0) + rng.uniform(0, 1)
-    if rng.random() < 0.2 and np.ptp(image[-1, 0]) < 20:  # a crossing is painted on grey roads only
+    if rng.random() < 0.2 and np.ptp(image[-1, 0]) < 20:  # crossings are on gray roads only
         image[horizon:][(along % 1) < 0.45] *= rng.uniform(1.2, 1.5)
     else:
         image[horizon:][((along % 1) < 0.06) | ((across % 1) < 0.05)] *= rng.uniform(0.78, 0.92)
 
 
 def background(rng: np.random.Generator, domain: str, height: int, width: int) -> Float[np.ndarray, "h w 3"]:
-    """A made-up place, as float RGB in 0..255: streets for `mini`, floors seen from above for `pretrain`."""
+    """Draws a place, as float RGB in 0..255: streets for `mini`, floors seen from above for `pretrain`."""
     high = domain == "pretrain"
     horizon = int(height * (rng.uniform(0.02, 0.3) if high else rng.uniform(0.3, 0.62)))
     far = [

@@ -1,4 +1,4 @@
-"""Who a person is and what they wear: plain dicts drawn from a seed, one palette a domain."""
+"""Samples people and their clothes as plain dicts, with one palette per domain."""
 
 import numpy as np
 from jaxtyping import Float
@@ -22,7 +22,7 @@ PALETTES = {
         "purple": (112, 52, 148),
         "beige": (206, 188, 152),
     },
-    # Another town's clothes: other dyes. What they are called is coarser too (see captions.py).
+    # Clothes with other dyes; captions.py also has coarser names for them.
     "pretrain": {
         "white": (216, 218, 222),
         "black": (44, 40, 46),
@@ -59,13 +59,13 @@ SLEEVES = {
     "coat": 2.0,
 }
 LONG_SLEEVED = {"shirt", "sweater", "hoodie", "jacket", "coat"}
-# Quiet colors are worn more often, so that color alone seldom tells who somebody is.
+# Muted colors are more frequent, so that color alone rarely identifies a person.
 COMMON = {"white": 2.2, "black": 3.0, "grey": 2.0, "navy": 1.8, "blue": 1.6}
 MIN_SKIN_DISTANCE = 32.0
 
 
 def lab(rgb) -> Float[np.ndarray, "3"]:
-    """CIE L*a*b* (D65) of an sRGB color in 0..255 (IEC 61966-2-1, CIE 15)."""
+    """Converts an sRGB color in 0..255 to CIE L*a*b* (D65; IEC 61966-2-1, CIE 15)."""
     c = np.asarray(rgb, float) / 255
     c = np.where(c > 0.04045, ((c + 0.055) / 1.055) ** 2.4, c / 12.92)
     xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ c
@@ -75,7 +75,7 @@ def lab(rgb) -> Float[np.ndarray, "3"]:
 
 
 def color_distance(a, b) -> float:
-    """Distance of two sRGB colors in L*a*b* (CIE76)."""
+    """Computes the distance of two sRGB colors in L*a*b* (CIE76)."""
     return float(np.linalg.norm(lab(a) - lab(b)))
 
 
@@ -86,7 +86,7 @@ def _pick(rng: np.random.Generator, weights: dict):
 
 
 def _garment_color(rng, palette: dict, skin, avoid: tuple = (), least: float = 30.0) -> str:
-    """A color name that is neither near the skin (it would look bare) nor near the colors to avoid."""
+    """Samples a color that is not similar to the skin (it would look bare) or to the colors to avoid."""
     fit = {
         name: COMMON.get(name, 1.0)
         for name, rgb in palette.items()
@@ -150,21 +150,21 @@ def _sample_lower(rng, sex: str, palette: dict, skin, top: dict) -> dict:
 
 
 def sample_person(rng: np.random.Generator, domain: str) -> dict:
-    """Draw a person; every value is a plain string, number, None or a dict of them.
+    """Samples a person; every value is a plain string, number, None or a dict of them.
 
-    Sex, age and build come from the sampled body, so that the wording agrees with what is drawn. Keys:
+    Sex, age and build come from the sampled body, so that captions agree with the rendered image. Keys:
     domain, body (row of the table), sex, build, skin (index), hair {style, color}, hat {type, color} or
     None, glasses, top {type, color, pattern, second, sleeve}, inner (color under an open jacket) or None,
     lower {type, color, length}, shoes {type, color}, bag {type, color} or None, fit.
     """
     palette = PALETTES[domain]
     phen = load_body()["phen"]
-    clear = np.flatnonzero(np.abs(phen[:, 0] - 0.5) > 0.3)  # bodies in between fit neither word
+    clear = np.flatnonzero(np.abs(phen[:, 0] - 0.5) > 0.3)  # bodies in between match neither word
     row = int(rng.choice(clear))
     sex = "woman" if phen[row, 0] > 0.5 else "man"
     skin_index = int(rng.choice(len(SKINS), p=[0.27, 0.27, 0.2, 0.14, 0.12]))
     skin = SKINS[skin_index]
-    hair = _sample_hair(rng, sex, old=phen[row, 1] > 0.85)
+    hair = _sample_hair(rng, sex, old=bool(phen[row, 1] > 0.85))
     hat_kind = _pick(rng, {None: 7, "cap": 1.6, "woolly hat": 0.8})
     if hat_kind and hair["style"] == "bun":
         hair["style"] = "long"
@@ -216,5 +216,5 @@ def sample_person(rng: np.random.Generator, domain: str) -> dict:
 
 
 def rgb_of(person: dict, color: str, kind: str = "") -> tuple[int, int, int]:
-    """The sRGB color (0..255) of a color name in the person's domain; jeans have their own dyes."""
+    """Returns the sRGB color (0..255) of a color name in the person's domain; jeans have their own dyes."""
     return DENIM[color] if kind == "jeans" else PALETTES[person["domain"]][color]

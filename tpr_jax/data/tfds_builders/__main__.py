@@ -1,4 +1,4 @@
-"""`python -m tpr_jax.data.tfds_builders DATASET --manual_dir DIR --data_dir OUT`: see `common.py`."""
+"""Runs `python -m tpr_jax.data.tfds_builders DATASET --manual_dir DIR --data_dir OUT`; see `common.py`."""
 
 import argparse
 import contextlib
@@ -10,22 +10,18 @@ import sys
 from collections.abc import Iterator
 
 from tpr_jax.cli.parser import path
+from tpr_jax.data.datasets import DATASETS
 from tpr_jax.errors import UserError
-from tpr_jax.utils.streams import quiet_when_closed, stderr_nowhere
+from tpr_jax.utils.streams import quiet_when_closed, suppress_stderr
 
-BUILDERS = {
-    "cuhk_pedes": "CuhkPedes",
-    "icfg_pedes": "IcfgPedes",
-    "rstp_reid": "RstpReid",
-    "ufine6926": "Ufine6926",
-}
+BUILDERS = {name: dataset.tfds.builder for name, dataset in DATASETS.items() if dataset.tfds}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 after one line on stderr."""
+    """Runs the command; returns its exit code: 0, or 2 after one line on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m tpr_jax.data.tfds_builders",
-        description="Builds a data set as a TensorFlow Dataset, in sharded records.",
+        description="Build a data set as a TensorFlow Dataset, in sharded records.",
     )
     parser.add_argument("dataset", choices=sorted(BUILDERS))
     parser.add_argument("--manual_dir", type=path, required=True, help="the data set's folder")
@@ -34,11 +30,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--config", default="sized", choices=("sized", "original"))
     parser.add_argument(
-        "--beam", type=int, default=0, metavar="N", help="by Apache Beam, in N processes of this machine"
+        "--beam",
+        type=int,
+        default=0,
+        metavar="N",
+        help="run on Apache Beam, with N processes on this machine",
     )
     args = parser.parse_args(argv)
     try:
-        # Only now: they import TensorFlow.
+        # Imported only now, because the builders import TensorFlow.
         module = importlib.import_module(f"tpr_jax.data.tfds_builders.{args.dataset}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -49,19 +49,19 @@ def main(argv: list[str] | None = None) -> int:
     settings = tfds.download.DownloadConfig(manual_dir=args.manual_dir)
     try:
         if args.beam:
-            builder.by_beam, settings.beam_options = True, _beam_options(args.beam)
-        with _stderr_of_this_process_only() if args.beam else contextlib.nullcontext():
+            builder.use_beam, settings.beam_options = True, _beam_options(args.beam)
+        with _silence_child_stderr() if args.beam else contextlib.nullcontext():
             builder.download_and_prepare(download_config=settings)
     except (UserError, RuntimeError) as error:
-        # Beam adds where it was, and from its workers there comes the text of a traceback.
+        # Beam appends the failing step, and its workers pass on a traceback as text.
         text = f"UserError: {error}" if isinstance(error, UserError) else str(error)
-        told = re.findall(r"UserError: (.*?)(?: \[while running .*)?$", text, re.MULTILINE)
-        if not told:
+        messages = re.findall(r"UserError: (.*?)(?: \[while running .*)?$", text, re.MULTILINE)
+        if not messages:
             raise
-        print(f"error: {told[-1]}", file=sys.stderr)
+        print(f"error: {messages[-1]}", file=sys.stderr)
         return 2
     for name, split in builder.info.splits.items():
-        print(f"{name}: {split.num_examples:,} pictures in {split.num_shards} files")
+        print(f"{name}: {split.num_examples:,} images in {split.num_shards} files")
     print(f"written: {builder.data_path}")
     return 0
 
@@ -73,7 +73,7 @@ def _beam_options(workers: int):
         raise UserError(
             "--beam needs Apache Beam: pip install -r requirements-beam.txt in an environment of its own"
         ) from error
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what fails `main` says, in one line
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # `main` reports the error in one line
     mode = "multi_processing" if workers > 1 else "in_memory"
     return PipelineOptions(
         [
@@ -86,11 +86,11 @@ def _beam_options(workers: int):
 
 
 @contextlib.contextmanager
-def _stderr_of_this_process_only() -> Iterator[None]:
-    """Workers of Beam write their logs and tracebacks there besides, whatever level is set."""
+def _silence_child_stderr() -> Iterator[None]:
+    """Drops what Beam's workers write to stderr: logs and tracebacks, whatever log level is set."""
     before = sys.stderr
     try:
-        with stderr_nowhere() as own, os.fdopen(os.dup(own), "w", buffering=1) as sys.stderr:
+        with suppress_stderr() as own, os.fdopen(os.dup(own), "w", buffering=1) as sys.stderr:
             yield
     finally:
         sys.stderr = before

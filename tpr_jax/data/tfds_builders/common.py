@@ -1,18 +1,18 @@
-"""What the builders share: their two configs, the features, and records -> examples.
+"""What the builders share: their two configs, the features, and the conversion of records to examples.
 
     tfds build tpr_jax/data/tfds_builders/rstp_reid.py --manual_dir DIR --data_dir OUT
     python -m tpr_jax.data.tfds_builders rstp_reid --manual_dir DIR --data_dir OUT
 
-The second does without apache-beam and mlcroissant, without which the program `tfds` of TFDS 4.9.10 does not
-start. DIR is the data set's folder, as `python -m tpr_jax.data.check` takes it; OUT may be a bucket
-(gs://...). An example is one picture: `image`, `captions` (all of it), `pid` (as the annotation numbers it),
-`file` (its path in DIR), `row` (its place among those of its split in the annotation: TFDS shuffles).
-Training from them: `--config.source=tfds_sized --config.data_dir=OUT`, or `tfds_original`; see `read.py`.
+The second command does not need apache-beam and mlcroissant, without which the `tfds` program of TFDS 4.9.10
+does not start. DIR is the data set's folder, as `python -m tpr_jax.data.check` takes it; OUT may be a bucket
+(gs://...). An example is one image: `image`, its `captions`, `pid` (as the annotation numbers it), `file`
+(its path in DIR) and `row` (its position in its split of the annotation, because TFDS shuffles). To train
+from the records, set `--config.source=tfds_sized --config.data_dir=OUT`, or `tfds_original`; see `read.py`.
 
-Config `sized`, the default, holds the pictures as training reads them: upright, RGB, 384 x 128, PNG, so not a
-bit is lost. Config `original` holds each file's bytes as they are, in `image` of type string, because there
-are grayscale, CMYK and turned JPEGs among them that TensorFlow does not decode right, as
-`images.read.read_image` does.
+Config `sized`, the default, holds the images as training reads them: upright, RGB, 384 x 128, as PNG, so that
+no bit is lost. Config `original` holds the original files as byte strings in `image`: some of them are
+grayscale, CMYK or rotated JPEGs, which TensorFlow does not decode correctly, but `images.read.read_image`
+does.
 """
 
 import dataclasses
@@ -21,13 +21,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tpr_jax.data.datasets import DATASETS
 from tpr_jax.data.images.read import read_image, resize
 from tpr_jax.data.prefetch import tensorflow
 from tpr_jax.data.records import Records, image_sources, load_all
 from tpr_jax.errors import UserError
 
 try:
-    if tensorflow() is None:  # imports it first, without its greetings
+    if tensorflow() is None:  # imports it first, with its start-up messages suppressed
         raise ImportError("tensorflow")
     import tensorflow_datasets as tfds
 except ImportError as error:
@@ -43,58 +44,66 @@ VERSION = "1.1.0"
 
 @dataclasses.dataclass(eq=False)
 class PersonConfig(tfds.core.BuilderConfig):
-    """`image_size` is (height, width) in pixels, or () for the files as they are."""
+    """Adds `image_size`: (height, width) in pixels, or () for the original files."""
 
     image_size: tuple[int, ...] = ()
 
 
-def configs() -> list[PersonConfig]:
-    """The first is the default."""
-    return [
+class PersonRetrievalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Builds the data set of `datasets.DATASETS` whose TFDS builder the subclass is named after.
+
+    A builder with a true `use_beam` runs on Apache Beam.
+    """
+
+    VERSION = tfds.core.Version(VERSION)
+    BUILDER_CONFIGS = [  # the first one is the default
         PersonConfig(name="sized", description="384 x 128, RGB, upright, lossless", image_size=SIZED),
-        PersonConfig(name="original", description="the files' bytes as they are"),
+        PersonConfig(name="original", description="the original files"),
     ]
+    use_beam = False
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)  # sets `cls.name`
+        cls.MANUAL_DOWNLOAD_INSTRUCTIONS = DATASETS[cls.name].tfds.instructions
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        size, info = tuple(self.builder_config.image_size), DATASETS[self.name].tfds
+        image = tfds.features.Image(shape=(*size, 3), encoding_format="png") if size else bytes_feature()
+        features = {
+            "image": image,
+            "captions": tfds.features.Sequence(tfds.features.Text()),
+            "pid": tfds.features.Scalar(np.int64),
+            "file": tfds.features.Text(),
+            "row": tfds.features.Scalar(np.int64),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=info.description,
+            features=tfds.features.FeaturesDict(features),
+            homepage=info.homepage,
+            citation=info.citation,
+        )
+
+    def _split_generators(self, dl_manager) -> dict:
+        folder = os.fspath(dl_manager.manual_dir)
+        size = tuple(self.builder_config.image_size)
+        make = beam_examples if self.use_beam else examples
+        return {
+            name: make(example_rows(records, folder), size)
+            for name, records in load_all(folder, self.name).items()
+        }
+
+    def _generate_examples(self):  # `_split_generators` returns the generators themselves
+        raise NotImplementedError
 
 
-def dataset_info(builder, description: str, homepage: str, citation: str) -> tfds.core.DatasetInfo:
-    """The features of a builder's config."""
-    size = tuple(builder.builder_config.image_size)
-    picture = tfds.features.Image(shape=(*size, 3), encoding_format="png") if size else bytes_feature()
-    features = {
-        "image": picture,
-        "captions": tfds.features.Sequence(tfds.features.Text()),
-        "pid": tfds.features.Scalar(np.int64),
-        "file": tfds.features.Text(),
-        "row": tfds.features.Scalar(np.int64),
-    }
-    return tfds.core.DatasetInfo(
-        builder=builder,
-        description=description,
-        features=tfds.features.FeaturesDict(features),
-        homepage=homepage,
-        citation=citation,
-    )
-
-
-def bytes_feature():
-    """A string tensor: the bytes of a file."""
+def bytes_feature() -> tfds.features.Scalar:
+    """Returns the feature for a string tensor that holds the bytes of a file."""
     return tfds.features.Scalar(np.object_)
 
 
-def split_generators(builder, dl_manager, dataset: str) -> dict:
-    """What gives the examples of each split that the folder's annotation has.
-
-    By Apache Beam where the builder has `by_beam` set, as `python -m tpr_jax.data.tfds_builders --beam` does.
-    """
-    folder = os.fspath(dl_manager.manual_dir)
-    size = tuple(builder.builder_config.image_size)
-    splits = load_all(folder, dataset)
-    make = by_beam if getattr(builder, "by_beam", False) else examples
-    return {name: make(rows(records, folder), size) for name, records in splits.items()}
-
-
-def rows(records: Records, folder: str) -> list[dict]:
-    """All of each example but its picture, which is still `source` at `path`."""
+def example_rows(records: Records, folder: str) -> list[dict]:
+    """Returns each example without its image, which is still `source` at `path`."""
     return [
         {
             "source": source,
@@ -110,13 +119,13 @@ def rows(records: Records, folder: str) -> list[dict]:
     ]
 
 
-def example(row: dict, image_size: tuple[int, ...]) -> tuple[int, dict]:
-    """(row, example) of one picture.
+def make_example(row: dict, image_size: tuple[int, ...]) -> tuple[int, dict]:
+    """Reads the image of a row of `example_rows`; returns (row number, example).
 
     Raises:
-      UserError: it cannot be read.
+      UserError: the image cannot be read.
     """
-    image = read_image(row["source"])  # a file that nobody can read is to be found now
+    image = read_image(row["source"])  # also for `original`: an unreadable file must be found now
     if image_size:
         image = resize(image, image_size)
     else:
@@ -126,12 +135,12 @@ def example(row: dict, image_size: tuple[int, ...]) -> tuple[int, dict]:
 
 
 def examples(rows: list[dict], image_size: tuple[int, ...]) -> Iterator[tuple[int, dict]]:
-    """One after the other, in this process."""
-    return (example(row, image_size) for row in rows)
+    """Yields the examples one after the other, in this process."""
+    return (make_example(row, image_size) for row in rows)
 
 
-def by_beam(rows: list[dict], image_size: tuple[int, ...]):
-    """As a transform of Beam, whose workers share them out."""
+def beam_examples(rows: list[dict], image_size: tuple[int, ...]):
+    """Returns a Beam transform that makes the examples in parallel."""
     import apache_beam as beam
 
-    return beam.Create(rows) | beam.Reshuffle() | beam.Map(example, image_size=image_size)
+    return beam.Create(rows) | beam.Reshuffle() | beam.Map(make_example, image_size=image_size)

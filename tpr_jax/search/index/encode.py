@@ -17,8 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float16, UInt8
 
 from tpr_jax.data.batches import worker_threads
-from tpr_jax.data.images.files import open_regular, why_not_opened
-from tpr_jax.data.images.read import read_parts
+from tpr_jax.data.images.files import describe_open_error, open_regular
+from tpr_jax.data.images.read import read_crops
 from tpr_jax.errors import UserError
 from tpr_jax.model import Model
 from tpr_jax.models import clip
@@ -170,7 +170,7 @@ def _read_file(path: Path, run: list[Photo], image_size: tuple[int, int], known:
         return [Read(photo, stamp, None, place) for photo, place in zip(run, found, strict=True)]
     try:
         wanted = [photo.box for photo, place in zip(run, found, strict=True) if place is None]
-        parts, (width, height) = read_parts(path, wanted, image_size)
+        parts, (width, height) = read_crops(path, wanted, image_size)
     except UserError as error:
         why = str(error).removeprefix(f"{path}: ")
         return [Read(photo, stamp, None, error=why) for photo in run]
@@ -192,4 +192,4 @@ def _stamp(path: Path) -> Stamp:
 def _why(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such picture"
-    return why_not_opened(error)
+    return describe_open_error(error)

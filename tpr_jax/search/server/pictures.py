@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tpr_jax.data.images.files import NotPicture, TooLarge
+from tpr_jax.data.images.files import ImageTooLargeError, NotAnImageError
 from tpr_jax.data.images.formats import openers
 from tpr_jax.data.images.read import Crop, read_fitting, resize_image, use_file
 from tpr_jax.data.images.rgb import to_array
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.store import KEY, Index
 
-__all__ = ["FORMATS", "MAX_UPLOAD_PIXELS", "SIZES", "TooLarge", "photo_jpeg", "read_upload"]
+__all__ = ["FORMATS", "MAX_UPLOAD_PIXELS", "SIZES", "ImageTooLargeError", "photo_jpeg", "read_upload"]
 
 SIZES = {"small": 320, "large": 1600}  # pixels of the longer side, at most
 # What browsers and cameras write; `formats.FORMATS` has more.
@@ -33,7 +33,7 @@ def read_upload(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
     uploads that are decoded at once share the memory. Of a large JPEG the pixels count that are decoded.
 
     Raises:
-      TooLarge: more than `MAX_UPLOAD_PIXELS`, or than there is memory for; nothing was decoded.
+      ImageTooLargeError: more than `MAX_UPLOAD_PIXELS`, or than there is memory for; nothing was decoded.
       UserError: it is empty, damaged, would take minutes to decode, or is no picture of the `FORMATS`.
     """
     if not data:
@@ -44,7 +44,7 @@ def read_upload(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
 
     try:
         return use_file(data, "the upload", pixels, FORMATS, MAX_UPLOAD_PIXELS)
-    except NotPicture as error:
+    except NotAnImageError as error:
         kind = f" ({error.kind})" if error.kind else ""
         known = ", ".join(name for name, *_ in openers(FORMATS))
         raise UserError(f"the upload is no picture that can be read{kind}: send {known}") from None

@@ -31,7 +31,7 @@ def answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(UserError)
     async def of_user(request: Request, error: UserError):
-        code = 413 if isinstance(error, pictures.TooLarge) else 422
+        code = 413 if isinstance(error, pictures.ImageTooLargeError) else 422
         return JSONResponse({"detail": str(error).removeprefix("--")}, code)
 
     @app.exception_handler(RequestValidationError)

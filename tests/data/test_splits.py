@@ -1,0 +1,82 @@
+"""Loading the splits of a data set by its name, mixing in further ones, and counting them."""
+
+import json
+
+import pytest
+
+from tests import benchmark_folders
+from tpr_jax.data import splits as splits_lib
+from tpr_jax.data import text_files
+from tpr_jax.errors import UserError
+
+
+def test_loads_the_splits_of_a_folder(tiny):
+    splits = splits_lib.load_splits("cuhk_pedes", tiny["data"])
+    assert list(splits) == ["train", "val", "test"]
+    assert [len(splits[name].image_paths) for name in splits] == [24, 12, 16]
+    assert splits["val"].name == "data:val"
+
+
+def test_the_annotation_is_read_once(tiny, monkeypatch):
+    parse, parsed = json.load, []
+    monkeypatch.setattr(
+        text_files.json, "load", lambda file, **hooks: parsed.append(file.name) or parse(file, **hooks)
+    )
+    splits_lib.load_splits("cuhk_pedes", tiny["data"])
+    assert parsed == [f"{tiny['data']}/reid_raw.json"]
+
+
+@pytest.mark.parametrize("gone", ["val", "train", "test"])
+def test_requires_train_and_test(own_data, gone):
+    path = own_data / "reid_raw.json"
+    path.write_text(json.dumps([e for e in json.loads(path.read_text()) if e["split"] != gone]))
+    if gone == "val":
+        assert list(splits_lib.load_splits("cuhk_pedes", str(own_data))) == ["train", "test"]
+        return
+    with pytest.raises(UserError, match=f"{own_data} has no record of split '{gone}'"):
+        splits_lib.load_splits("cuhk_pedes", str(own_data))
+
+
+@pytest.mark.parametrize("dataset", ["cuhk_pedes", "icfg_pedes", "rstp_reid", "ufine6926", "folder"])
+def test_loads_every_data_set_by_its_name(dataset, tmp_path):
+    splits = splits_lib.load_splits(dataset, str(benchmark_folders.ALL[dataset](tmp_path / "copy")))
+    vals = ["val"] if dataset not in ("icfg_pedes", "ufine6926") else []
+    assert list(splits) == ["train", *vals, "test"]
+    described = splits_lib.describe(dataset, splits)
+    assert described["counts"]["train"]["identities"] == 4
+    if dataset == "folder":
+        assert described["subset"] is None
+    else:
+        assert all("; officially " in line for line in described["subset"]) and described["subset"]
+
+
+def test_mixes_data_sets_without_a_test_split(tmp_path):
+    own, more = benchmark_folders.own_folder(tmp_path / "own"), benchmark_folders.synth_pedes(tmp_path / "s")
+    with pytest.raises(UserError, match="no record of split 'test'"):
+        splits_lib.load_splits("synth_pedes", str(more))
+    splits = splits_lib.load_splits("folder", str(own))
+    assert splits_lib.with_mixed(splits, ()) is splits
+    mixed = splits_lib.with_mixed(splits, (("synth_pedes", str(more), 0.5),))
+    assert mixed["test"] is splits["test"]
+    train = mixed["train"]
+    assert len(train.image_paths) == 10 + 8 and len(set(train.pids.tolist())) == 4 + 4
+    assert train.passes.tolist() == [1.0] * 10 + [0.5] * 8
+    rstp = benchmark_folders.rstp_reid(tmp_path / "r")
+    path = rstp / "data_captions.json"
+    path.write_text(json.dumps([e for e in json.loads(path.read_text()) if e["split"] != "train"]))
+    with pytest.raises(UserError, match=r"r has no record of split 'train', so config.mix cannot use it"):
+        splits_lib.with_mixed(splits, (("rstp_reid", str(rstp), 1),))
+
+
+def test_missing_ok_allows_missing_images(own_data):
+    (own_data / "imgs" / "1_0.jpg").unlink()
+    with pytest.raises(UserError, match=r"1_0.jpg: no such image"):
+        splits_lib.load_splits("cuhk_pedes", str(own_data))
+    assert (
+        len(splits_lib.load_splits("cuhk_pedes", str(own_data), missing_ok=True)["train"].image_paths) == 24
+    )
+
+
+def test_counts_of_a_folder(tmp_path):
+    splits = splits_lib.load_all(benchmark_folders.cuhk_pedes(tmp_path))
+    assert splits_lib.count_records(splits) == {"train": (4, 8, 18), "val": (2, 4, 9), "test": (3, 6, 13)}

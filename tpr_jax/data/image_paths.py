@@ -1,0 +1,103 @@
+"""Finds the image files that an annotation names, and tells which paths are of one file."""
+
+import os
+import unicodedata
+from typing import NamedTuple
+
+
+class _Listing(NamedTuple):
+    """The contents of a folder."""
+
+    names: dict[str, str]  # composed name (NFC) -> name on disk
+    links: frozenset[str]  # composed names of the symbolic links
+
+
+class ImagePaths:
+    """Looks up image files on disk; lists each folder at most once."""
+
+    def __init__(self):
+        self._listings: dict[str, _Listing] = {}
+        self._real_folders: dict[str, str] = {}
+
+    def find(self, folder: str | os.PathLike, name: str) -> str:
+        """Returns the path of an image, by the name that an annotation in `folder` has for it.
+
+        If there is no file of exactly this name, tries the other Unicode form (macOS decomposes accented
+        letters), backslashes read as the slashes of Windows, and the name without surrounding blanks. If
+        there is still none, returns the name as written, with slashes.
+        """
+        written = os.path.join(folder, name)
+        is_plain = name.isascii() and "\\" not in name and name == name.strip()
+        if is_plain or os.path.exists(written):
+            return written
+        slashes = name.replace("\\", "/")
+        for spelling in dict.fromkeys((name, slashes, name.strip(), slashes.strip())):
+            path = self._find_any_form(os.fspath(folder), spelling)
+            if path is not None:
+                return path
+        return os.path.join(folder, slashes)
+
+    def key(self, path: str) -> str:
+        """Returns a key that all paths of one file share, whether or not the file exists.
+
+        The key is the path without symbolic links, `.` and `..`, with composed letters (NFC). Names that
+        differ in case, hard links and copies have different keys.
+        """
+        folder, name = os.path.split(path)
+        if name in ("", ".", ".."):
+            return unicodedata.normalize("NFC", _real_path(path))
+        real_folder = self._real_folders.get(folder)
+        if real_folder is None:
+            real_folder = self._real_folders[folder] = _real_path(folder)
+        composed = unicodedata.normalize("NFC", name)
+        if composed in self._list(real_folder).links:
+            target = os.path.join(real_folder, self._list(real_folder).names[composed])
+            return unicodedata.normalize("NFC", _real_path(target))
+        return unicodedata.normalize("NFC", os.path.join(real_folder, composed))
+
+    def _find_any_form(self, folder: str, name: str) -> str | None:
+        """Returns the path of a file whose name differs from `name` at most in its Unicode form, or None."""
+        path = os.sep if os.path.isabs(name) else folder
+        for component in name.split("/"):
+            if component in ("", "."):
+                continue
+            on_disk = component
+            if not os.path.lexists(os.path.join(path, component)):
+                on_disk = self._list(path).names.get(unicodedata.normalize("NFC", component))
+                if on_disk is None:
+                    return None
+            path = os.path.join(path, on_disk)
+        return path if os.path.exists(path) else None
+
+    def _list(self, folder: str) -> _Listing:
+        if folder not in self._listings:
+            names, links = {}, set()
+            try:
+                with os.scandir(folder or ".") as entries:
+                    for entry in entries:
+                        composed = unicodedata.normalize("NFC", entry.name)
+                        names[composed] = entry.name
+                        if entry.is_symlink():
+                            links.add(composed)
+            except (OSError, ValueError):  # missing or unreadable: its images are reported as missing later
+                pass
+            self._listings[folder] = _Listing(names, frozenset(links))
+        return self._listings[folder]
+
+
+def is_valid_path(name: str) -> bool:
+    """Returns whether a file can have this name: no NUL, and no lone surrogate.
+
+    U+DC80 to U+DCFF are allowed: Python uses them for bytes that are not UTF-8.
+    """
+    try:
+        return b"\0" not in name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+
+
+def _real_path(path: str) -> str:
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # the locale's encoding lacks these letters, so no file of that name can be opened
+        return os.path.abspath(path)
