@@ -1,4 +1,4 @@
-"""The command line: what it understands, what it says, and what importing costs."""
+"""The command line: what it accepts, its error messages, and what importing costs."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def python(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_importing_the_package_is_quick_and_takes_nothing_heavy():
+def test_importing_the_package_is_quick():
     code = (
         "import time; t = time.perf_counter(); import tpr_jax, sys; took = time.perf_counter() - t;"
         "heavy = {'jax', 'flax', 'tensorflow', 'numpy', 'orbax'} & set(sys.modules); print(took, *heavy)"
@@ -34,7 +34,7 @@ def test_importing_the_package_is_quick_and_takes_nothing_heavy():
     assert float(took) < 2 and heavy == []
 
 
-def test_pictures_and_sizes_do_without_jax():
+def test_images_and_sizes_do_not_import_jax():
     """The processes that decode and augment start quickly and hold no device."""
     code = (
         "import sys, tpr_jax.data.augment, tpr_jax.data.images.read, tpr_jax.models.config;"
@@ -44,7 +44,7 @@ def test_pictures_and_sizes_do_without_jax():
     assert python(code) == ""
 
 
-def test_ranking_and_the_command_line_do_without_tensorflow():
+def test_ranking_and_the_command_line_do_not_import_tensorflow():
     code = (
         "import sys, tpr_jax.metrics, tpr_jax.train.evaluate, tpr_jax.main, tpr_jax.model;"
         "print('tensorflow' in sys.modules)"
@@ -52,7 +52,7 @@ def test_ranking_and_the_command_line_do_without_tensorflow():
     assert python(code) == "False"
 
 
-def test_help_says_how(capsys):
+def test_help_shows_the_command(capsys):
     for argv, code in ((["main", "--help"], 0), (["main", "-h"], 0), (["main"], 2)):
         with pytest.raises(SystemExit) as ended:
             explain_and_exit(main.run, argv)
@@ -64,7 +64,7 @@ def parse(*flags):
     return parse_flags(["main", *map(str, flags)])
 
 
-def test_keys_are_set_and_the_rest_stays(tiny):
+def test_overrides_set_keys_and_keep_the_rest(tiny):
     flags = ["--config.seed=3", "--config.optimizer.lr=1e-4", "--config.image_size=(64,32)"]
     flags += ["--noconfig.augment", "--config.mesh.data=1", "--config.method.top_k", "1"]
     config, workdir, mode = parse("--config", tiny["config"], "--workdir", "w", *flags, "--mode=eval")
@@ -81,7 +81,7 @@ def is_ablation(path: Path) -> bool:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
 @pytest.mark.parametrize("dataset", ["", *config_lib.DATASETS])
-def test_every_config_is_sound_and_builds_its_method(path, dataset):
+def test_every_config_is_valid_and_builds_its_method(path, dataset):
     from tpr_jax.models.methods import METHODS
 
     if dataset and path.stem.startswith("pretrain"):
@@ -113,7 +113,7 @@ def test_every_config_is_sound_and_builds_its_method(path, dataset):
         (["--config"], "--config"),
     ],
 )
-def test_what_is_missing(flags, words, monkeypatch):
+def test_names_what_is_missing(flags, words, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError) as error:
         parse(*flags)
@@ -137,7 +137,7 @@ def test_what_is_missing(flags, words, monkeypatch):
         ("\0", "cannot be used"),
     ],
 )
-def test_config_files_that_fail(tmp_path, content, words, explained, capsys):
+def test_reports_a_config_file_that_fails(tmp_path, content, words, explained, capsys):
     path = tmp_path / "mine.py"
     path.write_text(content)
     line = explained(capsys, "--config", path, "--workdir", tmp_path / "run")
@@ -145,7 +145,7 @@ def test_config_files_that_fail(tmp_path, content, words, explained, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_ctrl_c_before_the_first_step(capsys):
+def test_ctrl_c_exits_with_130(capsys):
     def interrupted(_):
         raise KeyboardInterrupt
 
@@ -155,7 +155,7 @@ def test_ctrl_c_before_the_first_step(capsys):
     assert capsys.readouterr().err.startswith("error: interrupted")
 
 
-def test_a_bug_is_not_taken_for_a_users_mistake():
+def test_a_bug_keeps_its_traceback():
     def broken(_):
         raise ValueError("a bug")
 
@@ -163,7 +163,7 @@ def test_a_bug_is_not_taken_for_a_users_mistake():
         explain_and_exit(broken, [])
 
 
-def test_an_unknown_key_is_told_before_anything_heavy_is_imported(tiny):
+def test_unknown_key_is_reported_before_heavy_imports(tiny):
     began = time.time()
     code = (
         "import sys; from tpr_jax import main\n"

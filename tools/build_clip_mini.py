@@ -84,12 +84,12 @@ def save(workdir: Path, out: Path) -> None:
     if not (workdir / "config.json").is_file():
         raise UserError(f"--workdir {workdir} holds no run: train with configs/pretrain_mini.py first")
     config = ConfigDict(json.loads((workdir / "config.json").read_text()))
-    parts = results.prepare(config)
-    state, found = results.restore_best(config, workdir, parts)
-    if found["checkpoint"] is None:
+    run = results.prepare(config)
+    state, source = results.restore_best(run, workdir)
+    if source["checkpoint"] is None:
         raise UserError(f"--workdir {workdir} has no checkpoint: train with configs/pretrain_mini.py first")
-    params = jax.tree.map(np.asarray, state["trainable"]["params"])
-    save_clip(out, parts["clip_config"], params, tokenizer_json=out / "tokenizer.json", dtype="float16")
+    params = jax.tree.map(np.asarray, state.trainable["params"])
+    save_clip(out, run.clip_config, params, tokenizer_json=out / "tokenizer.json", dtype="float16")
     print(f"written: {out}")
 
 

@@ -10,14 +10,12 @@ TPU do); --peer_timeout SECONDS is how long they may take to come.
 This file reads the command line; see `train/loop.py` for the run itself.
 """
 
-# ruff: noqa: E402 (signals are caught before the imports that take seconds)
-
 import sys
 
 from tpr_jax.cli.exit import exit_on_signals, explain_and_exit, silence_native_logs, verdict
 
 if __name__ == "__main__":
-    exit_on_signals(sys.argv)
+    exit_on_signals(sys.argv)  # before the imports that take seconds
 
 from pathlib import Path
 

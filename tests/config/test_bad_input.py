@@ -147,7 +147,7 @@ def test_workdir_of_another_config(make_config, finished):
 def test_config_json_that_is_damaged(told, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text('{"seed": ')
-    assert "config.json is no JSON object" in told()
+    assert "config.json is not a JSON object" in told()
 
 
 def cut_off(step: Path) -> None:

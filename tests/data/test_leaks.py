@@ -198,8 +198,8 @@ def test_training_refuses_in_one_line(tiny, explained, capsys, tmp_path):
     line = explained(capsys, *settings(tiny, folder)[1:3], "--workdir", workdir, *settings(tiny, folder)[5:])
     assert "identity 7 is in train and test" in line and "--config.on_leak=warn" in line
     assert not (workdir / "checkpoints").exists()
-    parts = setup.prepare(parse_flags(settings(tiny, folder, "--config.on_leak=warn"))[0])
-    assert parts["data"]["in_two_splits"] == {"identities": 1, "photos": 0}
+    run = setup.prepare(parse_flags(settings(tiny, folder, "--config.on_leak=warn"))[0])
+    assert run.data["in_two_splits"] == {"identities": 1, "photos": 0}
     assert "identity 7 is in train and test" in capsys.readouterr().out
 
 
@@ -238,7 +238,7 @@ def test_mixed_data_that_bring_a_photo_of_the_test_split(tiny, tmp_path, how):
     ):
         setup.prepare(config)
     config.on_leak = "warn"
-    assert setup.prepare(config)["data"]["in_two_splits"] == {"identities": 0, "photos": 1}
+    assert setup.prepare(config).data["in_two_splits"] == {"identities": 0, "photos": 1}
 
 
 def test_few_shot_does_not_hide_what_is_shared(tiny, tmp_path):
@@ -265,7 +265,7 @@ def test_published_splits_train_whatever_they_share(tiny, tmp_path, monkeypatch)
         setup.prepare(config)
     counts = datasets.counts_lib.count(datasets.load_splits("cuhk_pedes", str(folder)))
     monkeypatch.setattr(datasets.counts_lib, "OFFICIAL", {"cuhk_pedes": counts})
-    assert setup.prepare(config)["data"]["in_two_splits"] == {"identities": 1, "photos": 0}
+    assert setup.prepare(config).data["in_two_splits"] == {"identities": 1, "photos": 0}
 
 
 def test_the_bundled_data_set_shares_nothing():

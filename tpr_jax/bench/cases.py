@@ -65,6 +65,7 @@ def train_step(
     from tpr_jax.perf import flops
     from tpr_jax.train import setup as prepare
     from tpr_jax.train import step
+    from tpr_jax.train.state import TrainState
 
     config, sizes, spec, model = model_of(config, backbone, dtype, batch, **config_overrides)
     variables = jax.jit(model["init"])(jax.random.key(0))
@@ -74,7 +75,7 @@ def train_step(
     weights, mesh = config_lib.loss_weights(config), mesh_of(config, devices)
     optimizer = prepare.make_optimizer(config, trainable, per_epoch=1)[1]
     update = step.jit_train_step(model, optimizer, weights, 1 / config.temperature, mesh, config.accumulate)
-    state = sharding.shard_params(mesh, step.init_state(optimizer, trainable))
+    state = sharding.shard_params(mesh, TrainState.create(optimizer, trainable))
     frozen = sharding.shard_params(mesh, frozen)
     rows = sharding.shard_batch(mesh, _batch(sizes, batch))
     del variables, trainable

@@ -37,8 +37,8 @@ def explain_and_exit(command: Callable[[list[str]], object], argv: list[str]) ->
       SystemExit: The command failed in a way that `verdict` knows.
     """
     silence_native_logs()
-    if hasattr(sys.stdout, "reconfigure"):  # a notebook's stdout has no buffer to set
-        sys.stdout.reconfigure(line_buffering=True)
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):  # a notebook's stdout has no buffer to set
+        reconfigure(line_buffering=True)
     with quiet_when_closed():
         try:
             command(argv)
@@ -63,7 +63,7 @@ def verdict(error: BaseException, argv: list[str]) -> tuple[int, str]:
     if isinstance(error, OSError) and (line := describe_disk_limit(error)):
         return 2, f"error: {line}"
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
-        what = f"{error.filename or 'a file'}: {error.strerror.lower()}"
+        what = f"{error.filename or 'a file'}: {os.strerror(error.errno).lower()}"
         return 2, f"error: {what}: check that this account may use that disk or bucket"
     return 1, ""
 
