@@ -48,13 +48,13 @@ def test_microbatches_give_the_loss_and_gradient_of_the_whole(name, count):
         return objective.objective(model, weights, 50.0, trainable, frozen, batch)
 
     (total, metrics), gradient = jax.jit(jax.value_and_grad(whole, has_aux=True))(trainable)
-    parts = jax.tree.map(lambda rows: rows.reshape(count, ROWS // count, *rows.shape[1:]), batch)
-    in_parts = jax.jit(
-        lambda trainable, parts: objective.grad_cached_loss_and_grad(
-            model, weights, 50.0, trainable, frozen, parts
+    microbatches = jax.tree.map(lambda rows: rows.reshape(count, ROWS // count, *rows.shape[1:]), batch)
+    microbatched = jax.jit(
+        lambda trainable, microbatches: objective.grad_cached_loss_and_grad(
+            model, weights, 50.0, trainable, frozen, microbatches
         )
     )
-    (mine, found), added = in_parts(trainable, parts)
+    (mine, found), added = microbatched(trainable, microbatches)
     np.testing.assert_allclose(mine, total, rtol=1e-5)
     assert found.keys() == metrics.keys()
     for key in metrics:
@@ -137,11 +137,13 @@ def test_masked_words_are_scored_where_prompts_shift_them(name, length):
     # Those that were dropped do not count in any part of the batch either.
     rows = len(batch["ids"]) // 2 * 2
     batch = {key: value[-rows:] for key, value in batch.items()}
-    parts = {key: value.reshape(2, rows // 2, *value.shape[1:]) for key, value in batch.items()}
-    in_parts = jax.jit(
-        lambda parts: objective.grad_cached_loss_and_grad(model, {"mlm": 1.0}, 50.0, variables, {}, parts)
+    microbatches = {key: value.reshape(2, rows // 2, *value.shape[1:]) for key, value in batch.items()}
+    microbatched = jax.jit(
+        lambda microbatches: objective.grad_cached_loss_and_grad(
+            model, {"mlm": 1.0}, 50.0, variables, {}, microbatches
+        )
     )
-    np.testing.assert_allclose(in_parts(parts)[0][1]["mlm"], run(batch)["mlm"], rtol=1e-5)
+    np.testing.assert_allclose(microbatched(microbatches)[0][1]["mlm"], run(batch)["mlm"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", PROMPTED)

@@ -68,8 +68,7 @@ def _train(config: ConfigDict, workdir: Path, preemption: signals.PreemptionSign
     trainer.evaluate_restored()
     with trainer.training_steps():
         for batch in trainer.batches():
-            with trainer.profiler.step(trainer.step):
-                metrics = trainer.update(batch)
+            metrics = trainer.update(batch)
             trainer.log_if_due(metrics)
             trainer.save_if_due()
             trainer.evaluate_if_due()
@@ -104,10 +103,15 @@ class Trainer:
     Attributes:
       state: The training state.
       step: The number of updates done, `state.step` as an int.
-      progress: What is saved beside the state, as of the last save.
+      progress: What is saved beside the state; `seconds` and `skipped` are those of the restored checkpoint.
+      feed: The batches from the first step on; set by `start_input_and_compile`.
+      metrics: Writes metrics.jsonl; set by `open_metrics`.
       watchdog: Notices that training stalls; set within `training_steps`.
-      profiler: Profiles a few steps if the config asks for it.
     """
+
+    feed: Iterator[dict]
+    metrics: writer.MetricWriter | writer.NullWriter
+    watchdog: watchdog.Watchdog
 
     def __init__(
         self,
@@ -172,7 +176,7 @@ class Trainer:
 
         A checkpoint is from before its step is evaluated and does not know the scores; the log may.
         """
-        self.metrics: writer.MetricWriter | writer.NullWriter = writer.NullWriter()
+        self.metrics = writer.NullWriter()
         if not self.first_process:
             return
         history = writer.read_history(self.workdir, self.step)
@@ -226,7 +230,8 @@ class Trainer:
 
     def update(self, batch: dict) -> dict:
         """Takes one step; returns its metrics, still on the device."""
-        self.state, metrics = self.update_fn(self.state, self.run.frozen, self._to_device(batch))
+        with self.profiler.step(self.step):
+            self.state, metrics = self.update_fn(self.state, self.run.frozen, self._to_device(batch))
         self.step += 1
         self.clock.count_step()
         self.bar.update()
