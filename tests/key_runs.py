@@ -4,6 +4,7 @@ They are runs of the real `train`, stopped or stubbed where it would take long.
 """
 
 import contextlib
+import dataclasses
 import io
 import json
 import tempfile
@@ -17,13 +18,15 @@ import pytest
 from tests import conftest
 from tools.train_tokenizer import train_tokenizer
 from tpr_jax.config import defaults as config_lib
+from tpr_jax.data import pipeline
 from tpr_jax.models import clip
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.methods import zero_shot
 from tpr_jax.train import loop as train
-from tpr_jax.train import results
+from tpr_jax.train import results, setup
+from tpr_jax.train.evaluate import Evaluator
 from tpr_jax.train.objective import objective
-from tpr_jax.train.setup import prepare
+from tpr_jax.train.setup import Run, prepare
 from tpr_jax.utils.trees import flatten
 from tpr_jax.weights.clip import save_clip
 
@@ -125,11 +128,13 @@ class Runs:
         config_lib.check(config)
         return config
 
-    def base_parts(self) -> dict:
-        """Returns what `prepare` returns for the small config; computed once."""
-        if "parts" not in self.kept:
-            self.kept["parts"] = prepare(self.config())
-        return {**self.kept["parts"], "trainable": jax.tree.map(np.asarray, self.kept["parts"]["trainable"])}
+    def base_run(self, config=None) -> Run:
+        """What `prepare` returns for the small config, made once; with another config in its place."""
+        if "run" not in self.kept:
+            self.kept["run"] = prepare(self.config())
+        run = self.kept["run"]
+        trainable = jax.tree.map(np.asarray, run.trainable)
+        return dataclasses.replace(run, config=config or run.config, trainable=trainable)
 
     def run(self, config, anew: bool, loop: bool = False, patches=()) -> SimpleNamespace:
         """Runs `train` until its step would be compiled; with `loop` to its end, by a step that only counts.
@@ -139,13 +144,13 @@ class Runs:
         `rows` (metrics.jsonl), `saved` (the steps of its checkpoints) and `results`.
         """
         seen = SimpleNamespace(saved=[], rows=[])
-        train_input, make_optimizer = train.train_input, train.make_optimizer
+        train_input, make_optimizer = pipeline.train_input, setup.make_optimizer
         jit_train_step = train.step.jit_train_step
 
-        def kept_parts(config):
-            seen.parts = prepare(config) if anew else self.base_parts()
-            seen.trainable = jax.tree.map(np.asarray, seen.parts["trainable"])
-            return seen.parts
+        def kept_run(config):
+            seen.run = prepare(config) if anew else self.base_run(config)
+            seen.trainable = jax.tree.map(np.asarray, seen.run.trainable)
+            return seen.run
 
         def kept_input(*arguments, **settings):
             seen.batches = train_input(*arguments, **settings)
@@ -166,24 +171,24 @@ class Runs:
             return count
 
         def count(state, frozen, batch):
-            state = {**state, "step": state["step"] + 1}
+            state = state._replace(step=state.step + 1)
             return state, {"loss": 1.0, "grad_norm": 1.0, "bad_step": -1}
 
         def kept_save(manager, step, state, notes):
             seen.saved.append((manager.directory.name, step))
 
-        def score_split(parts, config, encoders, variables, split):
+        def score_split(evaluator, variables, split, encoders=None):
             return SCORES, {}
 
         with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-            patch.setattr(train, "prepare", kept_parts)
-            patch.setattr(train, "train_input", kept_input)
-            patch.setattr(train, "make_optimizer", kept_optimizer)
+            patch.setattr(train, "prepare", kept_run)
+            patch.setattr(pipeline, "train_input", kept_input)
+            patch.setattr(setup, "make_optimizer", kept_optimizer)
             patch.setattr(train.step, "jit_train_step", kept_step)
             patch.setattr(train.step, "compile_in_background", compiled_ahead)
             patch.setattr(train.checkpoint, "save", kept_save)
             if loop:
-                patch.setattr(results, "score_split", score_split)
+                patch.setattr(Evaluator, "score_split", score_split)
                 patch.setattr(train.evaluate, "examples", lambda *_, **__: [])
                 patch.setattr(train.report, "write_report", lambda *_, **__: None)
                 patch.setattr(results, "write_model", lambda *_: None)
@@ -213,7 +218,7 @@ class Runs:
             self.kept["forward", anew] = jax.jit(forward)
         state, frozen, batch = seen.arguments
         run = self.kept["forward", anew]
-        return jax.device_get(run(seen.weights, seen.scale, state["trainable"], frozen, batch))
+        return jax.device_get(run(seen.weights, seen.scale, state.trainable, frozen, batch))
 
 
 def paths(tree) -> dict[str, np.ndarray]:

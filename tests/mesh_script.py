@@ -24,6 +24,7 @@ from tpr_jax.models import clip
 from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import METHODS
 from tpr_jax.train import objective, step
+from tpr_jax.train.state import TrainState
 
 STEPS, ROWS = 5, 16
 sharding.SMALLEST = 64  # the tiny CLIP's weights are all small
@@ -52,12 +53,12 @@ def train(name: str, meshes: dict) -> dict:
         parts = int(label.partition("+")[2] or 1)
         update = step.jit_train_step(model, optimizer, weights, 50.0, mesh, parts)
         # A copy each: a step takes its state's memory.
-        state = sharding.shard_params(mesh, step.init_state(optimizer, jax.tree.map(np.copy, trainable)))
+        state = sharding.shard_params(mesh, TrainState.create(optimizer, jax.tree.map(np.copy, trainable)))
         held, logged = sharding.shard_params(mesh, frozen), []
         for seed in range(STEPS):
             state, metrics = update(state, held, sharding.shard_batch(mesh, batch(seed)))
             logged.append({key: np.asarray(value).tolist() for key, value in metrics.items()})
-        ended[label] = flat(state["trainable"])
+        ended[label] = flat(state.trainable)
         split = [leaf for leaf in jax.tree.leaves((state, held)) if not leaf.is_fully_replicated]
         shares = {leaf.addressable_shards[0].data.size / leaf.size for leaf in split}
         found[label] = {

@@ -29,6 +29,7 @@ from tpr_jax import losses, optim
 from tpr_jax.models import clip
 from tpr_jax.models.methods import METHODS
 from tpr_jax.train import step
+from tpr_jax.train.state import TrainState
 from tpr_jax.weights import reference, reference_names
 from tpr_jax.weights.clip import load_clip
 from tpr_jax.weights.resize import resize_positions
@@ -260,16 +261,22 @@ def test_four_optimizer_steps(path):
     bias_factor = 1.0 if bundle["method"] == "up_person" else args["bias_lr_factor"]
     groups = optim.parameter_groups(args["weight_decay"], bias_factor, args["lr_factor"])
     optimizer = optim.adam(rate, trainable, groups, b1=args["alpha"], b2=args["beta"])
-    state = step.init_state(optimizer, jax.tree.map(jnp.copy, trainable))
-    before = theirs(state["trainable"])
+    state = TrainState.create(optimizer, jax.tree.map(jnp.copy, trainable))
+    before = theirs(state.trainable)
     update = jax.jit(
-        functools.partial(step.train_step, model, optimizer, loss_weights(bundle), 1 / args["temperature"])
+        functools.partial(
+            step.train_step,
+            model=model,
+            optimizer=optimizer,
+            weights=loss_weights(bundle),
+            scale=1 / args["temperature"],
+        )
     )
     for i, expected_rate in enumerate(arrays["steps/lr_group0"]):
         assert_close(rate(i), expected_rate)
         state, metrics = update(state, frozen, batch)
         assert_close(metrics["loss"], arrays[f"steps/loss_{i}"])
-    after = theirs(state["trainable"])
+    after = theirs(state.trainable)
     expected = of_trainable(path, "steps/param/", after)
     errors = {
         name: relative_l2(after[name] - before[name], array - before[name])

@@ -97,7 +97,7 @@ by_name = pytest.mark.parametrize("name", ORACLES)
 
 @functools.cache
 def jitted(name):
-    """The loss and its gradients in both features, compiled once for all tests."""
+    """Returns the loss and its gradients in both features, compiled once for all tests."""
     return jax.jit(jax.value_and_grad(losses.BY_NAME[name], argnums=(0, 1)))
 
 
@@ -107,7 +107,7 @@ def features(seed, size=B, scale=1.0):
 
 
 def test_every_loss_has_an_oracle():
-    """'id' has a classifier besides, and a test of its own."""
+    """'id' also has a classifier, and its own test."""
     assert set(ORACLES) | {"id"} == set(losses.BY_NAME)
     assert set(losses.NAMES) == {*losses.BY_NAME, "mlm", "balance"}
 
@@ -137,7 +137,7 @@ def test_gradient(name):
     np.testing.assert_allclose(by_image, expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
 
 
-def test_gradient_of_tal_holds_its_weights():
+def test_gradient_of_tal_stops_at_its_weights():
     """Two rows of one identity, all so near that every hinge is at work and no weight is 0 or 1; central
     differences with the weights of the positives held, and they differ from those of the whole loss."""
     pids = np.array([0, 0, 1])
@@ -176,7 +176,7 @@ def tal_with_weights_held(images, texts, pids, images_0, texts_0, margin=0.1, ta
 
 @by_name
 @pytest.mark.parametrize("pids", [np.zeros(B, int), np.arange(B)], ids=["one identity", "all differ"])
-def test_finite_where_all_identities_agree_or_differ(name, pids):
+def test_finite_if_all_identities_agree_or_differ(name, pids):
     images, texts = (x.astype(np.float32) for x in features(4))
     value, gradients = jitted(name)(images, texts, pids)
     np.testing.assert_allclose(value, ORACLES[name](images, texts, pids), rtol=1e-4, atol=1e-6)
@@ -239,12 +239,12 @@ def test_masked_words_by_hand():
     assert not gradient[0, 1].any() and gradient[0, 0].any()
 
 
-def test_no_masked_word_is_no_loss():
+def test_no_masked_word_gives_no_loss():
     value, gradient = jax.value_and_grad(losses.masked_words)(jnp.ones((2, 3, 4)), jnp.zeros((2, 3), int))
     assert value == 0 and not gradient.any()
 
 
-def test_balance_adds_the_blocks_up_and_passes_over_blocks_without():
+def test_balance_sums_the_blocks_that_have_one():
     blocks = [{"balance": jnp.array(0.25)}, {}, {"balance": jnp.array(0.5)}]
     assert losses.balance(blocks) == 0.75
     assert losses.balance([{}]) == 0 and losses.balance([]) == 0

@@ -1,4 +1,4 @@
-"""What holds of every loss, whatever the features."""
+"""Properties of every loss, for any features."""
 
 import functools
 
@@ -35,7 +35,7 @@ def features(seed, scale=1.0):
     st.sampled_from([1e-3, 1.0, 30.0]),
 )
 def test_values_and_gradients_are_finite(name, seed, pids, scale):
-    """Whatever the identities (all of one person too) and the features' length."""
+    """Holds for any identities, all of one person too, and any length of the features."""
     images, texts = features(seed, scale)
     value, gradients = jitted(name)(images, texts, np.array(pids))
     assert np.isfinite(value)
@@ -63,7 +63,7 @@ def test_length_of_features_does_not_matter(name):
 
 @pytest.mark.parametrize("tiny", [0.0, 1e-30])  # the square of the second is below float32
 @by_name
-def test_a_row_of_zeros_has_a_finite_value_and_gradient(name, tiny):
+def test_row_of_zeros_has_a_finite_value_and_gradient(name, tiny):
     images, texts = features(6)
     images[1] = texts[3] = tiny
     value, gradients = jitted(name)(images, texts, PIDS)
@@ -76,14 +76,14 @@ def test_l2_normalize_returns_float32_rows_of_length_one():
     np.testing.assert_allclose(rows, [[0.6, 0.8], [0, -1]], rtol=1e-6)
 
 
-def test_normalizing_leaves_zeros_and_hides_no_nan():
+def test_l2_normalize_keeps_zeros_and_nan():
     rows = losses.l2_normalize(jnp.array([[0.0, 0.0], [3.0, 4.0], [jnp.nan, 0.0]]))
     np.testing.assert_array_equal(rows[0], 0)
     np.testing.assert_allclose(rows[1], [0.6, 0.8], rtol=1e-6)
     assert np.isnan(rows[2]).all()
 
 
-def test_the_other_rows_are_divided_by_their_length_to_the_last_bit():
+def test_l2_normalize_is_exact_for_other_rows():
     rows = np.random.default_rng(7).normal(size=(7, 33)).astype(np.float32)
     plain = jax.value_and_grad(lambda x: (x / jnp.linalg.norm(x, axis=-1, keepdims=True))[:, 0].sum())
     ours = jax.value_and_grad(lambda x: losses.l2_normalize(x)[:, 0].sum())

@@ -1,4 +1,4 @@
-"""The command line: what it understands, what it says, and what importing costs."""
+"""The command line: what it accepts, its error messages, and what importing costs."""
 
 import subprocess
 import sys
@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tpr_jax import main
+from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.config import defaults as config_lib
+from tpr_jax.config.flags import parse_flags
 from tpr_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +25,7 @@ def python(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_importing_the_package_is_quick_and_takes_nothing_heavy():
+def test_importing_the_package_is_quick():
     code = (
         "import time; t = time.perf_counter(); import tpr_jax, sys; took = time.perf_counter() - t;"
         "heavy = {'jax', 'flax', 'tensorflow', 'numpy', 'orbax'} & set(sys.modules); print(took, *heavy)"
@@ -32,7 +34,7 @@ def test_importing_the_package_is_quick_and_takes_nothing_heavy():
     assert float(took) < 2 and heavy == []
 
 
-def test_pictures_and_sizes_do_without_jax():
+def test_images_and_sizes_do_not_import_jax():
     """The processes that decode and augment start quickly and hold no device."""
     code = (
         "import sys, tpr_jax.data.augment, tpr_jax.data.images.read, tpr_jax.models.config;"
@@ -42,7 +44,7 @@ def test_pictures_and_sizes_do_without_jax():
     assert python(code) == ""
 
 
-def test_ranking_and_the_command_line_do_without_tensorflow():
+def test_ranking_and_the_command_line_do_not_import_tensorflow():
     code = (
         "import sys, tpr_jax.metrics, tpr_jax.train.evaluate, tpr_jax.main, tpr_jax.model;"
         "print('tensorflow' in sys.modules)"
@@ -50,19 +52,19 @@ def test_ranking_and_the_command_line_do_without_tensorflow():
     assert python(code) == "False"
 
 
-def test_help_says_how(capsys):
+def test_help_shows_the_command(capsys):
     for argv, code in ((["main", "--help"], 0), (["main", "-h"], 0), (["main"], 2)):
         with pytest.raises(SystemExit) as ended:
-            main.explain_and_exit(main.run, argv)
+            explain_and_exit(main.run, argv)
         assert ended.value.code == code
         assert "python -m tpr_jax.main --config configs/NAME.py" in capsys.readouterr().out
 
 
 def parse(*flags):
-    return main.parse(["main", *map(str, flags)])
+    return parse_flags(["main", *map(str, flags)])
 
 
-def test_keys_are_set_and_the_rest_stays(tiny):
+def test_overrides_set_keys_and_keep_the_rest(tiny):
     flags = ["--config.seed=3", "--config.optimizer.lr=1e-4", "--config.image_size=(64,32)"]
     flags += ["--noconfig.augment", "--config.mesh.data=1", "--config.method.top_k", "1"]
     config, workdir, mode = parse("--config", tiny["config"], "--workdir", "w", *flags, "--mode=eval")
@@ -79,7 +81,7 @@ def is_ablation(path: Path) -> bool:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
 @pytest.mark.parametrize("dataset", ["", *config_lib.DATASETS])
-def test_every_config_is_sound_and_builds_its_method(path, dataset):
+def test_every_config_is_valid_and_builds_its_method(path, dataset):
     from tpr_jax.models.methods import METHODS
 
     if dataset and path.stem.startswith("pretrain"):
@@ -111,7 +113,7 @@ def test_every_config_is_sound_and_builds_its_method(path, dataset):
         (["--config"], "--config"),
     ],
 )
-def test_what_is_missing(flags, words, monkeypatch):
+def test_names_what_is_missing(flags, words, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError) as error:
         parse(*flags)
@@ -126,8 +128,8 @@ def test_what_is_missing(flags, words, monkeypatch):
         ("import no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("def get_config():\n    return base\n", "NameError: name 'base' is not defined"),
         ("def get_config():\n    return {}['seed']\n", "KeyError: 'seed'"),
-        ("def get_config():\n    pass\n", "get_config gives a NoneType"),
-        ("def get_config():\n    return {'seed': 1}\n", "get_config gives a dict"),
+        ("def get_config():\n    pass\n", "get_config returns a NoneType"),
+        ("def get_config():\n    return {'seed': 1}\n", "get_config returns a dict"),
         (
             "from ml_collections import ConfigDict as C\ndef get_config():\n    return C()\n",
             "is missing: let",
@@ -135,7 +137,7 @@ def test_what_is_missing(flags, words, monkeypatch):
         ("\0", "cannot be used"),
     ],
 )
-def test_config_files_that_fail(tmp_path, content, words, explained, capsys):
+def test_reports_a_config_file_that_fails(tmp_path, content, words, explained, capsys):
     path = tmp_path / "mine.py"
     path.write_text(content)
     line = explained(capsys, "--config", path, "--workdir", tmp_path / "run")
@@ -143,25 +145,25 @@ def test_config_files_that_fail(tmp_path, content, words, explained, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_ctrl_c_before_the_first_step(capsys):
+def test_ctrl_c_exits_with_130(capsys):
     def interrupted(_):
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as ended:
-        main.explain_and_exit(interrupted, [])
+        explain_and_exit(interrupted, [])
     assert ended.value.code == 130
     assert capsys.readouterr().err.startswith("error: interrupted")
 
 
-def test_a_bug_is_not_taken_for_a_users_mistake():
+def test_a_bug_keeps_its_traceback():
     def broken(_):
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        main.explain_and_exit(broken, [])
+        explain_and_exit(broken, [])
 
 
-def test_an_unknown_key_is_told_before_anything_heavy_is_imported(tiny):
+def test_unknown_key_is_reported_before_heavy_imports(tiny):
     began = time.time()
     code = (
         "import sys; from tpr_jax import main\n"

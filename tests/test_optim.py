@@ -15,7 +15,7 @@ GOLDEN = json.loads((Path(__file__).parent / "golden" / "lr_schedules.json").rea
 
 
 @pytest.mark.parametrize("kind", sorted(GOLDEN["lr_by_epoch"]))
-def test_schedules_give_the_references_rates(kind):
+def test_schedules_match_the_reference(kind):
     rate = optim.schedule(
         GOLDEN["base_lr"],
         kind=kind,
@@ -40,7 +40,7 @@ def test_per_step_schedule_moves_within_an_epoch():
     )
 
 
-def test_unknown_schedule_names_the_known_ones():
+def test_unknown_schedule_lists_the_schedules():
     with pytest.raises(UserError, match="cosine"):
         optim.schedule(1.0, kind="cosin", warmup_epochs=1, num_epochs=3, steps_per_epoch=10, per_step=True)
 
@@ -76,7 +76,7 @@ def test_every_leaf_must_be_covered():
         optim.group_of(tree, ((r".*/bias", 1.0, 0.0),))
 
 
-def test_first_matching_group_holds():
+def test_first_matching_group_applies():
     tree = {"moe": {"down": {"kernel": 0, "bias": 0}}}
     assert optim.group_of(tree, optim.DEFAULT_GROUPS) == {"moe": {"down": {"kernel": "1", "bias": "0"}}}
 
@@ -89,7 +89,7 @@ def test_split_collections():
         optim.split_collections(tree, ("lora",))
 
 
-def test_split_of_clips_own_weights():
+def test_split_of_the_weights_of_clip():
     """Leaf by leaf, by patterns of whole paths; what is on neither side or on both would be lost or twice."""
     blocks = {f"block_{i}": {"mlp": {"fc": {"kernel": 10 + i, "bias": 20 + i}}} for i in range(2)}
     tree = {"params": {"visual": blocks, "text": {"proj": 3}}, "moe": {"down": 4}}
@@ -113,7 +113,7 @@ def test_split_of_clips_own_weights():
     assert optim.split_collections(tree, ("moe",), ("text/proj",))[1] == {"params": tree["params"]}
 
 
-def test_groups_of_the_references():
+def test_groups_match_the_reference():
     """METHODS' order, later lines winning: `cross` x 5; biases x 2 and no decay; the two heads x 5."""
     groups = optim.parameter_groups(0.1, 2.0, 5.0)
     expected = {
@@ -155,7 +155,7 @@ def test_milestones_gamma_and_power_by_hand(kind, settings, expected):
     np.testing.assert_allclose([rate(jnp.array(3 * epoch + 2)) for epoch in range(4)], expected, rtol=1e-6)
 
 
-def test_powers_are_the_references_by_default():
+def test_default_powers_match_the_reference():
     assert GOLDEN["power"] == 0.9
     for kind, at in (("poly", 0.9), ("exp", 1.0)):
         rate = optim.schedule(

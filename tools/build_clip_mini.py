@@ -17,12 +17,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tools.train_tokenizer import train_tokenizer
+from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.cli.parser import folder, path
 from tpr_jax.data.mini_pedes import bundled_dir
 from tpr_jax.data.records import caption_pairs, load_records
 from tpr_jax.data.tokenizer import MERGES
 from tpr_jax.errors import UserError
-from tpr_jax.main import explain_and_exit
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.utils.files import write_json
 from tpr_jax.weights.clip import save_clip
@@ -84,12 +84,12 @@ def save(workdir: Path, out: Path) -> None:
     if not (workdir / "config.json").is_file():
         raise UserError(f"--workdir {workdir} holds no run: train with configs/pretrain_mini.py first")
     config = ConfigDict(json.loads((workdir / "config.json").read_text()))
-    parts = results.prepare(config)
-    state, found = results.restore_best(config, workdir, parts)
-    if found["checkpoint"] is None:
+    run = results.prepare(config)
+    state, source = results.restore_best(run, workdir)
+    if source["checkpoint"] is None:
         raise UserError(f"--workdir {workdir} has no checkpoint: train with configs/pretrain_mini.py first")
-    params = jax.tree.map(np.asarray, state["trainable"]["params"])
-    save_clip(out, parts["clip_config"], params, tokenizer_json=out / "tokenizer.json", dtype="float16")
+    params = jax.tree.map(np.asarray, state.trainable["params"])
+    save_clip(out, run.clip_config, params, tokenizer_json=out / "tokenizer.json", dtype="float16")
     print(f"written: {out}")
 
 

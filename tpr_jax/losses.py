@@ -1,7 +1,7 @@
-"""The losses, each a pure function of the unnormalized features of a batch and its identities, in float32.
+"""Losses: pure functions of the unnormalized features of a batch and its identities, in float32.
 
 All take `(image_feats [b, e], text_feats [b, e], pids [b])` first and their settings by keyword, and return a
-scalar. Row i of both features is one matching pair; rows with equal pid match too where a loss says so.
+scalar. Row i of both features is a matching pair; a loss says whether other rows of the same pid match too.
 """
 
 import functools
@@ -17,35 +17,35 @@ Feats = Float[Array, "b e"]
 Pids = Int[Array, " b"]
 Scalar = Float[Array, ""]
 
-LOGIT_SCALE = 50.0  # 1 / 0.02, fixed in all three methods
+LOGIT_SCALE = 50.0  # 1 / 0.02, fixed in the reference of all three methods
 
 
 def l2_normalize(x: Float[Array, "b e"]) -> Float[Array, "b e"]:
-    """Rows of unit length, float32; a row of zeros (or with squares below float32) is left as it is."""
+    """Scales rows to unit length, in float32; a row whose squares are all 0 stays as it is."""
     x = x.astype(jnp.float32)
     zero = jnp.sum(x * x, axis=-1, keepdims=True) == 0
-    # Replaced within the norm, not after it: its derivative at 0 is no number, and times 0 it stays none.
+    # Replaced inside the norm: its derivative at 0 is NaN, which stays NaN when it is multiplied by 0.
     return x / jnp.linalg.norm(jnp.where(zero, 1, x), axis=-1, keepdims=True)
 
 
-def _products(a: Float[Array, "m e"], b: Float[Array, "n e"]) -> Float[Array, "m n"]:
-    """`a @ b^T` in full float32, on GPU and TPU too: temperatures magnify what rounding leaves."""
+def _matmul_transposed(a: Float[Array, "m e"], b: Float[Array, "n e"]) -> Float[Array, "m n"]:
+    """Computes `a @ b.T` in full float32, on GPU and TPU too: temperatures magnify rounding errors."""
     return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def same_identity(pids: Pids) -> Float[Array, "b b"]:
-    """1 where the identities of row and column agree."""
+    """Returns a matrix with 1 where the identities of row and column agree, else 0."""
     return (pids[:, None] == pids[None, :]).astype(jnp.float32)
 
 
-def _divergence(logits, target):
-    """`mean_i sum_j p_ij (log p_ij - log(target_ij + 1e-8))` with p the softmax of the rows."""
+def _kl_divergence(logits: Float[Array, "m n"], target: Float[Array, "m n"]) -> Scalar:
+    """Computes `mean_i sum_j p_ij (log p_ij - log(target_ij + 1e-8))` with p the softmax of each row."""
     log_p = jax.nn.log_softmax(logits, axis=-1)
     return jnp.mean(jnp.sum(jnp.exp(log_p) * (log_p - jnp.log(target + 1e-8)), axis=-1))
 
 
 def _checked(loss: Callable) -> Callable:
-    """The loss, which says in one line what is wrong with its arrays; traced, this costs nothing."""
+    """Adds checks of a loss's arrays, with errors of one line; compiled, they cost nothing."""
 
     @functools.wraps(loss)
     def call(image_feats, text_feats, pids, **settings):
@@ -77,29 +77,29 @@ def _shape(name: str, array) -> tuple[int, ...]:
 
 @_checked
 def sdm(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float = LOGIT_SCALE) -> Scalar:
-    """Similarity distribution matching (IRRA, CVPR 2023, eq. 5-7), both directions added."""
-    logits = _products(scale * l2_normalize(text_feats), l2_normalize(image_feats))
+    """Computes similarity distribution matching (IRRA, CVPR 2023, eq. 5-7), both directions added."""
+    logits = _matmul_transposed(scale * l2_normalize(text_feats), l2_normalize(image_feats))
     same = same_identity(pids)
     target = same / same.sum(-1, keepdims=True)
-    return _divergence(logits, target) + _divergence(logits.T, target)
+    return _kl_divergence(logits, target) + _kl_divergence(logits.T, target)
 
 
 @_checked
 def itc(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float = LOGIT_SCALE) -> Scalar:
-    """Image-text contrast (CLIP): the mean of both cross-entropies; only the own pair counts as right."""
-    logits = _products(scale * l2_normalize(image_feats), l2_normalize(text_feats))
+    """Computes the contrastive loss of CLIP: the mean of both cross-entropies; only the diagonal matches."""
+    logits = _matmul_transposed(scale * l2_normalize(image_feats), l2_normalize(text_feats))
     by_image, by_text = (jnp.diagonal(jax.nn.log_softmax(x, axis=-1)) for x in (logits, logits.T))
     return -(by_image.mean() + by_text.mean()) / 2
 
 
 @_checked
 def cmpm(image_feats: Feats, text_feats: Feats, pids: Pids) -> Scalar:
-    """Cross-modal projection matching (Zhang and Lu, ECCV 2018), both directions added."""
+    """Computes cross-modal projection matching (Zhang and Lu, ECCV 2018), both directions added."""
     same = same_identity(pids)
     target = same / jnp.linalg.norm(same, axis=-1, keepdims=True)
-    by_image = _products(image_feats, l2_normalize(text_feats))
-    by_text = _products(text_feats, l2_normalize(image_feats))
-    return _divergence(by_image, target) + _divergence(by_text, target)
+    by_image = _matmul_transposed(image_feats, l2_normalize(text_feats))
+    by_text = _matmul_transposed(text_feats, l2_normalize(image_feats))
+    return _kl_divergence(by_image, target) + _kl_divergence(by_text, target)
 
 
 @_checked
@@ -111,10 +111,10 @@ def identity(
     kernel: Float[Array, "e n"],
     bias: Float[Array, " n"],
 ) -> Scalar:
-    """ID loss: the mean of the cross-entropies of one linear classifier on both features."""
+    """Computes the ID loss: the mean cross-entropy of one linear classifier on both features."""
 
     def cross_entropy(feats):
-        log_p = jax.nn.log_softmax(_products(feats.astype(jnp.float32), kernel.T) + bias, axis=-1)
+        log_p = jax.nn.log_softmax(_matmul_transposed(feats.astype(jnp.float32), kernel.T) + bias, axis=-1)
         return -jnp.take_along_axis(log_p, pids[:, None], axis=-1).mean()
 
     return (cross_entropy(image_feats) + cross_entropy(text_feats)) / 2
@@ -122,15 +122,15 @@ def identity(
 
 @_checked
 def triplet(image_feats: Feats, text_feats: Feats, pids: Pids, *, margin: float = 1.0) -> Scalar:
-    """Hinge on the Euclidean distances of unnormalized features, hardest negative both ways, mean.
+    """Computes the triplet loss on Euclidean distances, with the hardest negative in both directions.
 
-    As in the reference, every other row is a negative, one of the same identity too.
+    Every other row is a negative, even one of the same identity, as in the reference.
     """
     own = 1e9 * jnp.eye(len(pids))
     squared = (
         jnp.square(image_feats).sum(-1)[:, None]
         + jnp.square(text_feats).sum(-1)[None]
-        - _products(2 * image_feats, text_feats)
+        - _matmul_transposed(2 * image_feats, text_feats)
     )
     distance = jnp.sqrt(jnp.maximum(squared, 1e-12))
     positive = jnp.diagonal(distance)
@@ -143,10 +143,10 @@ def triplet(image_feats: Feats, text_feats: Feats, pids: Pids, *, margin: float 
 def tal(
     image_feats: Feats, text_feats: Feats, pids: Pids, *, margin: float = 0.1, tau: float = 0.015
 ) -> Scalar:
-    """Triplet alignment loss (RDE, CVPR 2024), both ways, summed over the batch.
+    """Computes the triplet alignment loss (RDE, CVPR 2024), both directions, summed over the batch.
 
-    `relu(m - S+_i + tau * log sum_{j negative} exp(S_ij / tau))`, S+_i the softmax-weighted mean of the
-    positives; no gradient flows through those weights.
+    It is `relu(m - S+_i + tau * log sum_{j negative} exp(S_ij / tau))`, with S+_i the softmax-weighted mean
+    of the positives; no gradient flows through these weights.
     """
     same = same_identity(pids)
 
@@ -156,7 +156,7 @@ def tal(
         negative = tau * jax.nn.logsumexp(cosine / tau, axis=-1, b=1 - same)
         return jax.nn.relu(margin - positive + negative).sum()
 
-    cosine = _products(l2_normalize(image_feats), l2_normalize(text_feats))
+    cosine = _matmul_transposed(l2_normalize(image_feats), l2_normalize(text_feats))
     return one_way(cosine) + one_way(cosine.T)
 
 
@@ -164,18 +164,18 @@ def tal(
 def sigmoid(
     image_feats: Feats, text_feats: Feats, pids: Pids, *, slope: float = 10.0, offset: float = -10.0
 ) -> Scalar:
-    """Pairwise sigmoid loss (SigLIP, ICCV 2023, algorithm 1), summed over pairs and divided by b.
+    """Computes the pairwise sigmoid loss (SigLIP, ICCV 2023, algorithm 1), summed over pairs, divided by b.
 
-    `slope` and `offset` stay at the paper's first values. All pairs of one identity are right, not only the
-    diagonal: here several captions describe one person.
+    `slope` and `offset` stay at the paper's initial values. All pairs of one identity match, not only the
+    diagonal, since several captions describe one person.
     """
-    logits = _products(slope * l2_normalize(image_feats), l2_normalize(text_feats)) + offset
+    logits = _matmul_transposed(slope * l2_normalize(image_feats), l2_normalize(text_feats)) + offset
     sign = 2 * same_identity(pids) - 1
     return -jax.nn.log_sigmoid(sign * logits).sum() / len(pids)
 
 
 def masked_words(logits: Float[Array, "b l v"], labels: Int[Array, "b l"]) -> Scalar:
-    """Masked language modeling (IRRA, CVPR 2023): mean cross-entropy where a label is not 0."""
+    """Computes masked language modeling (IRRA, CVPR 2023): the mean cross-entropy where a label is not 0."""
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     own = jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
     masked = labels != 0
@@ -183,11 +183,11 @@ def masked_words(logits: Float[Array, "b l v"], labels: Int[Array, "b l"]) -> Sc
 
 
 def balance(routing: list[dict]) -> Scalar:
-    """The load-balance terms of all blocks added up (DM-Adapter); each is k / E when balanced."""
+    """Adds up the load-balance terms of all blocks (DM-Adapter); each is k / E when balanced."""
     return sum((block["balance"] for block in routing if block), jnp.zeros(()))
 
 
-# The losses of features and identities, by the name a config uses; 'id' needs a classifier besides.
+# The losses of features and identities by their names in a config; 'id' also needs a classifier.
 BY_NAME = {
     "sdm": sdm,
     "itc": itc,

@@ -11,9 +11,11 @@ import optax
 from tpr_jax.errors import UserError
 from tpr_jax.utils.trees import flatten, unflatten
 
+Schedule = Callable[[jax.typing.ArrayLike], jax.Array]  # step -> learning rate
+
 SCHEDULES = ("cosine", "linear", "step", "poly", "exp", "constant")
 
-# (pattern of the leaf's path, factor on the rate, weight decay): the first line that matches a leaf holds.
+# (pattern of a leaf's path, factor on the learning rate, weight decay): the first row that matches applies.
 DEFAULT_GROUPS = ((r".*/bias", 2.0, 0.0), (r".*", 1.0, 4e-5))
 
 
@@ -28,11 +30,20 @@ def rate_factor(
     gamma=0.1,
     power=0.9,
 ):
-    """The factor on the base rate after `progress` epochs (or steps) of `total`; works on arrays and floats.
+    """Computes the factor on the base learning rate, elementwise.
 
-    Linear from `warmup_factor` to 1 over `warmup`, then `kind`. 'step' multiplies by `gamma` at each of the
-    `milestones`. 'poly' and 'exp' are the reference's own forms, `power^(1 - a)` and `power^a`, with a the
-    part done since the warm-up.
+    It is linear from `warmup_factor` to 1 during the warm-up, and then follows `kind`.
+
+    Args:
+      progress: The epochs, or steps, done so far.
+      kind: One of `SCHEDULES`. 'poly' and 'exp' are the reference's own forms, `power^(1 - a)` and `power^a`,
+        with a the fraction done since the warm-up.
+      warmup: The length of the warm-up, in the unit of `progress`.
+      total: The length of the run, in the unit of `progress`.
+      warmup_factor: The factor at progress 0.
+      milestones: Where 'step' multiplies by `gamma`.
+      gamma: The factor of 'step'.
+      power: The base of 'poly' and 'exp'.
     """
     done = jnp.clip((progress - warmup) / max(total - warmup, 1e-9), 0.0, 1.0)
     after = {
@@ -56,9 +67,22 @@ def schedule(
     steps_per_epoch: int,
     per_step: bool,
     **settings,
-) -> Callable:
-    """step -> learning rate. By epoch the rate stays the same within one (the reference); `per_step` moves
-    along the same curve at every step."""
+) -> Schedule:
+    """Returns `step -> learning rate`.
+
+    Args:
+      base_lr: The learning rate at factor 1.
+      kind: One of `SCHEDULES`.
+      warmup_epochs: The length of the warm-up, epochs.
+      num_epochs: The length of the run, epochs.
+      steps_per_epoch: The number of steps of an epoch.
+      per_step: Whether the rate follows the curve at every step; otherwise it changes between epochs only, as
+        in the reference.
+      **settings: See `rate_factor`.
+
+    Raises:
+      UserError: `kind` is unknown.
+    """
     if kind not in SCHEDULES:
         raise UserError(f"schedule '{kind}' is unknown: choose one of {', '.join(SCHEDULES)}")
 
@@ -70,8 +94,11 @@ def schedule(
 
 
 def parameter_groups(weight_decay: float, bias_lr_factor: float, head_lr_factor: float) -> tuple:
-    """The reference's groups: biases have a rate of their own and no decay, and the heads of the losses 'id'
-    and 'mlm' (but not the blocks before them, nor those blocks' biases) a higher rate."""
+    """Returns the reference's parameter groups, for `adam`.
+
+    Biases have a learning rate of their own and no weight decay. The heads of the losses 'id' and 'mlm' have
+    a higher rate, but neither the blocks before them nor the biases of these blocks.
+    """
     heads = r"head/(classifier|masked_words/mlm_head_\w+)/"
     return (
         (heads + "bias", head_lr_factor, 0.0),
@@ -82,13 +109,17 @@ def parameter_groups(weight_decay: float, bias_lr_factor: float, head_lr_factor:
     )
 
 
-def leaf_path(path) -> str:
-    """A leaf's path in a tree, joined by slashes: `moe/visual/block_0/beside_mlp/down/bias`."""
+def leaf_path(path: jax.tree_util.KeyPath) -> str:
+    """Returns the path of a leaf, joined by slashes: `moe/visual/block_0/beside_mlp/down/bias`."""
     return "/".join(str(key.key) for key in path)
 
 
 def group_of(tree: dict, groups: Sequence) -> dict:
-    """A tree of each leaf's group, as text; a leaf that no pattern covers is an error."""
+    """Returns a tree with the group of each leaf, its index as a string.
+
+    Raises:
+      UserError: No pattern covers a leaf.
+    """
 
     def find(path, _):
         name = leaf_path(path)
@@ -101,7 +132,7 @@ def group_of(tree: dict, groups: Sequence) -> dict:
 
 
 def adam(
-    rate: Callable,
+    rate: Schedule,
     trainable: dict,
     groups: Sequence = DEFAULT_GROUPS,
     *,
@@ -110,13 +141,22 @@ def adam(
     eps=1e-3,
     clip_norm=0.0,
 ) -> optax.GradientTransformation:
-    """Adam as PyTorch's: L2 weight decay is added to the gradient before the moments (not AdamW).
+    """Returns PyTorch's Adam: L2 weight decay is added to the gradient before the moments (not AdamW).
 
-    `trainable` holds the trainable collections only; all its leaves must be covered by `groups`.
-    `clip_norm` above 0 limits the norm of the gradient of these leaves.
+    Args:
+      rate: `step -> learning rate`.
+      trainable: The trainable collections.
+      groups: (pattern, factor on the learning rate, weight decay) rows that cover all leaves.
+      b1: The decay of the first moment.
+      b2: The decay of the second moment.
+      eps: The constant in the denominator.
+      clip_norm: Above 0, the highest norm of the gradient of all leaves together.
+
+    Raises:
+      UserError: No pattern covers a leaf.
     """
 
-    def one(factor, decay):
+    def group_optimizer(factor, decay):
         return optax.chain(
             optax.add_decayed_weights(decay) if decay else optax.identity(),
             optax.scale_by_adam(b1, b2, eps),
@@ -124,12 +164,19 @@ def adam(
         )
 
     labels = group_of(trainable, groups)
-    by_group = optax.multi_transform({str(i): one(f, d) for i, (_, f, d) in enumerate(groups)}, labels)
+    by_group = optax.multi_transform(
+        {str(i): group_optimizer(f, d) for i, (_, f, d) in enumerate(groups)}, labels
+    )
     return optax.chain(optax.clip_by_global_norm(clip_norm), by_group) if clip_norm else by_group
 
 
 def split_model(variables: dict, method) -> tuple[dict, dict]:
-    """(trainable, frozen) collections of a model: what its method trains, and the heads of losses."""
+    """Returns the (trainable, frozen) collections of a model.
+
+    Args:
+      variables: All collections.
+      method: The `models.methods.Method`; what it trains, and the heads of losses, is trainable.
+    """
     names = (*method.trainable, *({"head"} & variables.keys()))
     return split_collections(variables, names, method.tuned)
 
@@ -137,10 +184,15 @@ def split_model(variables: dict, method) -> tuple[dict, dict]:
 def split_collections(
     variables: dict, trainable: Sequence[str], tuned: Sequence[str] = (".*",)
 ) -> tuple[dict, dict]:
-    """(trainable, frozen) collections of a model; together they hold each leaf once.
+    """Returns the (trainable, frozen) collections of a model; together they hold each leaf once.
 
-    Of `params`, if it is trainable, only the leaves whose path a pattern of `tuned` matches are. A name that
-    the model does not have, or a pattern that matches nothing, is an error.
+    Args:
+      variables: All collections.
+      trainable: The names of the trainable collections.
+      tuned: Patterns of the paths in `params` that are trainable, if `params` is.
+
+    Raises:
+      UserError: The model lacks a collection, or a pattern matches nothing.
     """
     for name in trainable:
         if name not in variables:

@@ -4,6 +4,7 @@ A row has the key, two values, what is looked at in a run of each, and what ther
 a row fails, so that a new one gets its row.
 """
 
+import dataclasses
 import io
 import json
 import re
@@ -24,10 +25,12 @@ from tpr_jax import main
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.data.images.read import read_resized
 from tpr_jax.data.records import caption_pairs
+from tpr_jax.distributed import sharding
 from tpr_jax.errors import UserError
 from tpr_jax.losses import NAMES as LOSSES
 from tpr_jax.perf import chips, flops
-from tpr_jax.train import loop, results
+from tpr_jax.train import evaluate, loop, results
+from tpr_jax.train.evaluate import Evaluator
 from tpr_jax.weights.clip import load_clip
 
 
@@ -54,7 +57,7 @@ def order(runs, config):
 
 def drawn(runs, config):
     """Whether the parts start as those of seed 0."""
-    ours, base = (paths(parts["trainable"]) for parts in (loop.prepare(config), runs.base_parts()))
+    ours, base = (paths(run.trainable) for run in (loop.prepare(config), runs.base_run()))
     return all(np.array_equal(ours[path], base[path]) for path in base)
 
 
@@ -79,7 +82,7 @@ def gradients(weights) -> list:
 
 def adam_by_hand(runs, config, value) -> dict:
     """The same by NumPy: PyTorch's Adam with L2 decay, the groups of the recipe, at a constant rate."""
-    c, weights = config.optimizer, runs.base_parts()["trainable"]
+    c, weights = config.optimizer, runs.base_run().trainable
     both = [paths(gradient) for gradient in gradients(weights)]
     found = {}
     for path, weight in paths(weights).items():
@@ -131,8 +134,8 @@ def products_a_step(runs, config):
 
 def counted_products(runs, config, value):
     """What `flops` counts for a step of so many examples."""
-    parts = runs.base_parts()
-    sizes = parts["clip_config"], parts["method"], value, {"sdm": 1.0, "id": 1.0}, parts["heads"]
+    run = runs.base_run()
+    sizes = run.clip_config, run.method, value, {"sdm": 1.0, "id": 1.0}, run.heads
     return float(flops.total(flops.train_step(*sizes))["total"])
 
 
@@ -177,21 +180,21 @@ def remade(runs, config):
 
 def has_bfloat16(runs, config):
     """(Whether the towers compute in bfloat16, whether CLIP's frozen weights are held in it)."""
-    parts = loop.prepare(config)
-    text = jax.make_jaxpr(parts["model"]["encode_text"])(
-        runs.base_parts()["frozen"] | parts["trainable"], jnp.zeros((1, 24), jnp.int32)
+    run = loop.prepare(config)
+    text = jax.make_jaxpr(run.model["encode_text"])(
+        runs.base_run().frozen | run.trainable, jnp.zeros((1, 24), jnp.int32)
     )
-    return "bf16" in str(text), parts["frozen"]["params"]["text"]["proj"].dtype == jnp.bfloat16
+    return "bf16" in str(text), run.frozen["params"]["text"]["proj"].dtype == jnp.bfloat16
 
 
 def zero_shot_in_bfloat16(runs, config):
     """The same of the encoders that score zero-shot."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results.step, "jit_encoders", lambda model, mesh: model["encode_text"])
-        patch.setattr(results, "score_split", lambda parts, config, encode, variables, split: [encode])
-        parts = runs.base_parts()
-        encode = results.score_zero_shot(parts, config)
-    return "bf16" in str(jax.make_jaxpr(encode)(parts["frozen"], jnp.zeros((1, 24), jnp.int32)))
+        patch.setattr(evaluate.step, "jit_encoders", lambda model, mesh: model["encode_text"])
+        patch.setattr(Evaluator, "score_split", lambda self, variables, split, encode: [encode])
+        run = runs.base_run(config)
+        encode = Evaluator(run).score_zero_shot()
+    return "bf16" in str(jax.make_jaxpr(encode)(run.frozen, jnp.zeros((1, 24), jnp.int32)))
 
 
 def prepared(look):
@@ -235,27 +238,26 @@ def pictures(runs, config):
 
 def rows_shared_out(runs, config):
     """How many rows of a batch are shared out among the processes."""
-    asked, share = [], loop.sharding.process_shard
+    asked, process_shard = [], sharding.process_shard
 
-    def kept_share(mesh, rows):
+    def kept_shard(mesh, rows):
         asked.append(rows)
-        return share(mesh, rows)
+        return process_shard(mesh, rows)
 
-    runs.run(config, anew=False, patches=[(loop.sharding, "process_shard", kept_share)])
+    runs.run(config, anew=False, patches=[(sharding, "process_shard", kept_shard)])
     return asked
 
 
 def encoded(runs, config):
     """The shapes of the photos that an evaluation encodes."""
-    parts, shapes = runs.base_parts(), set()
+    run, shapes = runs.base_run(config), set()
 
     def encoder(variables, rows):
         shapes.add(rows.shape)
         return np.ones((len(rows), 2), np.float32)
 
-    results.score_split(
-        parts, config, (encoder, lambda variables, ids: encoder(variables, ids[:, :0])), {}, "test"
-    )
+    encoders = encoder, lambda variables, ids: encoder(variables, ids[:, :0])
+    Evaluator(run).score_split({}, "test", encoders)
     return {shape for shape in shapes if len(shape) == 4}
 
 
@@ -275,13 +277,13 @@ def has_black_border(runs, config):
 
 def are_as_they_are(runs, config):
     """Whether the pictures of the first batch are those of the folder, resized."""
-    batch, records = runs.first_batch(config), runs.base_parts()["splits"]["train"]
+    batch, records = runs.first_batch(config), runs.base_run().splits["train"]
     files = [records.image_paths[i] for i in caption_pairs(records)[0][batch["index"]]]
     return bool((np.stack([read_resized(file, (32, 16)) for file in files]) == batch["image"]).all())
 
 
 def has_masks(runs, config):
-    return bool((runs.first_batch(config)["ids"] == runs.base_parts()["tokenizer"].mask_id).any())
+    return bool((runs.first_batch(config)["ids"] == runs.base_run().tokenizer.mask_id).any())
 
 
 def people_in_batch(runs, config):
@@ -289,12 +291,12 @@ def people_in_batch(runs, config):
 
 
 def captions_of_train(runs, config):
-    return caption_pairs(loop.prepare(config)["splits"]["train"])[1]
+    return caption_pairs(loop.prepare(config).splits["train"])[1]
 
 
 def told(what, *facts):
     """What results.json says of training data that were reduced."""
-    return lambda runs, config: [loop.prepare(config)["data"][what][fact] for fact in facts]
+    return lambda runs, config: [loop.prepare(config).data[what][fact] for fact in facts]
 
 
 def names_of(results_of):
@@ -305,8 +307,8 @@ def names_of(results_of):
 def evaluated(runs, config):
     """The method and the data set in the eval.json of a folder without a run."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(results, "prepare", lambda config, to_train: runs.base_parts())
-        patch.setattr(results, "score_split", lambda *_: (SCORES, {}))
+        patch.setattr(results, "prepare", lambda config, to_train: runs.base_run(config))
+        patch.setattr(Evaluator, "score_split", lambda *_: (SCORES, {}))
         results.evaluate_run(config, Path(folder))
         found = json.loads((Path(folder) / "eval.json").read_text())
     return found["method"], found["dataset"]
@@ -318,10 +320,10 @@ def scaled_itc(runs, config):
 
 def written_backbone(runs, config):
     """The backbone's name in the config.json of the model that the run leaves."""
-    parts, seen = {**runs.base_parts(), "backbone": loop.prepare(config)["backbone"]}, {}
+    run, seen = dataclasses.replace(runs.base_run(config), backbone=loop.prepare(config).backbone), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "write_saved", lambda *_, backbone, **__: seen.update(found=backbone))
-        results.write_model(config, Path("unused"), parts, {}, {})
+        results.write_model(run, Path("unused"), {}, {})
     return seen["found"] and Path(seen["found"].name).name
 
 
@@ -353,7 +355,7 @@ def few(runs, config, value):
 
 def noised(runs, config, value):
     """The captions with half of them shuffled among themselves."""
-    before = caption_pairs(runs.base_parts()["splits"]["train"])[1]
+    before = caption_pairs(runs.base_run().splits["train"])[1]
     rng = np.random.default_rng([config.noise_seed, 0, 7])
     places = rng.permutation(PAIRS)[: round(config.noisy_fraction * PAIRS)]
     after = list(before)
@@ -365,8 +367,8 @@ def noised(runs, config, value):
 def itc_by_hand(runs, config, value):
     """CLIP's loss of the first batch at the temperature, from features of the towers themselves."""
     seen = runs.run(config, anew=False)
-    variables, batch = seen.parts["frozen"] | seen.trainable, seen.arguments[2]
-    model = seen.parts["model"]
+    variables, batch = seen.run.frozen | seen.trainable, seen.arguments[2]
+    model = seen.run.model
     image, text = (
         np.asarray(jax.jit(model[f"encode_{what}"])(variables, batch[key])[0], np.float64)
         for what, key in (("image", "image"), ("text", "ids"))
@@ -393,7 +395,7 @@ TABLE = (
     Row(
         "method.name",
         ("bitfit", "prefix"),
-        prepared(lambda parts: sorted(parts["trainable"])),
+        prepared(lambda run: sorted(run.trainable)),
         (["head", "params"], ["head", "prefix"]),
     ),
     Row(
@@ -418,20 +420,20 @@ TABLE = (
     Row(
         "backbone",
         (FOLDER + "clip", FOLDER + "other_clip"),
-        prepared(lambda parts: np.asarray(parts["frozen"]["params"]["text"]["proj"])),
+        prepared(lambda run: np.asarray(run.frozen["params"]["text"]["proj"])),
         proj_of_backbone,
     ),
     Row("backbone", (FOLDER + "clip", FOLDER + "other_clip"), written_backbone, ("clip", "other_clip")),
     Row(
         "backbone_act",
         ("quick_gelu", "gelu"),
-        prepared(lambda parts: parts["clip_config"].act),
+        prepared(lambda run: run.clip_config.act),
         ("quick_gelu", "gelu"),
     ),
     Row(
         "backbone_heads",
         ((1, 2), (2, 1)),
-        prepared(lambda parts: (parts["clip_config"].vision_heads, parts["clip_config"].text_heads)),
+        prepared(lambda run: (run.clip_config.vision_heads, run.clip_config.text_heads)),
         ((1, 2), (2, 1)),
     ),
     Row("from_scratch", (False, True), written_backbone, ("clip", None)),
@@ -440,7 +442,7 @@ TABLE = (
         (False, True),
         lambda runs, config: bool(
             np.array_equal(
-                loop.prepare(config)["frozen"]["params"]["text"]["proj"],
+                loop.prepare(config).frozen["params"]["text"]["proj"],
                 load_clip(config.backbone)[1]["text"]["proj"],
             )
         ),
@@ -449,7 +451,7 @@ TABLE = (
     Row(
         "dataset",
         ("cuhk_pedes", "icfg_pedes"),
-        prepared(lambda parts: len(parts["splits"]["train"].pids)),
+        prepared(lambda run: len(run.splits["train"].pids)),
         (24, 12),
     ),
     Row(
@@ -462,7 +464,7 @@ TABLE = (
     Row(
         "data_dir",
         (FOLDER + "data", FOLDER + "small"),
-        prepared(lambda parts: len(parts["splits"]["train"].pids)),
+        prepared(lambda run: len(run.splits["train"].pids)),
         (24, 12),
     ),
     Row(
@@ -474,14 +476,14 @@ TABLE = (
     Row(
         "dataset",
         ("cuhk_pedes", "icfg_pedes"),
-        prepared(lambda parts: re.findall(r"officially ([\d,]+) identities", parts["data"]["subset"][0])),
+        prepared(lambda run: re.findall(r"officially ([\d,]+) identities", run.data["subset"][0])),
         (["11,003"], ["3,102"]),  # of the papers' tables
     ),
     Row("source", ("files", "tfds_sized"), refused("prepared records"), ([], ["prepared records"])),
     Row(
         "mix",
         ((), (("cuhk_pedes", FOLDER + "small", 1.0),)),
-        prepared(lambda parts: (len(parts["splits"]["train"].pids), parts["heads"].num_classes)),
+        prepared(lambda run: (len(run.splits["train"].pids), run.heads.num_classes)),
         ((24, 12), (36, 18)),
     ),
     Row(
@@ -502,11 +504,11 @@ TABLE = (
         }[value],
     ),
     Row("instances_per_identity", (4, 2), people_in_batch, ([4, 4], [2, 2, 2, 2]), {"sampler": "identity"}),
-    Row("few_shot", (0.0, 0.5), prepared(lambda parts: len(set(parts["splits"]["train"].pids))), (12, 6)),
+    Row("few_shot", (0.0, 0.5), prepared(lambda run: len(set(run.splits["train"].pids))), (12, 6)),
     Row(
         "few_shot_seed",
         (0, 1),
-        prepared(lambda parts: sorted(set(parts["splits"]["train"].pids.tolist()))),
+        prepared(lambda run: sorted(set(run.splits["train"].pids.tolist()))),
         few,
         {"few_shot": 0.5},
     ),
@@ -534,7 +536,7 @@ TABLE = (
     Row(
         "image_size",
         ((32, 16), (48, 24)),
-        prepared(lambda parts: np.shape(parts["frozen"]["params"]["visual"]["positional_embedding"])),
+        prepared(lambda run: np.shape(run.frozen["params"]["visual"]["positional_embedding"])),
         ((1 + 4 * 2, 16), (1 + 6 * 3, 16)),
     ),
     Row("image_size", ((32, 16), (48, 24)), encoded, ({(8, 32, 16, 3)}, {(8, 48, 24, 3)})),
@@ -587,12 +589,12 @@ TABLE = (
         "mlm_depth",
         (1, 3),
         prepared(
-            lambda p: sum(name.startswith("cross_block") for name in p["trainable"]["head"]["masked_words"])
+            lambda run: sum(name.startswith("cross_block") for name in run.trainable["head"]["masked_words"])
         ),
         (1, 3),
         {"losses.mlm": 1.0},
     ),
-    Row("losses.id", (0.0, 1.0), prepared(lambda parts: parts["heads"].num_classes), (0, 12), {}),
+    Row("losses.id", (0.0, 1.0), prepared(lambda run: run.heads.num_classes), (0, 12), {}),
     Row(
         "losses.mlm",
         (0.0, 1.0),
@@ -734,7 +736,7 @@ def test_a_loss_without_weight_is_not_in_the_step(runs):
 
 def test_settings_of_the_method_reach_what_is_trained(runs):
     config = runs.config({"method": {"name": "parallel_adapter", "reduction": 4, "scales": (1.0, 1.0)}})
-    down = loop.prepare(config)["trainable"]["adapter"]["text"]["block_1"]["beside_mlp"]["down"]["kernel"]
+    down = loop.prepare(config).trainable["adapter"]["text"]["block_1"]["beside_mlp"]["down"]["kernel"]
     assert down.shape == (16, 4)
 
 
@@ -745,4 +747,4 @@ def test_reports_a_leak(runs):
 
 def test_lists_a_bad_image(runs):
     config = runs.config({"data_dir": str(runs.root / "broken"), "on_bad_image": "skip"})
-    assert [Path(name).name for name in runs.run(config, anew=True).parts["skipped"]] == ["broken.jpg"]
+    assert [Path(name).name for name in runs.run(config, anew=True).run.skipped] == ["broken.jpg"]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests import benchmark_folders
-from tpr_jax import main
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.data import check, datasets, leaks, splits
+from tpr_jax.config.flags import parse_flags
+from tpr_jax.data import check, datasets, leaks
 from tpr_jax.data.annotations import Entry, annotation_path
 from tpr_jax.data.images.read import Stored
 from tpr_jax.data.records import Records, load_all
@@ -199,8 +199,8 @@ def test_training_fails_with_one_line(tiny, explained, capsys, tmp_path):
     line = explained(capsys, *settings(tiny, folder)[1:3], "--workdir", workdir, *settings(tiny, folder)[5:])
     assert "identity 7 is in train and test" in line and "--config.on_leak=warn" in line
     assert not (workdir / "checkpoints").exists()
-    parts = setup.prepare(main.parse(settings(tiny, folder, "--config.on_leak=warn"))[0])
-    assert parts["data"]["in_two_splits"] == {"identities": 1, "photos": 0}
+    run = setup.prepare(parse_flags(settings(tiny, folder, "--config.on_leak=warn"))[0])
+    assert run.data["in_two_splits"] == {"identities": 1, "photos": 0}
     assert "identity 7 is in train and test" in capsys.readouterr().out
 
 
@@ -233,13 +233,13 @@ def test_finds_test_photos_in_mixed_data(tiny, tmp_path, how):
     os.symlink(home / "photos" / "b.jpg", tmp_path / "guest" / "mine.jpg")
     guest = own(tmp_path / "guest", (photo, 5, "train"), ("x.jpg", 2, "train"), photos=["x.jpg"])
     mix = f"--config.mix=(('folder','{guest}',1.0),)"
-    config = main.parse(settings(tiny, home, mix))[0]
+    config = parse_flags(settings(tiny, home, mix))[0]
     with pytest.raises(
         UserError, match=r"home: 1 photo is in two splits: photo .*(b.jpg is in train|also named .*b.jpg)"
     ):
         setup.prepare(config)
     config.on_leak = "warn"
-    assert setup.prepare(config)["data"]["in_two_splits"] == {"identities": 0, "photos": 1}
+    assert setup.prepare(config).data["in_two_splits"] == {"identities": 0, "photos": 1}
 
 
 def test_few_shot_does_not_hide_leaks(tiny, tmp_path):
@@ -247,7 +247,7 @@ def test_few_shot_does_not_hide_leaks(tiny, tmp_path):
     lines = [(A, 7, "train"), ("photos/c.jpg", 8, "train"), (B, 7, "test")]
     folder = own(tmp_path / "own", *lines)
     for seed in range(4):
-        config = main.parse(
+        config = parse_flags(
             settings(tiny, folder, "--config.few_shot=0.5", f"--config.few_shot_seed={seed}")
         )[0]
         with pytest.raises(UserError, match="identity 7 is in train and test"):
@@ -259,15 +259,14 @@ def test_official_splits_only_warn(tiny, tmp_path, monkeypatch):
     entries = json.loads((folder / "reid_raw.json").read_text())
     entries[-1]["id"] = entries[0]["id"]
     (folder / "reid_raw.json").write_text(json.dumps(entries))
-    config = main.parse(
+    config = parse_flags(
         ["main", "--config", tiny["config"], "--workdir", "unused", f"--config.data_dir={folder}"]
     )[0]
     with pytest.raises(UserError, match="identity 1 is in train and test"):
         setup.prepare(config)
-    counts = splits.count_records(splits.load_splits("cuhk_pedes", str(folder)))
-    official = dataclasses.replace(datasets.DATASETS["cuhk_pedes"], counts=counts)
-    monkeypatch.setitem(datasets.DATASETS, "cuhk_pedes", official)
-    assert setup.prepare(config)["data"]["in_two_splits"] == {"identities": 1, "photos": 0}
+    counts = datasets.counts_lib.count(datasets.load_splits("cuhk_pedes", str(folder)))
+    monkeypatch.setattr(datasets.counts_lib, "OFFICIAL", {"cuhk_pedes": counts})
+    assert setup.prepare(config).data["in_two_splits"] == {"identities": 1, "photos": 0}
 
 
 def test_the_bundled_data_set_has_no_leaks():

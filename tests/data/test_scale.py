@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tpr_jax.data import mini_pedes
+from tpr_jax.data import mini_pedes, pipeline
 from tpr_jax.data.records import load_records
 from tpr_jax.train import loop
 
@@ -45,7 +45,7 @@ def test_memory_stays_flat_over_forty_thousand_pictures(make_config, tmp_path, m
     write_copies(tmp_path / "data")
     settings = {"image_size": SIZE, "batch_size": BATCH, "total_steps": STEPS, "checkpoint_every": 40}
     config = make_config(data_dir=tmp_path / "data", eval_every=0, log_every=20, pad=8, **settings)
-    resident, plain = [], loop.train_input
+    resident, plain = [], pipeline.train_input
 
     def watched(*args, **kwargs):
         batches = plain(*args, **{**kwargs, "cache": False})  # as with pictures that do not fit into memory
@@ -57,7 +57,7 @@ def test_memory_stays_flat_over_forty_thousand_pictures(make_config, tmp_path, m
 
         return sampled
 
-    monkeypatch.setattr(loop, "train_input", watched)
+    monkeypatch.setattr(pipeline, "train_input", watched)
     results = loop.train(config, tmp_path / "run")
     assert results["steps"] == STEPS == len(resident)
     assert results["data"]["counts"]["train"]["images"] == PICTURES - TEST

@@ -171,40 +171,56 @@ def test_sizes_that_do_not_fit_are_refused(eight):
 
 REFUSED = """
 import json, sys
-from tpr_jax import main
+from tpr_jax.config.flags import parse_flags
+from tpr_jax.data import datasets, leaks
 from tpr_jax.errors import UserError
 from tpr_jax.train.setup import prepare
 
+load_splits, steps = datasets.load_splits, []
+
+def load(*args, **settings):
+    steps.append("read")
+    return load_splits(*args, **settings)
+
+def compare(splits):
+    steps.append("compared")
+    raise UserError("nothing is wrong")
+
+datasets.load_splits, leaks.of_splits = load, compare
 found = {}
 for flags in json.loads(sys.argv[2]):
-    config = main.parse(["main", "--config", sys.argv[1], "--workdir", "unused", *flags])[0]
-    config.data_dir = "/no/such/folder"  # nothing is read before
+    config = parse_flags(["main", "--config", sys.argv[1], "--workdir", "unused", *flags])[0]
+    steps.clear()
     try:
         prepare(config)
     except UserError as error:
-        found[" ".join(flags)] = str(error)
+        found[" ".join(flags)] = [str(error), list(steps)]
 print(json.dumps(found))
 """
 
 
-def test_what_does_not_fit_the_mesh_or_the_backbone_is_told_before_data_are_read(tiny):
+def test_reports_a_misfit_before_data_are_read_or_compared(tiny):
+    """What the mesh cannot take before the splits are read; what the backbone cannot, before the leaks."""
+    compared = ["read", "compared"]
     cases = {
-        (
-            "--config.batch_size=12",
-        ): "config.batch_size=12 must be a multiple of the 8 devices of the data axis",
-        # Of an evaluation's batches each is filled up: none has to fit.
-        ("--config.eval_batch_size=12",): "/no/such/folder: no such folder",
-        ("--config.mesh.data=3",): "mesh.data=3 and mesh.model=1 do not make up the 8 devices here",
-        (
-            "--config.batch_size=24",
-            "--config.accumulate=2",
-        ): "8 devices of the data axis times the 2 parts of",
-        ("--config.method.reduction=100",): "reduction=100",
-        (): "/no/such/folder: no such folder",
+        ("--config.batch_size=12",): (
+            "config.batch_size=12 must be a multiple of the 8 devices of the data axis",
+            [],
+        ),
+        # The batches of an evaluation are padded: none has to fit.
+        ("--config.eval_batch_size=12",): ("nothing is wrong", compared),
+        ("--config.mesh.data=3",): ("mesh.data=3 and mesh.model=1 do not make up the 8 devices here", []),
+        ("--config.batch_size=24", "--config.accumulate=2"): (
+            "8 devices of the data axis times the 2 parts of",
+            [],
+        ),
+        ("--config.method.reduction=100",): ("reduction=100", ["read"]),
+        (): ("nothing is wrong", compared),
     }
     found = eight_devices("-c", REFUSED, tiny["config"], json.dumps([list(flags) for flags in cases]))
-    for flags, told in cases.items():
-        assert told in found[" ".join(flags)] and "\n" not in found[" ".join(flags)], flags
+    for flags, (message, steps) in cases.items():
+        error, steps_taken = found[" ".join(flags)]
+        assert message in error and "\n" not in error and steps_taken == steps, flags
 
 
 def test_rows_are_filled_up_to_what_the_data_axis_splits():

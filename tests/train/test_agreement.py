@@ -1,4 +1,4 @@
-"""What processes of one run have to have in common, and how one that differs is named."""
+"""What the processes of a run have to agree on, and how a difference is reported."""
 
 import json
 
@@ -22,7 +22,7 @@ def records(folder: str, **changes) -> Records:
     return Records(**values | changes)
 
 
-def test_the_folder_of_the_data_may_differ():
+def test_data_digest_ignores_the_folder():
     one, other = (agreement.of_data({"train": records(folder)}) for folder in ("/mnt/a", "/data"))
     assert one == other and (one["train"]["images"], one["train"]["captions"]) == (2, 3)
     for change in (
@@ -34,7 +34,7 @@ def test_the_folder_of_the_data_may_differ():
         assert agreement.of_data({"train": records("/mnt/a", **change)}) != one
 
 
-def test_where_things_lie_is_no_part_of_the_command():
+def test_command_ignores_paths():
     config = {"seed": 0, "data_dir": "/a", "backbone": "/b", "mix": [["icfg_pedes", "/c", 0.5]]}
     moved = {"seed": 0, "data_dir": "/x", "backbone": "/y", "mix": [["icfg_pedes", "/z", 0.5]]}
     assert agreement.of_command(config, "train") == agreement.of_command(moved, "train")
@@ -43,7 +43,7 @@ def test_where_things_lie_is_no_part_of_the_command():
     assert agreement.of_command(config, "train") != agreement.of_command(config, "eval")
 
 
-def test_weights_are_told_apart():
+def test_weights_digest_sees_a_difference():
     tree = {"a": {"b": np.ones(3, np.float32)}}
     assert agreement.of_weights(tree) == agreement.of_weights({"a": {"b": np.ones(3, np.float32)}})
     assert agreement.of_weights(tree) != agreement.of_weights({"a": {"b": np.float32([1, 1, 2])}})
@@ -58,7 +58,7 @@ def test_weights_are_told_apart():
         ({"config": {"seed": 0, "lr": 0.1}, "more": 2}, "more is 2 instead of None"),
     ],
 )
-def test_the_first_difference_is_named(monkeypatch, third, told):
+def test_names_the_first_difference(monkeypatch, third, told):
     mine = {"config": {"seed": 0, "lr": 0.1}}
     everyone = {str(i): json.dumps(one) for i, one in enumerate([mine, mine, third])}
     monkeypatch.setattr(jax, "process_count", lambda: 3)

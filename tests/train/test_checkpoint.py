@@ -1,4 +1,4 @@
-"""Saving and restoring trees; what is kept; what is done about damage and full disks."""
+"""Saving and restoring trees, which checkpoints are kept, damaged checkpoints, and full disks."""
 
 import shutil
 import subprocess
@@ -71,7 +71,7 @@ def test_empty_folder(manager):
     assert checkpoint.restore_newest(manager, state(1)) is None
 
 
-def test_round_trip_to_the_last_bit_with_the_newest_two_kept(manager):
+def test_round_trip_is_exact_and_keeps_the_newest_two(manager):
     save(manager, 3, 5, 9)
     assert sorted(manager.all_steps()) == [5, 9]
     step, found, notes, broken = checkpoint.restore_newest(manager, state(0))
@@ -80,8 +80,8 @@ def test_round_trip_to_the_last_bit_with_the_newest_two_kept(manager):
     assert notes == {"best_r1": 3.0, "zero_shot": None}
 
 
-def test_two_managers_of_two_processes_do_not_take_one_another_for_their_own(tmp_path):
-    """By the names of Orbax' barriers, which hold the step and not the folder."""
+def test_two_managers_in_two_processes_do_not_share_barriers(tmp_path):
+    """The names of Orbax' barriers contain the step but not the folder."""
     port, environment = str(free_port()), forced_devices(1) | {"PYTHONPATH": str(ROOT)}
     both = [
         subprocess.Popen(
@@ -102,8 +102,8 @@ def test_two_managers_of_two_processes_do_not_take_one_another_for_their_own(tmp
     assert [process.returncode for process in both] == [0, 0], said
 
 
-def test_what_is_saved_is_the_state_at_the_time(manager):
-    """The trainer gives the state's memory to the next one while the file is still being written."""
+def test_saves_the_state_as_of_the_call(manager):
+    """The train step donates the memory of the state while the file is still being written."""
     overwrite = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 1, tree), donate_argnums=0)
     big = {**state(4), "large": jnp.arange(500_000, dtype=jnp.float32)}
     checkpoint.save(manager, 4, big, {})
@@ -136,15 +136,15 @@ def test_damaged_newest_falls_back(manager, damage):
 
 
 def flipped(path: Path, position: int) -> bytes:
-    """A file's content with one bit flipped."""
+    """Returns the content of a file with one bit flipped."""
     content = bytearray(path.read_bytes())
     content[position // 8] ^= 1 << position % 8
     return bytes(content)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_flipped_bit_anywhere_is_not_restored(tmp_path, seed):
-    """What is restored is what was saved, of this step or of the one before: never anything else."""
+def test_never_restores_a_flipped_bit(tmp_path, seed):
+    """Restores either this step or the one before, exactly as it was saved."""
     rng = np.random.default_rng(seed)
     with checkpoint.open_manager(tmp_path / "latest", keep=2) as opened:
         save(opened, 5, 9)
@@ -161,8 +161,8 @@ def test_a_flipped_bit_anywhere_is_not_restored(tmp_path, seed):
         path.write_bytes(whole)
 
 
-def test_flipped_bits_of_the_arrays_fall_back(manager):
-    """In the bytes of an array itself, which Orbax reads back as another number."""
+def test_flipped_bits_in_an_array_fall_back(manager):
+    """Orbax itself reads such bytes back as another number."""
     save(manager, 5, 9)
     raw = np.asarray(state(9)["trainable"]["moe"]["kernel"]).tobytes()
     holding = [p for p in Path(manager.directory / "9").rglob("d/*") if raw in p.read_bytes()]
@@ -174,7 +174,7 @@ def test_flipped_bits_of_the_arrays_fall_back(manager):
     assert_same_bits(found, state(5))
 
 
-def test_a_checkpoint_without_checksums_is_read(manager):
+def test_restores_a_checkpoint_without_checksums(manager):
     """As older versions wrote them."""
     ocp = checkpoint.ocp
     notes = {"best_r1": 1.5, "zero_shot": None}
@@ -211,7 +211,7 @@ def test_all_damaged(manager):
     assert "\n" not in str(e.value)
 
 
-def test_a_checkpoint_of_other_shapes_is_not_restored(manager):
+def test_does_not_restore_other_shapes(manager):
     save(manager, 5)
     other = state(0)
     other["trainable"]["moe"]["kernel"] = jnp.zeros((7, 6))
@@ -248,7 +248,7 @@ def test_full_disk(manager, monkeypatch, error):
     monkeypatch.undo()
 
 
-def test_other_errors_are_not_explained_away(manager, monkeypatch):
+def test_other_errors_keep_their_type(manager, monkeypatch):
     def fail(*_, **__):
         raise ValueError("something else")
 
@@ -264,7 +264,7 @@ def test_other_errors_are_not_explained_away(manager, monkeypatch):
         PermissionError(13, "Permission denied"),
     ],
 )
-def test_a_disk_that_may_not_be_written(manager, monkeypatch, error):
+def test_read_only_disk(manager, monkeypatch, error):
     def fail(*_, **__):
         raise error
 

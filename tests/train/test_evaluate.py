@@ -8,7 +8,7 @@ from tpr_jax.train import evaluate
 
 
 def by_color(variables, images):
-    """A stand-in for the vision tower: mean color of the upper and the lower half."""
+    """Stands in for the vision tower: the mean color of the upper and the lower half."""
     images = np.asarray(images, np.float32)
     half = images.shape[1] // 2
     feats = np.concatenate([images[:, :half].mean((1, 2)), images[:, half:].mean((1, 2))], axis=1)
@@ -16,7 +16,7 @@ def by_color(variables, images):
 
 
 def by_length(variables, ids):
-    """A stand-in for the text tower."""
+    """Stands in for the text tower."""
     return np.eye(6, dtype=np.float32)[np.asarray(ids)[:, 0] % 6] * variables["scale"]
 
 
@@ -25,28 +25,28 @@ def tokenize(captions):
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 16, 64])
-def test_encode_split_is_in_order_whatever_the_batch(tiny, batch_size):
+def test_encode_split_keeps_the_order_at_any_batch_size(tiny, batch_size):
     records = load_records(tiny["data"], "test")
     variables = {"scale": np.float32(2)}
     split = evaluate.encode_split((by_color, by_length), variables, records, tokenize, (32, 16), batch_size)
-    assert split["paths"] == records.image_paths and len(split["paths"]) == 16
-    assert split["captions"] == [c for captions in records.captions for c in captions]
-    assert split["query_pids"].tolist() == np.repeat(records.pids, 2).tolist()
-    assert split["gallery_pids"].tolist() == records.pids.tolist()
-    wanted = [2 * np.eye(6)[len(caption) % 6] for caption in split["captions"]]
-    np.testing.assert_array_equal(split["query_feats"], wanted)
+    assert split.paths == records.image_paths and len(split.paths) == 16
+    assert split.captions == [c for captions in records.captions for c in captions]
+    assert split.query_pids.tolist() == np.repeat(records.pids, 2).tolist()
+    assert split.gallery_pids.tolist() == records.pids.tolist()
+    wanted = [2 * np.eye(6)[len(caption) % 6] for caption in split.captions]
+    np.testing.assert_array_equal(split.query_feats, wanted)
     # Both pictures of an identity have its colors, which the annotation's first caption names.
-    assert split["gallery_feats"].shape == (16, 6)
+    assert split.gallery_feats.shape == (16, 6)
     colors = {"red": (200, 30, 30), "green": (30, 160, 40), "blue": (30, 50, 200), "yellow": (220, 210, 40)}
     colors |= {"white": (240,) * 3, "black": (15,) * 3, "grey": (128,) * 3, "pink": (240, 150, 180)}
-    for feats, captions in zip(split["gallery_feats"], records.captions, strict=True):
+    for feats, captions in zip(split.gallery_feats, records.captions, strict=True):
         words = captions[0].rstrip(".").split()
         expected = 2 * np.float32([*colors[words[4]], *colors[words[7]]])
         assert np.abs(feats - expected).max() < 30
 
 
-def test_captions_of_all_lengths_come_back_in_order(tiny):
-    """Each goes through the encoder with all of its words, and most without the padding."""
+def test_encode_split_keeps_the_order_of_captions_of_any_length(tiny):
+    """Each is encoded with all of its words, and most without their padding."""
     records, widths = load_records(tiny["data"], "test"), set()
 
     def tokenize(captions):
@@ -58,21 +58,21 @@ def test_captions_of_all_lengths_come_back_in_order(tiny):
         return np.stack([ids.sum(1), ids.max(1)], axis=1).astype(np.float32)
 
     split = evaluate.encode_split((by_color, by_sum), {"scale": 1}, records, tokenize, (32, 16), 3)
-    wanted = [[len(caption) % 80 + 98, 98] for caption in split["captions"]]
-    np.testing.assert_array_equal(split["query_feats"], wanted)
+    wanted = [[len(caption) % 80 + 98, 98] for caption in split.captions]
+    np.testing.assert_array_equal(split.query_feats, wanted)
     assert len(set(map(tuple, wanted))) > 3 and min(widths) < 90
 
 
-def split_by_hand() -> dict:
+def split_by_hand() -> evaluate.EncodedSplit:
     """Three captions, four photos; by the cosine the first caption's photos rank 0 2 1 3."""
-    return {
-        "query_feats": np.float32([[1, 0], [0, 1], [1, 1]]),
-        "gallery_feats": np.float32([[5, 0], [0, 1], [1, 0.5], [-1, 0.1]]),
-        "query_pids": np.array([7, 8, 9]),
-        "gallery_pids": np.array([8, 8, 7, 9]),
-        "captions": ["a", "b", "c"],
-        "paths": ["0.jpg", "1.jpg", "2.jpg", "3.jpg"],
-    }
+    return evaluate.EncodedSplit(
+        query_feats=np.float32([[1, 0], [0, 1], [1, 1]]),
+        gallery_feats=np.float32([[5, 0], [0, 1], [1, 0.5], [-1, 0.1]]),
+        query_pids=np.array([7, 8, 9]),
+        gallery_pids=np.array([8, 8, 7, 9]),
+        captions=["a", "b", "c"],
+        paths=["0.jpg", "1.jpg", "2.jpg", "3.jpg"],
+    )
 
 
 def test_score_by_hand():

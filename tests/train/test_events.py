@@ -37,7 +37,7 @@ def test_tensorflow_reads_what_was_written(tmp_path):
     assert abs(rest[0].wall_time - first.wall_time) < 60
 
 
-def test_each_opening_is_a_file_of_its_own(tmp_path):
+def test_each_opening_makes_a_new_file(tmp_path):
     for _ in range(2):
         open_events(tmp_path).close()
     assert len(list(tmp_path.iterdir())) == 2

@@ -1,4 +1,4 @@
-"""A disk that fills up while a run writes: one line, whichever write it was, and nothing after it."""
+"""A disk that fills up while a run writes: one line, whichever write failed, and nothing after it."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ for folder in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def on_small_disk(tmp_path_factory):
-    """`call(kilobytes, *command)`: a finished process that saw a disk of this size in the folder."""
+    """Returns `call(kilobytes, *command)`, which runs a command with a disk of this size in the folder."""
     disk = tmp_path_factory.mktemp("disk")
     private = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
 
@@ -85,7 +85,7 @@ def full_in_tensorstores_words(*_, **__):
         (writing.os, "replace", full),
     ],
 )
-def test_each_place_that_writes(tiny, tmp_path, explained, capsys, monkeypatch, where, what, error):
+def test_full_disk_at_each_write(tiny, tmp_path, explained, capsys, monkeypatch, where, what, error):
     monkeypatch.setattr(where, what, error)
     flags = ["--config", tiny["config"], "--workdir", tmp_path / "run", "--config.total_steps=10"]
     line = explained(capsys, *flags)
@@ -121,7 +121,7 @@ def test_each_place_that_writes(tiny, tmp_path, explained, capsys, monkeypatch, 
         ),
     ],
 )
-def test_other_limits_have_words_of_their_own(
+def test_other_limits_have_their_own_messages(
     tiny, tmp_path, explained, capsys, monkeypatch, where, what, error, told
 ):
     monkeypatch.setattr(where, what, error)
@@ -129,7 +129,7 @@ def test_other_limits_have_words_of_their_own(
     assert told in explained(capsys, *flags)
 
 
-def test_a_full_disk_is_told_from_other_errors():
+def test_describe_disk_limit_knows_only_disk_limits():
     described = errors.describe_disk_limit
     assert described(OSError(28, "No space left on device", "a/b")).startswith(
         "no space left on the disk of a/b:"
@@ -145,8 +145,8 @@ def test_a_full_disk_is_told_from_other_errors():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("blocks", [1, 8, 40, 100, 300])
-def test_a_limit_to_the_size_of_files(tiny, tmp_path, blocks):
-    """ulimit -f, in KB: amid the config, the log, the checkpoints and the report."""
+def test_file_size_limit(tiny, tmp_path, blocks):
+    """Limits by ulimit -f, in KB, that fail in the config, the log, the checkpoints and the report."""
     flags = ["--config", tiny["config"], "--workdir", str(tmp_path / "run")]
     command = ["bash", "-c", 'ulimit -f "$0" && exec "$@"', str(blocks), sys.executable, "-m", "tpr_jax.main"]
     process = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, env=uncached())
@@ -161,11 +161,11 @@ def test_a_limit_to_the_size_of_files(tiny, tmp_path, blocks):
 
 
 def uncached() -> dict[str, str]:
-    """The environment without JAX's own cache, which warns where it cannot write."""
+    """Returns the environment without JAX's compilation cache, which warns if it cannot write."""
     return {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
 
 
-def test_nothing_but_the_error_is_told_of_a_checkpoint(on_small_disk):
+def test_failed_checkpoint_prints_only_the_error(on_small_disk):
     call, disk = on_small_disk
     folders = [str(disk / str(attempt)) for attempt in range(8)]
     process = call(300, sys.executable, "-c", SAVES, *folders)
@@ -177,8 +177,8 @@ def test_nothing_but_the_error_is_told_of_a_checkpoint(on_small_disk):
 @pytest.mark.parametrize(
     ("kilobytes", "flags"), [(700, []), (16, ["--config.checkpoint_every=1000", "--config.eval_every=0"])]
 )
-def test_a_whole_run(tiny, on_small_disk, kilobytes, flags):
-    """Amid its checkpoints, and amid its log."""
+def test_full_disk_during_a_run(tiny, on_small_disk, kilobytes, flags):
+    """The disk is full while the run saves a checkpoint, and while it logs."""
     call, disk = on_small_disk
     flags = ["--config", tiny["config"], "--workdir", str(disk / "run"), *flags]
     process = call(kilobytes, sys.executable, "-m", "tpr_jax.main", *flags)
@@ -204,7 +204,7 @@ cp -r "$folder/run" "$copy"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [300, 700])
-def test_on_a_disk_that_was_enlarged_it_goes_on(tiny, finished, on_small_disk, tmp_path, kilobytes):
+def test_resumes_after_the_disk_was_enlarged(tiny, finished, on_small_disk, tmp_path, kilobytes):
     _, disk = on_small_disk
     command = [
         sys.executable,
@@ -226,7 +226,7 @@ def test_on_a_disk_that_was_enlarged_it_goes_on(tiny, finished, on_small_disk, t
     assert left == []
 
 
-def test_other_exceptions_that_nobody_can_catch_are_still_told():
+def test_other_unraisable_exceptions_are_still_reported():
     seen = []
     report = checkpoint._without_late_calls(seen.append)
 

@@ -1,4 +1,4 @@
-"""One run from end to end: everything it promises to write, and what the trainer must not touch."""
+"""One run from end to end: all files that it writes, and the weights that it must not change."""
 
 import json
 import math
@@ -27,7 +27,7 @@ def rows(workdir) -> list[dict]:
 
 
 def read(folder, step: int) -> dict:
-    """A checkpoint as it lies on disk, without being told what is in it."""
+    """Reads a checkpoint as it is on disk, without a target structure."""
     manager = checkpoint.open_manager(folder, keep=2)
     wanted = ocp.args.Composite(state=ocp.args.StandardRestore(), notes=ocp.args.JsonRestore())
     return manager.restore(step, args=wanted)
@@ -41,7 +41,7 @@ def assert_scores(scores: dict) -> None:
         assert direction["R1"] <= direction["R5"] <= direction["R10"]
 
 
-def test_the_terminal_shows_what_happened_and_no_noise(finished):
+def test_terminal_output_has_no_noise(finished):
     workdir, process = finished
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""  # no warning of any library; the bars show only on a terminal
@@ -59,7 +59,7 @@ def test_config_json_is_the_whole_config(finished, make_config):
     assert written == json.loads(expected.to_json())
 
 
-def test_metrics_jsonl_has_a_row_a_logged_step(finished):
+def test_metrics_jsonl_has_a_row_per_logged_step(finished):
     workdir, _ = finished
     steps = [row for row in rows(workdir) if "loss" in row]
     assert [row["step"] for row in steps] == list(range(1, STEPS + 1))
@@ -85,7 +85,7 @@ def test_metrics_jsonl_has_a_row_a_logged_step(finished):
     assert len({row["loss"] for row in steps}) > STEPS / 2
 
 
-def test_learning_rate_in_the_log_is_the_recipes(finished):
+def test_logged_learning_rate_follows_the_schedule(finished):
     workdir, _ = finished
     for row in (row for row in rows(workdir) if "loss" in row):
         epochs = (row["step"] - 1) / PER_EPOCH  # the first step is taken at progress 0
@@ -156,16 +156,16 @@ def test_checkpoints_hold_the_trainable_part_only(finished):
         assert found["notes"]["zero_shot"] == results["zero_shot"]["test"]
 
 
-def test_frozen_weights_are_the_folders(make_config, tmp_path, tiny):
-    """Trained in this process, so that the frozen weights can be looked at afterward."""
+def test_frozen_weights_do_not_change(make_config, tmp_path, tiny):
+    """Trains in this process, where the frozen weights can be inspected afterward."""
     config = make_config(total_steps=3)
     seen = {}
     prepare = loop.prepare
 
     def watched(config):
-        seen.update(prepare(config))
-        seen["before"] = jax.tree.map(np.array, seen["trainable"])
-        return seen
+        run = prepare(config)
+        seen.update(frozen=run.frozen, before=jax.tree.map(np.array, run.trainable))
+        return run
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "prepare", watched)
@@ -181,7 +181,7 @@ def test_frozen_weights_are_the_folders(make_config, tmp_path, tiny):
 
 
 def test_eval_mode_scores_the_best_state(finished, make_config, tmp_path, capsys):
-    """`--mode eval` writes eval.json. What it finds is what the run itself found of that state."""
+    """`--mode eval` writes eval.json, with the scores that the run itself gave this state."""
     workdir, _ = finished
     copy = shutil.copytree(workdir, tmp_path / "copy")
     config = make_config()
@@ -205,7 +205,7 @@ def test_eval_mode_scores_the_best_state(finished, make_config, tmp_path, capsys
     assert (scored["checkpoint"], scored["test"]) == (None, results["zero_shot"]["test"])
 
 
-def test_without_val_and_evaluation_only_at_the_end(make_config, own_data, tmp_path):
+def test_run_without_val_split(make_config, own_data, tmp_path):
     entries = json.loads((own_data / "reid_raw.json").read_text())
     (own_data / "reid_raw.json").write_text(json.dumps([e for e in entries if e["split"] != "val"]))
     results = loop.train(make_config(data_dir=own_data, total_steps=6, eval_every=0), tmp_path / "run")
@@ -220,12 +220,12 @@ def test_eval_every_0_evaluates_once_at_the_end(make_config, tmp_path):
     assert results["best_on_val"]["epoch"] == 2 and results["best_on_val"]["test"] == results["final"]["test"]
 
 
-def test_log_every_leaves_out_steps_but_not_the_last(make_config, tmp_path):
+def test_log_every_always_logs_the_last_step(make_config, tmp_path):
     loop.train(make_config(total_steps=12, log_every=5, eval_every=0), tmp_path / "run")
     assert [row["step"] for row in rows(tmp_path / "run") if "loss" in row] == [5, 10, 12]
 
 
-def test_a_method_without_parts_is_told_to_evaluate(make_config, tmp_path):
+def test_rejects_a_method_with_nothing_to_train(make_config, tmp_path):
     config = make_config()
     config.method = {"name": "zero_shot"}
     config.losses.balance = 0.0
@@ -240,8 +240,8 @@ def test_a_method_without_parts_is_told_to_evaluate(make_config, tmp_path):
     [((), 3), (("--config.mesh.data=1", "--config.mesh.model=-1"), 2)],
     ids=["3x1", "1x2"],
 )
-def test_a_finished_run_is_scored_on_another_number_of_devices(finished, start, tmp_path, flags, devices):
-    """Neither its batches of 8 rows to train on nor those to score have to fit: the same scores as on one."""
+def test_evaluates_on_another_number_of_devices(finished, start, tmp_path, flags, devices):
+    """Neither training nor evaluation batches have to fit the devices; the scores stay the same."""
     workdir, _ = finished
     copy = shutil.copytree(workdir, tmp_path / "copy")
     process = start(copy, "--mode=eval", *flags, env=forced_devices(devices))
@@ -256,8 +256,8 @@ def test_a_finished_run_is_scored_on_another_number_of_devices(finished, start, 
             np.testing.assert_allclose(scored["test"][direction][measure], value, atol=1e-3)
 
 
-def test_what_training_asks_of_a_batch_does_not_bind_evaluation(make_config, tmp_path):
-    """A batch larger than the whole training split, of three parts that do not divide it."""
+def test_evaluation_takes_any_training_batch_size(make_config, tmp_path):
+    """The batch is larger than the training split, with three microbatches that do not divide it."""
     config = make_config(batch_size=500, accumulate=3, eval_batch_size=5)
     scored = results_lib.evaluate_run(config, tmp_path / "scored")
     assert scored["checkpoint"] is None
@@ -271,7 +271,7 @@ def test_what_training_asks_of_a_batch_does_not_bind_evaluation(make_config, tmp
         loop.train(config, tmp_path / "trained")
 
 
-def test_a_schedule_that_no_milestone_meets_is_said(make_config, tmp_path, capsys):
+def test_reports_milestones_beyond_the_last_epoch(make_config, tmp_path, capsys):
     flags = dict(num_epochs=3, total_steps=2, eval_every=0, optimizer__schedule="step")
     loop.train(make_config(**flags), tmp_path / "default")
     told = "config.optimizer.milestones=(20, 50) all lie beyond config.num_epochs=3: after its warm-up"

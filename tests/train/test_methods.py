@@ -1,4 +1,4 @@
-"""Two steps of training with each kind of method: its losses are logged, its state comes back and scores."""
+"""Two steps of training with each kind of method: losses are logged, the state is restored and scored."""
 
 import json
 

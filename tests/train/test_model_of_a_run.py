@@ -1,4 +1,4 @@
-"""The model that a run leaves behind is the one that its results speak of."""
+"""The model that a run saves is the one that its results.json describes."""
 
 import json
 from types import SimpleNamespace
@@ -10,9 +10,11 @@ import tpr_jax
 from tpr_jax.data.records import caption_pairs, load_records
 from tpr_jax.metrics import retrieval
 from tpr_jax.train import results
+from tpr_jax.train.checkpoint import Restored
+from tpr_jax.train.progress import Progress
 
 
-def test_the_model_of_a_run_scores_what_its_results_say(finished, tiny):
+def test_saved_model_scores_as_results_json_says(finished, tiny):
     workdir, process = finished
     assert process.returncode == 0, process.stderr
     assert f"tpr_jax.from_pretrained('{workdir}/model')" in process.stdout
@@ -34,16 +36,23 @@ def test_the_model_of_a_run_scores_what_its_results_say(finished, tiny):
     assert model.tokenizer.context_length == 24
 
 
-@pytest.mark.parametrize("found, wanted", [((3, "best", {"best_epoch": 2}, []), "best"), (None, "last")])
-def test_the_state_kept_is_the_best_on_val_or_else_the_last(monkeypatch, found, wanted):
-    config = SimpleNamespace(method=SimpleNamespace(name="x"), dataset="y")
-    parts = {"frozen": {}, "trainable": {"a": np.ones(2)}, "encoders": None, "data": {}, "skipped": None}
-    monkeypatch.setattr(results.checkpoint, "restore_newest", lambda manager, like: found)
-    monkeypatch.setattr(results, "score_split", lambda parts, config, encoders, state, split: (state, None))
-    notes = {"zero_shot": "before"}
-    out, _, kept = results.final_results(
-        config, parts, "last", None, notes, lambda state: state, 5, lambda: 1.0, []
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [(Restored(3, {"trainable": "best"}, {"best_epoch": 2}, []), "best"), (None, "last")],
+)
+def test_final_model_is_the_best_on_val_or_else_the_last(found, wanted):
+    run = SimpleNamespace(
+        config=SimpleNamespace(method=SimpleNamespace(name="x"), dataset="y"),
+        num_params=lambda: {"trainable_params": 2, "total_params": 2},
+        variables=lambda trainable: trainable,
+        data={},
+        skipped=None,
     )
-    assert kept == wanted
+    evaluator = SimpleNamespace(run=run, score_split=lambda variables, split: (variables, None))
+    checkpointer = SimpleNamespace(restore_best=lambda state: found)
+    last = SimpleNamespace(trainable="last", step=np.int32(5))
+    progress = Progress(zero_shot={"R1": 1.0})
+    out, _, kept = results.final_results(evaluator, last, checkpointer, progress, [], lambda: 1.0)
+    assert kept == wanted and out["steps"] == 5 and out["zero_shot"] == {"test": {"R1": 1.0}}
     # The numbers beside are of the same state.
     assert (out["best_on_val"] or {"test": out["final"]["test"]})["test"] == wanted

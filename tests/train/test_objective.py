@@ -1,4 +1,4 @@
-"""A batch that goes through the towers in parts gives the losses and gradients of the whole."""
+"""A batch encoded in microbatches gives the losses and gradients of the whole batch."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ ROWS = 12
 
 
 def masked_batch() -> dict:
-    """The number of masked words differs between the parts of the batch."""
+    """Returns a batch whose microbatches have different numbers of masked words."""
     batch = tiny.batch(ROWS)
     ids = batch["ids"].copy()
     ids[: ROWS // 2, 1] = CONFIG.vocab_size - 2
@@ -30,7 +30,7 @@ def masked_batch() -> dict:
 
 
 def prepared(name: str):
-    """(model, weights of all losses that the method can have, trainable, frozen)."""
+    """Returns (model, weights of all losses that the method can have, trainable, frozen)."""
     method = METHODS[name](**(tiny.DM_SETTINGS if name == "dm_adapter" else tiny.SETTINGS.get(name, {})))
     used = [loss for loss in losses.NAMES if loss not in ("mlm", "id") or name == "irra"]
     weights = {loss: 1.0 + i / 8 for i, loss in enumerate(used) if loss != "balance" or method.mixtures}
@@ -40,7 +40,7 @@ def prepared(name: str):
 
 
 @pytest.mark.parametrize(("name", "count"), [("dm_adapter", 3), ("dm_adapter", ROWS), ("irra", 4)])
-def test_in_parts_as_whole(name, count):
+def test_microbatches_give_the_loss_and_gradient_of_the_whole(name, count):
     model, weights, trainable, frozen = prepared(name)
     batch = masked_batch()
 
@@ -48,13 +48,13 @@ def test_in_parts_as_whole(name, count):
         return objective.objective(model, weights, 50.0, trainable, frozen, batch)
 
     (total, metrics), gradient = jax.jit(jax.value_and_grad(whole, has_aux=True))(trainable)
-    parts = jax.tree.map(lambda rows: rows.reshape(count, ROWS // count, *rows.shape[1:]), batch)
-    in_parts = jax.jit(
-        lambda trainable, parts: objective.grad_cached_loss_and_grad(
-            model, weights, 50.0, trainable, frozen, parts
+    microbatches = jax.tree.map(lambda rows: rows.reshape(count, ROWS // count, *rows.shape[1:]), batch)
+    microbatched = jax.jit(
+        lambda trainable, microbatches: objective.grad_cached_loss_and_grad(
+            model, weights, 50.0, trainable, frozen, microbatches
         )
     )
-    (mine, found), added = in_parts(trainable, parts)
+    (mine, found), added = microbatched(trainable, microbatches)
     np.testing.assert_allclose(mine, total, rtol=1e-5)
     assert found.keys() == metrics.keys()
     for key in metrics:
@@ -67,8 +67,8 @@ def test_in_parts_as_whole(name, count):
     assert norm > 0
 
 
-def test_the_mean_over_parts_would_be_another():
-    """What adding up the gradients of smaller batches gives: the comparison above can fail."""
+def test_mean_over_microbatches_differs():
+    """Averaging the gradients of smaller batches gives another result: the test above can fail."""
     model, weights, trainable, frozen = prepared("dm_adapter")
     batch = masked_batch()
     run = jax.jit(lambda rows: objective.objective(model, weights, 50.0, trainable, frozen, rows)[1])
@@ -89,7 +89,7 @@ PROMPTED = {
 
 
 def prompted(name: str, length: int):
-    """(model, variables, batch, prompt tokens): captions of every length that `length` ids can hold."""
+    """Returns (model, variables, batch, prompt tokens), with captions of every length up to `length`."""
     settings, count = PROMPTED[name]
     model = clip.build(LONGER, METHODS[name](**settings), heads=Heads(mlm_depth=1))
     drawn = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
@@ -137,16 +137,18 @@ def test_masked_words_are_scored_where_prompts_shift_them(name, length):
     # Those that were dropped do not count in any part of the batch either.
     rows = len(batch["ids"]) // 2 * 2
     batch = {key: value[-rows:] for key, value in batch.items()}
-    parts = {key: value.reshape(2, rows // 2, *value.shape[1:]) for key, value in batch.items()}
-    in_parts = jax.jit(
-        lambda parts: objective.grad_cached_loss_and_grad(model, {"mlm": 1.0}, 50.0, variables, {}, parts)
+    microbatches = {key: value.reshape(2, rows // 2, *value.shape[1:]) for key, value in batch.items()}
+    microbatched = jax.jit(
+        lambda microbatches: objective.grad_cached_loss_and_grad(
+            model, {"mlm": 1.0}, 50.0, variables, {}, microbatches
+        )
     )
-    np.testing.assert_allclose(in_parts(parts)[0][1]["mlm"], run(batch)["mlm"], rtol=1e-5)
+    np.testing.assert_allclose(microbatched(microbatches)[0][1]["mlm"], run(batch)["mlm"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", PROMPTED)
-def test_a_word_stands_behind_the_prompts(name):
-    """The text tower is causal: another word changes its tokens from the word's own place on."""
+def test_words_come_after_the_prompts(name):
+    """The text tower is causal: another word changes the tokens from its own position on."""
     model, variables, batch, count = prompted(name, 5)
     encode = jax.jit(lambda ids: model["encode_text"](variables, ids, all_tokens=True)[0])
     ids = batch["ids"][-1:]
@@ -158,7 +160,7 @@ def test_a_word_stands_behind_the_prompts(name):
         assert np.flatnonzero(changed)[0] == word + count
 
 
-def test_a_batch_whose_masked_words_are_all_cut_off_has_no_loss():
+def test_mlm_loss_is_zero_without_masked_words():
     model, variables, batch, count = prompted("prompts", LONGER.context_length)
     labels = np.zeros_like(batch["mlm_labels"])
     labels[-1, LONGER.context_length - count] = 3

@@ -1,4 +1,4 @@
-"""What a run knows at a stop it knows after it: the best epoch above all."""
+"""A resumed run knows what it knew when it stopped, above all the best epoch."""
 
 import itertools
 import json
@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from tests.train.test_resume import rows
-from tpr_jax.train import checkpoint, loop, progress
+from tpr_jax.train import checkpoint, loop, progress, throughput
 from tpr_jax.train import results as results_lib
+from tpr_jax.train.evaluate import Evaluator
 
 # R@1 on val by the step that is scored, six to an epoch: all that come after step 12 are worse.
 R1 = {6: 20.0, 12: 50.0, 14: 70.0, 18: 30.0, 24: 10.0}
@@ -21,7 +22,7 @@ LAST = 24
 
 
 class KilledError(BaseException):
-    """Stands for a SIGKILL at a moment of the test's choice."""
+    """Stands in for a SIGKILL at a chosen moment."""
 
 
 def scores(r1: float) -> dict:
@@ -33,7 +34,7 @@ def first_leaf(trainable: dict) -> bytes:
 
 
 def score_by_step(patch) -> list[tuple[int, str]]:
-    """Has each state scored by its step, as `R1` says; returns what was scored, as it comes to be."""
+    """Scores each state by its step, as `R1` says; returns the growing list of what was scored."""
     asked, steps = [], {}
     save, restore = checkpoint.save, checkpoint.restore_newest
 
@@ -46,14 +47,14 @@ def score_by_step(patch) -> list[tuple[int, str]]:
             steps[first_leaf(found[1]["trainable"])] = found[0]
         return found
 
-    def score_split(parts, config, encoders, variables, split):
+    def score_split(evaluator, variables, split, encoders=None):
         step = steps[first_leaf(variables)] if "moe" in variables else 0
         asked.append((step, split))
         return scores(R1.get(step, 1.0) + (split == "test")), {}
 
     patch.setattr(checkpoint, "save", saved)
     patch.setattr(checkpoint, "restore_newest", restored)
-    patch.setattr(results_lib, "score_split", score_split)
+    patch.setattr(Evaluator, "score_split", score_split)
     patch.setattr(loop.evaluate, "examples", lambda *_, **__: [])
     return asked
 
@@ -64,15 +65,15 @@ def scored(monkeypatch):
 
 
 def best_kept(workdir: Path) -> tuple[int, dict]:
-    """(step, notes of the best) of the one state in `checkpoints/best`."""
+    """Returns (step, notes about the best) of the one state in `checkpoints/best`."""
     with checkpoint.open_manager(workdir / "checkpoints" / "best", keep=1) as best:
         (step,) = best.all_steps()
         notes = checkpoint.read_notes(best, step)
-    return step, {key: notes[key] for key in progress.NONE_YET}
+    return step, {key: notes[key] for key in progress.NO_BEST}
 
 
 def outcome(workdir: Path) -> dict:
-    """What must not depend on where a run was cut: results, losses and scores, best state and model."""
+    """Returns what must not depend on where a run was cut: results, losses, scores, best state, model."""
     results = json.loads((workdir / "results.json").read_text())
     for key in ("seconds", "peak_memory_bytes"):
         assert results.pop(key) > 0
@@ -92,7 +93,7 @@ def uninterrupted(make_config, tmp_path_factory):
     return found
 
 
-def test_made_longer_after_the_best_epoch(make_config, scored, uninterrupted, tmp_path):
+def test_longer_rerun_keeps_the_best_epoch(make_config, scored, uninterrupted, tmp_path):
     loop.train(make_config(total_steps=12, eval_every=1), tmp_path)
     assert best_kept(tmp_path)[0] == 12
     scored.clear()
@@ -103,8 +104,8 @@ def test_made_longer_after_the_best_epoch(make_config, scored, uninterrupted, tm
 
 
 @pytest.mark.parametrize("eval_every", [0, 1, 3])
-def test_made_longer_where_the_end_alone_was_scored(make_config, scored, tmp_path, eval_every):
-    """In the middle of an epoch, or where no evaluation was due: that state is the best all the same."""
+def test_longer_rerun_keeps_a_best_state_at_the_old_end(make_config, scored, tmp_path, eval_every):
+    """The state may be in the middle of an epoch, or at one without an evaluation."""
     loop.train(make_config(total_steps=14, eval_every=eval_every), tmp_path)
     loop.train(make_config(total_steps=LAST, eval_every=eval_every), tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
@@ -114,7 +115,7 @@ def test_made_longer_where_the_end_alone_was_scored(make_config, scored, tmp_pat
 
 
 def kill_at(patch, where, name: str, chosen) -> None:
-    """Lets a function raise `KilledError` instead of what it does, where `chosen(*arguments)`."""
+    """Makes a function raise `KilledError` if `chosen(*arguments)`."""
     real = getattr(where, name)
 
     def killed(*arguments, **named):
@@ -126,12 +127,12 @@ def kill_at(patch, where, name: str, chosen) -> None:
 
 
 def saves(folder: str, at_step: int):
-    """Whether a call of `checkpoint.save` is of this folder and step."""
+    """Returns whether a call of `checkpoint.save` has this folder and step."""
     return lambda manager, step, *_: (manager.directory.name, step) == (folder, at_step)
 
 
 MOMENTS = {
-    "before the evaluation": (results_lib, "score_split", None),
+    "before the evaluation": (Evaluator, "score_split", None),
     "before the best is saved": (checkpoint, "save", saves("best", 12)),
     "before the progress is": (progress, "write_progress", lambda workdir, step, notes: step == 12),
     "before the next checkpoint": (checkpoint, "save", saves("latest", 18)),
@@ -146,7 +147,7 @@ MOMENTS = {
     [*((moment, LAST) for moment in MOMENTS), ("before the progress is", 12), ("before the results", 12)],
 )
 def test_killed_at_any_moment(make_config, scored, uninterrupted, tmp_path, moment, total):
-    """Of a run that is as long as the resumed one, or of a shorter one, which ends at its best epoch."""
+    """The killed run is as long as the resumed one, or shorter and ends at its best epoch."""
     where, name, chosen = MOMENTS[moment]
     if chosen is None:  # after the last evaluation that it survives
         chosen = lambda *_: scored[-1:] == [(6, "val")]  # noqa: E731
@@ -158,8 +159,8 @@ def test_killed_at_any_moment(make_config, scored, uninterrupted, tmp_path, mome
     assert outcome(tmp_path) == uninterrupted
 
 
-def test_killed_while_the_best_was_being_written(make_config, scored, uninterrupted, tmp_path):
-    """Scores are logged, but the state is only half there, and the one before not yet gone."""
+def test_killed_while_saving_the_best(make_config, scored, uninterrupted, tmp_path):
+    """The scores are logged, the state is half written, and the one before is not deleted yet."""
     loop.train(make_config(total_steps=6, eval_every=1), tmp_path)
     before = shutil.copytree(tmp_path / "checkpoints" / "best" / "6", tmp_path / "six")
     loop.train(make_config(total_steps=12, eval_every=1), tmp_path)
@@ -171,10 +172,8 @@ def test_killed_while_the_best_was_being_written(make_config, scored, uninterrup
     assert outcome(tmp_path) == uninterrupted
 
 
-def test_the_newest_checkpoint_is_damaged_and_the_best_is_newer(
-    make_config, scored, uninterrupted, tmp_path, capsys
-):
-    """The run falls back to before its best epoch, and comes by it again."""
+def test_damaged_newest_checkpoint_with_a_newer_best(make_config, scored, uninterrupted, tmp_path, capsys):
+    """The run falls back to before its best epoch, and reaches it again."""
     loop.train(make_config(total_steps=12, eval_every=1), tmp_path)
     for path in (tmp_path / "checkpoints" / "latest" / "12").rglob("d/*"):
         path.write_bytes(b"")
@@ -186,7 +185,7 @@ def test_the_newest_checkpoint_is_damaged_and_the_best_is_newer(
     assert outcome(tmp_path) == uninterrupted
 
 
-def test_a_damaged_best_makes_room_for_the_next(make_config, scored, tmp_path, capsys):
+def test_removes_a_damaged_best(make_config, scored, tmp_path, capsys):
     loop.train(make_config(total_steps=12, eval_every=1), tmp_path)
     (tmp_path / "checkpoints" / "best" / "12" / "notes" / "metadata").write_text("{")
     loop.train(make_config(total_steps=LAST, eval_every=1), tmp_path)
@@ -195,19 +194,19 @@ def test_a_damaged_best_makes_room_for_the_next(make_config, scored, tmp_path, c
     assert best_kept(tmp_path) == (12, {"best_r1": 50.0, "best_epoch": 2})
 
 
-def test_what_evaluations_took_is_known_after_a_stop(make_config, monkeypatch, tmp_path):
-    """Seconds by a clock of the test's own; the last evaluations are from after the last checkpoint."""
+def test_seconds_include_evaluations_after_the_last_checkpoint(make_config, monkeypatch, tmp_path):
+    """Uses a clock of its own; the last evaluations come after the last checkpoint."""
     ticks = itertools.count(1)
     clock = SimpleNamespace(offset=0.0, monotonic=lambda: clock.offset + next(ticks) * 1e-3)
-    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(throughput, "time", clock)
     score_by_step(monkeypatch)
-    score = results_lib.score_split
+    score = Evaluator.score_split
 
     def slow(*arguments):
         clock.offset += 1000.0
         return score(*arguments)
 
-    monkeypatch.setattr(results_lib, "score_split", slow)
+    monkeypatch.setattr(Evaluator, "score_split", slow)
     loop.train(make_config(total_steps=6, eval_every=1), tmp_path)
     before = json.loads((tmp_path / "results.json").read_text())
     assert int(before["seconds"]) == 4000  # zero-shot, val, test twice
@@ -217,8 +216,8 @@ def test_what_evaluations_took_is_known_after_a_stop(make_config, monkeypatch, t
     assert after["peak_memory_bytes"] >= before["peak_memory_bytes"]
 
 
-def test_the_wall_clock_may_be_set(make_config, monkeypatch, tmp_path):
-    """An hour back at each look."""
+def test_wall_clock_changes_do_not_matter(make_config, monkeypatch, tmp_path):
+    """Sets the wall clock back an hour at each call."""
     real, hours = time.time, itertools.count(1)
     monkeypatch.setattr(time, "time", lambda: real() - 3600 * next(hours))
     began = time.monotonic()
@@ -235,7 +234,7 @@ def rows_with_times(workdir: Path) -> list[dict]:
     return [row for row in found if "loss" in row]
 
 
-def test_progress_is_of_its_step_alone(tmp_path):
+def test_progress_belongs_to_one_step(tmp_path):
     assert progress.read_progress(tmp_path, 3) == {}
     notes = {"seconds": 2.5, "best_r1": 1.0, "skipped": {"a.jpg": "bad"}}
     progress.write_progress(tmp_path, 3, notes)
@@ -246,20 +245,20 @@ def test_progress_is_of_its_step_alone(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"null", b"\xff", b'{"step": 3, "seconds": 9', b"[" * 200_000]
 )
-def test_progress_that_cannot_be_read_counts_as_none(tmp_path, content):
+def test_unreadable_progress_is_ignored(tmp_path, content):
     progress.write_progress(tmp_path, 3, {"seconds": 1.0})
     (tmp_path / "checkpoints" / "progress.json").write_bytes(content)
     assert progress.read_progress(tmp_path, 3) == {}
 
 
-def test_progress_that_was_damaged_counts_as_none(tmp_path):
+def test_damaged_progress_is_ignored(tmp_path):
     progress.write_progress(tmp_path, 3, {"seconds": 1.0})
     path = tmp_path / "checkpoints" / "progress.json"
     path.write_text(path.read_text().replace("1.0", "9.0"))
     assert progress.read_progress(tmp_path, 3) == {}
 
 
-def test_scores_are_those_of_all_splits_that_are_wanted():
+def test_scores_at_needs_all_splits():
     history = [{"step": 6, "val": 1}, {"step": 12, "loss": 1.0}, {"step": 12, "val": 2}]
     assert progress.scores_at(history, 12, ["val"]) == history[2]
     assert progress.scores_at(history, 12, ["val", "test"]) is None

@@ -14,7 +14,7 @@ def rows(workdir) -> list[dict]:
 
 
 @pytest.mark.parametrize("with_val", [True, False])
-def test_best_on_test_where_it_is_asked_for(make_config, own_data, tmp_path, with_val, capsys):
+def test_best_on_test_if_asked_for(make_config, own_data, tmp_path, with_val, capsys):
     """Few people, shuffled captions and P x K batches besides: all that a protocol can ask for at once."""
     entries = json.loads((own_data / "reid_raw.json").read_text())
     kept = [e for e in entries if with_val or e["split"] != "val"]

@@ -1,4 +1,4 @@
-"""A run that was killed goes on as if it had not been: the same losses and parameters, to the last bit."""
+"""A run that was killed and resumed has the same losses and parameters, to the last bit."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tpr_jax.train import loop
+from tpr_jax.train.evaluate import Evaluator
 from tpr_jax.utils.signals import Stopped
 
 pytestmark = pytest.mark.everywhere
@@ -20,7 +21,7 @@ LAST = 120
 
 
 def rows(workdir) -> list[dict]:
-    """What a run computed, without what the clock says."""
+    """Returns the rows of a run without what depends on the clock."""
     path = workdir / "metrics.jsonl"
     timed = (
         *("examples_per_second", "step_seconds", "input_wait", "seconds"),
@@ -31,7 +32,7 @@ def rows(workdir) -> list[dict]:
 
 
 def final_state(workdir, step=LAST) -> dict:
-    """The checkpoint's arrays on one device, whatever devices and processes wrote it."""
+    """Restores a checkpoint onto one device, whatever devices and processes wrote it."""
     reader, path = ocp.StandardCheckpointer(), workdir / "checkpoints" / "latest" / str(step) / "state"
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(
@@ -75,13 +76,13 @@ def first_checkpoint(workdir):
 
 
 def later(workdir):
-    """Right after an evaluation was logged, while its `best` checkpoint may still be being written."""
+    """Returns whether an evaluation was logged; its `best` checkpoint may still be in progress."""
     path = workdir / "metrics.jsonl"
     return path.exists() and any(row["step"] == 60 and "val" in row for row in rows(workdir))
 
 
 @pytest.mark.slow
-def test_killed_twice_and_still_the_same_run(start, run, finished, tmp_path):
+def test_killed_twice_gives_the_same_run(start, run, finished, tmp_path):
     reference, _ = finished
     workdir = tmp_path / "run"
     kill_when(start(workdir), lambda: first_checkpoint(workdir))
@@ -99,8 +100,8 @@ def test_killed_twice_and_still_the_same_run(start, run, finished, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop_it_saves_and_says_so(start, make_config, finished, tmp_path, number):
-    """SIGTERM, which a cluster sends before it takes a machine away, is no error."""
+def test_saves_and_stops_on_a_signal(start, make_config, finished, tmp_path, number):
+    """SIGTERM, which a cluster sends before it preempts a machine, is not an error."""
     reference, _ = finished
     workdir = tmp_path / "run"
     process = start(workdir)
@@ -114,7 +115,7 @@ def test_asked_to_stop_it_saves_and_says_so(start, make_config, finished, tmp_pa
     if number == signal.SIGINT:
         assert process.returncode == 2
         (line,) = stderr.splitlines()
-        assert line.startswith("error: stopped at step ") and "the same command goes on" in line
+        assert line.startswith("error: stopped at step ") and "rerun the same command to resume" in line
         step = int(line.split()[4].rstrip(","))
     else:
         assert process.returncode == 0 and stderr == ""
@@ -129,20 +130,20 @@ def test_asked_to_stop_it_saves_and_says_so(start, make_config, finished, tmp_pa
     assert_same_run(workdir, reference)
 
 
-def test_asked_to_stop_while_it_evaluates(make_config, finished, tmp_path):
-    """In this process, where the very moment can be chosen."""
+def test_stops_during_an_evaluation(make_config, finished, tmp_path):
+    """Runs in this process, where the moment of the signal can be chosen."""
     reference, _ = finished
-    score, calls = loop.results_lib.score_split, []
+    score, calls = Evaluator.score_split, []
 
-    def scored(*arguments):
-        calls.append(arguments[-1])
+    def scored(evaluator, variables, split, *encoders):
+        calls.append(split)
         if calls.count("val") == 2:
             os.kill(os.getpid(), signal.SIGTERM)
             pytest.fail("went on")
-        return score(*arguments)
+        return score(evaluator, variables, split, *encoders)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.results_lib, "score_split", scored)
+        patch.setattr(Evaluator, "score_split", scored)
         with pytest.raises(Stopped) as stopped:
             loop.train(make_config(checkpoint_every=1000), tmp_path)
     assert stopped.value.number == signal.SIGTERM and "newest checkpoint has all steps" in str(stopped.value)
@@ -151,7 +152,7 @@ def test_asked_to_stop_while_it_evaluates(make_config, finished, tmp_path):
     assert_same_run(tmp_path, reference)
 
 
-def test_unread_it_saves_and_ends_quietly(start, make_config, tmp_path, capsys):
+def test_saves_and_ends_quietly_on_a_closed_pipe(start, make_config, tmp_path, capsys):
     """As `... | head` does: the reader goes away after some lines, and the next cannot be told."""
     process = start(tmp_path, "--config.eval_every=1")
     lines = [process.stdout.readline()]
@@ -169,7 +170,7 @@ def test_unread_it_saves_and_ends_quietly(start, make_config, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("cut", [6, 14])  # at the end of an epoch, and in the middle of one
-def test_cut_short_and_then_made_longer(make_config, finished, tmp_path, cut):
+def test_resumes_a_shorter_run(make_config, finished, tmp_path, cut):
     results = loop.train(make_config(total_steps=cut), tmp_path)
     assert results["steps"] == cut and final_state(tmp_path, cut)["step"] == cut
     results = loop.train(make_config(total_steps=18), tmp_path)
@@ -178,7 +179,7 @@ def test_cut_short_and_then_made_longer(make_config, finished, tmp_path, cut):
     assert len(trained[0]) == 18 and trained[0] == trained[1][:18]
 
 
-def test_another_seed_is_another_run(make_config, finished, tmp_path):
+def test_another_seed_gives_another_run(make_config, finished, tmp_path):
     """The comparisons above can fail."""
     loop.train(make_config(seed=1, total_steps=1, eval_every=0), tmp_path)
     assert rows(tmp_path)[0]["loss"] != rows(finished[0])[0]["loss"]

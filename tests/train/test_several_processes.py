@@ -188,7 +188,7 @@ def test_pictures_that_cannot_be_read_are_listed_whoever_tried_them(tiny, own_da
         (["--mode=eval"], "another command than process 0: --mode is 'eval' instead of 'train'"),
     ],
 )
-def test_one_was_started_with_another_command(tiny, tmp_path, flags, told):
+def test_rejects_processes_with_different_commands(tiny, tmp_path, flags, told):
     found = ended(begin_two(tiny, tmp_path / "run", second=tuple(flags)))
     assert [code for code, _, _ in found] == [2, 2], found
     for _, _, stderr in found:
@@ -198,7 +198,7 @@ def test_one_was_started_with_another_command(tiny, tmp_path, flags, told):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["fewer images", "another caption", "the same elsewhere", "other weights"])
-def test_one_was_started_with_other_data(tiny, own_data, own_clip, tmp_path, what):
+def test_rejects_processes_with_different_data(tiny, own_data, own_clip, tmp_path, what):
     """As where a machine has a copy of its own."""
     entries = json.loads((own_data / "reid_raw.json").read_text())
     flags, told = [f"--config.data_dir={own_data}"], "another data set than process 0: train.annotations is "
@@ -223,7 +223,7 @@ def test_one_was_started_with_other_data(tiny, own_data, own_clip, tmp_path, wha
 
 
 @pytest.mark.slow
-def test_one_process_stops_and_two_go_on(tiny, tmp_path, whole):
+def test_one_process_stops_and_two_resume(tiny, tmp_path, whole):
     """The other way round than a lost machine: one is added."""
     mesh, reference = whole
     workdir = tmp_path / "run"
@@ -238,7 +238,7 @@ def test_one_process_stops_and_two_go_on(tiny, tmp_path, whole):
 
 
 @pytest.mark.slow
-def test_on_other_devices_it_goes_on(tiny, tmp_path, whole):
+def test_resumes_on_other_devices(tiny, tmp_path, whole):
     """Eight, then two, then one: the last with a mesh of its own."""
     mesh, reference = whole
     workdir = tmp_path / "run"

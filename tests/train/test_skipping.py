@@ -1,4 +1,4 @@
-"""config.on_bad_image=skip, and data sets mixed: what a run does with them from the batch to results.json."""
+"""config.on_bad_image=skip and mixed data sets, from the batch to results.json."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests import benchmark_folders
-from tpr_jax import main
+from tpr_jax.config.flags import parse_flags
 from tpr_jax.data.batches import decode_all, image_batches
 from tpr_jax.data.mixture import mix
 from tpr_jax.data.pipeline import steps_per_epoch, train_input
@@ -62,7 +62,7 @@ def epochs(records, skipped=None, count=3, start=0, **settings):
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_another_example_takes_the_place(records, cache):
+def test_replaces_an_unreadable_example(records, cache):
     whole = epochs(records, cache=cache, **PLAIN)
     bad = [2, 7, 11]
     for how, row in enumerate(bad):
@@ -85,7 +85,7 @@ def test_another_example_takes_the_place(records, cache):
     assert len(set(found["index"][was_bad].tolist())) > 3  # not one stand-in for all
 
 
-def test_order_with_skips_is_repeatable_resumable_and_the_same_from_memory(records):
+def test_order_with_skips_is_repeatable_and_resumable(records):
     for how, row in enumerate((0, 5)):
         spoil(records.image_paths[row], how)
     whole = epochs(records, {}, cache=False)
@@ -100,14 +100,14 @@ def test_order_with_skips_is_repeatable_resumable_and_the_same_from_memory(recor
         np.testing.assert_array_equal(cached[name], whole[name], name)
 
 
-def test_no_picture_can_be_read(records):
+def test_no_image_can_be_read(records):
     for path in records.image_paths:
         spoil(path)
     with pytest.raises(UserError, match=r"png: no such image.*nor can any of the 99 images"):
         epochs(records, {}, cache=False)
 
 
-def test_decoding_in_bulk_with_bad_pictures(records):
+def test_bulk_decoding_with_unreadable_images(records):
     spoil(records.image_paths[1])
     spoil(records.image_paths[6], 2)
     bad = {}
@@ -119,7 +119,7 @@ def test_decoding_in_bulk_with_bad_pictures(records):
     np.testing.assert_array_equal(np.concatenate([rows for rows, _ in batches])[:12], images)
 
 
-def test_a_mixed_set_in_batches(records, tmp_path):
+def test_batches_of_a_mixture(records, tmp_path):
     """Every caption of the first, half of those of the second, another half each epoch."""
     other = make_records(tmp_path / "other", pictures=8, first=13)
     mixed = mix([records, other], [1, 0.5])
@@ -145,7 +145,7 @@ def encoders():
     return image, lambda variables, ids: np.asarray(ids, np.float32)[:, 1:4] * 10
 
 
-def test_evaluation_leaves_bad_pictures_out_with_their_captions(records):
+def test_evaluation_skips_unreadable_images_and_their_captions(records):
     split = evaluate.encode_split(encoders(), {}, records, Tokenizer(), SIZE, 5)
     bad = [0, 4, 11]
     for how, row in enumerate(bad):
@@ -153,21 +153,21 @@ def test_evaluation_leaves_bad_pictures_out_with_their_captions(records):
     with pytest.raises(UserError, match="1.png: no such image"):
         evaluate.encode_split(encoders(), {}, records, Tokenizer(), SIZE, 5)
     skipped = {}
-    found = evaluate.encode_split(encoders(), {}, records, Tokenizer(), SIZE, 5, skipped)
+    found = evaluate.encode_split(encoders(), {}, records, Tokenizer(), SIZE, 5, skipped=skipped)
     assert set(skipped) == {records.image_paths[row] for row in bad}
     kept = ~np.isin(np.arange(12), bad)
     pairs = kept[caption_pairs(records)[0]]
-    assert found["paths"] == [path for path, keep in zip(split["paths"], kept, strict=True) if keep]
-    assert found["captions"] == [text for text, keep in zip(split["captions"], pairs, strict=True) if keep]
+    assert found.paths == [path for path, keep in zip(split.paths, kept, strict=True) if keep]
+    assert found.captions == [text for text, keep in zip(split.captions, pairs, strict=True) if keep]
     for name in ("gallery_feats", "gallery_pids"):
-        np.testing.assert_array_equal(found[name], split[name][kept])
+        np.testing.assert_array_equal(getattr(found, name), getattr(split, name)[kept])
     for name in ("query_feats", "query_pids"):
-        np.testing.assert_array_equal(found[name], split[name][pairs])
+        np.testing.assert_array_equal(getattr(found, name), getattr(split, name)[pairs])
     for path in records.image_paths:
         if path not in skipped:
             spoil(path)
     with pytest.raises(UserError, match="none of its 12 pictures can be read"):
-        evaluate.encode_split(encoders(), {}, records, Tokenizer(), SIZE, 5, {})
+        evaluate.encode_split(encoders(), {}, records, Tokenizer(), SIZE, 5, skipped={})
 
 
 def losses(workdir):
@@ -175,7 +175,7 @@ def losses(workdir):
     return [row["loss"] for row in rows if "loss" in row]
 
 
-def test_a_run_that_skips_says_what_and_resumes(make_config, own_data, tmp_path, capsys):
+def test_run_reports_skipped_images_and_resumes(make_config, own_data, tmp_path, capsys):
     entries = json.loads((own_data / "reid_raw.json").read_text())
     for how, row in enumerate((0, 7, 30, 50)):
         spoil(own_data / "imgs" / entries[row]["file_path"], how % 3)
@@ -200,7 +200,7 @@ def test_a_run_that_skips_says_what_and_resumes(make_config, own_data, tmp_path,
         loop.train(make_config(**(settings | {"on_bad_image": "error"})), tmp_path / "parts")
 
 
-def test_a_run_on_own_data_with_more_mixed_in(make_config, tmp_path, capsys):
+def test_run_on_a_folder_with_a_mixture(make_config, tmp_path, capsys):
     own = benchmark_folders.own_folder(tmp_path / "own", "csv")
     more = benchmark_folders.synth_pedes(tmp_path / "more")
     config = make_config(dataset="folder", data_dir=own, num_epochs=2, eval_every=0, on_bad_image="skip")
@@ -238,6 +238,6 @@ def test_command_lines(flag, told, tiny, tmp_path, explained, capsys):
     assert told in line
 
 
-def test_a_mix_can_be_set_on_the_command_line(tiny):
+def test_parses_mix_on_the_command_line(tiny):
     words = ["main", "--config", tiny["config"], "--workdir", "x", "--config.mix=(('folder','a',0.5),)"]
-    assert main.parse(words)[0].mix == (("folder", "a", 0.5),)
+    assert parse_flags(words)[0].mix == (("folder", "a", 0.5),)

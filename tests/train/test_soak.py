@@ -1,4 +1,4 @@
-"""Killed again and again at random moments, a run ends with the very parameters of one left alone."""
+"""Killed again and again at random moments, a run ends with the same parameters."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def live_and_die(process, workdir, rng) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_killed_twenty_times_it_is_still_the_same_run(start, run, tmp_path, capsys):
+def test_killed_twenty_times_gives_the_same_run(start, run, tmp_path, capsys):
     undisturbed, workdir = tmp_path / "undisturbed", tmp_path / "run"
     assert run(undisturbed, *FLAGS).returncode == 0
     rng = np.random.default_rng(20)

@@ -1,4 +1,4 @@
-"""One update: what changes, what is reported, and what a loss that is not finite does."""
+"""One update: what changes, what is reported, and what happens if it is not finite."""
 
 import dataclasses
 import functools
@@ -18,6 +18,7 @@ from tpr_jax.models import clip
 from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import METHODS, dm_adapter
 from tpr_jax.train import step
+from tpr_jax.train.state import TrainState
 from tpr_jax.utils.trees import flatten, merge
 
 CONFIG = dataclasses.replace(tiny.CONFIG, text_layers=1)
@@ -27,7 +28,7 @@ RATE = 0.01
 
 
 def start(method) -> tuple[dict, dict]:
-    """(trainable, frozen) of random variables."""
+    """Returns (trainable, frozen) of random variables."""
     model = clip.build(CONFIG, method)
     variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
     return optim.split_collections(variables, method.trainable, method.tuned)
@@ -35,7 +36,7 @@ def start(method) -> tuple[dict, dict]:
 
 @functools.cache
 def compiled(name: str = "dm_adapter"):
-    """(jitted step, trainable, frozen, optimizer, model), one compilation for all tests of a method."""
+    """Returns (jitted step, trainable, frozen, optimizer, model), compiled once for all tests."""
     method = dm_adapter(**tiny.DM_SETTINGS) if name == "dm_adapter" else METHODS[name]()
     weights = WEIGHTS if name == "dm_adapter" else {"sdm": 1.0}
     model, (trainable, frozen) = clip.build(CONFIG, method), start(method)
@@ -60,14 +61,14 @@ def encoded():
     ]
 
 
-def first_state(name: str = "dm_adapter") -> dict:
-    """A new state each time: a step takes its state's memory."""
+def first_state(name: str = "dm_adapter") -> TrainState:
+    """Returns a new state each time, since a step donates the memory of its state."""
     _, trainable, _, optimizer, _ = compiled(name)
-    return replicate(make_mesh(), step.init_state(optimizer, jax.tree.map(np.copy, trainable)))
+    return replicate(make_mesh(), TrainState.create(optimizer, jax.tree.map(np.copy, trainable)))
 
 
 def floats(batch: dict) -> dict:
-    """A batch of normalized floats, in which a pixel may be NaN."""
+    """Returns the batch with normalized floats, in which a pixel may be NaN."""
     return {**batch, "image": np.array(clip.normalize(batch["image"]))}
 
 
@@ -110,7 +111,7 @@ def test_routing_statistics():
 
 @functools.cache
 def update_of(name):
-    """(new state, metrics) of the first step of a method."""
+    """Returns (new state, metrics) of the first step of a method."""
     update, _, frozen, _, _ = compiled(name)
     new, metrics = update(first_state(name), frozen, floats(tiny.batch(6)))
     return copied(new), copied(metrics)
@@ -120,36 +121,36 @@ def update_of(name):
     ("name", "collections"),
     [("dm_adapter", {"moe"}), ("full_finetune", {"params"}), ("layer_norm", {"params"})],
 )
-def test_only_what_is_trainable_is_in_the_state_and_all_of_it_moves(name, collections):
+def test_state_holds_the_trainable_leaves_and_all_change(name, collections):
     _, trainable, frozen, _, _ = compiled(name)
     new, metrics = update_of(name)
-    assert set(new["trainable"]) == collections
-    assert not set(flatten(new["trainable"])) & set(flatten(frozen))
-    assert (new["step"], new["bad_step"]) == (1, -1)
+    assert set(new.trainable) == collections
+    assert not set(flatten(new.trainable)) & set(flatten(frozen))
+    assert (new.step, new.bad_step) == (1, -1)
     still = [
         optim.leaf_path(path)
         for (path, a), b in zip(
-            jax.tree_util.tree_leaves_with_path(new["trainable"]), jax.tree.leaves(trainable), strict=True
+            jax.tree_util.tree_leaves_with_path(new.trainable), jax.tree.leaves(trainable), strict=True
         )
         if np.array_equal(a, b)
     ]
     assert still == []
     # Plain SGD's first change is -rate * gradient, whose norm was reported.
-    change = jax.tree.map(lambda a, b: (a - b) / RATE, new["trainable"], trainable)
+    change = jax.tree.map(lambda a, b: (a - b) / RATE, new.trainable, trainable)
     norm = np.sqrt(sum(np.square(x).sum() for x in jax.tree.leaves(change)))
     np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-2)
 
 
-def test_the_loss_falls():
+def test_loss_decreases():
     update, _, frozen, _, _ = compiled()
     state, found = first_state(), []
     for _ in range(12):
         state, metrics = update(state, frozen, floats(tiny.batch(6)))
         found.append(float(metrics["loss"]))
-    assert state["step"] == 12 and found[-1] < found[0] - 0.1
+    assert state.step == 12 and found[-1] < found[0] - 0.1
 
 
-def test_a_loss_that_is_not_finite_stops_all_updates():
+def test_non_finite_loss_stops_all_updates():
     """The state stays the last good one, names the step, and later good batches change nothing any more."""
     update, _, frozen, _, _ = compiled()
     good = floats(tiny.batch(6))
@@ -161,28 +162,32 @@ def test_a_loss_that_is_not_finite_stops_all_updates():
     state, metrics = update(state, frozen, bad)
     assert not np.isfinite(metrics["loss"]) and metrics["bad_step"] == 2
     for batch in (good, bad, good):
-        assert (state["step"], state["bad_step"]) == (2, 2)
-        assert same(state["trainable"], kept["trainable"]) and same(state["opt"], kept["opt"])
+        assert (state.step, state.bad_step) == (2, 2)
+        assert same(state.trainable, kept.trainable) and same(state.opt_state, kept.opt_state)
         state, metrics = update(state, frozen, batch)
         assert metrics["bad_step"] == 2
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state["trainable"]))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.trainable))
 
 
-def test_a_gradient_that_is_not_finite_stops_too():
-    """The root's slope at 0 is infinite while its value is not."""
+def test_non_finite_gradient_stops_all_updates():
+    """The derivative of a square root at 0 is infinite, its value is not."""
 
     def encode(variables, x, all_tokens=False):
         return jnp.sqrt(variables["moe"]["w"]) * x, []
 
     model = {"encode_image": encode, "encode_text": encode}
     optimizer = optax.sgd(1.0)
-    state = step.init_state(optimizer, {"moe": {"w": jnp.zeros(2)}})
+    state = TrainState.create(optimizer, {"moe": {"w": jnp.zeros(2)}})
     batch = {"image": jnp.ones((2, 2)), "ids": jnp.ones((2, 2)), "pid": jnp.arange(2)}
-    update = jax.jit(functools.partial(step.train_step, model, optimizer, {"triplet": 1.0}, 1.0))
+    update = jax.jit(
+        functools.partial(
+            step.train_step, model=model, optimizer=optimizer, weights={"triplet": 1.0}, scale=1.0
+        )
+    )
     new, metrics = update(state, {}, batch)
     assert np.isfinite(metrics["loss"]) and not np.isfinite(metrics["grad_norm"])
-    assert (new["step"], new["bad_step"]) == (0, 0)
-    np.testing.assert_array_equal(new["trainable"]["moe"]["w"], [0, 0])
+    assert (new.step, new.bad_step) == (0, 0)
+    np.testing.assert_array_equal(new.trainable["moe"]["w"], [0, 0])
 
 
 DIVIDES_BY_0 = optax.adam(1.0, eps=0.0)
@@ -196,24 +201,28 @@ SPOILS_ITS_STATE = optax.GradientTransformation(
 @pytest.mark.parametrize(
     "optimizer", [DIVIDES_BY_0, ALL_MEAN, SPOILS_ITS_STATE], ids=["eps=0", "b1=1", "state alone"]
 )
-def test_an_update_that_is_not_finite_stops_too(optimizer):
-    """Loss and gradient are numbers, the new weights or the optimizer's state are not: the old ones stay."""
+def test_non_finite_update_stops_all_updates(optimizer):
+    """Loss and gradient are finite, but the new weights or optimizer state are not: the old ones stay."""
 
     def encode(variables, x, all_tokens=False):
         return (variables["moe"]["w"] + 0 * variables["moe"]["still"]) * x, []
 
     model = {"encode_image": encode, "encode_text": encode}
-    state = step.init_state(optimizer, {"moe": {"w": jnp.arange(1.0, 3), "still": jnp.ones(2)}})
+    state = TrainState.create(optimizer, {"moe": {"w": jnp.arange(1.0, 3), "still": jnp.ones(2)}})
     batch = {"image": jnp.array([[1.0, 2], [3, 1]]), "ids": jnp.array([[2.0, 1], [1, 1]])}
     batch["pid"] = jnp.arange(2)
-    update = jax.jit(functools.partial(step.train_step, model, optimizer, {"triplet": 1.0}, 1.0))
+    update = jax.jit(
+        functools.partial(
+            step.train_step, model=model, optimizer=optimizer, weights={"triplet": 1.0}, scale=1.0
+        )
+    )
     new, metrics = update(state, {}, batch)
     assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"]) and metrics["grad_norm"] > 0
-    assert (new["step"], new["bad_step"]) == (0, 0)
-    assert same(new["trainable"], state["trainable"]) and same(new["opt"], state["opt"])
+    assert (new.step, new.bad_step) == (0, 0)
+    assert same(new.trainable, state.trainable) and same(new.opt_state, state.opt_state)
 
 
-def test_encoders_give_the_models_features():
+def test_encoders_return_the_features_of_the_model():
     _, trainable, frozen, _, model = compiled()
     variables, batch = merge(frozen, trainable), tiny.batch(6)
     encoders = step.jit_encoders(model, make_mesh())
@@ -242,7 +251,7 @@ def one_objective(weights: dict, batch: dict, heads=NO_HEADS, name="zero_shot", 
     return found, variables, model
 
 
-def test_losses_with_heads_of_their_own():
+def test_losses_with_heads():
     """ID from the features by hand; MLM's logits from the masked ids, scored where there is a label."""
     batch = words(tiny.batch(6))
     weights = {"id": 2.0, "mlm": 0.5, "sdm": 1.0}
@@ -279,7 +288,7 @@ def test_losses_with_heads_in_bfloat16():
 @pytest.mark.parametrize(
     ("weights", "batch", "heads", "told"),
     [
-        ({"sdn": 1.0}, tiny.batch(6), NO_HEADS, "'sdn' needs another name: known are sdm, itc"),
+        ({"sdn": 1.0}, tiny.batch(6), NO_HEADS, "'sdn' needs another name: choose from sdm, itc"),
         ({"mlm": 1.0}, tiny.batch(6), IRRA, "'mlm' needs mlm_ids"),
         ({"mlm": 1.0}, words(tiny.batch(6)), NO_HEADS, "'mlm' needs its head"),
         ({"id": 1.0}, tiny.batch(6), NO_HEADS, "'id' needs a classifier among heads"),
@@ -287,12 +296,12 @@ def test_losses_with_heads_in_bfloat16():
     ],
     ids=["unknown", "ids", "head", "classifier", "mixture"],
 )
-def test_a_loss_that_lacks_what_it_needs_is_an_error(weights, batch, heads, told):
+def test_rejects_a_loss_without_what_it_needs(weights, batch, heads, told):
     with pytest.raises(UserError, match=told):
         one_objective(weights, batch, heads)
 
 
-def test_compiled_ahead_it_computes_the_same():
+def test_compile_in_background_computes_the_same():
     update, _, frozen, _, _ = compiled()
     state, batch = first_state(), replicate(make_mesh(), tiny.batch(6))
     ahead = step.compile_in_background(update, state, replicate(make_mesh(), frozen), batch)
@@ -301,7 +310,7 @@ def test_compiled_ahead_it_computes_the_same():
         assert same(copied(ahead(first_state(), replicate(make_mesh(), frozen), batch)), expected)
 
 
-def test_what_cannot_be_compiled_ahead_is_an_error_at_the_first_call():
+def test_compile_error_is_raised_by_the_first_call():
     def refuses(x):
         raise UserError("not this one")
 

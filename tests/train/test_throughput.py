@@ -1,4 +1,7 @@
-"""What a row of metrics.jsonl says of speed and memory, and the profile."""
+"""The speed and memory in a row of metrics.jsonl, and the profile."""
+
+import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 from tests.train.test_resume import rows
 from tpr_jax.perf import chips, flops
 from tpr_jax.train import loop, setup, throughput
+from tpr_jax.train.throughput import Clock, Lap, Profiler, Throughput
 
 
 def products(batch: int) -> float:
@@ -17,33 +21,50 @@ def products(batch: int) -> float:
     return batch * (2 * 8 * 3 * 8 * 8 * d + tower(9) + tower(24) + 2 * heads)
 
 
-def test_pace(make_config, monkeypatch):
-    config = make_config()
-    parts = setup.prepare(config)
-    row = throughput.pace(config, parts)(5, 2.0, 0.5)
+def test_throughput_of_a_lap(make_config, monkeypatch):
+    run = setup.prepare(make_config())
+    row = Throughput(run).measure(Lap(5, 2.0, 0.5))
     assert row["examples_per_second"] == 20.0 and row["step_seconds"] == 0.4 and row["input_wait"] == 0.25
     assert list(row) == ["examples_per_second", "step_seconds", "input_wait", "model_flops_per_second"]
     # Forwards once and backwards less than twice, as most weights are frozen; the mixture comes on top.
     step = row["model_flops_per_second"] * 0.4
     assert products(8) < step < 4 * products(8)
-    assert throughput.pace(make_config(batch_size=16), parts)(5, 2.0, 0)["model_flops_per_second"] == (
+    larger = dataclasses.replace(run, config=make_config(batch_size=16))
+    assert Throughput(larger).measure(Lap(5, 2.0, 0.0))["model_flops_per_second"] == (
         pytest.approx(2 * step / 0.4, rel=0.02)  # the pairs of a batch grow faster
     )
     # Of a chip that is known, on a mesh of one: an operation in ten that it could do.
     monkeypatch.setattr(chips, "peak", lambda kind, dtype: 10 * step / 0.4)
-    assert throughput.pace(config, parts)(5, 2.0, 0.5)["peak_share"] == pytest.approx(0.1)
+    assert Throughput(run).measure(Lap(5, 2.0, 0.5))["peak_share"] == pytest.approx(0.1)
 
 
-def test_the_share_is_that_of_all_devices(make_config, monkeypatch):
+def test_peak_share_is_that_of_all_devices(make_config, monkeypatch):
     monkeypatch.setattr(flops, "train_step", lambda *_: [flops.Product("all", 300.0, 0.0, 0.0)])
     monkeypatch.setattr(chips, "peak", lambda kind, dtype: 100.0)
-
-    class Mesh:
-        devices = np.array([[jax.devices()[0]] * 4])
-
-    parts = {"clip_config": None, "method": None, "heads": None, "mesh": Mesh}
-    row = throughput.pace(make_config(), parts)(2, 3.0, 0.0)
+    mesh = SimpleNamespace(devices=np.array([[jax.devices()[0]] * 4]))
+    run = SimpleNamespace(config=make_config(), clip_config=None, method=None, heads=None, mesh=mesh)
+    row = Throughput(run).measure(Lap(2, 3.0, 0.0))
     assert row["model_flops_per_second"] == 200.0 and row["peak_share"] == 0.5
+
+
+def test_clock_times_laps_without_pauses(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(throughput.time, "monotonic", lambda: now[0])
+    clock = Clock()
+    for seconds in (1.0, 2.0):
+        with clock.waiting():
+            now[0] += seconds
+        now[0] += 10.0
+        clock.count_step()
+    assert clock.lap() == Lap(2, 23.0, 3.0)
+    now[0] += 1.0
+    clock.count_step()
+    with clock.pause():
+        now[0] += 100.0
+    now[0] += 4.0
+    clock.count_step()
+    assert clock.lap() == Lap(1, 4.0, 0.0)  # of the steps after the pause
+    assert clock.elapsed() == 128.0
 
 
 @pytest.mark.parametrize(
@@ -63,7 +84,7 @@ def test_device_memory(monkeypatch, stats, expected):
     assert throughput.device_memory() == expected
 
 
-def test_complaints_name_the_process_where_there_are_several(monkeypatch, capsys):
+def test_complaints_name_the_process_if_there_are_several(monkeypatch, capsys):
     throughput.complain("no step for 60 s")
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
@@ -71,24 +92,26 @@ def test_complaints_name_the_process_where_there_are_several(monkeypatch, capsys
     assert capsys.readouterr() == ("", "no step for 60 s\nprocess 1: no step for 60 s\n")
 
 
-def test_a_profile_that_ends_before_it_is_whole(tmp_path, capsys):
-    mark, close = throughput.profiler(tmp_path, wanted=True)
+def test_incomplete_profile_is_written(tmp_path, capsys):
+    profiler = Profiler(tmp_path, enabled=True)
     for step in range(1, 12):
-        mark(step, jax.numpy.ones(3) + step)
+        with profiler.step(step):
+            result = jax.numpy.ones(3) + step
+        profiler.after_step(step, result)
     assert not list(tmp_path.rglob("*.xplane.pb"))
-    close()
-    close()
+    profiler.close()
+    profiler.close()
     assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
     assert capsys.readouterr().out.count("profile: ") == 1
-    mark, close = throughput.profiler(tmp_path / "none", wanted=False)
+    profiler = Profiler(tmp_path / "none", enabled=False)
     for step in range(1, 20):
-        mark(step, None)
-    close()
+        profiler.after_step(step, None)
+    profiler.close()
     assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.slow
-def test_a_run_with_a_profile_goes_as_one_without(make_config, tmp_path, finished, capsys):
+def test_profiling_does_not_change_a_run(make_config, tmp_path, finished, capsys):
     flags = {"total_steps": 16, "eval_every": 0, "checkpoint_every": 100, "profile": True}
     loop.train(make_config(**flags), tmp_path / "run")
     assert f"profile: steps 10 to 15, in {tmp_path / 'run' / 'profile'}" in capsys.readouterr().out

@@ -26,7 +26,7 @@ def test_same_config_and_free_keys_pass(tmp_path):
     writer.check_workdir(tmp_path, CONFIG | {"total_steps": 9, "mesh": {"data": 2}}, ("total_steps", "mesh"))
 
 
-def test_a_key_newer_than_the_run_had_its_default(tmp_path):
+def test_missing_key_counts_as_its_default(tmp_path):
     write_json(tmp_path / "config.json", CONFIG)
     newer = CONFIG | {"optimizer": {"lr": 0.1, "milestones": [20, 50]}}
     defaults = {"seed": 3, "optimizer": {"lr": 0.3, "milestones": [20, 50]}}
@@ -48,16 +48,16 @@ def test_a_key_newer_than_the_run_had_its_default(tmp_path):
         ({"optimizer": {"lr": 0.1}, "total_steps": 5, "mesh": {"data": 1}}, "config.seed was 0, is now None"),
     ],
 )
-def test_another_config_is_named(tmp_path, changed, told):
+def test_names_the_key_that_differs(tmp_path, changed, told):
     write_json(tmp_path / "config.json", CONFIG)
     with pytest.raises(UserError, match=told):
         writer.check_workdir(tmp_path, changed, ("total_steps",))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1, 2]", "3", "null"])
-def test_config_json_that_is_none(tmp_path, content):
+def test_rejects_a_config_json_that_is_not_an_object(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(UserError, match=r"config.json is no JSON object .*: choose another --workdir"):
+    with pytest.raises(UserError, match=r"config.json is not a JSON object .*: choose another --workdir"):
         writer.check_workdir(tmp_path, CONFIG, ())
     assert (tmp_path / "config.json").read_text() == content
 
@@ -78,7 +78,7 @@ def rows(path):
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_history_is_cut_at_the_step_resumed_from(tmp_path):
+def test_history_is_cut_at_the_resumed_step(tmp_path):
     assert writer.read_history(tmp_path, 3) == []
     lines = [{"step": step, "loss": step / 3} for step in (1, 2, 3, 4)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -113,7 +113,7 @@ NO_ROWS = {
 
 @pytest.mark.parametrize("bad", NO_ROWS.values(), ids=NO_ROWS)
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_bad_line_costs_no_other(tmp_path, capsys, bad, place):
+def test_damaged_line_costs_no_other_line(tmp_path, capsys, bad, place):
     lines = [json.dumps(row).encode() for row in GOOD]
     content = b"".join(line + b"\n" for line in [*lines[:place], bad, *lines[place:]])
     (tmp_path / "metrics.jsonl").write_bytes(content)
@@ -130,14 +130,14 @@ def test_a_bad_line_costs_no_other(tmp_path, capsys, bad, place):
 
 @settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=80))
-def test_whatever_lies_between_the_rows(bad):
+def test_parses_rows_around_any_bytes(bad):
     lines = [json.dumps(row).encode() for row in GOOD]
     found, numbers = writer.parse_rows(b"\n".join([lines[0], bad, lines[1]]))
     assert found[0] == GOOD[0] and found[-1] == GOOD[1]
     assert numbers == list(range(2, 3 + bad.count(b"\n")))
 
 
-def test_copies_of_damaged_files_do_not_replace_one_another(tmp_path, capsys):
+def test_copies_of_damaged_files_do_not_overwrite_each_other(tmp_path, capsys):
     for attempt in ("one", "two", "three"):
         (tmp_path / "metrics.jsonl").write_text(attempt)
         assert writer.read_history(tmp_path, 9) == []
@@ -148,13 +148,13 @@ def test_copies_of_damaged_files_do_not_replace_one_another(tmp_path, capsys):
     assert "dropped lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ..., which" in capsys.readouterr().out
 
 
-def test_a_log_that_cannot_be_read_is_named(tmp_path):
+def test_names_a_log_that_cannot_be_read(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(UserError, match=r"metrics.jsonl cannot be read \(Is a directory\): move it away"):
         writer.read_history(tmp_path, 9)
 
 
-def test_scores_that_are_made_again_are_dropped(tmp_path):
+def test_removes_scores_that_are_evaluated_again(tmp_path):
     scores = {way: dict.fromkeys(("R1", "R5", "R10", "mAP", "mINP"), 1.0) for way in ("t2i", "i2t")}
     for split in ("val", "test"):
         lines = [{"step": 2, split: scores}, {"step": 4, "loss": 1.0}, {"step": 4, split: scores}]
@@ -168,8 +168,8 @@ def _check_that_scores_are_dropped(tmp_path, lines):
     assert rows(tmp_path) == lines[:2]
 
 
-def test_a_workdir_is_cleaned_of_what_kills_left(tmp_path):
-    """By the names that tempfile and Orbax give: a user's own files stay."""
+def test_clean_workdir_removes_leftovers_of_killed_runs(tmp_path):
+    """Goes by the names that tempfile and Orbax give: other files stay."""
     left = [
         *(".config.json.ab_d1234.tmp", ".results.json.abcd1234.tmp", ".report.html.abcd1234.tmp"),
         *(".may_write.abcd1234", ".metrics.jsonl.abcd1234.tmp", "checkpoints/.progress.json.abcd1234.tmp"),
@@ -198,26 +198,26 @@ def test_a_workdir_is_cleaned_of_what_kills_left(tmp_path):
     writer.clean_workdir(tmp_path / "missing")
 
 
-def test_log_appends_with_full_precision_and_to_tensorboard(tmp_path):
+def test_metric_writer_keeps_full_precision_and_writes_events(tmp_path):
     history = [{"step": 1, "loss": 2.0}]
     (tmp_path / "metrics.jsonl").write_text(json.dumps(history[0]) + "\n")
-    log, close = writer.open_log(tmp_path, history)
-    log({"step": 2, "loss": 1 / 3, "routing/text/load": [0.25, 0.75], "val": {"t2i": {"R1": 10.0}}})
+    metrics = writer.MetricWriter(tmp_path, history)
+    metrics.write({"step": 2, "loss": 1 / 3, "routing/text/load": [0.25, 0.75], "val": {"t2i": {"R1": 10.0}}})
     assert rows(tmp_path) == history  # on disk at once: a killed run loses no line
-    close()
+    metrics.close()
     assert history[1]["loss"] == 1 / 3 and rows(tmp_path)[1]["loss"] == 1 / 3
     (path,) = (tmp_path / "tensorboard").iterdir()
     for tag in (b"loss", b"val/t2i/R1", b"routing/text/load/0", b"routing/text/load/1"):
         assert tag in path.read_bytes()
 
 
-def test_what_is_logged_is_on_the_disk_before_a_checkpoint_is(tmp_path, monkeypatch):
+def test_fsync_metrics_syncs_the_open_file(tmp_path, monkeypatch):
     writer.fsync_metrics(tmp_path)  # nothing there yet
-    log, close = writer.open_log(tmp_path, [])
-    log({"step": 1})
+    metrics = writer.MetricWriter(tmp_path, [])
+    metrics.write({"step": 1})
     synced = []
     monkeypatch.setattr(writer.os, "fsync", lambda number: synced.append(os.fstat(number).st_ino))
     writer.fsync_metrics(tmp_path)
     assert synced == [(tmp_path / "metrics.jsonl").stat().st_ino]
-    close()
+    metrics.close()
     assert writer.read_history(tmp_path, 9) == [{"step": 1}]

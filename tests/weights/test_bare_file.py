@@ -191,11 +191,9 @@ def test_training_asks_and_is_told(bare, make_config):
 def test_prepare_passes_on_what_the_config_says(own_clip, make_config):
     from tpr_jax.train.setup import prepare
 
-    found = prepare(make_config(backbone=own_clip, backbone_act="gelu", backbone_heads="(2,4)"))[
-        "clip_config"
-    ]
+    found = prepare(make_config(backbone=own_clip, backbone_act="gelu", backbone_heads="(2,4)")).clip_config
     assert (found.act, found.vision_heads, found.text_heads) == ("gelu", 2, 4)
-    found = prepare(make_config(backbone=own_clip, backbone_act="gelu", from_scratch=True))["clip_config"]
+    found = prepare(make_config(backbone=own_clip, backbone_act="gelu", from_scratch=True)).clip_config
     assert (found.act, found.vision_heads) == ("gelu", 1)
 
 

@@ -15,7 +15,6 @@ from tpr_jax.train import results
 from tpr_jax.train.loop import train
 from tpr_jax.train.setup import prepare
 from tpr_jax.train.step import jit_encoders
-from tpr_jax.utils.trees import merge
 
 MEAN, STD = (0.1, 0.5, 0.8), (0.9, 0.25, 0.5)
 
@@ -37,13 +36,13 @@ def pixels(size=(32, 16), count=8):
 @pytest.mark.parametrize("from_scratch", [False, True])
 def test_training_normalizes_as_the_folder_says(own_clip, make_config, from_scratch):
     with_constants(own_clip)
-    parts = prepare(make_config(backbone=own_clip, from_scratch=from_scratch))
+    run = prepare(make_config(backbone=own_clip, from_scratch=from_scratch))
     given = pixels()
     by_hand = (given / 255 - np.array(MEAN)) / np.array(STD)
-    variables = merge(parts["frozen"], parts["trainable"])
-    encode = clip.build(parts["clip_config"], parts["method"])["encode_image"]
+    variables = run.variables(run.trainable)
+    encode = clip.build(run.clip_config, run.method)["encode_image"]
     wanted = encode(variables, by_hand.astype(np.float32))[0]
-    np.testing.assert_allclose(parts["encoders"][0](variables, given), wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(run.encoders[0](variables, given), wanted, rtol=1e-4, atol=1e-4)
     # And with CLIP's own constants they would be others.
     others = encode(variables, np.asarray(clip.normalize(given)))[0]
     assert np.abs(np.asarray(others) - np.asarray(wanted)).max() > 1e-2
@@ -51,9 +50,9 @@ def test_training_normalizes_as_the_folder_says(own_clip, make_config, from_scra
 
 def test_training_and_from_pretrained_agree(own_clip, make_config):
     with_constants(own_clip)
-    parts = prepare(make_config(backbone=own_clip))
-    zero_shot = jit_encoders(clip.build(parts["clip_config"], methods.zero_shot()), parts["mesh"])
-    params = merge(parts["frozen"], parts["trainable"])["params"]
+    run = prepare(make_config(backbone=own_clip))
+    zero_shot = jit_encoders(clip.build(run.clip_config, methods.zero_shot()), run.mesh)
+    params = run.variables(run.trainable)["params"]
     model = tpr_jax.from_pretrained(own_clip, image_size=(32, 16))
     assert (model.mean, model.std) == (MEAN, STD)
     found = unit(np.asarray(zero_shot[0]({"params": params}, pixels())))

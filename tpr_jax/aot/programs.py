@@ -23,6 +23,7 @@ from tpr_jax.models.heads import Heads
 from tpr_jax.perf import flops
 from tpr_jax.train import step
 from tpr_jax.train.setup import check_rows, make_heads, make_optimizer
+from tpr_jax.train.state import TrainState
 from tpr_jax.utils.trees import merge
 from tpr_jax.weights import backbone
 from tpr_jax.weights.clip import read_sizes
@@ -78,12 +79,12 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
         update = step.jit_train_step(
             model, optimizer, weights, 1 / config.temperature, mesh, config.accumulate
         )
-        state = placed(jax.eval_shape(functools.partial(step.init_state, optimizer), trainable))
+        state = placed(jax.eval_shape(functools.partial(TrainState.create, optimizer), trainable))
         batch = {key: _rows(mesh, config.batch_size, *row) for key, row in rows.items()}
         frozen_here = placed(frozen)
         held = {
-            "trainable": bytes_here(state["trainable"]),
-            "optimizer": bytes_here(state["opt"]),
+            "trainable": bytes_here(state.trainable),
+            "optimizer": bytes_here(state.opt_state),
             "frozen": bytes_here(frozen_here),
             "batch": bytes_here(batch),
         }

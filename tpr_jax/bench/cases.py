@@ -65,6 +65,7 @@ def train_step(
     from tpr_jax.perf import flops
     from tpr_jax.train import setup as prepare
     from tpr_jax.train import step
+    from tpr_jax.train.state import TrainState
 
     config, sizes, spec, model = model_of(config, backbone, dtype, batch, **config_overrides)
     variables = jax.jit(model["init"])(jax.random.key(0))
@@ -74,7 +75,7 @@ def train_step(
     weights, mesh = config_lib.loss_weights(config), mesh_of(config, devices)
     optimizer = prepare.make_optimizer(config, trainable, per_epoch=1)[1]
     update = step.jit_train_step(model, optimizer, weights, 1 / config.temperature, mesh, config.accumulate)
-    state = sharding.shard_params(mesh, step.init_state(optimizer, trainable))
+    state = sharding.shard_params(mesh, TrainState.create(optimizer, trainable))
     frozen = sharding.shard_params(mesh, frozen)
     rows = sharding.shard_batch(mesh, _batch(sizes, batch))
     del variables, trainable
@@ -133,11 +134,11 @@ def model_of(config: str, backbone: str, dtype: str, batch: int, **settings) -> 
 
 def read_config(name: str, backbone: str, **settings) -> ConfigDict:
     """`configs/NAME.py` for ViT-B/16 at the benchmarks' image size, or for clip-mini."""
-    from tpr_jax import main
+    from tpr_jax.config.flags import parse_flags
 
     keys = [f"--config.{key}={value}" for key, value in settings.items()]
     path = f"configs/{name}.py{BACKBONES[backbone]}"
-    return main.parse(["bench", "--config", path, "--workdir", "unused", *keys])[0]
+    return parse_flags(["bench", "--config", path, "--workdir", "unused", *keys])[0]
 
 
 def mesh_of(config: ConfigDict, devices: int = 1) -> jax.sharding.Mesh:

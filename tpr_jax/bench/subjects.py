@@ -30,13 +30,14 @@ def checkpoint(config: str, backbone: str, does: str) -> Ready:
     """A training state on its way to the disk until it is there ('save'), or back ('restore')."""
     from tpr_jax import optim
     from tpr_jax.distributed import sharding
-    from tpr_jax.train import checkpoint, step
+    from tpr_jax.train import checkpoint
     from tpr_jax.train import setup as prepare
+    from tpr_jax.train.state import TrainState
 
     config, _, spec, model = model_of(config, backbone, "float32", 8)
     trainable = optim.split_model(jax.jit(model["init"])(jax.random.key(0)), spec)[0]
-    state = step.init_state(prepare.make_optimizer(config, trainable, per_epoch=1)[1], trainable)
-    state = sharding.shard_params(mesh_of(config), state)
+    state = TrainState.create(prepare.make_optimizer(config, trainable, per_epoch=1)[1], trainable)
+    state = sharding.shard_params(mesh_of(config), state).as_dict()
     manager = checkpoint.open_manager(Path(_folder()), keep=1)
     number = itertools.count()
 

@@ -1,6 +1,6 @@
-"""Do all processes of a run compute the same? Each was started by a command line of its own.
+"""Checks that all processes of a run, each started by its own command line, compute the same.
 
-With another config, data set or backbone on one of them the run would hang, or train on a mixture of both.
+With another config, data set or backbone on one of them, the run would hang or train on a mixture of both.
 """
 
 import hashlib
@@ -15,21 +15,22 @@ from tpr_jax.data.records import Records
 from tpr_jax.distributed import processes
 from tpr_jax.errors import UserError
 from tpr_jax.utils import checksums
+from tpr_jax.utils.trees import flatten
 
-# Where data and weights lie may differ between machines; `of_data` and `of_weights` compare what lies there.
-PLACES = ("data_dir", "backbone", "source")
+# Paths may differ between machines; `of_data` and `of_weights` compare what they lead to.
+PATH_KEYS = ("data_dir", "backbone", "source")
 
 
 def of_command(config: Mapping, mode: str) -> dict:
-    """Returns what the command lines and packages of all processes have to agree on."""
-    told = {key: value for key, value in config.items() if key not in PLACES}
-    if "mix" in told:
-        told["mix"] = [[name, weight] for name, _, weight in told["mix"]]
-    return {"version": __version__, "--mode": mode, "config": told}
+    """Returns the parts of a command line, and the version, on which all processes have to agree."""
+    compared = {key: value for key, value in config.items() if key not in PATH_KEYS}
+    if "mix" in compared:
+        compared["mix"] = [[name, weight] for name, _, weight in compared["mix"]]
+    return {"version": __version__, "--mode": mode, "config": compared}
 
 
 def of_data(splits: Mapping[str, Records]) -> dict:
-    """Returns how much each split holds, and a digest of its annotations, whatever folder they lie in."""
+    """Returns the size of each split and a digest of its annotations, independent of the folder."""
     return {name: _of_split(records) for name, records in splits.items()}
 
 
@@ -45,31 +46,29 @@ def _of_split(records: Records) -> dict:
 
 
 def of_weights(params: Mapping) -> dict:
-    """Returns a digest of weights that each process has for itself."""
+    """Returns a digest of weights that each process holds whole."""
     return {"checksum": checksums.json_digest(checksums.tree_checksums(params))[:12]}
 
 
 def check_same(what: str, mine: Mapping, remedy: str) -> None:
-    """Compares something with what the other processes have; all have to call this.
+    """Compares nested values with those of the other processes; all processes have to call this.
+
+    Args:
+      what: What is compared, for the message.
+      mine: This process' values.
+      remedy: What the user can do about a difference.
 
     Raises:
-      UserError: on all processes, with the first thing in which one differs from the first process.
+      UserError: Raised in all processes; it names the first value that differs from the first process'.
     """
     if jax.process_count() == 1:
         return
-    told = processes.all_gather_dict({str(jax.process_index()): json.dumps(mine, sort_keys=True)})
-    flat = [_flat(json.loads(told[str(i)])) for i in range(len(told))]
-    for i, theirs in enumerate(flat[1:], 1):
-        for key in {**flat[0], **theirs}:
-            if theirs.get(key) != flat[0].get(key):
+    gathered = processes.all_gather_dict({str(jax.process_index()): json.dumps(mine, sort_keys=True)})
+    values = [flatten(json.loads(gathered[str(i)])) for i in range(len(gathered))]
+    for i, theirs in enumerate(values[1:], 1):
+        for key in {**values[0], **theirs}:
+            if theirs.get(key) != values[0].get(key):
                 raise UserError(
-                    f"process {i} was started with another {what} than process 0: {key} is "
-                    f"{theirs.get(key)!r} instead of {flat[0].get(key)!r}: {remedy}"
+                    f"process {i} was started with another {what} than process 0: {key.replace('/', '.')} "
+                    f"is {theirs.get(key)!r} instead of {values[0].get(key)!r}: {remedy}"
                 )
-
-
-def _flat(tree: Mapping, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

@@ -1,57 +1,89 @@
-"""Saving and resuming with Orbax: `latest` to go on from, `best` to keep.
+"""Saves and restores training states with Orbax: `latest` to resume from, `best` to keep.
 
-A checkpoint holds the trainable collections, the optimizer's state and the step, and as JSON what the loop
-needs to know; never CLIP's frozen weights. Writing happens in the background and under a temporary name, so a
-checkpoint either is whole or does not exist. Checksums of arrays and notes lie among the notes, and are
-compared when they are read: what was damaged since is not restored.
+A checkpoint holds the trainable collections, the optimizer's state and the step as arrays, and the run's
+progress as JSON; never CLIP's frozen weights. Orbax writes in the background under a temporary name, so a
+checkpoint is either whole or does not exist. Checksums of arrays and notes are saved among the notes and
+compared when a checkpoint is read, so one that was damaged since is not restored.
 """
 
+import contextlib
+import functools
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 
 from tpr_jax.distributed import processes
 from tpr_jax.errors import UserError, describe_disk_limit
+from tpr_jax.train.state import TrainState
 from tpr_jax.utils import checksums
 
-# Orbax reports every file it opens, and every error with the tracebacks of its threads; the error itself
-# comes back from `save`, `finish` or `restore_newest` all the same.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
-# The same once more from each array that failed after the first, which nobody waits for any longer.
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-warnings.filterwarnings("ignore", r"coroutine 'async_serialize.* was never awaited", RuntimeWarning)
 
+class Restored(NamedTuple):
+    """What `restore_newest` found.
 
-def _without_late_calls(report: Callable) -> Callable:
-    """A hook for exceptions that nobody can catch, which leaves out those of writes that Orbax gave up.
-
-    Orbax writes all arrays at a time, and when the first of them fails it closes the event loop over the
-    others. TensorStore's threads then find it closed, as often as there were arrays left, until the very end
-    of the process.
+    Attributes:
+      step: The step of the checkpoint.
+      state: The arrays.
+      notes: The JSON object beside them.
+      unreadable: The newer steps that could not be read.
     """
 
-    def report_others(unraisable) -> None:
-        if not (unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == "Event loop is closed"):
-            report(unraisable)
+    step: int
+    state: dict
+    notes: dict
+    unreadable: list[int]
 
-    return report_others
 
+class Checkpointer:
+    """The checkpoints of one run: the newest two in `latest`, and the best on `val` in `best`.
 
-sys.unraisablehook = _without_late_calls(sys.unraisablehook)
+    One manager for both would delete the newest state where it is not among the best.
+    """
+
+    def __init__(self, folder: Path):
+        self.latest = open_manager(folder / "latest", keep=2)
+        self.best = open_manager(folder / "best", keep=1)
+
+    def restore_latest(self, like: TrainState) -> Restored | None:
+        """Restores the newest readable state; see `restore_newest`."""
+        return restore_newest(self.latest, like.as_dict())
+
+    def restore_best(self, like: TrainState) -> Restored | None:
+        """Restores the best state; see `restore_newest`."""
+        return restore_newest(self.best, like.as_dict())
+
+    def save_latest(self, state: TrainState, notes: dict) -> None:
+        """Begins to save a state to resume from.
+
+        Waits for `best` first: a run that resumes here could otherwise miss the best state before it.
+        """
+        finish(self.best)
+        save(self.latest, int(state.step), state.as_dict(), notes)
+
+    def save_best(self, step: int, state: TrainState, notes: dict) -> None:
+        """Begins to save a state as the best, unless it is there already.
+
+        Waits for `latest` first: `best` is never ahead of what a run resumes from.
+        """
+        if step not in self.best.all_steps():
+            finish(self.latest)
+            save(self.best, step, state.as_dict(), notes)
 
 
 def open_manager(folder: Path, keep: int) -> ocp.CheckpointManager:
-    """A manager of the checkpoints in `folder` that keeps the newest `keep`.
+    """Returns a manager of the checkpoints in `folder` that keeps the newest `keep`.
 
-    Managers that are open at a time, over several processes, need folders of different names.
+    Managers that are open at the same time in several processes need folders of different names.
     """
-    # Two managers that save the same step at a time would else meet at barriers of the same names, and take
-    # one another's for their own.
+    _silence_orbax()
+    # Without a prefix, two managers that save the same step at the same time use barriers of the same names
+    # and mistake each other's for their own.
     several = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=Path(folder).name)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep, create=True, enable_async_checkpointing=True, multiprocessing_options=several
@@ -60,68 +92,82 @@ def open_manager(folder: Path, keep: int) -> ocp.CheckpointManager:
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: dict, notes: dict) -> None:
-    """Begins to write `state` (arrays) and `notes` (JSON) as step `step`; returns at once."""
+    """Begins to save `state` (arrays) and `notes` (JSON) as a step; returns at once."""
     notes = checksums.with_checksums(notes, checksums.tree_checksums(state))
-    with _explained(manager):
+    with _disk_errors_explained(manager):
         manager.save(
             step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes))
         )
 
 
 def finish(manager: ocp.CheckpointManager) -> None:
-    """Waits until all that was begun is on disk."""
-    with _explained(manager):
+    """Waits until everything that `save` began is on disk."""
+    with _disk_errors_explained(manager):
         manager.wait_until_finished()
 
 
-def restore_newest(manager: ocp.CheckpointManager, like: dict) -> tuple[int, dict, dict, list[int]] | None:
-    """(step, state, notes, broken steps) of the newest readable checkpoint, or None where there is none.
+def restore_newest(manager: ocp.CheckpointManager, like: dict) -> Restored | None:
+    """Restores the newest readable checkpoint, or returns None if there is none.
 
-    `like` is a state with the shapes, types and shardings to restore into. A checkpoint that cannot be read,
-    or is not as it was saved, is passed over for the one before; if none of those there can be read, that is
-    an error.
+    A checkpoint that cannot be read, or that is not as it was saved, is passed over for the one before.
+
+    Args:
+      manager: The manager of the checkpoints.
+      like: A state with the shapes, types and shardings to restore into.
+
+    Raises:
+      UserError: There are checkpoints, and none can be read.
     """
-    steps = sorted(manager.all_steps(), reverse=True)
-    wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    broken, reason = [], ""
-    for step in steps:
-        why, found = "", None
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    unreadable, reason = [], ""
+    for step in sorted(manager.all_steps(), reverse=True):
         try:
-            found = manager.restore(
-                step,
-                args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted), notes=ocp.args.JsonRestore()),
-            )
-            notes, sums = checksums.split_checksums(found["notes"])
-        except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file.
-            why = _first_line(error)
-        # Each process reads its own part, and the checksums need all of them: they have to agree.
-        why = "".join(processes.all_gather_dict({"why": why} if why else {}).values())
-        if not why and sums is not None:
-            try:
-                checksums.check_arrays(found["state"], sums)
-            except ValueError as error:
-                why = str(error)
-        if not why:
-            return step, found["state"], notes, broken
-        broken.append(step)
-        reason = why
-    if not broken:
+            state, notes = _restore(manager, step, shapes)
+        except ValueError as error:
+            unreadable.append(step)
+            reason = str(error)
+            continue
+        return Restored(step, state, notes, unreadable)
+    if not unreadable:
         return None
     raise UserError(
-        f"none of the checkpoints in {manager.directory} can be read (steps {broken}; {reason[:200]}): "
+        f"none of the checkpoints in {manager.directory} can be read (steps {unreadable}; {reason[:200]}): "
         "move the folder away to start anew"
     )
+
+
+def _restore(manager: ocp.CheckpointManager, step: int, shapes: dict) -> tuple[dict, dict]:
+    """Returns (state, notes) of one checkpoint.
+
+    Raises:
+      ValueError: A process cannot read it, or it is not as it was saved; raised in all processes.
+    """
+    restored, notes, sums, reason = {}, {}, None, ""
+    try:
+        restored = manager.restore(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes), notes=ocp.args.JsonRestore()),
+        )
+        notes, sums = checksums.split_checksums(restored["notes"])
+    except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file.
+        reason = _first_line(error)
+    # Each process reads its own part, and the checksums need all parts: the processes have to agree.
+    if reasons := processes.all_gather_dict({"why": reason} if reason else {}):
+        raise ValueError("".join(reasons.values()))
+    if sums is not None:
+        checksums.check_arrays(restored["state"], sums)
+    return restored["state"], notes
 
 
 def read_notes(manager: ocp.CheckpointManager, step: int) -> dict:
     """Returns the notes of one checkpoint, without its arrays.
 
     Raises:
-      ValueError: they cannot be read, or are not those that were saved.
+      ValueError: They cannot be read, or are not those that were saved.
     """
     try:
-        found = manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))
-        return checksums.split_checksums(found["notes"])[0]
+        restored = manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))
+        return checksums.split_checksums(restored["notes"])[0]
     except Exception as error:
         raise ValueError(_first_line(error)) from error
 
@@ -130,21 +176,46 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-class _explained:
-    """Turns a full disk, or one that may not be written, which TensorStore reports in its own words, into a
-    one-line error."""
-
-    def __init__(self, manager):
-        self.folder = manager.directory
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if error is not None and (line := describe_disk_limit(error, self.folder)):
+@contextlib.contextmanager
+def _disk_errors_explained(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """Turns TensorStore's errors about a full or read-only disk into a `UserError` of one line."""
+    folder = manager.directory
+    try:
+        yield
+    except Exception as error:
+        if line := describe_disk_limit(error, folder):
             raise UserError(line) from error
-        if error is not None and ("PERMISSION_DENIED" in str(error) or "Permission denied" in str(error)):
+        if "PERMISSION_DENIED" in str(error) or "Permission denied" in str(error):
             raise UserError(
-                f"{self.folder} cannot be written (permission denied): see that this account may write that "
-                "disk or bucket, and run the same command to go on"
+                f"{folder} cannot be written (permission denied): see that this account may write that disk "
+                "or bucket, and run the same command to go on"
             ) from error
+        raise
+
+
+@functools.cache
+def _silence_orbax() -> None:
+    """Hides what Orbax prints about errors that `save`, `finish` and `restore_newest` raise.
+
+    It lasts until the process ends, since Orbax's threads may report an error as late as that.
+    """
+    # Orbax logs every file it opens, and every error with the tracebacks of its threads.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # asyncio logs the error of each further array, which nothing awaits any longer.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", r"coroutine 'async_serialize.* was never awaited", RuntimeWarning)
+    sys.unraisablehook = _without_late_calls(sys.unraisablehook)
+
+
+def _without_late_calls(report: Callable) -> Callable:
+    """Returns a hook for exceptions that nobody can catch; it drops those of writes that Orbax abandoned.
+
+    Orbax writes all arrays concurrently, and when the first fails it closes the event loop. TensorStore's
+    threads then find it closed, once for each remaining array, until the end of the process.
+    """
+
+    def report_others(unraisable) -> None:
+        if not (unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == "Event loop is closed"):
+            report(unraisable)
+
+    return report_others

@@ -1,10 +1,12 @@
-"""Encodes a split and ranks it."""
+"""Encodes a split, scores it, and ranks examples for the report."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from tpr_jax.data import records as records_lib
@@ -12,13 +14,95 @@ from tpr_jax.data.bucketing import sort_by_length
 from tpr_jax.distributed import processes, sharding
 from tpr_jax.errors import UserError
 from tpr_jax.metrics import ranking_device, retrieval
-from tpr_jax.models.clip import end_positions
+from tpr_jax.models import clip
+from tpr_jax.models.methods import zero_shot
+from tpr_jax.train import step
+from tpr_jax.train.setup import Run
 
 
-def encode(encoder: Callable, variables: dict, batches, total: int, what: str) -> Float[np.ndarray, "n e"]:
-    """Runs an encoder over batches of (rows, number that are real); features of the real rows, in order."""
+class EncodedSplit(NamedTuple):
+    """The features and identities of a split: texts are queries, images the gallery.
+
+    Attributes:
+      query_feats: The features of all captions.
+      query_pids: Their identities.
+      captions: Their texts.
+      gallery_feats: The features of all images.
+      gallery_pids: Their identities.
+      paths: Where the images are, as `data.images.read.read_image` takes it.
+    """
+
+    query_feats: Float[np.ndarray, "q e"]
+    query_pids: Int[np.ndarray, " q"]
+    captions: list[str]
+    gallery_feats: Float[np.ndarray, "g e"]
+    gallery_pids: Int[np.ndarray, " g"]
+    paths: list
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Scores the splits of a run."""
+
+    run: Run
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that `score_epoch` scores: val if there is one, and test if the config asks for it."""
+        wanted = {"val": "val" in self.run.splits, "test": self.run.config.eval_test_each_time}
+        return [split for split in wanted if wanted[split]]
+
+    def score_split(
+        self, variables: dict, split: str, encoders: tuple[Callable, Callable] | None = None
+    ) -> tuple[dict, EncodedSplit]:
+        """Returns (metrics, encoded split).
+
+        Args:
+          variables: All collections of the model.
+          split: The name of the split.
+          encoders: The encoders of both towers; by default the run's own.
+        """
+        run = self.run
+        encoded = encode_split(
+            encoders or run.encoders,
+            variables,
+            run.splits[split],
+            run.tokenizer,
+            tuple(run.config.image_size),
+            run.config.eval_batch_size,
+            skipped=run.skipped,
+            mesh=run.mesh,
+            eot_id=run.clip_config.eot_id,
+        )
+        return score(encoded), encoded
+
+    def score_epoch(self, variables: dict) -> dict[str, dict]:
+        """Returns the metrics of each of `splits`."""
+        return {split: self.score_split(variables, split)[0] for split in self.splits}
+
+    def score_zero_shot(self) -> dict:
+        """Returns the metrics of CLIP before training, on the test split."""
+        run = self.run
+        model = clip.build(run.clip_config, zero_shot(), run.config.dtype)
+        params = run.variables(run.trainable)["params"]
+        encoders = step.jit_encoders(model, run.mesh)
+        return self.score_split({"params": params}, "test", encoders)[0]
+
+
+def encode(
+    encoder: Callable, variables: dict, batches: Iterable, total: int, name: str
+) -> Float[np.ndarray, "n e"]:
+    """Encodes batches of (rows, number that are real); returns the features of the real rows, in order.
+
+    Args:
+      encoder: `(variables, rows) -> features`.
+      variables: All collections of the model.
+      batches: The batches.
+      total: How many batches there are, for the progress bar.
+      name: What they hold, for the progress bar.
+    """
     feats = []
-    for rows, valid in tqdm(batches, total=total, desc=what, leave=False, dynamic_ncols=True, disable=None):
+    for rows, valid in tqdm(batches, total=total, desc=name, leave=False, dynamic_ncols=True, disable=None):
         feats.append(np.asarray(encoder(variables, rows))[:valid])
     return np.concatenate(feats)
 
@@ -26,24 +110,32 @@ def encode(encoder: Callable, variables: dict, batches, total: int, what: str) -
 def encode_split(
     encoders: tuple[Callable, Callable],
     variables: dict,
-    records,
-    tokenizer,
-    image_size,
+    records: records_lib.Records,
+    tokenizer: Callable,
+    image_size: tuple[int, int],
     batch_size: int,
+    *,
     skipped: dict[str, str] | None = None,
     mesh: jax.sharding.Mesh | None = None,
     eot_id: int | None = None,
-) -> dict:
-    """Features and identities of a split: texts are queries, images the gallery.
+) -> EncodedSplit:
+    """Encodes all images and captions of a split.
 
-    Returns `query_feats` [q, e], `query_pids` [q], `captions` (list), `gallery_feats` [g, e],
-    `gallery_pids` [g] and `paths` (list of what `read_image` reads).
+    Args:
+      encoders: `(variables, images or ids) -> features` of both towers.
+      variables: All collections of the model.
+      records: The records of the split.
+      tokenizer: `(list of captions) -> int32 [n, l]`.
+      image_size: Height and width, pixels.
+      batch_size: The number of rows of a batch.
+      skipped: If given, an image that cannot be read is left out together with its captions, and the reason
+        is added here under its name. Otherwise it is an error.
+      mesh: The mesh of the encoders. Batches are padded to what all its devices need, and each of several
+        processes reads only the images that its own devices encode.
+      eot_id: The id at which a text ends, see `clip.end_positions`.
 
-    Where `skipped` is given, a picture that cannot be read is left out with its captions, as if the
-    annotation did not have it, and `skipped` gets its name: why. Otherwise it is a UserError. With the `mesh`
-    of the encoders batches have as many rows more as all its devices need, and each of several processes
-    reads the pictures that its own devices encode. `eot_id` says where a text ends, as of
-    `clip.end_positions`.
+    Raises:
+      UserError: An image cannot be read, or with `skipped`, none can.
     """
     from tpr_jax.data import pipeline  # imports TensorFlow, which ranking itself does not need
 
@@ -54,10 +146,10 @@ def encode_split(
     images = pipeline.image_batches(sources, image_size, batch_size, bad, here)
     gallery_feats = encode(encode_image, variables, images, -(-len(sources) // batch_size), "photos")
     if bad is not None and here is not None:
-        found = processes.all_gather_dict({str(row): why for row, why in bad.items()})
-        bad = {int(row): why for row, why in found.items()}
-    if bad:
-        skipped.update({str(sources[row]): why for row, why in bad.items()})
+        gathered = processes.all_gather_dict({str(row): reason for row, reason in bad.items()})
+        bad = {int(row): reason for row, reason in gathered.items()}
+    if bad and skipped is not None:
+        skipped.update({str(sources[row]): reason for row, reason in bad.items()})
         kept = ~np.isin(np.arange(len(sources)), list(bad))
         if not kept.any():
             raise UserError(
@@ -66,43 +158,51 @@ def encode_split(
         records, gallery_feats = records_lib.select_images(records, kept), gallery_feats[kept]
     _, captions, query_pids = records_lib.caption_pairs(records)
     ids = tokenizer(captions)
-    ends = end_positions(ids, eot_id)
-    order, back = sort_by_length(ends)
+    ends = clip.end_positions(ids, eot_id)
+    order, inverse = sort_by_length(ends)
     texts = pipeline.text_batches(ids[order], batch_size, ends[order])
     feats = encode(encode_text, variables, texts, -(-len(captions) // batch_size), "captions")
-    return {
-        "query_feats": feats[back],
-        "query_pids": query_pids,
-        "captions": captions,
-        "gallery_feats": gallery_feats,
-        "gallery_pids": records.pids,
-        "paths": records_lib.image_sources(records),
-    }
+    return EncodedSplit(
+        query_feats=feats[inverse],
+        query_pids=query_pids,
+        captions=captions,
+        gallery_feats=gallery_feats,
+        gallery_pids=records.pids,
+        paths=records_lib.image_sources(records),
+    )
 
 
-def score(split: dict) -> dict:
-    """R@1, R@5, R@10, mAP and mINP of an encoded split, both directions, percent.
+def score(split: EncodedSplit) -> dict[str, dict[str, float]]:
+    """Computes R@1, R@5, R@10, mAP and mINP of both directions, percent.
 
-    Ranked on the devices where there are accelerators or several devices, else on the CPU with NumPy.
+    Ranks on the devices if there are accelerators or several devices, otherwise on the CPU with NumPy.
     """
-    names = ("query_feats", "gallery_feats", "query_pids", "gallery_pids")
     on_devices = jax.default_backend() != "cpu" or jax.local_device_count() > 1
-    pair_ranks = ranking_device.pair_ranks if on_devices else None
-    return retrieval.retrieval_metrics(*(split[name] for name in names), pair_ranks=pair_ranks)
+    return retrieval.retrieval_metrics(
+        split.query_feats,
+        split.gallery_feats,
+        split.query_pids,
+        split.gallery_pids,
+        pair_ranks=ranking_device.pair_ranks if on_devices else None,
+    )
 
 
-def examples(split: dict, count: int, top_k: int, seed: int = 0) -> list[dict]:
-    """The first `top_k` photos for `count` captions drawn at random, for the report."""
-    chosen = np.random.default_rng(seed).permutation(len(split["captions"]))[:count]
-    scores, index = retrieval.top_k(split["query_feats"][chosen], split["gallery_feats"], top_k)
+def examples(split: EncodedSplit, count: int, top_k: int, seed: int = 0) -> list[dict]:
+    """Returns the first `top_k` images for `count` captions drawn at random, for the report."""
+    chosen = np.random.default_rng(seed).permutation(len(split.captions))[:count]
+    scores, index = retrieval.top_k(split.query_feats[chosen], split.gallery_feats, top_k)
     return [
         {
-            "caption": split["captions"][query],
-            "pid": int(split["query_pids"][query]),
-            "ranked": [
-                {"path": split["paths"][i], "pid": int(split["gallery_pids"][i]), "score": float(s)}
-                for i, s in zip(index[row], scores[row], strict=True)
-            ],
+            "caption": split.captions[query],
+            "pid": int(split.query_pids[query]),
+            "ranked": _ranked(split, index[row], scores[row]),
         }
         for row, query in enumerate(chosen)
+    ]
+
+
+def _ranked(split: EncodedSplit, index: Sequence[int], scores: Sequence[float]) -> list[dict]:
+    return [
+        {"path": split.paths[i], "pid": int(split.gallery_pids[i]), "score": float(s)}
+        for i, s in zip(index, scores, strict=True)
     ]

@@ -1,8 +1,8 @@
-"""Scalars for TensorBoard, without its packages: an event file is a list of small framed messages.
+"""Writes scalars for TensorBoard, without its packages: an event file is a list of small framed messages.
 
-Written by the caller's own thread, so that a full disk is an ordinary OSError; the usual writers leave files
-to threads that die with tracebacks of their own. Format: TensorFlow's `record_writer.h` (the framing, with
-masked CRC-32C sums) and `event.proto` / `summary.proto` (the messages, encoded as Protocol Buffers lay down).
+The caller's own thread writes them, so that a full disk raises an ordinary OSError; the usual writers leave
+files to threads that die with tracebacks of their own. Format: TensorFlow's `record_writer.h` (the framing,
+with masked CRC-32C sums) and `event.proto` / `summary.proto` (the messages, encoded as Protocol Buffers).
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 
 def open_events(folder: Path) -> BinaryIO:
-    """A new event file in `folder`, begun; named so that TensorBoard finds it and orders it by time."""
+    """Opens a new event file in `folder`, named so that TensorBoard finds it and orders it by time."""
     folder.mkdir(parents=True, exist_ok=True)
     now = time.time()
     name = f"events.out.tfevents.{int(now)}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
@@ -32,13 +32,13 @@ def write_scalars(file: BinaryIO, step: int, scalars: dict[str, float]) -> None:
 
 
 def frame(message: bytes) -> bytes:
-    """A message with its length and the masked sums of both."""
+    """Returns a message framed by its length and the masked sums of both."""
     length = struct.pack("<Q", len(message))
     return length + _masked_sum(length) + message + _masked_sum(message)
 
 
 def crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli), a byte at a time; RFC 3720, appendix B.4."""
+    """Computes CRC-32C (Castagnoli), a byte at a time; RFC 3720, appendix B.4."""
     value = 0xFFFFFFFF
     for byte in data:
         value = _TABLE[(value ^ byte) & 0xFF] ^ (value >> 8)

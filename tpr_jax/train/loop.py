@@ -1,9 +1,10 @@
-"""One run from top to bottom: mesh, data, model, weights, optimizer, loop, evaluation, saving."""
+"""One run from top to bottom: build, restore, train, evaluate, save, report."""
 
 import contextlib
+import dataclasses
 import itertools
 import signal
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -12,288 +13,411 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.data.augment import erase_color
-from tpr_jax.data.pipeline import steps_per_epoch, stream, train_input
+from tpr_jax.data.pipeline import stream
 from tpr_jax.distributed import processes, sharding
 from tpr_jax.errors import UserError
 from tpr_jax.perf import memory
 from tpr_jax.report import write as report
-from tpr_jax.train import checkpoint, evaluate, progress, step, throughput, watchdog, writer
+from tpr_jax.train import checkpoint, evaluate, step, throughput, watchdog, writer
+from tpr_jax.train import progress as progress_lib
 from tpr_jax.train import results as results_lib
-from tpr_jax.train.setup import make_optimizer, prepare
+from tpr_jax.train.checkpoint import Checkpointer
+from tpr_jax.train.evaluate import Evaluator
+from tpr_jax.train.progress import Progress
+from tpr_jax.train.setup import Run, Training, prepare, prepare_training
+from tpr_jax.train.state import TrainState
+from tpr_jax.train.throughput import Clock, Profiler, Throughput
 from tpr_jax.utils import locking, signals
 from tpr_jax.utils.files import write_json
 from tpr_jax.utils.trees import merge
 
 
 def train(config: ConfigDict, workdir: Path) -> dict:
-    """Trains, evaluates and reports; resumes where `workdir` holds a checkpoint. Returns the results.
+    """Trains, evaluates and reports; resumes from the newest checkpoint in `workdir`.
+
+    Returns:
+      The content of results.json.
 
     Raises:
       Stopped: SIGINT or SIGTERM came, and all steps are saved.
-      UserError: another run is training in `workdir`, or something cannot be used.
+      UserError: Another run is training in `workdir`, or something cannot be used.
     """
     with contextlib.ExitStack() as stack:
         if processes.is_first():  # all processes of a run share its folder
             stack.enter_context(locking.hold(workdir, "--workdir", "training in this folder"))
-        return _train_until_stopped(config, workdir)
-
-
-def _train_until_stopped(config: ConfigDict, workdir: Path) -> dict:
-    with signals.catch_signals() as notice:
+        preemption = stack.enter_context(signals.catch_signals())
         try:
-            # Of several processes none may leave amid what all compute together.
-            with notice.raise_immediately(jax.process_count() == 1):
-                return _train(config, workdir, notice)
+            # Processes compute together: none of several may leave in the middle of a computation.
+            with preemption.raise_immediately(jax.process_count() == 1):
+                return _train(config, workdir, preemption)
         except KeyboardInterrupt:
-            if notice.again or not notice:
+            if preemption.again or not preemption:
                 raise
-            raise signals.Stopped(notice.number, "stopped; the newest checkpoint has all steps") from None
+            number = preemption.number
+            raise signals.Stopped(number, "stopped; the newest checkpoint has all steps") from None
 
 
-def _train(config: ConfigDict, workdir: Path, notice: signals.PreemptionSignal) -> dict:
-    began, first = time.monotonic(), processes.is_first()
-    defaults = config_lib.to_plain(config_lib.base())
-    writer.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME, defaults)
+def _train(config: ConfigDict, workdir: Path, preemption: signals.PreemptionSignal) -> dict:
+    clock = Clock()
+    run, training = _build(config, workdir)
+    trainer = Trainer(run, training, workdir, preemption, clock)
+    trainer.restore()
+    trainer.start_input_and_compile()
+    trainer.open_metrics()
+    trainer.score_zero_shot()
+    trainer.evaluate_restored()
+    with trainer.training_steps():
+        for batch in trainer.batches():
+            metrics = trainer.update(batch)
+            trainer.log_if_due(metrics)
+            trainer.save_if_due()
+            trainer.evaluate_if_due()
+            trainer.watchdog.step_done()
+            trainer.stop_if_asked()
+    return trainer.report()
+
+
+def _build(config: ConfigDict, workdir: Path) -> tuple[Run, Training]:
+    """Checks the folder and builds the run; only then the run claims the folder by its config.json."""
+    plain = config_lib.to_plain(config)
+    writer.check_workdir(workdir, plain, config_lib.FREE_ON_RESUME, config_lib.to_plain(config_lib.base()))
+    first = processes.is_first()
     if first:
         writer.clean_workdir(workdir)
-    parts = prepare(config)
-    if not parts["trainable"]:
+    run = prepare(config)
+    if not run.trainable:
         raise UserError(f"method '{config.method.name}' has nothing to train: use --mode eval")
     if first:
-        results_lib.check_model_place(config, workdir, parts)
-    mesh, splits = parts["mesh"], parts["splits"]
-
-    instances = config_lib.instances(config)
-    per_epoch = steps_per_epoch(splits["train"], config.batch_size, instances)
-    last_step = per_epoch * config.num_epochs
-    if config.total_steps:
-        last_step = min(last_step, config.total_steps)
-    rate, optimizer = make_optimizer(config, parts["trainable"], per_epoch)
-    if first and (note := config_lib.schedule_note(config)):
-        tqdm.write(note)
-    weights, scale = config_lib.loss_weights(config), 1 / config.temperature
-    update = step.jit_train_step(parts["model"], optimizer, weights, scale, mesh, config.accumulate)
-    share = sharding.process_shard(mesh, config.batch_size)
-    batches = train_input(
-        splits["train"],
-        parts["tokenizer"],
-        image_size=tuple(config.image_size),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        instances=instances,
-        augment=config.augment,
-        mask_text=config.mask_text,
-        mlm=bool(config.losses.mlm),
-        pad=config.pad,
-        color=erase_color(parts["clip_config"].image_mean, parts["clip_config"].image_std),
-        skipped=parts["skipped"],
-        process_index=share[0],
-        process_count=share[1],
-    )
-
-    def rows_of(batch):
-        """On the devices; which example a row is only reports want to know."""
-        batch = {key: rows for key, rows in batch.items() if key != "index"}
-        return sharding.shard_batch(mesh, batch, config.batch_size)
-
-    # Only now: a config that could not even begin does not claim the folder.
+        results_lib.check_model_place(run, workdir)
+    training = prepare_training(run)
     if first:
-        write_json(workdir / "config.json", config_lib.to_plain(config))
-    latest = checkpoint.open_manager(workdir / "checkpoints" / "latest", keep=2)
-    best = checkpoint.open_manager(workdir / "checkpoints" / "best", keep=1)
-    state = sharding.shard_params(mesh, step.init_state(optimizer, parts["trainable"]))
-    notes = {"seconds": 0.0, "zero_shot": None, "best_r1": -1.0, "best_epoch": 0}
-    facts = results_lib.backbone_facts(parts)
-    if (found := checkpoint.restore_newest(latest, state)) is not None:
-        done, state, notes, broken = found
-        results_lib.check_backbone(notes.get("backbone"), facts, workdir)
-        notes |= progress.read_progress(workdir, done)
-        if parts["skipped"] is not None:  # known to be bad: not tried again, so the examples stay the same
-            parts["skipped"].update(notes.get("skipped", {}))
-        for unreadable in broken:
-            tqdm.write(f"checkpoint {unreadable} cannot be read: fell back to step {done}")
-            latest.delete(unreadable)
-        tqdm.write(f"resumed at step {done} of {last_step} from {workdir / 'checkpoints' / 'latest'}")
-    notes["backbone"] = facts
-    done = begun = int(state["step"])
-    notes |= progress.find_best(best, done)
-    if first and done < last_step:
-        (workdir / "results.json").unlink(missing_ok=True)  # of fewer steps: it says that the run is done
-    feed = stream(batches, per_epoch, done)
-    if done < last_step:
-        # Of all before the first step compiling takes longest: it goes on beside the evaluation of zero-shot.
-        first_batch = next(feed)
-        update = step.compile_in_background(update, state, parts["frozen"], rows_of(first_batch))
-        feed = itertools.chain([first_batch], feed)
+        if note := config_lib.schedule_note(config):
+            tqdm.write(note)
+        write_json(workdir / "config.json", plain)
+    return run, training
 
-    def due(at_step):
-        """Whether an epoch whose evaluation is wanted ends at this step, or the run does."""
-        epoch, rest = divmod(at_step, per_epoch)
-        wanted = rest == 0 and config.eval_every and epoch % config.eval_every == 0
-        return at_step > 0 and (wanted or at_step == last_step)
 
-    # A checkpoint is from before its step's evaluation and knows nothing of it; the log may.
-    history, log, close_log = [], lambda row: None, lambda: None
-    on_the_way = results_lib.splits_on_the_way(parts, config)
-    if first:
-        history = writer.read_history(workdir, done)
-        if due(done) and progress.scores_at(history, done, on_the_way) is None:
-            history = writer.read_history(workdir, done, evaluate_again=True)
-        log, close_log = writer.open_log(workdir, history)
-    scored_before = progress.scores_at(history, done, on_the_way)
+class Trainer:
+    """Trains one run in its folder; `_train` says in which order.
 
-    variables = lambda state: merge(parts["frozen"], state["trainable"])  # noqa: E731
-    spent = lambda: notes["seconds"] + time.monotonic() - began  # noqa: E731
-    if notes["zero_shot"] is None:
-        notes["zero_shot"] = results_lib.score_zero_shot(parts, config)
-        tqdm.write(f"zero-shot, test: {results_lib.format_scores(notes['zero_shot'])}")
+    Attributes:
+      state: The training state.
+      step: The number of updates done, `state.step` as an int.
+      progress: What is saved beside the state; `seconds` and `skipped` are those of the restored checkpoint.
+      feed: The batches from the first step on; set by `start_input_and_compile`.
+      metrics: Writes metrics.jsonl; set by `open_metrics`.
+      watchdog: Notices that training stalls; set within `training_steps`.
+    """
 
-    def share_skipped():
-        if parts["skipped"] is not None:  # each process knows of those that it tried
-            parts["skipped"].update(processes.all_gather_dict(parts["skipped"]))
+    feed: Iterator[dict]
+    metrics: writer.MetricWriter | writer.NullWriter
+    watchdog: watchdog.Watchdog
 
-    def so_far():
-        """The notes as of now; all processes have to ask."""
-        share_skipped()
-        now = {"seconds": spent(), "skipped": dict(parts["skipped"] or {}), **memory.peaks(notes)}
-        return {**notes, **now}
+    def __init__(
+        self,
+        run: Run,
+        training: Training,
+        workdir: Path,
+        preemption: signals.PreemptionSignal,
+        clock: Clock,
+    ):
+        self.run, self.training, self.workdir = run, training, workdir
+        self.config = run.config
+        self.preemption, self.clock = preemption, clock
+        self.first_process, self.alone = processes.is_first(), jax.process_count() == 1
+        self.evaluator = Evaluator(run)
+        self.checkpointer = Checkpointer(workdir / "checkpoints")
+        self.throughput = Throughput(run)
+        self.profiler = Profiler(workdir / "profile", self.config.profile)
+        self.update_fn = training.update
+        initial = TrainState.create(training.optimizer, run.trainable)
+        self.state = sharding.shard_params(run.mesh, initial)
+        self.progress = Progress(backbone=results_lib.backbone_facts(run))
+        self.step = self.first_step = 0
 
-    def save(state):
-        if first:
-            writer.fsync_metrics(workdir)
-        checkpoint.finish(best)  # else a run that resumes here could miss the best state before
-        checkpoint.save(latest, int(state["step"]), state, so_far())
+    def restore(self) -> None:
+        """Restores the newest readable checkpoint, if there is one."""
+        facts = results_lib.backbone_facts(self.run)
+        restored = self.checkpointer.restore_latest(self.state)
+        if restored is not None:
+            self.step, self.state = restored.step, TrainState.from_dict(restored.state)
+            results_lib.check_backbone(restored.notes.get("backbone"), facts, self.workdir)
+            notes = restored.notes | progress_lib.read_progress(self.workdir, self.step)
+            self.progress = dataclasses.replace(Progress.from_notes(notes), backbone=facts)
+            if self.run.skipped is not None:  # not tried again, so that the examples stay the same
+                self.run.skipped.update(self.progress.skipped)
+            latest = self.checkpointer.latest
+            for unreadable in restored.unreadable:
+                tqdm.write(f"checkpoint {unreadable} cannot be read: fell back to step {self.step}")
+                latest.delete(unreadable)
+            folder = self.workdir / "checkpoints" / "latest"
+            tqdm.write(f"resumed at step {self.step} of {self.training.last_step} from {folder}")
+        self.step = self.first_step = int(self.state.step)
+        best = progress_lib.find_best(self.checkpointer.best, self.step)
+        self.progress = dataclasses.replace(self.progress, **best)
+        if self.first_process and self.step < self.training.last_step:
+            # An older results.json is of fewer steps, and would say that the run is done.
+            (self.workdir / "results.json").unlink(missing_ok=True)
 
-    def note_progress():
-        """Keeps what the checkpoint of this step, which is from before its evaluation, cannot know."""
-        noted = so_far()
-        if first:
-            progress.write_progress(workdir, done, noted)
+    def start_input_and_compile(self) -> None:
+        """Starts reading batches, and compiles the train step in the background."""
+        self.feed = stream(self.training.batches, self.training.steps_per_epoch, self.step)
+        if self.step < self.training.last_step:
+            # Compiling takes longest of all that precedes the first step: the zero-shot evaluation runs
+            # beside it.
+            first_batch = next(self.feed)
+            self.update_fn = step.compile_in_background(
+                self.training.update, self.state, self.run.frozen, self._to_device(first_batch)
+            )
+            self.feed = itertools.chain([first_batch], self.feed)
 
-    def validate(state, at_step):
-        """Scores val, and test where that is asked for; keeps the state if it is the best so far on val."""
-        epoch = at_step // per_epoch
-        scored = results_lib.score_epoch(parts, config, variables(state))
-        if not scored:
+    def open_metrics(self) -> None:
+        """Opens metrics.jsonl, cut to the restored step.
+
+        A checkpoint is from before its step is evaluated and does not know the scores; the log may.
+        """
+        self.metrics = writer.NullWriter()
+        if not self.first_process:
             return
-        log({"step": at_step, "epoch": epoch, **scored})
-        for split, scores in scored.items():
-            tqdm.write(f"epoch {epoch}, {split}: {results_lib.format_scores(scores)}")
-        keep_if_best(state, at_step, scored)
-        note_progress()
+        history = writer.read_history(self.workdir, self.step)
+        if self._is_eval_step() and self._logged_scores(history) is None:
+            history = writer.read_history(self.workdir, self.step, evaluate_again=True)
+        self.metrics = writer.MetricWriter(self.workdir, history)
 
-    def keep_if_best(state, at_step, scored):
-        """Saves the state as the best if no epoch before scored as high on val; the first process decides."""
-        r1 = scored["val"]["t2i"]["R1"] if "val" in scored else -1.0
-        if processes.broadcast_from_first(r1 > notes["best_r1"]):
-            notes.update(best_r1=r1, best_epoch=at_step // per_epoch)
-            if at_step not in best.all_steps():
-                checkpoint.finish(latest)  # `best` is never ahead of what a run resumes from
-                checkpoint.save(best, at_step, state, notes)
+    def score_zero_shot(self) -> None:
+        """Scores CLIP before training, unless an earlier process of the run has."""
+        if self.progress.zero_shot is None:
+            scores = self.evaluator.score_zero_shot()
+            self.progress = dataclasses.replace(self.progress, zero_shot=scores)
+            tqdm.write(f"zero-shot, test: {results_lib.format_scores(scores)}")
 
-    if processes.broadcast_from_first(scored_before is not None):
-        keep_if_best(state, done, scored_before or {})
-    elif due(done):
-        validate(state, done)
+    def evaluate_restored(self) -> None:
+        """Makes up for an evaluation of the restored step that did not finish."""
+        scores = self._logged_scores(self.metrics.history)
+        if processes.broadcast_from_first(scores is not None):
+            self._save_if_best(scores or {})
+        elif self._is_eval_step():
+            self._evaluate()
 
-    def keep():
-        """Saves the state of a run that ends early, at a step of its own."""
-        _stop_if_bad({"bad_step": int(state["bad_step"])}, state, latest, notes)
+    @contextlib.contextmanager
+    def training_steps(self) -> Iterator[None]:
+        """Watches the steps within; afterward waits until all checkpoints are on disk."""
+        last_step = self.training.last_step
+        self.bar = tqdm(
+            total=last_step, initial=self.step, desc="train", unit="step", dynamic_ncols=True, disable=None
+        )
+        self.clock.restart_lap()
+        with contextlib.ExitStack() as stack:
+            stack.callback(checkpoint.finish, self.checkpointer.best)
+            stack.callback(checkpoint.finish, self.checkpointer.latest)
+            stack.callback(self.bar.close)
+            stack.push(self._save_on_broken_pipe)
+            stack.callback(self.profiler.close)
+            self.watchdog = stack.enter_context(watchdog.watch(throughput.complain))
+            # In the middle of a step the state cannot be saved.
+            stack.enter_context(self.preemption.raise_immediately(False))
+            self.any_process = processes.any_process(self.run.mesh)
+            yield
+
+    def batches(self) -> Iterator[dict]:
+        """Yields a batch for each step that is left."""
+        while self.step < self.training.last_step:
+            self.watchdog.waiting_for = watchdog.INPUT
+            with self.clock.waiting():
+                batch = next(self.feed)
+            self.watchdog.waiting_for = self._device
+            yield batch
+
+    def update(self, batch: dict) -> dict:
+        """Takes one step; returns its metrics, still on the device."""
+        with self.profiler.step(self.step):
+            self.state, metrics = self.update_fn(self.state, self.run.frozen, self._to_device(batch))
+        self.step += 1
+        self.clock.count_step()
+        self.bar.update()
+        self.profiler.after_step(self.step - self.first_step, metrics)
+        return metrics
+
+    def log_if_due(self, metrics: dict) -> None:
+        """Logs the metrics of every `log_every`-th step and of the last."""
+        if self.step % self.config.log_every and self.step != self.training.last_step:
+            return
+        metrics = jax.tree.map(lambda x: np.asarray(x).tolist(), jax.device_get(metrics))
+        self._check_finite(metrics.pop("bad_step"))
+        lap = self.clock.lap()
+        self.metrics.write(
+            {
+                "step": self.step,
+                "epoch": (self.step - 1) // self.training.steps_per_epoch,
+                **metrics,
+                "lr": float(self.training.schedule(self.step - 1)),
+                **self.throughput.measure(lap),
+                "seconds": self._seconds(),
+            }
+        )
+        self.bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
+
+    def save_if_due(self) -> None:
+        """Begins to save every `checkpoint_every`-th state, and those that are evaluated."""
+        if self.step % self.config.checkpoint_every and not self._is_eval_step():
+            return
+        self._check_finite()
+        self.watchdog.waiting_for = watchdog.DISK
+        self._save()
+        self.watchdog.waiting_for = self._device
+
+    def evaluate_if_due(self) -> None:
+        """Evaluates at the end of every `eval_every`-th epoch and of the run."""
+        if self._is_eval_step():
+            with (
+                self.watchdog.pause(),
+                self.clock.pause(),
+                self.preemption.raise_immediately(self.alone),
+            ):
+                self._evaluate()
+
+    def stop_if_asked(self) -> None:
+        """Saves the state and ends the run if any process got a signal."""
+        if self.any_process(bool(self.preemption)) and self.step < self.training.last_step:
+            self.watchdog.waiting_for = watchdog.DISK
+            self._save_and_wait()
+            number = self.preemption.number or signal.SIGTERM
+            raise signals.Stopped(number, f"stopped at step {self.step}, which is saved")
+
+    def report(self) -> dict:
+        """Scores the final states and writes the results, the report and the model.
+
+        Returns:
+          The content of results.json.
+        """
+        self._sync_skipped()
+        outcome = results_lib.final_results(
+            self.evaluator,
+            self.state,
+            self.checkpointer,
+            self.progress,
+            self.metrics.history,
+            self._seconds,
+        )
+        self.metrics.close()
+        self._write_progress()
+        # All processes take part in gathering the shards; the first one writes.
+        frozen, trainable = sharding.replicate(self.run.mesh, (self.run.frozen, outcome.trainable))
+        if self.first_process:
+            retrievals = evaluate.examples(outcome.encoded, count=12, top_k=10)
+            history, results = self.metrics.history, outcome.results
+            report.write_report(self.workdir, history=history, results=results, retrievals=retrievals)
+            results_lib.write_model(self.run, self.workdir, merge(frozen, trainable), results)
+            # Last, since it tells scripts that the run is done.
+            write_json(self.workdir / "results.json", results)
+            results_lib.print_summary(results, self.workdir)
+        return outcome.results
+
+    @property
+    def _device(self) -> str:
+        """What a step waits for, as the watchdog reports it."""
+        return watchdog.DEVICE if self.alone else watchdog.PEERS
+
+    def _to_device(self, batch: dict) -> dict:
+        """Returns the batch on the devices, without `index`, which the step does not need."""
+        rows = {key: array for key, array in batch.items() if key != "index"}
+        return sharding.shard_batch(self.run.mesh, rows, self.config.batch_size)
+
+    def _seconds(self) -> float:
+        """Returns how long the run has taken, earlier processes included."""
+        return self.progress.seconds + self.clock.elapsed()
+
+    def _is_eval_step(self) -> bool:
+        """Returns whether an epoch that is to be evaluated ends at this step, or the run does."""
+        epoch, rest = divmod(self.step, self.training.steps_per_epoch)
+        wanted = rest == 0 and self.config.eval_every and epoch % self.config.eval_every == 0
+        return self.step > 0 and bool(wanted or self.step == self.training.last_step)
+
+    def _logged_scores(self, history: list[dict]) -> dict | None:
+        """Returns the row of metrics.jsonl with the scores of this step, if there is one."""
+        return progress_lib.scores_at(history, self.step, self.evaluator.splits)
+
+    def _evaluate(self) -> None:
+        """Scores val, and test if the config asks for it; keeps the state if it is the best so far."""
+        epoch = self.step // self.training.steps_per_epoch
+        scores = self.evaluator.score_epoch(self.run.variables(self.state.trainable))
+        if not scores:
+            return
+        self.metrics.write({"step": self.step, "epoch": epoch, **scores})
+        for split, split_scores in scores.items():
+            tqdm.write(f"epoch {epoch}, {split}: {results_lib.format_scores(split_scores)}")
+        self._save_if_best(scores)
+        self._write_progress()
+
+    def _save_if_best(self, scores: dict) -> None:
+        """Saves the state if no earlier epoch scored as high on val; the first process decides."""
+        r1 = scores["val"]["t2i"]["R1"] if "val" in scores else -1.0
+        if processes.broadcast_from_first(r1 > self.progress.best_r1):
+            epoch = self.step // self.training.steps_per_epoch
+            self.progress = dataclasses.replace(self.progress, best_r1=r1, best_epoch=epoch)
+            self.checkpointer.save_best(self.step, self.state, self.progress.as_notes())
+
+    def _save(self) -> None:
+        """Begins to save the state to resume from."""
+        if self.first_process:
+            writer.fsync_metrics(self.workdir)
+        self.checkpointer.save_latest(self.state, self._notes())
+
+    def _save_and_wait(self) -> None:
+        """Saves the state of a run that ends early."""
+        self._check_finite()
+        latest = self.checkpointer.latest
         checkpoint.finish(latest)
-        if done not in latest.all_steps():
-            save(state)
+        if self.step not in latest.all_steps():
+            self._save()
         checkpoint.finish(latest)
 
-    def keep_if_unread(kind, error, trace):
-        """Nobody reads what the run prints any longer, which ends it."""
-        if isinstance(error, BrokenPipeError) and jax.process_count() == 1:
-            keep()
+    def _save_on_broken_pipe(self, kind, error, trace) -> None:
+        """Saves the state if the run ends because nobody reads its output any longer."""
+        if isinstance(error, BrokenPipeError) and self.alone:
+            self._save_and_wait()
 
-    bar = tqdm(total=last_step, initial=done, desc="train", unit="step", dynamic_ncols=True, disable=None)
-    pace = throughput.pace(config, parts)
-    mark, end_profile = throughput.profiler(workdir / "profile", config.profile)
-    device = watchdog.PEERS if jax.process_count() > 1 else watchdog.DEVICE
-    waited, since, since_step = 0.0, time.monotonic(), done
-    with contextlib.ExitStack() as stack:
-        stack.callback(checkpoint.finish, best)
-        stack.callback(checkpoint.finish, latest)
-        stack.callback(bar.close)
-        stack.push(keep_if_unread)
-        stack.callback(end_profile)
-        watched = stack.enter_context(watchdog.watched(throughput.complain))
-        stack.enter_context(notice.raise_immediately(False))  # amid a step the state cannot be saved
-        anyone = processes.any_process(mesh)
-        while done < last_step:
-            epoch, asked = done // per_epoch, time.monotonic()
-            watched.waits_for = watchdog.INPUT
-            batch = next(feed)
-            waited += time.monotonic() - asked
-            watched.waits_for = device
-            state, metrics = update(state, parts["frozen"], rows_of(batch))
-            done += 1
-            bar.update()
-            mark(done - begun, metrics)
-            if done % config.log_every == 0 or done == last_step:
-                metrics = jax.tree.map(lambda x: np.asarray(x).tolist(), jax.device_get(metrics))
-                _stop_if_bad(metrics, state, latest, notes)
-                now = time.monotonic()
-                log(
-                    {
-                        "step": done,
-                        "epoch": epoch,
-                        **{key: value for key, value in metrics.items() if key != "bad_step"},
-                        "lr": float(rate(done - 1)),
-                        **pace(done - since_step, now - since, waited),
-                        "seconds": spent(),
-                    }
-                )
-                bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
-                waited, since, since_step = 0.0, now, done
-            if done % config.checkpoint_every == 0 or due(done):
-                _stop_if_bad({"bad_step": int(state["bad_step"])}, state, latest, notes)
-                watched.waits_for = watchdog.DISK
-                save(state)
-                watched.waits_for = device
-            if due(done):
-                with watched.paused(), notice.raise_immediately(jax.process_count() == 1):
-                    validate(state, done)
-                since, since_step, waited = time.monotonic(), done, 0.0
-            watched.step()
-            if anyone(bool(notice)) and done < last_step:
-                watched.waits_for = watchdog.DISK
-                keep()
-                number = notice.number or signal.SIGTERM
-                raise signals.Stopped(number, f"stopped at step {done}, which is saved")
+    def _write_progress(self) -> None:
+        """Writes what the checkpoint of this step, which is from before its evaluation, cannot know."""
+        notes = self._notes()
+        if self.first_process:
+            progress_lib.write_progress(self.workdir, self.step, notes)
 
-    share_skipped()
-    results, encoded, kept = results_lib.final_results(
-        config, parts, state, best, notes, variables, done, spent, history
-    )
-    close_log()
-    note_progress()
-    # All processes have a part in bringing the pieces together, one writes.
-    parts["frozen"], trained = sharding.replicate(mesh, (parts["frozen"], kept["trainable"]))
-    if first:
-        retrievals = evaluate.examples(encoded, count=12, top_k=10)
-        report.write_report(workdir, history=history, results=results, retrievals=retrievals)
-        results_lib.write_model(config, workdir, parts, trained, results)
-        write_json(workdir / "results.json", results)  # last: to scripts it says that the run is done
-        results_lib.print_summary(results, workdir)
-    return results
+    def _notes(self) -> dict:
+        """Returns the progress as of now, for saving; all processes have to call this."""
+        self._sync_skipped()
+        now = dataclasses.replace(
+            self.progress,
+            seconds=self._seconds(),
+            skipped=dict(self.run.skipped or {}),
+            **memory.peaks(dataclasses.asdict(self.progress)),
+        )
+        return now.as_notes()
 
+    def _sync_skipped(self) -> None:
+        """Shares the unreadable images: each process knows those that it tried to read."""
+        if self.run.skipped is not None:
+            self.run.skipped.update(processes.all_gather_dict(self.run.skipped))
 
-def _stop_if_bad(metrics: dict, state: dict, latest, notes: dict) -> None:
-    """Ends the run where loss, gradient or update was not finite; the state before that step is saved."""
-    if metrics["bad_step"] < 0:
-        return
-    good = {**state, "bad_step": jax.device_put(np.int32(-1), state["bad_step"].sharding)}
-    at_step = int(state["step"])
-    if at_step not in latest.all_steps():
-        checkpoint.save(latest, at_step, good, notes)
-    checkpoint.finish(latest)
-    raise UserError(
-        f"the loss, its gradient or the update was not finite at step {metrics['bad_step'] + 1}: stopped, "
-        f"and the state after step {at_step} is kept in {latest.directory}; try another --workdir with a "
-        "lower config.optimizer.lr, config.optimizer.clip_norm=1 or float32"
-    )
+    def _check_finite(self, bad_step: int | None = None) -> None:
+        """Ends the run if a loss, gradient or update was not finite; saves the state before that step.
+
+        Args:
+          bad_step: That of the state, if it is known already.
+
+        Raises:
+          UserError: The step was not finite.
+        """
+        bad_step = int(self.state.bad_step) if bad_step is None else bad_step
+        if bad_step < 0:
+            return
+        latest, good_step = self.checkpointer.latest, int(self.state.step)
+        good = self.state._replace(bad_step=jax.device_put(np.int32(-1), self.state.bad_step.sharding))
+        if good_step not in latest.all_steps():
+            checkpoint.save(latest, good_step, good.as_dict(), self.progress.as_notes())
+        checkpoint.finish(latest)
+        raise UserError(
+            f"the loss, its gradient or the update was not finite at step {bad_step + 1}: stopped, and the "
+            f"state after step {good_step} is kept in {latest.directory}; try another --workdir with a lower "
+            "config.optimizer.lr, config.optimizer.clip_norm=1 or float32"
+        )

@@ -1,56 +1,49 @@
-"""What a run amounts to: scores of its states, results.json, and the words at the end."""
+"""What a run amounts to: results.json, eval.json, the trained model, and the summary at the end."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.distributed import processes, sharding
 from tpr_jax.errors import UserError
-from tpr_jax.models import clip
-from tpr_jax.models.methods import zero_shot
 from tpr_jax.perf import memory
-from tpr_jax.train import checkpoint, evaluate, step, writer
-from tpr_jax.train.setup import count, make_optimizer, prepare
+from tpr_jax.train import checkpoint, writer
+from tpr_jax.train.checkpoint import Checkpointer
+from tpr_jax.train.evaluate import EncodedSplit, Evaluator
+from tpr_jax.train.progress import Progress
+from tpr_jax.train.setup import Run, make_optimizer, prepare
+from tpr_jax.train.state import TrainState
 from tpr_jax.utils.files import remove_leftovers, write_json
-from tpr_jax.utils.notices import print_once
-from tpr_jax.utils.trees import merge
+from tpr_jax.utils.notices import say_once
 from tpr_jax.weights.save_adapter import check_place, is_plain, write_saved
 
 
-def score_split(parts: dict, config: ConfigDict, encoders, variables, split: str) -> tuple[dict, dict]:
-    """(metrics, encoded split)."""
-    encoded = evaluate.encode_split(
-        encoders,
-        variables,
-        parts["splits"][split],
-        parts["tokenizer"],
-        tuple(config.image_size),
-        config.eval_batch_size,
-        parts["skipped"],
-        parts["mesh"],
-        parts["clip_config"].eot_id,
-    )
-    return evaluate.score(encoded), encoded
+class Outcome(NamedTuple):
+    """What training came to.
 
+    Attributes:
+      results: The content of results.json.
+      encoded: The test split, encoded with the last state.
+      trainable: The trainable collections of the best state on val, or if there is none of the last state.
+    """
 
-def score_epoch(parts: dict, config: ConfigDict, variables: dict) -> dict:
-    """Metrics of the splits that are scored on the way: val where there is one, test where asked for."""
-    wanted, encoders = splits_on_the_way(parts, config), parts["encoders"]
-    return {split: score_split(parts, config, encoders, variables, split)[0] for split in wanted}
-
-
-def splits_on_the_way(parts: dict, config: ConfigDict) -> list[str]:
-    """Returns the splits that `score_epoch` scores."""
-    wanted = {"val": "val" in parts["splits"], "test": config.eval_test_each_time}
-    return [split for split in wanted if wanted[split]]
+    results: dict
+    encoded: EncodedSplit
+    trainable: dict
 
 
 def best_on_test(history: Sequence[dict]) -> dict | None:
-    """What most papers report: of the rows of metrics.jsonl the first with the highest R@1 on test itself.
+    """Returns the scores that most papers report: those of the epoch with the highest R@1 on test itself.
 
-    None where the run did not score test on the way.
+    Args:
+      history: The rows of metrics.jsonl; the first row with the highest score counts.
+
+    Returns:
+      {"epoch", "test", "note"}, or None if the run did not score test along the way.
     """
     scored = [row for row in history if "test" in row]
     if not scored:
@@ -63,148 +56,193 @@ def best_on_test(history: Sequence[dict]) -> dict | None:
     return {"epoch": best["epoch"], "test": best["test"], "note": note}
 
 
-def score_zero_shot(parts: dict, config: ConfigDict) -> dict:
-    """Metrics of CLIP as it came, on the test split."""
-    model = clip.build(parts["clip_config"], zero_shot(), config.dtype)
-    params = merge(parts["frozen"], parts["trainable"])["params"]
-    return score_split(parts, config, step.jit_encoders(model, parts["mesh"]), {"params": params}, "test")[0]
+def restore_best(run: Run, workdir: Path) -> tuple[TrainState, dict]:
+    """Restores the best state of a run, else its newest, else the state before training.
 
+    Returns:
+      (state, {"checkpoint", "step"}), with `checkpoint` "best", "latest" or None.
 
-def restore_best(config: ConfigDict, workdir: Path, parts: dict) -> tuple[dict, dict]:
-    """(state, where it is from): the best checkpoint, else the newest, else the state before training."""
-    facts = backbone_facts(parts)
-    # Only the form of its state is needed, which no rate and no length of an epoch changes.
-    _, optimizer = make_optimizer(config, parts["trainable"], per_epoch=1)
-    state = sharding.shard_params(parts["mesh"], step.init_state(optimizer, parts["trainable"]))
+    Raises:
+      UserError: There are checkpoints, and none can be read.
+    """
+    facts = backbone_facts(run)
+    # Only the structure of its state is needed, which depends neither on the schedule nor on the epoch.
+    _, optimizer = make_optimizer(run.config, run.trainable, per_epoch=1)
+    initial = sharding.shard_params(run.mesh, TrainState.create(optimizer, run.trainable))
     for name in ("best", "latest"):
         folder = workdir / "checkpoints" / name
         if not folder.is_dir():
             continue
         try:
-            found = checkpoint.restore_newest(checkpoint.open_manager(folder, keep=2), state)
+            restored = checkpoint.restore_newest(checkpoint.open_manager(folder, keep=2), initial.as_dict())
         except UserError as error:
             if name == "latest":
                 raise
             print(f"{error}; going on with the newest state instead")
             continue
-        if found is not None:
-            for unreadable in found[3]:
-                print(f"checkpoint {unreadable} in {folder} cannot be read: fell back to step {found[0]}")
-            check_backbone(found[2].get("backbone"), facts, workdir)
-            return found[1], {"checkpoint": name, "step": found[0]}
-    return state, {"checkpoint": None, "step": 0}
+        if restored is not None:
+            for step in restored.unreadable:
+                print(f"checkpoint {step} in {folder} cannot be read: fell back to step {restored.step}")
+            check_backbone(restored.notes.get("backbone"), facts, workdir)
+            return TrainState.from_dict(restored.state), {"checkpoint": name, "step": restored.step}
+    return initial, {"checkpoint": None, "step": 0}
 
 
 def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
-    """Scores the best state of a run (the newest where none was kept) on val and test; trains nothing.
+    """Scores the best state of a run on val and test, and writes eval.json; trains nothing.
 
-    Without checkpoints in `workdir` the model is scored as it starts. Writes and returns eval.json.
+    Without a best state the newest is scored, and without checkpoints the model before training.
+
+    Returns:
+      The content of eval.json.
     """
     defaults = config_lib.to_plain(config_lib.base())
     writer.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME, defaults)
     if processes.is_first():
         remove_leftovers(workdir, ["eval.json"])
-    parts = prepare(config, to_train=False)
-    state, scored = restore_best(config, workdir, parts)
-    facts = {"backbone": backbone_facts(parts)}
-    scored = {"method": config.method.name, "dataset": config.dataset, **facts, **params_of(parts), **scored}
+    run = prepare(config, to_train=False)
+    state, source = restore_best(run, workdir)
+    scored = {
+        "method": config.method.name,
+        "dataset": config.dataset,
+        "backbone": backbone_facts(run),
+        **run.num_params(),
+        **source,
+    }
     print(f"scoring {scored['checkpoint'] or 'the initial weights'} (step {scored['step']})")
+    evaluator = Evaluator(run)
     for split in ("val", "test"):
-        if split in parts["splits"]:
-            variables = merge(parts["frozen"], state["trainable"])
-            scored[split], _ = score_split(parts, config, parts["encoders"], variables, split)
+        if split in run.splits:
+            scored[split], _ = evaluator.score_split(run.variables(state.trainable), split)
             print(f"{split}: {format_scores(scored[split])}")
-    scored |= data_summary(parts) | memory.peaks({})
+    scored |= data_summary(run) | memory.peaks({})
     if processes.is_first():
         write_json(workdir / "eval.json", scored)
     print(f"written: {workdir / 'eval.json'}")
     return scored
 
 
-def final_results(config, parts, state, best, notes, variables, done, spent, history) -> tuple:
-    """(results.json, the encoded test split of the last state, the best state on val or else the last)."""
-    final = {}
-    test, encoded = score_split(parts, config, parts["encoders"], variables(state), "test")
-    if last_val := [row["val"] for row in history if "val" in row][-1:]:
-        final["val"] = last_val[0]
-    final["test"] = test
-    best_on_val = None
+def final_results(
+    evaluator: Evaluator,
+    state: TrainState,
+    checkpointer: Checkpointer,
+    progress: Progress,
+    history: Sequence[dict],
+    seconds: Callable[[], float],
+) -> Outcome:
+    """Scores the last and the best state on test, and collects the results of a finished run.
+
+    Args:
+      evaluator: Scores the run's splits.
+      state: The last state.
+      checkpointer: Holds the best state.
+      progress: The progress of the run.
+      history: The rows of metrics.jsonl.
+      seconds: Returns how long the run has taken.
+    """
+    run = evaluator.run
+    test, encoded = evaluator.score_split(run.variables(state.trainable), "test")
+    val_scores = [row["val"] for row in history if "val" in row]
+    final = {"val": val_scores[-1], "test": test} if val_scores else {"test": test}
+    best, best_on_val = None, None
     try:
-        found = checkpoint.restore_newest(best, state)
+        best = checkpointer.restore_best(state)
     except UserError as error:  # not worth losing the results for
-        found = None
         print(f"{error}; the results are without it")
-    if found is not None:
-        scored, _ = score_split(parts, config, parts["encoders"], variables(found[1]), "test")
-        best_on_val = {"epoch": found[2]["best_epoch"], "test": scored}
+    trainable = state.trainable if best is None else best.state["trainable"]
+    if best is not None:
+        scores, _ = evaluator.score_split(run.variables(trainable), "test")
+        best_on_val = {"epoch": best.notes["best_epoch"], "test": scores}
     results = {
-        "method": config.method.name,
-        "dataset": config.dataset,
-        "backbone": notes.get("backbone"),
-        **params_of(parts),
-        "steps": done,
-        "seconds": spent(),
-        "zero_shot": {"test": notes["zero_shot"]},
+        "method": run.config.method.name,
+        "dataset": run.config.dataset,
+        "backbone": progress.backbone,
+        **run.num_params(),
+        "steps": int(state.step),
+        "seconds": seconds(),
+        "zero_shot": {"test": progress.zero_shot},
         "final": final,
         "best_on_val": best_on_val,
         "best_on_test": best_on_test(history),
-        **data_summary(parts),
-        **memory.peaks(notes),
+        **data_summary(run),
+        **memory.peaks(dataclasses.asdict(progress)),
     }
-    return results, encoded, found[1] if found else state
+    return Outcome(results, encoded, trainable)
 
 
-def data_summary(parts: dict) -> dict:
-    """`data`: what the splits hold; `skipped`: the pictures that could not be read, if those were skipped."""
-    skipped = parts["skipped"]
-    if skipped is None:
-        return {"data": parts["data"]}
-    for name, why in sorted(skipped.items()):
-        print(f"skipped: {why if why.startswith(name) else f'{name}: {why}'}")
-    print(f"{len(skipped)} pictures skipped")
-    listed = {"count": len(skipped), "pictures": dict(sorted(skipped.items()))}
-    return {"data": parts["data"], "skipped": listed}
+def data_summary(run: Run) -> dict:
+    """Returns `data`, what the splits hold, and if they were skipped, `skipped`, the unreadable images.
+
+    Prints the skipped images.
+    """
+    if run.skipped is None:
+        return {"data": run.data}
+    for name, reason in sorted(run.skipped.items()):
+        print(f"skipped: {reason if reason.startswith(name) else f'{name}: {reason}'}")
+    print(f"{len(run.skipped)} pictures skipped")
+    skipped = {"count": len(run.skipped), "pictures": dict(sorted(run.skipped.items()))}
+    return {"data": run.data, "skipped": skipped}
 
 
-def check_model_place(config: ConfigDict, workdir: Path, parts: dict) -> None:
-    """Raises a UserError where `write_model` could not write at the end: better now than after training."""
-    base = None if config.from_scratch else parts["backbone"]
-    plain = is_plain(parts["method"], merge(parts["frozen"], parts["trainable"]), base)
+def check_model_place(run: Run, workdir: Path) -> None:
+    """Checks before training that `write_model` can write at its end.
+
+    Raises:
+      UserError: It cannot.
+    """
+    base = None if run.config.from_scratch else run.backbone
+    plain = is_plain(run.method, run.variables(run.trainable), base)
     check_place(workdir / "model", plain, base)
 
 
-def write_model(config: ConfigDict, workdir: Path, parts: dict, trainable: dict, results: dict) -> None:
-    """Writes the trained model to `workdir/model`, where `from_pretrained` reads it."""
-    # Weights drawn anew are to be found nowhere else.
-    base = None if config.from_scratch else parts["backbone"]
+def write_model(run: Run, workdir: Path, variables: dict, results: dict) -> None:
+    """Writes the trained model to `workdir/model`, where `from_pretrained` reads it.
+
+    Args:
+      run: The run.
+      workdir: Its folder.
+      variables: All collections of the trained model, on the host or replicated.
+      results: The content of results.json.
+    """
     write_saved(
         workdir / "model",
-        parts["clip_config"],
-        parts["method"],
-        merge(parts["frozen"], trainable),
-        backbone=base,
-        tokenizer=parts["tokenizer"],
+        run.clip_config,
+        run.method,
+        variables,
+        # Weights that were initialized rather than read exist nowhere else, so they are written too.
+        backbone=None if run.config.from_scratch else run.backbone,
+        tokenizer=run.tokenizer,
         results=results,
-        training=config_lib.to_plain(config),
+        training=config_lib.to_plain(run.config),
     )
 
 
-def backbone_facts(parts: dict) -> dict:
-    """What a run used of its backbone beside the weights, as JSON has it.
+def backbone_facts(run: Run) -> dict:
+    """Returns what a run uses of its backbone beside the weights, as JSON values.
 
     `revision` is the commit of a hub id, None for a folder.
     """
-    base, c = parts["backbone"], parts["clip_config"]
-    image = {"image_mean": list(c.image_mean), "image_std": list(c.image_std)}
-    heads = [c.vision_heads, c.text_heads]
-    return {"name": base.name, "revision": base.revision, **image, "act": c.act, "heads": heads}
+    base, sizes = run.backbone, run.clip_config
+    return {
+        "name": base.name,
+        "revision": base.revision,
+        "image_mean": list(sizes.image_mean),
+        "image_std": list(sizes.image_std),
+        "act": sizes.act,
+        "heads": [sizes.vision_heads, sizes.text_heads],
+    }
 
 
 def check_backbone(before: dict | None, now: dict, workdir: Path) -> None:
-    """Compares what a run's checkpoints were trained with (None in old ones) with what is there now.
+    """Compares the backbone that a run's checkpoints were trained with to the present one.
+
+    Args:
+      before: The facts in the checkpoint; None in old checkpoints.
+      now: The facts of the present backbone.
+      workdir: The folder of the run, for messages.
 
     Raises:
-      UserError: the backbone's folder now says another mean, std, activation or number of heads.
+      UserError: The mean, std, activation or number of heads differs.
     """
     for key in ("image_mean", "image_std", "act", "heads"):
         if before and before.get(key) != now[key]:
@@ -220,26 +258,20 @@ def check_backbone(before: dict | None, now: dict, workdir: Path) -> None:
         )
 
 
-def params_of(parts: dict) -> dict[str, int]:
-    """How many numbers are trained, and how many there are."""
-    trainable = count(parts["trainable"])
-    return {"trainable_params": trainable, "total_params": trainable + count(parts["frozen"])}
-
-
 def print_summary(results: dict, workdir: Path) -> None:
-    """The test split before and after, where everything is, and what to try next."""
-    share = 100 * results["trainable_params"] / results["total_params"]
+    """Prints the test scores before and after training, where everything is, and what to try next."""
+    percent = 100 * results["trainable_params"] / results["total_params"]
     print(
         f"\n{results['method']} on {results['dataset']}: {results['steps']} steps in "
         f"{results['seconds']:.0f} s, "
-        f"{results['trainable_params']:,} of {results['total_params']:,} parameters trained ({share:.1f} %)"
+        f"{results['trainable_params']:,} of {results['total_params']:,} parameters trained ({percent:.1f} %)"
     )
     print(f"test, text to image, before:       {format_scores(results['zero_shot']['test'])}")
     print(f"test, text to image, last epoch:   {format_scores(results['final']['test'])}")
-    for split, what in (("val", ""), ("test", "  (chosen on test, as most papers do)")):
+    for split, note in (("val", ""), ("test", "  (chosen on test, as most papers do)")):
         if best := results[f"best_on_{split}"]:
             label = f"test, best epoch on {split} ({best['epoch']:>3}):"
-            print(f"{label:<35}{format_scores(best['test'])}{what}")
+            print(f"{label:<35}{format_scores(best['test'])}{note}")
     print(
         f"\nwritten to {workdir}: report.html, report.png, results.json, metrics.jsonl, checkpoints/, model/"
     )
@@ -250,5 +282,6 @@ def print_summary(results: dict, workdir: Path) -> None:
     )
 
 
-def format_scores(scored: dict) -> str:
-    return "  ".join(f"{key} {value:.2f}" for key, value in scored["t2i"].items())
+def format_scores(scores: dict) -> str:
+    """Returns the text-to-image scores in one line."""
+    return "  ".join(f"{key} {value:.2f}" for key, value in scores["t2i"].items())

@@ -1,54 +1,114 @@
-"""What training and evaluation share: mesh, data, model, weights, optimizer."""
+"""What a run consists of: mesh, data, model, weights, and for training the optimizer, step and input."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tpr_jax import optim
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.data import leaks, protocols
-from tpr_jax.data import splits as splits_lib
+from tpr_jax.data import datasets, leaks, protocols
+from tpr_jax.data.records import Records
+from tpr_jax.data.tokenizer import Tokenizer
 from tpr_jax.distributed import sharding
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip, methods
+from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.heads import Heads
 from tpr_jax.train import agreement, step
+from tpr_jax.utils.trees import merge
 from tpr_jax.weights import backbone
 
 
-def check_rows(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
-    """Raises a UserError where the rows of a training batch cannot be split over the mesh.
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What training and evaluation share.
 
-    Those of an evaluation's batches can, of however many devices: see `sharding.filled_up`.
+    Attributes:
+      config: The run's config.
+      mesh: The mesh of devices.
+      splits: The records of `train`, `test` and, where there is one, `val`.
+      data: What the splits hold, for results.json.
+      skipped: The images that cannot be read, each with the reason; filled as they are met. None where such
+        an image is an error.
+      tokenizer: `(list of captions) -> int32 [n, l]`.
+      backbone: The CLIP that is adapted.
+      clip_config: The sizes of its towers.
+      method: The settings of the method.
+      heads: The heads that the losses need.
+      model: The pure functions of `models.clip.build`.
+      trainable: The initial values of the trainable collections, on the mesh.
+      frozen: The frozen collections, on the mesh.
+      encoders: `(variables, images or ids) -> features float32 [b, e]` of both towers.
     """
-    data, parts = mesh.shape["data"], config.accumulate
-    if config.batch_size % (data * parts):
-        times = f" times the {parts} parts of config.accumulate" if parts > 1 else ""
-        raise UserError(
-            f"config.batch_size={config.batch_size} must be a multiple of the {data} devices of the data "
-            f"axis{times}"
-        )
+
+    config: ConfigDict
+    mesh: Mesh
+    splits: dict[str, Records]
+    data: dict
+    skipped: dict[str, str] | None
+    tokenizer: Tokenizer
+    backbone: backbone.Backbone
+    clip_config: ClipConfig
+    method: methods.Method
+    heads: Heads
+    model: dict
+    trainable: dict
+    frozen: dict
+    encoders: tuple[Callable, Callable]
+
+    def variables(self, trainable: dict) -> dict:
+        """Returns all collections of the model, with these trainable ones."""
+        return merge(self.frozen, trainable)
+
+    def num_params(self) -> dict[str, int]:
+        """Returns `trainable_params` and `total_params`."""
+        trainable = count(self.trainable)
+        return {"trainable_params": trainable, "total_params": trainable + count(self.frozen)}
 
 
-def make_heads(config: ConfigDict, identities: int) -> Heads:
-    """The heads that the config's losses ask for, for so many identities to train on."""
-    return Heads(
-        num_classes=identities if config.losses.id else 0,
-        mlm_depth=config.mlm_depth if config.losses.mlm else 0,
-    )
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What only training needs.
+
+    Attributes:
+      schedule: `step -> learning rate`.
+      optimizer: The optimizer of the trainable collections.
+      update: The jitted train step, `(state, frozen, batch) -> (state, metrics)`.
+      batches: `(epoch, skip=0) -> batches of NumPy arrays`, see `data.pipeline.train_input`.
+      steps_per_epoch: The number of steps of an epoch.
+      last_step: The step at which the run ends.
+    """
+
+    schedule: optim.Schedule
+    optimizer: optax.GradientTransformation
+    update: jax.stages.Wrapped
+    batches: Callable[..., Iterator[dict]]
+    steps_per_epoch: int
+    last_step: int
 
 
-def prepare(config: ConfigDict, to_train: bool = True) -> dict:
-    """Returns everything that training and evaluation share: mesh, data, model, weights, encoders.
+def prepare(config: ConfigDict, to_train: bool = True) -> Run:
+    """Builds what training and evaluation share.
+
+    The config and the data set are checked before the backbone is looked up, which may mean to download it.
+
+    Args:
+      config: The run's config.
+      to_train: Whether the batches of training have to fit the mesh.
 
     Raises:
-      UserError: something does not fit; with `to_train`, the batch of training neither.
+      UserError: Something does not fit or cannot be read.
     """
     mesh = sharding.make_mesh(**config.mesh)
     if to_train:
         check_rows(config, mesh)
-    # What cannot be built is found before the data are looked through, which may take minutes.
     method = config_lib.make_method(config)
+    on_disk, splits, described = _load_splits(config)
     base = backbone.find(config.backbone)
     clip_config, params, tokenizer = backbone.load(
         base,
@@ -58,65 +118,120 @@ def prepare(config: ConfigDict, to_train: bool = True) -> dict:
         act=config.backbone_act or None,
         heads=tuple(config.backbone_heads) or None,
     )
+    # Reported before the images of the splits are compared, which may take minutes.
     methods.check(method, clip_config)
-    skip = config.on_bad_image == "skip"
-    splits = splits_lib.load_splits(config.dataset, config.data_dir, missing_ok=skip, source=config.source)
-    described = splits_lib.describe(config.dataset, splits)
-    for line in described["subset"] or ():
-        print(f"a subset of {config.dataset}: {line}")
-    shared = leaks.find_in_splits(splits)
-    splits["train"], reduced = protocols.reduce(splits["train"], config)
-    described |= reduced
-    splits = splits_lib.with_mixed(splits, config.mix, missing_ok=skip)
-    shared = leaks.add_mixed(shared, splits) if config.mix else shared
-    name = config.data_dir or f"data set '{config.dataset}'"
-    described |= leaks.raise_or_warn(shared, name, config.on_leak, official=described["subset"] == [])
+    described |= _check_leaks(config, on_disk, splits, described)
     if jax.process_count() > 1:
         agreement.check_same("data set", agreement.of_data(splits), "give all the same config.data_dir")
-    people = len(set(splits["train"].pids.tolist())) if "train" in splits else 0
-    heads = make_heads(config, people)
+    heads = make_heads(config, len(set(splits["train"].pids.tolist())) if "train" in splits else 0)
     model = clip.build(clip_config, method, config.dtype, heads, config.remat, config.scan_layers)
-
-    def init(key):
-        drawn = model["init"](key)
-        # Weights that were read need not be drawn, which would be most of what there is to compile.
-        return drawn if params is None else {name: t for name, t in drawn.items() if name != "params"}
-
-    variables = jax.jit(init)(jax.random.key(config.seed))
-    if params is not None:
-        variables["params"] = jax.tree.map(jnp.asarray, params)
+    variables = _init_variables(model, config.seed, params)
     if jax.process_count() > 1:
-        found = agreement.of_weights(variables)
-        agreement.check_same("backbone", found, "give all the same config.backbone")
+        weights = agreement.of_weights(variables)
+        agreement.check_same("backbone", weights, "give all the same config.backbone")
     trainable, frozen = optim.split_model(variables, method)
     if "params" in frozen:
         frozen["params"] = clip.cast_frozen(frozen["params"], config.dtype)
-    return {
-        "mesh": mesh,
-        "splits": splits,
-        "data": described,
-        "skipped": {} if skip else None,  # pictures that cannot be read: why
-        "tokenizer": tokenizer,
-        "backbone": base,
-        "clip_config": clip_config,
-        "method": method,
-        "heads": heads,
-        "model": model,
-        "trainable": sharding.shard_params(mesh, trainable),
-        "frozen": sharding.shard_params(mesh, frozen),
-        "encoders": step.jit_encoders(model, mesh),
-    }
+    return Run(
+        config=config,
+        mesh=mesh,
+        splits=splits,
+        data=described,
+        skipped={} if config.on_bad_image == "skip" else None,
+        tokenizer=tokenizer,
+        backbone=base,
+        clip_config=clip_config,
+        method=method,
+        heads=heads,
+        model=model,
+        trainable=sharding.shard_params(mesh, trainable),
+        frozen=sharding.shard_params(mesh, frozen),
+        encoders=step.jit_encoders(model, mesh),
+    )
 
 
-def count(tree) -> int:
-    """How many numbers a tree holds."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+def prepare_training(run: Run) -> Training:
+    """Builds the optimizer, the train step and the input of a run."""
+    from tpr_jax.data import pipeline  # imports TensorFlow, which nothing else here needs
+    from tpr_jax.data.augment import erase_color
+
+    config = run.config
+    instances = config_lib.instances(config)
+    steps_per_epoch = pipeline.steps_per_epoch(run.splits["train"], config.batch_size, instances)
+    last_step = steps_per_epoch * config.num_epochs
+    schedule, optimizer = make_optimizer(config, run.trainable, steps_per_epoch)
+    update = step.jit_train_step(
+        run.model,
+        optimizer,
+        config_lib.loss_weights(config),
+        1 / config.temperature,
+        run.mesh,
+        config.accumulate,
+    )
+    process_index, process_count = sharding.process_shard(run.mesh, config.batch_size)
+    batches = pipeline.train_input(
+        run.splits["train"],
+        run.tokenizer,
+        image_size=tuple(config.image_size),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        instances=instances,
+        augment=config.augment,
+        mask_text=config.mask_text,
+        mlm=bool(config.losses.mlm),
+        pad=config.pad,
+        color=erase_color(run.clip_config.image_mean, run.clip_config.image_std),
+        skipped=run.skipped,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    return Training(
+        schedule=schedule,
+        optimizer=optimizer,
+        update=update,
+        batches=batches,
+        steps_per_epoch=steps_per_epoch,
+        last_step=min(last_step, config.total_steps) if config.total_steps else last_step,
+    )
 
 
-def make_optimizer(config: ConfigDict, trainable: dict, per_epoch: int) -> tuple:
-    """(step -> learning rate, the optimizer of the trainable collections)."""
+def check_rows(config: ConfigDict, mesh: Mesh) -> None:
+    """Checks that the rows of a training batch can be split over the mesh.
+
+    The batches of an evaluation always can, on any number of devices: see `sharding.filled_up`.
+
+    Raises:
+      UserError: They cannot.
+    """
+    devices, microbatches = mesh.shape["data"], config.accumulate
+    if config.batch_size % (devices * microbatches):
+        times = f" times the {microbatches} parts of config.accumulate" if microbatches > 1 else ""
+        raise UserError(
+            f"config.batch_size={config.batch_size} must be a multiple of the {devices} devices of the data "
+            f"axis{times}"
+        )
+
+
+def make_heads(config: ConfigDict, num_identities: int) -> Heads:
+    """Returns the heads that the config's losses need, for this many training identities."""
+    return Heads(
+        num_classes=num_identities if config.losses.id else 0,
+        mlm_depth=config.mlm_depth if config.losses.mlm else 0,
+    )
+
+
+def make_optimizer(
+    config: ConfigDict, trainable: dict, per_epoch: int
+) -> tuple[optim.Schedule, optax.GradientTransformation]:
+    """Returns (`step -> learning rate`, the optimizer of the trainable collections).
+
+    Args:
+      config: The run's config.
+      trainable: The trainable collections.
+      per_epoch: The number of steps of an epoch.
+    """
     settings = config.optimizer
-    rate = optim.schedule(
+    schedule = optim.schedule(
         settings.lr,
         kind=settings.schedule,
         warmup_epochs=settings.warmup_epochs,
@@ -130,4 +245,48 @@ def make_optimizer(config: ConfigDict, trainable: dict, per_epoch: int) -> tuple
     )
     groups = optim.parameter_groups(settings.weight_decay, settings.bias_lr_factor, settings.head_lr_factor)
     moments = {"b1": settings.b1, "b2": settings.b2, "eps": settings.eps}
-    return rate, optim.adam(rate, trainable, groups, clip_norm=settings.clip_norm, **moments)
+    return schedule, optim.adam(schedule, trainable, groups, clip_norm=settings.clip_norm, **moments)
+
+
+def count(tree) -> int:
+    """Returns the number of elements of all arrays of a tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _load_splits(config: ConfigDict) -> tuple[dict[str, Records], dict[str, Records], dict]:
+    """Returns (the splits as they are on disk, the splits to use, what they hold)."""
+    missing_ok = config.on_bad_image == "skip"
+    on_disk = datasets.load_splits(
+        config.dataset, config.data_dir, missing_ok=missing_ok, source=config.source
+    )
+    described = datasets.describe(config.dataset, on_disk)
+    for line in described["subset"] or ():
+        print(f"a subset of {config.dataset}: {line}")
+    train, reduced = protocols.reduce(on_disk["train"], config)
+    splits = datasets.with_mixed({**on_disk, "train": train}, config.mix, missing_ok=missing_ok)
+    return on_disk, splits, described | reduced
+
+
+def _check_leaks(
+    config: ConfigDict, on_disk: dict[str, Records], splits: dict[str, Records], described: dict
+) -> dict:
+    """Refuses or reports what the splits share; returns the numbers, for results.json."""
+    shared = leaks.of_splits(on_disk)
+    if config.mix:
+        shared = leaks.with_mixed(shared, splits)
+    name = config.data_dir or f"data set '{config.dataset}'"
+    return leaks.refuse(shared, name, config.on_leak, official=described["subset"] == [])
+
+
+def _init_variables(model: dict, seed: int, params: dict | None) -> dict:
+    """Returns all collections of a model, those of `params` as they were read and the rest initialized."""
+
+    def init(key):
+        variables = model["init"](key)
+        # Leaving out the weights that were read saves compiling most of the initializers.
+        return variables if params is None else {k: v for k, v in variables.items() if k != "params"}
+
+    variables = jax.jit(init)(jax.random.key(seed))
+    if params is not None:
+        variables["params"] = jax.tree.map(jnp.asarray, params)
+    return variables

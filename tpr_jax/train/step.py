@@ -1,12 +1,7 @@
-"""The train step and the two encoders: pure functions, jitted with their shardings.
-
-A training state is a plain dict: `trainable` (collections), `opt` (optimizer state), `step` (int32, updates
-done) and `bad_step` (int32, -1, or the step whose loss, gradient or update was not finite: from there on
-nothing is updated any more, so the state stays the last good one).
-"""
+"""The train step and the two encoders: pure functions, jitted with their shardings."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -17,87 +12,92 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tpr_jax.distributed import sharding
 from tpr_jax.perf.allocator import hand_back_freed_memory
 from tpr_jax.train.objective import grad_cached_loss_and_grad, objective
-
-
-def init_state(optimizer: optax.GradientTransformation, trainable: dict) -> dict:
-    """The state before the first step."""
-    return {
-        "trainable": trainable,
-        "opt": optimizer.init(trainable),
-        "step": jnp.zeros((), jnp.int32),
-        "bad_step": -jnp.ones((), jnp.int32),
-    }
+from tpr_jax.train.state import TrainState
 
 
 def train_step(
-    model: dict,
-    optimizer,
-    weights: dict[str, float],
-    scale: float,
-    state: dict,
+    state: TrainState,
     frozen: dict,
     batch: dict,
-    parts: bool = False,
-) -> tuple[dict, dict]:
-    """One update of the trainable collections; returns (state, metrics).
+    *,
+    model: dict,
+    optimizer: optax.GradientTransformation,
+    weights: Mapping[str, float],
+    scale: float,
+    microbatched: bool = False,
+) -> tuple[TrainState, dict]:
+    """Computes one update of the trainable collections.
 
-    With `parts` the batch's arrays are [n, b / n, ...], and the towers see one part at a time.
+    Args:
+      state: The training state.
+      frozen: The frozen collections.
+      batch: The arrays [b, ...] of a batch, see `objective`; with `microbatched` they are [n, b / n, ...].
+      model: The functions of `models.clip.build`.
+      optimizer: The optimizer of the trainable collections.
+      weights: The weight of each loss, by its name.
+      scale: The factor on cosine similarities, 1 / temperature.
+      microbatched: Whether the towers see one microbatch at a time.
+
+    Returns:
+      (new state, metrics). A state with a `bad_step` stays as it is.
     """
-    if parts:
-        found = grad_cached_loss_and_grad(model, weights, scale, state["trainable"], frozen, batch)
+    if microbatched:
+        (_, metrics), grads = grad_cached_loss_and_grad(model, weights, scale, state.trainable, frozen, batch)
     else:
-        differentiate = jax.value_and_grad(
+        loss_and_grad = jax.value_and_grad(
             lambda trainable: objective(model, weights, scale, trainable, frozen, batch), has_aux=True
         )
-        found = differentiate(state["trainable"])
-    (_, metrics), gradient = found
-    metrics["grad_norm"] = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient)))
-    updates, opt = optimizer.update(gradient, state["opt"], state["trainable"])
-    updated = {"trainable": optax.apply_updates(state["trainable"], updates), "opt": opt}
-    # The update as well: a finite gradient makes none where Adam divides by 0, or takes the root of too much.
+        (_, metrics), grads = loss_and_grad(state.trainable)
+    metrics["grad_norm"] = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(grads)))
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+    updated = {"trainable": optax.apply_updates(state.trainable, updates), "opt_state": opt_state}
+    # A finite gradient can still give an update that is not: Adam may divide by 0 or overflow.
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & _all_finite(updated)
-    good = finite & (state["bad_step"] < 0)
-    kept = {name: state[name] for name in updated}
-    new = jax.tree.map(lambda a, b: jnp.where(good, a, b), updated, kept)
-    new["step"] = state["step"] + good
-    new["bad_step"] = jnp.where((state["bad_step"] < 0) & ~finite, state["step"], state["bad_step"])
-    return new, {**metrics, "bad_step": new["bad_step"]}
+    good = finite & (state.bad_step < 0)
+    current = {"trainable": state.trainable, "opt_state": state.opt_state}
+    new = TrainState(
+        **jax.tree.map(lambda a, b: jnp.where(good, a, b), updated, current),
+        step=state.step + good,
+        bad_step=jnp.where((state.bad_step < 0) & ~finite, state.step, state.bad_step),
+    )
+    return new, {**metrics, "bad_step": new.bad_step}
 
 
 def _all_finite(tree) -> jax.Array:
-    """Whether no number of a tree's arrays is infinite or none at all."""
+    """Returns whether all numbers of all arrays of a tree are finite."""
     finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
     return jnp.all(jnp.stack(finite)) if finite else jnp.array(True)
 
 
 @functools.cache
-def compiler_options(platform: str = "") -> dict[str, str]:
-    """Options of `jax.jit` for devices of this platform, by default those that are here.
+def compiler_options(platform: str = "") -> dict[str, str | bool]:
+    """Returns the options of `jax.jit` for devices of a platform, by default of those of this process.
 
-    XLA's fusions through YNNPACK on the CPU: without them the step of clip-mini took 0.73 s instead of 0.86
-    (batch 64, two cores, jaxlib 0.10.2), and a quarter when another process wanted the cores too.
+    On the CPU they turn off XLA's fusions through YNNPACK. Without these a step of clip-mini took 0.73 s
+    instead of 0.86 (batch 64, two cores, jaxlib 0.10.2), and a quarter less when another process wanted the
+    cores too.
     """
-    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    options: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
     if (platform or jax.default_backend()) != "cpu":
         return {}
     try:
         jax.jit(jnp.negative).lower(1.0).compile(compiler_options=options)
-    except Exception:  # another version of XLA that has no such option
+    except Exception:  # another version of XLA, without this option
         return {}
     return options
 
 
-def encoder_options(rows: int) -> dict[str, str]:
-    """The same for an encoder of so many rows.
+def encoder_options(rows: int) -> dict[str, str | bool]:
+    """Returns the options of `jax.jit` for an encoder of this many rows; see `compiler_options`.
 
-    With one row the fusions help: at ViT-B/16 a text took 0.050 s with them and 0.058 without, in bfloat16
+    The fusions help with one row: at ViT-B/16 a text took 0.050 s with them and 0.058 without, in bfloat16
     0.08 and 0.13; 16 photos took 3.3 and 2.8, in bfloat16 4.9 and 3.8 (two cores without AMX).
     """
     return {} if rows == 1 else compiler_options()
 
 
 def on_mesh(function: Callable, mesh: Mesh) -> Callable:
-    """The function as it is traced for a mesh, where split weights come together (`products.whole`)."""
+    """Returns the function as traced for a mesh, where sharded weights are gathered (`models.matmul`)."""
     if mesh.size == 1:
         return function
 
@@ -110,17 +110,32 @@ def on_mesh(function: Callable, mesh: Mesh) -> Callable:
 
 
 def jit_train_step(
-    model: dict, optimizer, weights: dict, scale: float, mesh: Mesh, accumulate: int = 1
-) -> Callable:
+    model: dict,
+    optimizer: optax.GradientTransformation,
+    weights: Mapping[str, float],
+    scale: float,
+    mesh: Mesh,
+    accumulate: int = 1,
+) -> jax.stages.Wrapped:
     """Returns `(state, frozen, batch) -> (state, metrics)` for trees that `sharding` laid out.
 
-    The state's memory is donated to the new state. The towers take the batch in `accumulate` microbatches.
+    The memory of the state is donated to the new state. The towers take the batch in `accumulate`
+    microbatches. See `train_step` for the arguments.
     """
 
     def step(state, frozen, batch):
         rows = sharding.split_microbatches(mesh, batch, accumulate) if accumulate > 1 else batch
-        new, metrics = train_step(model, optimizer, weights, scale, state, frozen, rows, parts=accumulate > 1)
-        # Else the compiler would choose, and the next step be compiled anew for its choice.
+        new, metrics = train_step(
+            state,
+            frozen,
+            rows,
+            model=model,
+            optimizer=optimizer,
+            weights=weights,
+            scale=scale,
+            microbatched=accumulate > 1,
+        )
+        # Otherwise the compiler chooses a sharding, and the next step is compiled again for its choice.
         new = jax.lax.with_sharding_constraint(new, sharding.leaf_shardings(mesh, new))
         return new, jax.lax.with_sharding_constraint(metrics, NamedSharding(mesh, PartitionSpec()))
 
@@ -128,31 +143,33 @@ def jit_train_step(
     return jax.jit(on_mesh(step, mesh), donate_argnums=0, compiler_options=options)
 
 
-def aot_compile(update: Callable, *arguments) -> Callable:
-    """A jitted function, compiled for such arguments, without the memory that compiling it took."""
+def aot_compile(update: jax.stages.Wrapped, *arguments) -> Callable:
+    """Compiles a jitted function for such arguments, and frees the memory that compiling took."""
     program = update.lower(*arguments).compile()
     hand_back_freed_memory()
     return program
 
 
-def compile_in_background(update: Callable, *arguments) -> Callable:
-    """A jitted function, compiled in a thread of its own for such arguments; the first call waits for it."""
+def compile_in_background(update: jax.stages.Wrapped, *arguments) -> Callable:
+    """Compiles a jitted function for such arguments in a thread; the first call waits for it."""
 
-    def like(array):
+    def shape_of(array):
         return jax.ShapeDtypeStruct(
             array.shape, array.dtype, sharding=array.sharding, weak_type=array.weak_type
         )
 
-    shapes = jax.tree.map(like, arguments)  # not the arrays, whose memory a step gives away
-    compiling = ThreadPoolExecutor(1, "compile")
-    found = compiling.submit(lambda: aot_compile(update, *shapes))
-    compiling.shutdown(wait=False)
-    return lambda *arguments: found.result()(*arguments)
+    shapes = jax.tree.map(shape_of, arguments)  # not the arrays, whose memory a step donates
+    executor = ThreadPoolExecutor(1, "compile")
+    program = executor.submit(lambda: aot_compile(update, *shapes))
+    executor.shutdown(wait=False)
+    return lambda *arguments: program.result()(*arguments)
 
 
-def jit_encoder(encode: Callable, mesh: Mesh) -> Callable:
-    """`(variables, images or ids) -> features float32 [b, e]`, unnormalized and on every device, of rows that
-    `sharding.shard_batch` laid out."""
+def jit_encoder(encode: Callable, mesh: Mesh) -> jax.stages.Wrapped:
+    """Returns `(variables, images or ids) -> features float32 [b, e]` for rows that `shard_batch` laid out.
+
+    The features are unnormalized and replicated on every device.
+    """
     return jax.jit(
         on_mesh(lambda variables, rows: encode(variables, rows)[0], mesh),
         out_shardings=NamedSharding(mesh, PartitionSpec()),
@@ -161,9 +178,9 @@ def jit_encoder(encode: Callable, mesh: Mesh) -> Callable:
 
 
 def jit_encoders(model: dict, mesh: Mesh) -> tuple[Callable, Callable]:
-    """`(variables, images or ids) -> features float32 [b, e]`, unnormalized, for both towers.
+    """Returns `(variables, images or ids) -> features float32 [b, e]`, unnormalized, of both towers.
 
-    Every process gives all rows, and gets all features.
+    Every process passes all rows and gets all features.
     """
 
     def from_all_rows(encode):

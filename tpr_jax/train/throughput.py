@@ -1,96 +1,174 @@
-"""How fast a run is, beside what its chips could do, and a profile of a few of its steps."""
+"""How fast a run is, compared with what its chips can do, and a profile of a few of its steps."""
 
+import contextlib
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.distributed import processes
 from tpr_jax.perf import chips, flops, memory
+from tpr_jax.train.setup import Run
 
-PROFILED = (10, 15)  # steps of this process: those before compile and fill what is filled once
+PROFILED = (10, 15)  # steps of this process: those before compile and fill caches
 
 
-def pace(config: ConfigDict, parts: dict) -> Callable[[int, float, float], dict]:
-    """`measure(steps, seconds, waited)`: what a row of metrics.jsonl says of so many steps; `waited` of the
-    seconds went by without a batch.
+class Lap(NamedTuple):
+    """The steps since the last logged one.
 
-    - `examples_per_second`, `step_seconds`: of the whole run, all processes together
-    - `input_wait`: the share of the time that this process waited for its batches
-    - `model_flops_per_second`: the products that the method needs (`perf/flops.py`), by the time; what is
-      computed again, to save memory, does not count
-    - `peak_share`: these by what all devices could do at most; where that is known
-    - `device_memory_bytes`: the most that one of this process' devices has held; where they keep account
+    Attributes:
+      steps: How many there are.
+      seconds: How long they took.
+      waited: How much of that this process waited for its batches, seconds.
     """
-    needed = flops.total(
-        flops.train_step(
-            parts["clip_config"],
-            parts["method"],
-            config.batch_size,
-            config_lib.loss_weights(config),
-            parts["heads"],
+
+    steps: int
+    seconds: float
+    waited: float
+
+
+class Clock:
+    """Times a run on the monotonic clock: all of it, and the steps since the last logged one."""
+
+    def __init__(self):
+        self._started = time.monotonic()
+        self.restart_lap()
+
+    def elapsed(self) -> float:
+        """Returns the seconds since the clock was made, evaluations included."""
+        return time.monotonic() - self._started
+
+    def count_step(self) -> None:
+        """Counts a step to the current lap."""
+        self._steps += 1
+
+    def lap(self) -> Lap:
+        """Ends the current lap and starts the next one."""
+        now = time.monotonic()
+        lap = Lap(self._steps, now - self._lap_started, self._waited)
+        self.restart_lap(now)
+        return lap
+
+    def restart_lap(self, now: float | None = None) -> None:
+        """Drops the current lap and starts the next one."""
+        self._lap_started = time.monotonic() if now is None else now
+        self._steps, self._waited = 0, 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts what happens within as waiting for input."""
+        asked = time.monotonic()
+        yield
+        self._waited += time.monotonic() - asked
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leaves what happens within, such as an evaluation, out of the laps; then starts a new lap."""
+        yield
+        self.restart_lap()
+
+
+class Throughput:
+    """What a row of metrics.jsonl says about speed."""
+
+    def __init__(self, run: Run):
+        self._batch_size = run.config.batch_size
+        products = flops.train_step(
+            run.clip_config,
+            run.method,
+            run.config.batch_size,
+            config_lib.loss_weights(run.config),
+            run.heads,
         )
-    )["total"]
-    peaks = [chips.peak(device.device_kind, config.dtype) for device in parts["mesh"].devices.flat]
+        self._flops_per_step = flops.total(products)["total"]
+        peaks = [chips.peak(device.device_kind, run.config.dtype) for device in run.mesh.devices.flat]
+        known = [peak for peak in peaks if peak is not None]
+        self._peak = sum(known) if len(known) == len(peaks) else None
 
-    def measure(steps: int, seconds: float, waited: float) -> dict:
-        rate = needed * steps / seconds
-        known = {"peak_share": rate / sum(peaks)} if None not in peaks else {}
-        held = device_memory()
-        return {
-            "examples_per_second": steps * config.batch_size / seconds,
-            "step_seconds": seconds / steps,
-            "input_wait": waited / seconds,
+    def measure(self, lap: Lap) -> dict[str, float]:
+        """Computes the throughput of a lap.
+
+        Returns:
+          - `examples_per_second`, `step_seconds`: of the whole run, all processes together.
+          - `input_wait`: the fraction of the time that this process waited for its batches.
+          - `model_flops_per_second`: the matrix products that the method needs (`perf.flops`), by the time;
+            recomputation, to save memory, does not count.
+          - `peak_share`: these as a fraction of the peak of all devices; if that is known.
+          - `device_memory_bytes`: the peak memory of one of this process' devices; if they report it.
+        """
+        rate = self._flops_per_step * lap.steps / lap.seconds
+        row = {
+            "examples_per_second": lap.steps * self._batch_size / lap.seconds,
+            "step_seconds": lap.seconds / lap.steps,
+            "input_wait": lap.waited / lap.seconds,
             "model_flops_per_second": rate,
-            **known,
-            **({} if held is None else {"device_memory_bytes": held}),
         }
-
-    return measure
+        if self._peak is not None:
+            row["peak_share"] = rate / self._peak
+        if (peak := device_memory()) is not None:
+            row["device_memory_bytes"] = peak
+        return row
 
 
 def device_memory() -> int | None:
-    """The most bytes that one of this process' devices has held so far; None where they keep no account."""
-    held = [memory.of_device(device) for device in jax.local_devices()]
-    return max(held) if None not in held else None
+    """Returns the highest peak memory of this process' devices, bytes; None if one does not report it."""
+    peaks = [memory.of_device(device) for device in jax.local_devices()]
+    known = [peak for peak in peaks if peak is not None]
+    return max(known) if len(known) == len(peaks) else None
 
 
 def complain(line: str) -> None:
-    """Says what is wrong, though not only the first process sees it."""
-    who = f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
-    tqdm.write(f"{who}{line}", file=sys.stderr)
+    """Prints a problem to stderr; any process may, not only the first."""
+    prefix = f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
+    tqdm.write(f"{prefix}{line}", file=sys.stderr)
 
 
-def profiler(folder: Path, wanted: bool) -> tuple[Callable, Callable]:
-    """(mark, close): where it is `wanted`, `mark(steps, result)` after each step, with how many this process
-    has done and what the last one gives, writes a JAX profile of steps 10 to 15 into `folder`; `close` ends
-    one that is not whole. The first process writes it, of its own devices.
+class Profiler:
+    """Writes a JAX profile of steps 10 to 15 into a folder, if enabled.
+
+    The first process writes it, of its own devices.
     """
-    first, last = PROFILED
-    on = False
 
-    def mark(steps: int, result) -> None:
-        nonlocal on
-        if wanted and steps == first - 1 and processes.is_first():
+    def __init__(self, folder: Path, enabled: bool):
+        self._folder = folder
+        self._enabled = enabled and processes.is_first()
+        self._running = False
+
+    def step(self, number: int) -> contextlib.AbstractContextManager:
+        """Returns the context of a training step, which names it in the profile."""
+        if not self._running:
+            return contextlib.nullcontext()
+        return jax.profiler.StepTraceAnnotation("train", step_num=number)
+
+    def after_step(self, steps: int, result) -> None:
+        """Starts or ends the profile where it is due.
+
+        Args:
+          steps: The number of steps that this process has done.
+          result: What the last one returned.
+        """
+        first, last = PROFILED
+        if self._enabled and steps == first - 1:
             jax.block_until_ready(result)
-            jax.profiler.start_trace(str(folder))
-            on = True
-        elif on and steps >= last:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+        elif self._running and steps >= last:
             jax.block_until_ready(result)
-            close()
+            self.close()
 
-    def close() -> None:
-        nonlocal on
-        if on:
-            on = False
-            jax.profiler.stop_trace()
-            tqdm.write(
-                f"profile: steps {first} to {last}, in {folder}: open it with "
-                f"`pip install xprof && xprof --logdir {folder}`, or its .trace.json.gz at ui.perfetto.dev"
-            )
-
-    return mark, close
+    def close(self) -> None:
+        """Ends a profile that is running."""
+        if not self._running:
+            return
+        self._running = False
+        jax.profiler.stop_trace()
+        first, last = PROFILED
+        tqdm.write(
+            f"profile: steps {first} to {last}, in {self._folder}: open it with "
+            f"`pip install xprof && xprof --logdir {self._folder}`, or its .trace.json.gz at ui.perfetto.dev"
+        )

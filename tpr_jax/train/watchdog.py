@@ -1,7 +1,7 @@
-"""A run that stands still says so, and what it waits for; so does nobody but who looks at the clock.
+"""Reports that a run makes no progress, and what it waits for.
 
-A thread of its own looks, for the loop itself is what hangs. It ends nothing: a bucket may come back, a
-machine that is gone without a word is noticed by `meeting` within half a minute.
+A thread of its own checks the time, since the training loop itself is what hangs. It ends nothing: a bucket
+may come back, and `distributed.rendezvous` notices within half a minute that a machine is gone.
 """
 
 import collections
@@ -11,8 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-TIMES, LEAST, FIRST = 20, 60.0, 900.0  # median steps; seconds; seconds while the step is compiled
-KEPT = 100  # steps that are looked back at: as many as lie between two lines of the log, or more
+# A step is late after this many median steps, but not before MIN_SECONDS; the first one, which compiles, is
+# late after FIRST_SECONDS.
+MEDIAN_STEPS, MIN_SECONDS, FIRST_SECONDS = 20, 60.0, 900.0
+WINDOW = 100  # the steps whose times count: at least as many as usually lie between two lines of the log
 
 INPUT = "the next batch: see that the disk or bucket of config.data_dir answers, and what else uses the cores"
 DEVICE = "the device: see with nvidia-smi or tpu-info that it works"
@@ -20,71 +22,79 @@ PEERS = "the devices, or one of the other processes: see what each of them says,
 DISK = "the disk or bucket of --workdir, to which it saves: see that it answers"
 
 
-class Progress:
-    """What the loop tells of itself: what it waits for, and each step that is done."""
+class Watchdog:
+    """Knows when the last step ended, how long steps take, and what the loop waits for.
+
+    Attributes:
+      waiting_for: What the loop waits for, one of this module's constants; the loop sets it.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
-        self._gaps: collections.deque[float] = collections.deque(maxlen=KEPT)
-        self._last, self._told, self._off, self._first = clock(), 0.0, False, True
-        self.waits_for = INPUT
+        self._step_seconds: collections.deque[float] = collections.deque(maxlen=WINDOW)
+        self._last_step = clock()
+        self._reported_after = 0.0  # seconds of silence at the last report of this stall
+        self._paused = False
+        self._first = True
+        self.waiting_for = INPUT
 
-    def step(self) -> None:
-        """A step is done."""
+    def step_done(self) -> None:
+        """Notes that a step ended."""
         now = self._clock()
-        # The first one was compiled; and a stall is no measure of what is usual.
-        if not self._first and not self._told:
-            self._gaps.append(now - self._last)
-        self._last, self._told, self._first = now, 0.0, False
+        # Neither the first step, which compiles, nor a stall is typical.
+        if not self._first and not self._reported_after:
+            self._step_seconds.append(now - self._last_step)
+        self._last_step, self._reported_after, self._first = now, 0.0, False
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Within this, an evaluation for one, no step is expected."""
-        self._off = True
+    def pause(self) -> Iterator[None]:
+        """Expects no step within, such as during an evaluation."""
+        self._paused = True
         try:
             yield
         finally:
-            self._last, self._told, self._off = self._clock(), 0.0, False
+            self._last_step, self._reported_after, self._paused = self._clock(), 0.0, False
 
-    def usual(self) -> float | None:
-        """The median step, seconds; None before there are two."""
-        return statistics.median(self._gaps) if self._gaps else None
+    def median_seconds(self) -> float | None:
+        """Returns the median time of a step; None before there are two."""
+        return statistics.median(self._step_seconds) if self._step_seconds else None
 
     def limit(self) -> float:
-        """Seconds after which no step is a stall.
+        """Returns after how many seconds without a step the run is stalled.
 
-        JAX hands steps over before they are computed, and waits for many of them where a loss is logged: the
-        longest of late counts too.
+        JAX dispatches steps before they are computed and waits for many of them where a loss is logged, so
+        the longest recent step counts as well.
         """
-        if not self._gaps:
-            return FIRST
-        return max(LEAST, TIMES * self.usual(), 3 * max(self._gaps))
+        median = self.median_seconds()
+        if median is None:
+            return FIRST_SECONDS
+        return max(MIN_SECONDS, MEDIAN_STEPS * median, 3 * max(self._step_seconds))
 
-    def complaint(self) -> str | None:
-        """What is to be said now: once a stall, and again each time it has become twice as long."""
-        silent = self._clock() - self._last
-        if self._off or silent < max(self.limit(), 2 * self._told):
+    def check(self) -> str | None:
+        """Returns a line if the run is stalled: once, and again whenever the stall is twice as long."""
+        silent = self._clock() - self._last_step
+        if self._paused or silent < max(self.limit(), 2 * self._reported_after):
             return None
-        self._told = silent
-        usual = self.usual()
-        one = f"one takes {usual:.2g} s" if usual else "the first is being compiled"
-        return f"no step for {silent:.0f} s ({one}): waiting for {self.waits_for}"
+        self._reported_after = silent
+        usual = self.median_seconds()
+        pace = f"one takes {usual:.2g} s" if usual else "the first is being compiled"
+        return f"no step for {silent:.0f} s ({pace}): waiting for {self.waiting_for}"
 
 
 @contextlib.contextmanager
-def watched(say: Callable[[str], None], every: float = 5.0) -> Iterator[Progress]:
-    """Gives a `Progress` and looks at it every so many seconds; `say` gets its complaints."""
-    progress, over = Progress(), threading.Event()
+def watch(report: Callable[[str], None], every: float = 5.0) -> Iterator[Watchdog]:
+    """Yields a `Watchdog` that is checked every so many seconds; `report` gets its lines."""
+    watchdog, finished = Watchdog(), threading.Event()
 
-    def look() -> None:
-        while not over.wait(every):
-            if (line := progress.complaint()) is not None:
-                say(line)
+    def check_regularly() -> None:
+        while not finished.wait(every):
+            if (line := watchdog.check()) is not None:
+                report(line)
 
-    thread = threading.Thread(target=look, name="stalls", daemon=True)
+    thread = threading.Thread(target=check_regularly, name="watchdog", daemon=True)
     thread.start()
     try:
-        yield progress
+        yield watchdog
     finally:
-        over.set()
+        finished.set()
         thread.join()

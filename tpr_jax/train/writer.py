@@ -1,4 +1,4 @@
-"""What a run writes beside its checkpoints: config.json, metrics.jsonl, TensorBoard events, results.json."""
+"""The files of a run beside its checkpoints: config.json, metrics.jsonl, TensorBoard events, results.json."""
 
 import contextlib
 import json
@@ -6,15 +6,16 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from tpr_jax.errors import UserError, describe_disk_limit
 from tpr_jax.train import events
 from tpr_jax.utils.files import remove_leftovers, write_text, write_whole
+from tpr_jax.utils.trees import flatten
 
-# What a run writes, by folder: only of these a killed one can have left temporary files.
+# The files that a run writes, by folder: a killed run may have left temporary files of these.
 FILES = {
     "": (
         "config.json",
@@ -30,24 +31,49 @@ MODEL_FILES = (
     *("config.json", "adapter.safetensors", "model.safetensors", "tokenizer.json", "README.md"),
     *("preprocessor_config.json",),
 )
-FILES |= {folder: MODEL_FILES for folder in ("model", "model/backbone")}
+FILES |= dict.fromkeys(("model", "model/backbone"), MODEL_FILES)
 
 
 def check_workdir(
     workdir: Path, config: dict, free: tuple[str, ...], defaults: Mapping = MappingProxyType({})
 ) -> None:
-    """Makes the folder; where it holds a config.json, checks that it agrees with this config.
+    """Makes the folder; if it holds a config.json, checks that it agrees with this config.
 
-    Keys in `free` may differ. A key of `defaults` that config.json lacks had its value there: the run is from
-    before there was such a key. Raises a UserError that names the first key that differs otherwise, or where
-    nothing can be written.
+    Args:
+      workdir: The folder of the run.
+      config: The config as plain values.
+      free: The keys whose values may differ.
+      defaults: The values of keys that config.json lacks, because the run is older than the key.
+
+    Raises:
+      UserError: A value differs, named by its key, or the folder cannot be written.
     """
+    _check_writable(workdir)
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    try:
+        saved = flatten(dict(json.loads(path.read_text())))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is not a JSON object ({error}): choose another --workdir") from error
+    assumed, given = flatten(defaults), flatten(config)
+    for key in saved | given:
+        old, new = saved.get(key, assumed.get(key)), given.get(key)
+        if old != new and key.split("/")[0] not in free:
+            raise UserError(
+                f"--workdir {workdir} holds a run of another config: config.{key.replace('/', '.')} was "
+                f"{old!r}, is now {new!r}: choose another --workdir or the old value"
+            )
+
+
+def _check_writable(workdir: Path) -> None:
+    """Makes the folder and writes a temporary file into it."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--workdir {workdir} cannot be made ({error.strerror}): choose another") from error
     try:
-        # A bucket shows its folders to some who may not write there.
+        # A bucket may show its folders to accounts that may not write there.
         with tempfile.NamedTemporaryFile(dir=workdir, prefix=".may_write."):
             pass
     except OSError as error:
@@ -55,27 +81,12 @@ def check_workdir(
             f"--workdir {workdir} cannot be written ({error.strerror}): see that this account may write that "
             "disk or bucket, or choose another"
         ) from error
-    path = workdir / "config.json"
-    if path.exists():
-        try:
-            before = dict(json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path} is no JSON object ({error}): choose another --workdir") from error
-        assumed = _flat(dict(defaults))
-        for key in {**_flat(before), **_flat(config)}:
-            old, new = _flat(before).get(key, assumed.get(key)), _flat(config).get(key)
-            if old != new and key.split(".")[0] not in free:
-                raise UserError(
-                    f"--workdir {workdir} holds a run of another config: config.{key} was {old!r}, "
-                    f"is now {new!r}: "
-                    "choose another --workdir or the old value"
-                )
 
 
 def clean_workdir(workdir: Path) -> None:
     """Removes what a killed run left half written: temporary files, and checkpoints under a temporary name.
 
-    Only names that this project or Orbax gives are touched. Nobody else may be training in the folder.
+    Only names that this project or Orbax gives are removed. No other process may be training in the folder.
     """
     for folder, names in FILES.items():
         remove_leftovers(workdir / folder, names)
@@ -94,21 +105,19 @@ def _remove_matching(folder: Path, pattern: str) -> None:
                     path.unlink(missing_ok=True)
 
 
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
-
-
 def read_history(workdir: Path, up_to_step: int, evaluate_again: bool = False) -> list[dict]:
-    """Returns the rows of metrics.jsonl up to a step; later ones are dropped from the file.
+    """Returns the rows of metrics.jsonl up to a step, and removes the later ones from the file.
 
-    A resumed run logs those steps again, and with `evaluate_again` the scores at `up_to_step` too. Lines that
-    are no rows are dropped as well; the file as it was is kept beside it, and what was dropped is printed.
+    A resumed run logs those steps again. Damaged lines are removed as well: they are printed, and the file as
+    it was is kept beside it.
+
+    Args:
+      workdir: The folder of the run.
+      up_to_step: The last step to keep.
+      evaluate_again: Whether to remove the scores at `up_to_step` too.
 
     Raises:
-      UserError: the file, or the copy of a damaged one, cannot be read or written.
+      UserError: The file, or the copy of a damaged one, cannot be read or written.
     """
     path = workdir / "metrics.jsonl"
     if not path.exists():
@@ -117,13 +126,13 @@ def read_history(workdir: Path, up_to_step: int, evaluate_again: bool = False) -
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): move it away") from error
-    found, bad = parse_rows(content)
+    parsed, bad = parse_rows(content)
     if bad:
         kept = _copy_beside(path)
         lines = f"line{'s' * (len(bad) > 1)} {', '.join(map(str, bad[:10]))}{', ...' * (len(bad) > 10)}"
         print(f"{path}: dropped {lines}, which cannot be read; the file as it was is kept as {kept.name}")
     rows = []
-    for row in found:
+    for row in parsed:
         again = evaluate_again and row["step"] == up_to_step and ("val" in row or "test" in row)
         if row["step"] <= up_to_step and not again:
             rows.append(row)
@@ -132,10 +141,10 @@ def read_history(workdir: Path, up_to_step: int, evaluate_again: bool = False) -
 
 
 def parse_rows(content: bytes) -> tuple[list[dict], list[int]]:
-    """Returns (the rows, the numbers of the lines that are none, from 1) of a metrics.jsonl.
+    """Returns (the rows, the numbers of the damaged lines, from 1) of a metrics.jsonl.
 
-    A row is an object with a whole `step`, of numbers, of lists of numbers and of such objects; `val` and
-    `test` hold all scores of both directions. What comes behind a bad line counts.
+    A row is an object with an integer `step`; its values are numbers, lists of numbers or such objects, and
+    `val` and `test` hold all scores of both directions. Rows after a damaged line count.
     """
     rows, bad = [], []
     lines = content.split(b"\n")
@@ -187,35 +196,57 @@ def _copy_beside(path: Path) -> Path:
     return copy
 
 
-def open_log(workdir: Path, history: list[dict]) -> tuple[Callable, Callable]:
-    """(write, close): `write(row)` appends to metrics.jsonl, to TensorBoard and to `history`."""
-    file = (workdir / "metrics.jsonl").open("a")
-    board = events.open_events(workdir / "tensorboard")
+class MetricWriter:
+    """Appends rows to metrics.jsonl, to TensorBoard's events and to `history`.
 
-    def write(row: dict) -> None:
+    Attributes:
+      history: All rows of the run so far, those of earlier processes included.
+    """
+
+    def __init__(self, workdir: Path, history: list[dict]):
+        self.history = history
+        self._file = (workdir / "metrics.jsonl").open("a")
+        self._events = events.open_events(workdir / "tensorboard")
+
+    def write(self, row: dict) -> None:
+        """Writes a row, which has a `step`, and flushes it.
+
+        Raises:
+          UserError: The disk is full, or cannot be written.
+        """
         try:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            history.append(row)
-            events.write_scalars(board, row["step"], _scalars(row))
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+            self.history.append(row)
+            events.write_scalars(self._events, row["step"], _scalars(row))
         except OSError as error:
-            where = error.filename or file.name
-            line = describe_disk_limit(error, where)
-            raise UserError(
-                line or f"{where} cannot be written ({error.strerror}): check the disk"
-            ) from error
+            path = error.filename or self._file.name
+            line = describe_disk_limit(error, path)
+            raise UserError(line or f"{path} cannot be written ({error.strerror}): check the disk") from error
 
-    def close() -> None:
-        file.close()
-        board.close()
+    def close(self) -> None:
+        """Closes both files."""
+        self._file.close()
+        self._events.close()
 
-    return write, close
+
+class NullWriter:
+    """Takes the place of a `MetricWriter` in the processes that write nothing."""
+
+    def __init__(self):
+        self.history: list[dict] = []
+
+    def write(self, row: dict) -> None:
+        """Drops the row."""
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 def fsync_metrics(workdir: Path) -> None:
-    """Brings what metrics.jsonl holds so far onto the disk, so that no checkpoint is ahead of it.
+    """Flushes metrics.jsonl to the disk, so that no checkpoint is ahead of it.
 
-    A mounted bucket gets nothing of an open file else.
+    A mounted bucket gets nothing of an open file otherwise.
     """
     path = workdir / "metrics.jsonl"
     if path.exists():
@@ -224,9 +255,9 @@ def fsync_metrics(workdir: Path) -> None:
 
 
 def _scalars(row: dict) -> dict[str, float]:
-    """The numbers of a row by their path; those of a list by their index."""
-    found = {}
-    for key, value in _flat(row).items():
-        items = {f"{key}/{i}": x for i, x in enumerate(value)} if isinstance(value, list) else {key: value}
-        found |= {k.replace(".", "/"): x for k, x in items.items() if isinstance(x, int | float)}
-    return found
+    """Returns the numbers of a row by their path, those of a list by their index too."""
+    scalars = {}
+    for path, value in flatten(row).items():
+        items = {f"{path}/{i}": x for i, x in enumerate(value)} if isinstance(value, list) else {path: value}
+        scalars |= {name: x for name, x in items.items() if isinstance(x, int | float)}
+    return scalars

@@ -1,0 +1,19 @@
+"""What `prepare` checks, and in which order."""
+
+import pytest
+
+from tpr_jax.errors import UserError
+from tpr_jax.train import setup
+from tpr_jax.weights import hub
+
+
+def test_checks_the_data_before_it_looks_for_the_backbone(make_config, tmp_path, monkeypatch):
+    """A hub id may mean a download of hundreds of MB, which a missing folder must not wait for."""
+    asked = []
+    for name in ("find", "_download"):
+        monkeypatch.setattr(hub, name, lambda *args, **settings: asked.append(args))
+    missing = tmp_path / "missing"
+    config = make_config(backbone="openai/clip-vit-base-patch16", data_dir=missing)
+    with pytest.raises(UserError, match=f"{missing}: no such folder: set data_dir"):
+        setup.prepare(config)
+    assert asked == []

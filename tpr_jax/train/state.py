@@ -1,0 +1,49 @@
+"""The state of training: what a step updates and a checkpoint holds."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class TrainState(NamedTuple):
+    """What a train step updates; CLIP's frozen weights are not part of it.
+
+    Attributes:
+      trainable: The trainable collections.
+      opt_state: The state of the Optax optimizer.
+      step: The number of updates done, an int32 scalar.
+      bad_step: -1, or the step whose loss, gradient or update was not finite, an int32 scalar. From that step
+        on nothing is updated, so the state stays the last good one.
+    """
+
+    trainable: dict
+    opt_state: optax.OptState
+    step: jax.Array
+    bad_step: jax.Array
+
+    @classmethod
+    def create(cls, optimizer: optax.GradientTransformation, trainable: dict) -> "TrainState":
+        """Returns the state before the first step."""
+        return cls(
+            trainable=trainable,
+            opt_state=optimizer.init(trainable),
+            step=jnp.zeros((), jnp.int32),
+            bad_step=-jnp.ones((), jnp.int32),
+        )
+
+    def as_dict(self) -> dict:
+        """Returns the plain dict that checkpoints hold; its keys are part of their format."""
+        return {
+            "trainable": self.trainable,
+            "opt": self.opt_state,
+            "step": self.step,
+            "bad_step": self.bad_step,
+        }
+
+    @classmethod
+    def from_dict(cls, tree: Mapping) -> "TrainState":
+        """Returns the state whose `as_dict` is `tree`."""
+        return cls(tree["trainable"], tree["opt"], tree["step"], tree["bad_step"])
