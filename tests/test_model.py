@@ -208,10 +208,15 @@ def test_unknown_names_of_the_package():
 def test_narrow_weights_are_made_once_and_the_whole_ones_are_kept():
     """And features stay within a hundredth of float32's, for real pictures and captions."""
     plain, narrow = (tpr_jax.from_pretrained("clip-mini", dtype=dtype) for dtype in ("float32", "bfloat16"))
-    proj = narrow.held["params"]["visual"]["proj"], narrow.variables["params"]["visual"]["proj"]
+    proj = (
+        narrow.inference_variables["params"]["visual"]["proj"],
+        narrow.variables["params"]["visual"]["proj"],
+    )
     assert [leaf.dtype.name for leaf in proj] == ["bfloat16", "float32"]
-    assert narrow.held["params"]["visual"]["ln_post"]["scale"].dtype == np.float32
-    assert plain.held["params"]["visual"]["proj"] is plain.variables["params"]["visual"]["proj"]
+    assert narrow.inference_variables["params"]["visual"]["ln_post"]["scale"].dtype == np.float32
+    assert (
+        plain.inference_variables["params"]["visual"]["proj"] is plain.variables["params"]["visual"]["proj"]
+    )
     records = load_records(bundled_dir(), "test")
     photos, captions = records.image_paths[:24], [texts[0] for texts in records.captions[:24]]
     assert relative(narrow.encode_images(photos), plain.encode_images(photos)) < 1e-2

@@ -320,7 +320,7 @@ def written_backbone(runs, config):
     """The backbone's name in the config.json of the model that the run leaves."""
     parts, seen = {**runs.base_parts(), "backbone": loop.prepare(config)["backbone"]}, {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "write_saved", lambda *_, backbone, **__: seen.update(found=backbone))
+        patch.setattr(results, "save_adapter", lambda *_, backbone, **__: seen.update(found=backbone))
         results.write_model(config, Path("unused"), parts, {}, {})
     return seen["found"] and Path(seen["found"].name).name
 

@@ -67,12 +67,10 @@ def test_what_is_no_name(name):
 def test_types_may_be_named_in_any_way(dtype):
     import jax.numpy as jnp
 
-    assert validate.dtype_name(dtype) in ("float32", "bfloat16")
-    assert validate.dtype_name(jnp.bfloat16) == "bfloat16"
-    assert validate.image_size_or_none([np.int64(8), 4]) == (8, 4)
-    assert (
-        validate.image_size_or_none(np.array([8, 4])) == (8, 4) and validate.image_size_or_none(None) is None
-    )
+    assert validate.check_dtype(dtype) in ("float32", "bfloat16")
+    assert validate.check_dtype(jnp.bfloat16) == "bfloat16"
+    assert validate.check_image_size([np.int64(8), 4]) == (8, 4)
+    assert validate.check_image_size(np.array([8, 4])) == (8, 4) and validate.check_image_size(None) is None
 
 
 @pytest.mark.parametrize(

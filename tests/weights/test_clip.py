@@ -13,8 +13,8 @@ from tpr_jax.models.config import ClipConfig
 from tpr_jax.weights.clip import (
     from_hugging_face,
     from_openai,
-    image_settings,
     load_clip,
+    read_image_settings,
     save_clip,
     to_hugging_face,
     to_openai,
@@ -127,7 +127,7 @@ def test_image_size_from_argument_settings_and_config(folder):
     assert load_clip(folder)[0].image_size == (40, 40)
     settings.write_text(json.dumps({"size": 48, "crop_size": 40, "image_mean": [0, 0.5, 1]}))
     assert load_clip(folder)[0].image_size == (40, 40)
-    assert image_settings(folder)["mean"] == (0, 0.5, 1)
+    assert read_image_settings(folder)["mean"] == (0, 0.5, 1)
     settings.write_text(json.dumps({"size": {"shortest_edge": 40}}))
     assert load_clip(folder)[0].image_size == (32, 32)
 

@@ -141,13 +141,13 @@ def test_a_backbone_that_moved(backbone, tmp_path):
     model = trained(own, methods.prefix(2))
     model.save_pretrained(tmp_path / "model")
     own.rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=rf"model: its backbone {own} is not to be had .*backbone=FOLDER"):
+    with pytest.raises(UserError, match=rf"model: its backbone {own} is not available .*backbone=FOLDER"):
         tpr_jax.from_pretrained(tmp_path / "model")
     found = tpr_jax.from_pretrained(tmp_path / "model", backbone=tmp_path / "elsewhere")
     for path, leaf in flatten(found.variables).items():
         np.testing.assert_array_equal(leaf, flatten(model.variables)[path])
     assert found.backbone.path == tmp_path / "elsewhere"
-    with pytest.raises(UserError, match="its backbone nowhere is not to be had"):
+    with pytest.raises(UserError, match="its backbone nowhere is not available"):
         tpr_jax.from_pretrained(tmp_path / "model", backbone="nowhere")
 
 
@@ -258,10 +258,10 @@ def test_a_missing_or_damaged_file(saved):
     "change, message",
     [
         (lambda s: s.pop("params/text/proj"), "'params/text/proj' is missing"),
-        (lambda s: s.update({"params/text/projection": np.ones(2)}), "projection' is none that the method"),
+        (lambda s: s.update({"params/text/projection": np.ones(2)}), "projection' is not tuned by the method"),
         (
             lambda s: s.update({"params/text/token_embedding": np.ones((13, 8))}),
-            "token_embedding' is none that",
+            "token_embedding' is not tuned by",
         ),
         (
             lambda s: s.update({"params/text/proj": np.ones((8, 4))}),

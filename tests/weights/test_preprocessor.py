@@ -11,7 +11,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, ClipConfig
 from tpr_jax.utils import notices
 from tpr_jax.weights.clip import load_clip
-from tpr_jax.weights.preprocessor import image_settings, write_settings
+from tpr_jax.weights.preprocessor import preprocessor_config, read_image_settings
 
 
 @pytest.fixture
@@ -21,11 +21,11 @@ def folder(tmp_path):
 
 def settings(folder, name="preprocessor_config.json", **content):
     (folder / name).write_text(json.dumps(content))
-    return image_settings(folder)
+    return read_image_settings(folder)
 
 
 def test_without_a_file_they_are_clips(folder):
-    found = image_settings(folder)
+    found = read_image_settings(folder)
     assert found == {"image_size": None, "mean": IMAGE_MEAN, "std": IMAGE_STD, "ignored": ""}
 
 
@@ -80,7 +80,7 @@ def test_a_processors_file_is_read_too(folder):
 
 def test_what_is_written_is_read_back(folder):
     config = ClipConfig(image_size=(48, 16), image_mean=(0.1, 0.2, 0.3), image_std=(1.0, 2.0, 3.0))
-    found = settings(folder, **write_settings(config))
+    found = settings(folder, **preprocessor_config(config))
     assert found == {"image_size": (48, 16), "mean": (0.1, 0.2, 0.3), "std": (1, 2, 3), "ignored": ""}
 
 

@@ -9,7 +9,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.weights import reference
 from tpr_jax.weights.clip import from_hugging_face, load_clip, to_openai
 from tpr_jax.weights.files import read_state, write_state
-from tpr_jax.weights.state_dict import scalar, unwrapped
+from tpr_jax.weights.state_dict import scalar, unwrap_names
 
 
 @pytest.mark.parametrize(
@@ -33,12 +33,12 @@ from tpr_jax.weights.state_dict import scalar, unwrapped
     ],
 )
 def test_wrappers_are_taken_off(name, short):
-    assert list(unwrapped({name: 1})) == [short]
+    assert list(unwrap_names({name: 1})) == [short]
 
 
 def test_two_models_in_one_file_are_not_mixed():
     with pytest.raises(UserError, match="f: weights 'module.w' and 'model.w' are both 'w'"):
-        unwrapped({"module.w": 1, "model.w": 2}, "f")
+        unwrap_names({"module.w": 1, "model.w": 2}, "f")
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod."])

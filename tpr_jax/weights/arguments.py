@@ -10,7 +10,7 @@ from tpr_jax.errors import ArgumentError
 from tpr_jax.models.config import ACTS, DTYPES
 
 
-def dtype_name(dtype) -> str:
+def check_dtype(dtype) -> str:
     """Returns the name of a type that the towers compute in; takes NumPy's and JAX's types, too.
 
     Raises:
@@ -25,7 +25,7 @@ def dtype_name(dtype) -> str:
     return name
 
 
-def image_size_or_none(size) -> tuple[int, int] | None:
+def check_image_size(size) -> tuple[int, int] | None:
     """Returns (height, width) in pixels as plain integers, or None as it came.
 
     Raises:
@@ -38,7 +38,7 @@ def image_size_or_none(size) -> tuple[int, int] | None:
     return int(size[0]), int(size[1])
 
 
-def act_or_none(act) -> str | None:
+def check_act(act) -> str | None:
     """Returns the activation as it came, or None for what the weights say.
 
     Raises:
@@ -49,7 +49,7 @@ def act_or_none(act) -> str | None:
     return act
 
 
-def heads_or_none(heads) -> tuple[int, int] | None:
+def check_heads(heads) -> tuple[int, int] | None:
     """Returns the numbers of heads of the vision and of the text tower, or None for what the weights say.
 
     Raises:
@@ -64,7 +64,7 @@ def heads_or_none(heads) -> tuple[int, int] | None:
     return int(heads[0]), int(heads[1])
 
 
-def path_argument(name: str, path) -> str | os.PathLike:
+def check_path(name: str, path) -> str | os.PathLike:
     """Returns a path or hub id as it came.
 
     Raises:
@@ -77,7 +77,7 @@ def path_argument(name: str, path) -> str | os.PathLike:
     return path
 
 
-def batch_size_of(size) -> int:
+def check_batch_size(size) -> int:
     """Returns a batch size as a plain integer.
 
     Raises:
@@ -88,7 +88,7 @@ def batch_size_of(size) -> int:
     return int(size)
 
 
-def image_list(images) -> list:
+def check_images(images) -> list:
     """Returns the images as a list.
 
     Raises:
@@ -101,7 +101,7 @@ def image_list(images) -> list:
     return _as_list("images", images, (str, bytes, os.PathLike, Image.Image), "images")
 
 
-def text_list(texts) -> list[str]:
+def check_texts(texts) -> list[str]:
     """Returns the texts as a list.
 
     Raises:
@@ -114,7 +114,7 @@ def text_list(texts) -> list[str]:
     return found
 
 
-def image_arrays(images, image_size: tuple[int, int]) -> np.ndarray:
+def check_image_array(images, image_size: tuple[int, int]) -> np.ndarray:
     """Returns normalized images `[n, h, w, 3]` in float32.
 
     Raises:
@@ -135,7 +135,7 @@ def image_arrays(images, image_size: tuple[int, int]) -> np.ndarray:
     return array
 
 
-def id_arrays(ids, vocab_size: int, context_length: int) -> np.ndarray:
+def check_ids(ids, vocab_size: int, context_length: int) -> np.ndarray:
     """Returns token ids `[m, l]` in int32.
 
     Raises:

@@ -52,7 +52,7 @@ def find(name: str | os.PathLike) -> Backbone:
     if str(name) == CLIP_MINI:
         return Backbone(CLIP_MINI, mini)
     found = hub.find(name)
-    path = model_of_run(found.path)
+    path = resolve_run_folder(found.path)
     if path.resolve() == mini.resolve():
         return Backbone(CLIP_MINI, path)
     if found.hub_id is not None:
@@ -60,7 +60,7 @@ def find(name: str | os.PathLike) -> Backbone:
     return Backbone(str(path.resolve()), path)
 
 
-def model_of_run(folder: Path) -> Path:
+def resolve_run_folder(folder: Path) -> Path:
     """Returns the `model/` of a run's folder, and any other path as it is.
 
     Raises:
@@ -92,7 +92,7 @@ def sha256(path: str | os.PathLike) -> str:
     return hashing.sha256(weight_files(path))
 
 
-def tokenizer_of(path: Path, config: ClipConfig, length: int | None = None) -> Tokenizer | None:
+def backbone_tokenizer(path: Path, config: ClipConfig, length: int | None = None) -> Tokenizer | None:
     """The tokenizer that training takes: CLIP's own with the mask token as the reference has it where the
     vocabulary has its size, else that of the folder, else none."""
     length = length or config.context_length
@@ -143,4 +143,4 @@ def load(
         config, params = replace(read_sizes(path, act, heads), image_size=image_size), None
         check_image_size(config)
     length = caption_length(text_length, config, name)
-    return config, params, tokenizer_of(path, config, length) or folder_tokenizer(path, length)
+    return config, params, backbone_tokenizer(path, config, length) or folder_tokenizer(path, length)

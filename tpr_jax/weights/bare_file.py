@@ -11,7 +11,7 @@ from tpr_jax.utils.notices import say_once
 from tpr_jax.weights.files import is_torchscript, read_state
 from tpr_jax.weights.name_maps import Params
 from tpr_jax.weights.openai import OWN_ENTRIES, from_openai
-from tpr_jax.weights.state_dict import unwrapped
+from tpr_jax.weights.state_dict import unwrap_names
 
 HEAD_WIDTH = 64  # of every vision transformer in OpenAI's release,
 WIDEST = 1024  # whose widest is ViT-L
@@ -40,7 +40,7 @@ def load_bare_file(
         weight is missing, unknown or misshapen.
     """
     where = str(path)
-    state = unwrapped(read_state(path), where)
+    state = unwrap_names(read_state(path), where)
     widths = _widths(state)
     if widths and (act is None or heads is None):
         own = is_torchscript(path) or set(OWN_ENTRIES) <= set(state)

@@ -15,21 +15,21 @@ from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.utils.files import write_json
 from tpr_jax.utils.notices import say_once
-from tpr_jax.weights import hub, place
+from tpr_jax.weights import hub, save_folder
 from tpr_jax.weights.bare_file import load_bare_file
 from tpr_jax.weights.files import read_state, write_state
 from tpr_jax.weights.hugging_face import from_hugging_face, read_config, to_hugging_face
 from tpr_jax.weights.json_files import read_json
 from tpr_jax.weights.name_maps import Params
 from tpr_jax.weights.openai import check_heads, from_openai, to_openai
-from tpr_jax.weights.preprocessor import image_settings, write_settings
-from tpr_jax.weights.state_dict import unwrapped
+from tpr_jax.weights.preprocessor import preprocessor_config, read_image_settings
+from tpr_jax.weights.state_dict import unwrap_names
 
 __all__ = [
     "find_clip",
     "from_hugging_face",
     "from_openai",
-    "image_settings",
+    "read_image_settings",
     "load_clip",
     "read_sizes",
     "save_clip",
@@ -69,10 +69,10 @@ def load_clip(
     if path.is_file():
         return load_bare_file(path, image_size, act, heads)
     config = _read_config(path)
-    settings = image_settings(path)
+    settings = read_image_settings(path)
     if notices and settings["ignored"]:
         say_once(settings["ignored"])
-    state = unwrapped(_read_weights(path), str(path))
+    state = unwrap_names(_read_weights(path), str(path))
     ours, params = from_hugging_face(state, config, image_size or settings["image_size"], where=str(path))
     return _as_told(ours, settings, act, heads, path), params
 
@@ -87,7 +87,11 @@ def read_sizes(
             f"{path}: is a file; to know the sizes without the weights, give a folder with config.json"
         )
     return _as_told(
-        read_config(_read_config(path), str(path / "config.json")), image_settings(path), act, heads, path
+        read_config(_read_config(path), str(path / "config.json")),
+        read_image_settings(path),
+        act,
+        heads,
+        path,
     )
 
 
@@ -141,7 +145,7 @@ def save_clip(
     """
     folder = Path(folder)
     if not checked:
-        place.check(folder, place.WEIGHTS)
+        save_folder.check(folder, save_folder.WEIGHTS)
     state, config_json = to_hugging_face(params, config)
     with np.errstate(over="ignore"):  # reported below, by name
         narrow = {name: np.asarray(array).astype(dtype) for name, array in state.items()}
@@ -150,13 +154,13 @@ def save_clip(
             raise UserError(f"{folder}: weight {name!r} is not finite in {dtype}; save it in float32")
     files = {
         "model.safetensors": lambda path: write_state(path, narrow),
-        "preprocessor_config.json": lambda path: write_json(path, write_settings(config)),
+        "preprocessor_config.json": lambda path: write_json(path, preprocessor_config(config)),
     }
     if tokenizer is not None:
         files["tokenizer.json"] = tokenizer
     elif tokenizer_json is not None:
         files["tokenizer.json"] = lambda path: shutil.copyfile(tokenizer_json, path)
-    place.write(folder, files, lambda: {**config_json, "dtype": dtype})
+    save_folder.write(folder, files, lambda: {**config_json, "dtype": dtype})
 
 
 def weight_files(path: str | os.PathLike) -> list[Path]:
@@ -198,8 +202,8 @@ def _read_config(folder: Path) -> dict:
     if not path.is_file() and (bare := _bare(folder)):
         raise UserError(f"{path}: no such file; {bare}")
     config = read_json(path)
-    if config.get("model_type") == place.INTERRUPTED:
-        raise UserError(f"{folder}: holds {place.INTERRUPTED}; save the model there again")
+    if config.get("model_type") == save_folder.INTERRUPTED:
+        raise UserError(f"{folder}: holds {save_folder.INTERRUPTED}; save the model there again")
     return config
 
 

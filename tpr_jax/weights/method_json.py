@@ -10,7 +10,7 @@ from tpr_jax.models.petl_config import PARTS, Prompts
 KIND = {kind: name for name, kind in PARTS.items()}
 
 
-def method_to_plain(method: Method) -> dict:
+def method_to_json(method: Method) -> dict:
     """Dicts, lists, texts and numbers; each part says its kind under `part`, as in a config."""
 
     def plain(part) -> dict:
@@ -25,8 +25,8 @@ def method_to_plain(method: Method) -> dict:
     }
 
 
-def method_from_plain(content: Mapping, where: str) -> Method:
-    """The inverse of `method_to_plain`; `where` begins the message of an error.
+def method_from_json(content: Mapping, where: str) -> Method:
+    """The inverse of `method_to_json`; `where` begins the message of an error.
 
     Raises:
       UserError: a part, setting or key is missing or unknown here. Whether the values fit a CLIP is for

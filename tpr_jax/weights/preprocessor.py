@@ -15,7 +15,7 @@ BILINEAR = 2  # as PIL numbers its filters
 SWITCHES = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_pad")
 
 
-def image_settings(folder: str | os.PathLike) -> dict:
+def read_image_settings(folder: str | os.PathLike) -> dict:
     """Reads `{"image_size": (height, width) or None, "mean": 3 floats, "std": 3 floats, "ignored": text}`.
 
     The size is what images have when they reach the model: after the crop, where one is made. `mean` and
@@ -35,7 +35,7 @@ def image_settings(folder: str | os.PathLike) -> dict:
     return {"image_size": None, "mean": IMAGE_MEAN, "std": IMAGE_STD, "ignored": ""}
 
 
-def write_settings(config: ClipConfig) -> dict:
+def preprocessor_config(config: ClipConfig) -> dict:
     """Returns the contents of `preprocessor_config.json` for a model of this image size, mean and std."""
     height, width = config.image_size
     return {

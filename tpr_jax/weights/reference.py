@@ -18,7 +18,7 @@ from tpr_jax.weights import arguments
 from tpr_jax.weights.name_maps import from_names, to_names
 from tpr_jax.weights.openai import from_openai
 from tpr_jax.weights.reference_names import DEAD, READ_BY, ROUTER, canonical, clip_weights, method_weights
-from tpr_jax.weights.state_dict import unwrapped
+from tpr_jax.weights.state_dict import unwrap_names
 
 BLOCK = r"base_model\.(visual\.)?transformer\.resblocks\.(\d+)\."
 # Which names are a method's own; the others are CLIP's.
@@ -42,7 +42,7 @@ def split(state: dict, method: str) -> tuple[dict, dict]:
     if not isinstance(method, str) or method not in OWN:
         raise UserError(f"method {method!r} has no reference checkpoints here: choose from: {', '.join(OWN)}")
     clip, own = {}, {}
-    for name, array in unwrapped(state, "the checkpoint").items():
+    for name, array in unwrap_names(state, "the checkpoint").items():
         full = canonical(name)
         short = full.removeprefix("base_model.")
         if short == "logit_scale" or re.fullmatch(DEAD[method], short):
@@ -75,7 +75,7 @@ def read(state: dict, *, method: str, image_size=None, **settings) -> tuple[Clip
     """
     if not isinstance(state, Mapping) or not state:
         raise ArgumentError(f"state must be a dict, weight name -> NumPy array, not {_described(state)}")
-    image_size = arguments.image_size_or_none(image_size)
+    image_size = arguments.check_image_size(image_size)
     clip, own = split(state, method)
     known = list(inspect.signature(methods.METHODS[method]).parameters)
     for name, value in settings.items():
@@ -108,7 +108,7 @@ def load(state: dict, *, method: str, image_size=None, dtype: str = "float32", *
     """
     from tpr_jax.model import make_model, matching_tokenizer
 
-    dtype = arguments.dtype_name(dtype)
+    dtype = arguments.check_dtype(dtype)
     config, found, heads, variables = read(state, method=method, image_size=image_size, **settings)
     source = f"reference checkpoint of {method}"
     tokenizer = matching_tokenizer(config)

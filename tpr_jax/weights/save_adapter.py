@@ -23,19 +23,19 @@ from tpr_jax.models.methods import Method
 from tpr_jax.optim import split_collections
 from tpr_jax.utils.files import write_text
 from tpr_jax.utils.trees import flatten, unflatten
-from tpr_jax.weights import place
-from tpr_jax.weights.backbone import Backbone, sha256, tokenizer_of
+from tpr_jax.weights import save_folder
+from tpr_jax.weights.backbone import Backbone, backbone_tokenizer, sha256
 from tpr_jax.weights.clip import save_clip
 from tpr_jax.weights.files import write_state
 from tpr_jax.weights.hub import HUB_ID
-from tpr_jax.weights.method_json import method_to_plain
+from tpr_jax.weights.method_json import method_to_json
 from tpr_jax.weights.model_card import MARK, SCORES, model_card
 from tpr_jax.weights.openai import with_grid
 
 MODEL_TYPE = "tpr_jax"
 FORMAT_VERSION = 1
 ADAPTER = "adapter.safetensors"
-INSIDE = "./backbone"  # the name of a backbone that lies in the saved folder itself
+BUNDLED_BACKBONE = "./backbone"  # the name of a backbone that lies in the saved folder itself
 CLIP_FILES = ("model.safetensors", "preprocessor_config.json")  # of `save_clip`, beside config.json
 POSITIONS = "visual/positional_embedding"
 
@@ -50,7 +50,7 @@ def trained_leaves(method: Method, variables: Mapping) -> dict[str, np.ndarray]:
     return flatten(trained)
 
 
-def is_plain(method: Method, variables: Mapping, backbone: Backbone | None) -> bool:
+def is_plain_clip(method: Method, variables: Mapping, backbone: Backbone | None) -> bool:
     """Whether CLIP's own format holds all there is: no parts, and not a few tuned weights of a CLIP that can
     be found."""
     if method.vision or method.text or method.prompts:
@@ -60,7 +60,7 @@ def is_plain(method: Method, variables: Mapping, backbone: Backbone | None) -> b
     return len(trained_leaves(method, variables)) == len(flatten(variables["params"]))
 
 
-def write_saved(
+def save_adapter(
     folder: str | os.PathLike,
     config: ClipConfig,
     method: Method,
@@ -80,7 +80,7 @@ def write_saved(
       UserError: the folder cannot be written, or holds something else that a model would replace.
     """
     folder = Path(folder)
-    plain = is_plain(method, variables, backbone)
+    plain = is_plain_clip(method, variables, backbone)
     card_text = _card(folder, config, method, variables, None if plain else backbone, plain, card)
     check_place(folder, plain, backbone)
     if plain:
@@ -96,7 +96,7 @@ def write_saved(
 
 def _card(folder, config, method, variables, backbone, plain, card) -> str:
     """The model card; made first, so that unusable arguments leave the folder as it was."""
-    named = None if plain else backbone.name if backbone else INSIDE
+    named = None if plain else backbone.name if backbone else BUNDLED_BACKBONE
     everything = flatten({name: tree for name, tree in variables.items() if name != "head"})
     counts = {"trainable": trained_leaves(method, variables), "total": everything}
     _check_card(card)
@@ -155,23 +155,23 @@ def _write_adapted(folder, config, method, variables, backbone, tokenizer) -> No
     leaves = {path: np.asarray(leaf, np.float32) for path, leaf in trained_leaves(method, variables).items()}
     if backbone is None:
         params = _numpy(variables["params"])
-        backbone = Backbone(INSIDE, folder / INSIDE)
+        backbone = Backbone(BUNDLED_BACKBONE, folder / BUNDLED_BACKBONE)
         save_clip(backbone.path, config, params, checked=True)
         if not _positions_come_back(config, params):
             leaves[f"params/{POSITIONS}"] = params["visual"]["positional_embedding"]
-    was_inside = backbone.name != INSIDE and _has_inside(folder)
-    same = tokenizer and tokenizer_of(backbone.path, config, tokenizer.context_length)
+    was_bundled = backbone.name != BUNDLED_BACKBONE and _has_bundled_backbone(folder)
+    same = tokenizer and backbone_tokenizer(backbone.path, config, tokenizer.context_length)
     beside = tokenizer is not None and (same is None or same.backend.to_str() != tokenizer.backend.to_str())
     files = {ADAPTER: lambda path: write_state(path, leaves)}
     if beside:
         files["tokenizer.json"] = tokenizer.backend.save
-    place.write(
+    save_folder.write(
         folder,
         files,
         lambda: {
             "model_type": MODEL_TYPE,
             "format_version": FORMAT_VERSION,
-            "method": method_to_plain(method),
+            "method": method_to_json(method),
             "backbone": {
                 "name": backbone.name,
                 **({"revision": backbone.revision} if backbone.revision else {}),
@@ -186,14 +186,14 @@ def _write_adapted(folder, config, method, variables, backbone, tokenizer) -> No
             "text_length": tokenizer.context_length if tokenizer else config.context_length,
         },
     )
-    if was_inside and backbone.path.resolve() != (folder / INSIDE).resolve():
-        place.remove(folder / INSIDE)
+    if was_bundled and backbone.path.resolve() != (folder / BUNDLED_BACKBONE).resolve():
+        save_folder.remove(folder / BUNDLED_BACKBONE)
 
 
-def _has_inside(folder: Path) -> bool:
+def _has_bundled_backbone(folder: Path) -> bool:
     """Whether the model that was saved in a folder has its CLIP there too."""
-    found = (place.read_config(folder) or {}).get("backbone")
-    return isinstance(found, dict) and found.get("name") == INSIDE
+    found = (save_folder.read_config(folder) or {}).get("backbone")
+    return isinstance(found, dict) and found.get("name") == BUNDLED_BACKBONE
 
 
 def check_place(folder: Path, plain: bool, backbone: Backbone | None) -> None:
@@ -208,30 +208,30 @@ def check_place(folder: Path, plain: bool, backbone: Backbone | None) -> None:
         raise UserError(f"{folder}: is the backbone's own folder; save the model to another one")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is no folder; save the model to another place")
-    found = place.read_config(folder)
-    if found is not None and found.get("model_type") not in (kind, place.INTERRUPTED):
+    found = save_folder.read_config(folder)
+    if found is not None and found.get("model_type") not in (kind, save_folder.INTERRUPTED):
         raise UserError(
-            f"{folder / place.CONFIG}: is not of a model like this one and would be replaced; save to "
+            f"{folder / save_folder.CONFIG}: is not of a model like this one and would be replaced; save to "
             "another folder, or move this one away"
         )
     found = found or {}
-    own = _has_inside(folder)
-    if kind != "clip" and backbone is None and (folder / INSIDE).exists() and not own:
+    own = _has_bundled_backbone(folder)
+    if kind != "clip" and backbone is None and (folder / BUNDLED_BACKBONE).exists() and not own:
         raise UserError(
-            f"{folder / INSIDE}: is not of this model and would be replaced; save to another folder, or move "
+            f"{folder / BUNDLED_BACKBONE}: is not of this model and would be replaced; save to another folder, or move "
             "this one away"
         )
-    first_version = place.RECORD not in found  # which recorded nothing
+    first_version = save_folder.RECORD not in found  # which recorded nothing
     if plain and found and first_version:
         raise UserError(
-            f"{folder / place.CONFIG}: was not written by an earlier save here and would be replaced; save "
+            f"{folder / save_folder.CONFIG}: was not written by an earlier save here and would be replaced; save "
             "to another folder, or move this one away"
         )
-    place.check(folder, own=(ADAPTER, "tokenizer.json") if found and first_version else ())
+    save_folder.check(folder, own=(ADAPTER, "tokenizer.json") if found and first_version else ())
     if not plain and backbone is None:
-        inside = folder / INSIDE
-        unrecorded = place.RECORD not in (place.read_config(inside) or {})
-        place.check(inside, own=(*CLIP_FILES, "tokenizer.json") if own and unrecorded else ())
+        inside = folder / BUNDLED_BACKBONE
+        unrecorded = save_folder.RECORD not in (save_folder.read_config(inside) or {})
+        save_folder.check(inside, own=(*CLIP_FILES, "tokenizer.json") if own and unrecorded else ())
 
 
 def _positions_come_back(config: ClipConfig, params: Mapping) -> bool:

@@ -11,7 +11,7 @@ WRAPPERS = ("module", "model", "clip_model", "clip")
 AMID = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
-def unwrapped(state: Mapping[str, np.ndarray], where: str = "weights") -> dict[str, np.ndarray]:
+def unwrap_names(state: Mapping[str, np.ndarray], where: str = "weights") -> dict[str, np.ndarray]:
     """Returns `state` under the names that a model has by itself.
 
     `module.` of DataParallel, `model.` and `clip.` of training frameworks are taken off the front,

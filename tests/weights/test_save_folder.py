@@ -16,7 +16,7 @@ from tpr_jax.data.tokenizer import clip_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.models import methods
 from tpr_jax.utils.trees import flatten
-from tpr_jax.weights import place
+from tpr_jax.weights import save_folder
 from tpr_jax.weights.clip import load_clip, save_clip
 from tpr_jax.weights.files import read_state, write_state
 
@@ -211,7 +211,7 @@ def test_models_of_the_first_version_are_replaced_too(clip, tmp_path):
         model.save_pretrained(tmp_path / "m")
         for path in tmp_path.rglob("config.json"):
             old = json.loads(path.read_text())
-            del old[place.RECORD]
+            del old[save_folder.RECORD]
             path.write_text(json.dumps(old))
         again = trained(clip, methods.prefix(2), seed=9, **backbone)
         again.save_pretrained(tmp_path / "m")
@@ -302,9 +302,9 @@ def test_a_record_names_files_beside_it_only(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     (tmp_path / "m").mkdir()
     record = {"../mine.txt": "0" * 64, "": "0" * 64, "model.safetensors": None, "gone": 3}
-    (tmp_path / "m" / "config.json").write_text(json.dumps({place.RECORD: record}))
-    assert place.written_before(tmp_path / "m") == set()
-    place.remove(tmp_path / "m")
+    (tmp_path / "m" / "config.json").write_text(json.dumps({save_folder.RECORD: record}))
+    assert save_folder.written_before(tmp_path / "m") == set()
+    save_folder.remove(tmp_path / "m")
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
