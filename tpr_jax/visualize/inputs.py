@@ -13,7 +13,7 @@ from tpr_jax.data.datasets import data_folder
 from tpr_jax.data.images.read import Crop
 from tpr_jax.data.records import caption_pairs, image_sources, load_records
 from tpr_jax.errors import UserError
-from tpr_jax.report.write import DATASET_NAMES
+from tpr_jax.report.facts import DATASET_NAMES
 from tpr_jax.search.index.gallery import find_gallery
 
 
