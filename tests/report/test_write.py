@@ -206,7 +206,7 @@ def test_charts_have_a_label_tooltips_and_the_colors_of_the_page():
     svg = charts.recall_svg(curves)
     page = Page(svg)
     assert page.tags[0][0] == "svg" and page.tags[0][1]["aria-label"] == "R@1 by epoch, %"
-    assert page.tags[0][1]["viewbox"] == "0 0 520 320" and "width" not in page.tags[0][1]
+    assert page.tags[0][1]["viewbox"] == "0 0 440 280" and "width" not in page.tags[0][1]
     assert {"epoch", "text to image, val", "image to text, val"} <= set(page.texts)
     hints = [text for text in page.texts if text.startswith("epoch ")]
     assert hints == 2 * [f"epoch {e}: {10 * e:.2f} %" for e in (1, 2, 3)]

@@ -59,12 +59,12 @@ def test_from_pretrained(settings, match):
 
 
 @pytest.mark.parametrize("name", [None, 3, "", " ", b"clip-mini", ["clip-mini"]])
-def test_what_is_no_name(name):
+def test_rejects_unusable_names(name):
     one_line(tpr_jax.from_pretrained, name, match="path_or_hub_id")
 
 
 @pytest.mark.parametrize("dtype", ["float32", np.float32, np.dtype("float32"), "bfloat16"])
-def test_types_may_be_named_in_any_way(dtype):
+def test_accepts_every_kind_of_dtype(dtype):
     import jax.numpy as jnp
 
     assert validate.check_dtype(dtype) in ("float32", "bfloat16")
@@ -125,7 +125,7 @@ def test_batch_sizes(model, size):
     one_line(model.encode_texts, ["a"], batch_size=size, match="batch_size=.*whole number of at least 1")
 
 
-def test_lists_of_every_kind_are_taken(model):
+def test_accepts_every_kind_of_list(model):
     for images in ((PICTURE,), np.stack([PICTURE]), [Image.fromarray(PICTURE)]):
         assert model.encode_images(images, batch_size=np.int64(2)).shape == (1, 128)
     for texts in (("a",), np.array(["a"]), [np.str_("a")]):
@@ -193,11 +193,11 @@ def test_save_pretrained(clip, tmp_path, settings, match):
 
 
 @pytest.mark.parametrize("folder", [None, 3, "", b"m"])
-def test_where_to_save(clip, folder):
+def test_rejects_unusable_folders(clip, folder):
     one_line(trained(clip, methods.prefix(2)).save_pretrained, folder, match="folder")
 
 
-def test_what_a_run_writes_is_taken(clip, tmp_path):
+def test_accepts_the_files_of_a_run(clip, tmp_path):
     trained(clip, methods.prefix(2)).save_pretrained(tmp_path / "m", results=RESULTS)
     assert "CUHK-PEDES" in (tmp_path / "m" / "README.md").read_text()
 
@@ -301,5 +301,5 @@ def test_losses(name, changes, match):
     one_line(losses.BY_NAME[name], *given.values(), match=match)
 
 
-def test_a_mistake_is_a_user_error_and_a_value_error():
+def test_argument_error_is_a_user_error_and_a_value_error():
     assert issubclass(ArgumentError, UserError) and issubclass(ArgumentError, ValueError)

@@ -102,7 +102,7 @@ def test_openai_positions_of_another_grid(golden):
     tall, resized = from_openai(to_openai(params, config), image_size=(64, 16))
     expected = resize_positions(params["visual"]["positional_embedding"], (4, 4), (8, 2))
     np.testing.assert_array_equal(resized["visual"]["positional_embedding"], expected)
-    # 8 patches make no square, so the grid is the one that image_size tells.
+    # 8 is not a square number, so the grid is that of image_size.
     wide, params_wide = from_hugging_face(*golden, image_size=(32, 16))
     again, params_again = from_openai(to_openai(params_wide, wide), image_size=(32, 16))
     assert again.grid == (4, 2)
@@ -127,13 +127,13 @@ def test_image_size_from_argument_settings_and_config(folder):
     assert load_clip(folder)[0].image_size == (40, 40)
     settings.write_text(json.dumps({"size": 48, "crop_size": 40, "image_mean": [0, 0.5, 1]}))
     assert load_clip(folder)[0].image_size == (40, 40)
-    assert read_image_settings(folder)["mean"] == (0, 0.5, 1)
+    assert read_image_settings(folder).mean == (0, 0.5, 1)
     settings.write_text(json.dumps({"size": {"shortest_edge": 40}}))
     assert load_clip(folder)[0].image_size == (32, 32)
 
 
 @pytest.mark.parametrize("image_size", [(24, 8), (8, 40), (32, 32)])
-def test_saved_folder_gives_back_the_very_same(tmp_path, image_size):
+def test_save_and_load_is_exact(tmp_path, image_size):
     config, params = load_clip(FOLDER, image_size=image_size)
     (tmp_path / "t.json").write_text("{}")
     save_clip(tmp_path / "out", config, params, tokenizer_json=tmp_path / "t.json")
@@ -181,7 +181,7 @@ def test_legacy_end_of_text_and_position_ids(folder):
     assert load_clip(folder)[0].eot_id is None
 
 
-def test_config_of_few_words_means_the_defaults(golden):
+def test_missing_config_keys_have_defaults(golden):
     _, config_json = golden
     from tpr_jax.weights.hugging_face import read_config
 

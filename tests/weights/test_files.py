@@ -51,7 +51,7 @@ def test_bfloat16_is_read_as_float32(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0, 4, 20, -1])
-def test_a_cut_off_file_is_named(tmp_path, keep):
+def test_reports_a_truncated_file(tmp_path, keep):
     path = tmp_path / "w.safetensors"
     write_state(path, STATE)
     path.write_bytes(path.read_bytes()[:keep])
@@ -60,7 +60,7 @@ def test_a_cut_off_file_is_named(tmp_path, keep):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_flipped_bit_is_never_read_as_another_number(tmp_path, seed):
+def test_detects_a_flipped_bit(tmp_path, seed):
     """Refused in one line, or the same as before where the bit says nothing."""
     path = tmp_path / "w.safetensors"
     write_state(path, STATE)
@@ -106,7 +106,7 @@ def test_missing_file_and_unknown_kind(tmp_path):
         read_state(odd)
 
 
-def test_without_torch_the_remedy_is_named(tmp_path, monkeypatch):
+def test_reports_the_remedy_if_torch_is_missing(tmp_path, monkeypatch):
     path = tmp_path / "w.pt"
     path.write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -114,7 +114,7 @@ def test_without_torch_the_remedy_is_named(tmp_path, monkeypatch):
         read_state(path)
 
 
-def test_trouble_in_safetensors_words_is_told_and_leaves_the_old_file(tmp_path, monkeypatch):
+def test_failed_write_is_reported_and_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "w.safetensors"
     write_state(path, STATE)
     before = path.read_bytes()
@@ -129,7 +129,7 @@ def test_trouble_in_safetensors_words_is_told_and_leaves_the_old_file(tmp_path, 
     assert os.listdir(tmp_path) == ["w.safetensors"]
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+def test_reports_a_folder_that_cannot_be_created(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_state(tmp_path / "file" / "w.safetensors", STATE)
@@ -186,13 +186,13 @@ def test_scalars_and_nothing_beside_bfloat16(tmp_path):
     assert (state["none"].shape, state["no_brain"].shape) == ((0, 3), (0,))
 
 
-def test_a_type_that_cannot_be_read_is_named(tmp_path):
+def test_reports_an_unsupported_type(tmp_path):
     path = by_hand(tmp_path / "w.safetensors", {"w": ("F8_E8M0", [2], b"\1\2")})
     with pytest.raises(UserError, match=r"w.safetensors: weight 'w' is of type F8_E8M0; save it as float32"):
         read_state(path)
 
 
-def test_what_is_written_says_so_as_transformers_4_wants_it(tmp_path):
+def test_writes_the_metadata_that_transformers_4_needs(tmp_path):
     """Its header, by the format's definition: transformers 4 refuses a file without it."""
     write_state(tmp_path / "w.safetensors", STATE)
     content = (tmp_path / "w.safetensors").read_bytes()

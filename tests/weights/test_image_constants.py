@@ -35,7 +35,7 @@ def pixels(size=(32, 16), count=8):
 
 
 @pytest.mark.parametrize("from_scratch", [False, True])
-def test_training_normalizes_as_the_folder_says(own_clip, make_config, from_scratch):
+def test_training_uses_the_mean_and_std_of_the_folder(own_clip, make_config, from_scratch):
     with_constants(own_clip)
     parts = prepare(make_config(backbone=own_clip, from_scratch=from_scratch))
     given = pixels()
@@ -49,7 +49,7 @@ def test_training_normalizes_as_the_folder_says(own_clip, make_config, from_scra
     assert np.abs(np.asarray(others) - np.asarray(wanted)).max() > 1e-2
 
 
-def test_training_and_from_pretrained_agree(own_clip, make_config):
+def test_training_and_from_pretrained_give_the_same_features(own_clip, make_config):
     with_constants(own_clip)
     parts = prepare(make_config(backbone=own_clip))
     zero_shot = jit_encoders(clip.build(parts["clip_config"], methods.zero_shot()), parts["mesh"])
@@ -60,7 +60,7 @@ def test_training_and_from_pretrained_agree(own_clip, make_config):
     np.testing.assert_allclose(model.encode_images(list(pixels())), found, atol=1e-5)
 
 
-def test_a_run_its_evaluation_and_its_model(own_clip, make_config, tmp_path):
+def test_run_evaluation_and_saved_model_agree(own_clip, make_config, tmp_path):
     with_constants(own_clip)
     config = make_config(backbone=own_clip, total_steps=2, eval_every=0)
     found = train(config, tmp_path / "run")
@@ -79,7 +79,7 @@ def test_a_run_its_evaluation_and_its_model(own_clip, make_config, tmp_path):
             again(make_config(backbone=own_clip, total_steps=2, eval_every=0), tmp_path / "run")
 
 
-def test_adapted_merged_and_plain_models_keep_them(tmp_path):
+def test_adapted_merged_and_plain_models_keep_mean_and_std(tmp_path):
     folder = with_constants(write_backbone(tmp_path / "clip"))
     model = trained(folder, methods.lora(rank=3))
     assert model.mean == MEAN
@@ -91,7 +91,7 @@ def test_adapted_merged_and_plain_models_keep_them(tmp_path):
         np.testing.assert_allclose(again.encode_images(images), model.encode_images(images), atol=1e-5)
 
 
-def test_uint8_pixels_and_normalized_floats_are_the_same_to_an_encoder(tmp_path):
+def test_uint8_pixels_and_normalized_floats_give_the_same_features(tmp_path):
     model = trained(with_constants(write_backbone(tmp_path / "clip")), methods.prefix(2))
     encode = clip.build(model.config, model.method)["encode_image"]
     given = pixels((12, 4), 3)
@@ -101,7 +101,7 @@ def test_uint8_pixels_and_normalized_floats_are_the_same_to_an_encoder(tmp_path)
     assert jax.tree.leaves(found)[0].dtype == np.float32
 
 
-def test_erased_pixels_become_the_backbones_own_mean():
+def test_erased_pixels_become_the_mean_of_the_backbone():
     color = erase_color((0.5, 0.25, 0), (0.5, 1, 0.3))
     np.testing.assert_array_equal(color, [191, 128, 0])  # 0.75, 0.5, 0 of 255
     np.testing.assert_array_equal(erase_color(), ERASE_COLOR)
@@ -112,7 +112,7 @@ def test_erased_pixels_become_the_backbones_own_mean():
     assert changed.any() and (result[changed] == color).all()
 
 
-def test_photos_of_a_gallery_are_normalized_the_same(tmp_path):
+def test_gallery_images_use_the_mean_and_std_of_the_folder(tmp_path):
     from tpr_jax.search.index.encode import make_encoder
 
     model = trained(with_constants(write_backbone(tmp_path / "clip")), methods.prefix(2))
@@ -121,7 +121,7 @@ def test_photos_of_a_gallery_are_normalized_the_same(tmp_path):
     np.testing.assert_allclose(np.asarray(encoder(given)), model.encode_images(list(given)), atol=2e-3)
 
 
-def test_training_erases_with_the_backbones_color(own_clip, make_config, tmp_path, monkeypatch):
+def test_training_erases_with_the_mean_of_the_backbone(own_clip, make_config, tmp_path, monkeypatch):
     from tpr_jax.train import loop as training
 
     def stop(*_, color, **__):

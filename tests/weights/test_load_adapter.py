@@ -55,7 +55,7 @@ def edit(folder, **changes):
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in PLAIN])
-def test_every_method_comes_back(backbone, tmp_path, name):
+def test_save_and_load_every_method(backbone, tmp_path, name):
     method = METHODS[name](**SETTINGS.get(name, {}))
     model = trained(backbone, method)
     model.save_pretrained(tmp_path / "model")
@@ -78,7 +78,7 @@ def test_every_method_comes_back(backbone, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_a_clip_without_parts_becomes_a_plain_folder(backbone, tmp_path, name):
+def test_a_clip_without_adapters_becomes_a_plain_folder(backbone, tmp_path, name):
     model = trained(backbone, METHODS[name]())
     model.save_pretrained(tmp_path / "model")
     config, params = load_clip(tmp_path / "model")
@@ -88,7 +88,7 @@ def test_a_clip_without_parts_becomes_a_plain_folder(backbone, tmp_path, name):
     assert not (tmp_path / "model" / "adapter.safetensors").exists()
 
 
-def test_features_are_the_same_to_the_last_bit(backbone, tmp_path):
+def test_features_are_bit_identical_after_loading(backbone, tmp_path):
     """At 12 x 8 pixels too, for which the 3 x 3 positions are resized to 3 x 2."""
     model = trained(backbone, methods.up_person(rank=3, prefix=2), (12, 8))
     model.save_pretrained(tmp_path / "model")
@@ -99,7 +99,7 @@ def test_features_are_the_same_to_the_last_bit(backbone, tmp_path):
 
 
 @pytest.mark.parametrize("image_size", [TALL, (12, 8)])
-def test_a_clip_found_nowhere_else_goes_along(backbone, tmp_path, image_size):
+def test_saves_a_backbone_that_is_not_available_elsewhere(backbone, tmp_path, image_size):
     method = methods.prefix(2)
     model = trained(backbone, method, image_size, backbone=None)
     model.save_pretrained(tmp_path / "model")
@@ -113,7 +113,7 @@ def test_a_clip_found_nowhere_else_goes_along(backbone, tmp_path, image_size):
     assert tpr_jax.from_pretrained(moved, image_size=(16, 8)).config.grid == (4, 2)
 
 
-def test_tuned_positions_are_resized_from_the_saved_size(backbone, tmp_path):
+def test_resizes_tuned_positions_from_the_saved_size(backbone, tmp_path):
     method = methods.mixture(tuned=("visual/(positional_embedding|proj)",))
     model = trained(backbone, method, (12, 8))
     model.save_pretrained(tmp_path / "model")
@@ -127,7 +127,7 @@ def test_tuned_positions_are_resized_from_the_saved_size(backbone, tmp_path):
     np.testing.assert_array_equal(rows[0], old[0])
 
 
-def test_another_image_size_is_that_of_the_backbones_own_positions(backbone, tmp_path):
+def test_resizes_the_positions_of_the_backbone_once(backbone, tmp_path):
     trained(backbone, methods.prefix(2)).save_pretrained(tmp_path / "model")
     model = tpr_jax.from_pretrained(tmp_path / "model", image_size=(20, 8))
     _, params = load_clip(backbone, (20, 8))
@@ -136,7 +136,7 @@ def test_another_image_size_is_that_of_the_backbones_own_positions(backbone, tmp
     assert model.config.image_size == (20, 8)
 
 
-def test_a_backbone_that_moved(backbone, tmp_path):
+def test_backbone_argument_finds_a_moved_backbone(backbone, tmp_path):
     own = shutil.copytree(backbone, tmp_path / "clip")
     model = trained(own, methods.prefix(2))
     model.save_pretrained(tmp_path / "model")
@@ -151,7 +151,7 @@ def test_a_backbone_that_moved(backbone, tmp_path):
         tpr_jax.from_pretrained(tmp_path / "model", backbone="nowhere")
 
 
-def test_another_backbone_is_refused(saved, tmp_path, backbone):
+def test_rejects_another_backbone(saved, tmp_path, backbone):
     other = write_backbone(tmp_path / "other", seed=5)
     pattern = (
         r"trained on the backbone .* with SHA-256 [0-9a-f]{12}\.\.\., but .*other has [0-9a-f]{12}\.\.\."
@@ -174,7 +174,7 @@ def test_up_person_takes_about_30_mb():
     assert 29.6e6 < 4 * sum(sizes) + sum(len(path) + 100 for path in leaves) < 30.4e6
 
 
-def test_a_tokenizer_is_written_only_where_the_backbone_has_not_the_same(tiny, tmp_path):
+def test_saves_a_tokenizer_only_if_the_backbone_has_another(tiny, tmp_path):
     plain = tpr_jax.from_pretrained(tiny["clip"])
     texts = ["A person in a red coat.", "blue below, red above"]
     model = trained(tiny["clip"], methods.prefix(2), (32, 16), tokenizer=plain.tokenizer)
@@ -195,7 +195,7 @@ def test_a_tokenizer_is_written_only_where_the_backbone_has_not_the_same(tiny, t
     assert (own(texts) != plain.tokenizer(texts)[:, :9]).any()
 
 
-def test_without_a_tokenizer_only_texts_complain(saved):
+def test_only_texts_need_a_tokenizer(saved):
     model = tpr_jax.from_pretrained(saved)
     assert model.encode_images([np.zeros((8, 8, 3), np.uint8)]).shape == (1, 5)
     with pytest.raises(UserError, match="has no tokenizer.json"):
@@ -222,13 +222,13 @@ def test_without_a_tokenizer_only_texts_complain(saved):
         ("method", {"name": "x"}, "config.json: method: key 'vision' is missing"),
     ],
 )
-def test_an_unusable_config(saved, key, value, message):
+def test_rejects_an_unusable_config(saved, key, value, message):
     edit(saved, **{key: value})
     with pytest.raises(UserError, match=message):
         tpr_jax.from_pretrained(saved)
 
 
-def test_a_method_that_does_not_fit(saved):
+def test_rejects_a_method_that_does_not_fit(saved):
     method = json.loads((saved / "config.json").read_text())["method"]
     plain = {"part": "prefix", "length": 99, "gate": None, "scaled": False, "layers": [0, None]}
     edit(saved, method=method | {"vision": [plain]})
@@ -242,7 +242,7 @@ def test_a_method_that_does_not_fit(saved):
         tpr_jax.from_pretrained(saved)
 
 
-def test_a_missing_or_damaged_file(saved):
+def test_reports_a_missing_or_damaged_file(saved):
     (saved / "adapter.safetensors").write_bytes(b"1234")
     with pytest.raises(UserError, match="adapter.safetensors: not a whole safetensors file"):
         tpr_jax.from_pretrained(saved)
@@ -258,7 +258,10 @@ def test_a_missing_or_damaged_file(saved):
     "change, message",
     [
         (lambda s: s.pop("params/text/proj"), "'params/text/proj' is missing"),
-        (lambda s: s.update({"params/text/projection": np.ones(2)}), "projection' is not tuned by the method"),
+        (
+            lambda s: s.update({"params/text/projection": np.ones(2)}),
+            "projection' is not tuned by the method",
+        ),
         (
             lambda s: s.update({"params/text/token_embedding": np.ones((13, 8))}),
             "token_embedding' is not tuned by",
@@ -271,7 +274,7 @@ def test_a_missing_or_damaged_file(saved):
         (lambda s: s.update({"params/visual/positional_embedding": np.ones((2, 2))}), "positional_embedding"),
     ],
 )
-def test_a_leaf_that_is_missing_unknown_or_misshapen(saved, change, message):
+def test_reports_a_missing_unknown_or_misshapen_leaf(saved, change, message):
     state = dict(read_state(saved / "adapter.safetensors"))
     change(state)
     write_state(saved / "adapter.safetensors", state)
@@ -279,7 +282,7 @@ def test_a_leaf_that_is_missing_unknown_or_misshapen(saved, change, message):
         tpr_jax.from_pretrained(saved)
 
 
-def test_a_leaf_of_a_part_that_is_missing(backbone, tmp_path):
+def test_reports_a_missing_leaf_of_an_adapter(backbone, tmp_path):
     trained(backbone, methods.prefix(2)).save_pretrained(tmp_path / "model")
     file = tmp_path / "model" / "adapter.safetensors"
     state = dict(read_state(file))
@@ -292,7 +295,7 @@ def test_a_leaf_of_a_part_that_is_missing(backbone, tmp_path):
 # Other people's files
 
 
-def test_a_folder_of_something_else_is_not_written_into(backbone, tmp_path):
+def test_does_not_write_into_another_kind_of_folder(backbone, tmp_path):
     model = trained(backbone, methods.linear_probe())
     content = (backbone / "config.json").read_text()
     with pytest.raises(UserError, match="is the backbone's own folder; save the model to another one"):
@@ -312,12 +315,12 @@ def test_a_folder_of_something_else_is_not_written_into(backbone, tmp_path):
     with pytest.raises(UserError, match="mine/backbone: is not of this model"):
         trained(backbone, methods.prefix(2), backbone=None).save_pretrained(own.parent)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file: is no folder"):
+    with pytest.raises(UserError, match="file: is not a directory"):
         model.save_pretrained(tmp_path / "file")
     assert list((tmp_path / "app").iterdir()) == [tmp_path / "app" / "config.json"]
 
 
-def test_saving_again_replaces_the_models_files_and_no_others(backbone, tmp_path):
+def test_saving_again_replaces_only_the_files_of_the_model(backbone, tmp_path):
     folder = tmp_path / "model"
     trained(backbone, methods.linear_probe()).save_pretrained(folder)
     (folder / "notes.txt").write_text("mine")
@@ -331,7 +334,7 @@ def test_saving_again_replaces_the_models_files_and_no_others(backbone, tmp_path
     assert (folder / "README.md").read_text() == "# My own card"
 
 
-def test_float16_files_are_read(saved):
+def test_reads_float16_files(saved):
     """Half the size, for whoever converts one."""
     state = read_state(saved / "adapter.safetensors")
     write_state(saved / "adapter.safetensors", {k: v.astype(np.float16) for k, v in state.items()})

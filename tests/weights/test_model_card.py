@@ -45,7 +45,7 @@ def header(card):
     return yaml.splitlines()
 
 
-def test_the_header():
+def test_yaml_header():
     card = model_card(methods.up_person(), **FACTS, backbone="openai/clip-vit-base-patch16", hub_id=True)
     assert "library_name: tpr_jax" in header(card)
     assert 'base_model: "openai/clip-vit-base-patch16"' in header(card)
@@ -55,7 +55,7 @@ def test_the_header():
     assert "`/data/clip`" in plain and MARK in plain
 
 
-def test_the_parts_in_a_table():
+def test_table_of_modules():
     card = model_card(methods.up_person(depth_lora=3), **FACTS)
     row = "lora | lora_k, lora_v | rank 32, scale learned, dora False, blocks 0 to 2 |"
     assert f"| vision | {row}" in card and f"| text | {row}" in card
@@ -68,12 +68,12 @@ def test_the_parts_in_a_table():
     assert "without parts" in model_card(methods.zero_shot(), **FACTS)
 
 
-def test_without_results_no_numbers():
+def test_no_metrics_without_results():
     card = model_card(methods.up_person(), **FACTS)
     assert "R1" not in card and "## Numbers" not in card and "## Training" not in card and "Pedes" not in card
 
 
-def test_numbers_by_hand():
+def test_metrics_table():
     card = model_card(methods.dm_adapter(), **FACTS, results=RESULTS)
     assert "# dm_adapter on MiniPEDES, rendered" in card
     assert "MiniPEDES, rendered, test split, percent." in card
@@ -90,7 +90,7 @@ def test_numbers_by_hand():
     assert "| best epoch on the test split itself (4) | text | 40.00 |" in card
 
 
-def test_how_it_was_trained():
+def test_training_section():
     card = model_card(methods.dm_adapter(), **FACTS, training=TRAINING)
     for line in (
         "| data | MiniPEDES, rendered |",
@@ -103,7 +103,7 @@ def test_how_it_was_trained():
     assert "## Numbers" not in card and "None" not in card
 
 
-def test_only_rendered_data_is_called_so():
+def test_labels_rendered_data():
     assert [dataset_label(name) for name in ("mini_pedes", "cuhk_pedes", "mine")] == [
         "MiniPEDES, rendered",
         "CUHK-PEDES",
@@ -111,7 +111,7 @@ def test_only_rendered_data_is_called_so():
     ]
 
 
-def test_the_lines_of_code_work(tmp_path, monkeypatch):
+def test_code_of_the_card_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a.jpg", "b.jpg"):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(name)

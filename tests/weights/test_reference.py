@@ -19,7 +19,7 @@ def bundle():
 
 
 @each
-def test_there_and_back(name):
+def test_to_our_names_and_back(name):
     """Every weight of the authors' returns under its name, but the temperature and what nothing reads."""
     state, _, _ = stored(name)
     config, method, heads, variables = read(stored(name), method=name)
@@ -34,7 +34,7 @@ def test_there_and_back(name):
 
 
 @each
-def test_and_there_again(name):
+def test_to_their_names_and_back(name):
     config, method, heads, variables = read(stored(name), method=name)
     state = reference.state(variables, method, config, heads)
     again = reference.read(state, method=name, image_size=config.image_size)
@@ -43,7 +43,7 @@ def test_and_there_again(name):
 
 
 @each
-def test_only_what_is_given_is_named(name):
+def test_converts_a_subset_of_the_leaves(name):
     """A trainable part, or its gradients, without the frozen rest."""
     config, method, heads, variables = read(stored(name), method=name)
     own = {key: tree for key, tree in variables.items() if key != "params"}
@@ -64,7 +64,7 @@ def test_layouts_by_hand(bundle):
     np.testing.assert_array_equal(own["router"]["prompt"], state[BLOCK + "task_param"])
 
 
-def test_layouts_of_cskts_maps_by_hand():
+def test_layouts_of_cskt_prompt_maps_by_hand():
     """The first layer has names of its own; `tmap` maps text to vision, (out, in)."""
     state, _, _ = stored("cskt")
     own = read(stored("cskt"), method="cskt")[3]["prompt"]["prompts"]
@@ -116,7 +116,7 @@ def test_sizes_are_read_from_the_shapes(bundle):
         ("adapter", r".*\.(adapter_ln_(msa|mlp)\..*|scale_[12])"),
     ],
 )
-def test_ablations_of_up_person_are_read_by_what_is_there(part, gone):
+def test_infers_ablations_of_up_person(part, gone):
     state, _, _ = stored("up_person")
     absent = {name: None for name in state if re.fullmatch(gone, reference_names.canonical(name))}
     assert absent
@@ -125,7 +125,7 @@ def test_ablations_of_up_person_are_read_by_what_is_there(part, gone):
     assert_declared(config, method, heads, variables)
 
 
-def test_parts_of_up_person_that_cover_some_blocks():
+def test_up_person_modules_in_some_blocks():
     """Narrower than the checkpoint on request, the rest is dropped; and read from one that has less."""
     state, _, _ = stored("up_person")
     asked = {"depth_lora": 1, "depth_prefix": 1, "depth_adapter": 1}
@@ -139,7 +139,7 @@ def test_parts_of_up_person_that_cover_some_blocks():
     same(again, variables)
 
 
-def test_a_prefix_without_its_gate_is_the_vanilla_one():
+def test_a_prefix_without_a_gate_is_vanilla():
     state, _, _ = stored("up_person")
     gates = {name: None for name in state if name.endswith("scale_to_grad")}
     _, method, _, variables = read(stored("up_person"), gates, "up_person")
@@ -147,7 +147,7 @@ def test_a_prefix_without_its_gate_is_the_vanilla_one():
     assert "gate" not in variables["prefix"]["text"]["block_0"]["attn"]["prefix"]
 
 
-def test_prefixes_have_a_second_name_once_the_authors_code_has_run():
+def test_accepts_the_second_name_of_a_prefix():
     state, _, _ = stored("up_person")
     own = reference.split(state, "up_person")[1]
     second = {}
@@ -166,7 +166,7 @@ def test_prefixes_have_a_second_name_once_the_authors_code_has_run():
 
 
 @pytest.mark.parametrize(("router", "leaves"), [("sum", {"w_in", "w_task", "prompt"}), ("input", {"w_in"})])
-def test_other_routers_leave_out_what_they_do_not_read(bundle, router, leaves):
+def test_other_routers_ignore_unread_weights(bundle, router, leaves):
     """Whether it is in the checkpoint or not."""
     state, _, _ = bundle
     alphas = {name: None for name in state if name.endswith("feed_forward.alpha")}
@@ -178,7 +178,7 @@ def test_other_routers_leave_out_what_they_do_not_read(bundle, router, leaves):
     assert not [name for name in back if name.endswith("feed_forward.alpha")]
 
 
-def test_parameters_that_nothing_reads_are_passed_over(bundle):
+def test_ignores_parameters_that_nothing_reads(bundle):
     state, _, _ = bundle
     dead = [name for name in state if "param" in name.split(".")[1] or "v2i_proj" in name]
     assert dead
@@ -186,14 +186,14 @@ def test_parameters_that_nothing_reads_are_passed_over(bundle):
 
 
 @each
-def test_prefix_of_data_parallel_training_is_dropped(name):
+def test_drops_the_prefix_of_data_parallel_training(name):
     state, image_size, _ = stored(name)
     wrapped = {"module." + key: array for key, array in state.items()}
     found = reference.read(wrapped, method=name, image_size=image_size)
     same(found[3], read(stored(name), method=name)[3])
 
 
-def test_settings_that_agree_or_that_shapes_do_not_tell_are_taken():
+def test_accepts_settings_that_agree_with_the_shapes():
     use = ["prefix", "lora", "adapter"]
     method = read(stored("up_person"), None, "up_person", rank=4, use=use, version="released")[1]
     assert method.text[-1].gate == 100.0
@@ -205,7 +205,7 @@ def test_settings_that_agree_or_that_shapes_do_not_tell_are_taken():
     ("widths", "asked", "expected"),
     [((768, 512), None, 8), ((64, 128), 20, 20), ((64, 128), None, 21), ((64, 128), 8, 21)],
 )
-def test_reduction_of_widths_that_it_does_not_divide(widths, asked, expected):
+def test_infers_a_reduction_that_does_not_divide_the_width(widths, asked, expected):
     """64 // 20 = 64 // 21 = 3 and 128 // 20 = 128 // 21 = 6: the widths leave it open, a setting decides."""
     config = ClipConfig(vision_width=widths[0], text_width=widths[1])
     ranks = (96, 64) if expected == 8 else (3, 6)

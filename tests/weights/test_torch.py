@@ -82,7 +82,7 @@ def test_state_dicts(torch, openai_state, tmp_path, suffix, wrap):
     assert config.grid == (5, 2) and params["visual"]["conv1"]["kernel"].shape == (4, 4, 3, 32)
 
 
-def test_types_of_numbers(torch, tmp_path):
+def test_number_types(torch, tmp_path):
     state = {
         "half": torch.arange(4).half(), "brain": torch.tensor([1.5, -3]).bfloat16(), "long": torch.arange(3),
         "transposed": torch.arange(6.0).reshape(2, 3).T, "part": torch.arange(9.0)[2:5],
@@ -122,7 +122,7 @@ class Harmful:
         return eval, ("open('harm.txt', 'w')",)
 
 
-def test_code_in_a_file_is_not_run(torch, tmp_path, monkeypatch):
+def test_does_not_run_code_in_a_file(torch, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"model": {"w": torch.ones(2)}, "extra": Harmful()}, "w.pt")
     with pytest.raises(UserError, match="w.pt: holds more than weights"):
@@ -146,7 +146,7 @@ def test_damaged_and_odd_files(torch, openai_state, tmp_path):
         read_state(path)
 
 
-def test_transformers_clip_in_numbers(torch, hf_clip, tmp_path):
+def test_features_match_transformers_clip(torch, hf_clip, tmp_path):
     hf_clip.save_pretrained(tmp_path)
     import tpr_jax
 

@@ -49,7 +49,7 @@ def python4(tmp_path_factory) -> Path:
     return python
 
 
-def test_a_saved_clip_is_read_with_the_same_features(python4, tmp_path):
+def test_transformers_4_reads_a_saved_clip_with_the_same_features(python4, tmp_path):
     backbone = write_backbone(tmp_path / "clip")
     model = trained(backbone, methods.full_finetune(), (12, 12), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     model.save_pretrained(tmp_path / "saved")

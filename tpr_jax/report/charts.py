@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from tpr_jax.report.facts import Points, moving_average
 from tpr_jax.report.style import AMBER, BLUE, CSS_VARIABLES, GREEN, INK, MUTED, RULE
 
-SVG_SIZE = (520, 320)  # points, of which a user unit of the SVG is one
+SVG_SIZE = (440, 280)  # in points; the page scales it
 SVG_RC_PARAMS = {"svg.fonttype": "none", "svg.hashsalt": "tpr_jax", "path.simplify": False}
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # so that the same run gives the same file
 
@@ -81,7 +81,7 @@ def _new_svg_figure() -> tuple[Figure, Axes]:
     width, height = SVG_SIZE
     figure = Figure(figsize=(width / 72, height / 72))
     FigureCanvasSVG(figure)
-    axes = figure.add_axes((46 / width, 50 / height, (width - 60) / width, (height - 90) / height))
+    axes = figure.add_axes((36 / width, 40 / height, (width - 44) / width, (height - 72) / height))
     figure.patch.set_visible(False)
     axes.patch.set_visible(False)
     style_axes(axes)

@@ -16,7 +16,7 @@ from tpr_jax.train.setup import count, make_optimizer, prepare
 from tpr_jax.utils.files import remove_leftovers, write_json
 from tpr_jax.utils.notices import say_once
 from tpr_jax.utils.trees import merge
-from tpr_jax.weights.save_adapter import check_place, is_plain_clip, save_adapter
+from tpr_jax.weights.save_adapter import check_save_folder, is_plain_clip, save_adapter
 
 
 def score_split(parts: dict, config: ConfigDict, encoders, variables, split: str) -> tuple[dict, dict]:
@@ -170,7 +170,7 @@ def check_model_place(config: ConfigDict, workdir: Path, parts: dict) -> None:
     """Raises a UserError where `write_model` could not write at the end: better now than after training."""
     base = None if config.from_scratch else parts["backbone"]
     plain = is_plain_clip(parts["method"], merge(parts["frozen"], parts["trainable"]), base)
-    check_place(workdir / "model", plain, base)
+    check_save_folder(workdir / "model", plain, base)
 
 
 def write_model(config: ConfigDict, workdir: Path, parts: dict, trainable: dict, results: dict) -> None:
