@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import tpr_jax
+from tests.clip_folder import IMAGE_MEAN, IMAGE_STD, set_image_constants
 from tests.conftest import ROOT, _environment, made_once
 from tests.saved_models import trained
 from tests.tiny_clip import DM_SETTINGS, SETTINGS, quick_compilation  # noqa: F401
@@ -21,7 +22,7 @@ from tpr_jax.data.tokenizer import folder_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.export import jax_files, onnx_files, saved_model
 from tpr_jax.export import write as writing
-from tpr_jax.export.encoders import error, samples, wanted
+from tpr_jax.export.encoders import expected_features, relative_error, sample_inputs
 from tpr_jax.models import methods
 from tpr_jax.utils.trees import flatten
 
@@ -169,8 +170,8 @@ def test_other_methods(tiny, tmp_path, name):
     model = model_of(tiny, name)
     writing.write_export(model, tmp_path / "out", platforms=("cpu",))
     read = jax_files.read(tmp_path / "out" / "jax")
-    rows = samples(model, 2)
-    for encoder, right in wanted(model, rows).items():
+    rows = sample_inputs(model, 2)
+    for encoder, right in expected_features(model, rows).items():
         np.testing.assert_allclose(read[encoder](rows[encoder]), right, atol=2e-6)
 
 
@@ -190,7 +191,7 @@ def test_programs_for_tensorflow_are_old_and_have_no_composites():
     program = saved_model.old_stablehlo(exported)
     assert b"StableHLO_v1.0.0" in program and b"composite_v" not in program
     a = np.array([0.5, 0, 1, 0.25, 0], np.float32)  # exact, so that the order is certain
-    bound = saved_model._bound(exported, [tf.Variable(a), tf.Variable([0.0, 0.0])])
+    bound = saved_model._call_exported(exported, [tf.Variable(a), tf.Variable([0.0, 0.0])])
     call = tf.function(bound, autograph=False).get_concrete_function(tf.TensorSpec([None, 5], tf.int32))
     for size in (1, 4):
         given = np.random.default_rng(size).permuted(
@@ -235,8 +236,8 @@ def test_narrow_types_are_smaller_and_say_how_far_they_are(tiny, tmp_path):
         dtype: writing.write_export(model, tmp_path / dtype, platforms=("cpu",), dtype=dtype)
         for dtype in ("float16", "bfloat16")
     }
-    rows = samples(model)
-    right = wanted(model, rows)
+    rows = sample_inputs(model)
+    right = expected_features(model, rows)
     for dtype, about in found.items():
         said = about["formats"]["jax"]["error"]
         read = jax_files.read(tmp_path / dtype / "jax")
@@ -255,10 +256,27 @@ def test_pictures_are_normalized_by_the_models_own_mean(tiny, tmp_path):
     config = dataclasses.replace(plain.config, image_mean=(0.1, 0.2, 0.3), image_std=(0.5, 0.6, 0.7))
     model = dataclasses.replace(plain, config=config)
     writing.write_export(model, tmp_path / "out", platforms=("cpu",))
-    pixels = samples(model, 2)["encode_image"]
+    pixels = sample_inputs(model, 2)["encode_image"]
     found = jax_files.read(tmp_path / "out" / "jax")["encode_image"](pixels)
     np.testing.assert_allclose(found, model.encode_images(list(pixels)), atol=2e-6)
-    assert error(found, model_of(tiny, "zero_shot").encode_images(list(pixels))) > 1e-3
+    assert relative_error(found, model_of(tiny, "zero_shot").encode_images(list(pixels))) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["jax", "onnx"])
+def test_image_constants_of_a_folder(own_clip, tmp_path, name):
+    """The mean and std of preprocessor_config.json are part of the exported program."""
+    if name == "onnx":
+        pytest.importorskip("jax2onnx", reason="pip install -r requirements-onnx.txt")
+    rows = np.random.default_rng(0).integers(0, 256, (3, 32, 16, 3), np.uint8)
+    before = tpr_jax.from_pretrained(own_clip, image_size=(32, 16)).encode_images(list(rows))
+    set_image_constants(own_clip)
+    model = tpr_jax.from_pretrained(own_clip, image_size=(32, 16))
+    description = writing.write_export(model, tmp_path / "out", formats=(name,), platforms=("cpu",))
+    inside = description["image"]["inside_the_graph"]
+    assert (tuple(inside["mean"]), tuple(inside["std"])) == (IMAGE_MEAN, IMAGE_STD)
+    feats = writing.WRITERS[name].read(tmp_path / "out" / name)["encode_image"](rows)
+    np.testing.assert_allclose(feats, model.encode_images(list(rows)), atol=1e-5 if name == "onnx" else 2e-6)
+    assert relative_error(feats, before) > 1e-3
 
 
 @pytest.mark.parametrize("name", METHODS)

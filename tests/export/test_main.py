@@ -38,7 +38,7 @@ def test_defaults_and_lists():
         ("--model m", "--out"),
         ("--out o", "--model"),
         ("--model m --out o --format tflite", "'tflite'"),
-        ("--model m --out o --platforms cpu,gpu", "'gpu' is unknown: known are cpu, cuda, tpu"),
+        ("--model m --out o --platforms cpu,gpu", "'gpu' is unknown: choose from: cpu, cuda, tpu"),
         ("--model m --out o --platforms ,", "'' is unknown"),
         ("--model m --out o --dtype int8", "'int8'"),
         ("--model m --out o --image_size 0 4", "--image_size 0 4: must be above 0"),
@@ -54,10 +54,10 @@ def test_a_place_that_is_taken(capsys, tmp_path, tiny):
     mine.mkdir()
     (mine / "letter.txt").write_text("dear")
     words = ("--model", tiny["clip"], "--out")
-    assert "holds something else than an export; name another folder" in said(capsys, *words, mine)
+    assert "holds something other than an export; name another folder" in said(capsys, *words, mine)
     (mine / "export.json").write_text(json.dumps({"made_by": "tpr_jax.export", "bytes": {}}))
     assert "holds letter.txt beside an export" in said(capsys, *words, mine)
-    assert "is no folder" in said(capsys, *words, mine / "letter.txt")
+    assert "is not a directory" in said(capsys, *words, mine / "letter.txt")
     assert (mine / "letter.txt").read_text() == "dear"
     below = said(capsys, *words, mine / "letter.txt" / "out")
     assert str(mine / "letter.txt" / "out") in below

@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 
 from tpr_jax.data.tokenizer import clip_tokenizer, folder_tokenizer
-from tpr_jax.export.tokenizer_file import whole_tokenizer
+from tpr_jax.export.tokenizer_file import standalone_tokenizer
 from tpr_jax.weights.backbone import clip_mini_dir
 
 TEXTS = [
@@ -35,7 +35,7 @@ TEXTS = [
 )
 def test_the_same_rows(tokenizer, tmp_path):
     before = tokenizer.backend.to_str()
-    whole_tokenizer(tokenizer).save(str(tmp_path / "tokenizer.json"))
+    standalone_tokenizer(tokenizer).save(str(tmp_path / "tokenizer.json"))
     loaded = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     rows = np.array([loaded.encode(text).ids for text in TEXTS], np.int32)
     assert rows.shape == (len(TEXTS), tokenizer.context_length)
@@ -49,7 +49,7 @@ def test_the_same_rows(tokenizer, tmp_path):
 def test_what_the_file_leaves_out_is_made_up_for_as_the_docs_say(text):
     """Those texts differ; cleaned first by the two functions that docs/export.md names, they do not."""
     clip = clip_tokenizer()
-    file = whole_tokenizer(clip)
+    file = standalone_tokenizer(clip)
     assert file.encode(text).ids != clip([text])[0].tolist()
     cleaned = html.unescape(html.unescape(ftfy.fix_text(text)))
     assert file.encode(cleaned).ids == clip([text])[0].tolist()

@@ -97,7 +97,7 @@ def test_a_page_of_a_data_set(name, pictures, models, tiny, tmp_path, capsys):
     model = models.get(name, models["plain"])
     draw(name, "--model", model, "--out", tmp_path / "out", "--data_dir", tiny["data"], *some)
     found = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert found == sorted([f"{name}.html", folder.LIST, *pictures])
+    assert found == sorted([f"{name}.html", folder.MANIFEST, *pictures])
     for picture in pictures:
         image = Image.open(tmp_path / "out" / picture)
         assert image.format == "PNG" and len(np.unique(np.asarray(image.convert("L")))) > 20
@@ -134,7 +134,7 @@ def test_drawn_again_it_replaces_its_own_files_and_no_others(models, tiny, tmp_p
     first = (out / "words.html").read_bytes()
     draw(*words, 1)
     assert not (out / "words_2.png").exists() and (out / "words.html").read_bytes() != first
-    assert json.loads((out / folder.LIST).read_text()) == {"words": ["words.html", "words_1.png"]}
+    assert json.loads((out / folder.MANIFEST).read_text()) == {"words": ["words.html", "words_1.png"]}
     (out / "notes.txt").write_text("mine")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert "notes.txt" in explained(capsys, *words, 1)
@@ -160,7 +160,7 @@ def explained(capsys, *words) -> str:
         (["experts", "--model", "{plain}"], "zero_shot, has no mixture of experts: dm_adapter and"),
         (["prefix", "--model", "{experts}"], "dm_adapter, has no prefix tokens: up_person and prefix"),
         (["grid", "--model", "{plain}", "--split", "tset"], "split 'tset' is unknown"),
-        (["grid", "--model", "{plain}", "--dataset", "cuhk"], "--dataset cuhk: is unknown: known are"),
+        (["grid", "--model", "{plain}", "--dataset", "cuhk"], "--dataset cuhk: is unknown: choose from"),
         (["grid", "--model", "{plain}", "--dataset", "folder"], "--data_dir DIR"),
         (["grid", "--model", "{plain}", "--data_dir", "{tmp}/nothing"], "nothing"),
         (["grid", "--model", "{plain}", "--photos", "{tmp}/empty", "--text", "red"], "empty: has no photos"),

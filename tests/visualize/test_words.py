@@ -1,4 +1,4 @@
-"""Patches against words: a planted patch, features worked out by NumPy; tokens read back; what is shown."""
+"""Patches against words: a planted patch, features computed by NumPy; decoded tokens; chosen examples."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from tpr_jax.models.clip import patches as cut
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD
 from tpr_jax.models.methods import zero_shot
 from tpr_jax.models.petl_config import Prompts
-from tpr_jax.visualize import inputs, look, tokens, words
+from tpr_jax.visualize import features, inputs, tokens, words
 
 
 def layer_norm(x):
@@ -47,7 +47,7 @@ def planted():
 
 def test_a_planted_patch_is_the_brightest(planted):
     model, photo, text, feats = planted
-    ((pixels, found),) = look.inside_photos(model, [photo])
+    ((pixels, found),) = features.introspect_images(model, [photo])
     assert (pixels[0] == photo).all()
     cosines = words.patch_cosines(model, found["tokens"][0], np.stack([text, -text]))
     wanted = feats @ text / np.linalg.norm(feats, axis=1) / np.linalg.norm(text)
@@ -56,11 +56,11 @@ def test_a_planted_patch_is_the_brightest(planted):
 
 
 def test_words_of_a_sentence():
-    assert words.words_of("A red coat, a RED t-shirt & the man's hat.") == [
+    assert words.unique_words("A red coat, a RED t-shirt & the man's hat.") == [
         *("a", "red", "coat", "t-shirt", "the", "man's", "hat")
     ]
-    assert words.words_of("红色 外套") == ["红色", "外套"] and words.words_of("...") == []
-    assert len(words.words_of(" ".join(f"w{i}" for i in range(99)))) == words.MOST_WORDS
+    assert words.unique_words("红色 外套") == ["红色", "外套"] and words.unique_words("...") == []
+    assert len(words.unique_words(" ".join(f"w{i}" for i in range(99)))) == words.MAX_WORDS
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_tokens_are_read_back(tiny, clips_own):
     for tokenizer in (clips_own, folder_tokenizer(tiny["clip"])):
         config = type(CONFIG)(eot_id=tokenizer.eot_id, context_length=tokenizer.context_length)
         for text in ("a person in a red coat", "red; blue", "naïve 帽子"):
-            found = tokens.labels(tokenizer, tokenizer([text])[0], config)
+            found = tokens.token_labels(tokenizer, tokenizer([text])[0], config)
             assert found[0] == tokens.START and found[-1] == tokens.END
             if text.isascii():
                 assert "".join(found[1:-1]) == text.replace(" ", "")
@@ -84,20 +84,24 @@ def test_prompts_take_the_places_that_the_tower_gives_them(clips_own):
     tokenizer = dataclasses.replace(clips_own, context_length=8)
     config = type(CONFIG)(eot_id=tokenizer.eot_id, context_length=8)
     ids, prompts = tokenizer(["a red coat and a hat"])[0], Prompts(2, 1, "none")
-    found = tokens.labels(tokenizer, ids, config, prompts)
+    found = tokens.token_labels(tokenizer, ids, config, prompts)
     assert found == ["[start]", "[prompt]", "[prompt]", "a", "red", "coat", "and", "[end]"]
 
 
 def test_photos_and_captions_of_a_split_go_together(tiny):
-    shown = inputs.split_of(None, tiny["data"], "test")
-    photos, texts = inputs.some(shown, 3)
+    examples = inputs.split_examples(None, tiny["data"], "test")
+    photos, texts = inputs.select_examples(examples, 3)
     assert photos == [0, 8, 15] and texts == [0, 16, 30]
-    assert [shown.text_pids[text] for text in texts] == [shown.photo_pids[photo] for photo in photos]
-    assert inputs.spread(4, 9).tolist() == [0, 1, 2, 3] and inputs.spread(5, 1).tolist() == [0]
+    assert [examples.text_pids[text] for text in texts] == [examples.image_pids[photo] for photo in photos]
+    assert inputs.evenly_spaced(4, 9).tolist() == [0, 1, 2, 3] and inputs.evenly_spaced(5, 1).tolist() == [0]
 
 
 def test_minipedes_is_what_is_shown_without_a_folder():
-    shown = inputs.split_of(None, None, "val")
-    assert shown.label == "MiniPEDES, rendered, val" and len(shown.photos) == 400 and len(shown.texts) == 800
+    examples = inputs.split_examples(None, None, "val")
+    assert (
+        examples.label == "MiniPEDES, rendered, val"
+        and len(examples.images) == 400
+        and len(examples.texts) == 800
+    )
     with pytest.raises(UserError, match="unknown"):
-        inputs.split_of(None, None, "vla")
+        inputs.split_examples(None, None, "vla")
