@@ -90,7 +90,7 @@ def test_encodes_every_kind_of_image(model, tmp_path):
     by_hand, _ = model.features_from_arrays(normalized[None], np.zeros((1, 16), np.int32))
     np.testing.assert_allclose(feats[:1], by_hand / np.linalg.norm(by_hand), atol=1e-5)
     assert model.encode_images([]).shape == (0, 48)
-    with pytest.raises(UserError, match="nowhere.png"):
+    with pytest.raises(UserError, match=r"nowhere.png"):
         model.encode_images([tmp_path / "nowhere.png"])
 
 
@@ -118,7 +118,7 @@ def test_uses_the_mean_and_size_of_the_folder(tmp_path):
 
 
 def test_only_texts_need_a_tokenizer(model):
-    with pytest.raises(UserError, match="hf_clip: has no tokenizer.json"):
+    with pytest.raises(UserError, match=r"hf_clip: has no tokenizer.json"):
         model.encode_texts(["a red coat"])
 
 
@@ -136,7 +136,7 @@ def test_texts(with_tokenizer):
 def test_rejects_a_tokenizer_of_another_vocabulary(with_tokenizer):
     for name in ("config.json", "model.safetensors"):
         shutil.copyfile(FOLDER / name, with_tokenizer / name)
-    with pytest.raises(UserError, match="gives id .* knows 160 ids"):
+    with pytest.raises(UserError, match=r"gives id .* knows 160 ids"):
         tpr_jax.from_pretrained(with_tokenizer).encode_texts(["a red coat"])
 
 
@@ -165,7 +165,7 @@ def test_save_and_load_an_adapted_model(with_tokenizer, tmp_path, method):
 
 def test_rejects_weights_that_do_not_fit_the_method(model):
     variables = drawn(model.config, dm_adapter())
-    with pytest.raises(UserError, match="weight 'moe/.*expected .* found"):
+    with pytest.raises(UserError, match=r"weight 'moe/.*expected .* found"):
         make_model(model.config, dm_adapter(num_experts=3, top_k=2), variables)
 
 

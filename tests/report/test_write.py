@@ -39,7 +39,7 @@ HISTORY = [{"step": s, "epoch": s / 10, "loss": 5 - s / 50} for s in range(1, 10
 
 @pytest.fixture
 def photos(tmp_path):
-    """Three plain photos, red, green and blue."""
+    """Returns three plain photos, red, green and blue."""
     paths = []
     for i, color in enumerate(("red", "lime", "blue")):
         paths.append(str(tmp_path / f"{i}.png"))
@@ -53,7 +53,7 @@ def retrievals(paths, caption="a man"):
 
 
 class Page(HTMLParser):
-    """The tags in order, whether they are balanced, and the texts."""
+    """Collects the tags and texts of a page; fails if tags do not match."""
 
     def __init__(self, text):
         super().__init__()
@@ -102,7 +102,7 @@ def test_page_shows_numbers_photos_and_frames(tmp_path, photos):
     ]
 
 
-def test_the_best_on_test_is_called_what_it_is():
+def test_labels_the_best_epoch_on_test():
     results = RESULTS | {"best_on_test": {"epoch": 9, "test": metrics(39.5), "note": "it flatters"}}
     rows = {label: (values["t2i"]["R1"], stress) for label, values, stress in facts.table_rows(results)}
     assert rows["Best on test itself (epoch 9), as papers do"] == (39.5, False)
@@ -111,7 +111,7 @@ def test_the_best_on_test_is_called_what_it_is():
     assert len(facts.table_rows(RESULTS)) == len(rows) - 1
 
 
-def test_page_stands_alone(tmp_path, photos):
+def test_page_needs_no_other_file(tmp_path, photos):
     page, _ = written(tmp_path, history=HISTORY, results=RESULTS, retrievals=retrievals(photos))
     tags = {tag for tag, _ in page.tags}
     assert not tags & {"script", "link", "iframe"}
@@ -128,7 +128,7 @@ def test_captions_are_escaped(tmp_path, photos):
     assert "script" not in {tag for tag, _ in page.tags}
 
 
-def test_picture_holds_the_photos_and_one_green_frame(tmp_path, photos):
+def test_png_has_the_photos_and_one_green_frame(tmp_path, photos):
     _, picture = written(tmp_path, history=HISTORY, results=RESULTS, retrievals=retrievals(photos))
     pixels = np.array(picture).reshape(-1, 3)
     counts = [np.sum(np.all(pixels == c, axis=1)) for c in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
@@ -153,12 +153,12 @@ def test_picture_holds_the_photos_and_one_green_frame(tmp_path, photos):
         ),
     ],
 )
-def test_a_run_with_little_to_show(tmp_path, history, results):
+def test_runs_with_little_to_show(tmp_path, history, results):
     _, picture = written(tmp_path, history=history, results=results, retrievals=[])
     assert picture.width == 1600
 
 
-def test_photos_that_cannot_be_read_are_drawn_empty(tmp_path, photos):
+def test_unreadable_photos_become_empty_frames(tmp_path, photos):
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "cut.png").write_bytes(Path(photos[0]).read_bytes()[:60])
     wide = tmp_path / "wide.png"
@@ -176,7 +176,7 @@ def test_thumbnails_are_upright(tmp_path):
     assert facts.make_thumbnail(tmp_path / "turned.jpg").size == (85, 256)
 
 
-def test_smoothing_is_a_mean_of_neighbors():
+def test_moving_average_is_a_mean_of_neighbors():
     points = [(x, float(x % 2)) for x in range(40)]
     smooth = facts.moving_average(points, fraction=0.05)
     assert [x for x, _ in smooth] == list(range(40))
@@ -228,7 +228,7 @@ def test_a_full_disk_keeps_the_old_report(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(UserError, match="no space left on the disk of .*report.html"):
+    with pytest.raises(UserError, match=r"no space left on the disk of .*report.html"):
         write_report(tmp_path, history=HISTORY, results=RESULTS, retrievals=[])
     assert (tmp_path / "report.html").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]

@@ -1,4 +1,4 @@
-"""What is drawn of a mixture: loads counted by hand, choices, colors where they belong."""
+"""Figures of a mixture of experts: loads counted by hand, top experts, colors."""
 
 import dataclasses
 import io
@@ -20,7 +20,7 @@ def model_of(method, seed=0):
     return make_model(CONFIG, method, random_like(declared(CONFIG, method), seed))
 
 
-def test_first_two_choices():
+def test_top_two_experts():
     weights = np.array([[0.0, 0.3, 0.7], [1.0, 0.0, 0.0], [0.2, 0.5, 0.3]])
     first, second, by_first, by_second = experts_draw.top_two(weights)
     assert first.tolist() == [2, 0, 1] and by_first.tolist() == [0.7, 1.0, 0.5]
@@ -28,7 +28,7 @@ def test_first_two_choices():
     assert experts_draw.top_two(np.ones((2, 1)))[3].tolist() == [0, 0]
 
 
-def test_load_counts_each_choice_of_the_tokens_that_count():
+def test_expert_loads_count_every_choice_of_unmasked_tokens():
     weights = np.array([[[0.6, 0.4, 0.0], [0.0, 0.5, 0.5], [0.9, 0.0, 0.1]]])
     batches = [
         (None, {"experts": {"text/block_1/beside_mlp": weights, "text/block_0/beside_mlp": weights}})
@@ -48,7 +48,7 @@ def test_tokens_count_up_to_the_end_of_text(prompts):
     assert counted.sum(1).tolist() == (ends + 1).tolist() and counted[:, 0].all()
 
 
-def test_each_router_of_a_block_is_a_mixture_of_its_own():
+def test_groups_mixtures_by_slot():
     model = model_of(lora_moe(("q", "fc"), 2, 3, 1))
     ((_, found),) = introspect_images(model, list(batch(2)["image"]))
     slots = experts.group_by_slot(found["experts"])
@@ -56,7 +56,7 @@ def test_each_router_of_a_block_is_a_mixture_of_its_own():
     assert all(value.shape == (2, 7, 3) for blocks in slots.values() for value in blocks.values())
 
 
-def test_patches_lie_where_they_lie_on_the_photo():
+def test_patch_grid_matches_the_image():
     model = model_of(lora_moe(("q",), 2, 3, 1))
     assert patch_grid(model, np.arange(7)).tolist() == [[1, 2], [3, 4], [5, 6]]
     colors = np.zeros((3, 2, 3))
@@ -66,8 +66,8 @@ def test_patches_lie_where_they_lie_on_the_photo():
     assert red[8:, :4].all() and red.sum() == 16
 
 
-def test_the_color_of_a_patch_is_that_of_its_expert():
-    """Five patches at expert 1 and one, the lower left, at expert 3: so many pixels of each color."""
+def test_patches_have_the_color_of_their_expert():
+    """Counts pixels of each color: five patches of expert 1, and the lower left one of expert 3."""
     weights = np.zeros((3, 3, 2))
     weights[0] = 1
     weights[:, 2, 0] = (0, 0, 1)
@@ -82,7 +82,7 @@ def test_the_color_of_a_patch_is_that_of_its_expert():
     assert columns[0].min() > np.median(rows[0]) and columns[1].max() < rows[1].mean() + 1
 
 
-def test_a_cell_is_shared_out_by_weight():
+def test_cells_are_divided_by_weight():
     png = experts_draw.draw_text("a b", ["a", "b"], {0: np.array([[0.75, 0.25, 0.0], [0.75, 0.25, 0.0]])})
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
     height = pixels.shape[0]
@@ -91,6 +91,6 @@ def test_a_cell_is_shared_out_by_weight():
     assert counts[0] / counts[1] == pytest.approx(3, rel=0.15) and counts[2] == 0
 
 
-def test_so_many_colors_as_experts():
+def test_as_many_colors_as_experts():
     for count in (1, 6, 8, 9, 40):
         assert len({tuple(np.round(color, 3)) for color in draw.palette(count)}) == count

@@ -1,4 +1,4 @@
-"""The grid's photos and their order: against cosines ranked one by one, and the metrics."""
+"""The grid's photos and their order match cosines ranked one by one, and the metrics."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def found(tiny):
     return model, examples, grid.retrieve(model, examples, number=1000, top_k=10)
 
 
-def test_the_order_is_that_of_the_cosines(found):
+def test_order_follows_the_cosines(found):
     model, examples, queries = found
     images = np.concatenate([model.encode_images([photo]) for photo in examples.images])
     assert [query["caption"] for query in queries] == examples.texts
@@ -30,7 +30,7 @@ def test_the_order_is_that_of_the_cosines(found):
             assert photo["pid"] == examples.image_pids[row]
 
 
-def test_the_share_of_right_photos_is_the_metrics_recall(found):
+def test_fraction_of_right_photos_is_the_recall(found):
     model, examples, queries = found
     right = np.array([[photo["pid"] == query["pid"] for photo in query["ranked"]] for query in queries])
     scored = retrieval.retrieval_metrics(
@@ -43,7 +43,7 @@ def test_the_share_of_right_photos_is_the_metrics_recall(found):
         assert 100 * right[:, :k].any(1).mean() == pytest.approx(scored[f"R{k}"])
 
 
-def test_only_the_right_photos_are_marked(found):
+def test_marks_only_the_right_photos(found):
     model, examples, queries = found
     files = grid.make_files(model, examples, title="t", number=1000, top_k=10)
     right = sum(photo["pid"] == query["pid"] for query in queries for photo in query["ranked"])

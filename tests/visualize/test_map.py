@@ -1,4 +1,4 @@
-"""The map keeps neighbors together; which people are on it; the folder it goes to."""
+"""The map keeps neighbors together; selection of people; the output folder."""
 
 import json
 
@@ -11,7 +11,7 @@ from tpr_jax.visualize import map as map_lib
 from tpr_jax.visualize.inputs import Examples
 
 
-def test_those_alike_lie_together():
+def test_similar_features_are_neighbors():
     rng = np.random.default_rng(0)
     centers = np.eye(6, 20)
     feats = np.repeat(centers, 8, axis=0) + 0.05 * rng.normal(size=(48, 20))
@@ -30,19 +30,19 @@ def test_few_points():
         map_lib.tsne(np.eye(3))
 
 
-def test_whole_people_are_on_the_map():
+def test_selects_all_photos_and_texts_of_a_person():
     pids = np.array([7, 7, 3, 3, 9, 9, 5, 5])
     examples = Examples("x", list("abcdefgh"), list("abcdefgh"), ["t"] * 8, pids, pids[::-1], np.arange(8))
     photos, texts = map_lib.select_rows(examples, 2)
     assert set(pids[photos]) == set(pids[::-1][texts]) == {3, 9} and len(photos) == len(texts) == 4
 
 
-def test_the_folders_list_must_be_ones_own(tmp_path):
+def test_checks_the_list_of_drawn_files(tmp_path):
     folder.write_files(tmp_path / "new" / "deep", "map", {"map.png": b"1"})
     assert folder.check_folder(tmp_path / "new" / "deep") == {"map": ["map.png"]}
     for text in ("{", "[1]", '{"map": ["../x"]}', '{"map": [3]}', '{"map": 3}'):
         (tmp_path / folder.MANIFEST).write_text(text)
-        with pytest.raises(UserError, match="is not a list of drawn files|holds new"):
+        with pytest.raises(UserError, match=r"is not a list of drawn files|holds new"):
             folder.check_folder(tmp_path)
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / folder.MANIFEST).write_text(json.dumps({"map": ["a.png"]}))

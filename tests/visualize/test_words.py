@@ -23,9 +23,10 @@ def layer_norm(x):
 
 @pytest.fixture(scope="module")
 def planted():
-    """(model, a photo, a text's feature, those of all patches); patch 4, row 2 and column 0, has the text's.
+    """Returns a model, an image, a text feature and the features of all patches.
 
-    The only block adds nothing, so the features of patches can be written down.
+    Patch 4, in row 2 and column 0, has the feature of the text. The only block adds nothing, so the features
+    of patches can be computed by hand.
     """
     variables = random_like(declared(CONFIG, zero_shot()), 0)
     visual = variables["params"]["visual"]
@@ -38,14 +39,14 @@ def planted():
     flat = np.asarray(cut(pixels[None].astype(np.float32), CONFIG.patch_size))[0]
     embedded = flat @ visual["conv1"]["kernel"].reshape(-1, 16) + visual["positional_embedding"][1:]
     states = layer_norm(layer_norm(embedded))  # [6, 16]
-    # Such a projection that patch 4 has the text's feature: what it has along that patch's state is replaced.
+    # A projection that maps patch 4 to the feature of the text.
     state = states[4] / np.linalg.norm(states[4])
     proj = visual["proj"] - np.outer(state, state @ visual["proj"]) + np.outer(state, text) / 2
     visual["proj"] = proj.astype(np.float32)
     return make_model(CONFIG, zero_shot(), variables), photo, text, states @ proj
 
 
-def test_a_planted_patch_is_the_brightest(planted):
+def test_planted_patch_has_the_highest_cosine(planted):
     model, photo, text, feats = planted
     ((pixels, found),) = features.introspect_images(model, [photo])
     assert (pixels[0] == photo).all()
@@ -55,7 +56,7 @@ def test_a_planted_patch_is_the_brightest(planted):
     assert cosines[0, 2, 0] == pytest.approx(1, abs=1e-4) == cosines[0].max()
 
 
-def test_words_of_a_sentence():
+def test_unique_words():
     assert words.unique_words("A red coat, a RED t-shirt & the man's hat.") == [
         *("a", "red", "coat", "t-shirt", "the", "man's", "hat")
     ]
@@ -68,7 +69,7 @@ def clips_own():
     return clip_tokenizer()
 
 
-def test_tokens_are_read_back(tiny, clips_own):
+def test_decodes_tokens(tiny, clips_own):
     for tokenizer in (clips_own, folder_tokenizer(tiny["clip"])):
         config = type(CONFIG)(eot_id=tokenizer.eot_id, context_length=tokenizer.context_length)
         for text in ("a person in a red coat", "red; blue", "naïve 帽子"):
@@ -80,7 +81,7 @@ def test_tokens_are_read_back(tiny, clips_own):
                 assert found[1:-1] == text.split()
 
 
-def test_prompts_take_the_places_that_the_tower_gives_them(clips_own):
+def test_labels_of_prompts(clips_own):
     tokenizer = dataclasses.replace(clips_own, context_length=8)
     config = type(CONFIG)(eot_id=tokenizer.eot_id, context_length=8)
     ids, prompts = tokenizer(["a red coat and a hat"])[0], Prompts(2, 1, "none")
@@ -88,7 +89,7 @@ def test_prompts_take_the_places_that_the_tower_gives_them(clips_own):
     assert found == ["[start]", "[prompt]", "[prompt]", "a", "red", "coat", "and", "[end]"]
 
 
-def test_photos_and_captions_of_a_split_go_together(tiny):
+def test_selected_captions_describe_the_selected_photos(tiny):
     examples = inputs.split_examples(None, tiny["data"], "test")
     photos, texts = inputs.select_examples(examples, 3)
     assert photos == [0, 8, 15] and texts == [0, 16, 30]
@@ -96,7 +97,7 @@ def test_photos_and_captions_of_a_split_go_together(tiny):
     assert inputs.evenly_spaced(4, 9).tolist() == [0, 1, 2, 3] and inputs.evenly_spaced(5, 1).tolist() == [0]
 
 
-def test_minipedes_is_what_is_shown_without_a_folder():
+def test_default_is_mini_pedes():
     examples = inputs.split_examples(None, None, "val")
     assert (
         examples.label == "MiniPEDES, rendered, val"

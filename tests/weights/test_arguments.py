@@ -165,8 +165,8 @@ def test_features_from_arrays(model, images, ids, match):
 
 SCORES = {way: dict.fromkeys(("R1", "R5", "R10", "mAP", "mINP"), 1.0) for way in ("t2i", "i2t")}
 RESULTS = {
-    **{"dataset": "cuhk_pedes", "trainable_params": 1, "total_params": 2},
-    **{"zero_shot": {"test": SCORES}, "final": {"test": SCORES}},
+    "dataset": "cuhk_pedes", "trainable_params": 1, "total_params": 2,
+    "zero_shot": {"test": SCORES}, "final": {"test": SCORES},
 }
 
 

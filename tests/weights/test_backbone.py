@@ -84,7 +84,7 @@ def test_sha256_of_the_weights_file(own_clip, tmp_path):
     wanted = hashlib.sha256(content).hexdigest()
     assert backbone.sha256(own_clip) == backbone.sha256(own_clip / "model.safetensors") == wanted
     (own_clip / "model.safetensors").rename(own_clip / "b.safetensors")
-    with pytest.raises(UserError, match="model.safetensors: no such file"):
+    with pytest.raises(UserError, match=r"model.safetensors: no such file"):
         backbone.sha256(own_clip)
     (own_clip / "a.safetensors").write_bytes(b"first")
     index = {"weight_map": {"x": "b.safetensors", "y": "a.safetensors", "z": "b.safetensors"}}

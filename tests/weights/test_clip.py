@@ -156,7 +156,7 @@ def test_saving_in_half_precision(tmp_path):
     assert read_state(tmp_path / "model.safetensors")["visual_projection.weight"].dtype == np.float16
     assert_trees_equal(load_clip(tmp_path)[1], params)  # the golden weights are float16 values already
     params["text"]["proj"] = params["text"]["proj"] * 1e6
-    with pytest.raises(UserError, match="text_projection.weight.*float16"):
+    with pytest.raises(UserError, match=r"text_projection.weight.*float16"):
         save_clip(tmp_path, config, params, dtype="float16")
 
 
@@ -182,7 +182,7 @@ def test_legacy_end_of_text_and_position_ids(folder):
 
 
 def test_missing_config_keys_have_defaults(golden):
-    _, config_json = golden
+    _, _config_json = golden
     from tpr_jax.weights.hugging_face import read_config
 
     config = read_config({"model_type": "clip", "text_config": {}, "vision_config": {}})

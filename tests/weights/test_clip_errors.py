@@ -64,7 +64,7 @@ def test_reports_a_config_that_does_not_fit(folder, changes, message):
 
 def test_unknown_activation(folder):
     edit_json(folder / "config.json", vision_config__hidden_act="relu", text_config__hidden_act="relu")
-    with pytest.raises(UserError, match="hidden_act 'relu'.*quick_gelu"):
+    with pytest.raises(UserError, match=r"hidden_act 'relu'.*quick_gelu"):
         load_clip(folder)
 
 
@@ -81,10 +81,10 @@ def test_missing_model(folder, monkeypatch):
     with pytest.raises(UserError, match=r"model.safetensors: no such file"):
         load_clip(folder)
     (folder / "config.json").write_text("{")
-    with pytest.raises(UserError, match="config.json: cannot be read as JSON"):
+    with pytest.raises(UserError, match=r"config.json: cannot be read as JSON"):
         load_clip(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(UserError, match="config.json: no such file"):
+    with pytest.raises(UserError, match=r"config.json: no such file"):
         load_clip(folder)
 
 
@@ -97,7 +97,7 @@ def test_downloads_a_hub_id(monkeypatch):
         raise ConnectionError("no route to host\nmore")
 
     monkeypatch.setattr(hub, "snapshot_download", offline)
-    with pytest.raises(UserError, match="someone/their-clip.*no route to host") as error:
+    with pytest.raises(UserError, match=r"someone/their-clip.*no route to host") as error:
         load_clip("someone/their-clip")
     assert "\n" not in str(error.value)
 
@@ -126,7 +126,7 @@ def test_rejects_openai_names_that_do_not_fit(golden):
         from_openai(short)
     with pytest.raises(UserError, match="'odd' of shape"):
         from_openai(state | {"odd": np.zeros(3)})
-    with pytest.raises(UserError, match="'visual.conv1.weight' is missing"):
+    with pytest.raises(UserError, match=r"'visual.conv1.weight' is missing"):
         from_openai({"w": np.zeros(3)})
     with pytest.raises(UserError, match=r"'visual.proj' has shape \[128, 3\], expected \[128, 48\]"):
         from_openai(state | {"visual.proj": np.zeros((128, 3))})

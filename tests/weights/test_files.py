@@ -55,7 +55,7 @@ def test_reports_a_truncated_file(tmp_path, keep):
     path = tmp_path / "w.safetensors"
     write_state(path, STATE)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match="w.safetensors.*not a whole"):
+    with pytest.raises(UserError, match=r"w.safetensors.*not a whole"):
         read_state(path)
 
 
@@ -93,16 +93,16 @@ def test_a_file_of_other_tools_needs_no_checksum(tmp_path):
     with safe_open(path, framework="np") as file:
         assert re.fullmatch("[0-9a-f]{64}", file.metadata()["tpr_jax_sha256"])
     save_file({"a": STATE["a"] + 1}, path, metadata={"tpr_jax_sha256": "0" * 64})
-    with pytest.raises(UserError, match="w.safetensors: its weights are not those that were saved"):
+    with pytest.raises(UserError, match=r"w.safetensors: its weights are not those that were saved"):
         read_state(path)
 
 
 def test_missing_file_and_unknown_kind(tmp_path):
-    with pytest.raises(UserError, match="nowhere.safetensors: no such"):
+    with pytest.raises(UserError, match=r"nowhere.safetensors: no such"):
         read_state(tmp_path / "nowhere.safetensors")
     odd = tmp_path / "w.h5"
     odd.write_bytes(b"x")
-    with pytest.raises(UserError, match="w.h5: unknown kind"):
+    with pytest.raises(UserError, match=r"w.h5: unknown kind"):
         read_state(odd)
 
 
@@ -110,7 +110,7 @@ def test_reports_the_remedy_if_torch_is_missing(tmp_path, monkeypatch):
     path = tmp_path / "w.pt"
     path.write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UserError, match="w.pt.*pip install torch"):
+    with pytest.raises(UserError, match=r"w.pt.*pip install torch"):
         read_state(path)
 
 

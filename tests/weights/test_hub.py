@@ -84,7 +84,7 @@ def test_every_name_resolves_to_the_commit(two):
 
 
 def test_reports_a_missing_revision(two):
-    with pytest.raises(UserError, match="someone/their-clip@v2: .*check the name, the revision") as error:
+    with pytest.raises(UserError, match=r"someone/their-clip@v2: .*check the name, the revision") as error:
         projection("someone/their-clip@v2")
     assert "\n" not in str(error.value)
     for name in ("someone/their-clip@", "someone/their-clip@a b", "someone/their-clip@../x"):

@@ -57,7 +57,7 @@ def test_reports_an_unusable_value(folder, key, value):
 @pytest.mark.parametrize("value", ["1e-5", 0, -1e-5, 2, True])
 def test_reports_an_unusable_epsilon(folder, value):
     edit_json(folder / "config.json", vision_config__layer_norm_eps=value, text_config__layer_norm_eps=value)
-    with pytest.raises(UserError, match="layer_norm_eps is .*expected a small number"):
+    with pytest.raises(UserError, match=r"layer_norm_eps is .*expected a small number"):
         load_clip(folder)
 
 
@@ -129,7 +129,7 @@ def test_loads_the_model_of_a_runs_folder(tmp_path):
 
     run = {"dataset": "cuhk_pedes", "mix": [], "method": {}, "losses": {}}
     (tmp_path / "config.json").write_text(json.dumps(run))
-    with pytest.raises(UserError, match="is a run without a model/.*rerun the same command to finish it"):
+    with pytest.raises(UserError, match=r"is a run without a model/.*rerun the same command to finish it"):
         tpr_jax.from_pretrained(tmp_path)
     shutil.copytree(FOLDER, tmp_path / "model")
     assert tpr_jax.from_pretrained(tmp_path).backbone.name == str(tmp_path / "model")

@@ -198,7 +198,7 @@ def test_saves_a_tokenizer_only_if_the_backbone_has_another(tiny, tmp_path):
 def test_only_texts_need_a_tokenizer(saved):
     model = tpr_jax.from_pretrained(saved)
     assert model.encode_images([np.zeros((8, 8, 3), np.uint8)]).shape == (1, 5)
-    with pytest.raises(UserError, match="has no tokenizer.json"):
+    with pytest.raises(UserError, match=r"has no tokenizer.json"):
         model.encode_texts(["a red coat"])
 
 
@@ -232,25 +232,25 @@ def test_rejects_a_method_that_does_not_fit(saved):
     method = json.loads((saved / "config.json").read_text())["method"]
     plain = {"part": "prefix", "length": 99, "gate": None, "scaled": False, "layers": [0, None]}
     edit(saved, method=method | {"vision": [plain]})
-    with pytest.raises(UserError, match="config.json: the method is unusable: .*length=99"):
+    with pytest.raises(UserError, match=r"config.json: the method is unusable: .*length=99"):
         tpr_jax.from_pretrained(saved)
     edit(saved, method=method | {"vision": [plain | {"length": "two"}]})
-    with pytest.raises(UserError, match="config.json: the method is unusable"):
+    with pytest.raises(UserError, match=r"config.json: the method is unusable"):
         tpr_jax.from_pretrained(saved)
     edit(saved, method=method | {"tuned": ["("]})
-    with pytest.raises(UserError, match="config.json: the method is unusable: tuned.*no regular expression"):
+    with pytest.raises(UserError, match=r"config.json: the method is unusable: tuned.*no regular expression"):
         tpr_jax.from_pretrained(saved)
 
 
 def test_reports_a_missing_or_damaged_file(saved):
     (saved / "adapter.safetensors").write_bytes(b"1234")
-    with pytest.raises(UserError, match="adapter.safetensors: not a whole safetensors file"):
+    with pytest.raises(UserError, match=r"adapter.safetensors: not a whole safetensors file"):
         tpr_jax.from_pretrained(saved)
     (saved / "adapter.safetensors").unlink()
-    with pytest.raises(UserError, match="adapter.safetensors: no such weights file"):
+    with pytest.raises(UserError, match=r"adapter.safetensors: no such weights file"):
         tpr_jax.from_pretrained(saved)
     (saved / "config.json").unlink()
-    with pytest.raises(UserError, match="config.json: no such file"):
+    with pytest.raises(UserError, match=r"config.json: no such file"):
         tpr_jax.from_pretrained(saved)
 
 
@@ -288,7 +288,7 @@ def test_reports_a_missing_leaf_of_an_adapter(backbone, tmp_path):
     state = dict(read_state(file))
     del state["prefix/text/block_1/attn/prefix/gate"]
     write_state(file, state)
-    with pytest.raises(UserError, match="'prefix/text/block_1/attn/prefix/gate': expected .*found nothing"):
+    with pytest.raises(UserError, match=r"'prefix/text/block_1/attn/prefix/gate': expected .*found nothing"):
         tpr_jax.from_pretrained(tmp_path / "model")
 
 
@@ -301,7 +301,7 @@ def test_does_not_write_into_another_kind_of_folder(backbone, tmp_path):
     with pytest.raises(UserError, match="is the backbone's own folder; save the model to another one"):
         model.save_pretrained(backbone)
     other = shutil.copytree(backbone, tmp_path / "clip")
-    with pytest.raises(UserError, match="clip/config.json: is not of a model like this one"):
+    with pytest.raises(UserError, match=r"clip/config.json: is not of a model like this one"):
         model.save_pretrained(other)
     assert (backbone / "config.json").read_text() == (other / "config.json").read_text() == content
     model.save_pretrained(tmp_path / "model")
@@ -309,7 +309,7 @@ def test_does_not_write_into_another_kind_of_folder(backbone, tmp_path):
         model.merge().save_pretrained(tmp_path / "model")
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "config.json").write_text("[1]")
-    with pytest.raises(UserError, match="app/config.json: is not of a model"):
+    with pytest.raises(UserError, match=r"app/config.json: is not of a model"):
         model.save_pretrained(tmp_path / "app")
     own = shutil.copytree(backbone, tmp_path / "mine" / "backbone")
     with pytest.raises(UserError, match="mine/backbone: is not of this model"):

@@ -116,7 +116,7 @@ def test_code_of_the_card_runs(tmp_path, monkeypatch):
     for name in ("a.jpg", "b.jpg"):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(name)
     card = model_card(methods.zero_shot(), **FACTS | {"where": "clip-mini"})
-    code = re.search(r"```python\n(.*?)```", card, re.S)[1]
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
     assert len(code.strip().splitlines()) == 3
     names: dict = {}
     exec(code, names)

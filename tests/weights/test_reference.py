@@ -91,7 +91,7 @@ def test_layouts_of_up_persons_lora_by_hand():
 
 def test_sizes_are_read_from_the_shapes(bundle):
     _, image_size, args = bundle
-    config, method, heads, variables = read(bundle, scales=(0.1, 4.0))
+    config, method, heads, _variables = read(bundle, scales=(0.1, 4.0))
     assert method.vision[0].num_experts == args["num_experts"] and heads == Heads()
     assert config.image_size == image_size
     state, _, _ = stored("up_person")
@@ -127,7 +127,6 @@ def test_infers_ablations_of_up_person(part, gone):
 
 def test_up_person_modules_in_some_blocks():
     """Narrower than the checkpoint on request, the rest is dropped; and read from one that has less."""
-    state, _, _ = stored("up_person")
     asked = {"depth_lora": 1, "depth_prefix": 1, "depth_adapter": 1}
     config, method, heads, variables = read(stored("up_person"), None, "up_person", **asked)
     layers = {part.layers for part in method.text if isinstance(part, Adapter)}, method.text[-1].layers

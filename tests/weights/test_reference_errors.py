@@ -46,7 +46,7 @@ def test_reports_a_block_without_its_mixture(bundle):
 def test_rejects_a_clip_without_dm_adapter(bundle):
     state, image_size, _ = bundle
     clip_alone, _ = reference.split(state, "dm_adapter")
-    with pytest.raises(UserError, match="lacks the weight.*input_gate"):
+    with pytest.raises(UserError, match=r"lacks the weight.*input_gate"):
         reference.read(clip_alone, method="dm_adapter", image_size=image_size)
 
 
@@ -145,5 +145,5 @@ def test_reports_settings_of_each_method_that_do_not_fit(method, settings, messa
 
 
 def test_unknown_method(bundle):
-    with pytest.raises(UserError, match="'dm_adaptor'.*dm_adapter"):
+    with pytest.raises(UserError, match=r"'dm_adaptor'.*dm_adapter"):
         reference.read(bundle[0], method="dm_adaptor")

@@ -277,7 +277,7 @@ def test_a_full_disk_leaves_the_earlier_model(plain, clip, tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "save_file", full)
-    with pytest.raises(UserError, match="no space left on the disk of .*model.safetensors") as error:
+    with pytest.raises(UserError, match=r"no space left on the disk of .*model.safetensors") as error:
         trained(clip, methods.full_finetune(), seed=4).save_pretrained(tmp_path)
     assert ".saving" not in str(error.value)
     assert content(tmp_path) == before

@@ -37,7 +37,7 @@ def test_removes_wrappers(name, short):
 
 
 def test_rejects_two_models_in_one_file():
-    with pytest.raises(UserError, match="f: weights 'module.w' and 'model.w' are both 'w'"):
+    with pytest.raises(UserError, match=r"f: weights 'module.w' and 'model.w' are both 'w'"):
         unwrap_names({"module.w": 1, "model.w": 2}, "f")
 
 
@@ -88,5 +88,5 @@ def test_reports_weights_that_are_not_finite(tmp_path, bad):
     state = dict(read_state(FOLDER / "model.safetensors"))
     state["visual_projection.weight"] = np.where(np.eye(48, 128), bad, 0).astype(np.float32)
     write_state(tmp_path / "model.safetensors", state)
-    with pytest.raises(UserError, match="weight 'visual_projection.weight' holds NaN or infinity"):
+    with pytest.raises(UserError, match=r"weight 'visual_projection.weight' holds NaN or infinity"):
         load_clip(tmp_path)

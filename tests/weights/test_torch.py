@@ -125,7 +125,7 @@ class Harmful:
 def test_does_not_run_code_in_a_file(torch, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"model": {"w": torch.ones(2)}, "extra": Harmful()}, "w.pt")
-    with pytest.raises(UserError, match="w.pt: holds more than weights"):
+    with pytest.raises(UserError, match=r"w.pt: holds more than weights"):
         read_state("w.pt")
     assert not (tmp_path / "harm.txt").exists()
 
@@ -136,7 +136,7 @@ def test_damaged_and_odd_files(torch, openai_state, tmp_path):
     whole = path.read_bytes()
     for keep in (0, 3, 100, len(whole) // 2, len(whole) - 30):
         path.write_bytes(whole[:keep])
-        with pytest.raises(UserError, match="w.pt.*whole PyTorch file"):
+        with pytest.raises(UserError, match=r"w.pt.*whole PyTorch file"):
             read_state(path)
     torch.save(torch.ones(3), path)
     with pytest.raises(UserError, match="holds a Tensor, not named weights"):

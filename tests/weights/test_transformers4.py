@@ -61,7 +61,7 @@ def test_transformers_4_reads_a_saved_clip_with_the_same_features(python4, tmp_p
     said = json.loads(done.stdout.splitlines()[-1])
     assert said == {
         **dict.fromkeys(("missing_keys", "unexpected_keys", "mismatched_keys"), 0),
-        **{"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]},
+        "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7],
     }
     found, ours = np.load(tmp_path / "out.npz"), features(model)
     for name, right in zip(("image", "text"), ours, strict=True):
