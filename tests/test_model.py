@@ -1,4 +1,4 @@
-"""A loaded model: transformers' own numbers, pictures and texts of all kinds, saving and loading."""
+"""A loaded model: features of transformers, images and texts of all kinds, saving and loading."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def expected():
 
 @pytest.fixture
 def with_tokenizer(tmp_path):
-    """The golden CLIP with its token embedding widened to a vocabulary of bytes and a few words."""
+    """Returns the golden CLIP with a token embedding for a vocabulary of bytes and a few words."""
     folder = tmp_path / "clip"
     shutil.copytree(FOLDER, folder)
     size = train_tokenizer(["a red coat", "a blue coat"] * 2, 540, folder / "tokenizer.json")
@@ -51,7 +51,7 @@ def with_tokenizer(tmp_path):
 
 
 def drawn(config, method):
-    """Variables of a model, every leaf drawn at random."""
+    """Returns variables of a model with random leaves."""
     shapes = jax.eval_shape(clip.build(config, method)["init"], jax.random.key(0))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes)
@@ -85,7 +85,7 @@ def test_encodes_every_kind_of_image(model, tmp_path):
     assert feats.shape == (4, 48)
     assert_unit(feats)
     np.testing.assert_allclose(feats[1:], feats[:1].repeat(3, 0), atol=1e-6)
-    # By hand: the pixels normalized with CLIP's mean and deviation, the features divided by their length.
+    # By hand: pixels normalized with CLIP's mean and std, features divided by their norm.
     normalized = (pixels / 255 - clip.IMAGE_MEAN) / clip.IMAGE_STD
     by_hand, _ = model.features_from_arrays(normalized[None], np.zeros((1, 16), np.int32))
     np.testing.assert_allclose(feats[:1], by_hand / np.linalg.norm(by_hand), atol=1e-5)
@@ -206,7 +206,7 @@ def test_unknown_attributes_of_the_package():
 
 
 def test_weights_are_cast_once_and_the_originals_kept():
-    """And features stay within a hundredth of float32's, for real pictures and captions."""
+    """Features are within 1 % of those in float32, for real images and captions."""
     plain, narrow = (tpr_jax.from_pretrained("clip-mini", dtype=dtype) for dtype in ("float32", "bfloat16"))
     proj = (
         narrow.inference_variables["params"]["visual"]["proj"],

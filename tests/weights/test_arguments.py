@@ -1,4 +1,4 @@
-"""What the Python API is given wrongly is one line that names the argument."""
+"""Errors in the arguments of the Python API are one line that names the argument."""
 
 import numpy as np
 import pytest
@@ -159,14 +159,17 @@ ARRAYS = np.zeros((2, 192, 64, 3), np.float32), np.ones((2, 5), np.int32)
 )
 def test_features_from_arrays(model, images, ids, match):
     one_line(model.features_from_arrays, images, ids, match=match)
-    with pytest.raises(ValueError):  # as such a mistake is caught anywhere
+    with pytest.raises(ValueError):  # callers may catch either
         model.features_from_arrays(images, ids)
 
 
 SCORES = {way: dict.fromkeys(("R1", "R5", "R10", "mAP", "mINP"), 1.0) for way in ("t2i", "i2t")}
 RESULTS = {
-    "dataset": "cuhk_pedes", "trainable_params": 1, "total_params": 2,
-    "zero_shot": {"test": SCORES}, "final": {"test": SCORES},
+    "dataset": "cuhk_pedes",
+    "trainable_params": 1,
+    "total_params": 2,
+    "zero_shot": {"test": SCORES},
+    "final": {"test": SCORES},
 }
 
 

@@ -1,4 +1,4 @@
-"""The CLIP that a config names, with its tokenizer."""
+"""Loading the CLIP that a config names, with its tokenizer."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ def test_a_folder_without_tokenizer(own_clip):
 
 
 def test_clips_vocabulary_gets_the_reference_tokenizer(own_clip, monkeypatch):
-    """With its mask token, whatever tokenizer.json says."""
+    """It has the mask token, regardless of tokenizer.json."""
     path = own_clip / "config.json"
     config = json.loads(path.read_text())
     config["text_config"] |= {"vocab_size": 49408, "max_position_embeddings": 77}
@@ -72,7 +72,7 @@ def test_backbone_names(tiny, monkeypatch):
     folder = Path(tiny["clip"])
     assert backbone.find("clip-mini") == backbone.Backbone("clip-mini", Path(backbone.clip_mini_dir()))
     assert backbone.find(backbone.clip_mini_dir()).name == "clip-mini"
-    # A folder's name holds from wherever it is looked for.
+    # The name of a folder is absolute.
     monkeypatch.chdir(folder.parent)
     assert backbone.find("clip") == backbone.Backbone(str(folder.resolve()), Path("clip"))
     with pytest.raises(UserError, match="/no/such/clip"):

@@ -1,4 +1,4 @@
-"""A file of weights alone: OpenAI's own is recognized, of others the activation and heads are asked for."""
+"""A file of weights: OpenAI's release is recognized, others need the activation and heads."""
 
 import dataclasses
 import json
@@ -23,14 +23,14 @@ SCALARS = {"input_resolution": np.int64(32), "context_length": np.int64(16), "vo
 
 @pytest.fixture(scope="module")
 def golden():
-    """The golden CLIP, of which OpenAI's names do not say where a text ends."""
+    """Loads the golden CLIP; OpenAI's names do not include the end-of-text id."""
     config, params = from_hugging_face(*read_golden())
     return dataclasses.replace(config, eot_id=None), params
 
 
 @pytest.fixture
 def bare(golden, tmp_path):
-    """A file as LAION gives them out: nothing but weights."""
+    """Writes a file as LAION publishes them: only weights."""
     config, params = golden
     write_state(tmp_path / "open_clip_model.safetensors", to_openai(params, config))
     return tmp_path / "open_clip_model.safetensors"
@@ -93,7 +93,7 @@ def test_needs_all_entries_to_recognize_openais_release(golden, bare):
 
 
 def test_does_not_recognize_widths_that_openai_never_released(golden, bare, monkeypatch):
-    """ViT-H under the same names and entries, its heads 80 wide."""
+    """ViT-H has the same names and entries, but heads of width 80."""
     config, params = golden
     write_state(bare, to_openai(params, config) | SCALARS)
     monkeypatch.setattr(bare_file, "WIDEST", 100)
@@ -213,7 +213,7 @@ def test_rejects_unusable_config_values(make_config, changes, message):
 
 
 def test_authors_checkpoints_need_neither_act_nor_heads(golden):
-    """All of them are built on OpenAI's CLIP."""
+    """All of them are based on OpenAI's CLIP."""
     config, params = golden
     state = {f"base_model.{name}": array for name, array in to_openai(params, config).items()}
     model = reference.load(state, method="irra")

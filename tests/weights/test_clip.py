@@ -1,4 +1,4 @@
-"""CLIP's weights: names, layouts, sizes, and that what is written can be read back."""
+"""CLIP's weights: names, layouts, sizes, saving and loading."""
 
 import dataclasses
 import json
@@ -52,7 +52,7 @@ def test_sizes_and_layouts_of_the_golden_folder(golden):
     qkv = params["visual"]["block_1"]["attn"]["qkv"]
     separate = [state[f"{attn}{p}_proj.weight"] @ x + state[f"{attn}{p}_proj.bias"] for p in "qkv"]
     np.testing.assert_allclose(x @ qkv["kernel"] + qkv["bias"], np.concatenate(separate), atol=1e-5)
-    # One patch through the convolution, by its definition.
+    # The convolution of one patch, by definition.
     patch = np.random.default_rng(1).standard_normal((8, 8, 3)).astype(np.float32)
     theirs = np.einsum("ochw,hwc->o", state["vision_model.embeddings.patch_embedding.weight"], patch)
     ours = np.einsum("hwc,hwco->o", patch, params["visual"]["conv1"]["kernel"])
@@ -109,7 +109,7 @@ def test_openai_positions_of_another_grid(golden):
     assert_trees_equal(params_again, params_wide)
     with pytest.raises(UserError, match="8 patches"):
         from_openai(to_openai(params_wide, wide))
-    # A grid that is not square but has as many patches as one is told apart by `grid`.
+    # `grid` selects a grid that is not square but has a square number of patches.
     state = to_openai(resized, tall)
     assert_trees_equal(from_openai(state, image_size=(64, 16), grid=(8, 2))[1], resized)
 
@@ -144,7 +144,7 @@ def test_save_and_load_is_exact(tmp_path, image_size):
     positions = read_state(tmp_path / "out" / "model.safetensors")[
         "vision_model.embeddings.position_embedding.weight"
     ]
-    # What Hugging Face's own code requires of the two.
+    # Hugging Face's code requires both.
     side = written["vision_config"]["image_size"] // written["vision_config"]["patch_size"]
     assert len(positions) == 1 + side**2
     assert (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
@@ -154,7 +154,7 @@ def test_saving_in_half_precision(tmp_path):
     config, params = load_clip(FOLDER)
     save_clip(tmp_path, config, params, dtype="float16")
     assert read_state(tmp_path / "model.safetensors")["visual_projection.weight"].dtype == np.float16
-    assert_trees_equal(load_clip(tmp_path)[1], params)  # the golden weights are float16 values already
+    assert_trees_equal(load_clip(tmp_path)[1], params)  # the golden weights are exact in float16
     params["text"]["proj"] = params["text"]["proj"] * 1e6
     with pytest.raises(UserError, match=r"text_projection.weight.*float16"):
         save_clip(tmp_path, config, params, dtype="float16")

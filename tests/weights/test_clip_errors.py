@@ -1,4 +1,4 @@
-"""CLIP's weights and configs that do not fit: each is named, with the remedy."""
+"""CLIP's weights and configs that do not fit are reported with a remedy."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Files of weights: whole ones come back as written, damaged ones are named."""
+"""Files of weights: round trips, and damaged files are reported."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_bfloat16_is_read_as_float32(tmp_path):
             "x": {"dtype": "F32", "shape": [1], "data_offsets": [6, 10]},
         }
     ).encode()
-    # 1, -2 and 0.15625 in bfloat16, by their definition as the upper 16 bits of IEEE single precision.
+    # 1, -2 and 0.15625 in bfloat16, the upper 16 bits of IEEE single precision.
     data = struct.pack("<HHH", 0x3F80, 0xC000, 0x3E20) + struct.pack("<f", 7.0)
     path = tmp_path / "w.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + data)
@@ -61,7 +61,7 @@ def test_reports_a_truncated_file(tmp_path, keep):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_detects_a_flipped_bit(tmp_path, seed):
-    """Refused in one line, or the same as before where the bit says nothing."""
+    """It is rejected in one line, or the arrays are the same because the bit is unused."""
     path = tmp_path / "w.safetensors"
     write_state(path, STATE)
     whole, refused = path.read_bytes(), 0
@@ -85,7 +85,7 @@ def test_detects_a_flipped_bit(tmp_path, seed):
 
 
 def test_a_file_of_other_tools_needs_no_checksum(tmp_path):
-    """Or of an older version."""
+    """Nor does a file of an older version."""
     path = tmp_path / "w.safetensors"
     save_file({"a": STATE["a"]}, path, metadata={"format": "np"})
     np.testing.assert_array_equal(read_state(path)["a"], STATE["a"])
@@ -136,7 +136,7 @@ def test_reports_a_folder_that_cannot_be_created(tmp_path):
 
 
 def by_hand(path, entries):
-    """Writes a safetensors file by its definition: {name: (type, shape, bytes)}."""
+    """Writes a safetensors file by the format's definition: {name: (type, shape, bytes)}."""
     header, data = {}, b""
     for name, (kind, shape, raw) in entries.items():
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
@@ -164,8 +164,8 @@ BRAIN = ("BF16", [2], struct.pack("<HH", 0x3F80, 0xC000))  # 1 and -2
         ("F16", struct.pack("<3e", 1, -2, 0.5), np.float16([1, -2, 0.5])),
         ("F32", struct.pack("<3f", 1, -2, 0.5), np.float32([1, -2, 0.5])),
         ("F64", struct.pack("<3d", 1, -2, 0.1), np.float64([1, -2, 0.1])),
-        ("F8_E4M3", b"\x38\xc0\x30", np.float32([1, -2, 0.5])),  # 4 bits of exponent, bias 7
-        ("F8_E5M2", b"\x3c\xc0\x38", np.float32([1, -2, 0.5])),  # 5 bits, bias 15
+        ("F8_E4M3", b"\x38\xc0\x30", np.float32([1, -2, 0.5])),  # 4-bit exponent, bias 7
+        ("F8_E5M2", b"\x3c\xc0\x38", np.float32([1, -2, 0.5])),  # 5-bit exponent, bias 15
     ],
 )
 @pytest.mark.parametrize("beside", [True, False])
@@ -193,7 +193,7 @@ def test_reports_an_unsupported_type(tmp_path):
 
 
 def test_writes_the_metadata_that_transformers_4_needs(tmp_path):
-    """Its header, by the format's definition: transformers 4 refuses a file without it."""
+    """Reads the header by the format's definition; transformers 4 rejects a file without it."""
     write_state(tmp_path / "w.safetensors", STATE)
     content = (tmp_path / "w.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
@@ -201,7 +201,7 @@ def test_writes_the_metadata_that_transformers_4_needs(tmp_path):
 
 
 def test_the_same_arrays_give_the_same_file(tmp_path):
-    """Whatever the order of the metadata, of which safetensors changes it from call to call."""
+    """The order of the metadata, which safetensors changes from call to call, is fixed."""
     state = {f"weight{i}.é": np.arange(i + 1, dtype=np.float32) for i in range(3)}
     written = set()
     for i in range(12):

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub by id and revision, read from a cache as the hub's client lays it out."""
+"""Models of the Hugging Face hub by id and revision, from a cache in the layout of the hub's client."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ OLD, NEW = "a" * 40, "b" * 40
 
 @pytest.fixture
 def cached(tmp_path, monkeypatch):
-    """`cached(commit, fill, *refs)`: lays out a revision of someone/their-clip, without a network."""
+    """`cached(commit, fill, *refs)` writes a revision of someone/their-clip to the cache, offline."""
     cache = tmp_path / "hub"
     snapshot_download = huggingface_hub.snapshot_download
 
@@ -45,7 +45,7 @@ def cached(tmp_path, monkeypatch):
 
 
 def other(folder):
-    """The golden CLIP with another projection."""
+    """Writes the golden CLIP with another projection."""
     state = read_state(copy_golden(folder) / "model.safetensors")
     edit_state(folder, visual_projection__weight=state["visual_projection.weight"] * 2)
 
@@ -108,7 +108,7 @@ def test_a_saved_model_is_pinned_to_its_commit(cached, tmp_path):
     content = json.loads((tmp_path / "model" / "config.json").read_text())
     assert (content["backbone"]["name"], content["backbone"]["revision"]) == ("someone/their-clip", OLD)
     assert 'base_model: "someone/their-clip"' in (tmp_path / "model" / "README.md").read_text()
-    # The hub's main moves on to other weights.
+    # The hub's main branch moves to other weights.
     cached(NEW, lambda folder: write_backbone(folder, seed=5), "main")
     again = tpr_jax.from_pretrained(tmp_path / "model")
     assert again.backbone.revision == OLD
@@ -136,7 +136,7 @@ def test_a_run_records_the_commit(cached, tiny, make_config, tmp_path):
     assert (facts["name"], facts["revision"]) == ("someone/their-clip", OLD)
 
 
-# Several files of weights side by side.
+# Several files of weights.
 
 
 @pytest.mark.parametrize(
@@ -191,5 +191,5 @@ def test_downloads_the_pickle_only_if_there_is_nothing_else(monkeypatch, tmp_pat
     hub.find("someone/their-clip@v1")
     assert [pinned for _, pinned in asked] == [{"revision": "v1"}] * 2
     assert ["pytorch_model.bin" in patterns for patterns, _ in asked] == [False, True]
-    # Weights in a form that is not read are never asked for.
+    # Weights in other formats are never downloaded.
     assert not any("open_clip_model.safetensors" in p or "*.safetensors" in p for p, _ in asked)

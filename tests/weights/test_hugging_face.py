@@ -1,4 +1,4 @@
-"""Values of a CLIP's config.json: each is followed, or refused in one line that names it."""
+"""Values of a CLIP's config.json are followed, or rejected in one line that names them."""
 
 import json
 
@@ -76,7 +76,7 @@ def test_follows_layer_norm_eps(folder):
 
 
 def test_follows_eos_token_id(folder):
-    """The first such id, or with 2, of early files, the highest."""
+    """The first such id, or the highest if it is 2, as in early files."""
     _, by_eos = feats(folder)
     edit_json(folder / "config.json", text_config__eos_token_id=[159])
     np.testing.assert_array_equal(feats(folder)[1], by_eos)
@@ -88,7 +88,7 @@ def test_follows_eos_token_id(folder):
 
 
 def test_images_that_are_not_square(folder):
-    """Rows and columns of patches are those of the config, in that order."""
+    """The grid of patches has the rows and columns of the config."""
     edit_json(folder / "config.json", vision_config__image_size=[64, 16], vision_config__patch_size=[8, 8])
     rows = np.random.default_rng(0).standard_normal((17, 128)).astype(np.float32)
     edit_state(folder, vision_model__embeddings__position_embedding__weight=rows)

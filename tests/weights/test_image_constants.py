@@ -1,4 +1,4 @@
-"""The mean and std of a backbone's folder are the same everywhere: training, evaluation, saving, loading."""
+"""The mean and std of a backbone's folder are used everywhere: training, evaluation, saving, loading."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_training_uses_the_mean_and_std_of_the_folder(own_clip, make_config, fro
     encode = clip.build(parts["clip_config"], parts["method"])["encode_image"]
     wanted = encode(variables, by_hand.astype(np.float32))[0]
     np.testing.assert_allclose(parts["encoders"][0](variables, given), wanted, rtol=1e-4, atol=1e-4)
-    # And with CLIP's own constants they would be others.
+    # CLIP's own constants give other features.
     others = encode(variables, np.asarray(clip.normalize(given)))[0]
     assert np.abs(np.asarray(others) - np.asarray(wanted)).max() > 1e-2
 
@@ -69,7 +69,7 @@ def test_run_evaluation_and_saved_model_agree(own_clip, make_config, tmp_path):
     assert again["test"] == found["final"]["test"] and again["backbone"] == found["backbone"]
     model = tpr_jax.from_pretrained(tmp_path / "run")
     assert (model.mean, model.std) == (IMAGE_MEAN, IMAGE_STD)
-    # The saved model keeps them, whatever becomes of the backbone's folder; the run says that they changed.
+    # The saved model keeps them if the backbone's folder changes; a run reports the change.
     set_image_constants(own_clip, (0.5,) * 3)
     assert tpr_jax.from_pretrained(tmp_path / "run" / "model").mean == IMAGE_MEAN
     for again in (results.evaluate_run, train):
@@ -101,7 +101,7 @@ def test_uint8_pixels_and_normalized_floats_give_the_same_features(tmp_path):
 
 def test_erased_pixels_become_the_mean_of_the_backbone():
     color = erase_color((0.5, 0.25, 0), (0.5, 1, 0.3))
-    np.testing.assert_array_equal(color, [191, 128, 0])  # 0.75, 0.5, 0 of 255
+    np.testing.assert_array_equal(color, [191, 128, 0])  # 0.75, 0.5 and 0 times 255
     np.testing.assert_array_equal(erase_color(), ERASE_COLOR)
     np.testing.assert_array_equal(erase_color((0.9, -0.2, 0.5), (2, 2, 1)), [255, 0, 255])
     image = np.full((40, 20, 3), 7, np.uint8)

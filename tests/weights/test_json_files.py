@@ -1,4 +1,4 @@
-"""The JSON files of a model's folder: what cannot be read is named."""
+"""The JSON files of a model's folder; unreadable ones are reported."""
 
 import pytest
 

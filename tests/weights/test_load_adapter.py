@@ -1,4 +1,4 @@
-"""A saved model comes back to the last bit, and what does not fit is named."""
+"""A saved model is restored to the last bit; files that do not fit are reported."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def saved_once(backbone, tmp_path_factory):
 
 @pytest.fixture
 def saved(saved_once, tmp_path):
-    """A copy of a saved model, two tuned matrices, that a test may damage."""
+    """Returns a copy of a saved model with two tuned matrices, which a test may damage."""
     return shutil.copytree(saved_once, tmp_path / "model")
 
 
@@ -60,7 +60,7 @@ def test_save_and_load_every_method(backbone, tmp_path, name):
     model = trained(backbone, method)
     model.save_pretrained(tmp_path / "model")
     assert_same(tpr_jax.from_pretrained(tmp_path / "model"), model)
-    # Of CLIP only what was tuned is written, and of the rest all.
+    # Only the tuned weights of CLIP are saved, and all others.
     tuned = {
         "linear_probe": lambda path: path in ("visual/proj", "text/proj"),
         "bitfit": lambda path: path.endswith("/bias"),
@@ -89,7 +89,7 @@ def test_a_clip_without_adapters_becomes_a_plain_folder(backbone, tmp_path, name
 
 
 def test_features_are_bit_identical_after_loading(backbone, tmp_path):
-    """At 12 x 8 pixels too, for which the 3 x 3 positions are resized to 3 x 2."""
+    """Also at 12 x 8 pixels, for which the 3 x 3 positions are resized to 3 x 2."""
     model = trained(backbone, methods.up_person(rank=3, prefix=2), (12, 8))
     model.save_pretrained(tmp_path / "model")
     for found, wanted in zip(
@@ -105,7 +105,7 @@ def test_saves_a_backbone_that_is_not_available_elsewhere(backbone, tmp_path, im
     model.save_pretrained(tmp_path / "model")
     assert json.loads((tmp_path / "model" / "config.json").read_text())["backbone"]["name"] == "./backbone"
     assert_same(tpr_jax.from_pretrained(tmp_path / "model"), model)
-    # Also when the folder is moved, saved again or used at another size.
+    # Also if the folder is moved, saved again or loaded at another size.
     moved = (tmp_path / "model").rename(tmp_path / "moved")
     again = tpr_jax.from_pretrained(moved)
     again.save_pretrained(tmp_path / "again")
@@ -119,7 +119,7 @@ def test_resizes_tuned_positions_from_the_saved_size(backbone, tmp_path):
     model.save_pretrained(tmp_path / "model")
     assert_same(tpr_jax.from_pretrained(tmp_path / "model"), model)
     larger = tpr_jax.from_pretrained(tmp_path / "model", image_size=(36, 24))
-    # Three times as large: each old patch is the middle one of nine, beside the class token's row.
+    # Three times as large: each old patch is the center of nine; the class token has its own row.
     rows = np.asarray(larger.variables["params"]["visual"]["positional_embedding"])
     middles = rows[1:].reshape(9, 6, -1)[1::3, 1::3].reshape(6, -1)
     old = np.asarray(model.variables["params"]["visual"]["positional_embedding"])
@@ -164,13 +164,13 @@ def test_rejects_another_backbone(saved, tmp_path, backbone):
 
 
 def test_up_person_takes_about_30_mb():
-    """At ViT-B/16 and 384 x 128: 7,419,816 float32 numbers and their names, nothing of CLIP."""
+    """At ViT-B/16 and 384 x 128: 7,419,816 float32 values and their names, no weights of CLIP."""
     method = methods.up_person()
     leaves = trained_leaves(method, declared(ClipConfig(), method))
     sizes = [int(np.prod(leaf.shape)) for leaf in leaves.values()]
     assert sum(sizes) == 7_419_816
     assert not any(path.startswith("params/") for path in leaves)
-    # In the file's header a leaf takes its name and some hundred bytes.
+    # A leaf takes its name and about a hundred bytes in the file's header.
     assert 29.6e6 < 4 * sum(sizes) + sum(len(path) + 100 for path in leaves) < 30.4e6
 
 
@@ -182,7 +182,7 @@ def test_saves_a_tokenizer_only_if_the_backbone_has_another(tiny, tmp_path):
     assert not (tmp_path / "model" / "tokenizer.json").exists()
     again = tpr_jax.from_pretrained(tmp_path / "model")
     np.testing.assert_array_equal(again.tokenizer(texts), plain.tokenizer(texts))
-    # Another one, that takes capitals otherwise, goes along.
+    # Another tokenizer, with other capitals, is saved.
     other = json.loads(plain.tokenizer.backend.to_str())
     other["normalizer"] = {"type": "Lowercase"} if other["normalizer"] is None else None
     (tmp_path / "other.json").write_text(json.dumps(other))
@@ -190,7 +190,7 @@ def test_saves_a_tokenizer_only_if_the_backbone_has_another(tiny, tmp_path):
     trained(tiny["clip"], methods.prefix(2), (32, 16), tokenizer=own).save_pretrained(tmp_path / "own")
     again = tpr_jax.from_pretrained(tmp_path / "own")
     assert (tmp_path / "own" / "tokenizer.json").exists()
-    assert again.tokenizer.context_length == 9  # captions are cut as in training
+    assert again.tokenizer.context_length == 9  # captions are truncated as in training
     np.testing.assert_array_equal(again.tokenizer(texts), own(texts))
     assert (own(texts) != plain.tokenizer(texts)[:, :9]).any()
 
@@ -202,7 +202,7 @@ def test_only_texts_need_a_tokenizer(saved):
         model.encode_texts(["a red coat"])
 
 
-# Damage
+# Damaged files
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_reports_a_missing_leaf_of_an_adapter(backbone, tmp_path):
         tpr_jax.from_pretrained(tmp_path / "model")
 
 
-# Other people's files
+# Files of the user
 
 
 def test_does_not_write_into_another_kind_of_folder(backbone, tmp_path):
@@ -335,7 +335,7 @@ def test_saving_again_replaces_only_the_files_of_the_model(backbone, tmp_path):
 
 
 def test_reads_float16_files(saved):
-    """Half the size, for whoever converts one."""
+    """A user may convert a file to half its size."""
     state = read_state(saved / "adapter.safetensors")
     write_state(saved / "adapter.safetensors", {k: v.astype(np.float16) for k, v in state.items()})
     leaf = tpr_jax.from_pretrained(saved).variables["params"]["text"]["proj"]

@@ -1,4 +1,4 @@
-"""Methods as plain data."""
+"""Conversion of methods to JSON and back."""
 
 import json
 

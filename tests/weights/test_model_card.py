@@ -1,4 +1,4 @@
-"""The model card: what it says, and that its lines of code work."""
+"""The model card: its contents, and that its code runs."""
 
 import re
 
@@ -39,7 +39,7 @@ TRAINING = {
 
 
 def header(card):
-    """The lines of the YAML at its top."""
+    """Returns the lines of the YAML header."""
     begin, yaml, _ = card.split("---\n", 2)
     assert begin == ""
     return yaml.splitlines()

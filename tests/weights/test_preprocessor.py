@@ -1,4 +1,4 @@
-"""The image settings of a folder: what is followed, in which forms, and what is told or refused."""
+"""The image settings of a folder: accepted formats, ignored settings and errors."""
 
 import json
 
@@ -62,7 +62,7 @@ def test_sizes(folder, content, size):
     ],
 )
 def test_normalization_follows_the_folder(folder, content):
-    """By the definition: x times the factor, where one is applied, minus the mean, divided by the std."""
+    """By definition: x times the factor, if any, minus the mean, divided by the std."""
     found = settings(folder, **content)
     x = np.random.default_rng(0).integers(256, size=(5, 3))
     factor = content.get("rescale_factor") or 1 / 255
@@ -75,7 +75,11 @@ def test_normalization_follows_the_folder(folder, content):
 def test_reads_processor_config(folder):
     found = settings(folder, "processor_config.json", image_processor={"image_mean": [0, 0.5, 1]})
     assert found.mean == (0, 0.5, 1)
-    assert settings(folder, image_mean=[1, 1, 1]).mean == (1, 1, 1)  # that of images alone comes first
+    assert settings(folder, image_mean=[1, 1, 1]).mean == (
+        1,
+        1,
+        1,
+    )  # preprocessor_config.json takes precedence
 
 
 def test_write_and_read(folder):
@@ -126,7 +130,7 @@ def test_reports_an_unusable_value(folder, key, value):
 
 
 def test_features_follow_the_definition(folder):
-    """do_normalize: false, all the way through the model."""
+    """Covers do_normalize: false through the whole model."""
     settings(folder, do_normalize=False)
     model = tpr_jax.from_pretrained(folder)
     pixels = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)

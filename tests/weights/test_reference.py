@@ -1,4 +1,4 @@
-"""The authors' checkpoints there and back, on the golden bundles; and what is wrong with one is named."""
+"""The authors' checkpoints to our models and back, on the golden bundles."""
 
 import re
 
@@ -14,13 +14,13 @@ from tpr_jax.weights import reference, reference_names
 
 @pytest.fixture(scope="module")
 def bundle():
-    """DM-Adapter's."""
+    """The bundle of DM-Adapter."""
     return stored()
 
 
 @each
 def test_to_our_names_and_back(name):
-    """Every weight of the authors' returns under its name, but the temperature and what nothing reads."""
+    """Every weight returns under its name, except for the temperature and unread parameters."""
     state, _, _ = stored(name)
     config, method, heads, variables = read(stored(name), method=name)
     back = reference.state(variables, method, config, heads)
@@ -44,7 +44,7 @@ def test_to_their_names_and_back(name):
 
 @each
 def test_converts_a_subset_of_the_leaves(name):
-    """A trainable part, or its gradients, without the frozen rest."""
+    """Converts the trainable leaves, or their gradients, without the frozen ones."""
     config, method, heads, variables = read(stored(name), method=name)
     own = {key: tree for key, tree in variables.items() if key != "params"}
     back = reference.state(own, method, config, heads)
@@ -52,7 +52,7 @@ def test_converts_a_subset_of_the_leaves(name):
 
 
 def test_layouts_by_hand(bundle):
-    """Their Linears are (out, in), one an expert; ours are stacked."""
+    """Their linear layers are (out, in), one per expert; ours are stacked."""
     state, _, _ = bundle
     own = read(bundle)[3]["moe"]["visual"]["block_1"]["beside_mlp"]
     np.testing.assert_array_equal(own["down"]["kernel"][3, 2, 1], state[EXPERT + "down.weight"][1, 3])
@@ -65,7 +65,7 @@ def test_layouts_by_hand(bundle):
 
 
 def test_layouts_of_cskt_prompt_maps_by_hand():
-    """The first layer has names of its own; `tmap` maps text to vision, (out, in)."""
+    """The first layer has other names; `tmap` maps text to vision, (out, in)."""
     state, _, _ = stored("cskt")
     own = read(stored("cskt"), method="cskt")[3]["prompt"]["prompts"]
     np.testing.assert_array_equal(own["text"][0], state["prompt_learner.ctx"])
@@ -79,7 +79,7 @@ def test_layouts_of_cskt_prompt_maps_by_hand():
 
 
 def test_layouts_of_up_persons_lora_by_hand():
-    """`lora_A.0`, `lora_B.0` are the keys' and `.1` the values'."""
+    """`lora_A.0` and `lora_B.0` belong to the keys, `.1` to the values."""
     state, _, _ = stored("up_person")
     own = read(stored("up_person"), method="up_person")[3]["lora"]["text"]["block_1"]["attn"]["qkv"]
     for target, i in (("lora_k", 0), ("lora_v", 1)):
@@ -126,7 +126,7 @@ def test_infers_ablations_of_up_person(part, gone):
 
 
 def test_up_person_modules_in_some_blocks():
-    """Narrower than the checkpoint on request, the rest is dropped; and read from one that has less."""
+    """A smaller depth than the checkpoint's drops blocks; a checkpoint may also have fewer."""
     asked = {"depth_lora": 1, "depth_prefix": 1, "depth_adapter": 1}
     config, method, heads, variables = read(stored("up_person"), None, "up_person", **asked)
     layers = {part.layers for part in method.text if isinstance(part, Adapter)}, method.text[-1].layers
@@ -166,7 +166,7 @@ def test_accepts_the_second_name_of_a_prefix():
 
 @pytest.mark.parametrize(("router", "leaves"), [("sum", {"w_in", "w_task", "prompt"}), ("input", {"w_in"})])
 def test_other_routers_ignore_unread_weights(bundle, router, leaves):
-    """Whether it is in the checkpoint or not."""
+    """They may be in the checkpoint or not."""
     state, _, _ = bundle
     alphas = {name: None for name in state if name.endswith("feed_forward.alpha")}
     for changes in ({}, alphas):
@@ -205,7 +205,7 @@ def test_accepts_settings_that_agree_with_the_shapes():
     [((768, 512), None, 8), ((64, 128), 20, 20), ((64, 128), None, 21), ((64, 128), 8, 21)],
 )
 def test_infers_a_reduction_that_does_not_divide_the_width(widths, asked, expected):
-    """64 // 20 = 64 // 21 = 3 and 128 // 20 = 128 // 21 = 6: the widths leave it open, a setting decides."""
+    """64 // 20 = 64 // 21 = 3 and 128 // 20 = 128 // 21 = 6: the setting decides between them."""
     config = ClipConfig(vision_width=widths[0], text_width=widths[1])
     ranks = (96, 64) if expected == 8 else (3, 6)
     leaf = "feed_forward.experts.0.down.bias"

@@ -1,4 +1,4 @@
-"""What is wrong with an authors' checkpoint, or with the settings it is read by, is named."""
+"""Errors in an authors' checkpoint or in the settings for it are reported."""
 
 import re
 
@@ -12,7 +12,7 @@ from tpr_jax.weights import reference
 
 @pytest.fixture(scope="module")
 def bundle():
-    """DM-Adapter's."""
+    """The bundle of DM-Adapter."""
     return stored()
 
 

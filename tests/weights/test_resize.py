@@ -1,4 +1,4 @@
-"""Resizing of position embeddings: the authors' own result, and what bilinear interpolation must satisfy."""
+"""Resizing of position embeddings: the authors' result, and properties of bilinear interpolation."""
 
 import json
 from pathlib import Path
@@ -28,9 +28,9 @@ def test_equals_the_authors_resize(method):
 
 
 def test_interpolation_weights_by_hand():
-    # Two samples to four: the new centers lie at -1/4 (held at 0), 1/4, 3/4 and 5/4 (held at 1).
+    # Two samples to four: the new centers are at -1/4 (clipped to 0), 1/4, 3/4 and 5/4 (clipped to 1).
     np.testing.assert_array_equal(interpolation_matrix(2, 4), [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
-    # Four to two without antialiasing reads only the two samples beside each new center.
+    # Four to two without antialiasing reads only the two neighbors of each new center.
     np.testing.assert_array_equal(interpolation_matrix(4, 2), [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
 
 

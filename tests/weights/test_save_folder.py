@@ -1,4 +1,4 @@
-"""Saving into a folder that holds something: only files of an earlier save are replaced, all together."""
+"""Saving into an existing folder: only files of an earlier save are replaced, all together."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def clip(tmp_path_factory):
 
 @pytest.fixture
 def plain(clip):
-    """A tuned CLIP, which becomes a plain folder."""
+    """Returns a tuned CLIP, which is saved as a plain folder."""
     return trained(clip, methods.full_finetune(), seed=3)
 
 
@@ -51,7 +51,7 @@ def assert_same(found, wanted):
 
 
 def shard(folder):
-    """Splits the weights of a folder in two, as Hugging Face does with large ones."""
+    """Splits the weights of a folder in two files, as Hugging Face does with large ones."""
     state = read_state(folder / "model.safetensors")
     names, weight_map = sorted(state), {}
     for i in range(2):
@@ -108,7 +108,7 @@ def test_rejects_a_file_that_was_changed(plain, tmp_path, name):
 
     model = dataclasses.replace(plain, tokenizer=clip_tokenizer(7))
     model.save_pretrained(tmp_path)
-    model.save_pretrained(tmp_path)  # unchanged: replaced
+    model.save_pretrained(tmp_path)  # unchanged, so it is replaced
     with (tmp_path / name).open("ab") as file:
         file.write(b" ")
     before = content(tmp_path)
@@ -133,7 +133,7 @@ def test_does_not_save_onto_the_backbone(clip, tmp_path):
 
 def test_does_not_replace_a_foreign_clip(plain, tmp_path):
     folder = shutil.copytree(FOLDER, tmp_path / "theirs")
-    (folder / "model.safetensors").unlink()  # even its config.json alone
+    (folder / "model.safetensors").unlink()  # even if only config.json is there
     before = content(folder)
     with pytest.raises(UserError, match=f"config.json: {FOREIGN}"):
         plain.save_pretrained(folder)
@@ -162,7 +162,7 @@ def test_removes_an_unused_bundled_backbone(clip, tmp_path):
     model.save_pretrained(tmp_path)
     assert not (tmp_path / "backbone").exists()
     assert_same(tpr_jax.from_pretrained(tmp_path), model)
-    # And somebody's own weights in there stay.
+    # The user's own weights in it stay.
     inside = trained(clip, methods.prefix(2), backbone=None)
     inside.save_pretrained(tmp_path)
     (tmp_path / "backbone" / "pytorch_model.bin").write_text("mine")
@@ -173,7 +173,7 @@ def test_removes_an_unused_bundled_backbone(clip, tmp_path):
 
 
 def test_keeps_a_backbone_of_the_user(tmp_path):
-    """The user's own, saved there before, on which this model was trained or not."""
+    """The user saved it there before; this model may be trained on it or not."""
     own = write_backbone(tmp_path / "m" / "backbone")
     before = content(own)
     for at in (own, write_backbone(tmp_path / "other", seed=5)):
@@ -205,7 +205,7 @@ def test_repeats_an_interrupted_save_with_a_bundled_backbone(clip, tmp_path, mon
 
 
 def test_replaces_models_of_the_first_version(clip, tmp_path):
-    """Their config.json has no record."""
+    """Their config.json has no record of files."""
     for backbone in ({}, {"backbone": None}):
         model = trained(clip, methods.prefix(2), **backbone)
         model.save_pretrained(tmp_path / "m")
@@ -260,7 +260,7 @@ def test_a_killed_save_leaves_the_old_or_new_model_or_is_reported(clip, tmp_path
             )
             outcomes.append("new" if same else "old")
             assert_same(found, new if same else old)
-        new.save_pretrained(folder)  # the same again: nothing is in its way
+        new.save_pretrained(folder)  # saving again works
         assert_same(tpr_jax.from_pretrained(folder), new)
         if not killed:
             break

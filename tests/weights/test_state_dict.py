@@ -1,4 +1,4 @@
-"""Weights under the names that training code left them with."""
+"""Weights with the names that training code gives them."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""What PyTorch writes, read back: state dicts, checkpoints, TorchScript archives, transformers' CLIP."""
+"""Files that PyTorch writes: state dicts, checkpoints, TorchScript archives, transformers' CLIP."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ def torch():
 
 @pytest.fixture(scope="module")
 def hf_clip(torch):
-    """transformers' CLIP of odd sizes, its weights drawn at random, biases included."""
+    """Returns transformers' CLIP of odd sizes with random weights and biases."""
     transformers = pytest.importorskip("transformers")
     config = transformers.CLIPConfig(
         text_config={
@@ -42,14 +42,14 @@ def hf_clip(torch):
 
 @pytest.fixture(scope="module")
 def openai_state(torch, hf_clip):
-    """That CLIP under OpenAI's names (with other heads than theirs would have, which no test here minds)."""
+    """Returns this CLIP under OpenAI's names; its numbers of heads do not matter here."""
     state = {name: tensor.detach().numpy() for name, tensor in hf_clip.state_dict().items()}
     config, params = from_hugging_face(state, hf_clip.config.to_dict())
     return {name: torch.tensor(np.asarray(array)) for name, array in to_openai(params, config).items()}
 
 
 def nested_module(torch, state):
-    """A module whose parameters have the dotted names of `state`."""
+    """Returns a module whose parameters have the dotted names of `state`."""
     root = torch.nn.Module()
     for name, tensor in state.items():
         *path, last = name.split(".")
@@ -101,7 +101,7 @@ def test_torchscript_archives(torch, openai_state, tmp_path, monkeypatch):
         "context_length": torch.tensor(11),
         "vocab_size": torch.tensor(50),
     }
-    state["visual.proj"] = state["visual.proj"].T.contiguous().T  # a stride that is not the usual one
+    state["visual.proj"] = state["visual.proj"].T.contiguous().T  # a stride that is not contiguous
     scripted = torch.jit.script(nested_module(torch, state))
     torch.jit.save(scripted, str(tmp_path / "clip.pt"))
     monkeypatch.setitem(__import__("sys").modules, "torch", None)  # read without PyTorch
@@ -116,7 +116,7 @@ def test_bfloat16_torchscript(torch, tmp_path):
 
 
 class Harmful:
-    """Unpickling it would run code."""
+    """Runs code when it is unpickled."""
 
     def __reduce__(self):
         return eval, ("open('harm.txt', 'w')",)
