@@ -34,7 +34,7 @@ from tpr_jax.weights.load_adapter import load_adapter, read_adapter_config
 from tpr_jax.weights.merge import merge
 from tpr_jax.weights.save_adapter import save_adapter
 
-ImageSource = str | os.PathLike | Image.Image | np.ndarray
+ImageSource = str | os.PathLike | Image.Image | np.ndarray | Crop | Stored
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Model:
 
     Attributes:
       config: sizes of the two towers and the image normalization.
-      method: the method whose modules stand beside CLIP's own weights.
+      method: what is trained, such as adapters beside CLIP's own weights.
       variables: collections of arrays; `params` is CLIP itself, the others belong to the method.
       tokenizer: turns texts into token ids; None if the model came without one.
       source: where the model came from, for error messages.
@@ -77,7 +77,9 @@ class Model:
         """Normalizes uint8 pixels with the model's mean and standard deviation."""
         return (pixels.astype(np.float32) / 255 - np.float32(self.mean)) / np.float32(self.std)
 
-    def encode_images(self, images: Sequence[ImageSource], batch_size: int = 32) -> Float[np.ndarray, "n e"]:
+    def encode_images(
+        self, images: Sequence[ImageSource] | np.ndarray, batch_size: int = 32
+    ) -> Float[np.ndarray, "n e"]:
         """Computes the L2-normalized float32 features of images.
 
         Each image is resized to the model's image size as a whole, as in person retrieval: no center crop.

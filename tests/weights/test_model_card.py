@@ -65,19 +65,19 @@ def test_table_of_modules():
     assert "blocks 2 to the last" in card and "| both | prompts | sequence | length 4" in card
     assert "| CLIP | own weights | `a\\|b` | trained |" in card
     assert "250 of 10,000 parameters were trained (2.50 %)" in card
-    assert "without parts" in model_card(methods.zero_shot(), **FACTS)
+    assert "without adapters" in model_card(methods.zero_shot(), **FACTS)
 
 
 def test_no_metrics_without_results():
     card = model_card(methods.up_person(), **FACTS)
-    assert "R1" not in card and "## Numbers" not in card and "## Training" not in card and "Pedes" not in card
+    assert "R1" not in card and "## Results" not in card and "## Training" not in card and "Pedes" not in card
 
 
 def test_metrics_table():
     card = model_card(methods.dm_adapter(), **FACTS, results=RESULTS)
     assert "# dm_adapter on MiniPEDES, rendered" in card
     assert "MiniPEDES, rendered, test split, percent." in card
-    assert "| CLIP before | text | 1.00 | 2.00 | 3.00 | 4.00 | 5.00 |" in card
+    assert "| CLIP, zero-shot | text | 1.00 | 2.00 | 3.00 | 4.00 | 5.00 |" in card
     assert "| last epoch | image | 20.00 | 21.00 | 22.00 | 23.00 | 24.00 |" in card
     best = "| **best epoch on val (7): this model** | text | 31.26 | 32.26 | 33.26 | 34.26 | 35.26 |"
     assert best in card
@@ -100,7 +100,7 @@ def test_training_section():
         "| backbone | clip-mini |",
     ):
         assert line in card
-    assert "## Numbers" not in card and "None" not in card
+    assert "## Results" not in card and "None" not in card
 
 
 def test_labels_rendered_data():

@@ -60,14 +60,14 @@ def _encoder(path: Path) -> Callable:
     def call(rows: np.ndarray) -> np.ndarray:
         nonlocal called
         try:
-            found = np.asarray(exported.call(rows))
+            feats = np.asarray(exported.call(rows))
         except Exception as error:
             shapes = [exported.in_avals[0].shape[1:], exported.in_avals[0].dtype]
             if called or [np.shape(rows)[1:], np.asarray(rows).dtype] != shapes:
                 raise
             raise UserError(unreadable_message(path, error)) from error
         called = True
-        return found
+        return feats
 
     return call
 

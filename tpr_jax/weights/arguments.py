@@ -10,7 +10,7 @@ from tpr_jax.errors import ArgumentError
 from tpr_jax.models.config import ACTS, DTYPES
 
 
-def check_dtype(dtype) -> str:
+def check_dtype(dtype: object) -> str:
     """Returns the name of a type that the towers compute in; also takes NumPy's and JAX's types.
 
     Raises:
@@ -25,7 +25,7 @@ def check_dtype(dtype) -> str:
     return name
 
 
-def check_image_size(size) -> tuple[int, int] | None:
+def check_image_size(size: object) -> tuple[int, int] | None:
     """Returns (height, width) in pixels as Python integers; passes None through.
 
     Raises:
@@ -38,7 +38,7 @@ def check_image_size(size) -> tuple[int, int] | None:
     return int(size[0]), int(size[1])
 
 
-def check_act(act) -> str | None:
+def check_act(act: object) -> str | None:
     """Returns the activation; None stands for that of the weights.
 
     Raises:
@@ -49,7 +49,7 @@ def check_act(act) -> str | None:
     return act
 
 
-def check_heads(heads) -> tuple[int, int] | None:
+def check_heads(heads: object) -> tuple[int, int] | None:
     """Returns the numbers of heads of the vision and text towers; None stands for those of the weights.
 
     Raises:
@@ -64,7 +64,7 @@ def check_heads(heads) -> tuple[int, int] | None:
     return int(heads[0]), int(heads[1])
 
 
-def check_path(name: str, path) -> str | os.PathLike:
+def check_path(name: str, path: object) -> str | os.PathLike:
     """Returns a path or hub id unchanged.
 
     Raises:
@@ -77,7 +77,7 @@ def check_path(name: str, path) -> str | os.PathLike:
     return path
 
 
-def check_batch_size(size) -> int:
+def check_batch_size(size: object) -> int:
     """Returns a batch size as a Python integer.
 
     Raises:
@@ -88,7 +88,7 @@ def check_batch_size(size) -> int:
     return int(size)
 
 
-def check_images(images) -> list:
+def check_images(images: object) -> list:
     """Returns the images as a list.
 
     Raises:
@@ -101,7 +101,7 @@ def check_images(images) -> list:
     return _as_list("images", images, (str, bytes, os.PathLike, Image.Image), "images")
 
 
-def check_texts(texts) -> list[str]:
+def check_texts(texts: object) -> list[str]:
     """Returns the texts as a list.
 
     Raises:
@@ -114,7 +114,7 @@ def check_texts(texts) -> list[str]:
     return texts
 
 
-def check_image_array(images, image_size: tuple[int, int]) -> np.ndarray:
+def check_image_array(images: object, image_size: tuple[int, int]) -> np.ndarray:
     """Returns normalized images `[n, h, w, 3]` as float32.
 
     Raises:
@@ -135,7 +135,7 @@ def check_image_array(images, image_size: tuple[int, int]) -> np.ndarray:
     return array
 
 
-def check_ids(ids, vocab_size: int, context_length: int) -> np.ndarray:
+def check_ids(ids: object, vocab_size: int, context_length: int) -> np.ndarray:
     """Returns token ids `[m, l]` as int32.
 
     Raises:
@@ -157,7 +157,7 @@ COUNTS = ("num_experts", "top_k", "reduction", "rank", "prefix", "length", "prom
 DEPTHS = ("depth", "depth_lora", "depth_prefix", "depth_adapter")
 
 
-def check_setting(name: str, value) -> None:
+def check_setting(name: str, value: object) -> None:
     """Rejects a setting of a method that has the wrong type or range.
 
     Raises:
@@ -178,7 +178,7 @@ def check_setting(name: str, value) -> None:
         raise ArgumentError(f"use={value!r} must be a list of names")
 
 
-def is_count(value) -> bool:
+def is_count(value: object) -> bool:
     """Returns whether a value is a Python or NumPy integer above 0."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
 

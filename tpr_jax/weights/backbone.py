@@ -55,12 +55,12 @@ def find(name: str | os.PathLike) -> Backbone:
     mini = Path(clip_mini_dir())
     if str(name) == CLIP_MINI:
         return Backbone(CLIP_MINI, mini)
-    found = hub.find(name)
-    path = resolve_run_folder(found.path)
+    location = hub.find(name)
+    path = resolve_run_folder(location.path)
     if path.resolve() == mini.resolve():
         return Backbone(CLIP_MINI, path)
-    if found.hub_id is not None:
-        return Backbone(found.hub_id, path, found.revision)
+    if location.hub_id is not None:
+        return Backbone(location.hub_id, path, location.revision)
     return Backbone(str(path.resolve()), path)
 
 

@@ -83,11 +83,11 @@ def read_config(config: Mapping, where: str = "config.json") -> ClipConfig:
         raise UserError(
             f"{where}: patch_size is {vision['patch_size']}, but only square patches are supported"
         )
-    own = {"image_size": _pair(vision, "image_size", where), "patch_size": patch[0]}
-    if any(side < patch[0] for side in own["image_size"]):
+    sizes = {"image_size": _pair(vision, "image_size", where), "patch_size": patch[0]}
+    if any(side < patch[0] for side in sizes["image_size"]):
         raise UserError(f"{where}: image_size {vision['image_size']} is smaller than patch_size {patch[0]}")
     return ClipConfig(
-        **own,
+        **sizes,
         vision_width=vision["hidden_size"],
         vision_layers=vision["num_hidden_layers"],
         vision_heads=vision["num_attention_heads"],
@@ -212,13 +212,15 @@ def from_hugging_face(
       UserError: a weight is missing, unknown or misshapen, the config is not that of a CLIP, or `image_size`
         is not a multiple of the patch size.
     """
-    own = read_config(config, where)
-    grid = own.grid
+    own_config = read_config(config, where)
+    grid = own_config.grid
     ignore = frozenset({"logit_scale"} | {name for name in state if name.endswith(".position_ids")})
-    params = from_names(state, hugging_face_weights(own, grid), ignore=ignore, where=where)
-    logit_scale = scalar(state, "logit_scale", own.logit_scale, where)
-    ours = dataclasses.replace(own, image_size=tuple(image_size or own.image_size), logit_scale=logit_scale)
-    return ours, with_grid(params, ours, grid)
+    params = from_names(state, hugging_face_weights(own_config, grid), ignore=ignore, where=where)
+    logit_scale = scalar(state, "logit_scale", own_config.logit_scale, where)
+    new_config = dataclasses.replace(
+        own_config, image_size=tuple(image_size or own_config.image_size), logit_scale=logit_scale
+    )
+    return new_config, with_grid(params, new_config, grid)
 
 
 def to_hugging_face(params: Params, config: ClipConfig) -> tuple[dict[str, np.ndarray], dict]:

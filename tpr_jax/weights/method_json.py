@@ -46,8 +46,8 @@ def method_from_json(content: Mapping, where: str) -> Method:
                     f"{where}.{tower}[{i}]: part={kind!r} is unknown to this version, which knows "
                     f"{', '.join(PARTS)}; a newer one of tpr_jax may"
                 )
-            own = {key: value for key, value in settings.items() if key != "part"}
-            parsed.append(_build_part(PARTS[kind], own, f"{where}.{tower}[{i}]"))
+            kwargs = {key: value for key, value in settings.items() if key != "part"}
+            parsed.append(_build_part(PARTS[kind], kwargs, f"{where}.{tower}[{i}]"))
         return tuple(parsed)
 
     prompts = content["prompts"]

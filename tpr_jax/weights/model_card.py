@@ -43,8 +43,8 @@ def model_card(
         _header(method, backbone if hub_id else None),
         MARK,
         f"# {method.name}" + (f" on {dataset_label(data)}" if data else ""),
-        "CLIP for text-based person retrieval: words in, photos of people out, ranked. Features are compared "
-        "by their cosine.",
+        "A CLIP for text-based person retrieval: it ranks photos of people by a description in words, by the "
+        "cosine similarity of their features.",
         _about(method, results or {"trainable_params": params["trainable"], "total_params": params["total"]}),
         f"Images are resized to {image_size[0]} x {image_size[1]} pixels (height x width)."
         + _needs(backbone),
@@ -93,7 +93,7 @@ def _about(method: Method, counts: Mapping) -> str:
     if rows:
         lines += ["| tower | part | where | settings |", "|---|---|---|---|", *rows]
     else:
-        lines += ["CLIP's two towers without parts beside them."]
+        lines += ["CLIP's two towers without adapters."]
     if trained:
         lines += ["", f"{trained:,} of {total:,} parameters were trained ({100 * trained / total:.2f} %)."]
     else:
@@ -135,13 +135,13 @@ def _needs(backbone: str | None) -> str:
 def _numbers(results: Mapping) -> str:
     label = dataset_label(results["dataset"])
     best = results.get("best_on_val")
-    states = [("CLIP before", results["zero_shot"]["test"]), ("last epoch", results["final"]["test"])]
+    states = [("CLIP, zero-shot", results["zero_shot"]["test"]), ("last epoch", results["final"]["test"])]
     if best:
         states.append((f"best epoch on val ({best['epoch']})", best["test"]))
     states[-1] = (f"**{states[-1][0]}: this model**", states[-1][1])
     if on_test := results.get("best_on_test"):
         states.append((f"best epoch on the test split itself ({on_test['epoch']})", on_test["test"]))
-    lines = [f"## Numbers\n\n{label}, test split, percent.", ""]
+    lines = [f"## Results\n\n{label}, test split, percent.", ""]
     lines += [f"| | query | {' | '.join(SCORES)} |", "|---|---|" + "---|" * len(SCORES)]
     for name, scored in states:
         for key, query in (("t2i", "text"), ("i2t", "image")):

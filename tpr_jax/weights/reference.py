@@ -4,6 +4,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from tpr_jax.weights.openai import from_openai
 from tpr_jax.weights.reference_names import DEAD, READ_BY, ROUTER, canonical, clip_weights, method_weights
 from tpr_jax.weights.state_dict import unwrap_names
 
+if TYPE_CHECKING:
+    from tpr_jax.model import Model
+
 BLOCK = r"base_model\.(visual\.)?transformer\.resblocks\.(\d+)\."
 # The names that belong to a method; the others are CLIP's.
 METHOD_NAMES = {
@@ -34,7 +38,7 @@ METHOD_NAMES = {
 }
 
 
-def split(state: dict, method: str) -> tuple[dict, dict]:
+def split(state: Mapping[str, np.ndarray], method: str) -> tuple[dict, dict]:
     """Splits a checkpoint into CLIP's weights under OpenAI's names and the method's under the authors' names.
 
     Parameters that no computation reads are dropped. Unknown names stay with CLIP's weights, whose loader
@@ -67,7 +71,13 @@ def _as_float32(name: str, array) -> np.ndarray:
         raise UserError(f"weight {name!r} is not an array of numbers ({error})") from error
 
 
-def read(state: dict, *, method: str, image_size=None, **settings) -> tuple[ClipConfig, Method, Heads, dict]:
+def read(
+    state: Mapping[str, np.ndarray],
+    *,
+    method: str,
+    image_size: tuple[int, int] | None = None,
+    **settings,
+) -> tuple[ClipConfig, Method, Heads, dict]:
     """Converts an authors' state dict to sizes, method, heads and variables in NumPy.
 
     Args:
@@ -107,7 +117,14 @@ def read(state: dict, *, method: str, image_size=None, **settings) -> tuple[Clip
     return config, spec, heads, {"params": params, **variables}
 
 
-def load(state: dict, *, method: str, image_size=None, dtype: str = "float32", **settings):
+def load(
+    state: Mapping[str, np.ndarray],
+    *,
+    method: str,
+    image_size: tuple[int, int] | None = None,
+    dtype: str = "float32",
+    **settings,
+) -> "Model":
     """Loads an authors' state dict as a `tpr_jax.model.Model` with the features of the authors' code.
 
     Args:

@@ -6,7 +6,7 @@
     backbone/             CLIP in Hugging Face's format, if it cannot be loaded from elsewhere
     README.md             the model card
 
-A model that is nothing but a CLIP of its own is saved as a plain Hugging Face CLIP folder instead.
+A CLIP without adapters whose weights are all tuned is saved as a plain Hugging Face CLIP folder instead.
 """
 
 import dataclasses
@@ -89,7 +89,9 @@ def save_adapter(
     """
     folder = Path(folder)
     plain = is_plain_clip(method, variables, backbone)
-    card_text = _make_card(folder, config, method, variables, None if plain else backbone, plain, card)
+    backbone_name = None if plain else backbone.name if backbone else BUNDLED_BACKBONE
+    # Made first, so that unusable arguments leave the folder unchanged.
+    card_text = _make_card(folder, config, method, variables, backbone_name, card)
     check_save_folder(folder, plain, backbone)
     if plain:
         write_tokenizer = tokenizer.backend.save if tokenizer is not None else None
@@ -103,19 +105,25 @@ def save_adapter(
     write_text(readme, card_text)
 
 
-def _make_card(folder, config, method, variables, backbone, plain, card) -> str:
-    """Returns the model card. Called first, so that unusable arguments leave the folder unchanged."""
-    named = None if plain else backbone.name if backbone else BUNDLED_BACKBONE
-    everything = flatten({name: tree for name, tree in variables.items() if name != "head"})
-    counts = {"trainable": trained_leaves(method, variables), "total": everything}
+def _make_card(
+    folder: Path,
+    config: ClipConfig,
+    method: Method,
+    variables: Mapping,
+    backbone_name: str | None,
+    card: Mapping,
+) -> str:
+    """Returns the model card; `card` holds `results` and `training`."""
     _check_card(card)
+    all_leaves = flatten({name: tree for name, tree in variables.items() if name != "head"})
+    counts = {"trainable": trained_leaves(method, variables), "total": all_leaves}
     return model_card(
         method,
         where=str(folder),
         params={name: sum(np.size(leaf) for leaf in leaves.values()) for name, leaves in counts.items()},
         image_size=config.image_size,
-        backbone=named,
-        hub_id=named is not None and HUB_ID.fullmatch(named) is not None,
+        backbone=backbone_name,
+        hub_id=backbone_name is not None and HUB_ID.fullmatch(backbone_name) is not None,
         **card,
     )
 
