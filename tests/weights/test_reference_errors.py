@@ -130,10 +130,10 @@ def test_reports_settings_that_do_not_fit(bundle, settings, message):
     [
         ("up_person", {"rank": 3}, "rank=3 was requested, but the weights have rank=4"),
         ("up_person", {"prefix": 99}, "prefix=99 was requested, but the weights have prefix="),
-        ("up_person", {"vanilla": True}, "vanilla=True was asked for"),
+        ("up_person", {"vanilla": True}, "vanilla=True was requested"),
         ("up_person", {"version": "new"}, "version='new' is unknown"),
-        ("up_person", {"depth_lora": 3}, "depth_lora=3 was asked for"),
-        ("cskt", {"prompts": 9}, "prompts=9 was asked for"),
+        ("up_person", {"depth_lora": 3}, "depth_lora=3 was requested"),
+        ("cskt", {"prompts": 9}, "prompts=9 was requested"),
         ("cskt", {"depth": 5}, "depth=5 was requested, but the weights have depth=2"),
         ("cskt", {"top_k": 1}, "'top_k' is unknown: choose from: prompts"),
         ("irra", {"rank": 1}, "'rank' is unknown: choose from: none"),
