@@ -19,13 +19,13 @@ from tpr_jax.data.bucketing import sort_by_length, trim_padding
 from tpr_jax.data.images.read import Crop, Stored, read_resized
 from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer
 from tpr_jax.errors import UserError
-from tpr_jax.metrics.retrieval import l2_normalize
 from tpr_jax.models import clip
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import Method, zero_shot
 from tpr_jax.optim import split_model
 from tpr_jax.perf.xla_options import encoder_options
+from tpr_jax.utils.normalize import l2_normalize
 from tpr_jax.utils.trees import flatten
 from tpr_jax.weights import arguments
 from tpr_jax.weights.backbone import Backbone, find

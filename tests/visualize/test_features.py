@@ -5,7 +5,7 @@ import pytest
 
 import tpr_jax
 from tests.clip_folder import set_image_constants
-from tpr_jax.metrics.retrieval import l2_normalize
+from tpr_jax.utils.normalize import l2_normalize
 from tpr_jax.visualize import features
 
 

@@ -7,9 +7,9 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from tpr_jax.errors import UserError
 from tpr_jax.losses import l2_normalize
-from tpr_jax.metrics import retrieval
 from tpr_jax.model import Model
 from tpr_jax.models import clip
+from tpr_jax.utils import normalize
 from tpr_jax.utils.trees import flatten
 
 NAMES = ("encode_image", "encode_text")
@@ -79,7 +79,7 @@ def sample_inputs(model: Model, count: int = 3) -> dict[str, np.ndarray]:
 def expected_features(model: Model, rows: dict[str, np.ndarray]) -> dict[str, Float[np.ndarray, "b e"]]:
     """Computes the model's own L2-normalized features of input rows."""
     feats = model.features_from_arrays(model.normalize(rows["encode_image"]), rows["encode_text"])
-    return {name: retrieval.l2_normalize(f) for name, f in zip(NAMES, feats, strict=True)}
+    return {name: normalize.l2_normalize(f) for name, f in zip(NAMES, feats, strict=True)}
 
 
 def relative_error(actual: Float[np.ndarray, "b e"], expected: Float[np.ndarray, "b e"]) -> float:

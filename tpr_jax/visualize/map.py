@@ -6,9 +6,9 @@ from matplotlib import colormaps
 from matplotlib.lines import Line2D
 
 from tpr_jax.errors import UserError
-from tpr_jax.metrics.retrieval import l2_normalize
 from tpr_jax.model import Model
 from tpr_jax.report.style import INK, MUTED, RULE
+from tpr_jax.utils.normalize import l2_normalize
 from tpr_jax.visualize import draw
 from tpr_jax.visualize.features import encode_images
 from tpr_jax.visualize.inputs import Examples, evenly_spaced

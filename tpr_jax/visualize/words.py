@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from tpr_jax.metrics.retrieval import l2_normalize
 from tpr_jax.model import Model
 from tpr_jax.report.style import INK, MUTED
+from tpr_jax.utils.normalize import l2_normalize
 from tpr_jax.visualize import draw
 from tpr_jax.visualize.features import introspect_images, patch_grid
 from tpr_jax.visualize.inputs import Examples, select_examples
