@@ -95,9 +95,9 @@ def test_encodes_every_kind_of_image(model, tmp_path):
 
 
 def test_batches_do_not_change_features(model):
-    pictures = list(np.random.default_rng(1).integers(256, size=(5, 40, 20, 3), dtype=np.uint8))
-    whole = model.encode_images(pictures)
-    np.testing.assert_allclose(model.encode_images(pictures, batch_size=2), whole, atol=1e-6)
+    images = list(np.random.default_rng(1).integers(256, size=(5, 40, 20, 3), dtype=np.uint8))
+    whole = model.encode_images(images)
+    np.testing.assert_allclose(model.encode_images(images, batch_size=2), whole, atol=1e-6)
 
 
 def test_uses_the_mean_and_size_of_the_folder(tmp_path):

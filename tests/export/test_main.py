@@ -54,7 +54,7 @@ def test_rejects_a_folder_with_other_files(capsys, tmp_path, tiny):
     mine.mkdir()
     (mine / "letter.txt").write_text("dear")
     words = ("--model", tiny["clip"], "--out")
-    assert "holds something other than an export; name another folder" in said(capsys, *words, mine)
+    assert "holds something other than an export; choose another folder" in said(capsys, *words, mine)
     (mine / "export.json").write_text(json.dumps({"made_by": "tpr_jax.export", "bytes": {}}))
     assert "holds letter.txt beside an export" in said(capsys, *words, mine)
     assert "is not a directory" in said(capsys, *words, mine / "letter.txt")

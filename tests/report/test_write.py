@@ -129,11 +129,11 @@ def test_captions_are_escaped(tmp_path, photos):
 
 
 def test_png_has_the_photos_and_one_green_frame(tmp_path, photos):
-    _, picture = written(tmp_path, history=HISTORY, results=RESULTS, retrievals=retrievals(photos))
-    pixels = np.array(picture).reshape(-1, 3)
+    _, png = written(tmp_path, history=HISTORY, results=RESULTS, retrievals=retrievals(photos))
+    pixels = np.array(png).reshape(-1, 3)
     counts = [np.sum(np.all(pixels == c, axis=1)) for c in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
     assert min(counts) > 5000
-    below = np.array(picture)[600:]
+    below = np.array(png)[600:]
     frame = np.argwhere(np.all(below == (0x1F, 0x9D, 0x55), axis=2))
     lime = np.argwhere(np.all(below == (0, 255, 0), axis=2))
     assert len(frame) > 1000
@@ -154,8 +154,8 @@ def test_png_has_the_photos_and_one_green_frame(tmp_path, photos):
     ],
 )
 def test_runs_with_little_to_show(tmp_path, history, results):
-    _, picture = written(tmp_path, history=history, results=results, retrievals=[])
-    assert picture.width == 1600
+    _, png = written(tmp_path, history=history, results=results, retrievals=[])
+    assert png.width == 1600
 
 
 def test_unreadable_photos_become_empty_frames(tmp_path, photos):

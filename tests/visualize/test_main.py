@@ -80,7 +80,7 @@ def draw(*words) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "pictures"),
+    ("name", "figures"),
     [
         ("grid", ["grid.png"]),
         (
@@ -92,14 +92,14 @@ def draw(*words) -> None:
         ("map", ["map.png"]),
     ],
 )
-def test_page_of_a_data_set(name, pictures, models, tiny, tmp_path, capsys):
+def test_page_of_a_data_set(name, figures, models, tiny, tmp_path, capsys):
     some = ["--identities", 3] if name == "map" else ["--number", 2]
     model = models.get(name, models["plain"])
     draw(name, "--model", model, "--out", tmp_path / "out", "--data_dir", tiny["data"], *some)
     found = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert found == sorted([f"{name}.html", folder.MANIFEST, *pictures])
-    for picture in pictures:
-        image = Image.open(tmp_path / "out" / picture)
+    assert found == sorted([f"{name}.html", folder.MANIFEST, *figures])
+    for figure in figures:
+        image = Image.open(tmp_path / "out" / figure)
         assert image.format == "PNG" and len(np.unique(np.asarray(image.convert("L")))) > 20
     page = read(tmp_path / "out" / f"{name}.html")
     assert model in page.words and "test" in page.words
@@ -187,7 +187,7 @@ def explained(capsys, *words) -> str:
 def test_reports_errors_in_one_line(words, told, models, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     search_galleries.photos(tmp_path / "photos", 2)
-    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "bad.jpg").write_bytes(b"not an image")
     words = [word.format(tmp=tmp_path, **models) for word in words]
     if words and "--out" not in words and told != "--out":
         words += ["--out", str(tmp_path / "out")]

@@ -21,15 +21,15 @@ def check_out_folder(folder: str | os.PathLike) -> None:
     if not folder.exists() and not folder.is_symlink():
         return
     if not folder.is_dir():
-        raise UserError(f"--out {folder}: is not a directory; name another place")
+        raise UserError(f"--out {folder}: is not a directory; choose another path")
     files = file_sizes(folder)
     if not files and not any(folder.iterdir()):
         return
     description = read_description(folder)
     if description.get("made_by") != MADE_BY:
-        raise UserError(f"--out {folder}: holds something other than an export; name another folder")
+        raise UserError(f"--out {folder}: holds something other than an export; choose another folder")
     if others := files.keys() - {DESCRIPTION, *description.get("bytes", {})}:
-        raise UserError(f"--out {folder}: holds {min(others)} beside an export; name another folder")
+        raise UserError(f"--out {folder}: holds {min(others)} beside an export; choose another folder")
 
 
 def read_description(folder: Path) -> dict:
@@ -61,7 +61,7 @@ def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     except OSError as error:
         raise UserError(
-            f"--out {folder}: cannot be written ({error.strerror}); name another place"
+            f"--out {folder}: cannot be written ({error.strerror}); choose another path"
         ) from error
     try:
         new, old = temporary / "new", temporary / "old"
