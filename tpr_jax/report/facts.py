@@ -31,7 +31,7 @@ DATASET_NAMES = {
 }
 THUMBNAIL_SIZE = (128, 256)  # maximum (width, height) in pixels
 
-Points = list[tuple[float, float]]
+Points = list[tuple[int | float, int | float]]
 
 
 class Tile(NamedTuple):
@@ -189,7 +189,7 @@ def image_aspect(queries: Sequence[QueryResult]) -> float:
     return min(3.2, max(1.5, ratios[len(ratios) // 2])) if ratios else 3.0
 
 
-def format_count(n: int) -> str:
+def format_count(n: int | float) -> str:
     """Formats 1234567 as "1.23 M"."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if n >= size:
@@ -197,7 +197,7 @@ def format_count(n: int) -> str:
     return str(n)
 
 
-def format_duration(seconds: float) -> str:
+def format_duration(seconds: int | float) -> str:
     """Formats 3725 as "1 h 2 min"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -16,7 +16,8 @@ from tpr_jax.report.facts import QueryResult, ReportFacts, TableRow, image_aspec
 from tpr_jax.report.style import DPI, GREEN, INK, MUTED, PAPER, RULE
 
 # The layout, in pixels of a page this wide.
-WIDTH, MARGIN, GUTTER, COLUMNS, PHOTOS = 1600, 50, 60, 2, 10
+WIDTH, MARGIN, GUTTER = 1600.0, 50.0, 60.0
+COLUMNS, PHOTOS = 2, 10
 PHOTO_GAP, CAPTION_HEIGHT, QUERY_GAP, HEAD_HEIGHT = 8, 58, 34, 560
 COLUMN_WIDTH = (WIDTH - 2 * MARGIN - GUTTER) / COLUMNS
 
@@ -38,7 +39,7 @@ def render(facts: ReportFacts) -> bytes:
     page.text(MARGIN, 98, subtitle, size=12.5, color=MUTED)
     draw_loss(_chart_axes(figure, MARGIN + 45), facts.loss)
     draw_recall(_chart_axes(figure, MARGIN + 545), facts.recall)
-    _draw_table(page, facts.rows, left=MARGIN + 1000, top=158, width=WIDTH - 2 * MARGIN - 1000)
+    _draw_table(page, facts.rows, left=MARGIN + 1000, top=158.0, width=WIDTH - 2 * MARGIN - 1000)
     if rows:
         page.text(MARGIN, HEAD_HEIGHT + 4, "What the queries retrieve", size=17, weight="bold", color=INK)
         text = "The first ten photos of each query, best first; photos of the right person are framed."

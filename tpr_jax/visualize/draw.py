@@ -54,7 +54,7 @@ def wrap_text(text: str, width: int = 110, lines: int = 2) -> str:
     return "\n".join(wrapped)
 
 
-def set_heading(axes: Axes, text: str, size: float = 9, color: str = INK) -> None:
+def set_heading(axes: Axes, text: str, size: float = 9.0, color: str = INK) -> None:
     """Sets the title of axes; a dollar sign does not start a formula."""
     axes.set_title(text, size=size, color=color, parse_math=False, pad=4)
 

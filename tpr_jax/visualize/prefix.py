@@ -161,7 +161,7 @@ def draw_image(image: np.ndarray, masses: dict[int, Float[np.ndarray, "gh gw"]],
     tall = wide * image.shape[0] / image.shape[1]
     width, height = 1.6 + (len(masses) + 1) * (wide + 0.12), 0.95 + tall
     figure = draw.new_figure(width, height)
-    high = max(mass.max() for mass in masses.values())
+    high = float(max(mass.max() for mass in masses.values()))
     for i, (name, values) in enumerate(
         [("photo", None), *((f"block {b + 1}", m) for b, m in masses.items())]
     ):
@@ -206,7 +206,7 @@ def draw_words(text: str, names: Sequence[str], masses: dict[int, Float[np.ndarr
         0.8 / width, 1 - 0.3 / height, draw.wrap_text(text, 130, 1), size=11, color=INK, parse_math=False
     )
     values = np.stack(list(masses.values()))
-    high = max(values.max(), 1e-6)
+    high = max(float(values.max()), 1e-6)
     for axes, (start, end) in zip(
         draw.word_axes(figure, names, list(masses), top), draw.word_rows(names), strict=True
     ):

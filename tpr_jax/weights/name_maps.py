@@ -5,14 +5,14 @@ Ours is the tree of collection `params` that `tpr_jax.models.clip` reads: float3
 """
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
 
-Params = dict[str, "Params | np.ndarray"]
+Params = dict[str, Any]  # nested; the leaves are NumPy arrays
 
 
 class Weight(NamedTuple):

@@ -15,6 +15,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from tpr_jax.data.tokenizer import Tokenizer
@@ -41,7 +42,7 @@ CLIP_FILES = ("model.safetensors", "preprocessor_config.json")  # written by `sa
 POSITIONS = "visual/positional_embedding"
 
 
-def trained_leaves(method: Method, variables: Mapping) -> dict[str, np.ndarray]:
+def trained_leaves(method: Method, variables: Mapping) -> dict[str, np.ndarray | jax.Array]:
     """Returns the contents of adapter.safetensors: the method's collections and the tuned leaves of CLIP.
 
     The heads of losses are left out: they depend on the training identities and retrieval does not use them.
