@@ -12,7 +12,7 @@ from tpr_jax import losses
 from tpr_jax.errors import ArgumentError, UserError
 from tpr_jax.metrics.retrieval import rank_metrics, retrieval_metrics, top_k
 from tpr_jax.models import methods
-from tpr_jax.weights import arguments as validate
+from tpr_jax.weights import arguments as api_arguments
 from tpr_jax.weights import reference
 from tpr_jax.weights.merge import merge
 
@@ -67,10 +67,13 @@ def test_rejects_unusable_names(name):
 def test_accepts_every_kind_of_dtype(dtype):
     import jax.numpy as jnp
 
-    assert validate.check_dtype(dtype) in ("float32", "bfloat16")
-    assert validate.check_dtype(jnp.bfloat16) == "bfloat16"
-    assert validate.check_image_size([np.int64(8), 4]) == (8, 4)
-    assert validate.check_image_size(np.array([8, 4])) == (8, 4) and validate.check_image_size(None) is None
+    assert api_arguments.check_dtype(dtype) in ("float32", "bfloat16")
+    assert api_arguments.check_dtype(jnp.bfloat16) == "bfloat16"
+    assert api_arguments.check_image_size([np.int64(8), 4]) == (8, 4)
+    assert (
+        api_arguments.check_image_size(np.array([8, 4])) == (8, 4)
+        and api_arguments.check_image_size(None) is None
+    )
 
 
 @pytest.mark.parametrize(
