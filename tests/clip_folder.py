@@ -7,20 +7,29 @@ from pathlib import Path
 from tpr_jax.weights.files import read_state, write_state
 
 FOLDER = Path(__file__).parent / "golden" / "hf_clip"
+IMAGE_MEAN, IMAGE_STD = (0.1, 0.5, 0.8), (0.9, 0.25, 0.5)  # other than CLIP's
 
 
 def read_golden() -> tuple[dict, dict]:
-    """(its weights, its config.json)."""
+    """Returns its weights and its config.json."""
     return read_state(FOLDER / "model.safetensors"), json.loads((FOLDER / "config.json").read_text())
 
 
 def copy_golden(folder: Path) -> Path:
+    """Copies the golden CLIP into a folder."""
     for name in ("config.json", "model.safetensors"):
         shutil.copyfile(FOLDER / name, folder / name)
     return folder
 
 
+def set_image_constants(folder: Path, mean=IMAGE_MEAN, std=IMAGE_STD) -> Path:
+    """Replaces the mean and std in a folder's preprocessor_config.json."""
+    edit_json(folder / "preprocessor_config.json", image_mean=mean, image_std=std)
+    return folder
+
+
 def edit_json(path, **changes):
+    """Replaces values of a JSON file; `section__key` is a nested key."""
     content = json.loads(path.read_text())
     for key, value in changes.items():
         section, _, name = key.rpartition("__")
@@ -29,7 +38,7 @@ def edit_json(path, **changes):
 
 
 def edit_state(folder, **changes):
-    """Replaces weights (dots written as __); None removes one."""
+    """Replaces weights (dots are written as __); None removes one."""
     path = folder / "model.safetensors"
     state = dict(read_state(path)) | {name.replace("__", "."): array for name, array in changes.items()}
     write_state(path, {name: array for name, array in state.items() if array is not None})

@@ -1,4 +1,4 @@
-"""How `test_golden.py` compares with a bundle, and losses worked out in NumPy where no bundle has them."""
+"""Comparisons for `test_golden.py`, and NumPy versions of losses that no bundle holds."""
 
 import math
 
@@ -6,29 +6,29 @@ import numpy as np
 
 
 def relative_l2(found, expected) -> float:
-    """The norm of the difference over that of what is expected; infinite where any number is not finite."""
+    """Returns the norm of the difference over the expected norm; infinity if any value is not finite."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-    assert found.shape == expected.shape  # not two arrays that NumPy would repeat to one shape
+    assert found.shape == expected.shape  # no broadcasting
     if not (np.isfinite(found).all() and np.isfinite(expected).all()):
         return math.inf
     return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-12))
 
 
 def worst(errors: dict[str, float]) -> tuple[float, str]:
-    """(error, its name) of the largest. NaN, which `max` would pass over, is the largest of all."""
+    """Returns the largest error and its name; NaN, which `max` ignores, is the largest of all."""
     assert errors
     return max((math.inf if math.isnan(error) else error, name) for name, error in errors.items())
 
 
 def assert_close(found, expected, what: str = "") -> None:
-    """To 1e-5 of each number; NaN agrees with nothing."""
+    """Asserts a relative difference below 1e-5 of each value; NaN equals nothing."""
     assert np.shape(found) == np.shape(expected), what
     np.testing.assert_allclose(found, expected, rtol=1e-5, equal_nan=False, err_msg=what)
     assert np.isfinite(np.asarray(found)).all(), what
 
 
 def identity_by_hand(image, text, pids, kernel, bias) -> float:
-    """METHODS: the mean of the cross-entropies of one linear classifier on both features."""
+    """Computes the mean cross-entropy of one linear classifier on the features of both towers."""
     found = []
     for feats in (image, text):
         logits = feats @ kernel + bias
@@ -38,7 +38,7 @@ def identity_by_hand(image, text, pids, kernel, bias) -> float:
 
 
 def sigmoid_by_hand(image, text, pids) -> float:
-    """SigLIP's algorithm 1 at its first slope and offset: over all pairs, divided by their rows."""
+    """Computes SigLIP's algorithm 1 at its initial slope and offset: sum over pairs, divided by rows."""
     found = 0.0
     for i, t in np.ndindex(len(pids), len(pids)):
         cosine = image[i] @ text[t] / (np.linalg.norm(image[i]) * np.linalg.norm(text[t]))
@@ -46,30 +46,33 @@ def sigmoid_by_hand(image, text, pids) -> float:
     return found / len(pids)
 
 
-def slopes(function, rows: np.ndarray) -> np.ndarray:
-    """The gradient of a function of an array, by central differences in float64."""
-    found, step = np.zeros_like(rows), 1e-5 * np.abs(rows).mean()
-    for at in np.ndindex(rows.shape):
-        ends = []
+def numerical_gradient(function, rows: np.ndarray) -> np.ndarray:
+    """Computes the gradient of a function of an array by central differences in float64."""
+    gradient, step = np.zeros_like(rows), 1e-5 * np.abs(rows).mean()
+    for index in np.ndindex(rows.shape):
+        values = []
         for sign in (1, -1):
             moved = rows.copy()
-            moved[at] += sign * step
-            ends.append(function(moved))
-        found[at] = (ends[0] - ends[1]) / (2 * step)
-    return found
+            moved[index] += sign * step
+            values.append(function(moved))
+        gradient[index] = (values[0] - values[1]) / (2 * step)
+    return gradient
 
 
 def logits_per_image(expected: dict) -> np.ndarray:
-    """The file's logits, an image a row and a text a column.
+    """Returns a file's logits, with a row for each image and a column for each text.
 
-    PyTorch makes them as the transpose of those by text, and a file may hold them in the memory order of
-    those. Which it is the file's own features tell, not the model under test.
+    PyTorch computes them as the transpose of the logits per text, and a file may hold them in that memory
+    order. The features in the file decide which it is, not the model under test.
     """
     stored, cosines = (
         expected["out/logits_per_image"],
         expected["out/image_embeds"] @ expected["out/text_embeds"].T,
     )
-    unit = lambda x: x / np.linalg.norm(x)  # noqa: E731
+
+    def unit(x):
+        return x / np.linalg.norm(x)
+
     by_text = stored.reshape(stored.shape[::-1]).T
     (right,) = [x for x in (stored, by_text) if relative_l2(unit(x), unit(cosines)) < 1e-4]
     return right

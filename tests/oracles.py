@@ -1,4 +1,4 @@
-"""CLIP's layers and the parts' pieces in plain NumPy, float64."""
+"""CLIP's layers and the modules of methods in plain NumPy, float64."""
 
 import math
 
@@ -23,9 +23,9 @@ def softmax(scores):
 
 
 def attend(q, k, v, mask, gate=None):
-    """Row by row: each query's softmax over the keys it may see.
+    """Computes attention row by row: each query's softmax over the keys that the mask allows.
 
-    `gate` multiplies the softmax's columns, which are not renormalized: S-Prefix as its paper has it.
+    `gate` multiplies the columns of the softmax without renormalizing, as in the paper of S-Prefix.
     """
     out = np.zeros_like(q)
     for b, h, i in np.ndindex(*q.shape[:3]):
@@ -54,7 +54,7 @@ def adapter(u, leaves):
 
 
 def router(u, leaves, kind):
-    """The logits of the experts."""
+    """Computes the logits of the experts."""
     logits = u @ leaves["w_in"]
     if kind == "input":
         return logits
@@ -65,7 +65,7 @@ def router(u, leaves, kind):
 
 
 def top(logits, k):
-    """(expert, weight) of one token's k best experts, their weights a softmax of theirs alone."""
+    """Returns (expert, weight) of one token's k best experts, weighted by a softmax over these k."""
     best = np.argsort(-logits)[:k]
     return list(zip(best, softmax(logits[best]), strict=True))
 
@@ -76,7 +76,7 @@ def heads_of(x, heads):
 
 
 def attention(p, u, mask, heads):
-    """Multi-head self-attention from a block's `attn`."""
+    """Computes multi-head self-attention from a block's `attn`."""
     qkv = u @ p["qkv"]["kernel"] + p["qkv"]["bias"]
     q, k, v = (heads_of(part, heads) for part in np.split(qkv, 3, -1))
     seen = attend(q, k, v, mask).transpose(0, 2, 1, 3).reshape(u.shape)
@@ -89,6 +89,6 @@ def mlp(p, u, act=quick_gelu):
 
 
 def block(p, x, mask, heads, act=quick_gelu):
-    """(`h + MLP(LN2(h))`, h), `h = x + MHA(LN1(x))`, from a block's parameters."""
+    """Returns `h + MLP(LN2(h))` and `h = x + MHA(LN1(x))`, from a block's parameters."""
     h = x + attention(p["attn"], layer_norm(x, **p["ln_1"]), mask, heads)
     return h + mlp(p["mlp"], layer_norm(h, **p["ln_2"]), act), h

@@ -21,7 +21,7 @@ each = pytest.mark.parametrize("name", METHODS)
 
 @functools.cache
 def stored(name="dm_adapter"):
-    """(the authors' state dict, image size, the recipe)."""
+    """Returns the authors' state dict, the image size and the recipe."""
     with safe_open(GOLDEN / f"{name}.safetensors", "np") as file:
         meta = file.metadata()
         names = [key for key in file.keys() if key.startswith("state/")]  # noqa: SIM118 (not a dict)
@@ -30,7 +30,7 @@ def stored(name="dm_adapter"):
 
 
 def read(bundle, changes=None, method="dm_adapter", **settings):
-    """Reads the bundle's state with some weights changed; a weight changed to None is taken out."""
+    """Reads the bundle's state with some weights replaced; None removes a weight."""
     state, image_size, _ = bundle
     state = {k: v for k, v in {**state, **(changes or {})}.items() if v is not None}
     return reference.read(state, method=method, image_size=image_size, **settings)
@@ -41,5 +41,5 @@ def same(a, b):
 
 
 def assert_declared(config, method, heads, variables):
-    """The tree has exactly the leaves that the model declares."""
+    """Asserts that the tree has exactly the leaves that the model declares."""
     assert shapes_of(variables) == shapes_of(declared(config, method, heads))

@@ -1,4 +1,4 @@
-"""A tiny backbone in a folder, and models with random parts on it."""
+"""A tiny backbone in a folder, and models with random adapters on it."""
 
 import dataclasses
 
@@ -14,8 +14,8 @@ from tpr_jax.utils.trees import merge
 from tpr_jax.weights import backbone
 from tpr_jax.weights.clip import load_clip, save_clip
 
-SQUARE = dataclasses.replace(CONFIG, image_size=(12, 12))  # the grid of the pre-training
-TALL = (12, 4)  # read back from Hugging Face's square without loss, as 12 x 8 is not
+SQUARE = dataclasses.replace(CONFIG, image_size=(12, 12))  # the grid of pre-training
+TALL = (12, 4)  # restored exactly from Hugging Face's square grid, unlike 12 x 8
 
 
 def declared(config, method: Method):
@@ -23,14 +23,14 @@ def declared(config, method: Method):
 
 
 def write_backbone(folder, seed: int = 0, config=SQUARE):
-    """A CLIP with random weights in Hugging Face's format; returns the folder."""
+    """Writes a CLIP with random weights in Hugging Face's format and returns the folder."""
     shapes = declared(config, Method("zero_shot"))["params"]
     save_clip(folder, config, random_like(shapes, seed))
     return folder
 
 
 def trained(folder, method: Method, image_size=TALL, seed: int = 1, **settings):
-    """A model on the backbone in `folder`, all that the method trains drawn at random."""
+    """Returns a model on the backbone in `folder` with random trainable weights."""
     config, params = load_clip(folder, image_size)
     shapes = declared(config, method)
     drawn, _ = split_collections(random_like(shapes, seed), method.trainable, method.tuned)
@@ -39,7 +39,7 @@ def trained(folder, method: Method, image_size=TALL, seed: int = 1, **settings):
 
 
 def features(model):
-    """Of three random pictures and texts."""
+    """Computes the features of three random images and texts."""
     pixels = np.random.default_rng(2).normal(size=(3, *model.config.image_size, 3)).astype(np.float32)
     return model.features_from_arrays(pixels, batch(3)["ids"])
 

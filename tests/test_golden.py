@@ -1,7 +1,7 @@
-"""Faithfulness: every golden bundle, from features to updated parameters, at the agreed tolerances.
+"""Compares with every golden bundle, from features to updated parameters.
 
-Bundles are read from `tests/golden/` and from the folders named in TPR_GOLDEN_DIR (separated as PATH is). All
-sizes, settings, losses and rates come from the bundle itself.
+Bundles are read from `tests/golden/` and from the folders in TPR_GOLDEN_DIR (separated as in PATH). All
+sizes, settings, losses and learning rates come from the bundle itself.
 """
 
 import functools
@@ -20,9 +20,9 @@ from tests.golden_compare import (
     assert_close,
     identity_by_hand,
     logits_per_image,
+    numerical_gradient,
     relative_l2,
     sigmoid_by_hand,
-    slopes,
     worst,
 )
 from tpr_jax import losses, optim
@@ -47,19 +47,19 @@ def is_bundle(path: Path) -> bool:
 BUNDLES = [p for f in FOLDERS for p in sorted(f.glob("**/*.safetensors")) if is_bundle(p)]
 
 
-def is_hugging_faces_clip(folder: Path) -> bool:
+def is_hugging_face_clip(folder: Path) -> bool:
     settings = folder / "config.json"
     return settings.is_file() and json.loads(settings.read_text()).get("model_type") == "clip"
 
 
 EXPECTED = [p.parent for f in FOLDERS for p in sorted(f.glob("**/expected.safetensors"))]
-HF_FOLDERS = [folder for folder in EXPECTED if is_hugging_faces_clip(folder)]
+HF_FOLDERS = [folder for folder in EXPECTED if is_hugging_face_clip(folder)]
 bundles = pytest.mark.parametrize("path", BUNDLES, ids=lambda p: p.stem)
 
 
 @functools.cache
 def read(path: Path) -> dict:
-    """A bundle: its arrays by key, `args`, `size`, `method`."""
+    """Reads a bundle: its arrays by key, `args`, `size`, `method`."""
     with safe_open(path, "np") as file:
         meta = file.metadata()
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -77,8 +77,8 @@ def under(arrays: dict, prefix: str) -> dict:
     return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
 
 
-def settings_of(bundle: dict) -> dict:
-    """What the shapes of the weights do not tell about the method."""
+def method_settings(bundle: dict) -> dict:
+    """Returns the settings of the method that the shapes of the weights do not determine."""
     args, layers = bundle["args"], bundle["size"]["NL"]
     if bundle["method"] == "up_person":
         return {key: min(args[key], layers) for key in ("depth_lora", "depth_prefix", "depth_adapter")}
@@ -87,14 +87,18 @@ def settings_of(bundle: dict) -> dict:
 
 @functools.cache
 def loaded(path: Path):
-    """The bundle, the model's functions, the trainable and frozen collections, a batch, and `theirs`, which
-    brings trees like the trainable one under the authors' names."""
+    """Loads a bundle.
+
+    Returns:
+      The bundle, the model's functions, the trainable and frozen collections, a batch, and
+      `to_authors_names`, which converts trees like the trainable one to the authors' names.
+    """
     bundle = read(path)
     config, method, heads, variables = reference.read(
         under(bundle["arrays"], "state/"),
         method=bundle["method"],
         image_size=tuple(bundle["size"]["img"]),
-        **settings_of(bundle),
+        **method_settings(bundle),
     )
     arrays = bundle["arrays"]
     batch = {
@@ -109,24 +113,24 @@ def loaded(path: Path):
     }
     trainable, frozen = optim.split_model(jax.tree.map(jnp.asarray, variables), method)
 
-    def theirs(tree):
+    def to_authors_names(tree):
         return reference.state(tree, method, config, heads)
 
-    return bundle, clip.build(config, method, heads=heads), trainable, frozen, batch, theirs
+    return bundle, clip.build(config, method, heads=heads), trainable, frozen, batch, to_authors_names
 
 
 def loss_weights(bundle: dict) -> dict:
-    """The losses that the bundle's recipe names, with the reference's weights."""
+    """Returns the losses of the bundle's recipe, with the reference's weights."""
     args = bundle["args"]
     weights = {"aux": ("balance", 0.5)}
     weights |= {name: (name, args.get(f"{name}_loss_weight", 1.0)) for name in losses.NAMES}
     return dict(weights[name] for name in args["loss_names"].split("+"))
 
 
-def of_trainable(path: Path, prefix: str, found: dict) -> dict:
-    """The bundle's arrays of the trainable parameters that a computation reads.
+def trainable_arrays(path: Path, prefix: str, found: dict) -> dict:
+    """Returns the bundle's arrays for the trainable parameters that a computation reads.
 
-    A method's own parts are all there; of a CLIP that is trained whole a bundle may hold the smaller arrays.
+    A bundle has all arrays of a method; of a fully trained CLIP it may have only the smaller ones.
     """
     bundle = read(path)
     dead = reference_names.DEAD[bundle["method"]]
@@ -155,8 +159,8 @@ def test_position_embedding_is_resized(path):
     assert relative_l2(after, bundle["arrays"]["state/base_model.visual.positional_embedding"]) < 1e-6
 
 
-def classifier_of(bundle: dict) -> dict:
-    """The bundle's classifier of identities, or where it has none a random one."""
+def get_classifier(bundle: dict) -> dict:
+    """Returns the bundle's classifier of identities, or a random one if it has none."""
     arrays, pids = bundle["arrays"], bundle["arrays"]["in/pids"]
     if "state/classifier.weight" in arrays:
         return {
@@ -167,9 +171,12 @@ def classifier_of(bundle: dict) -> dict:
     return {"kernel": rng.normal(size=(width, 1 + pids.max())), "bias": rng.normal(size=1 + pids.max())}
 
 
-def expected_of(bundle: dict, name: str, settings: dict):
-    """(a loss of the bundle's features, its gradient in those of each tower): the bundle's numbers, or where
-    no code of the authors has the loss, worked out in NumPy. None where there is neither."""
+def expected_loss(bundle: dict, name: str, settings: dict):
+    """Returns a loss of the bundle's features and its gradient in the features of each tower.
+
+    They come from the bundle or, for losses without code of the authors, from NumPy. Returns None if there is
+    neither.
+    """
     arrays, towers = bundle["arrays"], ("image", "text")
     if f"loss/{name}" in arrays:
         gradients = {tower: arrays[f"loss_grad/{name}/{tower}_feats"] for tower in towers}
@@ -179,17 +186,20 @@ def expected_of(bundle: dict, name: str, settings: dict):
         return None
     image, text = (arrays[f"out/{tower}_feats"].astype(np.float64) for tower in towers)
     of = functools.partial(by_hand, pids=arrays["in/pids"].tolist(), **settings)
-    gradients = {"image": slopes(lambda x: of(x, text), image), "text": slopes(lambda x: of(image, x), text)}
+    gradients = {
+        "image": numerical_gradient(lambda x: of(x, text), image),
+        "text": numerical_gradient(lambda x: of(image, x), text),
+    }
     return of(image, text), gradients
 
 
 @bundles
 @pytest.mark.parametrize("name", sorted(losses.BY_NAME))
 def test_losses_and_their_gradients(path, name):
-    """Each loss of the bundle's features, and its gradient in them; no model is needed."""
+    """Compares each loss of the bundle's features and its gradient; no model is needed."""
     bundle = read(path)
-    arrays, settings = bundle["arrays"], classifier_of(bundle) if name == "id" else {}
-    expected = expected_of(bundle, name, settings)
+    arrays, settings = bundle["arrays"], get_classifier(bundle) if name == "id" else {}
+    expected = expected_loss(bundle, name, settings)
     if expected is None:
         pytest.skip(f"the bundle has no value for the loss '{name}'")
     feats = [jnp.asarray(arrays[f"out/{tower}_feats"]) for tower in ("image", "text")]
@@ -211,7 +221,7 @@ def test_features(path):
     bundle, *_, batch, _ = loaded(path)
     state = under(bundle["arrays"], "state/")
     model = reference.load(
-        state, method=bundle["method"], image_size=tuple(bundle["size"]["img"]), **settings_of(bundle)
+        state, method=bundle["method"], image_size=tuple(bundle["size"]["img"]), **method_settings(bundle)
     )
     dead = reference_names.DEAD[bundle["method"]]
     unread = sum(a.size for n, a in state.items() if re.fullmatch(dead, n.removeprefix("base_model.")))
@@ -224,7 +234,7 @@ def test_features(path):
 
 @bundles
 def test_losses_and_gradients_of_a_training_step(path):
-    bundle, model, trainable, frozen, batch, theirs = loaded(path)
+    bundle, model, trainable, frozen, batch, to_authors_names = loaded(path)
 
     def objective(trainable):
         scale = 1 / bundle["args"]["temperature"]
@@ -236,16 +246,16 @@ def test_losses_and_gradients_of_a_training_step(path):
     assert {names[name] for name in [*loss_weights(bundle), "loss"]} == set(expected)
     for ours in [*loss_weights(bundle), "loss"]:
         assert_close(metrics[ours], expected[names[ours]], ours)
-    found = theirs(gradient)
-    expected = of_trainable(path, "grad/", found)
+    found = to_authors_names(gradient)
+    expected = trainable_arrays(path, "grad/", found)
     errors = {name: relative_l2(found[name], array) for name, array in expected.items()}
     assert worst(errors)[0] < 1e-3, worst(errors)
 
 
 @bundles
 def test_four_optimizer_steps(path):
-    """Losses before each step, the rates used, and the change of each parameter."""
-    bundle, model, trainable, frozen, batch, theirs = loaded(path)
+    """Compares the losses before each step, the learning rates, and the change of each parameter."""
+    bundle, model, trainable, frozen, batch, to_authors_names = loaded(path)
     args, arrays = bundle["args"], bundle["arrays"]
     rate = optim.schedule(
         args["lr"],
@@ -257,12 +267,12 @@ def test_four_optimizer_steps(path):
         warmup_factor=args["warmup_factor"],
     )
     assert args["weight_decay_bias"] == 0
-    # UP-Person's code has one rate for all, whatever its arguments say.
+    # UP-Person's code has a single learning rate and ignores its arguments.
     bias_factor = 1.0 if bundle["method"] == "up_person" else args["bias_lr_factor"]
     groups = optim.parameter_groups(args["weight_decay"], bias_factor, args["lr_factor"])
     optimizer = optim.adam(rate, trainable, groups, b1=args["alpha"], b2=args["beta"])
-    state = TrainState.create(optimizer, jax.tree.map(jnp.copy, trainable))
-    before = theirs(state.trainable)
+    state = step.init_state(optimizer, jax.tree.map(jnp.copy, trainable))
+    before = to_authors_names(state["trainable"])
     update = jax.jit(
         functools.partial(
             step.train_step,
@@ -276,8 +286,8 @@ def test_four_optimizer_steps(path):
         assert_close(rate(i), expected_rate)
         state, metrics = update(state, frozen, batch)
         assert_close(metrics["loss"], arrays[f"steps/loss_{i}"])
-    after = theirs(state.trainable)
-    expected = of_trainable(path, "steps/param/", after)
+    after = to_authors_names(state["trainable"])
+    expected = trainable_arrays(path, "steps/param/", after)
     errors = {
         name: relative_l2(after[name] - before[name], array - before[name])
         for name, array in expected.items()
@@ -287,7 +297,7 @@ def test_four_optimizer_steps(path):
 
 @pytest.mark.parametrize("folder", HF_FOLDERS, ids=lambda p: p.name)
 def test_port_of_hugging_faces_clip(folder):
-    """Features of a folder that transformers' PyTorch CLIPModel wrote and computed."""
+    """Compares with the features that transformers' PyTorch CLIPModel computed for a folder."""
     with safe_open(folder / "expected.safetensors", "np") as file:
         expected = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     config, params = load_clip(str(folder))

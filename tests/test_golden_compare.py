@@ -1,11 +1,11 @@
-"""The comparisons of `test_golden.py` can fail: on what is no number, another shape, or rows for columns."""
+"""The comparisons of `test_golden.py` fail on NaN, on another shape, and on a transposed matrix."""
 
 import math
 
 import numpy as np
 import pytest
 
-from tests.golden_compare import assert_close, logits_per_image, relative_l2, slopes, worst
+from tests.golden_compare import assert_close, logits_per_image, numerical_gradient, relative_l2, worst
 
 
 @pytest.mark.parametrize(("images", "texts"), [(4, 4), (3, 5)])
@@ -16,15 +16,15 @@ def test_logits_have_one_orientation(images, texts):
     for stored in (logits, np.ascontiguousarray(logits.T).reshape(images, texts)):
         found = logits_per_image({**file, "out/logits_per_image": stored})
         np.testing.assert_allclose(found, logits)
-    if images == texts:  # as a model that takes rows for columns would give them
+    if images == texts:  # as a model that confuses rows and columns gives them
         assert relative_l2(logits.T, found) > 0.1
     with pytest.raises(ValueError, match="not enough values"):
         logits_per_image({**file, "out/logits_per_image": logits + 1})
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_number_that_is_none_fails_every_comparison(value):
-    """Wherever it stands, on either side, and whatever else is compared beside it."""
+def test_nan_and_infinity_fail_every_comparison(value):
+    """In any position, on either side, and beside any other errors."""
     good = np.arange(1.0, 7).reshape(2, 3)
     assert relative_l2(good, good) == 0
     for at in np.ndindex(good.shape):
@@ -40,7 +40,7 @@ def test_a_number_that_is_none_fails_every_comparison(value):
     assert worst({"a": 0.1, "b": 0.3, "c": 0.2}) == (0.3, "b")
 
 
-def test_what_is_compared_has_one_shape_and_is_not_nothing():
+def test_rejects_different_shapes_and_empty_errors():
     for compare in (relative_l2, assert_close):
         with pytest.raises(AssertionError):
             compare(np.ones((3, 1)), np.ones((3, 3)))
@@ -48,6 +48,6 @@ def test_what_is_compared_has_one_shape_and_is_not_nothing():
         worst({})
 
 
-def test_slopes_are_those_of_a_function_known_by_hand():
+def test_numerical_gradient_of_a_known_function():
     rows = np.array([[1.0, 2.0], [3.0, -4.0]])
-    np.testing.assert_allclose(slopes(lambda x: (x**3).sum(), rows), 3 * rows**2, rtol=1e-8)
+    np.testing.assert_allclose(numerical_gradient(lambda x: (x**3).sum(), rows), 3 * rows**2, rtol=1e-8)

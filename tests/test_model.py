@@ -1,4 +1,4 @@
-"""A loaded model: transformers' own numbers, pictures and texts of all kinds, saving and loading."""
+"""A loaded model: features of transformers, images and texts of all kinds, saving and loading."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def expected():
 
 @pytest.fixture
 def with_tokenizer(tmp_path):
-    """The golden CLIP with its token embedding widened to a vocabulary of bytes and a few words."""
+    """Returns the golden CLIP with a token embedding for a vocabulary of bytes and a few words."""
     folder = tmp_path / "clip"
     shutil.copytree(FOLDER, folder)
     size = train_tokenizer(["a red coat", "a blue coat"] * 2, 540, folder / "tokenizer.json")
@@ -51,7 +51,7 @@ def with_tokenizer(tmp_path):
 
 
 def drawn(config, method):
-    """Variables of a model, every leaf drawn at random."""
+    """Returns variables of a model with random leaves."""
     shapes = jax.eval_shape(clip.build(config, method)["init"], jax.random.key(0))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes)
@@ -66,7 +66,7 @@ def assert_unit(feats):
     assert feats.dtype == np.float32
 
 
-def test_features_are_those_of_transformers(model, expected):
+def test_features_match_transformers(model, expected):
     images = expected["in/images_nchw"].transpose(0, 2, 3, 1)
     image_feats, text_feats = model.features_from_arrays(images, expected["in/input_ids"])
     assert relative(image_feats, expected["out/image_feats"]) < 1e-5
@@ -75,7 +75,7 @@ def test_features_are_those_of_transformers(model, expected):
         model.features_from_arrays(images[:, :16], expected["in/input_ids"])
 
 
-def test_pictures_of_every_kind(model, tmp_path):
+def test_encodes_every_kind_of_image(model, tmp_path):
     rng = np.random.default_rng(0)
     pixels = rng.integers(256, size=(32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -85,22 +85,22 @@ def test_pictures_of_every_kind(model, tmp_path):
     assert feats.shape == (4, 48)
     assert_unit(feats)
     np.testing.assert_allclose(feats[1:], feats[:1].repeat(3, 0), atol=1e-6)
-    # By hand: the pixels normalized with CLIP's mean and deviation, the features divided by their length.
+    # By hand: pixels normalized with CLIP's mean and std, features divided by their norm.
     normalized = (pixels / 255 - clip.IMAGE_MEAN) / clip.IMAGE_STD
     by_hand, _ = model.features_from_arrays(normalized[None], np.zeros((1, 16), np.int32))
     np.testing.assert_allclose(feats[:1], by_hand / np.linalg.norm(by_hand), atol=1e-5)
     assert model.encode_images([]).shape == (0, 48)
-    with pytest.raises(UserError, match="nowhere.png"):
+    with pytest.raises(UserError, match=r"nowhere.png"):
         model.encode_images([tmp_path / "nowhere.png"])
 
 
 def test_batches_do_not_change_features(model):
-    pictures = list(np.random.default_rng(1).integers(256, size=(5, 40, 20, 3), dtype=np.uint8))
-    whole = model.encode_images(pictures)
-    np.testing.assert_allclose(model.encode_images(pictures, batch_size=2), whole, atol=1e-6)
+    images = list(np.random.default_rng(1).integers(256, size=(5, 40, 20, 3), dtype=np.uint8))
+    whole = model.encode_images(images)
+    np.testing.assert_allclose(model.encode_images(images, batch_size=2), whole, atol=1e-6)
 
 
-def test_the_folders_own_mean_and_size(tmp_path):
+def test_uses_the_mean_and_size_of_the_folder(tmp_path):
     shutil.copytree(FOLDER, tmp_path / "clip")
     settings = {"size": {"height": 16, "width": 8}, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
     (tmp_path / "clip" / "preprocessor_config.json").write_text(json.dumps(settings))
@@ -117,8 +117,8 @@ def test_the_folders_own_mean_and_size(tmp_path):
     assert again.mean == (0, 0, 0) and again.config == model.config
 
 
-def test_without_a_tokenizer_only_texts_complain(model):
-    with pytest.raises(UserError, match="hf_clip: has no tokenizer.json"):
+def test_only_texts_need_a_tokenizer(model):
+    with pytest.raises(UserError, match=r"hf_clip: has no tokenizer.json"):
         model.encode_texts(["a red coat"])
 
 
@@ -133,14 +133,14 @@ def test_texts(with_tokenizer):
     assert model.encode_texts([]).shape == (0, 48)
 
 
-def test_a_tokenizer_of_another_vocabulary(with_tokenizer):
+def test_rejects_a_tokenizer_of_another_vocabulary(with_tokenizer):
     for name in ("config.json", "model.safetensors"):
         shutil.copyfile(FOLDER / name, with_tokenizer / name)
-    with pytest.raises(UserError, match="gives id .* knows 160 ids"):
+    with pytest.raises(UserError, match=r"gives id .* knows 160 ids"):
         tpr_jax.from_pretrained(with_tokenizer).encode_texts(["a red coat"])
 
 
-def test_numbers_of_parameters(model):
+def test_counts_parameters(model):
     state = load_file(FOLDER / "model.safetensors")
     total = sum(array.size for name, array in state.items() if name != "logit_scale")
     assert model.num_params() == {"trainable": 0, "total": total}
@@ -149,7 +149,7 @@ def test_numbers_of_parameters(model):
 
 
 @pytest.mark.parametrize("method", [dm_adapter(num_experts=3, top_k=2), parallel_adapter(reduction=4)])
-def test_an_adapted_model_comes_back(with_tokenizer, tmp_path, method):
+def test_save_and_load_an_adapted_model(with_tokenizer, tmp_path, method):
     plain = tpr_jax.from_pretrained(with_tokenizer, image_size=(24, 8))
     variables = drawn(plain.config, method) | {"params": plain.variables["params"]}
     model = make_model(plain.config, method, variables, tokenizer=plain.tokenizer, backbone=plain.backbone)
@@ -163,13 +163,13 @@ def test_an_adapted_model_comes_back(with_tokenizer, tmp_path, method):
     assert np.abs(again.encode_texts(texts) - plain.encode_texts(texts)).max() > 1e-4
 
 
-def test_weights_that_do_not_fit_the_method(model):
+def test_rejects_weights_that_do_not_fit_the_method(model):
     variables = drawn(model.config, dm_adapter())
-    with pytest.raises(UserError, match="weight 'moe/.*expected .* found"):
+    with pytest.raises(UserError, match=r"weight 'moe/.*expected .* found"):
         make_model(model.config, dm_adapter(num_experts=3, top_k=2), variables)
 
 
-def test_a_backbone_of_a_model_made_by_hand_goes_along(model, tmp_path):
+def test_saves_the_backbone_of_a_model_built_by_hand(model, tmp_path):
     method = prefix(2)
     config = dataclasses.replace(model.config, image_size=(32, 32))
     made = make_model(
@@ -182,14 +182,14 @@ def test_a_backbone_of_a_model_made_by_hand_goes_along(model, tmp_path):
     assert again.merge().dtype == "bfloat16" and again.merge().mean == (0, 0, 0)
 
 
-def test_clip_mini_by_its_name():
+def test_loads_clip_mini_by_name():
     model = tpr_jax.from_pretrained("clip-mini")
     assert model.source == model.backbone.name == "clip-mini"
     scores = model.encode_texts(["a red coat"]) @ model.encode_texts(["a red coat", "a blue car"]).T
     assert scores[0, 0] > scores[0, 1]
 
 
-def test_a_file_under_openais_names(model, tmp_path, expected):
+def test_loads_a_file_with_openai_names(model, tmp_path, expected):
     params = jax.tree.map(np.asarray, model.variables["params"])
     write_state(tmp_path / "clip.safetensors", to_openai(params, model.config))
     loaded = tpr_jax.from_pretrained(tmp_path / "clip.safetensors", act="quick_gelu", heads=(2, 1))
@@ -200,18 +200,23 @@ def test_a_file_under_openais_names(model, tmp_path, expected):
         loaded.encode_texts(["a"])
 
 
-def test_unknown_names_of_the_package():
+def test_unknown_attributes_of_the_package():
     with pytest.raises(AttributeError, match="from_pretraned"):
         tpr_jax.from_pretraned  # noqa: B018
 
 
-def test_narrow_weights_are_made_once_and_the_whole_ones_are_kept():
-    """And features stay within a hundredth of float32's, for real pictures and captions."""
+def test_weights_are_cast_once_and_the_originals_kept():
+    """Features are within 1 % of those in float32, for real images and captions."""
     plain, narrow = (tpr_jax.from_pretrained("clip-mini", dtype=dtype) for dtype in ("float32", "bfloat16"))
-    proj = narrow.held["params"]["visual"]["proj"], narrow.variables["params"]["visual"]["proj"]
+    proj = (
+        narrow.inference_variables["params"]["visual"]["proj"],
+        narrow.variables["params"]["visual"]["proj"],
+    )
     assert [leaf.dtype.name for leaf in proj] == ["bfloat16", "float32"]
-    assert narrow.held["params"]["visual"]["ln_post"]["scale"].dtype == np.float32
-    assert plain.held["params"]["visual"]["proj"] is plain.variables["params"]["visual"]["proj"]
+    assert narrow.inference_variables["params"]["visual"]["ln_post"]["scale"].dtype == np.float32
+    assert (
+        plain.inference_variables["params"]["visual"]["proj"] is plain.variables["params"]["visual"]["proj"]
+    )
     records = load_records(bundled_dir(), "test")
     photos, captions = records.image_paths[:24], [texts[0] for texts in records.captions[:24]]
     assert relative(narrow.encode_images(photos), plain.encode_images(photos)) < 1e-2

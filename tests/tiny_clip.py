@@ -1,4 +1,4 @@
-"""A CLIP small enough for every test; its towers differ in their sizes, so that none stands for another."""
+"""A CLIP small enough for every test; all sizes differ, so that none can be mistaken for another."""
 
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ CONFIG = ClipConfig(
     embed_dim=5,
 )
 DM_SETTINGS = {"num_experts": 3, "top_k": 2, "reduction": 4}
-# What a method needs to fit it; the others do as they are.
+# Settings that make a method fit; the others fit with their defaults.
 SETTINGS = {
     "up_person": {"rank": 3, "prefix": 2},
     "cskt": {"prompts": 1},
@@ -36,7 +36,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
-    """For modules that import it: of programs this small, compiling is all the work."""
+    """Turns optimizations off in modules that import it: for programs this small, compilation dominates."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
@@ -44,7 +44,7 @@ def quick_compilation():
 
 
 def random_like(shapes, seed: int, scale: float = 0.3):
-    """A tree of normal float32 numbers with the shapes of another; LayerNorm's scales lie around 1."""
+    """Returns a tree of normal float32 numbers with these shapes; LayerNorm scales are around 1."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -55,7 +55,7 @@ def random_like(shapes, seed: int, scale: float = 0.3):
 
 
 def batch(size: int, seed: int = 0, config: ClipConfig = CONFIG) -> dict:
-    """Pixels, ids (0 start, then words, the highest id once, then zeros) and pids, some of them twice."""
+    """Returns pixels, ids (0, then words, the highest id once, then zeros) and pids with repetitions."""
     rng = np.random.default_rng(seed)
     ids = np.zeros((size, config.context_length), np.int32)
     for row in ids:

@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    # Loaded when first asked for: JAX and Flax take seconds to import.
+    # Imported lazily: JAX and Flax take seconds to import.
     if name == "from_pretrained":
         from tpr_jax.model import from_pretrained
 

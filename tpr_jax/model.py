@@ -1,4 +1,4 @@
-"""A model ready for use: pictures and words in, features out.
+"""A retrieval model for inference: images and texts in, L2-normalized features out.
 
 model = tpr_jax.from_pretrained("openai/clip-vit-base-patch16", image_size=(384, 128))
 scores = model.encode_texts(["a woman in a red coat"]) @ model.encode_images(["a.jpg", "b.jpg"]).T
@@ -24,74 +24,88 @@ from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import Method, zero_shot
 from tpr_jax.optim import split_model
-from tpr_jax.train.step import encoder_options
+from tpr_jax.perf.xla_options import encoder_options
+from tpr_jax.utils.normalize import l2_normalize
 from tpr_jax.utils.trees import flatten
 from tpr_jax.weights import arguments
 from tpr_jax.weights.backbone import Backbone, find
 from tpr_jax.weights.clip import load_clip
-from tpr_jax.weights.load_adapter import load_saved, read_saved
+from tpr_jax.weights.load_adapter import load_adapter, read_adapter_config
 from tpr_jax.weights.merge import merge
-from tpr_jax.weights.save_adapter import write_saved
+from tpr_jax.weights.save_adapter import save_adapter
 
-Picture = str | os.PathLike | bytes | Image.Image | np.ndarray | Crop | Stored
+ImageSource = str | os.PathLike | Image.Image | np.ndarray | Crop | Stored
 
 
 @dataclass(frozen=True)
 class Model:
-    """CLIP with a method's parts; `make_model` and `from_pretrained` build it."""
+    """CLIP with the adapters of a method. Build one with `from_pretrained` or `make_model`.
+
+    Attributes:
+      config: sizes of the two towers and the image normalization.
+      method: what is trained, such as adapters beside CLIP's own weights.
+      variables: collections of arrays; `params` is CLIP itself, the others belong to the method.
+      tokenizer: turns texts into token ids; None if the model came without one.
+      source: where the model came from, for error messages.
+      inference_variables: `variables` as the encoders take them, with frozen weights cast to `dtype`.
+      encoders: `(inference_variables, rows) -> features`, for images and for token ids.
+      backbone: where `params`, except for the tuned leaves, can be loaded from; None if nowhere.
+      dtype: the type that the towers compute in, "float32" or "bfloat16".
+    """
 
     config: ClipConfig
     method: Method
-    variables: dict  # collections of arrays; `params` is CLIP itself
+    variables: dict
     tokenizer: Tokenizer | None
-    source: str  # where it came from, for messages
-    held: dict  # as the encoders take them: the frozen ones in the type of the computation
-    encoders: tuple[Callable, Callable]  # (held, rows) -> features, of images and of ids
-    backbone: Backbone | None = None  # where `params` but for the tuned leaves is to be found, if anywhere
+    source: str
+    inference_variables: dict
+    encoders: tuple[Callable, Callable]
+    backbone: Backbone | None = None
     dtype: str = "float32"
 
     @property
     def mean(self) -> tuple[float, float, float]:
-        """What is subtracted from pixels of 0..1: red, green, blue."""
+        """Mean of the red, green and blue channels, for pixels in [0, 1]."""
         return self.config.image_mean
 
     @property
     def std(self) -> tuple[float, float, float]:
-        """What they are divided by then."""
+        """Standard deviation of the red, green and blue channels, for pixels in [0, 1]."""
         return self.config.image_std
 
     def normalize(self, pixels: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w 3"]:
-        """Pixels of 0..255 as `features_from_arrays` takes them."""
+        """Normalizes uint8 pixels with the model's mean and standard deviation."""
         return (pixels.astype(np.float32) / 255 - np.float32(self.mean)) / np.float32(self.std)
 
     def encode_images(
-        self, images: Sequence[Picture] | np.ndarray, batch_size: int = 32
+        self, images: Sequence[ImageSource] | np.ndarray, batch_size: int = 32
     ) -> Float[np.ndarray, "n e"]:
-        """L2-normalized float32 features of paths, PIL images or uint8 arrays `[h, w, 3]` of any size.
+        """Computes the L2-normalized float32 features of images.
 
-        Each picture is resized whole to the model's image size, as person retrieval does: no center crop.
+        Each image is resized to the model's image size as a whole, as in person retrieval: no center crop.
+
+        Args:
+          images: paths, PIL images or uint8 arrays `[h, w, 3]`, of any size.
+          batch_size: how many images to encode at a time.
 
         Raises:
-          UserError: a picture cannot be read, or `images` or `batch_size` is unusable; the message names it.
+          UserError: an image cannot be read, or an argument is unusable; the message names it.
         """
-        images, batch_size = arguments.image_list(images), arguments.batch_size_of(batch_size)
+        images, batch_size = arguments.check_images(images), arguments.check_batch_size(batch_size)
 
-        def rows(start: int) -> np.ndarray:
-            pictures = [
-                _read(images, i, self.config.image_size) for i in range(len(images))[start:][:batch_size]
-            ]
-            return self.normalize(np.stack(pictures))
+        def load_batch(start: int) -> np.ndarray:
+            indices = range(start, min(start + batch_size, len(images)))
+            return self.normalize(np.stack([_read_image(images, i, self.config.image_size) for i in indices]))
 
-        return _unit(self._encode(self.encoders[0], rows, len(images), batch_size))
+        return l2_normalize(self._encode(self.encoders[0], load_batch, len(images), batch_size))
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> Float[np.ndarray, "n e"]:
-        """L2-normalized float32 features of texts; too long a text is cut.
+        """Computes the L2-normalized float32 features of texts. A text that is too long is truncated.
 
         Raises:
-          UserError: the model came without a tokenizer, or with one of another vocabulary, or `texts` or
-            `batch_size` is unusable.
+          UserError: the model has no tokenizer, or one of another vocabulary, or an argument is unusable.
         """
-        texts, batch_size = arguments.text_list(texts), arguments.batch_size_of(batch_size)
+        texts, batch_size = arguments.check_texts(texts), arguments.check_batch_size(batch_size)
         if self.tokenizer is None:
             raise UserError(
                 f"{self.source}: has no tokenizer.json, so it cannot read texts; put it beside the weights"
@@ -103,52 +117,58 @@ class Model:
                 f"{self.config.vocab_size} ids; use the tokenizer.json that belongs to the weights"
             )
         ends = clip.end_positions(ids, self.config.eot_id)
-        order, back = sort_by_length(ends)
+        order, inverse_order = sort_by_length(ends)
 
-        def rows(start: int) -> np.ndarray:
-            here = order[start : start + batch_size]
-            return trim_padding(ids[here], ends[here])
+        def load_batch(start: int) -> np.ndarray:
+            rows = order[start : start + batch_size]
+            return trim_padding(ids[rows], ends[rows])
 
-        feats = self._encode(self.encoders[1], rows, len(ids), batch_size)
-        return _unit(feats[back])
+        feats = self._encode(self.encoders[1], load_batch, len(ids), batch_size)
+        return l2_normalize(feats[inverse_order])
 
     def features_from_arrays(
         self, images: Float[np.ndarray, "n h w 3"], ids: Int[np.ndarray, "m l"]
     ) -> tuple[Float[np.ndarray, "n e"], Float[np.ndarray, "m e"]]:
-        """Unnormalized float32 features of normalized images and token ids, each array as one batch.
+        """Computes the unnormalized float32 features of normalized images and token ids, one batch each.
 
         Raises:
-          ArgumentError: an array of another shape or type, a number that is not finite, or an id that the
-            text tower does not know.
+          ArgumentError: an array has another shape or type, a value is not finite, or an id is outside the
+            vocabulary.
         """
-        images = arguments.image_arrays(images, self.config.image_size)
-        ids = arguments.id_arrays(ids, self.config.vocab_size, self.config.context_length)
-        image_feats = self.encoders[0](self.held, images)
-        text_feats = self.encoders[1](self.held, ids)
+        images = arguments.check_image_array(images, self.config.image_size)
+        ids = arguments.check_ids(ids, self.config.vocab_size, self.config.context_length)
+        image_feats = self.encoders[0](self.inference_variables, images)
+        text_feats = self.encoders[1](self.inference_variables, ids)
         return np.asarray(image_feats), np.asarray(text_feats)
 
     def num_params(self) -> dict[str, int]:
-        """How many numbers the method trains, and how many there are in all (without the temperature)."""
-        parts = split_model(self.variables, self.method)
-        trainable, frozen = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in parts)
+        """Counts the `trainable` parameters of the method and the `total`, without the temperature."""
+        trainable, frozen = (
+            sum(leaf.size for leaf in jax.tree.leaves(tree))
+            for tree in split_model(self.variables, self.method)
+        )
         return {"trainable": trainable, "total": trainable + frozen}
 
     def save_pretrained(
         self, folder: str | os.PathLike, *, results: Mapping | None = None, training: Mapping | None = None
     ) -> None:
-        """Writes a folder that `from_pretrained` reads.
+        """Writes a folder that `from_pretrained` loads, with a model card.
 
-        Of a model with parts, or with some of CLIP's weights tuned, only what was trained, with the name and
-        SHA-256 of its backbone; a backbone that is to be found nowhere else goes along. CLIP without parts
-        becomes a plain Hugging Face folder. The heads of losses are left out. A model card is written beside;
-        `results` is a run's results.json for it, `training` the run's config.json.
+        A model with adapters or tuned weights is saved as the trained arrays and the name and SHA-256 of its
+        backbone; a backbone that cannot be loaded from elsewhere is saved too. A CLIP without adapters is
+        saved as a plain Hugging Face folder. The heads of losses are not saved.
+
+        Args:
+          folder: created if missing.
+          results: a run's results.json, for the model card.
+          training: a run's config.json, for the model card.
 
         Raises:
-          UserError: the folder cannot be written, or holds files of a model that no earlier save wrote; they
-            are left as they are. Or `results` or `training` lacks what the card tells.
+          UserError: the folder cannot be written, or holds model files that no earlier save wrote, which are
+            left as they are; or `results` or `training` lacks an entry that the card shows.
         """
-        arguments.path_argument("folder", folder)
-        write_saved(
+        arguments.check_path("folder", folder)
+        save_adapter(
             folder,
             self.config,
             self.method,
@@ -160,9 +180,11 @@ class Model:
         )
 
     def merge(self) -> "Model":
-        """A model with the same features and fewer parts: `weights.merge` says which are folded into CLIP."""
+        """Returns a model with the same features and fewer modules; `weights.merge` lists what is folded."""
         method, variables = merge(self.method, self.variables)
-        same = method.tuned == self.method.tuned and variables["params"] is self.variables["params"]
+        params_unchanged = (
+            method.tuned == self.method.tuned and variables["params"] is self.variables["params"]
+        )
         return make_model(
             self.config,
             method,
@@ -170,17 +192,19 @@ class Model:
             tokenizer=self.tokenizer,
             source=self.source,
             dtype=self.dtype,
-            backbone=self.backbone if same else None,
+            backbone=self.backbone if params_unchanged else None,
         )
 
-    def _encode(self, encoder: Callable, rows: Callable, count: int, batch_size: int) -> np.ndarray:
+    def _encode(
+        self, encoder: Callable, load_batch: Callable, count: int, batch_size: int
+    ) -> Float[np.ndarray, "n e"]:
         feats = [np.zeros((0, self.config.embed_dim), np.float32)]
         for start in range(0, count, batch_size):
-            batch = rows(start)
-            # The last batch is filled up: another size would be compiled anew.
-            fill = batch_size - len(batch) if count > batch_size else 0
-            padded = np.concatenate([batch, np.zeros_like(batch, shape=(fill, *batch.shape[1:]))])
-            feats.append(np.asarray(encoder(self.held, padded))[: len(batch)])
+            batch = load_batch(start)
+            # The last batch is padded: another shape would be compiled again.
+            padding = batch_size - len(batch) if count > batch_size else 0
+            padded = np.concatenate([batch, np.zeros_like(batch, shape=(padding, *batch.shape[1:]))])
+            feats.append(np.asarray(encoder(self.inference_variables, padded))[: len(batch)])
         return np.concatenate(feats)
 
 
@@ -194,36 +218,37 @@ def from_pretrained(
 ) -> Model:
     """Loads a model that `save_pretrained` wrote, or a plain CLIP as the zero-shot model.
 
-    Takes a folder of either kind, a run's folder, an id on Hugging Face's hub with an optional revision
-    (`owner/name@revision`), the bundled `clip-mini`, or a file of weights under OpenAI's names (which brings
-    CLIP's own tokenizer). `image_size` is (height, width), by default the folder's own; the towers compute in
-    `dtype`, "float32" or "bfloat16". Without a tokenizer only `encode_texts` complains.
-
-    A file of weights does not tell its activation and heads. OpenAI's own release is recognized; for others
-    `act` ("gelu" or "quick_gelu") and `heads` (of the vision and the text tower) say it. For a plain CLIP
-    folder they replace what its config.json says.
-
-    The backbone of a saved model is found by the name it was trained under; `backbone`, a folder or hub id,
-    says where it is instead. It has to be the very same weights.
+    Args:
+      path_or_hub_id: a folder of either kind, a run's folder, an id on the Hugging Face hub with an optional
+        revision (`owner/name@revision`), the bundled `clip-mini`, or a file of weights under OpenAI's names
+        (used with CLIP's own tokenizer). Without a tokenizer, only `encode_texts` fails.
+      image_size: (height, width) in pixels; by default the folder's own.
+      dtype: the type that the towers compute in, "float32" or "bfloat16".
+      backbone: the folder or hub id of a saved model's backbone, if it is not available under the name that
+        the model was trained with. Its weights must be the very same.
+      act: "gelu" or "quick_gelu". A file of weights does not tell its activation and heads; OpenAI's own
+        release is recognized, other files need `act` and `heads`. For a plain CLIP folder they override its
+        config.json.
+      heads: the number of attention heads of the vision and of the text tower.
 
     Raises:
-      UserError: nothing is there, or what is there does not fit; the message names the file and the weight.
+      UserError: there is no model, or it does not fit the arguments; the message names the file and weight.
     """
-    path_or_hub_id = arguments.path_argument("path_or_hub_id", path_or_hub_id)
-    image_size, dtype = arguments.image_size_or_none(image_size), arguments.dtype_name(dtype)
-    act, heads = arguments.act_or_none(act), arguments.heads_or_none(heads)
+    path_or_hub_id = arguments.check_path("path_or_hub_id", path_or_hub_id)
+    image_size, dtype = arguments.check_image_size(image_size), arguments.check_dtype(dtype)
+    act, heads = arguments.check_act(act), arguments.check_heads(heads)
     if backbone is not None:
-        arguments.path_argument("backbone", backbone)
-    here = find(path_or_hub_id)
-    settings = read_saved(here.path) if here.path.is_dir() else None
-    if settings is not None:
+        arguments.check_path("backbone", backbone)
+    location = find(path_or_hub_id)
+    adapter_config = read_adapter_config(location.path) if location.path.is_dir() else None
+    if adapter_config is not None:
         for name, value in (("act", act), ("heads", heads)):
             if value is not None:
                 raise UserError(f"{path_or_hub_id}: says its {name} itself: leave out {name}={value!r}")
-        config, variables, tokenizer, base = load_saved(here.path, settings, image_size, backbone)
+        config, variables, tokenizer, base = load_adapter(location.path, adapter_config, image_size, backbone)
         return make_model(
             config,
-            settings["method"],
+            adapter_config.method,
             variables,
             tokenizer=tokenizer,
             source=str(path_or_hub_id),
@@ -232,15 +257,15 @@ def from_pretrained(
         )
     if backbone is not None:
         raise UserError(f"{path_or_hub_id}: is a whole CLIP: leave out backbone={str(backbone)!r}")
-    config, params = load_clip(here.path, image_size, act, heads)
+    config, params = load_clip(location.path, image_size, act, heads)
     return make_model(
         config,
         zero_shot(),
         {"params": params},
-        tokenizer=_find_tokenizer(here.path, config),
+        tokenizer=_find_tokenizer(location.path, config),
         source=str(path_or_hub_id),
         dtype=dtype,
-        backbone=here,
+        backbone=location,
     )
 
 
@@ -257,51 +282,81 @@ def make_model(
     heads: Heads = NO_HEADS,
     backbone: Backbone | None = None,
 ) -> Model:
-    """A model of these sizes, this method and these arrays (nested dicts, a collection each).
+    """Builds a model from its sizes, its method and its arrays.
 
-    `mean` and `std` replace those of the config, with which images are normalized. `backbone` says where
-    `params`, but for the leaves that the method tunes, came from; without one
-    `save_pretrained` takes all of CLIP along.
+    Args:
+      config: sizes of the two towers.
+      method: the method whose collections are in `variables`.
+      variables: nested dicts of arrays, one collection each.
+      tokenizer: needed by `encode_texts` only.
+      source: where the model came from, for error messages.
+      mean: replaces the config's image mean.
+      std: replaces the config's image standard deviation.
+      dtype: the type that the towers compute in.
+      heads: the heads of losses that `variables` holds.
+      backbone: where `params`, except for the leaves that the method tunes, came from. Without one,
+        `save_pretrained` saves all of CLIP.
 
     Raises:
-      UserError: an array of the method is missing, has no place or another shape than the method's.
+      UserError: an array is missing, unexpected or misshapen.
     """
-    own = {"image_mean": mean, "image_std": std}
-    config = dataclasses.replace(config, **{key: tuple(v) for key, v in own.items() if v is not None})
+    overrides = {"image_mean": mean, "image_std": std}
+    config = dataclasses.replace(config, **{k: tuple(v) for k, v in overrides.items() if v is not None})
     functions = clip.build(config, method, dtype, heads)
     _check_shapes(jax.eval_shape(functions["init"], jax.random.key(0)), variables, source)
-    encoders = _jitted(functions["encode_image"]), _jitted(functions["encode_text"])
+    encoders = _jit_for_any_batch(functions["encode_image"]), _jit_for_any_batch(functions["encode_text"])
     variables = jax.device_put(variables)
-    # Else each call would turn all weights into narrower ones again.
-    held = clip.inference_variables(variables, dtype)
-    return Model(config, method, variables, tokenizer, source, held, encoders, backbone, dtype)
+    # Cast once: otherwise each call casts all weights again.
+    inference_variables = clip.inference_variables(variables, dtype)
+    return Model(config, method, variables, tokenizer, source, inference_variables, encoders, backbone, dtype)
 
 
-def _read(
-    images: Sequence[Picture] | np.ndarray, i: int, size: tuple[int, int]
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns one of the images in the model's size; an error names it."""
+def jit_encoder(
+    encode: Callable,
+    *,
+    compiler_options: Mapping[str, str],
+    postprocess: Callable = lambda feats: feats,
+    **jit_options,
+) -> Callable:
+    """Jits one of the encoders of `models.clip.build`; training, search and `bench` all use this function.
+
+    Args:
+      encode: `encode_image` or `encode_text`, `(variables, rows) -> (features [b, e], routing)`.
+      compiler_options: see `perf.xla_options`.
+      postprocess: traced with the encoder and applied to its features.
+      **jit_options: further options of `jax.jit`, such as `out_shardings`.
+
+    Returns:
+      A jitted function `(variables, rows) -> features [b, e]`, unnormalized float32 before `postprocess`.
+    """
+
+    def features(variables, rows):
+        return postprocess(encode(variables, rows)[0])
+
+    return jax.jit(features, compiler_options=dict(compiler_options), **jit_options)
+
+
+def _jit_for_any_batch(encode: Callable) -> Callable:
+    """Returns `(variables, rows) -> features`, compiled with other options for a single row."""
+    single, batched = (jit_encoder(encode, compiler_options=encoder_options(size)) for size in (1, 2))
+    return lambda variables, rows: (single if len(rows) == 1 else batched)(variables, rows)
+
+
+def _read_image(images: Sequence[ImageSource], i: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads one image at the model's size; an error names the image."""
     try:
         return read_resized(images[i], size)
     except UserError as error:
         if isinstance(images[i], str | os.PathLike | Crop | Stored):
-            raise  # it names the file
+            raise  # the message names the file
         raise UserError(f"images[{i}]: {error}") from error
 
 
-def _jitted(encode: Callable) -> Callable:
-    """(variables, rows) -> features, compiled in one way for one row and in another for more."""
-    one, more = (
-        jax.jit(lambda v, x: encode(v, x)[0], compiler_options=encoder_options(rows)) for rows in (1, 2)
-    )
-    return lambda variables, rows: (one if len(rows) == 1 else more)(variables, rows)
-
-
-def _check_shapes(expected: dict, found: dict, source: str) -> None:
-    expected, found = flatten(expected), flatten(found)
-    for path in sorted(expected.keys() | found.keys()):
+def _check_shapes(expected: dict, actual: dict, source: str) -> None:
+    expected, actual = flatten(expected), flatten(actual)
+    for path in sorted(expected.keys() | actual.keys()):
         want = list(expected[path].shape) if path in expected else "nothing"
-        have = list(np.shape(found[path])) if path in found else "nothing"
+        have = list(np.shape(actual[path])) if path in actual else "nothing"
         if want != have:
             raise UserError(
                 f"{source}: weight {path!r}: expected {want}, found {have}; "
@@ -310,17 +365,14 @@ def _check_shapes(expected: dict, found: dict, source: str) -> None:
 
 
 def _find_tokenizer(path: Path, config: ClipConfig) -> Tokenizer | None:
-    if path.is_dir():
-        has_one = (path / "tokenizer.json").is_file()
-        return folder_tokenizer(path, config.context_length) if has_one else None
-    return matching_tokenizer(config)
+    if not path.is_dir():
+        return matching_tokenizer(config)
+    if not (path / "tokenizer.json").is_file():
+        return None
+    return folder_tokenizer(path, config.context_length)
 
 
 def matching_tokenizer(config: ClipConfig) -> Tokenizer | None:
-    """CLIP's own tokenizer where the vocabulary has its size, else none."""
-    own = clip_tokenizer(config.context_length)
-    return own if own.vocab_size == config.vocab_size else None
-
-
-def _unit(feats: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n e"]:
-    return feats / np.maximum(np.linalg.norm(feats, axis=1, keepdims=True), 1e-12)
+    """Returns CLIP's own tokenizer if the vocabulary has its size, else None."""
+    tokenizer = clip_tokenizer(config.context_length)
+    return tokenizer if tokenizer.vocab_size == config.vocab_size else None

@@ -322,8 +322,8 @@ def written_backbone(runs, config):
     """The backbone's name in the config.json of the model that the run leaves."""
     run, seen = dataclasses.replace(runs.base_run(config), backbone=loop.prepare(config).backbone), {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "write_saved", lambda *_, backbone, **__: seen.update(found=backbone))
-        results.write_model(run, Path("unused"), {}, {})
+        patch.setattr(results, "save_adapter", lambda *_, backbone, **__: seen.update(found=backbone))
+        results.write_model(config, Path("unused"), parts, {}, {})
     return seen["found"] and Path(seen["found"].name).name
 
 

@@ -1,4 +1,4 @@
-"""Exports carry their date, and one that this JAX cannot read says so in one line."""
+"""Exports record their date; one that this JAX cannot read is reported in one line."""
 
 import base64
 import datetime
@@ -18,7 +18,7 @@ from tpr_jax.export.write import write_export
 IDS = {"encode_text": np.array([[1, 2, 3] + [0] * 21], np.int32)}
 
 
-def test_the_day_is_that_of_the_export_or_the_one_that_is_given(tiny):
+def test_describes_the_date_of_the_export(tiny):
     import tpr_jax
 
     model, day = tpr_jax.from_pretrained(tiny["clip"]), datetime.date(2026, 2, 28)
@@ -39,14 +39,14 @@ def out(tiny, tmp_path):
 
 
 def made_by(out, version: str, made_on: str = "2026-01-15") -> None:
-    """Has the export say that another JAX made it."""
+    """Changes the recorded JAX version of an export."""
     about = json.loads((out / "export.json").read_text())
     about["made_on"], about["formats"]["jax"]["versions"]["jax"] = made_on, version
     (out / "export.json").write_text(json.dumps(about))
 
 
 def refuse(out, name="encode_text") -> str:
-    """Returns the one line with which reading or the first call ends."""
+    """Returns the error message of reading or of the first call."""
     with pytest.raises(UserError) as error:
         read_export(out)[name](IDS[name])
     line = str(error.value)
@@ -54,7 +54,7 @@ def refuse(out, name="encode_text") -> str:
     return line
 
 
-def test_one_that_can_be_read(out, tiny):
+def test_reads_an_export(out, tiny):
     import tpr_jax
 
     encoders = read_export(str(out))
@@ -64,7 +64,7 @@ def test_one_that_can_be_read(out, tiny):
     np.testing.assert_allclose(
         encoders["encode_text"](ids), model.encode_texts(["a man in a red coat"]), atol=2e-6
     )
-    with pytest.raises(Exception) as error:  # a user's mistake stays what it is
+    with pytest.raises(Exception) as error:  # a user's mistake is raised unchanged
         encoders["encode_image"](np.zeros((1, 3, 3, 3), np.uint8))
     assert not isinstance(error.value, UserError)
 
@@ -90,7 +90,7 @@ fxW++msB/QeWKZp0
 """
 
 
-def test_one_of_2025(out):
+def test_export_of_2025(out):
     """JAX 0.12 refuses it by itself; 0.10 reads it."""
     path = out / "jax/encode_text.jaxexport"
     path.write_bytes(zlib.decompress(base64.b64decode(OF_2025)))
@@ -104,7 +104,7 @@ def test_one_of_2025(out):
 
 
 @pytest.mark.parametrize("when", ["read", "called"])
-def test_one_that_is_too_old(out, when, monkeypatch):
+def test_export_that_is_too_old(out, when, monkeypatch):
     def refused(*_):
         raise ValueError("older than the 6-month\nbackward-compatibility window")
 
@@ -121,7 +121,7 @@ def test_one_that_is_too_old(out, when, monkeypatch):
     assert "python -m tpr_jax.export" in line and "install jax==0.4.30" in line and "six months" in line
 
 
-def test_one_that_is_too_new(out):
+def test_export_that_is_too_new(out):
     made_by(out, "0.99.1")
     path = out / "jax/encode_text.jaxexport"
     path.write_bytes(re.sub(rb"StableHLO_v\d+\.\d+\.\d+", b"StableHLO_v9.9.9", path.read_bytes()))
@@ -130,13 +130,13 @@ def test_one_that_is_too_new(out):
 
 
 @pytest.mark.parametrize("size", [0, 7, 1000])
-def test_one_that_is_damaged(out, size):
+def test_damaged_export(out, size):
     path = out / "jax/encode_text.jaxexport"
     path.write_bytes(path.read_bytes()[:size])
     assert "it may be damaged; export the model again" in refuse(out)
 
 
-def test_one_without_what_is_said_of_it(out):
+def test_export_without_description(out):
     (out / "export.json").unlink()
     (out / "jax/encode_text.jaxexport").write_bytes(b"nothing")
     assert "it may be damaged" in refuse(out)
@@ -144,7 +144,7 @@ def test_one_without_what_is_said_of_it(out):
     assert "No such file" in refuse(out)
 
 
-def test_one_for_another_device(tiny, tmp_path):
+def test_export_for_another_platform(tiny, tmp_path):
     import tpr_jax
 
     write_export(tpr_jax.from_pretrained(tiny["clip"]), tmp_path / "out", platforms=("tpu",))

@@ -1,4 +1,4 @@
-"""Exported encoders, loaded by processes that know nothing of this project, say what the model says."""
+"""Exported encoders, loaded without this package, give the features of the model."""
 
 import dataclasses
 import datetime
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import tpr_jax
+from tests.clip_folder import IMAGE_MEAN, IMAGE_STD, set_image_constants
 from tests.conftest import ROOT, _environment, made_once
 from tests.saved_models import trained
 from tests.tiny_clip import DM_SETTINGS, SETTINGS, quick_compilation  # noqa: F401
@@ -21,7 +22,7 @@ from tpr_jax.data.tokenizer import folder_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.export import jax_files, onnx_files, saved_model
 from tpr_jax.export import write as writing
-from tpr_jax.export.encoders import error, samples, wanted
+from tpr_jax.export.encoders import expected_features, relative_error, sample_inputs
 from tpr_jax.models import methods
 from tpr_jax.utils.trees import flatten
 
@@ -89,7 +90,7 @@ def model_of(tiny, name):
 
 @pytest.fixture(scope="module")
 def mixture(tiny, tmp_path_factory):
-    """`model`, a DM-Adapter, `out`, its export by the command, and what the command `said`."""
+    """Returns a DM-Adapter `model`, its export `out`, and what the command `said`."""
 
     def make(folder):
         model_of(tiny, "dm_adapter").save_pretrained(folder / "model")
@@ -104,7 +105,7 @@ def mixture(tiny, tmp_path_factory):
     return {"model": model, "out": folder / "out", "said": (folder / "said.txt").read_text()}
 
 
-def by_a_stranger(folder, model, tmp_path, load: str, blocked: tuple[str, ...]) -> None:
+def assert_runs_in_a_new_process(folder, model, tmp_path, load: str, blocked: tuple[str, ...]) -> None:
     """Loads the export in a new process, without these packages, and compares batches of 1, 3 and 7."""
     pixels = np.random.default_rng(3).integers(0, 256, (7, 32, 16, 3), np.uint8)
     np.savez(tmp_path / "given.npz", pixels=pixels, texts=np.array(TEXTS))
@@ -121,19 +122,23 @@ def by_a_stranger(folder, model, tmp_path, load: str, blocked: tuple[str, ...]) 
             assert found[f"{name}{b}"].dtype == np.float32
             np.testing.assert_allclose(found[f"{name}{b}"], feats[:b], atol=2e-6)
             np.testing.assert_allclose(np.linalg.norm(found[f"{name}{b}"], axis=1), 1, atol=1e-6)
-        assert np.abs(feats[0] - feats[1]).max() > 1e-3  # else any row would do
+        assert np.abs(feats[0] - feats[1]).max() > 1e-3  # otherwise any row passes
 
 
-def test_by_jax_alone(mixture, tmp_path):
-    by_a_stranger(mixture["out"], mixture["model"], tmp_path, READ_JAX, ("tpr_jax", "flax", "tensorflow"))
+def test_runs_with_jax_alone(mixture, tmp_path):
+    assert_runs_in_a_new_process(
+        mixture["out"], mixture["model"], tmp_path, READ_JAX, ("tpr_jax", "flax", "tensorflow")
+    )
 
 
 @needs_tensorflow
-def test_by_tensorflow_alone(mixture, tmp_path):
-    by_a_stranger(mixture["out"], mixture["model"], tmp_path, READ_TENSORFLOW, ("tpr_jax", "jax", "jaxlib"))
+def test_runs_with_tensorflow_alone(mixture, tmp_path):
+    assert_runs_in_a_new_process(
+        mixture["out"], mixture["model"], tmp_path, READ_TENSORFLOW, ("tpr_jax", "jax", "jaxlib")
+    )
 
 
-def test_what_is_in_the_folder(mixture):
+def test_contents_of_the_folder(mixture):
     out, model = mixture["out"], mixture["model"]
     about = json.loads((out / "export.json").read_text())
     files = {path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}
@@ -155,13 +160,13 @@ def test_what_is_in_the_folder(mixture):
     for name in ("encode_image.jaxexport", '"encode_text"', "[b, 32, 16, 3]", "[b, 24]", "tokenizer.json"):
         assert name in (out / "README.md").read_text()
     assert mixture["said"].splitlines()[-1].startswith(f"written to {out}: jax, saved_model, export.json")
-    # Each weight is there, and once; what else there is, is program and names.
+    # Each weight is stored once; the rest are programs and names.
     size = sum(leaf.nbytes for leaf in flatten(model.variables).values())
     for kind in ("jax/", "saved_model/variables/"):
         held = sum(path.stat().st_size for name, path in files.items() if name.startswith(kind))
         assert size < held < size + 150_000
     program = files["saved_model/saved_model.pb"].read_bytes()
-    assert len(program) < size and b"composite_v" not in program  # which TensorFlow does not know
+    assert len(program) < size and b"composite_v" not in program  # unknown to TensorFlow
 
 
 @pytest.mark.parametrize("name", ["up_person", "cskt", "zero_shot"])
@@ -169,14 +174,14 @@ def test_other_methods(tiny, tmp_path, name):
     model = model_of(tiny, name)
     writing.write_export(model, tmp_path / "out", platforms=("cpu",))
     read = jax_files.read(tmp_path / "out" / "jax")
-    rows = samples(model, 2)
-    for encoder, right in wanted(model, rows).items():
+    rows = sample_inputs(model, 2)
+    for encoder, right in expected_features(model, rows).items():
         np.testing.assert_allclose(read[encoder](rows[encoder]), right, atol=2e-6)
 
 
 @needs_tensorflow
-def test_programs_for_tensorflow_are_old_and_have_no_composites():
-    """`erf`, `top_k` and the like, which JAX writes as composites; the numbers are those of NumPy."""
+def test_saved_model_programs_are_old_and_have_no_composites():
+    """Covers `erf`, `top_k` and others that JAX writes as composites; compares with NumPy."""
 
     def function(weights, rows):
         values, places = jax.lax.top_k(rows.astype(np.float32) - weights["a"], 2)
@@ -190,7 +195,7 @@ def test_programs_for_tensorflow_are_old_and_have_no_composites():
     program = saved_model.old_stablehlo(exported)
     assert b"StableHLO_v1.0.0" in program and b"composite_v" not in program
     a = np.array([0.5, 0, 1, 0.25, 0], np.float32)  # exact, so that the order is certain
-    bound = saved_model._bound(exported, [tf.Variable(a), tf.Variable([0.0, 0.0])])
+    bound = saved_model._call_exported(exported, [tf.Variable(a), tf.Variable([0.0, 0.0])])
     call = tf.function(bound, autograph=False).get_concrete_function(tf.TensorSpec([None, 5], tf.int32))
     for size in (1, 4):
         given = np.random.default_rng(size).permuted(
@@ -204,8 +209,8 @@ def test_programs_for_tensorflow_are_old_and_have_no_composites():
 
 
 @needs_tensorflow
-def test_an_exact_gelu_too(tiny, tmp_path):
-    """Other CLIPs have it: their programs hold `erf`."""
+def test_exact_gelu(tiny, tmp_path):
+    """Programs of CLIPs with exact GELU contain `erf`."""
     model = model_of(tiny, "zero_shot")
     model = dataclasses.replace(model, config=dataclasses.replace(model.config, act="gelu"))
     about = writing.write_export(model, tmp_path / "out", formats=("saved_model",))
@@ -214,7 +219,7 @@ def test_an_exact_gelu_too(tiny, tmp_path):
 
 @needs_tensorflow
 @pytest.mark.parametrize("when", ["written", "called"])
-def test_a_tensorflow_that_is_too_old_is_named(when, tiny, tmp_path, monkeypatch):
+def test_reports_a_tensorflow_that_is_too_old(when, tiny, tmp_path, monkeypatch):
     from tensorflow.compiler.tf2xla.python import xla
 
     def refuse(*_, **__):
@@ -222,21 +227,21 @@ def test_a_tensorflow_that_is_too_old_is_named(when, tiny, tmp_path, monkeypatch
 
     if when == "written":
         monkeypatch.setattr(xla, "call_module", refuse)
-    else:  # a program of another kind altogether, which TensorFlow looks at when it is to run
+    else:  # not a program: TensorFlow looks at it when it is called
         monkeypatch.setattr(saved_model, "old_stablehlo", lambda exported: b"ML\xefR version 9")
     with pytest.raises(UserError, match=r"TensorFlow \d.* cannot read what JAX \d.*newer TensorFlow"):
         writing.write_export(model_of(tiny, "zero_shot"), tmp_path / "out", formats=("saved_model",))
     assert not list(tmp_path.iterdir())
 
 
-def test_narrow_types_are_smaller_and_say_how_far_they_are(tiny, tmp_path):
+def test_narrow_types_are_smaller_and_report_their_error(tiny, tmp_path):
     model = model_of(tiny, "zero_shot")
     found = {
         dtype: writing.write_export(model, tmp_path / dtype, platforms=("cpu",), dtype=dtype)
         for dtype in ("float16", "bfloat16")
     }
-    rows = samples(model)
-    right = wanted(model, rows)
+    rows = sample_inputs(model)
+    right = expected_features(model, rows)
     for dtype, about in found.items():
         said = about["formats"]["jax"]["error"]
         read = jax_files.read(tmp_path / dtype / "jax")
@@ -249,29 +254,46 @@ def test_narrow_types_are_smaller_and_say_how_far_they_are(tiny, tmp_path):
         assert size / 2 < held < size / 2 + 100_000
 
 
-def test_pictures_are_normalized_by_the_models_own_mean(tiny, tmp_path):
-    """Not by CLIP's, which the model itself would take of raw pixels."""
+def test_images_are_normalized_with_the_mean_of_the_model(tiny, tmp_path):
+    """Not with CLIP's, which the encoder applies to raw pixels."""
     plain = model_of(tiny, "zero_shot")
     config = dataclasses.replace(plain.config, image_mean=(0.1, 0.2, 0.3), image_std=(0.5, 0.6, 0.7))
     model = dataclasses.replace(plain, config=config)
     writing.write_export(model, tmp_path / "out", platforms=("cpu",))
-    pixels = samples(model, 2)["encode_image"]
+    pixels = sample_inputs(model, 2)["encode_image"]
     found = jax_files.read(tmp_path / "out" / "jax")["encode_image"](pixels)
     np.testing.assert_allclose(found, model.encode_images(list(pixels)), atol=2e-6)
-    assert error(found, model_of(tiny, "zero_shot").encode_images(list(pixels))) > 1e-3
+    assert relative_error(found, model_of(tiny, "zero_shot").encode_images(list(pixels))) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["jax", "onnx"])
+def test_image_constants_of_a_folder(own_clip, tmp_path, name):
+    """The mean and std of preprocessor_config.json are part of the exported program."""
+    if name == "onnx":
+        pytest.importorskip("jax2onnx", reason="pip install -r requirements-onnx.txt")
+    rows = np.random.default_rng(0).integers(0, 256, (3, 32, 16, 3), np.uint8)
+    before = tpr_jax.from_pretrained(own_clip, image_size=(32, 16)).encode_images(list(rows))
+    set_image_constants(own_clip)
+    model = tpr_jax.from_pretrained(own_clip, image_size=(32, 16))
+    description = writing.write_export(model, tmp_path / "out", formats=(name,), platforms=("cpu",))
+    inside = description["image"]["inside_the_graph"]
+    assert (tuple(inside["mean"]), tuple(inside["std"])) == (IMAGE_MEAN, IMAGE_STD)
+    feats = writing.WRITERS[name].read(tmp_path / "out" / name)["encode_image"](rows)
+    np.testing.assert_allclose(feats, model.encode_images(list(rows)), atol=1e-5 if name == "onnx" else 2e-6)
+    assert relative_error(feats, before) > 1e-3
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_by_onnx_runtime_alone(tiny, tmp_path, name):
-    """Where requirements-onnx.txt is installed."""
+def test_runs_with_onnx_runtime_alone(tiny, tmp_path, name):
+    """Needs the packages of requirements-onnx.txt."""
     pytest.importorskip("jax2onnx", reason="pip install -r requirements-onnx.txt")
     model = model_of(tiny, name)
     about = writing.write_export(model, tmp_path / "out", formats=("onnx",))
     assert max(about["formats"]["onnx"]["error"].values()) < 1e-4
-    by_a_stranger(tmp_path / "out", model, tmp_path, READ_ONNX, ("tpr_jax", "jax", "jax2onnx"))
+    assert_runs_in_a_new_process(tmp_path / "out", model, tmp_path, READ_ONNX, ("tpr_jax", "jax", "jax2onnx"))
 
 
-def test_what_goes_wrong_leaves_what_was_there(tiny, tmp_path, monkeypatch):
+def test_a_failed_export_keeps_the_older_one(tiny, tmp_path, monkeypatch):
     model, out = model_of(tiny, "zero_shot"), tmp_path / "out"
 
     def fail(*_):

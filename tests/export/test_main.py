@@ -1,4 +1,4 @@
-"""The export's command line: what it refuses, in one line."""
+"""The export's command line and its errors, in one line."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from tpr_jax.export.__main__ import parse, run
 
 @pytest.fixture(autouse=True)
 def platforms(monkeypatch):
-    """As they were, afterward: the command sets them for its process."""
+    """Restores the platforms, which the command sets for its process."""
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
 
 
@@ -38,32 +38,32 @@ def test_defaults_and_lists():
         ("--model m", "--out"),
         ("--out o", "--model"),
         ("--model m --out o --format tflite", "'tflite'"),
-        ("--model m --out o --platforms cpu,gpu", "'gpu' is unknown: known are cpu, cuda, tpu"),
+        ("--model m --out o --platforms cpu,gpu", "'gpu' is unknown: choose from: cpu, cuda, tpu"),
         ("--model m --out o --platforms ,", "'' is unknown"),
         ("--model m --out o --dtype int8", "'int8'"),
         ("--model m --out o --image_size 0 4", "--image_size 0 4: must be above 0"),
         ("--model m --out o --color red", "--color"),
     ],
 )
-def test_words_that_are_wrong(capsys, words, wanted):
+def test_rejects_unusable_arguments(capsys, words, wanted):
     assert wanted in said(capsys, *words.split())
 
 
-def test_a_place_that_is_taken(capsys, tmp_path, tiny):
+def test_rejects_a_folder_with_other_files(capsys, tmp_path, tiny):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "letter.txt").write_text("dear")
     words = ("--model", tiny["clip"], "--out")
-    assert "holds something else than an export; name another folder" in said(capsys, *words, mine)
+    assert "holds something other than an export; choose another folder" in said(capsys, *words, mine)
     (mine / "export.json").write_text(json.dumps({"made_by": "tpr_jax.export", "bytes": {}}))
     assert "holds letter.txt beside an export" in said(capsys, *words, mine)
-    assert "is no folder" in said(capsys, *words, mine / "letter.txt")
+    assert "is not a directory" in said(capsys, *words, mine / "letter.txt")
     assert (mine / "letter.txt").read_text() == "dear"
     below = said(capsys, *words, mine / "letter.txt" / "out")
     assert str(mine / "letter.txt" / "out") in below
 
 
-def test_a_model_that_cannot_be_read(capsys, tmp_path):
+def test_reports_a_model_that_cannot_be_read(capsys, tmp_path):
     assert "nowhere" in said(capsys, "--model", tmp_path / "nowhere", "--out", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     assert "empty" in said(capsys, "--model", tmp_path / "empty", "--out", tmp_path / "out")
@@ -77,7 +77,7 @@ def test_a_model_that_cannot_be_read(capsys, tmp_path):
         ("onnx", "jax2onnx", "pip install -r requirements-onnx.txt"),
     ],
 )
-def test_a_package_that_is_missing(capsys, tmp_path, tiny, monkeypatch, kind, package, remedy):
+def test_reports_a_missing_package(capsys, tmp_path, tiny, monkeypatch, kind, package, remedy):
     monkeypatch.setitem(sys.modules, package, None)
     line = said(capsys, "--model", tiny["clip"], "--out", tmp_path / "out", "--format", kind)
     assert f"--format {kind}" in line and remedy in line

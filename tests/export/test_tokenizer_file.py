@@ -1,4 +1,4 @@
-"""The tokenizer's file gives the rows that the tokenizer gives, by the `tokenizers` library alone."""
+"""The exported tokenizer gives the same rows, with the `tokenizers` library alone."""
 
 import html
 
@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 
 from tpr_jax.data.tokenizer import clip_tokenizer, folder_tokenizer
-from tpr_jax.export.tokenizer_file import whole_tokenizer
+from tpr_jax.export.tokenizer_file import standalone_tokenizer
 from tpr_jax.weights.backbone import clip_mini_dir
 
 TEXTS = [
@@ -33,23 +33,23 @@ TEXTS = [
     ],
     ids=["clip", "clip_short", "clip_mini", "clip_mini_short"],
 )
-def test_the_same_rows(tokenizer, tmp_path):
+def test_gives_the_same_rows(tokenizer, tmp_path):
     before = tokenizer.backend.to_str()
-    whole_tokenizer(tokenizer).save(str(tmp_path / "tokenizer.json"))
+    standalone_tokenizer(tokenizer).save(str(tmp_path / "tokenizer.json"))
     loaded = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     rows = np.array([loaded.encode(text).ids for text in TEXTS], np.int32)
     assert rows.shape == (len(TEXTS), tokenizer.context_length)
     np.testing.assert_array_equal(rows, tokenizer(TEXTS))
-    assert tokenizer.backend.to_str() == before  # the model's own is left as it was
+    assert tokenizer.backend.to_str() == before  # the model's tokenizer is unchanged
 
 
 @pytest.mark.parametrize(
     "text", ["a b &amp; c", "\ufb01ne", "\uff21 coat", "caf\u00c3\u00a9", "red\u0092s", "a\x07b"]
 )
-def test_what_the_file_leaves_out_is_made_up_for_as_the_docs_say(text):
-    """Those texts differ; cleaned first by the two functions that docs/export.md names, they do not."""
+def test_cleanup_of_the_docs_makes_up_for_what_the_file_lacks(text):
+    """These texts differ, unless the two functions that docs/export.md names clean them first."""
     clip = clip_tokenizer()
-    file = whole_tokenizer(clip)
+    file = standalone_tokenizer(clip)
     assert file.encode(text).ids != clip([text])[0].tolist()
     cleaned = html.unescape(html.unescape(ftfy.fix_text(text)))
     assert file.encode(cleaned).ids == clip([text])[0].tolist()

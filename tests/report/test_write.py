@@ -1,4 +1,4 @@
-"""The report: what it says is what it was given, it stands alone, and no input breaks it."""
+"""The report shows what it was given, needs no other file, and no input breaks it."""
 
 import base64
 import io
@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from tpr_jax.errors import UserError
-from tpr_jax.report import html as report_html
-from tpr_jax.report import write as report
+from tpr_jax.report import charts, facts
+from tpr_jax.report.write import write_report
 
 
 def metrics(r1):
@@ -39,7 +39,7 @@ HISTORY = [{"step": s, "epoch": s / 10, "loss": 5 - s / 50} for s in range(1, 10
 
 @pytest.fixture
 def photos(tmp_path):
-    """Three plain photos, red, green and blue."""
+    """Returns three plain photos, red, green and blue."""
     paths = []
     for i, color in enumerate(("red", "lime", "blue")):
         paths.append(str(tmp_path / f"{i}.png"))
@@ -53,7 +53,7 @@ def retrievals(paths, caption="a man"):
 
 
 class Page(HTMLParser):
-    """The tags in order, whether they are balanced, and the texts."""
+    """Collects the tags and texts of a page; fails if tags do not match."""
 
     def __init__(self, text):
         super().__init__()
@@ -77,7 +77,7 @@ class Page(HTMLParser):
 
 
 def written(tmp_path, **parts):
-    html_path, png_path = report.write_report(tmp_path, **parts)
+    html_path, png_path = write_report(tmp_path, **parts)
     assert sorted(p.name for p in tmp_path.glob("report*")) == ["report.html", "report.png"]
     with open(html_path, encoding="utf-8") as file:
         return Page(file.read()), Image.open(png_path).convert("RGB")
@@ -90,28 +90,28 @@ def test_page_shows_numbers_photos_and_frames(tmp_path, photos):
         page.texts
     )
     assert {"37.5", "38.5", "41.5", "Best on val (epoch 3), test"} <= set(page.texts)
-    assert "first right photo at place 2" in page.texts
+    assert "first right photo at rank 2" in page.texts
     images = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
     for source, color in zip(images, ((254, 0, 0), (0, 255, 1), (0, 0, 254)), strict=True):
         raw = base64.b64decode(source.removeprefix("data:image/jpeg;base64,"))
         assert np.abs(np.array(Image.open(io.BytesIO(raw)))[96, 32] - np.array(color)).max() <= 4
-    assert ["right" in attrs.get("class", "") for tag, attrs in page.tags if tag == "li"] == [
+    assert ["match" in attrs.get("class", "") for tag, attrs in page.tags if tag == "li"] == [
         False,
         True,
         False,
     ]
 
 
-def test_the_best_on_test_is_called_what_it_is():
+def test_labels_the_best_epoch_on_test():
     results = RESULTS | {"best_on_test": {"epoch": 9, "test": metrics(39.5), "note": "it flatters"}}
-    rows = {label: (values["t2i"]["R1"], stress) for label, values, stress in report.table_rows(results)}
+    rows = {label: (values["t2i"]["R1"], stress) for label, values, stress in facts.table_rows(results)}
     assert rows["Best on test itself (epoch 9), as papers do"] == (39.5, False)
     assert rows["Best on val (epoch 3), test"] == (38.5, False)
     assert rows["After training, test"] == (37.5, True)
-    assert len(report.table_rows(RESULTS)) == len(rows) - 1
+    assert len(facts.table_rows(RESULTS)) == len(rows) - 1
 
 
-def test_page_stands_alone(tmp_path, photos):
+def test_page_needs_no_other_file(tmp_path, photos):
     page, _ = written(tmp_path, history=HISTORY, results=RESULTS, retrievals=retrievals(photos))
     tags = {tag for tag, _ in page.tags}
     assert not tags & {"script", "link", "iframe"}
@@ -128,12 +128,12 @@ def test_captions_are_escaped(tmp_path, photos):
     assert "script" not in {tag for tag, _ in page.tags}
 
 
-def test_picture_holds_the_photos_and_one_green_frame(tmp_path, photos):
-    _, picture = written(tmp_path, history=HISTORY, results=RESULTS, retrievals=retrievals(photos))
-    pixels = np.array(picture).reshape(-1, 3)
+def test_png_has_the_photos_and_one_green_frame(tmp_path, photos):
+    _, png = written(tmp_path, history=HISTORY, results=RESULTS, retrievals=retrievals(photos))
+    pixels = np.array(png).reshape(-1, 3)
     counts = [np.sum(np.all(pixels == c, axis=1)) for c in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
     assert min(counts) > 5000
-    below = np.array(picture)[600:]
+    below = np.array(png)[600:]
     frame = np.argwhere(np.all(below == (0x1F, 0x9D, 0x55), axis=2))
     lime = np.argwhere(np.all(below == (0, 255, 0), axis=2))
     assert len(frame) > 1000
@@ -153,12 +153,12 @@ def test_picture_holds_the_photos_and_one_green_frame(tmp_path, photos):
         ),
     ],
 )
-def test_a_run_with_little_to_show(tmp_path, history, results):
-    _, picture = written(tmp_path, history=history, results=results, retrievals=[])
-    assert picture.width == 1600
+def test_runs_with_little_to_show(tmp_path, history, results):
+    _, png = written(tmp_path, history=history, results=results, retrievals=[])
+    assert png.width == 1600
 
 
-def test_photos_that_cannot_be_read_are_drawn_empty(tmp_path, photos):
+def test_unreadable_photos_become_empty_frames(tmp_path, photos):
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "cut.png").write_bytes(Path(photos[0]).read_bytes()[:60])
     wide = tmp_path / "wide.png"
@@ -173,25 +173,52 @@ def test_thumbnails_are_upright(tmp_path):
     exif = photo.getexif()
     exif[274] = 6  # turned by a quarter
     photo.save(tmp_path / "turned.jpg", exif=exif)
-    assert report.thumbnail(tmp_path / "turned.jpg").size == (85, 256)
+    assert facts.make_thumbnail(tmp_path / "turned.jpg").size == (85, 256)
 
 
-def test_smoothing_is_a_mean_of_neighbors():
+def test_moving_average_is_a_mean_of_neighbors():
     points = [(x, float(x % 2)) for x in range(40)]
-    smooth = report.smoothed(points, share=0.05)
+    smooth = facts.moving_average(points, fraction=0.05)
     assert [x for x, _ in smooth] == list(range(40))
     assert smooth[10][1] == pytest.approx(2 / 3) and smooth[0][1] == pytest.approx(1 / 2)
-    assert report.smoothed([(5, 3.0)]) == [(5, 3.0)]
+    assert facts.moving_average([(5, 3.0)]) == [(5, 3.0)]
 
 
-@pytest.mark.parametrize("span", [(0, 57.3), (1.2, 6.4), (0, 0.0003), (-2, 2), (1, 1200)])
-def test_ticks_are_round_and_inside(span):
-    marks = report_html.ticks(*span)
-    assert 2 <= len(marks) <= 8
-    assert span[0] - 1e-12 <= marks[0] and marks[-1] <= span[1] + 1e-12
-    step = marks[1] - marks[0]
-    assert re.fullmatch(r"[125]\.0+e[+-]\d+", f"{step:.6e}")
-    assert report_html.ticks(3, 3) == [3]
+def ticks(svg, axis):
+    """The labels of an axis' ticks, as numbers."""
+    groups = re.findall(rf'<g id="{axis}tick_\d+">.*?<text[^>]*>([^<]*)</text>', svg, re.DOTALL)
+    return [float(label.replace("\u2212", "-")) for label in groups]
+
+
+@pytest.mark.parametrize("span", [(0, 57.3), (1.2, 6.4), (-2, 2), (1, 1200)])
+def test_ticks_are_evenly_spaced_and_inside(span):
+    svg = charts.loss_svg([(0, span[0]), (10, span[1])])
+    for axis, (low, high) in (("x", (0, 10)), ("y", span)):
+        marks = ticks(svg, axis)
+        margin = 0.06 * (high - low)
+        assert 2 <= len(marks) <= 10
+        assert low - margin <= marks[0] and marks[-1] <= high + margin
+        np.testing.assert_allclose(np.diff(marks), marks[1] - marks[0], rtol=1e-6)
+
+
+def test_charts_have_a_label_tooltips_and_the_colors_of_the_page():
+    curves = facts.recall_curves(HISTORY)
+    svg = charts.recall_svg(curves)
+    page = Page(svg)
+    assert page.tags[0][0] == "svg" and page.tags[0][1]["aria-label"] == "R@1 by epoch, %"
+    assert page.tags[0][1]["viewbox"] == "0 0 440 280" and "width" not in page.tags[0][1]
+    assert {"epoch", "text to image, val", "image to text, val"} <= set(page.texts)
+    hints = [text for text in page.texts if text.startswith("epoch ")]
+    assert hints == 2 * [f"epoch {e}: {10 * e:.2f} %" for e in (1, 2, 3)]
+    assert {"var(--green)", "var(--amber)", "var(--ink)"} <= set(re.findall(r"var\(--\w+\)", svg))
+    assert svg == charts.recall_svg(curves)
+
+
+def test_the_loss_chart_shows_every_step():
+    points = facts.loss_curve(HISTORY)
+    svg = charts.loss_svg(points)
+    lengths = [len(re.findall("[ML] ", path)) for path in re.findall(r'd="([^"]*)"', svg)]
+    assert lengths.count(len(points)) == 2  # the losses and their moving average
 
 
 def test_a_full_disk_keeps_the_old_report(tmp_path, monkeypatch):
@@ -201,7 +228,7 @@ def test_a_full_disk_keeps_the_old_report(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(UserError, match="no space left on the disk of .*report.html"):
-        report.write_report(tmp_path, history=HISTORY, results=RESULTS, retrievals=[])
+    with pytest.raises(UserError, match=r"no space left on the disk of .*report.html"):
+        write_report(tmp_path, history=HISTORY, results=RESULTS, retrievals=[])
     assert (tmp_path / "report.html").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]

@@ -1,4 +1,4 @@
-"""The command: pages and pictures of each kind, own photos and data sets, and what it says to bad input."""
+"""The command: pages and figures of each kind, user photos and data sets, and errors."""
 
 import io
 import json
@@ -25,7 +25,7 @@ VOID = {"img", "meta", "br"}
 
 
 class Page(HTMLParser):
-    """Its text, its pictures and whatever it refers to; fails where tags do not match."""
+    """Collects a page's text, images and references; fails if tags do not match."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -63,7 +63,7 @@ def read(path: Path) -> Page:
 
 @pytest.fixture(scope="module")
 def models(tiny, tmp_path_factory):
-    """A saved model with a mixture and one with a prefix, by the command that they are for."""
+    """Saves a model with a mixture and one with a prefix, by the command that they are for."""
 
     def make(root):
         clip = Path(tiny["clip"])
@@ -80,7 +80,7 @@ def draw(*words) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "pictures"),
+    ("name", "figures"),
     [
         ("grid", ["grid.png"]),
         (
@@ -92,14 +92,14 @@ def draw(*words) -> None:
         ("map", ["map.png"]),
     ],
 )
-def test_a_page_of_a_data_set(name, pictures, models, tiny, tmp_path, capsys):
+def test_page_of_a_data_set(name, figures, models, tiny, tmp_path, capsys):
     some = ["--identities", 3] if name == "map" else ["--number", 2]
     model = models.get(name, models["plain"])
     draw(name, "--model", model, "--out", tmp_path / "out", "--data_dir", tiny["data"], *some)
     found = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert found == sorted([f"{name}.html", folder.LIST, *pictures])
-    for picture in pictures:
-        image = Image.open(tmp_path / "out" / picture)
+    assert found == sorted([f"{name}.html", folder.MANIFEST, *figures])
+    for figure in figures:
+        image = Image.open(tmp_path / "out" / figure)
         assert image.format == "PNG" and len(np.unique(np.asarray(image.convert("L")))) > 20
     page = read(tmp_path / "out" / f"{name}.html")
     assert model in page.words and "test" in page.words
@@ -108,7 +108,7 @@ def test_a_page_of_a_data_set(name, pictures, models, tiny, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["grid", "experts", "prefix", "words", "map"])
-def test_a_page_of_own_photos_and_sentences(name, models, tmp_path):
+def test_page_of_the_users_photos_and_sentences(name, models, tmp_path):
     names = search_galleries.photos(tmp_path / "photos", 5)
     text = 'red "coat" <b>& blue</b> 帽子 $x_1$'
     model = models.get(name, models["plain"])
@@ -119,7 +119,7 @@ def test_a_page_of_own_photos_and_sentences(name, models, tmp_path):
         assert names[0] in page.words and names[2] in page.words and names[3] not in page.words
 
 
-def test_photos_of_a_table_with_boxes_and_a_single_one(models, tmp_path):
+def test_photos_of_a_table_and_a_single_file(models, tmp_path):
     search_galleries.photos(tmp_path, 2)
     (tmp_path / "t.csv").write_text("image,x,y,w,h\n000.png,0,0,10,20\n001.png,,,,\n")
     places = [tmp_path / "t.csv", tmp_path / "001.png"]
@@ -127,14 +127,14 @@ def test_photos_of_a_table_with_boxes_and_a_single_one(models, tmp_path):
     assert "the first 3 of 3 photos" in read(tmp_path / "out" / "grid.html").words
 
 
-def test_drawn_again_it_replaces_its_own_files_and_no_others(models, tiny, tmp_path, capsys):
+def test_drawing_again_replaces_only_its_own_files(models, tiny, tmp_path, capsys):
     out = tmp_path / "out"
     words = ["words", "--model", models["plain"], "--out", out, "--data_dir", tiny["data"], "--number"]
     draw(*words, 2)
     first = (out / "words.html").read_bytes()
     draw(*words, 1)
     assert not (out / "words_2.png").exists() and (out / "words.html").read_bytes() != first
-    assert json.loads((out / folder.LIST).read_text()) == {"words": ["words.html", "words_1.png"]}
+    assert json.loads((out / folder.MANIFEST).read_text()) == {"words": ["words.html", "words_1.png"]}
     (out / "notes.txt").write_text("mine")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert "notes.txt" in explained(capsys, *words, 1)
@@ -160,7 +160,7 @@ def explained(capsys, *words) -> str:
         (["experts", "--model", "{plain}"], "zero_shot, has no mixture of experts: dm_adapter and"),
         (["prefix", "--model", "{experts}"], "dm_adapter, has no prefix tokens: up_person and prefix"),
         (["grid", "--model", "{plain}", "--split", "tset"], "split 'tset' is unknown"),
-        (["grid", "--model", "{plain}", "--dataset", "cuhk"], "--dataset cuhk: is unknown: known are"),
+        (["grid", "--model", "{plain}", "--dataset", "cuhk"], "--dataset cuhk: is unknown: choose from"),
         (["grid", "--model", "{plain}", "--dataset", "folder"], "--data_dir DIR"),
         (["grid", "--model", "{plain}", "--data_dir", "{tmp}/nothing"], "nothing"),
         (["grid", "--model", "{plain}", "--photos", "{tmp}/empty", "--text", "red"], "empty: has no photos"),
@@ -184,10 +184,10 @@ def explained(capsys, *words) -> str:
         (["grid", "--model", "{plain}", "--out", "{tmp}/photos"], "holds 000.png, which was not drawn here"),
     ],
 )
-def test_what_a_user_gets_wrong_is_one_line(words, told, models, tmp_path, capsys):
+def test_reports_errors_in_one_line(words, told, models, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     search_galleries.photos(tmp_path / "photos", 2)
-    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "bad.jpg").write_bytes(b"not an image")
     words = [word.format(tmp=tmp_path, **models) for word in words]
     if words and "--out" not in words and told != "--out":
         words += ["--out", str(tmp_path / "out")]
@@ -195,15 +195,15 @@ def test_what_a_user_gets_wrong_is_one_line(words, told, models, tmp_path, capsy
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_without_tokenizer_says_so(own_clip, tmp_path, capsys):
+def test_reports_a_model_without_a_tokenizer(own_clip, tmp_path, capsys):
     (own_clip / "tokenizer.json").unlink()
     search_galleries.photos(tmp_path / "photos", 2)
     words = ["grid", "--model", own_clip, "--out", tmp_path / "out", "--photos", tmp_path / "photos"]
     assert "has no tokenizer.json" in explained(capsys, *words, "--text", "red")
 
 
-def test_a_photo_goes_into_the_page_as_it_is(models, tmp_path):
-    """The pixels of the first picture in the grid are those of a photo."""
+def test_page_contains_the_pixels_of_a_photo(models, tmp_path):
+    """The first image of the grid has the pixels of the photo."""
     import base64
 
     pixels = np.full((32, 16, 3), (200, 30, 30), np.uint8)

@@ -1,4 +1,4 @@
-"""What the Python API is given wrongly is one line that names the argument."""
+"""Errors in the arguments of the Python API are one line that names the argument."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tpr_jax import losses
 from tpr_jax.errors import ArgumentError, UserError
 from tpr_jax.metrics.retrieval import rank_metrics, retrieval_metrics, top_k
 from tpr_jax.models import methods
-from tpr_jax.weights import arguments as validate
+from tpr_jax.weights import arguments as api_arguments
 from tpr_jax.weights import reference
 from tpr_jax.weights.merge import merge
 
@@ -59,19 +59,20 @@ def test_from_pretrained(settings, match):
 
 
 @pytest.mark.parametrize("name", [None, 3, "", " ", b"clip-mini", ["clip-mini"]])
-def test_what_is_no_name(name):
+def test_rejects_unusable_names(name):
     one_line(tpr_jax.from_pretrained, name, match="path_or_hub_id")
 
 
 @pytest.mark.parametrize("dtype", ["float32", np.float32, np.dtype("float32"), "bfloat16"])
-def test_types_may_be_named_in_any_way(dtype):
+def test_accepts_every_kind_of_dtype(dtype):
     import jax.numpy as jnp
 
-    assert validate.dtype_name(dtype) in ("float32", "bfloat16")
-    assert validate.dtype_name(jnp.bfloat16) == "bfloat16"
-    assert validate.image_size_or_none([np.int64(8), 4]) == (8, 4)
+    assert api_arguments.check_dtype(dtype) in ("float32", "bfloat16")
+    assert api_arguments.check_dtype(jnp.bfloat16) == "bfloat16"
+    assert api_arguments.check_image_size([np.int64(8), 4]) == (8, 4)
     assert (
-        validate.image_size_or_none(np.array([8, 4])) == (8, 4) and validate.image_size_or_none(None) is None
+        api_arguments.check_image_size(np.array([8, 4])) == (8, 4)
+        and api_arguments.check_image_size(None) is None
     )
 
 
@@ -127,7 +128,7 @@ def test_batch_sizes(model, size):
     one_line(model.encode_texts, ["a"], batch_size=size, match="batch_size=.*whole number of at least 1")
 
 
-def test_lists_of_every_kind_are_taken(model):
+def test_accepts_every_kind_of_list(model):
     for images in ((PICTURE,), np.stack([PICTURE]), [Image.fromarray(PICTURE)]):
         assert model.encode_images(images, batch_size=np.int64(2)).shape == (1, 128)
     for texts in (("a",), np.array(["a"]), [np.str_("a")]):
@@ -161,14 +162,17 @@ ARRAYS = np.zeros((2, 192, 64, 3), np.float32), np.ones((2, 5), np.int32)
 )
 def test_features_from_arrays(model, images, ids, match):
     one_line(model.features_from_arrays, images, ids, match=match)
-    with pytest.raises(ValueError):  # as such a mistake is caught anywhere
+    with pytest.raises(ValueError):  # callers may catch either
         model.features_from_arrays(images, ids)
 
 
 SCORES = {way: dict.fromkeys(("R1", "R5", "R10", "mAP", "mINP"), 1.0) for way in ("t2i", "i2t")}
 RESULTS = {
-    **{"dataset": "cuhk_pedes", "trainable_params": 1, "total_params": 2},
-    **{"zero_shot": {"test": SCORES}, "final": {"test": SCORES}},
+    "dataset": "cuhk_pedes",
+    "trainable_params": 1,
+    "total_params": 2,
+    "zero_shot": {"test": SCORES},
+    "final": {"test": SCORES},
 }
 
 
@@ -195,11 +199,11 @@ def test_save_pretrained(clip, tmp_path, settings, match):
 
 
 @pytest.mark.parametrize("folder", [None, 3, "", b"m"])
-def test_where_to_save(clip, folder):
+def test_rejects_unusable_folders(clip, folder):
     one_line(trained(clip, methods.prefix(2)).save_pretrained, folder, match="folder")
 
 
-def test_what_a_run_writes_is_taken(clip, tmp_path):
+def test_accepts_the_files_of_a_run(clip, tmp_path):
     trained(clip, methods.prefix(2)).save_pretrained(tmp_path / "m", results=RESULTS)
     assert "CUHK-PEDES" in (tmp_path / "m" / "README.md").read_text()
 
@@ -303,5 +307,5 @@ def test_losses(name, changes, match):
     one_line(losses.BY_NAME[name], *given.values(), match=match)
 
 
-def test_a_mistake_is_a_user_error_and_a_value_error():
+def test_argument_error_is_a_user_error_and_a_value_error():
     assert issubclass(ArgumentError, UserError) and issubclass(ArgumentError, ValueError)

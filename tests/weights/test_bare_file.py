@@ -1,4 +1,4 @@
-"""A file of weights alone: OpenAI's own is recognized, of others the activation and heads are asked for."""
+"""A file of weights: OpenAI's release is recognized, others need the activation and heads."""
 
 import dataclasses
 import json
@@ -23,14 +23,14 @@ SCALARS = {"input_resolution": np.int64(32), "context_length": np.int64(16), "vo
 
 @pytest.fixture(scope="module")
 def golden():
-    """The golden CLIP, of which OpenAI's names do not say where a text ends."""
+    """Loads the golden CLIP; OpenAI's names do not include the end-of-text id."""
     config, params = from_hugging_face(*read_golden())
     return dataclasses.replace(config, eot_id=None), params
 
 
 @pytest.fixture
 def bare(golden, tmp_path):
-    """A file as LAION gives them out: nothing but weights."""
+    """Writes a file as LAION publishes them: only weights."""
     config, params = golden
     write_state(tmp_path / "open_clip_model.safetensors", to_openai(params, config))
     return tmp_path / "open_clip_model.safetensors"
@@ -45,7 +45,7 @@ def inputs():
 
 @pytest.mark.parametrize("act", ["gelu", "quick_gelu"])
 @pytest.mark.parametrize("heads", [(2, 1), (4, 2)])
-def test_what_is_told_is_computed(golden, bare, act, heads):
+def test_follows_act_and_heads(golden, bare, act, heads):
     config, params = golden
     wanted = dataclasses.replace(config, act=act, vision_heads=heads[0], text_heads=heads[1])
     model = tpr_jax.from_pretrained(bare, act=act, heads=heads)
@@ -63,13 +63,13 @@ def test_what_is_told_is_computed(golden, bare, act, heads):
         ({"heads": (2, 1)}, "its activation"),
     ],
 )
-def test_nothing_is_guessed(bare, told, missing):
+def test_requires_act_and_heads(bare, told, missing):
     with pytest.raises(UserError, match=f"does not tell {missing}: pass act='gelu'.*heads=") as error:
         tpr_jax.from_pretrained(bare, **told)
     assert str(bare) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_openais_own_is_recognized_and_said(golden, bare, capsys):
+def test_recognizes_openais_release_with_a_notice(golden, bare, capsys):
     config, params = golden
     write_state(bare, to_openai(params, config) | SCALARS)
     notices.print_once.cache_clear()
@@ -85,15 +85,15 @@ def test_openais_own_is_recognized_and_said(golden, bare, capsys):
     assert (told.act, told.vision_heads) == ("gelu", 4)
 
 
-def test_some_of_the_entries_are_not_enough(golden, bare):
+def test_needs_all_entries_to_recognize_openais_release(golden, bare):
     config, params = golden
     write_state(bare, to_openai(params, config) | {"vocab_size": np.int64(160)})
     with pytest.raises(UserError, match="not recognized as OpenAI's"):
         load_clip(bare)
 
 
-def test_widths_that_openai_never_gave_out_are_asked_for(golden, bare, monkeypatch):
-    """ViT-H under the same names and entries, its heads 80 wide."""
+def test_does_not_recognize_widths_that_openai_never_released(golden, bare, monkeypatch):
+    """ViT-H has the same names and entries, but heads of width 80."""
     config, params = golden
     write_state(bare, to_openai(params, config) | SCALARS)
     monkeypatch.setattr(bare_file, "WIDEST", 100)
@@ -105,18 +105,18 @@ def test_widths_that_openai_never_gave_out_are_asked_for(golden, bare, monkeypat
 
 
 @pytest.mark.parametrize("heads", [(3, 1), (2, 5), (129, 1)])
-def test_heads_that_do_not_divide_the_width(bare, heads):
+def test_rejects_heads_that_do_not_divide_the_width(bare, heads):
     with pytest.raises(UserError, match=r"heads=\d+ do not divide the (vision|text) tower's width of"):
         load_clip(bare, act="gelu", heads=heads)
 
 
-def test_another_kind_of_file_is_named_as_before(tmp_path):
+def test_reports_another_kind_of_file(tmp_path):
     write_state(tmp_path / "w.safetensors", {"w": np.zeros(3, np.float32)})
     with pytest.raises(UserError, match=r"'visual.conv1.weight' is missing"):
         load_clip(tmp_path / "w.safetensors")
 
 
-def test_a_folder_says_it_itself_unless_told_otherwise(golden, tmp_path):
+def test_act_and_heads_override_those_of_a_folder(golden, tmp_path):
     config, params = golden
     save_clip(tmp_path, dataclasses.replace(config, act="gelu"), params)
     assert tpr_jax.from_pretrained(tmp_path).config.act == "gelu"
@@ -126,7 +126,7 @@ def test_a_folder_says_it_itself_unless_told_otherwise(golden, tmp_path):
         tpr_jax.from_pretrained(tmp_path, heads=(3, 1))
 
 
-def test_a_folder_saved_from_it_says_both(bare, tmp_path):
+def test_saved_folder_records_act_and_heads(bare, tmp_path):
     tpr_jax.from_pretrained(bare, act="gelu", heads=(4, 2)).save_pretrained(tmp_path / "folder")
     again = tpr_jax.from_pretrained(tmp_path / "folder").config
     assert (again.act, again.vision_heads, again.text_heads) == ("gelu", 4, 2)
@@ -144,7 +144,7 @@ def adapted(bare, tmp_path):
     return model, tmp_path / "model"
 
 
-def test_an_adapted_model_records_both(adapted):
+def test_adapted_model_records_act_and_heads(adapted):
     model, folder = adapted
     again = tpr_jax.from_pretrained(folder)
     assert again.config == model.config and again.config.act == "gelu"
@@ -159,7 +159,7 @@ def test_an_adapted_model_records_both(adapted):
 @pytest.mark.parametrize(
     ("key", "value"), [("act", "relu"), ("heads", [4]), ("heads", [0, 1]), ("revision", 3)]
 )
-def test_a_damaged_record_is_named(adapted, key, value):
+def test_reports_a_damaged_record(adapted, key, value):
     path = adapted[1] / "config.json"
     content = json.loads(path.read_text())
     content["backbone"][key] = value
@@ -168,7 +168,7 @@ def test_a_damaged_record_is_named(adapted, key, value):
         tpr_jax.from_pretrained(adapted[1])
 
 
-def test_models_of_the_first_version_are_computed_as_they_were_trained(adapted):
+def test_models_of_the_first_version_keep_their_features(adapted):
     path = adapted[1] / "config.json"
     content = json.loads(path.read_text())
     del content["backbone"]["act"], content["backbone"]["heads"]
@@ -177,7 +177,7 @@ def test_models_of_the_first_version_are_computed_as_they_were_trained(adapted):
     assert (config.act, config.vision_heads, config.text_heads) == ("quick_gelu", 2, 1)
 
 
-def test_training_asks_and_is_told(bare, make_config):
+def test_training_needs_act_and_heads(bare, make_config):
     from tpr_jax.weights import backbone
 
     with pytest.raises(UserError, match=r"config.backbone_act and config.backbone_heads"):
@@ -188,7 +188,7 @@ def test_training_asks_and_is_told(bare, make_config):
     assert (clip.act, clip.vision_heads, clip.text_heads) == ("gelu", 4, 2)
 
 
-def test_prepare_passes_on_what_the_config_says(own_clip, make_config):
+def test_prepare_passes_act_and_heads(own_clip, make_config):
     from tpr_jax.train.setup import prepare
 
     found = prepare(make_config(backbone=own_clip, backbone_act="gelu", backbone_heads="(2,4)")).clip_config
@@ -205,13 +205,13 @@ def test_prepare_passes_on_what_the_config_says(own_clip, make_config):
         ({"backbone_heads": "(12,0)"}, "must be two whole numbers"),
     ],
 )
-def test_unusable_keys_of_a_config(make_config, changes, message):
+def test_rejects_unusable_config_values(make_config, changes, message):
     with pytest.raises(UserError, match=message):
         make_config(**changes)
 
 
-def test_authors_checkpoints_ask_for_nothing(golden):
-    """All of them are built on OpenAI's CLIP."""
+def test_authors_checkpoints_need_neither_act_nor_heads(golden):
+    """All of them are based on OpenAI's CLIP."""
     config, params = golden
     state = {f"base_model.{name}": array for name, array in to_openai(params, config).items()}
     model = reference.load(state, method="irra")

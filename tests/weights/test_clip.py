@@ -1,4 +1,4 @@
-"""CLIP's weights: names, layouts, sizes, and that what is written can be read back."""
+"""CLIP's weights: names, layouts, sizes, saving and loading."""
 
 import dataclasses
 import json
@@ -13,8 +13,8 @@ from tpr_jax.models.config import ClipConfig
 from tpr_jax.weights.clip import (
     from_hugging_face,
     from_openai,
-    image_settings,
     load_clip,
+    read_image_settings,
     save_clip,
     to_hugging_face,
     to_openai,
@@ -52,7 +52,7 @@ def test_sizes_and_layouts_of_the_golden_folder(golden):
     qkv = params["visual"]["block_1"]["attn"]["qkv"]
     separate = [state[f"{attn}{p}_proj.weight"] @ x + state[f"{attn}{p}_proj.bias"] for p in "qkv"]
     np.testing.assert_allclose(x @ qkv["kernel"] + qkv["bias"], np.concatenate(separate), atol=1e-5)
-    # One patch through the convolution, by its definition.
+    # The convolution of one patch, by definition.
     patch = np.random.default_rng(1).standard_normal((8, 8, 3)).astype(np.float32)
     theirs = np.einsum("ochw,hwc->o", state["vision_model.embeddings.patch_embedding.weight"], patch)
     ours = np.einsum("hwc,hwco->o", patch, params["visual"]["conv1"]["kernel"])
@@ -102,14 +102,14 @@ def test_openai_positions_of_another_grid(golden):
     tall, resized = from_openai(to_openai(params, config), image_size=(64, 16))
     expected = resize_positions(params["visual"]["positional_embedding"], (4, 4), (8, 2))
     np.testing.assert_array_equal(resized["visual"]["positional_embedding"], expected)
-    # 8 patches make no square, so the grid is the one that image_size tells.
+    # 8 is not a square number, so the grid is that of image_size.
     wide, params_wide = from_hugging_face(*golden, image_size=(32, 16))
     again, params_again = from_openai(to_openai(params_wide, wide), image_size=(32, 16))
     assert again.grid == (4, 2)
     assert_trees_equal(params_again, params_wide)
     with pytest.raises(UserError, match="8 patches"):
         from_openai(to_openai(params_wide, wide))
-    # A grid that is not square but has as many patches as one is told apart by `grid`.
+    # `grid` selects a grid that is not square but has a square number of patches.
     state = to_openai(resized, tall)
     assert_trees_equal(from_openai(state, image_size=(64, 16), grid=(8, 2))[1], resized)
 
@@ -127,13 +127,13 @@ def test_image_size_from_argument_settings_and_config(folder):
     assert load_clip(folder)[0].image_size == (40, 40)
     settings.write_text(json.dumps({"size": 48, "crop_size": 40, "image_mean": [0, 0.5, 1]}))
     assert load_clip(folder)[0].image_size == (40, 40)
-    assert image_settings(folder)["mean"] == (0, 0.5, 1)
+    assert read_image_settings(folder).mean == (0, 0.5, 1)
     settings.write_text(json.dumps({"size": {"shortest_edge": 40}}))
     assert load_clip(folder)[0].image_size == (32, 32)
 
 
 @pytest.mark.parametrize("image_size", [(24, 8), (8, 40), (32, 32)])
-def test_saved_folder_gives_back_the_very_same(tmp_path, image_size):
+def test_save_and_load_is_exact(tmp_path, image_size):
     config, params = load_clip(FOLDER, image_size=image_size)
     (tmp_path / "t.json").write_text("{}")
     save_clip(tmp_path / "out", config, params, tokenizer_json=tmp_path / "t.json")
@@ -144,7 +144,7 @@ def test_saved_folder_gives_back_the_very_same(tmp_path, image_size):
     positions = read_state(tmp_path / "out" / "model.safetensors")[
         "vision_model.embeddings.position_embedding.weight"
     ]
-    # What Hugging Face's own code requires of the two.
+    # Hugging Face's code requires both.
     side = written["vision_config"]["image_size"] // written["vision_config"]["patch_size"]
     assert len(positions) == 1 + side**2
     assert (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
@@ -154,9 +154,9 @@ def test_saving_in_half_precision(tmp_path):
     config, params = load_clip(FOLDER)
     save_clip(tmp_path, config, params, dtype="float16")
     assert read_state(tmp_path / "model.safetensors")["visual_projection.weight"].dtype == np.float16
-    assert_trees_equal(load_clip(tmp_path)[1], params)  # the golden weights are float16 values already
+    assert_trees_equal(load_clip(tmp_path)[1], params)  # the golden weights are exact in float16
     params["text"]["proj"] = params["text"]["proj"] * 1e6
-    with pytest.raises(UserError, match="text_projection.weight.*float16"):
+    with pytest.raises(UserError, match=r"text_projection.weight.*float16"):
         save_clip(tmp_path, config, params, dtype="float16")
 
 
@@ -181,8 +181,8 @@ def test_legacy_end_of_text_and_position_ids(folder):
     assert load_clip(folder)[0].eot_id is None
 
 
-def test_config_of_few_words_means_the_defaults(golden):
-    _, config_json = golden
+def test_missing_config_keys_have_defaults(golden):
+    _, _config_json = golden
     from tpr_jax.weights.hugging_face import read_config
 
     config = read_config({"model_type": "clip", "text_config": {}, "vision_config": {}})

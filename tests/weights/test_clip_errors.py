@@ -1,4 +1,4 @@
-"""CLIP's weights and configs that do not fit: each is named, with the remedy."""
+"""CLIP's weights and configs that do not fit are reported with a remedy."""
 
 import numpy as np
 import pytest
@@ -33,14 +33,14 @@ def folder(tmp_path):
         ),
     ],
 )
-def test_a_weight_that_does_not_fit_is_named(folder, changes, message):
+def test_reports_a_weight_that_does_not_fit(folder, changes, message):
     edit_state(folder, **changes)
     with pytest.raises(UserError, match=message) as error:
         load_clip(folder)
     assert str(folder) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_missing_block_is_counted(folder):
+def test_counts_missing_weights(folder):
     edit_json(folder / "config.json", vision_config__num_hidden_layers=3)
     with pytest.raises(UserError, match=r"layers\.2\..* is missing \(and 15 more\)"):
         load_clip(folder)
@@ -56,7 +56,7 @@ def test_a_missing_block_is_counted(folder):
         ({"text_config": [1]}, "text_config is not a set of keys"),
     ],
 )
-def test_a_config_that_does_not_fit_is_named(folder, changes, message):
+def test_reports_a_config_that_does_not_fit(folder, changes, message):
     edit_json(folder / "config.json", **changes)
     with pytest.raises(UserError, match=message):
         load_clip(folder)
@@ -64,31 +64,31 @@ def test_a_config_that_does_not_fit_is_named(folder, changes, message):
 
 def test_unknown_activation(folder):
     edit_json(folder / "config.json", vision_config__hidden_act="relu", text_config__hidden_act="relu")
-    with pytest.raises(UserError, match="hidden_act 'relu'.*quick_gelu"):
+    with pytest.raises(UserError, match=r"hidden_act 'relu'.*quick_gelu"):
         load_clip(folder)
 
 
 @pytest.mark.parametrize("image_size", [(30, 32), (32, 4), (0, 8), (-8, 8)])
-def test_image_size_that_patches_do_not_tile(image_size):
+def test_rejects_an_image_size_that_patches_do_not_tile(image_size):
     with pytest.raises(UserError, match="not a multiple of the patch size 8"):
         load_clip(FOLDER, image_size=image_size)
 
 
-def test_nothing_there(folder, monkeypatch):
+def test_missing_model(folder, monkeypatch):
     with pytest.raises(UserError, match="no such folder or file"):
         load_clip("/nowhere/at/all")
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model.safetensors: no such file"):
         load_clip(folder)
     (folder / "config.json").write_text("{")
-    with pytest.raises(UserError, match="config.json: cannot be read as JSON"):
+    with pytest.raises(UserError, match=r"config.json: cannot be read as JSON"):
         load_clip(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(UserError, match="config.json: no such file"):
+    with pytest.raises(UserError, match=r"config.json: no such file"):
         load_clip(folder)
 
 
-def test_a_hub_id_is_downloaded_or_named(monkeypatch):
+def test_downloads_a_hub_id(monkeypatch):
     hub = pytest.importorskip("huggingface_hub")
     monkeypatch.setattr(hub, "snapshot_download", lambda name, **_: str(FOLDER))
     assert load_clip("someone/their-clip")[0].embed_dim == 48
@@ -97,12 +97,12 @@ def test_a_hub_id_is_downloaded_or_named(monkeypatch):
         raise ConnectionError("no route to host\nmore")
 
     monkeypatch.setattr(hub, "snapshot_download", offline)
-    with pytest.raises(UserError, match="someone/their-clip.*no route to host") as error:
+    with pytest.raises(UserError, match=r"someone/their-clip.*no route to host") as error:
         load_clip("someone/their-clip")
     assert "\n" not in str(error.value)
 
 
-def test_a_hub_id_without_safetensors_brings_the_pickle(monkeypatch, tmp_path):
+def test_downloads_the_pickle_if_there_are_no_safetensors(monkeypatch, tmp_path):
     hub = pytest.importorskip("huggingface_hub")
     asked = []
 
@@ -118,7 +118,7 @@ def test_a_hub_id_without_safetensors_brings_the_pickle(monkeypatch, tmp_path):
     assert len(asked) == 2 and "pytorch_model.bin" not in asked[0]
 
 
-def test_openai_names_that_do_not_fit(golden):
+def test_rejects_openai_names_that_do_not_fit(golden):
     config, params = from_hugging_face(*golden)
     state = to_openai(params, config)
     short = {name: array for name, array in state.items() if name != "ln_final.bias"}
@@ -126,7 +126,7 @@ def test_openai_names_that_do_not_fit(golden):
         from_openai(short)
     with pytest.raises(UserError, match="'odd' of shape"):
         from_openai(state | {"odd": np.zeros(3)})
-    with pytest.raises(UserError, match="'visual.conv1.weight' is missing"):
+    with pytest.raises(UserError, match=r"'visual.conv1.weight' is missing"):
         from_openai({"w": np.zeros(3)})
     with pytest.raises(UserError, match=r"'visual.proj' has shape \[128, 3\], expected \[128, 48\]"):
         from_openai(state | {"visual.proj": np.zeros((128, 3))})

@@ -1,4 +1,4 @@
-"""Files of weights: whole ones come back as written, damaged ones are named."""
+"""Files of weights: round trips, and damaged files are reported."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_bfloat16_is_read_as_float32(tmp_path):
             "x": {"dtype": "F32", "shape": [1], "data_offsets": [6, 10]},
         }
     ).encode()
-    # 1, -2 and 0.15625 in bfloat16, by their definition as the upper 16 bits of IEEE single precision.
+    # 1, -2 and 0.15625 in bfloat16, the upper 16 bits of IEEE single precision.
     data = struct.pack("<HHH", 0x3F80, 0xC000, 0x3E20) + struct.pack("<f", 7.0)
     path = tmp_path / "w.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + data)
@@ -51,17 +51,17 @@ def test_bfloat16_is_read_as_float32(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0, 4, 20, -1])
-def test_a_cut_off_file_is_named(tmp_path, keep):
+def test_reports_a_truncated_file(tmp_path, keep):
     path = tmp_path / "w.safetensors"
     write_state(path, STATE)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match="w.safetensors.*not a whole"):
+    with pytest.raises(UserError, match=r"w.safetensors.*not a whole"):
         read_state(path)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_flipped_bit_is_never_read_as_another_number(tmp_path, seed):
-    """Refused in one line, or the same as before where the bit says nothing."""
+def test_detects_a_flipped_bit(tmp_path, seed):
+    """It is rejected in one line, or the arrays are the same because the bit is unused."""
     path = tmp_path / "w.safetensors"
     write_state(path, STATE)
     whole, refused = path.read_bytes(), 0
@@ -85,7 +85,7 @@ def test_a_flipped_bit_is_never_read_as_another_number(tmp_path, seed):
 
 
 def test_a_file_of_other_tools_needs_no_checksum(tmp_path):
-    """Or of an older version."""
+    """Nor does a file of an older version."""
     path = tmp_path / "w.safetensors"
     save_file({"a": STATE["a"]}, path, metadata={"format": "np"})
     np.testing.assert_array_equal(read_state(path)["a"], STATE["a"])
@@ -93,28 +93,28 @@ def test_a_file_of_other_tools_needs_no_checksum(tmp_path):
     with safe_open(path, framework="np") as file:
         assert re.fullmatch("[0-9a-f]{64}", file.metadata()["tpr_jax_sha256"])
     save_file({"a": STATE["a"] + 1}, path, metadata={"tpr_jax_sha256": "0" * 64})
-    with pytest.raises(UserError, match="w.safetensors: its weights are not those that were saved"):
+    with pytest.raises(UserError, match=r"w.safetensors: its weights are not those that were saved"):
         read_state(path)
 
 
 def test_missing_file_and_unknown_kind(tmp_path):
-    with pytest.raises(UserError, match="nowhere.safetensors: no such"):
+    with pytest.raises(UserError, match=r"nowhere.safetensors: no such"):
         read_state(tmp_path / "nowhere.safetensors")
     odd = tmp_path / "w.h5"
     odd.write_bytes(b"x")
-    with pytest.raises(UserError, match="w.h5: unknown kind"):
+    with pytest.raises(UserError, match=r"w.h5: unknown kind"):
         read_state(odd)
 
 
-def test_without_torch_the_remedy_is_named(tmp_path, monkeypatch):
+def test_reports_the_remedy_if_torch_is_missing(tmp_path, monkeypatch):
     path = tmp_path / "w.pt"
     path.write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UserError, match="w.pt.*pip install torch"):
+    with pytest.raises(UserError, match=r"w.pt.*pip install torch"):
         read_state(path)
 
 
-def test_trouble_in_safetensors_words_is_told_and_leaves_the_old_file(tmp_path, monkeypatch):
+def test_failed_write_is_reported_and_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "w.safetensors"
     write_state(path, STATE)
     before = path.read_bytes()
@@ -129,14 +129,14 @@ def test_trouble_in_safetensors_words_is_told_and_leaves_the_old_file(tmp_path, 
     assert os.listdir(tmp_path) == ["w.safetensors"]
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+def test_reports_a_folder_that_cannot_be_created(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_state(tmp_path / "file" / "w.safetensors", STATE)
 
 
 def by_hand(path, entries):
-    """Writes a safetensors file by its definition: {name: (type, shape, bytes)}."""
+    """Writes a safetensors file by the format's definition: {name: (type, shape, bytes)}."""
     header, data = {}, b""
     for name, (kind, shape, raw) in entries.items():
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
@@ -164,8 +164,8 @@ BRAIN = ("BF16", [2], struct.pack("<HH", 0x3F80, 0xC000))  # 1 and -2
         ("F16", struct.pack("<3e", 1, -2, 0.5), np.float16([1, -2, 0.5])),
         ("F32", struct.pack("<3f", 1, -2, 0.5), np.float32([1, -2, 0.5])),
         ("F64", struct.pack("<3d", 1, -2, 0.1), np.float64([1, -2, 0.1])),
-        ("F8_E4M3", b"\x38\xc0\x30", np.float32([1, -2, 0.5])),  # 4 bits of exponent, bias 7
-        ("F8_E5M2", b"\x3c\xc0\x38", np.float32([1, -2, 0.5])),  # 5 bits, bias 15
+        ("F8_E4M3", b"\x38\xc0\x30", np.float32([1, -2, 0.5])),  # 4-bit exponent, bias 7
+        ("F8_E5M2", b"\x3c\xc0\x38", np.float32([1, -2, 0.5])),  # 5-bit exponent, bias 15
     ],
 )
 @pytest.mark.parametrize("beside", [True, False])
@@ -186,14 +186,14 @@ def test_scalars_and_nothing_beside_bfloat16(tmp_path):
     assert (state["none"].shape, state["no_brain"].shape) == ((0, 3), (0,))
 
 
-def test_a_type_that_cannot_be_read_is_named(tmp_path):
+def test_reports_an_unsupported_type(tmp_path):
     path = by_hand(tmp_path / "w.safetensors", {"w": ("F8_E8M0", [2], b"\1\2")})
     with pytest.raises(UserError, match=r"w.safetensors: weight 'w' is of type F8_E8M0; save it as float32"):
         read_state(path)
 
 
-def test_what_is_written_says_so_as_transformers_4_wants_it(tmp_path):
-    """Its header, by the format's definition: transformers 4 refuses a file without it."""
+def test_writes_the_metadata_that_transformers_4_needs(tmp_path):
+    """Reads the header by the format's definition; transformers 4 rejects a file without it."""
     write_state(tmp_path / "w.safetensors", STATE)
     content = (tmp_path / "w.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
@@ -201,7 +201,7 @@ def test_what_is_written_says_so_as_transformers_4_wants_it(tmp_path):
 
 
 def test_the_same_arrays_give_the_same_file(tmp_path):
-    """Whatever the order of the metadata, of which safetensors changes it from call to call."""
+    """The order of the metadata, which safetensors changes from call to call, is fixed."""
     state = {f"weight{i}.é": np.arange(i + 1, dtype=np.float32) for i in range(3)}
     written = set()
     for i in range(12):

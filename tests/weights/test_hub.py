@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub by id and revision, read from a cache as the hub's client lays it out."""
+"""Models of the Hugging Face hub by id and revision, from a cache in the layout of the hub's client."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ OLD, NEW = "a" * 40, "b" * 40
 
 @pytest.fixture
 def cached(tmp_path, monkeypatch):
-    """`cached(commit, fill, *refs)`: lays out a revision of someone/their-clip, without a network."""
+    """`cached(commit, fill, *refs)` writes a revision of someone/their-clip to the cache, offline."""
     cache = tmp_path / "hub"
     snapshot_download = huggingface_hub.snapshot_download
 
@@ -45,7 +45,7 @@ def cached(tmp_path, monkeypatch):
 
 
 def other(folder):
-    """The golden CLIP with another projection."""
+    """Writes the golden CLIP with another projection."""
     state = read_state(copy_golden(folder) / "model.safetensors")
     edit_state(folder, visual_projection__weight=state["visual_projection.weight"] * 2)
 
@@ -59,7 +59,7 @@ def projection(name):
     return load_clip(name)[1]["visual"]["proj"]
 
 
-def test_a_revision_picks_its_own_weights(two):
+def test_a_revision_selects_its_weights(two):
     golden = projection(FOLDER)
     for name, factor in {
         "someone/their-clip": 2,
@@ -71,7 +71,7 @@ def test_a_revision_picks_its_own_weights(two):
         np.testing.assert_array_equal(projection(name), factor * golden, err_msg=name)
 
 
-def test_the_commit_is_known_by_any_name(two):
+def test_every_name_resolves_to_the_commit(two):
     for name, commit in (
         ("someone/their-clip", NEW),
         ("someone/their-clip@v1.0", OLD),
@@ -83,8 +83,8 @@ def test_the_commit_is_known_by_any_name(two):
     assert backbone.find(FOLDER).revision is None and backbone.find("clip-mini").revision is None
 
 
-def test_a_revision_that_is_not_there(two):
-    with pytest.raises(UserError, match="someone/their-clip@v2: .*check the name, the revision") as error:
+def test_reports_a_missing_revision(two):
+    with pytest.raises(UserError, match=r"someone/their-clip@v2: .*check the name, the revision") as error:
         projection("someone/their-clip@v2")
     assert "\n" not in str(error.value)
     for name in ("someone/their-clip@", "someone/their-clip@a b", "someone/their-clip@../x"):
@@ -97,18 +97,18 @@ def test_a_revision_that_is_not_there(two):
 def test_a_folder_with_an_at_sign_is_a_folder(tmp_path, monkeypatch):
     folder = shutil.copytree(FOLDER, tmp_path / "their" / "clip@v1")
     monkeypatch.chdir(tmp_path)
-    assert hub.find("their/clip@v1") == hub.Found(hub.Path("their/clip@v1"))
+    assert hub.find("their/clip@v1") == hub.HubLocation(hub.Path("their/clip@v1"))
     np.testing.assert_array_equal(projection(folder), projection(FOLDER))
 
 
-def test_a_saved_model_stays_with_its_commit(cached, tmp_path):
+def test_a_saved_model_is_pinned_to_its_commit(cached, tmp_path):
     cached(OLD, lambda folder: write_backbone(folder), "main")
     model = trained("someone/their-clip", methods.prefix(2))
     model.save_pretrained(tmp_path / "model")
     content = json.loads((tmp_path / "model" / "config.json").read_text())
     assert (content["backbone"]["name"], content["backbone"]["revision"]) == ("someone/their-clip", OLD)
     assert 'base_model: "someone/their-clip"' in (tmp_path / "model" / "README.md").read_text()
-    # The hub's main moves on to other weights.
+    # The hub's main branch moves to other weights.
     cached(NEW, lambda folder: write_backbone(folder, seed=5), "main")
     again = tpr_jax.from_pretrained(tmp_path / "model")
     assert again.backbone.revision == OLD
@@ -117,7 +117,7 @@ def test_a_saved_model_stays_with_its_commit(cached, tmp_path):
     )
 
 
-def test_an_index_is_the_same_wherever_the_backbone_was_found(cached, tmp_path):
+def test_an_index_does_not_depend_on_where_the_backbone_is(cached, tmp_path):
     from tpr_jax.search.index.store import model_sha256
 
     folder = cached(OLD, lambda folder: write_backbone(folder), "main")
@@ -136,7 +136,7 @@ def test_a_run_records_the_commit(cached, tiny, make_config, tmp_path):
     assert (facts["name"], facts["revision"]) == ("someone/their-clip", OLD)
 
 
-# Several files of weights side by side.
+# Several files of weights.
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_which_file_is_read(tmp_path, there, first):
 
 
 @pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
-def test_openclips_file_alone_is_named(tmp_path, name):
+def test_reports_how_to_load_openclips_file(tmp_path, name):
     (tmp_path / name).write_text("")
     with pytest.raises(
         UserError, match=rf"config.json: no such file; to use OpenCLIP's weights, give .*{name}"
@@ -171,14 +171,14 @@ def test_openclips_file_alone_is_named(tmp_path, name):
 @pytest.mark.parametrize(
     "weight_map", [None, {}, [], {"w": 3}, {"w": "../a.safetensors"}, {"w": "/etc/passwd"}]
 )
-def test_a_damaged_index_is_named(tmp_path, weight_map):
+def test_reports_a_damaged_index(tmp_path, weight_map):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(UserError, match=r"model.safetensors.index.json: .*restore the original file"):
         weight_files(tmp_path)
 
 
 @pytest.mark.parametrize("there", [(), ("open_clip_model.safetensors",)])
-def test_the_pickle_is_downloaded_where_it_is_the_only_one(monkeypatch, tmp_path, there):
+def test_downloads_the_pickle_only_if_there_is_nothing_else(monkeypatch, tmp_path, there):
     asked = []
 
     def download(name, allow_patterns, **pinned):
@@ -191,5 +191,5 @@ def test_the_pickle_is_downloaded_where_it_is_the_only_one(monkeypatch, tmp_path
     hub.find("someone/their-clip@v1")
     assert [pinned for _, pinned in asked] == [{"revision": "v1"}] * 2
     assert ["pytorch_model.bin" in patterns for patterns, _ in asked] == [False, True]
-    # Weights in a form that is not read are never asked for.
+    # Weights in other formats are never downloaded.
     assert not any("open_clip_model.safetensors" in p or "*.safetensors" in p for p, _ in asked)

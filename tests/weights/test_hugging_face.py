@@ -1,4 +1,4 @@
-"""Values of a CLIP's config.json: each is followed, or refused in one line that names it."""
+"""Values of a CLIP's config.json are followed, or rejected in one line that names them."""
 
 import json
 
@@ -47,7 +47,7 @@ def feats(folder, seed=0, **settings):
         ("quantization_config", {"bits": 8}),
     ],
 )
-def test_an_unusable_value_is_named(folder, key, value):
+def test_reports_an_unusable_value(folder, key, value):
     edit_json(folder / "config.json", **{key: value})
     with pytest.raises(UserError, match=key.rpartition("__")[2]) as error:
         load_clip(folder)
@@ -55,28 +55,28 @@ def test_an_unusable_value_is_named(folder, key, value):
 
 
 @pytest.mark.parametrize("value", ["1e-5", 0, -1e-5, 2, True])
-def test_an_unusable_epsilon_is_named(folder, value):
+def test_reports_an_unusable_epsilon(folder, value):
     edit_json(folder / "config.json", vision_config__layer_norm_eps=value, text_config__layer_norm_eps=value)
-    with pytest.raises(UserError, match="layer_norm_eps is .*expected a small number"):
+    with pytest.raises(UserError, match=r"layer_norm_eps is .*expected a small number"):
         load_clip(folder)
 
 
 @pytest.mark.parametrize(("key", "value"), [("layer_norm_eps", 1e-3), ("hidden_act", "gelu")])
-def test_towers_that_differ_are_refused(folder, key, value):
+def test_rejects_towers_that_differ(folder, key, value):
     edit_json(folder / "config.json", **{f"text_config__{key}": value})
     with pytest.raises(UserError, match=f"{key} differs between the towers"):
         load_clip(folder)
 
 
-def test_the_epsilon_is_followed(folder):
+def test_follows_layer_norm_eps(folder):
     before = feats(folder)
     edit_json(folder / "config.json", vision_config__layer_norm_eps=0.5, text_config__layer_norm_eps=0.5)
     for a, b in zip(before, feats(folder), strict=True):
         assert np.abs(a - b).max() > 1e-3
 
 
-def test_the_end_of_text_is_followed(folder):
-    """The first such id, or with 2, of early files, the highest."""
+def test_follows_eos_token_id(folder):
+    """The first such id, or the highest if it is 2, as in early files."""
     _, by_eos = feats(folder)
     edit_json(folder / "config.json", text_config__eos_token_id=[159])
     np.testing.assert_array_equal(feats(folder)[1], by_eos)
@@ -87,8 +87,8 @@ def test_the_end_of_text_is_followed(folder):
     assert np.abs(other[0] - by_eos[0]).max() > 1e-3
 
 
-def test_an_image_that_is_not_square(folder):
-    """Rows and columns of patches are those of the config, in that order."""
+def test_images_that_are_not_square(folder):
+    """The grid of patches has the rows and columns of the config."""
     edit_json(folder / "config.json", vision_config__image_size=[64, 16], vision_config__patch_size=[8, 8])
     rows = np.random.default_rng(0).standard_normal((17, 128)).astype(np.float32)
     edit_state(folder, vision_model__embeddings__position_embedding__weight=rows)
@@ -101,12 +101,12 @@ def test_an_image_that_is_not_square(folder):
     )
 
 
-def test_the_temperature_of_the_config_where_the_weights_have_none(folder):
+def test_temperature_of_the_config_if_the_weights_have_none(folder):
     edit_state(folder, logit_scale=None)
     assert load_clip(folder)[0].logit_scale == 2.6592
 
 
-def test_what_plays_no_part_changes_nothing(folder):
+def test_ignores_keys_that_do_not_matter(folder):
     before = feats(folder)
     keys = ("attention_dropout", "initializer_factor", "initializer_range", "projection_dim", "bos_token_id")
     for tower in ("vision_config", "text_config"):
@@ -115,7 +115,7 @@ def test_what_plays_no_part_changes_nothing(folder):
         np.testing.assert_array_equal(a, b)
 
 
-def test_keys_that_are_null_mean_the_default():
+def test_null_means_the_default():
     _, config = read_golden()
     config = json.loads(json.dumps(config)) | {"projection_dim": None, "logit_scale_init_value": None}
     config["vision_config"]["patch_size"] = config["text_config"]["eos_token_id"] = None
@@ -124,12 +124,12 @@ def test_keys_that_are_null_mean_the_default():
     assert (found.embed_dim, found.patch_size, found.eot_id) == (512, 32, 49407)
 
 
-def test_the_runs_folder_stands_for_its_model(tmp_path):
+def test_loads_the_model_of_a_runs_folder(tmp_path):
     import shutil
 
     run = {"dataset": "cuhk_pedes", "mix": [], "method": {}, "losses": {}}
     (tmp_path / "config.json").write_text(json.dumps(run))
-    with pytest.raises(UserError, match="is a run without a model/.*rerun the same command to finish it"):
+    with pytest.raises(UserError, match=r"is a run without a model/.*rerun the same command to finish it"):
         tpr_jax.from_pretrained(tmp_path)
     shutil.copytree(FOLDER, tmp_path / "model")
     assert tpr_jax.from_pretrained(tmp_path).backbone.name == str(tmp_path / "model")

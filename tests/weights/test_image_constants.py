@@ -1,4 +1,4 @@
-"""The mean and std of a backbone's folder are the same everywhere: training, evaluation, saving, loading."""
+"""The mean and std of a backbone's folder are used everywhere: training, evaluation, saving, loading."""
 
 import json
 
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tpr_jax
+from tests.clip_folder import IMAGE_MEAN, IMAGE_STD, set_image_constants
 from tests.saved_models import trained, write_backbone
 from tpr_jax.data.augment import ERASE_COLOR, augment_image, erase_color
 from tpr_jax.errors import UserError
@@ -15,14 +16,6 @@ from tpr_jax.train import results
 from tpr_jax.train.loop import train
 from tpr_jax.train.setup import prepare
 from tpr_jax.train.step import jit_encoders
-
-MEAN, STD = (0.1, 0.5, 0.8), (0.9, 0.25, 0.5)
-
-
-def with_constants(folder, mean=MEAN, std=STD):
-    path = folder / "preprocessor_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "image_mean": mean, "image_std": std}))
-    return folder
 
 
 def unit(feats):
@@ -34,75 +27,80 @@ def pixels(size=(32, 16), count=8):
 
 
 @pytest.mark.parametrize("from_scratch", [False, True])
-def test_training_normalizes_as_the_folder_says(own_clip, make_config, from_scratch):
-    with_constants(own_clip)
-    run = prepare(make_config(backbone=own_clip, from_scratch=from_scratch))
+def test_training_uses_the_mean_and_std_of_the_folder(own_clip, make_config, from_scratch):
+    set_image_constants(own_clip)
+    parts = prepare(make_config(backbone=own_clip, from_scratch=from_scratch))
     given = pixels()
-    by_hand = (given / 255 - np.array(MEAN)) / np.array(STD)
-    variables = run.variables(run.trainable)
-    encode = clip.build(run.clip_config, run.method)["encode_image"]
+    by_hand = (given / 255 - np.array(IMAGE_MEAN)) / np.array(IMAGE_STD)
+    variables = merge(parts["frozen"], parts["trainable"])
+    encode = clip.build(parts["clip_config"], parts["method"])["encode_image"]
     wanted = encode(variables, by_hand.astype(np.float32))[0]
-    np.testing.assert_allclose(run.encoders[0](variables, given), wanted, rtol=1e-4, atol=1e-4)
-    # And with CLIP's own constants they would be others.
+    np.testing.assert_allclose(parts["encoders"][0](variables, given), wanted, rtol=1e-4, atol=1e-4)
+    # CLIP's own constants give other features.
     others = encode(variables, np.asarray(clip.normalize(given)))[0]
     assert np.abs(np.asarray(others) - np.asarray(wanted)).max() > 1e-2
 
 
-def test_training_and_from_pretrained_agree(own_clip, make_config):
-    with_constants(own_clip)
-    run = prepare(make_config(backbone=own_clip))
-    zero_shot = jit_encoders(clip.build(run.clip_config, methods.zero_shot()), run.mesh)
-    params = run.variables(run.trainable)["params"]
+def test_training_and_from_pretrained_give_the_same_features(own_clip, make_config):
+    set_image_constants(own_clip)
+    parts = prepare(make_config(backbone=own_clip))
+    zero_shot = jit_encoders(clip.build(parts["clip_config"], methods.zero_shot()), parts["mesh"])
+    params = merge(parts["frozen"], parts["trainable"])["params"]
     model = tpr_jax.from_pretrained(own_clip, image_size=(32, 16))
-    assert (model.mean, model.std) == (MEAN, STD)
+    assert (model.mean, model.std) == (IMAGE_MEAN, IMAGE_STD)
     found = unit(np.asarray(zero_shot[0]({"params": params}, pixels())))
     np.testing.assert_allclose(model.encode_images(list(pixels())), found, atol=1e-5)
 
 
-def test_a_run_its_evaluation_and_its_model(own_clip, make_config, tmp_path):
-    with_constants(own_clip)
+def test_run_evaluation_and_saved_model_agree(own_clip, make_config, tmp_path):
+    set_image_constants(own_clip)
     config = make_config(backbone=own_clip, total_steps=2, eval_every=0)
     found = train(config, tmp_path / "run")
-    facts = {"name": str(own_clip), "revision": None, "image_mean": list(MEAN), "image_std": list(STD)}
+    facts = {
+        "name": str(own_clip),
+        "revision": None,
+        "image_mean": list(IMAGE_MEAN),
+        "image_std": list(IMAGE_STD),
+    }
     assert found["backbone"] == {**facts, "act": "quick_gelu", "heads": [1, 1]}
     assert json.loads((tmp_path / "run" / "results.json").read_text())["backbone"] == found["backbone"]
     again = results.evaluate_run(config, tmp_path / "run")
     assert again["test"] == found["final"]["test"] and again["backbone"] == found["backbone"]
     model = tpr_jax.from_pretrained(tmp_path / "run")
-    assert (model.mean, model.std) == (MEAN, STD)
-    # The saved model keeps them, whatever becomes of the backbone's folder; the run says that they changed.
-    with_constants(own_clip, (0.5,) * 3)
-    assert tpr_jax.from_pretrained(tmp_path / "run" / "model").mean == MEAN
+    assert (model.mean, model.std) == (IMAGE_MEAN, IMAGE_STD)
+    # The saved model keeps them if the backbone's folder changes; a run reports the change.
+    set_image_constants(own_clip, (0.5,) * 3)
+    assert tpr_jax.from_pretrained(tmp_path / "run" / "model").mean == IMAGE_MEAN
     for again in (results.evaluate_run, train):
         with pytest.raises(UserError, match=r"trained with image_mean=\[0.1, 0.5, 0.8\].*now says \[0.5, "):
             again(make_config(backbone=own_clip, total_steps=2, eval_every=0), tmp_path / "run")
 
 
-def test_adapted_merged_and_plain_models_keep_them(tmp_path):
-    folder = with_constants(write_backbone(tmp_path / "clip"))
+def test_adapted_merged_and_plain_models_keep_mean_and_std(tmp_path):
+    folder = set_image_constants(write_backbone(tmp_path / "clip"))
     model = trained(folder, methods.lora(rank=3))
-    assert model.mean == MEAN
+    assert model.mean == IMAGE_MEAN
     images = list(pixels((12, 4), 3))
     for name, made in (("adapted", model), ("merged", model.merge())):
         made.save_pretrained(tmp_path / name)
         again = tpr_jax.from_pretrained(tmp_path / name)
-        assert (again.mean, again.std) == (MEAN, STD)
+        assert (again.mean, again.std) == (IMAGE_MEAN, IMAGE_STD)
         np.testing.assert_allclose(again.encode_images(images), model.encode_images(images), atol=1e-5)
 
 
-def test_uint8_pixels_and_normalized_floats_are_the_same_to_an_encoder(tmp_path):
-    model = trained(with_constants(write_backbone(tmp_path / "clip")), methods.prefix(2))
+def test_uint8_pixels_and_normalized_floats_give_the_same_features(tmp_path):
+    model = trained(set_image_constants(write_backbone(tmp_path / "clip")), methods.prefix(2))
     encode = clip.build(model.config, model.method)["encode_image"]
     given = pixels((12, 4), 3)
-    by_hand = (given / 255 - np.array(MEAN)) / np.array(STD)
+    by_hand = (given / 255 - np.array(IMAGE_MEAN)) / np.array(IMAGE_STD)
     found = [encode(model.variables, x)[0] for x in (given, by_hand.astype(np.float32))]
     np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)
     assert jax.tree.leaves(found)[0].dtype == np.float32
 
 
-def test_erased_pixels_become_the_backbones_own_mean():
+def test_erased_pixels_become_the_mean_of_the_backbone():
     color = erase_color((0.5, 0.25, 0), (0.5, 1, 0.3))
-    np.testing.assert_array_equal(color, [191, 128, 0])  # 0.75, 0.5, 0 of 255
+    np.testing.assert_array_equal(color, [191, 128, 0])  # 0.75, 0.5 and 0 times 255
     np.testing.assert_array_equal(erase_color(), ERASE_COLOR)
     np.testing.assert_array_equal(erase_color((0.9, -0.2, 0.5), (2, 2, 1)), [255, 0, 255])
     image = np.full((40, 20, 3), 7, np.uint8)
@@ -111,22 +109,22 @@ def test_erased_pixels_become_the_backbones_own_mean():
     assert changed.any() and (result[changed] == color).all()
 
 
-def test_photos_of_a_gallery_are_normalized_the_same(tmp_path):
+def test_gallery_images_use_the_mean_and_std_of_the_folder(tmp_path):
     from tpr_jax.search.index.encode import make_encoder
 
-    model = trained(with_constants(write_backbone(tmp_path / "clip")), methods.prefix(2))
+    model = trained(set_image_constants(write_backbone(tmp_path / "clip")), methods.prefix(2))
     encoder, rows = make_encoder(model)
     given = pixels((12, 4), 2 * rows)
     np.testing.assert_allclose(np.asarray(encoder(given)), model.encode_images(list(given)), atol=2e-3)
 
 
-def test_training_erases_with_the_backbones_color(own_clip, make_config, tmp_path, monkeypatch):
+def test_training_erases_with_the_mean_of_the_backbone(own_clip, make_config, tmp_path, monkeypatch):
     from tpr_jax.train import loop as training
 
     def stop(*_, color, **__):
         raise InterruptedError(color.tolist())
 
-    with_constants(own_clip, (0.5, 0.25, 0), (0.5, 1, 0.3))
+    set_image_constants(own_clip, (0.5, 0.25, 0), (0.5, 1, 0.3))
     monkeypatch.setattr(training, "train_input", stop)
     with pytest.raises(InterruptedError, match=r"\[191, 128, 0\]"):
         train(make_config(backbone=own_clip), tmp_path / "run")

@@ -1,4 +1,4 @@
-"""The JSON files of a model's folder: what cannot be read is named."""
+"""The JSON files of a model's folder; unreadable ones are reported."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.weights.json_files import read_json
 
 
-def test_an_object_is_read(tmp_path):
+def test_reads_an_object(tmp_path):
     (tmp_path / "a.json").write_text('{"ä": [1, null]}', encoding="utf-8")
     assert read_json(tmp_path / "a.json") == {"ä": [1, None]}
 
@@ -16,12 +16,12 @@ def test_an_object_is_read(tmp_path):
     [
         (b"{", "cannot be read as JSON"),
         (b"\xff\xfe{}", "cannot be read as JSON"),
-        (b"[1]", "holds no JSON object"),
+        (b"[1]", "does not hold a JSON object"),
         (b"[" * 100_000, "cannot be read as JSON"),
         (None, "no such file"),
     ],
 )
-def test_damage_is_named_in_one_line(tmp_path, content, message):
+def test_reports_damage_in_one_line(tmp_path, content, message):
     if content is not None:
         (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(UserError, match=f"a.json: {message}") as error:

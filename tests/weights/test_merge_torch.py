@@ -1,4 +1,4 @@
-"""A model in which everything is folded is a CLIP to transformers, with the same features."""
+"""transformers loads a fully merged model as a CLIP with the same features."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ TARGETS = ("q", "k", "v", "out", "fc", "proj")
 def test_transformers_gives_the_same_features(tmp_path, method):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    # Its features are at a square image size only.
+    # transformers needs a square image size.
     config = dataclasses.replace(SQUARE, eot_id=SQUARE.vocab_size - 1)
     folder = write_backbone(tmp_path / "clip", config=config)
     model = trained(folder, method, SQUARE.image_size)

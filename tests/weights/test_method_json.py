@@ -1,4 +1,4 @@
-"""Methods as plain data."""
+"""Conversion of methods to JSON and back."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from tpr_jax.errors import UserError
 from tpr_jax.models.methods import METHODS, Method
 from tpr_jax.models.petl_config import Adapter, Lora, LoraMoe, Moe, Prefix, Prompts
-from tpr_jax.weights.method_json import method_from_plain, method_to_plain
+from tpr_jax.weights.method_json import method_from_json, method_to_json
 
 EVERY_PART = Method(
     "mine",
@@ -19,13 +19,13 @@ EVERY_PART = Method(
 
 
 @pytest.mark.parametrize("method", [*(make() for make in METHODS.values()), EVERY_PART])
-def test_there_and_back_through_json(method):
-    plain = json.loads(json.dumps(method_to_plain(method)))
-    assert method_from_plain(plain, "here") == method
+def test_round_trip_through_json(method):
+    plain = json.loads(json.dumps(method_to_json(method)))
+    assert method_from_json(plain, "here") == method
 
 
-def test_the_form():
-    assert method_to_plain(Method("x", (Prefix(3),), tuned=("a",))) == {
+def test_json_layout():
+    assert method_to_json(Method("x", (Prefix(3),), tuned=("a",))) == {
         "name": "x",
         "vision": [{"part": "prefix", "length": 3, "gate": 10.0, "scaled": True, "layers": [0, None]}],
         "text": [],
@@ -35,7 +35,7 @@ def test_the_form():
 
 
 def damaged(**changes):
-    return method_to_plain(EVERY_PART) | changes
+    return method_to_json(EVERY_PART) | changes
 
 
 PREFIX = {"part": "prefix", "length": 3, "gate": None, "scaled": False, "layers": [0, 2]}
@@ -44,7 +44,7 @@ PREFIX = {"part": "prefix", "length": 3, "gate": None, "scaled": False, "layers"
 @pytest.mark.parametrize(
     "content, message",
     [
-        ([], "here: is no set of keys"),
+        ([], "here: is not a set of keys"),
         ({"name": "x", "vision": []}, "here: key 'text' is missing"),
         (
             damaged(text=[{"part": "hyper"}]),
@@ -63,6 +63,6 @@ PREFIX = {"part": "prefix", "length": 3, "gate": None, "scaled": False, "layers"
         (damaged(tuned=None), "here.tuned: has the unusable value None"),
     ],
 )
-def test_what_this_version_does_not_know(content, message):
+def test_rejects_what_this_version_does_not_know(content, message):
     with pytest.raises(UserError, match=message):
-        method_from_plain(content, "here")
+        method_from_json(content, "here")

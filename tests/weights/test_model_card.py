@@ -1,4 +1,4 @@
-"""The model card: what it says, and that its lines of code work."""
+"""The model card: its contents, and that its code runs."""
 
 import re
 
@@ -39,13 +39,13 @@ TRAINING = {
 
 
 def header(card):
-    """The lines of the YAML at its top."""
+    """Returns the lines of the YAML header."""
     begin, yaml, _ = card.split("---\n", 2)
     assert begin == ""
     return yaml.splitlines()
 
 
-def test_the_header():
+def test_yaml_header():
     card = model_card(methods.up_person(), **FACTS, backbone="openai/clip-vit-base-patch16", hub_id=True)
     assert "library_name: tpr_jax" in header(card)
     assert 'base_model: "openai/clip-vit-base-patch16"' in header(card)
@@ -55,7 +55,7 @@ def test_the_header():
     assert "`/data/clip`" in plain and MARK in plain
 
 
-def test_the_parts_in_a_table():
+def test_table_of_modules():
     card = model_card(methods.up_person(depth_lora=3), **FACTS)
     row = "lora | lora_k, lora_v | rank 32, scale learned, dora False, blocks 0 to 2 |"
     assert f"| vision | {row}" in card and f"| text | {row}" in card
@@ -65,19 +65,19 @@ def test_the_parts_in_a_table():
     assert "blocks 2 to the last" in card and "| both | prompts | sequence | length 4" in card
     assert "| CLIP | own weights | `a\\|b` | trained |" in card
     assert "250 of 10,000 parameters were trained (2.50 %)" in card
-    assert "without parts" in model_card(methods.zero_shot(), **FACTS)
+    assert "without adapters" in model_card(methods.zero_shot(), **FACTS)
 
 
-def test_without_results_no_numbers():
+def test_no_metrics_without_results():
     card = model_card(methods.up_person(), **FACTS)
-    assert "R1" not in card and "## Numbers" not in card and "## Training" not in card and "Pedes" not in card
+    assert "R1" not in card and "## Results" not in card and "## Training" not in card and "Pedes" not in card
 
 
-def test_numbers_by_hand():
+def test_metrics_table():
     card = model_card(methods.dm_adapter(), **FACTS, results=RESULTS)
     assert "# dm_adapter on MiniPEDES, rendered" in card
     assert "MiniPEDES, rendered, test split, percent." in card
-    assert "| CLIP before | text | 1.00 | 2.00 | 3.00 | 4.00 | 5.00 |" in card
+    assert "| CLIP, zero-shot | text | 1.00 | 2.00 | 3.00 | 4.00 | 5.00 |" in card
     assert "| last epoch | image | 20.00 | 21.00 | 22.00 | 23.00 | 24.00 |" in card
     best = "| **best epoch on val (7): this model** | text | 31.26 | 32.26 | 33.26 | 34.26 | 35.26 |"
     assert best in card
@@ -90,7 +90,7 @@ def test_numbers_by_hand():
     assert "| best epoch on the test split itself (4) | text | 40.00 |" in card
 
 
-def test_how_it_was_trained():
+def test_training_section():
     card = model_card(methods.dm_adapter(), **FACTS, training=TRAINING)
     for line in (
         "| data | MiniPEDES, rendered |",
@@ -100,10 +100,10 @@ def test_how_it_was_trained():
         "| backbone | clip-mini |",
     ):
         assert line in card
-    assert "## Numbers" not in card and "None" not in card
+    assert "## Results" not in card and "None" not in card
 
 
-def test_only_rendered_data_is_called_so():
+def test_labels_rendered_data():
     assert [dataset_label(name) for name in ("mini_pedes", "cuhk_pedes", "mine")] == [
         "MiniPEDES, rendered",
         "CUHK-PEDES",
@@ -111,12 +111,12 @@ def test_only_rendered_data_is_called_so():
     ]
 
 
-def test_the_lines_of_code_work(tmp_path, monkeypatch):
+def test_code_of_the_card_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a.jpg", "b.jpg"):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(name)
     card = model_card(methods.zero_shot(), **FACTS | {"where": "clip-mini"})
-    code = re.search(r"```python\n(.*?)```", card, re.S)[1]
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
     assert len(code.strip().splitlines()) == 3
     names: dict = {}
     exec(code, names)

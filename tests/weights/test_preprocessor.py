@@ -1,4 +1,4 @@
-"""The image settings of a folder: what is followed, in which forms, and what is told or refused."""
+"""The image settings of a folder: accepted formats, ignored settings and errors."""
 
 import json
 
@@ -11,7 +11,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, ClipConfig
 from tpr_jax.utils import notices
 from tpr_jax.weights.clip import load_clip
-from tpr_jax.weights.preprocessor import image_settings, write_settings
+from tpr_jax.weights.preprocessor import preprocessor_config, read_image_settings
 
 
 @pytest.fixture
@@ -21,12 +21,12 @@ def folder(tmp_path):
 
 def settings(folder, name="preprocessor_config.json", **content):
     (folder / name).write_text(json.dumps(content))
-    return image_settings(folder)
+    return read_image_settings(folder)
 
 
-def test_without_a_file_they_are_clips(folder):
-    found = image_settings(folder)
-    assert found == {"image_size": None, "mean": IMAGE_MEAN, "std": IMAGE_STD, "ignored": ""}
+def test_defaults_are_those_of_clip(folder):
+    found = read_image_settings(folder)
+    assert found == (None, IMAGE_MEAN, IMAGE_STD, "")
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_without_a_file_they_are_clips(folder):
     ],
 )
 def test_sizes(folder, content, size):
-    assert settings(folder, **content)["image_size"] == size
+    assert settings(folder, **content).image_size == size
 
 
 @pytest.mark.parametrize(
@@ -61,27 +61,31 @@ def test_sizes(folder, content, size):
         {"do_rescale": True, "rescale_factor": None, "do_normalize": None},
     ],
 )
-def test_normalizing_is_that_of_the_folder(folder, content):
-    """By the definition: x times the factor, where one is applied, minus the mean, divided by the std."""
+def test_normalization_follows_the_folder(folder, content):
+    """By definition: x times the factor, if any, minus the mean, divided by the std."""
     found = settings(folder, **content)
     x = np.random.default_rng(0).integers(256, size=(5, 3))
     factor = content.get("rescale_factor") or 1 / 255
     wanted = x * (1 if content.get("do_rescale") is False else factor)
     if content.get("do_normalize") is not False:
         wanted = (wanted - content.get("image_mean", IMAGE_MEAN)) / content.get("image_std", IMAGE_STD)
-    np.testing.assert_allclose((x / 255 - found["mean"]) / found["std"], wanted, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose((x / 255 - found.mean) / found.std, wanted, rtol=1e-9, atol=1e-9)
 
 
-def test_a_processors_file_is_read_too(folder):
+def test_reads_processor_config(folder):
     found = settings(folder, "processor_config.json", image_processor={"image_mean": [0, 0.5, 1]})
-    assert found["mean"] == (0, 0.5, 1)
-    assert settings(folder, image_mean=[1, 1, 1])["mean"] == (1, 1, 1)  # that of images alone comes first
+    assert found.mean == (0, 0.5, 1)
+    assert settings(folder, image_mean=[1, 1, 1]).mean == (
+        1,
+        1,
+        1,
+    )  # preprocessor_config.json takes precedence
 
 
-def test_what_is_written_is_read_back(folder):
+def test_write_and_read(folder):
     config = ClipConfig(image_size=(48, 16), image_mean=(0.1, 0.2, 0.3), image_std=(1.0, 2.0, 3.0))
-    found = settings(folder, **write_settings(config))
-    assert found == {"image_size": (48, 16), "mean": (0.1, 0.2, 0.3), "std": (1, 2, 3), "ignored": ""}
+    found = settings(folder, **preprocessor_config(config))
+    assert found == ((48, 16), (0.1, 0.2, 0.3), (1, 2, 3), "")
 
 
 @pytest.mark.parametrize(
@@ -96,8 +100,8 @@ def test_what_is_written_is_read_back(folder):
         ({"size": {"shortest_edge": 40}}, "shortest_edge"),
     ],
 )
-def test_what_is_not_followed_is_told_in_one_line(folder, content, told, capsys):
-    found = settings(folder, **content)["ignored"]
+def test_names_ignored_settings_in_one_line(folder, content, told, capsys):
+    found = settings(folder, **content).ignored
     assert told in found and bool(told) == bool(found) and "\n" not in found
     notices.print_once.cache_clear()
     for _ in range(2):
@@ -119,14 +123,14 @@ def test_what_is_not_followed_is_told_in_one_line(folder, content, told, capsys)
         ("do_rescale", "no"),
     ],
 )
-def test_an_unusable_value_is_named(folder, key, value):
+def test_reports_an_unusable_value(folder, key, value):
     with pytest.raises(UserError, match=rf"preprocessor_config.json: {key} is .*fix the file") as error:
         settings(folder, **{key: value})
     assert "\n" not in str(error.value)
 
 
-def test_the_features_are_those_of_the_definition(folder):
-    """do_normalize: false, all the way through the model."""
+def test_features_follow_the_definition(folder):
+    """Covers do_normalize: false through the whole model."""
     settings(folder, do_normalize=False)
     model = tpr_jax.from_pretrained(folder)
     pixels = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""The authors' checkpoints there and back, on the golden bundles; and what is wrong with one is named."""
+"""The authors' checkpoints to our models and back, on the golden bundles."""
 
 import re
 
@@ -14,13 +14,13 @@ from tpr_jax.weights import reference, reference_names
 
 @pytest.fixture(scope="module")
 def bundle():
-    """DM-Adapter's."""
+    """The bundle of DM-Adapter."""
     return stored()
 
 
 @each
-def test_there_and_back(name):
-    """Every weight of the authors' returns under its name, but the temperature and what nothing reads."""
+def test_to_our_names_and_back(name):
+    """Every weight returns under its name, except for the temperature and unread parameters."""
     state, _, _ = stored(name)
     config, method, heads, variables = read(stored(name), method=name)
     back = reference.state(variables, method, config, heads)
@@ -34,7 +34,7 @@ def test_there_and_back(name):
 
 
 @each
-def test_and_there_again(name):
+def test_to_their_names_and_back(name):
     config, method, heads, variables = read(stored(name), method=name)
     state = reference.state(variables, method, config, heads)
     again = reference.read(state, method=name, image_size=config.image_size)
@@ -43,8 +43,8 @@ def test_and_there_again(name):
 
 
 @each
-def test_only_what_is_given_is_named(name):
-    """A trainable part, or its gradients, without the frozen rest."""
+def test_converts_a_subset_of_the_leaves(name):
+    """Converts the trainable leaves, or their gradients, without the frozen ones."""
     config, method, heads, variables = read(stored(name), method=name)
     own = {key: tree for key, tree in variables.items() if key != "params"}
     back = reference.state(own, method, config, heads)
@@ -52,7 +52,7 @@ def test_only_what_is_given_is_named(name):
 
 
 def test_layouts_by_hand(bundle):
-    """Their Linears are (out, in), one an expert; ours are stacked."""
+    """Their linear layers are (out, in), one per expert; ours are stacked."""
     state, _, _ = bundle
     own = read(bundle)[3]["moe"]["visual"]["block_1"]["beside_mlp"]
     np.testing.assert_array_equal(own["down"]["kernel"][3, 2, 1], state[EXPERT + "down.weight"][1, 3])
@@ -64,8 +64,8 @@ def test_layouts_by_hand(bundle):
     np.testing.assert_array_equal(own["router"]["prompt"], state[BLOCK + "task_param"])
 
 
-def test_layouts_of_cskts_maps_by_hand():
-    """The first layer has names of its own; `tmap` maps text to vision, (out, in)."""
+def test_layouts_of_cskt_prompt_maps_by_hand():
+    """The first layer has other names; `tmap` maps text to vision, (out, in)."""
     state, _, _ = stored("cskt")
     own = read(stored("cskt"), method="cskt")[3]["prompt"]["prompts"]
     np.testing.assert_array_equal(own["text"][0], state["prompt_learner.ctx"])
@@ -79,7 +79,7 @@ def test_layouts_of_cskts_maps_by_hand():
 
 
 def test_layouts_of_up_persons_lora_by_hand():
-    """`lora_A.0`, `lora_B.0` are the keys' and `.1` the values'."""
+    """`lora_A.0` and `lora_B.0` belong to the keys, `.1` to the values."""
     state, _, _ = stored("up_person")
     own = read(stored("up_person"), method="up_person")[3]["lora"]["text"]["block_1"]["attn"]["qkv"]
     for target, i in (("lora_k", 0), ("lora_v", 1)):
@@ -91,7 +91,7 @@ def test_layouts_of_up_persons_lora_by_hand():
 
 def test_sizes_are_read_from_the_shapes(bundle):
     _, image_size, args = bundle
-    config, method, heads, variables = read(bundle, scales=(0.1, 4.0))
+    config, method, heads, _variables = read(bundle, scales=(0.1, 4.0))
     assert method.vision[0].num_experts == args["num_experts"] and heads == Heads()
     assert config.image_size == image_size
     state, _, _ = stored("up_person")
@@ -116,7 +116,7 @@ def test_sizes_are_read_from_the_shapes(bundle):
         ("adapter", r".*\.(adapter_ln_(msa|mlp)\..*|scale_[12])"),
     ],
 )
-def test_ablations_of_up_person_are_read_by_what_is_there(part, gone):
+def test_infers_ablations_of_up_person(part, gone):
     state, _, _ = stored("up_person")
     absent = {name: None for name in state if re.fullmatch(gone, reference_names.canonical(name))}
     assert absent
@@ -125,9 +125,8 @@ def test_ablations_of_up_person_are_read_by_what_is_there(part, gone):
     assert_declared(config, method, heads, variables)
 
 
-def test_parts_of_up_person_that_cover_some_blocks():
-    """Narrower than the checkpoint on request, the rest is dropped; and read from one that has less."""
-    state, _, _ = stored("up_person")
+def test_up_person_modules_in_some_blocks():
+    """A smaller depth than the checkpoint's drops blocks; a checkpoint may also have fewer."""
     asked = {"depth_lora": 1, "depth_prefix": 1, "depth_adapter": 1}
     config, method, heads, variables = read(stored("up_person"), None, "up_person", **asked)
     layers = {part.layers for part in method.text if isinstance(part, Adapter)}, method.text[-1].layers
@@ -139,7 +138,7 @@ def test_parts_of_up_person_that_cover_some_blocks():
     same(again, variables)
 
 
-def test_a_prefix_without_its_gate_is_the_vanilla_one():
+def test_a_prefix_without_a_gate_is_vanilla():
     state, _, _ = stored("up_person")
     gates = {name: None for name in state if name.endswith("scale_to_grad")}
     _, method, _, variables = read(stored("up_person"), gates, "up_person")
@@ -147,7 +146,7 @@ def test_a_prefix_without_its_gate_is_the_vanilla_one():
     assert "gate" not in variables["prefix"]["text"]["block_0"]["attn"]["prefix"]
 
 
-def test_prefixes_have_a_second_name_once_the_authors_code_has_run():
+def test_accepts_the_second_name_of_a_prefix():
     state, _, _ = stored("up_person")
     own = reference.split(state, "up_person")[1]
     second = {}
@@ -166,8 +165,8 @@ def test_prefixes_have_a_second_name_once_the_authors_code_has_run():
 
 
 @pytest.mark.parametrize(("router", "leaves"), [("sum", {"w_in", "w_task", "prompt"}), ("input", {"w_in"})])
-def test_other_routers_leave_out_what_they_do_not_read(bundle, router, leaves):
-    """Whether it is in the checkpoint or not."""
+def test_other_routers_ignore_unread_weights(bundle, router, leaves):
+    """They may be in the checkpoint or not."""
     state, _, _ = bundle
     alphas = {name: None for name in state if name.endswith("feed_forward.alpha")}
     for changes in ({}, alphas):
@@ -178,7 +177,7 @@ def test_other_routers_leave_out_what_they_do_not_read(bundle, router, leaves):
     assert not [name for name in back if name.endswith("feed_forward.alpha")]
 
 
-def test_parameters_that_nothing_reads_are_passed_over(bundle):
+def test_ignores_parameters_that_nothing_reads(bundle):
     state, _, _ = bundle
     dead = [name for name in state if "param" in name.split(".")[1] or "v2i_proj" in name]
     assert dead
@@ -186,14 +185,14 @@ def test_parameters_that_nothing_reads_are_passed_over(bundle):
 
 
 @each
-def test_prefix_of_data_parallel_training_is_dropped(name):
+def test_drops_the_prefix_of_data_parallel_training(name):
     state, image_size, _ = stored(name)
     wrapped = {"module." + key: array for key, array in state.items()}
     found = reference.read(wrapped, method=name, image_size=image_size)
     same(found[3], read(stored(name), method=name)[3])
 
 
-def test_settings_that_agree_or_that_shapes_do_not_tell_are_taken():
+def test_accepts_settings_that_agree_with_the_shapes():
     use = ["prefix", "lora", "adapter"]
     method = read(stored("up_person"), None, "up_person", rank=4, use=use, version="released")[1]
     assert method.text[-1].gate == 100.0
@@ -205,8 +204,8 @@ def test_settings_that_agree_or_that_shapes_do_not_tell_are_taken():
     ("widths", "asked", "expected"),
     [((768, 512), None, 8), ((64, 128), 20, 20), ((64, 128), None, 21), ((64, 128), 8, 21)],
 )
-def test_reduction_of_widths_that_it_does_not_divide(widths, asked, expected):
-    """64 // 20 = 64 // 21 = 3 and 128 // 20 = 128 // 21 = 6: the widths leave it open, a setting decides."""
+def test_infers_a_reduction_that_does_not_divide_the_width(widths, asked, expected):
+    """64 // 20 = 64 // 21 = 3 and 128 // 20 = 128 // 21 = 6: the setting decides between them."""
     config = ClipConfig(vision_width=widths[0], text_width=widths[1])
     ranks = (96, 64) if expected == 8 else (3, 6)
     leaf = "feed_forward.experts.0.down.bias"

@@ -1,4 +1,4 @@
-"""What is wrong with an authors' checkpoint, or with the settings it is read by, is named."""
+"""Errors in an authors' checkpoint or in the settings for it are reported."""
 
 import re
 
@@ -12,7 +12,7 @@ from tpr_jax.weights import reference
 
 @pytest.fixture(scope="module")
 def bundle():
-    """DM-Adapter's."""
+    """The bundle of DM-Adapter."""
     return stored()
 
 
@@ -28,13 +28,13 @@ def bundle():
         "base_model.visual.positional_embedding",
     ],
 )
-def test_missing_weight_is_named(bundle, name):
+def test_reports_a_missing_weight(bundle, name):
     assert name in bundle[0]
     with pytest.raises(UserError, match=name.removeprefix("base_model.")):
         read(bundle, {name: None})
 
 
-def test_a_block_without_its_mixture_is_named(bundle):
+def test_reports_a_block_without_its_mixture(bundle):
     gone = [
         k for k in bundle[0] if k.startswith(BLOCK) and ("feed_forward" in k or "ln_3" in k or "task" in k)
     ]
@@ -43,10 +43,10 @@ def test_a_block_without_its_mixture_is_named(bundle):
         read(bundle, dict.fromkeys(gone))
 
 
-def test_clip_alone_is_no_dm_adapter(bundle):
+def test_rejects_a_clip_without_dm_adapter(bundle):
     state, image_size, _ = bundle
     clip_alone, _ = reference.split(state, "dm_adapter")
-    with pytest.raises(UserError, match="lacks the weight.*input_gate"):
+    with pytest.raises(UserError, match=r"lacks the weight.*input_gate"):
         reference.read(clip_alone, method="dm_adapter", image_size=image_size)
 
 
@@ -59,7 +59,7 @@ def test_clip_alone_is_no_dm_adapter(bundle):
         BLOCK.replace(".1.", ".77.") + "task_param",
     ],
 )
-def test_surplus_weight_is_named(bundle, name):
+def test_reports_a_surplus_weight(bundle, name):
     with pytest.raises(UserError, match=name.removeprefix("base_model.")):
         read(bundle, {name: np.zeros(4, np.float32)})
 
@@ -81,7 +81,7 @@ def test_surplus_weight_is_named(bundle, name):
         ("irra", "mlm_head.fc.weight"),
     ],
 )
-def test_missing_weight_of_each_method_is_named(method, name):
+def test_reports_a_missing_weight_of_each_method(method, name):
     assert name in stored(method)[0]
     with pytest.raises(UserError, match=re.escape(name)):
         read(stored(method), {name: None}, method)
@@ -98,13 +98,13 @@ def test_missing_weight_of_each_method_is_named(method, name):
         ("irra", "cross_modal_transformer.resblocks.5.ln_1.weight"),
     ],
 )
-def test_surplus_weight_of_each_method_is_named(method, name):
+def test_reports_a_surplus_weight_of_each_method(method, name):
     with pytest.raises(UserError, match=re.escape(name.removeprefix("base_model."))):
         read(stored(method), {name: np.zeros(4, np.float32)}, method)
 
 
 @pytest.mark.parametrize("name", [EXPERT + "up.bias", BLOCK + "task_param"])
-def test_misshapen_weight_is_named(bundle, name):
+def test_reports_a_misshapen_weight(bundle, name):
     wrong = np.zeros([n + 1 for n in bundle[0][name].shape], np.float32)
     with pytest.raises(UserError, match=name.removeprefix("base_model.") + "' has shape .*expected"):
         read(bundle, {name: wrong})
@@ -114,13 +114,13 @@ def test_misshapen_weight_is_named(bundle, name):
     ("settings", "message"),
     [
         ({"num_experts": 99}, "num_experts=99"),
-        ({"reduction": 3}, "reduction=3 was asked for, but the weights have reduction=8"),
+        ({"reduction": 3}, "reduction=3 was requested, but the weights have reduction=8"),
         ({"top_k": 99}, "top_k=99"),
         ({"router": "blnd"}, "blend"),
         ({"rank": 32}, "'rank'.*top_k"),
     ],
 )
-def test_settings_that_do_not_fit_are_named(bundle, settings, message):
+def test_reports_settings_that_do_not_fit(bundle, settings, message):
     with pytest.raises(UserError, match=message):
         read(bundle, **settings)
 
@@ -128,22 +128,22 @@ def test_settings_that_do_not_fit_are_named(bundle, settings, message):
 @pytest.mark.parametrize(
     ("method", "settings", "message"),
     [
-        ("up_person", {"rank": 3}, "rank=3 was asked for, but the weights have rank=4"),
-        ("up_person", {"prefix": 99}, "prefix=99 was asked for, but the weights have prefix="),
-        ("up_person", {"vanilla": True}, "vanilla=True was asked for"),
+        ("up_person", {"rank": 3}, "rank=3 was requested, but the weights have rank=4"),
+        ("up_person", {"prefix": 99}, "prefix=99 was requested, but the weights have prefix="),
+        ("up_person", {"vanilla": True}, "vanilla=True was requested"),
         ("up_person", {"version": "new"}, "version='new' is unknown"),
-        ("up_person", {"depth_lora": 3}, "depth_lora=3 was asked for"),
-        ("cskt", {"prompts": 9}, "prompts=9 was asked for"),
-        ("cskt", {"depth": 5}, "depth=5 was asked for, but the weights have depth=2"),
-        ("cskt", {"top_k": 1}, "'top_k' is unknown: known are prompts"),
-        ("irra", {"rank": 1}, "'rank' is unknown: known are none"),
+        ("up_person", {"depth_lora": 3}, "depth_lora=3 was requested"),
+        ("cskt", {"prompts": 9}, "prompts=9 was requested"),
+        ("cskt", {"depth": 5}, "depth=5 was requested, but the weights have depth=2"),
+        ("cskt", {"top_k": 1}, "'top_k' is unknown: choose from: prompts"),
+        ("irra", {"rank": 1}, "'rank' is unknown: choose from: none"),
     ],
 )
-def test_settings_of_each_method_that_do_not_fit_are_named(method, settings, message):
+def test_reports_settings_of_each_method_that_do_not_fit(method, settings, message):
     with pytest.raises(UserError, match=message):
         read(stored(method), None, method, **settings)
 
 
 def test_unknown_method(bundle):
-    with pytest.raises(UserError, match="'dm_adaptor'.*dm_adapter"):
+    with pytest.raises(UserError, match=r"'dm_adaptor'.*dm_adapter"):
         reference.read(bundle[0], method="dm_adaptor")

@@ -1,4 +1,4 @@
-"""Resizing of position embeddings: the authors' own result, and what bilinear interpolation must satisfy."""
+"""Resizing of position embeddings: the authors' result, and properties of bilinear interpolation."""
 
 import json
 from pathlib import Path
@@ -27,10 +27,10 @@ def test_equals_the_authors_resize(method):
     np.testing.assert_allclose(ours, after, rtol=0, atol=1e-6)
 
 
-def test_weights_worked_by_hand():
-    # Two samples to four: the new centers lie at -1/4 (held at 0), 1/4, 3/4 and 5/4 (held at 1).
+def test_interpolation_weights_by_hand():
+    # Two samples to four: the new centers are at -1/4 (clipped to 0), 1/4, 3/4 and 5/4 (clipped to 1).
     np.testing.assert_array_equal(interpolation_matrix(2, 4), [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
-    # Four to two without antialiasing reads only the two samples beside each new center.
+    # Four to two without antialiasing reads only the two neighbors of each new center.
     np.testing.assert_array_equal(interpolation_matrix(4, 2), [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
 
 
@@ -59,7 +59,7 @@ def test_equals_the_four_neighbor_formula(rows, columns, new_rows, new_columns):
 
 @given(SIDES, SIDES, st.sampled_from([1, 3, 5]), st.sampled_from([1, 3, 7]))
 @settings(deadline=None)
-def test_an_odd_factor_comes_back_exactly(rows, columns, by_rows, by_columns):
+def test_odd_factors_round_trip_exactly(rows, columns, by_rows, by_columns):
     positions = np.random.default_rng(0).standard_normal((1 + rows * columns, 3)).astype(np.float32)
     larger = (rows * by_rows, columns * by_columns)
     there = resize_positions(positions, (rows, columns), larger)

@@ -1,4 +1,4 @@
-"""Weights under the names that training code left them with."""
+"""Weights with the names that training code gives them."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.weights import reference
 from tpr_jax.weights.clip import from_hugging_face, load_clip, to_openai
 from tpr_jax.weights.files import read_state, write_state
-from tpr_jax.weights.state_dict import scalar, unwrapped
+from tpr_jax.weights.state_dict import scalar, unwrap_names
 
 
 @pytest.mark.parametrize(
@@ -32,18 +32,18 @@ from tpr_jax.weights.state_dict import scalar, unwrapped
         ("visual.model.w", "visual.model.w"),
     ],
 )
-def test_wrappers_are_taken_off(name, short):
-    assert list(unwrapped({name: 1})) == [short]
+def test_removes_wrappers(name, short):
+    assert list(unwrap_names({name: 1})) == [short]
 
 
-def test_two_models_in_one_file_are_not_mixed():
-    with pytest.raises(UserError, match="f: weights 'module.w' and 'model.w' are both 'w'"):
-        unwrapped({"module.w": 1, "model.w": 2}, "f")
+def test_rejects_two_models_in_one_file():
+    with pytest.raises(UserError, match=r"f: weights 'module.w' and 'model.w' are both 'w'"):
+        unwrap_names({"module.w": 1, "model.w": 2}, "f")
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod."])
 @pytest.mark.parametrize("form", ["hugging_face", "openai", "reference"])
-def test_every_reader_takes_them_off(tmp_path, prefix, form):
+def test_every_reader_removes_wrappers(tmp_path, prefix, form):
     state, config_json = read_golden()
     config, params = from_hugging_face(state, config_json)
     if form == "hugging_face":
@@ -61,7 +61,7 @@ def test_every_reader_takes_them_off(tmp_path, prefix, form):
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
-def test_the_temperature_in_any_shape(tmp_path, shape):
+def test_temperature_of_any_shape(tmp_path, shape):
     state, config_json = read_golden()
     state = dict(state) | {"logit_scale": np.full(shape, 3.5, np.float32)}
     config, params = from_hugging_face(state, config_json)
@@ -76,17 +76,17 @@ def test_the_temperature_in_any_shape(tmp_path, shape):
     ("value", "message"),
     [(np.zeros(2), r"'logit_scale' has shape \[2\], expected one number"), (np.nan, "is nan")],
 )
-def test_a_temperature_that_is_no_number(value, message):
+def test_rejects_a_temperature_that_is_not_a_number(value, message):
     with pytest.raises(UserError, match=f"f: weight {message}" if "shape" in message else message):
         scalar({"logit_scale": value}, "logit_scale", 1.0, "f")
     assert scalar({}, "logit_scale", 1.5) == 1.5
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_weights_that_are_not_finite_are_named(tmp_path, bad):
+def test_reports_weights_that_are_not_finite(tmp_path, bad):
     copy_golden(tmp_path)
     state = dict(read_state(FOLDER / "model.safetensors"))
     state["visual_projection.weight"] = np.where(np.eye(48, 128), bad, 0).astype(np.float32)
     write_state(tmp_path / "model.safetensors", state)
-    with pytest.raises(UserError, match="weight 'visual_projection.weight' holds NaN or infinity"):
+    with pytest.raises(UserError, match=r"weight 'visual_projection.weight' holds NaN or infinity"):
         load_clip(tmp_path)

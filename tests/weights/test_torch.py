@@ -1,4 +1,4 @@
-"""What PyTorch writes, read back: state dicts, checkpoints, TorchScript archives, transformers' CLIP."""
+"""Files that PyTorch writes: state dicts, checkpoints, TorchScript archives, transformers' CLIP."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ def torch():
 
 @pytest.fixture(scope="module")
 def hf_clip(torch):
-    """transformers' CLIP of odd sizes, its weights drawn at random, biases included."""
+    """Returns transformers' CLIP of odd sizes with random weights and biases."""
     transformers = pytest.importorskip("transformers")
     config = transformers.CLIPConfig(
         text_config={
@@ -42,14 +42,14 @@ def hf_clip(torch):
 
 @pytest.fixture(scope="module")
 def openai_state(torch, hf_clip):
-    """That CLIP under OpenAI's names (with other heads than theirs would have, which no test here minds)."""
+    """Returns this CLIP under OpenAI's names; its numbers of heads do not matter here."""
     state = {name: tensor.detach().numpy() for name, tensor in hf_clip.state_dict().items()}
     config, params = from_hugging_face(state, hf_clip.config.to_dict())
     return {name: torch.tensor(np.asarray(array)) for name, array in to_openai(params, config).items()}
 
 
 def nested_module(torch, state):
-    """A module whose parameters have the dotted names of `state`."""
+    """Returns a module whose parameters have the dotted names of `state`."""
     root = torch.nn.Module()
     for name, tensor in state.items():
         *path, last = name.split(".")
@@ -82,7 +82,7 @@ def test_state_dicts(torch, openai_state, tmp_path, suffix, wrap):
     assert config.grid == (5, 2) and params["visual"]["conv1"]["kernel"].shape == (4, 4, 3, 32)
 
 
-def test_types_of_numbers(torch, tmp_path):
+def test_number_types(torch, tmp_path):
     state = {
         "half": torch.arange(4).half(), "brain": torch.tensor([1.5, -3]).bfloat16(), "long": torch.arange(3),
         "transposed": torch.arange(6.0).reshape(2, 3).T, "part": torch.arange(9.0)[2:5],
@@ -101,7 +101,7 @@ def test_torchscript_archives(torch, openai_state, tmp_path, monkeypatch):
         "context_length": torch.tensor(11),
         "vocab_size": torch.tensor(50),
     }
-    state["visual.proj"] = state["visual.proj"].T.contiguous().T  # a stride that is not the usual one
+    state["visual.proj"] = state["visual.proj"].T.contiguous().T  # a stride that is not contiguous
     scripted = torch.jit.script(nested_module(torch, state))
     torch.jit.save(scripted, str(tmp_path / "clip.pt"))
     monkeypatch.setitem(__import__("sys").modules, "torch", None)  # read without PyTorch
@@ -116,16 +116,16 @@ def test_bfloat16_torchscript(torch, tmp_path):
 
 
 class Harmful:
-    """Unpickling it would run code."""
+    """Runs code when it is unpickled."""
 
     def __reduce__(self):
         return eval, ("open('harm.txt', 'w')",)
 
 
-def test_code_in_a_file_is_not_run(torch, tmp_path, monkeypatch):
+def test_does_not_run_code_in_a_file(torch, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"model": {"w": torch.ones(2)}, "extra": Harmful()}, "w.pt")
-    with pytest.raises(UserError, match="w.pt: holds more than weights"):
+    with pytest.raises(UserError, match=r"w.pt: holds more than weights"):
         read_state("w.pt")
     assert not (tmp_path / "harm.txt").exists()
 
@@ -136,7 +136,7 @@ def test_damaged_and_odd_files(torch, openai_state, tmp_path):
     whole = path.read_bytes()
     for keep in (0, 3, 100, len(whole) // 2, len(whole) - 30):
         path.write_bytes(whole[:keep])
-        with pytest.raises(UserError, match="w.pt.*whole PyTorch file"):
+        with pytest.raises(UserError, match=r"w.pt.*whole PyTorch file"):
             read_state(path)
     torch.save(torch.ones(3), path)
     with pytest.raises(UserError, match="holds a Tensor, not named weights"):
@@ -146,7 +146,7 @@ def test_damaged_and_odd_files(torch, openai_state, tmp_path):
         read_state(path)
 
 
-def test_transformers_clip_in_numbers(torch, hf_clip, tmp_path):
+def test_features_match_transformers_clip(torch, hf_clip, tmp_path):
     hf_clip.save_pretrained(tmp_path)
     import tpr_jax
 

@@ -1,4 +1,4 @@
-"""transformers 4, with its PyTorch, reads the plain CLIP that is saved; in an environment of its own."""
+"""transformers 4 with PyTorch loads a saved plain CLIP, in a separate environment."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from tpr_jax.models import methods
 
 pytestmark = pytest.mark.torch
 
-# requirements.txt allows transformers from here on; the newest 4 installs no less surely.
+# The oldest version that requirements.txt allows.
 NEEDS = ("torch==2.13.0", "transformers==4.46.3", "numpy<2.4", "pillow")
 READ = """
 import json, sys
@@ -36,7 +36,7 @@ print(json.dumps({**{k: len(info[k]) for k in ("missing_keys", "unexpected_keys"
 
 @pytest.fixture(scope="session")
 def python4(tmp_path_factory) -> Path:
-    """The interpreter of an environment with transformers 4, made where the package index is reachable."""
+    """Creates an environment with transformers 4, if the package index is reachable; returns its Python."""
     folder = tmp_path_factory.mktemp("transformers4")
     python = folder / "bin" / "python"
     try:
@@ -49,7 +49,7 @@ def python4(tmp_path_factory) -> Path:
     return python
 
 
-def test_a_saved_clip_is_read_with_the_same_features(python4, tmp_path):
+def test_transformers_4_reads_a_saved_clip_with_the_same_features(python4, tmp_path):
     backbone = write_backbone(tmp_path / "clip")
     model = trained(backbone, methods.full_finetune(), (12, 12), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     model.save_pretrained(tmp_path / "saved")
@@ -61,7 +61,8 @@ def test_a_saved_clip_is_read_with_the_same_features(python4, tmp_path):
     said = json.loads(done.stdout.splitlines()[-1])
     assert said == {
         **dict.fromkeys(("missing_keys", "unexpected_keys", "mismatched_keys"), 0),
-        **{"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]},
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.5, 0.6, 0.7],
     }
     found, ours = np.load(tmp_path / "out.npz"), features(model)
     for name, right in zip(("image", "text"), ours, strict=True):

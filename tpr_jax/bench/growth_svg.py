@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from tpr_jax.bench.growth_table import KINDS, UPPER, growth, short, timed
 from tpr_jax.bench.worker import median_seconds
-from tpr_jax.report.png import AMBER, BLUE, INK, MUTED, PAPER, RULE
+from tpr_jax.report.style import AMBER, BLUE, INK, MUTED, PAPER, RULE
 
 PANELS = {
     "DM-Adapter's step": ("batch",),

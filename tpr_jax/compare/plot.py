@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tpr_jax.compare.table import tables
-from tpr_jax.report.png import BLUE, DPI, GREEN, INK, MUTED, PAPER, RULE
+from tpr_jax.report.style import BLUE, DPI, GREEN, INK, MUTED, PAPER, RULE
 
 PANEL = (10.5, 6.6)  # inches
 # Where a name may stand, in points (1/72 inch) from its own: (right, up, alignment), the better places first.

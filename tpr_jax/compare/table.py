@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Sequence
 
 from tpr_jax.metrics.retrieval import METRIC_KEYS
-from tpr_jax.report.write import DATASET_NAMES
+from tpr_jax.report.facts import DATASET_NAMES
 
 DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 NOTE = (

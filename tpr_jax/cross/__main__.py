@@ -120,7 +120,7 @@ def describe_model(given: str) -> dict:
       UserError: there is no such model, or a run that has not left one yet.
     """
     from tpr_jax.weights.backbone import find
-    from tpr_jax.weights.save_adapter import INSIDE
+    from tpr_jax.weights.save_adapter import BUNDLED_BACKBONE
 
     folder = Path(given)
     training = _training(folder)
@@ -130,7 +130,7 @@ def describe_model(given: str) -> dict:
     if training is None and folder.is_dir():
         training = _training(folder.parent)
     here = find(place).path
-    files = sorted(path for path in (*here.glob("*"), *here.glob(f"{INSIDE}/*")) if path.suffix in WEIGHTS)
+    files = sorted(path for path in (*here.glob("*"), *here.glob(f"{BUNDLED_BACKBONE}/*")) if path.suffix in WEIGHTS)
     return {
         "name": given.rstrip(os.sep),
         "place": place,

@@ -1,4 +1,4 @@
-"""What stands beside exported encoders: export.json, and a README of a few lines."""
+"""Describes exported encoders: export.json and a short README."""
 
 import datetime
 from collections.abc import Mapping
@@ -26,9 +26,13 @@ LOADING = {
 def describe(
     model: Model, dtype: str, formats: Mapping[str, dict], made_on: datetime.date | None = None
 ) -> dict:
-    """Returns what a user has to know, as JSON: when it was made, the inputs, the output, the files' formats.
+    """Returns the contents of export.json.
 
-    `made_on` is today, in UTC, where it is not given.
+    Args:
+      model: the exported model.
+      dtype: the type that the encoders compute in.
+      formats: format -> its versions, platforms and error.
+      made_on: the date, by default today in UTC.
     """
     made_on = made_on or datetime.datetime.now(datetime.UTC).date()
     c, tokenizer = model.config, model.tokenizer
@@ -46,7 +50,7 @@ def describe(
             "type": "uint8",
             "shape": ["b", *c.image_size, 3],
             "meaning": "rows, columns, then red, green, blue of 0 to 255, upright",
-            "preparation": f"resize the whole picture to {c.image_size[0]} high and {c.image_size[1]} wide, "
+            "preparation": f"resize the whole image to {c.image_size[0]} high and {c.image_size[1]} wide, "
             "bilinear and antialiased (Pillow's BILINEAR), without cropping; nothing else",
             "inside_the_graph": {
                 "scale": 1 / 255,
@@ -65,20 +69,20 @@ def describe(
             "padding_id": 0,
             "preparation": "tokenizers.Tokenizer.from_file('tokenizer.json').encode(text).ids is one row"
             if tokenizer
-            else "start of text, the text's ids, end of text, zeros behind",
+            else "start of text, the text's ids, end of text, padded with zeros",
         },
         "output": {
             "name": "features",
             "type": "float32",
             "shape": ["b", c.embed_dim],
-            "meaning": "of length 1: the product of a text's and an image's is their cosine",
+            "meaning": "L2-normalized: the dot product of a text and an image feature is their cosine",
         },
         "formats": dict(formats),
     }
 
 
 def readme(description: Mapping) -> str:
-    """A few lines, and one for each format, on how to load what is there."""
+    """Returns a README with a line for each format on how to load it."""
     image, text, output = (description[part] for part in ("image", "text", "output"))
     shapes = [f"[{', '.join(map(str, part['shape']))}]" for part in (image, text, output)]
     lines = [
@@ -86,25 +90,25 @@ def readme(description: Mapping) -> str:
         "",
         f"`pixels`: uint8 {shapes[0]} for any b; {image['preparation']}.",
         f"`ids`: int32 {shapes[1]}; {text['preparation']}.",
-        f"Both give float32 features {shapes[2]} of length 1; the product of a text's and an image's ranks.",
+        f"Both return L2-normalized float32 features {shapes[2]}; their dot product is the score.",
         "",
         *(f"- {LOADING[name]}" for name in description["formats"]),
         "",
         *_age(description),
-        "export.json says the same for programs, and how far each file is from the model.",
+        "export.json has the same for programs, and the error of each file against the model.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _age(description: Mapping) -> list[str]:
-    """When it was made and by what, and what to do when it has become too old."""
+    """Says when and with what the export was made, and what to do when it is too old."""
     made = f"Made on {description['made_on']}"
     about = description["formats"].get("jax")
     if not about:
         return [made + ".", ""]
     version = about["versions"]["jax"]
     return [
-        f"{made}; `jax/` by JAX {version}. JAX promises that versions of up to six months later read it; "
-        f"where a newer one refuses, export the model again, or install jax=={version}.",
+        f"{made}; `jax/` by JAX {version}. JAX guarantees that versions up to six months later can "
+        f"read it; if a newer one cannot, export the model again or install jax=={version}.",
         "",
     ]

@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all, in the place of an older one of the same kind or of none."""
+"""Writes a folder atomically, replacing an older export."""
 
 import contextlib
 import json
@@ -11,62 +11,62 @@ from pathlib import Path
 from tpr_jax.errors import UserError
 from tpr_jax.utils.files import exchange
 
-ABOUT = "export.json"
-MADE_BY = "tpr_jax.export"  # in it, so that an older export is known
+DESCRIPTION = "export.json"
+MADE_BY = "tpr_jax.export"  # in export.json, to recognize an older export
 
 
-def check_place(folder: str | os.PathLike) -> None:
-    """Raises a UserError where an export would take the place of something else than an older one."""
+def check_out_folder(folder: str | os.PathLike) -> None:
+    """Raises a UserError if an export would replace anything but an older export."""
     folder = Path(folder)
     if not folder.exists() and not folder.is_symlink():
         return
     if not folder.is_dir():
-        raise UserError(f"--out {folder}: is no folder; name another place")
-    held = sizes(folder)
-    if not held and not any(folder.iterdir()):
+        raise UserError(f"--out {folder}: is not a directory; choose another path")
+    files = file_sizes(folder)
+    if not files and not any(folder.iterdir()):
         return
-    about = about_export(folder)
-    if about.get("made_by") != MADE_BY:
-        raise UserError(f"--out {folder}: holds something else than an export; name another folder")
-    if others := held.keys() - {ABOUT, *about.get("bytes", {})}:
-        raise UserError(f"--out {folder}: holds {min(others)} beside an export; name another folder")
+    description = read_description(folder)
+    if description.get("made_by") != MADE_BY:
+        raise UserError(f"--out {folder}: holds something other than an export; choose another folder")
+    if others := files.keys() - {DESCRIPTION, *description.get("bytes", {})}:
+        raise UserError(f"--out {folder}: holds {min(others)} beside an export; choose another folder")
 
 
-def about_export(folder: Path) -> dict:
-    """Returns what export.json says; {} where there is none that can be read."""
+def read_description(folder: Path) -> dict:
+    """Returns the contents of export.json, or {} if it cannot be read."""
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return about if isinstance(about, dict) else {}
+    return description if isinstance(description, dict) else {}
 
 
-def sizes(folder: Path) -> dict[str, int]:
-    """path within the folder -> bytes, of all its files."""
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Returns path within the folder -> size in bytes, for all of its files."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() or path.is_symlink())
     return {path.relative_to(folder).as_posix(): path.lstat().st_size for path in files}
 
 
 @contextlib.contextmanager
-def whole_folder(folder: str | os.PathLike) -> Iterator[Path]:
-    """A folder to write to, which takes the place of `folder` at the end, and goes where there is an error.
+def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary folder that replaces `folder` at the end and is removed on an error.
 
     Raises:
-      UserError: as `check_place`, or the place cannot be written.
+      UserError: as for `check_out_folder`, or the folder cannot be written.
     """
     folder = Path(folder).resolve()
-    check_place(folder)
+    check_out_folder(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     except OSError as error:
         raise UserError(
-            f"--out {folder}: cannot be written ({error.strerror}); name another place"
+            f"--out {folder}: cannot be written ({error.strerror}); choose another path"
         ) from error
     try:
-        new, old = beside / "new", beside / "old"
+        new, old = temporary / "new", temporary / "old"
         new.mkdir()
         yield new
         exchange(new, folder, old)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Encoders by `jax.export`: StableHLO that JAX alone runs, whatever its version in the months to come."""
+"""Writes and reads encoders by `jax.export`: StableHLO that JAX runs, with its compatibility guarantee."""
 
 import re
 from collections.abc import Callable
@@ -9,20 +9,20 @@ import numpy as np
 from jax import export  # JAX before 0.8 has no attribute of that name by itself
 
 from tpr_jax.errors import UserError
-from tpr_jax.export.encoders import NAMES, row_specs, with_weights_inside
-from tpr_jax.export.folder import about_export
+from tpr_jax.export.encoders import NAMES, encoders_with_weights, row_specs
+from tpr_jax.export.folder import read_description
 from tpr_jax.model import Model
 
 SUFFIX = ".jaxexport"
 
 
 def write(model: Model, folder: Path, dtype: str, platforms: tuple[str, ...]) -> None:
-    """Writes `encode_image.jaxexport` and `encode_text.jaxexport`, weights inside, for any batch size.
+    """Writes `encode_image.jaxexport` and `encode_text.jaxexport` with weights, for any batch size.
 
-    Lowering needs none of the platforms' devices here.
+    Lowering does not need devices of the platforms.
     """
     specs = row_specs(model)
-    for name, function in with_weights_inside(model, dtype).items():
+    for name, function in encoders_with_weights(model, dtype).items():
         shape, kind = specs[name]
         (b,) = export.symbolic_shape("b")
         rows = jax.ShapeDtypeStruct((b, *shape), kind)
@@ -31,11 +31,11 @@ def write(model: Model, folder: Path, dtype: str, platforms: tuple[str, ...]) ->
 
 
 def read(folder: Path) -> dict[str, Callable]:
-    """Returns the encoders of a folder, on a device that they are for.
+    """Loads the encoders of a folder.
 
     Raises:
-      UserError: a file is missing, damaged, or of a version that this JAX does not read; here, or when an
-        encoder is called for the first time, for only then JAX looks at the program.
+      UserError: a file is missing, damaged, for other platforms, or of a version that this JAX cannot read.
+        JAX looks at the program only when an encoder is called for the first time.
     """
     return {name: _encoder(folder / (name + SUFFIX)) for name in NAMES}
 
@@ -47,8 +47,8 @@ def _encoder(path: Path) -> Callable:
         raise UserError(f"{path}: cannot be read ({error.strerror}): export the model again") from error
     try:
         exported = export.deserialize(data)
-    except Exception as error:  # flat buffers of another layout may raise anything
-        raise UserError(unreadable(path, error)) from error
+    except Exception as error:  # flatbuffers of another layout may raise anything
+        raise UserError(unreadable_message(path, error)) from error
     if jax.default_backend() not in (name.replace("cuda", "gpu") for name in exported.platforms):
         backend = jax.default_backend()
         raise UserError(
@@ -60,32 +60,33 @@ def _encoder(path: Path) -> Callable:
     def call(rows: np.ndarray) -> np.ndarray:
         nonlocal called
         try:
-            found = np.asarray(exported.call(rows))
+            feats = np.asarray(exported.call(rows))
         except Exception as error:
             shapes = [exported.in_avals[0].shape[1:], exported.in_avals[0].dtype]
             if called or [np.shape(rows)[1:], np.asarray(rows).dtype] != shapes:
                 raise
-            raise UserError(unreadable(path, error)) from error
+            raise UserError(unreadable_message(path, error)) from error
         called = True
-        return found
+        return feats
 
     return call
 
 
-def unreadable(path: Path, error: Exception) -> str:
-    """Returns the line that says why JAX does not read a file: it is too old, too new, or damaged."""
+def unreadable_message(path: Path, error: Exception) -> str:
+    """Returns the error message for a file that JAX cannot read: too old, too new, or damaged."""
     why = " ".join(str(error).split())[:160] or type(error).__name__
-    again = "export the model again: python -m tpr_jax.export"
-    about = about_export(path.parent.parent)
-    made_on = about.get("made_on", "an unknown day")
-    version = about.get("formats", {}).get("jax", {}).get("versions", {}).get("jax")
+    remedy = "export the model again: python -m tpr_jax.export"
+    description = read_description(path.parent.parent)
+    made_on = description.get("made_on", "an unknown day")
+    version = description.get("formats", {}).get("jax", {}).get("versions", {}).get("jax")
     if version in (None, jax.__version__):
-        return f"{path}: JAX {jax.__version__} cannot read it ({why}): it may be damaged; {again}"
+        return f"{path}: JAX {jax.__version__} cannot read it ({why}): it may be damaged; {remedy}"
     made = f"made on {made_on} by JAX {version}, which JAX {jax.__version__} cannot read ({why})"
     if _numbers(version) > _numbers(jax.__version__):
-        return f"{path}: {made}: install jax>={version}, or {again}"
+        return f"{path}: {made}: install jax>={version}, or {remedy}"
     return (
-        f"{path}: too old: {made}; JAX reads those of the last six months: {again}, or install jax=={version}"
+        f"{path}: too old: {made}; JAX reads those of the last six months: {remedy}, "
+        f"or install jax=={version}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Encoders as ONNX, by jax2onnx: optional, see requirements-onnx.txt."""
+"""Writes and reads encoders as ONNX, by jax2onnx; optional, see requirements-onnx.txt."""
 
 import logging
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from tpr_jax.errors import UserError
-from tpr_jax.export.encoders import INPUTS, NAMES, row_specs, with_weights_inside
+from tpr_jax.export.encoders import INPUTS, NAMES, encoders_with_weights, row_specs
 from tpr_jax.model import Model
 
 SUFFIX = ".onnx"
@@ -16,7 +16,7 @@ OUTPUT = "features"
 
 
 def converter() -> tuple:
-    """(the modules jax2onnx, onnxruntime).
+    """Imports jax2onnx and onnxruntime.
 
     Raises:
       UserError: they are not installed.
@@ -33,19 +33,19 @@ def converter() -> tuple:
 
 
 def write(model: Model, folder: Path, dtype: str, platforms: tuple[str, ...]) -> None:
-    """Writes `encode_image.onnx` and `encode_text.onnx`, weights inside, for any batch size.
+    """Writes `encode_image.onnx` and `encode_text.onnx` with weights, for any batch size.
 
-    An ONNX file is for no platform in particular: `platforms` says nothing here.
+    `platforms` is ignored: an ONNX file runs on any.
 
     Raises:
-      UserError: the packages are missing, or the type is one that ONNX Runtime's CPU lacks.
+      UserError: the packages are missing, or ONNX Runtime's CPU does not have the type.
     """
     jax2onnx, _ = converter()
     if dtype != "float32":
         raise UserError(f"--dtype {dtype}: --format onnx is float32 only; export it by itself")
     specs = row_specs(model)
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # a line for each shape that it does not know
-    for name, function in with_weights_inside(model, dtype).items():
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it logs a line for each unknown shape
+    for name, function in encoders_with_weights(model, dtype).items():
         shape, kind = specs[name]
         jax2onnx.to_onnx(
             function,
@@ -58,11 +58,13 @@ def write(model: Model, folder: Path, dtype: str, platforms: tuple[str, ...]) ->
 
 
 def read(folder: Path) -> dict[str, Callable]:
-    """The encoders of a folder, by ONNX Runtime on the CPU."""
+    """Loads the encoders of a folder, by ONNX Runtime on the CPU."""
     _, runtime = converter()
 
     def session(name: str) -> Callable:
-        made = runtime.InferenceSession(str(folder / (name + SUFFIX)), providers=["CPUExecutionProvider"])
-        return lambda rows: np.asarray(made.run(None, {INPUTS[name]: rows})[0])
+        inference_session = runtime.InferenceSession(
+            str(folder / (name + SUFFIX)), providers=["CPUExecutionProvider"]
+        )
+        return lambda rows: np.asarray(inference_session.run(None, {INPUTS[name]: rows})[0])
 
     return {name: session(name) for name in NAMES}

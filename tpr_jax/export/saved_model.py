@@ -1,4 +1,4 @@
-"""Encoders as a TensorFlow SavedModel: what `jax.export` gives, in a form that TensorFlow reads."""
+"""Writes and reads encoders as a TensorFlow SavedModel that calls the StableHLO of `jax.export`."""
 
 import os
 from collections.abc import Callable
@@ -21,14 +21,14 @@ COMPOSITES_TO_CALLS = "stablehlo-legalize-composite-to-call"
 
 
 def tensorflow():
-    """TensorFlow, kept off the accelerators, which are JAX's.
+    """Imports TensorFlow and hides the accelerators from it, which JAX uses.
 
     Raises:
-      UserError: it is not installed.
+      UserError: TensorFlow is not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        with suppress_stderr():  # it greets there on import
+        with stderr_nowhere():  # it logs on import
             import tensorflow as tf
     except ImportError as error:
         raise UserError(
@@ -43,7 +43,7 @@ def tensorflow():
 def write(model: Model, folder: Path, dtype: str, platforms: tuple[str, ...]) -> None:
     """Writes a SavedModel with signatures `encode_image` and `encode_text`, for any batch size.
 
-    The weights are its variables, each there once; the encoders take what they need of them.
+    The two encoders share the weights, which are its variables.
 
     Raises:
       UserError: TensorFlow is missing, or cannot read what this version of JAX writes.
@@ -52,7 +52,7 @@ def write(model: Model, folder: Path, dtype: str, platforms: tuple[str, ...]) ->
     module = tf.Module()
     variables = clip.inference_variables(model.variables, dtype)
     weights = jax.tree.map(lambda leaf: tf.Variable(np.asarray(leaf), trainable=False), variables)
-    leaves = jax.tree.leaves(weights)  # before TensorFlow makes other dicts of these, whose leaves JAX misses
+    leaves = jax.tree.leaves(weights)  # before TensorFlow wraps the dicts, whose leaves JAX does not see
     module.weights = weights
     specs = row_specs(model)
     signatures = {}
@@ -60,27 +60,27 @@ def write(model: Model, folder: Path, dtype: str, platforms: tuple[str, ...]) ->
         shape, kind = specs[name]
         (b,) = export.symbolic_shape("b")
         rows = jax.ShapeDtypeStruct((b, *shape), kind)
-        held = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
-        exported = export.export(jax.jit(function), platforms=platforms)(held, rows)
+        variable_specs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
+        exported = export.export(jax.jit(function), platforms=platforms)(variable_specs, rows)
         spec = tf.TensorSpec([None, *shape], kind, name=INPUTS[name])
-        # As signatures alone: functions that the module holds would be made anew when it is saved.
-        made = tf.function(_bound(exported, leaves), autograph=False)
+        # Only as signatures: functions that are attributes of the module are traced again when it is saved.
+        signature = tf.function(_call_exported(exported, leaves), autograph=False)
         try:
-            signatures[name] = made.get_concrete_function(spec)
+            signatures[name] = signature.get_concrete_function(spec)
         except (NotImplementedError, tf.errors.OpError, ValueError) as error:
-            raise _unreadable(error) from error
+            raise _unreadable_error(error) from error
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
 def old_stablehlo(exported: export.Exported) -> bytes:
-    """Returns an export's program in the oldest version of StableHLO that can hold it, from 1.0 on.
+    """Serializes an export in the oldest version of StableHLO that can represent it, from 1.0 on.
 
-    JAX writes the version of four weeks ago, and TensorFlow reads what was current at its release: TensorFlow
-    2.21 knows 1.13, JAX 0.12 writes 1.18. What JAX writes as a composite (`erf`, `top_k`) becomes a call of
-    the function that computes it, for TensorFlow cannot fit composites to the size of a batch.
+    JAX writes the version of four weeks ago, TensorFlow reads the version of its release: TensorFlow 2.21
+    reads 1.13, JAX 0.12 writes 1.18. Composites (`erf`, `top_k`) become calls of their decomposition, because
+    TensorFlow cannot refine composites to the batch size.
 
     Raises:
-      ValueError: not even the newest version holds it.
+      ValueError: not even the newest version can represent it.
     """
     with ir.Context() as context:
         stablehlo.register_dialect(context)
@@ -91,17 +91,17 @@ def old_stablehlo(exported: export.Exported) -> bytes:
         newest = int(stablehlo.get_current_version().split(".")[1])
         for minor in range(newest + 1):
             try:
-                with suppress_stderr():  # MLIR says there why it cannot
+                with stderr_nowhere():  # MLIR logs the reason
                     return stablehlo.serialize_portable_artifact(program, f"1.{minor}.0")
             except ValueError:
                 if minor == newest:
                     raise
-    raise ValueError(f"StableHLO {stablehlo.get_current_version()} is not of the versions 1.x")
+    raise ValueError(f"StableHLO {stablehlo.get_current_version()} is not a version 1.x")
 
 
-def _bound(exported: export.Exported, weights: list) -> Callable:
-    """Returns the function of rows alone, which a signature is; `weights` are the leaves, as variables."""
-    from tensorflow.compiler.tf2xla.python import xla  # where jax2tf takes it from, too
+def _call_exported(exported: export.Exported, weights: list) -> Callable:
+    """Returns the TensorFlow function of rows for a signature; `weights` are the leaves, as variables."""
+    from tensorflow.compiler.tf2xla.python import xla  # as jax2tf does
 
     program = old_stablehlo(exported)
     (result,) = exported.out_avals
@@ -109,7 +109,7 @@ def _bound(exported: export.Exported, weights: list) -> Callable:
 
     def call(rows) -> dict:
         arguments = [*weights, rows]
-        (found,) = xla.call_module(
+        (feats,) = xla.call_module(
             tuple(arguments[i] for i in exported.module_kept_var_idx),
             version=exported.calling_convention_version,
             module=program,
@@ -117,15 +117,15 @@ def _bound(exported: export.Exported, weights: list) -> Callable:
             Sout=(features,),
             platforms=tuple(name.upper() for name in exported.platforms),
         )
-        return {OUTPUT: found}
+        return {OUTPUT: feats}
 
     return call
 
 
 def read(folder: Path) -> dict[str, Callable]:
-    """Returns the encoders of a folder, on the CPU.
+    """Loads the encoders of a folder, on the CPU.
 
-    An encoder raises a UserError where TensorFlow cannot run what JAX wrote, which it finds out at a call.
+    An encoder raises a UserError when it is called and TensorFlow cannot run what JAX wrote.
     """
     tf = tensorflow()
     loaded = tf.saved_model.load(str(folder))
@@ -134,12 +134,12 @@ def read(folder: Path) -> dict[str, Callable]:
         try:
             return loaded.signatures[name](**{INPUTS[name]: rows})[OUTPUT].numpy()
         except tf.errors.OpError as error:
-            raise _unreadable(error) from error
+            raise _unreadable_error(error) from error
 
     return {name: lambda rows, name=name: call(name, rows) for name in NAMES}
 
 
-def _unreadable(error: Exception) -> UserError:
+def _unreadable_error(error: Exception) -> UserError:
     tf = tensorflow()
     return UserError(
         f"--format saved_model: TensorFlow {tf.__version__} cannot read what JAX {jax.__version__} writes "

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from tpr_jax.errors import UserError
 from tpr_jax.metrics import ranking
+from tpr_jax.utils.normalize import l2_normalize
 
 RECALL_AT = (1, 5, 10)
 METRIC_KEYS = (*(f"R{k}" for k in RECALL_AT), "mAP", "mINP")
@@ -178,15 +179,6 @@ def top_k(
             best_index.append(chosen)
             best_scores.append(row[chosen])
     return np.reshape(best_scores, (-1, k)), np.reshape(best_index, (-1, k)).astype(np.int64)
-
-
-def l2_normalize(feats: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n e"]:
-    """Divides each row by its Euclidean norm; a zero row stays zero, so its cosine with everything is 0."""
-    # Divide by the largest entry first: the squares of very large or small entries exceed float32's range.
-    largest = np.abs(feats).max(axis=1, keepdims=True, initial=0)
-    scaled = feats / np.where(largest > 0, largest, 1)
-    length = np.linalg.norm(scaled, axis=1, keepdims=True)
-    return scaled / np.where(length > 0, length, 1)
 
 
 def _score_blocks(query, gallery) -> Iterator[tuple[int, Float[np.ndarray, "b g"]]]:

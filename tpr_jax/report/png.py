@@ -1,141 +1,113 @@
-"""report.png: curves and table above, the queries with their first photos below, in one figure."""
+"""Renders report.png: charts and table at the top, queries with the images they retrieve below."""
 
 import io
 import textwrap
 import warnings
+from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tpr_jax.metrics.retrieval import METRIC_KEYS
-from tpr_jax.report import write as report
+from tpr_jax.report.charts import draw_loss, draw_recall, style_axes
+from tpr_jax.report.facts import QueryResult, ReportFacts, TableRow, image_aspect
+from tpr_jax.report.style import DPI, GREEN, INK, MUTED, PAPER, RULE
 
-INK, MUTED, RULE, PAPER = "#1d2229", "#6a7280", "#d9dce1", "#ffffff"
-BLUE, AMBER, GREEN = "#2f6fdd", "#d9822b", "#1f9d55"
+# The layout, in pixels of a page this wide.
+WIDTH, MARGIN, GUTTER = 1600.0, 50.0, 60.0
+COLUMNS, PHOTOS = 2, 10
+PHOTO_GAP, CAPTION_HEIGHT, QUERY_GAP, HEAD_HEIGHT = 8, 58, 34, 560
+COLUMN_WIDTH = (WIDTH - 2 * MARGIN - GUTTER) / COLUMNS
 
-# Everything below the curves is laid out in pixels of a page this wide.
-WIDTH, MARGIN, GUTTER, COLUMNS, PHOTOS = 1600, 50, 60, 2, 10
-PHOTO_GAP, CAPTION_HEIGHT, QUERY_GAP, HEAD_HEIGHT, DPI = 8, 58, 34, 560, 100
 
-
-def picture(facts: dict) -> bytes:
-    """PNG of the facts that `report.write_report` gathers."""
-    photo_width = (WIDTH - 2 * MARGIN - GUTTER) / COLUMNS / PHOTOS - PHOTO_GAP
-    photo_height = photo_width * report.photo_aspect(facts["queries"])
+def render(facts: ReportFacts) -> bytes:
+    """Renders the image as a PNG."""
+    photo_width = COLUMN_WIDTH / PHOTOS - PHOTO_GAP
+    photo_height = photo_width * image_aspect(facts.queries)
     row_height = CAPTION_HEIGHT + photo_height + QUERY_GAP
-    rows = -(-len(facts["queries"]) // COLUMNS)
+    rows = -(-len(facts.queries) // COLUMNS)
     height = HEAD_HEIGHT + rows * row_height + (55 if rows else 0)
     figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
     FigureCanvasAgg(figure)
 
     page = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(height, 0))
     page.axis("off")
-    page.text(MARGIN, 62, facts["title"], size=24, weight="bold", color=INK)
-    page.text(MARGIN, 98, _subtitle(facts["tiles"]), size=12.5, color=MUTED)
-    _draw_loss(_axes(figure, height, MARGIN + 45, 165, 400, 300), facts["loss"])
-    _draw_recall(_axes(figure, height, MARGIN + 545, 165, 400, 300), facts["recall"])
-    _draw_table(page, facts["rows"], left=MARGIN + 1000, top=158, width=WIDTH - 2 * MARGIN - 1000)
+    page.text(MARGIN, 62, facts.title, size=24, weight="bold", color=INK)
+    subtitle = "   ·   ".join(f"{tile.label}: {tile.value}" for tile in facts.tiles)
+    page.text(MARGIN, 98, subtitle, size=12.5, color=MUTED)
+    draw_loss(_chart_axes(figure, MARGIN + 45), facts.loss)
+    draw_recall(_chart_axes(figure, MARGIN + 545), facts.recall)
+    _draw_table(page, facts.rows, left=MARGIN + 1000, top=158.0, width=WIDTH - 2 * MARGIN - 1000)
     if rows:
-        page.text(MARGIN, HEAD_HEIGHT + 4, "What the queries found", size=17, weight="bold", color=INK)
-        text = "The first ten photos of each, best first; those of the right person are framed and ticked."
+        page.text(MARGIN, HEAD_HEIGHT + 4, "What the queries retrieve", size=17, weight="bold", color=INK)
+        text = "The first ten photos of each query, best first; photos of the right person are framed."
         page.text(MARGIN, HEAD_HEIGHT + 32, text, size=12.5, color=MUTED)
-    for i, query in enumerate(facts["queries"]):
-        left = MARGIN + (i % COLUMNS) * ((WIDTH - 2 * MARGIN - GUTTER) / COLUMNS + GUTTER)
+    for i, query in enumerate(facts.queries):
+        left = MARGIN + (i % COLUMNS) * (COLUMN_WIDTH + GUTTER)
         top = HEAD_HEIGHT + 60 + (i // COLUMNS) * row_height
         _draw_query(page, query, left, top, photo_width, photo_height)
 
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # A caption in a script that the font lacks shows boxes; the page beside this picture has it in full.
+        # A caption in a script that the font lacks shows boxes; report.html has it in full.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
 
 
-def _axes(figure, page_height, left, top, width, height):
+def _chart_axes(figure: Figure, left: float) -> Axes:
+    page_height, top, width, height = figure.get_figheight() * DPI, 165, 400, 300
     box = (left / WIDTH, 1 - (top + height) / page_height, width / WIDTH, height / page_height)
     axes = figure.add_axes(box)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(RULE)
-    axes.tick_params(colors=MUTED, labelsize=11, length=0, pad=6)
-    axes.grid(axis="y", color=RULE, linewidth=0.8)
-    axes.set_axisbelow(True)
+    style_axes(axes)
     return axes
 
 
-def _draw_loss(axes, points):
-    axes.set_title("Training loss", loc="left", size=14, weight="bold", color=INK, pad=12)
-    axes.set_xlabel("step", size=11, color=MUTED)
-    if not points:
-        return _nothing(axes)
-    smooth = report.smoothed(points)
-    axes.plot(*zip(*points, strict=True), color=BLUE, alpha=0.25, linewidth=1)
-    axes.plot(*zip(*smooth, strict=True), color=BLUE, linewidth=2.2, marker="o" if len(points) == 1 else None)
-
-
-def _draw_recall(axes, curves):
-    axes.set_title("R@1 by epoch, %", loc="left", size=14, weight="bold", color=INK, pad=12)
-    axes.set_xlabel("epoch", size=11, color=MUTED)
-    if not curves:
-        return _nothing(axes)
-    for color, (label, points) in zip((GREEN, AMBER), curves.items(), strict=False):
-        style = {"color": color, "linewidth": 2.2, "marker": "o", "markersize": 4.5}
-        axes.plot(*zip(*points, strict=True), label=label, **style)
-    axes.set_ylim(bottom=0)
-    axes.legend(loc="lower right", frameon=False, fontsize=11, labelcolor=INK)
-
-
-def _nothing(axes):
-    axes.text(0.5, 0.5, "nothing was logged", transform=axes.transAxes, ha="center", color=MUTED, size=12)
-    axes.set(xticks=[], yticks=[])
-
-
-def _draw_table(page, rows, left, top, width):
-    """One block a direction, one line a set of metrics."""
+def _draw_table(page: Axes, rows: Sequence[TableRow], left: float, top: float, width: float) -> None:
+    """Draws a block for each direction, with a line for each row."""
     label_width = 0.42 * width
     step = (width - label_width) / len(METRIC_KEYS)
     y = top
-    for way, heading in (("t2i", "Text to image, %"), ("i2t", "Image to text, %")):
+    for direction, heading in (("t2i", "Text to image, %"), ("i2t", "Image to text, %")):
         page.text(left, y, heading, size=14, weight="bold", color=INK, va="center")
         for i, key in enumerate(METRIC_KEYS):
             x = left + label_width + (i + 1) * step
             page.text(x, y, key.replace("R", "R@"), size=10.5, color=MUTED, ha="right", va="center")
-        for label, metrics, stress in rows:
+        for row in rows:
             y += 31
             page.plot([left, left + width], [y - 15.5] * 2, color=RULE, linewidth=0.8)
-            weight, color = ("bold", GREEN) if stress else ("normal", INK)
-            label = label.replace("Best on val (epoch ", "Best on val (ep. ")
+            weight, color = ("bold", GREEN) if row.emphasized else ("normal", INK)
+            label = row.label.replace("Best on val (epoch ", "Best on val (ep. ")
             page.text(left, y, label, size=10.5, color=INK, weight=weight, va="center")
             for i, key in enumerate(METRIC_KEYS):
-                x, value = left + label_width + (i + 1) * step, f"{metrics[way][key]:.1f}"
+                x, value = left + label_width + (i + 1) * step, f"{row.metrics[direction][key]:.1f}"
                 page.text(x, y, value, size=11, color=color, weight=weight, ha="right", va="center")
         y += 58
 
 
-def _draw_query(page, query, left, top, photo_width, photo_height):
-    lines = textwrap.wrap(" ".join(query["caption"].split()), 88) or ["(empty caption)"]
+def _draw_query(
+    page: Axes, query: QueryResult, left: float, top: float, photo_width: float, photo_height: float
+) -> None:
+    lines = textwrap.wrap(" ".join(query.caption.split()), 88) or ["(empty caption)"]
     if len(lines) > 2:
         lines = [lines[0], lines[1][:84].rstrip() + " …"]
-    # A dollar sign would otherwise start a formula.
+    # Without `parse_math=False` a dollar sign starts a formula.
     style = {"size": 11.5, "color": INK, "va": "bottom", "linespacing": 1.35, "parse_math": False}
     page.text(left, top + CAPTION_HEIGHT - 10, "\n".join(lines), **style)
     top += CAPTION_HEIGHT
-    for i, photo in enumerate(query["ranked"][:PHOTOS]):
+    for i, ranked in enumerate(query.ranked[:PHOTOS]):
         x = left + i * (photo_width + PHOTO_GAP)
-        image = photo["image"]
-        page.imshow(image, extent=(x, x + photo_width, top + photo_height, top), aspect="auto", zorder=1)
+        extent = (x, x + photo_width, top + photo_height, top)
+        page.imshow(ranked.thumbnail, extent=extent, aspect="auto", zorder=1)
         edge = (
-            {"edgecolor": GREEN, "linewidth": 4.5} if photo["right"] else {"edgecolor": RULE, "linewidth": 1}
+            {"edgecolor": GREEN, "linewidth": 4.5} if ranked.is_match else {"edgecolor": RULE, "linewidth": 1}
         )
         page.add_patch(Rectangle((x, top), photo_width, photo_height, fill=False, zorder=3, **edge))
-        if photo["right"]:  # a sign beside the color: not everybody tells green from gray
+        if ranked.is_match:  # a check mark beside the color, for readers who are color-blind
             page.add_patch(Rectangle((x, top), 19, 19, color=GREEN, zorder=4, linewidth=0))
             page.text(x + 9, top + 9.5, "✓", size=10.5, color=PAPER, ha="center", va="center", zorder=5)
-    # imshow fits the limits to its last picture.
+    # imshow fits the limits to its last image.
     page.set_xlim(0, WIDTH)
     page.set_ylim(page.figure.get_figheight() * DPI, 0)
-
-
-def _subtitle(tiles):
-    return "   ·   ".join(f"{label}: {value}" for label, value, _ in tiles)

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tpr_jax import model as model_lib
 from tpr_jax.distributed import sharding
 from tpr_jax.perf.allocator import hand_back_freed_memory
+from tpr_jax.perf.xla_options import compiler_options
 from tpr_jax.train.objective import grad_cached_loss_and_grad, objective
 from tpr_jax.train.state import TrainState
 
@@ -67,33 +69,6 @@ def _all_finite(tree) -> jax.Array:
     """Returns whether all numbers of all arrays of a tree are finite."""
     finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
     return jnp.all(jnp.stack(finite)) if finite else jnp.array(True)
-
-
-@functools.cache
-def compiler_options(platform: str = "") -> dict[str, str | bool]:
-    """Returns the options of `jax.jit` for devices of a platform, by default of those of this process.
-
-    On the CPU they turn off XLA's fusions through YNNPACK. Without these a step of clip-mini took 0.73 s
-    instead of 0.86 (batch 64, two cores, jaxlib 0.10.2), and a quarter less when another process wanted the
-    cores too.
-    """
-    options: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
-    if (platform or jax.default_backend()) != "cpu":
-        return {}
-    try:
-        jax.jit(jnp.negative).lower(1.0).compile(compiler_options=options)
-    except Exception:  # another version of XLA, without this option
-        return {}
-    return options
-
-
-def encoder_options(rows: int) -> dict[str, str | bool]:
-    """Returns the options of `jax.jit` for an encoder of this many rows; see `compiler_options`.
-
-    The fusions help with one row: at ViT-B/16 a text took 0.050 s with them and 0.058 without, in bfloat16
-    0.08 and 0.13; 16 photos took 3.3 and 2.8, in bfloat16 4.9 and 3.8 (two cores without AMX).
-    """
-    return {} if rows == 1 else compiler_options()
 
 
 def on_mesh(function: Callable, mesh: Mesh) -> Callable:
@@ -165,13 +140,11 @@ def compile_in_background(update: jax.stages.Wrapped, *arguments) -> Callable:
     return lambda *arguments: program.result()(*arguments)
 
 
-def jit_encoder(encode: Callable, mesh: Mesh) -> jax.stages.Wrapped:
-    """Returns `(variables, images or ids) -> features float32 [b, e]` for rows that `shard_batch` laid out.
-
-    The features are unnormalized and replicated on every device.
-    """
-    return jax.jit(
-        on_mesh(lambda variables, rows: encode(variables, rows)[0], mesh),
+def jit_encoder(encode: Callable, mesh: Mesh) -> Callable:
+    """`(variables, images or ids) -> features float32 [b, e]`, unnormalized and on every device, of rows that
+    `sharding.shard_batch` laid out."""
+    return model_lib.jit_encoder(
+        on_mesh(encode, mesh),
         out_shardings=NamedSharding(mesh, PartitionSpec()),
         compiler_options=compiler_options(mesh.devices.flat[0].platform),
     )

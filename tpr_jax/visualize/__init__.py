@@ -1,1 +1,1 @@
-"""Pictures of what a model finds and of what happens inside it; `python -m tpr_jax.visualize` draws them."""
+"""Figures of what a model retrieves and computes; `python -m tpr_jax.visualize` draws them."""

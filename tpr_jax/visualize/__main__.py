@@ -1,46 +1,50 @@
-"""Pictures of what a model finds and of what happens inside it.
+"""Draws what a model retrieves and what it computes inside.
 
-    python -m tpr_jax.visualize grid    --model MODEL --out DIR  sentences and the photos that they find
-    python -m tpr_jax.visualize experts --model MODEL --out DIR  where patches and words are sent (mixtures)
+    python -m tpr_jax.visualize grid    --model MODEL --out DIR  sentences and the photos they retrieve
+    python -m tpr_jax.visualize experts --model MODEL --out DIR  the experts of patches and words (MoE)
     python -m tpr_jax.visualize prefix  --model MODEL --out DIR  attention to learned prefix tokens
-    python -m tpr_jax.visualize words   --model MODEL --out DIR  how alike patches are to a sentence's words
-    python -m tpr_jax.visualize map     --model MODEL --out DIR  a map (t-SNE) of photos and captions
+    python -m tpr_jax.visualize words   --model MODEL --out DIR  similarity of patches and words
+    python -m tpr_jax.visualize map     --model MODEL --out DIR  t-SNE map of photos and captions
 
-of the test split of MiniPEDES, or of another data set (--data_dir), or of own photos and sentences (--photos,
---text). Each writes a page, DIR/grid.html and so on, with its pictures inside, and the pictures as PNG.
+By default it uses the test split of MiniPEDES; --data_dir selects another data set, --photos and --text your
+own photos and sentences. Each command writes a page, such as DIR/grid.html, and its figures as PNG files.
 """
 
 import argparse
 import os
 import sys
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-# XLA writes notices of its own to the terminal; errors still come through.
+# Silences XLA's notices; errors are still printed.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.cli.parser import Parser, path
 from tpr_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from tpr_jax.visualize.inputs import Examples
+
 COMMANDS = {
-    "grid": "sentences and the photos that they find",
-    "experts": "the expert of a mixture that each patch and word is sent to",
+    "grid": "sentences and the photos they retrieve",
+    "experts": "the experts that each patch and word is routed to",
     "prefix": "how much attention goes to prefix tokens",
-    "words": "how alike each patch is to a sentence and to its words",
-    "map": "a map (t-SNE) of the features of photos and captions",
+    "words": "the similarity of each patch to a sentence and to its words",
+    "map": "a t-SNE map of the features of photos and captions",
 }
 TITLES = {
-    "grid": "What sentences find",
-    "experts": "Which expert sees what",
+    "grid": "Retrieved photos",
+    "experts": "Experts of patches and words",
     "prefix": "Attention to the prefix",
     "words": "Patches and words",
-    "map": "A map of features",
+    "map": "Map of features",
 }
 NEED_TEXT = ("grid", "words")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Builds the command-line parser."""
     top = Parser(
         prog="python -m tpr_jax.visualize",
         description=__doc__,
@@ -54,49 +58,71 @@ def parser() -> argparse.ArgumentParser:
             "--model",
             type=path,
             required=True,
-            help="a folder that a run left (runs/demo/model), a CLIP, or a hub id",
+            help="a saved model (runs/demo/model), a CLIP folder, or a hub id",
         )
         add(
             "--out",
             type=path,
             required=True,
             metavar="DIR",
-            help="folder for the pictures: new, or with such ones only",
+            help="output folder: new, empty, or written by this command before",
         )
         add(
             "--photos",
             type=path,
             nargs="+",
             metavar="PATH",
-            help="own photos: folders, pictures, a .csv or .jsonl of them",
+            help="your photos: folders, image files, or a .csv or .jsonl table of them",
         )
-        add("--text", nargs="+", metavar="TEXT", help="own sentences, in place of a data set's captions")
+        add("--text", nargs="+", metavar="TEXT", help="your sentences, instead of a data set's captions")
         add(
             "--data_dir",
             type=path,
             metavar="DIR",
-            help="a data set's folder; without one MiniPEDES as bundled",
+            help="a data set's folder; by default the bundled MiniPEDES",
         )
         add(
             "--dataset",
             metavar="NAME",
-            help="its layout, such as rstp_reid; by default what --data_dir looks like",
+            help="the data set, such as rstp_reid; by default guessed from --data_dir",
         )
-        add("--split", help="test by default; or train, val")
-        add("--image_size", type=int, nargs=2, metavar=("H", "W"), help="by default the model's own")
+        add("--split", help="train, val or test (default)")
+        add(
+            "--image_size",
+            type=int,
+            nargs=2,
+            metavar=("H", "W"),
+            help="input size in pixels; by default that of the model",
+        )
         if name == "grid":
-            add("--number", type=int, default=12, metavar="N", help="captions of a data set to take; 12")
-            add("--top_k", type=int, default=10, metavar="N", help="photos a sentence; 10")
+            add(
+                "--number",
+                type=int,
+                default=12,
+                metavar="N",
+                help="number of captions from the data set (default 12)",
+            )
+            add("--top_k", type=int, default=10, metavar="N", help="photos per sentence (default 10)")
         elif name == "map":
-            add("--identities", type=int, default=12, metavar="N", help="people of a data set to take; 12")
-            add("--seed", type=int, default=0, help="of the map")
+            add(
+                "--identities",
+                type=int,
+                default=12,
+                metavar="N",
+                help="number of people from the data set (default 12)",
+            )
+            add("--seed", type=int, default=0, help="random seed of t-SNE")
         else:
-            add("--number", type=int, default=3, metavar="N", help="photos to draw; 3")
+            add("--number", type=int, default=3, metavar="N", help="number of photos to draw (default 3)")
     return top
 
 
 def run(argv: list[str]) -> None:
-    """Parses, draws, and says where. Raises UserError."""
+    """Runs the command.
+
+    Raises:
+      UserError: an argument is unusable, or the model does not suit the command.
+    """
     args = parser().parse_args(argv[1:])
     for key in ("number", "top_k", "identities"):
         if getattr(args, key, 1) < 1:
@@ -105,47 +131,46 @@ def run(argv: list[str]) -> None:
         raise UserError(f"--seed {args.seed}: must lie between 0 and {2**32 - 1}")
     if args.image_size and min(args.image_size) < 1:
         raise UserError(f"--image_size {' '.join(map(str, args.image_size))}: must be above 0")
-    # These import JAX or matplotlib: after the command line is known to be sound.
+    # Imported after the arguments are checked, because they import JAX and matplotlib.
     from tpr_jax.visualize import folder
 
-    folder.check(args.out)
-    shown = shown_of(args)
+    folder.check_folder(args.out)
+    examples = load_examples(args)
     import tpr_jax
 
     model = tpr_jax.from_pretrained(args.model, tuple(args.image_size) if args.image_size else None)
-    title = f"{TITLES[args.command]}: {args.model} on {shown.label}"
+    title = f"{TITLES[args.command]}: {args.model} on {examples.label}"
     names = ("number", "top_k", "identities", "seed")
     settings = {name: getattr(args, name) for name in names if hasattr(args, name)}
-    files = _module(args.command).make(model, shown, title=title, **settings)
-    folder.write(args.out, args.command, files)
-    pictures = sum(name.endswith(".png") for name in files)
-    beside = "one picture" if pictures == 1 else f"{pictures} pictures"
-    print(f"{args.out}/{args.command}.html; {beside} as PNG beside it")
+    files = _module(args.command).make_files(model, examples, title=title, **settings)
+    folder.write_files(args.out, args.command, files)
+    count = sum(name.endswith(".png") for name in files)
+    print(f"wrote {args.out}/{args.command}.html and {count} PNG file{'' if count == 1 else 's'}")
 
 
-def shown_of(args: argparse.Namespace):
-    """The photos and sentences that a command line asks for.
+def load_examples(args: argparse.Namespace) -> "Examples":
+    """Loads the photos and sentences that the arguments select.
 
     Raises:
-      UserError: there are none, or the words contradict each other.
+      UserError: there are none, or the arguments contradict each other.
     """
     from dataclasses import replace
 
     from tpr_jax.visualize import inputs
 
     if not args.photos:
-        shown = inputs.split_of(args.dataset, args.data_dir, args.split or "test")
+        examples = inputs.split_examples(args.dataset, args.data_dir, args.split or "test")
         if args.text:
-            return replace(shown, texts=inputs.sentences(args.text), text_pids=None, described=None)
-        return shown
+            return replace(examples, texts=inputs.check_texts(args.text), text_pids=None, image_of_text=None)
+        return examples
     for name in ("data_dir", "dataset", "split"):
         if getattr(args, name) is not None:
             raise UserError(f"--{name} and --photos: leave one of them out")
     if not args.text and args.command in NEED_TEXT:
         raise UserError(
-            "--text is missing: own photos want a sentence, such as --text 'a woman in a red coat'"
+            "--text is missing: your photos need a sentence, such as --text 'a woman in a red coat'"
         )
-    return inputs.own(args.photos, args.text or [])
+    return inputs.user_examples(args.photos, args.text or [])
 
 
 def _module(command: str) -> ModuleType:

@@ -1,6 +1,7 @@
-"""Matplotlib without a screen: figures to PNG, colors, values over a photo, values of words."""
+"""Matplotlib helpers: figures to PNG, colors, values over an image, values of words."""
 
 import io
+import itertools
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -12,100 +13,104 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tpr_jax.report.png import INK, MUTED, PAPER
+from tpr_jax.report.style import INK, MUTED, PAPER
 
 DPI = 110
 HEAT = "viridis"
-# Told apart by most who are color-blind; more than these are taken from a circle of hues.
-FEW = ("#4477aa", "#ee6677", "#228833", "#ddaa33", "#66ccee", "#aa3377", "#ee7733", "#332288")
-WORDS_A_ROW = 24
+# A palette for color-blind readers; more colors than these are taken from a hue circle.
+PALETTE = ("#4477aa", "#ee6677", "#228833", "#ddaa33", "#66ccee", "#aa3377", "#ee7733", "#332288")
+TOKENS_PER_ROW = 24
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty white figure; sizes in inches."""
+    """Creates an empty white figure; sizes are in inches."""
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER)
     FigureCanvasAgg(figure)
     return figure
 
 
 def to_png(figure: Figure) -> bytes:
+    """Renders a figure as a PNG."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # A word in a script that the font lacks shows boxes; the page beside has it in full.
+        # A word in a script that the font lacks shows boxes; the page has it in full.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
 
 
-def colors(count: int) -> list:
-    """So many colors, RGB in 0..1."""
-    if count <= len(FEW):
-        return [tuple(int(name[i : i + 2], 16) / 255 for i in (1, 3, 5)) for name in FEW[:count]]
+def palette(count: int) -> list:
+    """Returns `count` colors, RGB in [0, 1]."""
+    if count <= len(PALETTE):
+        return [tuple(int(name[i : i + 2], 16) / 255 for i in (1, 3, 5)) for name in PALETTE[:count]]
     return [colormaps["hsv"](i / count)[:3] for i in range(count)]
 
 
-def wrapped(text: str, width: int = 110, lines: int = 2) -> str:
-    """A sentence in few lines."""
-    found = textwrap.wrap(" ".join(text.split()), width) or [""]
-    return "\n".join(found if len(found) <= lines else [*found[: lines - 1], found[lines - 1][:-2] + " …"])
+def wrap_text(text: str, width: int = 110, lines: int = 2) -> str:
+    """Wraps a sentence and truncates it to `lines` lines."""
+    wrapped = textwrap.wrap(" ".join(text.split()), width) or [""]
+    if len(wrapped) > lines:
+        wrapped = [*wrapped[: lines - 1], wrapped[lines - 1][:-2] + " …"]
+    return "\n".join(wrapped)
 
 
-def heading(axes: Axes, text: str, size: float = 9, color: str = INK) -> None:
-    # A dollar sign would otherwise start a formula.
+def set_heading(axes: Axes, text: str, size: float = 9.0, color: str = INK) -> None:
+    """Sets the title of axes; a dollar sign does not start a formula."""
     axes.set_title(text, size=size, color=color, parse_math=False, pad=4)
 
 
-def gray(photo: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
-    """The photo without its colors and a little paler, as a ground for other colors; 0..1."""
-    level = photo.astype(np.float64) @ (0.299, 0.587, 0.114) / 255
+def to_gray(image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
+    """Converts an image to pale gray in [0, 1], as a background for colors."""
+    level = image.astype(np.float64) @ (0.299, 0.587, 0.114) / 255
     return np.repeat(0.15 + 0.85 * level[..., None], 3, axis=2)
 
 
-def over(
-    photo: UInt8[np.ndarray, "h w 3"], patches: Float[np.ndarray, "gh gw 3"], strength: float = 0.62
+def tint_patches(
+    image: UInt8[np.ndarray, "h w 3"], patches: Float[np.ndarray, "gh gw 3"], strength: float = 0.62
 ) -> Float[np.ndarray, "h w 3"]:
-    """The photo in gray with each patch tinted in its color (RGB in 0..1)."""
-    height, width = photo.shape[:2]
+    """Returns the image in gray with each patch tinted in its color (RGB in [0, 1])."""
+    height, width = image.shape[:2]
     rows, columns = patches.shape[:2]
     tint = np.repeat(np.repeat(patches, height // rows, axis=0), width // columns, axis=1)
-    return (1 - strength) * gray(photo) + strength * tint
+    return (1 - strength) * to_gray(image) + strength * tint
 
 
-def heat(values: Float[np.ndarray, "gh gw"], low: float, high: float) -> Float[np.ndarray, "gh gw 3"]:
-    """Colors of values from `low` (dark) to `high` (yellow)."""
+def heat_colors(values: Float[np.ndarray, "gh gw"], low: float, high: float) -> Float[np.ndarray, "gh gw 3"]:
+    """Maps values to colors, from `low` (dark) to `high` (yellow)."""
     return colormaps[HEAT]((values - low) / ((high - low) or 1.0))[..., :3]
 
 
-def picture(axes: Axes, pixels) -> None:
+def show_image(axes: Axes, pixels) -> None:
+    """Shows an image without ticks and frame."""
     axes.imshow(pixels, interpolation="nearest")
-    bare(axes)
+    hide_axes(axes)
 
 
-def bare(axes: Axes) -> None:
+def hide_axes(axes: Axes) -> None:
+    """Hides the ticks and the frame."""
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)
 
 
 def word_rows(labels: Sequence[str]) -> list[tuple[int, int]]:
-    """(first, end) of the tokens in each row of words, as equal as can be."""
-    rows = -(-len(labels) // WORDS_A_ROW)
-    ends = [round(i * len(labels) / rows) for i in range(rows + 1)]
-    return list(zip(ends[:-1], ends[1:], strict=True))
+    """Splits the tokens into rows of nearly equal length; returns (start, end) of each."""
+    rows = -(-len(labels) // TOKENS_PER_ROW)
+    return list(itertools.pairwise(round(i * len(labels) / rows) for i in range(rows + 1)))
 
 
 def word_axes(
     figure: Figure, labels: Sequence[str], blocks: Sequence[int], top: float, bottom: float = 0.0
 ) -> list[Axes]:
-    """Axes for each row of words, a cell a token (across, from 0) and block (down, from 0).
+    """Creates axes for each row of tokens, with a cell for each token (x) and block (y).
 
-    `top` and `bottom` are how many inches of the figure are taken above and below.
+    `top` and `bottom` are the inches of the figure that stay free above and below.
     """
     width, height = figure.get_size_inches()
     rows = word_rows(labels)
     step = (height - top - bottom) / len(rows)
     cell = (width - 1.2) / max(14, *(end - first for first, end in rows))
-    made = []
+    all_axes = []
     for i, (first, end) in enumerate(rows):
         tall = step - 0.95
         box = (0.8, height - top - i * step - 0.85 - tall, cell * (end - first), tall)
@@ -120,10 +125,10 @@ def word_axes(
         axes.tick_params(length=0, pad=3)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        made.append(axes)
-    return made
+        all_axes.append(axes)
+    return all_axes
 
 
 def words_height(labels: Sequence[str], blocks: Sequence[int]) -> float:
-    """Inches that `word_axes` wants below its top."""
+    """Returns the inches that `word_axes` needs below its top."""
     return len(word_rows(labels)) * (0.95 + 0.3 * len(blocks))

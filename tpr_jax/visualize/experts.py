@@ -1,4 +1,4 @@
-"""Which expert of a mixture each patch and each word is sent to, block by block, and how busy each is."""
+"""Shows the experts that patches and words are routed to, block by block, and the load of each expert."""
 
 import re
 from collections import defaultdict
@@ -11,17 +11,17 @@ from tpr_jax.errors import UserError
 from tpr_jax.model import Model
 from tpr_jax.visualize import experts_draw
 from tpr_jax.visualize.experts_draw import TOWERS
-from tpr_jax.visualize.inputs import Shown, some, spread
-from tpr_jax.visualize.look import inside_photos, inside_texts, patches
-from tpr_jax.visualize.page import Picture, figures, page
-from tpr_jax.visualize.tokens import labels, placed
+from tpr_jax.visualize.features import introspect_images, introspect_texts, patch_grid
+from tpr_jax.visualize.inputs import Examples, evenly_spaced, select_examples
+from tpr_jax.visualize.page import PageFigure, render_figures, render_page
+from tpr_jax.visualize.tokens import token_labels, tower_ids
 
-LOAD_OVER = 1000  # photos, and captions, of a split that the load is counted over
+LOAD_SAMPLES = 1000  # maximum number of images, and of captions, that the load is counted over
 PATH = re.compile(r"(visual|text)/block_(\d+)/(?:.*/)?(\w+)")
 
 
-def check(model: Model) -> None:
-    """Raises a UserError where the model has no mixture."""
+def check_model(model: Model) -> None:
+    """Raises a UserError if the model has no mixture of experts."""
     if not model.method.mixtures:
         raise UserError(
             f"{model.source}: its method, {model.method.name}, has no mixture of experts: dm_adapter and "
@@ -29,123 +29,151 @@ def check(model: Model) -> None:
         )
 
 
-def by_slot(experts: dict) -> dict[tuple[str, str], dict[int, np.ndarray]]:
-    """Paths such as `visual/block_0/beside_mlp` -> {(tower, slot): {block: value}}, in order."""
-    found: dict = defaultdict(dict)
+def group_by_slot(experts: dict) -> dict[tuple[str, str], dict[int, np.ndarray]]:
+    """Converts {`visual/block_0/beside_mlp`: value} to {(tower, slot): {block: value}}, sorted by block."""
+    grouped: dict = defaultdict(dict)
     for path, value in experts.items():
         tower, block, slot = PATH.fullmatch(path).groups()
-        found[tower, slot][int(block)] = value
-    return {key: dict(sorted(blocks.items())) for key, blocks in found.items()}
+        grouped[tower, slot][int(block)] = value
+    return {key: dict(sorted(blocks.items())) for key, blocks in grouped.items()}
 
 
-def load(weights: Float[np.ndarray, "b n e"], counted: Bool[np.ndarray, "b n"]) -> Int[np.ndarray, " e"]:
-    """How many of the counted tokens are sent to each expert; one sent to two counts for both."""
+def count_tokens(
+    weights: Float[np.ndarray, "b n e"], counted: Bool[np.ndarray, "b n"]
+) -> Int[np.ndarray, " e"]:
+    """Counts the tokens routed to each expert; a token with two experts counts for both.
+
+    Args:
+      weights: router weights, 0 for experts that a token is not routed to.
+      counted: which tokens count.
+    """
     return ((weights > 0) & counted[..., None]).sum((0, 1))
 
 
-def loads(batches: Iterable[tuple[np.ndarray, dict]], counted: Callable) -> dict:
-    """{(tower, slot): {block: share of each expert [e], which sum to 1}} over batches of what was found.
+def expert_loads(batches: Iterator[tuple[np.ndarray, dict]], counted: Callable) -> dict:
+    """Computes the share of tokens of each expert.
 
-    `counted(rows, number of tokens)` says which tokens count, bool [b, n].
+    Args:
+      batches: (rows, activations), as from `introspect_images`.
+      counted: `(rows, number of tokens) -> bool [b, n]`, which tokens count.
+
+    Returns:
+      {(tower, slot): {block: shares [e], which sum to 1}}.
     """
     total: dict[str, np.ndarray] = {}
-    for rows, found in batches:
-        for path, weights in found["experts"].items():
-            total[path] = total.get(path, 0) + load(weights, counted(rows, weights.shape[1]))
-    return by_slot({path: counts / counts.sum() for path, counts in total.items()})
+    for rows, activations in batches:
+        for path, weights in activations["experts"].items():
+            total[path] = total.get(path, 0) + count_tokens(weights, counted(rows, weights.shape[1]))
+    return group_by_slot({path: counts / counts.sum() for path, counts in total.items()})
 
 
-def up_to_end(model: Model) -> Callable:
-    """Which places of the text tower are up to end of text: what is behind it is padding."""
+def text_token_mask(model: Model) -> Callable:
+    """Returns `(ids, length) -> bool [b, length]`: the tokens up to end of text, without padding."""
 
     def counted(ids, length: int):
-        _, ends = placed(ids, model.config, model.method.prompts)
+        _, ends = tower_ids(ids, model.config, model.method.prompts)
         return np.arange(length) <= ends[:, None]
 
     return counted
 
 
-def make(model: Model, shown: Shown, *, title: str, number: int) -> dict[str, bytes]:
-    """experts.html, and a PNG of the load, of each photo and of each sentence."""
-    check(model)
-    photos, texts = some(shown, number)
-    pictures = [_loads(model, shown)] + [
-        picture
-        for pick, rows, draw_all in ((shown.photos, photos, _photos), (shown.texts, texts, _texts))
+def make_files(model: Model, examples: Examples, *, title: str, number: int) -> dict[str, bytes]:
+    """Makes experts.html and a PNG of the load, of each photo and of each sentence."""
+    check_model(model)
+    photos, texts = select_examples(examples, number)
+    page_figures = [_load_figure(model, examples)] + [
+        page_figure
+        for pick, rows, draw_all in (
+            (examples.images, photos, _image_figures),
+            (examples.texts, texts, _text_figures),
+        )
         if rows
-        for picture in draw_all(model, shown, rows, [pick[row] for row in rows])
+        for page_figure in draw_all(model, examples, rows, [pick[row] for row in rows])
     ]
     part = model.method.mixtures[0]
     lead = [
-        "In each block small networks, the experts, stand beside CLIP's own layers. A router looks at "
-        "each token (a patch of a photo, a word or a piece of one) and sends it to a few of them; what "
-        f"they give is added up by weight. Here there are {part.num_experts} experts, and a token goes to "
-        f"{part.top_k}. A color is an expert. Expert 1 of one block has nothing to do with expert 1 of "
-        "another: compare colors within a block only. In brackets stands the mixture's place in a block: "
-        "beside_mlp is beside CLIP's MLP; lora_fc, lora_q, ... add to one of CLIP's products.",
+        "Each block has small networks, the experts, beside CLIP's own layers. A router sends each token (a "
+        "patch of a photo, a word or a part of one) to a few experts and adds up their weighted outputs. "
+        f"Here there are {part.num_experts} experts, and each token goes to {part.top_k}. Each color is an "
+        "expert. The experts of different blocks are not related: compare colors within a block only. The "
+        "slot of the mixture is in parentheses: beside_mlp is parallel to CLIP's MLP; lora_fc, lora_q, ... "
+        "add to one of CLIP's linear layers.",
     ]
-    html = page(title, lead, figures(pictures))
-    return {"experts.html": html.encode()} | {picture.file: picture.png for picture in pictures}
+    html = render_page(title, lead, render_figures(page_figures))
+    return {"experts.html": html.encode()} | {
+        page_figure.file: page_figure.png for page_figure in page_figures
+    }
 
 
-def _loads(model: Model, shown: Shown) -> Picture:
-    sources = [shown.photos[row] for row in spread(len(shown.photos), LOAD_OVER)]
-    texts = [shown.texts[row] for row in spread(len(shown.texts), LOAD_OVER)] if shown.texts else []
-    found = loads(inside_photos(model, sources), lambda rows, n: np.ones((len(rows), n), bool))
+def _load_figure(model: Model, examples: Examples) -> PageFigure:
+    sources = [examples.images[row] for row in evenly_spaced(len(examples.images), LOAD_SAMPLES)]
+    texts = (
+        [examples.texts[row] for row in evenly_spaced(len(examples.texts), LOAD_SAMPLES)]
+        if examples.texts
+        else []
+    )
+    all_loads = expert_loads(introspect_images(model, sources), lambda rows, n: np.ones((len(rows), n), bool))
     if texts:
-        found |= loads(inside_texts(model, texts), up_to_end(model))
-    if not found:
-        raise UserError(f"{model.source}: its mixture is in the text tower alone: give some --text")
+        all_loads |= expert_loads(introspect_texts(model, texts), text_token_mask(model))
+    if not all_loads:
+        raise UserError(f"{model.source}: its mixture is only in the text tower: give some --text")
     note = (
-        f"Of all tokens of {len(sources):,} photos (class token included)"
-        + (f" and of {len(texts):,} sentences (up to the end of each)" if texts else "")
-        + f" of {shown.label}: which share of what is sent goes to each expert. A missing color is an "
-        "expert that gets nothing, or almost."
+        f"The share of each expert among the tokens of {len(sources):,} photos (including the class token)"
+        + (f" and of {len(texts):,} sentences (up to end of text)" if texts else "")
+        + f" of {examples.label}. A missing color is an expert that gets no or almost no tokens."
     )
-    return Picture(
-        "experts_load.png", experts_draw.loads_png(found), "How busy each expert is", note, "Load by block"
+    return PageFigure(
+        "experts_load.png", experts_draw.draw_loads(all_loads), "Load of each expert", note, "Load by block"
     )
 
 
-def _photos(model: Model, shown: Shown, rows: Sequence[int], sources: list) -> Iterator[Picture]:
-    pixels, found = _all(inside_photos(model, sources))
+def _image_figures(
+    model: Model, examples: Examples, rows: Sequence[int], sources: list
+) -> Iterator[PageFigure]:
+    pixels, activations = _concatenate(introspect_images(model, sources))
     for i, row in enumerate(rows):
-        for (tower, slot), blocks in by_slot(found["experts"]).items():
-            weights = {block: patches(model, np.moveaxis(value[i], -1, 0)) for block, value in blocks.items()}
-            image = experts_draw.photo_png(pixels[i], weights)
-            file = f"experts_photo_{i + 1}" + _suffix(slot, found["experts"]) + ".png"
+        for (tower, slot), blocks in group_by_slot(activations["experts"]).items():
+            weights = {
+                block: patch_grid(model, np.moveaxis(value[i], -1, 0)) for block, value in blocks.items()
+            }
+            image = experts_draw.draw_image(pixels[i], weights)
+            file = f"experts_photo_{i + 1}" + _suffix(slot, activations["experts"]) + ".png"
             note = (
-                f"{shown.names[row]}, {TOWERS[tower].lower()}' tower, {slot}: each patch in the color of "
-                "the expert that it is sent to first, and below in that of its second. Bottom: the weight "
-                "of the first."
+                f"{examples.image_names[row]}, {TOWERS[tower].lower()}' tower, {slot}: each patch in the "
+                "color of its first expert, and below of its second. Bottom: the weight of the first."
             )
-            yield Picture(file, image, f"Photo {i + 1}", note, "Patches in the colors of their experts")
+            yield PageFigure(file, image, f"Photo {i + 1}", note, "Patches in the colors of their experts")
 
 
-def _texts(model: Model, shown: Shown, rows: Sequence[int], texts: list[str]) -> Iterator[Picture]:
-    ids, found = _all(inside_texts(model, texts))
+def _text_figures(
+    model: Model, examples: Examples, rows: Sequence[int], texts: list[str]
+) -> Iterator[PageFigure]:
+    ids, activations = _concatenate(introspect_texts(model, texts))
     for i, text in enumerate(texts):
-        names = labels(model.tokenizer, ids[i], model.config, model.method.prompts)
-        for (_, slot), blocks in by_slot(found["experts"]).items():
-            image = experts_draw.words_png(
+        names = token_labels(model.tokenizer, ids[i], model.config, model.method.prompts)
+        for (_, slot), blocks in group_by_slot(activations["experts"]).items():
+            image = experts_draw.draw_text(
                 text, names, {b: value[i, : len(names)] for b, value in blocks.items()}
             )
-            file = f"experts_text_{i + 1}" + _suffix(slot, found["experts"]) + ".png"
+            file = f"experts_text_{i + 1}" + _suffix(slot, activations["experts"]) + ".png"
             note = (
-                f"{text} ({slot}). A column is a token, a row a block. A cell is filled in the color of "
-                "the expert that the token is sent to first, and from below, as far as its weight "
-                "reaches, in that of its second; the number names the first."
+                f"{text} ({slot}). Each column is a token, each row a block. A cell has the color of the "
+                "token's first expert and, from below in proportion to its weight, of the second; the number "
+                "is that of the first."
             )
-            yield Picture(file, image, f"Sentence {i + 1}", note, "Words in the colors of their experts")
+            yield PageFigure(file, image, f"Sentence {i + 1}", note, "Words in the colors of their experts")
 
 
 def _suffix(slot: str, experts: dict) -> str:
-    """The slot as part of a file's name, where a tower has several."""
-    return f"_{slot}" if len(by_slot(experts)) > 1 else ""
+    """Returns the slot as part of a file name if a tower has several mixtures."""
+    return f"_{slot}" if len(group_by_slot(experts)) > 1 else ""
 
 
-def _all(batches: Iterable[tuple[np.ndarray, dict]]) -> tuple[np.ndarray, dict]:
-    """All batches as one."""
-    rows, found = zip(*batches, strict=True)
-    experts = {path: np.concatenate([f["experts"][path] for f in found]) for path in found[0]["experts"]}
+def _concatenate(batches: Iterator[tuple[np.ndarray, dict]]) -> tuple[np.ndarray, dict]:
+    """Concatenates all batches."""
+    rows, activations = zip(*batches, strict=True)
+    experts = {
+        path: np.concatenate([batch["experts"][path] for batch in activations])
+        for path in activations[0]["experts"]
+    }
     return np.concatenate(rows), {"experts": experts}

@@ -1,4 +1,4 @@
-"""What is shown: the photos and captions of a data set's split, or photos and sentences of one's own."""
+"""Loads the examples to draw: images and captions of a data set's split, or the user's own."""
 
 import os
 from collections.abc import Sequence
@@ -6,98 +6,120 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from tpr_jax.data.custom import FILES
 from tpr_jax.data.datasets import DATASETS, data_folder
 from tpr_jax.data.images.read import Crop
 from tpr_jax.data.records import caption_pairs, image_sources, load_records
 from tpr_jax.errors import UserError
-from tpr_jax.report.write import DATASET_NAMES
+from tpr_jax.report.facts import DATASET_NAMES
 from tpr_jax.search.index.gallery import find_gallery
 
 
 @dataclass(frozen=True)
-class Shown:
-    """Photos and sentences; of a data set also who is who."""
+class Examples:
+    """Images and texts; those of a data set have identities.
 
-    label: str  # for titles
-    photos: list  # whatever `images.read.read_image` reads
-    names: list[str]  # the photos', for titles
-    texts: list[str]
-    photo_pids: np.ndarray | None = None  # int64 [photos]
-    text_pids: np.ndarray | None = None  # int64 [texts]
-    described: np.ndarray | None = None  # int32 [texts], the photo that each is a caption of
-
-
-def own(photos: Sequence[str], texts: Sequence[str]) -> Shown:
-    """Photos of folders, of tables with boxes (.csv, .jsonl) and single ones, by name; own sentences.
-
-    Raises:
-      UserError: nothing is there, a folder has no photos, or a sentence is empty.
+    Attributes:
+      label: for titles.
+      images: anything that `data.images.read.read_image` reads.
+      image_names: for titles.
+      texts: captions or sentences.
+      image_pids: the person in each image.
+      text_pids: the person of each text.
+      image_of_text: the index of the image that each text describes.
     """
-    sources, names = [], []
-    for place in photos:
-        if Path(place).is_dir() or Path(place).suffix.lower() in (".csv", ".jsonl"):
-            gallery = find_gallery(place)
-            paths = [os.fspath(gallery.root / photo.path) for photo in gallery.photos]
-            pairs = zip(paths, gallery.photos, strict=True)
-            sources += [path if photo.box is None else Crop(path, *photo.box) for path, photo in pairs]
-            names += [photo.path for photo in gallery.photos]
-        elif Path(place).exists():
-            sources.append(str(place))
-            names.append(Path(place).name)
-        else:
-            raise UserError(f"--photos {place}: no such folder or file")
-    return Shown(f"{len(sources)} photos of {', '.join(map(str, photos))}", sources, names, sentences(texts))
+
+    label: str
+    images: list
+    image_names: list[str]
+    texts: list[str]
+    image_pids: Int[np.ndarray, " n"] | None = None
+    text_pids: Int[np.ndarray, " t"] | None = None
+    image_of_text: Int[np.ndarray, " t"] | None = None
 
 
-def split_of(dataset: str | None, data_dir: str | None, split: str) -> Shown:
-    """A split; by default of MiniPEDES as bundled, or of own data or CUHK-PEDES' layout in `data_dir`.
+def user_examples(photos: Sequence[str], texts: Sequence[str]) -> Examples:
+    """Loads the user's photos (folders, .csv or .jsonl tables with boxes, image files) and sentences.
 
     Raises:
-      UserError: the data set or split is unknown or not there.
+      UserError: a path does not exist, a folder has no photos, or a sentence is empty.
+    """
+    images, names = [], []
+    for path in photos:
+        if Path(path).is_dir() or Path(path).suffix.lower() in (".csv", ".jsonl"):
+            gallery = find_gallery(path)
+            for photo in gallery.photos:
+                file = os.fspath(gallery.root / photo.path)
+                images.append(file if photo.box is None else Crop(file, *photo.box))
+                names.append(photo.path)
+        elif Path(path).exists():
+            images.append(str(path))
+            names.append(Path(path).name)
+        else:
+            raise UserError(f"--photos {path}: no such folder or file")
+    label = f"{len(images)} photos of {', '.join(map(str, photos))}"
+    return Examples(label, images, names, check_texts(texts))
+
+
+def split_examples(dataset: str | None, data_dir: str | None, split: str) -> Examples:
+    """Loads a split of a data set.
+
+    Without `dataset`, it is the bundled MiniPEDES, or if there is a `data_dir`, the user's own data or a data
+    set in the layout of CUHK-PEDES.
+
+    Raises:
+      UserError: the data set or split is unknown or missing.
     """
     if dataset is None and data_dir:
         has_own = any((Path(data_dir) / name).exists() for name in FILES)
         dataset = "folder" if has_own else "cuhk_pedes"
     dataset = dataset or "mini_pedes"
     if dataset not in DATASETS:
-        raise UserError(f"--dataset {dataset}: is unknown: known are {', '.join(DATASETS)}")
+        raise UserError(f"--dataset {dataset}: is unknown: choose from: {', '.join(DATASETS)}")
     if dataset == "folder" and not data_dir:
-        raise UserError("--dataset folder: own data need their folder, --data_dir DIR")
+        raise UserError("--dataset folder: your own data need --data_dir DIR")
     records = load_records(data_folder(dataset, data_dir or ""), split, dataset)
     described, captions, pids = caption_pairs(records)
     folders = [Path(path).parts[-2:] for path in records.image_paths]
-    return Shown(
+    return Examples(
         label=f"{DATASET_NAMES.get(dataset, dataset)}, {split}",
-        photos=image_sources(records),
-        names=["/".join(parts) for parts in folders],
+        images=image_sources(records),
+        image_names=["/".join(parts) for parts in folders],
         texts=captions,
-        photo_pids=records.pids,
+        image_pids=records.pids,
         text_pids=pids,
-        described=described,
+        image_of_text=described,
     )
 
 
-def sentences(texts: Sequence[str]) -> list[str]:
-    """Sentences as given. Raises UserError where one has no word."""
+def check_texts(texts: Sequence[str]) -> list[str]:
+    """Returns the sentences as a list.
+
+    Raises:
+      UserError: a sentence is empty.
+    """
     if not all(text.strip() for text in texts):
         raise UserError("--text: an empty sentence: give some words")
     return list(texts)
 
 
-def spread(count: int, number: int) -> np.ndarray:
-    """At most `number` of the rows 0 .. count-1, spread evenly over them, the first among them."""
+def evenly_spaced(count: int, number: int) -> Int[np.ndarray, " k"]:
+    """Returns at most `number` evenly spaced indices in [0, count), including 0."""
     return np.unique(np.linspace(0, count - 1, min(count, number)).round().astype(np.int64))
 
 
-def some(shown: Shown, number: int) -> tuple[list[int], list[int]]:
-    """(rows of photos, rows of texts) to draw: of a data set photos spread over it and the first caption of
-    each; else the first photos. One's own sentences are all drawn."""
-    if shown.photo_pids is None:
-        photos = list(range(min(number, len(shown.photos))))
+def select_examples(examples: Examples, number: int) -> tuple[list[int], list[int]]:
+    """Returns the indices of the images and of the texts to draw.
+
+    For a data set, these are images spread over it and the first caption of each; for the user's photos, the
+    first ones. The user's sentences are all drawn.
+    """
+    if examples.image_pids is None:
+        photos = list(range(min(number, len(examples.images))))
     else:
-        photos = spread(len(shown.photos), number).tolist()
-    if shown.described is None:
-        return photos, list(range(len(shown.texts)))
-    return photos, [int(np.argmax(shown.described == photo)) for photo in photos]
+        photos = evenly_spaced(len(examples.images), number).tolist()
+    if examples.image_of_text is None:
+        return photos, list(range(len(examples.texts)))
+    return photos, [int(np.argmax(examples.image_of_text == photo)) for photo in photos]

@@ -1,10 +1,10 @@
-"""One page without scripts or links, with all pictures inside it."""
+"""Renders a page without scripts or links that contains all of its figures."""
 
 import base64
 from html import escape
 from typing import NamedTuple
 
-from tpr_jax.report.html import STYLE
+from tpr_jax.report.style import STYLE_SHEET
 
 OWN_STYLE = """
 h1 { overflow-wrap: anywhere; }
@@ -16,8 +16,8 @@ figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 """
 
 
-class Picture(NamedTuple):
-    """A PNG with what is to be said of it."""
+class PageFigure(NamedTuple):
+    """A PNG with its file name, heading, description and alternative text."""
 
     file: str
     png: bytes
@@ -26,13 +26,20 @@ class Picture(NamedTuple):
     alt: str
 
 
-def page(title: str, lead: list[str], body: str, aspect: float = 3.0) -> str:
-    """The page; all text but `body` is escaped here. `aspect` is the height over width of photos in lists."""
+def render_page(title: str, lead: list[str], body: str, aspect: float = 3.0) -> str:
+    """Renders the page.
+
+    Args:
+      title: escaped here.
+      lead: paragraphs at the top, escaped here.
+      body: HTML.
+      aspect: height over width of the photos in lists.
+    """
     paragraphs = "".join(f'<p class="lead">{escape(text)}</p>' for text in lead)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title><style>{STYLE}{OWN_STYLE}</style></head>
+<title>{escape(title)}</title><style>{STYLE_SHEET}{OWN_STYLE}</style></head>
 <body style="--photo: {1 / aspect:.3f}"><main>
 <h1>{escape(title)}</h1>
 {paragraphs}
@@ -41,13 +48,13 @@ def page(title: str, lead: list[str], body: str, aspect: float = 3.0) -> str:
 """
 
 
-def figures(pictures: list[Picture]) -> str:
-    """Pictures below each other, each under its heading."""
+def render_figures(page_figures: list[PageFigure]) -> str:
+    """Renders figures below each other, each under its heading."""
     return "".join(
-        f"<h2>{escape(picture.heading)}</h2>"
-        + (f'<p class="note">{escape(picture.note)}</p>' if picture.note else "")
-        + f'<figure><img alt="{escape(picture.alt)}" src="data:image/png;base64,'
-        + base64.b64encode(picture.png).decode()
+        f"<h2>{escape(figure.heading)}</h2>"
+        + (f'<p class="note">{escape(figure.note)}</p>' if figure.note else "")
+        + f'<figure><img alt="{escape(figure.alt)}" src="data:image/png;base64,'
+        + base64.b64encode(figure.png).decode()
         + '"></figure>'
-        for picture in pictures
+        for figure in page_figures
     )

@@ -1,4 +1,4 @@
-"""Token ids back to something that can be read, in the places that they have in the text tower."""
+"""Decodes token ids to readable labels, at their positions in the text tower."""
 
 import numpy as np
 from jaxtyping import Int
@@ -11,12 +11,12 @@ from tpr_jax.models.petl_config import Prompts, text_tokens
 START, END, PROMPT = "[start]", "[end]", "[prompt]"
 
 
-def placed(
+def tower_ids(
     ids: Int[np.ndarray, "b l"], config: ClipConfig, prompts: Prompts | None = None
 ) -> tuple[Int[np.ndarray, "b m"], Int[np.ndarray, " b"]]:
-    """(ids as they stand in the tower's sequence, where the texts end).
+    """Returns the ids in the text tower's sequence and the position of end of text.
 
-    Prompts take places behind start of text, and what they push off at the end is cut, as the tower does it.
+    As in the tower, prompts are inserted after start of text and the end is truncated.
     """
     ends = np.argmax(ids if config.eot_id is None else ids == config.eot_id, axis=1)
     if count := text_tokens(prompts):
@@ -24,25 +24,25 @@ def placed(
     return ids, ends
 
 
-def labels(
+def token_labels(
     tokenizer: Tokenizer, ids: Int[np.ndarray, " l"], config: ClipConfig, prompts: Prompts | None = None
 ) -> list[str]:
-    """What stands at each place of the tower's sequence, from start of text to end of text."""
-    (row,), (end,) = placed(ids[None], config, prompts)
+    """Returns a label for each position of the tower's sequence, from start of text to end of text."""
+    (row,), (end,) = tower_ids(ids[None], config, prompts)
     count = text_tokens(prompts)
-    inner = [PROMPT if place <= count else piece(tokenizer, int(row[place])) for place in range(1, end)]
+    inner = [PROMPT if place <= count else token_text(tokenizer, int(row[place])) for place in range(1, end)]
     return [START, *inner, END]
 
 
-def piece(tokenizer: Tokenizer, token: int) -> str:
-    """A token as text. A byte-level one is decoded; what is no whole character of UTF-8 becomes U+FFFD."""
+def token_text(tokenizer: Tokenizer, token: int) -> str:
+    """Decodes a token; bytes that are not a whole UTF-8 character become U+FFFD."""
     text = (tokenizer.backend.id_to_token(token) or f"[{token}]").removesuffix(WORD_END)
     if text and all(letter in _BYTE for letter in text):
         return bytes(_BYTE[letter] for letter in text).decode("utf-8", "replace")
     return text.replace("\u2581", " ").strip() or text
 
 
-# The letters by which byte-level tokens are spelled, in the order of `byte_tokens`, and their bytes.
+# Byte-level tokenizers spell bytes with these letters; in the order of `byte_tokens`.
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _ORDER = [*_PRINTABLE, *(byte for byte in range(256) if byte not in _PRINTABLE)]
 _BYTE = dict(zip(byte_tokens()[:256], _ORDER, strict=True))

@@ -1,4 +1,4 @@
-"""Checks of what the Python API is given: a mistake is one line that names the argument."""
+"""Checks the arguments of the Python API; an error is one line that names the argument."""
 
 import os
 from collections.abc import Mapping, Sequence, Set
@@ -10,11 +10,11 @@ from tpr_jax.errors import ArgumentError
 from tpr_jax.models.config import ACTS, DTYPES
 
 
-def dtype_name(dtype) -> str:
-    """Returns the name of a type that the towers compute in; takes NumPy's and JAX's types, too.
+def check_dtype(dtype: object) -> str:
+    """Returns the name of a type that the towers compute in; also takes NumPy's and JAX's types.
 
     Raises:
-      ArgumentError: it is another type, or none at all.
+      ArgumentError: it is another type, or not a type.
     """
     try:
         name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
@@ -25,11 +25,11 @@ def dtype_name(dtype) -> str:
     return name
 
 
-def image_size_or_none(size) -> tuple[int, int] | None:
-    """Returns (height, width) in pixels as plain integers, or None as it came.
+def check_image_size(size: object) -> tuple[int, int] | None:
+    """Returns (height, width) in pixels as Python integers; passes None through.
 
     Raises:
-      ArgumentError: not two whole numbers above 0.
+      ArgumentError: it is not two integers above 0.
     """
     if size is None:
         return None
@@ -38,22 +38,22 @@ def image_size_or_none(size) -> tuple[int, int] | None:
     return int(size[0]), int(size[1])
 
 
-def act_or_none(act) -> str | None:
-    """Returns the activation as it came, or None for what the weights say.
+def check_act(act: object) -> str | None:
+    """Returns the activation; None stands for that of the weights.
 
     Raises:
-      ArgumentError: no activation of that name.
+      ArgumentError: there is no activation of that name.
     """
     if act is not None and act not in ACTS:
         raise ArgumentError(f"act={act!r}: choose from: {', '.join(ACTS)}")
     return act
 
 
-def heads_or_none(heads) -> tuple[int, int] | None:
-    """Returns the numbers of heads of the vision and of the text tower, or None for what the weights say.
+def check_heads(heads: object) -> tuple[int, int] | None:
+    """Returns the numbers of heads of the vision and text towers; None stands for those of the weights.
 
     Raises:
-      ArgumentError: not two whole numbers above 0.
+      ArgumentError: it is not two integers above 0.
     """
     if heads is None:
         return None
@@ -64,11 +64,11 @@ def heads_or_none(heads) -> tuple[int, int] | None:
     return int(heads[0]), int(heads[1])
 
 
-def path_argument(name: str, path) -> str | os.PathLike:
-    """Returns a path or hub id as it came.
+def check_path(name: str, path: object) -> str | os.PathLike:
+    """Returns a path or hub id unchanged.
 
     Raises:
-      ArgumentError: neither a text nor a path, or empty.
+      ArgumentError: it is neither a string nor a path, or empty.
     """
     if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
         raise ArgumentError(f"{name}={path!r} must be a path or a name (str), not {_kind(path)}")
@@ -77,22 +77,22 @@ def path_argument(name: str, path) -> str | os.PathLike:
     return path
 
 
-def batch_size_of(size) -> int:
-    """Returns a batch size as a plain integer.
+def check_batch_size(size: object) -> int:
+    """Returns a batch size as a Python integer.
 
     Raises:
-      ArgumentError: not a whole number above 0.
+      ArgumentError: it is not an integer above 0.
     """
     if not is_count(size):
         raise ArgumentError(f"batch_size={size!r} must be a whole number of at least 1")
     return int(size)
 
 
-def image_list(images) -> list:
+def check_images(images: object) -> list:
     """Returns the images as a list.
 
     Raises:
-      ArgumentError: a single image, or something that has no order or length.
+      ArgumentError: it is a single image, or has no order or length.
     """
     if isinstance(images, np.ndarray) and images.ndim in (2, 3):
         raise ArgumentError(
@@ -101,31 +101,31 @@ def image_list(images) -> list:
     return _as_list("images", images, (str, bytes, os.PathLike, Image.Image), "images")
 
 
-def text_list(texts) -> list[str]:
+def check_texts(texts: object) -> list[str]:
     """Returns the texts as a list.
 
     Raises:
-      ArgumentError: a single text, something that has no order or length, or an item that is not a text.
+      ArgumentError: it is a single text, has no order or length, or an item is not a string.
     """
-    found = _as_list("texts", texts, (str, bytes), "texts")
-    for i, text in enumerate(found):
+    texts = _as_list("texts", texts, (str, bytes), "texts")
+    for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise ArgumentError(f"texts[{i}]={text!r} must be a text (str), not {_kind(text)}")
-    return found
+    return texts
 
 
-def image_arrays(images, image_size: tuple[int, int]) -> np.ndarray:
-    """Returns normalized images `[n, h, w, 3]` in float32.
+def check_image_array(images: object, image_size: tuple[int, int]) -> np.ndarray:
+    """Returns normalized images `[n, h, w, 3]` as float32.
 
     Raises:
-      ArgumentError: another shape or type, or a number that is not finite.
+      ArgumentError: the array has another shape or type, or a value is not finite.
     """
     array = _array("images", images)
     if array.ndim != 4 or array.shape[1:] != (*image_size, 3):
         raise ArgumentError(
             f"images of shape {array.shape}, expected [n, {image_size[0]}, {image_size[1]}, 3]"
         )
-    if array.dtype.kind not in "fV":  # V: bfloat16, as ml_dtypes has it
+    if array.dtype.kind not in "fV":  # V: ml_dtypes' bfloat16
         raise ArgumentError(
             f"images are {array.dtype}, expected normalized floats: give pixels to encode_images"
         )
@@ -135,11 +135,11 @@ def image_arrays(images, image_size: tuple[int, int]) -> np.ndarray:
     return array
 
 
-def id_arrays(ids, vocab_size: int, context_length: int) -> np.ndarray:
-    """Returns token ids `[m, l]` in int32.
+def check_ids(ids: object, vocab_size: int, context_length: int) -> np.ndarray:
+    """Returns token ids `[m, l]` as int32.
 
     Raises:
-      ArgumentError: another shape or type, texts longer than `context_length`, or an unknown id.
+      ArgumentError: the array has another shape or type, rows longer than `context_length`, or an unknown id.
     """
     array = _array("ids", ids)
     if array.ndim != 2 or not 0 < array.shape[1] <= context_length:
@@ -157,16 +157,16 @@ COUNTS = ("num_experts", "top_k", "reduction", "rank", "prefix", "length", "prom
 DEPTHS = ("depth", "depth_lora", "depth_prefix", "depth_adapter")
 
 
-def check_setting(name: str, value) -> None:
-    """Refuses a setting of a method that is of the wrong kind.
+def check_setting(name: str, value: object) -> None:
+    """Rejects a setting of a method that has the wrong type or range.
 
     Raises:
       ArgumentError: the message names the setting.
     """
     if name in COUNTS and not is_count(value):
         raise ArgumentError(f"{name}={value!r} must be a whole number of at least 1")
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if name in DEPTHS and value is not None and not (whole and value >= 0):
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if name in DEPTHS and value is not None and not (is_integer and value >= 0):
         raise ArgumentError(f"{name}={value!r} must be a number of blocks, or None for all")
     if name == "scales" and not (
         isinstance(value, list | tuple)
@@ -178,8 +178,8 @@ def check_setting(name: str, value) -> None:
         raise ArgumentError(f"use={value!r} must be a list of names")
 
 
-def is_count(value) -> bool:
-    """Whether this is a whole number above 0, of Python or NumPy."""
+def is_count(value: object) -> bool:
+    """Returns whether a value is a Python or NumPy integer above 0."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
 
 
@@ -197,9 +197,9 @@ def _is_list(value) -> bool:
     return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1)
 
 
-def _as_list(name: str, value, single: tuple[type, ...], what: str) -> list:
+def _as_list(name: str, value, single: tuple[type, ...], items: str) -> list:
     if isinstance(value, single):
-        raise ArgumentError(f"{name} is one {_kind(value)}: give a list of {what}, such as [{name[:-1]}]")
+        raise ArgumentError(f"{name} is one {_kind(value)}: give a list of {items}, such as [{name[:-1]}]")
     ordered = isinstance(value, Sequence | np.ndarray) or (
         hasattr(value, "__len__") and hasattr(value, "__iter__")
     )

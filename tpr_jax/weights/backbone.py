@@ -1,4 +1,4 @@
-"""The CLIP a config names: the bundled clip-mini, a folder, a file or a hub id, with its tokenizer."""
+"""Finds and loads the CLIP that a config names: the bundled clip-mini, a folder, a file or a hub id."""
 
 import json
 import os
@@ -14,19 +14,22 @@ from tpr_jax.weights import hub
 from tpr_jax.weights.clip import load_clip, read_sizes, weight_files
 from tpr_jax.weights.openai import check_image_size
 
-RUN_KEYS = {"dataset", "mix", "method", "losses"}  # of the config.json that a run keeps
+RUN_KEYS = {"dataset", "mix", "method", "losses"}  # in the config.json of a run
 
 
 def clip_mini_dir() -> str:
-    """The folder of the bundled clip-mini."""
+    """Returns the folder of the bundled clip-mini."""
     return str(Path(__file__).parent / "clip_mini")
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A CLIP that parts were trained on, by the name under which it is found again, and where it lies now.
+    """The CLIP that a method is trained on.
 
-    `revision` is the commit of a hub id, or where that is unknown the revision that was asked for.
+    Attributes:
+      name: what `find` takes: "clip-mini", an absolute path or a hub id.
+      path: the local folder or file.
+      revision: of a hub id: the commit, or the requested revision if the commit is unknown.
     """
 
     name: str
@@ -35,36 +38,37 @@ class Backbone:
 
     @property
     def pinned(self) -> str:
-        """The name with its revision, as `find` takes it."""
+        """The name with its revision, for `find`."""
         return f"{self.name}@{self.revision}" if self.revision else self.name
 
 
 def find(name: str | os.PathLike) -> Backbone:
-    """The bundled clip-mini, a folder or file (its name is then the whole path), or a hub id.
+    """Finds a backbone by its name and downloads it if necessary.
 
-    `owner/name@revision` is that branch, tag or commit of a hub id. The folder of a run stands for the model
-    that the run left in it.
+    Args:
+      name: "clip-mini", a folder, a file, or a hub id `owner/name` with an optional `@revision` (a branch,
+        tag or commit). A run's folder stands for the model that the run saved in it.
 
     Raises:
-      UserError: nothing of that name can be reached.
+      UserError: nothing of that name is available.
     """
     mini = Path(clip_mini_dir())
     if str(name) == CLIP_MINI:
         return Backbone(CLIP_MINI, mini)
-    found = hub.find(name)
-    path = model_of_run(found.path)
+    location = hub.find(name)
+    path = resolve_run_folder(location.path)
     if path.resolve() == mini.resolve():
         return Backbone(CLIP_MINI, path)
-    if found.hub_id is not None:
-        return Backbone(found.hub_id, path, found.revision)
+    if location.hub_id is not None:
+        return Backbone(location.hub_id, path, location.revision)
     return Backbone(str(path.resolve()), path)
 
 
-def model_of_run(folder: Path) -> Path:
-    """Returns the `model/` of a run's folder, and any other path as it is.
+def resolve_run_folder(folder: Path) -> Path:
+    """Returns the `model/` folder of a run's folder; passes any other path through.
 
     Raises:
-      UserError: it is the folder of a run that has not left a model yet.
+      UserError: the run has not saved a model yet.
     """
     if not folder.is_dir():
         return folder
@@ -84,17 +88,20 @@ def model_of_run(folder: Path) -> Path:
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """Of a CLIP's weights file; of several, of their contents one after the other, by their names.
+    """Computes the SHA-256 of a CLIP's weights files, concatenated in the order of their names.
 
     Raises:
-      UserError: there is no such file, or it cannot be read.
+      UserError: a file is missing or cannot be read.
     """
     return hashing.sha256(weight_files(path))
 
 
-def tokenizer_of(path: Path, config: ClipConfig, length: int | None = None) -> Tokenizer | None:
-    """The tokenizer that training takes: CLIP's own with the mask token as the reference has it where the
-    vocabulary has its size, else that of the folder, else none."""
+def backbone_tokenizer(path: Path, config: ClipConfig, length: int | None = None) -> Tokenizer | None:
+    """Returns the tokenizer for training with a backbone, or None if it has none.
+
+    A vocabulary of the size of CLIP's own gets CLIP's tokenizer, with the reference's mask token; another
+    vocabulary gets the tokenizer of its folder.
+    """
     length = length or config.context_length
     own = clip_tokenizer(length)
     if config.vocab_size == own.vocab_size:
@@ -103,10 +110,10 @@ def tokenizer_of(path: Path, config: ClipConfig, length: int | None = None) -> T
 
 
 def caption_length(text_length: int, config: ClipConfig, name: str) -> int:
-    """Returns how many ids a caption has: `text_length`, or where that is 0 all that the text tower takes.
+    """Returns the number of tokens of a caption: `text_length`, or the context length if that is 0.
 
     Raises:
-      UserError: the text tower of the backbone called `name` takes fewer.
+      UserError: `text_length` exceeds the context length of the backbone called `name`.
     """
     if text_length > config.context_length:
         raise UserError(
@@ -124,14 +131,18 @@ def load(
     act: str | None = None,
     heads: tuple[int, int] | None = None,
 ) -> tuple[ClipConfig, dict | None, Callable]:
-    """(sizes, weights, tokenizer) of a backbone at `image_size` (height, width).
+    """Loads a backbone for training.
 
-    `text_length` above 0 makes the tokenizer cut captions shorter than the text tower would take. Without
-    weights, to train one from nothing, only the folder's config.json, image settings and tokenizer are read.
-    `act` and `heads` are as for `load_clip`.
+    Args:
+      name: as for `find`.
+      image_size: (height, width) in pixels.
+      text_length: tokens per caption; 0 for the context length of the text tower.
+      with_weights: False to train from scratch: only config.json, image settings and tokenizer are read.
+      act: as for `load_clip`.
+      heads: as for `load_clip`.
 
-    CLIP's own vocabulary with the mask token as the reference has it goes with OpenAI's CLIP; a folder with
-    another vocabulary brings its tokenizer.
+    Returns:
+      The sizes, the weights (or None) and the tokenizer.
 
     Raises:
       UserError: the backbone cannot be read, or does not fit `image_size` or `text_length`.
@@ -143,4 +154,4 @@ def load(
         config, params = replace(read_sizes(path, act, heads), image_size=image_size), None
         check_image_size(config)
     length = caption_length(text_length, config, name)
-    return config, params, tokenizer_of(path, config, length) or folder_tokenizer(path, length)
+    return config, params, backbone_tokenizer(path, config, length) or folder_tokenizer(path, length)

@@ -1,4 +1,4 @@
-"""A file of CLIP's weights alone, under OpenAI's names: what its shapes do not tell is asked for."""
+"""Loads a file of CLIP's weights under OpenAI's names, without a config."""
 
 import os
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from tpr_jax.models.config import ClipConfig
 from tpr_jax.utils.notices import print_once
 from tpr_jax.weights.files import is_torchscript, read_state
 from tpr_jax.weights.name_maps import Params
-from tpr_jax.weights.openai import OWN_ENTRIES, from_openai
-from tpr_jax.weights.state_dict import unwrapped
+from tpr_jax.weights.openai import ARCHIVE_SCALARS, from_openai
+from tpr_jax.weights.state_dict import unwrap_names
 
-HEAD_WIDTH = 64  # of every vision transformer in OpenAI's release,
-WIDEST = 1024  # whose widest is ViT-L
+HEAD_WIDTH = 64  # of every vision transformer in OpenAI's release
+WIDEST = 1024  # of OpenAI's release: ViT-L
 
 
 def load_bare_file(
@@ -25,28 +25,28 @@ def load_bare_file(
 ) -> tuple[ClipConfig, Params]:
     """Loads sizes and float32 weights of a file under OpenAI's names.
 
-    OpenAI's own release, recognized by its TorchScript archive or by the entries beside its weights, has
-    quick GELU and heads 64 wide; a notice says so. Files of other origin carry the same names and may differ
-    in both: LAION's and DataComp's were trained with exact GELU, and ViT-H has vision heads 80 wide.
+    OpenAI's own release has quick GELU and heads of width 64. It is recognized by its TorchScript archive or
+    by the entries beside its weights, and a notice says so. Other files carry the same names but may differ:
+    LAION's and DataComp's models use exact GELU, and ViT-H has vision heads of width 80.
 
     Args:
       path: a `.pt`, `.pth`, `.bin` or `.safetensors` file.
       image_size: (height, width) in pixels; by default that of the weights.
       act: "quick_gelu" or "gelu".
-      heads: number of heads of the vision and of the text tower.
+      heads: numbers of heads of the vision and text towers.
 
     Raises:
-      UserError: the file is of another origin and `act` or `heads` is not given, it cannot be read, or a
-        weight is missing, unknown or misshapen.
+      UserError: the file is not OpenAI's and `act` or `heads` is not given, it cannot be read, or a weight is
+        missing, unknown or misshapen.
     """
     where = str(path)
-    state = unwrapped(read_state(path), where)
+    state = unwrap_names(read_state(path), where)
     widths = _widths(state)
     if widths and (act is None or heads is None):
-        own = is_torchscript(path) or set(OWN_ENTRIES) <= set(state)
-        if not own or not all(map(_is_openais, widths)):
-            raise UserError(_what_to_pass(where, act, heads))
-        print_once(
+        is_openai_release = is_torchscript(path) or set(ARCHIVE_SCALARS) <= set(state)
+        if not is_openai_release or not all(map(_is_openai_width, widths)):
+            raise UserError(_unrecognized_message(where, act, heads))
+        say_once(
             f"{where}: taken for OpenAI's own release: {act or 'quick_gelu'}, heads={_heads(heads, widths)}; "
             "pass act and heads if it is another CLIP"
         )
@@ -54,12 +54,12 @@ def load_bare_file(
 
 
 def _widths(state: Mapping[str, np.ndarray]) -> tuple[int, int] | None:
-    """Widths of both towers; None where the names are not OpenAI's, which their reader says."""
-    found = [np.shape(state.get(name, ())) for name in ("visual.proj", "text_projection")]
-    return (found[0][0], found[1][0]) if all(len(shape) == 2 for shape in found) else None
+    """Returns the widths of both towers, or None if the names are not OpenAI's (`from_openai` reports it)."""
+    shapes = [np.shape(state.get(name, ())) for name in ("visual.proj", "text_projection")]
+    return (shapes[0][0], shapes[1][0]) if all(len(shape) == 2 for shape in shapes) else None
 
 
-def _is_openais(width: int) -> bool:
+def _is_openai_width(width: int) -> bool:
     return width <= WIDEST and (width % HEAD_WIDTH == 0 or width < HEAD_WIDTH)
 
 
@@ -67,7 +67,7 @@ def _heads(heads: tuple[int, int] | None, widths: tuple[int, int]) -> tuple[int,
     return tuple(heads) if heads else tuple(max(1, width // HEAD_WIDTH) for width in widths)
 
 
-def _what_to_pass(where: str, act: str | None, heads: tuple[int, int] | None) -> str:
+def _unrecognized_message(where: str, act: str | None, heads: tuple[int, int] | None) -> str:
     unknown = [name for name, value in (("its activation", act), ("its heads", heads)) if value is None]
     return (
         f"{where}: is not recognized as OpenAI's own release, and does not tell {' and '.join(unknown)}: "

@@ -1,4 +1,4 @@
-"""Loading a CLIP from a folder, a file or the Hugging Face hub, and saving one; see also `names`.
+"""Loads a CLIP from a folder, a file or the Hugging Face hub, and saves one; see also `name_maps`.
 
 config, params = load_clip("openai/clip-vit-base-patch16", image_size=(384, 128))
 """
@@ -14,22 +14,22 @@ import numpy as np
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.utils.files import write_json
-from tpr_jax.utils.notices import print_once
-from tpr_jax.weights import hub, place
+from tpr_jax.utils.notices import say_once
+from tpr_jax.weights import hub, save_folder
 from tpr_jax.weights.bare_file import load_bare_file
 from tpr_jax.weights.files import read_state, write_state
 from tpr_jax.weights.hugging_face import from_hugging_face, read_config, to_hugging_face
 from tpr_jax.weights.json_files import read_json
 from tpr_jax.weights.name_maps import Params
 from tpr_jax.weights.openai import check_heads, from_openai, to_openai
-from tpr_jax.weights.preprocessor import image_settings, write_settings
-from tpr_jax.weights.state_dict import unwrapped
+from tpr_jax.weights.preprocessor import ImageSettings, preprocessor_config, read_image_settings
+from tpr_jax.weights.state_dict import unwrap_names
 
 __all__ = [
     "find_clip",
     "from_hugging_face",
     "from_openai",
-    "image_settings",
+    "read_image_settings",
     "load_clip",
     "read_sizes",
     "save_clip",
@@ -38,12 +38,15 @@ __all__ = [
     "weight_files",
 ]
 
-# In the order in which transformers looks for them: one file, or an index of several.
+# In the order in which transformers looks for them: a single file, or an index of several.
 SINGLE_AND_INDEX = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
-BARE = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # OpenCLIP's, under OpenAI's names
+OPEN_CLIP_FILES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)  # OpenCLIP's files, under OpenAI's names
 
 
 def load_clip(
@@ -53,63 +56,74 @@ def load_clip(
     heads: tuple[int, int] | None = None,
     notices: bool = True,
 ) -> tuple[ClipConfig, Params]:
-    """Sizes and float32 weights of a CLIP; see `names` for the tree.
+    """Loads the sizes and float32 weights of a CLIP; `name_maps` describes the tree of weights.
 
-    Takes a folder in Hugging Face's format, the id of one on their hub, or one file of weights under OpenAI's
-    names. `image_size` is (height, width) in pixels and defaults to that of the folder's image settings, or
-    of its config; positions are resized to it. `act` ("quick_gelu" or "gelu") and `heads` (vision, text) are
-    what the folder says unless given; a file alone may need them (`bare_file`). `notices`: whether to print
-    which of the folder's image settings are not followed.
+    Args:
+      path_or_hub_id: a folder in Hugging Face's format, the id of one on the hub, or a file of weights under
+        OpenAI's names.
+      image_size: (height, width) in pixels, to which the position embedding is resized; by default that of
+        the folder's image settings, or of its config.
+      act: "quick_gelu" or "gelu", overrides the folder's. A file may need it and `heads` (see `bare_file`).
+      heads: numbers of heads of the vision and text towers, overrides the folder's.
+      notices: whether to print which of the folder's image settings are not followed.
 
     Raises:
-      UserError: nothing is found there, a weight is missing, unknown or misshapen, a file is damaged,
-        `image_size` is no multiple of the patch size, or a file does not tell its activation and heads.
+      UserError: there is no CLIP, a weight is missing, unknown or misshapen, a file is damaged, `image_size`
+        is not a multiple of the patch size, or a file needs `act` and `heads`.
     """
     path = find_clip(path_or_hub_id)
     if path.is_file():
         return load_bare_file(path, image_size, act, heads)
     config = _read_config(path)
-    settings = image_settings(path)
-    if notices and settings["ignored"]:
-        print_once(settings["ignored"])
-    state = unwrapped(_read_weights(path), str(path))
-    ours, params = from_hugging_face(state, config, image_size or settings["image_size"], where=str(path))
-    return _as_told(ours, settings, act, heads, path), params
+    settings = read_image_settings(path)
+    if notices and settings.ignored:
+        say_once(settings.ignored)
+    state = unwrap_names(_read_weights(path), str(path))
+    own_config, params = from_hugging_face(state, config, image_size or settings.image_size, where=str(path))
+    return _apply_overrides(own_config, settings, act, heads, path), params
 
 
 def read_sizes(
     folder: str | os.PathLike, act: str | None = None, heads: tuple[int, int] | None = None
 ) -> ClipConfig:
-    """The sizes that a folder's config.json gives, and its mean and std, without reading any weight."""
+    """Reads the sizes of a folder's config.json and its image mean and std, but no weights."""
     path = Path(folder)
     if path.is_file():
         raise UserError(
             f"{path}: is a file; to know the sizes without the weights, give a folder with config.json"
         )
-    return _as_told(
-        read_config(_read_config(path), str(path / "config.json")), image_settings(path), act, heads, path
+    return _apply_overrides(
+        read_config(_read_config(path), str(path / "config.json")),
+        read_image_settings(path),
+        act,
+        heads,
+        path,
     )
 
 
-def _as_told(
-    config: ClipConfig, settings: dict, act: str | None, heads: tuple | None, where: Path
+def _apply_overrides(
+    config: ClipConfig,
+    settings: ImageSettings,
+    act: str | None,
+    heads: tuple[int, int] | None,
+    where: Path,
 ) -> ClipConfig:
-    """The config with a folder's image settings, and with what the caller knows better."""
-    changes = {"image_mean": settings["mean"], "image_std": settings["std"]}
+    """Returns the config with a folder's image settings and the caller's overrides."""
+    changes = {"image_mean": settings.mean, "image_std": settings.std}
     if act is not None:
         changes["act"] = act
     if heads is not None:
         changes |= dict(zip(("vision_heads", "text_heads"), heads, strict=True))
-    told = dataclasses.replace(config, **changes)
-    check_heads(told, str(where))
-    return told
+    config = dataclasses.replace(config, **changes)
+    check_heads(config, str(where))
+    return config
 
 
 def find_clip(path_or_hub_id: str | os.PathLike) -> Path:
-    """The local folder or file; a hub id is downloaded (once, into the hub's own cache).
+    """Returns the local folder or file; a hub id is downloaded into the hub's cache.
 
     Raises:
-      UserError: neither a path nor an id that can be reached.
+      UserError: there is no such path or hub id.
     """
     return hub.find(path_or_hub_id).path
 
@@ -126,22 +140,27 @@ def save_clip(
 ) -> None:
     """Writes a folder in Hugging Face's CLIP format that `load_clip` and `transformers` read.
 
-    `config.json`, `model.safetensors` in `dtype` ("float32" or "float16"), `preprocessor_config.json` with
-    the image size, mean and deviation, and a copy of the file `tokenizer_json` (or what `tokenizer` writes to
-    a path). Positions of a grid that is
-    not square are stored as a square of the longer side (see `to_hugging_face`); `load_clip` restores the
-    grid, exactly where one side is an odd multiple of the other, up to the rounding of `dtype`.
+    The folder holds config.json, model.safetensors, preprocessor_config.json and a tokenizer.json if one is
+    given. Files of an earlier call are replaced, all together. A position embedding whose grid is not square
+    is stored as a square of the longer side (see `to_hugging_face`); `load_clip` restores it, exactly if one
+    side is an odd multiple of the other, up to the rounding of `dtype`.
 
-    What an earlier call wrote there is replaced, all together; weights of another origin never are, unless
-    the caller has `checked` the folder.
+    Args:
+      folder: created if missing.
+      config: sizes, image mean and std.
+      params: the tree of weights that `load_clip` returns.
+      tokenizer_json: a file to copy.
+      tokenizer: instead of `tokenizer_json`, a function that writes the file to a path.
+      dtype: of the saved weights, "float32" or "float16".
+      checked: whether the caller has checked that the folder holds no weights of another origin.
 
     Raises:
-      UserError: the folder cannot be written or holds weights of another origin, or a weight is too large for
+      UserError: the folder cannot be written or holds weights of another origin, or a weight overflows
         float16.
     """
     folder = Path(folder)
     if not checked:
-        place.check(folder, place.WEIGHTS)
+        save_folder.check(folder, save_folder.WEIGHTS)
     state, config_json = to_hugging_face(params, config)
     with np.errstate(over="ignore"):  # reported below, by name
         narrow = {name: np.asarray(array).astype(dtype) for name, array in state.items()}
@@ -150,20 +169,20 @@ def save_clip(
             raise UserError(f"{folder}: weight {name!r} is not finite in {dtype}; save it in float32")
     files = {
         "model.safetensors": lambda path: write_state(path, narrow),
-        "preprocessor_config.json": lambda path: write_json(path, write_settings(config)),
+        "preprocessor_config.json": lambda path: write_json(path, preprocessor_config(config)),
     }
     if tokenizer is not None:
         files["tokenizer.json"] = tokenizer
     elif tokenizer_json is not None:
         files["tokenizer.json"] = lambda path: shutil.copyfile(tokenizer_json, path)
-    place.write(folder, files, lambda: {**config_json, "dtype": dtype})
+    save_folder.write(folder, files, lambda: {**config_json, "dtype": dtype})
 
 
 def weight_files(path: str | os.PathLike) -> list[Path]:
-    """The files that hold a CLIP's weights: those of a folder by their names, or the one file itself.
+    """Returns the weights files of a folder, sorted by name, or the given file itself.
 
     Raises:
-      UserError: the folder has none.
+      UserError: the folder has no weights.
     """
     path = Path(path)
     if path.is_file():
@@ -174,7 +193,8 @@ def weight_files(path: str | os.PathLike) -> list[Path]:
         if (path / index).is_file():
             return _shards(path / index)
     raise UserError(
-        f"{path / 'model.safetensors'}: no such file; {_bare(path) or 'the folder is not a whole CLIP'}"
+        f"{path / 'model.safetensors'}: no such file; "
+        + (_open_clip_remedy(path) or "the folder is not a whole CLIP")
     )
 
 
@@ -184,7 +204,7 @@ def _shards(index: Path) -> list[Path]:
         raise UserError(f"{index}: has no weight_map; restore the original file")
     if not all(isinstance(name, str) and Path(name).name == name for name in names.values()):
         raise UserError(
-            f"{index}: its weight_map names something else than files beside it; restore the original file"
+            f"{index}: its weight_map names something other than files beside it; restore the original file"
         )
     return [index.parent / name for name in sorted(set(names.values()))]
 
@@ -195,15 +215,15 @@ def _read_weights(folder: Path) -> dict[str, np.ndarray]:
 
 def _read_config(folder: Path) -> dict:
     path = folder / "config.json"
-    if not path.is_file() and (bare := _bare(folder)):
-        raise UserError(f"{path}: no such file; {bare}")
+    if not path.is_file() and (remedy := _open_clip_remedy(folder)):
+        raise UserError(f"{path}: no such file; {remedy}")
     config = read_json(path)
-    if config.get("model_type") == place.INTERRUPTED:
-        raise UserError(f"{folder}: holds {place.INTERRUPTED}; save the model there again")
+    if config.get("model_type") == save_folder.INTERRUPTED:
+        raise UserError(f"{folder}: holds {save_folder.INTERRUPTED}; save the model there again")
     return config
 
 
-def _bare(folder: Path) -> str:
-    """Says what to do with OpenCLIP's file in a folder; empty where there is none."""
-    found = next((folder / name for name in BARE if (folder / name).is_file()), None)
-    return f"to use OpenCLIP's weights, give {found} itself, with act and heads" if found else ""
+def _open_clip_remedy(folder: Path) -> str:
+    """Returns how to load OpenCLIP's file of a folder, or "" if there is none."""
+    file = next((folder / name for name in OPEN_CLIP_FILES if (folder / name).is_file()), None)
+    return f"to use OpenCLIP's weights, give {file} itself, with act and heads" if file else ""

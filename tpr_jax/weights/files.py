@@ -1,4 +1,8 @@
-"""Reading and writing files of named arrays: safetensors always, PyTorch's own where PyTorch is installed."""
+"""Reads and writes files of named arrays, as they are stored on disk.
+
+Safetensors files need no further package, PyTorch's own files need PyTorch. `state_dict` cleans up the names
+of what was read.
+"""
 
 import json
 import os
@@ -17,17 +21,17 @@ from tpr_jax.utils.checksums import named_digest
 from tpr_jax.utils.files import write_whole
 from tpr_jax.weights.torchscript import read_torchscript
 
-CHECKSUM = "tpr_jax_sha256"  # of the arrays, among the metadata of a safetensors file
-WRAPPED = ("model", "state_dict", "model_state_dict", "module")  # under which a checkpoint keeps its weights
-# transformers 4 takes no file that does not say this; the arrays are the same.
+CHECKSUM = "tpr_jax_sha256"  # metadata key of a safetensors file: SHA-256 of the arrays
+WRAPPER_KEYS = ("model", "state_dict", "model_state_dict", "module")  # where a checkpoint keeps its weights
+# transformers 4 requires this entry; it does not change the arrays.
 METADATA = {"format": "pt"}
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
-# The types of a safetensors file that NumPy has,
+# Types of a safetensors file that NumPy has.
 STORED = {"BOOL": np.bool_, "F16": np.float16, "F32": np.float32, "F64": np.float64}
 STORED |= {
     f"{kind}{bits}": np.dtype(f"{kind.lower()}{bits // 8}") for kind in "IU" for bits in (8, 16, 32, 64)
 }
-# and those that it lacks.
+# Types that NumPy lacks; they become float32.
 NARROW = {
     "BF16": ml_dtypes.bfloat16,
     "F8_E4M3": ml_dtypes.float8_e4m3fn,
@@ -41,8 +45,9 @@ def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
     A checkpoint that wraps its weights, such as `{"model": {...}}` or `{"state_dict": {...}}`, is unwrapped.
 
     Raises:
-      UserError: the file is missing, cut off, not of its kind, holds something other than arrays and numbers,
-        or needs PyTorch where there is none (a TorchScript archive, such as OpenAI's CLIP, does not).
+      UserError: the file is missing, truncated, of another format, holds something other than arrays and
+        numbers, or needs PyTorch, which is not installed. A TorchScript archive, such as OpenAI's CLIP, does
+        not need it.
     """
     path = Path(path)
     if not path.is_file():
@@ -55,7 +60,7 @@ def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def is_torchscript(path: str | os.PathLike) -> bool:
-    """Whether the file is a compiled model, as OpenAI gives out CLIP's, rather than a state dict."""
+    """Returns whether the file is a compiled model, as OpenAI publishes CLIP, rather than a state dict."""
     if Path(path).suffix not in TORCH_SUFFIXES or not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -63,7 +68,7 @@ def is_torchscript(path: str | os.PathLike) -> bool:
 
 
 def write_state(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
-    """Writes named arrays as safetensors; the file appears whole or not at all.
+    """Writes named arrays as a safetensors file, atomically.
 
     Raises:
       UserError: the folder cannot be written, or the disk is full.
@@ -72,16 +77,16 @@ def write_state(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> Non
     try:
         metadata = METADATA | _checksum(contiguous)
         write_whole(path, lambda temporary: _save(contiguous, temporary, metadata))
-    except SafetensorError as error:  # its words for trouble with the disk
+    except SafetensorError as error:  # how safetensors reports a failed write
         raise UserError(
             f"{path}: cannot be written ({error}); check the folder and the free space"
         ) from error
 
 
 def _save(state: Mapping[str, np.ndarray], path: str | os.PathLike, metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file, the same bytes for the same arrays.
+    """Writes a safetensors file, with the same bytes for the same arrays.
 
-    The library writes metadata in an order that changes from call to call; its length does not.
+    The library writes metadata in an order that changes from call to call but has the same length.
     """
     save_file(dict(state), path, metadata=dict(metadata))
     with open(path, "r+b") as file:
@@ -94,16 +99,16 @@ def _save(state: Mapping[str, np.ndarray], path: str | os.PathLike, metadata: Ma
 
 
 def _checksum(state: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Returns what a file says of its arrays; nothing for types that are read back as others."""
-    whole = all(array.dtype.kind in "biuf" for array in state.values())
-    return {CHECKSUM: named_digest(state)} if whole else {}
+    """Returns the checksum entry of a file; none if a type is read back as another one."""
+    round_trips = all(array.dtype.kind in "biuf" for array in state.values())
+    return {CHECKSUM: named_digest(state)} if round_trips else {}
 
 
 def _checked(path: Path, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the arrays. Raises UserError where the file says that others were written to it."""
+    """Compares the arrays with the file's checksum and returns them."""
     with safe_open(path, framework="np") as file:
-        said = (file.metadata() or {}).get(CHECKSUM)
-    if said is not None and said != named_digest(state):
+        checksum = (file.metadata() or {}).get(CHECKSUM)
+    if checksum is not None and checksum != named_digest(state):
         raise UserError(
             f"{path}: its weights are not those that were saved: the file was damaged; copy it again from "
             "where it is whole, or save the model again"
@@ -123,7 +128,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_narrow(path: Path) -> dict[str, np.ndarray]:
-    """Decodes a file with types that NumPy lacks, which become float32."""
+    """Decodes a file with types that NumPy lacks, as float32."""
     state = {}
     for name, entry in deserialize(path.read_bytes()):
         stored, shape = entry["dtype"], entry["shape"]
@@ -137,7 +142,7 @@ def _read_narrow(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path) -> object:
-    """Whatever the file holds, read without running any code stored in it."""
+    """Reads the content of a file without running code stored in it."""
     try:
         if is_torchscript(path):
             return read_torchscript(path)
@@ -149,8 +154,8 @@ def _read_torch(path: Path) -> object:
             f"{path}: reading {path.suffix} files needs PyTorch; `pip install torch` or use .safetensors"
         ) from error
     except pickle.UnpicklingError as error:
-        # PyTorch gives the same kind of error for damage and for code; an intact file is a zip since 2020.
-        reason = "holds more than weights" if zipfile.is_zipfile(path) else "is no whole PyTorch file"
+        # PyTorch raises the same error for damage and for code; since 2020 an intact file is a zip archive.
+        reason = "holds more than weights" if zipfile.is_zipfile(path) else "not a whole PyTorch file"
         raise UserError(f"{path}: {reason}; save its state_dict() alone, or fetch it again") from error
     except Exception as error:  # a damaged file may raise anything
         first_line = (str(error) or type(error).__name__).splitlines()[0]
@@ -159,7 +164,7 @@ def _read_torch(path: Path) -> object:
 
 def _unwrap(content: object) -> object:
     while isinstance(content, Mapping):
-        inner = next((content[key] for key in WRAPPED if isinstance(content.get(key), Mapping)), None)
+        inner = next((content[key] for key in WRAPPER_KEYS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
         content = inner

@@ -1,4 +1,4 @@
-"""Finding a model by its name: a local path, or an id on the Hugging Face hub with an optional revision."""
+"""Finds a model by its name: a local path, or an id on the Hugging Face hub with an optional revision."""
 
 import os
 import re
@@ -10,31 +10,31 @@ from tpr_jax.errors import UserError
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 REVISION = re.compile(r"[A-Za-z0-9][\w./-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-# Of a repository that holds the same weights in several forms, only what is read is downloaded.
+# Only these are downloaded from a repository: many hold the same weights in several formats.
 SETTINGS = ("*.json", "merges.txt", "adapter.safetensors", "backbone/*.safetensors")
 WEIGHTS = ("model.safetensors", "model-*.safetensors")
-PICKLES = ("pytorch_model.bin", "pytorch_model-*.bin")  # where there is nothing else
+PICKLES = ("pytorch_model.bin", "pytorch_model-*.bin")  # only if there are no safetensors files
 
 
-class Found(NamedTuple):
-    """Where a model lies, and for one of the hub its id and revision: the commit, where that is known."""
+class HubLocation(NamedTuple):
+    """The local path of a model and, if it is from the hub, its id and revision (the commit, if known)."""
 
     path: Path
     hub_id: str | None = None
     revision: str | None = None
 
 
-def find(name: str | os.PathLike) -> Found:
-    """Returns the local folder or file; `owner/name` and `owner/name@revision` are downloaded.
+def find(name: str | os.PathLike) -> HubLocation:
+    """Returns the local folder or file; downloads `owner/name` and `owner/name@revision` to the hub's cache.
 
-    A revision is a branch, a tag or a commit. What was downloaded once lies in the hub's own cache.
+    A revision is a branch, a tag or a commit.
 
     Raises:
-      UserError: neither a path nor an id that can be reached.
+      UserError: there is no such path or hub id.
     """
     path = Path(name)
     if path.exists():
-        return Found(path)
+        return HubLocation(path)
     hub_id, at, revision = str(name).partition("@")
     if not HUB_ID.fullmatch(hub_id):
         raise UserError(f"{path}: no such folder or file of CLIP weights; check the path")
@@ -44,7 +44,7 @@ def find(name: str | os.PathLike) -> Found:
         )
     folder = _download(hub_id, revision)
     commit = folder.name if folder.parent.name == "snapshots" and COMMIT.fullmatch(folder.name) else None
-    return Found(folder, hub_id, commit or revision or None)
+    return HubLocation(folder, hub_id, commit or revision or None)
 
 
 def _download(hub_id: str, revision: str) -> Path:
@@ -55,13 +55,13 @@ def _download(hub_id: str, revision: str) -> Path:
             f"{hub_id}: no such folder; to download it by that name, `pip install huggingface_hub`"
         ) from error
     pinned = {"revision": revision} if revision else {}
-    wanted = [*SETTINGS, *WEIGHTS]
+    patterns = [*SETTINGS, *WEIGHTS]
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=wanted, **pinned))
+        folder = Path(snapshot_download(hub_id, allow_patterns=patterns, **pinned))
         if not any(next(folder.glob(pattern), None) for pattern in ("adapter.safetensors", *WEIGHTS)):
-            folder = Path(snapshot_download(hub_id, allow_patterns=[*wanted, *PICKLES], **pinned))
+            folder = Path(snapshot_download(hub_id, allow_patterns=[*patterns, *PICKLES], **pinned))
         return folder
-    except Exception as error:  # the hub's client passes on the errors of several network libraries
+    except Exception as error:  # the hub's client raises the errors of several network libraries
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         shown = f"{hub_id}@{revision}" if revision else hub_id
         raise UserError(

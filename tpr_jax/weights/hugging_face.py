@@ -1,4 +1,4 @@
-"""CLIP from and to the weights and `config.json` of Hugging Face's `CLIPModel`."""
+"""Converts CLIP from and to the weights and config.json of Hugging Face's `CLIPModel`."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from tpr_jax.weights.name_maps import Params, from_names, hugging_face_weights, 
 from tpr_jax.weights.openai import with_grid
 from tpr_jax.weights.state_dict import scalar
 
-# What a key means when config.json leaves it out.
+# The defaults of keys that config.json leaves out.
 VISION_DEFAULTS = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -37,15 +37,15 @@ TEXT_DEFAULTS = {
 }
 VISION_COUNTS = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
 TEXT_COUNTS = [*VISION_COUNTS, "max_position_embeddings", "vocab_size"]
-# Early files said 2 and meant "the highest id"; the text feature is then read at the argmax of the ids.
+# Early files say 2 and mean "the highest id": the text feature is then taken at the argmax of the ids.
 LEGACY_EOS = 2
 
 
 def read_config(config: Mapping, where: str = "config.json") -> ClipConfig:
-    """Our sizes from the contents of a Hugging Face CLIP's `config.json`, at its own image size.
+    """Returns the sizes in the contents of a Hugging Face CLIP's config.json, at its own image size.
 
     Raises:
-      UserError: it is another kind of model, a value is unusable, or asks for what is not computed here.
+      UserError: it describes another kind of model, or a value is unusable or not supported.
     """
     if config.get("model_type") != "clip":
         raise UserError(f"{where}: model_type is {config.get('model_type')!r}, expected 'clip'")
@@ -83,11 +83,11 @@ def read_config(config: Mapping, where: str = "config.json") -> ClipConfig:
         raise UserError(
             f"{where}: patch_size is {vision['patch_size']}, but only square patches are supported"
         )
-    own = {"image_size": _pair(vision, "image_size", where), "patch_size": patch[0]}
-    if any(side < patch[0] for side in own["image_size"]):
+    sizes = {"image_size": _pair(vision, "image_size", where), "patch_size": patch[0]}
+    if any(side < patch[0] for side in sizes["image_size"]):
         raise UserError(f"{where}: image_size {vision['image_size']} is smaller than patch_size {patch[0]}")
     return ClipConfig(
-        **own,
+        **sizes,
         vision_width=vision["hidden_size"],
         vision_layers=vision["num_hidden_layers"],
         vision_heads=vision["num_attention_heads"],
@@ -124,7 +124,7 @@ def _eot_id(text: Mapping, where: str) -> int | None:
 
 
 def _logit_scale(config: Mapping, where: str) -> float:
-    """What the temperature is where the weights do not bring it."""
+    """Returns the log temperature to use if the weights have none."""
     value = config.get("logit_scale_init_value")
     if value is None:
         return ClipConfig.logit_scale
@@ -142,7 +142,7 @@ def _check_counts(section: Mapping, keys: list[str], where: str) -> None:
 
 
 def _pair(section: Mapping, key: str, where: str) -> tuple[int, int]:
-    """(height, width) of a value that is one whole number or two."""
+    """Returns (height, width) from a value of one or two integers."""
     value = section[key]
     sides = value if isinstance(value, list) else [value, value]
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
@@ -153,7 +153,7 @@ def _pair(section: Mapping, key: str, where: str) -> tuple[int, int]:
 
 
 def write_config(config: ClipConfig) -> dict:
-    """The contents of `config.json`; the image size, one number there, is the longer side."""
+    """Returns the contents of config.json; its image size, a single number, is the longer side."""
     shared = {
         "hidden_act": config.act,
         "layer_norm_eps": config.layer_norm_eps,
@@ -200,28 +200,34 @@ def from_hugging_face(
     *,
     where: str = "weights",
 ) -> tuple[ClipConfig, Params]:
-    """Our tree and sizes from `CLIPModel`'s state dict and the contents of its `config.json`.
+    """Converts `CLIPModel`'s state dict and the contents of its config.json to sizes and a tree of weights.
 
-    The position embedding is resized where `image_size` (height, width) asks for another grid than its own.
+    Args:
+      state: name -> array.
+      config: the contents of config.json.
+      image_size: (height, width) in pixels, to which the position embedding is resized; by default its own.
+      where: the file, for error messages.
 
     Raises:
-      UserError: a weight is missing, unknown or misshapen, the config is not of a CLIP, or `image_size` is no
-        multiple of the patch size.
+      UserError: a weight is missing, unknown or misshapen, the config is not that of a CLIP, or `image_size`
+        is not a multiple of the patch size.
     """
-    own = read_config(config, where)
-    grid = own.grid
+    own_config = read_config(config, where)
+    grid = own_config.grid
     ignore = frozenset({"logit_scale"} | {name for name in state if name.endswith(".position_ids")})
-    params = from_names(state, hugging_face_weights(own, grid), ignore=ignore, where=where)
-    logit_scale = scalar(state, "logit_scale", own.logit_scale, where)
-    ours = dataclasses.replace(own, image_size=tuple(image_size or own.image_size), logit_scale=logit_scale)
-    return ours, with_grid(params, ours, grid)
+    params = from_names(state, hugging_face_weights(own_config, grid), ignore=ignore, where=where)
+    logit_scale = scalar(state, "logit_scale", own_config.logit_scale, where)
+    new_config = dataclasses.replace(
+        own_config, image_size=tuple(image_size or own_config.image_size), logit_scale=logit_scale
+    )
+    return new_config, with_grid(params, new_config, grid)
 
 
 def to_hugging_face(params: Params, config: ClipConfig) -> tuple[dict[str, np.ndarray], dict]:
-    """`CLIPModel`'s state dict (float32) and the contents of its `config.json`.
+    """Returns `CLIPModel`'s state dict (float32) and the contents of its config.json.
 
-    Hugging Face's image size is one number, so the positions of a grid that is not square are resized to a
-    square of the longer side. Read back at the original image size they are the very same where the longer
+    Hugging Face's image size is a single number, so a position embedding whose grid is not square is resized
+    to a square of the longer side. Resized back to the original grid it is exactly the same if the longer
     side is an odd multiple of the shorter (12 x 4, 24 x 8), and slightly smoothed otherwise.
     """
     side = max(config.grid)
@@ -232,7 +238,7 @@ def to_hugging_face(params: Params, config: ClipConfig) -> tuple[dict[str, np.nd
 
 
 def _section(config: Mapping, key: str, where: str) -> dict:
-    """One tower's settings; some older files keep what counts in `<key>_dict`."""
+    """Returns one tower's settings; in some older files `<key>_dict` takes precedence."""
     merged = {}
     for name in (key, f"{key}_dict"):
         section = config.get(name) or {}

@@ -1,4 +1,4 @@
-"""Reading the JSON files of a model's folder."""
+"""Reads the JSON files of a model's folder."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ def read_json(path: Path) -> dict:
     """Reads a JSON object.
 
     Raises:
-      UserError: there is no such file, it cannot be read, or holds something else.
+      UserError: the file is missing, cannot be read, or does not hold an object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -19,5 +19,5 @@ def read_json(path: Path) -> dict:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); restore the original file") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no JSON object; restore the original file")
+        raise UserError(f"{path}: does not hold a JSON object; restore the original file")
     return content

@@ -1,7 +1,7 @@
-"""Folds what can be folded of a method into CLIP's own weights, for inference."""
+"""Folds a method into CLIP's own weights for inference, as far as possible."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -9,23 +9,29 @@ from tpr_jax.errors import ArgumentError
 from tpr_jax.models.methods import Method, zero_shot
 from tpr_jax.models.petl.lora import merged
 from tpr_jax.models.petl.prefix import prefix_tokens
-from tpr_jax.models.petl_config import Lora, Prefix, slots_of_block
+from tpr_jax.models.petl_config import Lora, Part, Prefix, slots_of_block
 from tpr_jax.utils.trees import flatten, unflatten
 
-QKV = ("q", "k", "v")  # laid side by side in one kernel
+QKV = ("q", "k", "v")  # concatenated in one kernel
+LAYERS = {"out": "attn/out", "fc": "mlp/fc", "proj": "mlp/proj"}  # LoRA target -> layer; q, k, v: attn/qkv
 
 
 def merge(method: Method, variables: Mapping) -> tuple[Method, dict]:
-    """(method, variables) of a model that gives the same features with fewer parts.
+    """Returns the method and variables of a model with the same features and fewer modules.
 
-    Low-rank updates go into CLIP's kernels, DoRA's magnitudes with them; the scalars of a prefix into its key
-    and value tokens; CLIP's own tuned weights become plain weights. Adapters, mixtures and prompts depend on
-    their input and stay. Where nothing is left the method is `zero_shot`. The heads of losses are dropped.
-    `variables` holds the method's collections and all of `params`, NumPy or JAX, and is left as it is; where
-    no kernel changes, `params` is returned as it came.
+    LoRA updates and DoRA magnitudes are added to CLIP's kernels, the scalars of a prefix to its key and value
+    tokens, and tuned weights become plain weights. Adapters, mixtures of experts and prompts depend on their
+    input and remain. If nothing remains, the method is `zero_shot`. The heads of losses are dropped.
+
+    Args:
+      method: the method to fold.
+      variables: the method's collections and all of `params`, NumPy or JAX; not modified.
+
+    Returns:
+      The remaining method and new variables; `params` is the same object if no kernel changes.
 
     Raises:
-      ArgumentError: `method` or `variables` is something else, or a collection is missing.
+      ArgumentError: an argument has the wrong type, or a collection is missing.
     """
     if not isinstance(method, Method):
         raise ArgumentError(f"method must be a Method of models.methods, not {type(method).__name__}")
@@ -34,21 +40,23 @@ def merge(method: Method, variables: Mapping) -> tuple[Method, dict]:
         raise ArgumentError(
             f"variables have no collection {missing[0]!r}, which method {method.name!r} needs"
         )
-    parts = {name: tree for name, tree in variables.items() if name not in ("head", "lora", "prefix")}
+    merged_variables = {
+        name: tree for name, tree in variables.items() if name not in ("head", "lora", "prefix")
+    }
     if "lora" in variables:
-        parts["params"] = _with_low_rank(method, variables)
+        merged_variables["params"] = _merge_lora(method, variables)
     if "prefix" in variables:
-        parts["prefix"] = _folded_prefix(variables["prefix"])
+        merged_variables["prefix"] = _merge_prefix(variables["prefix"])
 
-    def left(tower) -> tuple:
-        parts = (part for part in tower if not isinstance(part, Lora))
+    def remaining(tower: Sequence[Part]) -> tuple[Part, ...]:
         return tuple(
             dataclasses.replace(part, gate=None, scaled=False) if isinstance(part, Prefix) else part
-            for part in parts
+            for part in tower
+            if not isinstance(part, Lora)
         )
 
-    rest = dataclasses.replace(method, vision=left(method.vision), text=left(method.text), tuned=())
-    return (rest if rest.vision or rest.text or rest.prompts else zero_shot()), parts
+    rest = dataclasses.replace(method, vision=remaining(method.vision), text=remaining(method.text), tuned=())
+    return (rest if rest.vision or rest.text or rest.prompts else zero_shot()), merged_variables
 
 
 def _mapping(variables) -> Mapping:
@@ -57,7 +65,8 @@ def _mapping(variables) -> Mapping:
     return variables
 
 
-def _with_low_rank(method: Method, variables: Mapping) -> dict:
+def _merge_lora(method: Method, variables: Mapping) -> dict:
+    """Returns `params` with the low-rank updates of all blocks added."""
     flat = flatten(variables["params"])
     for tower, parts in (("visual", method.vision), ("text", method.text)):
         layers = sum(name.startswith("block_") for name in variables["params"][tower])
@@ -66,25 +75,25 @@ def _with_low_rank(method: Method, variables: Mapping) -> dict:
                 if not isinstance(part, Lora):
                     continue
                 target = slot.removeprefix("lora_")
-                layer = {"out": "attn/out", "fc": "mlp/fc", "proj": "mlp/proj"}.get(target, "attn/qkv")
-                piece = variables["lora"][tower][f"block_{i}"]
+                layer = LAYERS.get(target, "attn/qkv")
+                leaves = variables["lora"][tower][f"block_{i}"]
                 for name in (*layer.split("/"), slot):
-                    piece = piece[name]
-                # NumPy's products keep float32, where an accelerator's may round to a narrower type.
-                piece = {"scale": part.scale} | {key: np.asarray(leaf) for key, leaf in piece.items()}
+                    leaves = leaves[name]
+                # In NumPy: an accelerator may round float32 products to a narrower type.
+                leaves = {"scale": part.scale} | {key: np.asarray(leaf) for key, leaf in leaves.items()}
                 path = f"{tower}/block_{i}/{layer}/kernel"
                 kernel = np.array(flat[path], np.float32)
                 width = kernel.shape[1] // (3 if target in QKV else 1)
                 first = width * (QKV.index(target) if target in QKV else 0)
                 columns = slice(first, first + width)
-                kernel[:, columns] = merged(kernel[:, columns], piece)
+                kernel[:, columns] = merged(kernel[:, columns], leaves)
                 flat[path] = kernel
     return unflatten(flat)
 
 
-def _folded_prefix(prefix: Mapping) -> dict:
-    """Each block's `key` and `value`, scalars folded in."""
+def _merge_prefix(prefix: Mapping) -> dict:
+    """Returns each block's `key` and `value` with the scalars folded in."""
     if "key" not in prefix:
-        return {name: _folded_prefix(inner) for name, inner in prefix.items()}
+        return {name: _merge_prefix(inner) for name, inner in prefix.items()}
     key, value = prefix_tokens({name: np.asarray(leaf) for name, leaf in prefix.items()})
     return {"key": np.asarray(key, np.float32), "value": np.asarray(value, np.float32)}

@@ -1,4 +1,4 @@
-"""The README.md beside a saved model: what it is, what it reached, how to load it."""
+"""Writes the model card, README.md beside a saved model: method, metrics, and how to load it."""
 
 import dataclasses
 import json
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tpr_jax.models.methods import Method
 from tpr_jax.models.petl_config import PARTS, Part, slots_of
 
-# Its presence allows the next save to replace the file.
+# A file with this line is replaced by the next save.
 MARK = (
     "<!-- Written by tpr_jax, and anew by each save into this folder; delete this line to keep your own. -->"
 )
@@ -26,23 +26,25 @@ def model_card(
     results: Mapping | None = None,
     training: Mapping | None = None,
 ) -> str:
-    """The card, as Markdown.
+    """Returns the card as Markdown.
 
     Args:
-      where: what to give `from_pretrained` to load the model.
-      params: `trainable` and `total` numbers of the model.
+      method: what was trained.
+      where: the argument of `from_pretrained` that loads the model.
+      params: the numbers of `trainable` and `total` parameters.
       image_size: (height, width) in pixels.
-      backbone: the name of the CLIP that has to be there besides, if any; `hub_id`: it is one of the hub's.
-      results: the run's results.json; without, the card says nothing about numbers.
-      training: the run's config.json; without, nothing about how it was trained.
+      backbone: the name of the CLIP that the model needs, if any.
+      hub_id: whether `backbone` is an id on the Hugging Face hub.
+      results: the run's results.json; without it the card has no metrics.
+      training: the run's config.json; without it the card has no training section.
     """
     data = results["dataset"] if results else training["dataset"] if training else None
     sections = [
         _header(method, backbone if hub_id else None),
         MARK,
         f"# {method.name}" + (f" on {dataset_label(data)}" if data else ""),
-        "CLIP for text-based person retrieval: words in, photos of people out, ranked. Features are compared "
-        "by their cosine.",
+        "A CLIP for text-based person retrieval: it ranks photos of people by a description in words, by the "
+        "cosine similarity of their features.",
         _about(method, results or {"trainable_params": params["trainable"], "total_params": params["total"]}),
         f"Images are resized to {image_size[0]} x {image_size[1]} pixels (height x width)."
         + _needs(backbone),
@@ -60,7 +62,7 @@ def model_card(
 
 
 def dataset_label(name: str) -> str:
-    """A data set's name as it stands beside numbers."""
+    """Returns a data set's name as shown beside its metrics."""
     known = {
         "mini_pedes": "MiniPEDES, rendered",
         "cuhk_pedes": "CUHK-PEDES",
@@ -71,7 +73,7 @@ def dataset_label(name: str) -> str:
 
 
 def _header(method: Method, base_model: str | None) -> str:
-    """The hub's YAML; a JSON text is a YAML text too, whatever is in it."""
+    """Returns the YAML header of the hub; strings are quoted as JSON, which is valid YAML."""
     tags = ["clip", "text-based-person-retrieval", "jax", method.name]
     lines = ["library_name: tpr_jax", "pipeline_tag: feature-extraction"]
     lines += [f"base_model: {json.dumps(base_model)}"] if base_model else []
@@ -91,7 +93,7 @@ def _about(method: Method, counts: Mapping) -> str:
     if rows:
         lines += ["| tower | part | where | settings |", "|---|---|---|---|", *rows]
     else:
-        lines += ["CLIP's two towers without parts beside them."]
+        lines += ["CLIP's two towers without adapters."]
     if trained:
         lines += ["", f"{trained:,} of {total:,} parameters were trained ({100 * trained / total:.2f} %)."]
     else:
@@ -105,7 +107,7 @@ def _row(tower: str, part: Part) -> str:
 
 
 def _settings(part) -> str:
-    """`rank 32, scale learned, blocks 0 to 11`, without what the slots say already."""
+    """Formats the settings that the slots do not show, as `rank 32, scale learned, blocks 0 to 11`."""
     words = []
     for key, value in dataclasses.asdict(part).items():
         if key == "layers":
@@ -133,13 +135,13 @@ def _needs(backbone: str | None) -> str:
 def _numbers(results: Mapping) -> str:
     label = dataset_label(results["dataset"])
     best = results.get("best_on_val")
-    states = [("CLIP before", results["zero_shot"]["test"]), ("last epoch", results["final"]["test"])]
+    states = [("CLIP, zero-shot", results["zero_shot"]["test"]), ("last epoch", results["final"]["test"])]
     if best:
         states.append((f"best epoch on val ({best['epoch']})", best["test"]))
     states[-1] = (f"**{states[-1][0]}: this model**", states[-1][1])
     if on_test := results.get("best_on_test"):
         states.append((f"best epoch on the test split itself ({on_test['epoch']})", on_test["test"]))
-    lines = [f"## Numbers\n\n{label}, test split, percent.", ""]
+    lines = [f"## Results\n\n{label}, test split, percent.", ""]
     lines += [f"| | query | {' | '.join(SCORES)} |", "|---|---|" + "---|" * len(SCORES)]
     for name, scored in states:
         for key, query in (("t2i", "text"), ("i2t", "image")):

@@ -1,7 +1,7 @@
-"""CLIP's weights under three sets of names: ours, Hugging Face's and OpenAI's, all as NumPy arrays.
+"""Maps CLIP's weights between our names, Hugging Face's and OpenAI's, as NumPy arrays.
 
 Ours is the tree of collection `params` that `tpr_jax.models.clip` reads: float32, linear kernels as
-`[inputs, outputs]`, the patch convolution as `[height, width, 3, outputs]`, query, key, value side by side.
+`[inputs, outputs]`, the patch convolution as `[height, width, 3, outputs]`; query, key, value concatenated.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,21 +12,29 @@ import numpy as np
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
 
-Params = dict[str, Any]  # a tree: each value is an array or again such a dict
+Params = dict[str, Any]  # nested; the leaves are NumPy arrays
 
 
 class Weight(NamedTuple):
-    """One of our arrays and where another format keeps it."""
+    """One of our arrays and its names in another format.
 
-    path: str  # ours, joined by "/"
-    names: tuple[str, ...]  # theirs; several are laid side by side along our last axis, or stacked
-    layout: str  # "same", "linear" (transposed) or "conv" (out, in, h, w -> h, w, in, out)
-    shape: tuple[int, ...]  # theirs, of each name
-    stack: int | None = None  # a new axis of ours, on which several are stacked
+    Attributes:
+      path: our path, joined by "/".
+      names: their names; several arrays are concatenated along our last axis, or stacked.
+      layout: "same", "linear" (transposed) or "conv" (out, in, h, w -> h, w, in, out).
+      shape: the shape of each of their arrays.
+      stack: the new axis of ours along which several arrays are stacked, if they are.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    layout: str
+    shape: tuple[int, ...]
+    stack: int | None = None
 
 
 def hugging_face_weights(config: ClipConfig, grid: tuple[int, int]) -> list[Weight]:
-    """Where Hugging Face's `CLIPModel` keeps each array, with a position embedding for `grid`."""
+    """Returns the names of Hugging Face's `CLIPModel`, with a position embedding for `grid`."""
     d, w, e = config.vision_width, config.text_width, config.embed_dim
     p, v, n = config.patch_size, config.vocab_size, 1 + grid[0] * grid[1]
     vision, text = "vision_model.", "text_model."
@@ -62,7 +70,7 @@ def hugging_face_weights(config: ClipConfig, grid: tuple[int, int]) -> list[Weig
 
 
 def openai_weights(config: ClipConfig, grid: tuple[int, int]) -> list[Weight]:
-    """Where OpenAI's `CLIP` keeps each array, with a position embedding for `grid`."""
+    """Returns the names of OpenAI's `CLIP`, with a position embedding for `grid`."""
     d, w, e = config.vision_width, config.text_width, config.embed_dim
     p, v, n = config.patch_size, config.vocab_size, 1 + grid[0] * grid[1]
     return [
@@ -93,18 +101,24 @@ def from_names(
     ignore: frozenset[str] = frozenset(),
     where: str = "weights",
 ) -> Params:
-    """Gathers `weights` out of `state` into our tree, in float32.
+    """Converts `state` to our tree, in float32.
+
+    Args:
+      state: their name -> array.
+      weights: our arrays and their names.
+      ignore: names in `state` that are skipped.
+      where: the file, for error messages.
 
     Raises:
-      UserError: a name is missing, is there but unknown (and not in `ignore`), or has another shape.
+      UserError: a name is missing or unknown, or an array has another shape or is not finite.
     """
-    wanted = {name: weight.shape for weight in weights for name in weight.names}
-    missing = [name for name in wanted if name not in state]
-    surplus = sorted(set(state) - set(wanted) - ignore)
+    expected = {name: weight.shape for weight in weights for name in weight.names}
+    missing = [name for name in expected if name not in state]
+    surplus = sorted(set(state) - set(expected) - ignore)
     if missing:
         raise UserError(
-            f"{where}: weight {missing[0]!r} of shape {list(wanted[missing[0]])} is missing{_more(missing)}; "
-            "is this the CLIP that the config describes?"
+            f"{where}: weight {missing[0]!r} of shape {list(expected[missing[0]])} is missing"
+            f"{_more(missing)}; is this the CLIP that the config describes?"
         )
     if surplus:
         shape = list(np.shape(state[surplus[0]]))
@@ -112,7 +126,7 @@ def from_names(
             f"{where}: weight {surplus[0]!r} of shape {shape} has no place in this CLIP{_more(surplus)}; "
             "remove it or use the matching config"
         )
-    for name, shape in wanted.items():
+    for name, shape in expected.items():
         if np.shape(state[name]) != shape:
             raise UserError(
                 f"{where}: weight {name!r} has shape {list(np.shape(state[name]))}, expected {list(shape)}; "
@@ -122,28 +136,28 @@ def from_names(
             raise UserError(f"{where}: weight {name!r} holds NaN or infinity; use weights that are whole")
     params: Params = {}
     for weight in weights:
-        parts = [_to_ours(np.asarray(state[name]), weight.layout) for name in weight.names]
+        arrays = [_to_ours(np.asarray(state[name]), weight.layout) for name in weight.names]
         if weight.stack is not None:
-            whole = np.stack(parts, axis=weight.stack)
+            array = np.stack(arrays, axis=weight.stack)
         else:
-            whole = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
-        _put(params, weight.path, whole)
+            array = np.concatenate(arrays, axis=-1) if len(arrays) > 1 else arrays[0]
+        _put(params, weight.path, array)
     return params
 
 
 def to_names(params: Params, weights: list[Weight]) -> dict[str, np.ndarray]:
-    """The inverse of `from_names`."""
+    """Converts our tree to their names: the inverse of `from_names`."""
     state = {}
     for weight in weights:
-        whole = _get(params, weight.path)
+        array = _get(params, weight.path)
         if weight.stack is not None:
-            parts = np.moveaxis(whole, weight.stack, 0)
-        elif whole.ndim:
-            parts = np.split(whole, len(weight.names), axis=-1)
+            arrays = np.moveaxis(array, weight.stack, 0)
+        elif array.ndim:
+            arrays = np.split(array, len(weight.names), axis=-1)
         else:
-            parts = [whole]
-        for name, part in zip(weight.names, parts, strict=True):
-            state[name] = _to_theirs(part, weight.layout)
+            arrays = [array]
+        for name, their_array in zip(weight.names, arrays, strict=True):
+            state[name] = _to_theirs(their_array, weight.layout)
     return state
 
 
@@ -200,10 +214,10 @@ def _more(names: list[str]) -> str:
 
 
 def _put(tree: Params, path: str, value: np.ndarray) -> None:
-    *folders, last = path.split("/")
-    for folder in folders:
-        tree = tree.setdefault(folder, {})
-    tree[last] = value
+    *modules, leaf = path.split("/")
+    for module in modules:
+        tree = tree.setdefault(module, {})
+    tree[leaf] = value
 
 
 def _get(tree: Params, path: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""CLIP from and to a state dict under OpenAI's names."""
+"""Converts CLIP from and to a state dict under OpenAI's names."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from tpr_jax.weights.name_maps import Params, from_names, openai_weights, to_nam
 from tpr_jax.weights.resize import resize_positions
 from tpr_jax.weights.state_dict import scalar
 
-OWN_ENTRIES = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's archives, beside the weights
+ARCHIVE_SCALARS = ("input_resolution", "context_length", "vocab_size")  # scalars in OpenAI's archives
 
 
 def from_openai(
@@ -22,17 +22,23 @@ def from_openai(
     act: str = "quick_gelu",
     where: str = "weights",
 ) -> tuple[ClipConfig, Params]:
-    """Our tree and sizes from a vision-transformer CLIP's state dict under OpenAI's names.
+    """Converts a vision-transformer CLIP's state dict under OpenAI's names to sizes and a tree of weights.
 
-    Every size is read off the shapes. `grid` is the position embedding's own grid, a square unless said
-    otherwise (or unless its length only fits `image_size`); it is resized where `image_size` asks for
-    another. What the shapes do not tell is by default as in every CLIP that OpenAI gave out: `heads` (vision,
-    text) are one for each 64 of width, and `act` is quick GELU (`bare_file` asks for both). The
-    scalars that their archives carry beside the weights are left alone. The text feature is read at the
-    highest id.
+    All sizes come from the shapes; the defaults of `heads` and `act` are those of OpenAI's release. The text
+    feature is taken at the highest id. The scalars beside the weights in OpenAI's archives are ignored.
+
+    Args:
+      state: name -> array.
+      image_size: (height, width) in pixels, to which the position embedding is resized; by default its own.
+      grid: rows and columns of the position embedding; by default square, or those of `image_size` if only
+        these have its length.
+      heads: numbers of heads of the vision and text towers; by default one per 64 channels.
+      act: "quick_gelu" or "gelu".
+      where: the file, for error messages.
 
     Raises:
-      UserError: a weight is missing, unknown or misshapen, or `image_size` is no multiple of the patch size.
+      UserError: a weight is missing, unknown or misshapen, or `image_size` is not a multiple of the patch
+        size.
     """
     for name in ("visual.conv1.weight", "visual.positional_embedding", "visual.proj", "text_projection"):
         if name not in state:
@@ -43,7 +49,7 @@ def from_openai(
     vision_width, _, patch, _ = _shape(state, "visual.conv1.weight", 4, where)
     positions, _ = _shape(state, "visual.positional_embedding", 2, where)
     text_width, embed = _shape(state, "text_projection", 2, where)
-    grid = grid or _own_grid(positions - 1, image_size, patch, where)
+    grid = grid or _infer_grid(positions - 1, image_size, patch, where)
     config = ClipConfig(
         image_size=image_size or (grid[0] * patch, grid[1] * patch),
         patch_size=patch,
@@ -63,22 +69,22 @@ def from_openai(
         logit_scale=scalar(state, "logit_scale", ClipConfig.logit_scale, where),
     )
     check_heads(config, where)
-    ignore = frozenset({"logit_scale", *OWN_ENTRIES})
+    ignore = frozenset({"logit_scale", *ARCHIVE_SCALARS})
     params = from_names(state, openai_weights(config, grid), ignore=ignore, where=where)
     return config, with_grid(params, config, grid)
 
 
 def to_openai(params: Params, config: ClipConfig) -> dict[str, np.ndarray]:
-    """The state dict under OpenAI's names, with the position embedding at the config's own grid."""
+    """Returns the state dict under OpenAI's names, with the position embedding at the config's grid."""
     state = to_names(params, openai_weights(config, config.grid))
     return state | {"logit_scale": np.float32(config.logit_scale)}
 
 
 def with_grid(params: Params, config: ClipConfig, grid_from: tuple[int, int]) -> Params:
-    """`params` with the vision positions resized from `grid_from` to the grid of `config.image_size`.
+    """Resizes the vision position embedding from `grid_from` to the grid of `config.image_size`.
 
     Raises:
-      UserError: the image size is no multiple of the patch size.
+      UserError: the image size is not a multiple of the patch size.
     """
     check_image_size(config)
     positions = resize_positions(params["visual"]["positional_embedding"], grid_from, config.grid)
@@ -86,7 +92,7 @@ def with_grid(params: Params, config: ClipConfig, grid_from: tuple[int, int]) ->
 
 
 def check_image_size(config: ClipConfig) -> None:
-    """Refuses an image size that patches do not tile.
+    """Rejects an image size that patches do not tile.
 
     Raises:
       UserError: height or width is not a positive multiple of the patch size.
@@ -100,7 +106,7 @@ def check_image_size(config: ClipConfig) -> None:
 
 
 def check_heads(config: ClipConfig, where: str = "weights") -> None:
-    """Refuses numbers of heads that do not divide the width of their tower.
+    """Rejects numbers of heads that do not divide the width of their tower.
 
     Raises:
       UserError: a tower has no heads, or its width is not a multiple of their number.
@@ -118,14 +124,14 @@ def _nearest(side: int, patch: int) -> int:
     return max(1, round(side / patch)) * patch
 
 
-def _own_grid(patches: int, image_size: tuple[int, int] | None, patch: int, where: str) -> tuple[int, int]:
+def _infer_grid(patches: int, image_size: tuple[int, int] | None, patch: int, where: str) -> tuple[int, int]:
     side = round(patches**0.5)
     if side * side == patches:
         return side, side
     if image_size and (image_size[0] // patch) * (image_size[1] // patch) == patches:
         return image_size[0] // patch, image_size[1] // patch
     raise UserError(
-        f"{where}: 'visual.positional_embedding' has {patches} patches, which make no square; "
+        f"{where}: 'visual.positional_embedding' has {patches} patches, which is not a square number; "
         "give the image_size it was trained at"
     )
 

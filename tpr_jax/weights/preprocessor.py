@@ -1,8 +1,9 @@
-"""The image settings of a folder in Hugging Face's format: what an image goes through before the model."""
+"""Reads and writes the image settings of a folder in Hugging Face's format."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,18 +11,32 @@ from tpr_jax.errors import UserError
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, ClipConfig
 from tpr_jax.weights.json_files import read_json
 
-FILES = ("preprocessor_config.json", "processor_config.json")  # the first that is there counts
-BILINEAR = 2  # as PIL numbers its filters
+FILES = ("preprocessor_config.json", "processor_config.json")  # the first that exists is read
+BILINEAR = 2  # PIL.Image.Resampling.BILINEAR
 SWITCHES = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_pad")
 
 
-def image_settings(folder: str | os.PathLike) -> dict:
-    """Reads `{"image_size": (height, width) or None, "mean": 3 floats, "std": 3 floats, "ignored": text}`.
+class ImageSettings(NamedTuple):
+    """How images are prepared for a model.
 
-    The size is what images have when they reach the model: after the crop, where one is made. `mean` and
-    `std` apply to pixels of 0..1: a `rescale_factor` other than 1/255, `do_rescale: false` and
-    `do_normalize: false` are folded into them. CLIP's own stand in for what is not written there.
-    `ignored` names the settings that are not followed, or is empty.
+    Attributes:
+      image_size: (height, width) in pixels of the model's input, after the crop if there is one.
+      mean: of the red, green and blue channels, for pixels in [0, 1].
+      std: likewise.
+      ignored: a sentence that names the settings that are not followed, or "".
+    """
+
+    image_size: tuple[int, int] | None = None
+    mean: tuple[float, float, float] = IMAGE_MEAN
+    std: tuple[float, float, float] = IMAGE_STD
+    ignored: str = ""
+
+
+def read_image_settings(folder: str | os.PathLike) -> ImageSettings:
+    """Reads a folder's image settings; CLIP's own are the defaults.
+
+    A `rescale_factor` other than 1/255, `do_rescale: false` and `do_normalize: false` are folded into `mean`
+    and `std`.
 
     Raises:
       UserError: the file cannot be read, or a value is unusable.
@@ -32,11 +47,11 @@ def image_settings(folder: str | os.PathLike) -> dict:
             settings = read_json(path)
             nested = settings.get("image_processor", settings)
             return _read(nested if isinstance(nested, Mapping) else {}, str(path))
-    return {"image_size": None, "mean": IMAGE_MEAN, "std": IMAGE_STD, "ignored": ""}
+    return ImageSettings()
 
 
-def write_settings(config: ClipConfig) -> dict:
-    """Returns the contents of `preprocessor_config.json` for a model of this image size, mean and std."""
+def preprocessor_config(config: ClipConfig) -> dict:
+    """Returns the contents of preprocessor_config.json for the image size, mean and std of a config."""
     height, width = config.image_size
     return {
         "image_processor_type": "CLIPImageProcessor",
@@ -53,7 +68,7 @@ def write_settings(config: ClipConfig) -> dict:
     }
 
 
-def _read(settings: Mapping, where: str) -> dict:
+def _read(settings: Mapping, where: str) -> ImageSettings:
     for key in SWITCHES:
         if not isinstance(settings.get(key), bool | None):
             raise UserError(f"{where}: {key} is {settings[key]!r}, expected true or false; fix the file")
@@ -68,30 +83,31 @@ def _read(settings: Mapping, where: str) -> dict:
         std = _channels(settings, "image_std", where) or std
         if min(std) <= 0:
             raise UserError(f"{where}: image_std is {list(std)}, expected numbers above 0; fix the file")
-    # (x factor - mean) / std, of x in 0..255, is (x / 255 - mean / k) / (std / k).
+    # For x in 0..255 and k = 255 factor: (x factor - mean) / std = (x / 255 - mean / k) / (std / k).
     k = 255 * _factor(settings, where)
     if k != 1:
         mean, std = (tuple(value / k for value in values) for values in (mean, std))
     ignored = _ignored(settings, crop or size, where)
-    return {"image_size": crop or size, "mean": mean, "std": std, "ignored": ignored}
+    return ImageSettings(crop or size, mean, std, ignored)
 
 
 def _ignored(settings: Mapping, size: tuple[int, int] | None, where: str) -> str:
-    """Names the settings that ask for something else than a plain bilinear resize of the whole image."""
-    found = [key for key in ("do_center_crop", "do_pad") if settings.get(key)]
-    found += [f"{key}=false" for key in ("do_resize", "do_convert_rgb") if settings.get(key) is False]
+    """Names the settings that ask for anything but a bilinear resize of the whole image."""
+    ignored = [key for key in ("do_center_crop", "do_pad") if settings.get(key)]
+    ignored += [f"{key}=false" for key in ("do_resize", "do_convert_rgb") if settings.get(key) is False]
     resample = settings.get("resample")
     if resample not in (None, BILINEAR, "bilinear") and settings.get("do_resize") is not False:
-        found.append(f"resample={resample}")
-    asked = settings.get("size")
-    if isinstance(asked, Mapping) and not {"height", "width"} <= set(asked):
-        found += [key for key in ("shortest_edge", "longest_edge", "max_height", "max_width") if key in asked]
-    if not found:
+        ignored.append(f"resample={resample}")
+    requested = settings.get("size")
+    if isinstance(requested, Mapping) and not {"height", "width"} <= set(requested):
+        keys = ("shortest_edge", "longest_edge", "max_height", "max_width")
+        ignored += [key for key in keys if key in requested]
+    if not ignored:
         return ""
-    to = f" to {size[0]} x {size[1]}" if size else ""
+    target = f" to {size[0]} x {size[1]}" if size else ""
     return (
-        f"{where}: {', '.join(found)}: not followed; whole photos are resized{to}, bilinear, in RGB, as "
-        "person retrieval does"
+        f"{where}: {', '.join(ignored)}: not followed; whole photos are resized{target}, bilinear, in RGB, "
+        "as person retrieval does"
     )
 
 
@@ -117,7 +133,7 @@ def _channels(settings: Mapping, key: str, where: str) -> tuple[float, float, fl
 
 
 def _sides(settings: Mapping, key: str, where: str) -> tuple[int, int] | None:
-    """(height, width) of a size in any of the forms in use; None where it depends on the image."""
+    """Returns (height, width) of a size in any of its formats; None if it depends on the image."""
     size = settings.get(key)
     sides = size
     if isinstance(size, Mapping):

@@ -1,4 +1,4 @@
-"""Where the authors' code keeps each array of each method, and which of its names no computation reads."""
+"""Maps the arrays of each method to the names in the authors' code."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -9,14 +9,14 @@ from tpr_jax.models.methods import Method
 from tpr_jax.models.petl_config import Adapter, Lora, Moe, Prefix, slots_of_block
 from tpr_jax.weights.name_maps import Weight, openai_weights
 
-# Names without `base_model.` that the authors' code declares and no computation reads.
+# Names, without `base_model.`, that the authors' code declares but no computation reads.
 DEAD = {
     "dm_adapter": r"vision_param|text_param|co_vision_param|v2i_proj\.(weight|bias)",
     "up_person": r"$^",
     "cskt": r"$^",
     "irra": r"$^",
 }
-# A router's leaves: ours -> theirs.
+# The leaves of a router: our name -> theirs.
 ROUTER = {
     "w_in": "feed_forward.input_gate.weight",
     "w_task": "feed_forward.task_gate.weight",
@@ -24,22 +24,24 @@ ROUTER = {
     "alpha": "feed_forward.alpha",
 }
 READ_BY = {"blend": tuple(ROUTER), "sum": ("w_in", "w_task", "prompt"), "input": ("w_in",)}
-# UP-Person's adapters: slot -> (their adapter, their scale).
+# UP-Person's adapters: slot -> (name of the adapter, name of its scale).
 L_ADAPTER = {"beside_ln_1": ("adapter_ln_msa", "scale_1"), "beside_ln_2": ("adapter_ln_mlp", "scale_2")}
 
 
 def canonical(name: str) -> str:
-    """One name for each parameter: UP-Person's code hangs its prefixes into the attention as well, so that
-    once it has run they have a second name there."""
-    found = re.fullmatch(r"base_model\.(visual\.)?transformer\.resblocks\.(\d+)\.attn\.prefix\.(.*)", name)
-    if found is None:
+    """Returns the first of a parameter's names.
+
+    UP-Person's code registers its prefixes in the attention too, so they have a second name once it has run.
+    """
+    match = re.fullmatch(r"base_model\.(visual\.)?transformer\.resblocks\.(\d+)\.attn\.prefix\.(.*)", name)
+    if match is None:
         return name
-    tower = "vit" if found[1] else "text"
-    return f"{tower}_prefix_learner.{tower}_prefix.{found[2]}.{found[3]}"
+    tower = "vit" if match[1] else "text"
+    return f"{tower}_prefix_learner.{tower}_prefix.{match[2]}.{match[3]}"
 
 
 def method_weights(method: Method, config: ClipConfig, heads: Heads) -> list[Weight]:
-    """Where each of a method's own arrays is; paths of ours begin with the collection."""
+    """Returns the names of a method's arrays; our paths begin with the collection."""
     per_block: dict[str, Callable] = {
         "dm_adapter": _dm_adapter_block,
         "up_person": _up_person_block,
@@ -62,7 +64,7 @@ def method_weights(method: Method, config: ClipConfig, heads: Heads) -> list[Wei
 
 
 def clip_weights(config: ClipConfig) -> list[Weight]:
-    """Where the backbone's arrays are; paths of ours begin with `params`."""
+    """Returns the names of the backbone's arrays; our paths begin with `params`."""
     theirs = openai_weights(config, config.grid)
     return [
         weight._replace(path=f"params/{weight.path}", names=tuple("base_model." + n for n in weight.names))
@@ -93,7 +95,7 @@ def _dm_adapter_block(slots, tower: str, i: int, d: int) -> Iterator[Weight]:
     for leaf in READ_BY[part.router]:
         layout = "linear" if leaf.startswith("w_") else "same"
         yield Weight(f"{ours}/router/{leaf}", (theirs + ROUTER[leaf],), layout, shapes[leaf])
-    # Theirs: one Linear an expert. Ours: down [d, e, r], up [e, r, d].
+    # Theirs: one Linear per expert. Ours: down [d, e, r], up [e, r, d].
     for name, inputs, outputs, axis in (("down", d, r, 1), ("up", r, d, 0)):
         experts = [f"{theirs}feed_forward.experts.{j}.{name}" for j in range(e)]
         kernels, biases = (tuple(f"{x}.{leaf}" for x in experts) for leaf in ("weight", "bias"))

@@ -1,14 +1,14 @@
-"""Resizing a vision tower's position embedding to another grid of patches."""
+"""Resizes a vision tower's position embedding to another grid of patches."""
 
 import numpy as np
 from jaxtyping import Float
 
 
 def interpolation_matrix(size_from: int, size_to: int) -> Float[np.ndarray, "size_to size_from"]:
-    """The matrix that resizes one axis linearly between pixel centers (`align_corners=False`).
+    """Returns the matrix that interpolates one axis linearly between pixel centers, in float64.
 
-    No antialiasing: output i reads the input at (i + 1/2) * size_from / size_to - 1/2, held within the
-    first and the last sample; each row sums to 1. Computed in float64.
+    This is `align_corners=False` without antialiasing: output i reads the input at
+    (i + 1/2) * size_from / size_to - 1/2, clipped to the first and last sample. Each row sums to 1.
     """
     at = np.clip((np.arange(size_to) + 0.5) * size_from / size_to - 0.5, 0, size_from - 1)
     low = np.floor(at).astype(int)
@@ -22,11 +22,16 @@ def interpolation_matrix(size_from: int, size_to: int) -> Float[np.ndarray, "siz
 def resize_positions(
     positions: Float[np.ndarray, "n_from d"], grid_from: tuple[int, int], grid_to: tuple[int, int]
 ) -> Float[np.ndarray, "n_to d"]:
-    """Resizes `[1 + rows * columns, d]` (class token first, patches row by row) from one grid to another.
+    """Resizes a position embedding from one grid to another, bilinearly and without antialiasing.
 
-    Bilinear without antialiasing, the class token's row kept: what the person-retrieval methods built on CLIP
-    do to the square grid of its pre-training. Enlarging an axis by an odd whole factor and shrinking it again
-    gives back the very same values, because every old center is then also a new one.
+    Person-retrieval methods built on CLIP resize the square grid of its pre-training in this way. Enlarging
+    an axis by an odd integer factor and shrinking it again restores the values exactly, because every old
+    center is then also a new one.
+
+    Args:
+      positions: the class token, then the patches row by row.
+      grid_from: (rows, columns) of `positions`.
+      grid_to: (rows, columns) of the result.
 
     Raises:
       ValueError: `positions` does not have 1 + rows * columns of `grid_from` rows.

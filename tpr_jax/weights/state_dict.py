@@ -1,4 +1,7 @@
-"""State dicts as training code leaves them: names with wrappers in front, numbers in arrays of one."""
+"""Cleans up state dicts of training code: names with wrapper prefixes, scalars in arrays of size 1.
+
+`files` reads state dicts from disk; `name_maps` maps their names to ours.
+"""
 
 from collections.abc import Mapping
 
@@ -6,38 +9,39 @@ import numpy as np
 
 from tpr_jax.errors import UserError
 
-# What training code wraps a model in leaves its name in front of each weight, or amid it.
-WRAPPERS = ("module", "model", "clip_model", "clip")
-AMID = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+# Wrappers of training code prefix the name of each weight, or insert a component into it.
+PREFIXES = ("module", "model", "clip_model", "clip")
+INSERTED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
-def unwrapped(state: Mapping[str, np.ndarray], where: str = "weights") -> dict[str, np.ndarray]:
-    """Returns `state` under the names that a model has by itself.
+def unwrap_names(state: Mapping[str, np.ndarray], where: str = "weights") -> dict[str, np.ndarray]:
+    """Removes the names of wrappers from the names of the weights.
 
-    `module.` of DataParallel, `model.` and `clip.` of training frameworks are taken off the front,
-    `_orig_mod.` of torch.compile and the wrappers of sharded training anywhere.
+    The prefixes `module.` (DataParallel), `model.` and `clip.` (training frameworks) are removed, and
+    `_orig_mod.` (torch.compile) and the wrappers of sharded training anywhere in the name.
 
     Raises:
-      UserError: two weights would get the same name.
+      UserError: two weights get the same name.
     """
-    found, was = {}, {}
+    unwrapped, originals = {}, {}
     for name, array in state.items():
-        short = ".".join(part for part in str(name).split(".") if part not in AMID)
-        while "." in short and short.split(".")[0] in WRAPPERS:
+        short = ".".join(part for part in str(name).split(".") if part not in INSERTED)
+        while "." in short and short.split(".")[0] in PREFIXES:
             short = short.partition(".")[2]
-        if short in found:
+        if short in unwrapped:
             raise UserError(
-                f"{where}: weights {was[short]!r} and {str(name)!r} are both {short!r}; keep one of them"
+                f"{where}: weights {originals[short]!r} and {str(name)!r} are both {short!r}; "
+                "keep one of them"
             )
-        found[short], was[short] = array, str(name)
-    return found
+        unwrapped[short], originals[short] = array, str(name)
+    return unwrapped
 
 
 def scalar(state: Mapping[str, np.ndarray], name: str, default: float, where: str = "weights") -> float:
-    """Returns the one number that `state` holds under `name`, of shape [] or [1], or else the default.
+    """Returns the scalar under `name`, an array of size 1, or the default if there is none.
 
     Raises:
-      UserError: there are several numbers, or it is not finite.
+      UserError: the array has several elements, or the value is not finite.
     """
     value = np.asarray(state.get(name, default))
     if value.size != 1:

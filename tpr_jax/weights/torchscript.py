@@ -1,7 +1,7 @@
-"""Reading the weights of a TorchScript archive, the form of OpenAI's CLIP files, without PyTorch.
+"""Reads the weights of a TorchScript archive, the format of OpenAI's CLIP files, without PyTorch.
 
-Such a file is a zip: `NAME/data.pkl` describes the modules, `NAME/data/KEY` are the raw numbers. Only the few
-constructors that describe tensors are allowed in the pickle, so nothing stored in the file is ever run.
+The file is a zip archive: `NAME/data.pkl` describes the modules, `NAME/data/KEY` holds the raw numbers. Only
+the constructors that describe tensors are allowed in the pickle, so no code stored in the file is ever run.
 """
 
 import pickle
@@ -14,7 +14,7 @@ STORAGES = {
     "FloatStorage": np.float32,
     "HalfStorage": np.float16,
     "DoubleStorage": np.float64,
-    "BFloat16Storage": np.uint16,  # widened to float32 when a tensor is cut out
+    "BFloat16Storage": np.uint16,  # converted to float32 in `rebuild_tensor`
     "LongStorage": np.int64,
     "IntStorage": np.int32,
     "ShortStorage": np.int16,
@@ -25,17 +25,18 @@ STORAGES = {
 
 
 class ScriptModule:
-    """Stands for any module of the archive: its attributes are its weights and submodules."""
+    """Represents any module of the archive; its attributes are its weights and submodules."""
 
 
 class ScriptUnpickler(pickle.Unpickler):
-    """Rebuilds the tree of modules with NumPy arrays; refuses everything that is not part of one."""
+    """Rebuilds the tree of modules with NumPy arrays and rejects everything else."""
 
     def __init__(self, archive: zipfile.ZipFile, root: str):
         super().__init__(archive.open(f"{root}/data.pkl"))
         self.archive, self.root = archive, root
 
     def find_class(self, module: str, name: str):
+        """Returns the constructor for an allowed name."""
         if module.split(".")[0] == "__torch__":
             return ScriptModule
         if module == "torch" and name in STORAGES:
@@ -50,31 +51,32 @@ class ScriptUnpickler(pickle.Unpickler):
             ("torch.jit._pickle", "restore_type_tag"): lambda value, _: value,
         }
         if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of a model's weights")
+            raise pickle.UnpicklingError(f"{module}.{name} is not part of a model's weights")
         return allowed[module, name]
 
     def persistent_load(self, pid):
+        """Returns a storage: its type and its numbers."""
         _, storage, key, *_ = pid
         numbers = np.frombuffer(self.archive.read(f"{self.root}/data/{key}"), STORAGES[storage])
         return storage, numbers
 
 
 def read_torchscript(path: Path) -> dict[str, np.ndarray]:
-    """The state dict of the archived module, parameters and buffers under their dotted names.
+    """Returns the state dict of the archived module: parameters and buffers under their dotted names.
 
     Raises:
-      pickle.UnpicklingError, ValueError, KeyError, zipfile.BadZipFile: damaged, or no such archive.
+      pickle.UnpicklingError, ValueError, KeyError, zipfile.BadZipFile: the file is damaged or another kind.
     """
     with zipfile.ZipFile(path) as archive:
         root = next(name.split("/")[0] for name in archive.namelist() if name.endswith("/data.pkl"))
         module = ScriptUnpickler(archive, root).load()
     if not isinstance(module, ScriptModule):
-        raise ValueError("the archive holds no module")
+        raise ValueError("the archive does not hold a module")
     return dict(_named_arrays(module, ""))
 
 
 def rebuild_tensor(storage, offset: int, size: tuple, stride: tuple, *_) -> np.ndarray:
-    """The array that a storage's numbers from `offset` on make, by size and stride in numbers."""
+    """Returns the array with this offset, size and stride (in elements) in a storage."""
     kind, numbers = storage
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if 0 in size:

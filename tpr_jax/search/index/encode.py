@@ -20,10 +20,11 @@ from tpr_jax.data.batches import worker_threads
 from tpr_jax.data.images.files import describe_open_error, open_regular
 from tpr_jax.data.images.read import read_crops
 from tpr_jax.errors import UserError
-from tpr_jax.model import Model
+from tpr_jax.losses import l2_normalize
+from tpr_jax.model import Model, jit_encoder
 from tpr_jax.models import clip
+from tpr_jax.perf.xla_options import compiler_options
 from tpr_jax.search.index.gallery import Photo
-from tpr_jax.train.step import compiler_options
 
 
 class Stamp(NamedTuple):
@@ -51,20 +52,14 @@ def make_encoder(model: Model) -> tuple[Callable, int]:
     """
     mesh = Mesh(np.array(jax.local_devices()), ("data",))
     by_row, everywhere = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
-    encode_image = clip.build(model.config, model.method, model.dtype)["encode_image"]
-
-    def encode(variables, pixels):
-        feats, _ = encode_image(variables, clip.normalize(pixels, model.mean, model.std))
-        length = jnp.linalg.norm(feats, axis=1, keepdims=True)
-        return (feats / jnp.maximum(length, 1e-12)).astype(jnp.float16)
-
-    program = jax.jit(
-        encode,
+    program = jit_encoder(
+        clip.build(model.config, model.method, model.dtype)["encode_image"],
+        postprocess=lambda feats: l2_normalize(feats).astype(jnp.float16),
         in_shardings=(everywhere, by_row),
         out_shardings=by_row,
         compiler_options=compiler_options(),
     )
-    variables = jax.device_put(jax.tree.map(np.asarray, model.held), everywhere)
+    variables = jax.device_put(jax.tree.map(np.asarray, model.inference_variables), everywhere)
     return lambda pixels: program(variables, jax.device_put(pixels, by_row)), mesh.size
 
 

@@ -32,7 +32,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.utils.hashing import add_file
 from tpr_jax.weights.backbone import find
 from tpr_jax.weights.clip import weight_files
-from tpr_jax.weights.load_adapter import read_saved
+from tpr_jax.weights.load_adapter import read_adapter_config
 from tpr_jax.weights.save_adapter import ADAPTER
 
 FORMAT_VERSION = 2
@@ -175,7 +175,7 @@ def model_sha256(name: str | os.PathLike) -> str:
       UserError: nothing of that name can be reached, or a file cannot be read.
     """
     path, digest = find(name).path, hashlib.sha256()
-    saved = read_saved(path) if path.is_dir() else None
+    saved = read_adapter_config(path) if path.is_dir() else None
     files = [path / ADAPTER] if saved else weight_files(path)
     if path.is_dir():
         names = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json")

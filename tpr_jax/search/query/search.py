@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tpr_jax.errors import UserError
-from tpr_jax.model import Model, Picture, from_pretrained
+from tpr_jax.model import ImageSource, Model, from_pretrained
 from tpr_jax.models.petl_config import text_tokens
 from tpr_jax.search.index.store import FILE, KEY, Index, check_model, check_pixels, model_sha256, open_current
 from tpr_jax.search.query import engine as engine_lib
@@ -51,7 +51,7 @@ def open_searcher(
 def search(
     searcher: Searcher,
     text: str | None = None,
-    image: Picture | None = None,
+    image: ImageSource | None = None,
     *,
     like: int | None = None,
     top_k: int = 10,
@@ -112,7 +112,7 @@ def search(
 def encode_question(
     model: Model,
     text: str | None,
-    image: Picture | None,
+    image: ImageSource | None,
     weight: float = 0.5,
     feat: Float[np.ndarray, " e"] | None = None,
 ) -> tuple[Float[np.ndarray, " e"], list[str]]:

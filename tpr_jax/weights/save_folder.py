@@ -1,7 +1,7 @@
-"""The folder that a model is saved to: only files of an earlier save are replaced, and all of them together.
+"""Writes the files of a saved model, replacing only those of an earlier save, all together.
 
-`config.json` records the SHA-256 of the files that were written beside it. A file that is not recorded there,
-or was changed since, is somebody's own.
+config.json records the SHA-256 of the files that were written with it. A file that is not recorded, or was
+changed since, belongs to the user.
 """
 
 import json
@@ -16,10 +16,10 @@ from tpr_jax.utils.files import move_over, write_json, write_whole
 from tpr_jax.utils.hashing import sha256
 
 CONFIG = "config.json"
-INTERRUPTED = "a save that was interrupted"  # the model_type while files are moved into place
+INTERRUPTED = "a save that was interrupted"  # model_type while files are moved into place
 RECORD = "tpr_jax_files"  # key of config.json: file name -> SHA-256
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.index.json")
-# What else a reader of the folder would take for a part of the model.
+# Other files that readers of the folder take for part of the model.
 SETTINGS = (
     *("preprocessor_config.json", "processor_config.json", "open_clip_config.json", "tokenizer.json"),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
@@ -27,18 +27,18 @@ SETTINGS = (
 
 
 def read_config(folder: Path) -> dict | None:
-    """The contents of a folder's config.json; None where there is none, {} where it is something else."""
+    """Returns the contents of a folder's config.json, None if it is missing, {} if it is not an object."""
     try:
-        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def written_before(folder: Path) -> set[str]:
-    """The names of the files that an earlier save wrote, and nobody has changed since.
+    """Returns the names of the files that an earlier save wrote and that are unchanged.
 
     Raises:
       UserError: a file cannot be read.
@@ -51,26 +51,28 @@ def written_before(folder: Path) -> set[str]:
 
 
 def _record(folder: Path) -> dict[str, list]:
-    """File name -> the SHA-256 that it has, or of a save that was interrupted the two that it may have."""
+    """Returns file name -> possible SHA-256; after an interrupted save there are two."""
     record = (read_config(folder) or {}).get(RECORD)
     record = record if isinstance(record, dict) else {}
     return {name: digests if isinstance(digests, list) else [digests] for name, digests in record.items()}
 
 
-def check(folder: Path, patterns: Collection[str] = (*WEIGHTS, *SETTINGS), own: Collection[str] = ()) -> None:
-    """Refuses a folder with files of the model's kind that no earlier save wrote, but for those in `own`.
+def check(
+    folder: Path, patterns: Collection[str] = (*WEIGHTS, *SETTINGS), allowed: Collection[str] = ()
+) -> None:
+    """Rejects a folder with files that match `patterns`, are not `allowed`, and that no earlier save wrote.
 
     Raises:
-      UserError: there is such a file; it is named.
+      UserError: there is such a file; the message names it.
     """
     if not folder.is_dir():
         return
-    there = {
+    names = {
         path.name for path in folder.iterdir() if any(fnmatch(path.name, pattern) for pattern in patterns)
     }
-    # What an interrupted save left has a name with a dot in front.
-    there = {name for name in there if not name.startswith(".")} - set(own)
-    for name in sorted(there - (written_before(folder) if there else set())):
+    # Names of temporary files, which an interrupted save leaves behind, begin with a dot.
+    names = {name for name in names if not name.startswith(".")} - set(allowed)
+    for name in sorted(names - (written_before(folder) if names else set())):
         raise UserError(
             f"{folder / name}: was not written by an earlier save here and would be replaced or mixed with "
             "this model; save to another folder, or move it away"
@@ -78,15 +80,15 @@ def check(folder: Path, patterns: Collection[str] = (*WEIGHTS, *SETTINGS), own: 
 
 
 def write(folder: Path, files: Mapping[str, Callable[[str], object]], config: Callable[[], dict]) -> None:
-    """Writes files and then config.json, and removes those of an earlier save that are not written again.
+    """Writes files and then config.json, and removes the other files of an earlier save.
 
-    All are written under temporary names first. While they are moved into place config.json says that, so
-    that nobody reads old and new files together; a save that was interrupted then can be repeated.
+    All files are written under temporary names first. While they are moved into place, config.json marks the
+    folder as incomplete, so that nobody reads a mix of old and new; an interrupted save can be repeated.
 
     Args:
-      folder: is made where it is not there yet.
-      files: name -> a function that writes the file of a given path.
-      config: gives the contents of config.json, to which the record is added; called after `files`.
+      folder: created if missing.
+      files: name -> a function that writes the file at a given path.
+      config: returns the contents of config.json, to which the record is added; called after `files`.
 
     Raises:
       UserError: the folder cannot be written, or the disk is full.
@@ -95,15 +97,19 @@ def write(folder: Path, files: Mapping[str, Callable[[str], object]], config: Ca
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(dir=folder, prefix=".saving."))
-        for name, put in files.items():
-            write_whole(stage / name, put)
+        for name, write_file in files.items():
+            write_whole(stage / name, write_file)
         record = {name: sha256([stage / name]) for name in files}
         content = {**config(), RECORD: record}
         write_json(stage / CONFIG, content)
         before, stale = _record(folder), written_before(folder) - files.keys()
-        both = {name: [*before.get(name, ()), digest] for name, digest in record.items()}
-        between = {"model_type": INTERRUPTED, "backbone": content.get("backbone"), RECORD: {**before, **both}}
-        write_json(folder / CONFIG, between)
+        possible = {name: [*before.get(name, ()), digest] for name, digest in record.items()}
+        incomplete = {
+            "model_type": INTERRUPTED,
+            "backbone": content.get("backbone"),
+            RECORD: {**before, **possible},
+        }
+        write_json(folder / CONFIG, incomplete)
         for name in files:
             move_over(stage / name, folder / name)
         for name in stale:
@@ -119,7 +125,7 @@ def write(folder: Path, files: Mapping[str, Callable[[str], object]], config: Ca
 
 
 def remove(folder: Path) -> None:
-    """Removes what an earlier save wrote into a folder, and the folder where nothing else is in it."""
+    """Removes the files of an earlier save from a folder, and the folder itself if it is then empty."""
     names = written_before(folder)
     if not names:
         return

@@ -1,4 +1,4 @@
-"""Saving into a folder that holds something: only files of an earlier save are replaced, all together."""
+"""Saving into an existing folder: only files of an earlier save are replaced, all together."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tpr_jax.data.tokenizer import clip_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.models import methods
 from tpr_jax.utils.trees import flatten
-from tpr_jax.weights import place
+from tpr_jax.weights import save_folder
 from tpr_jax.weights.clip import load_clip, save_clip
 from tpr_jax.weights.files import read_state, write_state
 
@@ -30,7 +30,7 @@ def clip(tmp_path_factory):
 
 @pytest.fixture
 def plain(clip):
-    """A tuned CLIP, which becomes a plain folder."""
+    """Returns a tuned CLIP, which is saved as a plain folder."""
     return trained(clip, methods.full_finetune(), seed=3)
 
 
@@ -51,7 +51,7 @@ def assert_same(found, wanted):
 
 
 def shard(folder):
-    """Splits the weights of a folder in two, as Hugging Face does with large ones."""
+    """Splits the weights of a folder in two files, as Hugging Face does with large ones."""
     state = read_state(folder / "model.safetensors")
     names, weight_map = sorted(state), {}
     for i in range(2):
@@ -63,7 +63,7 @@ def shard(folder):
     return folder
 
 
-def test_a_folder_of_shards_is_refused_and_left_as_it_is(plain, clip, tmp_path):
+def test_rejects_a_folder_of_shards_and_keeps_it(plain, clip, tmp_path):
     folder = shard(shutil.copytree(clip, tmp_path / "clip"))
     before = content(folder)
     with pytest.raises(UserError, match=FOREIGN) as error:
@@ -83,7 +83,7 @@ def test_a_folder_of_shards_is_refused_and_left_as_it_is(plain, clip, tmp_path):
     ],
 )
 @pytest.mark.parametrize("kind", ["plain", "adapted"])
-def test_a_file_that_nobody_saved_here_is_refused(request, tmp_path, name, kind):
+def test_rejects_a_file_that_no_save_wrote(request, tmp_path, name, kind):
     (tmp_path / name).write_text("mine")
     model = request.getfixturevalue(kind)
     with pytest.raises(UserError, match=f"{name}: {FOREIGN}"):
@@ -92,7 +92,7 @@ def test_a_file_that_nobody_saved_here_is_refused(request, tmp_path, name, kind)
 
 
 @pytest.mark.parametrize("kind", ["plain", "adapted"])
-def test_such_a_file_beside_an_earlier_save_too(request, clip, tmp_path, kind):
+def test_rejects_a_foreign_file_beside_an_earlier_save(request, clip, tmp_path, kind):
     model = request.getfixturevalue(kind)
     model.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("{}")
@@ -103,12 +103,12 @@ def test_such_a_file_beside_an_earlier_save_too(request, clip, tmp_path, kind):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "preprocessor_config.json", "tokenizer.json"])
-def test_a_file_that_was_changed_since_is_somebodys_own(plain, tmp_path, name):
+def test_rejects_a_file_that_was_changed(plain, tmp_path, name):
     import dataclasses
 
     model = dataclasses.replace(plain, tokenizer=clip_tokenizer(7))
     model.save_pretrained(tmp_path)
-    model.save_pretrained(tmp_path)  # unchanged: replaced
+    model.save_pretrained(tmp_path)  # unchanged, so it is replaced
     with (tmp_path / name).open("ab") as file:
         file.write(b" ")
     before = content(tmp_path)
@@ -117,7 +117,7 @@ def test_a_file_that_was_changed_since_is_somebodys_own(plain, tmp_path, name):
     assert content(tmp_path) == before
 
 
-def test_a_clip_is_not_saved_onto_its_own_folder(clip, tmp_path):
+def test_does_not_save_onto_the_backbone(clip, tmp_path):
     own = shutil.copytree(clip, tmp_path / "clip")
     before = content(own)
     for folder in (own, tmp_path / "x" / ".." / "clip"):
@@ -131,16 +131,16 @@ def test_a_clip_is_not_saved_onto_its_own_folder(clip, tmp_path):
     assert content(own) == before
 
 
-def test_a_clip_from_elsewhere_is_not_replaced_by_another(plain, tmp_path):
+def test_does_not_replace_a_foreign_clip(plain, tmp_path):
     folder = shutil.copytree(FOLDER, tmp_path / "theirs")
-    (folder / "model.safetensors").unlink()  # even its config.json alone
+    (folder / "model.safetensors").unlink()  # even if only config.json is there
     before = content(folder)
     with pytest.raises(UserError, match=f"config.json: {FOREIGN}"):
         plain.save_pretrained(folder)
     assert content(folder) == before
 
 
-def test_an_earlier_save_is_replaced_and_what_it_alone_had_goes(clip, tmp_path):
+def test_replaces_an_earlier_save_and_removes_its_other_files(clip, tmp_path):
     import dataclasses
 
     first = trained(clip, methods.full_finetune(), seed=3)
@@ -155,14 +155,14 @@ def test_an_earlier_save_is_replaced_and_what_it_alone_had_goes(clip, tmp_path):
     assert again.tokenizer is None
 
 
-def test_a_clip_inside_goes_where_it_is_no_longer_used(clip, tmp_path):
+def test_removes_an_unused_bundled_backbone(clip, tmp_path):
     trained(clip, methods.prefix(2), backbone=None).save_pretrained(tmp_path)
     assert (tmp_path / "backbone" / "model.safetensors").exists()
     model = trained(clip, methods.prefix(2), seed=5)
     model.save_pretrained(tmp_path)
     assert not (tmp_path / "backbone").exists()
     assert_same(tpr_jax.from_pretrained(tmp_path), model)
-    # And somebody's own weights in there stay.
+    # The user's own weights in it stay.
     inside = trained(clip, methods.prefix(2), backbone=None)
     inside.save_pretrained(tmp_path)
     (tmp_path / "backbone" / "pytorch_model.bin").write_text("mine")
@@ -172,8 +172,8 @@ def test_a_clip_inside_goes_where_it_is_no_longer_used(clip, tmp_path):
     assert [path.name for path in (tmp_path / "backbone").iterdir()] == ["pytorch_model.bin"]
 
 
-def test_a_backbone_that_happens_to_lie_there_stays(tmp_path):
-    """The user's own, saved there before, on which this model was trained or not."""
+def test_keeps_a_backbone_of_the_user(tmp_path):
+    """The user saved it there before; this model may be trained on it or not."""
     own = write_backbone(tmp_path / "m" / "backbone")
     before = content(own)
     for at in (own, write_backbone(tmp_path / "other", seed=5)):
@@ -184,7 +184,7 @@ def test_a_backbone_that_happens_to_lie_there_stays(tmp_path):
     assert content(own) == before
 
 
-def test_an_interrupted_save_with_its_clip_inside_is_repeated(clip, tmp_path, monkeypatch):
+def test_repeats_an_interrupted_save_with_a_bundled_backbone(clip, tmp_path, monkeypatch):
     model = trained(clip, methods.prefix(2), backbone=None)
     model.save_pretrained(tmp_path)
     replace = os.replace
@@ -204,14 +204,14 @@ def test_an_interrupted_save_with_its_clip_inside_is_repeated(clip, tmp_path, mo
     assert_same(tpr_jax.from_pretrained(tmp_path), model)
 
 
-def test_models_of_the_first_version_are_replaced_too(clip, tmp_path):
-    """Their config.json has no record."""
+def test_replaces_models_of_the_first_version(clip, tmp_path):
+    """Their config.json has no record of files."""
     for backbone in ({}, {"backbone": None}):
         model = trained(clip, methods.prefix(2), **backbone)
         model.save_pretrained(tmp_path / "m")
         for path in tmp_path.rglob("config.json"):
             old = json.loads(path.read_text())
-            del old[place.RECORD]
+            del old[save_folder.RECORD]
             path.write_text(json.dumps(old))
         again = trained(clip, methods.prefix(2), seed=9, **backbone)
         again.save_pretrained(tmp_path / "m")
@@ -224,7 +224,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("kind", ["full_finetune", "prefix"])
-def test_killed_at_any_move_it_is_the_old_or_the_new_or_says_so(clip, tmp_path, monkeypatch, kind):
+def test_a_killed_save_leaves_the_old_or_new_model_or_is_reported(clip, tmp_path, monkeypatch, kind):
     method = methods.METHODS[kind](**({"length": 2} if kind == "prefix" else {}))
     old, new = (trained(clip, method, seed=seed) for seed in (3, 4))
     replace, outcomes = os.replace, []
@@ -260,7 +260,7 @@ def test_killed_at_any_move_it_is_the_old_or_the_new_or_says_so(clip, tmp_path, 
             )
             outcomes.append("new" if same else "old")
             assert_same(found, new if same else old)
-        new.save_pretrained(folder)  # the same again: nothing is in its way
+        new.save_pretrained(folder)  # saving again works
         assert_same(tpr_jax.from_pretrained(folder), new)
         if not killed:
             break
@@ -277,7 +277,7 @@ def test_a_full_disk_leaves_the_earlier_model(plain, clip, tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "save_file", full)
-    with pytest.raises(UserError, match="no space left on the disk of .*model.safetensors") as error:
+    with pytest.raises(UserError, match=r"no space left on the disk of .*model.safetensors") as error:
         trained(clip, methods.full_finetune(), seed=4).save_pretrained(tmp_path)
     assert ".saving" not in str(error.value)
     assert content(tmp_path) == before
@@ -302,9 +302,9 @@ def test_a_record_names_files_beside_it_only(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     (tmp_path / "m").mkdir()
     record = {"../mine.txt": "0" * 64, "": "0" * 64, "model.safetensors": None, "gone": 3}
-    (tmp_path / "m" / "config.json").write_text(json.dumps({place.RECORD: record}))
-    assert place.written_before(tmp_path / "m") == set()
-    place.remove(tmp_path / "m")
+    (tmp_path / "m" / "config.json").write_text(json.dumps({save_folder.RECORD: record}))
+    assert save_folder.written_before(tmp_path / "m") == set()
+    save_folder.remove(tmp_path / "m")
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 

@@ -1,0 +1,32 @@
+"""Features and inner activations: those of the model, with the image constants of its folder."""
+
+import numpy as np
+import pytest
+
+import tpr_jax
+from tests.clip_folder import set_image_constants
+from tpr_jax.utils.normalize import l2_normalize
+from tpr_jax.visualize import features
+
+
+@pytest.fixture
+def images():
+    return list(np.random.default_rng(0).integers(0, 256, (5, 32, 16, 3), np.uint8))
+
+
+def test_encode_images_matches_the_model_with_other_image_constants(own_clip, images):
+    before = tpr_jax.from_pretrained(own_clip, image_size=(32, 16)).encode_images(images)
+    model = tpr_jax.from_pretrained(set_image_constants(own_clip), image_size=(32, 16))
+    feats = features.encode_images(model, images)
+    np.testing.assert_allclose(feats, model.encode_images(images), atol=1e-6)
+    assert np.abs(feats - before).max() > 1e-3
+
+
+def test_introspect_images_normalizes_with_the_constants_of_the_folder(own_clip, images):
+    """The class token's feature is the image feature."""
+    model = tpr_jax.from_pretrained(set_image_constants(own_clip), image_size=(32, 16))
+    ((pixels, activations),) = features.introspect_images(model, images)
+    np.testing.assert_array_equal(pixels, images)
+    np.testing.assert_allclose(
+        l2_normalize(activations["tokens"][:, 0]), model.encode_images(images), atol=1e-5
+    )
