@@ -28,7 +28,7 @@ class Ready(NamedTuple):
 def product(dtype: str, size: int = PRODUCT_SIZE) -> Ready:
     """A product of two square matrices, sums in float32: what this machine can do at best."""
     from tpr_jax.models.matmul import matmul_f32
-    from tpr_jax.train.step import compiler_options
+    from tpr_jax.perf.xla_options import compiler_options
 
     arguments = [
         jax.random.normal(key, (size, size), dtype) for key in jax.random.split(jax.random.key(0), 2)
@@ -40,15 +40,14 @@ def product(dtype: str, size: int = PRODUCT_SIZE) -> Ready:
 def encoder(tower: str, backbone: str, dtype: str, batch: int, method: str = "zero_shot") -> Ready:
     """Features of `batch` images or texts: `tower` is 'vision' or 'text'; texts have the full length."""
     from tpr_jax.models import clip
-    from tpr_jax.perf import flops
-    from tpr_jax.train import step
+    from tpr_jax.perf import flops, xla_options
 
     _, sizes, spec, model = model_of(method, backbone, dtype, batch)
     variables = jax.jit(model["init"])(jax.random.key(0))
     variables = clip.inference_variables(variables, dtype)
     rows = _batch(sizes, batch)["image" if tower == "vision" else "ids"]
     function = model["encode_image" if tower == "vision" else "encode_text"]
-    encode = jax.jit(lambda v, x: function(v, x)[0], compiler_options=step.encoder_options(batch))
+    encode = jax.jit(lambda v, x: function(v, x)[0], compiler_options=xla_options.encoder_options(batch))
     least = flops.total(flops.encode(sizes, spec, tower, batch))["total"]
     return _compiled(encode, (variables, jnp.asarray(rows)), least)
 
