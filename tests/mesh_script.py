@@ -26,7 +26,7 @@ from tpr_jax.models.methods import METHODS
 from tpr_jax.train import objective, step
 
 STEPS, ROWS = 5, 16
-sharding.SMALLEST = 64  # the tiny CLIP's weights are all small
+sharding.MIN_SHARDED_SIZE = 64  # the tiny CLIP's weights are all small
 
 
 def batch(seed: int) -> dict:

@@ -73,15 +73,17 @@ def test_what_jax_is_told(monkeypatch, tmp_path, peers, address, devices):
     told = {}
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: told.update(k, arguments=a))
     monkeypatch.setattr(jax.config, "update", lambda *words: None)
-    monkeypatch.setattr(processes.peer_lines, "watch", lambda lines, ended: lambda timeout: True)
-    monkeypatch.setattr(processes, "_meet", lambda place, workdir: met.append((place, workdir)) or {})
+    monkeypatch.setattr(processes.connections, "watch", lambda lines, ended: lambda timeout: True)
+    monkeypatch.setattr(processes, "_connect", lambda place, workdir: met.append((place, workdir)) or {})
     monkeypatch.setattr(processes, "_python_stdout", lambda index: processes.sys.stdout)
     monkeypatch.setattr(processes, "_leave_jax", lambda: None)
     met: list = []
     with processes.initialized(peers, 5.0, tmp_path, lambda error: (1, "")):
         pass
     assert told["arguments"] == (address, 2, 1) and told["local_device_ids"] == devices
-    assert met == [(processes.rendezvous.Place(address[:-3].strip("[]"), 70, 2, 1, 5.0, {}), str(tmp_path))]
+    assert met == [
+        (processes.rendezvous.Rendezvous(address[:-3].strip("[]"), 70, 2, 1, 5.0, {}), str(tmp_path))
+    ]
 
 
 def test_one_process_asks_nobody():
@@ -110,9 +112,10 @@ time.sleep(60)
         (2, "error: a.jpg: broken", "so far\n", "error: a.jpg: broken\n"),
         (
             1,
-            "process 3 ended without a word",
+            "process 3 ended unexpectedly",
             "so far\n",
-            "error: process 3 ended without a word; the same command goes on from the newest checkpoint\n",
+            "error: process 3 ended unexpectedly; rerun the same command to resume from the newest "
+            "checkpoint\n",
         ),
     ],
 )

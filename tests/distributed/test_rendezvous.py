@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tpr_jax.distributed import handshake, peer_lines, rendezvous
+from tpr_jax.distributed import connections, handshake, rendezvous
 from tpr_jax.errors import UserError
 
 TOKEN = "0123456789abcdef"
@@ -42,8 +42,8 @@ def together(*calls) -> list:
 
 
 def meet(port, count, index, timeout=20.0, token=TOKEN, host="127.0.0.1", **settings):
-    place = rendezvous.Place(host, port, count, index, timeout, **settings)
-    return lambda: rendezvous.meet(place, token if callable(token) else lambda: token)
+    where = rendezvous.Rendezvous(host, port, count, index, timeout, **settings)
+    return lambda: rendezvous.connect(where, token if callable(token) else lambda: token)
 
 
 def call(port) -> socket.socket:
@@ -68,7 +68,7 @@ def test_three_meet_in_any_order():
     port = free_port()
     first, second, third = together(meet(port, 3, 0), meet(port, 3, 1), meet(port, 3, 2))
     assert sorted(first) == [1, 2] and list(second) == list(third) == [0]
-    peer_lines.leave(first, 5, "why  not\n")
+    connections.leave(first, 5, "why  not\n")
     for lines in (second, third):
         assert lines[0].recv(100) == b"left 5 why not\n"
 
@@ -78,7 +78,7 @@ def test_a_peer_that_never_comes_is_named_to_all():
     settings = {"timeout": 1.0, "hosts": {1: "here", 2: "node7"}}
     for error in together(meet(port, 3, 0, **settings), meet(port, 3, 1)):
         assert isinstance(error, UserError)
-        assert f"process 2 (node7) of 3 did not come to 127.0.0.1:{port} within 1 s" in str(error)
+        assert f"process 2 (node7) of 3 did not connect to 127.0.0.1:{port} within 1 s" in str(error)
 
 
 def test_the_first_that_never_comes_is_named_by_its_address():
@@ -92,10 +92,10 @@ def test_the_first_that_never_comes_is_named_by_its_address():
 def test_numbers_that_do_not_go_together():
     port = free_port()
     for error in together(meet(port, 3, 0), meet(port, 4, 1)):
-        assert "process 1 of 3" in str(error) and "says that there are 4" in str(error)
+        assert "process 1 of 3" in str(error) and "was started with --num_processes 4" in str(error)
     port = free_port()
     found = together(meet(port, 3, 0), meet(port, 3, 1), meet(port, 3, 1))
-    assert all("came twice" in str(error) for error in found[:1])
+    assert all("connected twice" in str(error) for error in found[:1])
 
 
 def test_processes_of_other_versions(monkeypatch):
@@ -187,7 +187,7 @@ def test_the_time_ends_though_strangers_keep_calling():
             over.set()
 
     found, _ = together(first, lambda: _until(lambda: _listens(port)) and strangers())
-    assert "process 1 of 2 did not come" in str(found)
+    assert "process 1 of 2 did not connect" in str(found)
 
 
 def test_of_many_strangers_the_oldest_make_room(monkeypatch):
@@ -226,7 +226,7 @@ def test_who_has_another_token_is_told_and_waited_for():
     port, found = free_port(), {}
     settings = {"timeout": 1.5}
     first, second = together(meet(port, 2, 0, **settings), meet(port, 2, 1, token="f" * 16, **settings))
-    assert "process 1 of 2 did not come" in str(first)
+    assert "process 1 of 2 did not connect" in str(first)
     assert "it does not have the token of this run" in str(second) or "refused" in str(second)
     # A token of an earlier run lies in the workdir until the first process replaces it.
     port = free_port()

@@ -210,9 +210,9 @@ def test_what_does_not_fit_the_mesh_or_the_backbone_is_told_before_data_are_read
 def test_rows_are_filled_up_to_what_the_data_axis_splits():
     mesh = lambda data, model: Mesh(np.empty((data, model), object), sharding.AXES)  # noqa: E731
     for data, count, expected in [(1, 7, 7), (3, 8, 9), (3, 9, 9), (4, 1, 4), (8, 17, 24)]:
-        assert sharding.filled_up(mesh(data, 2), count) == expected
+        assert sharding.padded_size(mesh(data, 2), count) == expected
 
 
 def test_a_mesh_too_large_for_this_machine():
-    with pytest.raises(UserError, match="mesh.data=4096"):
+    with pytest.raises(UserError, match=r"mesh\.data=4096"):
         sharding.make_mesh(4096, 1)

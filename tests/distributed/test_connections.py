@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.distributed.test_rendezvous import free_port, meet, together
-from tpr_jax.distributed import peer_lines
+from tpr_jax.distributed import connections
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def lines_of_three():
 def watched(lines):
     """(lines, what `ended` was called with, finish) of one of them."""
     told: list = []
-    return lines, told, peer_lines.watch(lines, lambda *words: told.append(words))
+    return lines, told, connections.watch(lines, lambda *words: told.append(words))
 
 
 @pytest.fixture
@@ -41,11 +41,11 @@ def test_all_others_hear_of_one_that_is_gone(lines_of_three, lost):
         line.shutdown(socket.SHUT_RDWR)  # what the system does for it
     for _, told, _ in others:
         wait_for(lambda told=told: told)
-        assert told == [(1, f"process {lost} ended without a word")]
+        assert told == [(1, f"process {lost} ended unexpectedly")]
 
 
 def test_one_that_leaves_tells_why(three):
-    peer_lines.leave(three[1][0], 2, "a.jpg: cannot be read")
+    connections.leave(three[1][0], 2, "a.jpg: cannot be read")
     for _, told, _ in (three[0], three[2]):
         wait_for(lambda told=told: told)
         assert told == [(2, "a.jpg: cannot be read")]
@@ -84,7 +84,7 @@ def test_who_waits_in_vain_says_so(three):
     ],
 )
 def test_words_of_leaving(words, told):
-    assert peer_lines.parse_left(words) == told
+    assert connections.parse_left(words) == told
 
 
 @pytest.mark.parametrize("words", [b"left 2", b"left x y\n", b"\xff\n", b"x" * 20_000 + b"\n"])
@@ -93,4 +93,4 @@ def test_a_line_that_breaks_off_or_says_nothing_known_ends_as_a_loss_does(lines_
     lines_of_three[1][0].sendall(words)
     lines_of_three[1][0].shutdown(socket.SHUT_RDWR)
     wait_for(lambda: told)
-    assert told[0][1] in ("process 1 ended without a word", "") and len(told) == 1
+    assert told[0][1] in ("process 1 ended unexpectedly", "") and len(told) == 1
