@@ -45,7 +45,7 @@ def test_an_unknown_one_is_told_the_nearest(name, told):
 
 def test_without_the_compiler_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="libtpu.*requirements-aot.txt"):
+    with pytest.raises(UserError, match=r"libtpu.*requirements-aot\.txt"):
         devices.devices("v5e:4x4")
 
 
@@ -74,5 +74,5 @@ def test_slices_by_name(name):
 
 @NEEDS_LIBTPU
 def test_a_slice_that_there_is_not():
-    with pytest.raises(UserError, match="knows no such slice.*v5e:4x4"):
+    with pytest.raises(UserError, match=r"knows no such slice.*v5e:4x4"):
         devices.devices("v5e:5x7")

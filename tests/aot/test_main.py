@@ -100,7 +100,7 @@ def test_what_helps_is_tried_until_it_fits(monkeypatch):
     config = ConfigDict({"remat": "none", "accumulate": 1, "batch_size": 64})
     mesh = SimpleNamespace(shape={"data": 4})
     short = {"shortage": {"available": 16.0, "needed": 40.0}, "held": {"all": 10}}
-    found = aot._what_helps(config, mesh, short, None, said.append)
+    found = aot._find_fitting_settings(config, mesh, short, None, said.append)
     assert found == {"remat": "block", "memory": 1}
     assert tried == [("dots", 1), ("block", 1)]
     assert said[-1] == "it fits with --config.remat=block"

@@ -18,7 +18,7 @@ def test_bytes_of_a_device():
         "a": jax.ShapeDtypeStruct((8, 4), np.float32, sharding=NamedSharding(ONE, PartitionSpec("data"))),
         "b": jax.ShapeDtypeStruct((3,), np.int8, sharding=NamedSharding(ONE, PartitionSpec())),
     }
-    assert programs.bytes_here(tree) == 8 * 4 * 4 + 3
+    assert programs.bytes_per_device(tree) == 8 * 4 * 4 + 3
 
 
 def config_of(*flags):

@@ -70,9 +70,13 @@ def test_a_program_compiled_here():
     """Its one product is all of the least; the state's memory is given to the new state."""
     x = jax.ShapeDtypeStruct((64, 64), np.float32)
     compiled = jax.jit(lambda a, b: a @ b, donate_argnums=0).lower(x, x).compile()
-    least = {"total": 2 * 64**3}
     found = aot_report.analyze(
-        compiled, {"a": 2 * 64 * 64 * 4}, least, {"total": 4 * 64**3}, jax.devices()[:1], "float32"
+        compiled,
+        {"a": 2 * 64 * 64 * 4},
+        least={"total": 2 * 64**3},
+        all_experts={"total": 4 * 64**3},
+        devices=jax.devices()[:1],
+        dtype="float32",
     )
     assert (found["flops"]["ratio"], found["flops"]["ratio_all_experts"]) == (1.0, 0.5)
     assert found["memory"]["a"] == 2 * 64 * 64 * 4 and found["memory"]["outputs"] <= 8

@@ -16,7 +16,11 @@ def report(method="dm_adapter", batch=1024, remat="none", **step) -> dict:
         "roofline": {"bound": "products", "step": 0.5},
     }
     return {
-        **{"method": method, "topology": "v5e:4x4", "devices": 16, "batch_size": batch, "remat": remat},
+        "method": method,
+        "topology": "v5e:4x4",
+        "devices": 16,
+        "batch_size": batch,
+        "remat": remat,
         "programs": {"train_step": step or whole},
     }
 
