@@ -106,7 +106,7 @@ def lora_leaves(d, width, rank, learned_scale=True):
 
 
 def prefix_leaves(d, length):
-    scalars = {name: () for name in ("key_scale", "value_scale", "gate")}
+    scalars = dict.fromkeys(("key_scale", "value_scale", "gate"), ())
     return {"key": (length, d), "value": (length, d), **scalars}
 
 

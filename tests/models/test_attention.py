@@ -28,7 +28,7 @@ def float32(*arrays):
 def by_xla(q, k, v, mask):
     """The form in which cuDNN's kernel is called, computed by XLA: it runs anywhere."""
     assert mask is None
-    return attention.fused(q, k, v, "xla")
+    return attention.fused_attention(q, k, v, "xla")
 
 
 @pytest.mark.parametrize("mask", MASKS)
@@ -106,31 +106,33 @@ def test_heads_there_and_back():
 
 @pytest.fixture
 def asked_anew():
-    attention.kernel_works.cache_clear()
+    attention.fused_attention_works.cache_clear()
     yield
-    attention.kernel_works.cache_clear()
+    attention.fused_attention_works.cache_clear()
 
 
 def test_a_kernel_is_used_where_it_runs_and_agrees(monkeypatch, asked_anew):
     """The same call computed by XLA stands in for cuDNN's, which needs a GPU."""
-    assert attention.kernel_works() == (jax.default_backend() == "gpu")
-    attention.kernel_works.cache_clear()
+    assert attention.fused_attention_works() == (jax.default_backend() == "gpu")
+    attention.fused_attention_works.cache_clear()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     inside = []
-    jax.jit(lambda x: inside.append(attention.kernel_works("xla")) or x)(jnp.ones(3))  # amid a trace
+    jax.jit(lambda x: inside.append(attention.fused_attention_works("xla")) or x)(jnp.ones(3))  # amid a trace
     assert inside == [True]
     if not any(device.platform == "gpu" for device in jax.devices()):
-        assert not attention.kernel_works("cudnn")
-    attention.kernel_works.cache_clear()
+        assert not attention.fused_attention_works("cudnn")
+    attention.fused_attention_works.cache_clear()
     real = jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, **b: 1.1 * real(*a, **b))
-    assert not attention.kernel_works("xla")
+    assert not attention.fused_attention_works("xla")
 
 
 def test_traced_for_a_gpu_and_run_on_a_cpu_it_is_written_out(monkeypatch):
     """Of both ways the one for the devices at hand is compiled."""
-    monkeypatch.setattr(attention, "kernel_works", lambda: True)
-    monkeypatch.setattr(attention, "fused", lambda q, k, v: attention.reference_attention(q, k, v, None) + 1)
+    monkeypatch.setattr(attention, "fused_attention_works", lambda: True)
+    monkeypatch.setattr(
+        attention, "fused_attention", lambda q, k, v: attention.reference_attention(q, k, v, None) + 1
+    )
     q, k, v = np.random.default_rng(0).normal(size=(3, B, H, 16, C))
     at = [jnp.asarray(a, jnp.bfloat16) for a in (q, k, v)]
     found = jax.jit(attention.attend)(*at, None).astype(jnp.float32)
@@ -142,7 +144,7 @@ def test_traced_for_a_gpu_and_run_on_a_cpu_it_is_written_out(monkeypatch):
 @pytest.mark.parametrize("shape", [(4, 12, 193, 203, 64), (4, 8, 77, 77, 64), (2, 2, 9, 16, 32)])
 def test_cudnn_is_what_is_written_out(shape):
     """Result and slopes at the towers' sizes, odd numbers of queries and keys among them."""
-    if not attention.kernel_works():
+    if not attention.fused_attention_works():
         pytest.skip("no GPU with cuDNN's attention here")
     b, h, l, m, c = shape
     rng = np.random.default_rng(0)

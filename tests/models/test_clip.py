@@ -98,7 +98,7 @@ def test_normalize_by_hand():
 def test_patches_by_hand():
     """A picture of 4 x 6 pixels in patches of 2: pixel (y, x), channel c holds 100 y + 10 x + c."""
     y, x, c = np.ogrid[:4, :6, :3]
-    found = np.asarray(clip.patches(jnp.asarray(100 * y + 10 * x + c)[None], 2))
+    found = np.asarray(clip.extract_patches(jnp.asarray(100 * y + 10 * x + c)[None], 2))
     assert found.shape == (1, 6, 12)
     corner = [0, 1, 2, 10, 11, 12, 100, 101, 102, 110, 111, 112]
     for i, offset in enumerate((0, 20, 40, 200, 220, 240)):

@@ -13,7 +13,7 @@ from tests.leaves import declared
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 from tpr_jax.models import clip
 from tpr_jax.models.methods import prompts, zero_shot
-from tpr_jax.models.petl.prompts import make_room
+from tpr_jax.models.petl.prompts import insert_slots
 
 CONFIG = dataclasses.replace(tiny.CONFIG, vision_layers=2)
 DIRECTIONS = ("both", "to_vision", "to_text", "none")
@@ -93,7 +93,7 @@ def test_prompts_equal_to_what_they_replace_give_clip():
     embedding = variables["params"]["text"]["token_embedding"]
     variables["prompt"]["prompts"]["text"] = embedding[[8, 9]][None]
     short = np.array([[0, 3, 4, 12, 0]], np.int32)
-    longer, _ = make_room(short, 2, 7, np.array([3]))
+    longer, _ = insert_slots(short, 2, 7, np.array([3]))
     longer = np.asarray(longer).copy()
     longer[0, 1:3] = [8, 9]
     plain = encoders(config, zero_shot())["encode_text"]({"params": variables["params"]}, longer)

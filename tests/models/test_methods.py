@@ -109,7 +109,10 @@ def test_a_mixture_is_any_parts_together():
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"both": {"fine": {"part": "lroa"}}}, "method.both.fine: part='lroa' is unknown: known are adapter"),
+        (
+            {"both": {"fine": {"part": "lroa"}}},
+            "method.both.fine: part='lroa' is unknown: choose from adapter",
+        ),
         ({"text": {"fine": {"rank": 3}}}, "method.text.fine: part=None is unknown"),
         ({"text": {"fine": 3}}, "method.text.fine: part=3 is unknown"),
         ({"both": {"fine": {"part": "lora", "rnk": 3}}}, r"method.both.fine.rnk is unknown: .*rank\?"),
@@ -140,7 +143,7 @@ def test_check_names_the_tower_that_a_part_does_not_fit():
         ({"vision": {"x": {"part": "adapter", "reduction": 900}}}, "adapter of the vision tower: reduction"),
         ({"prompts": {"depth": 7}}, "prompts: depth=7 must lie between 1 and the 6 blocks"),
         ({"prompts": {"length": 10}}, "prompts: length=10 .*20 tokens"),
-        ({"tuned": ["visual/(proj"]}, r"tuned: 'visual/\(proj' is no regular expression"),
+        ({"tuned": ["visual/(proj"]}, r"tuned: 'visual/\(proj' is not a regular expression"),
     ]:
         with pytest.raises(UserError, match=told):
             methods.check(mixture(**settings), config)

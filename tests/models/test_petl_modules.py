@@ -84,7 +84,7 @@ def test_leaves_of_each_router():
     }
     for kind, names in leaves.items():
         for spec in (Moe(router=kind), LoraMoe(router=kind)):
-            shapes = jax.eval_shape(petl_modules.Router(spec, D).init, jax.random.key(0))
+            shapes = jax.eval_shape(petl_modules.Router(spec).init, jax.random.key(0), x())
             assert set(shapes["moe"]) == names
 
 
@@ -156,8 +156,8 @@ class Updated(nn.Module):
     @nn.compact
     def __call__(self, x):
         kernel = jnp.ones((x.shape[-1], 12))
-        parts = petl_modules.low_rank_parts(self.slots, x.shape[-1], 4)
-        return petl_modules.low_rank(x, x @ kernel, kernel, parts)
+        parts = petl_modules.dense_updates(self.slots, x.shape[-1], 4)
+        return petl_modules.apply_updates(x, x @ kernel, kernel, parts)
 
 
 def test_only_the_pieces_with_a_part_have_leaves_and_change():
@@ -179,11 +179,11 @@ def test_every_part_of_a_kind_has_its_own_leaves():
         @nn.compact
         def __call__(self, x):
             spec = Adapter(norm=False)
-            first = petl_modules.apply_adapter(spec, "beside_ln_1", 1e-5)(x)
-            second = petl_modules.apply_adapter(dataclasses.replace(spec, reduction=4), "beside_ln_2", 1e-5)(
+            first = petl_modules.adapter_module(spec, "beside_ln_1", 1e-5)(x)
+            second = petl_modules.adapter_module(dataclasses.replace(spec, reduction=4), "beside_ln_2", 1e-5)(
                 x
             )
-            return first + second + petl_modules.apply_adapter(None, "after_mlp", 1e-5)(x)
+            return first + second + petl_modules.adapter_module(None, "after_mlp", 1e-5)(x)
 
     shapes = shapes_of(jax.eval_shape(Two().init, jax.random.key(0), x()))
     assert shapes["adapter/beside_ln_1/down/kernel"] == (D, 32)

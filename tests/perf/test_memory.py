@@ -52,13 +52,13 @@ def test_what_the_parent_held_is_not_counted():
 
 
 def test_the_larger_of_before_and_now_counts(monkeypatch):
-    monkeypatch.setattr(memory, "_of_process", lambda: 100)
-    monkeypatch.setattr(memory, "_of_device", lambda: None)
+    monkeypatch.setattr(memory, "_process_peak", lambda: 100)
+    monkeypatch.setattr(memory, "_first_device_peak", lambda: None)
     key, device = "peak_memory_bytes", "peak_device_memory_bytes"
     assert memory.peaks({}) == {key: 100, device: None}
     assert memory.peaks({key: 300, device: None}) == {key: 300, device: None}
     assert memory.peaks({key: 99, "seconds": 5.0}) == {key: 100, device: None}
-    monkeypatch.setattr(memory, "_of_device", lambda: 70)
+    monkeypatch.setattr(memory, "_first_device_peak", lambda: 70)
     assert memory.peaks({key: 1, device: 80}) == {key: 100, device: 80}
     assert memory.peaks({key: 1, device: 8}) == {key: 100, device: 70}
 

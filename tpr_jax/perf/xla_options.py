@@ -11,7 +11,7 @@ def compiler_options(platform: str = "") -> dict[str, str]:
     """Returns the `compiler_options` for `jax.jit` on devices of a platform.
 
     Disables XLA's fusions through YNNPACK on the CPU: without them the step of clip-mini took 0.73 s instead
-    of 0.86 s (batch 64, two cores, jaxlib 0.10.2), and a quarter less when another process used the cores too.
+    of 0.86 s (batch 64, two cores, jaxlib 0.10.2), and a quarter less when another process was running too.
 
     Args:
       platform: The devices' platform, such as "cpu"; by default JAX's default backend.

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tpr_jax.models.petl.adapter import adapter, kaiming_down
+from tpr_jax.models.petl.adapter import adapter, kaiming_uniform
 
 
 def test_adapter_by_hand():
@@ -25,7 +25,7 @@ def test_adapter_computes_in_the_inputs_type():
 def test_kaiming_down_fills_its_bounds_evenly():
     """Uniform on +-1/sqrt(d): the bounds, the variance d^-1 / 3 and the quartiles."""
     d = 16
-    values = np.asarray(kaiming_down(d)(jax.random.key(0), (d, 6, 500)))
+    values = np.asarray(kaiming_uniform(d)(jax.random.key(0), (d, 6, 500)))
     assert values.shape == (d, 6, 500) and values.dtype == np.float32
     bound = 0.25
     assert np.abs(values).max() <= bound and np.abs(values).max() > 0.999 * bound

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.models.petl.test_moe import float32, part, sparse_mixture
 from tpr_jax.models.petl import grouped, moe
 
-sort = jax.jit(grouped.sort, static_argnums=(1, 2))
+sort = jax.jit(grouped.sort_by_expert, static_argnums=(1, 2))
 sizes = st.sampled_from([(9, 7, 3, 4), (5, 4, 1, 2), (6, 3, 3, 1), (1, 1, 1, 4)])  # tokens, experts, k, block
 
 
@@ -20,7 +20,7 @@ def test_each_choice_has_a_row_of_its_own_in_a_block_of_its_expert(size, seed):
     (t, e, k, block), rng = size, np.random.default_rng(seed)
     chosen = np.stack([rng.permutation(e)[:k] for _ in range(t)])
     place, source, expert = (np.asarray(x) for x in sort(chosen, e, block))
-    assert len(source) == len(expert) * block == grouped.rows(t, e, k, block)
+    assert len(source) == len(expert) * block == grouped.padded_rows(t, e, k, block)
     assert len(np.unique(place)) == t * k
     np.testing.assert_array_equal(expert[place // block], chosen)
     np.testing.assert_array_equal(source[place], np.arange(t * k).reshape(t, k))
@@ -36,7 +36,7 @@ def test_all_may_choose_the_same():
 
 def test_the_chosen_are_found_even_where_a_weight_is_nothing():
     weights = jnp.array([[0.0, 1.0, 0.0], [0.25, 0.0, 0.75], [0.5, 0.5, 0.0]])
-    found = np.sort(grouped.chosen_experts(weights, 2), -1)
+    found = np.sort(grouped.selected_experts(weights, 2), -1)
     np.testing.assert_array_equal(found, [[0, 1], [0, 2], [0, 1]])
 
 
@@ -44,7 +44,7 @@ def test_the_chosen_are_found_even_where_a_weight_is_nothing():
 def test_the_mixture_is_the_sparse_one(e, k, block):
     rng = np.random.default_rng(e)
     u, logits, (down, up) = rng.normal(size=(1, 17, 6)), rng.normal(size=(1, 17, e)), part(rng, 6, e, 4)
-    weights, _ = moe.choose(*float32((logits,)), k)
+    weights, _ = moe.top_k_gating(*float32((logits,)), k)
     found = grouped.mixture(*float32((u[0],)), weights[0], k, float32(down), float32(up), block)
     np.testing.assert_allclose(found, sparse_mixture(u, logits, k, down, up)[0], rtol=1e-4, atol=1e-5)
 
@@ -58,11 +58,11 @@ def many(dtype="float32"):
 
 def gradients(pays, monkeypatch, top_k, u, *rest):
     """Of all that a mixture reads, with only the chosen computed or all."""
-    monkeypatch.setattr(moe, "pays_to_sort", lambda *sizes: pays)
+    monkeypatch.setattr(moe, "use_grouped", lambda *sizes: pays)
     weigh = np.random.default_rng(1).normal(size=u.shape)
 
     def value(u, logits, down, up):
-        return (moe.mixture(u, moe.choose(logits, top_k)[0], top_k, down, up) * weigh).sum()
+        return (moe.mixture(u, moe.top_k_gating(logits, top_k)[0], top_k, down, up) * weigh).sum()
 
     return jax.tree.leaves(jax.jit(jax.grad(value, argnums=(0, 1, 2, 3)))(u, *rest))
 
@@ -85,11 +85,11 @@ def test_in_bfloat16_the_operands_are_rounded_and_the_experts_gradients_are_not(
 
 def test_it_is_used_where_it_pays():
     """1,000 tokens, 1 of 40 experts chosen: 3,584 rows instead of 40,000. Of 6 experts two, never."""
-    assert grouped.rows(1000, 40, 1) == 3584 and moe.pays_to_sort(1000, 40, 1)
-    assert not any(moe.pays_to_sort(tokens, 6, 2) for tokens in (1, 77, 1544, 10**6))
-    assert not moe.pays_to_sort(77, 40, 1)
+    assert grouped.padded_rows(1000, 40, 1) == 3584 and moe.use_grouped(1000, 40, 1)
+    assert not any(moe.use_grouped(tokens, 6, 2) for tokens in (1, 77, 1544, 10**6))
+    assert not moe.use_grouped(77, 40, 1)
     with jax.sharding.use_abstract_mesh(jax.make_mesh((1,), ("data",)).abstract_mesh):
-        assert not moe.pays_to_sort(1000, 40, 1)
+        assert not moe.use_grouped(1000, 40, 1)
 
 
 def test_an_export_for_any_number_of_rows_computes_all():
@@ -97,7 +97,7 @@ def test_an_export_for_any_number_of_rows_computes_all():
     u, logits, down, up = many()
 
     def mix(u, logits):
-        return moe.mixture(u, moe.choose(logits, 1)[0], 1, down, up)
+        return moe.mixture(u, moe.top_k_gating(logits, 1)[0], 1, down, up)
 
     (b,) = jax.export.symbolic_shape("b")
     given = [jax.ShapeDtypeStruct((b, *x.shape[1:]), x.dtype) for x in (u, logits)]
@@ -107,7 +107,7 @@ def test_an_export_for_any_number_of_rows_computes_all():
 
 def test_the_mixture_of_many_is_the_sparse_one():
     u, logits, down, up = many()
-    found = moe.mixture(u, moe.choose(logits, 1)[0], 1, down, up)
+    found = moe.mixture(u, moe.top_k_gating(logits, 1)[0], 1, down, up)
     double = [jax.tree.map(lambda x: np.asarray(x, np.float64), tree) for tree in (u, logits, down, up)]
     np.testing.assert_allclose(
         found, sparse_mixture(double[0], double[1], 1, double[2], double[3]), rtol=1e-3, atol=1e-4

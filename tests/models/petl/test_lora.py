@@ -39,7 +39,7 @@ def test_merged_is_what_delta_adds():
     x, kernel, one = rng.normal(size=(1, 4, 6)), rng.normal(size=(6, 3)), piece(rng, 6, 2, 3)
     x, kernel, one = float32((x, kernel, one))
     np.testing.assert_allclose(
-        x @ lora.merged(kernel, one), x @ kernel + lora.delta(x, [one], 3), rtol=1e-4, atol=1e-5
+        x @ lora.merge_kernel(kernel, one), x @ kernel + lora.delta(x, [one], 3), rtol=1e-4, atol=1e-5
     )
 
 
@@ -51,14 +51,14 @@ def test_magnitude_by_hand():
     # The second column: |(1, 0)| = 1, |(1, 1)| = sqrt 2.
     np.testing.assert_allclose(lora.magnitude_ratio(kernel, one), [2 * 5 / 10, 3 / 2**0.5], rtol=1e-6)
     expected = [[6.0, 3 / 2**0.5], [8.0, 3 / 2**0.5]]
-    np.testing.assert_allclose(lora.merged(kernel, one), expected, rtol=1e-6)
+    np.testing.assert_allclose(lora.merge_kernel(kernel, one), expected, rtol=1e-6)
 
 
 def test_lengths_of_the_merged_columns_are_the_learned_ones():
     rng = np.random.default_rng(2)
     kernel = rng.normal(size=(6, 3))
     one = piece(rng, 6, 2, 3, magnitude=np.array([1.0, 2.0, 0.5]))
-    lengths = np.linalg.norm(lora.merged(*float32((kernel, one))), axis=0)
+    lengths = np.linalg.norm(lora.merge_kernel(*float32((kernel, one))), axis=0)
     np.testing.assert_allclose(lengths, np.linalg.norm(kernel, axis=0) * [1, 2, 0.5], rtol=1e-5)
 
 
@@ -68,7 +68,7 @@ def test_the_norm_is_held_in_the_gradient():
     kernel, one, weight = float32(
         (rng.normal(size=(6, 3)), piece(rng, 6, 2, 3, magnitude=np.ones(3)), rng.normal(size=(6, 3)))
     )
-    gradient = jax.grad(lambda b: (weight * lora.merged(kernel, {**one, "b": b})).sum())(one["b"])
+    gradient = jax.grad(lambda b: (weight * lora.merge_kernel(kernel, {**one, "b": b})).sum())(one["b"])
     ratio = lora.magnitude_ratio(kernel, one)
     held = 0.5 * one["a"].T @ (weight * ratio)
     np.testing.assert_allclose(gradient, held, rtol=1e-4, atol=1e-5)

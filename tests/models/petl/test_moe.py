@@ -43,8 +43,12 @@ def float32(tree):
 @functools.partial(jax.jit, static_argnums=4)
 def route_and_mix(u, logits, down, up, top_k):
     """One compilation a shape: the mixture, the weights and the choice."""
-    weights, chosen = moe.choose(logits, top_k)
+    weights, chosen = moe.top_k_gating(logits, top_k)
     return moe.mixture(u, weights, top_k, down, up), weights, chosen
+
+
+def balance(logits, selected):
+    return moe.load_balance(*moe.routing_means(logits, selected))
 
 
 experts_and_k = st.integers(1, 7).flatmap(lambda e: st.tuples(st.just(e), st.integers(1, e)))
@@ -66,7 +70,7 @@ def test_mixture_is_the_sparse_one(experts, shape, seed):
 def test_choice_by_hand():
     """Top-k first, then softmax over the chosen logits only: log 3 and 0 give 3/4 and 1/4."""
     logits = jnp.array([[[0.0, np.log(3.0), -1.0, -0.5], [-2.0, -5.0, -2.0 - np.log(4.0), -9.0]]])
-    weights, chosen = moe.choose(logits, 2)
+    weights, chosen = moe.top_k_gating(logits, 2)
     np.testing.assert_allclose(weights, [[[0.25, 0.75, 0, 0], [0.8, 0, 0.2, 0]]], atol=1e-6)
     np.testing.assert_array_equal(chosen, [[[1, 1, 0, 0], [1, 0, 1, 0]]])
 
@@ -96,7 +100,7 @@ def test_logits_and_weights_are_float32_with_bfloat16_tokens():
     router["alpha"] = jnp.array(0.5)
     u = jnp.ones((1, 2, 4), jnp.bfloat16)
     logits = moe.router_logits(u, router, "blend")
-    weights, _ = moe.choose(logits, 2)
+    weights, _ = moe.top_k_gating(logits, 2)
     assert logits.dtype == weights.dtype == jnp.float32
     down, up = part(rng, 4, 3, 2)
     assert moe.mixture(u, weights, 2, float32(down), float32(up)).dtype == jnp.bfloat16
@@ -117,7 +121,7 @@ def test_balance_is_k_over_e_when_balanced(e, k):
     logits = np.zeros((1, e, e), np.float32)
     for token in range(e):
         logits[0, token, [(token + i) % e for i in range(k)]] = 2.0
-    value = jax.jit(lambda x: moe.balance(x, moe.choose(x, k)[1]))(logits)
+    value = jax.jit(lambda x: balance(x, moe.top_k_gating(x, k)[1]))(logits)
     np.testing.assert_allclose(value, k / e, rtol=1e-6)
 
 
@@ -138,15 +142,15 @@ def test_low_rank_mixture_is_the_weighted_sum(d, n):
 def test_balance_by_hand_when_all_choose_one():
     """P = (3/4, 1/4), C = (1, 0): 2 * (3/4 + 0) / 2."""
     logits = jnp.tile(jnp.array([np.log(3.0), 0.0]), (2, 3, 1))
-    _, chosen = moe.choose(logits, 1)
-    np.testing.assert_allclose(moe.balance(logits, chosen), 0.75, rtol=1e-6)
+    _, chosen = moe.top_k_gating(logits, 1)
+    np.testing.assert_allclose(balance(logits, chosen), 0.75, rtol=1e-6)
 
 
 def test_gradient_of_balance_flows_through_the_probability_only():
     """Finite differences in float64 of `E mean_e(P_e C_e)` with C held."""
     rng = np.random.default_rng(3)
     logits = rng.normal(size=(2, 3, 4))
-    _, chosen = moe.choose(jnp.asarray(logits, jnp.float32), 2)
+    _, chosen = moe.top_k_gating(jnp.asarray(logits, jnp.float32), 2)
     load = np.asarray(chosen, np.float64).mean((0, 1))
 
     def value(x):
@@ -158,7 +162,7 @@ def test_gradient_of_balance_flows_through_the_probability_only():
         step = np.zeros_like(logits)
         step[i] = h
         expected[i] = (value(logits + step) - value(logits - step)) / (2 * h)
-    found, by_choice = jax.grad(moe.balance, argnums=(0, 1))(jnp.asarray(logits, jnp.float32), chosen)
+    found, by_choice = jax.grad(balance, argnums=(0, 1))(jnp.asarray(logits, jnp.float32), chosen)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-7)
     np.testing.assert_array_equal(by_choice, np.zeros_like(by_choice))
 
@@ -166,6 +170,6 @@ def test_gradient_of_balance_flows_through_the_probability_only():
 def test_gradient_of_the_choice_reaches_the_chosen_logits_only():
     """d(w_0)/d(logits) of a softmax over two chosen: w_0 w_1 (1, -1), and nothing for the others."""
     logits = jnp.array([[[0.3, 1.1, -0.4]]])
-    gradient = jax.grad(lambda x: moe.choose(x, 2)[0][0, 0, 1])(logits)
+    gradient = jax.grad(lambda x: moe.top_k_gating(x, 2)[0][0, 0, 1])(logits)
     w = 1 / (1 + np.exp(-0.8))
     np.testing.assert_allclose(gradient, [[[-w * (1 - w), w * (1 - w), 0]]], rtol=1e-5)
