@@ -58,13 +58,13 @@ ENTRY %main.1 (x.1: (s32[], f32[64,256]), y.1: f32[4,32]) -> (s32[], f32[64,256]
 """  # noqa: E501
 
 
-def test_products_in_a_loop_count_each_trip():
+def test_products_in_a_loop_count_each_iteration():
     (found,) = hlo.products(TPU)
     assert (found.times, found.flops) == (5, 2 * 64 * 512 * 256)
     assert found.padded == found.flops  # 512 and 256 fill their lanes
 
 
-def test_the_compilers_own_count_of_trips_comes_first():
+def test_prefers_the_compilers_trip_count():
     text = TPU.replace("body=%body.1\n", 'body=%body.1, backend_config={"known_trip_count":{"n":"7"}}\n')
     assert hlo.products(text)[0].times == 7
 
@@ -79,7 +79,7 @@ def test_collectives():
     assert (exchange.kind, exchange.group, exchange.sent) == ("all-to-all", 4, held * 3 / 4)
 
 
-def test_one_device_sends_nothing():
+def test_a_single_device_sends_nothing():
     alone = TPU.replace("'axis_0'=16", "'axis_0'=1").replace("[2,16]<=[32]", "[1,1]<=[1]")
     assert hlo.collectives(alone.replace("{{0,1,2,3},{4,5,6,7}}", "{{0}}"), 1) == []
 
@@ -95,7 +95,7 @@ def test_one_device_sends_nothing():
         ("convolution(%l, %r), window={size=1x1}, dim_labels=01bf_01io->01bf", 2 * 8 * 12 * 193 * 64 * 193),
     ],
 )
-def test_places_of_a_convolution_that_hold_nothing_do_not_count(line, flops):
+def test_padding_of_a_convolution_is_not_counted(line, flops):
     """What a window meets only by dilation or padding is zero, and skipped."""
     kernel = "[8,12,64,193]" if "size=8" in line else "[1,1,64,193]"
     text = (
@@ -119,7 +119,7 @@ def test_a_convolution_as_the_gradient_of_stacked_kernels():
     assert hlo.products(text)[0].flops == 2 * 1544 * 768 * 6 * 96
 
 
-def test_lanes_that_small_axes_leave_empty():
+def test_small_axes_are_padded_to_lanes():
     """Inner axis 96 in 128 lanes, last axis 192 in 256."""
     text = (
         "ENTRY %m (l: bf16[64,96]) -> f32[64,192] {\n"

@@ -28,7 +28,7 @@ def command(*flags) -> subprocess.CompletedProcess:
     )
 
 
-def test_it_compiles_for_four_devices_and_says_what_they_take(tiny, tmp_path):
+def test_compiles_for_four_devices_and_reports(tiny, tmp_path):
     """Of a batch of 16 each has 4 rows; gradients are summed over all four."""
     done = command(
         *("--config", tiny["config"], "--topology", "cpu:4", "--batch_size", 16, "--workdir", tmp_path),
@@ -60,13 +60,13 @@ def test_it_compiles_for_four_devices_and_says_what_they_take(tiny, tmp_path):
         (("--topology", "here", "--config.lr=1"), "config.lr is unknown"),
     ],
 )
-def test_what_cannot_be_used_is_told_in_a_line(tiny, flags, told):
+def test_reports_unusable_flags_in_one_line(tiny, flags, told):
     with pytest.raises(UserError) as error:
         aot.run(["aot", "--config", tiny["config"], *flags])
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_batch_that_does_not_divide_ends_with_2(tiny, tmp_path):
+def test_exits_with_2_for_a_batch_that_does_not_divide(tiny, tmp_path):
     done = command(
         "--config", tiny["config"], "--topology", "cpu:4", "--batch_size", 6, "--workdir", tmp_path / "x"
     )
@@ -75,7 +75,7 @@ def test_a_batch_that_does_not_divide_ends_with_2(tiny, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_settings_that_need_less_memory_the_cheapest_first():
+def test_settings_to_try_start_with_the_cheapest():
     """10 held of 16, 40 needed: what is beyond has to go into 6, so 30 into parts of less than 5.4."""
     config = SimpleNamespace(remat="none", accumulate=1, batch_size=64)
     found = aot.settings_to_try(config, {"available": 16.0, "needed": 40.0}, held=10, data=4)
@@ -86,7 +86,7 @@ def test_settings_that_need_less_memory_the_cheapest_first():
     assert found[0] == {"accumulate": 16}  # no number of parts would do: the most there are
 
 
-def test_what_helps_is_tried_until_it_fits(monkeypatch):
+def test_tries_settings_until_one_fits(monkeypatch):
     """As compiled: 'dots' does not do, 'block' does."""
     tried, said = [], []
 
@@ -110,7 +110,7 @@ def test_what_helps_is_tried_until_it_fits(monkeypatch):
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu is not installed: the tests of requirements-aot.txt's environment",
 )
-def test_a_slice_that_is_not_here(tiny, tmp_path):
+def test_compiles_for_a_slice(tiny, tmp_path):
     done = command(
         *("--config", tiny["config"], "--topology", "v5e:4x4", "--batch_size", 32, "--workdir", tmp_path),
         *("--config.eval_batch_size=16", "--config.dtype=bfloat16"),

@@ -44,11 +44,11 @@ def test_float32_takes_a_tpu_six_passes():
         ),
     ],
 )
-def test_what_the_compiler_says_is_missing(message, missing):
+def test_parses_a_shortage_of_memory(message, missing):
     assert aot_report.shortage(message)["missing"] == missing
 
 
-def test_another_error_is_no_shortage():
+def test_other_errors_are_not_a_shortage():
     assert aot_report.shortage("INVALID_ARGUMENT: Used 3G of 2G") is None
     assert aot_report.shortage("RESOURCE_EXHAUSTED: of file handles") is None
 
@@ -85,7 +85,7 @@ def test_a_program_compiled_here():
     assert "1.000 x the least (0.500 x with all experts)" in text and "nothing" in text
 
 
-def test_the_lines_of_what_does_not_fit():
+def test_lines_of_a_program_that_does_not_fit():
     short = {"needed": 20 * 2**30, "available": 16 * 2**30, "missing": 4 * 2**30}
     (line,) = aot_report.lines("train_step", {"shortage": short}, 8)
     assert "4.00 GiB are missing" in line and "16.00 GiB" in line

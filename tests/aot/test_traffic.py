@@ -8,7 +8,7 @@ from tpr_jax.aot.traffic import traffic
 FAR, NEAR = "{1,0:T(8,128)}", "{1,0:T(8,128)S(1)}"
 
 
-def test_fast_memory_costs_nothing_but_the_way_to_it():
+def test_only_copies_to_fast_memory_count():
     """A weight is fetched ahead (read once), multiplied there, the result written to main memory."""
     text = f"""%inner (p.0: f32[64,64], p.1: f32[64,32]) -> f32[64,32] {{
   %p.0 = f32[64,64]{NEAR} parameter(0)
@@ -28,7 +28,7 @@ ENTRY %main (w: f32[64,64], x: f32[64,32]) -> f32[64,32] {{
     assert traffic(text) == weight + x + result
 
 
-def test_of_what_is_only_cut_from_the_piece_counts():
+def test_only_the_slice_of_a_sliced_array_counts():
     """As a loop reads one layer of stacked weights, and writes one layer of what it keeps."""
     text = f"""%inner (p.0: f32[12,64], p.1: s32[]) -> f32[1,64] {{
   %p.0 = f32[12,64]{FAR} parameter(0)
@@ -56,7 +56,7 @@ ENTRY %main (w: f32[12,64], i: s32[]) -> f32[12,64] {{
     assert traffic(text) == (layer + index + layer) + (layer + index + layer)
 
 
-def test_pieces_are_found_behind_bitcasts_and_fusions_within_fusions():
+def test_finds_slices_behind_bitcasts_and_nested_fusions():
     """A fusion of a loop that reads one layer by a fusion of its own, and keeps one in place."""
     text = f"""%cut (p.0: f32[12,64], p.1: s32[]) -> f32[64] {{
   %p.0 = f32[12,64]{FAR} parameter(0)
@@ -90,7 +90,7 @@ ENTRY %main (w: f32[12,64], i: s32[]) -> (f32[12,64], f32[64]) {{
     assert traffic(text) == layer + layer  # the piece read, the piece written; the other result stays near
 
 
-def test_a_program_compiled_here_moves_at_least_what_goes_in_and_out():
+def test_a_compiled_program_moves_at_least_its_inputs_and_outputs():
     a, b = (jax.ShapeDtypeStruct((256, 256), np.float32) for _ in range(2))
     text = jax.jit(lambda a, b: a @ b).lower(a, b).compile().as_text()
     assert traffic(text) == 3 * 256 * 256 * 4

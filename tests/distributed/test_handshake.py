@@ -13,7 +13,7 @@ from tpr_jax.errors import UserError
 LONG = "0123456789abcdef"
 
 
-def test_a_proof_is_the_hmac_of_the_words():
+def test_proof_is_the_hmac_of_the_words():
     expected = hmac.new(b"token", b"a\n1\nb", hashlib.sha256).hexdigest()
     assert handshake.proof("token", "a", 1, "b") == expected
     assert handshake.is_proof(expected, "token", "a", 1, "b")
@@ -27,7 +27,7 @@ def test_challenges_are_all_different():
     assert len({handshake.challenge() for _ in range(100)}) == 100
 
 
-def test_the_variable_goes_before_the_workdir(tmp_path):
+def test_the_variable_overrides_the_workdir(tmp_path):
     environment = {handshake.VARIABLE: f" {LONG}\n"}
     with handshake.offer_token(environment, str(tmp_path / "run")) as token:
         assert token == LONG and handshake.token_reader(environment, "gs://x/y")() == LONG
@@ -37,7 +37,7 @@ def test_the_variable_goes_before_the_workdir(tmp_path):
 @pytest.mark.parametrize(
     "call", [handshake.token_reader, lambda *words: handshake.offer_token(*words).__enter__()]
 )
-def test_a_token_that_could_be_guessed_and_a_bucket_without_one(call):
+def test_rejects_a_short_token_and_a_bucket_without_token(call):
     with pytest.raises(UserError, match="TPR_RUN_TOKEN has 15 characters and needs 16 at least: export"):
         call({handshake.VARIABLE: "x" * 15}, "run")
     with pytest.raises(UserError, match=r"--workdir gs://b/run need a token .* export TPR_RUN_TOKEN="):
@@ -45,7 +45,7 @@ def test_a_token_that_could_be_guessed_and_a_bucket_without_one(call):
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_the_file_is_for_this_user_alone_and_gone_afterward(tmp_path, there):
+def test_the_file_is_private_and_removed_afterward(tmp_path, there):
     workdir = tmp_path / "runs" / "one"
     read = handshake.token_reader({}, str(workdir))
     if there:
@@ -66,12 +66,12 @@ def test_the_file_is_for_this_user_alone_and_gone_afterward(tmp_path, there):
     assert [path.name for path in tmp_path.rglob("*")] == (["runs", "one", "config.json"] if there else [])
 
 
-def test_another_runs_file_is_left_alone(tmp_path):
+def test_does_not_remove_the_file_of_another_run(tmp_path):
     with handshake.offer_token({}, str(tmp_path)):
         (tmp_path / handshake.FILE).write_text("a later run's")
     assert (tmp_path / handshake.FILE).read_text() == "a later run's"
 
 
-def test_bytes_that_are_no_text_are_no_token(tmp_path):
+def test_ignores_a_file_that_is_not_text(tmp_path):
     (tmp_path / handshake.FILE).write_bytes(b"\xff\xfe")
     assert handshake.token_reader({}, str(tmp_path))() == ""

@@ -47,12 +47,12 @@ ROOT = str(Path(__file__).parents[2])
         (ValueError("a bug"), 1, ""),
     ],
 )
-def test_what_an_error_ends_with(error, code, line):
+def test_verdict_of_each_error(error, code, line):
     argv = ["tpr_jax/main.py", "--config", "my config.py", "--workdir", "w"]
     assert main.verdict(error, argv) == (code, line)
 
 
-def test_one_process_alone_starts_nothing():
+def test_a_single_process_initializes_nothing():
     with processes.initialized(None, 1.0, "run", lambda error: (1, "")):
         pass
     with (
@@ -69,7 +69,7 @@ def test_one_process_alone_starts_nothing():
         (Peers("[::1]:70", 2, 1), "[::1]:71", None),  # all that the process sees
     ],
 )
-def test_what_jax_is_told(monkeypatch, tmp_path, peers, address, devices):
+def test_initializes_jax_with_the_address_and_devices(monkeypatch, tmp_path, peers, address, devices):
     told = {}
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: told.update(k, arguments=a))
     monkeypatch.setattr(jax.config, "update", lambda *words: None)
@@ -86,7 +86,7 @@ def test_what_jax_is_told(monkeypatch, tmp_path, peers, address, devices):
     ]
 
 
-def test_one_process_asks_nobody():
+def test_a_single_process_needs_no_communication():
     ask = processes.any_process(None)
     assert [ask(said) for said in (False, True, False)] == [False, True, False]
     assert (
@@ -119,7 +119,7 @@ time.sleep(60)
         ),
     ],
 )
-def test_it_ends_at_once_whatever_is_waited_for(code, line, stdout, stderr):
+def test_ends_immediately_whatever_it_waits_for(code, line, stdout, stderr):
     done = subprocess.run(
         [sys.executable, "-c", ENDS.format(code=code, line=line)],
         cwd=ROOT,

@@ -88,7 +88,7 @@ def assert_the_same_run(found: dict, label: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("label", MESHES)
 @pytest.mark.parametrize("name", TRAINED)
-def test_every_method_on_every_mesh(every, name, label):
+def test_every_method_trains_the_same_on_every_mesh(every, name, label):
     """Over the whole batch, for a loss of each device's own rows would be another; IRRA with all losses."""
     assert_the_same_run(every["methods"][name], label)
     if name == "dm_adapter" and label in ("4x2", "1x8"):
@@ -98,7 +98,7 @@ def test_every_method_on_every_mesh(every, name, label):
 
 
 @pytest.mark.parametrize("name", losses.BY_NAME)
-def test_each_loss_and_its_gradient_is_that_of_the_whole_batch(some, name):
+def test_losses_and_gradients_are_those_of_the_whole_batch(some, name):
     assert set(some["losses"]) == set(losses.BY_NAME)
     for label in ("4x2", "1x8"):
         assert some["losses"][name][label] < 1e-5
@@ -126,11 +126,11 @@ def test_no_device_holds_all_pairs_of_a_batch(some, name):
         ("kernel", (768, 3072), 1, PartitionSpec()),
     ],
 )
-def test_where_a_leaf_is_split(name, shape, model, spec):
+def test_leaf_spec(name, shape, model, spec):
     assert sharding.leaf_spec(name, shape, model) == spec
 
 
-def test_the_optimizers_moments_lie_as_their_weights():
+def test_optimizer_moments_are_sharded_like_their_weights():
     """Their paths end as those of the weights do, whatever optax puts before."""
     import optax
 
@@ -148,12 +148,12 @@ def eight():
     return eight_devices("-c", SIZES)
 
 
-def test_rows_are_split_over_all_devices_or_over_data_where_they_are_few(eight):
+def test_rows_are_sharded_over_all_devices_or_over_data(eight):
     assert eight["rows of 16"] == [[2, 3]] * 8
     assert eight["rows of 12"] == [[3, 3]] * 8
 
 
-def test_sizes_of_the_mesh(eight):
+def test_mesh_sizes(eight):
     assert eight["sizes"] == {
         "(-1, 1)": {"data": 8, "model": 1},
         "(4, 2)": {"data": 4, "model": 2},
@@ -162,7 +162,7 @@ def test_sizes_of_the_mesh(eight):
     }
 
 
-def test_sizes_that_do_not_fit_are_refused(eight):
+def test_rejects_mesh_sizes_that_do_not_fit(eight):
     assert len(eight["refused"]) == 8
     for sizes, message in eight["refused"].items():
         assert "mesh.data" in message and "mesh.model" in message, sizes
@@ -187,7 +187,7 @@ print(json.dumps(found))
 """
 
 
-def test_what_does_not_fit_the_mesh_or_the_backbone_is_told_before_data_are_read(tiny):
+def test_rejects_a_misfit_before_reading_data(tiny):
     cases = {
         (
             "--config.batch_size=12",
@@ -207,12 +207,12 @@ def test_what_does_not_fit_the_mesh_or_the_backbone_is_told_before_data_are_read
         assert told in found[" ".join(flags)] and "\n" not in found[" ".join(flags)], flags
 
 
-def test_rows_are_filled_up_to_what_the_data_axis_splits():
+def test_padded_size_is_divisible_by_the_data_axis():
     mesh = lambda data, model: Mesh(np.empty((data, model), object), sharding.AXES)  # noqa: E731
     for data, count, expected in [(1, 7, 7), (3, 8, 9), (3, 9, 9), (4, 1, 4), (8, 17, 24)]:
         assert sharding.padded_size(mesh(data, 2), count) == expected
 
 
-def test_a_mesh_too_large_for_this_machine():
+def test_rejects_a_mesh_too_large_for_this_machine():
     with pytest.raises(UserError, match=r"mesh\.data=4096"):
         sharding.make_mesh(4096, 1)

@@ -32,7 +32,7 @@ def by_xla(q, k, v, mask):
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_result(mask):
+def test_attention_matches_numpy(mask):
     found = attention.attend(*float32(*inputs(), MASKS[mask]))
     np.testing.assert_allclose(found, oracles.attend(*inputs(), MASKS[mask]), rtol=1e-4, atol=1e-5)
 
@@ -44,7 +44,7 @@ def test_no_mask(function):
     np.testing.assert_allclose(function(*float32(q, k, v), None), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_mask_for_each_row():
+def test_accepts_a_mask_for_each_row():
     q, k, v = inputs()
     masks = np.where(np.random.default_rng(1).random((B, 1, L, M)) < 0.3, -np.inf, 0)
     masks[..., 0] = 0  # no query is without a key
@@ -59,7 +59,7 @@ def test_a_mask_for_each_row():
     [(attention.attend, "all"), (attention.attend, "causal"), (by_xla, "all")],
 )
 @pytest.mark.parametrize("of", [0, 1, 2], ids="qkv")
-def test_slopes(of, function, mask):
+def test_gradients_match_finite_differences(of, function, mask):
     """Along a random direction, against a difference of the oracle."""
     rng, at, h = np.random.default_rng(of), inputs(), 1e-5
     direction, weights = rng.normal(size=at[of].shape), rng.normal(size=SHAPE)
@@ -89,14 +89,14 @@ def test_bfloat16_differs_by_its_rounding():
         assert np.linalg.norm(rounded.astype(jnp.float32) - exact) < 0.02 * np.linalg.norm(exact)
 
 
-def test_the_softmax_is_kept_once_in_the_type_of_the_inputs():
+def test_saves_the_softmax_once_in_the_dtype_of_the_inputs():
     at = [a.astype(jnp.bfloat16) for a in float32(*inputs())]
     _, pull = jax.vjp(attention.attend, *at, None)
     kept = [leaf for leaf in jax.tree.leaves(pull) if leaf.shape == (B, H, L, M)]
     assert [leaf.dtype for leaf in kept] == [jnp.bfloat16]
 
 
-def test_heads_there_and_back():
+def test_join_heads_inverts_split_heads():
     x = np.arange(2 * 3 * 8).reshape(2, 3, 8)
     split = attention.split_heads(jnp.asarray(x), 2)
     np.testing.assert_array_equal(split, oracles.heads_of(x, 2))
@@ -111,7 +111,7 @@ def asked_anew():
     attention.fused_attention_works.cache_clear()
 
 
-def test_a_kernel_is_used_where_it_runs_and_agrees(monkeypatch, asked_anew):
+def test_uses_the_fused_kernel_only_if_it_runs_and_agrees(monkeypatch, asked_anew):
     """The same call computed by XLA stands in for cuDNN's, which needs a GPU."""
     assert attention.fused_attention_works() == (jax.default_backend() == "gpu")
     attention.fused_attention_works.cache_clear()
@@ -127,7 +127,7 @@ def test_a_kernel_is_used_where_it_runs_and_agrees(monkeypatch, asked_anew):
     assert not attention.fused_attention_works("xla")
 
 
-def test_traced_for_a_gpu_and_run_on_a_cpu_it_is_written_out(monkeypatch):
+def test_traced_with_a_gpu_and_run_on_a_cpu_uses_the_reference(monkeypatch):
     """Of both ways the one for the devices at hand is compiled."""
     monkeypatch.setattr(attention, "fused_attention_works", lambda: True)
     monkeypatch.setattr(
@@ -142,7 +142,7 @@ def test_traced_for_a_gpu_and_run_on_a_cpu_it_is_written_out(monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(4, 12, 193, 203, 64), (4, 8, 77, 77, 64), (2, 2, 9, 16, 32)])
-def test_cudnn_is_what_is_written_out(shape):
+def test_cudnn_matches_the_reference(shape):
     """Result and slopes at the towers' sizes, odd numbers of queries and keys among them."""
     if not attention.fused_attention_works():
         pytest.skip("no GPU with cuDNN's attention here")

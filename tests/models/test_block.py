@@ -37,14 +37,14 @@ def close(found, expected):
 
 
 @pytest.mark.parametrize("act", ["gelu", "quick_gelu"])
-def test_without_a_part(act):
+def test_block_without_parts_matches_numpy(act):
     mask = oracles.causal(5)
     variables, x, y, routing = run(act=act, mask=jnp.asarray(mask, jnp.float32))
     assert routing == [] and set(variables) == {"params"}
     close(y, oracles.block(variables["params"], x, mask, HEADS, getattr(oracles, act))[0])
 
 
-def test_adapter_stands_beside_the_mlp():
+def test_adapter_beside_the_mlp():
     """It reads LN3(h), h after the attention, and its output is scaled."""
     variables, x, y, routing = run(Adapter(reduction=2, scale=4.0))
     part = variables["adapter"]["beside_mlp"]
@@ -54,7 +54,7 @@ def test_adapter_stands_beside_the_mlp():
 
 
 @pytest.mark.parametrize("router", ["blend", "sum", "input"])
-def test_mixture_stands_beside_the_mlp(router):
+def test_mixture_beside_the_mlp(router):
     """Each token's two experts of three by a loop, scaled; and what the router says of itself."""
     variables, x, y, (routing,) = run(Moe("beside_mlp", 3, 2, 4, router, 0.1), seed=1)
     part = variables["moe"]["beside_mlp"]
@@ -88,7 +88,7 @@ def test_adapters_beside_both_layer_norms_read_the_raw_input():
     close(y, h + oracles.mlp(p["mlp"], u))
 
 
-def test_adapters_behind_attention_and_mlp():
+def test_adapters_after_attention_and_mlp():
     """Houlsby's: `z + A(z)` of what a sublayer gives, before it is added to the stream."""
     parts = [Adapter(slot, 2, 0.5, norm=False) for slot in ("after_attn", "after_mlp")]
     variables, x, y, _ = run(*parts)
@@ -127,7 +127,7 @@ def leaves_of(collection, target):
 @pytest.mark.parametrize("scale", ["learned", 0.5])
 @pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("targets", [(target,) for target in TARGETS] + [("k", "v"), TARGETS])
-def test_lora_changes_the_targets_kernels(targets, dora, scale):
+def test_lora_updates_the_kernels_of_its_targets(targets, dora, scale):
     """The block with `W + s A B` in W's place; with DoRA each column then has |W|'s length times m."""
     variables, x, y, _ = run(Lora(targets, 3, scale, dora), seed=2)
     p = variables["params"]
@@ -204,7 +204,7 @@ def test_prefix_is_seen_by_every_query(gate, scaled, mask):
     close(y, h + oracles.mlp(p["mlp"], layer_norm(h, **p["ln_2"])))
 
 
-def test_parts_in_all_slots_at_once_leave_each_other_alone():
+def test_parts_in_all_slots_do_not_interfere():
     """Everything that starts at zero together still gives CLIP's block to the last bit."""
     parts = (
         *(Adapter(slot, 2, norm=False) for slot in ("beside_ln_1", "after_attn", "beside_ln_2", "after_mlp")),

@@ -42,7 +42,7 @@ def relative(found, expected) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def test_dm_adapter_starts_as_clip_itself_to_the_last_bit():
+def test_dm_adapter_starts_exactly_as_clip():
     batch, first = tiny.batch(3), initial()
     for i, key in enumerate(("image", "ids")):
         with_parts = encoders()[i](first, batch[key])
@@ -76,7 +76,7 @@ def test_initial_values(d):
     assert not np.array_equal(prompt, other["router"]["prompt"])
 
 
-def test_no_two_drawn_leaves_are_alike():
+def test_random_leaves_are_independent():
     """Each leaf has randomness of its own: no two blocks, towers, gates or experts start the same."""
     drawn = [np.ravel(x) for x in jax.tree.leaves(initial()) if x.size > 8 and np.std(x) > 0]
     assert len(drawn) > 25
@@ -116,7 +116,7 @@ def test_images_of_any_height_and_width(size):
     assert feats.shape == (2, 5) and np.isfinite(feats).all() and routing == []
 
 
-def test_pixels_and_normalized_floats_give_the_same():
+def test_pixels_and_normalized_floats_agree():
     images = tiny.batch(2)["image"]
     from_pixels = encoders()[0](variables(), images)
     from_floats = encoders()[0](variables(), np.asarray(clip.normalize(images)))
@@ -130,7 +130,7 @@ def test_end_positions():
     np.testing.assert_array_equal(clip.end_positions(ids, 3), [0, 3, 3])
 
 
-def test_text_feature_is_read_where_the_config_says():
+def test_text_feature_is_read_at_the_end_position():
     """At the first of the named ids, though it comes again as padding; at the highest where none is named."""
     ids = np.array([[0, 3, 2, 5, 5, 5, 5], [0, 5, 9, 4, 5, 5, 5]], np.int32)
     by_highest = np.asarray(encoders()[1](variables(), ids))
@@ -139,7 +139,7 @@ def test_text_feature_is_read_where_the_config_says():
     assert relative(by_name[1], by_highest[1]) > 1e-2
 
 
-def test_text_sees_only_what_comes_before():
+def test_text_attention_is_causal():
     """Ids behind the end of a text do not change its feature; one before it does; other rows never do."""
     ids = np.array([[0, 3, 4, 12, 0, 0, 0], [0, 7, 12, 0, 0, 0, 0]], np.int32)
     before = np.asarray(encoders()[1](variables(), ids))
@@ -158,7 +158,7 @@ def test_a_shorter_text_gives_the_same_feature():
     np.testing.assert_allclose(long, short, rtol=1e-5, atol=1e-6)
 
 
-def test_every_pixel_counts():
+def test_every_pixel_affects_the_feature():
     """The image feature is read at token 0, which sees all patches."""
     images = np.asarray(clip.normalize(tiny.batch(1)["image"]))
     gradient = jax.jit(jax.grad(lambda x: jnp.square(encoders()[0](variables(), x)).sum()))(images)
@@ -184,7 +184,7 @@ def test_bfloat16_stays_near_float32(method, tolerance):
         assert 1e-5 < relative(rounded, exact) < tolerance, key
 
 
-def test_frozen_weights_are_held_in_the_computations_type():
+def test_frozen_weights_are_cast_to_the_computation_dtype():
     params = variables()["params"]
     held = jax.tree_util.tree_leaves_with_path(clip.cast_frozen(params, "bfloat16"))
     assert {"/".join(key.key for key in path) for path, _ in held} == set(clip_leaves(tiny.CONFIG))

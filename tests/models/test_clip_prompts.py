@@ -34,7 +34,7 @@ def gradients(direction):
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_tokens_reach_the_other_tower_by_their_maps_only(direction):
+def test_prompts_reach_the_other_tower_through_their_maps_only(direction):
     of_image, of_text = (gradient["prompts"] for gradient in gradients(direction))
     for own, other, name, mapped in (
         (of_image, of_text, "visual", direction in ("both", "to_text")),
@@ -58,7 +58,7 @@ def with_prompts(depth):
     return encoders(CONFIG, method), tiny.random_like(declared(CONFIG, method), seed=0)
 
 
-def test_tokens_are_exchanged_on_entering_each_block_of_the_depth():
+def test_prompts_are_replaced_before_each_of_the_first_blocks():
     """With depth 1 the first tokens stay in the sequence, behind the first block too: taking them for the
     second block's own gives another feature."""
     shallow, variables = with_prompts(1)
@@ -72,7 +72,7 @@ def test_tokens_are_exchanged_on_entering_each_block_of_the_depth():
         assert np.abs(kept - exchanged).max() > 1e-3
 
 
-def test_words_that_prompts_push_off_do_not_count():
+def test_words_beyond_the_context_are_ignored():
     """Two prompt tokens of a context of 7: of a text of 7 ids the two before the last are lost."""
     model, variables = with_prompts(2)
     ids = np.array([[0, 3, 4, 5, 6, 7, 12]], np.int32)
@@ -84,7 +84,7 @@ def test_words_that_prompts_push_off_do_not_count():
         assert (difference > 1e-4) == counts, place
 
 
-def test_prompts_equal_to_what_they_replace_give_clip():
+def test_prompts_equal_to_the_tokens_they_replace_give_clip():
     """A text whose ids already stand where room is made: with the tokens of those ids as prompts of the first
     block the feature is CLIP's own of the longer text."""
     config = dataclasses.replace(CONFIG, vision_layers=1, text_layers=1)

@@ -69,7 +69,7 @@ def assert_normal(values, std):
     assert np.abs(values).max() > 3 * std  # neither cut off nor uniform
 
 
-def test_how_they_start():
+def test_initial_values_of_the_heads():
     """IRRA's: by the width w = 128 and the depth n = 2; the classifier N(0, 0.001); biases 0."""
     image, text = tokens()
     drawn = jax.jit(MaskedWords(DEPTH, 256).init)(jax.random.key(0), image, text)["head"]

@@ -6,7 +6,7 @@ import pytest
 from tests.saved_models import declared
 from tests.tiny_clip import CONFIG, batch, quick_compilation, random_like  # noqa: F401
 from tpr_jax.models import clip
-from tpr_jax.models.introspect import build_introspection
+from tpr_jax.models.introspect import build_inside
 from tpr_jax.models.methods import dm_adapter, lora_moe, prefix, up_person
 
 N = 7  # tokens of a photo: the class token and 3 x 2 patches
@@ -35,7 +35,7 @@ def plant_router(router, of_token, experts=3):
 
 
 @pytest.mark.parametrize("kind", ["moe", "lora_moe"])
-def test_a_planted_router_sends_each_patch_where_it_was_told(kind):
+def test_returns_the_experts_of_a_planted_router(kind):
     method = dm_adapter(3, 2, 4, "input") if kind == "moe" else lora_moe(("fc",), 2, 3, 2, "input")
     variables = drawn(method)
     visual = variables["params"]["visual"]
@@ -55,7 +55,7 @@ def test_a_planted_router_sends_each_patch_where_it_was_told(kind):
     else:
         plant_router(own["mlp"]["fc"]["lora_fc"]["router"], of_token)
         path = "visual/block_0/mlp/fc/lora_fc"
-    found = build_introspection(CONFIG, method)["image"](
+    found = build_inside(CONFIG, method)["image"](
         variables, np.zeros((2, *CONFIG.image_size, 3), np.float32)
     )
     wanted = np.zeros((N, 3))
@@ -65,10 +65,10 @@ def test_a_planted_router_sends_each_patch_where_it_was_told(kind):
     np.testing.assert_allclose(found["experts"][path], np.broadcast_to(wanted, (2, N, 3)), atol=2e-3)
 
 
-def test_the_choices_are_those_that_the_model_counts_itself():
+def test_experts_agree_with_the_routing_statistics():
     method = dm_adapter(3, 2, 4, "blend")
     variables, given = drawn(method), batch(3)
-    functions, inside = clip.build(CONFIG, method), build_introspection(CONFIG, method)
+    functions, inside = clip.build(CONFIG, method), build_inside(CONFIG, method)
     pixels = clip.normalize(given["image"])
     for name, inputs in (("image", pixels), ("text", given["ids"])):
         tokens, routing = functions[f"encode_{name}"](variables, inputs, all_tokens=True)
@@ -81,10 +81,10 @@ def test_the_choices_are_those_that_the_model_counts_itself():
             np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
 
 
-def test_token_zero_is_the_photos_feature_and_that_at_the_end_the_texts():
+def test_tokens_contain_the_features():
     method = up_person(rank=3, prefix=2)
     variables, given = drawn(method), batch(3)
-    functions, inside = clip.build(CONFIG, method), build_introspection(CONFIG, method)
+    functions, inside = clip.build(CONFIG, method), build_inside(CONFIG, method)
     pixels, ids = clip.normalize(given["image"]), given["ids"]
     one, _ = functions["encode_image"](variables, pixels)
     np.testing.assert_allclose(inside["image"](variables, pixels)["tokens"][:, 0], one, atol=1e-5)
@@ -109,10 +109,10 @@ def plant_queries(attention, leaves, scores, heads):
         leaves["key"][0, head * width] = score * np.sqrt(width) / 2.0
 
 
-def test_a_planted_prefix_key_takes_the_mass_that_it_should():
+def test_returns_the_attention_on_a_planted_prefix_key():
     method = prefix(length=2)
     variables = drawn(method)
-    inside, given = build_introspection(CONFIG, method), batch(2)
+    inside, given = build_inside(CONFIG, method), batch(2)
 
     scores = np.array([60.0, -60.0, 0.0, 1.5])
     block = variables["params"]["visual"]["block_0"]["attn"], variables["prefix"]["visual"]["block_0"]["attn"]

@@ -35,7 +35,7 @@ def test_layer_norm_of_bfloat16_computes_in_float32():
 
 
 @pytest.mark.parametrize("name", ["gelu", "quick_gelu"])
-def test_slopes_of_activations(name):
+def test_gradients_of_activations(name):
     """Against differences of the oracle; in bfloat16 up to its rounding."""
     x, h = np.linspace(-4, 4, 33), 1e-5
     oracle = getattr(oracles, name)
@@ -47,7 +47,7 @@ def test_slopes_of_activations(name):
 
 
 @pytest.mark.parametrize("of", [0, 1, 2], ids=["x", "scale", "bias"])
-def test_slopes_of_layer_norm(of):
+def test_gradients_of_layer_norm(of):
     """Along a random direction, against a difference of the oracle."""
     rng = np.random.default_rng(of)
     at = [3 + 5 * rng.normal(size=(2, 3, D)), rng.normal(size=D), rng.normal(size=D)]
@@ -65,7 +65,7 @@ def test_slopes_of_layer_norm(of):
     np.testing.assert_allclose((found * direction).sum(), (ahead - back) / (2 * h), rtol=1e-4)
 
 
-def test_what_the_backward_pass_gets_is_the_argument():
+def test_saves_only_the_inputs_for_the_backward_pass():
     """One array of its type, where JAX by itself would keep several of float32."""
     x = jnp.ones((4, D), jnp.bfloat16)
     for function in (layers.quick_gelu, lambda x: layers.layer_norm(x, jnp.ones(D), jnp.zeros(D), 1e-5)):

@@ -109,7 +109,7 @@ TUNED = {
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_what_of_clip_is_trained(name):
+def test_trained_weights_of_clip(name):
     method = METHODS[name](**tiny.SETTINGS.get(name, {}))
     params = trained(tiny.CONFIG, method).get("params", {})
     assert set(params) == TUNED.get(name, set())

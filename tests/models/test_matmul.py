@@ -28,7 +28,7 @@ def plain(a, b):
 
 
 @dtypes
-def test_product_is_numpys(dtype, tolerance):
+def test_matmul_matches_numpy(dtype, tolerance):
     a, b = arrays((2, 3, 4, 5), (2, 3, 5, 6), dtype=dtype)
     found = matmul_f32(a, b)
     assert found.dtype == jnp.float32 and found.shape == (2, 3, 4, 6)  # sums are float32, and not rounded
@@ -37,7 +37,7 @@ def test_product_is_numpys(dtype, tolerance):
 
 
 @dtypes
-def test_dense_is_numpys_with_any_leading_axes(dtype, tolerance):
+def test_dense_matches_numpy_with_any_leading_axes(dtype, tolerance):
     x, kernel = arrays((2, 3, 5), (5, 4), dtype=dtype)
     expected = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
     for rows in (x, x[0], x[0, 0]):
@@ -82,7 +82,7 @@ made_of_products = pytest.mark.parametrize(("function", "left", "right", "count"
 
 
 @made_of_products
-def test_all_bfloat16_products_take_bfloat16_and_sum_in_float32(function, left, right, count):
+def test_bfloat16_products_accumulate_in_float32(function, left, right, count):
     """What the module is for: forwards and backwards, or the CPU leaves its matrix unit."""
     a, b = arrays(left, right, dtype=jnp.bfloat16)
 

@@ -43,7 +43,7 @@ def test_mixtures_have_the_settings_of_a_router():
         assert part.is_mixture == ({"num_experts", "top_k", "router"} <= names)
 
 
-def test_layers_say_which_blocks():
+def test_layers_select_blocks():
     low, high, all_of_them = Lora(layers=(0, 2)), Lora(rank=4, layers=(2, None)), Adapter()
     parts = (low, high, all_of_them)
     by_block = [slots_of_block(parts, i, 4) for i in range(4)]
@@ -57,7 +57,7 @@ def test_layers_say_which_blocks():
     ]
 
 
-def test_one_part_of_each_kind_in_slots_of_its_own_fits():
+def test_accepts_parts_in_different_slots():
     check(
         *(Adapter(slot) for slot in ADAPTER_SLOTS if slot != "beside_mlp"),
         Moe(num_experts=2, top_k=2),
@@ -117,7 +117,7 @@ def test_one_part_of_each_kind_in_slots_of_its_own_fits():
         ((Prefix(2, gate="ten"),), "gate='ten' must be a number or None"),
     ],
 )
-def test_a_part_that_does_not_fit_is_named(parts, told):
+def test_rejects_a_part_that_does_not_fit(parts, told):
     with pytest.raises(UserError, match=told) as error:
         check(*parts)
     assert "\n" not in str(error.value)
@@ -136,17 +136,17 @@ def test_a_part_that_does_not_fit_is_named(parts, told):
         (Prompts(length=8, direction="none"), "length=8 .*leave room"),
     ],
 )
-def test_prompts_that_do_not_fit_are_named(prompts, told):
+def test_rejects_prompts_that_do_not_fit(prompts, told):
     with pytest.raises(UserError, match=told) as error:
         check_prompts(prompts, (6, 4), 9)
     assert "\n" not in str(error.value)
 
 
-def test_prompts_that_fit():
+def test_accepts_prompts_that_fit():
     for prompts in (Prompts(3, 4), Prompts(7, 1, "none"), Prompts(7, 1, "to_vision"), Prompts(1, None)):
         check_prompts(prompts, (6, 4), 9)
 
 
-def test_tokens_that_prompts_take_from_a_text():
+def test_number_of_prompt_tokens_in_a_text():
     counts = [text_tokens(Prompts(3, direction=d)) for d in ("both", "to_text", "to_vision", "none")]
     assert counts == [6, 6, 3, 3] and text_tokens(None) == 0

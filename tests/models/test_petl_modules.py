@@ -68,7 +68,7 @@ def test_an_adapter_starts_at_zero():
         assert not leaves[name].any()
 
 
-def test_cskts_adapter_starts_normal():
+def test_adapter_of_cskt_starts_normal():
     leaves = drawn(petl_modules.AdapterPart(Adapter(init="normal"), 1e-5), x())
     for name in ("down/kernel", "up/kernel"):
         assert_normal(leaves[name], 0.02)
@@ -160,7 +160,7 @@ class Updated(nn.Module):
         return petl_modules.apply_updates(x, x @ kernel, kernel, parts)
 
 
-def test_only_the_pieces_with_a_part_have_leaves_and_change():
+def test_only_filled_slots_have_leaves_and_updates():
     slots = (("lora_q", LoraMoe(("q",), 2, 3, 1)), ("lora_k", None), ("lora_v", Lora(("v",), 2)))
     rows = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 8)), jnp.float32)
     module = Updated(slots)
@@ -172,7 +172,7 @@ def test_only_the_pieces_with_a_part_have_leaves_and_change():
     assert moved.tolist() == [True] * 4 + [False] * 4 + [True] * 4
 
 
-def test_every_part_of_a_kind_has_its_own_leaves():
+def test_parts_of_one_kind_have_separate_leaves():
     """Slots are names in the tree: two adapters of a block are two."""
 
     class Two(nn.Module):

@@ -36,13 +36,13 @@ def products() -> dict[str, int]:
     return found
 
 
-def test_a_block_is_computed_again_but_for_its_products_where_those_are_kept(products):
+def test_recomputes_blocks_except_for_saved_products(products):
     # Of each of the three blocks: qkv, scores, values, out, fc and proj.
     assert products["block"] - products["none"] >= 3 * 5
     assert products["dots"] == products["none"]
 
 
-def test_the_gradient_is_the_same():
+def test_gradient_does_not_depend_on_remat():
     gradients = []
     for remat in ("none", "block"):
         gradient, trainable = slope(remat)

@@ -46,7 +46,7 @@ def step_of(name: str, remat: str, scan: bool):
     ("name", "remat"),
     [("dm_adapter", "none"), ("up_person", "none"), ("cskt", "none"), ("full_finetune", "block")],
 )
-def test_a_loop_gives_the_same_numbers_under_the_same_names(name, remat):
+def test_scan_matches_the_unrolled_blocks(name, remat):
     ((loss, metrics), gradient), loops = step_of(name, remat, scan=False)
     ((scanned, other_metrics), other_gradient), more_loops = step_of(name, remat, scan=True)
     assert loops == 0 and more_loops > 0
@@ -94,7 +94,7 @@ def both(parts, index, causal: bool):
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("parts", CASES)
-def test_the_last_block_gives_the_one_token_that_is_read(parts, causal):
+def test_last_block_returns_one_token(parts, causal):
     """Routers count all tokens there too."""
     index = jnp.array([4, 0, 2]) if causal else None
     (expected, routing), (found, other) = both(parts, index, causal)
@@ -104,7 +104,7 @@ def test_the_last_block_gives_the_one_token_that_is_read(parts, causal):
         np.testing.assert_allclose(two, one, rtol=1e-5)
 
 
-def test_and_makes_few_products_for_the_others():
+def test_last_block_computes_only_keys_and_values_of_other_tokens():
     """Of 5 tokens: keys and values, but queries, their result and the MLP of one."""
     x = np.zeros((ROWS, TOKENS, WIDTH), np.float32)
     shapes = set()

@@ -28,12 +28,12 @@ def faults(how: str) -> int:
     return int(done.stdout)
 
 
-def test_large_blocks_are_not_asked_of_the_kernel_again():
+def test_large_blocks_are_reused():
     # 128 MiB five times: in pages of 4 KiB 160,000 of them, in huge pages 320.
     assert faults("keep") < faults("leave") / 10
 
 
-def test_another_platform_is_left_alone(monkeypatch):
+def test_does_nothing_on_another_platform(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert keep_freed_memory() is False
     assert hand_back_freed_memory() is False
@@ -56,7 +56,7 @@ print(before - kept, before - resident() if hand_back_freed_memory() else "canno
 """
 
 
-def test_what_is_free_is_handed_back():
+def test_free_memory_is_returned_to_the_system():
     """200 MB in small blocks: the process keeps them until it is told, then holds none of them."""
     done = subprocess.run([sys.executable, "-c", HOLD], capture_output=True, text=True, check=True)
     kept, handed_back = done.stdout.split()

@@ -59,11 +59,11 @@ def test_forward_worked_by_hand():
     assert flops.total(flops.encode(SIZES, frozen, "text", 2))["total"] == 1280
 
 
-def test_nothing_trained_needs_no_gradient_but_that_of_the_loss():
+def test_a_frozen_model_needs_only_the_gradient_of_the_loss():
     assert of(methods.zero_shot())["backward"] == 2 * LOSS
 
 
-def test_adapters_need_the_gradients_behind_the_first_of_them_only():
+def test_adapters_need_gradients_after_the_first_adapter_only():
     """Widths of 2 and 1; the frozen weights need none, but their inputs do from the second block on."""
     first, last, text = (2 * 2 * 2 * 3 * 8 * 2, 2 * 2 * 2 * 8 * 2, 2 * 2 * 2 * 4 * 1)
     found = of(methods.parallel_adapter(reduction=4))
@@ -73,7 +73,7 @@ def test_adapters_need_the_gradients_behind_the_first_of_them_only():
     assert found["backward"] == 2 * (first + last + text) + through + 2 * LOSS
 
 
-def test_a_mixture_computes_the_chosen_experts_and_counts_all_tokens():
+def test_mixture_computes_selected_experts_and_routes_all_tokens():
     """2 of 3 experts of width 2; the last block's router sees all tokens, its experts one."""
     mixture = methods.Method("mixture", (methods.Moe(num_experts=3, top_k=2, reduction=4, layers=(1, 2)),))
     router, experts = 2 * 2 * 3 * 8 * 3, 2 * 2 * 2 * 8 * (2 * 2)
@@ -86,7 +86,7 @@ def test_a_mixture_computes_the_chosen_experts_and_counts_all_tokens():
     assert of(mixture, all_experts=True)["forward"] == found["forward"] + more
 
 
-def test_full_fine_tuning_needs_both_gradients_but_that_of_the_pixels():
+def test_full_fine_tuning_needs_all_gradients_but_that_of_the_pixels():
     found = of(methods.full_finetune())
     assert found["backward"] == 2 * found["forward"] - PATCHES
 
@@ -136,7 +136,7 @@ def products_in(jaxpr) -> float:
 
 
 @pytest.mark.parametrize("name", ["dm_adapter", "parallel_adapter", "full_finetune", "bitfit", "layer_norm"])
-def test_the_traced_program_has_these_products(name):
+def test_counts_match_the_traced_program(name):
     settings = tiny.DM_SETTINGS if name == "dm_adapter" else tiny.SETTINGS.get(name, {})
     if name == "parallel_adapter":
         settings = {"reduction": 4}
@@ -148,7 +148,7 @@ def test_the_traced_program_has_these_products(name):
     assert traced(method, Heads(), used) == pytest.approx(least, rel=0.06 if method.mixtures else 0.02)
 
 
-def test_masked_words_are_predicted_at_the_places_of_the_prompts_too():
+def test_masked_words_include_the_positions_of_prompts():
     """Captions of 2 ids with 2 prompt tokens make 4 places, with 4 ids no more than the context's 5."""
     heads, method = Heads(mlm_depth=1), methods.prompts(1)
     for length, places in ((2, 4), (4, 5), (None, 5)):

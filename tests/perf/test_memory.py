@@ -25,7 +25,7 @@ print(size, during, after, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_ma
 """
 
 
-def test_the_peak_rises_with_what_is_taken_and_stays():
+def test_peak_rises_with_allocations_and_does_not_fall():
     """In a process of its own: that of the tests may have held gigabytes.
 
     By way of a shell: the kernel counts in what the process that called exec held before, and a child of the
@@ -40,7 +40,7 @@ def test_the_peak_rises_with_what_is_taken_and_stays():
     assert abs(after - by_kernel) < 20 * MIB
 
 
-def test_what_the_parent_held_is_not_counted():
+def test_memory_of_the_parent_is_not_counted():
     code = (
         "import numpy as np, subprocess, sys\n"
         "block = np.ones(1_500_000_000, np.uint8)\n"
@@ -51,7 +51,7 @@ def test_what_the_parent_held_is_not_counted():
     assert 50 * MIB < int(done.stdout) < 1_000_000_000
 
 
-def test_the_larger_of_before_and_now_counts(monkeypatch):
+def test_returns_the_larger_of_before_and_now(monkeypatch):
     monkeypatch.setattr(memory, "_process_peak", lambda: 100)
     monkeypatch.setattr(memory, "_first_device_peak", lambda: None)
     key, device = "peak_memory_bytes", "peak_device_memory_bytes"
@@ -64,7 +64,7 @@ def test_the_larger_of_before_and_now_counts(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_without_proc_the_kernel_is_asked(monkeypatch):
+def test_falls_back_to_rusage_without_proc(monkeypatch):
     class Nowhere:
         def __init__(self, *_):
             pass

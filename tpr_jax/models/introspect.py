@@ -30,7 +30,7 @@ class Call(NamedTuple):
     output: object
 
 
-def build_introspection(config: ClipConfig, method: Method, dtype: str = "float32") -> dict[str, Callable]:
+def build_inside(config: ClipConfig, method: Method, dtype: str = "float32") -> dict[str, Callable]:
     """Builds functions that return what happens inside the towers.
 
     Args:

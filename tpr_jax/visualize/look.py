@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from tpr_jax.data.batches import image_batches, text_batches
 from tpr_jax.model import Model
-from tpr_jax.models.introspect import build_introspection
+from tpr_jax.models.introspect import build_inside
 
 BATCH_SIZE = 32
 SHOW = {"leave": False, "dynamic_ncols": True, "disable": None}
@@ -30,7 +30,7 @@ def inside_photos(model: Model, photos: Sequence) -> Iterator[tuple[UInt8[np.nda
 
     Raises UserError where a photo cannot be read.
     """
-    look = jax.jit(build_introspection(model.config, model.method, model.dtype)["image"])
+    look = jax.jit(build_inside(model.config, model.method, model.dtype)["image"])
     size = min(BATCH_SIZE, len(photos))
     batches = image_batches(photos, model.config.image_size, size)
     for pixels, valid in tqdm(batches, "photos", -(-len(photos) // size), **SHOW):
@@ -44,7 +44,7 @@ def inside_texts(model: Model, texts: Sequence[str]) -> Iterator[tuple[np.ndarra
     Raises UserError where the model came without a tokenizer, or with one that does not fit.
     """
     model.encode_texts(texts[:1])  # says it if it cannot read
-    look = jax.jit(build_introspection(model.config, model.method, model.dtype)["text"])
+    look = jax.jit(build_inside(model.config, model.method, model.dtype)["text"])
     ids, size = model.tokenizer(texts), min(BATCH_SIZE, len(texts))
     for rows, valid in tqdm(text_batches(ids, size), "texts", -(-len(ids) // size), **SHOW):
         found = look(model.variables, rows)

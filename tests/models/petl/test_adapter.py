@@ -16,13 +16,13 @@ def test_adapter_by_hand():
     np.testing.assert_allclose(adapter(u, down, up), expected, rtol=1e-6)
 
 
-def test_adapter_computes_in_the_inputs_type():
+def test_adapter_computes_in_the_dtype_of_its_input():
     down = {"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)}
     up = {"kernel": jnp.ones((2, 4)), "bias": jnp.ones(4)}
     assert adapter(jnp.ones((1, 3, 4), jnp.bfloat16), down, up).dtype == jnp.bfloat16
 
 
-def test_kaiming_down_fills_its_bounds_evenly():
+def test_kaiming_uniform_fills_its_bounds_evenly():
     """Uniform on +-1/sqrt(d): the bounds, the variance d^-1 / 3 and the quartiles."""
     d = 16
     values = np.asarray(kaiming_uniform(d)(jax.random.key(0), (d, 6, 500)))

@@ -17,7 +17,7 @@ def float32(tree):
 
 
 @pytest.mark.parametrize("held", [(0,), (1,), (0, 2), (0, 1, 2)], ids=str)
-def test_delta_changes_the_pieces_that_are_there(held):
+def test_delta_changes_only_blocks_with_an_update(held):
     """Ranks may differ; each piece's columns get their own `scale * x A B`, the others nothing."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 3, 6))
@@ -34,7 +34,7 @@ def test_delta_by_hand():
     np.testing.assert_allclose(found, [[[27.5, 33.0]]])
 
 
-def test_merged_is_what_delta_adds():
+def test_merge_kernel_agrees_with_delta():
     rng = np.random.default_rng(1)
     x, kernel, one = rng.normal(size=(1, 4, 6)), rng.normal(size=(6, 3)), piece(rng, 6, 2, 3)
     x, kernel, one = float32((x, kernel, one))
@@ -54,7 +54,7 @@ def test_magnitude_by_hand():
     np.testing.assert_allclose(lora.merge_kernel(kernel, one), expected, rtol=1e-6)
 
 
-def test_lengths_of_the_merged_columns_are_the_learned_ones():
+def test_merged_columns_have_the_learned_norms():
     rng = np.random.default_rng(2)
     kernel = rng.normal(size=(6, 3))
     one = piece(rng, 6, 2, 3, magnitude=np.array([1.0, 2.0, 0.5]))
@@ -62,7 +62,7 @@ def test_lengths_of_the_merged_columns_are_the_learned_ones():
     np.testing.assert_allclose(lengths, np.linalg.norm(kernel, axis=0) * [1, 2, 0.5], rtol=1e-5)
 
 
-def test_the_norm_is_held_in_the_gradient():
+def test_norm_is_constant_in_the_gradient():
     """DoRA's section 4.3: the gradient in A B is that of `ratio * (W + A B)` with the ratio a constant."""
     rng = np.random.default_rng(3)
     kernel, one, weight = float32(

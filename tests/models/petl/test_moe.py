@@ -57,7 +57,7 @@ shapes = st.sampled_from([(1, 1, 1, 1), (2, 3, 6, 2), (3, 1, 4, 3)])
 
 @settings(max_examples=10, deadline=None)
 @given(experts_and_k, shapes, st.integers(0, 99))
-def test_mixture_is_the_sparse_one(experts, shape, seed):
+def test_mixture_matches_the_sparse_reference(experts, shape, seed):
     (e, k), (b, l, d, r), rng = experts, shape, np.random.default_rng(seed)
     u, logits = rng.normal(size=(b, l, d)), rng.normal(size=(b, l, e))
     down, up = part(rng, d, e, r)
@@ -67,7 +67,7 @@ def test_mixture_is_the_sparse_one(experts, shape, seed):
     np.testing.assert_allclose(np.sum(weights, -1), np.ones((b, l)), rtol=1e-6)
 
 
-def test_choice_by_hand():
+def test_top_k_gating_by_hand():
     """Top-k first, then softmax over the chosen logits only: log 3 and 0 give 3/4 and 1/4."""
     logits = jnp.array([[[0.0, np.log(3.0), -1.0, -0.5], [-2.0, -5.0, -2.0 - np.log(4.0), -9.0]]])
     weights, chosen = moe.top_k_gating(logits, 2)
@@ -106,7 +106,7 @@ def test_logits_and_weights_are_float32_with_bfloat16_tokens():
     assert moe.mixture(u, weights, 2, float32(down), float32(up)).dtype == jnp.bfloat16
 
 
-def test_zero_up_gives_exactly_nothing():
+def test_zero_up_projection_gives_exactly_zero():
     rng = np.random.default_rng(0)
     down, up = part(rng, 4, 3, 2)
     zero = jax.tree.map(np.zeros_like, float32(up))
@@ -116,7 +116,7 @@ def test_zero_up_gives_exactly_nothing():
 
 
 @pytest.mark.parametrize(("e", "k"), [(2, 1), (6, 2), (5, 5), (1, 1)])
-def test_balance_is_k_over_e_when_balanced(e, k):
+def test_load_balance_is_k_over_e_when_balanced(e, k):
     """Each token prefers the next k experts round the clock, so all get the same share of everything."""
     logits = np.zeros((1, e, e), np.float32)
     for token in range(e):
@@ -139,14 +139,14 @@ def test_low_rank_mixture_is_the_weighted_sum(d, n):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_balance_by_hand_when_all_choose_one():
+def test_load_balance_by_hand_when_all_tokens_select_one_expert():
     """P = (3/4, 1/4), C = (1, 0): 2 * (3/4 + 0) / 2."""
     logits = jnp.tile(jnp.array([np.log(3.0), 0.0]), (2, 3, 1))
     _, chosen = moe.top_k_gating(logits, 1)
     np.testing.assert_allclose(balance(logits, chosen), 0.75, rtol=1e-6)
 
 
-def test_gradient_of_balance_flows_through_the_probability_only():
+def test_gradient_of_load_balance_flows_through_the_probability_only():
     """Finite differences in float64 of `E mean_e(P_e C_e)` with C held."""
     rng = np.random.default_rng(3)
     logits = rng.normal(size=(2, 3, 4))
@@ -167,7 +167,7 @@ def test_gradient_of_balance_flows_through_the_probability_only():
     np.testing.assert_array_equal(by_choice, np.zeros_like(by_choice))
 
 
-def test_gradient_of_the_choice_reaches_the_chosen_logits_only():
+def test_gradient_of_gating_reaches_the_selected_logits_only():
     """d(w_0)/d(logits) of a softmax over two chosen: w_0 w_1 (1, -1), and nothing for the others."""
     logits = jnp.array([[[0.3, 1.1, -0.4]]])
     gradient = jax.grad(lambda x: moe.top_k_gating(x, 2)[0][0, 0, 1])(logits)

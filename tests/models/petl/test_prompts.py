@@ -18,7 +18,7 @@ def leaves(seed=0, k=2, n=3, v=4, w=5):
     }
 
 
-def test_each_layer_has_its_own_map():
+def test_map_tokens_uses_each_layers_own_map():
     own = leaves()
     found = prompts.map_tokens(own["text"], own["to_visual"])
     assert found.shape == (2, 3, 4)
@@ -56,14 +56,14 @@ ROOM = [
 
 
 @pytest.mark.parametrize("eot_id", [None, 41])
-def test_room_is_made_behind_start_of_text(eot_id):
+def test_insert_slots_after_start_of_text(eot_id):
     ids = jnp.array(TEXTS)
     found, end = prompts.insert_slots(ids, 2, 7, end_positions(ids, eot_id))
     np.testing.assert_array_equal(found, ROOM)
     np.testing.assert_array_equal(end, [4, 6, 6, 6])
 
 
-def test_a_text_that_was_cut_shorter_grows_until_the_context_is_full():
+def test_insert_slots_extends_shorter_texts_up_to_the_context():
     """Texts come cut to the longest caption: 5 tokens here, of a context of 7."""
     ids = jnp.array([[40, 1, 41, 0, 0], [40, 1, 2, 3, 41]])
     found, end = prompts.insert_slots(ids, 1, 7, end_positions(ids, None))
@@ -74,7 +74,7 @@ def test_a_text_that_was_cut_shorter_grows_until_the_context_is_full():
     np.testing.assert_array_equal(end, [5, 6])
 
 
-def test_replace():
+def test_replace_tokens():
     x = jnp.zeros((2, 5, 3))
     tokens = jnp.array([[1.0, 2, 3], [4, 5, 6]])
     found = np.asarray(prompts.replace_tokens(x, tokens, 1))
