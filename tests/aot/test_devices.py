@@ -1,4 +1,4 @@
-"""Which devices a topology's name stands for, and what is said of those that there are not."""
+"""The devices of a topology's name, and the messages for unavailable ones."""
 
 import importlib.util
 import json

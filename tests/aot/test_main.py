@@ -1,4 +1,4 @@
-"""The command that compiles ahead of time, on devices that are made up here."""
+"""The command that compiles ahead of time, on virtual devices."""
 
 import importlib.util
 import json
@@ -29,7 +29,7 @@ def command(*flags) -> subprocess.CompletedProcess:
 
 
 def test_compiles_for_four_devices_and_reports(tiny, tmp_path):
-    """Of a batch of 16 each has 4 rows; gradients are summed over all four."""
+    """Each of four devices has 4 of 16 rows; gradients are summed over all four."""
     done = command(
         *("--config", tiny["config"], "--topology", "cpu:4", "--batch_size", 16, "--workdir", tmp_path),
         *("--config.eval_batch_size=8",),
@@ -42,10 +42,10 @@ def test_compiles_for_four_devices_and_reports(tiny, tmp_path):
     assert memory["batch"] == 4 * (32 * 16 * 3 + 24 * 4 + 4)
     assert memory["total"] == sum(memory.values()) - memory["total"]
     assert memory["optimizer"] > 2 * memory["trainable"]
-    # Once around the ring in each direction: at least 3/4 of the gradients, twice.
+    # A ring all-reduce sends at least 3/4 of the gradients twice.
     assert step["collectives"]["all-reduce"]["bytes"] >= 2 * 0.75 * memory["trainable"]
     assert 1 <= step["flops"]["ratio_all_experts"] < step["flops"]["ratio"] < 3
-    assert step["roofline"] is None  # of a CPU nothing is claimed
+    assert step["roofline"] is None  # unknown for a CPU
     assert report["programs"]["encode_image"]["collectives"].keys() == {"all-gather"}
     assert "train_step" in done.stdout and (tmp_path / "aot.txt").read_text() in done.stdout
 
@@ -76,18 +76,18 @@ def test_exits_with_2_for_a_batch_that_does_not_divide(tiny, tmp_path):
 
 
 def test_settings_to_try_start_with_the_cheapest():
-    """10 held of 16, 40 needed: what is beyond has to go into 6, so 30 into parts of less than 5.4."""
+    """Arguments hold 10 of 16 bytes, 40 are needed: the other 30 must go into microbatches of under 5.4."""
     config = SimpleNamespace(remat="none", accumulate=1, batch_size=64)
     found = aot.settings_to_try(config, {"available": 16.0, "needed": 40.0}, held=10, data=4)
     assert found[:2] == [{"remat": "dots"}, {"remat": "block"}]
     assert found[2:] == [{"accumulate": 8}, {"accumulate": 16}, {"remat": "block", "accumulate": 8}]
     config.remat = "block"
     found = aot.settings_to_try(config, {"available": 9.0, "needed": 40.0}, held=10, data=4)
-    assert found[0] == {"accumulate": 16}  # no number of parts would do: the most there are
+    assert found[0] == {"accumulate": 16}  # none suffices, so the largest possible number
 
 
 def test_tries_settings_until_one_fits(monkeypatch):
-    """As compiled: 'dots' does not do, 'block' does."""
+    """Compiling with 'dots' does not fit, with 'block' it does."""
     tried, said = [], []
 
     def compile_(config, mesh, only, identities, tell):

@@ -1,4 +1,4 @@
-"""The programs that are compiled ahead of time, from shapes alone."""
+"""The programs that are lowered from shapes alone."""
 
 import jax
 import numpy as np
@@ -49,7 +49,7 @@ def test_suggests_the_nearest_backbone(in_root):
 
 
 def test_memory_of_vit_b16(in_root):
-    """Frozen weights in bfloat16 but for LayerNorm's, the trained ones and two moments in float32."""
+    """Frozen weights are bfloat16 except LayerNorm's; trained weights and two moments are float32."""
     found = programs.programs(config_of("--config.batch_size=4", "--config.eval_batch_size=2"), ONE)
     assert list(found) == ["train_step", "encode_image", "encode_text"]
     held = found["train_step"].held

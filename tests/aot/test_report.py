@@ -1,4 +1,4 @@
-"""Numbers of compiled programs, and their text."""
+"""The analysis of compiled programs, and its text."""
 
 from types import SimpleNamespace
 
@@ -67,7 +67,7 @@ def test_memory_by_kind_adds_up():
 
 
 def test_a_program_compiled_here():
-    """Its one product is all of the least; the state's memory is given to the new state."""
+    """Its only product is the analytic minimum, and its output reuses the donated argument's buffer."""
     x = jax.ShapeDtypeStruct((64, 64), np.float32)
     compiled = jax.jit(lambda a, b: a @ b, donate_argnums=0).lower(x, x).compile()
     found = aot_report.analyze(

@@ -1,4 +1,4 @@
-"""The tables of what slices take."""
+"""The tables of memory and speed on slices."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Whose processes a run is of, from the variables that clusters really set."""
+"""Detection of a run's processes from the variables that clusters really set."""
 
 import pytest
 
@@ -39,7 +39,7 @@ EXPLICIT = {
         {},
         {"HOME": "/root"},
         SLURM | {"SLURM_STEP_NUM_TASKS": "1"},
-        # In a batch script itself: announced, but srun has not started them.
+        # In a batch script itself, where srun has not started the tasks.
         {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_NODELIST": "gpu[1-2]"},
         MPI | {"OMPI_COMM_WORLD_SIZE": "1"},
         {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"},  # as on a single TPU VM, or Colab
@@ -75,11 +75,11 @@ def test_slurm_tasks_with_their_own_gpu_or_machine():
 @pytest.mark.parametrize(
     ("gpus", "devices"),
     [
-        # srun --gpus-per-task=2 gives each task two of the node's four, under numbers of the task's own.
+        # srun --gpus-per-task=2 gives each task two of the node's four, numbered from 0.
         ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_ON_NODE": "4", "SLURM_GPUS_PER_TASK": "2"}, None),
         ({"CUDA_VISIBLE_DEVICES": "2,3", "SLURM_GPUS_ON_NODE": "4"}, None),
         ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_PER_TASK": "a100:2"}, None),
-        # Where all tasks of a node see all of its GPUs they share them out, none used twice and none left.
+        # Where all tasks of a node see all of its GPUs, they divide them without overlap or rest.
         ({"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_GPUS_ON_NODE": "4"}, (2, 3)),
         ({"SLURM_GPUS_ON_NODE": "8"}, (4, 5, 6, 7)),
         ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_ON_NODE": "2"}, (1,)),
@@ -137,7 +137,7 @@ def test_rejects_malformed_addresses(address):
 
 def test_concurrent_jobs_use_different_ports():
     ports = {find(SLURM | {"SLURM_JOB_ID": str(job)}).coordinator.split(":")[1] for job in range(4000, 6000)}
-    both = {int(port) for port in ports} | {int(port) + 1 for port in ports}  # JAX's is the next
+    both = {int(port) for port in ports} | {int(port) + 1 for port in ports}  # the next one is JAX's
     assert len(both) == 4000 and max(both) < 65536
 
 
@@ -147,7 +147,7 @@ def test_open_mpi():
     assert (found.count, found.index, found.devices) == (4, 3, (1,))
     six = MPI | {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp6://[fe80::1]:43370"}
     assert find(six).coordinator.startswith("[fe80::1]:")
-    # All on one machine, as Open MPI 5 tells too.
+    # All on one machine, which Open MPI 5 tells too.
     local = {key: MPI[key] for key in MPI if "uri" not in key} | {"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
     assert find(local).coordinator.startswith("127.0.0.1:")
     with pytest.raises(UserError, match="needs --coordinator HOST:PORT besides"):

@@ -1,4 +1,4 @@
-"""Processes that part and miss each other, on lines that threads keep to each other here."""
+"""Processes that leave or are lost, on connections between threads."""
 
 import socket
 import time
@@ -11,13 +11,13 @@ from tpr_jax.distributed import connections
 
 @pytest.fixture
 def lines_of_three():
-    """The lines of three processes that have met."""
+    """Returns the connections of three processes."""
     port = free_port()
     return together(*(meet(port, 3, index) for index in range(3)))
 
 
 def watched(lines):
-    """(lines, what `ended` was called with, finish) of one of them."""
+    """Returns (connections, arguments of the calls of `on_end`, finish) of one process."""
     told: list = []
     return lines, told, connections.watch(lines, lambda *words: told.append(words))
 
@@ -37,8 +37,8 @@ def wait_for(happened) -> None:
 @pytest.mark.parametrize("lost", [0, 2])
 def test_all_peers_learn_that_one_is_lost(lines_of_three, lost):
     others = [watched(lines) for index, lines in enumerate(lines_of_three) if index != lost]
-    for line in lines_of_three[lost].values():  # nobody watches here: one that was killed says nothing more
-        line.shutdown(socket.SHUT_RDWR)  # what the system does for it
+    for line in lines_of_three[lost].values():  # a killed process sends nothing more
+        line.shutdown(socket.SHUT_RDWR)  # as the system does for it
     for _, told, _ in others:
         wait_for(lambda told=told: told)
         assert told == [(1, f"process {lost} ended unexpectedly")]

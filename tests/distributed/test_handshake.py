@@ -1,4 +1,4 @@
-"""The token of a run: where it lies, who may read it, and that nobody has to say it."""
+"""The token of a run: where it is, who may read it, and proofs of it."""
 
 import hashlib
 import hmac
@@ -20,7 +20,7 @@ def test_proof_is_the_hmac_of_the_words():
     for told, words in ((expected, ("a", 1)), (expected[:-1] + "x", ("a", 1, "b")), ("", ("a", 1, "b"))):
         assert not handshake.is_proof(told, "token", *words)
     assert not handshake.is_proof(expected, "other", "a", 1, "b")
-    assert not handshake.is_proof("\u00e9", "token", "a")  # what strangers say may be anything
+    assert not handshake.is_proof("\u00e9", "token", "a")  # strangers may send anything
 
 
 def test_challenges_are_all_different():

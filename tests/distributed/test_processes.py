@@ -1,4 +1,4 @@
-"""How a run of several processes ends, and what is asked of all; test_several_processes.py has real ones."""
+"""How a run of several processes ends; train/test_several_processes.py runs real ones."""
 
 import errno
 import signal
@@ -66,7 +66,7 @@ def test_a_single_process_initializes_nothing():
     ("peers", "address", "devices"),
     [
         (Peers("host:70", 2, 1, (2, 3)), "host:71", (2, 3)),
-        (Peers("[::1]:70", 2, 1), "[::1]:71", None),  # all that the process sees
+        (Peers("[::1]:70", 2, 1), "[::1]:71", None),  # all GPUs that the process sees
     ],
 )
 def test_initializes_jax_with_the_address_and_devices(monkeypatch, tmp_path, peers, address, devices):

@@ -1,4 +1,4 @@
-"""Processes that meet: here threads, which cannot tell the difference; among strangers of all kinds."""
+"""The rendezvous of processes, which are threads here, among strangers of all kinds."""
 
 import contextlib
 import socket
@@ -14,7 +14,7 @@ TOKEN = "0123456789abcdef"
 
 
 def free_port() -> int:
-    """A port that is free, and the next one too."""
+    """Returns a free port after which another port is free."""
     while True:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 def together(*calls) -> list:
-    """What each call returns or raises, all made at a time."""
+    """Runs all calls at the same time and returns their results or errors."""
     found: list = [None] * len(calls)
 
     def make(i, call):
@@ -47,7 +47,7 @@ def meet(port, count, index, timeout=20.0, token=TOKEN, host="127.0.0.1", **sett
 
 
 def call(port) -> socket.socket:
-    """Opens a line as anybody could, as soon as the port is open."""
+    """Connects as anybody could, as soon as the port is open."""
     while True:
         try:
             return socket.create_connection(("127.0.0.1", port), timeout=20)
@@ -56,7 +56,7 @@ def call(port) -> socket.socket:
 
 
 def hang_up_time(line) -> bool:
-    """Waits until the other end hangs up."""
+    """Waits until the other end disconnects."""
     line.settimeout(20)
     with contextlib.suppress(ConnectionError):
         while line.recv(1000):
@@ -103,10 +103,10 @@ def test_rejects_processes_of_other_versions(monkeypatch):
     first = threading.Thread(target=lambda: told.append(together(meet(port, 2, 0))[0]))
     told: list = []
     first.start()
-    call(port).close()  # it listens, with its own version
+    call(port).close()  # it listens now, with its real version
     with monkeypatch.context() as patch:
         patch.setattr(rendezvous, "__version__", "0.0.1")
-        # Both ends are this module: the first compares with what it reads after the change.
+        # Both ends use this module: the first one compares with the patched version.
         patch.setattr(rendezvous.handshake, "is_proof", lambda *words: True)
         line = call(port)
         greeting = line.recv(100).split()
@@ -154,7 +154,7 @@ def test_strangers_are_disconnected_and_take_no_place(words):
 
 
 def test_silent_callers_do_not_delay_the_rendezvous(monkeypatch):
-    """They are hung up on after a while, and meanwhile those of the run come; nobody is waited for longer."""
+    """Silent callers are disconnected after a while, and the run's processes connect meanwhile."""
     port = free_port()
     monkeypatch.setattr(rendezvous, "CALLER_SECONDS", 0.3)
     silent: list = []
@@ -228,7 +228,7 @@ def test_a_process_with_another_token_is_refused():
     first, second = together(meet(port, 2, 0, **settings), meet(port, 2, 1, token="f" * 16, **settings))
     assert "process 1 of 2 did not connect" in str(first)
     assert "it does not have the token of this run" in str(second) or "refused" in str(second)
-    # A token of an earlier run lies in the workdir until the first process replaces it.
+    # The workdir holds the token of an earlier run until the first process replaces it.
     port = free_port()
 
     def token():
@@ -240,7 +240,7 @@ def test_a_process_with_another_token_is_refused():
 
 
 def test_an_impostor_of_the_first_process_is_refused():
-    """It does not know the token, and cannot say "go"."""
+    """An impostor does not know the token, so it cannot prove its "go"."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
 

@@ -1,4 +1,4 @@
-"""The mesh, what lies where on it, and that eight devices compute what one does: `mesh_script.py`."""
+"""The mesh and its shardings; eight devices compute the same as one (`mesh_script.py`)."""
 
 import json
 import os
@@ -42,8 +42,8 @@ print(json.dumps(found))
 
 
 def eight_devices(*command: str) -> dict:
-    """What a script prints that runs on eight forced CPU devices."""
-    environment = forced_devices(8, quick=True)  # compiling is all the work here
+    """Returns what a script prints on eight virtual CPU devices."""
+    environment = forced_devices(8, quick=True)  # compiling dominates here
     environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE)])
     done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -51,7 +51,7 @@ def eight_devices(*command: str) -> dict:
 
 
 def trained(tmp_path_factory, name: str, methods, meshes) -> dict:
-    """What `mesh_script.py` finds, minutes long: once for all processes of the tests."""
+    """Returns the output of `mesh_script.py`, which runs for minutes, once for all test processes."""
 
     def make(folder: Path) -> None:
         found = eight_devices(str(HERE / "mesh_script.py"), *methods, "--", *meshes)
@@ -62,18 +62,18 @@ def trained(tmp_path_factory, name: str, methods, meshes) -> dict:
 
 @pytest.fixture(scope="module")
 def some(tmp_path_factory):
-    """The losses alone, on the meshes that split weights least and most."""
+    """Runs the losses alone, on the meshes that shard weights least and most."""
     return trained(tmp_path_factory, "some_meshes", [], ["4x2", "1x8"])
 
 
 @pytest.fixture(scope="module")
 def every(tmp_path_factory):
-    """Every method on every mesh."""
+    """Runs every method on every mesh."""
     return trained(tmp_path_factory, "every_mesh", TRAINED, MESHES)
 
 
 def assert_the_same_run(found: dict, label: str) -> None:
-    """The losses of five steps to 1e-5, the parameters behind them to 1e-4 of their way."""
+    """Checks the losses of five steps to 1e-5, and the parameters to 1e-4 of their change."""
     one, many = found["1x1"], found[label]
     for step, (metrics, expected) in enumerate(zip(many["metrics"], one["metrics"], strict=True)):
         for key, value in expected.items():
@@ -89,7 +89,7 @@ def assert_the_same_run(found: dict, label: str) -> None:
 @pytest.mark.parametrize("label", MESHES)
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_method_trains_the_same_on_every_mesh(every, name, label):
-    """Over the whole batch, for a loss of each device's own rows would be another; IRRA with all losses."""
+    """The losses must cover the whole batch, not each device's rows; IRRA uses all losses."""
     assert_the_same_run(every["methods"][name], label)
     if name == "dm_adapter" and label in ("4x2", "1x8"):
         assert every["methods"][name][label]["split"] > 10
@@ -106,7 +106,7 @@ def test_losses_and_gradients_are_those_of_the_whole_batch(some, name):
 
 @pytest.mark.parametrize("name", [*(name for name in losses.BY_NAME if name != "id"), "in parts"])
 def test_no_device_holds_all_pairs_of_a_batch(some, name):
-    """A device's rows of them: an eighth."""
+    """Each device holds an eighth of the pairs."""
     one, eight = some["memory"]["1x1"][name], some["memory"]["4x2"][name]
     assert one["all_pairs"] and not eight["all_pairs"]
     assert eight["bytes"] < one["bytes"] / 4
@@ -131,7 +131,7 @@ def test_leaf_spec(name, shape, model, spec):
 
 
 def test_optimizer_moments_are_sharded_like_their_weights():
-    """Their paths end as those of the weights do, whatever optax puts before."""
+    """Their paths end like those of the weights, whatever optax puts before."""
     import optax
 
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), sharding.AXES)
@@ -178,7 +178,7 @@ from tpr_jax.train.setup import prepare
 found = {}
 for flags in json.loads(sys.argv[2]):
     config = main.parse(["main", "--config", sys.argv[1], "--workdir", "unused", *flags])[0]
-    config.data_dir = "/no/such/folder"  # nothing is read before
+    config.data_dir = "/no/such/folder"  # must not be read
     try:
         prepare(config)
     except UserError as error:
@@ -192,7 +192,7 @@ def test_rejects_a_misfit_before_reading_data(tiny):
         (
             "--config.batch_size=12",
         ): "config.batch_size=12 must be a multiple of the 8 devices of the data axis",
-        # Of an evaluation's batches each is filled up: none has to fit.
+        # Evaluation pads its batches, so any size is accepted.
         ("--config.eval_batch_size=12",): "/no/such/folder: no such folder",
         ("--config.mesh.data=3",): "mesh.data=3 and mesh.model=1 do not make up the 8 devices here",
         (

@@ -1,4 +1,4 @@
-"""Attention against NumPy in float64: written out, and as cuDNN is called."""
+"""Attention against NumPy in float64: the reference, and the call of cuDNN."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ SHAPE = B, H, L, C = 2, 3, 5, 8
 M = 7  # keys
 MASKS = {
     "all": np.zeros((L, M)),
-    "causal": np.pad(oracles.causal(L), ((0, 0), (M - L, 0))),  # behind a prefix that all may see
+    "causal": np.pad(oracles.causal(L), ((0, 0), (M - L, 0))),  # after a prefix that all queries see
 }
 
 
@@ -26,7 +26,7 @@ def float32(*arrays):
 
 
 def by_xla(q, k, v, mask):
-    """The form in which cuDNN's kernel is called, computed by XLA: it runs anywhere."""
+    """Computes the fused call by XLA, which runs anywhere."""
     assert mask is None
     return attention.fused_attention(q, k, v, "xla")
 
@@ -47,7 +47,7 @@ def test_no_mask(function):
 def test_accepts_a_mask_for_each_row():
     q, k, v = inputs()
     masks = np.where(np.random.default_rng(1).random((B, 1, L, M)) < 0.3, -np.inf, 0)
-    masks[..., 0] = 0  # no query is without a key
+    masks[..., 0] = 0  # every query has a key
     found = attention.attend(*float32(q, k, v, masks))
     for row in range(B):
         expected = oracles.attend(*(a[row : row + 1] for a in (q, k, v)), masks[row, 0])
@@ -60,7 +60,7 @@ def test_accepts_a_mask_for_each_row():
 )
 @pytest.mark.parametrize("of", [0, 1, 2], ids="qkv")
 def test_gradients_match_finite_differences(of, function, mask):
-    """Along a random direction, against a difference of the oracle."""
+    """Compares directional derivatives with finite differences of the oracle."""
     rng, at, h = np.random.default_rng(of), inputs(), 1e-5
     direction, weights = rng.normal(size=at[of].shape), rng.normal(size=SHAPE)
 
@@ -97,7 +97,7 @@ def test_saves_the_softmax_once_in_the_dtype_of_the_inputs():
 
 
 def test_join_heads_inverts_split_heads():
-    x = np.arange(2 * 3 * 8).reshape(2, 3, 8)
+    x = np.arange(2 * 3 * 8.0).reshape(2, 3, 8)
     split = attention.split_heads(jnp.asarray(x), 2)
     np.testing.assert_array_equal(split, oracles.heads_of(x, 2))
     np.testing.assert_array_equal(split[1, 1, 2], x[1, 2, 4:])
@@ -112,12 +112,14 @@ def asked_anew():
 
 
 def test_uses_the_fused_kernel_only_if_it_runs_and_agrees(monkeypatch, asked_anew):
-    """The same call computed by XLA stands in for cuDNN's, which needs a GPU."""
+    """XLA stands in for cuDNN, which needs a GPU."""
     assert attention.fused_attention_works() == (jax.default_backend() == "gpu")
     attention.fused_attention_works.cache_clear()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     inside = []
-    jax.jit(lambda x: inside.append(attention.fused_attention_works("xla")) or x)(jnp.ones(3))  # amid a trace
+    jax.jit(lambda x: inside.append(attention.fused_attention_works("xla")) or x)(
+        jnp.ones(3)
+    )  # while tracing
     assert inside == [True]
     if not any(device.platform == "gpu" for device in jax.devices()):
         assert not attention.fused_attention_works("cudnn")
@@ -128,7 +130,7 @@ def test_uses_the_fused_kernel_only_if_it_runs_and_agrees(monkeypatch, asked_ane
 
 
 def test_traced_with_a_gpu_and_run_on_a_cpu_uses_the_reference(monkeypatch):
-    """Of both ways the one for the devices at hand is compiled."""
+    """Only the branch of the local platform is compiled."""
     monkeypatch.setattr(attention, "fused_attention_works", lambda: True)
     monkeypatch.setattr(
         attention, "fused_attention", lambda q, k, v: attention.reference_attention(q, k, v, None) + 1
@@ -143,7 +145,7 @@ def test_traced_with_a_gpu_and_run_on_a_cpu_uses_the_reference(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(4, 12, 193, 203, 64), (4, 8, 77, 77, 64), (2, 2, 9, 16, 32)])
 def test_cudnn_matches_the_reference(shape):
-    """Result and slopes at the towers' sizes, odd numbers of queries and keys among them."""
+    """Compares results and gradients at the towers' sizes, with unaligned numbers of queries and keys."""
     if not attention.fused_attention_works():
         pytest.skip("no GPU with cuDNN's attention here")
     b, h, l, m, c = shape

@@ -1,4 +1,4 @@
-"""The two towers: initial values, and what the features may depend on."""
+"""The two towers: initial values, and what the features depend on."""
 
 import dataclasses
 import functools
@@ -20,21 +20,21 @@ DM = dm_adapter(**tiny.DM_SETTINGS)
 
 @functools.cache
 def initial():
-    """The first variables of a tiny DM-Adapter."""
-    # This generator's numbers take less compiling than the default one's.
+    """Returns the initial variables of a tiny DM-Adapter."""
+    # This generator compiles faster than the default one.
     return jax.jit(clip.build(tiny.CONFIG, DM)["init"])(jax.random.key(0, impl="unsafe_rbg"))
 
 
 @functools.cache
 def encoders(method=DM, config=tiny.CONFIG, dtype="float32"):
-    """(encode_image, encode_text), features only, compiled once for all tests."""
+    """Returns (encode_image, encode_text) without routing statistics, compiled once for all tests."""
     model = clip.build(config, method, dtype)
     return [jax.jit(lambda v, x, f=model[name]: f(v, x)[0]) for name in ("encode_image", "encode_text")]
 
 
 @functools.cache
 def variables(method=DM, config=tiny.CONFIG):
-    """Random variables in which every part counts."""
+    """Returns random variables with which every part has an effect."""
     return tiny.random_like(declared(config, method), seed=0)
 
 
@@ -49,14 +49,14 @@ def test_dm_adapter_starts_exactly_as_clip():
         np.testing.assert_array_equal(
             with_parts, encoders(zero_shot())[i]({"params": first["params"]}, batch[key])
         )
-        # And it does not once the experts' second matrices have moved.
+        # The features change once the experts' second matrices are not zero.
         moved = {"params": first["params"], "moe": variables()["moe"]}
         assert relative(encoders()[i](moved, batch[key]), with_parts) > 1e-3
 
 
 @pytest.mark.parametrize("d", [256, 64])
 def test_initial_values(d):
-    """Of a mixture with enough numbers to tell distributions apart: bounds, spread, and what is exact."""
+    """Checks bounds, standard deviations and constants on arrays large enough to tell distributions apart."""
     part = MoePart(dm_adapter().vision[0], 1e-5)
     draw = jax.jit(lambda key: part.init(key, jnp.zeros((1, 1, d)))["moe"])
     part, other = draw(jax.random.key(1)), draw(jax.random.key(2))
@@ -77,12 +77,12 @@ def test_initial_values(d):
 
 
 def test_random_leaves_are_independent():
-    """Each leaf has randomness of its own: no two blocks, towers, gates or experts start the same."""
+    """No two blocks, towers, routers or experts have the same initial values."""
     drawn = [np.ravel(x) for x in jax.tree.leaves(initial()) if x.size > 8 and np.std(x) > 0]
     assert len(drawn) > 25
     for i, a in enumerate(drawn):
         for b in drawn[:i]:
-            # The standard normal behind both, whatever their spread.
+            # Compares them as standard normals, whatever their standard deviations.
             n = min(a.size, b.size)
             assert not np.allclose(a[:n] / a.std(), b[:n] / b.std(), rtol=1e-2)
 
@@ -96,9 +96,9 @@ def test_normalize_by_hand():
 
 
 def test_patches_by_hand():
-    """A picture of 4 x 6 pixels in patches of 2: pixel (y, x), channel c holds 100 y + 10 x + c."""
+    """An image of 4 x 6 pixels in patches of 2: pixel (y, x), channel c is 100 y + 10 x + c."""
     y, x, c = np.ogrid[:4, :6, :3]
-    found = np.asarray(clip.extract_patches(jnp.asarray(100 * y + 10 * x + c)[None], 2))
+    found = np.asarray(clip.extract_patches(jnp.asarray(100.0 * y + 10 * x + c)[None], 2))
     assert found.shape == (1, 6, 12)
     corner = [0, 1, 2, 10, 11, 12, 100, 101, 102, 110, 111, 112]
     for i, offset in enumerate((0, 20, 40, 200, 220, 240)):
@@ -126,12 +126,12 @@ def test_pixels_and_normalized_floats_agree():
 def test_end_positions():
     ids = jnp.array([[1, 5, 12, 0, 0], [1, 12, 12, 3, 9], [12, 9, 9, 3, 9]])
     np.testing.assert_array_equal(clip.end_positions(ids, None), [2, 1, 0])
-    np.testing.assert_array_equal(clip.end_positions(ids, 9), [0, 4, 1])  # 0: none there
+    np.testing.assert_array_equal(clip.end_positions(ids, 9), [0, 4, 1])  # 0: it does not occur
     np.testing.assert_array_equal(clip.end_positions(ids, 3), [0, 3, 3])
 
 
 def test_text_feature_is_read_at_the_end_position():
-    """At the first of the named ids, though it comes again as padding; at the highest where none is named."""
+    """The position is that of the first eot_id, which may also pad, or without eot_id of the highest id."""
     ids = np.array([[0, 3, 2, 5, 5, 5, 5], [0, 5, 9, 4, 5, 5, 5]], np.int32)
     by_highest = np.asarray(encoders()[1](variables(), ids))
     by_name = np.asarray(encoders(config=dataclasses.replace(tiny.CONFIG, eot_id=5))[1](variables(), ids))
@@ -140,7 +140,7 @@ def test_text_feature_is_read_at_the_end_position():
 
 
 def test_text_attention_is_causal():
-    """Ids behind the end of a text do not change its feature; one before it does; other rows never do."""
+    """A feature depends on the ids before the end of its text, and not on later ids or other rows."""
     ids = np.array([[0, 3, 4, 12, 0, 0, 0], [0, 7, 12, 0, 0, 0, 0]], np.int32)
     before = np.asarray(encoders()[1](variables(), ids))
     behind, earlier = ids.copy(), ids.copy()
@@ -169,8 +169,11 @@ def test_every_pixel_affects_the_feature():
     ("method", "tolerance"), [(zero_shot(), 1e-2), (DM, 2e-2)], ids=["clip", "dm_adapter"]
 )
 def test_bfloat16_stays_near_float32(method, tolerance):
-    """At widths where single roundings average out. With a mixture, a token whose experts lie close together
-    may go to another one: these features differ by more than rounding."""
+    """The widths are large enough for rounding errors to average out.
+
+    In a mixture a token with nearly equal experts may be routed to another one, which changes features by
+    more than rounding.
+    """
     sizes = {"vision_width": 64, "text_width": 64, "text_layers": 1, "embed_dim": 32}
     config = dataclasses.replace(tiny.CONFIG, **sizes)
     weights = variables(method, config)
@@ -204,7 +207,7 @@ def test_routing_of_each_block():
         assert {name: leaf.shape for name, leaf in block.items()} == {
             "balance": (),
             "load": (3,),
-            "chosen": (3,),  # of these two the balance of a whole batch is made from its parts
+            "chosen": (3,),  # with `probability` this makes the balance of a batch from its microbatches
             "probability": (3,),
             "alpha": (),
         }

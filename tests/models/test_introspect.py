@@ -1,4 +1,4 @@
-"""What is found inside the towers: against planted routers and prefix keys, and the model itself."""
+"""Introspection against planted routers and prefix keys, and against the model itself."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tpr_jax.models import clip
 from tpr_jax.models.introspect import build_inside
 from tpr_jax.models.methods import dm_adapter, lora_moe, prefix, up_person
 
-N = 7  # tokens of a photo: the class token and 3 x 2 patches
+N = 7  # tokens of an image: the class token and 3 x 2 patches
 
 
 def drawn(method, seed=0):
@@ -17,8 +17,9 @@ def drawn(method, seed=0):
 
 
 def plant_router(router, of_token, experts=3):
-    """Weights such that the token whose one large number is at place i goes to of_token[i] = (first, second),
-    with 3/4 and 1/4.
+    """Plants weights that route the token with its one large feature i to of_token[i] = (first, second).
+
+    The experts' weights are 3/4 and 1/4.
 
     LayerNorm makes (15 - 1 at i, -1 elsewhere) / sqrt(15) of a one at place i of 16; so an expert's logit
     is 16 / sqrt(15) times its weight at i, less a number that is the same for experts whose weights have the
@@ -30,7 +31,7 @@ def plant_router(router, of_token, experts=3):
     for i, (first, second) in enumerate(of_token):
         w[i] = -20.0
         w[i, first], w[i, second] = 0.0, -unit
-    w[len(of_token)] = w[: len(of_token)].sum(0).max() - w[: len(of_token)].sum(0)  # sums alike
+    w[len(of_token)] = w[: len(of_token)].sum(0).max() - w[: len(of_token)].sum(0)  # equal sums
     router["w_in"] = w
 
 
@@ -55,9 +56,7 @@ def test_returns_the_experts_of_a_planted_router(kind):
     else:
         plant_router(own["mlp"]["fc"]["lora_fc"]["router"], of_token)
         path = "visual/block_0/mlp/fc/lora_fc"
-    found = build_inside(CONFIG, method)["image"](
-        variables, np.zeros((2, *CONFIG.image_size, 3), np.float32)
-    )
+    found = build_inside(CONFIG, method)["image"](variables, np.zeros((2, *CONFIG.image_size, 3), np.float32))
     wanted = np.zeros((N, 3))
     for token, (first, second) in enumerate(of_token):
         wanted[token, first], wanted[token, second] = 0.75, 0.25
@@ -94,7 +93,7 @@ def test_tokens_contain_the_features():
 
 
 def plant_queries(attention, leaves, scores, heads):
-    """Every token asks the same in every head; of head h the first prefix key scores scores[h], all others 0.
+    """Plants equal queries; in head h the first prefix key scores scores[h], all other keys 0.
 
     A prefix key is scaled by its own scalar, and scores are divided by the root of a head's width.
     """
@@ -118,7 +117,7 @@ def test_returns_the_attention_on_a_planted_prefix_key():
     block = variables["params"]["visual"]["block_0"]["attn"], variables["prefix"]["visual"]["block_0"]["attn"]
     plant_queries(block[0], block[1]["prefix"], scores, 4)
     found = inside["image"](variables, clip.normalize(given["image"]))["prefix"]
-    # The other prefix key scores 0, as the N tokens do.
+    # The other prefix key scores 0, like the N tokens.
     wanted = (np.exp(scores) + 1) / (np.exp(scores) + 1 + N)
     assert (
         wanted[0] == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""The methods side by side: what sits where, and that the ablations can be reached."""
+"""The methods: their parts by slot, and the settings of the papers' ablations."""
 
 import pytest
 
@@ -49,7 +49,7 @@ def test_ablations_of_dm_adapter():
 
 
 def test_ablations_of_up_person():
-    """Each part alone, each pair; a prefix without its gate; each part's own depth."""
+    """Covers each part alone, each pair, a prefix without its gate, and each part's depth."""
     for use, collections in [
         (("lora",), ("lora",)),
         (("prefix", "adapter"), ("adapter", "prefix")),
@@ -127,7 +127,7 @@ def test_rejects_unknown_parts_of_a_mixture(settings, told):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_names_and_trainable_collections(name):
-    """A method says its own name, all its trainable collections exist in its model, and no others do."""
+    """A method has its own name, and its model has exactly its trainable collections."""
     method = METHODS[name](**tiny.SETTINGS.get(name, {}))
     assert method.name == name
     shapes = declared(tiny.CONFIG, method)

@@ -1,4 +1,4 @@
-"""Which slots the parts fill, in which blocks, and that what does not fit is named."""
+"""The slots and blocks of parts, and the validation of their settings."""
 
 import dataclasses
 
@@ -131,7 +131,7 @@ def test_rejects_a_part_that_does_not_fit(parts, told):
         (Prompts(depth=0), "depth=0 must lie between 1 and the 4 blocks"),
         (Prompts(length=0), "length=0 must be at least 1"),
         (Prompts(length="2"), "length='2' must be"),
-        # 2 * 4 of 9 tokens leave start-of-text alone; 3 leave start, two words and end.
+        # 2 * 4 of 9 tokens leave only start-of-text; 2 * 3 leave start, one word and end.
         (Prompts(length=4), "length=4 .*leave room for words among the text's 9 tokens"),
         (Prompts(length=8, direction="none"), "length=8 .*leave room"),
     ],

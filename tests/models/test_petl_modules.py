@@ -1,4 +1,4 @@
-"""The modules that hold the parts' leaves: which leaves there are, and how each starts."""
+"""The modules of the parts: their variables and initial values."""
 
 import dataclasses
 
@@ -17,8 +17,8 @@ D = 256
 
 
 def drawn(module, *inputs):
-    """The module's leaves, {path: array}."""
-    # This generator's numbers take less compiling than the default one's.
+    """Returns the module's initial variables, {path: array}."""
+    # This generator compiles faster than the default one.
     variables = jax.jit(module.init)(jax.random.key(1, impl="unsafe_rbg"), *inputs)
     variables.pop("routing", None)
     (collection,) = variables.values()
@@ -31,7 +31,7 @@ def x():
 
 
 def assert_uniform(values, low, high):
-    """Between the bounds, near to both, and with the spread and mean of a uniform distribution."""
+    """Checks the bounds, the standard deviation and the mean of a uniform distribution."""
     width = high - low
     assert low <= values.min() < low + 0.01 * width and high - 0.01 * width < values.max() <= high
     np.testing.assert_allclose(values.std(), width / 12**0.5, rtol=0.05)
@@ -41,7 +41,7 @@ def assert_uniform(values, low, high):
 def assert_normal(values, std):
     np.testing.assert_allclose(values.std(), std, rtol=0.15)
     assert abs(values.mean()) < 4 * std / values.size**0.5
-    # Not cut off, and not uniform.
+    # Neither truncated nor uniform.
     assert np.abs(values).max() > 2.3 * std
 
 
@@ -149,7 +149,7 @@ def test_prompts_and_their_maps(direction, maps, counts):
 
 
 class Updated(nn.Module):
-    """A product with parts on three equal pieces of its columns."""
+    """A dense layer with parts on its three column blocks."""
 
     slots: tuple
 
@@ -173,7 +173,7 @@ def test_only_filled_slots_have_leaves_and_updates():
 
 
 def test_parts_of_one_kind_have_separate_leaves():
-    """Slots are names in the tree: two adapters of a block are two."""
+    """Slots are names in the tree, so two adapters of a block have separate variables."""
 
     class Two(nn.Module):
         @nn.compact

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process: fewer pages have to be cleared for it."""
+"""Freed memory stays in the process, so that fewer pages are cleared."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def faults(how: str) -> int:
 
 
 def test_large_blocks_are_reused():
-    # 128 MiB five times: in pages of 4 KiB 160,000 of them, in huge pages 320.
+    # 128 MiB five times are 160,000 pages of 4 KiB, or 320 huge pages.
     assert faults("keep") < faults("leave") / 10
 
 
@@ -48,7 +48,7 @@ def resident():
 
 keep_freed_memory()
 blocks = [bytearray(50_000) for _ in range(4000)]
-last = bytearray(50_000)  # above all others: what is below it cannot simply be cut off
+last = bytearray(50_000)  # the topmost block keeps those below from being trimmed
 before = resident()
 del blocks
 kept = resident()
@@ -57,7 +57,7 @@ print(before - kept, before - resident() if hand_back_freed_memory() else "canno
 
 
 def test_free_memory_is_returned_to_the_system():
-    """200 MB in small blocks: the process keeps them until it is told, then holds none of them."""
+    """The process keeps 200 MB of freed small blocks until it is told to return them."""
     done = subprocess.run([sys.executable, "-c", HOLD], capture_output=True, text=True, check=True)
     kept, handed_back = done.stdout.split()
     if handed_back == "cannot":

@@ -1,4 +1,4 @@
-"""The table of chips."""
+"""The table of chips and their peak rates."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_float32_takes_a_tpu_six_passes():
 
 
 def test_rates_are_plausible():
-    """Any of these chips: tens to thousands of TFLOP/s, a product or two a byte of 100 to 1000."""
+    """All chips have tens to thousands of TFLOP/s and 100 to 1000 operations per byte of memory."""
     for chip in (*chips.TPUS.values(), *chips.GPUS.values()):
         assert 1e14 < chip.flops < 1e16
         assert 100 < chip.flops / chip.bandwidth < 1000

@@ -1,4 +1,4 @@
-"""The peak of memory: of what a process really takes, and carried over an interruption."""
+"""Peak memory: of a real process, and across an interruption."""
 
 import resource
 import subprocess
@@ -16,7 +16,7 @@ import resource
 import numpy as np
 from tpr_jax.perf import memory
 before = memory.peaks({})["peak_memory_bytes"]
-block = np.ones(before + 200 * 2**20, np.uint8)  # more than it has held so far
+block = np.ones(before + 200 * 2**20, np.uint8)  # more than its peak so far
 during = memory.peaks({})["peak_memory_bytes"]
 size = block.nbytes
 del block
@@ -26,7 +26,7 @@ print(size, during, after, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_ma
 
 
 def test_peak_rises_with_allocations_and_does_not_fall():
-    """In a process of its own: that of the tests may have held gigabytes.
+    """Runs in a process of its own, because that of the tests may have held gigabytes.
 
     By way of a shell: the kernel counts in what the process that called exec held before, and a child of the
     tests' process may have that process's memory until then. What the shell forks has only the shell's.
@@ -35,7 +35,7 @@ def test_peak_rises_with_allocations_and_does_not_fall():
     done = subprocess.run(by_shell, capture_output=True, text=True, check=True)
     size, during, after, by_kernel = map(int, done.stdout.split())
     assert size <= during < 3 * size + 500 * MIB
-    # The kernel brings its accounts up to date in batches of pages, so they differ by less than this.
+    # The kernel updates its counters in batches of pages, so they differ by less than this.
     assert abs(after - during) < 20 * MIB
     assert abs(after - by_kernel) < 20 * MIB
 

@@ -1,4 +1,4 @@
-"""Only the chosen experts: against loops over tokens, and against all experts as two products."""
+"""The grouped mixture against loops over tokens, and against the dense mixture."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def test_each_selection_has_a_row_in_a_block_of_its_expert(size, seed):
 
 
 def test_all_tokens_may_select_the_same_expert():
-    """Which takes the most blocks of one expert, and leaves those of the others empty."""
+    """One expert needs the most blocks, and the others' are empty."""
     place, _, expert = sort(np.full((10, 1), 2), 4, 4)
     np.testing.assert_array_equal(place.ravel(), np.arange(10))
     np.testing.assert_array_equal(expert[:3], [2, 2, 2])
@@ -50,14 +50,14 @@ def test_grouped_mixture_matches_the_sparse_reference(e, k, block):
 
 
 def many(dtype="float32"):
-    """Tokens, scores and experts of which it pays to compute only the chosen: 1 of 40, or 2."""
+    """Returns tokens, logits and experts for which grouping pays off: 1 or 2 of 40 selected."""
     rng = np.random.default_rng(0)
     u, logits = float32((rng.normal(size=(2, 500, 8)), rng.normal(size=(2, 500, 40))))
     return jnp.asarray(u, dtype), logits, *float32(part(rng, 8, 40, 4))
 
 
 def gradients(pays, monkeypatch, top_k, u, *rest):
-    """Of all that a mixture reads, with only the chosen computed or all."""
+    """Returns the gradients in all inputs of a mixture, grouped or dense."""
     monkeypatch.setattr(moe, "use_grouped", lambda *sizes: pays)
     weigh = np.random.default_rng(1).normal(size=u.shape)
 
@@ -84,7 +84,7 @@ def test_bfloat16_keeps_float32_gradients_of_the_experts(monkeypatch):
 
 
 def test_is_used_only_where_it_pays_off():
-    """1,000 tokens, 1 of 40 experts chosen: 3,584 rows instead of 40,000. Of 6 experts two, never."""
+    """1,000 tokens with 1 of 40 experts take 3,584 rows instead of 40,000; 2 of 6 experts never pay off."""
     assert grouped.padded_rows(1000, 40, 1) == 3584 and moe.use_grouped(1000, 40, 1)
     assert not any(moe.use_grouped(tokens, 6, 2) for tokens in (1, 77, 1544, 10**6))
     assert not moe.use_grouped(77, 40, 1)
@@ -93,7 +93,7 @@ def test_is_used_only_where_it_pays_off():
 
 
 def test_export_with_a_symbolic_batch_computes_all_experts():
-    """Whether sorting pays is not known there."""
+    """The number of tokens is unknown there."""
     u, logits, down, up = many()
 
     def mix(u, logits):

@@ -18,7 +18,7 @@ def float32(tree):
 
 @pytest.mark.parametrize("held", [(0,), (1,), (0, 2), (0, 1, 2)], ids=str)
 def test_delta_changes_only_blocks_with_an_update(held):
-    """Ranks may differ; each piece's columns get their own `scale * x A B`, the others nothing."""
+    """Ranks may differ; each block with an update gets `scale * x A B`, the others nothing."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 3, 6))
     pieces = [piece(rng, 6, 2 + i, 4, 0.5 + i) if i in held else None for i in range(3)]
@@ -28,7 +28,7 @@ def test_delta_changes_only_blocks_with_an_update(held):
 
 
 def test_delta_by_hand():
-    """x = (1, 2), A = (3, 4)^T, B = (5, 6): x A = 11; halved and spread, (27.5, 33)."""
+    """x = (1, 2), A = (3, 4)^T, B = (5, 6): x A = 11; times B and the scale 1/2, (27.5, 33)."""
     one = {"a": jnp.array([[3.0], [4.0]]), "b": jnp.array([[5.0, 6.0]]), "scale": 0.5}
     found = lora.delta(jnp.array([[[1.0, 2.0]]]), [one], 2)
     np.testing.assert_allclose(found, [[[27.5, 33.0]]])
@@ -44,7 +44,7 @@ def test_merge_kernel_agrees_with_delta():
 
 
 def test_magnitude_by_hand():
-    """W's column (3, 4), 5 long, becomes (6, 8) by A B: with m = 2 it is 10 long, twice 5, as it was."""
+    """W's column (3, 4) of norm 5 becomes (6, 8) by A B; m = 2 gives the norm 2 * 5 = 10, which it has."""
     kernel = jnp.array([[3.0, 1.0], [4.0, 0.0]])
     one = {"a": jnp.eye(2), "b": jnp.array([[3.0, 0.0], [4.0, 1.0]]), "scale": 1.0}
     one["magnitude"] = jnp.array([2.0, 3.0])
@@ -63,7 +63,7 @@ def test_merged_columns_have_the_learned_norms():
 
 
 def test_norm_is_constant_in_the_gradient():
-    """DoRA's section 4.3: the gradient in A B is that of `ratio * (W + A B)` with the ratio a constant."""
+    """As in DoRA's section 4.3, the gradient is that of `ratio * (W + A B)` with a constant ratio."""
     rng = np.random.default_rng(3)
     kernel, one, weight = float32(
         (rng.normal(size=(6, 3)), piece(rng, 6, 2, 3, magnitude=np.ones(3)), rng.normal(size=(6, 3)))

@@ -1,4 +1,4 @@
-"""The mixture against a version that computes each token's chosen experts one by one."""
+"""The mixture against a reference that computes each token's selected experts one by one."""
 
 import functools
 
@@ -18,7 +18,7 @@ def softmax(x):
 
 
 def sparse_mixture(u, logits, top_k, down, up):
-    """Loops over tokens; each visits only its `top_k` experts. float64."""
+    """Loops over tokens, each with its `top_k` experts, in float64."""
     out = np.zeros(u.shape)
     for b, l in np.ndindex(*u.shape[:2]):
         chosen = sorted(range(logits.shape[-1]), key=lambda e: -logits[b, l, e])[:top_k]
@@ -29,7 +29,7 @@ def sparse_mixture(u, logits, top_k, down, up):
 
 
 def part(rng, d, e, r):
-    """All leaves of a mixture, normal."""
+    """Returns random weights of a mixture."""
     return (
         {"kernel": rng.normal(size=(d, e, r)), "bias": rng.normal(size=(e, r))},
         {"kernel": rng.normal(size=(e, r, d)), "bias": rng.normal(size=(e, d))},
@@ -42,7 +42,7 @@ def float32(tree):
 
 @functools.partial(jax.jit, static_argnums=4)
 def route_and_mix(u, logits, down, up, top_k):
-    """One compilation a shape: the mixture, the weights and the choice."""
+    """Returns the mixture, the weights and the selection, compiled once for each shape."""
     weights, chosen = moe.top_k_gating(logits, top_k)
     return moe.mixture(u, weights, top_k, down, up), weights, chosen
 
@@ -68,7 +68,7 @@ def test_mixture_matches_the_sparse_reference(experts, shape, seed):
 
 
 def test_top_k_gating_by_hand():
-    """Top-k first, then softmax over the chosen logits only: log 3 and 0 give 3/4 and 1/4."""
+    """The softmax covers the selected logits only: log 3 and 0 give 3/4 and 1/4."""
     logits = jnp.array([[[0.0, np.log(3.0), -1.0, -0.5], [-2.0, -5.0, -2.0 - np.log(4.0), -9.0]]])
     weights, chosen = moe.top_k_gating(logits, 2)
     np.testing.assert_allclose(weights, [[[0.25, 0.75, 0, 0], [0.8, 0, 0.2, 0]]], atol=1e-6)
@@ -117,7 +117,7 @@ def test_zero_up_projection_gives_exactly_zero():
 
 @pytest.mark.parametrize(("e", "k"), [(2, 1), (6, 2), (5, 5), (1, 1)])
 def test_load_balance_is_k_over_e_when_balanced(e, k):
-    """Each token prefers the next k experts round the clock, so all get the same share of everything."""
+    """Each token prefers the next k experts cyclically, so all are used equally."""
     logits = np.zeros((1, e, e), np.float32)
     for token in range(e):
         logits[0, token, [(token + i) % e for i in range(k)]] = 2.0
@@ -127,7 +127,7 @@ def test_load_balance_is_k_over_e_when_balanced(e, k):
 
 @pytest.mark.parametrize(("d", "n"), [(4, 4), (3, 7)])
 def test_low_rank_mixture_is_the_weighted_sum(d, n):
-    """A loop over tokens and experts; the output may be wider than the input."""
+    """Compares with a loop over tokens and experts; the output may be wider than the input."""
     rng = np.random.default_rng(0)
     x, weights = rng.normal(size=(2, 3, d)), rng.random((2, 3, 5))
     a, b = rng.normal(size=(d, 5, 2)), rng.normal(size=(5, 2, n))
@@ -147,7 +147,7 @@ def test_load_balance_by_hand_when_all_tokens_select_one_expert():
 
 
 def test_gradient_of_load_balance_flows_through_the_probability_only():
-    """Finite differences in float64 of `E mean_e(P_e C_e)` with C held."""
+    """Compares with finite differences of `E mean_e(P_e C_e)` with constant C, in float64."""
     rng = np.random.default_rng(3)
     logits = rng.normal(size=(2, 3, 4))
     _, chosen = moe.top_k_gating(jnp.asarray(logits, jnp.float32), 2)
@@ -168,7 +168,7 @@ def test_gradient_of_load_balance_flows_through_the_probability_only():
 
 
 def test_gradient_of_gating_reaches_the_selected_logits_only():
-    """d(w_0)/d(logits) of a softmax over two chosen: w_0 w_1 (1, -1), and nothing for the others."""
+    """The gradient of a softmax over two logits is w_0 w_1 (1, -1), and 0 for the others."""
     logits = jnp.array([[[0.3, 1.1, -0.4]]])
     gradient = jax.grad(lambda x: moe.top_k_gating(x, 2)[0][0, 0, 1])(logits)
     w = 1 / (1 + np.exp(-0.8))

@@ -1,4 +1,4 @@
-"""Prefix tokens: S-Prefix as its paper has it against values that carry the gate; scalars; masks."""
+"""Prefix tokens: S-Prefix as in its paper against gated values; scalars; masks."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +32,7 @@ def test_gate_on_the_softmax_equals_gate_on_the_values(mask, gate):
     keys, values = (prefix.with_prefix(t, float32(x)) for t, x in ((key, k), (value, v)))
     masked = prefix.mask_with_prefix(None if mask is None else float32(mask), M)
     found = attend(float32(q), keys, values, masked)
-    # The oracle multiplies columns of the softmax, and has the prefix behind all other tokens.
+    # The oracle multiplies columns of the softmax and puts the prefix after all other tokens.
     heads = [np.moveaxis((leaves[n] * leaves[f"{n}_scale"]).reshape(M, H, C), 0, 1) for n in ("key", "value")]
     k, v = (
         np.concatenate([x, np.broadcast_to(t, (B, H, M, C))], axis=2)

@@ -1,4 +1,4 @@
-"""Prompt tokens: the maps between the towers, and room for tokens in a text, worked by hand."""
+"""Prompt tokens: the maps between the towers, and slots in a text, worked by hand."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -40,12 +40,12 @@ def test_order_of_own_and_mapped_tokens(maps):
         np.testing.assert_allclose(found, np.concatenate(parts, axis=1), rtol=1e-5, atol=1e-6)
 
 
-# 40 starts a text, 41 ends it, 0 fills up.
+# 40 starts a text, 41 ends it, 0 pads it.
 TEXTS = [
     [40, 1, 41, 0, 0, 0, 0],  # short
-    [40, 1, 2, 3, 41, 0, 0],  # fits to the last place
-    [40, 1, 2, 3, 4, 41, 0],  # its end would be the first pushed off
-    [40, 1, 2, 3, 4, 5, 41],  # as long as may be
+    [40, 1, 2, 3, 41, 0, 0],  # fits exactly
+    [40, 1, 2, 3, 4, 41, 0],  # its end would be pushed off
+    [40, 1, 2, 3, 4, 5, 41],  # of the maximum length
 ]
 ROOM = [
     [40, 0, 0, 1, 41, 0, 0],
@@ -64,7 +64,7 @@ def test_insert_slots_after_start_of_text(eot_id):
 
 
 def test_insert_slots_extends_shorter_texts_up_to_the_context():
-    """Texts come cut to the longest caption: 5 tokens here, of a context of 7."""
+    """Batches are trimmed to the longest caption, here 5 tokens of a context of 7."""
     ids = jnp.array([[40, 1, 41, 0, 0], [40, 1, 2, 3, 41]])
     found, end = prompts.insert_slots(ids, 1, 7, end_positions(ids, None))
     np.testing.assert_array_equal(found, [[40, 0, 1, 41, 0, 0], [40, 0, 1, 2, 3, 41]])

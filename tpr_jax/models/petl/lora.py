@@ -12,7 +12,7 @@ from tpr_jax.models.matmul import dense
 
 def delta(
     x: Float[Array, "*batch d"], updates: Sequence[dict | None], width: int
-) -> Float[Array, "*batch n"]:
+) -> Float[Array, "*batch {len(updates)*width}"]:
     """Computes what low-rank updates add to `x @ W`, where W has one column block of `width` per update.
 
     All updates are computed as two products: A side by side, B block-diagonal.
@@ -24,7 +24,7 @@ def delta(
       width: The number of columns of each block.
 
     Returns:
-      The sum of the updates; n = len(updates) * width.
+      What to add to the columns of all blocks.
     """
     rows = []
     for i, update in enumerate(updates):

@@ -1,5 +1,7 @@
 """DM-Adapter's sparse mixture of adapters with a domain-aware router (AAAI 2025)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -87,7 +89,7 @@ def mixture(
     )
 
 
-def use_grouped(tokens: int, experts: int, top_k: int) -> bool:
+def use_grouped(tokens: int | Any, experts: int, top_k: int) -> bool:
     """Returns whether to compute only the selected experts.
 
     This pays off where it takes at most a quarter of the rows, because sorting costs as much again. On two

@@ -25,8 +25,8 @@ def prefix_tokens(
     return key, value
 
 
-def with_prefix(tokens: Float[Array, "m d"], x: Float[Array, "b h l c"]) -> Float[Array, "b h n c"]:
-    """Prepends prefix tokens, split into heads, to the keys or values of every example; n = m + l.
+def with_prefix(tokens: Float[Array, "m d"], x: Float[Array, "b h l c"]) -> Float[Array, "b h m+l c"]:
+    """Prepends prefix tokens, split into heads, to the keys or values of every example.
 
     The reference inserts them after the first token; attention does not depend on the order of its keys.
     """
@@ -35,6 +35,8 @@ def with_prefix(tokens: Float[Array, "m d"], x: Float[Array, "b h l c"]) -> Floa
     return jnp.concatenate([jnp.broadcast_to(split, (b, *split.shape)), x], axis=2)
 
 
-def mask_with_prefix(mask: Float[Array, "*b q l"] | None, length: int) -> Float[Array, "*b q n"] | None:
-    """Extends an additive attention mask so that every query sees `length` prefix keys; n = length + l."""
+def mask_with_prefix(
+    mask: Float[Array, "*b q k"] | None, length: int
+) -> Float[Array, "*b q {length}+k"] | None:
+    """Extends an additive attention mask so that every query sees `length` prefix keys."""
     return mask if mask is None else jnp.pad(mask, ((0, 0),) * (mask.ndim - 1) + ((length, 0),))
