@@ -82,7 +82,7 @@ def test_a_program_compiled_here():
     assert found["memory"]["a"] == 2 * 64 * 64 * 4 and found["memory"]["outputs"] <= 8
     assert found["collectives"] == {}
     text = "\n".join(aot_report.lines("step", found, 8))
-    assert "1.000 x the least (0.500 x with all experts)" in text and "nothing" in text
+    assert "1.000 x the analytic minimum (0.500 x with all experts)" in text and "nothing" in text
 
 
 def test_lines_of_a_program_that_does_not_fit():

@@ -113,21 +113,16 @@ def lines(name: str, result: dict, batch_size: int) -> list[str]:
     if "shortage" in result:
         short = result["shortage"]
         return [
-            f"{name}: does not fit: {size(short['needed'])} a chip, of which there are "
-            f"{size(short['available'])}: {size(short['missing'])} are missing"
+            f"{name}: does not fit: needs {size(short['needed'])} a chip, {size(short['available'])} are "
+            f"available, {size(short['missing'])} are missing"
         ]
     memory, flops, roof = result["memory"], result["flops"], result["roofline"]
     kinds = ", ".join(f"{key} {size(n)}" for key, n in memory.items() if key != "total" and n > 0)
     shown = [
         name,
         f"  memory a chip    {size(memory['total'])}: {kinds}",
-        f"  products a chip  {flops['products'] / 1e12:.3f} TFLOP, {flops['ratio']:.3f} x the least"
-        + (
-            f" ({flops['ratio_all_experts']:.3f} x with all experts)"
-            if flops["ratio"] != flops["ratio_all_experts"]
-            else ""
-        )
-        + f"; {flops['products'] / flops['padded']:.0%} of the lanes filled",
+        f"  products a chip  {flops['products'] / 1e12:.3f} TFLOP, {_ratios(flops)}; "
+        f"{flops['products'] / flops['padded']:.0%} of the lanes filled",
         f"  main memory      {size(result['traffic'])} moved",
         "  interconnect     "
         + (
@@ -140,5 +135,12 @@ def lines(name: str, result: dict, batch_size: int) -> list[str]:
     if roof:
         times = ", ".join(f"{key} {1e3 * roof[key]:.2f} ms" for key in ("products", "memory", "interconnect"))
         rate = batch_size / roof["step"]
-        shown.append(f"  at its best      {times}: bound by {roof['bound']}, {rate:,.0f} examples a second")
+        shown.append(f"  at peak rates    {times}: bound by {roof['bound']}, {rate:,.0f} examples a second")
     return shown
+
+
+def _ratios(flops: dict) -> str:
+    text = f"{flops['ratio']:.3f} x the analytic minimum"
+    if flops["ratio"] == flops["ratio_all_experts"]:
+        return text
+    return f"{text} ({flops['ratio_all_experts']:.3f} x with all experts)"

@@ -82,7 +82,7 @@ def compiled(row: dict, folder: Path, tables_only: bool) -> dict | None:
 def table_of_slices(reports: list[dict]) -> str:
     """Returns a Markdown table with one row for each slice and method."""
     lines = [
-        "| slice | method | batch | memory a chip | of it | FLOPs / least | sent a chip and step "
+        "| slice | method | batch | memory a chip | of it | FLOPs / minimum | sent a chip and step "
         "| bound by | ms a step | examples/s |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
