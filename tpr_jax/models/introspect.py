@@ -5,7 +5,7 @@ layer does not return is recomputed from them by the functions that the layer it
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ class Call(NamedTuple):
 
     module: nn.Module
     inputs: tuple
-    output: object
+    output: Any
 
 
 def build_inside(config: ClipConfig, method: Method, dtype: str = "float32") -> dict[str, Callable]:

@@ -98,6 +98,7 @@ def up_person(
     version: str = "paper",
     use=("prefix", "lora", "adapter"),
     vanilla: bool = False,
+    *,
     depth_lora: int | None = None,
     depth_prefix: int | None = None,
     depth_adapter: int = 0,
