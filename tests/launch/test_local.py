@@ -57,7 +57,7 @@ def test_one_of_two_processes_is_killed_and_the_run_ends_all_the_same(begin, tmp
     os.kill(processes_of(script.pid)[1], signal.SIGKILL)
     stdout, stderr = script.communicate(timeout=600)
     assert script.returncode == 0, stderr
-    assert "starting it again (1 of 3)" in stderr and "process 1 ended without a word" in stderr
+    assert "starting it again (1 of 3)" in stderr and "process 1 ended unexpectedly" in stderr
     assert re.search(r"resumed at step \d+ of 12", stdout), (stdout, stderr)
     assert (workdir / "results.json").exists()
     assert [row["step"] for row in rows(workdir) if "loss" in row] == list(range(1, 13))

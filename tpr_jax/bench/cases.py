@@ -41,15 +41,14 @@ def encoder(tower: str, backbone: str, dtype: str, batch: int, method: str = "ze
     """Features of `batch` images or texts: `tower` is 'vision' or 'text'; texts have the full length."""
     from tpr_jax.model import jit_encoder
     from tpr_jax.models import clip
-    from tpr_jax.perf import flops
-    from tpr_jax.perf.xla_options import encoder_options
+    from tpr_jax.perf import flops, xla_options
 
     _, sizes, spec, model = model_of(method, backbone, dtype, batch)
     variables = jax.jit(model["init"])(jax.random.key(0))
     variables = clip.inference_variables(variables, dtype)
     rows = _batch(sizes, batch)["image" if tower == "vision" else "ids"]
     function = model["encode_image" if tower == "vision" else "encode_text"]
-    encode = jit_encoder(function, compiler_options=encoder_options(batch))
+    encode = jax.jit(lambda v, x: function(v, x)[0], compiler_options=xla_options.encoder_options(batch))
     least = flops.total(flops.encode(sizes, spec, tower, batch))["total"]
     return _compiled(encode, (variables, jnp.asarray(rows)), least)
 

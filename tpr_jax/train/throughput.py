@@ -116,10 +116,9 @@ class Throughput:
 
 
 def device_memory() -> int | None:
-    """Returns the highest peak memory of this process' devices, bytes; None if one does not report it."""
-    peaks = [memory.of_device(device) for device in jax.local_devices()]
-    known = [peak for peak in peaks if peak is not None]
-    return max(known) if len(known) == len(peaks) else None
+    """The most bytes that one of this process' devices has held so far; None where they keep no account."""
+    held = [memory.device_peak(device) for device in jax.local_devices()]
+    return max(held) if None not in held else None
 
 
 def complain(line: str) -> None:

@@ -1,7 +1,7 @@
 """Reports that a run makes no progress, and what it waits for.
 
-A thread of its own checks the time, since the training loop itself is what hangs. It ends nothing: a bucket
-may come back, and `distributed.rendezvous` notices within half a minute that a machine is gone.
+A thread of its own looks, for the loop itself is what hangs. It ends nothing: a bucket may come back, a
+machine that is gone without a word is noticed by the rendezvous' connections within half a minute.
 """
 
 import collections

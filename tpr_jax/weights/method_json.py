@@ -7,8 +7,6 @@ from tpr_jax.errors import UserError
 from tpr_jax.models.methods import Method
 from tpr_jax.models.petl_config import PARTS, Prompts
 
-NAMES = {kind: name for name, kind in PARTS.items()}
-
 
 def method_to_json(method: Method) -> dict:
     """Converts a method to dicts and lists; each module names its kind under `part`, as in a config."""
@@ -18,9 +16,9 @@ def method_to_json(method: Method) -> dict:
 
     return {
         "name": method.name,
-        "vision": [{"part": NAMES[type(part)], **to_dict(part)} for part in method.vision],
-        "text": [{"part": NAMES[type(part)], **to_dict(part)} for part in method.text],
-        "prompts": to_dict(method.prompts) if method.prompts else None,
+        "vision": [{"part": part.kind, **plain(part)} for part in method.vision],
+        "text": [{"part": part.kind, **plain(part)} for part in method.text],
+        "prompts": plain(method.prompts) if method.prompts else None,
         "tuned": list(method.tuned),
     }
 
