@@ -31,7 +31,7 @@ def stand_in(patch) -> None:
     model = SimpleNamespace(config=config, mean=(0.0,) * 3, std=(1.0,) * 3)
     patch(build_lib, "from_pretrained", lambda *args: model)
     patch(build_lib, "make_encoder", lambda model: (encode, 1))
-    patch(build_lib, "PART_ROWS", 3)
+    patch(build_lib, "SHARD_ROWS", 3)
     patch(exact, "FROM", 1)
 
 

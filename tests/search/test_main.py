@@ -1,4 +1,4 @@
-"""The command: what it prints and its exit codes; killed, it goes on; two processes share the work."""
+"""The command: output and exit codes; it resumes after a signal; two processes share the work."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from tpr_jax.search.index.build import build
 
 @pytest.fixture
 def made(tiny, tmp_path, capsys):
-    """An index of twelve photos made by the command."""
+    """Returns a folder with an index of twelve photos that the command made."""
     search_galleries.photos(tmp_path / "photos")
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"")
     assert (
@@ -30,13 +30,13 @@ def made(tiny, tmp_path, capsys):
     )
     told = capsys.readouterr().out
     assert "13 of 13 photos to encode" in told and "skipped: broken.jpg: the picture is empty" in told
-    assert "12 photos indexed: 12 encoded, 0 as they were, 0 gone, 1 skipped" in told
+    assert "12 photos indexed: 12 encoded, 0 unchanged, 0 gone, 1 skipped" in told
     return tmp_path
 
 
 @pytest.fixture(scope="module")
-def places(tiny, tmp_path_factory):
-    """`i`, an index, and `photos`, what is in it: made once, and not to be changed."""
+def folders(tiny, tmp_path_factory):
+    """Returns folders by name: an index `i`, its `photos`, and damaged copies. Read-only."""
     folder = tmp_path_factory.mktemp("cli")
     search_galleries.photos(folder / "photos")
     build(folder / "photos", folder / "i", tiny["clip"])
@@ -54,7 +54,7 @@ def start(*words):
     return subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=pipe, stderr=pipe, text=True)
 
 
-def test_query_in_words_and_as_json(made, capsys):
+def test_query_prints_lines_or_json(made, capsys):
     assert main(["query", "a red coat", "--index", str(made / "i"), "--top_k", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("   1  ") and lines[1].startswith("   2  ") and len(lines) == 3
@@ -77,7 +77,7 @@ def test_export(made, capsys):
         ([], "required: index|query|serve|export"),
         (["find"], "invalid choice"),
         (["query", "a"], "--index"),
-        (["query", "--index", "{i}"], "nothing is asked"),
+        (["query", "--index", "{i}"], "the query is missing"),
         (["query", "a", "--index", "nowhere"], "nowhere: has no index yet"),
         (["query", "a", "--index", "{i}", "--top_k", "many"], "--top_k"),
         (["query", "a", "--index", "{i}", "--model", "clip-mini"], "--model clip-mini: SHA-256"),
@@ -113,28 +113,24 @@ def test_export(made, capsys):
         (["export", "--index", "{i}", "--out", "{photos}/000.png"], "exists already"),
     ],
 )
-def test_mistakes_are_one_line(places, words, told, capsys):
-    assert main([word.format(**places) for word in words]) == 2
+def test_user_errors_are_one_line(folders, words, told, capsys):
+    assert main([word.format(**folders) for word in words]) == 2
     line = capsys.readouterr().err
     assert line.startswith("error: ") and told in line and line.count("\n") == 1
 
 
-def parts_of(folder):
-    return sorted(folder.glob("parts/*.npz"))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_stopped_amid_it_goes_on(tiny, tmp_path, how):
+def test_resumes_after_a_signal(tiny, tmp_path, how):
     search_galleries.photos(tmp_path / "photos", 6000)
     words = ["index", tmp_path / "photos", "--index", tmp_path / "i", "--model", tiny["clip"]]
     process = start(*words, "--batch_size", 1)
     assert "6,000 of 6,000 photos to encode" in process.stdout.readline()
-    time.sleep(3)  # of the half minute that it takes
+    time.sleep(3)  # of about 30 seconds
     process.send_signal(how)
     _, errors = process.communicate(timeout=300)
     told = (130, True) if how == signal.SIGTERM else (-how, False)
-    assert (process.returncode, "the same command goes on" in errors) == told, errors
+    assert (process.returncode, "rerun the same command to resume" in errors) == told, errors
     again = start(*words)
     told, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
@@ -168,9 +164,9 @@ def test_the_help_names_the_commands(capsys):
 
 
 @pytest.fixture
-def odd(places, tmp_path):
-    """A folder of files that are no picture, each for another reason."""
-    whole = (places["photos"] / "000.png").read_bytes()
+def odd(folders, tmp_path):
+    """Returns a folder of files that are not readable images, each for another reason."""
+    whole = (folders["photos"] / "000.png").read_bytes()
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("a woman in a red coat")
@@ -189,9 +185,9 @@ def odd(places, tmp_path):
         *("sub/a.png", "", "x" * 300),
     ],
 )
-def test_a_picture_that_cannot_be_asked_for(places, odd, name, capsys):
+def test_rejects_images_that_cannot_be_read(folders, odd, name, capsys):
     file = str(odd / name) if name else ""
-    assert main(["query", "--image", file, "--index", str(places["i"])]) == 2
+    assert main(["query", "--image", file, "--index", str(folders["i"])]) == 2
     line = capsys.readouterr().err
     assert line.startswith("error: ") and line.count("\n") == 1 and "Traceback" not in line
     assert name in line
