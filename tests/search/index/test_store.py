@@ -81,7 +81,7 @@ def test_rejects_an_info_file_without_a_key(tmp_path, lost):
     write(tmp_path, 1)
     info = store.read_info(tmp_path)
     del info[lost]
-    write_json(tmp_path / store.INFO, info)
+    write_json(tmp_path / store.INFO_FILE, info)
     with pytest.raises(UserError, match="the index is damaged"):
         store.open_index(tmp_path)
 
