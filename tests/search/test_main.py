@@ -28,9 +28,9 @@ def made(tiny, tmp_path, capsys):
         main(["index", str(tmp_path / "photos"), "--index", str(tmp_path / "i"), "--model", tiny["clip"]])
         == 0
     )
-    told = capsys.readouterr().out
-    assert "13 of 13 photos to encode" in told and "skipped: broken.jpg: the picture is empty" in told
-    assert "12 photos indexed: 12 encoded, 0 unchanged, 0 gone, 1 skipped" in told
+    output = capsys.readouterr().out
+    assert "13 of 13 photos to encode" in output and "skipped: broken.jpg: the picture is empty" in output
+    assert "12 photos indexed: 12 encoded, 0 unchanged, 0 gone, 1 skipped" in output
     return tmp_path
 
 
@@ -61,9 +61,10 @@ def test_query_prints_lines_or_json(made, capsys):
     picture = str(made / "photos" / "003.png")
     words = ["query", "--image", picture, "--index", str(made / "i"), "--json", "--group"]
     assert main([*words, "--where", "path >= '003'"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["results"][0]["path"] == "003.png" and told["matching"] == 9
-    assert told["query"]["group"] == 0.95 and set(told["results"][0]) >= {"rank", "score", "box", "columns"}
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["results"][0]["path"] == "003.png" and answer["matching"] == 9
+    assert answer["query"]["group"] == 0.95
+    assert set(answer["results"][0]) >= {"rank", "score", "box", "columns"}
 
 
 def test_export(made, capsys):
@@ -72,7 +73,7 @@ def test_export(made, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([], "required: index|query|serve|export"),
         (["find"], "invalid choice"),
@@ -113,10 +114,10 @@ def test_export(made, capsys):
         (["export", "--index", "{i}", "--out", "{photos}/000.png"], "exists already"),
     ],
 )
-def test_user_errors_are_one_line(folders, words, told, capsys):
+def test_user_errors_are_one_line(folders, words, message, capsys):
     assert main([word.format(**folders) for word in words]) == 2
     line = capsys.readouterr().err
-    assert line.startswith("error: ") and told in line and line.count("\n") == 1
+    assert line.startswith("error: ") and message in line and line.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -129,12 +130,12 @@ def test_resumes_after_a_signal(tiny, tmp_path, how):
     time.sleep(3)  # of about 30 seconds
     process.send_signal(how)
     _, errors = process.communicate(timeout=300)
-    told = (130, True) if how == signal.SIGTERM else (-how, False)
-    assert (process.returncode, "rerun the same command to resume" in errors) == told, errors
+    expected = (130, True) if how == signal.SIGTERM else (-how, False)
+    assert (process.returncode, "rerun the same command to resume" in errors) == expected, errors
     again = start(*words)
-    told, errors = again.communicate(timeout=300)
+    output, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
-    assert "6,000 photos indexed" in told
+    assert "6,000 photos indexed" in output
     assert not (tmp_path / "i" / "parts").exists()
 
 
@@ -148,9 +149,9 @@ def test_two_processes_share_the_work(tiny, tmp_path):
     words = ["index", tmp_path / "photos", "--index", tmp_path / "i", "--model", tiny["clip"]]
     together = ["--coordinator", f"127.0.0.1:{port}", "--num_processes", 2, "--process_id"]
     both = [start(*words, *together, number) for number in range(2)]
-    told = [process.communicate(timeout=300) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    assert "40 photos indexed: 21 encoded" in told[0][0] and "skipped: zz.png" in told[0][0]
+    outputs = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert "40 photos indexed: 21 encoded" in outputs[0][0] and "skipped: zz.png" in outputs[0][0]
     index = store.open_index(tmp_path / "i")
     model = tpr_jax.from_pretrained(tiny["clip"])
     feats = model.encode_images([tmp_path / "photos" / name for name in names])

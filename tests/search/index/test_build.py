@@ -132,9 +132,9 @@ def test_boxes_and_columns(make, model, folder, encoded, tmp_path):
     assert search_galleries.close(index.vectors, model.encode_images(wanted))
     assert store.boxes(index.table) == [(0, 0, 20, 20), (-5, 20, 20, 90), None]
     assert index.table["camera"].to_pylist() == [3, 4, 5]
-    told = dict(result["skipped"])
-    assert "outside of the image of 20 x 40" in told["002.png [100, 100, 5, 5]"]
-    assert told["none.png"] == "no such image"
+    reasons = dict(result["skipped"])
+    assert "outside of the image of 20 x 40" in reasons["002.png [100, 100, 5, 5]"]
+    assert reasons["none.png"] == "no such image"
     encoded.clear()
     table.write_text(table.read_text().replace(",3\n", ",33\n"))
     _, index = make(table)
@@ -210,7 +210,7 @@ def test_accepts_the_same_gallery_in_another_folder(make, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lambda f: (f / "index.json").write_text("{"), "is damaged"),
         (lambda f: (f / "index.json").write_text('{"format_version": 1}'), "an index of version 1"),
@@ -222,12 +222,12 @@ def test_accepts_the_same_gallery_in_another_folder(make, folder, tmp_path):
         (lambda f: (f / "index.json").unlink(), "has no index yet"),
     ],
 )
-def test_rejects_a_damaged_index(make, tmp_path, damage, told):
+def test_rejects_a_damaged_index(make, tmp_path, damage, message):
     make()
     damage(tmp_path / "index")
     with pytest.raises(UserError) as error:
         store.open_index(tmp_path / "index")
-    assert told in str(error.value) and str(tmp_path / "index") in str(error.value)
+    assert message in str(error.value) and str(tmp_path / "index") in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -25,11 +25,23 @@ def fill(folder, *names):
 
 def test_finds_every_photo_suffix_and_reports_other_images(tmp_path):
     found = ["a.HEIC", "b.heif", "c.mpo", "d.apng", "e.jfif", "f.jpe", "g.tif", "h.avif", "i.JPG", "j.webp"]
-    told = ["k.dng", "l.CR2", "m.nef", "n.arw", "o.jxl", "p.mp4", "q.MOV", "r.psd", "s.svg", "t.pdf", "u.eps"]
-    fill(tmp_path, *found, *told, "v.txt", "w.xmp", "x.json", "y")
+    unreadable = [
+        "k.dng",
+        "l.CR2",
+        "m.nef",
+        "n.arw",
+        "o.jxl",
+        "p.mp4",
+        "q.MOV",
+        "r.psd",
+        "s.svg",
+        "t.pdf",
+        "u.eps",
+    ]
+    fill(tmp_path, *found, *unreadable, "v.txt", "w.xmp", "x.json", "y")
     paths, skipped, left_out = walk(tmp_path)
     assert paths == found and not left_out
-    assert [name for name, _ in skipped] == sorted(told)
+    assert [name for name, _ in skipped] == sorted(unreadable)
     why = dict(skipped)
     assert "raw photo" in why["l.CR2"] and "a video" in why["q.MOV"] and "JPEG XL" in why["o.jxl"]
 

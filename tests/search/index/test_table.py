@@ -115,11 +115,11 @@ def test_reads_a_csv_with_boxes_and_columns(tmp_path):
     ]
     assert gallery.photos[0].columns == {"camera": "3", "time": "2024-05-01 10:00", "note": "red, long"}
     assert gallery.photos[1].columns["note"] is None
-    told = dict(gallery.skipped)
-    assert list(told) == [f"photos.csv: line {n}" for n in (6, 7, 8, 9, 5)]
-    assert "field 'w'" in told["photos.csv: line 6"] and "0 x 40" in told["photos.csv: line 7"]
-    assert "3 fields" in told["photos.csv: line 8"] and "'image'" in told["photos.csv: line 9"]
-    assert told["photos.csv: line 5"] == "has the same image and box as line 2"
+    reasons = dict(gallery.skipped)
+    assert list(reasons) == [f"photos.csv: line {n}" for n in (6, 7, 8, 9, 5)]
+    assert "field 'w'" in reasons["photos.csv: line 6"] and "0 x 40" in reasons["photos.csv: line 7"]
+    assert "3 fields" in reasons["photos.csv: line 8"] and "'image'" in reasons["photos.csv: line 9"]
+    assert reasons["photos.csv: line 5"] == "has the same image and box as line 2"
 
 
 def test_reads_a_jsonl(tmp_path):
@@ -140,7 +140,7 @@ def test_reads_a_jsonl(tmp_path):
 
 
 def test_rejects_sources_that_are_not_a_gallery(tmp_path, monkeypatch):
-    def told(path):
+    def error_of(path):
         with pytest.raises(UserError) as error:
             find_gallery(path)
         assert str(path) in str(error.value) and "\n" not in str(error.value)
@@ -153,14 +153,14 @@ def test_rejects_sources_that_are_not_a_gallery(tmp_path, monkeypatch):
     (tmp_path / "reserved.csv").write_text("image,score\na.jpg,3\n")
     (tmp_path / "latin.csv").write_bytes("image,né\n".encode("latin-1"))
     (tmp_path / "bare.csv").write_text("image\n")
-    assert "no such folder" in told(tmp_path / "nowhere")
-    assert "has no photos; looked for" in told(tmp_path / "empty")
-    assert "neither a folder" in told(tmp_path / "x.txt")
-    assert "no column 'image'" in told(tmp_path / "no_image.csv")
-    assert "'camera' twice" in told(tmp_path / "twice.csv")
-    assert "column 'score'" in told(tmp_path / "reserved.csv")
-    assert "not UTF-8" in told(tmp_path / "latin.csv")
-    assert "has no usable lines" in told(tmp_path / "bare.csv")
+    assert "no such folder" in error_of(tmp_path / "nowhere")
+    assert "has no photos; looked for" in error_of(tmp_path / "empty")
+    assert "neither a folder" in error_of(tmp_path / "x.txt")
+    assert "no column 'image'" in error_of(tmp_path / "no_image.csv")
+    assert "'camera' twice" in error_of(tmp_path / "twice.csv")
+    assert "column 'score'" in error_of(tmp_path / "reserved.csv")
+    assert "not UTF-8" in error_of(tmp_path / "latin.csv")
+    assert "has no usable lines" in error_of(tmp_path / "bare.csv")
 
 
 def test_a_folder_without_read_permission(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ def describe(**given):
 
 def test_describes_each_kind_of_column():
     moment = datetime(2024, 5, 1, 10, tzinfo=UTC)
-    told = describe(
+    described = describe(
         camera=pa.array([3, None, 1]),
         speed=pa.array([0.5, 0.25, None]),
         inside=pa.array([True, None, True]),
@@ -26,7 +26,7 @@ def test_describes_each_kind_of_column():
         note=pa.array(["b", "a", "b"]),
         empty=pa.nulls(3, pa.string()),
     )
-    assert told == [
+    assert described == [
         {"name": "camera", "kind": "number", "values": [1, 3], "least": 1, "most": 3},
         {"name": "speed", "kind": "number", "values": [0.25, 0.5], "least": 0.25, "most": 0.5},
         {"name": "inside", "kind": "flag", "values": [True], "least": None, "most": None},

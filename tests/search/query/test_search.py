@@ -129,7 +129,7 @@ def test_the_truncation_note_counts_prompt_tokens(made, length, longest):
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "message"),
     [
         ({}, "the query is missing"),
         ({"text": " \n"}, "query is empty"),
@@ -144,10 +144,10 @@ def test_the_truncation_note_counts_prompt_tokens(made, length, longest):
         ({"text": "a", "where": "x"}, "--where"),
     ],
 )
-def test_rejects_invalid_queries(made, asked, told):
+def test_rejects_invalid_queries(made, asked, message):
     with pytest.raises(UserError) as error:
         search(made[0], **asked)
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_rejects_invalid_indexes_models_and_engines(made, own_clip):

@@ -111,7 +111,7 @@ def test_booleans_and_columns_without_values():
 
 
 @pytest.mark.parametrize(
-    ("condition", "told"),
+    ("condition", "message"),
     [
         ("", "is empty"),
         ("  ", "is empty"),
@@ -138,10 +138,10 @@ def test_booleans_and_columns_without_values():
         ("not " * 60 + "camera=3", "more than 50"),
     ],
 )
-def test_rejects_invalid_conditions(both, condition, told):
+def test_rejects_invalid_conditions(both, condition, message):
     with pytest.raises(UserError) as error:
         matching(both[0], condition)
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_rejects_invalid_times():

@@ -49,7 +49,7 @@ def photo_file(searcher, name):
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "query",
     [
         {"text": "a red coat"},
         {"text": "a red coat", "top_k": 3, "where": "camera = 1 and seen > '2024-05-03'"},
@@ -60,13 +60,13 @@ def photo_file(searcher, name):
         {"text": "coat", "where": "camera > 99"},
     ],
 )
-def test_results_equal_those_of_search(client, searcher, asked):
-    reply = client.post("/api/search", json=asked)
+def test_results_equal_those_of_search(client, searcher, query):
+    reply = client.post("/api/search", json=query)
     assert reply.status_code == 200, reply.text
-    wanted, told = search(searcher, **{"top_k": 24, **asked}), reply.json()
+    wanted, answer = search(searcher, **{"top_k": 24, **query}), reply.json()
     for key in ("count", "matching", "engine", "notes"):
-        assert told[key] == wanted[key]
-    assert told["results"] == [{"group": [], **found} for found in wanted["results"]]
+        assert answer[key] == wanted[key]
+    assert answer["results"] == [{"group": [], **found} for found in wanted["results"]]
 
 
 def test_a_row_of_the_index_finds_itself(client):
@@ -79,10 +79,10 @@ def test_an_uploaded_photo_finds_itself(client, searcher):
     sent = {"content": photo_file(searcher, "003.png"), "headers": {"content-type": ANYTHING}}
     (best,) = client.post("/api/search/photo?top_k=1", **sent).json()["results"]
     assert best["row"] == 3 and best["score"] == pytest.approx(1, abs=1e-3)
-    told = client.post("/api/search/photo?text=red&weight=0.3&where=camera=2&top_k=4", **sent).json()
+    answer = client.post("/api/search/photo?text=red&weight=0.3&where=camera=2&top_k=4", **sent).json()
     wanted = search(searcher, "red", sent["content"], weight=0.3, where="camera=2", top_k=4)
-    assert [found["row"] for found in told["results"]] == [found["row"] for found in wanted["results"]]
-    assert told["matching"] == 4
+    assert [found["row"] for found in answer["results"]] == [found["row"] for found in wanted["results"]]
+    assert answer["matching"] == 4
 
 
 def png_header(width, height):
@@ -94,7 +94,7 @@ def png_header(width, height):
 
 
 @pytest.mark.parametrize(
-    ("content", "status", "told"),
+    ("content", "status", "message"),
     [
         (b"", 422, "empty"),
         (b"%PDF-1.7 \n%%EOF", 422, "not an image"),
@@ -106,9 +106,9 @@ def png_header(width, height):
         (png_header(100, 100), 422, "damaged"),
     ],
 )
-def test_rejects_invalid_uploads(client, content, status, told):
+def test_rejects_invalid_uploads(client, content, status, message):
     reply = client.post("/api/search/photo", content=content, headers={"content-type": ANYTHING})
-    assert reply.status_code == status and told in reply.json()["detail"]
+    assert reply.status_code == status and message in reply.json()["detail"]
     assert "/" not in reply.json()["detail"].replace("JPEG, PNG", "")
 
 
@@ -121,7 +121,7 @@ def test_rejects_a_truncated_photo(client, searcher):
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "message"),
     [
         ({}, "the query is empty"),
         ({"text": " "}, "empty"),
@@ -144,9 +144,9 @@ def test_rejects_a_truncated_photo(client, searcher):
         ([], "the request"),
     ],
 )
-def test_rejects_invalid_queries(client, asked, told):
+def test_rejects_invalid_queries(client, asked, message):
     reply = client.post("/api/search", json=asked)
-    assert reply.status_code == 422 and told in reply.json()["detail"]
+    assert reply.status_code == 422 and message in reply.json()["detail"]
     assert "\n" not in reply.json()["detail"] and "--" not in reply.json()["detail"]
 
 
@@ -157,8 +157,8 @@ def test_rejects_invalid_json(client):
 
 
 def test_a_chinese_text_gets_a_note(client):
-    told = client.post("/api/search", json={"text": "一个穿红衣服的女人"}).json()
-    assert "not in Latin script" in told["notes"][-1] and len(told["results"]) == 14
+    answer = client.post("/api/search", json={"text": "一个穿红衣服的女人"}).json()
+    assert "not in Latin script" in answer["notes"][-1] and len(answer["results"]) == 14
 
 
 def test_photos_have_the_pixels_of_their_files(client, searcher):
@@ -216,9 +216,9 @@ def test_a_missing_photo(tiny, tmp_path):
 
 
 def test_describes_the_index(client, searcher, tiny):
-    told = client.get("/api/index").json()
-    assert told["count"] == 14 and told["model"] == "clip" and tiny["clip"] not in json.dumps(told)
-    columns = {column["name"]: column for column in told["columns"]}
+    answer = client.get("/api/index").json()
+    assert answer["count"] == 14 and answer["model"] == "clip" and tiny["clip"] not in json.dumps(answer)
+    columns = {column["name"]: column for column in answer["columns"]}
     assert set(columns) == {"camera", "note", "seen"}
     assert columns["camera"] == {
         "name": "camera",
@@ -230,7 +230,7 @@ def test_describes_the_index(client, searcher, tiny):
     assert columns["seen"]["kind"] == "time" and columns["seen"]["most"] == "2024-05-12T00:00:00"
     renewed = dataclasses.replace(searcher.index, info={**searcher.index.info, "number": 99})
     other = client_of(dataclasses.replace(searcher, index=renewed)).get("/api/index").json()
-    assert {**other, "version": told["version"]} == told and other["version"] != told["version"]
+    assert {**other, "version": answer["version"]} == answer and other["version"] != answer["version"]
 
 
 def test_an_internal_error_reveals_nothing(searcher, monkeypatch):
@@ -259,7 +259,7 @@ def test_rejects_uploads_when_too_many_wait(searcher, monkeypatch):
 
 def ask_in_parts(app, parts, path="/api/search/photo"):
     """Returns (status, detail) for a request whose body arrives in these parts; None never arrives."""
-    left, told = list(parts), []
+    left, sent = list(parts), []
 
     async def receive():
         part = left.pop(0)
@@ -268,20 +268,20 @@ def ask_in_parts(app, parts, path="/api/search/photo"):
         return {"type": "http.request", "body": part, "more_body": bool(left)}
 
     async def send(message):
-        told.append(message)
+        sent.append(message)
 
     names = [(b"host", b"127.0.0.1"), (b"content-type", b"application/octet-stream")]
     scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
     scope |= {"headers": names, "client": ("127.0.0.1", 5), "http_version": "1.1", "scheme": "http"}
     anyio.run(app, scope, receive, send)
-    return told[0]["status"], json.loads(told[1]["body"])["detail"]
+    return sent[0]["status"], json.loads(sent[1]["body"])["detail"]
 
 
 @pytest.mark.parametrize("path", ["/api/search", "/api/search/photo"])
 def test_a_body_that_never_arrives_times_out(searcher, path):
     limits = Limits(rate=0, timeouts=Timeouts(head=0.05))
-    status, told = ask_in_parts(api.make_app(searcher, limits), [b"1", None], path)
-    assert status == 408 and "did not arrive in time" in told
+    status, detail = ask_in_parts(api.make_app(searcher, limits), [b"1", None], path)
+    assert status == 408 and "did not arrive in time" in detail
 
 
 def test_slow_uploads_do_not_block_others(searcher, monkeypatch):
@@ -291,7 +291,7 @@ def test_slow_uploads_do_not_block_others(searcher, monkeypatch):
     path = {"path": "/api/search/photo", "raw_path": b"/api/search/photo", "query_string": b"top_k=1"}
     scope = {"type": "http", "method": "POST", "headers": names, "client": ("127.0.0.1", 5), **path}
     scope |= {"http_version": "1.1", "scheme": "http"}
-    told = []
+    sent = []
 
     async def never():
         await anyio.sleep(600)
@@ -300,7 +300,7 @@ def test_slow_uploads_do_not_block_others(searcher, monkeypatch):
         return {"type": "http.request", "body": content, "more_body": False}
 
     async def send(message):
-        told.append(message)
+        sent.append(message)
 
     async def all_of_them():
         async with anyio.create_task_group() as group:
@@ -311,7 +311,7 @@ def test_slow_uploads_do_not_block_others(searcher, monkeypatch):
             group.cancel_scope.cancel()
 
     anyio.run(all_of_them)
-    assert told[0]["status"] == 200 and json.loads(told[1]["body"])["results"][0]["row"] == 3
+    assert sent[0]["status"] == 200 and json.loads(sent[1]["body"])["results"][0]["row"] == 3
 
 
 def test_the_memory_of_uploads_is_bounded(searcher, monkeypatch):
@@ -382,13 +382,13 @@ def test_metrics_count_responses(searcher):
     fresh.get("/api/photos/14")
     for strange in ("/a", "/b", "/c"):
         fresh.get(strange)
-    told = fresh.get("/metrics").text
-    assert 'tpr_requests_total{method="POST",route="/api/search",status="200"} 3.0' in told
-    assert 'tpr_requests_total{method="POST",route="/api/search",status="422"} 1.0' in told
-    assert 'tpr_requests_total{method="GET",route="/api/photos/{row}",status="200"} 1.0' in told
-    assert 'tpr_requests_total{method="GET",route="other",status="404"} 4.0' in told
-    assert "tpr_encode_seconds_count 3.0" in told and "tpr_photos 14.0" in told
-    assert "tpr_searches_waiting 0.0" in told
+    text = fresh.get("/metrics").text
+    assert 'tpr_requests_total{method="POST",route="/api/search",status="200"} 3.0' in text
+    assert 'tpr_requests_total{method="POST",route="/api/search",status="422"} 1.0' in text
+    assert 'tpr_requests_total{method="GET",route="/api/photos/{row}",status="200"} 1.0' in text
+    assert 'tpr_requests_total{method="GET",route="other",status="404"} 4.0' in text
+    assert "tpr_encode_seconds_count 3.0" in text and "tpr_photos 14.0" in text
+    assert "tpr_searches_waiting 0.0" in text
 
 
 def test_serves_the_page_and_its_files(client):

@@ -275,8 +275,8 @@ def test_never_evicts_a_client_that_waits_for_a_response():
     with running(CALM, connections=3) as (port, opened), ThreadPoolExecutor() as pool:
         waiting = [pool.submit(get, port, "/wait") for _ in range(3)]
         until(lambda: len(opened) == 3 and all(one.cycle is not None for one in opened))
-        status, told = get(port)
-        assert status == 503 and "--max_connections 0" in json.loads(told)["detail"]
+        status, body = get(port)
+        assert status == 503 and "--max_connections 0" in json.loads(body)["detail"]
         assert get(port, source="127.0.0.3") == (200, b"0")
         GATE.set()
         assert [one.result() for one in waiting] == [(200, b"0")] * 3
@@ -311,13 +311,18 @@ def test_logs_no_traceback_when_a_client_leaves(caplog):
     assert "Traceback" not in caplog.text and not [line for line in caplog.records if line.exc_info]
 
 
+def run_python(code):
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+
+
 def test_reserves_file_descriptors():
     assert connections.max_open_connections(10) == 10
     code = "import resource; from tpr_jax.search.server.connections import max_open_connections; "
     code += "resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300)); print(max_open_connections(1000)); "
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert told.stdout == "172\n"
+    completed = run_python(code)
+    assert completed.stdout == "172\n"
     code = code.replace("(300, 300)", "(300, 4000)")
     code += "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert told.stdout == "1000\n1128\n" or resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 4000
+    completed = run_python(code)
+    assert completed.stdout == "1000\n1128\n" or resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 4000

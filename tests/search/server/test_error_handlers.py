@@ -23,7 +23,7 @@ def client(tiny, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("content", "headers", "status", "told"),
+    ("content", "headers", "status", "message"),
     [
         (TEXT, FORM, 415, "Content-Type: application/json"),  # curl -d without -H
         (TEXT, {"content-type": "text/plain"}, 415, "Content-Type: application/json"),
@@ -60,18 +60,18 @@ def client(tiny, tmp_path_factory):
         (b'{"text": "a", "top_k": 3.0}', JSON, 200, ""),
     ],
 )
-def test_rejects_invalid_search_requests(client, content, headers, status, told):
+def test_rejects_invalid_search_requests(client, content, headers, status, message):
     reply = client.post("/api/search", content=content, headers=headers)
     if status == 200:
         assert reply.status_code == 200
         return
     detail = reply.json()["detail"]
-    assert (reply.status_code, told in detail) == (status, True), (reply.status_code, detail)
+    assert (reply.status_code, message in detail) == (status, True), (reply.status_code, detail)
     assert "\n" not in detail and len(detail) < 300
 
 
 @pytest.mark.parametrize(
-    ("content", "headers", "status", "told"),
+    ("content", "headers", "status", "message"),
     [
         (TEXT, JSON, 415, "curl -F file=@photo.jpg"),
         (b"\x1f\x8b", {"content-encoding": "gzip"}, 415, "send the body uncompressed"),
@@ -81,9 +81,9 @@ def test_rejects_invalid_search_requests(client, content, headers, status, told)
         (b"x", {"content-type": "multipart/form-data"}, 422, "boundary"),
     ],
 )
-def test_rejects_invalid_photo_requests(client, content, headers, status, told):
+def test_rejects_invalid_photo_requests(client, content, headers, status, message):
     reply = client.post("/api/search/photo", content=content, headers=headers)
-    assert reply.status_code == status and told in reply.json()["detail"], reply.text
+    assert reply.status_code == status and message in reply.json()["detail"], reply.text
 
 
 @pytest.mark.parametrize(

@@ -41,20 +41,20 @@ def ask(
     method="POST",
 ):
     """Returns (status, headers, body) of the response, None if there is none."""
-    told, parts = [], list(body)
+    sent, parts = [], list(body)
 
     async def receive():
         return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
 
     async def send(message):
-        told.append(message)
+        sent.append(message)
 
     names = [(b"host", host.encode()), *headers]
     scope = {"type": kind, "method": method, "path": path, "client": (client, 5), "headers": names}
     asyncio.run(app(scope, receive, send))
-    if not told:
+    if not sent:
         return None
-    start, *rest = told
+    start, *rest = sent
     return start["status"], dict(start["headers"]), b"".join(message["body"] for message in rest)
 
 
@@ -228,8 +228,8 @@ HERE = "127.0.0.1:8000"
 def test_rejects_pages_of_other_sites(host, fields, status):
     headers = [(name.encode(), value.encode()) for name, value in fields.items()]
     app, _, asked = make(hosts=allowed_hosts("127.0.0.1", ["photos.example"]))
-    told = ask(app, host=host, headers=headers)
-    assert told[0] == status and len(asked) == (status == 200)
+    response = ask(app, host=host, headers=headers)
+    assert response[0] == status and len(asked) == (status == 200)
     # Links from other pages still work; CORP forbids embedding images.
     status, headers, _ = ask(app, "/", host=host, headers=headers, method="GET")
     assert status == 200 and headers[b"cross-origin-resource-policy"] == b"same-origin"
@@ -282,10 +282,10 @@ def test_answers_503_at_shutdown():
     async def never(scope, receive, send):
         await asyncio.sleep(600)
 
-    told = []
+    sent = []
 
     async def send(message):
-        told.append(message)
+        sent.append(message)
 
     async def cancelled():
         app, _, _ = make(never)
@@ -296,7 +296,7 @@ def test_answers_503_at_shutdown():
         await task
 
     asyncio.run(cancelled())
-    assert told[0]["status"] == 503 and "shutting down" in json.loads(told[1]["body"])["detail"]
+    assert sent[0]["status"] == 503 and "shutting down" in json.loads(sent[1]["body"])["detail"]
 
 
 def test_ignores_other_protocols():

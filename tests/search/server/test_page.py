@@ -249,7 +249,7 @@ def test_dropping_something_else_changes_nothing(page, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("broken.jpg", "upload"),
         ("clip.jpg", "not an image that can be read"),
@@ -258,10 +258,10 @@ def test_dropping_something_else_changes_nothing(page, tmp_path, name):
         ("large.jpg", "10.0 MB: at most 10.0"),
     ],
 )
-def test_dropping_an_invalid_photo(page, tmp_path, name, told):
+def test_dropping_an_invalid_photo(page, tmp_path, name, message):
     ask(page, "a red coat")
     drag(page, [some_files(tmp_path) / name], "dragEnter", "dragOver", "drop")
-    expect(page.locator("#error")).to_contain_text(told)
+    expect(page.locator("#error")).to_contain_text(message)
     expect(page.locator("#error")).to_be_in_viewport()
     expect(page.locator("#named")).to_have_text(name)
     expect(page.locator("#shown")).to_be_hidden()  # instead of a broken image
@@ -365,13 +365,13 @@ def test_a_file_that_changes_before_it_is_sent(page, tmp_path):
 
 def test_drop_while_a_photo_is_enlarged(page, tmp_path):
     folder = some_files(tmp_path)
-    for name, told in (("clip.mp4", "clip.mp4 is not a photo"), ("broken.jpg", "upload")):
+    for name, text in (("clip.mp4", "clip.mp4 is not a photo"), ("broken.jpg", "upload")):
         ask(page, "red")
         page.locator("#results .photo").first.click()
         expect(page.locator("#large")).to_be_visible()
         drag(page, [folder / name], "dragEnter", "dragOver", "drop")
         expect(page.locator("#large")).to_be_hidden()
-        expect(page.locator("#error")).to_contain_text(told)
+        expect(page.locator("#error")).to_contain_text(text)
         page.locator("#drop").click() if name == "broken.jpg" else None
     assert is_usable(page)
 
@@ -482,9 +482,7 @@ def test_a_server_that_does_not_respond_at_first(browser, address):
     page.set_default_timeout(PATIENCE)
     page.route("**/api/index", lambda route: route.abort())
     page.goto(address)
-    expect(page.locator("#error")).to_contain_text(
-        "does not respond: is it still running? Reload this page."
-    )
+    expect(page.locator("#error")).to_contain_text("does not respond: is it still running? Reload this page.")
     page.fill("#text", "red")
     page.press("#text", "Enter")
     expect(page.locator("#error")).to_contain_text("reload it")
@@ -521,17 +519,17 @@ def luminance(color):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"%PDF-1.7", "not an image that can be read"),
         (b"", "empty"),
         (b"0" * 10_000_001, "10.0 MB: at most 10.0"),
     ],
 )
-def test_choose_an_invalid_photo(page, tmp_path, content, told):
+def test_choose_an_invalid_photo(page, tmp_path, content, message):
     (tmp_path / "a.jpg").write_bytes(content)
     page.set_input_files("#file", tmp_path / "a.jpg")
-    expect(page.locator("#error")).to_contain_text(told)
+    expect(page.locator("#error")).to_contain_text(message)
     expect(page.locator("#results li")).to_have_count(0)
     page.click("#drop")
     assert len(ask(page, "red")) == 14 and page.locator("#error").is_hidden()

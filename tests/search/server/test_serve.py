@@ -102,8 +102,9 @@ def test_warns_if_others_can_reach_it(index, monkeypatch):
 def test_searching_does_not_import_the_server():
     code = "import sys, tpr_jax.search.query.search, tpr_jax.search.__main__; "
     code += "print([name for name in ('fastapi', 'uvicorn', 'starlette') if name in sys.modules])"
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert told.stdout == "[]\n"
+    command = [sys.executable, "-c", code]
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert completed.stdout == "[]\n"
 
 
 STUCK = """

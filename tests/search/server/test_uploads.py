@@ -62,7 +62,7 @@ def test_a_part_with_a_filename_is_the_photo(name):
 
 
 @pytest.mark.parametrize(
-    ("kind", "body", "told"),
+    ("kind", "body", "message"),
     [
         (FORM, b"", "damaged or truncated"),
         (FORM, b"\xff\xd8 no form at all", "damaged or truncated"),
@@ -78,8 +78,8 @@ def test_a_part_with_a_filename_is_the_photo(name):
         (FORM, form(text_part("text", "a" * 17_000), file_part(b"x")), "text: is too long"),
     ],
 )
-def test_rejects_invalid_forms(kind, body, told):
-    with pytest.raises(UserError, match=told) as refused:
+def test_rejects_invalid_forms(kind, body, message):
+    with pytest.raises(UserError, match=message) as refused:
         parse_upload(kind, body, 1_000_000)
     assert "curl" in str(refused.value) and "\n" not in str(refused.value)
 
@@ -128,30 +128,30 @@ def test_a_form_gives_the_same_results_as_a_body(client, searcher):
     content = (searcher.index.folder.parent / "photos" / "004.png").read_bytes()
     plain = client.post("/api/search/photo?top_k=3&text=red&where=camera=1", content=content).json()
     fields = {"top_k": "3", "text": "red", "where": "camera=1"}
-    told = client.post("/api/search/photo", files={"file": ("x.png", content)}, data=fields).json()
-    assert told["results"] == plain["results"] and len(told["results"]) == 3
-    told = client.post("/api/search/photo?top_k=1", files={"photo": ("x.png", io.BytesIO(content))}).json()
-    assert [found["row"] for found in told["results"]] == [4]
+    answer = client.post("/api/search/photo", files={"file": ("x.png", content)}, data=fields).json()
+    assert answer["results"] == plain["results"] and len(answer["results"]) == 3
+    answer = client.post("/api/search/photo?top_k=1", files={"photo": ("x.png", io.BytesIO(content))}).json()
+    assert [found["row"] for found in answer["results"]] == [4]
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"top_k": "0"}, "top_k: "),
         ({"topk": "3"}, "topk: is unknown; choose from: text, weight"),
         ({"weight": "x"}, "weight"),
     ],
 )
-def test_checks_the_fields_of_a_form(client, fields, told):
+def test_checks_the_fields_of_a_form(client, fields, message):
     content = io.BytesIO()
     Image.new("RGB", (9, 9)).save(content, "PNG")
     reply = client.post("/api/search/photo", files={"file": content.getvalue()}, data=fields)
-    assert reply.status_code == 422 and told in reply.json()["detail"]
+    assert reply.status_code == 422 and message in reply.json()["detail"]
 
 
 def test_size_limit_of_a_form(client):
-    for size, told in ((50_000, 422), (50_001, 413), (90_000, 413)):
-        assert client.post("/api/search/photo", files={"file": b"x" * size}).status_code == told
+    for size, status in ((50_000, 422), (50_001, 413), (90_000, 413)):
+        assert client.post("/api/search/photo", files={"file": b"x" * size}).status_code == status
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="no curl here")
@@ -164,5 +164,5 @@ def test_curl(searcher):
             ["-T", str(photo), "-X", "POST"],
         ):
             command = ["curl", "-s", *how, f"{address}/api/search/photo?top_k=1"]
-            told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-            assert '"row":6' in told, (how, told)
+            completed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+            assert '"row":6' in completed.stdout, (how, completed)
