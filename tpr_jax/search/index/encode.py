@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -87,7 +87,7 @@ def read_ahead(
     image_size: tuple[int, int],
     find_cached: FindCached = lambda photo, stamp: None,
     ahead: int = 256,
-) -> Iterator[PhotoRead]:
+) -> Generator[PhotoRead, None, None]:
     """Opens photos in order, on threads, up to `ahead` of them in advance.
 
     Consecutive boxes of one file are read together, and the file is decoded once. It is not decoded if all of

@@ -92,7 +92,8 @@ def _tokenize(text: str) -> Tokens:
                 f"--where: cannot read '{text[position : position + 20].strip()}': write conditions such as "
                 "camera=3 and time>='2024-05-01', with text in quotes"
             )
-        kind, value, position = match.lastgroup, match[match.lastgroup], match.end()
+        kind = match.lastgroup or ""
+        value, position = match[kind], match.end()
         if kind == "word" and value.lower() in KEYWORDS:
             kind, value = "keyword", value.lower()
         tokens.append(Token(kind, value))
@@ -223,14 +224,14 @@ def _compare_numbers(values: pa.Array, sign: str, number: int | float) -> pa.Arr
 
 def _parse_timestamp(name: str, dtype: pa.DataType, literal: Literal) -> pa.Scalar:
     try:
-        moment = parse_time(literal)
-    except (TypeError, ValueError):
+        moment = parse_time(str(literal))
+    except ValueError:
         raise UserError(
             f"--where: {name} holds times: compare it with a time in quotes, such as '2024-05-01 13:30'"
         ) from None
     if dtype.tz is None and moment.tzinfo is not None:
         raise UserError(
-            f"--where: {name} holds times without a time zone: remove it from '{_shorten(literal)}'"
+            f"--where: {name} holds times without a time zone: remove it from '{_shorten(str(literal))}'"
         )
     if dtype.tz is not None and moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

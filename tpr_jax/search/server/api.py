@@ -27,7 +27,16 @@ from tpr_jax.search.server import images
 from tpr_jax.search.server.error_handlers import ERROR_RESPONSES, add_error_handlers
 from tpr_jax.search.server.guard import Guard, Limits
 from tpr_jax.search.server.metrics import CONTENT_TYPE, ServerMetrics
-from tpr_jax.search.server.schema import MAX_RESULTS, MAX_TEXT, About, Answer, Error, Options, Question
+from tpr_jax.search.server.schema import (
+    MAX_RESULTS,
+    MAX_TEXT,
+    About,
+    Answer,
+    Column,
+    Error,
+    Options,
+    Question,
+)
 from tpr_jax.search.server.uploads import UploadReader, parse_upload
 
 MAX_UPLOADS = 32  # complete photos in memory at the same time
@@ -111,12 +120,21 @@ def _add_search_routes(app: FastAPI, searcher: Searcher, limits: Limits, metrics
         size = tuple(searcher.model.config.image_size)
         return images.read_upload(upload.photo, size), upload.fields
 
-    @app.post("/api/search", summary="Search by text, by a photo of the index, or by both")
-    async def search_text(question: Question) -> Answer:
+    @app.post(
+        "/api/search",
+        summary="Search by text, by a photo of the index, or by both",
+        response_model=Answer,
+    )
+    async def search_text(question: Question) -> dict:
         return await run_search(**question.model_dump())
 
-    @app.post("/api/search/photo", summary="Search by an uploaded photo", openapi_extra=PHOTO_BODY)
-    async def search_photo(options: Annotated[Options, Query()], request: Request) -> Answer:
+    @app.post(
+        "/api/search/photo",
+        summary="Search by an uploaded photo",
+        response_model=Answer,
+        openapi_extra=PHOTO_BODY,
+    )
+    async def search_photo(options: Annotated[Options, Query()], request: Request) -> dict:
         nonlocal uploaded
         body = await uploads.read(request)  # slow uploads do not count toward MAX_UPLOADS
         try:
@@ -202,7 +220,7 @@ def _describe_index(searcher: Searcher, limits: Limits) -> About:
         version=hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()[:12],
         model=Path(info["model"]["name"]).name,  # without its place on this machine
         engine=searcher.engine.name,
-        columns=describe_columns(searcher.index),
+        columns=[Column(**column) for column in describe_columns(searcher.index)],
         examples=list(EXAMPLES),
         max_text=MAX_TEXT,
         max_results=MAX_RESULTS,

@@ -4,7 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # seconds
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 METHODS = ("GET", "HEAD", "POST")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -16,14 +16,16 @@ class ServerMetrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        labeled = {"labelnames": ("route", "method", "status"), "registry": self.registry}
-        self.requests = Counter("tpr_requests", "Requests answered", **labeled)
-        timed = {"buckets": BUCKETS, "registry": self.registry}
-        self.seconds = Histogram("tpr_request_seconds", "From request to response", ("route",), **timed)
-        self.encode = Histogram("tpr_encode_seconds", "To encode a query", **timed)
-        self.search = Histogram("tpr_search_seconds", "To rank the photos for a query", **timed)
+        labels = ("route", "method", "status")
+        self.requests = Counter("tpr_requests", "Requests answered", labels, registry=self.registry)
+        self.seconds = self._histogram("tpr_request_seconds", "From request to response", "route")
+        self.encode = self._histogram("tpr_encode_seconds", "To encode a query")
+        self.search = self._histogram("tpr_search_seconds", "To rank the photos for a query")
         self.waiting = Gauge("tpr_searches_waiting", "Searches running or waiting", registry=self.registry)
         Gauge("tpr_photos", "Photos in the index", registry=self.registry).set(num_photos)
+
+    def _histogram(self, name: str, description: str, *labels: str) -> Histogram:
+        return Histogram(name, description, labels, buckets=BUCKETS, registry=self.registry)
 
     def record_response(self, scope: dict, status: int, seconds: float) -> None:
         """Counts a response.
