@@ -35,7 +35,7 @@ class VectorCache:
     """Vectors that are already computed.
 
     Attributes:
-      vectors: float16 [n, e] arrays: that of the index, if there is one, then those of the shards.
+      vectors: those of the index, if there is one, then those of each shard.
       newest: the newest vector of each photo.
       older: further vectors of a photo, newest first.
       by_content: the vector of each (SHA-256 of the file, box); it finds moved and copied files.
@@ -43,7 +43,7 @@ class VectorCache:
       ignored_shards: number of shards of another model, image size or type.
     """
 
-    vectors: list[np.ndarray] = field(default_factory=list)
+    vectors: list[Float16[np.ndarray, "n e"]] = field(default_factory=list)
     newest: dict[Key, CachedVector] = field(default_factory=dict)
     older: dict[Key, list[CachedVector]] = field(default_factory=dict)
     by_content: dict[tuple[bytes, Box | None], Location] = field(default_factory=dict)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Float16
+from jaxtyping import Float16, UInt8
 
 from tpr_jax.data.batches import worker_threads
 from tpr_jax.data.images.files import open_regular, why_not_opened
@@ -40,20 +40,20 @@ class PhotoRead(NamedTuple):
     Attributes:
       photo: the photo.
       stamp: its file; None if it could not be opened.
-      pixels: uint8 [h, w, 3], resized; None if there is a cached vector or an error.
+      pixels: RGB, resized; None if there is a cached vector or an error.
       cached: where the vector of the same content is cached, as `find_cached` returned it.
       error: why the photo cannot be read.
     """
 
     photo: Photo
     stamp: Stamp | None
-    pixels: np.ndarray | None
+    pixels: UInt8[np.ndarray, "h w 3"] | None
     cached: Any = None
     error: str = ""
 
 
 FindCached = Callable[[Photo, Stamp], Any]
-Batch = tuple[list[PhotoRead], np.ndarray]
+Batch = tuple[list[PhotoRead], UInt8[np.ndarray, "b h w 3"]]
 
 
 def make_encoder(model: Model) -> tuple[Callable, int]:

@@ -21,7 +21,7 @@ class ShardedVectors:
     """Vectors of a gallery, sharded by rows over a mesh with one axis, and padded to its size."""
 
     mesh: Mesh
-    vectors: jax.Array  # float16 [padded count, e]
+    vectors: Float16[jax.Array, "padded e"]
     count: int  # of vectors without the padding
 
 
