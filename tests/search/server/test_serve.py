@@ -28,6 +28,9 @@ def index(tiny, tmp_path_factory):
     return served.make_index(tmp_path_factory.mktemp("serve"), tiny["clip"])
 
 
+STARTUP = 300  # seconds to wait for a child that imports JAX and compiles, on a busy machine
+
+
 @contextlib.contextmanager
 def child(command):
     """Runs a command with pipes as its stdout and stderr; kills it at the end."""
@@ -44,7 +47,7 @@ def child(command):
 def test_serves_until_a_signal(index, how):
     command = [sys.executable, "-m", "tpr_jax.search", "serve", "--index", str(index), "--port", "0"]
     with child(command) as process:
-        line = served.read_line(process)
+        line = served.read_line(process, STARTUP)
         address = re.fullmatch(r"14 photos at (http://127\.0\.0\.1:\d+/) \(Ctrl-C ends it\)\n", line)[1]
         body = json.dumps({"text": "a red coat", "top_k": 2}).encode()
         request = urllib.request.Request(f"{address}api/search", body, {"content-type": "application/json"})
@@ -125,7 +128,7 @@ def test_stops_while_decoding_hangs(index, how):
     """Stops although two decodings hang, others wait for them, and a client is slow."""
     command = [sys.executable, "-c", STUCK, "serve", "--index", str(index), "--port", "0"]
     with child(command) as process:
-        port = int(re.search(r"127\.0\.0\.1:(\d+)/", served.read_line(process))[1])
+        port = int(re.search(r"127\.0\.0\.1:(\d+)/", served.read_line(process, STARTUP))[1])
         head = b"POST /api/search/photo HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 3\r\n\r\n"
         sockets = [socket.create_connection(("127.0.0.1", port), served.PATIENCE) for _ in range(5)]
         for one in sockets[:4]:
