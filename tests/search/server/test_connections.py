@@ -244,7 +244,7 @@ def test_a_thousand_slow_connections_keep_no_one_out():
         with ThreadPoolExecutor(50) as pool:
             answers = list(pool.map(lambda _: get(port, body=b"12345"), range(200)))
         assert answers == [(200, b"5")] * 200
-        assert len(opened) <= count // 2 + connections.OVERFLOW
+        assert len(opened) <= count // 2 + connections.MAX_REJECTED
 
 
 def test_closes_a_thousand_slow_connections():
