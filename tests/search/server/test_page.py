@@ -35,6 +35,7 @@ def address(searcher):
 @pytest.fixture(scope="module")
 def browser():
     flags = [*FLAGS, "--no-sandbox"] if os.geteuid() == 0 else FLAGS
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags, timeout=3 * PATIENCE)
         yield browser
@@ -46,7 +47,6 @@ def page(browser, address):
     """Yields a page in a fresh browser context; it may log no errors and contact no other server."""
     context = browser.new_context(viewport={"width": 1100, "height": 800})
     context.set_default_timeout(PATIENCE)
-    expect.set_options(timeout=PATIENCE)
     page, problems = context.new_page(), []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
