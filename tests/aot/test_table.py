@@ -3,7 +3,7 @@
 import json
 
 from tpr_jax.aot import table as aot_table
-from tpr_jax.utils.markdown import put
+from tpr_jax.utils.markdown import replace_section
 
 GIB = 2**30
 
@@ -62,4 +62,4 @@ def test_what_is_there_is_not_compiled_again(tmp_path, monkeypatch):
 
 def test_the_pages_have_room_for_them(pytestconfig):
     for path, marker in aot_table.PAGES.values():
-        put((pytestconfig.rootpath / path).read_text(), marker, "x")
+        replace_section((pytestconfig.rootpath / path).read_text(), marker, "x")

@@ -19,7 +19,7 @@ from tpr_jax.cli import parser as arguments
 from tpr_jax.errors import UserError
 from tpr_jax.main import explain_and_exit
 from tpr_jax.utils.files import write_text
-from tpr_jax.utils.markdown import put
+from tpr_jax.utils.markdown import replace_section
 
 METHODS = ("dm_adapter", "up_person", "cskt")
 CHIPS = {"v5e:4x4": 16, "v5e:16x16": 256, "v5p:4x4x4": 64, "v6e:8x8": 64}
@@ -139,7 +139,7 @@ def run(argv: list[str]) -> None:
         print(f"{text}\n")
         path, marker = PAGES[name]
         if args.write:
-            write_text(path, put(path.read_text(), marker, text))
+            write_text(path, replace_section(path.read_text(), marker, text))
 
 
 if __name__ == "__main__":
