@@ -12,11 +12,12 @@ import pytest
 
 from tests.pages import PAGES, ROOT, blocks, calls, prose, read
 from tpr_jax import __main__ as command
-from tpr_jax import main
 from tpr_jax.compare import __main__ as compare
 from tpr_jax.compare import runs as compare_runs
 from tpr_jax.config import defaults as config_lib
+from tpr_jax.config.flags import parse_flags
 from tpr_jax.cross import __main__ as cross
+from tpr_jax.errors import UserError
 from tpr_jax.search.query.where import matching
 
 MODULE = re.compile(r"python -m (tpr_jax(?:\.\w+)*)")
@@ -57,7 +58,7 @@ def ours(words: list[str]) -> tuple[str, list[str]] | None:
 def take(module: str, words: list[str], monkeypatch, tmp_path) -> None:
     """Has the program read its command line, to the end and no further. Ends with Parsed."""
     if module == "tpr_jax.main":
-        main.parse(["main", *words])
+        parse_flags(["main", *words])
         raise Parsed
     if module == "tpr_jax.compare":
         configs, seeds, _, _, settings = compare.parse(["compare", *words])
@@ -101,7 +102,7 @@ def test_a_line_is_understood(words, monkeypatch, tmp_path):
 def test_a_wrong_line_is_not_understood(wrong, line, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     module, *words = [*line.split(), *wrong.split()]
-    with pytest.raises((SystemExit, main.UserError)):
+    with pytest.raises((SystemExit, UserError)):
         take(module, words, monkeypatch, tmp_path)
 
 
@@ -136,7 +137,7 @@ def known_keys() -> set[str]:
     """Of all configs together, with the parts of the example of a mixture."""
     keys = set()
     for path in (ROOT / "configs").glob("*.py"):
-        config = main.parse(["main", "--config", str(path), "--workdir", "w"])[0]
+        config = parse_flags(["main", "--config", str(path), "--workdir", "w"])[0]
         keys |= set(config_lib.keys(config))
     return keys | {key.rpartition(".")[0] for key in keys}
 

@@ -162,11 +162,11 @@ def build_model(config: str, backbone: str, dtype: str, batch: int, **config_ove
 
 def read_config(name: str, backbone: str, **config_overrides) -> ConfigDict:
     """Reads `configs/NAME.py` for ViT-B/16 at the benchmarks' image size, or for clip-mini."""
-    from tpr_jax import main
+    from tpr_jax.config.flags import parse_flags
 
     overrides = [f"--config.{key}={value}" for key, value in config_overrides.items()]
     path = f"configs/{name}.py{DATASET_SUFFIX[backbone]}"
-    return main.parse(["bench", "--config", path, "--workdir", "unused", *overrides])[0]
+    return parse_flags(["bench", "--config", path, "--workdir", "unused", *overrides])[0]
 
 
 def make_mesh(config: ConfigDict, devices: int = 1) -> jax.sharding.Mesh:

@@ -36,11 +36,11 @@ from jaxtyping import Float32
 from PIL import Image
 
 from tpr_jax.cli import parser as arguments
+from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.data.augment import erase_box
 from tpr_jax.data.mini_pedes import bundled_dir
 from tpr_jax.data.records import Records, load_records
 from tpr_jax.errors import UserError
-from tpr_jax.main import explain_and_exit
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD
 from tpr_jax.utils import markdown
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from tpr_jax.cli import parser as arguments
-from tpr_jax.main import explain_and_exit
+from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.utils import markdown
 
 

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tpr_jax.cli import parser as arguments
-from tpr_jax.main import explain_and_exit
+from tpr_jax.cli.exit import explain_and_exit
 
 PHOTOS_PER_SEARCH = 4
 
