@@ -12,7 +12,8 @@ import runpy
 import sys
 from typing import NamedTuple
 
-from tpr_jax.utils.streams import quiet_when_closed
+from tpr_jax.cli.exit import explain_and_exit
+from tpr_jax.errors import UserError
 
 
 class Command(NamedTuple):
@@ -41,22 +42,21 @@ COMMANDS = {
 
 def main() -> None:
     """Runs the command in sys.argv as `python -m` would; exits with 2 if it is unknown."""
-    with quiet_when_closed():
-        _run(sys.argv[1:] or ["--help"])
+    explain_and_exit(_run, sys.argv)
 
 
 def _run(argv: list[str]) -> None:
-    name, *rest = argv
+    name, *rest = argv[1:] or ["--help"]
     if name in ("-h", "--help", "help"):
         _print_help()
-        raise SystemExit(0 if len(sys.argv) > 1 else 2)
+        raise SystemExit(0 if len(argv) > 1 else 2)
     if name == "--version":
         from tpr_jax import __version__
 
         print(f"tpr-jax {__version__}")
         return
     if name not in COMMANDS:
-        _exit_with(f"command '{name}' is unknown: choose from {', '.join(COMMANDS)}")
+        raise UserError(f"command '{name}' is unknown: choose from {', '.join(COMMANDS)}")
     module, prefix, _ = COMMANDS[name]
     if module is None:
         from tpr_jax.config import bundled
@@ -64,7 +64,7 @@ def _run(argv: list[str]) -> None:
         print(bundled.folder())
         return
     if not _exists(module):
-        _exit_with(f"command '{name}' is not part of this version: it has no {module}")
+        raise UserError(f"command '{name}' is not part of this version: it has no {module}")
     sys.argv[1:] = [*prefix, *rest] if rest else []  # without arguments, a command prints its usage
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
@@ -82,11 +82,6 @@ def _exists(module: str) -> bool:
     if spec is None or spec.submodule_search_locations is None:
         return spec is not None
     return importlib.util.find_spec(f"{module}.__main__") is not None
-
-
-def _exit_with(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 if __name__ == "__main__":
