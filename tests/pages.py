@@ -1,6 +1,6 @@
-"""The pages that people read, taken apart: code blocks, lines that call our programs, links, headings.
+"""Parses the documentation: code blocks, command lines, links and headings.
 
-A comment `<!-- not run: REASON -->` right before a block excepts it; the tests say so, and the reason.
+A comment `<!-- not run: REASON -->` right before a block excludes it from the tests, which report the reason.
 """
 
 import re
@@ -13,7 +13,7 @@ PAGES = [
     *("README.md", "CONTRIBUTING.md", "configs/README.md", "launch/README.md"),
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
 ]
-# What usage lines write for something of the reader's own -> an example of it.
+# Placeholders of usage lines -> examples.
 EXAMPLES = {
     "configs/NAME.py[:DATASET]": "configs/dm_adapter.py:cuhk_pedes",
     "[--config.KEY=VALUE ...]": "--config.seed=1",
@@ -24,19 +24,22 @@ EXAMPLES = {
 
 @dataclass(frozen=True)
 class Block:
+    """A code block of a page."""
+
     page: str
     line: int  # of its first line of code, from 1
     language: str  # empty for one that is only indented
     code: str
-    excepted: str  # why it is not run; empty: it is
+    excepted: str  # why it is not run; empty if it is
 
 
 def read(page: str) -> str:
+    """Returns the text of a page."""
     return (ROOT / page).read_text()
 
 
 def blocks(page: str) -> list[Block]:
-    """Fenced and indented blocks, in order. An indented one follows an empty line."""
+    """Returns the fenced and indented blocks, in order. An indented block follows an empty line."""
     found, lines, i = [], read(page).splitlines(), 0
     while i < len(lines):
         fence = re.match(r"```(\w*)", lines[i])
@@ -56,16 +59,16 @@ def blocks(page: str) -> list[Block]:
 
 
 def calls(block: Block) -> list[tuple[int, list[str]]]:
-    """(line, words) of every line of a block, its continuations joined, comments gone, examples put in."""
+    """Returns (line, words) of each command of a block: joined, without comments, with examples filled in."""
     found, line = [], block.line
     for text in re.split(r"(?<!\\)\n", block.code):
         joined = text.replace("\\\n", " ")
         for written, example in EXAMPLES.items():
             joined = joined.replace(written, example)
-        joined = re.sub(r"\[(-[^\]]*)\]", r"\1", joined)  # what may be left out is put in
+        joined = re.sub(r"\[(-[^\]]*)\]", r"\1", joined)  # includes optional flags
         try:
             words = shlex.split(joined, comments=True)
-        except ValueError:  # an apostrophe: this is prose that a program printed
+        except ValueError:  # an apostrophe: this is printed prose
             words = joined.split()
         found.append((line, words))
         line += text.count("\n") + 1
@@ -73,17 +76,17 @@ def calls(block: Block) -> list[tuple[int, list[str]]]:
 
 
 def prose(page: str) -> str:
-    """The page without its blocks."""
+    """Returns the page without its blocks."""
     text = re.sub(r"^```.*?^```$", "", read(page), flags=re.DOTALL | re.MULTILINE)
     return re.sub(r"(?<=\n\n)(?: {4}.*\n|\n)+", "\n", text)
 
 
 def links(page: str) -> list[str]:
-    """Targets of its links and pictures."""
+    """Returns the targets of its links and images."""
     return re.findall(r"\]\(([^)\s]+)\)", prose(page))
 
 
 def anchors(page: str) -> set[str]:
-    """Those of its headings, by GitHub's rule."""
+    """Returns the anchors of its headings, by GitHub's rule."""
     headings = re.findall(r"^#+ (.+)$", prose(page), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
