@@ -100,7 +100,7 @@ def test_each_direction_has_its_own_table(compared, stand_in, tmp_path):
         ("fail", "FAILED (exit code 2): error: 5.jpg cannot be read: fix it\n"),
         ("bug", "FAILED (exit code 1): ValueError: a bug\n"),
         ("kill", "FAILED (exit code -9): ended by signal 9 (out of memory?)"),
-        ("nothing", "FAILED (exit code 1): ended without results"),
+        ("nothing", "FAILED (exit code 1): ended without readable results in "),
     ],
 )
 def test_reports_a_failed_run_and_runs_the_others(compared, stand_in, tmp_path, what, said):
