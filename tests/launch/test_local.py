@@ -57,7 +57,7 @@ def test_restarts_after_a_process_is_killed(begin, tmp_path):
     os.kill(processes_of(script.pid)[1], signal.SIGKILL)
     stdout, stderr = script.communicate(timeout=600)
     assert script.returncode == 0, stderr
-    assert "restarting (1 of 3)" in stderr and "process 1 ended without a word" in stderr
+    assert "restarting (1 of 3)" in stderr and "process 1 ended unexpectedly" in stderr
     assert re.search(r"resumed at step \d+ of 12", stdout), (stdout, stderr)
     assert (workdir / "results.json").exists()
     assert [row["step"] for row in rows(workdir) if "loss" in row] == list(range(1, 13))

@@ -46,7 +46,7 @@ class BuiltModel(NamedTuple):
 def matmul(dtype: str, size: int = MATMUL_SIZE) -> Case:
     """Multiplies two square matrices with float32 accumulation: the peak rate of this machine."""
     from tpr_jax.models.matmul import matmul_f32
-    from tpr_jax.train.step import compiler_options
+    from tpr_jax.perf.xla_options import compiler_options
 
     operands = [jax.random.normal(key, (size, size), dtype) for key in jax.random.split(jax.random.key(0), 2)]
     function = jax.jit(lambda a, b: matmul_f32(a, b).astype(dtype), compiler_options=compiler_options())
@@ -56,15 +56,14 @@ def matmul(dtype: str, size: int = MATMUL_SIZE) -> Case:
 def encoder(tower: str, backbone: str, dtype: str, batch: int, method: str = "zero_shot") -> Case:
     """Encodes `batch` images (`tower` "vision") or full-length texts ("text")."""
     from tpr_jax.models import clip
-    from tpr_jax.perf import flops
-    from tpr_jax.train import step
+    from tpr_jax.perf import flops, xla_options
 
     model = build_model(method, backbone, dtype, batch)
     variables = jax.jit(model.functions["init"])(jax.random.key(0))
     variables = clip.inference_variables(variables, dtype)
     inputs = random_batch(model.clip_config, batch)["image" if tower == "vision" else "ids"]
     encode = model.functions["encode_image" if tower == "vision" else "encode_text"]
-    function = jax.jit(lambda v, x: encode(v, x)[0], compiler_options=step.encoder_options(batch))
+    function = jax.jit(lambda v, x: encode(v, x)[0], compiler_options=xla_options.encoder_options(batch))
     minimum = flops.total(flops.encode(model.clip_config, model.method, tower, batch))["total"]
     return _compile(function, (variables, jnp.asarray(inputs)), minimum)
 

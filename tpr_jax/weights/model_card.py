@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 
 from tpr_jax.models.methods import Method
-from tpr_jax.models.petl_config import PARTS, Part, slots_of
+from tpr_jax.models.petl_config import Part
 
 # Its presence allows the next save to replace the file.
 MARK = (
@@ -100,8 +100,7 @@ def _about(method: Method, counts: Mapping) -> str:
 
 
 def _row(tower: str, part: Part) -> str:
-    kind = next(name for name, kind in PARTS.items() if isinstance(part, kind))
-    return f"| {tower} | {kind} | {', '.join(slots_of(part))} | {_settings(part)} |"
+    return f"| {tower} | {part.kind} | {', '.join(part.slots)} | {_settings(part)} |"
 
 
 def _settings(part) -> str:

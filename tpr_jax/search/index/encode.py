@@ -22,8 +22,8 @@ from tpr_jax.data.images.read import read_parts
 from tpr_jax.errors import UserError
 from tpr_jax.model import Model
 from tpr_jax.models import clip
+from tpr_jax.perf.xla_options import compiler_options
 from tpr_jax.search.index.gallery import Photo
-from tpr_jax.train.step import compiler_options
 
 
 class Stamp(NamedTuple):
