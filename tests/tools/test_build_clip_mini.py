@@ -53,7 +53,7 @@ def test_builds_a_folder_from_scratch(tiny, make_config, tmp_path, monkeypatch, 
     config.method = {"name": "full_finetune"}
     config.losses.update({"sdm": 0.0, "itc": 1.0, "balance": 0.0})
     workdir = tmp_path / "run"
-    with pytest.raises(UserError, match="holds no run: train with configs/pretrain_mini.py first"):
+    with pytest.raises(UserError, match=r"holds no run: train with configs/pretrain_mini\.py first"):
         build_clip_mini.save(workdir, folder)
     results = loop.train(config, workdir)
     assert results["trainable_params"] == results["total_params"]

@@ -1,5 +1,6 @@
 """Training a vocabulary: compared with recounting after each merge, and the layout of its ids."""
 
+import itertools
 import json
 from collections import Counter
 
@@ -21,7 +22,7 @@ def naive_merges(words, count):
     while len(merges) < count:
         pairs = Counter()
         for word, tokens in spelled.items():
-            for pair in zip(tokens, tokens[1:], strict=False):
+            for pair in itertools.pairwise(tokens):
                 pairs[pair] += words[word]
         left = [(-n, pair) for pair, n in pairs.items() if n >= 2 and pair not in barred]
         if not left:

@@ -91,15 +91,17 @@ def train_step(
     from tpr_jax.perf import flops
     from tpr_jax.train import setup, step
 
-    config, clip_config, method, functions = build_model(config, backbone, dtype, batch, **config_overrides)
+    run_config, clip_config, method, functions = build_model(
+        config, backbone, dtype, batch, **config_overrides
+    )
     variables = jax.jit(functions["init"])(jax.random.key(0))
     trainable, frozen = optim.split_model(variables, method)
     if "params" in frozen:
         frozen["params"] = clip.cast_frozen(frozen["params"], dtype)
-    weights, mesh = config_lib.loss_weights(config), make_mesh(config, devices)
-    optimizer = setup.make_optimizer(config, trainable, per_epoch=1)[1]
+    weights, mesh = config_lib.loss_weights(run_config), make_mesh(run_config, devices)
+    optimizer = setup.make_optimizer(run_config, trainable, per_epoch=1)[1]
     update = step.jit_train_step(
-        functions, optimizer, weights, 1 / config.temperature, mesh, config.accumulate
+        functions, optimizer, weights, 1 / run_config.temperature, mesh, run_config.accumulate
     )
     state = sharding.shard_params(mesh, step.init_state(optimizer, trainable))
     frozen = sharding.shard_params(mesh, frozen)
@@ -153,10 +155,12 @@ def build_model(config: str, backbone: str, dtype: str, batch: int, **config_ove
     from tpr_jax.config import defaults as config_lib
     from tpr_jax.models import clip
 
-    config = read_config(config, backbone, batch_size=batch, dtype=dtype, **config_overrides)
-    clip_config, method = sizes_of(config), config_lib.make_method(config)
-    functions = clip.build(clip_config, method, dtype, remat=config.remat, scan_layers=config.scan_layers)
-    return BuiltModel(config, clip_config, method, functions)
+    run_config = read_config(config, backbone, batch_size=batch, dtype=dtype, **config_overrides)
+    clip_config, method = sizes_of(run_config), config_lib.make_method(run_config)
+    functions = clip.build(
+        clip_config, method, dtype, remat=run_config.remat, scan_layers=run_config.scan_layers
+    )
+    return BuiltModel(run_config, clip_config, method, functions)
 
 
 def read_config(name: str, backbone: str, **config_overrides) -> ConfigDict:

@@ -32,10 +32,10 @@ def checkpoint(config: str, backbone: str, does: str) -> Case:
     from tpr_jax.distributed import sharding
     from tpr_jax.train import checkpoint, setup, step
 
-    config, _, method, functions = build_model(config, backbone, "float32", 8)
-    trainable = optim.split_model(jax.jit(functions["init"])(jax.random.key(0)), method)[0]
-    state = step.init_state(setup.make_optimizer(config, trainable, per_epoch=1)[1], trainable)
-    state = sharding.shard_params(make_mesh(config), state)
+    model = build_model(config, backbone, "float32", 8)
+    trainable = optim.split_model(jax.jit(model.functions["init"])(jax.random.key(0)), model.method)[0]
+    state = step.init_state(setup.make_optimizer(model.config, trainable, per_epoch=1)[1], trainable)
+    state = sharding.shard_params(make_mesh(model.config), state)
     manager = checkpoint.open_manager(Path(_temporary_dir()), keep=1)
     steps = itertools.count()
 

@@ -41,8 +41,8 @@ def explain_and_exit(command: Command, argv: list[str], explain: Verdict | None 
       SystemExit: The command failed in a way that `explain` knows.
     """
     silence_native_logs()
-    if hasattr(sys.stdout, "reconfigure"):  # a notebook's stdout has no buffer to set
-        sys.stdout.reconfigure(line_buffering=True)
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):  # a notebook's stdout has none
+        reconfigure(line_buffering=True)
     with quiet_when_closed():
         if code := exit_code(command, argv, explain):
             raise SystemExit(code)
