@@ -95,7 +95,7 @@ def test_each_direction_has_its_own_table(compared, stand_in, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("what", "said"),
+    ("behavior", "message"),
     [
         ("fail", "FAILED (exit code 2): error: 5.jpg cannot be read: fix it\n"),
         ("bug", "FAILED (exit code 1): ValueError: a bug\n"),
@@ -103,10 +103,10 @@ def test_each_direction_has_its_own_table(compared, stand_in, tmp_path):
         ("nothing", "FAILED (exit code 1): ended without readable results in "),
     ],
 )
-def test_reports_a_failed_run_and_runs_the_others(compared, stand_in, tmp_path, what, said):
-    stand_in({"tiny/seed_0": what})
+def test_reports_a_failed_run_and_runs_the_others(compared, stand_in, tmp_path, behavior, message):
+    stand_in({"tiny/seed_0": behavior})
     code, stdout, stderr = compared()
-    assert code == 1 and said in stdout and "1 of 4 runs failed" in stderr, stdout + stderr
+    assert code == 1 and message in stdout and "1 of 4 runs failed" in stderr, stdout + stderr
     assert str(tmp_path / "all" / "tiny" / "seed_0" / "log.txt") in stdout
     row = table(tmp_path)["tiny"]
     assert (row["done"], row["failed"], row["R1_mean"], row["R1_sd"]) == ("1", "1", "11.0", "")
