@@ -288,8 +288,8 @@ def explained():
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Records what a bench measures, group by group, with a stub that answers at once."""
-    from tpr_jax.bench import worker as bench_turns
+    """Replaces the measurements of `bench` by constants; returns the list of groups it asked for."""
+    from tpr_jax.bench import worker
 
     seen = []
 
@@ -298,5 +298,5 @@ def measured(monkeypatch):
         took = {"seconds": [1.0] * turns, "flops": 1.0, "compile_seconds": 0.0, "peak_memory_bytes": 1}
         return [{**subject, **took, "peak_device_memory_bytes": None} for subject in subjects]
 
-    monkeypatch.setattr(bench_turns, "measure", stand_in)
+    monkeypatch.setattr(worker, "measure", stand_in)
     return seen

@@ -70,7 +70,7 @@ def test_the_loss_id_needs_the_number_of_identities(in_root):
 
 
 def test_a_frozen_method_has_no_train_step():
-    config = main.parse(["main", "--config", "configs/zero_shot.py:cuhk_pedes", "--workdir", "unused"])[0]
+    config = parse_flags(["main", "--config", "configs/zero_shot.py:cuhk_pedes", "--workdir", "unused"])[0]
     assert list(programs.programs(config, ONE)) == ["encode_image", "encode_text"]
 
 

@@ -1,4 +1,4 @@
-"""A mistake in a command line is one line, and `~` is the home folder in every path."""
+"""Errors of a command line are one line, and `~` is the home directory in every path."""
 
 import ast
 import os
@@ -18,7 +18,7 @@ from tpr_jax.search import __main__ as search
 
 
 @pytest.mark.parametrize("line", ["--seed 1", "find --seed 1", "find --top_k x", "lose"])
-def test_a_mistake_says_where_the_help_is(line, capsys):
+def test_errors_name_the_help(line, capsys):
     parser = Parser(prog="python -m tpr_jax.some")
     find = parser.add_subparsers().add_parser("find")
     find.add_argument("--top_k", type=int)
@@ -34,7 +34,7 @@ PATHS = {
 
 
 def path_arguments():
-    """(file, name of the argument, what its `type` is called) of each argparse argument that is a path."""
+    """Yields (file, argument, name of its `type`) for each argparse argument that is a path."""
     for file in sorted(Path(arguments.__file__).parents[1].rglob("*.py")):
         for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(call, ast.Call) or ast.unparse(call.func).split(".")[-1] not in (
@@ -49,7 +49,7 @@ def path_arguments():
                 yield file.name, name, kinds[0].split(".")[-1] if kinds else None
 
 
-def test_every_path_of_every_command_may_begin_with_a_tilde():
+def test_every_path_argument_expands_a_tilde():
     found = list(path_arguments())
     assert len(found) >= 24 and {name for _, name, _ in found} >= PATHS
     assert [argument for argument in found if argument[2] not in ("path", "folder")] == []
@@ -61,14 +61,14 @@ def home(monkeypatch, tmp_path):
     return str(tmp_path)
 
 
-def test_a_path(home):
+def test_expands_a_path(home):
     assert arguments.path("~/x") == f"{home}/x" and arguments.path("~") == home
     for other in ("x/~", "clip-mini", "openai/clip-vit-base-patch16", "gs://bucket/~/x", "/a", "", "./~"):
         assert arguments.path(other) == other
     assert arguments.folder("~/x") == Path(home, "x")
 
 
-def test_flags_of_absl(home):
+def test_expands_absl_flags(home):
     argv = [
         "~/main",
         "--config=~/c.py:x",
@@ -80,11 +80,11 @@ def test_flags_of_absl(home):
         "--note=~/x",
         "~/y",
     ]
-    wanted = ["~/main", f"--config={home}/c.py:x", "-workdir", f"{home}/w", *argv[4:]]
-    assert arguments.expand_flags(argv, ("config", "workdir")) == wanted
+    expanded = ["~/main", f"--config={home}/c.py:x", "-workdir", f"{home}/w", *argv[4:]]
+    assert arguments.expand_flags(argv, ("config", "workdir")) == expanded
 
 
-def test_a_run(tiny, home):
+def test_main_expands_its_paths(tiny, home):
     shutil.copy(tiny["config"], f"{home}/c.py")
     flags = ["--config=~/c.py", "--workdir=~/w", "--config.data_dir=~/d", "--config.backbone=~/b"]
     config, workdir, _ = parse_flags(["main", *flags, "--config.mix=(('rstp_reid', '~/m', 0.5),)"])
@@ -94,14 +94,14 @@ def test_a_run(tiny, home):
     assert config.data_dir == tiny["data"]
 
 
-def test_a_comparison_and_a_table(tiny, home):
+def test_compare_and_cross_expand_their_paths(tiny, home):
     configs, _, workdir, _, _ = compare.parse(["compare", "~/c.py:x", "--workdir=~/w"])
     assert (configs, workdir) == ([f"{home}/c.py:x"], Path(home, "w"))
     models, data, out = cross.parse(["cross", "~/m", "clip-mini", "--data", "cuhk_pedes=~/d", "--out=~/o"])
     assert (models, data, out) == ([f"{home}/m", "clip-mini"], {"cuhk_pedes": f"{home}/d"}, Path(home, "o"))
 
 
-def test_an_index_in_the_home_folder(tiny, home, monkeypatch, capsys):
+def test_search_expands_its_paths(tiny, home, monkeypatch, capsys):
     monkeypatch.chdir(home)
     search_galleries.photos(Path(home, "photos"), 2)
     shutil.copytree(tiny["clip"], f"{home}/clip")

@@ -189,7 +189,7 @@ def compare(splits):
 datasets.load_splits, leaks.of_splits = load, compare
 found = {}
 for flags in json.loads(sys.argv[2]):
-    config = main.parse(["main", "--config", sys.argv[1], "--workdir", "unused", *flags])[0]
+    config = parse_flags(["main", "--config", sys.argv[1], "--workdir", "unused", *flags])[0]
     config.data_dir = "/no/such/folder"  # must not be read
     try:
         prepare(config)

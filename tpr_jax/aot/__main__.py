@@ -64,7 +64,7 @@ def run(argv: list[str]) -> None:
             raise UserError(f"--only {name} is unknown: choose from {', '.join(PROGRAMS)}")
     if values.batch_size is not None:
         config_args.append(f"--config.batch_size={values.batch_size}")
-    config = main.parse([argv[0], *config_args, "--workdir", "unused"])[0]
+    config = parse_flags([argv[0], *config_args, "--workdir", "unused"])[0]
     report = compile_all(
         config,
         values.topology,

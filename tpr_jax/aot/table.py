@@ -19,8 +19,8 @@ from tpr_jax.aot.report import size
 from tpr_jax.cli import parser as arguments
 from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.errors import UserError
+from tpr_jax.utils import markdown
 from tpr_jax.utils.files import write_text
-from tpr_jax.utils.markdown import replace_section
 
 METHODS = ("dm_adapter", "up_person", "cskt")
 CHIPS = {"v5e:4x4": 16, "v5e:16x16": 256, "v5p:4x4x4": 64, "v6e:8x8": 64}
@@ -81,29 +81,24 @@ def compiled(row: dict, folder: Path, tables_only: bool) -> dict | None:
 
 def table_of_slices(reports: list[dict]) -> str:
     """Returns a Markdown table with one row for each slice and method."""
-    lines = [
-        "| slice | method | batch | memory a chip | of it | FLOPs / minimum | sent a chip and step "
-        "| bound by | ms a step | examples/s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    header = ["slice", "method", "batch", "memory a chip", "of it", "FLOPs / minimum", "sent a chip and step"]
+    header += ["bound by", "ms a step", "examples/s"]
+    rows = []
     for report in reports:
         step = report["programs"]["train_step"]
         count = report.get("accumulate", 1)
         how = f" in {count} parts, remat={report['remat']}" if count > 1 else ""
-        begin = f"| {report['topology']} | `{report['method']}` | {report['batch_size']:,}{how} | "
+        cells = [report["topology"], f"`{report['method']}`", f"{report['batch_size']:,}{how}"]
         if "shortage" in step:
-            lines.append(begin + f"{size(step['shortage']['missing'])} missing | | | | | | |")
+            rows.append([*cells, f"{size(step['shortage']['missing'])} missing", *[""] * 6])
             continue
         memory, flops, roof = step["memory"], step["flops"], step["roofline"]
         largest = sorted((key for key in memory if key != "total"), key=lambda key: -memory[key])[:3]
         sent = sum(c["bytes"] for c in step["collectives"].values())
-        lines.append(
-            begin
-            + f"{size(memory['total'])} | {', '.join(f'{key} {size(memory[key])}' for key in largest)} | "
-            f"{flops['ratio']:.2f} | {size(sent)} | {roof['bound']} | {1e3 * roof['step']:.1f} | "
-            f"{report['batch_size'] / roof['step']:,.0f} |"
-        )
-    return "\n".join(lines)
+        cells += [size(memory["total"]), ", ".join(f"{key} {size(memory[key])}" for key in largest)]
+        cells += [f"{flops['ratio']:.2f}", size(sent), roof["bound"], f"{1e3 * roof['step']:.1f}"]
+        rows.append([*cells, f"{report['batch_size'] / roof['step']:,.0f}"])
+    return markdown.table(header, rows, align="l" * len(header))
 
 
 def table_of_memory(reports: list[dict]) -> str:
@@ -116,19 +111,21 @@ def table_of_memory(reports: list[dict]) -> str:
         cells_by_row.setdefault((report["method"], report["batch_size"], report["devices"]), {})[
             report["remat"]
         ] = text
-    lines = [
-        "| method | batch | a chip | " + " | ".join(f"remat={kind}" for kind in REMAT) + " |",
-        "|---|---|---|" + "---|" * len(REMAT),
+    header = ["method", "batch", "a chip", *(f"remat={kind}" for kind in REMAT)]
+    rows = [
+        [f"`{method}`", f"{batch:,}", str(batch // devices), *(by_remat.get(kind, "") for kind in REMAT)]
+        for (method, batch, devices), by_remat in cells_by_row.items()
     ]
-    for (method, batch, devices), by_remat in cells_by_row.items():
-        cells = " | ".join(by_remat.get(kind, "") for kind in REMAT)
-        lines.append(f"| `{method}` | {batch:,} | {batch // devices} | {cells} |")
-    return "\n".join(lines)
+    return markdown.table(header, rows, align="l" * len(header))
 
 
 def run(argv: list[str]) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments.Parser(
+        prog="python -m tpr_jax.aot.table",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--workdir", type=arguments.folder, default=Path("runs/aot_table"))
     parser.add_argument("--write", action="store_true", help="update launch/README.md and docs/")
     parser.add_argument("--tables_only", action="store_true", help="use only what has been compiled so far")
@@ -146,7 +143,7 @@ def run(argv: list[str]) -> None:
         print(f"{text}\n")
         path, marker = PAGES[name]
         if args.write:
-            write_text(path, replace_section(path.read_text(), marker, text))
+            write_text(path, markdown.replace_section(path.read_text(), marker, text))
 
 
 if __name__ == "__main__":

@@ -24,12 +24,9 @@ if __name__ == "__main__":
     signals.exit_immediately({signal.SIGTERM: EARLY_EXIT, signal.SIGINT: EARLY_EXIT})
 
 import argparse
-import os
 import threading
 
-# Hides XLA's notices; errors still reach the terminal.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
+from tpr_jax.cli import exit as command_exit
 from tpr_jax.cli.parser import Parser, path
 from tpr_jax.distributed import cluster
 from tpr_jax.distributed.processes import TIMEOUT, initialized
@@ -37,6 +34,8 @@ from tpr_jax.errors import UserError
 from tpr_jax.perf.allocator import keep_freed_memory
 from tpr_jax.utils.signals import Stopped
 from tpr_jax.utils.streams import as_json, quiet_when_closed
+
+command_exit.silence_native_logs()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -239,26 +238,16 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        run(sys.argv[1:] if argv is None else argv)
-    except (Exception, KeyboardInterrupt) as error:
-        code, line = verdict(error)
-        if not line:
-            raise
-        print(line, file=sys.stderr)
-        return code
-    return 0
+    return command_exit.exit_code(run, sys.argv[1:] if argv is None else argv, verdict)
 
 
 def verdict(error: BaseException) -> tuple[int, str]:
     """Returns the exit code and the line to print for an error; no line if it is not the user's to fix."""
-    if isinstance(error, UserError):
-        return 2, f"error: {error}"
     if isinstance(error, Stopped):
         return 130, f"error: {error}"
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    return 1, ""
+    return command_exit.verdict(error, sys.argv)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tpr_jax.models.methods import Method
 from tpr_jax.models.petl_config import Part
+from tpr_jax.utils import markdown
 
 # A file with this line is replaced by the next save.
 MARK = (
@@ -88,10 +89,10 @@ def _about(method: Method, counts: Mapping) -> str:
         *(_row("text", part) for part in method.text),
     ]
     if method.prompts:
-        rows.append(f"| both | prompts | sequence | {_settings(method.prompts)} |")
-    rows += [f"| CLIP | own weights | `{_cell(pattern)}` | trained |" for pattern in method.tuned]
+        rows.append(["both", "prompts", "sequence", _settings(method.prompts)])
+    rows += [["CLIP", "own weights", f"`{markdown.escape(pattern)}`", "trained"] for pattern in method.tuned]
     if rows:
-        lines += ["| tower | part | where | settings |", "|---|---|---|---|", *rows]
+        lines.append(markdown.table(["tower", "part", "where", "settings"], rows, align="llll"))
     else:
         lines += ["CLIP's two towers without adapters."]
     if trained:
@@ -101,8 +102,8 @@ def _about(method: Method, counts: Mapping) -> str:
     return "\n".join(lines)
 
 
-def _row(tower: str, part: Part) -> str:
-    return f"| {tower} | {part.kind} | {', '.join(part.slots)} | {_settings(part)} |"
+def _row(tower: str, part: Part) -> list[str]:
+    return [tower, part.kind, ", ".join(part.slots), _settings(part)]
 
 
 def _settings(part) -> str:
@@ -118,11 +119,7 @@ def _settings(part) -> str:
             )
         elif key not in ("slot", "targets") and value is not None:
             words.append(f"{key} {value}")
-    return _cell(", ".join(words))
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return markdown.escape(", ".join(words))
 
 
 def _needs(backbone: str | None) -> str:
@@ -140,14 +137,14 @@ def _numbers(results: Mapping) -> str:
     states[-1] = (f"**{states[-1][0]}: this model**", states[-1][1])
     if on_test := results.get("best_on_test"):
         states.append((f"best epoch on the test split itself ({on_test['epoch']})", on_test["test"]))
-    lines = [f"## Results\n\n{label}, test split, percent.", ""]
-    lines += [f"| | query | {' | '.join(SCORES)} |", "|---|---|" + "---|" * len(SCORES)]
-    for name, scored in states:
-        for key, query in (("t2i", "text"), ("i2t", "image")):
-            lines.append(
-                f"| {name} | {query} | " + " | ".join(f"{scored[key][s]:.2f}" for s in SCORES) + " |"
-            )
-    return "\n".join(lines)
+    lines = [f"## Numbers\n\n{label}, test split, percent.", ""]
+    rows = [
+        [name, query, *(f"{scored[key][score]:.2f}" for score in SCORES)]
+        for name, scored in states
+        for key, query in (("t2i", "text"), ("i2t", "image"))
+    ]
+    table = markdown.table(["", "query", *SCORES], rows, align="ll" + "r" * len(SCORES))
+    return "\n".join([*lines, table])
 
 
 def _recipe(training: Mapping) -> str:
@@ -162,8 +159,8 @@ def _recipe(training: Mapping) -> str:
         "schedule": optimizer.get("schedule"),
         "weight decay": optimizer.get("weight_decay"),
     }
-    rows = [f"| {key} | {_cell(_plain(value))} |" for key, value in facts.items() if value not in (None, "")]
-    return "\n".join(["## Training", "", "| | |", "|---|---|", *rows])
+    rows = [[key, markdown.escape(_plain(value))] for key, value in facts.items() if value not in (None, "")]
+    return "\n".join(["## Training", "", markdown.table(["", ""], rows, align="ll")])
 
 
 def _plain(value) -> str:
