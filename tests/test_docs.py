@@ -61,7 +61,6 @@ def test_examples_run(page, stand_ins, tmp_path, monkeypatch):
     """All examples of a page one after the other, as a reader would type them."""
     for path in stand_ins.iterdir():
         (tmp_path / path.name).symlink_to(path)
-    (tmp_path / "tpr_jax").symlink_to(ROOT / "tpr_jax")  # which the README's first example names by its path
     monkeypatch.chdir(tmp_path)
     # Reading .pth needs PyTorch, which is optional, and only its author knows where a CLIP of theirs lies.
     changes = {"best.pth": "best.safetensors", "/where/the/clip/is/now": clip_mini_dir()}
@@ -72,7 +71,9 @@ def test_examples_run(page, stand_ins, tmp_path, monkeypatch):
             code = code.replace(written, here)
         exec(compile("\n" * (block.line - 1) + code, ROOT / page, "exec"), names)
     if page == "README.md":
-        assert names["scores"].shape == (1, 2) and (tmp_path / "merged/config.json").is_file()
+        assert names["scores"].shape == (2, 2) and set(names["metrics"]) == {"t2i", "i2t"}
+    if page == "docs/train.md":
+        assert (tmp_path / "merged/config.json").is_file()
     if page == "docs/search.md":
         assert [one["columns"]["camera"] for one in names["found"]["results"]] == [3, 3]
 
@@ -148,6 +149,23 @@ def test_the_golden_table_is_the_same_in_both_places():
         for page in ("README.md", "docs/faithful.md")
     ]
     assert len(rows[1]) == 4 and rows[1] < rows[0]
+
+
+def scores_of_configs(page: str) -> dict[str, dict[str, str]]:
+    """Returns config -> column -> cell of the page's table of scores on MiniPEDES."""
+    header, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in read(page).splitlines()
+        if line.startswith("| config |") and "R@1" in line or " ± " in line
+    )
+    return {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+
+
+def test_the_readme_quotes_the_table_of_the_comparison():
+    full, extract = scores_of_configs("docs/compare.md"), scores_of_configs("README.md")
+    assert len(extract) == 9 and full.keys() == extract.keys()
+    for config, cells in extract.items():
+        assert len(cells) > 4 and cells.items() <= full[config].items()
 
 
 def test_figures_are_drawn_by_their_script(tmp_path):
