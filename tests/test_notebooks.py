@@ -3,6 +3,7 @@
 import ast
 import csv
 import importlib
+import inspect
 import json
 import os
 import re
@@ -64,18 +65,27 @@ def test_badge_and_install_name_the_same_project(name):
 
 
 @each
-def test_what_it_imports_exists(name):
-    """Ours by name; of others the module. `google.colab` is behind a try."""
-    for source in code(read(name)):
-        for node in ast.walk(ast.parse(source)):
+def test_imports_and_attributes_exist(name):
+    """Includes the attributes of imported modules, such as `tpr_jax.from_pretrained`; skips `google.colab`."""
+    modules = {}
+    for tree in map(ast.parse, code(read(name))):
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 for alias in node.names:
-                    importlib.import_module(alias.name)
+                    module, top = importlib.import_module(alias.name), alias.name.partition(".")[0]
+                    modules[alias.asname or top] = module if alias.asname else sys.modules[top]
             elif isinstance(node, ast.ImportFrom) and not node.module.startswith("google"):
                 module = importlib.import_module(node.module)
                 for alias in node.names:
                     if not hasattr(module, alias.name):
-                        importlib.import_module(f"{node.module}.{alias.name}")
+                        imported = importlib.import_module(f"{node.module}.{alias.name}")
+                        modules[alias.asname or alias.name] = imported
+                    elif inspect.ismodule(getattr(module, alias.name)):
+                        modules[alias.asname or alias.name] = getattr(module, alias.name)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                module = modules.get(node.value.id)
+                assert module is None or hasattr(module, node.attr), ast.unparse(node)
 
 
 @each
