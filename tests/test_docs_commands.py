@@ -23,7 +23,7 @@ MODULE = re.compile(r"python -m (tpr_jax(?:\.\w+)*)")
 
 
 class Parsed(BaseException):
-    """Ends a program after it has parsed its command line; not an Exception, so that no handler catches it."""
+    """Ends a program after it has parsed its command line. No handler of Exception catches it."""
 
 
 def command_lines() -> list:
