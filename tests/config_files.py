@@ -4,8 +4,9 @@ import runpy
 from pathlib import Path
 
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
-from tpr_jax import main, optim
+from tpr_jax import optim
 from tpr_jax.config import defaults as config_lib
+from tpr_jax.config.flags import parse_flags
 from tpr_jax.models.heads import NO_HEADS, Heads
 
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -20,7 +21,7 @@ def rows_of(name: str, dataset: str) -> list[str]:
 
 def parsed(name: str, argument: str = ""):
     path = str(FOLDER / f"{name}.py")
-    return main.parse(["main", "--config", f"{path}:{argument}" if argument else path, "--workdir", "w"])[0]
+    return parse_flags(["main", "--config", f"{path}:{argument}" if argument else path, "--workdir", "w"])[0]
 
 
 def split(variables: dict, config) -> tuple[dict, dict]:

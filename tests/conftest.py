@@ -181,10 +181,10 @@ def make_config(tiny):
     """`make_config(**changes)`: the tiny config, with keys (dots as double underscores) set."""
 
     def make(**changes):
-        from tpr_jax import main
+        from tpr_jax.config.flags import parse_flags
 
         words = [f"--config.{key.replace('__', '.')}={value}" for key, value in changes.items()]
-        return main.parse(["main", "--config", tiny["config"], "--workdir", "unused", *words])[0]
+        return parse_flags(["main", "--config", tiny["config"], "--workdir", "unused", *words])[0]
 
     return make
 
@@ -259,9 +259,10 @@ def explained():
 
     def call(capsys, *flags) -> str:
         from tpr_jax import main
+        from tpr_jax.cli.exit import explain_and_exit
 
         with pytest.raises(SystemExit) as ended:
-            main.explain_and_exit(main.run, ["main", *map(str, flags)])
+            explain_and_exit(main.run, ["main", *map(str, flags)])
         assert ended.value.code == 2
         line = capsys.readouterr().err
         assert line.startswith("error: ") and line.endswith("\n") and line.count("\n") == 1, line

@@ -12,11 +12,12 @@ import pytest
 
 from tests.pages import PAGES, ROOT, blocks, calls, prose, read
 from tpr_jax import __main__ as command
-from tpr_jax import main
 from tpr_jax.compare import __main__ as compare
 from tpr_jax.compare import runs as compare_runs
 from tpr_jax.config import defaults as config_lib
+from tpr_jax.config.flags import parse_flags
 from tpr_jax.cross import __main__ as cross
+from tpr_jax.errors import UserError
 from tpr_jax.search.query.where import matching
 
 MODULE = re.compile(r"python -m (tpr_jax(?:\.\w+)*)")
@@ -58,7 +59,7 @@ def our_command(words: list[str]) -> tuple[str, list[str]] | None:
 def parse(module: str, words: list[str], monkeypatch, tmp_path) -> None:
     """Parses a command line with its program and raises Parsed."""
     if module == "tpr_jax.main":
-        main.parse(["main", *words])
+        parse_flags(["main", *words])
         raise Parsed
     if module == "tpr_jax.compare":
         configs, seeds, _, _, settings = compare.parse(["compare", *words])
@@ -102,7 +103,7 @@ def test_command_lines_are_valid(words, monkeypatch, tmp_path):
 def test_invalid_command_lines_are_rejected(wrong, line, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     module, *words = [*line.split(), *wrong.split()]
-    with pytest.raises((SystemExit, main.UserError)):
+    with pytest.raises((SystemExit, UserError)):
         parse(module, words, monkeypatch, tmp_path)
 
 
@@ -135,7 +136,7 @@ def known_keys() -> set[str]:
     """Returns the keys of all configs, including those of the example of a mixture."""
     keys = set()
     for path in (ROOT / "configs").glob("*.py"):
-        config = main.parse(["main", "--config", str(path), "--workdir", "w"])[0]
+        config = parse_flags(["main", "--config", str(path), "--workdir", "w"])[0]
         keys |= set(config_lib.keys(config))
     return keys | {key.rpartition(".")[0] for key in keys}
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tpr_jax import main
+from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.config import defaults as config_lib
+from tpr_jax.config.flags import parse_flags
 from tpr_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -53,13 +55,13 @@ def test_ranking_and_the_command_line_do_without_tensorflow():
 def test_help_says_how(capsys):
     for argv, code in ((["main", "--help"], 0), (["main", "-h"], 0), (["main"], 2)):
         with pytest.raises(SystemExit) as ended:
-            main.explain_and_exit(main.run, argv)
+            explain_and_exit(main.run, argv)
         assert ended.value.code == code
         assert "python -m tpr_jax.main --config configs/NAME.py" in capsys.readouterr().out
 
 
 def parse(*flags):
-    return main.parse(["main", *map(str, flags)])
+    return parse_flags(["main", *map(str, flags)])
 
 
 def test_keys_are_set_and_the_rest_stays(tiny):
@@ -126,8 +128,8 @@ def test_what_is_missing(flags, words, monkeypatch):
         ("import no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("def get_config():\n    return base\n", "NameError: name 'base' is not defined"),
         ("def get_config():\n    return {}['seed']\n", "KeyError: 'seed'"),
-        ("def get_config():\n    pass\n", "get_config gives a NoneType"),
-        ("def get_config():\n    return {'seed': 1}\n", "get_config gives a dict"),
+        ("def get_config():\n    pass\n", "get_config returns a NoneType"),
+        ("def get_config():\n    return {'seed': 1}\n", "get_config returns a dict"),
         (
             "from ml_collections import ConfigDict as C\ndef get_config():\n    return C()\n",
             "is missing: let",
@@ -148,7 +150,7 @@ def test_ctrl_c_before_the_first_step(capsys):
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as ended:
-        main.explain_and_exit(interrupted, [])
+        explain_and_exit(interrupted, [])
     assert ended.value.code == 130
     assert capsys.readouterr().err.startswith("error: interrupted")
 
@@ -158,7 +160,7 @@ def test_a_bug_is_not_taken_for_a_users_mistake():
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        main.explain_and_exit(broken, [])
+        explain_and_exit(broken, [])
 
 
 def test_an_unknown_key_is_told_before_anything_heavy_is_imported(tiny):

@@ -20,8 +20,8 @@ from packaging.utils import canonicalize_name
 import tpr_jax
 from tests.conftest import ROOT, made_once
 from tpr_jax import __main__ as command
-from tpr_jax import main
 from tpr_jax.config import bundled
+from tpr_jax.config.flags import parse_flags
 
 LISTS = ("requirements.txt", "requirements-tensorflow.txt")
 NEEDED = ("pyproject.toml", "setup.py", *LISTS, "README.md", "LICENSE", "NOTICE")
@@ -72,7 +72,7 @@ ASK = """
 import contextlib, importlib.util, io, json, shutil, sys
 from pathlib import Path
 
-from tpr_jax import main
+from tpr_jax.config.flags import parse_flags
 from tpr_jax.config import bundled as bundled_configs
 from tpr_jax import __main__ as command
 
@@ -88,7 +88,7 @@ def tpr_jax(*words):
 
 
 def method(path):
-    return main.parse(["main", "--config", path, "--workdir", "w"])[0].method.name
+    return parse_flags(["main", "--config", path, "--workdir", "w"])[0].method.name
 
 
 modules = {name: module for name, (module, _, _) in command.COMMANDS.items() if module}
@@ -225,7 +225,7 @@ def test_a_bundled_config_that_does_not_exist_is_named(monkeypatch, tmp_path, ex
         line = explained(capsys, *written, "--workdir", "w")
         assert "configs/dm_adaptr.py: no such file; did you mean 'configs/dm_adapter.py'?" in line
     for written in (["--config", "configs/lora.py:cuhk_pedes"], ["--config=configs/lora.py:cuhk_pedes"]):
-        config = main.parse(["main", *written, "--workdir", "w"])[0]
+        config = parse_flags(["main", *written, "--workdir", "w"])[0]
         assert (config.method.name, config.dataset) == ("lora", "cuhk_pedes")
     assert bundled.find("lora.py") == "lora.py"  # only what is named as in the repository
     assert bundled.find("") == ""

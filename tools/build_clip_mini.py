@@ -17,12 +17,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tools.train_tokenizer import train_tokenizer
+from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.cli.parser import folder, path
 from tpr_jax.data.mini_pedes import bundled_dir
 from tpr_jax.data.records import caption_pairs, load_records
 from tpr_jax.data.tokenizer import MERGES
 from tpr_jax.errors import UserError
-from tpr_jax.main import explain_and_exit
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.utils.files import write_json
 from tpr_jax.weights.clip import save_clip

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tpr_jax import main
 from tpr_jax.aot import programs
+from tpr_jax.config.flags import parse_flags
 from tpr_jax.distributed import sharding
 from tpr_jax.errors import UserError
 
@@ -22,7 +22,7 @@ def test_bytes_of_a_device():
 
 
 def config_of(*flags):
-    return main.parse(
+    return parse_flags(
         ["main", "--config", "configs/dm_adapter.py:cuhk_pedes", "--workdir", "unused", *flags]
     )[0]
 
@@ -70,7 +70,7 @@ def test_the_loss_id_asks_how_many_there_are(in_root):
 
 
 def test_nothing_to_train():
-    config = main.parse(["main", "--config", "configs/zero_shot.py:cuhk_pedes", "--workdir", "unused"])[0]
+    config = parse_flags(["main", "--config", "configs/zero_shot.py:cuhk_pedes", "--workdir", "unused"])[0]
     assert list(programs.programs(config, ONE)) == ["encode_image", "encode_text"]
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests import search_galleries
-from tpr_jax import main
 from tpr_jax.cli import parser as arguments
 from tpr_jax.cli.parser import Parser
 from tpr_jax.compare import __main__ as compare
+from tpr_jax.config.flags import parse_flags
 from tpr_jax.cross import __main__ as cross
 from tpr_jax.errors import UserError
 from tpr_jax.search import __main__ as search
@@ -87,10 +87,10 @@ def test_flags_of_absl(home):
 def test_a_run(tiny, home):
     shutil.copy(tiny["config"], f"{home}/c.py")
     flags = ["--config=~/c.py", "--workdir=~/w", "--config.data_dir=~/d", "--config.backbone=~/b"]
-    config, workdir, _ = main.parse(["main", *flags, "--config.mix=(('rstp_reid', '~/m', 0.5),)"])
+    config, workdir, _ = parse_flags(["main", *flags, "--config.mix=(('rstp_reid', '~/m', 0.5),)"])
     assert (config.data_dir, config.backbone, workdir) == (f"{home}/d", f"{home}/b", Path(home, "w"))
     assert config.mix == (("rstp_reid", f"{home}/m", 0.5),)
-    config, *_ = main.parse(["main", "--config=~/c.py", "--workdir=~/w"])
+    config, *_ = parse_flags(["main", "--config=~/c.py", "--workdir=~/w"])
     assert config.data_dir == tiny["data"]
 
 

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.compare_stand_in import compared_fixture, stand_in_fixture, starts, table, zero_fixture  # noqa: F401
-from tpr_jax import main
+from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.compare import __main__ as compare
 from tpr_jax.compare import runs as compare_runs
 from tpr_jax.errors import UserError
@@ -175,7 +175,7 @@ def test_a_second_ctrl_c_ends_it_at_once(compared, stand_in, tmp_path):
 def test_what_cannot_be_used_is_told_before_anything_runs(tiny, tmp_path, flags, words, capsys):
     flags = [flag.replace("CONFIG", tiny["config"]) for flag in flags]
     with pytest.raises(SystemExit) as ended:
-        main.explain_and_exit(compare.run, ["compare", "--workdir", str(tmp_path / "all"), *flags])
+        explain_and_exit(compare.run, ["compare", "--workdir", str(tmp_path / "all"), *flags])
     line = capsys.readouterr().err
     assert ended.value.code == 2 and line.startswith("error: ") and line.count("\n") == 1
     assert words.replace("CONFIG", tiny["config"]) in line
@@ -194,6 +194,6 @@ def test_workdir_missing_or_a_file(tiny, tmp_path, stand_in):
 def test_help(capsys):
     for argv, code in ((["compare", "--help"], 0), (["compare"], 2)):
         with pytest.raises(SystemExit) as ended:
-            main.explain_and_exit(compare.run, argv)
+            explain_and_exit(compare.run, argv)
         assert ended.value.code == code
         assert "python -m tpr_jax.compare CONFIG... --seeds N --workdir DIR" in capsys.readouterr().out

@@ -65,7 +65,10 @@ def losses(workdir: Path) -> list[float]:
         ("--config.mesh.data=3", "mesh.data=3 and mesh.model=1 do not make up the"),
         ("--config.backbone=/no/such/folder", "/no/such/folder: no such folder or file of CLIP weights"),
         ("--config.data_dir=/no/such/folder", "/no/such/folder: no such folder: set data_dir"),
-        ("--workdir=gs://bucket/run", "--workdir gs://bucket/run is no folder: mount the bucket as one"),
+        (
+            "--workdir=gs://bucket/run",
+            "gs://bucket/run is not a directory: mount the bucket as one",
+        ),
         ("--mode=trian", "--mode trian is unknown: did you mean 'train'?"),
         ("--modus=train", "modus"),
         ("train", "argument 'train' is not understood"),
@@ -238,6 +241,7 @@ def test_diverging_run_in_a_process_of_its_own(run, tmp_path):
 def test_other_trouble_of_the_system_keeps_its_traceback(tiny, tmp_path, monkeypatch):
     """Only what a user can mend is made short; the rest is a bug and shows all it knows."""
     from tpr_jax import main
+    from tpr_jax.cli.exit import explain_and_exit
 
     def broken(*_):
         raise OSError(5, "Input/output error")
@@ -245,4 +249,4 @@ def test_other_trouble_of_the_system_keeps_its_traceback(tiny, tmp_path, monkeyp
     monkeypatch.setattr(loop, "write_json", broken)
     flags = ["--config", tiny["config"], "--workdir", str(tmp_path / "run")]
     with pytest.raises(OSError, match="Input/output error"):
-        main.explain_and_exit(main.run, ["main", *flags])
+        explain_and_exit(main.run, ["main", *flags])

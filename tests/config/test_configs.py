@@ -9,8 +9,8 @@ import pytest
 from tests.config_files import ABLATIONS, DATASETS, FOLDER, NAMES, parsed, rows_of, split
 from tests.leaves import declared
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
-from tpr_jax import main
 from tpr_jax.config import defaults as config_lib
+from tpr_jax.config.flags import parse_flags
 from tpr_jax.errors import UserError
 from tpr_jax.models import methods
 from tpr_jax.models.config import ClipConfig
@@ -118,7 +118,7 @@ def test_full_finetuning_takes_itc_or_sdm():
     assert config_lib.loss_weights(parsed("full_finetune")) == {"itc": 1.0}
     path = str(FOLDER / "full_finetune.py")
     flags = ["--config.losses.itc=0", "--config.losses.sdm=1"]
-    config, _, _ = main.parse(["main", "--config", path, "--workdir", "w", *flags])
+    config, _, _ = parse_flags(["main", "--config", path, "--workdir", "w", *flags])
     assert config_lib.loss_weights(config) == {"sdm": 1.0}
 
 
@@ -134,14 +134,14 @@ def test_full_finetuning_takes_itc_or_sdm():
 )
 def test_settings_can_be_set_by_flags(name, flags, part):
     flags = [f"--config.method.{flag}" for flag in flags]
-    config, _, _ = main.parse(["main", "--config", str(FOLDER / f"{name}.py"), "--workdir", "w", *flags])
+    config, _, _ = parse_flags(["main", "--config", str(FOLDER / f"{name}.py"), "--workdir", "w", *flags])
     assert part in config_lib.make_method(config).text
 
 
 def test_depths_can_be_set_by_flags():
     for name in ("cskt", "prompts"):
         flags = ["--config", str(FOLDER / f"{name}.py"), "--workdir", "w", "--config.method.depth=2"]
-        assert config_lib.make_method(main.parse(["main", *flags])[0]).prompts.depth == 2
+        assert config_lib.make_method(parse_flags(["main", *flags])[0]).prompts.depth == 2
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.config_files import ABLATIONS, DATASETS, FOLDER, NAMES, rows_of
-from tpr_jax import main
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.config.debug import BLOCKS, SMALL, shrink
+from tpr_jax.config.flags import parse_flags
 from tpr_jax.models import methods
 from tpr_jax.train import loop
 from tpr_jax.weights.backbone import clip_mini_dir
@@ -21,7 +21,7 @@ SIZES = read_sizes(Path(clip_mini_dir()))
 
 def parsed(name, argument="", *flags):
     path = str(FOLDER / f"{name}.py") + (f":{argument}" if argument else "")
-    return main.parse(["main", "--config", path, "--workdir", "w", *flags])[0]
+    return parse_flags(["main", "--config", path, "--workdir", "w", *flags])[0]
 
 
 def arguments(name):

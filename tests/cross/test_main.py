@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tpr_jax import main
+from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.cross import __main__ as cross
 from tpr_jax.errors import UserError
 
@@ -18,7 +18,7 @@ def crossed(tmp_path, capsys):
     def call(*words):
         argv = ["cross", *map(str, words), "--out", str(tmp_path / "out")]
         try:
-            main.explain_and_exit(cross.run, argv)
+            explain_and_exit(cross.run, argv)
             code = 0
         except SystemExit as ended:
             code = ended.code
@@ -157,7 +157,7 @@ def test_what_cannot_be_used_is_told_before_anything_is_scored(crossed, counted,
 def test_help(capsys):
     for argv, code in ((["cross", "--help"], 0), (["cross"], 2)):
         with pytest.raises(SystemExit) as ended:
-            main.explain_and_exit(cross.run, argv)
+            explain_and_exit(cross.run, argv)
         assert ended.value.code == code
         assert "python -m tpr_jax.cross MODEL... --data" in capsys.readouterr().out
 

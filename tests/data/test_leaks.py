@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests import benchmark_folders
-from tpr_jax import main
 from tpr_jax.config import defaults as config_lib
+from tpr_jax.config.flags import parse_flags
 from tpr_jax.data import check, datasets, leaks
 from tpr_jax.data.annotations import Entry, annotation_path
 from tpr_jax.data.images.read import Stored
@@ -198,7 +198,7 @@ def test_training_refuses_in_one_line(tiny, explained, capsys, tmp_path):
     line = explained(capsys, *settings(tiny, folder)[1:3], "--workdir", workdir, *settings(tiny, folder)[5:])
     assert "identity 7 is in train and test" in line and "--config.on_leak=warn" in line
     assert not (workdir / "checkpoints").exists()
-    parts = setup.prepare(main.parse(settings(tiny, folder, "--config.on_leak=warn"))[0])
+    parts = setup.prepare(parse_flags(settings(tiny, folder, "--config.on_leak=warn"))[0])
     assert parts["data"]["in_two_splits"] == {"identities": 1, "photos": 0}
     assert "identity 7 is in train and test" in capsys.readouterr().out
 
@@ -232,7 +232,7 @@ def test_mixed_data_that_bring_a_photo_of_the_test_split(tiny, tmp_path, how):
     os.symlink(home / "photos" / "b.jpg", tmp_path / "guest" / "mine.jpg")
     guest = own(tmp_path / "guest", (photo, 5, "train"), ("x.jpg", 2, "train"), photos=["x.jpg"])
     mix = f"--config.mix=(('folder','{guest}',1.0),)"
-    config = main.parse(settings(tiny, home, mix))[0]
+    config = parse_flags(settings(tiny, home, mix))[0]
     with pytest.raises(
         UserError, match=r"home: 1 photo is in two splits: photo .*(b.jpg is in train|also named .*b.jpg)"
     ):
@@ -246,7 +246,7 @@ def test_few_shot_does_not_hide_what_is_shared(tiny, tmp_path):
     lines = [(A, 7, "train"), ("photos/c.jpg", 8, "train"), (B, 7, "test")]
     folder = own(tmp_path / "own", *lines)
     for seed in range(4):
-        config = main.parse(
+        config = parse_flags(
             settings(tiny, folder, "--config.few_shot=0.5", f"--config.few_shot_seed={seed}")
         )[0]
         with pytest.raises(UserError, match="identity 7 is in train and test"):
@@ -258,7 +258,7 @@ def test_published_splits_train_whatever_they_share(tiny, tmp_path, monkeypatch)
     entries = json.loads((folder / "reid_raw.json").read_text())
     entries[-1]["id"] = entries[0]["id"]
     (folder / "reid_raw.json").write_text(json.dumps(entries))
-    config = main.parse(
+    config = parse_flags(
         ["main", "--config", tiny["config"], "--workdir", "unused", f"--config.data_dir={folder}"]
     )[0]
     with pytest.raises(UserError, match="identity 1 is in train and test"):

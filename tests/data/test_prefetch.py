@@ -174,7 +174,7 @@ def run_python(code: str, *words, block: str = BLOCK) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=600)
 
 
-MAIN = "from tpr_jax import main; main.explain_and_exit(main.run, sys.argv)"
+MAIN = "from tpr_jax import main; from tpr_jax.cli import exit; exit.explain_and_exit(main.run, sys.argv)"
 
 
 def test_a_run_without_tensorflow_is_the_same_run(finished, tiny, tmp_path):

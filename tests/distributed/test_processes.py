@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from tpr_jax import main
+from tpr_jax.cli.exit import verdict
 from tpr_jax.distributed import processes
 from tpr_jax.distributed.cluster import Peers
 from tpr_jax.errors import UserError
@@ -30,9 +30,13 @@ ROOT = str(Path(__file__).parents[2])
         (
             Stopped(signal.SIGINT, "stopped at step 3"),
             2,
-            "error: stopped at step 3: the same command goes on",
+            "error: stopped at step 3: rerun the same command to resume",
         ),
-        (KeyboardInterrupt(), 130, "error: interrupted; the same command goes on from its newest checkpoint"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "error: interrupted; rerun the same command to resume from its newest checkpoint",
+        ),
         (
             OSError(errno.ENOSPC, "full", "/disk/a"),
             2,
@@ -41,7 +45,7 @@ ROOT = str(Path(__file__).parents[2])
         (
             PermissionError(errno.EACCES, "Permission denied", "/mnt/tpr/a"),
             2,
-            "error: /mnt/tpr/a: permission denied: see that this account may use that disk or bucket",
+            "error: /mnt/tpr/a: permission denied: check that this account may use that disk or bucket",
         ),
         (OSError(errno.EPERM, "no"), 1, ""),
         (ValueError("a bug"), 1, ""),
@@ -49,7 +53,7 @@ ROOT = str(Path(__file__).parents[2])
 )
 def test_what_an_error_ends_with(error, code, line):
     argv = ["tpr_jax/main.py", "--config", "my config.py", "--workdir", "w"]
-    assert main.verdict(error, argv) == (code, line)
+    assert verdict(error, argv) == (code, line)
 
 
 def test_one_process_alone_starts_nothing():

@@ -171,13 +171,13 @@ def test_sizes_that_do_not_fit_are_refused(eight):
 
 REFUSED = """
 import json, sys
-from tpr_jax import main
+from tpr_jax.config.flags import parse_flags
 from tpr_jax.errors import UserError
 from tpr_jax.train.setup import prepare
 
 found = {}
 for flags in json.loads(sys.argv[2]):
-    config = main.parse(["main", "--config", sys.argv[1], "--workdir", "unused", *flags])[0]
+    config = parse_flags(["main", "--config", sys.argv[1], "--workdir", "unused", *flags])[0]
     config.data_dir = "/no/such/folder"  # nothing is read before
     try:
         prepare(config)

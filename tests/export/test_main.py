@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.export.__main__ import parse, run
-from tpr_jax.main import explain_and_exit
 
 
 @pytest.fixture(autouse=True)

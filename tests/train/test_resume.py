@@ -114,7 +114,7 @@ def test_asked_to_stop_it_saves_and_says_so(start, make_config, finished, tmp_pa
     if number == signal.SIGINT:
         assert process.returncode == 2
         (line,) = stderr.splitlines()
-        assert line.startswith("error: stopped at step ") and "the same command goes on" in line
+        assert line.startswith("error: stopped at step ") and "rerun the same command to resume" in line
         step = int(line.split()[4].rstrip(","))
     else:
         assert process.returncode == 0 and stderr == ""

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests import benchmark_folders
-from tpr_jax import main
+from tpr_jax.config.flags import parse_flags
 from tpr_jax.data.batches import decode_all, image_batches
 from tpr_jax.data.mixture import mix
 from tpr_jax.data.pipeline import steps_per_epoch, train_input
@@ -240,4 +240,4 @@ def test_command_lines(flag, told, tiny, tmp_path, explained, capsys):
 
 def test_a_mix_can_be_set_on_the_command_line(tiny):
     words = ["main", "--config", tiny["config"], "--workdir", "x", "--config.mix=(('folder','a',0.5),)"]
-    assert main.parse(words)[0].mix == (("folder", "a", 0.5),)
+    assert parse_flags(words)[0].mix == (("folder", "a", 0.5),)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.compare_stand_in import compared_fixture, stand_in_fixture, starts, zero_fixture  # noqa: F401
 from tests.conftest import ROOT, _environment
-from tpr_jax import main
+from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.cross import __main__ as cross
 from tpr_jax.errors import UserError
 from tpr_jax.search.__main__ import main as search_main
@@ -199,7 +199,7 @@ def test_two_comparisons_in_one_folder(compared, stand_in, tmp_path):
 def test_two_cross_tables_in_one_folder(tmp_path, capsys):
     with holder(tmp_path / "out"), pytest.raises(SystemExit) as ended:
         argv = ["cross", "clip-mini", "--data", "mini_pedes", "--out", str(tmp_path / "out")]
-        main.explain_and_exit(cross.run, argv)
+        explain_and_exit(cross.run, argv)
     assert ended.value.code == 2 and "another process is writing these tables" in capsys.readouterr().err
 
 

@@ -219,10 +219,10 @@ def test_a_signal_that_the_shell_has_ignored_stays_ignored(monkeypatch):
 
 
 # Sends SIGTERM to itself when the n-th module is looked for; the first few are the command itself.
-# Before it takes the signal, a command imports nothing but shlex and tpr_jax.utils.signals.
+# Before it takes the signal, a command imports nothing but shlex and tpr_jax.cli.exit, which is as light.
 AT_IMPORT = """
 import os, runpy, signal, sys
-import shlex, tpr_jax.utils.signals
+import shlex, tpr_jax.cli.exit
 
 class Finder:
     sought = 0

@@ -14,7 +14,7 @@ from tests import search_galleries
 from tests.conftest import made_once
 from tests.saved_models import trained
 from tests.tiny_clip import quick_compilation  # noqa: F401
-from tpr_jax import main
+from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.data.tokenizer import folder_tokenizer
 from tpr_jax.models.methods import dm_adapter, prefix
 from tpr_jax.visualize import __main__ as command
@@ -143,7 +143,7 @@ def test_drawn_again_it_replaces_its_own_files_and_no_others(models, tiny, tmp_p
 
 def explained(capsys, *words) -> str:
     with pytest.raises(SystemExit) as ended:
-        main.explain_and_exit(command.run, ["visualize", *map(str, words)])
+        explain_and_exit(command.run, ["visualize", *map(str, words)])
     assert ended.value.code == 2
     line = capsys.readouterr().err
     assert line.startswith("error: ") and line.count("\n") == 1, line

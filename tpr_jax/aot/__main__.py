@@ -22,9 +22,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import flags
 from ml_collections import ConfigDict
 
-from tpr_jax import main
 from tpr_jax.aot.devices import devices as find_devices
 from tpr_jax.cli import parser
+from tpr_jax.cli.exit import explain_and_exit
+from tpr_jax.config.flags import parse_flags
 from tpr_jax.errors import UserError
 from tpr_jax.utils.files import write_json, write_text
 
@@ -56,7 +57,7 @@ def run(argv: list[str]) -> None:
             raise UserError(f"--only {name} is unknown: known are {', '.join(PROGRAMS)}")
     if values.batch_size is not None:
         theirs.append(f"--config.batch_size={values.batch_size}")
-    config = main.parse([argv[0], *theirs, "--workdir", "unused"])[0]
+    config = parse_flags([argv[0], *theirs, "--workdir", "unused"])[0]
     report = compile_all(
         config,
         values.topology,
@@ -195,4 +196,4 @@ def _what_helps(config: ConfigDict, mesh, short: dict, identities, tell: Callabl
 
 
 if __name__ == "__main__":
-    main.explain_and_exit(run, sys.argv)
+    explain_and_exit(run, sys.argv)

@@ -16,8 +16,8 @@ from pathlib import Path
 from tpr_jax.aot.devices import TOPOLOGIES
 from tpr_jax.aot.report import size
 from tpr_jax.cli import parser as arguments
+from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.errors import UserError
-from tpr_jax.main import explain_and_exit
 from tpr_jax.utils.files import write_text
 from tpr_jax.utils.markdown import put
 

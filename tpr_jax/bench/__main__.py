@@ -24,8 +24,8 @@ from tpr_jax.bench import worker
 from tpr_jax.bench.ranking import SIZES
 from tpr_jax.bench.table import tables
 from tpr_jax.cli import parser as arguments
+from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.errors import UserError
-from tpr_jax.main import explain_and_exit
 from tpr_jax.utils.files import write_json, write_text
 from tpr_jax.utils.markdown import put
 

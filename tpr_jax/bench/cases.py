@@ -133,11 +133,11 @@ def model_of(config: str, backbone: str, dtype: str, batch: int, **settings) -> 
 
 def read_config(name: str, backbone: str, **settings) -> ConfigDict:
     """`configs/NAME.py` for ViT-B/16 at the benchmarks' image size, or for clip-mini."""
-    from tpr_jax import main
+    from tpr_jax.config.flags import parse_flags
 
     keys = [f"--config.{key}={value}" for key, value in settings.items()]
     path = f"configs/{name}.py{BACKBONES[backbone]}"
-    return main.parse(["bench", "--config", path, "--workdir", "unused", *keys])[0]
+    return parse_flags(["bench", "--config", path, "--workdir", "unused", *keys])[0]
 
 
 def mesh_of(config: ConfigDict, devices: int = 1) -> jax.sharding.Mesh:

@@ -16,7 +16,7 @@ from pathlib import Path
 from tpr_jax.bench import __main__ as bench
 from tpr_jax.bench import worker
 from tpr_jax.bench.growth_table import table
-from tpr_jax.main import explain_and_exit
+from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.utils.files import write_json, write_text
 from tpr_jax.utils.markdown import put
 

@@ -20,7 +20,7 @@ from tpr_jax.bench.__main__ import PAGE, say
 from tpr_jax.bench.cases import Ready
 from tpr_jax.bench.table import markdown
 from tpr_jax.cli import parser as arguments
-from tpr_jax.main import explain_and_exit
+from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.perf.allocator import keep_freed_memory
 from tpr_jax.utils.files import write_text
 from tpr_jax.utils.markdown import put

@@ -38,12 +38,12 @@ import re
 from pathlib import Path
 
 from tpr_jax.cli import parser as arguments
+from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.compare import outcome
 from tpr_jax.compare import runs as compare_runs
 from tpr_jax.compare import table as compare_table
 from tpr_jax.compare.table import DIRECTIONS, summarize
 from tpr_jax.errors import UserError
-from tpr_jax.main import explain_and_exit
 from tpr_jax.utils import locking
 from tpr_jax.utils.files import remove_leftovers, write_text, write_whole
 

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tpr_jax import main
 from tpr_jax.compare import outcome
 from tpr_jax.config import defaults as config_lib
+from tpr_jax.config.flags import parse_flags
 from tpr_jax.errors import UserError
 from tpr_jax.models.methods import METHODS
 from tpr_jax.train import writer
@@ -37,7 +37,7 @@ def plan(configs: Sequence[str], seeds: int, workdir: Path, settings: Sequence[s
             folder = workdir / folder_of(name) / f"seed_{seed}"
             flags = ["--config", config_path, "--workdir", str(folder), *settings, f"--config.seed={seed}"]
             try:
-                config, _, _ = main.parse(["main", *flags])
+                config, _, _ = parse_flags(["main", *flags])
             except UserError as error:
                 named = config_path.partition(":")[0] in str(error)
                 raise error if named else UserError(f"{config_path}: {error}") from error

@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tpr_jax.cli import parser as arguments
+from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.cross import table as cross_table
 from tpr_jax.data.annotations import DATASETS, annotation_path
 from tpr_jax.data.datasets import data_folder
 from tpr_jax.data.records import Records, load_records
 from tpr_jax.errors import UserError
-from tpr_jax.main import explain_and_exit
 from tpr_jax.metrics.retrieval import METRIC_KEYS
 from tpr_jax.utils import locking
 from tpr_jax.utils.files import write_json, write_text

@@ -18,9 +18,9 @@ from types import ModuleType
 # XLA writes notices of its own to the terminal; errors still come through.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.cli.parser import Parser, path
 from tpr_jax.errors import UserError
-from tpr_jax.main import explain_and_exit
 
 COMMANDS = {
     "grid": "sentences and the photos that they find",

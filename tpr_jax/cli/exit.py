@@ -1,0 +1,88 @@
+"""How a command ends: exit codes, and one line in place of a traceback for errors a user can fix.
+
+| code | meaning                                                                  |
+|------|--------------------------------------------------------------------------|
+| 0    | done, or stopped by SIGTERM with everything saved                        |
+| 1    | a bug, with its traceback                                                |
+| 2    | an error the user can fix, or stopped by SIGINT with everything saved    |
+| 130  | interrupted (Ctrl-C)                                                     |
+| 141  | nobody reads what the command prints                                     |
+"""
+
+import errno
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+
+from tpr_jax.errors import UserError, describe_disk_limit
+from tpr_jax.utils import signals
+from tpr_jax.utils.streams import quiet_when_closed
+
+INTERRUPTED = 130, "error: interrupted; rerun the same command to resume from its newest checkpoint"
+
+
+def explain_and_exit(command: Callable[[list[str]], object], argv: list[str]) -> None:
+    """Runs a command; an error that a user can fix ends the process with one line and exit code 2.
+
+    Every printed line is flushed at once, through a pipe too. If nobody reads the output, the process ends
+    with exit code 141.
+
+    Args:
+      command: The command's `run(argv)`.
+      argv: The command line, with the program's name first.
+
+    Raises:
+      SystemExit: The command failed in a way that `verdict` knows.
+    """
+    silence_native_logs()
+    if hasattr(sys.stdout, "reconfigure"):  # a notebook's stdout has no buffer to set
+        sys.stdout.reconfigure(line_buffering=True)
+    with quiet_when_closed():
+        try:
+            command(argv)
+        except (Exception, KeyboardInterrupt) as error:
+            code, line = verdict(error, argv)
+            if not line:
+                raise
+            print(line, file=sys.stderr if code else sys.stdout)
+            raise SystemExit(code) from None
+
+
+def verdict(error: BaseException, argv: list[str]) -> tuple[int, str]:
+    """Returns (exit code, line to print) for an error; the line is empty where only a traceback helps."""
+    if isinstance(error, UserError):
+        return 2, f"error: {error}"
+    if isinstance(error, signals.Stopped) and error.number == signal.SIGTERM:
+        return 0, f"{error}; {_resume_hint(argv)}"
+    if isinstance(error, signals.Stopped):
+        return 2, f"error: {error}: rerun the same command to resume"
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, OSError) and (line := describe_disk_limit(error)):
+        return 2, f"error: {line}"
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
+        what = f"{error.filename or 'a file'}: {error.strerror.lower()}"
+        return 2, f"error: {what}: check that this account may use that disk or bucket"
+    return 1, ""
+
+
+def exit_on_signals(argv: list[str]) -> None:
+    """Ends the process at once on SIGTERM or SIGINT, until another handler is installed.
+
+    For the seconds in which a command imports what it needs and has nothing to save yet.
+    """
+    signals.exit_immediately(
+        {signal.SIGTERM: (0, f"stopped; {_resume_hint(argv)}"), signal.SIGINT: INTERRUPTED}
+    )
+
+
+def silence_native_logs() -> None:
+    """Hides the notices that XLA, TensorFlow and gRPC print from C++; their errors still come through."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
+def _resume_hint(argv: list[str]) -> str:
+    return f"resume with: {shlex.join(['python', '-m', 'tpr_jax.main', *argv[1:]])}"
