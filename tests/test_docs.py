@@ -136,6 +136,12 @@ def test_modules_of_the_api_page_exist():
         assert path in (f"{stem}.py", f"{stem}/__init__.py") and (ROOT / path).is_file()
 
 
+def test_the_layout_lists_every_folder_of_the_package():
+    listed = re.findall(r"^\| `(\w+)/` \|.*\| \w+ \|$", read("CONTRIBUTING.md"), flags=re.MULTILINE)
+    folders = {path.parent.name for path in (ROOT / "tpr_jax").glob("*/*.py")}
+    assert len(listed) == len(set(listed)) and set(listed) == folders
+
+
 def test_parameter_counts_match_the_configs_page():
     """`tests/config/test_configs.py` compares that page with the code."""
     rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \|$", read("configs/README.md"), flags=re.MULTILINE))
