@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# What the scripts of this folder share; each of them reads it with `source`. It runs nothing by itself.
+# Functions that the scripts of this folder share; each reads this file with `source`.
 
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 children=() # process ids
-asked=      # the signal that this script got
+asked=      # the signal that this script received
 
 dry() { [ "${DRY_RUN:-0}" = 1 ]; }
 
-# The words as one could type them.
+# Quotes words for a shell.
 quoted() {
     local word line='' quote=\'
     for word in "$@"; do
@@ -19,7 +19,7 @@ quoted() {
     echo "${line# }"
 }
 
-# A secret by which the processes of one run know each other; JAX's own port knows none (docs/several_devices.md).
+# Prints a secret shared by the processes of one run; JAX's own port has none (docs/several_devices.md).
 run_token() { if dry; then echo RANDOM_TOKEN; else od -An -N16 -tx1 /dev/urandom | tr -d ' \n'; fi; }
 
 # Prints a command.
@@ -36,7 +36,7 @@ fail() {
     exit 2
 }
 
-# The --workdir among the arguments of tpr_jax.main.
+# Prints the --workdir among the arguments of tpr_jax.main.
 workdir_of() {
     local found=
     while [ $# -gt 0 ]; do
@@ -46,12 +46,12 @@ workdir_of() {
         esac
         shift
     done
-    [ -n "$found" ] || fail "--workdir is missing: name a folder on the bucket or disk that all machines see"
+    [ -n "$found" ] || fail "--workdir is missing: name a folder on a bucket or disk that all machines can see"
     echo "$found"
 }
 
-# Starts a command beside this script, in a process group of its own: so Ctrl-C reaches the script alone, which
-# passes every signal on once. (A second one would end tpr_jax.main at once, unsaved.)
+# Starts a command in the background, in a process group of its own: Ctrl-C then reaches only this script, which
+# forwards every signal once. (A second signal would end tpr_jax.main at once, without saving.)
 start() {
     show "$@"
     if dry; then return; fi
@@ -61,30 +61,30 @@ start() {
     children+=($!)
 }
 
-pass_on() {
+forward() {
     asked=$1
     local child
     for child in ${children[@]+"${children[@]}"}; do kill -"$1" "$child" 2>/dev/null || true; done
 }
-trap 'pass_on TERM' TERM
-trap 'pass_on INT' INT
+trap 'forward TERM' TERM
+trap 'forward INT' INT
 
-# Waits for all that was started; returns 2 where one of them did, else the first exit code that is not 0.
+# Waits for all started commands; returns 2 if one of them did, else the first nonzero exit code.
 collect() {
     local child code worst=0
     for child in ${children[@]+"${children[@]}"}; do
         while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done # a signal ends `wait` early
         code=0
         wait "$child" || code=$?
-        # SIGTERM met Python before its first line: nothing was begun, and nothing is lost.
+        # SIGTERM reached Python before its first line: nothing had started, so nothing is lost.
         if [ "$code" = 143 ] && [ "$asked" = TERM ]; then code=0; fi
         if [ "$code" = 2 ] || [ "$worst" = 0 ]; then worst=$code; fi
     done
     return "$worst"
 }
 
-# Runs a function that starts processes, again and again until the run is done (0), has a mistake to be mended
-# (2), was asked to stop, or has failed once more than RESTARTS times.
+# Runs a function that starts processes, and repeats it until the run is done (0), has an error that the user must
+# fix (2), was asked to stop, or has failed more than RESTARTS times.
 until_done() {
     local code tries=0
     while true; do
@@ -95,7 +95,7 @@ until_done() {
         if [ "$code" = 0 ] || [ "$code" = 2 ] || [ -n "$asked" ]; then return "$code"; fi
         tries=$((tries + 1))
         if [ "$tries" -gt "${RESTARTS:-3}" ]; then return "$code"; fi
-        echo "ended with exit code $code: starting it again ($tries of ${RESTARTS:-3})" >&2
+        echo "ended with exit code $code: restarting ($tries of ${RESTARTS:-3})" >&2
         sleep 2
         if [ -n "$asked" ]; then return "$code"; fi
     done

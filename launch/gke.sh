@@ -6,24 +6,24 @@
 #   launch/gke.sh run --config configs/dm_adapter.py:cuhk_pedes --workdir /mnt/tpr/runs/dm \
 #       --config.data_dir=/mnt/tpr/tfds --config.source=tfds_sized
 #
-#   setup     makes the cluster, with JobSet, a node pool a slice, and the right to write the bucket
+#   setup     creates the cluster, with JobSet, one node pool per slice, and write access to the bucket
 #   image     builds IMAGE from this folder and pushes it
 #   run ARGS  starts tpr_jax.main with these arguments on every host: gke_jobset.yaml
-#   logs      what the first host prints     status   the pods
-#   stop      takes the run off; it saves, and `run` goes on
-#   teardown  deletes the cluster, not the bucket
+#   logs      the output of the first host   status   the pods
+#   stop      stops the run after it has saved; `run` resumes it
+#   teardown  deletes the cluster but not the bucket
 #
 # Settings:
-#   PROJECT, ZONE, BUCKET (without gs://), IMAGE      CLUSTER=tpr      NAME=tpr-jax   of the run
+#   PROJECT, ZONE, BUCKET (without gs://), IMAGE      CLUSTER=tpr      NAME=tpr-jax   the run's name
 #   MACHINE=ct5lp-hightpu-4t  TOPOLOGY=4x4  ACCELERATOR=tpu-v5-lite-podslice
-#                 of v6e ct6e-standard-4t and tpu-v6e-slice, of v5p ct5p-hightpu-4t and tpu-v5p-slice
-#   CHIPS=4       of a host     SLICES=1     SPOT=1   0: on demand
-#   RESTARTS=50   how often the run may be taken away      JOBSET=v0.12.0   its release
-#   DRY_RUN=1     only prints the commands
+#                 for v6e: ct6e-standard-4t and tpu-v6e-slice; for v5p: ct5p-hightpu-4t and tpu-v5p-slice
+#   CHIPS=4       per host      SLICES=1     SPOT=1   0: on demand
+#   RESTARTS=50   how often the run may be preempted       JOBSET=v0.12.0   release of JobSet
+#   DRY_RUN=1     print the commands without running them
 #
-# Needs: gcloud, kubectl, docker; quota for the TPUs; a bucket as tpu_vm.sh describes it, a registry for IMAGE.
+# Needs: gcloud, kubectl, docker; TPU quota; a bucket as described in tpu_vm.sh; a registry for IMAGE.
 # Costs: chips x hours of the node pools from setup to teardown, and the cluster's fee; cloud.google.com/tpu/pricing
-# and cloud.google.com/kubernetes-engine/pricing. So: teardown.
+# and cloud.google.com/kubernetes-engine/pricing. Remember to run teardown.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
@@ -55,7 +55,7 @@ setup() {
         --member="principal://iam.googleapis.com/projects/$number/locations/global/workloadIdentityPools/$PROJECT.svc.id.goog/subject/ns/default/sa/tpr-jax"
 }
 
-# JSON is YAML too, so it serves to quote the arguments. The pods of a large slice come minutes apart.
+# JSON is valid YAML, so it quotes the arguments. The pods of a large slice start minutes apart.
 manifest() {
     ARGS=$("$PYTHON" -c 'import json, sys; print(json.dumps(sys.argv[1:]))' --peer_timeout=1800 "$@") "$PYTHON" -c '
 import os, string, sys
@@ -81,5 +81,5 @@ case ${1:-} in
     status) run kubectl get pods --selector="jobset.sigs.k8s.io/jobset-name=$NAME" --output=wide ;;
     stop) run kubectl delete jobset "$NAME" ;;
     teardown) run gcloud container clusters delete "$CLUSTER" "${cluster[@]:1}" --quiet ;;
-    *) fail "'${1:-}' is not known: setup, image, run, logs, status, stop, teardown" ;;
+    *) fail "'${1:-}' is unknown: choose from setup, image, run, logs, status, stop, teardown" ;;
 esac

@@ -1,39 +1,40 @@
 #!/usr/bin/env bash
-# Cloud TPU VMs by a queued resource: one host, a slice of many, or several slices.
+# Cloud TPU VMs as a queued resource: one host, a slice of many hosts, or several slices.
 #
 #   export NAME=tpr ZONE=us-west4-a BUCKET=my-bucket TYPE=v5litepod-16
 #   launch/tpu_vm.sh keep --config configs/dm_adapter.py:cuhk_pedes --workdir /mnt/tpr/runs/dm \
 #       --config.data_dir=/mnt/tpr/tfds --config.source=tfds_sized
 #
-#   keep ARGS   all of what follows; taken away, the machines are asked for again, until results.json is there
-#   create      asks for the machines and waits until they are there
-#   setup       puts this commit, its packages and the bucket (as /mnt/tpr) on every worker
+#   keep ARGS   does all of the following; requests preempted machines again until results.json exists
+#   create      requests the machines and waits until they are active
+#   setup       installs this commit and its packages, and mounts the bucket (as /mnt/tpr), on every worker
 #   run ARGS    starts tpr_jax.main with these arguments on every worker, and returns
-#   logs        what the first worker prints, as it comes     status   how machines and run are
-#   stop        saves and ends the run: `run` goes on         teardown  deletes the machines, not the bucket
+#   logs        follows the output of the first worker        status   the state of machines and run
+#   stop        saves and stops the run; `run` resumes it     teardown deletes the machines, not the bucket
 #
 # Settings:
-#   NAME, ZONE, BUCKET (without gs://)      PROJECT=   empty: gcloud's own
-#   TYPE=v5litepod-16  or v5p-32, v6e-16    SLICES=1   of that type, joined over the network
-#   SPOT=1        0: on demand, several times as dear, but not taken away
-#   RUNTIME=      image of the machines; empty: the one for TYPE
-#   DRY_RUN=1     only prints the commands
+#   NAME, ZONE, BUCKET (without gs://)      PROJECT=   empty: gcloud's default
+#   TYPE=v5litepod-16  or v5p-32, v6e-16    SLICES=1   of that type, connected over the network
+#   SPOT=1        0: on demand, several times the price, but not preempted
+#   RUNTIME=      image of the machines; empty: the image for TYPE
+#   DRY_RUN=1     print the commands without running them
 #
-# Needs: gcloud, logged in; quota for TYPE in ZONE; a bucket there, made once by
+# Needs: gcloud, logged in; quota for TYPE in ZONE; a bucket there, created once with
 #   gcloud storage buckets create gs://my-bucket --location=us-west4 \
 #       --uniform-bucket-level-access --enable-hierarchical-namespace
-# (the latter makes renaming a folder one step, on which whole checkpoints rest), which the machines' service
-# account may write (roles/storage.objectUser). `python -m tpr_jax.aot` says before whether TYPE is large enough.
-# Costs: chips x hours from ACTIVE to teardown, whether they work or not; price a chip-hour, on demand and spot:
-# cloud.google.com/tpu/pricing. So: teardown.
+# (the hierarchical namespace makes renaming a folder atomic, which complete checkpoints depend on), and which the
+# machines' service account may write (roles/storage.objectUser). `python -m tpr_jax.aot` tells in advance whether
+# TYPE is large enough.
+# Costs: chips x hours from ACTIVE to teardown, idle or not; prices per chip-hour, on demand and spot:
+# cloud.google.com/tpu/pricing. Remember to run teardown.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
 
-ASK=${ASK:-30} # seconds between two questions how things are
+ASK=${ASK:-30} # seconds between two queries of the state
 
 TPU=(gcloud compute tpus queued-resources)
-where() { # what every command is told; sets `at`
+where() { # checks the settings of every command; sets `at`
     : "${NAME:?name the machines, NAME=tpr}" "${ZONE:?name the zone, ZONE=us-west4-a}"
     : "${BUCKET:?name the bucket, BUCKET=my-bucket}"
     at=("$NAME" --zone="$ZONE")
@@ -89,8 +90,8 @@ teardown() { run "${TPU[@]}" delete "${at[@]}" --force --quiet; }
 keep() {
     local workdir found unit started='' refused=0
     workdir=$(workdir_of "$@")
-    case $workdir in /mnt/tpr/?*) ;; *) fail "--workdir $workdir must lie in /mnt/tpr, which is the bucket" ;; esac
-    # Looked up in the bucket: the machines may be gone.
+    case $workdir in /mnt/tpr/?*) ;; *) fail "--workdir $workdir must be within /mnt/tpr, where the bucket is mounted" ;; esac
+    # Read from the bucket, because the machines may be gone.
     local results=(gcloud storage ls "gs://$BUCKET/${workdir#/mnt/tpr/}/results.json")
     if dry; then
         create && await && setup && start_run "$@"
@@ -102,9 +103,9 @@ keep() {
     while true; do
         found=$(state || true)
         case $found in
-            "") # there are none, or no answer
+            "") # no machines, or no answer
                 create || refused=$((refused + 1))
-                if [ "$refused" -gt 4 ]; then fail "$NAME cannot be had: see above"; fi
+                if [ "$refused" -gt 4 ]; then fail "$NAME is not available: see above"; fi
                 ;;
             ACTIVE)
                 unit=$(on_first "systemctl is-active tpr_jax" 2>/dev/null || true)
@@ -117,7 +118,7 @@ keep() {
                 ;;
             FAILED) fail "$NAME is FAILED: launch/tpu_vm.sh teardown, then try another ZONE or TYPE" ;;
             SUSPENDED)
-                echo "$NAME was taken away: asking for it again" >&2
+                echo "$NAME was preempted: requesting it again" >&2
                 teardown || true
                 started=
                 ;;
@@ -131,7 +132,7 @@ keep() {
     fi
     on_first "journalctl --unit=tpr_jax --output=cat --lines=20" || true
     teardown
-    fail "the run ended without results.json: see above; the same command goes on"
+    fail "the run ended without results.json: see above; rerun the same command to resume"
 }
 
 where
@@ -150,5 +151,5 @@ case ${1:-} in
         ;;
     stop) stop_run ;;
     teardown) teardown ;;
-    *) fail "'${1:-}' is not known: keep, create, setup, run, logs, status, stop, teardown" ;;
+    *) fail "'${1:-}' is unknown: choose from keep, create, setup, run, logs, status, stop, teardown" ;;
 esac

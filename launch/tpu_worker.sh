@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# What one TPU VM does; tpu_vm.sh calls it on every worker, in the folder of the code.
+# Runs on one TPU VM; tpu_vm.sh calls it on every worker, in the folder of the code.
 #
-#   tpu_worker.sh setup BUCKET      Python 3.11, packages, the bucket as /mnt/tpr
-#   tpu_worker.sh run ARGS          tpr_jax.main with these arguments, as the service tpr_jax
-#   tpu_worker.sh stop              SIGTERM: the run saves and ends
+#   tpu_worker.sh setup BUCKET      installs Python 3.11 and the packages, mounts the bucket as /mnt/tpr
+#   tpu_worker.sh run ARGS          runs tpr_jax.main with these arguments, as the service tpr_jax
+#   tpu_worker.sh stop              sends SIGTERM: the run saves and stops
 #
-# As a service it outlives the ssh session, gets SIGTERM when the machine is taken away, and is started again by
-# itself where it fails (all workers end when one is lost, and meet again), but not when there is something to be
-# mended (2). DRY_RUN=1 only prints the commands. Costs nothing by itself; needs sudo and the internet.
+# As a service it outlives the ssh session, receives SIGTERM when the machine is preempted, and is restarted when it
+# fails (all workers end when one is lost, and connect again), but not for an error that the user must fix (2).
+# DRY_RUN=1 prints the commands without running them. Costs nothing by itself; needs sudo and the internet.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
@@ -38,7 +38,7 @@ setup() {
 
 start_run() {
     if ! dry; then sudo systemctl reset-failed tpr_jax 2>/dev/null || true; fi
-    # After the bucket: so that at shutdown the run ends, and saves, before the bucket goes.
+    # After the bucket's service: at shutdown the run then saves and ends before the bucket is unmounted.
     run sudo systemd-run --unit=tpr_jax "${as_me[@]}" --working-directory="$PWD" \
         --setenv=TPR_RUN_TOKEN="${TPR_RUN_TOKEN-}" \
         --property=After=tpr_bucket.service --property=TimeoutStopSec=120 --property=LimitMEMLOCK=infinity \
@@ -51,5 +51,5 @@ case ${1:-} in
     setup) setup "${2:?name the bucket}" ;;
     run) start_run "${@:2}" ;;
     stop) run sudo systemctl stop tpr_jax ;;
-    *) fail "'${1:-}' is not known: setup, run, stop" ;;
+    *) fail "'${1:-}' is unknown: choose from setup, run, stop" ;;
 esac

@@ -1,4 +1,4 @@
-"""Comparing two tiny configs with a stand-in for their runs, as fixtures for the tests that import them."""
+"""Fixtures that compare two tiny configs with a stand-in for their runs."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ def get_config():
     return config
 """
 
-# Does at once what a run does, R@1 being 10 + its seed; or what FAKE says for it.
+# Writes a run's files at once, with R@1 = 10 + seed; or does what FAKE says for it.
 STAND_IN = """
 import json, os, pathlib, signal, sys, time
 
@@ -29,7 +29,7 @@ flags = sys.argv[1:]
 folder = pathlib.Path(flags[flags.index("--workdir") + 1])
 what = json.loads(os.environ["FAKE"]).get(f"{folder.parent.name}/{folder.name}", "")
 if what == "fail":
-    print("error: 5.jpg cannot be read: mend it", "and a library's last words", sep="\\n", file=sys.stderr)
+    print("error: 5.jpg cannot be read: fix it", "and a library's last words", sep="\\n", file=sys.stderr)
     sys.exit(2)
 if what == "bug":
     raise ValueError("a bug")
@@ -63,7 +63,7 @@ else:
 
 @pytest.fixture(scope="session", name="zero")
 def zero_fixture(tiny) -> str:
-    """A config that has nothing to train, on the tiny data."""
+    """Returns the path of a config without trainable parameters, on the tiny data."""
     path = Path(tiny["config"]).with_name("zero.py")
     path.write_text(ZERO_SHOT.format(tiny=tiny["config"]))
     return str(path)
@@ -71,7 +71,7 @@ def zero_fixture(tiny) -> str:
 
 @pytest.fixture(name="stand_in")
 def stand_in_fixture(tmp_path, monkeypatch):
-    """`stand_in({"tiny/seed_1": "fail"})`: from now on runs are stand-ins, and those named do that."""
+    """Returns `stand_in({"tiny/seed_1": "fail"})`, which replaces the runs and sets what some of them do."""
     script = tmp_path / "stand_in.py"
     script.write_text(STAND_IN)
     monkeypatch.setattr(compare_runs, "PROGRAM", (sys.executable, "-S", str(script)))
@@ -85,7 +85,7 @@ def stand_in_fixture(tmp_path, monkeypatch):
 
 @pytest.fixture(name="compared")
 def compared_fixture(tiny, zero, tmp_path, capsys):
-    """`compared(*flags)`: compares the two tiny configs with two seeds; (exit code, stdout, stderr)."""
+    """Returns `compared(*flags)`, which compares the configs with two seeds: (exit code, stdout, stderr)."""
 
     def call(*flags):
         argv = ["compare", tiny["config"], zero, "--seeds", "2", "--workdir", str(tmp_path / "all"), *flags]
@@ -105,6 +105,6 @@ def table(tmp_path) -> dict[str, dict]:
 
 
 def starts(tmp_path, name) -> int:
-    """How often a run was begun."""
+    """Returns how often a run was started."""
     log = tmp_path / "all" / name / "log.txt"
     return log.read_text().count("$ ") if log.exists() else 0

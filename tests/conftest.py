@@ -273,8 +273,8 @@ def explained():
 
 @pytest.fixture
 def measured(monkeypatch):
-    """What a bench asked to be measured, group by group, of a stand-in that answers at once."""
-    from tpr_jax.bench import worker as bench_turns
+    """Replaces the measurements of `bench` by constants; returns the list of groups it asked for."""
+    from tpr_jax.bench import worker
 
     seen = []
 
@@ -283,5 +283,5 @@ def measured(monkeypatch):
         took = {"seconds": [1.0] * turns, "flops": 1.0, "compile_seconds": 0.0, "peak_memory_bytes": 1}
         return [{**subject, **took, "peak_device_memory_bytes": None} for subject in subjects]
 
-    monkeypatch.setattr(bench_turns, "measure", stand_in)
+    monkeypatch.setattr(worker, "measure", stand_in)
     return seen

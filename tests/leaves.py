@@ -1,4 +1,4 @@
-"""The trees of CLIP and of the methods as their definitions give them, written out: {"outer/leaf": shape}."""
+"""The variables of CLIP and of the methods, written out from their definitions: {"outer/leaf": shape}."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from tpr_jax.models.heads import NO_HEADS
 
 
 def shapes_of(tree) -> dict:
-    """{"outer/inner/leaf": shape} of a tree of arrays."""
+    """Returns {"outer/inner/leaf": shape} of a tree of arrays."""
     flat = jax.tree_util.tree_leaves_with_path(tree)
     return {"/".join(key.key for key in path): leaf.shape for path, leaf in flat}
 
@@ -19,7 +19,7 @@ def total(leaves: dict) -> int:
 
 
 def declared(config: ClipConfig, method, heads=NO_HEADS):
-    """What the model declares: a tree of shapes, no numbers."""
+    """Returns the shapes of the variables that the model declares."""
     return jax.eval_shape(clip.build(config, method, heads=heads)["init"], jax.random.key(0))
 
 
@@ -31,7 +31,7 @@ def towers(c):
 
 
 def blocks(c, leaves_of, first=0, end=None):
-    """The leaves of `leaves_of(width, mlp)` in the blocks first, ..., end - 1 of both towers."""
+    """Returns the leaves `leaves_of(width, mlp)` in the blocks first, ..., end - 1 of both towers."""
     return {
         f"{tower}/block_{i}/{name}": shape
         for tower, layers, width, mlp in towers(c)
@@ -106,7 +106,7 @@ def lora_leaves(d, width, rank, learned_scale=True):
 
 
 def prefix_leaves(d, length):
-    scalars = {name: () for name in ("key_scale", "value_scale", "gate")}
+    scalars = dict.fromkeys(("key_scale", "value_scale", "gate"), ())
     return {"key": (length, d), "value": (length, d), **scalars}
 
 
@@ -188,7 +188,7 @@ def lora_moe_leaves(c, rank, experts=6):
 
 
 def head_leaves(c, classes, depth):
-    """IRRA's heads: the classifier of identities, and what predicts masked words."""
+    """Returns the leaves of IRRA's heads: the classifier of identities, and the masked words'."""
     e = c.embed_dim
     mlm = {}
     for name in ("ln_pre_t", "ln_pre_i", "ln_post", "mlm_head_ln"):

@@ -1,11 +1,10 @@
-"""Run by test_sharding.py in a process of eight forced CPU devices: each mesh trains the same few steps.
+"""Trains the same few steps on each mesh of eight virtual CPU devices; run by distributed/test_sharding.py.
 
     python mesh_script.py METHOD... -- DATAxMODEL[+PARTS]...
 
-The batch goes through the towers in PARTS parts, in one without it.
-Prints JSON: for each method and mesh the losses of each step and how far parameters are from those of one
-device, as a share of how far these have moved; what is split; the losses alone with their gradients, and the
-memory that each takes of a device.
+The towers take the batch in PARTS microbatches, by default one. Prints JSON: for each method and mesh the
+metrics of each step, the error of the parameters relative to their change on one device, and which leaves are
+sharded; for each loss alone the errors of its value and gradients, and the memory of a device.
 """
 
 import dataclasses
@@ -26,7 +25,7 @@ from tpr_jax.models.methods import METHODS
 from tpr_jax.train import objective, step
 
 STEPS, ROWS = 5, 16
-sharding.SMALLEST = 64  # the tiny CLIP's weights are all small
+sharding.MIN_SHARDED_SIZE = 64  # the tiny CLIP's weights are all small
 
 
 def batch(seed: int) -> dict:
@@ -38,7 +37,7 @@ def batch(seed: int) -> dict:
 
 
 def train(name: str, meshes: dict) -> dict:
-    """IRRA with all losses at once, which needs its heads; each loss is logged by name."""
+    """Trains a method on each mesh; IRRA uses all losses and their heads."""
     method = METHODS[name](**(tiny.DM_SETTINGS if name == "dm_adapter" else tiny.SETTINGS.get(name, {})))
     used = losses.NAMES if name == "irra" else ("sdm", "itc", "balance")
     weights = {loss: 1.0 for loss in used if loss != "balance" or method.mixtures}
@@ -51,7 +50,7 @@ def train(name: str, meshes: dict) -> dict:
     for label, mesh in meshes.items():
         parts = int(label.partition("+")[2] or 1)
         update = step.jit_train_step(model, optimizer, weights, 50.0, mesh, parts)
-        # A copy each: a step takes its state's memory.
+        # A copy each, because a step donates its state.
         state = sharding.shard_params(mesh, step.init_state(optimizer, jax.tree.map(np.copy, trainable)))
         held, logged = sharding.shard_params(mesh, frozen), []
         for seed in range(STEPS):
@@ -78,7 +77,7 @@ norm = np.linalg.norm
 
 
 def losses_alone(meshes: dict) -> dict:
-    """Of each loss its value and the gradients of the features: the largest errors against one device."""
+    """Returns for each loss the largest error of its value and gradients relative to one device."""
     rng = np.random.default_rng(0)
     feats = [rng.normal(size=(ROWS, 8)).astype(np.float32) for _ in range(2)]
     pids = np.arange(ROWS, dtype=np.int32) * 2 // 3
@@ -97,8 +96,7 @@ def losses_alone(meshes: dict) -> dict:
 
 
 def memory_of_losses(mesh: Mesh, rows: int = 2048, width: int = 16) -> dict:
-    """Of each loss of pairs: the bytes a device needs for it and its gradient, and whether they hold an array
-    of all pairs."""
+    """Returns for each loss the bytes of a device, and whether its program has an array of all pairs."""
     found = {}
     for name, loss in losses.BY_NAME.items():
         if name == "id":
@@ -110,7 +108,7 @@ def memory_of_losses(mesh: Mesh, rows: int = 2048, width: int = 16) -> dict:
 
 
 def memory_in_parts(mesh: Mesh, rows: int, width: int, parts: int = 4) -> dict:
-    """The same of a loss of features that come from one part of the batch after the other."""
+    """Returns the same for a loss of features that are computed in microbatches."""
     towers = {
         "encode_image": lambda variables, x, all_tokens: (x @ variables["part"]["image"], []),
         "encode_text": lambda variables, ids: (variables["part"]["text"][ids[:, 0]], []),

@@ -24,6 +24,8 @@ EXAMPLES = {
 
 @dataclass(frozen=True)
 class Block:
+    """A code block of a page."""
+
     page: str
     line: int  # number of the first line of code, from 1
     language: str  # empty for an indented block
@@ -32,6 +34,7 @@ class Block:
 
 
 def read(page: str) -> str:
+    """Returns the text of a page."""
     return (ROOT / page).read_text()
 
 

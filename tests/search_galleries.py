@@ -1,4 +1,4 @@
-"""Folders of photos for the tests of searching, and what a model gives for them one by one."""
+"""Folders of photos for tests of the search."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ COLORS = [(200, 30, 30), (30, 160, 40), (30, 50, 200), (220, 210, 40), (240, 240
 
 
 def photos(folder: Path, count: int = 12, seed: int = 0, size: tuple[int, int] = (40, 20)) -> list[str]:
-    """Pictures of two colors and some noise; returns their names, in order."""
+    """Writes images of two colors with some noise; returns their names, in order."""
     rng, names = np.random.default_rng(seed), []
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
@@ -23,5 +23,5 @@ def photos(folder: Path, count: int = 12, seed: int = 0, size: tuple[int, int] =
 
 
 def close(vectors, wanted) -> bool:
-    """Whether float16 vectors are these float32 ones, rounded."""
+    """Returns whether float16 vectors equal these float32 ones up to rounding."""
     return bool(np.abs(np.asarray(vectors, np.float32) - np.asarray(wanted)).max() < 1e-3)

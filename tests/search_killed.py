@@ -1,12 +1,12 @@
-"""Brings an index up to date in child processes, each killed at another of its file operations.
+"""Updates an index in child processes, each killed at a different one of its file operations.
 
     python tests/search_killed.py PHOTOS INDEX CLIP OUT
 
-For N = 1, 2, ... INDEX is copied to OUT/N (or a new one begun where there is none), and a child that indexes
-PHOTOS there is killed when it is about to open a file for writing for the N-th time, or to rename, remove or
-chmod one, or to make or remove a folder. Ends with the first N that a child does not come to.
+For N = 1, 2, ..., INDEX is copied to OUT/N (if it exists), and a child indexes PHOTOS there. The child is
+killed before its N-th operation that opens a file for writing, renames, removes or chmods one, or makes or
+removes a folder. Ends at the first N that a child does not reach.
 
-The children share what this process has imported. Their "model" is `stand_in`, which takes no compiling.
+The children share the imports of this process. `stand_in` replaces the model, so that nothing is compiled.
 """
 
 import os
@@ -26,23 +26,23 @@ CHANGING = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod")
 
 
 def stand_in(patch) -> None:
-    """Has `build` encode a photo as the mean colors of its halves; `patch(module, name, value)` sets that."""
+    """Makes `build` encode a photo as the mean colors of its halves, by `patch(module, name, value)`."""
     config = SimpleNamespace(image_size=(32, 16), embed_dim=WIDTH)
     model = SimpleNamespace(config=config, mean=(0.0,) * 3, std=(1.0,) * 3)
     patch(build_lib, "from_pretrained", lambda *args: model)
     patch(build_lib, "make_encoder", lambda model: (encode, 1))
-    patch(build_lib, "PART_ROWS", 3)
-    patch(exact, "FROM", 1)
+    patch(build_lib, "SHARD_ROWS", 3)
+    patch(exact, "MIN_VECTORS", 1)
 
 
 def encode(pixels) -> np.ndarray:
-    """uint8 [b, 32, 16, 3] -> float16 [b, 6] of length 1."""
+    """Encodes uint8 [b, 32, 16, 3] as float16 [b, 6] of length 1."""
     halves = pixels.reshape(len(pixels), 2, 16, 16, 3).mean((2, 3)).reshape(len(pixels), WIDTH) + 1
     return (halves / np.linalg.norm(halves, axis=1, keepdims=True)).astype(np.float16)
 
 
 def kill_at(number: int, folder: Path) -> None:
-    """Has this process killed before its N-th operation that changes something in the folder."""
+    """Kills this process before its N-th operation that changes something in the folder."""
     left = number
 
     def watch(event: str, args: tuple) -> None:
@@ -60,7 +60,7 @@ def kill_at(number: int, folder: Path) -> None:
 
 
 def main(photos: Path, index: Path, clip: str, out: Path) -> None:
-    """Does it."""
+    """Runs children until one is not killed."""
     stand_in(setattr)
     number = 0
     while True:

@@ -1,8 +1,9 @@
-"""An index with columns, boxes and a photo that carries metadata, and the server of it, for the tests."""
+"""An index with columns, boxes and a photo with metadata, and its server, for tests."""
 
 import contextlib
 import json
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -21,15 +22,16 @@ NAMES = [f"{number:03d}.png" for number in range(12)]
 BOXED, SECRET = 12, 13  # rows of the photo with a box, and of the one with metadata
 SECRET_TEXT = b"taken at 48.1N 11.5E"
 HERE = frozenset({"127.0.0.1"})
+PATIENCE = 120  # seconds to wait on a busy machine for anything that must happen
 
 
 def make_index(folder: Path, clip: str) -> Path:
-    """Fourteen photos: twelve plain ones, row 12 the lower half of the first, row 13 a JPEG with EXIF."""
+    """Indexes fourteen photos: twelve plain ones, the lower half of the first, and a JPEG with EXIF data."""
     search_galleries.photos(folder / "photos")
-    picture = Image.open(folder / "photos" / "001.png")
-    exif = picture.getexif()
+    image = Image.open(folder / "photos" / "001.png")
+    exif = image.getexif()
     exif[0x010E] = SECRET_TEXT.decode()
-    picture.save(folder / "photos" / "secret.jpg", exif=exif, comment=SECRET_TEXT)
+    image.save(folder / "photos" / "secret.jpg", exif=exif, comment=SECRET_TEXT)
     lines = [
         {"image": name, "camera": number % 3, "note": f"it's {name}", "seen": f"2024-05-{number + 1:02d}"}
         for number, name in enumerate(NAMES)
@@ -44,20 +46,32 @@ def make_index(folder: Path, clip: str) -> Path:
 
 @contextlib.contextmanager
 def running(searcher, limits: Limits | None = None) -> Iterator[str]:
-    """The address of a server of it, in a thread of this process."""
+    """Runs a server in a thread of this process; yields its address."""
     limits = limits or Limits(rate=0, hosts=HERE)
     app = make_app(searcher, limits)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(serve.settings(app, limits))
+        server = uvicorn.Server(serve.server_config(app, limits))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        until = time.monotonic() + 60
-        while not server.started and thread.is_alive() and time.monotonic() < until:
+        end = time.monotonic() + PATIENCE
+        while not server.started and thread.is_alive() and time.monotonic() < end:
             time.sleep(0.02)
         try:
             assert server.started
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
-            thread.join(30)
+            thread.join(PATIENCE)
+
+
+def read_line(process: subprocess.Popen, seconds: float = PATIENCE) -> str:
+    """Returns the next line of a child's stdout; kills the child and fails if none comes in time."""
+    timer = threading.Timer(seconds, process.kill)  # its end closes the pipe
+    timer.start()
+    try:
+        line = process.stdout.readline()
+    finally:
+        timer.cancel()
+    assert line, f"the process printed no line within {seconds} s"
+    return line

@@ -1,9 +1,10 @@
-"""Makes clip-mini, the small bundled CLIP: its vocabulary and sizes before pre-training, its folder after.
+"""Builds clip-mini, the small bundled CLIP.
 
     python -m tools.build_clip_mini new  --data_dir data/pretrain --out data/clip_mini
     python -m tools.build_clip_mini save --workdir runs/pretrain_mini --out data/clip_mini
 
-`configs/pretrain_mini.py` tells the whole way.
+`new` writes the vocabulary and sizes before pre-training, `save` the weights afterwards. See
+`configs/pretrain_mini.py` for all steps.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from ml_collections import ConfigDict
 
 from tools.train_tokenizer import train_tokenizer
 from tpr_jax.cli.exit import explain_and_exit
-from tpr_jax.cli.parser import folder, path
+from tpr_jax.cli.parser import Parser, folder, path
 from tpr_jax.data.mini_pedes import bundled_dir
 from tpr_jax.data.records import caption_pairs, load_records
 from tpr_jax.data.tokenizer import MERGES
@@ -28,12 +29,11 @@ from tpr_jax.utils.files import write_json
 from tpr_jax.weights.clip import save_clip
 from tpr_jax.weights.hugging_face import write_config
 
-# 512 bytes, 2,000 merges, three special tokens.
-VOCAB_SIZE = 2515
+VOCAB_SIZE = 2515  # 512 bytes, 2,000 merges, three special tokens
 
 
-def sizes(image_size: tuple[int, int], vocab_size: int) -> ClipConfig:
-    """clip-mini: heads 64 wide as in every CLIP; a text MLP just narrow enough for 8 MB in float16."""
+def clip_config(image_size: tuple[int, int], vocab_size: int) -> ClipConfig:
+    """Returns clip-mini's config: heads 64 wide as in every CLIP, and at most 8 MB in float16."""
     return ClipConfig(
         image_size=image_size,
         patch_size=16,
@@ -53,32 +53,39 @@ def sizes(image_size: tuple[int, int], vocab_size: int) -> ClipConfig:
 
 
 def vocabulary_texts(data_dir: str) -> list[str]:
-    """The training captions there and of MiniPEDES, and each plain word of CLIP's vocabulary once.
+    """Returns the training captions there and of MiniPEDES, and each ASCII word of CLIP's vocabulary once.
 
-    MiniPEDES lends its words, as CLIP's vocabulary has those of clothes, and nothing else: no weight of
-    clip-mini is trained on it. Captions alone have a few hundred words; with CLIP's, a query in free words is
-    not spelled by letters.
+    MiniPEDES contributes only its words: no weight of clip-mini is trained on it. Captions alone have a few
+    hundred words; with CLIP's words, free text is not split into single letters.
     """
     _, captions, _ = caption_pairs(load_records(data_dir, "train"))
     captions += caption_pairs(load_records(bundled_dir(), "train"))[1]
     lines = gzip.decompress(MERGES.read_bytes()).decode("utf-8").splitlines()
     words = ["".join(line.split(" ")) for line in lines]
-    whole = [w.removesuffix("</w>") for w in words if w.endswith("</w>")]
-    return [*captions, *(w for w in whole if w.isascii() and w.isalpha() and len(w) > 2)]
+    complete = [word.removesuffix("</w>") for word in words if word.endswith("</w>")]
+    return [*captions, *(word for word in complete if word.isascii() and word.isalpha() and len(word) > 2)]
 
 
 def new(data_dir: str, out: Path) -> None:
-    """Writes config.json and tokenizer.json: all that training from nothing reads."""
+    """Writes config.json and tokenizer.json, which training from scratch reads.
+
+    Raises:
+      UserError: `out` already holds a CLIP.
+    """
     out.mkdir(parents=True, exist_ok=True)
     if (out / "config.json").exists():
         raise UserError(f"--out {out} holds a CLIP already: choose another folder")
     size = train_tokenizer(vocabulary_texts(data_dir), VOCAB_SIZE, out / "tokenizer.json")
-    write_json(out / "config.json", write_config(sizes((192, 64), size)))
+    write_json(out / "config.json", write_config(clip_config((192, 64), size)))
     print(f"written: {out}/config.json and tokenizer.json, {size} tokens")
 
 
 def save(workdir: Path, out: Path) -> None:
-    """Adds to the folder the weights of a run of `configs/pretrain_mini.py`, in float16."""
+    """Adds the weights of a run of `configs/pretrain_mini.py` to the folder, in float16.
+
+    Raises:
+      UserError: the workdir has no run, or no checkpoint.
+    """
     from tpr_jax.train import results  # imports JAX and TensorFlow
 
     if not (workdir / "config.json").is_file():
@@ -93,9 +100,13 @@ def save(workdir: Path, out: Path) -> None:
     print(f"written: {out}")
 
 
-def main(argv: list[str]) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def run(argv: list[str]) -> None:
+    """Runs the command."""
+    parser = Parser(
+        prog="python -m tools.build_clip_mini",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, source in (("new", "--data_dir"), ("save", "--workdir")):
         command = commands.add_parser(name)
@@ -109,4 +120,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    explain_and_exit(main, sys.argv)
+    explain_and_exit(run, sys.argv)

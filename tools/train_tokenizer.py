@@ -1,5 +1,6 @@
-"""Training a small byte-pair vocabulary with the layout of CLIP's."""
+"""Trains a small byte-pair vocabulary with the same layout as CLIP's."""
 
+import itertools
 import json
 import os
 from collections import Counter, defaultdict
@@ -15,11 +16,18 @@ from tpr_jax.utils.files import write_text
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int, path: str | os.PathLike) -> int:
-    """Learns merges from `captions` and writes them as the file `path`, a `tokenizer.json`; returns its size.
+    """Learns merges from captions and writes them as a `tokenizer.json`.
 
-    The ids are laid out as in CLIP: bytes, bytes that end a word, merges in the order they were learned, then
-    `<|mask|>`, `<|startoftext|>`, `<|endoftext|>` as the three highest. The vocabulary is smaller than
-    `vocab_size` where the captions offer fewer merges. The same captions give the same file.
+    The ids are laid out as in CLIP: bytes, bytes that end a word, merges in the order they were learned, and
+    `<|mask|>`, `<|startoftext|>`, `<|endoftext|>` as the three highest. The result is deterministic.
+
+    Args:
+      captions: the texts to learn from.
+      vocab_size: the maximum number of tokens; there are fewer if the captions have fewer merges.
+      path: the file to write.
+
+    Returns:
+      The number of tokens.
 
     Raises:
       UserError: `vocab_size` leaves no room for a merge, or the file cannot be written.
@@ -36,40 +44,45 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, path: str | os.Pat
 
 
 def learn_merges(words: Counter[str], count: int) -> list[tuple[str, str]]:
-    """The `count` most frequent merges, found one after the other, of words in `byte_tokens`' letters.
+    """Learns up to `count` merges from word counts, one after the other.
 
-    Each joins the pair of neighboring tokens that occurs most often, the alphabetically first of equals
-    (Sennrich et al., "Neural machine translation of rare words with subword units", 2016). Ends early when no
-    pair occurs twice. (The trainer of `tokenizers` gives other merges from run to run.)
+    Each merge joins the adjacent pair of tokens that occurs most often, and the alphabetically first among
+    equals (Sennrich et al., "Neural machine translation of rare words with subword units", 2016). Stops when
+    no pair occurs twice. The trainer of `tokenizers` is not used because its merges differ between runs.
+
+    Args:
+      words: how often each word occurs, spelled in the letters of `byte_tokens`.
+      count: the maximum number of merges.
     """
     spelled = {word: (*word[:-1], word[-1] + WORD_END) for word in words}
     pairs: Counter[tuple[str, str]] = Counter()
-    holders = defaultdict(set)  # pair -> the words that hold it, now or earlier
+    words_with = defaultdict(set)  # pair -> the words that contain it, or did earlier
     for word, tokens in spelled.items():
-        _count_pairs(pairs, holders, word, tokens, words[word])
+        _count_pairs(pairs, words_with, word, tokens, words[word])
     merges = []
-    known = set(byte_tokens())
+    vocabulary = set(byte_tokens())
     while len(merges) < count and pairs:
         best = max(pairs.values())
         if best < 2:
             break
         pair = min(pair for pair, number in pairs.items() if number == best)
-        if "".join(pair) not in known:  # a second way to the same token would need a second id
-            known.add("".join(pair))
+        if "".join(pair) not in vocabulary:  # another pair with the same token would need a second id
+            vocabulary.add("".join(pair))
             merges.append(pair)
-            for word in holders.pop(pair):
-                _count_pairs(pairs, holders, word, spelled[word], -words[word])
+            for word in words_with.pop(pair):
+                _count_pairs(pairs, words_with, word, spelled[word], -words[word])
                 spelled[word] = _merge(spelled[word], pair)
-                _count_pairs(pairs, holders, word, spelled[word], words[word])
+                _count_pairs(pairs, words_with, word, spelled[word], words[word])
         pairs.pop(pair, None)
     return merges
 
 
-def _count_pairs(pairs: Counter, holders: dict, word: str, tokens: tuple[str, ...], number: int) -> None:
-    for pair in zip(tokens, tokens[1:], strict=False):
+def _count_pairs(pairs: Counter, words_with: dict, word: str, tokens: tuple[str, ...], number: int) -> None:
+    """Adds `number` to the count of each adjacent pair of a word's tokens, in place."""
+    for pair in itertools.pairwise(tokens):
         pairs[pair] += number
         if number > 0:
-            holders[pair].add(word)
+            words_with[pair].add(word)
 
 
 def _merge(tokens: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
@@ -85,7 +98,7 @@ def _merge(tokens: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 
 
 def _count_words(captions: Iterable[str]) -> Counter[str]:
-    """How often each word occurs, spelled in the letters of `byte_tokens`."""
+    """Counts the words, spelled in the letters of `byte_tokens`."""
     cut = byte_pair_backend(
         {token: i for i, token in enumerate([*byte_tokens(), *SPECIAL])}, []
     ).pre_tokenizer
@@ -98,7 +111,7 @@ def _count_words(captions: Iterable[str]) -> Counter[str]:
 
 
 def _normalizer() -> normalizers.Normalizer:
-    """What `clean` does, as far as a `tokenizer.json` can carry it."""
+    """Returns the part of `clean` that a `tokenizer.json` can express."""
     quotes = [
         normalizers.Replace(tokenizers.Regex("[“”„‟]"), '"'),
         normalizers.Replace(tokenizers.Regex("[‘’‚‛]"), "'"),

@@ -1,73 +1,87 @@
-"""The commands of an installed tpr_jax under one name.
+"""The commands of tpr_jax under one name.
 
-    tpr-jax train --config configs/NAME.py[:DATASET] --workdir DIR    as python -m tpr_jax.main
-    tpr-jax COMMAND --help                                            what a command takes
+    tpr-jax train --config configs/NAME.py[:DATASET] --workdir DIR    same as python -m tpr_jax.main
+    tpr-jax COMMAND --help                                            the arguments of a command
 
-`tpr-jax configs` prints the folder of the configs that come along; `configs/NAME.py` is found there where
-the working folder has no such file.
+`tpr-jax configs` prints the directory of the bundled configs; `configs/NAME.py` is also found there if the
+working directory has no such file.
 """
 
 import importlib.util
 import runpy
 import sys
+from typing import NamedTuple
 
-from tpr_jax.utils.streams import print_any_text, quiet_when_closed
+from tpr_jax.cli.exit import explain_and_exit
+from tpr_jax.errors import UserError
 
-# Command -> (what `python -m` runs, what is put before the arguments, what it is for).
+
+class Command(NamedTuple):
+    """What `python -m` runs (None: handled here), the arguments put first, and one line of help."""
+
+    module: str | None
+    prefix: tuple[str, ...]
+    summary: str
+
+
 COMMANDS = {
-    "train": ("tpr_jax.main", ["--mode", "train"], "adapt CLIP as a config says"),
-    "eval": ("tpr_jax.main", ["--mode", "eval"], "score the best checkpoint of a run again"),
-    "compare": ("tpr_jax.compare", [], "several configs, several seeds, one table"),
-    "cross": ("tpr_jax.cross", [], "trained on one data set, tested on all"),
-    "search": ("tpr_jax.search", [], "find own photos in words: index, query, serve, export"),
-    "visualize": ("tpr_jax.visualize", [], "look inside: what was found, experts, attention"),
-    "export": ("tpr_jax.export", [], "both encoders for use without this package"),
-    "data-check": ("tpr_jax.data.check", [], "is this copy of a data set whole?"),
-    "mini-pedes": ("tpr_jax.data.mini_pedes", [], "render more people"),
-    "aot": ("tpr_jax.aot", [], "compile for a TPU slice that is not here"),
-    "bench": ("tpr_jax.bench", [], "speed as shares of this machine's best"),
-    "configs": (None, [], "the folder of the configs that come along"),
+    "train": Command("tpr_jax.main", ("--mode", "train"), "adapt CLIP as a config describes"),
+    "eval": Command("tpr_jax.main", ("--mode", "eval"), "evaluate a run's best checkpoint again"),
+    "compare": Command("tpr_jax.compare", (), "several configs, several seeds, one table"),
+    "cross": Command("tpr_jax.cross", (), "test models on other data sets than their own"),
+    "search": Command("tpr_jax.search", (), "search your photos in words: index, query, serve, export"),
+    "visualize": Command("tpr_jax.visualize", (), "show retrieved images, experts and attention"),
+    "export": Command("tpr_jax.export", (), "export both encoders for use without this package"),
+    "data-check": Command("tpr_jax.data.check", (), "check that a copy of a data set is complete"),
+    "mini-pedes": Command("tpr_jax.data.mini_pedes", (), "render a synthetic data set"),
+    "aot": Command("tpr_jax.aot", (), "compile for a TPU slice without having one"),
+    "bench": Command("tpr_jax.bench", (), "measure speed relative to this machine's peak"),
+    "configs": Command(None, (), "print the directory of the bundled configs"),
 }
 
 
 def main() -> None:
-    """Runs the command in sys.argv as `python -m` would; exits with 2 where there is no such command."""
-    print_any_text()
-    name, *rest = sys.argv[1:] or ["--help"]
+    """Runs the command in sys.argv as `python -m` would; exits with 2 if it is unknown."""
+    explain_and_exit(_run, sys.argv)
+
+
+def _run(argv: list[str]) -> None:
+    name, *rest = argv[1:] or ["--help"]
     if name in ("-h", "--help", "help"):
-        there = {key: what for key, (module, _, what) in COMMANDS.items() if not module or _exists(module)}
-        with quiet_when_closed():
-            print(__doc__.strip(), "", *(f"    {key:<11} {what}" for key, what in there.items()), sep="\n")
-        raise SystemExit(0 if len(sys.argv) > 1 else 2)
+        _print_help()
+        raise SystemExit(0 if len(argv) > 1 else 2)
     if name == "--version":
         from tpr_jax import __version__
 
         print(f"tpr-jax {__version__}")
         return
     if name not in COMMANDS:
-        _refuse(f"command '{name}' is unknown: known are {', '.join(COMMANDS)}")
-    module, first, _ = COMMANDS[name]
+        raise UserError(f"command '{name}' is unknown: choose from {', '.join(COMMANDS)}")
+    module, prefix, _ = COMMANDS[name]
     if module is None:
-        from tpr_jax.config import bundled as bundled_configs
+        from tpr_jax.config import bundled
 
-        print(bundled_configs.folder())
+        print(bundled.folder())
         return
     if not _exists(module):
-        _refuse(f"command '{name}' is not part of this version: it has no {module}")
-    sys.argv[1:] = [*first, *rest] if rest else []  # alone, a command says how it is used
+        raise UserError(f"command '{name}' is not part of this version: it has no {module}")
+    sys.argv[1:] = [*prefix, *rest] if rest else []  # without arguments, a command prints its usage
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
+def _print_help() -> None:
+    print(__doc__.strip(), end="\n\n")
+    for name, (module, _, summary) in COMMANDS.items():
+        if module is None or _exists(module):
+            print(f"    {name:<11} {summary}")
+
+
 def _exists(module: str) -> bool:
+    """Returns whether `python -m MODULE` finds something to run."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.submodule_search_locations is None:
         return spec is not None
-    return importlib.util.find_spec(f"{module}.__main__") is not None  # what `python -m` runs of a package
-
-
-def _refuse(line: str) -> None:
-    print(f"error: {line}", file=sys.stderr)
-    raise SystemExit(2)
+    return importlib.util.find_spec(f"{module}.__main__") is not None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which devices a topology's name stands for, and what is said of those that there are not."""
+"""The devices of a topology's name, and the messages for unavailable ones."""
 
 import importlib.util
 import json
@@ -14,12 +14,12 @@ from tpr_jax.aot import devices
 from tpr_jax.errors import UserError
 
 
-def test_those_that_are_here():
+def test_local_devices():
     assert devices.devices("here") == jax.devices()
     assert devices.devices("cpu") == jax.devices("cpu")
 
 
-def test_made_up_ones_are_asked_for_before_jax_makes_any():
+def test_virtual_devices_are_requested_before_jax_starts():
     code = "from tpr_jax.aot import devices; import json; print(json.dumps(len(devices.devices('cpu:6'))))"
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
     done = subprocess.run(
@@ -37,19 +37,19 @@ def test_made_up_ones_are_asked_for_before_jax_makes_any():
     ("name", "told"),
     [("v5e4x4", "did you mean 'v5e:4x4'"), ("heer", "did you mean 'here'"), ("cpu:0", "cpu")],
 )
-def test_an_unknown_one_is_told_the_nearest(name, told):
+def test_suggests_the_nearest_topology(name, told):
     with pytest.raises(UserError, match=f"--topology {name} is unknown") as error:
         devices.devices(name)
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
-def test_without_the_compiler_it_says_what_to_install(monkeypatch):
+def test_reports_a_missing_compiler(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="libtpu.*requirements-aot.txt"):
+    with pytest.raises(UserError, match=r"libtpu.*requirements-aot\.txt"):
         devices.devices("v5e:4x4")
 
 
-def test_no_gpu_here():
+def test_reports_a_missing_gpu():
     if jax.default_backend() == "gpu":
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match="--topology gpu: there is no such device here"):
@@ -73,6 +73,6 @@ def test_slices_by_name(name):
 
 
 @NEEDS_LIBTPU
-def test_a_slice_that_there_is_not():
-    with pytest.raises(UserError, match="knows no such slice.*v5e:4x4"):
+def test_reports_an_unknown_slice():
+    with pytest.raises(UserError, match=r"knows no such slice.*v5e:4x4"):
         devices.devices("v5e:5x7")

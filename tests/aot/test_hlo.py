@@ -1,4 +1,4 @@
-"""The reading of compiled programs: on texts as XLA writes them, and on programs compiled here."""
+"""Parsing of compiled programs: texts as XLA writes them, and programs compiled here."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import pytest
 from tpr_jax.aot import hlo
 
 # As a TPU's compiler writes it: layouts with tiles and memory spaces, products as convolutions, a collective
-# spread over two fusions under one number, a loop of 5.
+# split over two fusions with one channel, a loop of 5 iterations.
 TPU = """HloModule jit_f, is_scheduled=true
 
 FileNames
@@ -58,13 +58,13 @@ ENTRY %main.1 (x.1: (s32[], f32[64,256]), y.1: f32[4,32]) -> (s32[], f32[64,256]
 """  # noqa: E501
 
 
-def test_products_in_a_loop_count_each_trip():
+def test_products_in_a_loop_count_each_iteration():
     (found,) = hlo.products(TPU)
     assert (found.times, found.flops) == (5, 2 * 64 * 512 * 256)
-    assert found.padded == found.flops  # 512 and 256 fill their lanes
+    assert found.padded == found.flops  # 512 and 256 are multiples of the lanes
 
 
-def test_the_compilers_own_count_of_trips_comes_first():
+def test_prefers_the_compilers_trip_count():
     text = TPU.replace("body=%body.1\n", 'body=%body.1, backend_config={"known_trip_count":{"n":"7"}}\n')
     assert hlo.products(text)[0].times == 7
 
@@ -79,7 +79,7 @@ def test_collectives():
     assert (exchange.kind, exchange.group, exchange.sent) == ("all-to-all", 4, held * 3 / 4)
 
 
-def test_one_device_sends_nothing():
+def test_a_single_device_sends_nothing():
     alone = TPU.replace("'axis_0'=16", "'axis_0'=1").replace("[2,16]<=[32]", "[1,1]<=[1]")
     assert hlo.collectives(alone.replace("{{0,1,2,3},{4,5,6,7}}", "{{0}}"), 1) == []
 
@@ -87,7 +87,7 @@ def test_one_device_sends_nothing():
 @pytest.mark.parametrize(
     ("line", "flops"),
     [
-        # Attention's scores: 8 x 12 places, each with its own kernel, of which one window meets each.
+        # Attention scores: 8 x 12 positions, each with its own kernel, which one window meets.
         (
             "convolution(%l, %r), window={size=8x12 stride=7x11 lhs_dilate=8x12}, dim_labels=01bf_01io->01bf",
             2 * 8 * 12 * 193 * 64 * 193,
@@ -95,8 +95,8 @@ def test_one_device_sends_nothing():
         ("convolution(%l, %r), window={size=1x1}, dim_labels=01bf_01io->01bf", 2 * 8 * 12 * 193 * 64 * 193),
     ],
 )
-def test_places_of_a_convolution_that_hold_nothing_do_not_count(line, flops):
-    """What a window meets only by dilation or padding is zero, and skipped."""
+def test_padding_of_a_convolution_is_not_counted(line, flops):
+    """Positions that a window meets only through dilation or padding are zero and skipped."""
     kernel = "[8,12,64,193]" if "size=8" in line else "[1,1,64,193]"
     text = (
         "ENTRY %m (l: bf16[8,12,193,64]) -> f32[8,12,193,193] {\n"
@@ -108,7 +108,7 @@ def test_places_of_a_convolution_that_hold_nothing_do_not_count(line, flops):
 
 
 def test_a_convolution_as_the_gradient_of_stacked_kernels():
-    """Padding and a reversed kernel: each of the 6 outputs meets one of the 6 places."""
+    """With padding and a reversed kernel each of the 6 outputs meets one of the 6 positions."""
     text = (
         "ENTRY %m (l: bf16[6,1544,96]) -> f32[768,6,96] {\n"
         "  %l = bf16[1544,768,1]{2,1,0} parameter(0)\n"
@@ -119,8 +119,8 @@ def test_a_convolution_as_the_gradient_of_stacked_kernels():
     assert hlo.products(text)[0].flops == 2 * 1544 * 768 * 6 * 96
 
 
-def test_lanes_that_small_axes_leave_empty():
-    """Inner axis 96 in 128 lanes, last axis 192 in 256."""
+def test_small_axes_are_padded_to_lanes():
+    """The inner axis of 96 is padded to 128 lanes, the last axis of 192 to 256."""
     text = (
         "ENTRY %m (l: bf16[64,96]) -> f32[64,192] {\n"
         "  %l = bf16[64,96]{1,0} parameter(0)\n"
@@ -132,7 +132,7 @@ def test_lanes_that_small_axes_leave_empty():
 
 
 def test_a_program_compiled_here():
-    """A loop of 7 products, and a batched one outside; the compiler here counts the loop's once."""
+    """A loop of 7 products and a batched one outside; the compiler's own count has the loop's once."""
 
     def f(w, x):
         y, _ = jax.lax.scan(lambda y, _: (jnp.tanh(y @ w), None), x, None, length=7)

@@ -1,4 +1,4 @@
-"""The command that compiles ahead of time, on devices that are made up here."""
+"""The command that compiles ahead of time, on virtual devices."""
 
 import importlib.util
 import json
@@ -28,8 +28,8 @@ def command(*flags) -> subprocess.CompletedProcess:
     )
 
 
-def test_it_compiles_for_four_devices_and_says_what_they_take(tiny, tmp_path):
-    """Of a batch of 16 each has 4 rows; gradients are summed over all four."""
+def test_compiles_for_four_devices_and_reports(tiny, tmp_path):
+    """Each of four devices has 4 of 16 rows; gradients are summed over all four."""
     done = command(
         *("--config", tiny["config"], "--topology", "cpu:4", "--batch_size", 16, "--workdir", tmp_path),
         *("--config.eval_batch_size=8",),
@@ -42,10 +42,10 @@ def test_it_compiles_for_four_devices_and_says_what_they_take(tiny, tmp_path):
     assert memory["batch"] == 4 * (32 * 16 * 3 + 24 * 4 + 4)
     assert memory["total"] == sum(memory.values()) - memory["total"]
     assert memory["optimizer"] > 2 * memory["trainable"]
-    # Once around the ring in each direction: at least 3/4 of the gradients, twice.
+    # A ring all-reduce sends at least 3/4 of the gradients twice.
     assert step["collectives"]["all-reduce"]["bytes"] >= 2 * 0.75 * memory["trainable"]
     assert 1 <= step["flops"]["ratio_all_experts"] < step["flops"]["ratio"] < 3
-    assert step["roofline"] is None  # of a CPU nothing is claimed
+    assert step["roofline"] is None  # unknown for a CPU
     assert report["programs"]["encode_image"]["collectives"].keys() == {"all-gather"}
     assert "train_step" in done.stdout and (tmp_path / "aot.txt").read_text() in done.stdout
 
@@ -60,13 +60,13 @@ def test_it_compiles_for_four_devices_and_says_what_they_take(tiny, tmp_path):
         (("--topology", "here", "--config.lr=1"), "config.lr is unknown"),
     ],
 )
-def test_what_cannot_be_used_is_told_in_a_line(tiny, flags, told):
+def test_reports_unusable_flags_in_one_line(tiny, flags, told):
     with pytest.raises(UserError) as error:
         aot.run(["aot", "--config", tiny["config"], *flags])
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_batch_that_does_not_divide_ends_with_2(tiny, tmp_path):
+def test_exits_with_2_for_a_batch_that_does_not_divide(tiny, tmp_path):
     done = command(
         "--config", tiny["config"], "--topology", "cpu:4", "--batch_size", 6, "--workdir", tmp_path / "x"
     )
@@ -75,19 +75,19 @@ def test_a_batch_that_does_not_divide_ends_with_2(tiny, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_settings_that_need_less_memory_the_cheapest_first():
-    """10 held of 16, 40 needed: what is beyond has to go into 6, so 30 into parts of less than 5.4."""
+def test_settings_to_try_start_with_the_cheapest():
+    """Arguments hold 10 of 16 bytes, 40 are needed: the other 30 must go into microbatches of under 5.4."""
     config = SimpleNamespace(remat="none", accumulate=1, batch_size=64)
     found = aot.settings_to_try(config, {"available": 16.0, "needed": 40.0}, held=10, data=4)
     assert found[:2] == [{"remat": "dots"}, {"remat": "block"}]
     assert found[2:] == [{"accumulate": 8}, {"accumulate": 16}, {"remat": "block", "accumulate": 8}]
     config.remat = "block"
     found = aot.settings_to_try(config, {"available": 9.0, "needed": 40.0}, held=10, data=4)
-    assert found[0] == {"accumulate": 16}  # no number of parts would do: the most there are
+    assert found[0] == {"accumulate": 16}  # none suffices, so the largest possible number
 
 
-def test_what_helps_is_tried_until_it_fits(monkeypatch):
-    """As compiled: 'dots' does not do, 'block' does."""
+def test_tries_settings_until_one_fits(monkeypatch):
+    """Compiling with 'dots' does not fit, with 'block' it does."""
     tried, said = [], []
 
     def compile_(config, mesh, only, identities, tell):
@@ -100,7 +100,7 @@ def test_what_helps_is_tried_until_it_fits(monkeypatch):
     config = ConfigDict({"remat": "none", "accumulate": 1, "batch_size": 64})
     mesh = SimpleNamespace(shape={"data": 4})
     short = {"shortage": {"available": 16.0, "needed": 40.0}, "held": {"all": 10}}
-    found = aot._what_helps(config, mesh, short, None, said.append)
+    found = aot._find_fitting_settings(config, mesh, short, None, said.append)
     assert found == {"remat": "block", "memory": 1}
     assert tried == [("dots", 1), ("block", 1)]
     assert said[-1] == "it fits with --config.remat=block"
@@ -110,7 +110,7 @@ def test_what_helps_is_tried_until_it_fits(monkeypatch):
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu is not installed: the tests of requirements-aot.txt's environment",
 )
-def test_a_slice_that_is_not_here(tiny, tmp_path):
+def test_compiles_for_a_slice(tiny, tmp_path):
     done = command(
         *("--config", tiny["config"], "--topology", "v5e:4x4", "--batch_size", 32, "--workdir", tmp_path),
         *("--config.eval_batch_size=16", "--config.dtype=bfloat16"),

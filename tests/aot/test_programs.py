@@ -1,4 +1,4 @@
-"""The programs that are compiled ahead of time, from shapes alone."""
+"""The programs that are lowered from shapes alone."""
 
 import jax
 import numpy as np
@@ -13,12 +13,12 @@ from tpr_jax.errors import UserError
 ONE = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), sharding.AXES)
 
 
-def test_bytes_of_a_device():
+def test_bytes_per_device():
     tree = {
         "a": jax.ShapeDtypeStruct((8, 4), np.float32, sharding=NamedSharding(ONE, PartitionSpec("data"))),
         "b": jax.ShapeDtypeStruct((3,), np.int8, sharding=NamedSharding(ONE, PartitionSpec())),
     }
-    assert programs.bytes_here(tree) == 8 * 4 * 4 + 3
+    assert programs.bytes_per_device(tree) == 8 * 4 * 4 + 3
 
 
 def config_of(*flags):
@@ -32,7 +32,7 @@ def in_root(monkeypatch, pytestconfig):
     monkeypatch.chdir(pytestconfig.rootpath)
 
 
-def test_sizes_are_known_without_a_download(in_root):
+def test_sizes_need_no_download(in_root):
     base = programs.sizes_of(config_of())
     assert (base.vision_width, base.patch_size, base.image_size) == (768, 16, (384, 128))
     large = programs.sizes_of(config_of("--config.backbone=ViT-L/14", "--config.image_size=(378,126)"))
@@ -41,15 +41,15 @@ def test_sizes_are_known_without_a_download(in_root):
     assert mini.vision_width == 192
 
 
-def test_an_unknown_backbone_is_told_the_nearest(in_root):
+def test_suggests_the_nearest_backbone(in_root):
     with pytest.raises(UserError, match=r"config.backbone='ViT-B/61'.*did you mean 'ViT-B/16'"):
         programs.sizes_of(config_of("--config.backbone=ViT-B/61"))
     with pytest.raises(UserError, match="multiple of the patch size 14"):
         programs.sizes_of(config_of("--config.backbone=ViT-L/14"))
 
 
-def test_what_vit_b16_holds(in_root):
-    """Frozen weights in bfloat16 but for LayerNorm's, the trained ones and two moments in float32."""
+def test_memory_of_vit_b16(in_root):
+    """Frozen weights are bfloat16 except LayerNorm's; trained weights and two moments are float32."""
     found = programs.programs(config_of("--config.batch_size=4", "--config.eval_batch_size=2"), ONE)
     assert list(found) == ["train_step", "encode_image", "encode_text"]
     held = found["train_step"].held
@@ -61,7 +61,7 @@ def test_what_vit_b16_holds(in_root):
     assert found["encode_text"].least["backward"] == 0
 
 
-def test_the_loss_id_asks_how_many_there_are(in_root):
+def test_the_loss_id_needs_the_number_of_identities(in_root):
     flags = ("--config.losses.id=1", "--config.dataset=folder", "--config.batch_size=4")
     with pytest.raises(UserError, match="--identities"):
         programs.programs(config_of(*flags), ONE)
@@ -69,7 +69,7 @@ def test_the_loss_id_asks_how_many_there_are(in_root):
     assert found.held["trainable"] == 4 * (15_669_528 + 10 * 512 + 10)
 
 
-def test_nothing_to_train():
+def test_a_frozen_method_has_no_train_step():
     config = parse_flags(["main", "--config", "configs/zero_shot.py:cuhk_pedes", "--workdir", "unused"])[0]
     assert list(programs.programs(config, ONE)) == ["encode_image", "encode_text"]
 

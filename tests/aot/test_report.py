@@ -1,4 +1,4 @@
-"""Numbers of compiled programs, and their text."""
+"""The analysis of compiled programs, and its text."""
 
 from types import SimpleNamespace
 
@@ -44,11 +44,11 @@ def test_float32_takes_a_tpu_six_passes():
         ),
     ],
 )
-def test_what_the_compiler_says_is_missing(message, missing):
+def test_parses_a_shortage_of_memory(message, missing):
     assert aot_report.shortage(message)["missing"] == missing
 
 
-def test_another_error_is_no_shortage():
+def test_other_errors_are_not_a_shortage():
     assert aot_report.shortage("INVALID_ARGUMENT: Used 3G of 2G") is None
     assert aot_report.shortage("RESOURCE_EXHAUSTED: of file handles") is None
 
@@ -67,21 +67,25 @@ def test_memory_by_kind_adds_up():
 
 
 def test_a_program_compiled_here():
-    """Its one product is all of the least; the state's memory is given to the new state."""
+    """Its only product is the analytic minimum, and its output reuses the donated argument's buffer."""
     x = jax.ShapeDtypeStruct((64, 64), np.float32)
     compiled = jax.jit(lambda a, b: a @ b, donate_argnums=0).lower(x, x).compile()
-    least = {"total": 2 * 64**3}
     found = aot_report.analyze(
-        compiled, {"a": 2 * 64 * 64 * 4}, least, {"total": 4 * 64**3}, jax.devices()[:1], "float32"
+        compiled,
+        {"a": 2 * 64 * 64 * 4},
+        least={"total": 2 * 64**3},
+        all_experts={"total": 4 * 64**3},
+        devices=jax.devices()[:1],
+        dtype="float32",
     )
     assert (found["flops"]["ratio"], found["flops"]["ratio_all_experts"]) == (1.0, 0.5)
     assert found["memory"]["a"] == 2 * 64 * 64 * 4 and found["memory"]["outputs"] <= 8
     assert found["collectives"] == {}
     text = "\n".join(aot_report.lines("step", found, 8))
-    assert "1.000 x the least (0.500 x with all experts)" in text and "nothing" in text
+    assert "1.000 x the analytic minimum (0.500 x with all experts)" in text and "nothing" in text
 
 
-def test_the_lines_of_what_does_not_fit():
+def test_lines_of_a_program_that_does_not_fit():
     short = {"needed": 20 * 2**30, "available": 16 * 2**30, "missing": 4 * 2**30}
     (line,) = aot_report.lines("train_step", {"shortage": short}, 8)
     assert "4.00 GiB are missing" in line and "16.00 GiB" in line

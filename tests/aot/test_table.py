@@ -1,9 +1,9 @@
-"""The tables of what slices take."""
+"""The tables of memory and speed on slices."""
 
 import json
 
 from tpr_jax.aot import table as aot_table
-from tpr_jax.utils.markdown import put
+from tpr_jax.utils.markdown import replace_section
 
 GIB = 2**30
 
@@ -16,7 +16,11 @@ def report(method="dm_adapter", batch=1024, remat="none", **step) -> dict:
         "roofline": {"bound": "products", "step": 0.5},
     }
     return {
-        **{"method": method, "topology": "v5e:4x4", "devices": 16, "batch_size": batch, "remat": remat},
+        "method": method,
+        "topology": "v5e:4x4",
+        "devices": 16,
+        "batch_size": batch,
+        "remat": remat,
         "programs": {"train_step": step or whole},
     }
 
@@ -24,7 +28,7 @@ def report(method="dm_adapter", batch=1024, remat="none", **step) -> dict:
 SHORT = {"shortage": {"needed": 20 * GIB, "available": 16 * GIB, "missing": 4 * GIB}}
 
 
-def test_slices():
+def test_table_of_slices():
     text = aot_table.table_of_slices([report(), report(method="cskt", **SHORT)])
     assert "| v5e:4x4 | `dm_adapter` | 1,024 | 4.00 GiB | temporaries 3.00 GiB, frozen 1.00 GiB" in text
     assert "| 1.12 | 2.0 MiB | products | 500.0 | 2,048 |" in text
@@ -32,18 +36,18 @@ def test_slices():
     assert len({line.count("|") for line in text.splitlines()}) == 1
 
 
-def test_memory():
+def test_table_of_memory():
     text = aot_table.table_of_memory([report(), report(remat="dots", **SHORT), report(batch=128)])
     assert "| `dm_adapter` | 1,024 | 64 | 4.00 GiB | 20.00 GiB (too much) |  |" in text
     assert "| `dm_adapter` | 128 | 8 | 4.00 GiB |" in text
 
 
-def test_what_is_compiled_divides():
+def test_batch_sizes_divide_over_the_devices():
     for row in (*aot_table.slices(), *aot_table.memory()):
         assert row["batch_size"] % aot_table.CHIPS[row["topology"]] == 0
 
 
-def test_what_is_there_is_not_compiled_again(tmp_path, monkeypatch):
+def test_existing_reports_are_not_compiled_again(tmp_path, monkeypatch):
     row, made = aot_table.memory()[0], []
 
     def run(command):
@@ -60,6 +64,6 @@ def test_what_is_there_is_not_compiled_again(tmp_path, monkeypatch):
     assert len(made) == 1 and f"--config.batch_size={row['batch_size']}" in made[0]
 
 
-def test_the_pages_have_room_for_them(pytestconfig):
+def test_the_pages_have_markers(pytestconfig):
     for path, marker in aot_table.PAGES.values():
-        put((pytestconfig.rootpath / path).read_text(), marker, "x")
+        replace_section((pytestconfig.rootpath / path).read_text(), marker, "x")

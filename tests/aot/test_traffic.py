@@ -1,4 +1,4 @@
-"""What moves from and to main memory, counted by hand for programs as the compilers write them."""
+"""Traffic of main memory, counted by hand for programs as the compilers write them."""
 
 import jax
 import numpy as np
@@ -8,8 +8,8 @@ from tpr_jax.aot.traffic import traffic
 FAR, NEAR = "{1,0:T(8,128)}", "{1,0:T(8,128)S(1)}"
 
 
-def test_fast_memory_costs_nothing_but_the_way_to_it():
-    """A weight is fetched ahead (read once), multiplied there, the result written to main memory."""
+def test_only_copies_to_fast_memory_count():
+    """A weight is prefetched (read once) and multiplied, and the result written to main memory."""
     text = f"""%inner (p.0: f32[64,64], p.1: f32[64,32]) -> f32[64,32] {{
   %p.0 = f32[64,64]{NEAR} parameter(0)
   %p.1 = f32[64,32]{FAR} parameter(1)
@@ -28,8 +28,8 @@ ENTRY %main (w: f32[64,64], x: f32[64,32]) -> f32[64,32] {{
     assert traffic(text) == weight + x + result
 
 
-def test_of_what_is_only_cut_from_the_piece_counts():
-    """As a loop reads one layer of stacked weights, and writes one layer of what it keeps."""
+def test_only_the_slice_of_a_sliced_array_counts():
+    """A loop reads one layer of stacked weights and writes one layer of saved activations."""
     text = f"""%inner (p.0: f32[12,64], p.1: s32[]) -> f32[1,64] {{
   %p.0 = f32[12,64]{FAR} parameter(0)
   %p.1 = s32[] parameter(1)
@@ -56,8 +56,8 @@ ENTRY %main (w: f32[12,64], i: s32[]) -> f32[12,64] {{
     assert traffic(text) == (layer + index + layer) + (layer + index + layer)
 
 
-def test_pieces_are_found_behind_bitcasts_and_fusions_within_fusions():
-    """A fusion of a loop that reads one layer by a fusion of its own, and keeps one in place."""
+def test_finds_slices_behind_bitcasts_and_nested_fusions():
+    """A loop's fusion reads one layer through an inner fusion and updates one in place."""
     text = f"""%cut (p.0: f32[12,64], p.1: s32[]) -> f32[64] {{
   %p.0 = f32[12,64]{FAR} parameter(0)
   %p.1 = s32[] parameter(1)
@@ -87,10 +87,12 @@ ENTRY %main (w: f32[12,64], i: s32[]) -> (f32[12,64], f32[64]) {{
 }}
 """
     layer = 64 * 4
-    assert traffic(text) == layer + layer  # the piece read, the piece written; the other result stays near
+    assert (
+        traffic(text) == layer + layer
+    )  # one slice read, one written; the other result stays in fast memory
 
 
-def test_a_program_compiled_here_moves_at_least_what_goes_in_and_out():
+def test_a_compiled_program_moves_at_least_its_inputs_and_outputs():
     a, b = (jax.ShapeDtypeStruct((256, 256), np.float32) for _ in range(2))
     text = jax.jit(lambda a, b: a @ b).lower(a, b).compile().as_text()
     assert traffic(text) == 3 * 256 * 256 * 4

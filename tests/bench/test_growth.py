@@ -1,4 +1,4 @@
-"""How costs grow: the series, going on with what is missing, errors, a real point."""
+"""The growth command: its series, resuming, errors, and a real measurement."""
 
 import inspect
 import json
@@ -8,7 +8,7 @@ import pytest
 from tpr_jax.bench import __main__ as bench
 from tpr_jax.bench import growth
 from tpr_jax.bench import subjects as bench_subjects
-from tpr_jax.bench.growth_table import KINDS
+from tpr_jax.bench.growth_table import SERIES
 from tpr_jax.errors import UserError
 
 
@@ -17,14 +17,14 @@ def command(folder, only="ranking,search", *flags):
 
 
 @pytest.mark.parametrize("series", growth.SERIES)
-def test_a_series_differs_in_its_size_only_and_can_be_made(series):
-    key, subjects = KINDS[series].key, growth.subjects(series)
+def test_subjects_of_a_series_differ_only_in_size_and_can_be_built(series):
+    key, subjects = SERIES[series].size_key, growth.subjects(series)
     sizes = [subject[key] for subject in subjects]
     assert sizes == [sizes[0] * 2**i for i in range(len(sizes))] and len(sizes) >= 4
-    bound = {"identities"} if series == "ranking" else set()  # as many pictures of everybody
+    bound = {"identities"} if series == "ranking" else set()  # four images of each
     for subject in subjects:
         given = {name: value for name, value in subject.items() if name != "kind"}
-        inspect.signature(bench_subjects.MAKERS[subject["kind"]]).bind(**given)
+        inspect.signature(bench_subjects.CASE_BUILDERS[subject["kind"]]).bind(**given)
         assert {k: v for k, v in subject.items() if k not in bound | {key}} == {
             k: v for k, v in subjects[0].items() if k not in bound | {key}
         }
@@ -32,7 +32,7 @@ def test_a_series_differs_in_its_size_only_and_can_be_made(series):
             assert subject["gallery"] == 4 * subject["identities"]
 
 
-def test_what_was_measured_is_not_measured_again(measured, tmp_path, capsys):
+def test_keeps_what_was_measured(measured, tmp_path, capsys):
     command(tmp_path)
     assert [subjects[0]["kind"] for subjects in measured] == ["ranking", "search"]
     assert "| exact search |" in capsys.readouterr().out
@@ -53,7 +53,7 @@ def test_what_was_measured_is_not_measured_again(measured, tmp_path, capsys):
         lambda rows: rows[2].update(error="no room"),
     ],
 )
-def test_a_series_of_other_sizes_or_with_an_error_is_measured_again(measured, tmp_path, damage):
+def test_measures_a_series_of_other_sizes_or_with_an_error_again(measured, tmp_path, damage):
     command(tmp_path)
     report = json.loads((tmp_path / "growth.json").read_text())
     damage(report["parts"]["search"])
@@ -65,18 +65,18 @@ def test_a_series_of_other_sizes_or_with_an_error_is_measured_again(measured, tm
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--only", "batch,expert"], "--only expert is unknown: known are batch, ranking"),
+        (["--only", "batch,expert"], "--only expert is unknown: choose from batch, ranking"),
         (["--turns", "0"], "--turns 0: must be at least 1"),
         (["--torch"], "unrecognized arguments: --torch"),
     ],
 )
-def test_mistakes(flags, line, measured, tmp_path):
+def test_rejects_bad_flags(flags, line, measured, tmp_path):
     with pytest.raises(UserError, match=line):
         growth.run(["bench_growth", *flags, "--workdir", str(tmp_path)])
     assert not measured
 
 
-def test_table_and_plot_go_into_the_page(measured, tmp_path, monkeypatch, pytestconfig):
+def test_writes_table_and_plot_into_the_page(measured, tmp_path, monkeypatch, pytestconfig):
     page = (pytestconfig.rootpath / bench.PAGE).read_text()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").mkdir()
@@ -89,7 +89,7 @@ def test_table_and_plot_go_into_the_page(measured, tmp_path, monkeypatch, pytest
     assert (tmp_path / "docs/growth.svg").read_text().startswith("<?xml")
 
 
-def test_a_real_series(tmp_path, monkeypatch):
+def test_measures_a_real_series(tmp_path, monkeypatch):
     small = [{"kind": "ranking", "queries": 8, "gallery": n, "identities": n // 4} for n in (64, 128)]
     monkeypatch.setattr(growth, "subjects", lambda name: small)
     report = growth.measure(["ranking"], 1, tmp_path / "growth.json", lambda line: None)

@@ -1,4 +1,4 @@
-"""The plot of a report made by hand: points where they belong, lines of the slope expected."""
+"""The plot of a handmade report: its points, and lines with the expected slope."""
 
 import math
 from xml.etree import ElementTree
@@ -23,13 +23,13 @@ REPORT = {
 }
 
 
-def test_points_and_the_slopes_expected():
+def test_draws_points_and_expected_slopes():
     batch, galleries, experts, prefix, devices, _ = growth_svg.draw(REPORT).axes
     points, expected = batch.lines
     assert list(points.get_xdata()) == [8, 16, 32, 64, 128]
     assert list(points.get_ydata()) == pytest.approx([0.08, 0.16, 0.32, 0.64, 1.28])
-    assert list(expected.get_ydata()) == pytest.approx([0.32, 0.64, 1.28])  # found is as expected
-    # Expected to stay: through the geometric mean of 0.2, 0.4 and 0.8.
+    assert list(expected.get_ydata()) == pytest.approx([0.32, 0.64, 1.28])  # measured as expected
+    # Expected to be flat: through the geometric mean of 0.2, 0.4 and 0.8.
     assert list(devices.lines[1].get_ydata()) == pytest.approx([0.4] * 3)
     assert [text.get_text() for text in devices.texts] == ["1.00, expected 0.00"]
     assert [text.get_text().split()[0] for text in galleries.texts] == ["ranking", "search"]
@@ -37,7 +37,7 @@ def test_points_and_the_slopes_expected():
         assert not axes.lines and axes.texts[0].get_text() == "not measured"
 
 
-def test_slopes_look_what_they_are():
+def test_both_axes_have_the_same_scale():
     for axes in growth_svg.draw(REPORT).axes[:2]:
         (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
         assert math.log(right / left) == pytest.approx(math.log(top / bottom)) and axes.get_box_aspect() == 1
@@ -45,7 +45,7 @@ def test_slopes_look_what_they_are():
             assert min(line.get_ydata()) > bottom and max(line.get_ydata()) < top
 
 
-def test_the_picture_is_the_same_each_time():
-    text = growth_svg.picture(REPORT)
-    assert text == growth_svg.picture(REPORT) and len(text) < 200_000
+def test_svg_is_deterministic():
+    text = growth_svg.render_svg(REPORT)
+    assert text == growth_svg.render_svg(REPORT) and len(text) < 200_000
     assert ElementTree.fromstring(text).tag.endswith("svg")

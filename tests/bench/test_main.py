@@ -1,4 +1,4 @@
-"""The command: parts, going on with what is missing, errors."""
+"""The bench command: its parts, resuming, and errors."""
 
 import json
 
@@ -8,7 +8,7 @@ from tpr_jax.bench import __main__ as bench
 from tpr_jax.errors import UserError
 
 
-def test_what_was_measured_is_not_measured_again(measured, tmp_path, capsys):
+def test_keeps_what_was_measured(measured, tmp_path, capsys):
     command = ["bench", "--only", "ranking", "--turns", "2", "--workdir", str(tmp_path)]
     bench.run(command)
     assert len(measured) == 3 and "CUHK-PEDES: 6,156 texts, 3,074 images" in capsys.readouterr().out
@@ -21,7 +21,7 @@ def test_what_was_measured_is_not_measured_again(measured, tmp_path, capsys):
     assert len(measured) == 4
 
 
-def test_with_torch_encoders_are_measured_again_beside_it(measured, tmp_path):
+def test_torch_measures_the_encoders_again(measured, tmp_path):
     command = ["bench", "--only", "encode", "--turns", "1", "--workdir", str(tmp_path)]
     bench.run(command)
     bench.run([*command, "--torch"])
@@ -30,7 +30,7 @@ def test_with_torch_encoders_are_measured_again_beside_it(measured, tmp_path):
 
 
 @pytest.mark.parametrize("method", bench.METHODS)
-def test_every_step_has_the_product_of_its_type_beside_it(method):
+def test_each_group_has_the_matmul_of_its_dtype(method):
     for part in ("encode", "train", "mini"):
         for subjects in (*bench.groups(part).values(), *bench.groups(part, True, True).values()):
             assert subjects[0]["kind"] == "product" and len({s["dtype"] for s in subjects}) == 1
@@ -43,32 +43,30 @@ def test_every_step_has_the_product_of_its_type_beside_it(method):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--only", "encod"], "--only encod is unknown: known are encode"),
+        (["--only", "encod"], "--only encod is unknown: choose from encode"),
         (["--turns", "0"], "--turns 0: must be at least 1"),
         (["--turn"], "expected one argument"),
     ],
 )
-def test_mistakes(arguments, line, tmp_path):
+def test_rejects_bad_flags(arguments, line, tmp_path):
     with pytest.raises(UserError, match=line):
         bench.run(["bench", *arguments, "--workdir", str(tmp_path)])
 
 
-def test_a_report_of_another_machine_or_a_damaged_one_is_left_alone(measured, tmp_path):
+def test_keeps_a_damaged_report_or_one_from_another_machine(measured, tmp_path):
     path = tmp_path / "bench.json"
-    for text, line in (("{", "cannot be read"), ('{"machine": {}, "parts": {}}', "is of another machine")):
+    for text, line in (("{", "cannot be read"), ('{"machine": {}, "parts": {}}', "is from another machine")):
         path.write_text(text)
         with pytest.raises(UserError, match=line):
             bench.run(["bench", "--only", "ranking", "--workdir", str(tmp_path)])
         assert path.read_text() == text
 
 
-def test_the_page_has_a_place_for_the_tables(measured, tmp_path, monkeypatch, pytestconfig):
+def test_writes_the_tables_into_the_page(measured, tmp_path, monkeypatch, pytestconfig):
     page = (pytestconfig.rootpath / bench.PAGE).read_text()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").mkdir()
     (tmp_path / bench.PAGE).write_text(page)
-    (tmp_path / bench.FRONT).write_text("before <!-- bench --> <!-- /bench --> behind")
     bench.run(["bench", "--only", "ranking", "--turns", "1", "--write"])
-    assert "RSTPReid: 2,000 texts" in (tmp_path / bench.PAGE).read_text()
-    front = (tmp_path / bench.FRONT).read_text()
-    assert "Measured on" in front and "RSTPReid" not in front and "behind" in front
+    written = (tmp_path / bench.PAGE).read_text()
+    assert "RSTPReid: 2,000 texts" in written and written.endswith(page.partition("<!-- /bench -->")[2])

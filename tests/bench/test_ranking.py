@@ -1,28 +1,26 @@
-"""The benchmark of the metrics: that it measures what it says, on a small size."""
+"""The ranking benchmark, on a small split."""
 
 import numpy as np
 
 from tpr_jax.bench import ranking
+from tpr_jax.data.counts import OFFICIAL
+from tpr_jax.metrics import retrieval as metrics
 
 
-def test_it_ranks_both_ways_and_measures(monkeypatch):
-    ranked = []
-    from tpr_jax.metrics import retrieval as metrics
-
+def test_ranks_the_split_and_times_it(monkeypatch):
+    calls = []
     original = metrics.retrieval_metrics
-    monkeypatch.setattr(metrics, "retrieval_metrics", lambda *a: ranked.append(a) or original(*a))
-    got = ranking.ranking(300, 200, 16, 50, 2)
-    for query, gallery, query_pids, gallery_pids in ranked[1:]:  # the first one warms up
+    monkeypatch.setattr(metrics, "retrieval_metrics", lambda *a: calls.append(a) or original(*a))
+    timing = ranking.time_ranking(300, 200, 16, 50, 2)
+    for query, gallery, query_pids, gallery_pids in calls[1:]:  # the first call compiles
         assert query.shape == (300, 16) and gallery.shape == (200, 16)
         assert len(np.unique(query_pids)) == len(np.unique(gallery_pids)) == 50
-    assert len(ranked) == 3 and len(got["all_seconds"]) == 2
-    assert got["seconds"] == min(got["all_seconds"]) > 0 and got["cpu_seconds"] > 0
-    assert got["peak_bytes"] > 20e6
+    assert len(calls) == 3 and len(timing["all_seconds"]) == 2
+    assert timing["seconds"] == min(timing["all_seconds"]) > 0 and timing["cpu_seconds"] > 0
+    assert timing["peak_bytes"] > 20e6
 
 
-def test_the_sizes_are_those_of_the_test_splits():
-    from tpr_jax.data.counts import OFFICIAL
-
+def test_sizes_are_those_of_the_test_splits():
     names = {"CUHK-PEDES": "cuhk_pedes", "ICFG-PEDES": "icfg_pedes", "RSTPReid": "rstp_reid"}
-    for name, (queries, gallery, identities) in ranking.SIZES.items():
-        assert OFFICIAL[names[name]]["test"] == (identities, gallery, queries)
+    for name, size in ranking.SIZES.items():
+        assert OFFICIAL[names[name]]["test"] == (size.identities, size.gallery, size.queries)

@@ -1,4 +1,4 @@
-"""What is timed does what it says."""
+"""The subjects can be built and do what they claim to."""
 
 import dataclasses
 import inspect
@@ -9,36 +9,36 @@ import numpy as np
 import pytest
 
 from tpr_jax.bench import __main__ as bench
-from tpr_jax.bench import cases as bench_models
+from tpr_jax.bench import cases
 from tpr_jax.bench import subjects as bench_subjects
 from tpr_jax.models import clip
 
 
 @pytest.mark.parametrize("part", bench.PARTS)
-def test_every_subject_that_bench_names_can_be_made(part):
+def test_every_subject_of_bench_can_be_built(part):
     for subjects in bench.groups(part, torch=True).values():
         for subject in subjects:
             given = {key: value for key, value in subject.items() if key != "kind"}
-            inspect.signature(bench_subjects.MAKERS[subject["kind"]]).bind(**given)
+            inspect.signature(bench_subjects.CASE_BUILDERS[subject["kind"]]).bind(**given)
 
 
-def test_a_product():
-    ready = bench_subjects.make({"kind": "product", "dtype": "bfloat16", "size": 32})
-    found = ready.once()
-    assert found.shape == (32, 32) and found.dtype == "bfloat16" and ready.flops == 2 * 32**3
-    assert np.abs(np.asarray(found, np.float32)).max() > 1  # of random numbers, not of zeros
+def test_matmul():
+    case = bench_subjects.make_case({"kind": "product", "dtype": "bfloat16", "size": 32})
+    product = case.run()
+    assert product.shape == (32, 32) and product.dtype == "bfloat16" and case.flops == 2 * 32**3
+    assert np.abs(np.asarray(product, np.float32)).max() > 1  # of random numbers, not of zeros
 
 
-def test_a_checkpoint_goes_to_the_disk_and_back():
-    bench_subjects.checkpoint("parallel_adapter", "clip_mini", "save").once()
-    step, state, _, broken = bench_subjects.checkpoint("parallel_adapter", "clip_mini", "restore").once()
+def test_checkpoint_is_saved_and_restored():
+    bench_subjects.checkpoint("parallel_adapter", "clip_mini", "save").run()
+    step, state, _, broken = bench_subjects.checkpoint("parallel_adapter", "clip_mini", "restore").run()
     assert step == 0 and not broken
     assert sum(leaf.size for leaf in jax.tree.leaves(state["trainable"])) == 76_880
 
 
-def test_a_search_finds_the_ten_nearest():
-    ready = bench_subjects.searching(vectors=3_000, width=8)
-    scores, rows = ready.once()
+def test_vector_search_finds_the_top_10():
+    case = bench_subjects.vector_search(vectors=3_000, width=8)
+    scores, rows = case.run()
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((3_000, 8), np.float32)
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
@@ -47,20 +47,22 @@ def test_a_search_finds_the_ten_nearest():
     assert set(rows.tolist()) == set(expected.tolist()) and (np.diff(scores) <= 0).all()
 
 
-def test_a_sentence_is_read_encoded_and_looked_for(monkeypatch):
-    mini = bench_models.model_of("zero_shot", "clip_mini", "float32", 1)
-    config = dataclasses.replace(mini[1], vocab_size=49_408, context_length=77)  # what CLIP's tokenizer gives
-    mini = (*mini[:1], config, mini[2], clip.build(config, mini[2]))
-    monkeypatch.setattr(bench_subjects, "model_of", lambda *_: mini)
-    ready = bench_subjects.query("clip_mini", "float32", 500)
-    scores, rows = ready.once()
-    assert len(set(rows.tolist())) == 10 and np.abs(scores).max() < 1 and ready.compile_seconds > 0
+def test_text_query_tokenizes_encodes_and_searches(monkeypatch):
+    mini = cases.build_model("zero_shot", "clip_mini", "float32", 1)
+    config = dataclasses.replace(
+        mini.clip_config, vocab_size=49_408, context_length=77
+    )  # as CLIP's tokenizer
+    mini = mini._replace(clip_config=config, functions=clip.build(config, mini.method))
+    monkeypatch.setattr(bench_subjects, "build_model", lambda *_: mini)
+    case = bench_subjects.text_query("clip_mini", "float32", 500)
+    scores, rows = case.run()
+    assert len(set(rows.tolist())) == 10 and np.abs(scores).max() < 1 and case.compile_seconds > 0
 
 
-def test_a_ranking_and_a_command():
+def test_ranking_and_command():
     sizes = {"queries": 30, "gallery": 20, "identities": 5}
-    found = bench_subjects.make({"kind": "ranking", "of": "a split", **sizes}).once()
-    assert 0 < found["t2i"]["R1"] < 100
-    assert bench_subjects.command("tpr_jax.bench.ranking").once().returncode == 0
+    metrics = bench_subjects.make_case({"kind": "ranking", "of": "a split", **sizes}).run()
+    assert 0 < metrics["t2i"]["R1"] < 100
+    assert bench_subjects.command("tpr_jax.bench.ranking").run().returncode == 0
     with pytest.raises(subprocess.CalledProcessError):
-        bench_subjects.command("tpr_jax.nothing").once()
+        bench_subjects.command("tpr_jax.nothing").run()

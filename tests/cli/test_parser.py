@@ -35,7 +35,7 @@ PATHS = {
 
 def path_arguments():
     """(file, name of the argument, what its `type` is called) of each argparse argument that is a path."""
-    for file in sorted(Path(arguments.__file__).parent.rglob("*.py")):
+    for file in sorted(Path(arguments.__file__).parents[1].rglob("*.py")):
         for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(call, ast.Call) or ast.unparse(call.func).split(".")[-1] not in (
                 "add_argument",

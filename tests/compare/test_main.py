@@ -1,4 +1,4 @@
-"""Comparing: one comparison for real, and what happens around the runs with a stand-in for them."""
+"""The compare command: one real comparison, and the rest with a stand-in for the runs."""
 
 import json
 import os
@@ -18,11 +18,11 @@ from tpr_jax.errors import UserError
 
 
 def send_when(path, *numbers):
-    """Sends signals to this process, the first when the file appears."""
+    """Sends signals to this process, the first one as soon as the file exists."""
 
     def work():
-        deadline = time.time() + 120
-        while not path.exists() and time.time() < deadline:
+        deadline = time.monotonic() + 300
+        while not path.exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         for number in numbers:
             os.kill(os.getpid(), number)
@@ -34,24 +34,24 @@ def send_when(path, *numbers):
 
 
 @pytest.mark.slow
-def test_a_comparison_for_real(compared, tmp_path, monkeypatch):
+def test_compares_real_runs(compared, tmp_path, monkeypatch):
     flags = ("--config.total_steps=6", "--config.eval_every=0")
     code, stdout, stderr = compared(*flags)
     assert (code, stderr) == (0, ""), (tmp_path / "all/tiny/seed_0/log.txt").read_text()
     results = [json.loads((tmp_path / f"all/tiny/seed_{k}/results.json").read_text()) for k in (0, 1)]
-    assert [one["steps"] for one in results] == [6, 6] and results[0]["final"] != results[1]["final"]
+    assert [result["steps"] for result in results] == [6, 6] and results[0]["final"] != results[1]["final"]
     tiny, zero = table(tmp_path)["tiny"], table(tmp_path)["zero"]
     for key in ("R1", "R5", "R10", "mAP", "mINP"):
-        values = [one["final"]["test"]["t2i"][key] for one in results]
+        values = [result["final"]["test"]["t2i"][key] for result in results]
         assert float(tiny[f"{key}_mean"]) == pytest.approx(sum(values) / 2)
         assert float(tiny[f"{key}_sd"]) == pytest.approx(statistics.stdev(values))
-        # Scoring CLIP as it is, alone, gives what each run found before it began to train.
+        # Evaluating CLIP alone gives the zero-shot scores of each run.
         assert float(zero[f"{key}_mean"]) == pytest.approx(results[0]["zero_shot"]["test"]["t2i"][key])
         assert float(zero[f"{key}_sd"]) == 0
     params = results[0]["trainable_params"]
     assert (tiny["trainable_params"], zero["trainable_params"]) == (str(params), "0")
     assert int(zero["total_params"]) == int(tiny["total_params"]) - params
-    assert int(tiny["memory_bytes"]) == max(one["peak_memory_bytes"] for one in results)
+    assert int(tiny["memory_bytes"]) == max(result["peak_memory_bytes"] for result in results)
     assert int(tiny["saved_bytes"]) >= 4 * params and zero["saved_bytes"] == "0"
     assert 0 < float(tiny["seconds_per_step"]) < 60 and zero["seconds_per_step"] == ""
     assert "[1 of 4] tiny, seed 0: R@1 " in stdout and "[4 of 4] zero, seed 1: R@1 " in stdout
@@ -59,20 +59,20 @@ def test_a_comparison_for_real(compared, tmp_path, monkeypatch):
     written = (tmp_path / "all" / "compare.md").read_text()
     assert written.startswith("### CUHK-PEDES: text to image\n") and "| tiny " in written
     assert (tmp_path / "all" / "compare.png").read_bytes().startswith(b"\x89PNG")
-    # Again: everything is there, and nothing is begun.
+    # Rerun: everything is done, and nothing is started.
     monkeypatch.setattr(compare_runs, "PROGRAM", ("false",))
     code, again, _ = compared(*flags)
-    assert code == 0 and again.count("was there already") == 4
+    assert code == 0 and again.count("already done") == 4
     assert (tmp_path / "all" / "compare.md").read_text() == written
-    # So the other direction can be had for nothing.
+    # The other direction needs no further run.
     code, again, _ = compared(*flags, "--direction", "i2t")
     assert code == 0 and "CUHK-PEDES: image to text" in again and "text to image" not in again
     for key in ("R1", "R5", "R10", "mAP", "mINP"):
-        values = [one["final"]["test"]["i2t"][key] for one in results]
+        values = [result["final"]["test"]["i2t"][key] for result in results]
         assert float(table(tmp_path)["tiny"][f"{key}_mean"]) == pytest.approx(sum(values) / 2)
 
 
-def test_values_of_the_stand_in(compared, stand_in, tmp_path):
+def test_table_of_the_stand_in(compared, stand_in, tmp_path):
     code, stdout, _ = compared()
     assert code == 0
     row = table(tmp_path)["tiny"]
@@ -84,26 +84,26 @@ def test_values_of_the_stand_in(compared, stand_in, tmp_path):
     assert "10.50 ± 0.71" in stdout and "MiniPEDES" not in stdout and "image to text" not in stdout
 
 
-def test_both_directions_in_tables_of_their_own(compared, stand_in, tmp_path):
+def test_each_direction_has_its_own_table(compared, stand_in, tmp_path):
     code, stdout, _ = compared("--direction", "both")
     assert code == 0 and "10.50 ± 0.71" in stdout and "21.00 ± 1.41" in stdout
     written = (tmp_path / "all" / "compare.md").read_text()
     titles = [line for line in written.splitlines() if line.startswith("###")]
     assert titles == ["### CUHK-PEDES: text to image", "### CUHK-PEDES: image to text"]
     code, stdout, _ = compared("--direction", "i2t")
-    assert "tiny, seed 1: R@1 22.00, was there already" in stdout and "10.50" not in stdout
+    assert "tiny, seed 1: R@1 22.00, already done" in stdout and "10.50" not in stdout
 
 
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("fail", "FAILED (exit code 2): error: 5.jpg cannot be read: mend it\n"),
+        ("fail", "FAILED (exit code 2): error: 5.jpg cannot be read: fix it\n"),
         ("bug", "FAILED (exit code 1): ValueError: a bug\n"),
-        ("kill", "FAILED (exit code -9): ended by signal 9 (memory?)"),
-        ("nothing", "FAILED (exit code 1): ended without results"),
+        ("kill", "FAILED (exit code -9): ended by signal 9 (out of memory?)"),
+        ("nothing", "FAILED (exit code 1): ended without readable results in "),
     ],
 )
-def test_a_failed_run_is_told_and_loses_no_other(compared, stand_in, tmp_path, what, said):
+def test_reports_a_failed_run_and_runs_the_others(compared, stand_in, tmp_path, what, said):
     stand_in({"tiny/seed_0": what})
     code, stdout, stderr = compared()
     assert code == 1 and said in stdout and "1 of 4 runs failed" in stderr, stdout + stderr
@@ -111,36 +111,36 @@ def test_a_failed_run_is_told_and_loses_no_other(compared, stand_in, tmp_path, w
     row = table(tmp_path)["tiny"]
     assert (row["done"], row["failed"], row["R1_mean"], row["R1_sd"]) == ("1", "1", "11.0", "")
     assert table(tmp_path)["zero"]["done"] == "2" and "1 of 2, 1 failed" in stdout
-    # Once mended, it alone is run again.
+    # Once fixed, it alone runs again.
     stand_in()
     code, stdout, stderr = compared()
-    assert (code, stderr) == (0, "") and stdout.count("was there already") == 3
+    assert (code, stderr) == (0, "") and stdout.count("already done") == 3
     assert [starts(tmp_path, f"tiny/seed_{k}") for k in (0, 1)] == [2, 1]
     assert table(tmp_path)["tiny"]["R1_mean"] == "10.5"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_stops_the_run_and_goes_on_later(compared, stand_in, tmp_path, number):
+def test_resumes_after_an_interrupt(compared, stand_in, tmp_path, number):
     stand_in({"tiny/seed_1": "wait1"})
     thread = send_when(tmp_path / "all" / "tiny" / "seed_1" / "ready", number)
     code, stdout, stderr = compared("--config.temperature=0.5")
     thread.join()
     assert code == 2 and "[3 of 4] tiny, seed 1: error: stopped after 1\n" in stdout
     line = stderr.removesuffix("\n")
-    assert line.startswith("error: stopped at run 3 of 4; to go on: python -m tpr_jax.compare ")
-    assert not (tmp_path / "all" / "tiny" / "seed_1" / "ready").exists()  # it was let finish
+    assert line.startswith("error: stopped at run 3 of 4; resume with: python -m tpr_jax.compare ")
+    assert not (tmp_path / "all" / "tiny" / "seed_1" / "ready").exists()  # the run finished by itself
     written = (tmp_path / "all" / "compare.md").read_text()
     assert "1 of 2" in written and "failed" not in written
     assert [table(tmp_path)[name]["done"] for name in ("tiny", "zero")] == ["1", "1"]
-    # The line's own command goes on.
+    # The printed command resumes.
     stand_in()
-    argv = shlex.split(line.partition("to go on: ")[2])[2:]
+    argv = shlex.split(line.partition("resume with: ")[2])[2:]
     compare.run(argv)
     assert [starts(tmp_path, f"tiny/seed_{k}") for k in (0, 1)] == [1, 2]
     assert [table(tmp_path)[name]["done"] for name in ("tiny", "zero")] == ["2", "2"]
 
 
-def test_a_second_ctrl_c_ends_it_at_once(compared, stand_in, tmp_path):
+def test_a_second_ctrl_c_ends_the_comparison_at_once(compared, stand_in, tmp_path):
     stand_in({"tiny/seed_0": "wait2"})
     ready = tmp_path / "all" / "tiny" / "seed_0" / "ready"
     thread = send_when(ready, signal.SIGINT, signal.SIGINT)
@@ -164,15 +164,15 @@ def test_a_second_ctrl_c_ends_it_at_once(compared, stand_in, tmp_path):
         (["CONFIG", "configs/dm_adapter.py:cuhk"], "data set 'cuhk' is unknown"),
         (["CONFIG", "--config.seed=4"], "--config.seed=4: the seeds are 0 to N - 1"),
         (["CONFIG", "--config.batch_size", "8"], "settings are written --config.KEY=VALUE"),
-        (["CONFIG", "--seeds", "0"], "--seeds 0: at least 1"),
-        (["CONFIG", "--direction", "t2t"], "--direction t2t is unknown: choose one of t2i, i2t, both"),
+        (["CONFIG", "--seeds", "0"], "--seeds 0: must be at least 1"),
+        (["CONFIG", "--direction", "t2t"], "--direction t2t is unknown: choose from t2i, i2t, both"),
         (["CONFIG", "--seeds", "many"], "invalid int value: 'many'"),
         (["CONFIG", "--sed", "3"], "unrecognized arguments: --sed"),
         (["CONFIG", "CONFIG"], "is given twice: leave one out"),
         ([], "no config is named"),
     ],
 )
-def test_what_cannot_be_used_is_told_before_anything_runs(tiny, tmp_path, flags, words, capsys):
+def test_rejects_bad_arguments_before_anything_runs(tiny, tmp_path, flags, words, capsys):
     flags = [flag.replace("CONFIG", tiny["config"]) for flag in flags]
     with pytest.raises(SystemExit) as ended:
         explain_and_exit(compare.run, ["compare", "--workdir", str(tmp_path / "all"), *flags])
@@ -182,7 +182,7 @@ def test_what_cannot_be_used_is_told_before_anything_runs(tiny, tmp_path, flags,
     assert not (tmp_path / "all").exists()
 
 
-def test_workdir_missing_or_a_file(tiny, tmp_path, stand_in):
+def test_rejects_a_missing_workdir_or_a_file(tiny, tmp_path, stand_in):
     with pytest.raises(UserError, match="--workdir is missing"):
         compare.run(["compare", tiny["config"]])
     (tmp_path / "file").write_text("mine")

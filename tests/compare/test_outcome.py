@@ -1,4 +1,4 @@
-"""What the files of runs say: which are whole, which are of another config, and the numbers in them."""
+"""Outcomes read from the files of runs: complete ones, those of other configs, and their numbers."""
 
 import pytest
 
@@ -6,13 +6,13 @@ from tests.compare_stand_in import compared_fixture, stand_in_fixture, starts, t
 from tpr_jax.compare import outcome
 
 
-def test_the_first_logged_step_is_left_out_of_the_time():
+def test_step_time_leaves_out_the_first_logged_step():
     rows = [{"examples_per_second": speed} for speed in (0.1, 8.0, 4.0, 16.0)] + [{"val": {}}]
-    assert outcome.seconds_per_step(rows, 8) == 1.0  # of 1, 2 and a half
+    assert outcome.seconds_per_step(rows, 8) == 1.0  # the median of 1, 2 and 0.5
     assert outcome.seconds_per_step(rows[:1], 8) is None
 
 
-def test_saved_bytes_are_those_of_the_file_where_there_is_one(tmp_path):
+def test_saved_bytes_are_the_size_of_the_file_if_there_is_one(tmp_path):
     assert outcome.saved_bytes({"trainable_params": 25}, tmp_path) == 100
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "adapter.safetensors").write_bytes(b"x" * 123)
@@ -20,15 +20,15 @@ def test_saved_bytes_are_those_of_the_file_where_there_is_one(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[1]", '{"final": {}}', '{"final": {"test": {"t2i": {}}}}'])
-def test_results_that_cannot_be_read_are_made_again(compared, stand_in, tmp_path, damage):
+def test_repeats_a_run_with_damaged_results(compared, stand_in, tmp_path, damage):
     assert compared()[0] == 0
     (tmp_path / "all" / "tiny" / "seed_0" / "results.json").write_text(damage)
     code, stdout, _ = compared()
-    assert code == 0 and stdout.count("was there already") == 3
+    assert code == 0 and stdout.count("already done") == 3
     assert table(tmp_path)["tiny"]["done"] == "2"
 
 
-def test_more_steps_go_on_and_fewer_are_refused(compared, stand_in, tmp_path):
+def test_resumes_for_more_steps_and_rejects_fewer(compared, stand_in, tmp_path):
     assert compared("--config.total_steps=10")[0] == 0
     assert compared("--config.total_steps=20")[0] == 0
     row = table(tmp_path)["tiny"]
@@ -36,12 +36,12 @@ def test_more_steps_go_on_and_fewer_are_refused(compared, stand_in, tmp_path):
     assert [starts(tmp_path, f"{name}/seed_0") for name in ("tiny", "zero")] == [2, 1]
     code, _, stderr = compared("--config.total_steps=10")
     assert code == 2 and "seed_0 was trained for 20 steps, more than config.total_steps=10" in stderr
-    # What decides nothing may differ.
+    # Keys that do not affect the results may differ.
     code, stdout, _ = compared("--config.total_steps=20", "--config.checkpoint_every=3")
-    assert code == 0 and stdout.count("was there already") == 4
+    assert code == 0 and stdout.count("already done") == 4
 
 
-def test_another_config_in_the_folder_is_refused(compared, stand_in, tmp_path):
+def test_rejects_a_folder_with_another_config(compared, stand_in, tmp_path):
     (tmp_path / "all" / "tiny" / "seed_1").mkdir(parents=True)
     (tmp_path / "all" / "tiny" / "seed_1" / "config.json").write_text('{"seed": 5}')
     code, stdout, stderr = compared()

@@ -1,4 +1,4 @@
-"""The picture of a comparison: each finished row at its place, named, and no name upon another."""
+"""The plot of a comparison: every complete row, labeled without overlaps."""
 
 import io
 import itertools
@@ -6,16 +6,16 @@ import itertools
 import pytest
 from PIL import Image
 
-from tpr_jax.compare import plot as compare_png
+from tpr_jax.compare import plot
+from tpr_jax.compare.outcome import Outcome
 from tpr_jax.compare.table import summarize
 
 
 def row(name, r1s, params, dataset="mini_pedes", direction="t2i"):
     scores = [{direction: dict.fromkeys(("R1", "R5", "R10", "mAP", "mINP"), r1)} for r1 in r1s]
     numbers = {"steps": 5, "trainable_params": params, "total_params": 10**7, "saved_bytes": 4 * params}
-    unknown = {"seconds_per_step": None, "memory_bytes": None}
-    done = [{"status": "done", "scores": one, **numbers, **unknown} for one in scores]
-    return summarize(name, dataset, done or [{"status": "failed"}], direction)
+    done = [Outcome("done", seed_scores, **numbers) for seed_scores in scores]
+    return summarize(name, dataset, done or [Outcome("failed")], direction)
 
 
 ROWS = [
@@ -30,8 +30,8 @@ ROWS = [
 ]
 
 
-def test_points_bars_and_names():
-    (axes,) = compare_png.draw(ROWS).axes
+def test_draws_points_error_bars_and_names():
+    (axes,) = plot.draw(ROWS).axes
     assert (
         axes.get_title(loc="left").startswith("MiniPEDES, rendered: text to image, R@1")
         and axes.get_xscale() == "log"
@@ -47,24 +47,24 @@ def test_points_bars_and_names():
     assert sorted(found) == [70_000, 98_000, 103_000, 420_000, 466_000, 3_900_000]
     (line,) = [line for line in axes.lines if line.get_linestyle() == "--"]
     assert list(line.get_ydata()) == [4.75, 4.75]
-    assert {text.get_text() for text in axes.texts} == {row["name"] for row in ROWS} - {"crashed"}
+    assert {text.get_text() for text in axes.texts} == {row.name for row in ROWS} - {"crashed"}
 
 
-def test_no_name_lies_upon_another_or_outside():
-    figure = compare_png.draw(ROWS)
+def test_names_do_not_overlap_or_leave_the_panel():
+    figure = plot.draw(ROWS)
     (axes,) = figure.axes
     renderer = figure.canvas.get_renderer()
     boxes = {text.get_text(): text.get_window_extent(renderer) for text in axes.texts}
-    for one, other in itertools.combinations(boxes, 2):
-        assert not boxes[one].overlaps(boxes[other]), (one, other)
+    for first, second in itertools.combinations(boxes, 2):
+        assert not boxes[first].overlaps(boxes[second]), (first, second)
     for name, box in boxes.items():
         assert axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1), name
         assert axes.bbox.containsy(box.y0) and axes.bbox.containsy(box.y1), name
 
 
-def test_a_panel_for_each_data_set_and_direction():
+def test_draws_a_panel_for_each_data_set_and_direction():
     rows = [*ROWS, row("dm_adapter:cuhk_pedes", [70.0], 15_669_528, "cuhk_pedes", "i2t")]
-    titles = [axes.get_title(loc="left") for axes in compare_png.draw(rows).axes]
+    titles = [axes.get_title(loc="left") for axes in plot.draw(rows).axes]
     assert titles == ["MiniPEDES, rendered: text to image, R@1, %", "CUHK-PEDES: image to text, R@1, %"]
 
 
@@ -78,6 +78,6 @@ def test_a_panel_for_each_data_set_and_direction():
     ],
     ids=["nothing", "zero-shot only", "odd name", "the same place"],
 )
-def test_little_to_show_is_a_picture_all_the_same(rows):
-    picture = Image.open(io.BytesIO(compare_png.picture(rows)))
-    assert picture.size == (1050, 660)
+def test_draws_few_rows(rows):
+    image = Image.open(io.BytesIO(plot.render_png(rows)))
+    assert image.size == (1050, 660)

@@ -1,4 +1,4 @@
-"""The table of a comparison: every value worked by hand from the outcomes that go in."""
+"""The tables of a comparison: every value worked by hand from the outcomes."""
 
 import csv
 import io
@@ -6,6 +6,7 @@ import io
 import pytest
 
 from tpr_jax.compare import table as compare_table
+from tpr_jax.compare.outcome import Outcome
 from tpr_jax.compare.table import summarize
 
 
@@ -20,22 +21,29 @@ def outcome(r1, **changes):
         "memory_bytes": 2_000_000_000,
         "saved_bytes": 4_000,
     }
-    return {"status": "done", "scores": scores, **numbers, **changes}
+    return Outcome("done", scores, **(numbers | changes))
 
 
-FAILED, MISSING = {"status": "failed"}, {"status": "missing"}
+FAILED, MISSING = Outcome("failed"), Outcome("missing")
 
 
 def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_mean_and_the_samples_deviation():
-    # 4, 7 and 13: mean 8, squares of the distances 16 + 1 + 25 = 42, over n - 1 = 2: 21.
+def spread(row, key):
+    """Returns (mean, deviation) of a metric."""
+    return row.scores[key].mean, row.scores[key].deviation
+
+
+def test_mean_and_sample_deviation():
+    # 4, 7 and 13: mean 8, squared deviations 16 + 1 + 25 = 42, divided by n - 1 = 2: 21.
     row = summarize("a", "mini_pedes", [outcome(4.0), outcome(7.0), outcome(13.0)])
-    assert row["R1"] == pytest.approx((8.0, 21**0.5))
-    assert row["R5"] == pytest.approx((18.0, 21**0.5)) and row["mINP"] == pytest.approx((7.0, 21**0.5))
-    assert (row["seeds"], row["done"], row["failed"]) == (3, 3, 0)
+    assert spread(row, "R1") == pytest.approx((8.0, 21**0.5))
+    assert spread(row, "R5") == pytest.approx((18.0, 21**0.5)) and spread(row, "mINP") == pytest.approx(
+        (7.0, 21**0.5)
+    )
+    assert (row.seeds, row.done, row.failed) == (3, 3, 0)
 
 
 def test_costs_are_the_mean_time_and_the_highest_memory():
@@ -45,12 +53,12 @@ def test_costs_are_the_mean_time_and_the_highest_memory():
         outcome(1.0, seconds_per_step=None, memory_bytes=None),
     ]
     row = summarize("a", "mini_pedes", outcomes)
-    assert row["seconds_per_step"] == pytest.approx(0.3) and row["memory_bytes"] == 9
-    nothing = summarize("a", "mini_pedes", [outcome(1.0, seconds_per_step=None, memory_bytes=None)])
-    assert nothing["seconds_per_step"] is None and nothing["memory_bytes"] is None
+    assert row.seconds_per_step == pytest.approx(0.3) and row.memory_bytes == 9
+    unknown = summarize("a", "mini_pedes", [outcome(1.0, seconds_per_step=None, memory_bytes=None)])
+    assert unknown.seconds_per_step is None and unknown.memory_bytes is None
 
 
-def test_markdown():
+def test_renders_markdown():
     rows = [
         summarize("dm_adapter", "mini_pedes", [outcome(4.0), outcome(7.0), outcome(13.0)]),
         summarize("one", "mini_pedes", [outcome(5.125, steps=100), FAILED, MISSING]),
@@ -58,69 +66,70 @@ def test_markdown():
         summarize("none", "mini_pedes", [FAILED, FAILED, FAILED]),
         summarize("zero", "mini_pedes", [outcome(2.0, trainable_params=0, saved_bytes=0)]),
     ]
-    lines = compare_table.markdown(rows).splitlines()
+    lines = compare_table.render_markdown(rows).splitlines()
     assert lines[0] == "### MiniPEDES, rendered: text to image" and lines[1] == ""
-    assert len({len(line) for line in lines[2:9]}) == 1  # as easily read as it is
+    assert len({len(line) for line in lines[2:9]}) == 1  # padded
     head, rule, *body = map(cells, lines[2:9])
     assert head == [
         *("config", "seeds", "steps", "R@1", "R@5", "R@10", "mAP", "mINP"),
-        *("trained", "share", "s a step", "memory", "file"),
+        *("trained", "share", "s/step", "memory", "file"),
     ]
     assert rule == ["---"] + ["---:"] * 12
     assert body[0] == [
         *("dm_adapter", "3", "200", "8.00 ± 4.58", "18.00 ± 4.58", "28.00 ± 4.58", "9.00 ± 4.58"),
         *("7.00 ± 4.58", "1,000", "12.50 %", "0.5", "2 GB", "4 kB"),
     ]
-    assert body[1][:4] == ["one", "1 of 3, 1 failed", "100", "5.12"]  # one run has no deviation
+    assert body[1][:4] == ["one", "1 of 3, 1 failed", "100", "5.12"]  # no deviation of one run
     assert body[2][:4] == ["two", "2 of 3", "150–200", "1.00 ± 0.00"]
     assert body[3] == ["none", "0 of 3, 3 failed"] + ["–"] * 11
     assert (body[4][8], body[4][9], body[4][12]) == ("0", "0.00 %", "0 B")
-    assert "mean ± standard deviation over the seeds" in lines[-1]
+    assert "mean ± sample standard deviation (n - 1) over the seeds" in lines[-1]
 
 
-def test_each_data_set_has_a_table_of_its_own():
+def test_each_data_set_has_its_own_table():
     rows = [
         summarize(name, dataset, [outcome(3.0)])
         for name, dataset in (("a", "mini_pedes"), ("a:cuhk_pedes", "cuhk_pedes"), ("b", "mini_pedes"))
     ]
-    lines = compare_table.markdown(rows).splitlines()
+    lines = compare_table.render_markdown(rows).splitlines()
     first = [cells(line)[0] for line in lines if line.startswith("| ")]
     assert first == ["config", "---", "a", "b", "config", "---", "a:cuhk_pedes"]
     titles = [line for line in lines if line.startswith("###")]
     assert titles == ["### MiniPEDES, rendered: text to image", "### CUHK-PEDES: text to image"]
 
 
-def test_image_to_text_has_its_own_numbers_and_table():
+def test_image_to_text_has_its_own_scores_and_table():
     outcomes = [outcome(4.0), outcome(7.0)]
     rows = [summarize("a", "mini_pedes", outcomes, direction) for direction in ("t2i", "i2t")]
-    assert rows[0]["R1"] == pytest.approx((5.5, 4.5**0.5)) and rows[1]["R1"] == pytest.approx((11, 18**0.5))
-    lines = compare_table.markdown(rows).splitlines()
+    assert spread(rows[0], "R1") == pytest.approx((5.5, 4.5**0.5))
+    assert spread(rows[1], "R1") == pytest.approx((11, 18**0.5))
+    lines = compare_table.render_markdown(rows).splitlines()
     titles = [line for line in lines if line.startswith("###")]
     assert titles == ["### MiniPEDES, rendered: text to image", "### MiniPEDES, rendered: image to text"]
     body = [cells(line) for line in lines if line.startswith("| a ")]
     assert [line[3] for line in body] == ["5.50 ± 2.12", "11.00 ± 4.24"]
-    assert body[0][8:] == body[1][8:]  # what it cost
-    both = list(csv.DictReader(io.StringIO(compare_table.comma_separated(rows))))
+    assert body[0][8:] == body[1][8:]  # the costs
+    both = list(csv.DictReader(io.StringIO(compare_table.render_csv(rows))))
     assert [(row["direction"], row["R1_mean"]) for row in both] == [("t2i", "5.5"), ("i2t", "11.0")]
 
 
-def test_the_terminals_table_has_the_same_words_in_two_parts():
+def test_renders_text_as_scores_and_costs():
     rows = [summarize("dm_adapter", "mini_pedes", [outcome(4.0), MISSING])]
-    title, head, line, blank, costs_head, costs, *_ = compare_table.text(rows).splitlines()
+    title, head, line, blank, costs_head, costs, *_ = compare_table.render_text(rows).splitlines()
     assert title == "MiniPEDES, rendered: text to image" and blank == ""
     assert head.split() == ["config", "seeds", "steps", "R@1", "R@5", "R@10", "mAP", "mINP"]
     assert line.split() == ["dm_adapter", *["1", "of", "2"], "200", "4.00", "14.00", "24.00", "5.00", "3.00"]
-    assert costs_head.split() == ["config", "trained", "share", *["s", "a", "step"], "memory", "file"]
+    assert costs_head.split() == ["config", "trained", "share", "s/step", "memory", "file"]
     assert costs.split() == ["dm_adapter", "1,000", "12.50", "%", "0.5", "2", "GB", "4", "kB"]
-    assert len(head) == len(line) and max(map(len, compare_table.text(rows).splitlines())) <= 110
+    assert len(head) == len(line) and max(map(len, compare_table.render_text(rows).splitlines())) <= 110
 
 
-def test_csv_keeps_all_digits_and_leaves_the_unknown_empty():
+def test_csv_has_full_precision_and_empty_fields():
     rows = [
         summarize("a", "mini_pedes", [outcome(1 / 3), outcome(2 / 3)]),
         summarize("b,c", "mini_pedes", [MISSING, FAILED]),
     ]
-    a, b = csv.DictReader(io.StringIO(compare_table.comma_separated(rows)))
+    a, b = csv.DictReader(io.StringIO(compare_table.render_csv(rows)))
     assert float(a["R1_mean"]) == 0.5 and float(a["R1_sd"]) == pytest.approx(1 / 3 / 2**0.5, rel=1e-15)
     assert (a["config"], a["dataset"], a["steps_min"], a["steps_max"]) == ("a", "mini_pedes", "200", "200")
     assert (a["trainable_params"], a["total_params"], a["seconds_per_step"]) == ("1000", "8000", "0.5")
@@ -143,5 +152,5 @@ def test_csv_keeps_all_digits_and_leaves_the_unknown_empty():
         (1_234_000_000_000, "1234 GB"),
     ],
 )
-def test_sizes(size, words):
-    assert compare_table.bytes_text(size) == words
+def test_formats_bytes(size, words):
+    assert compare_table.format_bytes(size) == words

@@ -20,28 +20,34 @@ def adapter(**settings):
     ("settings", "told"),
     [
         ({"both": {"a": {"part": "lora", "rank": 0}}}, "lora of the vision tower: rank=0"),
-        ({"text": {"a": {"part": "lora", "rank": 17}}}, "lora of the text tower: rank=17 is above the width"),
+        (
+            {"text": {"a": {"part": "lora", "rank": 17}}},
+            "lora of the text tower: rank=17 exceeds the tower's width",
+        ),
         ({"both": {"a": {"part": "lora", "rank": "8"}}}, "rank='8' must be a whole number"),
         ({"both": {"a": {"part": "lora", "targets": ["qv"]}}}, "target 'qv' is unknown"),
-        ({"both": {"a": {"part": "lora", "targets": []}}}, "targets=() must name each of its targets once"),
+        (
+            {"both": {"a": {"part": "lora", "targets": []}}},
+            "targets=() must name at least one target, each only once",
+        ),
         (
             {"text": {"a": {"part": "prefix", "length": 13}}},
-            "a prefix of length=13 is longer than a text's 12",
+            "length=13 exceeds a text's 12",
         ),
         ({"text": {"a": {"part": "prefix", "gate": "x"}}}, "gate='x' must be a number or None"),
         ({"vision": {"a": {"part": "moe", "top_k": 7}}}, "moe of the vision tower: top_k=7 must lie between"),
         ({"vision": {"a": {"part": "lora_moe", "top_k": 7}}}, "lora_moe of the vision tower: top_k=7"),
         ({"vision": {"a": {"part": "moe", "num_experts": 0}}}, "num_experts=0 must be"),
         ({"vision": {"a": {"part": "moe", "router": "x"}}}, "router='x' is unknown"),
-        ({"text": {"a": adapter(reduction=17)}}, "reduction=17 leaves nothing of a width of 16"),
+        ({"text": {"a": adapter(reduction=17)}}, "reduction=17 exceeds the tower's width of 16"),
         ({"text": {"a": adapter(slot="x")}}, "slot='x' is unknown"),
         ({"text": {"a": adapter(init="x")}}, "init='x' is unknown"),
         ({"text": {"a": adapter(scale="x")}}, "scale='x' must be a number or learned"),
         (
             {"both": {"a": adapter(layers=[0, 3])}},
-            "text tower: layers=(0, 3) is no range within the tower's 2",
+            "text tower: layers=(0, 3) is not a range within the tower's 2",
         ),
-        ({"both": {"a": adapter(layers=2)}}, "layers=2 is no range"),
+        ({"both": {"a": adapter(layers=2)}}, "layers=2 is not a range"),
         ({"both": {"a": adapter(), "b": adapter()}}, "slot 'beside_mlp' of block 0 is taken by another part"),
         (
             {"both": {"a": adapter()}, "text": {"b": {"part": "moe"}}},
@@ -51,7 +57,7 @@ def adapter(**settings):
         ({"prompts": {"length": 0}}, "prompts: length=0"),
         ({"prompts": {"depth": 3}}, "prompts: depth=3 must lie between 1 and the 2 blocks"),
         ({"prompts": {"direction": "x"}}, "prompts: direction='x' is unknown"),
-        ({"tuned": ["(x"]}, "tuned: '(x' is no regular expression"),
+        ({"tuned": ["(x"]}, "tuned: '(x' is not a regular expression"),
         # These are found before the backbone is known.
         ({"both": {"a": {"part": "x"}}}, "method.both.a: part='x' is unknown"),
         ({"both": 3}, "a setting of 'mixture' is of the wrong kind"),
@@ -72,7 +78,7 @@ def test_a_config_with_a_part_that_does_not_fit(settings, told):
     [
         (
             {"name": "up_person", "prefix": 25, "rank": 4},
-            "a prefix of length=25 is longer than a text's 24 tokens",
+            "length=25 exceeds a text's 24 tokens",
         ),
         (
             {"name": "dm_adapter", "num_experts": 3, "top_k": 4},
@@ -81,7 +87,7 @@ def test_a_config_with_a_part_that_does_not_fit(settings, told):
         ({"name": "lora", "rank": 0}, "config.method.rank=0 must be a whole number"),
         (
             {"name": "up_person", "rank": 4, "depth_lora": 2},
-            "layers=(0, 2) is no range within the tower's 1 blocks",
+            "layers=(0, 2) is not a range within the tower's 1 blocks",
         ),
         ({"name": "cskt", "depth": 2}, "prompts: depth=2 must lie between 1 and the 1 blocks"),
         (
@@ -89,7 +95,7 @@ def test_a_config_with_a_part_that_does_not_fit(settings, told):
             "adapter of the vision tower: slot 'beside_mlp' of block 0 is taken by another part",
         ),
         ({"name": "mixture", "tuned": ("visual/nothing",)}, "no weight of CLIP matches the pattern"),
-        ({"name": "up_person", "version": "new"}, "version='new' is unknown: known are paper, released"),
+        ({"name": "up_person", "version": "new"}, "version='new' is unknown: choose from paper, released"),
     ],
     ids=["prefix", "top_k", "rank", "layers", "depth", "slot", "tuned", "version"],
 )

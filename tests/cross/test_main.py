@@ -1,4 +1,4 @@
-"""Models tested on data sets: the numbers are those of the runs, and nothing is scored twice."""
+"""The cross command: its scores are those of the runs, and nothing is scored twice."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from tpr_jax.errors import UserError
 
 @pytest.fixture
 def crossed(tmp_path, capsys):
-    """`crossed(*words)`: (exit code, stdout, stderr) of the command, which writes into `out`."""
+    """Returns `crossed(*words)`, which runs the command into `out`: (exit code, stdout, stderr)."""
 
     def call(*words):
         argv = ["cross", *map(str, words), "--out", str(tmp_path / "out")]
@@ -33,33 +33,33 @@ def table(tmp_path) -> dict:
     return {(row["model"], row["tested_on"], row["direction"]): row for row in rows}
 
 
-def test_a_run_and_its_backbone_score_what_the_run_said(crossed, finished, tiny, tmp_path, monkeypatch):
+def test_scores_of_a_run_and_its_backbone(crossed, finished, tiny, tmp_path, monkeypatch):
     workdir, process = finished
     assert process.returncode == 0, process.stderr
     data = ["--data", f"cuhk_pedes={tiny['data']}"]
     code, stdout, stderr = crossed(workdir, tiny["clip"], *data)
     assert (code, stderr) == (0, "") and "[2 of 2]" in stdout
-    told = json.loads((workdir / "results.json").read_text())
-    found = table(tmp_path)
+    results = json.loads((workdir / "results.json").read_text())
+    rows = table(tmp_path)
     for direction in ("t2i", "i2t"):
-        for name, wanted in ((str(workdir), told["best_on_val"]), (tiny["clip"], told["zero_shot"])):
-            row = found[name, "cuhk_pedes", direction]
+        for name, wanted in ((str(workdir), results["best_on_val"]), (tiny["clip"], results["zero_shot"])):
+            row = rows[name, "cuhk_pedes", direction]
             assert row["trained_on"] == ("cuhk_pedes" if name == str(workdir) else "")
             for key, value in wanted["test"][direction].items():
                 assert float(row[key]) == pytest.approx(value, abs=1e-3), (name, direction, key)
     written = (tmp_path / "out" / "cross.md").read_text()
     assert written in stdout and f"| CUHK-PEDES | {workdir}" in written
-    # Again: nothing is loaded; with one cell damaged that one is scored anew.
+    # Rerun: nothing is loaded; only a damaged cell is scored again.
     with monkeypatch.context() as patch:
         patch.setattr(cross, "load", lambda place: pytest.fail("loaded"))
         code, again, _ = crossed(workdir, tiny["clip"], *data)
-        assert code == 0 and again.count("was there already") == 2
+        assert code == 0 and again.count("already done") == 2
     assert (tmp_path / "out" / "cross.md").read_text() == written
     cells = sorted((tmp_path / "out" / "cells").iterdir())
     assert len(cells) == 2
     cells[0].write_text(cells[0].read_text()[:50])
     code, again, _ = crossed(workdir, tiny["clip"], *data)
-    assert code == 0 and again.count("was there already") == 1
+    assert code == 0 and again.count("already done") == 1
     assert (tmp_path / "out" / "cross.md").read_text() == written
 
 
@@ -68,22 +68,22 @@ SCORES = {"R1": 1.0, "R5": 2.0, "R10": 3.0, "mAP": 4.0, "mINP": 5.0}
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Scoring costs nothing, and says what was scored."""
-    asked = []
+    """Replaces scoring; returns the list of (model, records) that were scored."""
+    scored = []
 
     def score(model, records):
-        asked.append((model, records.name))
+        scored.append((model, records.name))
         return {"t2i": SCORES, "i2t": SCORES}
 
     monkeypatch.setattr(cross, "load", lambda place: place)
     monkeypatch.setattr(cross, "score", score)
-    return asked
+    return scored
 
 
-def test_interrupted_it_goes_on(crossed, counted, own_clip, tiny, tmp_path, monkeypatch):
+def test_resumes_after_an_interrupt(crossed, counted, own_clip, tiny, tmp_path, monkeypatch):
     words = [tiny["clip"], "clip-mini", "--data", f"cuhk_pedes={tiny['data']}", "mini_pedes"]
     score, calls = cross.score, []
-    assert crossed(tiny["clip"], own_clip, *words[2:])[0] == 2  # the same model, whatever it is called
+    assert crossed(tiny["clip"], own_clip, *words[2:])[0] == 2  # the same model twice
 
     def interrupted(model, records):
         calls.append(model)
@@ -95,45 +95,45 @@ def test_interrupted_it_goes_on(crossed, counted, own_clip, tiny, tmp_path, monk
         patch.setattr(cross, "score", interrupted)
         code, stdout, stderr = crossed(*words)
     assert code == 130 and "[3 of 4] clip-mini on cuhk_pedes: " in stdout
-    assert f"to go on: python -m tpr_jax.cross {tiny['clip']} clip-mini --data" in stderr
+    assert f"resume with: python -m tpr_jax.cross {tiny['clip']} clip-mini --data" in stderr
     assert len(table(tmp_path)) == 4  # two cells, both directions
     del counted[:]
     code, stdout, _ = crossed(*words)
-    assert code == 0 and stdout.count("was there already") == 2
+    assert code == 0 and stdout.count("already done") == 2
     assert counted == [("clip-mini", "data:test"), ("clip-mini", "bundled:test")]
-    # The annotation changes, or the model does: what depends on it is scored anew.
+    # A changed model is scored again.
     del counted[:]
     (own_clip / "config.json").write_text((own_clip / "config.json").read_text() + "\n")
     code, stdout, _ = crossed(own_clip, "clip-mini", *words[2:])
     assert code == 0 and [model for model, _ in counted] == [str(own_clip)] * 2
 
 
-def test_another_annotation_is_another_test(crossed, counted, own_data, tmp_path):
+def test_scores_again_after_the_annotation_changes(crossed, counted, own_data, tmp_path):
     words = ["clip-mini", "--data", f"cuhk_pedes={own_data}"]
     crossed(*words)
     entries = json.loads((own_data / "reid_raw.json").read_text())
     (own_data / "reid_raw.json").write_text(json.dumps(entries[:-2]))
     code, stdout, _ = crossed(*words)
-    assert code == 0 and "was there already" not in stdout and len(counted) == 2
+    assert code == 0 and "already done" not in stdout and len(counted) == 2
 
 
-def test_what_a_run_was_trained_on(tiny, tmp_path):
-    """A run's folder and the model in it are the same; a mixed data set is named too."""
+def test_describes_what_a_run_was_trained_on(tiny, tmp_path):
+    """A run's folder and the model in it are the same model; mixed data sets are named."""
     run = tmp_path / "run"
     (run / "model").mkdir(parents=True)
     for name in ("config.json", "model.safetensors"):
         (run / "model" / name).write_bytes((Path(tiny["clip"]) / name).read_bytes())
     config = {"dataset": "icfg_pedes", "mix": [["folder", "d", 0.5]], "method": {}, "losses": {}}
     (run / "config.json").write_text(json.dumps(config))
-    found, inner = cross.describe_model(str(run)), cross.describe_model(str(run / "model"))
-    assert found["trained_on"] == inner["trained_on"] == ["icfg_pedes", "folder"]
-    assert (found["name"], found["place"]) == (str(run), str(run / "model"))
-    assert found["sha256"] == inner["sha256"] and inner["place"] == str(run / "model")
-    assert cross.describe_model(tiny["clip"])["trained_on"] == []
+    outer, inner = cross.describe_model(str(run)), cross.describe_model(str(run / "model"))
+    assert outer.trained_on == inner.trained_on == ("icfg_pedes", "folder")
+    assert (outer.name, outer.place) == (str(run), str(run / "model"))
+    assert outer.sha256 == inner.sha256 and inner.place == str(run / "model")
+    assert cross.describe_model(tiny["clip"]).trained_on == ()
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--data", "mini_pedes"], "no model is named"),
         (["clip-mini"], "--data is missing"),
@@ -146,11 +146,11 @@ def test_what_a_run_was_trained_on(tiny, tmp_path):
         (["clip-mini", "--dta", "mini_pedes"], "unrecognized arguments: --dta"),
     ],
 )
-def test_what_cannot_be_used_is_told_before_anything_is_scored(crossed, counted, tmp_path, words, told):
+def test_rejects_bad_arguments_before_anything_is_scored(crossed, counted, tmp_path, words, message):
     config = {"dataset": "icfg_pedes", "mix": [], "method": {}, "losses": {}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     code, _, stderr = crossed(*(str(tmp_path) if word == "RUN" else word for word in words))
-    assert code == 2 and told in stderr and stderr.count("\n") == 1, stderr
+    assert code == 2 and message in stderr and stderr.count("\n") == 1, stderr
     assert not counted and not (tmp_path / "out").exists()
 
 
@@ -166,5 +166,5 @@ def test_defaults(monkeypatch, tmp_path):
     models, data, out = cross.parse(["cross", "a", "--data", "rstp_reid", "mini_pedes", "--out", "o", "b"])
     assert models == ["a", "b"] and str(out) == "o"
     assert data["rstp_reid"].endswith("RSTPReid") and (Path(data["mini_pedes"]) / "imgs").is_dir()
-    with pytest.raises(UserError, match="own data need their folder, --data folder=DIR"):
+    with pytest.raises(UserError, match="give the folder of your data as --data folder=DIR"):
         cross.parse(["cross", "a", "--data", "folder"])

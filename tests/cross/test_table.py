@@ -1,4 +1,4 @@
-"""Tables of models by data sets, every value from the cells that go in."""
+"""Tables of models by data sets."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ def scores(first):
 
 
 def cell(name, trained_on, tested_on, first):
-    return {"name": name, "trained_on": trained_on, "tested_on": tested_on, "test": scores(first)}
+    return cross_table.Cell(name, tuple(trained_on), tested_on, scores(first))
 
 
 CELLS = [
@@ -27,8 +27,8 @@ def words(line):
     return [word.strip() for word in line.strip("|").split(" | ")]
 
 
-def test_rows_are_trained_on_and_columns_tested_on():
-    lines = cross_table.markdown(CELLS).splitlines()
+def test_rows_are_models_and_columns_are_data_sets():
+    lines = cross_table.render_markdown(CELLS).splitlines()
     assert lines[0] == "### text to image" and lines[1] == ""
     head, rule, a, b = map(words, lines[2:6])
     assert head == ["trained on", "model", "CUHK-PEDES", "RSTPReid"] and rule == ["---"] * 4
@@ -40,18 +40,18 @@ def test_rows_are_trained_on_and_columns_tested_on():
     assert words(lines[11])[3] == "20.06 / 20.56 / 21.06 / 21.56 / 22.06"
 
 
-def test_rendered_numbers_never_stand_beside_real_ones():
-    lines = cross_table.markdown(CELLS).splitlines()
+def test_synthetic_data_has_its_own_tables():
+    lines = cross_table.render_markdown(CELLS).splitlines()
     start = lines.index("### MiniPEDES, rendered: text to image")
     assert words(lines[start + 2]) == ["trained on", "model", "MiniPEDES, rendered"]
     assert lines[start + 4].startswith("| –          | clip\\|x | 5.00 / 6.00 /")
     assert not any("MiniPEDES" in line for line in lines[:start])
-    only = cross_table.markdown(CELLS[3:])
+    only = cross_table.render_markdown(CELLS[3:])
     assert only.startswith("### MiniPEDES, rendered: text to image") and only.count("###") == 2
 
 
-def test_csv_has_all_digits():
-    rows = list(csv.DictReader(io.StringIO(cross_table.comma_separated(CELLS))))
+def test_csv_has_full_precision():
+    rows = list(csv.DictReader(io.StringIO(cross_table.render_csv(CELLS))))
     assert len(rows) == 8
     assert [rows[2][key] for key in ("model", "trained_on", "tested_on", "direction", "R1")] == [
         *("runs/a", "cuhk_pedes", "rstp_reid", "t2i", "40.125")

@@ -1,4 +1,4 @@
-"""Whose processes a run is of, from the variables that clusters really set."""
+"""Detection of a run's processes from the variables that clusters really set."""
 
 import pytest
 
@@ -39,7 +39,7 @@ EXPLICIT = {
         {},
         {"HOME": "/root"},
         SLURM | {"SLURM_STEP_NUM_TASKS": "1"},
-        # In a batch script itself: announced, but srun has not started them.
+        # In a batch script itself, where srun has not started the tasks.
         {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_NODELIST": "gpu[1-2]"},
         MPI | {"OMPI_COMM_WORLD_SIZE": "1"},
         {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"},  # as on a single TPU VM, or Colab
@@ -47,7 +47,7 @@ EXPLICIT = {
         EXPLICIT | {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"},
     ],
 )
-def test_one_process_is_left_alone(environment):
+def test_a_single_process_has_no_peers(environment):
     assert find(environment) is None
 
 
@@ -66,7 +66,7 @@ def test_slurm(nodes, first):
     assert found == Peers(f"{first}:{61440 + 5000 % 2047 * 2}", 8, 5, devices=(1,))
 
 
-def test_slurm_where_each_task_has_its_own_gpu_or_machine():
+def test_slurm_tasks_with_their_own_gpu_or_machine():
     assert find(SLURM | {"CUDA_VISIBLE_DEVICES": "3"}).devices is None
     assert find(SLURM | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}).devices == (1,)
     assert find(SLURM | {"SLURM_STEP_NUM_NODES": "8"}).devices is None
@@ -75,18 +75,18 @@ def test_slurm_where_each_task_has_its_own_gpu_or_machine():
 @pytest.mark.parametrize(
     ("gpus", "devices"),
     [
-        # srun --gpus-per-task=2 gives each task two of the node's four, under numbers of the task's own.
+        # srun --gpus-per-task=2 gives each task two of the node's four, numbered from 0.
         ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_ON_NODE": "4", "SLURM_GPUS_PER_TASK": "2"}, None),
         ({"CUDA_VISIBLE_DEVICES": "2,3", "SLURM_GPUS_ON_NODE": "4"}, None),
         ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_PER_TASK": "a100:2"}, None),
-        # Where all tasks of a node see all of its GPUs they share them out, none used twice and none left.
+        # Where all tasks of a node see all of its GPUs, they divide them without overlap or rest.
         ({"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_GPUS_ON_NODE": "4"}, (2, 3)),
         ({"SLURM_GPUS_ON_NODE": "8"}, (4, 5, 6, 7)),
         ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_ON_NODE": "2"}, (1,)),
         ({}, (1,)),
     ],
 )
-def test_a_task_of_slurm_uses_all_of_its_gpus(gpus, devices):
+def test_a_slurm_task_uses_all_of_its_gpus(gpus, devices):
     two_here = {
         "SLURM_STEP_NUM_TASKS": "4",
         "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
@@ -97,7 +97,7 @@ def test_a_task_of_slurm_uses_all_of_its_gpus(gpus, devices):
 
 
 @pytest.mark.parametrize(("node", "devices"), [("0", (1,)), ("1", (1,)), ("2", (2, 3))])
-def test_nodes_of_slurm_may_have_other_numbers_of_tasks(node, devices):
+def test_slurm_nodes_may_have_different_numbers_of_tasks(node, devices):
     tasks = {"SLURM_STEP_TASKS_PER_NODE": "4(x2),2", "SLURM_NODEID": node, "SLURM_STEP_NUM_TASKS": "10"}
     seen = {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_STEP_NUM_NODES": "3"}
     assert find(SLURM | tasks | seen).devices == devices
@@ -129,15 +129,15 @@ def test_addresses(address, host, port):
         *(":8476", "[]:1", "[::1]8476", "[host]:1", "1:2:3", "host:\u0661\u0662", "a[b]:1", ""),
     ],
 )
-def test_addresses_that_cannot_be(address):
+def test_rejects_malformed_addresses(address):
     with pytest.raises(UserError) as error:
         split_address(address)
     assert f"--coordinator {address}" in str(error.value) and "\n" not in str(error.value)
 
 
-def test_jobs_beside_each_other_have_ports_of_their_own():
+def test_concurrent_jobs_use_different_ports():
     ports = {find(SLURM | {"SLURM_JOB_ID": str(job)}).coordinator.split(":")[1] for job in range(4000, 6000)}
-    both = {int(port) for port in ports} | {int(port) + 1 for port in ports}  # JAX's is the next
+    both = {int(port) for port in ports} | {int(port) + 1 for port in ports}  # the next one is JAX's
     assert len(both) == 4000 and max(both) < 65536
 
 
@@ -147,7 +147,7 @@ def test_open_mpi():
     assert (found.count, found.index, found.devices) == (4, 3, (1,))
     six = MPI | {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp6://[fe80::1]:43370"}
     assert find(six).coordinator.startswith("[fe80::1]:")
-    # All on one machine, as Open MPI 5 tells too.
+    # All on one machine, which Open MPI 5 tells too.
     local = {key: MPI[key] for key in MPI if "uri" not in key} | {"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
     assert find(local).coordinator.startswith("127.0.0.1:")
     with pytest.raises(UserError, match="needs --coordinator HOST:PORT besides"):
@@ -164,7 +164,7 @@ def test_gke():
     assert found.hosts == {i + 4: host for i, host in hosts.items()}
 
 
-def test_a_pod_of_a_job_that_is_told_the_rest():
+def test_a_pod_gets_its_index_from_the_job():
     found = find(
         {"JOB_COMPLETION_INDEX": "3", "JAX_COORDINATOR_ADDRESS": "job-0.svc", "JAX_NUM_PROCESSES": "4"}
     )
@@ -172,7 +172,7 @@ def test_a_pod_of_a_job_that_is_told_the_rest():
 
 
 @pytest.mark.parametrize("endpoints", ["10.0.0.5,10.0.0.6", "unknown:unknown:10.0.0.5,w1:1:10.0.0.6"])
-def test_a_cloud_tpu_vm_asks_its_metadata(endpoints):
+def test_a_cloud_tpu_vm_reads_its_metadata(endpoints):
     metadata = {"worker-network-endpoints": endpoints, "agent-worker-number": "1", "tpu-env": "ZONE: 'x'\n"}
     found = find({}, metadata=metadata.__getitem__)
     assert found == Peers("10.0.0.5:8476", 2, 1, None, {0: "10.0.0.5", 1: "10.0.0.6"})
@@ -182,7 +182,7 @@ def test_a_cloud_tpu_vm_asks_its_metadata(endpoints):
     assert find({}, metadata=lambda key: "") is None
 
 
-def test_flags_go_before_variables_and_those_before_the_cluster():
+def test_flags_override_variables_which_override_the_cluster():
     assert find(EXPLICIT) == Peers("10.0.0.1:7000", 2, 1)
     assert find(EXPLICIT, index=0, coordinator="b:2") == Peers("b:2", 2, 0)
     assert find(SLURM | EXPLICIT).coordinator == "10.0.0.1:7000"
@@ -199,7 +199,7 @@ def test_flags_go_before_variables_and_those_before_the_cluster():
         (EXPLICIT | {"JAX_NUM_PROCESSES": "two"}, {}, "JAX_NUM_PROCESSES='two' must be a whole number"),
     ],
 )
-def test_what_does_not_go_together(environment, flags, told):
+def test_rejects_inconsistent_settings(environment, flags, told):
     with pytest.raises(UserError) as error:
         find(environment, **flags)
     assert told in str(error.value) and "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""How a run of several processes ends, and what is asked of all; test_several_processes.py has real ones."""
+"""How a run of several processes ends; train/test_several_processes.py runs real ones."""
 
 import errno
 import signal
@@ -51,12 +51,12 @@ ROOT = str(Path(__file__).parents[2])
         (ValueError("a bug"), 1, ""),
     ],
 )
-def test_what_an_error_ends_with(error, code, line):
+def test_verdict_of_each_error(error, code, line):
     argv = ["tpr_jax/main.py", "--config", "my config.py", "--workdir", "w"]
     assert verdict(error, argv) == (code, line)
 
 
-def test_one_process_alone_starts_nothing():
+def test_a_single_process_initializes_nothing():
     with processes.initialized(None, 1.0, "run", lambda error: (1, "")):
         pass
     with (
@@ -70,25 +70,27 @@ def test_one_process_alone_starts_nothing():
     ("peers", "address", "devices"),
     [
         (Peers("host:70", 2, 1, (2, 3)), "host:71", (2, 3)),
-        (Peers("[::1]:70", 2, 1), "[::1]:71", None),  # all that the process sees
+        (Peers("[::1]:70", 2, 1), "[::1]:71", None),  # all GPUs that the process sees
     ],
 )
-def test_what_jax_is_told(monkeypatch, tmp_path, peers, address, devices):
+def test_initializes_jax_with_the_address_and_devices(monkeypatch, tmp_path, peers, address, devices):
     told = {}
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: told.update(k, arguments=a))
     monkeypatch.setattr(jax.config, "update", lambda *words: None)
-    monkeypatch.setattr(processes.peer_lines, "watch", lambda lines, ended: lambda timeout: True)
-    monkeypatch.setattr(processes, "_meet", lambda place, workdir: met.append((place, workdir)) or {})
+    monkeypatch.setattr(processes.connections, "watch", lambda lines, ended: lambda timeout: True)
+    monkeypatch.setattr(processes, "_connect", lambda place, workdir: met.append((place, workdir)) or {})
     monkeypatch.setattr(processes, "_python_stdout", lambda index: processes.sys.stdout)
     monkeypatch.setattr(processes, "_leave_jax", lambda: None)
     met: list = []
     with processes.initialized(peers, 5.0, tmp_path, lambda error: (1, "")):
         pass
     assert told["arguments"] == (address, 2, 1) and told["local_device_ids"] == devices
-    assert met == [(processes.rendezvous.Place(address[:-3].strip("[]"), 70, 2, 1, 5.0, {}), str(tmp_path))]
+    assert met == [
+        (processes.rendezvous.Rendezvous(address[:-3].strip("[]"), 70, 2, 1, 5.0, {}), str(tmp_path))
+    ]
 
 
-def test_one_process_asks_nobody():
+def test_a_single_process_needs_no_communication():
     ask = processes.any_process(None)
     assert [ask(said) for said in (False, True, False)] == [False, True, False]
     assert (
@@ -114,13 +116,14 @@ time.sleep(60)
         (2, "error: a.jpg: broken", "so far\n", "error: a.jpg: broken\n"),
         (
             1,
-            "process 3 ended without a word",
+            "process 3 ended unexpectedly",
             "so far\n",
-            "error: process 3 ended without a word; the same command goes on from the newest checkpoint\n",
+            "error: process 3 ended unexpectedly; rerun the same command to resume from the newest "
+            "checkpoint\n",
         ),
     ],
 )
-def test_it_ends_at_once_whatever_is_waited_for(code, line, stdout, stderr):
+def test_ends_immediately_whatever_it_waits_for(code, line, stdout, stderr):
     done = subprocess.run(
         [sys.executable, "-c", ENDS.format(code=code, line=line)],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Processes that meet: here threads, which cannot tell the difference; among strangers of all kinds."""
+"""The rendezvous of processes, which are threads here, among strangers of all kinds."""
 
 import contextlib
 import socket
@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from tpr_jax.distributed import handshake, peer_lines, rendezvous
+from tpr_jax.distributed import connections, handshake, rendezvous
 from tpr_jax.errors import UserError
 
 TOKEN = "0123456789abcdef"
 
 
 def free_port() -> int:
-    """A port that is free, and the next one too."""
+    """Returns a free port after which another port is free."""
     while True:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 def together(*calls) -> list:
-    """What each call returns or raises, all made at a time."""
+    """Runs all calls at the same time and returns their results or errors."""
     found: list = [None] * len(calls)
 
     def make(i, call):
@@ -42,12 +42,12 @@ def together(*calls) -> list:
 
 
 def meet(port, count, index, timeout=20.0, token=TOKEN, host="127.0.0.1", **settings):
-    place = rendezvous.Place(host, port, count, index, timeout, **settings)
-    return lambda: rendezvous.meet(place, token if callable(token) else lambda: token)
+    where = rendezvous.Rendezvous(host, port, count, index, timeout, **settings)
+    return lambda: rendezvous.connect(where, token if callable(token) else lambda: token)
 
 
 def call(port) -> socket.socket:
-    """Opens a line as anybody could, as soon as the port is open."""
+    """Connects as anybody could, as soon as the port is open."""
     while True:
         try:
             return socket.create_connection(("127.0.0.1", port), timeout=20)
@@ -56,7 +56,7 @@ def call(port) -> socket.socket:
 
 
 def hang_up_time(line) -> bool:
-    """Waits until the other end hangs up."""
+    """Waits until the other end disconnects."""
     line.settimeout(20)
     with contextlib.suppress(ConnectionError):
         while line.recv(1000):
@@ -64,24 +64,24 @@ def hang_up_time(line) -> bool:
     return True
 
 
-def test_three_meet_in_any_order():
+def test_three_processes_connect_in_any_order():
     port = free_port()
     first, second, third = together(meet(port, 3, 0), meet(port, 3, 1), meet(port, 3, 2))
     assert sorted(first) == [1, 2] and list(second) == list(third) == [0]
-    peer_lines.leave(first, 5, "why  not\n")
+    connections.leave(first, 5, "why  not\n")
     for lines in (second, third):
         assert lines[0].recv(100) == b"left 5 why not\n"
 
 
-def test_a_peer_that_never_comes_is_named_to_all():
+def test_a_missing_peer_is_named_to_all():
     port = free_port()
     settings = {"timeout": 1.0, "hosts": {1: "here", 2: "node7"}}
     for error in together(meet(port, 3, 0, **settings), meet(port, 3, 1)):
         assert isinstance(error, UserError)
-        assert f"process 2 (node7) of 3 did not come to 127.0.0.1:{port} within 1 s" in str(error)
+        assert f"process 2 (node7) of 3 did not connect to 127.0.0.1:{port} within 1 s" in str(error)
 
 
-def test_the_first_that_never_comes_is_named_by_its_address():
+def test_a_missing_first_process_is_named_by_its_address():
     port = free_port()
     began = time.monotonic()
     with pytest.raises(UserError, match=f"process 0 does not answer at 127.0.0.1:{port} within 0.5 s"):
@@ -89,24 +89,24 @@ def test_the_first_that_never_comes_is_named_by_its_address():
     assert time.monotonic() - began < 5
 
 
-def test_numbers_that_do_not_go_together():
+def test_rejects_inconsistent_counts_and_indices():
     port = free_port()
     for error in together(meet(port, 3, 0), meet(port, 4, 1)):
-        assert "process 1 of 3" in str(error) and "says that there are 4" in str(error)
+        assert "process 1 of 3" in str(error) and "was started with --num_processes 4" in str(error)
     port = free_port()
     found = together(meet(port, 3, 0), meet(port, 3, 1), meet(port, 3, 1))
-    assert all("came twice" in str(error) for error in found[:1])
+    assert all("connected twice" in str(error) for error in found[:1])
 
 
-def test_processes_of_other_versions(monkeypatch):
+def test_rejects_processes_of_other_versions(monkeypatch):
     port = free_port()
     first = threading.Thread(target=lambda: told.append(together(meet(port, 2, 0))[0]))
     told: list = []
     first.start()
-    call(port).close()  # it listens, with its own version
+    call(port).close()  # it listens now, with its real version
     with monkeypatch.context() as patch:
         patch.setattr(rendezvous, "__version__", "0.0.1")
-        # Both ends are this module: the first compares with what it reads after the change.
+        # Both ends use this module: the first one compares with the patched version.
         patch.setattr(rendezvous.handshake, "is_proof", lambda *words: True)
         line = call(port)
         greeting = line.recv(100).split()
@@ -116,7 +116,7 @@ def test_processes_of_other_versions(monkeypatch):
     assert "runs tpr_jax 9.9.9, and process 0 runs 0.0.1: install the same" in str(told[0])
 
 
-def test_a_port_in_use():
+def test_reports_a_port_in_use():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} cannot be opened .* choose another, --coordinator"):
@@ -138,7 +138,7 @@ STRANGERS = [
 
 
 @pytest.mark.parametrize("words", STRANGERS, ids=range(len(STRANGERS)))
-def test_strangers_are_hung_up_on_and_take_nobodys_place(words):
+def test_strangers_are_disconnected_and_take_no_place(words):
     port = free_port()
 
     def stranger():
@@ -153,8 +153,8 @@ def test_strangers_are_hung_up_on_and_take_nobodys_place(words):
     assert list(first) == [1] and list(second) == [0]
 
 
-def test_silent_callers_neither_delay_nor_stretch_the_time(monkeypatch):
-    """They are hung up on after a while, and meanwhile those of the run come; nobody is waited for longer."""
+def test_silent_callers_do_not_delay_the_rendezvous(monkeypatch):
+    """Silent callers are disconnected after a while, and the run's processes connect meanwhile."""
     port = free_port()
     monkeypatch.setattr(rendezvous, "CALLER_SECONDS", 0.3)
     silent: list = []
@@ -169,7 +169,7 @@ def test_silent_callers_neither_delay_nor_stretch_the_time(monkeypatch):
     assert list(first) == [1] and hung_up and list(second) == [0]
 
 
-def test_the_time_ends_though_strangers_keep_calling():
+def test_times_out_while_strangers_keep_calling():
     port, over = free_port(), threading.Event()
 
     def strangers():
@@ -187,10 +187,10 @@ def test_the_time_ends_though_strangers_keep_calling():
             over.set()
 
     found, _ = together(first, lambda: _until(lambda: _listens(port)) and strangers())
-    assert "process 1 of 2 did not come" in str(found)
+    assert "process 1 of 2 did not connect" in str(found)
 
 
-def test_of_many_strangers_the_oldest_make_room(monkeypatch):
+def test_the_oldest_of_many_strangers_is_disconnected(monkeypatch):
     port = free_port()
     monkeypatch.setattr(rendezvous, "CALLERS", 4)
     monkeypatch.setattr(rendezvous, "CALLER_SECONDS", 60)
@@ -222,13 +222,13 @@ def _listens(port) -> bool:
     return True
 
 
-def test_who_has_another_token_is_told_and_waited_for():
+def test_a_process_with_another_token_is_refused():
     port, found = free_port(), {}
     settings = {"timeout": 1.5}
     first, second = together(meet(port, 2, 0, **settings), meet(port, 2, 1, token="f" * 16, **settings))
-    assert "process 1 of 2 did not come" in str(first)
+    assert "process 1 of 2 did not connect" in str(first)
     assert "it does not have the token of this run" in str(second) or "refused" in str(second)
-    # A token of an earlier run lies in the workdir until the first process replaces it.
+    # The workdir holds the token of an earlier run until the first process replaces it.
     port = free_port()
 
     def token():
@@ -239,8 +239,8 @@ def test_who_has_another_token_is_told_and_waited_for():
     assert list(first) == [1] and list(second) == [0] and found["calls"] >= 3
 
 
-def test_a_listener_that_is_not_the_first_process_is_not_believed():
-    """It does not know the token, and cannot say "go"."""
+def test_an_impostor_of_the_first_process_is_refused():
+    """An impostor does not know the token, so it cannot prove its "go"."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
 
@@ -257,7 +257,7 @@ def test_a_listener_that_is_not_the_first_process_is_not_believed():
     assert "does not have the token of this run" in str(second)
 
 
-def test_one_that_dies_while_the_others_come_may_come_again():
+def test_a_process_that_dies_early_may_reconnect():
     port, gone = free_port(), threading.Event()
 
     def dies():
@@ -277,7 +277,7 @@ def test_one_that_dies_while_the_others_come_may_come_again():
     assert sorted(first) == [1, 2] and list(again) == list(other) == [0]
 
 
-def test_jaxs_port_in_use_is_told_to_all():
+def test_reports_jaxs_port_in_use_to_all():
     port = free_port()
     with socket.create_server(("", port + 1)):
         for error in together(meet(port, 2, 0), meet(port, 2, 1)):
@@ -288,7 +288,7 @@ def test_jaxs_port_in_use_is_told_to_all():
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
-def test_they_meet_by_ipv6():
+def test_connects_by_ipv6():
     port = free_port()
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
@@ -307,7 +307,7 @@ def test_they_meet_by_ipv6():
         ("x" * 80, "is not the name of a host"),
     ],
 )
-def test_a_host_that_is_unknown(host, told):
+def test_reports_an_unknown_host(host, told):
     with pytest.raises(UserError) as error:
         meet(free_port(), 2, 1, timeout=0.3, host=host)()
     assert told in str(error.value) and "\n" not in str(error.value)

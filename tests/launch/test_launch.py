@@ -1,7 +1,7 @@
-"""The scripts of launch/: what they would run, what the manifest says, and when they start a run again.
+"""The scripts of launch/: the commands they run, the manifest, and when they restart a run.
 
-The programs of a cluster (gcloud, kubectl, sbatch, srun, ...) are stand-ins here, which note how they are
-called. test_launch_local.py runs real processes.
+The programs of a cluster (gcloud, kubectl, sbatch, srun, ...) are stand-ins here, which log how they are
+called. test_local.py runs real processes.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ from tests.conftest import ROOT
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(path.name for path in LAUNCH.glob("*.sh"))
 PROGRAMS = ("gcloud", "kubectl", "docker", "sbatch", "srun", "scontrol", "squeue", "sudo", "git", "systemctl")
-# Words that a shell would take apart if they were not quoted.
+# Words that a shell would split if they were not quoted.
 ARGS = ["--config", "my config.py:it's", "--workdir", "/mnt/tpr/runs/a", "--config.backbone=$HOME;x"]
 SETTINGS = {"NAME": "tpr", "ZONE": "us-west4-a", "BUCKET": "bucket", "PROJECT": "project", "IMAGE": "reg/tpr"}
 
 
 @pytest.fixture
 def stand_ins(tmp_path):
-    """`stand_ins(gcloud="...")`: a folder of programs that note their arguments, then do as said."""
+    """Returns `stand_ins(gcloud="...")`, which writes programs that log their arguments, then run a body."""
     folder = tmp_path / "bin"
     folder.mkdir()
 
@@ -48,7 +48,7 @@ def stand_ins(tmp_path):
 
 @pytest.fixture
 def launch(tmp_path, stand_ins):
-    """`launch(script, *args, bodies={}, **environment)` -> the finished process, with `calls`: its lines."""
+    """Returns `launch(script, *args, bodies={}, **environment)` -> finished process, with logged `calls`."""
 
     def call(script, *args, bodies=None, **environment) -> subprocess.CompletedProcess:
         done = subprocess.run(
@@ -71,7 +71,7 @@ def _environment(programs: Path, **changes) -> dict[str, str]:
 
 
 def dry(launch, script, *args, **environment) -> list[list[str]]:
-    """The words of each command that a script would run; it must not run one."""
+    """Returns the words of each command that a script would run, without running any."""
     done = launch(script, *args, DRY_RUN="1", **environment)
     assert (done.returncode, done.stderr, done.calls) == (0, "", [])
     return [shlex.split(line) for line in done.stdout.splitlines()]
@@ -85,7 +85,7 @@ def test_shellcheck_finds_nothing():
 
 
 @pytest.mark.parametrize("name", [*SCRIPTS, "gke_jobset.yaml", "Dockerfile"])
-def test_each_says_at_its_head_what_it_needs_and_costs(name):
+def test_each_header_states_needs_and_costs(name):
     lines = (LAUNCH / name).read_text().splitlines()
     head = " ".join(line for line in lines[:45] if line.startswith("#")).lower()
     if name not in ("common.sh", "once.sh"):  # which are parts of others
@@ -130,11 +130,11 @@ def test_slurm_submits_itself(launch):
         (0, False, "CANCELLED", 0, 0, False),  # scancel
         (1, False, "RUNNING", 3, 0, True),  # a peer was lost
         (137, True, "RUNNING", 3, 0, True),  # one was killed as it wrote its report
-        (2, False, "RUNNING", 0, 2, False),  # a mistake
+        (2, False, "RUNNING", 0, 2, False),  # an error of the user
         (1, False, "RUNNING", 20, 2, False),  # too often
     ],
 )
-def test_slurm_goes_back_into_the_queue(launch, tmp_path, code, done, state, restarts, ends, again):
+def test_slurm_requeues_the_job(launch, tmp_path, code, done, state, restarts, ends, again):
     if done:
         (tmp_path / "results.json").write_text("{}")
     bodies = {"srun": f"exit {code}", "squeue": f"echo {state}", "scontrol": "exit 0"}
@@ -144,15 +144,15 @@ def test_slurm_goes_back_into_the_queue(launch, tmp_path, code, done, state, res
     assert ("scontrol requeue 7" in found.calls) == again
 
 
-def test_each_job_of_slurm_has_a_token_of_its_own_that_all_tasks_get(launch, tmp_path):
+def test_each_slurm_job_has_its_own_token(launch, tmp_path):
     (tmp_path / "results.json").write_text("{}")
     bodies = {"srun": f'echo "$TPR_RUN_TOKEN" >>{tmp_path}/tokens', "squeue": "exit 0", "scontrol": "exit 0"}
     for _ in range(2):
         launch(
             "slurm.sh", f"--workdir={tmp_path}", bodies=bodies, SLURM_JOB_ID="7", SLURM_SUBMIT_DIR=str(ROOT)
         )
-    one, other = (tmp_path / "tokens").read_text().split()
-    assert re.fullmatch("[0-9a-f]{32}", one) and re.fullmatch("[0-9a-f]{32}", other) and one != other
+    tokens = (tmp_path / "tokens").read_text().split()
+    assert len(set(tokens)) == 2 and all(re.fullmatch("[0-9a-f]{32}", token) for token in tokens)
 
 
 def test_slurm_runs_from_a_copy(launch, tmp_path, stand_ins):
@@ -180,11 +180,11 @@ def test_tpu_machines(launch):
     what = ["create", "describe", "archive", "scp", "ssh", "ssh", "ssh", "ls", "delete"]
     assert [next(word for word in what if word in words) for words in kept] == what
     assert kept[-2][-1] == "gs://bucket/runs/a/results.json"
-    # What a worker is told comes through two shells.
+    # A worker's command passes through two shells.
     (run,) = dry(launch, "tpu_vm.sh", "run", *ARGS, **SETTINGS)
     assert run[:-1] == [*group, "ssh", *at, "--node=all", "--worker=all"]
-    told = shlex.split(run[-1].removeprefix("--command="))
-    assert told == ["TPR_RUN_TOKEN=RANDOM_TOKEN", "bash", "tpr_jax/launch/tpu_worker.sh", "run", *ARGS]
+    command = shlex.split(run[-1].removeprefix("--command="))
+    assert command == ["TPR_RUN_TOKEN=RANDOM_TOKEN", "bash", "tpr_jax/launch/tpu_worker.sh", "run", *ARGS]
     setup = dry(launch, "tpu_worker.sh", "setup", "bucket")
     assert ["sudo", "apt-get", "-qq", "install", "-y", "gcsfuse"] in setup
     assert setup[-1][-3:] == ["-r", "requirements.lock", "jax[tpu]"]
@@ -194,7 +194,7 @@ def test_tpu_machines(launch):
     assert {"--property=Restart=on-failure", "--property=RestartPreventExitStatus=2"} <= set(service)
 
 
-# Plays the cloud: `answers` has what it says how the machines are, one line a question.
+# Simulates the cloud: `answers` has the state of the machines, one line per query.
 CLOUD = """
 case "$*" in
     *describe*) head -n 1 {folder}/answers; sed -i 1d {folder}/answers ;;
@@ -206,7 +206,7 @@ exit 0
 
 
 @pytest.mark.parametrize("missing", [0, 1])
-def test_tpu_machines_that_are_taken_away_are_asked_for_again(launch, tmp_path, missing):
+def test_requests_preempted_tpu_machines_again(launch, tmp_path, missing):
     (tmp_path / "answers").write_text("\nPROVISIONING\nACTIVE\nACTIVE\nSUSPENDED\n\nACTIVE\nACTIVE\nACTIVE\n")
     (tmp_path / "units").write_text("inactive\nactive\ninactive\n\ninactive\n")
     bodies = {"gcloud": CLOUD.format(folder=tmp_path, missing=missing), "git": "exit 0"}
@@ -219,11 +219,11 @@ def test_tpu_machines_that_are_taken_away_are_asked_for_again(launch, tmp_path, 
     assert seen == [*once, "delete", *once, "storage ls", "delete"]
 
 
-def test_tpu_what_a_user_gets_wrong(launch):
+def test_tpu_rejects_bad_arguments(launch):
     for args, changes, words in [
-        (["keep", "--workdir", "/tmp/a"], {}, "--workdir /tmp/a must lie in /mnt/tpr"),
+        (["keep", "--workdir", "/tmp/a"], {}, "--workdir /tmp/a must be within /mnt/tpr"),
         (["run", "--config", "a"], {}, "--workdir is missing"),
-        (["crate"], {}, "'crate' is not known: keep, create"),
+        (["crate"], {}, "'crate' is unknown: choose from keep, create"),
         (["create"], {"NAME": ""}, "name the machines, NAME=tpr"),
     ]:
         done = launch("tpu_vm.sh", *args, **(SETTINGS | changes))
@@ -259,7 +259,7 @@ def test_manifest(launch, schema, topology, hosts, slices):
     assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == topology
     assert pod["containers"][0]["args"] == ["--peer_timeout=1800", *ARGS]
     assert pod["containers"][0]["env"] == [{"name": "TPR_RUN_TOKEN", "value": "RANDOM_TOKEN"}]
-    # What the parts call each other.
+    # The names that refer to each other.
     assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
     assert pod["containers"][0]["volumeMounts"][0]["name"] == pod["volumes"][0]["name"]
 
@@ -274,7 +274,7 @@ def test_manifest(launch, schema, topology, hosts, slices):
         lambda job: job["template"]["spec"]["containers"][0].update(args=[4]),
     ],
 )
-def test_the_schema_finds_mistakes(launch, schema, spoil):
+def test_schema_rejects_errors(launch, schema, spoil):
     found = copy.deepcopy(manifest(launch, *ARGS))
     spoil(found["spec"]["replicatedJobs"][0]["template"]["spec"])
     with pytest.raises(jsonschema.ValidationError):
@@ -293,14 +293,14 @@ def test_gke_commands(launch):
     assert dry(launch, "gke.sh", "stop", **SETTINGS) == [["kubectl", "delete", "jobset", "tpr"]]
 
 
-def test_the_image_has_what_it_copies():
+def test_image_copies_existing_files():
     lines = (LAUNCH / "Dockerfile").read_text().splitlines()
     copied = [word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]]
     assert copied and all((ROOT / name).exists() for name in copied)
 
 
 def program(folder: Path, body: str) -> dict[str, str]:
-    """A stand-in for Python, which gets `-m tpr_jax.main` and so on."""
+    """Returns the environment that replaces Python by a script with this body."""
     path = folder / "python"
     path.write_text(f"#!/usr/bin/env bash\n{body}\n")
     path.chmod(0o755)
@@ -326,8 +326,8 @@ def test_exit_codes_for_a_cluster(launch, tmp_path, code, done, ends):
         ("local.sh", "1 137 0 0", 3, 0, 4),  # two processes each time
     ],
 )
-def test_started_again_where_that_helps(launch, tmp_path, script, codes, restarts, ends, starts):
-    """The stand-in ends with the next of `codes`, one start after the other."""
+def test_restarts_after_failures(launch, tmp_path, script, codes, restarts, ends, starts):
+    """Each start of the stand-in exits with the next of `codes`."""
     (tmp_path / "codes").write_text(codes.replace(" ", "\n") + "\n")
     body = f"""
     exec 9>"{tmp_path}/lock"; flock 9
@@ -342,8 +342,8 @@ def test_started_again_where_that_helps(launch, tmp_path, script, codes, restart
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("script", ["gpus.sh", "once.sh"])
-def test_a_signal_is_passed_on_once(tmp_path, stand_ins, script, number):
-    """As from a terminal or a cluster: to the whole group of processes."""
+def test_forwards_a_signal_once(tmp_path, stand_ins, script, number):
+    """A terminal or a cluster sends it to the whole process group."""
     body = f"""
     trap 'echo signal >>"{tmp_path}/signals"' TERM INT
     echo ready >"{tmp_path}/ready"
@@ -358,14 +358,14 @@ def test_a_signal_is_passed_on_once(tmp_path, stand_ins, script, number):
         os.killpg(process.pid, number)
         assert process.wait(timeout=300) == {"gpus.sh": 0, "once.sh": 75}[script]
     finally:
-        with contextlib.suppress(ProcessLookupError):  # what it started ends with it
+        with contextlib.suppress(ProcessLookupError):  # kills what it started too
             os.killpg(process.pid, signal.SIGKILL)
     assert (tmp_path / "signals").read_text() == "signal\n"
 
 
 @pytest.mark.parametrize("script", ["gpus.sh", "once.sh"])
-def test_a_signal_before_pythons_first_line_is_a_stop_too(tmp_path, stand_ins, script):
-    """Nothing handles it yet, and it ends the process with 143."""
+def test_a_signal_before_pythons_first_line_is_a_stop(tmp_path, stand_ins, script):
+    """No handler is installed yet, so the process ends with 143."""
     body = f"""
     echo ready >"{tmp_path}/ready"
     exec sleep 300"""
@@ -384,6 +384,6 @@ def test_a_signal_before_pythons_first_line_is_a_stop_too(tmp_path, stand_ins, s
 
 
 @pytest.mark.parametrize(("code", "ends"), [(143, 143), (1, 1)])
-def test_a_program_that_ends_so_by_itself_was_not_asked(launch, tmp_path, code, ends):
+def test_exit_code_143_without_a_signal_is_a_failure(launch, tmp_path, code, ends):
     found = launch("gpus.sh", "--workdir", "w", RESTARTS="0", **program(tmp_path, f"exit {code}"))
     assert found.returncode == ends

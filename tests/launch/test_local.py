@@ -19,7 +19,7 @@ FLAGS = ["--config.total_steps=12", "--config.eval_every=0", "--config.checkpoin
 
 @pytest.fixture
 def begin(tiny):
-    """`begin(workdir)`: local.sh with the tiny run as two processes of two devices, just started."""
+    """Returns `begin(workdir)`, which starts local.sh with the tiny run as two processes of two devices."""
 
     def start(workdir) -> subprocess.Popen:
         settings = {"DEVICES": "2", "PORT": str(free_ports()), "PYTHONUNBUFFERED": "1"}
@@ -44,26 +44,26 @@ def wait_for_step(process, workdir, step: int) -> None:
 
 
 def processes_of(script: int) -> list[int]:
-    """The ids of the Python processes that a script has started."""
+    """Returns the ids of the Python processes that a script has started."""
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(script)], capture_output=True, text=True)
     words = [(int(pid), Path(f"/proc/{pid}/cmdline").read_bytes()) for pid in found.stdout.split()]
     return [pid for pid, line in words if b"tpr_jax.main" in line]
 
 
-def test_one_of_two_processes_is_killed_and_the_run_ends_all_the_same(begin, tmp_path):
+def test_restarts_after_a_process_is_killed(begin, tmp_path):
     workdir = tmp_path / "run"
     script = begin(workdir)
-    wait_for_step(script, workdir, 7)  # behind a checkpoint, which takes a moment to be written
+    wait_for_step(script, workdir, 7)  # after a checkpoint, which takes a moment to write
     os.kill(processes_of(script.pid)[1], signal.SIGKILL)
     stdout, stderr = script.communicate(timeout=600)
     assert script.returncode == 0, stderr
-    assert "starting it again (1 of 3)" in stderr and "process 1 ended without a word" in stderr
+    assert "restarting (1 of 3)" in stderr and "process 1 ended unexpectedly" in stderr
     assert re.search(r"resumed at step \d+ of 12", stdout), (stdout, stderr)
     assert (workdir / "results.json").exists()
     assert [row["step"] for row in rows(workdir) if "loss" in row] == list(range(1, 13))
 
 
-def test_sigterm_to_the_script_saves_and_ends(begin, tmp_path):
+def test_sigterm_saves_and_stops_the_run(begin, tmp_path):
     workdir = tmp_path / "run"
     script = begin(workdir)
     wait_for_step(script, workdir, 3)
@@ -71,4 +71,4 @@ def test_sigterm_to_the_script_saves_and_ends(begin, tmp_path):
     stdout, stderr = script.communicate(timeout=600)
     assert script.returncode == 0, stderr
     assert "resume with: python -m tpr_jax.main --config" in stdout
-    assert not (workdir / "results.json").exists() and "again" not in stderr, stderr
+    assert not (workdir / "results.json").exists() and "restarting" not in stderr, stderr

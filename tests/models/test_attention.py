@@ -1,4 +1,4 @@
-"""Attention against NumPy in float64: written out, and as cuDNN is called."""
+"""Attention against NumPy in float64: the reference, and the call of cuDNN."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ SHAPE = B, H, L, C = 2, 3, 5, 8
 M = 7  # keys
 MASKS = {
     "all": np.zeros((L, M)),
-    "causal": np.pad(oracles.causal(L), ((0, 0), (M - L, 0))),  # behind a prefix that all may see
+    "causal": np.pad(oracles.causal(L), ((0, 0), (M - L, 0))),  # after a prefix that all queries see
 }
 
 
@@ -26,13 +26,13 @@ def float32(*arrays):
 
 
 def by_xla(q, k, v, mask):
-    """The form in which cuDNN's kernel is called, computed by XLA: it runs anywhere."""
+    """Computes the fused call by XLA, which runs anywhere."""
     assert mask is None
-    return attention.fused(q, k, v, "xla")
+    return attention.fused_attention(q, k, v, "xla")
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_result(mask):
+def test_attention_matches_numpy(mask):
     found = attention.attend(*float32(*inputs(), MASKS[mask]))
     np.testing.assert_allclose(found, oracles.attend(*inputs(), MASKS[mask]), rtol=1e-4, atol=1e-5)
 
@@ -44,10 +44,10 @@ def test_no_mask(function):
     np.testing.assert_allclose(function(*float32(q, k, v), None), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_mask_for_each_row():
+def test_accepts_a_mask_for_each_row():
     q, k, v = inputs()
     masks = np.where(np.random.default_rng(1).random((B, 1, L, M)) < 0.3, -np.inf, 0)
-    masks[..., 0] = 0  # no query is without a key
+    masks[..., 0] = 0  # every query has a key
     found = attention.attend(*float32(q, k, v, masks))
     for row in range(B):
         expected = oracles.attend(*(a[row : row + 1] for a in (q, k, v)), masks[row, 0])
@@ -59,8 +59,8 @@ def test_a_mask_for_each_row():
     [(attention.attend, "all"), (attention.attend, "causal"), (by_xla, "all")],
 )
 @pytest.mark.parametrize("of", [0, 1, 2], ids="qkv")
-def test_slopes(of, function, mask):
-    """Along a random direction, against a difference of the oracle."""
+def test_gradients_match_finite_differences(of, function, mask):
+    """Compares directional derivatives with finite differences of the oracle."""
     rng, at, h = np.random.default_rng(of), inputs(), 1e-5
     direction, weights = rng.normal(size=at[of].shape), rng.normal(size=SHAPE)
 
@@ -89,15 +89,15 @@ def test_bfloat16_differs_by_its_rounding():
         assert np.linalg.norm(rounded.astype(jnp.float32) - exact) < 0.02 * np.linalg.norm(exact)
 
 
-def test_the_softmax_is_kept_once_in_the_type_of_the_inputs():
+def test_saves_the_softmax_once_in_the_dtype_of_the_inputs():
     at = [a.astype(jnp.bfloat16) for a in float32(*inputs())]
     _, pull = jax.vjp(attention.attend, *at, None)
     kept = [leaf for leaf in jax.tree.leaves(pull) if leaf.shape == (B, H, L, M)]
     assert [leaf.dtype for leaf in kept] == [jnp.bfloat16]
 
 
-def test_heads_there_and_back():
-    x = np.arange(2 * 3 * 8).reshape(2, 3, 8)
+def test_join_heads_inverts_split_heads():
+    x = np.arange(2 * 3 * 8.0).reshape(2, 3, 8)
     split = attention.split_heads(jnp.asarray(x), 2)
     np.testing.assert_array_equal(split, oracles.heads_of(x, 2))
     np.testing.assert_array_equal(split[1, 1, 2], x[1, 2, 4:])
@@ -106,31 +106,35 @@ def test_heads_there_and_back():
 
 @pytest.fixture
 def asked_anew():
-    attention.kernel_works.cache_clear()
+    attention.fused_attention_works.cache_clear()
     yield
-    attention.kernel_works.cache_clear()
+    attention.fused_attention_works.cache_clear()
 
 
-def test_a_kernel_is_used_where_it_runs_and_agrees(monkeypatch, asked_anew):
-    """The same call computed by XLA stands in for cuDNN's, which needs a GPU."""
-    assert attention.kernel_works() == (jax.default_backend() == "gpu")
-    attention.kernel_works.cache_clear()
+def test_uses_the_fused_kernel_only_if_it_runs_and_agrees(monkeypatch, asked_anew):
+    """XLA stands in for cuDNN, which needs a GPU."""
+    assert attention.fused_attention_works() == (jax.default_backend() == "gpu")
+    attention.fused_attention_works.cache_clear()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     inside = []
-    jax.jit(lambda x: inside.append(attention.kernel_works("xla")) or x)(jnp.ones(3))  # amid a trace
+    jax.jit(lambda x: inside.append(attention.fused_attention_works("xla")) or x)(
+        jnp.ones(3)
+    )  # while tracing
     assert inside == [True]
     if not any(device.platform == "gpu" for device in jax.devices()):
-        assert not attention.kernel_works("cudnn")
-    attention.kernel_works.cache_clear()
+        assert not attention.fused_attention_works("cudnn")
+    attention.fused_attention_works.cache_clear()
     real = jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, **b: 1.1 * real(*a, **b))
-    assert not attention.kernel_works("xla")
+    assert not attention.fused_attention_works("xla")
 
 
-def test_traced_for_a_gpu_and_run_on_a_cpu_it_is_written_out(monkeypatch):
-    """Of both ways the one for the devices at hand is compiled."""
-    monkeypatch.setattr(attention, "kernel_works", lambda: True)
-    monkeypatch.setattr(attention, "fused", lambda q, k, v: attention.reference_attention(q, k, v, None) + 1)
+def test_traced_with_a_gpu_and_run_on_a_cpu_uses_the_reference(monkeypatch):
+    """Only the branch of the local platform is compiled."""
+    monkeypatch.setattr(attention, "fused_attention_works", lambda: True)
+    monkeypatch.setattr(
+        attention, "fused_attention", lambda q, k, v: attention.reference_attention(q, k, v, None) + 1
+    )
     q, k, v = np.random.default_rng(0).normal(size=(3, B, H, 16, C))
     at = [jnp.asarray(a, jnp.bfloat16) for a in (q, k, v)]
     found = jax.jit(attention.attend)(*at, None).astype(jnp.float32)
@@ -140,9 +144,9 @@ def test_traced_for_a_gpu_and_run_on_a_cpu_it_is_written_out(monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(4, 12, 193, 203, 64), (4, 8, 77, 77, 64), (2, 2, 9, 16, 32)])
-def test_cudnn_is_what_is_written_out(shape):
-    """Result and slopes at the towers' sizes, odd numbers of queries and keys among them."""
-    if not attention.kernel_works():
+def test_cudnn_matches_the_reference(shape):
+    """Compares results and gradients at the towers' sizes, with unaligned numbers of queries and keys."""
+    if not attention.fused_attention_works():
         pytest.skip("no GPU with cuDNN's attention here")
     b, h, l, m, c = shape
     rng = np.random.default_rng(0)

@@ -17,7 +17,7 @@ ALL = np.zeros((5, 5))
 
 
 def run(*parts, act="quick_gelu", mask=None, seed=0):
-    """(variables, x, y, routing) of a block with random parameters and the parts in their slots."""
+    """Returns (variables, x, y, routing) of a block with parts and random variables."""
     block = Block(HEADS, MLP, 2, act, EPS, slots_of_block(parts, 0, 1))
     x = np.random.default_rng(seed).normal(size=(2, 5, D)).astype(np.float32)
     shapes = jax.eval_shape(block.init, jax.random.key(0), jnp.asarray(x))
@@ -37,15 +37,15 @@ def close(found, expected):
 
 
 @pytest.mark.parametrize("act", ["gelu", "quick_gelu"])
-def test_without_a_part(act):
+def test_block_without_parts_matches_numpy(act):
     mask = oracles.causal(5)
     variables, x, y, routing = run(act=act, mask=jnp.asarray(mask, jnp.float32))
     assert routing == [] and set(variables) == {"params"}
     close(y, oracles.block(variables["params"], x, mask, HEADS, getattr(oracles, act))[0])
 
 
-def test_adapter_stands_beside_the_mlp():
-    """It reads LN3(h), h after the attention, and its output is scaled."""
+def test_adapter_beside_the_mlp():
+    """It reads LN3(h), where h follows the attention, and its output is scaled."""
     variables, x, y, routing = run(Adapter(reduction=2, scale=4.0))
     part = variables["adapter"]["beside_mlp"]
     without, h = plain(variables, x)
@@ -54,8 +54,8 @@ def test_adapter_stands_beside_the_mlp():
 
 
 @pytest.mark.parametrize("router", ["blend", "sum", "input"])
-def test_mixture_stands_beside_the_mlp(router):
-    """Each token's two experts of three by a loop, scaled; and what the router says of itself."""
+def test_mixture_beside_the_mlp(router):
+    """Compares with a loop over the two selected experts of each token, and checks the routing statistics."""
     variables, x, y, (routing,) = run(Moe("beside_mlp", 3, 2, 4, router, 0.1), seed=1)
     part = variables["moe"]["beside_mlp"]
     without, h = plain(variables, x)
@@ -77,7 +77,7 @@ def test_mixture_stands_beside_the_mlp(router):
 
 
 def test_adapters_beside_both_layer_norms_read_the_raw_input():
-    """UP-Person's: `MHA(LN1(x) + s1 A1(x))`, `MLP(LN2(h) + s2 A2(h))`."""
+    """UP-Person computes `MHA(LN1(x) + s1 A1(x))`, `MLP(LN2(h) + s2 A2(h))`."""
     parts = [Adapter(slot, 2, "learned", norm=False) for slot in ("beside_ln_1", "beside_ln_2")]
     variables, x, y, _ = run(*parts)
     p, first, second = variables["params"], *(variables["adapter"][part.slot] for part in parts)
@@ -88,8 +88,8 @@ def test_adapters_beside_both_layer_norms_read_the_raw_input():
     close(y, h + oracles.mlp(p["mlp"], u))
 
 
-def test_adapters_behind_attention_and_mlp():
-    """Houlsby's: `z + A(z)` of what a sublayer gives, before it is added to the stream."""
+def test_adapters_after_attention_and_mlp():
+    """Houlsby et al. add `A(z)` to a sublayer's output z before the residual connection."""
     parts = [Adapter(slot, 2, 0.5, norm=False) for slot in ("after_attn", "after_mlp")]
     variables, x, y, _ = run(*parts)
     p, first, second = variables["params"], *(variables["adapter"][part.slot] for part in parts)
@@ -107,7 +107,7 @@ PLACE |= dict.fromkeys("qkv", ("attn", "qkv"))
 
 
 def kernel_of(attn_and_mlp, target, kernel=None):
-    """A target's kernel in a block, or the block with another one there."""
+    """Returns a target's kernel in a block, or the block with another kernel there."""
     layer, name = PLACE[target]
     whole = attn_and_mlp[layer][name]["kernel"]
     piece = slice("qkv".index(target) * D, ("qkv".index(target) + 1) * D) if name == "qkv" else slice(None)
@@ -127,8 +127,8 @@ def leaves_of(collection, target):
 @pytest.mark.parametrize("scale", ["learned", 0.5])
 @pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("targets", [(target,) for target in TARGETS] + [("k", "v"), TARGETS])
-def test_lora_changes_the_targets_kernels(targets, dora, scale):
-    """The block with `W + s A B` in W's place; with DoRA each column then has |W|'s length times m."""
+def test_lora_updates_the_kernels_of_its_targets(targets, dora, scale):
+    """The block uses `W + s A B` in place of W; with DoRA each column has the norm of W's times m."""
     variables, x, y, _ = run(Lora(targets, 3, scale, dora), seed=2)
     p = variables["params"]
     for target in targets:
@@ -146,7 +146,7 @@ def test_lora_changes_the_targets_kernels(targets, dora, scale):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_mixture_of_low_rank_experts(target):
-    """Each token has a kernel of its own, `W + s (w_i A_i B_i + w_j A_j B_j)`, by what the target reads."""
+    """Each token has its own kernel, `W + s (w_i A_i B_i + w_j A_j B_j)`, routed by the target's input."""
     variables, x, y, (routing,) = run(LoraMoe((target,), 3, 4, 2, "input", 0.5), seed=3)
     p, part = variables["params"], leaves_of(variables["moe"], target)
     assert routing["load"].shape == (4,)
@@ -162,7 +162,7 @@ def test_mixture_of_low_rank_experts(target):
 
 
 def with_additions(p, x, additions):
-    """The block's output where each target's product gains what a function of its input gives."""
+    """Returns the block's output with a function of each target's input added to the target's output."""
 
     def linear(layer, u, targets):
         y = u @ layer["kernel"] + layer["bias"]
@@ -182,7 +182,7 @@ def with_additions(p, x, additions):
 @pytest.mark.parametrize("mask", [None, oracles.causal(5)], ids=["all", "causal"])
 @pytest.mark.parametrize(("gate", "scaled"), [(10.0, True), (None, True), (None, False), (2.0, False)])
 def test_prefix_is_seen_by_every_query(gate, scaled, mask):
-    """As the paper has it: the softmax's prefix columns are multiplied by the gate and not renormalized."""
+    """As in the paper, the softmax's prefix columns are multiplied by the gate and not renormalized."""
     as_array = None if mask is None else jnp.asarray(mask, jnp.float32)
     variables, x, y, _ = run(Prefix(3, gate, scaled), mask=as_array, seed=4)
     p, part = variables["params"], variables["prefix"]["attn"]["prefix"]
@@ -191,7 +191,7 @@ def test_prefix_is_seen_by_every_query(gate, scaled, mask):
     u = layer_norm(x, **p["ln_1"])
     q, k, v = np.split(u @ p["attn"]["qkv"]["kernel"] + p["attn"]["qkv"]["bias"], 3, -1)
     tokens = [part[n] * (part[f"{n}_scale"] if scaled else 1) for n in ("key", "value")]
-    # Behind the first token, where the authors put it.
+    # After the first token, as in the authors' code.
     k, v = (
         np.concatenate([z[:, :1], np.broadcast_to(t, (2, 3, D)), z[:, 1:]], axis=1)
         for z, t in zip((k, v), tokens, strict=True)
@@ -204,8 +204,8 @@ def test_prefix_is_seen_by_every_query(gate, scaled, mask):
     close(y, h + oracles.mlp(p["mlp"], layer_norm(h, **p["ln_2"])))
 
 
-def test_parts_in_all_slots_at_once_leave_each_other_alone():
-    """Everything that starts at zero together still gives CLIP's block to the last bit."""
+def test_parts_in_all_slots_do_not_interfere():
+    """All parts with zero initialization together leave CLIP's block exactly unchanged."""
     parts = (
         *(Adapter(slot, 2, norm=False) for slot in ("beside_ln_1", "after_attn", "beside_ln_2", "after_mlp")),
         Moe("beside_mlp", 3, 2, 4),
@@ -216,7 +216,7 @@ def test_parts_in_all_slots_at_once_leave_each_other_alone():
     slots = slots_of_block(parts, 0, 1)
     assert len(slots) == 11
     block, bare = (Block(HEADS, MLP, 2, "gelu", EPS, s) for s in (slots, {}))
-    # This generator's numbers take less compiling than the default one's.
+    # This generator compiles faster than the default one.
     variables = jax.jit(block.init)(jax.random.key(0, impl="unsafe_rbg"), x)
     y, _ = jax.jit(lambda v: block.apply(v, x, mutable=["routing"]))(variables)
     np.testing.assert_array_equal(y, jax.jit(lambda p: bare.apply({"params": p}, x))(variables["params"]))

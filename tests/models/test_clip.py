@@ -1,4 +1,4 @@
-"""The two towers: initial values, and what the features may depend on."""
+"""The two towers: initial values, and what the features depend on."""
 
 import dataclasses
 import functools
@@ -20,21 +20,21 @@ DM = dm_adapter(**tiny.DM_SETTINGS)
 
 @functools.cache
 def initial():
-    """The first variables of a tiny DM-Adapter."""
-    # This generator's numbers take less compiling than the default one's.
+    """Returns the initial variables of a tiny DM-Adapter."""
+    # This generator compiles faster than the default one.
     return jax.jit(clip.build(tiny.CONFIG, DM)["init"])(jax.random.key(0, impl="unsafe_rbg"))
 
 
 @functools.cache
 def encoders(method=DM, config=tiny.CONFIG, dtype="float32"):
-    """(encode_image, encode_text), features only, compiled once for all tests."""
+    """Returns (encode_image, encode_text) without routing statistics, compiled once for all tests."""
     model = clip.build(config, method, dtype)
     return [jax.jit(lambda v, x, f=model[name]: f(v, x)[0]) for name in ("encode_image", "encode_text")]
 
 
 @functools.cache
 def variables(method=DM, config=tiny.CONFIG):
-    """Random variables in which every part counts."""
+    """Returns random variables with which every part has an effect."""
     return tiny.random_like(declared(config, method), seed=0)
 
 
@@ -42,21 +42,21 @@ def relative(found, expected) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def test_dm_adapter_starts_as_clip_itself_to_the_last_bit():
+def test_dm_adapter_starts_exactly_as_clip():
     batch, first = tiny.batch(3), initial()
     for i, key in enumerate(("image", "ids")):
         with_parts = encoders()[i](first, batch[key])
         np.testing.assert_array_equal(
             with_parts, encoders(zero_shot())[i]({"params": first["params"]}, batch[key])
         )
-        # And it does not once the experts' second matrices have moved.
+        # The features change once the experts' second matrices are not zero.
         moved = {"params": first["params"], "moe": variables()["moe"]}
         assert relative(encoders()[i](moved, batch[key]), with_parts) > 1e-3
 
 
 @pytest.mark.parametrize("d", [256, 64])
 def test_initial_values(d):
-    """Of a mixture with enough numbers to tell distributions apart: bounds, spread, and what is exact."""
+    """Checks bounds, standard deviations and constants on arrays large enough to tell distributions apart."""
     part = MoePart(dm_adapter().vision[0], 1e-5)
     draw = jax.jit(lambda key: part.init(key, jnp.zeros((1, 1, d)))["moe"])
     part, other = draw(jax.random.key(1)), draw(jax.random.key(2))
@@ -76,13 +76,13 @@ def test_initial_values(d):
     assert not np.array_equal(prompt, other["router"]["prompt"])
 
 
-def test_no_two_drawn_leaves_are_alike():
-    """Each leaf has randomness of its own: no two blocks, towers, gates or experts start the same."""
+def test_random_leaves_are_independent():
+    """No two blocks, towers, routers or experts have the same initial values."""
     drawn = [np.ravel(x) for x in jax.tree.leaves(initial()) if x.size > 8 and np.std(x) > 0]
     assert len(drawn) > 25
     for i, a in enumerate(drawn):
         for b in drawn[:i]:
-            # The standard normal behind both, whatever their spread.
+            # Compares them as standard normals, whatever their standard deviations.
             n = min(a.size, b.size)
             assert not np.allclose(a[:n] / a.std(), b[:n] / b.std(), rtol=1e-2)
 
@@ -96,9 +96,9 @@ def test_normalize_by_hand():
 
 
 def test_patches_by_hand():
-    """A picture of 4 x 6 pixels in patches of 2: pixel (y, x), channel c holds 100 y + 10 x + c."""
+    """An image of 4 x 6 pixels in patches of 2: pixel (y, x), channel c is 100 y + 10 x + c."""
     y, x, c = np.ogrid[:4, :6, :3]
-    found = np.asarray(clip.patches(jnp.asarray(100 * y + 10 * x + c)[None], 2))
+    found = np.asarray(clip.extract_patches(jnp.asarray(100.0 * y + 10 * x + c)[None], 2))
     assert found.shape == (1, 6, 12)
     corner = [0, 1, 2, 10, 11, 12, 100, 101, 102, 110, 111, 112]
     for i, offset in enumerate((0, 20, 40, 200, 220, 240)):
@@ -116,7 +116,7 @@ def test_images_of_any_height_and_width(size):
     assert feats.shape == (2, 5) and np.isfinite(feats).all() and routing == []
 
 
-def test_pixels_and_normalized_floats_give_the_same():
+def test_pixels_and_normalized_floats_agree():
     images = tiny.batch(2)["image"]
     from_pixels = encoders()[0](variables(), images)
     from_floats = encoders()[0](variables(), np.asarray(clip.normalize(images)))
@@ -126,12 +126,12 @@ def test_pixels_and_normalized_floats_give_the_same():
 def test_end_positions():
     ids = jnp.array([[1, 5, 12, 0, 0], [1, 12, 12, 3, 9], [12, 9, 9, 3, 9]])
     np.testing.assert_array_equal(clip.end_positions(ids, None), [2, 1, 0])
-    np.testing.assert_array_equal(clip.end_positions(ids, 9), [0, 4, 1])  # 0: none there
+    np.testing.assert_array_equal(clip.end_positions(ids, 9), [0, 4, 1])  # 0: it does not occur
     np.testing.assert_array_equal(clip.end_positions(ids, 3), [0, 3, 3])
 
 
-def test_text_feature_is_read_where_the_config_says():
-    """At the first of the named ids, though it comes again as padding; at the highest where none is named."""
+def test_text_feature_is_read_at_the_end_position():
+    """The position is that of the first eot_id, which may also pad, or without eot_id of the highest id."""
     ids = np.array([[0, 3, 2, 5, 5, 5, 5], [0, 5, 9, 4, 5, 5, 5]], np.int32)
     by_highest = np.asarray(encoders()[1](variables(), ids))
     by_name = np.asarray(encoders(config=dataclasses.replace(tiny.CONFIG, eot_id=5))[1](variables(), ids))
@@ -139,8 +139,8 @@ def test_text_feature_is_read_where_the_config_says():
     assert relative(by_name[1], by_highest[1]) > 1e-2
 
 
-def test_text_sees_only_what_comes_before():
-    """Ids behind the end of a text do not change its feature; one before it does; other rows never do."""
+def test_text_attention_is_causal():
+    """A feature depends on the ids before the end of its text, and not on later ids or other rows."""
     ids = np.array([[0, 3, 4, 12, 0, 0, 0], [0, 7, 12, 0, 0, 0, 0]], np.int32)
     before = np.asarray(encoders()[1](variables(), ids))
     behind, earlier = ids.copy(), ids.copy()
@@ -158,7 +158,7 @@ def test_a_shorter_text_gives_the_same_feature():
     np.testing.assert_allclose(long, short, rtol=1e-5, atol=1e-6)
 
 
-def test_every_pixel_counts():
+def test_every_pixel_affects_the_feature():
     """The image feature is read at token 0, which sees all patches."""
     images = np.asarray(clip.normalize(tiny.batch(1)["image"]))
     gradient = jax.jit(jax.grad(lambda x: jnp.square(encoders()[0](variables(), x)).sum()))(images)
@@ -169,8 +169,11 @@ def test_every_pixel_counts():
     ("method", "tolerance"), [(zero_shot(), 1e-2), (DM, 2e-2)], ids=["clip", "dm_adapter"]
 )
 def test_bfloat16_stays_near_float32(method, tolerance):
-    """At widths where single roundings average out. With a mixture, a token whose experts lie close together
-    may go to another one: these features differ by more than rounding."""
+    """The widths are large enough for rounding errors to average out.
+
+    In a mixture a token with nearly equal experts may be routed to another one, which changes features by
+    more than rounding.
+    """
     sizes = {"vision_width": 64, "text_width": 64, "text_layers": 1, "embed_dim": 32}
     config = dataclasses.replace(tiny.CONFIG, **sizes)
     weights = variables(method, config)
@@ -184,7 +187,7 @@ def test_bfloat16_stays_near_float32(method, tolerance):
         assert 1e-5 < relative(rounded, exact) < tolerance, key
 
 
-def test_frozen_weights_are_held_in_the_computations_type():
+def test_frozen_weights_are_cast_to_the_computation_dtype():
     params = variables()["params"]
     held = jax.tree_util.tree_leaves_with_path(clip.cast_frozen(params, "bfloat16"))
     assert {"/".join(key.key for key in path) for path, _ in held} == set(clip_leaves(tiny.CONFIG))
@@ -204,7 +207,7 @@ def test_routing_of_each_block():
         assert {name: leaf.shape for name, leaf in block.items()} == {
             "balance": (),
             "load": (3,),
-            "chosen": (3,),  # of these two the balance of a whole batch is made from its parts
+            "chosen": (3,),  # with `probability` this makes the balance of a batch from its microbatches
             "probability": (3,),
             "alpha": (),
         }

@@ -1,4 +1,4 @@
-"""Prompts in the towers: where they stand, who sees them, which way they are mapped."""
+"""Prompts in the towers: their positions, their visibility and their maps."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from tests.leaves import declared
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 from tpr_jax.models import clip
 from tpr_jax.models.methods import prompts, zero_shot
-from tpr_jax.models.petl.prompts import make_room
+from tpr_jax.models.petl.prompts import insert_slots
 
 CONFIG = dataclasses.replace(tiny.CONFIG, vision_layers=2)
 DIRECTIONS = ("both", "to_vision", "to_text", "none")
@@ -21,7 +21,7 @@ DIRECTIONS = ("both", "to_vision", "to_text", "none")
 
 @functools.cache
 def gradients(direction):
-    """[of the image features, of the text features]: in all prompt leaves, after random weights."""
+    """Returns the gradients of the squared image and text features in the prompt variables."""
     model = clip.build(CONFIG, prompts(1, direction=direction))
     variables = tiny.random_like(declared(CONFIG, prompts(1, direction=direction)), seed=0)
     batch, rest = tiny.batch(2), {"params": jax.tree.map(jnp.asarray, variables["params"])}
@@ -34,33 +34,32 @@ def gradients(direction):
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_tokens_reach_the_other_tower_by_their_maps_only(direction):
+def test_prompts_reach_the_other_tower_through_their_maps_only(direction):
     of_image, of_text = (gradient["prompts"] for gradient in gradients(direction))
     for own, other, name, mapped in (
         (of_image, of_text, "visual", direction in ("both", "to_text")),
         (of_text, of_image, "text", direction in ("both", "to_vision")),
     ):
-        for layer in range(2):  # every block's own tokens count
+        for layer in range(2):  # the tokens of every block have an effect
             assert np.abs(own[name][layer]).max() > 1e-6
             assert (np.abs(other[name][layer]).max() > 1e-6) == mapped
 
 
 def encoders(config, method):
-    """{"encode_image", "encode_text"}, features only, each compiled once for all calls."""
+    """Returns {"encode_image", "encode_text"} without routing statistics, compiled once for all calls."""
     model = clip.build(config, method)
     names = ("encode_image", "encode_text")
     return {name: jax.jit(lambda v, rows, f=model[name]: f(v, rows)[0]) for name in names}
 
 
 def with_prompts(depth):
-    """The encoders with prompts in the first `depth` blocks, and random variables of theirs."""
+    """Returns the encoders with prompts in the first `depth` blocks, and random variables."""
     method = prompts(1, depth)
     return encoders(CONFIG, method), tiny.random_like(declared(CONFIG, method), seed=0)
 
 
-def test_tokens_are_exchanged_on_entering_each_block_of_the_depth():
-    """With depth 1 the first tokens stay in the sequence, behind the first block too: taking them for the
-    second block's own gives another feature."""
+def test_prompts_are_replaced_before_each_of_the_first_blocks():
+    """With depth 1 the second block sees the first block's outputs for the prompts, not the prompts again."""
     shallow, variables = with_prompts(1)
     deep, _ = with_prompts(2)
     batch = tiny.batch(2)
@@ -72,8 +71,8 @@ def test_tokens_are_exchanged_on_entering_each_block_of_the_depth():
         assert np.abs(kept - exchanged).max() > 1e-3
 
 
-def test_words_that_prompts_push_off_do_not_count():
-    """Two prompt tokens of a context of 7: of a text of 7 ids the two before the last are lost."""
+def test_words_beyond_the_context_are_ignored():
+    """With two prompt tokens and a context of 7, a text of 7 ids loses the two before its last."""
     model, variables = with_prompts(2)
     ids = np.array([[0, 3, 4, 5, 6, 7, 12]], np.int32)
     feats = model["encode_text"](variables, ids)
@@ -84,16 +83,15 @@ def test_words_that_prompts_push_off_do_not_count():
         assert (difference > 1e-4) == counts, place
 
 
-def test_prompts_equal_to_what_they_replace_give_clip():
-    """A text whose ids already stand where room is made: with the tokens of those ids as prompts of the first
-    block the feature is CLIP's own of the longer text."""
+def test_prompts_equal_to_the_tokens_they_replace_give_clip():
+    """Prompts equal to the embeddings of a longer text's ids give CLIP's own feature of that text."""
     config = dataclasses.replace(CONFIG, vision_layers=1, text_layers=1)
     method = prompts(2, direction="none")
     variables = tiny.random_like(declared(config, method), seed=0)
     embedding = variables["params"]["text"]["token_embedding"]
     variables["prompt"]["prompts"]["text"] = embedding[[8, 9]][None]
     short = np.array([[0, 3, 4, 12, 0]], np.int32)
-    longer, _ = make_room(short, 2, 7, np.array([3]))
+    longer, _ = insert_slots(short, 2, 7, np.array([3]))
     longer = np.asarray(longer).copy()
     longer[0, 1:3] = [8, 9]
     plain = encoders(config, zero_shot())["encode_text"]({"params": variables["params"]}, longer)

@@ -1,4 +1,4 @@
-"""What the losses 'id' and 'mlm' train besides: against NumPy in float64, and how it starts."""
+"""The heads of the losses 'id' and 'mlm' against NumPy in float64, and their initial values."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def linear(p, x):
 
 
 def masked_words(p, image, text):
-    """METHODS' words as they stand."""
+    """Computes the masked words as METHODS describes them."""
     query, seen = layer_norm(text, **p["ln_pre_t"]), layer_norm(image, **p["ln_pre_i"])
     kernels, biases = (np.split(p["cross_attn"]["qkv"][leaf], 3, axis=-1) for leaf in LINEAR)
     q, k, v = (
@@ -42,13 +42,13 @@ def masked_words(p, image, text):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 5e-2)])
 def test_masked_words(dtype, tolerance):
-    """Cross-attention without a residual, blocks without a mask, and the head; in bfloat16 as well."""
+    """Covers cross-attention without a residual, blocks without a mask, and the head, in bfloat16 too."""
     image, text = tokens()
     module = MaskedWords(DEPTH, VOCAB)
     shapes = jax.eval_shape(module.init, jax.random.key(0), image, text)
     assert set(shapes) == {"head"}
     variables = tiny.random_like(shapes, seed=1, scale=0.1)
-    # The image's tokens come as float32, whatever the towers compute in.
+    # The image tokens are float32, whatever the towers compute in.
     found = jax.jit(module.apply)(variables, image, text.astype(jnp.dtype(dtype)))
     assert found.shape == (2, 3, VOCAB)
     expected = masked_words(float64(variables["head"]), float64(image), float64(text))
@@ -66,11 +66,11 @@ def test_classifier():
 
 def assert_normal(values, std):
     np.testing.assert_allclose(np.std(values), std, rtol=0.05)
-    assert np.abs(values).max() > 3 * std  # neither cut off nor uniform
+    assert np.abs(values).max() > 3 * std  # neither truncated nor uniform
 
 
-def test_how_they_start():
-    """IRRA's: by the width w = 128 and the depth n = 2; the classifier N(0, 0.001); biases 0."""
+def test_initial_values_of_the_heads():
+    """As in IRRA, by the width w = 128 and the depth n = 2; the classifier N(0, 0.001); biases 0."""
     image, text = tokens()
     drawn = jax.jit(MaskedWords(DEPTH, 256).init)(jax.random.key(0), image, text)["head"]
     narrow, wide = (E * 2 * DEPTH) ** -0.5, E**-0.5

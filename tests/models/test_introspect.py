@@ -1,4 +1,4 @@
-"""What is found inside the towers: against planted routers and prefix keys, and the model itself."""
+"""Introspection against planted routers and prefix keys, and against the model itself."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tpr_jax.models import clip
 from tpr_jax.models.introspect import build_inside
 from tpr_jax.models.methods import dm_adapter, lora_moe, prefix, up_person
 
-N = 7  # tokens of a photo: the class token and 3 x 2 patches
+N = 7  # tokens of an image: the class token and 3 x 2 patches
 
 
 def drawn(method, seed=0):
@@ -17,8 +17,9 @@ def drawn(method, seed=0):
 
 
 def plant_router(router, of_token, experts=3):
-    """Weights such that the token whose one large number is at place i goes to of_token[i] = (first, second),
-    with 3/4 and 1/4.
+    """Plants weights that route the token with its one large feature i to of_token[i] = (first, second).
+
+    The experts' weights are 3/4 and 1/4.
 
     LayerNorm makes (15 - 1 at i, -1 elsewhere) / sqrt(15) of a one at place i of 16; so an expert's logit
     is 16 / sqrt(15) times its weight at i, less a number that is the same for experts whose weights have the
@@ -30,12 +31,12 @@ def plant_router(router, of_token, experts=3):
     for i, (first, second) in enumerate(of_token):
         w[i] = -20.0
         w[i, first], w[i, second] = 0.0, -unit
-    w[len(of_token)] = w[: len(of_token)].sum(0).max() - w[: len(of_token)].sum(0)  # sums alike
+    w[len(of_token)] = w[: len(of_token)].sum(0).max() - w[: len(of_token)].sum(0)  # equal sums
     router["w_in"] = w
 
 
 @pytest.mark.parametrize("kind", ["moe", "lora_moe"])
-def test_a_planted_router_sends_each_patch_where_it_was_told(kind):
+def test_returns_the_experts_of_a_planted_router(kind):
     method = dm_adapter(3, 2, 4, "input") if kind == "moe" else lora_moe(("fc",), 2, 3, 2, "input")
     variables = drawn(method)
     visual = variables["params"]["visual"]
@@ -63,7 +64,7 @@ def test_a_planted_router_sends_each_patch_where_it_was_told(kind):
     np.testing.assert_allclose(found["experts"][path], np.broadcast_to(wanted, (2, N, 3)), atol=2e-3)
 
 
-def test_the_choices_are_those_that_the_model_counts_itself():
+def test_experts_agree_with_the_routing_statistics():
     method = dm_adapter(3, 2, 4, "blend")
     variables, given = drawn(method), batch(3)
     functions, inside = clip.build(CONFIG, method), build_inside(CONFIG, method)
@@ -79,7 +80,7 @@ def test_the_choices_are_those_that_the_model_counts_itself():
             np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
 
 
-def test_token_zero_is_the_photos_feature_and_that_at_the_end_the_texts():
+def test_tokens_contain_the_features():
     method = up_person(rank=3, prefix=2)
     variables, given = drawn(method), batch(3)
     functions, inside = clip.build(CONFIG, method), build_inside(CONFIG, method)
@@ -92,7 +93,7 @@ def test_token_zero_is_the_photos_feature_and_that_at_the_end_the_texts():
 
 
 def plant_queries(attention, leaves, scores, heads):
-    """Every token asks the same in every head; of head h the first prefix key scores scores[h], all others 0.
+    """Plants equal queries; in head h the first prefix key scores scores[h], all other keys 0.
 
     A prefix key is scaled by its own scalar, and scores are divided by the root of a head's width.
     """
@@ -107,7 +108,7 @@ def plant_queries(attention, leaves, scores, heads):
         leaves["key"][0, head * width] = score * np.sqrt(width) / 2.0
 
 
-def test_a_planted_prefix_key_takes_the_mass_that_it_should():
+def test_returns_the_attention_on_a_planted_prefix_key():
     method = prefix(length=2)
     variables = drawn(method)
     inside, given = build_inside(CONFIG, method), batch(2)
@@ -116,7 +117,7 @@ def test_a_planted_prefix_key_takes_the_mass_that_it_should():
     block = variables["params"]["visual"]["block_0"]["attn"], variables["prefix"]["visual"]["block_0"]["attn"]
     plant_queries(block[0], block[1]["prefix"], scores, 4)
     found = inside["image"](variables, clip.normalize(given["image"]))["prefix"]
-    # The other prefix key scores 0, as the N tokens do.
+    # The other prefix key scores 0, like the N tokens.
     wanted = (np.exp(scores) + 1) / (np.exp(scores) + 1 + N)
     assert (
         wanted[0] == pytest.approx(1)

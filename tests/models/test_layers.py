@@ -26,7 +26,7 @@ def test_layer_norm():
 
 
 def test_layer_norm_of_bfloat16_computes_in_float32():
-    """A mean that is no bfloat16 number, beside small differences; only the last rounding may show."""
+    """The mean is not a bfloat16 number and the differences are small; only the final rounding may show."""
     x = jnp.asarray(4 + 0.2 * np.random.default_rng(0).normal(size=(20, D)), jnp.bfloat16)
     found = layers.layer_norm(x, jnp.ones(D), jnp.zeros(D), oracles.EPS)
     assert found.dtype == jnp.bfloat16
@@ -35,8 +35,8 @@ def test_layer_norm_of_bfloat16_computes_in_float32():
 
 
 @pytest.mark.parametrize("name", ["gelu", "quick_gelu"])
-def test_slopes_of_activations(name):
-    """Against differences of the oracle; in bfloat16 up to its rounding."""
+def test_gradients_of_activations(name):
+    """Compares with finite differences of the oracle, in bfloat16 up to its rounding."""
     x, h = np.linspace(-4, 4, 33), 1e-5
     oracle = getattr(oracles, name)
     expected = (oracle(x + h) - oracle(x - h)) / (2 * h)
@@ -47,8 +47,8 @@ def test_slopes_of_activations(name):
 
 
 @pytest.mark.parametrize("of", [0, 1, 2], ids=["x", "scale", "bias"])
-def test_slopes_of_layer_norm(of):
-    """Along a random direction, against a difference of the oracle."""
+def test_gradients_of_layer_norm(of):
+    """Compares directional derivatives with finite differences of the oracle."""
     rng = np.random.default_rng(of)
     at = [3 + 5 * rng.normal(size=(2, 3, D)), rng.normal(size=D), rng.normal(size=D)]
     direction, weights, h = rng.normal(size=at[of].shape), rng.normal(size=(2, 3, D)), 1e-5
@@ -65,8 +65,8 @@ def test_slopes_of_layer_norm(of):
     np.testing.assert_allclose((found * direction).sum(), (ahead - back) / (2 * h), rtol=1e-4)
 
 
-def test_what_the_backward_pass_gets_is_the_argument():
-    """One array of its type, where JAX by itself would keep several of float32."""
+def test_saves_only_the_inputs_for_the_backward_pass():
+    """The residual is one array in the input's dtype; by default JAX would save several in float32."""
     x = jnp.ones((4, D), jnp.bfloat16)
     for function in (layers.quick_gelu, lambda x: layers.layer_norm(x, jnp.ones(D), jnp.zeros(D), 1e-5)):
         kept = [leaf for leaf in jax.tree.leaves(jax.vjp(function, x)[1]) if leaf.shape == x.shape]

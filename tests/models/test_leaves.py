@@ -26,7 +26,7 @@ from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.heads import Heads
 from tpr_jax.models.methods import METHODS, cskt, dm_adapter, irra, up_person
 
-# The parts of each method on the tiny CLIP, with `tiny.SETTINGS`; the others have none.
+# The parts of each method on the tiny CLIP, with `tiny.SETTINGS`; other methods have none.
 PARTS = {
     "dm_adapter": dm_adapter_leaves,
     "up_person": lambda c: up_person_leaves(c, rank=3, prefix=2),
@@ -42,10 +42,10 @@ PARTS = {
 
 
 def trained(config, method, heads=None) -> dict:
-    """{collection: {leaf: shape}} of what the method trains."""
+    """Returns {collection: {leaf: shape}} of the method's trained variables."""
     variables = declared(config, method, heads or Heads())
     trainable, frozen = optim.split_model(variables, method)
-    # Each leaf is on one side.
+    # Each leaf is either trainable or frozen.
     assert total(shapes_of(trainable)) + total(shapes_of(frozen)) == total(shapes_of(variables))
     return {name: shapes_of(tree) for name, tree in trainable.items()}
 
@@ -59,7 +59,7 @@ def test_every_leaf_of_a_small_model(name):
 
 
 def test_the_backbone_is_vit_b_16():
-    """At 384 x 128 pixels; it is what ClipConfig says unless told otherwise."""
+    """The default ClipConfig is ViT-B/16 at 384 x 128 pixels."""
     backbone = shapes_of(declared(ClipConfig(), METHODS["zero_shot"]())["params"])
     assert backbone == clip_leaves(ClipConfig())
     by_tower = {
@@ -96,7 +96,7 @@ def test_irra_trains_all_of_clip_and_its_heads():
     assert found == {"params": clip_leaves(config), "head": head_leaves(config, 11_003, 4)}
 
 
-# What of CLIP itself is trained: patterns against lists made the other way round.
+# The trained weights of CLIP itself: patterns against independently written lists.
 LEAVES = clip_leaves(tiny.CONFIG)
 TUNED = {
     "linear_probe": {"visual/proj", "text/proj"},
@@ -109,7 +109,7 @@ TUNED = {
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_what_of_clip_is_trained(name):
+def test_trained_weights_of_clip(name):
     method = METHODS[name](**tiny.SETTINGS.get(name, {}))
     params = trained(tiny.CONFIG, method).get("params", {})
     assert set(params) == TUNED.get(name, set())

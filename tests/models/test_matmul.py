@@ -1,4 +1,4 @@
-"""The products against NumPy, and their hand-written derivatives against `jax.grad` of the plain product."""
+"""The products against NumPy, and their custom derivatives against `jax.grad` of the plain product."""
 
 import jax
 import jax.numpy as jnp
@@ -23,21 +23,21 @@ def arrays(*shapes, dtype):
 
 
 def plain(a, b):
-    """The product in float32 without any derivative of its own, of the numbers as they are rounded."""
+    """Computes the product of the rounded operands in float32, without a custom derivative."""
     return jnp.einsum("...mk,...kn->...mn", a.astype(jnp.float32), b.astype(jnp.float32))
 
 
 @dtypes
-def test_product_is_numpys(dtype, tolerance):
+def test_matmul_matches_numpy(dtype, tolerance):
     a, b = arrays((2, 3, 4, 5), (2, 3, 5, 6), dtype=dtype)
     found = matmul_f32(a, b)
-    assert found.dtype == jnp.float32 and found.shape == (2, 3, 4, 6)  # sums are float32, and not rounded
+    assert found.dtype == jnp.float32 and found.shape == (2, 3, 4, 6)  # the result is float32, not rounded
     expected = np.matmul(np.asarray(a, np.float64), np.asarray(b, np.float64))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @dtypes
-def test_dense_is_numpys_with_any_leading_axes(dtype, tolerance):
+def test_dense_matches_numpy_with_any_leading_axes(dtype, tolerance):
     x, kernel = arrays((2, 3, 5), (5, 4), dtype=dtype)
     expected = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
     for rows in (x, x[0], x[0, 0]):
@@ -53,7 +53,7 @@ def test_dense_is_numpys_with_any_leading_axes(dtype, tolerance):
 
 @dtypes
 def test_gradients_of_dense(dtype, tolerance):
-    """The kernel is held in float32: so is its gradient, whatever the computation's type."""
+    """The gradient of a float32 kernel is float32, whatever the computation's dtype."""
     x, g = arrays((2, 3, 5), (2, 3, 4), dtype=dtype)
     (kernel,) = arrays((5, 4), dtype=jnp.float32)
     found = jax.grad(lambda *xk: jnp.sum((dense(*xk) * g).astype(jnp.float32)), argnums=(0, 1))(x, kernel)
@@ -72,18 +72,18 @@ def test_gradient_of_a_frozen_bfloat16_kernel_stays_bfloat16():
 
 
 def attention(a, b):
-    """a holds the queries, b keys and values: each gets its gradient by way of all products."""
+    """a holds the queries, b keys and values, so that gradients pass through all products."""
     return reference_attention(a[None, None], b[None, None], b[None, None], None)
 
 
-# With the shapes of their operands, and how many products they make, forwards and backwards.
+# Functions, the shapes of their operands, and their numbers of products, forward and backward.
 MADE_OF_PRODUCTS = [(dense, (4, 5), (5, 6), 3), (attention, (4, 6), (5, 6), 6)]
 made_of_products = pytest.mark.parametrize(("function", "left", "right", "count"), MADE_OF_PRODUCTS)
 
 
 @made_of_products
-def test_all_bfloat16_products_take_bfloat16_and_sum_in_float32(function, left, right, count):
-    """What the module is for: forwards and backwards, or the CPU leaves its matrix unit."""
+def test_bfloat16_products_accumulate_in_float32(function, left, right, count):
+    """Holds forward and backward, because otherwise the CPU would not use its matrix unit."""
     a, b = arrays(left, right, dtype=jnp.bfloat16)
 
     def loss(a, b):
@@ -102,7 +102,7 @@ def test_all_bfloat16_products_take_bfloat16_and_sum_in_float32(function, left, 
     ("dtype", "precision"), [("float32", (jax.lax.Precision.HIGHEST,) * 2), ("bfloat16", None)]
 )
 def test_float32_is_float32_on_every_platform(function, left, right, count, dtype, precision):
-    """Asked for in all products, and of float32 only: bfloat16 operands have no digits to lose."""
+    """All products of float32 operands request the highest precision; bfloat16 operands need none."""
     a, b = arrays(left, right, dtype=dtype)
     gradient = jax.grad(lambda a, b: jnp.square(function(a, b).astype(jnp.float32)).sum(), argnums=(0, 1))
     found = [e for e in walk(jax.make_jaxpr(gradient)(a, b).jaxpr) if e.primitive.name == "dot_general"]
@@ -110,7 +110,7 @@ def test_float32_is_float32_on_every_platform(function, left, right, count, dtyp
 
 
 def walk(jaxpr):
-    """All equations of a jaxpr and of those inside it."""
+    """Yields all equations of a jaxpr and of its inner jaxprs."""
     for equation in jaxpr.eqns:
         yield equation
         for value in equation.params.values():

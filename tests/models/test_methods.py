@@ -1,4 +1,4 @@
-"""The methods side by side: what sits where, and that the ablations can be reached."""
+"""The methods: their parts by slot, and the settings of the papers' ablations."""
 
 import pytest
 
@@ -11,14 +11,14 @@ from tpr_jax.models.methods import METHODS, Method, cskt, dm_adapter, mixture, p
 from tpr_jax.models.petl_config import Adapter, Lora, LoraMoe, Moe, Prefix, Prompts
 
 
-def test_dm_adapter_is_the_published_one():
+def test_dm_adapter_matches_the_paper():
     method = dm_adapter()
     shared = {"slot": "beside_mlp", "num_experts": 6, "top_k": 2, "reduction": 8, "router": "blend"}
     assert method.vision == (Moe(**shared, scale=0.1),) and method.text == (Moe(**shared, scale=4.0),)
     assert (method.trainable, method.prompts, method.tuned) == (("moe",), None, ())
 
 
-def test_up_person_is_the_published_one():
+def test_up_person_matches_the_paper():
     method = up_person()
     assert method.vision == method.text
     assert set(method.text) == {
@@ -31,7 +31,7 @@ def test_up_person_is_the_published_one():
     assert Prefix(10, 100.0) in up_person(version="released").text
 
 
-def test_cskt_is_the_published_one():
+def test_cskt_matches_the_paper():
     method = cskt()
     assert method.vision == (Adapter("beside_mlp", 8, 0.1, norm=True, init="normal"),)
     assert method.text == (Adapter("beside_mlp", 8, 4.0, norm=True, init="normal"),)
@@ -49,7 +49,7 @@ def test_ablations_of_dm_adapter():
 
 
 def test_ablations_of_up_person():
-    """Each part alone, each pair; a prefix without its gate; each part's own depth."""
+    """Covers each part alone, each pair, a prefix without its gate, and each part's depth."""
     for use, collections in [
         (("lora",), ("lora",)),
         (("prefix", "adapter"), ("adapter", "prefix")),
@@ -66,12 +66,12 @@ def test_ablations_of_up_person():
     ("settings", "told"),
     [({"version": "v2"}, "version='v2' .*paper, released"), ({"use": ()}, "use"), ({"use": ("lor",)}, "use")],
 )
-def test_settings_of_up_person_that_do_not_exist(settings, told):
+def test_rejects_unknown_settings_of_up_person(settings, told):
     with pytest.raises(UserError, match=told):
         up_person(**settings)
 
 
-def test_clip_alone():
+def test_methods_without_parts():
     assert METHODS["zero_shot"]() == Method("zero_shot") and METHODS["zero_shot"]().trainable == ()
     for name in ("full_finetune", "irra", "linear_probe", "bitfit", "layer_norm"):
         assert METHODS[name]().trainable == ("params",)
@@ -89,7 +89,7 @@ def test_single_parts():
     assert methods.lora_moe(("q",), 4, 5, 3, "sum", 2.0).text == (LoraMoe(("q",), 4, 5, 3, "sum", 2.0),)
 
 
-def test_a_mixture_is_any_parts_together():
+def test_mixture_combines_any_parts():
     method = mixture(
         both={"fine": {"part": "lora", "targets": ["q", "fc"], "rank": 8, "layers": [2, 4]}},
         vision={"wide": {"part": "moe", "num_experts": 4}, "low": {"part": "lora_moe", "targets": ["out"]}},
@@ -109,7 +109,10 @@ def test_a_mixture_is_any_parts_together():
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"both": {"fine": {"part": "lroa"}}}, "method.both.fine: part='lroa' is unknown: known are adapter"),
+        (
+            {"both": {"fine": {"part": "lroa"}}},
+            "method.both.fine: part='lroa' is unknown: choose from adapter",
+        ),
         ({"text": {"fine": {"rank": 3}}}, "method.text.fine: part=None is unknown"),
         ({"text": {"fine": 3}}, "method.text.fine: part=3 is unknown"),
         ({"both": {"fine": {"part": "lora", "rnk": 3}}}, r"method.both.fine.rnk is unknown: .*rank\?"),
@@ -117,14 +120,14 @@ def test_a_mixture_is_any_parts_together():
         ({"prompts": {"lenght": 3}}, r"prompts.lenght is unknown: did you mean length\?"),
     ],
 )
-def test_parts_of_a_mixture_that_do_not_exist(settings, told):
+def test_rejects_unknown_parts_of_a_mixture(settings, told):
     with pytest.raises(UserError, match=told):
         mixture(**settings)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_names_and_trainable_collections_hold(name):
-    """A method says its own name, all its trainable collections exist in its model, and no others do."""
+def test_names_and_trainable_collections(name):
+    """A method has its own name, and its model has exactly its trainable collections."""
     method = METHODS[name](**tiny.SETTINGS.get(name, {}))
     assert method.name == name
     shapes = declared(tiny.CONFIG, method)
@@ -132,7 +135,7 @@ def test_names_and_trainable_collections_hold(name):
     assert set(shapes) - {"params"} == set(method.trainable) - {"params"}
 
 
-def test_check_names_the_tower_that_a_part_does_not_fit():
+def test_check_names_the_tower():
     config = ClipConfig(text_layers=6, context_length=20)
     methods.check(mixture(vision={"x": {"part": "lora", "layers": (0, 12)}}), config)
     for settings, told in [
@@ -140,7 +143,7 @@ def test_check_names_the_tower_that_a_part_does_not_fit():
         ({"vision": {"x": {"part": "adapter", "reduction": 900}}}, "adapter of the vision tower: reduction"),
         ({"prompts": {"depth": 7}}, "prompts: depth=7 must lie between 1 and the 6 blocks"),
         ({"prompts": {"length": 10}}, "prompts: length=10 .*20 tokens"),
-        ({"tuned": ["visual/(proj"]}, r"tuned: 'visual/\(proj' is no regular expression"),
+        ({"tuned": ["visual/(proj"]}, r"tuned: 'visual/\(proj' is not a regular expression"),
     ]:
         with pytest.raises(UserError, match=told):
             methods.check(mixture(**settings), config)

@@ -1,4 +1,4 @@
-"""The modules that hold the parts' leaves: which leaves there are, and how each starts."""
+"""The modules of the parts: their variables and initial values."""
 
 import dataclasses
 
@@ -17,8 +17,8 @@ D = 256
 
 
 def drawn(module, *inputs):
-    """The module's leaves, {path: array}."""
-    # This generator's numbers take less compiling than the default one's.
+    """Returns the module's initial variables, {path: array}."""
+    # This generator compiles faster than the default one.
     variables = jax.jit(module.init)(jax.random.key(1, impl="unsafe_rbg"), *inputs)
     variables.pop("routing", None)
     (collection,) = variables.values()
@@ -31,7 +31,7 @@ def x():
 
 
 def assert_uniform(values, low, high):
-    """Between the bounds, near to both, and with the spread and mean of a uniform distribution."""
+    """Checks the bounds, the standard deviation and the mean of a uniform distribution."""
     width = high - low
     assert low <= values.min() < low + 0.01 * width and high - 0.01 * width < values.max() <= high
     np.testing.assert_allclose(values.std(), width / 12**0.5, rtol=0.05)
@@ -41,7 +41,7 @@ def assert_uniform(values, low, high):
 def assert_normal(values, std):
     np.testing.assert_allclose(values.std(), std, rtol=0.15)
     assert abs(values.mean()) < 4 * std / values.size**0.5
-    # Not cut off, and not uniform.
+    # Neither truncated nor uniform.
     assert np.abs(values).max() > 2.3 * std
 
 
@@ -68,7 +68,7 @@ def test_an_adapter_starts_at_zero():
         assert not leaves[name].any()
 
 
-def test_cskts_adapter_starts_normal():
+def test_adapter_of_cskt_starts_normal():
     leaves = drawn(petl_modules.AdapterPart(Adapter(init="normal"), 1e-5), x())
     for name in ("down/kernel", "up/kernel"):
         assert_normal(leaves[name], 0.02)
@@ -84,7 +84,7 @@ def test_leaves_of_each_router():
     }
     for kind, names in leaves.items():
         for spec in (Moe(router=kind), LoraMoe(router=kind)):
-            shapes = jax.eval_shape(petl_modules.Router(spec, D).init, jax.random.key(0))
+            shapes = jax.eval_shape(petl_modules.Router(spec).init, jax.random.key(0), x())
             assert set(shapes["moe"]) == names
 
 
@@ -149,18 +149,18 @@ def test_prompts_and_their_maps(direction, maps, counts):
 
 
 class Updated(nn.Module):
-    """A product with parts on three equal pieces of its columns."""
+    """A dense layer with parts on its three column blocks."""
 
     slots: tuple
 
     @nn.compact
     def __call__(self, x):
         kernel = jnp.ones((x.shape[-1], 12))
-        parts = petl_modules.low_rank_parts(self.slots, x.shape[-1], 4)
-        return petl_modules.low_rank(x, x @ kernel, kernel, parts)
+        parts = petl_modules.dense_updates(self.slots, x.shape[-1], 4)
+        return petl_modules.apply_updates(x, x @ kernel, kernel, parts)
 
 
-def test_only_the_pieces_with_a_part_have_leaves_and_change():
+def test_only_filled_slots_have_leaves_and_updates():
     slots = (("lora_q", LoraMoe(("q",), 2, 3, 1)), ("lora_k", None), ("lora_v", Lora(("v",), 2)))
     rows = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 8)), jnp.float32)
     module = Updated(slots)
@@ -172,18 +172,18 @@ def test_only_the_pieces_with_a_part_have_leaves_and_change():
     assert moved.tolist() == [True] * 4 + [False] * 4 + [True] * 4
 
 
-def test_every_part_of_a_kind_has_its_own_leaves():
-    """Slots are names in the tree: two adapters of a block are two."""
+def test_parts_of_one_kind_have_separate_leaves():
+    """Slots are names in the tree, so two adapters of a block have separate variables."""
 
     class Two(nn.Module):
         @nn.compact
         def __call__(self, x):
             spec = Adapter(norm=False)
-            first = petl_modules.apply_adapter(spec, "beside_ln_1", 1e-5)(x)
-            second = petl_modules.apply_adapter(dataclasses.replace(spec, reduction=4), "beside_ln_2", 1e-5)(
+            first = petl_modules.adapter_module(spec, "beside_ln_1", 1e-5)(x)
+            second = petl_modules.adapter_module(dataclasses.replace(spec, reduction=4), "beside_ln_2", 1e-5)(
                 x
             )
-            return first + second + petl_modules.apply_adapter(None, "after_mlp", 1e-5)(x)
+            return first + second + petl_modules.adapter_module(None, "after_mlp", 1e-5)(x)
 
     shapes = shapes_of(jax.eval_shape(Two().init, jax.random.key(0), x()))
     assert shapes["adapter/beside_ln_1/down/kernel"] == (D, 32)

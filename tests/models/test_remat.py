@@ -1,4 +1,4 @@
-"""What is kept for the backward pass changes memory and work, never a number of the gradient's."""
+"""Rematerialization changes memory and work, but not the gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ from tpr_jax.models.methods import METHODS
 from tpr_jax.train import objective
 
 
-def slope(remat: str):
-    """(the gradient as a function of the trainable weights, those weights), all of CLIP being trained."""
+def gradient_function(remat: str):
+    """Returns the gradient as a function of all of CLIP's weights, and these weights."""
     method, batch = METHODS["full_finetune"](), tiny.batch(6)
     model = clip.build(tiny.CONFIG, method, remat=remat)
     variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
@@ -28,24 +28,24 @@ def slope(remat: str):
 
 @pytest.fixture(scope="module")
 def products() -> dict[str, int]:
-    """How many products each kind makes, before any compiler looks for those it can spare."""
+    """Returns the number of traced products for each remat, before the compiler removes any."""
     found = {}
     for remat in transformer.REMAT:
-        gradient, trainable = slope(remat)
+        gradient, trainable = gradient_function(remat)
         found[remat] = str(jax.make_jaxpr(gradient)(trainable)).count("dot_general[")
     return found
 
 
-def test_a_block_is_computed_again_but_for_its_products_where_those_are_kept(products):
-    # Of each of the three blocks: qkv, scores, values, out, fc and proj.
+def test_recomputes_blocks_except_for_saved_products(products):
+    # In each of the three blocks: qkv, scores, values, out, fc and proj.
     assert products["block"] - products["none"] >= 3 * 5
     assert products["dots"] == products["none"]
 
 
-def test_the_gradient_is_the_same():
+def test_gradient_does_not_depend_on_remat():
     gradients = []
     for remat in ("none", "block"):
-        gradient, trainable = slope(remat)
+        gradient, trainable = gradient_function(remat)
         gradients.append(jax.tree.leaves(jax.jit(gradient)(trainable)))
     for one, other in zip(*gradients, strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5 * float(jnp.abs(one).max()))

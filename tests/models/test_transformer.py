@@ -1,4 +1,4 @@
-"""Blocks as a loop against blocks one after the other, and a last block that computes one token alone."""
+"""Scanned against unrolled blocks, and a last block that returns one token."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ LAYERS = 5
 SIZES = dataclasses.replace(tiny.CONFIG, vision_layers=LAYERS, text_layers=LAYERS)
 SETTINGS = {
     "dm_adapter": tiny.DM_SETTINGS,
-    # LoRA in blocks 0 and 1, adapters from 1 on: only 2 and 3 are alike, for the last gives one token.
+    # LoRA in blocks 0 and 1, adapters from 1 on: only 2 and 3 are equal, as the last returns one token.
     "up_person": tiny.SETTINGS["up_person"] | {"depth_lora": 2, "depth_adapter": 1},
     "cskt": tiny.SETTINGS["cskt"] | {"depth": 3},
     "full_finetune": {},
@@ -28,7 +28,7 @@ SETTINGS = {
 
 
 def step_of(name: str, remat: str, scan: bool):
-    """((loss, metrics), gradient) of a batch, and how many loops the program has."""
+    """Returns ((loss, metrics), gradient) of a batch, and the number of loops in the program."""
     method = METHODS[name](**SETTINGS[name])
     model, batch = clip.build(SIZES, method, remat=remat, scan_layers=scan), tiny.batch(6)
     variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
@@ -46,7 +46,7 @@ def step_of(name: str, remat: str, scan: bool):
     ("name", "remat"),
     [("dm_adapter", "none"), ("up_person", "none"), ("cskt", "none"), ("full_finetune", "block")],
 )
-def test_a_loop_gives_the_same_numbers_under_the_same_names(name, remat):
+def test_scan_matches_the_unrolled_blocks(name, remat):
     ((loss, metrics), gradient), loops = step_of(name, remat, scan=False)
     ((scanned, other_metrics), other_gradient), more_loops = step_of(name, remat, scan=True)
     assert loops == 0 and more_loops > 0
@@ -58,7 +58,7 @@ def test_a_loop_gives_the_same_numbers_under_the_same_names(name, remat):
     gradient, other_gradient = jax.device_get((gradient, other_gradient))
     norm = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(gradient)))
     difference = jax.tree.map(lambda a, b: np.square(a - b).sum(), gradient, other_gradient)
-    assert np.sqrt(sum(jax.tree.leaves(difference))) < 5e-6 * norm  # sums in another order
+    assert np.sqrt(sum(jax.tree.leaves(difference))) < 5e-6 * norm  # the sums have another order
 
 
 ROWS, TOKENS, WIDTH = 3, 5, 8
@@ -79,7 +79,7 @@ CASES = [
 
 
 def both(parts, index, causal: bool):
-    """(what a whole block gives at one token and its routing, what the last block gives of that one)."""
+    """Returns a full block's output at one token and its routing, and the same of the last block."""
     slots = slots_of_block(parts, 0, 1)
     blocks = [Block(2, 12, 1, "gelu", 1e-5, slots, last=last) for last in (False, True)]
     x = np.random.default_rng(1).normal(size=(ROWS, TOKENS, WIDTH)).astype(np.float32)
@@ -94,8 +94,8 @@ def both(parts, index, causal: bool):
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("parts", CASES)
-def test_the_last_block_gives_the_one_token_that_is_read(parts, causal):
-    """Routers count all tokens there too."""
+def test_last_block_returns_one_token(parts, causal):
+    """Routing statistics cover all tokens there too."""
     index = jnp.array([4, 0, 2]) if causal else None
     (expected, routing), (found, other) = both(parts, index, causal)
     assert found.shape == (ROWS, 1, WIDTH)
@@ -104,8 +104,8 @@ def test_the_last_block_gives_the_one_token_that_is_read(parts, causal):
         np.testing.assert_allclose(two, one, rtol=1e-5)
 
 
-def test_and_makes_few_products_for_the_others():
-    """Of 5 tokens: keys and values, but queries, their result and the MLP of one."""
+def test_last_block_computes_only_keys_and_values_of_other_tokens():
+    """The products cover keys and values of 5 tokens, but queries, output and MLP of one."""
     x = np.zeros((ROWS, TOKENS, WIDTH), np.float32)
     shapes = set()
     for last in (False, True):

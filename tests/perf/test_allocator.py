@@ -1,4 +1,4 @@
-"""Freed memory stays with the process: fewer pages have to be cleared for it."""
+"""Freed memory stays in the process, so that fewer pages are cleared."""
 
 import subprocess
 import sys
@@ -28,12 +28,12 @@ def faults(how: str) -> int:
     return int(done.stdout)
 
 
-def test_large_blocks_are_not_asked_of_the_kernel_again():
-    # 128 MiB five times: in pages of 4 KiB 160,000 of them, in huge pages 320.
+def test_large_blocks_are_reused():
+    # 128 MiB five times are 160,000 pages of 4 KiB, or 320 huge pages.
     assert faults("keep") < faults("leave") / 10
 
 
-def test_another_platform_is_left_alone(monkeypatch):
+def test_does_nothing_on_another_platform(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert keep_freed_memory() is False
     assert hand_back_freed_memory() is False
@@ -48,7 +48,7 @@ def resident():
 
 keep_freed_memory()
 blocks = [bytearray(50_000) for _ in range(4000)]
-last = bytearray(50_000)  # above all others: what is below it cannot simply be cut off
+last = bytearray(50_000)  # the topmost block keeps those below from being trimmed
 before = resident()
 del blocks
 kept = resident()
@@ -56,8 +56,8 @@ print(before - kept, before - resident() if hand_back_freed_memory() else "canno
 """
 
 
-def test_what_is_free_is_handed_back():
-    """200 MB in small blocks: the process keeps them until it is told, then holds none of them."""
+def test_free_memory_is_returned_to_the_system():
+    """The process keeps 200 MB of freed small blocks until it is told to return them."""
     done = subprocess.run([sys.executable, "-c", HOLD], capture_output=True, text=True, check=True)
     kept, handed_back = done.stdout.split()
     if handed_back == "cannot":

@@ -1,4 +1,4 @@
-"""The table of chips."""
+"""The table of chips and their peak rates."""
 
 import pytest
 
@@ -16,12 +16,12 @@ from tpr_jax.perf import chips
         ("NVIDIA A100-SXM4-80GB", 312),
     ],
 )
-def test_by_what_jax_calls_them(kind, tera):
+def test_finds_chips_by_their_device_kind(kind, tera):
     assert chips.find(kind).flops == chips.peak(kind, "bfloat16") == tera * 1e12
 
 
 @pytest.mark.parametrize("kind", ["cpu", "TPU v9", "NVIDIA GeForce GTX 1080"])
-def test_others_are_not_guessed(kind):
+def test_unknown_chips_have_no_peak(kind):
     assert chips.find(kind) is None and chips.peak(kind, "bfloat16") is None
 
 
@@ -30,8 +30,8 @@ def test_float32_takes_a_tpu_six_passes():
     assert chips.peak("NVIDIA L4", "float32") is None
 
 
-def test_nothing_is_off_by_a_thousand():
-    """Any of these chips: tens to thousands of TFLOP/s, a product or two a byte of 100 to 1000."""
+def test_rates_are_plausible():
+    """All chips have tens to thousands of TFLOP/s and 100 to 1000 operations per byte of memory."""
     for chip in (*chips.TPUS.values(), *chips.GPUS.values()):
         assert 1e14 < chip.flops < 1e16
         assert 100 < chip.flops / chip.bandwidth < 1000

@@ -1,4 +1,4 @@
-"""The products of a method: worked by hand for small towers, and against those of the traced program."""
+"""The products of a method: worked by hand for small towers, and against the traced program."""
 
 import dataclasses
 
@@ -31,11 +31,11 @@ SIZES = ClipConfig(
     vocab_size=11,
     embed_dim=6,
 )
-# Forward, of a batch of 2. Each product: 2 * batch * rows * inputs * outputs.
+# Forward, for a batch of 2. Each product takes 2 * batch * rows * inputs * outputs.
 PATCHES = 2 * 2 * 2 * 48 * 8
 WHOLE = {"qkv": 3 * 2 * 2 * 3 * 8 * 8, "attention": 2 * 2 * 2 * 3 * 3 * 8, "out": 2 * 2 * 3 * 8 * 8}
 WHOLE |= {"mlp": 2 * 2 * 2 * 3 * 8 * 16}
-# Of the last block one token asks: keys and values are those of all three.
+# The last block has one query; its keys and values are those of all three tokens.
 LAST = {"q": 2 * 2 * 8 * 8, "kv": 2 * 2 * 2 * 3 * 8 * 8, "attention": 2 * 2 * 2 * 3 * 8}
 LAST |= {"out": 2 * 2 * 8 * 8, "mlp": 2 * 2 * 2 * 8 * 16}
 PROJ = 2 * 2 * 8 * 6
@@ -59,22 +59,22 @@ def test_forward_worked_by_hand():
     assert flops.total(flops.encode(SIZES, frozen, "text", 2))["total"] == 1280
 
 
-def test_nothing_trained_needs_no_gradient_but_that_of_the_loss():
+def test_a_frozen_model_needs_only_the_gradient_of_the_loss():
     assert of(methods.zero_shot())["backward"] == 2 * LOSS
 
 
-def test_adapters_need_the_gradients_behind_the_first_of_them_only():
-    """Widths of 2 and 1; the frozen weights need none, but their inputs do from the second block on."""
+def test_adapters_need_gradients_after_the_first_adapter_only():
+    """Frozen weights need no gradients, but from the second block on their inputs do; widths 2 and 1."""
     first, last, text = (2 * 2 * 2 * 3 * 8 * 2, 2 * 2 * 2 * 8 * 2, 2 * 2 * 2 * 4 * 1)
     found = of(methods.parallel_adapter(reduction=4))
     assert found["forward"] == 13248 + 1280 + LOSS + first + last + text
-    # Queries times keys, and their weights times values: both sides move.
+    # Queries times keys, and attention weights times values: both operands need gradients.
     through = sum(LAST.values()) + LAST["attention"] + PROJ + TEXT_PROJ
     assert found["backward"] == 2 * (first + last + text) + through + 2 * LOSS
 
 
-def test_a_mixture_computes_the_chosen_experts_and_counts_all_tokens():
-    """2 of 3 experts of width 2; the last block's router sees all tokens, its experts one."""
+def test_mixture_computes_selected_experts_and_routes_all_tokens():
+    """With 2 of 3 experts of width 2, the last block's router sees all tokens, its experts one."""
     mixture = methods.Method("mixture", (methods.Moe(num_experts=3, top_k=2, reduction=4, layers=(1, 2)),))
     router, experts = 2 * 2 * 3 * 8 * 3, 2 * 2 * 2 * 8 * (2 * 2)
     attention = WHOLE["qkv"] + WHOLE["attention"] + WHOLE["out"] - LAST["q"] - LAST["kv"]
@@ -86,7 +86,7 @@ def test_a_mixture_computes_the_chosen_experts_and_counts_all_tokens():
     assert of(mixture, all_experts=True)["forward"] == found["forward"] + more
 
 
-def test_full_fine_tuning_needs_both_gradients_but_that_of_the_pixels():
+def test_full_fine_tuning_needs_all_gradients_but_that_of_the_pixels():
     found = of(methods.full_finetune())
     assert found["backward"] == 2 * found["forward"] - PATCHES
 
@@ -99,7 +99,7 @@ def test_losses():
 
 
 def test_vit_b16_at_384_x_128():
-    """Of a picture of 193 tokens: 24 d^2 a token and block, 4 l d for its attention."""
+    """An image of 193 tokens takes 24 d^2 per token and block, and 4 l d for the attention."""
     d, l = 768, 193
     block = 24 * d * d * l + 4 * l * l * d
     last = 4 * d * d * l + 2 * d * d * 2 + 4 * l * d + 16 * d * d
@@ -109,7 +109,7 @@ def test_vit_b16_at_384_x_128():
 
 
 def traced(method: methods.Method, heads: Heads, used: tuple[str, ...]) -> float:
-    """Operations of all products that the gradient of the objective needs, as JAX traces it."""
+    """Counts the operations of all products in the traced gradient of the objective."""
     sizes = dataclasses.replace(tiny.CONFIG, vision_layers=2)
     model, batch = clip.build(sizes, method, heads=heads), tiny.batch(4)
     batch |= {"mlm_ids": batch["ids"], "mlm_labels": batch["ids"]} if "mlm" in used else {}
@@ -136,7 +136,7 @@ def products_in(jaxpr) -> float:
 
 
 @pytest.mark.parametrize("name", ["dm_adapter", "parallel_adapter", "full_finetune", "bitfit", "layer_norm"])
-def test_the_traced_program_has_these_products(name):
+def test_counts_match_the_traced_program(name):
     settings = tiny.DM_SETTINGS if name == "dm_adapter" else tiny.SETTINGS.get(name, {})
     if name == "parallel_adapter":
         settings = {"reduction": 4}
@@ -144,12 +144,12 @@ def test_the_traced_program_has_these_products(name):
     used = ("sdm", "balance") if method.mixtures else ("sdm", "cmpm")
     sizes = dataclasses.replace(tiny.CONFIG, vision_layers=2)
     least = flops.total(flops.train_step(sizes, method, 4, used, all_experts=True))["total"]
-    # For its statistics a mixture's last block computes the attention of all tokens, that of the one besides.
+    # For routing statistics a mixture's last block computes the attention of all tokens and of the one.
     assert traced(method, Heads(), used) == pytest.approx(least, rel=0.06 if method.mixtures else 0.02)
 
 
-def test_masked_words_are_predicted_at_the_places_of_the_prompts_too():
-    """Captions of 2 ids with 2 prompt tokens make 4 places, with 4 ids no more than the context's 5."""
+def test_masked_words_include_the_positions_of_prompts():
+    """Captions of 2 ids with 2 prompt tokens have 4 positions, of 4 ids only the context's 5."""
     heads, method = Heads(mlm_depth=1), methods.prompts(1)
     for length, places in ((2, 4), (4, 5), (None, 5)):
         products = flops.train_step(SIZES, method, 2, ("mlm",), heads, length)

@@ -1,4 +1,4 @@
-"""The peak of memory: of what a process really takes, and carried over an interruption."""
+"""Peak memory: of a real process, and across an interruption."""
 
 import resource
 import subprocess
@@ -16,7 +16,7 @@ import resource
 import numpy as np
 from tpr_jax.perf import memory
 before = memory.peaks({})["peak_memory_bytes"]
-block = np.ones(before + 200 * 2**20, np.uint8)  # more than it has held so far
+block = np.ones(before + 200 * 2**20, np.uint8)  # more than its peak so far
 during = memory.peaks({})["peak_memory_bytes"]
 size = block.nbytes
 del block
@@ -25,8 +25,8 @@ print(size, during, after, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_ma
 """
 
 
-def test_the_peak_rises_with_what_is_taken_and_stays():
-    """In a process of its own: that of the tests may have held gigabytes.
+def test_peak_rises_with_allocations_and_does_not_fall():
+    """Runs in a process of its own, because that of the tests may have held gigabytes.
 
     By way of a shell: the kernel counts in what the process that called exec held before, and a child of the
     tests' process may have that process's memory until then. What the shell forks has only the shell's.
@@ -35,12 +35,12 @@ def test_the_peak_rises_with_what_is_taken_and_stays():
     done = subprocess.run(by_shell, capture_output=True, text=True, check=True)
     size, during, after, by_kernel = map(int, done.stdout.split())
     assert size <= during < 3 * size + 500 * MIB
-    # The kernel brings its accounts up to date in batches of pages, so they differ by less than this.
+    # The kernel updates its counters in batches of pages, so they differ by less than this.
     assert abs(after - during) < 20 * MIB
     assert abs(after - by_kernel) < 20 * MIB
 
 
-def test_what_the_parent_held_is_not_counted():
+def test_memory_of_the_parent_is_not_counted():
     code = (
         "import numpy as np, subprocess, sys\n"
         "block = np.ones(1_500_000_000, np.uint8)\n"
@@ -51,20 +51,20 @@ def test_what_the_parent_held_is_not_counted():
     assert 50 * MIB < int(done.stdout) < 1_000_000_000
 
 
-def test_the_larger_of_before_and_now_counts(monkeypatch):
-    monkeypatch.setattr(memory, "_of_process", lambda: 100)
-    monkeypatch.setattr(memory, "_of_device", lambda: None)
+def test_returns_the_larger_of_before_and_now(monkeypatch):
+    monkeypatch.setattr(memory, "_process_peak", lambda: 100)
+    monkeypatch.setattr(memory, "_first_device_peak", lambda: None)
     key, device = "peak_memory_bytes", "peak_device_memory_bytes"
     assert memory.peaks({}) == {key: 100, device: None}
     assert memory.peaks({key: 300, device: None}) == {key: 300, device: None}
     assert memory.peaks({key: 99, "seconds": 5.0}) == {key: 100, device: None}
-    monkeypatch.setattr(memory, "_of_device", lambda: 70)
+    monkeypatch.setattr(memory, "_first_device_peak", lambda: 70)
     assert memory.peaks({key: 1, device: 80}) == {key: 100, device: 80}
     assert memory.peaks({key: 1, device: 8}) == {key: 100, device: 70}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_without_proc_the_kernel_is_asked(monkeypatch):
+def test_falls_back_to_rusage_without_proc(monkeypatch):
     class Nowhere:
         def __init__(self, *_):
             pass

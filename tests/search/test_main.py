@@ -1,4 +1,4 @@
-"""The command: what it prints and its exit codes; killed, it goes on; two processes share the work."""
+"""The command: output and exit codes; it resumes after a signal; two processes share the work."""
 
 import json
 import shutil
@@ -21,22 +21,22 @@ from tpr_jax.search.index.build import build
 
 @pytest.fixture
 def made(tiny, tmp_path, capsys):
-    """An index of twelve photos made by the command."""
+    """Returns a folder with an index of twelve photos that the command made."""
     search_galleries.photos(tmp_path / "photos")
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"")
     assert (
         main(["index", str(tmp_path / "photos"), "--index", str(tmp_path / "i"), "--model", tiny["clip"]])
         == 0
     )
-    told = capsys.readouterr().out
-    assert "13 of 13 photos to encode" in told and "skipped: broken.jpg: the picture is empty" in told
-    assert "12 photos indexed: 12 encoded, 0 as they were, 0 gone, 1 skipped" in told
+    output = capsys.readouterr().out
+    assert "13 of 13 photos to encode" in output and "skipped: broken.jpg: the picture is empty" in output
+    assert "12 photos indexed: 12 encoded, 0 unchanged, 0 gone, 1 skipped" in output
     return tmp_path
 
 
 @pytest.fixture(scope="module")
-def places(tiny, tmp_path_factory):
-    """`i`, an index, and `photos`, what is in it: made once, and not to be changed."""
+def folders(tiny, tmp_path_factory):
+    """Returns folders by name: an index `i`, its `photos`, and damaged copies. Read-only."""
     folder = tmp_path_factory.mktemp("cli")
     search_galleries.photos(folder / "photos")
     build(folder / "photos", folder / "i", tiny["clip"])
@@ -54,16 +54,17 @@ def start(*words):
     return subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=pipe, stderr=pipe, text=True)
 
 
-def test_query_in_words_and_as_json(made, capsys):
+def test_query_prints_lines_or_json(made, capsys):
     assert main(["query", "a red coat", "--index", str(made / "i"), "--top_k", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("   1  ") and lines[1].startswith("   2  ") and len(lines) == 3
     picture = str(made / "photos" / "003.png")
     words = ["query", "--image", picture, "--index", str(made / "i"), "--json", "--group"]
     assert main([*words, "--where", "path >= '003'"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["results"][0]["path"] == "003.png" and told["matching"] == 9
-    assert told["query"]["group"] == 0.95 and set(told["results"][0]) >= {"rank", "score", "box", "columns"}
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["results"][0]["path"] == "003.png" and answer["matching"] == 9
+    assert answer["query"]["group"] == 0.95
+    assert set(answer["results"][0]) >= {"rank", "score", "box", "columns"}
 
 
 def test_export(made, capsys):
@@ -72,12 +73,12 @@ def test_export(made, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([], "required: index|query|serve|export"),
         (["find"], "invalid choice"),
         (["query", "a"], "--index"),
-        (["query", "--index", "{i}"], "nothing is asked"),
+        (["query", "--index", "{i}"], "the query is missing"),
         (["query", "a", "--index", "nowhere"], "nowhere: has no index yet"),
         (["query", "a", "--index", "{i}", "--top_k", "many"], "--top_k"),
         (["query", "a", "--index", "{i}", "--model", "clip-mini"], "--model clip-mini: SHA-256"),
@@ -113,32 +114,28 @@ def test_export(made, capsys):
         (["export", "--index", "{i}", "--out", "{photos}/000.png"], "exists already"),
     ],
 )
-def test_mistakes_are_one_line(places, words, told, capsys):
-    assert main([word.format(**places) for word in words]) == 2
+def test_user_errors_are_one_line(folders, words, message, capsys):
+    assert main([word.format(**folders) for word in words]) == 2
     line = capsys.readouterr().err
-    assert line.startswith("error: ") and told in line and line.count("\n") == 1
-
-
-def parts_of(folder):
-    return sorted(folder.glob("parts/*.npz"))
+    assert line.startswith("error: ") and message in line and line.count("\n") == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_stopped_amid_it_goes_on(tiny, tmp_path, how):
+def test_resumes_after_a_signal(tiny, tmp_path, how):
     search_galleries.photos(tmp_path / "photos", 6000)
     words = ["index", tmp_path / "photos", "--index", tmp_path / "i", "--model", tiny["clip"]]
     process = start(*words, "--batch_size", 1)
     assert "6,000 of 6,000 photos to encode" in process.stdout.readline()
-    time.sleep(3)  # of the half minute that it takes
+    time.sleep(3)  # of about 30 seconds
     process.send_signal(how)
     _, errors = process.communicate(timeout=300)
-    told = (130, True) if how == signal.SIGTERM else (-how, False)
-    assert (process.returncode, "the same command goes on" in errors) == told, errors
+    expected = (130, True) if how == signal.SIGTERM else (-how, False)
+    assert (process.returncode, "rerun the same command to resume" in errors) == expected, errors
     again = start(*words)
-    told, errors = again.communicate(timeout=300)
+    output, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
-    assert "6,000 photos indexed" in told
+    assert "6,000 photos indexed" in output
     assert not (tmp_path / "i" / "parts").exists()
 
 
@@ -152,9 +149,9 @@ def test_two_processes_share_the_work(tiny, tmp_path):
     words = ["index", tmp_path / "photos", "--index", tmp_path / "i", "--model", tiny["clip"]]
     together = ["--coordinator", f"127.0.0.1:{port}", "--num_processes", 2, "--process_id"]
     both = [start(*words, *together, number) for number in range(2)]
-    told = [process.communicate(timeout=300) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    assert "40 photos indexed: 21 encoded" in told[0][0] and "skipped: zz.png" in told[0][0]
+    outputs = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert "40 photos indexed: 21 encoded" in outputs[0][0] and "skipped: zz.png" in outputs[0][0]
     index = store.open_index(tmp_path / "i")
     model = tpr_jax.from_pretrained(tiny["clip"])
     feats = model.encode_images([tmp_path / "photos" / name for name in names])
@@ -168,9 +165,9 @@ def test_the_help_names_the_commands(capsys):
 
 
 @pytest.fixture
-def odd(places, tmp_path):
-    """A folder of files that are no picture, each for another reason."""
-    whole = (places["photos"] / "000.png").read_bytes()
+def odd(folders, tmp_path):
+    """Returns a folder of files that are not readable images, each for another reason."""
+    whole = (folders["photos"] / "000.png").read_bytes()
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("a woman in a red coat")
@@ -189,9 +186,9 @@ def odd(places, tmp_path):
         *("sub/a.png", "", "x" * 300),
     ],
 )
-def test_a_picture_that_cannot_be_asked_for(places, odd, name, capsys):
+def test_rejects_images_that_cannot_be_read(folders, odd, name, capsys):
     file = str(odd / name) if name else ""
-    assert main(["query", "--image", file, "--index", str(places["i"])]) == 2
+    assert main(["query", "--image", file, "--index", str(folders["i"])]) == 2
     line = capsys.readouterr().err
     assert line.startswith("error: ") and line.count("\n") == 1 and "Traceback" not in line
     assert name in line

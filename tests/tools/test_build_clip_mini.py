@@ -1,4 +1,4 @@
-"""The way to clip-mini, in small: vocabulary, training from nothing, the folder."""
+"""Building clip-mini at a small size: vocabulary, training from scratch, the folder."""
 
 import json
 from dataclasses import replace
@@ -19,15 +19,15 @@ from tpr_jax.weights.clip import load_clip
 
 
 def test_clip_mini_is_at_most_8_mb_in_float16():
-    sizes = build_clip_mini.sizes((192, 64), build_clip_mini.VOCAB_SIZE)
-    shapes = jax.eval_shape(clip.build(sizes, zero_shot(), "float32")["init"], jax.random.key(0))
-    # Positions are stored as a square of the longer side: 12 x 12 patches in place of 12 x 4.
-    extra = (12 * 12 - 12 * 4) * sizes.vision_width
+    config = build_clip_mini.clip_config((192, 64), build_clip_mini.VOCAB_SIZE)
+    shapes = jax.eval_shape(clip.build(config, zero_shot(), "float32")["init"], jax.random.key(0))
+    # Position embeddings are stored for a square of the longer side: 12 x 12 patches instead of 12 x 4.
+    extra = (12 * 12 - 12 * 4) * config.vision_width
     assert 7e6 < 2 * (sum(leaf.size for leaf in jax.tree.leaves(shapes)) + extra) < 8e6
-    assert sizes.vision_width == 64 * sizes.vision_heads and sizes.text_width == 64 * sizes.text_heads
+    assert config.vision_width == 64 * config.vision_heads and config.text_width == 64 * config.text_heads
 
 
-def test_vocabulary_has_the_captions_and_plain_words(tiny):
+def test_vocabulary_has_the_captions_and_ascii_words(tiny):
     texts = build_clip_mini.vocabulary_texts(tiny["data"])
     entries = json.loads(Path(tiny["data"], "reid_raw.json").read_text())
     assert texts[0] == entries[0]["captions"][0] and len(texts) > 20_000
@@ -35,33 +35,30 @@ def test_vocabulary_has_the_captions_and_plain_words(tiny):
     assert not {"123", "</w>", "é"} & set(texts)
 
 
-def test_from_nothing_to_a_folder(tiny, make_config, tmp_path, monkeypatch, capsys):
+def test_builds_a_folder_from_scratch(tiny, make_config, tmp_path, monkeypatch, capsys):
     small = {"vision_width": 64, "vision_layers": 1, "vision_heads": 1, "vision_mlp": 128, "patch_size": 8}
     small |= {"text_width": 64, "text_layers": 1, "text_heads": 1, "text_mlp": 128}
-    whole = build_clip_mini.sizes
-    monkeypatch.setattr(build_clip_mini, "sizes", lambda *a: replace(whole(*a), **small))
+    full_size = build_clip_mini.clip_config
+    monkeypatch.setattr(build_clip_mini, "clip_config", lambda *a: replace(full_size(*a), **small))
     monkeypatch.setattr(build_clip_mini, "VOCAB_SIZE", 540)
     monkeypatch.setattr(build_clip_mini, "vocabulary_texts", lambda _: ["a red coat", "a blue coat"] * 3)
     folder = tmp_path / "clip"
-    build_clip_mini.main(["build_clip_mini", "new", "--data_dir", tiny["data"], "--out", str(folder)])
+    build_clip_mini.run(["build_clip_mini", "new", "--data_dir", tiny["data"], "--out", str(folder)])
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "tokenizer.json"]
     with pytest.raises(UserError, match="holds a CLIP already: choose another folder"):
         build_clip_mini.new(tiny["data"], folder)
 
     config = make_config(backbone=folder, from_scratch=True, total_steps=2, eval_every=0, mask_text=False)
-    config.image_size = (
-        48,
-        16,
-    )  # 6 x 2 patches: 3 to 1, as clip-mini's, which the folder's format keeps whole
+    config.image_size = (48, 16)  # 6 x 2 patches: the ratio of clip-mini, which the folder's format keeps
     config.method = {"name": "full_finetune"}
     config.losses.update({"sdm": 0.0, "itc": 1.0, "balance": 0.0})
     workdir = tmp_path / "run"
-    with pytest.raises(UserError, match="holds no run: train with configs/pretrain_mini.py first"):
+    with pytest.raises(UserError, match=r"holds no run: train with configs/pretrain_mini\.py first"):
         build_clip_mini.save(workdir, folder)
     results = loop.train(config, workdir)
     assert results["trainable_params"] == results["total_params"]
     capsys.readouterr()
-    build_clip_mini.main(["build_clip_mini", "save", "--workdir", str(workdir), "--out", str(folder)])
+    build_clip_mini.run(["build_clip_mini", "save", "--workdir", str(workdir), "--out", str(folder)])
     assert str(folder) in capsys.readouterr().out
 
     manager = checkpoint.open_manager(workdir / "checkpoints" / "best", keep=1)

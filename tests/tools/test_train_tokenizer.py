@@ -1,5 +1,6 @@
-"""Training a vocabulary: against counting everything anew after each merge, and the layout of its ids."""
+"""Training a vocabulary: compared with recounting after each merge, and the layout of its ids."""
 
+import itertools
 import json
 from collections import Counter
 
@@ -21,7 +22,7 @@ def naive_merges(words, count):
     while len(merges) < count:
         pairs = Counter()
         for word, tokens in spelled.items():
-            for pair in zip(tokens, tokens[1:], strict=False):
+            for pair in itertools.pairwise(tokens):
                 pairs[pair] += words[word]
         left = [(-n, pair) for pair, n in pairs.items() if n >= 2 and pair not in barred]
         if not left:
@@ -43,7 +44,7 @@ def naive_merges(words, count):
 
 @given(st.lists(st.text("abc", min_size=1, max_size=7), max_size=25))
 @settings(deadline=None)
-def test_equals_counting_everything_anew(words):
+def test_equals_recounting_after_each_merge(words):
     assert learn_merges(Counter(words), 12) == naive_merges(Counter(words), 12)
 
 
@@ -59,11 +60,11 @@ def test_layout_and_round_trip(tmp_path):
     tokens = [tokenizer.backend.id_to_token(i) for i in row if i]
     assert tokens[:3] == ["<|startoftext|>", "a</w>", "woman</w>"]
     assert "<|mask|>" in tokens and tokens.count('"</w>') == 2 and tokens[-1] == "<|endoftext|>"
-    # What no caption held is still spelled, by bytes.
+    # Characters of no caption are still encoded, as bytes.
     assert (tokenizer(["日本 Ünï"])[0] > 0).sum() > 8
 
 
-def test_the_same_captions_give_the_same_file(tmp_path):
+def test_is_deterministic(tmp_path):
     for name in ("a.json", "b.json"):
         train_tokenizer(iter(CAPTIONS), 560, tmp_path / name)
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
@@ -75,6 +76,6 @@ def test_a_learned_word_is_one_token(tmp_path):
     assert np.count_nonzero(folder_tokenizer(tmp_path / "t.json")(["umbrella"])) == 3
 
 
-def test_too_small_a_vocabulary(tmp_path):
+def test_rejects_a_too_small_vocabulary(tmp_path):
     with pytest.raises(UserError, match="vocab_size 515 is too small"):
         train_tokenizer(CAPTIONS, 515, tmp_path / "t.json")

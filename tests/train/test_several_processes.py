@@ -121,7 +121,10 @@ def test_one_is_killed_the_other_says_so_and_a_restart_goes_on(tiny, tmp_path, w
     code, _, stderr = ended([processes[1 - lost]])[0]
     assert time.monotonic() - began < 60 and code == 1
     ended([processes[lost]])
-    assert f"error: process {lost} ended without a word; the same command goes on" in stderr.splitlines()[-1]
+    assert (
+        f"error: process {lost} ended unexpectedly; rerun the same command to resume"
+        in stderr.splitlines()[-1]
+    )
     assert "Traceback" not in stderr
     restarted = begin_two(tiny, workdir, *mesh) if again == 2 else [begin(tiny, workdir, 8, *mesh)]
     found = ended(restarted)
@@ -152,7 +155,7 @@ def test_a_peer_that_never_comes(run, tmp_path):
     where = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", "--peer_timeout=1"]
     first = run(tmp_path / "run", *where, "--process_id=0")
     assert (first.returncode, first.stdout) == (2, "")
-    assert first.stderr.startswith(f"error: process 1 of 2 did not come to 127.0.0.1:{port} within 1 s")
+    assert first.stderr.startswith(f"error: process 1 of 2 did not connect to 127.0.0.1:{port} within 1 s")
     second = run(tmp_path / "run", *where, "--process_id=1")
     assert (second.returncode, second.stdout) == (2, "")
     assert second.stderr.startswith(f"error: process 0 does not answer at 127.0.0.1:{port} within 1 s")

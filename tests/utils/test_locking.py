@@ -193,7 +193,7 @@ def test_two_comparisons_in_one_folder(compared, stand_in, tmp_path):
     assert code == 0 and starts(tmp_path, "tiny/seed_0") == 1
     assert not (tmp_path / "all" / locking.NAME).exists()
     code, stdout, _ = compared()
-    assert code == 0 and stdout.count("was there already") == 4
+    assert code == 0 and stdout.count("already done") == 4
 
 
 def test_two_cross_tables_in_one_folder(tmp_path, capsys):

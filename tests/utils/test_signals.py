@@ -261,7 +261,9 @@ def test_other_commands_end_as_they_do_when_they_are_stopped_later(tiny, tmp_pat
     ended = stopped_at_import("tpr_jax.compare", at + 1, *flags)
     again = shlex.join(["python", "-m", "tpr_jax.compare", *flags])
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == f"error: stopped at its beginning; to go on: {again}\n"
+    assert ended.stderr == f"error: stopped at its beginning; resume with: {again}\n"
     ended = stopped_at_import("tpr_jax.search", at + 1, "index", tiny["data"], "--index", tmp_path / "index")
     assert (ended.returncode, ended.stdout) == (130, "")
-    assert ended.stderr == "error: interrupted; the same command goes on\n"
+    assert ended.stderr == "error: interrupted; rerun the same command to resume\n"
+    ended = stopped_at_import("tpr_jax.search", at + 1, "serve", "--index", tmp_path / "index")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "ended\n", "")

@@ -64,9 +64,14 @@ def test_stderr_goes_nowhere_for_a_while(capfd):
     assert capfd.readouterr().err == "on purpose\nfrom a child\n"
 
 
-@pytest.mark.parametrize("module", ["tpr_jax.main", "tpr_jax.data.mini_pedes"])
+@pytest.mark.parametrize("module", ["tpr_jax", "tpr_jax.main", "tpr_jax.data.mini_pedes"])
 def test_help_of_the_commands(module):
     assert without_reader("-m", module, "--help") == (141, "")
+
+
+@pytest.mark.parametrize("argument", ["configs", "--version"])
+def test_short_answers_of_the_front_command(argument):
+    assert without_reader("-m", "tpr_jax", argument) == (141, "")
 
 
 def test_mini_pedes_is_whole_all_the_same(tmp_path):
@@ -128,7 +133,7 @@ def test_every_command_begins_so():
     ]
     assert len(modules) > 15
     for path in modules:
-        if path == ROOT / "tpr_jax" / "__main__.py":  # which is the entry of `tpr-jax` besides
+        if path == ROOT / "tpr_jax" / "__main__.py":  # `tpr-jax` calls its `main` too
             text = path.read_text()
         else:
             text = path.read_text().partition('__name__ == "__main__"')[2]

@@ -10,7 +10,7 @@ from tests.tiny_clip import CONFIG, batch, quick_compilation, random_like  # noq
 from tpr_jax.data.tokenizer import clip_tokenizer, folder_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.model import make_model
-from tpr_jax.models.clip import patches as cut
+from tpr_jax.models.clip import extract_patches as cut
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD
 from tpr_jax.models.methods import zero_shot
 from tpr_jax.models.petl_config import Prompts

@@ -238,7 +238,9 @@ def test_a_method_that_does_not_fit(saved):
     with pytest.raises(UserError, match="config.json: the method is unusable"):
         tpr_jax.from_pretrained(saved)
     edit(saved, method=method | {"tuned": ["("]})
-    with pytest.raises(UserError, match="config.json: the method is unusable: tuned.*no regular expression"):
+    with pytest.raises(
+        UserError, match="config.json: the method is unusable: tuned.*not a regular expression"
+    ):
         tpr_jax.from_pretrained(saved)
 
 

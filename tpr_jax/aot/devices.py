@@ -1,4 +1,4 @@
-"""The devices that a program is compiled for: those here, or a TPU slice that is not, by its name."""
+"""Finds the devices that a program is compiled for: local ones, or a TPU slice described by its name."""
 
 import importlib.util
 import os
@@ -8,18 +8,20 @@ from tpr_jax.config.defaults import nearest
 from tpr_jax.errors import UserError
 from tpr_jax.utils.streams import stderr_nowhere
 
-# Seen to compile with requirements-aot.txt; other shapes of these chips do as well.
+# Tested with requirements-aot.txt; other shapes of these chips work too.
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v6e:8x8")
 HERE = ("here", "cpu", "gpu")
 
 
 def devices(topology: str) -> list:
-    """The devices of a slice (`v5e:4x4`), or those here: `here`, `gpu`, `cpu`, or `cpu:N`, N made-up ones.
+    """Returns the devices of a topology; call it before JAX is used for anything else.
 
-    Has to be called before JAX is used for anything else.
+    Args:
+      topology: A TPU slice such as `v5e:4x4`, or local devices: `here`, `gpu`, `cpu`, or `cpu:N` for N
+        virtual CPU devices.
 
     Raises:
-      UserError: there is no such topology, or libtpu, which compiles for it, is not installed.
+      UserError: there is no such topology, or libtpu, its compiler, is not installed.
     """
     if re.fullmatch(r"cpu:[1-9]\d*", topology):
         count = f"--xla_force_host_platform_device_count={topology.partition(':')[2]}"
@@ -31,10 +33,10 @@ def devices(topology: str) -> list:
         raise UserError(f"--topology {topology} is unknown: {nearest(topology, (*TOPOLOGIES, *HERE))}")
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            f"--topology {topology}: the TPU's compiler, libtpu, is not installed: in an environment of its "
-            "own, pip install -r requirements-aot.txt"
+            f"--topology {topology}: the TPU's compiler, libtpu, is not installed: pip install -r "
+            "requirements-aot.txt, in an environment of its own"
         )
-    # The compiler is a part of the TPU's driver, which would look for the machine it is on.
+    # The compiler is part of the TPU driver, which would otherwise query the machine that it runs on.
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
@@ -43,14 +45,14 @@ def devices(topology: str) -> list:
 
     jax.config.update("jax_platforms", "cpu")
     try:
-        with stderr_nowhere():  # it would say that this machine is no TPU's, which is known
+        with stderr_nowhere():  # it warns that this machine has no TPU
             return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         near = nearest(topology, TOPOLOGIES)
         raise UserError(
             f"--topology {topology}: the TPU's compiler knows no such slice ({reason}): {near}"
-        ) from (error)
+        ) from error
 
 
 def _here(platform: str) -> list:
@@ -59,4 +61,6 @@ def _here(platform: str) -> list:
     try:
         return jax.devices(None if platform == "here" else platform)
     except RuntimeError as error:
-        raise UserError(f"--topology {platform}: there is no such device here: take 'here'") from error
+        raise UserError(
+            f"--topology {platform}: there is no such device here: use --topology here"
+        ) from error

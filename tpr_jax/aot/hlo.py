@@ -1,7 +1,7 @@
-"""What a compiled program does, read from its text: products, and what the devices send each other.
+"""Reads from a compiled program's text its matrix products and its collectives.
 
-`cost_analysis()` counts the body of a loop once, whatever its trips; here each trip counts. All numbers are
-of one device.
+`cost_analysis()` counts the body of a loop once, whatever its number of iterations; here each iteration
+counts. All numbers are for one device.
 """
 
 import math
@@ -12,11 +12,11 @@ from typing import NamedTuple
 BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
 BYTES |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8, "c64": 8, "c128": 16}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-LANES = 128  # a product's inner and last axes fill that many at a time in a TPU's matrix unit
+LANES = 128  # a TPU's matrix unit processes this many elements of a product's inner and last axes at a time
 
 
 class Instruction(NamedTuple):
-    """`shape` and `rest` (what comes behind the operands) as they are written."""
+    """An HLO instruction; `shape` and `rest`, the text after the operands, are unparsed."""
 
     name: str
     shape: str
@@ -25,35 +25,38 @@ class Instruction(NamedTuple):
     rest: str
 
 
-def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """(name -> instructions, the name of the one that is run) of a program's text."""
-    found: dict[str, list[Instruction]] = {}
+Computations = dict[str, list[Instruction]]  # by the computation's name
+
+
+def computations(text: str) -> tuple[Computations, str]:
+    """Parses a program's text into name -> instructions; also returns the name of the entry computation."""
+    parsed: Computations = {}
     entry, current = "", None
     for line in text.splitlines():
         if head := re.match(r"(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .* )?\{$", line):
-            current = found.setdefault(head[2], [])
+            current = parsed.setdefault(head[2], [])
             entry = head[2] if head[1] else entry
         elif current is not None and (match := re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)):
             current.append(_instruction(match[1], line[match.end() :]))
         elif line.startswith("}"):
             current = None
-    return found, entry
+    return parsed, entry
 
 
 def _instruction(name: str, text: str) -> Instruction:
-    end = _closing(text) if text.startswith("(") else text.index(" ")
+    end = _closing_end(text) if text.startswith("(") else text.index(" ")
     shape, text = text[:end], text[end:].lstrip()
     opcode, _, _ = text.partition("(")
     text = text[len(opcode) :]
-    end = _closing(text)
+    end = _closing_end(text)
     operands = tuple(re.findall(r"%([\w.\-]+)", text[:end]))
-    # A constant's value and a parameter's number are written where others have their operands.
+    # A constant's value and a parameter's number stand in place of operands.
     rest = text[1 if opcode in ("constant", "parameter") else end :]
     return Instruction(name, shape, opcode, operands, rest.lstrip(", "))
 
 
-def _closing(text: str) -> int:
-    """Where the parenthesis is closed that the text opens with."""
+def _closing_end(text: str) -> int:
+    """Returns the position after the parenthesis that closes the one the text opens with."""
     depth = 0
     for i, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
@@ -63,44 +66,44 @@ def _closing(text: str) -> int:
 
 
 def sizes(shape: str) -> list[tuple[str, tuple[int, ...]]]:
-    """The arrays of a shape, which may be a tuple: (type, sizes of the axes)."""
-    found = re.findall(r"\b(\w+)\[([\d,<=]*)\]", re.sub(r"\{[^{}]*\}", "", shape))
-    axes = [(kind, tuple(int(n.lstrip("<=")) for n in axes.split(",") if n)) for kind, axes in found]
+    """Returns (type, sizes of the axes) of each array of a shape, which may be a tuple."""
+    arrays = re.findall(r"\b(\w+)\[([\d,<=]*)\]", re.sub(r"\{[^{}]*\}", "", shape))
+    axes = [(kind, tuple(int(n.lstrip("<=")) for n in axes.split(",") if n)) for kind, axes in arrays]
     return [(kind, axes) for kind, axes in axes if kind in BYTES]
 
 
 def array_bytes(shape: str) -> float:
-    """Without what a device's memory pads it with."""
+    """Returns the bytes of a shape's arrays, without the padding of a device's layout."""
     return sum(BYTES[kind] * math.prod(axes) for kind, axes in sizes(shape))
 
 
-def times_run(found: dict[str, list[Instruction]], entry: str) -> dict[str, int]:
-    """How often each computation runs; those that are called from nowhere are left out."""
+def execution_counts(parsed: Computations, entry: str) -> dict[str, int]:
+    """Returns how often each computation runs, without those that are never called."""
     count: dict[str, int] = {}
 
     def add(name: str, times: int) -> None:
         count[name] = count.get(name, 0) + times
-        for instruction in found[name]:
-            for callee, trips in _callees(instruction, found):
+        for instruction in parsed[name]:
+            for callee, trips in _callees(instruction, parsed):
                 add(callee, times * trips)
 
     add(entry, 1)
     return count
 
 
-def _callees(i: Instruction, found: dict) -> Iterator[tuple[str, int]]:
+def _callees(i: Instruction, parsed: Computations) -> Iterator[tuple[str, int]]:
     if i.opcode == "while":
         body, condition = (re.search(rf"{key}=%?([\w.\-]+)", i.rest)[1] for key in ("body", "condition"))
-        yield body, _trips(i.rest, found[condition])
+        yield body, _trips(i.rest, parsed[condition])
     elif i.opcode in ("fusion", "call", "async-start", "custom-call", "conditional"):
         named = re.findall(r"(?:calls|to_apply|called_computations|\w+_computation)=\{?%?([\w.\-]+)", i.rest)
         branches = re.search(r"branch_computations=\{([^}]*)\}", i.rest)
         named += re.findall(r"%?([\w.\-]+)", branches[1]) if branches else []
-        yield from ((name, 1) for name in named if name in found)
+        yield from ((name, 1) for name in named if name in parsed)
 
 
 def _trips(rest: str, condition: list[Instruction]) -> int:
-    """How often a loop's body runs: as the compiler says, or by what its condition compares with."""
+    """Returns a loop's number of iterations, as the compiler gives it or from its condition's bound."""
     if known := re.search(r'known_trip_count"?:?=?\{"?n"?:"?(\d+)', rest):
         return int(known[1])
     bounds = [re.match(r"(\d+)", i.rest) for i in condition if i.opcode == "constant"]
@@ -108,7 +111,14 @@ def _trips(rest: str, condition: list[Instruction]) -> int:
 
 
 class Product(NamedTuple):
-    """One product as it is compiled: `padded` counts its inner and last axes filled up to whole `LANES`."""
+    """A matrix product in a compiled program.
+
+    Attributes:
+      shape: The shape of the result.
+      times: How often the product runs.
+      flops: The operations of one run.
+      padded: The same with the inner and last axes padded to multiples of `LANES`.
+    """
 
     shape: str
     times: int
@@ -117,12 +127,12 @@ class Product(NamedTuple):
 
 
 def products(text: str) -> list[Product]:
-    """All dots and convolutions, those in loops with all their trips in `times`, `flops` those of one."""
-    found, entry = computations(text)
+    """Returns all dots and convolutions; `times` includes the iterations of loops."""
+    parsed, entry = computations(text)
     listed = []
-    for name, times in times_run(found, entry).items():
-        shapes = {i.name: i.shape for i in found[name]}
-        for i in found[name]:
+    for name, times in execution_counts(parsed, entry).items():
+        shapes = {i.name: i.shape for i in parsed[name]}
+        for i in parsed[name]:
             if i.opcode in ("dot", "convolution"):
                 flops, inner, last = (_dot if i.opcode == "dot" else _convolution)(i, shapes)
                 waste = math.prod(-(-n // LANES) * LANES / n for n in (inner, last))
@@ -131,7 +141,7 @@ def products(text: str) -> list[Product]:
 
 
 def _dot(i: Instruction, shapes: dict[str, str]) -> tuple[float, int, int]:
-    """(operations, length of the sums, size of the last axis)."""
+    """Returns the operations, the size of the contracted axes and the size of the last axis."""
     ((_, out),) = sizes(i.shape)
     ((_, left),) = sizes(shapes[i.operands[0]])
     axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", i.rest)
@@ -140,7 +150,11 @@ def _dot(i: Instruction, shapes: dict[str, str]) -> tuple[float, int, int]:
 
 
 def _convolution(i: Instruction, shapes: dict[str, str]) -> tuple[float, int, int]:
-    """TPUs compile every product as one: batch axes become places, of which most windows hold nothing."""
+    """Returns the same as `_dot`, for a convolution.
+
+    TPUs compile every product as a convolution whose spatial axes are batch axes, so that most positions of
+    its windows are padding; these are not counted.
+    """
     ((_, out),) = sizes(i.shape)
     ((_, left),) = sizes(shapes[i.operands[0]])
     ((_, right),) = sizes(shapes[i.operands[1]])
@@ -153,7 +167,7 @@ def _convolution(i: Instruction, shapes: dict[str, str]) -> tuple[float, int, in
         def setting(key, default, axis=int(axis)):
             return window[key].split("x")[axis] if key in window else default
 
-        low, _, high = setting("pad", "0_0").partition("_")
+        low, _, _ = setting("pad", "0_0").partition("_")
         flops *= _taps(
             left[labels[1].index(axis)],
             right[labels[2].index(axis)],
@@ -167,13 +181,21 @@ def _convolution(i: Instruction, shapes: dict[str, str]) -> tuple[float, int, in
 
 
 def _taps(n: int, kernel: int, out: int, *, stride, low, left_dilation, right_dilation) -> int:
-    """How many pairs of an output's place and a kernel's meet an element of the n there are."""
-    places = (o * stride - low + k * right_dilation for o in range(out) for k in range(kernel))
-    return sum(0 <= at <= (n - 1) * left_dilation and at % left_dilation == 0 for at in places)
+    """Returns how many pairs of an output's and a kernel's position meet one of the n elements."""
+    positions = (o * stride - low + k * right_dilation for o in range(out) for k in range(kernel))
+    return sum(0 <= at <= (n - 1) * left_dilation and at % left_dilation == 0 for at in positions)
 
 
 class Collective(NamedTuple):
-    """`sent` is what a device sends in one go, bytes; `group` how many devices take part."""
+    """A collective in a compiled program.
+
+    Attributes:
+      kind: One of `COLLECTIVES`.
+      shape: The shape of the result.
+      times: How often it runs.
+      sent: The bytes that a device sends in one run.
+      group: The number of devices that take part.
+    """
 
     kind: str
     shape: str
@@ -183,32 +205,38 @@ class Collective(NamedTuple):
 
 
 def collectives(text: str, devices: int) -> list[Collective]:
-    """What the devices send each other, in rings: a gather or a scatter passes each piece on to all others,
-    a sum of all is a scatter and a gather."""
-    found, entry = computations(text)
+    """Returns all collectives, with the bytes of ring algorithms.
+
+    A gather or scatter passes each shard on to all other devices; an all-reduce is a scatter and a gather.
+
+    Args:
+      text: The program's text.
+      devices: The number of devices.
+    """
+    parsed, entry = computations(text)
     listed, seen = [], set()
-    for name, times in times_run(found, entry).items():
-        shapes = {i.name: i.shape for i in found[name]}
-        for i in found[name]:
+    for name, times in execution_counts(parsed, entry).items():
+        shapes = {i.name: i.shape for i in parsed[name]}
+        for i in parsed[name]:
             kind = i.opcode.removesuffix("-start")
-            # A TPU's compiler spreads one over several places, under the same number.
-            number = re.search(r"channel_id=(\d+)", i.rest)
-            if kind not in COLLECTIVES or (number and number[1] in seen):
+            # A TPU's compiler splits one into several instructions with the same channel.
+            channel = re.search(r"channel_id=(\d+)", i.rest)
+            if kind not in COLLECTIVES or (channel and channel[1] in seen):
                 continue
-            seen.add(number[1] if number else None)
+            seen.add(channel[1] if channel else None)
             if kind == "all-reduce" and "all-reduce-scatter" in name:
                 kind = "reduce-scatter"
-            held = sum(array_bytes(shapes[operand]) for operand in i.operands)
+            operand_bytes = sum(array_bytes(shapes[operand]) for operand in i.operands)
             n = _group(i.rest, devices)
             passed = {"all-reduce": 2 * (n - 1) / n, "all-gather": n - 1, "collective-permute": 1}
-            sent = held * passed.get(kind, (n - 1) / n)
+            sent = operand_bytes * passed.get(kind, (n - 1) / n)
             if n > 1:
                 listed.append(Collective(kind, i.shape, times, sent, n))
     return listed
 
 
 def _group(rest: str, devices: int) -> int:
-    """How many devices exchange among themselves."""
+    """Returns the number of devices in each replica group."""
     if match := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
         return int(match[1])
     if match := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", rest):

@@ -1,4 +1,4 @@
-"""The train step and the encoders of a config, lowered from shapes alone: no weights, data or devices."""
+"""Lowers a config's train step and encoders from shapes alone, without weights, data or devices."""
 
 import functools
 import math
@@ -32,9 +32,13 @@ MINI_PEDES_IDENTITIES = 500
 
 
 class Program(NamedTuple):
-    """One function to compile: `lower()` it, the products it cannot do without, and those with all experts.
+    """A function to compile.
 
-    `held` are the bytes a device holds of each kind of its arguments.
+    Attributes:
+      lower: Lowers the function.
+      least: The operations of its analytic minimum, see `flops.total`.
+      all_experts: The same if mixtures compute all experts.
+      held: The bytes of each kind of argument on one device.
     """
 
     lower: Callable
@@ -44,12 +48,15 @@ class Program(NamedTuple):
 
 
 def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> dict[str, Program]:
-    """`train_step` (unless nothing is trained), `encode_image` and `encode_text` for this mesh.
+    """Returns the programs `train_step` (unless nothing is trained), `encode_image` and `encode_text`.
 
-    `identities` is how many there are to train on, which only the loss 'id' asks for.
+    Args:
+      config: The config.
+      mesh: The mesh to compile for.
+      identities: The number of training identities, which only the loss "id" needs.
 
     Raises:
-      UserError: batch, method or backbone do not fit; or the sizes of the backbone are not known.
+      UserError: batch size, method or backbone do not fit, or the sizes of the backbone are unknown.
     """
     sizes, method = sizes_of(config), config_lib.make_method(config)
     if method.trainable:
@@ -61,8 +68,8 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
 
     trainable, frozen = optim.split_model(jax.eval_shape(model["init"], jax.random.key(0)), method)
     if "params" in frozen:
-        hold = functools.partial(clip.cast_frozen, dtype=config.dtype)
-        frozen["params"] = jax.eval_shape(hold, frozen["params"])
+        cast = functools.partial(clip.cast_frozen, dtype=config.dtype)
+        frozen["params"] = jax.eval_shape(cast, frozen["params"])
     rows = {
         "image": ((*sizes.image_size, 3), jnp.uint8),
         "ids": ((length,), jnp.int32),
@@ -70,44 +77,44 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
     }
     if config.losses.mlm:
         rows |= {"mlm_ids": rows["ids"], "mlm_labels": rows["ids"]}
-    placed = functools.partial(_placed, mesh)
-    found = {}
+    sharded = functools.partial(_sharded, mesh)
+    by_name = {}
     if trainable:
         weights = config_lib.loss_weights(config)
         optimizer = make_optimizer(config, trainable, per_epoch=1)[1]
         update = step.jit_train_step(
             model, optimizer, weights, 1 / config.temperature, mesh, config.accumulate
         )
-        state = placed(jax.eval_shape(functools.partial(step.init_state, optimizer), trainable))
+        state = sharded(jax.eval_shape(functools.partial(step.init_state, optimizer), trainable))
         batch = {key: _rows(mesh, config.batch_size, *row) for key, row in rows.items()}
-        frozen_here = placed(frozen)
+        frozen_shapes = sharded(frozen)
         held = {
-            "trainable": bytes_here(state["trainable"]),
-            "optimizer": bytes_here(state["opt"]),
-            "frozen": bytes_here(frozen_here),
-            "batch": bytes_here(batch),
+            "trainable": bytes_per_device(state["trainable"]),
+            "optimizer": bytes_per_device(state["opt"]),
+            "frozen": bytes_per_device(frozen_shapes),
+            "batch": bytes_per_device(batch),
         }
         counted = functools.partial(
             flops.train_step, sizes, method, config.batch_size, tuple(weights), heads, length
         )
-        lower = functools.partial(update.lower, state, frozen_here, batch)
-        found["train_step"] = Program(lower, *_counts(counted), held)
-    variables = placed(merge(frozen, trainable))
+        lower = functools.partial(update.lower, state, frozen_shapes, batch)
+        by_name["train_step"] = Program(lower, *_counts(counted), held)
+    variables = sharded(merge(frozen, trainable))
     for name, key, tower in (("encode_image", "image", "vision"), ("encode_text", "ids", "text")):
-        count = sharding.filled_up(mesh, config.eval_batch_size)
-        given = _rows(mesh, count, *rows[key])
+        count = sharding.padded_size(mesh, config.eval_batch_size)
+        inputs = _rows(mesh, count, *rows[key])
         counted = functools.partial(flops.encode, sizes, method, tower, count, length)
-        held = {"weights": bytes_here(variables), "batch": bytes_here(given)}
-        lower = functools.partial(step.jit_encoder(model[name], mesh).lower, variables, given)
-        found[name] = Program(lower, *_counts(counted), held)
-    return found
+        held = {"weights": bytes_per_device(variables), "batch": bytes_per_device(inputs)}
+        lower = functools.partial(step.jit_encoder(model[name], mesh).lower, variables, inputs)
+        by_name[name] = Program(lower, *_counts(counted), held)
+    return by_name
 
 
 def sizes_of(config: ConfigDict) -> ClipConfig:
-    """The sizes of the config's backbone at its image size, without reading a weight.
+    """Returns the sizes of the config's backbone at its image size, without reading weights.
 
     Raises:
-      UserError: it is neither a folder nor a name whose sizes are known, or patches do not tile the image.
+      UserError: it is neither a folder nor a name with known sizes, or patches do not tile the image.
     """
     name = str(config.backbone)
     if name in NAMED:
@@ -116,7 +123,7 @@ def sizes_of(config: ConfigDict) -> ClipConfig:
         if name != CLIP_MINI and not Path(name).is_dir():
             near = config_lib.nearest(name, [CLIP_MINI, *NAMED])
             raise UserError(
-                f"config.backbone={name!r} is no folder, and no name whose sizes are known: {near}"
+                f"config.backbone={name!r} is neither a folder nor a name with known sizes: {near}"
             )
         known = read_sizes(backbone.find(name).path)
     sizes = replace(known, image_size=tuple(config.image_size), act=config.backbone_act or known.act)
@@ -133,7 +140,9 @@ def _heads(config: ConfigDict, identities: int | None) -> Heads:
         identities = MINI_PEDES_IDENTITIES
     identities = identities or (official.identities if official else 0)
     if config.losses.id and not identities:
-        raise UserError(f"how many identities has {config.dataset}? the loss 'id' needs --identities N")
+        raise UserError(
+            f"the number of identities of {config.dataset} is unknown: the loss 'id' needs --identities N"
+        )
     return make_heads(config, identities)
 
 
@@ -141,8 +150,8 @@ def _counts(counted: Callable) -> tuple[dict, dict]:
     return flops.total(counted()), flops.total(counted(all_experts=True))
 
 
-def _placed(mesh: Mesh, tree):
-    """The shapes of weights or a state, as `sharding.shard_params` would lay them out."""
+def _sharded(mesh: Mesh, tree):
+    """Returns the shapes of weights or a state with the shardings of `sharding.shard_params`."""
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         tree,
@@ -154,8 +163,8 @@ def _rows(mesh: Mesh, count: int, shape: tuple[int, ...], dtype) -> jax.ShapeDty
     return jax.ShapeDtypeStruct((count, *shape), dtype, sharding=sharding.row_sharding(mesh, count))
 
 
-def bytes_here(tree) -> int:
-    """What one device holds of a tree of shapes with their shardings."""
+def bytes_per_device(tree) -> int:
+    """Returns the bytes that one device holds of a tree of shapes with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)

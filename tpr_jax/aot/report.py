@@ -1,4 +1,4 @@
-"""What a compiled program takes and does, as numbers, and these as a few lines of text."""
+"""Analyzes a compiled program's memory, operations and traffic, and formats the result as text."""
 
 import re
 from collections import defaultdict
@@ -11,27 +11,42 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def analyze(
-    compiled, held: dict[str, int], least: dict, all_experts: dict, devices: list, dtype: str
+    compiled, held: dict[str, int], *, least: dict, all_experts: dict, devices: list, dtype: str
 ) -> dict:
-    """Numbers of one device, of a program compiled for `devices`; bytes, operations and seconds.
+    """Analyzes a compiled program.
 
-    `memory`: what its arguments hold by kind, `padding` that their layout adds, `outputs` that take no
-    argument's place, `temporaries` (activations, gradients, room to work), `code`, and the `total`. `flops`:
-    those of the products, what they are with their last axes filled up to 128 (`padded`), and the ratios to
-    the least.
-    `roofline`: the seconds that products, main memory and the interconnect each take at the chip's best;
-    they go on side by side, so a step takes the longest of these at least.
+    Args:
+      compiled: The result of `jax.stages.Lowered.compile`.
+      held: The bytes of each kind of argument on one device.
+      least: The operations of the analytic minimum, of all devices.
+      all_experts: The same if mixtures compute all experts.
+      devices: The devices that the program is compiled for.
+      dtype: The dtype of the computation.
+
+    Returns:
+      Bytes, operations and seconds for one device:
+
+      `memory`: The arguments by kind, the `padding` of their layouts, `outputs` that reuse no argument's
+      buffer, `temporaries` (activations, gradients, workspace), `code`, and the `total`.
+
+      `flops`: The operations of the products, the same with their last axes padded to 128 (`padded`), and
+      their ratios to the analytic minimum.
+
+      `traffic` and `collectives`: The bytes moved to and from main memory, and sent to other devices.
+
+      `roofline`: The seconds of products, main memory and interconnect at the chip's peak rates. As they
+      overlap, a step takes at least the longest of them.
     """
     text, kind = compiled.as_text(), devices[0].device_kind
     products = hlo.products(text)
-    done = sum(p.flops * p.times for p in products)
+    compiled_flops = sum(p.flops * p.times for p in products)
     flops = {
-        "products": done,
+        "products": compiled_flops,
         "padded": sum(p.padded * p.times for p in products),
         "compiler": float((compiled.cost_analysis() or {}).get("flops", 0.0)),
         "least": least["total"] / len(devices),
-        "ratio": done * len(devices) / least["total"],
-        "ratio_all_experts": done * len(devices) / all_experts["total"],
+        "ratio": compiled_flops * len(devices) / least["total"],
+        "ratio_all_experts": compiled_flops * len(devices) / all_experts["total"],
     }
     moved, sent = traffic(text), _by_kind(hlo.collectives(text, len(devices)))
     return {
@@ -39,12 +54,12 @@ def analyze(
         "flops": flops,
         "traffic": moved,
         "collectives": sent,
-        "roofline": roofline(kind, done, moved, sum(c["bytes"] for c in sent.values()), dtype),
+        "roofline": roofline(kind, compiled_flops, moved, sum(c["bytes"] for c in sent.values()), dtype),
     }
 
 
 def roofline(kind: str, flops: float, moved: float, sent: float, dtype: str) -> dict | None:
-    """Seconds at the chip's best, and which of them `bound` the step; None for a chip that is not known."""
+    """Returns the seconds at the chip's peak rates and the one that bounds the step, or None if unknown."""
     chip, peak = chips.find(kind), chips.peak(kind, dtype)
     if peak is None:
         return None
@@ -58,10 +73,9 @@ def roofline(kind: str, flops: float, moved: float, sent: float, dtype: str) -> 
 
 
 def _memory(stats, held: dict[str, int]) -> dict[str, int]:
-    own = stats.output_size_in_bytes - stats.alias_size_in_bytes
     rest = {
         "padding": stats.argument_size_in_bytes - sum(held.values()),
-        "outputs": own,
+        "outputs": stats.output_size_in_bytes - stats.alias_size_in_bytes,
         "temporaries": stats.temp_size_in_bytes,
         "code": stats.generated_code_size_in_bytes,
     }
@@ -69,19 +83,19 @@ def _memory(stats, held: dict[str, int]) -> dict[str, int]:
 
 
 def _by_kind(listed: list[hlo.Collective]) -> dict[str, dict]:
-    found: dict[str, dict] = defaultdict(lambda: {"count": 0, "bytes": 0.0})
-    for one in listed:
-        found[one.kind]["count"] += one.times
-        found[one.kind]["bytes"] += one.times * one.sent
-    return dict(found)
+    totals: dict[str, dict] = defaultdict(lambda: {"count": 0, "bytes": 0.0})
+    for collective in listed:
+        totals[collective.kind]["count"] += collective.times
+        totals[collective.kind]["bytes"] += collective.times * collective.sent
+    return dict(totals)
 
 
 def shortage(message: str) -> dict[str, float] | None:
-    """`needed`, `available` and `missing` bytes where a TPU's compiler found no room; else None."""
+    """Parses a TPU compiler's error: bytes `needed`, `available` and `missing`, or None for other errors."""
     if "RESOURCE_EXHAUSTED" not in message and "Ran out of memory" not in message:
         return None
     match = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG])", message)
-    # The second form, before all else is counted, is of what lies between the operations alone.
+    # The second form comes early in compiling and counts only the arrays between operations.
     match = match or re.search(r"\(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)", message)
     if not match:
         return None
@@ -90,41 +104,43 @@ def shortage(message: str) -> dict[str, float] | None:
 
 
 def size(count: float) -> str:
-    """Bytes for people: in GiB or MiB."""
+    """Formats bytes in GiB or MiB."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
-def lines(name: str, found: dict, batch_size: int) -> list[str]:
-    """A program's numbers as text."""
-    if "shortage" in found:
-        short = found["shortage"]
+def lines(name: str, result: dict, batch_size: int) -> list[str]:
+    """Formats the result of `analyze`, or the shortage of a program that does not fit, as lines of text."""
+    if "shortage" in result:
+        short = result["shortage"]
         return [
-            f"{name}: does not fit: {size(short['needed'])} a chip, of which there are "
-            f"{size(short['available'])}: {size(short['missing'])} are missing"
+            f"{name}: does not fit: needs {size(short['needed'])} a chip, {size(short['available'])} are "
+            f"available, {size(short['missing'])} are missing"
         ]
-    memory, flops, roof = found["memory"], found["flops"], found["roofline"]
+    memory, flops, roof = result["memory"], result["flops"], result["roofline"]
     kinds = ", ".join(f"{key} {size(n)}" for key, n in memory.items() if key != "total" and n > 0)
     shown = [
         name,
         f"  memory a chip    {size(memory['total'])}: {kinds}",
-        f"  products a chip  {flops['products'] / 1e12:.3f} TFLOP, {flops['ratio']:.3f} x the least"
-        + (
-            f" ({flops['ratio_all_experts']:.3f} x with all experts)"
-            if flops["ratio"] != flops["ratio_all_experts"]
-            else ""
-        )
-        + f"; {flops['products'] / flops['padded']:.0%} of the lanes filled",
-        f"  main memory      {size(found['traffic'])} moved",
+        f"  products a chip  {flops['products'] / 1e12:.3f} TFLOP, {_ratios(flops)}; "
+        f"{flops['products'] / flops['padded']:.0%} of the lanes filled",
+        f"  main memory      {size(result['traffic'])} moved",
         "  interconnect     "
         + (
             ", ".join(
-                f"{kind} {size(c['bytes'])} in {c['count']}" for kind, c in found["collectives"].items()
+                f"{kind} {size(c['bytes'])} in {c['count']}" for kind, c in result["collectives"].items()
             )
             or "nothing"
         ),
     ]
     if roof:
-        parts = ", ".join(f"{key} {1e3 * roof[key]:.2f} ms" for key in ("products", "memory", "interconnect"))
+        times = ", ".join(f"{key} {1e3 * roof[key]:.2f} ms" for key in ("products", "memory", "interconnect"))
         rate = batch_size / roof["step"]
-        shown.append(f"  at its best      {parts}: bound by {roof['bound']}, {rate:,.0f} examples a second")
+        shown.append(f"  at peak rates    {times}: bound by {roof['bound']}, {rate:,.0f} examples a second")
     return shown
+
+
+def _ratios(flops: dict) -> str:
+    text = f"{flops['ratio']:.3f} x the analytic minimum"
+    if flops["ratio"] == flops["ratio_all_experts"]:
+        return text
+    return f"{text} ({flops['ratio_all_experts']:.3f} x with all experts)"

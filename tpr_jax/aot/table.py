@@ -1,10 +1,11 @@
-"""Tables of what the three methods take of TPU slices, from the compiler.
+"""Tables of what the three methods need on TPU slices, according to the compiler.
 
     python -m tpr_jax.aot.table [--workdir runs/aot_table] [--write] [--tables_only]
 
-Compiles what DIR does not hold yet, each in a process of its own (hours on two cores), and prints both:
-the methods on four slices, and bytes a chip by method, batch and remat. With --write they replace what stands
-between the markers in launch/README.md and docs/several_devices.md. With --tables_only nothing is compiled.
+Compiles what DIR does not hold yet, each in a process of its own (hours on two cores), and prints two
+tables: the methods on four slices, and bytes a chip by method, batch size and remat. With --write they
+replace the text between the markers in launch/README.md and docs/several_devices.md. With --tables_only
+nothing is compiled.
 """
 
 import argparse
@@ -18,13 +19,13 @@ from tpr_jax.aot.report import size
 from tpr_jax.cli import parser as arguments
 from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.errors import UserError
+from tpr_jax.utils import markdown
 from tpr_jax.utils.files import write_text
-from tpr_jax.utils.markdown import put
 
 METHODS = ("dm_adapter", "up_person", "cskt")
 CHIPS = {"v5e:4x4": 16, "v5e:16x16": 256, "v5p:4x4x4": 64, "v6e:8x8": 64}
 ROWS_A_CHIP = 64  # in the table of slices
-LARGE, PARTS = 32_768, 16  # on the first of them, besides
+LARGE_BATCH, MICROBATCHES = 32_768, 16  # an additional row, on the first slice
 BATCHES, REMAT = (1024, 128), ("none", "dots", "block")  # in the table of memory, on the first slice
 PAGES = {
     "slices": (Path("launch/README.md"), "aot table"),
@@ -33,7 +34,7 @@ PAGES = {
 
 
 def slices() -> list[dict]:
-    """What is compiled for the table of slices: the train step."""
+    """Returns the settings of the train steps in the table of slices."""
     return [
         {"method": method, "topology": topology, "batch_size": ROWS_A_CHIP * CHIPS[topology], "remat": "none"}
         for topology in TOPOLOGIES
@@ -42,13 +43,18 @@ def slices() -> list[dict]:
 
 
 def large() -> list[dict]:
-    """A further line of that table: a batch that goes through the towers in parts."""
-    rest = {"topology": TOPOLOGIES[0], "batch_size": LARGE, "remat": "block", "accumulate": PARTS}
+    """Returns the settings of a further row of that table: a large batch in microbatches."""
+    rest = {
+        "topology": TOPOLOGIES[0],
+        "batch_size": LARGE_BATCH,
+        "remat": "block",
+        "accumulate": MICROBATCHES,
+    }
     return [{"method": METHODS[0], **rest}]
 
 
 def memory() -> list[dict]:
-    """What is compiled for the table of memory: the train step."""
+    """Returns the settings of the train steps in the table of memory."""
     return [
         {"method": method, "topology": TOPOLOGIES[0], "batch_size": batch, "remat": remat}
         for batch in BATCHES
@@ -58,7 +64,7 @@ def memory() -> list[dict]:
 
 
 def compiled(row: dict, folder: Path, tables_only: bool) -> dict | None:
-    """The report of a row: read where it is there, else made by `tpr_jax.aot`, or None if `tables_only`."""
+    """Returns a row's report: read if it exists, else made by `tpr_jax.aot`, or None with `tables_only`."""
     path = folder / "_".join(str(value).replace(":", "_") for value in row.values()) / "aot.json"
     if not path.is_file():
         if tables_only:
@@ -74,63 +80,61 @@ def compiled(row: dict, folder: Path, tables_only: bool) -> dict | None:
 
 
 def table_of_slices(reports: list[dict]) -> str:
-    """Markdown: a line a slice and method."""
-    lines = [
-        "| slice | method | batch | memory a chip | of it | FLOPs / least | sent a chip and step "
-        "| bound by | ms a step | examples/s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    """Returns a Markdown table with one row for each slice and method."""
+    header = ["slice", "method", "batch", "memory a chip", "of it", "FLOPs / minimum", "sent a chip and step"]
+    header += ["bound by", "ms a step", "examples/s"]
+    rows = []
     for report in reports:
         step = report["programs"]["train_step"]
-        parts = report.get("accumulate", 1)
-        how = f" in {parts} parts, remat={report['remat']}" if parts > 1 else ""
-        begin = f"| {report['topology']} | `{report['method']}` | {report['batch_size']:,}{how} | "
+        count = report.get("accumulate", 1)
+        how = f" in {count} parts, remat={report['remat']}" if count > 1 else ""
+        cells = [report["topology"], f"`{report['method']}`", f"{report['batch_size']:,}{how}"]
         if "shortage" in step:
-            lines.append(begin + f"{size(step['shortage']['missing'])} missing | | | | | | |")
+            rows.append([*cells, f"{size(step['shortage']['missing'])} missing", *[""] * 6])
             continue
         memory, flops, roof = step["memory"], step["flops"], step["roofline"]
-        most = sorted((key for key in memory if key != "total"), key=lambda key: -memory[key])[:3]
+        largest = sorted((key for key in memory if key != "total"), key=lambda key: -memory[key])[:3]
         sent = sum(c["bytes"] for c in step["collectives"].values())
-        lines.append(
-            begin + f"{size(memory['total'])} | {', '.join(f'{key} {size(memory[key])}' for key in most)} | "
-            f"{flops['ratio']:.2f} | {size(sent)} | {roof['bound']} | {1e3 * roof['step']:.1f} | "
-            f"{report['batch_size'] / roof['step']:,.0f} |"
-        )
-    return "\n".join(lines)
+        cells += [size(memory["total"]), ", ".join(f"{key} {size(memory[key])}" for key in largest)]
+        cells += [f"{flops['ratio']:.2f}", size(sent), roof["bound"], f"{1e3 * roof['step']:.1f}"]
+        rows.append([*cells, f"{report['batch_size'] / roof['step']:,.0f}"])
+    return markdown.table(header, rows, align="l" * len(header))
 
 
 def table_of_memory(reports: list[dict]) -> str:
-    """Markdown: a line a method and batch, a column a kind of remat."""
-    found = {}
+    """Returns a Markdown table with one row for each method and batch size, one column for each remat."""
+    cells_by_row = {}
     for report in reports:
         step = report["programs"]["train_step"]
         total = step["shortage"]["needed"] if "shortage" in step else step["memory"]["total"]
         text = size(total) + (" (too much)" if "shortage" in step else "")
-        found.setdefault((report["method"], report["batch_size"], report["devices"]), {})[report["remat"]] = (
-            text
-        )
-    lines = [
-        "| method | batch | a chip | " + " | ".join(f"remat={kind}" for kind in REMAT) + " |",
-        "|---|---|---|" + "---|" * len(REMAT),
+        cells_by_row.setdefault((report["method"], report["batch_size"], report["devices"]), {})[
+            report["remat"]
+        ] = text
+    header = ["method", "batch", "a chip", *(f"remat={kind}" for kind in REMAT)]
+    rows = [
+        [f"`{method}`", f"{batch:,}", str(batch // devices), *(by_remat.get(kind, "") for kind in REMAT)]
+        for (method, batch, devices), by_remat in cells_by_row.items()
     ]
-    for (method, batch, devices), by_remat in found.items():
-        cells = " | ".join(by_remat.get(kind, "") for kind in REMAT)
-        lines.append(f"| `{method}` | {batch:,} | {batch // devices} | {cells} |")
-    return "\n".join(lines)
+    return markdown.table(header, rows, align="l" * len(header))
 
 
 def run(argv: list[str]) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Runs the command."""
+    parser = arguments.Parser(
+        prog="python -m tpr_jax.aot.table",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--workdir", type=arguments.folder, default=Path("runs/aot_table"))
-    parser.add_argument("--write", action="store_true", help="into launch/README.md and docs/")
-    parser.add_argument("--tables_only", action="store_true", help="of what has been compiled so far")
+    parser.add_argument("--write", action="store_true", help="update launch/README.md and docs/")
+    parser.add_argument("--tables_only", action="store_true", help="use only what has been compiled so far")
     args = parser.parse_args(argv[1:])
-    found = {
+    reports = {
         name: [compiled(row, args.workdir, args.tables_only) for row in rows]
         for name, rows in (("slices", slices()), ("large", large()), ("memory", memory()))
     }
-    reports = {name: [report for report in rows if report] for name, rows in found.items()}
+    reports = {name: [report for report in rows if report] for name, rows in reports.items()}
     tables = {
         "slices": table_of_slices(reports["slices"] + reports["large"]),
         "memory": table_of_memory(reports["memory"]),
@@ -139,7 +143,7 @@ def run(argv: list[str]) -> None:
         print(f"{text}\n")
         path, marker = PAGES[name]
         if args.write:
-            write_text(path, put(path.read_text(), marker, text))
+            write_text(path, markdown.replace_section(path.read_text(), marker, text))
 
 
 if __name__ == "__main__":

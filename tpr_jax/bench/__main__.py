@@ -1,13 +1,12 @@
-"""How fast this machine does what a user waits for, beside the fastest product of matrices that it can do.
+"""Measures the speed of every operation that a user waits for, relative to this machine's peak matmul rate.
 
     python -m tpr_jax.bench [--only PART,...] [--turns N] [--torch] [--workdir DIR] [--write] [--tables_only]
 
-What is compared runs in processes of its own that take turns, so that other work on the machine meets all
-alike; medians and spreads over the turns. A train step's operations are those that its method cannot do
-without (`perf/flops.py`). With --torch transformers' PyTorch CLIPModel takes turns with the encoders
-(`requirements-torch.txt`). What has been measured stays in DIR/bench.json, by default in runs/bench: the same
-command goes on with what is missing; --write puts the tables into docs/speed.md and the most asked for into
-README.md. Weights and pictures are random.
+Whatever is compared runs in processes of its own that take turns, so that other load on the machine affects
+all alike; the tables have medians and ranges over the turns. The operations of a train step are the minimum
+that its method needs (`perf/flops.py`). --torch also times the encoders of transformers' PyTorch CLIPModel
+(`requirements-torch.txt`). DIR/bench.json (default: runs/bench) keeps every measurement; rerun the same
+command to measure what is missing. --write puts the tables into docs/speed.md. Weights and images are random.
 """
 
 import argparse
@@ -22,88 +21,107 @@ from tpr_jax.__main__ import COMMANDS
 from tpr_jax.bench import input as bench_input
 from tpr_jax.bench import worker
 from tpr_jax.bench.ranking import SIZES
-from tpr_jax.bench.table import tables
+from tpr_jax.bench.table import render_tables
 from tpr_jax.cli import parser as arguments
 from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.errors import UserError
 from tpr_jax.utils.files import write_json, write_text
-from tpr_jax.utils.markdown import put
+from tpr_jax.utils.markdown import replace_section
 
-# This process asks only what devices there are; their memory is for those that are timed.
+# This process only asks which devices there are and leaves their memory to the workers.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 METHODS = ("dm_adapter", "up_person", "cskt")
 DTYPES = ("float32", "bfloat16")
-# Of encoders, and of train steps, by whether there is an accelerator, which fewer rows would leave idle.
+# Whether there is an accelerator, which small batches leave idle -> batches of the encoders, of train steps.
 BATCHES = {False: ((1, 16, 64), (8, 16)), True: ((1, 64, 512), (64, 256))}
 PARTS = ("encode", "train", "mini", "input", "ranking", "checkpoint", "commands", "search")
 PAGE, MARKER = Path("docs/speed.md"), "bench"
-FRONT, ON_FRONT = Path("README.md"), ("encode", "train", "search")
+
+Groups = dict[str, list[dict]]  # name of a group -> its subjects, which take turns
 
 
-def groups(part: str, torch: bool = False, accelerator: bool = False) -> dict[str, list[dict]]:
-    """The subjects of a part that take turns, by a name for each group."""
-    encoded, trained = BATCHES[accelerator]
-    best = {dtype: {"kind": "product", "dtype": dtype} for dtype in DTYPES}
+def groups(part: str, torch: bool = False, accelerator: bool = False) -> Groups:
+    """Returns the subjects of a part in the groups that take turns.
 
-    def encoders(backbone, dtype, tower, batches):
-        kinds = ("encoder", "torch_encoder") if torch else ("encoder",)
-        settings = {"tower": tower, "backbone": backbone, "dtype": dtype}
-        return [{"kind": kind, **settings, "batch": batch} for batch in batches for kind in kinds]
+    Args:
+      part: one of `PARTS`.
+      torch: also time PyTorch's encoders.
+      accelerator: use batches for an accelerator.
+    """
+    encoder_batches, step_batches = BATCHES[accelerator]
+    match part:
+        case "encode":
+            return _encoder_groups(encoder_batches, torch)
+        case "train":
+            return _train_groups(step_batches)
+        case "mini":
+            return {f"mini {dtype}": _mini_subjects(dtype, torch) for dtype in DTYPES}
+        case "ranking":
+            return {name: [{"kind": part, "of": name, **size._asdict()}] for name, size in SIZES.items()}
+        case "checkpoint":
+            state = {"kind": part, "config": "dm_adapter", "backbone": "vit_b_16"}
+            return {"dm_adapter": [{**state, "does": does} for does in ("save", "restore")]}
+        case "commands":
+            modules = sorted({command.module for command in COMMANDS.values() if command.module})
+            return {module: [{"kind": "command", "module": module}] for module in modules}
+        case "search":
+            return _search_groups()
+    return {}  # the input pipeline has its own workers: see input.py
 
-    def step(method, backbone, dtype, batch):
-        settings = {"backbone": backbone, "dtype": dtype, "batch": batch}
-        return {"kind": "train_step", "config": method, **settings}
 
-    if part == "encode":
-        return {
-            f"{tower} {dtype}": [best[dtype], *encoders("vit_b_16", dtype, tower, encoded)]
-            for dtype in DTYPES
-            for tower in ("vision", "text")
-        }
-    if part == "train":
-        return {
-            f"{method} {dtype} {batch}": [best[dtype], step(method, "vit_b_16", dtype, batch)]
-            for batch in trained
-            for dtype in DTYPES
-            for method in METHODS
-        }
-    if part == "mini":
-        return {
-            f"mini {dtype}": [
-                best[dtype],
-                *encoders("clip_mini", dtype, "vision", (64,)),
-                *encoders("clip_mini", dtype, "text", (64,)),
-                *(step(method, "clip_mini", dtype, 64) for method in METHODS),
-            ]
-            for dtype in DTYPES
-        }
-    if part == "ranking":
-        sizes = ("queries", "gallery", "identities")
-        return {
-            name: [{"kind": part, "of": name, **dict(zip(sizes, given, strict=True))}]
-            for name, given in SIZES.items()
-        }
-    if part == "checkpoint":
-        state = {"kind": part, "config": "dm_adapter", "backbone": "vit_b_16"}
-        return {"dm_adapter": [{**state, "does": does} for does in ("save", "restore")]}
-    if part == "commands":
-        modules = {module for module, _, _ in COMMANDS.values() if module}
-        return {module: [{"kind": "command", "module": module}] for module in sorted(modules)}
-    if part == "search":
-        queries = [
-            {"kind": "query", "backbone": "vit_b_16", "dtype": dtype, "vectors": 50_000} for dtype in DTYPES
-        ]
-        found = {f"{count:,} vectors": [{"kind": part, "vectors": count}] for count in (50_000, 1_000_000)}
-        return {**found, "a sentence": queries}
-    return {}  # the input pipeline takes turns in a way of its own
+def _matmul(dtype: str) -> dict:
+    return {"kind": "product", "dtype": dtype}
+
+
+def _encoders(backbone: str, dtype: str, tower: str, batches: Collection[int], torch: bool) -> list[dict]:
+    kinds = ("encoder", "torch_encoder") if torch else ("encoder",)
+    settings = {"tower": tower, "backbone": backbone, "dtype": dtype}
+    return [{"kind": kind, **settings, "batch": batch} for batch in batches for kind in kinds]
+
+
+def _train_step(method: str, backbone: str, dtype: str, batch: int) -> dict:
+    settings = {"backbone": backbone, "dtype": dtype, "batch": batch}
+    return {"kind": "train_step", "config": method, **settings}
+
+
+def _encoder_groups(batches: Collection[int], torch: bool) -> Groups:
+    return {
+        f"{tower} {dtype}": [_matmul(dtype), *_encoders("vit_b_16", dtype, tower, batches, torch)]
+        for dtype in DTYPES
+        for tower in ("vision", "text")
+    }
+
+
+def _train_groups(batches: Collection[int]) -> Groups:
+    return {
+        f"{method} {dtype} {batch}": [_matmul(dtype), _train_step(method, "vit_b_16", dtype, batch)]
+        for batch in batches
+        for dtype in DTYPES
+        for method in METHODS
+    }
+
+
+def _mini_subjects(dtype: str, torch: bool) -> list[dict]:
+    return [
+        _matmul(dtype),
+        *_encoders("clip_mini", dtype, "vision", (64,), torch),
+        *_encoders("clip_mini", dtype, "text", (64,), torch),
+        *(_train_step(method, "clip_mini", dtype, 64) for method in METHODS),
+    ]
+
+
+def _search_groups() -> Groups:
+    searches = {f"{count:,} vectors": [{"kind": "search", "vectors": count}] for count in (50_000, 1_000_000)}
+    query = {"kind": "query", "backbone": "vit_b_16", "vectors": 50_000}
+    return {**searches, "a sentence": [{**query, "dtype": dtype} for dtype in DTYPES]}
 
 
 def measure(parts: list[str], turns: int, torch: bool, path: Path, say: Callable[[str], object]) -> dict:
-    """What `path` holds, with what it lacks measured and added to it, group by group."""
+    """Returns the report at `path` after measuring the groups that it lacks, saved after each group."""
     import jax
 
-    report = read(path)
+    report = read_report(path)
     for part in parts:
         rows = report["parts"].setdefault(part, {})
         for name, subjects in groups(part, torch, jax.default_backend() != "cpu").items():
@@ -115,45 +133,45 @@ def measure(parts: list[str], turns: int, torch: bool, path: Path, say: Callable
         if part == "input" and not rows:
             say(part)
             workers = min(2, os.cpu_count() or 1)
-            found = bench_input.measure(2560, turns, workers, "torch" if torch else "plain")
-            rows["pictures"] = [{"workers": workers, "rates": found}]
+            rates = bench_input.measure(2560, turns, workers, "torch" if torch else "plain")
+            rows["pictures"] = [{"workers": workers, "rates": rates}]
             write_json(path, report)
     return report
 
 
-def read(path: Path) -> dict:
-    """What was measured before on this machine, or nothing.
+def read_report(path: Path) -> dict:
+    """Reads the report of earlier runs; an empty one if there is none.
 
     Raises:
       UserError: the file is damaged, or from another machine.
     """
     if not path.exists():
-        return {"machine": machine(), "parts": {}}
+        return {"machine": describe_host(), "parts": {}}
     try:
         report = json.loads(path.read_text())
-        there = report["machine"]
+        host = report["machine"]
     except (ValueError, KeyError) as error:
-        raise UserError(f"{path}: cannot be read ({error}): take another --workdir") from error
-    if there != machine():
-        raise UserError(f"{path}: is of another machine or other versions: take another --workdir")
+        raise UserError(f"{path}: cannot be read ({error}): choose another --workdir") from error
+    if host != describe_host():
+        raise UserError(f"{path}: is from another machine or other versions: choose another --workdir")
     return report
 
 
-def machine() -> dict:
-    """What the numbers depend on."""
+def describe_host() -> dict:
+    """Returns what the timings depend on: device, cores and versions."""
     import jax
 
     device = jax.devices()[0]
     return {
-        "device": device.device_kind if device.platform != "cpu" else _processor(),
+        "device": device.device_kind if device.platform != "cpu" else _cpu_name(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "jax": jax.__version__,
     }
 
 
-def _processor() -> str:
-    """The name of the CPU, and of the units for small numbers that it has."""
+def _cpu_name() -> str:
+    """Returns the CPU's name and the most recent of its low-precision instruction sets."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -163,53 +181,52 @@ def _processor() -> str:
     return " ".join([fields.get("model name", platform.machine()), *(f"with {unit}" for unit in units[:1])])
 
 
-def command_line(module: str, description: str, parts: Collection[str]) -> arguments.Parser:
-    """What every bench can be told: which of its `parts`, how often, where, and what to do with it."""
+def make_parser(module: str, description: str, parts: Collection[str]) -> arguments.Parser:
+    """Makes the parser of a benchmark command with these parts."""
     parser = arguments.Parser(
         prog=f"python -m {module}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", default=",".join(parts), help="which parts, separated by commas")
+    parser.add_argument("--only", default=",".join(parts), help="the parts to measure, separated by commas")
     parser.add_argument("--turns", type=int, default=5, help="how often each is timed")
     parser.add_argument("--workdir", type=arguments.folder, default=Path("runs/bench"))
-    parser.add_argument("--write", action="store_true", help=f"the tables into {PAGE}")
-    parser.add_argument("--tables_only", action="store_true", help="of what was measured before")
+    parser.add_argument("--write", action="store_true", help=f"write the tables into {PAGE}")
+    parser.add_argument("--tables_only", action="store_true", help="print earlier measurements only")
     return parser
 
 
-def chosen(args: argparse.Namespace, parts: Collection[str]) -> list[str]:
-    """The parts that --only names.
+def selected_parts(args: argparse.Namespace, parts: Collection[str]) -> list[str]:
+    """Returns the parts that --only names.
 
     Raises:
-      UserError: there is no such part, or --turns is no number of turns.
+      UserError: a part is unknown, or --turns is below 1.
     """
     for part in args.only.split(","):
         if part not in parts:
-            raise UserError(f"--only {part} is unknown: known are {', '.join(parts)}")
+            raise UserError(f"--only {part} is unknown: choose from {', '.join(parts)}")
     if args.turns < 1:
         raise UserError(f"--turns {args.turns}: must be at least 1")
     return args.only.split(",")
 
 
 def say(line: str) -> None:
-    """Of what is being done, to the terminal."""
+    """Prints a line of progress to stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
 def run(argv: list[str]) -> None:
-    """The command."""
-    parser = command_line("tpr_jax.bench", __doc__, PARTS)
-    parser.add_argument("--torch", action="store_true", help="beside PyTorch")
+    """Runs the command."""
+    parser = make_parser("tpr_jax.bench", __doc__, PARTS)
+    parser.add_argument("--torch", action="store_true", help="compare with PyTorch")
     args = parser.parse_args(argv[1:])
-    parts = chosen(args, PARTS)
+    parts = selected_parts(args, PARTS)
     path = args.workdir / "bench.json"
-    report = read(path) if args.tables_only else measure(parts, args.turns, args.torch, path, say)
-    text = tables(report)
+    report = read_report(path) if args.tables_only else measure(parts, args.turns, args.torch, path, say)
+    text = render_tables(report)
     print(text)
     if args.write:
-        for page, wanted in ((PAGE, PARTS), (FRONT, ON_FRONT)):
-            write_text(page, put(page.read_text(), MARKER, tables(report, wanted)))
+        write_text(PAGE, replace_section(PAGE.read_text(), MARKER, text))
     print(f"written to {path}")
 
 

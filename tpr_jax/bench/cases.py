@@ -1,4 +1,4 @@
-"""Of what `bench` times the models: products, encoders and train steps with random weights."""
+"""The model benchmarks: matrix products, encoders and train steps with random weights and inputs."""
 
 import time
 from collections.abc import Callable
@@ -7,169 +7,206 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int32, UInt8
 from ml_collections import ConfigDict
 
 from tpr_jax.errors import UserError
+from tpr_jax.models.config import ClipConfig
+from tpr_jax.models.methods import Method
 
-PRODUCT_SIZE = 4096
-BACKBONES = {"vit_b_16": ":cuhk_pedes", "clip_mini": ""}  # what stands behind a config's name
-
-
-class Ready(NamedTuple):
-    """`once()` runs the subject and waits for its end; `flops` are those that it cannot do without; `text()`
-    is the compiled program, of those that are one."""
-
-    once: Callable[[], object]
-    flops: float
-    compile_seconds: float
-    text: Callable[[], str] = str
+MATMUL_SIZE = 4096
+DATASET_SUFFIX = {"vit_b_16": ":cuhk_pedes", "clip_mini": ""}  # backbone -> what follows configs/NAME.py
 
 
-def product(dtype: str, size: int = PRODUCT_SIZE) -> Ready:
-    """A product of two square matrices, sums in float32: what this machine can do at best."""
+class Case(NamedTuple):
+    """A compiled benchmark.
+
+    Attributes:
+      run: runs the benchmark once and waits for the result.
+      flops: the analytic minimum of floating-point operations of one run; 0 where it is not counted.
+      compile_seconds: how long compilation took.
+      hlo_text: returns the compiled program's HLO text; an empty string for what is not a program.
+    """
+
+    run: Callable[[], object]
+    flops: float = 0.0
+    compile_seconds: float = 0.0
+    hlo_text: Callable[[], str] = str
+
+
+class BuiltModel(NamedTuple):
+    """A config and the model that it describes; `functions` is `models.clip.build`'s dict."""
+
+    config: ConfigDict
+    clip_config: ClipConfig
+    method: Method
+    functions: dict[str, Callable]
+
+
+def matmul(dtype: str, size: int = MATMUL_SIZE) -> Case:
+    """Multiplies two square matrices with float32 accumulation: the peak rate of this machine."""
     from tpr_jax.models.matmul import matmul_f32
-    from tpr_jax.train.step import compiler_options
+    from tpr_jax.perf.xla_options import compiler_options
 
-    arguments = [
-        jax.random.normal(key, (size, size), dtype) for key in jax.random.split(jax.random.key(0), 2)
-    ]
+    operands = [jax.random.normal(key, (size, size), dtype) for key in jax.random.split(jax.random.key(0), 2)]
     function = jax.jit(lambda a, b: matmul_f32(a, b).astype(dtype), compiler_options=compiler_options())
-    return _compiled(function, arguments, 2.0 * size**3)
+    return _compile(function, operands, 2.0 * size**3)
 
 
-def encoder(tower: str, backbone: str, dtype: str, batch: int, method: str = "zero_shot") -> Ready:
-    """Features of `batch` images or texts: `tower` is 'vision' or 'text'; texts have the full length."""
+def encoder(tower: str, backbone: str, dtype: str, batch: int, method: str = "zero_shot") -> Case:
+    """Encodes `batch` images (`tower` "vision") or full-length texts ("text")."""
     from tpr_jax.models import clip
-    from tpr_jax.perf import flops
-    from tpr_jax.train import step
+    from tpr_jax.perf import flops, xla_options
 
-    _, sizes, spec, model = model_of(method, backbone, dtype, batch)
-    variables = jax.jit(model["init"])(jax.random.key(0))
+    model = build_model(method, backbone, dtype, batch)
+    variables = jax.jit(model.functions["init"])(jax.random.key(0))
     variables = clip.inference_variables(variables, dtype)
-    rows = _batch(sizes, batch)["image" if tower == "vision" else "ids"]
-    function = model["encode_image" if tower == "vision" else "encode_text"]
-    encode = jax.jit(lambda v, x: function(v, x)[0], compiler_options=step.encoder_options(batch))
-    least = flops.total(flops.encode(sizes, spec, tower, batch))["total"]
-    return _compiled(encode, (variables, jnp.asarray(rows)), least)
+    inputs = random_batch(model.clip_config, batch)["image" if tower == "vision" else "ids"]
+    encode = model.functions["encode_image" if tower == "vision" else "encode_text"]
+    function = jax.jit(lambda v, x: encode(v, x)[0], compiler_options=xla_options.encoder_options(batch))
+    minimum = flops.total(flops.encode(model.clip_config, model.method, tower, batch))["total"]
+    return _compile(function, (variables, jnp.asarray(inputs)), minimum)
 
 
 def train_step(
     config: str, backbone: str, dtype: str, batch: int, devices: int = 1, **config_overrides
-) -> Ready:
-    """One update by `configs/CONFIG.py`, its batch split over so many devices; further keys of the config
-    have their own names, as `method.num_experts`."""
+) -> Case:
+    """Runs one update of `configs/CONFIG.py`.
+
+    Args:
+      config: the config's name.
+      backbone: a key of `DATASET_SUFFIX`.
+      dtype: the compute type.
+      batch: the global batch size.
+      devices: the number of devices that the batch is split over.
+      **config_overrides: further config keys by their dotted names, such as `method.num_experts`.
+
+    Returns:
+      The compiled train step; each run continues from the state of the one before.
+    """
     from tpr_jax import optim
     from tpr_jax.config import defaults as config_lib
     from tpr_jax.distributed import sharding
     from tpr_jax.models import clip
     from tpr_jax.perf import flops
-    from tpr_jax.train import setup as prepare
-    from tpr_jax.train import step
+    from tpr_jax.train import setup, step
 
-    config, sizes, spec, model = model_of(config, backbone, dtype, batch, **config_overrides)
-    variables = jax.jit(model["init"])(jax.random.key(0))
-    trainable, frozen = optim.split_model(variables, spec)
+    run_config, clip_config, method, functions = build_model(
+        config, backbone, dtype, batch, **config_overrides
+    )
+    variables = jax.jit(functions["init"])(jax.random.key(0))
+    trainable, frozen = optim.split_model(variables, method)
     if "params" in frozen:
         frozen["params"] = clip.cast_frozen(frozen["params"], dtype)
-    weights, mesh = config_lib.loss_weights(config), mesh_of(config, devices)
-    optimizer = prepare.make_optimizer(config, trainable, per_epoch=1)[1]
-    update = step.jit_train_step(model, optimizer, weights, 1 / config.temperature, mesh, config.accumulate)
+    weights, mesh = config_lib.loss_weights(run_config), make_mesh(run_config, devices)
+    optimizer = setup.make_optimizer(run_config, trainable, per_epoch=1)[1]
+    update = step.jit_train_step(
+        functions, optimizer, weights, 1 / run_config.temperature, mesh, run_config.accumulate
+    )
     state = sharding.shard_params(mesh, step.init_state(optimizer, trainable))
     frozen = sharding.shard_params(mesh, frozen)
-    rows = sharding.shard_batch(mesh, _batch(sizes, batch))
+    inputs = sharding.shard_batch(mesh, random_batch(clip_config, batch))
     del variables, trainable
-    began = time.perf_counter()
-    program = step.aot_compile(update, state, frozen, rows)
-    seconds = time.perf_counter() - began
+    start = time.perf_counter()
+    program = step.aot_compile(update, state, frozen, inputs)
+    compile_seconds = time.perf_counter() - start
 
-    def once():
+    def run():
         nonlocal state
-        state, metrics = program(state, frozen, rows)
+        state, metrics = program(state, frozen, inputs)
         return jax.block_until_ready(metrics["loss"])
 
-    least = flops.total(flops.train_step(sizes, spec, batch, weights))["total"]
-    return Ready(once, least, seconds, program.as_text)
+    minimum = flops.total(flops.train_step(clip_config, method, batch, weights))["total"]
+    return Case(run, minimum, compile_seconds, program.as_text)
 
 
-def torch_encoder(tower: str, backbone: str, dtype: str, batch: int) -> Ready:
-    """The same features by transformers' PyTorch `CLIPModel`, with random weights, as its users call it."""
+def torch_encoder(tower: str, backbone: str, dtype: str, batch: int) -> Case:
+    """Encodes the same inputs with transformers' PyTorch `CLIPModel`, called as its users do."""
     import torch
     from transformers import CLIPConfig, CLIPModel
 
     from tpr_jax.weights.hugging_face import write_config
 
-    _, sizes, _, _ = model_of("zero_shot", backbone, dtype, batch)
-    where = "cuda" if torch.cuda.is_available() else "cpu"
-    with torch.device(where):
-        model = CLIPModel(CLIPConfig.from_dict(write_config(sizes))).to(getattr(torch, dtype)).eval()
-    rows = _batch(sizes, batch)
+    clip_config = build_model("zero_shot", backbone, dtype, batch).clip_config
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.device(device):
+        model = CLIPModel(CLIPConfig.from_dict(write_config(clip_config))).to(getattr(torch, dtype)).eval()
+    inputs = random_batch(clip_config, batch)
     if tower == "vision":
-        pixels = torch.from_numpy(rows["image"]).permute(0, 3, 1, 2).to(where)
-        given = {"pixel_values": pixels.to(getattr(torch, dtype)) / 255, "interpolate_pos_encoding": True}
-        call = model.get_image_features
+        pixels = torch.from_numpy(inputs["image"]).permute(0, 3, 1, 2).to(device)
+        kwargs = {"pixel_values": pixels.to(getattr(torch, dtype)) / 255, "interpolate_pos_encoding": True}
+        encode = model.get_image_features
     else:
-        given, call = {"input_ids": torch.from_numpy(rows["ids"]).long().to(where)}, model.get_text_features
+        kwargs = {"input_ids": torch.from_numpy(inputs["ids"]).long().to(device)}
+        encode = model.get_text_features
 
-    def once():
+    def run():
         with torch.inference_mode():
-            call(**given)
-        if where == "cuda":
+            encode(**kwargs)
+        if device == "cuda":
             torch.cuda.synchronize()
 
-    return Ready(once, 0.0, 0.0)
+    return Case(run)
 
 
-def model_of(config: str, backbone: str, dtype: str, batch: int, **settings) -> tuple:
-    """(the config, CLIP's sizes, the method, the model's functions)."""
+def build_model(config: str, backbone: str, dtype: str, batch: int, **config_overrides) -> BuiltModel:
+    """Builds the model of `configs/CONFIG.py`, without its weights."""
     from tpr_jax.aot.programs import sizes_of
     from tpr_jax.config import defaults as config_lib
     from tpr_jax.models import clip
 
-    config = read_config(config, backbone, batch_size=batch, dtype=dtype, **settings)
-    sizes, spec = sizes_of(config), config_lib.make_method(config)
-    model = clip.build(sizes, spec, dtype, remat=config.remat, scan_layers=config.scan_layers)
-    return config, sizes, spec, model
+    run_config = read_config(config, backbone, batch_size=batch, dtype=dtype, **config_overrides)
+    clip_config, method = sizes_of(run_config), config_lib.make_method(run_config)
+    functions = clip.build(
+        clip_config, method, dtype, remat=run_config.remat, scan_layers=run_config.scan_layers
+    )
+    return BuiltModel(run_config, clip_config, method, functions)
 
 
-def read_config(name: str, backbone: str, **settings) -> ConfigDict:
-    """`configs/NAME.py` for ViT-B/16 at the benchmarks' image size, or for clip-mini."""
+def read_config(name: str, backbone: str, **config_overrides) -> ConfigDict:
+    """Reads `configs/NAME.py` for ViT-B/16 at the benchmarks' image size, or for clip-mini."""
     from tpr_jax.config.flags import parse_flags
 
-    keys = [f"--config.{key}={value}" for key, value in settings.items()]
-    path = f"configs/{name}.py{BACKBONES[backbone]}"
-    return parse_flags(["bench", "--config", path, "--workdir", "unused", *keys])[0]
+    overrides = [f"--config.{key}={value}" for key, value in config_overrides.items()]
+    path = f"configs/{name}.py{DATASET_SUFFIX[backbone]}"
+    return parse_flags(["bench", "--config", path, "--workdir", "unused", *overrides])[0]
 
 
-def mesh_of(config: ConfigDict, devices: int = 1) -> jax.sharding.Mesh:
-    """The config's mesh of the first so many devices.
+def make_mesh(config: ConfigDict, devices: int = 1) -> jax.sharding.Mesh:
+    """Makes the config's mesh of the first `devices` devices.
 
     Raises:
       UserError: there are fewer.
     """
     from tpr_jax.distributed import sharding
 
-    here = jax.devices()
-    if devices > len(here):
-        raise UserError(f"devices={devices}: there are {len(here)}; see XLA_FLAGS in bench_turns.py")
-    return sharding.make_mesh(**config.mesh, devices=here[:devices])
+    available = jax.devices()
+    if devices > len(available):
+        raise UserError(
+            f"devices={devices}: only {len(available)} available; on the CPU, "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={devices} gives more"
+        )
+    return sharding.make_mesh(**config.mesh, devices=available[:devices])
 
 
-def _batch(sizes, batch: int) -> dict[str, np.ndarray]:
-    """Random pictures, and texts of full length, with two of each identity."""
+def random_batch(
+    clip_config: ClipConfig, batch: int
+) -> dict[str, UInt8[np.ndarray, "b h w 3"] | Int32[np.ndarray, "b l"] | Int32[np.ndarray, " b"]]:
+    """Returns random `image`, full-length `ids` and `pid`, with two rows of each identity."""
     rng = np.random.default_rng(0)
-    ids = rng.integers(1, sizes.vocab_size - 3, (batch, sizes.context_length), np.int32)
-    ids[:, -1] = sizes.vocab_size - 1
+    ids = rng.integers(1, clip_config.vocab_size - 3, (batch, clip_config.context_length), np.int32)
+    ids[:, -1] = clip_config.vocab_size - 1
     return {
-        "image": rng.integers(0, 256, (batch, *sizes.image_size, 3), np.uint8),
+        "image": rng.integers(0, 256, (batch, *clip_config.image_size, 3), np.uint8),
         "ids": ids,
         "pid": np.arange(batch, dtype=np.int32) // 2,
     }
 
 
-def _compiled(function, arguments, flops: float) -> Ready:
+def _compile(function, operands, flops: float) -> Case:
     from tpr_jax.train import step
 
-    began = time.perf_counter()
-    program = step.aot_compile(function, *arguments)
-    seconds = time.perf_counter() - began
-    return Ready(lambda: jax.block_until_ready(program(*arguments)), flops, seconds, program.as_text)
+    start = time.perf_counter()
+    program = step.aot_compile(function, *operands)
+    compile_seconds = time.perf_counter() - start
+    return Case(lambda: jax.block_until_ready(program(*operands)), flops, compile_seconds, program.as_text)

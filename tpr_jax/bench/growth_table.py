@@ -1,93 +1,106 @@
-"""What `bench_growth` measured, as exponents and as Markdown."""
+"""Fits how the costs measured by `bench.growth` scale, and renders them as a Markdown table."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from tpr_jax.bench.table import markdown, memory, named
+from tpr_jax.bench.table import describe_machine, peak_memory_gb
 from tpr_jax.bench.worker import median_seconds
+from tpr_jax.utils import markdown
 
-UPPER = 3  # the largest sizes, by which exponents are taken: of small ones what is always there takes most
-TOLERANCE = 0.15  # of an exponent, before it is called worse than expected
+LARGEST = 3  # sizes that exponents are fitted to: constant overhead dominates the smaller ones
+TOLERANCE = 0.15  # how far a measured exponent may exceed the expected one
 
 
-class Kind(NamedTuple):
-    """A series: the key of its size, what is timed, and what its size is of."""
+class Series(NamedTuple):
+    """The same work at several sizes: the key of a row that holds the size, what is timed, and the axis."""
 
-    key: str
+    size_key: str
     work: str
-    size: str
+    axis: str
 
 
-KINDS = {
-    "batch": Kind("batch", "DM-Adapter's step", "batch"),
-    "ranking": Kind("gallery", "ranking 2,048 texts", "gallery"),
-    "search": Kind("vectors", "exact search", "gallery"),
-    "experts": Kind("method.num_experts", "DM-Adapter's step, batch 32, 2 chosen", "experts"),
-    "prefix": Kind("method.prefix", "UP-Person's step, batch 32", "prefix length"),
-    "devices": Kind("devices", "DM-Adapter's step, batch 64 in all", "devices, forced"),
+SERIES = {
+    "batch": Series("batch", "DM-Adapter train step", "batch"),
+    "ranking": Series("gallery", "ranking 2,048 texts", "gallery"),
+    "search": Series("vectors", "exact search", "gallery"),
+    "experts": Series("method.num_experts", "DM-Adapter train step, batch 32, top 2", "experts"),
+    "prefix": Series("method.prefix", "UP-Person train step, batch 32", "prefix length"),
+    "devices": Series("devices", "DM-Adapter train step, global batch 64", "forced devices"),
 }
+HEADER = [
+    "",
+    "size",
+    "sizes",
+    "seconds",
+    "memory, GB",
+    "expected exponent",
+    "measured",
+    "range over turns",
+    "",
+]
 
 
-class Growth(NamedTuple):
-    """The exponents of a series: expected, found (of medians), and the least and the most of any turn."""
+class GrowthFit(NamedTuple):
+    """The scaling exponents of a series: expected, of the medians, and their range over single turns."""
 
     expected: float
-    found: float
-    least: float
-    most: float
+    measured: float
+    lowest: float
+    highest: float
 
     @property
-    def worse(self) -> bool:
-        """Whether it grows faster than it has to."""
-        return self.found > self.expected + TOLERANCE
+    def is_worse(self) -> bool:
+        """Whether the costs grow faster than the work requires."""
+        return self.measured > self.expected + TOLERANCE
 
 
-def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """The least-squares slope of log(cost) over log(size): p where the cost is c * size ** p."""
+def fit_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """Returns the least-squares slope of log(cost) over log(size): p for costs of c * size ** p."""
     x, y = (np.log(values) - np.log(values).mean() for values in (sizes, costs))
     return float(x @ y / (x @ x))
 
 
-def timed(rows: Sequence[dict]) -> list[dict]:
-    """Those of a series that could be made."""
+def timed_rows(rows: Sequence[dict]) -> list[dict]:
+    """Returns the rows of a series that were timed without an error."""
     return [row for row in rows if "error" not in row]
 
 
-def growth(name: str, rows: Sequence[dict]) -> Growth | None:
-    """A series' exponents over its largest sizes; None of fewer than two."""
-    upper = timed(rows)[-UPPER:]
-    if len(upper) < 2:
+def fit_growth(name: str, rows: Sequence[dict]) -> GrowthFit | None:
+    """Fits the exponents of a series to its largest sizes; None for fewer than two."""
+    largest = timed_rows(rows)[-LARGEST:]
+    if len(largest) < 2:
         return None
-    sizes = [row[KINDS[name].key] for row in upper]
-    # Rankings and searches, whose operations are not counted, pass once over the gallery.
-    least = [row["flops"] or size for row, size in zip(upper, sizes, strict=True)]
-    turns = [exponent(sizes, seconds) for seconds in zip(*(row["seconds"] for row in upper), strict=True)]
-    found = exponent(sizes, [median_seconds(row) for row in upper])
-    return Growth(exponent(sizes, least), found, min(turns), max(turns))
+    sizes = [row[SERIES[name].size_key] for row in largest]
+    # The operations of rankings and searches are not counted: they pass over the gallery once.
+    minimum = [row["flops"] or size for row, size in zip(largest, sizes, strict=True)]
+    turns = [
+        fit_exponent(sizes, seconds) for seconds in zip(*(row["seconds"] for row in largest), strict=True)
+    ]
+    measured = fit_exponent(sizes, [median_seconds(row) for row in largest])
+    return GrowthFit(fit_exponent(sizes, minimum), measured, min(turns), max(turns))
 
 
-def table(report: dict) -> str:
-    """A line a series, under one that names the machine."""
-    heads = ["", "grows with", "at", "seconds", "memory, GB", "exponent expected", "found", "in any turn", ""]
-    lines = [line(name, report["parts"][name]) for name in KINDS if report["parts"].get(name)]
-    return f"Measured on: {named(report['machine'])}.\n\n{markdown(heads, lines)}"
+def render_table(report: dict) -> str:
+    """Renders one row for each series, under a line that names the machine."""
+    rows = [row_cells(name, report["parts"][name]) for name in SERIES if report["parts"].get(name)]
+    return f"Measured on: {describe_machine(report['machine'])}.\n\n{markdown.table(HEADER, rows)}"
 
 
-def line(name: str, rows: Sequence[dict]) -> list[str]:
-    """The cells of a series."""
-    kind, done, grown = KINDS[name], timed(rows), growth(name, rows)
-    cells = [kind.work, kind.size, ", ".join(short(row[kind.key]) for row in done)]
+def row_cells(name: str, rows: Sequence[dict]) -> list[str]:
+    """Returns the table cells of a series."""
+    series, done, fit = SERIES[name], timed_rows(rows), fit_growth(name, rows)
+    cells = [series.work, series.axis, ", ".join(format_size(row[series.size_key]) for row in done)]
     cells.append(", ".join(f"{median_seconds(row):.3g}" for row in done))
-    cells.append(", ".join(f"{memory(row):.2f}" for row in done))
-    # + 0.0: what is rounded to zero has no sign
-    expected, found, least, most = (f"{round(p, 2) + 0.0:.2f}" for p in grown) if grown else [""] * 4
-    cells += [expected, found, f"{least} to {most}" if grown else ""]
+    cells.append(", ".join(f"{peak_memory_gb(row):.2f}" for row in done))
+    # Adding 0.0 turns -0.0 into 0.0.
+    expected, measured, lowest, highest = (f"{round(p, 2) + 0.0:.2f}" for p in fit) if fit else [""] * 4
+    cells += [expected, measured, f"{lowest} to {highest}" if fit else ""]
     errors = [row["error"] for row in rows if "error" in row]
-    return [*cells, "**worse**" * bool(grown and grown.worse) or "".join(errors[:1])]
+    return [*cells, "**worse**" if fit and fit.is_worse else "".join(errors[:1])]
 
 
-def short(size: int) -> str:
-    """Of a gallery thousands of 1,024."""
+def format_size(size: int) -> str:
+    """Formats a size; multiples of 1,024 are written as `64k`."""
     return str(size) if size < 1024 or size % 1024 else f"{size // 1024}k"

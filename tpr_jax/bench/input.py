@@ -1,18 +1,18 @@
-"""How many training pictures a second come out of the input pipeline, beside a PyTorch DataLoader.
+"""Measures how many training images per second the input pipeline yields, against a PyTorch DataLoader.
 
-    python -m tpr_jax.bench.input [--images N] [--repeats N] [--workers N]
+    python -m tpr_jax.bench.input [--images N] [--repeats N] [--workers N] [--against torch|plain]
 
 Both read the same generated JPEGs of CUHK-PEDES' size (about 100 x 260) and make batches of 128 at 384 x 128
-with the published augmentation: this project's tf.data pipeline with so many threads, and a DataLoader with
-so many worker processes and torchvision's transforms on Pillow images. Where PyTorch is not installed, the
-second is plain processes with the same transforms written in Pillow and NumPy, and is called that. The
-pipeline masks captions besides; the other loads pictures only. What comes out is not alike in kind: bytes,
-which the device normalizes later, here, and normalized float32 there, as in the published code.
+with the published augmentation: this project's tf.data pipeline with N threads, and a DataLoader with N
+worker processes and torchvision's transforms on Pillow images. Without PyTorch the baseline is N plain
+processes with the same transforms in Pillow and NumPy, and the table says so. The pipeline also masks
+captions; the baseline loads only images. The outputs differ in type: uint8 here, normalized later on the
+device, and normalized float32 there, as in the published code.
 
 Both run in processes of their own, on as many cores as there are workers, and take turns epoch by epoch, so
-that whatever else the machine does meets both alike. Prints a Markdown table: medians, the median of the
-ratios of epochs that followed one another, and the processor time that a picture takes, over all threads and
-processes, in which other work on the machine hardly shows.
+that other load on the machine affects both alike. Prints a Markdown table: medians, the median ratio of
+consecutive epochs, and the CPU time per image over all threads and processes, which other load hardly
+affects.
 """
 
 import argparse
@@ -29,28 +29,39 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing import shared_memory
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32
 from PIL import Image
 
+from tpr_jax.cli import parser as arguments
+from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.data.augment import erase_box
 from tpr_jax.data.mini_pedes import bundled_dir
 from tpr_jax.data.records import Records, load_records
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD
-from tpr_jax.utils.streams import quiet_when_closed
+from tpr_jax.utils import markdown
 
 SIZE, BATCH, PAD = (384, 128), 128, 10
-TITLES = {
+BASELINES = {
     "torch": "PyTorch DataLoader, torchvision on Pillow",
     "plain": "processes, Pillow and NumPy",
 }
 
 
-def write_pictures(folder: Path, count: int, seed: int = 0) -> Records:
-    """JPEGs of CUHK-PEDES' size, with a caption each: MiniPEDES' pictures enlarged, with a camera's noise.
+class EpochTiming(NamedTuple):
+    """One epoch of a loader."""
 
-    Widths about 100 and heights about 260 pixels, 10 kB each, as photos of that size have.
+    images_per_second: float
+    cpu_seconds_per_image: float
+
+
+def write_images(folder: Path, count: int, seed: int = 0) -> Records:
+    """Writes JPEGs of CUHK-PEDES' size with one caption each: enlarged MiniPEDES images with camera noise.
+
+    They are about 100 pixels wide, 260 high and 10 kB large, as photos of that size are.
     """
     rng = np.random.default_rng(seed)
     source = load_records(bundled_dir(), "train")
@@ -68,8 +79,8 @@ def write_pictures(folder: Path, count: int, seed: int = 0) -> Records:
     return Records("generated:train", paths, captions, np.arange(count, dtype=np.int64))
 
 
-def ours(records: Records, workers: int) -> Callable[[int], Iterator]:
-    """epoch -> batches, by the pipeline that training uses."""
+def tf_data_loader(records: Records, workers: int) -> Callable[[int], Iterator]:
+    """Returns epoch -> batches of the pipeline that training uses; CPU affinity limits its threads."""
     from tpr_jax.data import pipeline, tokenizer
 
     return pipeline.train_input(
@@ -84,11 +95,11 @@ def ours(records: Records, workers: int) -> Callable[[int], Iterator]:
 
 
 def torch_loader(records: Records, workers: int) -> Callable[[int], Iterator]:
-    """epoch -> batches, by a DataLoader with the transforms of the published code."""
+    """Returns epoch -> batches of a DataLoader with the transforms of the published code."""
     import torch
     from torchvision import transforms
 
-    class Pictures(torch.utils.data.Dataset):
+    class Images(torch.utils.data.Dataset):
         transform = transforms.Compose(
             [
                 transforms.Resize(SIZE),
@@ -109,16 +120,16 @@ def torch_loader(records: Records, workers: int) -> Callable[[int], Iterator]:
                 return self.transform(image.convert("RGB")), int(records.pids[row])
 
     loader = torch.utils.data.DataLoader(
-        Pictures(), BATCH, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True
+        Images(), BATCH, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True
     )
     return lambda epoch: iter(loader)
 
 
 def plain_loader(records: Records, workers: int) -> Callable[[int], Iterator]:
-    """epoch -> batches, by processes that decode and augment a batch each with Pillow and NumPy."""
+    """Returns epoch -> batches of processes that each decode and augment a batch with Pillow and NumPy."""
     pool = multiprocessing.get_context("spawn").Pool(workers)
 
-    def received(name: str) -> np.ndarray:
+    def receive(name: str) -> Float32[np.ndarray, "b h w 3"]:
         memory = shared_memory.SharedMemory(name)
         memory.unlink()
         try:
@@ -126,22 +137,22 @@ def plain_loader(records: Records, workers: int) -> Callable[[int], Iterator]:
         finally:
             memory.close()
 
-    def epoch_of(epoch: int) -> Iterator[np.ndarray]:
+    def batches(epoch: int) -> Iterator[np.ndarray]:
         order = np.random.default_rng(epoch).permutation(len(records.image_paths))
-        waiting = collections.deque()
+        pending = collections.deque()
         for rows in order[: len(order) // BATCH * BATCH].reshape(-1, BATCH).tolist():
             job = [records.image_paths[row] for row in rows], (epoch, rows[0])
-            waiting.append(pool.apply_async(plain_batch, job))
-            if len(waiting) > 2 * workers:
-                yield received(waiting.popleft().get())
-        while waiting:
-            yield received(waiting.popleft().get())
+            pending.append(pool.apply_async(plain_batch, job))
+            if len(pending) > 2 * workers:
+                yield receive(pending.popleft().get())
+        while pending:
+            yield receive(pending.popleft().get())
 
-    return epoch_of
+    return batches
 
 
 def plain_batch(paths: list[str], seed: tuple[int, ...]) -> str:
-    """Augmented and normalized pictures, float32 [b, h, w, 3], in shared memory of the name returned."""
+    """Augments and normalizes images, float32 [b, h, w, 3]; returns the name of their shared memory."""
     rng = np.random.default_rng(seed)
     mean, std = np.array(IMAGE_MEAN, np.float32), np.array(IMAGE_STD, np.float32)
     memory = shared_memory.SharedMemory(create=True, size=len(paths) * SIZE[0] * SIZE[1] * 3 * 4)
@@ -161,11 +172,11 @@ def plain_batch(paths: list[str], seed: tuple[int, ...]) -> str:
     return memory.name
 
 
-LOADERS = {"ours": ours, "torch": torch_loader, "plain": plain_loader}
+LOADERS = {"ours": tf_data_loader, "torch": torch_loader, "plain": plain_loader}
 
 
-def serve(loader: str, folder: str, workers: int) -> None:
-    """Runs an epoch for each line on stdin; answers with images a second, and processor seconds an image."""
+def worker_main(loader: str, folder: str, workers: int) -> None:
+    """Runs an epoch for each line on stdin and prints its images per second and CPU seconds per image."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:workers])
     paths = sorted(str(path) for path in Path(folder).glob("*.jpg"))
@@ -173,88 +184,102 @@ def serve(loader: str, folder: str, workers: int) -> None:
     records = Records("generated:train", paths, captions, np.arange(len(paths), dtype=np.int64))
     batches = LOADERS[loader](records, workers)
     for epoch, _ in enumerate(sys.stdin):
-        began, busy, seen = time.perf_counter(), processor_seconds(), 0
+        start, cpu_start, images = time.perf_counter(), cpu_seconds(), 0
         for _ in batches(epoch):
-            seen += BATCH
-        print(seen / (time.perf_counter() - began), (processor_seconds() - busy) / seen, flush=True)
+            images += BATCH
+        print(images / (time.perf_counter() - start), (cpu_seconds() - cpu_start) / images, flush=True)
 
 
-def processor_seconds() -> float:
-    """What this process and those that it started have taken so far; 0 where there is no /proc."""
-    parents, taken = {}, {}
+def cpu_seconds() -> float:
+    """Returns the CPU time of this process and its children so far; 0 without /proc."""
+    parents, ticks = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # one that has just ended
+        with contextlib.suppress(OSError):  # a process that has just ended
             fields = path.read_text().rpartition(") ")[2].split()
-            parents[path.parent.name], taken[path.parent.name] = fields[1], int(fields[11]) + int(fields[12])
+            parents[path.parent.name], ticks[path.parent.name] = fields[1], int(fields[11]) + int(fields[12])
     me = str(os.getpid())
-    return sum(t for pid, t in taken.items() if me in (pid, parents[pid])) / os.sysconf("SC_CLK_TCK")
+    return sum(t for pid, t in ticks.items() if me in (pid, parents[pid])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(images: int, repeats: int, workers: int, against: str) -> dict[str, list[tuple[float, float]]]:
-    """(images a second, processor seconds an image) of each epoch of both; the first of each is left out."""
+def measure(images: int, repeats: int, workers: int, against: str) -> dict[str, list[EpochTiming]]:
+    """Times the pipeline ("ours") and a baseline in turn.
+
+    Args:
+      images: the number of JPEGs to generate.
+      repeats: the number of epochs to time; one more runs first as a warm-up.
+      workers: the number of threads, processes and cores.
+      against: the baseline, a key of `BASELINES`.
+
+    Returns:
+      The timings of each epoch by loader; "ours" comes first.
+
+    Raises:
+      UserError: a loader ended early.
+    """
     names = ("ours", against)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        write_pictures(Path(folder), images)
+        write_images(Path(folder), images)
         processes = {}
         for name in names:
-            command = [sys.executable, "-m", "tpr_jax.bench.input", "--serve", name, folder]
+            command = [sys.executable, "-m", "tpr_jax.bench.input", "--worker", name, folder]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
             process = subprocess.Popen([*command, "--workers", str(workers)], **pipes)
             processes[name] = stack.enter_context(process)
             stack.callback(process.stdin.close)
-        found = {name: [] for name in names}
+        timings = {name: [] for name in names}
         for repeat in range(repeats + 1):
             for name in names if repeat % 2 else reversed(names):
                 print("epoch", file=processes[name].stdin, flush=True)
-                answer = processes[name].stdout.readline()
-                if not answer:
+                line = processes[name].stdout.readline()
+                if not line:
                     raise UserError(f"the loader '{name}' ended early: see what it printed above")
                 if repeat:
-                    found[name].append(tuple(map(float, answer.split())))
-    return found
+                    timings[name].append(EpochTiming(*map(float, line.split())))
+    return timings
 
 
-def table(found: dict[str, list[tuple[float, float]]], workers: int) -> str:
-    """Two lines of heading and one of numbers."""
-    (rates, busy), (other_rates, other_busy) = (zip(*epochs, strict=True) for epochs in found.values())
-    ratios = [ours / other for ours, other in zip(rates, other_rates, strict=True)]
-    middle = statistics.median
-    other = TITLES[list(found)[1]]
-    heading = f"| workers | tf.data, images/s | {other}, images/s | ratio | processor ms an image |"
-    return (
-        f"{heading}\n|{'---|' * 5}\n"
-        f"| {workers} | {middle(rates):.0f} | {middle(other_rates):.0f} "
-        f"| {middle(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} epochs) "
-        f"| {1e3 * middle(busy):.2f} against {1e3 * middle(other_busy):.2f} |"
+def render_table(timings: dict[str, list[EpochTiming]], workers: int) -> str:
+    """Renders the Markdown table: a header and one row."""
+    (rates, cpu), (base_rates, base_cpu) = (zip(*epochs, strict=True) for epochs in timings.values())
+    ratios = [ours / theirs for ours, theirs in zip(rates, base_rates, strict=True)]
+    median = statistics.median
+    header = ["workers", "tf.data, images/s", f"{BASELINES[list(timings)[1]]}, images/s", "ratio"]
+    row = [
+        str(workers),
+        f"{median(rates):.0f}",
+        f"{median(base_rates):.0f}",
+        f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} epochs)",
+        f"{1e3 * median(cpu):.2f} and {1e3 * median(base_cpu):.2f}",
+    ]
+    return markdown.table([*header, "CPU ms per image"], [row])
+
+
+def run(argv: list[str]) -> None:
+    """Runs the command.
+
+    Raises:
+      UserError: there are too few images for a batch, or a loader ended early.
+    """
+    parser = arguments.Parser(
+        prog="python -m tpr_jax.bench.input",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 after one line on stderr."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tpr_jax.bench.input", description="Pictures a second of the input pipeline."
-    )
-    parser.add_argument("--images", type=int, default=2560, help="how many JPEGs are made")
-    parser.add_argument("--repeats", type=int, default=7, help="epochs of each that count")
-    parser.add_argument("--workers", type=int, default=2, help="threads, processes, and cores")
-    parser.add_argument("--against", choices=("torch", "plain"), help="default: torch where it is installed")
-    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    if args.serve:
-        serve(*args.serve, args.workers)
-        return 0
-    found = all(importlib.util.find_spec(name) for name in ("torch", "torchvision"))
-    against = args.against or ("torch" if found else "plain")
-    try:
-        if args.images < BATCH:
-            raise UserError(f"--images {args.images} is less than a batch of {BATCH}")
-        print(table(measure(args.images, args.repeats, args.workers, against), args.workers))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    parser.add_argument("--images", type=int, default=2560, help="number of JPEGs to generate")
+    parser.add_argument("--repeats", type=int, default=7, help="number of epochs to time")
+    parser.add_argument("--workers", type=int, default=2, help="number of threads, processes and cores")
+    parser.add_argument("--against", choices=("torch", "plain"), help="default: torch if it is installed")
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv[1:])
+    if args.worker:
+        worker_main(*args.worker, args.workers)
+        return
+    if args.images < BATCH:
+        raise UserError(f"--images {args.images} is less than a batch of {BATCH}")
+    has_torch = all(importlib.util.find_spec(name) for name in ("torch", "torchvision"))
+    against = args.against or ("torch" if has_torch else "plain")
+    print(render_table(measure(args.images, args.repeats, args.workers, against), args.workers))
 
 
 if __name__ == "__main__":
-    with quiet_when_closed():
-        sys.exit(main())
+    explain_and_exit(run, sys.argv)

@@ -1,12 +1,13 @@
-"""Where the seconds of a train step or an encoder go on the CPU, by what of the model they are for.
+"""Attributes the run time of train steps and encoders on the CPU to the parts of the model.
 
     python -m tpr_jax.bench.profile [--write]
 
-Profiles one run each of CASES with JAX's profiler and prints shares of the seconds; --write puts the table
-into docs/speed.md. Two threads that work at a time share their seconds evenly, so that the shares add up to
-the whole run. Weights and pictures are random.
+Runs each of `SUBJECTS` once under JAX's profiler and prints percentages of its run time; --write puts the
+table into docs/speed.md. Operations that run at the same moment share it evenly, so that the percentages add
+up to the whole run. Weights and images are random.
 """
 
+import argparse
 import collections
 import re
 import sys
@@ -17,51 +18,47 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tpr_jax.bench.__main__ import PAGE, say
-from tpr_jax.bench.cases import Ready
-from tpr_jax.bench.table import markdown
+from tpr_jax.bench.cases import Case
 from tpr_jax.cli import parser as arguments
 from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.perf.allocator import keep_freed_memory
+from tpr_jax.utils import markdown
 from tpr_jax.utils.files import write_text
-from tpr_jax.utils.markdown import put
 
 MARKER = "profile"
-SAME = {"backbone": "vit_b_16", "dtype": "float32"}
-CASES = {
-    "DM-Adapter, step of 8": {"kind": "train_step", "config": "dm_adapter", "batch": 8, **SAME},
-    "UP-Person, step of 8": {"kind": "train_step", "config": "up_person", "batch": 8, **SAME},
-    "CSKT, step of 8": {"kind": "train_step", "config": "cskt", "batch": 8, **SAME},
-    "DM-Adapter, step of 8, bfloat16": {
-        "kind": "train_step", "config": "dm_adapter", "batch": 8, **SAME, "dtype": "bfloat16",
-    },
-    "16 photos": {"kind": "encoder", "tower": "vision", "batch": 16, **SAME},
-    "one text of 77 ids": {"kind": "encoder", "tower": "text", "batch": 1, **SAME},
-}  # fmt: skip
+VIT_FLOAT32 = {"backbone": "vit_b_16", "dtype": "float32"}
+STEP = {"kind": "train_step", "batch": 8, **VIT_FLOAT32}
+SUBJECTS = {
+    "DM-Adapter, batch 8": {**STEP, "config": "dm_adapter"},
+    "UP-Person, batch 8": {**STEP, "config": "up_person"},
+    "CSKT, batch 8": {**STEP, "config": "cskt"},
+    "DM-Adapter, batch 8, bfloat16": {**STEP, "config": "dm_adapter", "dtype": "bfloat16"},
+    "16 images": {"kind": "encoder", "tower": "vision", "batch": 16, **VIT_FLOAT32},
+    "one text of 77 tokens": {"kind": "encoder", "tower": "text", "batch": 1, **VIT_FLOAT32},
+}
 
-# What an operation is for, by its name in the program and by that of the line of the model it comes from: the
-# first that fits.
-PARTS = (
-    ("products of the MLPs", r"dot|ynn", r"/block_\d+/mlp/"),
-    ("products of attention with its weights", r"dot|ynn", r"/attn/(qkv|out)/"),
-    ("products of attention's heads", r"dot|ynn", r"/attn/"),
-    ("products of the method's parts", r"dot|ynn", r"/block_\d+/|prompts"),
-    ("other products", r"dot|ynn", r""),
-    ("attention besides: softmax, layouts", r"", r"/attn/"),
-    ("MLPs besides: activations, sums", r"", r"/block_\d+/mlp/"),
+# (category, pattern of the HLO instruction's name, pattern of its `op_name`); the first match counts.
+CATEGORIES = (
+    ("MLP matmuls", r"dot|ynn", r"/block_\d+/mlp/"),
+    ("attention projection matmuls", r"dot|ynn", r"/attn/(qkv|out)/"),
+    ("attention head matmuls", r"dot|ynn", r"/attn/"),
+    ("adapter matmuls", r"dot|ynn", r"/block_\d+/|prompts"),
+    ("other matmuls", r"dot|ynn", r""),
+    ("other attention operations: softmax, layouts", r"", r"/attn/"),
+    ("other MLP operations: activations, sums", r"", r"/block_\d+/mlp/"),
     ("LayerNorm", r"", r"/(ln_[a-z0-9]+|beside_\w+/ln_\d)(/|$)"),
-    ("the method's parts besides", r"", r"/beside_|/inside_|prompts|adapter"),
+    ("other adapter operations", r"", r"/beside_|/inside_|prompts|adapter"),
     ("reductions that the compiler splits in two", r"wrapped_reduce", r""),
-    ("loss, optimizer and what else has no name", r"", r"^(?!.*(visual|text)/)"),
+    ("loss, optimizer and operations without a name", r"", r"^(?!.*(visual|text)/)"),
     ("between the blocks", r"", r""),
 )
 
-
-RUNS = "ThunkExecutor::Execute"  # the event of a thread that goes from operation to operation
-SOON = 20_000.0  # nanoseconds between the end of such and what is noted of the operation before
+EXECUTE = "ThunkExecutor::Execute"  # the event of a thread that runs one operation after the other
+SLACK = 20_000.0  # nanoseconds allowed between the end of such an event and the "end: NAME" event
 
 
 class Span(NamedTuple):
-    """An operation of the program at work, in nanoseconds."""
+    """The time in which one HLO instruction ran, in nanoseconds."""
 
     name: str
     begin: float
@@ -69,78 +66,89 @@ class Span(NamedTuple):
 
 
 class Event(NamedTuple):
-    """One of a trace: what a thread did between two moments, in nanoseconds."""
+    """One event of a trace, in nanoseconds; `is_hlo` marks instructions of the compiled program."""
 
     thread: str
     name: str
     begin: float
     end: float
-    of_program: bool
+    is_hlo: bool
 
 
-def spans(events: Iterable[Event]) -> list[Span]:
-    """The operations of the program among a trace's events.
+class Profile(NamedTuple):
+    """One profiled run: wall time, and the share of each category in it, in seconds."""
 
-    One that goes on in other threads is over at the next event 'end: NAME', unless the thread which noted
-    that went on with the operations behind it first: then where it began with them.
+    seconds: float
+    by_category: dict[str, float]
+
+
+def operation_spans(events: Iterable[Event]) -> list[Span]:
+    """Returns when the program's instructions ran.
+
+    An instruction that other threads finish is over at the next event "end: NAME". The thread that records
+    that event may have run later instructions first; the instruction was then over when it began with them.
     """
-    found, over, behind = [], {}, {}
+    spans, end_events, executions = [], {}, {}
     for event in sorted(events, key=lambda event: event.begin, reverse=True):
         if event.name.startswith("end: "):
-            over[event.name.removeprefix("end: ")] = event
-        elif event.name.startswith(RUNS):
-            behind[event.thread] = [*behind.get(event.thread, []), event]
-        elif event.of_program:
-            end, noted = event.end, over.get(event.name)
-            if noted:
-                inner = [
-                    run.begin
-                    for run in behind.get(noted.thread, [])
-                    if event.begin < run.begin and noted.begin - SOON < run.end <= noted.begin
+            end_events[event.name.removeprefix("end: ")] = event
+        elif event.name.startswith(EXECUTE):
+            executions[event.thread] = [*executions.get(event.thread, []), event]
+        elif event.is_hlo:
+            end, end_event = event.end, end_events.get(event.name)
+            if end_event:
+                later = [
+                    execution.begin
+                    for execution in executions.get(end_event.thread, [])
+                    if event.begin < execution.begin
+                    and end_event.begin - SLACK < execution.end <= end_event.begin
                 ]
-                end = max(end, min([noted.begin, *inner]))
-            found.append(Span(event.name, event.begin, end))
-    return found[::-1]
+                end = max(end, min([end_event.begin, *later]))
+            spans.append(Span(event.name, event.begin, end))
+    return spans[::-1]
 
 
-def attributed(found: Iterable[Span]) -> dict[str, float]:
-    """Seconds of each operation: those at work at the same moment share it evenly."""
-    found = list(found)
-    moments = sorted(
-        [(span.begin, True, i) for i, span in enumerate(found)]
-        + [(span.end, False, i) for i, span in enumerate(found)]
+def seconds_by_operation(spans: Iterable[Span]) -> dict[str, float]:
+    """Returns the seconds of each instruction; instructions that run at the same moment share it evenly."""
+    spans = list(spans)
+    boundaries = sorted(
+        [(span.begin, True, i) for i, span in enumerate(spans)]
+        + [(span.end, False, i) for i, span in enumerate(spans)]
     )
-    seconds, at_work, last = collections.Counter(), set(), 0.0
-    for moment, begins, i in moments:
-        for j in at_work:
-            seconds[found[j].name] += (moment - last) / len(at_work) / 1e9
-        last = moment
-        (at_work.add if begins else at_work.discard)(i)
+    seconds, running, last = collections.Counter(), set(), 0.0
+    for time_ns, begins, i in boundaries:
+        for j in running:
+            seconds[spans[j].name] += (time_ns - last) / len(running) / 1e9
+        last = time_ns
+        (running.add if begins else running.discard)(i)
     return dict(seconds)
 
 
-def origins(program: str) -> dict[str, str]:
-    """Of each operation of a compiled program the name of what it comes from, as JAX noted it."""
-    lines = re.findall(r'^\s*(?:ROOT )?%?([\w.\-]+) = .*?op_name="([^"]*)"', program, re.MULTILINE)
-    return dict(reversed(lines))  # the first of a name is that of the program itself or as good
+def op_names(hlo_text: str) -> dict[str, str]:
+    """Returns the `op_name` metadata of each instruction of a compiled program."""
+    pairs = re.findall(r'^\s*(?:ROOT )?%?([\w.\-]+) = .*?op_name="([^"]*)"', hlo_text, re.MULTILINE)
+    return dict(reversed(pairs))  # the first instruction of a name counts
 
 
-def part_of(operation: str, origin: str) -> str:
-    """Which of PARTS an operation belongs to."""
-    fits = (part for part, name, of in PARTS if re.match(name, operation) and re.search(of, origin))
-    return next(fits)
+def category_of(instruction: str, op_name: str) -> str:
+    """Returns the category of an HLO instruction."""
+    return next(
+        category
+        for category, name_pattern, op_pattern in CATEGORIES
+        if re.match(name_pattern, instruction) and re.search(op_pattern, op_name)
+    )
 
 
-def profile(ready: Ready) -> tuple[float, dict[str, float]]:
-    """(seconds of a run, those of each part)."""
+def profile(case: Case) -> Profile:
+    """Profiles one run of a benchmark."""
     import jax
 
-    ready.once()
+    case.run()
     with tempfile.TemporaryDirectory(prefix="tpr_jax_profile_") as folder:
         with jax.profiler.trace(folder):
-            began = time.perf_counter()
-            ready.once()
-            seconds = time.perf_counter() - began
+            start = time.perf_counter()
+            case.run()
+            seconds = time.perf_counter() - start
         (path,) = Path(folder).rglob("*.xplane.pb")
         planes = jax.profiler.ProfileData.from_file(str(path)).planes
         events = (
@@ -155,39 +163,44 @@ def profile(ready: Ready) -> tuple[float, dict[str, float]]:
             for line in plane.lines
             for event in line.events
         )
-        by_operation = attributed(spans(events))
-    named, parts = origins(ready.text()), collections.Counter()
-    for operation, own in by_operation.items():
-        parts[part_of(operation, named.get(operation, ""))] += own
-    return seconds, dict(parts)
+        by_operation = seconds_by_operation(operation_spans(events))
+    names, by_category = op_names(case.hlo_text()), collections.Counter()
+    for instruction, operation_seconds in by_operation.items():
+        by_category[category_of(instruction, names.get(instruction, ""))] += operation_seconds
+    return Profile(seconds, dict(by_category))
 
 
-def table(found: dict[str, tuple[float, dict[str, float]]]) -> str:
-    """A line a part, a column a case, in percent of the case's seconds; what no operation took comes last."""
-    lines = [["seconds", *(f"{seconds:.3g}" for seconds, _ in found.values())]]
-    for part, _, _ in PARTS:
-        shares = [100 * parts.get(part, 0.0) / seconds for seconds, parts in found.values()]
-        lines.append([part, *(f"{share:.1f}" if share else "" for share in shares)])
-    idle = [100 * (1 - sum(parts.values()) / seconds) for seconds, parts in found.values()]
-    lines.append(["no operation at work", *(f"{share:.1f}" for share in idle)])
-    return markdown(["percent of the seconds", *found], lines)
+def render_table(profiles: dict[str, Profile]) -> str:
+    """Renders one row per category and one column per subject, in percent of its run time."""
+    rows = [["seconds", *(f"{profile.seconds:.3g}" for profile in profiles.values())]]
+    for category, _, _ in CATEGORIES:
+        percents = [100 * p.by_category.get(category, 0.0) / p.seconds for p in profiles.values()]
+        rows.append([category, *(f"{percent:.1f}" if percent else "" for percent in percents)])
+    idle = [100 * (1 - sum(p.by_category.values()) / p.seconds) for p in profiles.values()]
+    rows.append(["idle", *(f"{percent:.1f}" for percent in idle)])
+    return markdown.table(["percent of the run time", *profiles], rows)
 
 
 def run(argv: list[str]) -> None:
-    """The command."""
-    from tpr_jax.bench import subjects as bench_subjects
+    """Runs the command."""
+    from tpr_jax.bench import subjects
 
-    parser = arguments.Parser("python -m tpr_jax.bench.profile", description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE}")
+    parser = arguments.Parser(
+        "python -m tpr_jax.bench.profile",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE}")
     args = parser.parse_args(argv[1:])
     keep_freed_memory()  # as the commands do
-    found = {}
-    for case, subject in CASES.items():
-        say(f"making ready: {case}")
-        found[case] = profile(bench_subjects.make(subject))
-    print(table(found))
+    profiles = {}
+    for name, subject in SUBJECTS.items():
+        say(f"building: {name}")
+        profiles[name] = profile(subjects.make_case(subject))
+    text = render_table(profiles)
+    print(text)
     if args.write:
-        write_text(PAGE, put(PAGE.read_text(encoding="utf-8"), MARKER, table(found)))
+        write_text(PAGE, markdown.replace_section(PAGE.read_text(encoding="utf-8"), MARKER, text))
 
 
 if __name__ == "__main__":

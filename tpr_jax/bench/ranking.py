@@ -1,9 +1,9 @@
-"""Time and memory of the metrics at the sizes of the benchmarks' test splits.
+"""Measures time and memory of the retrieval metrics at the sizes of the benchmarks' test splits.
 
-    python -m tpr_jax.bench.ranking            # a Markdown table, each line from a process of its own
-    python -m tpr_jax.bench.ranking --large    # 200,000 x 200,000 besides: tens of minutes on two cores
+    python -m tpr_jax.bench.ranking            # a Markdown table, each row from a process of its own
+    python -m tpr_jax.bench.ranking --large    # also 200,000 x 200,000: tens of minutes on two cores
 
-Features are random: the counting takes the same time whatever they are.
+The features are random: the run time does not depend on their values.
 """
 
 import argparse
@@ -12,79 +12,109 @@ import os
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32, Int64
 
-from tpr_jax.utils.streams import quiet_when_closed
+from tpr_jax.cli import parser as arguments
+from tpr_jax.cli.exit import explain_and_exit
+from tpr_jax.utils import markdown
 
-SIZES = {  # queries, gallery, identities: the test splits
-    "CUHK-PEDES": (6_156, 3_074, 1_000),
-    "ICFG-PEDES": (19_848, 19_848, 1_000),
-    "RSTPReid": (2_000, 1_000, 200),
+
+class SplitSize(NamedTuple):
+    """The sizes of a test split."""
+
+    queries: int
+    gallery: int
+    identities: int
+
+
+SIZES = {
+    "CUHK-PEDES": SplitSize(6_156, 3_074, 1_000),
+    "ICFG-PEDES": SplitSize(19_848, 19_848, 1_000),
+    "RSTPReid": SplitSize(2_000, 1_000, 200),
 }
-LARGE = {"200,000 x 200,000": (200_000, 200_000, 50_000)}
+LARGE = {"200,000 x 200,000": SplitSize(200_000, 200_000, 50_000)}
 
 
-def random_split(n_query: int, n_gallery: int, width: int, identities: int) -> tuple[np.ndarray, ...]:
-    """Features of queries and of a gallery, and the identities of both, as `retrieval_metrics` takes them."""
+def random_split(
+    n_query: int, n_gallery: int, width: int, identities: int
+) -> tuple[
+    Float32[np.ndarray, "q e"], Float32[np.ndarray, "g e"], Int64[np.ndarray, " q"], Int64[np.ndarray, " g"]
+]:
+    """Returns random features and identities of queries and gallery, as `retrieval_metrics` takes them."""
     rng = np.random.default_rng(0)
     feats = [rng.standard_normal((n, width), np.float32) for n in (n_query, n_gallery)]
     return *feats, *(rng.permutation(np.arange(n) % identities) for n in (n_query, n_gallery))
 
 
-def ranking(
+def time_ranking(
     n_query: int, n_gallery: int, width: int = 512, identities: int = 1_000, repeats: int = 1
 ) -> dict:
-    """Both directions of `n_query` texts by `n_gallery` images of `width` features, measured in this process.
+    """Times the metrics of `n_query` texts and `n_gallery` images in this process, both directions.
 
-    Returns `seconds` and `cpu_seconds` (user and system, of all threads) of the quickest repeat, the other
-    repeats' in `all_seconds`, and `peak_bytes`, the process's highest resident memory so far, its libraries
-    and the features included. A small ranking before the first repeat compiles what is compiled once.
+    Compiles with a small ranking first.
+
+    Returns:
+      `seconds` and `cpu_seconds` (user and system time of all threads) of the fastest repeat, `all_seconds`
+      of every repeat, and `peak_bytes`, the process's peak resident memory so far, which includes libraries
+      and features.
     """
     from tpr_jax.metrics import retrieval as metrics
     from tpr_jax.perf import memory
 
     *feats, query_pids, gallery_pids = random_split(n_query, n_gallery, width, identities)
     metrics.retrieval_metrics(feats[0][:64], feats[1][:64], np.zeros(64, int), np.arange(64))
-    taken = []
+    times = []
     for _ in range(repeats):
         wall, cpu = time.perf_counter(), time.process_time()
         metrics.retrieval_metrics(*feats, query_pids, gallery_pids)
-        taken.append((time.perf_counter() - wall, time.process_time() - cpu))
-    seconds, cpu_seconds = min(taken)
+        times.append((time.perf_counter() - wall, time.process_time() - cpu))
+    seconds, cpu_seconds = min(times)
     return {
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
-        "all_seconds": [wall for wall, _ in taken],
+        "all_seconds": [wall for wall, _ in times],
         "peak_bytes": memory.peaks({})["peak_memory_bytes"],
     }
 
 
-def alone(*args) -> dict:
-    """`ranking(*args)` in a process of its own, so that the peak of its memory is its own."""
-    call = f"import json; from tpr_jax.bench.ranking import ranking; print(json.dumps(ranking(*{args!r})))"
-    done = subprocess.run([sys.executable, "-c", call], stdout=subprocess.PIPE, text=True, check=True)
+def time_in_subprocess(size: SplitSize, width: int, repeats: int) -> dict:
+    """Calls `time_ranking` in a process of its own, whose peak memory is then the ranking's alone."""
+    call_args = (size.queries, size.gallery, width, size.identities, repeats)
+    code = (
+        f"import json; from tpr_jax.bench.ranking import time_ranking as t; print(json.dumps(t{call_args}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--large", action="store_true", help="200,000 x 200,000 besides")
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=3)
-    args = parser.parse_args()
-    print(f"{os.cpu_count()} cores, width {args.width}, both directions; the quickest of {args.repeats}\n")
-    print("| | texts | images | seconds | CPU seconds | peak memory, GB |\n|---|---|---|---|---|---|")
-    for name, (queries, gallery, identities) in (SIZES | (LARGE if args.large else {})).items():
-        repeats = 1 if name in LARGE else args.repeats
-        got = alone(queries, gallery, args.width, identities, repeats)
-        print(
-            f"| {name} | {queries:,} | {gallery:,} | {got['seconds']:.2f} | {got['cpu_seconds']:.2f} "
-            f"| {got['peak_bytes'] / 1e9:.2f} |",
-            flush=True,
-        )
+def run(argv: list[str]) -> None:
+    """Runs the command."""
+    parser = arguments.Parser(
+        prog="python -m tpr_jax.bench.ranking",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--large", action="store_true", help="also 200,000 x 200,000")
+    parser.add_argument("--width", type=int, default=512, help="features per vector")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each size; the fastest counts")
+    args = parser.parse_args(argv[1:])
+    print(f"{os.cpu_count()} cores, width {args.width}, both directions, fastest of {args.repeats} runs\n")
+    header, rows = ["", "texts", "images", "seconds", "CPU seconds", "peak memory, GB"], []
+    for name, size in (SIZES | (LARGE if args.large else {})).items():
+        timing = time_in_subprocess(size, args.width, 1 if name in LARGE else args.repeats)
+        numbers = [
+            f"{timing['seconds']:.2f}",
+            f"{timing['cpu_seconds']:.2f}",
+            f"{timing['peak_bytes'] / 1e9:.2f}",
+        ]
+        rows.append([name, f"{size.queries:,}", f"{size.gallery:,}", *numbers])
+        # Each row is printed as soon as it is measured: the large one takes minutes.
+        lines = markdown.table(header, rows).splitlines()
+        print("\n".join(lines if len(rows) == 1 else lines[-1:]))
 
 
 if __name__ == "__main__":
-    with quiet_when_closed():
-        main()
+    explain_and_exit(run, sys.argv)

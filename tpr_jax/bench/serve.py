@@ -1,10 +1,11 @@
-"""How the server bears many people at once.
+"""Load-tests the search server with many clients at once.
 
     python -m tpr_jax.bench.serve [--index DIR] [--clients 50] [--seconds 120] [--pause 0]
 
-Starts `python -m tpr_jax.search serve` with its own limits, and lets each client, from an address of its own
-(127.0.0.1, .2, ...: Linux), ask a sentence, fetch photos found, wait and ask again. Prints one JSON object;
-exit code 1 where any answer was not 200. Without --index one of MiniPEDES is made first.
+Starts `python -m tpr_jax.search serve` with its default limits. Each client has an address of its own
+(127.0.0.1, .2, ...: Linux only); it searches for a sentence, fetches some of the photos that were found,
+waits, and repeats. Prints one JSON object; the exit code is 1 if any answer was not 200. Without --index, an
+index of MiniPEDES is made first.
 """
 
 import argparse
@@ -18,103 +19,112 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Sequence
 
 import numpy as np
 
 from tpr_jax.cli import parser as arguments
-from tpr_jax.utils.streams import quiet_when_closed
+from tpr_jax.cli.exit import explain_and_exit
 
-PHOTOS = 4  # that a client fetches of each answer
+PHOTOS_PER_SEARCH = 4
 
 
-def client(port: int, number: int, until: float, pause: float, asked: list[str]) -> dict[str, list]:
-    """What one client saw until then: `searches` and `photos`, the seconds that each took, and `errors`."""
-    seen = {"searches": [], "photos": [], "errors": []}
+def run_client(port: int, number: int, until: float, pause: float, texts: Sequence[str]) -> dict[str, list]:
+    """Runs one client until `until` (`time.monotonic`).
+
+    Returns:
+      `searches` and `photos`, the seconds that each request took, and `errors`.
+    """
+    log = {"searches": [], "photos": [], "errors": []}
     source = (f"127.0.{number // 250}.{number % 250 + 1}", 0)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120, source_address=source)
     rng = np.random.default_rng(number)
 
     def get(kind: str, *request) -> bytes:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         try:
             connection.request(*request)
             reply = connection.getresponse()
             content = reply.read()
         except OSError as error:
-            seen["errors"].append(f"{type(error).__name__}: {error}")
+            log["errors"].append(f"{type(error).__name__}: {error}")
             connection.close()
             return b""
-        seen[kind].append(time.perf_counter() - begun)
+        log[kind].append(time.perf_counter() - start)
         if reply.status != 200:
-            seen["errors"].append(f"{reply.status} {content[:100]!r}")
+            log["errors"].append(f"{reply.status} {content[:100]!r}")
         return content if reply.status == 200 else b""
 
     while time.monotonic() < until:
-        question = json.dumps({"text": str(rng.choice(asked)), "top_k": 24})
-        answer = get("searches", "POST", "/api/search", question, {"content-type": "application/json"})
-        for found in json.loads(answer)["results"][:PHOTOS] if answer else []:
-            get("photos", "GET", f"/api/photos/{found['row']}")
+        body = json.dumps({"text": str(rng.choice(texts)), "top_k": 24})
+        answer = get("searches", "POST", "/api/search", body, {"content-type": "application/json"})
+        for result in json.loads(answer)["results"][:PHOTOS_PER_SEARCH] if answer else []:
+            get("photos", "GET", f"/api/photos/{result['row']}")
         time.sleep(pause * rng.uniform(0.5, 1.5))
     connection.close()
-    return seen
+    return log
 
 
-def load(port: int, clients: int, seconds: float, pause: float) -> dict:
-    """Many clients at once against the server on this port; what `summary` says of them."""
+def run_load(port: int, clients: int, seconds: float, pause: float) -> dict:
+    """Runs many clients at once against the server on this port; returns `summarize` of their logs."""
     from tpr_jax.search.query.approximate import sentences
 
-    seen, asked = [], sentences()
+    logs, texts = [], sentences()
     until = time.monotonic() + seconds
     threads = [
-        threading.Thread(target=lambda n=number: seen.append(client(port, n, until, pause, asked)))
+        threading.Thread(target=lambda n=number: logs.append(run_client(port, n, until, pause, texts)))
         for number in range(clients)
     ]
-    begun = time.monotonic()
+    start = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return {"clients": clients, "pause": pause, **summary(seen, time.monotonic() - begun)}
+    return {"clients": clients, "pause": pause, **summarize(logs, time.monotonic() - start)}
 
 
-def summary(seen: list[dict[str, list]], seconds: float) -> dict:
-    """Answers a second, and the median, 99th percentile and longest time in ms, of searches and photos."""
-    told = {"seconds": round(seconds, 1), "errors": sum(len(one["errors"]) for one in seen)}
-    told["first_errors"] = [error for one in seen for error in one["errors"]][:5]
+def summarize(logs: Sequence[dict[str, list]], seconds: float) -> dict:
+    """Returns the rate and the median, 99th percentile and maximum latency in ms of searches and photos."""
+    errors = [error for log in logs for error in log["errors"]]
+    summary = {"seconds": round(seconds, 1), "errors": len(errors), "first_errors": errors[:5]}
     for kind in ("searches", "photos"):
-        times = np.array([t for one in seen for t in one[kind]])
+        times = np.array([t for log in logs for t in log[kind]])
         if len(times):
             p50, p99 = (round(1000 * float(np.percentile(times, q)), 1) for q in (50, 99))
             worst = round(1000 * float(times.max()), 1)
-            told[kind] = {"count": len(times), "a_second": round(len(times) / seconds, 1)}
-            told[kind] |= {"p50_ms": p50, "p99_ms": p99, "max_ms": worst}
-    return told
+            summary[kind] = {"count": len(times), "a_second": round(len(times) / seconds, 1)}
+            summary[kind] |= {"p50_ms": p50, "p99_ms": p99, "max_ms": worst}
+    return summary
 
 
 def measure(index: str, clients: int, seconds: float, pause: float) -> dict:
-    """Starts a server of this index, loads it, and ends it."""
+    """Starts a server on this index, runs the load, and stops the server.
+
+    Raises:
+      SystemExit: with code 1 if the server did not start.
+    """
     command = [sys.executable, "-m", "tpr_jax.search", "serve", "--index", index, "--port", "0"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         for line in server.stdout:
             if ready := re.search(r"([\d,]+) photos at http://127\.0\.0\.1:(\d+)/", line):
                 indexed, port = int(ready[1].replace(",", "")), int(ready[2])
-                before = cpu_seconds(port)
-                told = {"indexed": indexed, **load(port, clients, seconds, pause)}
-                return told | {"server_cpu_seconds": round(cpu_seconds(port) - before, 1)}
+                before = server_cpu_seconds(port)
+                summary = {"indexed": indexed, **run_load(port, clients, seconds, pause)}
+                return summary | {"server_cpu_seconds": round(server_cpu_seconds(port) - before, 1)}
         raise SystemExit("the server did not start")
     finally:
         server.terminate()
         server.wait(30)
 
 
-def cpu_seconds(port: int) -> float:
-    """That the server has used so far, by its own count."""
+def server_cpu_seconds(port: int) -> float:
+    """Returns the CPU time that the server reports for itself."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=120) as reply:
-        return float(re.search(r"^process_cpu_seconds_total (\S+)", reply.read().decode(), re.M)[1])
+        return float(re.search(r"^process_cpu_seconds_total (\S+)", reply.read().decode(), re.MULTILINE)[1])
 
 
-def _mini_pedes(folder: str) -> str:
+def _index_mini_pedes(folder: str) -> str:
     from tpr_jax.data.mini_pedes import bundled_dir
     from tpr_jax.search.index.build import build
 
@@ -123,21 +133,29 @@ def _mini_pedes(folder: str) -> str:
     return index
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def run(argv: list[str]) -> None:
+    """Runs the command.
+
+    Raises:
+      SystemExit: with code 1 if the server did not start or any answer was not 200.
+    """
+    parser = arguments.Parser(
+        prog="python -m tpr_jax.bench.serve",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--index", type=arguments.path, metavar="DIR")
-    parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--pause", type=float, default=0, help="seconds between a client's questions")
-    args = parser.parse_args()
+    parser.add_argument("--index", type=arguments.path, metavar="DIR", help="default: one of MiniPEDES")
+    parser.add_argument("--clients", type=int, default=50, help="how many at once")
+    parser.add_argument("--seconds", type=float, default=120, help="how long they search")
+    parser.add_argument("--pause", type=float, default=0, help="mean seconds between a client's searches")
+    args = parser.parse_args(argv[1:])
     with tempfile.TemporaryDirectory() as folder:
-        told = measure(args.index or _mini_pedes(folder), args.clients, args.seconds, args.pause)
-    print(json.dumps(told, indent=2))
-    return 1 if told["errors"] else 0
+        index = args.index or _index_mini_pedes(folder)
+        summary = measure(index, args.clients, args.seconds, args.pause)
+    print(json.dumps(summary, indent=2))
+    if summary["errors"]:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    with quiet_when_closed():
-        sys.exit(main())
+    explain_and_exit(run, sys.argv)

@@ -1,7 +1,7 @@
-"""What `bench` times, each as a function to call; the models of it are in `models.py`.
+"""Builds the benchmarks of `bench` from their descriptions; `cases.py` has those of the models.
 
-A subject is plain data, `{"kind": ..., "dtype": ..., ...}`, so that it can be made ready in a process of its
-own (`turns.py`): then nothing else is in that process' peak of memory.
+A subject is plain data, `{"kind": ..., "dtype": ..., ...}`, so that `worker.py` can build it in a process of
+its own: the peak memory of that process is then the benchmark's alone.
 """
 
 import atexit
@@ -18,107 +18,105 @@ import jax
 import numpy as np
 
 from tpr_jax.bench import ranking as bench_ranking
-from tpr_jax.bench.cases import Ready, encoder, mesh_of, model_of, product, torch_encoder, train_step
+from tpr_jax.bench.cases import Case, build_model, encoder, make_mesh, matmul, torch_encoder, train_step
 
 
-def make(subject: dict) -> Ready:
-    """Compiles a subject and gives it its arguments."""
-    return MAKERS[subject["kind"]](**{key: value for key, value in subject.items() if key != "kind"})
+def make_case(subject: dict) -> Case:
+    """Compiles the benchmark that a subject describes and allocates its inputs."""
+    return CASE_BUILDERS[subject["kind"]](**{key: value for key, value in subject.items() if key != "kind"})
 
 
-def checkpoint(config: str, backbone: str, does: str) -> Ready:
-    """A training state on its way to the disk until it is there ('save'), or back ('restore')."""
+def checkpoint(config: str, backbone: str, does: str) -> Case:
+    """Saves a training state and waits until it is on disk ("save"), or restores it ("restore")."""
     from tpr_jax import optim
     from tpr_jax.distributed import sharding
-    from tpr_jax.train import checkpoint, step
-    from tpr_jax.train import setup as prepare
+    from tpr_jax.train import checkpoint, setup, step
 
-    config, _, spec, model = model_of(config, backbone, "float32", 8)
-    trainable = optim.split_model(jax.jit(model["init"])(jax.random.key(0)), spec)[0]
-    state = step.init_state(prepare.make_optimizer(config, trainable, per_epoch=1)[1], trainable)
-    state = sharding.shard_params(mesh_of(config), state)
-    manager = checkpoint.open_manager(Path(_folder()), keep=1)
-    number = itertools.count()
+    model = build_model(config, backbone, "float32", 8)
+    trainable = optim.split_model(jax.jit(model.functions["init"])(jax.random.key(0)), model.method)[0]
+    state = step.init_state(setup.make_optimizer(model.config, trainable, per_epoch=1)[1], trainable)
+    state = sharding.shard_params(make_mesh(model.config), state)
+    manager = checkpoint.open_manager(Path(_temporary_dir()), keep=1)
+    steps = itertools.count()
 
     def save():
-        checkpoint.save(manager, next(number), state, {})
+        checkpoint.save(manager, next(steps), state, {})
         checkpoint.finish(manager)
 
     save()
-    return Ready(save if does == "save" else lambda: checkpoint.restore_newest(manager, state), 0.0, 0.0)
+    return Case(save if does == "save" else lambda: checkpoint.restore_newest(manager, state))
 
 
-def searching(vectors: int, width: int = 512) -> Ready:
-    """The ten best of random vectors for one: exact, over what is mapped from the disk."""
+def vector_search(vectors: int, width: int = 512) -> Case:
+    """Finds the top 10 of random memory-mapped vectors for one random query, exactly."""
     search = _random_index(vectors, width)
     query = np.random.default_rng(1).normal(size=width).astype(np.float32)
-    return Ready(lambda: search(query / np.linalg.norm(query)), 0.0, 0.0)
+    return Case(lambda: search(query / np.linalg.norm(query)))
 
 
-def query(backbone: str, dtype: str, vectors: int) -> Ready:
-    """A sentence, from its letters to the ten best of random vectors."""
+def text_query(backbone: str, dtype: str, vectors: int) -> Case:
+    """Tokenizes and encodes a sentence and finds the top 10 of random vectors."""
     from tpr_jax.data.tokenizer import clip_tokenizer
     from tpr_jax.model import make_model
 
-    _, sizes, spec, functions = model_of("zero_shot", backbone, dtype, 1)
+    _, clip_config, method, functions = build_model("zero_shot", backbone, dtype, 1)
     variables = jax.jit(functions["init"])(jax.random.key(0))
-    model = make_model(sizes, spec, variables, tokenizer=clip_tokenizer(), dtype=dtype)
-    search = _random_index(vectors, sizes.embed_dim)
+    model = make_model(clip_config, method, variables, tokenizer=clip_tokenizer(), dtype=dtype)
+    search = _random_index(vectors, clip_config.embed_dim)
     text = "a woman in a red coat and black trousers with a white bag over her left shoulder"
-    began = time.perf_counter()
+    start = time.perf_counter()
     model.encode_texts([text], batch_size=1)
-    seconds = time.perf_counter() - began
-    return Ready(lambda: search(model.encode_texts([text], batch_size=1)[0]), 0.0, seconds)
+    compile_seconds = time.perf_counter() - start
+    return Case(lambda: search(model.encode_texts([text], batch_size=1)[0]), compile_seconds=compile_seconds)
 
 
-def command(module: str) -> Ready:
-    """A command from its start to its help, in a process of its own."""
-    return Ready(
-        lambda: subprocess.run(
-            [sys.executable, "-m", module, "--help"], check=True, stdout=subprocess.DEVNULL
-        ),
-        0.0,
-        0.0,
-    )
+def command(module: str) -> Case:
+    """Runs `python -m MODULE --help` in a process of its own."""
+    argv = [sys.executable, "-m", module, "--help"]
+    return Case(lambda: subprocess.run(argv, check=True, stdout=subprocess.DEVNULL))
 
 
-def ranking(queries: int, gallery: int, identities: int, of: str = "") -> Ready:
-    """The metrics of random features, both directions; `of` is whose sizes these are, for the table."""
-    from tpr_jax.metrics import retrieval as metrics
+def ranking(queries: int, gallery: int, identities: int, of: str = "") -> Case:
+    """Computes the retrieval metrics of random features, both directions.
+
+    `of` names the benchmark that has these sizes; only the table reads it.
+    """
+    from tpr_jax.metrics.retrieval import retrieval_metrics
 
     split = bench_ranking.random_split(queries, gallery, 512, identities)
-    return Ready(lambda: metrics.retrieval_metrics(*split), 0.0, 0.0)
+    return Case(lambda: retrieval_metrics(*split))
 
 
-MAKERS = {
-    "product": product,
+# The keys are in bench.json.
+CASE_BUILDERS = {
+    "product": matmul,
     "encoder": encoder,
     "train_step": train_step,
     "torch_encoder": torch_encoder,
     "checkpoint": checkpoint,
-    "search": searching,
-    "query": query,
+    "search": vector_search,
+    "query": text_query,
     "command": command,
     "ranking": ranking,
 }
 
 
-def _folder() -> str:
-    """A folder that is gone when the process ends."""
-    folder = tempfile.mkdtemp(prefix="tpr_jax_bench_")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+def _temporary_dir() -> str:
+    """Makes a directory that is removed when the process exits."""
+    path = tempfile.mkdtemp(prefix="tpr_jax_bench_")
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
 
 
 def _random_index(count: int, width: int) -> Callable:
-    """vector -> (scores, rows) of the ten best of `count` random ones on the disk."""
-    from tpr_jax.search.query import exact as codes
+    """Writes `count` random unit vectors to disk; returns query -> (scores, rows) of the top 10."""
+    from tpr_jax.search.query import exact
 
-    folder, rng = Path(_folder()), np.random.default_rng(0)
+    folder, rng = Path(_temporary_dir()), np.random.default_rng(0)
     vectors = np.lib.format.open_memmap(folder / "vectors.npy", "w+", np.float16, (count, width))
-    for at in range(0, count, 2**16):
-        block = rng.standard_normal((min(2**16, count - at), width), np.float32)
-        vectors[at : at + len(block)] = block / np.linalg.norm(block, axis=1, keepdims=True)
+    for start in range(0, count, 2**16):
+        block = rng.standard_normal((min(2**16, count - start), width), np.float32)
+        vectors[start : start + len(block)] = block / np.linalg.norm(block, axis=1, keepdims=True)
     vectors.flush()
-    ready = codes.open_codes(folder, codes.write_codes(vectors, folder, "codes"))
-    return lambda query: codes.exact_top_k(ready, vectors, query, 10)
+    codes = exact.open_codes(folder, exact.write_codes(vectors, folder, "codes"))
+    return lambda query: exact.exact_top_k(codes, vectors, query, 10)

@@ -1,125 +1,124 @@
-"""What `bench` measured, as Markdown."""
+"""Renders the report of `bench` as Markdown tables."""
 
 import statistics
-from collections.abc import Collection, Iterable
 
 from tpr_jax.bench.worker import median_seconds
+from tpr_jax.utils import markdown
 
 TITLES = {
-    "encode": "Encoding, ViT-B/16, images of 384 x 128, texts of 77 ids",
-    "train": "A training step, ViT-B/16, 384 x 128",
-    "mini": "clip-mini, 192 x 64, batch 64",
-    "input": "The input pipeline",
-    "ranking": "Ranking both directions",
-    "checkpoint": "A checkpoint of DM-Adapter at ViT-B/16",
-    "commands": "A command's start, up to its help",
+    "encode": "Encoding, ViT-B/16, 384 x 128 images, texts of 77 tokens",
+    "train": "Train step, ViT-B/16, 384 x 128 images",
+    "mini": "clip-mini, 192 x 64 images, batch 64",
+    "input": "Input pipeline",
+    "ranking": "Ranking, both directions",
+    "checkpoint": "Checkpoint of DM-Adapter, ViT-B/16",
+    "commands": "Command startup, until the help is printed",
     "search": "Search",
 }
+MODEL_HEADER = ["", "dtype", "batch", "seconds", "min to max", "GFLOP/s", "fraction of peak matmul"]
+MODEL_HEADER += ["PyTorch time / ours", "memory, GB", "compile, s"]
 
 
-def tables(report: dict, wanted: Collection[str] = tuple(TITLES)) -> str:
-    """One table a part that is wanted, under a line that names the machine."""
-    found = [f"Measured on: {named(report['machine'])}."]
+def render_tables(report: dict) -> str:
+    """Renders one table for each part that was measured, under a line that names the machine."""
+    lines = [f"Measured on: {describe_machine(report['machine'])}."]
     for part, title in TITLES.items():
         groups = report["parts"].get(part)
-        if groups and part in wanted:
-            found += ["", f"**{title}**", "", TABLES.get(part, plain)(groups)]
-    return "\n".join(found)
+        if groups:
+            lines += ["", f"**{title}**", "", RENDERERS.get(part, timing_table)(groups)]
+    return "\n".join(lines)
 
 
-def named(machine: dict) -> str:
-    """A machine in a few words."""
+def describe_machine(machine: dict) -> str:
+    """Describes a machine in a few words."""
     versions = f"Python {machine['python']}, jax {machine['jax']}"
     return f"{machine['device']}, {machine['cores']} cores, {versions}"
 
 
-def models(groups: dict[str, list[dict]]) -> str:
-    """Lines of encoders and train steps: seconds, rate, and the share of the product beside them."""
-    heads = ["", "type", "batch", "seconds", "spread", "GFLOP/s", "of the product"]
-    heads += ["PyTorch / this", "memory, GB", "compiling, s"]
+def model_table(groups: dict[str, list[dict]]) -> str:
+    """Renders encoders and train steps: seconds, rate, and fraction of the peak matmul rate.
+
+    The first row of each group is the matmul of the group's dtype.
+    """
+    lines = []
+    for matmul, *rows in groups.values():
+        torch_rows = {_model_key(row): row for row in rows if row["kind"] == "torch_encoder"}
+        lines += [
+            _model_cells(row, matmul, torch_rows.get(_model_key(row)))
+            for row in rows
+            if row["kind"] != "torch_encoder"
+        ]
+    return markdown.table(MODEL_HEADER, lines)
+
+
+def _model_cells(row: dict, matmul: dict, torch_row: dict | None) -> list[str]:
+    name = row.get("config") or {"vision": "images", "text": "texts"}[row["tower"]]
+    cells = [name, row["dtype"], str(row["batch"])]
+    if "error" in row:
+        return [*cells, row["error"], *[""] * (len(MODEL_HEADER) - 4)]
+    seconds = median_seconds(row)
+    rate = row["flops"] / seconds
+    fraction = "" if "error" in matmul else f"{rate * median_seconds(matmul) / matmul['flops']:.2f}"
+    ratio = ""
+    if torch_row and "error" not in torch_row:
+        ratio = f"{median_seconds(torch_row) / seconds:.2f}"
+    cells += [f"{seconds:.4g}", relative_range(row), f"{rate / 1e9:,.0f}", fraction, ratio]
+    return [*cells, f"{peak_memory_gb(row):.2f}", f"{row['compile_seconds']:.0f}"]
+
+
+def input_table(groups: dict[str, list[dict]]) -> str:
+    """Renders the images per second of the input pipeline and of the loader it is compared with."""
     lines = []
     for rows in groups.values():
-        (best, *rows) = rows
-        torch = {_of(row): row for row in rows if row["kind"] == "torch_encoder"}
         for row in rows:
-            if row["kind"] == "torch_encoder":
-                continue
-            name = row.get("config") or {"vision": "images", "text": "texts"}[row["tower"]]
-            begin = [name, row["dtype"], str(row["batch"])]
+            (_, ours), (baseline, theirs) = row["rates"].items()
+            medians = [statistics.median(rate for rate, _ in epochs) for epochs in (ours, theirs)]
+            lines.append([str(row["workers"]), *(f"{rate:.0f}" for rate in medians), baseline])
+    return markdown.table(["workers", "images/s", "baseline, images/s", "baseline"], lines)
+
+
+def timing_table(groups: dict[str, list[dict]]) -> str:
+    """Renders seconds and memory of everything else."""
+    lines = []
+    for rows in groups.values():
+        for row in rows:
             if "error" in row:
-                lines.append([*begin, row["error"], *[""] * 6])
-                continue
-            rate = row["flops"] / median_seconds(row)
-            share = "" if "error" in best else f"{rate * median_seconds(best) / best['flops']:.2f}"
-            other = torch.get(_of(row))
-            ratio = (
-                f"{median_seconds(other) / median_seconds(row):.2f}" if other and "error" not in other else ""
-            )
-            lines.append(
-                [*begin, f"{median_seconds(row):.4g}", spread(row), f"{rate / 1e9:,.0f}", share, ratio]
-                + [f"{memory(row):.2f}", f"{row['compile_seconds']:.0f}"]
-            )
-    return markdown(heads, lines)
-
-
-def pictures(groups: dict[str, list[dict]]) -> str:
-    """Of the input pipeline: pictures a second beside another loader."""
-    lines = []
-    for rows in groups.values():
-        for row in rows:
-            (_, ours), (other, theirs) = row["rates"].items()
-            middles = [statistics.median(rate for rate, _ in epochs) for epochs in (ours, theirs)]
-            lines.append([str(row["workers"]), *(f"{rate:.0f}" for rate in middles), other])
-    return markdown(["workers", "images/s", "the other's", "which is"], lines)
-
-
-def plain(groups: dict[str, list[dict]]) -> str:
-    """Seconds and memory of anything else."""
-    lines = []
-    for rows in groups.values():
-        for row in rows:
-            if "error" in row:
-                lines.append([name_of(row), row["error"], "", ""])
+                lines.append([row_name(row), row["error"], "", ""])
             else:
-                taken = f"{row['peak_memory_bytes'] / 1e9:.2f}"
-                lines.append([name_of(row), f"{median_seconds(row):.3g}", spread(row), taken])
-    return markdown(["", "seconds", "spread", "memory, GB"], lines)
+                memory = f"{row['peak_memory_bytes'] / 1e9:.2f}"
+                lines.append([row_name(row), f"{median_seconds(row):.3g}", relative_range(row), memory])
+    return markdown.table(["", "seconds", "min to max", "memory, GB"], lines)
 
 
-TABLES = {"encode": models, "train": models, "mini": models, "input": pictures}
+RENDERERS = {"encode": model_table, "train": model_table, "mini": model_table, "input": input_table}
 
 
-def name_of(row: dict) -> str:
-    """What a line is of."""
-    count = f"{row['vectors']:,} vectors" if "vectors" in row else ""
-    by_kind = {
-        "ranking": lambda: f"{row['of']}: {row['queries']:,} texts, {row['gallery']:,} images",
-        "checkpoint": lambda: row["does"],
-        "command": lambda: f"`python -m {row['module']} --help`",
-        "search": lambda: f"the ten best of {count}",
-        "query": lambda: f"a sentence, {row['dtype']}, the ten best of {count}",
-    }
-    return by_kind[row["kind"]]()
+def row_name(row: dict) -> str:
+    """Names a row of `timing_table`."""
+    match row["kind"]:
+        case "ranking":
+            return f"{row['of']}: {row['queries']:,} texts, {row['gallery']:,} images"
+        case "checkpoint":
+            return row["does"]
+        case "command":
+            return f"`python -m {row['module']} --help`"
+        case "search":
+            return f"top 10 of {row['vectors']:,} vectors"
+        case "query":
+            return f"text query, {row['dtype']}, top 10 of {row['vectors']:,} vectors"
+    raise ValueError(f"no row name for the kind {row['kind']!r}")
 
 
-def memory(row: dict) -> float:
-    """The most that a model took, of its device where that keeps an account, GB."""
+def peak_memory_gb(row: dict) -> float:
+    """Returns the peak memory of the device if it reports that, else of the process, in GB."""
     return (row["peak_device_memory_bytes"] or row["peak_memory_bytes"]) / 1e9
 
 
-def spread(row: dict) -> str:
-    """The least and the most, by the median."""
-    return (
-        f"{min(row['seconds']) / median_seconds(row):.2f} to {max(row['seconds']) / median_seconds(row):.2f}"
-    )
+def relative_range(row: dict) -> str:
+    """Returns the minimum and maximum over the turns, relative to the median."""
+    seconds, median = row["seconds"], median_seconds(row)
+    return f"{min(seconds) / median:.2f} to {max(seconds) / median:.2f}"
 
 
-def markdown(heads: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
-    """A table."""
-    heads = list(heads)
-    rows = [heads, ["---", *["---:"] * (len(heads) - 1)], *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _of(row: dict) -> tuple:
+def _model_key(row: dict) -> tuple:
     return row.get("tower"), row["backbone"], row["dtype"], row["batch"]

@@ -1,8 +1,9 @@
-"""Subjects of `bench` in processes of their own that take turns, so that what else happens meets all alike.
+"""Times the subjects of `bench` in worker processes that take turns.
 
     python -m tpr_jax.bench.worker '{"kind": "product", "dtype": "float32"}'
 
-is such a process: it makes its subject ready, says so in a line of JSON, and times it for each line it reads.
+runs one worker: it builds its subject, reports that as a line of JSON, and times the subject once for each
+line that it reads from stdin. Taking turns lets other load on the machine affect all subjects alike.
 """
 
 import contextlib
@@ -18,99 +19,109 @@ from collections.abc import Callable, Sequence
 from tpr_jax.errors import UserError
 from tpr_jax.utils.streams import print_any_text
 
-TURN = 0.4  # seconds that a turn takes at least: what is quicker is repeated within it
+MIN_TURN_SECONDS = 0.4  # faster subjects are repeated within a turn
 
 
 def worker_main(subject: dict) -> None:
-    """What the process does."""
-    from tpr_jax.bench import subjects as bench_subjects
+    """Builds a subject and answers each line on stdin with one timing."""
+    from tpr_jax.bench import subjects
     from tpr_jax.perf import allocator, memory
 
     allocator.keep_freed_memory()  # as the commands do
-    ready = bench_subjects.make(subject)
-    ready.once()  # what happens once, as loading the program
-    began = time.perf_counter()
-    ready.once()
-    repeats = max(1, round(TURN / (time.perf_counter() - began)))
-    said = {"flops": ready.flops, "compile_seconds": ready.compile_seconds}
-    print(json.dumps(said), flush=True)
+    case = subjects.make_case(subject)
+    case.run()  # warm-up: the first run also loads the program
+    start = time.perf_counter()
+    case.run()
+    repeats = max(1, round(MIN_TURN_SECONDS / (time.perf_counter() - start)))
+    print(json.dumps({"flops": case.flops, "compile_seconds": case.compile_seconds}), flush=True)
     for _ in sys.stdin:
-        began = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(repeats):
-            ready.once()
-        seconds = (time.perf_counter() - began) / repeats
+            case.run()
+        seconds = (time.perf_counter() - start) / repeats
         print(json.dumps({"seconds": seconds, **memory.peaks({})}), flush=True)
 
 
 def measure(
     subjects: Sequence[dict], turns: int, say: Callable[[str], object] = lambda line: None
 ) -> list[dict]:
-    """Times the subjects in turn: of each `seconds` of every turn, `flops`, `compile_seconds` and the peaks
-    of memory, `error` instead of one that could not be made.
+    """Times the subjects in turn, each turn in the reverse order of the one before.
+
+    Args:
+      subjects: what to time; see `subjects.py`.
+      turns: how often each is timed.
+      say: called with each line of progress.
+
+    Returns:
+      One row per subject: the subject's keys, `flops`, `compile_seconds`, `seconds` (one per turn) and peak
+      memory in bytes; or the subject's keys and `error` where it could not be built.
 
     Raises:
-      UserError: a process ended amid its turns.
+      UserError: a worker ended before its last turn.
     """
     with contextlib.ExitStack() as stack:
-        started = [_start(stack, subject, say) for subject in subjects]
-        found = [
-            {**subject, "error": said} if process is None else {**subject, **said, "seconds": []}
-            for subject, (process, said) in zip(subjects, started, strict=True)
-        ]
-        running = [
-            (process, row) for (process, _), row in zip(started, found, strict=True) if process is not None
-        ]
+        rows, running = [], []
+        for subject in subjects:
+            process, report = _start(stack, subject, say)
+            rows.append({**subject, "error": report} if process is None else subject | report)
+            if process is not None:
+                rows[-1]["seconds"] = []
+                running.append((process, rows[-1]))
         for turn in range(turns):
             for process, row in running if turn % 2 else reversed(running):
-                answer = _ask(process)
-                if answer is None:
-                    raise UserError(f"the process that times {label(row)} ended early: see above")
-                row["seconds"].append(answer.pop("seconds"))
-                row.update(answer)
+                timing = _request_timing(process)
+                if timing is None:
+                    raise UserError(f"the process that times {describe(row)} ended early: see above")
+                row["seconds"].append(timing.pop("seconds"))
+                row.update(timing)
             say(f"turn {turn + 1} of {turns}")
-    return found
+    return rows
 
 
-def label(subject: dict) -> str:
-    """A subject in a few words, with all that is not as usual."""
-    named = ("config", "tower", "kind", "backbone", "dtype", "batch")
-    others = [key for key in subject if key in ("gallery", "vectors", "devices") or "." in key]
-    words = [str(subject[key]) for key in named if key in subject]
-    return " ".join([*words, *(f"{key}={subject[key]}" for key in others)])
+def describe(subject: dict) -> str:
+    """Names a subject for progress lines, with every setting that is not a default."""
+    keys = ("config", "tower", "kind", "backbone", "dtype", "batch")
+    words = [str(subject[key]) for key in keys if key in subject]
+    settings = [key for key in subject if key in ("gallery", "vectors", "devices") or "." in key]
+    return " ".join([*words, *(f"{key}={subject[key]}" for key in settings)])
 
 
-def environment(subject: dict) -> dict[str, str]:
-    """That of a subject's process. One that asks for `devices` sees the CPU as that many."""
-    # Several share the device, so none may take all its memory; and threads that have nothing to do sleep.
-    found = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "OMP_WAIT_POLICY": "passive", **os.environ}
+def worker_environment(subject: dict) -> dict[str, str]:
+    """Returns a worker's environment variables; `devices` in the subject forces that many CPU devices."""
+    # The workers share the device, so none may preallocate its memory; idle threads sleep.
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "OMP_WAIT_POLICY": "passive", **os.environ}
     if "devices" in subject:
-        flags = f"{found.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={subject['devices']}"
-        found |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip()}
-    return found
+        devices = f"--xla_force_host_platform_device_count={subject['devices']}"
+        flags = f"{environment.get('XLA_FLAGS', '')} {devices}".strip()
+        environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    return environment
 
 
 def median_seconds(row: dict) -> float:
-    """The median of a row's seconds."""
+    """Returns the median over a row's turns."""
     return statistics.median(row["seconds"])
 
 
-def _start(stack: contextlib.ExitStack, subject: dict, say: Callable) -> tuple:
-    """(the process, what it says of its subject), or (None, why there is none)."""
-    say(f"making ready: {label(subject)}")
+def _start(
+    stack: contextlib.ExitStack, subject: dict, say: Callable
+) -> tuple[subprocess.Popen, dict] | tuple[None, str]:
+    """Starts a worker; returns (process, its report), or (None, the last line of its error)."""
+    say(f"building: {describe(subject)}")
     command = [sys.executable, "-m", "tpr_jax.bench.worker", json.dumps(subject)]
-    said = stack.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": said, "text": True}
-    process = stack.enter_context(subprocess.Popen(command, **pipes, env=environment(subject)))
+    stderr = stack.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115 (entered into the stack)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": stderr, "text": True}
+    process = stack.enter_context(subprocess.Popen(command, **pipes, env=worker_environment(subject)))
     stack.callback(process.stdin.close)
     line = process.stdout.readline()
     if not line:
         code = process.wait()
-        said.seek(0)
-        return None, (said.read().strip().splitlines() or [f"exit code {code}"])[-1]
+        stderr.seek(0)
+        return None, (stderr.read().strip().splitlines() or [f"exit code {code}"])[-1]
     return process, json.loads(line)
 
 
-def _ask(process: subprocess.Popen) -> dict | None:
+def _request_timing(process: subprocess.Popen) -> dict | None:
+    """Asks a worker for one timing; None if it has ended."""
     try:
         print("go", file=process.stdin, flush=True)
     except BrokenPipeError:

@@ -14,16 +14,19 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tpr_jax.errors import UserError, describe_disk_limit
 from tpr_jax.utils import signals
 from tpr_jax.utils.streams import quiet_when_closed
 
+Command = Callable[[list[str]], object]
+Verdict = Callable[[BaseException], tuple[int, str]]
+
 INTERRUPTED = 130, "error: interrupted; rerun the same command to resume from its newest checkpoint"
 
 
-def explain_and_exit(command: Callable[[list[str]], object], argv: list[str]) -> None:
+def explain_and_exit(command: Command, argv: list[str], explain: Verdict | None = None) -> None:
     """Runs a command; an error that a user can fix ends the process with one line and exit code 2.
 
     Every printed line is flushed at once, through a pipe too. If nobody reads the output, the process ends
@@ -32,22 +35,33 @@ def explain_and_exit(command: Callable[[list[str]], object], argv: list[str]) ->
     Args:
       command: The command's `run(argv)`.
       argv: The command line, with the program's name first.
+      explain: Maps an error to (exit code, line to print), as `verdict` does, which is the default.
 
     Raises:
-      SystemExit: The command failed in a way that `verdict` knows.
+      SystemExit: The command failed in a way that `explain` knows.
     """
     silence_native_logs()
-    if hasattr(sys.stdout, "reconfigure"):  # a notebook's stdout has no buffer to set
-        sys.stdout.reconfigure(line_buffering=True)
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):  # a notebook's stdout has none
+        reconfigure(line_buffering=True)
     with quiet_when_closed():
-        try:
-            command(argv)
-        except (Exception, KeyboardInterrupt) as error:
-            code, line = verdict(error, argv)
-            if not line:
-                raise
-            print(line, file=sys.stderr if code else sys.stdout)
-            raise SystemExit(code) from None
+        if code := exit_code(command, argv, explain):
+            raise SystemExit(code)
+
+
+def exit_code(command: Command, argv: list[str], explain: Verdict | None = None) -> int:
+    """Runs a command, prints one line for an error that a user can fix, and returns the exit code.
+
+    See `explain_and_exit` for the arguments. Errors that `explain` has no line for are raised.
+    """
+    try:
+        command(argv)
+    except (Exception, KeyboardInterrupt) as error:
+        code, line = explain(error) if explain else verdict(error, argv)
+        if not line:
+            raise
+        print(line, file=sys.stderr if code else sys.stdout)
+        return code
+    return 0
 
 
 def verdict(error: BaseException, argv: list[str]) -> tuple[int, str]:
@@ -55,7 +69,7 @@ def verdict(error: BaseException, argv: list[str]) -> tuple[int, str]:
     if isinstance(error, UserError):
         return 2, f"error: {error}"
     if isinstance(error, signals.Stopped) and error.number == signal.SIGTERM:
-        return 0, f"{error}; {_resume_hint(argv)}"
+        return 0, f"{error}; {resume_hint('tpr_jax.main', argv)}"
     if isinstance(error, signals.Stopped):
         return 2, f"error: {error}: rerun the same command to resume"
     if isinstance(error, KeyboardInterrupt):
@@ -74,7 +88,7 @@ def exit_on_signals(argv: list[str]) -> None:
     For the seconds in which a command imports what it needs and has nothing to save yet.
     """
     signals.exit_immediately(
-        {signal.SIGTERM: (0, f"stopped; {_resume_hint(argv)}"), signal.SIGINT: INTERRUPTED}
+        {signal.SIGTERM: (0, f"stopped; {resume_hint('tpr_jax.main', argv)}"), signal.SIGINT: INTERRUPTED}
     )
 
 
@@ -84,5 +98,6 @@ def silence_native_logs() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
-def _resume_hint(argv: list[str]) -> str:
-    return f"resume with: {shlex.join(['python', '-m', 'tpr_jax.main', *argv[1:]])}"
+def resume_hint(module: str, argv: Sequence[str]) -> str:
+    """Returns the words that name the command to resume with."""
+    return f"resume with: {shlex.join(['python', '-m', module, *argv[1:]])}"

@@ -1,36 +1,41 @@
-"""What all command lines share: mistakes in one line, and `~` for the home folder.
+"""What all command lines share: one-line errors, and `~` for the home directory in paths.
 
-A shell expands `~` at the beginning of a word only, not in --index=~/photos, nor in quotes.
+A shell expands `~` only at the beginning of a word: not in --index=~/photos, and not within quotes.
 """
 
 import argparse
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from tpr_jax.errors import UserError
 
+if TYPE_CHECKING:  # keeps the commands' start fast
+    from ml_collections import ConfigDict
+
 
 class Parser(argparse.ArgumentParser):
-    """Mistakes are one line, as everywhere. `prog` is `python -m MODULE`, which says where the help is."""
+    """An argument parser that reports errors as a `UserError`. `prog` is `python -m MODULE`."""
 
-    def error(self, message: str):
-        command = " ".join(self.prog.split()[:3])  # a subcommand's parser has its name behind
+    def error(self, message: str) -> NoReturn:
+        """Raises a UserError that says where the help is."""
+        command = " ".join(self.prog.split()[:3])  # a subcommand's parser appends its name
         raise UserError(f"{message}; see {command} --help")
 
 
 def path(text: str) -> str:
-    """Expands `~` and `~name` in front of a path; the `type` of every argument that is one, or a hub id."""
+    """Expands `~` and `~name`; the `type` of every argument that is a path or a hub id."""
     return os.path.expanduser(text)
 
 
 def folder(text: str) -> Path:
-    """As `path`, for arguments that are a `Path`."""
+    """Expands `~` and `~name`; the `type` of arguments that are a `Path`."""
     return Path(path(text))
 
 
 def expand_flags(argv: Sequence[str], names: Collection[str]) -> list[str]:
-    """Expands the paths among absl's flags: the values of those with these names, as --NAME=X or --NAME X."""
+    """Expands the values of the absl flags with these names, given as --NAME=X or --NAME X."""
     expanded, is_value = [], False
     for word in argv:
         flag, equals, value = word.partition("=")
@@ -43,14 +48,14 @@ def expand_flags(argv: Sequence[str], names: Collection[str]) -> list[str]:
     return expanded
 
 
-def expand_config(config) -> None:
-    """Expands the paths in a run's config, wherever they come from; what is no text is left to its check."""
+def expand_config(config: "ConfigDict") -> None:
+    """Expands the paths in a run's config, in place; values of another type are left to its validation."""
     for key in ("data_dir", "backbone"):
         if isinstance(config.get(key), str):
             config[key] = path(config[key])
-    mixed = config.get("mix")
-    if isinstance(mixed, tuple) and all(isinstance(entry, tuple) for entry in mixed):
+    mix = config.get("mix")
+    if isinstance(mix, tuple) and all(isinstance(entry, tuple) for entry in mix):
         config.mix = tuple(
-            tuple(path(x) if at == 1 and isinstance(x, str) else x for at, x in enumerate(entry))
-            for entry in mixed
+            tuple(path(x) if i == 1 and isinstance(x, str) else x for i, x in enumerate(entry))
+            for entry in mix
         )

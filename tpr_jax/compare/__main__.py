@@ -1,33 +1,33 @@
-"""Trains several configs with several seeds each and puts what came out side by side.
+"""Trains several configs with several seeds each and compares their results.
 
     python -m tpr_jax.compare CONFIG... --seeds N --workdir DIR [--direction t2i|i2t|both]
                               [--config.KEY=VALUE ...]
 
-CONFIG is configs/NAME.py[:DATASET]; seeds are 0 to N - 1; a setting --config.KEY=VALUE holds for every run.
-The scores are those of text queries (t2i, the default), of image queries (i2t), or both, a table each.
-Each run is `python -m tpr_jax.main` in a process and a folder of its own, DIR/NAME/seed_K, with all it prints
-in log.txt. After every run DIR/compare.md, compare.csv and compare.png hold what there is so far. The same
-command again goes on where it was interrupted, tries failed runs again, and repeats no finished one.
+CONFIG is configs/NAME.py[:DATASET]; the seeds are 0 to N - 1; --config.KEY=VALUE applies to every run. The
+tables show the scores of text queries (t2i, the default), of image queries (i2t), or both. Each run is
+`python -m tpr_jax.main` in a process and a folder of its own, DIR/NAME/seed_K, with its output in log.txt.
+DIR/compare.md, compare.csv and compare.png are updated after every run. Rerun the same command to resume: it
+repeats failed runs, and skips finished ones.
 """
 
 # ruff: noqa: E402 (signals are caught before the imports that take seconds)
 
-import shlex
 import signal
 import sys
 from collections.abc import Sequence
 
+from tpr_jax.cli.exit import explain_and_exit, resume_hint
 from tpr_jax.utils import signals
 
 
+def _stopped_at(where: str, argv: Sequence[str]) -> str:
+    return f"stopped at {where}; {resume_hint('tpr_jax.compare', argv)}"
+
+
 def _early_ends(argv: Sequence[str]) -> dict[int, tuple[int, str]]:
-    """What a signal ends with before the comparison has begun: with the words of a later one."""
+    """Returns how a signal ends the process before the comparison has begun."""
     line = f"error: {_stopped_at('its beginning', argv)}"
     return {signal.SIGTERM: (2, line), signal.SIGINT: (2, line)}
-
-
-def _stopped_at(where: str, argv: Sequence[str]) -> str:
-    return f"stopped at {where}; to go on: {shlex.join(['python', '-m', 'tpr_jax.compare', *argv[1:]])}"
 
 
 if __name__ == "__main__":
@@ -36,27 +36,37 @@ if __name__ == "__main__":
 import contextlib
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from tpr_jax.cli import parser as arguments
-from tpr_jax.cli.exit import explain_and_exit
-from tpr_jax.compare import outcome
+from tpr_jax.compare import outcome, table
 from tpr_jax.compare import runs as compare_runs
-from tpr_jax.compare import table as compare_table
-from tpr_jax.compare.table import DIRECTIONS, summarize
+from tpr_jax.compare.runs import Run
 from tpr_jax.errors import UserError
 from tpr_jax.utils import locking
 from tpr_jax.utils.files import remove_leftovers, write_text, write_whole
 
 
-def parse(argv: Sequence[str]) -> tuple[list[str], int, Path, tuple[str, ...], list[str]]:
-    """(configs, number of seeds, workdir, directions to show, settings for every run) of a command line."""
+class Arguments(NamedTuple):
+    """A parsed command line."""
+
+    configs: list[str]
+    seeds: int
+    workdir: Path
+    directions: tuple[str, ...]
+    settings: list[str]
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Parses a command line.
+
+    Raises:
+      UserError: an argument is missing or wrong.
+      SystemExit: after printing the help.
+    """
     settings = [word for word in argv[1:] if re.match(r"--?(no)?config\.", word)]
     for setting in settings:
-        key, equals, _ = setting.partition("=")
-        if not equals and not key.lstrip("-").startswith("no"):
-            raise UserError(f"{setting}: settings are written --config.KEY=VALUE")
-        if key.endswith("config.seed"):
-            raise UserError(f"{setting}: the seeds are 0 to N - 1 of --seeds N: leave it out")
+        _check_setting(setting)
     parser = arguments.Parser(
         prog="python -m tpr_jax.compare", usage=__doc__, add_help=False, allow_abbrev=False
     )
@@ -72,93 +82,103 @@ def parse(argv: Sequence[str]) -> tuple[list[str], int, Path, tuple[str, ...], l
     if not args.configs:
         raise UserError("no config is named: give some, such as configs/dm_adapter.py configs/zero_shot.py")
     if args.seeds < 1:
-        raise UserError(f"--seeds {args.seeds}: at least 1 is needed")
+        raise UserError(f"--seeds {args.seeds}: must be at least 1")
     if not args.workdir:
-        raise UserError("--workdir is missing: name a folder for what is written, such as --workdir runs/all")
-    if args.direction not in (*DIRECTIONS, "both"):
-        raise UserError(f"--direction {args.direction} is unknown: choose one of t2i, i2t, both")
-    directions = tuple(DIRECTIONS) if args.direction == "both" else (args.direction,)
-    return args.configs, args.seeds, Path(args.workdir), directions, settings
+        raise UserError("--workdir is missing: name a folder for the results, such as --workdir runs/all")
+    if args.direction not in (*table.DIRECTIONS, "both"):
+        raise UserError(f"--direction {args.direction} is unknown: choose from t2i, i2t, both")
+    directions = tuple(table.DIRECTIONS) if args.direction == "both" else (args.direction,)
+    return Arguments(args.configs, args.seeds, Path(args.workdir), directions, settings)
+
+
+def _check_setting(setting: str) -> None:
+    key, equals, _ = setting.partition("=")
+    if not equals and not key.lstrip("-").startswith("no"):
+        raise UserError(f"{setting}: settings are written --config.KEY=VALUE")
+    if key.endswith("config.seed"):
+        raise UserError(f"{setting}: the seeds are 0 to N - 1 of --seeds N: leave it out")
 
 
 def run(argv: list[str]) -> None:
-    """Parses, runs what is not there yet, and writes and prints the table.
+    """Runs whatever is not done yet, and writes and prints the tables.
 
     Raises:
-      UserError: the command line, or one of the configs, cannot be used (before anything is run), another
-        comparison is at work in the folder, or this one was interrupted.
-      SystemExit: with code 1 where runs failed.
+      UserError: an argument or a config cannot be used (before anything runs), another comparison uses the
+        folder, or this one was interrupted.
+      SystemExit: with code 1 if runs failed.
     """
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         try:
             with signals.raise_stopped("its beginning"):
-                configs, seeds, workdir, directions, settings = parse(argv)
-                held.enter_context(locking.hold(workdir, "--workdir", "comparing in this folder"))
-                runs = compare_runs.plan(configs, seeds, workdir, settings)
-                remove_leftovers(workdir, ["compare.md", "compare.csv", "compare.png"])
+                args = parse(argv)
+                stack.enter_context(locking.hold(args.workdir, "--workdir", "comparing in this folder"))
+                runs = compare_runs.plan(args.configs, args.seeds, args.workdir, args.settings)
+                remove_leftovers(args.workdir, ["compare.md", "compare.csv", "compare.png"])
         except signals.Stopped as error:
             raise UserError(_stopped_at(str(error), argv)) from None
-        _compare(runs, workdir, directions, argv)
+        _compare(runs, args.workdir, args.directions, argv)
 
 
-def _compare(runs: Sequence[dict], workdir: Path, directions: Sequence[str], argv: Sequence[str]) -> None:
-    """Runs what is not there yet and writes the table after each run; see `run` for what it raises."""
+def _compare(runs: Sequence[Run], workdir: Path, directions: Sequence[str], argv: Sequence[str]) -> None:
+    """Executes the runs and writes the tables after each; see `run` for the errors."""
     failed = 0
     with signals.catch_signals() as asked_to_stop:
-        for number, one in enumerate(runs, 1):
-            print(f"[{number} of {len(runs)}] {one['name']}, seed {one['seed']}: ", end="", flush=True)
-            code, said = _run_one(one, asked_to_stop, directions[0])
-            print(said, flush=True)
+        for number, planned in enumerate(runs, 1):
+            print(f"[{number} of {len(runs)}] {planned.name}, seed {planned.seed}: ", end="", flush=True)
+            code, message = _run_one(planned, asked_to_stop, directions[0])
+            print(message, flush=True)
+            write_tables(workdir, runs, directions)
             if code is None:
-                write_tables(workdir, runs, directions)
                 raise UserError(_stopped_at(f"run {number} of {len(runs)}", argv))
             failed += code != 0
-            write_tables(workdir, runs, directions)
-    print(f"\n{compare_table.text(rows_of(runs, directions))}", end="")
+    print(f"\n{table.render_text(summaries_of(runs, directions))}", end="")
     print(f"\nwritten to {workdir}: compare.md, compare.csv, compare.png; each run's files in NAME/seed_K/")
     if failed:
-        print(f"{failed} of {len(runs)} runs failed; the same command tries them again", file=sys.stderr)
+        print(f"{failed} of {len(runs)} runs failed; rerun the same command to repeat them", file=sys.stderr)
         raise SystemExit(1)
 
 
-def _run_one(one: dict, asked_to_stop, direction: str) -> tuple[int | None, str]:
-    """(exit code or None where it was stopped, what to say of it)."""
-    with compare_runs.alone(one, asked_to_stop, lambda words: print(words, end=" ... ", flush=True)) as mine:
-        if mine is None or asked_to_stop():
-            return None, "not begun"
-        whole = outcome.is_whole(mine)
-        if not whole:
-            code, said = compare_runs.execute(mine, asked_to_stop)
+def _run_one(planned: Run, asked_to_stop: signals.PreemptionSignal, direction: str) -> tuple[int | None, str]:
+    """Executes a run unless it is done; returns its exit code, None if it was stopped, and a message."""
+
+    def say(message: str) -> None:
+        print(message, end=" ... ", flush=True)
+
+    with compare_runs.lock_run(planned, asked_to_stop, say) as locked:
+        if locked is None or asked_to_stop():
+            return None, "not started"
+        done = outcome.is_complete(locked)
+        if not done:
+            code, message = compare_runs.execute(locked, asked_to_stop)
             if code is None:
-                return None, said
+                return None, message
             if code:
-                return code, f"FAILED (exit code {code}): {said}\n    see {one['folder'] / 'log.txt'}"
-        scores = outcome.outcome(mine)["scores"][direction]
-        return 0, f"R@1 {scores['R1']:.2f}" + (", was there already" if whole else "")
+                return code, f"FAILED (exit code {code}): {message}\n    see {planned.folder / 'log.txt'}"
+        scores = outcome.read_outcome(locked).scores[direction]
+        return 0, f"R@1 {scores['R1']:.2f}" + (", already done" if done else "")
 
 
-def rows_of(runs: Sequence[dict], directions: Sequence[str] = ("t2i",)) -> list[dict]:
-    """The tables' rows of what there is now: the configs in their order, once for each direction."""
-    names = dict.fromkeys(run["name"] for run in runs)
-    ours = {name: [run for run in runs if run["name"] == name] for name in names}
-    outcomes = {name: list(map(outcome.outcome, ours[name])) for name in names}
+def summaries_of(runs: Sequence[Run], directions: Sequence[str] = ("t2i",)) -> list[table.Summary]:
+    """Summarizes the current outcomes: all configs in their order, once for each direction."""
+    by_name = {}
+    for planned in runs:
+        by_name.setdefault(planned.name, []).append(planned)
+    outcomes = {name: list(map(outcome.read_outcome, seeds)) for name, seeds in by_name.items()}
     return [
-        summarize(name, ours[name][0]["config"]["dataset"], outcomes[name], direction)
+        table.summarize(name, seeds[0].config["dataset"], outcomes[name], direction)
         for direction in directions
-        for name in names
+        for name, seeds in by_name.items()
     ]
 
 
-def write_tables(workdir: Path, runs: Sequence[dict], directions: Sequence[str] = ("t2i",)) -> None:
-    """compare.md, compare.csv and compare.png of what there is now; each appears whole or not at all."""
-    from tpr_jax.compare import (
-        plot as compare_png,  # takes matplotlib, which a mistaken command line should not wait for
-    )
+def write_tables(workdir: Path, runs: Sequence[Run], directions: Sequence[str] = ("t2i",)) -> None:
+    """Writes compare.md, compare.csv and compare.png, each atomically."""
+    from tpr_jax.compare import plot  # imports matplotlib, which a wrong command line should not wait for
 
-    rows = rows_of(runs, directions)
-    write_text(workdir / "compare.md", compare_table.markdown(rows))
-    write_text(workdir / "compare.csv", compare_table.comma_separated(rows))
-    write_whole(workdir / "compare.png", lambda path: Path(path).write_bytes(compare_png.picture(rows)))
+    summaries = summaries_of(runs, directions)
+    write_text(workdir / "compare.md", table.render_markdown(summaries))
+    write_text(workdir / "compare.csv", table.render_csv(summaries))
+    write_whole(workdir / "compare.png", lambda path: Path(path).write_bytes(plot.render_png(summaries)))
 
 
 if __name__ == "__main__":

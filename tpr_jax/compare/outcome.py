@@ -1,80 +1,110 @@
-"""What came out of the runs of a comparison, read from the files that they left."""
+"""Reads the outcomes of the runs of a comparison from their files."""
+
+from __future__ import annotations
 
 import json
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.train import writer
 
-MARK = "compare.json"  # written beside a run's own files when it has ended: how it ended, with which config
+if TYPE_CHECKING:
+    from tpr_jax.compare.runs import Run
+
+RECORD = "compare.json"  # written into the folder of a run when it ends: its exit code and config
+
+Scores = dict[str, dict[str, float]]  # direction -> metric -> percent
 
 
-def is_whole(run: dict) -> bool:
-    """Whether this run has ended well, with this config, and its results can be read."""
-    mark = _read(run["folder"] / MARK)
-    return mark.get("exit_code") == 0 and _is_of(mark, run) and scores_of(results_of(run)) is not None
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended; the numbers are only set if it is done.
+
+    `seconds_per_step`, `memory_bytes` and `saved_bytes` may be unknown for a run that is done.
+    """
+
+    status: Literal["done", "failed", "missing"]
+    scores: Scores | None = None
+    steps: int | None = None
+    trainable_params: int | None = None
+    total_params: int | None = None
+    seconds_per_step: float | None = None
+    memory_bytes: int | None = None
+    saved_bytes: int | None = None
 
 
-def _is_of(mark: dict, run: dict) -> bool:
-    """Whether a mark is of this run's config, but for keys that change nothing of its results."""
-    free = {*config_lib.FREE_ON_RESUME} - ({"total_steps"} if run["mode"] == "train" else set())
-    computes = [{k: v for k, v in one.get("config", {}).items() if k not in free} for one in (mark, run)]
-    return computes[0] == computes[1]
+def is_complete(run: Run) -> bool:
+    """Returns whether the run ended with exit code 0 and this config, and its results are readable."""
+    record = _read_json(run.folder / RECORD)
+    ended_well = record.get("exit_code") == 0 and _has_same_config(record, run)
+    return ended_well and final_test_scores(read_results(run)) is not None
 
 
-def outcome(run: dict) -> dict:
-    """What there is of a run, for `compare_table.summarize`: its status and, if it is whole, its numbers."""
-    if not is_whole(run):
-        mark = _read(run["folder"] / MARK)
-        failed = mark.get("exit_code", 0) != 0 and _is_of(mark, run)
-        return {"status": "failed" if failed else "missing"}
-    results = results_of(run)
-    return {
-        "status": "done",
-        "scores": scores_of(results),
-        "steps": results.get("steps", 0),
-        "trainable_params": results["trainable_params"],
-        "total_params": results["total_params"],
-        "seconds_per_step": seconds_per_step(rows_of(run["folder"]), run["config"]["batch_size"]),
-        "memory_bytes": results.get("peak_device_memory_bytes") or results.get("peak_memory_bytes"),
-        "saved_bytes": saved_bytes(results, run["folder"]),
-    }
+def _has_same_config(record: dict, run: Run) -> bool:
+    """Returns whether a record has the run's config, except for keys that do not affect the results."""
+    free = {*config_lib.FREE_ON_RESUME} - ({"total_steps"} if run.mode == "train" else set())
+    old, new = (
+        {key: value for key, value in config.items() if key not in free}
+        for config in (record.get("config", {}), run.config)
+    )
+    return old == new
+
+
+def read_outcome(run: Run) -> Outcome:
+    """Reads a run's status and, if it is complete, its numbers."""
+    if not is_complete(run):
+        record = _read_json(run.folder / RECORD)
+        failed = record.get("exit_code", 0) != 0 and _has_same_config(record, run)
+        return Outcome("failed" if failed else "missing")
+    results = read_results(run)
+    return Outcome(
+        status="done",
+        scores=final_test_scores(results),
+        steps=results.get("steps", 0),
+        trainable_params=results["trainable_params"],
+        total_params=results["total_params"],
+        seconds_per_step=seconds_per_step(read_metrics(run.folder), run.config["batch_size"]),
+        memory_bytes=results.get("peak_device_memory_bytes") or results.get("peak_memory_bytes"),
+        saved_bytes=saved_bytes(results, run.folder),
+    )
 
 
 def seconds_per_step(rows: Sequence[dict], batch_size: int) -> float | None:
-    """The median over the logged steps without the first, whose time is that of compiling; else None."""
+    """Returns the median over the logged steps except the first, which compiles; None without any."""
     speeds = [row["examples_per_second"] for row in rows if "examples_per_second" in row]
     return statistics.median(batch_size / speed for speed in speeds[1:]) if speeds[1:] else None
 
 
 def saved_bytes(results: dict, folder: Path) -> int:
-    """Size of the trained part as a file; where none was written, of its numbers as float32."""
+    """Returns the size of the adapter file, or of the trainable parameters as float32 if there is none."""
     file = folder / "model" / "adapter.safetensors"
     return file.stat().st_size if file.is_file() else 4 * results["trainable_params"]
 
 
-def results_of(run: dict) -> dict:
-    """What the run has written at its end; empty where that cannot be read."""
-    return _read(run["folder"] / ("results.json" if run["mode"] == "train" else "eval.json"))
+def read_results(run: Run) -> dict:
+    """Reads the run's results.json or eval.json; empty if that is not readable."""
+    return _read_json(run.folder / ("results.json" if run.mode == "train" else "eval.json"))
 
 
-def scores_of(results: dict) -> dict[str, dict[str, float]] | None:
-    """R@1 and so on of the test split by direction: of the last state, or of what was only scored."""
-    found = results.get("final", results).get("test", {})
-    return found if found.keys() >= {"t2i", "i2t"} else None
+def final_test_scores(results: dict) -> Scores | None:
+    """Returns the test scores by direction: of the final state, or of an evaluation alone."""
+    scores = results.get("final", results).get("test", {})
+    return scores if scores.keys() >= {"t2i", "i2t"} else None
 
 
-def _read(path: Path) -> dict:
-    """A JSON object; empty where there is none that can be read."""
+def _read_json(path: Path) -> dict:
+    """Reads a JSON object; empty if there is no readable one."""
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return {}
 
 
-def rows_of(folder: Path) -> list[dict]:
-    """Returns the rows of metrics.jsonl without the lines that cannot be read."""
+def read_metrics(folder: Path) -> list[dict]:
+    """Reads the rows of metrics.jsonl, without the lines that are not readable."""
     path = folder / "metrics.jsonl"
     return writer.parse_rows(path.read_bytes())[0] if path.exists() else []

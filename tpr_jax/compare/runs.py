@@ -1,13 +1,16 @@
-"""The runs of a comparison: which there are, and how one is run, in a process of its own."""
+"""Plans the runs of a comparison and executes each in a process of its own."""
 
 import contextlib
+import dataclasses
 import os
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tpr_jax.compare import outcome
 from tpr_jax.config import defaults as config_lib
@@ -21,165 +24,200 @@ from tpr_jax.utils.files import remove_leftovers, write_json
 PROGRAM = (sys.executable, "-m", "tpr_jax.main")
 
 
-def plan(configs: Sequence[str], seeds: int, workdir: Path, settings: Sequence[str]) -> list[dict]:
-    """The runs in their order, all configs with the first seed first.
+@dataclass(frozen=True)
+class Run:
+    """One config with one seed.
 
-    A run is {"name", "seed", "folder", "mode", "flags" (of tpr_jax.main), "config" (as JSON gives it back)}.
-    Methods with nothing to train are only scored (mode "eval").
+    Attributes:
+      name: the config's name in the tables.
+      seed: the seed.
+      folder: the run's workdir.
+      mode: "train", or "eval" for a method without trainable parameters.
+      flags: the command line of tpr_jax.main.
+      config: the config as JSON returns it.
+      lock_fd: the file descriptor of the folder's lock, once `lock_run` holds it.
+    """
+
+    name: str
+    seed: int
+    folder: Path
+    mode: Literal["train", "eval"]
+    flags: tuple[str, ...]
+    config: dict
+    lock_fd: int | None = None
+
+
+def plan(configs: Sequence[str], seeds: int, workdir: Path, settings: Sequence[str]) -> list[Run]:
+    """Returns the runs in their order: all configs with seed 0, then all with seed 1, and so on.
+
+    Args:
+      configs: configs as `--config` takes them.
+      seeds: the number of seeds.
+      workdir: the folder of the comparison.
+      settings: `--config.KEY=VALUE` flags of every run.
 
     Raises:
-      UserError: a config or setting cannot be used, is given twice, or a folder holds another run.
+      UserError: a config or setting cannot be used or is given twice, or a folder holds another run.
     """
-    names = names_of(configs)
+    names = config_names(configs)
     runs = []
     for seed in range(seeds):
         for config_path, name in zip(configs, names, strict=True):
-            folder = workdir / folder_of(name) / f"seed_{seed}"
+            folder = workdir / folder_name(name) / f"seed_{seed}"
             flags = ["--config", config_path, "--workdir", str(folder), *settings, f"--config.seed={seed}"]
             try:
                 config, _, _ = parse_flags(["main", *flags])
             except UserError as error:
-                named = config_path.partition(":")[0] in str(error)
-                raise error if named else UserError(f"{config_path}: {error}") from error
+                names_config = config_path.partition(":")[0] in str(error)
+                raise error if names_config else UserError(f"{config_path}: {error}") from error
             method = METHODS[config.method.name](**config_lib.method_settings(config))
-            run = {
-                "name": name,
-                "seed": seed,
-                "folder": folder,
-                "mode": "train" if method.trainable else "eval",
-                "config": config_lib.to_plain(config),
-            }
-            runs.append({**run, "flags": [*flags, "--mode", run["mode"]]})
+            mode = "train" if method.trainable else "eval"
+            all_flags = (*flags, "--mode", mode)
+            runs.append(Run(name, seed, folder, mode, all_flags, config_lib.to_plain(config)))
     for run in runs:
         _check_folder(run)
     return runs
 
 
-def names_of(configs: Sequence[str]) -> list[str]:
-    """The file's name and the setting behind the colon; as many folders before it as tell it from the others.
+def config_names(configs: Sequence[str]) -> list[str]:
+    """Returns short unique names: file stem and data set, with as many parent folders as needed.
 
     Raises:
-      UserError: the same config twice.
+      UserError: a config is given twice.
     """
     for config in configs:
         if configs.count(config) > 1:
             raise UserError(f"{config} is given twice: leave one out")
-    split = [(Path(path).absolute().with_suffix("").parts, data) for path, _, data in map(_split, configs)]
+    split = []
+    for config in configs:
+        path, _, dataset = config.partition(":")
+        split.append((Path(path).absolute().with_suffix("").parts, dataset))
 
-    def name(i: int, parts: int) -> str:
-        path, data = split[i]
-        return "/".join(path[-parts:]) + (f":{data}" if data else "")
+    def name(i: int, depth: int) -> str:
+        parts, dataset = split[i]
+        return "/".join(parts[-depth:]) + (f":{dataset}" if dataset else "")
 
     names = []
     for i, config in enumerate(configs):
-        for parts in range(1, len(split[i][0])):
-            others = [name(j, parts) for j in range(len(configs)) if j != i]
-            if folder_of(name(i, parts)) not in map(folder_of, others):
-                names.append(name(i, parts))
+        for depth in range(1, len(split[i][0])):
+            others = [name(j, depth) for j in range(len(configs)) if j != i]
+            if folder_name(name(i, depth)) not in map(folder_name, others):
+                names.append(name(i, depth))
                 break
         else:
             raise UserError(f"{config} is given twice: leave one out")
     return names
 
 
-def _split(config: str) -> tuple[str, str, str]:
-    return config.partition(":")
-
-
-def folder_of(name: str) -> str:
-    """A config's name as a name of a folder."""
+def folder_name(name: str) -> str:
+    """Turns a config's name into a folder's name."""
     return name.replace("/", "-").replace(":", "-")
 
 
-def _check_folder(run: dict) -> None:
-    """Refuses a folder whose run cannot become the one that is wanted."""
-    folder, wanted = run["folder"], run["config"]["total_steps"]
-    if (folder / "config.json").exists():
+def _check_folder(run: Run) -> None:
+    """Raises a UserError if the folder holds a run that cannot be resumed with this config."""
+    total_steps = run.config["total_steps"]
+    if (run.folder / "config.json").exists():
         defaults = config_lib.to_plain(config_lib.base())
-        writer.check_workdir(folder, run["config"], config_lib.FREE_ON_RESUME, defaults)
-    last = max((row.get("step", 0) for row in outcome.rows_of(folder)), default=0)
-    if 0 < wanted < last:
+        writer.check_workdir(run.folder, run.config, config_lib.FREE_ON_RESUME, defaults)
+    last = max((row.get("step", 0) for row in outcome.read_metrics(run.folder)), default=0)
+    if 0 < total_steps < last:
         raise UserError(
-            f"{folder} was trained for {last} steps, more than config.total_steps={wanted}: choose another "
-            "--workdir or more steps"
+            f"{run.folder} was trained for {last} steps, more than config.total_steps={total_steps}: choose "
+            "another --workdir or more steps"
         )
 
 
-def execute(run: dict, asked_to_stop: Callable[[], bool]) -> tuple[int | None, str]:
-    """Runs it in a process of its own: (exit code, the last line it wrote), also kept in `compare.json`.
+def execute(run: Run, asked_to_stop: Callable[[], bool]) -> tuple[int | None, str]:
+    """Executes a run in a process of its own.
 
-    All it writes goes to `log.txt` of its folder, behind what is there. When `asked_to_stop()` says so, it is
-    sent SIGTERM, upon which it saves and ends; the exit code is then None and nothing is kept.
+    Appends its output to `log.txt` in its folder and records how it ended in `compare.json`. When
+    `asked_to_stop()` is true, sends SIGTERM, upon which the run saves and ends; nothing is recorded then.
+
+    Returns:
+      The exit code, None if it was asked to stop; and the last line of its output.
     """
-    folder = run["folder"]
-    command = [*PROGRAM, *run["flags"]]
-    with (folder / "log.txt").open("a+b") as log:
+    command = [*PROGRAM, *run.flags]
+    with (run.folder / "log.txt").open("a+b") as log:
         log.write(f"$ {shlex.join(command)}\n".encode())
         log.flush()
         start = log.tell()
-        # In a session of its own: Ctrl-C reaches this process only, which passes it on once.
+        # A session of its own: Ctrl-C reaches only this process, which forwards it once.
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
-            pass_fds=[run["lock"]] if "lock" in run else [],
+            pass_fds=[] if run.lock_fd is None else [run.lock_fd],
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
-        stopping = False
-        try:
-            while child.poll() is None:
-                time.sleep(0.1)
-                if asked_to_stop() and not stopping:
-                    child.terminate()
-                    stopping = True
-        except BaseException:  # a second Ctrl-C: at once
-            child.terminate()
-            child.wait()
-            raise
+        stopping = _wait(child, asked_to_stop)
         log.seek(start)
-        said = _last_words(log.read().decode(errors="replace"))
+        message = _last_message(log.read().decode(errors="replace"))
     if stopping:
-        return None, said
-    if child.returncode < 0:
-        said = f"ended by signal {-child.returncode} (memory?); it had written: {said}"
+        return None, message
     code = child.returncode
-    if code == 0 and outcome.scores_of(outcome.results_of(run)) is None:
-        code, said = 1, f"ended without results that can be read in {folder}"
-    write_json(folder / outcome.MARK, {"exit_code": code, "said": said, "config": run["config"]})
-    return code, said
+    if code < 0:
+        message = f"ended by signal {-code} (out of memory?); its last line: {message}"
+    if code == 0 and outcome.final_test_scores(outcome.read_results(run)) is None:
+        code, message = 1, f"ended without readable results in {run.folder}"
+    write_json(run.folder / outcome.RECORD, {"exit_code": code, "said": message, "config": run.config})
+    return code, message
 
 
-def _last_words(log: str) -> str:
-    """The last line that tells of an error, or else the last."""
+def _wait(child: subprocess.Popen, asked_to_stop: Callable[[], bool]) -> bool:
+    """Waits for a process; returns whether it was sent SIGTERM because `asked_to_stop()` was true."""
+    stopping = False
+    try:
+        while child.poll() is None:
+            time.sleep(0.1)
+            if asked_to_stop() and not stopping:
+                child.terminate()
+                stopping = True
+    except BaseException:  # a second Ctrl-C
+        child.terminate()
+        child.wait()
+        raise
+    return stopping
+
+
+def _last_message(log: str) -> str:
+    """Returns the last line that starts with "error: ", or else the last line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
-    return (errors or lines or ["it wrote nothing"])[-1]
+    return (errors or lines or ["no output"])[-1]
 
 
 @contextlib.contextmanager
-def alone(run: dict, asked_to_stop: Callable[[], bool], say: Callable[[str], None]) -> Iterator[dict]:
-    """The run with its folder locked, once no other process is at it.
+def lock_run(run: Run, asked_to_stop: Callable[[], bool], say: Callable[[str], None]) -> Iterator[Run | None]:
+    """Locks a run's folder, after waiting for any other process that holds it.
 
-    The lock is passed on to the run's process: should this one be killed, the run goes on by itself, and who
-    comes next waits until it has ended. Gives None where it was asked to stop meanwhile.
+    The run's process inherits the lock: if this process is killed, the run continues, and the next comparison
+    waits until it has ended.
+
+    Yields:
+      The run with its lock, or None if `asked_to_stop()` became true while waiting.
+
+    Raises:
+      UserError: the folder cannot be written.
     """
     try:
-        run["folder"].mkdir(parents=True, exist_ok=True)
-        file = (run["folder"] / "lock").open("a")
+        run.folder.mkdir(parents=True, exist_ok=True)
+        file = (run.folder / "lock").open("a")
     except OSError as error:
-        where = run["folder"]
-        raise UserError(f"{where} cannot be written ({error.strerror}): choose another --workdir") from error
+        raise UserError(
+            f"{run.folder} cannot be written ({error.strerror}): choose another --workdir"
+        ) from error
     with file:
-        told = False
+        waiting = False
         while locking.try_lock(file) is False:
             if asked_to_stop():
                 yield None
                 return
-            if not told:
-                say("another process is at it: waiting until that ends")
-                told = True
+            if not waiting:
+                say("another process runs it: waiting until that ends")
+                waiting = True
             time.sleep(0.2)
-        remove_leftovers(run["folder"], [outcome.MARK])
-        yield {**run, "lock": file.fileno()}
+        remove_leftovers(run.folder, [outcome.RECORD])
+        yield dataclasses.replace(run, lock_fd=file.fileno())

@@ -1,6 +1,6 @@
-"""The outcomes of many runs as a table: one row a config, mean and spread over its seeds.
+"""Summarizes the outcomes of many runs: one row per config, with mean and spread over its seeds.
 
-Pure: outcomes come in as plain dicts (see `compare_outcome.outcome`), text goes out.
+Pure functions: outcomes in, text out.
 """
 
 import csv
@@ -8,162 +8,183 @@ import io
 import statistics
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from tpr_jax.compare.outcome import Outcome
 from tpr_jax.metrics.retrieval import METRIC_KEYS
 from tpr_jax.report.write import DATASET_NAMES
+from tpr_jax.utils import markdown
 
 DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 NOTE = (
-    "Test split, percent, after the last step: mean ± standard deviation over the seeds (the "
-    "sample's, n - 1). Time of a step: mean over the seeds of each run's median, without the first, which "
-    "compiles. Memory: the highest of any seed; the device's where it keeps an account, else the process's. "
-    "File: the trained part alone."
+    "Test split, percent, after the last step: mean ± sample standard deviation (n - 1) over the seeds. "
+    "Seconds per step: mean over the seeds of each run's median, without the first step, which compiles. "
+    "Memory: the peak of any seed, of the device if it reports that, else of the process. File: the trained "
+    "parameters alone."
 )
 MISSING = "–"
 
 
-def summarize(name: str, dataset: str, outcomes: Sequence[dict], direction: str = "t2i") -> dict:
-    """One row: what a config's runs, one outcome a seed, amount to, their queries being texts or images.
+@dataclass(frozen=True)
+class Spread:
+    """A mean and the sample standard deviation, which is None for a single value."""
 
-    Of an outcome are read `status` ("done", "failed" or "missing") and, of those done, `scores` (by direction
-    and metric, percent), `steps`, `trainable_params`, `total_params`, `seconds_per_step`, `memory_bytes`,
-    `saved_bytes`; the last three may be None. Returns `name`, `dataset`, `direction`, `seeds`, `done`,
-    `failed`, for each metric (mean, standard deviation) or None, and the others; what is not known is None.
-    The deviation of one run alone is None.
+    mean: float
+    deviation: float | None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" if self.deviation is None else f"{self.mean:.2f} ± {self.deviation:.2f}"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One row of the tables: the runs of one config, one per seed, in one direction.
+
+    Attributes:
+      name: the config's name.
+      dataset: the data set's name.
+      direction: "t2i" (text queries) or "i2t" (image queries).
+      seeds: the number of runs.
+      done: the number of complete runs.
+      failed: the number of failed runs.
+      scores: each metric in percent, None without a complete run.
+      steps: the fewest and the most steps of a run.
+      trainable_params: trainable parameters.
+      total_params: all parameters.
+      seconds_per_step: the mean over the runs.
+      memory_bytes: the highest peak of any run.
+      saved_bytes: the size of the trained parameters' file.
     """
-    done = [outcome for outcome in outcomes if outcome["status"] == "done"]
-    row = {
-        "name": name,
-        "dataset": dataset,
-        "direction": direction,
-        "seeds": len(outcomes),
-        "done": len(done),
-        "failed": sum(outcome["status"] == "failed" for outcome in outcomes),
-    }
-    for key in METRIC_KEYS:
-        row[key] = _mean_and_deviation([outcome["scores"][direction][key] for outcome in done])
 
-    def known(key):
-        return [outcome[key] for outcome in done if outcome[key] is not None]
-
-    row["steps"] = (min(known("steps")), max(known("steps"))) if done else None
-    for key in ("trainable_params", "total_params", "memory_bytes", "saved_bytes"):
-        row[key] = max(known(key), default=None)
-    times = known("seconds_per_step")
-    row["seconds_per_step"] = statistics.fmean(times) if times else None
-    return row
+    name: str
+    dataset: str
+    direction: str
+    seeds: int
+    done: int
+    failed: int
+    scores: dict[str, Spread | None]
+    steps: tuple[int, int] | None
+    trainable_params: int | None
+    total_params: int | None
+    seconds_per_step: float | None
+    memory_bytes: int | None
+    saved_bytes: int | None
 
 
-def markdown(rows: Sequence[dict]) -> str:
-    """A heading and a padded table for each data set and direction; below, what the numbers are."""
+COSTS = ("trainable_params", "total_params", "seconds_per_step", "memory_bytes", "saved_bytes")
+
+
+def summarize(name: str, dataset: str, outcomes: Sequence[Outcome], direction: str = "t2i") -> Summary:
+    """Summarizes the runs of one config, one outcome per seed."""
+    done = [outcome for outcome in outcomes if outcome.status == "done"]
+
+    def known(key: str) -> list:
+        return [value for outcome in done if (value := getattr(outcome, key)) is not None]
+
+    return Summary(
+        name=name,
+        dataset=dataset,
+        direction=direction,
+        seeds=len(outcomes),
+        done=len(done),
+        failed=sum(outcome.status == "failed" for outcome in outcomes),
+        scores={key: _spread([outcome.scores[direction][key] for outcome in done]) for key in METRIC_KEYS},
+        steps=(min(known("steps")), max(known("steps"))) if done else None,
+        trainable_params=max(known("trainable_params"), default=None),
+        total_params=max(known("total_params"), default=None),
+        seconds_per_step=statistics.fmean(known("seconds_per_step")) if known("seconds_per_step") else None,
+        memory_bytes=max(known("memory_bytes"), default=None),
+        saved_bytes=max(known("saved_bytes"), default=None),
+    )
+
+
+def _spread(values: list[float]) -> Spread | None:
+    if not values:
+        return None
+    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
+def render_markdown(summaries: Sequence[Summary]) -> str:
+    """Renders a heading and a padded table for each data set and direction, and a note below them."""
     blocks = []
-    for title, part in tables(rows):
-        head, *body = _cells(part)
-        rule = ["---" if i == 0 else "---:" for i in range(len(head))]
-        lines = [f"| {' | '.join(line)} |" for line in _padded([head, rule, *body])]
-        blocks += [f"### {title}", "\n".join(lines)]
+    for title, rows in split_tables(summaries):
+        blocks += [f"### {title}", markdown.table(HEADER, map(_cells, rows), pad=True)]
     return "\n\n".join([*blocks, NOTE]) + "\n"
 
 
-def text(rows: Sequence[dict]) -> str:
-    """The same for a terminal: for each table the scores, and below them what they cost."""
+def render_text(summaries: Sequence[Summary]) -> str:
+    """Renders the same tables for a terminal, each as two: the scores, and below them the costs."""
     blocks = []
-    for title, part in tables(rows):
-        cells = _cells(part)
+    for title, rows in split_tables(summaries):
+        lines = [HEADER, *map(_cells, rows)]
         split = 3 + len(METRIC_KEYS)
-        scores = [line[:split] for line in cells]
-        costs = [line[:1] + line[split:] for line in cells]
-        blocks.append("\n".join([title, *map("  ".join, _padded(scores))]))
-        blocks.append("\n".join(map("  ".join, _padded(costs))))
+        scores = markdown.pad_columns([line[:split] for line in lines])
+        costs = markdown.pad_columns([line[:1] + line[split:] for line in lines])
+        blocks.append("\n".join([title, *map("  ".join, scores)]))
+        blocks.append("\n".join(map("  ".join, costs)))
     return "\n\n".join([*blocks, textwrap.fill(NOTE, 100)]) + "\n"
 
 
-def comma_separated(rows: Sequence[dict]) -> str:
-    """CSV with all digits; an empty field where nothing is known."""
+def render_csv(summaries: Sequence[Summary]) -> str:
+    """Renders CSV with full precision; unknown values are empty fields."""
     columns = ["config", "dataset", "direction", "seeds", "done", "failed", "steps_min", "steps_max"]
-    columns += [f"{key}_{what}" for key in METRIC_KEYS for what in ("mean", "sd")]
-    columns += ["trainable_params", "total_params", "seconds_per_step", "memory_bytes", "saved_bytes"]
+    columns += [f"{key}_{statistic}" for key in METRIC_KEYS for statistic in ("mean", "sd")]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        values = [row[key] for key in ("name", "dataset", "direction", "seeds", "done", "failed")]
-        for key in ("steps", *METRIC_KEYS):
-            values += row[key] or (None, None)
-        writer.writerow([*values, *(row[key] for key in columns[-5:])])  # None is written as an empty field
+    writer.writerow([*columns, *COSTS])
+    for row in summaries:
+        values = [row.name, row.dataset, row.direction, row.seeds, row.done, row.failed]
+        values += row.steps or (None, None)
+        for spread in row.scores.values():
+            values += (spread.mean, spread.deviation) if spread else (None, None)
+        writer.writerow([*values, *(getattr(row, key) for key in COSTS)])  # None becomes an empty field
     return file.getvalue()
 
 
-def _mean_and_deviation(values: list[float]) -> tuple[float, float | None] | None:
-    if not values:
-        return None
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+def split_tables(summaries: Sequence[Summary]) -> list[tuple[str, list[Summary]]]:
+    """Returns (title, rows) of a table for each data set and direction: they are not comparable."""
+    tables = {}
+    for row in summaries:
+        title = f"{dataset_title(row.dataset)}: {DIRECTIONS[row.direction]}"
+        tables.setdefault(title, []).append(row)
+    return list(tables.items())
 
 
-def tables(rows: Sequence[dict]) -> list[tuple[str, list[dict]]]:
-    """(title, rows): numbers of one data set, or direction, mean nothing beside those of another."""
-    kinds = dict.fromkeys((row["dataset"], row["direction"]) for row in rows)
-    parts = [[row for row in rows if (row["dataset"], row["direction"]) == kind] for kind in kinds]
-    titles = [f"{dataset_name(dataset)}: {DIRECTIONS[direction]}" for dataset, direction in kinds]
-    return list(zip(titles, parts, strict=True))
-
-
-def dataset_name(dataset: str) -> str:
+def dataset_title(dataset: str) -> str:
+    """Returns the name of a data set as papers write it."""
     return DATASET_NAMES.get(dataset, dataset)
 
 
-def _cells(rows: Sequence[dict]) -> list[list[str]]:
-    """The head and a line of words for each row."""
-    scores = [key.replace("R", "R@") for key in METRIC_KEYS]
-    head = ["config", "seeds", "steps", *scores, "trained", "share", "s a step", "memory", "file"]
-    return [head, *(_line(row) for row in rows)]
+HEADER = ["config", "seeds", "steps", *(key.replace("R", "R@") for key in METRIC_KEYS)]
+HEADER += ["trained", "share", "s/step", "memory", "file"]
 
 
-def _line(row: dict) -> list[str]:
-    trained, total, time = row["trainable_params"], row["total_params"], row["seconds_per_step"]
+def _cells(row: Summary) -> list[str]:
+    trained, total, seconds = row.trainable_params, row.total_params, row.seconds_per_step
     return [
-        row["name"],
-        seeds_text(row),
-        MISSING if row["steps"] is None else "–".join(f"{n}" for n in dict.fromkeys(row["steps"])),
-        *(_score(row[key]) for key in METRIC_KEYS),
+        row.name,
+        format_seeds(row),
+        MISSING if row.steps is None else "–".join(f"{n}" for n in dict.fromkeys(row.steps)),
+        *(MISSING if spread is None else str(spread) for spread in row.scores.values()),
         MISSING if trained is None else f"{trained:,}",
-        f"{100 * trained / total:.2f} %" if total else MISSING,
-        MISSING if time is None else f"{time:.3g}",
-        bytes_text(row["memory_bytes"]),
-        bytes_text(row["saved_bytes"]),
+        f"{100 * trained / total:.2f} %" if trained is not None and total else MISSING,
+        MISSING if seconds is None else f"{seconds:.3g}",
+        format_bytes(row.memory_bytes),
+        format_bytes(row.saved_bytes),
     ]
 
 
-def seeds_text(row: dict) -> str:
-    """`3` where all seeds are there, else `1 of 3`, `1 of 3, 2 failed`."""
-    seen = f"{row['seeds']}" if row["done"] == row["seeds"] else f"{row['done']} of {row['seeds']}"
-    return f"{seen}, {row['failed']} failed" if row["failed"] else seen
+def format_seeds(row: Summary) -> str:
+    """Formats the number of seeds: `3` if all are done, else `1 of 3` or `1 of 3, 2 failed`."""
+    done = f"{row.seeds}" if row.done == row.seeds else f"{row.done} of {row.seeds}"
+    return f"{done}, {row.failed} failed" if row.failed else done
 
 
-def bytes_text(size: int | None) -> str:
-    """`1.9 MB`: three digits or so, in powers of 1000."""
+def format_bytes(size: int | None) -> str:
+    """Formats a size in powers of 1,000 with about three digits, such as `1.9 MB`."""
     if size is None:
         return MISSING
     for unit, power in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= power:
             return f"{size / power:.3g} {unit}" if size < 999.5 * power else f"{size / power:.0f} {unit}"
     return f"{size} B"
-
-
-def _score(value: tuple[float, float | None] | None) -> str:
-    if value is None:
-        return MISSING
-    mean, deviation = value
-    return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
-
-
-def _padded(lines: list[list[str]]) -> list[list[str]]:
-    """All cells of a column equally wide: the first to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        [
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        ]
-        for line in lines
-    ]

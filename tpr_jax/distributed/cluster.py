@@ -1,11 +1,10 @@
-"""Where the processes of one run find each other: by flags, by the environment of a cluster, or not at all.
+"""Finds the processes of a run from flags or from the environment of a cluster.
 
-Flags and the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it all, or what a
-cluster leaves open: SLURM (srun), Open MPI (mpirun), GKE with JobSet and Cloud TPU are known by their own
-variables. Where none of this says that there is more than one process, there is one.
+Flags come first, then the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, then what
+SLURM (srun), Open MPI (mpirun), GKE with JobSet and Cloud TPU set. If none of them names several processes,
+there is one.
 
-JAX finds clusters by itself too, but says what it found only to its own service, which listens when the
-processes have already met; and under SLURM and Open MPI it takes one GPU a process, however many a task has.
+`jax.distributed` detects these clusters too, but takes only one GPU per SLURM task, however many a task has.
 """
 
 import glob
@@ -18,17 +17,22 @@ from dataclasses import dataclass, field, replace
 
 from tpr_jax.errors import UserError
 
-PORT = 8476  # where a cluster names a host only
+PORT = 8476  # where only a host is given
 
 
 @dataclass(frozen=True)
 class Peers:
     """The processes of a run, as one of them sees them.
 
-    `devices` are its own of the GPUs that it sees; None: all of them.
+    Attributes:
+      coordinator: HOST:PORT of the first process.
+      count: The number of processes.
+      index: This process's index.
+      devices: Which of the GPUs that this process sees it uses; None is all of them.
+      hosts: The processes' hosts by index, as far as they are known.
     """
 
-    coordinator: str = ""  # host:port
+    coordinator: str = ""
     count: int = 0
     index: int = -1
     devices: tuple[int, ...] | None = None
@@ -42,18 +46,23 @@ def find(
     index: int | None = None,
     metadata: Callable[[str], str] | None = None,
 ) -> Peers | None:
-    """The processes of this run, or None where it has only this one. Flags go before the environment.
+    """Finds the processes of this run.
 
-    `metadata(key)` reads an attribute of a Cloud TPU VM.
+    Args:
+      environment: The environment variables.
+      coordinator: HOST:PORT of the first process; flags take precedence over the environment.
+      count: The number of processes.
+      index: This process's index.
+      metadata: Reads an attribute of this Cloud TPU VM, if it is one.
+
+    Returns:
+      The processes, or None if there is only this one.
 
     Raises:
-      UserError: something is said of several processes, but not all that is needed.
+      UserError: there are several processes, but some of what is needed is missing or unusable.
     """
-    found = Peers()
-    for of_cluster in (_slurm, _open_mpi, _cloud_tpu(metadata)):
-        if (peers := of_cluster(environment)) is not None:
-            found = peers
-            break
+    detected = (detect(environment) for detect in (_slurm, _open_mpi, _cloud_tpu(metadata)))
+    found = next((peers for peers in detected if peers is not None), Peers())
     for key, flag, variable in (
         ("coordinator", coordinator, "JAX_COORDINATOR_ADDRESS"),
         ("count", count, "JAX_NUM_PROCESSES"),
@@ -62,15 +71,15 @@ def find(
         value = flag if flag is not None else environment.get(variable)
         if value not in (None, ""):
             found = replace(found, **{key: value if key == "coordinator" else _number(value, variable)})
-    if found.index < 0 and (pod := environment.get("JOB_COMPLETION_INDEX")):  # a Kubernetes Job's
+    if found.index < 0 and (pod := environment.get("JOB_COMPLETION_INDEX")):  # of a Kubernetes Job
         found = replace(found, index=_number(pod, "JOB_COMPLETION_INDEX"))
     if not found.coordinator and found.count in (0, 1):
-        return None  # a Job's only pod has a number too
+        return None  # the only pod of a Job has an index too
     return _checked(found)
 
 
 def find_here(coordinator: str | None, count: int | None, index: int | None) -> Peers | None:
-    """`find` in the environment of this process, on the machine it is on."""
+    """Calls `find` with the environment of this process and machine."""
     metadata = vm_metadata if on_tpu_vm() else None
     return find(os.environ, coordinator, count, index, metadata)
 
@@ -98,10 +107,10 @@ def _checked(peers: Peers) -> Peers | None:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Returns (host, port) of HOST, HOST:PORT, an IPv6 address or [IPv6 address]:PORT.
+    """Splits HOST, HOST:PORT, an IPv6 address or [IPv6 address]:PORT into host and port.
 
     Raises:
-      UserError: it is none of these, or there is no such port or none after it.
+      UserError: the address has another form, or its port or the one after it does not exist.
     """
     bare_ipv6 = address.count(":") > 1 and not address.startswith("[")
     found = (address, None) if bare_ipv6 else re.fullmatch(r"(\[[^\[\]]+\]|[^\[\]:]+)(?::(.*))?", address)
@@ -109,8 +118,8 @@ def split_address(address: str) -> tuple[str, int]:
         raise UserError(f"--coordinator {address}: must be HOST:PORT, or [ADDRESS]:PORT for IPv6")
     host, port = found[0], PORT
     if not bare_ipv6:
-        host, said = found[1], found[2]
-        port = PORT if said is None else int(said) if re.fullmatch(r"[0-9]{1,5}", said) else -1
+        host, digits = found[1], found[2]
+        port = PORT if digits is None else int(digits) if re.fullmatch(r"[0-9]{1,5}", digits) else -1
     host = host.strip("[]")
     if bare_ipv6 or address.startswith("["):
         try:
@@ -125,7 +134,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def _slurm(environment: Mapping[str, str]) -> Peers | None:
-    """A step that srun started. In a batch script itself the tasks are announced, but not there yet."""
+    """Detects a step that srun started; in the batch script itself the tasks do not run yet."""
     if not {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID"} <= environment.keys():
         return None
     count = int(environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS") or 1)
@@ -134,7 +143,9 @@ def _slurm(environment: Mapping[str, str]) -> Peers | None:
     nodes = environment["SLURM_STEP_NODELIST"]
     # gpu[003-005,9],login1 -> gpu003
     first = re.sub(r"^([^,\[]*)(?:\[(\w+)[^\]]*\])?.*$", lambda m: m[1] + (m[2] or ""), nodes)
-    port = 61440 + int(environment["SLURM_JOB_ID"]) % 2047 * 2  # two jobs on a machine do not meet
+    port = (
+        61440 + int(environment["SLURM_JOB_ID"]) % 2047 * 2
+    )  # so that two jobs on a machine use different ports
     here = _slurm_tasks_here(environment, count)
     there = _number(environment.get("SLURM_GPUS_ON_NODE") or 0, "SLURM_GPUS_ON_NODE")
     devices = _own_devices(environment, environment.get("SLURM_LOCALID"), here, there)
@@ -142,7 +153,7 @@ def _slurm(environment: Mapping[str, str]) -> Peers | None:
 
 
 def _slurm_tasks_here(environment: Mapping[str, str], count: int) -> int:
-    """Returns how many of the step's tasks run on this node: of "2(x3),1" its own node's."""
+    """Returns how many of the step's tasks run on this node, from a list such as "2(x3),1"."""
     tasks: list[int] = []
     for entry in (environment.get("SLURM_STEP_TASKS_PER_NODE") or "").split(","):
         if found := re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", entry):
@@ -153,7 +164,7 @@ def _slurm_tasks_here(environment: Mapping[str, str], count: int) -> int:
 
 
 def _open_mpi(environment: Mapping[str, str]) -> Peers | None:
-    """Started by mpirun. Of several machines Open MPI 4 says where it was called, 5 does not."""
+    """Detects a start by mpirun; across machines only Open MPI 4 tells where it was called, 5 does not."""
     count = int(environment.get("OMPI_COMM_WORLD_SIZE") or 1)
     if count < 2:
         return None
@@ -174,11 +185,16 @@ def _open_mpi(environment: Mapping[str, str]) -> Peers | None:
 def _own_devices(
     environment: Mapping[str, str], local: str | None, here: int, there: int = 0
 ) -> tuple[int, ...] | None:
-    """Returns the numbers of a process's own among the GPUs that it sees, or None where all are its own.
+    """Returns which of the GPUs that a process sees it uses, or None for all.
 
-    `local` is its number among the `here` processes of this machine, which has been given `there` GPUs. A
-    process that sees fewer than these was given its own, as by `srun --gpus-per-task`; otherwise those of the
-    machine are shared out evenly.
+    A process that sees fewer GPUs than the machine has was given its own, as by `srun --gpus-per-task`;
+    otherwise the processes divide the machine's GPUs evenly.
+
+    Args:
+      environment: The environment variables.
+      local: The process's index among those of this machine.
+      here: The number of processes on this machine.
+      there: The number of GPUs that the job has on this machine; 0 if it is unknown.
     """
     listed = environment.get("CUDA_VISIBLE_DEVICES", "").strip(", ")
     seen = len(listed.split(",")) if listed else there
@@ -191,40 +207,40 @@ def _own_devices(
 
 
 def _cloud_tpu(metadata: Callable[[str], str] | None) -> Callable[[Mapping[str, str]], Peers | None]:
-    """Workers of one slice or several: GKE and JobSet tell pods by variables, a VM asks its `metadata`."""
+    """Detects the workers of one or several slices, from variables of GKE and JobSet or a VM's metadata."""
 
-    def of(environment: Mapping[str, str]) -> Peers | None:
+    def detect(environment: Mapping[str, str]) -> Peers | None:
         hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES") or ""
         worker = environment.get("TPU_WORKER_ID", "")
         slices = environment
         if not hosts and metadata is not None:
-            # Of one of two forms: a host, or name:number:address.
+            # Each entry is a host, or name:number:address.
             workers = metadata("worker-network-endpoints").split(",")
             hosts = ",".join(entry.split(":")[-1] for entry in workers)
             worker = metadata("agent-worker-number")
-            pairs = re.findall(r"^(MEGASCALE_\w+):\s*'?([^'\n]*)'?$", metadata("tpu-env"), re.M)
+            pairs = re.findall(r"^(MEGASCALE_\w+):\s*'?([^'\n]*)'?$", metadata("tpu-env"), re.MULTILINE)
             slices = dict(pairs) | dict(environment)
         if not hosts or not worker.strip().isdigit():
             return None
         names = [host.split(":")[0] for host in hosts.split(",")]
-        many = int(slices.get("MEGASCALE_NUM_SLICES") or 1)
+        slice_count = int(slices.get("MEGASCALE_NUM_SLICES") or 1)
         before = int(slices.get("MEGASCALE_SLICE_ID") or 0) * len(names)
         first = (slices.get("MEGASCALE_COORDINATOR_ADDRESS") or names[0]).split(":")[0]
-        if many * len(names) < 2:
+        if slice_count * len(names) < 2:
             return None
-        known = {before + i: name for i, name in enumerate(names)}
-        return Peers(f"{first}:{PORT}", many * len(names), before + int(worker), None, known)
+        hosts_by_index = {before + i: name for i, name in enumerate(names)}
+        return Peers(f"{first}:{PORT}", slice_count * len(names), before + int(worker), None, hosts_by_index)
 
-    return of
+    return detect
 
 
 def on_tpu_vm() -> bool:
-    """Whether this machine has TPU chips, so that it may be asked for its metadata."""
+    """Returns whether this machine has TPU chips, and so may have a metadata server."""
     return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
 
 
 def vm_metadata(key: str) -> str:
-    """An attribute of this Google Cloud VM; empty where it has none of that name."""
+    """Returns an attribute of this Google Cloud VM, or "" if it has none of that name."""
     url = f"http://metadata.google.internal/computeMetadata/v1/instance/attributes/{key}"
     request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
     try:

@@ -1,8 +1,8 @@
 """How a process proves that it belongs to a run: by a token that only the run's processes know.
 
-The token is the environment's TPR_RUN_TOKEN, which the scripts of `launch/` set, or else a file in the
-workdir that the first process writes for its own user alone: all processes see that folder. It never crosses
-the network: each side answers the other's random challenge with an HMAC of it.
+The token is the environment variable TPR_RUN_TOKEN, which the scripts of `launch/` set, or a file in the
+workdir, which all processes share, that the first process writes for its own user alone. It never crosses the
+network: each side answers the other's random challenge with an HMAC of it.
 """
 
 import contextlib
@@ -10,14 +10,14 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tpr_jax.errors import UserError
 
 VARIABLE = "TPR_RUN_TOKEN"
-FILE = ".rendezvous_token"  # in the workdir, while the processes meet
-_SHORTEST = 16  # characters; what can be guessed protects nothing
+FILE = ".rendezvous_token"  # in the workdir, until the processes have connected
+_MIN_LENGTH = 16  # characters; a token that can be guessed protects nothing
 
 
 def challenge() -> str:
@@ -30,61 +30,61 @@ def proof(token: str, *words) -> str:
     return hmac.new(token.encode(), "\n".join(map(str, words)).encode(), hashlib.sha256).hexdigest()
 
 
-def is_proof(told: str, token: str, *words) -> bool:
-    """Returns whether `told` is the proof of these words; takes as long wherever the two differ."""
-    return hmac.compare_digest(told.encode(), proof(token, *words).encode())
+def is_proof(value: str, token: str, *words) -> bool:
+    """Returns whether `value` is the proof of these words, by a comparison in constant time."""
+    return hmac.compare_digest(value.encode(), proof(token, *words).encode())
 
 
 def read_variable(environment: Mapping[str, str]) -> str:
-    """Returns the token that the environment gives, or "".
+    """Returns the token in the environment, or "".
 
     Raises:
-      UserError: it is too short to keep anybody out.
+      UserError: the token is too short.
     """
     token = environment.get(VARIABLE, "").strip()
-    if token and len(token) < _SHORTEST:
+    if token and len(token) < _MIN_LENGTH:
         raise UserError(
-            f"{VARIABLE} has {len(token)} characters and needs {_SHORTEST} at least: "
+            f"{VARIABLE} has {len(token)} characters and needs {_MIN_LENGTH} at least: "
             f'export {VARIABLE}="$(openssl rand -hex 16)", the same for all processes'
         )
     return token
 
 
 @contextlib.contextmanager
-def offered(environment: Mapping[str, str], workdir: str):
-    """Gives the first process's token; where the environment has none, it lies in the workdir meanwhile.
+def offer_token(environment: Mapping[str, str], workdir: str) -> Iterator[str]:
+    """Yields the first process's token; without one in the environment, a file in the workdir offers it.
 
     Raises:
-      UserError: the environment has none, and the workdir is a bucket, where no file is for one user alone.
+      UserError: the environment has no token, and the workdir is a bucket, where files cannot be private.
     """
     token = read_variable(environment)
     if token:
         yield token
         return
     path, token = _path(workdir), challenge()
-    made = [folder for folder in path.parents if not folder.exists()]
+    created = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{FILE}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{FILE}.{os.getpid()}.tmp")
     with contextlib.suppress(FileNotFoundError):
-        new.unlink()  # of a process of this number that was killed
-    with open(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        temporary.unlink()  # of a killed process with the same id
+    with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
         file.write(token)
-    # Not `write_whole`, which gives files the permissions that others may read with.
-    new.rename(path)
+    # Not `write_whole`, whose files others may read.
+    temporary.rename(path)
     try:
         yield token
     finally:
         with contextlib.suppress(OSError):
             if path.read_text() == token:
                 path.unlink()
-            for folder in made:  # a run that never began claims no folder
+            for folder in created:  # a run that never began leaves no folder behind
                 folder.rmdir()
 
 
-def reader(environment: Mapping[str, str], workdir: str) -> Callable[[], str]:
-    """Returns `read()`, which gives the token to a process that is not the first, or "" while there is none.
+def token_reader(environment: Mapping[str, str], workdir: str) -> Callable[[], str]:
+    """Returns `read()`, which gives the token to a process that is not the first, or "" if there is none.
 
-    To be called at every attempt: a file that an earlier run left is replaced when the first process starts.
+    Call it at every attempt: the first process replaces a file that an earlier run left.
     """
     if token := read_variable(environment):
         return lambda: token

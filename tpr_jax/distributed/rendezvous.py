@@ -1,278 +1,315 @@
-"""How the processes of a run meet: each opens a line to the first one, and keeps it (`peer_lines.py`).
+"""The rendezvous of a run's processes: each connects to the first one and stays connected (`connections.py`).
 
-JAX's own service ends a process by SIGABRT where a peer does not come or is lost. With this line, plain TCP
-that carries a few words, a run ends with a sentence instead: at once where a process dies, for the system
-closes its line, and within half a minute where its machine is gone without a word.
+JAX's own service ends a process by SIGABRT if a peer does not come or is lost. Plain TCP connections that
+carry a few messages let a run end with an error message instead: at once where a process dies, because the
+system closes its connection, and within half a minute where its machine disappears.
 
-Anybody may call at the port: who does not prove within seconds to know the run's token (`handshake.py`) is
-hung up on, and neither takes a process's place nor delays the others.
+Anybody can connect to the port. A caller that does not prove within seconds that it knows the run's token
+(`handshake.py`) is disconnected; it neither takes a process's place nor delays the others.
 """
 
 import contextlib
 import selectors
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from tpr_jax import __version__
 from tpr_jax.distributed import handshake
-from tpr_jax.distributed.peer_lines import Lines, keep_alive, leave, parse_left, read_line, say
+from tpr_jax.distributed.connections import Connections, keep_alive, leave, parse_left, receive, send
 from tpr_jax.errors import UserError
 
 _GREETING = "tpr-jax"
-CALLER_SECONDS = 10.0  # for a caller to say who it is
-CALLERS = 64  # that may be about to say so, beside the run's own; the oldest makes room for the next
+CALLER_SECONDS = 10.0  # in which a caller has to identify itself
+CALLERS = 64  # that may be unidentified at a time, besides the run's own; the oldest makes room for the next
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run's processes meet, and who this one is; `hosts` says where the others are expected."""
+class Rendezvous:
+    """Where a run's processes connect, and which of them this one is.
+
+    Attributes:
+      host: The host of the first process.
+      port: The port that it listens on; JAX's service takes the next one.
+      count: The number of processes.
+      index: This process's index.
+      timeout: Seconds until all have to be connected.
+      hosts: The hosts on which processes are expected, by index, for messages.
+    """
 
     host: str
     port: int
     count: int
     index: int
-    timeout: float  # seconds until all have to be there
+    timeout: float
     hosts: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def address(self) -> str:
         """HOST:PORT, with brackets around an IPv6 address."""
-        return join_address(self.host, self.port)
+        return format_address(self.host, self.port)
 
 
-def join_address(host: str, port: int) -> str:
+def format_address(host: str, port: int) -> str:
     """Returns HOST:PORT, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def meet(place: Place, token: Callable[[], str]) -> Lines:
-    """Returns the lines of a process: the first one's to all others, any other's to the first.
+def connect(rendezvous: Rendezvous, token: Callable[[], str]) -> Connections:
+    """Connects the processes of a run; returns when all have connected.
 
-    Returns when all have come. `token()` gives the run's token, or "" as long as it is not known.
+    Args:
+      rendezvous: Where, and which process this is.
+      token: Returns the run's token, or "" as long as it is not known.
+
+    Returns:
+      The first process's connections to all others, or another's connection to the first.
 
     Raises:
-      UserError: not all came in time, two of the same number or of other runs did, or a port is in use.
+      UserError: not all connected in time, two have the same index or belong to different runs, or a port is
+        in use.
     """
-    if place.index:
-        return {0: _call(place, token)}
-    lines: Lines = {}
+    if rendezvous.index:
+        return {0: _call(rendezvous, token)}
+    peers: Connections = {}
     try:
-        _receive(place, token(), lines)
+        _accept_peers(rendezvous, token(), peers)
     except UserError as error:
-        leave(lines, 2, str(error))
+        leave(peers, 2, str(error))
         raise
-    return lines
+    return peers
 
 
 @dataclass
 class _Caller:
-    """Somebody at the port who has not said yet who it is."""
+    """A connection that has not identified itself yet."""
 
-    line: socket.socket
+    connection: socket.socket
     host: str
     deadline: float
     challenge: str
-    said: bytearray = field(default_factory=bytearray)
+    received: bytearray = field(default_factory=bytearray)
 
 
-def _receive(place: Place, token: str, lines: Lines) -> None:
-    """Takes the others' calls until all have come, and tells them to go."""
-    deadline = time.monotonic() + place.timeout
-    answers: dict[int, str] = {}  # what proves to each that this is the first process
-    callers: dict[socket.socket, _Caller] = {}
-    with _listen(place) as server, selectors.DefaultSelector() as selector:
+class _Callers:
+    """The unidentified callers at the first process's port, registered with a selector."""
+
+    def __init__(self, selector: selectors.BaseSelector, limit: int):
+        self.selector, self.limit = selector, limit
+        self.by_connection: dict[socket.socket, _Caller] = {}
+
+    def accept(self, server: socket.socket) -> None:
+        """Accepts a caller and greets it with a challenge; the oldest makes room for it."""
+        try:
+            connection, (host, *_) = server.accept()
+        except OSError:  # it is gone again, or there are no descriptors left
+            return
+        connection.setblocking(False)
+        caller = _Caller(connection, host, time.monotonic() + CALLER_SECONDS, handshake.challenge())
+        send(connection, f"{_GREETING} {caller.challenge}")
+        self.selector.register(connection, selectors.EVENT_READ)
+        self.by_connection[connection] = caller
+        if len(self.by_connection) > self.limit:
+            self.hang_up(min(self.by_connection.values(), key=lambda caller: caller.deadline))
+
+    def hang_up(self, caller: _Caller) -> None:
+        """Disconnects a caller."""
+        self.selector.unregister(caller.connection)
+        del self.by_connection[caller.connection]
+        caller.connection.close()
+
+    def hang_up_late(self, now: float) -> None:
+        """Disconnects those that did not identify themselves in time."""
+        for caller in [caller for caller in self.by_connection.values() if caller.deadline <= now]:
+            self.hang_up(caller)
+
+    def next_deadline(self, deadline: float) -> float:
+        """Returns the earliest deadline of a caller, or `deadline` if that is earlier."""
+        return min([deadline, *(caller.deadline for caller in self.by_connection.values())])
+
+
+def _accept_peers(rendezvous: Rendezvous, token: str, peers: Connections) -> None:
+    """Accepts connections until all peers are connected, and tells them to go."""
+    deadline = time.monotonic() + rendezvous.timeout
+    proofs: dict[int, str] = {}  # for each peer the proof that this is the first process
+    with _listen(rendezvous) as server, selectors.DefaultSelector() as selector:
         server.setblocking(False)
         selector.register(server, selectors.EVENT_READ)
-
-        def hang_up(line: socket.socket) -> None:
-            selector.unregister(line)
-            callers.pop(line, None)
-            line.close()
-
+        callers = _Callers(selector, CALLERS + rendezvous.count)
         try:
-            while len(lines) < place.count - 1:
+            while len(peers) < rendezvous.count - 1:
                 now = time.monotonic()
                 if now >= deadline:
-                    raise UserError(_who_is_missing(place, lines))
-                for caller in [caller for caller in callers.values() if caller.deadline <= now]:
-                    hang_up(caller.line)
-                until = min([deadline, *(caller.deadline for caller in callers.values())])
-                ready = [key.fileobj for key, _ in selector.select(max(until - now, 0))]
-                # First who is gone: it may be back already, under the same number.
-                for number in [number for number, line in lines.items() if line in ready]:
-                    selector.unregister(lines[number])
-                    lines.pop(number).close()
-                for line in [line for line in ready if line in callers]:
-                    hello = _read_hello(callers[line])
+                    raise UserError(_missing_message(rendezvous, peers))
+                callers.hang_up_late(now)
+                timeout = max(callers.next_deadline(deadline) - now, 0)
+                ready = [key.fileobj for key, _ in selector.select(timeout)]
+                # Lost peers first: one may be back already, under the same index.
+                for index in [index for index, peer in peers.items() if peer in ready]:
+                    selector.unregister(peers[index])
+                    peers.pop(index).close()
+                for caller in [callers.by_connection[c] for c in ready if c in callers.by_connection]:
+                    hello = _read_hello(caller)
                     if hello is None:
                         continue
-                    number, answer = _admit(place, token, callers[line], hello, lines)
-                    if not answer:
-                        hang_up(line)
-                        continue
-                    del callers[line]
-                    lines[number], answers[number] = line, answer
+                    index, proof = _admit(rendezvous, token, caller, hello, peers)
+                    if proof:
+                        del callers.by_connection[caller.connection]
+                        peers[index], proofs[index] = caller.connection, proof
+                    else:
+                        callers.hang_up(caller)
                 if server in ready:
-                    caller = _take_call(server)
-                    if caller is not None:
-                        selector.register(caller.line, selectors.EVENT_READ)
-                        callers[caller.line] = caller
-                    if len(callers) > CALLERS + place.count:
-                        hang_up(min(callers.values(), key=lambda caller: caller.deadline).line)
+                    callers.accept(server)
         finally:
-            for line in list(callers):
-                hang_up(line)
-    _check_next_port(place)
-    for number, line in lines.items():
-        keep_alive(line)
-        say(line, f"go {answers[number]}")
+            for caller in list(callers.by_connection.values()):
+                callers.hang_up(caller)
+    _check_next_port(rendezvous)
+    for index, peer in peers.items():
+        keep_alive(peer)
+        send(peer, f"go {proofs[index]}")
 
 
-def _listen(place: Place) -> socket.socket:
-    """Opens the port for callers by IPv4 and, where the machine has it, by IPv6."""
+def _listen(rendezvous: Rendezvous) -> socket.socket:
+    """Opens the port for IPv4 and, where the machine supports it, for IPv6."""
     try:
         if socket.has_dualstack_ipv6():
-            with contextlib.suppress(OSError):  # IPv6 may be compiled in and switched off, or the port in use
+            with contextlib.suppress(OSError):  # IPv6 may be compiled in but disabled, or the port in use
                 return socket.create_server(
-                    ("::", place.port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128
+                    ("::", rendezvous.port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128
                 )
-        return socket.create_server(("", place.port), backlog=128)
+        return socket.create_server(("", rendezvous.port), backlog=128)
     except OSError as error:
         raise UserError(
-            f"port {place.port} cannot be opened for the other processes ({error.strerror}): choose another, "
-            "--coordinator HOST:PORT"
+            f"port {rendezvous.port} cannot be opened for the other processes ({error.strerror}): choose "
+            "another, --coordinator HOST:PORT"
         ) from error
 
 
-def _check_next_port(place: Place) -> None:
-    """Raises UserError where JAX's service could not open its port, at which it would end by a signal."""
+def _check_next_port(rendezvous: Rendezvous) -> None:
+    """Raises UserError if JAX's service could not open its port, which would end the process by a signal."""
+    port = rendezvous.port + 1
     try:
-        _listen(Place(place.host, place.port + 1, place.count, 0, 0)).close()
+        _listen(Rendezvous(rendezvous.host, port, rendezvous.count, 0, 0)).close()
     except UserError as error:
         raise UserError(
-            f"port {place.port + 1}, the one after the coordinator's, where JAX's own service listens, is in "
-            "use: choose another pair by --coordinator HOST:PORT"
+            f"port {port}, the one after the coordinator's, where JAX's own service listens, is in use: "
+            "choose another pair by --coordinator HOST:PORT"
         ) from error
-
-
-def _take_call(server: socket.socket) -> _Caller | None:
-    try:
-        line, (host, *_) = server.accept()
-    except OSError:  # gone again, or no descriptors are left
-        return None
-    line.setblocking(False)
-    caller = _Caller(line, host, time.monotonic() + CALLER_SECONDS, handshake.challenge())
-    say(line, f"{_GREETING} {caller.challenge}")
-    return caller
 
 
 def _read_hello(caller: _Caller) -> str | None:
-    """Returns what a caller says of itself, "" where it is not one of a run's, None before its line ends."""
+    """Reads a caller's first line: None before its end, "" if it cannot be a process of a run."""
     try:
-        more = caller.line.recv(1024)
+        more = caller.connection.recv(1024)
     except BlockingIOError:
         return None
     except OSError:
         return ""
-    caller.said += more
-    line, end, behind = bytes(caller.said).partition(b"\n")
-    if not more or behind or len(line) > 1024:
+    caller.received += more
+    line, end, rest = bytes(caller.received).partition(b"\n")
+    if not more or rest or len(line) > 1024:
         return ""
     return line.decode("ascii", "replace") if end else None
 
 
-def _admit(place: Place, token: str, caller: _Caller, hello: str, lines: Lines) -> tuple[int, str]:
-    """Returns (the number of a process of this run, the proof for it), or (0, "") for anybody else.
+def _admit(
+    rendezvous: Rendezvous, token: str, caller: _Caller, hello: str, connected: Collection[int]
+) -> tuple[int, str]:
+    """Identifies a caller: returns its index and the proof for it, or (0, "") if it is not of this run.
 
     Raises:
-      UserError: it knows the token, and still cannot be of this run.
+      UserError: it knows the token, and still cannot belong to this run.
     """
     words = hello.split(" ")
     if len(words) != 6 or not handshake.is_proof(words[5], token, caller.challenge, *words[:5]):
-        say(caller.line, "stranger")
+        send(caller.connection, "stranger")
         return 0, ""
-    _, count, index, version, challenge, _ = words  # as `_call` wrote them: only it knows the token
-    number, told = int(index), ""
-    if int(count) != place.count:
-        told = f"says that there are {count}: see --process_id and --num_processes"
+    _, count, index, version, challenge, _ = words  # well-formed as in `_call`: only it knows the token
+    index, problem = int(index), ""
+    if int(count) != rendezvous.count:
+        problem = f"was started with --num_processes {count}: start all with the same number"
     elif version != __version__:
-        told = f"runs tpr_jax {version}, and process 0 runs {__version__}: install the same on all machines"
-    elif not 0 < number < place.count or number in lines:
-        told = "came twice: see --process_id and --num_processes"
-    if told:
-        told = f"process {number} of {place.count}, from {caller.host}, {told}"
-        say(caller.line, f"left 2 {told}")
-        raise UserError(told)
-    return number, handshake.proof(token, challenge, "go")
+        problem = (
+            f"runs tpr_jax {version}, and process 0 runs {__version__}: install the same on all machines"
+        )
+    elif not 0 < index < rendezvous.count or index in connected:
+        problem = "connected twice: check --process_id and --num_processes"
+    if problem:
+        message = f"process {index} of {rendezvous.count}, from {caller.host}, {problem}"
+        send(caller.connection, f"left 2 {message}")
+        raise UserError(message)
+    return index, handshake.proof(token, challenge, "go")
 
 
-def _who_is_missing(place: Place, lines: Lines) -> str:
+def _missing_message(rendezvous: Rendezvous, connected: Collection[int]) -> str:
     missing = [
-        f"{number} ({place.hosts[number]})" if number in place.hosts else str(number)
-        for number in range(1, place.count)
-        if number not in lines
+        f"{index} ({rendezvous.hosts[index]})" if index in rendezvous.hosts else str(index)
+        for index in range(1, rendezvous.count)
+        if index not in connected
     ]
     return (
-        f"process {', '.join(missing)} of {place.count} did not come to {place.address} within "
-        f"{place.timeout:g} s: see that all are started, with the same --coordinator, --num_processes and "
-        f"--workdir (or {handshake.VARIABLE})"
+        f"process {', '.join(missing)} of {rendezvous.count} did not connect to {rendezvous.address} within "
+        f"{rendezvous.timeout:g} s: check that all are started, with the same --coordinator, --num_processes "
+        f"and --workdir (or {handshake.VARIABLE})"
     )
 
 
-def _call(place: Place, token: Callable[[], str]) -> socket.socket:
+def _call(rendezvous: Rendezvous, token: Callable[[], str]) -> socket.socket:
     """Calls the first process until it answers."""
-    deadline = time.monotonic() + place.timeout
+    deadline = time.monotonic() + rendezvous.timeout
     while True:
-        known = token()
-        if known:
-            line, why = _try_call(place, known, deadline)
-            if line is not None:
-                return line
+        run_token = token()
+        if run_token:
+            connection, reason = _try_call(rendezvous, run_token, deadline)
+            if connection is not None:
+                return connection
         else:
-            why = "the first process has put no token into the workdir, which all processes have to share"
+            reason = "the first process has written no token to the workdir, which all processes must share"
         if time.monotonic() > deadline:
             raise UserError(
-                f"process 0 does not answer at {place.address} within {place.timeout:g} s ({why}): see that "
-                "it is started there, and that the port is open to this machine"
+                f"process 0 does not answer at {rendezvous.address} within {rendezvous.timeout:g} s "
+                f"({reason}): check that it is started there, and that this machine can reach the port"
             )
         time.sleep(0.2)
 
 
-def _try_call(place: Place, token: str, deadline: float) -> tuple[socket.socket | None, str]:
-    """Returns (the line to the first process, ""), or (None, why there is none yet).
+def _try_call(rendezvous: Rendezvous, token: str, deadline: float) -> tuple[socket.socket | None, str]:
+    """Returns (the connection to the first process, ""), or (None, the reason why there is none yet).
 
     Raises:
-      UserError: the first process says why this run ends, or went away.
+      UserError: the first process says why this run ends, or is lost.
     """
-    soon = max(min(deadline - time.monotonic(), CALLER_SECONDS), 0.001)
+    timeout = max(min(deadline - time.monotonic(), CALLER_SECONDS), 0.001)
     try:
-        line = socket.create_connection((place.host, place.port), timeout=soon)
+        connection = socket.create_connection((rendezvous.host, rendezvous.port), timeout=timeout)
     except UnicodeError as error:
-        raise UserError(f"--coordinator {place.address}: is not the name of a host") from error
+        raise UserError(f"--coordinator {rendezvous.address}: is not the name of a host") from error
     except socket.gaierror as error:
-        return None, f"the host {place.host} is unknown: {error.strerror or error}"
+        return None, f"the host {rendezvous.host} is unknown: {error.strerror or error}"
     except OSError as error:
         return None, str(error)
-    greeting = read_line(line).split(" ")
+    greeting = receive(connection).split(" ")
     if len(greeting) != 2 or greeting[0] != _GREETING:
-        line.close()
-        return None, "what listens there is not a run of this version of tpr_jax"
-    mine = handshake.challenge()
-    words = ("hello", place.count, place.index, __version__, mine)
-    say(line, " ".join(map(str, (*words, handshake.proof(token, greeting[1], *words)))))
-    line.settimeout(max(deadline - time.monotonic(), 0) + 10)  # process 0 knows better who is missing
-    told = read_line(line)
-    if told.startswith("go ") and handshake.is_proof(told[3:], token, mine, "go"):
-        keep_alive(line)
-        return line, ""
-    line.close()
-    if told == "stranger" or told.startswith("go "):
-        same = f"another --workdir or {handshake.VARIABLE} there, or another run"
-        return None, f"it does not have the token of this run: {same}"
-    left = parse_left(told)
+        connection.close()
+        return None, "another program, or another version of tpr_jax, listens there"
+    challenge = handshake.challenge()
+    words = ("hello", rendezvous.count, rendezvous.index, __version__, challenge)
+    send(connection, " ".join(map(str, (*words, handshake.proof(token, greeting[1], *words)))))
+    # Process 0 waits no longer than this one, and its message says who is missing.
+    connection.settimeout(max(deadline - time.monotonic(), 0) + 10)
+    answer = receive(connection)
+    if answer.startswith("go ") and handshake.is_proof(answer[3:], token, challenge, "go"):
+        keep_alive(connection)
+        return connection, ""
+    connection.close()
+    if answer == "stranger" or answer.startswith("go "):
+        return None, (
+            "it does not have the token of this run: it was started with another --workdir or "
+            f"{handshake.VARIABLE}, or belongs to another run"
+        )
+    left = parse_left(answer)
     raise UserError(
         (left and left[1])
-        or f"process 0 at {place.address} went away before all {place.count} processes had come"
+        or f"process 0 at {rendezvous.address} was lost before all {rendezvous.count} processes had connected"
     )

@@ -1,11 +1,11 @@
-"""The mesh of devices and what lies where on it.
+"""The mesh of devices, and how batches and variables are sharded on it.
 
-The rows of a batch are split over all devices. Large weights are split over the axis `model`, with their
-gradients and moments, and come together only where they are multiplied (`models/matmul.py`); all else is on
-every device. So a step multiplies each row once whatever the mesh, and `model` says in how many pieces the
-weights are held. Splitting the products themselves, of experts or wide layers, over `model` would move
-8 b l d numbers of activations a block in place of 24 d^2 of weights, b being the rows of `model` devices
-together: that pays below b = 3 d / l, a dozen images for ViT-B/16 at 384 x 128, fewer than fill the devices.
+The rows of a batch are sharded over all devices. Large weights are sharded over the axis `model`, with their
+gradients and moments, and gathered only where they are multiplied (`models/matmul.py`); everything else is
+replicated. A step therefore multiplies each row once whatever the mesh, and `model` is the number of shards
+of the weights. Tensor parallelism over `model` would move 8 b l d activations a block instead of 24 d^2
+weights, with b the rows of all `model` devices together: it pays off below b = 3 d / l, which is a dozen
+images for ViT-B/16 at 384 x 128, too few to keep the devices busy.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,22 @@ from jaxtyping import Bool
 from tpr_jax.errors import UserError
 
 AXES = ("data", "model")
-# Leaves that `models` multiplies or looks up by `whole`; below this size a leaf is not worth a message.
-SPLIT = ("kernel", "proj", "token_embedding")
-SMALLEST = 2**16
+# The weights that `models` gathers by `all_gather_weight`, and the size from which on sharding pays off.
+SHARDED_LEAVES = ("kernel", "proj", "token_embedding")
+MIN_SHARDED_SIZE = 2**16
 
 
 def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of the devices, by default all, with the axes `data` and `model`; -1 takes all that is left."""
+    """Builds a mesh with the axes `data` and `model`.
+
+    Args:
+      data: The size of the axis `data`; -1 takes all devices that are left.
+      model: The size of the axis `model`; -1 takes all devices that are left.
+      devices: The devices, by default all.
+
+    Raises:
+      UserError: the sizes do not fit the number of devices.
+    """
     devices = jax.devices() if devices is None else devices
     count = len(devices)
     if data == -1 and model == -1:
@@ -40,75 +49,78 @@ def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | No
 
 
 def leaf_spec(name: str, shape: tuple[int, ...], model: int) -> PartitionSpec:
-    """Where a leaf with this last name is split: its longest axis that the `model` devices divide, if any."""
+    """Returns a leaf's spec by its last name: sharded on the longest axis that `model` divides, if any."""
     axes = [i for i, size in enumerate(shape) if size % model == 0]
-    if model == 1 or name not in SPLIT or np.prod(shape) < SMALLEST or not axes:
+    if model == 1 or name not in SHARDED_LEAVES or np.prod(shape) < MIN_SHARDED_SIZE or not axes:
         return PartitionSpec()
     longest = max(axes, key=lambda i: shape[i])
     return PartitionSpec(*(None,) * longest, "model")
 
 
 def leaf_shardings(mesh: Mesh, tree):
-    """Of each leaf of a tree of weights, or of an optimizer's state, which repeats its names."""
+    """Returns the shardings of a tree of weights, or of an optimizer state, which repeats their names."""
 
-    def find(path, leaf):
+    def leaf_sharding(path, leaf):
         names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
         spec = leaf_spec(names[-1] if names else "", np.shape(leaf), mesh.shape["model"])
         return NamedSharding(mesh, spec)
 
-    return jax.tree_util.tree_map_with_path(find, tree)
+    return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
 
 
 def row_sharding(mesh: Mesh, count: int) -> NamedSharding:
-    """Splits `count` rows over all devices, or over `data` alone where there are too few for that."""
+    """Returns the sharding of `count` rows over all devices, or over `data` if they do not divide evenly."""
     return NamedSharding(mesh, PartitionSpec("data" if count % mesh.size else AXES))
 
 
-def filled_up(mesh: Mesh, count: int) -> int:
-    """Returns the least number of rows from `count` on that `row_sharding` can split."""
+def padded_size(mesh: Mesh, count: int) -> int:
+    """Returns the smallest number of rows, at least `count`, that `row_sharding` can shard."""
     return -(-count // mesh.shape["data"]) * mesh.shape["data"]
 
 
 def shard_params(mesh: Mesh, tree):
-    """Lays weights or a state, which every process holds whole, onto the mesh."""
+    """Puts weights or a state, of which every process holds all, onto the mesh by `leaf_shardings`."""
     return jax.tree.map(_put, tree, leaf_shardings(mesh, tree))
 
 
 def replicate(mesh: Mesh, tree):
-    """Copies a tree, which every process holds whole, onto every device of the mesh."""
+    """Copies a tree, of which every process holds all, onto every device of the mesh."""
     return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, PartitionSpec())), tree)
 
 
 def _put(leaf, sharding: NamedSharding):
-    here = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
-    if not here or sharding.is_fully_addressable:
+    is_local = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+    if not is_local or sharding.is_fully_addressable:
         return jax.device_put(leaf, sharding)
-    # Not `device_put`, with which the processes would send each other every leaf, to see that all agree.
+    # Not `device_put`, which would send every leaf between the processes to check that all agree.
     leaf = np.asarray(leaf)
     return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
 
-def local_row_mask(mesh: Mesh, count: int) -> Bool[np.ndarray, "count"]:
-    """Which of `count` rows, split by `row_sharding`, lie on devices of this process."""
-    here = np.zeros(count, bool)
+def local_row_mask(mesh: Mesh, count: int) -> Bool[np.ndarray, " count"]:
+    """Returns which of `count` rows, sharded by `row_sharding`, are on devices of this process."""
+    mask = np.zeros(count, bool)
     for (rows,) in row_sharding(mesh, count).addressable_devices_indices_map((count,)).values():
-        here[rows] = True
-    return here
+        mask[rows] = True
+    return mask
 
 
 def process_shard(mesh: Mesh, count: int) -> tuple[int, int]:
-    """(which, of how many) equal parts of `count` rows this process holds; some may hold the same part."""
-    held: dict[int, set] = {}
+    """Returns (index, number) of this process's shard of `count` rows; processes may hold the same shard."""
+    starts: dict[int, set[int]] = {}
     for device, (rows,) in row_sharding(mesh, count).devices_indices_map((count,)).items():
-        held.setdefault(device.process_index, set()).add(rows.start or 0)
-    parts = sorted({tuple(sorted(starts)) for starts in held.values()})
-    return parts.index(tuple(sorted(held[jax.process_index()]))), len(parts)
+        starts.setdefault(device.process_index, set()).add(rows.start or 0)
+    shards = sorted({tuple(sorted(rows)) for rows in starts.values()})
+    return shards.index(tuple(sorted(starts[jax.process_index()]))), len(shards)
 
 
 def shard_batch(mesh: Mesh, batch, count: int | None = None):
-    """Splits the first axis of each array of a batch over the devices.
+    """Shards the first axis of each array of a batch over the devices.
 
-    Every process gives the whole of it, or where `count` says of how many rows it is, its `share`.
+    Args:
+      mesh: The mesh.
+      batch: The arrays, the same in every process, or this process's `process_shard` of them.
+      count: The total number of rows, where the arrays are a process's shard.
     """
 
     def put(rows):
@@ -122,22 +134,22 @@ def shard_batch(mesh: Mesh, batch, count: int | None = None):
 
 
 def split_rows(x: jax.Array) -> jax.Array:
-    """Splits rows over all devices, within jit, as `row_sharding` does; without a mesh they stay."""
+    """Shards rows inside jit as `row_sharding` does; a no-op without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec("data" if len(x) % mesh.size else AXES))
 
 
-def split_microbatches(mesh: Mesh, batch, parts: int):
-    """Cuts the rows [b, ...] of a batch, within jit, into parts [n, b / n, ...]: each device cuts its own."""
+def split_microbatches(mesh: Mesh, batch, count: int):
+    """Splits the rows [b, ...] of a batch inside jit into [count, b / count, ...], without communication."""
 
-    def cut(rows):
-        size = len(rows) // parts
+    def split(rows):
+        size = len(rows) // count
         spec = row_sharding(mesh, size).spec
         devices = mesh.shape["data"] if size % mesh.size else mesh.size
-        rows = rows.reshape(devices, parts, size // devices, *rows.shape[1:]).swapaxes(0, 1)
-        rows = rows.reshape(parts, size, *rows.shape[3:])
+        rows = rows.reshape(devices, count, size // devices, *rows.shape[1:]).swapaxes(0, 1)
+        rows = rows.reshape(count, size, *rows.shape[3:])
         return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, PartitionSpec(None, *spec)))
 
-    return jax.tree.map(cut, batch)
+    return jax.tree.map(split, batch)

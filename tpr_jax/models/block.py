@@ -1,21 +1,29 @@
-"""CLIP's transformer block with its slots."""
+"""CLIP's transformer block with slots for PEFT parts."""
 
 from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from tpr_jax.models.attention import attend, join_heads, split_heads
 from tpr_jax.models.layers import ACTIVATIONS, LayerNorm, normal, variable_in, zeros
 from tpr_jax.models.matmul import dense
 from tpr_jax.models.petl.prefix import mask_with_prefix, with_prefix
-from tpr_jax.models.petl_config import ADAPTER_SLOTS, MIXTURES, Part
-from tpr_jax.models.petl_modules import PrefixPart, apply_adapter, low_rank, low_rank_parts
+from tpr_jax.models.petl_config import ADAPTER_SLOTS, Part
+from tpr_jax.models.petl_modules import PrefixPart, adapter_module, apply_updates, dense_updates
 
 
 class Dense(nn.Module):
-    """`x @ kernel + bias`; its columns are equal pieces, one a slot, which low-rank parts may fill."""
+    """Computes `x @ kernel + bias`, where parts may update the kernel's equal column blocks.
+
+    Attributes:
+      features: The number of columns.
+      std: The standard deviation of the initial kernel.
+      slots: For each column block the name of its slot and the part in it, or None.
+      collection: The collection of kernel and bias.
+    """
 
     features: int
     std: float
@@ -23,41 +31,52 @@ class Dense(nn.Module):
     collection: str = "params"
 
     @nn.compact
-    def __call__(self, x, firsts=()):
-        """With `firsts`, arrays of tokens that alone go through the first piece: (their results, that of x
-        through the other pieces)."""
+    def __call__(self, x: Float[Array, "b l d"], q_inputs: Sequence[Float[Array, "b _ d"]] = ()):
+        """Applies the layer.
+
+        Args:
+          x: The input.
+          q_inputs: If given, the first column block applies to these inputs and not to x.
+
+        Returns:
+          The output [b, l, features]; with `q_inputs` a pair of the first block's outputs, a list of
+          [b, a, width], and the output of the other blocks for x.
+        """
         leaf = variable_in(self, self.collection)
         kernel = leaf("kernel", normal(self.std), (x.shape[-1], self.features))
         bias = leaf("bias", zeros, (self.features,))
 
         width = self.features // max(1, len(self.slots))
-        parts = low_rank_parts(self.slots, x.shape[-1], width)
+        updates = dense_updates(self.slots, x.shape[-1], width)
 
-        def product(x, columns, parts):
+        def apply(x, columns, updates):
             y = dense(x, kernel[:, columns])
-            if any(part is not None for part in parts):
-                y = low_rank(x, y, kernel[:, columns], parts)
+            if any(update is not None for update in updates):
+                y = apply_updates(x, y, kernel[:, columns], updates)
             return y + bias[columns].astype(x.dtype)
 
-        if not firsts:
-            return product(x, slice(None), parts)
-        own = [product(tokens, slice(width), parts[:1]) for tokens in firsts]
-        return own, product(x, slice(width, None), parts[1:])
+        if not q_inputs:
+            return apply(x, slice(None), updates)
+        first = [apply(inputs, slice(width), updates[:1]) for inputs in q_inputs]
+        return first, apply(x, slice(width, None), updates[1:])
 
 
-def token_at(x, index=None):
-    """[b, l, d] -> [b, 1, d], of each row the token at `index` [b], or the first."""
+def token_at(x: Float[Array, "b l d"], index: Int[Array, " b"] | None = None) -> Float[Array, "b 1 d"]:
+    """Selects the token at `index` of each row, or the first token."""
     if index is None:
         return x[:, :1]
-    rows = jax.lax.iota(index.dtype, x.shape[0])  # jnp.arange, but for batches of unknown size in ONNX too
+    rows = jax.lax.iota(index.dtype, x.shape[0])  # unlike jnp.arange also for a symbolic batch size in ONNX
     return x[rows, index][:, None]
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with q, k and v in one product, and prefix tokens among the keys.
+    """Multi-head self-attention with q, k and v in one kernel, and prefix tokens among the keys.
 
-    Every token x asks, or else those of `asking`, pairs of tokens [b, a, d] and their mask, [a, l] or
-    [b, a, l]: then a list of results.
+    Attributes:
+      heads: The number of heads.
+      layers: The tower's number of blocks, which the initial values depend on.
+      slots: The block's parts by slot.
+      collection: The collection of the layer's own weights.
     """
 
     heads: int
@@ -66,24 +85,38 @@ class Attention(nn.Module):
     collection: str = "params"
 
     @nn.compact
-    def __call__(self, x, mask, asking: Sequence[tuple] = ()):
+    def __call__(self, x: Float[Array, "b l d"], mask, queries: Sequence[tuple] = ()):
+        """Applies the layer.
+
+        Args:
+          x: The tokens.
+          mask: Added to the scores, [l, l], or None.
+          queries: If given, only these tokens attend to x: pairs of tokens [b, a, d] and their mask, [a, l],
+            [b, a, l] or None.
+
+        Returns:
+          The output [b, l, d]; with `queries` the list of their outputs [b, a, d].
+        """
         d = x.shape[-1]
-        named = [tuple((f"lora_{t}", self.slots.get(f"lora_{t}")) for t in ts) for ts in ("qkv", ("out",))]
-        qkv = Dense(3 * d, d**-0.5, named[0], self.collection, name="qkv")
-        out = Dense(d, (2 * self.layers * d) ** -0.5, named[1], self.collection, name="out")
-        if asking:
-            queries, kv = qkv(x, [tokens for tokens, _ in asking])
-            pieces, masks = [*queries, *jnp.split(kv, 2, axis=-1)], [mask for _, mask in asking]
+        qkv_slots, out_slots = (
+            tuple((f"lora_{target}", self.slots.get(f"lora_{target}")) for target in targets)
+            for targets in (("q", "k", "v"), ("out",))
+        )
+        qkv = Dense(3 * d, d**-0.5, qkv_slots, self.collection, name="qkv")
+        out = Dense(d, (2 * self.layers * d) ** -0.5, out_slots, self.collection, name="out")
+        if queries:
+            qs, kv = qkv(x, [tokens for tokens, _ in queries])
+            pieces, masks = [*qs, *jnp.split(kv, 2, axis=-1)], [mask for _, mask in queries]
         else:
             pieces, masks = jnp.split(qkv(x), 3, axis=-1), [mask]
-        *queries, k, v = (split_heads(piece, self.heads) for piece in pieces)
+        *qs, k, v = (split_heads(piece, self.heads) for piece in pieces)
         if prefix := self.slots.get("prefix"):
             keys, values = PrefixPart(prefix, d, name="prefix")()
             k, v = with_prefix(keys, k), with_prefix(values, v)
             masks = [mask_with_prefix(mask, prefix.length) for mask in masks]
         masks = [mask[:, None] if mask is not None and mask.ndim == 3 else mask for mask in masks]
-        found = [out(join_heads(attend(q, k, v, mask))) for q, mask in zip(queries, masks, strict=True)]
-        return found if asking else found[0]
+        outputs = [out(join_heads(attend(q, k, v, mask))) for q, mask in zip(qs, masks, strict=True)]
+        return outputs if queries else outputs[0]
 
 
 class Mlp(nn.Module):
@@ -96,7 +129,8 @@ class Mlp(nn.Module):
     collection: str = "params"
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+        """Applies both layers to each token."""
         d = x.shape[-1]
         fc, proj = ((("lora_" + name, self.slots.get("lora_" + name)),) for name in ("fc", "proj"))
         hidden = Dense(self.width, (2 * d) ** -0.5, fc, self.collection, name="fc")(x)
@@ -105,10 +139,17 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-LN block of CLIP with parts in its slots; `petl_config.py` says where each slot is.
+    """CLIP's pre-LN transformer block with parts in its slots; `petl_config.py` shows where each slot is.
 
-    `layers` is the number of blocks of the tower, which the initial values depend on. The `last` block gives
-    one token a row, [b, 1, d], that at `index` [b] or the first: of the others it needs keys and values.
+    Attributes:
+      heads: The number of attention heads.
+      mlp_width: The width of the perceptron's hidden layer.
+      layers: The tower's number of blocks, which the initial values depend on.
+      act: A key of `ACTIVATIONS`.
+      eps: The epsilon of the LayerNorms.
+      slots: The block's parts by slot.
+      collection: The collection of the block's own weights.
+      last: Whether the block returns one token of each row; the other tokens only provide keys and values.
     """
 
     heads: int
@@ -121,26 +162,41 @@ class Block(nn.Module):
     last: bool = False
 
     @nn.compact
-    def __call__(self, x, mask=None, index=None):
+    def __call__(
+        self,
+        x: Float[Array, "b l d"],
+        mask: Float[Array, "l l"] | None = None,
+        index: Int[Array, " b"] | None = None,
+    ) -> Float[Array, "b m d"]:
+        """Applies the block.
+
+        Args:
+          x: The tokens.
+          mask: Added to the attention scores.
+          index: The token of each row that the last block returns; None is the first.
+
+        Returns:
+          All tokens, m = l, or one of each row, m = 1, if this is the `last` block.
+        """
         norms = {name: LayerNorm(self.eps, self.collection, name=name) for name in ("ln_1", "ln_2")}
         attention = Attention(self.heads, self.layers, self.slots, self.collection, name="attn")
         mlp = Mlp(self.mlp_width, self.act, self.layers, self.slots, self.collection, name="mlp")
-        part = {slot: apply_adapter(self.slots.get(slot), slot, self.eps) for slot in ADAPTER_SLOTS}
+        part = {slot: adapter_module(self.slots.get(slot), slot, self.eps) for slot in ADAPTER_SLOTS}
 
-        def behind(x, z):
-            """What follows the attention's result z."""
+        def finish_block(x, z):
+            """Computes what follows the attention's output z."""
             h = x + z + part["after_attn"](z)
             z = mlp(norms["ln_2"](h) + part["beside_ln_2"](h))
             return h + z + part["after_mlp"](z) + part["beside_mlp"](h)
 
         u = norms["ln_1"](x) + part["beside_ln_1"](x)
         if not self.last:
-            return behind(x, attention(u, mask))
-        one = token_at(u, index), None if mask is None else mask[index][:, None]
-        if any(isinstance(part, MIXTURES) for part in self.slots.values()):
-            # Routers count all tokens. Of what is computed for the others the compiler keeps that alone.
-            all_tokens, z = attention(u, mask, [(u, mask), one])
-            behind(x, all_tokens)
+            return finish_block(x, attention(u, mask))
+        query = token_at(u, index), None if mask is None else mask[index][:, None]
+        if any(part.is_mixture for part in self.slots.values()):
+            # Routing statistics cover all tokens. The compiler drops whatever else is computed for them.
+            all_tokens, z = attention(u, mask, [(u, mask), query])
+            finish_block(x, all_tokens)
         else:
-            (z,) = attention(u, mask, [one])
-        return behind(token_at(x, index), z)
+            (z,) = attention(u, mask, [query])
+        return finish_block(token_at(x, index), z)

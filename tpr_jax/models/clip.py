@@ -1,7 +1,7 @@
-"""CLIP's two towers, and the functions by which the rest of the project uses them.
+"""CLIP's two towers, and the pure functions through which the rest of the package uses them.
 
-Trees: collection -> tower (`visual`, `text`) -> `block_i` -> layer -> leaf. `params` is CLIP itself; the
-parts of a method live in collections of their own (`moe`, `adapter`, ...).
+Variables are nested dicts: collection -> tower (`visual`, `text`) -> `block_i` -> layer -> array. The
+collection `params` is CLIP itself; the parts of a method live in collections of their own (`moe`, `adapter`).
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, ClipConfig
@@ -16,7 +17,7 @@ from tpr_jax.models.heads import NO_HEADS, Classifier, Heads, MaskedWords
 from tpr_jax.models.layers import LayerNorm, normal
 from tpr_jax.models.matmul import all_gather_weight, dense
 from tpr_jax.models.methods import Method, check
-from tpr_jax.models.petl.prompts import make_room, replace
+from tpr_jax.models.petl.prompts import insert_slots, replace_tokens
 from tpr_jax.models.petl_config import text_tokens
 from tpr_jax.models.petl_modules import PromptPart
 from tpr_jax.models.transformer import run_blocks
@@ -25,35 +26,39 @@ from tpr_jax.models.transformer import run_blocks
 def normalize(
     images: UInt8[Array, "b h w 3"], mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD
 ) -> Float[Array, "b h w 3"]:
-    """Pixels of 0..255 to zero-mean, unit-variance float32, by default CLIP's."""
+    """Converts pixels of 0..255 to zero-mean, unit-variance float32, by default with CLIP's statistics.
+
+    Args:
+      images: The pixels.
+      mean: The mean of each channel, in 0..1.
+      std: The standard deviation of each channel, in 0..1.
+    """
     return (images.astype(jnp.float32) / 255.0 - jnp.array(mean, jnp.float32)) / jnp.array(std, jnp.float32)
 
 
-def patches(images: Float[Array, "b h w 3"], size: int) -> Float[Array, "b n p"]:
-    """Cuts images into rows of non-overlapping patches, each flattened in the order (y, x, channel)."""
+def extract_patches(images: Float[Array, "b h w 3"], size: int) -> Float[Array, "b n p"]:
+    """Extracts non-overlapping patches row by row, each flattened in the order (y, x, channel)."""
     b, h, w, c = images.shape
-    cut = images.reshape(b, h // size, size, w // size, size, c).swapaxes(2, 3)
-    return cut.reshape(b, (h // size) * (w // size), size * size * c)
+    patches = images.reshape(b, h // size, size, w // size, size, c).swapaxes(2, 3)
+    return patches.reshape(b, (h // size) * (w // size), size * size * c)
 
 
 class PatchEmbedding(nn.Module):
-    """The patch convolution without bias, as one product."""
+    """The patch convolution, without bias, as one product."""
 
     width: int
     size: int
 
     @nn.compact
-    def __call__(self, images):
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
+        """Returns one token for each patch."""
         shape = (self.size, self.size, 3, self.width)
         kernel = self.param("kernel", normal((3 * self.size**2) ** -0.5), shape)
-        return dense(patches(images, self.size), kernel.reshape(-1, self.width))
+        return dense(extract_patches(images, self.size), kernel.reshape(-1, self.width))
 
 
 class VisionTower(nn.Module):
-    """Images [b, h, w, 3], normalized -> features [b, e], or those of all tokens [b, n, e].
-
-    `prompts` [k, p, d] are appended to the sequence and exchanged on entering each of the first k blocks.
-    """
+    """The vision transformer; `remat` and `scan` are as in `build`."""
 
     config: ClipConfig
     method: Method
@@ -62,7 +67,22 @@ class VisionTower(nn.Module):
     scan: bool
 
     @nn.compact
-    def __call__(self, images, prompts=None, all_tokens: bool = False):
+    def __call__(
+        self,
+        images: Float[Array, "b h w 3"],
+        prompts: Float[Array, "k p d"] | None = None,
+        all_tokens: bool = False,
+    ) -> Float[Array, "*tokens e"]:
+        """Encodes images.
+
+        Args:
+          images: Normalized pixels.
+          prompts: Tokens that are appended to the sequence and replaced before each of the first k blocks.
+          all_tokens: Whether to return the features of all tokens.
+
+        Returns:
+          The features [b, e], or those of all tokens [b, n, e].
+        """
         c, d = self.config, self.config.vision_width
         x = PatchEmbedding(d, c.patch_size, name="conv1")(images.astype(self.dtype))
         cls = self.param("class_embedding", normal(d**-0.5), (d,))
@@ -71,21 +91,17 @@ class VisionTower(nn.Module):
         x = jnp.concatenate([cls, x], axis=1) + positions.astype(self.dtype)
         count = x.shape[1]
         if prompts is not None:
-            room = jnp.zeros((x.shape[0], prompts.shape[1], d), x.dtype)
-            x = replace(jnp.concatenate([x, room], axis=1), prompts[0], count)
+            slots = jnp.zeros((x.shape[0], prompts.shape[1], d), x.dtype)
+            x = replace_tokens(jnp.concatenate([x, slots], axis=1), prompts[0], count)
         x = LayerNorm(c.layer_norm_eps, name="ln_pre")(x)
-        # The feature is token 0, so only it passes through the last layers, unless all are asked for.
-        x = run_blocks(self, "vision", x, None, prompts, count, last=not all_tokens)
+        # The feature is that of token 0, so only this token passes through the last layers.
+        x = run_blocks(self, "vision", x, None, prompts=prompts, start=count, last=not all_tokens)
         x = LayerNorm(c.layer_norm_eps, name="ln_post")(x if all_tokens else x[:, 0])
         return dense(x, self.param("proj", normal(d**-0.5), (d, c.embed_dim)))
 
 
 class TextTower(nn.Module):
-    """Token ids [b, l] -> features [b, e], or those of all tokens [b, l, e].
-
-    `prompts` [k, p, d] get places behind start-of-text and are exchanged on entering each of the first k
-    blocks.
-    """
+    """The text transformer; `remat` and `scan` are as in `build`."""
 
     config: ClipConfig
     method: Method
@@ -94,31 +110,46 @@ class TextTower(nn.Module):
     scan: bool
 
     @nn.compact
-    def __call__(self, ids, prompts=None, all_tokens: bool = False):
+    def __call__(
+        self,
+        ids: Int[Array, "b l"],
+        prompts: Float[Array, "k p d"] | None = None,
+        all_tokens: bool = False,
+    ) -> Float[Array, "*tokens e"]:
+        """Encodes texts.
+
+        Args:
+          ids: Token ids.
+          prompts: Tokens that follow start-of-text and are replaced before each of the first k blocks.
+          all_tokens: Whether to return the features of all tokens.
+
+        Returns:
+          The features [b, e], or those of all tokens [b, m, e], m counting the prompts.
+        """
         c, d = self.config, self.config.text_width
         end = end_positions(jnp.asarray(ids), c.eot_id)
         if prompts is not None:
-            ids, end = make_room(ids, prompts.shape[1], c.context_length, end)
+            ids, end = insert_slots(ids, prompts.shape[1], c.context_length, end)
         length = ids.shape[1]
         embedding = self.param("token_embedding", normal(0.02), (c.vocab_size, d))
         positions = self.param("positional_embedding", normal(0.01), (c.context_length, d))
         x = all_gather_weight(embedding.astype(self.dtype))[ids]
         if prompts is not None:
-            x = replace(x, prompts[0], 1)
+            x = replace_tokens(x, prompts[0], 1)
         x = x + positions[:length].astype(self.dtype)
         causal = jnp.triu(jnp.full((length, length), -jnp.inf, jnp.float32), 1)
-        x = run_blocks(self, "text", x, causal, prompts, 1, last=not all_tokens, index=end)
+        x = run_blocks(self, "text", x, causal, prompts=prompts, start=1, last=not all_tokens, index=end)
         x = LayerNorm(c.layer_norm_eps, name="ln_final")(x if all_tokens else x[:, 0])
         return dense(x, self.param("proj", normal(d**-0.5), (d, c.embed_dim)))
 
 
-def end_positions(ids: Int[Array, "b l"], eot_id: int | None) -> Int[Array, "b"]:
-    """Where each text ends: at its first end-of-text id, or at its highest id where none is named."""
+def end_positions(ids: Int[Array | np.ndarray, "b l"], eot_id: int | None) -> Int[Array | np.ndarray, " b"]:
+    """Returns the position of each text's first `eot_id`, or of its highest id if `eot_id` is None."""
     return (ids if eot_id is None else ids == eot_id).argmax(axis=-1)
 
 
 class Clip(nn.Module):
-    """Both towers with a method's parts in their slots, its prompts, and the heads of some losses."""
+    """Both towers with a method's parts in their slots, its prompts, and the heads of the losses."""
 
     config: ClipConfig
     method: Method
@@ -128,6 +159,7 @@ class Clip(nn.Module):
     scan: bool = False
 
     def setup(self):
+        """Creates the submodules."""
         c = self.config
         self.visual = VisionTower(c, self.method, self.dtype, self.remat, self.scan)
         self.text = TextTower(c, self.method, self.dtype, self.remat, self.scan)
@@ -139,16 +171,20 @@ class Clip(nn.Module):
         if self.heads.mlm_depth:
             self.masked_words = MaskedWords(self.heads.mlm_depth, c.vocab_size)
 
-    def encode_image(self, images, all_tokens=False):
+    def encode_image(self, images: Float[Array, "b h w 3"], all_tokens: bool = False):
+        """Returns the features of normalized images, see `VisionTower`."""
         return self.visual(images, self.prompts()[0] if self.method.prompts else None, all_tokens)
 
-    def encode_text(self, ids, all_tokens=False):
+    def encode_text(self, ids: Int[Array, "b l"], all_tokens: bool = False):
+        """Returns the features of texts, see `TextTower`."""
         return self.text(ids, self.prompts()[1] if self.method.prompts else None, all_tokens)
 
-    def predict_words(self, image_tokens, ids):
+    def predict_words(self, image_tokens: Float[Array, "b n e"], ids: Int[Array, "b l"]):
+        """Returns the logits of the words of masked texts, see `MaskedWords`."""
         return self.masked_words(image_tokens, self.encode_text(ids, all_tokens=True))
 
-    def __call__(self, images, ids):
+    def __call__(self, images: Float[Array, "b h w 3"], ids: Int[Array, "b l"]):
+        """Applies all submodules, so that `init` creates all variables; returns both towers' features."""
         image_tokens = self.encode_image(images, all_tokens=True)
         feats = image_tokens[:, 0], self.encode_text(ids)
         if self.heads.num_classes:
@@ -166,15 +202,30 @@ def build(
     remat: str = "none",
     scan_layers: bool = False,
 ) -> dict:
-    """The pure functions of a model, as a dict; `remat` and `scan_layers` are as in `transformer.py`.
+    """Builds the pure functions of a model.
 
-    `init(key)` -> variables. `encode_image(variables, images)` takes uint8 pixels, which it normalizes with
-    the config's mean and standard deviation, or normalized floats, [b, h, w, 3],
-    `encode_text(variables, ids)` int32 [b, l]; both return (features float32 [b, e],
-    unnormalized, and what each mixture's router did, a list of dicts). With `all_tokens=True` they return the
-    features of all tokens, [b, n, e]. With the head for it, `predict_words(variables, image_tokens, ids)` ->
-    logits [b, m, vocabulary] at the places of the text tower's sequence, where prompts come before the words;
-    `place_labels(ids, labels)` brings labels [b, l] of the ids' places to those [b, m].
+    Args:
+      config: CLIP's sizes.
+      method: The parts and prompts.
+      dtype: The dtype of the computation, "float32" or "bfloat16".
+      heads: The heads of the losses.
+      remat: What the backward pass recomputes, a key of `transformer.REMAT`.
+      scan_layers: Whether to scan over equal blocks instead of unrolling them.
+
+    Returns:
+      A dict of functions:
+
+      `init(key)` returns the initial variables.
+
+      `encode_image(variables, images)` takes uint8 pixels, which it normalizes with the config's mean and
+      standard deviation, or normalized floats [b, h, w, 3]; `encode_text(variables, ids)` takes int32 ids
+      [b, l]. Both return the unnormalized float32 features [b, e] and a list of routing statistics, a dict
+      for each mixture. With `all_tokens=True` they return the features of all tokens, [b, n, e].
+
+      `predict_words(variables, image_tokens, ids)` returns the logits [b, m, vocabulary] at the positions of
+      the text tower's sequence, where prompts precede the words; it needs the head of the loss "mlm".
+
+      `place_labels(ids, labels)` moves the labels [b, l] of ids to those positions, [b, m].
 
     Raises:
       UserError: a part of the method does not fit towers of these sizes.
@@ -204,8 +255,8 @@ def build(
     def place_labels(ids, labels):
         if not (count := text_tokens(method.prompts)):
             return labels
-        # End-of-text has no label, so none comes where it replaces a word.
-        return make_room(labels, count, config.context_length, end_positions(ids, config.eot_id))[0]
+        # End-of-text has no label, so none is added where it replaces a word.
+        return insert_slots(labels, count, config.context_length, end_positions(ids, config.eot_id))[0]
 
     return {
         "init": init,
@@ -217,13 +268,12 @@ def build(
 
 
 def inference_variables(variables: dict, dtype: str) -> dict:
-    """The variables as encoders take them: CLIP's own weights in the computation's type, the parts as they
-    are."""
+    """Returns the encoders' variables: CLIP's own weights in the computation's dtype, parts unchanged."""
     return {**variables, "params": cast_frozen(variables["params"], dtype)}
 
 
 def cast_frozen(params: dict, dtype: str) -> dict:
-    """Frozen weights in the computation's type; those of LayerNorm, which computes in float32, stay so."""
+    """Casts frozen weights to the computation's dtype, but for LayerNorm's, which computes in float32."""
 
     def cast(path, leaf):
         layer = str(path[-2].key) if len(path) > 1 else ""

@@ -1,20 +1,20 @@
-"""The sizes of a CLIP, free of any framework."""
+"""The sizes of a CLIP model, independent of any framework."""
 
 from dataclasses import dataclass, replace
 
-CLIP_MINI = "clip-mini"  # by this name a config asks for the bundled CLIP
+CLIP_MINI = "clip-mini"  # the name of the bundled CLIP in a config
 
 ACTS = ("quick_gelu", "gelu")  # OpenAI's approximation, and the exact one
-DTYPES = ("float32", "bfloat16")  # what the towers compute in
+DTYPES = ("float32", "bfloat16")  # of the towers' computation
 
-# Of the pixels that OpenAI's CLIP was trained on, red, green, blue, in 0..1.
+# Statistics of the pixels that OpenAI's CLIP was trained on: red, green, blue, in 0..1.
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """Everything that decides the shapes and the arithmetic of CLIP's two towers.
+    """The shapes and the arithmetic of CLIP's two towers.
 
     The defaults are CLIP ViT-B/16 at the 384 x 128 pixels of person retrieval.
     """
@@ -34,16 +34,16 @@ class ClipConfig:
     embed_dim: int = 512
     act: str = "quick_gelu"  # one of ACTS
     layer_norm_eps: float = 1e-5
-    # The text feature is read at the first `eot_id`; None: at the highest id, as OpenAI's code does.
+    # The text feature is read at the first `eot_id`, or if it is None at the highest id, as in OpenAI's code.
     eot_id: int | None = None
-    logit_scale: float = 4.605170185988092  # log(100); kept for writing weights back, never used in training
-    # What pixels of 0..1 are normalized with: red, green, blue.
+    logit_scale: float = 4.605170185988092  # log(100); kept to write weights back, never used in training
+    # The statistics that normalize pixels of 0..1: red, green, blue.
     image_mean: tuple[float, float, float] = IMAGE_MEAN
     image_std: tuple[float, float, float] = IMAGE_STD
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
+        """The numbers of rows and columns of patches."""
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
 
 
@@ -59,7 +59,7 @@ _LARGE = ClipConfig(
     text_mlp=3072,
     embed_dim=768,
 )
-# OpenAI's CLIPs by their names and those of the hub, at their own image size: sizes known without a download.
+# OpenAI's models by their own and their hub names, at their own image size, so that no download is needed.
 NAMED = {
     "ViT-B/32": replace(ClipConfig(), image_size=(224, 224), patch_size=32),
     "ViT-B/16": replace(ClipConfig(), image_size=(224, 224)),

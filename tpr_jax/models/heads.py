@@ -1,9 +1,10 @@
-"""What some losses need beside the towers, trained with them, unused in retrieval (IRRA, CVPR 2023)."""
+"""Heads that some losses train beside the towers and that retrieval does not use (IRRA, CVPR 2023)."""
 
 from dataclasses import dataclass
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from tpr_jax.models.attention import attend, join_heads, split_heads
 from tpr_jax.models.block import Block, Dense
@@ -13,7 +14,12 @@ from tpr_jax.models.matmul import dense
 
 @dataclass(frozen=True)
 class Heads:
-    """Sizes: `num_classes` identities for the loss 'id', `mlm_depth` blocks for 'mlm'; 0: none."""
+    """The sizes of the heads.
+
+    Attributes:
+      num_classes: The number of identities for the loss "id"; 0 for no classifier.
+      mlm_depth: The number of blocks for the loss "mlm"; 0 for no head.
+    """
 
     num_classes: int = 0
     mlm_depth: int = 0
@@ -23,40 +29,45 @@ NO_HEADS = Heads()
 
 
 class Classifier(nn.Module):
-    """The linear classifier of the identities: features [b, e] -> logits [b, n], float32."""
+    """The linear classifier of identities."""
 
     num_classes: int
 
     @nn.compact
-    def __call__(self, feats):
+    def __call__(self, feats: Float[Array, "b e"]) -> Float[Array, "b n"]:
+        """Returns the logits, in float32 for float32 features."""
         leaf = variable_in(self, "head")
         kernel = leaf("kernel", normal(0.001), (feats.shape[-1], self.num_classes))
         return feats @ kernel + leaf("bias", zeros, (self.num_classes,))
 
 
 class CrossAttention(nn.Module):
-    """Attention of text tokens to image tokens, projections in one kernel as `qkv`."""
+    """Attention of text tokens to image tokens, with all projections in one kernel."""
 
     heads: int
     layers: int
 
     @nn.compact
-    def __call__(self, text, image):
+    def __call__(self, text: Float[Array, "b l e"], image: Float[Array, "b n e"]) -> Float[Array, "b l e"]:
+        """Returns one token for each text token."""
         e = text.shape[-1]
         qkv = Qkv(e, name="qkv")
-        q, k, v = (split_heads(part, self.heads) for part in qkv(text, image))
+        q, k, v = (split_heads(projected, self.heads) for projected in qkv(text, image))
         return Dense(e, (2 * self.layers * e) ** -0.5, (), "head", name="out")(
             join_heads(attend(q, k, v, None))
         )
 
 
 class Qkv(nn.Module):
-    """q of the text, k and v of the image."""
+    """The queries of the text, and the keys and values of the image."""
 
     width: int
 
     @nn.compact
-    def __call__(self, text, image):
+    def __call__(
+        self, text: Float[Array, "b l e"], image: Float[Array, "b n e"]
+    ) -> tuple[Float[Array, "b l e"], Float[Array, "b n e"], Float[Array, "b n e"]]:
+        """Returns q, k and v."""
         leaf, e = variable_in(self, "head"), self.width
         kernel = leaf("kernel", normal(e**-0.5), (e, 3 * e))
         bias = leaf("bias", zeros, (3 * e,)).astype(text.dtype)
@@ -66,14 +77,17 @@ class Qkv(nn.Module):
 
 
 class MaskedWords(nn.Module):
-    """Which word each masked one was: tokens of image [b, n, e], text [b, l, e] -> logits [b, l, vocab]."""
+    """Predicts masked words from the tokens of the text and the image."""
 
     depth: int
     vocab_size: int
     eps: float = 1e-5
 
     @nn.compact
-    def __call__(self, image, text):
+    def __call__(
+        self, image: Float[Array, "b n e"], text: Float[Array, "b l e"]
+    ) -> Float[Array, "b l vocabulary"]:
+        """Returns the logits of the word at each position of the text."""
         e, n = text.shape[-1], self.depth
         heads = max(1, e // 64)
         image = image.astype(text.dtype)

@@ -1,4 +1,4 @@
-"""CLIP's layers that hold no part of a method: activations, LayerNorm."""
+"""CLIP's layers without parts in them: activations and LayerNorm."""
 
 from collections.abc import Callable
 
@@ -12,29 +12,31 @@ zeros, ones = nn.initializers.zeros, nn.initializers.ones
 
 
 def rematerialized(function: Callable) -> Callable:
-    """The function, of which the backward pass keeps the arguments alone: all else is cheap to have again.
+    """Wraps a cheap function so that it saves only its inputs and recomputes the rest in the backward pass.
 
-    Left to itself JAX keeps several float32 arrays of an activation or a LayerNorm.
+    By default JAX would save several float32 arrays of an activation or a LayerNorm.
     """
     wrapped = jax.custom_vjp(function)
     wrapped.defvjp(
-        lambda *arguments: (function(*arguments), arguments),
-        lambda arguments, g: jax.vjp(function, *arguments)[1](g),
+        lambda *inputs: (function(*inputs), inputs),
+        lambda inputs, g: jax.vjp(function, *inputs)[1](g),
     )
     return wrapped
 
 
 @rematerialized
 def quick_gelu(x: Array) -> Array:
-    """`x * sigmoid(1.702 x)`, the GELU that CLIP was trained with."""
+    """Computes `x * sigmoid(1.702 x)`, the approximate GELU that CLIP was trained with."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
 ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": rematerialized(lambda x: jax.nn.gelu(x, approximate=False))}
 
 
-def layer_norm(x: Float[Array, "... d"], scale, bias, eps: float) -> Float[Array, "... d"]:
-    """LayerNorm in float32 whatever x's type; returns x's type."""
+def layer_norm(
+    x: Float[Array, "*batch d"], scale: Float[Array, " d"], bias: Float[Array, " d"], eps: float
+) -> Float[Array, "*batch d"]:
+    """Computes LayerNorm in float32 and returns it in the dtype of x."""
 
     @rematerialized
     def normalized(x, scale, bias):
@@ -46,9 +48,11 @@ def layer_norm(x: Float[Array, "... d"], scale, bias, eps: float) -> Float[Array
     return normalized(x, scale, bias)
 
 
-def variable_in(module: nn.Module, collection: str):
-    """A maker of leaves in `collection`: its name is the freezing rule, so trainable parts never sit in
-    `params`."""
+def variable_in(module: nn.Module, collection: str) -> Callable[..., Array]:
+    """Returns `leaf(name, init, shape)`, which creates or reads a variable of `module` in `collection`.
+
+    A collection's name decides whether it is frozen, so trainable parts never live in `params`.
+    """
 
     def leaf(name, init, shape):
         return module.variable(collection, name, lambda: init(module.make_rng("params"), shape)).value
@@ -63,6 +67,7 @@ class LayerNorm(nn.Module):
     collection: str = "params"
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        """Normalizes the last axis of x."""
         leaf = variable_in(self, self.collection)
         return layer_norm(x, leaf("scale", ones, x.shape[-1:]), leaf("bias", zeros, x.shape[-1:]), self.eps)

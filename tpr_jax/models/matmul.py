@@ -1,9 +1,9 @@
-"""Matrix products that run in the computation's type, forwards and backwards.
+"""Matrix products whose operands keep their dtype, forward and backward.
 
-With bfloat16 operands the CPU reaches its matrix unit only when the result is asked for in float32, and in
-the backward pass only when the cotangent is bfloat16 too, which `jax.grad` does not arrange by itself; hence
-the custom derivative. On TPU and GPU the same form accumulates in float32, as is wanted there. Float32
-operands are multiplied in float32 everywhere.
+With bfloat16 operands the CPU uses its matrix unit only if the result is requested in float32, and in the
+backward pass only if the cotangent is bfloat16 too, which `jax.grad` does not arrange by itself; hence the
+custom derivative. On TPU and GPU the same form accumulates in float32, as is desired there. Float32 operands
+are multiplied in float32 everywhere.
 """
 
 import jax
@@ -12,31 +12,39 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-# What `jax.checkpoint` may keep; it does not look into derivatives of our own for their products.
+# The name under which `jax.checkpoint` may save products; its policies do not look into custom derivatives.
 MATMUL = "product"
 
 
 def all_gather_weight(weight: Array) -> Array:
-    """Gathers the whole weight, which a mesh may hold split over devices (`distributed/sharding.py`).
+    """Gathers a weight that a mesh may hold sharded (`distributed/sharding.py`).
 
-    Called anew in the backward pass, so that the whole is held only while it is used.
+    The backward pass gathers it again, so that the full weight is held only while it is used.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return weight
     return jax.lax.with_sharding_constraint(weight, PartitionSpec())
 
 
-def matmul_f32(a: Float[Array, "*batch m k"], b: Float[Array, "*batch k n"]) -> Float[Array, "*batch m n"]:
-    """`a @ b` in float32; its derivative is JAX's own."""
-    # Left to themselves, GPUs round float32 operands to 10 bits (TF32) and TPUs to 7 (bfloat16).
+def matmul_f32(a: Float[Array, "*rows k"], b: Float[Array, "*blocks k n"]) -> Float[Array, "*rows n"]:
+    """Computes `a @ b` in float32, with JAX's own derivative.
+
+    Args:
+      a: The left operand, [*rows, k].
+      b: The right operand, [k, n], or one for each block of rows.
+    """
+    # By default GPUs round float32 operands to 10 bits (TF32) and TPUs to 7 (bfloat16).
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     return jnp.matmul(a, b, precision=precision, preferred_element_type=jnp.float32)
 
 
-def dense(x: Float[Array, "*batch k"], kernel: Float[Array, "*blocks k n"]) -> Float[Array, "*batch n"]:
-    """`x @ kernel` in x's type; the kernel may be held in float32 and then gets a float32 gradient.
+def dense(x: Float[Array, "*rows k"], kernel: Float[Array, "*blocks k n"]) -> Float[Array, "*rows n"]:
+    """Computes `x @ kernel` in the dtype of x.
 
-    One kernel for all rows, or with x [*blocks, m, k] one for each block.
+    Args:
+      x: The input, [*rows, k].
+      kernel: One kernel [k, n] for all rows, or one for each block, [*blocks, k, n] for x of [*blocks, m, k].
+        A float32 kernel receives a float32 gradient, whatever the dtype of x.
     """
     return checkpoint_name(_dense(x, kernel), MATMUL)
 
@@ -50,8 +58,8 @@ def _dense_forward(x, kernel):
     return _dense(x, kernel), (x, kernel)
 
 
-def _dense_backward(saved, g):
-    x, kernel = saved
+def _dense_backward(residuals, g):
+    x, kernel = residuals
     g = g.astype(x.dtype)
     grad_x = matmul_f32(g, all_gather_weight(kernel.astype(x.dtype)).mT).astype(x.dtype)
     if kernel.ndim == 2:

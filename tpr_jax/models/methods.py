@@ -1,4 +1,4 @@
-"""The methods side by side: which parts sit in which slots of which tower, with which settings."""
+"""The methods: which parts fill which slots of which tower, with which settings."""
 
 import difflib
 import re
@@ -8,8 +8,6 @@ from dataclasses import dataclass, fields
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.petl_config import (
-    COLLECTION,
-    MIXTURES,
     PARTS,
     Adapter,
     Lora,
@@ -25,9 +23,15 @@ from tpr_jax.models.petl_config import (
 
 @dataclass(frozen=True)
 class Method:
-    """A way to adapt CLIP: parts in each tower, prompts, and patterns of CLIP's own weights that train.
+    """A way to adapt CLIP.
 
-    A pattern matches a whole path such as `visual/block_0/mlp/fc/bias`.
+    Attributes:
+      name: The method's name in a config.
+      vision: The parts of the vision tower.
+      text: The parts of the text tower.
+      prompts: The prompt tokens of both towers, if any.
+      tuned: Regular expressions for the weights of CLIP itself that train; each must match a whole path, such
+        as `visual/block_0/mlp/fc/bias`.
     """
 
     name: str
@@ -38,38 +42,51 @@ class Method:
 
     @property
     def trainable(self) -> tuple[str, ...]:
-        """The collections that get gradients; `params` if some of CLIP's own weights do."""
-        names = {COLLECTION[type(part)] for part in (*self.vision, *self.text)}
+        """The sorted collections that receive gradients; `params` is among them if `tuned` has patterns."""
+        names = {part.collection for part in (*self.vision, *self.text)}
         names |= {"prompt"} if self.prompts else set()
         return tuple(sorted(names | ({"params"} if self.tuned else set())))
 
     @property
     def mixtures(self) -> tuple[Part, ...]:
-        """Its mixtures of experts."""
-        return tuple(part for part in (*self.vision, *self.text) if isinstance(part, MIXTURES))
+        """The parts that are mixtures of experts."""
+        return tuple(part for part in (*self.vision, *self.text) if part.is_mixture)
 
 
 def check(method: Method, config: ClipConfig) -> None:
-    """Raises a UserError that names the first part that does not fit a CLIP of these sizes."""
+    """Checks that a method fits a CLIP of these sizes.
+
+    Raises:
+      UserError: it does not; the message names the first part that does not fit.
+    """
     context = config.context_length
-    check_tower(method.vision, "vision", config.vision_layers, config.vision_width, context)
-    check_tower(method.text, "text", config.text_layers, config.text_width, context)
+    for tower in ("vision", "text"):
+        layers, width = getattr(config, f"{tower}_layers"), getattr(config, f"{tower}_width")
+        check_tower(getattr(method, tower), tower, layers=layers, width=width, context=context)
     for pattern in method.tuned:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise UserError(f"tuned: {pattern!r} is no regular expression: {error}") from error
+            raise UserError(f"tuned: {pattern!r} is not a regular expression: {error}") from error
     if method.prompts:
         check_prompts(method.prompts, (config.vision_layers, config.text_layers), context)
 
 
-# The three methods
+# Published methods
 
 
 def dm_adapter(
     num_experts: int = 6, top_k: int = 2, reduction: int = 8, router: str = "blend", scales=(0.1, 4.0)
 ) -> Method:
-    """DM-Adapter (AAAI 2025): a mixture of adapters beside each MLP of both towers."""
+    """Returns DM-Adapter (AAAI 2025): a mixture of adapters beside each MLP of both towers.
+
+    Args:
+      num_experts: The number of experts of each mixture.
+      top_k: The number of experts that each token is routed to.
+      reduction: The tower's width divided by each expert's bottleneck.
+      router: "blend", "sum" or "input", see `petl.moe.router_logits`.
+      scales: The scales of the vision and the text tower's mixtures.
+    """
     vision, text = (Moe("beside_mlp", num_experts, top_k, reduction, router, s) for s in scales)
     return Method("dm_adapter", (vision,), (text,))
 
@@ -81,17 +98,26 @@ def up_person(
     version: str = "paper",
     use=("prefix", "lora", "adapter"),
     vanilla: bool = False,
+    *,
     depth_lora: int | None = None,
     depth_prefix: int | None = None,
     depth_adapter: int = 0,
 ) -> Method:
-    """UP-Person (2025): S-Prefix, LoRA on keys and values, and L-Adapters beside both LayerNorms.
+    """Returns UP-Person (2025): S-Prefix, LoRA on keys and values, and L-Adapters beside both LayerNorms.
 
-    `version`: 'paper' starts S-Prefix's scalar at 10, 'released' at 100. `use` names the parts kept and
-    `vanilla` takes a prefix without S-Prefix's scalar, for the paper's ablations.
+    Args:
+      rank: The rank of the LoRA updates.
+      prefix: The number of prefix tokens.
+      reduction: The tower's width divided by each adapter's bottleneck.
+      version: "paper" initializes S-Prefix's scalar to 10, "released" to 100.
+      use: The parts to keep, for the paper's ablations.
+      vanilla: Whether the prefix has no S-Prefix scalar, for the paper's ablations.
+      depth_lora: The number of first blocks with LoRA; None is all.
+      depth_prefix: The number of first blocks with a prefix; None is all.
+      depth_adapter: The first block with adapters.
     """
     if version not in ("paper", "released"):
-        raise UserError(f"version={version!r} is unknown: known are paper, released")
+        raise UserError(f"version={version!r} is unknown: choose from paper, released")
     if not use or not set(use) <= {"prefix", "lora", "adapter"}:
         raise UserError(f"use={tuple(use)} must name some of prefix, lora, adapter")
     gate = None if vanilla else {"paper": 10.0, "released": 100.0}[version]
@@ -111,7 +137,15 @@ def up_person(
 def cskt(
     prompts: int = 4, depth: int | None = None, reduction: int = 8, direction: str = "both", scales=(0.1, 4.0)
 ) -> Method:
-    """CSKT (ICASSP 2024): bidirectional prompts, and an adapter beside each MLP of both towers."""
+    """Returns CSKT (ICASSP 2024): bidirectional prompts, and an adapter beside each MLP of both towers.
+
+    Args:
+      prompts: The number of prompt tokens that each tower owns.
+      depth: The number of first blocks with prompts; None is all.
+      reduction: The tower's width divided by each adapter's bottleneck.
+      direction: The towers that get tokens mapped from the other's, see `Prompts`.
+      scales: The scales of the vision and the text tower's adapters.
+    """
     vision, text = (Adapter("beside_mlp", reduction, s, init="normal") for s in scales)
     return Method("cskt", (vision,), (text,), Prompts(prompts, depth, direction))
 
@@ -120,20 +154,20 @@ def cskt(
 
 
 def parallel_adapter(reduction: int = 8, scales=(0.1, 4.0)) -> Method:
-    """One adapter in DM-Adapter's mixture's place: the first row of its ablation."""
+    """Returns one adapter in place of DM-Adapter's mixture: the first row of the paper's ablation."""
     vision, text = (Adapter("beside_mlp", reduction, s) for s in scales)
     return Method("parallel_adapter", (vision,), (text,))
 
 
 def sequential_adapter(reduction: int = 8, scale: float | str = 1.0) -> Method:
-    """Adapters behind attention and MLP (Houlsby et al., ICML 2019)."""
-    scale = number_in(scale)
+    """Returns adapters after attention and MLP (Houlsby et al., ICML 2019)."""
+    scale = parse_scale(scale)
     parts = tuple(Adapter(slot, reduction, scale, norm=False) for slot in ("after_attn", "after_mlp"))
     return Method("sequential_adapter", parts, parts)
 
 
-def number_in(scale: float | str) -> float | str:
-    """A scale as the command line gives it, where 'learned' makes it a text: '0.5' is a number."""
+def parse_scale(scale: float | str) -> float | str:
+    """Converts a scale from the command line to a number, but for words such as "learned"."""
     try:
         return float(scale)
     except ValueError:
@@ -143,21 +177,21 @@ def number_in(scale: float | str) -> float | str:
 def lora(
     targets=("q", "v"), rank: int = 16, scale: float | str = 1.0, dora: bool = False, layers=(0, None)
 ) -> Method:
-    """Low-rank updates of any of CLIP's products (LoRA, ICLR 2022), as DoRA too."""
-    parts = (Lora(tuple(targets), rank, number_in(scale), dora, tuple(layers)),)
+    """Returns low-rank updates of any of CLIP's dense layers (LoRA, ICLR 2022), or DoRA."""
+    parts = (Lora(tuple(targets), rank, parse_scale(scale), dora, tuple(layers)),)
     return Method("lora", parts, parts)
 
 
 def prefix(
     length: int = 10, gate: float | None = 10.0, vanilla: bool = False, scaled: bool = True, layers=(0, None)
 ) -> Method:
-    """Prefix tokens alone: S-Prefix, its scalar from `gate`; the `vanilla` kind has none."""
+    """Returns prefix tokens alone: S-Prefix with its scalar initialized to `gate`, or a `vanilla` prefix."""
     parts = (Prefix(length, None if vanilla else gate, scaled, tuple(layers)),)
     return Method("prefix", parts, parts)
 
 
 def prompts(length: int = 4, depth: int | None = None, direction: str = "both") -> Method:
-    """Prompt tokens alone, with maps one way, both ways or none."""
+    """Returns prompt tokens alone, mapped between the towers as `direction` says."""
     return Method("prompts", prompts=Prompts(length, depth, direction))
 
 
@@ -169,79 +203,87 @@ def lora_moe(
     router: str = "input",
     scale: float = 1.0,
 ) -> Method:
-    """A mixture of low-rank experts on each target."""
+    """Returns a mixture of low-rank experts on each target."""
     parts = (LoraMoe(tuple(targets), rank, num_experts, top_k, router, scale),)
     return Method("lora_moe", parts, parts)
 
 
 def mixture(both=None, vision=None, text=None, prompts=None, tuned=()) -> Method:
-    """Any parts together.
+    """Returns any combination of parts.
 
-    `both`, `vision` and `text` hold parts under names of one's own, each a dict whose `part` is one of
-    `PARTS` and whose other keys are that part's settings: `{"fine": {"part": "lora", "rank": 8}}`.
-    `prompts` holds the settings of `Prompts`; `tuned` patterns of CLIP's own weights.
+    Args:
+      both: The parts of both towers under names that are free to choose, each a dict whose `part` is one of
+        `PARTS` and whose other keys are that part's settings: `{"fine": {"part": "lora", "rank": 8}}`.
+      vision: The parts of the vision tower alone.
+      text: The parts of the text tower alone.
+      prompts: The settings of `Prompts`.
+      tuned: Patterns for the weights of CLIP itself that train, see `Method`.
+
+    Raises:
+      UserError: a part or a setting is unknown.
     """
     shared = _parts("both", both)
     return Method(
         "mixture",
         shared + _parts("vision", vision),
         shared + _parts("text", text),
-        _filled(Prompts, "prompts", prompts) if prompts else None,
+        _make_part(Prompts, "prompts", prompts) if prompts else None,
         tuple(tuned),
     )
 
 
-def _parts(tower: str, named: Mapping | None) -> tuple[Part, ...]:
+def _parts(tower: str, settings_by_name: Mapping | None) -> tuple[Part, ...]:
     parts = []
-    for name, settings in (named or {}).items():
+    for name, settings in (settings_by_name or {}).items():
         where = f"method.{tower}.{name}"
-        if not isinstance(settings, Mapping) or settings.get("part") not in PARTS:
-            kind = settings.get("part") if isinstance(settings, Mapping) else settings
-            raise UserError(f"{where}: part={kind!r} is unknown: known are {', '.join(PARTS)}")
-        own = {key: value for key, value in settings.items() if key != "part"}
-        parts.append(_filled(PARTS[settings["part"]], where, own))
+        kind = settings.get("part") if isinstance(settings, Mapping) else settings
+        if not isinstance(settings, Mapping) or kind not in PARTS:
+            raise UserError(f"{where}: part={kind!r} is unknown: choose from {', '.join(PARTS)}")
+        fields_of_part = {key: value for key, value in settings.items() if key != "part"}
+        parts.append(_make_part(PARTS[kind], where, fields_of_part))
     return tuple(parts)
 
 
-def _filled(kind: type, where: str, settings: Mapping):
-    known = [field.name for field in fields(kind)]
+def _make_part(part_class: type, where: str, settings: Mapping):
+    """Returns an instance of a settings class; `where` begins the message of an error."""
+    known = [field.name for field in fields(part_class)]
     for key in settings:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1) or [", ".join(known)]
             raise UserError(f"{where}.{key} is unknown: did you mean {close[0]}?")
-    return kind(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in settings.items()})
+    return part_class(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in settings.items()})
 
 
-# CLIP's own weights
+# Methods that tune CLIP's own weights, or nothing
 
 
 def zero_shot() -> Method:
-    """CLIP as it is."""
+    """Returns CLIP without any training."""
     return Method("zero_shot")
 
 
 def linear_probe() -> Method:
-    """Only the last linear map of each tower, on features that stay frozen."""
+    """Returns training of the last projection of each tower alone, on frozen features."""
     return Method("linear_probe", tuned=("(visual|text)/proj",))
 
 
 def bitfit() -> Method:
-    """Only the biases (BitFit, ACL 2022)."""
+    """Returns training of the biases alone (BitFit, ACL 2022)."""
     return Method("bitfit", tuned=(".*/bias",))
 
 
 def layer_norm() -> Method:
-    """Only the LayerNorms' scales and biases."""
+    """Returns training of the LayerNorms' scales and biases alone."""
     return Method("layer_norm", tuned=(r".*/ln_\w+/(scale|bias)",))
 
 
 def full_finetune() -> Method:
-    """All of CLIP; also how a CLIP is pre-trained from nothing."""
+    """Returns training of all of CLIP, from pretrained or from random weights."""
     return Method("full_finetune", tuned=(".*",))
 
 
 def irra() -> Method:
-    """All of CLIP, with the losses SDM, ID and MLM (IRRA, CVPR 2023)."""
+    """Returns training of all of CLIP, with the losses SDM, ID and MLM (IRRA, CVPR 2023)."""
     return Method("irra", tuned=(".*",))
 
 

@@ -1,26 +1,28 @@
-"""The modules that hold the parts' leaves, each in its collection, and apply the mathematics of `petl`."""
+"""The Flax modules of the PEFT parts: each holds a part's variables and applies the functions of `petl`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from tpr_jax.models.layers import LayerNorm, normal, ones, variable_in, zeros
 from tpr_jax.models.petl import lora, moe, prefix, prompts
-from tpr_jax.models.petl.adapter import adapter, kaiming_down
+from tpr_jax.models.petl.adapter import adapter, kaiming_uniform
 from tpr_jax.models.petl_config import Adapter, Lora, LoraMoe, Moe, Part, Prefix, Prompts
 
 
 class Linear(nn.Module):
-    """Holds `kernel` and `bias` of a part, in `collection`; returns them as a dict."""
+    """Holds the `kernel` and `bias` of a part's linear map in `collection`."""
 
     collection: str
-    kernel_init: object
+    kernel_init: Callable
     kernel_shape: tuple[int, ...]
     bias_shape: tuple[int, ...]
 
     @nn.compact
-    def __call__(self):
+    def __call__(self) -> dict:
+        """Returns `kernel` and `bias`."""
         leaf = variable_in(self, self.collection)
         return {
             "kernel": leaf("kernel", self.kernel_init, self.kernel_shape),
@@ -28,90 +30,117 @@ class Linear(nn.Module):
         }
 
 
+def learned_scale(module: nn.Module, collection: str, scale: float | str, dtype=jnp.float32):
+    """Returns a part's scale: the constant, or where it is "learned" a variable that is initialized to 1."""
+    return variable_in(module, collection)("scale", ones, ()).astype(dtype) if scale == "learned" else scale
+
+
+# Adapter slots: modules that compute what the part adds.
+
+
 class AdapterPart(nn.Module):
-    """What an adapter adds, `scale * Adapter(u)`, u being `LN3(x)` or x."""
+    """Computes `scale * Adapter(u)`, u being `LN3(x)` or x."""
 
     spec: Adapter
     eps: float
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+        """Returns the adapter's output, to be added by the caller."""
         spec, d = self.spec, x.shape[-1]
         r = d // spec.reduction
         if spec.norm:
             x = LayerNorm(self.eps, "adapter", name="ln_3")(x)
-        by_init = {"zero": (kaiming_down(d), zeros), "normal": (normal(0.02), normal(0.02))}
-        down_init, up_init = by_init[spec.init]
+        inits = {"zero": (kaiming_uniform(d), zeros), "normal": (normal(0.02), normal(0.02))}
+        down_init, up_init = inits[spec.init]
         down = Linear("adapter", down_init, (d, r), (r,), name="down")()
         up = Linear("adapter", up_init, (r, d), (d,), name="up")()
         return learned_scale(self, "adapter", spec.scale, x.dtype) * adapter(x, down, up)
 
 
-def learned_scale(module: nn.Module, collection: str, scale: float | str, dtype=jnp.float32):
-    """A part's scale: the constant, or a leaf that starts at 1."""
-    return variable_in(module, collection)("scale", ones, ()).astype(dtype) if scale == "learned" else scale
-
-
 class Router(nn.Module):
-    """The router's leaves: `w_in`, and unless it goes by the input alone `w_task`, `prompt` and `alpha`."""
+    """Scores the experts of a mixture; holds `w_in`, and as the kind needs `w_task`, `prompt` and `alpha`."""
 
     spec: Moe | LoraMoe
-    width: int
 
     @nn.compact
-    def __call__(self):
-        leaf, d, e = variable_in(self, "moe"), self.width, self.spec.num_experts
+    def __call__(self, u: Float[Array, "b l d"]) -> tuple[Float[Array, "b l e"], dict]:
+        """Returns the experts' scores and the router's variables."""
+        leaf, d, e = variable_in(self, "moe"), u.shape[-1], self.spec.num_experts
         router = {"w_in": leaf("w_in", normal(0.02), (d, e))}
         if self.spec.router != "input":
             router["w_task"] = leaf("w_task", normal(0.02), (d, e))
             router["prompt"] = leaf("prompt", normal(1.0), (d,))
         if self.spec.router == "blend":
             router["alpha"] = leaf("alpha", nn.initializers.constant(0.5), ())
-        return router
+        return moe.router_logits(u, router, self.spec.router), router
 
 
-def route(module: nn.Module, spec: Moe | LoraMoe, u):
-    """The experts' weights for each token, [b, l, e]; what the router did goes into collection `routing`, of
-    the first tokens that it sees."""
-    router = Router(spec, u.shape[-1], name="router")()
-    logits = moe.router_logits(u, router, spec.router)
-    weights, chosen = moe.choose(logits, spec.top_k)
-    probability, share = moe.shares(logits, chosen)
-    statistics = {"balance": moe.balance_of(probability, share), "load": share / spec.top_k}
-    statistics |= {"probability": probability, "chosen": share}
+def route(module: nn.Module, spec: Moe | LoraMoe, u: Float[Array, "b l d"]) -> Float[Array, "b l e"]:
+    """Computes the experts' weights for each token.
+
+    Sows the routing statistics of the first call into the collection `routing`.
+    """
+    logits, router = Router(spec, name="router")(u)
+    weights, selected = moe.top_k_gating(logits, spec.top_k)
+    probability, selected_mean = moe.routing_means(logits, selected)
+    statistics = {
+        "balance": moe.load_balance(probability, selected_mean),
+        "load": selected_mean / spec.top_k,
+        "probability": probability,
+        "chosen": selected_mean,
+    }
     statistics |= {key: router[key] for key in ("alpha",) if key in router}
     module.sow("routing", "mixture", statistics, reduce_fn=lambda kept, new: kept or (new,))
     return weights
 
 
 class MoePart(nn.Module):
-    """What a mixture of adapters adds, `scale * MoE(LN3(x))`."""
+    """Computes a mixture of adapters, `scale * MoE(LN3(x))`."""
 
     spec: Moe
     eps: float
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+        """Returns the mixture's output, to be added by the caller."""
         spec, d = self.spec, x.shape[-1]
         e, r = spec.num_experts, d // spec.reduction
         u = LayerNorm(self.eps, "moe", name="ln_3")(x)
         weights = route(self, spec, u)
-        down = Linear("moe", kaiming_down(d), (d, e, r), (e, r), name="down")()
+        down = Linear("moe", kaiming_uniform(d), (d, e, r), (e, r), name="down")()
         up = Linear("moe", zeros, (e, r, d), (e, d), name="up")()
         return spec.scale * moe.mixture(u, weights, spec.top_k, down, up)
 
 
+ADAPTER_MODULES = {Adapter: AdapterPart, Moe: MoePart}
+
+
+def adapter_module(part: Part | None, slot: str, eps: float) -> Callable:
+    """Returns the function of x that computes what an adapter slot's part adds; zero for an empty slot.
+
+    Must be called inside a compact method.
+    """
+    if part is None:
+        return lambda x: jnp.zeros((), x.dtype)
+    return ADAPTER_MODULES[type(part)](part, eps, name=slot)
+
+
+# Slots of a dense layer: parts that update `x @ kernel`.
+
+
 class LoraPart(nn.Module):
-    """Holds one target's `a` [d, r], `b` [r, width], and `scale` and `magnitude` if they are learned."""
+    """Holds a target's `a` [d, r] and `b` [r, width], and where they are learned `scale` and `magnitude`."""
 
     spec: Lora
     shape: tuple[int, int]
 
     @nn.compact
-    def __call__(self):
+    def __call__(self) -> dict:
+        """Returns the update as `lora.delta` takes it."""
         leaf, (d, width) = variable_in(self, "lora"), self.shape
         leaves = {
-            "a": leaf("a", kaiming_down(d), (d, self.spec.rank)),
+            "a": leaf("a", kaiming_uniform(d), (d, self.spec.rank)),
             "b": leaf("b", zeros, (self.spec.rank, width)),
             "scale": learned_scale(self, "lora", self.spec.scale),
         }
@@ -121,60 +150,80 @@ class LoraPart(nn.Module):
 
 
 class LoraMoePart(nn.Module):
-    """What a target's mixture of low-rank experts adds."""
+    """Computes a target's mixture of low-rank experts."""
 
     spec: LoraMoe
     width: int
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l n"]:
+        """Returns the mixture's output, to be added by the caller."""
         spec, d = self.spec, x.shape[-1]
         leaf, e, r = variable_in(self, "moe"), spec.num_experts, spec.rank
         weights = route(self, spec, x)
-        a, b = leaf("a", kaiming_down(d), (d, e, r)), leaf("b", zeros, (e, r, self.width))
+        a, b = leaf("a", kaiming_uniform(d), (d, e, r)), leaf("b", zeros, (e, r, self.width))
         return spec.scale * moe.low_rank_mixture(x, weights, a, b)
 
 
-def low_rank_parts(slots: tuple[tuple[str, Part | None], ...], d: int, width: int) -> list:
-    """Of each slot LoRA's leaves, or what a mixture of low-rank experts adds as a function of x, or None.
+# Each returns a dict, LoRA's update for `lora.delta`, or a module that computes what to add to the result.
+DENSE_MODULES = {
+    Lora: lambda part, slot, d, width: LoraPart(part, (d, width), name=slot)(),
+    LoraMoe: lambda part, slot, d, width: LoraMoePart(part, width, name=slot),
+}
+
+
+def dense_updates(
+    slots: Sequence[tuple[str, Part | None]], d: int, width: int
+) -> list[dict | Callable | None]:
+    """Returns the updates of a dense layer, one for each slot; None for an empty slot.
 
     Must be called inside a compact method.
+
+    Args:
+      slots: For each column block of the kernel, the name of its slot and the part in it.
+      d: The width of the layer's input.
+      width: The number of columns of each block.
     """
-    made = {
-        Lora: lambda slot, part: LoraPart(part, (d, width), name=slot)(),
-        LoraMoe: lambda slot, part: LoraMoePart(part, width, name=slot),
-    }
-    return [None if part is None else made[type(part)](slot, part) for slot, part in slots]
+    return [None if part is None else DENSE_MODULES[type(part)](part, slot, d, width) for slot, part in slots]
 
 
-def low_rank(x, y, kernel, parts: list):
-    """Updates `y = x @ kernel`, whose columns are equal pieces, one a part, by `low_rank_parts`."""
-    width = y.shape[-1] // len(parts)
-    pieces = [part if isinstance(part, dict) else None for part in parts]
-    if any(piece is not None for piece in pieces):
-        y = y + lora.delta(x, pieces, width)
-    if any(piece is not None and "magnitude" in piece for piece in pieces):
+def apply_updates(
+    x: Float[Array, "b l d"],
+    y: Float[Array, "b l n"],
+    kernel: Float[Array, "d n"],
+    updates: list[dict | Callable | None],
+) -> Float[Array, "b l n"]:
+    """Applies the updates of `dense_updates` to `y = x @ kernel`, one to each of its equal column blocks."""
+    width = y.shape[-1] // len(updates)
+    loras = [update if isinstance(update, dict) else None for update in updates]
+    if any(update is not None for update in loras):
+        y = y + lora.delta(x, loras, width)
+    if any(update is not None and "magnitude" in update for update in loras):
         ratios = [
-            lora.magnitude_ratio(kernel[:, i * width : (i + 1) * width], piece)
-            if piece is not None and "magnitude" in piece
+            lora.magnitude_ratio(kernel[:, i * width : (i + 1) * width], update)
+            if update is not None and "magnitude" in update
             else jnp.ones(width)
-            for i, piece in enumerate(pieces)
+            for i, update in enumerate(loras)
         ]
         y = y * jnp.concatenate(ratios).astype(y.dtype)
-    for i, part in enumerate(parts):
-        if isinstance(part, LoraMoePart):
-            y = y.at[..., i * width : (i + 1) * width].add(part(x))
+    for i, update in enumerate(updates):
+        if callable(update):
+            y = y.at[..., i * width : (i + 1) * width].add(update(x))
     return y
 
 
+# Slots of their own.
+
+
 class PrefixPart(nn.Module):
-    """A block's key and value tokens [m, d], scalars folded in."""
+    """Holds a block's prefix tokens and their scalars."""
 
     spec: Prefix
     width: int
 
     @nn.compact
-    def __call__(self):
+    def __call__(self) -> tuple[Float[Array, "m d"], Float[Array, "m d"]]:
+        """Returns the key tokens and the value tokens, with the scalars folded in."""
         leaf, spec = variable_in(self, "prefix"), self.spec
         start = nn.initializers.uniform(0.01)
         leaves = {name: leaf(name, start, (spec.length, self.width)) for name in ("key", "value")}
@@ -186,14 +235,15 @@ class PrefixPart(nn.Module):
 
 
 class PromptPart(nn.Module):
-    """The tokens of the first blocks of the vision tower [k, p, v] and of the text tower [k, p, w]."""
+    """Holds the prompt tokens of the first `depth` blocks of both towers, of widths (v, w), and maps."""
 
     spec: Prompts
     depth: int
     widths: tuple[int, int]
 
     @nn.compact
-    def __call__(self):
+    def __call__(self) -> tuple[Float[Array, "k p v"], Float[Array, "k q w"]]:
+        """Returns the tokens of each block for the vision tower and for the text tower."""
         leaf, start, (v, w) = variable_in(self, "prompt"), normal(0.02), self.widths
         k, n, direction = self.depth, self.spec.length, self.spec.direction
         leaves = {"visual": leaf("visual", start, (k, n, v)), "text": leaf("text", start, (k, n, w))}
@@ -202,14 +252,3 @@ class PromptPart(nn.Module):
         if direction in ("both", "to_text"):
             leaves["to_text"] = Linear("prompt", start, (k, v, w), (k, w), name="to_text")()
         return prompts.prompt_tokens(leaves)
-
-
-def apply_adapter(part: Part | None, slot: str, eps: float) -> Callable:
-    """What the part in an adapter's slot adds, as a function of its layer's tokens; zero without a part.
-
-    Must be called inside a compact method.
-    """
-    if part is None:
-        return lambda x: jnp.zeros((), x.dtype)
-    kind = MoePart if isinstance(part, Moe) else AdapterPart
-    return kind(part, eps, name=slot)

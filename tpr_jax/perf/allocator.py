@@ -1,18 +1,18 @@
-"""What glibc does with freed memory: kept for the next step, which takes it again, or handed back."""
+"""Controls whether glibc keeps freed memory for reuse or returns it to the system."""
 
 import ctypes
 import sys
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names in glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # constants of glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Keeps freed blocks, also large ones, in the process; returns whether the C library here can.
+    """Makes glibc keep freed blocks, large ones included; returns whether the C library supports this.
 
-    XLA's CPU client asks for a step's buffers anew at every step. By default glibc maps large blocks freshly,
-    hands them back, and the kernel clears them page by page: for a product of clip-mini's size and its
-    gradients 14,700 page faults a call, 4,500 with this, and a quarter less time on two cores. Call it before
-    the work begins.
+    XLA's CPU client allocates a step's buffers anew at every step. By default glibc maps large blocks afresh
+    and returns them to the system, and the kernel clears them page by page: a product of clip-mini's size and
+    its gradients took 14,700 page faults a call, 4,500 with this setting, and a quarter less time on two
+    cores. Call this before the work begins.
     """
     mallopt = _function("mallopt")
     return mallopt is not None and bool(
@@ -21,14 +21,14 @@ def keep_freed_memory() -> bool:
 
 
 def hand_back_freed_memory() -> bool:
-    """Hands the system what is free now; returns whether the C library here can.
+    """Returns free memory to the system once; returns whether the C library supports this.
 
-    After compiling, whose many small blocks no step asks for again: half a gigabyte for a step at ViT-B/16.
+    Call this after compiling, whose many small blocks no step reuses: half a gigabyte for a step at ViT-B/16.
     """
     trim = _function("malloc_trim")
     return trim is not None and bool(trim(0))
 
 
 def _function(name: str):
-    """A function of glibc; None with another C library, such as musl, or another system."""
+    """Returns a function of glibc, or None with another C library, such as musl, or another system."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None

@@ -1,23 +1,28 @@
-"""What a chip can do at best, by the name that JAX has for it (`device.device_kind`)."""
+"""Peak rates of accelerator chips, by the name that JAX gives them (`device.device_kind`)."""
 
 from typing import NamedTuple
 
 
 class Chip(NamedTuple):
-    """Of one chip, a second: `flops` with bfloat16 operands, dense; bytes of main memory (`bandwidth`), and
-    bytes sent to other chips over all links, one way (`interconnect`)."""
+    """The peak rates of one chip.
+
+    Attributes:
+      flops: Dense operations per second with bfloat16 operands.
+      bandwidth: Bytes per second of main memory.
+      interconnect: Bytes per second sent to other chips over all links, one way.
+    """
 
     flops: float
     bandwidth: float
     interconnect: float
 
 
-# A float32 product of precision HIGHEST is six of bfloat16 on a TPU: each operand in three pieces, without
-# the three smallest of the nine products.
+# On a TPU a float32 product of precision HIGHEST takes six bfloat16 passes: each operand is split into three
+# pieces, and the three smallest of the nine products are left out.
 FLOAT32_PASSES = 6
 
 # docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e: peak compute, HBM bandwidth and half the bidirectional
-# inter-chip bandwidth, each per chip. (Of v2 and v3 a device of JAX is half a chip: left out.)
+# inter-chip bandwidth, each per chip. (v2 and v3 are left out: there a JAX device is half a chip.)
 _V5E = Chip(197e12, 819e9, 200e9)
 _V5P = Chip(459e12, 2765e9, 600e9)
 _V6E = Chip(918e12, 1640e9, 400e9)
@@ -32,7 +37,7 @@ TPUS = {
 }
 
 # NVIDIA's data sheets: "BFLOAT16 Tensor Core" without sparsity, "GPU memory bandwidth", and half of NVLink's
-# or PCIe's bandwidth. (Older ones have no fast units for bfloat16: left out.)
+# or PCIe's bandwidth. (Older GPUs are left out: they have no fast units for bfloat16.)
 GPUS = {
     "NVIDIA A100-SXM4-40GB": Chip(312e12, 1555e9, 300e9),
     "NVIDIA A100-SXM4-80GB": Chip(312e12, 2039e9, 300e9),
@@ -48,13 +53,13 @@ GPUS = {
 
 
 def find(kind: str) -> Chip | None:
-    """The chip of that name; None for one that is not listed, as a CPU."""
+    """Returns the chip of that name, or None if it is not listed, such as a CPU."""
     return TPUS.get(kind) or GPUS.get(kind)
 
 
 def peak(kind: str, dtype: str) -> float | None:
-    """Operations a second of products at most, with operands of `dtype`; None where that is not known."""
+    """Returns the peak operations per second of products with operands of `dtype`, or None if unknown."""
     chip = find(kind)
-    if chip is None or (dtype == "float32" and kind not in TPUS):  # what a GPU does depends on XLA's settings
+    if chip is None or (dtype == "float32" and kind not in TPUS):  # on a GPU it depends on XLA's settings
         return None
     return chip.flops / (FLOAT32_PASSES if dtype == "float32" else 1)

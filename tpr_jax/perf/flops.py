@@ -1,12 +1,12 @@
-"""How many floating-point operations a method needs: its products, counted from the formulas.
+"""Counts the floating-point operations of a method's matrix products from their formulas.
 
-The least that forward and backward take, against which `aot` holds what the compiler makes of it. A frozen
-weight needs no gradient; nor does what nothing trained comes before. Of a tower's last block only the token
-that is read goes on behind keys and values; of a mixture only the chosen experts. Sums, activations and
-softmax are not counted (1 % of ViT-B/16), attention is not halved for a causal mask.
+This is the analytic minimum of the forward and backward pass, with which `aot` compares compiled programs. A
+frozen weight needs no gradient, and neither does an activation that no trained weight precedes. In a tower's
+last block only the token that is read goes beyond keys and values; in a mixture only the selected experts are
+computed. Sums, activations and softmax are not counted (1 % of ViT-B/16), and attention is not halved for a
+causal mask.
 """
 
-import functools
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
@@ -14,11 +14,11 @@ from typing import NamedTuple
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import Method
-from tpr_jax.models.petl_config import MIXTURES, Adapter, Lora, LoraMoe, Moe, Part, slots_of_block
+from tpr_jax.models.petl_config import Adapter, Lora, LoraMoe, Moe, Part, slots_of_block
 
 
 class Product(NamedTuple):
-    """A product of two arrays: what it takes forward, and for the gradients of its left and right operand."""
+    """The operations of a matrix product: forward, and for the gradients of its left and right operand."""
 
     name: str
     forward: float
@@ -27,12 +27,12 @@ class Product(NamedTuple):
 
 
 def product(name: str, forward: float, left: float | bool, right: float | bool) -> Product:
-    """`left` and `right`: whether, or which share of, the operand's gradient is needed."""
+    """Returns a product; `left` and `right` are the fraction of the operand's gradient that is needed."""
     return Product(name, forward, forward * left, forward * right)
 
 
 def total(products: Collection[Product]) -> dict[str, float]:
-    """`forward`, `backward` and their sum `total`."""
+    """Sums the operations of products: `forward`, `backward` and both in `total`."""
     forward = sum(p.forward for p in products)
     backward = sum(p.left + p.right for p in products)
     return {"forward": forward, "backward": backward, "total": forward + backward}
@@ -45,31 +45,34 @@ def train_step(
     losses: Collection[str] = ("sdm",),
     heads: Heads = NO_HEADS,
     length: int | None = None,
+    *,
     all_experts: bool = False,
 ) -> list[Product]:
-    """The products of one step: both towers forwards and backwards, and the losses named.
+    """Returns the products of one step: both towers and the losses, forward and backward.
 
-    `length` is that of the captions' ids, by default all that the text tower takes. With `all_experts` a
-    mixture computes each of its experts for each token, which is how `petl.moe` does it where they are few.
+    Args:
+      config: CLIP's sizes.
+      method: The parts and prompts.
+      batch_size: The number of image-text pairs.
+      losses: The names of the losses.
+      heads: The sizes of the losses' heads.
+      length: The number of ids of each caption; None is the text tower's maximum.
+      all_experts: Whether mixtures compute every expert for every token, as `petl.moe` does for few experts.
     """
     mlm = "mlm" in losses
-    text = functools.partial(_tower, config, method, "text", batch_size, length, all_experts, True)
-    found = [
-        *_tower(config, method, "vision", batch_size, None, all_experts, True, every_token=mlm),
-        *text(),
-        *_prompts(config, method),
-    ]
+    run = _Run(config, method, batch_size, length, all_experts, statistics=True)
+    products = [*run.tower("vision", every_token=mlm), *run.tower("text"), *_prompts(config, method)]
     e = config.embed_dim
     for loss in losses:
         if loss == "mlm":
-            found += text(every_token=True)
-            found += _masked_words(config, heads, batch_size, _text_length(config, method, length))
+            products += run.tower("text", every_token=True)
+            products += _masked_words(config, heads, batch_size, _text_length(config, method, length))
         elif loss == "id":
-            found.append(product("loss id", 2 * 2.0 * batch_size * e * heads.num_classes, True, True))
+            products.append(product("loss id", 2 * 2.0 * batch_size * e * heads.num_classes, True, True))
         elif loss != "balance":
-            times = 2 if loss == "cmpm" else 1  # each direction has features of another length
-            found.append(product(f"loss {loss}", times * 2.0 * batch_size**2 * e, True, True))
-    return found
+            times = 2 if loss == "cmpm" else 1  # each direction normalizes other features
+            products.append(product(f"loss {loss}", times * 2.0 * batch_size**2 * e, True, True))
+    return products
 
 
 def encode(
@@ -78,83 +81,152 @@ def encode(
     tower: str,
     batch_size: int,
     length: int | None = None,
+    *,
     all_experts: bool = False,
 ) -> list[Product]:
-    """The products of features alone, of `tower` 'vision' or 'text'."""
-    found = _tower(config, method, tower, batch_size, length, all_experts, statistics=False)
-    return [product(p.name, p.forward, False, False) for p in (*found, *_prompts(config, method))]
+    """Returns the products of one tower's forward pass; `tower` is "vision" or "text"."""
+    run = _Run(config, method, batch_size, length, all_experts, statistics=False)
+    products = [*run.tower(tower), *_prompts(config, method)]
+    return [product(p.name, p.forward, False, False) for p in products]
 
 
-def _tower(
-    c: ClipConfig,
-    method: Method,
-    tower: str,
-    b: int,
-    length: int | None,
-    all_experts: bool,
-    statistics: bool,
-    every_token: bool = False,
-) -> Iterator[Product]:
-    """Of `b` images, or texts of `length` ids; `every_token` of the last block is read, or only one. With
-    `statistics` its routers, if it has any, see all."""
-    vision = tower == "vision"
-    prefix = "visual" if vision else "text"
-    d, layers, width = (getattr(c, f"{tower}_{name}") for name in ("width", "layers", "mlp"))
-    parts = method.vision if vision else method.text
+class _Run(NamedTuple):
+    """What the products of both towers depend on; arguments as of `train_step`.
 
-    def tuned(*paths: str) -> bool:
-        return any(re.fullmatch(pattern, f"{prefix}/{path}") for path in paths for pattern in method.tuned)
+    With `statistics` the routers of a last block see all tokens, or only those that are read.
+    """
 
-    own = _own_tokens(method, tower)
-    if vision:
-        patches = c.grid[0] * c.grid[1]
-        pixels = 3 * c.patch_size**2
-        yield product("patches", 2.0 * b * patches * pixels * d, False, tuned("conv1/kernel"))
-        tokens = 1 + patches + own
-        first = ("conv1/kernel", "class_embedding", "positional_embedding", "ln_pre/scale", "ln_pre/bias")
-    else:
-        tokens = _text_length(c, method, length)
-        first = ("token_embedding", "positional_embedding")
-    moves = method.prompts is not None or tuned(*first)
-    for i in range(layers):
-        slots = slots_of_block(parts, i, layers)
-        one = None if every_token or i < layers - 1 else _one_token_from(slots, statistics)
-        block = _Block(f"block_{i}", slots, b, tokens, one, all_experts, statistics, tuned)
-        found, moves = block.products(d, width, moves)
-        yield from found
-    norm = "ln_post" if vision else "ln_final"
-    moves = moves or tuned(f"{norm}/scale", f"{norm}/bias")
-    rows = b * (tokens if every_token else 1)
-    yield product("proj", 2.0 * rows * d * c.embed_dim, moves, tuned("proj"))
+    config: ClipConfig
+    method: Method
+    batch_size: int
+    length: int | None
+    all_experts: bool
+    statistics: bool
+
+    def tower(self, tower: str, every_token: bool = False) -> Iterator[Product]:
+        """Yields the products of a tower that returns every token of its last block, or only one."""
+        c, b, vision = self.config, self.batch_size, tower == "vision"
+        prefix = "visual" if vision else "text"
+        d, layers, width = (getattr(c, f"{tower}_{name}") for name in ("width", "layers", "mlp"))
+
+        def tuned(*paths: str) -> bool:
+            patterns = self.method.tuned
+            return any(re.fullmatch(pattern, f"{prefix}/{path}") for path in paths for pattern in patterns)
+
+        if vision:
+            patches = c.grid[0] * c.grid[1]
+            pixels = 3 * c.patch_size**2
+            yield product("patches", 2.0 * b * patches * pixels * d, False, tuned("conv1/kernel"))
+            tokens = 1 + patches + _prompt_tokens(self.method, tower)
+            stem = ("conv1/kernel", "class_embedding", "positional_embedding", "ln_pre/scale", "ln_pre/bias")
+        else:
+            tokens = _text_length(c, self.method, self.length)
+            stem = ("token_embedding", "positional_embedding")
+        needs_grad = self.method.prompts is not None or tuned(*stem)
+        for i in range(layers):
+            slots = slots_of_block(getattr(self.method, tower), i, layers)
+            one_from = None if every_token or i < layers - 1 else _one_token_from(slots, self.statistics)
+            block = _Block(f"block_{i}", slots, tokens, one_from, tuned, self)
+            products, needs_grad = block.products(d, width, needs_grad)
+            yield from products
+        norm = "ln_post" if vision else "ln_final"
+        needs_grad = needs_grad or tuned(f"{norm}/scale", f"{norm}/bias")
+        rows = b * (tokens if every_token else 1)
+        yield product("proj", 2.0 * rows * d * c.embed_dim, needs_grad, tuned("proj"))
 
 
 def _one_token_from(slots: Mapping[str, Part], statistics: bool) -> str | None:
-    """From where on the last block needs one token only: 'attention', of whose others it needs keys and
-    values; 'mlp', where routers count what all tokens bring behind the attention; or nowhere."""
-    routed = {slot for slot, part in slots.items() if isinstance(part, MIXTURES)} if statistics else set()
+    """Returns from which layer on the last block needs one token only.
+
+    "attention": the others only provide keys and values. "mlp": routers need the attention's output for all
+    tokens. None: all tokens are needed throughout.
+    """
+    routed = {slot for slot, part in slots.items() if part.is_mixture} if statistics else set()
     if routed <= {"beside_ln_1", "lora_q", "lora_k", "lora_v"}:
         return "attention"
     return None if routed & {"lora_proj", "after_mlp"} else "mlp"
 
 
+class _Layer(NamedTuple):
+    """What a part's products depend on besides its settings.
+
+    Attributes:
+      rows: The tokens that the part computes.
+      routed_rows: The tokens that its router scores.
+      inputs: The width of its input.
+      outputs: The width of its output.
+      left: Whether its input needs a gradient.
+      all_experts: Whether a mixture computes every expert for every token.
+    """
+
+    rows: int
+    routed_rows: int
+    inputs: int
+    outputs: int
+    left: bool
+    all_experts: bool
+
+    def experts(self, part: Moe | LoraMoe) -> int:
+        """Returns how many experts are computed for each token."""
+        return part.num_experts if self.all_experts else part.top_k
+
+
+# What a part computes, as (name, rows, inputs, outputs, left, right); the last two as of `product`.
+PartProducts = Iterator[tuple[str, int, int, int, bool, bool]]
+
+
+def _adapter(part: Adapter, at: _Layer) -> PartProducts:
+    d, r = at.inputs, at.inputs // part.reduction
+    yield "down", at.rows, d, r, at.left or part.norm, True
+    yield "up", at.rows, r, d, True, True
+
+
+def _moe(part: Moe, at: _Layer) -> PartProducts:
+    d, r, count = at.inputs, at.inputs // part.reduction, at.experts(part)
+    yield "router", at.routed_rows, d, part.num_experts, True, True
+    yield "down", at.rows, d, count * r, True, True
+    yield "up", at.rows, count * r, d, True, True
+    if at.all_experts:
+        yield "up bias", at.rows, count, d, True, True
+
+
+def _lora(part: Lora, at: _Layer) -> PartProducts:
+    yield "a", at.rows, at.inputs, part.rank, at.left, True
+    yield "b", at.rows, part.rank, at.outputs, True, True
+
+
+def _lora_moe(part: LoraMoe, at: _Layer) -> PartProducts:
+    rank = part.rank * at.experts(part)
+    yield "router", at.routed_rows, at.inputs, part.num_experts, at.left, True
+    yield "a", at.rows, at.inputs, rank, at.left, True
+    yield "b", at.rows, rank, at.outputs, True, True
+
+
+# The products of each part in an adapter's or a dense layer's slot. A prefix lengthens the attention instead.
+PART_PRODUCTS: dict[type[Part], Callable[..., PartProducts]] = {
+    Adapter: _adapter,
+    Moe: _moe,
+    Lora: _lora,
+    LoraMoe: _lora_moe,
+}
+
+
 class _Block(NamedTuple):
-    """One block of a tower; `one` as `_one_token_from` says."""
+    """One block of a tower; `one_from` is as of `_one_token_from`."""
 
     name: str
     slots: Mapping[str, Part]
-    b: int
     tokens: int
-    one: str | None
-    all_experts: bool
-    statistics: bool
+    one_from: str | None
     tuned: Callable[..., bool]
+    run: _Run
 
-    def products(self, d: int, width: int, moves: bool) -> tuple[list[Product], bool]:
-        """All products of the block, and whether what it gives moves, as what comes into it `moves`."""
-        found: list[Product] = []
+    def products(self, d: int, width: int, needs_grad: bool) -> tuple[list[Product], bool]:
+        """Returns the block's products, and whether its output needs a gradient, as its input may."""
+        products: list[Product] = []
         l, n = self.tokens, self.name
-        r = 1 if self.one == "attention" else l  # tokens that ask
-        m = 1 if self.one else l  # tokens behind the attention
+        queries = 1 if self.one_from == "attention" else l
+        m = 1 if self.one_from else l  # tokens after the attention
 
         def has(*slots):
             return any(self.slots.get(slot) is not None for slot in slots)
@@ -163,73 +235,50 @@ class _Block(NamedTuple):
             return self.tuned(*(f"{n}/{path}" for path in paths))
 
         def put(name, rows, inputs, outputs, left, right):
-            found.append(product(f"{n}/{name}", 2.0 * self.b * rows * inputs * outputs, left, right))
+            forward = 2.0 * self.run.batch_size * rows * inputs * outputs
+            products.append(product(f"{n}/{name}", forward, left, right))
 
-        def part(slot, rows, left):
-            self._adapter(put, slot, rows, d, left)
+        def part(slot, rows, inputs, outputs, left):
+            if (settings := self.slots.get(slot)) is not None:
+                routed = l if self.run.statistics else rows
+                at = _Layer(rows, routed, inputs, outputs, left, self.run.all_experts)
+                for name, *sizes in PART_PRODUCTS[type(settings)](settings, at):
+                    put(f"{slot} {name}", *sizes)
 
         def dense(name, slot, rows, inputs, outputs, left):
-            """A product of CLIP's with what low-rank parts add to it; whether its result moves."""
+            """Adds a dense layer of CLIP's and its parts; returns whether its output needs a gradient."""
             kernel = f"{name}/kernel"
             put(f"{name} {slot}", rows, inputs, outputs, left, trains(kernel))
-            self._low_rank(put, f"lora_{slot}", rows, inputs, outputs, left)
+            part(f"lora_{slot}", rows, inputs, outputs, left)
             return left or trains(kernel, f"{name}/bias") or has(f"lora_{slot}")
 
-        part("beside_ln_1", l, moves)
-        u = moves or trains("ln_1/scale", "ln_1/bias") or has("beside_ln_1")
-        q = dense("attn/qkv", "q", r, d, d, u)
+        part("beside_ln_1", l, d, d, needs_grad)
+        u = needs_grad or trains("ln_1/scale", "ln_1/bias") or has("beside_ln_1")
+        q = dense("attn/qkv", "q", queries, d, d, u)
         k, v = (dense("attn/qkv", slot, l, d, d, u) for slot in "kv")
-        more = self.slots["prefix"].length if has("prefix") else 0
-        keys, share = l + more, more / (l + more)
-        put("scores", r, d, keys, q, True if k else share)
-        put("values", r, keys, d, q or k or has("prefix"), True if v else share)
-        z = dense("attn/out", "out", r, d, d, q or k or v or has("prefix"))
-        part("after_attn", m, z)
-        h = moves or z or has("after_attn")
-        part("beside_ln_2", m, h)
+        prefix = self.slots["prefix"].length if has("prefix") else 0
+        keys, share = l + prefix, prefix / (l + prefix)
+        put("scores", queries, d, keys, q, True if k else share)
+        put("values", queries, keys, d, q or k or has("prefix"), True if v else share)
+        z = dense("attn/out", "out", queries, d, d, q or k or v or has("prefix"))
+        part("after_attn", m, d, d, z)
+        h = needs_grad or z or has("after_attn")
+        part("beside_ln_2", m, d, d, h)
         u = h or trains("ln_2/scale", "ln_2/bias") or has("beside_ln_2")
         hidden = dense("mlp/fc", "fc", m, d, width, u)
         z = dense("mlp/proj", "proj", m, width, d, hidden)
-        part("after_mlp", m, z)
-        part("beside_mlp", m, h)
-        return found, h or z or has("after_mlp", "beside_mlp")
-
-    def _adapter(self, put, slot, rows, d, left):
-        """An adapter, or a mixture of them."""
-        spec = self.slots.get(slot)
-        if isinstance(spec, Adapter):
-            r = d // spec.reduction
-            put(f"{slot} down", rows, d, r, left or spec.norm, True)
-            put(f"{slot} up", rows, r, d, True, True)
-        if isinstance(spec, Moe):
-            r, count = d // spec.reduction, spec.num_experts if self.all_experts else spec.top_k
-            seen = self.tokens if self.statistics else rows
-            put(f"{slot} router", seen, d, spec.num_experts, True, True)
-            put(f"{slot} down", rows, d, count * r, True, True)
-            put(f"{slot} up", rows, count * r, d, True, True)
-            if self.all_experts:
-                put(f"{slot} up bias", rows, count, d, True, True)
-
-    def _low_rank(self, put, slot, rows, inputs, outputs, left):
-        spec = self.slots.get(slot)
-        if isinstance(spec, Lora):
-            put(f"{slot} a", rows, inputs, spec.rank, left, True)
-            put(f"{slot} b", rows, spec.rank, outputs, True, True)
-        if isinstance(spec, LoraMoe):
-            rank = spec.rank * (spec.num_experts if self.all_experts else spec.top_k)
-            seen = self.tokens if self.statistics else rows
-            put(f"{slot} router", seen, inputs, spec.num_experts, left, True)
-            put(f"{slot} a", rows, inputs, rank, left, True)
-            put(f"{slot} b", rows, rank, outputs, True, True)
+        part("after_mlp", m, d, d, z)
+        part("beside_mlp", m, d, d, h)
+        return products, h or z or has("after_mlp", "beside_mlp")
 
 
 def _text_length(c: ClipConfig, method: Method, length: int | None) -> int:
-    """How long the text tower's sequence is for captions of `length` ids, its prompt tokens included."""
-    return min((length or c.context_length) + _own_tokens(method, "text"), c.context_length)
+    """Returns the length of the text tower's sequence, prompts included, for captions of `length` ids."""
+    return min((length or c.context_length) + _prompt_tokens(method, "text"), c.context_length)
 
 
-def _own_tokens(method: Method, tower: str) -> int:
-    """How many prompt tokens a tower's sequence gets."""
+def _prompt_tokens(method: Method, tower: str) -> int:
+    """Returns the number of prompt tokens in a tower's sequence."""
     if method.prompts is None:
         return 0
     mapped = ("both", "to_vision" if tower == "vision" else "to_text")
@@ -237,30 +286,30 @@ def _own_tokens(method: Method, tower: str) -> int:
 
 
 def _prompts(c: ClipConfig, method: Method) -> Iterator[Product]:
-    """The maps of prompts from tower to tower, once for the whole batch."""
-    if (spec := method.prompts) is None:
+    """Yields the maps of prompts from tower to tower, which are computed once for the whole batch."""
+    if (prompts := method.prompts) is None:
         return
-    depth = spec.depth or min(c.vision_layers, c.text_layers)
+    depth = prompts.depth or min(c.vision_layers, c.text_layers)
     for name in ("to_vision", "to_text"):
-        if spec.direction in ("both", name):
-            forward = 2.0 * depth * spec.length * c.vision_width * c.text_width
+        if prompts.direction in ("both", name):
+            forward = 2.0 * depth * prompts.length * c.vision_width * c.text_width
             yield product(f"prompts {name}", forward, True, True)
 
 
 def _masked_words(c: ClipConfig, heads: Heads, b: int, length: int) -> Iterator[Product]:
-    """IRRA's head (`models.heads.MaskedWords`), all of it trained, for all places of a caption."""
+    """Yields the products of IRRA's head (`models.heads.MaskedWords`), all trained, for whole captions."""
     e, depth, n = c.embed_dim, heads.mlm_depth, 1 + c.grid[0] * c.grid[1]
 
-    def of(name, *sizes):
+    def layer(name, *sizes):
         forward = 2.0 * b
         for size in sizes:
             forward *= size
         return product(f"mlm {name}", forward, True, True)
 
-    yield of("cross q, out", length, e, 2 * e)
-    yield of("cross k, v", n, e, 2 * e)
-    yield of("cross scores, values", length, n, 2 * e)
-    yield of("blocks", depth, length, e, 12 * e)
-    yield of("blocks' scores, values", depth, length, length, 2 * e)
-    yield of("dense", length, e, e)
-    yield of("words", length, e, c.vocab_size)
+    yield layer("cross q, out", length, e, 2 * e)
+    yield layer("cross k, v", n, e, 2 * e)
+    yield layer("cross scores, values", length, n, 2 * e)
+    yield layer("blocks", depth, length, e, 12 * e)
+    yield layer("blocks' scores, values", depth, length, length, 2 * e)
+    yield layer("dense", length, e, e)
+    yield layer("words", length, e, c.vocab_size)

@@ -1,4 +1,4 @@
-"""How much memory a run has taken at its worst: of its process, and of its first device."""
+"""Peak memory of a run: of its process and of its first device."""
 
 import re
 import sys
@@ -9,21 +9,25 @@ import jax
 
 
 def peaks(before: Mapping) -> dict[str, int | None]:
-    """`peak_memory_bytes` of this process and `peak_device_memory_bytes` of its first device, so far.
+    """Returns the peak memory of this process and of its first device so far.
 
-    `before` holds both, or neither, from an earlier part of the same run, which this process goes on with:
-    the larger counts. The device's is None where it keeps no account, as a CPU does not: what it takes is the
-    process's.
+    Args:
+      before: The result of an earlier part of the same run, which this process resumes, or an empty mapping.
+
+    Returns:
+      `peak_memory_bytes` and `peak_device_memory_bytes`, each the larger of now and before. The device's is
+      None where it keeps no statistics, such as a CPU, whose memory is the process's.
     """
-    now = {"peak_memory_bytes": _of_process(), "peak_device_memory_bytes": _of_device()}
+    now = {"peak_memory_bytes": _process_peak(), "peak_device_memory_bytes": _first_device_peak()}
     return {key: max(value or 0, before.get(key) or 0) or None for key, value in now.items()}
 
 
-def _of_process() -> int:
-    """Resident memory at its highest, bytes."""
+def _process_peak() -> int:
+    """Returns the process's peak resident memory in bytes."""
     try:
-        # Linux counts into ru_maxrss what the parent held when it started this process; this it does not.
-        return 1024 * int(re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.M)[1])
+        # Unlike Linux's ru_maxrss this does not count what the parent held when it started this process.
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)[1])
     except (OSError, TypeError):
         import resource
 
@@ -31,10 +35,10 @@ def _of_process() -> int:
         return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def of_device(device: jax.Device) -> int | None:
-    """The most bytes it has held, reserved but unused ones left out; None where it keeps no account."""
+def device_peak(device: jax.Device) -> int | None:
+    """Returns the device's peak bytes in use, without reserved ones, or None if it keeps no statistics."""
     return (device.memory_stats() or {}).get("peak_bytes_in_use")
 
 
-def _of_device() -> int | None:
-    return of_device(jax.local_devices()[0])
+def _first_device_peak() -> int | None:
+    return device_peak(jax.local_devices()[0])

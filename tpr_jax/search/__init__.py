@@ -1,1 +1,1 @@
-"""Search your own photos of people in words: `python -m tpr_jax.search`. See docs/search.md."""
+"""Search your own photos of people by text: `python -m tpr_jax.search`. See docs/search.md."""

@@ -1,32 +1,32 @@
-"""Search your own photos of people in words.
+"""Search your own photos of people by text.
 
     python -m tpr_jax.search index PHOTOS --index DIR [--model M]
     python -m tpr_jax.search query "TEXT" --index DIR [--top_k N] [--image FILE] [--where CONDITION] [--json]
     python -m tpr_jax.search serve --index DIR [--port N]
     python -m tpr_jax.search export --index DIR --out FILE.parquet
 
-PHOTOS is a folder, or a .csv or .jsonl with a column `image` and, if there are, x, y, w, h of a box and any
-further columns. `index` again encodes only what is new or changed. `serve` is the same search as a web page.
+PHOTOS is a folder, or a .csv or .jsonl file with a column `image`, optional columns x, y, w, h for a box,
+and any further columns. Running `index` again encodes only new and changed photos. `serve` starts a web page
+and a JSON API.
 """
 
-# ruff: noqa: E402 (signals are caught before the imports that take seconds)
+# ruff: noqa: E402 (signals are caught before the imports, which take seconds)
 
 import signal
 import sys
 
 from tpr_jax.utils import signals
 
-EARLY_END = (130, "error: interrupted; the same command goes on")
+INTERRUPTED = (130, "error: interrupted; rerun the same command to resume")
 if __name__ == "__main__":
-    signals.exit_immediately({signal.SIGTERM: EARLY_END, signal.SIGINT: EARLY_END})
+    # A server that is stopped while it starts ends as one that is stopped later.
+    EARLY_EXIT = (0, "ended") if sys.argv[1:2] == ["serve"] else INTERRUPTED
+    signals.exit_immediately({signal.SIGTERM: EARLY_EXIT, signal.SIGINT: EARLY_EXIT})
 
 import argparse
-import os
 import threading
 
-# XLA writes notices of its own to the terminal; errors still come through.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
+from tpr_jax.cli import exit as command_exit
 from tpr_jax.cli.parser import Parser, path
 from tpr_jax.distributed import cluster
 from tpr_jax.distributed.processes import TIMEOUT, initialized
@@ -35,95 +35,129 @@ from tpr_jax.perf.allocator import keep_freed_memory
 from tpr_jax.utils.signals import Stopped
 from tpr_jax.utils.streams import as_json, quiet_when_closed
 
+command_exit.silence_native_logs()
+
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; each command's function is in `run`."""
+    """Returns the parser of the command line."""
     top = Parser(
         prog="python -m tpr_jax.search",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="index|query|serve|export")
-    index = commands.add_parser("index", help="encode photos, or bring an index up to date")
+    index = commands.add_parser("index", help="encode photos into an index, or update it")
+    _add_index_arguments(index)
+    query = commands.add_parser("query", help="rank the photos for a text, a photo, or both")
+    _add_query_arguments(query)
+    serve = commands.add_parser("serve", help="serve a web page and a JSON API for searching")
+    _add_serve_arguments(serve)
+    for command in (query, serve):
+        command.add_argument(
+            "--engine", default="auto", help="auto (default), cpu or mesh (both exact), or approximate"
+        )
+        command.add_argument("--model", type=path, help="where the index's model is now, if it was moved")
+    export = commands.add_parser("export", help="write vectors and columns to a Parquet file")
+    export.add_argument("--out", type=path, required=True, metavar="FILE.parquet", help="the file to write")
+    export.add_argument("--half", action="store_true", help="write float16 vectors instead of float32")
+    for command in (index, query, serve, export):
+        command.add_argument(
+            "--index", type=path, required=True, metavar="DIR", help="the folder of the index"
+        )
+    return top
+
+
+def _add_index_arguments(index: argparse.ArgumentParser) -> None:
     index.add_argument(
-        "photos", type=path, metavar="PHOTOS", help="a folder, or a .csv or .jsonl that lists photos"
+        "photos", type=path, metavar="PHOTOS", help="a folder, or a .csv or .jsonl file that lists photos"
     )
     index.add_argument(
         "--model",
         type=path,
-        help="a folder or hub id; by default the index's own, or the bundled clip-mini",
+        help="a folder or hub id; default: the index's own model, or the bundled clip-mini for a new index",
     )
+    index.add_argument("--image_size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own")
     index.add_argument(
-        "--image_size", type=int, nargs=2, metavar=("H", "W"), help="by default the model's own"
+        "--dtype", choices=("float32", "bfloat16"), help="type to compute in; default: float32"
     )
-    index.add_argument("--dtype", choices=("float32", "bfloat16"), help="what the towers compute in")
-    index.add_argument("--batch_size", type=int, help="photos encoded at once")
+    index.add_argument("--batch_size", type=int, help="number of photos to encode at once")
     index.add_argument(
         "--exclude",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="leave out files and folders of this name, such as 'old_*' or 'cam3/'; may be given again",
+        help="leave out files and folders that match, such as 'old_*' or 'cam3/'; can be repeated",
     )
     index.add_argument(
         "--approximate",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="lists for a quicker, approximate search; by default above a million photos",
+        help="build inverted lists for a faster, approximate search; default: above a million photos",
     )
+    index.add_argument("--coordinator", metavar="HOST:PORT", help="address of the first of several processes")
+    index.add_argument("--num_processes", type=int, help="number of processes")
+    index.add_argument("--process_id", type=int, help="number of this process, from 0")
     index.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="of several processes: where the first one is"
+        "--peer_timeout", type=float, default=TIMEOUT, help="seconds to wait for the other processes"
     )
-    index.add_argument("--num_processes", type=int, help="how many there are")
-    index.add_argument("--process_id", type=int, help="which one this is, from 0")
-    index.add_argument("--peer_timeout", type=float, default=TIMEOUT, help="seconds they have to come")
-    query = commands.add_parser("query", help="rank the photos for a text, a picture or both")
-    query.add_argument("text", metavar="TEXT", nargs="?", help="the person in words")
+
+
+def _add_query_arguments(query: argparse.ArgumentParser) -> None:
+    query.add_argument("text", metavar="TEXT", nargs="?", help="a description of the person")
     query.add_argument("--image", type=path, metavar="FILE", help="a photo of the person")
-    query.add_argument("--weight", type=float, default=0.5, help="of the text beside the picture, 0 to 1")
-    query.add_argument("--top_k", type=int, default=10, metavar="N", help="photos to show")
-    query.add_argument("--where", metavar="CONDITION", help="such as \"camera=3 and time>'2024-05-01'\"")
+    query.add_argument(
+        "--weight", type=float, default=0.5, help="weight of the text relative to the photo, from 0 to 1"
+    )
+    query.add_argument("--top_k", type=int, default=10, metavar="N", help="number of photos to list")
+    query.add_argument(
+        "--where", metavar="CONDITION", help="a condition, such as \"camera=3 and time>'2024-05-01'\""
+    )
     query.add_argument(
         "--group",
         type=float,
         nargs="?",
         const=0.95,
         metavar="COSINE",
-        help="list photos that resemble a better one under it (from a cosine of 0.95 on)",
+        help="list near-duplicates under the best of them (default cosine: 0.95)",
     )
     query.add_argument("--json", action="store_true", help="print one JSON object")
-    serve = commands.add_parser("serve", help="a web page and a JSON API to search with")
-    serve.add_argument("--host", default="127.0.0.1", help="the address to listen on; by default only here")
-    serve.add_argument("--port", type=int, default=8000, metavar="N", help="8000; 0 takes one that is free")
+
+
+def _add_serve_arguments(serve: argparse.ArgumentParser) -> None:
     serve.add_argument(
-        "--allow_host", action="append", default=[], metavar="NAME", help="another name the server goes by"
+        "--host", default="127.0.0.1", help="address to listen on; default: reachable from this machine only"
     )
     serve.add_argument(
-        "--rate", type=float, default=20.0, help="searches a second from one address; 0: no limit"
+        "--port", type=int, default=8000, metavar="N", help="default: 8000; 0 takes a free port"
     )
     serve.add_argument(
-        "--max_upload", type=int, default=10_000_000, metavar="BYTES", help="of an uploaded photo"
+        "--allow_host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further host name that the server answers to; can be repeated",
+    )
+    serve.add_argument(
+        "--rate", type=float, default=20.0, help="searches per second from one address; 0: no limit"
+    )
+    serve.add_argument(
+        "--max_upload",
+        type=int,
+        default=10_000_000,
+        metavar="BYTES",
+        help="maximum size of an uploaded photo",
     )
     serve.add_argument(
         "--max_connections",
         type=int,
         default=100,
         metavar="N",
-        help="that one address may have open, 100; 0: no limit, as behind a proxy",
+        help="maximum connections from one address, default 100; 0: no limit, for use behind a proxy",
     )
-    for command in (query, serve):
-        command.add_argument("--engine", default="auto", help="auto, cpu, mesh (exact) or approximate")
-        command.add_argument("--model", type=path, help="where the index's model is now")
-    export = commands.add_parser("export", help="write vectors and columns as Parquet")
-    export.add_argument("--out", type=path, required=True, metavar="FILE.parquet")
-    export.add_argument("--half", action="store_true", help="float16 vectors instead of float32")
-    for command in (index, query, serve, export):
-        command.add_argument("--index", type=path, required=True, metavar="DIR", help="the index's folder")
-    return top
 
 
 def run(argv: list[str]) -> None:
-    """Parses and does it. Raises UserError."""
+    """Parses the arguments and runs the command. Raises UserError."""
     args = parser().parse_args(argv)
     command = {"index": _index, "query": _query, "serve": _serve, "export": _export}[args.command]
     command(args)
@@ -137,8 +171,8 @@ def _index(args: argparse.Namespace) -> None:
     peers = cluster.find_here(args.coordinator, args.num_processes, args.process_id)
     keep_freed_memory()
     with initialized(peers, args.peer_timeout, args.index, verdict):
-        # These import JAX: after the command line is known to be sound.
-        from tpr_jax.search.format import built
+        # Imports JAX, so only after the arguments are checked.
+        from tpr_jax.search.format import format_build
         from tpr_jax.search.index.build import build
 
         result = build(
@@ -150,33 +184,43 @@ def _index(args: argparse.Namespace) -> None:
             batch_size=args.batch_size,
             approximate=args.approximate,
             exclude=args.exclude,
-            say=print,
+            log=print,
         )
         if "skipped" in result:
-            print(built(result))
+            print(format_build(result))
 
 
 def _query(args: argparse.Namespace) -> None:
-    from tpr_jax.search.format import answer
+    from tpr_jax.search.format import format_results
     from tpr_jax.search.query.search import open_searcher, search
 
     searcher = open_searcher(args.index, args.model, args.engine)
-    settings = {key: getattr(args, key) for key in ("top_k", "weight", "where", "group")}
-    result = search(searcher, args.text, args.image, **settings)
-    asked = {"text": args.text, "image": args.image, **settings}
+    options = {key: getattr(args, key) for key in ("top_k", "weight", "where", "group")}
+    result = search(searcher, args.text, args.image, **options)
+    query = {"text": args.text, "image": args.image, **options}
     if args.json:
-        print(as_json({"query": asked, **result}, indent=2))
+        print(as_json({"query": query, **result}, indent=2))
     else:
-        print(answer(result))
+        print(format_results(result))
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from tpr_jax.search.server.serve import end_if_busy, serve
+    threads = set(threading.enumerate())
+    try:
+        from tpr_jax.search.server.serve import exit_if_busy, serve
 
-    settings = {key: getattr(args, key) for key in ("host", "port", "rate", "max_upload", "max_connections")}
-    before = set(threading.enumerate())
-    serve(args.index, args.model, args.engine, allow_hosts=args.allow_host, **settings)
-    end_if_busy(before)
+        options = ("host", "port", "rate", "max_upload", "max_connections")
+        serve(
+            args.index,
+            args.model,
+            args.engine,
+            allow_hosts=args.allow_host,
+            **{key: getattr(args, key) for key in options},
+        )
+    except KeyboardInterrupt:  # before the server was listening
+        print("ended")
+        return
+    exit_if_busy(threads)
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -188,32 +232,22 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, 2 after one line on stderr, or 130 where it was interrupted."""
+    """Returns the exit code: 0, 2 after one line on stderr, or 130 if it was interrupted."""
     if threading.current_thread() is threading.main_thread():
-        # What a cluster sends is as Ctrl-C.
+        # SIGTERM, which clusters send, is handled like Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        run(sys.argv[1:] if argv is None else argv)
-    except (Exception, KeyboardInterrupt) as error:
-        code, line = verdict(error)
-        if not line:
-            raise
-        print(line, file=sys.stderr)
-        return code
-    return 0
+    return command_exit.exit_code(run, sys.argv[1:] if argv is None else argv, verdict)
 
 
 def verdict(error: BaseException) -> tuple[int, str]:
-    """(exit code, what to say) of an error; nothing to say of one that is no user's to mend."""
-    if isinstance(error, UserError):
-        return 2, f"error: {error}"
+    """Returns the exit code and the line to print for an error; no line if it is not the user's to fix."""
     if isinstance(error, Stopped):
         return 130, f"error: {error}"
     if isinstance(error, KeyboardInterrupt):
-        return 130, "error: interrupted; the same command goes on"
-    return 1, ""
+        return INTERRUPTED
+    return command_exit.verdict(error, sys.argv)
 
 
 if __name__ == "__main__":

@@ -1,57 +1,60 @@
-"""Answers in words, for a terminal."""
+"""Formats results for the terminal."""
 
 from collections.abc import Mapping, Sequence
 
 
-def answer(result: dict) -> str:
-    """A line a photo: rank, score, path, box and columns; those of a group stand below it, without rank."""
+def format_results(result: Mapping) -> str:
+    """Formats the result of `search`: one line per photo, with the photos of its group indented below it."""
     lines = []
-    for found in result["results"]:
-        lines.append(f"{found['rank']:>4}  {_photo(found)}")
-        lines += [f"      {_photo(other)}" for other in found.get("group", [])]
-    searched = (
-        f"{result['matching']:,} of {result['count']:,}" if result["matching"] != result["count"] else ""
-    )
-    searched = searched or f"{result['count']:,}"
-    lines += [] if result["results"] else ["no photo is left to search in"]
+    for photo in result["results"]:
+        lines.append(f"{photo['rank']:>4}  {_format_photo(photo)}")
+        lines += [f"      {_format_photo(other)}" for other in photo.get("group", [])]
+    if not result["results"]:
+        lines.append("no photo matches")
+    searched = f"{result['count']:,}"
+    if result["matching"] != result["count"]:
+        searched = f"{result['matching']:,} of {searched}"
     lines.append(
-        f"{searched} photos searched ({result['engine']}): {result['encode_ms']:.0f} ms to read the query, "
+        f"{searched} photos searched ({result['engine']}): {result['encode_ms']:.0f} ms to encode the query, "
         f"{result['search_ms']:.0f} ms to search"
     )
     return "\n".join([*lines, *(f"note: {note}" for note in result["notes"])])
 
 
-def built(result: dict, shown: int = 10) -> str:
-    """What `build` did, with the first photos that were skipped."""
-    lines = skipped(result["skipped"], shown) + left_out(result.get("left_out", {}), shown)
+def format_build(result: Mapping, max_listed: int = 10) -> str:
+    """Formats the result of `build`, with the first of the photos that were skipped and left out."""
+    lines = format_skipped(result["skipped"], max_listed)
+    lines += format_left_out(result.get("left_out", {}), max_listed)
     lines.append(
         f"{result['count']:,} photos indexed: {result['encoded']:,} encoded, "
-        f"{result['kept']:,} as they were, {result['gone']:,} gone, {len(result['skipped']):,} skipped"
+        f"{result['kept']:,} unchanged, {result['gone']:,} gone, {len(result['skipped']):,} skipped"
     )
     rate = result["encoded"] / max(result["encoding_seconds"], 1e-9)
-    lines.append(f"{result['seconds']:.1f} s" + (f", {rate:.0f} encoded a second" if rate else ""))
+    lines.append(f"{result['seconds']:.1f} s" + (f", {rate:.0f} encoded per second" if rate else ""))
     return "\n".join(lines)
 
 
-def left_out(found: Mapping[str, int], shown: int) -> list[str]:
-    """A line with how many folders and files were left out, and their names, most of them first."""
-    if not found:
+def format_left_out(counts: Mapping[str, int], max_listed: int) -> list[str]:
+    """Formats how many folders and files were left out, by name, most frequent first: one line, or none."""
+    if not counts:
         return []
-    names = [
-        f"{name} ({count:,})" for name, count in sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
-    ]
-    more = f", and {len(names) - shown:,} other names" if len(names) > shown else ""
-    return [f"left out: {sum(found.values()):,} folders and files: {', '.join(names[:shown])}{more}"]
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    names = ", ".join(f"{name} ({count:,})" for name, count in ordered[:max_listed])
+    more = f", and {len(ordered) - max_listed:,} other names" if len(ordered) > max_listed else ""
+    return [f"left out: {sum(counts.values()):,} folders and files: {names}{more}"]
 
 
-def skipped(found: Sequence[tuple[str, str]], shown: int) -> list[str]:
-    lines = [f"skipped: {name}: {why}" for name, why in found[:shown]]
-    if len(found) > shown:
-        lines.append(f"... and {len(found) - shown:,} more: skipped.jsonl in the index lists them all")
+def format_skipped(skipped: Sequence[tuple[str, str]], max_listed: int) -> list[str]:
+    """Formats the photos that were skipped, and why, one per line."""
+    lines = [f"skipped: {name}: {reason}" for name, reason in skipped[:max_listed]]
+    if len(skipped) > max_listed:
+        lines.append(
+            f"... and {len(skipped) - max_listed:,} more: skipped.jsonl in the index lists all of them"
+        )
     return lines
 
 
-def _photo(found: dict) -> str:
-    box = f" {found['box']}" if found["box"] else ""
-    columns = "  ".join(f"{name}={value}" for name, value in found["columns"].items() if value is not None)
-    return f"{found['score']:.4f}  {found['path']}{box}" + (f"  {columns}" if columns else "")
+def _format_photo(photo: Mapping) -> str:
+    box = f" {photo['box']}" if photo["box"] else ""
+    columns = "  ".join(f"{name}={value}" for name, value in photo["columns"].items() if value is not None)
+    return f"{photo['score']:.4f}  {photo['path']}{box}" + (f"  {columns}" if columns else "")

@@ -48,7 +48,7 @@ def encode_split(
     from tpr_jax.data import pipeline  # imports TensorFlow, which ranking itself does not need
 
     encode_image, encode_text = encoders
-    batch_size = batch_size if mesh is None else sharding.filled_up(mesh, batch_size)
+    batch_size = batch_size if mesh is None else sharding.padded_size(mesh, batch_size)
     here = sharding.local_row_mask(mesh, batch_size) if mesh is not None and jax.process_count() > 1 else None
     sources, bad = records_lib.image_sources(records), None if skipped is None else {}
     images = pipeline.image_batches(sources, image_size, batch_size, bad, here)

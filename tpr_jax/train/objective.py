@@ -7,7 +7,7 @@ from tpr_jax import losses
 from tpr_jax.distributed.sharding import split_rows
 from tpr_jax.errors import UserError
 from tpr_jax.models.matmul import all_gather_weight
-from tpr_jax.models.petl.moe import balance_of
+from tpr_jax.models.petl.moe import load_balance
 from tpr_jax.utils.trees import merge
 
 
@@ -103,7 +103,7 @@ def _joined(found: dict) -> dict:
     joined = {key: split_rows(found[key].reshape(-1, found[key].shape[-1])) for key in ("image", "text")}
     routing = jax.tree.map(lambda x: x.mean(0), found["routing"])
     for block in (*routing["visual"], *routing["text"]):
-        block["balance"] = balance_of(block["probability"], block["chosen"])
+        block["balance"] = load_balance(block["probability"], block["chosen"])
     sums = {key: found[key].sum() for key in ("mlm", "mlm_words") if key in found}
     return {**joined, **sums, "routing": routing}
 

@@ -18,7 +18,7 @@ from tpr_jax.weights import backbone
 def check_rows(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Raises a UserError where the rows of a training batch cannot be split over the mesh.
 
-    Those of an evaluation's batches can, of however many devices: see `sharding.filled_up`.
+    Those of an evaluation's batches can, of however many devices: see `sharding.padded_size`.
     """
     data, parts = mesh.shape["data"], config.accumulate
     if config.batch_size % (data * parts):

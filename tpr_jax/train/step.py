@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tpr_jax.distributed import sharding
 from tpr_jax.perf.allocator import hand_back_freed_memory
+from tpr_jax.perf.xla_options import compiler_options
 from tpr_jax.train.objective import grad_cached_loss_and_grad, objective
 
 
@@ -68,32 +69,6 @@ def _all_finite(tree) -> jax.Array:
     """Whether no number of a tree's arrays is infinite or none at all."""
     finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
     return jnp.all(jnp.stack(finite)) if finite else jnp.array(True)
-
-
-@functools.cache
-def compiler_options(platform: str = "") -> dict[str, str]:
-    """Options of `jax.jit` for devices of this platform, by default those that are here.
-
-    XLA's fusions through YNNPACK on the CPU: without them the step of clip-mini took 0.73 s instead of 0.86
-    (batch 64, two cores, jaxlib 0.10.2), and a quarter when another process wanted the cores too.
-    """
-    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
-    if (platform or jax.default_backend()) != "cpu":
-        return {}
-    try:
-        jax.jit(jnp.negative).lower(1.0).compile(compiler_options=options)
-    except Exception:  # another version of XLA that has no such option
-        return {}
-    return options
-
-
-def encoder_options(rows: int) -> dict[str, str]:
-    """The same for an encoder of so many rows.
-
-    With one row the fusions help: at ViT-B/16 a text took 0.050 s with them and 0.058 without, in bfloat16
-    0.08 and 0.13; 16 photos took 3.3 and 2.8, in bfloat16 4.9 and 3.8 (two cores without AMX).
-    """
-    return {} if rows == 1 else compiler_options()
 
 
 def on_mesh(function: Callable, mesh: Mesh) -> Callable:

@@ -55,7 +55,7 @@ def pace(config: ConfigDict, parts: dict) -> Callable[[int, float, float], dict]
 
 def device_memory() -> int | None:
     """The most bytes that one of this process' devices has held so far; None where they keep no account."""
-    held = [memory.of_device(device) for device in jax.local_devices()]
+    held = [memory.device_peak(device) for device in jax.local_devices()]
     return max(held) if None not in held else None
 
 

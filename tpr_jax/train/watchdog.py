@@ -1,7 +1,7 @@
 """A run that stands still says so, and what it waits for; so does nobody but who looks at the clock.
 
 A thread of its own looks, for the loop itself is what hangs. It ends nothing: a bucket may come back, a
-machine that is gone without a word is noticed by `meeting` within half a minute.
+machine that is gone without a word is noticed by the rendezvous' connections within half a minute.
 """
 
 import collections

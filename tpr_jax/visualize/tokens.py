@@ -5,7 +5,7 @@ from jaxtyping import Int
 
 from tpr_jax.data.tokenizer import WORD_END, Tokenizer, byte_tokens
 from tpr_jax.models.config import ClipConfig
-from tpr_jax.models.petl.prompts import make_room
+from tpr_jax.models.petl.prompts import insert_slots
 from tpr_jax.models.petl_config import Prompts, text_tokens
 
 START, END, PROMPT = "[start]", "[end]", "[prompt]"
@@ -20,7 +20,7 @@ def placed(
     """
     ends = np.argmax(ids if config.eot_id is None else ids == config.eot_id, axis=1)
     if count := text_tokens(prompts):
-        ids, ends = (np.asarray(out) for out in make_room(ids, count, config.context_length, ends))
+        ids, ends = (np.asarray(out) for out in insert_slots(ids, count, config.context_length, ends))
     return ids, ends
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from tpr_jax.errors import ArgumentError
 from tpr_jax.models.methods import Method, zero_shot
-from tpr_jax.models.petl.lora import merged
+from tpr_jax.models.petl.lora import merge_kernel
 from tpr_jax.models.petl.prefix import prefix_tokens
 from tpr_jax.models.petl_config import Lora, Prefix, slots_of_block
 from tpr_jax.utils.trees import flatten, unflatten
@@ -77,7 +77,7 @@ def _with_low_rank(method: Method, variables: Mapping) -> dict:
                 width = kernel.shape[1] // (3 if target in QKV else 1)
                 first = width * (QKV.index(target) if target in QKV else 0)
                 columns = slice(first, first + width)
-                kernel[:, columns] = merged(kernel[:, columns], piece)
+                kernel[:, columns] = merge_kernel(kernel[:, columns], piece)
                 flat[path] = kernel
     return unflatten(flat)
 

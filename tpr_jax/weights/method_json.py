@@ -7,8 +7,6 @@ from tpr_jax.errors import UserError
 from tpr_jax.models.methods import Method
 from tpr_jax.models.petl_config import PARTS, Prompts
 
-KIND = {kind: name for name, kind in PARTS.items()}
-
 
 def method_to_plain(method: Method) -> dict:
     """Dicts, lists, texts and numbers; each part says its kind under `part`, as in a config."""
@@ -18,8 +16,8 @@ def method_to_plain(method: Method) -> dict:
 
     return {
         "name": method.name,
-        "vision": [{"part": KIND[type(part)], **plain(part)} for part in method.vision],
-        "text": [{"part": KIND[type(part)], **plain(part)} for part in method.text],
+        "vision": [{"part": part.kind, **plain(part)} for part in method.vision],
+        "text": [{"part": part.kind, **plain(part)} for part in method.text],
         "prompts": plain(method.prompts) if method.prompts else None,
         "tuned": list(method.tuned),
     }

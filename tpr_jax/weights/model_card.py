@@ -5,7 +5,8 @@ import json
 from collections.abc import Mapping
 
 from tpr_jax.models.methods import Method
-from tpr_jax.models.petl_config import PARTS, Part, slots_of
+from tpr_jax.models.petl_config import Part
+from tpr_jax.utils import markdown
 
 # Its presence allows the next save to replace the file.
 MARK = (
@@ -86,10 +87,10 @@ def _about(method: Method, counts: Mapping) -> str:
         *(_row("text", part) for part in method.text),
     ]
     if method.prompts:
-        rows.append(f"| both | prompts | sequence | {_settings(method.prompts)} |")
-    rows += [f"| CLIP | own weights | `{_cell(pattern)}` | trained |" for pattern in method.tuned]
+        rows.append(["both", "prompts", "sequence", _settings(method.prompts)])
+    rows += [["CLIP", "own weights", f"`{markdown.escape(pattern)}`", "trained"] for pattern in method.tuned]
     if rows:
-        lines += ["| tower | part | where | settings |", "|---|---|---|---|", *rows]
+        lines.append(markdown.table(["tower", "part", "where", "settings"], rows, align="llll"))
     else:
         lines += ["CLIP's two towers without parts beside them."]
     if trained:
@@ -99,9 +100,8 @@ def _about(method: Method, counts: Mapping) -> str:
     return "\n".join(lines)
 
 
-def _row(tower: str, part: Part) -> str:
-    kind = next(name for name, kind in PARTS.items() if isinstance(part, kind))
-    return f"| {tower} | {kind} | {', '.join(slots_of(part))} | {_settings(part)} |"
+def _row(tower: str, part: Part) -> list[str]:
+    return [tower, part.kind, ", ".join(part.slots), _settings(part)]
 
 
 def _settings(part) -> str:
@@ -117,11 +117,7 @@ def _settings(part) -> str:
             )
         elif key not in ("slot", "targets") and value is not None:
             words.append(f"{key} {value}")
-    return _cell(", ".join(words))
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return markdown.escape(", ".join(words))
 
 
 def _needs(backbone: str | None) -> str:
@@ -140,13 +136,13 @@ def _numbers(results: Mapping) -> str:
     if on_test := results.get("best_on_test"):
         states.append((f"best epoch on the test split itself ({on_test['epoch']})", on_test["test"]))
     lines = [f"## Numbers\n\n{label}, test split, percent.", ""]
-    lines += [f"| | query | {' | '.join(SCORES)} |", "|---|---|" + "---|" * len(SCORES)]
-    for name, scored in states:
-        for key, query in (("t2i", "text"), ("i2t", "image")):
-            lines.append(
-                f"| {name} | {query} | " + " | ".join(f"{scored[key][s]:.2f}" for s in SCORES) + " |"
-            )
-    return "\n".join(lines)
+    rows = [
+        [name, query, *(f"{scored[key][score]:.2f}" for score in SCORES)]
+        for name, scored in states
+        for key, query in (("t2i", "text"), ("i2t", "image"))
+    ]
+    table = markdown.table(["", "query", *SCORES], rows, align="ll" + "r" * len(SCORES))
+    return "\n".join([*lines, table])
 
 
 def _recipe(training: Mapping) -> str:
@@ -161,8 +157,8 @@ def _recipe(training: Mapping) -> str:
         "schedule": optimizer.get("schedule"),
         "weight decay": optimizer.get("weight_decay"),
     }
-    rows = [f"| {key} | {_cell(_plain(value))} |" for key, value in facts.items() if value not in (None, "")]
-    return "\n".join(["## Training", "", "| | |", "|---|---|", *rows])
+    rows = [[key, markdown.escape(_plain(value))] for key, value in facts.items() if value not in (None, "")]
+    return "\n".join(["## Training", "", markdown.table(["", ""], rows, align="ll")])
 
 
 def _plain(value) -> str:

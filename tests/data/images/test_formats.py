@@ -19,7 +19,7 @@ from tpr_jax.data.images.read import read_image, read_resized
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.encode import read_ahead
 from tpr_jax.search.index.gallery import Photo
-from tpr_jax.search.server.pictures import FORMATS, read_upload
+from tpr_jax.search.server.images import FORMATS, read_upload
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n0 0 moveto\nshowpage\n%%EOF\n"
 
@@ -66,7 +66,7 @@ def test_eps_of_any_name_is_told_and_not_run(no_programs, tmp_path, name, start)
                 read(source)
             assert "\n" not in str(error.value)
     assert look_at((str(path), None))[0] == "unreadable pictures"
-    with pytest.raises(UserError, match="no picture that can be read .*EPS"):
+    with pytest.raises(UserError, match=r"not an image that can be read .*EPS"):
         read_upload(start)
     (found,) = read_ahead(tmp_path, [Photo(name)], (8, 4))
     assert "EPS" in found.error and found.pixels is None

@@ -18,7 +18,7 @@ from tpr_jax.data.pipeline import decode_all
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.encode import read_ahead
 from tpr_jax.search.index.gallery import Photo
-from tpr_jax.search.server.pictures import read_upload
+from tpr_jax.search.server.images import read_upload
 
 
 def parts_of(jpeg: bytes) -> tuple[bytes, list[bytes]]:

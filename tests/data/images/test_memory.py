@@ -121,7 +121,7 @@ import io, re, sys
 from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
 from tpr_jax.data.images import read as images
-from tpr_jax.search.server.pictures import read_upload
+from tpr_jax.search.server.images import read_upload
 
 def peak():
     return int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) * 1024

@@ -17,8 +17,8 @@ def float32(tree):
 
 
 @pytest.mark.parametrize("held", [(0,), (1,), (0, 2), (0, 1, 2)], ids=str)
-def test_delta_changes_the_pieces_that_are_there(held):
-    """Ranks may differ; each piece's columns get their own `scale * x A B`, the others nothing."""
+def test_delta_changes_only_blocks_with_an_update(held):
+    """Ranks may differ; each block with an update gets `scale * x A B`, the others nothing."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 3, 6))
     pieces = [piece(rng, 6, 2 + i, 4, 0.5 + i) if i in held else None for i in range(3)]
@@ -28,47 +28,47 @@ def test_delta_changes_the_pieces_that_are_there(held):
 
 
 def test_delta_by_hand():
-    """x = (1, 2), A = (3, 4)^T, B = (5, 6): x A = 11; halved and spread, (27.5, 33)."""
+    """x = (1, 2), A = (3, 4)^T, B = (5, 6): x A = 11; times B and the scale 1/2, (27.5, 33)."""
     one = {"a": jnp.array([[3.0], [4.0]]), "b": jnp.array([[5.0, 6.0]]), "scale": 0.5}
     found = lora.delta(jnp.array([[[1.0, 2.0]]]), [one], 2)
     np.testing.assert_allclose(found, [[[27.5, 33.0]]])
 
 
-def test_merged_is_what_delta_adds():
+def test_merge_kernel_agrees_with_delta():
     rng = np.random.default_rng(1)
     x, kernel, one = rng.normal(size=(1, 4, 6)), rng.normal(size=(6, 3)), piece(rng, 6, 2, 3)
     x, kernel, one = float32((x, kernel, one))
     np.testing.assert_allclose(
-        x @ lora.merged(kernel, one), x @ kernel + lora.delta(x, [one], 3), rtol=1e-4, atol=1e-5
+        x @ lora.merge_kernel(kernel, one), x @ kernel + lora.delta(x, [one], 3), rtol=1e-4, atol=1e-5
     )
 
 
 def test_magnitude_by_hand():
-    """W's column (3, 4), 5 long, becomes (6, 8) by A B: with m = 2 it is 10 long, twice 5, as it was."""
+    """W's column (3, 4) of norm 5 becomes (6, 8) by A B; m = 2 gives the norm 2 * 5 = 10, which it has."""
     kernel = jnp.array([[3.0, 1.0], [4.0, 0.0]])
     one = {"a": jnp.eye(2), "b": jnp.array([[3.0, 0.0], [4.0, 1.0]]), "scale": 1.0}
     one["magnitude"] = jnp.array([2.0, 3.0])
     # The second column: |(1, 0)| = 1, |(1, 1)| = sqrt 2.
     np.testing.assert_allclose(lora.magnitude_ratio(kernel, one), [2 * 5 / 10, 3 / 2**0.5], rtol=1e-6)
     expected = [[6.0, 3 / 2**0.5], [8.0, 3 / 2**0.5]]
-    np.testing.assert_allclose(lora.merged(kernel, one), expected, rtol=1e-6)
+    np.testing.assert_allclose(lora.merge_kernel(kernel, one), expected, rtol=1e-6)
 
 
-def test_lengths_of_the_merged_columns_are_the_learned_ones():
+def test_merged_columns_have_the_learned_norms():
     rng = np.random.default_rng(2)
     kernel = rng.normal(size=(6, 3))
     one = piece(rng, 6, 2, 3, magnitude=np.array([1.0, 2.0, 0.5]))
-    lengths = np.linalg.norm(lora.merged(*float32((kernel, one))), axis=0)
+    lengths = np.linalg.norm(lora.merge_kernel(*float32((kernel, one))), axis=0)
     np.testing.assert_allclose(lengths, np.linalg.norm(kernel, axis=0) * [1, 2, 0.5], rtol=1e-5)
 
 
-def test_the_norm_is_held_in_the_gradient():
-    """DoRA's section 4.3: the gradient in A B is that of `ratio * (W + A B)` with the ratio a constant."""
+def test_norm_is_constant_in_the_gradient():
+    """As in DoRA's section 4.3, the gradient is that of `ratio * (W + A B)` with a constant ratio."""
     rng = np.random.default_rng(3)
     kernel, one, weight = float32(
         (rng.normal(size=(6, 3)), piece(rng, 6, 2, 3, magnitude=np.ones(3)), rng.normal(size=(6, 3)))
     )
-    gradient = jax.grad(lambda b: (weight * lora.merged(kernel, {**one, "b": b})).sum())(one["b"])
+    gradient = jax.grad(lambda b: (weight * lora.merge_kernel(kernel, {**one, "b": b})).sum())(one["b"])
     ratio = lora.magnitude_ratio(kernel, one)
     held = 0.5 * one["a"].T @ (weight * ratio)
     np.testing.assert_allclose(gradient, held, rtol=1e-4, atol=1e-5)

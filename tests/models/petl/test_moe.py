@@ -1,4 +1,4 @@
-"""The mixture against a version that computes each token's chosen experts one by one."""
+"""The mixture against a reference that computes each token's selected experts one by one."""
 
 import functools
 
@@ -18,7 +18,7 @@ def softmax(x):
 
 
 def sparse_mixture(u, logits, top_k, down, up):
-    """Loops over tokens; each visits only its `top_k` experts. float64."""
+    """Loops over tokens, each with its `top_k` experts, in float64."""
     out = np.zeros(u.shape)
     for b, l in np.ndindex(*u.shape[:2]):
         chosen = sorted(range(logits.shape[-1]), key=lambda e: -logits[b, l, e])[:top_k]
@@ -29,7 +29,7 @@ def sparse_mixture(u, logits, top_k, down, up):
 
 
 def part(rng, d, e, r):
-    """All leaves of a mixture, normal."""
+    """Returns random weights of a mixture."""
     return (
         {"kernel": rng.normal(size=(d, e, r)), "bias": rng.normal(size=(e, r))},
         {"kernel": rng.normal(size=(e, r, d)), "bias": rng.normal(size=(e, d))},
@@ -42,9 +42,13 @@ def float32(tree):
 
 @functools.partial(jax.jit, static_argnums=4)
 def route_and_mix(u, logits, down, up, top_k):
-    """One compilation a shape: the mixture, the weights and the choice."""
-    weights, chosen = moe.choose(logits, top_k)
+    """Returns the mixture, the weights and the selection, compiled once for each shape."""
+    weights, chosen = moe.top_k_gating(logits, top_k)
     return moe.mixture(u, weights, top_k, down, up), weights, chosen
+
+
+def balance(logits, selected):
+    return moe.load_balance(*moe.routing_means(logits, selected))
 
 
 experts_and_k = st.integers(1, 7).flatmap(lambda e: st.tuples(st.just(e), st.integers(1, e)))
@@ -53,7 +57,7 @@ shapes = st.sampled_from([(1, 1, 1, 1), (2, 3, 6, 2), (3, 1, 4, 3)])
 
 @settings(max_examples=10, deadline=None)
 @given(experts_and_k, shapes, st.integers(0, 99))
-def test_mixture_is_the_sparse_one(experts, shape, seed):
+def test_mixture_matches_the_sparse_reference(experts, shape, seed):
     (e, k), (b, l, d, r), rng = experts, shape, np.random.default_rng(seed)
     u, logits = rng.normal(size=(b, l, d)), rng.normal(size=(b, l, e))
     down, up = part(rng, d, e, r)
@@ -63,10 +67,10 @@ def test_mixture_is_the_sparse_one(experts, shape, seed):
     np.testing.assert_allclose(np.sum(weights, -1), np.ones((b, l)), rtol=1e-6)
 
 
-def test_choice_by_hand():
-    """Top-k first, then softmax over the chosen logits only: log 3 and 0 give 3/4 and 1/4."""
+def test_top_k_gating_by_hand():
+    """The softmax covers the selected logits only: log 3 and 0 give 3/4 and 1/4."""
     logits = jnp.array([[[0.0, np.log(3.0), -1.0, -0.5], [-2.0, -5.0, -2.0 - np.log(4.0), -9.0]]])
-    weights, chosen = moe.choose(logits, 2)
+    weights, chosen = moe.top_k_gating(logits, 2)
     np.testing.assert_allclose(weights, [[[0.25, 0.75, 0, 0], [0.8, 0, 0.2, 0]]], atol=1e-6)
     np.testing.assert_array_equal(chosen, [[[1, 1, 0, 0], [1, 0, 1, 0]]])
 
@@ -96,13 +100,13 @@ def test_logits_and_weights_are_float32_with_bfloat16_tokens():
     router["alpha"] = jnp.array(0.5)
     u = jnp.ones((1, 2, 4), jnp.bfloat16)
     logits = moe.router_logits(u, router, "blend")
-    weights, _ = moe.choose(logits, 2)
+    weights, _ = moe.top_k_gating(logits, 2)
     assert logits.dtype == weights.dtype == jnp.float32
     down, up = part(rng, 4, 3, 2)
     assert moe.mixture(u, weights, 2, float32(down), float32(up)).dtype == jnp.bfloat16
 
 
-def test_zero_up_gives_exactly_nothing():
+def test_zero_up_projection_gives_exactly_zero():
     rng = np.random.default_rng(0)
     down, up = part(rng, 4, 3, 2)
     zero = jax.tree.map(np.zeros_like, float32(up))
@@ -112,18 +116,18 @@ def test_zero_up_gives_exactly_nothing():
 
 
 @pytest.mark.parametrize(("e", "k"), [(2, 1), (6, 2), (5, 5), (1, 1)])
-def test_balance_is_k_over_e_when_balanced(e, k):
-    """Each token prefers the next k experts round the clock, so all get the same share of everything."""
+def test_load_balance_is_k_over_e_when_balanced(e, k):
+    """Each token prefers the next k experts cyclically, so all are used equally."""
     logits = np.zeros((1, e, e), np.float32)
     for token in range(e):
         logits[0, token, [(token + i) % e for i in range(k)]] = 2.0
-    value = jax.jit(lambda x: moe.balance(x, moe.choose(x, k)[1]))(logits)
+    value = jax.jit(lambda x: balance(x, moe.top_k_gating(x, k)[1]))(logits)
     np.testing.assert_allclose(value, k / e, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("d", "n"), [(4, 4), (3, 7)])
 def test_low_rank_mixture_is_the_weighted_sum(d, n):
-    """A loop over tokens and experts; the output may be wider than the input."""
+    """Compares with a loop over tokens and experts; the output may be wider than the input."""
     rng = np.random.default_rng(0)
     x, weights = rng.normal(size=(2, 3, d)), rng.random((2, 3, 5))
     a, b = rng.normal(size=(d, 5, 2)), rng.normal(size=(5, 2, n))
@@ -135,18 +139,18 @@ def test_low_rank_mixture_is_the_weighted_sum(d, n):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_balance_by_hand_when_all_choose_one():
+def test_load_balance_by_hand_when_all_tokens_select_one_expert():
     """P = (3/4, 1/4), C = (1, 0): 2 * (3/4 + 0) / 2."""
     logits = jnp.tile(jnp.array([np.log(3.0), 0.0]), (2, 3, 1))
-    _, chosen = moe.choose(logits, 1)
-    np.testing.assert_allclose(moe.balance(logits, chosen), 0.75, rtol=1e-6)
+    _, chosen = moe.top_k_gating(logits, 1)
+    np.testing.assert_allclose(balance(logits, chosen), 0.75, rtol=1e-6)
 
 
-def test_gradient_of_balance_flows_through_the_probability_only():
-    """Finite differences in float64 of `E mean_e(P_e C_e)` with C held."""
+def test_gradient_of_load_balance_flows_through_the_probability_only():
+    """Compares with finite differences of `E mean_e(P_e C_e)` with constant C, in float64."""
     rng = np.random.default_rng(3)
     logits = rng.normal(size=(2, 3, 4))
-    _, chosen = moe.choose(jnp.asarray(logits, jnp.float32), 2)
+    _, chosen = moe.top_k_gating(jnp.asarray(logits, jnp.float32), 2)
     load = np.asarray(chosen, np.float64).mean((0, 1))
 
     def value(x):
@@ -158,14 +162,14 @@ def test_gradient_of_balance_flows_through_the_probability_only():
         step = np.zeros_like(logits)
         step[i] = h
         expected[i] = (value(logits + step) - value(logits - step)) / (2 * h)
-    found, by_choice = jax.grad(moe.balance, argnums=(0, 1))(jnp.asarray(logits, jnp.float32), chosen)
+    found, by_choice = jax.grad(balance, argnums=(0, 1))(jnp.asarray(logits, jnp.float32), chosen)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-7)
     np.testing.assert_array_equal(by_choice, np.zeros_like(by_choice))
 
 
-def test_gradient_of_the_choice_reaches_the_chosen_logits_only():
-    """d(w_0)/d(logits) of a softmax over two chosen: w_0 w_1 (1, -1), and nothing for the others."""
+def test_gradient_of_gating_reaches_the_selected_logits_only():
+    """The gradient of a softmax over two logits is w_0 w_1 (1, -1), and 0 for the others."""
     logits = jnp.array([[[0.3, 1.1, -0.4]]])
-    gradient = jax.grad(lambda x: moe.choose(x, 2)[0][0, 0, 1])(logits)
+    gradient = jax.grad(lambda x: moe.top_k_gating(x, 2)[0][0, 0, 1])(logits)
     w = 1 / (1 + np.exp(-0.8))
     np.testing.assert_allclose(gradient, [[[-w * (1 - w), w * (1 - w), 0]]], rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Prefix tokens: S-Prefix as its paper has it against values that carry the gate; scalars; masks."""
+"""Prefix tokens: S-Prefix as in its paper against gated values; scalars; masks."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +24,7 @@ def float32(x):
 
 @pytest.mark.parametrize("gate", [10.0, 0.0, None])
 @pytest.mark.parametrize("mask", [None, oracles.causal(L)], ids=["all", "causal"])
-def test_columns_of_the_softmax_times_the_gate_are_values_times_the_gate(mask, gate):
+def test_gate_on_the_softmax_equals_gate_on_the_values(mask, gate):
     q, k, v, leaves = inputs()
     leaves.pop("gate")
     leaves |= {} if gate is None else {"gate": gate}
@@ -32,7 +32,7 @@ def test_columns_of_the_softmax_times_the_gate_are_values_times_the_gate(mask, g
     keys, values = (prefix.with_prefix(t, float32(x)) for t, x in ((key, k), (value, v)))
     masked = prefix.mask_with_prefix(None if mask is None else float32(mask), M)
     found = attend(float32(q), keys, values, masked)
-    # The oracle multiplies columns of the softmax, and has the prefix behind all other tokens.
+    # The oracle multiplies columns of the softmax and puts the prefix after all other tokens.
     heads = [np.moveaxis((leaves[n] * leaves[f"{n}_scale"]).reshape(M, H, C), 0, 1) for n in ("key", "value")]
     k, v = (
         np.concatenate([x, np.broadcast_to(t, (B, H, M, C))], axis=2)
@@ -43,7 +43,7 @@ def test_columns_of_the_softmax_times_the_gate_are_values_times_the_gate(mask, g
     np.testing.assert_allclose(found, oracles.attend(q, k, v, seen, gates), rtol=1e-4, atol=1e-5)
 
 
-def test_scalars_that_a_part_lacks_are_one():
+def test_missing_scalars_are_one():
     _, _, _, leaves = inputs()
     plain = {name: float32(leaves[name]) for name in ("key", "value")}
     for name, tokens in zip(("key", "value"), prefix.prefix_tokens(plain), strict=True):
@@ -53,7 +53,7 @@ def test_scalars_that_a_part_lacks_are_one():
     np.testing.assert_allclose(value, 15 * plain["value"], rtol=1e-6)
 
 
-def test_tokens_are_split_into_heads_and_stand_first():
+def test_prefix_tokens_are_split_into_heads_and_come_first():
     tokens = jnp.arange(M * H * C, dtype=jnp.float32).reshape(M, H * C)
     found = prefix.with_prefix(tokens, jnp.full((B, H, L, C), -1.0))
     assert found.shape == (B, H, M + L, C)
@@ -62,7 +62,7 @@ def test_tokens_are_split_into_heads_and_stand_first():
     assert (found[:, :, M:] == -1).all()
 
 
-def test_mask_lets_every_query_see_the_prefix():
+def test_mask_shows_the_prefix_to_every_query():
     assert prefix.mask_with_prefix(None, 2) is None
     found = prefix.mask_with_prefix(jnp.array([[0.0, -jnp.inf], [0.0, 0.0]]), 2)
     np.testing.assert_array_equal(found, [[0, 0, 0, -np.inf], [0, 0, 0, 0]])

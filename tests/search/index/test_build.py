@@ -1,4 +1,4 @@
-"""Making an index and bringing it up to date, from Python."""
+"""Building and updating an index from Python."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def make(tiny, folder, tmp_path):
-    """`make(...)`: indexes the folder with the tiny CLIP; (result, the index)."""
+    """Returns `make(...)`, which indexes the folder with the tiny CLIP and returns (result, index)."""
 
     def call(source=folder, **settings):
         result = build(source, tmp_path / "index", tiny["clip"], batch_size=5, **settings)
@@ -41,7 +41,7 @@ def make(tiny, folder, tmp_path):
 
 @pytest.fixture
 def encoded(monkeypatch):
-    """The paths of the files that were opened as pictures since."""
+    """Returns a list that collects the names of the files that are decoded."""
     seen, read = [], encode.read_parts
     note = lambda path, *how: seen.append(os.path.basename(path)) or read(path, *how)  # noqa: E731
     monkeypatch.setattr(encode, "read_parts", note)
@@ -52,7 +52,7 @@ def paths(index):
     return index.table["path"].to_pylist()
 
 
-def test_the_vectors_are_those_of_the_model(make, model, folder):
+def test_vectors_equal_the_models_features(make, model, folder):
     result, index = make()
     names = sorted(path.name for path in folder.iterdir())
     assert paths(index) == names and result["count"] == result["encoded"] == len(names)
@@ -62,7 +62,7 @@ def test_the_vectors_are_those_of_the_model(make, model, folder):
     assert not (index.folder / "parts").exists()
 
 
-def test_what_is_the_same_is_not_encoded_again(make, encoded):
+def test_unchanged_photos_are_not_encoded_again(make, encoded):
     make()
     encoded.clear()
     before = {path: path.stat().st_mtime_ns for path in make()[1].folder.glob("*-*.*")}
@@ -71,7 +71,7 @@ def test_what_is_the_same_is_not_encoded_again(make, encoded):
     assert {path: path.stat().st_mtime_ns for path in index.folder.glob("*-*.*")} == before
 
 
-def test_new_changed_moved_touched_and_gone(make, model, folder, encoded):
+def test_update_after_photos_are_added_changed_moved_touched_and_removed(make, model, folder, encoded):
     make()
     encoded.clear()
     search_galleries.photos(folder / "new", 2, seed=9)
@@ -88,7 +88,7 @@ def test_new_changed_moved_touched_and_gone(make, model, folder, encoded):
     assert len(list(index.folder.glob("vectors-*"))) == len(list(index.folder.glob("photos-*"))) == 1
 
 
-def test_unreadable_photos_are_listed_and_read_when_they_are_mended(make, folder):
+def test_unreadable_photos_are_listed_and_retried(make, folder):
     whole = (folder / "002.png").read_bytes()
     (folder / "002.png").write_bytes(whole[:60])
     (folder / "003.png").write_bytes(b"")
@@ -109,12 +109,12 @@ def test_unreadable_photos_are_listed_and_read_when_they_are_mended(make, folder
     assert [name for name, _ in result["skipped"]] == ["003.png", "004.png", "005.png"]
 
 
-def test_none_can_be_read(make, folder):
+def test_rejects_a_gallery_without_readable_photos(make, folder):
     make()
     before = paths(make()[1])
     for path in folder.iterdir():
         path.write_bytes(b"no picture")
-    with pytest.raises(UserError, match="none of its 12 photos can be read: 000.png: not a picture"):
+    with pytest.raises(UserError, match=r"none of its 12 photos can be read: 000\.png: not a picture"):
         make()
     assert paths(store.open_index(folder.parent / "index")) == before
 
@@ -132,9 +132,9 @@ def test_boxes_and_columns(make, model, folder, encoded, tmp_path):
     assert search_galleries.close(index.vectors, model.encode_images(wanted))
     assert store.boxes(index.table) == [(0, 0, 20, 20), (-5, 20, 20, 90), None]
     assert index.table["camera"].to_pylist() == [3, 4, 5]
-    told = dict(result["skipped"])
-    assert "outside of the picture of 20 x 40" in told["002.png [100, 100, 5, 5]"]
-    assert told["none.png"] == "no such picture"
+    reasons = dict(result["skipped"])
+    assert "outside of the image of 20 x 40" in reasons["002.png [100, 100, 5, 5]"]
+    assert reasons["none.png"] == "no such image"
     encoded.clear()
     table.write_text(table.read_text().replace(",3\n", ",33\n"))
     _, index = make(table)
@@ -143,27 +143,27 @@ def test_boxes_and_columns(make, model, folder, encoded, tmp_path):
 
 
 class _Killed(BaseException):
-    """Not an exception that anything catches, as little as SIGKILL is."""
+    """An exception that no code catches, like SIGKILL."""
 
 
-def test_killed_at_any_moment_it_goes_on(make, folder, tiny, monkeypatch, model):
-    monkeypatch.setattr(build_lib, "PART_ROWS", 4)
-    writers = [(shards, "write_part"), (merge, "write_whole"), (merge, "write_text"), (merge, "write_json")]
+def test_resumes_after_being_killed_at_any_write(make, folder, tiny, monkeypatch, model):
+    monkeypatch.setattr(build_lib, "SHARD_ROWS", 4)
+    writers = [(shards, "write_shard"), (merge, "write_whole"), (merge, "write_text"), (merge, "write_json")]
     begun = []
 
     def dying(write, limit):
-        def call(*args):
+        def call(*args, **kwargs):
             begun.append(write)
             if len(begun) > limit:
                 raise _Killed
-            return write(*args)
+            return write(*args, **kwargs)
 
         return call
 
     whole, deaths, kept = None, 0, []
-    made_by = {"image_size": (32, 16), "dtype": "float32", "mean": model.mean, "std": model.std}
-    recipe = shards.recipe({"sha256": store.model_sha256(tiny["clip"]), **made_by})
-    while whole is None:  # each time it comes one file further
+    settings = {"image_size": (32, 16), "dtype": "float32", "mean": model.mean, "std": model.std}
+    fingerprint = shards.encoder_fingerprint({"sha256": store.model_sha256(tiny["clip"]), **settings})
+    while whole is None:  # each attempt writes one more file
         begun.clear()
         with monkeypatch.context() as patch:
             for module, name in writers:
@@ -172,37 +172,37 @@ def test_killed_at_any_moment_it_goes_on(make, folder, tiny, monkeypatch, model)
                 whole, index = make()
             except _Killed:
                 deaths += 1
-                found, _ = shards.read_parts(folder.parent / "index" / "parts", recipe)
-                kept.append(sum(len(part.entries) for part in found))
+                found, _ = shards.read_shards(folder.parent / "index" / "parts", fingerprint)
+                kept.append(sum(len(shard.entries) for shard in found))
     assert whole["count"] == 12 and whole["encoded"] == 0
-    assert kept[:3] == [0, 5, 12] and set(kept[3:]) == {12}  # what was written is not done again
+    assert kept[:3] == [0, 5, 12] and set(kept[3:]) == {12}  # what was written is not encoded again
     names = sorted(path.name for path in folder.glob("*.png"))
     assert search_galleries.close(index.vectors, model.encode_images([folder / name for name in names]))
     assert not (index.folder / "parts").exists()
 
 
-def test_another_model_image_size_or_type(make, own_clip, tmp_path, folder, tiny):
+def test_rejects_another_model_image_size_or_type(make, own_clip, tmp_path, folder, tiny):
     make()
     config = json.loads((own_clip / "config.json").read_text())
     config["logit_scale_init_value"] = 1.0
     (own_clip / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=f"--model {own_clip}: SHA-256 .* was made with .*new folder"):
+    with pytest.raises(UserError, match=rf"--model {own_clip}: SHA-256 .* was made with .*new folder"):
         build(folder, tmp_path / "index", own_clip)
-    with pytest.raises(UserError, match="--image_size .64, 32.: but"):
+    with pytest.raises(UserError, match=r"--image_size \[64, 32\]: but"):
         make(image_size=(64, 32))
     with pytest.raises(UserError, match="--dtype bfloat16: but"):
         make(dtype="bfloat16")
     assert make(image_size=(32, 16), dtype="float32")[0]["kept"] == 12
 
 
-def test_the_same_model_in_another_place_is_the_same(make, own_clip, tmp_path, folder):
+def test_accepts_the_same_model_in_another_folder(make, own_clip, tmp_path, folder):
     make()
     assert build(folder, tmp_path / "index", own_clip)["kept"] == 12
     assert store.read_info(tmp_path / "index")["model"]["name"] == str(own_clip.resolve())
     assert build(folder, tmp_path / "index")["kept"] == 12  # the index's own model
 
 
-def test_the_gallery_in_another_place_is_the_same(make, folder, tmp_path):
+def test_accepts_the_same_gallery_in_another_folder(make, folder, tmp_path):
     make()
     moved = shutil.copytree(folder, tmp_path / "moved")
     result, index = make(moved)
@@ -210,7 +210,7 @@ def test_the_gallery_in_another_place_is_the_same(make, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lambda f: (f / "index.json").write_text("{"), "is damaged"),
         (lambda f: (f / "index.json").write_text('{"format_version": 1}'), "an index of version 1"),
@@ -218,29 +218,29 @@ def test_the_gallery_in_another_place_is_the_same(make, folder, tmp_path):
         (lambda f: (f / "vectors-1.npy").write_bytes(b""), "the index is damaged"),
         (lambda f: (f / "vectors-1.npy").unlink(), "the index is damaged"),
         (lambda f: (f / "photos-1.parquet").write_bytes(b"PAR1"), "the index is damaged"),
-        (lambda f: np.save(f / "vectors-1.npy", np.zeros((3, 32), np.float16)), "do not fit each other"),
+        (lambda f: np.save(f / "vectors-1.npy", np.zeros((3, 32), np.float16)), "do not match each other"),
         (lambda f: (f / "index.json").unlink(), "has no index yet"),
     ],
 )
-def test_a_damaged_index(make, tmp_path, damage, told):
+def test_rejects_a_damaged_index(make, tmp_path, damage, message):
     make()
     damage(tmp_path / "index")
     with pytest.raises(UserError) as error:
         store.open_index(tmp_path / "index")
-    assert told in str(error.value) and str(tmp_path / "index") in str(error.value)
+    assert message in str(error.value) and str(tmp_path / "index") in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_two_at_the_same_time(make, tmp_path, folder, tiny):
+def test_rejects_a_second_writer(make, tmp_path, folder, tiny):
     with (
-        build_lib._only_one(tmp_path / "index", print),
+        build_lib._exclusive(tmp_path / "index", print),
         pytest.raises(UserError, match="another process is writing"),
     ):
         make()
     assert make()[0]["count"] == 12
 
 
-def test_the_index_is_read_under_the_lock(tiny, folder, tmp_path, monkeypatch):
+def test_reads_the_index_under_the_lock(tiny, folder, tmp_path, monkeypatch):
     read, seen = store.read_info, []
 
     def looking(folder):
@@ -254,7 +254,7 @@ def test_the_index_is_read_under_the_lock(tiny, folder, tmp_path, monkeypatch):
     assert len(seen) >= 3 and not any(seen)
 
 
-def test_a_model_that_gives_no_numbers(make, monkeypatch):
+def test_rejects_features_that_are_not_finite(make, monkeypatch):
     nothing = lambda model: (lambda pixels: np.full((len(pixels), 32), np.nan, np.float16), 1)  # noqa: E731
     monkeypatch.setattr(build_lib, "make_encoder", nothing)
     with pytest.raises(UserError, match="not finite"):

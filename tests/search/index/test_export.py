@@ -1,4 +1,4 @@
-"""The exported Parquet has the index's columns and vectors, in types that databases know."""
+"""The exported Parquet file has the columns and vectors, in types that databases support."""
 
 import json
 
@@ -26,7 +26,7 @@ def index(tiny, tmp_path_factory):
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_what_is_written(index, tmp_path, half):
+def test_exports_columns_and_vectors(index, tmp_path, half):
     assert export(index, tmp_path / "people.parquet", half) == 5
     table = pq.read_table(tmp_path / "people.parquet")
     assert table.column_names == ["id", "path", "x", "y", "w", "h", "camera", "vector"]
@@ -38,7 +38,7 @@ def test_what_is_written(index, tmp_path, half):
     assert index.info["model"]["sha256"].encode() in table.schema.metadata[b"tpr_jax"]
 
 
-def test_nothing_is_overwritten(index, tmp_path):
+def test_does_not_overwrite_a_file(index, tmp_path):
     (tmp_path / "people.parquet").write_text("mine")
     with pytest.raises(UserError, match="exists already"):
         export(index, tmp_path / "people.parquet")

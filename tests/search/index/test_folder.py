@@ -1,4 +1,4 @@
-"""Folders of photos: what is left out, what is skipped and why, and the forms of a name."""
+"""Folders of photos: what is left out, what is skipped and why, and Unicode forms of names."""
 
 import os
 import shutil
@@ -9,9 +9,9 @@ import pytest
 from tests import search_galleries
 from tests.pictures import encoded, smooth
 from tpr_jax.errors import UserError
-from tpr_jax.search import format as show
+from tpr_jax.search.format import format_build, format_left_out
 from tpr_jax.search.index.build import build
-from tpr_jax.search.index.folder import excluded, on_disk, walk
+from tpr_jax.search.index.folder import matching_pattern, path_on_disk, walk
 from tpr_jax.search.index.gallery import find_gallery
 
 NFC, NFD = (unicodedata.normalize(form, "Café Zoë.png") for form in ("NFC", "NFD"))
@@ -23,18 +23,30 @@ def fill(folder, *names):
         (folder / name).write_bytes(b"")
 
 
-def test_every_photo_suffix_is_found_and_every_other_picture_told(tmp_path):
+def test_finds_every_photo_suffix_and_reports_other_images(tmp_path):
     found = ["a.HEIC", "b.heif", "c.mpo", "d.apng", "e.jfif", "f.jpe", "g.tif", "h.avif", "i.JPG", "j.webp"]
-    told = ["k.dng", "l.CR2", "m.nef", "n.arw", "o.jxl", "p.mp4", "q.MOV", "r.psd", "s.svg", "t.pdf", "u.eps"]
-    fill(tmp_path, *found, *told, "v.txt", "w.xmp", "x.json", "y")
+    unreadable = [
+        "k.dng",
+        "l.CR2",
+        "m.nef",
+        "n.arw",
+        "o.jxl",
+        "p.mp4",
+        "q.MOV",
+        "r.psd",
+        "s.svg",
+        "t.pdf",
+        "u.eps",
+    ]
+    fill(tmp_path, *found, *unreadable, "v.txt", "w.xmp", "x.json", "y")
     paths, skipped, left_out = walk(tmp_path)
     assert paths == found and not left_out
-    assert [name for name, _ in skipped] == sorted(told)
+    assert [name for name, _ in skipped] == sorted(unreadable)
     why = dict(skipped)
     assert "raw photo" in why["l.CR2"] and "a video" in why["q.MOV"] and "JPEG XL" in why["o.jxl"]
 
 
-def test_nothing_but_raw_photos(tmp_path):
+def test_rejects_a_folder_of_raw_photos(tmp_path):
     fill(tmp_path, "a.dng", "b.dng")
     with pytest.raises(UserError, match=r"has no photos: a\.dng: not a picture .*raw photo"):
         find_gallery(tmp_path)
@@ -60,7 +72,7 @@ SYSTEMS = [
 
 
 @pytest.mark.parametrize("place", ["", "2024/gate/"])
-def test_thumbnails_and_deleted_photos_are_left_out_and_counted(tmp_path, place):
+def test_leaves_out_and_counts_thumbnails_and_deleted_photos(tmp_path, place):
     fill(
         tmp_path,
         "a.jpg",
@@ -73,17 +85,17 @@ def test_thumbnails_and_deleted_photos_are_left_out_and_counted(tmp_path, place)
     assert paths == ["a.jpg"] and skipped == []
     names = {name.split("/")[0] + "/" for name in SYSTEMS}
     assert left_out == {**dict.fromkeys(names, 1), "._*": 1, ".*": 1}
-    (line,) = show.left_out(left_out, 3)
+    (line,) = format_left_out(left_out, 3)
     assert line.startswith(
         f"left out: {len(SYSTEMS) + 2} folders and files: #recycle/ (1), $RECYCLE.BIN/ (1), "
     )
     assert line.endswith(f"and {len(SYSTEMS) - 1} other names")
 
 
-def test_a_folder_that_is_asked_for_by_its_name_is_read(tmp_path):
+def test_reads_a_system_folder_that_is_the_source(tmp_path):
     fill(tmp_path, "Thumbs/a.jpg")
     assert [photo.path for photo in find_gallery(tmp_path / "Thumbs").photos] == ["a.jpg"]
-    with pytest.raises(UserError, match="has no photos.*left out: Thumbs/"):
+    with pytest.raises(UserError, match=r"has no photos.*left out: Thumbs/"):
         find_gallery(tmp_path)
 
 
@@ -100,19 +112,19 @@ def test_a_folder_that_is_asked_for_by_its_name_is_read(tmp_path):
         ("OLD", ["b.jpg", "cam1/a.jpg", "cam2/b.jpg", "cam2/old/c.jpg", "d.png"]),
     ],
 )
-def test_patterns_leave_out_more(tmp_path, pattern, left):
+def test_exclude_patterns(tmp_path, pattern, left):
     names = ["b.jpg", "cam1/a.jpg", "cam2/b.jpg", "cam2/old/c.jpg", "d.png"]
     fill(tmp_path, *names)
     paths, _, left_out = walk(tmp_path, exclude=[pattern])
     assert paths == left and (set(left_out) == {pattern}) == (len(left) < len(names))
-    assert [name for name in names if not excluded(name, ["nothing", pattern])] == left
+    assert [name for name in names if not matching_pattern(name, ["nothing", pattern])] == left
     table = tmp_path / "photos.csv"
     table.write_text("image\n" + "".join(f"{name}\n" for name in names))
     assert [photo.path for photo in find_gallery(table, exclude=[pattern]).photos] == left
 
 
 @pytest.mark.timeout(300)
-def test_loops_of_links_are_not_walked(tmp_path):
+def test_does_not_follow_loops_of_links(tmp_path):
     fill(tmp_path, "a/b/c.jpg")
     os.symlink("..", tmp_path / "a" / "b" / "up")
     os.symlink("loop", tmp_path / "loop")
@@ -122,17 +134,17 @@ def test_loops_of_links_are_not_walked(tmp_path):
     assert paths == ["a/b/c.jpg", "loop.jpg"] and left_out == {"links to folders": 2}
 
 
-def test_two_forms_of_a_name_are_one_photo(tmp_path):
+def test_two_unicode_forms_of_a_name_are_one_photo(tmp_path):
     fill(tmp_path, f"x/{NFC}", f"x/{NFD}", "x/Cafe Zoe.png")
     if len(os.listdir(tmp_path / "x")) < 3:
-        pytest.skip("this disk knows one form only")
+        pytest.skip("this disk has only one form")
     paths, skipped, _ = walk(tmp_path)
     assert len(paths) == 2 and len(skipped) == 1 and "accents" in skipped[0][1]
 
 
 @pytest.mark.parametrize(("disk", "table"), [(NFC, NFD), (NFD, NFC), (NFC, NFC), (NFD, NFD)])
-def test_a_table_may_write_a_name_in_either_form(tmp_path, disk, table):
-    """Each part of the path in a form of its own."""
+def test_a_table_may_use_either_unicode_form(tmp_path, disk, table):
+    """Each part of the path has its own form."""
     fill(tmp_path, f"{table}/{disk}")
     file = tmp_path / "photos.csv"
     file.write_text(
@@ -143,14 +155,14 @@ def test_a_table_may_write_a_name_in_either_form(tmp_path, disk, table):
         (f"{table}/{disk}", None),
         (f"{table}/{disk}", (1, 1, 5, 5)),
     ]
-    assert gallery.skipped == [("photos.csv: line 3", "has the picture and box of line 2")]
+    assert gallery.skipped == [("photos.csv: line 3", "has the same image and box as line 2")]
     whole = str(tmp_path / disk / table)
-    assert on_disk(tmp_path / "elsewhere", whole) == str(tmp_path / table / disk)
-    assert on_disk(tmp_path, f"{NFC}/nothing é") == f"{NFC}/nothing é"
+    assert path_on_disk(tmp_path / "elsewhere", whole) == str(tmp_path / table / disk)
+    assert path_on_disk(tmp_path, f"{NFC}/nothing é") == f"{NFC}/nothing é"
 
 
-def test_an_index_of_all_that(tiny, tmp_path):
-    """One line for what is left out, one for each that is skipped, and pipes do not hold it up."""
+def test_indexes_a_folder_with_all_of_these(tiny, tmp_path):
+    """Prints one line for what is left out, and one for each skipped file; named pipes do not block."""
     folder = tmp_path / "photos"
     search_galleries.photos(folder, 2)
     shutil.copytree(folder, folder / "@eaDir")
@@ -162,8 +174,8 @@ def test_an_index_of_all_that(tiny, tmp_path):
     os.mkfifo(folder / "c.jpg")
     result = build(folder, tmp_path / "index", tiny["clip"], exclude=["old"])
     assert result["count"] == 4 and result["left_out"] == {"@eaDir/": 1, "old": 1}
-    lines = show.built(result).splitlines()
+    lines = format_build(result).splitlines()
     assert "left out: 2 folders and files: @eaDir/ (1), old (1)" in lines
     assert "skipped: c.jpg: is a named pipe, not a picture" in lines
     assert any(line.startswith("skipped: b.nef: not a picture") and "raw photo" in line for line in lines)
-    assert "4 photos indexed: 4 encoded, 0 as they were, 0 gone, 3 skipped" in lines
+    assert "4 photos indexed: 4 encoded, 0 unchanged, 0 gone, 3 skipped" in lines

@@ -1,4 +1,4 @@
-"""Interrupted again and again, with photos edited between: every vector is that of the file as it is now."""
+"""Interrupted repeatedly, with photos edited in between: every vector is that of the current file."""
 
 import contextlib
 import dataclasses
@@ -23,28 +23,27 @@ def model(tiny):
 
 @pytest.fixture
 def interrupt_after(monkeypatch):
-    """`interrupt_after(n, ...)`: indexes in parts of four photos, and dies where part n + 1 would be written,
-    if it comes to that."""
-    monkeypatch.setattr(build_lib, "PART_ROWS", 4)
-    write = shards.write_part
+    """Returns `interrupt_after(n, ...)`: builds with shards of four photos, stops before shard n + 1."""
+    monkeypatch.setattr(build_lib, "SHARD_ROWS", 4)
+    write = shards.write_shard
 
     def call(count, *args, **settings):
         begun = itertools.count()
 
-        def dying(*written):
+        def dying(*args, **kwargs):
             if next(begun) >= count:
                 raise KeyboardInterrupt
-            write(*written)
+            write(*args, **kwargs)
 
         with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-            patch.setattr(shards, "write_part", dying)
+            patch.setattr(shards, "write_shard", dying)
             build(*args, batch_size=4, **settings)
 
     return call
 
 
 def draw(path, seed):
-    """Noise of its own, in a format in which all pictures of a size have as many bytes."""
+    """Writes noise in a format in which all images of one size have the same number of bytes."""
     pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
     Image.fromarray(pixels).resize((20, 40), Image.Resampling.NEAREST).save(path)
 
@@ -55,7 +54,7 @@ def is_current(index, model, photos):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_edited_between_interruptions(interrupt_after, model, tiny, tmp_path, seed):
+def test_photos_edited_between_interruptions(interrupt_after, model, tiny, tmp_path, seed):
     rng, photos = np.random.default_rng(seed), tmp_path / "photos"
     photos.mkdir()
     names = [f"{number:03d}.bmp" for number in range(16)]
@@ -71,8 +70,8 @@ def test_edited_between_interruptions(interrupt_after, model, tiny, tmp_path, se
     assert result["count"] == 16 and is_current(index, model, photos).all()
 
 
-def test_a_photo_that_comes_back_as_it_was(interrupt_after, model, tiny, tmp_path):
-    """The file's size and time decide, not which vector is the newest."""
+def test_a_photo_that_is_restored(interrupt_after, model, tiny, tmp_path):
+    """The file's size and time decide, not the age of the vector."""
     photos = tmp_path / "photos"
     photos.mkdir()
     draw(photos / "a.bmp", 1)
@@ -93,8 +92,8 @@ def test_a_photo_that_comes_back_as_it_was(interrupt_after, model, tiny, tmp_pat
 
 
 @pytest.mark.parametrize("times", [1, 99])
-def test_replaced_between_its_digest_and_its_pixels(model, tiny, tmp_path, monkeypatch, times):
-    """The digest of one content must not stay with the vector of another, for when the first comes back."""
+def test_a_file_replaced_between_digest_and_pixels(model, tiny, tmp_path, monkeypatch, times):
+    """The digest of one content must not be stored with the vector of another."""
     photos, stamp, left = tmp_path / "photos", encode._stamp, iter(range(times))
     photos.mkdir()
     draw(photos / "a.bmp", 1)
@@ -117,7 +116,7 @@ def test_replaced_between_its_digest_and_its_pixels(model, tiny, tmp_path, monke
     assert index.info["count"] == 2 and is_current(index, model, photos).all()
 
 
-def test_another_folder_with_files_of_the_same_names_sizes_and_times(interrupt_after, model, tiny, tmp_path):
+def test_another_folder_with_the_same_names_sizes_and_times(interrupt_after, model, tiny, tmp_path):
     for folder, seed in (("one", 10), ("two", 20)):
         (tmp_path / folder).mkdir()
         for number in range(8):
@@ -130,7 +129,7 @@ def test_another_folder_with_files_of_the_same_names_sizes_and_times(interrupt_a
     assert is_current(store.open_index(tmp_path / "index"), model, tmp_path / "one").all()
 
 
-def test_broken_and_mended_between_interruptions(interrupt_after, model, tiny, tmp_path):
+def test_photos_broken_and_fixed_between_interruptions(interrupt_after, model, tiny, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(8):
@@ -157,15 +156,15 @@ def test_broken_and_mended_between_interruptions(interrupt_after, model, tiny, t
         ({"dtype": "bfloat16"}, {"dtype": "float32"}),
     ],
 )
-def test_interrupted_with_other_settings(interrupt_after, tiny, tmp_path, first, then):
+def test_ignores_shards_with_other_settings(interrupt_after, tiny, tmp_path, first, then):
     photos, said = tmp_path / "photos", []
     photos.mkdir()
     for number in range(8):
         draw(photos / f"{number}.bmp", number)
     interrupt_after(1, photos, tmp_path / "index", tiny["clip"], **first)
-    result = build(photos, tmp_path / "index", tiny["clip"], **then, say=said.append)
+    result = build(photos, tmp_path / "index", tiny["clip"], **then, log=said.append)
     assert result["encoded"] == 8
-    assert any("left out 1 files" in line and "another model, image size or type" in line for line in said)
+    assert any("ignored 1 files" in line and "another model, image size or type" in line for line in said)
     index = store.open_index(tmp_path / "index")
     of_then = tpr_jax.from_pretrained(tiny["clip"], then.get("image_size"), then.get("dtype", "float32"))
     assert is_current(index, of_then, photos).all()
@@ -173,7 +172,7 @@ def test_interrupted_with_other_settings(interrupt_after, tiny, tmp_path, first,
     assert not (tmp_path / "index" / "parts").exists()
 
 
-def test_interrupted_with_another_model(interrupt_after, own_clip, tiny, tmp_path):
+def test_ignores_shards_of_another_model(interrupt_after, own_clip, tiny, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(8):
@@ -185,7 +184,7 @@ def test_interrupted_with_another_model(interrupt_after, own_clip, tiny, tmp_pat
     assert is_current(index, tpr_jax.from_pretrained(tiny["clip"]), photos).all()
 
 
-def test_a_model_that_reads_pixels_in_another_way_than_for_the_index(tiny, tmp_path, monkeypatch):
+def test_rejects_a_model_that_normalizes_pixels_differently(tiny, tmp_path, monkeypatch):
     photos = tmp_path / "photos"
     photos.mkdir()
     draw(photos / "0.bmp", 0)

@@ -1,4 +1,4 @@
-"""Killed at each file operation, an index answers as the old one or the new one, and is completed next."""
+"""Killed at any file operation, an index is the old one or the new one, and the next run completes it."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def draw(path, seed):
 
 
 def contents(folder):
-    """{path: vector}, and what the files and their codes say of themselves fits."""
+    """Returns path -> vector, and checks that the files match each other."""
     index = store.open_index(folder)
     codes = np.load(folder / index.info["files"]["codes"][1])
     assert len(codes) == len(index.vectors) == index.info["count"]
@@ -41,7 +41,7 @@ def wanted(photos):
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-def test_killed_at_each_operation(tiny, tmp_path, monkeypatch, fresh):
+def test_killed_at_every_file_operation(tiny, tmp_path, monkeypatch, fresh):
     search_killed.stand_in(monkeypatch.setattr)
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -69,7 +69,7 @@ def test_killed_at_each_operation(tiny, tmp_path, monkeypatch, fresh):
     done = subprocess.run(script, env=_environment(), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     folders = sorted((tmp_path / "out").iterdir(), key=lambda path: int(path.name))
-    assert len(folders) > 30  # parts, vectors, photos, codes, index.json and what is removed
+    assert len(folders) > 30  # shards, vectors, photos, codes, index.json, and removals
     seen = []
     for folder in folders:
         try:
@@ -86,6 +86,4 @@ def test_killed_at_each_operation(tiny, tmp_path, monkeypatch, fresh):
         }
         assert names == {"vectors", "photos", "codes", "index", "skipped"}, folder
         assert len(os.listdir(folder)) == 6, os.listdir(folder)
-    assert (
-        seen == sorted(seen) and seen[-1] and not seen[0]
-    )  # first the old one, and from then on the new one
+    assert seen == sorted(seen) and seen[-1] and not seen[0]  # first the old one, then always the new one

@@ -1,4 +1,4 @@
-"""Readers while an index is written anew, and what a kill leaves of it."""
+"""Reading an index while it is replaced, and what a killed writer leaves."""
 
 import threading
 
@@ -7,7 +7,7 @@ import pytest
 
 from tpr_jax.errors import UserError
 from tpr_jax.search.index import store
-from tpr_jax.search.index.cache import Known
+from tpr_jax.search.index.cache import CachedVector, Location, VectorCache
 from tpr_jax.search.index.encode import Stamp
 from tpr_jax.search.index.gallery import Gallery, Photo
 from tpr_jax.search.index.merge import write_index
@@ -19,13 +19,13 @@ MODEL = {"name": "m", "sha256": "ab", "image_size": [32, 16], "dtype": "float32"
 
 
 def write(folder, version, count=5):
-    """An index in which version `v` has v in every vector and as every file's size."""
+    """Writes an index whose vectors and file sizes are all equal to its version."""
     photos = [Photo(f"{number}.jpg") for number in range(count)]
-    known = Known(vectors=[np.full((count, 4), version, np.float16)])
+    cache = VectorCache(vectors=[np.full((count, 4), version, np.float16)])
     for row, photo in enumerate(photos):
-        known.newest[photo.key] = (Stamp(version, 0, bytes(32)), (0, row))
-    old = store.open_index(folder) if (folder / store.INFO).exists() else None
-    write_index(folder, Gallery(folder, photos, []), known, old, MODEL, None, False)
+        cache.newest[photo.key] = CachedVector(Stamp(version, 0, bytes(32)), Location(0, row))
+    old = store.open_index(folder) if (folder / store.INFO_FILE).exists() else None
+    write_index(folder, Gallery(folder, photos, []), cache, old, MODEL, build_lists=False)
 
 
 def check_whole(index):
@@ -35,10 +35,10 @@ def check_whole(index):
     return version
 
 
-@pytest.mark.parametrize("amid", [(np, "load"), (store.pq, "read_table")])
-def test_written_anew_amid_opening(tmp_path, monkeypatch, amid):
+@pytest.mark.parametrize("replaced_during", [(np, "load"), (store.pq, "read_table")])
+def test_opens_the_new_index_if_replaced_while_opening(tmp_path, monkeypatch, replaced_during):
     write(tmp_path, 1)
-    module, name = amid
+    module, name = replaced_during
     real, again = getattr(module, name), iter([2, 3])
 
     def late(path, **settings):
@@ -52,8 +52,8 @@ def test_written_anew_amid_opening(tmp_path, monkeypatch, amid):
     assert check_whole(store.open_index(tmp_path)) == 3
 
 
-def test_written_anew_before_the_engine_is_loaded(tmp_path, monkeypatch, tiny):
-    """As many photos as get codes, which are opened after the vectors."""
+def test_loads_the_new_index_if_replaced_before_the_engine(tmp_path, monkeypatch, tiny):
+    """With as many photos as get codes, which are opened after the vectors."""
     write(tmp_path, 1, count=4096)
     make, seen = engine.make_engine, []
 
@@ -64,12 +64,12 @@ def test_written_anew_before_the_engine_is_loaded(tmp_path, monkeypatch, tiny):
         return make(index, name)
 
     monkeypatch.setattr(engine, "make_engine", late)
-    with pytest.raises(UserError, match="was made with m"):  # the model is looked at after that
+    with pytest.raises(UserError, match="was made with m"):  # the model is checked after that
         open_searcher(tmp_path, tiny["clip"])
     assert seen == [1, 2]
 
 
-def test_what_is_damaged_stays_so(tmp_path):
+def test_does_not_retry_a_damaged_index_forever(tmp_path):
     write(tmp_path, 1)
     (tmp_path / "vectors-1.npy").unlink()
     with pytest.raises(UserError, match="the index is damaged"):
@@ -77,17 +77,17 @@ def test_what_is_damaged_stays_so(tmp_path):
 
 
 @pytest.mark.parametrize("lost", ["number", "photos", "approximate", "files", "model", "count"])
-def test_a_file_without_one_of_its_keys(tmp_path, lost):
+def test_rejects_an_info_file_without_a_key(tmp_path, lost):
     write(tmp_path, 1)
     info = store.read_info(tmp_path)
     del info[lost]
-    write_json(tmp_path / store.INFO, info)
+    write_json(tmp_path / store.INFO_FILE, info)
     with pytest.raises(UserError, match="the index is damaged"):
         store.open_index(tmp_path)
 
 
-def test_readers_beside_a_writer(tmp_path):
-    """Every index that is opened is whole, and none older than the one before."""
+def test_concurrent_readers_and_a_writer(tmp_path):
+    """Every opened index is complete, and none is older than the one before."""
     write(tmp_path, 1)
     versions, opened, failed = 60, [], []
     done = threading.Event()
@@ -107,7 +107,7 @@ def test_readers_beside_a_writer(tmp_path):
     for thread in readers:
         thread.start()
     for version in range(2, versions):
-        while not failed and len(opened) < version:  # some were opened between
+        while not failed and len(opened) < version:  # wait until some were opened
             pass
         write(tmp_path, version)
     done.set()
@@ -135,7 +135,7 @@ USERS = [
 ]
 
 
-def test_temporary_files_of_killed_writers(tmp_path):
+def test_removes_temporary_files_of_killed_writers_only(tmp_path):
     (tmp_path / "parts").mkdir()
     for name in TEMPORARY + USERS:
         (tmp_path / name).write_bytes(b"half")

@@ -1,4 +1,4 @@
-"""Galleries as tables and folders: what is found, in which order, with which columns, what is left out."""
+"""Galleries from tables and folders: photos, their order and columns, and what is left out."""
 
 import json
 import os
@@ -11,8 +11,8 @@ from tests import search_galleries
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.build import build
 from tpr_jax.search.index.gallery import find_gallery
-from tpr_jax.search.index.table import column
-from tpr_jax.search.query.columns import columns
+from tpr_jax.search.index.table import to_arrow
+from tpr_jax.search.query.columns import describe_columns
 from tpr_jax.search.query.search import open_searcher, search
 
 
@@ -58,13 +58,13 @@ from tpr_jax.search.query.search import open_searcher, search
         ([None, None], None, [None, None]),
     ],
 )
-def test_the_type_of_a_column(values, kind, found):
-    array = column(values)
+def test_column_types(values, kind, found):
+    array = to_arrow(values)
     assert array.to_pylist() == (values if isinstance(found, int) else found)
     assert kind is None or array.type == kind
 
 
-def test_a_folder(tmp_path):
+def test_finds_photos_in_a_folder(tmp_path):
     for name in (
         "b/2.JPG",
         "b/1.png",
@@ -83,7 +83,7 @@ def test_a_folder(tmp_path):
     assert gallery.skipped == [] and gallery.root == tmp_path.resolve()
 
 
-def test_a_name_that_is_not_utf8_is_skipped(tmp_path):
+def test_skips_a_name_that_is_not_utf8(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"")
     with open(os.fsencode(tmp_path) + b"/caf\xe9.jpg", "wb"):
         pass
@@ -104,7 +104,7 @@ c.jpg,1,2
 """
 
 
-def test_a_csv_with_boxes_and_columns(tmp_path):
+def test_reads_a_csv_with_boxes_and_columns(tmp_path):
     path = tmp_path / "photos.csv"
     path.write_text(CSV)
     gallery = find_gallery(path)
@@ -115,14 +115,14 @@ def test_a_csv_with_boxes_and_columns(tmp_path):
     ]
     assert gallery.photos[0].columns == {"camera": "3", "time": "2024-05-01 10:00", "note": "red, long"}
     assert gallery.photos[1].columns["note"] is None
-    told = dict(gallery.skipped)
-    assert list(told) == [f"photos.csv: line {n}" for n in (6, 7, 8, 9, 5)]
-    assert "field 'w'" in told["photos.csv: line 6"] and "0 x 40" in told["photos.csv: line 7"]
-    assert "3 fields" in told["photos.csv: line 8"] and "'image'" in told["photos.csv: line 9"]
-    assert told["photos.csv: line 5"] == "has the picture and box of line 2"
+    reasons = dict(gallery.skipped)
+    assert list(reasons) == [f"photos.csv: line {n}" for n in (6, 7, 8, 9, 5)]
+    assert "field 'w'" in reasons["photos.csv: line 6"] and "0 x 40" in reasons["photos.csv: line 7"]
+    assert "3 fields" in reasons["photos.csv: line 8"] and "'image'" in reasons["photos.csv: line 9"]
+    assert reasons["photos.csv: line 5"] == "has the same image and box as line 2"
 
 
-def test_a_jsonl(tmp_path):
+def test_reads_a_jsonl(tmp_path):
     lines = [
         {"image": "a.jpg", "camera": 3, "x": 1, "y": 2, "w": 3.4, "h": 4},
         [1],
@@ -139,8 +139,8 @@ def test_a_jsonl(tmp_path):
     assert [where.split()[-1] for where, _ in gallery.skipped] == ["2", "3", "5", "7"]
 
 
-def test_what_is_no_gallery(tmp_path, monkeypatch):
-    def told(path):
+def test_rejects_sources_that_are_not_a_gallery(tmp_path, monkeypatch):
+    def error_of(path):
         with pytest.raises(UserError) as error:
             find_gallery(path)
         assert str(path) in str(error.value) and "\n" not in str(error.value)
@@ -153,18 +153,18 @@ def test_what_is_no_gallery(tmp_path, monkeypatch):
     (tmp_path / "reserved.csv").write_text("image,score\na.jpg,3\n")
     (tmp_path / "latin.csv").write_bytes("image,né\n".encode("latin-1"))
     (tmp_path / "bare.csv").write_text("image\n")
-    assert "no such folder" in told(tmp_path / "nowhere")
-    assert "has no photos; looked for" in told(tmp_path / "empty")
-    assert "neither a folder" in told(tmp_path / "x.txt")
-    assert "no column 'image'" in told(tmp_path / "no_image.csv")
-    assert "'camera' twice" in told(tmp_path / "twice.csv")
-    assert "column 'score'" in told(tmp_path / "reserved.csv")
-    assert "not UTF-8" in told(tmp_path / "latin.csv")
-    assert "has no usable lines" in told(tmp_path / "bare.csv")
+    assert "no such folder" in error_of(tmp_path / "nowhere")
+    assert "has no photos; looked for" in error_of(tmp_path / "empty")
+    assert "neither a folder" in error_of(tmp_path / "x.txt")
+    assert "no column 'image'" in error_of(tmp_path / "no_image.csv")
+    assert "'camera' twice" in error_of(tmp_path / "twice.csv")
+    assert "column 'score'" in error_of(tmp_path / "reserved.csv")
+    assert "not UTF-8" in error_of(tmp_path / "latin.csv")
+    assert "has no usable lines" in error_of(tmp_path / "bare.csv")
 
 
-def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
-    """As root may read everything, the system's answer stands in."""
+def test_a_folder_without_read_permission(tmp_path, monkeypatch):
+    """Patches the system call, because root may read everything."""
     for name in ("open/a.jpg", "closed/b.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
@@ -179,7 +179,7 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
     gallery = find_gallery(tmp_path)
     assert [photo.path for photo in gallery.photos] == ["open/a.jpg"]
     assert gallery.skipped == [("closed", "the folder cannot be read (Permission denied)")]
-    with pytest.raises(UserError, match="closed: cannot be read .Permission denied.; check the folder"):
+    with pytest.raises(UserError, match=r"closed: cannot be read \(Permission denied\); check the folder"):
         find_gallery(tmp_path / "closed")
 
 
@@ -191,19 +191,19 @@ def table_of(tmp_path, text, name="photos.csv"):
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"])
-def test_a_line_break_of_a_word_processor_in_a_cell(tmp_path, mark):
+def test_unusual_line_breaks_within_a_cell(tmp_path, mark):
     rows, skipped = table_of(tmp_path, f"image,note\na.jpg,one{mark}two\nb.jpg,{mark}three\n")
     assert skipped == []
     assert rows == [("a.jpg", {"note": f"one{mark}two"}), ("b.jpg", {"note": "three"})]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_line_ends_and_a_byte_order_mark(tmp_path, end):
+def test_line_endings_and_a_byte_order_mark(tmp_path, end):
     text = end.join(["\ufeffimage,night", "a.jpg,true", "b.jpg,false", ""])
     assert table_of(tmp_path, text) == ([("a.jpg", {"night": "true"}), ("b.jpg", {"night": "false"})], [])
 
 
-def test_blanks_around_names_and_cells(tmp_path):
+def test_strips_whitespace_around_names_and_cells(tmp_path):
     text = " image , camera,\tnote\n a.jpg , 3 ,  \n\tb.jpg,4 ,\u00a0x\u2003\n"
     rows, skipped = table_of(tmp_path, text)
     assert rows == [("a.jpg", {"camera": "3", "note": None}), ("b.jpg", {"camera": "4", "note": "x"})]
@@ -213,13 +213,13 @@ def test_blanks_around_names_and_cells(tmp_path):
 @pytest.mark.parametrize(
     "header", ["image,camera,camera", "image, camera ,camera", "image,image,camera", "image,x,x"]
 )
-def test_a_column_twice_is_named(tmp_path, header):
+def test_rejects_a_repeated_column(tmp_path, header):
     twice = next(name for name in ("camera", "image", "x") if header.count(name) == 2)
     with pytest.raises(UserError, match=f"names column '{twice}' twice"):
         table_of(tmp_path, f"{header}\na.jpg,1,2\n")
 
 
-def test_boxes_that_no_picture_has(tmp_path):
+def test_skips_impossible_boxes(tmp_path):
     lines = [
         {"image": "a.jpg", "x": 10**400, "y": 0, "w": 1, "h": 1},
         {"image": "b.jpg", "x": "1e999", "y": 0},
@@ -230,7 +230,7 @@ def test_boxes_that_no_picture_has(tmp_path):
     assert all("field 'x' is" in why and "\n" not in why for _, why in skipped)
 
 
-def test_a_column_of_true_and_false_is_a_filter(tiny, tmp_path):
+def test_a_boolean_column_is_a_filter(tiny, tmp_path):
     search_galleries.photos(tmp_path / "photos", 3)
     (tmp_path / "photos" / "p.csv").write_text(
         "image,night,id\n000.png,TRUE,20231127153000123456\n001.png,,1\n002.png,false,2\n"
@@ -244,5 +244,7 @@ def test_a_column_of_true_and_false_is_a_filter(tiny, tmp_path):
         ("id = '20231127153000123456'", ["000.png"]),
     ):
         assert [found["path"] for found in search(searcher, "a", where=where)["results"]] == wanted
-    kinds = {column["name"]: (column["kind"], column["values"]) for column in columns(searcher.index)}
+    kinds = {
+        column["name"]: (column["kind"], column["values"]) for column in describe_columns(searcher.index)
+    }
     assert kinds["night"] == ("flag", [False, True]) and kinds["id"][0] == "text"

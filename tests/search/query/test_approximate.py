@@ -1,4 +1,4 @@
-"""Lists: the recall they promise is the recall there is, on vectors in clusters and on MiniPEDES' photos."""
+"""Inverted lists reach the recall that they report, on clustered vectors and on MiniPEDES."""
 
 import numpy as np
 import pytest
@@ -35,14 +35,14 @@ def clusters():
     return vectors.astype(np.float16), queries.astype(np.float32)
 
 
-def test_clusters(clusters, tmp_path):
+def test_recall_on_clusters(clusters, tmp_path):
     vectors, queries = clusters
     made = build_lists(vectors, queries[:100], lambda q, k: exactly(vectors, q, k), tmp_path / "lists.faiss")
     lists = open_lists(tmp_path / "lists.faiss")
-    assert lists.nprobe == made["probes"] < made["lists"] / 4  # it reads a part only
+    assert lists.nprobe == made["probes"] < made["lists"] / 4  # it scans only some lists
     assert made["recall"] >= RECALL == 0.99 and made["queries"] == 100
     assert recall(lists, vectors, queries[:100]) == pytest.approx(made["recall"])
-    assert recall(lists, vectors, queries[100:]) > 0.97  # of queries it was not measured with
+    assert recall(lists, vectors, queries[100:]) > 0.97  # queries that it was not measured with
     allowed = np.random.default_rng(1).random(len(vectors)) < 0.5
     assert recall(lists, vectors, queries[:100], allowed) > 0.95
     scores, rows = lists_top_k(lists, vectors, queries[0], 10)
@@ -50,13 +50,13 @@ def test_clusters(clusters, tmp_path):
     assert (np.diff(scores) <= 0).all()
 
 
-def test_the_sentences_are_many_and_different():
+def test_sentences_are_many_and_distinct():
     assert len(set(sentences())) == len(sentences()) >= 150
 
 
 @pytest.mark.slow
 def test_recall_on_mini_pedes(tmp_path):
-    """1,000 photos of the test split encoded by clip-mini, asked with captions, which it was not set for."""
+    """Queries 1,000 photos of the test split with captions, which the lists were not measured with."""
     model = tpr_jax.from_pretrained("clip-mini")
     records = load_records(bundled_dir(), "test")
     vectors = model.encode_images(records.image_paths).astype(np.float16)

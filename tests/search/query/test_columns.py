@@ -1,4 +1,4 @@
-"""What the page is told of the columns."""
+"""Descriptions of the columns of an index."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -6,19 +6,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tpr_jax.search.index.store import FILE, KEY, Index
-from tpr_jax.search.query.columns import FEW, columns
+from tpr_jax.search.index.store import FILE_COLUMNS, KEY_COLUMNS, Index
+from tpr_jax.search.query.columns import MAX_LISTED, describe_columns
 
 
-def of(**given):
+def describe(**given):
     count = len(next(iter(given.values())))
-    fixed = {name: pa.nulls(count) for name in (*KEY, *FILE)}
-    return columns(Index(Path(), {}, np.zeros((count, 1), np.float16), pa.table(fixed | given)))
+    fixed = {name: pa.nulls(count) for name in (*KEY_COLUMNS, *FILE_COLUMNS)}
+    return describe_columns(Index(Path(), {}, np.zeros((count, 1), np.float16), pa.table(fixed | given)))
 
 
-def test_each_kind():
+def test_describes_each_kind_of_column():
     moment = datetime(2024, 5, 1, 10, tzinfo=UTC)
-    told = of(
+    described = describe(
         camera=pa.array([3, None, 1]),
         speed=pa.array([0.5, 0.25, None]),
         inside=pa.array([True, None, True]),
@@ -26,7 +26,7 @@ def test_each_kind():
         note=pa.array(["b", "a", "b"]),
         empty=pa.nulls(3, pa.string()),
     )
-    assert told == [
+    assert described == [
         {"name": "camera", "kind": "number", "values": [1, 3], "least": 1, "most": 3},
         {"name": "speed", "kind": "number", "values": [0.25, 0.5], "least": 0.25, "most": 0.5},
         {"name": "inside", "kind": "flag", "values": [True], "least": None, "most": None},
@@ -42,11 +42,11 @@ def test_each_kind():
     ]
 
 
-def test_many_values_are_not_listed():
-    (few,) = of(camera=pa.array(range(FEW)))
-    (many,) = of(camera=pa.array(range(FEW + 1)))
-    assert few["values"] == list(range(FEW)) and many["values"] is None and many["most"] == FEW
+def test_does_not_list_many_values():
+    (few,) = describe(camera=pa.array(range(MAX_LISTED)))
+    (many,) = describe(camera=pa.array(range(MAX_LISTED + 1)))
+    assert few["values"] == list(range(MAX_LISTED)) and many["values"] is None and many["most"] == MAX_LISTED
 
 
-def test_a_name_that_no_condition_can_hold_is_left_out():
-    assert [column["name"] for column in of(**{"a`b": pa.array([1]), "a b": pa.array([2])})] == ["a b"]
+def test_omits_a_column_that_no_condition_can_name():
+    assert [column["name"] for column in describe(**{"a`b": pa.array([1]), "a b": pa.array([2])})] == ["a b"]

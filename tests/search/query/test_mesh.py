@@ -1,4 +1,4 @@
-"""The search on a mesh gives what sorting all scores gives: on one device, and on eight elsewhere."""
+"""The search on a mesh equals sorting all scores, on one device and on eight."""
 
 import json
 import subprocess
@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from tests.conftest import forced_devices
-from tpr_jax.search.query.mesh import mesh_top_k, place
+from tpr_jax.search.query.mesh import mesh_top_k, shard_vectors
 
 PROGRAM = """
 import json, sys
 import jax, numpy as np
-from tpr_jax.search.query.mesh import mesh_top_k, place
+from tpr_jax.search.query.mesh import mesh_top_k, shard_vectors
 
 assert len(jax.devices()) == 8
 saved = np.load(sys.argv[1])
-placed = place(saved["vectors"])
+sharded = shard_vectors(saved["vectors"])
 print(json.dumps([
-    mesh_top_k(placed, saved["vectors"], query, k, allowed)[1].tolist()
+    mesh_top_k(sharded, saved["vectors"], query, k, allowed)[1].tolist()
     for query in saved["queries"] for k in (1, 10, 2000) for allowed in (None, saved["allowed"])
 ]))
 """
@@ -34,7 +34,7 @@ def wanted(vectors, query, k, allowed=None):
 
 @pytest.fixture(scope="module")
 def saved():
-    """1,003 vectors, so that no number of devices divides them; some are copies of others."""
+    """Returns 1,003 vectors, which no number of devices divides; some are copies of others."""
     rng = np.random.default_rng(2)
     vectors = rng.standard_normal((1003, 32))
     vectors[500:520] = vectors[:20]
@@ -56,16 +56,16 @@ def cases(saved):
 
 def test_on_one_device(saved):
     vectors = saved["vectors"]
-    placed = place(vectors, jax.devices()[:1])
+    sharded = shard_vectors(vectors, jax.devices()[:1])
     for query, k, allowed in cases(saved):
-        scores, rows = mesh_top_k(placed, vectors, query, k, allowed)
+        scores, rows = mesh_top_k(sharded, vectors, query, k, allowed)
         assert rows.tolist() == wanted(vectors, query, k, allowed)
         np.testing.assert_allclose(scores, vectors[rows].astype(np.float64) @ query, atol=1e-6)
 
 
-def test_nothing_is_allowed(saved):
-    placed = place(saved["vectors"])
-    assert not len(mesh_top_k(placed, saved["vectors"], saved["queries"][0], 5, np.zeros(1003, bool))[1])
+def test_no_allowed_rows(saved):
+    sharded = shard_vectors(saved["vectors"])
+    assert not len(mesh_top_k(sharded, saved["vectors"], saved["queries"][0], 5, np.zeros(1003, bool))[1])
 
 
 def test_on_eight_devices(saved, tmp_path):

@@ -1,4 +1,4 @@
-"""Questions to an index: against the model's own features, and the options one by one."""
+"""Queries to an index, against the model's own features, and each option."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ CAMERAS = [3, 3, 4, 4, 4, 5, 5, None, 3, 4, 5, 6]
 
 @pytest.fixture(scope="module")
 def made(tiny, tmp_path_factory):
-    """(the searcher, features of the photos in float32, the model, the folder)."""
+    """Returns (searcher, float32 features of the photos, model, folder of the photos)."""
     folder = tmp_path_factory.mktemp("query")
     names = search_galleries.photos(folder / "photos")
     lines = [{"image": name, "camera": camera} for name, camera in zip(names, CAMERAS, strict=True)]
@@ -39,8 +39,8 @@ def ranked(result):
     return [int(found["path"][:3]) for found in result["results"]]
 
 
-def right(result, feats, query, k, among=None):
-    """Whether these are the k best by scores in float32; neighbors closer than float16 may change places."""
+def check_best(result, feats, query, k, among=None):
+    """Checks that these are the k best in float32; scores that float16 cannot distinguish may swap."""
     scores = feats @ query
     rows = np.arange(len(feats)) if among is None else np.array(among)
     best = rows[np.argsort(-scores[rows])][:k]
@@ -51,35 +51,35 @@ def right(result, feats, query, k, among=None):
 
 
 @pytest.mark.parametrize("k", [1, 5, 12, 500])
-def test_a_text(made, k):
+def test_search_by_text(made, k):
     searcher, feats, model, _ = made
     text = "A person in a red coat and blue trousers."
     result = search(searcher, text, top_k=k)
-    right(result, feats, model.encode_texts([text])[0], k)
+    check_best(result, feats, model.encode_texts([text])[0], k)
     assert [found["rank"] for found in result["results"]] == list(range(1, min(k, 12) + 1))
     assert result["count"] == result["matching"] == 12 and result["notes"] == []
 
 
-def test_a_picture_finds_itself(made):
+def test_an_image_finds_itself(made):
     searcher, feats, _, folder = made
     for source in (folder / "007.png", (folder / "007.png").read_bytes()):
         result = search(searcher, image=source, top_k=3)
-        right(result, feats, feats[7], 3)
+        check_best(result, feats, feats[7], 3)
         assert ranked(result)[0] == 7 and result["results"][0]["score"] == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-def test_both_weighted(made, weight):
+def test_text_and_image_are_weighted(made, weight):
     searcher, feats, model, folder = made
     text = "green below, white above"
     query = unit(weight * model.encode_texts([text])[0] + (1 - weight) * feats[4])
-    right(search(searcher, text, folder / "004.png", weight=weight, top_k=12), feats, query, 12)
+    check_best(search(searcher, text, folder / "004.png", weight=weight, top_k=12), feats, query, 12)
 
 
-def test_only_where(made):
+def test_search_with_a_condition(made):
     searcher, feats, model, _ = made
     result = search(searcher, "red coat", where="camera in (3, 5)", top_k=4)
-    right(result, feats, model.encode_texts(["red coat"])[0], 4, [0, 1, 5, 6, 8, 10])
+    check_best(result, feats, model.encode_texts(["red coat"])[0], 4, [0, 1, 5, 6, 8, 10])
     assert result["matching"] == 6
     assert {found["columns"]["camera"] for found in result["results"]} <= {3, 5}
     (one,) = search(searcher, "red coat", where="seen > '2024-05-01'")["results"]
@@ -90,12 +90,14 @@ def test_only_where(made):
         search(searcher, "red coat", where="file_size > 3")
 
 
-def test_grouped(made):
-    searcher, feats, model, _ = made
+def test_groups_near_duplicates(made):
+    searcher, feats, _, _ = made
     everything = search(searcher, "red coat", top_k=12)
     grouped = search(searcher, "red coat", top_k=12, group=0.9)
     photos = [[f["path"], *(g["path"] for g in f["group"])] for f in grouped["results"]]
-    assert sorted(sum(photos, [])) == sorted(f["path"] for f in everything["results"])
+    assert sorted(path for group in photos for path in group) == sorted(
+        f["path"] for f in everything["results"]
+    )
     leaders = [int(group[0][:3]) for group in photos]
     alike = feats[leaders] @ feats[leaders].T - np.eye(len(leaders))
     assert alike.max() < 0.901 and len(photos) > 1
@@ -104,21 +106,21 @@ def test_grouped(made):
     assert len(search(searcher, "red coat", top_k=12, group=1e-9)["results"]) < len(photos)
 
 
-def test_long_foreign_and_odd_texts_are_answered_with_a_note(made):
+def test_notes_on_long_foreign_and_odd_texts(made):
     searcher, _, model, _ = made
     assert "cut after 22 tokens" in search(searcher, "coat " * 10_000)["notes"][0]
     assert "not in Latin script" in search(searcher, "一个穿红衣服的女人")["notes"][-1]
     assert "not in Latin script" in search(searcher, "женщина")["notes"][-1]
-    assert search(searcher, "!? 42")["notes"] == ["the text has no word"]
+    assert search(searcher, "!? 42")["notes"] == ["the text has no words"]
     assert len(search(searcher, "Fräulein\0 with a \ud800 coat")["results"]) == 10
     longest = next(n for n in range(1, 40) if text_notes(model, "a " * n))
     ids = model.tokenizer(["a " * (longest - 1)])[0]
-    assert (ids != 0).all() and longest > 2  # one word less fills it, and is no more than fits
+    assert (ids != 0).all() and longest > 2  # one word less fits exactly
 
 
 @pytest.mark.parametrize(("length", "longest"), [(24, 20), (23, 20), (12, 10)])
-def test_the_note_on_a_cut_text_counts_the_places_of_prompts(made, length, longest):
-    """Start, end and two prompt tokens take four of the 24 places; words have the others."""
+def test_the_truncation_note_counts_prompt_tokens(made, length, longest):
+    """Start, end and two prompt tokens take 4 of the 24 positions; words have the others."""
     _, _, model, _ = made
     tokenizer = dataclasses.replace(model.tokenizer, context_length=length)
     prompted = dataclasses.replace(model, method=prompts(1), tokenizer=tokenizer)
@@ -127,9 +129,9 @@ def test_the_note_on_a_cut_text_counts_the_places_of_prompts(made, length, longe
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "message"),
     [
-        ({}, "nothing is asked"),
+        ({}, "the query is missing"),
         ({"text": " \n"}, "query is empty"),
         ({"text": "a", "top_k": 0}, "--top_k 0"),
         ({"text": "a", "top_k": 10**9}, "--top_k 1000000000"),
@@ -142,20 +144,20 @@ def test_the_note_on_a_cut_text_counts_the_places_of_prompts(made, length, longe
         ({"text": "a", "where": "x"}, "--where"),
     ],
 )
-def test_what_cannot_be_asked(made, asked, told):
+def test_rejects_invalid_queries(made, asked, message):
     with pytest.raises(UserError) as error:
         search(made[0], **asked)
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_opening_with_the_wrong_things(made, own_clip):
+def test_rejects_invalid_indexes_models_and_engines(made, own_clip):
     index = made[0].index.folder
     (own_clip / "tokenizer.json").write_text((own_clip / "tokenizer.json").read_text() + " ")
-    with pytest.raises(UserError, match="SHA-256 .* was made with"):
+    with pytest.raises(UserError, match=r"SHA-256 .* was made with"):
         open_searcher(index, own_clip)
     with pytest.raises(UserError, match="--engine fast is unknown"):
         open_searcher(index, engine="fast")
-    with pytest.raises(UserError, match="no lists for an approximate search"):
+    with pytest.raises(UserError, match="no inverted lists for an approximate search"):
         open_searcher(index, engine="approximate")
     with pytest.raises(UserError, match="has no index yet"):
         open_searcher(index / "nowhere")
@@ -163,7 +165,7 @@ def test_opening_with_the_wrong_things(made, own_clip):
         open_searcher(index / "index.json")
 
 
-def test_on_the_mesh_as_on_the_cpu(made):
+def test_mesh_and_cpu_give_equal_results(made):
     searcher, _, _, _ = made
     on_mesh = open_searcher(searcher.index.folder, engine="mesh")
     for settings in ({"top_k": 12}, {"top_k": 3, "where": "camera=4"}, {"top_k": 4, "group": 0.95}):

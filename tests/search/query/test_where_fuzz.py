@@ -1,4 +1,4 @@
-"""Conditions that nobody would write get an answer or one line; numbers are compared exactly."""
+"""Arbitrary conditions get a result or a one-line error; numbers are compared exactly."""
 
 import math
 import operator
@@ -64,7 +64,7 @@ def ask(condition):
 
 @given(st.lists(WORDS, max_size=12).map(" ".join))
 @settings(max_examples=400, deadline=None)
-def test_words_in_any_order(condition):
+def test_tokens_in_any_order(condition):
     ask(condition)
 
 
@@ -92,7 +92,7 @@ def test_any_text(condition):
         "`\ud800` = 1",
     ],
 )
-def test_what_is_refused(condition):
+def test_rejects_what_no_column_can_hold(condition):
     with pytest.raises(UserError):
         matching(TABLE, condition)
     ask(condition)
@@ -108,7 +108,7 @@ def test_what_is_refused(condition):
         "text = '" + "x" * (MAX_LENGTH - 9) + "'",
     ],
 )
-def test_long_ones_are_answered(condition):
+def test_accepts_long_conditions(condition):
     assert len(condition) <= MAX_LENGTH
     assert matching(TABLE, condition).shape == (4,)
 
@@ -143,7 +143,7 @@ LITERALS = st.one_of(
 )
 @settings(max_examples=300, deadline=None)
 def test_numbers_are_compared_exactly(whole, real, literal, sign):
-    """As fractions: a literal with a point or an exponent is the float that Python reads."""
+    """Compares fractions: a literal with a point or an exponent is the float that Python parses."""
     number = Fraction(float(literal)) if any(c in literal for c in ".en") else Fraction(int(literal))
 
     def holds(value):
@@ -191,14 +191,14 @@ TEXTS = st.text("ab\\%_\n.*", max_size=5)
 
 @given(TEXTS, TEXTS)
 @settings(max_examples=400, deadline=None)
-def test_like_as_sqlite(value, pattern):
+def test_like_agrees_with_sqlite(value, pattern):
     base = sqlite3.connect(":memory:")
     base.execute("PRAGMA case_sensitive_like = ON")
     ((wanted,),) = base.execute("SELECT ? LIKE ?", (value, pattern)).fetchall()
     assert matching(pa.table({"s": [value]}), f"s like '{pattern}'").tolist() == [bool(wanted)]
 
 
-def test_ids_of_more_digits_than_a_float_holds():
+def test_ids_with_more_digits_than_a_float_holds():
     ids = np.array([1700000000000000001, 1700000000000000002], np.int64)
     table = pa.table({"id": ids})
     assert matching(table, "id = 1700000000000000002").tolist() == [False, True]

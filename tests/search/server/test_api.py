@@ -1,4 +1,4 @@
-"""The JSON API: its answers against the search itself, its photos against the files, and what it refuses."""
+"""The JSON API: results against `search`, photos against their files, and invalid requests."""
 
 import dataclasses
 import io
@@ -21,8 +21,8 @@ from starlette.requests import Request
 from tests import served
 from tpr_jax.search.query.search import open_searcher, search
 from tpr_jax.search.server import api
-from tpr_jax.search.server.guard import Limits, Patience
-from tpr_jax.search.server.uploads import Uploads
+from tpr_jax.search.server.guard import Limits, Timeouts
+from tpr_jax.search.server.uploads import UploadReader
 
 pytestmark = pytest.mark.everywhere
 
@@ -49,7 +49,7 @@ def photo_file(searcher, name):
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "query",
     [
         {"text": "a red coat"},
         {"text": "a red coat", "top_k": 3, "where": "camera = 1 and seen > '2024-05-03'"},
@@ -60,16 +60,16 @@ def photo_file(searcher, name):
         {"text": "coat", "where": "camera > 99"},
     ],
 )
-def test_answers_as_the_search_does(client, searcher, asked):
-    reply = client.post("/api/search", json=asked)
+def test_results_equal_those_of_search(client, searcher, query):
+    reply = client.post("/api/search", json=query)
     assert reply.status_code == 200, reply.text
-    wanted, told = search(searcher, **{"top_k": 24, **asked}), reply.json()
+    wanted, answer = search(searcher, **{"top_k": 24, **query}), reply.json()
     for key in ("count", "matching", "engine", "notes"):
-        assert told[key] == wanted[key]
-    assert told["results"] == [{"group": [], **found} for found in wanted["results"]]
+        assert answer[key] == wanted[key]
+    assert answer["results"] == [{"group": [], **found} for found in wanted["results"]]
 
 
-def test_a_row_of_the_index_finds_itself_first(client):
+def test_a_row_of_the_index_finds_itself(client):
     results = client.post("/api/search", json={"like": 7, "top_k": 3}).json()["results"]
     assert results[0]["row"] == 7 and results[0]["path"] == "007.png"
     assert results[0]["score"] == pytest.approx(1, abs=1e-3) and results[1]["score"] < 0.9999
@@ -79,14 +79,14 @@ def test_an_uploaded_photo_finds_itself(client, searcher):
     sent = {"content": photo_file(searcher, "003.png"), "headers": {"content-type": ANYTHING}}
     (best,) = client.post("/api/search/photo?top_k=1", **sent).json()["results"]
     assert best["row"] == 3 and best["score"] == pytest.approx(1, abs=1e-3)
-    told = client.post("/api/search/photo?text=red&weight=0.3&where=camera=2&top_k=4", **sent).json()
+    answer = client.post("/api/search/photo?text=red&weight=0.3&where=camera=2&top_k=4", **sent).json()
     wanted = search(searcher, "red", sent["content"], weight=0.3, where="camera=2", top_k=4)
-    assert [found["row"] for found in told["results"]] == [found["row"] for found in wanted["results"]]
-    assert told["matching"] == 4
+    assert [found["row"] for found in answer["results"]] == [found["row"] for found in wanted["results"]]
+    assert answer["matching"] == 4
 
 
 def png_header(width, height):
-    """A PNG that says to be this large, and has no pixels."""
+    """Returns a PNG that declares this size and has no pixels."""
     body = struct.pack(">II5B", width, height, 8, 2, 0, 0, 0)
     parts = [(b"IHDR", body), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
     chunks = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts]
@@ -94,25 +94,25 @@ def png_header(width, height):
 
 
 @pytest.mark.parametrize(
-    ("content", "status", "told"),
+    ("content", "status", "message"),
     [
         (b"", 422, "empty"),
-        (b"%PDF-1.7 \n%%EOF", 422, "no picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 422, "no picture"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "no picture"),
+        (b"%PDF-1.7 \n%%EOF", 422, "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 422, "not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "not an image"),
         (b"\xff\xd8\xff\xe0" + bytes(range(256)), 422, "upload"),
         (png_header(20_000, 20_000), 413, "too large"),
         (png_header(7_100, 7_100), 413, "too large (7100 x 7100)"),
         (png_header(100, 100), 422, "damaged"),
     ],
 )
-def test_uploads_that_are_refused(client, content, status, told):
+def test_rejects_invalid_uploads(client, content, status, message):
     reply = client.post("/api/search/photo", content=content, headers={"content-type": ANYTHING})
-    assert reply.status_code == status and told in reply.json()["detail"]
+    assert reply.status_code == status and message in reply.json()["detail"]
     assert "/" not in reply.json()["detail"].replace("JPEG, PNG", "")
 
 
-def test_a_photo_cut_off(client, searcher):
+def test_rejects_a_truncated_photo(client, searcher):
     whole = io.BytesIO()
     Image.open(searcher.index.folder.parent / "photos" / "001.png").resize((200, 400)).save(whole, "JPEG")
     half = whole.getvalue()[: whole.tell() // 2]
@@ -121,9 +121,9 @@ def test_a_photo_cut_off(client, searcher):
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "message"),
     [
-        ({}, "nothing is asked"),
+        ({}, "the query is empty"),
         ({"text": " "}, "empty"),
         ({"text": "word " * 10_000}, "at most 2000 characters"),
         ({"text": 3}, "text"),
@@ -144,30 +144,30 @@ def test_a_photo_cut_off(client, searcher):
         ([], "the request"),
     ],
 )
-def test_questions_that_are_refused(client, asked, told):
+def test_rejects_invalid_queries(client, asked, message):
     reply = client.post("/api/search", json=asked)
-    assert reply.status_code == 422 and told in reply.json()["detail"]
+    assert reply.status_code == 422 and message in reply.json()["detail"]
     assert "\n" not in reply.json()["detail"] and "--" not in reply.json()["detail"]
 
 
-def test_what_is_no_json(client):
+def test_rejects_invalid_json(client):
     for body in (b'{"text": 1', b"\xff\xfe", b"[" * 5000, b'{"text": "\\ud800"}'):
         reply = client.post("/api/search", content=body, headers={"content-type": "application/json"})
         assert 400 <= reply.status_code < 500 and reply.json()["detail"], body
 
 
-def test_a_text_in_chinese_is_answered_with_a_note(client):
-    told = client.post("/api/search", json={"text": "一个穿红衣服的女人"}).json()
-    assert "not in Latin script" in told["notes"][-1] and len(told["results"]) == 14
+def test_a_chinese_text_gets_a_note(client):
+    answer = client.post("/api/search", json={"text": "一个穿红衣服的女人"}).json()
+    assert "not in Latin script" in answer["notes"][-1] and len(answer["results"]) == 14
 
 
-def test_photos_are_the_files_pixels(client, searcher):
+def test_photos_have_the_pixels_of_their_files(client, searcher):
     reply = client.get("/api/photos/5?size=large")
     assert reply.headers["content-type"] == "image/jpeg"
     shown = np.asarray(Image.open(io.BytesIO(reply.content)), np.float32)
     stored = np.asarray(Image.open(io.BytesIO(photo_file(searcher, "005.png"))), np.float32)
     assert shown.shape == stored.shape
-    for half in (slice(20), slice(20, 40)):  # JPEG smooths the noise of each
+    for half in (slice(20), slice(20, 40)):  # JPEG smooths the noise
         assert np.abs(shown[half].mean((0, 1)) - stored[half].mean((0, 1))).max() < 4
 
 
@@ -200,25 +200,25 @@ def test_photos_carry_no_metadata(client, searcher, size):
         "",
     ],
 )
-def test_nothing_but_rows_of_the_index_is_served(client, path):
+def test_serves_only_rows_of_the_index(client, path):
     reply = client.get(f"/api/photos/{path}")
     assert reply.status_code in (404, 422) and set(reply.json()) == {"detail"}
 
 
-def test_a_photo_that_is_gone(tiny, tmp_path):
+def test_a_missing_photo(tiny, tmp_path):
     index = served.make_index(tmp_path, tiny["clip"])
     gone = client_of(open_searcher(index))
     (tmp_path / "photos" / "002.png").unlink()
-    (tmp_path / "photos" / "003.png").write_text("no picture any longer")
+    (tmp_path / "photos" / "003.png").write_text("not an image")
     for row in (2, 3):
         reply = gone.get(f"/api/photos/{row}")
         assert reply.status_code == 404 and str(tmp_path) not in reply.text and "again" in reply.text
 
 
-def test_about_the_index(client, searcher, tiny):
-    told = client.get("/api/index").json()
-    assert told["count"] == 14 and told["model"] == "clip" and tiny["clip"] not in json.dumps(told)
-    columns = {column["name"]: column for column in told["columns"]}
+def test_describes_the_index(client, searcher, tiny):
+    answer = client.get("/api/index").json()
+    assert answer["count"] == 14 and answer["model"] == "clip" and tiny["clip"] not in json.dumps(answer)
+    columns = {column["name"]: column for column in answer["columns"]}
     assert set(columns) == {"camera", "note", "seen"}
     assert columns["camera"] == {
         "name": "camera",
@@ -230,38 +230,36 @@ def test_about_the_index(client, searcher, tiny):
     assert columns["seen"]["kind"] == "time" and columns["seen"]["most"] == "2024-05-12T00:00:00"
     renewed = dataclasses.replace(searcher.index, info={**searcher.index.info, "number": 99})
     other = client_of(dataclasses.replace(searcher, index=renewed)).get("/api/index").json()
-    assert {**other, "version": told["version"]} == told and other["version"] != told["version"]
+    assert {**other, "version": answer["version"]} == answer and other["version"] != answer["version"]
 
 
-def test_an_error_of_ours_says_nothing(searcher, monkeypatch):
+def test_an_internal_error_reveals_nothing(searcher, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("secret of /home/somebody")
 
     monkeypatch.setattr(api, "search", broken)
     broken_client = client_of(searcher)
     reply = broken_client.post("/api/search", json={"text": "a"})
-    assert reply.status_code == 500 and reply.json() == {
-        "detail": "internal error: the server's log says more"
-    }
+    assert reply.status_code == 500 and reply.json() == {"detail": "internal error: see the server's log"}
     assert reply.headers["x-content-type-options"] == "nosniff"
     assert 'status="500"' in broken_client.get("/metrics").text
 
 
-def test_too_many_wait(searcher, monkeypatch):
+def test_rejects_searches_when_too_many_wait(searcher, monkeypatch):
     monkeypatch.setattr(api, "MAX_WAITING", 0)
     reply = client_of(searcher).post("/api/search", json={"text": "a"})
     assert reply.status_code == 503 and reply.headers["retry-after"] == "2"
 
 
-def test_too_many_upload(searcher, monkeypatch):
+def test_rejects_uploads_when_too_many_wait(searcher, monkeypatch):
     monkeypatch.setattr(api, "MAX_UPLOADS", 0)
     reply = client_of(searcher).post("/api/search/photo", content=b"")
     assert reply.status_code == 503 and "too many photos" in reply.json()["detail"]
 
 
 def ask_in_parts(app, parts, path="/api/search/photo"):
-    """(status, detail) of a request whose body comes in these parts; one that is None never comes."""
-    left, told = list(parts), []
+    """Returns (status, detail) for a request whose body arrives in these parts; None never arrives."""
+    left, sent = list(parts), []
 
     async def receive():
         part = left.pop(0)
@@ -270,30 +268,30 @@ def ask_in_parts(app, parts, path="/api/search/photo"):
         return {"type": "http.request", "body": part, "more_body": bool(left)}
 
     async def send(message):
-        told.append(message)
+        sent.append(message)
 
     names = [(b"host", b"127.0.0.1"), (b"content-type", b"application/octet-stream")]
     scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
     scope |= {"headers": names, "client": ("127.0.0.1", 5), "http_version": "1.1", "scheme": "http"}
     anyio.run(app, scope, receive, send)
-    return told[0]["status"], json.loads(told[1]["body"])["detail"]
+    return sent[0]["status"], json.loads(sent[1]["body"])["detail"]
 
 
 @pytest.mark.parametrize("path", ["/api/search", "/api/search/photo"])
-def test_a_body_that_does_not_come(searcher, path):
-    limits = Limits(rate=0, patience=Patience(head=0.05))
-    status, told = ask_in_parts(api.make_app(searcher, limits), [b"1", None], path)
-    assert status == 408 and "did not come in time" in told
+def test_a_body_that_never_arrives_times_out(searcher, path):
+    limits = Limits(rate=0, timeouts=Timeouts(head=0.05))
+    status, detail = ask_in_parts(api.make_app(searcher, limits), [b"1", None], path)
+    assert status == 408 and "did not arrive in time" in detail
 
 
-def test_who_sends_slowly_takes_no_place(searcher, monkeypatch):
-    """Forty photos are on their way, and one that is whole is searched for all the same."""
+def test_slow_uploads_do_not_block_others(searcher, monkeypatch):
+    """While forty uploads are incomplete, a complete one is searched for."""
     app = api.make_app(searcher, Limits(rate=0, hosts=served.HERE))
     content, names = photo_file(searcher, "003.png"), [(b"host", b"127.0.0.1")]
     path = {"path": "/api/search/photo", "raw_path": b"/api/search/photo", "query_string": b"top_k=1"}
     scope = {"type": "http", "method": "POST", "headers": names, "client": ("127.0.0.1", 5), **path}
     scope |= {"http_version": "1.1", "scheme": "http"}
-    told = []
+    sent = []
 
     async def never():
         await anyio.sleep(600)
@@ -302,7 +300,7 @@ def test_who_sends_slowly_takes_no_place(searcher, monkeypatch):
         return {"type": "http.request", "body": content, "more_body": False}
 
     async def send(message):
-        told.append(message)
+        sent.append(message)
 
     async def all_of_them():
         async with anyio.create_task_group() as group:
@@ -313,27 +311,27 @@ def test_who_sends_slowly_takes_no_place(searcher, monkeypatch):
             group.cancel_scope.cancel()
 
     anyio.run(all_of_them)
-    assert told[0]["status"] == 200 and json.loads(told[1]["body"])["results"][0]["row"] == 3
+    assert sent[0]["status"] == 200 and json.loads(sent[1]["body"])["results"][0]["row"] == 3
 
 
-def test_what_uploads_take_of_memory_has_an_end(searcher, monkeypatch):
+def test_the_memory_of_uploads_is_bounded(searcher, monkeypatch):
     monkeypatch.setattr(api, "MAX_UPLOADS", 1)
     app = api.make_app(searcher, Limits(rate=0, body=1000))
-    for _ in range(3):  # what was refused, or is answered, is not counted any longer
+    for _ in range(3):  # rejected and answered uploads no longer count
         assert ask_in_parts(app, [b"x" * 600, b"x" * 399])[0] == 422
         assert ask_in_parts(app, [b"x" * 600, b"x" * 401])[0] == 413
-    uploads = Uploads(1000, 1500)
+    uploads = UploadReader(1000, 1500)
     first = anyio.run(uploads.read, request_of([b"x" * 1000]))
     for _ in range(2):
         with pytest.raises(HTTPException) as refused:
             anyio.run(uploads.read, request_of([b"x" * 400, b"x" * 200]))
-        assert refused.value.status_code == 503 and uploads.held == 1000
+        assert refused.value.status_code == 503 and uploads.bytes_in_use == 1000
     uploads.release(first)
-    assert uploads.held == 0
+    assert uploads.bytes_in_use == 0
 
 
 def request_of(parts, **headers):
-    """A request whose body comes in these parts."""
+    """Returns a request whose body arrives in these parts."""
     left = list(parts)
 
     async def receive():
@@ -343,8 +341,8 @@ def request_of(parts, **headers):
     return Request({"type": "http", "method": "POST", "path": "/", "headers": names}, receive)
 
 
-def test_uploads_are_decoded_a_few_at_once_and_kept_small(searcher, monkeypatch):
-    """Of 32 photos at once no more are in memory at full size than are decoded at once."""
+def test_few_uploads_are_decoded_at_once_and_kept_small(searcher, monkeypatch):
+    """Of 32 concurrent uploads, only those being decoded are in memory at full size."""
     at_once, most, shapes, lock = 0, 0, [], threading.Lock()
     real = search
 
@@ -362,7 +360,7 @@ def test_uploads_are_decoded_a_few_at_once_and_kept_small(searcher, monkeypatch)
         shapes.append(question["image"].shape)
         return real(searcher, **question)
 
-    monkeypatch.setattr(api.pictures, "read_upload", decode)
+    monkeypatch.setattr(api.images, "read_upload", decode)
     monkeypatch.setattr(api, "worker_threads", lambda: 16)  # as on a larger machine
     monkeypatch.setattr(api, "search", seen)
 
@@ -372,10 +370,10 @@ def test_uploads_are_decoded_a_few_at_once_and_kept_small(searcher, monkeypatch)
 
     with served.running(searcher) as address, ThreadPoolExecutor(32) as pool:
         assert set(pool.map(post, [address] * 32)) == {200}
-    assert most <= api.DECODINGS and set(shapes) == {(*searcher.model.config.image_size, 3)}
+    assert most <= api.MAX_DECODERS and set(shapes) == {(*searcher.model.config.image_size, 3)}
 
 
-def test_metrics_count_what_was_answered(searcher):
+def test_metrics_count_responses(searcher):
     fresh = client_of(searcher)
     for _ in range(3):
         fresh.post("/api/search", json={"text": "a"})
@@ -384,16 +382,16 @@ def test_metrics_count_what_was_answered(searcher):
     fresh.get("/api/photos/14")
     for strange in ("/a", "/b", "/c"):
         fresh.get(strange)
-    told = fresh.get("/metrics").text
-    assert 'tpr_requests_total{method="POST",route="/api/search",status="200"} 3.0' in told
-    assert 'tpr_requests_total{method="POST",route="/api/search",status="422"} 1.0' in told
-    assert 'tpr_requests_total{method="GET",route="/api/photos/{row}",status="200"} 1.0' in told
-    assert 'tpr_requests_total{method="GET",route="other",status="404"} 4.0' in told
-    assert "tpr_encode_seconds_count 3.0" in told and "tpr_photos 14.0" in told
-    assert "tpr_searches_waiting 0.0" in told
+    text = fresh.get("/metrics").text
+    assert 'tpr_requests_total{method="POST",route="/api/search",status="200"} 3.0' in text
+    assert 'tpr_requests_total{method="POST",route="/api/search",status="422"} 1.0' in text
+    assert 'tpr_requests_total{method="GET",route="/api/photos/{row}",status="200"} 1.0' in text
+    assert 'tpr_requests_total{method="GET",route="other",status="404"} 4.0' in text
+    assert "tpr_encode_seconds_count 3.0" in text and "tpr_photos 14.0" in text
+    assert "tpr_searches_waiting 0.0" in text
 
 
-def test_the_page_and_its_parts(client):
+def test_serves_the_page_and_its_files(client):
     reply = client.get("/")
     assert reply.headers["content-type"].startswith("text/html") and "<form" in reply.text
     kinds = {"page.js": "text/javascript", "question.js": "text/javascript", "page.css": "text/css"}
@@ -402,12 +400,12 @@ def test_the_page_and_its_parts(client):
     pages = [client.get(f"/{file.name}").text for file in api.PAGE.iterdir() if file.name != "index.html"]
     assert len(pages) > 5
     for text in (reply.text, *pages):
-        assert "://" not in text.replace("http://www.w3.org/2000/svg", "")  # nothing from elsewhere
+        assert "://" not in text.replace("http://www.w3.org/2000/svg", "")  # nothing from other sites
     for elsewhere in ("/docs", "/redoc", "/page/../api.py", "/index.html", "/static"):
         assert client.get(elsewhere).status_code == 404
 
 
-def test_the_description_has_every_route(client):
+def test_openapi_describes_every_route(client):
     described = client.get("/openapi.json").json()
     assert set(described["paths"]) == {"/api/index", "/api/search", "/api/search/photo", "/api/photos/{row}"}
     for path in described["paths"].values():

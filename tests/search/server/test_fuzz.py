@@ -1,5 +1,4 @@
-"""The API under questions that nobody would ask: made by schemathesis from its description, and pictures that
-are damaged byte by byte. No answer is an error of the server's, and each is as the description says."""
+"""The API under generated requests and damaged images: no internal errors, and responses match the schema."""
 
 import io
 
@@ -42,18 +41,18 @@ def described(app):
     ("method", "path"),
     [("POST", "/api/search"), ("POST", "/api/search/photo"), ("GET", "/api/photos/{row}")],
 )
-def test_every_route(described, method, path, mode):
+def test_every_route_handles_generated_requests(described, method, path, mode):
     @given(case=described[path][method].as_strategy(mode))
     @BOUNDED
     def ask(case):
-        # What fits the description may still be refused: a condition on a column that there is not.
+        # A valid request may still be rejected, such as a condition on an unknown column.
         reply = case.call_and_validate(excluded_checks=[positive_data_acceptance])
         assert reply.headers["x-content-type-options"] == ["nosniff"]
 
     ask()
 
 
-def test_the_routes_are_all_of_those_described(described):
+def test_openapi_lists_the_tested_routes(described):
     paths = {operation.ok().path for operation in described.get_all_operations()}
     assert paths == {"/api/index", "/api/search", "/api/search/photo", "/api/photos/{row}"}
     described["/api/index"]["GET"].Case().call_and_validate()
@@ -61,7 +60,7 @@ def test_the_routes_are_all_of_those_described(described):
 
 @given(data=st.data())
 @BOUNDED
-def test_damaged_pictures(app, data):
+def test_damaged_images(app, data):
     kind = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]))
     written = io.BytesIO()
     Image.linear_gradient("L").resize((24, 32)).convert("RGB").save(written, kind)

@@ -1,4 +1,4 @@
-"""Whom the server answers and how often, by a plain ASGI application behind the guard."""
+"""The guard's limits and headers, around a plain ASGI application."""
 
 import asyncio
 import itertools
@@ -7,13 +7,21 @@ import json
 import pytest
 from starlette.exceptions import HTTPException
 
-from tpr_jax.search.server.guard import FORM, UPLOAD, Allowance, Limits, guarded, is_loopback
-from tpr_jax.search.server.metrics import Meters
-from tpr_jax.search.server.serve import hosts_of
+from tpr_jax.search.server.guard import (
+    MAX_FORM_OVERHEAD,
+    UPLOAD_PATH,
+    Guard,
+    Limits,
+    RateLimiter,
+    Timeouts,
+    is_loopback,
+)
+from tpr_jax.search.server.metrics import ServerMetrics
+from tpr_jax.search.server.serve import allowed_hosts
 
 
 class Clock:
-    """A clock that a test sets."""
+    """A clock that tests set."""
 
     now = 100.0
 
@@ -32,26 +40,26 @@ def ask(
     kind="http",
     method="POST",
 ):
-    """(status, headers, body) of the answer, None where there is none."""
-    told, parts = [], list(body)
+    """Returns (status, headers, body) of the response, None if there is none."""
+    sent, parts = [], list(body)
 
     async def receive():
         return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
 
     async def send(message):
-        told.append(message)
+        sent.append(message)
 
     names = [(b"host", host.encode()), *headers]
     scope = {"type": kind, "method": method, "path": path, "client": (client, 5), "headers": names}
     asyncio.run(app(scope, receive, send))
-    if not told:
+    if not sent:
         return None
-    start, *rest = told
+    start, *rest = sent
     return start["status"], dict(start["headers"]), b"".join(message["body"] for message in rest)
 
 
 def make(inner=None, clock=None, **limits):
-    """(the guarded application, what it counted, how often the inner one was asked)."""
+    """Returns (guarded application, metrics, list of the paths that reached the inner application)."""
     asked = []
 
     async def reads_all(scope, receive, send):
@@ -67,11 +75,11 @@ def make(inner=None, clock=None, **limits):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"well"})
 
-    meters = Meters(3)
-    return guarded(inner or reads_all, Limits(**limits), meters, clock or Clock()), meters, asked
+    metrics = ServerMetrics(3)
+    return Guard(inner or reads_all, Limits(**limits), metrics, clock or Clock()), metrics, asked
 
 
-def test_searches_from_one_address_are_limited_by_the_second():
+def test_limits_the_rate_of_an_address():
     clock = Clock()
     app, _, asked = make(clock=clock, rate=10.0)
     statuses = [ask(app)[0] for _ in range(25)]
@@ -81,29 +89,29 @@ def test_searches_from_one_address_are_limited_by_the_second():
     assert [ask(app)[0] for _ in range(7)] == [200] * 5 + [429] * 2
     clock.now += 1000
     assert [ask(app)[0] for _ in range(21)] == [200] * 20 + [429]
-    status, headers, body = ask(app)
+    _, headers, body = ask(app)
     assert headers[b"retry-after"] == b"1" and json.loads(body)["detail"].startswith("too many")
 
 
-def test_photos_weigh_a_sixteenth():
+def test_a_photo_costs_a_sixteenth_of_a_search():
     app, _, _ = make(rate=10.0)
     assert [ask(app, "/api/photos/1")[0] for _ in range(321)] == [200] * 320 + [429]
 
 
-def test_an_ipv6_network_is_one_caller():
+def test_an_ipv6_network_is_one_client():
     app, _, _ = make(rate=1.0)
     addresses = [f"2001:db8::{n:x}" for n in range(1, 7)]
     assert [ask(app, client=address)[0] for address in addresses] == [200] * 5 + [429]
     assert ask(app, client="2001:db8:0:1::1")[0] == 200
 
 
-def test_without_a_rate_and_with_many_callers():
+def test_no_rate_limit_and_many_clients():
     app, _, _ = make(rate=0)
     assert {ask(app)[0] for _ in range(200)} == {200}
-    allowance = Allowance(1.0, Clock())
+    limiter = RateLimiter(1.0, Clock())
     for number in range(20_000):
-        allowance.ask(str(number), 1)
-    assert len(allowance.left) == 10_000
+        limiter.acquire(str(number), 1)
+    assert len(limiter.buckets) == 10_000
 
 
 @pytest.mark.parametrize(
@@ -119,38 +127,40 @@ def test_without_a_rate_and_with_many_callers():
         ("", 421),
     ],
 )
-def test_answers_to_its_own_names_alone(host, status):
-    app, _, asked = make(hosts=hosts_of("127.0.0.1", ["photos.example"]))
+def test_answers_only_to_its_own_names(host, status):
+    app, _, asked = make(hosts=allowed_hosts("127.0.0.1", ["photos.example"]))
     assert ask(app, host=host)[0] == status and len(asked) == (status == 200)
 
 
-def test_names_of_a_server():
-    assert hosts_of("0.0.0.0", []) is None and hosts_of("::", []) is None
-    assert hosts_of("0.0.0.0", ["a.example"]) == {"0.0.0.0", "a.example"}
-    assert "127.0.0.9" in hosts_of("127.0.0.9", [])
+def test_allowed_hosts_and_loopback():
+    assert allowed_hosts("0.0.0.0", []) is None and allowed_hosts("::", []) is None
+    assert allowed_hosts("0.0.0.0", ["a.example"]) == {"0.0.0.0", "a.example"}
+    assert "127.0.0.9" in allowed_hosts("127.0.0.9", [])
     assert [is_loopback(host) for host in ("127.1.2.3", "::1", "localhost", "0.0.0.0", "10.0.0.1", "a")] == [
         *[True] * 3,
         *[False] * 3,
     ]
 
 
-def test_a_body_that_says_it_is_too_long_is_not_read():
+def test_rejects_a_long_body_by_its_content_length():
     app, _, asked = make(body=100_000)
-    for path, most in ((UPLOAD, 100_000), ("/api/search", 65_536)):
+    for path, most in ((UPLOAD_PATH, 100_000), ("/api/search", 65_536)):
         status, _, body = ask(app, path, headers=[(b"content-length", str(most + 1).encode())])
         assert status == 413 and f"at most {most:,} bytes" in json.loads(body)["detail"] and not asked
-    for path, most in ((UPLOAD, 100_000), ("/api/search", 65_536)):
+    for path, most in ((UPLOAD_PATH, 100_000), ("/api/search", 65_536)):
         assert ask(app, path, headers=[(b"content-length", b"%d" % most)], body=[b"x" * most])[0] == 200
 
 
-def test_a_body_that_does_not_say_so_is_read_so_far():
-    app, _, asked = make(body=100)
+def test_stops_reading_a_long_body():
+    app, _, _ = make(body=100)
     read = itertools.repeat(b"x" * 30, 50)
-    assert ask(app, UPLOAD, body=read, headers=[(b"transfer-encoding", b"chunked")])[0] == 413
-    assert ask(app, UPLOAD, body=[b"x" * 50, b"x" * 50], headers=[(b"content-length", b"what")])[0] == 200
+    assert ask(app, UPLOAD_PATH, body=read, headers=[(b"transfer-encoding", b"chunked")])[0] == 413
+    assert (
+        ask(app, UPLOAD_PATH, body=[b"x" * 50, b"x" * 50], headers=[(b"content-length", b"what")])[0] == 200
+    )
 
 
-def test_every_answer_forbids_what_the_page_does_not_need():
+def test_every_response_has_security_headers():
     app, _, _ = make(rate=1.0, hosts=frozenset({"here"}))
     answers = [ask(app), ask(app, host="there"), *(ask(app) for _ in range(8))]
     assert {status for status, _, _ in answers} == {200, 421, 429}
@@ -162,18 +172,18 @@ def test_every_answer_forbids_what_the_page_does_not_need():
         assert policy.startswith("default-src 'none'") and "unsafe" not in policy and "http" not in policy
 
 
-def test_an_error_leaves_one_line(caplog):
+def test_an_error_is_logged_and_answered_in_one_line(caplog):
     async def breaks(scope, receive, send):
         raise RuntimeError("in /home/somebody")
 
-    app, meters, _ = make(breaks)
+    app, metrics, _ = make(breaks)
     status, _, body = ask(app)
-    assert (status, json.loads(body)) == (500, {"detail": "internal error: the server's log says more"})
+    assert (status, json.loads(body)) == (500, {"detail": "internal error: see the server's log"})
     assert "in /home/somebody" in caplog.text
-    assert 'status="500"} 1.0' in meters.text().decode()
+    assert 'status="500"} 1.0' in metrics.to_text().decode()
 
 
-def test_an_error_amid_an_answer_is_not_answered_twice():
+def test_an_error_during_a_response_is_not_answered_twice():
     async def breaks(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"half", "more_body": True})
@@ -186,7 +196,7 @@ HERE = "127.0.0.1:8000"
 
 
 @pytest.mark.parametrize(
-    ("host", "said", "status"),
+    ("host", "fields", "status"),
     [
         (HERE, {}, 200),  # a program
         (HERE, {"origin": "http://127.0.0.1:8000"}, 200),
@@ -194,8 +204,12 @@ HERE = "127.0.0.1:8000"
         (HERE, {"sec-fetch-site": "none"}, 200),
         (HERE, {"origin": "https://evil.example"}, 403),
         (HERE, {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}, 403),
-        (HERE, {"origin": "null"}, 403),  # a page in a frame, or of a file
-        (HERE, {"origin": "http://127.0.0.1:9000", "sec-fetch-site": "same-site"}, 403),  # another program's
+        (HERE, {"origin": "null"}, 403),  # a page in a sandboxed frame, or of a file
+        (
+            HERE,
+            {"origin": "http://127.0.0.1:9000", "sec-fetch-site": "same-site"},
+            403,
+        ),  # another program's page
         (HERE, {"origin": "http://127.0.0.1"}, 403),
         (HERE, {"origin": "http://localhost:8000"}, 403),
         (HERE, {"sec-fetch-site": "cross-site"}, 403),
@@ -205,53 +219,73 @@ HERE = "127.0.0.1:8000"
         ("localhost:80", {"origin": "http://localhost"}, 200),
         ("LOCALHOST", {"origin": "http://localhost"}, 200),
         ("[::1]:8000", {"origin": "http://[::1]:8000"}, 200),
-        # Behind a proxy that speaks TLS, and calls the server by another name or by its own.
+        # Behind a proxy with TLS that uses another Host header, or its own name.
         (HERE, {"origin": "https://photos.example"}, 200),
         ("photos.example", {"origin": "https://photos.example"}, 200),
         ("photos.example", {"origin": "https://other.example"}, 403),
     ],
 )
-def test_no_page_of_another_site_asks(host, said, status):
-    headers = [(name.encode(), value.encode()) for name, value in said.items()]
-    app, _, asked = make(hosts=hosts_of("127.0.0.1", ["photos.example"]))
-    told = ask(app, host=host, headers=headers)
-    assert told[0] == status and len(asked) == (status == 200)
-    # Links from other pages lead here all the same, and their pictures are forbidden by CORP.
+def test_rejects_pages_of_other_sites(host, fields, status):
+    headers = [(name.encode(), value.encode()) for name, value in fields.items()]
+    app, _, asked = make(hosts=allowed_hosts("127.0.0.1", ["photos.example"]))
+    response = ask(app, host=host, headers=headers)
+    assert response[0] == status and len(asked) == (status == 200)
+    # Links from other pages still work; CORP forbids embedding images.
     status, headers, _ = ask(app, "/", host=host, headers=headers, method="GET")
     assert status == 200 and headers[b"cross-origin-resource-policy"] == b"same-origin"
 
 
-def test_a_server_of_any_name_is_asked_by_its_own_pages_alone():
-    app, _, asked = make(hosts=None)
+def test_rejects_pages_of_other_sites_for_any_host():
+    app, _, _ = make(hosts=None)
     assert ask(app, host="box:8000", headers=[(b"origin", b"http://box:8000")])[0] == 200
     assert ask(app, host="box:8000", headers=[(b"origin", b"http://evil.example")])[0] == 403
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "GZIP", "gzip, identity", "x" * 500])
-def test_a_body_that_is_compressed(coding):
+def test_rejects_a_compressed_body(coding):
     app, _, asked = make()
     status, _, body = ask(app, headers=[(b"content-encoding", coding.encode())])
-    assert status == 415 and "send the body as it is" in json.loads(body)["detail"] and not asked
+    assert status == 415 and "send the body uncompressed" in json.loads(body)["detail"] and not asked
     assert len(body) < 200
     assert ask(app, headers=[(b"content-encoding", b"identity")])[0] == 200
 
 
-def test_a_form_may_be_a_little_longer_than_its_photo():
+@pytest.mark.parametrize(("size", "status"), [(160_000, 200), (10, 408)])
+def test_a_slow_body_times_out_and_a_steady_one_does_not(size, status):
+    """Five parts, 8 seconds apart: 40 seconds in all, where a head may take only 10."""
+    clock, left = Clock(), [b"x" * size] * 5
+    app, _, _ = make(clock=clock, body=1_000_000, timeouts=Timeouts())
+    sent = []
+
+    async def receive():
+        clock.now += 8
+        await asyncio.sleep(0)
+        return {"type": "http.request", "body": left.pop(), "more_body": bool(left)}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": UPLOAD_PATH, "client": ("192.0.2.1", 5)}
+    asyncio.run(app(scope | {"headers": [(b"host", b"here")]}, receive, send))
+    assert sent[0]["status"] == status
+
+
+def test_a_form_may_be_slightly_longer_than_its_photo():
     app, _, _ = make(body=1000)
     form = (b"content-type", b"multipart/form-data; boundary=x")
-    for size, status in ((1000 + FORM, 200), (1001 + FORM, 413)):
-        assert ask(app, UPLOAD, body=[b"x" * size], headers=[form])[0] == status
+    for size, status in ((1000 + MAX_FORM_OVERHEAD, 200), (1001 + MAX_FORM_OVERHEAD, 413)):
+        assert ask(app, UPLOAD_PATH, body=[b"x" * size], headers=[form])[0] == status
     assert ask(app, "/api/search", body=[b"x" * 65_537], headers=[form])[0] == 413
 
 
-def test_a_server_that_ends_says_so():
+def test_answers_503_at_shutdown():
     async def never(scope, receive, send):
         await asyncio.sleep(600)
 
-    told = []
+    sent = []
 
     async def send(message):
-        told.append(message)
+        sent.append(message)
 
     async def cancelled():
         app, _, _ = make(never)
@@ -262,16 +296,16 @@ def test_a_server_that_ends_says_so():
         await task
 
     asyncio.run(cancelled())
-    assert told[0]["status"] == 503 and "shutting down" in json.loads(told[1]["body"])["detail"]
+    assert sent[0]["status"] == 503 and "shutting down" in json.loads(sent[1]["body"])["detail"]
 
 
-def test_nothing_but_http():
+def test_ignores_other_protocols():
     app, _, asked = make()
     assert ask(app, kind="websocket") is None and not asked
 
 
-def test_strange_methods_and_routes_share_a_label():
-    meters = Meters(0)
+def test_unknown_methods_and_routes_share_a_label():
+    metrics = ServerMetrics(0)
     for word in ("BREW", "X" * 50, "Y"):
-        meters.answered({"method": word, "path": f"/{word}"}, 404, 0.01)
-    assert 'tpr_requests_total{method="other",route="other",status="404"} 3.0' in meters.text().decode()
+        metrics.record_response({"method": word, "path": f"/{word}"}, 404, 0.01)
+    assert 'tpr_requests_total{method="other",route="other",status="404"} 3.0' in metrics.to_text().decode()

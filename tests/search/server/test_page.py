@@ -14,7 +14,7 @@ from tpr_jax.search.query.search import open_searcher, search
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium")
-# Of these the second and those after it keep the browser from calling home.
+# All but the first keep the browser from contacting other servers.
 FLAGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
 PATIENCE = 60_000  # ms: the machine may be busy with other tests
@@ -43,32 +43,32 @@ def browser():
 
 @pytest.fixture
 def page(browser, address):
-    """A page of a browser that was not here before; it may say nothing to the console, nor call others."""
+    """Yields a page in a fresh browser context; it may log no errors and contact no other server."""
     context = browser.new_context(viewport={"width": 1100, "height": 800})
     context.set_default_timeout(PATIENCE)
     expect.set_options(timeout=PATIENCE)
-    page, said = context.new_page(), []
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
-    page.on("request", lambda r: None if r.url.startswith((address, "blob:")) else said.append(r.url))
+    page, problems = context.new_page(), []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda r: None if r.url.startswith((address, "blob:")) else problems.append(r.url))
     page.goto(address)
     expect(page.locator("#about")).to_contain_text("14 photos")
     yield page
     context.close()
-    # Chromium itself reports answers of 4xx, which some of these tests are about.
-    assert [line for line in said if "Failed to load resource" not in line] == []
+    # Chromium reports 4xx responses, which some tests provoke.
+    assert [line for line in problems if "Failed to load resource" not in line] == []
 
 
 def shown(page):
-    """Paths of the photos in the grid, in order."""
+    """Returns the paths of the photos in the grid, in order."""
     expect(page.locator("#status")).to_contain_text("ms.")
     expect(page.locator("#results")).not_to_have_class("old")
     labels = page.locator("#results .photo").evaluate_all("all => all.map(one => one.ariaLabel)")
     return [PATH.search(label)[0] for label in labels]
 
 
-def wanted(searcher, *asked, **settings):
-    return [found["path"] for found in search(searcher, *asked, **{"top_k": 24, **settings})["results"]]
+def expected(searcher, *query, **options):
+    return [found["path"] for found in search(searcher, *query, **{"top_k": 24, **options})["results"]]
 
 
 def ask(page, text):
@@ -77,8 +77,8 @@ def ask(page, text):
     return shown(page)
 
 
-def test_a_sentence(page, searcher):
-    assert ask(page, "a red coat") == wanted(searcher, "a red coat")
+def test_search_by_text(page, searcher):
+    assert ask(page, "a red coat") == expected(searcher, "a red coat")
     best = search(searcher, "a red coat", top_k=1)["results"][0]
     first = page.locator("#results li").first
     expect(first.locator(".score b")).to_have_text(f"{best['score']:.3f}")
@@ -87,23 +87,23 @@ def test_a_sentence(page, searcher):
     assert "red coat" in page.title()
 
 
-def test_an_example(page, searcher):
+def test_search_by_example(page, searcher):
     example = page.locator("#examples button").nth(1)
     text = example.inner_text()
     example.click()
-    assert shown(page) == wanted(searcher, text) and page.input_value("#text") == text
+    assert shown(page) == expected(searcher, text) and page.input_value("#text") == text
 
 
 def test_filters(page, searcher):
     page.click("#filters summary")
     page.select_option("select[data-column=camera]", "1")
-    assert ask(page, "a red coat") == wanted(searcher, "a red coat", where="camera = 1")
-    expect(page.locator("#status")).to_contain_text("of 4 that the filters leave")
+    assert ask(page, "a red coat") == expected(searcher, "a red coat", where="camera = 1")
+    expect(page.locator("#status")).to_contain_text("of 4 that match the filters")
     page.fill("input[aria-label='seen from']", "2024-05-06T00:00:00")
     page.dispatch_event("input[aria-label='seen from']", "change")
-    expect(page.locator("#status")).to_contain_text("of 2 that the filters leave")
+    expect(page.locator("#status")).to_contain_text("of 2 that match the filters")
     both = "camera = 1 and seen >= '2024-05-06'"
-    assert shown(page) == wanted(searcher, "a red coat", where=both)
+    assert shown(page) == expected(searcher, "a red coat", where=both)
     page.fill("#where", "path = '007.png'")
     page.press("#where", "Enter")
     expect(page.locator("#results li")).to_have_count(1)
@@ -119,27 +119,27 @@ def test_filters(page, searcher):
     assert shown(page) == ["003.png"]
 
 
-def test_more_like_this_one_and_its_link(page, browser, address, searcher):
+def test_more_like_this_and_its_link(page, browser, address, searcher):
     third = ask(page, "a red coat")[2]
     page.locator("#results .more").nth(2).click()
     expect(page.locator("#named")).to_have_text("like this photo")
     expect(page.locator("#results .photo").first).to_have_attribute("aria-label", re.compile(third))
     row = int(re.search(r"like=(\d+)", page.url)[1])
-    assert shown(page) == wanted(searcher, like=row)
+    assert shown(page) == expected(searcher, like=row)
     other = browser.new_context().new_page()
     other.goto(page.url)
     assert shown(other) == shown(page)
     other.goto(re.sub(r"index=\w+", "index=other", page.url))
-    expect(other.locator("#error")).to_contain_text("another one than when this link was made")
+    expect(other.locator("#error")).to_contain_text("has changed since this link was made")
     other.context.close()
     page.fill("#text", "blue trousers")
     page.press("#text", "Enter")
     expect(page.locator("#balance")).to_be_visible()
     expect(page).to_have_url(re.compile("q=blue"))
-    assert shown(page) == wanted(searcher, "blue trousers", like=row)
+    assert shown(page) == expected(searcher, "blue trousers", like=row)
 
 
-def test_history_and_the_way_back(page, searcher):
+def test_history_and_back(page, searcher):
     first, second = ask(page, "a red coat"), ask(page, "black trousers")
     expect(page.locator("#history a")).to_have_text(["black trousers", "a red coat"])
     page.go_back()
@@ -156,10 +156,10 @@ def test_history_and_the_way_back(page, searcher):
     expect(page.locator("#past")).to_be_hidden()
 
 
-def test_a_photo_chosen_and_removed(page, searcher):
-    picture = searcher.index.folder.parent / "photos" / "005.png"
-    page.set_input_files("#file", picture)
-    assert shown(page) == wanted(searcher, image=picture)
+def test_choose_and_remove_a_photo(page, searcher):
+    photo = searcher.index.folder.parent / "photos" / "005.png"
+    page.set_input_files("#file", photo)
+    assert shown(page) == expected(searcher, image=photo)
     expect(page.locator("#named")).to_have_text("005.png")
     expect(page.locator("#link")).to_be_hidden()
     assert page.locator("#shown").evaluate("image => image.naturalWidth") == 20
@@ -178,7 +178,7 @@ DROP = """async address => {
 }"""
 
 
-def test_a_photo_dragged_in(page):
+def test_drop_a_photo(page):
     page.evaluate(DROP, "/api/photos/9?size=large")
     assert shown(page)[0] == "009.png"
     expect(page.locator("#named")).to_have_text("dragged.jpg")
@@ -186,7 +186,7 @@ def test_a_photo_dragged_in(page):
 
 
 def drag(page, files, *types, x=300, y=400):
-    """Drags files of the disk over the page, as from a file manager, and then does these things with them."""
+    """Drags files from the disk over the page, as a file manager does, with these events."""
     data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
     session = page.context.new_cdp_session(page)
     for kind in types:
@@ -196,8 +196,8 @@ def drag(page, files, *types, x=300, y=400):
     session.detach()
 
 
-def can_be_used(page):
-    """Whether nothing lies over the page, nothing is broken on it, and a search still works."""
+def is_usable(page):
+    """Returns whether nothing covers the page, no image is broken, and a search still works."""
     expect(page.locator("#over")).to_be_hidden()
     broken = (
         """[...document.images].filter(one => one.offsetParent && one.complete && !one.naturalWidth).length"""
@@ -208,7 +208,7 @@ def can_be_used(page):
 
 
 def some_files(folder):
-    """A file of every kind that somebody may drop, and a folder."""
+    """Makes files of many kinds that users may drop, and a folder."""
     search_galleries.photos(folder, 1)
     files = {
         "clip.mp4": b"\0\0\0 ftypisom",
@@ -229,11 +229,11 @@ def some_files(folder):
     return folder
 
 
-NEVER_ASKED = ["clip.mp4", "notes.pdf", "sound.mp3", "text.txt", "drawing.svg", "archive.zip", "holiday"]
+NOT_PHOTOS = ["clip.mp4", "notes.pdf", "sound.mp3", "text.txt", "drawing.svg", "archive.zip", "holiday"]
 
 
-@pytest.mark.parametrize("name", NEVER_ASKED)
-def test_a_drop_that_is_no_photo_changes_nothing(page, tmp_path, name):
+@pytest.mark.parametrize("name", NOT_PHOTOS)
+def test_dropping_something_else_changes_nothing(page, tmp_path, name):
     folder = some_files(tmp_path)
     page.set_input_files("#file", folder / "000.png")
     before = shown(page)
@@ -245,55 +245,55 @@ def test_a_drop_that_is_no_photo_changes_nothing(page, tmp_path, name):
     assert shown(page) == before
     expect(page.locator("#named")).to_have_text("000.png")
     expect(page.locator("#shown")).to_be_visible()
-    assert can_be_used(page)
+    assert is_usable(page)
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("broken.jpg", "upload"),
-        ("clip.jpg", "no picture that can be read"),
-        ("what", "no picture that can be read"),
+        ("clip.jpg", "not an image that can be read"),
+        ("what", "not an image that can be read"),
         ("empty.jpg", "empty"),
         ("large.jpg", "10.0 MB: at most 10.0"),
     ],
 )
-def test_a_drop_that_only_looks_like_a_photo(page, tmp_path, name, told):
+def test_dropping_an_invalid_photo(page, tmp_path, name, message):
     ask(page, "a red coat")
     drag(page, [some_files(tmp_path) / name], "dragEnter", "dragOver", "drop")
-    expect(page.locator("#error")).to_contain_text(told)
+    expect(page.locator("#error")).to_contain_text(message)
     expect(page.locator("#error")).to_be_in_viewport()
     expect(page.locator("#named")).to_have_text(name)
-    expect(page.locator("#shown")).to_be_hidden()  # rather than broken
+    expect(page.locator("#shown")).to_be_hidden()  # instead of a broken image
     expect(page.locator("#results li")).to_have_count(0)
-    page.click("#drop")  # and what was asked before is asked again
+    page.click("#drop")  # the previous search runs again
     expect(page.locator("#picture")).to_be_hidden()
     assert len(shown(page)) == 14 and page.locator("#error").is_hidden()
-    assert can_be_used(page)
+    assert is_usable(page)
 
 
-def test_several_files_dropped(page, searcher, tmp_path):
+def test_drop_several_files(page, searcher, tmp_path):
     folder = some_files(tmp_path)
     both = [folder / "notes.pdf", folder / "000.png", folder / "holiday", folder / "clip.mp4"]
     drag(page, both, "dragEnter", "dragOver", "drop")
-    assert shown(page) == wanted(searcher, image=folder / "000.png")
-    expect(page.locator("#status")).to_contain_text("one photo is searched with, of 4 files: 000.png")
-    assert page.locator("#error").is_hidden() and can_be_used(page)
+    assert shown(page) == expected(searcher, image=folder / "000.png")
+    expect(page.locator("#status")).to_contain_text("only one of the 4 files is used: 000.png")
+    assert page.locator("#error").is_hidden() and is_usable(page)
 
 
-def test_a_drag_that_leaves_or_is_given_up(page, tmp_path):
+def test_a_drag_that_leaves_or_is_canceled(page, tmp_path):
     folder = some_files(tmp_path)
     drag(page, [folder / "000.png"], "dragEnter", "dragOver", "dragCancel")
-    assert can_be_used(page)
-    drag(page, [folder / "000.png"], "dragEnter", "dragOver")  # and nothing comes any longer
+    assert is_usable(page)
+    drag(page, [folder / "000.png"], "dragEnter", "dragOver")  # and no further event
     expect(page.locator("#over")).to_be_hidden()
-    assert can_be_used(page)
+    assert is_usable(page)
     for ends in ("keydown", "pointermove", "pointerdown", "dragend", "blur"):
         page.evaluate(OVER)
         assert page.locator("#over").is_visible()
         page.evaluate("type => document.body.dispatchEvent(new Event(type, { bubbles: true }))", ends)
         assert page.locator("#over").is_hidden()
-    assert can_be_used(page)
+    assert is_usable(page)
 
 
 OVER = """() => {
@@ -313,8 +313,8 @@ GIVE = """([event, files, texts, at]) => {
 }"""
 
 
-def test_texts_and_links_dropped(page):
-    """Into the words they go as the browser has it; elsewhere the browser would leave for a link."""
+def test_drop_text_and_links(page):
+    """The browser inserts text into text fields; elsewhere it would navigate to a link."""
     link = [["text/uri-list", "https://example.org/a.jpg"], ["text/plain", "https://example.org/a.jpg"]]
     for texts in ([["text/plain", "a red coat"]], link):
         for event in ("dragover", "drop"):
@@ -322,25 +322,25 @@ def test_texts_and_links_dropped(page):
             assert page.evaluate(GIVE, [event, [], texts, "#results"])
             expect(page.locator("#over")).to_be_hidden()
         expect(page.locator("#error")).to_contain_text("That is not a photo: choose, drop or paste a JPEG")
-        assert can_be_used(page)
+        assert is_usable(page)
 
 
-def test_pasting(page, searcher):
+def test_paste(page, searcher):
     video, photo = ["clip.mp4", "video/mp4", "x"], ["a.jpg", "image/jpeg", "x"]
     assert page.evaluate(GIVE, ["paste", [video], [], "#text"])
     expect(page.locator("#error")).to_contain_text("clip.mp4 is not a photo")
-    assert can_be_used(page)
-    # A text, or a text with a picture of it, into the words; a text elsewhere is nothing to us.
+    assert is_usable(page)
+    # Text, with or without an image of it, goes into the text field; elsewhere it is ignored.
     assert not page.evaluate(GIVE, ["paste", [], [["text/plain", "a coat"]], "#text"])
     assert not page.evaluate(GIVE, ["paste", [photo], [["text/plain", "a coat"]], "#text"])
     assert not page.evaluate(GIVE, ["paste", [], [["text/plain", "a coat"]], "body"])
     assert page.locator("#error").is_hidden() and page.locator("#picture").is_hidden()
     assert page.evaluate(GIVE, ["paste", [photo], [["text/plain", "a coat"]], "body"])
-    expect(page.locator("#error")).to_contain_text("no picture that can be read")
+    expect(page.locator("#error")).to_contain_text("not an image that can be read")
     expect(page.locator("#named")).to_have_text("a.jpg")
 
 
-def test_choosing_what_is_no_photo_and_choosing_it_again(page, tmp_path):
+def test_choose_invalid_files_repeatedly(page, tmp_path):
     folder = some_files(tmp_path)
     for _ in range(2):
         page.set_input_files("#file", folder / "clip.mp4")
@@ -349,10 +349,10 @@ def test_choosing_what_is_no_photo_and_choosing_it_again(page, tmp_path):
         expect(page.locator("#error")).to_contain_text("phone.heic is ")
         page.set_input_files("#file", folder / "000.png")
         assert len(shown(page)) == 14 and page.locator("#error").is_hidden()
-    assert can_be_used(page)
+    assert is_usable(page)
 
 
-def test_a_file_that_is_gone_when_it_is_sent(page, tmp_path):
+def test_a_file_that_changes_before_it_is_sent(page, tmp_path):
     folder = some_files(tmp_path)
     page.set_input_files("#file", folder / "000.png")
     shown(page)
@@ -360,23 +360,23 @@ def test_a_file_that_is_gone_when_it_is_sent(page, tmp_path):
     page.press("#text", "Enter")
     expect(page.locator("#error")).to_contain_text("000.png cannot be read")
     page.click("#drop")
-    assert can_be_used(page)
+    assert is_usable(page)
 
 
-def test_a_drop_while_a_photo_is_enlarged(page, tmp_path):
+def test_drop_while_a_photo_is_enlarged(page, tmp_path):
     folder = some_files(tmp_path)
-    for name, told in (("clip.mp4", "clip.mp4 is not a photo"), ("broken.jpg", "upload")):
+    for name, text in (("clip.mp4", "clip.mp4 is not a photo"), ("broken.jpg", "upload")):
         ask(page, "red")
         page.locator("#results .photo").first.click()
         expect(page.locator("#large")).to_be_visible()
         drag(page, [folder / name], "dragEnter", "dragOver", "drop")
         expect(page.locator("#large")).to_be_hidden()
-        expect(page.locator("#error")).to_contain_text(told)
+        expect(page.locator("#error")).to_contain_text(text)
         page.locator("#drop").click() if name == "broken.jpg" else None
-    assert can_be_used(page)
+    assert is_usable(page)
 
 
-def test_a_file_name_that_is_long_or_markup(page, tmp_path):
+def test_long_file_names_and_markup(page, tmp_path):
     folder = some_files(tmp_path)
     names = ["x" * 240 + ".png", "<img src=x onerror=document.title='run'>.png"]
     for name in names:
@@ -397,16 +397,16 @@ def test_no_results(page):
     page.fill("#where", "camera > 99")
     page.fill("#text", "red")
     page.press("#text", "Enter")
-    expect(page.locator("#status")).to_have_text("The filters leave no photo.")
+    expect(page.locator("#status")).to_have_text("No photo matches the filters.")
     expect(page.locator("#results li")).to_have_count(0)
     page.fill("#where", "")
-    assert can_be_used(page)
+    assert is_usable(page)
 
 
 @pytest.mark.parametrize(
     "condition", ["camera =", "color = 3", "'", "camera = 'x", "(" * 300, "<b>x</b>", "1 = 1 ; drop"]
 )
-def test_a_condition_that_is_not_understood(page, condition):
+def test_an_invalid_condition(page, condition):
     ask(page, "red")
     page.click("#filters summary")
     page.fill("#where", condition)
@@ -415,11 +415,11 @@ def test_a_condition_that_is_not_understood(page, condition):
     assert "\n" not in page.locator("#error").inner_text() and page.locator("#error b").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth") <= 1100
     page.fill("#where", "")
-    assert can_be_used(page)
+    assert is_usable(page)
 
 
-def test_columns_and_captions_are_not_run(browser, tiny, tmp_path):
-    """What stands in a table may be markup, in names of columns too."""
+def test_escapes_columns_and_captions(browser, tiny, tmp_path):
+    """Tables may contain markup, also in the names of columns."""
     names = search_galleries.photos(tmp_path / "photos", 3)
     evil = "<img src=x onerror=document.title='run'>"
     rows = [
@@ -438,7 +438,33 @@ def test_columns_and_captions_are_not_run(browser, tiny, tmp_path):
         page.context.close()
 
 
-def test_a_server_that_is_gone(browser, searcher):
+def test_integers_keep_all_their_digits(browser, tiny, tmp_path):
+    """JavaScript's numbers have 53 bits, and columns may have 64."""
+    names = search_galleries.photos(tmp_path / "photos", 3)
+    ids = [1700000000000000001, 1700000000000000003, -(2**63)]
+    rows = [{"image": name, "id": number} for name, number in zip(names, ids, strict=True)]
+    (tmp_path / "photos" / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    build(tmp_path / "photos" / "all.jsonl", tmp_path / "index", tiny["clip"])
+    with served.running(open_searcher(tmp_path / "index")) as address:
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(f"{address}/?q=red")
+        expect(page.locator("#results li")).to_have_count(3)
+        shown_text = page.locator("#results").inner_text()
+        assert all(f"id {number}" in shown_text for number in ids)
+        options = page.locator("select[data-column=id] option").all_inner_texts()
+        assert options == ["any", *map(str, sorted(ids))]
+        page.click("#filters summary")
+        page.select_option("select[data-column=id]", str(ids[1]))
+        expect(page.locator("#results li")).to_have_count(1)
+        assert shown(page) == [names[1]] and str(ids[1]) in page.url
+        text = '{"a": [1, -2.5e3, 9007199254740993], "b": "9007199254740993 \\\\\\" 9007199254740993"}'
+        parsed = page.evaluate("async text => (await import('/json.js')).parseJson(text)", text)
+        assert parsed == {"a": [1, -2500, "9007199254740993"], "b": json.loads(text)["b"]}
+        page.context.close()
+
+
+def test_a_server_that_has_stopped(browser, searcher):
     with served.running(searcher) as address:
         page = browser.new_page()
         page.set_default_timeout(PATIENCE)
@@ -446,32 +472,30 @@ def test_a_server_that_is_gone(browser, searcher):
         ask(page, "red")
     page.fill("#text", "blue")
     page.press("#text", "Enter")
-    expect(page.locator("#error")).to_have_text("The server does not answer: is it still running?")
+    expect(page.locator("#error")).to_have_text("The server does not respond: is it still running?")
     expect(page.locator("#status")).to_have_text("")
     page.context.close()
 
 
-def test_a_server_that_is_gone_when_the_page_begins(browser, address):
+def test_a_server_that_does_not_respond_at_first(browser, address):
     page = browser.new_page()
     page.set_default_timeout(PATIENCE)
     page.route("**/api/index", lambda route: route.abort())
     page.goto(address)
-    expect(page.locator("#error")).to_contain_text(
-        "does not answer: is it still running? Load this page again."
-    )
+    expect(page.locator("#error")).to_contain_text("does not respond: is it still running? Reload this page.")
     page.fill("#text", "red")
     page.press("#text", "Enter")
-    expect(page.locator("#error")).to_contain_text("load it again")
+    expect(page.locator("#error")).to_contain_text("reload it")
     page.unroute("**/api/index")
     page.route("**/api/index", lambda route: route.fulfill(status=429, json={"detail": "too many requests"}))
     page.goto(address)
-    expect(page.locator("#error")).to_contain_text("answered 429: too many requests. Load this page again.")
+    expect(page.locator("#error")).to_contain_text("answered 429: too many requests. Reload this page.")
     page.context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_what_is_said_can_be_read(browser, address, scheme, tmp_path):
-    """By WCAG: text of 4.5 times the luminance of what is behind it, or the other way around."""
+def test_text_contrast(browser, address, scheme, tmp_path):
+    """WCAG asks for a contrast ratio of at least 4.5."""
     context = browser.new_context(viewport={"width": 390, "height": 700}, color_scheme=scheme)
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
@@ -495,23 +519,23 @@ def luminance(color):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
-        (b"%PDF-1.7", "no picture that can be read"),
+        (b"%PDF-1.7", "not an image that can be read"),
         (b"", "empty"),
         (b"0" * 10_000_001, "10.0 MB: at most 10.0"),
     ],
 )
-def test_what_is_no_photo(page, tmp_path, content, told):
+def test_choose_an_invalid_photo(page, tmp_path, content, message):
     (tmp_path / "a.jpg").write_bytes(content)
     page.set_input_files("#file", tmp_path / "a.jpg")
-    expect(page.locator("#error")).to_contain_text(told)
+    expect(page.locator("#error")).to_contain_text(message)
     expect(page.locator("#results li")).to_have_count(0)
     page.click("#drop")
     assert len(ask(page, "red")) == 14 and page.locator("#error").is_hidden()
 
 
-def test_mistakes_are_told_and_mended(page):
+def test_errors_are_shown_and_cleared(page):
     page.fill("#text", "word " * 10_000)
     page.press("#text", "Enter")
     expect(page.locator("#error")).to_contain_text("at most 2000 characters")
@@ -529,20 +553,20 @@ def test_mistakes_are_told_and_mended(page):
     expect(page.locator("#status")).to_contain_text("not in Latin script")
 
 
-def test_a_newer_question_while_the_answer_comes(page):
-    """It breaks off the reading of the older one's answer, of which nothing may show."""
-    broken_off = """() => {
-        const real = Response.prototype.json;
-        Response.prototype.json = function () {
-            Response.prototype.json = real;
-            window.broken = true;
+def test_a_newer_search_during_a_response(page):
+    """It aborts reading the older response, which must not show an error."""
+    abort_once = """() => {
+        const real = Response.prototype.text;
+        Response.prototype.text = function () {
+            Response.prototype.text = real;
+            window.aborted = true;
             return Promise.reject(new DOMException("", "AbortError"));
         };
     }"""
-    page.evaluate(broken_off)
+    page.evaluate(abort_once)
     page.fill("#text", "red")
     page.press("#text", "Enter")
-    page.wait_for_function("window.broken")
+    page.wait_for_function("window.aborted")
     page.wait_for_timeout(200)
     assert page.locator("#error").is_hidden()
     page.fill("#text", "blue")
@@ -551,7 +575,7 @@ def test_a_newer_question_while_the_answer_comes(page):
     assert page.locator("#error").is_hidden()
 
 
-def test_by_keyboard_alone(page):
+def test_keyboard_only(page):
     expect(page.locator("#text")).to_be_focused()
     page.keyboard.type("a red coat")
     page.keyboard.press("Enter")
@@ -576,7 +600,7 @@ def test_by_keyboard_alone(page):
     expect(page.locator("#caption")).to_contain_text(found[2])
     page.keyboard.press("Escape")
     expect(page.locator("#large")).to_be_hidden()
-    expect(page.locator("#results .photo").nth(2)).to_be_focused()  # a moment after the dialog is gone
+    expect(page.locator("#results .photo").nth(2)).to_be_focused()  # shortly after the dialog closes
     assert page.evaluate(at) == found[2]
     page.keyboard.press("m")
     expect(page.locator("#named")).to_have_text("like this photo")
@@ -586,7 +610,7 @@ def test_by_keyboard_alone(page):
     expect(page.locator("#text")).to_be_focused()
 
 
-def test_everything_that_can_be_pressed_has_a_name(page):
+def test_all_controls_have_names(page):
     ask(page, "red")
     page.click("#filters summary")
     nameless = """() => [...document.querySelectorAll("button, input, select, a, img")].filter(one =>
@@ -602,10 +626,10 @@ def test_on_a_phone(browser, address, width):
     page = context.new_page()
     page.goto(f"{address}/?q=red+coat&f.camera=1")
     assert len(shown(page)) == 4
-    assert page.evaluate("document.documentElement.scrollWidth") <= width  # nothing to scroll sideways
+    assert page.evaluate("document.documentElement.scrollWidth") <= width  # no horizontal scrolling
     assert (
         page.locator("#text").evaluate("e => parseFloat(getComputedStyle(e).fontSize)") >= 16
-    )  # or iOS zooms
+    )  # otherwise iOS zooms in
     for button in page.locator("form .main, #results .photo, #results .more").all():
         assert button.bounding_box()["height"] >= 40
     page.locator("#results .photo").first.tap()
@@ -615,8 +639,8 @@ def test_on_a_phone(browser, address, width):
     context.close()
 
 
-def test_names_of_photos_are_not_run(browser, tiny, tmp_path):
-    """A photo's path may hold anything, markup too."""
+def test_escapes_names_of_photos(browser, tiny, tmp_path):
+    """A photo's path may contain markup."""
     names = search_galleries.photos(tmp_path / "photos", 2)
     evil = "<img src=x onerror=document.title='run'>.png"
     (tmp_path / "photos" / names[0]).rename(tmp_path / "photos" / evil)

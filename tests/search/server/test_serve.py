@@ -1,12 +1,15 @@
-"""The command: it listens where it is told, answers, and ends when it is asked to."""
+"""The command `serve`: it listens, answers and stops."""
 
+import contextlib
 import json
+import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
@@ -14,6 +17,7 @@ import pytest
 from tests import served
 from tests.conftest import ROOT, _environment
 from tpr_jax.errors import UserError
+from tpr_jax.search.__main__ import main
 from tpr_jax.search.index.build import build
 from tpr_jax.search.query.search import open_searcher
 from tpr_jax.search.server import serve
@@ -24,96 +28,121 @@ def index(tiny, tmp_path_factory):
     return served.make_index(tmp_path_factory.mktemp("serve"), tiny["clip"])
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_serves_until_it_is_asked_to_end(index, how):
-    command = [sys.executable, "-m", "tpr_jax.search", "serve", "--index", str(index), "--port", "0"]
+@contextlib.contextmanager
+def child(command):
+    """Runs a command with pipes as its stdout and stderr; kills it at the end."""
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=pipe, stderr=pipe, text=True)
-    line = process.stdout.readline()
-    address = re.fullmatch(r"14 photos at (http://127\.0\.0\.1:\d+/) \(Ctrl-C ends it\)\n", line)[1]
-    body = json.dumps({"text": "a red coat", "top_k": 2}).encode()
-    asked = urllib.request.Request(f"{address}api/search", body, {"content-type": "application/json"})
-    with urllib.request.urlopen(asked, timeout=120) as reply:
-        assert len(json.load(reply)["results"]) == 2 and "server" not in reply.headers
-    process.send_signal(how)
-    told, errors = process.communicate(timeout=120)
-    assert (process.returncode, told) == (0, "ended\n"), errors
-    assert "Traceback" not in errors
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
-def test_a_port_that_is_taken(index):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_serves_until_a_signal(index, how):
+    command = [sys.executable, "-m", "tpr_jax.search", "serve", "--index", str(index), "--port", "0"]
+    with child(command) as process:
+        line = served.read_line(process)
+        address = re.fullmatch(r"14 photos at (http://127\.0\.0\.1:\d+/) \(Ctrl-C ends it\)\n", line)[1]
+        body = json.dumps({"text": "a red coat", "top_k": 2}).encode()
+        request = urllib.request.Request(f"{address}api/search", body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=served.PATIENCE) as reply:
+            assert len(json.load(reply)["results"]) == 2 and "server" not in reply.headers
+        process.send_signal(how)
+        output, errors = process.communicate(timeout=served.PATIENCE)
+        assert (process.returncode, output) == (0, "ended\n"), errors
+        assert "Traceback" not in errors
+
+
+def test_stops_while_loading_like_while_serving(index, monkeypatch, capsys):
+    """SIGTERM that arrives before the server listens ends the command in the same way."""
+
+    def interrupted(searcher):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(served.PATIENCE)
+
+    monkeypatch.setattr(serve, "warm_up", interrupted)
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        assert main(["serve", "--index", str(index), "--port", "0"]) == 0
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+    assert capsys.readouterr() == ("ended\n", "")
+
+
+def test_rejects_a_port_in_use(index):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"--port {port} of --host 127.0.0.1: cannot be listened on"):
-            serve.listen("127.0.0.1", port)
+        with pytest.raises(UserError, match=rf"--port {port} of --host 127\.0\.0\.1: cannot listen"):
+            serve.bind("127.0.0.1", port)
 
 
-def test_by_default_only_this_machine_is_listened_to():
-    with serve.listen("127.0.0.1", 0) as listener:
+def test_listens_on_loopback_only():
+    with serve.bind("127.0.0.1", 0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
-    with serve.listen("localhost", 0) as listener:
+    with serve.bind("localhost", 0) as listener:
         assert listener.getsockname()[0] in ("127.0.0.1", "::1")
 
 
-def test_whom_it_warns(index, monkeypatch):
+def test_warns_if_others_can_reach_it(index, monkeypatch):
     monkeypatch.setattr(serve.uvicorn.Server, "run", lambda self, sockets: None)
-    said = []
-    serve.serve(index, host="0.0.0.0", port=0, say=said.append)
-    assert said[0].startswith("warning: whoever reaches this machine") and "14 photos at" in said[1]
-    said.clear()
-    serve.serve(index, port=0, say=said.append)
-    assert len(said) == 1
+    lines = []
+    serve.serve(index, host="0.0.0.0", port=0, log=lines.append)
+    assert lines[0].startswith("warning: anyone who can reach this machine") and "14 photos at" in lines[1]
+    lines.clear()
+    serve.serve(index, port=0, log=lines.append)
+    assert len(lines) == 1
 
 
-def test_importing_the_search_does_not_import_a_server():
+def test_searching_does_not_import_the_server():
     code = "import sys, tpr_jax.search.query.search, tpr_jax.search.__main__; "
     code += "print([name for name in ('fastapi', 'uvicorn', 'starlette') if name in sys.modules])"
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert told.stdout == "[]\n"
+    command = [sys.executable, "-c", code]
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert completed.stdout == "[]\n"
 
 
 STUCK = """
 import sys, threading, time
-from tpr_jax.search.server import pictures
+from tpr_jax.search.server import images
 from tpr_jax.search.__main__ import main
 def stuck(data, size=None):
     print("stuck", flush=True)
     while True:
         time.sleep(1)
-pictures.read_upload = stuck
+images.read_upload = stuck
 sys.exit(main(sys.argv[1:]))
 """
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_ends_though_a_photo_is_never_decoded(index, how):
-    """Two decodings never end, others wait behind them, and a client is slow: none of it holds the server."""
+def test_stops_while_decoding_hangs(index, how):
+    """Stops although two decodings hang, others wait for them, and a client is slow."""
     command = [sys.executable, "-c", STUCK, "serve", "--index", str(index), "--port", "0"]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=pipe, stderr=pipe, text=True)
-    try:
-        port = int(re.search(r"127\.0\.0\.1:(\d+)/", process.stdout.readline())[1])
-        asked = b"POST /api/search/photo HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 3\r\n\r\n"
-        sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
+    with child(command) as process:
+        port = int(re.search(r"127\.0\.0\.1:(\d+)/", served.read_line(process))[1])
+        head = b"POST /api/search/photo HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 3\r\n\r\n"
+        sockets = [socket.create_connection(("127.0.0.1", port), served.PATIENCE) for _ in range(5)]
         for one in sockets[:4]:
-            one.sendall(asked + b"abc")
-        sockets[4].sendall(asked + b"a")
-        assert [process.stdout.readline() for _ in range(2)] == ["stuck\n"] * 2
+            one.sendall(head + b"abc")
+        sockets[4].sendall(head + b"a")
+        assert [served.read_line(process) for _ in range(2)] == ["stuck\n"] * 2
         process.send_signal(how)
-        told, errors = process.communicate(timeout=120)
-        assert (process.returncode, told) == (0, "ended\n"), errors
+        output, errors = process.communicate(timeout=served.PATIENCE)
+        assert (process.returncode, output) == (0, "ended\n"), errors
         assert "Traceback" not in errors
         assert all(b"503" in one.recv(15) for one in sockets[:4])
         for one in sockets:
             one.close()
-    finally:
-        process.kill()
 
 
-def test_two_that_take_one_port_at_once(index, monkeypatch):
-    """Both are bound before one of them listens."""
+def test_rejects_a_port_taken_while_loading(index, monkeypatch):
+    """Another program binds the port too, and is the first to listen."""
     taken = socket.socket()
     real = serve.warm_up
 
@@ -123,15 +152,15 @@ def test_two_that_take_one_port_at_once(index, monkeypatch):
         taken.bind(("127.0.0.1", port))
         taken.listen()
 
-    with serve.listen("127.0.0.1", 0) as free:
+    with serve.bind("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     monkeypatch.setattr(serve, "warm_up", slow)
-    with taken, pytest.raises(UserError, match=f"--port {port} of --host .*cannot be listened on.*--port 0"):
+    with taken, pytest.raises(UserError, match=rf"--port {port} of --host .*cannot listen.*--port 0"):
         serve.serve(index, port=port)
 
 
-def test_an_index_that_is_renewed_or_removed_while_it_serves(tiny, tmp_path):
-    """The server goes on with what it has opened."""
+def test_keeps_serving_an_index_that_is_replaced_or_removed(tiny, tmp_path):
+    """The server keeps using the files that it has open."""
     folder = served.make_index(tmp_path, tiny["clip"])
     searcher = open_searcher(folder)
 

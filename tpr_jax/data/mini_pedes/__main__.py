@@ -1,13 +1,12 @@
-"""`python -m tpr_jax.data.mini_pedes --out DIR`: draw a data set in CUHK-PEDES' format."""
+"""Renders a synthetic data set in CUHK-PEDES' format: `python -m tpr_jax.data.mini_pedes --out DIR`."""
 
-import argparse
 import os
 import sys
 
-from tpr_jax.cli.parser import path
+from tpr_jax.cli.exit import exit_code, explain_and_exit
+from tpr_jax.cli.parser import Parser, path
 from tpr_jax.errors import UserError
 from tpr_jax.utils.seeds import check_seed
-from tpr_jax.utils.streams import quiet_when_closed
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -18,43 +17,44 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 after one line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m tpr_jax.data.mini_pedes", description=__doc__)
-    parser.add_argument(
-        "--out", type=path, required=True, help="folder to write reid_raw.json and imgs/ into"
-    )
+    """Runs the command and returns its exit code: 0, or 2 after one line on stderr."""
+    return exit_code(run, ["mini_pedes", *(sys.argv[1:] if argv is None else argv)])
+
+
+def run(argv: list[str]) -> None:
+    """Runs the command.
+
+    Raises:
+      UserError: an argument is wrong, or a file cannot be written.
+    """
+    parser = Parser(prog="python -m tpr_jax.data.mini_pedes", description=__doc__)
+    parser.add_argument("--out", type=path, required=True, help="folder for reid_raw.json and imgs/")
     parser.add_argument("--split", default="all", choices=("train", "val", "test", "all"))
     parser.add_argument("--identities", type=int, help="people in the split (for 'all': in train)")
     parser.add_argument("--size", default="192x64", help="HEIGHTxWIDTH in pixels")
     parser.add_argument("--domain", default="mini", choices=("mini", "pretrain"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    args = parser.parse_args(argv)
-    try:
-        size = _size(args.size)
-        for name, least in (("identities", 1), ("seed", 0), ("processes", 1)):
-            value = getattr(args, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name} {value}: give a whole number of at least {least}")
-        check_seed(args.seed, "--seed")
-        # One thread each: the products are small and the processes fill the cores.
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        from tpr_jax.data.mini_pedes.generate import generate
+    args = parser.parse_args(argv[1:])
+    size = _size(args.size)
+    for name, minimum in (("identities", 1), ("seed", 0), ("processes", 1)):
+        value = getattr(args, name)
+        if value is not None and value < minimum:
+            raise UserError(f"--{name} {value}: give a whole number of at least {minimum}")
+    check_seed(args.seed, "--seed")
+    # One thread each: the matmuls are small and the processes fill the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from tpr_jax.data.mini_pedes.generate import generate
 
+    try:
         records = generate(
             args.out, args.split, args.identities, size, args.domain, args.seed, args.processes
         )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except OSError as error:
-        print(f"error: cannot write {error.filename or args.out}: {error.strerror}", file=sys.stderr)
-        return 2
+        raise UserError(f"cannot write {error.filename or args.out}: {error.strerror}") from error
     print(f"{len(records)} pictures of {len({r['id'] for r in records})} people in {args.out}")
-    return 0
 
 
 if __name__ == "__main__":
-    with quiet_when_closed():
-        sys.exit(main())
+    explain_and_exit(run, sys.argv)

@@ -1,4 +1,4 @@
-"""The bottleneck adapter: `Up(ReLU(Down(u)))`."""
+"""The bottleneck adapter, `Up(ReLU(Down(u)))`."""
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +8,19 @@ from tpr_jax.models.matmul import dense
 
 
 def adapter(u: Float[Array, "b l d"], down: dict, up: dict) -> Float[Array, "b l d"]:
-    """A parallel adapter (Houlsby et al. 2019; He et al. 2022), with biases.
+    """Computes a bottleneck adapter with biases (Houlsby et al., ICML 2019; He et al., ICLR 2022).
 
-    `down` holds `kernel` [d, r] and `bias` [r], `up` holds `kernel` [r, d] and `bias` [d].
+    Args:
+      u: The input.
+      down: `kernel` [d, r] and `bias` [r].
+      up: `kernel` [r, d] and `bias` [d].
     """
     hidden = jax.nn.relu(dense(u, down["kernel"]) + down["bias"].astype(u.dtype))
     return dense(hidden, up["kernel"]) + up["bias"].astype(u.dtype)
 
 
-def kaiming_down(fan_in: int):
-    """The initializer U(-1/sqrt(fan_in), 1/sqrt(fan_in)): Kaiming uniform with a = sqrt(5)."""
+def kaiming_uniform(fan_in: int):
+    """Returns the initializer U(-1/sqrt(fan_in), 1/sqrt(fan_in)): Kaiming uniform with a = sqrt(5)."""
     bound = fan_in**-0.5
 
     def init(key, shape, dtype=jnp.float32):

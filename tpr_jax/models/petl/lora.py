@@ -1,46 +1,56 @@
-"""Low-rank updates of frozen products: LoRA (ICLR 2022) and DoRA (ICML 2024)."""
+"""Low-rank updates of frozen dense layers: LoRA (ICLR 2022) and DoRA (ICML 2024)."""
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from tpr_jax.models.matmul import dense
 
 
-def delta(x: Float[Array, "b l d"], pieces: Sequence[dict | None], width: int) -> Float[Array, "b l n*width"]:
-    """What the low-rank updates add to `x @ W`, whose columns are n pieces of `width` each.
+def delta(
+    x: Float[Array, "*batch d"], updates: Sequence[dict | None], width: int
+) -> Float[Array, "*batch {len(updates)*width}"]:
+    """Computes what low-rank updates add to `x @ W`, where W has one column block of `width` per update.
 
-    A piece is None, or holds `a` [d, r], `b` [r, width] and the number `scale`: it gets `scale * x A B`, with
-    no factor alpha / r. All pieces are computed as two products: A side by side, B block-diagonal.
+    All updates are computed as two products: A side by side, B block-diagonal.
+
+    Args:
+      x: The input of W.
+      updates: For each column block None, or `a` [d, r], `b` [r, width] and the number `scale` of the update
+        `scale * x A B`, without a factor alpha / r.
+      width: The number of columns of each block.
+
+    Returns:
+      What to add to the columns of all blocks.
     """
-    held = [piece for piece in pieces if piece is not None]
     rows = []
-    for i, piece in enumerate(pieces):
-        if piece is not None:
-            # The scale goes to the small matrix: a learned one then costs nothing a token.
-            blocks = [jnp.zeros((piece["b"].shape[0], width), piece["b"].dtype)] * len(pieces)
-            blocks[i] = piece["scale"] * piece["b"]
+    for i, update in enumerate(updates):
+        if update is not None:
+            # Scaling the small matrix makes a learned scale free of cost per token.
+            blocks = [jnp.zeros((update["b"].shape[0], width), update["b"].dtype)] * len(updates)
+            blocks[i] = update["scale"] * update["b"]
             rows.append(jnp.concatenate(blocks, axis=1))
-    a = jnp.concatenate([piece["a"] for piece in held], axis=1)
+    a = jnp.concatenate([update["a"] for update in updates if update is not None], axis=1)
     return dense(dense(x, a), jnp.concatenate(rows, axis=0))
 
 
-def merged(kernel: Float[Array, "d n"], piece: dict) -> Float[Array, "d n"]:
-    """The kernel with an update folded in: `W + scale * A B`, with DoRA's magnitudes if it has them."""
-    whole = kernel + piece["scale"] * piece["a"] @ piece["b"]
-    if "magnitude" not in piece:
-        return whole
-    return whole * magnitude_ratio(kernel, piece)
+def merge_kernel(kernel: Float[Array | np.ndarray, "d n"], update: dict) -> Float[Array | np.ndarray, "d n"]:
+    """Folds an update into a kernel: `W + scale * A B`, with DoRA's magnitudes where the update has them."""
+    merged = kernel + update["scale"] * update["a"] @ update["b"]
+    if "magnitude" not in update:
+        return merged
+    return merged * magnitude_ratio(kernel, update)
 
 
-def magnitude_ratio(kernel: Float[Array, "d n"], piece: dict) -> Float[Array, "n"]:
-    """DoRA's factor on each column of `W + scale * A B`, `m |W| / |W + scale * A B|`, float32.
+def magnitude_ratio(kernel: Float[Array | np.ndarray, "d n"], update: dict) -> Float[Array, " n"]:
+    """Computes DoRA's factor on each column of `W + scale * A B`, `m |W| / |W + scale * A B|`, in float32.
 
-    Its paper's eq. 5 with the magnitude as a multiple m of W's own norms, so that m starts at 1; the norm
-    below counts as a constant in the gradient (its section 4.3).
+    This is eq. 5 of the paper with the magnitude as a multiple m of W's own norms, so that m is initialized
+    to 1. The norm in the denominator is a constant in the gradient (section 4.3 of the paper).
     """
     kernel = kernel.astype(jnp.float32)
-    whole = jax.lax.stop_gradient(kernel + piece["scale"] * piece["a"] @ piece["b"])
-    return piece["magnitude"] * jnp.linalg.norm(kernel, axis=0) / jnp.linalg.norm(whole, axis=0)
+    merged = jax.lax.stop_gradient(kernel + update["scale"] * update["a"] @ update["b"])
+    return update["magnitude"] * jnp.linalg.norm(kernel, axis=0) / jnp.linalg.norm(merged, axis=0)

@@ -1,10 +1,11 @@
-"""Makes an index, or brings one up to date: what is new or changed is encoded, what is gone dropped."""
+"""Builds an index, or updates one: encodes new and changed photos, and drops those that no longer exist."""
 
 import contextlib
 import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
@@ -16,14 +17,27 @@ from tpr_jax.errors import UserError
 from tpr_jax.model import Model, from_pretrained
 from tpr_jax.models.config import CLIP_MINI
 from tpr_jax.search.index import shards, store
-from tpr_jax.search.index.cache import Known, find_known
-from tpr_jax.search.index.encode import batches, encode, make_encoder, read_ahead
+from tpr_jax.search.index.cache import VectorCache, load_cache
+from tpr_jax.search.index.encode import PhotoRead, Stamp, batches, encode, make_encoder, read_ahead
 from tpr_jax.search.index.gallery import Gallery, Photo, find_gallery
 from tpr_jax.search.index.merge import write_index
 from tpr_jax.utils import locking
 from tpr_jax.utils.signals import Stopped, catch_signals
 
-PART_ROWS, PART_SECONDS = 8192, 20.0  # what a kill may cost
+SHARD_ROWS, SHARD_SECONDS = 8192, 20.0  # how much work a killed process may lose
+
+Log = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What the caller of `build` asked for; None means the index's own value, or the default."""
+
+    model: str | os.PathLike | None
+    image_size: tuple[int, int] | None
+    dtype: str | None
+    batch_size: int | None
+    approximate: bool | None
 
 
 def build(
@@ -36,57 +50,69 @@ def build(
     batch_size: int | None = None,
     approximate: bool | None = None,
     exclude: Sequence[str] = (),
-    say: Callable[[str], None] = lambda line: None,
+    log: Log = lambda line: None,
 ) -> dict:
-    """Encodes the photos of `source` (see `find_gallery`) into the index in `folder`.
+    """Encodes the photos of a gallery into an index.
 
-    `model` is by default the one the index was made with, else the bundled clip-mini; `image_size` (height,
-    width) and `dtype` likewise, else the model's own and float32. `approximate` makes lists for an
-    approximate search, by default above a million photos. `exclude` are patterns of names or paths that are
-    left out (`folder.excluded`). With several JAX processes, each encodes a share of
-    the photos; all need the same folders.
+    With several JAX processes, each encodes a share of the photos; all of them need access to the same
+    folders.
 
-    Returns `count` (photos in the index), `encoded`, `kept`, `gone`, `skipped` (list of (photo, why)),
-    `left_out` ({name: folders and files of that name}) and `seconds`, of these `encoding_seconds`.
+    Args:
+      source: a folder of photos or a table, see `find_gallery`.
+      folder: the index; created if it does not exist.
+      model: a folder or hub id; by default the index's own model, or the bundled clip-mini for a new index.
+      image_size: (height, width); by default the index's own, or the model's.
+      dtype: 'float32' or 'bfloat16'; by default the index's own, or float32.
+      batch_size: number of photos encoded at once.
+      approximate: build inverted lists for an approximate search; by default above a million photos.
+      exclude: patterns of files and folders to leave out, see `folder.matching_pattern`.
+      log: called with lines about the progress.
+
+    Returns:
+      A dict with `count` (photos in the index), `encoded`, `kept`, `gone`, `skipped` (list of (photo,
+      reason)), `left_out` (name -> number of folders and files left out), `seconds`, and `encoding_seconds`,
+      which is part of it. In processes other than the first, without `kept`, `gone` and `skipped`.
 
     Raises:
-      UserError: nothing is there to index, the model is another one than the index's, or a folder cannot be
-        read or written.
-      interrupt.Stopped: SIGINT or SIGTERM came; the next run goes on.
+      UserError: there are no photos to index, the model is not the index's own, or a folder cannot be read or
+        written.
+      Stopped: SIGINT or SIGTERM was received; the next run resumes.
     """
-    begun, folder = time.monotonic(), Path(folder)
+    start, folder = time.monotonic(), Path(folder)
     gallery = find_gallery(source, leave_out=folder, exclude=exclude)
-    with _only_one(folder, say):
-        made = _build(gallery, folder, model, image_size, dtype, batch_size, approximate, say)
-    return made | {"seconds": time.monotonic() - begun}
+    with _exclusive(folder, log):
+        options = _Options(model, image_size, dtype, batch_size, approximate)
+        result = _build_locked(gallery, folder, options, log)
+    return result | {"seconds": time.monotonic() - start}
 
 
-def _build(gallery: Gallery, folder: Path, model, image_size, dtype, batch_size, approximate, say) -> dict:
-    """As `build`, in a folder that no other process writes."""
+def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log) -> dict:
+    """Does the work of `build`, in a folder that no other process writes."""
     info = store.read_info(folder)
     old = store.open_index(folder) if info else None
-    settings = _settings(folder, info, model, image_size, dtype)
-    # What a new index is made with, only the model itself knows.
-    loaded = None if info else _load(settings, folder)
-    recipe = shards.recipe(settings)
-    known = find_known(old, folder / "parts", recipe, gallery.root)
-    if known.left_out and is_first():
-        say(
-            f"left out {known.left_out} files in {folder / 'parts'}: an interrupted run with another model, "
-            "image size or type wrote them"
+    settings = _model_settings(folder, info, options)
+    # Only the model itself knows the settings of a new index.
+    model = None if info else _load_model(settings, folder)
+    fingerprint = shards.encoder_fingerprint(settings)
+    cache = load_cache(old, folder / "parts", fingerprint, gallery.root)
+    if cache.ignored_shards and is_first():
+        log(
+            f"ignored {cache.ignored_shards} files in {folder / 'parts'}: an interrupted run with another "
+            "model, image size or type wrote them"
         )
-    todo = _changed(gallery, known)
+    todo = _changed_photos(gallery, cache)
     seconds, encoded = 0.0, 0
     if todo or not info:
-        say(f"{len(todo):,} of {len(gallery.photos):,} photos to encode with {settings['name']}")
-        loaded = loaded or _load(settings, folder)
-        mine = np.array_split(np.arange(len(todo)), jax.process_count())[jax.process_index()]
-        share = [todo[i] for i in mine]
+        log(f"{len(todo):,} of {len(gallery.photos):,} photos to encode with {settings['name']}")
+        model = model or _load_model(settings, folder)
+        rows = np.array_split(np.arange(len(todo)), jax.process_count())[jax.process_index()]
         run = shards.next_run(folder / "parts")
-        keep = functools.partial(shards.write_part, folder / "parts", run, recipe, str(gallery.root))
-        seconds, encoded = _encode_all(loaded, gallery, share, known, keep, batch_size)
-        _meet("encoded")
-        known = find_known(old, folder / "parts", recipe, gallery.root)
+        write = functools.partial(shards.write_shard, folder / "parts", run, fingerprint, str(gallery.root))
+        start = time.monotonic()
+        encoded = _encode_photos(model, gallery, [todo[i] for i in rows], cache, write, options.batch_size)
+        seconds = time.monotonic() - start
+        _barrier("encoded")
+        cache = load_cache(old, folder / "parts", fingerprint, gallery.root)
     result = {
         "count": 0,
         "encoded": encoded,
@@ -94,115 +120,151 @@ def _build(gallery: Gallery, folder: Path, model, image_size, dtype, batch_size,
         "left_out": dict(gallery.left_out),
     }
     if is_first():
-        say("writing the index")
-        result |= write_index(folder, gallery, known, old, settings, loaded, approximate)
-        shards.remove_parts(folder / "parts")
-    _meet("written")
+        log("writing the index")
+        result |= write_index(
+            folder, gallery, cache, old, settings, model=model, build_lists=options.approximate
+        )
+        shards.remove_shards(folder / "parts")
+    _barrier("written")
     return result
 
 
-def _settings(folder: Path, info: dict | None, model, image_size, dtype) -> dict:
-    """Name, SHA-256, image size and type of the model to encode with; an index keeps to its own."""
-    made = info["model"] if info else {}
-    name = model or made.get("name") or CLIP_MINI
-    found = store.model_sha256(name)
+def _model_settings(folder: Path, info: dict | None, options: _Options) -> dict:
+    """Returns name, SHA-256, image size and type of the model to encode with: those of the index, if any."""
+    settings = info["model"] if info else {}
+    name = options.model or settings.get("name") or CLIP_MINI
+    sha256 = store.model_sha256(name)
     if info:
-        store.check_model(info, folder, name, found)
-        for flag, asked in (("image_size", image_size and list(image_size)), ("dtype", dtype)):
-            if asked and asked != made[flag]:
+        store.check_model(info, folder, name, sha256)
+        image_size = options.image_size and list(options.image_size)
+        for flag, value in (("image_size", image_size), ("dtype", options.dtype)):
+            if value and value != settings[flag]:
                 raise UserError(
-                    f"--{flag} {asked}: but {folder} was made with {made[flag]}: leave it out, or index the "
+                    f"--{flag} {value}: but {folder} was made with {settings[flag]}: omit it, or index the "
                     "photos into a new folder"
                 )
-        return dict(made) | {"name": store.find(name).name}
+        return dict(settings) | {"name": store.find(name).name}
     return {
         "name": store.find(name).name,
-        "sha256": found,
-        "image_size": tuple(image_size) if image_size else None,
-        "dtype": dtype or "float32",
+        "sha256": sha256,
+        "image_size": tuple(options.image_size) if options.image_size else None,
+        "dtype": options.dtype or "float32",
     }
 
 
-def _load(settings: dict, folder: Path) -> Model:
-    """Loads the model, and writes into `settings` what it says of itself.
+def _load_model(settings: dict, folder: Path) -> Model:
+    """Loads the model, and for a new index completes `settings` with the model's own.
 
-    Raises UserError as `from_pretrained`, or where it reads pixels in another way than it did for the index.
+    Raises:
+      UserError: as `from_pretrained`; or the model normalizes pixels in another way than for the index.
     """
-    loaded = from_pretrained(settings["name"], settings["image_size"], settings["dtype"])
-    if "embed_dim" in settings:  # of an index
-        store.check_pixels(settings, folder, loaded)
-        return loaded
-    settings.update(image_size=list(loaded.config.image_size), embed_dim=loaded.config.embed_dim)
-    settings.update(mean=[float(x) for x in loaded.mean], std=[float(x) for x in loaded.std])
-    return loaded
+    model = from_pretrained(settings["name"], settings["image_size"], settings["dtype"])
+    if "embed_dim" in settings:  # those of an index
+        store.check_pixels(settings, folder, model)
+        return model
+    settings.update(image_size=list(model.config.image_size), embed_dim=model.config.embed_dim)
+    settings.update(mean=[float(x) for x in model.mean], std=[float(x) for x in model.std])
+    return model
 
 
-def _changed(gallery: Gallery, known: Known) -> list[Photo]:
-    """The photos whose files have not the size and time that is known of them."""
+def _changed_photos(gallery: Gallery, cache: VectorCache) -> list[Photo]:
+    """Returns the photos for which no vector of a file with the same size and modification time is cached."""
 
-    def same(photo: Photo) -> bool:
+    def is_unchanged(photo: Photo) -> bool:
         with contextlib.suppress(OSError):
             status = os.stat(gallery.root / photo.path)
-            return known.unchanged(photo, status.st_size, status.st_mtime_ns) is not None
+            return cache.find_unchanged(photo, status.st_size, status.st_mtime_ns) is not None
         return False
 
-    return [photo for photo in gallery.photos if not same(photo)]
+    return [photo for photo in gallery.photos if not is_unchanged(photo)]
 
 
-def _encode_all(
-    model: Model, gallery: Gallery, todo: Sequence[Photo], known: Known, write: Callable, batch_size
-) -> tuple[float, int]:
-    """Encodes photos into parts, `write(photos, vectors, skipped)`; returns the seconds it took and how many
-    were encoded."""
-    encoder, devices = make_encoder(model)
-    on_cpu = jax.default_backend() == "cpu"
-    size = -(-(batch_size or (32 if on_cpu else 256 * devices)) // devices) * devices
-    image_size, done, skipped, rows, encoded = model.config.image_size, [], [], [], 0
-    begun = last = time.monotonic()
+@dataclass
+class _ShardBuffer:
+    """Collects encoded photos until they are written as a shard."""
 
-    def keep() -> None:
-        if done or skipped:
-            vectors = np.concatenate([*rows, np.zeros((0, model.config.embed_dim), np.float16)])
-            write(done, vectors, skipped)
-        done.clear(), skipped.clear(), rows.clear()
+    write: Callable
+    embed_dim: int
+    photos: list[tuple[Photo, Stamp]] = field(default_factory=list)
+    vectors: list[np.ndarray] = field(default_factory=list)
+    skipped: list[tuple[Photo, str]] = field(default_factory=list)
+    last_flush: float = field(default_factory=time.monotonic)
 
-    reads = read_ahead(gallery.root, todo, image_size, known.same_content, ahead=4 * size)
-    encoded_batches = encode(encoder, batches(reads, image_size, size))
+    def add(self, reads: Sequence[PhotoRead], vectors: np.ndarray, cache: VectorCache) -> int:
+        """Adds a batch, with the `vectors` of those photos that have pixels; returns their number."""
+        encoded = [read for read in reads if read.pixels is not None]
+        cached = [read for read in reads if read.cached is not None]
+        self.photos += [(read.photo, read.stamp) for read in [*encoded, *cached]]
+        if encoded:
+            self.vectors.append(vectors)
+        if cached:
+            self.vectors.append(cache.gather([read.cached for read in cached]))
+        self.skipped += [(read.photo, read.error) for read in reads if read.error]
+        return len(encoded)
+
+    def is_due(self) -> bool:
+        """Returns whether it is time to write a shard."""
+        return len(self.photos) >= SHARD_ROWS or time.monotonic() - self.last_flush > SHARD_SECONDS
+
+    def flush(self) -> None:
+        """Writes the photos as a shard, if there are any."""
+        if self.photos or self.skipped:
+            vectors = np.concatenate([*self.vectors, np.zeros((0, self.embed_dim), np.float16)])
+            self.write(self.photos, vectors, skipped=self.skipped)
+        self.photos.clear()
+        self.vectors.clear()
+        self.skipped.clear()
+        self.last_flush = time.monotonic()
+
+
+def _encode_photos(
+    model: Model,
+    gallery: Gallery,
+    todo: Sequence[Photo],
+    cache: VectorCache,
+    write: Callable,
+    batch_size: int | None,
+) -> int:
+    """Encodes photos, writes them as shards by `write(photos, vectors, skipped=...)`, returns their number.
+
+    Raises:
+      Stopped: SIGINT or SIGTERM was received; everything encoded is written.
+    """
+    encoder, num_devices = make_encoder(model)
+    batch_size = batch_size or (32 if jax.default_backend() == "cpu" else 256 * num_devices)
+    batch_size = -(-batch_size // num_devices) * num_devices
+    image_size, encoded = model.config.image_size, 0
+    buffer = _ShardBuffer(write, model.config.embed_dim)
+    reads = read_ahead(gallery.root, todo, image_size, cache.find_content, ahead=4 * batch_size)
+    encoded_batches = encode(encoder, batches(reads, image_size, batch_size))
     bar = tqdm(total=len(todo), desc="photos", unit="", dynamic_ncols=True, disable=None)
-    with catch_signals() as asked, bar, contextlib.closing(reads):
-        for passed, vectors in encoded_batches:
-            fresh = [read for read in passed if read.pixels is not None]
-            same = [read for read in passed if read.known is not None]
-            done += [(read.photo, read.stamp) for read in [*fresh, *same]]
-            rows += [vectors] if fresh else []
-            rows += [known.rows([read.known for read in same])] if same else []
-            skipped += [(read.photo, read.error) for read in passed if read.error]
-            encoded += len(fresh)
-            bar.update(len(passed))
-            if asked:
-                keep()
-                at = f"after {bar.n:,} of {len(todo):,} photos"
-                raise Stopped(asked.number, f"stopped {at}; the same command goes on from there")
-            if len(done) >= PART_ROWS or time.monotonic() - last > PART_SECONDS:
-                keep()
-                last = time.monotonic()
-        keep()
-    return time.monotonic() - begun, encoded
+    with catch_signals() as received, bar, contextlib.closing(reads):
+        for batch, vectors in encoded_batches:
+            encoded += buffer.add(batch, vectors, cache)
+            bar.update(len(batch))
+            if received:
+                buffer.flush()
+                progress = f"after {bar.n:,} of {len(todo):,} photos"
+                raise Stopped(received.number, f"stopped {progress}; rerun the same command to resume")
+            if buffer.is_due():
+                buffer.flush()
+        buffer.flush()
+    return encoded
 
 
 @contextlib.contextmanager
-def _only_one(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
-    """Holds the folder against another `index`, and removes what a kill left half written."""
+def _exclusive(folder: Path, log: Log) -> Iterator[None]:
+    """Locks the folder against other writers, and removes the temporary files of killed ones."""
     with contextlib.ExitStack() as stack:
         if is_first():
-            stack.enter_context(locking.hold(folder, "--index", "writing this index", say))
+            stack.enter_context(locking.hold(folder, "--index", "writing this index", log))
             store.remove_temporaries(folder)
-        _meet("locked")
+        _barrier("locked")
         yield
 
 
-def _meet(name: str) -> None:
-    """Waits for the other processes."""
+def _barrier(name: str) -> None:
+    """Waits until all processes have reached this point."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 

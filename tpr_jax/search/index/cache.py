@@ -1,81 +1,112 @@
-"""Which photos have a vector already: in the index as it is, or in the parts of an interrupted run."""
+"""Finds vectors that are already computed: those of the index, and those in shards of an interrupted run."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float16
 
 from tpr_jax.search.index.encode import Stamp
-from tpr_jax.search.index.gallery import Photo
-from tpr_jax.search.index.shards import read_parts
-from tpr_jax.search.index.store import FILE, Index, boxes
+from tpr_jax.search.index.gallery import Box, Photo
+from tpr_jax.search.index.shards import read_shards
+from tpr_jax.search.index.store import FILE_COLUMNS, Index, boxes
 
-Place = tuple[int, int]  # which array of vectors, and which of its rows
+Key = tuple[str, Box | None]  # `Photo.key`
+
+
+class Location(NamedTuple):
+    """A vector in a `VectorCache`."""
+
+    array: int  # index into `VectorCache.vectors`
+    row: int
+
+
+class CachedVector(NamedTuple):
+    """A vector, and the file that it was computed from."""
+
+    stamp: Stamp
+    location: Location
 
 
 @dataclass(frozen=True)
-class Known:
-    """Vectors of photos as they were; a moved or copied file is known by its content."""
+class VectorCache:
+    """Vectors that are already computed.
 
-    vectors: list = field(default_factory=list)  # float16 [n, e] each, the index first
-    newest: dict[tuple, tuple[Stamp, Place]] = field(default_factory=dict)
-    older: dict[tuple, list[tuple[Stamp, Place]]] = field(default_factory=dict)
-    by_content: dict[tuple, Place] = field(default_factory=dict)
-    skipped: dict[tuple, str] = field(default_factory=dict)
-    left_out: int = 0  # parts of another model, image size or type
+    Attributes:
+      vectors: float16 [n, e] arrays: that of the index, if there is one, then those of the shards.
+      newest: the newest vector of each photo.
+      older: further vectors of a photo, newest first.
+      by_content: the vector of each (SHA-256 of the file, box); it finds moved and copied files.
+      skipped: why photos could not be read.
+      ignored_shards: number of shards of another model, image size or type.
+    """
 
-    def unchanged(self, photo: Photo, size: int, mtime_ns: int) -> tuple[Stamp, Place] | None:
-        """Where the vector is that was made of the photo's file when it had this size and time."""
-        for found in (self.newest.get(photo.key), *self.older.get(photo.key, ())):
-            if found and found[0][:2] == (size, mtime_ns):
-                return found
+    vectors: list[np.ndarray] = field(default_factory=list)
+    newest: dict[Key, CachedVector] = field(default_factory=dict)
+    older: dict[Key, list[CachedVector]] = field(default_factory=dict)
+    by_content: dict[tuple[bytes, Box | None], Location] = field(default_factory=dict)
+    skipped: dict[Key, str] = field(default_factory=dict)
+    ignored_shards: int = 0
+
+    def find_unchanged(self, photo: Photo, size: int, mtime_ns: int) -> CachedVector | None:
+        """Returns the vector computed from the photo's file when it had this size and modification time."""
+        for cached in (self.newest.get(photo.key), *self.older.get(photo.key, ())):
+            if cached and cached.stamp[:2] == (size, mtime_ns):
+                return cached
         return None
 
-    def same_content(self, photo: Photo, stamp: Stamp) -> Place | None:
-        """Where the vector of the same bytes and box is, whatever the file's name."""
+    def find_content(self, photo: Photo, stamp: Stamp) -> Location | None:
+        """Returns the vector computed from the same bytes and box, whatever the file's name."""
         return self.by_content.get((stamp.sha256, photo.box))
 
-    def rows(self, places: Sequence[Place]) -> Float16[np.ndarray, "n e"]:
-        """The vectors at these places."""
-        arrays, rows = np.array(places, np.int64).reshape(-1, 2).T
-        out = np.empty((len(places), self.vectors[0].shape[1]), np.float16)
+    def gather(self, locations: Sequence[Location]) -> Float16[np.ndarray, "n e"]:
+        """Returns the vectors at these locations."""
+        arrays, rows = np.array(locations, np.int64).reshape(-1, 2).T
+        out = np.empty((len(locations), self.vectors[0].shape[1]), np.float16)
         for number in np.unique(arrays):
-            mine = arrays == number
-            out[mine] = self.vectors[number][rows[mine]]
+            mask = arrays == number
+            out[mask] = self.vectors[number][rows[mask]]
         return out
 
 
-def find_known(index: Index | None, folder: Path, made_by: Mapping, root: Path) -> Known:
-    """All that the index, and the parts in `folder` that were made by this recipe, hold of photos.
+def load_cache(index: Index | None, folder: Path, fingerprint: Mapping, root: Path) -> VectorCache:
+    """Collects the vectors of an index, and of the shards in a folder.
 
-    `root` is where the photos are now: of a file in another place, size and time say nothing, and it is known
-    by its content only.
+    Args:
+      index: the index; None if there is none yet.
+      folder: holds the shards.
+      fingerprint: `shards.encoder_fingerprint` of the model; shards with another one are ignored.
+      root: where the photos are now. If the vectors come from another root, sizes and modification times do
+        not identify a file, and only its content does.
     """
-    found, left_out = read_parts(folder, made_by)
-    known = Known(left_out=left_out)
+    shards, ignored = read_shards(folder, fingerprint)
+    cache = VectorCache(ignored_shards=ignored)
     if index is not None:
-        sizes, times, digests = (index.table[name].to_pylist() for name in FILE)
+        sizes, times, digests = (index.table[name].to_pylist() for name in FILE_COLUMNS)
         keys = zip(index.table["path"].to_pylist(), boxes(index.table), strict=True)
         stamps = (Stamp(*stamp) for stamp in zip(sizes, times, digests, strict=True))
-        _add(known, index.vectors, zip(keys, stamps, strict=True), index.info["photos"] == str(root))
-    for part in found:
-        here = part.root == str(root)
-        _add(known, part.vectors, ((entry.key, entry.stamp) for entry in part.entries), here)
-        if here:
-            known.skipped.update(part.skipped)
-    return known
+        _add(cache, index.vectors, zip(keys, stamps, strict=True), index.info["photos"] == str(root))
+    for shard in shards:
+        same_root = shard.root == str(root)
+        _add(cache, shard.vectors, ((entry.key, entry.stamp) for entry in shard.entries), same_root)
+        if same_root:
+            cache.skipped.update(shard.skipped)
+    return cache
 
 
-def _add(known: Known, vectors, rows: Iterable[tuple[tuple, Stamp]], here: bool) -> None:
-    number = len(known.vectors)
-    known.vectors.append(vectors)
-    for row, (key, stamp) in enumerate(rows):
-        known.by_content[stamp.sha256, key[1]] = (number, row)
-        if not here:
+def _add(
+    cache: VectorCache, vectors: np.ndarray, entries: Iterable[tuple[Key, Stamp]], same_root: bool
+) -> None:
+    array = len(cache.vectors)
+    cache.vectors.append(vectors)
+    for row, (key, stamp) in enumerate(entries):
+        location = Location(array, row)
+        cache.by_content[stamp.sha256, key[1]] = location
+        if not same_root:
             continue
-        if key in known.newest:
-            known.older.setdefault(key, []).insert(0, known.newest[key])
-        known.newest[key] = (stamp, (number, row))
-        known.skipped.pop(key, None)
+        if key in cache.newest:
+            cache.older.setdefault(key, []).insert(0, cache.newest[key])
+        cache.newest[key] = CachedVector(stamp, location)
+        cache.skipped.pop(key, None)

@@ -1,4 +1,4 @@
-"""Photos to vectors, in batches over all devices: decoding, and reading what comes next, go on beside it."""
+"""Encodes photos in batches over all devices, while threads read and decode the next ones."""
 
 import contextlib
 import hashlib
@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Float16, UInt8
+from jaxtyping import Float16
 
 from tpr_jax.data.batches import worker_threads
 from tpr_jax.data.images.files import open_regular, why_not_opened
@@ -22,75 +22,96 @@ from tpr_jax.data.images.read import read_parts
 from tpr_jax.errors import UserError
 from tpr_jax.model import Model
 from tpr_jax.models import clip
+from tpr_jax.perf.xla_options import compiler_options
 from tpr_jax.search.index.gallery import Photo
-from tpr_jax.train.step import compiler_options
 
 
 class Stamp(NamedTuple):
-    """A file as it was when it was read: bytes, time of its last change (ns), SHA-256 (32 bytes)."""
+    """A file at the time it was read: size in bytes, modification time in ns, SHA-256 (32 bytes)."""
 
     size: int
     mtime_ns: int
     sha256: bytes
 
 
-class Read(NamedTuple):
-    """A photo that was opened: `pixels` [h, w, 3] uint8, or where the same was encoded before, or why not."""
+class PhotoRead(NamedTuple):
+    """The result of opening a photo: pixels, a cached vector, or an error.
+
+    Attributes:
+      photo: the photo.
+      stamp: its file; None if it could not be opened.
+      pixels: uint8 [h, w, 3], resized; None if there is a cached vector or an error.
+      cached: where the vector of the same content is cached, as `find_cached` returned it.
+      error: why the photo cannot be read.
+    """
 
     photo: Photo
     stamp: Stamp | None
     pixels: np.ndarray | None
-    known: object = None
+    cached: Any = None
     error: str = ""
 
 
-def make_encoder(model: Model) -> tuple[Callable, int]:
-    """(uint8 [b, h, w, 3] -> L2-normalized float16 [b, e] on the devices, what b has to be a multiple of).
+FindCached = Callable[[Photo, Stamp], Any]
+Batch = tuple[list[PhotoRead], np.ndarray]
 
-    The batch is split over this process' devices; with several processes each encodes photos of its own.
+
+def make_encoder(model: Model) -> tuple[Callable, int]:
+    """Returns a jitted encoder, and the number of devices, which must divide its batch size.
+
+    The encoder maps uint8 [b, h, w, 3] to L2-normalized float16 [b, e]. The batch is sharded over this
+    process's devices; with several processes, each encodes its own photos.
     """
     mesh = Mesh(np.array(jax.local_devices()), ("data",))
-    by_row, everywhere = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+    by_row, replicated = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
     encode_image = clip.build(model.config, model.method, model.dtype)["encode_image"]
 
-    def encode(variables, pixels):
+    def encode_batch(variables, pixels):
         feats, _ = encode_image(variables, clip.normalize(pixels, model.mean, model.std))
-        length = jnp.linalg.norm(feats, axis=1, keepdims=True)
-        return (feats / jnp.maximum(length, 1e-12)).astype(jnp.float16)
+        norms = jnp.linalg.norm(feats, axis=1, keepdims=True)
+        return (feats / jnp.maximum(norms, 1e-12)).astype(jnp.float16)
 
-    program = jax.jit(
-        encode,
-        in_shardings=(everywhere, by_row),
+    encode_jit = jax.jit(
+        encode_batch,
+        in_shardings=(replicated, by_row),
         out_shardings=by_row,
         compiler_options=compiler_options(),
     )
-    variables = jax.device_put(jax.tree.map(np.asarray, model.held), everywhere)
-    return lambda pixels: program(variables, jax.device_put(pixels, by_row)), mesh.size
+    variables = jax.device_put(jax.tree.map(np.asarray, model.held), replicated)
+    return lambda pixels: encode_jit(variables, jax.device_put(pixels, by_row)), mesh.size
 
 
 def read_ahead(
     root: Path,
     photos: Sequence[Photo],
     image_size: tuple[int, int],
-    known: Callable[[Photo, Stamp], object] = lambda photo, stamp: None,
+    find_cached: FindCached = lambda photo, stamp: None,
     ahead: int = 256,
-) -> Iterator[Read]:
-    """Opens photos in order, `ahead` of them before they are asked for.
+) -> Iterator[PhotoRead]:
+    """Opens photos in order, on threads, up to `ahead` of them in advance.
 
-    A file with several boxes that follow each other is decoded once, and none of which `known` says that it
-    was encoded before.
+    Consecutive boxes of one file are read together, and the file is decoded once. It is not decoded if all of
+    them have cached vectors.
+
+    Args:
+      root: the folder that paths are relative to.
+      photos: the photos.
+      image_size: (height, width) to resize to.
+      find_cached: returns where the vector of a photo is cached, None if it is not.
+      ahead: number of photos to open in advance.
     """
     with ThreadPoolExecutor(worker_threads()) as pool:
         pending: deque[tuple[Future, int]] = deque()
-        waiting = 0
+        num_pending = 0
         try:
             for path, group in groupby(photos, key=lambda photo: photo.path):
-                run = list(group)
-                pending.append((pool.submit(_read_settled, root / path, run, image_size, known), len(run)))
-                waiting += len(run)
-                while waiting > ahead:
+                same_file = list(group)
+                future = pool.submit(_read_consistent, root / path, same_file, image_size, find_cached)
+                pending.append((future, len(same_file)))
+                num_pending += len(same_file)
+                while num_pending > ahead:
                     future, size = pending.popleft()
-                    waiting -= size
+                    num_pending -= size
                     yield from future.result()
             while pending:
                 yield from pending.popleft()[0].result()
@@ -98,58 +119,70 @@ def read_ahead(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def batches(
-    reads: Iterable[Read], image_size: tuple[int, int], size: int
-) -> Iterator[tuple[list[Read], UInt8[np.ndarray, "b h w 3"]]]:
-    """(what was read, pixels of those that have some, filled up with zeros), a batch after the other."""
-    passed, rows, pixels = [], 0, np.zeros((size, *image_size, 3), np.uint8)
+def batches(reads: Iterable[PhotoRead], image_size: tuple[int, int], size: int) -> Iterator[Batch]:
+    """Batches photos by pixels.
+
+    Yields:
+      The photos of a batch, with or without pixels, and the pixels uint8 [size, h, w, 3] of those that have
+      some, padded with zeros.
+    """
+    batch, rows, pixels = [], 0, np.zeros((size, *image_size, 3), np.uint8)
     for read in reads:
-        passed.append(read)
+        batch.append(read)
         if read.pixels is not None:
             pixels[rows] = read.pixels
-            passed[-1] = read._replace(pixels=pixels[rows])
+            batch[-1] = read._replace(pixels=pixels[rows])
             rows += 1
         if rows == size:
-            yield passed, pixels
-            passed, rows, pixels = [], 0, np.zeros_like(pixels)
-    if passed:
-        yield passed, pixels
+            yield batch, pixels
+            batch, rows, pixels = [], 0, np.zeros_like(pixels)
+    if batch:
+        yield batch, pixels
 
 
 def encode(
-    encoder: Callable, batched: Iterable[tuple[list[Read], np.ndarray]]
-) -> Iterator[tuple[list[Read], Float16[np.ndarray, "r e"]]]:
-    """(what was read, vectors of those with pixels): a batch is read while the one before it is encoded.
+    encoder: Callable, batched: Iterable[Batch]
+) -> Iterator[tuple[list[PhotoRead], Float16[np.ndarray, "r e"]]]:
+    """Encodes batches; the next batch is read while the devices encode the previous one.
+
+    Yields:
+      The photos of a batch, and the vectors of those with pixels.
 
     Raises:
       UserError: a vector is not finite.
     """
-    waiting = None
+    previous = None
     for reads, pixels in batched:
-        some = any(read.pixels is not None for read in reads)
-        started = (reads, encoder(pixels) if some else None)
-        if waiting:
-            yield _finished(*waiting)
-        waiting = started
-    if waiting:
-        yield _finished(*waiting)
+        has_pixels = any(read.pixels is not None for read in reads)
+        started = (reads, encoder(pixels) if has_pixels else None)
+        if previous:
+            yield _fetch(*previous)
+        previous = started
+    if previous:
+        yield _fetch(*previous)
 
 
-def _finished(reads: list[Read], feats) -> tuple[list[Read], np.ndarray]:
+def _fetch(
+    reads: list[PhotoRead], feats: jax.Array | np.ndarray | None
+) -> tuple[list[PhotoRead], np.ndarray]:
+    """Waits for the vectors of a batch, and drops the padding."""
     count = sum(read.pixels is not None for read in reads)
     rows = np.zeros((0, 0), np.float16) if feats is None else np.asarray(feats)[:count]
     if not np.isfinite(rows).all():
-        raise UserError(
-            "the model gives features that are not finite: it is broken, or needs --dtype float32"
-        )
+        raise UserError("the model's features are not finite: it is broken, or needs --dtype float32")
     return reads, rows
 
 
-def _read_settled(path: Path, run: list[Photo], image_size: tuple[int, int], known: Callable) -> list[Read]:
-    """As `_read_file`, with digest and pixels of the same bytes also where the file is replaced meanwhile: a
-    digest with the vector of another photo would be believed whenever those bytes are seen again."""
+def _read_consistent(
+    path: Path, photos: list[Photo], image_size: tuple[int, int], find_cached: FindCached
+) -> list[PhotoRead]:
+    """Reads a file as `_read_file`, and retries if it is replaced in the meantime.
+
+    The SHA-256 and the pixels must come from the same bytes: otherwise the wrong vector would be reused
+    whenever the first bytes are seen again.
+    """
     for _ in range(3):
-        reads = _read_file(path, run, image_size, known)
+        reads = _read_file(path, photos, image_size, find_cached)
         stamp = reads[0].stamp
         if stamp is None:  # it cannot be opened
             return reads
@@ -157,29 +190,33 @@ def _read_settled(path: Path, run: list[Photo], image_size: tuple[int, int], kno
             status = os.stat(path)
             if stamp[:2] == (status.st_size, status.st_mtime_ns):
                 return reads
-    return [Read(photo, None, None, error="changed while it was read: index it again later") for photo in run]
+    error = "changed while it was read: index it again later"
+    return [PhotoRead(photo, None, None, error=error) for photo in photos]
 
 
-def _read_file(path: Path, run: list[Photo], image_size: tuple[int, int], known: Callable) -> list[Read]:
+def _read_file(
+    path: Path, photos: list[Photo], image_size: tuple[int, int], find_cached: FindCached
+) -> list[PhotoRead]:
     try:
         stamp = _stamp(path)
     except OSError as error:
-        return [Read(photo, None, None, error=_why(error)) for photo in run]
-    found = [known(photo, stamp) for photo in run]
-    if all(place is not None for place in found):
-        return [Read(photo, stamp, None, place) for photo, place in zip(run, found, strict=True)]
+        reason = "no such image" if isinstance(error, FileNotFoundError) else why_not_opened(error)
+        return [PhotoRead(photo, None, None, error=reason) for photo in photos]
+    cached = [find_cached(photo, stamp) for photo in photos]
+    uncached_boxes = [photo.box for photo, found in zip(photos, cached, strict=True) if found is None]
+    if not uncached_boxes:
+        return [PhotoRead(photo, stamp, None, found) for photo, found in zip(photos, cached, strict=True)]
     try:
-        wanted = [photo.box for photo, place in zip(run, found, strict=True) if place is None]
-        parts, (width, height) = read_parts(path, wanted, image_size)
+        crops, (width, height) = read_parts(path, uncached_boxes, image_size)
     except UserError as error:
-        why = str(error).removeprefix(f"{path}: ")
-        return [Read(photo, stamp, None, error=why) for photo in run]
-    outside = f"the box lies outside of the picture of {width} x {height} pixels"
-    reads, pixels = [], iter(parts)
-    for photo, place in zip(run, found, strict=True):
-        part = None if place is not None else next(pixels)
-        error = outside if place is None and part is None else ""
-        reads.append(Read(photo, stamp, part, place, error))
+        reason = str(error).removeprefix(f"{path}: ")
+        return [PhotoRead(photo, stamp, None, error=reason) for photo in photos]
+    outside = f"the box lies outside of the image of {width} x {height} pixels"
+    reads, pixels = [], iter(crops)
+    for photo, found in zip(photos, cached, strict=True):
+        crop = None if found is not None else next(pixels)
+        error = outside if found is None and crop is None else ""
+        reads.append(PhotoRead(photo, stamp, crop, found, error))
     return reads
 
 
@@ -187,9 +224,3 @@ def _stamp(path: Path) -> Stamp:
     with open_regular(path) as file:
         status = os.fstat(file.fileno())
         return Stamp(status.st_size, status.st_mtime_ns, hashlib.file_digest(file, "sha256").digest())
-
-
-def _why(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such picture"
-    return why_not_opened(error)

@@ -1,4 +1,4 @@
-"""An index as one Parquet file: `vector` (float32 list of fixed size, length 1) beside the columns."""
+"""Exports an index as a Parquet file: its columns, and `vector`, a list of float32 of length 1."""
 
 import os
 from pathlib import Path
@@ -8,40 +8,47 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tpr_jax.errors import UserError
-from tpr_jax.search.index.store import FILE, Index
+from tpr_jax.search.index.store import FILE_COLUMNS, Index
 from tpr_jax.utils.files import write_whole
 
-_ROWS = 16384  # of a row group: what is held at once
+_ROW_GROUP = 16384  # rows in memory at once
 
 
 def export(index: Index, path: str | os.PathLike, half: bool = False) -> int:
-    """Writes `id` (int64, the row), the table's columns and `vector`; returns the number of rows.
+    """Writes `id` (int64, the row), the columns of the index, and `vector`.
 
-    With `half` the vectors are float16, as the index has them, which not every database reads. The model's
-    name and SHA-256 stand in the file's metadata, under `tpr_jax`.
+    The file's metadata has the model's name and SHA-256 under the key `tpr_jax`.
+
+    Args:
+      index: the index.
+      path: the file to write; it must not exist.
+      half: write float16 vectors, as the index stores them; not every database can read these.
+
+    Returns:
+      The number of rows.
 
     Raises:
-      UserError: the file exists already, or cannot be written.
+      UserError: the file exists, or cannot be written.
     """
     path = Path(path)
     if path.exists():
         raise UserError(f"--out {path}: exists already; name another file, or remove it")
     count, width = index.vectors.shape
-    kind = pa.list_(pa.float16() if half else pa.float32(), width)
-    table = index.table.drop_columns(list(FILE))
-    fields = [pa.field("id", pa.int64()), *table.schema.remove_metadata(), pa.field("vector", kind)]
-    made = index.info["model"]
-    about = {"tpr_jax": f"model {made['name']} sha256 {made['sha256']}"}
-    schema = pa.schema(fields, metadata=about)
+    dtype = pa.list_(pa.float16() if half else pa.float32(), width)
+    table = index.table.drop_columns(list(FILE_COLUMNS))
+    fields = [pa.field("id", pa.int64()), *table.schema.remove_metadata(), pa.field("vector", dtype)]
+    model = index.info["model"]
+    metadata = {"tpr_jax": f"model {model['name']} sha256 {model['sha256']}"}
+    schema = pa.schema(fields, metadata=metadata)
 
     def write(temporary: str) -> None:
         with pq.ParquetWriter(temporary, schema) as writer:
-            for start in range(0, count, _ROWS):
-                part = table.slice(start, _ROWS)
-                vectors = np.asarray(index.vectors[start : start + _ROWS]).astype("f2" if half else "f4")
+            for start in range(0, count, _ROW_GROUP):
+                rows = table.slice(start, _ROW_GROUP)
+                vectors = np.asarray(index.vectors[start : start + _ROW_GROUP]).astype("f2" if half else "f4")
                 values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), width)
                 ids = pa.array(np.arange(start, start + len(vectors)))
-                columns = [ids, *part.columns, values]
+                columns = [ids, *rows.columns, values]
                 writer.write_table(pa.table(columns, schema=schema))
 
     write_whole(path, write)

@@ -1,4 +1,4 @@
-"""The photos of a folder and its subfolders: what is left out or skipped, and one name a photo."""
+"""Finds the photos of a folder and its subfolders, and handles Unicode forms of their names."""
 
 import os
 import unicodedata
@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from tpr_jax.data.images.formats import SUFFIXES, UNREADABLE, suffix_of, why_unreadable
 from tpr_jax.errors import UserError
 
-# Folders in which systems and network disks keep thumbnails and what was deleted, in lower case. They are not
-# counted as photos, and not walked: snapshots hold all of a disk many times over.
+# Folders, in lower case, in which systems and network disks keep thumbnails, deleted files and snapshots.
+# They are not walked: snapshots contain everything on a disk many times over.
 # fmt: off
 _SYSTEM_FOLDERS = frozenset((
     "@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@thumb", "@__thumb", "@tmp", "#recycle",
@@ -22,125 +23,153 @@ _SYSTEM_FOLDERS = frozenset((
 # fmt: on
 
 
-def walk(
-    root: Path, leave_out: Path | None = None, exclude: Sequence[str] = ()
-) -> tuple[list[str], list[tuple[str, str]], Counter]:
-    """Finds the photos below a folder, by their suffixes.
+class Walk(NamedTuple):
+    """The photos of a folder.
 
-    Links to folders are not followed, so that no loop of them is walked. `leave_out` is a folder that is not
-    walked; `exclude` are patterns, see `excluded`.
+    Attributes:
+      paths: paths of the photos relative to the root, with '/', sorted.
+      skipped: (path, reason) of unreadable formats and folders, and of further names of the same photo.
+      left_out: name -> number of folders and files left out: hidden ones, system folders, links to folders,
+        and those that match a pattern.
+    """
 
-    Returns the photos' paths from the root, with '/', sorted; (path, why) of pictures and videos that cannot
-    be read, of folders that cannot, and of second names of one photo; and how many folders and files of each
-    name were left out: hidden ones, the systems' own, links to folders, and those that a pattern names.
+    paths: list[str]
+    skipped: list[tuple[str, str]]
+    left_out: Counter
+
+
+def walk(root: Path, leave_out: Path | None = None, exclude: Sequence[str] = ()) -> Walk:
+    """Finds the photos below a folder by their suffixes.
+
+    Links to folders are not followed, so that a loop of links is harmless.
+
+    Args:
+      root: the folder.
+      leave_out: a folder that is not walked.
+      exclude: patterns, see `matching_pattern`.
 
     Raises:
       UserError: the folder itself cannot be read.
     """
     paths, skipped, left_out = [], [], Counter()
 
-    def unreadable(error: OSError) -> None:
+    def skip_unreadable(error: OSError) -> None:
         if Path(error.filename) == root:
             raise UserError(f"{root}: cannot be read ({error.strerror}); check the folder's permissions")
         name = os.path.relpath(error.filename, root)
         skipped.append((printable(name), f"the folder cannot be read ({error.strerror})"))
 
-    for folder, folders, files in os.walk(root, onerror=unreadable):
-        place = Path(os.path.relpath(folder, root))
+    for folder, folders, files in os.walk(root, onerror=skip_unreadable):
+        relative = Path(os.path.relpath(folder, root))
         walked = []
         for name in folders:
             if leave_out is not None and Path(folder, name) == leave_out:
                 continue
-            if why := _folder_left_out(place / name, os.path.join(folder, name), exclude):
-                left_out[why] += 1
+            if reason := _folder_left_out(relative / name, os.path.join(folder, name), exclude):
+                left_out[reason] += 1
             else:
                 walked.append(name)
         folders[:] = walked
         for name in files:
-            suffix, path = suffix_of(name), (place / name).as_posix()
-            if suffix not in SUFFIXES and suffix not in UNREADABLE:
+            path = (relative / name).as_posix()
+            if suffix_of(name) not in SUFFIXES and suffix_of(name) not in UNREADABLE:
                 continue
-            if name.startswith("."):
-                left_out["._*" if name.startswith("._") else ".*"] += 1
-            elif pattern := excluded(path, exclude):
-                left_out[pattern] += 1
-            elif path != printable(path):
-                skipped.append((printable(path), "its name is not UTF-8: rename it"))
-            elif suffix in UNREADABLE:
-                skipped.append((path, why_unreadable(name)))
+            if reason := _file_left_out(path, name, exclude):
+                left_out[reason] += 1
+            elif reason := _skip_reason(path, name):
+                skipped.append((printable(path), reason))
             else:
                 paths.append(path)
-    paths, twice = distinct(sorted(paths))
-    return paths, sorted([*skipped, *twice]), left_out
+    paths, duplicates = drop_duplicates(sorted(paths))
+    return Walk(paths, sorted([*skipped, *duplicates]), left_out)
 
 
-def _folder_left_out(path: Path, place: str, exclude: Sequence[str]) -> str:
-    """Under which name a folder is left out; '' where it is walked."""
+def _folder_left_out(path: Path, absolute: str, exclude: Sequence[str]) -> str:
+    """Returns the name under which a folder is counted as left out; '' if it is walked."""
     name = path.name
-    if os.path.islink(place):
+    if os.path.islink(absolute):
         return "links to folders"
     if name.startswith(".") or name.lower() in _SYSTEM_FOLDERS:
         return f"{printable(name)}/"
-    return excluded(f"{path.as_posix()}/", exclude)
+    return matching_pattern(f"{path.as_posix()}/", exclude)
 
 
-def excluded(path: str, patterns: Sequence[str]) -> str:
-    """The first pattern that a path from the root, or one of the folders it is in, matches; '' for none.
+def _file_left_out(path: str, name: str, exclude: Sequence[str]) -> str:
+    """Returns the name under which a file is counted as left out; '' if it is not."""
+    if name.startswith("."):
+        return "._*" if name.startswith("._") else ".*"
+    return matching_pattern(path, exclude)
 
-    As in .gitignore, a pattern without '/' is for names, one with it for paths from the root, and one that
-    ends in '/' for folders; `*`, `?` and `[...]` match any characters.
+
+def _skip_reason(path: str, name: str) -> str:
+    """Returns why an image file is skipped by its name; '' if it is not."""
+    if path != printable(path):
+        return "its name is not UTF-8: rename it"
+    return why_unreadable(name) if suffix_of(name) in UNREADABLE else ""
+
+
+def matching_pattern(path: str, patterns: Sequence[str]) -> str:
+    """Returns the first pattern that matches a path or one of its parent folders; '' if none does.
+
+    As in .gitignore, a pattern without '/' matches names, one with '/' matches paths from the root, and one
+    that ends in '/' matches folders only; `*`, `?` and `[...]` match any characters.
+
+    Args:
+      path: relative to the root; ends in '/' if it is a folder.
+      patterns: the patterns.
     """
     parts = path.split("/")
     for pattern in patterns:
-        wanted = unicodedata.normalize("NFC", pattern).strip("/")
-        for count in range(1, len(parts) + 1):
-            if pattern.endswith("/") and count == len(parts):
+        normalized = unicodedata.normalize("NFC", pattern).strip("/")
+        for depth in range(1, len(parts) + 1):
+            if pattern.endswith("/") and depth == len(parts):
                 continue
-            place = "/".join(parts[:count]) if "/" in wanted else parts[count - 1]
-            if fnmatchcase(unicodedata.normalize("NFC", place), wanted):
+            candidate = "/".join(parts[:depth]) if "/" in normalized else parts[depth - 1]
+            if fnmatchcase(unicodedata.normalize("NFC", candidate), normalized):
                 return pattern
     return ""
 
 
-def one_name(path: str) -> str:
-    """A path with composed letters (NFC): macOS and some disks write 'é' as 'e' and an accent."""
+def nfc_path(path: str) -> str:
+    """Normalizes a path to composed letters (NFC): macOS and some disks write 'é' as 'e' and an accent."""
     return path if path.isascii() else unicodedata.normalize("NFC", path)
 
 
-def distinct(paths: Iterable[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Paths without those that name an earlier one's photo in other code points, and (path, why) of those."""
-    first, kept, twice = {}, [], []
+def drop_duplicates(paths: Iterable[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Returns the paths that differ in their NFC form, and (path, reason) of those that repeat another."""
+    first, distinct, duplicates = {}, [], []
     for path in paths:
-        earlier = first.setdefault(one_name(path), path)
+        earlier = first.setdefault(nfc_path(path), path)
         if earlier == path:
-            kept.append(path)
+            distinct.append(path)
         else:
-            twice.append(
-                (path, "has the name of another photo, but for how its accents are written: rename it")
+            duplicates.append(
+                (path, "has the same name as another photo except for how accents are encoded: rename it")
             )
-    return kept, twice
+    return distinct, duplicates
 
 
-def on_disk(root: Path, path: str) -> str:
-    """A path as its file is called on the disk, where only the form of its accents differs; else as it is."""
+def path_on_disk(root: Path, path: str) -> str:
+    """Returns a path as the disk spells it if only the encoding of its accents differs."""
     if path.isascii() or os.path.lexists(root / path):
         return path
-    place = Path(Path(path).anchor) if Path(path).is_absolute() else root
-    found = []
+    folder = Path(Path(path).anchor) if Path(path).is_absolute() else root
+    parts = []
     for part in Path(path).relative_to(Path(path).anchor).parts:
-        if not os.path.lexists(place / part):
+        spelled = part
+        if not os.path.lexists(folder / part):
             try:
-                names = os.listdir(place)
+                names = os.listdir(folder)
             except OSError:
                 return path
-            part = next((name for name in names if one_name(name) == one_name(part)), None)
-            if part is None:
+            spelled = next((name for name in names if nfc_path(name) == nfc_path(part)), None)
+            if spelled is None:
                 return path
-        place = place / part
-        found.append(part)
-    return Path(Path(path).anchor, *found).as_posix()
+        folder = folder / spelled
+        parts.append(spelled)
+    return Path(Path(path).anchor, *parts).as_posix()
 
 
 def printable(name: str) -> str:
-    """A file's name with the bytes that are not UTF-8 spelled out, so that it can be printed and stored."""
+    """Escapes the bytes of a file name that are not UTF-8, so that it can be printed and stored."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""The photos that are to be searched: those of a folder, or of a CSV or JSONL file with boxes and columns."""
+"""The photos to search: those of a folder, or those that a CSV or JSONL file lists with boxes and columns."""
 
 import os
 from collections import Counter
@@ -7,49 +7,64 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tpr_jax.errors import UserError
-from tpr_jax.search.index.folder import excluded, on_disk, one_name, walk
-from tpr_jax.search.index.table import read_table
+from tpr_jax.search.index.folder import matching_pattern, nfc_path, path_on_disk, walk
+from tpr_jax.search.index.table import Box, TableRow, read_table
 
-Box = tuple[int, int, int, int]
+__all__ = ["Box", "Gallery", "Photo", "find_gallery"]
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture, or the part of one within a box (x, y, width, height in pixels of the upright picture)."""
+    """An image file, or the part of one inside a box.
 
-    path: str  # from the gallery's root, with '/'; a path of a table may be absolute
+    Attributes:
+      path: relative to the gallery's root, with '/'; a path from a table may be absolute.
+      box: (x, y, width, height) in pixels of the upright image; None means the whole image.
+      columns: the further columns of a table.
+    """
+
+    path: str
     box: Box | None = None
     columns: Mapping = field(default_factory=dict, hash=False)
 
     @property
     def key(self) -> tuple[str, Box | None]:
-        """What tells it from every other photo of the gallery."""
+        """What distinguishes this photo from all others of the gallery."""
         return self.path, self.box
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """What is to be searched, before any picture was opened."""
+    """The photos to search, before any image is opened.
+
+    Attributes:
+      root: the folder that the photos' paths are relative to.
+      photos: the photos.
+      skipped: (file, or line of the table; the reason).
+      left_out: name or pattern -> number of excluded folders and files, see `walk`.
+    """
 
     root: Path
     photos: list[Photo]
-    skipped: list[tuple[str, str]]  # (file, or line of the table; why it is left out)
-    left_out: Mapping[str, int] = field(
-        default_factory=dict
-    )  # name or pattern: folders and files, see `walk`
+    skipped: list[tuple[str, str]]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def find_gallery(
     source: str | os.PathLike, leave_out: str | os.PathLike | None = None, exclude: Sequence[str] = ()
 ) -> Gallery:
-    """The photos of a folder and its subfolders, by path, or those that a .csv or .jsonl file names, by line.
+    """Finds the photos of a folder and its subfolders, by path, or those that a table lists, by line.
 
-    `leave_out` is a folder that is not walked: the index itself. Hidden files and folders, those in which
-    systems keep thumbnails and what was deleted, links to folders, and what the patterns of `exclude` match
-    (`folder.excluded`) are left out.
+    Hidden files and folders, folders in which systems keep thumbnails and deleted files, and links to folders
+    are left out.
+
+    Args:
+      source: a folder, or a .csv or .jsonl file.
+      leave_out: a folder to leave out: the index itself.
+      exclude: patterns of files and folders to leave out, see `folder.matching_pattern`.
 
     Raises:
-      UserError: there is nothing of that name, it cannot be read, or it has no photos.
+      UserError: the source does not exist, cannot be read, or has no photos.
     """
     source = Path(source)
     try:
@@ -62,35 +77,36 @@ def find_gallery(
         root = source.resolve()
         paths, skipped, left_out = walk(root, Path(leave_out).resolve() if leave_out else None, exclude)
         photos = [Photo(path) for path in paths]
-        what = "photos"
+        kind = "photos"
     elif source.suffix.lower() in (".csv", ".jsonl"):
         root = source.resolve().parent
         rows, skipped = read_table(source)
-        patterns = [excluded(Path(path).as_posix(), exclude) for _, path, *_ in rows]
+        patterns = [matching_pattern(Path(row.image).as_posix(), exclude) for row in rows]
         left_out = Counter(pattern for pattern in patterns if pattern)
         rows = [row for row, pattern in zip(rows, patterns, strict=True) if not pattern]
-        photos, skipped = _distinct(source, rows, skipped)
-        what = "usable lines"
+        photos, duplicates = _distinct_photos(source, rows)
+        skipped = [*skipped, *duplicates]
+        kind = "usable lines"
     else:
         raise UserError(f"{source}: is neither a folder of photos nor a .csv or .jsonl that lists them")
     if not photos:
-        why = f": {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-        kinds = "" if not is_folder or skipped else "; looked for .jpg, .png, .webp and the like"
+        reason = f": {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        hint = "" if not is_folder or skipped else "; looked for .jpg, .png, .webp and the like"
         if left_out:
-            kinds += f"; left out: {', '.join(sorted(left_out))}"
-        raise UserError(f"{source}: has no {what}{why}{kinds}")
+            hint += f"; left out: {', '.join(sorted(left_out))}"
+        raise UserError(f"{source}: has no {kind}{reason}{hint}")
     return Gallery(root, photos, skipped, left_out)
 
 
-def _distinct(
-    source: Path, rows: Sequence[tuple[int, str, Box | None, dict]], skipped: list[tuple[str, str]]
-) -> tuple[list[Photo], list[tuple[str, str]]]:
-    first, photos, skipped = {}, [], list(skipped)
-    for number, path, box, columns in rows:
-        photo = Photo(on_disk(source.resolve().parent, Path(path).as_posix()), box, columns)
-        earlier = first.setdefault((one_name(photo.path), box), number)
-        if earlier == number:
+def _distinct_photos(source: Path, rows: Sequence[TableRow]) -> tuple[list[Photo], list[tuple[str, str]]]:
+    """Returns the photos of a table, and (line, reason) of lines that repeat an earlier photo and box."""
+    first_line, photos, duplicates = {}, [], []
+    for row in rows:
+        photo = Photo(path_on_disk(source.resolve().parent, Path(row.image).as_posix()), row.box, row.columns)
+        earlier = first_line.setdefault((nfc_path(photo.path), row.box), row.line)
+        if earlier == row.line:
             photos.append(photo)
         else:
-            skipped.append((f"{source.name}: line {number}", f"has the picture and box of line {earlier}"))
-    return photos, skipped
+            reason = f"has the same image and box as line {earlier}"
+            duplicates.append((f"{source.name}: line {row.line}", reason))
+    return photos, duplicates

@@ -1,9 +1,10 @@
-"""Puts what is known into a new index beside the old one, and then in its place."""
+"""Writes a new index from the cached vectors, and replaces the old one with it."""
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,162 +14,190 @@ from tpr_jax import __version__
 from tpr_jax.errors import UserError
 from tpr_jax.model import Model, from_pretrained
 from tpr_jax.search.index import store
-from tpr_jax.search.index.cache import Known, Place
+from tpr_jax.search.index.cache import CachedVector, Location, VectorCache
 from tpr_jax.search.index.encode import Stamp
 from tpr_jax.search.index.gallery import Gallery, Photo
-from tpr_jax.search.index.table import column
-from tpr_jax.search.query import approximate as lists
-from tpr_jax.search.query import exact
+from tpr_jax.search.index.table import to_arrow
+from tpr_jax.search.query import approximate, exact
 from tpr_jax.utils.files import write_json, write_text, write_whole
 
 _BLOCK = 16384
 _ROW_GROUP = 65536
 
 
+class IndexedPhoto(NamedTuple):
+    """A photo of the new index, its file when it was encoded, and its vector."""
+
+    photo: Photo
+    stamp: Stamp
+    location: Location
+
+
+class _Files(NamedTuple):
+    """The files of an index: its number, their names, and the measured recall of the approximate search."""
+
+    number: int
+    names: Mapping[str, str | list[str]]
+    recall: dict | None
+
+
 def write_index(
     folder: Path,
     gallery: Gallery,
-    known: Known,
+    cache: VectorCache,
     old: store.Index | None,
-    model: dict,
-    loaded: Model | None,
-    approximate: bool | None,
+    settings: Mapping,
+    *,
+    model: Model | None = None,
+    build_lists: bool | None = None,
 ) -> dict:
-    """Writes all photos of the gallery whose vector is known; returns `count`, `kept`, `gone` and `skipped`.
+    """Writes all photos of the gallery that have a vector. Keeps the old files if nothing has changed.
 
-    Where nothing is new the old index stays as it is.
+    Args:
+      folder: the index.
+      gallery: the photos.
+      cache: their vectors.
+      old: the current index, if there is one.
+      settings: the field `model` of `index.json`.
+      model: the model, if it is loaded.
+      build_lists: whether to build inverted lists for an approximate search; by default if the old index has
+        them, or for more than a million photos.
+
+    Returns:
+      `count`, `kept`, `gone` and `skipped`.
 
     Raises:
       UserError: no photo could be read, or a file cannot be written.
     """
-    found, skipped = [], [(name, why) for name, why in gallery.skipped]
-    for photo in gallery.photos:
-        current = _current(gallery, known, photo)
-        if photo.key in known.skipped and current is None:
-            skipped.append((_name(photo), known.skipped[photo.key]))
-        elif photo.key in known.newest:
-            # A file that changed while the others were encoded has the newest vector there is.
-            found.append((photo, *(current or known.newest[photo.key])))
-    if not found:
-        raise UserError(
-            f"{gallery.root}: none of its {len(gallery.photos)} photos can be read: {_first(skipped)}"
-        )
-    places = [place for _, _, place in found]
-    table = make_table([(photo, stamp) for photo, stamp, _ in found])
-    before = set(zip(old.table["path"].to_pylist(), store.boxes(old.table), strict=True)) if old else set()
+    photos, skipped = _indexed_photos(gallery, cache)
+    if not photos:
+        reason = ": ".join(skipped[0]) if skipped else "none was opened"
+        raise UserError(f"{gallery.root}: none of its {len(gallery.photos)} photos can be read: {reason}")
+    locations = [photo.location for photo in photos]
+    table = make_table([(photo, stamp) for photo, stamp, _ in photos])
+    old_keys = set(zip(old.table["path"].to_pylist(), store.boxes(old.table), strict=True)) if old else set()
     result = {
-        "count": len(found),
-        "kept": sum(place[0] == 0 for place in places) if old else 0,
-        "gone": len(before - {photo.key for photo, _, _ in found}),
+        "count": len(photos),
+        "kept": sum(location.array == 0 for location in locations) if old else 0,
+        "gone": len(old_keys - {photo.key for photo, _, _ in photos}),
         "skipped": skipped,
     }
-    had = old is not None and bool(old.info["files"].get("ivf"))
-    wanted = (had or len(found) > lists.FROM) if approximate is None else approximate
-    same = old is not None and places == [(0, row) for row in range(len(old.vectors))]
-    if same and table.equals(old.table) and wanted == had:
-        files, measured, number = old.info["files"], old.info["approximate"], old.info["number"]
+    had_lists = old is not None and bool(old.info["files"].get("ivf"))
+    if build_lists is None:
+        build_lists = had_lists or len(photos) > approximate.MAX_EXACT
+    unchanged = old is not None and locations == [(0, row) for row in range(len(old.vectors))]
+    if unchanged and table.equals(old.table) and build_lists == had_lists:
+        files = _Files(old.info["number"], old.info["files"], old.info["approximate"])
     else:
         number = old.info["number"] + 1 if old else 1
-        files, measured = _write_files(
-            folder, number, known, places, table, model, loaded if wanted else None, wanted
-        )
+        files = _write_vectors_and_table(folder, number, cache, locations, table)
+        sentence_feats = None
+        if build_lists:
+            model = model or from_pretrained(settings["name"], settings["image_size"], settings["dtype"])
+            sentence_feats = model.encode_texts(approximate.sentences())
+        files = _write_search_structures(folder, files, sentence_feats)
     text = "".join(json.dumps({"photo": n, "why": w}, ensure_ascii=False) + "\n" for n, w in skipped)
     write_text(folder / "skipped.jsonl", text)
     info = {
         "format_version": store.FORMAT_VERSION,
         "made_by": f"tpr_jax {__version__}",
-        "model": {**model, "image_size": list(model["image_size"])},
+        "model": {**settings, "image_size": list(settings["image_size"])},
         "photos": str(gallery.root),
-        "count": len(found),
+        "count": len(photos),
         "skipped": len(skipped),
-        "number": number,
-        "approximate": measured,
-        "files": files,
+        "number": files.number,
+        "approximate": files.recall,
+        "files": files.names,
     }
-    write_json(folder / store.INFO, info)
-    _remove_others(folder, files)
+    write_json(folder / store.INFO_FILE, info)
+    _remove_old_files(folder, files.names)
     return result
 
 
-def make_table(found: Sequence[tuple[Photo, Stamp]]) -> pa.Table:
-    """A row a photo: path, box, the gallery's own columns, and its file as it was when it was encoded."""
-    boxes = [photo.box or (None,) * 4 for photo, _ in found]
-    columns = {"path": pa.array([photo.path for photo, _ in found], pa.string())}
-    columns |= {name: pa.array([box[i] for box in boxes], pa.int32()) for i, name in enumerate(store.KEY[1:])}
-    names = dict.fromkeys(name for photo, _ in found for name in photo.columns)
-    columns |= {name: column([photo.columns.get(name) for photo, _ in found]) for name in names}
-    kinds = (pa.int64(), pa.int64(), pa.binary(32))
-    for i, (name, kind) in enumerate(zip(store.FILE, kinds, strict=True)):
-        columns[name] = pa.array([stamp[i] for _, stamp in found], kind)
+def _indexed_photos(gallery: Gallery, cache: VectorCache) -> tuple[list[IndexedPhoto], list[tuple[str, str]]]:
+    """Returns the photos that have a vector, and (name, reason) of the others."""
+    photos, skipped = [], list(gallery.skipped)
+    for photo in gallery.photos:
+        current = _current_vector(gallery, cache, photo)
+        if photo.key in cache.skipped and current is None:
+            skipped.append((_display_name(photo), cache.skipped[photo.key]))
+        elif photo.key in cache.newest:
+            # A file that changed while others were encoded keeps its newest vector.
+            photos.append(IndexedPhoto(photo, *(current or cache.newest[photo.key])))
+    return photos, skipped
+
+
+def make_table(photos: Sequence[tuple[Photo, Stamp]]) -> pa.Table:
+    """Returns a table with one row per photo: path, box, the gallery's columns, and the file when encoded."""
+    boxes = [photo.box or (None,) * 4 for photo, _ in photos]
+    columns = {"path": pa.array([photo.path for photo, _ in photos], pa.string())}
+    for i, name in enumerate(store.KEY_COLUMNS[1:]):
+        columns[name] = pa.array([box[i] for box in boxes], pa.int32())
+    names = dict.fromkeys(name for photo, _ in photos for name in photo.columns)
+    columns |= {name: to_arrow([photo.columns.get(name) for photo, _ in photos]) for name in names}
+    dtypes = (pa.int64(), pa.int64(), pa.binary(32))
+    for i, (name, dtype) in enumerate(zip(store.FILE_COLUMNS, dtypes, strict=True)):
+        columns[name] = pa.array([stamp[i] for _, stamp in photos], dtype)
     return pa.table(columns)
 
 
-def _write_files(
-    folder: Path,
-    number: int,
-    known: Known,
-    places: Sequence[Place],
-    table,
-    model: dict,
-    loaded,
-    approximate: bool,
-) -> tuple[dict, dict | None]:
-    """(the names of the files of index `number`, what was measured of the approximate search)."""
-    files = {"vectors": f"vectors-{number}.npy", "photos": f"photos-{number}.parquet"}
-    write_whole(folder / files["vectors"], lambda temporary: _write_vectors(temporary, known, places))
+def _write_vectors_and_table(
+    folder: Path, number: int, cache: VectorCache, locations: Sequence[Location], table: pa.Table
+) -> _Files:
+    names = {"vectors": f"vectors-{number}.npy", "photos": f"photos-{number}.parquet"}
+    write_whole(folder / names["vectors"], lambda temporary: _write_vectors(temporary, cache, locations))
     write_whole(
-        folder / files["photos"],
+        folder / names["photos"],
         lambda temporary: pq.write_table(table, temporary, row_group_size=_ROW_GROUP),
     )
-    vectors, measured = np.load(folder / files["vectors"], mmap_mode="r"), None
-    if len(vectors) >= exact.FROM or approximate:
-        files["codes"] = exact.write_codes(vectors, folder, f"codes-{number}")
-    if approximate:
-        rounded = exact.open_codes(folder, files["codes"])
-        if loaded is None:
-            loaded = from_pretrained(model["name"], model["image_size"], model["dtype"])
+    return _Files(number, names, None)
+
+
+def _write_search_structures(folder: Path, files: _Files, sentence_feats: np.ndarray | None) -> _Files:
+    """Writes the 8-bit codes, and, given features of sentences to measure recall with, the inverted lists."""
+    names, recall = dict(files.names), None
+    vectors = np.load(folder / names["vectors"], mmap_mode="r")
+    if len(vectors) >= exact.MIN_VECTORS or sentence_feats is not None:
+        names["codes"] = exact.write_codes(vectors, folder, f"codes-{files.number}")
+    if sentence_feats is not None:
+        codes = exact.open_codes(folder, names["codes"])
         sample = np.random.default_rng(0).choice(len(vectors), min(128, len(vectors)), replace=False)
-        queries = np.concatenate([loaded.encode_texts(lists.sentences()), vectors[sample].astype(np.float32)])
-        files["ivf"] = f"ivf-{number}.faiss"
-        measured = lists.build_lists(
+        names["ivf"] = f"ivf-{files.number}.faiss"
+        recall = approximate.build_lists(
             vectors,
-            queries,
-            lambda query, k: exact.exact_top_k(rounded, vectors, query, k),
-            folder / files["ivf"],
+            np.concatenate([sentence_feats, vectors[sample].astype(np.float32)]),
+            lambda query, k: exact.exact_top_k(codes, vectors, query, k),
+            folder / names["ivf"],
         )
-    return files, measured
+    return _Files(files.number, names, recall)
 
 
-def _write_vectors(path: str, known: Known, places: Sequence[Place]) -> None:
-    shape = (len(places), known.vectors[0].shape[1])
-    with open(path, "wb") as file:  # not through a memory map, where a full disk kills the process
+def _write_vectors(path: str, cache: VectorCache, locations: Sequence[Location]) -> None:
+    shape = (len(locations), cache.vectors[0].shape[1])
+    with open(path, "wb") as file:  # through a memory map, a full disk would kill the process
         header = {"descr": "<f2", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, len(places), _BLOCK):
-            file.write(known.rows(places[start : start + _BLOCK]).tobytes())
+        starts = range(0, len(locations), _BLOCK)
+        file.writelines(cache.gather(locations[i : i + _BLOCK]).tobytes() for i in starts)
 
 
-def _current(gallery: Gallery, known: Known, photo: Photo) -> tuple[Stamp, Place] | None:
-    """The vector of a photo's file as it is now; one that was skipped may be mended."""
+def _current_vector(gallery: Gallery, cache: VectorCache, photo: Photo) -> CachedVector | None:
+    """Returns the vector of a photo's file as it is now; a photo that was skipped may have been fixed."""
     try:
         status = (gallery.root / photo.path).stat()
     except (OSError, ValueError):
         return None
-    return known.unchanged(photo, status.st_size, status.st_mtime_ns)
+    return cache.find_unchanged(photo, status.st_size, status.st_mtime_ns)
 
 
-def _remove_others(folder: Path, files: dict) -> None:
-    kept = {name for value in files.values() for name in ([value] if isinstance(value, str) else value)}
+def _remove_old_files(folder: Path, names: Mapping[str, str | list[str]]) -> None:
+    kept = {name for value in names.values() for name in ([value] if isinstance(value, str) else value)}
     for pattern in ("vectors-*.npy", "photos-*.parquet", "codes-*", "ivf-*.faiss"):
         for path in folder.glob(pattern):
             if path.name not in kept:
-                with contextlib.suppress(OSError):  # Windows keeps what somebody has open
+                with contextlib.suppress(OSError):  # Windows cannot remove an open file
                     path.unlink()
 
 
-def _name(photo: Photo) -> str:
+def _display_name(photo: Photo) -> str:
     return photo.path if photo.box is None else f"{photo.path} {list(photo.box)}"
-
-
-def _first(skipped: Sequence[tuple[str, str]]) -> str:
-    return ": ".join(skipped[0]) if skipped else "none was opened"

@@ -1,7 +1,7 @@
-"""What is encoded but not yet in an index: files that an interrupted run leaves and the next one uses.
+"""Vectors that are encoded but not yet in an index: files that an interrupted run leaves for the next one.
 
-A file is called `part-RUN-RANDOM.npz`, RUN being one more than that of any run before, so files sort by age.
-It says with which model, image size and type its vectors were made, and where the photos were.
+A file is called `part-RUN-RANDOM.npz`. RUN is one more than that of any earlier run, so that the names sort
+by age. The file records the model, image size and type of its vectors, and where the photos were.
 """
 
 import contextlib
@@ -17,99 +17,120 @@ import numpy as np
 from jaxtyping import Float16
 
 from tpr_jax.search.index.encode import Stamp
-from tpr_jax.search.index.gallery import Photo
+from tpr_jax.search.index.gallery import Box, Photo
 from tpr_jax.utils.files import write_whole
 
 _NAME = re.compile(r"part-(\d{8,})-[0-9a-f]{32}\.npz")
 
 
 class Entry(NamedTuple):
-    """A photo that was encoded: its key, its file as it was, and the row of its vector."""
+    """An encoded photo: its key, its file when it was encoded, and the row of its vector."""
 
-    key: tuple
+    key: tuple[str, Box | None]
     stamp: Stamp
     row: int
 
 
-class Part(NamedTuple):
-    """A file of them; `root` is the folder that paths count from, `skipped` maps the keys of photos that
-    could not be read to why."""
+class Shard(NamedTuple):
+    """The content of a file.
+
+    Attributes:
+      root: the folder that paths are relative to.
+      vectors: the vectors of the entries.
+      entries: the encoded photos.
+      skipped: the keys of photos that could not be read -> why.
+    """
 
     root: str
     vectors: Float16[np.ndarray, "n e"]
     entries: list[Entry]
-    skipped: dict[tuple, str]
+    skipped: dict[tuple[str, Box | None], str]
 
 
-def recipe(model: Mapping) -> dict:
-    """What decides a photo's vector beside the photo, of the `model` of an index: comparable, and JSON."""
+def encoder_fingerprint(model: Mapping) -> dict:
+    """Returns all settings that decide a photo's vector, comparable and as JSON has them.
+
+    Args:
+      model: the field `model` of an index's `index.json`.
+    """
     names = ("sha256", "image_size", "dtype", "mean", "std")
     return json.loads(json.dumps({name: model.get(name) for name in names}))
 
 
 def next_run(folder: Path) -> int:
-    """A number larger than that of all parts that are there."""
+    """Returns a number larger than that of every shard in a folder."""
     runs = (int(match[1]) for path in folder.glob("*.npz") if (match := _NAME.fullmatch(path.name)))
     return max(runs, default=0) + 1
 
 
-def write_part(
+def write_shard(
     folder: Path,
     run: int,
-    made_by: Mapping,
+    fingerprint: Mapping,
     root: str,
-    done: Sequence[tuple[Photo, Stamp]],
+    encoded: Sequence[tuple[Photo, Stamp]],
     vectors: Float16[np.ndarray, "n e"],
+    *,
     skipped: Sequence[tuple[Photo, str]] = (),
 ) -> None:
-    """Writes vectors that a run made by this `recipe`, under a name of its own.
+    """Writes a shard under a new name.
 
-    Raises UserError as `write_whole`.
+    Args:
+      folder: where to write it.
+      run: the number of this run, see `next_run`.
+      fingerprint: the model's `encoder_fingerprint`.
+      root: the folder that the photos' paths are relative to.
+      encoded: the encoded photos, and their files when they were encoded.
+      vectors: their vectors.
+      skipped: photos that could not be read, and why.
+
+    Raises:
+      UserError: as `write_whole`.
     """
     texts = {
-        "made_by": {**made_by, "root": root},
-        "photos": [[p.path, p.box, s.size, s.mtime_ns, s.sha256.hex()] for p, s in done],
-        "skipped": [[p.path, p.box, why] for p, why in skipped],
+        "made_by": {**fingerprint, "root": root},
+        "photos": [[p.path, p.box, s.size, s.mtime_ns, s.sha256.hex()] for p, s in encoded],
+        "skipped": [[p.path, p.box, reason] for p, reason in skipped],
     }
     arrays = {name: np.frombuffer(json.dumps(value).encode(), np.uint8) for name, value in texts.items()}
 
     def save(temporary: str) -> None:
-        with open(temporary, "wb") as file:  # np.savez would add an ending to the temporary name
+        with open(temporary, "wb") as file:  # given a name, np.savez would append a suffix to it
             np.savez(file, vectors=vectors, **arrays)
 
-    # Processes of several machines may write into the folder.
+    # The name is random because processes on several machines may write to the folder.
     write_whole(folder / f"part-{run:08d}-{uuid.uuid4().hex}.npz", save)
 
 
-def read_parts(folder: Path, made_by: Mapping) -> tuple[list[Part], int]:
-    """(all parts that were made by this `recipe`, oldest first; how many were made by another one).
+def read_shards(folder: Path, fingerprint: Mapping) -> tuple[list[Shard], int]:
+    """Returns the shards with this fingerprint, oldest first, and the number of those with another one.
 
-    What is damaged is passed over.
+    Damaged files are ignored.
     """
-    found, others = [], 0
+    shards, others = [], 0
     for path in sorted(folder.glob("*.npz"), key=_age):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-            with np.load(path, allow_pickle=False) as part:
-                if "made_by" not in part:  # written before parts said so
+            with np.load(path, allow_pickle=False) as file:
+                if "made_by" not in file:  # written by a version that did not record it
                     others += 1
                     continue
-                made = json.loads(part["made_by"].tobytes())
-                root = made.pop("root")
-                if made != made_by:
+                made_by = json.loads(file["made_by"].tobytes())
+                root = made_by.pop("root")
+                if made_by != fingerprint:
                     others += 1
                     continue
-                vectors, photos, skipped = (part[name] for name in ("vectors", "photos", "skipped"))
+                vectors, photos, skipped = (file[name] for name in ("vectors", "photos", "skipped"))
             entries = [
                 Entry(_key(name, box), Stamp(size, mtime, bytes.fromhex(sha)), row)
                 for row, (name, box, size, mtime, sha) in enumerate(json.loads(photos.tobytes()))
             ]
-            why = {_key(name, box): text for name, box, text in json.loads(skipped.tobytes())}
+            reasons = {_key(name, box): reason for name, box, reason in json.loads(skipped.tobytes())}
             if len(entries) == len(vectors):
-                found.append(Part(root, vectors, entries, why))
-    return found, others
+                shards.append(Shard(root, vectors, entries, reasons))
+    return shards, others
 
 
-def _key(name: str, box: list | None) -> tuple:
+def _key(name: str, box: list | None) -> tuple[str, Box | None]:
     return name, tuple(box) if box else None
 
 
@@ -118,9 +139,11 @@ def _age(path: Path) -> tuple[int, str]:
     return (int(match[1]) if match else 0), path.name
 
 
-def remove_parts(folder: Path) -> None:
-    """Removes all parts, those of other models too. The oldest go first: what a kill leaves is then newer
-    than all that is gone."""
+def remove_shards(folder: Path) -> None:
+    """Removes all shards, also those of other models.
+
+    Removes the oldest first, so that if the process is killed only the newest remain.
+    """
     for path in sorted(folder.glob("*.npz"), key=_age):
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):

@@ -1,15 +1,17 @@
-"""The index on the disk. `index.json` names the other files, and is replaced last: a reader finds either the
-old index or the new one, whole.
+"""The files of an index.
 
-    index.json             version, model and its SHA-256, where the photos are, how many, the files' names
+`index.json` names the other files and is replaced last, so that a reader always finds a complete index,
+either the old one or the new one.
+
+    index.json             version, model and its SHA-256, folder and number of the photos, names of the files
     vectors-N.npy          float16 [n, e], L2-normalized, memory-mapped
-    photos-N.parquet       a row a vector: path, x, y, w, h (null without a box), the table's columns,
+    photos-N.parquet       one row per vector: path, x, y, w, h (null without a box), the table's columns,
                            file_size, file_mtime_ns, file_sha256
-    codes-N.npy            8 bits a number, for a quick exact search (`codes`); from 4,096 photos on
-    codes-N.json           what they stand for, and how far they were rounded
-    ivf-N.faiss            lists for an approximate search (`approximate`); above a million photos
+    codes-N.npy            8-bit codes for a fast exact search (`exact`); for 4,096 photos and more
+    codes-N.json           their scale and error bounds
+    ivf-N.faiss            inverted lists for an approximate search (`approximate`); above a million photos
     skipped.jsonl          photos that cannot be read, and why
-    parts/                 what is encoded but not yet in the index
+    parts/                 vectors that are encoded but not yet in the index (`shards`)
 """
 
 import contextlib
@@ -36,10 +38,10 @@ from tpr_jax.weights.load_adapter import read_saved
 from tpr_jax.weights.save_adapter import ADAPTER
 
 FORMAT_VERSION = 2
-INFO = "index.json"
-KEY = ("path", "x", "y", "w", "h")
-FILE = ("file_size", "file_mtime_ns", "file_sha256")
-# What `utils.files.write_whole` calls the files of an index while it writes them.
+INFO_FILE = "index.json"
+KEY_COLUMNS = ("path", "x", "y", "w", "h")
+FILE_COLUMNS = ("file_size", "file_mtime_ns", "file_sha256")
+# Temporary names that `utils.files.write_whole` gives the files of an index.
 _TEMPORARY = re.compile(
     r"\.(index\.json|skipped\.jsonl|vectors-\d+\.npy|photos-\d+\.parquet|codes-\d+\.(npy|json)|ivf-\d+\.faiss"
     r"|(part-\d+|[0-9a-f]{16})-[0-9a-f]{32}\.npz)\.[a-z0-9_]{8}\.tmp"
@@ -49,7 +51,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Index:
-    """An index as it was when it was opened; `vectors` [n, e] float16 is memory-mapped."""
+    """An open index.
+
+    Attributes:
+      folder: the folder of its files.
+      info: the content of `index.json`.
+      vectors: L2-normalized features of the photos, memory-mapped.
+      table: one row per vector, see `photos-N.parquet` above.
+    """
 
     folder: Path
     info: Mapping
@@ -57,18 +66,18 @@ class Index:
     table: pa.Table
 
     def file(self, kind: str) -> Path | None:
-        """The file of this kind, None where the index has none."""
+        """Returns the path of a file of the index by its key in `info["files"]`, None if it has none."""
         name = self.info["files"].get(kind)
         return self.folder / name if name else None
 
 
 def read_info(folder: str | os.PathLike) -> dict | None:
-    """What index.json says; None where there is no index yet.
+    """Reads `index.json`. Returns None if there is no index yet.
 
     Raises:
-      UserError: it cannot be read, is damaged, or of another version.
+      UserError: it cannot be read, is damaged, or is of another version.
     """
-    path = Path(folder) / INFO
+    path = Path(folder) / INFO_FILE
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -83,7 +92,7 @@ def read_info(folder: str | os.PathLike) -> dict | None:
     if version != FORMAT_VERSION:
         raise UserError(
             f"{path}: an index of version {version!r}, but this version of tpr_jax reads {FORMAT_VERSION}: "
-            "index the photos into a new folder, or use the version that made it"
+            "index the photos into a new folder, or use the version of tpr_jax that made it"
         )
     return info
 
@@ -92,36 +101,36 @@ def open_index(folder: str | os.PathLike) -> Index:
     """Opens an index for searching.
 
     Raises:
-      UserError: there is none, it cannot be read, is damaged, or of another version.
+      UserError: there is no index, or it cannot be read, is damaged, or is of another version.
     """
     return open_current(folder, lambda index: index)
 
 
 def open_current(folder: str | os.PathLike, load: Callable[[Index], T]) -> T:
-    """Returns `load(index)`, which may open more of the index's files.
+    """Opens an index, and returns `load(index)`, which may open more of its files.
 
-    Where `index` replaced the files meanwhile, the index that is there now is opened instead.
+    Retries with the new index if another process replaces the files in the meantime.
 
     Raises:
-      UserError: as `open_index`, or of `load`.
+      UserError: as `open_index`; and whatever `load` raises.
     """
     folder = Path(folder)
-    info = _existing_info(folder)
+    info = _require_info(folder)
     while True:
         try:
             return load(_open(folder, info))
         except UserError:
-            newer = _existing_info(folder)
+            newer = _require_info(folder)
             if newer == info:
                 raise
             info = newer
 
 
-def _existing_info(folder: Path) -> dict:
+def _require_info(folder: Path) -> dict:
     info = read_info(folder)
     if info is None:
         raise UserError(
-            f"--index {folder}: has no index yet; make one by: python -m tpr_jax.search index PHOTOS "
+            f"--index {folder}: has no index yet; make one with: python -m tpr_jax.search index PHOTOS "
             f"--index {folder}"
         )
     return info
@@ -132,27 +141,27 @@ def _open(folder: Path, info: dict) -> Index:
         shape = (info["count"], info["model"]["embed_dim"])
         vectors = np.load(folder / info["files"]["vectors"], mmap_mode="r", allow_pickle=False)
         table = pq.read_table(folder / info["files"]["photos"], memory_map=True)
-        whole = vectors.shape == shape and vectors.dtype == np.float16 and table.num_rows == shape[0]
-        whole = whole and set(KEY + FILE) <= set(table.column_names)
-        whole = whole and {"number", "photos", "approximate"} <= set(info)
-        whole = whole and {"name", "sha256", "image_size", "dtype"} <= set(info["model"])
+        valid = vectors.shape == shape and vectors.dtype == np.float16 and table.num_rows == shape[0]
+        valid = valid and set(KEY_COLUMNS + FILE_COLUMNS) <= set(table.column_names)
+        valid = valid and {"number", "photos", "approximate"} <= set(info)
+        valid = valid and {"name", "sha256", "image_size", "dtype"} <= set(info["model"])
     except PermissionError as error:
         raise UserError(f"{error.filename}: cannot be read; check the file's permissions") from error
     except (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        what = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{folder}: the index is damaged ({what}); index the photos into a new folder"
+            f"{folder}: the index is damaged ({reason}); index the photos into a new folder"
         ) from error
-    if not whole:
+    if not valid:
         raise UserError(
-            f"{folder}: the index is damaged (its files do not fit each other); index the photos "
+            f"{folder}: the index is damaged (its files do not match each other); index the photos "
             "into a new folder"
         )
     return Index(folder, info, vectors, table)
 
 
 def remove_temporaries(folder: str | os.PathLike) -> None:
-    """Removes the temporary files of writers that were killed; nobody may be writing the index."""
+    """Removes the temporary files of killed writers. Call it only while no process writes the index."""
     for path in [*Path(folder).glob(".*.tmp"), *Path(folder).glob("parts/.*.tmp")]:
         if _TEMPORARY.fullmatch(path.name):
             with contextlib.suppress(OSError):
@@ -160,26 +169,26 @@ def remove_temporaries(folder: str | os.PathLike) -> None:
 
 
 def boxes(table: pa.Table) -> list[tuple[int, int, int, int] | None]:
-    """The box of each row, None where it has none."""
-    columns = [table[name].to_pylist() for name in KEY[1:]]
+    """Returns the box of each row, None if it has none."""
+    columns = [table[name].to_pylist() for name in KEY_COLUMNS[1:]]
     return [None if box[0] is None else box for box in zip(*columns, strict=True)]
 
 
 def model_sha256(name: str | os.PathLike) -> str:
-    """Of all files that decide what a model's features are: weights, sizes, image settings, tokenizer.
+    """Computes the SHA-256 of all files that decide a model's features.
 
-    Where the files lie plays no part, nor where the backbone of a saved model is: its SHA-256 stands in
-    config.json, and loading checks it.
+    These are the weights, sizes, image settings and tokenizer. The place of the files does not matter, nor
+    that of a saved model's backbone: config.json has the backbone's SHA-256, and loading checks it.
 
     Raises:
-      UserError: nothing of that name can be reached, or a file cannot be read.
+      UserError: the model is not available, or a file cannot be read.
     """
     path, digest = find(name).path, hashlib.sha256()
     saved = read_saved(path) if path.is_dir() else None
     files = [path / ADAPTER] if saved else weight_files(path)
     if path.is_dir():
         names = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json")
-        files += [path / n for n in names if (path / n).is_file()]
+        files += [path / name for name in names if (path / name).is_file()]
     for file in files:
         digest.update(file.name.encode() + b"\0")
         if saved and file.name == "config.json":
@@ -192,23 +201,43 @@ def model_sha256(name: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def check_model(info: Mapping, folder: str | os.PathLike, name: str, found: str) -> None:
-    """Raises UserError unless `found` is the SHA-256 of the model that the index was made with."""
-    made = info["model"]
-    if found != made["sha256"]:
+def check_model(info: Mapping, folder: str | os.PathLike, name: str | os.PathLike, sha256: str) -> None:
+    """Checks that a model is the one that an index was made with.
+
+    Args:
+      info: the index's `index.json`.
+      folder: the index, for the message.
+      name: the model, for the message.
+      sha256: the model's `model_sha256`.
+
+    Raises:
+      UserError: it is another model.
+    """
+    settings = info["model"]
+    if sha256 != settings["sha256"]:
         raise UserError(
-            f"--model {name}: SHA-256 {found[:12]}..., but {folder} was made with {made['name']}, "
-            f"{made['sha256'][:12]}...: leave --model out, or index the photos into a new folder"
+            f"--model {name}: SHA-256 {sha256[:12]}..., but {folder} was made with {settings['name']}, "
+            f"{settings['sha256'][:12]}...: omit --model, or index the photos into a new folder"
         )
 
 
-def check_pixels(made: Mapping, folder: str | os.PathLike, model) -> None:
-    """Raises UserError unless the loaded model subtracts the mean, and divides by the deviation, that it did
-    when the index was made; an index that does not say so is taken as it is."""
+def check_pixels(settings: Mapping, folder: str | os.PathLike, model) -> None:
+    """Checks that a loaded model normalizes pixels by the mean and deviation that the index was made with.
+
+    An index of an earlier version does not record these, and is accepted.
+
+    Args:
+      settings: the field `model` of the index's `index.json`.
+      folder: the index, for the message.
+      model: the loaded `Model`, whose module imports JAX.
+
+    Raises:
+      UserError: a value differs.
+    """
     for name in ("mean", "std"):
-        now = [float(x) for x in getattr(model, name)]
-        if made.get(name, now) != now:
+        current = [float(x) for x in getattr(model, name)]
+        if settings.get(name, current) != current:
             raise UserError(
-                f"{folder}: was made with {name} {made[name]} of the pixels, but {made['name']} has {now}: "
-                "index the photos into a new folder"
+                f"{folder}: was made with {name} {settings[name]} of the pixels, but {settings['name']} has "
+                f"{current}: index the photos into a new folder"
             )

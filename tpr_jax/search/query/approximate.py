@@ -1,8 +1,8 @@
-"""Approximate search of large galleries: FAISS' inverted lists, with as many of them read as a recall needs.
+"""Approximate search of large galleries with FAISS' inverted lists.
 
-Vectors are put into lists by their nearest center; a query reads the lists of the centers nearest to it. How
-many is measured when the index is made: the fewest that find `RECALL` of the exact first ten, of sentences as
-people ask them and of photos.
+Each vector is stored in the list of its nearest centroid, and a query scans the lists of the centroids
+nearest to it. The number of lists to scan is measured when the index is made: the smallest that finds
+`RECALL` of the exact top 10, over typical sentences and over photos.
 """
 
 import itertools
@@ -12,25 +12,25 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from jaxtyping import Float, Float16, Int
+from jaxtyping import Bool, Float, Float16, Int
 
 from tpr_jax.errors import UserError
 from tpr_jax.search.query.exact import rescore
 from tpr_jax.utils.files import write_whole
 
-FROM = 1_000_000  # photos: up to there the exact search is quick
-RECALL, AT = 0.99, 10
+MAX_EXACT = 1_000_000  # vectors up to which the exact search is fast enough
+RECALL, RECALL_AT = 0.99, 10
 _BLOCK, _TRAIN_PER_LIST = 16384, 64
 
 
 def sentences() -> list[str]:
-    """Queries of the kind that people ask, to measure recall with: 192 of them."""
+    """Returns 192 typical queries, to measure recall with."""
     colors = ("black", "white", "red", "blue", "grey", "green", "pink", "yellow")
     tops = ("jacket", "t-shirt", "long coat", "striped shirt")
     rest = ("blue jeans and a backpack", "dark trousers", "a short skirt and a handbag")
     people = itertools.cycle(("A man", "A woman", "A person with a cap", "A girl with long hair"))
-    wears = itertools.product(colors, tops, rest)
-    listed = [f"{next(people)} in a {color} {top} and {other}" for color, top, other in wears]
+    clothes = itertools.product(colors, tops, rest)
+    listed = [f"{next(people)} in a {color} {top} and {other}" for color, top, other in clothes]
     return [*listed, *(text.lower().replace(" in a ", " wearing a ") for text in listed)]
 
 
@@ -39,45 +39,52 @@ def build_lists(
     queries: Float[np.ndarray, "q e"],
     exact: Callable,
     path: Path,
-    lists: int | None = None,
+    num_lists: int | None = None,
     seed: int = 0,
 ) -> dict:
-    """Writes the lists, with the number to read; `exact(query, k)` gives (scores, rows) to compare with.
+    """Builds the inverted lists, measures how many of them a query has to scan, and writes them.
 
-    Returns `lists`, `probes` (lists that a query reads), `recall` (of the first ten, the mean over the
-    queries) and `queries` (how many there were).
+    Args:
+      vectors: the gallery.
+      queries: L2-normalized queries to measure recall with.
+      exact: (query, k) -> (scores, rows) of the exact search.
+      path: the file to write.
+      num_lists: number of lists; by default min(4 sqrt(n), n / 40).
+      seed: of the sample that the centroids are trained on.
+
+    Returns:
+      `lists` (their number), `probes` (lists that a query scans), `recall` (of the exact top 10, the mean
+      over the queries) and `queries` (their number).
 
     Raises:
       UserError: the file cannot be written.
     """
     count, width = vectors.shape
-    lists = lists or max(1, min(int(4 * count**0.5), count // 40))
+    num_lists = num_lists or max(1, min(int(4 * count**0.5), count // 40))
     rng = np.random.default_rng(seed)
-    sample = np.sort(rng.choice(count, min(count, lists * _TRAIN_PER_LIST), replace=False))
-    centers = faiss.IndexFlatIP(width)
-    kind = faiss.ScalarQuantizer.QT_8bit
-    index = faiss.IndexIVFScalarQuantizer(centers, width, lists, kind, faiss.METRIC_INNER_PRODUCT)
+    sample = np.sort(rng.choice(count, min(count, num_lists * _TRAIN_PER_LIST), replace=False))
+    quantizer = faiss.IndexFlatIP(width)
+    code = faiss.ScalarQuantizer.QT_8bit
+    index = faiss.IndexIVFScalarQuantizer(quantizer, width, num_lists, code, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed, index.cp.min_points_per_centroid = int(seed), 1
     index.train(vectors[sample].astype(np.float32))
-    for at in range(0, count, _BLOCK):
-        index.add(vectors[at : at + _BLOCK].astype(np.float32))
-    wanted = [set(exact(query, AT)[1].tolist()) for query in queries]
+    for start in range(0, count, _BLOCK):
+        index.add(vectors[start : start + _BLOCK].astype(np.float32))
+    expected = [set(exact(query, RECALL_AT)[1].tolist()) for query in queries]
     probes, recall = 1, 0.0
     while True:
         index.nprobe = probes
-        found = [lists_top_k(index, vectors, query, AT)[1] for query in queries]
-        recall = float(
-            np.mean([len(w & set(f.tolist())) / len(w) for w, f in zip(wanted, found, strict=True)])
-        )
-        if recall >= RECALL or probes >= lists:
+        found = [set(lists_top_k(index, vectors, query, RECALL_AT)[1].tolist()) for query in queries]
+        recall = float(np.mean([len(e & f) / len(e) for e, f in zip(expected, found, strict=True)]))
+        if recall >= RECALL or probes >= num_lists:
             break
-        probes = min(lists, -(-probes * 3 // 2))
+        probes = min(num_lists, -(-probes * 3 // 2))
     write_whole(path, lambda temporary: faiss.write_index(index, temporary))
-    return {"lists": lists, "probes": probes, "recall": recall, "queries": len(queries)}
+    return {"lists": num_lists, "probes": probes, "recall": recall, "queries": len(queries)}
 
 
-def open_lists(path: Path):
-    """Returns the lists, memory-mapped; they know how many of them a query reads.
+def open_lists(path: Path) -> faiss.Index:
+    """Memory-maps inverted lists; the file stores how many of them a query scans.
 
     Raises:
       UserError: the file is missing or damaged.
@@ -85,21 +92,25 @@ def open_lists(path: Path):
     try:
         return faiss.read_index(os.fspath(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
     except RuntimeError as error:
-        what = " ".join(str(error).split())[-200:]
-        raise UserError(f"{path}: damaged ({what}); index the photos into a new folder") from error
+        reason = " ".join(str(error).split())[-200:]
+        raise UserError(f"{path}: damaged ({reason}); index the photos into a new folder") from error
 
 
 def lists_top_k(
-    index, vectors: Float16[np.ndarray, "n e"], query: Float[np.ndarray, "e"], k: int, allowed=None
-) -> tuple[Float[np.ndarray, "k"], Int[np.ndarray, "k"]]:
-    """As `exact.exact_top_k`, but some of the best may be missing, and fewer than k be found."""
-    settings, bits = faiss.IVFSearchParameters(nprobe=index.nprobe), None
+    lists: faiss.Index,
+    vectors: Float16[np.ndarray, "n e"],
+    query: Float[np.ndarray, " e"],
+    k: int,
+    allowed: Bool[np.ndarray, " n"] | None = None,
+) -> tuple[Float[np.ndarray, " k"], Int[np.ndarray, " k"]]:
+    """Computes approximately what `exact.exact_top_k` computes: some rows may be missing, or fewer than k."""
+    parameters, bits = faiss.IVFSearchParameters(nprobe=lists.nprobe), None
     if allowed is not None:
-        bits = np.packbits(allowed, bitorder="little")
-        settings = faiss.IVFSearchParameters(nprobe=index.nprobe, sel=faiss.IDSelectorBitmap(bits))
-    # Their scores are of rounded vectors: more than asked for, scored again.
-    asked = min(len(vectors), max(4 * k, 100))
-    _, rows = index.search(query[None].astype(np.float32), asked, params=settings)
+        bits = np.packbits(allowed, bitorder="little")  # FAISS does not keep it alive
+        parameters = faiss.IVFSearchParameters(nprobe=lists.nprobe, sel=faiss.IDSelectorBitmap(bits))
+    # FAISS scores quantized vectors: take more candidates than needed, and rescore them.
+    num_candidates = min(len(vectors), max(4 * k, 100))
+    _, rows = lists.search(query[None].astype(np.float32), num_candidates, params=parameters)
     rows = rows[0][rows[0] >= 0]
     scores = rescore(vectors, query, rows)
     best = np.lexsort((rows, -scores))[:k]

@@ -1,40 +1,45 @@
-"""What can be filtered by: the columns of an index, and what stands in them."""
+"""Describes the columns of an index that a query can filter by."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tpr_jax.search.index.store import KEY, Index
-from tpr_jax.search.query.search import plain, visible
+from tpr_jax.search.index.store import KEY_COLUMNS, Index
+from tpr_jax.search.query.search import public_table, to_json_value
 
-FEW = 24  # different values that are listed
-
-
-def columns(index: Index) -> list[dict]:
-    """Each further column: `name`, `kind` ('text', 'number', 'time', 'flag'), `values` (all of them where
-    there are few, else None), `least` and `most` (of numbers and times, else None)."""
-    table = visible(index)
-    # A condition cannot name a column with a backquote in its name.
-    return [_column(name, table[name]) for name in table.column_names if name not in KEY and "`" not in name]
+MAX_LISTED = 24  # distinct values
 
 
-def _column(name: str, values: pa.ChunkedArray) -> dict:
+def describe_columns(index: Index) -> list[dict]:
+    """Describes the columns that the user's table added to an index.
+
+    Returns:
+      One dict per column: `name`, `kind` ('text', 'number', 'time' or 'flag'), `values` (all distinct values,
+      None if there are more than `MAX_LISTED`), and `least` and `most` (of numbers and times, else None).
+    """
+    table = public_table(index)
+    # A condition cannot name a column whose name contains a backquote.
+    names = [name for name in table.column_names if name not in KEY_COLUMNS and "`" not in name]
+    return [_describe(name, table[name]) for name in names]
+
+
+def _describe(name: str, values: pa.ChunkedArray) -> dict:
     kind = _kind(values.type)
-    different = pc.unique(values.drop_null())
-    ordered = kind in ("number", "time") and len(different)
+    distinct = pc.unique(values.drop_null())
+    ordered = kind in ("number", "time") and len(distinct)
     least, most = (pc.min_max(values).as_py()[end] for end in ("min", "max")) if ordered else (None, None)
-    few = sorted(different.to_pylist()) if len(different) <= FEW else None
+    listed = sorted(distinct.to_pylist()) if len(distinct) <= MAX_LISTED else None
     return {
         "name": name,
         "kind": kind,
-        "values": None if few is None else [plain(value) for value in few],
-        "least": plain(least),
-        "most": plain(most),
+        "values": None if listed is None else [to_json_value(value) for value in listed],
+        "least": to_json_value(least),
+        "most": to_json_value(most),
     }
 
 
-def _kind(kind: pa.DataType) -> str:
-    if pa.types.is_timestamp(kind):
+def _kind(dtype: pa.DataType) -> str:
+    if pa.types.is_timestamp(dtype):
         return "time"
-    if pa.types.is_boolean(kind):
+    if pa.types.is_boolean(dtype):
         return "flag"
-    return "number" if pa.types.is_integer(kind) or pa.types.is_floating(kind) else "text"
+    return "number" if pa.types.is_integer(dtype) or pa.types.is_floating(dtype) else "text"

@@ -1,72 +1,91 @@
-"""An index, loaded for queries: which search answers, and the best rows for a vector."""
+"""Search engines: what finds the best rows of an index for a query vector."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float16, Int
 
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.store import Index
 from tpr_jax.search.query import approximate, exact, mesh
 
 ENGINES = ("auto", "cpu", "mesh", "approximate")
-FEW = 2048  # rows that a filter leaves: they are scored at once
+FEW_ROWS = 2048  # allowed rows up to which scoring each of them is fastest
 
 TopK = Callable[[np.ndarray, int, np.ndarray | None], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What answers: 'cpu' and 'mesh' are exact, 'approximate' has the recall that the index measured."""
+    """A search engine.
+
+    Attributes:
+      name: 'cpu' or 'mesh', which are exact, or 'approximate', whose recall the index has measured.
+      search: (query, k, allowed rows or None) -> (scores, rows), as `exact.exact_top_k`.
+    """
 
     name: str
     search: TopK
 
 
 def make_engine(index: Index, engine: str = "auto") -> Engine:
-    """Loads what an engine needs. By default the mesh of accelerators where there are some; on a CPU the
-    lists, where the index has them, or else the exact search.
+    """Loads an engine for an index.
+
+    Args:
+      index: the index.
+      engine: one of `ENGINES`. 'auto' is 'mesh' on accelerators; on a CPU it is 'approximate' if the index
+        has inverted lists, else 'cpu'.
 
     Raises:
-      UserError: the engine is unknown, or the index has no lists for it.
+      UserError: the engine is unknown, or the index has no inverted lists for it.
     """
     if engine not in ENGINES:
-        raise UserError(f"--engine {engine} is unknown: known are: {', '.join(ENGINES)}")
+        raise UserError(f"--engine {engine} is unknown: choose from {', '.join(ENGINES)}")
+    vectors = index.vectors
     if engine == "auto":
         on_cpu = "approximate" if index.file("ivf") else "cpu"
         engine = on_cpu if jax.default_backend() == "cpu" else "mesh"
     if engine == "mesh":
-        placed = mesh.place(index.vectors)
-        return Engine(engine, lambda q, k, allowed: mesh.mesh_top_k(placed, index.vectors, q, k, allowed))
+        sharded = mesh.shard_vectors(vectors)
+        return Engine(engine, lambda query, k, allowed: mesh.mesh_top_k(sharded, vectors, query, k, allowed))
     if engine == "approximate":
         path = index.file("ivf")
         if path is None:
             raise UserError(
-                f"{index.folder}: has no lists for an approximate search: index with --approximate"
+                f"{index.folder}: has no inverted lists for an approximate search: index with --approximate"
             )
         lists = approximate.open_lists(path)
         search = approximate.lists_top_k
-        return Engine(engine, lambda q, k, allowed: search(lists, index.vectors, q, k, allowed))
+        return Engine(engine, lambda query, k, allowed: search(lists, vectors, query, k, allowed))
     names = index.info["files"].get("codes")
     if not names:
-        return Engine(engine, lambda q, k, allowed: all_top_k(index.vectors, q, k, allowed))
-    rounded = exact.open_codes(index.folder, names)
-    return Engine(engine, lambda q, k, allowed: exact.exact_top_k(rounded, index.vectors, q, k, allowed))
+        return Engine(engine, lambda query, k, allowed: brute_force_top_k(vectors, query, k, allowed))
+    codes = exact.open_codes(index.folder, names)
+    return Engine(engine, lambda query, k, allowed: exact.exact_top_k(codes, vectors, query, k, allowed))
 
 
 def top_k(
-    engine: Engine, index: Index, query: Float[np.ndarray, "e"], k: int, allowed: Bool[np.ndarray, "n"] | None
-) -> tuple[Float[np.ndarray, "k"], Int[np.ndarray, "k"]]:
-    """Scores and rows of the best k among the allowed rows, best first, ties by row."""
-    if allowed is not None and allowed.sum() <= FEW:
-        return all_top_k(index.vectors, query, k, allowed)
+    engine: Engine,
+    index: Index,
+    query: Float[np.ndarray, " e"],
+    k: int,
+    allowed: Bool[np.ndarray, " n"] | None,
+) -> tuple[Float[np.ndarray, " k"], Int[np.ndarray, " k"]]:
+    """Returns scores and rows of the best k allowed rows, best first, ties by row."""
+    if allowed is not None and allowed.sum() <= FEW_ROWS:
+        return brute_force_top_k(index.vectors, query, k, allowed)
     return engine.search(query, k, allowed)
 
 
-def all_top_k(vectors, query, k: int, allowed=None) -> tuple[np.ndarray, np.ndarray]:
-    """As `exact.exact_top_k`, by scoring each row."""
+def brute_force_top_k(
+    vectors: Float16[np.ndarray, "n e"],
+    query: Float[np.ndarray, " e"],
+    k: int,
+    allowed: Bool[np.ndarray, " n"] | None = None,
+) -> tuple[Float[np.ndarray, " k"], Int[np.ndarray, " k"]]:
+    """Computes the same as `exact.exact_top_k` by scoring every allowed row."""
     rows = np.arange(len(vectors)) if allowed is None else np.flatnonzero(allowed)
     scores = exact.rescore(vectors, query, rows)
     best = np.lexsort((rows, -scores))[:k]

@@ -1,4 +1,4 @@
-"""A question to an index, in words, as a picture, or both: ranked photos with scores and columns."""
+"""Searches an index by a text, by an image, or by both: ranked photos with scores and columns."""
 
 import dataclasses
 import os
@@ -6,14 +6,24 @@ import time
 import unicodedata
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float
 
 from tpr_jax.errors import UserError
 from tpr_jax.model import Model, Picture, from_pretrained
 from tpr_jax.models.petl_config import text_tokens
-from tpr_jax.search.index.store import FILE, KEY, Index, check_model, check_pixels, model_sha256, open_current
+from tpr_jax.search.index.store import (
+    FILE_COLUMNS,
+    KEY_COLUMNS,
+    Index,
+    check_model,
+    check_pixels,
+    model_sha256,
+    open_current,
+)
 from tpr_jax.search.query import engine as engine_lib
 from tpr_jax.search.query import groups
 from tpr_jax.search.query.where import matching
@@ -23,7 +33,7 @@ MAX_TOP_K = 10_000
 
 @dataclass(frozen=True)
 class Searcher:
-    """An index with its model, ready for queries; `open_searcher` makes it."""
+    """An index and its model, ready for queries; see `open_searcher`."""
 
     index: Index
     model: Model
@@ -33,19 +43,24 @@ class Searcher:
 def open_searcher(
     folder: str | os.PathLike, model: str | os.PathLike | None = None, engine: str = "auto"
 ) -> Searcher:
-    """Loads an index and its model; `model` says where that is now, by default where it was.
+    """Loads an index and its model.
+
+    Args:
+      folder: the index.
+      model: where the index's model is now; by default where it was when the index was made.
+      engine: one of `engine.ENGINES`.
 
     Raises:
-      UserError: there is no index, it is damaged or of another version, the model is not to be had or another
-        one than the index was made with, or there is no such engine.
+      UserError: the index is missing, damaged or of another version; the model is not available, or is not
+        the one that the index was made with; or the engine is unknown.
     """
-    index, ready = open_current(folder, lambda index: (index, engine_lib.make_engine(index, engine)))
-    made = index.info["model"]
-    name = model or made["name"]
+    index, loaded_engine = open_current(folder, lambda index: (index, engine_lib.make_engine(index, engine)))
+    settings = index.info["model"]
+    name = model or settings["name"]
     check_model(index.info, folder, name, model_sha256(name))
-    loaded = from_pretrained(name, tuple(made["image_size"]), made["dtype"])
-    check_pixels(made, folder, loaded)
-    return Searcher(index, loaded, ready)
+    loaded = from_pretrained(name, tuple(settings["image_size"]), settings["dtype"])
+    check_pixels(settings, folder, loaded)
+    return Searcher(index, loaded, loaded_engine)
 
 
 def search(
@@ -59,44 +74,49 @@ def search(
     where: str | None = None,
     group: float | None = None,
 ) -> dict:
-    """Ranks the photos of an index for a text, a picture, or both, the text counting `weight` (0 to 1).
+    """Ranks the photos of an index for a text, an image, or both.
 
-    `where` is a condition on the columns (see `where`); with `group`, photos that resemble a better one by at
-    least this cosine are listed under it. The picture is a path, bytes that `read_image` takes, or an array;
-    or, by `like`, the photo of this row of the index.
+    Args:
+      searcher: the index and its model.
+      text: a description of the person.
+      image: a path, the bytes of an image file, or an array.
+      like: a row of the index whose photo takes the place of `image`.
+      top_k: maximum number of results.
+      weight: of the text relative to the image, from 0 to 1.
+      where: a condition on the columns, see the module `where`.
+      group: list photos under a better one if their cosine is at least this.
 
-    Returns `results`, each {`rank` (from 1), `score`, `row`, `path`, `box` (or None), `columns`, and with
-    `group` `group`: a list of {score, row, path, box, columns}}, and `count` (photos in the index),
-    `matching` (those that `where` leaves), `engine`, `notes` (a list of texts), `encode_ms` and `search_ms`.
+    Returns:
+      A dict with
+
+      - `results`: one dict per photo, best first, with `rank` (from 1), `score`, `row`, `path`, `box` (or
+        None), `columns`, and, with `group`, `group`: a list of {score, row, path, box, columns};
+      - `count`: photos in the index, and `matching`: photos that match `where`;
+      - `engine`, `notes` (a list of strings), `encode_ms` and `search_ms`.
 
     Raises:
-      UserError: nothing is asked, a value is out of range, the picture cannot be read, or the condition is
-        not understood.
+      UserError: the query is empty, a value is out of range, the image cannot be read, or the condition is
+        invalid.
     """
-    if not 1 <= top_k <= MAX_TOP_K:
-        raise UserError(f"--top_k {top_k}: must be from 1 to {MAX_TOP_K}")
-    if group is not None and not 0 < group <= 1:
-        raise UserError(f"--group {group}: must be a cosine above 0, at most 1")
-    index, begun = searcher.index, time.perf_counter()
-    if like is not None and not 0 <= like < len(index.vectors):
-        raise UserError(f"like {like}: the index has the rows 0 to {len(index.vectors) - 1}")
-    if like is not None and image is not None:
-        raise UserError("a picture is asked for, and a row of the index too: give one of them")
+    index = searcher.index
+    _check_options(index, image, like, top_k, group)
+    start = time.perf_counter()
     feat = None if like is None else index.vectors[like].astype(np.float32)
-    vector, notes = encode_question(searcher.model, text, image, weight, feat)
+    query, notes = encode_query(searcher.model, text, image, weight, feat)
     encoded = time.perf_counter()
-    allowed = matching(visible(index), where) if where is not None else None
+    allowed = matching(public_table(index), where) if where is not None else None
     count = len(index.vectors) if allowed is None else int(allowed.sum())
 
-    def ask(k: int):
-        return engine_lib.top_k(searcher.engine, index, vector, min(k, len(index.vectors)), allowed)
+    def search_rows(k: int):
+        return engine_lib.top_k(searcher.engine, index, query, min(k, len(index.vectors)), allowed)
 
     if not count:
         ranked = []
     elif group is None:
-        ranked = [[(row, score)] for score, row in zip(*(x.tolist() for x in ask(top_k)), strict=True)]
+        scores, rows = search_rows(top_k)
+        ranked = [[pair] for pair in zip(rows.tolist(), scores.tolist(), strict=True)]
     else:
-        ranked = groups.grouped_top_k(ask, index.vectors, top_k, group)
+        ranked = groups.grouped_top_k(search_rows, index.vectors, top_k, group)
     searched = time.perf_counter()
     return {
         "results": _results(index, ranked, group is not None),
@@ -104,31 +124,52 @@ def search(
         "matching": count,
         "engine": searcher.engine.name,
         "notes": notes,
-        "encode_ms": 1000 * (encoded - begun),
+        "encode_ms": 1000 * (encoded - start),
         "search_ms": 1000 * (searched - encoded),
     }
 
 
-def encode_question(
+def _check_options(
+    index: Index, image: Picture | None, like: int | None, top_k: int, group: float | None
+) -> None:
+    if not 1 <= top_k <= MAX_TOP_K:
+        raise UserError(f"--top_k {top_k}: must be from 1 to {MAX_TOP_K}")
+    if group is not None and not 0 < group <= 1:
+        raise UserError(f"--group {group}: must be a cosine above 0 and at most 1")
+    if like is not None and not 0 <= like < len(index.vectors):
+        raise UserError(f"like {like}: the index has rows 0 to {len(index.vectors) - 1}")
+    if like is not None and image is not None:
+        raise UserError("the query has both an image and a row of the index: give only one of them")
+
+
+def encode_query(
     model: Model,
     text: str | None,
     image: Picture | None,
     weight: float = 0.5,
-    feat: Float[np.ndarray, "e"] | None = None,
-) -> tuple[Float[np.ndarray, "e"], list[str]]:
-    """(the vector to search with, of length 1; notes on what could not be taken as it was asked).
+    feat: Float[np.ndarray, " e"] | None = None,
+) -> tuple[Float[np.ndarray, " e"], list[str]]:
+    """Encodes a text, an image, or both into one query vector.
 
-    `feat` is that of a picture which was encoded before, instead of `image`.
+    Args:
+      model: the model of the index.
+      text: a description of the person.
+      image: a path, the bytes of an image file, or an array.
+      weight: of the text relative to the image, from 0 to 1.
+      feat: the features of an image that is already encoded, in place of `image`.
+
+    Returns:
+      The vector, of length 1, and notes about anything that was not used as given.
 
     Raises:
-      UserError: neither is given, the weight is out of range, or the picture cannot be read.
+      UserError: the query is empty, the weight is out of range, or the image cannot be read.
     """
     if text is not None and not text.strip():
-        raise UserError("the query is empty: describe the person in words, or give --image FILE")
+        raise UserError("the query is empty: describe the person, or give --image FILE")
     if text is None and image is None and feat is None:
-        raise UserError("nothing is asked: describe the person in words, or give --image FILE")
+        raise UserError("the query is missing: describe the person, or give --image FILE")
     if not 0 <= weight <= 1:
-        raise UserError(f"--weight {weight}: must be from 0 (the picture only) to 1 (the text only)")
+        raise UserError(f"--weight {weight}: must be from 0 (only the photo) to 1 (only the text)")
     vector, notes = np.zeros(model.config.embed_dim, np.float32), []
     if image is not None:
         feat = model.encode_images([image], batch_size=1)[0]
@@ -140,51 +181,55 @@ def encode_question(
         vector += (1 - weight if both else 1) * feat
     length = float(np.linalg.norm(vector))
     if not np.isfinite(length) or length < 1e-6:
-        raise UserError("the query has no direction: the model is broken, or text and picture cancel out")
+        raise UserError(
+            "the query vector is zero or not finite: the model is broken, or text and photo cancel"
+        )
     return vector / length, notes
 
 
 def text_notes(model: Model, text: str) -> list[str]:
-    """What a user should know of how a text is read: that it is cut, or in a script CLIP hardly knows."""
+    """Returns notes about a text: that it is truncated, or in a script that CLIP hardly knows."""
     notes, tokenizer = [], model.tokenizer
     if tokenizer is not None:
-        # Prompt tokens take places of the text tower's, behind start-of-text.
-        room = model.config.context_length - text_tokens(model.method.prompts)
-        length = min(tokenizer.context_length, room)
+        # Prompt tokens take up positions of the text tower, after start-of-text.
+        positions = model.config.context_length - text_tokens(model.method.prompts)
+        length = min(tokenizer.context_length, positions)
         longer = dataclasses.replace(tokenizer, context_length=length + 1)
         if longer([text])[0, -1] != 0:
             notes.append(f"the text is cut after {length - 2} tokens, about as many words")
     letters = [c for c in text[:1000] if c.isalpha()]
     latin = sum("LATIN" in unicodedata.name(c, "") for c in letters)
     if letters and latin < len(letters) / 2:
-        notes.append("the text is not in Latin script; CLIP learned from English, so expect little of it")
+        notes.append("the text is not in Latin script; CLIP was trained on English, so results may be poor")
     elif not letters:
-        notes.append("the text has no word")
+        notes.append("the text has no words")
     return notes
 
 
-def visible(index: Index):
-    """The index's table with the columns a user may ask for."""
-    return index.table.drop_columns(list(FILE))
+def public_table(index: Index) -> pa.Table:
+    """Returns the index's table without the columns that users cannot query."""
+    return index.table.drop_columns(list(FILE_COLUMNS))
 
 
-def _results(index: Index, ranked: list[list[tuple[int, float]]], grouped: bool) -> list[dict]:
+def _results(index: Index, ranked: list[groups.Group], grouped: bool) -> list[dict]:
     rows = [row for group in ranked for row, _ in group]
-    records = dict(zip(rows, visible(index).take(rows).to_pylist() if rows else [], strict=True))
+    records = dict(zip(rows, public_table(index).take(rows).to_pylist() if rows else [], strict=True))
     results = []
     for rank, group in enumerate(ranked, 1):
-        photos = [{"score": round(score, 6), "row": row, **_photo(records[row])} for row, score in group]
-        more = {"group": photos[1:]} if grouped else {}
-        results.append({"rank": rank, **photos[0], **more})
+        photos = [
+            {"score": round(score, 6), "row": row, **_photo_fields(records[row])} for row, score in group
+        ]
+        members = {"group": photos[1:]} if grouped else {}
+        results.append({"rank": rank, **photos[0], **members})
     return results
 
 
-def _photo(record: dict) -> dict:
-    box = [record[name] for name in KEY[1:]]
-    columns = {name: plain(value) for name, value in record.items() if name not in KEY}
+def _photo_fields(record: dict) -> dict:
+    box = [record[name] for name in KEY_COLUMNS[1:]]
+    columns = {name: to_json_value(value) for name, value in record.items() if name not in KEY_COLUMNS}
     return {"path": record["path"], "box": None if box[0] is None else box, "columns": columns}
 
 
-def plain(value):
-    """As JSON has it: times in ISO 8601."""
+def to_json_value(value: Any) -> Any:
+    """Converts a value of a column to its JSON form: times to ISO 8601, others unchanged."""
     return value.isoformat() if isinstance(value, date) else value

@@ -1,4 +1,4 @@
-"""Conditions on the columns of an index, such as `camera=3 and time>='2024-05-01'`, read without `eval`.
+"""Evaluates conditions on the columns of an index, such as `camera=3 and time>='2024-05-01'`, without `eval`.
 
     condition   = term {"or" term}          term = factor {"and" factor}
     factor      = "not" factor | "(" condition ")" | comparison
@@ -8,14 +8,14 @@
                 | column "is" ["not"] "null"
     value       = number | 'text' | "text" | true | false
 
-A column whose name is not one word stands in backquotes. As in SQL, a comparison with a value that is missing
-is neither true nor false, and what is not true is not found.
+A column name that is not a single word is written in backquotes. As in SQL, a comparison with a missing value
+is neither true nor false, and only rows for which the condition is true match.
 """
 
 import math
 import re
-from collections.abc import Sequence
 from datetime import UTC
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -48,59 +48,71 @@ KEYWORDS = ("and", "or", "not", "in", "like", "is", "null", "true", "false")
 MAX_LENGTH, MAX_DEPTH = 10_000, 50
 
 
-def matching(table: pa.Table, condition: str) -> Bool[np.ndarray, "n"]:
-    """Which rows of the table a condition holds for.
+class Token(NamedTuple):
+    """A token of a condition; `kind` is a group of `TOKEN`, 'keyword' or 'end'."""
+
+    kind: str
+    text: str
+
+
+Tokens = list[Token]
+Literal = str | int | float | bool
+Parsed = tuple[pa.Array, Tokens]  # mask, remaining tokens
+
+
+def matching(table: pa.Table, condition: str) -> Bool[np.ndarray, " n"]:
+    """Returns which rows of the table match a condition.
 
     Raises:
-      UserError: the condition is not understood, names an unknown column, or compares it with a value of
-        another kind.
+      UserError: the condition is invalid, names an unknown column, or compares a column with a value of
+        another type.
     """
     if len(condition) > MAX_LENGTH:
         raise UserError(f"--where: {len(condition)} characters are too many: at most {MAX_LENGTH}")
     if not is_utf8(condition):
-        raise UserError("--where: has half of a surrogate pair, or bytes that are not UTF-8: write it anew")
+        raise UserError("--where: contains half of a surrogate pair, or bytes that are not UTF-8: retype it")
     try:
-        mask, rest = _either(table, _tokens(condition), 0)
-        if rest[0][0] != "end":
-            raise UserError(f"--where: '{_brief(rest[0][1])}' is not expected: join conditions by and, or")
+        mask, rest = _condition(table, _tokenize(condition), 0)
+        if rest[0].kind != "end":
+            raise UserError(f"--where: unexpected '{_shorten(rest[0].text)}': join conditions with and, or")
         return pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
-    except UserError as error:  # names of columns may hold anything
+    except UserError as error:  # column names may contain anything
         raise UserError(_printable(str(error))) from None
     except pa.ArrowException as error:
         raise UserError(f"--where: cannot be used ({_printable(str(error))[:200]}): simplify it") from error
 
 
-def _tokens(text: str) -> list[tuple[str, str]]:
-    tokens, at = [], 0
+def _tokenize(text: str) -> Tokens:
+    tokens, position = [], 0
     text = text.rstrip()
-    while at < len(text):
-        found = TOKEN.match(text, at)
-        if not found:
+    while position < len(text):
+        match = TOKEN.match(text, position)
+        if not match:
             raise UserError(
-                f"--where: cannot read '{text[at : at + 20].strip()}': write as in camera=3 and "
-                "time>='2024-05-01', texts in quotes"
+                f"--where: cannot read '{text[position : position + 20].strip()}': write conditions such as "
+                "camera=3 and time>='2024-05-01', with text in quotes"
             )
-        kind, value, at = found.lastgroup, found[found.lastgroup], found.end()
+        kind, value, position = match.lastgroup, match[match.lastgroup], match.end()
         if kind == "word" and value.lower() in KEYWORDS:
             kind, value = "keyword", value.lower()
-        tokens.append((kind, value))
+        tokens.append(Token(kind, value))
     if not tokens:
-        raise UserError("--where: the condition is empty: write as in camera=3")
-    return [*tokens, ("end", "the end")]
+        raise UserError("--where: the condition is empty: write, for example, camera=3")
+    return [*tokens, Token("end", "the end")]
 
 
-# Each of these takes what is left of the tokens, and returns a mask and what is then left.
-def _either(table, tokens, depth):
+# Each parser takes the remaining tokens, and returns the mask of its expression and the tokens after it.
+def _condition(table: pa.Table, tokens: Tokens, depth: int) -> Parsed:
     if depth > MAX_DEPTH:
-        raise UserError(f"--where: more than {MAX_DEPTH} brackets within each other")
-    mask, rest = _both(table, tokens, depth)
+        raise UserError(f"--where: more than {MAX_DEPTH} nested brackets")
+    mask, rest = _term(table, tokens, depth)
     while rest[0] == ("keyword", "or"):
-        other, rest = _both(table, rest[1:], depth)
+        other, rest = _term(table, rest[1:], depth)
         mask = pc.or_kleene(mask, other)
     return mask, rest
 
 
-def _both(table, tokens, depth):
+def _term(table: pa.Table, tokens: Tokens, depth: int) -> Parsed:
     mask, rest = _factor(table, tokens, depth)
     while rest[0] == ("keyword", "and"):
         other, rest = _factor(table, rest[1:], depth)
@@ -108,156 +120,164 @@ def _both(table, tokens, depth):
     return mask, rest
 
 
-def _factor(table, tokens, depth):
+def _factor(table: pa.Table, tokens: Tokens, depth: int) -> Parsed:
     if tokens[0] == ("keyword", "not"):
         if depth > MAX_DEPTH:
-            raise UserError(f"--where: more than {MAX_DEPTH} times 'not'")
+            raise UserError(f"--where: more than {MAX_DEPTH} nested 'not'")
         mask, rest = _factor(table, tokens[1:], depth + 1)
         return pc.invert(mask), rest
     if tokens[0] == ("sign", "("):
-        mask, rest = _either(table, tokens[1:], depth + 1)
-        return mask, _after(rest, ("sign", ")"))
+        mask, rest = _condition(table, tokens[1:], depth + 1)
+        return mask, _expect(rest, ("sign", ")"))
     return _comparison(table, tokens)
 
 
-def _comparison(table, tokens):
+def _comparison(table: pa.Table, tokens: Tokens) -> Parsed:
     kind, name = tokens[0]
     if kind not in ("word", "quoted"):
-        raise UserError(f"--where: found {_brief(name)} where a column's name should be, as in camera=3")
+        raise UserError(
+            f"--where: expected a column name but found {_shorten(name)}: write, for example, camera=3"
+        )
     if name not in table.column_names:
-        raise UserError(f"--where: column '{_brief(name)}' is unknown: {nearest(name, table.column_names)}")
+        raise UserError(f"--where: column '{_shorten(name)}' is unknown: {nearest(name, table.column_names)}")
     values, rest = table[name].combine_chunks(), tokens[1:]
     if rest[0] == ("keyword", "is"):
-        rest, negative = _optional_not(rest[1:])
+        rest, negated = _optional_not(rest[1:])
         mask = pc.is_null(values)
-        return (pc.invert(mask) if negative else mask), _after(rest, ("keyword", "null"))
+        return (pc.invert(mask) if negated else mask), _expect(rest, ("keyword", "null"))
     kind, sign = rest[0]
     if sign in COMPARISONS and kind == "sign":
         return _compare(name, values, sign, rest[1]), rest[2:]
-    rest, negative = _optional_not(rest)
+    rest, negated = _optional_not(rest)
     if rest[0] == ("keyword", "in"):
-        mask, rest = _is_in(name, values, _after(rest[1:], ("sign", "(")))
+        mask, rest = _is_in(name, values, _expect(rest[1:], ("sign", "(")))
     elif rest[0] == ("keyword", "like"):
         if not pa.types.is_string(values.type) or rest[1][0] != "text":
-            raise UserError(f"--where: {name} like ...: needs a column of texts and a text in quotes")
-        mask, rest = _is_like(values, _unquoted(rest[1][1])), rest[2:]
+            raise UserError(f"--where: {name} like ...: needs a text column and a text in quotes")
+        mask, rest = _is_like(values, _unquote(rest[1][1])), rest[2:]
     else:
         raise UserError(
-            f"--where: found {_brief(rest[0][1])} behind '{name}': compare it by =, !=, <, <=, >, >=, in, "
-            "like or is"
+            f"--where: found {_shorten(rest[0].text)} after '{name}': compare it with =, !=, <, <=, >, >=, "
+            "in, like or is"
         )
-    return (pc.invert(mask) if negative else mask), rest
+    return (pc.invert(mask) if negated else mask), rest
 
 
-def _is_like(values, pattern: str) -> pa.Array:
+def _is_like(values: pa.Array, pattern: str) -> pa.Array:
     if "\\" not in pattern:
         return pc.match_like(values, pattern)
-    # In SQL a backslash is one. Arrow takes it for an escape, and not even everywhere for the same.
-    wild = {"%": ".*", "_": "."}
+    # In SQL a backslash is an ordinary character. Arrow treats it as an escape, and not consistently.
+    wildcards = {"%": ".*", "_": "."}
     regex = "".join(
-        wild.get(c) or (c if c.isalnum() or ord(c) > 127 else f"\\x{ord(c):02x}") for c in pattern
+        wildcards.get(c) or (c if c.isalnum() or ord(c) > 127 else f"\\x{ord(c):02x}") for c in pattern
     )
     return pc.match_substring_regex(values, rf"(?s)\A{regex}\z")
 
 
-def _is_in(name, values, rest):
+def _is_in(name: str, values: pa.Array, rest: Tokens) -> Parsed:
     mask = None
     while True:
-        same = _compare(name, values, "=", rest[0])
-        mask = same if mask is None else pc.or_kleene(mask, same)
+        equal = _compare(name, values, "=", rest[0])
+        mask = equal if mask is None else pc.or_kleene(mask, equal)
         if rest[1] != ("sign", ","):
-            return mask, _after(rest[1:], ("sign", ")"))
+            return mask, _expect(rest[1:], ("sign", ")"))
         rest = rest[2:]
 
 
-def _compare(name: str, values: pa.Array, sign: str, token: tuple[str, str]) -> pa.Array:
-    literal = _value(name, token)
-    kind = values.type
-    if pa.types.is_null(kind):  # a column without any value
+def _compare(name: str, values: pa.Array, sign: str, token: Token) -> pa.Array:
+    literal = _parse_literal(name, token)
+    dtype = values.type
+    if pa.types.is_null(dtype):  # a column without any value
         return pa.nulls(len(values), pa.bool_())
-    if pa.types.is_timestamp(kind):
-        literal = _as_time(name, kind, literal)
-    elif pa.types.is_string(kind) != isinstance(literal, str):
-        wanted = "texts, so write the value in quotes" if pa.types.is_string(kind) else "numbers, not texts"
-        wanted = "true or false" if pa.types.is_boolean(kind) else wanted
-        raise UserError(f"--where: {name} {sign} {_brief(token[1])}: the column holds {wanted}")
-    elif pa.types.is_boolean(kind) != isinstance(literal, bool):
-        wanted = "true or false" if pa.types.is_boolean(kind) else "numbers"
-        raise UserError(f"--where: {name} {sign} {_brief(token[1])}: the column holds {wanted}")
+    if pa.types.is_timestamp(dtype):
+        literal = _parse_timestamp(name, dtype, literal)
+    elif pa.types.is_string(dtype) != isinstance(literal, str):
+        expected = "text: write the value in quotes" if pa.types.is_string(dtype) else "numbers, not text"
+        expected = "true or false" if pa.types.is_boolean(dtype) else expected
+        raise UserError(f"--where: {name} {sign} {_shorten(token.text)}: the column holds {expected}")
+    elif pa.types.is_boolean(dtype) != isinstance(literal, bool):
+        expected = "true or false" if pa.types.is_boolean(dtype) else "numbers"
+        raise UserError(f"--where: {name} {sign} {_shorten(token.text)}: the column holds {expected}")
     elif not isinstance(literal, str | bool):
         return _compare_numbers(values, sign, literal)
     return COMPARISONS[sign](values, pa.scalar(literal))
 
 
 def _compare_numbers(values: pa.Array, sign: str, number: int | float) -> pa.Array:
-    """Compares exactly, also where the column's type cannot hold the number: 2**53 + 1, 2**63 or 0.5, say."""
+    """Compares exactly, even if the column's type cannot represent the number (2**53 + 1, 2**63 or 0.5)."""
     if pa.types.is_integer(values.type):
-        held = min(max(math.floor(number), -(2**63)), 2**63 - 1)
+        nearest_value = min(max(math.floor(number), -(2**63)), 2**63 - 1)
     else:
-        held = float(number)
-    near = pa.scalar(held)
-    if number == held:
+        nearest_value = float(number)
+    near = pa.scalar(nearest_value)
+    if number == nearest_value:
         return COMPARISONS[sign](values, near)
     if sign in ("=", "==", "!=", "<>"):
         never = pc.and_kleene(pc.less(values, near), pc.greater(values, near))
         return never if sign in ("=", "==") else pc.invert(never)
-    below = sign in ("<", "<=")  # of the two values around the number, `held` is the lower or the upper one
-    if number > held:
+    below = sign in ("<", "<=")
+    if number > nearest_value:
         return pc.less_equal(values, near) if below else pc.greater(values, near)
     return pc.less(values, near) if below else pc.greater_equal(values, near)
 
 
-def _as_time(name: str, kind: pa.DataType, literal) -> pa.Scalar:
+def _parse_timestamp(name: str, dtype: pa.DataType, literal: Literal) -> pa.Scalar:
     try:
         moment = parse_time(literal)
     except (TypeError, ValueError):
         raise UserError(
-            f"--where: {name} holds times: compare it with one in quotes, as '2024-05-01 13:30'"
+            f"--where: {name} holds times: compare it with a time in quotes, such as '2024-05-01 13:30'"
         ) from None
-    if kind.tz is None and moment.tzinfo is not None:
-        raise UserError(f"--where: {name} holds times without a zone: leave it out of '{_brief(literal)}'")
-    if kind.tz is not None and moment.tzinfo is None:
+    if dtype.tz is None and moment.tzinfo is not None:
+        raise UserError(
+            f"--where: {name} holds times without a time zone: remove it from '{_shorten(literal)}'"
+        )
+    if dtype.tz is not None and moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return pa.scalar(moment, kind)
+    return pa.scalar(moment, dtype)
 
 
-def _value(name: str, token: tuple[str, str]):
+def _parse_literal(name: str, token: Token) -> Literal:
     kind, text = token
     if kind == "number":
         number = float(text)
         if not math.isfinite(number):
-            raise UserError(f"--where: {name} is compared with {_brief(text)}: a number is at most 1.79e308")
+            raise UserError(
+                f"--where: {name} is compared with {_shorten(text)}: a number is at most 1.79e308"
+            )
         return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else number
     if kind == "text":
-        return _unquoted(text)
+        return _unquote(text)
     if kind == "keyword" and text in ("true", "false"):
         return text == "true"
     if kind in ("word", "quoted"):
         raise UserError(
-            f"--where: {name} is compared with {_brief(text)}: a text stands in quotes, '{_brief(text)}'"
+            f"--where: {name} is compared with {_shorten(text)}: write text in quotes, '{_shorten(text)}'"
         )
-    raise UserError(f"--where: found {_brief(text)} where a value for '{name}' should be: a number or 'text'")
+    raise UserError(
+        f"--where: expected a value for '{name}' but found {_shorten(text)}: write a number or 'text'"
+    )
 
 
-def _unquoted(text: str) -> str:
+def _unquote(text: str) -> str:
     return text[1:-1].replace(text[0] * 2, text[0])
 
 
-def _optional_not(tokens: Sequence):
+def _optional_not(tokens: Tokens) -> tuple[Tokens, bool]:
     return (tokens[1:], True) if tokens[0] == ("keyword", "not") else (tokens, False)
 
 
-def _after(tokens: Sequence, wanted: tuple[str, str]):
-    if tokens[0] != wanted:
-        raise UserError(f"--where: found {_brief(tokens[0][1])} where '{wanted[1]}' should be")
+def _expect(tokens: Tokens, expected: tuple[str, str]) -> Tokens:
+    if tokens[0] != expected:
+        raise UserError(f"--where: expected '{expected[1]}' but found {_shorten(tokens[0].text)}")
     return tokens[1:]
 
 
-def _brief(token: str) -> str:
-    """A word of the condition, for a message."""
+def _shorten(token: str) -> str:
+    """Shortens a token of the condition for a message."""
     return token if len(token) <= 40 else f"{token[:30]}... ({len(token)} characters)"
 
 
 def _printable(text: str) -> str:
-    """The same with line breaks and what no terminal shows spelled out."""
+    """Escapes line breaks and unprintable characters."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

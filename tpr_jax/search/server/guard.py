@@ -1,6 +1,7 @@
-"""What stands before the server: whom it answers, how often, how much it reads, and what never leaves it.
+"""The outermost layer of the server: allowed hosts and origins, rate and size limits, security headers.
 
-Pure ASGI (https://asgi.readthedocs.io), around the whole application, so that every answer passes through it.
+`Guard` is pure ASGI (https://asgi.readthedocs.io) middleware around the whole application, so that every
+response passes through it.
 """
 
 import asyncio
@@ -8,39 +9,45 @@ import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 
-from tpr_jax.search.server.metrics import Meters
+from tpr_jax.search.server.metrics import ServerMetrics
 
 LOG = logging.getLogger("uvicorn.error")
-UPLOAD = "/api/search/photo"  # the only path that takes much
-SMALL = 65_536  # bytes that any other takes
-LIGHT = 1 / 16  # of a search: what a photo or a page counts in the rate
-TOO_LARGE = "the request is too large: at most"
-FORM = 16_384  # bytes that a form may have besides the photo
-TOO_SLOW = "the request did not come in time: send it at once"
-_CLIENTS = 10_000  # remembered at once
-_PORTS = {"http": ":80", "https": ":443"}  # browsers leave them out of an origin
-_HEADERS = {
+UPLOAD_PATH = "/api/search/photo"  # the only path that accepts a large body
+MAX_SMALL_BODY = 65_536  # bytes of a body on any other path
+LIGHT_COST = 1 / 16  # rate-limit cost of a photo or page, relative to a search
+MAX_FORM_OVERHEAD = 16_384  # bytes that a form may have in addition to its photo
+TOO_SLOW = "the request did not arrive in time: send it without pauses"
+_MAX_CLIENTS = 10_000  # addresses that the rate limiter remembers
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}  # browsers omit them from an origin
+_SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "cross-origin-resource-policy": "same-origin",
-    "referrer-policy": "no-referrer",  # what is searched for stands in the page's address
+    "referrer-policy": "no-referrer",  # the page's address contains the query
     "x-content-type-options": "nosniff",
 }
-HEADERS = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+SECURITY_HEADERS = [(name.encode(), value.encode()) for name, value in _SECURITY_HEADERS.items()]
 
 
 @dataclass(frozen=True)
-class Patience:
-    """Seconds that a client may take: to send a request's `head`, to begin another one (`idle`), to send a
-    `body`, to read an answer (`send`). A body that comes with less than `rate` bytes a second after the first
-    `head` seconds is given up earlier."""
+class Timeouts:
+    """Seconds that a client may take.
+
+    Attributes:
+      head: to send the head of a request.
+      idle: to begin another request on the same connection.
+      body: to send a body.
+      send: to read a response.
+      rate: minimum bytes per second of a body after its first `head` seconds.
+    """
 
     head: float = 10.0
     idle: float = 30.0
@@ -49,139 +56,195 @@ class Patience:
     rate: float = 16_000.0
 
     def for_body(self, received: int) -> float:
-        """Returns the seconds that a body may have taken of which this many bytes are here."""
+        """Returns the seconds that a body may have taken when `received` bytes have arrived."""
         return min(self.body, self.head + received / self.rate)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`rate`: searches a second from one address (0: as many as it can), twice as many at once; `body`: bytes
-    of an uploaded photo; `hosts`: names the server may be called by (None: any); `connections`: how many one
-    address may have open (0: as many as all together)."""
+    """What one client may use.
+
+    Attributes:
+      rate: searches per second from one address, with bursts of twice as many; 0 means no limit.
+      body: maximum bytes of an uploaded photo.
+      hosts: names that the server answers to; None means any.
+      connections: maximum open connections from one address; 0 means no limit per address.
+      timeouts: how long a client may take.
+    """
 
     rate: float = 20.0
     body: int = 10_000_000
     hosts: frozenset[str] | None = None
     connections: int = 100
-    patience: Patience = Patience()
+    timeouts: Timeouts = Timeouts()
 
 
-def guarded(app: Callable, limits: Limits, meters: Meters, clock: Callable[[], float] = time.monotonic):
-    """The application `app` behind these limits; each answer is counted in `meters`."""
-    allowance = Allowance(limits.rate, clock)
+class Refusal(NamedTuple):
+    """A response in place of the application's."""
 
-    async def guard(scope, receive, send):
+    status: int
+    detail: str
+    headers: Mapping[str, str] = {}
+
+
+class Guard:
+    """ASGI middleware that enforces `limits` on the requests to `app`.
+
+    Args:
+      app: the ASGI application.
+      limits: what one client may use.
+      metrics: counts every response.
+      clock: returns the time in seconds.
+    """
+
+    def __init__(
+        self,
+        app: Callable[..., Awaitable[None]],
+        limits: Limits,
+        metrics: ServerMetrics,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.app, self.limits, self.metrics, self.clock = app, limits, metrics, clock
+        self.rate_limiter = RateLimiter(limits.rate, clock)
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        """Answers a request, or passes it on to the application."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
-                await app(scope, receive, send)
+                await self.app(scope, receive, send)
             return
-        begun, status = clock(), 0
-
-        async def send_with_headers(message):
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message = {**message, "headers": [*message["headers"], *HEADERS]}
-            await send(message)
-
-        async def refuse(code: int, why: str, **headers: str):
-            body = json.dumps({"detail": why}).encode()
-            names = {"content-type": "application/json", "content-length": str(len(body)), **headers}
-            raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in names.items()]
-            await send_with_headers({"type": "http.response.start", "status": code, "headers": raw})
-            await send({"type": "http.response.body", "body": body})
-
-        sent, read, whole = dict(scope["headers"]), 0, False
-        most = limits.body if scope["path"] == UPLOAD else SMALL
-        if scope["path"] == UPLOAD and sent.get(b"content-type", b"").lower().startswith(b"multipart/"):
-            most += FORM  # what a form adds to the photo
-
-        async def receive_some():
-            nonlocal read, whole
-            if whole:  # what comes then is that the client left
-                return await receive()
-            left = limits.patience.for_body(read) - (clock() - begun)
-            try:
-                async with asyncio.timeout(max(left, 0)):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(408, TOO_SLOW, {"connection": "close"}) from None
-            if message["type"] == "http.disconnect":
-                raise HTTPException(499, "the client left")
-            read += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
-            if read > most:
-                raise HTTPException(413, f"{TOO_LARGE} {most:,} bytes")
-            return message
-
+        exchange = _Exchange(receive, send, self.limits.timeouts, _max_body(scope, self.limits), self.clock)
         try:
-            if not _is_called_rightly(sent.get(b"host", b""), limits.hosts):
-                await refuse(421, "this server does not go by that name: start it with --allow_host NAME")
-            elif wait := allowance.ask(_who(scope), 1 if "/search" in scope["path"] else LIGHT):
-                await refuse(429, "too many requests: slow down", retry_after=str(int(wait) + 1))
-            elif scope["method"] not in ("GET", "HEAD") and not _is_own_page(sent, limits.hosts):
-                await refuse(
-                    403, "a page of another site may not ask this server: open the server's own page"
-                )
-            elif _length(sent) > most:
-                # The connection stays, so that uvicorn reads on for a while: most clients look for an answer
-                # only when they have sent everything, and closing now would lose it.
-                await refuse(413, f"{TOO_LARGE} {most:,} bytes")
-            elif (coding := sent.get(b"content-encoding", b"identity").strip().lower()) != b"identity":
-                name = coding.decode("latin-1")[:40]
-                await refuse(415, f"Content-Encoding {name} is not supported: send the body as it is")
+            if refusal := self._check(scope, exchange.max_body):
+                await exchange.refuse(refusal)
             else:
-                await app(scope, receive_some, send_with_headers)
-        except asyncio.CancelledError:  # by uvicorn, which would log a traceback and is about to end
-            if not status:  # else the answer breaks off
-                await refuse(503, "the server is shutting down", connection="close")
+                await self.app(scope, exchange.receive_limited, exchange.send_secured)
+        except asyncio.CancelledError:  # from uvicorn at shutdown; it would log a traceback
+            if not exchange.status:  # otherwise the response is cut off
+                await exchange.refuse(Refusal(503, "the server is shutting down", {"connection": "close"}))
         except Exception:
-            # Of what went wrong here only that it did leaves the server; its log has the rest.
+            # The details go to the log only, never to the client.
             LOG.exception("%s %s", scope["method"], scope["path"])
-            if not status:
-                await refuse(500, "internal error: the server's log says more")
+            if not exchange.status:
+                await exchange.refuse(Refusal(500, "internal error: see the server's log"))
         finally:
-            meters.answered(scope, status or 499, clock() - begun)  # 499: nobody waited for the answer
+            status = exchange.status or 499  # 499: the client left before a response
+            self.metrics.record_response(scope, status, self.clock() - exchange.start)
 
-    return guard
+    def _check(self, scope: dict, max_body: int) -> Refusal | None:
+        """Returns why the request is refused by its address and headers, None if it is not."""
+        headers = dict(scope["headers"])
+        if not _is_allowed_host(headers.get(b"host", b""), self.limits.hosts):
+            return Refusal(
+                421, "the server does not answer to this host name: start it with --allow_host NAME"
+            )
+        cost = 1 if "/search" in scope["path"] else LIGHT_COST
+        if wait := self.rate_limiter.acquire(_client_network(scope), cost):
+            return Refusal(429, "too many requests: slow down", {"retry-after": str(int(wait) + 1)})
+        if scope["method"] not in ("GET", "HEAD") and not _is_same_origin(headers, self.limits.hosts):
+            return Refusal(403, "pages of other sites may not use this server: open the server's own page")
+        if _content_length(headers) > max_body:
+            # The connection stays open so that uvicorn keeps reading for a while: most clients look for a
+            # response only after they have sent everything, and closing now would lose it.
+            return Refusal(413, _too_large(max_body))
+        coding = headers.get(b"content-encoding", b"identity").strip().lower()
+        if coding != b"identity":
+            name = coding.decode("latin-1")[:40]
+            return Refusal(415, f"Content-Encoding {name} is not supported: send the body uncompressed")
+        return None
 
 
-class Allowance:
-    """A bucket of tokens for each address, `rate` more a second, at most twice as many (and at least 5)."""
+@dataclass
+class _Exchange:
+    """One request and its response: reads the body within the limits, and adds headers to the response."""
+
+    receive: Callable
+    send: Callable
+    timeouts: Timeouts
+    max_body: int
+    clock: Callable[[], float]
+    status: int = 0  # of the response, 0 before it starts
+    received: int = 0  # bytes of the body
+    complete: bool = False  # whether the whole body has arrived
+    start: float = field(init=False)
+
+    def __post_init__(self):
+        self.start = self.clock()
+
+    async def receive_limited(self) -> dict:
+        """Returns the next message of the request.
+
+        Raises:
+          HTTPException: 408 if the body is too slow, 413 if it is too large, 499 if the client left.
+        """
+        if self.complete:  # the only message that can follow is a disconnect
+            return await self.receive()
+        remaining = self.timeouts.for_body(self.received) - (self.clock() - self.start)
+        try:
+            async with asyncio.timeout(max(remaining, 0)):
+                message = await self.receive()
+        except TimeoutError:
+            raise HTTPException(408, TOO_SLOW, {"connection": "close"}) from None
+        if message["type"] == "http.disconnect":
+            raise HTTPException(499, "the client left")
+        self.received += len(message.get("body", b""))
+        self.complete = not message.get("more_body", False)
+        if self.received > self.max_body:
+            raise HTTPException(413, _too_large(self.max_body))
+        return message
+
+    async def send_secured(self, message: dict) -> None:
+        """Sends a message of the response, with the security headers added to its head."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": [*message["headers"], *SECURITY_HEADERS]}
+        await self.send(message)
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Sends a refusal as the response."""
+        body = json.dumps({"detail": refusal.detail}).encode()
+        headers = {
+            "content-type": "application/json",
+            "content-length": str(len(body)),
+            **refusal.headers,
+        }
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await self.send_secured({"type": "http.response.start", "status": refusal.status, "headers": raw})
+        await self.send({"type": "http.response.body", "body": body})
+
+
+class RateLimiter:
+    """A token bucket per address: refills by `rate` per second and holds twice as many (at least 5)."""
 
     def __init__(self, rate: float, clock: Callable[[], float]):
         self.rate, self.clock = rate, clock
-        self.most = max(2 * rate, 5.0)
-        self.left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address -> (tokens, when)
+        self.capacity = max(2 * rate, 5.0)
+        self.buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address -> (tokens, time)
 
-    def ask(self, address: str, cost: float) -> float:
-        """Takes `cost` tokens; where there are not as many, takes none and says how many seconds to wait."""
+    def acquire(self, address: str, cost: float) -> float:
+        """Takes `cost` tokens if there are enough; otherwise takes none and returns the seconds to wait."""
         if not self.rate:
             return 0.0
         now = self.clock()
-        tokens, then = self.left.pop(address, (self.most, now))
-        tokens = min(self.most, tokens + (now - then) * self.rate)
+        tokens, last = self.buckets.pop(address, (self.capacity, now))
+        tokens = min(self.capacity, tokens + (now - last) * self.rate)
         enough = tokens >= cost
-        self.left[address] = (tokens - cost if enough else tokens, now)
-        if len(self.left) > _CLIENTS:
-            self.left.popitem(last=False)
+        self.buckets[address] = (tokens - cost if enough else tokens, now)
+        if len(self.buckets) > _MAX_CLIENTS:
+            self.buckets.popitem(last=False)
         return 0.0 if enough else (cost - tokens) / self.rate
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens on `host`."""
+    """Returns whether only this machine can reach a server that listens on `host`."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def _who(scope) -> str:
-    return network_of((scope.get("client") or ("",))[0])
-
-
-def network_of(host: str) -> str:
-    """Returns the caller that an address stands for; of IPv6 the network of 64 bits, which one caller has."""
+def client_network(host: str) -> str:
+    """Returns what identifies a client: its IPv4 address, or the /64 network of its IPv6 address."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -189,8 +252,27 @@ def network_of(host: str) -> str:
     return host if address.version == 4 else str(ip_network((int(address), 64), strict=False))
 
 
-def _is_called_rightly(header: bytes, hosts: frozenset[str] | None) -> bool:
-    """Against DNS rebinding: a page elsewhere may have its own name lead to this machine, and read on."""
+def _client_network(scope: dict) -> str:
+    return client_network((scope.get("client") or ("",))[0])
+
+
+def _max_body(scope: dict, limits: Limits) -> int:
+    if scope["path"] != UPLOAD_PATH:
+        return MAX_SMALL_BODY
+    content_type = dict(scope["headers"]).get(b"content-type", b"").lower()
+    return limits.body + (MAX_FORM_OVERHEAD if content_type.startswith(b"multipart/") else 0)
+
+
+def _too_large(max_body: int) -> str:
+    return f"the request is too large: at most {max_body:,} bytes"
+
+
+# Not Starlette's TrustedHostMiddleware, which answers 400 in plain text where the API promises 421 in JSON.
+def _is_allowed_host(header: bytes, hosts: frozenset[str] | None) -> bool:
+    """Returns whether the Host header has one of the names.
+
+    Prevents DNS rebinding, where a page of another site resolves its own name to this machine.
+    """
     if hosts is None:
         return True
     name = header.decode("latin-1").lower()
@@ -198,13 +280,16 @@ def _is_called_rightly(header: bytes, hosts: frozenset[str] | None) -> bool:
     return name in hosts
 
 
-def _is_own_page(sent: dict[bytes, bytes], hosts: frozenset[str] | None) -> bool:
-    """Returns whether no page of another site asks, by what the browser says of it; programs say nothing.
+def _is_same_origin(headers: dict[bytes, bytes], hosts: frozenset[str] | None) -> bool:
+    """Returns whether a request comes from the server's own page or from a program, not from another site.
 
-    Behind a proxy the page's origin may differ from the name the server is called by: one of the `hosts`, but
-    not one of this machine, where another port is another program's page.
+    Browsers send Sec-Fetch-Site or Origin; other programs send neither. Behind a proxy the page's origin may
+    differ from the Host header: it may be any of the `hosts` but this machine, where another port belongs to
+    another program.
     """
-    site, origin = (sent.get(name, b"").decode("latin-1").lower() for name in (b"sec-fetch-site", b"origin"))
+    site, origin = (
+        headers.get(name, b"").decode("latin-1").lower() for name in (b"sec-fetch-site", b"origin")
+    )
     if site in ("same-origin", "none"):
         return True
     if not origin:
@@ -214,14 +299,14 @@ def _is_own_page(sent: dict[bytes, bytes], hosts: frozenset[str] | None) -> bool
         name = page.hostname or ""
     except ValueError:
         return False
-    called = sent.get(b"host", b"").decode("latin-1").lower()
-    if page.scheme in ("http", "https") and page.netloc == called.removesuffix(_PORTS[page.scheme]):
+    host = headers.get(b"host", b"").decode("latin-1").lower()
+    if page.scheme in ("http", "https") and page.netloc == host.removesuffix(_DEFAULT_PORTS[page.scheme]):
         return True
     return hosts is not None and name in hosts and not is_loopback(name)
 
 
-def _length(sent: dict) -> int:
+def _content_length(headers: dict[bytes, bytes]) -> int:
     try:
-        return int(sent.get(b"content-length", b"0"))
+        return int(headers.get(b"content-length", b"0"))
     except ValueError:
         return 0

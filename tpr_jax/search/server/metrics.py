@@ -1,36 +1,40 @@
-"""What the server counts of itself, in Prometheus' text format."""
+"""The server's own metrics, in Prometheus' text format."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # seconds
 METHODS = ("GET", "HEAD", "POST")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Meters:
-    """The counters of one server."""
+class ServerMetrics:
+    """The metrics of one server, in a registry of its own."""
 
-    def __init__(self, photos: int):
+    def __init__(self, num_photos: int):
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        kinds = {"labelnames": ("route", "method", "status"), "registry": self.registry}
-        self.requests = Counter("tpr_requests", "Answers given", **kinds)
-        timed = {"buckets": SECONDS, "registry": self.registry}
-        self.seconds = Histogram("tpr_request_seconds", "From request to answer", ("route",), **timed)
+        labeled = {"labelnames": ("route", "method", "status"), "registry": self.registry}
+        self.requests = Counter("tpr_requests", "Requests answered", **labeled)
+        timed = {"buckets": BUCKETS, "registry": self.registry}
+        self.seconds = Histogram("tpr_request_seconds", "From request to response", ("route",), **timed)
         self.encode = Histogram("tpr_encode_seconds", "To encode a query", **timed)
         self.search = Histogram("tpr_search_seconds", "To rank the photos for a query", **timed)
-        self.waiting = Gauge("tpr_searches_waiting", "Searches begun or waiting", registry=self.registry)
-        Gauge("tpr_photos", "Photos in the index", registry=self.registry).set(photos)
+        self.waiting = Gauge("tpr_searches_waiting", "Searches running or waiting", registry=self.registry)
+        Gauge("tpr_photos", "Photos in the index", registry=self.registry).set(num_photos)
 
-    def answered(self, scope: dict, status: int, seconds: float) -> None:
-        """Counts an answer. Routes and methods that are not ours share a label, or strangers made up more."""
+    def record_response(self, scope: dict, status: int, seconds: float) -> None:
+        """Counts a response.
+
+        All unknown routes and methods share one label, so that clients cannot create new time series.
+        """
         route = getattr(scope.get("route"), "path", "other") if status not in (404, 405) else "other"
         method = scope["method"] if scope["method"] in METHODS else "other"
         self.requests.labels(route, method, str(status)).inc()
         self.seconds.labels(route).observe(seconds)
 
-    def text(self) -> bytes:
+    def to_text(self) -> bytes:
+        """Returns all metrics in Prometheus' text format."""
         return generate_latest(self.registry)

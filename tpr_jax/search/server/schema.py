@@ -1,4 +1,4 @@
-"""What the API takes and gives, as its OpenAPI description has it."""
+"""Requests and responses of the API, as its OpenAPI description shows them."""
 
 from typing import Literal
 
@@ -11,29 +11,29 @@ Value = str | int | float | bool | None
 
 
 class Options(BaseModel):
-    """What a search may set besides what is searched for."""
+    """The options of a search."""
 
     model_config = ConfigDict(extra="forbid")
-    text: str | None = Field(None, max_length=MAX_TEXT, description="the person in words")
-    weight: float = Field(0.5, ge=0, le=1, description="of the text beside a picture")
-    top_k: int = Field(24, ge=1, le=MAX_RESULTS, description="photos to find")
+    text: str | None = Field(None, max_length=MAX_TEXT, description="a description of the person")
+    weight: float = Field(0.5, ge=0, le=1, description="weight of the text relative to the photo")
+    top_k: int = Field(24, ge=1, le=MAX_RESULTS, description="maximum number of results")
     where: str | None = Field(
         None, max_length=MAX_WHERE, description="such as: camera=3 and time>'2024-05-01'"
     )
     group: float | None = Field(
-        None, gt=0, le=1, description="list photos that resemble a better one, from this cosine on, under it"
+        None, gt=0, le=1, description="group photos whose cosine with a better result is at least this"
     )
 
 
 class Question(Options):
-    """A search in words, for photos like one of the index, or both."""
+    """A search by text, by a photo of the index, or by both."""
 
-    like: int | None = Field(None, ge=0, description="a row of the index: photos like that one")
+    like: int | None = Field(None, ge=0, description="a row of the index: find photos like this one")
 
     @field_validator("weight", "top_k", "group", "like", mode="before")
     @classmethod
-    def _is_number(cls, value):
-        """Raises where JSON has true or "3": only in an address all values are texts."""
+    def _check_is_number(cls, value):
+        """Rejects true and "3", which pydantic would convert; only in a URL are all values strings."""
         if isinstance(value, bool | str):
             raise PydanticCustomError("number_type", "Input should be a valid number")
         return value
@@ -45,12 +45,12 @@ class Photo(BaseModel):
     row: int
     score: float = Field(description="the cosine")
     path: str
-    box: list[int] | None = Field(description="x, y, width and height in pixels; null: all of the picture")
+    box: list[int] | None = Field(description="x, y, width and height in pixels; null: the whole photo")
     columns: dict[str, Value]
 
 
 class Found(Photo):
-    """A photo in its place, with those grouped under it."""
+    """A ranked photo, with the photos grouped under it."""
 
     rank: int
     group: list[Photo] = []
@@ -61,7 +61,7 @@ class Answer(BaseModel):
 
     results: list[Found]
     count: int = Field(description="photos in the index")
-    matching: int = Field(description="photos that `where` leaves")
+    matching: int = Field(description="photos that match `where`")
     engine: str
     notes: list[str]
     encode_ms: float
@@ -73,16 +73,16 @@ class Column(BaseModel):
 
     name: str
     kind: Literal["text", "number", "time", "flag"]
-    values: list[Value] | None = Field(description="all that occur, where they are few")
+    values: list[Value] | None = Field(description="all distinct values, if there are few")
     least: Value
     most: Value
 
 
 class About(BaseModel):
-    """What there is to search, and what the server allows."""
+    """The index and the limits of the server."""
 
     count: int
-    version: str = Field(description="another one whenever the rows may be others")
+    version: str = Field(description="changes whenever the rows may have changed")
     model: str
     engine: str
     columns: list[Column]
@@ -93,6 +93,6 @@ class About(BaseModel):
 
 
 class Error(BaseModel):
-    """Why there is no answer, in one line."""
+    """The reason for an error, in one line."""
 
     detail: str

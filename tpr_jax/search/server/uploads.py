@@ -1,7 +1,8 @@
-"""A photo that comes over HTTP: in the body as it is, or as a form's file (`curl -F file=@photo.jpg`)."""
+"""Photos uploaded over HTTP: as the request body, or as a file of a form (`curl -F file=@photo.jpg`)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -12,44 +13,51 @@ from tpr_jax.errors import UserError
 
 MAX_PARTS = 20  # of a form: the photo and the options
 MAX_FIELD = 16_384  # bytes of an option
-HOW = (
+USAGE = (
     "send the photo's bytes (curl --data-binary @photo.jpg) or a form with one file (curl -F file=@photo.jpg)"
 )
 
 
-class Uploads:
-    """Reads bodies of at most `most` bytes, all together at most `budget`, so that memory has an end."""
+class Upload(NamedTuple):
+    """An uploaded photo, with the other fields of its form."""
 
-    def __init__(self, most: int, budget: int):
-        self.most, self.budget = most, budget
-        self.held = 0  # bytes that are in memory now
+    photo: bytes
+    fields: dict[str, str]
+
+
+class UploadReader:
+    """Reads request bodies of at most `max_bytes` each and `budget` in total, which bounds the memory."""
+
+    def __init__(self, max_bytes: int, budget: int):
+        self.max_bytes, self.budget = max_bytes, budget
+        self.bytes_in_use = 0
 
     async def read(self, request: Request) -> bytes:
-        """Returns the body. Its bytes count as held until `release`.
+        """Returns the body. Its bytes count against the budget until `release`.
 
         Raises:
-          HTTPException: 415, it is JSON; 503, too much is being sent; and what `request` raises.
+          HTTPException: 415 if it is JSON, 503 if the budget is exceeded; and whatever `request` raises.
         """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind.endswith(("/json", "+json")):
-            raise HTTPException(415, f"a photo is not sent as JSON: {HOW}; words go to /api/search")
+            raise HTTPException(415, f"a photo cannot be sent as JSON: {USAGE}; send text to /api/search")
         body = bytearray()
         try:
             async for chunk in request.stream():
                 body += chunk
-                self.held += len(chunk)
-                if self.held > self.budget:
+                self.bytes_in_use += len(chunk)
+                if self.bytes_in_use > self.budget:
                     raise HTTPException(
-                        503, "too many photos are being sent: try again soon", {"Retry-After": "2"}
+                        503, "too many photos are being uploaded: try again soon", {"Retry-After": "2"}
                     )
         except BaseException:
-            self.held -= len(body)
+            self.bytes_in_use -= len(body)
             raise
         return bytes(body)
 
     def release(self, body: bytes) -> None:
-        """Says that the bytes of a body are no longer needed."""
-        self.held -= len(body)
+        """Returns the bytes of a body to the budget."""
+        self.bytes_in_use -= len(body)
 
 
 @dataclass
@@ -58,67 +66,71 @@ class _Part:
     data: bytearray = field(default_factory=bytearray)
 
 
-def photo_of(content_type: str, body: bytes, most: int) -> tuple[bytes, dict[str, str]]:
-    """Returns the photo's bytes, at most `most`, and the fields that stand beside it in a form.
+def parse_upload(content_type: str, body: bytes, max_bytes: int) -> Upload:
+    """Extracts the photo and the form fields from a request body.
 
-    Whatever is not called a form is taken for the photo itself: most programs name some type or other.
+    Any body that is not declared as a form is taken as the photo itself, because many programs send an
+    arbitrary content type.
+
+    Args:
+      content_type: the request's Content-Type.
+      body: the request's body.
+      max_bytes: maximum size of the photo.
 
     Raises:
-      UserError: the form is damaged, or has not one file.
+      UserError: the form is damaged, or does not have exactly one file.
       HTTPException: 413, the photo is too large.
     """
-    kind, settings = parse_options_header(content_type.encode("latin-1", "replace"))
+    kind, options = parse_options_header(content_type.encode("latin-1", "replace"))
     if not kind.startswith(b"multipart/"):
-        return body, {}
-    boundary = settings.get(b"boundary", b"")
+        return Upload(body, {})
+    boundary = options.get(b"boundary", b"")
     if kind != b"multipart/form-data" or not boundary:
-        raise UserError(f"the upload is no form that can be read (no boundary in its Content-Type): {HOW}")
+        raise UserError(f"the upload is not a readable form (its Content-Type has no boundary): {USAGE}")
     photos, fields = [], {}
-    for part in _parts(boundary, body):
-        _, said = parse_options_header(part.headers.get(b"content-disposition", b""))
-        if b"filename" in said:
+    for part in _parse_form(boundary, body):
+        _, disposition = parse_options_header(part.headers.get(b"content-disposition", b""))
+        if b"filename" in disposition:
             photos.append(bytes(part.data))
         else:
-            name = said.get(b"name", b"").decode("utf-8", "replace")
+            name = disposition.get(b"name", b"").decode("utf-8", "replace")
             if len(part.data) > MAX_FIELD:
-                raise UserError(f"{name[:40]}: is too long for a field of a form: {HOW}")
+                raise UserError(f"{name[:40]}: is too long for a form field: {USAGE}")
             fields[name] = part.data.decode("utf-8", "replace")
     if len(photos) != 1:
-        raise UserError(f"the form has {len(photos)} files: {HOW}")
-    if len(photos[0]) > most:
-        raise HTTPException(413, f"the photo is too large: at most {most:,} bytes")
-    return photos[0], fields
+        raise UserError(f"the form has {len(photos)} files: {USAGE}")
+    if len(photos[0]) > max_bytes:
+        raise HTTPException(413, f"the photo is too large: at most {max_bytes:,} bytes")
+    return Upload(photos[0], fields)
 
 
-def _parts(boundary: bytes, body: bytes) -> list[_Part]:
-    parts, name, ended = [], bytearray(), False
+def _parse_form(boundary: bytes, body: bytes) -> list[_Part]:
+    parts, name, value, ended = [], bytearray(), bytearray(), False
 
-    def begin() -> None:
+    def begin_part() -> None:
         if len(parts) == MAX_PARTS:
-            raise UserError(f"the form has more than {MAX_PARTS} parts: {HOW}")
+            raise UserError(f"the form has more than {MAX_PARTS} parts: {USAGE}")
         parts.append(_Part())
 
-    def into(target: Callable[[], bytearray]):
+    def append_to(target: Callable[[], bytearray]):
         return lambda data, start, end: target().extend(data[start:end])
 
-    value = bytearray()
-
-    def header_end() -> None:
+    def end_header() -> None:
         parts[-1].headers[bytes(name).lower()] = bytes(value)
         name.clear()
         value.clear()
 
-    def end() -> None:
+    def end_form() -> None:
         nonlocal ended
         ended = True
 
     callbacks = {
-        "on_part_begin": begin,
-        "on_part_data": into(lambda: parts[-1].data),
-        "on_header_field": into(lambda: name),
-        "on_header_value": into(lambda: value),
-        "on_header_end": header_end,
-        "on_end": end,
+        "on_part_begin": begin_part,
+        "on_part_data": append_to(lambda: parts[-1].data),
+        "on_header_field": append_to(lambda: name),
+        "on_header_value": append_to(lambda: value),
+        "on_header_end": end_header,
+        "on_end": end_form,
     }
     try:
         parser = MultipartParser(boundary, callbacks)
@@ -127,5 +139,5 @@ def _parts(boundary: bytes, body: bytes) -> list[_Part]:
     except FormParserError:
         ended = False
     if not ended:
-        raise UserError(f"the form is damaged or cut off: {HOW}")
+        raise UserError(f"the form is damaged or truncated: {USAGE}")
     return parts

@@ -1,9 +1,9 @@
-// Two helpers that every part of the page uses.
+// Helpers for the document.
 
 export const $ = (id) => document.getElementById(id);
 
-export function make(tag, settings = {}, ...children) {
-  const node = Object.assign(document.createElement(tag), settings);
+export function make(tag, properties = {}, ...children) {
+  const node = Object.assign(document.createElement(tag), properties);
   node.append(...children);
   return node;
 }

@@ -1,40 +1,41 @@
-// Photos that are chosen, dragged in or pasted: which file is taken, and what is said of everything else.
+// Photos that are chosen, dropped or pasted: which file is used, and the message for any other.
 import { $ } from "./dom.js";
 
-const PATIENCE = 1000; // ms without a word of the drag until it is over: browsers send one each 350 ms or sooner
-const WANTED = "choose, drop or paste a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF";
+const DRAG_TIMEOUT = 1000; // ms without an event until a drag is over: browsers send one at least every 350 ms
+const HINT = "choose, drop or paste a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF";
 
 const types = () => $("file").accept.split(",");
 
-// A name as long as can be read in a line.
-export function short(name) {
+// Shortens a file name to fit on one line.
+export function shorten(name) {
   return name.length > 60 ? `${name.slice(0, 40)}…${name.slice(-15)}` : name;
 }
 
-// { file, others } of what was given, or { why } where no photo is among it. A type that the browser does not know
-// is left to the server. Folders can be told from files in a drop only (`folders`, their names).
-export function choose(files, folders = []) {
+// Returns { file, others }: the first photo, and the number of other files; or { error } if there is no photo. Files
+// whose type the browser does not know are left to the server. `folders` are the names of the folders among the files,
+// which only a drop tells apart.
+export function choosePhoto(files, folders = []) {
   const inside = [...files].filter(({ name }) => !folders.includes(name));
   const photos = inside.filter(({ type }) => !type || types().includes(type));
   if (photos.length) return { file: photos[0], others: files.length - 1 };
-  if (folders.length) return { why: `${short(folders[0])} is a folder: ${WANTED}.` };
+  if (folders.length) return { error: `${shorten(folders[0])} is a folder: ${HINT}.` };
   const first = inside[0];
-  if (!first) return { why: `That is not a photo: ${WANTED}.` };
-  const named = short(first.name) || "That file";
-  const kind = first.type.startsWith("image/") ? `of a kind that cannot be read (${first.type})` : "not a photo";
-  return { why: `${named} is ${kind}: ${WANTED}.` };
+  if (!first) return { error: `That is not a photo: ${HINT}.` };
+  const name = shorten(first.name) || "The file";
+  const reason = first.type.startsWith("image/") ? `in an unsupported format (${first.type})` : "not a photo";
+  return { error: `${name} is ${reason}: ${HINT}.` };
 }
 
-// Why a photo cannot be sent, or "". A folder, or a file that is gone since, shows only when it is read.
-export async function problem(file, most) {
-  if (file.size > most) {
+// Returns why a photo cannot be sent, or "". A folder, or a file that was removed, fails only when it is read.
+export async function uploadError(file, maxBytes) {
+  if (file.size > maxBytes) {
     const mb = (bytes) => (bytes / 1e6).toFixed(1);
-    return `The photo has ${mb(file.size)} MB: at most ${mb(most)}. Make it smaller, or cut the person out.`;
+    return `The photo has ${mb(file.size)} MB: at most ${mb(maxBytes)}. Make it smaller, or crop it to the person.`;
   }
   try {
     await file.slice(0, 1).arrayBuffer();
   } catch {
-    return `${short(file.name)} cannot be read: it is a folder, or was moved or changed. Choose it again.`;
+    return `${shorten(file.name)} cannot be read: it is a folder, or was moved or changed. Choose it again.`;
   }
   return "";
 }
@@ -42,50 +43,50 @@ export async function problem(file, most) {
 const editable = (target) => target.closest?.("input:not([type=range], [type=checkbox], [type=file]), textarea");
 const hasFiles = (data) => [...data.types].includes("Files");
 
-// `take(file, others)` gets the photo, `refuse(why)` a line that says why there is none.
-export function listenForFiles(take, refuse) {
-  const decide = (files, folders) => {
-    const { file, others, why } = choose(files, folders);
-    if (file) take(file, others);
-    else refuse(why);
+// Calls `onPhoto(file, others)` with a photo, or `onError(message)` if no photo was given.
+export function listenForFiles(onPhoto, onError) {
+  const handle = (files, folders) => {
+    const { file, others, error } = choosePhoto(files, folders);
+    if (file) onPhoto(file, others);
+    else onError(error);
   };
   let timer;
-  const over = (shown) => {
+  const showDropArea = (shown) => {
     clearTimeout(timer);
     $("over").hidden = !shown;
-    if (shown) timer = setTimeout(over, PATIENCE, false);
+    if (shown) timer = setTimeout(showDropArea, DRAG_TIMEOUT, false);
   };
 
   $("file").onchange = () => {
     const files = [...$("file").files];
-    $("file").value = ""; // so that the same file can be chosen again
-    if (files.length) decide(files);
+    $("file").value = ""; // allows the same file to be chosen again
+    if (files.length) handle(files);
   };
   addEventListener("paste", (event) => {
     const { files } = event.clipboardData;
-    // Office programs give a picture of the text along with it.
+    // Office programs add an image of the text.
     if (!files.length || (editable(event.target) && event.clipboardData.getData("text/plain"))) return;
     event.preventDefault();
-    decide(files);
+    handle(files);
   });
   for (const type of ["dragenter", "dragover"]) {
     addEventListener(type, (event) => {
-      if (!hasFiles(event.dataTransfer) && editable(event.target)) return; // a text, to where texts go
-      event.preventDefault(); // or the browser leaves for what is dropped
-      if (hasFiles(event.dataTransfer)) over(true);
+      if (!hasFiles(event.dataTransfer) && editable(event.target)) return; // text dropped into a text field
+      event.preventDefault(); // otherwise the browser navigates to the file
+      if (hasFiles(event.dataTransfer)) showDropArea(true);
     });
   }
   addEventListener("drop", (event) => {
-    over(false);
+    showDropArea(false);
     const data = event.dataTransfer;
     if (!hasFiles(data) && editable(event.target)) return;
     event.preventDefault();
     const entries = [...data.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-    decide(data.files, entries.filter((entry) => entry.isDirectory).map(({ name }) => name));
+    handle(data.files, entries.filter((entry) => entry.isDirectory).map(({ name }) => name));
   });
-  addEventListener("dragleave", (event) => event.relatedTarget || over(false));
-  // None of these comes amid a drag.
+  addEventListener("dragleave", (event) => event.relatedTarget || showDropArea(false));
+  // None of these events occurs during a drag.
   for (const type of ["dragend", "pointerdown", "pointermove", "keydown", "blur", "pagehide"]) {
-    addEventListener(type, () => over(false));
+    addEventListener(type, () => showDropArea(false));
   }
 }

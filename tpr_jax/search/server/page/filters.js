@@ -1,11 +1,11 @@
-// A field for each column of the index: a list where few values occur, else a part of a text, or from and to.
+// A field for each column of the index: a list of its values if there are few, else a substring, or from and to.
 import { $, make } from "./dom.js";
 
-export function makeFields(columns) {
+export function makeFilters(columns) {
   $("fields").replaceChildren(...columns.map(field));
 }
 
-export function readFields(columns) {
+export function readFilters(columns) {
   return Object.fromEntries(
     columns.map(({ name }) => {
       const values = inputsOf(name).map((input) => input.value.trim());
@@ -14,20 +14,20 @@ export function readFields(columns) {
   );
 }
 
-export function fillFields(columns, filters) {
+export function fillFilters(columns, filters) {
   for (const { name } of columns) {
     const inputs = inputsOf(name);
     const value = filters[name] ?? "";
-    const parts = inputs.length > 1 ? value.split("..") : [value];
-    inputs.forEach((input, i) => (input.value = parts[i] ?? ""));
+    const values = inputs.length > 1 ? value.split("..") : [value];
+    inputs.forEach((input, i) => (input.value = values[i] ?? ""));
   }
 }
 
 const inputsOf = (name) => [...$("fields").querySelectorAll(`[data-column="${CSS.escape(name)}"]`)];
 
 function field(column) {
-  const named = (tag, label, settings = {}, ...children) => {
-    const node = make(tag, settings, ...children);
+  const labeled = (tag, label, properties = {}, ...children) => {
+    const node = make(tag, properties, ...children);
     node.dataset.column = column.name;
     node.setAttribute("aria-label", label);
     return node;
@@ -36,15 +36,15 @@ function field(column) {
     const values = column.kind === "flag" ? [true, false] : column.values;
     const options = values.map((value) => make("option", { value, textContent: value }));
     const any = make("option", { value: "", textContent: "any" });
-    return make("label", {}, column.name, named("select", column.name, {}, any, ...options));
+    return make("label", {}, column.name, labeled("select", column.name, {}, any, ...options));
   }
   if (column.kind === "text") {
-    return make("label", {}, column.name, named("input", column.name, { type: "text", placeholder: "contains" }));
+    return make("label", {}, column.name, labeled("input", column.name, { type: "text", placeholder: "contains" }));
   }
   const type = column.kind === "time" ? { type: "datetime-local", step: 1 } : { type: "number", step: "any" };
   const ends = { from: column.least, to: column.most };
   const pair = Object.entries(ends).map(([end, value]) =>
-    named("input", `${column.name} ${end}`, { ...type, placeholder: value ?? "", title: `${end} (${value ?? ""})` }),
+    labeled("input", `${column.name} ${end}`, { ...type, placeholder: value ?? "", title: `${end} (${value ?? ""})` }),
   );
   const group = make("div", { className: "range" }, column.name, make("div", { className: "pair" }, ...pair));
   group.setAttribute("role", "group");

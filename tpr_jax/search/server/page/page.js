@@ -1,23 +1,24 @@
-// The page: reads the question from its fields or its address, asks the API, has shown what was found.
+// The page: reads the query from its fields or its address, calls the API, and shows the results.
 import { $, make } from "./dom.js";
-import { listenForFiles, problem, short } from "./files.js";
-import { fillFields, makeFields, readFields } from "./filters.js";
-import { forget, note, showPast } from "./past.js";
-import { fromAddress, inWords, isAsked, toAddress, toOptions } from "./question.js";
-import { key, list, photo, prepare } from "./results.js";
+import { listenForFiles, shorten, uploadError } from "./files.js";
+import { fillFilters, makeFilters, readFilters } from "./filters.js";
+import { parseJson } from "./json.js";
+import { addToHistory, clearHistory, showHistory } from "./past.js";
+import { describe, fromAddress, isComplete, toAddress, toOptions } from "./question.js";
+import { handleKey, photoUrl, prepare, showResults } from "./results.js";
 
-const GONE = "The server does not answer: is it still running?";
+const NO_SERVER = "The server does not respond: is it still running?";
 
 let about = { columns: [], version: "", max_upload: 0 };
 let upload = null; // a File
 let like = null; // a row of the index
-let asking = null;
+let pending = null; // the AbortController of the current search
 
-function question() {
+function readQuery() {
   return {
     text: $("text").value,
     where: $("where").value,
-    filters: readFields(about.columns),
+    filters: readFilters(about.columns),
     like,
     weight: Number($("weight").value),
     top_k: Number($("top_k").value),
@@ -25,84 +26,84 @@ function question() {
   };
 }
 
-function show(asked) {
-  $("text").value = asked.text;
-  $("where").value = asked.where;
-  $("weight").value = asked.weight;
-  $("group").checked = asked.group;
-  if (![...$("top_k").options].some((option) => Number(option.value) === asked.top_k)) {
-    $("top_k").append(make("option", { textContent: asked.top_k }));
+function showQuery(query) {
+  $("text").value = query.text;
+  $("where").value = query.where;
+  $("weight").value = query.weight;
+  $("group").checked = query.group;
+  if (![...$("top_k").options].some((option) => Number(option.value) === query.top_k)) {
+    $("top_k").append(make("option", { textContent: query.top_k }));
   }
-  $("top_k").value = asked.top_k;
-  fillFields(about.columns, asked.filters);
-  if (asked.where || Object.values(asked.filters).some(Boolean)) $("filters").open = true;
-  setPicture(null, asked.like);
+  $("top_k").value = query.top_k;
+  fillFilters(about.columns, query.filters);
+  if (query.where || Object.values(query.filters).some(Boolean)) $("filters").open = true;
+  setPhoto(null, query.like);
 }
 
-function setPicture(file, row) {
+function setPhoto(file, row) {
   if ($("shown").src.startsWith("blob:")) URL.revokeObjectURL($("shown").src);
   upload = file;
   like = row;
   $("picture").hidden = !file && row === null;
   if (file) $("shown").src = URL.createObjectURL(file);
-  else if (row !== null) $("shown").src = photo(row, "small");
+  else if (row !== null) $("shown").src = photoUrl(row, "small");
   else $("shown").removeAttribute("src");
   $("shown").hidden = !file && row === null;
-  $("named").textContent = file ? short(file.name) || "pasted photo" : row !== null ? "like this photo" : "";
+  $("named").textContent = file ? shorten(file.name) || "pasted photo" : row !== null ? "like this photo" : "";
   $("named").title = file?.name ?? "";
-  weigh();
+  updateBalance();
 }
 
-const weigh = () => ($("balance").hidden = $("picture").hidden || !$("text").value.trim());
+const updateBalance = () => ($("balance").hidden = $("picture").hidden || !$("text").value.trim());
 
-async function ask({ remember = true } = {}) {
-  const asked = question();
-  const pictured = upload ? short(upload.name) || "a photo" : like !== null ? "like a photo" : "";
+async function search({ remember = true } = {}) {
+  const query = readQuery();
+  const photoName = upload ? shorten(upload.name) || "a photo" : like !== null ? "like a photo" : "";
   fail("");
-  asking?.abort();
-  if (!about.version) return fail("The page has not heard from the server: load it again.");
-  if (!isAsked(asked) && !upload) {
+  pending?.abort();
+  if (!about.version) return fail("The page could not reach the server: reload it.");
+  if (!isComplete(query) && !upload) {
     $("results").classList.remove("old");
-    say("Describe a person, or give a photo.");
+    say("Describe a person, or choose a photo.");
     $("text").focus();
     return;
   }
-  const mine = (asking = new AbortController());
+  const controller = (pending = new AbortController());
   $("results").classList.add("old");
   say("Searching…");
-  const why = upload ? await problem(upload, about.max_upload) : "";
-  if (mine.signal.aborted) return;
-  if (why) {
-    answered([]);
-    fail(why);
+  const error = upload ? await uploadError(upload, about.max_upload) : "";
+  if (controller.signal.aborted) return;
+  if (error) {
+    finish([]);
+    fail(error);
     return;
   }
   if (remember && !upload) {
-    const address = toAddress(asked, about.version);
+    const address = toAddress(query, about.version);
     if (location.search !== new URL(address, location).search) history.pushState(null, "", address);
-    note({ address, words: inWords(asked, pictured) });
+    addToHistory({ address, words: describe(query, photoName) });
   }
-  document.title = inWords(asked, pictured);
+  document.title = describe(query, photoName);
   try {
-    const answer = await send(asked, mine.signal);
-    answered(answer.results);
+    const answer = await send(query, controller.signal);
+    finish(answer.results);
     report(answer);
   } catch (error) {
     if (error.name === "AbortError") return;
-    answered([]);
+    finish([]);
     fail(error.message);
   }
 }
 
-function answered(results) {
-  list(results);
+function finish(results) {
+  showResults(results);
   say("");
   $("link").hidden = true;
   $("results").classList.remove("old");
 }
 
-async function send(asked, signal) {
-  const options = toOptions(asked, about.columns);
+async function send(query, signal) {
+  const options = toOptions(query, about.columns);
   let address = "api/search";
   let body = JSON.stringify(like === null ? options : { ...options, like });
   let type = "application/json";
@@ -111,26 +112,26 @@ async function send(asked, signal) {
     body = upload;
     type = "application/octet-stream";
   }
-  let reply;
+  let response;
   try {
-    reply = await fetch(address, { method: "POST", body, headers: { "Content-Type": type }, signal });
+    response = await fetch(address, { method: "POST", body, headers: { "Content-Type": type }, signal });
   } catch (error) {
-    throw error.name === "AbortError" ? error : new Error(GONE);
+    throw error.name === "AbortError" ? error : new Error(NO_SERVER);
   }
-  const answer = await reply.json().catch((error) => {
-    if (error.name === "AbortError") throw error; // a newer question came while this one's answer did
-    return { detail: `The server answered ${reply.status}, and not as it should.` };
+  const answer = await readJson(response).catch((error) => {
+    if (error.name === "AbortError") throw error; // a newer search was started
+    return { detail: `The server sent an invalid response (status ${response.status}).` };
   });
   if (!answer.results) throw new Error(answer.detail);
   return answer;
 }
 
 function report(answer) {
-  const among = answer.matching === answer.count ? "" : ` of ${answer.matching.toLocaleString()} that the filters leave`;
+  const matching = answer.matching === answer.count ? "" : ` of ${answer.matching.toLocaleString()} that match the filters`;
   const took = (answer.encode_ms + answer.search_ms).toFixed(0);
   const shown = answer.results.length
-    ? `${answer.results.length} photos${among}, ${took} ms.`
-    : "The filters leave no photo.";
+    ? `${answer.results.length} photos${matching}, ${took} ms.`
+    : "No photo matches the filters.";
   say([shown, ...answer.notes.map((text) => `Note: ${text}.`)].join(" "));
   $("link").hidden = Boolean(upload);
 }
@@ -143,56 +144,56 @@ function fail(text) {
   if (text) $("error").scrollIntoView({ block: "nearest" });
 }
 
-// What was shown before stays: nothing else is asked.
-function refuse(why) {
+// Keeps the current results.
+function rejectFile(message) {
   $("large").close();
-  fail(why);
+  fail(message);
 }
 
-async function take(file, others) {
+async function searchByFile(file, others) {
   $("large").close();
-  setPicture(file, null);
-  await ask();
+  setPhoto(file, null);
+  await search();
   if (others && upload === file && $("error").hidden) {
-    say(`${$("status").textContent} Note: one photo is searched with, of ${others + 1} files: ${short(file.name)}.`);
+    say(`${$("status").textContent} Note: only one of the ${others + 1} files is used: ${shorten(file.name)}.`);
   }
 }
 
-function remove() {
-  setPicture(null, null);
+function removePhoto() {
+  setPhoto(null, null);
   $("text").focus();
-  if (isAsked(question())) return ask();
-  asking?.abort();
-  answered([]);
+  if (isComplete(readQuery())) return search();
+  pending?.abort();
+  finish([]);
   fail("");
 }
 
 function moreLike(row) {
   $("text").value = "";
-  setPicture(null, row);
+  setPhoto(null, row);
   scrollTo({ top: 0 });
-  ask();
+  search();
 }
 
-function askAgain() {
-  if (isAsked(question()) || upload) ask();
+function searchAgain() {
+  if (isComplete(readQuery()) || upload) search();
 }
 
-function fromLink() {
-  const asked = fromAddress(location.search);
-  show(asked);
-  list([]);
+function searchFromAddress() {
+  const query = fromAddress(location.search);
+  showQuery(query);
+  showResults([]);
   say("");
   fail("");
-  if (!isAsked(asked)) return;
-  ask({ remember: false });
-  if (asked.like !== null && asked.index !== about.version) {
-    fail("The index is another one than when this link was made: its photo may be another one.");
+  if (!isComplete(query)) return;
+  search({ remember: false });
+  if (query.like !== null && query.index !== about.version) {
+    fail("The index has changed since this link was made: it may refer to another photo.");
   }
 }
 
 async function copyLink() {
-  const link = new URL(toAddress(question(), about.version), location).href;
+  const link = new URL(toAddress(readQuery(), about.version), location).href;
   try {
     await navigator.clipboard.writeText(link);
     $("link").textContent = "Copied";
@@ -203,60 +204,62 @@ async function copyLink() {
 }
 
 function listen() {
-  $("ask").onsubmit = (event) => (event.preventDefault(), ask());
-  $("text").oninput = weigh;
-  $("shown").onerror = () => ($("shown").hidden = true); // TIFF, which browsers do not show, or no photo at all
-  $("drop").onclick = remove;
-  for (const id of ["weight", "top_k", "group", "fields", "where"]) $(id).onchange = askAgain;
+  $("ask").onsubmit = (event) => (event.preventDefault(), search());
+  $("text").oninput = updateBalance;
+  $("shown").onerror = () => ($("shown").hidden = true); // a TIFF, which browsers do not show, or not a photo
+  $("drop").onclick = removePhoto;
+  for (const id of ["weight", "top_k", "group", "fields", "where"]) $(id).onchange = searchAgain;
   $("link").onclick = copyLink;
-  $("forget").onclick = forget;
+  $("forget").onclick = clearHistory;
   $("history").onclick = (event) => {
     if (!event.target.href || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     history.pushState(null, "", event.target.href);
-    fromLink();
+    searchFromAddress();
   };
-  addEventListener("popstate", fromLink);
+  addEventListener("popstate", searchFromAddress);
   addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || key(event)) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || handleKey(event)) return;
     if (event.key === "/" && !event.target.matches("input, select")) {
       event.preventDefault();
       $("text").select();
     }
   });
-  listenForFiles(take, refuse);
+  listenForFiles(searchByFile, rejectFile);
 }
 
-async function begin() {
-  showPast();
+async function start() {
+  showHistory();
   listen();
   try {
-    about = await describe();
+    about = await fetchAbout();
   } catch (error) {
     $("about").textContent = "";
-    fail(`${error.message} Load this page again.`);
+    fail(`${error.message} Reload this page.`);
     return;
   }
-  $("about").textContent = `${about.count.toLocaleString()} photos, read by ${about.model}`;
+  $("about").textContent = `${about.count.toLocaleString()} photos, model ${about.model}`;
   prepare(about.version, moreLike);
-  makeFields(about.columns);
+  makeFilters(about.columns);
   $("examples").replaceChildren(
     ...about.examples.map((text) => {
       const button = make("button", { type: "button", textContent: text });
-      button.onclick = () => (($("text").value = text), setPicture(null, null), ask());
+      button.onclick = () => (($("text").value = text), setPhoto(null, null), search());
       return button;
     }),
   );
-  fromLink();
+  searchFromAddress();
 }
 
-async function describe() {
-  const reply = await fetch("api/index").catch(() => {
-    throw new Error(GONE);
+const readJson = async (response) => parseJson(await response.text());
+
+async function fetchAbout() {
+  const response = await fetch("api/index").catch(() => {
+    throw new Error(NO_SERVER);
   });
-  const told = await reply.json().catch(() => ({}));
-  if (!reply.ok) throw new Error(`The server answered ${reply.status}: ${told.detail ?? "it does not say why"}.`);
-  return told;
+  const answer = await readJson(response).catch(() => ({}));
+  if (!response.ok) throw new Error(`The server answered ${response.status}: ${answer.detail ?? "no reason given"}.`);
+  return answer;
 }
 
-begin();
+start();

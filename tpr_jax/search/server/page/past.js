@@ -1,32 +1,33 @@
-// What was asked before, kept in the browser alone.
+// The search history, stored in this browser only.
 import { $, make } from "./dom.js";
 
-const KEPT = "tpr_jax.search.history";
-const LISTED = 30;
+const STORAGE_KEY = "tpr_jax.search.history";
+const MAX_ENTRIES = 30;
 
-export function showPast(entries = read()) {
+export function showHistory(entries = load()) {
   $("past").hidden = !entries.length;
   $("history").replaceChildren(
     ...entries.map(({ address, words }) => make("li", {}, make("a", { href: address, textContent: words }))),
   );
 }
 
-export function note(entry) {
-  keep([entry, ...read().filter(({ address }) => address !== entry.address)].slice(0, LISTED));
+// An entry is { address, words }: the page's address with the query, and the query in words.
+export function addToHistory(entry) {
+  save([entry, ...load().filter(({ address }) => address !== entry.address)].slice(0, MAX_ENTRIES));
 }
 
-export const forget = () => keep([]);
+export const clearHistory = () => save([]);
 
-function keep(entries) {
+function save(entries) {
   try {
-    localStorage.setItem(KEPT, JSON.stringify(entries));
-  } catch {} // nowhere to keep them: they last as long as the page
-  showPast(entries);
+    localStorage.setItem(STORAGE_KEY, JSON.stringify(entries));
+  } catch {} // no storage: the history lasts as long as the page
+  showHistory(entries);
 }
 
-function read() {
+function load() {
   try {
-    return JSON.parse(localStorage.getItem(KEPT)) ?? [];
+    return JSON.parse(localStorage.getItem(STORAGE_KEY)) ?? [];
   } catch {
     return [];
   }

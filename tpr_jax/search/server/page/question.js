@@ -1,54 +1,55 @@
-// What is asked: from and to the page's address, and as the API has it. No document here.
+// The query: conversion from and to the page's address, and to the API's options. Does not use the document.
 
 const DEFAULTS = { text: "", where: "", filters: {}, like: null, weight: 0.5, top_k: 24, group: false, index: "" };
 
 export function fromAddress(search) {
-  const given = new URLSearchParams(search);
-  const number = (name, most) => {
-    const value = parseFloat(given.get(name));
-    return value >= 0 && value <= most ? value : DEFAULTS[name];
+  const parameters = new URLSearchParams(search);
+  const number = (name, max) => {
+    const value = parseFloat(parameters.get(name));
+    return value >= 0 && value <= max ? value : DEFAULTS[name];
   };
   const filters = {};
-  for (const [name, value] of given) if (name.startsWith("f.")) filters[name.slice(2)] = value;
+  for (const [name, value] of parameters) if (name.startsWith("f.")) filters[name.slice(2)] = value;
   return {
-    text: given.get("q") ?? "",
-    where: given.get("where") ?? "",
+    text: parameters.get("q") ?? "",
+    where: parameters.get("where") ?? "",
     filters,
     like: number("like", Number.MAX_SAFE_INTEGER),
     weight: number("weight", 1),
     top_k: number("top_k", 200) || DEFAULTS.top_k,
-    group: given.has("group"),
-    index: given.get("index") ?? "",
+    group: parameters.has("group"),
+    index: parameters.get("index") ?? "",
   };
 }
 
-// `index`, the index's version, goes along where the question names one of its rows.
-export function toAddress(question, version) {
-  const given = new URLSearchParams();
-  if (question.text) given.set("q", question.text);
-  if (question.where) given.set("where", question.where);
-  for (const [name, value] of Object.entries(question.filters)) if (value) given.set("f." + name, value);
-  if (question.like !== null) {
-    given.set("like", question.like);
-    given.set("index", version);
+// `version` is the index's: it is part of an address that refers to a row of the index.
+export function toAddress(query, version) {
+  const parameters = new URLSearchParams();
+  if (query.text) parameters.set("q", query.text);
+  if (query.where) parameters.set("where", query.where);
+  for (const [name, value] of Object.entries(query.filters)) if (value) parameters.set("f." + name, value);
+  if (query.like !== null) {
+    parameters.set("like", query.like);
+    parameters.set("index", version);
   }
-  if (question.text && question.like !== null && question.weight !== 0.5) given.set("weight", question.weight);
-  if (question.top_k !== DEFAULTS.top_k) given.set("top_k", question.top_k);
-  if (question.group) given.set("group", "1");
-  const all = given.toString();
-  return all ? "?" + all : "."; // this page without a question
+  if (query.text && query.like !== null && query.weight !== 0.5) parameters.set("weight", query.weight);
+  if (query.top_k !== DEFAULTS.top_k) parameters.set("top_k", query.top_k);
+  if (query.group) parameters.set("group", "1");
+  const all = parameters.toString();
+  return all ? "?" + all : "."; // the page without a query
 }
 
-// The API's options. A filter's value is "text"; for numbers and times "least..most", either of them may be empty.
-export function toOptions(question, columns) {
-  const options = { top_k: question.top_k };
-  const text = question.text.trim();
+// Returns the API's options. A filter's value is a text, or "least..most" for numbers and times, where either may be
+// empty.
+export function toOptions(query, columns) {
+  const options = { top_k: query.top_k };
+  const text = query.text.trim();
   if (text) options.text = text;
-  if (question.weight !== 0.5) options.weight = question.weight;
-  if (question.group) options.group = 0.95;
-  const parts = columns.map((column) => condition(column, question.filters[column.name] ?? "")).filter(Boolean);
-  if (question.where.trim()) parts.push(parts.length ? `(${question.where.trim()})` : question.where.trim());
-  if (parts.length) options.where = parts.join(" and ");
+  if (query.weight !== 0.5) options.weight = query.weight;
+  if (query.group) options.group = 0.95;
+  const conditions = columns.map((column) => condition(column, query.filters[column.name] ?? "")).filter(Boolean);
+  if (query.where.trim()) conditions.push(conditions.length ? `(${query.where.trim()})` : query.where.trim());
+  if (conditions.length) options.where = conditions.join(" and ");
   return options;
 }
 
@@ -60,20 +61,20 @@ export function condition(column, value) {
   if (column.kind === "text") {
     return column.values ? `${name} = ${quoted(value)}` : `${name} like ${quoted("%" + value + "%")}`;
   }
-  const written = column.kind === "time" ? quoted : (text) => text;
+  const literal = column.kind === "time" ? quoted : (text) => text;
   const [least, most] = value.split("..");
-  if (most === undefined) return `${name} = ${written(value)}`;
-  const ends = [least && `${name} >= ${written(least)}`, most && `${name} <= ${written(most)}`];
-  return ends.filter(Boolean).join(" and ");
+  if (most === undefined) return `${name} = ${literal(value)}`;
+  const bounds = [least && `${name} >= ${literal(least)}`, most && `${name} <= ${literal(most)}`];
+  return bounds.filter(Boolean).join(" and ");
 }
 
-export function inWords(question, pictureName) {
+export function describe(query, photoName) {
   const parts = [];
-  if (question.text.trim()) parts.push(question.text.trim());
-  if (pictureName) parts.push(pictureName);
-  const filters = Object.entries(question.filters).filter(([, value]) => value);
-  const where = [...filters.map(([name, value]) => `${name}: ${value}`), question.where].filter(Boolean);
+  if (query.text.trim()) parts.push(query.text.trim());
+  if (photoName) parts.push(photoName);
+  const filters = Object.entries(query.filters).filter(([, value]) => value);
+  const where = [...filters.map(([name, value]) => `${name}: ${value}`), query.where].filter(Boolean);
   return parts.join(" + ") + (where.length ? ` (${where.join(", ")})` : "");
 }
 
-export const isAsked = (question) => Boolean(question.text.trim()) || question.like !== null;
+export const isComplete = (query) => Boolean(query.text.trim()) || query.like !== null;

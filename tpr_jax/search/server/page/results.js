@@ -1,48 +1,48 @@
-// The photos found, as a grid, and one of them enlarged.
+// The photos found, as a grid, and an enlarged photo in a dialog.
 import { $, make } from "./dom.js";
 
-let found = []; // photos shown, those under others included
-let at = 0; // the one in the dialog
+let photos = []; // those shown, including grouped ones
+let current = 0; // index of the photo in the dialog
 let version = "";
 let moreLike = () => {};
 
-export const photo = (row, size) => `api/photos/${row}?size=${size}&v=${version}`;
+export const photoUrl = (row, size) => `api/photos/${row}?size=${size}&v=${version}`;
 
-// `newVersion` is the index's, so that no cache answers for another one; `whenAlike(row)` asks for more like it.
-export function prepare(newVersion, whenAlike) {
-  version = newVersion;
+// `indexVersion` keeps the cache from serving photos of another index; `onMoreLike(row)` searches for similar photos.
+export function prepare(indexVersion, onMoreLike) {
+  version = indexVersion;
   moreLike = (row) => {
     $("large").close();
-    whenAlike(row);
+    onMoreLike(row);
   };
-  $("before").onclick = () => enlarge(at - 1);
-  $("after").onclick = () => enlarge(at + 1);
-  $("alike").onclick = () => moreLike(found[at].row);
+  $("before").onclick = () => enlarge(current - 1);
+  $("after").onclick = () => enlarge(current + 1);
+  $("alike").onclick = () => moreLike(photos[current].row);
   $("close").onclick = () => $("large").close();
-  $("large").onclick = (event) => event.target === $("large") && $("large").close(); // beside the photo
-  $("large").onclose = () => document.querySelector(`[data-place="${at}"]`)?.focus();
+  $("large").onclick = (event) => event.target === $("large") && $("large").close(); // outside of the photo
+  $("large").onclose = () => document.querySelector(`[data-index="${current}"]`)?.focus();
 }
 
-export function list(results) {
-  found = [];
+export function showResults(results) {
+  photos = [];
   $("results").replaceChildren(...results.map(card));
 }
 
-// Whether the key was for the photos.
-export function key(event) {
+// Handles a key; returns whether it was for the photos.
+export function handleKey(event) {
   const { target } = event;
   if ($("large").open) {
-    if (event.key === "ArrowLeft") enlarge(at - 1);
-    else if (event.key === "ArrowRight") enlarge(at + 1);
-    else if (event.key === "m") moreLike(found[at].row);
+    if (event.key === "ArrowLeft") enlarge(current - 1);
+    else if (event.key === "ArrowRight") enlarge(current + 1);
+    else if (event.key === "m") moreLike(photos[current].row);
     return true;
   }
   if (!target.matches(".photo")) return false;
-  if (event.key === "m") moreLike(found[target.dataset.place].row);
+  if (event.key === "m") moreLike(photos[target.dataset.index].row);
   const all = [...document.querySelectorAll(".photo")];
   const top = all[0].getBoundingClientRect().top;
-  const across = all.filter((other) => other.getBoundingClientRect().top === top).length;
-  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across };
+  const columns = all.filter((other) => other.getBoundingClientRect().top === top).length;
+  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
   const next = all[all.indexOf(target) + steps[event.key]];
   if (!next) return false;
   event.preventDefault();
@@ -51,8 +51,8 @@ export function key(event) {
 }
 
 function card(result) {
-  const main = opener(result, "photo"); // first: it comes before those under it
-  const same = result.group.map((one) => opener(one, "alike"));
+  const main = opener(result, "photo"); // first, so that grouped photos follow it
+  const same = result.group.map((member) => opener(member, "alike"));
   const more = make("button", { type: "button", className: "more", textContent: "More like this" });
   more.onclick = () => moreLike(result.row);
   const score = make("b", { textContent: result.score.toFixed(3), title: "cosine" });
@@ -70,26 +70,26 @@ function card(result) {
 }
 
 function opener(result, className) {
-  const place = found.push(result) - 1;
-  const image = make("img", { src: photo(result.row, "small"), loading: "lazy", alt: "" });
-  image.onerror = () => image.replaceWith(make("span", { textContent: "This photo is gone." }));
+  const index = photos.push(result) - 1;
+  const image = make("img", { src: photoUrl(result.row, "small"), loading: "lazy", alt: "" });
+  image.onerror = () => image.replaceWith(make("span", { textContent: "This photo no longer exists." }));
   const button = make("button", { type: "button", className }, image);
   button.setAttribute("aria-label", `${result.path}, score ${result.score.toFixed(3)}: enlarge`);
-  button.dataset.place = place;
-  button.onclick = () => enlarge(place);
+  button.dataset.index = index;
+  button.onclick = () => enlarge(index);
   return button;
 }
 
-function enlarge(place) {
-  at = (place + found.length) % found.length;
-  const result = found[at];
-  $("full").src = photo(result.row, "large");
+function enlarge(index) {
+  current = (index + photos.length) % photos.length;
+  const result = photos[current];
+  $("full").src = photoUrl(result.row, "large");
   $("full").alt = result.path;
   $("caption").textContent = [result.path, `score ${result.score.toFixed(3)}`, ...columnsOf(result)].join(" · ");
   if (!$("large").open) $("large").showModal();
 }
 
 function columnsOf(result) {
-  const given = Object.entries(result.columns).filter(([, value]) => value !== null);
-  return given.map(([name, value]) => `${name} ${String(value).replace(/^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:00)?/, "$1 $2")}`);
+  const present = Object.entries(result.columns).filter(([, value]) => value !== null);
+  return present.map(([name, value]) => `${name} ${String(value).replace(/^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:00)?/, "$1 $2")}`);
 }

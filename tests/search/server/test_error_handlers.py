@@ -1,4 +1,4 @@
-"""Requests of a wrong kind: each is told in one line of JSON what to send."""
+"""Invalid requests: each response says in one line of JSON what to send."""
 
 import pytest
 from fastapi.testclient import TestClient
@@ -6,8 +6,8 @@ from fastapi.testclient import TestClient
 from tests import served
 from tpr_jax.search.query.search import open_searcher
 from tpr_jax.search.server.api import make_app
+from tpr_jax.search.server.error_handlers import is_json
 from tpr_jax.search.server.guard import Limits
-from tpr_jax.search.server.refusals import is_json
 
 JSON = {"content-type": "application/json"}
 GZIP = {**JSON, "content-encoding": "gzip"}
@@ -17,13 +17,13 @@ TEXT = '{"text": "a woman in a red coat"}'
 
 @pytest.fixture(scope="module")
 def client(tiny, tmp_path_factory):
-    index = served.make_index(tmp_path_factory.mktemp("refusals"), tiny["clip"])
+    index = served.make_index(tmp_path_factory.mktemp("errors"), tiny["clip"])
     app = make_app(open_searcher(index), Limits(rate=0, hosts=served.HERE))
     return TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
 
 
 @pytest.mark.parametrize(
-    ("content", "headers", "status", "told"),
+    ("content", "headers", "status", "message"),
     [
         (TEXT, FORM, 415, "Content-Type: application/json"),  # curl -d without -H
         (TEXT, {"content-type": "text/plain"}, 415, "Content-Type: application/json"),
@@ -60,30 +60,30 @@ def client(tiny, tmp_path_factory):
         (b'{"text": "a", "top_k": 3.0}', JSON, 200, ""),
     ],
 )
-def test_what_is_no_question(client, content, headers, status, told):
+def test_rejects_invalid_search_requests(client, content, headers, status, message):
     reply = client.post("/api/search", content=content, headers=headers)
     if status == 200:
         assert reply.status_code == 200
         return
     detail = reply.json()["detail"]
-    assert (reply.status_code, told in detail) == (status, True), (reply.status_code, detail)
+    assert (reply.status_code, message in detail) == (status, True), (reply.status_code, detail)
     assert "\n" not in detail and len(detail) < 300
 
 
 @pytest.mark.parametrize(
-    ("content", "headers", "status", "told"),
+    ("content", "headers", "status", "message"),
     [
         (TEXT, JSON, 415, "curl -F file=@photo.jpg"),
-        (b"\x1f\x8b", {"content-encoding": "gzip"}, 415, "send the body as it is"),
-        (b"\x1f\x8b", {}, 422, "no picture"),
-        (b"file=%40photo.jpg", FORM, 422, "no picture"),
+        (b"\x1f\x8b", {"content-encoding": "gzip"}, 415, "send the body uncompressed"),
+        (b"\x1f\x8b", {}, 422, "not an image"),
+        (b"file=%40photo.jpg", FORM, 422, "not an image"),
         (b"", {}, 422, "empty"),
         (b"x", {"content-type": "multipart/form-data"}, 422, "boundary"),
     ],
 )
-def test_what_is_no_photo(client, content, headers, status, told):
+def test_rejects_invalid_photo_requests(client, content, headers, status, message):
     reply = client.post("/api/search/photo", content=content, headers=headers)
-    assert reply.status_code == status and told in reply.json()["detail"], reply.text
+    assert reply.status_code == status and message in reply.json()["detail"], reply.text
 
 
 @pytest.mark.parametrize(
@@ -98,16 +98,16 @@ def test_what_is_no_photo(client, content, headers, status, told):
         ("BREW", "/", 405),
     ],
 )
-def test_what_there_is_not(client, method, path, status):
+def test_unknown_addresses_and_methods(client, method, path, status):
     reply = client.request(method, path)
     assert reply.status_code == status and "/openapi.json" in reply.json()["detail"]
 
 
-def test_a_photo_that_there_is_not_keeps_its_line(client):
-    assert client.get("/api/photos/99").json() == {"detail": "the index has the rows 0 to 13"}
+def test_an_unknown_row_has_its_own_message(client):
+    assert client.get("/api/photos/99").json() == {"detail": "the index has rows 0 to 13"}
 
 
-def test_which_types_are_json():
+def test_is_json():
     assert (
         is_json("application/json")
         and is_json("APPLICATION/JSON; charset=x")

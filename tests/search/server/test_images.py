@@ -1,4 +1,4 @@
-"""Pictures from and for a browser, without a server."""
+"""Uploaded images and images for the browser, without a server."""
 
 import dataclasses
 import io
@@ -11,7 +11,7 @@ from PIL import Image
 
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.store import Index
-from tpr_jax.search.server import pictures
+from tpr_jax.search.server import images
 
 
 def encoded(kind, size=(40, 60), mode="RGB", **how):
@@ -21,32 +21,32 @@ def encoded(kind, size=(40, 60), mode="RGB", **how):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_what_browsers_send_is_read(kind):
-    pixels = pictures.read_upload(encoded(kind))
+def test_reads_the_formats_of_browsers(kind):
+    pixels = images.read_upload(encoded(kind))
     assert pixels.shape == (60, 40, 3) and pixels.dtype == np.uint8
     assert np.abs(pixels.mean((0, 1)) - [255, 0, 0]).max() < 4
 
 
-def test_an_upload_is_turned_upright():
+def test_applies_the_exif_orientation():
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned
-    assert pictures.read_upload(encoded("JPEG", exif=exif)).shape == (40, 60, 3)
+    assert images.read_upload(encoded("JPEG", exif=exif)).shape == (40, 60, 3)
 
 
 @pytest.mark.parametrize("kind", ["EPS", "PDF", "ICO", "TGA", "PPM", "JPEG2000"])
-def test_other_formats_are_not_even_opened(kind):
-    with pytest.raises(UserError, match="no picture that can be read"):
-        pictures.read_upload(encoded(kind))
+def test_rejects_other_formats(kind):
+    with pytest.raises(UserError, match="not an image that can be read"):
+        images.read_upload(encoded(kind))
 
 
 @pytest.mark.parametrize("more", [0, 1])
-def test_the_limit_of_pixels(monkeypatch, more):
-    monkeypatch.setattr(pictures, "MAX_UPLOAD_PIXELS", 2400 - more)
+def test_limits_the_pixels_of_an_upload(monkeypatch, more):
+    monkeypatch.setattr(images, "MAX_UPLOAD_PIXELS", 2400 - more)
     if not more:
-        assert pictures.read_upload(encoded("PNG")).shape == (60, 40, 3)
+        assert images.read_upload(encoded("PNG")).shape == (60, 40, 3)
     else:
-        with pytest.raises(pictures.TooLarge, match=r"\(40 x 60\): at most 2,399"):
-            pictures.read_upload(encoded("PNG"))
+        with pytest.raises(images.TooLarge, match=r"\(40 x 60\): at most 2,399"):
+            images.read_upload(encoded("PNG"))
 
 
 def make(folder, path, box=(None,) * 4):
@@ -55,28 +55,28 @@ def make(folder, path, box=(None,) * 4):
 
 
 @pytest.mark.parametrize("size", ["small", "large"])
-def test_a_photo_keeps_its_shape_and_grows_no_larger(tmp_path, size):
+def test_a_photo_keeps_its_aspect_ratio_and_is_not_enlarged(tmp_path, size):
     Image.new("RGB", (30, 60), "blue").save(tmp_path / "a.png")
-    shown = Image.open(io.BytesIO(pictures.photo_jpeg(make(tmp_path, "a.png"), 0, size)))
+    shown = Image.open(io.BytesIO(images.photo_jpeg(make(tmp_path, "a.png"), 0, size)))
     assert shown.format == "JPEG" and shown.size == (30, 60)
     Image.new("RGBA", (2000, 4000), (0, 0, 255, 255)).save(tmp_path / "b.png")
-    shown = Image.open(io.BytesIO(pictures.photo_jpeg(make(tmp_path, "b.png"), 0, size)))
+    shown = Image.open(io.BytesIO(images.photo_jpeg(make(tmp_path, "b.png"), 0, size)))
     assert shown.size == {"small": (160, 320), "large": (800, 1600)}[size] and shown.mode == "RGB"
 
 
-def test_a_box_may_reach_out_of_the_picture(tmp_path):
+def test_a_box_may_extend_beyond_the_image(tmp_path):
     Image.new("RGB", (30, 60), "blue").save(tmp_path / "a.png")
-    shown = pictures.photo_jpeg(make(tmp_path, "a.png", (20, -5, 50, 15)), 0, "small")
+    shown = images.photo_jpeg(make(tmp_path, "a.png", (20, -5, 50, 15)), 0, "small")
     assert Image.open(io.BytesIO(shown)).size == (10, 10)
 
 
-def test_rows_that_are_not_there(tmp_path):
+def test_rejects_rows_and_photos_that_do_not_exist(tmp_path):
     index = make(tmp_path, "a.png")
     for row in (-1, 1):
         with pytest.raises(IndexError):
-            pictures.photo_jpeg(index, row, "small")
+            images.photo_jpeg(index, row, "small")
     with pytest.raises(UserError):
-        pictures.photo_jpeg(index, 0, "small")
+        images.photo_jpeg(index, 0, "small")
     elsewhere = dataclasses.replace(index, info={"photos": "/nowhere"})
     with pytest.raises(UserError):
-        pictures.photo_jpeg(elsewhere, 0, "small")
+        images.photo_jpeg(elsewhere, 0, "small")

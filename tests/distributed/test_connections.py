@@ -1,4 +1,4 @@
-"""Processes that part and miss each other, on lines that threads keep to each other here."""
+"""Processes that leave or are lost, on connections between threads."""
 
 import socket
 import time
@@ -6,20 +6,20 @@ import time
 import pytest
 
 from tests.distributed.test_rendezvous import free_port, meet, together
-from tpr_jax.distributed import peer_lines
+from tpr_jax.distributed import connections
 
 
 @pytest.fixture
 def lines_of_three():
-    """The lines of three processes that have met."""
+    """Returns the connections of three processes."""
     port = free_port()
     return together(*(meet(port, 3, index) for index in range(3)))
 
 
 def watched(lines):
-    """(lines, what `ended` was called with, finish) of one of them."""
+    """Returns (connections, arguments of the calls of `on_end`, finish) of one process."""
     told: list = []
-    return lines, told, peer_lines.watch(lines, lambda *words: told.append(words))
+    return lines, told, connections.watch(lines, lambda *words: told.append(words))
 
 
 @pytest.fixture
@@ -35,23 +35,23 @@ def wait_for(happened) -> None:
 
 
 @pytest.mark.parametrize("lost", [0, 2])
-def test_all_others_hear_of_one_that_is_gone(lines_of_three, lost):
+def test_all_peers_learn_that_one_is_lost(lines_of_three, lost):
     others = [watched(lines) for index, lines in enumerate(lines_of_three) if index != lost]
-    for line in lines_of_three[lost].values():  # nobody watches here: one that was killed says nothing more
-        line.shutdown(socket.SHUT_RDWR)  # what the system does for it
+    for line in lines_of_three[lost].values():  # a killed process sends nothing more
+        line.shutdown(socket.SHUT_RDWR)  # as the system does for it
     for _, told, _ in others:
         wait_for(lambda told=told: told)
-        assert told == [(1, f"process {lost} ended without a word")]
+        assert told == [(1, f"process {lost} ended unexpectedly")]
 
 
-def test_one_that_leaves_tells_why(three):
-    peer_lines.leave(three[1][0], 2, "a.jpg: cannot be read")
+def test_leave_tells_the_reason(three):
+    connections.leave(three[1][0], 2, "a.jpg: cannot be read")
     for _, told, _ in (three[0], three[2]):
         wait_for(lambda told=told: told)
         assert told == [(2, "a.jpg: cannot be read")]
 
 
-def test_at_the_end_each_waits_for_the_others(three):
+def test_finish_waits_for_all_peers(three):
     finished = []
 
     def finish(index, after):
@@ -67,7 +67,7 @@ def test_at_the_end_each_waits_for_the_others(three):
         assert told == []
 
 
-def test_who_waits_in_vain_says_so(three):
+def test_finish_returns_false_after_its_timeout(three):
     assert three[0][2](0.2) is False
 
 
@@ -83,14 +83,14 @@ def test_who_waits_in_vain_says_so(three):
         ("left 2x", None),
     ],
 )
-def test_words_of_leaving(words, told):
-    assert peer_lines.parse_left(words) == told
+def test_parse_left(words, told):
+    assert connections.parse_left(words) == told
 
 
 @pytest.mark.parametrize("words", [b"left 2", b"left x y\n", b"\xff\n", b"x" * 20_000 + b"\n"])
-def test_a_line_that_breaks_off_or_says_nothing_known_ends_as_a_loss_does(lines_of_three, words):
+def test_a_truncated_or_unknown_message_counts_as_a_loss(lines_of_three, words):
     _, told, _ = watched(lines_of_three[0])
     lines_of_three[1][0].sendall(words)
     lines_of_three[1][0].shutdown(socket.SHUT_RDWR)
     wait_for(lambda: told)
-    assert told[0][1] in ("process 1 ended without a word", "") and len(told) == 1
+    assert told[0][1] in ("process 1 ended unexpectedly", "") and len(told) == 1

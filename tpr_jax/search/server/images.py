@@ -1,0 +1,80 @@
+"""Images that clients upload, and images that the server sends.
+
+The server re-encodes every image that it sends from its pixels. It therefore sends no EXIF data, no location
+and no embedded thumbnail, and of a photo with a box only the pixels inside the box.
+"""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from tpr_jax.data.images.files import NotPicture, TooLarge
+from tpr_jax.data.images.formats import openers
+from tpr_jax.data.images.read import Crop, read_fitting, resize_image, use_file
+from tpr_jax.data.images.rgb import to_array
+from tpr_jax.errors import UserError
+from tpr_jax.search.index.store import KEY_COLUMNS, Index
+
+__all__ = ["FORMATS", "MAX_UPLOAD_PIXELS", "SIZES", "TooLarge", "photo_jpeg", "read_upload"]
+
+SIZES = {"small": 320, "large": 1600}  # maximum length of the longer side in pixels
+# The formats that browsers and cameras write; `formats.FORMATS` has more.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+MAX_UPLOAD_PIXELS = 50_000_000  # decoded pixels of one upload
+
+
+def read_upload(data: bytes, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes an uploaded image.
+
+    Only the `FORMATS` are tried. `data.images.files` bounds memory and time, and uploads that are decoded at
+    the same time share the memory. The pixel limit applies to a large JPEG after its reduced decoding.
+
+    Args:
+      data: the bytes of the image file.
+      size: (height, width) to resize to; None keeps the size.
+
+    Returns:
+      RGB pixels.
+
+    Raises:
+      TooLarge: it has more than `MAX_UPLOAD_PIXELS`, or needs more memory than allowed; nothing was decoded.
+      UserError: it is empty or damaged, would take minutes to decode, or has none of the `FORMATS`.
+    """
+    if not data:
+        raise UserError("the upload is empty: send the bytes of an image")
+
+    def to_pixels(image: Image.Image) -> np.ndarray:
+        return to_array(image if size is None else resize_image(image, size))
+
+    try:
+        return use_file(data, "the upload", to_pixels, FORMATS, MAX_UPLOAD_PIXELS)
+    except NotPicture as error:
+        kind = f" ({error.kind})" if error.kind else ""
+        supported = ", ".join(name for name, *_ in openers(FORMATS))
+        raise UserError(f"the upload is not an image that can be read{kind}: send {supported}") from None
+
+
+def photo_jpeg(index: Index, row: int, size: str) -> bytes:
+    """Returns the photo of a row, cropped to its box, as a JPEG without metadata.
+
+    Args:
+      index: the index.
+      row: the row of the photo.
+      size: a key of `SIZES`; smaller photos are not enlarged.
+
+    Raises:
+      IndexError: the index does not have this row.
+      UserError: the photo no longer exists or cannot be read.
+    """
+    if not 0 <= row < index.table.num_rows:
+        raise IndexError(row)
+    path, *box = (index.table[name][row].as_py() for name in KEY_COLUMNS)
+    path = os.fspath(Path(index.info["photos"]) / path)
+    pixels = read_fitting(path if box[0] is None else Crop(path, *box), SIZES[size])
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
