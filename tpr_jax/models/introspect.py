@@ -90,9 +90,10 @@ def _expert_weights(calls: dict[str, Call]) -> dict[str, Float[Array, "b n e"]]:
 def _prefix_attention(calls: dict[str, Call]) -> dict[str, Float[Array, "b h n"]]:
     """Returns the share of attention on the prefix in each block that has one, by the block's path."""
     shares = {}
-    for path, (attention, (_, mask, *_), _) in calls.items():
+    for path, (attention, inputs, _) in calls.items():
         if not isinstance(attention, Attention) or f"{path}/prefix" not in calls:
             continue
+        _, mask, *_ = inputs
         qkv = calls[f"{path}/qkv"].output
         keys, _ = calls[f"{path}/prefix"].output
         q, k, _ = (split_heads(piece, attention.heads) for piece in jnp.split(qkv, 3, axis=-1))
