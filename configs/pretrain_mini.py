@@ -7,8 +7,8 @@
 
 The same trainer as for everything else, with ITC and all parameters trained. The pictures have other cameras
 (which also turn all hues), backgrounds and dyes than MiniPEDES, other people, and captions that name fewer
-parts in coarser words. On two CPU cores it takes an hour and a half; docs/mini_pedes.md says how the
-bundled weights were trained.
+parts in coarser words. On two CPU cores it takes an hour and a half; README.md says what the bundled weights
+saw.
 """
 
 from tpr_jax import config as tpr_config
