@@ -105,6 +105,13 @@ def test_relative_links_resolve(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_python_files_in_sentences_exist(page):
+    """Paths start at the repository or at the package; capitals are placeholders."""
+    for path in re.findall(r"`([a-z_0-9]+/[a-z_0-9/]+\.py)`", prose(page)):
+        assert (ROOT / path).is_file() or (ROOT / "tpr_jax" / path).is_file(), path
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_lists_follow_an_empty_line_and_images_have_alt_text(page):
     """mkdocs does not recognize a list directly after a line of text, and GitHub does."""
     assert not re.findall(r"\n[^\n\s|#>*<-][^\n]*\n(?:- |1\. )", prose(page))
