@@ -1,6 +1,6 @@
-"""Parses the documentation: code blocks, command lines, links and headings.
+"""Parses the documentation pages: code blocks, command lines, links and headings.
 
-A comment `<!-- not run: REASON -->` right before a block excludes it from the tests, which report the reason.
+A comment `<!-- not run: REASON -->` before a block excludes it from the tests, which report the reason.
 """
 
 import re
@@ -13,7 +13,7 @@ PAGES = [
     *("README.md", "CONTRIBUTING.md", "configs/README.md", "launch/README.md"),
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
 ]
-# Placeholders of usage lines -> examples.
+# Placeholder in a usage line -> an example for it.
 EXAMPLES = {
     "configs/NAME.py[:DATASET]": "configs/dm_adapter.py:cuhk_pedes",
     "[--config.KEY=VALUE ...]": "--config.seed=1",
@@ -27,10 +27,10 @@ class Block:
     """A code block of a page."""
 
     page: str
-    line: int  # of its first line of code, from 1
-    language: str  # empty for one that is only indented
+    line: int  # number of the first line of code, from 1
+    language: str  # empty for an indented block
     code: str
-    excepted: str  # why it is not run; empty if it is
+    skip_reason: str  # why the block is not run; empty if it is run
 
 
 def read(page: str) -> str:
@@ -39,7 +39,7 @@ def read(page: str) -> str:
 
 
 def blocks(page: str) -> list[Block]:
-    """Returns the fenced and indented blocks, in order. An indented block follows an empty line."""
+    """Returns the fenced and indented blocks in order. An indented block follows an empty line."""
     found, lines, i = [], read(page).splitlines(), 0
     while i < len(lines):
         fence = re.match(r"```(\w*)", lines[i])
@@ -59,16 +59,16 @@ def blocks(page: str) -> list[Block]:
 
 
 def calls(block: Block) -> list[tuple[int, list[str]]]:
-    """Returns (line, words) of each command of a block: joined, without comments, with examples filled in."""
+    """Returns (line, words) of every command line, with placeholders replaced and without comments."""
     found, line = [], block.line
     for text in re.split(r"(?<!\\)\n", block.code):
         joined = text.replace("\\\n", " ")
-        for written, example in EXAMPLES.items():
-            joined = joined.replace(written, example)
-        joined = re.sub(r"\[(-[^\]]*)\]", r"\1", joined)  # includes optional flags
+        for placeholder, example in EXAMPLES.items():
+            joined = joined.replace(placeholder, example)
+        joined = re.sub(r"\[(-[^\]]*)\]", r"\1", joined)  # optional arguments are included
         try:
             words = shlex.split(joined, comments=True)
-        except ValueError:  # an apostrophe: this is printed prose
+        except ValueError:  # an apostrophe in printed output
             words = joined.split()
         found.append((line, words))
         line += text.count("\n") + 1
@@ -76,17 +76,17 @@ def calls(block: Block) -> list[tuple[int, list[str]]]:
 
 
 def prose(page: str) -> str:
-    """Returns the page without its blocks."""
+    """Returns the page without its code blocks."""
     text = re.sub(r"^```.*?^```$", "", read(page), flags=re.DOTALL | re.MULTILINE)
     return re.sub(r"(?<=\n\n)(?: {4}.*\n|\n)+", "\n", text)
 
 
 def links(page: str) -> list[str]:
-    """Returns the targets of its links and images."""
+    """Returns the targets of links and images."""
     return re.findall(r"\]\(([^)\s]+)\)", prose(page))
 
 
 def anchors(page: str) -> set[str]:
-    """Returns the anchors of its headings, by GitHub's rule."""
+    """Returns the anchors of the headings, by GitHub's rule."""
     headings = re.findall(r"^#+ (.+)$", prose(page), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

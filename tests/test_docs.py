@@ -1,4 +1,4 @@
-"""README and docs: their Python runs, links lead somewhere, numbers are the code's, the site builds."""
+"""Runs the Python examples of README and docs, and checks links, numbers and the site."""
 
 import importlib.util
 import json
@@ -22,21 +22,21 @@ from tpr_jax.search.index.store import open_index
 from tpr_jax.weights.backbone import clip_mini_dir
 
 
-def excepted(block) -> bool:
-    """Whether it is not run here: "needs PACKAGE" says what has to be installed for it."""
-    needed = re.fullmatch(r"needs (\w+)", block.excepted)
-    return bool(block.excepted) and not (needed and importlib.util.find_spec(needed[1]))
+def is_skipped(block) -> bool:
+    """Returns whether a block is not run here. "needs PACKAGE" names the package that it requires."""
+    package = re.fullmatch(r"needs (\w+)", block.skip_reason)
+    return bool(block.skip_reason) and not (package and importlib.util.find_spec(package[1]))
 
 
-EXCEPTED = [block for page in PAGES for block in blocks(page) if excepted(block)]
+SKIPPED = [block for page in PAGES for block in blocks(page) if is_skipped(block)]
 PYTHON = [block for page in PAGES for block in blocks(page) if block.language == "python"]
-PYTHON = [block for block in PYTHON if not excepted(block)]
-RUN = sorted({block.page for block in PYTHON})
+PYTHON = [block for block in PYTHON if not is_skipped(block)]
+PAGES_WITH_PYTHON = sorted({block.page for block in PYTHON})
 
 
 @pytest.fixture(scope="module")
-def stand_ins(tmp_path_factory):
-    """What the examples name, small: photos, what a run leaves, the authors' checkpoint, an index."""
+def example_files(tmp_path_factory):
+    """Makes small versions of the files that the examples name: photos, a run, a checkpoint, an index."""
 
     def make(folder) -> None:
         names = search_galleries.photos(folder / "photos", 4)
@@ -53,47 +53,47 @@ def stand_ins(tmp_path_factory):
         build(folder / "photos/photos.jsonl", folder / "DIR", "clip-mini", batch_size=4)
         export(open_index(folder / "DIR"), folder / "people.parquet")
 
-    return made_once(tmp_path_factory, "docs_stand_ins", make)
+    return made_once(tmp_path_factory, "docs_example_files", make)
 
 
-@pytest.mark.parametrize("page", RUN)
-def test_examples_run(page, stand_ins, tmp_path, monkeypatch):
-    """All examples of a page one after the other, as a reader would type them."""
-    for path in stand_ins.iterdir():
+@pytest.mark.parametrize("page", PAGES_WITH_PYTHON)
+def test_examples_run(page, example_files, tmp_path, monkeypatch):
+    """Runs all examples of a page in order, in one namespace."""
+    for path in example_files.iterdir():
         (tmp_path / path.name).symlink_to(path)
-    (tmp_path / "tpr_jax").symlink_to(ROOT / "tpr_jax")  # which the README's first example names by its path
     monkeypatch.chdir(tmp_path)
-    # Reading .pth needs PyTorch, which is optional, and only its author knows where a CLIP of theirs lies.
-    changes = {"best.pth": "best.safetensors", "/where/the/clip/is/now": clip_mini_dir()}
+    # Reading .pth requires PyTorch, which is optional.
+    replacements = {"best.pth": "best.safetensors", "/where/the/clip/is/now": clip_mini_dir()}
     names: dict = {"__name__": "__main__"}
     for block in (block for block in PYTHON if block.page == page):
         code = block.code
-        for written, here in changes.items():
-            code = code.replace(written, here)
+        for original, replacement in replacements.items():
+            code = code.replace(original, replacement)
         exec(compile("\n" * (block.line - 1) + code, ROOT / page, "exec"), names)
     if page == "README.md":
-        assert names["scores"].shape == (1, 2) and (tmp_path / "merged/config.json").is_file()
+        assert names["scores"].shape == (2, 2) and set(names["metrics"]) == {"t2i", "i2t"}
+    if page == "docs/train.md":
+        assert (tmp_path / "merged/config.json").is_file()
     if page == "docs/search.md":
-        assert [one["columns"]["camera"] for one in names["found"]["results"]] == [3, 3]
+        assert [result["columns"]["camera"] for result in names["found"]["results"]] == [3, 3]
 
 
-@pytest.mark.parametrize("block", EXCEPTED, ids=lambda block: f"{block.page}:{block.line}")
-def test_examples_that_are_not_run(block):
-    """They are at least Python, and are listed as skipped with their reason."""
+@pytest.mark.parametrize("block", SKIPPED, ids=lambda block: f"{block.page}:{block.line}")
+def test_skipped_examples_compile(block):
+    """Lists each as skipped, with its reason."""
     if block.language == "python":
         compile(block.code, block.page, "exec")
-    pytest.skip(block.excepted)
+    pytest.skip(block.skip_reason)
 
 
-def test_every_fenced_block_is_run_or_excepted():
+def test_every_fenced_block_is_run_or_skipped():
     for page in PAGES:
         for block in blocks(page):
-            assert block.language in ("", "python", "sh") or block.excepted, f"{page}:{block.line}"
+            assert block.language in ("", "python", "sh") or block.skip_reason, f"{page}:{block.line}"
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page):
-    """Relative ones, as GitHub follows them."""
+def test_relative_links_resolve(page):
     for link in links(page):
         path, _, anchor = link.partition("#")
         if re.match(r"\w+:", link):
@@ -105,11 +105,18 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_reads_the_same_on_github_and_on_the_site(page):
-    """A list right behind a line of text is none to mkdocs. Pictures have words for who cannot see them."""
+def test_python_files_in_sentences_exist(page):
+    """Paths start at the repository or at the package; capitals are placeholders."""
+    for path in re.findall(r"`([a-z_0-9]+/[a-z_0-9/]+\.py)`", prose(page)):
+        assert (ROOT / path).is_file() or (ROOT / "tpr_jax" / path).is_file(), path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_lists_follow_an_empty_line_and_images_have_alt_text(page):
+    """mkdocs does not recognize a list directly after a line of text, and GitHub does."""
     assert not re.findall(r"\n[^\n\s|#>*<-][^\n]*\n(?:- |1\. )", prose(page))
-    for words in re.findall(r"!\[([^\]]*)\]", prose(page)):
-        assert len(words) > 10
+    for alt_text in re.findall(r"!\[([^\]]*)\]", prose(page)):
+        assert len(alt_text) > 10
 
 
 def test_the_site_has_every_page():
@@ -126,38 +133,65 @@ def test_the_site_has_every_page():
     assert sorted(pages(settings["nav"])) == sorted(wanted)
 
 
-def test_modules_of_the_api_are_there():
-    found = re.findall(r"^### \[`([\w.]+)`\]\(\.\./([\w/]+\.py)\)$", read("docs/api.md"), flags=re.MULTILINE)
-    assert len(found) > 15
-    for module, path in found:
-        inside = module.replace(".", "/")
-        assert path in (f"{inside}.py", f"{inside}/__init__.py") and (ROOT / path).is_file()
+def test_modules_of_the_api_page_exist():
+    modules = re.findall(
+        r"^### \[`([\w.]+)`\]\(\.\./([\w/]+\.py)\)$", read("docs/api.md"), flags=re.MULTILINE
+    )
+    assert len(modules) > 15
+    for module, path in modules:
+        stem = module.replace(".", "/")
+        assert path in (f"{stem}.py", f"{stem}/__init__.py") and (ROOT / path).is_file()
 
 
-def test_counts_are_those_of_the_configs():
-    """Which `tests/config/test_configs.py` holds to the code."""
+def test_the_layout_lists_every_folder_of_the_package():
+    listed = re.findall(r"^\| `(\w+)/` \|.*\| \w+ \|$", read("CONTRIBUTING.md"), flags=re.MULTILINE)
+    folders = {path.parent.name for path in (ROOT / "tpr_jax").glob("*/*.py")}
+    assert len(listed) == len(set(listed)) and set(listed) == folders
+
+
+def test_parameter_counts_match_the_configs_page():
+    """`tests/config/test_configs.py` compares that page with the code."""
     rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \|$", read("configs/README.md"), flags=re.MULTILINE))
     for name in ("dm_adapter", "up_person", "cskt"):
         for page in ("docs/methods.md", "docs/faithful.md", "README.md"):
             assert rows[name] in read(page), (name, page)
 
 
-def test_the_golden_table_is_the_same_in_both_places():
+def test_the_golden_table_is_the_same_on_both_pages():
     rows = [
-        set(re.findall(r"^\|.* \| [\d.]+e-.*$", read(page), flags=re.M))
+        set(re.findall(r"^\|.* \| [\d.]+e-.*$", read(page), flags=re.MULTILINE))
         for page in ("README.md", "docs/faithful.md")
     ]
     assert len(rows[1]) == 4 and rows[1] < rows[0]
 
 
-def test_figures_are_drawn_by_their_script(tmp_path):
-    """As many, of the same size, each a whole picture; bytes depend on the version of matplotlib."""
+def scores_of_configs(page: str) -> dict[str, dict[str, str]]:
+    """Returns config -> column -> cell of the page's table of scores on MiniPEDES."""
+    header, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in read(page).splitlines()
+        if (line.startswith("| config |") and "R@1" in line) or " ± " in line
+    )
+    return {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+
+
+def test_the_readme_quotes_the_table_of_the_comparison():
+    full, extract = scores_of_configs("docs/compare.md"), scores_of_configs("README.md")
+    assert len(extract) == 9 and full.keys() == extract.keys()
+    for config, cells in extract.items():
+        assert len(cells) > 4 and cells.items() <= full[config].items()
+
+
+def test_the_script_draws_all_figures(tmp_path):
+    """Compares names and sizes; the bytes depend on the version of matplotlib."""
     script = ROOT / "docs/figures/draw.py"
     subprocess.run([sys.executable, script, tmp_path], check=True, timeout=300)
     drawn = {path.name: ElementTree.parse(path).getroot().attrib["viewBox"] for path in tmp_path.iterdir()}
-    kept = {path.name: path for path in script.parent.glob("*.svg")}
-    assert drawn == {name: ElementTree.parse(path).getroot().attrib["viewBox"] for name, path in kept.items()}
-    for name in kept:
+    committed = {path.name: path for path in script.parent.glob("*.svg")}
+    assert drawn == {
+        name: ElementTree.parse(path).getroot().attrib["viewBox"] for name, path in committed.items()
+    }
+    for name in committed:
         assert f"figures/{name}" in read("docs/methods.md")
 
 

@@ -1,4 +1,4 @@
-"""Every command line in README and docs is one that the programs take: modules, flags, values, keys."""
+"""Parses every command line in README and docs with the program that it calls."""
 
 import argparse
 import importlib.util
@@ -24,23 +24,24 @@ MODULE = re.compile(r"python -m (tpr_jax(?:\.\w+)*)")
 
 
 class Parsed(BaseException):
-    """The command line was taken; what it asks for is not begun. No Exception: it passes all that explain."""
+    """Ends a program after it has parsed its command line. No handler of Exception catches it."""
 
 
-def written() -> list:
-    found = []
+def command_lines() -> list:
+    """Returns the words of each line of a shell block, as test parameters."""
+    params = []
     for page in PAGES:
         for block in blocks(page):
-            if not block.excepted and block.language in ("", "sh"):
-                found += [pytest.param(words, id=f"{page}:{line}") for line, words in calls(block)]
-    return found
+            if not block.skip_reason and block.language in ("", "sh"):
+                params += [pytest.param(words, id=f"{page}:{line}") for line, words in calls(block)]
+    return params
 
 
-LINES = written()
+LINES = command_lines()
 
 
-def ours(words: list[str]) -> tuple[str, list[str]] | None:
-    """(module, arguments) of a line that calls a program of this project."""
+def our_command(words: list[str]) -> tuple[str, list[str]] | None:
+    """Returns (module, arguments) of a line that calls a program of this project."""
     if words[1:2] == ["-m"] and "python" in words[0] and words[2].startswith("tpr_jax"):
         return words[2], words[3:]
     if words[0] == "tpr-jax":
@@ -48,15 +49,15 @@ def ours(words: list[str]) -> tuple[str, list[str]] | None:
         return module, [*first, *words[2:]]
     if words[0].startswith("--config."):
         return "tpr_jax.main", ["--config", "configs/dm_adapter.py", "--workdir", "w", *words]
-    if "--config" in words:  # behind a script of launch/
+    if "--config" in words:  # the arguments of a script in launch/
         return "tpr_jax.main", words[words.index("--config") :]
     if words[0].startswith("--where"):
         return "tpr_jax.search", ["query", "TEXT", "--index", "DIR", *words]
     return None
 
 
-def take(module: str, words: list[str], monkeypatch, tmp_path) -> None:
-    """Has the program read its command line, to the end and no further. Ends with Parsed."""
+def parse(module: str, words: list[str], monkeypatch, tmp_path) -> None:
+    """Parses a command line with its program and raises Parsed."""
     if module == "tpr_jax.main":
         parse_flags(["main", *words])
         raise Parsed
@@ -64,16 +65,16 @@ def take(module: str, words: list[str], monkeypatch, tmp_path) -> None:
         configs, seeds, _, _, settings = compare.parse(["compare", *words])
         compare_runs.plan(configs, seeds, tmp_path, settings)
         raise Parsed
-    if module == "tpr_jax.cross":  # its argparse is called in another way than the others'
+    if module == "tpr_jax.cross":  # it calls argparse differently
         cross.parse(["cross", *words])
         raise Parsed
     if module == "tpr_jax.aot":
         from tpr_jax.aot import __main__ as aot
 
-        def begin(config, *_, **__):
+        def raise_parsed(*_, **__):
             raise Parsed
 
-        monkeypatch.setattr(aot, "compile_all", begin)
+        monkeypatch.setattr(aot, "compile_all", raise_parsed)
         aot.run(["aot", *words])
     original = argparse.ArgumentParser.parse_args
 
@@ -87,42 +88,40 @@ def take(module: str, words: list[str], monkeypatch, tmp_path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
-@pytest.mark.parametrize("words", [line for line in LINES if ours(line.values[0])])
-def test_a_line_is_understood(words, monkeypatch, tmp_path):
+@pytest.mark.parametrize("words", [line for line in LINES if our_command(line.values[0])])
+def test_command_lines_are_valid(words, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
-    module, arguments = ours(words)
+    module, arguments = our_command(words)
     with pytest.raises(Parsed):
-        take(module, arguments, monkeypatch, tmp_path)
+        parse(module, arguments, monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("wrong", ["--topk 3", "--text_queries", "--config.sed=1", "--top_k many"])
 @pytest.mark.parametrize(
     "line", ["tpr_jax.search query x --index DIR", "tpr_jax.main --config configs/lora.py"]
 )
-def test_a_wrong_line_is_not_understood(wrong, line, monkeypatch, tmp_path):
+def test_invalid_command_lines_are_rejected(wrong, line, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     module, *words = [*line.split(), *wrong.split()]
     with pytest.raises((SystemExit, UserError)):
-        take(module, words, monkeypatch, tmp_path)
+        parse(module, words, monkeypatch, tmp_path)
 
 
-def test_the_pages_hold_many_lines():
-    """What finds them finds them."""
-    modules = {found[0] for line in LINES if (found := ours(line.values[0]))}
+def test_many_command_lines_are_found():
+    modules = {command[0] for line in LINES if (command := our_command(line.values[0]))}
     assert {"tpr_jax.main", "tpr_jax.compare", "tpr_jax.cross", "tpr_jax.search", "tpr_jax.aot"} <= modules
-    assert sum(bool(ours(line.values[0])) for line in LINES) > 40
+    assert sum(bool(our_command(line.values[0])) for line in LINES) > 40
 
 
-def test_no_call_of_a_module_escapes():
-    """A line of a block that names `python -m tpr_jax` is parsed, unless a program printed it or its block is
-    excepted."""
+def test_every_call_of_a_module_is_parsed():
+    """Except for printed output and blocks that are not run."""
     printed = {"next:", "error:"}
     for page in PAGES:
         for block in blocks(page):
             for line, words in calls(block):
-                named = MODULE.search(" ".join(words)) or words[0] == "tpr-jax"
-                if named and not block.excepted and words[0] not in printed:
-                    assert ours(words), f"{page}:{line}"
+                is_call = MODULE.search(" ".join(words)) or words[0] == "tpr-jax"
+                if is_call and not block.skip_reason and words[0] not in printed:
+                    assert our_command(words), f"{page}:{line}"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -134,7 +133,7 @@ def test_modules_in_sentences_exist(page):
 
 
 def known_keys() -> set[str]:
-    """Of all configs together, with the parts of the example of a mixture."""
+    """Returns the keys of all configs, including those of the example of a mixture."""
     keys = set()
     for path in (ROOT / "configs").glob("*.py"):
         config = parse_flags(["main", "--config", str(path), "--workdir", "w"])[0]
@@ -161,31 +160,31 @@ def test_targets_of_make_exist():
             assert (ROOT / words[0]).is_file(), line.id
 
 
-def test_conditions_are_understood():
+def test_where_conditions_are_valid():
     columns = {"camera": [3], "path": ["gate/1.jpg"], "time": [pa.scalar(0, pa.timestamp("s")).as_py()]}
-    found = [line for line in LINES if line.values[0][0] == "--where"]
-    for line in found:
+    lines = [line for line in LINES if line.values[0][0] == "--where"]
+    for line in lines:
         assert matching(pa.table(columns), line.values[0][1]).shape == (1,)
-    assert len(found) >= 2
+    assert len(lines) >= 2
 
 
 @pytest.mark.parametrize(
-    ("program", "why"),
+    ("program", "reason"),
     [
-        ("curl", "asks a server"),
-        ("gcloud", "a cloud's"),
-        ("pip", "installs"),
-        ("pytest", "tests within tests"),
+        ("curl", "needs a server"),
+        ("gcloud", "needs a cloud"),
+        ("pip", "installs packages"),
+        ("pytest", "runs tests within tests"),
     ],
 )
-def test_lines_of_other_programs_are_only_shown(program, why):
-    """They are listed here, as skipped, so that it is seen what is not checked."""
+def test_commands_of_other_programs_are_not_checked(program, reason):
+    """Lists them as skipped."""
     lines = [line.id for line in LINES if line.values[0][0] == program]
-    pytest.skip(f"{program} ({why}): {', '.join(lines) or 'none'}")
+    pytest.skip(f"{program} ({reason}): {', '.join(lines) or 'none'}")
 
 
-def test_a_copy_of_the_pages_is_read_as_expected(tmp_path, monkeypatch):
-    """The reader itself: a page with each kind of block."""
+def test_pages_are_parsed(tmp_path, monkeypatch):
+    """Parses a page with each kind of block."""
     from tests import pages
 
     (tmp_path / "page.md").write_text(
@@ -196,12 +195,12 @@ def test_a_copy_of_the_pages_is_read_as_expected(tmp_path, monkeypatch):
     indented, python, shell = blocks("page.md")
     assert [words for _, words in calls(indented)] == [["tool", "one", "two"], ["three"]]
     assert [line for line, _ in calls(indented)] == [5, 8]
-    assert (python.language, python.code, python.excepted, python.line) == (
+    assert (python.language, python.code, python.skip_reason, python.line) == (
         "python",
         "x = 1\n\ny = 2",
         "far away",
         14,
     )
-    assert (shell.language, shell.excepted) == ("sh", "")
+    assert (shell.language, shell.skip_reason) == ("sh", "")
     assert pages.links("page.md") == ["y.md#a-b"] and pages.anchors("page.md") == {"a-b"}
     shutil.rmtree(tmp_path)

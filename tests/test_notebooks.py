@@ -1,8 +1,9 @@
-"""The notebooks: well-formed, without outputs, opened by their badge, and run from top to bottom."""
+"""Checks the notebooks' format, badges, links and imports, and runs them (slow)."""
 
 import ast
 import csv
 import importlib
+import inspect
 import json
 import os
 import re
@@ -30,19 +31,19 @@ def read(name: str):
 
 
 def code(book) -> list[str]:
-    """Its code cells as Python: IPython's own lines become `pass`."""
+    """Returns the code cells as Python, with `pass` for IPython's own lines."""
     cells = (cell.source for cell in book.cells if cell.cell_type == "code")
     return [re.sub(r"^(\s*)[%!].*$", r"\1pass", source, flags=re.MULTILINE) for source in cells]
 
 
-def test_all_are_tested_and_listed():
+def test_every_notebook_is_tested_and_in_the_readme():
     assert sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")) == sorted(NAMES)
     readme = (ROOT / "README.md").read_text()
     assert all(f"(notebooks/{name}.ipynb)" in readme for name in NAMES)
 
 
 @each
-def test_is_a_notebook_without_outputs(name):
+def test_is_valid_and_has_no_outputs(name):
     book = read(name)
     nbformat.validate(book)
     for cell in book.cells:
@@ -50,8 +51,7 @@ def test_is_a_notebook_without_outputs(name):
 
 
 @each
-def test_badge_and_install_name_the_same_project(name):
-    """That of `[project.urls]` too, where there are some."""
+def test_badge_install_and_project_urls_match(name):
     first, second = read(name).cells[:2]
     owner_and_name = SITE.removeprefix("https://github.com/")
     opens = f"https://colab.research.google.com/github/{owner_and_name}/blob/main/notebooks/{name}.ipynb"
@@ -64,23 +64,32 @@ def test_badge_and_install_name_the_same_project(name):
 
 
 @each
-def test_what_it_imports_exists(name):
-    """Ours by name; of others the module. `google.colab` is behind a try."""
-    for source in code(read(name)):
-        for node in ast.walk(ast.parse(source)):
+def test_imports_and_attributes_exist(name):
+    """Checks attributes of modules too, such as `tpr_jax.from_pretrained`; skips `google.colab`."""
+    modules = {}
+    for tree in map(ast.parse, code(read(name))):
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 for alias in node.names:
-                    importlib.import_module(alias.name)
+                    module, top = importlib.import_module(alias.name), alias.name.partition(".")[0]
+                    modules[alias.asname or top] = module if alias.asname else sys.modules[top]
             elif isinstance(node, ast.ImportFrom) and not node.module.startswith("google"):
                 module = importlib.import_module(node.module)
                 for alias in node.names:
                     if not hasattr(module, alias.name):
-                        importlib.import_module(f"{node.module}.{alias.name}")
+                        imported = importlib.import_module(f"{node.module}.{alias.name}")
+                        modules[alias.asname or alias.name] = imported
+                    elif inspect.ismodule(getattr(module, alias.name)):
+                        modules[alias.asname or alias.name] = getattr(module, alias.name)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                module = modules.get(node.value.id)
+                assert module is None or hasattr(module, node.attr), ast.unparse(node)
 
 
 @each
-def test_links_lead_to_files(name):
-    """Relative ones, and those into this project's pages."""
+def test_links_resolve(name):
+    """Checks relative links and links to the pages of this project."""
     text = "\n".join(cell.source for cell in read(name).cells if cell.cell_type == "markdown")
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         target = re.sub(rf"^{SITE}/blob/main/", "../", link).partition("#")[0]
@@ -88,23 +97,23 @@ def test_links_lead_to_files(name):
 
 
 @each
-def test_leaves_the_device_to_jax(name):
-    """Neither CPU nor GPU is asked for, and a small setting comes from the environment alone."""
+def test_selects_no_device(name):
+    """Only the environment selects the small settings."""
     source = "\n".join(code(read(name)))
     assert "JAX_PLATFORM" not in source and "jax_platform" not in source and '"cpu"' not in source
     assert 'QUICK = os.environ.get("TPR_QUICK") == "1"' in source
 
 
-# Colab's image, as far as what is installed there meets what a notebook installs (autumn of 2026).
+# Packages of Colab's image that a notebook also requires (fall of 2026).
 COLAB = ("jax==0.7.2", "jaxlib==0.7.2", "flax==0.11.2", "numpy==2.1.3", "pillow==11.3.0")
 TENSORFLOW = (
     "tensorflow-cpu==2.20.0",
     "tensorflow-datasets==4.9.9",
-)  # without CUDA: another build, the same files
+)  # the build without CUDA has the same files
 
 
 def install_words(name: str) -> list[str]:
-    """The words of the notebook's own `%pip` line."""
+    """Returns the words of the notebook's `%pip` line."""
     (line,) = re.findall(r"^ *%pip (.*)$", read(name).cells[1].source, flags=re.MULTILINE)
     return shlex.split(line)
 
@@ -117,17 +126,19 @@ def versions(python) -> dict[str, str]:
         check=True,
         timeout=600,
     )
-    return {one["name"].lower().replace("_", "-"): one["version"] for one in json.loads(listed.stdout)}
+    return {
+        package["name"].lower().replace("_", "-"): package["version"] for package in json.loads(listed.stdout)
+    }
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_notebook_installs_beside_the_tensorflow_and_jax_of_colab(tmp_path):
-    """Nothing that is there is replaced, TensorFlow still imports and feeds the batches, and a run works."""
+def test_installs_into_colab_without_replacing_packages(tmp_path):
+    """TensorFlow still imports and feeds the batches, and a debug run works."""
     try:
         socket.create_connection(("pypi.org", 443), timeout=30).close()
     except OSError as error:
-        pytest.skip(f"pypi.org cannot be reached ({error}), and here packages are installed")
+        pytest.skip(f"pypi.org is not available: {error}")
 
     def call(*words) -> str:
         clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
@@ -163,8 +174,8 @@ def test_a_notebook_installs_beside_the_tensorflow_and_jax_of_colab(tmp_path):
     after = versions(python)
     assert {name: after.get(name) for name in before} == before
     assert [name for name in after if name.startswith("tensorflow") and name not in before] == []
-    says = "import tensorflow as tf, tpr_jax; from tpr_jax.data import prefetch; t = prefetch.tensorflow()"
-    assert call(python, "-c", f"{says}; print(tf.__version__, t is tf)").split() == ["2.20.0", "True"]
+    check = "import tensorflow as tf, tpr_jax; from tpr_jax.data import prefetch; t = prefetch.tensorflow()"
+    assert call(python, "-c", f"{check}; print(tf.__version__, t is tf)").split() == ["2.20.0", "True"]
     run = ("--config", "configs/dm_adapter.py", "--workdir", "run", "--config.debug=True")
     call(python, "-m", "tpr_jax.main", *run)
     results = json.loads((tmp_path / "run/results.json").read_text())
@@ -172,13 +183,13 @@ def test_a_notebook_installs_beside_the_tensorflow_and_jax_of_colab(tmp_path):
 
 
 def run(name: str, folder, monkeypatch) -> tuple[str, list]:
-    """Runs it in a folder with the small setting: (all that it printed, its pictures as bytes in base64)."""
+    """Runs a notebook in `folder` with small settings; returns its printed text and its images in base64."""
     from nbclient import NotebookClient
 
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path.rstrip(os.pathsep))
     monkeypatch.setenv("TPR_QUICK", "1")
-    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own shows pictures
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's backend displays images
     book = read(name)
     NotebookClient(
         book,
@@ -189,20 +200,20 @@ def run(name: str, folder, monkeypatch) -> tuple[str, list]:
     ).execute()
     outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
     printed = "".join(output.text for output in outputs if output.output_type == "stream")
-    pictures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
-    return printed, pictures
+    images = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    return printed, images
 
 
 def number(pattern: str, printed: str) -> float:
-    """The only number that the pattern finds."""
-    (found,) = re.findall(pattern, printed)
-    return float(found.replace(",", ""))
+    """Returns the only number that matches the pattern."""
+    (match,) = re.findall(pattern, printed)
+    return float(match.replace(",", ""))
 
 
 @pytest.mark.slow
-def test_the_tour(tmp_path, monkeypatch):
-    """What it computes of CLIP as it is has to be what training says of it, by other ways."""
-    printed, pictures = run("tour", tmp_path, monkeypatch)
+def test_tour(tmp_path, monkeypatch):
+    """Its zero-shot scores match those of training."""
+    printed, images = run("tour", tmp_path, monkeypatch)
     results = json.loads((tmp_path / "runs/tour/results.json").read_text())
     assert number(r"\ntrained ([\d,]+) of", printed) == 466_282
     computed = ast.literal_eval(re.search(r"zero-shot, text to image: +(\{.*\})", printed)[1])
@@ -210,53 +221,53 @@ def test_the_tour(tmp_path, monkeypatch):
     for when, scores in (("before", results["zero_shot"]), ("after", results["final"])):
         assert number(rf"\n{when} +R1 +([\d.]+)", printed) == round(scores["test"]["t2i"]["R1"], 2)
     assert results["final"]["test"] != results["zero_shot"]["test"]
-    # Photos; curves; the grid; the load, a photo and a sentence of the experts; what one's own words find.
-    assert len(pictures) == 1 + 1 + 1 + 3 + 1
+    # Photos, curves, the grid, three images of the experts, and the photos for a sentence.
+    assert len(images) == 1 + 1 + 1 + 3 + 1
 
 
 @pytest.mark.slow
-def test_training_on_a_benchmark(tmp_path, monkeypatch):
-    """Copied out of a zip file, checked, trained on, scored; MiniPEDES in place of CUHK-PEDES."""
-    printed, pictures = run("train_benchmark", tmp_path, monkeypatch)
+def test_train_benchmark(tmp_path, monkeypatch):
+    """Uses MiniPEDES instead of CUHK-PEDES."""
+    printed, images = run("train_benchmark", tmp_path, monkeypatch)
     assert "no Google Drive here" in printed and "photos are read from data/benchmark" in printed
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["benchmark"]
     assert re.search(r"train +8 identities, 32 images, 64 captions", printed)
-    assert "\nnot whole\n" in printed and "unreadable" not in printed  # it has other counts only
+    assert "\nnot whole\n" in printed and "unreadable" not in printed  # only its counts differ
     results = json.loads((tmp_path / "runs/benchmark/results.json").read_text())
     assert results["dataset"] == "cuhk_pedes" and results["method"] == "dm_adapter"
     for name, scores in (("zero-shot", results["zero_shot"]), ("last epoch", results["final"])):
         assert number(rf"\n{name} +R1 +([\d.]+)", printed) == round(scores["test"]["t2i"]["R1"], 2)
     assert number(r"trains ([\d,]+) parameters", printed) == results["trainable_params"] > 0
-    assert len(pictures) == 1
+    assert len(images) == 1
 
 
 @pytest.mark.slow
-def test_searching_photos(tmp_path, monkeypatch):
-    printed, pictures = run("search_photos", tmp_path, monkeypatch)
+def test_search_photos(tmp_path, monkeypatch):
+    printed, images = run("search_photos", tmp_path, monkeypatch)
     assert number(r"([\d,]+) photos indexed", printed) == 40
     assert re.findall(r"(\d+) of 40 photos searched", printed) == ["40", "20", "40", "40"]
-    assert len(pictures) == 4
+    assert len(images) == 4
 
 
 @pytest.mark.slow
-def test_porting_a_checkpoint(tmp_path, monkeypatch):
+def test_port_checkpoint(tmp_path, monkeypatch):
     printed, _ = run("port_checkpoint", tmp_path, monkeypatch)
-    ((same, of),) = re.findall(r"(\d+) of (\d+) arrays came back to the last bit", printed)
-    assert same == of and int(of) > 100
+    ((same, total),) = re.findall(r"(\d+) of (\d+) arrays came back to the last bit", printed)
+    assert same == total and int(total) > 100
     assert number(r"worst relative error of features: (\S+)", printed) < 1e-6
     assert number(r"relative difference of features: (\S+)", printed) < 1e-5
     assert number(r"from the weights of clip-mini: (\S+)", printed) < 1e-5
     assert "Lora" not in re.search(r"and when merged: (.*)", printed)[1]
-    small, whole = (tmp_path / "ported/adapter.safetensors"), tmp_path / "best.safetensors"
-    assert small.stat().st_size < 0.2 * whole.stat().st_size
+    adapter, checkpoint = tmp_path / "ported/adapter.safetensors", tmp_path / "best.safetensors"
+    assert adapter.stat().st_size < 0.2 * checkpoint.stat().st_size
     with np.load(tmp_path / "features.npz") as features:
         assert np.abs(features["image_feats"]).max() > 0
 
 
 @pytest.mark.slow
-def test_an_ablation(tmp_path, monkeypatch):
-    """Its table is what its runs say of themselves, and rows differ by what they train."""
-    printed, pictures = run("ablation", tmp_path, monkeypatch)
+def test_ablation(tmp_path, monkeypatch):
+    """Its table matches the results of its runs, and the rows train different parameters."""
+    printed, images = run("ablation", tmp_path, monkeypatch)
     runs = tmp_path / "runs/ablation"
     with open(runs / "compare.csv") as file:
         rows = list(csv.DictReader(file))
@@ -274,4 +285,4 @@ def test_an_ablation(tmp_path, monkeypatch):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     loads = [line["routing/visual/load"] for line in lines if "routing/visual/load" in line]
     assert len(loads) == 4 and sum(loads[-1]) == pytest.approx(1)
-    assert len(pictures) == 3  # compare.png; scores and parameters; losses and loads
+    assert len(images) == 3  # compare.png; scores and parameters; losses and loads
