@@ -3,7 +3,7 @@
 import numpy as np
 
 from tpr_jax.bench import ranking
-from tpr_jax.data.counts import OFFICIAL
+from tpr_jax.data.datasets import DATASETS
 from tpr_jax.metrics import retrieval as metrics
 
 
@@ -23,4 +23,4 @@ def test_ranks_the_split_and_times_it(monkeypatch):
 def test_sizes_are_those_of_the_test_splits():
     names = {"CUHK-PEDES": "cuhk_pedes", "ICFG-PEDES": "icfg_pedes", "RSTPReid": "rstp_reid"}
     for name, size in ranking.SIZES.items():
-        assert OFFICIAL[names[name]]["test"] == (size.identities, size.gallery, size.queries)
+        assert DATASETS[names[name]].counts["test"] == (size.identities, size.gallery, size.queries)

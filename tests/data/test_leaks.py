@@ -264,7 +264,7 @@ def test_official_splits_only_warn(tiny, tmp_path, monkeypatch):
     )[0]
     with pytest.raises(UserError, match="identity 1 is in train and test"):
         setup.prepare(config)
-    counts = datasets.counts_lib.count(datasets.load_splits("cuhk_pedes", str(folder)))
+    counts = datasets.counts_lib.count(splits_lib.load_splits("cuhk_pedes", str(folder)))
     monkeypatch.setattr(datasets.counts_lib, "OFFICIAL", {"cuhk_pedes": counts})
     assert setup.prepare(config).data["in_two_splits"] == {"identities": 1, "photos": 0}
 

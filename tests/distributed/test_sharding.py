@@ -176,7 +176,7 @@ from tpr_jax.data import datasets, leaks
 from tpr_jax.errors import UserError
 from tpr_jax.train.setup import prepare
 
-load_splits, steps = datasets.load_splits, []
+load_splits, steps = splits_lib.load_splits, []
 
 def load(*args, **settings):
     steps.append("read")
@@ -186,7 +186,7 @@ def compare(splits):
     steps.append("compared")
     raise UserError("nothing is wrong")
 
-datasets.load_splits, leaks.of_splits = load, compare
+splits_lib.load_splits, leaks.find_in_splits = load, compare
 found = {}
 for flags in json.loads(sys.argv[2]):
     config = parse_flags(["main", "--config", sys.argv[1], "--workdir", "unused", *flags])[0]

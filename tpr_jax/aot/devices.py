@@ -45,7 +45,7 @@ def devices(topology: str) -> list:
 
     jax.config.update("jax_platforms", "cpu")
     try:
-        with stderr_nowhere():  # it warns that this machine has no TPU
+        with suppress_stderr():  # it warns that this machine has no TPU
             return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

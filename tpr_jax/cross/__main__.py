@@ -23,7 +23,8 @@ from tpr_jax.cli import parser as arguments
 from tpr_jax.cli.exit import explain_and_exit, resume_hint
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.cross import table
-from tpr_jax.data.annotations import DATASETS, annotation_path
+from tpr_jax.data.annotations import annotation_path
+from tpr_jax.data.datasets import DATASETS
 from tpr_jax.data.datasets import data_folder
 from tpr_jax.data.records import Records, load_records
 from tpr_jax.errors import UserError

@@ -28,7 +28,7 @@ def tensorflow():
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        with stderr_nowhere():  # it logs on import
+        with suppress_stderr():  # it logs on import
             import tensorflow as tf
     except ImportError as error:
         raise UserError(
@@ -91,7 +91,7 @@ def old_stablehlo(exported: export.Exported) -> bytes:
         newest = int(stablehlo.get_current_version().split(".")[1])
         for minor in range(newest + 1):
             try:
-                with stderr_nowhere():  # MLIR logs the reason
+                with suppress_stderr():  # MLIR logs the reason
                     return stablehlo.serialize_portable_artifact(program, f"1.{minor}.0")
             except ValueError:
                 if minor == newest:

@@ -24,7 +24,7 @@ def standalone_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     wrongly decoded text): docs/export.md says what to do with such texts.
     """
     backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
-    if backend.normalizer is None and tokenizer.pieces("A") == ["a"]:
+    if backend.normalizer is None and tokenizer.split("A") == ["a"]:
         backend.normalizer = NORMALIZER
     start, end = (backend.id_to_token(i) for i in (tokenizer.sot_id, tokenizer.eot_id))
     backend.post_processor = processors.TemplateProcessing(

@@ -18,7 +18,7 @@ from tpr_jax.train.progress import Progress
 from tpr_jax.train.setup import Run, make_optimizer, prepare
 from tpr_jax.train.state import TrainState
 from tpr_jax.utils.files import remove_leftovers, write_json
-from tpr_jax.utils.notices import say_once
+from tpr_jax.utils.notices import print_once
 from tpr_jax.utils.trees import merge
 from tpr_jax.weights.save_adapter import check_save_folder, is_plain_clip, save_adapter
 

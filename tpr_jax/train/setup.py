@@ -241,14 +241,14 @@ def count(tree) -> int:
 def _load_splits(config: ConfigDict) -> tuple[dict[str, Records], dict[str, Records], dict]:
     """Returns (the splits as they are on disk, the splits to use, what they hold)."""
     missing_ok = config.on_bad_image == "skip"
-    on_disk = datasets.load_splits(
+    on_disk = splits_lib.load_splits(
         config.dataset, config.data_dir, missing_ok=missing_ok, source=config.source
     )
-    described = datasets.describe(config.dataset, on_disk)
+    described = splits_lib.describe(config.dataset, on_disk)
     for line in described["subset"] or ():
         print(f"a subset of {config.dataset}: {line}")
     train, reduced = protocols.reduce(on_disk["train"], config)
-    splits = datasets.with_mixed({**on_disk, "train": train}, config.mix, missing_ok=missing_ok)
+    splits = splits_lib.with_mixed({**on_disk, "train": train}, config.mix, missing_ok=missing_ok)
     return on_disk, splits, described | reduced
 
 
@@ -256,11 +256,11 @@ def _check_leaks(
     config: ConfigDict, on_disk: dict[str, Records], splits: dict[str, Records], described: dict
 ) -> dict:
     """Refuses or reports what the splits share; returns the numbers, for results.json."""
-    shared = leaks.of_splits(on_disk)
+    shared = leaks.find_in_splits(on_disk)
     if config.mix:
-        shared = leaks.with_mixed(shared, splits)
+        shared = leaks.add_mixed(shared, splits)
     name = config.data_dir or f"data set '{config.dataset}'"
-    return leaks.refuse(shared, name, config.on_leak, official=described["subset"] == [])
+    return leaks.raise_or_warn(shared, name, config.on_leak, official=described["subset"] == [])
 
 
 def _init_variables(model: dict, seed: int, params: dict | None) -> dict:

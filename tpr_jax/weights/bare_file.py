@@ -46,7 +46,7 @@ def load_bare_file(
         is_openai_release = is_torchscript(path) or set(ARCHIVE_SCALARS) <= set(state)
         if not is_openai_release or not all(map(_is_openai_width, widths)):
             raise UserError(_unrecognized_message(where, act, heads))
-        say_once(
+        print_once(
             f"{where}: taken for OpenAI's own release: {act or 'quick_gelu'}, heads={_heads(heads, widths)}; "
             "pass act and heads if it is another CLIP"
         )

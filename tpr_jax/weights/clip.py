@@ -14,7 +14,7 @@ import numpy as np
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.utils.files import write_json
-from tpr_jax.utils.notices import say_once
+from tpr_jax.utils.notices import print_once
 from tpr_jax.weights import hub, save_folder
 from tpr_jax.weights.bare_file import load_bare_file
 from tpr_jax.weights.files import read_state, write_state
@@ -77,7 +77,7 @@ def load_clip(
     config = _read_config(path)
     settings = read_image_settings(path)
     if notices and settings.ignored:
-        say_once(settings.ignored)
+        print_once(settings.ignored)
     state = unwrap_names(_read_weights(path), str(path))
     own_config, params = from_hugging_face(state, config, image_size or settings.image_size, where=str(path))
     return _apply_overrides(own_config, settings, act, heads, path), params

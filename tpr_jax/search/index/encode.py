@@ -201,7 +201,7 @@ def _read_file(
     try:
         stamp = _stamp(path)
     except OSError as error:
-        reason = "no such image" if isinstance(error, FileNotFoundError) else why_not_opened(error)
+        reason = "no such image" if isinstance(error, FileNotFoundError) else describe_open_error(error)
         return [PhotoRead(photo, None, None, error=reason) for photo in photos]
     cached = [find_cached(photo, stamp) for photo in photos]
     uncached_boxes = [photo.box for photo, found in zip(photos, cached, strict=True) if found is None]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from tpr_jax.data.images.files import NotPicture, TooLarge
+from tpr_jax.data.images.files import NotAnImageError, ImageTooLargeError
 from tpr_jax.data.images.formats import openers
 from tpr_jax.data.images.read import Crop, read_fitting, resize_image, use_file
 from tpr_jax.data.images.rgb import to_array
@@ -52,7 +52,7 @@ def read_upload(data: bytes, size: tuple[int, int] | None = None) -> UInt8[np.nd
 
     try:
         return use_file(data, "the upload", to_pixels, FORMATS, MAX_UPLOAD_PIXELS)
-    except NotPicture as error:
+    except NotAnImageError as error:
         kind = f" ({error.kind})" if error.kind else ""
         supported = ", ".join(name for name, *_ in openers(FORMATS))
         raise UserError(f"the upload is not an image that can be read{kind}: send {supported}") from None
