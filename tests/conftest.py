@@ -38,6 +38,8 @@ QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startsw
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1" and not WORKER:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_FLAGS}".strip()
 
+enforce_annotations()  # imports JAX, which reads what is set above
+
 # A process that a shell starts in the background ignores Ctrl-C, and so would all processes that the tests
 # start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -52,7 +52,7 @@ def train(name: str, meshes: dict) -> dict:
         parts = int(label.partition("+")[2] or 1)
         update = step.jit_train_step(model, optimizer, weights, 50.0, mesh, parts)
         # A copy each, because a step donates its state.
-        state = sharding.shard_params(mesh, step.init_state(optimizer, jax.tree.map(np.copy, trainable)))
+        state = sharding.shard_params(mesh, TrainState.create(optimizer, jax.tree.map(np.copy, trainable)))
         held, logged = sharding.shard_params(mesh, frozen), []
         for seed in range(STEPS):
             state, metrics = update(state, held, sharding.shard_batch(mesh, batch(seed)))

@@ -271,7 +271,7 @@ def test_four_optimizer_steps(path):
     bias_factor = 1.0 if bundle["method"] == "up_person" else args["bias_lr_factor"]
     groups = optim.parameter_groups(args["weight_decay"], bias_factor, args["lr_factor"])
     optimizer = optim.adam(rate, trainable, groups, b1=args["alpha"], b2=args["beta"])
-    state = step.init_state(optimizer, jax.tree.map(jnp.copy, trainable))
+    state = TrainState.create(optimizer, jax.tree.map(jnp.copy, trainable))
     before = to_authors_names(state["trainable"])
     update = jax.jit(
         functools.partial(

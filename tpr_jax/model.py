@@ -25,6 +25,7 @@ from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import Method, zero_shot
 from tpr_jax.optim import split_model
 from tpr_jax.perf.xla_options import encoder_options
+from tpr_jax.utils.normalize import l2_normalize
 from tpr_jax.utils.trees import flatten
 from tpr_jax.weights import arguments
 from tpr_jax.weights.backbone import Backbone, find

@@ -323,7 +323,7 @@ def written_backbone(runs, config):
     run, seen = dataclasses.replace(runs.base_run(config), backbone=loop.prepare(config).backbone), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "save_adapter", lambda *_, backbone, **__: seen.update(found=backbone))
-        results.write_model(config, Path("unused"), parts, {}, {})
+        results.write_model(run, Path("unused"), {}, {})
     return seen["found"] and Path(seen["found"].name).name
 
 

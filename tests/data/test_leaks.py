@@ -11,7 +11,7 @@ import pytest
 from tests import benchmark_folders
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.config.flags import parse_flags
-from tpr_jax.data import check, datasets, leaks
+from tpr_jax.data import check, datasets, leaks, splits
 from tpr_jax.data.annotations import Entry, annotation_path
 from tpr_jax.data.images.read import Stored
 from tpr_jax.data.records import Records, load_all
@@ -264,8 +264,9 @@ def test_official_splits_only_warn(tiny, tmp_path, monkeypatch):
     )[0]
     with pytest.raises(UserError, match="identity 1 is in train and test"):
         setup.prepare(config)
-    counts = datasets.counts_lib.count(splits_lib.load_splits("cuhk_pedes", str(folder)))
-    monkeypatch.setattr(datasets.counts_lib, "OFFICIAL", {"cuhk_pedes": counts})
+    counts = splits.count_records(splits.load_splits("cuhk_pedes", str(folder)))
+    official = dataclasses.replace(datasets.DATASETS["cuhk_pedes"], counts=counts)
+    monkeypatch.setitem(datasets.DATASETS, "cuhk_pedes", official)
     assert setup.prepare(config).data["in_two_splits"] == {"identities": 1, "photos": 0}
 
 

@@ -172,7 +172,8 @@ def test_rejects_mesh_sizes_that_do_not_fit(eight):
 REFUSED = """
 import json, sys
 from tpr_jax.config.flags import parse_flags
-from tpr_jax.data import datasets, leaks
+from tpr_jax.data import leaks
+from tpr_jax.data import splits as splits_lib
 from tpr_jax.errors import UserError
 from tpr_jax.train.setup import prepare
 

@@ -100,7 +100,9 @@ def test_does_not_recognize_widths_that_openai_never_released(golden, bare, monk
     with pytest.raises(UserError, match="not recognized as OpenAI's"):
         load_clip(bare)
     assert [
-        width for width in (64, 512, 640, 768, 1024, 1152, 1280, 1408, 96) if bare_file._is_openais(width)
+        width
+        for width in (64, 512, 640, 768, 1024, 1152, 1280, 1408, 96)
+        if bare_file._is_openai_width(width)
     ] == [64]
 
 

@@ -12,7 +12,7 @@ from tests.saved_models import trained, write_backbone
 from tpr_jax.data.augment import ERASE_COLOR, augment_image, erase_color
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip, methods
-from tpr_jax.train import results
+from tpr_jax.train import results, setup
 from tpr_jax.train.loop import train
 from tpr_jax.train.setup import prepare
 from tpr_jax.train.step import jit_encoders
@@ -29,13 +29,13 @@ def pixels(size=(32, 16), count=8):
 @pytest.mark.parametrize("from_scratch", [False, True])
 def test_training_uses_the_mean_and_std_of_the_folder(own_clip, make_config, from_scratch):
     set_image_constants(own_clip)
-    parts = prepare(make_config(backbone=own_clip, from_scratch=from_scratch))
+    run = prepare(make_config(backbone=own_clip, from_scratch=from_scratch))
     given = pixels()
     by_hand = (given / 255 - np.array(IMAGE_MEAN)) / np.array(IMAGE_STD)
-    variables = merge(parts["frozen"], parts["trainable"])
-    encode = clip.build(parts["clip_config"], parts["method"])["encode_image"]
+    variables = run.variables(run.trainable)
+    encode = clip.build(run.clip_config, run.method)["encode_image"]
     wanted = encode(variables, by_hand.astype(np.float32))[0]
-    np.testing.assert_allclose(parts["encoders"][0](variables, given), wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(run.encoders[0](variables, given), wanted, rtol=1e-4, atol=1e-4)
     # CLIP's own constants give other features.
     others = encode(variables, np.asarray(clip.normalize(given)))[0]
     assert np.abs(np.asarray(others) - np.asarray(wanted)).max() > 1e-2
@@ -43,9 +43,9 @@ def test_training_uses_the_mean_and_std_of_the_folder(own_clip, make_config, fro
 
 def test_training_and_from_pretrained_give_the_same_features(own_clip, make_config):
     set_image_constants(own_clip)
-    parts = prepare(make_config(backbone=own_clip))
-    zero_shot = jit_encoders(clip.build(parts["clip_config"], methods.zero_shot()), parts["mesh"])
-    params = merge(parts["frozen"], parts["trainable"])["params"]
+    run = prepare(make_config(backbone=own_clip))
+    zero_shot = jit_encoders(clip.build(run.clip_config, methods.zero_shot()), run.mesh)
+    params = run.variables(run.trainable)["params"]
     model = tpr_jax.from_pretrained(own_clip, image_size=(32, 16))
     assert (model.mean, model.std) == (IMAGE_MEAN, IMAGE_STD)
     found = unit(np.asarray(zero_shot[0]({"params": params}, pixels())))
@@ -119,12 +119,10 @@ def test_gallery_images_use_the_mean_and_std_of_the_folder(tmp_path):
 
 
 def test_training_erases_with_the_mean_of_the_backbone(own_clip, make_config, tmp_path, monkeypatch):
-    from tpr_jax.train import loop as training
-
     def stop(*_, color, **__):
         raise InterruptedError(color.tolist())
 
     set_image_constants(own_clip, (0.5, 0.25, 0), (0.5, 1, 0.3))
-    monkeypatch.setattr(training, "train_input", stop)
+    monkeypatch.setattr(setup.pipeline, "train_input", stop)
     with pytest.raises(InterruptedError, match=r"\[191, 128, 0\]"):
         train(make_config(backbone=own_clip), tmp_path / "run")

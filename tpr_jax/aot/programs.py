@@ -86,7 +86,7 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
         update = step.jit_train_step(
             model, optimizer, weights, 1 / config.temperature, mesh, config.accumulate
         )
-        state = sharded(jax.eval_shape(functools.partial(step.init_state, optimizer), trainable))
+        state = sharded(jax.eval_shape(functools.partial(TrainState.create, optimizer), trainable))
         batch = {key: _rows(mesh, config.batch_size, *row) for key, row in rows.items()}
         frozen_shapes = sharded(frozen)
         held = {

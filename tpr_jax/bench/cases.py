@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.methods import Method
+from tpr_jax.train.state import TrainState
 
 MATMUL_SIZE = 4096
 DATASET_SUFFIX = {"vit_b_16": ":cuhk_pedes", "clip_mini": ""}  # backbone -> what follows configs/NAME.py
@@ -103,7 +104,7 @@ def train_step(
     update = step.jit_train_step(
         functions, optimizer, weights, 1 / run_config.temperature, mesh, run_config.accumulate
     )
-    state = sharding.shard_params(mesh, step.init_state(optimizer, trainable))
+    state = sharding.shard_params(mesh, TrainState.create(optimizer, trainable))
     frozen = sharding.shard_params(mesh, frozen)
     inputs = sharding.shard_batch(mesh, random_batch(clip_config, batch))
     del variables, trainable

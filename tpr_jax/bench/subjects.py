@@ -19,6 +19,7 @@ import numpy as np
 
 from tpr_jax.bench import ranking as bench_ranking
 from tpr_jax.bench.cases import Case, build_model, encoder, make_mesh, matmul, torch_encoder, train_step
+from tpr_jax.train.state import TrainState
 
 
 def make_case(subject: dict) -> Case:
@@ -30,11 +31,11 @@ def checkpoint(config: str, backbone: str, does: str) -> Case:
     """Saves a training state and waits until it is on disk ("save"), or restores it ("restore")."""
     from tpr_jax import optim
     from tpr_jax.distributed import sharding
-    from tpr_jax.train import checkpoint, setup, step
+    from tpr_jax.train import checkpoint, setup
 
     model = build_model(config, backbone, "float32", 8)
     trainable = optim.split_model(jax.jit(model.functions["init"])(jax.random.key(0)), model.method)[0]
-    state = step.init_state(setup.make_optimizer(model.config, trainable, per_epoch=1)[1], trainable)
+    state = TrainState.create(setup.make_optimizer(model.config, trainable, per_epoch=1)[1], trainable)
     state = sharding.shard_params(make_mesh(model.config), state)
     manager = checkpoint.open_manager(Path(_temporary_dir()), keep=1)
     steps = itertools.count()

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from tpr_jax.compare.table import Summary, split_tables
-from tpr_jax.report.png import BLUE, DPI, GREEN, INK, MUTED, PAPER, RULE
+from tpr_jax.report.style import BLUE, DPI, GREEN, INK, MUTED, PAPER, RULE
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top in pixels
 

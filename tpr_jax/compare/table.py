@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tpr_jax.compare.outcome import Outcome
 from tpr_jax.metrics.retrieval import METRIC_KEYS
-from tpr_jax.report.write import DATASET_NAMES
+from tpr_jax.report.facts import DATASET_NAMES
 from tpr_jax.utils import markdown
 
 DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}

@@ -24,8 +24,7 @@ from tpr_jax.cli.exit import explain_and_exit, resume_hint
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.cross import table
 from tpr_jax.data.annotations import annotation_path
-from tpr_jax.data.datasets import DATASETS
-from tpr_jax.data.datasets import data_folder
+from tpr_jax.data.datasets import DATASETS, data_folder
 from tpr_jax.data.records import Records, load_records
 from tpr_jax.errors import UserError
 from tpr_jax.metrics.retrieval import METRIC_KEYS
@@ -168,7 +167,7 @@ def describe_model(given: str) -> Model:
     if config is None and folder.is_dir():
         config = _read_run_config(folder.parent)
     path = find(place).path
-    candidates = (*path.glob("*"), *path.glob(f"{INSIDE}/*"))
+    candidates = (*path.glob("*"), *path.glob(f"{BUNDLED_BACKBONE}/*"))
     files = sorted(file for file in candidates if file.suffix in MODEL_FILES)
     return Model(
         name=given.rstrip(os.sep),

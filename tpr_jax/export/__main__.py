@@ -20,7 +20,6 @@ from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.cli.parser import Parser, path
 from tpr_jax.errors import UserError
 from tpr_jax.export.folder import check_out_folder
-from tpr_jax.main import explain_and_exit
 
 FORMATS = ("jax", "saved_model", "onnx")
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -142,7 +142,7 @@ def _concatenate(features: dict) -> dict:
     routing = jax.tree.map(lambda x: x.mean(0), features["routing"])
     for block in (*routing["visual"], *routing["text"]):
         block["balance"] = load_balance(block["probability"], block["chosen"])
-    sums = {key: found[key].sum() for key in ("mlm", "mlm_words") if key in found}
+    sums = {key: features[key].sum() for key in ("mlm", "mlm_words") if key in features}
     return {**joined, **sums, "routing": routing}
 
 

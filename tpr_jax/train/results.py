@@ -19,7 +19,6 @@ from tpr_jax.train.setup import Run, make_optimizer, prepare
 from tpr_jax.train.state import TrainState
 from tpr_jax.utils.files import remove_leftovers, write_json
 from tpr_jax.utils.notices import print_once
-from tpr_jax.utils.trees import merge
 from tpr_jax.weights.save_adapter import check_save_folder, is_plain_clip, save_adapter
 
 
@@ -185,17 +184,26 @@ def data_summary(run: Run) -> dict:
     return {"data": run.data, "skipped": skipped}
 
 
-def check_model_place(config: ConfigDict, workdir: Path, parts: dict) -> None:
-    """Raises a UserError where `write_model` could not write at the end: better now than after training."""
-    base = None if config.from_scratch else parts["backbone"]
-    plain = is_plain_clip(parts["method"], merge(parts["frozen"], parts["trainable"]), base)
+def check_model_place(run: Run, workdir: Path) -> None:
+    """Checks before training that `write_model` can write at its end.
+
+    Raises:
+      UserError: It cannot.
+    """
+    base = None if run.config.from_scratch else run.backbone
+    plain = is_plain_clip(run.method, run.variables(run.trainable), base)
     check_save_folder(workdir / "model", plain, base)
 
 
-def write_model(config: ConfigDict, workdir: Path, parts: dict, trainable: dict, results: dict) -> None:
-    """Writes the trained model to `workdir/model`, where `from_pretrained` reads it."""
-    # Weights drawn anew are to be found nowhere else.
-    base = None if config.from_scratch else parts["backbone"]
+def write_model(run: Run, workdir: Path, variables: dict, results: dict) -> None:
+    """Writes the trained model to `workdir/model`, where `from_pretrained` reads it.
+
+    Args:
+      run: The run.
+      workdir: Its folder.
+      variables: All collections of the trained model, on the host or replicated.
+      results: The content of results.json.
+    """
     save_adapter(
         workdir / "model",
         run.clip_config,

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from tpr_jax import optim
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.data import datasets, leaks, protocols
+from tpr_jax.data import leaks, protocols
+from tpr_jax.data import splits as splits_lib
 from tpr_jax.data.records import Records
 from tpr_jax.data.tokenizer import Tokenizer
 from tpr_jax.distributed import sharding
@@ -28,7 +29,22 @@ from tpr_jax.weights import backbone
 class Run:
     """What training and evaluation share.
 
-    Those of an evaluation's batches can, of however many devices: see `sharding.padded_size`.
+    Attributes:
+      config: The run's config.
+      mesh: The mesh of devices.
+      splits: The records of `train`, `test` and, where there is one, `val`.
+      data: What the splits hold, for results.json.
+      skipped: The images that cannot be read, each with the reason; filled as they are met. None where such
+        an image is an error.
+      tokenizer: `(list of captions) -> int32 [n, l]`.
+      backbone: The CLIP that is adapted.
+      clip_config: The sizes of its towers.
+      method: The settings of the method.
+      heads: The heads that the losses need.
+      model: The pure functions of `models.clip.build`.
+      trainable: The initial values of the trainable collections, on the mesh.
+      frozen: The frozen collections, on the mesh.
+      encoders: `(variables, images or ids) -> features float32 [b, e]` of both towers.
     """
 
     config: ConfigDict

@@ -86,7 +86,7 @@ def _merge_lora(method: Method, variables: Mapping) -> dict:
                 width = kernel.shape[1] // (3 if target in QKV else 1)
                 first = width * (QKV.index(target) if target in QKV else 0)
                 columns = slice(first, first + width)
-                kernel[:, columns] = merge_kernel(kernel[:, columns], piece)
+                kernel[:, columns] = merge_kernel(kernel[:, columns], leaves)
                 flat[path] = kernel
     return unflatten(flat)
 

@@ -16,9 +16,9 @@ def method_to_json(method: Method) -> dict:
 
     return {
         "name": method.name,
-        "vision": [{"part": part.kind, **plain(part)} for part in method.vision],
-        "text": [{"part": part.kind, **plain(part)} for part in method.text],
-        "prompts": plain(method.prompts) if method.prompts else None,
+        "vision": [{"part": part.kind, **to_dict(part)} for part in method.vision],
+        "text": [{"part": part.kind, **to_dict(part)} for part in method.text],
+        "prompts": to_dict(method.prompts) if method.prompts else None,
         "tuned": list(method.tuned),
     }
 

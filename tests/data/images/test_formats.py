@@ -65,7 +65,7 @@ def test_rejects_eps_files_of_any_name(no_programs, tmp_path, name, start):
             with pytest.raises(UserError, match=r"not an image that can be read .*EPS") as error:
                 read(source)
             assert "\n" not in str(error.value)
-    assert look_at((str(path), None))[0] == "unreadable pictures"
+    assert check_image((str(path), None))[0] == "unreadable pictures"
     with pytest.raises(UserError, match=r"not an image that can be read .*EPS"):
         read_upload(start)
     (found,) = read_ahead(tmp_path, [Photo(name)], (8, 4))

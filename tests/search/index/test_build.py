@@ -42,7 +42,7 @@ def make(tiny, folder, tmp_path):
 @pytest.fixture
 def encoded(monkeypatch):
     """Returns a list that collects the names of the files that are decoded."""
-    seen, read = [], encode.read_parts
+    seen, read = [], encode.read_crops
     note = lambda path, *how: seen.append(os.path.basename(path)) or read(path, *how)  # noqa: E731
     monkeypatch.setattr(encode, "read_crops", note)
     return seen

@@ -45,7 +45,7 @@ def test_limits_the_pixels_of_an_upload(monkeypatch, more):
     if not more:
         assert images.read_upload(encoded("PNG")).shape == (60, 40, 3)
     else:
-        with pytest.raises(images.TooLarge, match=r"\(40 x 60\): at most 2,399"):
+        with pytest.raises(images.ImageTooLargeError, match=r"\(40 x 60\): at most 2,399"):
             images.read_upload(encoded("PNG"))
 
 

@@ -65,20 +65,14 @@ def make_encoder(model: Model) -> tuple[Callable, int]:
     """
     mesh = Mesh(np.array(jax.local_devices()), ("data",))
     by_row, replicated = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
-    encode_image = clip.build(model.config, model.method, model.dtype)["encode_image"]
-
-    def encode_batch(variables, pixels):
-        feats, _ = encode_image(variables, clip.normalize(pixels, model.mean, model.std))
-        norms = jnp.linalg.norm(feats, axis=1, keepdims=True)
-        return (feats / jnp.maximum(norms, 1e-12)).astype(jnp.float16)
-
-    encode_jit = jax.jit(
-        encode_batch,
+    encode_jit = jit_encoder(
+        clip.build(model.config, model.method, model.dtype)["encode_image"],
+        postprocess=lambda feats: l2_normalize(feats).astype(jnp.float16),
         in_shardings=(replicated, by_row),
         out_shardings=by_row,
         compiler_options=compiler_options(),
     )
-    variables = jax.device_put(jax.tree.map(np.asarray, model.held), replicated)
+    variables = jax.device_put(jax.tree.map(np.asarray, model.inference_variables), replicated)
     return lambda pixels: encode_jit(variables, jax.device_put(pixels, by_row)), mesh.size
 
 
@@ -208,7 +202,7 @@ def _read_file(
     if not uncached_boxes:
         return [PhotoRead(photo, stamp, None, found) for photo, found in zip(photos, cached, strict=True)]
     try:
-        crops, (width, height) = read_parts(path, uncached_boxes, image_size)
+        crops, (width, height) = read_crops(path, uncached_boxes, image_size)
     except UserError as error:
         reason = str(error).removeprefix(f"{path}: ")
         return [PhotoRead(photo, stamp, None, error=reason) for photo in photos]

@@ -130,7 +130,7 @@ def search(
 
 
 def _check_options(
-    index: Index, image: Picture | None, like: int | None, top_k: int, group: float | None
+    index: Index, image: ImageSource | None, like: int | None, top_k: int, group: float | None
 ) -> None:
     if not 1 <= top_k <= MAX_TOP_K:
         raise UserError(f"--top_k {top_k}: must be from 1 to {MAX_TOP_K}")

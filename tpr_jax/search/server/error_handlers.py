@@ -31,7 +31,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(UserError)
     async def handle_user_error(request: Request, error: UserError):
-        code = 413 if isinstance(error, images.TooLarge) else 422
+        code = 413 if isinstance(error, images.ImageTooLargeError) else 422
         return JSONResponse({"detail": str(error).removeprefix("--")}, code)
 
     @app.exception_handler(RequestValidationError)

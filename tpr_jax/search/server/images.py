@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from tpr_jax.data.images.files import NotAnImageError, ImageTooLargeError
+from tpr_jax.data.images.files import ImageTooLargeError, NotAnImageError
 from tpr_jax.data.images.formats import openers
 from tpr_jax.data.images.read import Crop, read_fitting, resize_image, use_file
 from tpr_jax.data.images.rgb import to_array
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.store import KEY_COLUMNS, Index
 
-__all__ = ["FORMATS", "MAX_UPLOAD_PIXELS", "SIZES", "TooLarge", "photo_jpeg", "read_upload"]
+__all__ = ["FORMATS", "MAX_UPLOAD_PIXELS", "SIZES", "ImageTooLargeError", "photo_jpeg", "read_upload"]
 
 SIZES = {"small": 320, "large": 1600}  # maximum length of the longer side in pixels
 # The formats that browsers and cameras write; `formats.FORMATS` has more.
@@ -41,7 +41,7 @@ def read_upload(data: bytes, size: tuple[int, int] | None = None) -> UInt8[np.nd
       RGB pixels.
 
     Raises:
-      TooLarge: it has more than `MAX_UPLOAD_PIXELS`, or needs more memory than allowed; nothing was decoded.
+      ImageTooLargeError: it has more than `MAX_UPLOAD_PIXELS`, or needs more memory than allowed; nothing was decoded.
       UserError: it is empty or damaged, would take minutes to decode, or has none of the `FORMATS`.
     """
     if not data:
