@@ -272,7 +272,7 @@ def test_four_optimizer_steps(path):
     groups = optim.parameter_groups(args["weight_decay"], bias_factor, args["lr_factor"])
     optimizer = optim.adam(rate, trainable, groups, b1=args["alpha"], b2=args["beta"])
     state = TrainState.create(optimizer, jax.tree.map(jnp.copy, trainable))
-    before = to_authors_names(state["trainable"])
+    before = to_authors_names(state.trainable)
     update = jax.jit(
         functools.partial(
             step.train_step,
@@ -286,7 +286,7 @@ def test_four_optimizer_steps(path):
         assert_close(rate(i), expected_rate)
         state, metrics = update(state, frozen, batch)
         assert_close(metrics["loss"], arrays[f"steps/loss_{i}"])
-    after = to_authors_names(state["trainable"])
+    after = to_authors_names(state.trainable)
     expected = trainable_arrays(path, "steps/param/", after)
     errors = {
         name: relative_l2(after[name] - before[name], array - before[name])

@@ -76,7 +76,7 @@ def _shape(name: str, array) -> tuple[int, ...]:
 
 
 @_checked
-def sdm(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float = LOGIT_SCALE) -> Scalar:
+def sdm(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float | Scalar = LOGIT_SCALE) -> Scalar:
     """Computes similarity distribution matching (IRRA, CVPR 2023, eq. 5-7), both directions added."""
     logits = _matmul_transposed(scale * l2_normalize(text_feats), l2_normalize(image_feats))
     same = same_identity(pids)
@@ -85,7 +85,7 @@ def sdm(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float = LOG
 
 
 @_checked
-def itc(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float = LOGIT_SCALE) -> Scalar:
+def itc(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float | Scalar = LOGIT_SCALE) -> Scalar:
     """Computes the contrastive loss of CLIP: the mean of both cross-entropies; only the diagonal matches."""
     logits = _matmul_transposed(scale * l2_normalize(image_feats), l2_normalize(text_feats))
     by_image, by_text = (jnp.diagonal(jax.nn.log_softmax(x, axis=-1)) for x in (logits, logits.T))

@@ -33,7 +33,7 @@ def test_checkpoint_is_saved_and_restored():
     bench_subjects.checkpoint("parallel_adapter", "clip_mini", "save").run()
     step, state, _, broken = bench_subjects.checkpoint("parallel_adapter", "clip_mini", "restore").run()
     assert step == 0 and not broken
-    assert sum(leaf.size for leaf in jax.tree.leaves(state["trainable"])) == 76_880
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.trainable)) == 76_880
 
 
 def test_vector_search_finds_the_top_10():

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from tpr_jax.data import pipeline
 from tpr_jax.errors import UserError
-from tpr_jax.train import loop, results, setup
+from tpr_jax.train import loop, results
 from tpr_jax.weights.files import write_state
 
 
@@ -207,7 +207,7 @@ def poisoned(monkeypatch, at_step: int) -> None:
 
         return spoiled
 
-    monkeypatch.setattr(setup.pipeline, "train_input", spoil)
+    monkeypatch.setattr(pipeline, "train_input", spoil)
     # Of floats the step is another one than that of bytes, which is compiled ahead.
     monkeypatch.setattr(loop.step, "compile_in_background", lambda update, *_: update)
 

@@ -191,9 +191,9 @@ def zero_shot_in_bfloat16(runs, config):
     """The same of the encoders that score zero-shot."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate.step, "jit_encoders", lambda model, mesh: model["encode_text"])
-        patch.setattr(Evaluator, "score_split", lambda self, variables, split, encode: [encode])
+        patch.setattr(Evaluator, "score_split", lambda self, variables, split, encode: [{"encode": encode}])
         run = runs.base_run(config)
-        encode = Evaluator(run).score_zero_shot()
+        encode = Evaluator(run).score_zero_shot()["encode"]
     return "bf16" in str(jax.make_jaxpr(encode)(run.frozen, jnp.zeros((1, 24), jnp.int32)))
 
 

@@ -95,7 +95,7 @@ def test_accepts_parts_in_different_slots():
         ((Adapter(reduction="8"),), "reduction='8' must be a whole number"),
         ((Adapter(slot="beside"),), "slot='beside' is unknown: choose from beside_ln_1, after_attn"),
         ((Adapter(init="one"),), "init='one' is unknown: choose from zero, normal"),
-        ((Adapter(scale="learned"),), "scale='learned' must be a number or learned"),
+        ((Adapter(scale="lerned"),), "scale='lerned' must be a number or learned"),
         ((Adapter(scale=float("nan")),), "scale=nan must be a number"),
         ((Moe(scale="learned"),), "moe of the text tower: scale='learned' must be a number$"),
         ((Moe(top_k=7),), "top_k=7 must lie between 1 and the 6 experts"),

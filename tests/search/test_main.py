@@ -29,7 +29,7 @@ def made(tiny, tmp_path, capsys):
         == 0
     )
     output = capsys.readouterr().out
-    assert "13 of 13 photos to encode" in output and "skipped: broken.jpg: the picture is empty" in output
+    assert "13 of 13 photos to encode" in output and "skipped: broken.jpg: the image is empty" in output
     assert "12 photos indexed: 12 encoded, 0 unchanged, 0 gone, 1 skipped" in output
     return tmp_path
 

@@ -8,6 +8,7 @@ from tpr_jax.data import mixture, pipeline, protocols, sampler
 from tpr_jax.data.mini_pedes import __main__ as mini_pedes
 from tpr_jax.data.mini_pedes import generate
 from tpr_jax.data.records import Records
+from tpr_jax.data.tokenizer import clip_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.utils.seeds import LARGEST_SEED, check_seed
 
@@ -54,7 +55,7 @@ def test_streams_of_distinct_seeds_differ_and_others_are_refused(draw):
 
 def test_input_and_mini_pedes_reject_invalid_seeds_first(tmp_path, capsys):
     with pytest.raises(UserError, match="seed 4294967296 must be"):
-        pipeline.train_input(RECORDS, None, image_size=(8, 8), batch_size=2, seed=2**32)
+        pipeline.train_input(RECORDS, clip_tokenizer(), image_size=(8, 8), batch_size=2, seed=2**32)
     with pytest.raises(UserError, match="seed 4294967296 must be"):
         generate.generate(str(tmp_path / "new"), seed=2**32)
     assert mini_pedes.main(["--out", str(tmp_path / "new"), "--seed", str(2**32)]) == 2

@@ -9,10 +9,11 @@ import pytest
 import tpr_jax
 from tests.clip_folder import IMAGE_MEAN, IMAGE_STD, set_image_constants
 from tests.saved_models import trained, write_backbone
+from tpr_jax.data import pipeline
 from tpr_jax.data.augment import ERASE_COLOR, augment_image, erase_color
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip, methods
-from tpr_jax.train import results, setup
+from tpr_jax.train import results
 from tpr_jax.train.loop import train
 from tpr_jax.train.setup import prepare
 from tpr_jax.train.step import jit_encoders
@@ -123,6 +124,6 @@ def test_training_erases_with_the_mean_of_the_backbone(own_clip, make_config, tm
         raise InterruptedError(color.tolist())
 
     set_image_constants(own_clip, (0.5, 0.25, 0), (0.5, 1, 0.3))
-    monkeypatch.setattr(setup.pipeline, "train_input", stop)
+    monkeypatch.setattr(pipeline, "train_input", stop)
     with pytest.raises(InterruptedError, match=r"\[191, 128, 0\]"):
         train(make_config(backbone=own_clip), tmp_path / "run")

@@ -90,8 +90,8 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
         batch = {key: _rows(mesh, config.batch_size, *row) for key, row in rows.items()}
         frozen_shapes = sharded(frozen)
         held = {
-            "trainable": bytes_per_device(state["trainable"]),
-            "optimizer": bytes_per_device(state["opt"]),
+            "trainable": bytes_per_device(state.trainable),
+            "optimizer": bytes_per_device(state.opt_state),
             "frozen": bytes_per_device(frozen_shapes),
             "batch": bytes_per_device(batch),
         }

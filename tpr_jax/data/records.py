@@ -28,12 +28,12 @@ class Records:
     """
 
     name: str
-    image_paths: list[str]
+    image_paths: list[str] | list[np.ndarray]
     captions: list[list[str]]
     pids: Int64[np.ndarray, " images"]
     boxes: list[tuple[int, int, int, int] | None] | None = None
     passes: Float[np.ndarray, " images"] | None = None
-    stored: list[str | Crop | Stored] | None = None
+    stored: list[str | np.ndarray | Crop | Stored] | None = None
     names: list[str] | None = None
 
 
@@ -88,7 +88,7 @@ def caption_pairs(
     return image_index, captions, records.pids[image_index]
 
 
-def image_sources(records: Records) -> list[str | Crop | Stored]:
+def image_sources(records: Records) -> list[str | np.ndarray | Crop | Stored]:
     """Returns what `images.read.read_image` takes: paths, crops of them, or stored files."""
     if records.stored is not None:
         return records.stored

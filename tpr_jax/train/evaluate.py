@@ -1,7 +1,7 @@
 """Encodes a split, scores it, and ranks examples for the report."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -201,7 +201,7 @@ def examples(split: EncodedSplit, count: int, top_k: int, seed: int = 0) -> list
     ]
 
 
-def _ranked(split: EncodedSplit, index: Sequence[int], scores: Sequence[float]) -> list[dict]:
+def _ranked(split: EncodedSplit, index: Int[np.ndarray, " k"], scores: Float[np.ndarray, " k"]) -> list[dict]:
     return [
         {"path": split.paths[i], "pid": int(split.gallery_pids[i]), "score": float(s)}
         for i, s in zip(index, scores, strict=True)

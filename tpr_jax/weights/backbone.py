@@ -27,7 +27,7 @@ class Backbone:
     """The CLIP that a method is trained on.
 
     Attributes:
-      name: what `find` takes: "clip-mini", an absolute path or a hub id.
+      name: what `find` takes: `CLIP_MINI`, an absolute path or a hub id.
       path: the local folder or file.
       revision: of a hub id: the commit, or the requested revision if the commit is unknown.
     """
@@ -46,7 +46,7 @@ def find(name: str | os.PathLike) -> Backbone:
     """Finds a backbone by its name and downloads it if necessary.
 
     Args:
-      name: "clip-mini", a folder, a file, or a hub id `owner/name` with an optional `@revision` (a branch,
+      name: `CLIP_MINI`, a folder, a file, or a hub id `owner/name` with an optional `@revision` (a branch,
         tag or commit). A run's folder stands for the model that the run saved in it.
 
     Raises:

@@ -114,7 +114,7 @@ def test_rejects_a_gallery_without_readable_photos(make, folder):
     before = paths(make()[1])
     for path in folder.iterdir():
         path.write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"none of its 12 photos can be read: 000\.png: not a picture"):
+    with pytest.raises(UserError, match=r"none of its 12 photos can be read: 000\.png: not an image"):
         make()
     assert paths(store.open_index(folder.parent / "index")) == before
 

@@ -176,6 +176,6 @@ def test_indexes_a_folder_with_all_of_these(tiny, tmp_path):
     assert result["count"] == 4 and result["left_out"] == {"@eaDir/": 1, "old": 1}
     lines = format_build(result).splitlines()
     assert "left out: 2 folders and files: @eaDir/ (1), old (1)" in lines
-    assert "skipped: c.jpg: is a named pipe, not a picture" in lines
-    assert any(line.startswith("skipped: b.nef: not a picture") and "raw photo" in line for line in lines)
+    assert "skipped: c.jpg: is a named pipe, not an image" in lines
+    assert any(line.startswith("skipped: b.nef: not an image") and "raw photo" in line for line in lines)
     assert "4 photos indexed: 4 encoded, 0 unchanged, 0 gone, 3 skipped" in lines

@@ -53,7 +53,7 @@ def run(argv: list[str]) -> None:
         )
     except OSError as error:
         raise UserError(f"cannot write {error.filename or args.out}: {error.strerror}") from error
-    print(f"{len(records)} pictures of {len({r['id'] for r in records})} people in {args.out}")
+    print(f"{len(records)} images of {len({r['id'] for r in records})} people in {args.out}")
 
 
 if __name__ == "__main__":
