@@ -201,19 +201,22 @@ print(json.dumps(found))
 
 
 def test_rejects_a_misfit_before_reading_data(tiny):
+    """Rejects a misfit of the mesh before it reads the splits, one of the backbone before it looks for leaks."""
+    compared = ["read", "compared"]
     cases = {
-        (
-            "--config.batch_size=12",
-        ): "config.batch_size=12 must be a multiple of the 8 devices of the data axis",
-        # Evaluation pads its batches, so any size is accepted.
-        ("--config.eval_batch_size=12",): "/no/such/folder: no such folder",
-        ("--config.mesh.data=3",): "mesh.data=3 and mesh.model=1 do not make up the 8 devices here",
-        (
-            "--config.batch_size=24",
-            "--config.accumulate=2",
-        ): "8 devices of the data axis times the 2 parts of",
-        ("--config.method.reduction=100",): "reduction=100",
-        (): "/no/such/folder: no such folder",
+        ("--config.batch_size=12",): (
+            "config.batch_size=12 must be a multiple of the 8 devices of the data axis",
+            [],
+        ),
+        # The batches of an evaluation are padded: none has to fit.
+        ("--config.eval_batch_size=12",): ("nothing is wrong", compared),
+        ("--config.mesh.data=3",): ("mesh.data=3 and mesh.model=1 do not make up the 8 devices here", []),
+        ("--config.batch_size=24", "--config.accumulate=2"): (
+            "8 devices of the data axis times the 2 parts of",
+            [],
+        ),
+        ("--config.method.reduction=100",): ("reduction=100", ["read"]),
+        (): ("nothing is wrong", compared),
     }
     found = eight_devices("-c", REFUSED, tiny["config"], json.dumps([list(flags) for flags in cases]))
     for flags, (message, steps) in cases.items():
