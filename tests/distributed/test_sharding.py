@@ -201,7 +201,7 @@ print(json.dumps(found))
 
 
 def test_rejects_a_misfit_before_reading_data(tiny):
-    """Rejects a misfit of the mesh before it reads the splits, one of the backbone before it looks for leaks."""
+    """Checks the mesh before it reads the splits, and the backbone before it looks for leaks."""
     compared = ["read", "compared"]
     cases = {
         ("--config.batch_size=12",): (

@@ -141,8 +141,10 @@ def compile_in_background(update: jax.stages.Wrapped, *arguments) -> Callable:
 
 
 def jit_encoder(encode: Callable, mesh: Mesh) -> Callable:
-    """`(variables, images or ids) -> features float32 [b, e]`, unnormalized and on every device, of rows that
-    `sharding.shard_batch` laid out."""
+    """Returns `(variables, images or ids) -> features float32 [b, e]` for rows that `shard_batch` laid out.
+
+    The features are unnormalized and replicated on every device.
+    """
     return model_lib.jit_encoder(
         on_mesh(encode, mesh),
         out_shardings=NamedSharding(mesh, PartitionSpec()),

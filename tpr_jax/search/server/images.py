@@ -41,7 +41,7 @@ def read_upload(data: bytes, size: tuple[int, int] | None = None) -> UInt8[np.nd
       RGB pixels.
 
     Raises:
-      ImageTooLargeError: it has more than `MAX_UPLOAD_PIXELS`, or needs more memory than allowed; nothing was decoded.
+      ImageTooLargeError: it has more than `MAX_UPLOAD_PIXELS`, or needs too much memory; nothing was decoded.
       UserError: it is empty or damaged, would take minutes to decode, or has none of the `FORMATS`.
     """
     if not data:
