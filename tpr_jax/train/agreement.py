@@ -57,7 +57,7 @@ def check_same(what: str, mine: Mapping, remedy: str) -> None:
     """
     if jax.process_count() == 1:
         return
-    told = processes.all_gather_dict({str(jax.process_index()): json.dumps(mine, sort_keys=True)})
+    told = processes.all_gather_dict({str(jax.process_index()): json.dumps(mine)})
     flat = [_flat(json.loads(told[str(i)])) for i in range(len(told))]
     for i, theirs in enumerate(flat[1:], 1):
         for key in {**flat[0], **theirs}:
