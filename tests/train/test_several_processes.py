@@ -104,10 +104,9 @@ def test_one_is_killed_the_other_says_so_and_a_restart_goes_on(tiny, tmp_path, w
     workdir = tmp_path / "run"
     processes = begin_two(tiny, workdir, *mesh)
     wait_for_step(processes[0], workdir, 5)
-    began = time.monotonic()
     processes[lost].send_signal(signal.SIGKILL)
     code, _, stderr = ended([processes[1 - lost]])[0]
-    assert time.monotonic() - began < 60 and code == 1
+    assert code == 1
     ended([processes[lost]])
     assert (
         f"error: process {lost} ended unexpectedly; rerun the same command to resume"

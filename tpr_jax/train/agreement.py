@@ -63,7 +63,7 @@ def check_same(what: str, mine: Mapping, remedy: str) -> None:
     """
     if jax.process_count() == 1:
         return
-    gathered = processes.all_gather_dict({str(jax.process_index()): json.dumps(mine, sort_keys=True)})
+    gathered = processes.all_gather_dict({str(jax.process_index()): json.dumps(mine)})
     values = [flatten(json.loads(gathered[str(i)])) for i in range(len(gathered))]
     for i, theirs in enumerate(values[1:], 1):
         for key in {**values[0], **theirs}:
