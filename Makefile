@@ -51,13 +51,13 @@ endif
 endif
 endif
 
-.PHONY: help demo test test-all test-slow test-torch test-beam docs lint format lock clean
+.PHONY: help demo test test-long test-slow test-torch test-beam docs lint format lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo        adapt the bundled CLIP to MiniPEDES; ends with runs/demo/report.html"
 	@echo "make test        formatting, linter, types, tests   (PYTEST_ARGS='-k metrics' for some)"
-	@echo "make test-all    the same with the tests that take long (tests/long.py)"
+	@echo "make test-long   the tests that take long and guard something rare (tests/long.py)"
 	@echo "make test-slow   the tests that run for many minutes: several processes, kills, all meshes"
 	@echo "make test-torch  the tests that need PyTorch, which it installs"
 	@echo "make test-beam   the tests that need Apache Beam, in an environment of its own below .venv"
@@ -73,8 +73,8 @@ demo: $(VENV)/.installed
 test: lint
 	$(RUN) -m pytest --timeout 900 -m "not torch and not slow and not long" $(WORKERS) $(PYTEST_ARGS)
 
-test-all: lint
-	$(RUN) -m pytest --timeout 900 -m "not torch and not slow" $(WORKERS) $(PYTEST_ARGS)
+test-long: $(VENV)/.test-tools
+	$(RUN) -m pytest --timeout 900 -m "long and not torch and not slow" $(WORKERS) $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.test-tools
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 1800 -m "(slow or golden or everywhere) and not torch" $(WORKERS) $(PYTEST_ARGS)

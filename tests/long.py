@@ -1,4 +1,4 @@
-"""The tests that `make test` leaves out and .ci/run has: each takes long, and guards something rare.
+"""The tests that `make test` leaves to `make test-long`: each takes long, and guards something rare.
 
 Marked here and not where they stand, so that the list can be weighed as a whole. The seconds are those of one
 process beside another on two cores of an Intel Xeon, with Python 3.13.

@@ -64,7 +64,7 @@ def test_both_pythons_have_their_part(run, tmp_path):
     in_background = {INSTALL, "docs"}
     assert [one for one in called if one not in in_background] == [
         f"{other} .venv313/.test-tools",
-        f"{other} test-all",
+        f"{other} test test-long",
         "test-slow",
         "test-torch",
     ]
@@ -77,7 +77,7 @@ def test_both_pythons_have_their_part(run, tmp_path):
 def test_one_on_the_path_comes_first(run, tmp_path):
     program(tmp_path / "pyenv/versions/3.13.0/bin/python3.13", PYTHON.format(version="3.13"))
     newer = program(tmp_path / "bin/python3.13", PYTHON.format(version="3.13"))
-    assert f"VENV=.venv313 PYTHON={newer} test-all" in run()[1]
+    assert f"VENV=.venv313 PYTHON={newer} test test-long" in run()[1]
 
 
 @pytest.mark.skipif(
@@ -90,7 +90,7 @@ def test_without_another_python_all_runs_on_the_first(run, tmp_path):
         tmp_path / "pyenv/versions/3.13.0/bin/python3.13", PYTHON.format(version="3.12")
     )  # not what it is called
     done, called = run()
-    assert done.returncode == 0 and called[:3] == ["test-all", ".venv/.docs", "test-slow"]
+    assert done.returncode == 0 and called[:3] == ["test test-long", ".venv/.docs", "test-slow"]
     assert sorted(called[3:]) == ["docs", "test-torch"]
     assert "there is no Python 3.13 here" in done.stdout
 
@@ -99,7 +99,7 @@ def test_without_another_python_all_runs_on_the_first(run, tmp_path):
     "failing, later",
     [
         ("*313/.test-tools", {"test-slow", "test-torch", "docs"}),
-        ("*\\ test-all", {"test-slow", "test-torch", "docs"}),
+        ("*\\ test\\ test-long", {"test-slow", "test-torch", "docs"}),
         (".venv/.test-tools*", {"test-slow", "test-torch", "docs"}),
         ("test-slow", {"test-torch", "docs"}),
         ("test-torch", set()),

@@ -54,9 +54,11 @@ def train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
     updated = {"trainable": optax.apply_updates(state.trainable, updates), "opt_state": opt_state}
     # A finite gradient can still give an update that is not: Adam may divide by 0 or overflow.
-    # A norm of marks, because XLA of jaxlib 0.10 compiles `isfinite(leaf).all()` of so many arrays for minutes.
+    # A norm of marks: XLA of jaxlib 0.10 compiles `isfinite(leaf).all()` of so many arrays for minutes.
     marks = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), 0.0, 1.0), updated)
-    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & (optax.global_norm(marks) == 0)
+    finite = (
+        jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & (optax.global_norm(marks) == 0)
+    )
     good = finite & (state.bad_step < 0)
     current = {"trainable": state.trainable, "opt_state": state.opt_state}
     new = TrainState(
