@@ -191,7 +191,6 @@ splits_lib.load_splits, leaks.find_in_splits = load, compare
 found = {}
 for flags in json.loads(sys.argv[2]):
     config = parse_flags(["main", "--config", sys.argv[1], "--workdir", "unused", *flags])[0]
-    config.data_dir = "/no/such/folder"  # must not be read
     try:
         prepare(config)
     except UserError as error:

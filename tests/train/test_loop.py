@@ -279,7 +279,7 @@ def test_reports_milestones_beyond_the_last_epoch(make_config, tmp_path, capsys)
     flags |= dict(total_steps=0, optimizer__milestones="(1,2)", optimizer__gamma=0.5, log_every=6)
     config = make_config(**flags, optimizer__warmup_epochs=0.0)
     loop.train(config, tmp_path / "short")
-    assert "milestones" not in capsys.readouterr().out
+    assert "optimizer.milestones" not in capsys.readouterr().out
     rates = [row["lr"] for row in rows(tmp_path / "short") if "lr" in row]
     np.testing.assert_allclose(rates, [3e-3, 1.5e-3, 0.75e-3], rtol=1e-6)
     for key, value, was in [

@@ -199,7 +199,7 @@ def prepare_training(run: Run) -> Training:
 def check_rows(config: ConfigDict, mesh: Mesh) -> None:
     """Checks that the rows of a training batch can be split over the mesh.
 
-    The batches of an evaluation always can, on any number of devices: see `sharding.filled_up`.
+    The batches of an evaluation always can, on any number of devices: see `sharding.padded_size`.
 
     Raises:
       UserError: They cannot.
