@@ -190,6 +190,7 @@ def compare(splits):
 splits_lib.load_splits, leaks.find_in_splits = load, compare
 found = {}
 for flags in json.loads(sys.argv[2]):
+    steps.clear()
     config = parse_flags(["main", "--config", sys.argv[1], "--workdir", "unused", *flags])[0]
     try:
         prepare(config)
