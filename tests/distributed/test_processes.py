@@ -35,7 +35,7 @@ ROOT = str(Path(__file__).parents[2])
         (
             KeyboardInterrupt(),
             130,
-            "error: interrupted; rerun the same command to resume from its newest checkpoint",
+            "error: interrupted; rerun the same command to resume",
         ),
         (
             OSError(errno.ENOSPC, "full", "/disk/a"),

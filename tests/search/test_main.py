@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import pytest
 import tpr_jax
 from tests import search_galleries
 from tests.conftest import ROOT, _environment
+from tests.ports import free_port
 from tpr_jax.search.__main__ import main
 from tpr_jax.search.index import store
 from tpr_jax.search.index.build import build
@@ -143,11 +143,8 @@ def test_resumes_after_a_signal(tiny, tmp_path, how):
 def test_two_processes_share_the_work(tiny, tmp_path):
     names = search_galleries.photos(tmp_path / "photos", 40)
     (tmp_path / "photos" / "zz.png").write_bytes(b"no picture")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     words = ["index", tmp_path / "photos", "--index", tmp_path / "i", "--model", tiny["clip"]]
-    together = ["--coordinator", f"127.0.0.1:{port}", "--num_processes", 2, "--process_id"]
+    together = ["--coordinator", f"127.0.0.1:{free_port()}", "--num_processes", 2, "--process_id"]
     both = [start(*words, *together, number) for number in range(2)]
     outputs = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs

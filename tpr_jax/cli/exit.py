@@ -23,7 +23,7 @@ from tpr_jax.utils.streams import quiet_when_closed
 Command = Callable[[list[str]], object]
 Verdict = Callable[[BaseException], tuple[int, str]]
 
-INTERRUPTED = 130, "error: interrupted; rerun the same command to resume from its newest checkpoint"
+INTERRUPTED = 130, "error: interrupted; rerun the same command to resume"
 
 
 def explain_and_exit(command: Command, argv: list[str], explain: Verdict | None = None) -> None:
@@ -51,17 +51,18 @@ def explain_and_exit(command: Command, argv: list[str], explain: Verdict | None 
 def exit_code(command: Command, argv: list[str], explain: Verdict | None = None) -> int:
     """Runs a command, prints one line for an error that a user can fix, and returns the exit code.
 
-    See `explain_and_exit` for the arguments. Errors that `explain` has no line for are raised.
+    See `explain_and_exit` for the arguments. An int that the command returns is the exit code. Errors that
+    `explain` has no line for are raised.
     """
     try:
-        command(argv)
+        result = command(argv)
     except (Exception, KeyboardInterrupt) as error:
         code, line = explain(error) if explain else verdict(error, argv)
         if not line:
             raise
         print(line, file=sys.stderr if code else sys.stdout)
         return code
-    return 0
+    return result if isinstance(result, int) else 0
 
 
 def verdict(error: BaseException, argv: list[str]) -> tuple[int, str]:

@@ -20,7 +20,8 @@ from multiprocessing import get_context
 
 from tqdm import tqdm
 
-from tpr_jax.cli import parser as arguments
+from tpr_jax.cli.exit import exit_code, explain_and_exit
+from tpr_jax.cli.parser import Parser, path
 from tpr_jax.data import leaks
 from tpr_jax.data.annotations import SPLITS, Entry, annotation_path, read_entries
 from tpr_jax.data.batches import worker_threads
@@ -28,7 +29,6 @@ from tpr_jax.data.datasets import DATASETS, Counts, count_deviations, data_folde
 from tpr_jax.data.image_paths import ImagePaths
 from tpr_jax.data.images.read import Crop, read_image
 from tpr_jax.errors import UserError
-from tpr_jax.utils.streams import quiet_when_closed
 
 MAX_LINES = 10  # of each kind, unless --json prints all of them
 # With fewer images, starting processes takes longer than it saves.
@@ -172,30 +172,34 @@ def describe(result: dict) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0 complete, 1 not, 2 after one line on stderr."""
-    parser = argparse.ArgumentParser(
+    return exit_code(run, ["check", *(sys.argv[1:] if argv is None else argv)])
+
+
+def run(argv: list[str]) -> int:
+    """Runs the command; returns 0 for a complete copy and 1 for one with problems.
+
+    Raises:
+      UserError: An argument is wrong, or the annotation cannot be read.
+    """
+    parser = Parser(
         prog="python -m tpr_jax.data.check",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dataset", metavar="DATASET", help=", ".join(DATASETS))
     parser.add_argument(
-        "--data_dir", type=arguments.path, default="", help="the data set's folder (default: data/<its name>)"
+        "--data_dir", type=path, default="", help="the data set's folder (default: data/<its name>)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object with all problems")
-    args = parser.parse_args(argv)
-    try:
-        if args.dataset not in DATASETS:
-            raise UserError(f"data set '{args.dataset}' is unknown: choose from: {', '.join(DATASETS)}")
-        if DATASETS[args.dataset].is_custom and not args.data_dir:
-            raise UserError("--data_dir is missing: data set 'folder' needs it")
-        result = check(args.dataset, data_folder(args.dataset, args.data_dir), progress=True)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    args = parser.parse_args(argv[1:])
+    if args.dataset not in DATASETS:
+        raise UserError(f"data set '{args.dataset}' is unknown: choose from: {', '.join(DATASETS)}")
+    if DATASETS[args.dataset].is_custom and not args.data_dir:
+        raise UserError("--data_dir is missing: data set 'folder' needs it")
+    result = check(args.dataset, data_folder(args.dataset, args.data_dir), progress=True)
     print(json.dumps(result, indent=2) if args.json else describe(result))
     return 0 if result["whole"] else 1
 
 
 if __name__ == "__main__":
-    with quiet_when_closed():
-        sys.exit(main())
+    explain_and_exit(run, sys.argv)

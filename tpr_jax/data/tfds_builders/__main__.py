@@ -1,6 +1,5 @@
 """Runs `python -m tpr_jax.data.tfds_builders DATASET --manual_dir DIR --data_dir OUT`; see `common.py`."""
 
-import argparse
 import contextlib
 import importlib
 import logging
@@ -9,17 +8,27 @@ import re
 import sys
 from collections.abc import Iterator
 
-from tpr_jax.cli.parser import path
+from tpr_jax.cli.exit import exit_code, explain_and_exit, verdict
+from tpr_jax.cli.parser import Parser, path
 from tpr_jax.data.datasets import DATASETS
 from tpr_jax.errors import UserError
-from tpr_jax.utils.streams import quiet_when_closed, suppress_stderr
+from tpr_jax.utils.streams import suppress_stderr
 
 BUILDERS = {name: dataset.tfds.builder for name, dataset in DATASETS.items() if dataset.tfds}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0, or 2 after one line on stderr."""
-    parser = argparse.ArgumentParser(
+    return exit_code(run, ["tfds_builders", *(sys.argv[1:] if argv is None else argv)], explain)
+
+
+def run(argv: list[str]) -> None:
+    """Runs the command.
+
+    Raises:
+      UserError: An argument is wrong, or the data set cannot be read.
+    """
+    parser = Parser(
         prog="python -m tpr_jax.data.tfds_builders",
         description="Build a data set as a TensorFlow Dataset, in sharded records.",
     )
@@ -36,34 +45,31 @@ def main(argv: list[str] | None = None) -> int:
         metavar="N",
         help="run on Apache Beam, with N processes on this machine",
     )
-    args = parser.parse_args(argv)
-    try:
-        # Imported only now, because the builders import TensorFlow.
-        module = importlib.import_module(f"tpr_jax.data.tfds_builders.{args.dataset}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    args = parser.parse_args(argv[1:])
+    # Imported only now, because the builders import TensorFlow.
+    module = importlib.import_module(f"tpr_jax.data.tfds_builders.{args.dataset}")
     import tensorflow_datasets as tfds
 
     builder = getattr(module, BUILDERS[args.dataset])(data_dir=args.data_dir, config=args.config)
     settings = tfds.download.DownloadConfig(manual_dir=args.manual_dir)
-    try:
-        if args.beam:
-            builder.use_beam, settings.beam_options = True, _beam_options(args.beam)
-        with _silence_child_stderr() if args.beam else contextlib.nullcontext():
-            builder.download_and_prepare(download_config=settings)
-    except (UserError, RuntimeError) as error:
-        # Beam appends the failing step, and its workers pass on a traceback as text.
-        text = f"UserError: {error}" if isinstance(error, UserError) else str(error)
-        messages = re.findall(r"UserError: (.*?)(?: \[while running .*)?$", text, re.MULTILINE)
-        if not messages:
-            raise
-        print(f"error: {messages[-1]}", file=sys.stderr)
-        return 2
+    if args.beam:
+        builder.use_beam, settings.beam_options = True, _beam_options(args.beam)
+    with _silence_child_stderr() if args.beam else contextlib.nullcontext():
+        builder.download_and_prepare(download_config=settings)
     for name, split in builder.info.splits.items():
         print(f"{name}: {split.num_examples:,} images in {split.num_shards} files")
     print(f"written: {builder.data_path}")
-    return 0
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """Maps an error to (exit code, line to print) as `cli.exit.verdict` does, those of Beam's workers too."""
+    if isinstance(error, RuntimeError):
+        # Beam appends the failing step, and its workers pass on a traceback as text.
+        messages = re.findall(r"UserError: (.*?)(?: \[while running .*)?$", str(error), re.MULTILINE)
+        return (2, f"error: {messages[-1]}") if messages else (1, "")
+    if isinstance(error, UserError):
+        return 2, "error: " + re.sub(r" \[while running .*", "", str(error))
+    return verdict(error, sys.argv)
 
 
 def _beam_options(workers: int):
@@ -97,5 +103,4 @@ def _silence_child_stderr() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    with quiet_when_closed():
-        sys.exit(main())
+    explain_and_exit(run, sys.argv, explain)
