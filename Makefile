@@ -26,7 +26,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet
 UV := $(VENV)/bin/uv
-# uv is ten times faster; pip does where uv cannot be had or cannot reach the index.
+# uv is ten times faster; pip replaces it where uv is not available or cannot reach the index.
 # Compiled now, what is installed does not have to be at the first run's start, which would take half a minute.
 install = { test -x $(UV) && $(UV) pip install --quiet --compile-bytecode --python $(RUN) $(1); } || $(PIP) $(1)
 # The exact versions of the lock $(1), each file as its hash says. Where no such version fits this Python or this
@@ -63,7 +63,7 @@ help:
 	@echo "make test-beam   the tests that need Apache Beam, in an environment of its own below .venv"
 	@echo "make docs        the pages of docs/ as a site: site/index.html"
 	@echo "make lint        formatting, linter and types only"
-	@echo "make format      format and mend what the linter can mend"
+	@echo "make format      format and fix what the linter can fix"
 	@echo "make lock        resolve requirements*.txt into *.lock again"
 	@echo "make clean       remove .venv and caches; runs/ stays"
 
@@ -122,7 +122,7 @@ $(RUN):
 
 $(VENV)/.installed: requirements.lock requirements-uv.lock requirements.txt requirements-tensorflow.txt | $(RUN)
 	@$(RUN) -m pip --version >/dev/null 2>&1 || $(RUN) -m ensurepip >/dev/null
-	@$(PIP) --require-hashes -r requirements-uv.lock || echo "make: uv cannot be had; pip does, but takes minutes"
+	@$(PIP) --require-hashes -r requirements-uv.lock || echo "make: uv is not available; pip takes minutes instead"
 	@$(call locked,requirements.lock,requirements.txt requirements-tensorflow.txt)
 	@touch $@
 

@@ -222,7 +222,7 @@ def test_nan_in_the_loss_stops_and_keeps_the_last_good_state(finished, make_conf
         ):
             loop.train(config, tmp_path)
     assert all(np.isfinite(losses(tmp_path)))
-    # The state kept is that of a healthy run: with healthy pictures it goes on as if nothing had been.
+    # The state kept is that of a healthy run: with valid images it continues normally.
     loop.train(make_config(log_every=1, total_steps=18), tmp_path)
     whole = losses(finished[0])[:18]
     assert losses(tmp_path)[-6:] == whole[-6:]

@@ -17,6 +17,15 @@ def test_default_folders():
     assert datasets.data_folder("mini_pedes", "/else/where") == "/else/where"
 
 
+def test_labels_rendered_data():
+    assert {name: datasets.label(name) for name in ("mini_pedes", "cuhk_pedes", "folder", "mine")} == {
+        "mini_pedes": "MiniPEDES, rendered",
+        "cuhk_pedes": "CUHK-PEDES",
+        "folder": "own data",
+        "mine": "mine",
+    }
+
+
 def test_custom_data_needs_a_folder():
     with pytest.raises(UserError, match=r"config.data_dir is missing"):
         datasets.data_folder("folder", "")

@@ -155,7 +155,7 @@ def test_file_size_limit(tiny, tmp_path, blocks):
     assert (
         line.startswith("error: ") and " would exceed the size limit of this shell or disk: raise it" in line
     )
-    # With the limit raised the same command goes on and comes to its end.
+    # With the limit raised the same command resumes and finishes.
     process = subprocess.run([*command[4:], *flags], cwd=ROOT, capture_output=True, text=True)
     assert (process.returncode, process.stderr) == (0, "")
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from tpr_jax.models import methods
 from tpr_jax.models.petl_config import Lora, Prompts
-from tpr_jax.weights.model_card import MARK, dataset_label, model_card
+from tpr_jax.weights.model_card import MARK, model_card
 
 FACTS = {"where": "runs/demo/model", "params": {"trainable": 250, "total": 10_000}, "image_size": (384, 128)}
 
@@ -101,14 +101,6 @@ def test_training_section():
     ):
         assert line in card
     assert "## Results" not in card and "None" not in card
-
-
-def test_labels_rendered_data():
-    assert [dataset_label(name) for name in ("mini_pedes", "cuhk_pedes", "mine")] == [
-        "MiniPEDES, rendered",
-        "CUHK-PEDES",
-        "mine",
-    ]
 
 
 def test_code_of_the_card_runs(tmp_path, monkeypatch):

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tpr_jax.compare.outcome import Outcome
+from tpr_jax.data import datasets
 from tpr_jax.metrics.retrieval import METRIC_KEYS
-from tpr_jax.report.facts import DATASET_NAMES
 from tpr_jax.utils import markdown
 
 DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
@@ -145,14 +145,9 @@ def split_tables(summaries: Sequence[Summary]) -> list[tuple[str, list[Summary]]
     """Returns (title, rows) of a table for each data set and direction: they are not comparable."""
     tables = {}
     for row in summaries:
-        title = f"{dataset_title(row.dataset)}: {DIRECTIONS[row.direction]}"
+        title = f"{datasets.label(row.dataset)}: {DIRECTIONS[row.direction]}"
         tables.setdefault(title, []).append(row)
     return list(tables.items())
-
-
-def dataset_title(dataset: str) -> str:
-    """Returns the name of a data set as papers write it."""
-    return DATASET_NAMES.get(dataset, dataset)
 
 
 HEADER = ["config", "seeds", "steps", *(key.replace("R", "R@") for key in METRIC_KEYS)]

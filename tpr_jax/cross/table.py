@@ -8,7 +8,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tpr_jax.compare.table import DIRECTIONS, MISSING, dataset_title
+from tpr_jax.compare.table import DIRECTIONS, MISSING
+from tpr_jax.data import datasets
 from tpr_jax.metrics.retrieval import METRIC_KEYS
 from tpr_jax.utils import markdown
 
@@ -41,7 +42,7 @@ def render_markdown(cells: Sequence[Cell]) -> str:
     blocks = []
     for rendered in (False, True):
         part = [cell for cell in cells if (cell.tested_on == RENDERED) == rendered]
-        prefix = f"{dataset_title(RENDERED)}: " if rendered else ""
+        prefix = f"{datasets.label(RENDERED)}: " if rendered else ""
         if part:
             for direction, title in DIRECTIONS.items():
                 blocks += [f"### {prefix}{title}", _table(part, direction)]
@@ -56,7 +57,7 @@ def _table(cells: Sequence[Cell], direction: str) -> str:
     for name, trained_on in models.items():
         texts = [format_scores(scores.get((name, column)), column in trained_on) for column in columns]
         rows.append([format_datasets(trained_on), markdown.escape(name), *texts])
-    header = ["trained on", "model", *map(dataset_title, columns)]
+    header = ["trained on", "model", *map(datasets.label, columns)]
     return markdown.table(header, rows, align="l" * len(header), pad=True)
 
 
@@ -70,7 +71,7 @@ def format_scores(scores: dict[str, float] | None, bold: bool) -> str:
 
 def format_datasets(names: Sequence[str]) -> str:
     """Formats data sets as `CUHK-PEDES + RSTPReid`."""
-    return " + ".join(map(dataset_title, names)) or MISSING
+    return " + ".join(map(datasets.label, names)) or MISSING
 
 
 def render_csv(cells: Sequence[Cell]) -> str:

@@ -49,6 +49,7 @@ class Dataset:
       path_field: the field of a record that holds the image's path.
       split: the split of all records, where the annotation does not name one.
       is_custom: whether it is a user's own folder, whose ids may be names and whose images may have boxes.
+      is_rendered: whether the images are rendered and show no real people.
       counts: the official size of each split; {"all": ...} if the authors publish the totals only.
       reports_best_on_test: whether papers report the epoch that is best on the test split itself.
       tfds: None if there is no TensorFlow Datasets builder.
@@ -62,13 +63,21 @@ class Dataset:
     path_field: str = "file_path"
     split: str = ""
     is_custom: bool = False
+    is_rendered: bool = False
     counts: Mapping[str, Counts] | None = None
     reports_best_on_test: bool = False
     tfds: TfdsInfo | None = None
 
+    @property
+    def label(self) -> str:
+        """The name to show beside metrics; those of rendered images must not pass for a benchmark's."""
+        if self.is_custom:
+            return "own data"
+        return f"{self.title}, rendered" if self.is_rendered else self.title
+
 
 _ROWS = (
-    Dataset("mini_pedes", "MiniPEDES", ("reid_raw.json",)),
+    Dataset("mini_pedes", "MiniPEDES", ("reid_raw.json",), is_rendered=True),
     Dataset(
         "cuhk_pedes",
         "CUHK-PEDES",
@@ -197,6 +206,11 @@ _ROWS = (
 )
 DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in _ROWS}
 BENCHMARKS = tuple(dataset.name for dataset in _ROWS if dataset.reports_best_on_test)
+
+
+def label(dataset: str) -> str:
+    """Returns a data set's name as shown beside its metrics; an unknown name stays as it is."""
+    return DATASETS[dataset].label if dataset in DATASETS else dataset
 
 
 def data_folder(dataset: str, data_dir: str) -> str:

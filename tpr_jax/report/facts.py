@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
+from tpr_jax.data import datasets
 from tpr_jax.data.images.read import read_image
 from tpr_jax.errors import UserError
 from tpr_jax.metrics.retrieval import METRIC_KEYS
@@ -19,15 +20,6 @@ METHOD_NAMES = {
     "up_person": "UP-Person",
     "cskt": "CSKT",
     "irra": "IRRA",
-}
-DATASET_NAMES = {
-    "mini_pedes": "MiniPEDES, rendered",
-    "cuhk_pedes": "CUHK-PEDES",
-    "icfg_pedes": "ICFG-PEDES",
-    "rstp_reid": "RSTPReid",
-    "ufine6926": "UFine6926",
-    "synth_pedes": "SYNTH-PEDES",
-    "folder": "own data",
 }
 THUMBNAIL_SIZE = (128, 256)  # maximum (width, height) in pixels
 
@@ -103,7 +95,7 @@ def title(results: Mapping) -> str:
     """Names the method and the data set."""
     method, dataset = results.get("method", "run"), results.get("dataset", "")
     name = METHOD_NAMES.get(method, method)
-    return f"{name} on {DATASET_NAMES.get(dataset, dataset)}" if dataset else name
+    return f"{name} on {datasets.label(dataset)}" if dataset else name
 
 
 def tiles(results: Mapping) -> list[Tile]:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from tpr_jax.data import datasets
 from tpr_jax.data.custom import FILES
 from tpr_jax.data.datasets import DATASETS, data_folder
 from tpr_jax.data.images.read import Crop
 from tpr_jax.data.records import caption_pairs, image_sources, load_records
 from tpr_jax.errors import UserError
-from tpr_jax.report.facts import DATASET_NAMES
 from tpr_jax.search.index.gallery import find_gallery
 
 
@@ -84,7 +84,7 @@ def split_examples(dataset: str | None, data_dir: str | None, split: str) -> Exa
     described, captions, pids = caption_pairs(records)
     folders = [Path(path).parts[-2:] for path in records.image_paths]
     return Examples(
-        label=f"{DATASET_NAMES.get(dataset, dataset)}, {split}",
+        label=f"{datasets.label(dataset)}, {split}",
         images=image_sources(records),
         image_names=["/".join(parts) for parts in folders],
         texts=captions,

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 
+from tpr_jax.data import datasets
 from tpr_jax.models.methods import Method
 from tpr_jax.models.petl_config import Part
 from tpr_jax.utils import markdown
@@ -43,7 +44,7 @@ def model_card(
     sections = [
         _header(method, backbone if hub_id else None),
         MARK,
-        f"# {method.name}" + (f" on {dataset_label(data)}" if data else ""),
+        f"# {method.name}" + (f" on {datasets.label(data)}" if data else ""),
         "A CLIP for text-based person retrieval: it ranks photos of people by a description in words, by the "
         "cosine similarity of their features.",
         _about(method, results or {"trainable_params": params["trainable"], "total_params": params["total"]}),
@@ -60,17 +61,6 @@ def model_card(
     if training:
         sections.append(_recipe(training))
     return "\n\n".join(sections) + "\n"
-
-
-def dataset_label(name: str) -> str:
-    """Returns a data set's name as shown beside its metrics."""
-    known = {
-        "mini_pedes": "MiniPEDES, rendered",
-        "cuhk_pedes": "CUHK-PEDES",
-        "icfg_pedes": "ICFG-PEDES",
-        "rstp_reid": "RSTPReid",
-    }
-    return known.get(name, name)
 
 
 def _header(method: Method, base_model: str | None) -> str:
@@ -129,7 +119,7 @@ def _needs(backbone: str | None) -> str:
 
 
 def _numbers(results: Mapping) -> str:
-    label = dataset_label(results["dataset"])
+    label = datasets.label(results["dataset"])
     best = results.get("best_on_val")
     states = [("CLIP, zero-shot", results["zero_shot"]["test"]), ("last epoch", results["final"]["test"])]
     if best:
@@ -151,7 +141,7 @@ def _recipe(training: Mapping) -> str:
     losses = ", ".join(f"{weight:g} {name}" for name, weight in training.get("losses", {}).items() if weight)
     optimizer = training.get("optimizer", {})
     facts = {
-        "data": dataset_label(training["dataset"]),
+        "data": datasets.label(training["dataset"]),
         "backbone": training.get("backbone"),
         "losses": losses,
         **{key: training.get(key) for key in RECIPE},
