@@ -1,6 +1,6 @@
 """Markdown tables, and the marked sections of a page that a program fills in.
 
-The tables are written here because `tabulate` is not among the installed packages, and they need ten lines.
+The tables take ten lines here; `tabulate` does not escape Markdown, and would be one dependency more.
 """
 
 from collections.abc import Iterable, Sequence
