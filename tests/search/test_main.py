@@ -48,8 +48,9 @@ def folders(tiny, tmp_path_factory):
     return {name: folder / name for name in ("i", "photos", "damaged", "halved")}
 
 
-def start(*words):
-    command = [sys.executable, "-m", "tpr_jax.search", *map(str, words)]
+def start(*words, code: str = ""):
+    """Starts the command, or a program that calls it."""
+    command = [sys.executable, *(["-c", code] if code else ["-m", "tpr_jax.search"]), *map(str, words)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=pipe, stderr=pipe, text=True)
 
@@ -153,6 +154,36 @@ def test_two_processes_share_the_work(tiny, tmp_path):
     model = tpr_jax.from_pretrained(tiny["clip"])
     feats = model.encode_images([tmp_path / "photos" / name for name in names])
     assert np.abs(index.vectors.astype(np.float32) - feats).max() < 1e-3
+
+
+@pytest.mark.slow
+def test_a_slow_process_takes_its_share_of_the_same_list(tiny, tmp_path):
+    """The second process lists the photos when the first has already encoded its share."""
+    search_galleries.photos(tmp_path / "photos", 40)
+    words = ["index", tmp_path / "photos", "--index", tmp_path / "i", "--model", tiny["clip"]]
+    together = ["--coordinator", f"127.0.0.1:{free_port()}", "--num_processes", 2, "--process_id"]
+    code = f"""
+import sys, time
+from pathlib import Path
+from tpr_jax.search import __main__
+from tpr_jax.search.index import build
+
+load_cache = build.load_cache
+
+def load_late(*args):
+    deadline = time.monotonic() + 10
+    while not list(Path({str(tmp_path / "i" / "parts")!r}).glob("*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return load_cache(*args)
+
+build.load_cache = load_late
+sys.exit(__main__.main())
+"""
+    both = [start(*words, *together, 0), start(*words, *together, 1, code=code)]
+    outputs = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert "40 photos indexed: 20 encoded" in outputs[0][0], outputs
+    assert len(store.open_index(tmp_path / "i").vectors) == 40
 
 
 def test_the_help_names_the_commands(capsys):

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from tpr_jax.distributed import connections, handshake, rendezvous
 from tpr_jax.distributed.cluster import Peers, split_address
@@ -142,6 +143,20 @@ def broadcast_from_first(decision: bool) -> bool:
     if jax.process_count() == 1:
         return decision
     return bool(multihost_utils.broadcast_one_to_all(np.int32(decision)))
+
+
+def broadcast_json_from_first(value: Any) -> Any:
+    """Returns the first process's value, which must be valid JSON; all processes must call this."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return value
+    encoded = np.frombuffer(json.dumps(value).encode() if is_first() else b"", np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(encoded))))
+    padded = np.pad(encoded, (0, size - len(encoded)))
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
 
 
 def all_gather_dict(local: dict[str, str]) -> dict[str, str]:

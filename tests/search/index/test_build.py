@@ -259,3 +259,18 @@ def test_rejects_features_that_are_not_finite(make, monkeypatch):
     monkeypatch.setattr(build_lib, "make_encoder", nothing)
     with pytest.raises(UserError, match="not finite"):
         make()
+
+
+def test_reports_photos_that_no_process_encoded(make, monkeypatch):
+    encode_photos = build_lib._encode_photos
+
+    def encode_all_but_one(model, gallery, todo, *rest):
+        return encode_photos(model, gallery, todo[:-1], *rest)
+
+    monkeypatch.setattr(build_lib, "_encode_photos", encode_all_but_one)
+    result, index = make()
+    assert result["count"] == len(index.vectors) == 11
+    assert result["skipped"] == [("011.png", "was not encoded; index the photos again")]
+    monkeypatch.setattr(build_lib, "_encode_photos", encode_photos)
+    result, index = make()
+    assert result["encoded"] == 1 and result["skipped"] == [] and len(index.vectors) == 12

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from tpr_jax.distributed.processes import is_first
+from tpr_jax.distributed.processes import broadcast_json_from_first, is_first
 from tpr_jax.errors import UserError
 from tpr_jax.model import Model, from_pretrained
 from tpr_jax.models.config import CLIP_MINI
@@ -100,7 +100,7 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log) -
             f"ignored {cache.ignored_shards} files in {folder / 'parts'}: an interrupted run with another "
             "model, image size or type wrote them"
         )
-    todo = _changed_photos(gallery, cache)
+    todo = _broadcast_photos(_changed_photos(gallery, cache))
     seconds, encoded = 0.0, 0
     if todo or not info:
         log(f"{len(todo):,} of {len(gallery.photos):,} photos to encode with {settings['name']}")
@@ -177,6 +177,18 @@ def _changed_photos(gallery: Gallery, cache: VectorCache) -> list[Photo]:
         return False
 
     return [photo for photo in gallery.photos if not is_unchanged(photo)]
+
+
+def _broadcast_photos(photos: list[Photo]) -> list[Photo]:
+    """Returns the first process's list in all processes, with paths and boxes only.
+
+    They share this list out among them. A slower process may already see shards of the others, or new photos:
+    of a list of its own it would take another share, and some photos would be encoded by none.
+    """
+    if jax.process_count() == 1:
+        return photos
+    keys = broadcast_json_from_first([photo.key for photo in photos])
+    return [Photo(path, tuple(box) if box else None) for path, box in keys]
 
 
 @dataclass

@@ -124,6 +124,8 @@ def _indexed_photos(gallery: Gallery, cache: VectorCache) -> tuple[list[IndexedP
         elif photo.key in cache.newest:
             # A file that changed while others were encoded keeps its newest vector.
             photos.append(IndexedPhoto(photo, *(current or cache.newest[photo.key])))
+        else:
+            skipped.append((_display_name(photo), "was not encoded; index the photos again"))
     return photos, skipped
 
 
