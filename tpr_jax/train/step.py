@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tpr_jax import model as model_lib
 from tpr_jax.distributed import sharding
-from tpr_jax.perf.allocator import hand_back_freed_memory
+from tpr_jax.perf.allocator import release_freed_memory
 from tpr_jax.perf.xla_options import compiler_options
 from tpr_jax.train.objective import grad_cached_loss_and_grad, objective
 from tpr_jax.train.state import TrainState
@@ -41,7 +41,7 @@ def train_step(
       microbatched: Whether the towers see one microbatch at a time.
 
     Returns:
-      (new state, metrics). A state with a `bad_step` stays as it is.
+      (new state, metrics). A state with a `bad_step` is unchanged.
     """
     if microbatched:
         (_, metrics), grads = grad_cached_loss_and_grad(model, weights, scale, state.trainable, frozen, batch)
@@ -54,10 +54,12 @@ def train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
     updated = {"trainable": optax.apply_updates(state.trainable, updates), "opt_state": opt_state}
     # A finite gradient can still give an update that is not: Adam may divide by 0 or overflow.
-    # A norm of marks: XLA of jaxlib 0.10 compiles `isfinite(leaf).all()` of so many arrays for minutes.
-    marks = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), 0.0, 1.0), updated)
+    # A norm of flags: XLA of jaxlib 0.10 takes minutes to compile `isfinite(leaf).all()` of that many arrays.
+    nonfinite = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), 0.0, 1.0), updated)
     finite = (
-        jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & (optax.global_norm(marks) == 0)
+        jnp.isfinite(metrics["loss"])
+        & jnp.isfinite(metrics["grad_norm"])
+        & (optax.global_norm(nonfinite) == 0)
     )
     good = finite & (state.bad_step < 0)
     current = {"trainable": state.trainable, "opt_state": state.opt_state}
@@ -117,14 +119,14 @@ def jit_train_step(
 
 
 def aot_compile(update: jax.stages.Wrapped, *arguments) -> Callable:
-    """Compiles a jitted function for such arguments, and frees the memory that compiling took."""
+    """Compiles a jitted function for these arguments, and frees the memory that compilation took."""
     program = update.lower(*arguments).compile()
-    hand_back_freed_memory()
+    release_freed_memory()
     return program
 
 
 def compile_in_background(update: jax.stages.Wrapped, *arguments) -> Callable:
-    """Compiles a jitted function for such arguments in a thread; the first call waits for it."""
+    """Compiles a jitted function for these arguments in a thread; the first call waits for it."""
 
     def shape_of(array):
         return jax.ShapeDtypeStruct(
