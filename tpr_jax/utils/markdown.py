@@ -1,6 +1,6 @@
 """Markdown tables, and the marked sections of a page that a program fills in.
 
-The tables are written here because `tabulate` is not among the installed packages, and they need ten lines.
+The tables are written here because they need ten lines, and `tabulate` is not a dependency.
 """
 
 from collections.abc import Iterable, Sequence
