@@ -1,12 +1,12 @@
-# `make` lists the targets. Everything they install, download or cache lies in .venv/ of this folder.
+# `make` lists the targets. Everything that they install, download or cache is in .venv/ of this folder.
 
-# Another environment beside it, for another Python: make VENV=.venv313 PYTHON=python3.13 test
+# To use a separate environment, for another Python: make VENV=.venv313 PYTHON=python3.13 test
 VENV ?= .venv
-# The interpreter it is made with: the first of these that is Python 3.11 or newer. Or: make PYTHON=/path/to/python
+# The interpreter of the environment: the first of these that is Python 3.11 or newer. Or: make PYTHON=/path/to/python
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 PYTEST_ARGS ?=
-# A process a core, each of a few GB; whoever is done takes over tests of the others. For one: PYTEST_ARGS="-n 0"
+# One process per core, with a few GB each; idle ones take over tests from others. To use one: PYTEST_ARGS="-n 0"
 WORKERS := -n auto --maxprocesses 4 --dist worksteal
 
 CACHE := $(abspath $(VENV))/cache
@@ -20,32 +20,32 @@ export MPLCONFIGDIR := $(CACHE)/matplotlib
 export NUMBA_CACHE_DIR := $(CACHE)/numba
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export UV_PYTHON_DOWNLOADS := never
-# TensorFlow only reads and augments photos here; its notices about CPU features would bury the run's own lines.
+# TensorFlow only feeds the batches here; its notices about CPU features would bury the output of the run.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet
 UV := $(VENV)/bin/uv
-# uv is ten times faster; pip replaces it where uv is not available or cannot reach the index.
-# Compiled now, what is installed does not have to be at the first run's start, which would take half a minute.
+# uv is ten times faster; pip replaces it if uv is not available or cannot reach the index.
+# Bytecode is compiled during installation: at the start of the first run, it would take half a minute.
 install = { test -x $(UV) && $(UV) pip install --quiet --compile-bytecode --python $(RUN) $(1); } || $(PIP) $(1)
-# The exact versions of the lock $(1), each file as its hash says. Where no such version fits this Python or this
-# machine, what the ranges $(2) allow. A file that is not the one that was locked ends it: it may be anybody's.
+# Installs the exact versions of the lock $(1) and verifies their hashes. If a version does not fit this Python or
+# machine, installs what the ranges $(2) allow. A file with another hash is an error, because it is not trusted.
 locked = { $(call install,--require-hashes -r $(1)); } 2>$(VENV)/install.log || { \
 	cat $(VENV)/install.log >&2; \
 	if grep -qiE "hash mismatch|not match the hashes|hashes are required" $(VENV)/install.log; then \
-		echo "make: a file is not the one that $(1) names (see above): nothing was installed" >&2; exit 1; fi; \
-	echo "make: the exact versions do not fit this Python; taking what $(2) allows"; \
+		echo "make: a file does not match its hash in $(1) (see above): nothing was installed" >&2; exit 1; fi; \
+	echo "make: the exact versions do not fit this Python; installing what $(2) allows"; \
 	$(call install,$(2:%=-r %)); }
 
-# An environment stays with the Python it was made with: another one is not used in silence.
+# An environment keeps the Python that it was created with: another PYTHON is an error.
 ifneq (,$(filter command environment,$(firstword $(origin PYTHON))))
 ifneq (,$(wildcard $(RUN)))
 ifeq (,$(filter clean help,$(MAKECMDGOALS)))
 version = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 ifneq ($(call version,$(PYTHON)),$(call version,$(RUN)))
-$(error $(VENV) has Python $(call version,$(RUN)), and PYTHON=$(PYTHON) is another ($(call version,$(PYTHON))): \
-	make one beside it, VENV=.venv-other, or remove it, make clean)
+$(error $(VENV) has Python $(call version,$(RUN)), but PYTHON=$(PYTHON) is another one ($(call version,$(PYTHON))): \
+	create another one with VENV=.venv-other, or remove it with make clean)
 endif
 endif
 endif
@@ -57,7 +57,7 @@ endif
 help:
 	@echo "make demo        adapt the bundled CLIP to MiniPEDES; ends with runs/demo/report.html"
 	@echo "make test        formatting, linter, types, tests   (PYTEST_ARGS='-k metrics' for some)"
-	@echo "make test-long   the tests that take long and guard something rare (tests/long.py)"
+	@echo "make test-long   the tests that take long and cover rare cases (tests/long.py)"
 	@echo "make test-slow   the tests that run for many minutes: several processes, kills, all meshes"
 	@echo "make test-torch  the tests that need PyTorch, which it installs"
 	@echo "make test-beam   the tests that need Apache Beam, in an environment of its own below .venv"
@@ -82,11 +82,11 @@ test-slow: $(VENV)/.test-tools
 test-torch: $(VENV)/.torch
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 900 -m torch $(WORKERS) $(PYTEST_ARGS)
 
-# Beam wants older versions of what is in .venv.
+# Beam requires older versions of packages in .venv.
 test-beam: $(VENV)/.beam
 	$(VENV)/beam/bin/python -m pytest --timeout 900 tests/data/tfds_builders/test_main.py $(PYTEST_ARGS)
 
-# The notice that this switches off says what requirements-docs.txt says.
+# The notice that this disables is explained in requirements-docs.txt.
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 	@echo "written to site/: open site/index.html in a browser"
@@ -100,7 +100,7 @@ format: $(VENV)/.test-tools
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-# One lock for Python 3.11 and newer: markers say which version is for which Python.
+# One lock for Python 3.11 and newer; markers select the versions for each Python.
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock"
 lock: $(VENV)/.installed
@@ -113,12 +113,12 @@ clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
 	find tpr_jax tests configs -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# pip or uv write only below $(VENV); `make clean` undoes all of it.
+# pip and uv write only below $(VENV); `make clean` removes all of it.
 $(RUN):
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; install one, or: make PYTHON=/path/to/python"; exit 1; }
-	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	@echo "creating $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV) || uv venv --quiet --seed --python "$(PYTHON)" $(VENV) \
-		|| { echo "make: $(PYTHON) cannot make environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+		|| { echo "make: $(PYTHON) cannot create environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 
 $(VENV)/.installed: requirements.lock requirements-uv.lock requirements.txt requirements-tensorflow.txt | $(RUN)
 	@$(RUN) -m pip --version >/dev/null 2>&1 || $(RUN) -m ensurepip >/dev/null
@@ -134,8 +134,8 @@ $(VENV)/.docs: requirements-docs.lock requirements-docs.txt $(VENV)/.installed
 	@$(call locked,requirements-docs.lock,requirements-docs.txt)
 	@touch $@
 
-# By pip and not by uv: pip follows the index settings of the machine, which often name a small build; that has
-# other hashes than the index's, so there are none here.
+# Uses pip instead of uv: pip follows the index settings of the machine, which often select a small build. Its hashes
+# differ from those on PyPI, so they are not checked.
 $(VENV)/.torch: requirements-torch.txt $(VENV)/.test-tools
 	$(PIP) -r requirements-torch.txt
 	@touch $@

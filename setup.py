@@ -1,4 +1,4 @@
-"""The packages: pyproject.toml, where all else is, cannot say that configs/ becomes tpr_jax/configs."""
+"""Maps configs/ to the package tpr_jax.configs, which pyproject.toml cannot express."""
 
 from setuptools import find_packages, setup
 

@@ -1,4 +1,4 @@
-"""Trains all of CLIP, with ITC, or with SDM if the flags say so.
+"""Trains all of CLIP, with ITC, or with SDM by flags.
 
     python -m tpr_jax.main --config configs/full_finetune.py --workdir runs/full_finetune
     python -m tpr_jax.main --config configs/full_finetune.py --workdir runs/full_finetune_2 \

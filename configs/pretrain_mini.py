@@ -8,7 +8,7 @@
 It uses the same trainer as all other configs, with ITC and all parameters trained. The images have other
 cameras (which also rotate all hues), backgrounds and dyes than MiniPEDES and show other people, and their
 captions name fewer parts in coarser words. Training takes an hour and a half on two CPU cores;
-docs/mini_pedes.md says what data the bundled weights were trained on.
+docs/mini_pedes.md describes the training data of the bundled weights.
 """
 
 from tpr_jax import config as tpr_config

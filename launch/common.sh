@@ -51,7 +51,7 @@ workdir_of() {
 }
 
 # Starts a command in the background, in a process group of its own: Ctrl-C then reaches only this script, which
-# forwards every signal once. (A second signal would end tpr_jax.main at once, without saving.)
+# forwards every signal once. (A second signal would end tpr_jax.main immediately, without saving.)
 start() {
     show "$@"
     if dry; then return; fi

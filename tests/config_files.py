@@ -1,4 +1,4 @@
-"""The files of `configs/`, for the tests of them."""
+"""Helpers for the tests of the files in `configs/`."""
 
 import runpy
 from pathlib import Path
@@ -25,7 +25,7 @@ def parsed(name: str, argument: str = ""):
 
 
 def split(variables: dict, config) -> tuple[dict, dict]:
-    """(trained, frozen)."""
+    """Returns (trained, frozen)."""
     method = config_lib.make_method(config)
     return optim.split_model(variables, method)
 

@@ -196,7 +196,7 @@ def own_clip(tiny, tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def make_config(tiny):
-    """`make_config(**changes)`: the tiny config, with keys (dots as double underscores) set."""
+    """Returns `make_config(**changes)`: the tiny config with changed keys (double underscores for dots)."""
 
     def make(**changes):
         from tpr_jax.config.flags import parse_flags
@@ -222,7 +222,7 @@ def _environment() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def start(tiny):
-    """`start(workdir, *flags)`: starts the tiny run as a process; `env` has environment variables."""
+    """Returns `start(workdir, *flags)`, which starts the tiny run as a process with the variables `env`."""
 
     def begin(workdir, *flags, env=None) -> subprocess.Popen:
         command = [
@@ -249,7 +249,7 @@ def start(tiny):
 
 @pytest.fixture(scope="session")
 def run(start):
-    """`run(workdir, *flags)`: runs the tiny config in a process; has returncode, stdout and stderr."""
+    """Returns `run(workdir, *flags)`, which runs the tiny config in a process and returns the result."""
 
     def finish(workdir, *flags) -> subprocess.CompletedProcess:
         process = start(workdir, *flags)
@@ -272,7 +272,7 @@ def finished(run, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def explained():
-    """`explained(argv)`: runs a wrong command line, checks how it ends, and returns its one line."""
+    """Returns `explained(argv)`, which runs an invalid command line and returns its one-line error."""
 
     def call(capsys, *flags) -> str:
         from tpr_jax import main

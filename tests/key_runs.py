@@ -1,6 +1,6 @@
-"""Runs so small that each key of a config can have its own run.
+"""Small runs, so that each key of a config can have its own.
 
-They are runs of the real `train`, stopped or stubbed where it would take long.
+They are runs of the real `train`, which is stopped or stubbed where it would take long.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ def write_clip(folder: Path, texts: list[str], seed: int, layers: int) -> None:
 def write_all(root: Path) -> None:
     """Writes `clip`, `other_clip`, `deep_clip`, `data`, and copies of it that differ.
 
-    `small` has half of the training split, `broken` a picture that cannot be read, `leaky` one person in two
+    `small` has half of the training split, `broken` an image that cannot be read, `leaky` one person in two
     splits.
     """
     conftest._write_data(root / "data")
@@ -129,7 +129,7 @@ class Runs:
         return config
 
     def base_run(self, config=None) -> Run:
-        """What `prepare` returns for the small config, made once; with another config in its place."""
+        """Returns the result of `prepare` for the small config, computed once, with another config in it."""
         if "run" not in self.kept:
             self.kept["run"] = prepare(self.config())
         run = self.kept["run"]
@@ -137,10 +137,10 @@ class Runs:
         return dataclasses.replace(run, config=config or run.config, trainable=trainable)
 
     def run(self, config, anew: bool, loop: bool = False, patches=()) -> SimpleNamespace:
-        """Runs `train` until its step would be compiled; with `loop` to its end, by a step that only counts.
+        """Runs `train` until the step is compiled; with `loop`, to its end, with a step that only counts.
 
-        With `anew` the run prepares itself, else it takes over what the small config's run has prepared.
-        `patches` are (object, name, value). Returns what the run had made, `printed`, and of a whole run
+        With `anew` the run prepares itself; otherwise it reuses the prepared run of the small config.
+        `patches` are (object, name, value). Returns the objects of the run, `printed`, and for a complete run
         `rows` (metrics.jsonl), `saved` (the steps of its checkpoints) and `results`.
         """
         seen = SimpleNamespace(saved=[], rows=[])

@@ -1,7 +1,7 @@
-"""The tests that `make test` leaves to `make test-long`: each takes long, and guards something rare.
+"""The tests that only `make test-long` runs: each takes long and covers a rare case.
 
-Marked here and not where they stand, so that the list can be weighed as a whole. The seconds are those of one
-process beside another on two cores of an Intel Xeon, with Python 3.13.
+They are marked here instead of in their files, so that the list can be reviewed as a whole. The seconds are
+from one of two processes on two cores of an Intel Xeon, with Python 3.13.
 """
 
 import pytest
@@ -61,7 +61,7 @@ LONG = {
     "train/test_step.py::test_compile_in_background_computes_the_same",
     "utils/test_streams.py::test_a_search_on_a_terminal_in_ascii",
 }
-# Of these the one with this parameter stays in `make test`.
+# The variant with this parameter stays in `make test`.
 QUICK = {
     "config/test_starts.py::test_every_trained_leaf_gets_a_gradient_and_zero_starts_are_clip[lora]",
     "test_golden.py::test_four_optimizer_steps[dm_adapter]",

@@ -1,4 +1,4 @@
-"""The rooms of the package: which may import which, and that importing one changes nothing outside it."""
+"""The folders of the package: allowed imports, and imports without side effects."""
 
 import ast
 import json
@@ -157,7 +157,7 @@ def test_an_import_within_a_layer_is_still_needed(arrow):
 
 
 def find_cycle(arrows: dict[str, set[str]]) -> list[str] | None:
-    """Returns the nodes of one cycle in order, None where there is none."""
+    """Returns the nodes of one cycle in order, None if there is none."""
     finished: set[str] = set()
 
     def visit(node: str, path: list[str]) -> list[str] | None:

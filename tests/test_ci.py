@@ -55,7 +55,7 @@ def run(tmp_path):
 
 
 def test_both_pythons_have_their_part(run, tmp_path):
-    """pyenv's own program on the PATH does not work; the one that it keeps does."""
+    """pyenv's shim on the PATH does not work, but the interpreter behind it does."""
     program(tmp_path / "bin/python3.13", SHIM)
     newer = program(tmp_path / "pyenv/versions/3.13.0/bin/python3.13", PYTHON.format(version="3.13"))
     done, called = run()
@@ -92,7 +92,7 @@ def test_without_another_python_all_runs_on_the_first(run, tmp_path):
     done, called = run()
     assert done.returncode == 0 and called[:3] == ["test test-long", ".venv/.docs", "test-slow"]
     assert sorted(called[3:]) == ["docs", "test-torch"]
-    assert "there is no Python 3.13 here" in done.stdout
+    assert "Python 3.13 is not available" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_without_another_python_all_runs_on_the_first(run, tmp_path):
     ],
 )
 def test_a_failure_fails_the_run_and_shows_its_log(failing, later, run, tmp_path):
-    """In the background too."""
+    """Jobs in the background are covered too."""
     program(tmp_path / "bin/python3.13", PYTHON.format(version="3.13"))
     done, called = run(failing)
     assert done.returncode == 2 and not later & set(called)

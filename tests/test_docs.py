@@ -75,7 +75,7 @@ def test_examples_run(page, example_files, tmp_path, monkeypatch):
     if page == "docs/train.md":
         assert (tmp_path / "merged/config.json").is_file()
     if page == "docs/search.md":
-        assert [result["columns"]["camera"] for result in names["found"]["results"]] == [3, 3]
+        assert [result["columns"]["camera"] for result in names["results"]["results"]] == [3, 3]
 
 
 @pytest.mark.parametrize("block", SKIPPED, ids=lambda block: f"{block.page}:{block.line}")

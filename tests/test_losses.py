@@ -33,7 +33,7 @@ def divergence(logits, target):
 
 
 def matches(pids, power):
-    """1 where identities agree, each row divided by its sum (power 1) or its length (power 2)."""
+    """Returns 1 where identities agree, each row divided by its sum (power 1) or its length (power 2)."""
     same = np.array([[float(a == b) for b in pids] for a in pids])
     return np.array([row / sum(row) ** (1 / power) for row in same])
 
@@ -159,7 +159,7 @@ def test_gradient_of_tal_stops_at_its_weights():
 
 
 def tal_with_weights_held(images, texts, pids, images_0, texts_0, margin=0.1, tau=0.015):
-    """TAL whose weights come from other features than its cosines."""
+    """Computes TAL with weights from other features than its cosines."""
     cosine, held = (
         np.array([[unit(i) @ unit(t) for t in b] for i in a])
         for a, b in ((images, texts), (images_0, texts_0))

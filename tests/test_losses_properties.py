@@ -19,7 +19,7 @@ by_name = pytest.mark.parametrize("name", PAIRWISE)
 
 @functools.cache
 def jitted(name):
-    """The loss and its gradients in both features, compiled once for all tests."""
+    """Returns the loss and its gradients in both features, compiled once for all tests."""
     return jax.jit(jax.value_and_grad(losses.BY_NAME[name], argnums=(0, 1)))
 
 

@@ -58,14 +58,14 @@ def test_a_lock_is_installed_as_it_says_or_not_at_all(folder):
 
     (folder / "requirements.lock").write_text(f"toy==1.0 --hash=sha256:{'0' * 64}\n")
     done = make(folder, *words)
-    assert done.returncode != 0 and "a file is not the one that requirements.lock names" in done.stderr
+    assert done.returncode != 0 and "a file does not match its hash in requirements.lock" in done.stderr
     assert installed(folder) is None and not (folder / ".other/.installed").exists()
 
     (folder / "requirements.lock").write_text(f"toy==1.0 --hash=sha256:{right}\n")
     done = make(folder, *words)
     assert done.returncode == 0 and installed(folder) == "1.0", done.stderr
 
-    # A version that is nowhere, as of a package that has none for this machine: the ranges.
+    # A version that does not exist, as if a package had none for this machine: the ranges apply.
     wheel(folder, "1.1")
     (folder / "requirements.lock").write_text(f"toy==7.0 --hash=sha256:{right}\n")
     subprocess.run(
@@ -74,14 +74,14 @@ def test_a_lock_is_installed_as_it_says_or_not_at_all(folder):
     done = make(folder, *words)
     assert done.returncode == 0 and installed(folder) == "1.1", done.stderr
     assert (
-        "do not fit this Python; taking what requirements.txt requirements-tensorflow.txt allows"
+        "do not fit this Python; installing what requirements.txt requirements-tensorflow.txt allows"
         in done.stdout
     )
     assert not (folder / ".venv").exists()
 
 
 def stand_in(folder, version: str) -> str:
-    """A program that says it is this Python."""
+    """Writes a program that reports this Python version."""
     path = folder / f"python{version}"
     path.write_text(f"#!/bin/sh\necho {version}\n")
     path.chmod(0o755)

@@ -108,7 +108,7 @@ def test_split_of_the_weights_of_clip():
     }
     assert merge(frozen, trainable) == tree
     # A pattern stands for the whole path, and without `params` among the names for nothing.
-    with pytest.raises(UserError, match="no weight of CLIP matches the pattern 'bias'"):
+    with pytest.raises(UserError, match="the pattern 'bias' of trainable weights matches no weight"):
         optim.split_collections(tree, ("params",), ("bias",))
     assert optim.split_collections(tree, ("moe",), ("text/proj",))[1] == {"params": tree["params"]}
 

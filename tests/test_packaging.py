@@ -1,4 +1,4 @@
-"""What `pip install .` installs: the wheel, and a copy of it that works without the repository."""
+"""The wheel that `pip install .` installs, and an installed copy that works without the repository."""
 
 import ast
 import email
@@ -33,7 +33,7 @@ EXTRAS = {
 
 
 def files_below(folder: Path) -> set[str]:
-    """Of source and data, without what Python leaves."""
+    """Returns the files of source and data, without bytecode."""
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     return {name for name in names if "__pycache__" not in name and not name.endswith(".tmp")}
 
@@ -117,7 +117,7 @@ print(json.dumps(asked))
 
 @pytest.fixture(scope="module")
 def asked(installed, tmp_path_factory) -> dict:
-    """What the installed copy does far from the repository, in one process."""
+    """Returns what the installed copy does outside the repository, in one process."""
 
     def make(folder: Path) -> None:
         photos = installed[1] / "tpr_jax/data/mini_pedes/bundled/imgs/val"
@@ -203,7 +203,7 @@ WITH_OTHERS |= {"huggingface_hub", "orbax"}
 
 
 def test_all_that_is_imported_is_required():
-    """By name: what comes along with TensorFlow is not there without it."""
+    """Compares names, because dependencies of TensorFlow are missing without it."""
     required = {canonicalize_name(one.name) for one in requirements("requirements.txt")}
     provides = importlib.metadata.packages_distributions()
     missing = {}
@@ -250,7 +250,7 @@ def test_a_bundled_config_that_does_not_exist_is_named(monkeypatch, tmp_path, ex
 
 
 def run_command(monkeypatch, *words) -> tuple[str, list[str]]:
-    """(the module that is run, its arguments)."""
+    """Returns (the module that is run, its arguments)."""
     seen = []
     monkeypatch.setattr(command.runpy, "run_module", lambda name, **_: seen.append((name, sys.argv[1:])))
     monkeypatch.setattr(sys, "argv", ["tpr-jax", *words])

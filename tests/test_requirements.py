@@ -1,4 +1,4 @@
-"""requirements*.txt and their locks: everything is locked, with hashes, for each Python that is supported."""
+"""requirements*.txt and their locks: everything is locked, with hashes, for each supported Python."""
 
 import re
 
@@ -29,7 +29,7 @@ def logical_lines(name: str) -> list[str]:
 
 
 def locked(name: str) -> list[tuple[Requirement, list[str]]]:
-    """(what is pinned, its hashes) of each entry."""
+    """Yields (pinned requirement, its hashes) for each entry."""
     entries = [line.split("--hash=") for line in logical_lines(name)]
     return [(Requirement(head), [one.strip() for one in hashes]) for head, *hashes in entries]
 
@@ -50,7 +50,7 @@ def applies(requirement: Requirement, where: dict[str, str]) -> bool:
 
 
 def pinned(name: str, where: dict[str, str]) -> dict[str, str]:
-    """package -> version, of what a lock installs there."""
+    """Returns package -> version that a lock installs in an environment."""
     found = {}
     for requirement, _ in locked(name):
         if applies(requirement, where):
@@ -83,7 +83,7 @@ def test_a_lock_has_what_its_ranges_ask_for(name, machine, python):
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_jax_is_the_newest_that_the_python_takes(python):
-    """JAX ended with Python 3.11 at 0.10: most people's Python takes a newer one, which is tested too."""
+    """JAX 0.10 is the last for Python 3.11; newer Pythons take a newer JAX, which is tested too."""
     versions = pinned("requirements.lock", environment(python, "linux"))
     assert (versions["jax"].split(".")[:2] == ["0", "10"]) == (python == "3.11")
     assert versions["jax"] == versions["jaxlib"]
@@ -107,7 +107,7 @@ def test_orbax_stays_below_its_next_api():
 
 
 def test_the_tpus_compiler_fits_each_jax():
-    """By what jax[tpu] of that version says of itself, and with hashes, as pip wants of all or none."""
+    """Compares with the requirements of jax[tpu]; pip requires hashes for all packages or none."""
     entries = [one for one in locked("requirements-aot.txt") if one[0].name == "libtpu"]
     of_python = {"3.11": "0.0.42.1", "3.13": "0.0.50.1"}  # jax[tpu] 0.10.2 and 0.12.0.1
     for python, version in of_python.items():

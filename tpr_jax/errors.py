@@ -25,8 +25,7 @@ def shown(value) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-# Errors of a file or disk that cannot grow, which come as a number or in TensorStore's words: message and
-# remedy.
+# Message and remedy by errno, for a file or disk that cannot grow. TensorStore reports such an error as text.
 _LIMITS = {
     errno.ENOSPC: (
         "no space left on the disk of {}",

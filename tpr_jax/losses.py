@@ -21,7 +21,7 @@ LOGIT_SCALE = 50.0  # 1 / 0.02, fixed in the reference of all three methods
 
 
 def l2_normalize(x: Float[Array, "b e"]) -> Float[Array, "b e"]:
-    """Scales rows to unit length, in float32; a row whose squares are all 0 stays as it is."""
+    """Scales rows to unit length, in float32; a row whose squares are all 0 is unchanged."""
     x = x.astype(jnp.float32)
     zero = jnp.sum(x * x, axis=-1, keepdims=True) == 0
     # Replaced inside the norm: its derivative at 0 is NaN, which stays NaN when it is multiplied by 0.
@@ -45,7 +45,7 @@ def _kl_divergence(logits: Float[Array, "m n"], target: Float[Array, "m n"]) -> 
 
 
 def _checked(loss: Callable) -> Callable:
-    """Adds checks of a loss's arrays, with errors of one line; compiled, they cost nothing."""
+    """Adds checks of a loss's arrays, with one-line errors; they run only while tracing."""
 
     @functools.wraps(loss)
     def call(image_feats, text_feats, pids, **settings):
@@ -183,7 +183,7 @@ def masked_words(logits: Float[Array, "b l v"], labels: Int[Array, "b l"]) -> Sc
 
 
 def balance(routing: list[dict]) -> Scalar:
-    """Adds up the load-balance terms of all blocks (DM-Adapter); each is k / E when balanced."""
+    """Sums the load-balance terms of all blocks (DM-Adapter); each is k / E when balanced."""
     return sum((block["balance"] for block in routing if block), jnp.zeros(()))
 
 

@@ -1,11 +1,11 @@
-"""Trains or evaluates what a config describes.
+"""Trains or evaluates a model as a config describes.
 
     python -m tpr_jax.main --config configs/NAME.py[:DATASET] --workdir DIR [--mode train|eval]
                            [--config.KEY=VALUE ...]
                            [--coordinator HOST:PORT --num_processes N --process_id I]
 
-The last line is for several processes as one run, where no cluster says so (SLURM, Open MPI, GKE and Cloud
-TPU do); --peer_timeout SECONDS is how long they may take to come.
+The last line starts one of the several processes of a run. SLURM, Open MPI, GKE and Cloud TPU set these
+values themselves. --peer_timeout SECONDS limits how long a process waits for the others.
 
 This file reads the command line; see `train/loop.py` for the run itself.
 """
@@ -29,7 +29,7 @@ from tpr_jax.utils import signals
 
 
 def run(argv: list[str]) -> None:
-    """Trains or evaluates what a command line says."""
+    """Trains or evaluates as the command line says."""
     asked_for_help = {"-h", "--help"} & set(argv[1:])
     if asked_for_help or len(argv) == 1:
         print(__doc__.strip())
@@ -38,7 +38,7 @@ def run(argv: list[str]) -> None:
     with signals.raise_stopped("stopped") as stopped_or:
         command = parse_command(argv)
         if command.config.debug:
-            print("debug: a few small steps, to see that everything runs; the numbers say nothing")
+            print("debug: a few small steps, to check that everything runs; the scores are meaningless")
         peers = cluster.find_here(command.coordinator, command.num_processes, command.process_id)
         keep_freed_memory()
         with processes.initialized(
@@ -49,9 +49,9 @@ def run(argv: list[str]) -> None:
 
 def _run_here(config: ConfigDict, workdir: Path, mode: str) -> None:
     """Trains or evaluates as one of the processes of a run."""
-    # Once more: JAX installs a SIGTERM handler of its own when processes initialize.
+    # Installed again: JAX installs a SIGTERM handler of its own when processes initialize.
     with signals.raise_stopped("stopped"):
-        # JAX and TensorFlow are imported only here, once the command line is known to be sound.
+        # JAX and TensorFlow are imported only here, once the command line is known to be valid.
         from tpr_jax.train import agreement, loop, results
 
         mine = agreement.of_command(config_lib.to_plain(config), mode)

@@ -89,7 +89,7 @@ class Model:
           batch_size: how many images to encode at a time.
 
         Raises:
-          UserError: an image cannot be read, or an argument is unusable; the message names it.
+          UserError: an image cannot be read, or an argument is invalid; the message names it.
         """
         images, batch_size = arguments.check_images(images), arguments.check_batch_size(batch_size)
 
@@ -103,7 +103,7 @@ class Model:
         """Computes the L2-normalized float32 features of texts. A text that is too long is truncated.
 
         Raises:
-          UserError: the model has no tokenizer, or one of another vocabulary, or an argument is unusable.
+          UserError: the model has no tokenizer, or one of another vocabulary, or an argument is invalid.
         """
         texts, batch_size = arguments.check_texts(texts), arguments.check_batch_size(batch_size)
         if self.tokenizer is None:
@@ -113,7 +113,7 @@ class Model:
         ids = self.tokenizer(texts)
         if ids.size and ids.max() >= self.config.vocab_size:
             raise UserError(
-                f"{self.source}: its tokenizer gives id {ids.max()}, but its text tower knows "
+                f"{self.source}: its tokenizer gives id {ids.max()}, but its text tower has "
                 f"{self.config.vocab_size} ids; use the tokenizer.json that belongs to the weights"
             )
         ends = clip.end_positions(ids, self.config.eot_id)
@@ -220,13 +220,13 @@ def from_pretrained(
 
     Args:
       path_or_hub_id: a folder of either kind, a run's folder, an id on the Hugging Face hub with an optional
-        revision (`owner/name@revision`), the bundled `clip-mini`, or a file of weights under OpenAI's names
+        revision (`owner/name@revision`), the bundled `clip-mini`, or a weights file with OpenAI's names
         (used with CLIP's own tokenizer). Without a tokenizer, only `encode_texts` fails.
       image_size: (height, width) in pixels; by default the folder's own.
       dtype: the type that the towers compute in, "float32" or "bfloat16".
       backbone: the folder or hub id of a saved model's backbone, if it is not available under the name that
-        the model was trained with. Its weights must be the very same.
-      act: "gelu" or "quick_gelu". A file of weights does not tell its activation and heads; OpenAI's own
+        the model was trained with. Its weights must be identical.
+      act: "gelu" or "quick_gelu". A weights file does not record its activation and heads; OpenAI's own
         release is recognized, other files need `act` and `heads`. For a plain CLIP folder they override its
         config.json.
       heads: the number of attention heads of the vision and of the text tower.
@@ -244,7 +244,7 @@ def from_pretrained(
     if adapter_config is not None:
         for name, value in (("act", act), ("heads", heads)):
             if value is not None:
-                raise UserError(f"{path_or_hub_id}: says its {name} itself: leave out {name}={value!r}")
+                raise UserError(f"{path_or_hub_id}: records its own {name}: leave out {name}={value!r}")
         config, variables, tokenizer, base = load_adapter(location.path, adapter_config, image_size, backbone)
         return make_model(
             config,
@@ -256,7 +256,7 @@ def from_pretrained(
             backbone=base,
         )
     if backbone is not None:
-        raise UserError(f"{path_or_hub_id}: is a whole CLIP: leave out backbone={str(backbone)!r}")
+        raise UserError(f"{path_or_hub_id}: is a complete CLIP: leave out backbone={str(backbone)!r}")
     config, params = load_clip(location.path, image_size, act, heads)
     return make_model(
         config,

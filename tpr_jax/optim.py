@@ -205,7 +205,7 @@ def split_collections(
         flat = flatten(variables["params"])
         for pattern in tuned:
             if not any(re.fullmatch(pattern, path) for path in flat):
-                raise UserError(f"no weight of CLIP matches the pattern '{pattern}' of those to be trained")
+                raise UserError(f"the pattern '{pattern}' of trainable weights matches no weight of CLIP")
         chosen = {path for path in flat if any(re.fullmatch(pattern, path) for pattern in tuned)}
         split["params"] = unflatten({path: flat[path] for path in flat if path in chosen})
         if rest := {path: flat[path] for path in flat if path not in chosen}:

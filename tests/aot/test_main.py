@@ -78,11 +78,11 @@ def test_exits_with_2_for_a_batch_that_does_not_divide(tiny, tmp_path):
 def test_settings_to_try_start_with_the_cheapest():
     """Arguments hold 10 of 16 bytes, 40 are needed: the other 30 must go into microbatches of under 5.4."""
     config = SimpleNamespace(remat="none", accumulate=1, batch_size=64)
-    found = aot.settings_to_try(config, {"available": 16.0, "needed": 40.0}, held=10, data=4)
+    found = aot.settings_to_try(config, {"available": 16.0, "needed": 40.0}, argument_bytes=10, data=4)
     assert found[:2] == [{"remat": "dots"}, {"remat": "block"}]
     assert found[2:] == [{"accumulate": 8}, {"accumulate": 16}, {"remat": "block", "accumulate": 8}]
     config.remat = "block"
-    found = aot.settings_to_try(config, {"available": 9.0, "needed": 40.0}, held=10, data=4)
+    found = aot.settings_to_try(config, {"available": 9.0, "needed": 40.0}, argument_bytes=10, data=4)
     assert found[0] == {"accumulate": 16}  # none suffices, so the largest possible number
 
 

@@ -52,7 +52,7 @@ def test_memory_of_vit_b16(in_root):
     """Frozen weights are bfloat16 except LayerNorm's; trained weights and two moments are float32."""
     found = programs.programs(config_of("--config.batch_size=4", "--config.eval_batch_size=2"), ONE)
     assert list(found) == ["train_step", "encode_image", "encode_text"]
-    held = found["train_step"].held
+    held = found["train_step"].argument_bytes
     assert held["trainable"] == 4 * 15_669_528
     assert 2 * held["trainable"] <= held["optimizer"] < 2 * held["trainable"] + 200
     assert held["frozen"] == 2 * 149_617_664 + 2 * 65_536  # 65,536 of them are LayerNorm's
@@ -66,7 +66,7 @@ def test_the_loss_id_needs_the_number_of_identities(in_root):
     with pytest.raises(UserError, match="--identities"):
         programs.programs(config_of(*flags), ONE)
     found = programs.programs(config_of(*flags), ONE, identities=10)["train_step"]
-    assert found.held["trainable"] == 4 * (15_669_528 + 10 * 512 + 10)
+    assert found.argument_bytes["trainable"] == 4 * (15_669_528 + 10 * 512 + 10)
 
 
 def test_a_frozen_method_has_no_train_step():

@@ -1,4 +1,4 @@
-"""Mistakes of a user end with one line that names the mistake and the remedy, and exit code 2."""
+"""User errors end with exit code 2 and one line that names the error and the remedy."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from tpr_jax.weights.files import write_state
 
 @pytest.fixture
 def told(tiny, tmp_path, explained, capsys):
-    """`told(*flags)`: runs with these flags, which must fail at once; returns the one line."""
+    """Returns `told(*flags)`, which runs with these flags, must fail immediately, and returns the line."""
 
     def call(*flags) -> str:
         return explained(capsys, "--config", tiny["config"], "--workdir", tmp_path / "run", *flags)
@@ -76,7 +76,7 @@ def losses(workdir: Path) -> list[float]:
 )
 def test_command_lines(told, flag, words, tmp_path):
     assert words in told(flag)
-    # What could not begin has not claimed the folder: the command can be mended and tried again.
+    # A run that could not start does not claim the folder: the command can be fixed and retried.
     assert not (tmp_path / "run" / "config.json").exists()
 
 
@@ -173,7 +173,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(finished, make_config, 
     expected = json.loads((reference / "results.json").read_text())
     measured = {"seconds": 0, "peak_memory_bytes": 0}
     assert {**found, **measured} == {**expected, **measured}
-    # The damaged one was written anew.
+    # The damaged one was written again.
     loop.train(make_config(), workdir)
     assert "resumed at step 120 of 120" in capsys.readouterr().out
 
@@ -208,7 +208,7 @@ def poisoned(monkeypatch, at_step: int) -> None:
         return spoiled
 
     monkeypatch.setattr(pipeline, "train_input", spoil)
-    # Of floats the step is another one than that of bytes, which is compiled ahead.
+    # The step for floats differs from that for bytes, which is compiled ahead of time.
     monkeypatch.setattr(loop.step, "compile_in_background", lambda update, *_: update)
 
 

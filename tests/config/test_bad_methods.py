@@ -94,7 +94,7 @@ def test_a_config_with_a_part_that_does_not_fit(settings, told):
             {"name": "mixture", "both": {"a": adapter(), "b": adapter()}},
             "adapter of the vision tower: slot 'beside_mlp' of block 0 is taken by another part",
         ),
-        ({"name": "mixture", "tuned": ("visual/nothing",)}, "no weight of CLIP matches the pattern"),
+        ({"name": "mixture", "tuned": ("visual/nothing",)}, "matches no weight of CLIP"),
         ({"name": "up_person", "version": "new"}, "version='new' is unknown: choose from paper, released"),
     ],
     ids=["prefix", "top_k", "rank", "layers", "depth", "slot", "tuned", "version"],

@@ -1,4 +1,4 @@
-"""Every config, and every row of the ablations, is valid, fits its backbone, and has the published values."""
+"""Every config and every row of the ablations is valid, fits its backbone, and has the published values."""
 
 import re
 from pathlib import Path

@@ -218,5 +218,5 @@ def test_rejects_added_and_missing_keys():
         config_lib.check(config)
     config = config_lib.base()
     del config.optimizer["lr"]
-    with pytest.raises(UserError, match=r"config.optimizer.lr is missing: let get_config begin with"):
+    with pytest.raises(UserError, match=r"config.optimizer.lr is missing: start get_config with"):
         config_lib.check(config)

@@ -1,7 +1,7 @@
-"""Every key of the config changes what a run does, in the way that its row says: none is ignored.
+"""Every key of the config changes a run as its row states; none is ignored.
 
-A row has the key, two values, what is looked at in a run of each, and what there must be seen. A key without
-a row fails, so that a new one gets its row.
+A row has the key, two values, a function that observes a run with each value, and the expected observations.
+A key without a row fails, so that each new key gets a row.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from tpr_jax.weights.clip import load_clip
 
 @dataclass(frozen=True)
 class Row:
-    """One effect of one key: `look(runs, config)` of the two `values` gives the two of `expected`.
+    """One effect of one key: for the two `values`, `look(runs, config)` returns the two of `expected`.
 
     `expected` may be a function of (runs, config, value) instead. `given` are further changes of the config.
     """
@@ -48,7 +48,7 @@ class Row:
     given: dict = field(default_factory=dict)
 
 
-# What is looked at
+# Observations of a run
 
 
 def order(runs, config):
@@ -56,7 +56,7 @@ def order(runs, config):
 
 
 def drawn(runs, config):
-    """Whether the parts start as those of seed 0."""
+    """Returns whether the parts start as those of seed 0."""
     ours, base = (paths(run.trainable) for run in (loop.prepare(config), runs.base_run()))
     return all(np.array_equal(ours[path], base[path]) for path in base)
 
@@ -66,7 +66,7 @@ def rates(*steps):
 
 
 def updates(runs, config):
-    """The second update of each leaf by gradients drawn at random."""
+    """Returns the second update of each leaf, for random gradients."""
     seen = runs.run(config, anew=False)
     weights, state = seen.trainable, seen.optimizer.init(seen.trainable)
     for gradient in gradients(weights):
@@ -81,7 +81,7 @@ def gradients(weights) -> list:
 
 
 def adam_by_hand(runs, config, value) -> dict:
-    """The same by NumPy: PyTorch's Adam with L2 decay, the groups of the recipe, at a constant rate."""
+    """Computes the same in NumPy: PyTorch's Adam with L2 decay and the recipe's groups, constant rate."""
     c, weights = config.optimizer, runs.base_run().trainable
     both = [paths(gradient) for gradient in gradients(weights)]
     found = {}
@@ -113,7 +113,7 @@ def logged_rates(runs, config):
 
 
 def scored(runs, config):
-    """The steps at which splits were scored, and which."""
+    """Returns the steps at which splits were scored, and which splits."""
     rows = [row for row in runs.run(config, False, loop=True).rows if "loss" not in row]
     return [(row["step"], sorted(row.keys() & {"val", "test"})) for row in rows]
 
@@ -133,14 +133,14 @@ def products_a_step(runs, config):
 
 
 def counted_products(runs, config, value):
-    """What `flops` counts for a step of so many examples."""
+    """Returns the count of `flops` for a step with this many examples."""
     run = runs.base_run()
     sizes = run.clip_config, run.method, value, {"sdm": 1.0, "id": 1.0}, run.heads
     return float(flops.total(flops.train_step(*sizes))["total"])
 
 
 def profiled(runs, config):
-    """The calls of JAX's profiler."""
+    """Returns the calls of JAX's profiler."""
     calls = []
     patches = [
         (jax.profiler, "start_trace", lambda folder: calls.append(Path(folder).name)),
@@ -155,31 +155,31 @@ def notes_milestones(runs, config):
 
 
 def peaks_asked(runs, config):
-    """The types whose peak the log's `peak_share` is of."""
+    """Returns the types whose peak the log's `peak_share` refers to."""
     asked = []
     runs.run(config, False, loop=True, patches=[(chips, "peak", lambda kind, dtype: asked.append(dtype))])
     return set(asked)
 
 
 def programs(runs, config) -> str:
-    """The run's step as JAX traces it."""
+    """Returns the train step of the run as traced by JAX."""
     seen = runs.run(config, anew=True)
     return str(seen.update.trace(*seen.arguments).jaxpr)
 
 
 def loops(runs, config):
-    """The lengths of the step's loops."""
+    """Returns the lengths of the step's loops."""
     return sorted(set(map(int, re.findall(r"\blength=(\d+)", programs(runs, config)))))
 
 
 def remade(runs, config):
-    """What the blocks keep: None where they keep all."""
+    """Returns what the blocks save; None if they save everything."""
     found = re.search(r"policy=(?:<function )?([\w.]+)", programs(runs, config))
     return found and ("save_only_these_names" in found[0] or "nothing_saveable" not in found[0])
 
 
 def has_bfloat16(runs, config):
-    """(Whether the towers compute in bfloat16, whether CLIP's frozen weights are held in it)."""
+    """Returns (whether the towers compute in bfloat16, whether frozen weights have that type)."""
     run = loop.prepare(config)
     text = jax.make_jaxpr(run.model["encode_text"])(
         runs.base_run().frozen | run.trainable, jnp.zeros((1, 24), jnp.int32)
@@ -188,7 +188,7 @@ def has_bfloat16(runs, config):
 
 
 def zero_shot_in_bfloat16(runs, config):
-    """The same of the encoders that score zero-shot."""
+    """Returns the same for the encoders that score zero-shot."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate.step, "jit_encoders", lambda model, mesh: model["encode_text"])
         patch.setattr(Evaluator, "score_split", lambda self, variables, split, encode: [{"encode": encode}])
@@ -198,7 +198,7 @@ def zero_shot_in_bfloat16(runs, config):
 
 
 def prepared(look):
-    """What `look` finds in what the run prepares."""
+    """Returns the observation of `look` on the prepared run."""
     return lambda runs, config: look(loop.prepare(config))
 
 
@@ -210,7 +210,7 @@ def printed(runs, config):
 
 
 def error_of(call) -> str:
-    """The key that an error names; nothing where there is none."""
+    """Returns the key that an error names; None without an error."""
     try:
         call()
     except UserError as error:
@@ -219,7 +219,7 @@ def error_of(call) -> str:
 
 
 def refused(*words):
-    """Which of the words the error has with which the run does not begin."""
+    """Returns which of the words are in the error of a run that does not start."""
 
     def look(runs, config):
         error = error_of(lambda: runs.run(config, anew=True))
@@ -237,7 +237,7 @@ def pictures(runs, config):
 
 
 def rows_shared_out(runs, config):
-    """How many rows of a batch are shared out among the processes."""
+    """Returns how many rows of a batch are divided among the processes."""
     asked, process_shard = [], sharding.process_shard
 
     def kept_shard(mesh, rows):
@@ -249,7 +249,7 @@ def rows_shared_out(runs, config):
 
 
 def encoded(runs, config):
-    """The shapes of the photos that an evaluation encodes."""
+    """Returns the shapes of the images that an evaluation encodes."""
     run, shapes = runs.base_run(config), set()
 
     def encoder(variables, rows):
@@ -262,7 +262,7 @@ def encoded(runs, config):
 
 
 def has_black_border(runs, config):
-    """Whether some picture of the first batches has an edge of zeros, which none of the data has."""
+    """Returns whether an image of the first batches has an edge of zeros, which no image of the data has."""
     seen, found = runs.run(config, anew=False), False
     for _, batch in zip(range(3), seen.batches(0), strict=False):
         edges = (
@@ -276,7 +276,7 @@ def has_black_border(runs, config):
 
 
 def are_as_they_are(runs, config):
-    """Whether the pictures of the first batch are those of the folder, resized."""
+    """Returns whether the images of the first batch are those of the folder, resized."""
     batch, records = runs.first_batch(config), runs.base_run().splits["train"]
     files = [records.image_paths[i] for i in caption_pairs(records)[0][batch["index"]]]
     return bool((np.stack([read_resized(file, (32, 16)) for file in files]) == batch["image"]).all())
@@ -295,17 +295,17 @@ def captions_of_train(runs, config):
 
 
 def told(what, *facts):
-    """What results.json says of training data that were reduced."""
+    """Returns the entry of results.json on reduced training data."""
     return lambda runs, config: [loop.prepare(config).data[what][fact] for fact in facts]
 
 
 def names_of(results_of):
-    """Of a run's results."""
+    """Returns the method and data set in a run's results."""
     return lambda runs, config: results_of(runs.run(config, anew=True, loop=True).results)
 
 
 def evaluated(runs, config):
-    """The method and the data set in the eval.json of a folder without a run."""
+    """Returns the method and the data set in the eval.json of a folder without a run."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(results, "prepare", lambda config, to_train: runs.base_run(config))
         patch.setattr(Evaluator, "score_split", lambda *_: (SCORES, {}))
@@ -319,7 +319,7 @@ def scaled_itc(runs, config):
 
 
 def written_backbone(runs, config):
-    """The backbone's name in the config.json of the model that the run leaves."""
+    """Returns the backbone's name in the config.json of the run's model."""
     run, seen = dataclasses.replace(runs.base_run(config), backbone=loop.prepare(config).backbone), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "save_adapter", lambda *_, backbone, **__: seen.update(found=backbone))
@@ -328,7 +328,7 @@ def written_backbone(runs, config):
 
 
 def debugged(runs, config):
-    """How many steps the command line's run has, and what it says first."""
+    """Returns the number of steps of the command line's run, and its first line."""
     file = runs.root / "plain.py"
     file.write_text("from tpr_jax.config import base\n\ndef get_config():\n    return base()\n")
     argv = ["main", "--config", str(file), "--workdir", "unused", f"--config.debug={config.debug}"]
@@ -339,22 +339,22 @@ def debugged(runs, config):
     return seen, "debug: " in out.getvalue()
 
 
-# What must be seen
+# Expected observations
 
 
 def permuted(runs, config, value):
-    """The seed's order of epoch 0."""
+    """Returns the order of epoch 0 for a seed."""
     return np.random.default_rng([config.seed, 0]).permutation(PAIRS)[:8].tolist()
 
 
 def few(runs, config, value):
-    """The identities (1..12 of the data) that the seed draws, as the rule of `subsets` has it."""
+    """Returns the identities (1..12 of the data) that the seed draws, by the rule of `subsets`."""
     order = np.random.default_rng([value, 0, 6]).permutation(np.arange(1, 13))
     return sorted(order[:6].tolist())
 
 
 def noised(runs, config, value):
-    """The captions with half of them shuffled among themselves."""
+    """Returns the captions with half of them shuffled among themselves."""
     before = caption_pairs(runs.base_run().splits["train"])[1]
     rng = np.random.default_rng([config.noise_seed, 0, 7])
     places = rng.permutation(PAIRS)[: round(config.noisy_fraction * PAIRS)]
@@ -365,7 +365,7 @@ def noised(runs, config, value):
 
 
 def itc_by_hand(runs, config, value):
-    """CLIP's loss of the first batch at the temperature, from features of the towers themselves."""
+    """Computes CLIP's loss of the first batch at the temperature from the features of the towers."""
     seen = runs.run(config, anew=False)
     variables, batch = seen.run.frozen | seen.trainable, seen.arguments[2]
     model = seen.run.model
@@ -677,14 +677,14 @@ def test_every_key_has_its_row():
 
 
 def filled(runs, value):
-    """A value with the folders of the runs."""
+    """Returns a value with the folders of the runs filled in."""
     if isinstance(value, tuple):
         return tuple(filled(runs, item) for item in value)
     return value.format(root=runs.root) if isinstance(value, str) else value
 
 
 def same(found, expected) -> bool:
-    """Whether two observations agree: numbers to float32's rounding, all else exactly."""
+    """Returns whether two observations agree: numbers up to rounding, everything else exactly."""
     if isinstance(expected, dict):
         return found.keys() == expected.keys() and all(same(found[key], expected[key]) for key in expected)
     if isinstance(expected, np.ndarray | float) or (
@@ -714,7 +714,7 @@ def test_the_key_does_what_its_row_says(row, runs):
 
 
 def test_every_loss_has_its_weight(runs):
-    """All losses at once: each term grows as its weight does, and the loss is their sum."""
+    """With all losses, each term is proportional to its weight, and the loss is their sum."""
     method = {"name": "dm_adapter", "num_experts": 2, "top_k": 1, "reduction": 8}
     found = []
     for grown in (False, True):

@@ -1,7 +1,7 @@
-"""Every setting of every method, and of every module of a mixture, changes the model as its row says.
+"""Every setting of every method, and of every module of a mixture, changes the model as its row states.
 
-A row has two values, what is looked at in the model of each, and what there must be seen; the models are
-those that a config makes. A setting without a row fails, so that a new one gets its row.
+A row has two values, a function that observes the model with each value, and the expected observations.
+Models are built from a config. A setting without a row fails, so that each new setting gets a row.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ FITTING["mixture"] = {}
 
 @dataclass(frozen=True)
 class Row:
-    """`look(method, settings)` of the two `values` of a setting gives the two of `expected`.
+    """For the two `values` of a setting, `look(method, settings)` returns the two of `expected`.
 
     `expected` may be a function instead, of the method, the other settings, the key and the value.
     """
@@ -46,7 +46,7 @@ class Row:
 
 
 def method_of(name: str, settings: dict) -> methods.Method:
-    """Makes the method as a run does from its config."""
+    """Builds the method as a run does from its config."""
     config = config_lib.base()
     config.method = {"name": name, **settings}
     config_lib.check(config)
@@ -63,7 +63,7 @@ def form(name: str, settings: dict) -> dict:
     return flatten(shapes)
 
 
-# What is looked at
+# Observations of a model
 
 
 def shape(path: str):
@@ -71,7 +71,7 @@ def shape(path: str):
 
 
 def places(pattern: str):
-    """The parts of the parts' paths that the pattern's group finds, each once."""
+    """Returns the distinct matches of the pattern's group in the paths of the parts' leaves."""
 
     def look(name, settings):
         found = (re.search(pattern, path) for path in form(name, settings) if not path.startswith("params/"))
@@ -81,7 +81,7 @@ def places(pattern: str):
 
 
 def first_value(path: str):
-    """The sum of what a leaf starts with."""
+    """Returns the sum of a leaf's initial values."""
 
     def look(name, settings):
         return float(
@@ -103,7 +103,7 @@ def trained(name, settings):
 
 
 def experts_chosen(name, settings):
-    """How many experts each token goes to, by the router's own account."""
+    """Returns how many experts each token is routed to, from the routing statistics."""
     model = model_of(name, settings)
     variables = random_variables(name, settings)
     _, routing = jax.jit(model["encode_text"])(variables, tiny_clip.batch(2)["ids"])
@@ -116,7 +116,7 @@ def random_variables(name, settings) -> dict:
 
 
 def features(name, settings, grown=(1.0, 1.0)):
-    """Both towers' features, with what parts multiply last (`up`, `b`) grown in the vision and text tower."""
+    """Returns both towers' features, with the last matrices of parts (`up`, `b`) scaled in each tower."""
     flat = flatten(random_variables(name, settings))
     for tower, factor in zip(("visual", "text"), grown, strict=True):
         for path in flat:
@@ -131,7 +131,7 @@ def features(name, settings, grown=(1.0, 1.0)):
 
 
 def grown_parts(name, settings, key, value):
-    """The features at scale 1 with the parts' last products as many times as large."""
+    """Returns the features at scale 1, with the last matrices of the parts scaled instead."""
     one = (1.0, 1.0) if isinstance(value, tuple) else 1.0
     settings = {**settings, key: one}
     return features(name, settings, value if isinstance(value, tuple) else (value, value))
@@ -382,5 +382,5 @@ def test_the_setting_of_a_part_does_what_its_row_says(row):
 
 
 def of_mixture(mixture, fitting, name, known, key, value):
-    """As `grown_parts`, of a mixture of one part."""
+    """Returns the same as `grown_parts` for a mixture of one part."""
     return features(name, mixture({**fitting, key: 1.0}), (value, value))

@@ -1,5 +1,5 @@
-"""Every config, and every row of the ablations: it is sound, all that it trains gets a gradient, and it
-starts as CLIP itself where its parts start at zero.
+"""Every config and every row of the ablations is valid, all of its trained leaves get a gradient, and it
+starts as CLIP itself if its parts start at zero.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ from tpr_jax.models.petl_config import Adapter, Prefix
 from tpr_jax.train import step
 from tpr_jax.utils.trees import flatten
 
-# Tokens enough for every prefix, widths at which no adapter is dead, and no more blocks than are needed: to
-# compile is all the work.
+# Enough tokens for every prefix, widths at which no adapter is dead, and as few blocks as possible, because
+# compilation takes all of the time.
 SMALL = ClipConfig(
     image_size=(12, 8),
     patch_size=4,
@@ -113,15 +113,15 @@ def test_every_trained_leaf_gets_a_gradient_and_zero_starts_are_clip(name, row):
     sizes = sizes_for(name, row)
     method = config_lib.make_method(config)
     model = clip.build(sizes, method, heads=heads_of(config))
-    # CLIP's own weights need not be drawn, which would be most of what there is to compile.
+    # CLIP's own weights are not initialized, which would dominate compilation.
     drawn = jax.jit(lambda key: {k: v for k, v in model["init"](key).items() if k != "params"})
     drawn = drawn(jax.random.key(0, impl="unsafe_rbg"))
     trainable, frozen = split({**drawn, "params": params(sizes)}, config)
     assert flatten(trainable)
     run = compiled(model, config_lib.loss_weights(config))
     first, features = jax.device_get(run(trainable, frozen))
-    # To the last bit, but for masked words: they read all tokens of a picture, and the last block's products
-    # for all of them round in another way than those for the one that is read else.
+    # Equal to the last bit, except with masked words: they read all tokens of an image, and the last block's
+    # products for all tokens round differently from those for a single one.
     near = 1e-6 if config.losses.mlm else 0.0
     pairs = zip(features, clips_features(sizes), strict=True)
     same = [bool(np.abs(found - own).max() <= near * np.abs(own).max()) for found, own in pairs]

@@ -1,6 +1,6 @@
-"""Every key of the config, and every setting of every method, at its edges: what is refused, what accepted.
+"""Every key of the config and every setting of every method is rejected and accepted at its limits.
 
-A key or setting without a row in these tables fails, so that a new one gets its row.
+A key or setting without a row in these tables fails, so that each new one gets a row.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ MOMENT = ((*NO_NUMBER, -0.1, 1, 1.0, 1 - 1e-12, 2, HUGE), (0, 0.0, 0.9, 0.999, 0
 DEVICES = ((*NO_WHOLE, -2, 0, 2**31), (-1, 1, 4))
 NAME = ((*NO_TEXT, "", "nothing", "float23"), ())
 
-# key: (what is refused, what is accepted)
+# key: (rejected values, accepted values)
 KEYS = {
     "seed": SEED,
     "debug": FLAG,

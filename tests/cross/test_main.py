@@ -127,8 +127,8 @@ def test_describes_what_a_run_was_trained_on(tiny, tmp_path):
     (run / "config.json").write_text(json.dumps(config))
     outer, inner = cross.describe_model(str(run)), cross.describe_model(str(run / "model"))
     assert outer.trained_on == inner.trained_on == ("icfg_pedes", "folder")
-    assert (outer.name, outer.place) == (str(run), str(run / "model"))
-    assert outer.sha256 == inner.sha256 and inner.place == str(run / "model")
+    assert (outer.name, outer.location) == (str(run), str(run / "model"))
+    assert outer.sha256 == inner.sha256 and inner.location == str(run / "model")
     assert cross.describe_model(tiny["clip"]).trained_on == ()
 
 

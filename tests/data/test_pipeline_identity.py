@@ -73,7 +73,7 @@ def test_is_the_same_from_any_step_and_for_any_process(records):
 
 
 def test_rejects_batch_sizes_that_do_not_fit(records):
-    with pytest.raises(UserError, match="batch_size 10 must be a multiple of the 4 of an identity"):
+    with pytest.raises(UserError, match="batch_size 10 must be a multiple of 4 examples per identity"):
         make(records, batch_size=10)
     with pytest.raises(UserError, match=r"takes 7 identities .* there are 6: choose at most 24"):
         make(records, batch_size=28)

@@ -150,7 +150,7 @@ def test_open_mpi():
     # All on one machine, which Open MPI 5 tells too.
     local = {key: MPI[key] for key in MPI if "uri" not in key} | {"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
     assert find(local).coordinator.startswith("127.0.0.1:")
-    with pytest.raises(UserError, match="needs --coordinator HOST:PORT besides"):
+    with pytest.raises(UserError, match="also needs --coordinator HOST:PORT"):
         find({key: MPI[key] for key in MPI if "uri" not in key})
     assert find({key: MPI[key] for key in MPI if "uri" not in key}, coordinator="a:1").coordinator == "a:1"
 
@@ -192,8 +192,8 @@ def test_flags_override_variables_which_override_the_cluster():
 @pytest.mark.parametrize(
     ("environment", "flags", "told"),
     [
-        ({}, {"coordinator": "a:1"}, "needs --num_processes and --process_id besides"),
-        ({}, {"count": 2}, "needs --coordinator HOST:PORT and --process_id besides"),
+        ({}, {"coordinator": "a:1"}, "also needs --num_processes and --process_id"),
+        ({}, {"count": 2}, "also needs --coordinator HOST:PORT and --process_id"),
         (EXPLICIT, {"index": 2}, "--process_id 2 must lie between 0 and 1"),
         (EXPLICIT, {"count": -3}, "must lie between"),
         (EXPLICIT | {"JAX_NUM_PROCESSES": "two"}, {}, "JAX_NUM_PROCESSES='two' must be a whole number"),

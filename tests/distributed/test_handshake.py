@@ -38,7 +38,7 @@ def test_the_variable_overrides_the_workdir(tmp_path):
     "call", [handshake.token_reader, lambda *words: handshake.offer_token(*words).__enter__()]
 )
 def test_rejects_a_short_token_and_a_bucket_without_token(call):
-    with pytest.raises(UserError, match="TPR_RUN_TOKEN has 15 characters and needs 16 at least: export"):
+    with pytest.raises(UserError, match="TPR_RUN_TOKEN has 15 characters and needs at least 16: export"):
         call({handshake.VARIABLE: "x" * 15}, "run")
     with pytest.raises(UserError, match=r"--workdir gs://b/run need a token .* export TPR_RUN_TOKEN="):
         call({}, "gs://b/run")

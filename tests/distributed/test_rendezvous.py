@@ -245,7 +245,7 @@ def test_an_impostor_of_the_first_process_is_refused():
         port = server.getsockname()[1]
 
         def impostor():
-            server.settimeout(3)
+            server.settimeout(4)
             with contextlib.suppress(OSError):
                 while True:
                     line, _ = server.accept()
@@ -253,7 +253,7 @@ def test_an_impostor_of_the_first_process_is_refused():
                     line.recv(1000)
                     line.sendall(b"go " + b"0" * 64 + b"\n")
 
-        _, second = together(impostor, meet(port, 2, 1, timeout=0.5))
+        _, second = together(impostor, meet(port, 2, 1, timeout=3))
     assert "does not have the token of this run" in str(second)
 
 

@@ -212,7 +212,7 @@ def test_rejects_a_misfit_before_reading_data(tiny):
         ("--config.eval_batch_size=12",): ("nothing is wrong", compared),
         ("--config.mesh.data=3",): ("mesh.data=3 and mesh.model=1 do not make up the 8 devices here", []),
         ("--config.batch_size=24", "--config.accumulate=2"): (
-            "8 devices of the data axis times the 2 parts of",
+            "8 devices of the data axis times the 2 microbatches of",
             [],
         ),
         ("--config.method.reduction=100",): ("reduction=100", ["read"]),

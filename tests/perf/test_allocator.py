@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tpr_jax.perf.allocator import hand_back_freed_memory, keep_freed_memory
+from tpr_jax.perf.allocator import keep_freed_memory, release_freed_memory
 
 COUNT = """
 import resource, sys
@@ -36,12 +36,12 @@ def test_large_blocks_are_reused():
 def test_does_nothing_on_another_platform(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert keep_freed_memory() is False
-    assert hand_back_freed_memory() is False
+    assert release_freed_memory() is False
 
 
 HOLD = """
 import re
-from tpr_jax.perf.allocator import hand_back_freed_memory, keep_freed_memory
+from tpr_jax.perf.allocator import release_freed_memory, keep_freed_memory
 
 def resident():
     return int(re.search(r"VmRSS:\\s*(\\d+)", open("/proc/self/status").read())[1]) // 1024
@@ -52,7 +52,7 @@ last = bytearray(50_000)  # the topmost block keeps those below from being trimm
 before = resident()
 del blocks
 kept = resident()
-print(before - kept, before - resident() if hand_back_freed_memory() else "cannot")
+print(before - kept, before - resident() if release_freed_memory() else "cannot")
 """
 
 

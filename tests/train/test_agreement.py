@@ -1,4 +1,4 @@
-"""What the processes of a run have to agree on, and how a difference is reported."""
+"""The processes of a run must agree, and a difference is reported."""
 
 import json
 

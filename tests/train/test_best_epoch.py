@@ -1,4 +1,4 @@
-"""Of several equally good epochs the first is kept."""
+"""The first of several equally good epochs is kept."""
 
 import json
 

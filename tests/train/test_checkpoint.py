@@ -193,7 +193,7 @@ def test_notes_alone(manager):
     assert checkpoint.read_notes(manager, 6) == {"best_r1": 2.0, "zero_shot": None}
     path = manager.directory / "6" / "notes" / "metadata"
     path.write_text(path.read_text().replace('"best_r1": 2.0', '"best_r1": 3.0'))
-    with pytest.raises(ValueError, match="notes are not as they were saved"):
+    with pytest.raises(ValueError, match="notes differ from what was saved"):
         checkpoint.read_notes(manager, 6)
     path.unlink()
     with pytest.raises(ValueError, match="not found"):

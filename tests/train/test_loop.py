@@ -199,7 +199,7 @@ def test_eval_mode_scores_the_best_state(finished, make_config, tmp_path, capsys
     scored = results_lib.evaluate_run(config, copy)
     assert (scored["checkpoint"], scored["step"]) == ("latest", STEPS)
     assert scored["test"] == results["final"]["test"] and scored["val"] == results["final"]["val"]
-    assert "going on with the newest" in capsys.readouterr().out
+    assert "using the newest state instead" in capsys.readouterr().out
     shutil.rmtree(copy / "checkpoints")
     scored = results_lib.evaluate_run(config, copy)
     assert (scored["checkpoint"], scored["test"]) == (None, results["zero_shot"]["test"])

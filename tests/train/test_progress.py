@@ -1,4 +1,4 @@
-"""A resumed run knows what it knew when it stopped, above all the best epoch."""
+"""A resumed run keeps its progress, above all the best epoch."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""What papers do beside the plain run: best on test, few identities, shuffled captions, P x K batches."""
+"""Protocols of papers: best on test, few identities, shuffled captions, P x K batches."""
 
 import json
 import re
@@ -39,6 +39,6 @@ def test_best_on_test_if_asked_for(make_config, own_data, tmp_path, with_val, ca
     said = capsys.readouterr().out
     assert re.search(rf"test, best epoch on test \( +{best['epoch']}\): +R1 {max(found):.2f} ", said)
     assert "few-shot: 6 of 12 identities of data:train" in said and "noisy: 12 of 24 captions" in said
-    # Scoring alone knows nothing of it, but of the few people.
+    # Evaluation alone does not know it, but knows the few people.
     evaluated = results_lib.evaluate_run(config, tmp_path / "run")
     assert evaluated["data"] == results["data"]

@@ -1,4 +1,4 @@
-"""What `prepare` checks, and in which order."""
+"""The checks of `prepare`, and their order."""
 
 import pytest
 

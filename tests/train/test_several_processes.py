@@ -1,4 +1,4 @@
-"""Two processes of four devices each as one run: the same as one process, and an end with words."""
+"""Two processes of four devices each as one run: results as with one process, and clear errors."""
 
 import json
 import shlex
@@ -32,7 +32,7 @@ def begin(tiny, workdir, devices: int, *flags: str) -> subprocess.Popen:
 
 
 def begin_two(tiny, workdir, *flags: str, second: tuple[str, ...] = ()) -> list[subprocess.Popen]:
-    """`second`: further flags of the second process alone."""
+    """Starts both; `second` has further flags of the second process only."""
     where = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
     return [
         begin(tiny, workdir, 4, *where, f"--process_id={i}", *flags, *(second if i else ())) for i in range(2)
@@ -40,13 +40,13 @@ def begin_two(tiny, workdir, *flags: str, second: tuple[str, ...] = ()) -> list[
 
 
 def ended(processes) -> list[tuple[int, str, str]]:
-    """(exit code, stdout, stderr) of each."""
+    """Returns (exit code, stdout, stderr) of each."""
     return [(p.returncode, *said) for p, said in [(p, p.communicate(timeout=400)) for p in processes]]
 
 
 @pytest.fixture(scope="module", params=["8x1", "2x4"])
 def whole(request, tiny, tmp_path_factory):
-    """(mesh flags, workdir) of a run of one process on eight devices."""
+    """Returns (mesh flags, workdir) of a run of one process on eight devices."""
     data, model = request.param.split("x")
     mesh = [f"--config.mesh.data={data}", f"--config.mesh.model={model}"]
     workdir = tmp_path_factory.mktemp("whole") / "run"
@@ -56,7 +56,7 @@ def whole(request, tiny, tmp_path_factory):
 
 
 def assert_close_runs(workdir, reference) -> None:
-    """The same but for the order in which processes add up."""
+    """Checks that runs agree up to the order of sums over processes."""
     found, expected = rows(workdir), rows(reference)
     assert [row["step"] for row in found] == [row["step"] for row in expected]
     for one, other in zip(found, expected, strict=True):
@@ -152,7 +152,7 @@ def test_a_peer_that_never_comes(run, tmp_path):
 
 @pytest.mark.slow
 def test_a_mistake_that_one_notices_ends_all_with_its_line(tiny, own_data, tmp_path):
-    """A picture that cannot be read, in one process' share."""
+    """An image in the shard of one process cannot be read."""
     victim = sorted((own_data / "imgs").iterdir())[0]
     victim.write_bytes(b"not a picture")
     found = ended(begin_two(tiny, tmp_path / "run", f"--config.data_dir={own_data}"))
@@ -163,7 +163,7 @@ def test_a_mistake_that_one_notices_ends_all_with_its_line(tiny, own_data, tmp_p
 
 @pytest.mark.slow
 def test_pictures_that_cannot_be_read_are_listed_whoever_tried_them(tiny, own_data, tmp_path):
-    """Of both splits, in the shares of both processes."""
+    """The images are in both splits, and in the shards of both processes."""
     entries = json.loads((own_data / "reid_raw.json").read_text())
     victims = set()
     for split in ("train", "test"):
@@ -201,7 +201,7 @@ def test_rejects_processes_with_different_commands(tiny, tmp_path, flags, told):
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["fewer images", "another caption", "the same elsewhere", "other weights"])
 def test_rejects_processes_with_different_data(tiny, own_data, own_clip, tmp_path, what):
-    """As where a machine has a copy of its own."""
+    """As if each machine had its own copy."""
     entries = json.loads((own_data / "reid_raw.json").read_text())
     flags, told = [f"--config.data_dir={own_data}"], "another data set than process 0: train.annotations is "
     if what == "fewer images":
@@ -226,7 +226,7 @@ def test_rejects_processes_with_different_data(tiny, own_data, own_clip, tmp_pat
 
 @pytest.mark.slow
 def test_one_process_stops_and_two_resume(tiny, tmp_path, whole):
-    """The other way round than a lost machine: one is added."""
+    """A process is added instead of lost."""
     mesh, reference = whole
     workdir = tmp_path / "run"
     process = begin(tiny, workdir, 8, *mesh)

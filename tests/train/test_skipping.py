@@ -22,7 +22,7 @@ PLAIN = {"augment": False, "mask_text": False}
 
 
 class Tokenizer:
-    """Ids that tell the caption: its number, several times."""
+    """Returns ids that identify the caption: its number, several times."""
 
     mask_id = 90
 
@@ -31,7 +31,7 @@ class Tokenizer:
 
 
 def make_records(folder, pictures=12, first=1):
-    """Pictures of one gray level each, 10 times their number from `first`, with it as two captions."""
+    """Writes images of one gray level, 10 times their number from `first`, which is also both captions."""
     folder.mkdir(exist_ok=True)
     numbers = range(first, first + pictures)
     for number in numbers:
@@ -47,7 +47,7 @@ def records(tmp_path):
 
 
 def spoil(path, how=0):
-    """Missing, empty or no picture."""
+    """Makes images missing, empty or invalid."""
     with open(path, "wb") as file:
         file.write(b"text" if how == 2 else b"")
     if how == 0:
@@ -120,7 +120,7 @@ def test_bulk_decoding_with_unreadable_images(records):
 
 
 def test_batches_of_a_mixture(records, tmp_path):
-    """Every caption of the first, half of those of the second, another half each epoch."""
+    """An epoch has every caption of the first, and another half of those of the second each time."""
     other = make_records(tmp_path / "other", pictures=8, first=13)
     mixed = mix([records, other], [1, 0.5])
     assert steps_per_epoch(mixed, 4) == (24 + 8) // 4
@@ -166,7 +166,7 @@ def test_evaluation_skips_unreadable_images_and_their_captions(records):
     for path in records.image_paths:
         if path not in skipped:
             spoil(path)
-    with pytest.raises(UserError, match="none of its 12 pictures can be read"):
+    with pytest.raises(UserError, match="none of its 12 photos can be read"):
         evaluate.encode_split(encoders(), {}, records, Tokenizer(), SIZE, 5, skipped={})
 
 
@@ -185,7 +185,7 @@ def test_run_reports_skipped_images_and_resumes(make_config, own_data, tmp_path,
     said = capsys.readouterr().out
     names = [str(own_data / "imgs" / entries[row]["file_path"]) for row in (0, 7, 30, 50)]
     assert whole["skipped"]["count"] == 4 and sorted(whole["skipped"]["pictures"]) == sorted(names)
-    assert all(f"skipped: {name}" in said for name in names) and "4 pictures skipped" in said
+    assert all(f"skipped: {name}" in said for name in names) and "4 photos skipped" in said
     assert whole["data"]["counts"]["train"] == {"identities": 12, "images": 24, "captions": 48}
     assert "a subset of cuhk_pedes: train has 12 identities" in said and len(whole["data"]["subset"]) == 3
 

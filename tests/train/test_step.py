@@ -52,7 +52,7 @@ def compiled(name: str = "dm_adapter"):
 
 @functools.cache
 def encoded():
-    """((image features, routing), (text features, routing)) of a batch of 6 with the first weights."""
+    """Returns ((image features, routing), (text features, routing)) of 6 pairs with the first weights."""
     _, trainable, frozen, _, model = compiled()
     variables, batch = merge(frozen, trainable), tiny.batch(6)
     return [
@@ -151,7 +151,7 @@ def test_loss_decreases():
 
 
 def test_non_finite_loss_stops_all_updates():
-    """The state stays the last good one, names the step, and later good batches change nothing any more."""
+    """The state stays the last good one and records the step; later good batches do not change it."""
     update, _, frozen, _, _ = compiled()
     good = floats(tiny.batch(6))
     bad = {**good, "image": good["image"].copy()}
@@ -236,14 +236,14 @@ IRRA = Heads(num_classes=5, mlm_depth=1)
 
 
 def words(batch: dict) -> dict:
-    """The batch with its second word masked, for the loss 'mlm'."""
+    """Returns the batch with its second word masked, for the loss 'mlm'."""
     masked = batch["ids"].copy()
     masked[:, 1] = CONFIG.vocab_size - 2
     return {**batch, "mlm_ids": masked, "mlm_labels": np.where(batch["ids"] != masked, batch["ids"], 0)}
 
 
 def one_objective(weights: dict, batch: dict, heads=NO_HEADS, name="zero_shot", dtype="float32"):
-    """((loss, metrics), variables, model) with random variables; nothing is trained."""
+    """Returns ((loss, metrics), variables, model) with random variables; nothing is trained."""
     method = METHODS[name]()
     model = clip.build(CONFIG, method, dtype, heads)
     variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)

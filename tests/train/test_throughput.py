@@ -85,10 +85,10 @@ def test_device_memory(monkeypatch, stats, expected):
 
 
 def test_complaints_name_the_process_if_there_are_several(monkeypatch, capsys):
-    throughput.complain("no step for 60 s")
+    throughput.report_problem("no step for 60 s")
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    throughput.complain("no step for 60 s")
+    throughput.report_problem("no step for 60 s")
     assert capsys.readouterr() == ("", "no step for 60 s\nprocess 1: no step for 60 s\n")
 
 

@@ -64,13 +64,13 @@ def test_rejects_a_config_json_that_is_not_an_object(tmp_path, content):
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a folder that even root cannot write")
 def test_workdir_that_cannot_be_written():
-    with pytest.raises(UserError, match=r"--workdir /proc/self cannot be written \(.*\): see that this"):
+    with pytest.raises(UserError, match=r"--workdir /proc/self cannot be written \(.*\): check that this"):
         writer.check_workdir(Path("/proc/self"), CONFIG, ())
 
 
 def test_workdir_that_is_a_file(tmp_path):
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(UserError, match="cannot be made"):
+    with pytest.raises(UserError, match="cannot be created"):
         writer.check_workdir(tmp_path / "run", CONFIG, ())
 
 

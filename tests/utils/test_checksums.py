@@ -83,9 +83,9 @@ def test_check_arrays_names_what_differs():
     saved = checksums.tree_checksums(tree)
     assert sorted(saved) == ["['a']", "['b'][0]", "['b'][1]"]
     checksums.check_arrays(tree, saved)
-    with pytest.raises(ValueError, match=r"the array \['b'\]\[0\] is not as it was saved"):
+    with pytest.raises(ValueError, match=r"the array \['b'\]\[0\] differs from what was saved"):
         checksums.check_arrays({**tree, "b": (jnp.ones(2), jnp.asarray(4))}, saved)
-    with pytest.raises(ValueError, match=r"the array \['a'\] and 1 more is not"):
+    with pytest.raises(ValueError, match=r"the array \['a'\] differs from what was saved \(and 1 more\)"):
         checksums.check_arrays({"a": jnp.zeros(3), "b": (jnp.ones(2), jnp.asarray(4))}, saved)
 
 
@@ -95,7 +95,7 @@ def test_detects_changed_metadata():
     assert checksums.split_checksums(saved) == (notes, {"x": 3})
     assert checksums.split_checksums(notes) == (notes, None)  # of an older version
     for changed in (saved | {"seconds": 2.5}, saved | {"checksums": 3}, saved | {"more": 1}):
-        with pytest.raises(ValueError, match="notes are not as they were saved"):
+        with pytest.raises(ValueError, match="notes differ from what was saved"):
             checksums.split_checksums(changed)
 
 

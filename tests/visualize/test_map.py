@@ -26,7 +26,7 @@ def test_similar_features_are_neighbors():
 
 def test_few_points():
     assert map_lib.tsne(np.eye(4)).shape == (4, 2)
-    with pytest.raises(UserError, match="at least 4 photos and sentences together, here are 3"):
+    with pytest.raises(UserError, match="at least 4 photos and sentences together, but got 3"):
         map_lib.tsne(np.eye(3))
 
 

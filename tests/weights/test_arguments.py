@@ -51,7 +51,7 @@ def model():
         *(({"act": act}, "act=.*choose from: quick_gelu, gelu") for act in ("relu", 3, "")),
         *(({"heads": heads}, "heads=.*such as") for heads in (2, (2,), (2, 1.0), (0, 1), "21", (True, 1))),
         *(({"backbone": path}, "backbone") for path in (3, "", b"x")),
-        ({"backbone": "clip-mini"}, "is a whole CLIP: leave out backbone='clip-mini'"),
+        ({"backbone": "clip-mini"}, "is a complete CLIP: leave out backbone='clip-mini'"),
     ],
 )
 def test_from_pretrained(settings, match):

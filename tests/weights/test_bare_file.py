@@ -64,7 +64,7 @@ def test_follows_act_and_heads(golden, bare, act, heads):
     ],
 )
 def test_requires_act_and_heads(bare, told, missing):
-    with pytest.raises(UserError, match=f"does not tell {missing}: pass act='gelu'.*heads=") as error:
+    with pytest.raises(UserError, match=f"does not record {missing}: pass act='gelu'.*heads=") as error:
         tpr_jax.from_pretrained(bare, **told)
     assert str(bare) in str(error.value) and "\n" not in str(error.value)
 
@@ -154,7 +154,7 @@ def test_adapted_model_records_act_and_heads(adapted):
         again.features_from_arrays(*inputs()), model.features_from_arrays(*inputs()), strict=True
     ):
         np.testing.assert_array_equal(found, right)
-    with pytest.raises(UserError, match="says its act itself: leave out act='gelu'"):
+    with pytest.raises(UserError, match="records its own act: leave out act='gelu'"):
         tpr_jax.from_pretrained(folder, act="gelu")
 
 
@@ -166,7 +166,7 @@ def test_reports_a_damaged_record(adapted, key, value):
     content = json.loads(path.read_text())
     content["backbone"][key] = value
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=f"backbone.{key} has the unusable value"):
+    with pytest.raises(UserError, match=f"backbone.{key} has the invalid value"):
         tpr_jax.from_pretrained(adapted[1])
 
 

@@ -73,7 +73,7 @@ def test_run_evaluation_and_saved_model_agree(own_clip, make_config, tmp_path):
     set_image_constants(own_clip, (0.5,) * 3)
     assert tpr_jax.from_pretrained(tmp_path / "run" / "model").mean == IMAGE_MEAN
     for again in (results.evaluate_run, train):
-        with pytest.raises(UserError, match=r"trained with image_mean=\[0.1, 0.5, 0.8\].*now says \[0.5, "):
+        with pytest.raises(UserError, match=r"trained with image_mean=\[0.1, 0.5, 0.8\].*now has \[0.5, "):
             again(make_config(backbone=own_clip, total_steps=2, eval_every=0), tmp_path / "run")
 
 

@@ -159,7 +159,7 @@ def test_rejects_another_backbone(saved, tmp_path, backbone):
     with pytest.raises(UserError, match=pattern) as error:
         tpr_jax.from_pretrained(saved, backbone=other)
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="is a whole CLIP: leave out backbone="):
+    with pytest.raises(UserError, match="is a complete CLIP: leave out backbone="):
         tpr_jax.from_pretrained(backbone, backbone=other)
 
 
@@ -210,15 +210,15 @@ def test_only_texts_need_a_tokenizer(saved):
     [
         ("format_version", 2, r"config.json: format_version=2, but this version .* reads 1; update tpr_jax"),
         ("format_version", None, "format_version=None"),
-        ("image_size", [12], r"config.json: image_size has the unusable value \[12\]"),
-        ("image_size", [12, 0], "image_size has the unusable"),
+        ("image_size", [12], r"config.json: image_size has the invalid value \[12\]"),
+        ("image_size", [12, 0], "image_size has the invalid"),
         ("image_size", [13, 4], "image_size 13x4 is not a multiple of the patch size 4"),
-        ("image_mean", [0, 0, "x"], "image_mean has the unusable"),
-        ("image_std", [1, 1, 0], "image_std has the unusable"),
-        ("backbone", "clip", "backbone.name has the unusable value None"),
-        ("backbone", {"name": "clip", "sha256": "x"}, "backbone.sha256 has the unusable"),
-        ("text_length", True, "text_length has the unusable"),
-        ("tokenizer", 3, "tokenizer has the unusable"),
+        ("image_mean", [0, 0, "x"], "image_mean has the invalid"),
+        ("image_std", [1, 1, 0], "image_std has the invalid"),
+        ("backbone", "clip", "backbone.name has the invalid value None"),
+        ("backbone", {"name": "clip", "sha256": "x"}, "backbone.sha256 has the invalid"),
+        ("text_length", True, "text_length has the invalid"),
+        ("tokenizer", 3, "tokenizer has the invalid"),
         ("method", {"name": "x"}, "config.json: method: key 'vision' is missing"),
     ],
 )
@@ -232,21 +232,21 @@ def test_rejects_a_method_that_does_not_fit(saved):
     method = json.loads((saved / "config.json").read_text())["method"]
     plain = {"part": "prefix", "length": 99, "gate": None, "scaled": False, "layers": [0, None]}
     edit(saved, method=method | {"vision": [plain]})
-    with pytest.raises(UserError, match=r"config.json: the method is unusable: .*length=99"):
+    with pytest.raises(UserError, match=r"config.json: the method is invalid: .*length=99"):
         tpr_jax.from_pretrained(saved)
     edit(saved, method=method | {"vision": [plain | {"length": "two"}]})
-    with pytest.raises(UserError, match=r"config.json: the method is unusable"):
+    with pytest.raises(UserError, match=r"config.json: the method is invalid"):
         tpr_jax.from_pretrained(saved)
     edit(saved, method=method | {"tuned": ["("]})
     with pytest.raises(
-        UserError, match="config.json: the method is unusable: tuned.*not a regular expression"
+        UserError, match="config.json: the method is invalid: tuned.*not a regular expression"
     ):
         tpr_jax.from_pretrained(saved)
 
 
 def test_reports_a_missing_or_damaged_file(saved):
     (saved / "adapter.safetensors").write_bytes(b"1234")
-    with pytest.raises(UserError, match=r"adapter.safetensors: not a whole safetensors file"):
+    with pytest.raises(UserError, match=r"adapter.safetensors: not a complete safetensors file"):
         tpr_jax.from_pretrained(saved)
     (saved / "adapter.safetensors").unlink()
     with pytest.raises(UserError, match=r"adapter.safetensors: no such weights file"):

@@ -51,16 +51,16 @@ PREFIX = {"part": "prefix", "length": 3, "gate": None, "scaled": False, "layers"
             r"here.text\[0\]: part='hyper' is unknown to this version.*newer",
         ),
         (damaged(text=[{"length": 3}]), r"here.text\[0\]: part=None is unknown"),
-        (damaged(text=["prefix"]), r"here.text\[0\]: has the unusable value 'prefix'"),
-        (damaged(text="prefix"), "here.text: has the unusable value"),
+        (damaged(text=["prefix"]), r"here.text\[0\]: has the invalid value 'prefix'"),
+        (damaged(text="prefix"), "here.text: has the invalid value"),
         (damaged(text=[PREFIX | {"hue": 3}]), r"here.text\[0\]: setting 'hue' is unknown.*newer"),
         (
             damaged(text=[{**PREFIX, "gate": 1}, {"part": "prefix"}]),
             r"here.text\[1\]: setting 'length' is miss",
         ),
-        (damaged(prompts=3), "here.prompts: has the unusable value 3"),
+        (damaged(prompts=3), "here.prompts: has the invalid value 3"),
         (damaged(prompts={"length": 3}), "here.prompts: setting 'depth' is missing"),
-        (damaged(tuned=None), "here.tuned: has the unusable value None"),
+        (damaged(tuned=None), "here.tuned: has the invalid value None"),
     ],
 )
 def test_rejects_what_this_version_does_not_know(content, message):

@@ -1,4 +1,4 @@
-"""Compiles a config's train step and encoders for devices that need not be here, and reports what they need.
+"""Compiles a config's train step and encoders for devices that need not be present, and reports their costs.
 
     python -m tpr_jax.aot --config configs/NAME.py[:DATASET] --topology v5e:4x4
                           [--batch_size N] [--config.KEY=VALUE ...] [--workdir DIR] [--identities N]
@@ -132,7 +132,7 @@ def compile_all(
 
     tell(
         f"{config.method.name} on {config.backbone} at {sizes.image_size[0]} x {sizes.image_size[1]}, batch "
-        f"{config.batch_size} ({rows_per_device} a chip), {config.dtype}, remat {config.remat}, accumulate "
+        f"{config.batch_size} ({rows_per_device} per chip), {config.dtype}, remat {config.remat}, accumulate "
         f"{config.accumulate}, for {len(devices)} x {devices[0].device_kind} as "
         f"{mesh.shape['data']} x {mesh.shape['model']}"
     )
@@ -171,13 +171,13 @@ def _compile(config: ConfigDict, mesh, only, identities, tell: Callable, hlo=Non
         except Exception as error:  # the type depends on the compiler
             if (short := aot_report.shortage(str(error))) is None:
                 raise
-            results[name] = {"shortage": short, "held": program.held}
+            results[name] = {"shortage": short, "held": program.argument_bytes}
         else:
             if hlo:
                 write_text(Path(hlo) / f"{name}.txt", compiled.as_text())
             results[name] = aot_report.analyze(
                 compiled,
-                program.held,
+                program.argument_bytes,
                 least=program.least,
                 all_experts=program.all_experts,
                 devices=list(mesh.devices.flat),
@@ -190,7 +190,7 @@ def _compile(config: ConfigDict, mesh, only, identities, tell: Callable, hlo=Non
     return results
 
 
-def settings_to_try(config: ConfigDict, shortage: dict, held: int, data: int) -> list[dict]:
+def settings_to_try(config: ConfigDict, shortage: dict, argument_bytes: int, data: int) -> list[dict]:
     """Returns settings that need less memory than the config's, the cheapest first.
 
     The number of microbatches is chosen so that everything but the arguments fits into the available memory.
@@ -198,13 +198,13 @@ def settings_to_try(config: ConfigDict, shortage: dict, held: int, data: int) ->
     Args:
       config: The config.
       shortage: The `needed` and `available` bytes of the train step.
-      held: The bytes of its arguments.
+      argument_bytes: The bytes of its arguments.
       data: The size of the mesh's axis `data`.
     """
     candidates = [
         {"remat": kind} for kind in ("dots", "block") if kind != config.remat and config.remat == "none"
     ]
-    available, needed = shortage["available"] - held, shortage["needed"] - held
+    available, needed = (shortage[key] - argument_bytes for key in ("available", "needed"))
     rows = config.batch_size // data
     divisors = [n for n in range(2, rows + 1) if rows % n == 0 and n > config.accumulate]
     enough = [n for n in divisors if available > 0 and needed * config.accumulate / n < 0.9 * available]
@@ -214,8 +214,8 @@ def settings_to_try(config: ConfigDict, shortage: dict, held: int, data: int) ->
 
 def _find_fitting_settings(config: ConfigDict, mesh, result: dict, identities, tell: Callable) -> dict | None:
     """Returns the first settings with which the train step compiles and fits, and its analysis, or None."""
-    held = sum(result["held"].values())
-    for change in settings_to_try(config, result["shortage"], held, mesh.shape["data"]):
+    argument_bytes = sum(result["held"].values())
+    for change in settings_to_try(config, result["shortage"], argument_bytes, mesh.shape["data"]):
         changed = ConfigDict(config.to_dict())
         changed.update(change)
         words = " ".join(f"--config.{key}={value}" for key, value in change.items())
@@ -224,7 +224,7 @@ def _find_fitting_settings(config: ConfigDict, mesh, result: dict, identities, t
         if "shortage" not in tried:
             tell(f"it fits with {words}")
             return {**change, **tried}
-    tell("nothing tried makes it fit: a smaller --batch_size, more chips, or --config.mesh.model above 1")
+    tell("none of them fits: use a smaller --batch_size, more chips, or --config.mesh.model above 1")
     return None
 
 

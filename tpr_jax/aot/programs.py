@@ -39,13 +39,13 @@ class Program(NamedTuple):
       lower: Lowers the function.
       least: The operations of its analytic minimum, see `flops.total`.
       all_experts: The same if mixtures compute all experts.
-      held: The bytes of each kind of argument on one device.
+      argument_bytes: The bytes of each kind of argument on one device.
     """
 
     lower: Callable
     least: dict[str, float]
     all_experts: dict[str, float]
-    held: dict[str, int]
+    argument_bytes: dict[str, int]
 
 
 def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> dict[str, Program]:
@@ -89,7 +89,7 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
         state = sharded(jax.eval_shape(functools.partial(TrainState.create, optimizer), trainable))
         batch = {key: _rows(mesh, config.batch_size, *row) for key, row in rows.items()}
         frozen_shapes = sharded(frozen)
-        held = {
+        argument_bytes = {
             "trainable": bytes_per_device(state.trainable),
             "optimizer": bytes_per_device(state.opt_state),
             "frozen": bytes_per_device(frozen_shapes),
@@ -99,15 +99,15 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
             flops.train_step, sizes, method, config.batch_size, tuple(weights), heads, length
         )
         lower = functools.partial(update.lower, state, frozen_shapes, batch)
-        by_name["train_step"] = Program(lower, *_counts(counted), held)
+        by_name["train_step"] = Program(lower, *_counts(counted), argument_bytes)
     variables = sharded(merge(frozen, trainable))
     for name, key, tower in (("encode_image", "image", "vision"), ("encode_text", "ids", "text")):
         count = sharding.padded_size(mesh, config.eval_batch_size)
         inputs = _rows(mesh, count, *rows[key])
         counted = functools.partial(flops.encode, sizes, method, tower, count, length)
-        held = {"weights": bytes_per_device(variables), "batch": bytes_per_device(inputs)}
+        argument_bytes = {"weights": bytes_per_device(variables), "batch": bytes_per_device(inputs)}
         lower = functools.partial(step.jit_encoder(model[name], mesh).lower, variables, inputs)
-        by_name[name] = Program(lower, *_counts(counted), held)
+        by_name[name] = Program(lower, *_counts(counted), argument_bytes)
     return by_name
 
 

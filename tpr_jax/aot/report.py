@@ -11,13 +11,13 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def analyze(
-    compiled, held: dict[str, int], *, least: dict, all_experts: dict, devices: list, dtype: str
+    compiled, argument_bytes: dict[str, int], *, least: dict, all_experts: dict, devices: list, dtype: str
 ) -> dict:
     """Analyzes a compiled program.
 
     Args:
       compiled: The result of `jax.stages.Lowered.compile`.
-      held: The bytes of each kind of argument on one device.
+      argument_bytes: The bytes of each kind of argument on one device.
       least: The operations of the analytic minimum, of all devices.
       all_experts: The same if mixtures compute all experts.
       devices: The devices that the program is compiled for.
@@ -50,7 +50,7 @@ def analyze(
     }
     moved, sent = traffic(text), _by_kind(hlo.collectives(text, len(devices)))
     return {
-        "memory": _memory(compiled.memory_analysis(), held),
+        "memory": _memory(compiled.memory_analysis(), argument_bytes),
         "flops": flops,
         "traffic": moved,
         "collectives": sent,
@@ -72,14 +72,14 @@ def roofline(kind: str, flops: float, moved: float, sent: float, dtype: str) -> 
     return {**seconds, "bound": bound, "step": seconds[bound]}
 
 
-def _memory(stats, held: dict[str, int]) -> dict[str, int]:
+def _memory(stats, argument_bytes: dict[str, int]) -> dict[str, int]:
     rest = {
-        "padding": stats.argument_size_in_bytes - sum(held.values()),
+        "padding": stats.argument_size_in_bytes - sum(argument_bytes.values()),
         "outputs": stats.output_size_in_bytes - stats.alias_size_in_bytes,
         "temporaries": stats.temp_size_in_bytes,
         "code": stats.generated_code_size_in_bytes,
     }
-    return {**held, **rest, "total": sum(held.values()) + sum(rest.values())}
+    return {**argument_bytes, **rest, "total": sum(argument_bytes.values()) + sum(rest.values())}
 
 
 def _by_kind(listed: list[hlo.Collective]) -> dict[str, dict]:
@@ -113,18 +113,18 @@ def lines(name: str, result: dict, batch_size: int) -> list[str]:
     if "shortage" in result:
         short = result["shortage"]
         return [
-            f"{name}: does not fit: needs {size(short['needed'])} a chip, {size(short['available'])} are "
+            f"{name}: does not fit: needs {size(short['needed'])} per chip, {size(short['available'])} are "
             f"available, {size(short['missing'])} are missing"
         ]
     memory, flops, roof = result["memory"], result["flops"], result["roofline"]
     kinds = ", ".join(f"{key} {size(n)}" for key, n in memory.items() if key != "total" and n > 0)
-    shown = [
+    formatted = [
         name,
-        f"  memory a chip    {size(memory['total'])}: {kinds}",
-        f"  products a chip  {flops['products'] / 1e12:.3f} TFLOP, {_ratios(flops)}; "
+        f"  memory per chip    {size(memory['total'])}: {kinds}",
+        f"  products per chip  {flops['products'] / 1e12:.3f} TFLOP, {_ratios(flops)}; "
         f"{flops['products'] / flops['padded']:.0%} of the lanes filled",
-        f"  main memory      {size(result['traffic'])} moved",
-        "  interconnect     "
+        f"  main memory        {size(result['traffic'])} moved",
+        "  interconnect       "
         + (
             ", ".join(
                 f"{kind} {size(c['bytes'])} in {c['count']}" for kind, c in result["collectives"].items()
@@ -134,9 +134,9 @@ def lines(name: str, result: dict, batch_size: int) -> list[str]:
     ]
     if roof:
         times = ", ".join(f"{key} {1e3 * roof[key]:.2f} ms" for key in ("products", "memory", "interconnect"))
-        rate = batch_size / roof["step"]
-        shown.append(f"  at peak rates    {times}: bound by {roof['bound']}, {rate:,.0f} examples a second")
-    return shown
+        rate = f"{batch_size / roof['step']:,.0f} examples per second"
+        formatted.append(f"  at peak rates      {times}: bound by {roof['bound']}, {rate}")
+    return formatted
 
 
 def _ratios(flops: dict) -> str:

@@ -1,9 +1,9 @@
-"""Tables of what the three methods need on TPU slices, according to the compiler.
+"""Tables of the memory and speed of the three methods on TPU slices, according to the compiler.
 
     python -m tpr_jax.aot.table [--workdir runs/aot_table] [--write] [--tables_only]
 
-Compiles what DIR does not hold yet, each in a process of its own (hours on two cores), and prints two
-tables: the methods on four slices, and bytes a chip by method, batch size and remat. With --write they
+Compiles the programs that DIR lacks, each in a process of its own (hours on two cores), and prints two
+tables: the methods on four slices, and bytes per chip by method, batch size and remat. With --write they
 replace the text between the markers in launch/README.md and docs/several_devices.md. With --tables_only
 nothing is compiled.
 """
@@ -24,7 +24,7 @@ from tpr_jax.utils.files import write_text
 
 METHODS = ("dm_adapter", "up_person", "cskt")
 CHIPS = {"v5e:4x4": 16, "v5e:16x16": 256, "v5p:4x4x4": 64, "v6e:8x8": 64}
-ROWS_A_CHIP = 64  # in the table of slices
+CHIP_ROWS = 64  # in the table of slices
 LARGE_BATCH, MICROBATCHES = 32_768, 16  # an additional row, on the first slice
 BATCHES, REMAT = (1024, 128), ("none", "dots", "block")  # in the table of memory, on the first slice
 PAGES = {
@@ -36,7 +36,7 @@ PAGES = {
 def slices() -> list[dict]:
     """Returns the settings of the train steps in the table of slices."""
     return [
-        {"method": method, "topology": topology, "batch_size": ROWS_A_CHIP * CHIPS[topology], "remat": "none"}
+        {"method": method, "topology": topology, "batch_size": CHIP_ROWS * CHIPS[topology], "remat": "none"}
         for topology in TOPOLOGIES
         for method in METHODS
     ]
@@ -64,7 +64,7 @@ def memory() -> list[dict]:
 
 
 def compiled(row: dict, folder: Path, tables_only: bool) -> dict | None:
-    """Returns a row's report: read if it exists, else made by `tpr_jax.aot`, or None with `tables_only`."""
+    """Returns a row's report: read if it exists, else from `tpr_jax.aot`, or None with `tables_only`."""
     path = folder / "_".join(str(value).replace(":", "_") for value in row.values()) / "aot.json"
     if not path.is_file():
         if tables_only:
@@ -81,13 +81,13 @@ def compiled(row: dict, folder: Path, tables_only: bool) -> dict | None:
 
 def table_of_slices(reports: list[dict]) -> str:
     """Returns a Markdown table with one row for each slice and method."""
-    header = ["slice", "method", "batch", "memory a chip", "of it", "FLOPs / minimum", "sent a chip and step"]
-    header += ["bound by", "ms a step", "examples/s"]
+    header = ["slice", "method", "batch", "memory per chip", "of which", "FLOPs / minimum"]
+    header += ["sent per chip and step", "bound by", "ms per step", "examples/s"]
     rows = []
     for report in reports:
         step = report["programs"]["train_step"]
         count = report.get("accumulate", 1)
-        how = f" in {count} parts, remat={report['remat']}" if count > 1 else ""
+        how = f" in {count} microbatches, remat={report['remat']}" if count > 1 else ""
         cells = [report["topology"], f"`{report['method']}`", f"{report['batch_size']:,}{how}"]
         if "shortage" in step:
             rows.append([*cells, f"{size(step['shortage']['missing'])} missing", *[""] * 6])
@@ -111,7 +111,7 @@ def table_of_memory(reports: list[dict]) -> str:
         cells_by_row.setdefault((report["method"], report["batch_size"], report["devices"]), {})[
             report["remat"]
         ] = text
-    header = ["method", "batch", "a chip", *(f"remat={kind}" for kind in REMAT)]
+    header = ["method", "batch", "per chip", *(f"remat={kind}" for kind in REMAT)]
     rows = [
         [f"`{method}`", f"{batch:,}", str(batch // devices), *(by_remat.get(kind, "") for kind in REMAT)]
         for (method, batch, devices), by_remat in cells_by_row.items()

@@ -2,11 +2,12 @@
 
     python -m tpr_jax.bench [--only PART,...] [--turns N] [--torch] [--workdir DIR] [--write] [--tables_only]
 
-Whatever is compared runs in processes of its own that take turns, so that other load on the machine affects
-all alike; the tables have medians and ranges over the turns. The operations of a train step are the minimum
-that its method needs (`perf/flops.py`). --torch also times the encoders of transformers' PyTorch CLIPModel
-(`requirements-torch.txt`). DIR/bench.json (default: runs/bench) keeps every measurement; rerun the same
-command to measure what is missing. --write puts the tables into docs/speed.md. Weights and images are random.
+Operations that are compared run in processes of their own that take turns, so that other load on the machine
+affects all alike; the tables have medians and ranges over the turns. The operations of a train step are the
+minimum that its method needs (`perf/flops.py`). --torch also times the encoders of transformers' PyTorch
+CLIPModel (`requirements-torch.txt`). DIR/bench.json (default: runs/bench) keeps every measurement; rerun the
+same command to measure what is missing. --write puts the tables into docs/speed.md. Weights and images are
+random.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.utils.files import write_json, write_text
 from tpr_jax.utils.markdown import replace_section
 
-# This process only asks which devices there are and leaves their memory to the workers.
+# This process only lists the devices and leaves their memory to the workers.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 METHODS = ("dm_adapter", "up_person", "cskt")
@@ -182,7 +183,7 @@ def _cpu_name() -> str:
 
 
 def make_parser(module: str, description: str, parts: Collection[str]) -> arguments.Parser:
-    """Makes the parser of a benchmark command with these parts."""
+    """Builds the parser of a benchmark command with these parts."""
     parser = arguments.Parser(
         prog=f"python -m {module}",
         description=description,

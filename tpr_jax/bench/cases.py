@@ -26,7 +26,7 @@ class Case(NamedTuple):
       run: runs the benchmark once and waits for the result.
       flops: the analytic minimum of floating-point operations of one run; 0 where it is not counted.
       compile_seconds: how long compilation took.
-      hlo_text: returns the compiled program's HLO text; an empty string for what is not a program.
+      hlo_text: returns the compiled program's HLO text; an empty string if there is no program.
     """
 
     run: Callable[[], object]
@@ -122,7 +122,7 @@ def train_step(
 
 
 def torch_encoder(tower: str, backbone: str, dtype: str, batch: int) -> Case:
-    """Encodes the same inputs with transformers' PyTorch `CLIPModel`, called as its users do."""
+    """Encodes the same inputs with transformers' PyTorch `CLIPModel`, called as its users call it."""
     import torch
     from transformers import CLIPConfig, CLIPModel
 
@@ -174,7 +174,7 @@ def read_config(name: str, backbone: str, **config_overrides) -> ConfigDict:
 
 
 def make_mesh(config: ConfigDict, devices: int = 1) -> jax.sharding.Mesh:
-    """Makes the config's mesh of the first `devices` devices.
+    """Builds the config's mesh of the first `devices` devices.
 
     Raises:
       UserError: there are fewer.

@@ -5,7 +5,7 @@
 Starts `python -m tpr_jax.search serve` with its default limits. Each client has an address of its own
 (127.0.0.1, .2, ...: Linux only); it searches for a sentence, fetches some of the photos that were found,
 waits, and repeats. Prints one JSON object; the exit code is 1 if any answer was not 200. Without --index, an
-index of MiniPEDES is made first.
+index of MiniPEDES is built first.
 """
 
 import argparse
@@ -145,8 +145,8 @@ def run(argv: list[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--index", type=arguments.path, metavar="DIR", help="default: one of MiniPEDES")
-    parser.add_argument("--clients", type=int, default=50, help="how many at once")
-    parser.add_argument("--seconds", type=float, default=120, help="how long they search")
+    parser.add_argument("--clients", type=int, default=50, help="number of concurrent clients")
+    parser.add_argument("--seconds", type=float, default=120, help="duration of the load")
     parser.add_argument("--pause", type=float, default=0, help="mean seconds between a client's searches")
     args = parser.parse_args(argv[1:])
     with tempfile.TemporaryDirectory() as folder:

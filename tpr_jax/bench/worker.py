@@ -54,7 +54,7 @@ def measure(
 
     Returns:
       One row per subject: the subject's keys, `flops`, `compile_seconds`, `seconds` (one per turn) and peak
-      memory in bytes; or the subject's keys and `error` where it could not be built.
+      memory in bytes; or the subject's keys and `error` if it could not be built.
 
     Raises:
       UserError: a worker ended before its last turn.

@@ -6,7 +6,7 @@
 | 1    | a bug, with its traceback                                                |
 | 2    | an error the user can fix, or stopped by SIGINT with everything saved    |
 | 130  | interrupted (Ctrl-C)                                                     |
-| 141  | nobody reads what the command prints                                     |
+| 141  | the reader of the output has closed the pipe                             |
 """
 
 import errno
@@ -29,8 +29,8 @@ INTERRUPTED = 130, "error: interrupted; rerun the same command to resume"
 def explain_and_exit(command: Command, argv: list[str], explain: Verdict | None = None) -> None:
     """Runs a command; an error that a user can fix ends the process with one line and exit code 2.
 
-    Every printed line is flushed at once, through a pipe too. If nobody reads the output, the process ends
-    with exit code 141.
+    Every printed line is flushed immediately, even through a pipe. If nobody reads the output, the process
+    ends with exit code 141.
 
     Args:
       command: The command's `run(argv)`.
@@ -84,9 +84,9 @@ def verdict(error: BaseException, argv: list[str]) -> tuple[int, str]:
 
 
 def exit_on_signals(argv: list[str]) -> None:
-    """Ends the process at once on SIGTERM or SIGINT, until another handler is installed.
+    """Ends the process immediately on SIGTERM or SIGINT, until another handler is installed.
 
-    For the seconds in which a command imports what it needs and has nothing to save yet.
+    It covers the seconds in which a command imports its modules and has nothing to save yet.
     """
     signals.exit_immediately(
         {signal.SIGTERM: (0, f"stopped; {resume_hint('tpr_jax.main', argv)}"), signal.SIGINT: INTERRUPTED}
@@ -100,5 +100,5 @@ def silence_native_logs() -> None:
 
 
 def resume_hint(module: str, argv: Sequence[str]) -> str:
-    """Returns the words that name the command to resume with."""
+    """Returns the hint that shows the command to resume with."""
     return f"resume with: {shlex.join(['python', '-m', module, *argv[1:]])}"

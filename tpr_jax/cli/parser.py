@@ -1,4 +1,4 @@
-"""What all command lines share: one-line errors, and `~` for the home directory in paths.
+"""Shared code of all command lines: one-line errors, and `~` for the home directory in paths.
 
 A shell expands `~` only at the beginning of a word: not in --index=~/photos, and not within quotes.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tpr_jax.errors import UserError
 
-if TYPE_CHECKING:  # keeps the commands' start fast
+if TYPE_CHECKING:  # keeps startup fast
     from ml_collections import ConfigDict
 
 
@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that reports errors as a `UserError`. `prog` is `python -m MODULE`."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises a UserError that says where the help is."""
+        """Raises a UserError that refers to --help."""
         command = " ".join(self.prog.split()[:3])  # a subcommand's parser appends its name
         raise UserError(f"{message}; see {command} --help")
 

@@ -100,7 +100,7 @@ def _check_setting(setting: str) -> None:
 
 
 def run(argv: list[str]) -> None:
-    """Runs whatever is not done yet, and writes and prints the tables.
+    """Executes the runs that are not complete yet, and writes and prints the tables.
 
     Raises:
       UserError: an argument or a config cannot be used (before anything runs), another comparison uses the
@@ -139,7 +139,7 @@ def _compare(runs: Sequence[Run], workdir: Path, directions: Sequence[str], argv
 
 
 def _run_one(planned: Run, asked_to_stop: signals.PreemptionSignal, direction: str) -> tuple[int | None, str]:
-    """Executes a run unless it is done; returns its exit code, None if it was stopped, and a message."""
+    """Executes a run unless it is complete; returns its exit code, None if it was stopped, and a message."""
 
     def say(message: str) -> None:
         print(message, end=" ... ", flush=True)
@@ -173,7 +173,7 @@ def summaries_of(runs: Sequence[Run], directions: Sequence[str] = ("t2i",)) -> l
 
 def write_tables(workdir: Path, runs: Sequence[Run], directions: Sequence[str] = ("t2i",)) -> None:
     """Writes compare.md, compare.csv and compare.png, each atomically."""
-    from tpr_jax.compare import plot  # imports matplotlib, which a wrong command line should not wait for
+    from tpr_jax.compare import plot  # imports matplotlib, which takes seconds
 
     summaries = summaries_of(runs, directions)
     write_text(workdir / "compare.md", table.render_markdown(summaries))

@@ -22,7 +22,7 @@ Scores = dict[str, dict[str, float]]  # direction -> metric -> percent
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended; the numbers are only set if it is done.
+    """The outcome of a run; the numbers are only set if it is done.
 
     `seconds_per_step`, `memory_bytes` and `saved_bytes` may be unknown for a run that is done.
     """
@@ -91,7 +91,7 @@ def read_results(run: Run) -> dict:
 
 
 def final_test_scores(results: dict) -> Scores | None:
-    """Returns the test scores by direction: of the final state, or of an evaluation alone."""
+    """Returns the test scores by direction: of the final state, or of an evaluation."""
     scores = results.get("final", results).get("test", {})
     return scores if scores.keys() >= {"t2i", "i2t"} else None
 

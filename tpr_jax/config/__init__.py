@@ -1,4 +1,4 @@
-"""The config of a run: `base()`, `recipe()`, and what config files and programs use beside them."""
+"""The config of a run: `base()`, `recipe()`, and the helpers of config files and programs."""
 
 from tpr_jax.config.defaults import (
     BENCHMARKS,

@@ -24,21 +24,22 @@ BLOCKS = 4
 DEPTHS = {"depth": BLOCKS, "depth_lora": BLOCKS, "depth_prefix": BLOCKS, "depth_adapter": BLOCKS - 1}
 
 
-def shrink(config: ConfigDict, given: Collection[str] = ()) -> None:
+def shrink(config: ConfigDict, overridden: Collection[str] = ()) -> None:
     """Makes a run small, in place, and sets `debug`; does not change method, losses and optimizer.
 
     Args:
       config: the config to change.
-      given: the keys set on the command line, which are not changed. MiniPEDES replaces the data set unless
-        they contain `data_dir` or `dataset`, and clip-mini the backbone unless they contain `backbone`.
+      overridden: the keys set on the command line, which are not changed. MiniPEDES replaces the data set
+        unless they contain `data_dir` or `dataset`, and clip-mini the backbone unless they contain
+        `backbone`.
     """
     config.debug = True
     changes = dict(SMALL)
-    if not {"data_dir", "dataset"} & set(given):
+    if not {"data_dir", "dataset"} & set(overridden):
         changes |= {"dataset": "mini_pedes", "data_dir": "", "source": "files", "mix": ()}
-    if "backbone" not in given:
+    if "backbone" not in overridden:
         changes |= {"backbone": CLIP_MINI, "text_length": 32}
         for key, limit in DEPTHS.items():
             if isinstance(value := config.method.get(key), int):
                 changes[f"method.{key}"] = min(value, limit)
-    config.update_from_flattened_dict({key: value for key, value in changes.items() if key not in given})
+    config.update_from_flattened_dict({key: value for key, value in changes.items() if key not in overridden})

@@ -16,8 +16,7 @@ from tpr_jax.models.methods import METHODS, Method
 from tpr_jax.models.petl_config import ROUTERS
 from tpr_jax.optim import SCHEDULES
 
-# These may differ between a run and its resumption: they decide where and how long it runs, not what it
-# computes.
+# Keys that may change when a run is resumed: they determine where and how long it runs, not what it computes.
 FREE_ON_RESUME = (
     *("total_steps", "eval_every", "eval_test_each_time", "checkpoint_every", "log_every", "profile"),
     *("data_dir", "source", "on_bad_image", "on_leak", "mesh", "accumulate", "remat", "scan_layers"),
@@ -32,14 +31,14 @@ def base() -> ConfigDict:
             "debug": False,  # a run of a few small steps, see debug.py
             "method": {"name": "zero_shot"},
             "backbone": "openai/clip-vit-base-patch16",  # folder, hub id (or NAME@REVISION), or clip-mini
-            # For a file of weights that does not say these; empty: as the file says.
+            # For a weights file that does not record these; empty: as recorded.
             "backbone_act": "",  # 'quick_gelu' (OpenAI) or 'gelu' (LAION, DataComp)
             "backbone_heads": (),  # attention heads of the vision and text towers, such as (12, 8)
             "from_scratch": False,  # initialize the backbone at random instead of loading its weights
             "dataset": "cuhk_pedes",
             "data_dir": "",  # empty: data/<title of the data set>, or the bundled MiniPEDES
             "source": "files",  # 'tfds_sized', 'tfds_original': prepared records in data_dir (may be gs://)
-            # Further training data: a tuple of (data set, its folder or "", weight: passes an epoch).
+            # Further training data: a tuple of (data set, its folder or "", weight: passes per epoch).
             "mix": (),
             "sampler": "random",  # 'identity': batches of instances_per_identity examples of each identity
             "instances_per_identity": 4,
@@ -128,7 +127,7 @@ def make_method(config: ConfigDict) -> Method:
     """Builds the method that the config names, with its settings.
 
     Raises:
-      UserError: a setting has a value that the method does not take.
+      UserError: the method does not accept the value of a setting.
     """
     try:
         return METHODS[config.method.name](**method_settings(config))
@@ -241,7 +240,7 @@ def _check_keys(config: ConfigDict) -> None:
             raise UserError(f"config.{key} is unknown: {nearest_key(key, known)}")
     for key in known:
         if key not in present:
-            raise UserError(f"config.{key} is missing: let get_config begin with tpr_jax.config.base()")
+            raise UserError(f"config.{key} is missing: start get_config with tpr_jax.config.base()")
 
 
 def _check_mix(config: ConfigDict) -> None:

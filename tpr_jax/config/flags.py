@@ -21,7 +21,7 @@ MODES = ("train", "eval")
 
 
 class Command(NamedTuple):
-    """A command line that was read and checked."""
+    """A parsed and checked command line."""
 
     config: ConfigDict
     workdir: Path
@@ -44,16 +44,16 @@ def parse_command(argv: Sequence[str]) -> Command:
       argv: The command line, with the program's name first.
 
     Raises:
-      UserError: Something is missing, unknown or unusable; the message names it.
+      UserError: An argument is missing, unknown or invalid; the message names it.
     """
     argv = _resolve_config_path(parser.expand_flags(argv, ("config", "workdir")))
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
-    flags.DEFINE_string("workdir", None, "where everything is written", flag_values=values)
+    flags.DEFINE_string("workdir", None, "folder for the output", flag_values=values)
     flags.DEFINE_string("mode", "train", "train or eval", flag_values=values)
     flags.DEFINE_string("coordinator", None, "host:port of process 0", flag_values=values)
-    flags.DEFINE_integer("num_processes", None, "how many processes there are", flag_values=values)
-    flags.DEFINE_integer("process_id", None, "which of them this is, from 0", flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "number of processes", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "index of this process, from 0", flag_values=values)
     flags.DEFINE_float(
         "peer_timeout",
         processes.TIMEOUT,
@@ -100,8 +100,8 @@ def _check_flags(values: flags.FlagValues) -> None:
         raise UserError("--workdir is missing: name a folder for the output, such as --workdir runs/demo")
     if "://" in values.workdir:
         raise UserError(
-            f"--workdir {values.workdir} is not a directory: mount the bucket as one, as launch/README.md "
-            "says, and give that"
+            f"--workdir {values.workdir} is not a directory: mount the bucket as one, as in "
+            "launch/README.md, and name its mount point"
         )
 
 
@@ -168,7 +168,7 @@ def _resolve_config_path(argv: Sequence[str]) -> list[str]:
 
 
 def _config_argument(argv: Sequence[str]) -> str:
-    """Returns the value of --config, empty where there is none."""
+    """Returns the value of --config, or '' if there is none."""
     for i, argument in enumerate(argv):
         if re.match(r"--?config=", argument):
             return argument.partition("=")[2]

@@ -1,7 +1,8 @@
 """The rule that the value of each config key must satisfy; `defaults.choices` lists the keys that hold names.
 
-A rule maps a value to what is wrong with it, such as 'must be at least 1', or to ''. Numbers are limited to
-float32's range, in which the program computes: a smaller one would become 0, a larger one infinite.
+A rule maps a value to an error such as 'must be at least 1', or to '' if the value is valid. Numbers are
+limited to the range of float32, the type of the computation: smaller ones would become 0, larger ones
+infinite.
 """
 
 import itertools
@@ -118,7 +119,7 @@ def _text_length(value) -> str:
 
 def _devices(value) -> str:
     valid = is_integer(value) and (value == -1 or 1 <= value <= LARGEST_INT)
-    return "" if valid else "must be a number of devices, or -1 for all that are left"
+    return "" if valid else "must be a number of devices, or -1 for all remaining devices"
 
 
 def _milestones(value) -> str:
@@ -137,7 +138,7 @@ def _heads(value) -> str:
 
 
 def mix_weight(value) -> str:
-    """Checks how often an epoch passes through a data set of `mix`."""
+    """Checks the weight of a data set of `mix`: its passes per epoch."""
     return "" if is_number(value) and 0 < value <= MOST_PASSES else f"weight above 0, at most {MOST_PASSES}"
 
 

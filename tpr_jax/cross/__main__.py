@@ -52,13 +52,13 @@ class Model:
 
     Attributes:
       name: the model as it was given.
-      place: what `from_pretrained` loads.
+      location: the argument of `from_pretrained` that loads it.
       trained_on: the data sets that it was trained on; empty if unknown.
       sha256: the checksum of its files.
     """
 
     name: str
-    place: str
+    location: str
     trained_on: tuple[str, ...]
     sha256: str
 
@@ -100,7 +100,7 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 
 def run(argv: list[str]) -> None:
-    """Scores whatever is not scored yet, and writes and prints the tables.
+    """Computes the missing scores, and writes and prints the tables.
 
     Raises:
       UserError: a model or data set cannot be used; raised before anything is scored.
@@ -137,7 +137,7 @@ def _score_all(args: Arguments) -> list[table.Cell]:
             scores = read_cell(path, model.sha256, checksums[dataset])
             done = scores is not None
             if not done:
-                loaded = loaded or load(model.place)
+                loaded = loaded or load(model.location)
                 scores = score(loaded, records)
                 source = {"tested_on": dataset, "annotation_sha256": checksums[dataset]}
                 write_json(path, {**dataclasses.asdict(model), **source, "test": scores})
@@ -148,7 +148,7 @@ def _score_all(args: Arguments) -> list[table.Cell]:
     return cells
 
 
-def describe_model(given: str) -> Model:
+def describe_model(name: str) -> Model:
     """Describes a model: a run's workdir, the model folder in it, or anything that `from_pretrained` reads.
 
     What it was trained on is read from the run's config.json.
@@ -159,19 +159,19 @@ def describe_model(given: str) -> Model:
     from tpr_jax.weights.backbone import find
     from tpr_jax.weights.save_adapter import BUNDLED_BACKBONE
 
-    folder = Path(given)
+    folder = Path(name)
     config = _read_run_config(folder)
     if config and not (folder / "model").is_dir():
-        raise UserError(f"{given} is a run that has no model/ yet: let it finish, or leave it out")
-    place = str(folder / "model") if config else given
+        raise UserError(f"{name} is a run that has no model/ yet: let it finish, or leave it out")
+    location = str(folder / "model") if config else name
     if config is None and folder.is_dir():
         config = _read_run_config(folder.parent)
-    path = find(place).path
+    path = find(location).path
     candidates = (*path.glob("*"), *path.glob(f"{BUNDLED_BACKBONE}/*"))
     files = sorted(file for file in candidates if file.suffix in MODEL_FILES)
     return Model(
-        name=given.rstrip(os.sep),
-        place=place,
+        name=name.rstrip(os.sep),
+        location=location,
         trained_on=(config["dataset"], *(entry[0] for entry in config["mix"])) if config else (),
         sha256=sha256(files if path.is_dir() else [path]),
     )
@@ -194,17 +194,17 @@ def read_cell(path: Path, model_sha256: str, annotation_sha256: str) -> Scores |
         if (cell["sha256"], cell["annotation_sha256"]) != (model_sha256, annotation_sha256):
             return None
         scores = cell["test"]
-        complete = all(float(scores[way][key]) >= 0 for way in ("t2i", "i2t") for key in METRIC_KEYS)
+        complete = all(float(scores[d][key]) >= 0 for d in ("t2i", "i2t") for key in METRIC_KEYS)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return scores if complete else None
 
 
-def load(place: str):
-    """Loads a model; imports JAX, which a wrong command line should not wait for."""
+def load(location: str):
+    """Loads a model; imports JAX, which takes seconds."""
     import tpr_jax
 
-    return tpr_jax.from_pretrained(place)
+    return tpr_jax.from_pretrained(location)
 
 
 def score(model, records: Records) -> Scores:

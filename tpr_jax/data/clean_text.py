@@ -3,8 +3,8 @@
 import html
 import re
 
-# `ftfy` returns text of only these characters unchanged; most captions are such, and it takes 30 times as
-# long.
+# `ftfy` returns text of only these characters unchanged, and takes 30 times as long. Most captions have no
+# others.
 PLAIN = re.compile(r"[\t\n\r -%'-~]*")  # printable ASCII without "&", and white space
 
 

@@ -1,4 +1,4 @@
-"""Reads a user's own data: `captions.jsonl` or `captions.csv`, one caption a line. See docs/own_data.md."""
+"""Reads a user's own data: `captions.jsonl` or `captions.csv`, one caption per line. See docs/own_data.md."""
 
 import math
 import os

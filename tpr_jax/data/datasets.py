@@ -1,4 +1,4 @@
-"""The table of data sets: one row each, from which everything that depends on the data set derives."""
+"""The table of data sets: one row each, which defines everything that depends on the data set."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class TfdsInfo:
-    """What the TensorFlow Dataset of a benchmark says about it."""
+    """The description of a benchmark in its TensorFlow Dataset."""
 
     builder: str  # the class in `tfds_builders/<name>.py`
     description: str
@@ -209,7 +209,7 @@ BENCHMARKS = tuple(dataset.name for dataset in _ROWS if dataset.reports_best_on_
 
 
 def label(dataset: str) -> str:
-    """Returns a data set's name as shown beside its metrics; an unknown name stays as it is."""
+    """Returns a data set's name as shown beside its metrics; an unknown name is returned unchanged."""
     return DATASETS[dataset].label if dataset in DATASETS else dataset
 
 

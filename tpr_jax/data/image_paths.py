@@ -1,4 +1,4 @@
-"""Finds the image files that an annotation names, and tells which paths are of one file."""
+"""Finds the image files that an annotation names, and identifies paths of the same file."""
 
 import os
 import unicodedata

@@ -1,4 +1,4 @@
-"""Mixes several data sets for training, each with a weight: how often an epoch passes through it."""
+"""Mixes several data sets for training, each with a weight: its number of passes per epoch."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Makes training batches; every random choice is a function of (seed, epoch, example)."""
+"""Builds training batches; every random choice is a function of (seed, epoch, example)."""
 
 import itertools
 import math
@@ -30,7 +30,7 @@ CACHE_BYTES = 512 * 2**20
 # epoch, and [seed, epoch, 0, 0] are the same stream.
 _AUGMENT_STREAM, _MASK_STREAM, _REPLACE_STREAM = 1, 2, 4
 
-# Images to try in place of an unreadable one before the data set is given up.
+# Number of images to try for one example before the run ends.
 _TRIES = 100
 
 
@@ -53,7 +53,7 @@ def steps_per_epoch(records: Records, batch_size: int, instances: int = 0) -> in
     if not instances:
         return pairs // batch_size
     if batch_size % instances:
-        raise UserError(f"batch_size {batch_size} must be a multiple of the {instances} of an identity")
+        raise UserError(f"batch_size {batch_size} must be a multiple of {instances} examples per identity")
     if records.passes is not None:
         raise UserError(
             "config.sampler='identity' passes once through the data: give those of config.mix the weight 1"

@@ -26,15 +26,15 @@ def noisy(records: Records, fraction: float, seed: int) -> Records:
     """Permutes a random fraction of the captions among themselves.
 
     This is the noisy correspondence of RDE (CVPR 2024): a caption gets the image and identity of its new
-    place, so the labels that a loss sees are wrong. By chance a caption may keep its place or stay with its
-    own person; `count_mismatched` counts those that did not.
+    position, so the labels that a loss sees are wrong. By chance a caption may keep its position or stay with
+    its own person; `count_mismatched` counts those that did not.
     """
     captions = caption_pairs(records)[1]
     rng = np.random.default_rng([check_seed(seed), 0, _NOISY_STREAM])
-    places = rng.permutation(len(captions))[: round(fraction * len(captions))]
+    positions = rng.permutation(len(captions))[: round(fraction * len(captions))]
     permuted = list(captions)
-    for place, source in zip(places.tolist(), rng.permutation(places).tolist(), strict=True):
-        permuted[place] = captions[source]
+    for position, source in zip(positions.tolist(), rng.permutation(positions).tolist(), strict=True):
+        permuted[position] = captions[source]
     ends = np.cumsum([len(image_captions) for image_captions in records.captions]).tolist()
     starts = [0, *ends[:-1]]
     return replace(records, captions=[permuted[a:b] for a, b in zip(starts, ends, strict=True)])
@@ -52,7 +52,7 @@ def reduce(records: Records, config) -> tuple[Records, dict]:
     Returns:
       The reduced split, and a summary for results.json: `few_shot` has the remaining sizes and the original
       number of identities, `noisy` the number of shuffled captions and how many of them are now with another
-      person's image. The summary has no entry for what the config does not ask for.
+      person's image. The summary has entries only for the protocols that the config uses.
     """
     summary = {}
     if config.few_shot:

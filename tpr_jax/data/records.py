@@ -1,4 +1,4 @@
-"""Loads a data set's splits as records: one row an image, with its captions and identity."""
+"""Loads a data set's splits as records: one row per image, with its captions and identity."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from tpr_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Records:
-    """One split of a data set, one row an image.
+    """One split of a data set, one row per image.
 
     Attributes:
       name: the folder's name and the split, for messages: "CUHK-PEDES:train".
@@ -89,7 +89,7 @@ def caption_pairs(
 
 
 def image_sources(records: Records) -> list[str | np.ndarray | Crop | Stored]:
-    """Returns what `images.read.read_image` takes: paths, crops of them, or stored files."""
+    """Returns the sources that `images.read.read_image` reads: paths, crops of them, or stored files."""
     if records.stored is not None:
         return records.stored
     if records.boxes is None:
@@ -135,7 +135,7 @@ def _valid_entries(data_dir: str | os.PathLike, dataset: str) -> list[Entry]:
 def _make_records(
     data_dir: str | os.PathLike, entries: Sequence[Entry], split: str, annotation: str
 ) -> Records:
-    """Makes the records of a split; if `annotation` (for the message) is not empty, all images must exist."""
+    """Builds the records of a split. If `annotation` (for messages) is not empty, all images must exist."""
     chosen = [entry for entry in entries if entry.split == split]
     image_paths = [entry.image for entry in chosen]
     if annotation:

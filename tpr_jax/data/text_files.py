@@ -1,4 +1,4 @@
-"""Reads lists that people write, as JSON, JSON lines or CSV, and says what is wrong with which record."""
+"""Reads records from JSON, JSON lines or CSV files, and reports what is wrong with invalid ones."""
 
 import codecs
 import csv

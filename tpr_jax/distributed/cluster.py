@@ -4,7 +4,7 @@ Flags come first, then the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES 
 SLURM (srun), Open MPI (mpirun), GKE with JobSet and Cloud TPU set. If none of them names several processes,
 there is one.
 
-`jax.distributed` detects these clusters too, but takes only one GPU per SLURM task, however many a task has.
+`jax.distributed` detects these clusters too, but uses only one GPU per SLURM task, even if a task has more.
 """
 
 import glob
@@ -28,7 +28,7 @@ class Peers:
       coordinator: HOST:PORT of the first process.
       count: The number of processes.
       index: This process's index.
-      devices: Which of the GPUs that this process sees it uses; None is all of them.
+      devices: The indices of the visible GPUs that this process uses; None is all of them.
       hosts: The processes' hosts by index, as far as they are known.
     """
 
@@ -59,10 +59,10 @@ def find(
       The processes, or None if there is only this one.
 
     Raises:
-      UserError: there are several processes, but some of what is needed is missing or unusable.
+      UserError: there are several processes, but a setting is missing or invalid.
     """
     detected = (detect(environment) for detect in (_slurm, _open_mpi, _cloud_tpu(metadata)))
-    found = next((peers for peers in detected if peers is not None), Peers())
+    peers = next((peers for peers in detected if peers is not None), Peers())
     for key, flag, variable in (
         ("coordinator", coordinator, "JAX_COORDINATOR_ADDRESS"),
         ("count", count, "JAX_NUM_PROCESSES"),
@@ -70,12 +70,12 @@ def find(
     ):
         value = flag if flag is not None else environment.get(variable)
         if value not in (None, ""):
-            found = replace(found, **{key: value if key == "coordinator" else _number(value, variable)})
-    if found.index < 0 and (pod := environment.get("JOB_COMPLETION_INDEX")):  # of a Kubernetes Job
-        found = replace(found, index=_number(pod, "JOB_COMPLETION_INDEX"))
-    if not found.coordinator and found.count in (0, 1):
+            peers = replace(peers, **{key: value if key == "coordinator" else _number(value, variable)})
+    if peers.index < 0 and (pod := environment.get("JOB_COMPLETION_INDEX")):  # of a Kubernetes Job
+        peers = replace(peers, index=_number(pod, "JOB_COMPLETION_INDEX"))
+    if not peers.coordinator and peers.count in (0, 1):
         return None  # the only pod of a Job has an index too
-    return _checked(found)
+    return _checked(peers)
 
 
 def find_here(coordinator: str | None, count: int | None, index: int | None) -> Peers | None:
@@ -95,7 +95,7 @@ def _checked(peers: Peers) -> Peers | None:
     flags = {"coordinator": "--coordinator HOST:PORT", "count": "--num_processes", "index": "--process_id"}
     missing = [flag for key, flag in flags.items() if getattr(peers, key) == getattr(Peers, key)]
     if missing:
-        raise UserError(f"a run of several processes needs {' and '.join(missing)} besides what is given")
+        raise UserError(f"a run of several processes also needs {' and '.join(missing)}")
     if not 0 <= peers.index < peers.count:
         raise UserError(
             f"--process_id {peers.index} must lie between 0 and {peers.count - 1}, below --num_processes"
@@ -113,12 +113,12 @@ def split_address(address: str) -> tuple[str, int]:
       UserError: the address has another form, or its port or the one after it does not exist.
     """
     bare_ipv6 = address.count(":") > 1 and not address.startswith("[")
-    found = (address, None) if bare_ipv6 else re.fullmatch(r"(\[[^\[\]]+\]|[^\[\]:]+)(?::(.*))?", address)
-    if found is None:
+    match = (address, None) if bare_ipv6 else re.fullmatch(r"(\[[^\[\]]+\]|[^\[\]:]+)(?::(.*))?", address)
+    if match is None:
         raise UserError(f"--coordinator {address}: must be HOST:PORT, or [ADDRESS]:PORT for IPv6")
-    host, port = found[0], PORT
+    host, port = match[0], PORT
     if not bare_ipv6:
-        host, digits = found[1], found[2]
+        host, digits = match[1], match[2]
         port = PORT if digits is None else int(digits) if re.fullmatch(r"[0-9]{1,5}", digits) else -1
     host = host.strip("[]")
     if bare_ipv6 or address.startswith("["):
@@ -146,9 +146,9 @@ def _slurm(environment: Mapping[str, str]) -> Peers | None:
     port = (
         61440 + int(environment["SLURM_JOB_ID"]) % 2047 * 2
     )  # so that two jobs on a machine use different ports
-    here = _slurm_tasks_here(environment, count)
-    there = _number(environment.get("SLURM_GPUS_ON_NODE") or 0, "SLURM_GPUS_ON_NODE")
-    devices = _own_devices(environment, environment.get("SLURM_LOCALID"), here, there)
+    local_tasks = _slurm_tasks_here(environment, count)
+    gpus = _number(environment.get("SLURM_GPUS_ON_NODE") or 0, "SLURM_GPUS_ON_NODE")
+    devices = _own_devices(environment, environment.get("SLURM_LOCALID"), local_tasks, gpus)
     return Peers(f"{first}:{port}", count, int(environment["SLURM_PROCID"]), devices)
 
 
@@ -156,36 +156,39 @@ def _slurm_tasks_here(environment: Mapping[str, str], count: int) -> int:
     """Returns how many of the step's tasks run on this node, from a list such as "2(x3),1"."""
     tasks: list[int] = []
     for entry in (environment.get("SLURM_STEP_TASKS_PER_NODE") or "").split(","):
-        if found := re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", entry):
-            tasks += [int(found[1])] * int(found[2] or 1)
+        if match := re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", entry):
+            tasks += [int(match[1])] * int(match[2] or 1)
     node = int(environment.get("SLURM_NODEID") or 0)
     nodes = int(environment.get("SLURM_STEP_NUM_NODES") or 1)
     return tasks[node] if node < len(tasks) else -(-count // nodes)
 
 
 def _open_mpi(environment: Mapping[str, str]) -> Peers | None:
-    """Detects a start by mpirun; across machines only Open MPI 4 tells where it was called, 5 does not."""
+    """Detects a start by mpirun; across machines only Open MPI 4 tells on which host it was called."""
     count = int(environment.get("OMPI_COMM_WORLD_SIZE") or 1)
     if count < 2:
         return None
-    here = int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") or 0)
+    local_count = int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") or 0)
     uri = re.search(
         r"^(\d+).*?tcp6?://(?:\[([^,\]]+)|([^,:]+))", environment.get("OMPI_MCA_orte_hnp_uri", "")
     )
-    host = "127.0.0.1" if here == count else (uri[2] or uri[3]) if uri else ""
+    host = "127.0.0.1" if local_count == count else (uri[2] or uri[3]) if uri else ""
     job = int(uri[1]) // 4096 if uri else 0
     local = environment.get("OMPI_COMM_WORLD_LOCAL_RANK")
     address = f"{host}:{61440 + job % 2047 * 2}" if host else ""
     address = f"[{host}]:{61440 + job % 2047 * 2}" if ":" in host else address
     return Peers(
-        address, count, int(environment["OMPI_COMM_WORLD_RANK"]), _own_devices(environment, local, here)
+        address,
+        count,
+        int(environment["OMPI_COMM_WORLD_RANK"]),
+        _own_devices(environment, local, local_count),
     )
 
 
 def _own_devices(
-    environment: Mapping[str, str], local: str | None, here: int, there: int = 0
+    environment: Mapping[str, str], local: str | None, count: int, gpus: int = 0
 ) -> tuple[int, ...] | None:
-    """Returns which of the GPUs that a process sees it uses, or None for all.
+    """Returns the indices of the visible GPUs that a process uses, or None for all.
 
     A process that sees fewer GPUs than the machine has was given its own, as by `srun --gpus-per-task`;
     otherwise the processes divide the machine's GPUs evenly.
@@ -193,16 +196,16 @@ def _own_devices(
     Args:
       environment: The environment variables.
       local: The process's index among those of this machine.
-      here: The number of processes on this machine.
-      there: The number of GPUs that the job has on this machine; 0 if it is unknown.
+      count: The number of processes on this machine.
+      gpus: The number of GPUs that the job has on this machine; 0 if it is unknown.
     """
     listed = environment.get("CUDA_VISIBLE_DEVICES", "").strip(", ")
-    seen = len(listed.split(",")) if listed else there
-    if not local or here < 2 or seen == 1 or (listed and 0 < seen < there):
+    seen = len(listed.split(",")) if listed else gpus
+    if not local or count < 2 or seen == 1 or (listed and 0 < seen < gpus):
         return None
-    if not there and listed and str(seen) == environment.get("SLURM_GPUS_PER_TASK", "").rpartition(":")[2]:
+    if not gpus and listed and str(seen) == environment.get("SLURM_GPUS_PER_TASK", "").rpartition(":")[2]:
         return None
-    each = max(seen // here, 1)
+    each = max(seen // count, 1)
     return tuple(range(int(local) * each, int(local) * each + each))
 
 

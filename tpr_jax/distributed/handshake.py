@@ -1,4 +1,4 @@
-"""How a process proves that it belongs to a run: by a token that only the run's processes know.
+"""Lets a process prove that it belongs to a run, by a token that only the run's processes know.
 
 The token is the environment variable TPR_RUN_TOKEN, which the scripts of `launch/` set, or a file in the
 workdir, which all processes share, that the first process writes for its own user alone. It never crosses the
@@ -21,7 +21,7 @@ _MIN_LENGTH = 16  # characters; a token that can be guessed protects nothing
 
 
 def challenge() -> str:
-    """Returns a random word that nobody can have answered before."""
+    """Returns a random challenge, so that no earlier answer fits it."""
     return secrets.token_hex(16)
 
 
@@ -44,7 +44,7 @@ def read_variable(environment: Mapping[str, str]) -> str:
     token = environment.get(VARIABLE, "").strip()
     if token and len(token) < _MIN_LENGTH:
         raise UserError(
-            f"{VARIABLE} has {len(token)} characters and needs {_MIN_LENGTH} at least: "
+            f"{VARIABLE} has {len(token)} characters and needs at least {_MIN_LENGTH}: "
             f'export {VARIABLE}="$(openssl rand -hex 16)", the same for all processes'
         )
     return token

@@ -1,8 +1,8 @@
 """The rendezvous of a run's processes: each connects to the first one and stays connected (`connections.py`).
 
-JAX's own service ends a process by SIGABRT if a peer does not come or is lost. Plain TCP connections that
-carry a few messages let a run end with an error message instead: at once where a process dies, because the
-system closes its connection, and within half a minute where its machine disappears.
+JAX's own service ends a process by SIGABRT if a peer does not connect or is lost. Plain TCP connections that
+carry a few messages let a run end with an error message instead: immediately if a process dies, because the
+system closes its connection, and within half a minute if its machine disappears.
 
 Anybody can connect to the port. A caller that does not prove within seconds that it knows the run's token
 (`handshake.py`) is disconnected; it neither takes a process's place nor delays the others.
@@ -27,7 +27,7 @@ CALLERS = 64  # that may be unidentified at a time, besides the run's own; the o
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where a run's processes connect, and which of them this one is.
+    """The address at which a run's processes connect, and the index of this process.
 
     Attributes:
       host: The host of the first process.
@@ -60,7 +60,7 @@ def connect(rendezvous: Rendezvous, token: Callable[[], str]) -> Connections:
     """Connects the processes of a run; returns when all have connected.
 
     Args:
-      rendezvous: Where, and which process this is.
+      rendezvous: The address, and the index of this process.
       token: Returns the run's token, or "" as long as it is not known.
 
     Returns:

@@ -3,7 +3,7 @@
 The rows of a batch are sharded over all devices. Large weights are sharded over the axis `model`, with their
 gradients and moments, and gathered only where they are multiplied (`models/matmul.py`); everything else is
 replicated. A step therefore multiplies each row once whatever the mesh, and `model` is the number of shards
-of the weights. Tensor parallelism over `model` would move 8 b l d activations a block instead of 24 d^2
+of the weights. Tensor parallelism over `model` would move 8 b l d activations per block instead of 24 d^2
 weights, with b the rows of all `model` devices together: it pays off below b = 3 d / l, which is a dozen
 images for ViT-B/16 at 384 x 128, too few to keep the devices busy.
 """
@@ -28,8 +28,8 @@ def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | No
     """Builds a mesh with the axes `data` and `model`.
 
     Args:
-      data: The size of the axis `data`; -1 takes all devices that are left.
-      model: The size of the axis `model`; -1 takes all devices that are left.
+      data: The size of the axis `data`; -1 takes all remaining devices.
+      model: The size of the axis `model`; -1 takes all remaining devices.
       devices: The devices, by default all.
 
     Raises:
@@ -43,7 +43,7 @@ def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | No
     if min(sizes) < 1 or sizes[0] * sizes[1] != count:
         raise UserError(
             f"mesh.data={data} and mesh.model={model} do not make up the {count} devices here: "
-            "their product must be that number (-1 takes all that is left)"
+            "their product must be that number (-1 takes all remaining devices)"
         )
     return Mesh(mesh_utils.create_device_mesh(tuple(sizes), devices), AXES)
 
@@ -79,12 +79,12 @@ def padded_size(mesh: Mesh, count: int) -> int:
 
 
 def shard_params(mesh: Mesh, tree):
-    """Puts weights or a state, of which every process holds all, onto the mesh by `leaf_shardings`."""
+    """Puts weights or a state, which every process holds in full, onto the mesh by `leaf_shardings`."""
     return jax.tree.map(_put, tree, leaf_shardings(mesh, tree))
 
 
 def replicate(mesh: Mesh, tree):
-    """Copies a tree, of which every process holds all, onto every device of the mesh."""
+    """Copies a tree, which every process holds in full, onto every device of the mesh."""
     return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, PartitionSpec())), tree)
 
 

@@ -7,7 +7,7 @@
 MODEL is anything that `from_pretrained` loads: a saved model, a run, a CLIP folder or a hub id. Adapters that
 can be merged into CLIP are merged first. The encoders take uint8 pixels [b, H, W, 3] and int32 ids [b, L] of
 any batch size b and return L2-normalized float32 features [b, e]. DIR/export.json describes the inputs and
-the error of each file against the model; tokenizer.json makes the ids.
+the error of each file against the model; tokenizer.json produces the ids.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="input size in pixels; by default that of the model",
     )
     parser.add_argument(
-        "--backbone", type=path, metavar="MODEL", help="where the backbone of a saved model is"
+        "--backbone", type=path, metavar="MODEL", help="location of the backbone of a saved model"
     )
     args = parser.parse_args(argv[1:])
     args.format = tuple(dict.fromkeys(args.format or ["jax"]))
@@ -78,7 +78,7 @@ def run(argv: list[str]) -> None:
     """Runs the command.
 
     Raises:
-      UserError: an argument is unusable, or the export fails.
+      UserError: an argument is invalid, or the export fails.
     """
     args = parse(argv)
     check_out_folder(args.out)

@@ -16,7 +16,7 @@ MADE_BY = "tpr_jax.export"  # in export.json, to recognize an older export
 
 
 def check_out_folder(folder: str | os.PathLike) -> None:
-    """Raises a UserError if an export would replace anything but an older export."""
+    """Raises a UserError if an export would replace anything other than an older export."""
     folder = Path(folder)
     if not folder.exists() and not folder.is_symlink():
         return

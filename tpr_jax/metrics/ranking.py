@@ -166,23 +166,22 @@ def _count_loop(scores, rows, others, start, other, score, counts):
     """Adds to `counts` of each pair of `rows` the number of columns (`others`) that precede it."""
     for i in range(len(rows)):
         for pair in range(start[rows[i]], start[rows[i] + 1]):
-            # An equal score precedes the pair before `place`, and does not from there on: the pair is at
-            # `place`.
+            # Equal scores precede the pair if they are before `split`, its own column.
             if other[pair] <= others[0]:
-                place = 0
+                split = 0
             elif other[pair] > others[-1]:
-                place = len(others)
+                split = len(others)
             else:
-                place = np.searchsorted(others, other[pair])
-            own = score[pair]
-            before, behind = scores[i, :place], scores[i, place:]
+                split = np.searchsorted(others, other[pair])
+            pair_score = score[pair]
+            earlier, later = scores[i, :split], scores[i, split:]
             # A sum of 32 bits has as many SIMD lanes as the comparison; by default Numba would use 64 bits.
             # Only loops from 0 are vectorized: in others Numba checks each index for being negative.
             count = np.int32(0)
-            for j in range(len(before)):
-                count = np.int32(count + np.int32(before[j] >= own))
-            for j in range(len(behind)):
-                count = np.int32(count + np.int32(behind[j] > own))
+            for j in range(len(earlier)):
+                count = np.int32(count + np.int32(earlier[j] >= pair_score))
+            for j in range(len(later)):
+                count = np.int32(count + np.int32(later[j] > pair_score))
             counts[pair] += count
 
 

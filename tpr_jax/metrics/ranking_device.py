@@ -24,7 +24,7 @@ def pair_ranks(
     mesh: Mesh | None = None,
     rows: int = ROWS,
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """Computes what `ranking.pair_ranks` does, in float32 on a mesh.
+    """Computes the same as `ranking.pair_ranks`, in float32 on a mesh.
 
     Each process of several ranks everything on its own devices.
 
@@ -63,22 +63,22 @@ def _rank_matches(
     devices = mesh.shape["data"]
     height = devices * max(1, min(rows, MAX_SCORES // len(right), -(-len(left) // devices)))
     count = np.diff(start)
-    offsets = np.arange(1 << int(count.max() - 1).bit_length())  # few lengths, because each compiles anew
+    offsets = np.arange(1 << int(count.max() - 1).bit_length())  # few lengths, because each is compiled
 
-    places, counts = [], []
+    positions, counts = [], []
     for low in tqdm(
         range(0, len(left), height), "ranking", delay=5, leave=False, dynamic_ncols=True, disable=None
     ):
         block = slice(low, low + height)
-        place = start[:-1][block, None] + offsets
+        position = start[:-1][block, None] + offsets
         is_match = offsets < count[block, None]
-        chosen = np.where(is_match, matches[np.minimum(place, len(matches) - 1)], 0).astype(np.int32)
+        chosen = np.where(is_match, matches[np.minimum(position, len(matches) - 1)], 0).astype(np.int32)
         padded = [_pad_rows(array, height) for array in (left[block], chosen)]
-        places.append((place, is_match))
+        positions.append((position, is_match))
         counts.append(_count_preceding(*jax.device_put(padded, by_row), distinct, copies))
     ranks = np.empty(len(matches), np.int64)
-    for (place, is_match), preceding in zip(places, counts, strict=True):
-        ranks[place[is_match]] = 1 + np.asarray(preceding)[: len(place)][is_match]
+    for (position, is_match), preceding in zip(positions, counts, strict=True):
+        ranks[position[is_match]] = 1 + np.asarray(preceding)[: len(position)][is_match]
     return ranks
 
 

@@ -83,8 +83,7 @@ def rank_metrics(
 
     Returns:
       The metrics, `num_queries`, and `num_without_match`: the queries whose pid is not in the gallery, which
-        all
-      means leave out.
+      all means leave out.
 
     Raises:
       UserError: the sizes disagree, one side is empty, a feature is not finite, a pid is not an integer, or
@@ -166,7 +165,7 @@ def top_k(
       UserError: `k` is below 1, the widths differ, or a feature is not finite.
     """
     if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
-        raise UserError(f"top_k={k!r}: ask for at least one result, as a whole number")
+        raise UserError(f"top_k={k!r}: must be a whole number of at least 1")
     query, gallery = _normalized(query_feats, gallery_feats)
     k = min(k, len(gallery))
     best_scores, best_index = [], []
@@ -228,7 +227,7 @@ def _as_pids(name, feats, pids):
     pids = _as_array(f"{name} pids", pids)
     if pids.shape != (len(feats),):
         count = len(pids) if pids.ndim == 1 else f"shape {pids.shape} of"
-        raise UserError(f"{len(feats)} {name} features but {count} {name} pids: give one pid a feature")
+        raise UserError(f"{len(feats)} {name} features but {count} {name} pids: give one pid per feature")
     # Casting float64 or uint64 could make different large ids equal.
     if pids.dtype == np.bool_ or not np.can_cast(pids.dtype, np.int64):
         raise UserError(f"{name} pids are {pids.dtype}: give whole numbers within int64")

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: a reference in JAX with a lean backward pass, or cuDNN's fused kernel.
+"""Scaled dot-product attention: a memory-efficient reference in JAX, or cuDNN's fused kernel.
 
 Both compute the same function. On NVIDIA GPUs from Ampere on, cuDNN (FlashAttention, Dao et al., NeurIPS
 2022) handles bfloat16 without a mask; everything else, float32 included, uses the reference. With cuDNN a
@@ -46,7 +46,8 @@ def attend(
     # Masks are the text tower's, where attention is cheap, as it is with the last block's single query.
     if mask is not None or q.dtype != jnp.bfloat16 or q.shape[2] <= ALIGNMENT or not fused_attention_works():
         return reference_attention(q, k, v, mask)
-    # The platform it runs on decides, not the one it is traced on: a GPU's host also compiles for its CPU.
+    # Chosen by the platform that it runs on, not the one that it is traced on: a GPU's host also compiles for
+    # its CPU.
     return jax.lax.platform_dependent(
         q, k, v, cuda=fused_attention, default=functools.partial(reference_attention, mask=None)
     )

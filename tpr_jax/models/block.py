@@ -184,7 +184,7 @@ class Block(nn.Module):
         part = {slot: adapter_module(self.slots.get(slot), slot, self.eps) for slot in ADAPTER_SLOTS}
 
         def finish_block(x, z):
-            """Computes what follows the attention's output z."""
+            """Computes the rest of the block from the attention's output z."""
             h = x + z + part["after_attn"](z)
             z = mlp(norms["ln_2"](h) + part["beside_ln_2"](h))
             return h + z + part["after_mlp"](z) + part["beside_mlp"](h)

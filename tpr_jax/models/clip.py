@@ -273,7 +273,7 @@ def inference_variables(variables: dict, dtype: str) -> dict:
 
 
 def cast_frozen(params: dict, dtype: str) -> dict:
-    """Casts frozen weights to the computation's dtype, but for LayerNorm's, which computes in float32."""
+    """Casts frozen weights to the computation's dtype, except for LayerNorm's, which computes in float32."""
 
     def cast(path, leaf):
         layer = str(path[-2].key) if len(path) > 1 else ""

@@ -1,4 +1,4 @@
-"""Exposes what happens inside the towers: each token's experts, and the attention that a prefix receives.
+"""Exposes the activations inside the towers: each token's experts, and the attention that a prefix receives.
 
 Ordinary use saves none of this. Here Flax's interceptors record each layer's inputs and outputs, and what a
 layer does not return is recomputed from them by the functions that the layer itself uses.
@@ -31,7 +31,7 @@ class Call(NamedTuple):
 
 
 def build_inside(config: ClipConfig, method: Method, dtype: str = "float32") -> dict[str, Callable]:
-    """Builds functions that return what happens inside the towers.
+    """Builds functions that return activations inside the towers.
 
     Args:
       config: CLIP's sizes.

@@ -23,7 +23,7 @@ from tpr_jax.models.petl_config import (
 
 @dataclass(frozen=True)
 class Method:
-    """A way to adapt CLIP.
+    """The parts, prompts and tuned weights that adapt CLIP.
 
     Attributes:
       name: The method's name in a config.
@@ -167,7 +167,7 @@ def sequential_adapter(reduction: int = 8, scale: float | str = 1.0) -> Method:
 
 
 def parse_scale(scale: float | str) -> float | str:
-    """Converts a scale from the command line to a number, but for words such as "learned"."""
+    """Converts a scale from the command line to a number, except for words such as "learned"."""
     try:
         return float(scale)
     except ValueError:

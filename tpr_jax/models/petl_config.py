@@ -64,7 +64,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Moe:
-    """Settings of a sparse mixture of adapters behind a LayerNorm of its own.
+    """Settings of a sparse mixture of adapters after a LayerNorm of its own.
 
     Attributes:
       slot: One of `ADAPTER_SLOTS`.
@@ -167,7 +167,7 @@ class Prefix:
       length: The number of tokens.
       gate: The initial value of the learned scalar on the attention that the prefix receives (S-Prefix), or
         None for a vanilla prefix without it.
-      scaled: Whether keys and values each have a learned scalar besides.
+      scaled: Whether keys and values also have a learned scalar each.
       layers: The blocks covered.
     """
 
@@ -192,8 +192,8 @@ class Prompts:
     """Settings of learned tokens in the sequences of both towers.
 
     Attributes:
-      length: The number of tokens that each tower owns; a tower gets as many again, mapped from the other
-        tower's, where `direction` says so.
+      length: The number of tokens that each tower owns; a tower gets an equal number mapped from the
+        other tower's, where `direction` says so.
       depth: The number of first blocks that have tokens of their own; None is the smaller tower's number of
         blocks.
       direction: "both", "to_vision", "to_text" or "none": which towers get mapped tokens.

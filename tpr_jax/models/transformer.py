@@ -51,10 +51,10 @@ def run_blocks(
     layers, heads, width = (getattr(c, f"{name}_{size}") for size in ("layers", "heads", "mlp"))
 
     def kind(i):
-        """Returns what block i has to share with its neighbors to be scanned with them.
+        """Returns a key; neighboring blocks with equal keys are scanned together.
 
-        That is its slots, whether its prompts are replaced, whether it returns one token, and whether it is
-        the first: most of the first block needs no gradient, which a scan would compute nonetheless.
+        The key is its slots, whether its prompts are replaced, whether it returns one token, and whether it
+        is the first: most of the first block needs no gradient, which a scan would compute nonetheless.
         """
         replaces = prompts is not None and 0 < i < prompts.shape[0]
         return slots_of_block(parts, i, layers), replaces, last and i == layers - 1, i == 0
@@ -80,7 +80,7 @@ def run_blocks(
 def _scan_blocks(tower: nn.Module, block: Block, blocks: list[int], x, mask, *, tokens, start: int):
     """Runs equal blocks as one scan over their stacked variables, whose tree stays the same.
 
-    There is less to compile; stacking copies the weights once a step.
+    There is less to compile; stacking copies the weights once per step.
     """
     trees = [
         {name: tree[f"block_{i}"] for name, tree in tower.variables.items() if f"block_{i}" in tree}

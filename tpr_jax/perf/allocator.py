@@ -9,10 +9,10 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # constants of glibc's malloc.h
 def keep_freed_memory() -> bool:
     """Makes glibc keep freed blocks, large ones included; returns whether the C library supports this.
 
-    XLA's CPU client allocates a step's buffers anew at every step. By default glibc maps large blocks afresh
-    and returns them to the system, and the kernel clears them page by page: a product of clip-mini's size and
-    its gradients took 14,700 page faults a call, 4,500 with this setting, and a quarter less time on two
-    cores. Call this before the work begins.
+    XLA's CPU client allocates a step's buffers again at every step. By default glibc maps large blocks each
+    time and returns them to the system, and the kernel clears them page by page: a product of clip-mini's
+    size and its gradients took 14,700 page faults per call, 4,500 with this setting, and a quarter less time
+    on two cores. Call this before the work begins.
     """
     mallopt = _function("mallopt")
     return mallopt is not None and bool(
@@ -20,10 +20,10 @@ def keep_freed_memory() -> bool:
     )
 
 
-def hand_back_freed_memory() -> bool:
+def release_freed_memory() -> bool:
     """Returns free memory to the system once; returns whether the C library supports this.
 
-    Call this after compiling, whose many small blocks no step reuses: half a gigabyte for a step at ViT-B/16.
+    Call this after compilation, because no step reuses its many small blocks: half a gigabyte at ViT-B/16.
     """
     trim = _function("malloc_trim")
     return trim is not None and bool(trim(0))

@@ -91,7 +91,7 @@ def encode(
 
 
 class _Run(NamedTuple):
-    """What the products of both towers depend on; arguments as of `train_step`.
+    """The settings that determine the products of both towers; see `train_step`.
 
     With `statistics` the routers of a last block see all tokens, or only those that are read.
     """
@@ -148,7 +148,7 @@ def _one_token_from(slots: Mapping[str, Part], statistics: bool) -> str | None:
 
 
 class _Layer(NamedTuple):
-    """What a part's products depend on besides its settings.
+    """The context of a part, which determines its products together with its settings.
 
     Attributes:
       rows: The tokens that the part computes.
@@ -171,7 +171,7 @@ class _Layer(NamedTuple):
         return part.num_experts if self.all_experts else part.top_k
 
 
-# What a part computes, as (name, rows, inputs, outputs, left, right); the last two as of `product`.
+# The products of a part, as (name, rows, inputs, outputs, left, right); the last two as of `product`.
 PartProducts = Iterator[tuple[str, int, int, int, bool, bool]]
 
 

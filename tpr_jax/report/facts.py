@@ -155,7 +155,7 @@ def moving_average(points: Points, fraction: float = 0.05) -> Points:
 
 
 def prepare_query(query: Mapping) -> QueryResult:
-    """Makes the thumbnails of a query `{"caption", "pid", "ranked": [{"path", "pid", "score"}, ...]}`."""
+    """Creates the thumbnails of a query `{"caption", "pid", "ranked": [{"path", "pid", "score"}, ...]}`."""
     ranked = [
         RankedImage(make_thumbnail(entry["path"]), float(entry["score"]), bool(entry["pid"] == query["pid"]))
         for entry in query["ranked"]
@@ -200,6 +200,6 @@ def format_duration(seconds: int | float) -> str:
 
 def _metrics(results: Mapping, state: str, split: str) -> Mapping | None:
     metrics = (results.get(state) or {}).get(split)
-    if not metrics or any(key not in metrics[way] for way in ("t2i", "i2t") for key in METRIC_KEYS):
+    if not metrics or any(key not in metrics[d] for d in ("t2i", "i2t") for key in METRIC_KEYS):
         return None
     return metrics

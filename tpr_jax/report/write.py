@@ -21,11 +21,11 @@ def write_report(
       history: the rows of metrics.jsonl. Rows with "loss" make the loss curve, rows with "val" (or "test")
         the R@1 curve: {"step", "epoch", "loss", ...}, {"step", "epoch", "val": {"t2i": {...}, "i2t": {...}}}.
       results: the contents of results.json; missing entries are left out of the table.
-      retrievals: one object a query, {"caption", "pid", "ranked": [{"path", "pid", "score"}, ...]}, best
+      retrievals: one object per query, {"caption", "pid", "ranked": [{"path", "pid", "score"}, ...]}, best
         first. An image that cannot be read is drawn as an empty frame.
 
     Raises:
-      UserError: `workdir` cannot be written or the disk is full; an older report then stays whole.
+      UserError: `workdir` cannot be written or the disk is full; an older report is then left unchanged.
     """
     # Imported here: matplotlib takes a second, and only the end of a run needs it.
     from tpr_jax.report import html, png

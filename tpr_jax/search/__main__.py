@@ -1,4 +1,4 @@
-"""Search your own photos of people by text.
+"""Searches your own photos of people by text.
 
     python -m tpr_jax.search index PHOTOS --index DIR [--model M]
     python -m tpr_jax.search query "TEXT" --index DIR [--top_k N] [--image FILE] [--where CONDITION] [--json]
@@ -19,7 +19,7 @@ from tpr_jax.utils import signals
 
 INTERRUPTED = (130, "error: interrupted; rerun the same command to resume")
 if __name__ == "__main__":
-    # A server that is stopped while it starts ends as one that is stopped later.
+    # A server that is stopped during startup ends like one that is stopped later.
     EARLY_EXIT = (0, "ended") if sys.argv[1:2] == ["serve"] else INTERRUPTED
     signals.exit_immediately({signal.SIGTERM: EARLY_EXIT, signal.SIGINT: EARLY_EXIT})
 
@@ -242,7 +242,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def verdict(error: BaseException) -> tuple[int, str]:
-    """Returns the exit code and the line to print for an error; no line if it is not the user's to fix."""
+    """Returns the exit code and the line to print for an error; no line if the user cannot fix it."""
     if isinstance(error, Stopped):
         return 130, f"error: {error}"
     if isinstance(error, KeyboardInterrupt):

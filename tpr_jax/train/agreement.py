@@ -1,4 +1,4 @@
-"""Checks that all processes of a run, each started by its own command line, compute the same.
+"""Checks that all processes of a run, each started by its own command line, compute the same thing.
 
 With another config, data set or backbone on one of them, the run would hang or train on a mixture of both.
 """
@@ -17,7 +17,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.utils import checksums
 from tpr_jax.utils.trees import flatten
 
-# Paths may differ between machines; `of_data` and `of_weights` compare what they lead to.
+# Paths may differ between machines; `of_data` and `of_weights` compare the contents.
 PATH_KEYS = ("data_dir", "backbone", "source")
 
 
@@ -46,7 +46,7 @@ def _of_split(records: Records) -> dict:
 
 
 def of_weights(params: Mapping) -> dict:
-    """Returns a digest of weights that each process holds whole."""
+    """Returns a digest of weights that each process holds in full."""
     return {"checksum": checksums.json_digest(checksums.tree_checksums(params))[:12]}
 
 
@@ -59,7 +59,8 @@ def check_same(what: str, mine: Mapping, remedy: str) -> None:
       remedy: What the user can do about a difference.
 
     Raises:
-      UserError: Raised in all processes; it names the first value that differs from the first process'.
+      UserError: A value differs. Raised in all processes; names the first value that differs from the first
+        process.
     """
     if jax.process_count() == 1:
         return

@@ -2,8 +2,8 @@
 
 A checkpoint holds the trainable collections, the optimizer's state and the step as arrays, and the run's
 progress as JSON; never CLIP's frozen weights. Orbax writes in the background under a temporary name, so a
-checkpoint is either whole or does not exist. Checksums of arrays and notes are saved among the notes and
-compared when a checkpoint is read, so one that was damaged since is not restored.
+checkpoint is either complete or does not exist. The notes include checksums of the arrays and of the notes,
+which are verified on reading, so that a damaged checkpoint is not restored.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from tpr_jax.utils import checksums
 
 
 class Restored(NamedTuple):
-    """What `restore_newest` found.
+    """The result of `restore_newest`.
 
     Attributes:
       step: The step of the checkpoint.
@@ -92,7 +92,7 @@ def open_manager(folder: Path, keep: int) -> ocp.CheckpointManager:
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: dict, notes: dict) -> None:
-    """Begins to save `state` (arrays) and `notes` (JSON) as a step; returns at once."""
+    """Begins to save `state` (arrays) and `notes` (JSON) as a step; returns immediately."""
     notes = checksums.with_checksums(notes, checksums.tree_checksums(state))
     with _disk_errors_explained(manager):
         manager.save(
@@ -109,14 +109,14 @@ def finish(manager: ocp.CheckpointManager) -> None:
 def restore_newest(manager: ocp.CheckpointManager, like: dict) -> Restored | None:
     """Restores the newest readable checkpoint, or returns None if there is none.
 
-    A checkpoint that cannot be read, or that is not as it was saved, is passed over for the one before.
+    A checkpoint that cannot be read or does not match its checksums is skipped in favor of the one before it.
 
     Args:
       manager: The manager of the checkpoints.
       like: A state with the shapes, types and shardings to restore into.
 
     Raises:
-      UserError: There are checkpoints, and none can be read.
+      UserError: There are checkpoints, but none can be read.
     """
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     unreadable, reason = [], ""
@@ -132,7 +132,7 @@ def restore_newest(manager: ocp.CheckpointManager, like: dict) -> Restored | Non
         return None
     raise UserError(
         f"none of the checkpoints in {manager.directory} can be read (steps {unreadable}; {reason[:200]}): "
-        "move the folder away to start anew"
+        "move the folder away to start over"
     )
 
 
@@ -140,7 +140,7 @@ def _restore(manager: ocp.CheckpointManager, step: int, shapes: dict) -> tuple[d
     """Returns (state, notes) of one checkpoint.
 
     Raises:
-      ValueError: A process cannot read it, or it is not as it was saved; raised in all processes.
+      ValueError: A process cannot read it, or its checksums do not match; raised in all processes.
     """
     restored, notes, sums, reason = {}, {}, None, ""
     try:
@@ -151,7 +151,7 @@ def _restore(manager: ocp.CheckpointManager, step: int, shapes: dict) -> tuple[d
         notes, sums = checksums.split_checksums(restored["notes"])
     except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file.
         reason = _first_line(error)
-    # Each process reads its own part, and the checksums need all parts: the processes have to agree.
+    # Each process reads its own shards, and the checksums need all shards: the processes have to agree.
     if reasons := processes.all_gather_dict({"why": reason} if reason else {}):
         raise ValueError("".join(reasons.values()))
     if sums is not None:
@@ -163,7 +163,7 @@ def read_notes(manager: ocp.CheckpointManager, step: int) -> dict:
     """Returns the notes of one checkpoint, without its arrays.
 
     Raises:
-      ValueError: They cannot be read, or are not those that were saved.
+      ValueError: They cannot be read, or their checksum does not match.
     """
     try:
         restored = manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))
@@ -187,8 +187,8 @@ def _disk_errors_explained(manager: ocp.CheckpointManager) -> Iterator[None]:
             raise UserError(line) from error
         if "PERMISSION_DENIED" in str(error) or "Permission denied" in str(error):
             raise UserError(
-                f"{folder} cannot be written (permission denied): see that this account may write that disk "
-                "or bucket, and run the same command to go on"
+                f"{folder} cannot be written (permission denied): check that this account may write to that "
+                "disk or bucket, and rerun the same command to resume"
             ) from error
         raise
 
@@ -197,7 +197,7 @@ def _disk_errors_explained(manager: ocp.CheckpointManager) -> Iterator[None]:
 def _silence_orbax() -> None:
     """Hides what Orbax prints about errors that `save`, `finish` and `restore_newest` raise.
 
-    It lasts until the process ends, since Orbax's threads may report an error as late as that.
+    This lasts until the process ends, because Orbax's threads may report errors until then.
     """
     # Orbax logs every file it opens, and every error with the tracebacks of its threads.
     logging.getLogger("absl").setLevel(logging.CRITICAL)

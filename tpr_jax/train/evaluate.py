@@ -92,14 +92,14 @@ class Evaluator:
 def encode(
     encoder: Callable, variables: dict, batches: Iterable, total: int, name: str
 ) -> Float[np.ndarray, "n e"]:
-    """Encodes batches of (rows, number that are real); returns the features of the real rows, in order.
+    """Encodes batches of (rows, number of valid rows); returns the features of the valid rows, in order.
 
     Args:
       encoder: `(variables, rows) -> features`.
       variables: All collections of the model.
       batches: The batches.
-      total: How many batches there are, for the progress bar.
-      name: What they hold, for the progress bar.
+      total: The number of batches, for the progress bar.
+      name: The label of the progress bar.
     """
     feats = []
     for rows, valid in tqdm(batches, total=total, desc=name, leave=False, dynamic_ncols=True, disable=None):
@@ -141,20 +141,20 @@ def encode_split(
 
     encode_image, encode_text = encoders
     batch_size = batch_size if mesh is None else sharding.padded_size(mesh, batch_size)
-    here = sharding.local_row_mask(mesh, batch_size) if mesh is not None and jax.process_count() > 1 else None
+    local_rows = (
+        sharding.local_row_mask(mesh, batch_size) if mesh is not None and jax.process_count() > 1 else None
+    )
     sources, bad = records_lib.image_sources(records), None if skipped is None else {}
-    images = pipeline.image_batches(sources, image_size, batch_size, bad, here)
+    images = pipeline.image_batches(sources, image_size, batch_size, bad, local_rows)
     gallery_feats = encode(encode_image, variables, images, -(-len(sources) // batch_size), "photos")
-    if bad is not None and here is not None:
+    if bad is not None and local_rows is not None:
         gathered = processes.all_gather_dict({str(row): reason for row, reason in bad.items()})
         bad = {int(row): reason for row, reason in gathered.items()}
     if bad and skipped is not None:
         skipped.update({str(sources[row]): reason for row, reason in bad.items()})
         kept = ~np.isin(np.arange(len(sources)), list(bad))
         if not kept.any():
-            raise UserError(
-                f"{records.name}: none of its {len(sources)} pictures can be read: {bad[min(bad)]}"
-            )
+            raise UserError(f"{records.name}: none of its {len(sources)} photos can be read: {bad[min(bad)]}")
         records, gallery_feats = records_lib.select_images(records, kept), gallery_feats[kept]
     _, captions, query_pids = records_lib.caption_pairs(records)
     ids = tokenizer(captions)

@@ -39,8 +39,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
       The content of results.json.
 
     Raises:
-      Stopped: SIGINT or SIGTERM came, and all steps are saved.
-      UserError: Another run is training in `workdir`, or something cannot be used.
+      Stopped: SIGINT or SIGTERM arrived, and all steps are saved.
+      UserError: Another run is training in `workdir`, or an input cannot be used.
     """
     with contextlib.ExitStack() as stack:
         if processes.is_first():  # all processes of a run share its folder
@@ -78,7 +78,7 @@ def _train(config: ConfigDict, workdir: Path, preemption: signals.PreemptionSign
 
 
 def _build(config: ConfigDict, workdir: Path) -> tuple[Run, Training]:
-    """Checks the folder and builds the run; only then the run claims the folder by its config.json."""
+    """Checks the folder, builds the run, and then claims the folder by writing config.json."""
     plain = config_lib.to_plain(config)
     writer.check_workdir(workdir, plain, config_lib.FREE_ON_RESUME, config_lib.to_plain(config_lib.base()))
     first = processes.is_first()
@@ -88,7 +88,7 @@ def _build(config: ConfigDict, workdir: Path) -> tuple[Run, Training]:
     if not run.trainable:
         raise UserError(f"method '{config.method.name}' has nothing to train: use --mode eval")
     if first:
-        results_lib.check_model_place(run, workdir)
+        results_lib.check_model_folder(run, workdir)
     training = prepare_training(run)
     if first:
         if note := config_lib.schedule_note(config):
@@ -98,7 +98,7 @@ def _build(config: ConfigDict, workdir: Path) -> tuple[Run, Training]:
 
 
 class Trainer:
-    """Trains one run in its folder; `_train` says in which order.
+    """Trains one run in its folder; `_train` calls the methods in order.
 
     Attributes:
       state: The training state.
@@ -106,7 +106,7 @@ class Trainer:
       progress: What is saved beside the state; `seconds` and `skipped` are those of the restored checkpoint.
       feed: The batches from the first step on; set by `start_input_and_compile`.
       metrics: Writes metrics.jsonl; set by `open_metrics`.
-      watchdog: Notices that training stalls; set within `training_steps`.
+      watchdog: Detects stalls; set within `training_steps`.
     """
 
     feed: Iterator[dict]
@@ -156,14 +156,14 @@ class Trainer:
         best = progress_lib.find_best(self.checkpointer.best, self.step)
         self.progress = dataclasses.replace(self.progress, **best)
         if self.first_process and self.step < self.training.last_step:
-            # An older results.json is of fewer steps, and would say that the run is done.
+            # An older results.json has fewer steps, and would mark the run as complete.
             (self.workdir / "results.json").unlink(missing_ok=True)
 
     def start_input_and_compile(self) -> None:
         """Starts reading batches, and compiles the train step in the background."""
         self.feed = stream(self.training.batches, self.training.steps_per_epoch, self.step)
         if self.step < self.training.last_step:
-            # Compiling takes longest of all that precedes the first step: the zero-shot evaluation runs
+            # Compilation takes most of the time before the first step: the zero-shot evaluation runs
             # beside it.
             first_batch = next(self.feed)
             self.update_fn = step.compile_in_background(
@@ -174,7 +174,7 @@ class Trainer:
     def open_metrics(self) -> None:
         """Opens metrics.jsonl, cut to the restored step.
 
-        A checkpoint is from before its step is evaluated and does not know the scores; the log may.
+        A checkpoint is saved before its step is evaluated, so only the log may hold the scores.
         """
         self.metrics = writer.NullWriter()
         if not self.first_process:
@@ -185,14 +185,14 @@ class Trainer:
         self.metrics = writer.MetricWriter(self.workdir, history)
 
     def score_zero_shot(self) -> None:
-        """Scores CLIP before training, unless an earlier process of the run has."""
+        """Scores CLIP before training, unless an earlier process of the run did."""
         if self.progress.zero_shot is None:
             scores = self.evaluator.score_zero_shot()
             self.progress = dataclasses.replace(self.progress, zero_shot=scores)
             tqdm.write(f"zero-shot, test: {results_lib.format_scores(scores)}")
 
     def evaluate_restored(self) -> None:
-        """Makes up for an evaluation of the restored step that did not finish."""
+        """Repeats the evaluation of the restored step if it did not finish."""
         scores = self._logged_scores(self.metrics.history)
         if processes.broadcast_from_first(scores is not None):
             self._save_if_best(scores or {})
@@ -213,7 +213,7 @@ class Trainer:
             stack.callback(self.bar.close)
             stack.push(self._save_on_broken_pipe)
             stack.callback(self.profiler.close)
-            self.watchdog = stack.enter_context(watchdog.watch(throughput.complain))
+            self.watchdog = stack.enter_context(watchdog.watch(throughput.report_problem))
             # In the middle of a step the state cannot be saved.
             stack.enter_context(self.preemption.raise_immediately(False))
             self.any_process = processes.any_process(self.run.mesh)
@@ -308,14 +308,14 @@ class Trainer:
             history, results = self.metrics.history, outcome.results
             report.write_report(self.workdir, history=history, results=results, retrievals=retrievals)
             results_lib.write_model(self.run, self.workdir, merge(frozen, trainable), results)
-            # Last, since it tells scripts that the run is done.
+            # Last, because it tells scripts that the run is complete.
             write_json(self.workdir / "results.json", results)
             results_lib.print_summary(results, self.workdir)
         return outcome.results
 
     @property
     def _device(self) -> str:
-        """What a step waits for, as the watchdog reports it."""
+        """The device or processes that a step waits for, as the watchdog reports them."""
         return watchdog.DEVICE if self.alone else watchdog.PEERS
 
     def _to_device(self, batch: dict) -> dict:
@@ -373,12 +373,12 @@ class Trainer:
         checkpoint.finish(latest)
 
     def _save_on_broken_pipe(self, kind, error, trace) -> None:
-        """Saves the state if the run ends because nobody reads its output any longer."""
+        """Saves the state if the run ends because the reader of its output closed the pipe."""
         if isinstance(error, BrokenPipeError) and self.alone:
             self._save_and_wait()
 
     def _write_progress(self) -> None:
-        """Writes what the checkpoint of this step, which is from before its evaluation, cannot know."""
+        """Writes the progress after an evaluation; the checkpoint of the step was saved before it."""
         notes = self._notes()
         if self.first_process:
             progress_lib.write_progress(self.workdir, self.step, notes)
@@ -403,7 +403,7 @@ class Trainer:
         """Ends the run if a loss, gradient or update was not finite; saves the state before that step.
 
         Args:
-          bad_step: That of the state, if it is known already.
+          bad_step: `state.bad_step`, if it is already on the host.
 
         Raises:
           UserError: The step was not finite.

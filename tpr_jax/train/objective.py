@@ -1,4 +1,4 @@
-"""What training minimizes: weighted losses over a whole batch, encoded at once or in microbatches."""
+"""The training objective: weighted losses over a whole batch, encoded at once or in microbatches."""
 
 from collections.abc import Mapping
 
@@ -38,7 +38,7 @@ def objective(
 
 
 def encode(model: dict, weights: Mapping[str, float], variables: dict, batch: dict) -> dict:
-    """Computes what the losses need of a batch.
+    """Computes the features that the losses need.
 
     Returns:
       `image` and `text` [b, e], and `routing` of each tower. For the loss 'mlm' also `mlm`, the sum over the
@@ -101,7 +101,7 @@ def grad_cached_loss_and_grad(
     (GradCache: Gao et al., RepL4NLP 2021).
 
     Args:
-      model: As for `objective`, like the next four arguments.
+      model: The functions of `models.clip.build`.
       weights: The weight of each loss.
       scale: The factor on cosine similarities.
       trainable: The trainable collections.
@@ -122,7 +122,7 @@ def grad_cached_loss_and_grad(
     flat = {key: rows.reshape(*rows.shape[:2], -1) for key, rows in microbatches.items()}
     features = jax.lax.map(lambda rows: encode_microbatch(trainable, rows), flat)
     loss_and_grads = jax.value_and_grad(loss_of_features, argnums=(0, 1), has_aux=True)
-    # `direct` is the gradient past the towers, such as that of the heads.
+    # `direct` is the gradient that bypasses the towers, such as that of the heads.
     loss_and_metrics, (direct, feature_grads) = loss_and_grads(trainable, features)
 
     def accumulate(grads, rows_and_feature_grads):
@@ -134,7 +134,7 @@ def grad_cached_loss_and_grad(
 
 
 def _concatenate(features: dict) -> dict:
-    """Turns what `encode` returns for each microbatch, arrays [n, ...], into that of the whole batch."""
+    """Concatenates the outputs of `encode` for all microbatches, arrays [n, ...], into those of the batch."""
     # Sharded again: this reshape keeps no sharding, and replicated features give replicated logits.
     joined = {
         key: split_rows(features[key].reshape(-1, features[key].shape[-1])) for key in ("image", "text")
@@ -147,7 +147,7 @@ def _concatenate(features: dict) -> dict:
 
 
 def _needed(value, loss: str, what: str):
-    """Returns the value, unless it is missing."""
+    """Returns the value; raises a UserError if it is missing."""
     if value is None or value is False or (isinstance(value, list) and not value):
         raise UserError(f"loss '{loss}' needs {what}")
     return value

@@ -1,7 +1,7 @@
-"""What a run knows beside its state: the best epoch, the zero-shot scores, the seconds it took.
+"""The progress of a run beside its state: the best epoch, the zero-shot scores, the time it took.
 
 A checkpoint is saved before its step is evaluated. `checkpoints/progress.json` holds the progress from after
-the evaluation; `checkpoints/best` itself knows its epoch, and metrics.jsonl what was scored.
+the evaluation; `checkpoints/best` records its own epoch, and metrics.jsonl all scores.
 """
 
 import dataclasses
@@ -21,14 +21,14 @@ NO_BEST = {"best_r1": -1.0, "best_epoch": 0}
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What is saved beside a state, as JSON: the notes of a checkpoint, and progress.json.
+    """The JSON object that is saved beside a state: the notes of a checkpoint, and progress.json.
 
     Attributes:
       seconds: How long the run took before this process resumed it, or at the time of saving.
       zero_shot: The scores of CLIP itself on `test`; None before they are known.
       best_r1: The highest R@1 on `val` so far, percent; -1 before the first evaluation.
       best_epoch: The epoch of that score.
-      backbone: What the run used of its backbone beside the weights, see `results.backbone_facts`.
+      backbone: Facts about the run's backbone besides its weights, see `results.backbone_facts`.
       skipped: The images that could not be read, each with the reason.
       peak_memory_bytes: The highest resident memory of the process so far.
       peak_device_memory_bytes: The highest memory of its first device so far; None if unknown.

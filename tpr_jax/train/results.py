@@ -1,4 +1,4 @@
-"""What a run amounts to: results.json, eval.json, the trained model, and the summary at the end."""
+"""The results of a run: results.json, eval.json, the trained model, and the summary at the end."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -23,12 +23,12 @@ from tpr_jax.weights.save_adapter import check_save_folder, is_plain_clip, save_
 
 
 class Outcome(NamedTuple):
-    """What training came to.
+    """The outcome of training.
 
     Attributes:
       results: The content of results.json.
       encoded: The test split, encoded with the last state.
-      trainable: The trainable collections of the best state on val, or if there is none of the last state.
+      trainable: The trainable collections of the best state on val, or of the last state if there is none.
     """
 
     results: dict
@@ -50,8 +50,8 @@ def best_on_test(history: Sequence[dict]) -> dict | None:
         return None
     best = max(scored, key=lambda row: row["test"]["t2i"]["R1"])
     note = (
-        f"the best of {len(scored)} epochs, chosen on the test split itself as most publications do: "
-        "it flatters"
+        f"the best of {len(scored)} epochs, chosen on the test split itself as in most publications: "
+        "an optimistic score"
     )
     return {"epoch": best["epoch"], "test": best["test"], "note": note}
 
@@ -63,7 +63,7 @@ def restore_best(run: Run, workdir: Path) -> tuple[TrainState, dict]:
       (state, {"checkpoint", "step"}), with `checkpoint` "best", "latest" or None.
 
     Raises:
-      UserError: There are checkpoints, and none can be read.
+      UserError: There are checkpoints, but none can be read.
     """
     facts = backbone_facts(run)
     # Only the structure of its state is needed, which depends neither on the schedule nor on the epoch.
@@ -78,7 +78,7 @@ def restore_best(run: Run, workdir: Path) -> tuple[TrainState, dict]:
         except UserError as error:
             if name == "latest":
                 raise
-            print(f"{error}; going on with the newest state instead")
+            print(f"{error}; using the newest state instead")
             continue
         if restored is not None:
             for step in restored.unreadable:
@@ -147,8 +147,8 @@ def final_results(
     best, best_on_val = None, None
     try:
         best = checkpointer.restore_best(state)
-    except UserError as error:  # not worth losing the results for
-        print(f"{error}; the results are without it")
+    except UserError as error:  # not a reason to lose the other results
+        print(f"{error}; the results omit it")
     trainable = state.trainable if best is None else best.state["trainable"]
     if best is not None:
         scores, _ = evaluator.score_split(run.variables(trainable), "test")
@@ -171,7 +171,7 @@ def final_results(
 
 
 def data_summary(run: Run) -> dict:
-    """Returns `data`, what the splits hold, and if they were skipped, `skipped`, the unreadable images.
+    """Returns `data`, a summary of the splits, and `skipped`, the unreadable images if they were skipped.
 
     Prints the skipped images.
     """
@@ -179,16 +179,16 @@ def data_summary(run: Run) -> dict:
         return {"data": run.data}
     for name, reason in sorted(run.skipped.items()):
         print(f"skipped: {reason if reason.startswith(name) else f'{name}: {reason}'}")
-    print(f"{len(run.skipped)} pictures skipped")
+    print(f"{len(run.skipped)} photos skipped")
     skipped = {"count": len(run.skipped), "pictures": dict(sorted(run.skipped.items()))}
     return {"data": run.data, "skipped": skipped}
 
 
-def check_model_place(run: Run, workdir: Path) -> None:
-    """Checks before training that `write_model` can write at its end.
+def check_model_folder(run: Run, workdir: Path) -> None:
+    """Checks before training that `write_model` can write its folder.
 
     Raises:
-      UserError: It cannot.
+      UserError: The folder cannot be written, or holds other files.
     """
     base = None if run.config.from_scratch else run.backbone
     plain = is_plain_clip(run.method, run.variables(run.trainable), base)
@@ -218,7 +218,7 @@ def write_model(run: Run, workdir: Path, variables: dict, results: dict) -> None
 
 
 def backbone_facts(run: Run) -> dict:
-    """Returns what a run uses of its backbone beside the weights, as JSON values.
+    """Returns facts about a run's backbone besides its weights, as JSON values.
 
     `revision` is the commit of a hub id, None for a folder.
     """
@@ -234,11 +234,11 @@ def backbone_facts(run: Run) -> dict:
 
 
 def check_backbone(before: dict | None, now: dict, workdir: Path) -> None:
-    """Compares the backbone that a run's checkpoints were trained with to the present one.
+    """Compares the backbone that a run's checkpoints were trained with to the current one.
 
     Args:
       before: The facts in the checkpoint; None in old checkpoints.
-      now: The facts of the present backbone.
+      now: The facts of the current backbone.
       workdir: The folder of the run, for messages.
 
     Raises:
@@ -247,19 +247,19 @@ def check_backbone(before: dict | None, now: dict, workdir: Path) -> None:
     for key in ("image_mean", "image_std", "act", "heads"):
         if before and before.get(key) != now[key]:
             raise UserError(
-                f"--workdir {workdir}: was trained with {key}={before.get(key)} of the backbone, and "
-                f"{now['name']} now says {now[key]}: restore its files, or choose another --workdir"
+                f"--workdir {workdir}: was trained with {key}={before.get(key)} of the backbone, but "
+                f"{now['name']} now has {now[key]}: restore its files, or choose another --workdir"
             )
     if before and before.get("revision") != now["revision"]:
-        was = before.get("revision") or "another place"
+        previous = before.get("revision") or "another place"
         print_once(
-            f"{workdir} was trained on {before['name']} at {was}, now it is "
-            f"{now['revision'] or now['name']}; a new run stays with one by config.backbone=NAME@COMMIT"
+            f"{workdir} was trained on {before['name']} at {previous}, now it is "
+            f"{now['revision'] or now['name']}; config.backbone=NAME@COMMIT pins one in a new run"
         )
 
 
 def print_summary(results: dict, workdir: Path) -> None:
-    """Prints the test scores before and after training, where everything is, and what to try next."""
+    """Prints the test scores before and after training, the files, and a next command to try."""
     percent = 100 * results["trainable_params"] / results["total_params"]
     print(
         f"\n{results['method']} on {results['dataset']}: {results['steps']} steps in "

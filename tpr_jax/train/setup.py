@@ -1,4 +1,4 @@
-"""What a run consists of: mesh, data, model, weights, and for training the optimizer, step and input."""
+"""Builds the components of a run: mesh, data, model, weights, optimizer, train step and input."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -27,14 +27,14 @@ from tpr_jax.weights import backbone
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What training and evaluation share.
+    """The components that training and evaluation share.
 
     Attributes:
       config: The run's config.
       mesh: The mesh of devices.
-      splits: The records of `train`, `test` and, where there is one, `val`.
-      data: What the splits hold, for results.json.
-      skipped: The images that cannot be read, each with the reason; filled as they are met. None where such
+      splits: The records of `train`, `test` and, if there is one, `val`.
+      data: A summary of the splits, for results.json.
+      skipped: The images that cannot be read, each with the reason; filled during the run. None if such
         an image is an error.
       tokenizer: `(list of captions) -> int32 [n, l]`.
       backbone: The CLIP that is adapted.
@@ -74,7 +74,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What only training needs.
+    """The components that only training needs.
 
     Attributes:
       schedule: `step -> learning rate`.
@@ -94,16 +94,16 @@ class Training:
 
 
 def prepare(config: ConfigDict, to_train: bool = True) -> Run:
-    """Builds what training and evaluation share.
+    """Builds the components that training and evaluation share.
 
-    The config and the data set are checked before the backbone is looked up, which may mean to download it.
+    The config and the data set are checked before the backbone is located, which may download it.
 
     Args:
       config: The run's config.
       to_train: Whether the batches of training have to fit the mesh.
 
     Raises:
-      UserError: Something does not fit or cannot be read.
+      UserError: A setting does not fit, or a file cannot be read.
     """
     mesh = sharding.make_mesh(**config.mesh)
     if to_train:
@@ -199,14 +199,14 @@ def prepare_training(run: Run) -> Training:
 def check_rows(config: ConfigDict, mesh: Mesh) -> None:
     """Checks that the rows of a training batch can be split over the mesh.
 
-    The batches of an evaluation always can, on any number of devices: see `sharding.padded_size`.
+    Evaluation batches always can, on any number of devices: see `sharding.padded_size`.
 
     Raises:
-      UserError: They cannot.
+      UserError: The rows cannot be split.
     """
     devices, microbatches = mesh.shape["data"], config.accumulate
     if config.batch_size % (devices * microbatches):
-        times = f" times the {microbatches} parts of config.accumulate" if microbatches > 1 else ""
+        times = f" times the {microbatches} microbatches of config.accumulate" if microbatches > 1 else ""
         raise UserError(
             f"config.batch_size={config.batch_size} must be a multiple of the {devices} devices of the data "
             f"axis{times}"
@@ -255,7 +255,7 @@ def count(tree) -> int:
 
 
 def _load_splits(config: ConfigDict) -> tuple[dict[str, Records], dict[str, Records], dict]:
-    """Returns (the splits as they are on disk, the splits to use, what they hold)."""
+    """Returns (the splits on disk, the splits to use, a summary of them)."""
     missing_ok = config.on_bad_image == "skip"
     on_disk = splits_lib.load_splits(
         config.dataset, config.data_dir, missing_ok=missing_ok, source=config.source
@@ -271,7 +271,7 @@ def _load_splits(config: ConfigDict) -> tuple[dict[str, Records], dict[str, Reco
 def _check_leaks(
     config: ConfigDict, on_disk: dict[str, Records], splits: dict[str, Records], described: dict
 ) -> dict:
-    """Refuses or reports what the splits share; returns the numbers, for results.json."""
+    """Rejects or reports people and photos in two splits; returns the numbers, for results.json."""
     shared = leaks.find_in_splits(on_disk)
     if config.mix:
         shared = leaks.add_mixed(shared, splits)
@@ -280,7 +280,7 @@ def _check_leaks(
 
 
 def _init_variables(model: dict, seed: int, params: dict | None) -> dict:
-    """Returns all collections of a model, those of `params` as they were read and the rest initialized."""
+    """Returns all collections of a model: `params` as loaded, and the others initialized."""
 
     def init(key):
         variables = model["init"](key)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tpr_jax import model as model_lib
 from tpr_jax.distributed import sharding
-from tpr_jax.perf.allocator import hand_back_freed_memory
+from tpr_jax.perf.allocator import release_freed_memory
 from tpr_jax.perf.xla_options import compiler_options
 from tpr_jax.train.objective import grad_cached_loss_and_grad, objective
 from tpr_jax.train.state import TrainState
@@ -44,7 +44,7 @@ def train_step(
       microbatched: Whether the towers see one microbatch at a time.
 
     Returns:
-      (new state, metrics). A state with a `bad_step` stays as it is.
+      (new state, metrics). A state with a `bad_step` is unchanged.
     """
     if microbatched:
         (_, metrics), grads = grad_cached_loss_and_grad(model, weights, scale, state.trainable, frozen, batch)
@@ -72,15 +72,15 @@ def _all_finite(tree) -> jax.Array:
     """Returns whether all numbers of all arrays of a tree are finite.
 
     Small arrays of the same shape are stacked, because a reduction for each of them would be a third of the
-    step's kernels. The norm is that of marks: for `isfinite(leaf).all()` of so many arrays, XLA of jaxlib
+    step's kernels. The norm is that of flags: for `isfinite(leaf).all()` of so many arrays, XLA of jaxlib
     0.10 compiles for minutes.
     """
     groups = collections.defaultdict(list)
     for i, leaf in enumerate(jax.tree.leaves(tree)):
         key = (leaf.shape, leaf.dtype) if leaf.size < MAX_STACKED else i
         groups[key].append(leaf)
-    marks = [jnp.where(jnp.isfinite(jnp.stack(group)), 0.0, 1.0) for group in groups.values()]
-    return optax.global_norm(marks) == 0
+    nonfinite = [jnp.where(jnp.isfinite(jnp.stack(group)), 0.0, 1.0) for group in groups.values()]
+    return optax.global_norm(nonfinite) == 0
 
 
 def on_mesh(function: Callable, mesh: Mesh) -> Callable:
@@ -131,14 +131,14 @@ def jit_train_step(
 
 
 def aot_compile(update: jax.stages.Wrapped, *arguments) -> Callable:
-    """Compiles a jitted function for such arguments, and frees the memory that compiling took."""
+    """Compiles a jitted function for these arguments, and frees the memory that compilation took."""
     program = update.lower(*arguments).compile()
-    hand_back_freed_memory()
+    release_freed_memory()
     return program
 
 
 def compile_in_background(update: jax.stages.Wrapped, *arguments) -> Callable:
-    """Compiles a jitted function for such arguments in a thread; the first call waits for it."""
+    """Compiles a jitted function for these arguments in a thread; the first call waits for it."""
 
     def shape_of(array):
         return jax.ShapeDtypeStruct(

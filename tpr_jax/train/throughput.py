@@ -1,4 +1,4 @@
-"""How fast a run is, compared with what its chips can do, and a profile of a few of its steps."""
+"""The speed of a run relative to the peak of its chips, and a profile of a few of its steps."""
 
 import contextlib
 import sys
@@ -22,9 +22,9 @@ class Lap(NamedTuple):
     """The steps since the last logged one.
 
     Attributes:
-      steps: How many there are.
-      seconds: How long they took.
-      waited: How much of that this process waited for its batches, seconds.
+      steps: The number of steps.
+      seconds: The time that they took.
+      waited: The part of it in which this process waited for its batches, seconds.
     """
 
     steps: int
@@ -40,7 +40,7 @@ class Clock:
         self.restart_lap()
 
     def elapsed(self) -> float:
-        """Returns the seconds since the clock was made, evaluations included."""
+        """Returns the seconds since the clock was created, including evaluations."""
         return time.monotonic() - self._started
 
     def count_step(self) -> None:
@@ -61,20 +61,20 @@ class Clock:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts what happens within as waiting for input."""
+        """Counts the time within as waiting for input."""
         asked = time.monotonic()
         yield
         self._waited += time.monotonic() - asked
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Leaves what happens within, such as an evaluation, out of the laps; then starts a new lap."""
+        """Excludes the time within, such as an evaluation, from the laps; then starts a new lap."""
         yield
         self.restart_lap()
 
 
 class Throughput:
-    """What a row of metrics.jsonl says about speed."""
+    """Computes the speed fields of a row of metrics.jsonl."""
 
     def __init__(self, run: Run):
         self._batch_size = run.config.batch_size
@@ -96,8 +96,8 @@ class Throughput:
         Returns:
           - `examples_per_second`, `step_seconds`: of the whole run, all processes together.
           - `input_wait`: the fraction of the time that this process waited for its batches.
-          - `model_flops_per_second`: the matrix products that the method needs (`perf.flops`), by the time;
-            recomputation, to save memory, does not count.
+          - `model_flops_per_second`: the FLOPs of the method's matrix products (`perf.flops`) per second;
+            rematerialization does not count.
           - `peak_share`: these as a fraction of the peak of all devices; if that is known.
           - `device_memory_bytes`: the peak memory of one of this process' devices; if they report it.
         """
@@ -116,12 +116,12 @@ class Throughput:
 
 
 def device_memory() -> int | None:
-    """The most bytes that one of this process' devices has held so far; None where they keep no account."""
-    held = [memory.device_peak(device) for device in jax.local_devices()]
-    return max(held) if None not in held else None
+    """Returns the peak memory of one of this process' devices, bytes; None if they do not report it."""
+    peaks = [memory.device_peak(device) for device in jax.local_devices()]
+    return max(peaks) if None not in peaks else None
 
 
-def complain(line: str) -> None:
+def report_problem(line: str) -> None:
     """Prints a problem to stderr; any process may, not only the first."""
     prefix = f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
     tqdm.write(f"{prefix}{line}", file=sys.stderr)
@@ -145,7 +145,7 @@ class Profiler:
         return jax.profiler.StepTraceAnnotation("train", step_num=number)
 
     def after_step(self, steps: int, result) -> None:
-        """Starts or ends the profile where it is due.
+        """Starts or ends the profile at its steps.
 
         Args:
           steps: The number of steps that this process has done.

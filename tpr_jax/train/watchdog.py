@@ -1,7 +1,7 @@
 """Reports that a run makes no progress, and what it waits for.
 
-A thread of its own looks, for the loop itself is what hangs. It ends nothing: a bucket may come back, a
-machine that is gone without a word is noticed by the rendezvous' connections within half a minute.
+It runs in a thread of its own, because the loop itself hangs. It does not end the run: a bucket may recover,
+and the connections of the rendezvous detect a lost machine within half a minute.
 """
 
 import collections
@@ -16,14 +16,19 @@ from collections.abc import Callable, Iterator
 MEDIAN_STEPS, MIN_SECONDS, FIRST_SECONDS = 20, 60.0, 900.0
 WINDOW = 100  # the steps whose times count: at least as many as usually lie between two lines of the log
 
-INPUT = "the next batch: see that the disk or bucket of config.data_dir answers, and what else uses the cores"
-DEVICE = "the device: see with nvidia-smi or tpu-info that it works"
-PEERS = "the devices, or one of the other processes: see what each of them says, and that its machine answers"
-DISK = "the disk or bucket of --workdir, to which it saves: see that it answers"
+INPUT = (
+    "the next batch: check that the disk or bucket of config.data_dir answers, "
+    "and whether something else uses the cores"
+)
+DEVICE = "the device: check with nvidia-smi or tpu-info that it works"
+PEERS = (
+    "the devices, or one of the other processes: check what each of them prints, and that its machine answers"
+)
+DISK = "the disk or bucket of --workdir, to which it saves: check that it answers"
 
 
 class Watchdog:
-    """Knows when the last step ended, how long steps take, and what the loop waits for.
+    """Tracks when the last step ended, how long steps take, and what the loop waits for.
 
     Attributes:
       waiting_for: What the loop waits for, one of this module's constants; the loop sets it.
@@ -39,7 +44,7 @@ class Watchdog:
         self.waiting_for = INPUT
 
     def step_done(self) -> None:
-        """Notes that a step ended."""
+        """Records that a step ended."""
         now = self._clock()
         # Neither the first step, which compiles, nor a stall is typical.
         if not self._first and not self._reported_after:
@@ -62,7 +67,7 @@ class Watchdog:
     def limit(self) -> float:
         """Returns after how many seconds without a step the run is stalled.
 
-        JAX dispatches steps before they are computed and waits for many of them where a loss is logged, so
+        JAX dispatches steps before they are computed and waits for many of them when a loss is logged, so
         the longest recent step counts as well.
         """
         median = self.median_seconds()
@@ -83,7 +88,7 @@ class Watchdog:
 
 @contextlib.contextmanager
 def watch(report: Callable[[str], None], every: float = 5.0) -> Iterator[Watchdog]:
-    """Yields a `Watchdog` that is checked every so many seconds; `report` gets its lines."""
+    """Yields a `Watchdog` that is checked every `every` seconds; `report` gets its lines."""
     watchdog, finished = Watchdog(), threading.Event()
 
     def check_regularly() -> None:

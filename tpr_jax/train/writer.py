@@ -37,7 +37,7 @@ FILES |= dict.fromkeys(("model", "model/backbone"), MODEL_FILES)
 def check_workdir(
     workdir: Path, config: dict, free: tuple[str, ...], defaults: Mapping = MappingProxyType({})
 ) -> None:
-    """Makes the folder; if it holds a config.json, checks that it agrees with this config.
+    """Creates the folder; if it holds a config.json, checks that it agrees with this config.
 
     Args:
       workdir: The folder of the run.
@@ -67,26 +67,29 @@ def check_workdir(
 
 
 def _check_writable(workdir: Path) -> None:
-    """Makes the folder and writes a temporary file into it."""
+    """Creates the folder and writes a temporary file into it."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--workdir {workdir} cannot be made ({error.strerror}): choose another") from error
+        raise UserError(
+            f"--workdir {workdir} cannot be created ({error.strerror}): choose another"
+        ) from error
     try:
         # A bucket may show its folders to accounts that may not write there.
         with tempfile.NamedTemporaryFile(dir=workdir, prefix=".may_write."):
             pass
     except OSError as error:
         raise UserError(
-            f"--workdir {workdir} cannot be written ({error.strerror}): see that this account may write that "
-            "disk or bucket, or choose another"
+            f"--workdir {workdir} cannot be written ({error.strerror}): check that this account may write to "
+            "that disk or bucket, or choose another"
         ) from error
 
 
 def clean_workdir(workdir: Path) -> None:
-    """Removes what a killed run left half written: temporary files, and checkpoints under a temporary name.
+    """Removes the incomplete files of a killed run: temporary files, and checkpoints under a temporary name.
 
-    Only names that this project or Orbax gives are removed. No other process may be training in the folder.
+    Only files with the names that this project or Orbax gives are removed. No other process may be training
+    in the folder.
     """
     for folder, names in FILES.items():
         remove_leftovers(workdir / folder, names)
@@ -108,8 +111,8 @@ def _remove_matching(folder: Path, pattern: str) -> None:
 def read_history(workdir: Path, up_to_step: int, evaluate_again: bool = False) -> list[dict]:
     """Returns the rows of metrics.jsonl up to a step, and removes the later ones from the file.
 
-    A resumed run logs those steps again. Damaged lines are removed as well: they are printed, and the file as
-    it was is kept beside it.
+    A resumed run logs those steps again. Damaged lines are reported and removed as well, and the original
+    file is kept beside it.
 
     Args:
       workdir: The folder of the run.
@@ -130,7 +133,7 @@ def read_history(workdir: Path, up_to_step: int, evaluate_again: bool = False) -
     if bad:
         kept = _copy_beside(path)
         lines = f"line{'s' * (len(bad) > 1)} {', '.join(map(str, bad[:10]))}{', ...' * (len(bad) > 10)}"
-        print(f"{path}: dropped {lines}, which cannot be read; the file as it was is kept as {kept.name}")
+        print(f"{path}: dropped {lines}, which cannot be read; the original file is kept as {kept.name}")
     rows = []
     for row in parsed:
         again = evaluate_again and row["step"] == up_to_step and ("val" in row or "test" in row)
@@ -172,8 +175,10 @@ def _is_row(row) -> bool:
     from tpr_jax.metrics.retrieval import METRIC_KEYS  # imports Numba, which takes seconds
 
     scores = [row[split] for split in ("val", "test") if split in row]
-    ways = [split.get(way) if isinstance(split, dict) else None for split in scores for way in ("t2i", "i2t")]
-    return all(isinstance(way, dict) and all(_is_number(way.get(key)) for key in METRIC_KEYS) for way in ways)
+    directions = [
+        split.get(way) if isinstance(split, dict) else None for split in scores for way in ("t2i", "i2t")
+    ]
+    return all(isinstance(x, dict) and all(_is_number(x.get(key)) for key in METRIC_KEYS) for x in directions)
 
 
 def _is_numbers(value) -> bool:
@@ -200,7 +205,7 @@ class MetricWriter:
     """Appends rows to metrics.jsonl, to TensorBoard's events and to `history`.
 
     Attributes:
-      history: All rows of the run so far, those of earlier processes included.
+      history: All rows of the run so far, including those of earlier processes.
     """
 
     def __init__(self, workdir: Path, history: list[dict]):
@@ -246,7 +251,7 @@ class NullWriter:
 def fsync_metrics(workdir: Path) -> None:
     """Flushes metrics.jsonl to the disk, so that no checkpoint is ahead of it.
 
-    A mounted bucket gets nothing of an open file otherwise.
+    Otherwise, a mounted bucket receives nothing of an open file.
     """
     path = workdir / "metrics.jsonl"
     if path.exists():
@@ -255,7 +260,7 @@ def fsync_metrics(workdir: Path) -> None:
 
 
 def _scalars(row: dict) -> dict[str, float]:
-    """Returns the numbers of a row by their path, those of a list by their index too."""
+    """Returns the numbers of a row by their path; for those of a list, it includes the index."""
     scalars = {}
     for path, value in flatten(row).items():
         items = {f"{path}/{i}": x for i, x in enumerate(value)} if isinstance(value, list) else {path: value}

@@ -80,7 +80,7 @@ def split_checksums(notes: Mapping) -> tuple[dict, dict[str, int] | None]:
         return plain, None
     saved = notes[KEY]
     if not isinstance(saved, dict) or saved.get("notes") != json_digest(plain):
-        raise ValueError("its notes are not as they were saved")
+        raise ValueError("its notes differ from what was saved")
     return plain, dict(saved.get("arrays") or {})
 
 
@@ -93,8 +93,8 @@ def check_arrays(tree, saved: Mapping[str, int]) -> None:
     actual = tree_checksums(tree)
     differing = [path for path in sorted(actual) if actual[path] != saved.get(path)]
     if differing:
-        more = f" and {len(differing) - 1} more" if differing[1:] else ""
-        raise ValueError(f"the array {differing[0]}{more} is not as it was saved")
+        more = f" (and {len(differing) - 1} more)" if differing[1:] else ""
+        raise ValueError(f"the array {differing[0]} differs from what was saved{more}")
 
 
 def named_digest(arrays: Mapping[str, np.ndarray]) -> str:

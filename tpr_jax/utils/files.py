@@ -47,7 +47,7 @@ def move_over(written: str | os.PathLike, path: str | os.PathLike) -> None:
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
     """Removes the temporary files that interrupted calls of `write_whole` for these names left in `folder`.
 
-    No other process may be writing them at the time. Files that cannot be removed stay.
+    No other process may be writing them at the time. Files that cannot be removed are left.
     """
     pattern = "|".join(map(re.escape, names))
     with contextlib.suppress(OSError):

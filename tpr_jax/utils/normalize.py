@@ -1,4 +1,4 @@
-"""L2 normalization in NumPy; `losses.l2_normalize` is its differentiable twin in JAX."""
+"""L2 normalization in NumPy; `losses.l2_normalize` is its differentiable counterpart in JAX."""
 
 import numpy as np
 from jaxtyping import Float

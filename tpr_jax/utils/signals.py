@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
-    """A run was asked to stop, by signal `number`, and has lost nothing."""
+    """A run was stopped by signal `number`, and has saved everything."""
 
     def __init__(self, number: int, message: str):
         super().__init__(message)
@@ -21,11 +21,11 @@ class Stopped(Exception):
 
 
 class PreemptionSignal:
-    """A flag that is true once a signal came; see `catch_signals`.
+    """A flag that is true once a signal has arrived; see `catch_signals`.
 
     Attributes:
       number: the first signal's number, 0 before it.
-      again: whether a second signal came, which cannot wait for anything to be saved.
+      again: whether a second signal arrived, which cannot wait for anything to be saved.
       sent_again: whether the next signal is the first one, whose exception was lost.
     """
 
@@ -39,12 +39,12 @@ class PreemptionSignal:
         return self.number != 0
 
     def __call__(self) -> bool:
-        """Returns whether a signal came, for callers that take a function."""
+        """Returns whether a signal has arrived, for callers that take a function."""
         return bool(self)
 
     @contextlib.contextmanager
     def raise_immediately(self, enabled: bool = True) -> Iterator[None]:
-        """Makes a signal, also one that came before, raise KeyboardInterrupt within the `with` block.
+        """Makes a signal, including an earlier one, raise KeyboardInterrupt within the `with` block.
 
         Use it where everything is saved. `enabled=False` restores the flag's behavior within such a block.
         """
@@ -92,11 +92,11 @@ def _resend_lost_signals(notice: PreemptionSignal) -> Iterator[None]:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[PreemptionSignal]:
-    """Yields a flag that is true once SIGINT or SIGTERM came; the first signal does not interrupt anything.
+    """Yields a flag that is true once SIGINT or SIGTERM arrives; the first one does not interrupt anything.
 
     During a step the state is neither the old one nor the new one and cannot be saved, so the loop checks the
     flag where it can. A second signal raises KeyboardInterrupt, as signals do outside of the `with` block. In
-    nested blocks, a signal that came in the outer one counts: an import may have swallowed its exception.
+    nested blocks, a signal that arrived in the outer one counts: an import may have swallowed its exception.
     """
     notice = PreemptionSignal()
     # Python allows only the main thread to set signal handlers.
@@ -147,7 +147,7 @@ def raise_stopped(message: str) -> Iterator[Callable[[BaseException], BaseExcept
       A function that converts an error handled within the block in the same way.
 
     Raises:
-      Stopped: SIGTERM came; has the given message.
+      Stopped: SIGTERM arrived; has the given message.
     """
     with catch_signals() as notice:
 

@@ -121,7 +121,7 @@ def run(argv: list[str]) -> None:
     """Runs the command.
 
     Raises:
-      UserError: an argument is unusable, or the model does not suit the command.
+      UserError: an argument is invalid, or the command does not support the model.
     """
     args = parser().parse_args(argv[1:])
     for key in ("number", "top_k", "identities"):

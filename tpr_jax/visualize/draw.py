@@ -33,7 +33,7 @@ def to_png(figure: Figure) -> bytes:
     """Renders a figure as a PNG."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # A word in a script that the font lacks shows boxes; the page has it in full.
+        # A word in a script that the font lacks shows boxes; the page shows it correctly.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
@@ -104,7 +104,7 @@ def word_axes(
 ) -> list[Axes]:
     """Creates axes for each row of tokens, with a cell for each token (x) and block (y).
 
-    `top` and `bottom` are the inches of the figure that stay free above and below.
+    `top` and `bottom` are the margins above and below, in inches.
     """
     width, height = figure.get_size_inches()
     rows = word_rows(labels)

@@ -78,7 +78,7 @@ def text_token_mask(model: Model) -> Callable:
 
 
 def make_files(model: Model, examples: Examples, *, title: str, number: int) -> dict[str, bytes]:
-    """Makes experts.html and a PNG of the load, of each photo and of each sentence."""
+    """Renders experts.html and a PNG of the load, of each photo and of each sentence."""
     check_model(model)
     photos, texts = select_examples(examples, number)
     page_figures = [_load_figure(model, examples)] + [

@@ -147,11 +147,13 @@ def draw_text(text: str, names: Sequence[str], weights: dict[int, Float[np.ndarr
             for token in range(start, end):
                 share = second_weight[token] / max(first_weight[token] + second_weight[token], 1e-12)
                 left, upper = token - 0.47, row - 0.46
-                one, two = colors[first[token]], colors[second[token]]
-                axes.add_patch(Rectangle((left, upper), 0.94, 0.92 * (1 - share), color=one, linewidth=0))
+                first_color, second_color = colors[first[token]], colors[second[token]]
+                axes.add_patch(
+                    Rectangle((left, upper), 0.94, 0.92 * (1 - share), color=first_color, linewidth=0)
+                )
                 low = upper + 0.92 * (1 - share)
-                axes.add_patch(Rectangle((left, low), 0.94, 0.92 * share, color=two, linewidth=0))
-                style = {"size": 7.5, "ha": "center", "va": "center", "color": text_color(one)}
+                axes.add_patch(Rectangle((left, low), 0.94, 0.92 * share, color=second_color, linewidth=0))
+                style = {"size": 7.5, "ha": "center", "va": "center", "color": text_color(first_color)}
                 axes.text(token, upper + 0.46 * (1 - share), str(first[token] + 1), **style)
     _legend(figure, count)
     return draw.to_png(figure)

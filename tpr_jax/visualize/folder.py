@@ -1,4 +1,4 @@
-"""Manages the output folder: new, empty, or with nothing in it but files that were drawn before."""
+"""Manages the output folder: new, empty, or with only files of earlier commands."""
 
 import itertools
 import json
@@ -12,10 +12,10 @@ MANIFEST = "visualize.json"  # in the folder: command -> names of the files that
 
 
 def check_folder(out: str | Path) -> dict[str, list[str]]:
-    """Returns the files that were drawn into a folder before: command -> names of files.
+    """Returns the files that earlier commands wrote to a folder: command -> names of files.
 
     Raises:
-      UserError: it is not a directory, cannot be read, or holds files that this program did not draw.
+      UserError: it is not a directory, cannot be read, or holds files that this program did not write.
     """
     out = Path(out)
     remedy = "give --out a new or empty folder"
@@ -37,7 +37,7 @@ def check_folder(out: str | Path) -> dict[str, list[str]]:
 
 
 def write_files(out: str | Path, command: str, files: Mapping[str, bytes]) -> None:
-    """Writes a command's files, each atomically, and removes the others that it drew before.
+    """Writes a command's files, each atomically, and removes its older files.
 
     Raises:
       UserError: as for `check_folder`, or the folder cannot be written, or the disk is full.

@@ -50,7 +50,7 @@ def retrieve(model: Model, examples: Examples, number: int, top_k: int) -> list[
 
 
 def make_files(model: Model, examples: Examples, *, title: str, number: int, top_k: int) -> dict[str, bytes]:
-    """Makes grid.html and grid.png."""
+    """Renders grid.html and grid.png."""
     retrievals = retrieve(model, examples, number, top_k)
     results = [prepare_query(query) for query in retrievals]
     has_pids = examples.text_pids is not None

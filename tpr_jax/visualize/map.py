@@ -31,7 +31,7 @@ def tsne(feats: Float[np.ndarray, "n e"], seed: int = 0) -> Float[np.ndarray, "n
         raise UserError("map needs scikit-learn: pip install scikit-learn") from None
     if len(feats) < MIN_POINTS:
         raise UserError(
-            f"a map needs at least {MIN_POINTS} photos and sentences together, here are {len(feats)}"
+            f"a map needs at least {MIN_POINTS} photos and sentences together, but got {len(feats)}"
         )
     # The squared distance of unit vectors is 2 (1 - cosine).
     perplexity = min(30.0, (len(feats) - 1) / 3)
@@ -59,7 +59,7 @@ def select_rows(examples: Examples, identities: int) -> tuple[Int[np.ndarray, " 
 def make_files(
     model: Model, examples: Examples, *, title: str, identities: int, seed: int
 ) -> dict[str, bytes]:
-    """Makes map.html and map.png."""
+    """Renders map.html and map.png."""
     photos, texts = select_rows(examples, identities)
     feats = encode_images(model, [examples.images[row] for row in photos])
     if len(texts):
@@ -140,7 +140,7 @@ def draw_map(
 
 
 def _colors(count: int) -> list:
-    """Returns `draw.palette`, but for 9 to 20 colors a table with more contrast."""
+    """Returns `draw.palette`, or for 9 to 20 colors a table with more contrast."""
     if 8 < count <= 20:
         return [colormaps["tab20"](i)[:3] for i in range(count)]
     return draw.palette(count)

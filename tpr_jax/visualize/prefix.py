@@ -43,7 +43,7 @@ def group_by_block(masses: dict[str, np.ndarray]) -> dict[int, np.ndarray]:
 
 
 def make_files(model: Model, examples: Examples, *, title: str, number: int) -> dict[str, bytes]:
-    """Makes prefix.html and a PNG of the heads, of each photo and of each sentence."""
+    """Renders prefix.html and a PNG of the heads, of each photo and of each sentence."""
     check_model(model)
     photos, texts = select_examples(examples, number)
     scalars, means, page_figures = prefix_gates(model), {}, []
@@ -188,8 +188,8 @@ def draw_image(image: np.ndarray, masses: dict[int, Float[np.ndarray, "gh gw"]],
 def _text_figures(
     sentences: Sequence[str], names: list[list[str]], masses: list[dict]
 ) -> Iterator[PageFigure]:
-    for i, (text, tokens, mine) in enumerate(zip(sentences, names, masses, strict=True), 1):
-        image = draw_words(text, tokens, {block: mass.mean(0) for block, mass in mine.items()})
+    for i, (text, tokens, token_masses) in enumerate(zip(sentences, names, masses, strict=True), 1):
+        image = draw_words(text, tokens, {block: mass.mean(0) for block, mass in token_masses.items()})
         note = (
             f"{text} The attention mass of each token, in percent, mean over the heads. The first words "
             "attend to few other tokens, because attention is causal."

@@ -30,12 +30,12 @@ def token_labels(
     """Returns a label for each position of the tower's sequence, from start of text to end of text."""
     (row,), (end,) = tower_ids(ids[None], config, prompts)
     count = text_tokens(prompts)
-    inner = [PROMPT if place <= count else token_text(tokenizer, int(row[place])) for place in range(1, end)]
+    inner = [PROMPT if i <= count else token_text(tokenizer, int(row[i])) for i in range(1, end)]
     return [START, *inner, END]
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """Decodes a token; bytes that are not a whole UTF-8 character become U+FFFD."""
+    """Decodes a token; bytes that are not a complete UTF-8 character become U+FFFD."""
     text = (tokenizer.backend.id_to_token(token) or f"[{token}]").removesuffix(WORD_END)
     if text and all(letter in _BYTE for letter in text):
         return bytes(_BYTE[letter] for letter in text).decode("utf-8", "replace")

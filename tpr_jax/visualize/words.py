@@ -37,7 +37,7 @@ def patch_cosines(
 
 
 def make_files(model: Model, examples: Examples, *, title: str, number: int) -> dict[str, bytes]:
-    """Makes words.html and a PNG for each photo and sentence."""
+    """Renders words.html and a PNG for each photo and sentence."""
     photos, texts = select_examples(examples, number)
     own = examples.image_of_text is None
     pairs = [(p, t) for p in photos for t in texts] if own else list(zip(photos, texts, strict=True))
@@ -50,10 +50,10 @@ def make_files(model: Model, examples: Examples, *, title: str, number: int) -> 
         sentence = examples.texts[text]
         words = unique_words(sentence)
         feats = model.encode_texts([sentence, *words])
-        mine = tokens[order[photo]]
-        cosines = patch_cosines(model, mine, feats)
-        whole = float(l2_normalize(mine[:1])[0] @ feats[0])
-        image = draw_words(pixels[order[photo]], sentence, words, cosines, whole)
+        photo_tokens = tokens[order[photo]]
+        cosines = patch_cosines(model, photo_tokens, feats)
+        photo_cosine = float(l2_normalize(photo_tokens[:1])[0] @ feats[0])
+        image = draw_words(pixels[order[photo]], sentence, words, cosines, photo_cosine)
         note = f"{examples.image_names[photo]}, with: {sentence}"
         alt = "Heat over the photo for the sentence and each word"
         page_figures.append(PageFigure(f"words_{i}.png", image, f"Photo and sentence {i}", note, alt))
@@ -78,7 +78,7 @@ def draw_words(
     sentence: str,
     words: Sequence[str],
     cosines: Float[np.ndarray, "t gh gw"],
-    whole: float,
+    photo_cosine: float,
 ) -> bytes:
     """Draws the image, then a heat map for the sentence and for each word."""
     wide = 0.95
@@ -99,7 +99,7 @@ def draw_words(
         draw.set_heading(axes, name if len(name) < 16 else name[:14] + "…")
         if i == 0:
             draw.show_image(axes, image)
-            below = f"photo and\nsentence: {whole:.3f}"
+            below = f"photo and\nsentence: {photo_cosine:.3f}"
         else:
             values = cosines[i - 1]
             low, high = float(values.min()), float(values.max())

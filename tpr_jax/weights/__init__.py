@@ -1,1 +1,1 @@
-"""Reading and writing weights: Hugging Face, OpenAI and the reference names."""
+"""Reads and writes weights: Hugging Face, OpenAI and the reference names."""

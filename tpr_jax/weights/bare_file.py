@@ -47,7 +47,8 @@ def load_bare_file(
         if not is_openai_release or not all(map(_is_openai_width, widths)):
             raise UserError(_unrecognized_message(where, act, heads))
         print_once(
-            f"{where}: taken for OpenAI's own release: {act or 'quick_gelu'}, heads={_heads(heads, widths)}; "
+            f"{where}: recognized as OpenAI's own release: {act or 'quick_gelu'}, "
+            f"heads={_heads(heads, widths)}; "
             "pass act and heads if it is another CLIP"
         )
     return from_openai(state, image_size, heads=heads, act=act or "quick_gelu", where=where)
@@ -70,8 +71,8 @@ def _heads(heads: tuple[int, int] | None, widths: tuple[int, int]) -> tuple[int,
 def _unrecognized_message(where: str, act: str | None, heads: tuple[int, int] | None) -> str:
     unknown = [name for name, value in (("its activation", act), ("its heads", heads)) if value is None]
     return (
-        f"{where}: is not recognized as OpenAI's own release, and does not tell {' and '.join(unknown)}: "
+        f"{where}: is not recognized as OpenAI's own release, and does not record {' and '.join(unknown)}: "
         "pass act='gelu' (LAION, DataComp) or 'quick_gelu' and heads=(VISION, TEXT) to from_pretrained, or "
-        "set config.backbone_act and config.backbone_heads; save_pretrained then writes a folder that says "
-        "both"
+        "set config.backbone_act and config.backbone_heads; save_pretrained then writes a folder that "
+        "records both"
     )

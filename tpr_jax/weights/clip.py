@@ -194,7 +194,7 @@ def weight_files(path: str | os.PathLike) -> list[Path]:
             return _shards(path / index)
     raise UserError(
         f"{path / 'model.safetensors'}: no such file; "
-        + (_open_clip_remedy(path) or "the folder is not a whole CLIP")
+        + (_open_clip_remedy(path) or "the folder is not a complete CLIP")
     )
 
 

@@ -110,8 +110,8 @@ def _checked(path: Path, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         checksum = (file.metadata() or {}).get(CHECKSUM)
     if checksum is not None and checksum != named_digest(state):
         raise UserError(
-            f"{path}: its weights are not those that were saved: the file was damaged; copy it again from "
-            "where it is whole, or save the model again"
+            f"{path}: its weights differ from those that were saved: the file was damaged; copy it "
+            "again from an intact source, or save the model again"
         )
     return state
 
@@ -123,7 +123,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         return load_file(path) if types <= STORED.keys() else _read_narrow(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: not a whole safetensors file ({error}); copy or download it again"
+            f"{path}: not a complete safetensors file ({error}); copy or download it again"
         ) from error
 
 
@@ -155,11 +155,11 @@ def _read_torch(path: Path) -> object:
         ) from error
     except pickle.UnpicklingError as error:
         # PyTorch raises the same error for damage and for code; since 2020 an intact file is a zip archive.
-        reason = "holds more than weights" if zipfile.is_zipfile(path) else "not a whole PyTorch file"
+        reason = "holds more than weights" if zipfile.is_zipfile(path) else "not a complete PyTorch file"
         raise UserError(f"{path}: {reason}; save its state_dict() alone, or fetch it again") from error
     except Exception as error:  # a damaged file may raise anything
         first_line = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path}: not a whole PyTorch file ({first_line}); fetch it again") from error
+        raise UserError(f"{path}: not a complete PyTorch file ({first_line}); fetch it again") from error
 
 
 def _unwrap(content: object) -> object:

@@ -63,8 +63,8 @@ def _download(hub_id: str, revision: str) -> Path:
         return folder
     except Exception as error:  # the hub's client raises the errors of several network libraries
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        shown = f"{hub_id}@{revision}" if revision else hub_id
+        label = f"{hub_id}@{revision}" if revision else hub_id
         raise UserError(
-            f"{shown}: no such folder, and not available from the Hugging Face hub ({reason}); "
+            f"{label}: no such folder, and not available from the Hugging Face hub ({reason}); "
             "check the name, the revision or the network, or give a folder"
         ) from error

@@ -45,7 +45,7 @@ def read_config(config: Mapping, where: str = "config.json") -> ClipConfig:
     """Returns the sizes in the contents of a Hugging Face CLIP's config.json, at its own image size.
 
     Raises:
-      UserError: it describes another kind of model, or a value is unusable or not supported.
+      UserError: it describes another kind of model, or a value is invalid or not supported.
     """
     if config.get("model_type") != "clip":
         raise UserError(f"{where}: model_type is {config.get('model_type')!r}, expected 'clip'")

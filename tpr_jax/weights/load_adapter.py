@@ -101,7 +101,7 @@ def read_adapter_config(folder: str | os.PathLike) -> AdapterConfig | None:
         value = backbone.get(key) if key in BACKBONE_KEYS else content.get(key)
         if not is_valid(value):
             full_key = f"backbone.{key}" if key in BACKBONE_KEYS else key
-            raise UserError(f"{path}: {full_key} has the unusable value {value!r}; save the model again")
+            raise UserError(f"{path}: {full_key} has the invalid value {value!r}; save the model again")
         settings[key] = tuple(value) if isinstance(value, list) else value
     return AdapterConfig(method=method_from_json(content.get("method"), f"{path}: method"), **settings)
 
@@ -161,7 +161,7 @@ def load_adapter(
 def _load_backbone(
     path: Path, image_size: tuple[int, int], adapter_config: AdapterConfig
 ) -> tuple[ClipConfig, dict]:
-    if adapter_config.act is None and path.is_file():  # the first versions took every file for OpenAI's own
+    if adapter_config.act is None and path.is_file():  # the first versions treated every file as OpenAI's own
         return from_openai(unwrap_names(read_state(path), str(path)), image_size, where=str(path))
     return load_clip(path, image_size, adapter_config.act, adapter_config.heads, notices=False)
 
@@ -170,7 +170,7 @@ def _check_method(folder: Path, method: Method, config: ClipConfig) -> None:
     try:
         check(method, config)
     except (UserError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'}: the method is unusable: {error}") from error
+        raise UserError(f"{folder / 'config.json'}: the method is invalid: {error}") from error
 
 
 def _find_backbone(
@@ -189,13 +189,13 @@ def _find_backbone(
     except UserError as error:
         raise UserError(
             f"{folder}: its backbone {backbone_path or name} is not available ({error}); "
-            "say where it is by from_pretrained(..., backbone=FOLDER)"
+            "pass its location: from_pretrained(..., backbone=FOLDER)"
         ) from error
     if digest != adapter_config.sha256:
         raise UserError(
             f"{folder}: was trained on the backbone {name} with SHA-256 {adapter_config.sha256[:12]}..., but "
             f"{backbone.path} has {digest[:12]}...; "
-            "give the right one by from_pretrained(..., backbone=FOLDER)"
+            "pass the right one: from_pretrained(..., backbone=FOLDER)"
         )
     return backbone
 

@@ -41,8 +41,8 @@ def method_from_json(content: Mapping, where: str) -> Method:
             kind = _expect(Mapping, settings, f"{where}.{tower}[{i}]").get("part")
             if kind not in PARTS:
                 raise UserError(
-                    f"{where}.{tower}[{i}]: part={kind!r} is unknown to this version, which knows "
-                    f"{', '.join(PARTS)}; a newer one of tpr_jax may"
+                    f"{where}.{tower}[{i}]: part={kind!r} is unknown to this version, which supports "
+                    f"{', '.join(PARTS)}; a newer tpr_jax may support it"
                 )
             kwargs = {key: value for key, value in settings.items() if key != "part"}
             parsed.append(_build_part(PARTS[kind], kwargs, f"{where}.{tower}[{i}]"))
@@ -69,12 +69,12 @@ def _build_part(kind: type, settings: Mapping, where: str):
     for key in settings:
         if key not in known:
             raise UserError(
-                f"{where}: setting '{key}' is unknown to this version; a newer one of tpr_jax may know it"
+                f"{where}: setting '{key}' is unknown to this version; a newer tpr_jax may support it"
             )
     return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()})
 
 
 def _expect(kind: type, value, where: str):
     if not isinstance(value, kind):
-        raise UserError(f"{where}: has the unusable value {value!r}; save the model again")
+        raise UserError(f"{where}: has the invalid value {value!r}; save the model again")
     return value

@@ -133,7 +133,7 @@ def from_names(
                 "use the config that belongs to these weights"
             )
         if not np.isfinite(state[name]).all():
-            raise UserError(f"{where}: weight {name!r} holds NaN or infinity; use weights that are whole")
+            raise UserError(f"{where}: weight {name!r} holds NaN or infinity; use undamaged weights")
     params: Params = {}
     for weight in weights:
         arrays = [_to_ours(np.asarray(state[name]), weight.layout) for name in weight.names]

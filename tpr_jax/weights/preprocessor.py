@@ -17,7 +17,7 @@ SWITCHES = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_con
 
 
 class ImageSettings(NamedTuple):
-    """How images are prepared for a model.
+    """The image preprocessing of a model.
 
     Attributes:
       image_size: (height, width) in pixels of the model's input, after the crop if there is one.
@@ -39,7 +39,7 @@ def read_image_settings(folder: str | os.PathLike) -> ImageSettings:
     and `std`.
 
     Raises:
-      UserError: the file cannot be read, or a value is unusable.
+      UserError: the file cannot be read, or a value is invalid.
     """
     for name in FILES:
         path = Path(folder) / name
@@ -92,7 +92,7 @@ def _read(settings: Mapping, where: str) -> ImageSettings:
 
 
 def _ignored(settings: Mapping, size: tuple[int, int] | None, where: str) -> str:
-    """Names the settings that ask for anything but a bilinear resize of the whole image."""
+    """Names the settings that request anything other than a bilinear resize of the whole image."""
     ignored = [key for key in ("do_center_crop", "do_pad") if settings.get(key)]
     ignored += [f"{key}=false" for key in ("do_resize", "do_convert_rgb") if settings.get(key) is False]
     resample = settings.get("resample")

@@ -111,7 +111,7 @@ def read(
     try:
         spec = methods.METHODS[method](**{**settings, **inferred})
     except (AttributeError, TypeError, ValueError) as error:
-        raise ArgumentError(f"a setting of {method!r} is of the wrong kind: {error}") from error
+        raise ArgumentError(f"a setting of {method!r} has the wrong type: {error}") from error
     methods.check(spec, config)
     variables = from_names(method_state, method_weights(spec, config, heads), where="the checkpoint")
     return config, spec, heads, {"params": params, **variables}

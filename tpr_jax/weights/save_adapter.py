@@ -91,7 +91,7 @@ def save_adapter(
     folder = Path(folder)
     plain = is_plain_clip(method, variables, backbone)
     backbone_name = None if plain else backbone.name if backbone else BUNDLED_BACKBONE
-    # Made first, so that unusable arguments leave the folder unchanged.
+    # Built first, so that invalid arguments leave the folder unchanged.
     card_text = _make_card(folder, config, method, variables, backbone_name, card)
     check_save_folder(folder, plain, backbone)
     if plain:

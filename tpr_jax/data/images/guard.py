@@ -47,7 +47,7 @@ def count_scans(data: bytes) -> int:
 
 
 def check_scans(name: str, scans: int, pixels: int) -> None:
-    """Checks how long an image of so many scans and pixels takes to decode.
+    """Checks how long an image with this many scans and pixels takes to decode.
 
     Raises:
       UserError: it takes too long.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from PIL import Image
 
-from tpr_jax.perf.allocator import hand_back_freed_memory
+from tpr_jax.perf.allocator import release_freed_memory
 
 DECODE_BYTES = 384 * 2**20  # for all images decoded at the same time
 MAX_DECODE_BYTES = 768 * 2**20  # for one image, which is then decoded alone
@@ -77,7 +77,7 @@ def _large(needed: int, work: Callable[[], object]):
             return work()
         finally:
             if needed > _HUGE:
-                hand_back_freed_memory()
+                release_freed_memory()
 
 
 def decode_bytes(image: Image.Image, divisor: int = 1, shrink: int = 1, scans: int = 1) -> int:

@@ -45,7 +45,7 @@ def _rng(*key: int) -> np.random.Generator:
 def make_example(
     seed: int, domain: str, split: str, identity: int, view_index: int, height: int, width: int
 ) -> dict:
-    """Makes one example: person, view, image, parts, seen, captions, and named (a dict for each caption)."""
+    """Renders one example: person, view, image, parts, seen, captions, and named (a dict per caption)."""
     key = (seed, DOMAINS.index(domain), SPLITS.index(split), identity)
     person = sample_person(_rng(*key), domain)
     view = sample_view(_rng(*key, view_index, 0), domain, view_index)
@@ -83,8 +83,8 @@ def _write_one(job: tuple) -> dict:
         captions = example["captions"]
         with open(note, "w", encoding="utf-8") as f:
             json.dump(captions, f)
-        picture = Image.fromarray(example["image"])
-        write_whole(path, lambda p: picture.save(p, "JPEG", quality=QUALITY, optimize=True))
+        image = Image.fromarray(example["image"])
+        write_whole(path, lambda p: image.save(p, "JPEG", quality=QUALITY, optimize=True))
     return {
         "split": split,
         "captions": captions,

@@ -66,10 +66,10 @@ def _paint_top(person: dict, q: np.ndarray, part: np.ndarray, rgb: np.ndarray) -
         if top["pattern"] == "striped":
             rgb[where & (np.where(sleeve, along * 3.4, y * 1.35) % 1 < 0.45)] = second
         else:
-            one = np.where(sleeve, along * 3.6, y * 1.4) % 1 < 0.36
-            two = np.where(sleeve, z * 1.6, x * 1.6) % 1 < 0.36
-            rgb[where & (one ^ two)] = 0.45 * color + 0.55 * second
-            rgb[where & one & two] = second
+            rows = np.where(sleeve, along * 3.6, y * 1.4) % 1 < 0.36
+            columns = np.where(sleeve, z * 1.6, x * 1.6) % 1 < 0.36
+            rgb[where & (rows ^ columns)] = 0.45 * color + 0.55 * second
+            rgb[where & rows & columns] = second
     if top["type"] == "shirt":
         rgb[where & (np.abs(x) < 0.07) & (z > 0.2)] *= 0.72
         rgb[where & (_neckline(q) < 1.3)] *= 0.9

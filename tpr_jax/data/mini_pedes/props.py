@@ -75,11 +75,11 @@ def _shoe(rest: Float[np.ndarray, "n 3"], side: float) -> tuple[np.ndarray, np.n
     start, length = s.min() - 0.008, np.ptp(s) + 0.02
     middle, half = (t.max() + t.min()) / 2, np.ptp(t) / 2 + 0.004
     rings = []
-    for place, tall, wide in SHOE_RINGS:
+    for position, tall, wide in SHOE_RINGS:
         xy = (
             heel
-            + ahead * (start + place * length)
-            + np.outer(middle * place + SHOE_PROFILE[:, 0] * half * wide, aside)
+            + ahead * (start + position * length)
+            + np.outer(middle * position + SHOE_PROFILE[:, 0] * half * wide, aside)
         )
         rings.append(np.c_[xy, ground + SHOE_PROFILE[:, 1] * tall])
     columns = len(SHOE_PROFILE)

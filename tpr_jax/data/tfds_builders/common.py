@@ -1,4 +1,4 @@
-"""What the builders share: their two configs, the features, and the conversion of records to examples.
+"""Shared code of all builders: their two configs, the features, and the conversion of records to examples.
 
     tfds build tpr_jax/data/tfds_builders/rstp_reid.py --manual_dir DIR --data_dir OUT
     python -m tpr_jax.data.tfds_builders rstp_reid --manual_dir DIR --data_dir OUT

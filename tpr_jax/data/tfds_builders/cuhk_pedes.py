@@ -1,4 +1,4 @@
-"""CUHK-PEDES as a TensorFlow Dataset; `common.py` says what an example is and how to build it."""
+"""CUHK-PEDES as a TensorFlow Dataset; `common.py` describes its examples and how to build it."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""UFine6926 as a TensorFlow Dataset; `common.py` says what an example is and how to build it."""
+"""UFine6926 as a TensorFlow Dataset; `common.py` describes its examples and how to build it."""
 
 import sys
 from pathlib import Path

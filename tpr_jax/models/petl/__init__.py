@@ -1,1 +1,1 @@
-"""The parts that adapt a frozen CLIP: one idea a file, the mathematics only."""
+"""The mathematics of the parts that adapt a frozen CLIP, one file per part."""

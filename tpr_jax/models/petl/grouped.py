@@ -85,17 +85,17 @@ def mixture(
     up: dict,
     block: int = BLOCK,
 ) -> Float[Array, "t d"]:
-    """Computes the same as `moe.mixture`, for weights that are 0 but for `top_k` experts of each token."""
+    """Computes the same as `moe.mixture`, for weights that are 0 except for `top_k` experts of each token."""
     d, e, _ = down["kernel"].shape
     row, source, expert = sort_by_expert(selected_experts(jax.lax.stop_gradient(weights), top_k), e, block)
     hot = jax.nn.one_hot(expert, e, dtype=u.dtype)
 
-    def of_blocks(leaf):  # a product instead of a gather, so that the gradient is a product too
+    def per_block(leaf):  # a product instead of a gather, so that the gradient is a product too
         return dense(hot, leaf.reshape(e, -1)).reshape(len(expert), *leaf.shape[1:])
 
     x = dispatch(u, row, source).reshape(-1, block, d)
-    hidden = dense(x, of_blocks(down["kernel"].swapaxes(0, 1))) + of_blocks(down["bias"])[:, None]
-    y = dense(jax.nn.relu(hidden), of_blocks(up["kernel"])).reshape(-1, d)
+    hidden = dense(x, per_block(down["kernel"].swapaxes(0, 1))) + per_block(down["bias"])[:, None]
+    y = dense(jax.nn.relu(hidden), per_block(up["kernel"])).reshape(-1, d)
     weights = weights.astype(u.dtype)
     selected_weights = jnp.take_along_axis(weights, expert[row // block], -1)
     return (collect(y, row, source) * selected_weights[..., None]).sum(1) + dense(weights, up["bias"])

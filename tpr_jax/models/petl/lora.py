@@ -24,7 +24,7 @@ def delta(
       width: The number of columns of each block.
 
     Returns:
-      What to add to the columns of all blocks.
+      The values to add to the columns of all blocks.
     """
     rows = []
     for i, update in enumerate(updates):

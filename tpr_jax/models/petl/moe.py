@@ -47,7 +47,7 @@ def top_k_gating(
 def routing_means(
     logits: Float[Array, "b l e"], selected: Float[Array, "b l e"]
 ) -> tuple[Float[Array, " e"], Float[Array, " e"]]:
-    """Returns the mean softmax over all experts and the mean selection, both over all tokens with padding."""
+    """Returns the mean softmax over all experts and the mean selection, both over all tokens and padding."""
     return jax.nn.softmax(logits, axis=-1).mean((0, 1)), jax.lax.stop_gradient(selected).mean((0, 1))
 
 
@@ -73,7 +73,7 @@ def mixture(
 
     Args:
       u: The tokens.
-      weights: The experts' weights, 0 but for `top_k` experts of each token.
+      weights: The experts' weights, 0 except for `top_k` experts of each token.
       top_k: The number of experts of each token.
       down: `kernel` [d, e, r] and `bias` [e, r].
       up: `kernel` [e, r, d] and `bias` [e, d].

@@ -24,14 +24,14 @@ from tpr_jax.search.index.merge import write_index
 from tpr_jax.utils import locking
 from tpr_jax.utils.signals import Stopped, catch_signals
 
-SHARD_ROWS, SHARD_SECONDS = 8192, 20.0  # how much work a killed process may lose
+SHARD_ROWS, SHARD_SECONDS = 8192, 20.0  # the most work that a killed process loses
 
 Log = Callable[[str], object]
 
 
 @dataclass(frozen=True)
 class _Options:
-    """What the caller of `build` asked for; None means the index's own value, or the default."""
+    """The options of `build`; None means the index's own value, or the default."""
 
     model: str | os.PathLike | None
     image_size: tuple[int, int] | None

@@ -198,9 +198,9 @@ def _read_file(
         reason = "no such image" if isinstance(error, FileNotFoundError) else describe_open_error(error)
         return [PhotoRead(photo, None, None, error=reason) for photo in photos]
     cached = [find_cached(photo, stamp) for photo in photos]
-    uncached_boxes = [photo.box for photo, found in zip(photos, cached, strict=True) if found is None]
+    uncached_boxes = [photo.box for photo, location in zip(photos, cached, strict=True) if location is None]
     if not uncached_boxes:
-        return [PhotoRead(photo, stamp, None, found) for photo, found in zip(photos, cached, strict=True)]
+        return [PhotoRead(photo, stamp, None, hit) for photo, hit in zip(photos, cached, strict=True)]
     try:
         crops, (width, height) = read_crops(path, uncached_boxes, image_size)
     except UserError as error:
@@ -208,10 +208,10 @@ def _read_file(
         return [PhotoRead(photo, stamp, None, error=reason) for photo in photos]
     outside = f"the box lies outside of the image of {width} x {height} pixels"
     reads, pixels = [], iter(crops)
-    for photo, found in zip(photos, cached, strict=True):
-        crop = None if found is not None else next(pixels)
-        error = outside if found is None and crop is None else ""
-        reads.append(PhotoRead(photo, stamp, crop, found, error))
+    for photo, location in zip(photos, cached, strict=True):
+        crop = None if location is not None else next(pixels)
+        error = outside if location is None and crop is None else ""
+        reads.append(PhotoRead(photo, stamp, crop, location, error))
     return reads
 
 

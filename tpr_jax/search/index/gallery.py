@@ -29,7 +29,7 @@ class Photo:
 
     @property
     def key(self) -> tuple[str, Box | None]:
-        """What distinguishes this photo from all others of the gallery."""
+        """The path and box, which identify this photo within the gallery."""
         return self.path, self.box
 
 

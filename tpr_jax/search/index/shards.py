@@ -48,7 +48,7 @@ class Shard(NamedTuple):
 
 
 def encoder_fingerprint(model: Mapping) -> dict:
-    """Returns all settings that decide a photo's vector, comparable and as JSON has them.
+    """Returns all settings that determine a photo's vector, as JSON values that can be compared.
 
     Args:
       model: the field `model` of an index's `index.json`.

@@ -175,9 +175,9 @@ def boxes(table: pa.Table) -> list[tuple[int, int, int, int] | None]:
 
 
 def model_sha256(name: str | os.PathLike) -> str:
-    """Computes the SHA-256 of all files that decide a model's features.
+    """Computes the SHA-256 of all files that determine a model's features.
 
-    These are the weights, sizes, image settings and tokenizer. The place of the files does not matter, nor
+    These are the weights, sizes, image settings and tokenizer. The location of the files does not matter, nor
     that of a saved model's backbone: config.json has the backbone's SHA-256, and loading checks it.
 
     Raises:

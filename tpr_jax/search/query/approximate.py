@@ -1,7 +1,7 @@
 """Approximate search of large galleries with FAISS' inverted lists.
 
 Each vector is stored in the list of its nearest centroid, and a query scans the lists of the centroids
-nearest to it. The number of lists to scan is measured when the index is made: the smallest that finds
+nearest to it. The number of lists to scan is measured when the index is built: the smallest number that finds
 `RECALL` of the exact top 10, over typical sentences and over photos.
 """
 
@@ -74,8 +74,8 @@ def build_lists(
     probes, recall = 1, 0.0
     while True:
         index.nprobe = probes
-        found = [set(lists_top_k(index, vectors, query, RECALL_AT)[1].tolist()) for query in queries]
-        recall = float(np.mean([len(e & f) / len(e) for e, f in zip(expected, found, strict=True)]))
+        approximate = [set(lists_top_k(index, vectors, query, RECALL_AT)[1].tolist()) for query in queries]
+        recall = float(np.mean([len(e & f) / len(e) for e, f in zip(expected, approximate, strict=True)]))
         if recall >= RECALL or probes >= num_lists:
             break
         probes = min(num_lists, -(-probes * 3 // 2))
@@ -103,7 +103,7 @@ def lists_top_k(
     k: int,
     allowed: Bool[np.ndarray, " n"] | None = None,
 ) -> tuple[Float[np.ndarray, " k"], Int[np.ndarray, " k"]]:
-    """Computes approximately what `exact.exact_top_k` computes: some rows may be missing, or fewer than k."""
+    """Approximates `exact.exact_top_k`: some rows may be missing, and there may be fewer than k."""
     parameters, bits = faiss.IVFSearchParameters(nprobe=lists.nprobe), None
     if allowed is not None:
         bits = np.packbits(allowed, bitorder="little")  # FAISS does not keep it alive

@@ -1,4 +1,4 @@
-"""Search engines: what finds the best rows of an index for a query vector."""
+"""Search engines, which find the best rows of an index for a query vector."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

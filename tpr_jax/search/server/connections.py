@@ -214,8 +214,8 @@ async def reject(scope, receive, send) -> None:
     await send({"type": "http.response.body", "body": _REJECT_BODY})
 
 
-def max_open_connections(wanted: int) -> int:
-    """Returns how many connections this process can hold, at most `wanted`: each takes a file descriptor.
+def max_open_connections(limit: int) -> int:
+    """Returns how many connections this process can hold, at most `limit`: each takes a file descriptor.
 
     Raises the process's soft limit toward the hard limit, and reserves some descriptors for photos and the
     index.
@@ -223,10 +223,10 @@ def max_open_connections(wanted: int) -> int:
     try:
         import resource  # not on Windows, which has no such limit
     except ImportError:
-        return wanted
+        return limit
     reserved = 128
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + reserved
+    needed = limit + reserved
     if soft != resource.RLIM_INFINITY and soft < needed:
         reachable = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         try:
@@ -234,4 +234,4 @@ def max_open_connections(wanted: int) -> int:
             soft = reachable
         except (OSError, ValueError):  # macOS may refuse
             pass
-    return wanted if soft == resource.RLIM_INFINITY else min(wanted, max(soft - reserved, soft // 2))
+    return limit if soft == resource.RLIM_INFINITY else min(limit, max(soft - reserved, soft // 2))

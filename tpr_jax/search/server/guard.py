@@ -62,7 +62,7 @@ class Timeouts:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client may use.
+    """The limits of one client.
 
     Attributes:
       rate: searches per second from one address, with bursts of twice as many; 0 means no limit.
@@ -92,7 +92,7 @@ class Guard:
 
     Args:
       app: the ASGI application.
-      limits: what one client may use.
+      limits: the limits of one client.
       metrics: counts every response.
       clock: returns the time in seconds.
     """

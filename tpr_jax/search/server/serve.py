@@ -64,14 +64,14 @@ def serve(
         warm_up(searcher)
         limits = Limits(rate, max_upload, allowed_hosts(host, allow_hosts), max_connections)
         server = uvicorn.Server(server_config(make_app(searcher, limits), limits))
-        shown = f"[{host}]" if ":" in host else host
+        url_host = f"[{host}]" if ":" in host else host
         if not is_loopback(host):
             log("warning: anyone who can reach this machine can search and see these photos")
         try:
             listener.listen(1024)  # from now on clients can connect, though the server has yet to start
         except OSError as error:  # another program bound the same port and was the first to listen
             raise UserError(_listen_error(host, port, error)) from None
-        address = f"http://{shown}:{listener.getsockname()[1]}/"
+        address = f"http://{url_host}:{listener.getsockname()[1]}/"
         log(f"{len(searcher.index.vectors):,} photos at {address} (Ctrl-C ends it)")
         try:
             server.run(sockets=[listener])
@@ -84,12 +84,12 @@ def bind(host: str, port: int) -> socket.socket:
     if not 0 <= port < 65536:
         raise UserError(f"--port {port}: must be from 0 (any free port) to 65535")
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise UserError(
             f"--host {host}: is not an address of this machine ({error}): try 127.0.0.1"
         ) from None
-    family, kind, protocol, _, address = found[0]
+    family, kind, protocol, _, address = addresses[0]
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
