@@ -193,12 +193,12 @@ def test_rejects_damaged_heic(tmp_path):
             read_image(data[:length])
 
 
-def test_says_what_to_install_without_pillow_heif(monkeypatch):
+def test_says_what_to_install_without_pi_heif(monkeypatch):
     import sys
 
     data = heic(smooth())
-    monkeypatch.setitem(sys.modules, "pillow_heif.as_plugin", None)
-    with pytest.raises(UserError, match="install pillow-heif"):
+    monkeypatch.setitem(sys.modules, "pi_heif.as_plugin", None)
+    with pytest.raises(UserError, match="install pi-heif"):
         read_image(data)
 
 

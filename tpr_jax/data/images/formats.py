@@ -94,7 +94,7 @@ def openers(formats: Sequence[str] = FORMATS) -> list[tuple]:
     for name in formats:
         try:
             if name == "HEIF":
-                from pillow_heif.as_plugin import HeifImageFile  # lazily: loads a library of 20 MB
+                from pi_heif.as_plugin import HeifImageFile  # lazily: loads a shared library
 
                 available.append((name, HeifImageFile, is_heif))
                 continue
@@ -152,7 +152,7 @@ def unsupported_kind(data: bytes) -> str:
 
 def why_unreadable(name: str, data: bytes = b"") -> str:
     """Explains why a file cannot be read, by its first bytes or else its name, for a message."""
-    missing = {"AVIF": "Pillow 11.3 or later", "HEIF": "pillow-heif"}.get(format_of(data))
+    missing = {"AVIF": "Pillow 11.3 or later", "HEIF": "pi-heif"}.get(format_of(data))
     if missing:
         return f"not an image that can be read here: install {missing}"
     kind = unsupported_kind(data) or UNREADABLE.get(suffix_of(name), "")
