@@ -160,9 +160,9 @@ class Runs:
             seen.rate, optimizer = make_optimizer(*arguments)
             return seen.rate, optimizer
 
-        def kept_step(model, optimizer, weights, scale, *arguments):
+        def kept_step(model, optimizer, weights, scale, *arguments, **settings):
             seen.model, seen.optimizer, seen.weights, seen.scale = model, optimizer, weights, scale
-            return jit_train_step(model, optimizer, weights, scale, *arguments)
+            return jit_train_step(model, optimizer, weights, scale, *arguments, **settings)
 
         def compiled_ahead(update, *arguments):
             seen.update, seen.arguments = update, arguments

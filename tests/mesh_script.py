@@ -50,7 +50,7 @@ def train(name: str, meshes: dict) -> dict:
     found, ended = {}, {}
     for label, mesh in meshes.items():
         parts = int(label.partition("+")[2] or 1)
-        update = step.jit_train_step(model, optimizer, weights, 50.0, mesh, parts)
+        update = step.jit_train_step(model, optimizer, weights, 50.0, mesh, parts, dtype="float32")
         # A copy each, because a step donates its state.
         state = sharding.shard_params(mesh, TrainState.create(optimizer, jax.tree.map(np.copy, trainable)))
         held, logged = sharding.shard_params(mesh, frozen), []

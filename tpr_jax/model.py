@@ -24,7 +24,7 @@ from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import Method, zero_shot
 from tpr_jax.optim import split_model
-from tpr_jax.perf.xla_options import encoder_options
+from tpr_jax.perf.xla_options import compiler_options
 from tpr_jax.utils.normalize import l2_normalize
 from tpr_jax.utils.trees import flatten
 from tpr_jax.weights import arguments
@@ -304,7 +304,10 @@ def make_model(
     config = dataclasses.replace(config, **{k: tuple(v) for k, v in overrides.items() if v is not None})
     functions = clip.build(config, method, dtype, heads)
     _check_shapes(jax.eval_shape(functions["init"], jax.random.key(0)), variables, source)
-    encoders = _jit_for_any_batch(functions["encode_image"]), _jit_for_any_batch(functions["encode_text"])
+    encoders = (
+        _jit_for_any_batch(functions["encode_image"], dtype),
+        _jit_for_any_batch(functions["encode_text"], dtype),
+    )
     variables = jax.device_put(variables)
     # Cast once: otherwise each call casts all weights again.
     inference_variables = clip.inference_variables(variables, dtype)
@@ -336,9 +339,11 @@ def jit_encoder(
     return jax.jit(features, compiler_options=dict(compiler_options), **jit_options)
 
 
-def _jit_for_any_batch(encode: Callable) -> Callable:
+def _jit_for_any_batch(encode: Callable, dtype: str) -> Callable:
     """Returns `(variables, rows) -> features`, compiled with other options for a single row."""
-    single, batched = (jit_encoder(encode, compiler_options=encoder_options(size)) for size in (1, 2))
+    single, batched = (
+        jit_encoder(encode, compiler_options=compiler_options(dtype=dtype, rows=rows)) for rows in (1, 2)
+    )
     return lambda variables, rows: (single if len(rows) == 1 else batched)(variables, rows)
 
 

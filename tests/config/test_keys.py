@@ -190,7 +190,7 @@ def has_bfloat16(runs, config):
 def zero_shot_in_bfloat16(runs, config):
     """Returns the same for the encoders that score zero-shot."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate.step, "jit_encoders", lambda model, mesh: model["encode_text"])
+        patch.setattr(evaluate.step, "jit_encoders", lambda model, mesh, dtype: model["encode_text"])
         patch.setattr(Evaluator, "score_split", lambda self, variables, split, encode: [{"encode": encode}])
         run = runs.base_run(config)
         encode = Evaluator(run).score_zero_shot()["encode"]

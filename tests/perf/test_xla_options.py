@@ -1,20 +1,74 @@
-"""Compiler options are set for the CPU only, and only where this version of XLA accepts them."""
+"""Compiler options follow the platform, the type, the rows, the CPU and the version of XLA."""
 
 import jax
 import jax.numpy as jnp
+import pytest
 
-from tpr_jax.perf.xla_options import compiler_options, encoder_options
+from tpr_jax.perf import xla_options
+from tpr_jax.perf.xla_options import NO_YNNPACK, compiler_options, has_bfloat16_matrix_unit
+
+CPUINFO = "processor\t: 0\nflags\t\t: fpu vme avx512_bf16 {}\nbugs\t\t: none\n"
 
 
-def test_returns_no_options_for_other_platforms():
-    assert compiler_options("tpu") == compiler_options("gpu") == {}
+@pytest.fixture
+def cpu(monkeypatch):
+    """Returns `cpu(amx, accepted)`, which sets what the machine and XLA have."""
+
+    def set_machine(amx: bool, accepted: bool = True) -> None:
+        monkeypatch.setattr(xla_options, "has_bfloat16_matrix_unit", lambda: amx)
+        monkeypatch.setattr(xla_options, "_is_accepted", lambda: accepted)
+
+    return set_machine
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_returns_no_options_for_other_platforms(platform, cpu):
+    for amx in (False, True):
+        cpu(amx)
+        assert compiler_options(dtype="float32", platform=platform) == {}
+
+
+@pytest.mark.parametrize(
+    ("amx", "dtype", "rows", "uses_ynnpack"),
+    [
+        (True, "bfloat16", 16, True),
+        (True, jnp.bfloat16, 2, True),
+        (True, "float32", 16, False),
+        (False, "bfloat16", 16, False),
+        (False, "float32", 16, False),
+        (False, "float32", 1, True),
+        (False, "bfloat16", 1, True),
+        (True, "bfloat16", 1, True),
+    ],
+)
+def test_uses_ynnpack_where_it_was_measured_to_be_faster(amx, dtype, rows, uses_ynnpack, cpu):
+    cpu(amx)
+    options = compiler_options(dtype=dtype, rows=rows, platform="cpu")
+    assert options == ({} if uses_ynnpack else NO_YNNPACK)
+
+
+def test_returns_no_options_that_xla_does_not_have(cpu):
+    cpu(False, accepted=False)
+    assert compiler_options(dtype="float32", platform="cpu") == {}
+
+
+def test_asks_xla_whether_it_has_the_option(monkeypatch):
+    xla_options._is_accepted.cache_clear()
+    monkeypatch.setattr(xla_options, "NO_YNNPACK", {"xla_cpu_no_such_option": ""})
+    assert compiler_options(dtype="float32", platform="cpu") == {}
+    xla_options._is_accepted.cache_clear()
 
 
 def test_xla_accepts_the_cpu_options():
-    program = jax.jit(jnp.negative, compiler_options=compiler_options("cpu"))
+    program = jax.jit(jnp.negative, compiler_options=compiler_options(dtype="float32", platform="cpu"))
     assert program(1.0) == -1.0
 
 
-def test_encoder_of_one_row_keeps_the_fusions():
-    assert encoder_options(1) == {}
-    assert encoder_options(2) == encoder_options(16) == compiler_options()
+@pytest.mark.parametrize(("flags", "expected"), [("amx_bf16 amx_tile", True), ("amx_bf160 amx_int8", False)])
+def test_reads_the_flags_of_the_cpu(flags, expected, tmp_path):
+    (tmp_path / "cpuinfo").write_text(CPUINFO.format(flags))
+    assert has_bfloat16_matrix_unit(str(tmp_path / "cpuinfo")) is expected
+
+
+def test_assumes_no_matrix_unit_where_the_system_does_not_say(tmp_path):
+    assert has_bfloat16_matrix_unit(str(tmp_path / "missing")) is False

@@ -42,7 +42,7 @@ def compiled(name: str = "dm_adapter"):
     model, (trainable, frozen) = clip.build(CONFIG, method), start(method)
     optimizer = optax.sgd(RATE, momentum=0.9)
     return (
-        step.jit_train_step(model, optimizer, weights, SCALE, make_mesh()),
+        step.jit_train_step(model, optimizer, weights, SCALE, make_mesh(), dtype="float32"),
         trainable,
         frozen,
         optimizer,
@@ -225,7 +225,7 @@ def test_non_finite_update_stops_all_updates(optimizer):
 def test_encoders_return_the_features_of_the_model():
     _, trainable, frozen, _, model = compiled()
     variables, batch = merge(frozen, trainable), tiny.batch(6)
-    encoders = step.jit_encoders(model, make_mesh())
+    encoders = step.jit_encoders(model, make_mesh(), dtype="float32")
     for encode, key, (expected, _) in zip(encoders, ("image", "ids"), encoded(), strict=True):
         feats = encode(variables, batch[key])
         assert feats.shape == (6, CONFIG.embed_dim) and feats.dtype == jnp.float32

@@ -45,7 +45,7 @@ def test_training_uses_the_mean_and_std_of_the_folder(own_clip, make_config, fro
 def test_training_and_from_pretrained_give_the_same_features(own_clip, make_config):
     set_image_constants(own_clip)
     run = prepare(make_config(backbone=own_clip))
-    zero_shot = jit_encoders(clip.build(run.clip_config, methods.zero_shot()), run.mesh)
+    zero_shot = jit_encoders(clip.build(run.clip_config, methods.zero_shot()), run.mesh, dtype="float32")
     params = run.variables(run.trainable)["params"]
     model = tpr_jax.from_pretrained(own_clip, image_size=(32, 16))
     assert (model.mean, model.std) == (IMAGE_MEAN, IMAGE_STD)

@@ -84,7 +84,7 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
         weights = config_lib.loss_weights(config)
         optimizer = make_optimizer(config, trainable, per_epoch=1)[1]
         update = step.jit_train_step(
-            model, optimizer, weights, 1 / config.temperature, mesh, config.accumulate
+            model, optimizer, weights, 1 / config.temperature, mesh, config.accumulate, dtype=config.dtype
         )
         state = sharded(jax.eval_shape(functools.partial(TrainState.create, optimizer), trainable))
         batch = {key: _rows(mesh, config.batch_size, *row) for key, row in rows.items()}
@@ -106,7 +106,8 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
         inputs = _rows(mesh, count, *rows[key])
         counted = functools.partial(flops.encode, sizes, method, tower, count, length)
         argument_bytes = {"weights": bytes_per_device(variables), "batch": bytes_per_device(inputs)}
-        lower = functools.partial(step.jit_encoder(model[name], mesh).lower, variables, inputs)
+        encoder = step.jit_encoder(model[name], mesh, dtype=config.dtype)
+        lower = functools.partial(encoder.lower, variables, inputs)
         by_name[name] = Program(lower, *_counts(counted), argument_bytes)
     return by_name
 

@@ -50,7 +50,9 @@ def matmul(dtype: str, size: int = MATMUL_SIZE) -> Case:
     from tpr_jax.perf.xla_options import compiler_options
 
     operands = [jax.random.normal(key, (size, size), dtype) for key in jax.random.split(jax.random.key(0), 2)]
-    function = jax.jit(lambda a, b: matmul_f32(a, b).astype(dtype), compiler_options=compiler_options())
+    function = jax.jit(
+        lambda a, b: matmul_f32(a, b).astype(dtype), compiler_options=compiler_options(dtype=dtype)
+    )
     return _compile(function, operands, 2.0 * size**3)
 
 
@@ -64,7 +66,8 @@ def encoder(tower: str, backbone: str, dtype: str, batch: int, method: str = "ze
     variables = clip.inference_variables(variables, dtype)
     inputs = random_batch(model.clip_config, batch)["image" if tower == "vision" else "ids"]
     encode = model.functions["encode_image" if tower == "vision" else "encode_text"]
-    function = jax.jit(lambda v, x: encode(v, x)[0], compiler_options=xla_options.encoder_options(batch))
+    options = xla_options.compiler_options(dtype=dtype, rows=batch)
+    function = jax.jit(lambda v, x: encode(v, x)[0], compiler_options=options)
     minimum = flops.total(flops.encode(model.clip_config, model.method, tower, batch))["total"]
     return _compile(function, (variables, jnp.asarray(inputs)), minimum)
 
@@ -102,7 +105,7 @@ def train_step(
     weights, mesh = config_lib.loss_weights(run_config), make_mesh(run_config, devices)
     optimizer = setup.make_optimizer(run_config, trainable, per_epoch=1)[1]
     update = step.jit_train_step(
-        functions, optimizer, weights, 1 / run_config.temperature, mesh, run_config.accumulate
+        functions, optimizer, weights, 1 / run_config.temperature, mesh, run_config.accumulate, dtype=dtype
     )
     state = sharding.shard_params(mesh, TrainState.create(optimizer, trainable))
     frozen = sharding.shard_params(mesh, frozen)

@@ -85,7 +85,7 @@ class Evaluator:
         run = self.run
         model = clip.build(run.clip_config, zero_shot(), run.config.dtype)
         params = run.variables(run.trainable)["params"]
-        encoders = step.jit_encoders(model, run.mesh)
+        encoders = step.jit_encoders(model, run.mesh, dtype=run.config.dtype)
         return self.score_split({"params": params}, "test", encoders)[0]
 
 

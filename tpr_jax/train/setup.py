@@ -147,7 +147,7 @@ def prepare(config: ConfigDict, to_train: bool = True) -> Run:
         model=model,
         trainable=sharding.shard_params(mesh, trainable),
         frozen=sharding.shard_params(mesh, frozen),
-        encoders=step.jit_encoders(model, mesh),
+        encoders=step.jit_encoders(model, mesh, dtype=config.dtype),
     )
 
 
@@ -168,6 +168,7 @@ def prepare_training(run: Run) -> Training:
         1 / config.temperature,
         run.mesh,
         config.accumulate,
+        dtype=config.dtype,
     )
     process_index, process_count = sharding.process_shard(run.mesh, config.batch_size)
     batches = pipeline.train_input(

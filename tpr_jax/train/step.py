@@ -103,11 +103,13 @@ def jit_train_step(
     scale: float,
     mesh: Mesh,
     accumulate: int = 1,
+    *,
+    dtype: str,
 ) -> jax.stages.Wrapped:
     """Returns `(state, frozen, batch) -> (state, metrics)` for trees that `sharding` laid out.
 
     The memory of the state is donated to the new state. The towers take the batch in `accumulate`
-    microbatches. See `train_step` for the arguments.
+    microbatches. See `train_step` for the arguments; `dtype` is the type that the towers compute in.
     """
 
     def step(state, frozen, batch):
@@ -126,7 +128,7 @@ def jit_train_step(
         new = jax.lax.with_sharding_constraint(new, sharding.leaf_shardings(mesh, new))
         return new, jax.lax.with_sharding_constraint(metrics, NamedSharding(mesh, PartitionSpec()))
 
-    options = compiler_options(mesh.devices.flat[0].platform)
+    options = compiler_options(dtype=dtype, platform=mesh.devices.flat[0].platform)
     return jax.jit(on_mesh(step, mesh), donate_argnums=0, compiler_options=options)
 
 
@@ -152,7 +154,7 @@ def compile_in_background(update: jax.stages.Wrapped, *arguments) -> Callable:
     return lambda *arguments: program.result()(*arguments)
 
 
-def jit_encoder(encode: Callable, mesh: Mesh) -> Callable:
+def jit_encoder(encode: Callable, mesh: Mesh, *, dtype: str) -> Callable:
     """Returns `(variables, images or ids) -> features float32 [b, e]` for rows that `shard_batch` laid out.
 
     The features are unnormalized and replicated on every device.
@@ -160,18 +162,18 @@ def jit_encoder(encode: Callable, mesh: Mesh) -> Callable:
     return model_lib.jit_encoder(
         on_mesh(encode, mesh),
         out_shardings=NamedSharding(mesh, PartitionSpec()),
-        compiler_options=compiler_options(mesh.devices.flat[0].platform),
+        compiler_options=compiler_options(dtype=dtype, platform=mesh.devices.flat[0].platform),
     )
 
 
-def jit_encoders(model: dict, mesh: Mesh) -> tuple[Callable, Callable]:
+def jit_encoders(model: dict, mesh: Mesh, *, dtype: str) -> tuple[Callable, Callable]:
     """Returns `(variables, images or ids) -> features float32 [b, e]`, unnormalized, of both towers.
 
-    Every process passes all rows and gets all features.
+    Every process passes all rows and gets all features. The towers compute in `dtype`.
     """
 
     def from_all_rows(encode):
-        run = jit_encoder(encode, mesh)
+        run = jit_encoder(encode, mesh, dtype=dtype)
         return lambda variables, rows: run(variables, sharding.shard_batch(mesh, rows))
 
     return from_all_rows(model["encode_image"]), from_all_rows(model["encode_text"])

@@ -70,7 +70,7 @@ def make_encoder(model: Model) -> tuple[Callable, int]:
         postprocess=lambda feats: l2_normalize(feats).astype(jnp.float16),
         in_shardings=(replicated, by_row),
         out_shardings=by_row,
-        compiler_options=compiler_options(),
+        compiler_options=compiler_options(dtype=model.dtype),
     )
     variables = jax.device_put(jax.tree.map(np.asarray, model.inference_variables), replicated)
     return lambda pixels: encode_jit(variables, jax.device_put(pixels, by_row)), mesh.size
