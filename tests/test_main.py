@@ -132,7 +132,7 @@ def test_names_what_is_missing(flags, words, monkeypatch):
         ("def get_config():\n    return {'seed': 1}\n", "get_config returns a dict"),
         (
             "from ml_collections import ConfigDict as C\ndef get_config():\n    return C()\n",
-            "is missing: let",
+            "is missing: start",
         ),
         ("\0", "cannot be used"),
     ],

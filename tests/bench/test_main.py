@@ -26,14 +26,21 @@ def test_torch_measures_the_encoders_again(measured, tmp_path):
     bench.run(command)
     bench.run([*command, "--torch"])
     bench.run([*command, "--torch"])
-    assert [len(subjects) for subjects in measured] == [4] * 4 + [7] * 4
+    assert [len(subjects) for subjects in measured] == [6] * 4 + [10] * 4
 
 
 @pytest.mark.parametrize("method", bench.METHODS)
-def test_each_group_has_the_matmul_of_its_dtype(method):
-    for part in ("encode", "train", "mini"):
-        for subjects in (*bench.groups(part).values(), *bench.groups(part, True, True).values()):
-            assert subjects[0]["kind"] == "product" and len({s["dtype"] for s in subjects}) == 1
+def test_each_group_has_the_matmuls_of_its_dtype(method):
+    for settings, ways in [
+        ((False, False), ["xla", "options", "numpy"]),
+        ((True, False), ["xla", "options", "numpy", "torch"]),
+        ((False, True), ["xla"]),
+        ((True, True), ["xla", "torch"]),
+    ]:
+        for part in ("encode", "train", "mini"):
+            for subjects in bench.groups(part, *settings).values():
+                assert [s["by"] for s in subjects if s["kind"] == "product"] == ways
+                assert len({s["dtype"] for s in subjects}) == 1
     found = [s for group in bench.groups("train").values() for s in group if s.get("config") == method]
     assert {(s["dtype"], s["batch"]) for s in found} == {
         (d, b) for d in ("float32", "bfloat16") for b in (8, 16)

@@ -22,11 +22,24 @@ def test_every_subject_of_bench_can_be_built(part):
             inspect.signature(bench_subjects.CASE_BUILDERS[subject["kind"]]).bind(**given)
 
 
-def test_matmul():
-    case = bench_subjects.make_case({"kind": "product", "dtype": "bfloat16", "size": 32})
+@pytest.mark.parametrize(
+    ("by", "dtype"), [("xla", "bfloat16"), ("options", "bfloat16"), ("numpy", "float32")]
+)
+def test_matmul(by, dtype):
+    case = bench_subjects.make_case({"kind": "product", "dtype": "bfloat16", "by": by, "size": 32})
     product = case.run()
-    assert product.shape == (32, 32) and product.dtype == "bfloat16" and case.flops == 2 * 32**3
+    assert product.shape == (32, 32) and product.dtype == dtype and case.flops == 2 * 32**3
     assert np.abs(np.asarray(product, np.float32)).max() > 1  # of random numbers, not of zeros
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_matmul_by_torch(dtype):
+    settings = {"kind": "product", "dtype": dtype, "size": 32}
+    ours, theirs = (bench_subjects.make_case(settings | {"by": by}).run() for by in ("options", "torch"))
+    assert str(theirs.dtype) == f"torch.{dtype}"
+    tolerance = 1e-4 if dtype == "float32" else 0.1
+    np.testing.assert_allclose(theirs.float().numpy(), np.asarray(ours, np.float32), atol=tolerance)
 
 
 def test_checkpoint_is_saved_and_restored():

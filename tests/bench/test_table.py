@@ -10,7 +10,16 @@ IMAGES = {"tower": "vision", "backbone": "vit_b_16", "dtype": "float32", "batch"
 REPORT = {
     "machine": {"device": "a CPU", "cores": 2, "python": "3.11.1", "jax": "0.9"},
     "parts": {
-        "train": {"cskt": [BEST | MEMORY, STEP | MEMORY]},
+        # The fastest is neither the first nor the last, and one could not be measured.
+        "train": {
+            "cskt": [
+                BEST | MEMORY | {"by": "xla", "seconds": [4.0]},
+                BEST | MEMORY | {"by": "numpy"},
+                BEST | MEMORY | {"by": "options", "seconds": [1.0, 3.0, 9.0]},
+                {"kind": "product", "dtype": "float32", "by": "torch", "error": "no torch"},
+                STEP | MEMORY,
+            ]
+        },
         "encode": {
             "vision": [
                 BEST | MEMORY,
@@ -32,9 +41,12 @@ def test_renders_every_measured_part():
     lines = text.splitlines()
     assert lines[0] == "Measured on: a CPU, 2 cores, Python 3.11.1, jax 0.9."
     # 1e12 in 4 s is 250 GFLOP/s, half of the matmul's 1e12 in 2 s.
-    assert "| cskt | float32 | 8 | 4 | 0.75 to 1.25 | 250 | 0.50 |  | 2.00 | 61 |" in lines
+    assert "| cskt | float32 | 8 | 4 | 0.75 to 1.25 | 250 | 0.50 | NumPy, float32 |  | 2.00 | 61 |" in lines
     # 1e11 in 0.5 s is 200, 0.4 of 500; PyTorch took 0.75 s.
-    assert "| images | float32 | 1 | 0.5 | 1.00 to 1.00 | 200 | 0.40 | 1.50 | 2.00 | 1 |" in lines
+    assert (
+        "| images | float32 | 1 | 0.5 | 1.00 to 1.00 | 200 | 0.40 | XLA, our options | 1.50 | 2.00 | 1 |"
+        in lines
+    )
     assert "| 2 | 10 | 5 | plain |" in lines
     assert "| top 10 of 50,000 vectors | 0.02 | 0.50 to 1.50 | 2.00 |" in lines
     assert any(line.startswith("| images | float32 | 64 | no room |") for line in lines)

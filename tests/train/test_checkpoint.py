@@ -269,6 +269,6 @@ def test_read_only_disk(manager, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(manager, "save", fail)
-    with pytest.raises(UserError, match=r"latest cannot be written \(permission denied\): see that"):
+    with pytest.raises(UserError, match=r"latest cannot be written \(permission denied\): check that"):
         checkpoint.save(manager, 1, state(1), {})
     monkeypatch.undo()

@@ -4,7 +4,8 @@
 
 Operations that are compared run in processes of their own that take turns, so that other load on the machine
 affects all alike; the tables have medians and ranges over the turns. The operations of a train step are the
-minimum that its method needs (`perf/flops.py`). --torch also times the encoders of transformers' PyTorch
+minimum that its method needs (`perf/flops.py`). The peak is the fastest of XLA, XLA with this project's
+compiler options, NumPy and, with --torch, PyTorch. --torch also times the encoders of transformers' PyTorch
 CLIPModel (`requirements-torch.txt`). DIR/bench.json (default: runs/bench) keeps every measurement; rerun the
 same command to measure what is missing. --write puts the tables into docs/speed.md. Weights and images are
 random.
@@ -53,11 +54,11 @@ def groups(part: str, torch: bool = False, accelerator: bool = False) -> Groups:
     encoder_batches, step_batches = BATCHES[accelerator]
     match part:
         case "encode":
-            return _encoder_groups(encoder_batches, torch)
+            return _encoder_groups(encoder_batches, torch, accelerator)
         case "train":
-            return _train_groups(step_batches)
+            return _train_groups(step_batches, torch, accelerator)
         case "mini":
-            return {f"mini {dtype}": _mini_subjects(dtype, torch) for dtype in DTYPES}
+            return {f"mini {dtype}": _mini_subjects(dtype, torch, accelerator) for dtype in DTYPES}
         case "ranking":
             return {name: [{"kind": part, "of": name, **size._asdict()}] for name, size in SIZES.items()}
         case "checkpoint":
@@ -71,8 +72,11 @@ def groups(part: str, torch: bool = False, accelerator: bool = False) -> Groups:
     return {}  # the input pipeline has its own workers: see input.py
 
 
-def _matmul(dtype: str) -> dict:
-    return {"kind": "product", "dtype": dtype}
+def _matmuls(dtype: str, torch: bool, accelerator: bool) -> list[dict]:
+    """Returns the ways to multiply matrices, the fastest of which is the yardstick of a group."""
+    ways = ["xla"] if accelerator else ["xla", "options", "numpy"]
+    ways += ["torch"] if torch else []
+    return [{"kind": "product", "dtype": dtype, "by": way} for way in ways]
 
 
 def _encoders(backbone: str, dtype: str, tower: str, batches: Collection[int], torch: bool) -> list[dict]:
@@ -86,26 +90,32 @@ def _train_step(method: str, backbone: str, dtype: str, batch: int) -> dict:
     return {"kind": "train_step", "config": method, **settings}
 
 
-def _encoder_groups(batches: Collection[int], torch: bool) -> Groups:
+def _encoder_groups(batches: Collection[int], torch: bool, accelerator: bool) -> Groups:
     return {
-        f"{tower} {dtype}": [_matmul(dtype), *_encoders("vit_b_16", dtype, tower, batches, torch)]
+        f"{tower} {dtype}": [
+            *_matmuls(dtype, torch, accelerator),
+            *_encoders("vit_b_16", dtype, tower, batches, torch),
+        ]
         for dtype in DTYPES
         for tower in ("vision", "text")
     }
 
 
-def _train_groups(batches: Collection[int]) -> Groups:
+def _train_groups(batches: Collection[int], torch: bool, accelerator: bool) -> Groups:
     return {
-        f"{method} {dtype} {batch}": [_matmul(dtype), _train_step(method, "vit_b_16", dtype, batch)]
+        f"{method} {dtype} {batch}": [
+            *_matmuls(dtype, torch, accelerator),
+            _train_step(method, "vit_b_16", dtype, batch),
+        ]
         for batch in batches
         for dtype in DTYPES
         for method in METHODS
     }
 
 
-def _mini_subjects(dtype: str, torch: bool) -> list[dict]:
+def _mini_subjects(dtype: str, torch: bool, accelerator: bool) -> list[dict]:
     return [
-        _matmul(dtype),
+        *_matmuls(dtype, torch, accelerator),
         *_encoders("clip_mini", dtype, "vision", (64,), torch),
         *_encoders("clip_mini", dtype, "text", (64,), torch),
         *(_train_step(method, "clip_mini", dtype, 64) for method in METHODS),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 from ml_collections import ConfigDict
 
 from tpr_jax.errors import UserError
@@ -44,16 +44,47 @@ class BuiltModel(NamedTuple):
     functions: dict[str, Callable]
 
 
-def matmul(dtype: str, size: int = MATMUL_SIZE) -> Case:
-    """Multiplies two square matrices with float32 accumulation: the peak rate of this machine."""
+def matmul(dtype: str, by: str = "options", size: int = MATMUL_SIZE) -> Case:
+    """Multiplies two square matrices: the fastest way of those that `by` names is the peak of this machine.
+
+    Args:
+      dtype: the type of the operands.
+      by: "xla", with XLA's defaults; "options", with the options that the models are compiled with; "numpy",
+        with NumPy's BLAS, in float32 because it has no other; or "torch", with PyTorch.
+      size: the number of rows and columns.
+    """
     from tpr_jax.models.matmul import matmul_f32
     from tpr_jax.perf.xla_options import compiler_options
 
     operands = [jax.random.normal(key, (size, size), dtype) for key in jax.random.split(jax.random.key(0), 2)]
-    function = jax.jit(
-        lambda a, b: matmul_f32(a, b).astype(dtype), compiler_options=compiler_options(dtype=dtype)
-    )
-    return _compile(function, operands, 2.0 * size**3)
+    flops = 2.0 * size**3
+    match by:
+        case "numpy":
+            a, b = (np.asarray(operand, np.float32) for operand in operands)
+            return Case(lambda: a @ b, flops)
+        case "torch":
+            return Case(
+                _torch_matmul(dtype, *(np.asarray(operand, np.float32) for operand in operands)), flops
+            )
+    options = compiler_options(dtype=dtype) if by == "options" else {}
+    function = jax.jit(lambda a, b: matmul_f32(a, b).astype(dtype), compiler_options=options)
+    return _compile(function, operands, flops)
+
+
+def _torch_matmul(dtype: str, a: Float32[np.ndarray, "n n"], b: Float32[np.ndarray, "n n"]) -> Callable:
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    operands = [torch.from_numpy(operand).to(device, getattr(torch, dtype)) for operand in (a, b)]
+
+    def run():
+        with torch.inference_mode():
+            product = torch.mm(*operands)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return product
+
+    return run
 
 
 def encoder(tower: str, backbone: str, dtype: str, batch: int, method: str = "zero_shot") -> Case:

@@ -16,7 +16,9 @@ TITLES = {
     "search": "Search",
 }
 MODEL_HEADER = ["", "dtype", "batch", "seconds", "min to max", "GFLOP/s", "fraction of peak matmul"]
-MODEL_HEADER += ["PyTorch time / ours", "memory, GB", "compile, s"]
+MODEL_HEADER += ["fastest matmul", "PyTorch time / ours", "memory, GB", "compile, s"]
+# The values of `by` in bench.json.
+MATMUL_NAMES = {"xla": "XLA", "options": "XLA, our options", "numpy": "NumPy, float32", "torch": "PyTorch"}
 
 
 def render_tables(report: dict) -> str:
@@ -38,10 +40,12 @@ def describe_machine(machine: dict) -> str:
 def model_table(groups: dict[str, list[dict]]) -> str:
     """Renders encoders and train steps: seconds, rate, and fraction of the peak matmul rate.
 
-    The first row of each group is the matmul of the group's dtype.
+    The fastest matmul of each group is its peak rate; the table names what computed it.
     """
     lines = []
-    for matmul, *rows in groups.values():
+    for subjects in groups.values():
+        matmul = _fastest([row for row in subjects if row["kind"] == "product"])
+        rows = [row for row in subjects if row["kind"] != "product"]
         torch_rows = {_model_key(row): row for row in rows if row["kind"] == "torch_encoder"}
         lines += [
             _model_cells(row, matmul, torch_rows.get(_model_key(row)))
@@ -51,18 +55,26 @@ def model_table(groups: dict[str, list[dict]]) -> str:
     return markdown.table(MODEL_HEADER, lines)
 
 
-def _model_cells(row: dict, matmul: dict, torch_row: dict | None) -> list[str]:
+def _fastest(matmuls: list[dict]) -> dict | None:
+    measured = [row for row in matmuls if "error" not in row]
+    return min(measured, key=median_seconds, default=None)
+
+
+def _model_cells(row: dict, matmul: dict | None, torch_row: dict | None) -> list[str]:
     name = row.get("config") or {"vision": "images", "text": "texts"}[row["tower"]]
     cells = [name, row["dtype"], str(row["batch"])]
     if "error" in row:
         return [*cells, row["error"], *[""] * (len(MODEL_HEADER) - 4)]
     seconds = median_seconds(row)
     rate = row["flops"] / seconds
-    fraction = "" if "error" in matmul else f"{rate * median_seconds(matmul) / matmul['flops']:.2f}"
+    fraction = fastest = ""
+    if matmul:
+        fraction = f"{rate * median_seconds(matmul) / matmul['flops']:.2f}"
+        fastest = MATMUL_NAMES[matmul.get("by", "options")]  # of earlier versions there was no other
     ratio = ""
     if torch_row and "error" not in torch_row:
         ratio = f"{median_seconds(torch_row) / seconds:.2f}"
-    cells += [f"{seconds:.4g}", relative_range(row), f"{rate / 1e9:,.0f}", fraction, ratio]
+    cells += [f"{seconds:.4g}", relative_range(row), f"{rate / 1e9:,.0f}", fraction, fastest, ratio]
     return [*cells, f"{peak_memory_gb(row):.2f}", f"{row['compile_seconds']:.0f}"]
 
 

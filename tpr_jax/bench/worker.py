@@ -80,7 +80,7 @@ def measure(
 
 def describe(subject: dict) -> str:
     """Names a subject for progress lines, with every setting that is not a default."""
-    keys = ("config", "tower", "kind", "backbone", "dtype", "batch")
+    keys = ("config", "tower", "kind", "by", "backbone", "dtype", "batch")
     words = [str(subject[key]) for key in keys if key in subject]
     settings = [key for key in subject if key in ("gallery", "vectors", "devices") or "." in key]
     return " ".join([*words, *(f"{key}={subject[key]}" for key in settings)])
