@@ -136,7 +136,7 @@ def test_damaged_and_odd_files(torch, openai_state, tmp_path):
     whole = path.read_bytes()
     for keep in (0, 3, 100, len(whole) // 2, len(whole) - 30):
         path.write_bytes(whole[:keep])
-        with pytest.raises(UserError, match=r"w.pt.*whole PyTorch file"):
+        with pytest.raises(UserError, match=r"w.pt.*complete PyTorch file"):
             read_state(path)
     torch.save(torch.ones(3), path)
     with pytest.raises(UserError, match="holds a Tensor, not named weights"):
