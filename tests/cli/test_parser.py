@@ -11,7 +11,6 @@ from tests import search_galleries
 from tpr_jax.cli import parser as arguments
 from tpr_jax.cli.parser import Parser
 from tpr_jax.compare import __main__ as compare
-from tpr_jax.config.flags import parse_flags
 from tpr_jax.cross import __main__ as cross
 from tpr_jax.errors import UserError
 from tpr_jax.search import __main__ as search
@@ -66,32 +65,6 @@ def test_expands_a_path(home):
     for other in ("x/~", "clip-mini", "openai/clip-vit-base-patch16", "gs://bucket/~/x", "/a", "", "./~"):
         assert arguments.path(other) == other
     assert arguments.folder("~/x") == Path(home, "x")
-
-
-def test_expands_absl_flags(home):
-    argv = [
-        "~/main",
-        "--config=~/c.py:x",
-        "-workdir",
-        "~/w",
-        "--mode",
-        "~",
-        "--config.a=~/x",
-        "--note=~/x",
-        "~/y",
-    ]
-    expanded = ["~/main", f"--config={home}/c.py:x", "-workdir", f"{home}/w", *argv[4:]]
-    assert arguments.expand_flags(argv, ("config", "workdir")) == expanded
-
-
-def test_main_expands_its_paths(tiny, home):
-    shutil.copy(tiny["config"], f"{home}/c.py")
-    flags = ["--config=~/c.py", "--workdir=~/w", "--config.data_dir=~/d", "--config.backbone=~/b"]
-    config, workdir, _ = parse_flags(["main", *flags, "--config.mix=(('rstp_reid', '~/m', 0.5),)"])
-    assert (config.data_dir, config.backbone, workdir) == (f"{home}/d", f"{home}/b", Path(home, "w"))
-    assert config.mix == (("rstp_reid", f"{home}/m", 0.5),)
-    config, *_ = parse_flags(["main", "--config=~/c.py", "--workdir=~/w"])
-    assert config.data_dir == tiny["data"]
 
 
 def test_compare_and_cross_expand_their_paths(tiny, home):

@@ -1,16 +1,16 @@
 """Reads the command line of `tpr_jax.main`: a config file, overrides of its keys, and a few flags."""
 
 import inspect
+import os
 import re
 import runpy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from tpr_jax.cli import parser
 from tpr_jax.config import bundled
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.config.debug import shrink
@@ -46,7 +46,7 @@ def parse_command(argv: Sequence[str]) -> Command:
     Raises:
       UserError: An argument is missing, unknown or invalid; the message names it.
     """
-    argv = _resolve_config_path(parser.expand_flags(argv, ("config", "workdir")))
+    argv = _resolve_config_path(_expand_flags(argv, ("config", "workdir")))
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
     flags.DEFINE_string("workdir", None, "folder for the output", flag_values=values)
@@ -76,7 +76,7 @@ def parse_command(argv: Sequence[str]) -> Command:
         )
     if config is None:
         raise UserError("--config is missing: give one, such as --config configs/dm_adapter.py")
-    parser.expand_config(config)
+    _expand_config(config)
     _check_flags(values)
     if config.get("debug"):
         shrink(config, _overridden_keys(argv))
@@ -90,6 +90,33 @@ def parse_command(argv: Sequence[str]) -> Command:
         values.process_id,
         values.peer_timeout,
     )
+
+
+def _expand_flags(argv: Sequence[str], names: Collection[str]) -> list[str]:
+    """Expands the values of the absl flags with these names, given as --NAME=X or --NAME X."""
+    expanded, is_value = [], False
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        is_flag = word.startswith("-") and flag.lstrip("-") in names
+        if is_flag and equals:
+            expanded.append(f"{flag}={os.path.expanduser(value)}")
+        else:
+            expanded.append(os.path.expanduser(word) if is_value else word)
+        is_value = is_flag and not equals
+    return expanded
+
+
+def _expand_config(config: ConfigDict) -> None:
+    """Expands the paths in a run's config, in place; values of another type are left to its validation."""
+    for key in ("data_dir", "backbone"):
+        if isinstance(config.get(key), str):
+            config[key] = os.path.expanduser(config[key])
+    mix = config.get("mix")
+    if isinstance(mix, tuple) and all(isinstance(entry, tuple) for entry in mix):
+        config.mix = tuple(
+            tuple(os.path.expanduser(x) if i == 1 and isinstance(x, str) else x for i, x in enumerate(entry))
+            for entry in mix
+        )
 
 
 def _check_flags(values: flags.FlagValues) -> None:

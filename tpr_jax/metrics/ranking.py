@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt32, UInt64
@@ -64,6 +65,20 @@ class Tile:
     hi: int
     rows: Int[np.ndarray, " r"]
     source: Int[np.ndarray, " r"]
+
+
+class Matches(NamedTuple):
+    """The pairs of one side, for the compiled loops.
+
+    Attributes:
+      start: entry i has the pairs start[i] to start[i + 1].
+      other: the index of each pair's entry on the other side.
+      score: the score of each pair.
+    """
+
+    start: Int[np.ndarray, " q1"]
+    other: Int[np.ndarray, " n"]
+    score: Float[np.ndarray, " n"]
 
 
 def both(function: Callable, *arguments: Sequence) -> list:
@@ -128,8 +143,8 @@ def pair_ranks(
         gallery_pids=gallery_pids,
         pairs=pairs,
     )
-    forth = (pairs.query_start, pairs.gallery, scores)
-    back = (pairs.gallery_start, pairs.query[pairs.by_gallery], scores[pairs.by_gallery])
+    forth = Matches(pairs.query_start, pairs.gallery, scores)
+    back = Matches(pairs.gallery_start, pairs.query[pairs.by_gallery], scores[pairs.by_gallery])
     down = tiles(query_copies, len(query), tile[0])
     forth_counts, workers = np.zeros(len(scores), np.int64), min(worker_threads(), len(down))
     bar = tqdm(total=len(down), desc="ranking", delay=5, leave=False, dynamic_ncols=True, disable=None)
@@ -142,12 +157,12 @@ def pair_ranks(
                 shape = rows.hi - rows.lo, columns.hi - columns.lo
                 product = buffer[: shape[0] * shape[1]].reshape(shape)
                 np.matmul(query[rows.lo : rows.hi], gallery[columns.lo : columns.hi].T, out=product)
-                _put(product, rows.rows, rows.source, *forth, gallery_copies, columns.lo)
+                _put(product, rows.rows, rows.source, forth, gallery_copies, columns.lo)
                 expanded = expand(product, rows, columns)
-                _count(expanded, rows.rows, columns.rows, *forth, forth_counts)
+                _count(expanded, rows.rows, columns.rows, forth, forth_counts)
                 for first in range(0, len(columns.rows), STRIP):
                     strip = np.ascontiguousarray(expanded[:, first : first + STRIP].T)
-                    _count(strip, columns.rows[first : first + STRIP], rows.rows, *back, back_counts)
+                    _count(strip, columns.rows[first : first + STRIP], rows.rows, back, back_counts)
             bar.update()
         return back_counts
 
@@ -162,18 +177,18 @@ def _slices(length, step):
     return [slice(at, at + step) for at in range(0, length, step)]
 
 
-def _count_loop(scores, rows, others, start, other, score, counts):
+def _count_loop(scores, rows, others, matches, counts):
     """Adds to `counts` of each pair of `rows` the number of columns (`others`) that precede it."""
     for i in range(len(rows)):
-        for pair in range(start[rows[i]], start[rows[i] + 1]):
+        for pair in range(matches.start[rows[i]], matches.start[rows[i] + 1]):
             # Equal scores precede the pair if they are before `split`, its own column.
-            if other[pair] <= others[0]:
+            if matches.other[pair] <= others[0]:
                 split = 0
-            elif other[pair] > others[-1]:
+            elif matches.other[pair] > others[-1]:
                 split = len(others)
             else:
-                split = np.searchsorted(others, other[pair])
-            pair_score = score[pair]
+                split = np.searchsorted(others, matches.other[pair])
+            pair_score = matches.score[pair]
             earlier, later = scores[i, :split], scores[i, split:]
             # A sum of 32 bits has as many SIMD lanes as the comparison; by default Numba would use 64 bits.
             # Only loops from 0 are vectorized: in others Numba checks each index for being negative.
@@ -185,13 +200,13 @@ def _count_loop(scores, rows, others, start, other, score, counts):
             counts[pair] += count
 
 
-def _put_loop(scores, rows, source, start, other, score, copies, lo):
+def _put_loop(scores, rows, source, matches, copies, lo):
     """Overwrites the scores of the pairs within a tile with the scores that they are compared by."""
     for i in range(len(rows)):
-        for pair in range(start[rows[i]], start[rows[i] + 1]):
-            column = copies[other[pair]] - lo
+        for pair in range(matches.start[rows[i]], matches.start[rows[i] + 1]):
+            column = copies[matches.other[pair]] - lo
             if 0 <= column < scores.shape[1]:
-                scores[source[i], column] = score[pair]
+                scores[source[i], column] = matches.score[pair]
 
 
 if numba is not None:  # without Numba, `retrieval` sorts instead: the same ranks, half as fast

@@ -119,7 +119,7 @@ def _check(text: str, example: dict) -> set[str]:
 @pytest.fixture(scope="module", params=[160, pytest.param(500, marks=pytest.mark.slow)])
 def examples(request):
     """Rendering them takes almost all the time."""
-    return [make_example(5, "mini", "test", i // 4, i % 4, 96, 32) for i in range(request.param)]
+    return [make_example(5, "mini", "test", i // 4, i % 4, size=(96, 32)) for i in range(request.param)]
 
 
 def test_every_caption_is_true_of_its_image(examples):
@@ -163,7 +163,7 @@ def test_captions_are_sentences_of_varied_wording_that_name_a_part_only(examples
 
 
 def test_captions_omit_what_is_hidden():
-    person = make_example(0, "mini", "train", 0, 0, 64, 32)["person"]
+    person = make_example(0, "mini", "train", 0, 0, size=(64, 32))["person"]
     person = person | {
         "glasses": True,
         "hat": None,
@@ -236,7 +236,7 @@ def _check_coarse(text: str, person: dict) -> set[str]:
 def test_pretrain_captions_are_short_coarse_and_true():
     counts = []
     for i in range(100):
-        example = make_example(0, "pretrain", "train", i // 4, i % 4, 64, 32)
+        example = make_example(0, "pretrain", "train", i // 4, i % 4, size=(64, 32))
         for text, named in zip(example["captions"], example["named"], strict=True):
             slots = _check_coarse(text, example["person"])
             assert slots == {k.split("_")[0] for k in named} - {"sex", "build", "side"}, (text, named)

@@ -66,11 +66,11 @@ def test_resumes_a_stopped_run_with_the_same_result(tmp_path, monkeypatch):
     generate.generate(str(tmp_path / "whole"), split="val", **SMALL)
     out, real, calls = tmp_path / "cut", generate.make_example, []
 
-    def stops(*args):
+    def stops(*args, **settings):
         calls.append(args)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return real(*args)
+        return real(*args, **settings)
 
     monkeypatch.setattr(generate, "make_example", stops)
     with pytest.raises(KeyboardInterrupt):
@@ -143,7 +143,7 @@ def test_bundled_set_is_complete_and_small():
     for record in records[::1133]:
         view = int(record["file_path"][-5])
         first = min(people[record["split"]])
-        example = make_example(0, "mini", record["split"], record["id"] - first, view, 192, 64)
+        example = make_example(0, "mini", record["split"], record["id"] - first, view, size=(192, 64))
         assert example["captions"] == record["captions"]
         with Image.open(os.path.join(bundled_dir(), "imgs", record["file_path"])) as picture:
             kept = np.asarray(picture).astype(float)

@@ -142,7 +142,7 @@ def test_a_third_of_a_turn_of_hue_makes_red_green_and_leaves_greys():
 
 def test_nobody_leaves_the_frame_and_everybody_fills_it():
     for i in range(16):
-        parts = make_example(1, "mini", "train", i, i % 4, 96, 32)["parts"] > 0
+        parts = make_example(1, "mini", "train", i, i % 4, size=(96, 32))["parts"] > 0
         edge = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
         assert not edge.any()
         assert np.ptp(np.nonzero(parts.any(1))[0]) > 0.55 * len(parts)
@@ -151,7 +151,7 @@ def test_nobody_leaves_the_frame_and_everybody_fills_it():
 def test_plain_tops_are_drawn_in_the_color_they_are_called():
     checked = 0
     for i in range(60):
-        example = make_example(2, "mini", "train", i, i % 4, 96, 32)
+        example = make_example(2, "mini", "train", i, i % 4, size=(96, 32))
         top = example["person"]["top"]
         if top["pattern"] or top["color"] not in (
             "red",
@@ -181,7 +181,7 @@ def test_sides_show_what_they_should():
         if not person["bag"] or person["bag"]["type"] != "backpack":
             continue
         for view in (0, 2):
-            parts = make_example(0, "mini", "train", i, view, 96, 32)["parts"]
+            parts = make_example(0, "mini", "train", i, view, size=(96, 32))["parts"]
             bag[view] += (parts == PART["bag"]).sum()
             head = np.nonzero((parts > 0).any(1))[0][0] + parts.shape[0] // 9
             skin[view] += (parts[:head] == PART["skin"]).sum()

@@ -49,7 +49,13 @@ def run(argv: list[str]) -> None:
 
     try:
         records = generate(
-            args.out, args.split, args.identities, size, args.domain, args.seed, args.processes
+            args.out,
+            split=args.split,
+            identities=args.identities,
+            size=size,
+            domain=args.domain,
+            seed=args.seed,
+            processes=args.processes,
         )
     except OSError as error:
         raise UserError(f"cannot write {error.filename or args.out}: {error.strerror}") from error

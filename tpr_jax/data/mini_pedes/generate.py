@@ -43,13 +43,16 @@ def _rng(*key: int) -> np.random.Generator:
 
 
 def make_example(
-    seed: int, domain: str, split: str, identity: int, view_index: int, height: int, width: int
+    seed: int, domain: str, split: str, identity: int, view_index: int, *, size: tuple[int, int]
 ) -> dict:
-    """Renders one example: person, view, image, parts, seen, captions, and named (a dict per caption)."""
+    """Renders one example: person, view, image, parts, seen, captions, and named (a dict per caption).
+
+    `size` is (height, width) in pixels.
+    """
     key = (seed, DOMAINS.index(domain), SPLITS.index(split), identity)
     person = sample_person(_rng(*key), domain)
     view = sample_view(_rng(*key, view_index, 0), domain, view_index)
-    drawn = render(person, view, _rng(*key, view_index, 1), height, width)
+    drawn = render(person, view, _rng(*key, view_index, 1), *size)
     seen = visible_attributes(person, view, part_shares(drawn["parts"]))
     rng = _rng(*key, view_index, 2)
     captions = [caption(rng, person, seen) for _ in range(2)]
@@ -69,7 +72,6 @@ def words_of(text: str) -> list[str]:
 
 def _write_one(job: tuple) -> dict:
     out, settings, split, identity, pid, view_index = job
-    height, width = settings["size"]
     name = f"{split}/{pid:05d}_{view_index}.jpg"
     path = os.path.join(out, "imgs", name)
     note = path[:-4] + ".json"
@@ -78,7 +80,7 @@ def _write_one(job: tuple) -> dict:
             captions = json.load(f)
     else:
         example = make_example(
-            settings["seed"], settings["domain"], split, identity, view_index, height, width
+            settings["seed"], settings["domain"], split, identity, view_index, size=tuple(settings["size"])
         )
         captions = example["captions"]
         with open(note, "w", encoding="utf-8") as f:
@@ -111,6 +113,7 @@ def _prepare(out: str, settings: dict) -> None:
 
 def generate(
     out: str,
+    *,
     split: str = "all",
     identities: int | None = None,
     size: tuple[int, int] = (192, 64),
