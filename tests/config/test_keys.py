@@ -579,7 +579,7 @@ TABLE = (
     Row("mesh.data", (-1, 1024), refused("mesh.data=1024"), ([], ["mesh.data=1024"])),
     Row("mesh.model", (1, 1024), refused("mesh.model=1024"), ([], ["mesh.model=1024"])),
     Row("accumulate", (1, 4), loops, ([], [4])),
-    Row("accumulate", (1, 3), refused("3 parts"), ([], ["3 parts"])),
+    Row("accumulate", (1, 3), refused("3 microbatches"), ([], ["3 microbatches"])),
     Row("remat", ("none", "dots"), remade, (None, True)),
     Row("remat", ("none", "block"), remade, (None, False)),
     # Of four blocks the two in the middle are equal.
