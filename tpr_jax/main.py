@@ -7,6 +7,8 @@
 The last line starts one of the several processes of a run. SLURM, Open MPI, GKE and Cloud TPU set these
 values themselves. --peer_timeout SECONDS limits how long a process waits for the others.
 
+Compiled programs are kept in ~/.cache/tpr_jax for the next run, unless --nocompilation_cache is given.
+
 This file reads the command line; see `train/loop.py` for the run itself.
 """
 
@@ -24,6 +26,7 @@ from ml_collections import ConfigDict
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.config.flags import parse_command
 from tpr_jax.distributed import cluster, processes
+from tpr_jax.perf import compilation_cache
 from tpr_jax.perf.allocator import keep_freed_memory
 from tpr_jax.utils import signals
 
@@ -41,6 +44,7 @@ def run(argv: list[str]) -> None:
             print("debug: a few small steps, to check that everything runs; the scores are meaningless")
         peers = cluster.find_here(command.coordinator, command.num_processes, command.process_id)
         keep_freed_memory()
+        (compilation_cache.enable if command.compilation_cache else compilation_cache.disable)()
         with processes.initialized(
             peers, command.peer_timeout, command.workdir, lambda error: verdict(stopped_or(error), argv)
         ):

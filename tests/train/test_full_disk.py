@@ -162,7 +162,8 @@ def test_file_size_limit(tiny, tmp_path, blocks):
 
 def uncached() -> dict[str, str]:
     """Returns the environment without JAX's compilation cache, which warns if it cannot write."""
-    return {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
+    variables = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
+    return variables | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 
 
 def test_failed_checkpoint_prints_only_the_error(on_small_disk):

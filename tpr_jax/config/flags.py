@@ -30,6 +30,7 @@ class Command(NamedTuple):
     num_processes: int | None
     process_id: int | None
     peer_timeout: float  # seconds
+    compilation_cache: bool  # whether compiled programs are kept for the next run
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, Path, str]:
@@ -61,6 +62,7 @@ def parse_command(argv: Sequence[str]) -> Command:
         lower_bound=1,
         flag_values=values,
     )
+    flags.DEFINE_bool("compilation_cache", True, "keep compiled programs", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", flag_values=values)
     from_file = _read_config(argv)
     if from_file is not None:
@@ -89,6 +91,7 @@ def parse_command(argv: Sequence[str]) -> Command:
         values.num_processes,
         values.process_id,
         values.peer_timeout,
+        values.compilation_cache,
     )
 
 

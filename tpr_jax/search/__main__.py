@@ -31,6 +31,7 @@ from tpr_jax.cli.parser import Parser, path
 from tpr_jax.distributed import cluster
 from tpr_jax.distributed.processes import TIMEOUT, initialized
 from tpr_jax.errors import UserError
+from tpr_jax.perf import compilation_cache
 from tpr_jax.perf.allocator import keep_freed_memory
 from tpr_jax.utils.signals import Stopped
 from tpr_jax.utils.streams import as_json, quiet_when_closed
@@ -60,6 +61,12 @@ def parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="write vectors and columns to a Parquet file")
     export.add_argument("--out", type=path, required=True, metavar="FILE.parquet", help="the file to write")
     export.add_argument("--half", action="store_true", help="write float16 vectors instead of float32")
+    for command in (index, query, serve):
+        command.add_argument(
+            "--no_compilation_cache",
+            action="store_true",
+            help="do not keep compiled programs in ~/.cache/tpr_jax for the next start",
+        )
     for command in (index, query, serve, export):
         command.add_argument(
             "--index", type=path, required=True, metavar="DIR", help="the folder of the index"
@@ -159,6 +166,8 @@ def _add_serve_arguments(serve: argparse.ArgumentParser) -> None:
 def run(argv: list[str]) -> None:
     """Parses the arguments and runs the command. Raises UserError."""
     args = parser().parse_args(argv)
+    if args.command != "export":  # which computes nothing
+        (compilation_cache.disable if args.no_compilation_cache else compilation_cache.enable)()
     command = {"index": _index, "query": _query, "serve": _serve, "export": _export}[args.command]
     command(args)
 
