@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -221,3 +222,17 @@ def test_fsync_metrics_syncs_the_open_file(tmp_path, monkeypatch):
     assert synced == [(tmp_path / "metrics.jsonl").stat().st_ino]
     metrics.close()
     assert writer.read_history(tmp_path, 9) == [{"step": 1}]
+
+
+def test_another_process_may_clean_the_folder_during_the_check(tmp_path, monkeypatch):
+    make = tempfile.mkstemp
+
+    def make_and_lose(**settings):
+        made = make(**settings)
+        writer.clean_workdir(tmp_path)
+        assert not os.path.exists(made[1])
+        return made
+
+    monkeypatch.setattr(tempfile, "mkstemp", make_and_lose)
+    writer.check_workdir(tmp_path, {}, ())
+    assert list(tmp_path.iterdir()) == []

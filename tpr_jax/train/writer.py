@@ -76,8 +76,10 @@ def _check_writable(workdir: Path) -> None:
         ) from error
     try:
         # A bucket may show its folders to accounts that may not write there.
-        with tempfile.NamedTemporaryFile(dir=workdir, prefix=".may_write."):
-            pass
+        descriptor, name = tempfile.mkstemp(dir=workdir, prefix=".may_write.")
+        os.close(descriptor)
+        with contextlib.suppress(FileNotFoundError):  # the first process cleans the folder meanwhile
+            os.unlink(name)
     except OSError as error:
         raise UserError(
             f"--workdir {workdir} cannot be written ({error.strerror}): check that this account may write to "
