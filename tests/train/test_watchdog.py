@@ -41,7 +41,7 @@ def test_reports_once_and_again_when_twice_as_long(clock):
     steps(dog, clock, [30, *[5.0] * 10])  # the first was compiled
     assert dog.median_seconds() == 5.0 and dog.limit() == 100.0  # 20 times the median
     assert told_at(dog, clock, 450) == [100, 200, 400]
-    steps(dog, clock, [0.5])  # it goes on
+    steps(dog, clock, [0.5])  # the run continues
     assert dog.median_seconds() == 5.0  # which the stall has not changed
     assert told_at(dog, clock, 101) == [100]
 

@@ -27,6 +27,7 @@ from tpr_jax.bench.table import render_tables
 from tpr_jax.cli import parser as arguments
 from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.errors import UserError
+from tpr_jax.perf import cpu
 from tpr_jax.utils.files import write_json, write_text
 from tpr_jax.utils.markdown import replace_section
 
@@ -183,13 +184,12 @@ def describe_host() -> dict:
 
 def _cpu_name() -> str:
     """Returns the CPU's name and the most recent of its low-precision instruction sets."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
+    fields, available = cpu.fields(), cpu.instruction_sets()
+    if not fields:
         return platform.processor() or platform.machine()
-    fields = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
-    units = [name for name in ("amx_bf16", "avx512_bf16", "avx512f") if name in fields.get("flags", "")]
-    return " ".join([fields.get("model name", platform.machine()), *(f"with {unit}" for unit in units[:1])])
+    units = [name for name in ("amx_bf16", "avx512_bf16", "avx512f") if name in available]
+    name = fields.get("model name", [platform.machine()])[-1]
+    return " ".join([name, *(f"with {unit}" for unit in units[:1])])
 
 
 def make_parser(module: str, description: str, parts: Collection[str]) -> arguments.Parser:

@@ -58,14 +58,9 @@ def matmul(dtype: str, by: str = "options", size: int = MATMUL_SIZE) -> Case:
 
     operands = [jax.random.normal(key, (size, size), dtype) for key in jax.random.split(jax.random.key(0), 2)]
     flops = 2.0 * size**3
-    match by:
-        case "numpy":
-            a, b = (np.asarray(operand, np.float32) for operand in operands)
-            return Case(lambda: a @ b, flops)
-        case "torch":
-            return Case(
-                _torch_matmul(dtype, *(np.asarray(operand, np.float32) for operand in operands)), flops
-            )
+    if by in ("numpy", "torch"):
+        a, b = (np.asarray(operand, np.float32) for operand in operands)
+        return Case((lambda: a @ b) if by == "numpy" else _torch_matmul(dtype, a, b), flops)
     options = compiler_options(dtype=dtype) if by == "options" else {}
     function = jax.jit(lambda a, b: matmul_f32(a, b).astype(dtype), compiler_options=options)
     return _compile(function, operands, flops)
@@ -74,21 +69,13 @@ def matmul(dtype: str, by: str = "options", size: int = MATMUL_SIZE) -> Case:
 def _torch_matmul(dtype: str, a: Float32[np.ndarray, "n n"], b: Float32[np.ndarray, "n n"]) -> Callable:
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    operands = [torch.from_numpy(operand).to(device, getattr(torch, dtype)) for operand in (a, b)]
-
-    def run():
-        with torch.inference_mode():
-            product = torch.mm(*operands)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return product
-
-    return run
+    operands = [torch.from_numpy(operand).to(_torch_device(), getattr(torch, dtype)) for operand in (a, b)]
+    return _torch_run(lambda: torch.mm(*operands))
 
 
 def encoder(tower: str, backbone: str, dtype: str, batch: int, method: str = "zero_shot") -> Case:
     """Encodes `batch` images (`tower` "vision") or full-length texts ("text")."""
+    from tpr_jax.model import jit_encoder
     from tpr_jax.models import clip
     from tpr_jax.perf import flops, xla_options
 
@@ -98,7 +85,7 @@ def encoder(tower: str, backbone: str, dtype: str, batch: int, method: str = "ze
     inputs = random_batch(model.clip_config, batch)["image" if tower == "vision" else "ids"]
     encode = model.functions["encode_image" if tower == "vision" else "encode_text"]
     options = xla_options.compiler_options(dtype=dtype, rows=batch)
-    function = jax.jit(lambda v, x: encode(v, x)[0], compiler_options=options)
+    function = jit_encoder(encode, compiler_options=options)
     minimum = flops.total(flops.encode(model.clip_config, model.method, tower, batch))["total"]
     return _compile(function, (variables, jnp.asarray(inputs)), minimum)
 
@@ -163,7 +150,7 @@ def torch_encoder(tower: str, backbone: str, dtype: str, batch: int) -> Case:
     from tpr_jax.weights.hugging_face import write_config
 
     clip_config = build_model("zero_shot", backbone, dtype, batch).clip_config
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _torch_device()
     with torch.device(device):
         model = CLIPModel(CLIPConfig.from_dict(write_config(clip_config))).to(getattr(torch, dtype)).eval()
     inputs = random_batch(clip_config, batch)
@@ -174,14 +161,27 @@ def torch_encoder(tower: str, backbone: str, dtype: str, batch: int) -> Case:
     else:
         kwargs = {"input_ids": torch.from_numpy(inputs["ids"]).long().to(device)}
         encode = model.get_text_features
+    return Case(_torch_run(lambda: encode(**kwargs)))
+
+
+def _torch_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _torch_run(compute: Callable) -> Callable:
+    """Returns a function that computes without gradients, and waits for the result."""
+    import torch
 
     def run():
         with torch.inference_mode():
-            encode(**kwargs)
-        if device == "cuda":
+            result = compute()
+        if _torch_device() == "cuda":
             torch.cuda.synchronize()
+        return result
 
-    return Case(run)
+    return run
 
 
 def build_model(config: str, backbone: str, dtype: str, batch: int, **config_overrides) -> BuiltModel:

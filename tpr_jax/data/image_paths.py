@@ -22,7 +22,7 @@ class ImagePaths:
     def find(self, folder: str | os.PathLike, name: str) -> str:
         """Returns the path of an image, by the name that an annotation in `folder` has for it.
 
-        If there is no file of exactly this name, tries the other Unicode form (macOS decomposes accented
+        If no file has exactly this name, tries the other Unicode form (macOS decomposes accented
         letters), backslashes read as the slashes of Windows, and the name without surrounding blanks. If
         there is still none, returns the name as written, with slashes.
         """

@@ -134,19 +134,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def broadcast_from_first(decision: bool) -> bool:
-    """Returns the first process's decision, because floating-point results may differ between machines."""
-    import jax
-    import numpy as np
-    from jax.experimental import multihost_utils
+def broadcast_from_first(value: Any) -> Any:
+    """Returns the first process's value, which must be valid JSON; all processes must call this.
 
-    if jax.process_count() == 1:
-        return decision
-    return bool(multihost_utils.broadcast_one_to_all(np.int32(decision)))
-
-
-def broadcast_json_from_first(value: Any) -> Any:
-    """Returns the first process's value, which must be valid JSON; all processes must call this."""
+    Decisions go through it too, because floating-point results may differ between machines.
+    """
     import jax
     import numpy as np
     from jax.experimental import multihost_utils

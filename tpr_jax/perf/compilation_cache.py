@@ -8,6 +8,8 @@ import warnings
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from tpr_jax.perf import cpu
+
 MAX_BYTES = 2 * 2**30  # the programs that were not used for the longest time are removed first
 
 
@@ -76,14 +78,11 @@ def cache_folder(environment: MutableMapping[str, str] = os.environ) -> Path | N
     return Path(base) / "tpr_jax" / "programs" / cpu_digest()
 
 
-def cpu_digest(cpuinfo: str = "/proc/cpuinfo") -> str:
+def cpu_digest(cpuinfo: str = cpu.CPUINFO) -> str:
     """Returns a short digest of the CPU's model and instruction sets."""
-    try:
-        lines = Path(cpuinfo).read_text().splitlines()
-    except OSError:  # not Linux
-        lines = [platform.processor()]
+    fields = cpu.fields(cpuinfo)
     names = ("model name", "flags", "Features", "CPU part")
-    described = sorted({line for line in lines if line.startswith(names)}) or lines[:1]
+    described = [value for name in names for value in fields.get(name, [])] or [platform.processor()]
     return hashlib.sha256("\n".join([platform.machine(), *described]).encode()).hexdigest()[:12]
 
 

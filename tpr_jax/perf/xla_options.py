@@ -1,10 +1,11 @@
 """Options of the XLA compiler, chosen for the machine and for the type and number of rows of a program."""
 
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+
+from tpr_jax.perf import cpu
 
 # Disables XLA's fusions through YNNPACK on the CPU.
 NO_YNNPACK = {"xla_cpu_experimental_ynn_fusion_type": ""}
@@ -44,12 +45,9 @@ def compiler_options(*, dtype: str, rows: int = 2, platform: str = "") -> dict[s
 
 
 @functools.cache
-def has_bfloat16_matrix_unit(cpuinfo: str = "/proc/cpuinfo") -> bool:
+def has_bfloat16_matrix_unit(cpuinfo: str = cpu.CPUINFO) -> bool:
     """Returns whether this machine's CPU has AMX for bfloat16; False where the system does not say."""
-    try:
-        return "amx_bf16" in Path(cpuinfo).read_text().split()
-    except OSError:  # not Linux
-        return False
+    return "amx_bf16" in cpu.instruction_sets(cpuinfo)
 
 
 @functools.cache

@@ -10,23 +10,20 @@ and any further columns. Running `index` again encodes only new and changed phot
 and a JSON API.
 """
 
-# ruff: noqa: E402 (signals are caught before the imports, which take seconds)
-
 import signal
 import sys
 
+from tpr_jax.cli import exit as command_exit
 from tpr_jax.utils import signals
 
-INTERRUPTED = (130, "error: interrupted; rerun the same command to resume")
-if __name__ == "__main__":
+if __name__ == "__main__":  # before the imports that take seconds
     # A server that is stopped during startup ends like one that is stopped later.
-    EARLY_EXIT = (0, "ended") if sys.argv[1:2] == ["serve"] else INTERRUPTED
+    EARLY_EXIT = (0, "ended") if sys.argv[1:2] == ["serve"] else command_exit.INTERRUPTED
     signals.exit_immediately({signal.SIGTERM: EARLY_EXIT, signal.SIGINT: EARLY_EXIT})
 
 import argparse
 import threading
 
-from tpr_jax.cli import exit as command_exit
 from tpr_jax.cli.parser import Parser, path
 from tpr_jax.distributed import cluster
 from tpr_jax.distributed.processes import TIMEOUT, initialized
@@ -254,8 +251,6 @@ def verdict(error: BaseException) -> tuple[int, str]:
     """Returns the exit code and the line to print for an error; no line if the user cannot fix it."""
     if isinstance(error, Stopped):
         return 130, f"error: {error}"
-    if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED
     return command_exit.verdict(error, sys.argv)
 
 

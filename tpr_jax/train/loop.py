@@ -352,7 +352,7 @@ class Trainer:
     def _save_if_best(self, scores: dict) -> None:
         """Saves the state if no earlier epoch scored as high on val; the first process decides."""
         r1 = scores["val"]["t2i"]["R1"] if "val" in scores else -1.0
-        if processes.broadcast_from_first(r1 > self.progress.best_r1):
+        if processes.broadcast_from_first(bool(r1 > self.progress.best_r1)):
             epoch = self.step // self.training.steps_per_epoch
             self.progress = dataclasses.replace(self.progress, best_r1=r1, best_epoch=epoch)
             self.checkpointer.save_best(self.step, self.state, self.progress.as_notes())

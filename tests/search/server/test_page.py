@@ -1,5 +1,6 @@
 """The page in a real browser: Chromium, driven by Playwright. Skipped where there is no Chromium."""
 
+import contextlib
 import json
 import os
 import re
@@ -418,6 +419,19 @@ def test_an_invalid_condition(page, condition):
     assert is_usable(page)
 
 
+@contextlib.contextmanager
+def results_of_table(browser, tiny, tmp_path, rows):
+    """Indexes a table of three photos; yields a page that has searched it."""
+    (tmp_path / "photos" / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    build(tmp_path / "photos" / "all.jsonl", tmp_path / "index", tiny["clip"])
+    with served.running(open_searcher(tmp_path / "index")) as address:
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(f"{address}/?q=red")
+        expect(page.locator("#results li")).to_have_count(3)
+        yield page
+
+
 def test_escapes_columns_and_captions(browser, tiny, tmp_path):
     """Tables may contain markup, also in the names of columns."""
     names = search_galleries.photos(tmp_path / "photos", 3)
@@ -426,13 +440,7 @@ def test_escapes_columns_and_captions(browser, tiny, tmp_path):
         {"image": name, evil: evil + str(i), "caption": f"<script>{i}</script>"}
         for i, name in enumerate(names)
     ]
-    (tmp_path / "photos" / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    build(tmp_path / "photos" / "all.jsonl", tmp_path / "index", tiny["clip"])
-    with served.running(open_searcher(tmp_path / "index")) as address:
-        page = browser.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.goto(f"{address}/?q=red")
-        expect(page.locator("#results li")).to_have_count(3)
+    with results_of_table(browser, tiny, tmp_path, rows) as page:
         assert evil in page.locator("#results").inner_text() and page.title() == "red"
         assert page.locator("#results img").count() == 3 and page.locator("#fields img").count() == 0
         page.context.close()
@@ -443,13 +451,7 @@ def test_integers_keep_all_their_digits(browser, tiny, tmp_path):
     names = search_galleries.photos(tmp_path / "photos", 3)
     ids = [1700000000000000001, 1700000000000000003, 1 - 2**63]
     rows = [{"image": name, "id": number} for name, number in zip(names, ids, strict=True)]
-    (tmp_path / "photos" / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    build(tmp_path / "photos" / "all.jsonl", tmp_path / "index", tiny["clip"])
-    with served.running(open_searcher(tmp_path / "index")) as address:
-        page = browser.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.goto(f"{address}/?q=red")
-        expect(page.locator("#results li")).to_have_count(3)
+    with results_of_table(browser, tiny, tmp_path, rows) as page:
         shown_text = page.locator("#results").inner_text()
         assert all(f"id {number}" in shown_text for number in ids)
         options = page.locator("select[data-column=id] option").all_text_contents()

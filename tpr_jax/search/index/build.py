@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from tpr_jax.distributed.processes import broadcast_json_from_first, is_first
+from tpr_jax.distributed.processes import broadcast_from_first, is_first
 from tpr_jax.errors import UserError
 from tpr_jax.model import Model, from_pretrained
 from tpr_jax.models.config import CLIP_MINI
@@ -100,7 +100,7 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log) -
             f"ignored {cache.ignored_shards} files in {folder / 'parts'}: an interrupted run with another "
             "model, image size or type wrote them"
         )
-    todo = _broadcast_photos(_changed_photos(gallery, cache))
+    todo = _photos_to_encode(gallery, cache)
     seconds, encoded = 0.0, 0
     if todo or not info:
         log(f"{len(todo):,} of {len(gallery.photos):,} photos to encode with {settings['name']}")
@@ -179,15 +179,17 @@ def _changed_photos(gallery: Gallery, cache: VectorCache) -> list[Photo]:
     return [photo for photo in gallery.photos if not is_unchanged(photo)]
 
 
-def _broadcast_photos(photos: list[Photo]) -> list[Photo]:
-    """Returns the first process's list in all processes, with paths and boxes only.
+def _photos_to_encode(gallery: Gallery, cache: VectorCache) -> list[Photo]:
+    """Returns the changed photos as the first process sees them, in all processes.
 
     They share this list out among them. A slower process may already see shards of the others, or new photos:
-    of a list of its own it would take another share, and some photos would be encoded by none.
+    of a list of its own it would take another share, and some photos would be encoded by none. With several
+    processes the photos have no columns, which encoding does not need.
     """
+    photos = _changed_photos(gallery, cache) if is_first() else []
     if jax.process_count() == 1:
         return photos
-    keys = broadcast_json_from_first([photo.key for photo in photos])
+    keys = broadcast_from_first([photo.key for photo in photos])
     return [Photo(path, tuple(box) if box else None) for path, box in keys]
 
 

@@ -1,0 +1,31 @@
+"""The fields of /proc/cpuinfo, over all processors."""
+
+from tpr_jax.perf import cpu
+
+CPUINFO = """processor\t: 0
+model name\t: X
+flags\t\t: fpu {}
+
+processor\t: 1
+model name\t: X
+flags\t\t: fpu {}
+"""
+
+
+def test_reads_the_distinct_values_of_each_field(tmp_path):
+    path = tmp_path / "cpuinfo"
+    path.write_text(CPUINFO.format("avx", "avx"))
+    assert cpu.fields(str(path)) == {"processor": ["0", "1"], "model name": ["X"], "flags": ["fpu avx"]}
+
+
+def test_returns_the_instruction_sets_of_all_processors(tmp_path):
+    path = tmp_path / "cpuinfo"
+    path.write_text(CPUINFO.format("avx amx_bf16", "avx"))
+    assert cpu.instruction_sets(str(path)) == {"fpu", "avx"}
+    path.write_text("processor : 0\nFeatures : fp asimd\n")  # ARM
+    assert cpu.instruction_sets(str(path)) == {"fp", "asimd"}
+
+
+def test_returns_nothing_where_the_system_does_not_say(tmp_path):
+    missing = str(tmp_path / "missing")
+    assert cpu.fields(missing) == {} and cpu.instruction_sets(missing) == set()
