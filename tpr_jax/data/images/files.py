@@ -6,7 +6,7 @@ import io
 import os
 import stat
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 from PIL import Image
@@ -82,7 +82,7 @@ def open_regular(path: str | os.PathLike):
 
 
 @contextlib.contextmanager
-def read_file(path: str) -> Iterator[bytes]:
+def read_file(path: str) -> Generator[bytes, None, None]:
     """Reads an image file, once the files that this process holds in memory leave room for it.
 
     Yields:

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -265,7 +265,7 @@ def _encode_photos(
 
 
 @contextlib.contextmanager
-def _exclusive(folder: Path, log: Log) -> Iterator[None]:
+def _exclusive(folder: Path, log: Log) -> Generator[None, None, None]:
     """Locks the folder against other writers, and removes the temporary files of killed ones."""
     with contextlib.ExitStack() as stack:
         if is_first():
