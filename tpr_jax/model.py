@@ -320,7 +320,7 @@ def jit_encoder(
     compiler_options: Mapping[str, str],
     postprocess: Callable = lambda feats: feats,
     **jit_options,
-) -> Callable:
+) -> jax.stages.Wrapped:
     """Jits one of the encoders of `models.clip.build`; training, search and `bench` all use this function.
 
     Args:

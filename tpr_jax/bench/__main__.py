@@ -187,7 +187,8 @@ def _cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    fields = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    fields = {key.strip(): value.strip() for key, _, value in pairs}
     units = [name for name in ("amx_bf16", "avx512_bf16", "avx512f") if name in fields.get("flags", "")]
     return " ".join([fields.get("model name", platform.machine()), *(f"with {unit}" for unit in units[:1])])
 
