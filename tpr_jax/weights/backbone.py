@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -130,7 +129,7 @@ def load(
     with_weights: bool = True,
     act: str | None = None,
     heads: tuple[int, int] | None = None,
-) -> tuple[ClipConfig, dict | None, Callable]:
+) -> tuple[ClipConfig, dict | None, Tokenizer]:
     """Loads a backbone for training.
 
     Args:
