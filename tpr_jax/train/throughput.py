@@ -118,7 +118,8 @@ class Throughput:
 def device_memory() -> int | None:
     """Returns the peak memory of one of this process' devices, bytes; None if they do not report it."""
     peaks = [memory.device_peak(device) for device in jax.local_devices()]
-    return max(peaks) if None not in peaks else None
+    known = [peak for peak in peaks if peak is not None]
+    return max(known) if len(known) == len(peaks) else None
 
 
 def report_problem(line: str) -> None:

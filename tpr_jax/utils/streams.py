@@ -37,8 +37,9 @@ def print_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A notebook's stream cannot be reconfigured and does not need it; other error handlers were set on
         # purpose.
-        if getattr(stream, "errors", "") in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+        reconfigure = getattr(stream, "reconfigure", None)
+        if getattr(stream, "errors", "") in ("strict", "surrogateescape") and reconfigure is not None:
+            reconfigure(errors="backslashreplace")
 
 
 def as_json(value, stream=None, **settings) -> str:

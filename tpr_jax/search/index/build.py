@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import jax
 import numpy as np
@@ -206,7 +207,8 @@ class _ShardBuffer:
         """Adds a batch, with the `vectors` of those photos that have pixels; returns their number."""
         encoded = [read for read in reads if read.pixels is not None]
         cached = [read for read in reads if read.cached is not None]
-        self.photos += [(read.photo, read.stamp) for read in [*encoded, *cached]]
+        # A photo that was read has a stamp.
+        self.photos += [(read.photo, cast(Stamp, read.stamp)) for read in [*encoded, *cached]]
         if encoded:
             self.vectors.append(vectors)
         if cached:
