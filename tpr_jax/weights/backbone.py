@@ -152,5 +152,5 @@ def load(
     else:
         config, params = replace(read_sizes(path, act, heads), image_size=image_size), None
         check_image_size(config)
-    length = caption_length(text_length, config, name)
+    length = caption_length(text_length, config, str(name))
     return config, params, backbone_tokenizer(path, config, length) or folder_tokenizer(path, length)
