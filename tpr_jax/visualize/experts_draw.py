@@ -67,7 +67,7 @@ def draw_image(image: np.ndarray, weights: dict[int, Float[np.ndarray, "e gh gw"
     """Draws the image, then a column for each block: first expert, second expert, weight of the first."""
     count = len(next(iter(weights.values())))
     colors = np.array(draw.palette(count))
-    most = max(int((w > 0).sum(0).max()) for w in weights.values())  # experts per patch
+    most = max(int(np.count_nonzero(w > 0, axis=0).max()) for w in weights.values())  # experts per patch
     two = most > 1
     cell_width = 1.05
     cell_height = cell_width * image.shape[0] / image.shape[1]
