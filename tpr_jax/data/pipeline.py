@@ -171,8 +171,7 @@ def train_input(
 
         # For images in memory one worker is fast enough, and more would compete for the GIL.
         workers = worker_threads() if images is None else 1
-        loaded = in_order(load, order[start_step:], specs, workers)
-        # It yields what `load` returns.
+        loaded = in_order(load, order[start_step:], specs, workers)  # yields what `load` returns
         for image, ids, index in cast(Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]], loaded):
             batch = {"image": image, "ids": ids[:, 0], "pid": labels[index], "index": index}
             yield batch | ({"mlm_ids": ids[:, 1], "mlm_labels": ids[:, 2]} if mlm else {})

@@ -145,7 +145,8 @@ def _accept_peers(rendezvous: Rendezvous, token: str, peers: Connections) -> Non
                     raise UserError(_missing_message(rendezvous, peers))
                 callers.hang_up_late(now)
                 timeout = max(callers.next_deadline(deadline) - now, 0)
-                ready = [cast(socket.socket, key.fileobj) for key, _ in selector.select(timeout)]  # all are
+                # Only sockets are registered.
+                ready = [cast(socket.socket, key.fileobj) for key, _ in selector.select(timeout)]
                 # Lost peers first: one may be back already, under the same index.
                 for index in [index for index, peer in peers.items() if peer in ready]:
                     selector.unregister(peers[index])
