@@ -75,9 +75,8 @@ class Model:
 
     def normalize(self, pixels: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w 3"]:
         """Normalizes uint8 pixels with the model's mean and standard deviation."""
-        return (pixels.astype(np.float32) / 255 - np.asarray(self.mean, np.float32)) / np.asarray(
-            self.std, np.float32
-        )
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return (pixels.astype(np.float32) / 255 - mean) / std
 
     def encode_images(
         self, images: Sequence[ImageSource] | np.ndarray, batch_size: int = 32
