@@ -54,7 +54,7 @@ def learn_merges(words: Counter[str], count: int) -> list[tuple[str, str]]:
       words: how often each word occurs, spelled in the letters of `byte_tokens`.
       count: the maximum number of merges.
     """
-    spelled = {word: (*word[:-1], word[-1] + WORD_END) for word in words}
+    spelled: dict[str, tuple[str, ...]] = {word: (*word[:-1], word[-1] + WORD_END) for word in words}
     pairs: Counter[tuple[str, str]] = Counter()
     words_with = defaultdict(set)  # pair -> the words that contain it, or did earlier
     for word, tokens in spelled.items():

@@ -75,7 +75,8 @@ class Model:
 
     def normalize(self, pixels: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w 3"]:
         """Normalizes uint8 pixels with the model's mean and standard deviation."""
-        return (pixels.astype(np.float32) / 255 - np.float32(self.mean)) / np.float32(self.std)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return (pixels.astype(np.float32) / 255 - mean) / std
 
     def encode_images(
         self, images: Sequence[ImageSource] | np.ndarray, batch_size: int = 32
@@ -91,13 +92,13 @@ class Model:
         Raises:
           UserError: an image cannot be read, or an argument is invalid; the message names it.
         """
-        images, batch_size = arguments.check_images(images), arguments.check_batch_size(batch_size)
+        listed, batch_size = arguments.check_images(images), arguments.check_batch_size(batch_size)
 
         def load_batch(start: int) -> np.ndarray:
-            indices = range(start, min(start + batch_size, len(images)))
-            return self.normalize(np.stack([_read_image(images, i, self.config.image_size) for i in indices]))
+            indices = range(start, min(start + batch_size, len(listed)))
+            return self.normalize(np.stack([_read_image(listed, i, self.config.image_size) for i in indices]))
 
-        return l2_normalize(self._encode(self.encoders[0], load_batch, len(images), batch_size))
+        return l2_normalize(self._encode(self.encoders[0], load_batch, len(listed), batch_size))
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> Float[np.ndarray, "n e"]:
         """Computes the L2-normalized float32 features of texts. A text that is too long is truncated.
@@ -320,7 +321,7 @@ def jit_encoder(
     compiler_options: Mapping[str, str],
     postprocess: Callable = lambda feats: feats,
     **jit_options,
-) -> Callable:
+) -> jax.stages.Wrapped:
     """Jits one of the encoders of `models.clip.build`; training, search and `bench` all use this function.
 
     Args:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -182,7 +182,7 @@ def split_model(variables: dict, method) -> tuple[dict, dict]:
 
 
 def split_collections(
-    variables: dict, trainable: Sequence[str], tuned: Sequence[str] = (".*",)
+    variables: Mapping, trainable: Sequence[str], tuned: Sequence[str] = (".*",)
 ) -> tuple[dict, dict]:
     """Returns the (trainable, frozen) collections of a model; together they hold each leaf once.
 

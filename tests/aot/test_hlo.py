@@ -119,6 +119,19 @@ def test_a_convolution_as_the_gradient_of_stacked_kernels():
     assert hlo.products(text)[0].flops == 2 * 1544 * 768 * 6 * 96
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("dim_labels=bf_io->bf", "labels=bf_io->bf", "convolution.7 = convolution: no dim_labels"),
+        ("body=%body.1", "calls=%body.1", "while.1 = while: no body"),
+    ],
+)
+def test_names_an_instruction_that_it_cannot_parse(old, new, name):
+    assert TPU.count(old) == 1
+    with pytest.raises(ValueError, match=f"cannot parse the HLO instruction %{name}"):
+        hlo.products(TPU.replace(old, new))
+
+
 def test_small_axes_are_padded_to_lanes():
     """The inner axis of 96 is padded to 128 lanes, the last axis of 192 to 256."""
     text = (

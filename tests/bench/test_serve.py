@@ -1,9 +1,13 @@
 """The load test: its summary, and a run against a real server."""
 
+import io
+import urllib.request
+
 import pytest
 
 from tests import served
 from tpr_jax.bench import serve as bench_serve
+from tpr_jax.errors import UserError
 from tpr_jax.search.query.search import open_searcher
 from tpr_jax.search.server.guard import Limits
 
@@ -34,6 +38,12 @@ def test_short_load(searcher):
         assert 0 < before < bench_serve.server_cpu_seconds(port)
     assert summary["errors"] == 0 and summary["clients"] == 3 and summary["searches"]["count"] >= 3
     assert summary["photos"]["count"] == bench_serve.PHOTOS_PER_SEARCH * summary["searches"]["count"]
+
+
+def test_a_server_that_does_not_report_its_cpu_time(monkeypatch):
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(b"python_info 1.0\n"))
+    with pytest.raises(UserError, match="8077/metrics: has no process_cpu_seconds_total"):
+        bench_serve.server_cpu_seconds(8077)
 
 
 def test_each_client_has_its_own_rate_limit(searcher):

@@ -119,6 +119,13 @@ def test_reports_a_failed_run_and_runs_the_others(compared, stand_in, tmp_path, 
     assert table(tmp_path)["tiny"]["R1_mean"] == "10.5"
 
 
+def test_reports_a_run_whose_results_are_gone(compared, stand_in, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_runs, "execute", lambda run, asked_to_stop: (0, "done"))  # writes nothing
+    code, stdout, stderr = compared()
+    assert code == 1 and "4 of 4 runs failed" in stderr and "Traceback" not in stderr
+    assert f"FAILED: the results in {tmp_path / 'all/tiny/seed_0'} are gone" in stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_resumes_after_an_interrupt(compared, stand_in, tmp_path, number):
     stand_in({"tiny/seed_1": "wait1"})

@@ -20,7 +20,8 @@ def records():
     """Fifteen gray images of five identities, with two captions each; a sixth has one with one caption."""
     pictures = [np.full((6, 4, 3), 10 * i, np.uint8) for i in range(16)]
     captions = [[str(2 * i), str(2 * i + 1)] for i in range(15)] + [["30"]]
-    return Records("gray:train", pictures, captions, np.array([*np.repeat([9, 4, 7, 5, 3], 3), 8]))
+    names, pids = [f"{i}.png" for i in range(16)], np.array([*np.repeat([9, 4, 7, 5, 3], 3), 8])
+    return Records("gray:train", names, captions, pids, stored=pictures)
 
 
 def make(records, **settings):

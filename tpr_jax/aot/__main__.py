@@ -175,7 +175,7 @@ def _compile(config: ConfigDict, mesh, only, identities, tell: Callable, hlo=Non
         else:
             if hlo:
                 write_text(Path(hlo) / f"{name}.txt", compiled.as_text())
-            results[name] = aot_report.analyze(
+            analysis = aot_report.analyze(
                 compiled,
                 program.argument_bytes,
                 least=program.least,
@@ -183,7 +183,7 @@ def _compile(config: ConfigDict, mesh, only, identities, tell: Callable, hlo=Non
                 devices=list(mesh.devices.flat),
                 dtype=config.dtype,
             )
-        results[name]["compile_seconds"] = time.perf_counter() - start
+        results[name] = {**analysis, "compile_seconds": time.perf_counter() - start}
         rows = config.batch_size if name == "train_step" else config.eval_batch_size
         for line in aot_report.lines(name, results[name], rows):
             tell(line)

@@ -93,13 +93,22 @@ def execution_counts(parsed: Computations, entry: str) -> dict[str, int]:
 
 def _callees(i: Instruction, parsed: Computations) -> Iterator[tuple[str, int]]:
     if i.opcode == "while":
-        body, condition = (re.search(rf"{key}=%?([\w.\-]+)", i.rest)[1] for key in ("body", "condition"))
+        body, condition = (_find(rf"{key}=%?([\w.\-]+)", i)[1] for key in ("body", "condition"))
         yield body, _trips(i.rest, parsed[condition])
     elif i.opcode in ("fusion", "call", "async-start", "custom-call", "conditional"):
         named = re.findall(r"(?:calls|to_apply|called_computations|\w+_computation)=\{?%?([\w.\-]+)", i.rest)
         branches = re.search(r"branch_computations=\{([^}]*)\}", i.rest)
         named += re.findall(r"%?([\w.\-]+)", branches[1]) if branches else []
         yield from ((name, 1) for name in named if name in parsed)
+
+
+def _find(pattern: str, i: Instruction) -> re.Match[str]:
+    """Returns the match of a pattern that the compiler's text of every such instruction should have."""
+    if match := re.search(pattern, i.rest):
+        return match
+    raise ValueError(
+        f"cannot parse the HLO instruction %{i.name} = {i.opcode}: no {pattern} in {i.rest[:200]!r}"
+    )
 
 
 def _trips(rest: str, condition: list[Instruction]) -> int:
@@ -158,7 +167,7 @@ def _convolution(i: Instruction, shapes: dict[str, str]) -> tuple[float, int, in
     ((_, out),) = sizes(i.shape)
     ((_, left),) = sizes(shapes[i.operands[0]])
     ((_, right),) = sizes(shapes[i.operands[1]])
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", i.rest)
+    labels = _find(r"dim_labels=(\w+)_(\w+)->(\w+)", i)
     window = dict(re.findall(r"(\w+)=([\w\-]+)", (re.search(r"window=\{([^}]*)\}", i.rest) or ["", ""])[1]))
     inner = right[labels[2].index("i")]
     flops = 2.0 * inner * out[labels[3].index("b")] * out[labels[3].index("f")]

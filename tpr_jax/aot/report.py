@@ -61,14 +61,14 @@ def analyze(
 def roofline(kind: str, flops: float, moved: float, sent: float, dtype: str) -> dict | None:
     """Returns the seconds at the chip's peak rates and the one that bounds the step, or None if unknown."""
     chip, peak = chips.find(kind), chips.peak(kind, dtype)
-    if peak is None:
+    if chip is None or peak is None:
         return None
     seconds = {
         "products": flops / peak,
         "memory": moved / chip.bandwidth,
         "interconnect": sent / chip.interconnect,
     }
-    bound = max(seconds, key=seconds.get)
+    bound = max(seconds, key=seconds.__getitem__)
     return {**seconds, "bound": bound, "step": seconds[bound]}
 
 

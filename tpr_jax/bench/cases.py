@@ -139,7 +139,7 @@ def train_step(
         return jax.block_until_ready(metrics["loss"])
 
     minimum = flops.total(flops.train_step(clip_config, method, batch, weights))["total"]
-    return Case(run, minimum, compile_seconds, program.as_text)
+    return Case(run, minimum, compile_seconds, lambda: program.as_text() or "")
 
 
 def torch_encoder(tower: str, backbone: str, dtype: str, batch: int) -> Case:
@@ -244,4 +244,9 @@ def _compile(function, operands, flops: float) -> Case:
     start = time.perf_counter()
     program = step.aot_compile(function, *operands)
     compile_seconds = time.perf_counter() - start
-    return Case(lambda: jax.block_until_ready(program(*operands)), flops, compile_seconds, program.as_text)
+    return Case(
+        lambda: jax.block_until_ready(program(*operands)),
+        flops,
+        compile_seconds,
+        lambda: program.as_text() or "",
+    )

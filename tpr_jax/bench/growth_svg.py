@@ -1,12 +1,14 @@
 """Draws docs/growth.svg: the report of `bench.growth`, seconds over size on logarithmic axes."""
 
 import io
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from tpr_jax.bench.growth_table import LARGEST, SERIES, fit_growth, format_size, timed_rows
@@ -24,7 +26,7 @@ PANELS = {
 
 def render_svg(report: dict) -> str:
     """Renders the plot as SVG, deterministically for one version of matplotlib."""
-    settings = {"svg.hashsalt": "tpr_jax", "font.family": "DejaVu Sans", "font.size": 8}
+    settings: dict[Any, Any] = {"svg.hashsalt": "tpr_jax", "font.family": "DejaVu Sans", "font.size": 8}
     buffer = io.StringIO()
     with matplotlib.rc_context(settings):
         draw(report).savefig(buffer, format="svg", metadata={"Date": None})
@@ -33,8 +35,8 @@ def render_svg(report: dict) -> str:
 
 def draw(report: dict) -> Figure:
     """Draws five panels, and the legend in place of a sixth."""
-    figure = Figure(figsize=(9.0, 6.0), facecolor=PAPER, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.1)
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.1)
+    figure = Figure(figsize=(9.0, 6.0), facecolor=PAPER, layout=layout)
     FigureCanvasSVG(figure)
     *panels, legend_axes = figure.subplots(2, 3).flat
     for axes, (title, names) in zip(panels, PANELS.items(), strict=True):

@@ -219,18 +219,20 @@ def measure(images: int, repeats: int, workers: int, against: str) -> dict[str, 
     names = ("ours", against)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         write_images(Path(folder), images)
-        processes = {}
+        inputs, outputs = {}, {}
         for name in names:
             command = [sys.executable, "-m", "tpr_jax.bench.input", "--worker", name, folder]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            process = subprocess.Popen([*command, "--workers", str(workers)], **pipes)
-            processes[name] = stack.enter_context(process)
+            command += ["--workers", str(workers)]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            stack.enter_context(process)
+            assert process.stdin is not None and process.stdout is not None  # pipes
+            inputs[name], outputs[name] = process.stdin, process.stdout
             stack.callback(process.stdin.close)
         timings = {name: [] for name in names}
         for repeat in range(repeats + 1):
             for name in names if repeat % 2 else reversed(names):
-                print("epoch", file=processes[name].stdin, flush=True)
-                line = processes[name].stdout.readline()
+                print("epoch", file=inputs[name], flush=True)
+                line = outputs[name].readline()
                 if not line:
                     raise UserError(f"the loader '{name}' ended early: see what it printed above")
                 if repeat:

@@ -115,7 +115,8 @@ def seconds_by_operation(spans: Iterable[Span]) -> dict[str, float]:
         [(span.begin, True, i) for i, span in enumerate(spans)]
         + [(span.end, False, i) for i, span in enumerate(spans)]
     )
-    seconds, running, last = collections.Counter(), set(), 0.0
+    seconds: dict[str, float] = collections.defaultdict(float)
+    running, last = set(), 0.0
     for time_ns, begins, i in boundaries:
         for j in running:
             seconds[spans[j].name] += (time_ns - last) / len(running) / 1e9
@@ -164,7 +165,8 @@ def profile(case: Case) -> Profile:
             for event in line.events
         )
         by_operation = seconds_by_operation(operation_spans(events))
-    names, by_category = op_names(case.hlo_text()), collections.Counter()
+    names = op_names(case.hlo_text())
+    by_category: dict[str, float] = collections.defaultdict(float)
     for instruction, operation_seconds in by_operation.items():
         by_category[category_of(instruction, names.get(instruction, ""))] += operation_seconds
     return Profile(seconds, dict(by_category))

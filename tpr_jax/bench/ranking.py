@@ -45,8 +45,9 @@ def random_split(
 ]:
     """Returns random features and identities of queries and gallery, as `retrieval_metrics` takes them."""
     rng = np.random.default_rng(0)
-    feats = [rng.standard_normal((n, width), np.float32) for n in (n_query, n_gallery)]
-    return *feats, *(rng.permutation(np.arange(n) % identities) for n in (n_query, n_gallery))
+    query_feats, gallery_feats = (rng.standard_normal((n, width), np.float32) for n in (n_query, n_gallery))
+    query_pids, gallery_pids = (rng.permutation(np.arange(n) % identities) for n in (n_query, n_gallery))
+    return query_feats, gallery_feats, query_pids, gallery_pids
 
 
 def time_ranking(
@@ -64,12 +65,12 @@ def time_ranking(
     from tpr_jax.metrics import retrieval as metrics
     from tpr_jax.perf import memory
 
-    *feats, query_pids, gallery_pids = random_split(n_query, n_gallery, width, identities)
-    metrics.retrieval_metrics(feats[0][:64], feats[1][:64], np.zeros(64, int), np.arange(64))
+    split = random_split(n_query, n_gallery, width, identities)
+    metrics.retrieval_metrics(split[0][:64], split[1][:64], np.zeros(64, int), np.arange(64))
     times = []
     for _ in range(repeats):
         wall, cpu = time.perf_counter(), time.process_time()
-        metrics.retrieval_metrics(*feats, query_pids, gallery_pids)
+        metrics.retrieval_metrics(*split)
         times.append((time.perf_counter() - wall, time.process_time() - cpu))
     seconds, cpu_seconds = min(times)
     return {

@@ -20,11 +20,13 @@ import threading
 import time
 import urllib.request
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tpr_jax.cli import parser as arguments
 from tpr_jax.cli.exit import explain_and_exit
+from tpr_jax.errors import UserError
 
 PHOTOS_PER_SEARCH = 4
 
@@ -86,14 +88,18 @@ def run_load(port: int, clients: int, seconds: float, pause: float) -> dict:
 def summarize(logs: Sequence[dict[str, list]], seconds: float) -> dict:
     """Returns the rate and the median, 99th percentile and maximum latency in ms of searches and photos."""
     errors = [error for log in logs for error in log["errors"]]
-    summary = {"seconds": round(seconds, 1), "errors": len(errors), "first_errors": errors[:5]}
+    summary: dict[str, Any] = {
+        "seconds": round(seconds, 1),
+        "errors": len(errors),
+        "first_errors": errors[:5],
+    }
     for kind in ("searches", "photos"):
         times = np.array([t for log in logs for t in log[kind]])
         if len(times):
             p50, p99 = (round(1000 * float(np.percentile(times, q)), 1) for q in (50, 99))
             worst = round(1000 * float(times.max()), 1)
-            summary[kind] = {"count": len(times), "a_second": round(len(times) / seconds, 1)}
-            summary[kind] |= {"p50_ms": p50, "p99_ms": p99, "max_ms": worst}
+            rates = {"count": len(times), "a_second": round(len(times) / seconds, 1)}
+            summary[kind] = {**rates, "p50_ms": p50, "p99_ms": p99, "max_ms": worst}
     return summary
 
 
@@ -105,6 +111,7 @@ def measure(index: str, clients: int, seconds: float, pause: float) -> dict:
     """
     command = [sys.executable, "-m", "tpr_jax.search", "serve", "--index", index, "--port", "0"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None  # a pipe
     try:
         for line in server.stdout:
             if ready := re.search(r"([\d,]+) photos at http://127\.0\.0\.1:(\d+)/", line):
@@ -119,9 +126,19 @@ def measure(index: str, clients: int, seconds: float, pause: float) -> dict:
 
 
 def server_cpu_seconds(port: int) -> float:
-    """Returns the CPU time that the server reports for itself."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=120) as reply:
-        return float(re.search(r"^process_cpu_seconds_total (\S+)", reply.read().decode(), re.MULTILINE)[1])
+    """Returns the CPU time that the server reports for itself.
+
+    Raises:
+      UserError: it does not report any.
+    """
+    url = f"http://127.0.0.1:{port}/metrics"
+    with urllib.request.urlopen(url, timeout=120) as reply:
+        reported = re.search(r"^process_cpu_seconds_total (\S+)", reply.read().decode(), re.MULTILINE)
+    if reported is None:
+        raise UserError(
+            f"{url}: has no process_cpu_seconds_total, which is known on Linux only: run it there"
+        )
+    return float(reported[1])
 
 
 def _index_mini_pedes(folder: str) -> str:

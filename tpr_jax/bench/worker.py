@@ -63,7 +63,7 @@ def measure(
         rows, running = [], []
         for subject in subjects:
             process, report = _start(stack, subject, say)
-            rows.append({**subject, "error": report} if process is None else subject | report)
+            rows.append({**subject, **report})
             if process is not None:
                 rows[-1]["seconds"] = []
                 running.append((process, rows[-1]))
@@ -102,26 +102,27 @@ def median_seconds(row: dict) -> float:
     return statistics.median(row["seconds"])
 
 
-def _start(
-    stack: contextlib.ExitStack, subject: dict, say: Callable
-) -> tuple[subprocess.Popen, dict] | tuple[None, str]:
-    """Starts a worker; returns (process, its report), or (None, the last line of its error)."""
+def _start(stack: contextlib.ExitStack, subject: dict, say: Callable) -> tuple[subprocess.Popen | None, dict]:
+    """Starts a worker; returns (process, its report), or None and the last line of its error as `error`."""
     say(f"building: {describe(subject)}")
     command = [sys.executable, "-m", "tpr_jax.bench.worker", json.dumps(subject)]
     stderr = stack.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115 (entered into the stack)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": stderr, "text": True}
-    process = stack.enter_context(subprocess.Popen(command, **pipes, env=worker_environment(subject)))
+    environment, pipe = worker_environment(subject), subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, text=True, env=environment)
+    stack.enter_context(process)
+    assert process.stdin is not None and process.stdout is not None  # pipes
     stack.callback(process.stdin.close)
     line = process.stdout.readline()
     if not line:
         code = process.wait()
         stderr.seek(0)
-        return None, (stderr.read().strip().splitlines() or [f"exit code {code}"])[-1]
+        return None, {"error": (stderr.read().strip().splitlines() or [f"exit code {code}"])[-1]}
     return process, json.loads(line)
 
 
 def _request_timing(process: subprocess.Popen) -> dict | None:
     """Asks a worker for one timing; None if it has ended."""
+    assert process.stdout is not None  # a pipe
     try:
         print("go", file=process.stdin, flush=True)
     except BrokenPipeError:

@@ -154,8 +154,10 @@ def _run_one(planned: Run, asked_to_stop: signals.PreemptionSignal, direction: s
                 return None, message
             if code:
                 return code, f"FAILED (exit code {code}): {message}\n    see {planned.folder / 'log.txt'}"
-        scores = outcome.read_outcome(locked).scores[direction]
-        return 0, f"R@1 {scores['R1']:.2f}" + (", already done" if done else "")
+        scores = outcome.read_outcome(locked).scores
+        if scores is None:
+            return 1, f"FAILED: the results in {planned.folder} are gone or were changed after the run ended"
+        return 0, f"R@1 {scores[direction]['R1']:.2f}" + (", already done" if done else "")
 
 
 def summaries_of(runs: Sequence[Run], directions: Sequence[str] = ("t2i",)) -> list[table.Summary]:

@@ -2,15 +2,16 @@
 
 import io
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Annotation
 
-from tpr_jax.compare.table import Summary, split_tables
+from tpr_jax.compare.table import Spread, Summary, split_tables
 from tpr_jax.report.style import BLUE, DPI, GREEN, INK, MUTED, PAPER, RULE
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top in pixels
@@ -46,21 +47,21 @@ def draw(summaries: Sequence[Summary]) -> Figure:
     """Draws the rows as a figure."""
     panels = split_tables(summaries)
     size = (PANEL[0] * len(panels), PANEL[1])
-    figure = Figure(figsize=size, dpi=DPI, facecolor=PAPER, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.25, h_pad=0.2)
-    FigureCanvasAgg(figure)
+    layout = ConstrainedLayoutEngine(w_pad=0.25, h_pad=0.2)
+    figure = Figure(figsize=size, dpi=DPI, facecolor=PAPER, layout=layout)
+    canvas = FigureCanvasAgg(figure)
     drawn = []
     for axes, (title, rows) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        done = [row for row in rows if row.scores["R1"] is not None]
+        done = [(row, r1) for row in rows if (r1 := row.scores["R1"]) is not None]
         _draw_panel(axes, title, done)
         drawn.append((axes, done))
     figure.draw_without_rendering()  # lays the axes out, which the labels depend on
     for axes, done in drawn:
-        _label_points(axes, done)
+        _label_points(axes, done, canvas.get_renderer())
     return figure
 
 
-def _draw_panel(axes: Axes, title: str, rows: list[Summary]) -> None:
+def _draw_panel(axes: Axes, title: str, rows: list[tuple[Summary, Spread]]) -> None:
     axes.set_title(f"{title}, R@1, %", loc="left", size=15, weight="bold", color=INK, pad=14)
     axes.set_xlabel("trainable parameters (bars: standard deviation over the seeds)", size=11.5, color=MUTED)
     axes.spines[["top", "right"]].set_visible(False)
@@ -71,43 +72,45 @@ def _draw_panel(axes: Axes, title: str, rows: list[Summary]) -> None:
         return
     axes.set_xscale("log")
     # Set before drawing: matplotlib warns about the automatic limits of a single point.
-    sizes = [row.trainable_params for row in rows if row.trainable_params] or [1000]
+    sizes = [row.trainable_params for row, _ in rows if row.trainable_params] or [1000]
     axes.set_xlim(min(sizes) / 4, max(sizes) * 4)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     axes.xaxis.set_minor_formatter(lambda x, _: "")
     axes.tick_params(which="both", colors=MUTED, labelsize=11, length=0, pad=6)
     axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
-    for row in rows:
-        r1 = row.scores["R1"]
+    for row, r1 in rows:
         if row.trainable_params:
-            style = {"color": BLUE, "marker": "o", "markersize": 8, "capsize": 5 if r1.deviation else 0}
+            style: dict[str, Any] = {
+                "color": BLUE,
+                "marker": "o",
+                "markersize": 8,
+                "capsize": 5 if r1.deviation else 0,
+            }
             axes.errorbar(row.trainable_params, r1.mean, yerr=r1.deviation or 0.0, **style)
         else:  # zero is not on a logarithmic axis
             axes.axhline(r1.mean, color=GREEN, linestyle="--", linewidth=1.8)
-    low, high = min(_r1_range(row)[0] for row in rows), max(_r1_range(row)[1] for row in rows)
+    low, high = min(_ends(r1)[0] for _, r1 in rows), max(_ends(r1)[1] for _, r1 in rows)
     room = 0.12 * (high - low) + 0.5
     axes.set_ylim(max(0, low - room), high + room)
 
 
-def _r1_range(row: Summary) -> tuple[float, float]:
-    """Returns the ends of a row's error bar."""
-    r1 = row.scores["R1"]
+def _ends(r1: Spread) -> tuple[float, float]:
+    """Returns the ends of an error bar."""
     return r1.mean - (r1.deviation or 0), r1.mean + (r1.deviation or 0)
 
 
-def _label_points(axes: Axes, rows: list[Summary]) -> None:
+def _label_points(axes: Axes, rows: list[tuple[Summary, Spread]], renderer: RendererBase) -> None:
     """Writes each name beside its point, at the place that overlaps least with other names and points."""
-    renderer = axes.figure.canvas.get_renderer()
     taken = []
-    for row in rows:
+    for row, r1 in rows:
         if row.trainable_params:
-            points = [(row.trainable_params, y) for y in _r1_range(row)]
+            points = [(row.trainable_params, y) for y in _ends(r1)]
             (x, low), (_, high) = axes.transData.transform(points)
             taken.append((x - 7, low - 7, x + 7, high + 7))
-    for row in sorted(rows, key=lambda row: bool(row.trainable_params)):
+    for row, r1 in sorted(rows, key=lambda pair: bool(pair[0].trainable_params)):
         on_line = not row.trainable_params
-        point = (axes.get_xlim()[0] if on_line else row.trainable_params, row.scores["R1"].mean)
+        point = (axes.get_xlim()[0] if on_line else row.trainable_params, r1.mean)
         label = axes.annotate(row.name, point, textcoords="offset points", xytext=(0, 0), va="center")
         label.set(size=11.5, color=GREEN if on_line else INK, parse_math=False)
 

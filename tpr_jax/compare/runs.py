@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -190,7 +190,9 @@ def _last_message(log: str) -> str:
 
 
 @contextlib.contextmanager
-def lock_run(run: Run, asked_to_stop: Callable[[], bool], say: Callable[[str], None]) -> Iterator[Run | None]:
+def lock_run(
+    run: Run, asked_to_stop: Callable[[], bool], say: Callable[[str], None]
+) -> Generator[Run | None, None, None]:
     """Locks a run's folder, after waiting for any other process that holds it.
 
     The run's process inherits the lock: if this process is killed, the run continues, and the next comparison

@@ -81,6 +81,7 @@ def summarize(name: str, dataset: str, outcomes: Sequence[Outcome], direction: s
     def known(key: str) -> list:
         return [value for outcome in done if (value := getattr(outcome, key)) is not None]
 
+    scores = [outcome.scores[direction] for outcome in done if outcome.scores is not None]
     return Summary(
         name=name,
         dataset=dataset,
@@ -88,7 +89,7 @@ def summarize(name: str, dataset: str, outcomes: Sequence[Outcome], direction: s
         seeds=len(outcomes),
         done=len(done),
         failed=sum(outcome.status == "failed" for outcome in outcomes),
-        scores={key: _spread([outcome.scores[direction][key] for outcome in done]) for key in METRIC_KEYS},
+        scores={key: _spread([percents[key] for percents in scores]) for key in METRIC_KEYS},
         steps=(min(known("steps")), max(known("steps"))) if done else None,
         trainable_params=max(known("trainable_params"), default=None),
         total_params=max(known("total_params"), default=None),
@@ -133,7 +134,7 @@ def render_csv(summaries: Sequence[Summary]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([*columns, *COSTS])
     for row in summaries:
-        values = [row.name, row.dataset, row.direction, row.seeds, row.done, row.failed]
+        values: list[object] = [row.name, row.dataset, row.direction, row.seeds, row.done, row.failed]
         values += row.steps or (None, None)
         for spread in row.scores.values():
             values += (spread.mean, spread.deviation) if spread else (None, None)

@@ -1,6 +1,7 @@
 """Reduces any run to about a minute on a CPU, for `--config.debug=True`."""
 
 from collections.abc import Collection
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -34,7 +35,7 @@ def shrink(config: ConfigDict, overridden: Collection[str] = ()) -> None:
         `backbone`.
     """
     config.debug = True
-    changes = dict(SMALL)
+    changes: dict[str, Any] = dict(SMALL)
     if not {"data_dir", "dataset"} & set(overridden):
         changes |= {"dataset": "mini_pedes", "data_dir": "", "source": "files", "mix": ()}
     if "backbone" not in overridden:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 from tpr_jax.data.identity import normalize_id
 from tpr_jax.data.image_paths import ImagePaths, is_valid_path
@@ -30,14 +30,17 @@ def read_rows(path: str) -> list[tuple[int, dict | InvalidRecord]]:
       UserError: the file cannot be read, or a CSV file lacks a column.
     """
     lines = _csv_fields(path) if path.endswith(".csv") else _json_fields(path)
-    rows, first_rows, image_paths, folder = [], {}, ImagePaths(), os.path.dirname(path)
+    rows: list[tuple[int, dict | InvalidRecord]] = []
+    first_rows: dict[Hashable, tuple[int, dict]] = {}
+    image_paths, folder = ImagePaths(), os.path.dirname(path)
     for number, fields in lines:
         row = fields if isinstance(fields, InvalidRecord) else _parse_row(fields)
-        key = None if isinstance(row, InvalidRecord) else _image_key(row, image_paths, folder)
-        first_number, first_row = first_rows.get(key, (0, None))
-        if key is None or first_row is None:
+        if isinstance(row, InvalidRecord) or (key := _image_key(row, image_paths, folder)) is None:
             rows.append((number, row))
-            first_rows[key] = (number, row)
+            continue
+        first_number, first_row = first_rows.setdefault(key, (number, row))
+        if first_row is row:
+            rows.append((number, row))
         elif str(row["id"]) != str(first_row["id"]):
             reason = (
                 f"has another id than line {first_number}, which names the same image: fix one of the two"

@@ -41,7 +41,7 @@ def examples_per_epoch(records: Records) -> int:
     """Returns the number of caption pairs in an epoch."""
     if records.passes is None:
         return sum(map(len, records.captions))
-    return sum(number for _, number in _weight_groups(_pair_passes(records)))
+    return sum(number for _, number in _weight_groups(_pair_passes(records, records.passes)))
 
 
 def epoch_order(records: Records, seed: int, epoch: int) -> Int[np.ndarray, " m"]:
@@ -54,7 +54,7 @@ def epoch_order(records: Records, seed: int, epoch: int) -> Int[np.ndarray, " m"
     shuffle_rng = np.random.default_rng([check_seed(seed), epoch])
     if records.passes is None:
         return shuffle_rng.permutation(sum(map(len, records.captions)))
-    passes = _pair_passes(records)
+    passes = _pair_passes(records, records.passes)
     pick_rng = np.random.default_rng([seed, epoch, _PICK_STREAM])
     examples = []
     for weight, number in _weight_groups(passes):
@@ -65,8 +65,8 @@ def epoch_order(records: Records, seed: int, epoch: int) -> Int[np.ndarray, " m"
     return shuffle_rng.permutation(np.concatenate(examples))
 
 
-def _pair_passes(records: Records) -> Float[np.ndarray, " n"]:
-    return records.passes[caption_pairs(records)[0]]
+def _pair_passes(records: Records, passes: Float[np.ndarray, " images"]) -> Float[np.ndarray, " n"]:
+    return passes[caption_pairs(records)[0]]
 
 
 def _weight_groups(passes: Float[np.ndarray, " n"]) -> list[tuple[float, int]]:

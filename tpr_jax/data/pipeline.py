@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -17,6 +18,9 @@ from tpr_jax.data.records import Records, caption_pairs, image_sources
 from tpr_jax.data.sampler import identity_batches, identity_order
 from tpr_jax.errors import UserError
 from tpr_jax.utils.seeds import check_seed
+
+if TYPE_CHECKING:
+    from tpr_jax.data.tokenizer import Tokenizer
 
 tensorflow()  # must be imported before JAX computes anything
 
@@ -145,7 +149,8 @@ def train_input(
         ids[0] = all_ids[pair]
         if mask_text or mlm:
             seeds = (seed, epoch, example, _MASK_STREAM)
-            masked, mlm_labels = mask_caption(all_ids[pair], tokenizer.mask_id, seeds)
+            mask_id = cast("Tokenizer", tokenizer).mask_id  # masking needs it
+            masked, mlm_labels = mask_caption(all_ids[pair], mask_id, seeds)
             ids[0] = masked if mask_text else ids[0]
             if mlm:
                 ids[1:] = masked, mlm_labels
@@ -166,7 +171,8 @@ def train_input(
 
         # For images in memory one worker is fast enough, and more would compete for the GIL.
         workers = worker_threads() if images is None else 1
-        for image, ids, index in in_order(load, order[start_step:], specs, workers):
+        loaded = in_order(load, order[start_step:], specs, workers)  # yields what `load` returns
+        for image, ids, index in cast(Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]], loaded):
             batch = {"image": image, "ids": ids[:, 0], "pid": labels[index], "index": index}
             yield batch | ({"mlm_ids": ids[:, 1], "mlm_labels": ids[:, 2]} if mlm else {})
 
@@ -188,7 +194,7 @@ def _decode_cache(
         return None
     bad = None if skipped is None else {}
     images = decode_all(sources, image_size, progress, bad)
-    if bad:
+    if bad and skipped is not None:
         skipped.update({str(sources[row]): reason for row, reason in bad.items()})
     return images
 

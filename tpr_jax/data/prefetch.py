@@ -36,7 +36,7 @@ def tensorflow() -> ModuleType | None:
                 tf.config.set_visible_devices([], kind)
     except Exception:  # a broken installation may raise anything, such as a TypeError of protobuf
         # Keeps later imports from a half-initialized module: Orbax tries for each path.
-        sys.modules.setdefault("tensorflow", None)
+        sys.modules.setdefault("tensorflow", None)  # ty: ignore[no-matching-overload] (None blocks imports)
         return None
     return tf
 

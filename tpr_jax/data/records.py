@@ -28,7 +28,7 @@ class Records:
     """
 
     name: str
-    image_paths: list[str] | list[np.ndarray]
+    image_paths: list[str]
     captions: list[list[str]]
     pids: Int64[np.ndarray, " images"]
     boxes: list[tuple[int, int, int, int] | None] | None = None
@@ -88,7 +88,7 @@ def caption_pairs(
     return image_index, captions, records.pids[image_index]
 
 
-def image_sources(records: Records) -> list[str | np.ndarray | Crop | Stored]:
+def image_sources(records: Records) -> Sequence[str | np.ndarray | Crop | Stored]:
     """Returns the sources that `images.read.read_image` reads: paths, crops of them, or stored files."""
     if records.stored is not None:
         return records.stored

@@ -69,10 +69,11 @@ def clip_tokenizer(context_length: int = 77) -> Tokenizer:
     tokens themselves.
     """
     lines = gzip.decompress(MERGES.read_bytes()).decode("utf-8").splitlines()
-    merges = [tuple(line.split(" ")) for line in lines]
+    merges = [(left, right) for left, right in (line.split(" ") for line in lines)]
     tokens = [*byte_tokens(), *(left + right for left, right in merges), *SPECIAL]
-    backend = byte_pair_backend({token: i for i, token in enumerate(tokens)}, merges)
-    return _make_tokenizer(backend, _split_cleaned, context_length)
+    vocab = {token: i for i, token in enumerate(tokens)}
+    backend = byte_pair_backend(vocab, merges)
+    return _make_tokenizer(backend, _split_cleaned, context_length, vocab[START], vocab[END])
 
 
 def folder_tokenizer(path: str | os.PathLike, context_length: int | None = None) -> Tokenizer:
@@ -99,12 +100,12 @@ def folder_tokenizer(path: str | os.PathLike, context_length: int | None = None)
     backend.no_truncation()
     backend.no_padding()
     added = backend.encode("").ids  # the ids that its post-processor adds around a text
-    named = [backend.token_to_id(START), backend.token_to_id(END)]
-    if len(added) != 2 and None in named:
+    named = backend.token_to_id(START), backend.token_to_id(END)
+    sot_id, eot_id = added if len(added) == 2 else named
+    if sot_id is None or eot_id is None:
         raise UserError(
             f"{file}: has no {START} and {END}, so it does not belong to a CLIP; use CLIP's tokenizer.json"
         )
-    sot_id, eot_id = added if len(added) == 2 else named
     length = context_length or _read_context_length(file.parent)
     split = _split_words if _splits_at_spaces(backend) else _no_split
     return _make_tokenizer(backend, split, length, sot_id, eot_id)
@@ -146,11 +147,9 @@ def _make_tokenizer(
     backend: tokenizers.Tokenizer,
     split: Callable[[str], list[str]],
     context_length: int,
-    sot_id: int | None = None,
-    eot_id: int | None = None,
+    sot_id: int,
+    eot_id: int,
 ) -> Tokenizer:
-    sot_id = backend.token_to_id(START) if sot_id is None else sot_id
-    eot_id = backend.token_to_id(END) if eot_id is None else eot_id
     mask_id = backend.token_to_id(MASK)
     return Tokenizer(
         backend=backend,

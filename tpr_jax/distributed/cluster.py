@@ -113,11 +113,11 @@ def split_address(address: str) -> tuple[str, int]:
       UserError: the address has another form, or its port or the one after it does not exist.
     """
     bare_ipv6 = address.count(":") > 1 and not address.startswith("[")
-    match = (address, None) if bare_ipv6 else re.fullmatch(r"(\[[^\[\]]+\]|[^\[\]:]+)(?::(.*))?", address)
-    if match is None:
-        raise UserError(f"--coordinator {address}: must be HOST:PORT, or [ADDRESS]:PORT for IPv6")
-    host, port = match[0], PORT
+    host, port = address, PORT
     if not bare_ipv6:
+        match = re.fullmatch(r"(\[[^\[\]]+\]|[^\[\]:]+)(?::(.*))?", address)
+        if match is None:
+            raise UserError(f"--coordinator {address}: must be HOST:PORT, or [ADDRESS]:PORT for IPv6")
         host, digits = match[1], match[2]
         port = PORT if digits is None else int(digits) if re.fullmatch(r"[0-9]{1,5}", digits) else -1
     host = host.strip("[]")

@@ -78,7 +78,7 @@ def watch(connections: Connections, on_end: Callable[[int, str], None]) -> Calla
                 selector.register(connection, selectors.EVENT_READ, index)
             while len(done) < len(connections):
                 for key, _ in selector.select():
-                    message = receive(key.fileobj)
+                    message = receive(connections[key.data])
                     if message == "done":
                         selector.unregister(key.fileobj)
                         with changed:

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
 from tpr_jax.errors import UserError
@@ -51,7 +51,7 @@ def read_variable(environment: Mapping[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def offer_token(environment: Mapping[str, str], workdir: str) -> Iterator[str]:
+def offer_token(environment: Mapping[str, str], workdir: str) -> Generator[str, None, None]:
     """Yields the first process's token; without one in the environment, a file in the workdir offers it.
 
     Raises:

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from tpr_jax.distributed import connections, handshake, rendezvous
@@ -28,7 +28,7 @@ def initialized(
     timeout: float,
     workdir: str | os.PathLike,
     verdict: Callable[[BaseException], tuple[int, str]],
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """Initializes JAX among the processes of a run for the duration of a `with` block.
 
     Only the first process prints. If one fails or is lost, all end with its message and the exit code that

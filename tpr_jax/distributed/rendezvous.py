@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 from tpr_jax import __version__
 from tpr_jax.distributed import handshake
@@ -144,7 +145,8 @@ def _accept_peers(rendezvous: Rendezvous, token: str, peers: Connections) -> Non
                     raise UserError(_missing_message(rendezvous, peers))
                 callers.hang_up_late(now)
                 timeout = max(callers.next_deadline(deadline) - now, 0)
-                ready = [key.fileobj for key, _ in selector.select(timeout)]
+                # Only sockets are registered.
+                ready = [cast(socket.socket, key.fileobj) for key, _ in selector.select(timeout)]
                 # Lost peers first: one may be back already, under the same index.
                 for index in [index for index, peer in peers.items() if peer in ready]:
                     selector.unregister(peers[index])

@@ -100,8 +100,9 @@ def _put(leaf, sharding: NamedSharding):
 def local_row_mask(mesh: Mesh, count: int) -> Bool[np.ndarray, " count"]:
     """Returns which of `count` rows, sharded by `row_sharding`, are on devices of this process."""
     mask = np.zeros(count, bool)
-    for (rows,) in row_sharding(mesh, count).addressable_devices_indices_map((count,)).values():
-        mask[rows] = True
+    for index in row_sharding(mesh, count).addressable_devices_indices_map((count,)).values():
+        if index is not None:
+            mask[index] = True
     return mask
 
 

@@ -70,7 +70,7 @@ def sample_inputs(model: Model, count: int = 3) -> dict[str, np.ndarray]:
     end = c.vocab_size - 1 if end is None else end
     ids = np.zeros((count, length), np.int32)
     for row in ids:
-        last = rng.integers(2, length)
+        last = int(rng.integers(2, length))
         row[0], row[last] = start, end
         row[1:last] = rng.integers(1, max(2, min(end, c.vocab_size - 3)), last - 1)
     return {"encode_image": rng.integers(0, 256, (count, *shape), np.uint8), "encode_text": ids}

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from tpr_jax.errors import UserError
@@ -48,7 +48,7 @@ def file_sizes(folder: Path) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
+def atomic_folder(folder: str | os.PathLike) -> Generator[Path, None, None]:
     """Yields a temporary folder that replaces `folder` at the end and is removed on an error.
 
     Raises:

@@ -46,7 +46,7 @@ def _encoder(path: Path) -> Callable:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): export the model again") from error
     try:
-        exported = export.deserialize(data)
+        exported = export.deserialize(data)  # ty: ignore[invalid-argument-type] (bytes work as well)
     except Exception as error:  # flatbuffers of another layout may raise anything
         raise UserError(unreadable_message(path, error)) from error
     if jax.default_backend() not in (name.replace("cuda", "gpu") for name in exported.platforms):

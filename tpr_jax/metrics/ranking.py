@@ -169,7 +169,8 @@ def pair_ranks(
     # One product per core: with one product over all cores, they would wait for each other between the
     # counts.
     with bar, threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-        back_counts = sum(pool.map(count_tiles, [down[n::workers] for n in range(workers)]))
+        counts = pool.map(count_tiles, [down[n::workers] for n in range(workers)])
+        back_counts = sum(counts, np.zeros(len(scores), np.int64))
     return forth_counts + 1, back_counts + 1
 
 

@@ -11,7 +11,7 @@ from tpr_jax.models.attention import attend, join_heads, split_heads
 from tpr_jax.models.layers import ACTIVATIONS, LayerNorm, normal, variable_in, zeros
 from tpr_jax.models.matmul import dense
 from tpr_jax.models.petl.prefix import mask_with_prefix, with_prefix
-from tpr_jax.models.petl_config import ADAPTER_SLOTS, Part
+from tpr_jax.models.petl_config import ADAPTER_SLOTS, Part, Prefix
 from tpr_jax.models.petl_modules import PrefixPart, adapter_module, apply_updates, dense_updates
 
 
@@ -110,7 +110,7 @@ class Attention(nn.Module):
         else:
             pieces, masks = jnp.split(qkv(x), 3, axis=-1), [mask]
         *qs, k, v = (split_heads(piece, self.heads) for piece in pieces)
-        if prefix := self.slots.get("prefix"):
+        if isinstance(prefix := self.slots.get("prefix"), Prefix):
             keys, values = PrefixPart(prefix, d, name="prefix")()
             k, v = with_prefix(keys, k), with_prefix(values, v)
             masks = [mask_with_prefix(mask, prefix.length) for mask in masks]

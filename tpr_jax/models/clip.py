@@ -5,6 +5,7 @@ collection `params` is CLIP itself; the parts of a method live in collections of
 """
 
 from collections.abc import Sequence
+from typing import overload
 
 import flax.linen as nn
 import jax
@@ -143,6 +144,14 @@ class TextTower(nn.Module):
         return dense(x, self.param("proj", normal(d**-0.5), (d, c.embed_dim)))
 
 
+@overload
+def end_positions(ids: Int[Array, "b l"], eot_id: int | None) -> Int[Array, " b"]: ...
+
+
+@overload
+def end_positions(ids: Int[np.ndarray, "b l"], eot_id: int | None) -> Int[np.ndarray, " b"]: ...
+
+
 def end_positions(ids: Int[Array | np.ndarray, "b l"], eot_id: int | None) -> Int[Array | np.ndarray, " b"]:
     """Returns the position of each text's first `eot_id`, or of its highest id if `eot_id` is None."""
     return (ids if eot_id is None else ids == eot_id).argmax(axis=-1)
@@ -154,7 +163,7 @@ class Clip(nn.Module):
     config: ClipConfig
     method: Method
     heads: Heads
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype = jnp.dtype("float32")
     remat: str = "none"
     scan: bool = False
 

@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any, cast
 
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
@@ -48,9 +49,10 @@ class Method:
         return tuple(sorted(names | ({"params"} if self.tuned else set())))
 
     @property
-    def mixtures(self) -> tuple[Part, ...]:
+    def mixtures(self) -> tuple[Moe | LoraMoe, ...]:
         """The parts that are mixtures of experts."""
-        return tuple(part for part in (*self.vision, *self.text) if part.is_mixture)
+        parts = tuple(part for part in (*self.vision, *self.text) if part.is_mixture)
+        return cast(tuple[Moe | LoraMoe, ...], parts)  # `is_mixture` promises their settings
 
 
 def check(method: Method, config: ClipConfig) -> None:
@@ -244,14 +246,17 @@ def _parts(tower: str, settings_by_name: Mapping | None) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _make_part(part_class: type, where: str, settings: Mapping):
+def _make_part(part_class: type[Part] | type[Prompts], where: str, settings: Mapping):
     """Returns an instance of a settings class; `where` begins the message of an error."""
     known = [field.name for field in fields(part_class)]
     for key in settings:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1) or [", ".join(known)]
             raise UserError(f"{where}.{key} is unknown: did you mean {close[0]}?")
-    return part_class(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in settings.items()})
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list | tuple) else value for key, value in settings.items()
+    }
+    return part_class(**values)
 
 
 # Methods that tune CLIP's own weights, or nothing

@@ -260,7 +260,7 @@ def _blocks(part: Part, name: str, layers: int) -> range:
     return range(first, end)
 
 
-def _is_integer(value) -> bool:
+def _is_integer(value) -> typing.TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -280,10 +280,8 @@ def _check_counts(part: Part, name: str, width: int, context: int) -> None:
             raise UserError(f"{name}: {key}={shown(value)} exceeds the tower's width of {width}")
     if (experts := getattr(part, "num_experts", 1)) > MOST_EXPERTS:
         raise UserError(f"{name}: num_experts={shown(experts)} must be at most {MOST_EXPERTS}")
-    if part.is_mixture and part.top_k > part.num_experts:
-        raise UserError(
-            f"{name}: top_k={shown(part.top_k)} must lie between 1 and the {shown(part.num_experts)} experts"
-        )
+    if part.is_mixture and (top_k := getattr(part, "top_k", 1)) > experts:
+        raise UserError(f"{name}: top_k={shown(top_k)} must lie between 1 and the {shown(experts)} experts")
     if (length := getattr(part, "length", 1)) > context:
         raise UserError(f"{name}: length={shown(length)} exceeds a text's {context} tokens")
 

@@ -1,6 +1,7 @@
 """The Flax modules of the PEFT parts: each holds a part's variables and applies the functions of `petl`."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -113,7 +114,7 @@ class MoePart(nn.Module):
         return spec.scale * moe.mixture(u, weights, spec.top_k, down, up)
 
 
-ADAPTER_MODULES = {Adapter: AdapterPart, Moe: MoePart}
+ADAPTER_MODULES: dict[type[Part], Callable[..., Callable]] = {Adapter: AdapterPart, Moe: MoePart}
 
 
 def adapter_module(part: Part | None, slot: str, eps: float) -> Callable:
@@ -166,7 +167,7 @@ class LoraMoePart(nn.Module):
 
 
 # Each returns a dict, LoRA's update for `lora.delta`, or a module that computes what to add to the result.
-DENSE_MODULES = {
+DENSE_MODULES: dict[type[Part], Callable[..., dict | Callable]] = {
     Lora: lambda part, slot, d, width: LoraPart(part, (d, width), name=slot)(),
     LoraMoe: lambda part, slot, d, width: LoraMoePart(part, width, name=slot),
 }
@@ -231,7 +232,8 @@ class PrefixPart(nn.Module):
             leaves |= {name: leaf(name, ones, ()) for name in ("key_scale", "value_scale")}
         if spec.gate is not None:
             leaves["gate"] = leaf("gate", nn.initializers.constant(spec.gate), ())
-        return prefix.prefix_tokens(leaves)
+        key, value = prefix.prefix_tokens(leaves)
+        return cast(Array, key), cast(Array, value)  # as the leaves are
 
 
 class PromptPart(nn.Module):

@@ -64,7 +64,7 @@ def run_blocks(
         make = functools.partial(
             Block, heads, width, layers, c.act, c.layer_norm_eps, slots, last=returns_one
         )
-        tokens = prompts[blocks[0] : blocks[-1] + 1] if replaces else None
+        tokens = prompts[blocks[0] : blocks[-1] + 1] if prompts is not None and replaces else None
         if tower.scan and len(blocks) > 1 and not tower.is_initializing():
             x = _scan_blocks(tower, make(parent=None), blocks, x, mask, tokens=tokens, start=start)
             continue
@@ -93,9 +93,9 @@ def _scan_blocks(tower: nn.Module, block: Block, blocks: list[int], x, mask, *, 
         x = x if tokens is None else replace_tokens(x, tokens, start)
         return block.apply(variables, x, mask, mutable=["routing"])
 
-    if policy := REMAT[tower.remat]:
-        body = jax.checkpoint(body, policy=policy, prevent_cse=False)
-    x, sown = jax.lax.scan(body, x, (stacked, tokens))
+    policy = REMAT[tower.remat]
+    run = jax.checkpoint(body, policy=policy, prevent_cse=False) if policy else body
+    x, sown = jax.lax.scan(run, x, (stacked, tokens))
     for j, i in enumerate(blocks):
         if routing := jax.tree.map(lambda leaf, j=j: leaf[j], sown.get("routing")):
             tower.put_variable("routing", f"block_{i}", routing)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.heads import NO_HEADS, Heads
 from tpr_jax.models.methods import Method
-from tpr_jax.models.petl_config import Adapter, Lora, LoraMoe, Moe, Part, slots_of_block
+from tpr_jax.models.petl_config import Adapter, Lora, LoraMoe, Moe, Part, Prefix, slots_of_block
 
 
 class Product(NamedTuple):
@@ -256,7 +256,8 @@ class _Block(NamedTuple):
         u = needs_grad or trains("ln_1/scale", "ln_1/bias") or has("beside_ln_1")
         q = dense("attn/qkv", "q", queries, d, d, u)
         k, v = (dense("attn/qkv", slot, l, d, d, u) for slot in "kv")
-        prefix = self.slots["prefix"].length if has("prefix") else 0
+        settings = self.slots.get("prefix")
+        prefix = settings.length if isinstance(settings, Prefix) else 0
         keys, share = l + prefix, prefix / (l + prefix)
         put("scores", queries, d, keys, q, True if k else share)
         put("values", queries, keys, d, q or k or has("prefix"), True if v else share)

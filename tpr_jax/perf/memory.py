@@ -25,14 +25,16 @@ def peaks(before: Mapping) -> dict[str, int | None]:
 def _process_peak() -> int:
     """Returns the process's peak resident memory in bytes."""
     try:
-        # Unlike Linux's ru_maxrss this does not count what the parent held when it started this process.
         status = Path("/proc/self/status").read_text()
-        return 1024 * int(re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)[1])
-    except (OSError, TypeError):
-        import resource
+    except OSError:
+        status = ""
+    # Unlike Linux's ru_maxrss this does not count what the parent held when it started this process.
+    if peak := re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE):
+        return 1024 * int(peak[1])
+    import resource
 
-        unit = 1 if sys.platform == "darwin" else 1024
-        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def device_peak(device: jax.Device) -> int | None:

@@ -53,7 +53,7 @@ def has_bfloat16_matrix_unit(cpuinfo: str = cpu.CPUINFO) -> bool:
 @functools.cache
 def _is_accepted() -> bool:
     try:
-        jax.jit(jnp.negative).lower(1.0).compile(compiler_options=NO_YNNPACK)
+        jax.jit(jnp.negative).lower(1.0).compile(compiler_options={**NO_YNNPACK})
     except Exception:  # this version of XLA has no such option
         return False
     return True

@@ -3,6 +3,7 @@
 import io
 import re
 from html import escape
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ from tpr_jax.report.facts import Points, moving_average
 from tpr_jax.report.style import AMBER, BLUE, CSS_VARIABLES, GREEN, INK, MUTED, RULE
 
 SVG_SIZE = (440, 280)  # in points; the page scales it
-SVG_RC_PARAMS = {"svg.fonttype": "none", "svg.hashsalt": "tpr_jax", "path.simplify": False}
+SVG_RC_PARAMS: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "tpr_jax", "path.simplify": False}
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # so that the same run gives the same file
 
 
@@ -47,7 +48,13 @@ def draw_recall(axes: Axes, curves: dict[str, Points]) -> None:
         _say_nothing_logged(axes)
         return
     for color, (label, points) in zip((GREEN, AMBER), curves.items(), strict=False):
-        style = {"color": color, "linewidth": 2.2, "marker": "o", "markersize": 4.5, "clip_on": False}
+        style: dict[str, Any] = {
+            "color": color,
+            "linewidth": 2.2,
+            "marker": "o",
+            "markersize": 4.5,
+            "clip_on": False,
+        }
         axes.plot(*zip(*points, strict=True), label=label, **style)
     axes.set_ylim(bottom=0)
     axes.legend(loc="lower right", frameon=False, fontsize=11, labelcolor=INK)

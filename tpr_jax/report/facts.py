@@ -120,13 +120,13 @@ def table_rows(results: Mapping) -> list[TableRow]:
     """Returns a row for each set of metrics that `results` holds."""
     best, on_test = results.get("best_on_val") or {}, results.get("best_on_test") or {}
     rows = [
-        TableRow("Zero-shot, test", _metrics(results, "zero_shot", "test")),
-        TableRow("After training, test", _metrics(results, "final", "test"), emphasized=True),
-        TableRow(f"Best on val (epoch {best.get('epoch')}), test", best.get("test")),
-        TableRow(f"Best on test itself (epoch {on_test.get('epoch')}), as papers do", on_test.get("test")),
-        TableRow("After training, val", _metrics(results, "final", "val")),
+        ("Zero-shot, test", _metrics(results, "zero_shot", "test"), False),
+        ("After training, test", _metrics(results, "final", "test"), True),
+        (f"Best on val (epoch {best.get('epoch')}), test", best.get("test"), False),
+        (f"Best on test itself (epoch {on_test.get('epoch')}), as papers do", on_test.get("test"), False),
+        ("After training, val", _metrics(results, "final", "val"), False),
     ]
-    return [row for row in rows if row.metrics]
+    return [TableRow(label, metrics, emphasized) for label, metrics, emphasized in rows if metrics]
 
 
 def loss_curve(history: Sequence[Mapping]) -> Points:

@@ -4,6 +4,7 @@ import io
 import textwrap
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -94,20 +95,27 @@ def _draw_query(
     if len(lines) > 2:
         lines = [lines[0], lines[1][:84].rstrip() + " …"]
     # Without `parse_math=False` a dollar sign starts a formula.
-    style = {"size": 11.5, "color": INK, "va": "bottom", "linespacing": 1.35, "parse_math": False}
+    style: dict[str, Any] = {
+        "size": 11.5,
+        "color": INK,
+        "va": "bottom",
+        "linespacing": 1.35,
+        "parse_math": False,
+    }
     page.text(left, top + CAPTION_HEIGHT - 10, "\n".join(lines), **style)
     top += CAPTION_HEIGHT
     for i, ranked in enumerate(query.ranked[:PHOTOS]):
         x = left + i * (photo_width + PHOTO_GAP)
         extent = (x, x + photo_width, top + photo_height, top)
         page.imshow(ranked.thumbnail, extent=extent, aspect="auto", zorder=1)
-        edge = (
+        edge: dict[str, Any] = (
             {"edgecolor": GREEN, "linewidth": 4.5} if ranked.is_match else {"edgecolor": RULE, "linewidth": 1}
         )
         page.add_patch(Rectangle((x, top), photo_width, photo_height, fill=False, zorder=3, **edge))
         if ranked.is_match:  # a check mark beside the color, for readers who are color-blind
             page.add_patch(Rectangle((x, top), 19, 19, color=GREEN, zorder=4, linewidth=0))
             page.text(x + 9, top + 9.5, "✓", size=10.5, color=PAPER, ha="center", va="center", zorder=5)
+    assert isinstance(page.figure, Figure)
     # imshow fits the limits to its last image.
     page.set_xlim(0, WIDTH)
     page.set_ylim(page.figure.get_figheight() * DPI, 0)

@@ -11,7 +11,7 @@ import functools
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -177,7 +177,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _disk_errors_explained(manager: ocp.CheckpointManager) -> Iterator[None]:
+def _disk_errors_explained(manager: ocp.CheckpointManager) -> Generator[None, None, None]:
     """Turns TensorStore's errors about a full or read-only disk into a `UserError` of one line."""
     folder = manager.directory
     try:

@@ -1,7 +1,7 @@
 """Encodes a split, scores it, and ranks examples for the report."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -37,7 +37,7 @@ class EncodedSplit(NamedTuple):
     captions: list[str]
     gallery_feats: Float[np.ndarray, "g e"]
     gallery_pids: Int[np.ndarray, " g"]
-    paths: list
+    paths: Sequence
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
@@ -16,6 +17,8 @@ from tensorboardX.record_writer import RecordWriter
 
 class EventWriter(RecordWriter):
     """Writes framed records, and leaves fsync to the system: to a mounted bucket it would upload the file."""
+
+    _writer: Any  # the open file, which the base class does not annotate
 
     def flush(self) -> None:
         """Passes what is buffered to the system."""

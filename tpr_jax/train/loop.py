@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import jax
@@ -200,7 +200,7 @@ class Trainer:
             self._evaluate()
 
     @contextlib.contextmanager
-    def training_steps(self) -> Iterator[None]:
+    def training_steps(self) -> Generator[None, None, None]:
         """Watches the steps within; afterward waits until all checkpoints are on disk."""
         last_step = self.training.last_step
         self.bar = tqdm(

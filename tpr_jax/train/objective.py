@@ -1,6 +1,7 @@
 """The training objective: weighted losses over a whole batch, encoded at once or in microbatches."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,7 @@ def compute_losses(
     terms = {
         name: weight * _loss(name, scale, variables, features, batch) for name, weight in weights.items()
     }
-    total = sum(terms.values())
+    total = cast(jax.Array, sum(terms.values()))  # there is a loss
     routing = features["routing"]
     statistics = {**_routing_stats("visual", routing["visual"]), **_routing_stats("text", routing["text"])}
     return total, {"loss": total, **terms, **statistics}

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -102,7 +102,7 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
         remove_leftovers(workdir, ["eval.json"])
     run = prepare(config, to_train=False)
     state, source = restore_best(run, workdir)
-    scored = {
+    scored: dict[str, Any] = {
         "method": config.method.name,
         "dataset": config.dataset,
         "backbone": backbone_facts(run),

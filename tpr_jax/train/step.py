@@ -132,7 +132,7 @@ def jit_train_step(
     return jax.jit(on_mesh(step, mesh), donate_argnums=0, compiler_options=options)
 
 
-def aot_compile(update: jax.stages.Wrapped, *arguments) -> Callable:
+def aot_compile(update: jax.stages.Wrapped, *arguments) -> jax.stages.Compiled:
     """Compiles a jitted function for these arguments, and frees the memory that compilation took."""
     program = update.lower(*arguments).compile()
     release_freed_memory()
@@ -154,7 +154,7 @@ def compile_in_background(update: jax.stages.Wrapped, *arguments) -> Callable:
     return lambda *arguments: program.result()(*arguments)
 
 
-def jit_encoder(encode: Callable, mesh: Mesh, *, dtype: str) -> Callable:
+def jit_encoder(encode: Callable, mesh: Mesh, *, dtype: str) -> jax.stages.Wrapped:
     """Returns `(variables, images or ids) -> features float32 [b, e]` for rows that `shard_batch` laid out.
 
     The features are unnormalized and replicated on every device.

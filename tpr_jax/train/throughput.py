@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,14 +60,14 @@ class Clock:
         self._steps, self._waited = 0, 0.0
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self) -> Generator[None, None, None]:
         """Counts the time within as waiting for input."""
         asked = time.monotonic()
         yield
         self._waited += time.monotonic() - asked
 
     @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
+    def pause(self) -> Generator[None, None, None]:
         """Excludes the time within, such as an evaluation, from the laps; then starts a new lap."""
         yield
         self.restart_lap()
@@ -118,7 +118,8 @@ class Throughput:
 def device_memory() -> int | None:
     """Returns the peak memory of one of this process' devices, bytes; None if they do not report it."""
     peaks = [memory.device_peak(device) for device in jax.local_devices()]
-    return max(peaks) if None not in peaks else None
+    known = [peak for peak in peaks if peak is not None]
+    return max(known) if len(known) == len(peaks) else None
 
 
 def report_problem(line: str) -> None:

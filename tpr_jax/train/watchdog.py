@@ -9,7 +9,7 @@ import contextlib
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 # A step is late after this many median steps, but not before MIN_SECONDS; the first one, which compiles, is
 # late after FIRST_SECONDS.
@@ -52,7 +52,7 @@ class Watchdog:
         self._last_step, self._reported_after, self._first = now, 0.0, False
 
     @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
+    def pause(self) -> Generator[None, None, None]:
         """Expects no step within, such as during an evaluation."""
         self._paused = True
         try:
@@ -87,7 +87,7 @@ class Watchdog:
 
 
 @contextlib.contextmanager
-def watch(report: Callable[[str], None], every: float = 5.0) -> Iterator[Watchdog]:
+def watch(report: Callable[[str], None], every: float = 5.0) -> Generator[Watchdog, None, None]:
     """Yields a `Watchdog` that is checked every `every` seconds; `report` gets its lines."""
     watchdog, finished = Watchdog(), threading.Event()
 

@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import IO
 
@@ -46,7 +46,7 @@ def try_lock(file: IO) -> bool | None:
 @contextlib.contextmanager
 def hold(
     folder: str | os.PathLike, flag: str, doing: str, say: Callable[[str], object] = print
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """Locks a folder against other processes that would write to it; creates it if needed.
 
     Args:

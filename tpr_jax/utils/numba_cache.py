@@ -20,12 +20,15 @@ def njit(function: Callable, **options) -> Callable:
 
     Without the cache each process compiles the function again, in about a second. Requires Numba.
     """
+    if numba is None:
+        raise ImportError("Numba is not installed")
+    compile_by = numba.njit
     function = inspect.unwrap(function)  # without the type checks that the tests wrap around it
     try:
-        cached = numba.njit(cache=True, **options)(function)
+        cached = compile_by(cache=True, **options)(function)
     except RuntimeError:  # there is no writable folder for the cache
-        return numba.njit(**options)(function)
-    uncached = functools.cache(lambda: numba.njit(**options)(function))
+        return compile_by(**options)(function)
+    uncached = functools.cache(lambda: compile_by(**options)(function))
 
     @functools.wraps(function)
     def call(*args):

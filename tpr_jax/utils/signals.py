@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 
 from tpr_jax.errors import UserError
 
@@ -43,7 +43,7 @@ class PreemptionSignal:
         return bool(self)
 
     @contextlib.contextmanager
-    def raise_immediately(self, enabled: bool = True) -> Iterator[None]:
+    def raise_immediately(self, enabled: bool = True) -> Generator[None, None, None]:
         """Makes a signal, including an earlier one, raise KeyboardInterrupt within the `with` block.
 
         Use it where everything is saved. `enabled=False` restores the flag's behavior within such a block.
@@ -66,7 +66,7 @@ class PreemptionSignal:
 
 
 @contextlib.contextmanager
-def _resend_lost_signals(notice: PreemptionSignal) -> Iterator[None]:
+def _resend_lost_signals(notice: PreemptionSignal) -> Generator[None, None, None]:
     """Sends a signal again if Python could not raise its exception.
 
     Python can only print an exception that is raised in a finalizer or in a callback of the garbage
@@ -91,7 +91,7 @@ def _resend_lost_signals(notice: PreemptionSignal) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def catch_signals() -> Iterator[PreemptionSignal]:
+def catch_signals() -> Generator[PreemptionSignal, None, None]:
     """Yields a flag that is true once SIGINT or SIGTERM arrives; the first one does not interrupt anything.
 
     During a step the state is neither the old one nor the new one and cannot be saved, so the loop checks the
@@ -140,7 +140,7 @@ def exit_immediately(ends: Mapping[int, tuple[int, str]]) -> None:
 
 
 @contextlib.contextmanager
-def raise_stopped(message: str) -> Iterator[Callable[[BaseException], BaseException]]:
+def raise_stopped(message: str) -> Generator[Callable[[BaseException], BaseException], None, None]:
     """Makes SIGTERM raise `Stopped` and SIGINT raise KeyboardInterrupt within the `with` block.
 
     Yields:

@@ -4,13 +4,13 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 
 CLOSED_PIPE = 128 + 13  # the exit code that shells give a program ended by SIGPIPE
 
 
 @contextlib.contextmanager
-def quiet_when_closed() -> Iterator[None]:
+def quiet_when_closed() -> Generator[None, None, None]:
     """Exits with code 141 and without a traceback if stdout or stderr is a pipe that nobody reads.
 
     Does not use the signal SIGPIPE itself, which would leave no time to finish a checkpoint. Also makes the
@@ -37,8 +37,9 @@ def print_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A notebook's stream cannot be reconfigured and does not need it; other error handlers were set on
         # purpose.
-        if getattr(stream, "errors", "") in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+        reconfigure = getattr(stream, "reconfigure", None)
+        if getattr(stream, "errors", "") in ("strict", "surrogateescape") and reconfigure is not None:
+            reconfigure(errors="backslashreplace")
 
 
 def as_json(value, stream=None, **settings) -> str:
@@ -63,7 +64,7 @@ def _discard_if_closed(stream) -> None:
 
 
 @contextlib.contextmanager
-def suppress_stderr() -> Iterator[int]:
+def suppress_stderr() -> Generator[int, None, None]:
     """Discards what the process writes to stderr, also from C++ code and its children.
 
     Yields:

@@ -32,5 +32,5 @@ def merge(first: Mapping, second: Mapping) -> dict:
         key: merge(first[key], second[key])
         if key in first and key in second and isinstance(second[key], Mapping)
         else second.get(key, first.get(key))
-        for key in first | second
+        for key in {**first, **second}
     }

@@ -71,7 +71,7 @@ def tint_patches(
     """Returns the image in gray with each patch tinted in its color (RGB in [0, 1])."""
     height, width = image.shape[:2]
     rows, columns = patches.shape[:2]
-    tint = np.repeat(np.repeat(patches, height // rows, axis=0), width // columns, axis=1)
+    tint = patches.repeat(height // rows, axis=0).repeat(width // columns, axis=1)
     return (1 - strength) * to_gray(image) + strength * tint
 
 

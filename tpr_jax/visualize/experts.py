@@ -33,7 +33,10 @@ def group_by_slot(experts: dict) -> dict[tuple[str, str], dict[int, np.ndarray]]
     """Converts {`visual/block_0/beside_mlp`: value} to {(tower, slot): {block: value}}, sorted by block."""
     grouped: dict = defaultdict(dict)
     for path, value in experts.items():
-        tower, block, slot = PATH.fullmatch(path).groups()
+        match = PATH.fullmatch(path)
+        if match is None:
+            raise ValueError(f"not the path of a mixture: {path}")
+        tower, block, slot = match.groups()
         grouped[tower, slot][int(block)] = value
     return {key: dict(sorted(blocks.items())) for key, blocks in grouped.items()}
 
@@ -149,6 +152,7 @@ def _text_figures(
     model: Model, examples: Examples, rows: Sequence[int], texts: list[str]
 ) -> Iterator[PageFigure]:
     ids, activations = _concatenate(introspect_texts(model, texts))
+    assert model.tokenizer is not None  # it has read the texts
     for i, text in enumerate(texts):
         names = token_labels(model.tokenizer, ids[i], model.config, model.method.prompts)
         for (_, slot), blocks in group_by_slot(activations["experts"]).items():

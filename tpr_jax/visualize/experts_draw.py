@@ -1,6 +1,7 @@
 """Draws the experts that a mixture routes patches and words to, for `experts`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -45,7 +46,12 @@ def draw_loads(loads: dict) -> bytes:
             for part, color in zip(share, draw.palette(len(share)), strict=True):
                 axes.barh(row, part, left=left, color=color, edgecolor="white", height=0.8)
                 if part >= 0.06:
-                    text = {"ha": "center", "va": "center", "color": text_color(color), "size": 8.5}
+                    text: dict[str, Any] = {
+                        "ha": "center",
+                        "va": "center",
+                        "color": text_color(color),
+                        "size": 8.5,
+                    }
                     axes.text(left + part / 2, row, f"{100 * part:.0f} %", **text)
                 left += part
         axes.set_yticks(range(len(shares)), [f"block {block + 1}" for block in shares], color=MUTED, size=9)
@@ -61,7 +67,7 @@ def draw_image(image: np.ndarray, weights: dict[int, Float[np.ndarray, "e gh gw"
     """Draws the image, then a column for each block: first expert, second expert, weight of the first."""
     count = len(next(iter(weights.values())))
     colors = np.array(draw.palette(count))
-    most = max(int((w > 0).sum(0).max()) for w in weights.values())  # experts per patch
+    most = max(int(np.count_nonzero(w > 0, axis=0).max()) for w in weights.values())  # experts per patch
     two = most > 1
     cell_width = 1.05
     cell_height = cell_width * image.shape[0] / image.shape[1]
@@ -153,7 +159,12 @@ def draw_text(text: str, names: Sequence[str], weights: dict[int, Float[np.ndarr
                 )
                 low = upper + 0.92 * (1 - share)
                 axes.add_patch(Rectangle((left, low), 0.94, 0.92 * share, color=second_color, linewidth=0))
-                style = {"size": 7.5, "ha": "center", "va": "center", "color": text_color(first_color)}
+                style: dict[str, Any] = {
+                    "size": 7.5,
+                    "ha": "center",
+                    "va": "center",
+                    "color": text_color(first_color),
+                }
                 axes.text(token, upper + 0.46 * (1 - share), str(first[token] + 1), **style)
     _legend(figure, count)
     return draw.to_png(figure)

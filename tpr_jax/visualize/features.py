@@ -50,6 +50,7 @@ def introspect_texts(model: Model, texts: Sequence[str]) -> Iterator[tuple[np.nd
       UserError: the model has no tokenizer, or one that does not fit.
     """
     model.encode_texts(texts[:1])  # raises the error
+    assert model.tokenizer is not None
     introspect = jax.jit(build_inside(model.config, model.method, model.dtype)["text"])
     ids, size = model.tokenizer(texts), min(BATCH_SIZE, len(texts))
     for rows, valid in tqdm(text_batches(ids, size), "texts", -(-len(ids) // size), **PROGRESS_BAR):

@@ -1,6 +1,7 @@
 """Shows sentences and the photos that they retrieve, best first."""
 
 from html import escape
+from typing import Any
 
 import numpy as np
 from matplotlib.patches import Rectangle
@@ -25,21 +26,22 @@ def retrieve(model: Model, examples: Examples, number: int, top_k: int) -> list[
     The queries are all of the user's sentences, or `number` captions spread over the split. Without
     identities, the `pid` of an image is None and that of a sentence -1.
     """
-    has_pids = examples.text_pids is not None
-    rows = evenly_spaced(len(examples.texts), number) if has_pids else np.arange(len(examples.texts))
+    text_pids = examples.text_pids
+    image_pids = None if text_pids is None else examples.image_pids
+    count = len(examples.texts)
+    rows = np.arange(count) if text_pids is None else evenly_spaced(count, number)
     texts = [examples.texts[row] for row in rows]
     queries = model.encode_texts(texts)
     scores, index = retrieval.top_k(queries, encode_images(model, examples.images), top_k)
-    pid_of = (lambda i: int(examples.image_pids[i])) if has_pids else lambda i: None
     return [
         {
             "caption": text,
-            "pid": int(examples.text_pids[row]) if has_pids else UNKNOWN_PID,
+            "pid": UNKNOWN_PID if text_pids is None else int(text_pids[row]),
             "ranked": [
                 {
                     "path": examples.images[i],
                     "name": examples.image_names[i],
-                    "pid": pid_of(i),
+                    "pid": None if image_pids is None else int(image_pids[i]),
                     "score": float(s),
                 }
                 for i, s in zip(index[i_query], scores[i_query], strict=True)
@@ -104,13 +106,20 @@ def draw_grid(title: str, lead: str, results: list[QueryResult]) -> bytes:
         for j, ranked in enumerate(result.ranked[:PHOTOS]):
             x, is_match = 0.4 + j * (photo_width + gap), ranked.is_match
             axes.imshow(ranked.thumbnail, extent=(x, x + photo_width, top + photo_height, top), aspect="auto")
-            edge = {"edgecolor": GREEN, "linewidth": 4} if is_match else {"edgecolor": RULE, "linewidth": 1}
+            edge: dict[str, Any] = (
+                {"edgecolor": GREEN, "linewidth": 4} if is_match else {"edgecolor": RULE, "linewidth": 1}
+            )
             axes.add_patch(Rectangle((x, top), photo_width, photo_height, fill=False, zorder=3, **edge))
             if is_match:  # a check mark beside the color, for readers who are color-blind
                 axes.add_patch(Rectangle((x, top), 0.2, 0.2, color=GREEN, zorder=4, linewidth=0))
-                mark = {"color": PAPER, "ha": "center", "va": "center", "zorder": 5}
+                mark: dict[str, Any] = {"color": PAPER, "ha": "center", "va": "center", "zorder": 5}
                 axes.text(x + 0.1, top + 0.1, "✓", size=10, **mark)
-            score = {"size": 8.5, "color": GREEN if is_match else MUTED, "ha": "center", "va": "top"}
+            score: dict[str, Any] = {
+                "size": 8.5,
+                "color": GREEN if is_match else MUTED,
+                "ha": "center",
+                "va": "top",
+            }
             axes.text(x + photo_width / 2, top + photo_height + 0.06, f"{ranked.score:.3f}", **score)
     axes.set(xlim=(0, width), ylim=(height, 0))  # imshow fits them to its last image
     return draw.to_png(figure)

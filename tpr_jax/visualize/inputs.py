@@ -85,7 +85,7 @@ def split_examples(dataset: str | None, data_dir: str | None, split: str) -> Exa
     folders = [Path(path).parts[-2:] for path in records.image_paths]
     return Examples(
         label=f"{datasets.label(dataset)}, {split}",
-        images=image_sources(records),
+        images=list(image_sources(records)),
         image_names=["/".join(parts) for parts in folders],
         texts=captions,
         image_pids=records.pids,

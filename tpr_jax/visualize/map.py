@@ -1,5 +1,7 @@
 """Maps features to the plane by t-SNE, so that similar images and texts lie close together."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from matplotlib import colormaps
@@ -66,10 +68,10 @@ def make_files(
         feats = np.concatenate([feats, model.encode_texts([examples.texts[row] for row in texts])])
     is_text = np.arange(len(feats)) >= len(photos)
     points = tsne(feats, seed)
-    has_pids = examples.image_pids is not None and (examples.text_pids is not None or not len(texts))
-    if has_pids:
-        pids = examples.image_pids[photos]
-        pids = np.concatenate([pids, examples.text_pids[texts]]) if len(texts) else pids
+    image_pids, text_pids = examples.image_pids, examples.text_pids
+    if image_pids is not None and (text_pids is not None or not len(texts)):
+        pids = image_pids[photos]
+        pids = pids if text_pids is None else np.concatenate([pids, text_pids[texts]])
         who, group = np.unique(pids, return_inverse=True)
         names, marks = [f"person {pid}" for pid in who], []
         summary = (
@@ -121,16 +123,16 @@ def draw_map(
     axes.scatter(*points[photo].T, c=colors[photo], s=52, linewidths=0.6, edgecolors="white", zorder=3)
     axes.scatter(*points[is_text].T, c=colors[is_text], s=44, marker="x", linewidths=1.8, zorder=2)
     for i, label in marks:
-        offset = {"xytext": (6, 4), "textcoords": "offset points"}
+        offset: dict[str, Any] = {"xytext": (6, 4), "textcoords": "offset points"}
         axes.annotate(label, points[i], size=10, color=INK, parse_math=False, **offset)
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_color(RULE)
-    style = {"linestyle": "", "color": MUTED}
+    style: dict[str, Any] = {"linestyle": "", "color": MUTED}
     kinds = [Line2D([], [], marker="o", label="photo", **style)]
     kinds += [Line2D([], [], marker="x", label="sentence", **style)] * bool(is_text.any())
     if len(names) <= 24:
-        plain = {"linestyle": "", "marker": "s"}
+        plain: dict[str, Any] = {"linestyle": "", "marker": "s"}
         kinds += [
             Line2D([], [], color=color, label=name, **plain)
             for name, color in zip(names, _colors(len(names)), strict=True)

@@ -1,6 +1,7 @@
 """Shows how much attention each patch and word pays to the learned prefix tokens."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -57,6 +58,7 @@ def make_files(model: Model, examples: Examples, *, title: str, number: int) -> 
         sentences = [examples.texts[row] for row in texts]
         batches = list(introspect_texts(model, sentences))
         ids, masses = np.concatenate([rows for rows, _ in batches]), _concatenate(batches)
+        assert model.tokenizer is not None  # it has read the sentences
         names = [token_labels(model.tokenizer, row, model.config, model.method.prompts) for row in ids]
         if masses:
             counted = [{b: mass[i, :, : len(n)] for b, mass in masses.items()} for i, n in enumerate(names)]
@@ -129,7 +131,7 @@ def draw_heads(means: dict[str, dict[int, Float[np.ndarray, " h"]]], scalars: di
             middle = values.max() / 2
             for (y, x), value in np.ndenumerate(values):
                 text = f"{100 * value:.0f} %" if is_mass else f"{value:.2f}"
-                style = {"color": "white" if value < 1.2 * middle else INK, "size": 7.5}
+                style: dict[str, Any] = {"color": "white" if value < 1.2 * middle else INK, "size": 7.5}
                 axes.text(x, y, text, ha="center", va="center", **style)
             draw.hide_axes(axes)
             side = [f"block {b + 1}" for b in rows] if is_mass else [f"× {g:.2f}" for g in gate]
@@ -179,7 +181,7 @@ def draw_image(image: np.ndarray, masses: dict[int, Float[np.ndarray, "gh gw"]],
     scale = figure.add_axes((left / width, 0.55 / height, 0.16 / width, tall / height))
     scale.imshow(draw.heat_colors(np.linspace(1, 0, 64)[:, None], 0, 1), aspect="auto")
     draw.hide_axes(scale)
-    style = {"size": 8, "color": MUTED, "transform": scale.transAxes}
+    style: dict[str, Any] = {"size": 8, "color": MUTED, "transform": scale.transAxes}
     scale.text(1.4, 1, f"{100 * high:.0f} % of the\nattention", va="top", **style)
     scale.text(1.4, 0, "0 %", va="bottom", **style)
     return draw.to_png(figure)
@@ -215,6 +217,6 @@ def draw_words(text: str, names: Sequence[str], masses: dict[int, Float[np.ndarr
         for row in range(len(values)):
             for token in range(start, end):
                 value = values[row, token]
-                style = {"color": "white" if value < 0.6 * high else INK, "size": 7.5}
+                style: dict[str, Any] = {"color": "white" if value < 0.6 * high else INK, "size": 7.5}
                 axes.text(token, row, f"{100 * value:.0f}", ha="center", va="center", **style)
     return draw.to_png(figure)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence, Set
+from typing import Any, SupportsIndex, TypeGuard
 
 import numpy as np
 from PIL import Image
@@ -10,7 +11,7 @@ from tpr_jax.errors import ArgumentError
 from tpr_jax.models.config import ACTS, DTYPES
 
 
-def check_dtype(dtype: object) -> str:
+def check_dtype(dtype: Any) -> str:
     """Returns the name of a type that the towers compute in; also takes NumPy's and JAX's types.
 
     Raises:
@@ -44,7 +45,9 @@ def check_act(act: object) -> str | None:
     Raises:
       ArgumentError: there is no activation of that name.
     """
-    if act is not None and act not in ACTS:
+    if act is None:
+        return None
+    if not isinstance(act, str) or act not in ACTS:
         raise ArgumentError(f"act={act!r}: choose from: {', '.join(ACTS)}")
     return act
 
@@ -178,9 +181,9 @@ def check_setting(name: str, value: object) -> None:
         raise ArgumentError(f"use={value!r} must be a list of names")
 
 
-def is_count(value: object) -> bool:
+def is_count(value: object) -> TypeGuard[SupportsIndex]:
     """Returns whether a value is a Python or NumPy integer above 0."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 
 
 def _array(name: str, value) -> np.ndarray:
@@ -193,7 +196,7 @@ def _array(name: str, value) -> np.ndarray:
     return array
 
 
-def _is_list(value) -> bool:
+def _is_list(value) -> TypeGuard[list | tuple | np.ndarray]:
     return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1)
 
 

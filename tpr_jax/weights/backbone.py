@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -130,7 +129,7 @@ def load(
     with_weights: bool = True,
     act: str | None = None,
     heads: tuple[int, int] | None = None,
-) -> tuple[ClipConfig, dict | None, Callable]:
+) -> tuple[ClipConfig, dict | None, Tokenizer]:
     """Loads a backbone for training.
 
     Args:
@@ -153,5 +152,5 @@ def load(
     else:
         config, params = replace(read_sizes(path, act, heads), image_size=image_size), None
         check_image_size(config)
-    length = caption_length(text_length, config, name)
+    length = caption_length(text_length, config, str(name))
     return config, params, backbone_tokenizer(path, config, length) or folder_tokenizer(path, length)

@@ -65,7 +65,8 @@ def _is_openai_width(width: int) -> bool:
 
 
 def _heads(heads: tuple[int, int] | None, widths: tuple[int, int]) -> tuple[int, int]:
-    return tuple(heads) if heads else tuple(max(1, width // HEAD_WIDTH) for width in widths)
+    vision, text = heads or (max(1, width // HEAD_WIDTH) for width in widths)
+    return vision, text
 
 
 def _unrecognized_message(where: str, act: str | None, heads: tuple[int, int] | None) -> str:

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -109,7 +110,7 @@ def _apply_overrides(
     where: Path,
 ) -> ClipConfig:
     """Returns the config with a folder's image settings and the caller's overrides."""
-    changes = {"image_mean": settings.mean, "image_std": settings.std}
+    changes: dict[str, Any] = {"image_mean": settings.mean, "image_std": settings.std}
     if act is not None:
         changes["act"] = act
     if heads is not None:

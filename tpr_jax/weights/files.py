@@ -10,6 +10,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -27,7 +28,7 @@ WRAPPER_KEYS = ("model", "state_dict", "model_state_dict", "module")  # where a 
 METADATA = {"format": "pt"}
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 # Types of a safetensors file that NumPy has.
-STORED = {"BOOL": np.bool_, "F16": np.float16, "F32": np.float32, "F64": np.float64}
+STORED: dict[str, Any] = {"BOOL": np.bool_, "F16": np.float16, "F32": np.float32, "F64": np.float64}
 STORED |= {
     f"{kind}{bits}": np.dtype(f"{kind.lower()}{bits // 8}") for kind in "IU" for bits in (8, 16, 32, 64)
 }
@@ -180,9 +181,10 @@ def _as_arrays(path: Path, content: object) -> dict[str, np.ndarray]:
 def _as_array(path: Path, name: str, value: object) -> np.ndarray:
     if isinstance(value, np.ndarray | int | float | bool):
         return np.asarray(value)
-    if not hasattr(value, "detach"):
+    detach = getattr(value, "detach", None)
+    if detach is None:
         raise UserError(f"{path}: {name!r} is a {type(value).__name__}, not an array; save a state_dict()")
-    tensor = value.detach().cpu()
+    tensor = detach().cpu()
     if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such type; float32 holds every value of it
         tensor = tensor.float()
     return tensor.numpy()

@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tpr_jax.errors import UserError
 
@@ -54,7 +54,7 @@ def _download(hub_id: str, revision: str) -> Path:
         raise UserError(
             f"{hub_id}: no such folder; to download it by that name, `pip install huggingface_hub`"
         ) from error
-    pinned = {"revision": revision} if revision else {}
+    pinned: dict[str, Any] = {"revision": revision} if revision else {}
     patterns = [*SETTINGS, *WEIGHTS]
     try:
         folder = Path(snapshot_download(hub_id, allow_patterns=patterns, **pinned))

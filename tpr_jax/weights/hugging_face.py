@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -53,8 +54,8 @@ def read_config(config: Mapping, where: str = "config.json") -> ClipConfig:
         raise UserError(
             f"{where}: quantization_config is not supported; use the weights that are not quantized"
         )
-    vision = VISION_DEFAULTS | _section(config, "vision_config", where)
-    text = TEXT_DEFAULTS | _section(config, "text_config", where)
+    vision: dict[str, Any] = VISION_DEFAULTS | _section(config, "vision_config", where)
+    text: dict[str, Any] = TEXT_DEFAULTS | _section(config, "text_config", where)
     for key in ("hidden_act", "layer_norm_eps"):
         if vision[key] != text[key]:
             raise UserError(f"{where}: {key} differs between the towers ({vision[key]!r}, {text[key]!r})")
@@ -83,11 +84,12 @@ def read_config(config: Mapping, where: str = "config.json") -> ClipConfig:
         raise UserError(
             f"{where}: patch_size is {vision['patch_size']}, but only square patches are supported"
         )
-    sizes = {"image_size": _pair(vision, "image_size", where), "patch_size": patch[0]}
-    if any(side < patch[0] for side in sizes["image_size"]):
+    image_size = _pair(vision, "image_size", where)
+    if any(side < patch[0] for side in image_size):
         raise UserError(f"{where}: image_size {vision['image_size']} is smaller than patch_size {patch[0]}")
     return ClipConfig(
-        **sizes,
+        image_size=image_size,
+        patch_size=patch[0],
         vision_width=vision["hidden_size"],
         vision_layers=vision["num_hidden_layers"],
         vision_heads=vision["num_attention_heads"],
@@ -149,7 +151,8 @@ def _pair(section: Mapping, key: str, where: str) -> tuple[int, int]:
         raise UserError(
             f"{where}: {key} is {value!r}, expected one or two whole numbers above 0; fix the file"
         )
-    return tuple(sides)
+    height, width = sides
+    return height, width
 
 
 def write_config(config: ClipConfig) -> dict:
@@ -234,7 +237,7 @@ def to_hugging_face(params: Params, config: ClipConfig) -> tuple[dict[str, np.nd
     square = dataclasses.replace(config, image_size=(side * config.patch_size, side * config.patch_size))
     resized = with_grid(params, square, config.grid)
     state = to_names(resized, hugging_face_weights(square, (side, side)))
-    return state | {"logit_scale": np.float32(config.logit_scale)}, write_config(config)
+    return state | {"logit_scale": np.asarray(config.logit_scale, np.float32)}, write_config(config)
 
 
 def _section(config: Mapping, key: str, where: str) -> dict:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -96,7 +97,7 @@ def read_adapter_config(folder: str | os.PathLike) -> AdapterConfig | None:
         )
     backbone = content.get("backbone")
     backbone = backbone if isinstance(backbone, dict) else {}
-    settings = {}
+    settings: dict[str, Any] = {}
     for key, is_valid in IS_VALID.items():
         value = backbone.get(key) if key in BACKBONE_KEYS else content.get(key)
         if not is_valid(value):

@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from tpr_jax.errors import UserError
 from tpr_jax.models.methods import Method
-from tpr_jax.models.petl_config import PARTS, Prompts
+from tpr_jax.models.petl_config import PARTS, Part, Prompts
 
 
 def method_to_json(method: Method) -> dict:
@@ -60,7 +61,7 @@ def method_from_json(content: Mapping, where: str) -> Method:
     )
 
 
-def _build_part(kind: type, settings: Mapping, where: str):
+def _build_part(kind: type[Part] | type[Prompts], settings: Mapping, where: str):
     """Builds a part from all of its settings: a default may change in a later version."""
     known = [field.name for field in dataclasses.fields(kind)]
     for key in known:
@@ -71,7 +72,8 @@ def _build_part(kind: type, settings: Mapping, where: str):
             raise UserError(
                 f"{where}: setting '{key}' is unknown to this version; a newer tpr_jax may support it"
             )
-    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()})
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
+    return kind(**values)
 
 
 def _expect(kind: type, value, where: str):

@@ -77,7 +77,7 @@ def from_openai(
 def to_openai(params: Params, config: ClipConfig) -> dict[str, np.ndarray]:
     """Returns the state dict under OpenAI's names, with the position embedding at the config's grid."""
     state = to_names(params, openai_weights(config, config.grid))
-    return state | {"logit_scale": np.float32(config.logit_scale)}
+    return state | {"logit_scale": np.asarray(config.logit_scale, np.float32)}
 
 
 def with_grid(params: Params, config: ClipConfig, grid_from: tuple[int, int]) -> Params:

@@ -86,7 +86,8 @@ def _read(settings: Mapping, where: str) -> ImageSettings:
     # For x in 0..255 and k = 255 factor: (x factor - mean) / std = (x / 255 - mean / k) / (std / k).
     k = 255 * _factor(settings, where)
     if k != 1:
-        mean, std = (tuple(value / k for value in values) for values in (mean, std))
+        mean = mean[0] / k, mean[1] / k, mean[2] / k
+        std = std[0] / k, std[1] / k, std[2] / k
     ignored = _ignored(settings, crop or size, where)
     return ImageSettings(crop or size, mean, std, ignored)
 
@@ -129,24 +130,25 @@ def _channels(settings: Mapping, key: str, where: str) -> tuple[float, float, fl
     values = [value] * 3 if _is_number(value) else value
     if not isinstance(values, list) or len(values) != 3 or not all(map(_is_number, values)):
         raise UserError(f"{where}: {key} is {value!r}, expected three numbers; fix the file")
-    return tuple(map(float, values))
+    red, green, blue = map(float, values)
+    return red, green, blue
 
 
 def _sides(settings: Mapping, key: str, where: str) -> tuple[int, int] | None:
     """Returns (height, width) of a size in any of its formats; None if it depends on the image."""
     size = settings.get(key)
-    sides = size
     if isinstance(size, Mapping):
         if not {"height", "width"} <= set(size):
             return None
         sides = [size["height"], size["width"]]
     elif size is None:
         return None
-    elif not isinstance(size, list):
-        sides = [size, size]
+    else:
+        sides = size if isinstance(size, list) else [size, size]
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise UserError(f"{where}: {key} is {size!r}, expected a size in whole pixels; fix the file")
-    return tuple(sides)
+    height, width = sides
+    return height, width
 
 
 def _is_number(value: object) -> bool:

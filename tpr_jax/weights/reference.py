@@ -210,8 +210,12 @@ def _infer_up_person(weights: dict, config: ClipConfig, requested: dict) -> tupl
 
 def _without_blocks(state: dict, pattern: str, drop: Callable[[int], bool]) -> dict:
     """Drops the weights that match `pattern`, whose first group is a block's number that `drop` accepts."""
-    matches = {name: re.fullmatch(pattern, name) for name in state}
-    return {n: array for n, array in state.items() if not (matches[n] and drop(int(matches[n][1])))}
+
+    def is_kept(name: str) -> bool:
+        match = re.fullmatch(pattern, name)
+        return match is None or not drop(int(match[1]))
+
+    return {name: array for name, array in state.items() if is_kept(name)}
 
 
 def _infer_cskt(weights: dict, config: ClipConfig, requested: dict) -> tuple[dict, dict, Heads]:

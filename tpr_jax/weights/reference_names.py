@@ -137,6 +137,7 @@ def _cskt_block(slots, tower: str, i: int, d: int) -> Iterator[Weight]:
 
 
 def _cskt_prompts(method: Method, config: ClipConfig) -> Iterator[Weight]:
+    assert method.prompts is not None  # CSKT has them
     v, w, n = config.vision_width, config.text_width, method.prompts.length
     depth = method.prompts.depth or min(config.vision_layers, config.text_layers)
     learner, ours = "prompt_learner.", "prompt/prompts"

@@ -255,7 +255,7 @@ def check_save_folder(folder: Path, plain: bool, backbone: Backbone | None) -> N
         save_folder.check(inside, allowed=(*CLIP_FILES, "tokenizer.json") if bundled and unrecorded else ())
 
 
-def _positions_round_trip(config: ClipConfig, params: Mapping) -> bool:
+def _positions_round_trip(config: ClipConfig, params: dict) -> bool:
     """Returns whether Hugging Face's format, with a square position embedding, keeps it exactly."""
     side = max(config.grid)
     square = dataclasses.replace(config, image_size=(side * config.patch_size,) * 2)

@@ -6,10 +6,11 @@ import io
 import os
 import stat
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from tpr_jax.data.images import formats as image_formats
 from tpr_jax.data.images.guard import DamagedPngError, check_scans, count_scans, pixels_only
@@ -82,7 +83,7 @@ def open_regular(path: str | os.PathLike):
 
 
 @contextlib.contextmanager
-def read_file(path: str) -> Iterator[bytes]:
+def read_file(path: str) -> Generator[bytes, None, None]:
     """Reads an image file, once the files that this process holds in memory leave room for it.
 
     Yields:
@@ -113,7 +114,7 @@ def describe_open_error(error: OSError | ValueError) -> str:
     if isinstance(error, ValueError):
         return f"cannot be read ({error}): check the path"
     if error.errno == errno.EINVAL and "not an image" in str(error.strerror):
-        return error.strerror
+        return str(error.strerror)
     return f"cannot be read ({error.strerror}): check the file's permissions"
 
 
@@ -234,7 +235,7 @@ def _scans(image: Image.Image, data: bytes, jpeg: bool) -> int:
     if jpeg:
         scans = count_scans(data)
         return max(scans, 2) if "progressive" in image.info else scans
-    if image.format == "TIFF" and "jpeg" in str(image.info.get("compression", "")):
+    if isinstance(image, TiffImageFile) and "jpeg" in str(image.info.get("compression", "")):
         # Each strip or tile is a JPEG of its own.
         strips = max(len(image.tag_v2.get(273) or image.tag_v2.get(324) or ()), 1)
         return -(-data.count(b"\xff\xda") // strips)
@@ -245,13 +246,13 @@ def _check_webp(data: bytes, name: str) -> None:
     """Checks the size before Pillow opens a WebP file, which already allocates memory for it."""
     start, kind = data[:30].ljust(30, b"\0"), data[12:16]
     if kind == b"VP8X":
-        size = tuple(int.from_bytes(start[i : i + 3], "little") + 1 for i in (24, 27))
+        width, height = (int.from_bytes(start[i : i + 3], "little") + 1 for i in (24, 27))
     elif kind == b"VP8L":
         bits = int.from_bytes(start[21:25], "little")
-        size = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     else:
-        size = tuple(int.from_bytes(start[i : i + 2], "little") & 0x3FFF for i in (26, 28))
-    check_pixels(name, size, MAX_PIXELS)
+        width, height = (int.from_bytes(start[i : i + 2], "little") & 0x3FFF for i in (26, 28))
+    check_pixels(name, (width, height), MAX_PIXELS)
 
 
 def _one_line(error: Exception) -> str:

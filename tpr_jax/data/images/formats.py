@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 # Pillow opens further formats, which are not used for photos. One of them is EPS, which it passes to
 # Ghostscript, which executes programs. The formats are tried in this order; TGA has no signature and comes
@@ -172,6 +173,6 @@ def is_raw(image: Image.Image, name: str) -> bool:
 
     Recognizes it by its DNG tag or its name.
     """
-    if image.format != "TIFF":
+    if not isinstance(image, TiffImageFile):
         return False
     return 50706 in image.tag_v2 or UNREADABLE.get(suffix_of(name)) == _RAW

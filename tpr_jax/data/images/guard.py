@@ -75,7 +75,8 @@ def pixels_only(data: bytes) -> bytes:
     if not data.startswith(_SIGNATURE):
         return data
     view, start = memoryview(data), len(_SIGNATURE)
-    kept, kept_until = [_SIGNATURE], start  # the chunks from `kept_until` to `start` are still to be kept
+    kept: list[bytes | memoryview] = [_SIGNATURE]
+    kept_until = start  # the chunks from `kept_until` to `start` are still to be kept
     while start + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, start)
         end, is_critical = start + 12 + length, not kind[0] & 0x20

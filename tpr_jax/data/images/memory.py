@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -38,7 +38,7 @@ class MemoryGate:
         self._changed = threading.Condition()
 
     @contextmanager
-    def hold(self, count: int) -> Iterator[None]:
+    def hold(self, count: int) -> Generator[None, None, None]:
         """Holds `count` bytes, once they fit; more than the limit fit if there is no other holder."""
         count, ticket = min(count, self.limit), object()
         with self._changed:

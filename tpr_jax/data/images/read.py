@@ -204,11 +204,11 @@ def _decode_pil(image: Image.Image) -> Image.Image:
     if isinstance(image, ImageFile.ImageFile) and image.tile:
         if image.format == "EPS":  # Pillow would start Ghostscript
             raise UserError(f"{name}: {why_unreadable('x.eps')}")
-        if image.format in ("JPEG", "MPO") and getattr(image, "fp", None):
-            position = image.fp.tell()
-            image.fp.seek(0)
-            check_scans(name, count_scans(image.fp.read()), image.width * image.height)
-            image.fp.seek(position)
+        if image.format in ("JPEG", "MPO") and (file := getattr(image, "fp", None)):
+            position = file.tell()
+            file.seek(0)
+            check_scans(name, count_scans(file.read()), image.width * image.height)
+            file.seek(position)
     shrink = next(d for d in (1, 2, 4, 8) if image.width * image.height <= LARGE_PIXELS * d * d)
     return _decode(image, name, shrink)
 
@@ -245,7 +245,8 @@ def _crop(image: Image.Image, full_size: tuple[int, int], box: Sequence[int]) ->
         edges = [round(edge * scale) for edge, scale in zip(edges, scales, strict=True)]
         edges[:2] = min(edges[0], image.width - 1), min(edges[1], image.height - 1)
         edges[2:] = max(edges[2], edges[0] + 1), max(edges[3], edges[1] + 1)
-    return image.crop(edges)
+    left, top, right, bottom = edges
+    return image.crop((left, top, right, bottom))
 
 
 def _decode(image: Image.Image, name: str, shrink: int = 1) -> Image.Image:

@@ -15,7 +15,8 @@ def to_array(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
         return np.asarray(image)
     out = np.empty((image.height, image.width, 3), np.uint8)
     for top in range(0, image.height, _STRIP):
-        out[top : top + _STRIP] = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+        strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+        out[top : top + _STRIP] = np.asarray(strip)
     return out
 
 

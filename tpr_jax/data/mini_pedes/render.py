@@ -119,7 +119,13 @@ def _merge_props(pieces: list) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
         parts.append(np.full(len(f), PART[part], np.uint8))
         colors.append(np.tile(np.asarray(rgb, float), (len(f), 1)))
         start += len(v)
-    return tuple(np.concatenate(a) for a in (vertices, faces, normals, parts, colors))
+    return (
+        np.concatenate(vertices),
+        np.concatenate(faces),
+        np.concatenate(normals),
+        np.concatenate(parts),
+        np.concatenate(colors),
+    )
 
 
 def _box_blur(a: np.ndarray, r: int) -> np.ndarray:
@@ -213,7 +219,7 @@ def render(
     image[shown] = np.clip(rgb[shown], 0, 255) * light[:, None]
     image = (image @ view["sensor"].T) * view["balance"] * view["exposure"]
     image = np.clip(image, 0, 255).astype(np.uint8)
-    small = Image.fromarray(image).resize((width, height), Image.LANCZOS)
+    small = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
     if view["blur"] > 0:
         small = small.filter(ImageFilter.GaussianBlur(view["blur"] * height / 192))
     out = np.asarray(small, np.float32) + rng.normal(0, 1, (height, width, 1)) * view["noise"]

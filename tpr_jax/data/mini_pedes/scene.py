@@ -101,7 +101,7 @@ def smooth_noise(rng: np.random.Generator, height: int, width: int, octaves: int
     for k in range(1, octaves + 1):
         cells = (max(2, height * 2**k // width + 2), 2**k + 2)
         coarse = Image.fromarray(rng.standard_normal(cells).astype(np.float32))
-        out += np.asarray(coarse.resize((width, height), Image.BICUBIC)) / 2**k
+        out += np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)) / 2**k
     return out
 
 

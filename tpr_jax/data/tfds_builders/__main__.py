@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from tpr_jax.cli.exit import exit_code, explain_and_exit, verdict
 from tpr_jax.cli.parser import Parser, path
@@ -92,7 +92,7 @@ def _beam_options(workers: int):
 
 
 @contextlib.contextmanager
-def _silence_child_stderr() -> Iterator[None]:
+def _silence_child_stderr() -> Generator[None, None, None]:
     """Drops what Beam's workers write to stderr: logs and tracebacks, whatever log level is set."""
     before = sys.stderr
     try:

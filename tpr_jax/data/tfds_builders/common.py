@@ -18,10 +18,11 @@ does.
 import dataclasses
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from tpr_jax.data.datasets import DATASETS
+from tpr_jax.data.datasets import DATASETS, TfdsInfo
 from tpr_jax.data.images.read import read_image, resize
 from tpr_jax.data.prefetch import tensorflow
 from tpr_jax.data.records import Records, image_sources, load_all
@@ -49,6 +50,9 @@ class PersonConfig(tfds.core.BuilderConfig):
     image_size: tuple[int, ...] = ()
 
 
+_config: Any = PersonConfig  # the type checker does not know the arguments of TFDS' part of it
+
+
 class PersonRetrievalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Builds the data set of `datasets.DATASETS` whose TFDS builder the subclass is named after.
 
@@ -57,17 +61,17 @@ class PersonRetrievalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=
 
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS = [  # the first one is the default
-        PersonConfig(name="sized", description="384 x 128, RGB, upright, lossless", image_size=SIZED),
-        PersonConfig(name="original", description="the original files"),
+        _config(name="sized", description="384 x 128, RGB, upright, lossless", image_size=SIZED),
+        _config(name="original", description="the original files"),
     ]
     use_beam = False
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)  # sets `cls.name`
-        cls.MANUAL_DOWNLOAD_INSTRUCTIONS = DATASETS[cls.name].tfds.instructions
+        cls.MANUAL_DOWNLOAD_INSTRUCTIONS = _described(cls.name).instructions
 
     def _info(self) -> tfds.core.DatasetInfo:
-        size, info = tuple(self.builder_config.image_size), DATASETS[self.name].tfds
+        size, info = tuple(self.builder_config.image_size), _described(self.name)
         image = tfds.features.Image(shape=(*size, 3), encoding_format="png") if size else bytes_feature()
         features = {
             "image": image,
@@ -102,6 +106,13 @@ def bytes_feature() -> tfds.features.Scalar:
     return tfds.features.Scalar(np.object_)
 
 
+def _described(name: str) -> TfdsInfo:
+    info = DATASETS[name].tfds
+    if info is None:
+        raise ValueError(f"data set {name} has no TFDS builder")
+    return info
+
+
 def example_rows(records: Records, folder: str) -> list[dict]:
     """Returns each example without its image, which is still `source` at `path`."""
     return [
@@ -127,7 +138,8 @@ def make_example(row: dict, image_size: tuple[int, ...]) -> tuple[int, dict]:
     """
     image = read_image(row["source"])  # also for `original`: an unreadable file must be found now
     if image_size:
-        image = resize(image, image_size)
+        height, width = image_size
+        image = resize(image, (height, width))
     else:
         with open(row["path"], "rb") as file:
             image = file.read()

@@ -4,9 +4,10 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import jax
 import numpy as np
@@ -208,7 +209,8 @@ class _ShardBuffer:
         """Adds a batch, with the `vectors` of those photos that have pixels; returns their number."""
         encoded = [read for read in reads if read.pixels is not None]
         cached = [read for read in reads if read.cached is not None]
-        self.photos += [(read.photo, read.stamp) for read in [*encoded, *cached]]
+        # A photo that was read has a stamp.
+        self.photos += [(read.photo, cast(Stamp, read.stamp)) for read in [*encoded, *cached]]
         if encoded:
             self.vectors.append(vectors)
         if cached:
@@ -267,7 +269,7 @@ def _encode_photos(
 
 
 @contextlib.contextmanager
-def _exclusive(folder: Path, log: Log) -> Iterator[None]:
+def _exclusive(folder: Path, log: Log) -> Generator[None, None, None]:
     """Locks the folder against other writers, and removes the temporary files of killed ones."""
     with contextlib.ExitStack() as stack:
         if is_first():

@@ -157,12 +157,12 @@ def _write_vectors_and_table(
 
 def _write_search_structures(folder: Path, files: _Files, sentence_feats: np.ndarray | None) -> _Files:
     """Writes the 8-bit codes, and, given features of sentences to measure recall with, the inverted lists."""
-    names, recall = dict(files.names), None
-    vectors = np.load(folder / names["vectors"], mmap_mode="r")
+    names, recall, code_files = dict(files.names), None, []
+    vectors = np.load(folder / str(names["vectors"]), mmap_mode="r")
     if len(vectors) >= exact.MIN_VECTORS or sentence_feats is not None:
-        names["codes"] = exact.write_codes(vectors, folder, f"codes-{files.number}")
+        code_files = names["codes"] = exact.write_codes(vectors, folder, f"codes-{files.number}")
     if sentence_feats is not None:
-        codes = exact.open_codes(folder, names["codes"])
+        codes = exact.open_codes(folder, code_files)
         sample = np.random.default_rng(0).choice(len(vectors), min(128, len(vectors)), replace=False)
         names["ivf"] = f"ivf-{files.number}.faiss"
         recall = approximate.build_lists(

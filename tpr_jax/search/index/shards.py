@@ -11,7 +11,7 @@ import uuid
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float16
@@ -92,7 +92,9 @@ def write_shard(
         "photos": [[p.path, p.box, s.size, s.mtime_ns, s.sha256.hex()] for p, s in encoded],
         "skipped": [[p.path, p.box, reason] for p, reason in skipped],
     }
-    arrays = {name: np.frombuffer(json.dumps(value).encode(), np.uint8) for name, value in texts.items()}
+    arrays: dict[str, Any] = {
+        name: np.frombuffer(json.dumps(value).encode(), np.uint8) for name, value in texts.items()
+    }
 
     def save(temporary: str) -> None:
         with open(temporary, "wb") as file:  # given a name, np.savez would append a suffix to it

@@ -177,9 +177,10 @@ def _parse_box(fields: dict) -> Box | None:
                 f"field '{name}' is {repr(value)[:40]}: a box has the numbers x, y, w and h, in pixels"
             )
         numbers.append(round(number))
-    if min(numbers[2:]) < 1:
-        raise ValueError(f"the box is {numbers[2]} x {numbers[3]} pixels: w and h must be at least 1")
-    return tuple(numbers)
+    x, y, width, height = numbers
+    if min(width, height) < 1:
+        raise ValueError(f"the box is {width} x {height} pixels: w and h must be at least 1")
+    return x, y, width, height
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict | str]]:

@@ -9,6 +9,7 @@ import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -21,6 +22,8 @@ from tpr_jax.utils.files import write_whole
 MAX_EXACT = 1_000_000  # vectors up to which the exact search is fast enough
 RECALL, RECALL_AT = 0.99, 10
 _BLOCK, _TRAIN_PER_LIST = 16384, 64
+# FAISS replaces methods of the classes that SWIG generated.
+_swig: Any = faiss
 
 
 def sentences() -> list[str]:
@@ -83,31 +86,31 @@ def build_lists(
     return {"lists": num_lists, "probes": probes, "recall": recall, "queries": len(queries)}
 
 
-def open_lists(path: Path) -> faiss.Index:
+def open_lists(path: Path) -> faiss.IndexIVF:
     """Memory-maps inverted lists; the file stores how many of them a query scans.
 
     Raises:
       UserError: the file is missing or damaged.
     """
     try:
-        return faiss.read_index(os.fspath(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+        return _swig.read_index(os.fspath(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[-200:]
         raise UserError(f"{path}: damaged ({reason}); index the photos into a new folder") from error
 
 
 def lists_top_k(
-    lists: faiss.Index,
+    lists: faiss.IndexIVF,
     vectors: Float16[np.ndarray, "n e"],
     query: Float[np.ndarray, " e"],
     k: int,
     allowed: Bool[np.ndarray, " n"] | None = None,
 ) -> tuple[Float[np.ndarray, " k"], Int[np.ndarray, " k"]]:
     """Approximates `exact.exact_top_k`: some rows may be missing, and there may be fewer than k."""
-    parameters, bits = faiss.IVFSearchParameters(nprobe=lists.nprobe), None
+    parameters, bits = _swig.IVFSearchParameters(nprobe=lists.nprobe), None
     if allowed is not None:
         bits = np.packbits(allowed, bitorder="little")  # FAISS does not keep it alive
-        parameters = faiss.IVFSearchParameters(nprobe=lists.nprobe, sel=faiss.IDSelectorBitmap(bits))
+        parameters = _swig.IVFSearchParameters(nprobe=lists.nprobe, sel=_swig.IDSelectorBitmap(bits))
     # FAISS scores quantized vectors: take more candidates than needed, and rescore them.
     num_candidates = min(len(vectors), max(4 * k, 100))
     _, rows = lists.search(query[None].astype(np.float32), num_candidates, params=parameters)

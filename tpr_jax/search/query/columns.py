@@ -1,10 +1,14 @@
 """Describes the columns of an index that a query can filter by."""
 
+from typing import Any
+
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from tpr_jax.search.index.store import KEY_COLUMNS, Index
 from tpr_jax.search.query.search import public_table, to_json_value
+
+pc: Any = pyarrow.compute  # creates its functions when it is imported
 
 MAX_LISTED = 24  # distinct values
 

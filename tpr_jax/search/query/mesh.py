@@ -32,7 +32,7 @@ def shard_vectors(vectors: Float16[np.ndarray, "n e"], devices=None) -> ShardedV
     count, width = vectors.shape
     padded = -(-count // len(devices)) * len(devices)
 
-    def read_rows(index: tuple[slice, ...]) -> np.ndarray:
+    def read_rows(index) -> np.ndarray:
         start, stop, _ = index[0].indices(padded)
         rows = np.asarray(vectors[start:stop])
         return np.concatenate([rows, np.zeros((stop - start - len(rows), width), np.float16)])

@@ -15,16 +15,18 @@ is neither true nor false, and only rows for which the condition is true match.
 import math
 import re
 from datetime import UTC
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 from jaxtyping import Bool
 
 from tpr_jax.config.defaults import nearest
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.table import is_utf8, parse_time
+
+pc: Any = pyarrow.compute  # creates its functions when it is imported
 
 TOKEN = re.compile(
     r"""\s*(?:(?P<number>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)(?!\w)

@@ -9,6 +9,7 @@ POST /api/search/photo  a photo, as the body or     GET  /metrics           GET 
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -171,8 +172,9 @@ def _add_index_routes(app: FastAPI, searcher: Searcher, limits: Limits) -> None:
         row: Annotated[int, PathParameter(ge=0)], size: Literal["small", "large"] = "small"
     ) -> Response:
         large = functools.partial(images.photo_jpeg, searcher.index, size="large")
+        read: Callable[[int], bytes] = thumbnail if size == "small" else large
         try:
-            jpeg = await run_in_thread(thumbnail if size == "small" else large, row, limiter=threads)
+            jpeg = await run_in_thread(lambda: read(row), limiter=threads)
         except IndexError:
             raise HTTPException(404, f"the index has rows 0 to {about.count - 1}") from None
         except UserError:  # its message contains the file's path on this machine

@@ -144,7 +144,7 @@ def server_config(app, limits: Limits | None = None) -> uvicorn.Config:
     connections = Connections(limits.timeouts, max_open_connections(MAX_CONNECTIONS), limits.connections)
     return uvicorn.Config(
         app,
-        http=connections,
+        http=connections,  # ty: ignore[invalid-argument-type] (uvicorn only calls it)
         log_level="warning",
         access_log=False,
         server_header=False,

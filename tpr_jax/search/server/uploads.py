@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -10,6 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from tpr_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 MAX_PARTS = 20  # of a form: the photo and the options
 MAX_FIELD = 16_384  # bytes of an option
@@ -112,7 +115,7 @@ def _parse_form(boundary: bytes, body: bytes) -> list[_Part]:
             raise UserError(f"the form has more than {MAX_PARTS} parts: {USAGE}")
         parts.append(_Part())
 
-    def append_to(target: Callable[[], bytearray]):
+    def append_to(target: Callable[[], bytearray]) -> Callable[[bytes, int, int], None]:
         return lambda data, start, end: target().extend(data[start:end])
 
     def end_header() -> None:
@@ -124,7 +127,7 @@ def _parse_form(boundary: bytes, body: bytes) -> list[_Part]:
         nonlocal ended
         ended = True
 
-    callbacks = {
+    callbacks: MultipartCallbacks = {
         "on_part_begin": begin_part,
         "on_part_data": append_to(lambda: parts[-1].data),
         "on_header_field": append_to(lambda: name),
