@@ -239,7 +239,7 @@ def make_logits(config: ConfigDict, clip_config: ClipConfig) -> objective.Logits
     """Returns how the losses turn cosine similarities into logits.
 
     Raises:
-      UserError: `sigmoid_from` asks for what the backbone has learned, and it has learned nothing of the kind.
+      UserError: `sigmoid_from` asks for the backbone's own values, and it has none.
     """
     scale = 1 / config.temperature
     if config.sigmoid_from == "paper":

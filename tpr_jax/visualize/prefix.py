@@ -96,8 +96,8 @@ def _concatenate(batches: list[tuple[np.ndarray, dict]]) -> dict[int, Float[np.n
 def _head_figure(means: dict, scalars: dict, class_token: bool) -> PageFigure:
     note = (
         f"Mean over all tokens of the photos{' (including the class token)' * class_token} and of the "
-        "sentences (up to end of text) below. Left: attention mass. Right: effective weight, the mass times the block's scalar, "
-        "which is written beside it."
+        "sentences (up to end of text) below. Left: attention mass. Right: effective weight, the mass times "
+        "the block's scalar, which is written beside it."
     )
     return PageFigure(
         "prefix_heads.png",

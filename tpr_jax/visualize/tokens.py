@@ -16,8 +16,8 @@ def tower_ids(
 ) -> tuple[Int[np.ndarray, "b m"], Int[np.ndarray, " b"]]:
     """Returns the ids in the text tower's sequence and the position of end of text.
 
-    As in CLIP's tower, prompts are inserted after start of text and the end is truncated. In SigLIP's, prompts
-    follow the padded text, and are left out here.
+    As in CLIP's tower, prompts are inserted after start of text and the end is truncated. In SigLIP's tower
+    they follow the padded text, and are left out here.
     """
     if not config.causal:
         is_end = ids == (tokenizer.pad_id if tokenizer.eot_id is None else tokenizer.eot_id)
