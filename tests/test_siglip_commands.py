@@ -23,6 +23,7 @@ from tpr_jax.export.write import write_export
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.methods import mixture
 from tpr_jax.search.index.build import build
+from tpr_jax.search.index.store import model_sha256
 from tpr_jax.search.query.search import open_searcher, search, text_notes
 from tpr_jax.train import evaluate, loop, setup
 from tpr_jax.visualize import __main__ as visualize
@@ -138,6 +139,17 @@ def test_search(folder, tmp_path):
     found = search(open_searcher(tmp_path / "index"), TEXTS[0], top_k=4)
     scores = images @ model.encode_texts(TEXTS[:1])[0]
     np.testing.assert_allclose([r["score"] for r in found["results"]], np.sort(scores)[::-1], atol=2e-3)
+
+
+def test_the_files_beside_the_tokenizer_belong_to_the_model(tmp_path):
+    """An index made with other padding or end of text is not searched with the changed model."""
+    one = write_siglip(tmp_path)
+    before = model_sha256(one)
+    (one / "tokenizer_config.json").write_text("{}")
+    assert model_sha256(one) != before
+    before = model_sha256(one)
+    (one / "README.md").write_text("x")
+    assert model_sha256(one) == before
 
 
 def test_notes_on_long_texts(folder):

@@ -14,6 +14,7 @@ from tests.siglip_folder import GOLDEN, write_siglip
 from tests.tiny_clip import random_like
 from tests.tiny_siglip import CONFIG
 from tpr_jax.errors import UserError
+from tpr_jax.models.config import NAMED
 from tpr_jax.models.methods import METHODS, zero_shot
 from tpr_jax.weights import siglip
 from tpr_jax.weights.clip import load_clip, read_sizes, save_clip
@@ -160,6 +161,25 @@ def test_a_backbone_of_unknown_origin_is_saved_too(folder, tmp_path):
     assert_equal_features(tpr_jax.from_pretrained(tmp_path / "saved"), model)
     smaller = tpr_jax.from_pretrained(tmp_path / "saved", image_size=(32, 16))
     assert smaller.encode_images(photos()).shape == (3, 128)
+
+
+def test_named_sizes_are_those_of_the_published_files():
+    """The published config.json leaves out what has the default; `read_config` fills it in."""
+    base = {"model_type": "siglip", "text_config": {}, "vision_config": {}}
+    assert siglip.read_config(base) == NAMED["google/siglip-base-patch16-224"]
+    tower = {
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+    }
+    so400m = {
+        "model_type": "siglip",
+        "text_config": {**tower, "vocab_size": 256000},
+        "vision_config": {**tower, "image_size": 384, "patch_size": 14},
+    }
+    assert siglip.read_config(so400m) == NAMED["google/siglip2-so400m-patch14-384"]
+    assert NAMED["google/siglip2-so400m-patch14-384"].vision_positions == 729
 
 
 def test_square_positions_give_the_rectangle_back():

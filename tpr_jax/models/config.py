@@ -83,7 +83,37 @@ _LARGE = ClipConfig(
     text_mlp=3072,
     embed_dim=768,
 )
-# OpenAI's models by their own and their hub names, at their own image size, so that no download is needed.
+_SIGLIP = ClipConfig(
+    family="siglip",
+    image_size=(224, 224),
+    text_width=768,
+    text_heads=12,
+    text_mlp=3072,
+    context_length=64,
+    vocab_size=32000,
+    embed_dim=768,
+    act="gelu_tanh",
+    layer_norm_eps=1e-6,
+    logit_scale=2.302585092994046,  # log(10)
+    logit_bias=-10.0,
+    image_mean=(0.5, 0.5, 0.5),
+    image_std=(0.5, 0.5, 0.5),
+)
+_SO400M = replace(
+    _SIGLIP,
+    image_size=(384, 384),
+    patch_size=14,
+    vision_width=1152,
+    vision_layers=27,
+    vision_heads=16,
+    vision_mlp=4304,
+    text_width=1152,
+    text_layers=27,
+    text_heads=16,
+    text_mlp=4304,
+    embed_dim=1152,
+)
+# Models by their own and their hub names, at their own image size, so that no download is needed.
 NAMED = {
     "ViT-B/32": replace(ClipConfig(), image_size=(224, 224), patch_size=32),
     "ViT-B/16": replace(ClipConfig(), image_size=(224, 224)),
@@ -95,4 +125,10 @@ NAMED |= {
     "openai/clip-vit-base-patch16": NAMED["ViT-B/16"],
     "openai/clip-vit-large-patch14": NAMED["ViT-L/14"],
     "openai/clip-vit-large-patch14-336": NAMED["ViT-L/14@336px"],
+}
+NAMED |= {
+    "google/siglip-base-patch16-224": _SIGLIP,
+    "google/siglip-so400m-patch14-384": _SO400M,
+    "google/siglip2-base-patch16-256": replace(_SIGLIP, image_size=(256, 256), vocab_size=256000),
+    "google/siglip2-so400m-patch14-384": replace(_SO400M, vocab_size=256000),
 }
