@@ -53,6 +53,7 @@ def with_end(backend: tokenizers.Tokenizer, token: str, i: int) -> tokenizers.To
     return backend
 
 
+ADDED = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False)
 # By version: the tokenizer, and what tokenizer_config.json says.
 TOKENIZERS = {
     1: (unigram_backend, {"eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>"}),
@@ -63,7 +64,7 @@ TOKENIZERS = {
             "add_eos_token": True,
             "bos_token": "<bos>",
             "eos_token": "<eos>",
-            "pad_token": {"content": "<pad>", "special": True},
+            "pad_token": {"__type": "AddedToken", "content": "<pad>", **ADDED, "special": True},
         },
     ),
 }

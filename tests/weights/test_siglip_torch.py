@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.siglip_folder import write_siglip
+from tpr_jax.data.siglip_tokenizer import siglip_tokenizer
 from tpr_jax.models import clip
 from tpr_jax.models.methods import zero_shot
 from tpr_jax.weights.clip import load_clip, save_clip
@@ -137,3 +139,15 @@ def test_transformers_reads_what_we_write(torch, transformers, case, tmp_path):
         assert written["size"] == {"height": image_size[0], "width": image_size[1]}
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "tall")
     assert "Siglip" in type(processor).__name__ and list(processor.image_mean) == [0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_tokenizers(transformers, tmp_path, version):
+    """Compares with the class that transformers has for SigLIP 2, and with its general one for SigLIP."""
+    folder = write_siglip(tmp_path, version)
+    name = {1: "PreTrainedTokenizerFast", 2: "Siglip2Tokenizer"}[version]
+    theirs = getattr(transformers, name).from_pretrained(str(folder))
+    theirs.padding_side = "right"  # as in the published tokenizer_config.json
+    texts = ["A man in a RED coat, with white shoes.", "", "red", "x" * 40, "Né 東", "  two  spaces "]
+    expected = theirs(texts, padding="max_length", max_length=16, truncation=True)["input_ids"]
+    np.testing.assert_array_equal(siglip_tokenizer(folder, 16)(texts), expected)
