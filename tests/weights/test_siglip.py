@@ -147,6 +147,12 @@ def test_saved_methods(folder, tmp_path, name):
     assert_equal_features(again, model)
     merged = model.merge()
     assert_equal_features(merged, model)
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert (
+        "A SigLIP for text-based" in card
+        and '- "siglip"' in card
+        and "CLIP" not in card.replace("SigLIP", "")
+    )
     if name != "full_finetune":
         saved = json.loads((tmp_path / "saved" / "config.json").read_text())
         assert saved["backbone"]["name"] == str(folder) and saved["backbone"]["act"] == "gelu_tanh"

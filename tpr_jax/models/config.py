@@ -6,7 +6,7 @@ CLIP_MINI = "clip-mini"  # the name of the bundled CLIP in a config
 
 # OpenAI's approximation, the exact one, and SigLIP's approximation.
 ACTS = ("quick_gelu", "gelu", "gelu_tanh")
-FAMILIES = ("clip", "siglip")
+FAMILIES = {"clip": "CLIP", "siglip": "SigLIP"}  # with their names for people
 DTYPES = ("float32", "bfloat16")  # of the towers' computation
 
 # Statistics of the pixels that OpenAI's CLIP was trained on: red, green, blue, in 0..1.

@@ -124,6 +124,7 @@ def _make_card(
         where=str(folder),
         params={name: sum(np.size(leaf) for leaf in leaves.values()) for name, leaves in counts.items()},
         image_size=config.image_size,
+        family=config.family,
         backbone=backbone_name,
         hub_id=backbone_name is not None and HUB_ID.fullmatch(backbone_name) is not None,
         **card,

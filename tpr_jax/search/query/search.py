@@ -28,6 +28,7 @@ from tpr_jax.search.query import groups
 from tpr_jax.search.query.where import matching
 
 MAX_TOP_K = 10_000
+MULTILINGUAL = 100_000  # vocabularies from this size on have words of many languages, as SigLIP 2's
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def encode_query(
 
 
 def text_notes(model: Model, text: str) -> list[str]:
-    """Returns notes about a text: that it is truncated, or in a script that CLIP hardly knows."""
+    """Returns notes about a text: that it is truncated, or in a script that the model hardly knows."""
     notes, tokenizer = [], model.tokenizer
     if tokenizer is not None:
         # Prompt tokens take up positions of CLIP's text tower, after start-of-text.
@@ -198,7 +199,10 @@ def text_notes(model: Model, text: str) -> list[str]:
     letters = [c for c in text[:1000] if c.isalpha()]
     latin = sum("LATIN" in unicodedata.name(c, "") for c in letters)
     if letters and latin < len(letters) / 2:
-        notes.append("the text is not in Latin script; CLIP was trained on English, so results may be poor")
+        if model.config.vocab_size < MULTILINGUAL:
+            notes.append(
+                "the text is not in Latin script; CLIP was trained on English, so results may be poor"
+            )
     elif not letters:
         notes.append("the text has no words")
     return notes
