@@ -79,6 +79,7 @@ def test_evaluation_encodes_all_positions():
 
 def small_config(tiny, backbone, **changes):
     config = parse_flags(["main", "--config", tiny["config"], "--workdir", "unused"])[0]
+    config.method = changes.pop("method", config.method)
     config.update({"backbone": str(backbone), "total_steps": 2, "eval_every": 0, **changes})
     return config
 
