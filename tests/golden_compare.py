@@ -62,8 +62,9 @@ def numerical_gradient(function, rows: np.ndarray) -> np.ndarray:
 def logits_per_image(expected: dict) -> np.ndarray:
     """Returns a file's logits, with a row for each image and a column for each text.
 
-    PyTorch computes them as the transpose of the logits per text, and a file may hold them in that memory
-    order. The features in the file decide which it is, not the model under test.
+    Without their mean they are proportional to the cosines without theirs. PyTorch computes them as the
+    transpose of the logits per text, and a file may hold them in that memory order. The features in the file
+    decide which it is, not the model under test.
     """
     stored, cosines = (
         expected["out/logits_per_image"],
@@ -71,7 +72,7 @@ def logits_per_image(expected: dict) -> np.ndarray:
     )
 
     def unit(x):
-        return x / np.linalg.norm(x)
+        return (x - x.mean()) / np.linalg.norm(x - x.mean())
 
     by_text = stored.reshape(stored.shape[::-1]).T
     (right,) = [x for x in (stored, by_text) if relative_l2(unit(x), unit(cosines)) < 1e-4]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests import conftest
+from tests.siglip_folder import write_siglip
 from tools.train_tokenizer import train_tokenizer
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.data import pipeline
@@ -63,7 +64,7 @@ def write_clip(folder: Path, texts: list[str], seed: int, layers: int) -> None:
 
 
 def write_all(root: Path) -> None:
-    """Writes `clip`, `other_clip`, `deep_clip`, `data`, and copies of it that differ.
+    """Writes `clip`, `other_clip`, `deep_clip`, `siglip`, `data`, and copies of it that differ.
 
     `small` has half of the training split, `broken` an image that cannot be read, `leaky` one person in two
     splits.
@@ -73,6 +74,7 @@ def write_all(root: Path) -> None:
     texts = [caption for entry in entries for caption in entry["captions"]]
     for seed, (name, layers) in enumerate({"clip": 2, "other_clip": 2, "deep_clip": 4}.items()):
         write_clip(root / name, texts, seed + 10, layers)
+    write_siglip(root / "siglip")
     train_rows = [entry for entry in entries if entry["split"] == "train"]
     rest = [entry for entry in entries if entry["split"] != "train"]
     leaky = [{**rest[0], "id": train_rows[0]["id"]}, *rest[1:]]

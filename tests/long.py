@@ -27,6 +27,8 @@ LONG = {
     "data/test_prefetch.py::test_a_run_without_tensorflow_is_the_same_run",
     "data/tfds_builders/test_read.py::test_a_run_from_records_is_the_run_from_the_folder",
     "tools/test_build_clip_mini.py::test_builds_a_folder_from_scratch",
+    "test_siglip_commands.py::test_export",
+    "test_siglip_commands.py::test_training_with_all_losses",
     "train/test_best_epoch.py::test_keeps_the_first_of_equal_epochs_on_val",
     "train/test_loop.py::test_evaluates_on_another_number_of_devices",
     "train/test_loop.py::test_reports_milestones_beyond_the_last_epoch",
@@ -47,11 +49,13 @@ LONG = {
     "config/test_method_keys.py::test_the_setting_of_a_part_does_what_its_row_says",
     "config/test_starts.py::test_every_trained_leaf_gets_a_gradient_and_zero_starts_are_clip",
     "distributed/test_sharding.py::test_losses_and_gradients_are_those_of_the_whole_batch",
+    "models/test_siglip.py::test_every_method_trains",
     "models/test_transformer.py::test_scan_matches_the_unrolled_blocks",
     "test_golden.py::test_four_optimizer_steps",
     "train/test_methods.py::test_two_steps",
     "train/test_objective.py::test_microbatches_give_the_loss_and_gradient_of_the_whole",
     "train/test_objective.py::test_masked_words_are_scored_where_prompts_shift_them",
+    "weights/test_siglip.py::test_saved_methods",
     # Speed, compilers and other programs (120 s).
     "aot/test_main.py::test_compiles_for_four_devices_and_reports",
     "bench/test_cases.py::test_train_step_decreases_the_loss",
@@ -64,8 +68,10 @@ LONG = {
 # The variant with this parameter stays in `make test`.
 QUICK = {
     "config/test_starts.py::test_every_trained_leaf_gets_a_gradient_and_zero_starts_are_clip[lora]",
+    "models/test_siglip.py::test_every_method_trains[dm_adapter]",
     "test_golden.py::test_four_optimizer_steps[dm_adapter]",
     "train/test_resume.py::test_resumes_a_shorter_run[6]",
+    "weights/test_siglip.py::test_saved_methods[dm_adapter]",
 }
 
 

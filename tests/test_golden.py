@@ -47,13 +47,13 @@ def is_bundle(path: Path) -> bool:
 BUNDLES = [p for f in FOLDERS for p in sorted(f.glob("**/*.safetensors")) if is_bundle(p)]
 
 
-def is_hugging_face_clip(folder: Path) -> bool:
+def is_hugging_face_model(folder: Path) -> bool:
     settings = folder / "config.json"
-    return settings.is_file() and json.loads(settings.read_text()).get("model_type") == "clip"
+    return settings.is_file() and json.loads(settings.read_text()).get("model_type") in ("clip", "siglip")
 
 
 EXPECTED = [p.parent for f in FOLDERS for p in sorted(f.glob("**/expected.safetensors"))]
-HF_FOLDERS = [folder for folder in EXPECTED if is_hugging_face_clip(folder)]
+HF_FOLDERS = [folder for folder in EXPECTED if is_hugging_face_model(folder)]
 bundles = pytest.mark.parametrize("path", BUNDLES, ids=lambda p: p.stem)
 
 
@@ -295,17 +295,20 @@ def test_four_optimizer_steps(path):
     assert worst(errors)[0] < 2e-3, worst(errors)
 
 
+def encode(config, params: dict, tower: str, rows: np.ndarray) -> jax.Array:
+    """Returns the unnormalized features of normalized images or of ids."""
+    encoder = clip.build(config, METHODS["zero_shot"]())[f"encode_{tower}"]
+    return jax.jit(encoder)({"params": jax.tree.map(jnp.asarray, params)}, jnp.asarray(rows))[0]
+
+
 @pytest.mark.parametrize("folder", HF_FOLDERS, ids=lambda p: p.name)
-def test_port_of_hugging_faces_clip(folder):
-    """Compares with the features that transformers' PyTorch CLIPModel computed for a folder."""
+def test_port_of_hugging_faces_models(folder):
+    """Compares with the features that transformers' CLIPModel or SiglipModel computed for a folder."""
     with safe_open(folder / "expected.safetensors", "np") as file:
         expected = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     config, params = load_clip(str(folder))
-    model = clip.build(config, METHODS["zero_shot"]())
-    variables = {"params": jax.tree.map(jnp.asarray, params)}
-    images = jnp.asarray(expected["in/images_nchw"].transpose(0, 2, 3, 1))
-    image_feats, _ = jax.jit(model["encode_image"])(variables, images)
-    text_feats, _ = jax.jit(model["encode_text"])(variables, jnp.asarray(expected["in/input_ids"], jnp.int32))
+    image_feats = encode(config, params, "image", expected["in/images_nchw"].transpose(0, 2, 3, 1))
+    text_feats = encode(config, params, "text", expected["in/input_ids"].astype(np.int32))
     image_embeds, text_embeds = losses.l2_normalize(image_feats), losses.l2_normalize(text_feats)
     found = {
         "out/image_feats": image_feats,
@@ -314,6 +317,13 @@ def test_port_of_hugging_faces_clip(folder):
         "out/text_embeds": text_embeds,
     }
     found["out/logits_per_image"] = jnp.exp(config.logit_scale) * image_embeds @ text_embeds.T
+    found["out/logits_per_image"] += config.logit_bias or 0
+    for name in [name for name in expected if re.fullmatch("in/[a-z]+_images_nchw", name)]:
+        images = expected[name].transpose(0, 2, 3, 1)
+        resized, params = load_clip(str(folder), images.shape[1:3])
+        prefix = name.removeprefix("in/").removesuffix("images_nchw")
+        found[f"out/{prefix}image_feats"] = encode(resized, params, "image", images)
+    assert found.keys() == {name for name in expected if re.fullmatch("out/.*(feats|embeds|per_image)", name)}
     expected["out/logits_per_image"] = logits_per_image(expected)
     errors = {name: relative_l2(array, expected[name]) for name, array in found.items()}
     assert worst(errors)[0] < 1e-5, errors

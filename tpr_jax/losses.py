@@ -17,6 +17,7 @@ Feats = Float[Array, "b e"]
 Pids = Int[Array, " b"]
 Scalar = Float[Array, ""]
 
+SIGMOID_SLOPE, SIGMOID_OFFSET = 10.0, -10.0  # the paper's initial values
 LOGIT_SCALE = 50.0  # 1 / 0.02, fixed in the reference of all three methods
 
 
@@ -162,12 +163,17 @@ def tal(
 
 @_checked
 def sigmoid(
-    image_feats: Feats, text_feats: Feats, pids: Pids, *, slope: float = 10.0, offset: float = -10.0
+    image_feats: Feats,
+    text_feats: Feats,
+    pids: Pids,
+    *,
+    slope: float = SIGMOID_SLOPE,
+    offset: float = SIGMOID_OFFSET,
 ) -> Scalar:
     """Computes the pairwise sigmoid loss (SigLIP, ICCV 2023, algorithm 1), summed over pairs, divided by b.
 
-    `slope` and `offset` stay at the paper's initial values. All pairs of one identity match, not only the
-    diagonal, since several captions describe one person.
+    `slope` and `offset` are not trained; their defaults are the paper's initial values. All pairs of one
+    identity match, not only the diagonal, since several captions describe one person.
     """
     logits = _matmul_transposed(slope * l2_normalize(image_feats), l2_normalize(text_feats)) + offset
     sign = 2 * same_identity(pids) - 1

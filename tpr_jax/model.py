@@ -17,8 +17,8 @@ from PIL import Image
 
 from tpr_jax.data.bucketing import sort_by_length, trim_padding
 from tpr_jax.data.images.read import Crop, Stored, read_resized
-from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer
-from tpr_jax.errors import UserError
+from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer
+from tpr_jax.errors import ArgumentError, UserError
 from tpr_jax.models import clip
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.heads import NO_HEADS, Heads
@@ -28,7 +28,7 @@ from tpr_jax.perf.xla_options import compiler_options
 from tpr_jax.utils.normalize import l2_normalize
 from tpr_jax.utils.trees import flatten
 from tpr_jax.weights import arguments
-from tpr_jax.weights.backbone import Backbone, find
+from tpr_jax.weights.backbone import Backbone, find, read_tokenizer
 from tpr_jax.weights.clip import load_clip
 from tpr_jax.weights.load_adapter import load_adapter, read_adapter_config
 from tpr_jax.weights.merge import merge
@@ -117,7 +117,7 @@ class Model:
                 f"{self.source}: its tokenizer gives id {ids.max()}, but its text tower has "
                 f"{self.config.vocab_size} ids; use the tokenizer.json that belongs to the weights"
             )
-        ends = clip.end_positions(ids, self.config.eot_id)
+        ends = clip.read_positions(ids, self.config)
         order, inverse_order = sort_by_length(ends)
 
         def load_batch(start: int) -> np.ndarray:
@@ -138,6 +138,11 @@ class Model:
         """
         images = arguments.check_image_array(images, self.config.image_size)
         ids = arguments.check_ids(ids, self.config.vocab_size, self.config.context_length)
+        if not self.config.causal and ids.shape[1] < self.config.context_length:
+            raise ArgumentError(
+                f"ids of shape {ids.shape}, expected [m, {self.config.context_length}]: SigLIP's texts are "
+                "padded to the full length"
+            )
         image_feats = self.encoders[0](self.inference_variables, images)
         text_feats = self.encoders[1](self.inference_variables, ids)
         return np.asarray(image_feats), np.asarray(text_feats)
@@ -375,7 +380,7 @@ def _find_tokenizer(path: Path, config: ClipConfig) -> Tokenizer | None:
         return matching_tokenizer(config)
     if not (path / "tokenizer.json").is_file():
         return None
-    return folder_tokenizer(path, config.context_length)
+    return read_tokenizer(path, config)
 
 
 def matching_tokenizer(config: ClipConfig) -> Tokenizer | None:

@@ -31,6 +31,7 @@ from tpr_jax.losses import NAMES as LOSSES
 from tpr_jax.perf import chips, flops
 from tpr_jax.train import evaluate, loop, results
 from tpr_jax.train.evaluate import Evaluator
+from tpr_jax.train.objective import compute_losses
 from tpr_jax.weights.clip import load_clip
 
 
@@ -379,6 +380,33 @@ def itc_by_hand(runs, config, value):
     return float(np.mean(terms)) * config.losses.itc
 
 
+def sigmoid_of_run(runs, config):
+    """Returns both features of the first batch, its pids and the loss 'sigmoid' with the run's settings."""
+    seen = runs.run(config, anew=True)
+    variables, batch = seen.run.frozen | seen.trainable, seen.arguments[2]
+    feats = {
+        what: jax.jit(seen.model[f"encode_{what}"])(variables, batch[key])[0]
+        for what, key in (("image", "image"), ("text", "ids"))
+    }
+    features = {**feats, "routing": {"visual": [], "text": []}}
+    metrics = compute_losses({"sigmoid": 1.0}, seen.scale, {}, features, batch)[1]
+    return feats["image"], feats["text"], batch["pid"], metrics["sigmoid"]
+
+
+def sigmoid_loss(runs, config):
+    return float(sigmoid_of_run(runs, config)[-1])
+
+
+def sigmoid_by_hand(runs, config, value):
+    """Computes the loss with the slope and offset of the paper, or of the golden SigLIP's own weights."""
+    image, text, pids, _ = sigmoid_of_run(runs, config)
+    slope, offset = {"paper": (10, -10), "backbone": (np.exp(2.30078125), -6.5)}[value]
+    unit = [np.float64(x) / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text)]
+    logits = slope * unit[0] @ unit[1].T + offset
+    sign = np.where(np.asarray(pids)[:, None] == np.asarray(pids), 1, -1)
+    return float(np.log1p(np.exp(-sign * logits)).sum() / len(pids))
+
+
 def proj_of_backbone(runs, config, value):
     return load_clip(value)[1]["text"]["proj"]
 
@@ -584,6 +612,13 @@ TABLE = (
     Row("remat", ("none", "block"), remade, (None, False)),
     # Of four blocks the two in the middle are equal.
     Row("scan_layers", (False, True), loops, ([], [2]), {"backbone": FOLDER + "deep_clip"}),
+    Row(
+        "sigmoid_from",
+        ("paper", "backbone"),
+        sigmoid_loss,
+        sigmoid_by_hand,
+        {"losses.sigmoid": 1.0, "backbone": FOLDER + "siglip"},
+    ),
     Row("temperature", (0.02, 0.5), scaled_itc, itc_by_hand, {"losses.itc": 1.0}),
     Row(
         "mlm_depth",

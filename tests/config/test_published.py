@@ -26,6 +26,7 @@ OPERATION = (
     "on_leak",
 )
 OPERATION += ("backbone_act", "backbone_heads")  # empty in all: the folder says them
+OPERATION += ("sigmoid_from",)  # of a loss that no published method has
 OPERATION += ("total_steps", "eval_every", "checkpoint_every", "log_every", "mesh.data", "mesh.model")
 OPERATION += ("text_length", "few_shot", "few_shot_seed", "noisy_fraction", "noise_seed", "accumulate")
 OPERATION += ("remat", "scan_layers", "profile", "instances_per_identity", "dtype", "eval_batch_size")

@@ -123,6 +123,7 @@ KEYS = {
     "scan_layers": FLAG,
     **{f"losses.{name}": POSITIVE for name in LOSSES},
     "temperature": ((*NO_NUMBER, 0, 0.0, -0.02, 1e-7, 1e-300, 1e7), (1e-6, 0.02, 1, 1e6)),
+    "sigmoid_from": (NAME[0], ("paper", "backbone")),
     "mlm_depth": ((*COUNT[0], 101), (1, 4, 100)),
     "optimizer.lr": POSITIVE,
     "optimizer.b1": MOMENT,

@@ -114,3 +114,20 @@ def test_padding_with_end_of_text_and_a_caption_without_words():
     masked, labels = mask_caption(caption([]), MASK, 0)
     np.testing.assert_array_equal(masked, caption([]))
     np.testing.assert_array_equal(labels, 0)
+
+
+def test_words_above_the_special_ids_and_without_start_of_text():
+    """As in SigLIP 2: padding 0, end of text 1, mask 4, words from 5 on."""
+    ids = np.array([7, 8, 9, 1, 0, 0], np.int32)
+    for seed in range(200):
+        masked, labels = mask_caption(ids, 4, seed, words=range(5, 12))
+        np.testing.assert_array_equal(masked[3:], ids[3:])
+        assert not labels[3:].any() and labels.any()
+        changed = masked[labels != 0]
+        assert ((changed == 4) | ((changed >= 5) & (changed < 12))).all()
+    # Without any selected word it is the first one.
+    masked, labels = mask_caption(ids, 4, 0, probability=0.0, words=range(5, 12))
+    assert masked.tolist() == [4, 8, 9, 1, 0, 0] and labels.tolist() == [7, 0, 0, 0, 0, 0]
+    empty = np.array([1, 0, 0], np.int32)
+    masked, labels = mask_caption(empty, 4, 0, words=range(5, 12))
+    assert masked.tolist() == [1, 0, 0] and not labels.any()

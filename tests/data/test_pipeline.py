@@ -149,6 +149,14 @@ def test_augmentation_and_masking_happen(records):
     assert masked.any(1).sum() >= 12 and not masked[:, [0, 9, 10, 11]].any()
 
 
+@pytest.mark.parametrize("settings", [{"mask_text": True}, {"mask_text": False, "mlm": True}])
+def test_masking_without_a_mask_token_is_an_error(records, monkeypatch, settings):
+    monkeypatch.setattr(Tokenizer, "mask_id", None)
+    with pytest.raises(UserError, match="needs a mask token, which the backbone's tokenizer lacks"):
+        make(records, **settings)
+    make(records, mask_text=False)
+
+
 @pytest.mark.parametrize("mask_text", [True, False])
 def test_mlm_adds_masked_ids_and_labels(records, mask_text):
     """The labels restore the caption, and everything else is as without `mlm`."""

@@ -202,3 +202,23 @@ def test_folders_without_a_tokenizer(tmp_path):
     Tokenizer(models.BPE({"a": 0}, [])).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match="does not belong to a CLIP"):
         folder_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "mask", "words"),
+    [
+        (("<|startoftext|>", "<|endoftext|>", "a", "b"), None, range(2, 4)),  # 0 has no id below it
+        (("x", "<|endoftext|>", "<|startoftext|>", "a", "b"), None, range(3, 5)),  # end of text is below it
+        (("x", "a", "b", "<|startoftext|>", "<|endoftext|>"), 2, range(1, 2)),  # as in CLIP
+        (("x", "<mask>", "a", "b", "<|startoftext|>", "<|endoftext|>"), 1, range(2, 4)),
+        (("x", "a", "b", "[MASK]", "<|startoftext|>", "<|endoftext|>"), 3, range(1, 3)),
+    ],
+)
+def test_the_mask_and_the_words(tmp_path, tokens, mask, words):
+    """The mask is a token of its own, or CLIP's last word; words are the longest run of other ids."""
+    from tokenizers import Tokenizer, models
+
+    backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="a"))
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = folder_tokenizer(tmp_path, context_length=6)
+    assert (tokenizer.mask_id, tokenizer.words) == (mask, words)

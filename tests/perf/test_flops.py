@@ -8,6 +8,7 @@ import pytest
 from jax.interpreters import partial_eval
 
 from tests import tiny_clip as tiny
+from tests import tiny_siglip
 from tpr_jax import optim
 from tpr_jax.models import clip, methods
 from tpr_jax.models.config import ClipConfig
@@ -108,10 +109,12 @@ def test_vit_b16_at_384_x_128():
     assert found["total"] == expected
 
 
-def traced(method: methods.Method, heads: Heads, used: tuple[str, ...]) -> float:
+TWO_BLOCKS = dataclasses.replace(tiny.CONFIG, vision_layers=2)
+
+
+def traced(method: methods.Method, heads: Heads, used: tuple[str, ...], sizes=TWO_BLOCKS) -> float:
     """Counts the operations of all products in the traced gradient of the objective."""
-    sizes = dataclasses.replace(tiny.CONFIG, vision_layers=2)
-    model, batch = clip.build(sizes, method, heads=heads), tiny.batch(4)
+    model, batch = clip.build(sizes, method, heads=heads), tiny.batch(4, config=sizes)
     batch |= {"mlm_ids": batch["ids"], "mlm_labels": batch["ids"]} if "mlm" in used else {}
     variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
     trainable, frozen = optim.split_model(variables, method)
@@ -142,10 +145,21 @@ def test_counts_match_the_traced_program(name):
         settings = {"reduction": 4}
     method = methods.METHODS[name](**settings)
     used = ("sdm", "balance") if method.mixtures else ("sdm", "cmpm")
-    sizes = dataclasses.replace(tiny.CONFIG, vision_layers=2)
-    least = flops.total(flops.train_step(sizes, method, 4, used, all_experts=True))["total"]
+    least = flops.total(flops.train_step(TWO_BLOCKS, method, 4, used, all_experts=True))["total"]
     # For routing statistics a mixture's last block computes the attention of all tokens and of the one.
     assert traced(method, Heads(), used) == pytest.approx(least, rel=0.06 if method.mixtures else 0.02)
+
+
+@pytest.mark.parametrize(
+    "name", ["zero_shot", "parallel_adapter", "prompts", "full_finetune", "bitfit", "linear_probe"]
+)
+def test_counts_of_siglip_match_the_traced_program(name):
+    """All patches pass the last block of the vision tower, and then the pooling head."""
+    settings = {"reduction": 4} if name == "parallel_adapter" else tiny.SETTINGS.get(name, {})
+    method = methods.METHODS[name](**settings)
+    least = flops.total(flops.train_step(tiny_siglip.CONFIG, method, 4, ("sdm", "cmpm")))["total"]
+    found = traced(method, Heads(), ("sdm", "cmpm"), tiny_siglip.CONFIG)
+    assert found == pytest.approx(least, rel=0.02)
 
 
 def test_masked_words_include_the_positions_of_prompts():

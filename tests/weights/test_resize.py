@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from tpr_jax.weights.resize import interpolation_matrix, resize_positions
+from tpr_jax.weights.resize import (
+    cubic_matrix,
+    interpolation_matrix,
+    resize_patches,
+    resize_positions,
+    square_of,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SIDES = st.integers(1, 12)
@@ -80,3 +86,27 @@ def test_stays_within_range_and_keeps_the_class_token(rows, columns, new_rows, n
 def test_wrong_number_of_rows_is_an_error():
     with pytest.raises(ValueError, match="16 positions"):
         resize_positions(np.zeros((16, 2)), (4, 4), (2, 2))
+
+
+def test_cubic_weights_by_hand():
+    """Four samples to eight: the new centers lie a quarter beside the old ones; a = -3/4 in the kernel."""
+    matrix = cubic_matrix(4, 8)
+    weights = [-0.10546875, 0.87890625, 0.26171875, -0.03515625]
+    np.testing.assert_allclose(matrix[3], weights)
+    np.testing.assert_allclose(matrix[4], weights[::-1])
+    # The first center lies at -1/4; samples beyond the end repeat the first.
+    np.testing.assert_allclose(matrix[0], [weights[3] + weights[2] + weights[1], weights[0], 0, 0])
+
+
+@given(SIDES, SIDES)
+@settings(deadline=None)
+def test_cubic_resizing_keeps_constants_and_the_same_grid(size_from, size_to):
+    np.testing.assert_allclose(cubic_matrix(size_from, size_to).sum(1), 1)
+    np.testing.assert_array_equal(cubic_matrix(size_to, size_to), np.eye(size_to))
+    patches = np.random.default_rng(size_from).standard_normal((size_from * size_to, 3)).astype(np.float32)
+    grid = (size_from, size_to)
+    assert resize_patches(patches, grid, grid) is patches
+    square = square_of(patches, grid)
+    side = max(grid)
+    assert square.shape == (side * side, 3) and square.dtype == np.float32
+    np.testing.assert_allclose(resize_patches(square, (side, side), grid), patches, atol=1e-5)

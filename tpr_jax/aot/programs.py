@@ -22,7 +22,7 @@ from tpr_jax.models.config import CLIP_MINI, NAMED, ClipConfig
 from tpr_jax.models.heads import Heads
 from tpr_jax.perf import flops
 from tpr_jax.train import step
-from tpr_jax.train.setup import check_rows, make_heads, make_optimizer
+from tpr_jax.train.setup import check_rows, make_heads, make_logits, make_optimizer
 from tpr_jax.train.state import TrainState
 from tpr_jax.utils.trees import merge
 from tpr_jax.weights import backbone
@@ -65,7 +65,7 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
     methods.check(method, sizes)
     heads = _heads(config, identities)
     model = clip.build(sizes, method, config.dtype, heads, config.remat, config.scan_layers)
-    length = backbone.caption_length(config.text_length, sizes, str(config.backbone))
+    length = backbone.row_length(config.text_length, sizes, str(config.backbone))
 
     trainable, frozen = optim.split_model(jax.eval_shape(model["init"], jax.random.key(0)), method)
     if "params" in frozen:
@@ -83,8 +83,9 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
     if trainable:
         weights = config_lib.loss_weights(config)
         optimizer = make_optimizer(config, trainable, per_epoch=1)[1]
+        logits = make_logits(config, sizes)
         update = step.jit_train_step(
-            model, optimizer, weights, 1 / config.temperature, mesh, config.accumulate, dtype=config.dtype
+            model, optimizer, weights, logits, mesh, config.accumulate, dtype=config.dtype
         )
         state = sharded(jax.eval_shape(functools.partial(TrainState.create, optimizer), trainable))
         batch = {key: _rows(mesh, config.batch_size, *row) for key, row in rows.items()}
@@ -132,7 +133,7 @@ def sizes_of(config: ConfigDict) -> ClipConfig:
     if config.backbone_heads:
         sizes = replace(sizes, vision_heads=config.backbone_heads[0], text_heads=config.backbone_heads[1])
         check_heads(sizes, f"config.backbone={name!r}")
-    check_image_size(sizes)
+    check_image_size(sizes, known.image_size if known.family == "siglip" else None)
     return sizes
 
 

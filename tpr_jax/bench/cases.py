@@ -122,8 +122,9 @@ def train_step(
         frozen["params"] = clip.cast_frozen(frozen["params"], dtype)
     weights, mesh = config_lib.loss_weights(run_config), make_mesh(run_config, devices)
     optimizer = setup.make_optimizer(run_config, trainable, per_epoch=1)[1]
+    logits = setup.make_logits(run_config, clip_config)
     update = step.jit_train_step(
-        functions, optimizer, weights, 1 / run_config.temperature, mesh, run_config.accumulate, dtype=dtype
+        functions, optimizer, weights, logits, mesh, run_config.accumulate, dtype=dtype
     )
     state = sharding.shard_params(mesh, TrainState.create(optimizer, trainable))
     frozen = sharding.shard_params(mesh, frozen)

@@ -70,6 +70,7 @@ def base() -> ConfigDict:
             "scan_layers": False,  # scan over equal blocks: compiles less, but copies the weights each step
             "losses": dict.fromkeys(LOSSES, 0.0) | {"sdm": 1.0},  # name: weight; 0: unused
             "temperature": 0.02,
+            "sigmoid_from": "paper",  # slope and offset of the loss 'sigmoid'; 'backbone': SigLIP's own
             "mlm_depth": 4,  # transformer blocks of the head for the loss 'mlm'
             "optimizer": {
                 "lr": 3e-4,
@@ -202,6 +203,7 @@ def choices(config: ConfigDict) -> dict:
         "source": SOURCES,
         "remat": ("none", "dots", "block"),
         "sampler": ("random", "identity"),
+        "sigmoid_from": ("paper", "backbone"),
         "optimizer.schedule": SCHEDULES,
         **({"method.router": ROUTERS} if "router" in config.method else {}),
     }

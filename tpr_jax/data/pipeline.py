@@ -20,7 +20,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.utils.seeds import check_seed
 
 if TYPE_CHECKING:
-    from tpr_jax.data.tokenizer import Tokenizer
+    pass
 
 tensorflow()  # must be imported before JAX computes anything
 
@@ -92,7 +92,7 @@ def train_input(
 
     Args:
       records: the training split.
-      tokenizer: maps n texts to int32 [n, l]; its attribute `mask_id` is needed for masking.
+      tokenizer: maps n texts to int32 [n, l]; its attributes `mask_id` and `words` are those of masking.
       image_size: height and width in pixels.
       batch_size: rows of a batch, over all processes.
       seed: of all random choices.
@@ -122,6 +122,13 @@ def train_input(
     check_seed(seed)
     image_index, captions, pids = caption_pairs(records)
     all_ids = tokenizer(captions)
+    mask_id: int | None = getattr(tokenizer, "mask_id", None)
+    words: range | None = getattr(tokenizer, "words", None)
+    if (mask_text or mlm) and mask_id is None:
+        raise UserError(
+            "masking words needs a mask token, which the backbone's tokenizer lacks: set "
+            "--config.mask_text=False and no loss 'mlm'"
+        )
     labels = np.unique(pids, return_inverse=True)[1].astype(np.int32)
     sources = image_sources(records)
     images = _decode_cache(sources, image_size, cache=cache, skipped=skipped, progress=progress)
@@ -147,10 +154,9 @@ def train_input(
         else:
             image[...] = original
         ids[0] = all_ids[pair]
-        if mask_text or mlm:
+        if mask_id is not None and (mask_text or mlm):
             seeds = (seed, epoch, example, _MASK_STREAM)
-            mask_id = cast("Tokenizer", tokenizer).mask_id  # masking needs it
-            masked, mlm_labels = mask_caption(all_ids[pair], mask_id, seeds)
+            masked, mlm_labels = mask_caption(all_ids[pair], mask_id, seeds, words=words)
             ids[0] = masked if mask_text else ids[0]
             if mlm:
                 ids[1:] = masked, mlm_labels

@@ -1,10 +1,12 @@
 """Tokenizes captions with CLIP's own vocabulary, or with that of a folder's `tokenizer.json`.
 
-Every tokenizer here returns rows of `context_length` ids: start-of-text, the caption, end-of-text, zeros. A
-text that is too long is truncated, with end-of-text last. Any string is accepted.
+Every tokenizer returns rows of `context_length` ids: start-of-text, the caption, end-of-text, padding. A text
+that is too long is truncated, with end-of-text last. Any string is accepted. CLIP's are padded with zeros;
+`siglip_tokenizer` has those without start-of-text.
 """
 
 import gzip
+import itertools
 import json
 import os
 import re
@@ -21,6 +23,7 @@ from tpr_jax.data.clean_text import clean, replace_surrogates
 from tpr_jax.errors import UserError
 
 START, END, MASK = "<|startoftext|>", "<|endoftext|>", "<|mask|>"
+MASKS = (MASK, "<mask>", "[MASK]")
 SPECIAL = (MASK, START, END)  # in the order of their ids, which are the highest ones
 WORD_END = "</w>"
 # English contractions, words, single digits, runs of other characters.
@@ -30,22 +33,78 @@ MERGES = Path(__file__).parent / "vocab" / "clip_merges.txt.gz"
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Maps a list of n texts to int32 `[n, context_length]`."""
+    """Maps a list of n texts to int32 `[n, context_length]`.
+
+    Attributes:
+      backend: The tokenizer of the library, which encodes pieces of text.
+      split: Cleans a text and splits it where no token crosses.
+      vocab_size: The number of ids.
+      mask_id: The id that replaces masked words; None if the vocabulary has none.
+      sot_id: The id before each text; None for no such id.
+      eot_id: The id after each text; None for no such id.
+      context_length: The number of ids of a row.
+      pad_id: The id that fills a row.
+      max_length: The number of ids, without padding, that a text is truncated to; None is `context_length`.
+    """
 
     backend: tokenizers.Tokenizer
-    split: Callable[[str], list[str]]  # cleans a text and splits it where no token crosses
+    split: Callable[[str], list[str]]
     vocab_size: int
-    mask_id: int
-    sot_id: int
-    eot_id: int
+    mask_id: int | None
+    sot_id: int | None
+    eot_id: int | None
     context_length: int
+    pad_id: int = 0
+    max_length: int | None = None
+
+    @property
+    def length(self) -> int:
+        """The number of ids that a text is truncated to."""
+        return self.max_length or self.context_length
+
+    @property
+    def words(self) -> range:
+        """The ids of words: the longest run of ids without those that have a meaning of their own."""
+        special = {self.pad_id, self.mask_id, self.sot_id, self.eot_id} - {None}
+        bounds = sorted({-1, *(i for i in special if i is not None), self.vocab_size})
+        return max((range(a + 1, b) for a, b in itertools.pairwise(bounds)), key=len)
 
     def __call__(self, texts: Sequence[str]) -> Int32[np.ndarray, "n context_length"]:
-        """Returns the ids of each text, with zeros after end-of-text.
+        """Returns the ids of each text, padded after end-of-text.
 
         Raises:
           TypeError: `texts` is a single string, or one of them is not a string.
         """
+        before, after = ([] if i is None else [i] for i in (self.sot_id, self.eot_id))
+        captions = self._encode(texts)
+        room = self.length - len(before) - len(after)
+        rows = np.full((len(texts), self.context_length), self.pad_id, np.int32)
+        for row, caption in zip(rows, captions, strict=True):
+            ids = [*before, *caption[:room], *after]
+            row[: len(ids)] = ids
+        return rows
+
+    def words_cut(self, text: str, length: int | None = None) -> int:
+        """Returns how many ids of a text's words fit if some do not, and 0 if all of them fit.
+
+        Args:
+          text: The text.
+          length: The number of ids that it is truncated to; by default that of `__call__`.
+        """
+        room = (length or self.length) - sum(i is not None for i in (self.sot_id, self.eot_id))
+        return room if len(self._encode([text])[0]) > room else 0
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes a tokenizer.json from which the same tokenizer can be loaded."""
+        backend = self.backend
+        if self.sot_id is None:  # the padding is not CLIP's
+            backend = tokenizers.Tokenizer.from_str(backend.to_str())
+            token = backend.id_to_token(self.pad_id) or ""
+            backend.enable_padding(length=self.context_length, pad_id=self.pad_id, pad_token=token)
+        backend.save(str(path))
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of the words of each text."""
         if isinstance(texts, str):
             raise TypeError("give a list of texts, not one string")
         split_texts = [self.split(text) for text in texts]
@@ -53,12 +112,7 @@ class Tokenizer:
         distinct = list(dict.fromkeys(piece for pieces in split_texts for piece in pieces))
         encoded = self.backend.encode_batch_fast(distinct, add_special_tokens=False)
         piece_ids = {piece: encoding.ids for piece, encoding in zip(distinct, encoded, strict=True)}
-        rows = np.zeros((len(texts), self.context_length), np.int32)
-        for row, pieces in zip(rows, split_texts, strict=True):
-            caption = [i for piece in pieces for i in piece_ids[piece]]
-            ids = [self.sot_id, *caption[: self.context_length - 2], self.eot_id]
-            row[: len(ids)] = ids
-        return rows
+        return [[i for piece in pieces for i in piece_ids[piece]] for pieces in split_texts]
 
 
 def clip_tokenizer(context_length: int = 77) -> Tokenizer:
@@ -79,8 +133,8 @@ def clip_tokenizer(context_length: int = 77) -> Tokenizer:
 def folder_tokenizer(path: str | os.PathLike, context_length: int | None = None) -> Tokenizer:
     """Loads a `tokenizer.json` in Hugging Face's format.
 
-    In a vocabulary without `<|mask|>`, the mask takes the id below start-of-text, that of its last merge, as
-    is common with CLIP.
+    In a vocabulary without a mask token, the mask takes the id below start-of-text, that of its last merge,
+    as is common with CLIP. Where this is no word, there is no mask.
 
     Args:
       path: the folder of the file, or the file itself.
@@ -89,14 +143,7 @@ def folder_tokenizer(path: str | os.PathLike, context_length: int | None = None)
     Raises:
       UserError: the file does not exist, cannot be read, or does not define start and end of text.
     """
-    path = Path(path)
-    file = path / "tokenizer.json" if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; texts need the tokenizer.json that belongs to the weights")
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises nothing narrower
-        raise UserError(f"{file}: not a tokenizer ({error}); restore the original file") from error
+    file, backend = read_backend(path)
     backend.no_truncation()
     backend.no_padding()
     added = backend.encode("").ids  # the ids that its post-processor adds around a text
@@ -107,8 +154,24 @@ def folder_tokenizer(path: str | os.PathLike, context_length: int | None = None)
             f"{file}: has no {START} and {END}, so it does not belong to a CLIP; use CLIP's tokenizer.json"
         )
     length = context_length or _read_context_length(file.parent)
-    split = _split_words if _splits_at_spaces(backend) else _no_split
+    split = _split_words if _splits_at_spaces(backend) else no_split
     return _make_tokenizer(backend, split, length, sot_id, eot_id)
+
+
+def read_backend(path: str | os.PathLike) -> tuple[Path, tokenizers.Tokenizer]:
+    """Reads a `tokenizer.json`; returns its path and the library's tokenizer.
+
+    Raises:
+      UserError: the file does not exist or cannot be read.
+    """
+    path = Path(path)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; texts need the tokenizer.json that belongs to the weights")
+    try:
+        return file, tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"{file}: not a tokenizer ({error}); restore the original file") from error
 
 
 def byte_tokens() -> list[str]:
@@ -150,16 +213,24 @@ def _make_tokenizer(
     sot_id: int,
     eot_id: int,
 ) -> Tokenizer:
-    mask_id = backend.token_to_id(MASK)
+    mask_id = find_mask(backend)
+    if mask_id is None and sot_id > 1 and sot_id - 1 != eot_id:
+        mask_id = sot_id - 1
     return Tokenizer(
         backend=backend,
         split=split,
         vocab_size=backend.get_vocab_size(with_added_tokens=True),
-        mask_id=sot_id - 1 if mask_id is None else mask_id,
+        mask_id=mask_id,
         sot_id=sot_id,
         eot_id=eot_id,
         context_length=context_length,
     )
+
+
+def find_mask(backend: tokenizers.Tokenizer) -> int | None:
+    """Returns the id of a vocabulary's mask token, or None."""
+    ids = (backend.token_to_id(token) for token in MASKS)
+    return next((i for i in ids if i is not None), None)
 
 
 def _splits_at_spaces(backend: tokenizers.Tokenizer) -> bool:
@@ -177,7 +248,8 @@ def _split_words(text: str) -> list[str]:
     return re.findall(r"[^ \t\r\n]+", replace_surrogates(text))
 
 
-def _no_split(text: str) -> list[str]:
+def no_split(text: str) -> list[str]:
+    """Returns the text as one piece."""
     return [replace_surrogates(text)]
 
 

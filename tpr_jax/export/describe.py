@@ -66,10 +66,12 @@ def describe(
             "vocab_size": c.vocab_size,
             "tokenizer": "tokenizer.json" if tokenizer else None,
             **({"start_id": tokenizer.sot_id, "end_id": tokenizer.eot_id} if tokenizer else {}),
-            "padding_id": 0,
+            "padding_id": tokenizer.pad_id if tokenizer else 0,
             "preparation": "tokenizers.Tokenizer.from_file('tokenizer.json').encode(text).ids is one row"
             if tokenizer
-            else "start of text, the text's ids, end of text, padded with zeros",
+            else "start of text, the text's ids, end of text, padded with zeros"
+            if c.causal
+            else "the text's ids, end of text, padded as in SigLIP's training",
         },
         "output": {
             "name": "features",

@@ -64,11 +64,11 @@ def encoders_with_weights(model: Model, dtype: str) -> dict[str, Callable]:
 
 def sample_inputs(model: Model, count: int = 3) -> dict[str, np.ndarray]:
     """Returns random input rows for each encoder: noise images, and ids that end with end of text."""
-    rng, c = np.random.default_rng(0), model.config
+    rng, c, tokenizer = np.random.default_rng(0), model.config, model.tokenizer
     (shape, _), ((length,), _) = row_specs(model).values()
-    start, end = (model.tokenizer.sot_id, model.tokenizer.eot_id) if model.tokenizer else (0, c.eot_id)
+    start, end = (tokenizer.sot_id or 0, tokenizer.eot_id) if tokenizer else (0, c.eot_id)
     end = c.vocab_size - 1 if end is None else end
-    ids = np.zeros((count, length), np.int32)
+    ids = np.full((count, length), tokenizer.pad_id if tokenizer else 0, np.int32)
     for row in ids:
         last = int(rng.integers(2, length))
         row[0], row[last] = start, end

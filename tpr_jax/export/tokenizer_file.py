@@ -1,8 +1,9 @@
 """Exports a tokenizer as one file that turns a text into the row of ids for the text tower."""
 
 import tokenizers
-from tokenizers import Regex, normalizers, processors
+from tokenizers import Regex, normalizers
 
+from tpr_jax.data.siglip_tokenizer import template
 from tpr_jax.data.tokenizer import Tokenizer
 
 # The part of CLIP's text cleanup that a tokenizers file can hold: capitals and curly quotes.
@@ -26,10 +27,8 @@ def standalone_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
     if backend.normalizer is None and tokenizer.split("A") == ["a"]:
         backend.normalizer = NORMALIZER
-    start, end = (backend.id_to_token(i) for i in (tokenizer.sot_id, tokenizer.eot_id))
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A {end}", special_tokens=[(start, tokenizer.sot_id), (end, tokenizer.eot_id)]
-    )
-    backend.enable_truncation(tokenizer.context_length)
-    backend.enable_padding(length=tokenizer.context_length, pad_id=0, pad_token=backend.id_to_token(0))
+    backend.post_processor = template(backend, tokenizer.sot_id, tokenizer.eot_id)
+    backend.enable_truncation(tokenizer.length)
+    pad_token = backend.id_to_token(tokenizer.pad_id) or ""
+    backend.enable_padding(length=tokenizer.context_length, pad_id=tokenizer.pad_id, pad_token=pad_token)
     return backend

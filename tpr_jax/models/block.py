@@ -31,7 +31,7 @@ class Dense(nn.Module):
     collection: str = "params"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b l d"], q_inputs: Sequence[Float[Array, "b _ d"]] = ()):
+    def __call__(self, x: Float[Array, "b l d"], q_inputs: Sequence[Float[Array, "_ _ d"]] = ()):
         """Applies the layer.
 
         Args:

@@ -1,4 +1,4 @@
-"""CLIP's two towers, and the pure functions through which the rest of the package uses them.
+"""The two towers of CLIP and SigLIP, and the pure functions through which the rest of the package uses them.
 
 Variables are nested dicts: collection -> tower (`visual`, `text`) -> `block_i` -> layer -> array. The
 collection `params` is CLIP itself; the parts of a method live in collections of their own (`moe`, `adapter`).
@@ -15,12 +15,13 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, ClipConfig
 from tpr_jax.models.heads import NO_HEADS, Classifier, Heads, MaskedWords
-from tpr_jax.models.layers import LayerNorm, normal
+from tpr_jax.models.layers import LayerNorm, normal, zeros
 from tpr_jax.models.matmul import all_gather_weight, dense
 from tpr_jax.models.methods import Method, check
-from tpr_jax.models.petl.prompts import insert_slots, replace_tokens
+from tpr_jax.models.petl.prompts import append_tokens, insert_slots, replace_tokens
 from tpr_jax.models.petl_config import text_tokens
 from tpr_jax.models.petl_modules import PromptPart
+from tpr_jax.models.pooling import AttentionPool, Projection
 from tpr_jax.models.transformer import run_blocks
 
 
@@ -45,21 +46,28 @@ def extract_patches(images: Float[Array, "b h w 3"], size: int) -> Float[Array, 
 
 
 class PatchEmbedding(nn.Module):
-    """The patch convolution, without bias, as one product."""
+    """The patch convolution as one product; it ignores a rest that fills no patch."""
 
     width: int
     size: int
+    use_bias: bool
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
         """Returns one token for each patch."""
         shape = (self.size, self.size, 3, self.width)
         kernel = self.param("kernel", normal((3 * self.size**2) ** -0.5), shape)
-        return dense(extract_patches(images, self.size), kernel.reshape(-1, self.width))
+        rows, columns = (side // self.size * self.size for side in images.shape[1:3])
+        patches = extract_patches(images[:, :rows, :columns], self.size)
+        x = dense(patches, kernel.reshape(-1, self.width))
+        return x + self.param("bias", zeros, (self.width,)).astype(x.dtype) if self.use_bias else x
 
 
 class VisionTower(nn.Module):
-    """The vision transformer; `remat` and `scan` are as in `build`."""
+    """The vision transformer; `remat` and `scan` are as in `build`.
+
+    CLIP reads the feature at a class token. SigLIP has none, and pools all patches by attention.
+    """
 
     config: ClipConfig
     method: Method
@@ -79,30 +87,41 @@ class VisionTower(nn.Module):
         Args:
           images: Normalized pixels.
           prompts: Tokens that are appended to the sequence and replaced before each of the first k blocks.
-          all_tokens: Whether to return the features of all tokens.
+          all_tokens: Whether to return the image's feature and those of the other tokens.
 
         Returns:
-          The features [b, e], or those of all tokens [b, n, e].
+          The features [b, e], or with `all_tokens` [b, n, e]: the image's feature, then those of the
+          patches, and in CLIP those of the prompts. SigLIP's feature of a patch is what it pools from this
+          patch alone.
         """
         c, d = self.config, self.config.vision_width
-        x = PatchEmbedding(d, c.patch_size, name="conv1")(images.astype(self.dtype))
-        cls = self.param("class_embedding", normal(d**-0.5), (d,))
-        positions = self.param("positional_embedding", normal(d**-0.5), (1 + c.grid[0] * c.grid[1], d))
-        cls = jnp.broadcast_to(cls.astype(self.dtype), (x.shape[0], 1, d))
-        x = jnp.concatenate([cls, x], axis=1) + positions.astype(self.dtype)
+        x = PatchEmbedding(d, c.patch_size, not c.has_class_token, name="conv1")(images.astype(self.dtype))
+        if c.has_class_token:
+            cls = self.param("class_embedding", normal(d**-0.5), (d,)).astype(self.dtype)
+            x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, d)), x], axis=1)
+        positions = self.param("positional_embedding", normal(d**-0.5), (c.vision_positions, d))
+        x = x + positions.astype(self.dtype)
         count = x.shape[1]
         if prompts is not None:
-            slots = jnp.zeros((x.shape[0], prompts.shape[1], d), x.dtype)
-            x = replace_tokens(jnp.concatenate([x, slots], axis=1), prompts[0], count)
-        x = LayerNorm(c.layer_norm_eps, name="ln_pre")(x)
-        # The feature is that of token 0, so only this token passes through the last layers.
-        x = run_blocks(self, "vision", x, None, prompts=prompts, start=count, last=not all_tokens)
-        x = LayerNorm(c.layer_norm_eps, name="ln_post")(x if all_tokens else x[:, 0])
-        return dense(x, self.param("proj", normal(d**-0.5), (d, c.embed_dim)))
+            x = append_tokens(x, prompts[0])
+        if c.has_class_token:
+            x = LayerNorm(c.layer_norm_eps, name="ln_pre")(x)
+        # The feature of a class token is that of token 0, so only this token passes through the last layers.
+        one = c.has_class_token and not all_tokens
+        x = run_blocks(self, "vision", x, None, prompts=prompts, start=count, last=one)
+        x = LayerNorm(c.layer_norm_eps, name="ln_post")(x[:, 0] if one else x)
+        if c.has_class_token:
+            return dense(x, self.param("proj", normal(d**-0.5), (d, c.embed_dim)))
+        pool = AttentionPool(c.vision_heads, c.vision_mlp, c.act, c.layer_norm_eps, name="pool")
+        return pool(x[:, :count], all_tokens)  # as in the backbone's own training: without prompts
 
 
 class TextTower(nn.Module):
-    """The text transformer; `remat` and `scan` are as in `build`."""
+    """The text transformer; `remat` and `scan` are as in `build`.
+
+    CLIP's attention is causal and reads the feature at end-of-text. SigLIP's is not, and reads it at the last
+    position of the padded text.
+    """
 
     config: ClipConfig
     method: Method
@@ -121,27 +140,34 @@ class TextTower(nn.Module):
 
         Args:
           ids: Token ids.
-          prompts: Tokens that follow start-of-text and are replaced before each of the first k blocks.
+          prompts: Tokens that are replaced before each of the first k blocks. In CLIP they follow
+            start-of-text. In SigLIP, whose attention is not causal, they follow the text and take no
+            positions.
           all_tokens: Whether to return the features of all tokens.
 
         Returns:
           The features [b, e], or those of all tokens [b, m, e], m counting the prompts.
         """
         c, d = self.config, self.config.text_width
-        end = end_positions(jnp.asarray(ids), c.eot_id)
-        if prompts is not None:
+        end = read_positions(jnp.asarray(ids), c)
+        if inserts := prompts is not None and c.causal:
             ids, end = insert_slots(ids, prompts.shape[1], c.context_length, end)
         length = ids.shape[1]
         embedding = self.param("token_embedding", normal(0.02), (c.vocab_size, d))
         positions = self.param("positional_embedding", normal(0.01), (c.context_length, d))
         x = all_gather_weight(embedding.astype(self.dtype))[ids]
-        if prompts is not None:
+        if prompts is not None and inserts:
             x = replace_tokens(x, prompts[0], 1)
         x = x + positions[:length].astype(self.dtype)
-        causal = jnp.triu(jnp.full((length, length), -jnp.inf, jnp.float32), 1)
-        x = run_blocks(self, "text", x, causal, prompts=prompts, start=1, last=not all_tokens, index=end)
+        if prompts is not None and not inserts:
+            x = append_tokens(x, prompts[0])
+        mask = jnp.triu(jnp.full((length, length), -jnp.inf, jnp.float32), 1) if c.causal else None
+        start = 1 if c.causal else length
+        x = run_blocks(self, "text", x, mask, prompts=prompts, start=start, last=not all_tokens, index=end)
         x = LayerNorm(c.layer_norm_eps, name="ln_final")(x if all_tokens else x[:, 0])
-        return dense(x, self.param("proj", normal(d**-0.5), (d, c.embed_dim)))
+        if c.causal:
+            return dense(x, self.param("proj", normal(d**-0.5), (d, c.embed_dim)))
+        return Projection(c.embed_dim, name="proj")(x)
 
 
 @overload
@@ -155,6 +181,24 @@ def end_positions(ids: Int[np.ndarray, "b l"], eot_id: int | None) -> Int[np.nda
 def end_positions(ids: Int[Array | np.ndarray, "b l"], eot_id: int | None) -> Int[Array | np.ndarray, " b"]:
     """Returns the position of each text's first `eot_id`, or of its highest id if `eot_id` is None."""
     return (ids if eot_id is None else ids == eot_id).argmax(axis=-1)
+
+
+@overload
+def read_positions(ids: Int[Array, "b l"], config: ClipConfig) -> Int[Array, " b"]: ...
+
+
+@overload
+def read_positions(ids: Int[np.ndarray, "b l"], config: ClipConfig) -> Int[np.ndarray, " b"]: ...
+
+
+def read_positions(ids: Int[Array | np.ndarray, "b l"], config: ClipConfig) -> Int[Array | np.ndarray, " b"]:
+    """Returns the position at which each text's feature is read; what follows it has no effect.
+
+    Padding may thus be trimmed after a causal tower's end-of-text, and nowhere in a tower that is not causal.
+    """
+    if config.causal:
+        return end_positions(ids, config.eot_id)
+    return ids[:, 0] * 0 + (ids.shape[1] - 1)
 
 
 class Clip(nn.Module):
@@ -214,7 +258,7 @@ def build(
     """Builds the pure functions of a model.
 
     Args:
-      config: CLIP's sizes.
+      config: The sizes of the CLIP or SigLIP.
       method: The parts and prompts.
       dtype: The dtype of the computation, "float32" or "bfloat16".
       heads: The heads of the losses.
@@ -232,7 +276,7 @@ def build(
       for each mixture. With `all_tokens=True` they return the features of all tokens, [b, n, e].
 
       `predict_words(variables, image_tokens, ids)` returns the logits [b, m, vocabulary] at the positions of
-      the text tower's sequence, where prompts precede the words; it needs the head of the loss "mlm".
+      the text tower's sequence, prompts among them; it needs the head of the loss "mlm".
 
       `place_labels(ids, labels)` moves the labels [b, l] of ids to those positions, [b, m].
 
@@ -244,7 +288,7 @@ def build(
 
     def init(key):
         images = jnp.zeros((1, *config.image_size, 3))
-        length = config.context_length - text_tokens(method.prompts)
+        length = config.context_length - (text_tokens(method.prompts) if config.causal else 0)
         variables = model.init(key, images, jnp.zeros((1, length), jnp.int32))
         return {name: tree for name, tree in variables.items() if name != "routing"}
 
@@ -264,6 +308,8 @@ def build(
     def place_labels(ids, labels):
         if not (count := text_tokens(method.prompts)):
             return labels
+        if not config.causal:  # the prompts follow the text
+            return jnp.pad(labels, ((0, 0), (0, count)))
         # End-of-text has no label, so none is added where it replaces a word.
         return insert_slots(labels, count, config.context_length, end_positions(ids, config.eot_id))[0]
 

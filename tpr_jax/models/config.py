@@ -1,10 +1,12 @@
-"""The sizes of a CLIP model, independent of any framework."""
+"""The sizes of a CLIP or SigLIP model, independent of any framework."""
 
 from dataclasses import dataclass, replace
 
 CLIP_MINI = "clip-mini"  # the name of the bundled CLIP in a config
 
-ACTS = ("quick_gelu", "gelu")  # OpenAI's approximation, and the exact one
+# OpenAI's approximation, the exact one, and SigLIP's approximation.
+ACTS = ("quick_gelu", "gelu", "gelu_tanh")
+FAMILIES = {"clip": "CLIP", "siglip": "SigLIP"}  # with their names for people
 DTYPES = ("float32", "bfloat16")  # of the towers' computation
 
 # Statistics of the pixels that OpenAI's CLIP was trained on: red, green, blue, in 0..1.
@@ -14,10 +16,13 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """The shapes and the arithmetic of CLIP's two towers.
+    """The shapes and the arithmetic of the two towers of a CLIP or a SigLIP.
 
-    The defaults are CLIP ViT-B/16 at the 384 x 128 pixels of person retrieval.
+    The defaults are CLIP ViT-B/16 at the 384 x 128 pixels of person retrieval. What `family` implies for the
+    towers is answered by the properties.
     """
+
+    family: str = "clip"  # one of FAMILIES
 
     image_size: tuple[int, int] = (384, 128)  # height, width in pixels
     patch_size: int = 16
@@ -37,6 +42,7 @@ class ClipConfig:
     # The text feature is read at the first `eot_id`, or if it is None at the highest id, as in OpenAI's code.
     eot_id: int | None = None
     logit_scale: float = 4.605170185988092  # log(100); kept to write weights back, never used in training
+    logit_bias: float | None = None  # of SigLIP; like `logit_scale`, and an option of the sigmoid loss
     # The statistics that normalize pixels of 0..1: red, green, blue.
     image_mean: tuple[float, float, float] = IMAGE_MEAN
     image_std: tuple[float, float, float] = IMAGE_STD
@@ -45,6 +51,24 @@ class ClipConfig:
     def grid(self) -> tuple[int, int]:
         """The numbers of rows and columns of patches."""
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the image feature is that of a class token; if not, patches are pooled by attention."""
+        return self.family == "clip"
+
+    @property
+    def vision_positions(self) -> int:
+        """The number of positions of the vision tower: the class token, if there is one, and the patches."""
+        return self.has_class_token + self.grid[0] * self.grid[1]
+
+    @property
+    def causal(self) -> bool:
+        """Whether a text's tokens attend only to those before them.
+
+        If not, padding counts: texts are padded to the full context, and the feature is read at its end.
+        """
+        return self.family == "clip"
 
 
 _LARGE = ClipConfig(
@@ -59,7 +83,37 @@ _LARGE = ClipConfig(
     text_mlp=3072,
     embed_dim=768,
 )
-# OpenAI's models by their own and their hub names, at their own image size, so that no download is needed.
+_SIGLIP = ClipConfig(
+    family="siglip",
+    image_size=(224, 224),
+    text_width=768,
+    text_heads=12,
+    text_mlp=3072,
+    context_length=64,
+    vocab_size=32000,
+    embed_dim=768,
+    act="gelu_tanh",
+    layer_norm_eps=1e-6,
+    logit_scale=2.302585092994046,  # log(10)
+    logit_bias=-10.0,
+    image_mean=(0.5, 0.5, 0.5),
+    image_std=(0.5, 0.5, 0.5),
+)
+_SO400M = replace(
+    _SIGLIP,
+    image_size=(384, 384),
+    patch_size=14,
+    vision_width=1152,
+    vision_layers=27,
+    vision_heads=16,
+    vision_mlp=4304,
+    text_width=1152,
+    text_layers=27,
+    text_heads=16,
+    text_mlp=4304,
+    embed_dim=1152,
+)
+# Models by their own and their hub names, at their own image size, so that no download is needed.
 NAMED = {
     "ViT-B/32": replace(ClipConfig(), image_size=(224, 224), patch_size=32),
     "ViT-B/16": replace(ClipConfig(), image_size=(224, 224)),
@@ -71,4 +125,10 @@ NAMED |= {
     "openai/clip-vit-base-patch16": NAMED["ViT-B/16"],
     "openai/clip-vit-large-patch14": NAMED["ViT-L/14"],
     "openai/clip-vit-large-patch14-336": NAMED["ViT-L/14@336px"],
+}
+NAMED |= {
+    "google/siglip-base-patch16-224": _SIGLIP,
+    "google/siglip-so400m-patch14-384": _SO400M,
+    "google/siglip2-base-patch16-256": replace(_SIGLIP, image_size=(256, 256), vocab_size=256000),
+    "google/siglip2-so400m-patch14-384": replace(_SO400M, vocab_size=256000),
 }

@@ -50,7 +50,9 @@ def build_inside(config: ClipConfig, method: Method, dtype: str = "float32") -> 
       `prefix`: For each block with prefix tokens, by its path such as `visual/block_0`, the share of each
       token's attention on the prefix, [b, heads, n]: the sum of the softmax over the prefix keys.
 
-      n counts all tokens of the sequence: class token, patches, prompts; or start-of-text, prompts, words.
+      n counts all tokens of the sequence: in CLIP class token, patches, prompts, or start-of-text, prompts,
+      words; in SigLIP patches, prompts, or words, padding, prompts. `tokens` of SigLIP's images are those of
+      the image and of each patch.
     """
     model = Clip(config, method, NO_HEADS, jnp.dtype(dtype))
 

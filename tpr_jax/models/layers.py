@@ -30,7 +30,11 @@ def quick_gelu(x: Array) -> Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": rematerialized(lambda x: jax.nn.gelu(x, approximate=False))}
+ACTIVATIONS = {
+    "quick_gelu": quick_gelu,
+    "gelu": rematerialized(lambda x: jax.nn.gelu(x, approximate=False)),
+    "gelu_tanh": rematerialized(lambda x: jax.nn.gelu(x, approximate=True)),
+}
 
 
 def layer_norm(

@@ -267,9 +267,13 @@ def zero_shot() -> Method:
     return Method("zero_shot")
 
 
+# The last linear layer of SigLIP's vision and text tower.
+SIGLIP_PROJECTIONS = r"(visual/pool/mlp|text)/proj/(kernel|bias)"
+
+
 def linear_probe() -> Method:
     """Returns training of the last projection of each tower alone, on frozen features."""
-    return Method("linear_probe", tuned=("(visual|text)/proj",))
+    return Method("linear_probe", tuned=(rf"(visual|text)/proj|{SIGLIP_PROJECTIONS}",))
 
 
 def bitfit() -> Method:

@@ -105,7 +105,7 @@ class _Run(NamedTuple):
 
     def tower(self, tower: str, every_token: bool = False) -> Iterator[Product]:
         """Yields the products of a tower that returns every token of its last block, or only one."""
-        c, b, vision = self.config, self.batch_size, tower == "vision"
+        c, b, vision, mlm = self.config, self.batch_size, tower == "vision", every_token
         prefix = "visual" if vision else "text"
         d, layers, width = (getattr(c, f"{tower}_{name}") for name in ("width", "layers", "mlp"))
 
@@ -117,8 +117,10 @@ class _Run(NamedTuple):
             patches = c.grid[0] * c.grid[1]
             pixels = 3 * c.patch_size**2
             yield product("patches", 2.0 * b * patches * pixels * d, False, tuned("conv1/kernel"))
-            tokens = 1 + patches + _prompt_tokens(self.method, tower)
+            tokens = c.vision_positions + _prompt_tokens(self.method, tower)
+            every_token = every_token or not c.has_class_token
             stem = ("conv1/kernel", "class_embedding", "positional_embedding", "ln_pre/scale", "ln_pre/bias")
+            stem += () if c.has_class_token else ("conv1/bias",)
         else:
             tokens = _text_length(c, self.method, self.length)
             stem = ("token_embedding", "positional_embedding")
@@ -131,8 +133,38 @@ class _Run(NamedTuple):
             yield from products
         norm = "ln_post" if vision else "ln_final"
         needs_grad = needs_grad or tuned(f"{norm}/scale", f"{norm}/bias")
+        if vision and not c.has_class_token:
+            yield from self.pooling(needs_grad, tuned, each=mlm)
+            return
         rows = b * (tokens if every_token else 1)
-        yield product("proj", 2.0 * rows * d * c.embed_dim, needs_grad, tuned("proj"))
+        yield product("proj", 2.0 * rows * d * c.embed_dim, needs_grad, tuned("proj", "proj/kernel"))
+
+    def pooling(self, left: bool, tuned: Callable[..., bool], each: bool) -> Iterator[Product]:
+        """Yields the products of SigLIP's pooling head.
+
+        Args:
+          left: Whether its tokens need a gradient.
+          tuned: Whether one of the paths below the vision tower is trained.
+          each: Whether each token is also pooled alone.
+        """
+        c, b, d = self.config, self.batch_size, self.config.vision_width
+        tokens = c.vision_positions
+        rows = b * (1 + tokens if each else 1)
+        qkv = tuned("pool/attn/qkv/kernel")
+        biased = qkv or tuned("pool/attn/qkv/bias")
+        probe = tuned("pool/probe")
+        yield product("pool/attn/qkv q", 2.0 * d * d, probe, qkv)
+        yield product("pool/attn/qkv k, v", 2.0 * b * tokens * d * 2 * d, left, qkv)
+        yield product("pool/scores", 2.0 * b * tokens * d, probe or biased, left or biased)
+        z = left or biased
+        yield product("pool/values", 2.0 * b * tokens * d, z or probe, z)
+        z = z or probe
+        yield product("pool/attn/out", 2.0 * rows * d * d, z, tuned("pool/attn/out/kernel"))
+        z = z or tuned("pool/attn/out/kernel", "pool/attn/out/bias")
+        u = z or tuned("pool/ln_2/scale", "pool/ln_2/bias")
+        yield product("pool/mlp/fc", 2.0 * rows * d * c.vision_mlp, u, tuned("pool/mlp/fc/kernel"))
+        hidden = u or tuned("pool/mlp/fc/kernel", "pool/mlp/fc/bias")
+        yield product("pool/mlp/proj", 2.0 * rows * c.vision_mlp * d, hidden, tuned("pool/mlp/proj/kernel"))
 
 
 def _one_token_from(slots: Mapping[str, Part], statistics: bool) -> str | None:
@@ -275,7 +307,10 @@ class _Block(NamedTuple):
 
 def _text_length(c: ClipConfig, method: Method, length: int | None) -> int:
     """Returns the length of the text tower's sequence, prompts included, for captions of `length` ids."""
-    return min((length or c.context_length) + _prompt_tokens(method, "text"), c.context_length)
+    prompts = _prompt_tokens(method, "text")
+    if not c.causal:  # texts are padded, and prompts follow them
+        return c.context_length + prompts
+    return min((length or c.context_length) + prompts, c.context_length)
 
 
 def _prompt_tokens(method: Method, tower: str) -> int:

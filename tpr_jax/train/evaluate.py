@@ -15,9 +15,12 @@ from tpr_jax.distributed import processes, sharding
 from tpr_jax.errors import UserError
 from tpr_jax.metrics import ranking_device, retrieval
 from tpr_jax.models import clip
+from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.methods import zero_shot
 from tpr_jax.train import step
 from tpr_jax.train.setup import Run
+
+ANY_CLIP = ClipConfig()
 
 
 class EncodedSplit(NamedTuple):
@@ -72,7 +75,7 @@ class Evaluator:
             run.config.eval_batch_size,
             skipped=run.skipped,
             mesh=run.mesh,
-            eot_id=run.clip_config.eot_id,
+            config=run.clip_config,
         )
         return score(encoded), encoded
 
@@ -117,7 +120,7 @@ def encode_split(
     *,
     skipped: dict[str, str] | None = None,
     mesh: jax.sharding.Mesh | None = None,
-    eot_id: int | None = None,
+    config: ClipConfig = ANY_CLIP,
 ) -> EncodedSplit:
     """Encodes all images and captions of a split.
 
@@ -132,7 +135,7 @@ def encode_split(
         is added here under its name. Otherwise it is an error.
       mesh: The mesh of the encoders. Batches are padded to what all its devices need, and each of several
         processes reads only the images that its own devices encode.
-      eot_id: The id at which a text ends, see `clip.end_positions`.
+      config: Says where the text tower reads a text, see `clip.read_positions`.
 
     Raises:
       UserError: An image cannot be read, or with `skipped`, none can.
@@ -158,7 +161,7 @@ def encode_split(
         records, gallery_feats = records_lib.select_images(records, kept), gallery_feats[kept]
     _, captions, query_pids = records_lib.caption_pairs(records)
     ids = tokenizer(captions)
-    ends = clip.end_positions(ids, eot_id)
+    ends = clip.read_positions(ids, config)
     order, inverse = sort_by_length(ends)
     texts = pipeline.text_batches(ids[order], batch_size, ends[order])
     feats = encode(encode_text, variables, texts, -(-len(captions) // batch_size), "captions")

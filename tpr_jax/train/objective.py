@@ -1,7 +1,7 @@
 """The training objective: weighted losses over a whole batch, encoded at once or in microbatches."""
 
 from collections.abc import Mapping
-from typing import cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,34 @@ from tpr_jax.models.petl.moe import load_balance
 from tpr_jax.utils.trees import merge
 
 
+class Logits(NamedTuple):
+    """How losses turn cosine similarities into logits.
+
+    Attributes:
+      scale: The factor of the losses with a softmax, 1 / temperature.
+      slope: The factor of the loss 'sigmoid'.
+      offset: What the loss 'sigmoid' adds to its logits.
+    """
+
+    scale: float
+    slope: float = losses.SIGMOID_SLOPE
+    offset: float = losses.SIGMOID_OFFSET
+
+
 def objective(
-    model: dict, weights: Mapping[str, float], scale: float, trainable: dict, frozen: dict, batch: dict
+    model: dict,
+    weights: Mapping[str, float],
+    scale: float | Logits,
+    trainable: dict,
+    frozen: dict,
+    batch: dict,
 ) -> tuple[jax.Array, dict]:
     """Computes the total loss of a batch.
 
     Args:
       model: The functions of `models.clip.build`.
       weights: The weight of each loss, by its name.
-      scale: The factor on cosine similarities, 1 / temperature.
+      scale: The factor on cosine similarities, 1 / temperature, or all of `Logits`.
       trainable: The trainable collections.
       frozen: The frozen collections.
       batch: `image` [b, h, w, 3] (uint8, or normalized floats), `ids` [b, l] and `pid` [b], and for the loss
@@ -60,11 +79,12 @@ def encode(model: dict, weights: Mapping[str, float], variables: dict, batch: di
 
 
 def compute_losses(
-    weights: Mapping[str, float], scale: float, variables: dict, features: dict, batch: dict
+    weights: Mapping[str, float], scale: float | Logits, variables: dict, features: dict, batch: dict
 ) -> tuple[jax.Array, dict]:
     """Computes (total loss, metrics) from what `encode` returns for a whole batch."""
+    logits = scale if isinstance(scale, Logits) else Logits(scale)
     terms = {
-        name: weight * _loss(name, scale, variables, features, batch) for name, weight in weights.items()
+        name: weight * _loss(name, logits, variables, features, batch) for name, weight in weights.items()
     }
     total = cast(jax.Array, sum(terms.values()))  # there is a loss
     routing = features["routing"]
@@ -72,14 +92,16 @@ def compute_losses(
     return total, {"loss": total, **terms, **statistics}
 
 
-def _loss(name: str, scale: float, variables: dict, features: dict, batch: dict) -> jax.Array:
+def _loss(name: str, logits: Logits, variables: dict, features: dict, batch: dict) -> jax.Array:
     """Computes one loss, unweighted."""
     if name == "balance":
         routing = features["routing"]["visual"] + features["routing"]["text"]
         return losses.balance(_needed(routing, name, "a mixture of experts"))
     if name == "mlm":
         return features["mlm"] / jnp.maximum(features["mlm_words"], 1)
-    settings = {"scale": scale} if name in ("sdm", "itc") else {}
+    settings = {"scale": logits.scale} if name in ("sdm", "itc") else {}
+    if name == "sigmoid":
+        settings = {"slope": logits.slope, "offset": logits.offset}
     if name == "id":
         head = _needed(variables.get("head", {}).get("classifier"), name, "a classifier among heads")
         settings = jax.tree.map(all_gather_weight, head)
@@ -90,7 +112,7 @@ def _loss(name: str, scale: float, variables: dict, features: dict, batch: dict)
 def grad_cached_loss_and_grad(
     model: dict,
     weights: Mapping[str, float],
-    scale: float,
+    scale: float | Logits,
     trainable: dict,
     frozen: dict,
     microbatches: dict,
@@ -104,7 +126,7 @@ def grad_cached_loss_and_grad(
     Args:
       model: The functions of `models.clip.build`.
       weights: The weight of each loss.
-      scale: The factor on cosine similarities.
+      scale: The factor on cosine similarities, or all of `Logits`.
       trainable: The trainable collections.
       frozen: The frozen collections.
       microbatches: The arrays of a batch, [n, b / n, ...].

@@ -1,6 +1,7 @@
 """Builds the components of a run: mesh, data, model, weights, optimizer, train step and input."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 
 import jax
@@ -20,7 +21,8 @@ from tpr_jax.errors import UserError
 from tpr_jax.models import clip, methods
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.heads import Heads
-from tpr_jax.train import agreement, step
+from tpr_jax.train import agreement, objective, step
+from tpr_jax.utils.notices import print_once
 from tpr_jax.utils.trees import merge
 from tpr_jax.weights import backbone
 
@@ -121,6 +123,8 @@ def prepare(config: ConfigDict, to_train: bool = True) -> Run:
     )
     # Reported before the images of the splits are compared, which may take minutes.
     methods.check(method, clip_config)
+    check_mask(config, tokenizer, base.name)
+    make_logits(config, clip_config)  # reports an error
     described |= _check_leaks(config, on_disk, splits, described)
     if jax.process_count() > 1:
         agreement.check_same("data set", agreement.of_data(splits), "give all the same config.data_dir")
@@ -165,7 +169,7 @@ def prepare_training(run: Run) -> Training:
         run.model,
         optimizer,
         config_lib.loss_weights(config),
-        1 / config.temperature,
+        make_logits(config, run.clip_config),
         run.mesh,
         config.accumulate,
         dtype=config.dtype,
@@ -179,7 +183,7 @@ def prepare_training(run: Run) -> Training:
         seed=config.seed,
         instances=instances,
         augment=config.augment,
-        mask_text=config.mask_text,
+        mask_text=config.mask_text and run.tokenizer.mask_id is not None,
         mlm=bool(config.losses.mlm),
         pad=config.pad,
         color=erase_color(run.clip_config.image_mean, run.clip_config.image_std),
@@ -212,6 +216,40 @@ def check_rows(config: ConfigDict, mesh: Mesh) -> None:
             f"config.batch_size={config.batch_size} must be a multiple of the {devices} devices of the data "
             f"axis{times}"
         )
+
+
+def check_mask(config: ConfigDict, tokenizer: Tokenizer, backbone: str) -> None:
+    """Checks that words can be masked where a loss needs it; says so if `mask_text` has no effect.
+
+    Raises:
+      UserError: The loss 'mlm' is in use, and the tokenizer has no mask token.
+    """
+    if tokenizer.mask_id is not None:
+        return
+    if config.losses.mlm:
+        raise UserError(
+            f"config.losses.mlm={config.losses.mlm} needs a mask token, which the tokenizer of {backbone} "
+            "lacks: set config.losses.mlm=0"
+        )
+    if config.mask_text:
+        print_once(f"config.mask_text=True has no effect: the tokenizer of {backbone} has no mask token")
+
+
+def make_logits(config: ConfigDict, clip_config: ClipConfig) -> objective.Logits:
+    """Returns how the losses turn cosine similarities into logits.
+
+    Raises:
+      UserError: `sigmoid_from` asks for the backbone's own values, and it has none.
+    """
+    scale = 1 / config.temperature
+    if config.sigmoid_from == "paper":
+        return objective.Logits(scale)
+    if clip_config.logit_bias is None:
+        raise UserError(
+            "config.sigmoid_from='backbone' needs a backbone with a learned bias, which SigLIP has and CLIP "
+            "lacks: set config.sigmoid_from='paper'"
+        )
+    return objective.Logits(scale, math.exp(clip_config.logit_scale), clip_config.logit_bias)
 
 
 def make_heads(config: ConfigDict, num_identities: int) -> Heads:

@@ -14,7 +14,7 @@ from tpr_jax import model as model_lib
 from tpr_jax.distributed import sharding
 from tpr_jax.perf.allocator import release_freed_memory
 from tpr_jax.perf.xla_options import compiler_options
-from tpr_jax.train.objective import grad_cached_loss_and_grad, objective
+from tpr_jax.train.objective import Logits, grad_cached_loss_and_grad, objective
 from tpr_jax.train.state import TrainState
 
 MAX_STACKED = 2**20  # elements of arrays that are copied to be checked together
@@ -28,7 +28,7 @@ def train_step(
     model: dict,
     optimizer: optax.GradientTransformation,
     weights: Mapping[str, float],
-    scale: float,
+    scale: float | Logits,
     microbatched: bool = False,
 ) -> tuple[TrainState, dict]:
     """Computes one update of the trainable collections.
@@ -40,7 +40,7 @@ def train_step(
       model: The functions of `models.clip.build`.
       optimizer: The optimizer of the trainable collections.
       weights: The weight of each loss, by its name.
-      scale: The factor on cosine similarities, 1 / temperature.
+      scale: The factor on cosine similarities, 1 / temperature, or all of `Logits`.
       microbatched: Whether the towers see one microbatch at a time.
 
     Returns:
@@ -100,7 +100,7 @@ def jit_train_step(
     model: dict,
     optimizer: optax.GradientTransformation,
     weights: Mapping[str, float],
-    scale: float,
+    scale: float | Logits,
     mesh: Mesh,
     accumulate: int = 1,
     *,

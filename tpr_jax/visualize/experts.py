@@ -74,7 +74,8 @@ def text_token_mask(model: Model) -> Callable:
     """Returns `(ids, length) -> bool [b, length]`: the tokens up to end of text, without padding."""
 
     def counted(ids, length: int):
-        _, ends = tower_ids(ids, model.config, model.method.prompts)
+        assert model.tokenizer is not None  # it has read the texts
+        _, ends = tower_ids(model.tokenizer, ids, model.config, model.method.prompts)
         return np.arange(length) <= ends[:, None]
 
     return counted
@@ -121,7 +122,8 @@ def _load_figure(model: Model, examples: Examples) -> PageFigure:
     if not all_loads:
         raise UserError(f"{model.source}: its mixture is only in the text tower: give some --text")
     note = (
-        f"The share of each expert among the tokens of {len(sources):,} photos (including the class token)"
+        f"The share of each expert among the tokens of {len(sources):,} photos"
+        + " (including the class token)" * model.config.has_class_token
         + (f" and of {len(texts):,} sentences (up to end of text)" if texts else "")
         + f" of {examples.label}. A missing color is an expert that gets no or almost no tokens."
     )

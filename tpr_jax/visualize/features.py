@@ -61,4 +61,5 @@ def introspect_texts(model: Model, texts: Sequence[str]) -> Iterator[tuple[np.nd
 def patch_grid(model: Model, values: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, "*b gh gw"]:
     """Selects the patch tokens of the vision tower and arranges them as on the image."""
     rows, columns = model.config.grid
-    return values[..., 1 : 1 + rows * columns].reshape(*values.shape[:-1], rows, columns)
+    first = int(model.config.has_class_token)
+    return values[..., first : first + rows * columns].reshape(*values.shape[:-1], rows, columns)

@@ -63,10 +63,10 @@ def make_files(model: Model, examples: Examples, *, title: str, number: int) -> 
         if masses:
             counted = [{b: mass[i, :, : len(n)] for b, mass in masses.items()} for i, n in enumerate(names)]
             means["text"] = {b: np.concatenate([c[b] for c in counted], axis=1).mean(1) for b in masses}
-            page_figures += _text_figures(sentences, names, counted)
+            page_figures += _text_figures(sentences, names, counted, model.config.causal)
     if not means:
         raise UserError(f"{model.source}: its prefix is only in the text tower: give some --text")
-    page_figures.insert(0, _head_figure(means, scalars))
+    page_figures.insert(0, _head_figure(means, scalars, model.config.has_class_token))
     part = next(p for p in (*model.method.vision, *model.method.text) if isinstance(p, Prefix))
     gated = part.gate is not None
     lead = [
@@ -93,11 +93,11 @@ def _concatenate(batches: list[tuple[np.ndarray, dict]]) -> dict[int, Float[np.n
     )
 
 
-def _head_figure(means: dict, scalars: dict) -> PageFigure:
+def _head_figure(means: dict, scalars: dict, class_token: bool) -> PageFigure:
     note = (
-        "Mean over all tokens of the photos (including the class token) and of the sentences (up to end of "
-        "text) below. Left: attention mass. Right: effective weight, the mass times the block's scalar, "
-        "which is written beside it."
+        f"Mean over all tokens of the photos{' (including the class token)' * class_token} and of the "
+        "sentences (up to end of text) below. Left: attention mass. Right: effective weight, the mass times "
+        "the block's scalar, which is written beside it."
     )
     return PageFigure(
         "prefix_heads.png",
@@ -188,13 +188,13 @@ def draw_image(image: np.ndarray, masses: dict[int, Float[np.ndarray, "gh gw"]],
 
 
 def _text_figures(
-    sentences: Sequence[str], names: list[list[str]], masses: list[dict]
+    sentences: Sequence[str], names: list[list[str]], masses: list[dict], causal: bool
 ) -> Iterator[PageFigure]:
     for i, (text, tokens, token_masses) in enumerate(zip(sentences, names, masses, strict=True), 1):
         image = draw_words(text, tokens, {block: mass.mean(0) for block, mass in token_masses.items()})
         note = (
-            f"{text} The attention mass of each token, in percent, mean over the heads. The first words "
-            "attend to few other tokens, because attention is causal."
+            f"{text} The attention mass of each token, in percent, mean over the heads."
+            + " The first words attend to few other tokens, because attention is causal." * causal
         )
         yield PageFigure(f"prefix_text_{i}.png", image, f"Sentence {i}", note, "Table of tokens and blocks")
 

@@ -12,12 +12,16 @@ START, END, PROMPT = "[start]", "[end]", "[prompt]"
 
 
 def tower_ids(
-    ids: Int[np.ndarray, "b l"], config: ClipConfig, prompts: Prompts | None = None
+    tokenizer: Tokenizer, ids: Int[np.ndarray, "b l"], config: ClipConfig, prompts: Prompts | None = None
 ) -> tuple[Int[np.ndarray, "b m"], Int[np.ndarray, " b"]]:
     """Returns the ids in the text tower's sequence and the position of end of text.
 
-    As in the tower, prompts are inserted after start of text and the end is truncated.
+    As in CLIP's tower, prompts are inserted after start of text and the end is truncated. In SigLIP's tower
+    they follow the padded text, and are left out here.
     """
+    if not config.causal:
+        is_end = ids == (tokenizer.pad_id if tokenizer.eot_id is None else tokenizer.eot_id)
+        return ids, np.where(is_end.any(1), is_end.argmax(1), ids.shape[1] - 1)
     ends = np.argmax(ids if config.eot_id is None else ids == config.eot_id, axis=1)
     if count := text_tokens(prompts):
         ids, ends = (np.asarray(out) for out in insert_slots(ids, count, config.context_length, ends))
@@ -27,8 +31,10 @@ def tower_ids(
 def token_labels(
     tokenizer: Tokenizer, ids: Int[np.ndarray, " l"], config: ClipConfig, prompts: Prompts | None = None
 ) -> list[str]:
-    """Returns a label for each position of the tower's sequence, from start of text to end of text."""
-    (row,), (end,) = tower_ids(ids[None], config, prompts)
+    """Returns a label for each position of the tower's sequence, up to end of text."""
+    (row,), (end,) = tower_ids(tokenizer, ids[None], config, prompts)
+    if not config.causal:
+        return [*(token_text(tokenizer, int(i)) for i in row[:end]), END]
     count = text_tokens(prompts)
     inner = [PROMPT if i <= count else token_text(tokenizer, int(row[i])) for i in range(1, end)]
     return [START, *inner, END]

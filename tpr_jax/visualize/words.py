@@ -30,10 +30,12 @@ def patch_cosines(
 
     Args:
       model: for the grid of patches.
-      tokens: features of all tokens of the vision tower, after its last LayerNorm and projection.
+      tokens: features of all tokens of the vision tower in the common space, see `models.introspect`.
       text_feats: features of texts.
     """
-    return patch_grid(model, l2_normalize(text_feats) @ l2_normalize(tokens).T)
+    # The first token is the photo's feature, which is the class token's if there is one.
+    first = 0 if model.config.has_class_token else 1
+    return patch_grid(model, l2_normalize(text_feats) @ l2_normalize(tokens[first:]).T)
 
 
 def make_files(model: Model, examples: Examples, *, title: str, number: int) -> dict[str, bytes]:
@@ -57,13 +59,19 @@ def make_files(model: Model, examples: Examples, *, title: str, number: int) -> 
         note = f"{examples.image_names[photo]}, with: {sentence}"
         alt = "Heat over the photo for the sentence and each word"
         page_figures.append(PageFigure(f"words_{i}.png", image, f"Photo and sentence {i}", note, alt))
+    how = (
+        "the last LayerNorm and CLIP's projection, applied to the patch token as to the class token"
+        if model.config.has_class_token
+        else "what SigLIP's attention pooling gives for this patch alone"
+    )
+    trained = "class token" if model.config.has_class_token else "pooled feature"
     lead = [
-        "Each panel shows the cosine similarity of each patch's feature (the last LayerNorm and CLIP's "
-        "projection, applied to the patch token as to the class token) and the feature of a text. The first "
+        "Each panel shows the cosine similarity of each patch's feature "
+        f"({how}) and the feature of a text. The first "
         "heat map is for the whole sentence; the others are for single words, each encoded as a text of its "
         "own. Yellow is the highest and dark blue the lowest patch of a panel; the two numbers below it are "
         "their values.",
-        "Interpret the maps with care. Only the class token is trained to match the text; the patches are "
+        f"Interpret the maps with care. Only the {trained} is trained to match the text; the patches are "
         "not. The feature of a patch may hold information about the rest of the photo, so a bright patch "
         "need not show the word, nor a dark one lack it. If the two numbers are close, the panel says "
         "little; if many words give the same panel, single words say little to this model, which was "

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tpr_jax.data.siglip_tokenizer import siglip_tokenizer
 from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import CLIP_MINI, ClipConfig
@@ -95,17 +96,33 @@ def sha256(path: str | os.PathLike) -> str:
     return hashing.sha256(weight_files(path))
 
 
+def read_tokenizer(path: Path, config: ClipConfig, length: int | None = None) -> Tokenizer:
+    """Reads the tokenizer.json at `path`, or in this folder, as a text tower of these sizes needs it.
+
+    Args:
+      path: the file, or its folder.
+      config: the sizes.
+      length: the number of ids that a text is truncated to; by default the context length. Only a causal
+        tower takes rows of this length; for others they are padded to the context length.
+
+    Raises:
+      UserError: the file does not exist, cannot be read, or does not fit the kind of model.
+    """
+    if config.causal:
+        return folder_tokenizer(path, length or config.context_length)
+    return siglip_tokenizer(path, config.context_length, length)
+
+
 def backbone_tokenizer(path: Path, config: ClipConfig, length: int | None = None) -> Tokenizer | None:
     """Returns the tokenizer for training with a backbone, or None if it has none.
 
     A vocabulary of the size of CLIP's own gets CLIP's tokenizer, with the reference's mask token; another
     vocabulary gets the tokenizer of its folder.
     """
-    length = length or config.context_length
-    own = clip_tokenizer(length)
-    if config.vocab_size == own.vocab_size:
+    own = clip_tokenizer(length or config.context_length)
+    if config.causal and config.vocab_size == own.vocab_size:
         return own
-    return folder_tokenizer(path, length) if (path / "tokenizer.json").is_file() else None
+    return read_tokenizer(path, config, length) if (path / "tokenizer.json").is_file() else None
 
 
 def caption_length(text_length: int, config: ClipConfig, name: str) -> int:
@@ -120,6 +137,16 @@ def caption_length(text_length: int, config: ClipConfig, name: str) -> int:
             f"tower of {name} takes: choose at most {config.context_length}, or 0 for all"
         )
     return text_length or config.context_length
+
+
+def row_length(text_length: int, config: ClipConfig, name: str) -> int:
+    """Returns the number of ids of a caption with its padding: the full context unless attention is causal.
+
+    Raises:
+      UserError: as `caption_length`.
+    """
+    length = caption_length(text_length, config, name)
+    return length if config.causal else config.context_length
 
 
 def load(
@@ -150,7 +177,8 @@ def load(
     if with_weights:
         config, params = load_clip(path, image_size, act, heads)
     else:
-        config, params = replace(read_sizes(path, act, heads), image_size=image_size), None
-        check_image_size(config)
+        own, params = read_sizes(path, act, heads), None
+        config = replace(own, image_size=image_size)
+        check_image_size(config, own.image_size if own.family == "siglip" else None)
     length = caption_length(text_length, config, str(name))
-    return config, params, backbone_tokenizer(path, config, length) or folder_tokenizer(path, length)
+    return config, params, backbone_tokenizer(path, config, length) or read_tokenizer(path, config, length)

@@ -1,4 +1,4 @@
-"""Loads a CLIP from a folder, a file or the Hugging Face hub, and saves one; see also `name_maps`.
+"""Loads a CLIP or SigLIP from a folder, a file or the Hugging Face hub, and saves one; see also `name_maps`.
 
 config, params = load_clip("openai/clip-vit-base-patch16", image_size=(384, 128))
 """
@@ -16,14 +16,19 @@ from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.utils.files import write_json
 from tpr_jax.utils.notices import print_once
-from tpr_jax.weights import hub, save_folder
+from tpr_jax.weights import hub, save_folder, siglip
 from tpr_jax.weights.bare_file import load_bare_file
 from tpr_jax.weights.files import read_state, write_state
 from tpr_jax.weights.hugging_face import from_hugging_face, read_config, to_hugging_face
 from tpr_jax.weights.json_files import read_json
 from tpr_jax.weights.name_maps import Params
 from tpr_jax.weights.openai import check_heads, from_openai, to_openai
-from tpr_jax.weights.preprocessor import ImageSettings, preprocessor_config, read_image_settings
+from tpr_jax.weights.preprocessor import (
+    CLIP_SETTINGS,
+    ImageSettings,
+    preprocessor_config,
+    read_image_settings,
+)
 from tpr_jax.weights.state_dict import unwrap_names
 
 __all__ = [
@@ -76,11 +81,12 @@ def load_clip(
     if path.is_file():
         return load_bare_file(path, image_size, act, heads)
     config = _read_config(path)
-    settings = read_image_settings(path)
+    settings = _read_image_settings(path, config)
     if notices and settings.ignored:
         print_once(settings.ignored)
     state = unwrap_names(_read_weights(path), str(path))
-    own_config, params = from_hugging_face(state, config, image_size or settings.image_size, where=str(path))
+    convert = siglip.from_siglip if siglip.is_siglip(config) else from_hugging_face
+    own_config, params = convert(state, config, image_size or settings.image_size, where=str(path))
     return _apply_overrides(own_config, settings, act, heads, path), params
 
 
@@ -93,9 +99,11 @@ def read_sizes(
         raise UserError(
             f"{path}: is a file; to know the sizes without the weights, give a folder with config.json"
         )
+    config = _read_config(path)
+    read = siglip.read_config if siglip.is_siglip(config) else read_config
     return _apply_overrides(
-        read_config(_read_config(path), str(path / "config.json")),
-        read_image_settings(path),
+        read(config, str(path / "config.json")),
+        _read_image_settings(path, config),
         act,
         heads,
         path,
@@ -139,12 +147,12 @@ def save_clip(
     dtype: str = "float32",
     checked: bool = False,
 ) -> None:
-    """Writes a folder in Hugging Face's CLIP format that `load_clip` and `transformers` read.
+    """Writes a folder in Hugging Face's format of CLIP or SigLIP that `load_clip` and `transformers` read.
 
     The folder holds config.json, model.safetensors, preprocessor_config.json and a tokenizer.json if one is
     given. Files of an earlier call are replaced, all together. A position embedding whose grid is not square
-    is stored as a square of the longer side (see `to_hugging_face`); `load_clip` restores it, exactly if one
-    side is an odd multiple of the other, up to the rounding of `dtype`.
+    is stored as a square of the longer side (see `to_hugging_face` and `to_siglip`); `load_clip` restores it
+    up to the rounding of `dtype`, but that of CLIP only if one side is an odd multiple of the other.
 
     Args:
       folder: created if missing.
@@ -162,7 +170,8 @@ def save_clip(
     folder = Path(folder)
     if not checked:
         save_folder.check(folder, save_folder.WEIGHTS)
-    state, config_json = to_hugging_face(params, config)
+    convert = siglip.to_siglip if config.family == "siglip" else to_hugging_face
+    state, config_json = convert(params, config)
     with np.errstate(over="ignore"):  # reported below, by name
         narrow = {name: np.asarray(array).astype(dtype) for name, array in state.items()}
     for name, array in narrow.items():
@@ -221,7 +230,13 @@ def _read_config(folder: Path) -> dict:
     config = read_json(path)
     if config.get("model_type") == save_folder.INTERRUPTED:
         raise UserError(f"{folder}: holds {save_folder.INTERRUPTED}; save the model there again")
+    siglip.check_kind(config, str(path))
     return config
+
+
+def _read_image_settings(folder: Path, config: dict) -> ImageSettings:
+    """Reads a folder's image settings, with the defaults of the model that its config.json describes."""
+    return read_image_settings(folder, siglip.IMAGE_SETTINGS if siglip.is_siglip(config) else CLIP_SETTINGS)
 
 
 def _open_clip_remedy(folder: Path) -> str:

@@ -13,6 +13,8 @@ from tpr_jax.weights.name_maps import Params, from_names, hugging_face_weights, 
 from tpr_jax.weights.openai import with_grid
 from tpr_jax.weights.state_dict import scalar
 
+# Hugging Face's names of activations that have another name here.
+ACT_NAMES = {"gelu_pytorch_tanh": "gelu_tanh"}
 # The defaults of keys that config.json leaves out.
 VISION_DEFAULTS = {
     "hidden_size": 768,
@@ -50,46 +52,15 @@ def read_config(config: Mapping, where: str = "config.json") -> ClipConfig:
     """
     if config.get("model_type") != "clip":
         raise UserError(f"{where}: model_type is {config.get('model_type')!r}, expected 'clip'")
-    if config.get("quantization_config"):
-        raise UserError(
-            f"{where}: quantization_config is not supported; use the weights that are not quantized"
-        )
-    vision: dict[str, Any] = VISION_DEFAULTS | _section(config, "vision_config", where)
-    text: dict[str, Any] = TEXT_DEFAULTS | _section(config, "text_config", where)
-    for key in ("hidden_act", "layer_norm_eps"):
-        if vision[key] != text[key]:
-            raise UserError(f"{where}: {key} differs between the towers ({vision[key]!r}, {text[key]!r})")
-    if vision["hidden_act"] not in ACTS:
-        raise UserError(
-            f"{where}: hidden_act {vision['hidden_act']!r} is not known; use 'quick_gelu' or 'gelu'"
-        )
-    eps = vision["layer_norm_eps"]
-    if not isinstance(eps, int | float) or isinstance(eps, bool) or not 0 < eps < 1:
-        raise UserError(f"{where}: layer_norm_eps is {eps!r}, expected a small number above 0; fix the file")
-    _check_counts(vision, VISION_COUNTS, f"{where}: vision_config")
-    _check_counts(text, TEXT_COUNTS, f"{where}: text_config")
+    vision: dict[str, Any] = VISION_DEFAULTS | section(config, "vision_config", where)
+    text: dict[str, Any] = TEXT_DEFAULTS | section(config, "text_config", where)
     embed_dim = config.get("projection_dim")
     embed_dim = 512 if embed_dim is None else embed_dim
     _check_counts({"projection_dim": embed_dim}, ["projection_dim"], where)
-    if vision["num_channels"] != 3:
-        raise UserError(f"{where}: num_channels is {vision['num_channels']}, expected 3")
-    for name, tower in (("vision", vision), ("text", text)):
-        if tower["hidden_size"] % tower["num_attention_heads"]:
-            raise UserError(
-                f"{where}: {name} hidden_size {tower['hidden_size']} is not divisible by "
-                f"num_attention_heads {tower['num_attention_heads']}"
-            )
-    patch = _pair(vision, "patch_size", where)
-    if patch[0] != patch[1]:
-        raise UserError(
-            f"{where}: patch_size is {vision['patch_size']}, but only square patches are supported"
-        )
-    image_size = _pair(vision, "image_size", where)
-    if any(side < patch[0] for side in image_size):
-        raise UserError(f"{where}: image_size {vision['image_size']} is smaller than patch_size {patch[0]}")
+    check_towers(config, vision, text, where)
     return ClipConfig(
-        image_size=image_size,
-        patch_size=patch[0],
+        image_size=pair(vision, "image_size", where),
+        patch_size=pair(vision, "patch_size", where)[0],
         vision_width=vision["hidden_size"],
         vision_layers=vision["num_hidden_layers"],
         vision_heads=vision["num_attention_heads"],
@@ -104,8 +75,47 @@ def read_config(config: Mapping, where: str = "config.json") -> ClipConfig:
         act=vision["hidden_act"],
         layer_norm_eps=vision["layer_norm_eps"],
         eot_id=_eot_id(text, where),
-        logit_scale=_logit_scale(config, where),
+        logit_scale=logit_scale_in(config, ClipConfig.logit_scale, where),
     )
+
+
+def check_towers(config: Mapping, vision: Mapping, text: Mapping, where: str) -> None:
+    """Checks what the config.json of CLIP and of SigLIP have in common, with defaults filled in.
+
+    Raises:
+      UserError: a value is invalid or not supported.
+    """
+    if config.get("quantization_config"):
+        raise UserError(
+            f"{where}: quantization_config is not supported; use the weights that are not quantized"
+        )
+    for key in ("hidden_act", "layer_norm_eps"):
+        if vision[key] != text[key]:
+            raise UserError(f"{where}: {key} differs between the towers ({vision[key]!r}, {text[key]!r})")
+    if vision["hidden_act"] not in ACTS:
+        raise UserError(
+            f"{where}: hidden_act {vision['hidden_act']!r} is not known; use 'quick_gelu' or 'gelu'"
+        )
+    eps = vision["layer_norm_eps"]
+    if not isinstance(eps, int | float) or isinstance(eps, bool) or not 0 < eps < 1:
+        raise UserError(f"{where}: layer_norm_eps is {eps!r}, expected a small number above 0; fix the file")
+    _check_counts(vision, VISION_COUNTS, f"{where}: vision_config")
+    _check_counts(text, TEXT_COUNTS, f"{where}: text_config")
+    if vision["num_channels"] != 3:
+        raise UserError(f"{where}: num_channels is {vision['num_channels']}, expected 3")
+    for name, tower in (("vision", vision), ("text", text)):
+        if tower["hidden_size"] % tower["num_attention_heads"]:
+            raise UserError(
+                f"{where}: {name} hidden_size {tower['hidden_size']} is not divisible by "
+                f"num_attention_heads {tower['num_attention_heads']}"
+            )
+    patch = pair(vision, "patch_size", where)
+    if patch[0] != patch[1]:
+        raise UserError(
+            f"{where}: patch_size is {vision['patch_size']}, but only square patches are supported"
+        )
+    if any(side < patch[0] for side in pair(vision, "image_size", where)):
+        raise UserError(f"{where}: image_size {vision['image_size']} is smaller than patch_size {patch[0]}")
 
 
 def _eot_id(text: Mapping, where: str) -> int | None:
@@ -125,11 +135,15 @@ def _eot_id(text: Mapping, where: str) -> int | None:
     return eos
 
 
-def _logit_scale(config: Mapping, where: str) -> float:
-    """Returns the log temperature to use if the weights have none."""
+def logit_scale_in(config: Mapping, default: float, where: str) -> float:
+    """Returns the log temperature to use if the weights have none.
+
+    Raises:
+      UserError: the config has one that is not a number.
+    """
     value = config.get("logit_scale_init_value")
     if value is None:
-        return ClipConfig.logit_scale
+        return default
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise UserError(f"{where}: logit_scale_init_value is {value!r}, expected a number; fix the file")
     return float(value)
@@ -143,8 +157,12 @@ def _check_counts(section: Mapping, keys: list[str], where: str) -> None:
             )
 
 
-def _pair(section: Mapping, key: str, where: str) -> tuple[int, int]:
-    """Returns (height, width) from a value of one or two integers."""
+def pair(section: Mapping, key: str, where: str) -> tuple[int, int]:
+    """Returns (height, width) from a value of one or two integers.
+
+    Raises:
+      UserError: the value is anything else.
+    """
     value = section[key]
     sides = value if isinstance(value, list) else [value, value]
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
@@ -158,7 +176,7 @@ def _pair(section: Mapping, key: str, where: str) -> tuple[int, int]:
 def write_config(config: ClipConfig) -> dict:
     """Returns the contents of config.json; its image size, a single number, is the longer side."""
     shared = {
-        "hidden_act": config.act,
+        "hidden_act": act_name(config.act),
         "layer_norm_eps": config.layer_norm_eps,
         "projection_dim": config.embed_dim,
         "attention_dropout": 0.0,
@@ -240,12 +258,23 @@ def to_hugging_face(params: Params, config: ClipConfig) -> tuple[dict[str, np.nd
     return state | {"logit_scale": np.asarray(config.logit_scale, np.float32)}, write_config(config)
 
 
-def _section(config: Mapping, key: str, where: str) -> dict:
-    """Returns one tower's settings; in some older files `<key>_dict` takes precedence."""
+def section(config: Mapping, key: str, where: str) -> dict:
+    """Returns one tower's settings; in some older files `<key>_dict` takes precedence.
+
+    Raises:
+      UserError: the settings are not a set of keys.
+    """
     merged = {}
     for name in (key, f"{key}_dict"):
-        section = config.get(name) or {}
-        if not isinstance(section, Mapping):
+        settings = config.get(name) or {}
+        if not isinstance(settings, Mapping):
             raise UserError(f"{where}: {name} is not a set of keys; restore the original file")
-        merged |= {k: v for k, v in section.items() if v is not None}
+        merged |= {k: v for k, v in settings.items() if v is not None}
+    if isinstance(act := merged.get("hidden_act"), str):
+        merged["hidden_act"] = ACT_NAMES.get(act, act)
     return merged
+
+
+def act_name(act: str) -> str:
+    """Returns Hugging Face's name of an activation."""
+    return {ours: theirs for theirs, ours in ACT_NAMES.items()}.get(act, act)

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tpr_jax.data.tokenizer import Tokenizer, folder_tokenizer
+from tpr_jax.data.tokenizer import Tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ACTS, ClipConfig
 from tpr_jax.models.methods import Method, check
 from tpr_jax.utils.trees import flatten, unflatten
-from tpr_jax.weights.backbone import Backbone, backbone_tokenizer, find, sha256
+from tpr_jax.weights.backbone import Backbone, backbone_tokenizer, find, read_tokenizer, sha256
 from tpr_jax.weights.clip import load_clip
 from tpr_jax.weights.files import read_state
 from tpr_jax.weights.method_json import method_from_json
@@ -154,7 +154,7 @@ def load_adapter(
     if adapter_config.tokenizer == "backbone":
         tokenizer = backbone_tokenizer(backbone.path, config, length)
     else:
-        tokenizer = folder_tokenizer(folder / "tokenizer.json", length)
+        tokenizer = read_tokenizer(folder / "tokenizer.json", config, length)
     variables = {**unflatten(leaves), "params": params}
     return config, variables, tokenizer, None if backbone.name == BUNDLED_BACKBONE else backbone
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 
 from tpr_jax.data import datasets
+from tpr_jax.models.config import FAMILIES
 from tpr_jax.models.methods import Method
 from tpr_jax.models.petl_config import Part
 from tpr_jax.utils import markdown
@@ -25,6 +26,7 @@ def model_card(
     image_size: tuple[int, int],
     backbone: str | None = None,
     hub_id: bool = False,
+    family: str = "clip",
     results: Mapping | None = None,
     training: Mapping | None = None,
 ) -> str:
@@ -37,19 +39,25 @@ def model_card(
       image_size: (height, width) in pixels.
       backbone: the name of the CLIP that the model needs, if any.
       hub_id: whether `backbone` is an id on the Hugging Face hub.
+      family: of the towers, a key of `FAMILIES`.
       results: the run's results.json; without it the card has no metrics.
       training: the run's config.json; without it the card has no training section.
     """
+    towers = FAMILIES[family]
     data = results["dataset"] if results else training["dataset"] if training else None
     sections = [
-        _header(method, backbone if hub_id else None),
+        _header(method, family, backbone if hub_id else None),
         MARK,
         f"# {method.name}" + (f" on {datasets.label(data)}" if data else ""),
-        "A CLIP for text-based person retrieval: it ranks photos of people by a description in words, by the "
-        "cosine similarity of their features.",
-        _about(method, results or {"trainable_params": params["trainable"], "total_params": params["total"]}),
+        f"A {towers} for text-based person retrieval: it ranks photos of people by a description in words, "
+        "by the cosine similarity of their features.",
+        _about(
+            method,
+            towers,
+            results or {"trainable_params": params["trainable"], "total_params": params["total"]},
+        ),
         f"Images are resized to {image_size[0]} x {image_size[1]} pixels (height x width)."
-        + _needs(backbone),
+        + _needs(backbone, towers),
         "## Use\n\n```python\n"
         "import tpr_jax\n"
         f"model = tpr_jax.from_pretrained({json.dumps(where, ensure_ascii=False)})\n"
@@ -57,21 +65,21 @@ def model_card(
         "```",
     ]
     if results:
-        sections.append(_numbers(results))
+        sections.append(_numbers(results, towers))
     if training:
         sections.append(_recipe(training))
     return "\n\n".join(sections) + "\n"
 
 
-def _header(method: Method, base_model: str | None) -> str:
+def _header(method: Method, family: str, base_model: str | None) -> str:
     """Returns the YAML header of the hub; strings are quoted as JSON, which is valid YAML."""
-    tags = ["clip", "text-based-person-retrieval", "jax", method.name]
+    tags = [family, "text-based-person-retrieval", "jax", method.name]
     lines = ["library_name: tpr_jax", "pipeline_tag: feature-extraction"]
     lines += [f"base_model: {json.dumps(base_model)}"] if base_model else []
     return "\n".join(["---", *lines, "tags:", *(f"- {json.dumps(tag)}" for tag in tags), "---"])
 
 
-def _about(method: Method, counts: Mapping) -> str:
+def _about(method: Method, towers: str, counts: Mapping) -> str:
     trained, total = counts["trainable_params"], counts["total_params"]
     lines = ["## Method", ""]
     rows = [
@@ -80,11 +88,11 @@ def _about(method: Method, counts: Mapping) -> str:
     ]
     if method.prompts:
         rows.append(["both", "prompts", "sequence", _settings(method.prompts)])
-    rows += [["CLIP", "own weights", f"`{markdown.escape(pattern)}`", "trained"] for pattern in method.tuned]
+    rows += [[towers, "own weights", f"`{markdown.escape(pattern)}`", "trained"] for pattern in method.tuned]
     if rows:
         lines.append(markdown.table(["tower", "part", "where", "settings"], rows, align="llll"))
     else:
-        lines += ["CLIP's two towers without adapters."]
+        lines += [f"{towers}'s two towers without adapters."]
     if trained:
         lines += ["", f"{trained:,} of {total:,} parameters were trained ({100 * trained / total:.2f} %)."]
     else:
@@ -112,16 +120,19 @@ def _settings(part) -> str:
     return markdown.escape(", ".join(words))
 
 
-def _needs(backbone: str | None) -> str:
+def _needs(backbone: str | None, towers: str) -> str:
     if backbone is None or backbone.startswith("./"):
         return ""
-    return f" The folder holds only what was trained; CLIP itself is read from `{backbone}`."
+    return f" The folder holds only what was trained; {towers} itself is read from `{backbone}`."
 
 
-def _numbers(results: Mapping) -> str:
+def _numbers(results: Mapping, towers: str) -> str:
     label = datasets.label(results["dataset"])
     best = results.get("best_on_val")
-    states = [("CLIP, zero-shot", results["zero_shot"]["test"]), ("last epoch", results["final"]["test"])]
+    states = [
+        (f"{towers}, zero-shot", results["zero_shot"]["test"]),
+        ("last epoch", results["final"]["test"]),
+    ]
     if best:
         states.append((f"best epoch on val ({best['epoch']})", best["test"]))
     states[-1] = (f"**{states[-1][0]}: this model**", states[-1][1])

@@ -1,4 +1,4 @@
-"""Maps CLIP's weights between our names, Hugging Face's and OpenAI's, as NumPy arrays.
+"""Maps the weights of CLIP and SigLIP between our names, Hugging Face's and OpenAI's, as NumPy arrays.
 
 Ours is the tree of collection `params` that `tpr_jax.models.clip` reads: float32, linear kernels as
 `[inputs, outputs]`, the patch convolution as `[height, width, 3, outputs]`; query, key, value concatenated.
@@ -66,6 +66,47 @@ def hugging_face_weights(config: ClipConfig, grid: tuple[int, int]) -> list[Weig
         *_hugging_face_blocks("text", text, config.text_layers, w, config.text_mlp),
         *_norm("text/ln_final", text + "final_layer_norm", w),
         Weight("text/proj", ("text_projection.weight",), "linear", (e, w)),
+    ]
+
+
+def siglip_weights(config: ClipConfig, grid: tuple[int, int]) -> list[Weight]:
+    """Returns the names of Hugging Face's `SiglipModel`, with a position embedding for `grid`."""
+    d, w, p = config.vision_width, config.text_width, config.patch_size
+    vision, text = "vision_model.", "text_model."
+    embeddings, head = vision + "embeddings.", vision + "head."
+    return [
+        Weight("visual/conv1/kernel", (embeddings + "patch_embedding.weight",), "conv", (d, 3, p, p)),
+        Weight("visual/conv1/bias", (embeddings + "patch_embedding.bias",), "same", (d,)),
+        Weight(
+            "visual/positional_embedding",
+            (embeddings + "position_embedding.weight",),
+            "same",
+            (grid[0] * grid[1], d),
+        ),
+        *_hugging_face_blocks("visual", vision, config.vision_layers, d, config.vision_mlp),
+        *_norm("visual/ln_post", vision + "post_layernorm", d),
+        Weight("visual/pool/probe", (head + "probe",), "same", (1, 1, d)),
+        Weight("visual/pool/attn/qkv/kernel", (head + "attention.in_proj_weight",), "linear", (3 * d, d)),
+        Weight("visual/pool/attn/qkv/bias", (head + "attention.in_proj_bias",), "same", (3 * d,)),
+        *_linear("visual/pool/attn/out", (head + "attention.out_proj",), d, d),
+        *_norm("visual/pool/ln_2", head + "layernorm", d),
+        *_linear("visual/pool/mlp/fc", (head + "mlp.fc1",), d, config.vision_mlp),
+        *_linear("visual/pool/mlp/proj", (head + "mlp.fc2",), config.vision_mlp, d),
+        Weight(
+            "text/token_embedding",
+            (text + "embeddings.token_embedding.weight",),
+            "same",
+            (config.vocab_size, w),
+        ),
+        Weight(
+            "text/positional_embedding",
+            (text + "embeddings.position_embedding.weight",),
+            "same",
+            (config.context_length, w),
+        ),
+        *_hugging_face_blocks("text", text, config.text_layers, w, config.text_mlp),
+        *_norm("text/ln_final", text + "final_layer_norm", w),
+        *_linear("text/proj", (text + "head",), w, config.embed_dim),
     ]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.weights.name_maps import Params, from_names, openai_weights, to_names
-from tpr_jax.weights.resize import resize_positions
+from tpr_jax.weights.resize import resize_patches, resize_positions
 from tpr_jax.weights.state_dict import scalar
 
 ARCHIVE_SCALARS = ("input_resolution", "context_length", "vocab_size")  # scalars in OpenAI's archives
@@ -87,16 +87,28 @@ def with_grid(params: Params, config: ClipConfig, grid_from: tuple[int, int]) ->
       UserError: the image size is not a multiple of the patch size.
     """
     check_image_size(config)
-    positions = resize_positions(params["visual"]["positional_embedding"], grid_from, config.grid)
+    return resize_grid(params, config, grid_from)
+
+
+def resize_grid(params: Params, config: ClipConfig, grid_from: tuple[int, int]) -> Params:
+    """Resizes the vision position embedding from `grid_from` to the config's grid, as its family does."""
+    resize = resize_positions if config.has_class_token else resize_patches
+    positions = resize(np.asarray(params["visual"]["positional_embedding"]), grid_from, config.grid)
     return params | {"visual": params["visual"] | {"positional_embedding": positions}}
 
 
-def check_image_size(config: ClipConfig) -> None:
+def check_image_size(config: ClipConfig, own: tuple[int, int] | None = None) -> None:
     """Rejects an image size that patches do not tile.
+
+    Args:
+      config: the image size and the patch size.
+      own: the image size that the weights were trained at, which is accepted as it is.
 
     Raises:
       UserError: height or width is not a positive multiple of the patch size.
     """
+    if config.image_size == own:
+        return
     if any(side <= 0 or side % config.patch_size for side in config.image_size):
         height, width = config.image_size
         raise UserError(

@@ -12,6 +12,7 @@ from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, ClipConfig
 from tpr_jax.weights.json_files import read_json
 
 FILES = ("preprocessor_config.json", "processor_config.json")  # the first that exists is read
+PROCESSORS = {"clip": "CLIPImageProcessor", "siglip": "SiglipImageProcessor"}  # by family
 BILINEAR = 2  # PIL.Image.Resampling.BILINEAR
 SWITCHES = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_pad")
 
@@ -32,8 +33,11 @@ class ImageSettings(NamedTuple):
     ignored: str = ""
 
 
-def read_image_settings(folder: str | os.PathLike) -> ImageSettings:
-    """Reads a folder's image settings; CLIP's own are the defaults.
+CLIP_SETTINGS = ImageSettings()
+
+
+def read_image_settings(folder: str | os.PathLike, default: ImageSettings = CLIP_SETTINGS) -> ImageSettings:
+    """Reads a folder's image settings; `default` has the mean and std that it leaves out, by default CLIP's.
 
     A `rescale_factor` other than 1/255, `do_rescale: false` and `do_normalize: false` are folded into `mean`
     and `std`.
@@ -46,15 +50,15 @@ def read_image_settings(folder: str | os.PathLike) -> ImageSettings:
         if path.is_file():
             settings = read_json(path)
             nested = settings.get("image_processor", settings)
-            return _read(nested if isinstance(nested, Mapping) else {}, str(path))
-    return ImageSettings()
+            return _read(nested if isinstance(nested, Mapping) else {}, default, str(path))
+    return default
 
 
 def preprocessor_config(config: ClipConfig) -> dict:
     """Returns the contents of preprocessor_config.json for the image size, mean and std of a config."""
     height, width = config.image_size
     return {
-        "image_processor_type": "CLIPImageProcessor",
+        "image_processor_type": PROCESSORS[config.family],
         "do_resize": True,
         "size": {"height": height, "width": width},
         "resample": BILINEAR,
@@ -68,14 +72,14 @@ def preprocessor_config(config: ClipConfig) -> dict:
     }
 
 
-def _read(settings: Mapping, where: str) -> ImageSettings:
+def _read(settings: Mapping, default: ImageSettings, where: str) -> ImageSettings:
     for key in SWITCHES:
         if not isinstance(settings.get(key), bool | None):
             raise UserError(f"{where}: {key} is {settings[key]!r}, expected true or false; fix the file")
     crops = settings.get("do_center_crop") is not False
     crop = _sides(settings, "crop_size", where) if crops else None
     size = _sides(settings, "size", where) if settings.get("do_resize") is not False else None
-    mean, std = IMAGE_MEAN, IMAGE_STD
+    mean, std = default.mean, default.std
     if settings.get("do_normalize") is False:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     else:

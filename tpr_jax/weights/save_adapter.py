@@ -35,6 +35,7 @@ from tpr_jax.weights.model_card import MARK, SCORES, model_card
 from tpr_jax.weights.openai import with_grid
 
 MODEL_TYPE = "tpr_jax"
+PLAIN_TYPES = ("clip", "siglip")  # model_type of a folder that `save_clip` writes
 FORMAT_VERSION = 1
 ADAPTER = "adapter.safetensors"
 BUNDLED_BACKBONE = "./backbone"  # the name of a backbone inside the saved folder
@@ -95,7 +96,7 @@ def save_adapter(
     card_text = _make_card(folder, config, method, variables, backbone_name, card)
     check_save_folder(folder, plain, backbone)
     if plain:
-        write_tokenizer = tokenizer.backend.save if tokenizer is not None else None
+        write_tokenizer = tokenizer.save if tokenizer is not None else None
         params = _to_numpy(variables["params"])
         save_clip(folder, config, params, tokenizer=write_tokenizer, checked=True)
     else:
@@ -123,6 +124,7 @@ def _make_card(
         where=str(folder),
         params={name: sum(np.size(leaf) for leaf in leaves.values()) for name, leaves in counts.items()},
         image_size=config.image_size,
+        family=config.family,
         backbone=backbone_name,
         hub_id=backbone_name is not None and HUB_ID.fullmatch(backbone_name) is not None,
         **card,
@@ -174,13 +176,13 @@ def _write_adapted(folder, config, method, variables, backbone, tokenizer) -> No
         if not _positions_round_trip(config, params):
             leaves[f"params/{POSITIONS}"] = params["visual"]["positional_embedding"]
     was_bundled = backbone.name != BUNDLED_BACKBONE and _has_bundled_backbone(folder)
-    default = tokenizer and backbone_tokenizer(backbone.path, config, tokenizer.context_length)
+    default = tokenizer and backbone_tokenizer(backbone.path, config, tokenizer.length)
     save_tokenizer = tokenizer is not None and (
         default is None or default.backend.to_str() != tokenizer.backend.to_str()
     )
     files = {ADAPTER: lambda path: write_state(path, leaves)}
     if save_tokenizer:
-        files["tokenizer.json"] = tokenizer.backend.save
+        files["tokenizer.json"] = tokenizer.save
     save_folder.write(
         folder,
         files,
@@ -199,7 +201,7 @@ def _write_adapted(folder, config, method, variables, backbone, tokenizer) -> No
             "image_mean": list(config.image_mean),
             "image_std": list(config.image_std),
             "tokenizer": "tokenizer.json" if save_tokenizer else "backbone",
-            "text_length": tokenizer.context_length if tokenizer else config.context_length,
+            "text_length": tokenizer.length if tokenizer else config.context_length,
         },
     )
     if was_bundled and backbone.path.resolve() != (folder / BUNDLED_BACKBONE).resolve():
@@ -224,20 +226,20 @@ def check_save_folder(folder: Path, plain: bool, backbone: Backbone | None) -> N
       UserError: the folder is the backbone's own, its config.json is that of another kind of model, or it
         holds a file that would be replaced or mixed with the new ones.
     """
-    kind = "clip" if plain else MODEL_TYPE
+    kinds = PLAIN_TYPES if plain else (MODEL_TYPE,)
     if backbone is not None and folder.resolve() == backbone.path.resolve():
         raise UserError(f"{folder}: is the backbone's own folder; save the model to another one")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is not a directory; save the model to another place")
     config = save_folder.read_config(folder)
-    if config is not None and config.get("model_type") not in (kind, save_folder.INTERRUPTED):
+    if config is not None and config.get("model_type") not in (*kinds, save_folder.INTERRUPTED):
         raise UserError(
             f"{folder / save_folder.CONFIG}: is not of a model like this one and would be replaced; save to "
             "another folder, or move this one away"
         )
     config = config or {}
     bundled = _has_bundled_backbone(folder)
-    if kind != "clip" and backbone is None and (folder / BUNDLED_BACKBONE).exists() and not bundled:
+    if not plain and backbone is None and (folder / BUNDLED_BACKBONE).exists() and not bundled:
         raise UserError(
             f"{folder / BUNDLED_BACKBONE}: is not of this model and would be replaced; save to another "
             "folder, or move this one away"
@@ -257,6 +259,8 @@ def check_save_folder(folder: Path, plain: bool, backbone: Backbone | None) -> N
 
 def _positions_round_trip(config: ClipConfig, params: dict) -> bool:
     """Returns whether Hugging Face's format, with a square position embedding, keeps it exactly."""
+    if not config.has_class_token:  # only a square is kept
+        return config.grid[0] == config.grid[1]
     side = max(config.grid)
     square = dataclasses.replace(config, image_size=(side * config.patch_size,) * 2)
     restored = with_grid(with_grid(params, square, config.grid), config, square.grid)

@@ -50,6 +50,12 @@ def insert_slots(
     return jnp.where(pushed_off, end_ids, shifted), jnp.minimum(end + count, last)
 
 
+def append_tokens(x: Float[Array, "b l d"], tokens: Float[Array, "p d"]) -> Float[Array, "b l+p d"]:
+    """Appends tokens to the sequence of every example."""
+    tokens = jnp.broadcast_to(tokens.astype(x.dtype), (x.shape[0], *tokens.shape))
+    return jnp.concatenate([x, tokens], axis=1)
+
+
 def replace_tokens(
     x: Float[Array, "b l d"], tokens: Float[Array, "p d"], start: int
 ) -> Float[Array, "b l d"]:

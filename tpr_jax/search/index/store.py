@@ -29,13 +29,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float16
 
+from tpr_jax.data import siglip_tokenizer
 from tpr_jax.data.text_files import read_text
 from tpr_jax.errors import UserError
 from tpr_jax.utils.hashing import add_file
+from tpr_jax.weights import save_folder
 from tpr_jax.weights.backbone import find
 from tpr_jax.weights.clip import weight_files
 from tpr_jax.weights.load_adapter import read_adapter_config
 from tpr_jax.weights.save_adapter import ADAPTER
+from tpr_jax.weights.siglip import is_siglip
 
 FORMAT_VERSION = 2
 INFO_FILE = "index.json"
@@ -188,6 +191,8 @@ def model_sha256(name: str | os.PathLike) -> str:
     files = [path / ADAPTER] if saved else weight_files(path)
     if path.is_dir():
         names = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json")
+        if is_siglip(save_folder.read_config(path) or {}):
+            names += siglip_tokenizer.SETTINGS  # which this tokenizer reads too
         files += [path / name for name in names if (path / name).is_file()]
     for file in files:
         digest.update(file.name.encode() + b"\0")

@@ -1,6 +1,5 @@
 """Searches an index by a text, by an image, or by both: ranked photos with scores and columns."""
 
-import dataclasses
 import os
 import time
 import unicodedata
@@ -29,6 +28,7 @@ from tpr_jax.search.query import groups
 from tpr_jax.search.query.where import matching
 
 MAX_TOP_K = 10_000
+MULTILINGUAL = 100_000  # vocabularies from this size on have words of many languages, as SigLIP 2's
 
 
 @dataclass(frozen=True)
@@ -188,19 +188,21 @@ def encode_query(
 
 
 def text_notes(model: Model, text: str) -> list[str]:
-    """Returns notes about a text: that it is truncated, or in a script that CLIP hardly knows."""
+    """Returns notes about a text: that it is truncated, or in a script that the model hardly knows."""
     notes, tokenizer = [], model.tokenizer
     if tokenizer is not None:
-        # Prompt tokens take up positions of the text tower, after start-of-text.
-        positions = model.config.context_length - text_tokens(model.method.prompts)
-        length = min(tokenizer.context_length, positions)
-        longer = dataclasses.replace(tokenizer, context_length=length + 1)
-        if longer([text])[0, -1] != 0:
-            notes.append(f"the text is cut after {length - 2} tokens, about as many words")
+        # Prompt tokens take up positions of CLIP's text tower, after start-of-text.
+        taken = text_tokens(model.method.prompts) if model.config.causal else 0
+        length = min(tokenizer.length, model.config.context_length - taken)
+        if words := tokenizer.words_cut(text, length):
+            notes.append(f"the text is cut after {words} tokens, about as many words")
     letters = [c for c in text[:1000] if c.isalpha()]
     latin = sum("LATIN" in unicodedata.name(c, "") for c in letters)
     if letters and latin < len(letters) / 2:
-        notes.append("the text is not in Latin script; CLIP was trained on English, so results may be poor")
+        if model.config.vocab_size < MULTILINGUAL:
+            notes.append(
+                "the text is not in Latin script; CLIP was trained on English, so results may be poor"
+            )
     elif not letters:
         notes.append("the text has no words")
     return notes
