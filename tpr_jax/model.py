@@ -30,6 +30,7 @@ from tpr_jax.utils.trees import flatten
 from tpr_jax.weights import arguments
 from tpr_jax.weights.backbone import Backbone, find
 from tpr_jax.weights.clip import load_clip
+from tpr_jax.weights.folder_format import is_open_clip
 from tpr_jax.weights.load_adapter import load_adapter, read_adapter_config
 from tpr_jax.weights.merge import merge
 from tpr_jax.weights.save_adapter import save_adapter
@@ -374,7 +375,8 @@ def _find_tokenizer(path: Path, config: ClipConfig) -> Tokenizer | None:
     if not path.is_dir():
         return matching_tokenizer(config)
     if not (path / "tokenizer.json").is_file():
-        return None
+        # OpenCLIP's own tokenizer is CLIP's and has no file.
+        return matching_tokenizer(config) if is_open_clip(path) else None
     return folder_tokenizer(path, config.context_length)
 
 

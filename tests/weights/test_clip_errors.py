@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from tests.clip_folder import FOLDER, copy_golden, edit_json, edit_state, read_golden
+from tests.hub_client import serve, unreachable
 from tpr_jax.errors import UserError
-from tpr_jax.weights.clip import find_clip, from_hugging_face, from_openai, load_clip, to_openai, weight_files
+from tpr_jax.weights.clip import from_hugging_face, from_openai, load_clip, to_openai
 
 
 @pytest.fixture(scope="module")
@@ -88,34 +89,16 @@ def test_missing_model(folder, monkeypatch):
         load_clip(folder)
 
 
-def test_downloads_a_hub_id(monkeypatch):
-    hub = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(hub, "snapshot_download", lambda name, **_: str(FOLDER))
+def test_downloads_a_hub_id(monkeypatch, tmp_path):
+    client = pytest.importorskip("huggingface_hub")
+    served = {file.name: file.read_bytes() for file in FOLDER.iterdir()}
+    serve(monkeypatch, tmp_path / "cache", served)
     assert load_clip("someone/their-clip")[0].embed_dim == 48
-
-    def offline(name, **_):
-        raise ConnectionError("no route to host\nmore")
-
-    monkeypatch.setattr(hub, "snapshot_download", offline)
+    for name in ("model_info", "snapshot_download"):
+        monkeypatch.setattr(client, name, unreachable)
     with pytest.raises(UserError, match=r"someone/their-clip.*no route to host") as error:
         load_clip("someone/their-clip")
     assert "\n" not in str(error.value)
-
-
-def test_downloads_the_pickle_if_there_are_no_safetensors(monkeypatch, tmp_path):
-    hub = pytest.importorskip("huggingface_hub")
-    asked = []
-
-    def download(name, allow_patterns):
-        asked.append(allow_patterns)
-        (tmp_path / "config.json").write_text((FOLDER / "config.json").read_text())
-        if "pytorch_model.bin" in allow_patterns:
-            (tmp_path / "pytorch_model.bin").write_bytes(b"")
-        return str(tmp_path)
-
-    monkeypatch.setattr(hub, "snapshot_download", download)
-    assert weight_files(find_clip("someone/their-clip")) == [tmp_path / "pytorch_model.bin"]
-    assert len(asked) == 2 and "pytorch_model.bin" not in asked[0]
 
 
 def test_rejects_openai_names_that_do_not_fit(golden):

@@ -16,7 +16,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.utils.files import write_json
 from tpr_jax.utils.notices import print_once
-from tpr_jax.weights import hub, save_folder
+from tpr_jax.weights import folder_format, hub, open_clip, open_clip_config, save_folder
 from tpr_jax.weights.bare_file import load_bare_file
 from tpr_jax.weights.files import read_state, write_state
 from tpr_jax.weights.hugging_face import from_hugging_face, read_config, to_hugging_face
@@ -38,16 +38,6 @@ __all__ = [
     "to_openai",
     "weight_files",
 ]
-
-# In the order in which transformers looks for them: a single file, or an index of several.
-SINGLE_AND_INDEX = (
-    ("model.safetensors", "model.safetensors.index.json"),
-    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-)
-OPEN_CLIP_FILES = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.bin",
-)  # OpenCLIP's files, under OpenAI's names
 
 
 def load_clip(
@@ -75,12 +65,12 @@ def load_clip(
     path = find_clip(path_or_hub_id)
     if path.is_file():
         return load_bare_file(path, image_size, act, heads)
-    config = _read_config(path)
-    settings = read_image_settings(path)
+    config, settings = _read_config(path), _image_settings(path)
     if notices and settings.ignored:
         print_once(settings.ignored)
     state = unwrap_names(_read_weights(path), str(path))
-    own_config, params = from_hugging_face(state, config, image_size or settings.image_size, where=str(path))
+    convert = open_clip.from_open_clip if folder_format.is_open_clip(path) else from_hugging_face
+    own_config, params = convert(state, config, image_size or settings.image_size, where=str(path))
     return _apply_overrides(own_config, settings, act, heads, path), params
 
 
@@ -93,13 +83,11 @@ def read_sizes(
         raise UserError(
             f"{path}: is a file; to know the sizes without the weights, give a folder with config.json"
         )
-    return _apply_overrides(
-        read_config(_read_config(path), str(path / "config.json")),
-        read_image_settings(path),
-        act,
-        heads,
-        path,
-    )
+    if folder_format.is_open_clip(path):
+        config = open_clip_config.read_config(_read_config(path), str(path / open_clip_config.CONFIG))
+    else:
+        config = read_config(_read_config(path), str(path / "config.json"))
+    return _apply_overrides(config, _image_settings(path), act, heads, path)
 
 
 def _apply_overrides(
@@ -188,26 +176,8 @@ def weight_files(path: str | os.PathLike) -> list[Path]:
     path = Path(path)
     if path.is_file():
         return [path]
-    for single, index in SINGLE_AND_INDEX:
-        if (path / single).is_file():
-            return [path / single]
-        if (path / index).is_file():
-            return _shards(path / index)
-    raise UserError(
-        f"{path / 'model.safetensors'}: no such file; "
-        + (_open_clip_remedy(path) or "the folder is not a complete CLIP")
-    )
-
-
-def _shards(index: Path) -> list[Path]:
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise UserError(f"{index}: has no weight_map; restore the original file")
-    if not all(isinstance(name, str) and Path(name).name == name for name in names.values()):
-        raise UserError(
-            f"{index}: its weight_map names something other than files beside it; restore the original file"
-        )
-    return [index.parent / name for name in sorted(set(names.values()))]
+    names = {file.name for file in path.iterdir()} if path.is_dir() else set()
+    return [path / name for name in folder_format.weights_of(path, names)]
 
 
 def _read_weights(folder: Path) -> dict[str, np.ndarray]:
@@ -215,8 +185,11 @@ def _read_weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _read_config(folder: Path) -> dict:
+    if folder_format.is_open_clip(folder):
+        return read_json(folder / open_clip_config.CONFIG)
     path = folder / "config.json"
-    if not path.is_file() and (remedy := _open_clip_remedy(folder)):
+    names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    if not path.is_file() and (remedy := folder_format.remedy(folder, names)):
         raise UserError(f"{path}: no such file; {remedy}")
     config = read_json(path)
     if config.get("model_type") == save_folder.INTERRUPTED:
@@ -224,7 +197,8 @@ def _read_config(folder: Path) -> dict:
     return config
 
 
-def _open_clip_remedy(folder: Path) -> str:
-    """Returns how to load OpenCLIP's file of a folder, or "" if there is none."""
-    file = next((folder / name for name in OPEN_CLIP_FILES if (folder / name).is_file()), None)
-    return f"to use OpenCLIP's weights, give {file} itself, with act and heads" if file else ""
+def _image_settings(folder: Path) -> ImageSettings:
+    if not folder_format.is_open_clip(folder):
+        return read_image_settings(folder)
+    path = folder / open_clip_config.CONFIG
+    return open_clip_config.read_image_settings(read_json(path), str(path))

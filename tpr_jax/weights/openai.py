@@ -1,5 +1,6 @@
 """Converts CLIP from and to a state dict under OpenAI's names."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -72,6 +73,36 @@ def from_openai(
     ignore = frozenset({"logit_scale", *ARCHIVE_SCALARS})
     params = from_names(state, openai_weights(config, grid), ignore=ignore, where=where)
     return config, with_grid(params, config, grid)
+
+
+def from_sized_openai(
+    state: Mapping[str, np.ndarray],
+    config: ClipConfig,
+    image_size: tuple[int, int] | None = None,
+    *,
+    ignore: frozenset[str] = frozenset(),
+    where: str = "weights",
+) -> tuple[ClipConfig, Params]:
+    """Converts a state dict under OpenAI's names whose sizes are known.
+
+    Args:
+      state: name -> array.
+      config: the sizes, at the image size of the position embedding.
+      image_size: (height, width) in pixels, to which the position embedding is resized; by default its own.
+      ignore: names in `state` that are skipped.
+      where: the file, for error messages.
+
+    Raises:
+      UserError: a weight is missing, unknown or misshapen, or patches do not fit into `image_size`.
+    """
+    ignore = frozenset({"logit_scale", *ignore})
+    params = from_names(state, openai_weights(config, config.grid), ignore=ignore, where=where)
+    resized = dataclasses.replace(
+        config,
+        image_size=tuple(image_size or config.image_size),
+        logit_scale=scalar(state, "logit_scale", config.logit_scale, where),
+    )
+    return resized, with_grid(params, resized, config.grid)
 
 
 def to_openai(params: Params, config: ClipConfig) -> dict[str, np.ndarray]:
