@@ -60,7 +60,7 @@ def load_clip(
 
     Raises:
       UserError: there is no CLIP, a weight is missing, unknown or misshapen, a file is damaged, `image_size`
-        is not a multiple of the patch size, or a file needs `act` and `heads`.
+        is smaller than a patch, or a file needs `act` and `heads`.
     """
     path = find_clip(path_or_hub_id)
     if path.is_file():

@@ -7,6 +7,7 @@ import numpy as np
 
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
+from tpr_jax.utils.notices import print_once
 from tpr_jax.weights.name_maps import Params, from_names, openai_weights, to_names
 from tpr_jax.weights.resize import resize_positions
 from tpr_jax.weights.state_dict import scalar
@@ -38,8 +39,7 @@ def from_openai(
       where: the file, for error messages.
 
     Raises:
-      UserError: a weight is missing, unknown or misshapen, or `image_size` is not a multiple of the patch
-        size.
+      UserError: a weight is missing, unknown or misshapen, or `image_size` is smaller than a patch.
     """
     for name in ("visual.conv1.weight", "visual.positional_embedding", "visual.proj", "text_projection"):
         if name not in state:
@@ -93,7 +93,7 @@ def from_sized_openai(
       where: the file, for error messages.
 
     Raises:
-      UserError: a weight is missing, unknown or misshapen, or patches do not fit into `image_size`.
+      UserError: a weight is missing, unknown or misshapen, or `image_size` is smaller than a patch.
     """
     ignore = frozenset({"logit_scale", *ignore})
     params = from_names(state, openai_weights(config, config.grid), ignore=ignore, where=where)
@@ -115,7 +115,7 @@ def with_grid(params: Params, config: ClipConfig, grid_from: tuple[int, int]) ->
     """Resizes the vision position embedding from `grid_from` to the grid of `config.image_size`.
 
     Raises:
-      UserError: the image size is not a multiple of the patch size.
+      UserError: the image size is smaller than a patch.
     """
     check_image_size(config)
     positions = resize_positions(params["visual"]["positional_embedding"], grid_from, config.grid)
@@ -123,16 +123,26 @@ def with_grid(params: Params, config: ClipConfig, grid_from: tuple[int, int]) ->
 
 
 def check_image_size(config: ClipConfig) -> None:
-    """Rejects an image size that patches do not tile.
+    """Rejects an image size smaller than a patch, and notes which pixels no patch covers.
+
+    Like a convolution with a stride of the patch size, the vision tower leaves out rows at the bottom and
+    columns at the right that do not fill a patch: 384 x 128 are 27 x 9 patches of 14, which cover 378 x 126.
 
     Raises:
-      UserError: height or width is not a positive multiple of the patch size.
+      UserError: a side is shorter than a patch.
     """
-    if any(side <= 0 or side % config.patch_size for side in config.image_size):
-        height, width = config.image_size
+    (height, width), patch = config.image_size, config.patch_size
+    if min(height, width) < patch:
         raise UserError(
-            f"image_size {height}x{width} is not a multiple of the patch size {config.patch_size}; "
-            f"use for example {_nearest(height, config.patch_size)}x{_nearest(width, config.patch_size)}"
+            f"image_size {height}x{width} is smaller than a patch of {patch}x{patch} pixels; use for example "
+            f"{max(height, patch)}x{max(width, patch)}"
+        )
+    rows, columns = config.grid
+    if height % patch or width % patch:
+        print_once(
+            f"image_size {height}x{width} is {rows} x {columns} patches of {patch} pixels, which cover "
+            f"{rows * patch}x{columns * patch}; the remaining {height % patch} at the bottom and "
+            f"{width % patch} at the right are left out, as by a convolution"
         )
 
 
@@ -149,10 +159,6 @@ def check_heads(config: ClipConfig, where: str = "weights") -> None:
     for tower, width, count in towers:
         if count < 1 or width % count:
             raise UserError(f"{where}: heads={count} do not divide the {tower} tower's width of {width}")
-
-
-def _nearest(side: int, patch: int) -> int:
-    return max(1, round(side / patch)) * patch
 
 
 def _infer_grid(patches: int, image_size: tuple[int, int] | None, patch: int, where: str) -> tuple[int, int]:
