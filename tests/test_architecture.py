@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 # Rooms are the folders and modules directly below tpr_jax/. A room imports from the layers below its own.
 LAYERS = (
     ("visualize", "cross", "bench"),
-    ("search", "compare", "aot", "export", "main", "__main__", "tools"),
+    ("search", "compare", "aot", "export", "import_checkpoint", "main", "__main__", "tools"),
     ("train",),
     ("model", "weights", "report"),
     ("config", "metrics"),

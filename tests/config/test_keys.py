@@ -28,6 +28,7 @@ from tpr_jax.data.records import caption_pairs
 from tpr_jax.distributed import sharding
 from tpr_jax.errors import UserError
 from tpr_jax.losses import NAMES as LOSSES
+from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD
 from tpr_jax.perf import chips, flops
 from tpr_jax.train import evaluate, loop, results
 from tpr_jax.train.evaluate import Evaluator
@@ -435,6 +436,18 @@ TABLE = (
         ((1, 2), (2, 1)),
         prepared(lambda run: (run.clip_config.vision_heads, run.clip_config.text_heads)),
         ((1, 2), (2, 1)),
+    ),
+    Row(
+        "backbone_mean",
+        ((), (0.1, 0.2, 0.3)),
+        prepared(lambda run: run.clip_config.image_mean),
+        (IMAGE_MEAN, (0.1, 0.2, 0.3)),
+    ),
+    Row(
+        "backbone_std",
+        ((), (0.4, 0.5, 0.6)),
+        prepared(lambda run: run.clip_config.image_std),
+        (IMAGE_STD, (0.4, 0.5, 0.6)),
     ),
     Row("from_scratch", (False, True), written_backbone, ("clip", None)),
     Row(

@@ -129,6 +129,9 @@ def load(
     with_weights: bool = True,
     act: str | None = None,
     heads: tuple[int, int] | None = None,
+    *,
+    image_mean: tuple[float, float, float] | None = None,
+    image_std: tuple[float, float, float] | None = None,
 ) -> tuple[ClipConfig, dict | None, Tokenizer]:
     """Loads a backbone for training.
 
@@ -139,6 +142,8 @@ def load(
       with_weights: False to train from scratch: only config.json, image settings and tokenizer are read.
       act: as for `load_clip`.
       heads: as for `load_clip`.
+      image_mean: as for `load_clip`.
+      image_std: as for `load_clip`.
 
     Returns:
       The sizes, the weights (or None) and the tokenizer.
@@ -148,9 +153,10 @@ def load(
     """
     path = (name if isinstance(name, Backbone) else find(name)).path
     if with_weights:
-        config, params = load_clip(path, image_size, act, heads)
+        config, params = load_clip(path, image_size, act, heads, image_mean=image_mean, image_std=image_std)
     else:
-        config, params = replace(read_sizes(path, act, heads), image_size=image_size), None
+        sizes = read_sizes(path, act, heads, image_mean=image_mean, image_std=image_std)
+        config, params = replace(sizes, image_size=image_size), None
         check_image_size(config)
     length = caption_length(text_length, config, str(name))
     return config, params, backbone_tokenizer(path, config, length) or folder_tokenizer(path, length)

@@ -46,6 +46,9 @@ def load_clip(
     act: str | None = None,
     heads: tuple[int, int] | None = None,
     notices: bool = True,
+    *,
+    image_mean: tuple[float, float, float] | None = None,
+    image_std: tuple[float, float, float] | None = None,
 ) -> tuple[ClipConfig, Params]:
     """Loads the sizes and float32 weights of a CLIP; `name_maps` describes the tree of weights.
 
@@ -57,6 +60,9 @@ def load_clip(
       act: "quick_gelu" or "gelu", overrides the folder's. A file may need it and `heads` (see `bare_file`).
       heads: numbers of heads of the vision and text towers, overrides the folder's.
       notices: whether to print which of the folder's image settings are not followed.
+      image_mean: of the red, green and blue channels, for pixels in [0, 1]; overrides the folder's. A file
+        records none, and CLIP's is the default.
+      image_std: likewise.
 
     Raises:
       UserError: there is no CLIP, a weight is missing, unknown or misshapen, a file is damaged, `image_size`
@@ -64,18 +70,25 @@ def load_clip(
     """
     path = find_clip(path_or_hub_id)
     if path.is_file():
-        return load_bare_file(path, image_size, act, heads)
+        bare_config, params = load_bare_file(path, image_size, act, heads)
+        return _with_constants(bare_config, image_mean, image_std), params
     config, settings = _read_config(path), _image_settings(path)
     if notices and settings.ignored:
         print_once(settings.ignored)
     state = unwrap_names(_read_weights(path), str(path))
     convert = open_clip.from_open_clip if folder_format.is_open_clip(path) else from_hugging_face
     own_config, params = convert(state, config, image_size or settings.image_size, where=str(path))
-    return _apply_overrides(own_config, settings, act, heads, path), params
+    own_config = _apply_overrides(own_config, settings, act, heads, path)
+    return _with_constants(own_config, image_mean, image_std), params
 
 
 def read_sizes(
-    folder: str | os.PathLike, act: str | None = None, heads: tuple[int, int] | None = None
+    folder: str | os.PathLike,
+    act: str | None = None,
+    heads: tuple[int, int] | None = None,
+    *,
+    image_mean: tuple[float, float, float] | None = None,
+    image_std: tuple[float, float, float] | None = None,
 ) -> ClipConfig:
     """Reads the sizes of a folder's config.json and its image mean and std, but no weights."""
     path = Path(folder)
@@ -87,7 +100,20 @@ def read_sizes(
         config = open_clip_config.read_config(_read_config(path), str(path / open_clip_config.CONFIG))
     else:
         config = read_config(_read_config(path), str(path / "config.json"))
-    return _apply_overrides(config, _image_settings(path), act, heads, path)
+    config = _apply_overrides(config, _image_settings(path), act, heads, path)
+    return _with_constants(config, image_mean, image_std)
+
+
+def _with_constants(
+    config: ClipConfig,
+    image_mean: tuple[float, float, float] | None,
+    image_std: tuple[float, float, float] | None,
+) -> ClipConfig:
+    """Returns the config with another image mean and std, unless they are None."""
+    constants: dict[str, Any] = {"image_mean": image_mean, "image_std": image_std}
+    return dataclasses.replace(
+        config, **{key: value for key, value in constants.items() if value is not None}
+    )
 
 
 def _apply_overrides(

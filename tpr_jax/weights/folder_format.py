@@ -116,7 +116,7 @@ def weights_of(folder: Path, names: Collection[str]) -> list[str]:
         if single in names:
             return [single]
         if index in names:
-            return _shards(folder / index)
+            return shards(folder / index)
     raise UserError(
         f"{folder / 'model.safetensors'}: no such file; "
         + (remedy(folder, names) or "the folder is not a complete CLIP")
@@ -142,7 +142,12 @@ def _is_hugging_face(folder: Path, names: Collection[str]) -> bool:
     return is_model and any(fnmatch(name, pattern) for name in names for pattern in sum(SINGLE_AND_INDEX, ()))
 
 
-def _shards(index: Path) -> list[str]:
+def shards(index: Path) -> list[str]:
+    """Returns the names of the files that an index lists, sorted.
+
+    Raises:
+      UserError: the index is damaged, or names something other than files beside it.
+    """
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise UserError(f"{index}: has no weight_map; restore the original file")
