@@ -16,7 +16,7 @@ from tpr_jax.models.config import ClipConfig
 from tpr_jax.weights.bare_file import check_recognized
 from tpr_jax.weights.name_maps import Params
 from tpr_jax.weights.open_clip import without_text_prefix
-from tpr_jax.weights.openai import ARCHIVE_SCALARS, from_openai
+from tpr_jax.weights.openai import ARCHIVE_SCALARS, LONG_POSITIONS, from_openai
 from tpr_jax.weights.reference import METHOD_NAMES, infer_grid
 
 # How programs name OpenAI's CLIP inside their model: `base_model.` (IRRA, RDE and what is built on them),
@@ -29,7 +29,7 @@ TEXT = (
     "ln_final.bias",
     "text_projection",
 )
-CLIP = {*TEXT, "logit_scale", *ARCHIVE_SCALARS}
+CLIP = {*TEXT, LONG_POSITIONS, "logit_scale", *ARCHIVE_SCALARS}
 
 
 class FineTuned(NamedTuple):
