@@ -233,6 +233,13 @@ def tokens(runs, config):
     return runs.first_batch(config, anew=True)["ids"].shape
 
 
+def context_or_error(runs, config):
+    """Returns the context length of the text tower, or the first words of the error."""
+    found = []
+    error = error_of(lambda: found.append(loop.prepare(config).clip_config.context_length))
+    return found[0] if found else error.partition(" tokens")[0]
+
+
 def pictures(runs, config):
     return runs.first_batch(config)["image"].shape
 
@@ -554,6 +561,13 @@ TABLE = (
     ),
     Row("image_size", ((32, 16), (48, 24)), encoded, ({(8, 32, 16, 3)}, {(8, 48, 24, 3)})),
     Row("text_length", (0, 12), tokens, ((8, 24), (8, 12))),
+    Row(
+        "stretch_text",
+        (False, True),
+        context_or_error,
+        ("config.text_length=40 is above the 24", 40),
+        {"text_length": 40},
+    ),
     Row("augment", (False, True), are_as_they_are, (True, False)),
     Row("pad", (0, 8), has_black_border, (False, True)),
     Row("mask_text", (False, True), has_masks, (False, True)),

@@ -28,7 +28,15 @@ OPERATION = (
 # Empty in all: the folder says them.
 OPERATION += ("backbone_act", "backbone_heads", "backbone_mean", "backbone_std")
 OPERATION += ("total_steps", "eval_every", "checkpoint_every", "log_every", "mesh.data", "mesh.model")
-OPERATION += ("text_length", "few_shot", "few_shot_seed", "noisy_fraction", "noise_seed", "accumulate")
+OPERATION += (
+    "text_length",
+    "stretch_text",
+    "few_shot",
+    "few_shot_seed",
+    "noisy_fraction",
+    "noise_seed",
+    "accumulate",
+)
 OPERATION += ("remat", "scan_layers", "profile", "instances_per_identity", "dtype", "eval_batch_size")
 
 SHARED = {

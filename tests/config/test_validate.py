@@ -44,6 +44,7 @@ KEYS = {
     "method.name": NAME,
     "backbone": ((*NO_TEXT, "", " "), ("clip-mini", "/a/folder", "a/hub-id")),
     "from_scratch": FLAG,
+    "stretch_text": FLAG,
     "dataset": (NAME[0], ("cuhk_pedes", "mini_pedes")),
     "backbone_act": ((*NO_TEXT, "nothing", "relu"), ("", "gelu", "quick_gelu")),
     "backbone_heads": (

@@ -133,6 +133,8 @@ def sizes_of(config: ConfigDict) -> ClipConfig:
         sizes = replace(sizes, vision_heads=config.backbone_heads[0], text_heads=config.backbone_heads[1])
         check_heads(sizes, f"config.backbone={name!r}")
     check_image_size(sizes)
+    if config.stretch_text:
+        sizes = replace(sizes, context_length=max(config.text_length, sizes.context_length))
     return sizes
 
 

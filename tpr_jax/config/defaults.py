@@ -53,6 +53,7 @@ def base() -> ConfigDict:
             "on_leak": "error",  # 'warn': train even if a person or a photo is in two splits
             "image_size": (384, 128),  # height, width
             "text_length": 0,  # tokens a caption is truncated to; 0: the context length of the text tower
+            "stretch_text": False,  # whether a longer text_length stretches the text tower's positions
             "augment": True,
             "pad": 10,  # pixels of zeros before the random crop
             "mask_text": True,

@@ -157,8 +157,8 @@ def mix_weight(value) -> str:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("seed", "few_shot_seed", "noise_seed"), integer(0, LARGEST_SEED)),
-    **dict.fromkeys(("debug", "from_scratch", "augment", "mask_text", "eval_test_each_time"), boolean),
-    **dict.fromkeys(("profile", "scan_layers", "optimizer.per_step"), boolean),
+    **dict.fromkeys(("debug", "from_scratch", "stretch_text", "augment", "mask_text"), boolean),
+    **dict.fromkeys(("eval_test_each_time", "profile", "scan_layers", "optimizer.per_step"), boolean),
     "backbone": nonempty_string,
     "backbone_heads": _heads,
     "backbone_mean": _channels,

@@ -115,6 +115,7 @@ def prepare(config: ConfigDict, to_train: bool = True) -> Run:
         base,
         tuple(config.image_size),
         text_length=config.text_length,
+        stretch_text=config.stretch_text,
         with_weights=not config.from_scratch,
         act=config.backbone_act or None,
         heads=tuple(config.backbone_heads) or None,

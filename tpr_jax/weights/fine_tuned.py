@@ -16,8 +16,9 @@ from tpr_jax.models.config import ClipConfig
 from tpr_jax.weights.bare_file import check_recognized
 from tpr_jax.weights.name_maps import Params
 from tpr_jax.weights.open_clip import without_text_prefix
-from tpr_jax.weights.openai import ARCHIVE_SCALARS, LONG_POSITIONS, from_openai
+from tpr_jax.weights.openai import ARCHIVE_SCALARS, from_openai
 from tpr_jax.weights.reference import METHOD_NAMES, infer_grid
+from tpr_jax.weights.text_positions import LONG_POSITIONS
 
 # How programs name OpenAI's CLIP inside their model: `base_model.` (IRRA, RDE and what is built on them),
 # `encode_text.` (the text tower of TBPS-CLIP).

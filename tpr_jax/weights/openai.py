@@ -11,9 +11,8 @@ from tpr_jax.utils.notices import print_once
 from tpr_jax.weights.name_maps import Params, from_names, openai_weights, to_names
 from tpr_jax.weights.resize import resize_positions
 from tpr_jax.weights.state_dict import scalar
+from tpr_jax.weights.text_positions import join_long_positions
 
-LONG_POSITIONS = "positional_embedding_res"  # the second table of text positions in Long-CLIP's files
-KEPT_POSITIONS = 20  # rows that Long-CLIP takes from the first table
 ARCHIVE_SCALARS = ("input_resolution", "context_length", "vocab_size")  # scalars in OpenAI's archives
 
 
@@ -76,27 +75,6 @@ def from_openai(
     ignore = frozenset({"logit_scale", *ARCHIVE_SCALARS})
     params = from_names(state, openai_weights(config, grid), ignore=ignore, where=where)
     return config, with_grid(params, config, grid)
-
-
-def join_long_positions(state: Mapping[str, np.ndarray], where: str) -> Mapping[str, np.ndarray]:
-    """Joins the two tables of text positions of Long-CLIP (Zhang et al., ECCV 2024) into one.
-
-    The first 20 positions come from `positional_embedding`, which stays as in CLIP, the others from
-    `positional_embedding_res`. Returns any other state unchanged.
-
-    Raises:
-      UserError: the tables have different shapes.
-    """
-    if LONG_POSITIONS not in state:
-        return state
-    first, second = (np.asarray(state.get(name, ())) for name in ("positional_embedding", LONG_POSITIONS))
-    if first.ndim != 2 or first.shape != second.shape:
-        raise UserError(
-            f"{where}: weight {LONG_POSITIONS!r} has shape {list(second.shape)}, expected that of "
-            f"'positional_embedding', {list(first.shape)}; use undamaged weights"
-        )
-    joined = np.concatenate([first[:KEPT_POSITIONS], second[KEPT_POSITIONS:]])
-    return {name: a for name, a in state.items() if name != LONG_POSITIONS} | {"positional_embedding": joined}
 
 
 def from_sized_openai(

@@ -204,6 +204,7 @@ def _write_adapted(folder, config, method, variables, backbone, tokenizer) -> No
             "image_std": list(config.image_std),
             "tokenizer": "tokenizer.json" if save_tokenizer else "backbone",
             "text_length": tokenizer.context_length if tokenizer else config.context_length,
+            "context_length": config.context_length,
         },
     )
     if was_bundled and backbone.path.resolve() != (folder / BUNDLED_BACKBONE).resolve():
