@@ -165,7 +165,8 @@ def test_shards(clip_state, tmp_path):
     [
         ("dm_adapter", {"base_model.visual.proj": None}, "'visual.proj' is missing"),
         ("dm_adapter", {"odd.weight": np.zeros(3)}, "'odd.weight' of shape"),
-        ("up_person", {}, "has no place"),
+        ("up_person", {}, "belongs to dm_adapter: use --method dm_adapter"),
+        ("irra", {}, "belongs to dm_adapter: use --method dm_adapter"),
         ("clip", {}, "belongs to dm_adapter: use --method dm_adapter"),
         ("open_clip", {}, "belongs to dm_adapter: use --method dm_adapter"),
     ],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tpr_jax.errors import UserError
-from tpr_jax.weights.fine_tuned import read_fine_tuned, split_clip
+from tpr_jax.weights.fine_tuned import check_method, read_fine_tuned, split_clip
 
 W = np.zeros(2)
 
@@ -50,3 +50,13 @@ def test_names_the_method_that_a_file_belongs_to(name, method):
 def test_a_file_without_a_clip():
     with pytest.raises(UserError, match=r"w: weight 'visual.conv1.weight' is missing"):
         read_fine_tuned({"head.weight": W}, where="w")
+
+
+def test_a_shared_name_does_not_decide():
+    """CSKT's adapters have a LayerNorm with the name of DM-Adapter's."""
+    block = "base_model.transformer.resblocks.0."
+    names = [block + "ln_3.weight", block + "ln_3.bias", block + "adapter_mlp.up.bias"]
+    check_method(names, "cskt", "w")
+    with pytest.raises(UserError, match=r"'transformer.resblocks.0.adapter_mlp.up.bias' belongs to cskt"):
+        check_method(names, "dm_adapter", "w")
+    check_method(["base_model.visual.proj", "classifier.weight"], "irra", "w")

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import tpr_jax
-from tpr_jax.weights.files import write_state
+from tests.clip_folder import copy_open_clip
+from tpr_jax.weights.clip import load_clip
+from tpr_jax.weights.files import read_state, write_state
 
 pytestmark = pytest.mark.torch
 
@@ -187,3 +189,15 @@ def test_features_match(torch, tmp_path, name, build):
     features = found.features_from_arrays(images.transpose(0, 2, 3, 1), ids)
     for ours, theirs in zip(features, expected, strict=True):
         assert np.linalg.norm(ours - theirs.numpy()) / np.linalg.norm(theirs.numpy()) < 1e-5
+
+
+def test_reads_the_pickle(torch, tmp_path):
+    folder = copy_open_clip(tmp_path)
+    state = read_state(folder / "open_clip_model.safetensors")
+    wanted = load_clip(folder)
+    (folder / "open_clip_model.safetensors").unlink()
+    tensors = {name: torch.tensor(array) for name, array in state.items()}
+    torch.save(tensors, folder / "open_clip_pytorch_model.bin")
+    config, params = load_clip(folder)
+    assert config == wanted[0]
+    np.testing.assert_array_equal(params["text"]["proj"], wanted[1]["text"]["proj"])

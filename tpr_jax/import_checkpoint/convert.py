@@ -14,7 +14,7 @@ from tpr_jax.model import Model, from_pretrained, make_model, matching_tokenizer
 from tpr_jax.models.methods import zero_shot
 from tpr_jax.weights import reference
 from tpr_jax.weights.checkpoint import Checkpoint, read_checkpoint
-from tpr_jax.weights.fine_tuned import read_fine_tuned
+from tpr_jax.weights.fine_tuned import check_method, read_fine_tuned
 from tpr_jax.weights.folder_format import is_open_clip
 from tpr_jax.weights.json_files import read_json
 from tpr_jax.weights.open_clip import from_open_clip
@@ -121,6 +121,7 @@ def _convert_method(source: str, method: str, settings: Settings, log: Callable)
     for name in settings.given("act", "heads"):
         raise UserError(f"--{name}: the checkpoints of {method} are based on OpenAI's CLIP; leave it out")
     checkpoint = _read(source, log)
+    check_method(checkpoint.state, method, source)
     try:
         model = reference.load(
             checkpoint.state, method=method, image_size=settings.image_size, **settings.method

@@ -6,7 +6,7 @@ only used in training. What belongs to CLIP is taken, the rest is left out and n
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -92,8 +92,8 @@ def read_fine_tuned(
       UserError: a weight is missing, unknown or misshapen, or the activation and heads are unknown.
     """
     state = without_text_prefix(state, where)
+    check_method(state, "clip", where)
     taken, left_out = split_clip(state)
-    _check_method(taken, where)
     is_release = any(name.startswith(PREFIXES) for name in state) or set(ARCHIVE_SCALARS) <= set(state)
     assumed = check_recognized(taken, is_release, act, heads, where)
     config, params = from_openai(
@@ -107,13 +107,27 @@ def read_fine_tuned(
     return FineTuned(config, params, left_out, assumed)
 
 
-def _check_method(state: Mapping[str, np.ndarray], where: str) -> None:
-    """Rejects the weights of a parameter-efficient method, which `reference` reads.
+def check_method(names: Iterable[str], method: str, where: str) -> None:
+    """Rejects the weights of another parameter-efficient method than the one that was named.
+
+    Methods share some names; the one with the most is the file's. IRRA, which trains all of CLIP, adds
+    modules that other programs have too, and is not told apart.
+
+    Args:
+      names: of the weights.
+      method: whose weights they are meant to be; "clip" for none.
+      where: the file, for error messages.
 
     Raises:
-      UserError: the message names the method.
+      UserError: the message names the method of the file.
     """
-    for method, names in METHOD_NAMES.items():
-        found = next((name for name in state if re.fullmatch(names, f"base_model.{name}")), None)
-        if found and method != "irra":
-            raise UserError(f"{where}: weight {found!r} belongs to {method}: use --method {method}")
+    short = [name.removeprefix("base_model.") for name in names]
+    found = {
+        other: [name for name in short if any(re.fullmatch(pattern, n) for n in (name, f"base_model.{name}"))]
+        for other, pattern in METHOD_NAMES.items()
+        if other != "irra"
+    }
+    own = max(found, key=lambda other: len(found[other]))
+    if found[own] and own != method:
+        foreign = next((name for name in found[own] if name not in found.get(method, ())), found[own][0])
+        raise UserError(f"{where}: weight {foreign!r} belongs to {own}: use --method {own}")
