@@ -7,6 +7,7 @@ from pathlib import Path
 from tpr_jax.weights.files import read_state, write_state
 
 FOLDER = Path(__file__).parent / "golden" / "hf_clip"
+OPEN_CLIP = Path(__file__).parent / "golden" / "open_clip"
 IMAGE_MEAN, IMAGE_STD = (0.1, 0.5, 0.8), (0.9, 0.25, 0.5)  # other than CLIP's
 
 
@@ -42,3 +43,26 @@ def edit_state(folder, **changes):
     path = folder / "model.safetensors"
     state = dict(read_state(path)) | {name.replace("__", "."): array for name, array in changes.items()}
     write_state(path, {name: array for name, array in state.items() if array is not None})
+
+
+def copy_open_clip(folder: Path, **changes) -> Path:
+    """Copies the golden CLIP in OpenCLIP's form; `vision_cfg__layers=3` changes its config, None removes."""
+    for name in ("open_clip_config.json", "open_clip_model.safetensors"):
+        shutil.copyfile(OPEN_CLIP / name, folder / name)
+    path = folder / "open_clip_config.json"
+    path.write_text(json.dumps(open_clip_config(**changes)))
+    return folder
+
+
+def open_clip_config(**changes) -> dict:
+    """Returns the golden config with changes, as for `copy_open_clip`."""
+    content = json.loads((OPEN_CLIP / "open_clip_config.json").read_text())
+    for key, value in changes.items():
+        section, _, name = key.rpartition("__")
+        at = content if section == "preprocess_cfg" else content["model_cfg"]
+        target = at[section] if section else at
+        if value is None:
+            target.pop(name)
+        else:
+            target[name] = value
+    return content

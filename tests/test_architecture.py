@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 # Rooms are the folders and modules directly below tpr_jax/. A room imports from the layers below its own.
 LAYERS = (
     ("visualize", "cross", "bench"),
-    ("search", "compare", "aot", "export", "main", "__main__", "tools"),
+    ("search", "compare", "aot", "export", "import_checkpoint", "main", "__main__", "tools"),
     ("train",),
     ("model", "weights", "report"),
     ("config", "metrics"),
@@ -29,7 +29,7 @@ RANK = {room: i for i, layer in enumerate(LAYERS) for room in layer}
 # `cli` stands beside the layers: commands import it, and it imports only these.
 CLI_IMPORTS = {"utils", "errors"}
 # Commands that are not called `__main__`.
-COMMANDS = {"tpr_jax.main", "tpr_jax.data.check", "tpr_jax.aot.table"}
+COMMANDS = {"tpr_jax.main", "tpr_jax.data.check", "tpr_jax.aot.table", "tpr_jax.aot.backbones"}
 COMMANDS |= {f"tpr_jax.bench.{name}" for name in ("growth", "input", "profile", "ranking", "serve")}
 
 # Arrows between rooms of one layer; any other is an error.

@@ -54,6 +54,7 @@ def is_hugging_face_model(folder: Path) -> bool:
 
 EXPECTED = [p.parent for f in FOLDERS for p in sorted(f.glob("**/expected.safetensors"))]
 HF_FOLDERS = [folder for folder in EXPECTED if is_hugging_face_model(folder)]
+OPEN_CLIP_FOLDERS = [folder for folder in EXPECTED if (folder / "open_clip_config.json").is_file()]
 bundles = pytest.mark.parametrize("path", BUNDLES, ids=lambda p: p.stem)
 
 
@@ -327,3 +328,22 @@ def test_port_of_hugging_faces_models(folder):
     expected["out/logits_per_image"] = logits_per_image(expected)
     errors = {name: relative_l2(array, expected[name]) for name, array in found.items()}
     assert worst(errors)[0] < 1e-5, errors
+
+
+@pytest.mark.parametrize("folder", OPEN_CLIP_FOLDERS, ids=lambda p: p.name)
+def test_port_of_openclips_clip(folder):
+    """Compares with the features that the package open_clip computed for a folder."""
+    with safe_open(folder / "expected.safetensors", "np") as file:
+        expected = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    config, params = load_clip(str(folder))
+    model = clip.build(config, METHODS["zero_shot"]())
+    variables = {"params": jax.tree.map(jnp.asarray, params)}
+    images = jnp.asarray(expected["in/images_nchw"].transpose(0, 2, 3, 1))
+    image_feats, _ = jax.jit(model["encode_image"])(variables, images)
+    text_feats, _ = jax.jit(model["encode_text"])(variables, jnp.asarray(expected["in/input_ids"], jnp.int32))
+    found = {"out/image_feats": image_feats, "out/text_feats": text_feats}
+    errors = {name: relative_l2(array, expected[name]) for name, array in found.items()}
+    assert worst(errors)[0] < 1e-5, errors
+    preprocess = json.loads((folder / "open_clip_config.json").read_text()).get("preprocess_cfg", {})
+    np.testing.assert_allclose(config.image_mean, preprocess.get("mean", config.image_mean))
+    np.testing.assert_allclose(config.image_std, preprocess.get("std", config.image_std))

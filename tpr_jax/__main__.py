@@ -32,6 +32,7 @@ COMMANDS = {
     "search": Command("tpr_jax.search", (), "search your photos in words: index, query, serve, export"),
     "visualize": Command("tpr_jax.visualize", (), "show retrieved images, experts and attention"),
     "export": Command("tpr_jax.export", (), "export both encoders for use without this package"),
+    "import": Command("tpr_jax.import_checkpoint", (), "convert a checkpoint of another program"),
     "data-check": Command("tpr_jax.data.check", (), "check that a copy of a data set is complete"),
     "mini-pedes": Command("tpr_jax.data.mini_pedes", (), "render a synthetic data set"),
     "aot": Command("tpr_jax.aot", (), "compile for a TPU slice without having one"),

@@ -30,6 +30,7 @@ from tpr_jax.utils.trees import flatten
 from tpr_jax.weights import arguments
 from tpr_jax.weights.backbone import Backbone, find, read_tokenizer
 from tpr_jax.weights.clip import load_clip
+from tpr_jax.weights.folder_format import is_open_clip
 from tpr_jax.weights.load_adapter import load_adapter, read_adapter_config
 from tpr_jax.weights.merge import merge
 from tpr_jax.weights.save_adapter import save_adapter
@@ -221,6 +222,9 @@ def from_pretrained(
     backbone: str | os.PathLike | None = None,
     act: str | None = None,
     heads: tuple[int, int] | None = None,
+    *,
+    image_mean: Sequence[float] | None = None,
+    image_std: Sequence[float] | None = None,
 ) -> Model:
     """Loads a model that `save_pretrained` wrote, or a plain CLIP as the zero-shot model.
 
@@ -236,6 +240,9 @@ def from_pretrained(
         release is recognized, other files need `act` and `heads`. For a plain CLIP folder they override its
         config.json.
       heads: the number of attention heads of the vision and of the text tower.
+      image_mean: of the red, green and blue channels, for pixels in [0, 1]. For a weights file, which does
+        not record it, CLIP's is the default. For a plain CLIP folder it overrides the folder's.
+      image_std: likewise.
 
     Raises:
       UserError: there is no model, or it does not fit the arguments; the message names the file and weight.
@@ -243,12 +250,17 @@ def from_pretrained(
     path_or_hub_id = arguments.check_path("path_or_hub_id", path_or_hub_id)
     image_size, dtype = arguments.check_image_size(image_size), arguments.check_dtype(dtype)
     act, heads = arguments.check_act(act), arguments.check_heads(heads)
+    mean, std = (
+        arguments.check_channels(name, values)
+        for name, values in (("image_mean", image_mean), ("image_std", image_std))
+    )
     if backbone is not None:
         arguments.check_path("backbone", backbone)
     location = find(path_or_hub_id)
     adapter_config = read_adapter_config(location.path) if location.path.is_dir() else None
     if adapter_config is not None:
-        for name, value in (("act", act), ("heads", heads)):
+        recorded = {"act": act, "heads": heads, "image_mean": mean, "image_std": std}
+        for name, value in recorded.items():
             if value is not None:
                 raise UserError(f"{path_or_hub_id}: records its own {name}: leave out {name}={value!r}")
         config, variables, tokenizer, base = load_adapter(location.path, adapter_config, image_size, backbone)
@@ -263,7 +275,7 @@ def from_pretrained(
         )
     if backbone is not None:
         raise UserError(f"{path_or_hub_id}: is a complete CLIP: leave out backbone={str(backbone)!r}")
-    config, params = load_clip(location.path, image_size, act, heads)
+    config, params = load_clip(location.path, image_size, act, heads, image_mean=mean, image_std=std)
     return make_model(
         config,
         zero_shot(),
@@ -379,7 +391,8 @@ def _find_tokenizer(path: Path, config: ClipConfig) -> Tokenizer | None:
     if not path.is_dir():
         return matching_tokenizer(config)
     if not (path / "tokenizer.json").is_file():
-        return None
+        # OpenCLIP's own tokenizer is CLIP's and has no file.
+        return matching_tokenizer(config) if is_open_clip(path) else None
     return read_tokenizer(path, config)
 
 

@@ -44,8 +44,8 @@ def test_sizes_need_no_download(in_root):
 def test_suggests_the_nearest_backbone(in_root):
     with pytest.raises(UserError, match=r"config.backbone='ViT-B/61'.*did you mean 'ViT-B/16'"):
         programs.sizes_of(config_of("--config.backbone=ViT-B/61"))
-    with pytest.raises(UserError, match="multiple of the patch size 14"):
-        programs.sizes_of(config_of("--config.backbone=ViT-L/14"))
+    with pytest.raises(UserError, match="smaller than a patch of 14x14"):
+        programs.sizes_of(config_of("--config.backbone=ViT-L/14", "--config.image_size=(384,13)"))
 
 
 def test_memory_of_vit_b16(in_root):

@@ -41,7 +41,10 @@ def losses(workdir: Path) -> list[float]:
         ("--config.batch_size=many", "--config.batch_size=many"),
         ("--config.augment=maybe", "--config.augment=maybe"),
         ("--config.image_size=(8,8,8)", "config.image_size=(8, 8, 8) must be (height, width)"),
-        ("--config.image_size=(30,16)", "image_size 30x16 is not a multiple of the patch size 8; use"),
+        (
+            "--config.image_size=(30,4)",
+            "image_size 30x4 is smaller than a patch of 8x8 pixels; use for example 30x8",
+        ),
         ("--config.batch_size=4000", "batch_size 4000 does not fit 48 captions of data:train"),
         ("--config.seed=4294967296", "config.seed=4294967296 must be at most 4294967295"),
         (f"--config.seed={2**63}", f"config.seed={2**63} must be at most 4294967295"),

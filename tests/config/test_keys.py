@@ -28,6 +28,7 @@ from tpr_jax.data.records import caption_pairs
 from tpr_jax.distributed import sharding
 from tpr_jax.errors import UserError
 from tpr_jax.losses import NAMES as LOSSES
+from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD
 from tpr_jax.perf import chips, flops
 from tpr_jax.train import evaluate, loop, results
 from tpr_jax.train.evaluate import Evaluator
@@ -231,6 +232,13 @@ def refused(*words):
 
 def tokens(runs, config):
     return runs.first_batch(config, anew=True)["ids"].shape
+
+
+def context_or_error(runs, config):
+    """Returns the context length of the text tower, or the first words of the error."""
+    found = []
+    error = error_of(lambda: found.append(loop.prepare(config).clip_config.context_length))
+    return found[0] if found else error.partition(" tokens")[0]
 
 
 def pictures(runs, config):
@@ -464,6 +472,18 @@ TABLE = (
         prepared(lambda run: (run.clip_config.vision_heads, run.clip_config.text_heads)),
         ((1, 2), (2, 1)),
     ),
+    Row(
+        "backbone_mean",
+        ((), (0.1, 0.2, 0.3)),
+        prepared(lambda run: run.clip_config.image_mean),
+        (IMAGE_MEAN, (0.1, 0.2, 0.3)),
+    ),
+    Row(
+        "backbone_std",
+        ((), (0.4, 0.5, 0.6)),
+        prepared(lambda run: run.clip_config.image_std),
+        (IMAGE_STD, (0.4, 0.5, 0.6)),
+    ),
     Row("from_scratch", (False, True), written_backbone, ("clip", None)),
     Row(
         "from_scratch",
@@ -569,6 +589,13 @@ TABLE = (
     ),
     Row("image_size", ((32, 16), (48, 24)), encoded, ({(8, 32, 16, 3)}, {(8, 48, 24, 3)})),
     Row("text_length", (0, 12), tokens, ((8, 24), (8, 12))),
+    Row(
+        "stretch_text",
+        (False, True),
+        context_or_error,
+        ("config.text_length=40 is above the 24", 40),
+        {"text_length": 40},
+    ),
     Row("augment", (False, True), are_as_they_are, (True, False)),
     Row("pad", (0, 8), has_black_border, (False, True)),
     Row("mask_text", (False, True), has_masks, (False, True)),

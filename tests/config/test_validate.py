@@ -44,6 +44,7 @@ KEYS = {
     "method.name": NAME,
     "backbone": ((*NO_TEXT, "", " "), ("clip-mini", "/a/folder", "a/hub-id")),
     "from_scratch": FLAG,
+    "stretch_text": FLAG,
     "dataset": (NAME[0], ("cuhk_pedes", "mini_pedes")),
     "backbone_act": ((*NO_TEXT, "nothing", "relu"), ("", "gelu", "quick_gelu")),
     "backbone_heads": (
@@ -61,6 +62,24 @@ KEYS = {
             (12, 10**30),
         ),
         ((), [12, 8], (1, 1)),
+    ),
+    "backbone_mean": (
+        (
+            None,
+            0.5,
+            "0.5",
+            (0.5,),
+            (0.5, 0.5),
+            (0.5, 0.5, 0.5, 0.5),
+            (0.5, 0.5, True),
+            ("a", 0, 0),
+            (NAN, 0, 0),
+        ),
+        ((), (0.48, 0.46, 0.41), [0, 0.5, -1]),
+    ),
+    "backbone_std": (
+        (None, 0.5, (0.5,), (0.5, 0.5, 0), (0.5, -0.5, 1), (0.5, 0.5, True), (0.5, 0.5, float("inf"))),
+        ((), (0.27, 0.26, 0.28), [1, 0.5, 2]),
     ),
     "data_dir": (NO_TEXT, ("", "data/own", "gs://bucket/data")),
     "source": (NAME[0], ("files", "tfds_sized")),

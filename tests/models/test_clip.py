@@ -105,12 +105,26 @@ def test_patches_by_hand():
         np.testing.assert_array_equal(found[0, i], np.array(corner) + offset)
 
 
-@pytest.mark.parametrize("size", [(4, 4), (8, 16), (20, 4)])
+@pytest.mark.parametrize("size", [(28, 28), (28, 42), (30, 29), (384, 128), (27, 14)])
+def test_patches_are_those_of_a_convolution(size):
+    """Pixels that do not fill a patch are left out, as by a convolution with a stride of the patch size."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(2, *size, 3)).astype(np.float32)
+    kernel = rng.normal(size=(14, 14, 3, 5)).astype(np.float32)
+    expected = jax.lax.conv_general_dilated(
+        images, kernel, (14, 14), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
+    )
+    found = clip.extract_patches(jnp.asarray(images), 14) @ kernel.reshape(-1, 5)
+    assert expected.shape == (2, size[0] // 14, size[1] // 14, 5)
+    np.testing.assert_allclose(found, expected.reshape(2, -1, 5), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (8, 16), (20, 4), (23, 5)])
 def test_images_of_any_height_and_width(size):
     config = dataclasses.replace(tiny.CONFIG, image_size=size, text_layers=1)
     model = clip.build(config, zero_shot())
     weights = tiny.random_like(declared(config, zero_shot()), seed=0)
-    assert len(weights["params"]["visual"]["positional_embedding"]) == 1 + size[0] * size[1] // 16
+    assert len(weights["params"]["visual"]["positional_embedding"]) == 1 + (size[0] // 4) * (size[1] // 4)
     images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
     feats, routing = jax.jit(model["encode_image"])(weights, images)
     assert feats.shape == (2, 5) and np.isfinite(feats).all() and routing == []

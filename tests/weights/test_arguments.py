@@ -47,9 +47,15 @@ def model():
             ({"image_size": size}, r"image_size=.* must be \(height, width\) in pixels")
             for size in (192, "192", (192,), (192, 64, 3), (192.0, 64), (True, True), (0, 8), (-8, 8), {8: 8})
         ),
-        ({"image_size": (33, 32)}, "image_size 33x32 is not a multiple of the patch size 8"),
+        ({"image_size": (33, 7)}, "image_size 33x7 is smaller than a patch of 8x8 pixels"),
         *(({"act": act}, "act=.*choose from: quick_gelu, gelu") for act in ("relu", 3, "")),
         *(({"heads": heads}, "heads=.*such as") for heads in (2, (2,), (2, 1.0), (0, 1), "21", (True, 1))),
+        *(
+            ({name: values}, f"{name}=.* must be three numbers")
+            for name in ("image_mean", "image_std")
+            for values in (0.5, (0.5,), ("a", 0.5, 0.5), (0.5, 0.5, float("nan")), (True, 0.5, 0.5), {0.5})
+        ),
+        ({"image_std": (0.5, 0.5, 0)}, "image_std=.*above 0"),
         *(({"backbone": path}, "backbone") for path in (3, "", b"x")),
         ({"backbone": "clip-mini"}, "is a complete CLIP: leave out backbone='clip-mini'"),
     ],

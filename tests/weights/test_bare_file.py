@@ -12,6 +12,7 @@ from tests.tiny_clip import quick_compilation  # noqa: F401
 from tpr_jax.errors import UserError
 from tpr_jax.model import make_model
 from tpr_jax.models import methods
+from tpr_jax.models.config import IMAGE_MEAN
 from tpr_jax.utils import notices
 from tpr_jax.weights import bare_file, reference
 from tpr_jax.weights.backbone import Backbone
@@ -67,6 +68,37 @@ def test_requires_act_and_heads(bare, told, missing):
     with pytest.raises(UserError, match=f"does not record {missing}: pass act='gelu'.*heads=") as error:
         tpr_jax.from_pretrained(bare, **told)
     assert str(bare) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_says_what_a_file_is_read_with(bare, capsys):
+    notices.print_once.cache_clear()
+    load_clip(bare, act="gelu", heads=(4, 2))
+    assert f"{bare}: does not record its activation and heads; read with gelu, heads=(4, 2)" in (
+        capsys.readouterr().err
+    )
+
+
+def test_follows_image_mean_and_std(bare):
+    told = {"image_mean": (0.1, 0.2, 0.3), "image_std": [1, 2, 3]}
+    model = tpr_jax.from_pretrained(bare, act="gelu", heads=(4, 2), **told)
+    assert (model.mean, model.std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    assert tpr_jax.from_pretrained(bare, act="gelu", heads=(4, 2)).mean == IMAGE_MEAN
+
+
+def test_long_clip_has_two_tables_of_text_positions(golden, bare):
+    """The first 20 rows are those of the first table; the golden CLIP has 16, so a longer one is made."""
+    config, params = golden
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 31, 64)).astype(np.float32)
+    tables = {"positional_embedding": first, "positional_embedding_res": second}
+    write_state(bare, to_openai(params, config) | tables)
+    found, weights = load_clip(bare, act="quick_gelu", heads=(2, 1))
+    assert found.context_length == 31
+    np.testing.assert_array_equal(weights["text"]["positional_embedding"][:20], first[:20])
+    np.testing.assert_array_equal(weights["text"]["positional_embedding"][20:], second[20:])
+    write_state(bare, to_openai(params, config) | tables | {"positional_embedding_res": second[:30]})
+    with pytest.raises(UserError, match=r"'positional_embedding_res' has shape \[30, 64\], expected that of"):
+        load_clip(bare, act="quick_gelu", heads=(2, 1))
 
 
 def test_recognizes_openais_release_with_a_notice(golden, bare, capsys):

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from tests.clip_folder import FOLDER, copy_golden, edit_json, edit_state, read_golden
+from tests.hub_client import serve, unreachable
 from tpr_jax.errors import UserError
-from tpr_jax.weights.clip import find_clip, from_hugging_face, from_openai, load_clip, to_openai, weight_files
+from tpr_jax.utils import notices
+from tpr_jax.weights.clip import from_hugging_face, from_openai, load_clip, save_clip, to_openai
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +70,35 @@ def test_unknown_activation(folder):
         load_clip(folder)
 
 
-@pytest.mark.parametrize("image_size", [(30, 32), (32, 4), (0, 8), (-8, 8)])
-def test_rejects_an_image_size_that_patches_do_not_tile(image_size):
-    with pytest.raises(UserError, match="not a multiple of the patch size 8"):
+@pytest.mark.parametrize("image_size", [(7, 32), (32, 4), (0, 8), (-8, 8)])
+def test_rejects_an_image_smaller_than_a_patch(image_size):
+    with pytest.raises(UserError, match="smaller than a patch of 8x8 pixels"):
         load_clip(FOLDER, image_size=image_size)
+
+
+def test_says_which_pixels_no_patch_covers(tmp_path, capsys):
+    """The golden CLIP has patches of 8: 39 x 17 pixels are 4 x 2 patches, those of 32 x 16."""
+    notices.print_once.cache_clear()
+    config, params = load_clip(FOLDER, image_size=(39, 17))
+    assert config.image_size == (39, 17) and config.grid == (4, 2)
+    assert params["visual"]["positional_embedding"].shape == (1 + 8, 128)
+    line = capsys.readouterr().err
+    assert "image_size 39x17 is 4 x 2 patches of 8 pixels, which cover 32x16; the remaining 7 at the " in line
+    assert line.count("\n") == 1
+    covered = load_clip(FOLDER, image_size=(32, 16))
+    np.testing.assert_array_equal(
+        params["visual"]["positional_embedding"], covered[1]["visual"]["positional_embedding"]
+    )
+    assert not capsys.readouterr().err
+
+
+def test_a_saved_folder_keeps_pixels_that_no_patch_covers(tmp_path):
+    config, params = load_clip(FOLDER, image_size=(31, 9))  # 3 x 1 patches, exact in a square of 3 x 3
+    save_clip(tmp_path, config, params)
+    again, weights = load_clip(tmp_path)
+    assert again == config
+    positions = [tree["visual"]["positional_embedding"] for tree in (weights, params)]
+    np.testing.assert_allclose(*positions, rtol=1e-6)
 
 
 def test_missing_model(folder, monkeypatch):
@@ -88,34 +115,16 @@ def test_missing_model(folder, monkeypatch):
         load_clip(folder)
 
 
-def test_downloads_a_hub_id(monkeypatch):
-    hub = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(hub, "snapshot_download", lambda name, **_: str(FOLDER))
+def test_downloads_a_hub_id(monkeypatch, tmp_path):
+    client = pytest.importorskip("huggingface_hub")
+    served = {file.name: file.read_bytes() for file in FOLDER.iterdir()}
+    serve(monkeypatch, tmp_path / "cache", served)
     assert load_clip("someone/their-clip")[0].embed_dim == 48
-
-    def offline(name, **_):
-        raise ConnectionError("no route to host\nmore")
-
-    monkeypatch.setattr(hub, "snapshot_download", offline)
+    for name in ("model_info", "snapshot_download"):
+        monkeypatch.setattr(client, name, unreachable)
     with pytest.raises(UserError, match=r"someone/their-clip.*no route to host") as error:
         load_clip("someone/their-clip")
     assert "\n" not in str(error.value)
-
-
-def test_downloads_the_pickle_if_there_are_no_safetensors(monkeypatch, tmp_path):
-    hub = pytest.importorskip("huggingface_hub")
-    asked = []
-
-    def download(name, allow_patterns):
-        asked.append(allow_patterns)
-        (tmp_path / "config.json").write_text((FOLDER / "config.json").read_text())
-        if "pytorch_model.bin" in allow_patterns:
-            (tmp_path / "pytorch_model.bin").write_bytes(b"")
-        return str(tmp_path)
-
-    monkeypatch.setattr(hub, "snapshot_download", download)
-    assert weight_files(find_clip("someone/their-clip")) == [tmp_path / "pytorch_model.bin"]
-    assert len(asked) == 2 and "pytorch_model.bin" not in asked[0]
 
 
 def test_rejects_openai_names_that_do_not_fit(golden):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import tpr_jax
-from tests.clip_folder import FOLDER, copy_golden, edit_state
+from tests.clip_folder import FOLDER, OPEN_CLIP, copy_golden, edit_state, open_clip_config
+from tests.hub_client import serve, unreachable
 from tests.saved_models import trained, write_backbone
 from tests.tiny_clip import quick_compilation  # noqa: F401
 from tpr_jax.errors import UserError
@@ -27,9 +28,10 @@ def cached(tmp_path, monkeypatch):
     snapshot_download = huggingface_hub.snapshot_download
 
     def offline(name, **settings):
-        return snapshot_download(name, cache_dir=cache, local_files_only=True, **settings)
+        return snapshot_download(name, **settings | {"cache_dir": cache, "local_files_only": True})
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    monkeypatch.setattr(huggingface_hub, "model_info", unreachable)
 
     def lay_out(commit, fill, *refs):
         root = cache / "models--someone--their-clip"
@@ -177,19 +179,126 @@ def test_reports_a_damaged_index(tmp_path, weight_map):
         weight_files(tmp_path)
 
 
-@pytest.mark.parametrize("there", [(), ("open_clip_model.safetensors",)])
-def test_downloads_the_pickle_only_if_there_is_nothing_else(monkeypatch, tmp_path, there):
-    asked = []
+# What is downloaded.
 
-    def download(name, allow_patterns, **pinned):
-        asked.append((allow_patterns, pinned))
-        for file in there:
-            (tmp_path / file).write_text("")
-        return str(tmp_path)
+CLIP = {"model_type": "clip"}
+OPEN_CLIP_CONFIG = (OPEN_CLIP / "open_clip_config.json").read_bytes()
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    hub.find("someone/their-clip@v1")
-    assert [pinned for _, pinned in asked] == [{"revision": "v1"}] * 2
-    assert ["pytorch_model.bin" in patterns for patterns, _ in asked] == [False, True]
-    # Weights in other formats are never downloaded.
-    assert not any("open_clip_model.safetensors" in p or "*.safetensors" in p for p, _ in asked)
+
+def repository(*names: str, **contents: object) -> dict[str, bytes]:
+    """Returns the files of a repository; `config=...` is the content of config.json."""
+    files = dict.fromkeys(names, b"")
+    files |= {f"{name}.json": json.dumps(content).encode() for name, content in contents.items()}
+    return files
+
+
+@pytest.mark.parametrize(
+    ("files", "weights"),
+    [
+        (
+            repository("model.safetensors", "pytorch_model.bin", "tf_model.h5", config=CLIP),
+            ["model.safetensors"],
+        ),
+        (repository("pytorch_model.bin", "flax_model.msgpack", config=CLIP), ["pytorch_model.bin"]),
+        (
+            repository("model.safetensors", "open_clip_model.safetensors", config=CLIP)
+            | {"open_clip_config.json": OPEN_CLIP_CONFIG},
+            ["model.safetensors"],
+        ),
+        (
+            repository("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+            | {"open_clip_config.json": OPEN_CLIP_CONFIG},
+            ["open_clip_model.safetensors"],
+        ),
+        (
+            repository("open_clip_pytorch_model.bin") | {"open_clip_config.json": OPEN_CLIP_CONFIG},
+            ["open_clip_pytorch_model.bin"],
+        ),
+        (
+            repository("model.safetensors", config={"architecture": "vit_base_patch16_clip_224"})
+            | {"open_clip_config.json": OPEN_CLIP_CONFIG},
+            ["model.safetensors"],
+        ),
+        (
+            repository(
+                *("a-1.safetensors", "a-2.safetensors", "pytorch_model.bin"),
+                **{
+                    "config": CLIP,
+                    "model.safetensors.index": {
+                        "weight_map": {"w": "a-1.safetensors", "v": "a-2.safetensors"}
+                    },
+                },
+            ),
+            ["a-1.safetensors", "a-2.safetensors"],
+        ),
+        (repository("adapter.safetensors", "model.safetensors", config={"model_type": "tpr_jax"}), []),
+    ],
+)
+def test_downloads_one_set_of_weights(monkeypatch, tmp_path, files, weights):
+    served = serve(monkeypatch, tmp_path / "cache", files)
+    assert hub.find("someone/their-clip@v1").path == tmp_path / "cache"
+    assert served.downloaded[1:] == ([weights] if weights else [])
+    assert all(name.endswith(".json") or name == "adapter.safetensors" for name in served.downloaded[0])
+    assert set(served.pinned) == {"v1"}
+
+
+def timm(name: str) -> dict[str, bytes]:
+    """Returns a repository in OpenCLIP's form whose vision tower is of the package timm."""
+    content = open_clip_config(vision_cfg__timm_model_name=name)
+    return repository("open_clip_model.safetensors", "open_clip_pytorch_model.bin", open_clip_config=content)
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "message"),
+    [
+        (
+            "a/eva",
+            timm("eva02_base_patch16_clip_224"),
+            "open_clip_config.json: timm_model_name.* is EVA-CLIP",
+        ),
+        ("a/pe", timm("vit_pe_core_large_patch14_336"), "is a Perception Encoder"),
+        ("a/mobile", timm("fastvit_mci2"), "is MobileCLIP"),
+        ("a/siglip", timm("vit_base_patch16_siglip_224"), "is a SigLIP in OpenCLIP's form.*google/siglip"),
+        (
+            "a/text",
+            repository("model.safetensors", config={"model_type": "clip_text_model"}),
+            "model_type is 'clip_text_model', a text tower alone",
+        ),
+        (
+            "a/image",
+            repository("model.safetensors", config={"model_type": "clip_vision_model"}),
+            "an image tower alone",
+        ),
+        ("a/bert", repository("model.safetensors", config={"model_type": "bert"}), "model_type is 'bert'"),
+        (
+            "a/eva-hf",
+            repository(
+                "model.safetensors", config=CLIP | {"auto_map": {"a": "b"}, "architectures": ["EvaCLIPModel"]}
+            ),
+            r"auto_map: the model \(EvaCLIPModel\) needs code of its own",
+        ),
+        ("a/EVA-CLIP", repository("EVA02_CLIP_B.pt"), "has neither config.json nor .* seems to be EVA-CLIP"),
+        ("a/PE-Core-L14", repository("PE-Core-L14.pt"), "seems to be a Perception Encoder"),
+        ("a/MobileCLIP-S2", repository("mobileclip_s2.pt"), "seems to be MobileCLIP"),
+        ("a/LongCLIP-B", repository("longclip-B.pt"), "download longclip-B.pt and give the file itself"),
+        ("a/empty", repository("README.md"), "has neither config.json nor open_clip_config.json$"),
+        (
+            "a/incomplete",
+            repository("README.md") | {"open_clip_config.json": OPEN_CLIP_CONFIG},
+            "open_clip_model.safetensors: no such file",
+        ),
+    ],
+)
+def test_rejects_a_repository_before_its_weights_are_downloaded(monkeypatch, tmp_path, name, files, message):
+    served = serve(monkeypatch, tmp_path / "cache", files)
+    (tmp_path / "cache").mkdir()
+    with pytest.raises(UserError, match=message) as error:
+        hub.find(name)
+    assert "\n" not in str(error.value)
+    assert all(name.endswith(".json") for names in served.downloaded for name in names)
+
+
+def test_a_hub_id_in_openclips_form(monkeypatch, tmp_path):
+    served = serve(monkeypatch, tmp_path / "cache", {f.name: f.read_bytes() for f in OPEN_CLIP.iterdir()})
+    assert load_clip("someone/their-clip")[0] == load_clip(OPEN_CLIP)[0]
+    assert served.downloaded == [["open_clip_config.json"], ["open_clip_model.safetensors"]]

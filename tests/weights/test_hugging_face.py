@@ -133,3 +133,107 @@ def test_loads_the_model_of_a_runs_folder(tmp_path):
         tpr_jax.from_pretrained(tmp_path)
     shutil.copytree(FOLDER, tmp_path / "model")
     assert tpr_jax.from_pretrained(tmp_path).backbone.name == str(tmp_path / "model")
+
+
+def tower(**values) -> dict:
+    """Returns a tower's section as older versions of transformers wrote it, with keys that are not read."""
+    extra = {
+        "_name_or_path": "", "add_cross_attention": False, "architectures": None, "attention_dropout": 0.0,
+        "bad_words_ids": None, "dropout": 0.0, "finetuning_task": None, "id2label": {"0": "LABEL_0"},
+        "initializer_factor": 1.0, "initializer_range": 0.02, "num_beams": 1, "prefix": None,
+        "projection_dim": 512, "tokenizer_class": None, "torch_dtype": None, "transformers_version": "4.24.0",
+    }  # fmt: skip
+    return extra | values
+
+
+# Configs in the form of published models: (config.json, what is read).
+PUBLISHED = {
+    "laion_h14": (
+        {
+            "architectures": ["CLIPModel"],
+            "projection_dim": 1024,
+            "text_config": tower(
+                hidden_act="gelu", hidden_size=1024, intermediate_size=4096, num_attention_heads=16,
+                num_hidden_layers=24, bos_token_id=0, eos_token_id=2, pad_token_id=1, length_penalty=1.0,
+            ),
+            "text_config_dict": {
+                "hidden_act": "gelu", "hidden_size": 1024, "intermediate_size": 4096,
+                "num_attention_heads": 16, "num_hidden_layers": 24, "projection_dim": 1024,
+            },
+            "vision_config": tower(
+                hidden_act="gelu", hidden_size=1280, intermediate_size=5120, num_attention_heads=16,
+                num_hidden_layers=32, patch_size=14, image_size=224,
+            ),
+            "vision_config_dict": {"hidden_act": "gelu", "hidden_size": 1280, "num_attention_heads": 16},
+            "logit_scale_init_value": 2.6592, "torch_dtype": "float32", "transformers_version": None,
+        },
+        {"act": "gelu", "vision_heads": 16, "vision_layers": 32, "text_layers": 24, "eot_id": None,
+         "embed_dim": 1024, "grid": (16, 16)},
+    ),
+    "datacomp_b32_256": (
+        {
+            "projection_dim": 512, "text_config_dict": None,
+            "text_config": tower(hidden_act="gelu", eos_token_id=49407, pad_token_id=0),
+            "vision_config": tower(hidden_act="gelu", image_size=256, patch_size=32),
+        },
+        {"act": "gelu", "image_size": (256, 256), "grid": (8, 8), "eot_id": 49407},
+    ),
+    "dfn_b16": (
+        {
+            "projection_dim": 512, "text_config": tower(hidden_act="quick_gelu", layer_norm_eps=1e-05),
+            "vision_config": tower(hidden_act="quick_gelu", patch_size=16, layer_norm_eps=1e-05),
+        },
+        {"act": "quick_gelu", "patch_size": 16, "eot_id": 49407},
+    ),
+    "metaclip_b32": (
+        {
+            "initializer_factor": 1.0, "projection_dim": 512,
+            "text_config": {"dropout": 0.0, "hidden_size": 512, "model_type": "clip_text_model"},
+            "vision_config": {"dropout": 0.0, "model_type": "clip_vision_model", "hidden_act": None},
+        },
+        {"act": "quick_gelu", "patch_size": 32, "vision_width": 768},
+    ),
+    "tiny_clip": (
+        {
+            "projection_dim": 512,
+            "text_config": tower(
+                hidden_act="gelu", hidden_size=256, intermediate_size=1024, num_attention_heads=4,
+                num_hidden_layers=3, eos_token_id=49407,
+            ),
+            "vision_config": tower(
+                hidden_act="gelu", hidden_size=256, intermediate_size=1024, num_attention_heads=4,
+                num_hidden_layers=10, patch_size=16,
+            ),
+        },
+        {"vision_heads": 4, "vision_layers": 10, "text_layers": 3, "text_mlp": 1024, "embed_dim": 512},
+    ),
+    "long_clip_l14": (
+        {
+            "projection_dim": 768,
+            "text_config": tower(
+                hidden_size=768, intermediate_size=3072, num_attention_heads=12, max_position_embeddings=248,
+                eos_token_id=49407,
+            ),
+            "vision_config": tower(
+                hidden_size=1024, intermediate_size=4096, num_attention_heads=16, num_hidden_layers=24,
+                patch_size=14,
+            ),
+        },
+        {"context_length": 248, "text_width": 768, "vision_width": 1024},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_reads_configs_in_the_form_of_published_models(name):
+    content, expected = PUBLISHED[name]
+    config = read_config({"model_type": "clip", **content})
+    assert {key: getattr(config, key) for key in expected} == expected
+
+
+def test_rejects_a_model_with_code_of_its_own(folder):
+    edit_json(folder / "config.json", auto_map={"AutoModel": "modeling_evaclip.EvaCLIPModel"})
+    with pytest.raises(
+        UserError, match=r"config.json: auto_map: the model \(CLIPModel\) needs code of its own"
+    ):
+        load_clip(folder)

@@ -212,7 +212,7 @@ def test_only_texts_need_a_tokenizer(saved):
         ("format_version", None, "format_version=None"),
         ("image_size", [12], r"config.json: image_size has the invalid value \[12\]"),
         ("image_size", [12, 0], "image_size has the invalid"),
-        ("image_size", [13, 4], "image_size 13x4 is not a multiple of the patch size 4"),
+        ("image_size", [13, 3], "image_size 13x3 is smaller than a patch of 4x4"),
         ("image_mean", [0, 0, "x"], "image_mean has the invalid"),
         ("image_std", [1, 1, 0], "image_std has the invalid"),
         ("backbone", "clip", "backbone.name has the invalid value None"),

@@ -133,7 +133,9 @@ def sizes_of(config: ConfigDict) -> ClipConfig:
     if config.backbone_heads:
         sizes = replace(sizes, vision_heads=config.backbone_heads[0], text_heads=config.backbone_heads[1])
         check_heads(sizes, f"config.backbone={name!r}")
-    check_image_size(sizes, known.image_size if known.family == "siglip" else None)
+    check_image_size(sizes)
+    if config.stretch_text:
+        sizes = replace(sizes, context_length=max(config.text_length, sizes.context_length))
     return sizes
 
 

@@ -34,6 +34,8 @@ def base() -> ConfigDict:
             # For a weights file that does not record these; empty: as recorded.
             "backbone_act": "",  # 'quick_gelu' (OpenAI) or 'gelu' (LAION, DataComp)
             "backbone_heads": (),  # attention heads of the vision and text towers, such as (12, 8)
+            "backbone_mean": (),  # of red, green and blue, in 0..1; for a file, empty is CLIP's
+            "backbone_std": (),
             "from_scratch": False,  # initialize the backbone at random instead of loading its weights
             "dataset": "cuhk_pedes",
             "data_dir": "",  # empty: data/<title of the data set>, or the bundled MiniPEDES
@@ -51,6 +53,7 @@ def base() -> ConfigDict:
             "on_leak": "error",  # 'warn': train even if a person or a photo is in two splits
             "image_size": (384, 128),  # height, width
             "text_length": 0,  # tokens a caption is truncated to; 0: the context length of the text tower
+            "stretch_text": False,  # whether a longer text_length stretches the text tower's positions
             "augment": True,
             "pad": 10,  # pixels of zeros before the random crop
             "mask_text": True,

@@ -137,6 +137,19 @@ def _heads(value) -> str:
     return "must be two whole numbers, for the vision and the text tower, such as (12,8), or empty"
 
 
+def _channels(value) -> str:
+    valid = isinstance(value, tuple | list) and len(value) in (0, 3)
+    return (
+        "" if valid and all(map(is_number, value)) else "must be three numbers: red, green and blue, or empty"
+    )
+
+
+def _positive_channels(value) -> str:
+    return _channels(value) or (
+        "" if all(v > 0 for v in value) else "must be three numbers above 0, or empty"
+    )
+
+
 def mix_weight(value) -> str:
     """Checks the weight of a data set of `mix`: its passes per epoch."""
     return "" if is_number(value) and 0 < value <= MOST_PASSES else f"weight above 0, at most {MOST_PASSES}"
@@ -144,10 +157,12 @@ def mix_weight(value) -> str:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("seed", "few_shot_seed", "noise_seed"), integer(0, LARGEST_SEED)),
-    **dict.fromkeys(("debug", "from_scratch", "augment", "mask_text", "eval_test_each_time"), boolean),
-    **dict.fromkeys(("profile", "scan_layers", "optimizer.per_step"), boolean),
+    **dict.fromkeys(("debug", "from_scratch", "stretch_text", "augment", "mask_text"), boolean),
+    **dict.fromkeys(("eval_test_each_time", "profile", "scan_layers", "optimizer.per_step"), boolean),
     "backbone": nonempty_string,
     "backbone_heads": _heads,
+    "backbone_mean": _channels,
+    "backbone_std": _positive_channels,
     "data_dir": string,
     **dict.fromkeys(("few_shot", "noisy_fraction"), fraction("must lie between 0 and 1: 5 % is 0.05")),
     "image_size": _image_size,

@@ -39,10 +39,16 @@ def normalize(
 
 
 def extract_patches(images: Float[Array, "b h w 3"], size: int) -> Float[Array, "b n p"]:
-    """Extracts non-overlapping patches row by row, each flattened in the order (y, x, channel)."""
+    """Extracts non-overlapping patches row by row, each flattened in the order (y, x, channel).
+
+    As in a convolution with this stride, rows at the bottom and columns at the right that do not fill a patch
+    are left out.
+    """
     b, h, w, c = images.shape
-    patches = images.reshape(b, h // size, size, w // size, size, c).swapaxes(2, 3)
-    return patches.reshape(b, (h // size) * (w // size), size * size * c)
+    rows, columns = h // size, w // size
+    images = images[:, : rows * size, : columns * size]
+    patches = images.reshape(b, rows, size, columns, size, c).swapaxes(2, 3)
+    return patches.reshape(b, rows * columns, size * size * c)
 
 
 class PatchEmbedding(nn.Module):

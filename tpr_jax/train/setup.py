@@ -117,9 +117,12 @@ def prepare(config: ConfigDict, to_train: bool = True) -> Run:
         base,
         tuple(config.image_size),
         text_length=config.text_length,
+        stretch_text=config.stretch_text,
         with_weights=not config.from_scratch,
         act=config.backbone_act or None,
         heads=tuple(config.backbone_heads) or None,
+        image_mean=tuple(config.backbone_mean) or None,
+        image_std=tuple(config.backbone_std) or None,
     )
     # Reported before the images of the splits are compared, which may take minutes.
     methods.check(method, clip_config)

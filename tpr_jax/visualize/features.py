@@ -32,15 +32,21 @@ def encode_images(model: Model, images: Sequence) -> Float[np.ndarray, "n e"]:
 def introspect_images(model: Model, images: Sequence) -> Iterator[tuple[UInt8[np.ndarray, "b h w 3"], dict]]:
     """Yields, for each batch without its padding, the pixels and the activations of `models.introspect`.
 
+    The pixels are those that the patches cover.
+
     Raises:
       UserError: an image cannot be read.
     """
     introspect = jax.jit(build_inside(model.config, model.method, model.dtype)["image"])
+    height, width = (side * model.config.patch_size for side in model.config.grid)
     size = min(BATCH_SIZE, len(images))
     batches = image_batches(images, model.config.image_size, size)
     for pixels, valid in tqdm(batches, "photos", -(-len(images) // size), **PROGRESS_BAR):
         activations = introspect(model.variables, model.normalize(pixels))
-        yield pixels[:valid], jax.tree.map(lambda leaf, n=valid: np.asarray(leaf)[:n], activations)
+        yield (
+            pixels[:valid, :height, :width],
+            jax.tree.map(lambda leaf, n=valid: np.asarray(leaf)[:n], activations),
+        )
 
 
 def introspect_texts(model: Model, texts: Sequence[str]) -> Iterator[tuple[np.ndarray, dict]]:

@@ -67,6 +67,32 @@ def check_heads(heads: object) -> tuple[int, int] | None:
     return int(heads[0]), int(heads[1])
 
 
+def check_channels(name: str, values: object) -> tuple[float, float, float] | None:
+    """Returns an image mean or std; None stands for that of the weights.
+
+    Args:
+      name: "image_mean" or "image_std".
+      values: of the red, green and blue channels.
+
+    Raises:
+      ArgumentError: it is not three finite numbers, or a std is not above 0.
+    """
+    if values is None:
+        return None
+    if (
+        not _is_list(values)
+        or len(values) != 3
+        or not all(is_finite_number(value) for value in values)
+        or (name == "image_std" and min(values) <= 0)
+    ):
+        raise ArgumentError(
+            f"{name}={values!r} must be three numbers for red, green and blue, "
+            + ("above 0, such as (0.27, 0.26, 0.28)" if name == "image_std" else "such as (0.48, 0.46, 0.41)")
+        )
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
 def check_path(name: str, path: object) -> str | os.PathLike:
     """Returns a path or hub id unchanged.
 
@@ -184,6 +210,12 @@ def check_setting(name: str, value: object) -> None:
 def is_count(value: object) -> TypeGuard[SupportsIndex]:
     """Returns whether a value is a Python or NumPy integer above 0."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
+
+
+def is_finite_number(value: object) -> bool:
+    """Returns whether a value is a finite Python or NumPy number, and not a bool."""
+    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return is_number and bool(np.isfinite(value))
 
 
 def _array(name: str, value) -> np.ndarray:

@@ -13,6 +13,7 @@ from tpr_jax.utils import hashing
 from tpr_jax.weights import hub
 from tpr_jax.weights.clip import load_clip, read_sizes, weight_files
 from tpr_jax.weights.openai import check_image_size
+from tpr_jax.weights.text_positions import with_text_positions
 
 RUN_KEYS = {"dataset", "mix", "method", "losses"}  # in the config.json of a run
 
@@ -134,7 +135,8 @@ def caption_length(text_length: int, config: ClipConfig, name: str) -> int:
     if text_length > config.context_length:
         raise UserError(
             f"config.text_length={text_length} is above the {config.context_length} tokens that the text "
-            f"tower of {name} takes: choose at most {config.context_length}, or 0 for all"
+            f"tower of {name} takes: choose at most {config.context_length}, 0 for all, or "
+            "config.stretch_text=True for longer captions"
         )
     return text_length or config.context_length
 
@@ -156,6 +158,10 @@ def load(
     with_weights: bool = True,
     act: str | None = None,
     heads: tuple[int, int] | None = None,
+    *,
+    stretch_text: bool = False,
+    image_mean: tuple[float, float, float] | None = None,
+    image_std: tuple[float, float, float] | None = None,
 ) -> tuple[ClipConfig, dict | None, Tokenizer]:
     """Loads a backbone for training.
 
@@ -166,6 +172,9 @@ def load(
       with_weights: False to train from scratch: only config.json, image settings and tokenizer are read.
       act: as for `load_clip`.
       heads: as for `load_clip`.
+      stretch_text: whether a `text_length` above the context length stretches the text positions.
+      image_mean: as for `load_clip`.
+      image_std: as for `load_clip`.
 
     Returns:
       The sizes, the weights (or None) and the tokenizer.
@@ -175,10 +184,13 @@ def load(
     """
     path = (name if isinstance(name, Backbone) else find(name)).path
     if with_weights:
-        config, params = load_clip(path, image_size, act, heads)
+        config, params = load_clip(path, image_size, act, heads, image_mean=image_mean, image_std=image_std)
     else:
-        own, params = read_sizes(path, act, heads), None
-        config = replace(own, image_size=image_size)
-        check_image_size(config, own.image_size if own.family == "siglip" else None)
+        sizes = read_sizes(path, act, heads, image_mean=image_mean, image_std=image_std)
+        config, params = replace(sizes, image_size=image_size), None
+        check_image_size(config)
+    if stretch_text:
+        config = replace(config, context_length=max(text_length, config.context_length))
+        params = None if params is None else with_text_positions(params, config)
     length = caption_length(text_length, config, str(name))
     return config, params, backbone_tokenizer(path, config, length) or read_tokenizer(path, config, length)

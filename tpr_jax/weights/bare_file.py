@@ -41,17 +41,44 @@ def load_bare_file(
     """
     where = str(path)
     state = unwrap_names(read_state(path), where)
-    widths = _widths(state)
-    if widths and (act is None or heads is None):
-        is_openai_release = is_torchscript(path) or set(ARCHIVE_SCALARS) <= set(state)
-        if not is_openai_release or not all(map(_is_openai_width, widths)):
-            raise UserError(_unrecognized_message(where, act, heads))
+    is_release = is_torchscript(path) or set(ARCHIVE_SCALARS) <= set(state)
+    assumed = check_recognized(state, is_release, act, heads, where)
+    config, params = from_openai(state, image_size, heads=heads, act=act or "quick_gelu", where=where)
+    used = f"{config.act}, heads=({config.vision_heads}, {config.text_heads})"
+    if assumed:
         print_once(
-            f"{where}: recognized as OpenAI's own release: {act or 'quick_gelu'}, "
-            f"heads={_heads(heads, widths)}; "
-            "pass act and heads if it is another CLIP"
+            f"{where}: recognized as OpenAI's own release: {used}; pass act and heads if it is another CLIP"
         )
-    return from_openai(state, image_size, heads=heads, act=act or "quick_gelu", where=where)
+    else:
+        print_once(f"{where}: does not record its activation and heads; read with {used} as requested")
+    return config, params
+
+
+def check_recognized(
+    state: Mapping[str, np.ndarray],
+    is_release: bool,
+    act: str | None,
+    heads: tuple[int, int] | None,
+    where: str,
+) -> bool:
+    """Returns whether the activation or the heads of a file are assumed to be those of OpenAI's release.
+
+    Args:
+      state: weights under OpenAI's names.
+      is_release: whether something beside the widths says that the weights come from that release.
+      act: the activation, if it is known.
+      heads: the heads of both towers, if they are known.
+      where: the file, for error messages.
+
+    Raises:
+      UserError: one of them is not known, and the widths or `is_release` say that it is another model.
+    """
+    widths = _widths(state)
+    if not widths or (act is not None and heads is not None):
+        return False
+    if not is_release or not all(map(_is_openai_width, widths)):
+        raise UserError(_unrecognized_message(where, act, heads))
+    return True
 
 
 def _widths(state: Mapping[str, np.ndarray]) -> tuple[int, int] | None:
@@ -64,16 +91,11 @@ def _is_openai_width(width: int) -> bool:
     return width <= WIDEST and (width % HEAD_WIDTH == 0 or width < HEAD_WIDTH)
 
 
-def _heads(heads: tuple[int, int] | None, widths: tuple[int, int]) -> tuple[int, int]:
-    vision, text = heads or (max(1, width // HEAD_WIDTH) for width in widths)
-    return vision, text
-
-
 def _unrecognized_message(where: str, act: str | None, heads: tuple[int, int] | None) -> str:
     unknown = [name for name, value in (("its activation", act), ("its heads", heads)) if value is None]
     return (
         f"{where}: is not recognized as OpenAI's own release, and does not record {' and '.join(unknown)}: "
-        "pass act='gelu' (LAION, DataComp) or 'quick_gelu' and heads=(VISION, TEXT) to from_pretrained, or "
-        "set config.backbone_act and config.backbone_heads; save_pretrained then writes a folder that "
-        "records both"
+        "pass act='gelu' (LAION, DataComp) or 'quick_gelu' and heads=(VISION, TEXT) to from_pretrained "
+        "(--act and --heads of a command), or set config.backbone_act and config.backbone_heads; "
+        "save_pretrained then writes a folder that records both"
     )

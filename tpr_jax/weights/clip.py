@@ -16,7 +16,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.utils.files import write_json
 from tpr_jax.utils.notices import print_once
-from tpr_jax.weights import hub, save_folder, siglip
+from tpr_jax.weights import folder_format, hub, open_clip, open_clip_config, save_folder, siglip
 from tpr_jax.weights.bare_file import load_bare_file
 from tpr_jax.weights.files import read_state, write_state
 from tpr_jax.weights.hugging_face import from_hugging_face, read_config, to_hugging_face
@@ -44,16 +44,6 @@ __all__ = [
     "weight_files",
 ]
 
-# In the order in which transformers looks for them: a single file, or an index of several.
-SINGLE_AND_INDEX = (
-    ("model.safetensors", "model.safetensors.index.json"),
-    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-)
-OPEN_CLIP_FILES = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.bin",
-)  # OpenCLIP's files, under OpenAI's names
-
 
 def load_clip(
     path_or_hub_id: str | os.PathLike,
@@ -61,6 +51,9 @@ def load_clip(
     act: str | None = None,
     heads: tuple[int, int] | None = None,
     notices: bool = True,
+    *,
+    image_mean: tuple[float, float, float] | None = None,
+    image_std: tuple[float, float, float] | None = None,
 ) -> tuple[ClipConfig, Params]:
     """Loads the sizes and float32 weights of a CLIP; `name_maps` describes the tree of weights.
 
@@ -72,26 +65,39 @@ def load_clip(
       act: "quick_gelu" or "gelu", overrides the folder's. A file may need it and `heads` (see `bare_file`).
       heads: numbers of heads of the vision and text towers, overrides the folder's.
       notices: whether to print which of the folder's image settings are not followed.
+      image_mean: of the red, green and blue channels, for pixels in [0, 1]; overrides the folder's. A file
+        records none, and CLIP's is the default.
+      image_std: likewise.
 
     Raises:
       UserError: there is no CLIP, a weight is missing, unknown or misshapen, a file is damaged, `image_size`
-        is not a multiple of the patch size, or a file needs `act` and `heads`.
+        is smaller than a patch, or a file needs `act` and `heads`.
     """
     path = find_clip(path_or_hub_id)
     if path.is_file():
-        return load_bare_file(path, image_size, act, heads)
+        bare_config, params = load_bare_file(path, image_size, act, heads)
+        return _with_constants(bare_config, image_mean, image_std), params
     config = _read_config(path)
     settings = _read_image_settings(path, config)
     if notices and settings.ignored:
         print_once(settings.ignored)
     state = unwrap_names(_read_weights(path), str(path))
-    convert = siglip.from_siglip if siglip.is_siglip(config) else from_hugging_face
+    if folder_format.is_open_clip(path):
+        convert = open_clip.from_open_clip
+    else:
+        convert = siglip.from_siglip if siglip.is_siglip(config) else from_hugging_face
     own_config, params = convert(state, config, image_size or settings.image_size, where=str(path))
-    return _apply_overrides(own_config, settings, act, heads, path), params
+    own_config = _apply_overrides(own_config, settings, act, heads, path)
+    return _with_constants(own_config, image_mean, image_std), params
 
 
 def read_sizes(
-    folder: str | os.PathLike, act: str | None = None, heads: tuple[int, int] | None = None
+    folder: str | os.PathLike,
+    act: str | None = None,
+    heads: tuple[int, int] | None = None,
+    *,
+    image_mean: tuple[float, float, float] | None = None,
+    image_std: tuple[float, float, float] | None = None,
 ) -> ClipConfig:
     """Reads the sizes of a folder's config.json and its image mean and std, but no weights."""
     path = Path(folder)
@@ -100,13 +106,24 @@ def read_sizes(
             f"{path}: is a file; to know the sizes without the weights, give a folder with config.json"
         )
     config = _read_config(path)
-    read = siglip.read_config if siglip.is_siglip(config) else read_config
-    return _apply_overrides(
-        read(config, str(path / "config.json")),
-        _read_image_settings(path, config),
-        act,
-        heads,
-        path,
+    if folder_format.is_open_clip(path):
+        sizes = open_clip_config.read_config(config, str(path / open_clip_config.CONFIG))
+    else:
+        read = siglip.read_config if siglip.is_siglip(config) else read_config
+        sizes = read(config, str(path / "config.json"))
+    sizes = _apply_overrides(sizes, _read_image_settings(path, config), act, heads, path)
+    return _with_constants(sizes, image_mean, image_std)
+
+
+def _with_constants(
+    config: ClipConfig,
+    image_mean: tuple[float, float, float] | None,
+    image_std: tuple[float, float, float] | None,
+) -> ClipConfig:
+    """Returns the config with another image mean and std, unless they are None."""
+    constants: dict[str, Any] = {"image_mean": image_mean, "image_std": image_std}
+    return dataclasses.replace(
+        config, **{key: value for key, value in constants.items() if value is not None}
     )
 
 
@@ -197,26 +214,8 @@ def weight_files(path: str | os.PathLike) -> list[Path]:
     path = Path(path)
     if path.is_file():
         return [path]
-    for single, index in SINGLE_AND_INDEX:
-        if (path / single).is_file():
-            return [path / single]
-        if (path / index).is_file():
-            return _shards(path / index)
-    raise UserError(
-        f"{path / 'model.safetensors'}: no such file; "
-        + (_open_clip_remedy(path) or "the folder is not a complete CLIP")
-    )
-
-
-def _shards(index: Path) -> list[Path]:
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise UserError(f"{index}: has no weight_map; restore the original file")
-    if not all(isinstance(name, str) and Path(name).name == name for name in names.values()):
-        raise UserError(
-            f"{index}: its weight_map names something other than files beside it; restore the original file"
-        )
-    return [index.parent / name for name in sorted(set(names.values()))]
+    names = {file.name for file in path.iterdir()} if path.is_dir() else set()
+    return [path / name for name in folder_format.weights_of(path, names)]
 
 
 def _read_weights(folder: Path) -> dict[str, np.ndarray]:
@@ -224,10 +223,14 @@ def _read_weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _read_config(folder: Path) -> dict:
+    if folder_format.is_open_clip(folder):
+        return read_json(folder / open_clip_config.CONFIG)
     path = folder / "config.json"
-    if not path.is_file() and (remedy := _open_clip_remedy(folder)):
+    names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    if not path.is_file() and (remedy := folder_format.remedy(folder, names)):
         raise UserError(f"{path}: no such file; {remedy}")
     config = read_json(path)
+    folder_format.check_own_code(config, str(path))
     if config.get("model_type") == save_folder.INTERRUPTED:
         raise UserError(f"{folder}: holds {save_folder.INTERRUPTED}; save the model there again")
     siglip.check_kind(config, str(path))
@@ -235,11 +238,7 @@ def _read_config(folder: Path) -> dict:
 
 
 def _read_image_settings(folder: Path, config: dict) -> ImageSettings:
-    """Reads a folder's image settings, with the defaults of the model that its config.json describes."""
+    """Reads a folder's image settings, with the defaults of the model that its config describes."""
+    if folder_format.is_open_clip(folder):
+        return open_clip_config.read_image_settings(config, str(folder / open_clip_config.CONFIG))
     return read_image_settings(folder, siglip.IMAGE_SETTINGS if siglip.is_siglip(config) else CLIP_SETTINGS)
-
-
-def _open_clip_remedy(folder: Path) -> str:
-    """Returns how to load OpenCLIP's file of a folder, or "" if there is none."""
-    file = next((folder / name for name in OPEN_CLIP_FILES if (folder / name).is_file()), None)
-    return f"to use OpenCLIP's weights, give {file} itself, with act and heads" if file else ""

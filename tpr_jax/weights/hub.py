@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tpr_jax.errors import UserError
+from tpr_jax.weights import folder_format
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 REVISION = re.compile(r"[A-Za-z0-9][\w./-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-# Only these are downloaded from a repository: many hold the same weights in several formats.
+# Of a repository, which may hold the same weights in several formats, these and one set of weights.
 SETTINGS = ("*.json", "merges.txt", "adapter.safetensors", "backbone/*.safetensors")
-WEIGHTS = ("model.safetensors", "model-*.safetensors")
-PICKLES = ("pytorch_model.bin", "pytorch_model-*.bin")  # only if there are no safetensors files
 
 
 class HubLocation(NamedTuple):
@@ -48,23 +47,41 @@ def find(name: str | os.PathLike) -> HubLocation:
 
 
 def _download(hub_id: str, revision: str) -> Path:
+    """Downloads the settings of a repository, and then the weights that belong to them.
+
+    Without a connection, returns what an earlier call downloaded.
+    """
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import model_info, snapshot_download
     except ImportError as error:
         raise UserError(
             f"{hub_id}: no such folder; to download it by that name, `pip install huggingface_hub`"
         ) from error
     pinned: dict[str, Any] = {"revision": revision} if revision else {}
-    patterns = [*SETTINGS, *WEIGHTS]
+    label = f"{hub_id}@{revision}" if revision else hub_id
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=patterns, **pinned))
-        if not any(next(folder.glob(pattern), None) for pattern in ("adapter.safetensors", *WEIGHTS)):
-            folder = Path(snapshot_download(hub_id, allow_patterns=[*patterns, *PICKLES], **pinned))
-        return folder
+        names = [file.rfilename for file in model_info(hub_id, **pinned).siblings or ()]
     except Exception as error:  # the hub's client raises the errors of several network libraries
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        label = f"{hub_id}@{revision}" if revision else hub_id
-        raise UserError(
-            f"{label}: no such folder, and not available from the Hugging Face hub ({reason}); "
-            "check the name, the revision or the network, or give a folder"
-        ) from error
+        try:
+            return Path(snapshot_download(hub_id, local_files_only=True, **pinned))
+        except Exception:
+            raise _unavailable(label, error) from error
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=list(SETTINGS), **pinned))
+        if folder_format.ADAPTER in names:
+            return folder
+        folder_format.check_settings(folder, names, label)
+        weights = folder_format.weights_of(folder, names)
+        return Path(snapshot_download(hub_id, allow_patterns=[*SETTINGS, *weights], **pinned))
+    except UserError:
+        raise
+    except Exception as error:
+        raise _unavailable(label, error) from error
+
+
+def _unavailable(label: str, error: Exception) -> UserError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(
+        f"{label}: no such folder, and not available from the Hugging Face hub ({reason}); "
+        "check the name, the revision or the network, or give a folder"
+    )

@@ -231,7 +231,7 @@ def from_hugging_face(
 
     Raises:
       UserError: a weight is missing, unknown or misshapen, the config is not that of a CLIP, or `image_size`
-        is not a multiple of the patch size.
+        is smaller than a patch.
     """
     own_config = read_config(config, where)
     grid = own_config.grid

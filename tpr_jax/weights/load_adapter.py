@@ -28,6 +28,7 @@ from tpr_jax.weights.save_adapter import (
     POSITIONS,
 )
 from tpr_jax.weights.state_dict import unwrap_names
+from tpr_jax.weights.text_positions import with_text_positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,8 @@ class AdapterConfig:
       image_mean: of the red, green and blue channels, for pixels in [0, 1].
       image_std: likewise.
       text_length: tokens per text.
+      context_length: tokens that the text tower takes, to which those of the backbone are stretched; None in
+        models saved by the first versions.
       tokenizer: "tokenizer.json" in the folder, or that of the "backbone".
       name: of the backbone.
       sha256: of the backbone's weights file.
@@ -53,6 +56,7 @@ class AdapterConfig:
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
     text_length: int
+    context_length: int | None
     tokenizer: str
     name: str
     sha256: str
@@ -67,6 +71,7 @@ IS_VALID: dict[str, Callable] = {
     "image_mean": lambda v: _is_number_list(v, 3, int | float),
     "image_std": lambda v: _is_number_list(v, 3, int | float) and min(v) > 0,
     "text_length": lambda v: isinstance(v, int) and v > 2,
+    "context_length": lambda v: v is None or (type(v) is int and v > 0),
     "tokenizer": lambda v: v in ("tokenizer.json", "backbone"),
     "name": lambda v: isinstance(v, str) and v,
     "sha256": lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v),
@@ -141,8 +146,12 @@ def load_adapter(
     first_size = saved_size if POSITIONS in tuned else image_size or saved_size
     config, params = _load_backbone(backbone.path, tuple(first_size), adapter_config)
     config = dataclasses.replace(
-        config, image_mean=adapter_config.image_mean, image_std=adapter_config.image_std
+        config,
+        image_mean=adapter_config.image_mean,
+        image_std=adapter_config.image_std,
+        context_length=max(adapter_config.context_length or 0, config.context_length),
     )
+    params = with_text_positions(params, config)
     _check_method(folder, method, config)
     flat = flatten(params)
     _check_tuned(file, flat, tuned, method.tuned)

@@ -1,14 +1,17 @@
 """Converts CLIP from and to a state dict under OpenAI's names."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
+from tpr_jax.utils.notices import print_once
 from tpr_jax.weights.name_maps import Params, from_names, openai_weights, to_names
 from tpr_jax.weights.resize import resize_patches, resize_positions
 from tpr_jax.weights.state_dict import scalar
+from tpr_jax.weights.text_positions import join_long_positions
 
 ARCHIVE_SCALARS = ("input_resolution", "context_length", "vocab_size")  # scalars in OpenAI's archives
 
@@ -37,9 +40,9 @@ def from_openai(
       where: the file, for error messages.
 
     Raises:
-      UserError: a weight is missing, unknown or misshapen, or `image_size` is not a multiple of the patch
-        size.
+      UserError: a weight is missing, unknown or misshapen, or `image_size` is smaller than a patch.
     """
+    state = join_long_positions(state, where)
     for name in ("visual.conv1.weight", "visual.positional_embedding", "visual.proj", "text_projection"):
         if name not in state:
             raise UserError(f"{where}: weight {name!r} is missing; this is not a vision-transformer CLIP")
@@ -74,6 +77,36 @@ def from_openai(
     return config, with_grid(params, config, grid)
 
 
+def from_sized_openai(
+    state: Mapping[str, np.ndarray],
+    config: ClipConfig,
+    image_size: tuple[int, int] | None = None,
+    *,
+    ignore: frozenset[str] = frozenset(),
+    where: str = "weights",
+) -> tuple[ClipConfig, Params]:
+    """Converts a state dict under OpenAI's names whose sizes are known.
+
+    Args:
+      state: name -> array.
+      config: the sizes, at the image size of the position embedding.
+      image_size: (height, width) in pixels, to which the position embedding is resized; by default its own.
+      ignore: names in `state` that are skipped.
+      where: the file, for error messages.
+
+    Raises:
+      UserError: a weight is missing, unknown or misshapen, or `image_size` is smaller than a patch.
+    """
+    ignore = frozenset({"logit_scale", *ignore})
+    params = from_names(state, openai_weights(config, config.grid), ignore=ignore, where=where)
+    resized = dataclasses.replace(
+        config,
+        image_size=tuple(image_size or config.image_size),
+        logit_scale=scalar(state, "logit_scale", config.logit_scale, where),
+    )
+    return resized, with_grid(params, resized, config.grid)
+
+
 def to_openai(params: Params, config: ClipConfig) -> dict[str, np.ndarray]:
     """Returns the state dict under OpenAI's names, with the position embedding at the config's grid."""
     state = to_names(params, openai_weights(config, config.grid))
@@ -84,7 +117,7 @@ def with_grid(params: Params, config: ClipConfig, grid_from: tuple[int, int]) ->
     """Resizes the vision position embedding from `grid_from` to the grid of `config.image_size`.
 
     Raises:
-      UserError: the image size is not a multiple of the patch size.
+      UserError: the image size is smaller than a patch.
     """
     check_image_size(config)
     return resize_grid(params, config, grid_from)
@@ -97,23 +130,27 @@ def resize_grid(params: Params, config: ClipConfig, grid_from: tuple[int, int]) 
     return params | {"visual": params["visual"] | {"positional_embedding": positions}}
 
 
-def check_image_size(config: ClipConfig, own: tuple[int, int] | None = None) -> None:
-    """Rejects an image size that patches do not tile.
+def check_image_size(config: ClipConfig) -> None:
+    """Rejects an image size smaller than a patch, and notes which pixels no patch covers.
 
-    Args:
-      config: the image size and the patch size.
-      own: the image size that the weights were trained at, which is accepted as it is.
+    Like a convolution with a stride of the patch size, the vision tower leaves out rows at the bottom and
+    columns at the right that do not fill a patch: 384 x 128 are 27 x 9 patches of 14, which cover 378 x 126.
 
     Raises:
-      UserError: height or width is not a positive multiple of the patch size.
+      UserError: a side is shorter than a patch.
     """
-    if config.image_size == own:
-        return
-    if any(side <= 0 or side % config.patch_size for side in config.image_size):
-        height, width = config.image_size
+    (height, width), patch = config.image_size, config.patch_size
+    if min(height, width) < patch:
         raise UserError(
-            f"image_size {height}x{width} is not a multiple of the patch size {config.patch_size}; "
-            f"use for example {_nearest(height, config.patch_size)}x{_nearest(width, config.patch_size)}"
+            f"image_size {height}x{width} is smaller than a patch of {patch}x{patch} pixels; use for example "
+            f"{max(height, patch)}x{max(width, patch)}"
+        )
+    rows, columns = config.grid
+    if height % patch or width % patch:
+        print_once(
+            f"image_size {height}x{width} is {rows} x {columns} patches of {patch} pixels, which cover "
+            f"{rows * patch}x{columns * patch}; the remaining {height % patch} at the bottom and "
+            f"{width % patch} at the right are left out, as by a convolution"
         )
 
 
@@ -130,10 +167,6 @@ def check_heads(config: ClipConfig, where: str = "weights") -> None:
     for tower, width, count in towers:
         if count < 1 or width % count:
             raise UserError(f"{where}: heads={count} do not divide the {tower} tower's width of {width}")
-
-
-def _nearest(side: int, patch: int) -> int:
-    return max(1, round(side / patch)) * patch
 
 
 def _infer_grid(patches: int, image_size: tuple[int, int] | None, patch: int, where: str) -> tuple[int, int]:

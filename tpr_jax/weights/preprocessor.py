@@ -14,6 +14,7 @@ from tpr_jax.weights.json_files import read_json
 FILES = ("preprocessor_config.json", "processor_config.json")  # the first that exists is read
 PROCESSORS = {"clip": "CLIPImageProcessor", "siglip": "SiglipImageProcessor"}  # by family
 BILINEAR = 2  # PIL.Image.Resampling.BILINEAR
+BILINEAR_NAMES = (None, BILINEAR, "bilinear")
 SWITCHES = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_pad")
 
 
@@ -83,10 +84,8 @@ def _read(settings: Mapping, default: ImageSettings, where: str) -> ImageSetting
     if settings.get("do_normalize") is False:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     else:
-        mean = _channels(settings, "image_mean", where) or mean
-        std = _channels(settings, "image_std", where) or std
-        if min(std) <= 0:
-            raise UserError(f"{where}: image_std is {list(std)}, expected numbers above 0; fix the file")
+        mean = channels(settings, "image_mean", where) or mean
+        std = channels(settings, "image_std", where, positive=True) or std
     # For x in 0..255 and k = 255 factor: (x factor - mean) / std = (x / 255 - mean / k) / (std / k).
     k = 255 * _factor(settings, where)
     if k != 1:
@@ -101,12 +100,17 @@ def _ignored(settings: Mapping, size: tuple[int, int] | None, where: str) -> str
     ignored = [key for key in ("do_center_crop", "do_pad") if settings.get(key)]
     ignored += [f"{key}=false" for key in ("do_resize", "do_convert_rgb") if settings.get(key) is False]
     resample = settings.get("resample")
-    if resample not in (None, BILINEAR, "bilinear") and settings.get("do_resize") is not False:
+    if resample not in BILINEAR_NAMES and settings.get("do_resize") is not False:
         ignored.append(f"resample={resample}")
     requested = settings.get("size")
     if isinstance(requested, Mapping) and not {"height", "width"} <= set(requested):
         keys = ("shortest_edge", "longest_edge", "max_height", "max_width")
         ignored += [key for key in keys if key in requested]
+    return unfollowed(ignored, size, where)
+
+
+def unfollowed(ignored: list[str], size: tuple[int, int] | None, where: str) -> str:
+    """Returns the sentence that names the settings that are not followed, "" for none."""
     if not ignored:
         return ""
     target = f" to {size[0]} x {size[1]}" if size else ""
@@ -127,13 +131,22 @@ def _factor(settings: Mapping, where: str) -> float:
     return float(factor)
 
 
-def _channels(settings: Mapping, key: str, where: str) -> tuple[float, float, float] | None:
+def channels(
+    settings: Mapping, key: str, where: str, positive: bool = False
+) -> tuple[float, float, float] | None:
+    """Returns a value for each of red, green and blue, or None if the key is missing.
+
+    Raises:
+      UserError: it is not three numbers (above 0 if `positive`) or one number for all.
+    """
     value = settings.get(key)
     if value is None:
         return None
     values = [value] * 3 if _is_number(value) else value
     if not isinstance(values, list) or len(values) != 3 or not all(map(_is_number, values)):
         raise UserError(f"{where}: {key} is {value!r}, expected three numbers; fix the file")
+    if positive and min(values) <= 0:
+        raise UserError(f"{where}: {key} is {values}, expected numbers above 0; fix the file")
     red, green, blue = map(float, values)
     return red, green, blue
 

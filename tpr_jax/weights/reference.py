@@ -101,7 +101,7 @@ def read(
         if name not in known:
             raise UserError(f"setting {name!r} is unknown: choose from: {', '.join(known) or 'none'}")
         arguments.check_setting(name, value)
-    grid = _infer_grid(clip_state, image_size)
+    grid = infer_grid(clip_state, image_size)
     config, params = from_openai(clip_state, image_size=image_size, grid=grid)
     method_state, inferred, heads = INFER[method](method_state, config, settings)
     for name, value in settings.items():
@@ -261,7 +261,7 @@ def _reduction(config: ClipConfig, state: dict, leaf: str, requested: dict, bloc
     return requested["reduction"] if requested.get("reduction") in candidates else candidates[-1]
 
 
-def _infer_grid(clip_state: dict, image_size: tuple[int, int] | None) -> tuple[int, int] | None:
+def infer_grid(clip_state: dict, image_size: tuple[int, int] | None) -> tuple[int, int] | None:
     """Infers the rows and columns of a checkpoint's position embedding.
 
     Tries the grid of `image_size`, a square, and the 3:1 and 2:1 of person photos. Returns None if none of

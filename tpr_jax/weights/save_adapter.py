@@ -6,7 +6,8 @@
     backbone/             CLIP in Hugging Face's format, if it cannot be loaded from elsewhere
     README.md             the model card
 
-A CLIP without adapters whose weights are all tuned is saved as a plain Hugging Face CLIP folder instead.
+A CLIP without adapters whose weights are all tuned is saved as a plain Hugging Face CLIP folder instead, if
+that keeps its position embedding exactly.
 """
 
 import dataclasses
@@ -91,6 +92,9 @@ def save_adapter(
     """
     folder = Path(folder)
     plain = is_plain_clip(method, variables, backbone)
+    if plain and backbone is None:
+        # The plain format would smooth some grids, such as those of 2:1 images.
+        plain = _positions_round_trip(config, _to_numpy(variables["params"]))
     backbone_name = None if plain else backbone.name if backbone else BUNDLED_BACKBONE
     # Built first, so that invalid arguments leave the folder unchanged.
     card_text = _make_card(folder, config, method, variables, backbone_name, card)
@@ -202,6 +206,7 @@ def _write_adapted(folder, config, method, variables, backbone, tokenizer) -> No
             "image_std": list(config.image_std),
             "tokenizer": "tokenizer.json" if save_tokenizer else "backbone",
             "text_length": tokenizer.length if tokenizer else config.context_length,
+            "context_length": config.context_length,
         },
     )
     if was_bundled and backbone.path.resolve() != (folder / BUNDLED_BACKBONE).resolve():

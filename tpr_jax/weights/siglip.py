@@ -165,13 +165,12 @@ def from_siglip(
     Args:
       state: name -> array.
       config: the contents of config.json.
-      image_size: (height, width) in pixels, to which the position embedding is resized; by default its own,
-        of which a rest that fills no patch is ignored, as in SigLIP So400m's 384 pixels in patches of 14.
+      image_size: (height, width) in pixels, to which the position embedding is resized; by default its own.
       where: the file, for error messages.
 
     Raises:
-      UserError: a weight is missing, unknown or misshapen, the config is not that of a SigLIP, or another
-        `image_size` than its own is not a multiple of the patch size.
+      UserError: a weight is missing, unknown or misshapen, the config is not that of a SigLIP, or
+        `image_size` is smaller than a patch.
     """
     own = read_config(config, where)
     ignore = {"logit_scale", "logit_bias"} | {name for name in state if name.endswith(".position_ids")}
@@ -182,7 +181,7 @@ def from_siglip(
         logit_scale=scalar(state, "logit_scale", own.logit_scale, where),
         logit_bias=scalar(state, "logit_bias", LOGIT_BIAS, where),
     )
-    check_image_size(loaded, own.image_size)
+    check_image_size(loaded)
     return loaded, resize_grid(params, loaded, own.grid)
 
 
