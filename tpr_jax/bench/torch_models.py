@@ -167,7 +167,7 @@ class Clip(nn.Module):
         if prompts:
             x = insert(x, prompts[0], 1, replaced=count)
         x = self.transformer(x + self.positional_embedding, True, prompts, 1)
-        return self.ln_final(x[torch.arange(len(x)), ids.argmax(-1)]) @ self.text_projection
+        return self.ln_final(x[torch.arange(len(x), device=x.device), ids.argmax(-1)]) @ self.text_projection
 
 
 def shift_ids(ids: Int[Tensor, "b l"], count: int) -> Int[Tensor, "b l"]:
@@ -179,15 +179,23 @@ def shift_ids(ids: Int[Tensor, "b l"], count: int) -> Int[Tensor, "b l"]:
     return shifted
 
 
-def sdm(
-    image_feats: Float[Tensor, "b e"], text_feats: Float[Tensor, "b e"], pids: Int[Tensor, " b"], scale: float
-) -> Float[Tensor, ""]:
+def sdm(logits: Float[Tensor, "b b"], pids: Int[Tensor, " b"]) -> Float[Tensor, ""]:
     """Computes the similarity distribution matching loss of both directions."""
-    logits = scale * F.normalize(text_feats) @ F.normalize(image_feats).T
     same = (pids[:, None] == pids).float()
     log_targets = torch.log(same / same.sum(1, keepdim=True) + 1e-8)
     log_probabilities = [logits.log_softmax(1), logits.T.log_softmax(1)]
     return torch.stack([(p.exp() * (p - log_targets)).sum(1).mean() for p in log_probabilities]).sum()
+
+
+def itc(logits: Float[Tensor, "b b"], pids: Int[Tensor, " b"]) -> Float[Tensor, ""]:
+    """Computes the mean cross-entropy of both directions, with only the pairs of the batch as positives."""
+    targets = torch.arange(len(pids), device=pids.device)
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+
+
+def balance(model: nn.Module) -> Float[Tensor, ""]:
+    """Returns the sum of the load-balance terms of all mixtures."""
+    return torch.stack([one.balance for one in model.modules() if isinstance(one, Mixture)]).sum()
 
 
 def compute_losses(
@@ -198,18 +206,20 @@ def compute_losses(
     Args:
       model: The model.
       batch: Normalized images [b, 3, h, w], ids [b, l] and identities [b].
-      weights: The weight of each loss: "sdm", and with a mixture also "balance".
+      weights: The weight of each loss, one of "sdm", "itc" and, with a mixture, "balance".
       scale: The factor on cosine similarities, 1 / temperature.
       dtype: The type that the towers compute in; "bfloat16" by autocast.
     """
     images, ids, pids = batch
     with torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
         image_feats, text_feats = model(images, ids)
-    losses = {"sdm": sdm(image_feats.float(), text_feats.float(), pids, scale)}
-    if "balance" in weights:
-        terms = [module.balance for module in model.modules() if isinstance(module, Mixture)]
-        losses["balance"] = torch.stack(terms).sum()
-    return {name: weights[name] * loss for name, loss in losses.items()}
+    logits = scale * F.normalize(text_feats.float()) @ F.normalize(image_feats.float()).T
+    by_name = {
+        "sdm": lambda: sdm(logits, pids),
+        "itc": lambda: itc(logits, pids),
+        "balance": lambda: balance(model),
+    }
+    return {name: weight * by_name[name]() for name, weight in weights.items()}
 
 
 def adam(

@@ -68,7 +68,7 @@ class Mixture(nn.Module):
         mixed = torch.zeros_like(tokens, dtype=torch.float32)
         for i, expert in enumerate(self.experts):
             rows, ranks = (chosen == i).nonzero(as_tuple=True)
-            mixed = mixed.index_add(0, rows, weights[rows, ranks, None] * expert(tokens[rows]))
+            mixed.index_add_(0, rows, weights[rows, ranks, None] * expert(tokens[rows]))
         count = len(self.experts)
         choices = F.one_hot(chosen, count).float().sum(1).mean(0)
         self.balance = count * (logits.softmax(-1).mean(0) * choices).mean()
