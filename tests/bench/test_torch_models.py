@@ -158,3 +158,12 @@ def test_four_optimizer_steps(path):
         for name, array in expected.items()
     }
     assert worst(errors)[0] < 2e-3, worst(errors)
+
+
+def test_shifted_ids_end_with_end_of_text():
+    torch = pytest.importorskip("torch")
+    from tpr_jax.bench import torch_models
+
+    ids = torch.tensor([[8, 1, 9, 0, 0, 0], [8, 1, 2, 3, 9, 0], [8, 1, 2, 3, 4, 9]])
+    shifted = torch_models.shift_ids(ids, 2)
+    assert shifted.tolist() == [[8, 0, 0, 1, 9, 0], [8, 0, 0, 1, 2, 9], [8, 0, 0, 1, 2, 9]]
