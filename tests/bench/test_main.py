@@ -29,6 +29,19 @@ def test_torch_measures_the_encoders_again(measured, tmp_path):
     assert [len(subjects) for subjects in measured] == [6] * 4 + [10] * 4
 
 
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_torch_adds_the_same_step_and_encoder_in_pytorch(accelerator):
+    kinds = {"train_step": "torch_train_step", "encoder": "torch_encoder"}
+    for part in ("encode", "train", "mini"):
+        for subjects in bench.groups(part, True, accelerator).values():
+            models = [subject for subject in subjects if subject["kind"] != "product"]
+            ours = [subject for subject in models if subject["kind"] in kinds]
+            assert ours
+            assert [s | {"kind": kinds[s["kind"]]} for s in ours] == [s for s in models if s not in ours]
+        for subjects in bench.groups(part, False, accelerator).values():
+            assert not any(subject["kind"] in kinds.values() for subject in subjects)
+
+
 @pytest.mark.parametrize("method", bench.METHODS)
 def test_each_group_has_the_matmuls_of_its_dtype(method):
     for settings, ways in [

@@ -32,16 +32,6 @@ def test_matmul(by, dtype):
     assert np.abs(np.asarray(product, np.float32)).max() > 1  # of random numbers, not of zeros
 
 
-@pytest.mark.torch
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_matmul_by_torch(dtype):
-    settings = {"kind": "product", "dtype": dtype, "size": 32}
-    ours, theirs = (bench_subjects.make_case(settings | {"by": by}).run() for by in ("options", "torch"))
-    assert str(theirs.dtype) == f"torch.{dtype}"
-    tolerance = 1e-4 if dtype == "float32" else 0.1
-    np.testing.assert_allclose(theirs.float().numpy(), np.asarray(ours, np.float32), atol=tolerance)
-
-
 def test_checkpoint_is_saved_and_restored():
     bench_subjects.checkpoint("parallel_adapter", "clip_mini", "save").run()
     step, state, _, broken = bench_subjects.checkpoint("parallel_adapter", "clip_mini", "restore").run()

@@ -5,7 +5,8 @@ from tpr_jax.bench import table as bench_table
 MEMORY = {"peak_memory_bytes": 2_000_000_000, "peak_device_memory_bytes": None}
 BEST = {"kind": "product", "dtype": "float32", "flops": 1e12, "compile_seconds": 0, "seconds": [1, 2, 9]}
 STEP = {"kind": "train_step", "config": "cskt", "backbone": "vit_b_16", "dtype": "float32", "batch": 8}
-STEP |= {"flops": 1e12, "compile_seconds": 61.4, "seconds": [3.0, 4.0, 5.0]}
+TORCH_STEP = STEP | {"kind": "torch_train_step", "flops": 0, "compile_seconds": 0}
+STEP |= {"flops": 1e12, "compile_seconds": 61.4, "seconds": [3.0, 4.0, 5.0], "cpu_seconds": [9.0, 7.0, 8.0]}
 IMAGES = {"tower": "vision", "backbone": "vit_b_16", "dtype": "float32", "batch": 1}
 REPORT = {
     "machine": {"device": "a CPU", "cores": 2, "python": "3.11.1", "jax": "0.9"},
@@ -18,6 +19,9 @@ REPORT = {
                 BEST | MEMORY | {"by": "options", "seconds": [1.0, 3.0, 9.0]},
                 {"kind": "product", "dtype": "float32", "by": "torch", "error": "no torch"},
                 STEP | MEMORY,
+                TORCH_STEP | MEMORY | {"seconds": [6.0, 4.0, 5.0], "cpu_seconds": [8.0, 9.0, 10.0]},
+                STEP | MEMORY | {"batch": 16},
+                TORCH_STEP | {"batch": 16, "error": "no torch"},
             ]
         },
         "encode": {
@@ -41,10 +45,13 @@ def test_renders_every_measured_part():
     lines = text.splitlines()
     assert lines[0] == "Measured on: a CPU, 2 cores, Python 3.11.1, jax 0.9."
     # 1e12 in 4 s is 250 GFLOP/s, half of the matmul's 1e12 in 2 s.
-    assert "| cskt | float32 | 8 | 4 | 0.75 to 1.25 | 250 | 0.50 | NumPy, float32 |  | 2.00 | 61 |" in lines
-    # 1e11 in 0.5 s is 200, 0.4 of 500; PyTorch took 0.75 s.
+    # The least of 3, 4, 5 s is 0.75 of the least of 6, 4, 5; the least CPU times are 7 and 8 s.
+    step = "4 | 0.75 to 1.25 | 250 | 0.50 | NumPy, float32"
+    assert f"| cskt | float32 | 8 | {step} | 0.75 | 0.88 | 2.00 | 61 |" in lines
+    assert f"| cskt | float32 | 16 | {step} |  |  | 2.00 | 61 |" in lines
+    # 1e11 in 0.5 s is 200, 0.4 of 500; PyTorch took 0.75 s. An earlier version did not measure CPU time.
     assert (
-        "| images | float32 | 1 | 0.5 | 1.00 to 1.00 | 200 | 0.40 | XLA, our options | 1.50 | 2.00 | 1 |"
+        "| images | float32 | 1 | 0.5 | 1.00 to 1.00 | 200 | 0.40 | XLA, our options | 0.67 |  | 2.00 | 1 |"
         in lines
     )
     assert "| 2 | 10 | 5 | plain |" in lines

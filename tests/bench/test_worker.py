@@ -14,6 +14,7 @@ def test_times_a_subject_and_reports_one_that_cannot_be_built():
     progress = []
     row, broken = worker.measure([SMALL, {**SMALL, "dtype": "float99"}], 2, progress.append)
     assert len(row["seconds"]) == 2 and all(0 < s < 60 for s in row["seconds"])
+    assert len(row["cpu_seconds"]) == 2 and all(0 < s < 60 for s in row["cpu_seconds"])
     assert row["flops"] == 2 * 64**3 and row["peak_memory_bytes"] > 2**20
     assert {key: row[key] for key in SMALL} == SMALL
     assert "float99" in broken["error"] and "seconds" not in broken
@@ -29,7 +30,7 @@ for turn, _ in enumerate(sys.stdin):
     if turn == subject.get("ends"):
         break
     open(subject["log"], "a").write(subject["name"])
-    print(json.dumps({"seconds": 1.0 + turn, "peak_memory_bytes": 5}), flush=True)
+    print(json.dumps({"seconds": 1.0 + turn, "cpu_seconds": 5.0 - turn, "peak_memory_bytes": 5}), flush=True)
 """
 
 
@@ -51,6 +52,7 @@ def test_turns_alternate_in_direction(stand_in):
     rows = worker.measure(subjects, 3)
     assert stand_in.read_text() in ("abccbaabc", "cbaabccba")
     assert all(row["seconds"] == [1.0, 2.0, 3.0] and worker.median_seconds(row) == 2.0 for row in rows)
+    assert all(row["cpu_seconds"] == [5.0, 4.0, 3.0] for row in rows)
 
 
 def test_reports_a_worker_that_ends_early(stand_in):

@@ -6,9 +6,9 @@ Operations that are compared run in processes of their own that take turns, so t
 affects all alike; the tables have medians and ranges over the turns. The operations of a train step are the
 minimum that its method needs (`perf/flops.py`). The peak is the fastest of XLA, XLA with this project's
 compiler options, NumPy and, with --torch, PyTorch. --torch also times the encoders of transformers' PyTorch
-CLIPModel (`requirements-torch.txt`). DIR/bench.json (default: runs/bench) keeps every measurement; rerun the
-same command to measure what is missing. --write puts the tables into docs/speed.md. Weights and images are
-random.
+CLIPModel and train steps of the same methods in plain PyTorch (`requirements-torch.txt`). DIR/bench.json
+(default: runs/bench) keeps every measurement; rerun the same command to measure what is missing. --write puts
+the tables into docs/speed.md. Weights and images are random.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def groups(part: str, torch: bool = False, accelerator: bool = False) -> Groups:
 
     Args:
       part: one of `PARTS`.
-      torch: also time PyTorch's encoders.
+      torch: also time PyTorch's matrix products, encoders and train steps.
       accelerator: use batches for an accelerator.
     """
     encoder_batches, step_batches = BATCHES[accelerator]
@@ -86,9 +86,10 @@ def _encoders(backbone: str, dtype: str, tower: str, batches: Collection[int], t
     return [{"kind": kind, **settings, "batch": batch} for batch in batches for kind in kinds]
 
 
-def _train_step(method: str, backbone: str, dtype: str, batch: int) -> dict:
-    settings = {"backbone": backbone, "dtype": dtype, "batch": batch}
-    return {"kind": "train_step", "config": method, **settings}
+def _train_steps(method: str, backbone: str, dtype: str, batch: int, torch: bool) -> list[dict]:
+    kinds = ("train_step", "torch_train_step") if torch else ("train_step",)
+    settings = {"config": method, "backbone": backbone, "dtype": dtype, "batch": batch}
+    return [{"kind": kind, **settings} for kind in kinds]
 
 
 def _encoder_groups(batches: Collection[int], torch: bool, accelerator: bool) -> Groups:
@@ -106,7 +107,7 @@ def _train_groups(batches: Collection[int], torch: bool, accelerator: bool) -> G
     return {
         f"{method} {dtype} {batch}": [
             *_matmuls(dtype, torch, accelerator),
-            _train_step(method, "vit_b_16", dtype, batch),
+            *_train_steps(method, "vit_b_16", dtype, batch, torch),
         ]
         for batch in batches
         for dtype in DTYPES
@@ -119,7 +120,7 @@ def _mini_subjects(dtype: str, torch: bool, accelerator: bool) -> list[dict]:
         *_matmuls(dtype, torch, accelerator),
         *_encoders("clip_mini", dtype, "vision", (64,), torch),
         *_encoders("clip_mini", dtype, "text", (64,), torch),
-        *(_train_step(method, "clip_mini", dtype, 64) for method in METHODS),
+        *(step for method in METHODS for step in _train_steps(method, "clip_mini", dtype, 64, torch)),
     ]
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Int32, UInt8
 from ml_collections import ConfigDict
 
 from tpr_jax.errors import UserError
@@ -53,6 +53,7 @@ def matmul(dtype: str, by: str = "options", size: int = MATMUL_SIZE) -> Case:
         with NumPy's BLAS, in float32 because it has no other; or "torch", with PyTorch.
       size: the number of rows and columns.
     """
+    from tpr_jax.bench import torch_cases
     from tpr_jax.models.matmul import matmul_f32
     from tpr_jax.perf.xla_options import compiler_options
 
@@ -60,17 +61,10 @@ def matmul(dtype: str, by: str = "options", size: int = MATMUL_SIZE) -> Case:
     flops = 2.0 * size**3
     if by in ("numpy", "torch"):
         a, b = (np.asarray(operand, np.float32) for operand in operands)
-        return Case((lambda: a @ b) if by == "numpy" else _torch_matmul(dtype, a, b), flops)
+        return Case((lambda: a @ b) if by == "numpy" else torch_cases.matmul(dtype, a, b), flops)
     options = compiler_options(dtype=dtype) if by == "options" else {}
     function = jax.jit(lambda a, b: matmul_f32(a, b).astype(dtype), compiler_options=options)
     return _compile(function, operands, flops)
-
-
-def _torch_matmul(dtype: str, a: Float32[np.ndarray, "n n"], b: Float32[np.ndarray, "n n"]) -> Callable:
-    import torch
-
-    operands = [torch.from_numpy(operand).to(_torch_device(), getattr(torch, dtype)) for operand in (a, b)]
-    return _torch_run(lambda: torch.mm(*operands))
 
 
 def encoder(tower: str, backbone: str, dtype: str, batch: int, method: str = "zero_shot") -> Case:
@@ -141,48 +135,6 @@ def train_step(
 
     minimum = flops.total(flops.train_step(clip_config, method, batch, weights))["total"]
     return Case(run, minimum, compile_seconds, lambda: program.as_text() or "")
-
-
-def torch_encoder(tower: str, backbone: str, dtype: str, batch: int) -> Case:
-    """Encodes the same inputs with transformers' PyTorch `CLIPModel`, called as its users call it."""
-    import torch
-    from transformers import CLIPConfig, CLIPModel
-
-    from tpr_jax.weights.hugging_face import write_config
-
-    clip_config = build_model("zero_shot", backbone, dtype, batch).clip_config
-    device = _torch_device()
-    with torch.device(device):
-        model = CLIPModel(CLIPConfig.from_dict(write_config(clip_config))).to(getattr(torch, dtype)).eval()
-    inputs = random_batch(clip_config, batch)
-    if tower == "vision":
-        pixels = torch.from_numpy(inputs["image"]).permute(0, 3, 1, 2).to(device)
-        kwargs = {"pixel_values": pixels.to(getattr(torch, dtype)) / 255, "interpolate_pos_encoding": True}
-        encode = model.get_image_features
-    else:
-        kwargs = {"input_ids": torch.from_numpy(inputs["ids"]).long().to(device)}
-        encode = model.get_text_features
-    return Case(_torch_run(lambda: encode(**kwargs)))
-
-
-def _torch_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _torch_run(compute: Callable) -> Callable:
-    """Returns a function that computes without gradients, and waits for the result."""
-    import torch
-
-    def run():
-        with torch.inference_mode():
-            result = compute()
-        if _torch_device() == "cuda":
-            torch.cuda.synchronize()
-        return result
-
-    return run
 
 
 def build_model(config: str, backbone: str, dtype: str, batch: int, **config_overrides) -> BuiltModel:

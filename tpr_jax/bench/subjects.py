@@ -18,7 +18,8 @@ import jax
 import numpy as np
 
 from tpr_jax.bench import ranking as bench_ranking
-from tpr_jax.bench.cases import Case, build_model, encoder, make_mesh, matmul, torch_encoder, train_step
+from tpr_jax.bench import torch_cases
+from tpr_jax.bench.cases import Case, build_model, encoder, make_mesh, matmul, train_step
 from tpr_jax.train.state import TrainState
 
 
@@ -93,7 +94,8 @@ CASE_BUILDERS = {
     "product": matmul,
     "encoder": encoder,
     "train_step": train_step,
-    "torch_encoder": torch_encoder,
+    "torch_encoder": torch_cases.encoder,
+    "torch_train_step": torch_cases.train_step,
     "checkpoint": checkpoint,
     "search": vector_search,
     "query": text_query,

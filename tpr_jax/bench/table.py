@@ -16,7 +16,8 @@ TITLES = {
     "search": "Search",
 }
 MODEL_HEADER = ["", "dtype", "batch", "seconds", "min to max", "GFLOP/s", "fraction of peak matmul"]
-MODEL_HEADER += ["fastest matmul", "PyTorch time / ours", "memory, GB", "compile, s"]
+MODEL_HEADER += ["fastest matmul", "ours / PyTorch", "CPU time, ours / PyTorch", "memory, GB", "compile, s"]
+TORCH_KINDS = ("torch_encoder", "torch_train_step")
 # The values of `by` in bench.json.
 MATMUL_NAMES = {"xla": "XLA", "options": "XLA, our options", "numpy": "NumPy, float32", "torch": "PyTorch"}
 
@@ -40,17 +41,18 @@ def describe_machine(machine: dict) -> str:
 def model_table(groups: dict[str, list[dict]]) -> str:
     """Renders encoders and train steps: seconds, rate, and fraction of the peak matmul rate.
 
-    The fastest matmul of each group is its peak rate; the table names what computed it.
+    The fastest matmul of each group is its peak rate; the table names what computed it. The ratios to PyTorch
+    are those of the least seconds over the turns, and of the least CPU seconds.
     """
     lines = []
     for subjects in groups.values():
         matmul = _fastest([row for row in subjects if row["kind"] == "product"])
         rows = [row for row in subjects if row["kind"] != "product"]
-        torch_rows = {_model_key(row): row for row in rows if row["kind"] == "torch_encoder"}
+        torch_rows = {_model_key(row): row for row in rows if row["kind"] in TORCH_KINDS}
         lines += [
             _model_cells(row, matmul, torch_rows.get(_model_key(row)))
             for row in rows
-            if row["kind"] != "torch_encoder"
+            if row["kind"] not in TORCH_KINDS
         ]
     return markdown.table(MODEL_HEADER, lines)
 
@@ -71,11 +73,16 @@ def _model_cells(row: dict, matmul: dict | None, torch_row: dict | None) -> list
     if matmul:
         fraction = f"{rate * median_seconds(matmul) / matmul['flops']:.2f}"
         fastest = MATMUL_NAMES[matmul.get("by", "options")]  # of earlier versions there was no other
-    ratio = ""
-    if torch_row and "error" not in torch_row:
-        ratio = f"{median_seconds(torch_row) / seconds:.2f}"
-    cells += [f"{seconds:.4g}", relative_range(row), f"{rate / 1e9:,.0f}", fraction, fastest, ratio]
+    cells += [f"{seconds:.4g}", relative_range(row), f"{rate / 1e9:,.0f}", fraction, fastest]
+    cells += [_ratio(row, torch_row or {}, of) for of in ("seconds", "cpu_seconds")]
     return [*cells, f"{peak_memory_gb(row):.2f}", f"{row['compile_seconds']:.0f}"]
+
+
+def _ratio(row: dict, torch_row: dict, of: str) -> str:
+    """Returns the least of ours over the least of PyTorch's; "" if one of them was not measured."""
+    if of not in row or of not in torch_row:  # reports of earlier versions lack `cpu_seconds`
+        return ""
+    return f"{min(row[of]) / min(torch_row[of]):.2f}"
 
 
 def input_table(groups: dict[str, list[dict]]) -> str:
@@ -133,4 +140,4 @@ def relative_range(row: dict) -> str:
 
 
 def _model_key(row: dict) -> tuple:
-    return row.get("tower"), row["backbone"], row["dtype"], row["batch"]
+    return row.get("config"), row.get("tower"), row["backbone"], row["dtype"], row["batch"]

@@ -20,6 +20,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.utils.streams import print_any_text
 
 MIN_TURN_SECONDS = 0.4  # faster subjects are repeated within a turn
+PER_TURN = ("seconds", "cpu_seconds")  # what is kept of each turn
 
 
 def worker_main(subject: dict) -> None:
@@ -35,11 +36,18 @@ def worker_main(subject: dict) -> None:
     repeats = max(1, round(MIN_TURN_SECONDS / (time.perf_counter() - start)))
     print(json.dumps({"flops": case.flops, "compile_seconds": case.compile_seconds}), flush=True)
     for _ in sys.stdin:
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), _cpu_seconds()
         for _ in range(repeats):
             case.run()
-        seconds = (time.perf_counter() - start) / repeats
-        print(json.dumps({"seconds": seconds, **memory.peaks({})}), flush=True)
+        seconds, cpu = time.perf_counter() - start, _cpu_seconds() - cpu_start
+        timing = {"seconds": seconds / repeats, "cpu_seconds": cpu / repeats}
+        print(json.dumps({**timing, **memory.peaks({})}), flush=True)
+
+
+def _cpu_seconds() -> float:
+    """Returns the CPU time so far of all threads and of finished child processes."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
 
 
 def measure(
@@ -53,8 +61,8 @@ def measure(
       say: called with each line of progress.
 
     Returns:
-      One row per subject: the subject's keys, `flops`, `compile_seconds`, `seconds` (one per turn) and peak
-      memory in bytes; or the subject's keys and `error` if it could not be built.
+      One row per subject: the subject's keys, `flops`, `compile_seconds`, `seconds` and `cpu_seconds` (one
+      per turn) and peak memory in bytes; or the subject's keys and `error` if it could not be built.
 
     Raises:
       UserError: a worker ended before its last turn.
@@ -65,14 +73,15 @@ def measure(
             process, report = _start(stack, subject, say)
             rows.append({**subject, **report})
             if process is not None:
-                rows[-1]["seconds"] = []
+                rows[-1] |= {name: [] for name in PER_TURN}
                 running.append((process, rows[-1]))
         for turn in range(turns):
             for process, row in running if turn % 2 else reversed(running):
                 timing = _request_timing(process)
                 if timing is None:
                     raise UserError(f"the process that times {describe(row)} ended early: see above")
-                row["seconds"].append(timing.pop("seconds"))
+                for name in PER_TURN:
+                    row[name].append(timing.pop(name))
                 row.update(timing)
             say(f"turn {turn + 1} of {turns}")
     return rows

@@ -31,9 +31,13 @@ class Linear(nn.Module):
         }
 
 
-def learned_scale(module: nn.Module, collection: str, scale: float | str, dtype=jnp.float32):
+def learned_scale(module: nn.Module, collection: str, scale: float | str):
     """Returns a part's scale: the constant, or where it is "learned" a variable that is initialized to 1."""
-    return variable_in(module, collection)("scale", ones, ()).astype(dtype) if scale == "learned" else scale
+    return (
+        variable_in(module, collection)("scale", ones, ()).astype(jnp.float32)
+        if scale == "learned"
+        else scale
+    )
 
 
 # Adapter slots: modules that compute what the part adds.
@@ -56,7 +60,9 @@ class AdapterPart(nn.Module):
         down_init, up_init = inits[spec.init]
         down = Linear("adapter", down_init, (d, r), (r,), name="down")()
         up = Linear("adapter", up_init, (r, d), (d,), name="up")()
-        return learned_scale(self, "adapter", spec.scale, x.dtype) * adapter(x, down, up)
+        # Scaling the small matrix makes a learned scale free of cost per token.
+        scale = learned_scale(self, "adapter", spec.scale)
+        return adapter(x, down, {name: scale * leaf for name, leaf in up.items()})
 
 
 class Router(nn.Module):

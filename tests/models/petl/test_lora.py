@@ -27,6 +27,17 @@ def test_delta_changes_only_blocks_with_an_update(held):
     np.testing.assert_allclose(found, np.concatenate(expected, -1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("held", "blocks"), [((1, 2), 2), ((0,), 1), ((0, 2), 3)], ids=str)
+def test_delta_computes_no_columns_outside_the_updates(held, blocks):
+    """UP-Person updates keys and values, so the product has no columns for the queries."""
+    rng = np.random.default_rng(0)
+    pieces = [float32(piece(rng, 6, 2, 4)) if i in held else None for i in range(3)]
+    program = jax.make_jaxpr(lambda x: lora.delta(x, pieces, 4))(jnp.ones((5, 7, 6)))
+    assert program.out_avals[0].shape == (5, 7, 12)
+    (call, *_) = [one for one in reversed(program.eqns) if "custom_vjp" in one.primitive.name]
+    assert call.outvars[0].aval.shape == (5, 7, 4 * blocks)
+
+
 def test_delta_by_hand():
     """x = (1, 2), A = (3, 4)^T, B = (5, 6): x A = 11; times B and the scale 1/2, (27.5, 33)."""
     one = {"a": jnp.array([[3.0], [4.0]]), "b": jnp.array([[5.0, 6.0]]), "scale": 0.5}

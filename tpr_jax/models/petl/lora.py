@@ -15,7 +15,8 @@ def delta(
 ) -> Float[Array, "*batch {len(updates)*width}"]:
     """Computes what low-rank updates add to `x @ W`, where W has one column block of `width` per update.
 
-    All updates are computed as two products: A side by side, B block-diagonal.
+    All updates are computed as two products: A side by side, B block-diagonal, from the first column block
+    with an update to the last.
 
     Args:
       x: The input of W.
@@ -26,15 +27,19 @@ def delta(
     Returns:
       The values to add to the columns of all blocks.
     """
+    held = [i for i, update in enumerate(updates) if update is not None]
+    first, end = held[0], held[-1] + 1
     rows = []
-    for i, update in enumerate(updates):
+    for i, update in enumerate(updates[first:end]):
         if update is not None:
             # Scaling the small matrix makes a learned scale free of cost per token.
-            blocks = [jnp.zeros((update["b"].shape[0], width), update["b"].dtype)] * len(updates)
+            blocks = [jnp.zeros((update["b"].shape[0], width), update["b"].dtype)] * (end - first)
             blocks[i] = update["scale"] * update["b"]
             rows.append(jnp.concatenate(blocks, axis=1))
     a = jnp.concatenate([update["a"] for update in updates if update is not None], axis=1)
-    return dense(dense(x, a), jnp.concatenate(rows, axis=0))
+    product = dense(dense(x, a), jnp.concatenate(rows, axis=0))
+    outside = (first * width, (len(updates) - end) * width)
+    return jnp.pad(product, ((0, 0),) * (x.ndim - 1) + (outside,))
 
 
 def merge_kernel(kernel: Float[Array | np.ndarray, "d n"], update: dict) -> Float[Array | np.ndarray, "d n"]:
