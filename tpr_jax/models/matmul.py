@@ -16,6 +16,15 @@ from jaxtyping import Array, Float
 MATMUL = "product"
 
 
+def is_for_tpu() -> bool:
+    """Returns whether the program that is being traced is for a mesh of TPUs (`train.step.on_mesh`).
+
+    This machine may have none: `tpr_jax.aot` compiles for TPUs on a CPU.
+    """
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return getattr(device, "platform", None) == "tpu"
+
+
 def all_gather_weight(weight: Array) -> Array:
     """Gathers a weight that a mesh may hold sharded (`distributed/sharding.py`).
 
