@@ -10,11 +10,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from tpr_jax.models import tpu_attention
-from tpr_jax.models.matmul import MATMUL, is_for_tpu, matmul_f32
+from tpr_jax.models.matmul import is_for_tpu, matmul_f32, save_product
 from tpr_jax.models.petl.prefix import mask_with_prefix, with_prefix
 
 ALIGNMENT = 8  # cuDNN needs numbers of queries and of keys that are multiples of this
@@ -49,7 +48,7 @@ def self_attention(
     if is_for_tpu() and tpu_attention.fits(qkv, heads):
         tokens = None if prefix is None else jnp.stack(prefix)
         out = tpu_attention.self_attention(qkv, tokens, mask, tpu_attention.Settings(heads))
-        return checkpoint_name(out, MATMUL)
+        return save_product(out)
     q, k, v = (split_heads(x, heads) for x in jnp.split(qkv, 3, axis=-1))
     if prefix is not None:
         k, v = (with_prefix(tokens, x) for tokens, x in zip(prefix, (k, v), strict=True))
@@ -161,7 +160,7 @@ def _attention_and_weights(q, k, v, mask):
 
 
 def _forward(q, k, v, mask):
-    out, weights = (checkpoint_name(x, MATMUL) for x in _attention_and_weights(q, k, v, mask))
+    out, weights = (save_product(x) for x in _attention_and_weights(q, k, v, mask))
     return out, (q, k, v, weights, out)
 
 

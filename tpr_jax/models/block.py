@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from tpr_jax.models.attention import attend, join_heads, self_attention, split_heads
 from tpr_jax.models.layers import ACTIVATIONS, LayerNorm, normal, variable_in, zeros
-from tpr_jax.models.matmul import dense
+from tpr_jax.models.matmul import dense, save_product
 from tpr_jax.models.petl.prefix import mask_with_prefix, with_prefix
 from tpr_jax.models.petl_config import ADAPTER_SLOTS, Part, Prefix
 from tpr_jax.models.petl_modules import PrefixPart, adapter_module, apply_updates, dense_updates
@@ -53,7 +53,7 @@ class Dense(nn.Module):
             y = dense(x, kernel[:, columns])
             if any(update is not None for update in updates):
                 y = apply_updates(x, y, kernel[:, columns], updates)
-            return y + bias[columns].astype(x.dtype)
+            return save_product(y + bias[columns].astype(x.dtype))
 
         if not q_inputs:
             return apply(x, slice(None), updates)

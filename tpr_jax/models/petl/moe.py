@@ -5,10 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from tpr_jax.models.matmul import MATMUL, dense, is_for_tpu, matmul_f32
+from tpr_jax.models.matmul import dense, is_for_tpu, matmul_f32, save_product
 from tpr_jax.models.petl import grouped
 
 
@@ -84,7 +83,7 @@ def mixture(
     if use_grouped(u.size // d, e, top_k):
         return grouped.mixture(u.reshape(-1, d), weights.reshape(-1, e), top_k, down, up).reshape(u.shape)
     arrays = down["kernel"], down["bias"], up["kernel"], up["bias"]
-    return checkpoint_name(_all_experts(u, weights.astype(u.dtype), *arrays), MATMUL)
+    return save_product(_all_experts(u, weights.astype(u.dtype), *arrays))
 
 
 @jax.custom_vjp
@@ -96,7 +95,7 @@ def _all_experts_forward(u, weights, down, down_bias, up, up_bias):
     """Saves the hidden layer once; by default JAX would save it weighted, unweighted, and as a mask."""
     d, e, r = down.shape
     hidden = dense(u, down.reshape(d, e * r)) + down_bias.reshape(e * r).astype(u.dtype)
-    hidden = checkpoint_name(jax.nn.relu(hidden), MATMUL)
+    hidden = save_product(jax.nn.relu(hidden))
     out = dense(hidden * _per_feature(weights, r), up.reshape(e * r, d)) + dense(weights, up_bias)
     return out, (u, weights, hidden, down, down_bias, up, up_bias)
 
@@ -173,6 +172,6 @@ def low_rank_mixture(
 ) -> Float[Array, "b l n"]:
     """Computes a mixture of low-rank experts, `sum_e w_e B_e A_e x`, all experts as two products."""
     d, e, r = a.shape
-    hidden = dense(x, a.reshape(d, e * r)).reshape(*x.shape[:-1], e, r)
+    hidden = save_product(dense(x, a.reshape(d, e * r))).reshape(*x.shape[:-1], e, r)
     hidden = hidden * weights.astype(x.dtype)[..., None]
     return dense(hidden.reshape(*x.shape[:-1], e * r), b.reshape(e * r, -1))
