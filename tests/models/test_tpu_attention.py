@@ -139,7 +139,7 @@ def test_only_sizes_that_fill_the_lanes_fit():
         assert fits(193, 768, 12) and fits(77, 512, 8) and fits(257, 1024, 16)
         assert not fits(193, 192, 3)  # 64 lanes are left over
         assert not fits(193, 1280, 16)  # heads of 80 lanes overlap the slices
-        assert not fits(577, 1024, 16)
+        assert not fits(577, 1024, 16)  # one row fills the fast memory
     with on_mesh(4):
         assert not fits(193, 768, 12)  # two rows on four devices
 

@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 LANES = 128
-MAX_TOKENS = 512  # beyond, the scores of one head would fill the fast memory
+FAST_MEMORY = 12 * 2**20  # bytes that a kernel may use; by default the compiler gives it 16 MiB
 
 
 class Settings(NamedTuple):
@@ -39,10 +39,15 @@ class Settings(NamedTuple):
 
 
 def fits(qkv: Array | jax.ShapeDtypeStruct, heads: int) -> bool:
-    """Returns whether the kernels support qkv's sizes: heads fill slices of 128 lanes, rows the devices."""
+    """Returns whether the kernels support qkv's sizes.
+
+    Heads must fill slices of 128 lanes, rows the devices, and one row must fit into fast memory: qkv, its
+    gradient and that of the output, each twice, as it is read ahead, and a few arrays of a head's scores.
+    """
     rows, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     full = width % LANES == 0 and LANES % (width // heads) == 0
-    return full and tokens <= MAX_TOKENS and row_axes(rows) is not None
+    needed = 2 * 7 * tokens * width * qkv.dtype.itemsize + 6 * 4 * tokens**2
+    return full and needed <= FAST_MEMORY and row_axes(rows) is not None
 
 
 def self_attention(
