@@ -48,7 +48,7 @@ def route_and_mix(u, logits, down, up, top_k):
 
 
 def balance(logits, selected):
-    return moe.load_balance(*moe.routing_means(logits, selected))
+    return moe.load_balance(*(rows.mean(0) for rows in moe.routing_means(logits, selected)))
 
 
 experts_and_k = st.integers(1, 7).flatmap(lambda e: st.tuples(st.just(e), st.integers(1, e)))
@@ -207,3 +207,17 @@ def test_the_mixture_saves_its_hidden_layer_once():
     up = {"kernel": jnp.ones((3, 5, 4)), "bias": jnp.ones((3, 4))}
     residuals = jax.tree.leaves(jax.vjp(lambda u, w: moe.mixture(u, w, 2, down, up), u, weights)[1])
     assert [leaf.dtype for leaf in residuals if leaf.size == 7 * 11 * 15] == [jnp.bfloat16]
+
+
+def test_routing_statistics_of_a_batch_are_means_over_its_rows():
+    """Blocks return them for each row, so that a mesh does not exchange them in each block."""
+    logits = jnp.log(jnp.array([[[1.0, 3.0, 4.0]] * 2, [[6.0, 1.0, 1.0], [1.0, 6.0, 1.0]]]))
+    _, selected = moe.top_k_gating(logits, 1)
+    probability, chosen = moe.routing_means(logits, selected)
+    np.testing.assert_allclose(probability, [[1 / 8, 3 / 8, 1 / 2], [7 / 16, 7 / 16, 1 / 8]], rtol=1e-6)
+    np.testing.assert_allclose(chosen, [[0, 0, 1], [0.5, 0.5, 0]])
+    found = moe.batch_statistics({"probability": probability, "chosen": chosen, "alpha": jnp.array(0.3)})
+    np.testing.assert_allclose(found["probability"], [9 / 32, 13 / 32, 5 / 16], rtol=1e-6)
+    np.testing.assert_allclose(found["load"], [0.25, 0.25, 0.5])
+    np.testing.assert_allclose(found["balance"], 9 / 128 + 13 / 128 + 5 / 32, rtol=1e-6)
+    assert found["alpha"] == jnp.float32(0.3)

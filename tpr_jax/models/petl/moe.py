@@ -47,9 +47,25 @@ def top_k_gating(
 
 def routing_means(
     logits: Float[Array, "b l e"], selected: Float[Array, "b l e"]
-) -> tuple[Float[Array, " e"], Float[Array, " e"]]:
-    """Returns the mean softmax over all experts and the mean selection, both over all tokens and padding."""
-    return jax.nn.softmax(logits, axis=-1).mean((0, 1)), jax.lax.stop_gradient(selected).mean((0, 1))
+) -> tuple[Float[Array, "b e"], Float[Array, "b e"]]:
+    """Returns the mean softmax over all experts and the mean selection of each row, with its padding.
+
+    The mean over rows follows after all blocks (`batch_statistics`). Otherwise the devices of a mesh would
+    have to exchange a few numbers in each block, forward and backward.
+    """
+    return jax.nn.softmax(logits, axis=-1).mean(1), jax.lax.stop_gradient(selected).mean(1)
+
+
+def batch_statistics(rows: dict) -> dict:
+    """Computes the routing statistics of a batch from those of its rows, as `petl_modules.route` sows them.
+
+    Returns:
+      `probability` and `chosen` [e], the means over the batch; `load` [e], each expert's share of the tokens;
+      `balance`, the load-balance loss; and where the router has it `alpha`.
+    """
+    probability, chosen = rows["probability"].mean(0), rows["chosen"].mean(0)
+    means = {"probability": probability, "chosen": chosen, "load": chosen / chosen.sum()}
+    return {**rows, **means, "balance": load_balance(probability, chosen)}
 
 
 def load_balance(probability: Float[Array, " e"], selected: Float[Array, " e"]) -> Float[Array, ""]:
