@@ -155,3 +155,18 @@ def test_a_program_compiled_here():
     text = jax.jit(f).lower(*shapes).compile().as_text()
     found = {p.flops: p.times for p in hlo.products(text)}
     assert found == {2.0 * 32 * 64 * 64: 7, 2.0 * 4 * 8 * 64 * 8: 1}
+
+
+KERNEL = """ENTRY %m (x: bf16[64,193,768]) -> bf16[64,193,256] {
+  %x = bf16[64,193,768]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %w = bf16[8,256]{1,0:T(8,128)(2,1)S(1)} custom-call(), custom_call_target="AllocateBuffer"
+  ROOT %k = bf16[64,193,256]{2,1,0:T(8,128)(2,1)} custom-call(%x, %w), custom_call_target="tpu_custom_call", \
+operand_layout_constraints={bf16[64,193,768]{2,1,0}}, backend_config={"custom_call_config":{"body":"TUz",\
+"cost_estimate":{"flops":"4000","transcendentals":"30","bytes_accessed":"BYTES","remote_bytes_transferred":"0"}}}
+}
+"""
+
+
+def test_a_kernel_counts_with_the_operations_that_it_declares():
+    (found,) = hlo.products(KERNEL.replace("BYTES", "1"))
+    assert (found.times, found.flops) == (1, 4000)

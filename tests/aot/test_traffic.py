@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from tests.aot.test_hlo import KERNEL
 from tpr_jax.aot.traffic import traffic
 
 FAR, NEAR = "{1,0:T(8,128)}", "{1,0:T(8,128)S(1)}"
@@ -96,3 +97,11 @@ def test_a_compiled_program_moves_at_least_its_inputs_and_outputs():
     a, b = (jax.ShapeDtypeStruct((256, 256), np.float32) for _ in range(2))
     text = jax.jit(lambda a, b: a @ b).lower(a, b).compile().as_text()
     assert traffic(text) == 3 * 256 * 256 * 4
+
+
+def test_a_kernel_counts_with_its_arrays_and_what_it_reads_again():
+    """It declares all bytes that it reads and writes; operands in fast memory are free."""
+    read, written, near = 64 * 193 * 768 * 2, 64 * 193 * 256 * 2, 8 * 256 * 2
+    for again in (0, 1000):
+        text = KERNEL.replace("BYTES", str(read + written + near + again))
+        assert traffic(text) == read + written + again

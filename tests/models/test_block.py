@@ -10,6 +10,7 @@ from tests import tiny_clip as tiny
 from tests.oracles import EPS, float64, layer_norm
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 from tpr_jax.models.block import Block
+from tpr_jax.models.petl.moe import batch_statistics
 from tpr_jax.models.petl_config import Adapter, Lora, LoraMoe, Moe, Prefix, slots_of_block
 
 D, HEADS, MLP = 8, 2, 12
@@ -24,7 +25,8 @@ def run(*parts, act="quick_gelu", mask=None, seed=0):
     shapes = {name: tree for name, tree in shapes.items() if name != "routing"}
     variables = tiny.random_like(shapes, seed)
     y, state = jax.jit(lambda v, x: block.apply(v, x, mask, mutable=["routing"]))(variables, x)
-    routing = jax.tree.leaves(state.get("routing", {}), is_leaf=lambda x: "balance" in x)
+    sown = jax.tree.leaves(state.get("routing", {}), is_leaf=lambda x: "chosen" in x)
+    routing = [batch_statistics(rows) for rows in sown]
     return float64(variables), x.astype(np.float64), y, routing
 
 

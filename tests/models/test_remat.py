@@ -1,5 +1,7 @@
 """Rematerialization changes memory and work, but not the gradient."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,9 @@ from tpr_jax import optim
 from tpr_jax.models import clip, transformer
 from tpr_jax.models.methods import METHODS
 from tpr_jax.train import objective
+from tpr_jax.utils.trees import merge
+
+WIDE = dataclasses.replace(tiny.CONFIG, vision_width=64, vision_mlp=256, vision_layers=3)
 
 
 def gradient_function(remat: str):
@@ -49,3 +54,27 @@ def test_gradient_does_not_depend_on_remat():
         gradients.append(jax.tree.leaves(jax.jit(gradient)(trainable)))
     for one, other in zip(*gradients, strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5 * float(jnp.abs(one).max()))
+
+
+def residual_size(remat: str) -> int:
+    """Returns how many numbers UP-Person's vision tower saves for the backward pass, without weights."""
+    method = METHODS["up_person"](**tiny.SETTINGS["up_person"])
+    model, batch = clip.build(WIDE, method, remat=remat), tiny.batch(6)
+    shapes = jax.eval_shape(model["init"], jax.random.key(0))
+    trainable, frozen = optim.split_model(shapes, method)
+
+    def pull(trainable, frozen):
+        return jax.vjp(lambda t: model["encode_image"](merge(frozen, t), batch["image"])[0], trainable)[1]
+
+    weights = {leaf.shape for leaf in jax.tree.leaves(shapes)}
+    residuals = jax.tree.leaves(jax.eval_shape(pull, trainable, frozen))
+    return sum(leaf.size for leaf in residuals if leaf.shape not in weights)
+
+
+def test_dots_saves_one_array_for_each_layer():
+    """It saves a layer's result, not the product, the products of the low-rank update and those of adapters.
+
+    With these sizes it saves 0.48 of what "none" saves; with all products it would be 0.72.
+    """
+    saved = {remat: residual_size(remat) for remat in transformer.REMAT}
+    assert saved["block"] < saved["dots"] < 0.55 * saved["none"]

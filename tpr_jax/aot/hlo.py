@@ -1,7 +1,8 @@
 """Reads from a compiled program's text its matrix products and its collectives.
 
 `cost_analysis()` counts the body of a loop once, whatever its number of iterations; here each iteration
-counts. All numbers are for one device.
+counts. The compiler cannot look into a kernel, which therefore declares its operations and bytes itself. All
+numbers are for one device.
 """
 
 import math
@@ -119,8 +120,16 @@ def _trips(rest: str, condition: list[Instruction]) -> int:
     return max((int(bound[1]) for bound in bounds if bound), default=1)
 
 
+def declared_cost(i: Instruction) -> dict[str, int] | None:
+    """Returns a kernel's `flops` and `bytes_accessed` as its `pallas_call` declares them; None for others."""
+    if i.opcode != "custom-call" or '"tpu_custom_call"' not in i.rest:
+        return None
+    estimate = _find(r'"cost_estimate":\{([^}]*)\}', i)[1]
+    return {key: int(value) for key, value in re.findall(r'"(\w+)":"(\d+)"', estimate)}
+
+
 class Product(NamedTuple):
-    """A matrix product in a compiled program.
+    """A matrix product in a compiled program, or all products of a kernel.
 
     Attributes:
       shape: The shape of the result.
@@ -136,7 +145,7 @@ class Product(NamedTuple):
 
 
 def products(text: str) -> list[Product]:
-    """Returns all dots and convolutions; `times` includes the iterations of loops."""
+    """Returns all dots, convolutions and kernels; `times` includes the iterations of loops."""
     parsed, entry = computations(text)
     listed = []
     for name, times in execution_counts(parsed, entry).items():
@@ -146,6 +155,9 @@ def products(text: str) -> list[Product]:
                 flops, inner, last = (_dot if i.opcode == "dot" else _convolution)(i, shapes)
                 waste = math.prod(-(-n // LANES) * LANES / n for n in (inner, last))
                 listed.append(Product(i.shape, times, flops, flops * waste))
+            elif cost := declared_cost(i):
+                # One axis of each product in attention is a head's, of 64 lanes.
+                listed.append(Product(i.shape, times, float(cost["flops"]), 2.0 * cost["flops"]))
     return listed
 
 

@@ -2,11 +2,21 @@
 
 Arrays in the chip's fast memory (`S(1)` in TPU layouts) are free, and where a fusion only slices a large
 array, only the slice counts. `cost_analysis()` ignores fast memory and the number of loop iterations.
+
+A Pallas kernel counts with its operands and results in main memory, once each, and in addition with the bytes
+that it declares beyond the sizes of all its arrays, for blocks that its grid reads more than once.
 """
 
 import re
 
-from tpr_jax.aot.hlo import Computations, Instruction, array_bytes, computations, execution_counts
+from tpr_jax.aot.hlo import (
+    Computations,
+    Instruction,
+    array_bytes,
+    computations,
+    declared_cost,
+    execution_counts,
+)
 
 # These move nothing, or are counted where they are computed.
 FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "call", "conditional"}
@@ -52,6 +62,9 @@ def _moved(i: Instruction, shapes: dict[str, str], parsed: Computations) -> floa
         shape = shapes.get(operand, "")
         if shape and not shape.startswith("(") and _in_main_memory(shape):
             read += _bytes_read(body, position, parsed) if body else array_bytes(shape)
+    if cost := declared_cost(i):
+        arrays = array_bytes(i.shape) + sum(array_bytes(shapes[name]) for name in i.operands)
+        read += max(0.0, cost["bytes_accessed"] - arrays)
     if i.opcode.endswith("-start"):
         return read  # the result is counted where it is read
     return read + (_bytes_written(body, i.shape, parsed) if body else _main_memory_bytes(i.shape))

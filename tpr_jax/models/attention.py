@@ -10,10 +10,11 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from tpr_jax.models.matmul import MATMUL, matmul_f32
+from tpr_jax.models import tpu_attention
+from tpr_jax.models.matmul import is_for_tpu, matmul_f32, save_product
+from tpr_jax.models.petl.prefix import mask_with_prefix, with_prefix
 
 ALIGNMENT = 8  # cuDNN needs numbers of queries and of keys that are multiples of this
 
@@ -28,6 +29,31 @@ def join_heads(x: Float[Array, "b h l c"]) -> Float[Array, "b l d"]:
     """Computes the inverse of `split_heads`."""
     b, h, l, c = x.shape
     return jnp.swapaxes(x, 1, 2).reshape(b, l, h * c)
+
+
+def self_attention(
+    qkv: Float[Array, "b l n"],
+    heads: int,
+    mask: Float[Array, "l l"] | None,
+    prefix: tuple[Float[Array, "m d"], Float[Array, "m d"]] | None = None,
+) -> Float[Array, "b l d"]:
+    """Computes the attention of all tokens to each other, by one kernel where the program is for TPUs.
+
+    Args:
+      qkv: The queries, keys and values of all heads, side by side.
+      heads: The number of heads.
+      mask: Added to the scores, or None.
+      prefix: Keys and values that all tokens attend to as well.
+    """
+    if is_for_tpu() and tpu_attention.fits(qkv, heads):
+        tokens = None if prefix is None else jnp.stack(prefix)
+        out = tpu_attention.self_attention(qkv, tokens, mask, tpu_attention.Settings(heads))
+        return save_product(out)
+    q, k, v = (split_heads(x, heads) for x in jnp.split(qkv, 3, axis=-1))
+    if prefix is not None:
+        k, v = (with_prefix(tokens, x) for tokens, x in zip(prefix, (k, v), strict=True))
+        mask = mask_with_prefix(mask, len(prefix[0]))
+    return join_heads(attend(q, k, v, mask))
 
 
 def attend(
@@ -134,7 +160,7 @@ def _attention_and_weights(q, k, v, mask):
 
 
 def _forward(q, k, v, mask):
-    out, weights = (checkpoint_name(x, MATMUL) for x in _attention_and_weights(q, k, v, mask))
+    out, weights = (save_product(x) for x in _attention_and_weights(q, k, v, mask))
     return out, (q, k, v, weights, out)
 
 

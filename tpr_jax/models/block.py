@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from tpr_jax.models.attention import attend, join_heads, split_heads
+from tpr_jax.models.attention import attend, join_heads, self_attention, split_heads
 from tpr_jax.models.layers import ACTIVATIONS, LayerNorm, normal, variable_in, zeros
-from tpr_jax.models.matmul import dense
+from tpr_jax.models.matmul import dense, save_product
 from tpr_jax.models.petl.prefix import mask_with_prefix, with_prefix
 from tpr_jax.models.petl_config import ADAPTER_SLOTS, Part, Prefix
 from tpr_jax.models.petl_modules import PrefixPart, adapter_module, apply_updates, dense_updates
@@ -53,7 +53,7 @@ class Dense(nn.Module):
             y = dense(x, kernel[:, columns])
             if any(update is not None for update in updates):
                 y = apply_updates(x, y, kernel[:, columns], updates)
-            return y + bias[columns].astype(x.dtype)
+            return save_product(y + bias[columns].astype(x.dtype))
 
         if not q_inputs:
             return apply(x, slice(None), updates)
@@ -104,19 +104,18 @@ class Attention(nn.Module):
         )
         qkv = Dense(3 * d, d**-0.5, qkv_slots, self.collection, name="qkv")
         out = Dense(d, (2 * self.layers * d) ** -0.5, out_slots, self.collection, name="out")
-        if queries:
-            qs, kv = qkv(x, [tokens for tokens, _ in queries])
-            pieces, masks = [*qs, *jnp.split(kv, 2, axis=-1)], [mask for _, mask in queries]
-        else:
-            pieces, masks = jnp.split(qkv(x), 3, axis=-1), [mask]
-        *qs, k, v = (split_heads(piece, self.heads) for piece in pieces)
-        if isinstance(prefix := self.slots.get("prefix"), Prefix):
-            keys, values = PrefixPart(prefix, d, name="prefix")()
-            k, v = with_prefix(keys, k), with_prefix(values, v)
-            masks = [mask_with_prefix(mask, prefix.length) for mask in masks]
+        spec = self.slots.get("prefix")
+        prefix = PrefixPart(spec, d, name="prefix")() if isinstance(spec, Prefix) else None
+        if not queries:
+            return out(self_attention(qkv(x), self.heads, mask, prefix))
+        qs, kv = qkv(x, [tokens for tokens, _ in queries])
+        *qs, k, v = (split_heads(piece, self.heads) for piece in [*qs, *jnp.split(kv, 2, axis=-1)])
+        masks = [mask for _, mask in queries]
+        if prefix is not None:
+            k, v = (with_prefix(tokens, x) for tokens, x in zip(prefix, (k, v), strict=True))
+            masks = [mask_with_prefix(mask, len(prefix[0])) for mask in masks]
         masks = [mask[:, None] if mask is not None and mask.ndim == 3 else mask for mask in masks]
-        outputs = [out(join_heads(attend(q, k, v, mask))) for q, mask in zip(qs, masks, strict=True)]
-        return outputs if queries else outputs[0]
+        return [out(join_heads(attend(q, k, v, mask))) for q, mask in zip(qs, masks, strict=True)]
 
 
 class Mlp(nn.Module):

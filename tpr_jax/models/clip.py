@@ -18,6 +18,7 @@ from tpr_jax.models.heads import NO_HEADS, Classifier, Heads, MaskedWords
 from tpr_jax.models.layers import LayerNorm, normal, zeros
 from tpr_jax.models.matmul import all_gather_weight, dense
 from tpr_jax.models.methods import Method, check
+from tpr_jax.models.petl.moe import batch_statistics
 from tpr_jax.models.petl.prompts import append_tokens, insert_slots, replace_tokens
 from tpr_jax.models.petl_config import text_tokens
 from tpr_jax.models.petl_modules import PromptPart
@@ -300,8 +301,8 @@ def build(
 
     def run(name, variables, *inputs, **settings):
         out, state = model.apply(variables, *inputs, method=name, mutable=["routing"], **settings)
-        routing = jax.tree.leaves(state.get("routing", {}), is_leaf=lambda x: "balance" in x)
-        return out.astype(jnp.float32), routing
+        sown = jax.tree.leaves(state.get("routing", {}), is_leaf=lambda x: "chosen" in x)
+        return out.astype(jnp.float32), [batch_statistics(rows) for rows in sown]
 
     def encode_image(variables, images, all_tokens=False):
         if images.dtype == jnp.uint8:

@@ -1,5 +1,6 @@
 """CLIP's layers without parts in them: activations and LayerNorm."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -14,7 +15,7 @@ zeros, ones = nn.initializers.zeros, nn.initializers.ones
 def rematerialized(function: Callable) -> Callable:
     """Wraps a cheap function so that it saves only its inputs and recomputes the rest in the backward pass.
 
-    By default JAX would save several float32 arrays of an activation or a LayerNorm.
+    By default JAX would save several float32 arrays of an activation.
     """
     wrapped = jax.custom_vjp(function)
     wrapped.defvjp(
@@ -41,15 +42,38 @@ def layer_norm(
     x: Float[Array, "*batch d"], scale: Float[Array, " d"], bias: Float[Array, " d"], eps: float
 ) -> Float[Array, "*batch d"]:
     """Computes LayerNorm in float32 and returns it in the dtype of x."""
+    return _layer_norm(x, scale, bias, eps)
 
-    @rematerialized
-    def normalized(x, scale, bias):
-        y = x.astype(jnp.float32)
-        centered = y - y.mean(-1, keepdims=True)
-        y = centered * jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + eps)
-        return (y * scale + bias).astype(x.dtype)
 
-    return normalized(x, scale, bias)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _layer_norm(x, scale, bias, eps):
+    return _layer_norm_forward(x, scale, bias, eps)[0]
+
+
+def _layer_norm_forward(x, scale, bias, eps):
+    """Saves x in its own dtype, and the mean and the reciprocal deviation of each token."""
+    y = x.astype(jnp.float32)
+    mean = y.mean(-1)
+    centered = y - mean[..., None]
+    rate = jax.lax.rsqrt(jnp.square(centered).mean(-1) + eps)
+    y = centered * rate[..., None]
+    return (y * scale + bias).astype(x.dtype), (x, mean, rate, scale, bias)
+
+
+def _layer_norm_backward(eps, residuals, g):
+    x, mean, rate, scale, bias = residuals
+    g = g.astype(jnp.float32)
+    normalized = (x.astype(jnp.float32) - mean[..., None]) * rate[..., None]
+    axes = tuple(range(x.ndim - 1))
+    grad_scale, grad_bias = (g * normalized).sum(axes), g.sum(axes)
+    g = g * scale
+    # The output does not change if a constant or a multiple of the output is added to x.
+    along = (g * normalized).mean(-1, keepdims=True)
+    grad_x = rate[..., None] * (g - g.mean(-1, keepdims=True) - normalized * along)
+    return grad_x.astype(x.dtype), grad_scale.astype(scale.dtype), grad_bias.astype(bias.dtype)
+
+
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 def variable_in(module: nn.Module, collection: str) -> Callable[..., Array]:

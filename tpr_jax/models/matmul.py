@@ -12,8 +12,26 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-# The name under which `jax.checkpoint` may save products; its policies do not look into custom derivatives.
 MATMUL = "product"
+
+
+def save_product(x: Array) -> Array:
+    """Names the result of a layer's products, which remat "dots" saves for the backward pass.
+
+    This is what follows a product's bias and low-rank update, as one array. If each product of a sum had the
+    name, each would be saved. Policies of `jax.checkpoint` do not look into custom derivatives, so that they
+    need the name.
+    """
+    return checkpoint_name(x, MATMUL)
+
+
+def is_for_tpu() -> bool:
+    """Returns whether the program that is being traced is for a mesh of TPUs (`train.step.on_mesh`).
+
+    This machine may have none: `tpr_jax.aot` compiles for TPUs on a CPU.
+    """
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return getattr(device, "platform", None) == "tpu"
 
 
 def all_gather_weight(weight: Array) -> Array:
@@ -46,7 +64,7 @@ def dense(x: Float[Array, "*rows k"], kernel: Float[Array, "*blocks k n"]) -> Fl
       kernel: One kernel [k, n] for all rows, or one for each block, [*blocks, k, n] for x of [*blocks, m, k].
         A float32 kernel receives a float32 gradient, whatever the dtype of x.
     """
-    return checkpoint_name(_dense(x, kernel), MATMUL)
+    return _dense(x, kernel)
 
 
 @jax.custom_vjp

@@ -86,17 +86,13 @@ class Router(nn.Module):
 def route(module: nn.Module, spec: Moe | LoraMoe, u: Float[Array, "b l d"]) -> Float[Array, "b l e"]:
     """Computes the experts' weights for each token.
 
-    Sows the routing statistics of the first call into the collection `routing`.
+    Sows each row's routing statistics of the first call into the collection `routing`; `moe.batch_statistics`
+    computes those of the batch.
     """
     logits, router = Router(spec, name="router")(u)
     weights, selected = moe.top_k_gating(logits, spec.top_k)
     probability, selected_mean = moe.routing_means(logits, selected)
-    statistics = {
-        "balance": moe.load_balance(probability, selected_mean),
-        "load": selected_mean / spec.top_k,
-        "probability": probability,
-        "chosen": selected_mean,
-    }
+    statistics = {"probability": probability, "chosen": selected_mean}
     statistics |= {key: router[key] for key in ("alpha",) if key in router}
     module.sow("routing", "mixture", statistics, reduce_fn=lambda kept, new: kept or (new,))
     return weights

@@ -84,8 +84,11 @@ def _all_finite(tree) -> jax.Array:
 
 
 def on_mesh(function: Callable, mesh: Mesh) -> Callable:
-    """Returns the function as traced for a mesh, where sharded weights are gathered (`models.matmul`)."""
-    if mesh.size == 1:
+    """Returns the function as traced for a mesh.
+
+    There, sharded weights are gathered (`models.matmul`), and on TPUs attention is a kernel.
+    """
+    if mesh.size == 1 and mesh.devices.flat[0].platform != "tpu":
         return function
 
     @functools.wraps(function)

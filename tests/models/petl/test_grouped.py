@@ -88,8 +88,9 @@ def test_is_used_only_where_it_pays_off():
     assert grouped.padded_rows(1000, 40, 1) == 3584 and moe.use_grouped(1000, 40, 1)
     assert not any(moe.use_grouped(tokens, 6, 2) for tokens in (1, 77, 1544, 10**6))
     assert not moe.use_grouped(77, 40, 1)
-    with jax.sharding.use_abstract_mesh(jax.make_mesh((1,), ("data",)).abstract_mesh):
-        assert not moe.use_grouped(1000, 40, 1)
+    for devices, used in ((1, True), (2, False)):
+        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((devices,), ("data",))):
+            assert moe.use_grouped(1000, 40, 1) == used
 
 
 def test_export_with_a_symbolic_batch_computes_all_experts():

@@ -48,7 +48,7 @@ def route_and_mix(u, logits, down, up, top_k):
 
 
 def balance(logits, selected):
-    return moe.load_balance(*moe.routing_means(logits, selected))
+    return moe.load_balance(*(rows.mean(0) for rows in moe.routing_means(logits, selected)))
 
 
 experts_and_k = st.integers(1, 7).flatmap(lambda e: st.tuples(st.just(e), st.integers(1, e)))
@@ -173,3 +173,51 @@ def test_gradient_of_gating_reaches_the_selected_logits_only():
     gradient = jax.grad(lambda x: moe.top_k_gating(x, 2)[0][0, 0, 1])(logits)
     w = 1 / (1 + np.exp(-0.8))
     np.testing.assert_allclose(gradient, [[[-w * (1 - w), w * (1 - w), 0]]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("for_tpu", [False, True])
+def test_gradients_of_the_mixture_match_finite_differences(for_tpu, monkeypatch):
+    """All of them, with differences of the sparse reference in float64, for CPUs and as written for TPUs."""
+    monkeypatch.setattr(moe, "is_for_tpu", lambda: for_tpu)
+    rng, h, (e, k) = np.random.default_rng(0), 1e-6, (3, 2)
+    down, up = part(rng, 4, e, 5)
+    at = [rng.normal(size=(2, 3, 4)), rng.normal(size=(2, 3, e)), down, up]
+    cotangent = rng.normal(size=(2, 3, 4))
+
+    def mix(u, logits, down, up):
+        return moe.mixture(u, moe.top_k_gating(logits, k)[0], k, down, up)
+
+    found = jax.grad(lambda *a: (mix(*a) * cotangent).sum(), argnums=(0, 1, 2, 3))(*float32(at))
+    leaves, tree = jax.tree.flatten(at)
+    for i, gradient in enumerate(jax.tree.leaves(found)):
+        direction = rng.normal(size=leaves[i].shape)
+        moved = ([a + s * direction if j == i else a for j, a in enumerate(leaves)] for s in (h, -h))
+        ahead, back = (
+            (sparse_mixture(u, logits, k, down, up) * cotangent).sum()
+            for u, logits, down, up in (jax.tree.unflatten(tree, m) for m in moved)
+        )
+        expected = (ahead - back) / (2 * h)
+        np.testing.assert_allclose((gradient * direction).sum(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_mixture_saves_its_hidden_layer_once():
+    """Among the residuals, one array has the size of the hidden layer, in the dtype of the tokens."""
+    u, weights = jnp.ones((7, 11, 4), jnp.bfloat16), jnp.ones((7, 11, 3))
+    down = {"kernel": jnp.ones((4, 3, 5)), "bias": jnp.ones((3, 5))}
+    up = {"kernel": jnp.ones((3, 5, 4)), "bias": jnp.ones((3, 4))}
+    residuals = jax.tree.leaves(jax.vjp(lambda u, w: moe.mixture(u, w, 2, down, up), u, weights)[1])
+    assert [leaf.dtype for leaf in residuals if leaf.size == 7 * 11 * 15] == [jnp.bfloat16]
+
+
+def test_routing_statistics_of_a_batch_are_means_over_its_rows():
+    """Blocks return them for each row, so that a mesh does not exchange them in each block."""
+    logits = jnp.log(jnp.array([[[1.0, 3.0, 4.0]] * 2, [[6.0, 1.0, 1.0], [1.0, 6.0, 1.0]]]))
+    _, selected = moe.top_k_gating(logits, 1)
+    probability, chosen = moe.routing_means(logits, selected)
+    np.testing.assert_allclose(probability, [[1 / 8, 3 / 8, 1 / 2], [7 / 16, 7 / 16, 1 / 8]], rtol=1e-6)
+    np.testing.assert_allclose(chosen, [[0, 0, 1], [0.5, 0.5, 0]])
+    found = moe.batch_statistics({"probability": probability, "chosen": chosen, "alpha": jnp.array(0.3)})
+    np.testing.assert_allclose(found["probability"], [9 / 32, 13 / 32, 5 / 16], rtol=1e-6)
+    np.testing.assert_allclose(found["load"], [0.25, 0.25, 0.5])
+    np.testing.assert_allclose(found["balance"], 9 / 128 + 13 / 128 + 5 / 32, rtol=1e-6)
+    assert found["alpha"] == jnp.float32(0.3)

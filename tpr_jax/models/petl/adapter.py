@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tpr_jax.models.matmul import dense
+from tpr_jax.models.matmul import dense, save_product
 
 
 def adapter(u: Float[Array, "b l d"], down: dict, up: dict) -> Float[Array, "b l d"]:
@@ -15,7 +15,8 @@ def adapter(u: Float[Array, "b l d"], down: dict, up: dict) -> Float[Array, "b l
       down: `kernel` [d, r] and `bias` [r].
       up: `kernel` [r, d] and `bias` [d].
     """
-    hidden = jax.nn.relu(dense(u, down["kernel"]) + down["bias"].astype(u.dtype))
+    # The narrow hidden layer is saved; the second product costs little to compute again.
+    hidden = jax.nn.relu(save_product(dense(u, down["kernel"]) + down["bias"].astype(u.dtype)))
     return dense(hidden, up["kernel"]) + up["bias"].astype(u.dtype)
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from tpr_jax.models.matmul import dense
+from tpr_jax.models.matmul import dense, save_product
 
 BLOCK = 64  # rows of a block: larger ones have more padding, smaller ones make the products too small
 
@@ -95,7 +95,7 @@ def mixture(
 
     x = dispatch(u, row, source).reshape(-1, block, d)
     hidden = dense(x, per_block(down["kernel"].swapaxes(0, 1))) + per_block(down["bias"])[:, None]
-    y = dense(jax.nn.relu(hidden), per_block(up["kernel"])).reshape(-1, d)
+    y = save_product(dense(jax.nn.relu(save_product(hidden)), per_block(up["kernel"]))).reshape(-1, d)
     weights = weights.astype(u.dtype)
     selected_weights = jnp.take_along_axis(weights, expert[row // block], -1)
     return (collect(y, row, source) * selected_weights[..., None]).sum(1) + dense(weights, up["bias"])

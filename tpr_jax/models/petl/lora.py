@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from tpr_jax.models.matmul import dense
+from tpr_jax.models.matmul import dense, save_product
 
 
 def delta(
@@ -37,7 +37,7 @@ def delta(
             blocks[i] = update["scale"] * update["b"]
             rows.append(jnp.concatenate(blocks, axis=1))
     a = jnp.concatenate([update["a"] for update in updates if update is not None], axis=1)
-    product = dense(dense(x, a), jnp.concatenate(rows, axis=0))
+    product = dense(save_product(dense(x, a)), jnp.concatenate(rows, axis=0))
     outside = (first * width, (len(updates) - end) * width)
     return jnp.pad(product, ((0, 0),) * (x.ndim - 1) + (outside,))
 

@@ -1,12 +1,13 @@
 """DM-Adapter's sparse mixture of adapters with a domain-aware router (AAAI 2025)."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tpr_jax.models.matmul import dense
+from tpr_jax.models.matmul import dense, is_for_tpu, matmul_f32, save_product
 from tpr_jax.models.petl import grouped
 
 
@@ -46,9 +47,25 @@ def top_k_gating(
 
 def routing_means(
     logits: Float[Array, "b l e"], selected: Float[Array, "b l e"]
-) -> tuple[Float[Array, " e"], Float[Array, " e"]]:
-    """Returns the mean softmax over all experts and the mean selection, both over all tokens and padding."""
-    return jax.nn.softmax(logits, axis=-1).mean((0, 1)), jax.lax.stop_gradient(selected).mean((0, 1))
+) -> tuple[Float[Array, "b e"], Float[Array, "b e"]]:
+    """Returns the mean softmax over all experts and the mean selection of each row, with its padding.
+
+    The mean over rows follows after all blocks (`batch_statistics`). Otherwise the devices of a mesh would
+    have to exchange a few numbers in each block, forward and backward.
+    """
+    return jax.nn.softmax(logits, axis=-1).mean(1), jax.lax.stop_gradient(selected).mean(1)
+
+
+def batch_statistics(rows: dict) -> dict:
+    """Computes the routing statistics of a batch from those of its rows, as `petl_modules.route` sows them.
+
+    Returns:
+      `probability` and `chosen` [e], the means over the batch; `load` [e], each expert's share of the tokens;
+      `balance`, the load-balance loss; and where the router has it `alpha`.
+    """
+    probability, chosen = rows["probability"].mean(0), rows["chosen"].mean(0)
+    means = {"probability": probability, "chosen": chosen, "load": chosen / chosen.sum()}
+    return {**rows, **means, "balance": load_balance(probability, chosen)}
 
 
 def load_balance(probability: Float[Array, " e"], selected: Float[Array, " e"]) -> Float[Array, ""]:
@@ -78,15 +95,73 @@ def mixture(
       down: `kernel` [d, e, r] and `bias` [e, r].
       up: `kernel` [e, r, d] and `bias` [e, d].
     """
-    d, e, r = down["kernel"].shape
+    d, e, _ = down["kernel"].shape
     if use_grouped(u.size // d, e, top_k):
         return grouped.mixture(u.reshape(-1, d), weights.reshape(-1, e), top_k, down, up).reshape(u.shape)
-    weights = weights.astype(u.dtype)
-    hidden = dense(u, down["kernel"].reshape(d, e * r)) + down["bias"].reshape(e * r).astype(u.dtype)
-    hidden = jax.nn.relu(hidden).reshape(*u.shape[:-1], e, r) * weights[..., None]
-    return dense(hidden.reshape(*u.shape[:-1], e * r), up["kernel"].reshape(e * r, d)) + dense(
-        weights, up["bias"]
+    arrays = down["kernel"], down["bias"], up["kernel"], up["bias"]
+    return save_product(_all_experts(u, weights.astype(u.dtype), *arrays))
+
+
+@jax.custom_vjp
+def _all_experts(u, weights, down, down_bias, up, up_bias):
+    return _all_experts_forward(u, weights, down, down_bias, up, up_bias)[0]
+
+
+def _all_experts_forward(u, weights, down, down_bias, up, up_bias):
+    """Saves the hidden layer once; by default JAX would save it weighted, unweighted, and as a mask."""
+    d, e, r = down.shape
+    hidden = dense(u, down.reshape(d, e * r)) + down_bias.reshape(e * r).astype(u.dtype)
+    hidden = save_product(jax.nn.relu(hidden))
+    out = dense(hidden * _per_feature(weights, r), up.reshape(e * r, d)) + dense(weights, up_bias)
+    return out, (u, weights, hidden, down, down_bias, up, up_bias)
+
+
+def _all_experts_backward(residuals, g):
+    u, weights, hidden, down, down_bias, up, up_bias = residuals
+    d, e, r = down.shape
+    spread = _per_feature(weights, r)
+    grad, grad_up = _dense_gradients(hidden * spread, up.reshape(e * r, d), g)
+    from_bias, grad_up_bias = _dense_gradients(weights, up_bias, g)
+    grad_weights = _per_expert(grad * hidden, e) + from_bias
+    grad = jnp.where(hidden > 0, grad * spread, 0)
+    grad_u, grad_down = _dense_gradients(u, down.reshape(d, e * r), grad)
+    grad_bias = grad.astype(jnp.float32).sum(tuple(range(grad.ndim - 1)))
+    return (
+        grad_u,
+        grad_weights,
+        grad_down.reshape(down.shape),
+        grad_bias.reshape(e, r).astype(down_bias.dtype),
+        grad_up.reshape(up.shape),
+        grad_up_bias,
     )
+
+
+_all_experts.defvjp(_all_experts_forward, _all_experts_backward)
+
+
+def _dense_gradients(x, kernel, g):
+    """Returns the gradients of `dense(x, kernel)`."""
+    return jax.vjp(dense, x, kernel)[1](g)
+
+
+def _per_feature(weights: Float[Array, "*rows e"], r: int) -> Float[Array, "*rows n"]:
+    """Repeats each expert's weight for its r features."""
+    e = weights.shape[-1]
+    if not is_for_tpu():
+        return jnp.repeat(weights, r, axis=-1)
+    # A TPU would move lanes and write the result to memory; a selection is part of the next operation.
+    expert = jax.lax.iota(jnp.int32, e * r) // r
+    return functools.reduce(
+        lambda kept, i: jnp.where(expert == i, weights[..., i : i + 1], kept), range(1, e), weights[..., :1]
+    ) * jnp.ones(e * r, weights.dtype)
+
+
+def _per_expert(x: Float[Array, "*rows n"], e: int) -> Float[Array, "*rows {e}"]:
+    """Sums the features of each expert, as a product where that is faster."""
+    r = x.shape[-1] // e
+    if not is_for_tpu():
+        return x.reshape(*x.shape[:-1], e, r).astype(jnp.float32).sum(-1).astype(x.dtype)
+    return matmul_f32(x, jnp.repeat(jnp.eye(e, dtype=x.dtype), r, axis=0)).astype(x.dtype)
 
 
 def use_grouped(tokens: int | Any, experts: int, top_k: int) -> bool:
@@ -100,7 +175,8 @@ def use_grouped(tokens: int | Any, experts: int, top_k: int) -> bool:
     All experts are computed on a mesh, where tokens and experts are split over devices, and in an export with
     a symbolic number of tokens.
     """
-    single_device = jax.sharding.get_abstract_mesh().empty and isinstance(tokens, int)
+    mesh = jax.sharding.get_abstract_mesh()
+    single_device = (mesh.empty or mesh.size == 1) and isinstance(tokens, int)
     return single_device and 4 * grouped.padded_rows(tokens, experts, top_k) <= tokens * experts
 
 
@@ -112,6 +188,6 @@ def low_rank_mixture(
 ) -> Float[Array, "b l n"]:
     """Computes a mixture of low-rank experts, `sum_e w_e B_e A_e x`, all experts as two products."""
     d, e, r = a.shape
-    hidden = dense(x, a.reshape(d, e * r)).reshape(*x.shape[:-1], e, r)
+    hidden = save_product(dense(x, a.reshape(d, e * r))).reshape(*x.shape[:-1], e, r)
     hidden = hidden * weights.astype(x.dtype)[..., None]
     return dense(hidden.reshape(*x.shape[:-1], e * r), b.reshape(e * r, -1))
