@@ -51,7 +51,7 @@ def test_counts_missing_weights(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "siglip"}, "model_type is 'siglip'"),
+        ({"model_type": "blip"}, "model_type is 'blip', expected 'clip' or 'siglip'"),
         ({"vision_config__hidden_act": "gelu"}, "hidden_act differs"),
         ({"vision_config__num_attention_heads": 3}, "128 is not divisible by num_attention_heads 3"),
         ({"text_config": []}, None),

@@ -74,8 +74,7 @@ def text_token_mask(model: Model) -> Callable:
     """Returns `(ids, length) -> bool [b, length]`: the tokens up to end of text, without padding."""
 
     def counted(ids, length: int):
-        assert model.tokenizer is not None  # it has read the texts
-        _, ends = tower_ids(model.tokenizer, ids, model.config, model.method.prompts)
+        _, ends = tower_ids(ids, model.config, model.method.prompts, model.tokenizer)
         return np.arange(length) <= ends[:, None]
 
     return counted

@@ -12,7 +12,10 @@ START, END, PROMPT = "[start]", "[end]", "[prompt]"
 
 
 def tower_ids(
-    tokenizer: Tokenizer, ids: Int[np.ndarray, "b l"], config: ClipConfig, prompts: Prompts | None = None
+    ids: Int[np.ndarray, "b l"],
+    config: ClipConfig,
+    prompts: Prompts | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> tuple[Int[np.ndarray, "b m"], Int[np.ndarray, " b"]]:
     """Returns the ids in the text tower's sequence and the position of end of text.
 
@@ -20,6 +23,7 @@ def tower_ids(
     they follow the padded text, and are left out here.
     """
     if not config.causal:
+        assert tokenizer is not None  # it has made the ids
         is_end = ids == (tokenizer.pad_id if tokenizer.eot_id is None else tokenizer.eot_id)
         return ids, np.where(is_end.any(1), is_end.argmax(1), ids.shape[1] - 1)
     ends = np.argmax(ids if config.eot_id is None else ids == config.eot_id, axis=1)
@@ -32,7 +36,7 @@ def token_labels(
     tokenizer: Tokenizer, ids: Int[np.ndarray, " l"], config: ClipConfig, prompts: Prompts | None = None
 ) -> list[str]:
     """Returns a label for each position of the tower's sequence, up to end of text."""
-    (row,), (end,) = tower_ids(tokenizer, ids[None], config, prompts)
+    (row,), (end,) = tower_ids(ids[None], config, prompts, tokenizer)
     if not config.causal:
         return [*(token_text(tokenizer, int(i)) for i in row[:end]), END]
     count = text_tokens(prompts)

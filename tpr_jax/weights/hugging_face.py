@@ -51,7 +51,8 @@ def read_config(config: Mapping, where: str = "config.json") -> ClipConfig:
       UserError: it describes another kind of model, or a value is invalid or not supported.
     """
     if config.get("model_type") != "clip":
-        raise UserError(f"{where}: model_type is {config.get('model_type')!r}, expected 'clip'")
+        kind = config.get("model_type")
+        raise UserError(f"{where}: model_type is {kind!r}, expected 'clip' or 'siglip'")
     vision: dict[str, Any] = VISION_DEFAULTS | section(config, "vision_config", where)
     text: dict[str, Any] = TEXT_DEFAULTS | section(config, "text_config", where)
     embed_dim = config.get("projection_dim")
