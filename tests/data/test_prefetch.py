@@ -13,22 +13,10 @@ import pytest
 from tests.conftest import ROOT, _environment
 from tests.data.test_pipeline import assert_same, make, records  # noqa: F401  a fixture
 from tests.train.test_resume import rows
+from tests.without_tensorflow import BLOCK
 from tpr_jax.data import prefetch
 from tpr_jax.errors import UserError
 
-# As a program's first lines: TensorFlow is not there, nor what needs it.
-BLOCK = """
-import sys
-
-
-class Blocked:
-    def find_spec(name, path=None, target=None):
-        if name.split(".")[0] in ("tensorflow", "tensorflow_datasets", "keras"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
-sys.meta_path.insert(0, Blocked)
-"""
 has_tensorflow = pytest.mark.skipif(prefetch.tensorflow() is None, reason="TensorFlow is not installed")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import without_tensorflow
 from tests.conftest import ROOT, forced_devices
 from tests.ports import free_port
 from tests.train.test_resume import assert_same_bits, final_state, rows
@@ -22,20 +23,33 @@ FLAGS = ["--config.total_steps=12", "--config.eval_every=1", "--config.checkpoin
 LAST = 12
 
 
-def begin(tiny, workdir, devices: int, *flags: str) -> subprocess.Popen:
+def begin(tiny, workdir, devices: int, *flags: str, tensorflow: bool = False) -> subprocess.Popen:
     command = [sys.executable, "-m", "tpr_jax.main", "--config", tiny["config"], "--workdir", str(workdir)]
     environment = forced_devices(devices) | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    if not tensorflow:
+        site = workdir.with_suffix(".site")
+        site.mkdir(parents=True, exist_ok=True)
+        environment |= without_tensorflow.environment(site)
     pipe = subprocess.PIPE
     return subprocess.Popen(
         [*command, *FLAGS, *flags], cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
     )
 
 
-def begin_two(tiny, workdir, *flags: str, second: tuple[str, ...] = ()) -> list[subprocess.Popen]:
+def begin_two(
+    tiny, workdir, *flags: str, second: tuple[str, ...] = (), tensorflow: bool = False
+) -> list[subprocess.Popen]:
     """Starts both; `second` has further flags of the second process only."""
     where = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
     return [
-        begin(tiny, workdir, 4, *where, f"--process_id={i}", *flags, *(second if i else ())) for i in range(2)
+        begin(
+            tiny,
+            workdir,
+            4,
+            *(*where, f"--process_id={i}", *flags, *(second if i else ())),
+            tensorflow=tensorflow,
+        )
+        for i in range(2)
     ]
 
 
@@ -50,7 +64,7 @@ def whole(request, tiny, tmp_path_factory):
     data, model = request.param.split("x")
     mesh = [f"--config.mesh.data={data}", f"--config.mesh.model={model}"]
     workdir = tmp_path_factory.mktemp("whole") / "run"
-    ((code, _, stderr),) = ended([begin(tiny, workdir, 8, *mesh)])
+    ((code, _, stderr),) = ended([begin(tiny, workdir, 8, *mesh, tensorflow=True)])
     assert code == 0, stderr
     return mesh, workdir
 
@@ -73,7 +87,7 @@ def assert_close_runs(workdir, reference) -> None:
 @pytest.mark.slow
 def test_two_processes_are_one_run_and_only_the_first_writes(whole, tiny, tmp_path):
     mesh, reference = whole
-    first, second = ended(begin_two(tiny, tmp_path / "run", *mesh))
+    first, second = ended(begin_two(tiny, tmp_path / "run", *mesh, tensorflow=True))
     assert (first[0], second[0]) == (0, 0), (first, second)
     assert "report.html" in first[1] and (second[1], second[2]) == ("", "")
     assert_close_runs(tmp_path / "run", reference)

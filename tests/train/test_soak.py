@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from tests import without_tensorflow
 from tests.train.test_resume import assert_same_run, rows
 
 KILLS, LAST, EVERY = 20, 480, 5
@@ -44,10 +45,12 @@ def live_and_die(process, workdir, rng) -> dict:
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_killed_twenty_times_gives_the_same_run(start, run, tmp_path, capsys):
+    """The killed processes run without TensorFlow; `test_resume.py` has two kills of others."""
     undisturbed, workdir = tmp_path / "undisturbed", tmp_path / "run"
     assert run(undisturbed, *FLAGS).returncode == 0
     rng = np.random.default_rng(20)
-    lives = [live_and_die(start(workdir, *FLAGS), workdir, rng) for _ in range(KILLS)]
+    env = without_tensorflow.environment(tmp_path)
+    lives = [live_and_die(start(workdir, *FLAGS, env=env), workdir, rng) for _ in range(KILLS)]
     last = run(workdir, *FLAGS)
     assert last.returncode == 0, last.stderr
     assert_same_run(workdir, undisturbed, LAST)
