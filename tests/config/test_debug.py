@@ -89,13 +89,14 @@ def test_a_published_recipe_becomes_a_small_run(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["up_person", "cskt", "irra"])
-def test_published_configs_run(name, tmp_path):
+@pytest.mark.parametrize("name", ["up_person", "cskt", "irra", "mixture"])
+def test_published_recipes_and_the_mixture_run(name, tmp_path):
+    """The mixture names blocks that only deeper towers have."""
     run(name, "rstp_reid", tmp_path / "run")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("zero_shot", *ABLATIONS)])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("zero_shot", "mixture", *ABLATIONS)])
 def test_every_config_runs_on_towers_of_one_block(name, tiny, tmp_path):
     """Compiling takes most of the time of such a run, and clip-mini has four times as many blocks."""
     argument = "" if name == "pretrain_mini" else "rstp_reid"
