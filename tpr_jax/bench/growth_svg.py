@@ -86,7 +86,7 @@ def _draw_panel(axes: Axes, series: dict[str, list[dict]]) -> None:
         )
         corners += [(sizes[0], seconds.min()), (sizes[-1], seconds.max())]
     low, high = np.log(corners).min(0), np.log(corners).max(0)
-    # The same scale on both axes keeps slopes comparable, and does not enlarge noise in a flat series.
+    # Equal scales on both axes keep slopes comparable and the noise of flat series small.
     half = 0.62 * (high - low).max() + 0.05
     (left, right), (bottom, top) = (np.exp([mid - half, mid + half]) for mid in (low + high) / 2)
     axes.set(xlim=(left, right), ylim=(bottom, top))

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
@@ -81,13 +81,15 @@ def _draw_panel(axes: Axes, title: str, rows: list[tuple[Summary, Spread]]) -> N
     axes.set_axisbelow(True)
     for row, r1 in rows:
         if row.trainable_params:
-            style: dict[str, Any] = {
-                "color": BLUE,
-                "marker": "o",
-                "markersize": 8,
-                "capsize": 5 if r1.deviation else 0,
-            }
-            axes.errorbar(row.trainable_params, r1.mean, yerr=r1.deviation or 0.0, **style)
+            axes.errorbar(
+                row.trainable_params,
+                r1.mean,
+                yerr=r1.deviation or 0.0,
+                color=BLUE,
+                marker="o",
+                markersize=8,
+                capsize=5 if r1.deviation else 0,
+            )
         else:  # zero is not on a logarithmic axis
             axes.axhline(r1.mean, color=GREEN, linestyle="--", linewidth=1.8)
     low, high = min(_ends(r1)[0] for _, r1 in rows), max(_ends(r1)[1] for _, r1 in rows)

@@ -21,5 +21,6 @@ def fields(cpuinfo: str = CPUINFO) -> dict[str, list[str]]:
 
 def instruction_sets(cpuinfo: str = CPUINFO) -> set[str]:
     """Returns the instruction sets that all processors have, such as "amx_bf16"."""
-    values = [set(value.split()) for name in ("flags", "Features") for value in fields(cpuinfo).get(name, [])]
+    found = fields(cpuinfo)
+    values = [set(value.split()) for name in ("flags", "Features") for value in found.get(name, [])]
     return set.intersection(*values) if values else set()

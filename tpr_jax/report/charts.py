@@ -48,14 +48,15 @@ def draw_recall(axes: Axes, curves: dict[str, Points]) -> None:
         _say_nothing_logged(axes)
         return
     for color, (label, points) in zip((GREEN, AMBER), curves.items(), strict=False):
-        style: dict[str, Any] = {
-            "color": color,
-            "linewidth": 2.2,
-            "marker": "o",
-            "markersize": 4.5,
-            "clip_on": False,
-        }
-        axes.plot(*zip(*points, strict=True), label=label, **style)
+        axes.plot(
+            *zip(*points, strict=True),
+            label=label,
+            color=color,
+            linewidth=2.2,
+            marker="o",
+            markersize=4.5,
+            clip_on=False,
+        )
     axes.set_ylim(bottom=0)
     axes.legend(loc="lower right", frameon=False, fontsize=11, labelcolor=INK)
 

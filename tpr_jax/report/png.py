@@ -94,15 +94,16 @@ def _draw_query(
     lines = textwrap.wrap(" ".join(query.caption.split()), 88) or ["(empty caption)"]
     if len(lines) > 2:
         lines = [lines[0], lines[1][:84].rstrip() + " …"]
-    # Without `parse_math=False` a dollar sign starts a formula.
-    style: dict[str, Any] = {
-        "size": 11.5,
-        "color": INK,
-        "va": "bottom",
-        "linespacing": 1.35,
-        "parse_math": False,
-    }
-    page.text(left, top + CAPTION_HEIGHT - 10, "\n".join(lines), **style)
+    page.text(
+        left,
+        top + CAPTION_HEIGHT - 10,
+        "\n".join(lines),
+        size=11.5,
+        color=INK,
+        va="bottom",
+        linespacing=1.35,
+        parse_math=False,  # otherwise a dollar sign starts a formula
+    )
     top += CAPTION_HEIGHT
     for i, ranked in enumerate(query.ranked[:PHOTOS]):
         x = left + i * (photo_width + PHOTO_GAP)

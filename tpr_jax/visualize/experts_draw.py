@@ -1,7 +1,6 @@
 """Draws the experts that a mixture routes patches and words to, for `experts`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -46,13 +45,15 @@ def draw_loads(loads: dict) -> bytes:
             for part, color in zip(share, draw.palette(len(share)), strict=True):
                 axes.barh(row, part, left=left, color=color, edgecolor="white", height=0.8)
                 if part >= 0.06:
-                    text: dict[str, Any] = {
-                        "ha": "center",
-                        "va": "center",
-                        "color": text_color(color),
-                        "size": 8.5,
-                    }
-                    axes.text(left + part / 2, row, f"{100 * part:.0f} %", **text)
+                    axes.text(
+                        left + part / 2,
+                        row,
+                        f"{100 * part:.0f} %",
+                        ha="center",
+                        va="center",
+                        color=text_color(color),
+                        size=8.5,
+                    )
                 left += part
         axes.set_yticks(range(len(shares)), [f"block {block + 1}" for block in shares], color=MUTED, size=9)
         axes.set_xticks([])
@@ -159,13 +160,15 @@ def draw_text(text: str, names: Sequence[str], weights: dict[int, Float[np.ndarr
                 )
                 low = upper + 0.92 * (1 - share)
                 axes.add_patch(Rectangle((left, low), 0.94, 0.92 * share, color=second_color, linewidth=0))
-                style: dict[str, Any] = {
-                    "size": 7.5,
-                    "ha": "center",
-                    "va": "center",
-                    "color": text_color(first_color),
-                }
-                axes.text(token, upper + 0.46 * (1 - share), str(first[token] + 1), **style)
+                axes.text(
+                    token,
+                    upper + 0.46 * (1 - share),
+                    str(first[token] + 1),
+                    size=7.5,
+                    ha="center",
+                    va="center",
+                    color=text_color(first_color),
+                )
     _legend(figure, count)
     return draw.to_png(figure)
 

@@ -112,14 +112,15 @@ def draw_grid(title: str, lead: str, results: list[QueryResult]) -> bytes:
             axes.add_patch(Rectangle((x, top), photo_width, photo_height, fill=False, zorder=3, **edge))
             if is_match:  # a check mark beside the color, for readers who are color-blind
                 axes.add_patch(Rectangle((x, top), 0.2, 0.2, color=GREEN, zorder=4, linewidth=0))
-                mark: dict[str, Any] = {"color": PAPER, "ha": "center", "va": "center", "zorder": 5}
-                axes.text(x + 0.1, top + 0.1, "✓", size=10, **mark)
-            score: dict[str, Any] = {
-                "size": 8.5,
-                "color": GREEN if is_match else MUTED,
-                "ha": "center",
-                "va": "top",
-            }
-            axes.text(x + photo_width / 2, top + photo_height + 0.06, f"{ranked.score:.3f}", **score)
+                axes.text(x + 0.1, top + 0.1, "✓", size=10, color=PAPER, ha="center", va="center", zorder=5)
+            axes.text(
+                x + photo_width / 2,
+                top + photo_height + 0.06,
+                f"{ranked.score:.3f}",
+                size=8.5,
+                color=GREEN if is_match else MUTED,
+                ha="center",
+                va="top",
+            )
     axes.set(xlim=(0, width), ylim=(height, 0))  # imshow fits them to its last image
     return draw.to_png(figure)

@@ -123,8 +123,15 @@ def draw_map(
     axes.scatter(*points[photo].T, c=colors[photo], s=52, linewidths=0.6, edgecolors="white", zorder=3)
     axes.scatter(*points[is_text].T, c=colors[is_text], s=44, marker="x", linewidths=1.8, zorder=2)
     for i, label in marks:
-        offset: dict[str, Any] = {"xytext": (6, 4), "textcoords": "offset points"}
-        axes.annotate(label, points[i], size=10, color=INK, parse_math=False, **offset)
+        axes.annotate(
+            label,
+            points[i],
+            xytext=(6, 4),
+            textcoords="offset points",
+            size=10,
+            color=INK,
+            parse_math=False,
+        )
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_color(RULE)

@@ -131,8 +131,8 @@ def draw_heads(means: dict[str, dict[int, Float[np.ndarray, " h"]]], scalars: di
             middle = values.max() / 2
             for (y, x), value in np.ndenumerate(values):
                 text = f"{100 * value:.0f} %" if is_mass else f"{value:.2f}"
-                style: dict[str, Any] = {"color": "white" if value < 1.2 * middle else INK, "size": 7.5}
-                axes.text(x, y, text, ha="center", va="center", **style)
+                color = "white" if value < 1.2 * middle else INK
+                axes.text(x, y, text, ha="center", va="center", color=color, size=7.5)
             draw.hide_axes(axes)
             side = [f"block {b + 1}" for b in rows] if is_mass else [f"× {g:.2f}" for g in gate]
             axes.set_yticks(range(len(rows)), side, size=8, color=MUTED)
@@ -217,6 +217,6 @@ def draw_words(text: str, names: Sequence[str], masses: dict[int, Float[np.ndarr
         for row in range(len(values)):
             for token in range(start, end):
                 value = values[row, token]
-                style: dict[str, Any] = {"color": "white" if value < 0.6 * high else INK, "size": 7.5}
-                axes.text(token, row, f"{100 * value:.0f}", ha="center", va="center", **style)
+                color = "white" if value < 0.6 * high else INK
+                axes.text(token, row, f"{100 * value:.0f}", ha="center", va="center", color=color, size=7.5)
     return draw.to_png(figure)
