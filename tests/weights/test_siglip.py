@@ -87,23 +87,34 @@ def test_image_settings(folder, tmp_path):
 
 def test_other_image_sizes(folder):
     assert load_clip(folder, (64, 24))[1]["visual"]["positional_embedding"].shape == (8 * 3, 128)
-    with pytest.raises(UserError, match=r"image_size 60x32 is not a multiple of the patch size 8"):
-        tpr_jax.from_pretrained(folder, image_size=(60, 32))
+    with pytest.raises(UserError, match=r"image_size 60x7 is smaller than a patch of 8x8 pixels"):
+        tpr_jax.from_pretrained(folder, image_size=(60, 7))
 
 
-def test_own_image_size_with_a_rest(tmp_path):
-    """As SigLIP So400m, whose 384 pixels are 27 patches of 14 and a rest; other sizes must be multiples."""
+@pytest.mark.parametrize("size", [(35, 35), (61, 27)])
+def test_image_size_with_a_remainder(tmp_path, size):
+    """As SigLIP So400m, whose 384 pixels are 27 patches of 14 and 6 pixels that no patch covers."""
     folder = write_siglip(tmp_path, size={"height": 35, "width": 35})
     edit_json(folder / "config.json", vision_config__image_size=35)
-    assert tpr_jax.from_pretrained(folder).encode_images(photos()).shape == (3, 128)
     assert tpr_jax.from_pretrained(folder).config.image_size == (35, 35)
-    with pytest.raises(UserError, match="35x16 is not a multiple"):
-        tpr_jax.from_pretrained(folder, image_size=(35, 16))
-    model = tpr_jax.from_pretrained(folder)
-    adapted = trained(folder, METHODS["lora"](rank=2), (35, 35), tokenizer=model.tokenizer)
+    model = tpr_jax.from_pretrained(folder, image_size=size)
+    assert model.config.image_size == size
+    adapted = trained(folder, METHODS["lora"](rank=2), size, tokenizer=model.tokenizer)
     for i, saved in enumerate((dataclasses.replace(model, backbone=None), adapted)):
         saved.save_pretrained(tmp_path / str(i))
-        assert_equal_features(tpr_jax.from_pretrained(tmp_path / str(i)), saved)
+        again = tpr_jax.from_pretrained(tmp_path / str(i))
+        assert again.config.image_size == size
+        assert_equal_features(again, saved)
+
+
+def test_pixels_beyond_the_last_patch_change_nothing(folder):
+    model = tpr_jax.from_pretrained(folder, image_size=(35, 20))
+    images = np.random.default_rng(0).normal(size=(2, 35, 20, 3)).astype(np.float32)
+    changed = images.copy()
+    changed[:, 32:], changed[:, :, 16:] = 0, 0
+    ids = model.tokenizer(TEXTS)
+    found, expected = (model.features_from_arrays(pixels, ids)[0] for pixels in (changed, images))
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 24), (24, 48)])

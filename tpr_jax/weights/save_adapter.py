@@ -264,8 +264,8 @@ def check_save_folder(folder: Path, plain: bool, backbone: Backbone | None) -> N
 
 def _positions_round_trip(config: ClipConfig, params: dict) -> bool:
     """Returns whether Hugging Face's format, with a square position embedding, keeps it exactly."""
-    if not config.has_class_token:  # only a square is kept
-        return config.grid[0] == config.grid[1]
+    if not config.has_class_token:  # `siglip.to_siglip` stores a square that gives any grid back
+        return True
     side = max(config.grid)
     square = dataclasses.replace(config, image_size=(side * config.patch_size,) * 2)
     restored = with_grid(with_grid(params, square, config.grid), config, square.grid)
