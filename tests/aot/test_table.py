@@ -3,6 +3,7 @@
 import json
 
 from tpr_jax.aot import table as aot_table
+from tpr_jax.aot.backbones import NAMES
 from tpr_jax.utils.markdown import replace_section
 
 GIB = 2**30
@@ -42,8 +43,19 @@ def test_table_of_memory():
     assert "| `dm_adapter` | 128 | 8 | 4.00 GiB |" in text
 
 
+def test_table_of_backbones():
+    rows = aot_table.backbones()
+    assert [row["backbone"] for row in rows] == list(NAMES.values())
+    text = aot_table.table_of_backbones(
+        [report(batch=256) | rows[0], report(**SHORT) | rows[-1] | {"batch_size": 256}]
+    )
+    assert "| ViT-B/32 | 4.00 GiB | 1.00 GiB | products | 500.0 | 512 |" in text
+    assert "| SigLIP 2 So400m/14 | 4.00 GiB missing |" in text
+    assert len({line.count("|") for line in text.splitlines()}) == 1
+
+
 def test_batch_sizes_divide_over_the_devices():
-    for row in (*aot_table.slices(), *aot_table.memory()):
+    for row in (*aot_table.slices(), *aot_table.memory(), *aot_table.backbones()):
         assert row["batch_size"] % aot_table.CHIPS[row["topology"]] == 0
 
 
@@ -61,6 +73,8 @@ def test_existing_reports_are_not_compiled_again(tmp_path, monkeypatch):
     for _ in range(2):
         assert aot_table.compiled(row, tmp_path, False) == {"remat": "none"}
     assert aot_table.compiled(aot_table.slices()[-1], tmp_path, True) is None
+    assert aot_table.compiled(aot_table.backbones()[-1], tmp_path, False) == {"remat": "none"}
+    assert "--config.backbone=google/siglip2-so400m-patch14-384" in made.pop()
     assert len(made) == 1 and f"--config.batch_size={row['batch_size']}" in made[0]
 
 

@@ -1,10 +1,14 @@
 """The model benchmarks compute what they claim to."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tpr_jax.bench import cases
+from tpr_jax.bench.__main__ import BACKBONES
 from tpr_jax.errors import UserError
+from tpr_jax.models.config import NAMED
 from tpr_jax.models.methods import METHODS
 from tpr_jax.perf import flops
 
@@ -29,6 +33,12 @@ def test_train_step_decreases_the_loss():
 def test_config_overrides_reach_the_method():
     model = cases.build_model("dm_adapter", "clip_mini", "float32", 4, **{"method.num_experts": 3})
     assert model.method.vision[0].num_experts == 3
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_backbones_have_their_own_sizes_at_the_image_size_of_the_recipe(backbone):
+    found = cases.build_model("dm_adapter", backbone, "float32", 8).clip_config
+    assert found == replace(NAMED[backbone], image_size=(384, 128))
 
 
 def test_rejects_more_devices_than_available():

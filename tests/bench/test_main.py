@@ -42,6 +42,15 @@ def test_torch_adds_the_same_step_and_encoder_in_pytorch(accelerator):
             assert not any(subject["kind"] in kinds.values() for subject in subjects)
 
 
+@pytest.mark.parametrize(("accelerator", "dtype"), [(False, "float32"), (True, "bfloat16")])
+def test_backbones_are_named_and_timed_alike(accelerator, dtype):
+    found = bench.groups("backbones", True, accelerator)
+    assert tuple(found) == bench.BACKBONES
+    for name, (images, texts, step) in found.items():
+        assert (images["tower"], texts["tower"], step["config"]) == ("vision", "text", "dm_adapter")
+        assert {(row["backbone"], row["dtype"]) for row in (images, texts, step)} == {(name, dtype)}
+
+
 @pytest.mark.parametrize("method", bench.METHODS)
 def test_each_group_has_the_matmuls_of_its_dtype(method):
     for settings, ways in [

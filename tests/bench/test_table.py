@@ -36,6 +36,13 @@ REPORT = {
         "input": {"pictures": [{"workers": 2, "rates": {"ours": [[9, 1], [11, 1]], "plain": [[5, 1]]}}]},
         "search": {"50": [{"kind": "search", "vectors": 50_000, "seconds": [0.01, 0.02, 0.03]} | MEMORY]},
         "mini": {},
+        "backbones": {
+            "ViT-X": [
+                {"kind": "encoder", **IMAGES, "batch": 16, "seconds": [3.0, 4.0, 9.0]},
+                {"kind": "encoder", **IMAGES, "batch": 16, "error": "no room"},
+                STEP | MEMORY,
+            ]
+        },
     },
 }
 
@@ -55,6 +62,7 @@ def test_renders_every_measured_part():
         in lines
     )
     assert "| 2 | 10 | 5 | plain |" in lines
+    assert "| `ViT-X` | float32 | 4 | 2.00 | 4 | no room |" in lines
     assert "| top 10 of 50,000 vectors | 0.02 | 0.50 to 1.50 | 2.00 |" in lines
     assert any(line.startswith("| images | float32 | 64 | no room |") for line in lines)
     assert "clip-mini" not in text

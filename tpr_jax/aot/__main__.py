@@ -145,6 +145,7 @@ def compile_all(
     }
     return {
         "method": config.method.name,
+        "backbone": config.backbone,
         "topology": topology,
         "device_kind": devices[0].device_kind,
         "devices": len(devices),

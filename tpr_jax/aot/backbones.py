@@ -28,34 +28,19 @@ METHODS = (
     *("dm_adapter", "up_person", "cskt", "parallel_adapter", "sequential_adapter", "lora", "lora_moe"),
     *("prefix", "prompts", "layer_norm", "bitfit", "linear_probe", "full_finetune"),
 )
-SIGLIP = "SigLIP-base/16"
-# At the image size of person retrieval. A SigLIP's towers have the blocks of a CLIP of its widths.
-BACKBONES = {
-    name: replace(NAMED[name], image_size=(384, 128)) for name in ("ViT-B/32", "ViT-B/16", "ViT-L/14")
+# Columns of the table -> names of `NAMED`.
+NAMES = {name: name for name in ("ViT-B/32", "ViT-B/16", "ViT-L/14")} | {
+    "ViT-H/14": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    "SigLIP-base/16": "google/siglip-base-patch16-224",
+    "SigLIP 2 So400m/14": "google/siglip2-so400m-patch14-384",
 }
-BACKBONES |= {
-    "ViT-H/14": ClipConfig(
-        patch_size=14,
-        vision_width=1280,
-        vision_layers=32,
-        vision_heads=16,
-        vision_mlp=5120,
-        text_width=1024,
-        text_layers=24,
-        text_heads=16,
-        text_mlp=4096,
-        embed_dim=1024,
-        act="gelu",
-    ),
-    SIGLIP: ClipConfig(
-        text_width=768, text_heads=12, text_mlp=3072, context_length=64, vocab_size=32000, embed_dim=768
-    ),
-}
+# At the image size of person retrieval.
+BACKBONES = {column: replace(NAMED[name], image_size=(384, 128)) for column, name in NAMES.items()}
 PAGE, MARKER = Path("docs/backbones.md"), "trained parameters"
 
 
 def trained_parameters(config: ClipConfig, method: Method) -> int:
-    """Returns the number of parameters that a method trains on a CLIP of these sizes."""
+    """Returns the number of parameters that a method trains on towers of these sizes."""
     shapes = jax.eval_shape(clip.build(config, method)["init"], jax.random.key(0))
     trainable, _ = split_model(shapes, method)
     return sum(leaf.size for leaf in jax.tree.leaves(trainable))
@@ -67,18 +52,13 @@ def recipe_method(name: str) -> Method:
     return defaults.make_method(config)
 
 
-def count(backbone: str, method: Method) -> int | None:
-    """Returns the number of trained parameters; None if a method tunes weights that a SigLIP has not."""
-    return None if backbone == SIGLIP and method.tuned else trained_parameters(BACKBONES[backbone], method)
-
-
 def table(methods: tuple[str, ...] = METHODS) -> str:
     """Returns the Markdown table, one row for each method and one column for each backbone."""
     rows = []
     for name in methods:
         method = recipe_method(name)
-        counts = [count(backbone, method) for backbone in BACKBONES]
-        rows.append([f"`{name}`", *("" if number is None else f"{number:,}" for number in counts)])
+        counts = [trained_parameters(sizes, method) for sizes in BACKBONES.values()]
+        rows.append([f"`{name}`", *(f"{count:,}" for count in counts)])
     return markdown.table(["method", *BACKBONES], rows)
 
 

@@ -2,18 +2,20 @@
 
     python -m tpr_jax.aot.table [--workdir runs/aot_table] [--write] [--tables_only]
 
-Compiles the programs that DIR lacks, each in a process of its own (hours on two cores), and prints two
-tables: the methods on four slices, and bytes per chip by method, batch size and remat. With --write they
-replace the text between the markers in launch/README.md and docs/several_devices.md. With --tables_only
-nothing is compiled.
+Compiles the programs that DIR lacks, each in a process of its own (hours on two cores), and prints three
+tables: the methods on four slices, bytes per chip by method, batch size and remat, and one method on several
+backbones. With --write they replace the text between the markers in launch/README.md and docs/. With
+--tables_only nothing is compiled.
 """
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+from tpr_jax.aot.backbones import NAMES
 from tpr_jax.aot.devices import TOPOLOGIES
 from tpr_jax.aot.report import size
 from tpr_jax.cli import parser as arguments
@@ -27,9 +29,11 @@ CHIPS = {"v5e:4x4": 16, "v5e:16x16": 256, "v5p:4x4x4": 64, "v6e:8x8": 64}
 CHIP_ROWS = 64  # in the table of slices
 LARGE_BATCH, MICROBATCHES = 32_768, 16  # an additional row, on the first slice
 BATCHES, REMAT = (1024, 128), ("none", "dots", "block")  # in the table of memory, on the first slice
+BACKBONE_BATCH = 256  # in the table of backbones, on the first slice
 PAGES = {
     "slices": (Path("launch/README.md"), "aot table"),
     "memory": (Path("docs/several_devices.md"), "aot memory"),
+    "backbones": (Path("docs/backbones.md"), "aot backbones"),
 }
 
 
@@ -63,9 +67,16 @@ def memory() -> list[dict]:
     ]
 
 
+def backbones() -> list[dict]:
+    """Returns the settings of the train steps in the table of backbones."""
+    settings = {"topology": TOPOLOGIES[0], "batch_size": BACKBONE_BATCH, "remat": "block"}
+    return [{"method": METHODS[0], **settings, "backbone": name} for name in NAMES.values()]
+
+
 def compiled(row: dict, folder: Path, tables_only: bool) -> dict | None:
     """Returns a row's report: read if it exists, else from `tpr_jax.aot`, or None with `tables_only`."""
-    path = folder / "_".join(str(value).replace(":", "_") for value in row.values()) / "aot.json"
+    name = "_".join(re.sub("[:/]", "_", str(value)) for value in row.values())
+    path = folder / name / "aot.json"
     if not path.is_file():
         if tables_only:
             return None
@@ -119,6 +130,22 @@ def table_of_memory(reports: list[dict]) -> str:
     return markdown.table(header, rows, align="l" * len(header))
 
 
+def table_of_backbones(reports: list[dict]) -> str:
+    """Returns a Markdown table with one row for each backbone."""
+    header = ["backbone", "memory per chip", "of which frozen", "bound by", "ms per step", "examples/s"]
+    columns = {name: column for column, name in NAMES.items()}
+    rows = []
+    for report in reports:
+        step, name = report["programs"]["train_step"], columns[report["backbone"]]
+        if "shortage" in step:
+            rows.append([name, f"{size(step['shortage']['missing'])} missing", *[""] * 4])
+            continue
+        memory, roof = step["memory"], step["roofline"]
+        cells = [name, size(memory["total"]), size(memory["frozen"]), roof["bound"]]
+        rows.append([*cells, f"{1e3 * roof['step']:.1f}", f"{report['batch_size'] / roof['step']:,.0f}"])
+    return markdown.table(header, rows, align="l" * len(header))
+
+
 def run(argv: list[str]) -> None:
     """Runs the command."""
     parser = arguments.Parser(
@@ -132,12 +159,18 @@ def run(argv: list[str]) -> None:
     args = parser.parse_args(argv[1:])
     reports = {
         name: [compiled(row, args.workdir, args.tables_only) for row in rows]
-        for name, rows in (("slices", slices()), ("large", large()), ("memory", memory()))
+        for name, rows in (
+            ("slices", slices()),
+            ("large", large()),
+            ("memory", memory()),
+            ("backbones", backbones()),
+        )
     }
     reports = {name: [report for report in rows if report] for name, rows in reports.items()}
     tables = {
         "slices": table_of_slices(reports["slices"] + reports["large"]),
         "memory": table_of_memory(reports["memory"]),
+        "backbones": table_of_backbones(reports["backbones"]),
     }
     for name, text in tables.items():
         print(f"{text}\n")

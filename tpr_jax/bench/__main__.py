@@ -12,6 +12,7 @@ the tables into docs/speed.md. Weights and images are random.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -38,7 +39,12 @@ METHODS = ("dm_adapter", "up_person", "cskt")
 DTYPES = ("float32", "bfloat16")
 # Whether there is an accelerator, which small batches leave idle -> batches of the encoders, of train steps.
 BATCHES = {False: ((1, 16, 64), (8, 16)), True: ((1, 64, 512), (64, 256))}
-PARTS = ("encode", "train", "mini", "input", "ranking", "checkpoint", "commands", "search")
+# Names of `models.config.NAMED` that fit the memory of a laptop.
+BACKBONES = (
+    *("ViT-B/32", "ViT-B/16", "ViT-L/14", "google/siglip-base-patch16-224"),
+    "google/siglip2-so400m-patch14-384",
+)
+PARTS = ("encode", "train", "mini", "backbones", "input", "ranking", "checkpoint", "commands", "search")
 PAGE, MARKER = Path("docs/speed.md"), "bench"
 
 Groups = dict[str, list[dict]]  # name of a group -> its subjects, which take turns
@@ -60,6 +66,8 @@ def groups(part: str, torch: bool = False, accelerator: bool = False) -> Groups:
             return _train_groups(step_batches, torch, accelerator)
         case "mini":
             return {f"mini {dtype}": _mini_subjects(dtype, torch, accelerator) for dtype in DTYPES}
+        case "backbones":
+            return {name: _backbone_subjects(name, accelerator) for name in BACKBONES}
         case "ranking":
             return {name: [{"kind": part, "of": name, **size._asdict()}] for name, size in SIZES.items()}
         case "checkpoint":
@@ -122,6 +130,12 @@ def _mini_subjects(dtype: str, torch: bool, accelerator: bool) -> list[dict]:
         *_encoders("clip_mini", dtype, "text", (64,), torch),
         *(step for method in METHODS for step in _train_steps(method, "clip_mini", dtype, 64, torch)),
     ]
+
+
+def _backbone_subjects(name: str, accelerator: bool) -> list[dict]:
+    dtype = "bfloat16" if accelerator else "float32"
+    encoders = [_encoders(name, dtype, tower, (16,), False) for tower in ("vision", "text")]
+    return [*itertools.chain(*encoders), *_train_steps("dm_adapter", name, dtype, 8, False)]
 
 
 def _search_groups() -> Groups:

@@ -16,7 +16,7 @@ from tpr_jax.models.methods import Method
 from tpr_jax.train.state import TrainState
 
 MATMUL_SIZE = 4096
-DATASET_SUFFIX = {"vit_b_16": ":cuhk_pedes", "clip_mini": ""}  # backbone -> what follows configs/NAME.py
+VIT_B_16, CLIP_MINI = "vit_b_16", "clip_mini"  # backbones; the others are the names of `models.config.NAMED`
 
 
 class Case(NamedTuple):
@@ -91,7 +91,7 @@ def train_step(
 
     Args:
       config: the config's name.
-      backbone: a key of `DATASET_SUFFIX`.
+      backbone: `VIT_B_16`, `CLIP_MINI` or a name of `models.config.NAMED`.
       dtype: the compute type.
       batch: the global batch size.
       devices: the number of devices that the batch is split over.
@@ -152,11 +152,13 @@ def build_model(config: str, backbone: str, dtype: str, batch: int, **config_ove
 
 
 def read_config(name: str, backbone: str, **config_overrides) -> ConfigDict:
-    """Reads `configs/NAME.py` for ViT-B/16 at the benchmarks' image size, or for clip-mini."""
+    """Reads `configs/NAME.py` for a backbone: at the benchmarks' image size, but for clip-mini."""
     from tpr_jax.config.flags import parse_flags
 
+    if backbone not in (VIT_B_16, CLIP_MINI):
+        config_overrides["backbone"] = backbone
     overrides = [f"--config.{key}={value}" for key, value in config_overrides.items()]
-    path = f"configs/{name}.py{DATASET_SUFFIX[backbone]}"
+    path = f"configs/{name}.py{'' if backbone == CLIP_MINI else ':cuhk_pedes'}"
     return parse_flags(["bench", "--config", path, "--workdir", "unused", *overrides])[0]
 
 

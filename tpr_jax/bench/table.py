@@ -9,6 +9,7 @@ TITLES = {
     "encode": "Encoding, ViT-B/16, 384 x 128 images, texts of 77 tokens",
     "train": "Train step, ViT-B/16, 384 x 128 images",
     "mini": "clip-mini, 192 x 64 images, batch 64",
+    "backbones": "Backbones: DM-Adapter's train step with 8 pairs, encoders with 16, 384 x 128 images",
     "input": "Input pipeline",
     "ranking": "Ranking, both directions",
     "checkpoint": "Checkpoint of DM-Adapter, ViT-B/16",
@@ -85,6 +86,22 @@ def _ratio(row: dict, torch_row: dict, of: str) -> str:
     return f"{min(row[of]) / min(torch_row[of]):.2f}"
 
 
+def backbone_table(groups: dict[str, list[dict]]) -> str:
+    """Renders one row for each backbone: its train step, and images and texts encoded per second."""
+    header = ["backbone", "dtype", "seconds per step", "memory, GB", "images/s", "texts/s"]
+    lines = []
+    for name, (images, texts, step) in groups.items():
+        cells = [f"`{name}`", step["dtype"]]
+        if "error" in step:
+            cells += [step["error"], ""]
+        else:
+            cells += [f"{median_seconds(step):.3g}", f"{peak_memory_gb(step):.2f}"]
+        for row in (images, texts):
+            cells.append(row.get("error") or f"{row['batch'] / median_seconds(row):.3g}")
+        lines.append(cells)
+    return markdown.table(header, lines)
+
+
 def input_table(groups: dict[str, list[dict]]) -> str:
     """Renders the images per second of the input pipeline and of the loader it is compared with."""
     lines = []
@@ -109,7 +126,11 @@ def timing_table(groups: dict[str, list[dict]]) -> str:
     return markdown.table(["", "seconds", "min to max", "memory, GB"], lines)
 
 
-RENDERERS = {"encode": model_table, "train": model_table, "mini": model_table, "input": input_table}
+RENDERERS = {
+    **dict.fromkeys(("encode", "train", "mini"), model_table),
+    "backbones": backbone_table,
+    "input": input_table,
+}
 
 
 def row_name(row: dict) -> str:

@@ -126,6 +126,20 @@ NAMED |= {
     "openai/clip-vit-large-patch14": NAMED["ViT-L/14"],
     "openai/clip-vit-large-patch14-336": NAMED["ViT-L/14@336px"],
 }
+NAMED["laion/CLIP-ViT-H-14-laion2B-s32B-b79K"] = ClipConfig(
+    image_size=(224, 224),
+    patch_size=14,
+    vision_width=1280,
+    vision_layers=32,
+    vision_heads=16,
+    vision_mlp=5120,
+    text_width=1024,
+    text_layers=24,
+    text_heads=16,
+    text_mlp=4096,
+    embed_dim=1024,
+    act="gelu",
+)
 NAMED |= {
     "google/siglip-base-patch16-224": _SIGLIP,
     "google/siglip-so400m-patch14-384": _SO400M,
