@@ -158,7 +158,7 @@ def test_notes_on_long_texts(folder):
     """15 of 16 positions are for words; prompts take none. Padding equals end of text here."""
     model = tpr_jax.from_pretrained(folder / "model")
     assert text_notes(model, "red " * 15) == []
-    assert "trained on English" in text_notes(model, "東京")[0]
+    assert "knows English best" in text_notes(model, "東京")[0]
     many = dataclasses.replace(model, config=dataclasses.replace(model.config, vocab_size=256000))
     assert text_notes(many, "東京") == []
     assert text_notes(model, "red " * 16) == ["the text is cut after 15 tokens, about as many words"]

@@ -94,6 +94,10 @@ class Tokenizer:
         room = (length or self.length) - sum(i is not None for i in (self.sot_id, self.eot_id))
         return room if len(self._encode([text])[0]) > room else 0
 
+    def is_one_id(self, word: str) -> bool:
+        """Returns whether a word is in the vocabulary as a whole."""
+        return len(self._encode([word])[0]) == 1
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes a tokenizer.json from which the same tokenizer can be loaded."""
         backend = self.backend

@@ -1,8 +1,8 @@
 """Searches an index by a text, by an image, or by both: ranked photos with scores and columns."""
 
 import os
+import re
 import time
-import unicodedata
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -28,6 +28,7 @@ from tpr_jax.search.query import groups
 from tpr_jax.search.query.where import matching
 
 MAX_TOP_K = 10_000
+WORD = re.compile(r"[^\W\d_]+")
 MULTILINGUAL = 100_000  # vocabularies from this size on have words of many languages, as SigLIP 2's
 
 
@@ -188,7 +189,10 @@ def encode_query(
 
 
 def text_notes(model: Model, text: str) -> list[str]:
-    """Returns notes about a text: that it is truncated, or in a script that the model hardly knows."""
+    """Returns notes about a text: that it is truncated, or in a language that the model hardly knows.
+
+    English words are nearly all in the vocabulary of a CLIP, and words of other languages mostly in pieces.
+    """
     notes, tokenizer = [], model.tokenizer
     if tokenizer is not None:
         # Prompt tokens take up positions of CLIP's text tower, after start-of-text.
@@ -196,15 +200,15 @@ def text_notes(model: Model, text: str) -> list[str]:
         length = min(tokenizer.length, model.config.context_length - taken)
         if words := tokenizer.words_cut(text, length):
             notes.append(f"the text is cut after {words} tokens, about as many words")
-    letters = [c for c in text[:1000] if c.isalpha()]
-    latin = sum("LATIN" in unicodedata.name(c, "") for c in letters)
-    if letters and latin < len(letters) / 2:
-        if model.config.vocab_size < MULTILINGUAL:
-            notes.append(
-                "the text is not in Latin script; CLIP was trained on English, so results may be poor"
-            )
-    elif not letters:
+    words = WORD.findall(text[:1000])
+    if not words:
         notes.append("the text has no words")
+    elif tokenizer is not None and model.config.vocab_size < MULTILINGUAL:
+        known = sum(map(tokenizer.is_one_id, words))
+        if known <= len(words) / 2:
+            notes.append(
+                "few of these words are in the model's vocabulary: results may be poor; it knows English best"
+            )
     return notes
 
 
