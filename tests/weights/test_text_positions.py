@@ -7,10 +7,11 @@ import pytest
 
 import tpr_jax
 from tests.saved_models import SQUARE, assert_close, declared, write_backbone
+from tests.siglip_folder import write_siglip
 from tests.tiny_clip import quick_compilation, random_like  # noqa: F401
 from tpr_jax.errors import UserError
 from tpr_jax.model import make_model
-from tpr_jax.models import methods
+from tpr_jax.models import clip, methods
 from tpr_jax.weights import backbone
 from tpr_jax.weights.clip import load_clip
 from tpr_jax.weights.text_positions import join_long_positions, stretch_positions, with_text_positions
@@ -71,3 +72,19 @@ def test_a_saved_model_keeps_its_longer_captions(tmp_path):
     np.testing.assert_array_equal(
         again.variables["params"]["text"]["positional_embedding"], params["text"]["positional_embedding"]
     )
+
+
+def test_a_stretched_siglip_pads_to_its_new_length_and_reads_the_feature_at_its_end(tmp_path):
+    folder = write_siglip(tmp_path / "own")
+    config, params, tokenizer = backbone.load(folder, (32, 32), 24, stretch_text=True)
+    assert config.context_length == tokenizer.context_length == 24
+    assert params["text"]["positional_embedding"].shape == (24, 128)
+    ids = tokenizer(["bag"])
+    assert ids.shape == (1, 24)
+    functions = clip.build(config, methods.zero_shot())
+    feats, _ = functions["encode_text"]({"params": params}, ids)
+    changed = params["text"]["positional_embedding"].copy()
+    changed[-1, :64] += 1  # not all of them: LayerNorm would subtract it
+    moved = params | {"text": params["text"] | {"positional_embedding": changed}}
+    found, _ = functions["encode_text"]({"params": moved}, ids)
+    assert np.isfinite(feats).all() and np.abs(found - feats).max() > 1e-3
