@@ -1,11 +1,13 @@
 """Longer text towers."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 
 import tpr_jax
+from tests.clip_folder import edit_json, edit_state
 from tests.saved_models import SQUARE, assert_close, declared, write_backbone
 from tests.siglip_folder import write_siglip
 from tests.tiny_clip import quick_compilation, random_like  # noqa: F401
@@ -14,6 +16,7 @@ from tpr_jax.model import make_model
 from tpr_jax.models import clip, methods
 from tpr_jax.weights import backbone
 from tpr_jax.weights.clip import load_clip
+from tpr_jax.weights.files import read_state
 from tpr_jax.weights.text_positions import join_long_positions, stretch_positions, with_text_positions
 
 
@@ -54,6 +57,27 @@ def test_joins_the_tables_of_long_clip():
         UserError, match=r"has shape \[25, 2\], expected that of 'positional_embedding', \[0\]"
     ):
         join_long_positions({"positional_embedding_res": second}, "w")
+
+
+@pytest.mark.parametrize("suffix", ["", ".weight"])
+@pytest.mark.parametrize("model_type", ["clip", "longclip"])
+def test_long_clip_in_the_form_of_hugging_face(tmp_path, model_type, suffix):
+    """Its code adds a second table and masks that select rows; a CLIP with the joined table is the same."""
+    sizes = dataclasses.replace(SQUARE, context_length=25)
+    folder, joined = write_backbone(tmp_path / "long", config=sizes), tmp_path / "joined"
+    name = "text_model.embeddings.position_embedding"
+    second = np.random.default_rng(0).normal(size=(25, sizes.text_width)).astype(np.float32)
+    shutil.copytree(folder, joined)
+    first = read_state(folder / "model.safetensors")[f"{name}.weight"]
+    edit_state(joined, **{f"{name}.weight": np.concatenate([first[:20], second[20:]])})
+    mask = np.zeros((25, 1), np.float32)
+    edit_state(folder, **{f"{name}_res{suffix}": second, "text_model.embeddings.mask1": mask})
+    edit_json(folder / "config.json", model_type=model_type)
+    if model_type == "longclip":
+        edit_json(folder / "config.json", auto_map={"AutoModel": "modeling_longclip.LongCLIPModel"})
+    found, expected = tpr_jax.from_pretrained(folder), tpr_jax.from_pretrained(joined)
+    assert found.config == expected.config and found.config.context_length == 25
+    assert_close(found, expected, 1e-9)
 
 
 def test_a_saved_model_keeps_its_longer_captions(tmp_path):

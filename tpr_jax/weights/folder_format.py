@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tpr_jax.errors import UserError
 from tpr_jax.weights import open_clip, open_clip_config, siglip
+from tpr_jax.weights.hugging_face import LONG_CLIP
 from tpr_jax.weights.json_files import read_json
 
 CONFIG = "config.json"
@@ -21,7 +22,7 @@ OPEN_CLIP_FILES = open_clip.WEIGHTS[:2]
 
 
 # Types of Hugging Face's config.json with two towers that are read.
-MODEL_TYPES = ("clip", "siglip")
+MODEL_TYPES = ("clip", LONG_CLIP, "siglip")
 # Types that hold half a model.
 TOWERS = {"text_model": "a text tower alone", "vision_model": "an image tower alone"}
 # What a repository without a config may be, by a part of its name.
@@ -90,7 +91,7 @@ def check_own_code(content: Mapping, where: str) -> None:
     Raises:
       UserError: the message names the architecture.
     """
-    if content.get("auto_map"):
+    if content.get("auto_map") and content.get("model_type") != LONG_CLIP:  # only its positions differ
         names = content.get("architectures")
         name = names[0] if isinstance(names, list) and names else "unknown"
         raise UserError(

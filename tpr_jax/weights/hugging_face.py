@@ -12,6 +12,7 @@ from tpr_jax.models.config import ACTS, ClipConfig
 from tpr_jax.weights.name_maps import Params, from_names, hugging_face_weights, to_names
 from tpr_jax.weights.openai import with_grid
 from tpr_jax.weights.state_dict import scalar
+from tpr_jax.weights.text_positions import HUGGING_FACE_TABLES, join_long_positions
 
 # Hugging Face's names of activations that have another name here.
 ACT_NAMES = {"gelu_pytorch_tanh": "gelu_tanh"}
@@ -38,10 +39,14 @@ TEXT_DEFAULTS = {
     "layer_norm_eps": 1e-5,
     "eos_token_id": 49407,
 }
+# Long-CLIP in this format has code of its own, which adds a second table of text positions to CLIP.
+LONG_CLIP, LONG_DEFAULTS = "longclip", {"max_position_embeddings": 248}
 VISION_COUNTS = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
 TEXT_COUNTS = [*VISION_COUNTS, "max_position_embeddings", "vocab_size"]
 # Early files say 2 and mean "the highest id": the text feature is then taken at the argmax of the ids.
 LEGACY_EOS = 2
+# Arrays that are no weights; Long-CLIP's masks select the positions of each of its two tables.
+BUFFERS = (".position_ids", ".embeddings.mask1", ".embeddings.mask2")
 
 
 def read_config(config: Mapping, where: str = "config.json") -> ClipConfig:
@@ -50,11 +55,12 @@ def read_config(config: Mapping, where: str = "config.json") -> ClipConfig:
     Raises:
       UserError: it describes another kind of model, or a value is invalid or not supported.
     """
-    if config.get("model_type") != "clip":
+    if config.get("model_type") not in ("clip", LONG_CLIP):
         kind = config.get("model_type")
         raise UserError(f"{where}: model_type is {kind!r}, expected 'clip' or 'siglip'")
     vision: dict[str, Any] = VISION_DEFAULTS | section(config, "vision_config", where)
-    text: dict[str, Any] = TEXT_DEFAULTS | section(config, "text_config", where)
+    defaults = TEXT_DEFAULTS | (LONG_DEFAULTS if config["model_type"] == LONG_CLIP else {})
+    text: dict[str, Any] = defaults | section(config, "text_config", where)
     embed_dim = config.get("projection_dim")
     embed_dim = 512 if embed_dim is None else embed_dim
     _check_counts({"projection_dim": embed_dim}, ["projection_dim"], where)
@@ -236,7 +242,8 @@ def from_hugging_face(
     """
     own_config = read_config(config, where)
     grid = own_config.grid
-    ignore = frozenset({"logit_scale"} | {name for name in state if name.endswith(".position_ids")})
+    state = join_long_positions(state, where, HUGGING_FACE_TABLES)
+    ignore = frozenset({"logit_scale"} | {name for name in state if name.endswith(BUFFERS)})
     params = from_names(state, hugging_face_weights(own_config, grid), ignore=ignore, where=where)
     logit_scale = scalar(state, "logit_scale", own_config.logit_scale, where)
     new_config = dataclasses.replace(

@@ -10,29 +10,43 @@ from tpr_jax.models.config import ClipConfig
 from tpr_jax.weights.name_maps import Params
 from tpr_jax.weights.resize import interpolation_matrix
 
-LONG_POSITIONS = "positional_embedding_res"  # the second table in Long-CLIP's files
+# The two tables of text positions in Long-CLIP's files: under OpenAI's names, and under Hugging Face's.
+OPENAI_TABLES = ("positional_embedding", "positional_embedding_res")
+HUGGING_FACE_TABLES = (
+    "text_model.embeddings.position_embedding.weight",
+    "text_model.embeddings.position_embedding_res",
+)
 KEPT_POSITIONS = 20  # Long-CLIP leaves the first 20, which CLIP was trained on most, as they are
 
 
-def join_long_positions(state: Mapping[str, np.ndarray], where: str) -> Mapping[str, np.ndarray]:
+def join_long_positions(
+    state: Mapping[str, np.ndarray], where: str, tables: tuple[str, str] = OPENAI_TABLES
+) -> Mapping[str, np.ndarray]:
     """Joins the two tables of text positions of Long-CLIP (Zhang et al., ECCV 2024) into one.
 
-    The first 20 positions come from `positional_embedding`, which stays as in CLIP, the others from
-    `positional_embedding_res`. Returns any other state unchanged.
+    The first 20 positions come from the first table, which stays as in CLIP, the others from the second.
+    Returns any other state unchanged.
+
+    Args:
+      state: name -> array.
+      where: the file, for error messages.
+      tables: the names of the two; that of the second may end in `.weight`.
 
     Raises:
       UserError: the tables have different shapes.
     """
-    if LONG_POSITIONS not in state:
+    short, long = tables
+    long = next((name for name in (long, f"{long}.weight") if name in state), None)
+    if long is None:
         return state
-    first, second = (np.asarray(state.get(name, ())) for name in ("positional_embedding", LONG_POSITIONS))
+    first, second = (np.asarray(state.get(name, ())) for name in (short, long))
     if first.ndim != 2 or first.shape != second.shape:
         raise UserError(
-            f"{where}: weight {LONG_POSITIONS!r} has shape {list(second.shape)}, expected that of "
-            f"'positional_embedding', {list(first.shape)}; use undamaged weights"
+            f"{where}: weight {long!r} has shape {list(second.shape)}, expected that of {short!r}, "
+            f"{list(first.shape)}; use undamaged weights"
         )
     joined = np.concatenate([first[:KEPT_POSITIONS], second[KEPT_POSITIONS:]])
-    return {name: a for name, a in state.items() if name != LONG_POSITIONS} | {"positional_embedding": joined}
+    return {name: array for name, array in state.items() if name != long} | {short: joined}
 
 
 def stretch_positions(positions: Float[np.ndarray, "n d"], length: int) -> Float[np.ndarray, "length d"]:
