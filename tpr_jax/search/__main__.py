@@ -92,6 +92,11 @@ def _add_index_arguments(index: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="leave out files and folders that match, such as 'old_*' or 'cam3/'; can be repeated",
     )
+    others = index.add_mutually_exclusive_group()
+    others.add_argument("--add", action="store_true", help="index PHOTOS beside those that the index has")
+    others.add_argument(
+        "--replace", action="store_true", help="index PHOTOS in place of those that the index has"
+    )
     index.add_argument(
         "--approximate",
         action=argparse.BooleanOptionalAction,
@@ -190,6 +195,8 @@ def _index(args: argparse.Namespace) -> None:
             batch_size=args.batch_size,
             approximate=args.approximate,
             exclude=args.exclude,
+            add=args.add,
+            replace=args.replace,
             log=print,
         )
         if "skipped" in result:

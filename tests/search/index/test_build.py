@@ -84,7 +84,8 @@ def test_update_after_photos_are_added_changed_moved_touched_and_removed(make, m
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
     assert paths(index) == names
     assert search_galleries.close(index.vectors, model.encode_images([folder / name for name in names]))
-    assert (result["encoded"], result["gone"], result["count"]) == (3, 2, 13)
+    # Of the 12, one has other content now, and one is gone; a renamed one is kept.
+    assert (result["encoded"], result["kept"], result["gone"], result["count"]) == (3, 10, 1, 13)
     assert len(list(index.folder.glob("vectors-*"))) == len(list(index.folder.glob("photos-*"))) == 1
 
 
@@ -205,8 +206,10 @@ def test_accepts_the_same_model_in_another_folder(make, own_clip, tmp_path, fold
 def test_accepts_the_same_gallery_in_another_folder(make, folder, tmp_path):
     make()
     moved = shutil.copytree(folder, tmp_path / "moved")
-    result, index = make(moved)
-    assert result["encoded"] == 0 and index.info["photos"] == str(moved)
+    result, index = make(moved, replace=True)
+    assert (result["encoded"], result["kept"], result["gone"]) == (0, 12, 0) and index.info["photos"] == str(
+        moved
+    )
 
 
 @pytest.mark.parametrize(
@@ -274,3 +277,65 @@ def test_reports_photos_that_no_process_encoded(make, monkeypatch):
     monkeypatch.setattr(build_lib, "_encode_photos", encode_photos)
     result, index = make()
     assert result["encoded"] == 1 and result["skipped"] == [] and len(index.vectors) == 12
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Returns a second folder with photos of its own."""
+    search_galleries.photos(tmp_path / "other", 3, seed=7)
+    return tmp_path / "other"
+
+
+def test_another_folder_is_not_indexed_in_place_of_the_first(make, other, folder, tmp_path):
+    _, index = make()
+    with pytest.raises(UserError, match=rf"is an index of {folder}: --add indexes {other} beside it, --repl"):
+        make(other)
+    assert paths(store.open_index(tmp_path / "index")) == paths(index)
+    result, replaced = make(other, replace=True)
+    assert (result["count"], result["gone"]) == (3, len(paths(index)))
+    assert replaced.info["sources"] == [str(other)]
+    with pytest.raises(UserError, match="is an index of"):
+        make()
+
+
+def test_folders_beside_each_other(make, other, folder, encoded):
+    """Each has its own vectors, no photo is encoded twice, and every run brings all of them up to date."""
+    _, first = make()
+    encoded.clear()
+    _, both = make(other, add=True)
+    assert sorted(encoded) == ["000.png", "001.png", "002.png"]
+    names = [f"photos/{name}" for name in paths(first)] + [f"other/00{n}.png" for n in range(3)]
+    assert paths(both) == names and both.info["sources"] == [str(folder), str(other)]
+    np.testing.assert_array_equal(both.vectors[: len(first.vectors)], first.vectors)
+    search_galleries.photos(other / "x", 1, seed=8)
+    for source in (folder, other):
+        result, index = make(source)
+        assert paths(index) == [*names, "other/x/000.png"] and result["gone"] == 0
+    result, _ = make(other, add=True)  # again
+    assert result["kept"] == len(names) + 1
+
+
+def test_a_folder_inside_another_adds_no_photo_twice(make, folder):
+    search_galleries.photos(folder / "more", 2, seed=9)
+    _, index = make()
+    result, again = make(folder / "more", add=True)
+    assert paths(again) == paths(index) and result["encoded"] == 0
+
+
+def test_photos_that_were_moved_take_the_place_of_those_that_are_gone(make, folder, tmp_path):
+    _, index = make()
+    folder.rename(tmp_path / "moved")
+    said = []
+    result, again = make(tmp_path / "moved", log=said.append)
+    assert result["encoded"] == 0 and paths(again) == paths(index)
+    assert any("which no longer exists" in line for line in said)
+
+
+def test_an_index_of_an_earlier_version_knows_only_its_folder(make, other, folder, tmp_path):
+    make()
+    info = json.loads((tmp_path / "index" / store.INFO_FILE).read_text())
+    del info["sources"]
+    (tmp_path / "index" / store.INFO_FILE).write_text(json.dumps(info))
+    with pytest.raises(UserError, match="is an index of"):
+        make(other)
+    assert make()[0]["encoded"] == 0

@@ -125,7 +125,7 @@ def test_another_folder_with_the_same_names_sizes_and_times(interrupt_after, mod
     interrupt_after(1, tmp_path / "one", tmp_path / "index", tiny["clip"])
     assert build(tmp_path / "two", tmp_path / "index", tiny["clip"])["encoded"] == 8
     assert is_current(store.open_index(tmp_path / "index"), model, tmp_path / "two").all()
-    assert build(tmp_path / "one", tmp_path / "index", tiny["clip"])["count"] == 8
+    assert build(tmp_path / "one", tmp_path / "index", tiny["clip"], replace=True)["count"] == 8
     assert is_current(store.open_index(tmp_path / "index"), model, tmp_path / "one").all()
 
 

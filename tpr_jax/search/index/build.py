@@ -20,7 +20,7 @@ from tpr_jax.models.config import CLIP_MINI
 from tpr_jax.search.index import shards, store
 from tpr_jax.search.index.cache import VectorCache, load_cache
 from tpr_jax.search.index.encode import PhotoRead, Stamp, batches, encode, make_encoder, read_ahead
-from tpr_jax.search.index.gallery import Gallery, Photo, find_gallery
+from tpr_jax.search.index.gallery import Gallery, Photo, combine, find_gallery
 from tpr_jax.search.index.merge import write_index
 from tpr_jax.utils import locking
 from tpr_jax.utils.signals import Stopped, catch_signals
@@ -39,6 +39,9 @@ class _Options:
     dtype: str | None
     batch_size: int | None
     approximate: bool | None
+    exclude: Sequence[str] = ()
+    add: bool = False
+    replace: bool = False
 
 
 def build(
@@ -51,6 +54,8 @@ def build(
     batch_size: int | None = None,
     approximate: bool | None = None,
     exclude: Sequence[str] = (),
+    add: bool = False,
+    replace: bool = False,
     log: Log = lambda line: None,
 ) -> dict:
     """Encodes the photos of a gallery into an index.
@@ -67,6 +72,8 @@ def build(
       batch_size: number of photos encoded at once.
       approximate: build inverted lists for an approximate search; by default above a million photos.
       exclude: patterns of files and folders to leave out, see `folder.matching_pattern`.
+      add: index the source beside those that the index has.
+      replace: index the source in place of those that the index has.
       log: called with lines about the progress.
 
     Returns:
@@ -75,14 +82,14 @@ def build(
       which is part of it. In processes other than the first, without `kept`, `gone` and `skipped`.
 
     Raises:
-      UserError: there are no photos to index, the model is not the index's own, or a folder cannot be read or
-        written.
+      UserError: there are no photos to index, the index is of other photos and neither `add` nor `replace`
+        is given, the model is not the index's own, or a folder cannot be read or written.
       Stopped: SIGINT or SIGTERM was received; the next run resumes.
     """
     start, folder = time.monotonic(), Path(folder)
     gallery = find_gallery(source, leave_out=folder, exclude=exclude)
     with _exclusive(folder, log):
-        options = _Options(model, image_size, dtype, batch_size, approximate)
+        options = _Options(model, image_size, dtype, batch_size, approximate, exclude, add, replace)
         result = _build_locked(gallery, folder, options, log)
     return result | {"seconds": time.monotonic() - start}
 
@@ -90,6 +97,7 @@ def build(
 def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log) -> dict:
     """Does the work of `build`, in a folder that no other process writes."""
     info = store.read_info(folder)
+    gallery = _with_other_sources(gallery, folder, info, options, log)
     old = store.open_index(folder) if info else None
     settings = _model_settings(folder, info, options)
     # Only the model itself knows the settings of a new index.
@@ -128,6 +136,37 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log) -
         shards.remove_shards(folder / "parts")
     _barrier("written")
     return result
+
+
+def _with_other_sources(
+    gallery: Gallery, folder: Path, info: dict | None, options: _Options, log: Log
+) -> Gallery:
+    """Adds to a gallery of one source the others that the index has, or is to keep.
+
+    Raises:
+      UserError: the index is of other photos, and no option says what becomes of them.
+    """
+    if info is None or options.replace:
+        return gallery
+    (source,) = gallery.sources
+    known = info.get("sources") or [info["photos"]]  # earlier versions recorded only the root
+    if source in known or options.add:
+        found = {source: gallery}
+        for name in known:
+            if name not in found:
+                found[name] = find_gallery(name, leave_out=folder, exclude=options.exclude)
+        return combine([found[name] for name in dict.fromkeys([*known, source])])
+    if (
+        len(known) == 1 and str(gallery.root) == info["photos"]
+    ):  # a table of the folder, or the folder of a table
+        return gallery
+    if not any(os.path.exists(name) for name in known):
+        log(f"note: {source} takes the place of {', '.join(known)}, which no longer exists")
+        return gallery
+    raise UserError(
+        f"{folder}: is an index of {', '.join(known)}: --add indexes {source} beside it, --replace in its "
+        "place; or choose another --index"
+    )
 
 
 def _model_settings(folder: Path, info: dict | None, options: _Options) -> dict:

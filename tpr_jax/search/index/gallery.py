@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tpr_jax.errors import UserError
@@ -42,12 +42,14 @@ class Gallery:
       photos: the photos.
       skipped: (file, or line of the table; the reason).
       left_out: name or pattern -> number of excluded folders and files, see `walk`.
+      sources: absolute paths of the folders and tables that it was made of.
     """
 
     root: Path
     photos: list[Photo]
     skipped: list[tuple[str, str]]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
 
 
 def find_gallery(
@@ -95,7 +97,31 @@ def find_gallery(
         if left_out:
             hint += f"; left out: {', '.join(sorted(left_out))}"
         raise UserError(f"{source}: has no {kind}{reason}{hint}")
-    return Gallery(root, photos, skipped, left_out)
+    return Gallery(root, photos, skipped, left_out, (str(source.resolve()),))
+
+
+def combine(galleries: Sequence[Gallery]) -> Gallery:
+    """Combines galleries into one, with paths relative to the deepest folder that holds all of them.
+
+    Of a photo that several of them have, the first is kept.
+
+    Raises:
+      UserError: no folder holds all of them, as on different drives.
+    """
+    try:
+        root = Path(os.path.commonpath([gallery.root for gallery in galleries]))
+    except ValueError as error:
+        raise UserError(f"{galleries[-1].root}: {error}; index it into another --index") from error
+    photos, skipped, left_out = {}, [], Counter()
+    for gallery in galleries:
+        prefix = gallery.root.relative_to(root)
+        for photo in gallery.photos:
+            moved = replace(photo, path=(prefix / photo.path).as_posix())  # an absolute path stays
+            photos.setdefault(moved.key, moved)
+        skipped += [((prefix / name).as_posix(), reason) for name, reason in gallery.skipped]
+        left_out.update(gallery.left_out)
+    sources = tuple(source for gallery in galleries for source in gallery.sources)
+    return Gallery(root, list(photos.values()), skipped, left_out, sources)
 
 
 def _distinct_photos(source: Path, rows: Sequence[TableRow]) -> tuple[list[Photo], list[tuple[str, str]]]:

@@ -75,13 +75,8 @@ def write_index(
         raise UserError(f"{gallery.root}: none of its {len(gallery.photos)} photos can be read: {reason}")
     locations = [photo.location for photo in photos]
     table = make_table([(photo, stamp) for photo, stamp, _ in photos])
-    old_keys = set(zip(old.table["path"].to_pylist(), store.boxes(old.table), strict=True)) if old else set()
-    result = {
-        "count": len(photos),
-        "kept": sum(location.array == 0 for location in locations) if old else 0,
-        "gone": len(old_keys - {photo.key for photo, _, _ in photos}),
-        "skipped": skipped,
-    }
+    kept, gone = _count_kept_and_gone(old, gallery.root, photos) if old else (0, 0)
+    result = {"count": len(photos), "kept": kept, "gone": gone, "skipped": skipped}
     had_lists = old is not None and bool(old.info["files"].get("ivf"))
     if build_lists is None:
         build_lists = had_lists or len(photos) > approximate.MAX_EXACT
@@ -103,6 +98,7 @@ def write_index(
         "made_by": f"tpr_jax {__version__}",
         "model": {**settings, "image_size": list(settings["image_size"])},
         "photos": str(gallery.root),
+        "sources": list(gallery.sources),
         "count": len(photos),
         "skipped": len(skipped),
         "number": files.number,
@@ -112,6 +108,23 @@ def write_index(
     write_json(folder / store.INFO_FILE, info)
     _remove_old_files(folder, files.names)
     return result
+
+
+def _count_kept_and_gone(old: store.Index, root: Path, photos: Sequence[IndexedPhoto]) -> tuple[int, int]:
+    """Counts the photos whose content the old index had, and the old ones that are gone.
+
+    A photo that was moved or renamed is kept, one whose file has changed is neither kept nor gone.
+    """
+    old_root, boxes = Path(old.info["photos"]), store.boxes(old.table)
+    paths, digests = (old.table[name].to_pylist() for name in ("path", store.FILE_COLUMNS[2]))
+    old_contents = list(zip(digests, boxes, strict=True))
+    old_files = [(old_root / path, box) for path, box in zip(paths, boxes, strict=True)]
+    contents = {(stamp.sha256, photo.box) for photo, stamp, _ in photos}
+    files = {(root / photo.path, photo.box) for photo, _, _ in photos}
+    pairs = zip(old_contents, old_files, strict=True)
+    gone = sum(content not in contents and file not in files for content, file in pairs)
+    known = set(old_contents)
+    return sum((stamp.sha256, photo.box) in known for photo, stamp, _ in photos), gone
 
 
 def _indexed_photos(gallery: Gallery, cache: VectorCache) -> tuple[list[IndexedPhoto], list[tuple[str, str]]]:
