@@ -30,7 +30,7 @@ setup() {
             gcsfuse --foreground --implicit-dirs "$1" /mnt/tpr
     fi
     if dry || ! command -v "$HOME/.local/bin/uv" >/dev/null; then
-        run bash -c "curl -fsSL https://astral.sh/uv/install.sh | sh"
+        run bash -c "curl -fsSL https://astral.sh/uv/$(sed -n 's/^uv==//p' requirements-uv.txt)/install.sh | sh"
     fi
     run "$HOME/.local/bin/uv" venv --quiet --allow-existing --python=3.11 .venv
     run "$HOME/.local/bin/uv" pip install --quiet --python=.venv/bin/python -r requirements.lock "jax[tpu]"

@@ -167,8 +167,8 @@ def sigmoid(
     text_feats: Feats,
     pids: Pids,
     *,
-    slope: float = SIGMOID_SLOPE,
-    offset: float = SIGMOID_OFFSET,
+    slope: float | Scalar = SIGMOID_SLOPE,
+    offset: float | Scalar = SIGMOID_OFFSET,
 ) -> Scalar:
     """Computes the pairwise sigmoid loss (SigLIP, ICCV 2023, algorithm 1), summed over pairs, divided by b.
 

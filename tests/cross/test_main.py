@@ -98,7 +98,12 @@ def test_resumes_after_an_interrupt(crossed, counted, own_clip, tiny, tmp_path, 
     assert f"resume with: python -m tpr_jax.cross {tiny['clip']} clip-mini --data" in stderr
     assert len(table(tmp_path)) == 4  # two cells, both directions
     del counted[:]
+    left = [".cross.md.abcd1234.tmp", "cells/.a-mini_pedes-b.json.abcd1234.tmp"]
+    mine = [".notes.abcd1234.tmp", "cells/a.tmp"]
+    for name in [*left, *mine]:
+        (tmp_path / "out" / name).write_text("x")
     code, stdout, _ = crossed(*words)
+    assert [(tmp_path / "out" / name).exists() for name in [*left, *mine]] == [False, False, True, True]
     assert code == 0 and stdout.count("already done") == 2
     assert counted == [("clip-mini", "data:test"), ("clip-mini", "bundled:test")]
     # A changed model is scored again.

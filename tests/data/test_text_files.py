@@ -2,7 +2,7 @@
 
 import pytest
 
-from tpr_jax.data.text_files import csv_lines, json_lines, read_text
+from tpr_jax.data.text_files import csv_lines, json_lines, json_records, read_text
 from tpr_jax.errors import UserError
 
 
@@ -124,3 +124,10 @@ def test_json_lines_of_an_old_mac(tmp_path):
     path = tmp_path / "list.jsonl"
     path.write_bytes(b'{"a": 1}\r{"a": 2}\r')
     assert [(number, fields) for number, _, fields in json_lines(path)] == [(1, {"a": 1}), (2, {"a": 2})]
+
+
+def test_rejects_a_list_with_a_number_of_thousands_of_digits(tmp_path):
+    path = tmp_path / "reid_raw.json"
+    path.write_text(f'[{{"id": {"1" * 5000}}}]')
+    with pytest.raises(UserError, match=r"reid_raw.json: not JSON \(Exceeds the limit"):
+        list(json_records(path))

@@ -75,3 +75,9 @@ def test_does_not_remove_the_file_of_another_run(tmp_path):
 def test_ignores_a_file_that_is_not_text(tmp_path):
     (tmp_path / handshake.FILE).write_bytes(b"\xff\xfe")
     assert handshake.token_reader({}, str(tmp_path))() == ""
+
+
+def test_removes_the_token_that_a_killed_process_left(tmp_path):
+    (tmp_path / f"{handshake.FILE}.123.tmp").write_text("secret")
+    with handshake.offer_token({}, str(tmp_path)):
+        assert [path.name for path in tmp_path.iterdir()] == [handshake.FILE]

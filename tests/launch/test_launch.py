@@ -187,6 +187,8 @@ def test_tpu_machines(launch):
     assert command == ["TPR_RUN_TOKEN=RANDOM_TOKEN", "bash", "tpr_jax/launch/tpu_worker.sh", "run", *ARGS]
     setup = dry(launch, "tpu_worker.sh", "setup", "bucket")
     assert ["sudo", "apt-get", "-qq", "install", "-y", "gcsfuse"] in setup
+    version = re.search(r"^uv==(\S+)$", (ROOT / "requirements-uv.txt").read_text(), re.MULTILINE)[1]
+    assert ["bash", "-c", f"curl -fsSL https://astral.sh/uv/{version}/install.sh | sh"] in setup
     assert setup[-1][-3:] == ["-r", "requirements.lock", "jax[tpu]"]
     (service,) = dry(launch, "tpu_worker.sh", "run", *ARGS, TPR_RUN_TOKEN="known to all")
     assert "--setenv=TPR_RUN_TOKEN=known to all" in service

@@ -221,6 +221,12 @@ def test_the_loss_chart_shows_every_step():
     assert lengths.count(len(points)) == 2  # the losses and their moving average
 
 
+def test_removes_what_a_killed_report_left(tmp_path):
+    (tmp_path / ".report.png.abcd1234.tmp").write_text("x")
+    write_report(tmp_path, history=HISTORY, results=RESULTS, retrievals=[])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.png"]
+
+
 def test_a_full_disk_keeps_the_old_report(tmp_path, monkeypatch):
     (tmp_path / "report.html").write_text("old")
 

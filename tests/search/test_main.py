@@ -68,6 +68,28 @@ def test_query_prints_lines_or_json(made, capsys):
     assert set(answer["results"][0]) >= {"rank", "score", "box", "columns"}
 
 
+def test_exclude(folders, tiny, tmp_path, capsys):
+    words = ["index", str(folders["photos"]), "--index", str(tmp_path / "i"), "--model", str(tiny["clip"])]
+    assert main([*words, "--exclude", "00[0-3].png", "--exclude", "011.*"]) == 0
+    output = capsys.readouterr().out
+    assert "left out: 5 folders and files: 00[0-3].png (4), 011.* (1)" in output
+    assert "7 photos indexed" in output
+
+
+def test_add_and_replace(folders, tiny, tmp_path, capsys):
+    search_galleries.photos(tmp_path / "other", 2, seed=5)
+    index = ["--index", str(tmp_path / "i"), "--model", str(tiny["clip"])]
+    assert main(["index", str(folders["photos"]), *index]) == 0
+    assert main(["index", str(tmp_path / "other"), *index]) == 2
+    assert "--add indexes" in capsys.readouterr().err
+    assert main(["index", str(tmp_path / "other"), "--add", *index]) == 0
+    assert "14 photos indexed: 2 encoded, 12 unchanged, 0 gone" in capsys.readouterr().out
+    assert main(["index", str(tmp_path / "other"), "--replace", *index]) == 0
+    assert "2 photos indexed: 0 encoded, 2 unchanged, 12 gone" in capsys.readouterr().out
+    assert main(["index", str(tmp_path / "other"), "--add", "--replace", *index]) == 2
+    assert "not allowed with" in capsys.readouterr().err
+
+
 def test_export(made, capsys):
     assert main(["export", "--index", str(made / "i"), "--out", str(made / "x.parquet")]) == 0
     assert "12 rows written" in capsys.readouterr().out

@@ -194,6 +194,24 @@ def test_removes_a_damaged_best(make_config, scored, tmp_path, capsys):
     assert best_kept(tmp_path) == (12, {"best_r1": 50.0, "best_epoch": 2})
 
 
+def test_a_best_state_that_is_damaged_at_the_end_is_left_out_of_the_results(
+    make_config, scored, monkeypatch, tmp_path, capsys
+):
+    """The run ends with its last state, and says so."""
+    final_results = results_lib.final_results
+
+    def damaged(*arguments, **named):
+        for path in (tmp_path / "checkpoints" / "best").rglob("d/*"):
+            path.write_bytes(b"")
+        return final_results(*arguments, **named)
+
+    monkeypatch.setattr(results_lib, "final_results", damaged)
+    loop.train(make_config(total_steps=18, eval_every=1), tmp_path)
+    assert "; the results omit it" in capsys.readouterr().out
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["best_on_val"] is None and found["final"]["test"] == scores(31.0)
+
+
 def test_seconds_include_evaluations_after_the_last_checkpoint(make_config, monkeypatch, tmp_path):
     """Uses a clock of its own; the last evaluations come after the last checkpoint."""
     ticks = itertools.count(1)

@@ -174,9 +174,10 @@ def test_clean_workdir_removes_leftovers_of_killed_runs(tmp_path):
     left = [
         *(".config.json.ab_d1234.tmp", ".results.json.abcd1234.tmp", ".report.html.abcd1234.tmp"),
         *(".may_write.abcd1234", ".metrics.jsonl.abcd1234.tmp", "checkpoints/.progress.json.abcd1234.tmp"),
-        *("model/.adapter.safetensors.abcd1234.tmp", "model/backbone/.model.safetensors.abcd1234.tmp"),
+        *("model/.config.json.abcd1234.tmp", "model/backbone/.config.json.abcd1234.tmp"),
     ]
     folders = [
+        *("model/.saving.abcd1234", "model/backbone/.saving.a_cd1234"),
         "checkpoints/latest/30.orbax-checkpoint-tmp",
         "checkpoints/latest/40.orbax-checkpoint-tmp-1718000000",
         "checkpoints/best/30.orbax-checkpoint-tmp",

@@ -124,3 +124,13 @@ def test_does_not_blame_the_disk_for_a_bug(tmp_path):
 def test_facts_with_one_home(fact, home):
     holders = [path for path in PACKAGE.rglob("*.py") if fact in path.read_text(encoding="utf-8")]
     assert holders == [PACKAGE / home]
+
+
+def test_remove_matching_removes_files_and_folders_but_follows_no_link(tmp_path):
+    (tmp_path / "a.1" / "deep").mkdir(parents=True)
+    for name in ("a.2", "b.1", "a.1x", "a.1/deep/x"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "a.3").symlink_to(tmp_path / "b.1")
+    writing.remove_matching(tmp_path, r"a\.\d")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.1x", "a.3", "b.1"]
+    writing.remove_matching(tmp_path / "missing", ".*")

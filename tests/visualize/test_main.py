@@ -132,8 +132,13 @@ def test_drawing_again_replaces_only_its_own_files(models, tiny, tmp_path, capsy
     words = ["words", "--model", models["plain"], "--out", out, "--data_dir", tiny["data"], "--number"]
     draw(*words, 2)
     first = (out / "words.html").read_bytes()
+    (out / ".words.html.abcd1234.tmp").write_text("left by a killed run")
     draw(*words, 1)
-    assert not (out / "words_2.png").exists() and (out / "words.html").read_bytes() != first
+    assert (
+        not list(out.glob(".*"))
+        and not (out / "words_2.png").exists()
+        and (out / "words.html").read_bytes() != first
+    )
     assert json.loads((out / folder.MANIFEST).read_text()) == {"words": ["words.html", "words_1.png"]}
     (out / "notes.txt").write_text("mine")
     before = {path.name: path.read_bytes() for path in out.iterdir()}

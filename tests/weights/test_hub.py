@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 
 import tpr_jax
+from tests import search_galleries
 from tests.clip_folder import FOLDER, OPEN_CLIP, copy_golden, edit_state, open_clip_config
 from tests.hub_client import serve, unreachable
 from tests.saved_models import trained, write_backbone
 from tests.tiny_clip import quick_compilation  # noqa: F401
 from tpr_jax.errors import UserError
 from tpr_jax.models import methods
+from tpr_jax.search.index.build import build
+from tpr_jax.search.index.store import open_index
+from tpr_jax.search.query.search import open_searcher, search
 from tpr_jax.weights import backbone, hub
 from tpr_jax.weights.clip import load_clip, weight_files
 from tpr_jax.weights.files import read_state
@@ -302,3 +306,26 @@ def test_a_hub_id_in_openclips_form(monkeypatch, tmp_path):
     served = serve(monkeypatch, tmp_path / "cache", {f.name: f.read_bytes() for f in OPEN_CLIP.iterdir()})
     assert load_clip("someone/their-clip")[0] == load_clip(OPEN_CLIP)[0]
     assert served.downloaded == [["open_clip_config.json"], ["open_clip_model.safetensors"]]
+
+
+def test_an_index_is_of_the_revision_that_was_asked_for(cached, tmp_path):
+    """Also after the branch has moved: the index records the revision and is queried with it."""
+    cached(OLD, copy_golden, "v1.0")
+
+    def turned(folder):
+        state = read_state(copy_golden(folder) / "model.safetensors")
+        edit_state(folder, visual_projection__weight=state["visual_projection.weight"][::-1].copy())
+
+    cached(NEW, turned, "main")
+    names = search_galleries.photos(tmp_path / "photos", 3)
+    photos = [tmp_path / "photos" / name for name in names]
+    for asked, commit in (("someone/their-clip@v1.0", OLD), ("someone/their-clip", NEW)):
+        build(tmp_path / "photos", tmp_path / commit, asked)
+        index = open_index(tmp_path / commit)
+        assert index.info["model"]["name"] == f"someone/their-clip@{commit}"
+        assert search_galleries.close(index.vectors, tpr_jax.from_pretrained(asked).encode_images(photos))
+    cached("c" * 40, copy_golden, "main")
+    for commit in (OLD, NEW):
+        found = search(open_searcher(tmp_path / commit), image=photos[1])["results"]
+        assert found[0]["path"] == names[1] and found[0]["score"] > 0.999
+        assert build(tmp_path / "photos", tmp_path / commit)["kept"] == 3

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 import tpr_jax
 from tests.clip_folder import FOLDER
+from tests.conftest import ROOT
 from tests.saved_models import trained, write_backbone
 from tests.tiny_clip import quick_compilation  # noqa: F401
 from tpr_jax.data.tokenizer import clip_tokenizer
@@ -316,3 +319,20 @@ def test_a_run_that_could_not_save_its_model_ends_before_training(own_clip, make
     with pytest.raises(UserError, match=f"run/model/pytorch_model.bin: {FOREIGN}"):
         train(make_config(total_steps=2), tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_the_next_save_removes_what_a_killed_one_left(clip, tmp_path):
+    code = (
+        "import os, sys, tpr_jax; from tpr_jax.weights import save_folder;"
+        "save_folder.move_over = lambda *_: os._exit(9);"
+        "tpr_jax.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])"
+    )
+    folder = tmp_path / "m"
+    assert subprocess.run([sys.executable, "-c", code, clip, folder], cwd=ROOT).returncode == 9
+    left = {path.name for path in folder.iterdir()}
+    assert any(name.startswith(".saving.") for name in left)
+    (folder / ".config.json.abcd1234.tmp").write_text("x")
+    (folder / ".saving.mine").write_text("x")
+    trained(clip, methods.full_finetune(), seed=3).save_pretrained(folder)
+    hidden = sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+    assert hidden == [".saving.mine"]

@@ -56,7 +56,7 @@ def json_records(path: str | os.PathLike) -> Iterator[tuple[int, object]]:
     try:
         with open(path, encoding="utf-8-sig") as file:  # some copies start with a byte-order mark
             records = json.load(file, object_pairs_hook=_fields_or_invalid)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also for a number of thousands of digits
         raise UserError(f"{path}: not JSON ({error}): get a complete copy of the annotation") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): check the file's permissions") from None

@@ -9,11 +9,13 @@ import contextlib
 import hashlib
 import hmac
 import os
+import re
 import secrets
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
 from tpr_jax.errors import UserError
+from tpr_jax.utils.files import remove_matching
 
 VARIABLE = "TPR_RUN_TOKEN"
 FILE = ".rendezvous_token"  # in the workdir, until the processes have connected
@@ -64,9 +66,8 @@ def offer_token(environment: Mapping[str, str], workdir: str) -> Generator[str, 
     path, token = _path(workdir), challenge()
     created = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_matching(path.parent, rf"{re.escape(FILE)}\.\d+\.tmp")  # of a killed process
     temporary = path.with_name(f"{FILE}.{os.getpid()}.tmp")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()  # of a killed process with the same id
     with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
         file.write(token)
     # Not `write_whole`, whose files others may read.

@@ -3,13 +3,14 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
 from tpr_jax.errors import UserError
-from tpr_jax.utils.files import exchange
+from tpr_jax.utils.files import exchange, move_over
 
 DESCRIPTION = "export.json"
 MADE_BY = "tpr_jax.export"  # in export.json, to recognize an older export
@@ -47,14 +48,28 @@ def file_sizes(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.lstat().st_size for path in files}
 
 
+def _recover(folder: Path) -> None:
+    """Removes what killed exports left beside `folder`, and moves an older export back if it is there."""
+    with contextlib.suppress(OSError):
+        for left in folder.parent.iterdir():
+            if re.fullmatch(rf"\.{re.escape(folder.name)}\.[a-z0-9_]{{8}}", left.name) and left.is_dir():
+                if (left / "old").is_dir() and not folder.exists():
+                    move_over(left / "old", folder)
+                if {path.name for path in left.iterdir()} <= {"new", "old"}:
+                    shutil.rmtree(left, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def atomic_folder(folder: str | os.PathLike) -> Generator[Path, None, None]:
     """Yields a temporary folder that replaces `folder` at the end and is removed on an error.
+
+    No other process may be exporting to the same folder.
 
     Raises:
       UserError: as for `check_out_folder`, or the folder cannot be written.
     """
     folder = Path(folder).resolve()
+    _recover(folder)
     check_out_folder(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tpr_jax.utils.files import write_whole
+from tpr_jax.utils.files import remove_leftovers, write_whole
 
 
 def write_report(
@@ -33,6 +33,7 @@ def write_report(
 
     facts = gather_facts(history, results, retrievals)
     html_path, png_path = Path(workdir) / "report.html", Path(workdir) / "report.png"
+    remove_leftovers(Path(workdir), [html_path.name, png_path.name])
     for path, content in ((html_path, html.render(facts).encode()), (png_path, png.render(facts))):
         write_whole(path, lambda temporary, content=content: Path(temporary).write_bytes(content))
     return str(html_path), str(png_path)

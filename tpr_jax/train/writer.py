@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,8 +11,9 @@ from types import MappingProxyType
 
 from tpr_jax.errors import UserError, describe_disk_limit
 from tpr_jax.train import events
-from tpr_jax.utils.files import remove_leftovers, write_text, write_whole
+from tpr_jax.utils.files import remove_leftovers, remove_matching, write_text, write_whole
 from tpr_jax.utils.trees import flatten
+from tpr_jax.weights.save_folder import remove_unfinished
 
 # The files that a run writes, by folder: a killed run may have left temporary files of these.
 FILES = {
@@ -27,11 +27,6 @@ FILES = {
     ),
     "checkpoints": ("progress.json",),
 }
-MODEL_FILES = (
-    *("config.json", "adapter.safetensors", "model.safetensors", "tokenizer.json", "README.md"),
-    *("preprocessor_config.json",),
-)
-FILES |= dict.fromkeys(("model", "model/backbone"), MODEL_FILES)
 
 
 def check_workdir(
@@ -95,19 +90,11 @@ def clean_workdir(workdir: Path) -> None:
     """
     for folder, names in FILES.items():
         remove_leftovers(workdir / folder, names)
-    _remove_matching(workdir, r"\.may_write\.[a-z0-9_]{8}")
+    remove_matching(workdir, r"\.may_write\.[a-z0-9_]{8}")
+    for folder in ("model", "model/backbone"):
+        remove_unfinished(workdir / folder)
     for name in ("latest", "best"):
-        _remove_matching(workdir / "checkpoints" / name, r"\d+\.orbax-checkpoint-tmp(-\d+)?")
-
-
-def _remove_matching(folder: Path, pattern: str) -> None:
-    with contextlib.suppress(OSError):
-        for path in folder.iterdir():
-            if re.fullmatch(pattern, path.name) and not path.is_symlink():
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+        remove_matching(workdir / "checkpoints" / name, r"\d+\.orbax-checkpoint-tmp(-\d+)?")
 
 
 def read_history(workdir: Path, up_to_step: int, evaluate_again: bool = False) -> list[dict]:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -56,6 +57,18 @@ def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
             if re.fullmatch(rf"\.(?:{pattern})\.[a-z0-9_]{{8}}\.tmp", path.name):
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+
+def remove_matching(folder: Path, pattern: str) -> None:
+    """Removes the files and folders in `folder` whose names match a regular expression in full; no links."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if re.fullmatch(pattern, path.name) and not path.is_symlink():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    with contextlib.suppress(OSError):
+                        path.unlink()
 
 
 def exchange(new: Path, folder: Path, old: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tpr_jax.errors import UserError
-from tpr_jax.utils.files import write_json, write_whole
+from tpr_jax.utils.files import remove_leftovers, write_json, write_whole
 
 MANIFEST = "visualize.json"  # in the folder: command -> names of the files that it wrote
 
@@ -44,6 +44,7 @@ def write_files(out: str | Path, command: str, files: Mapping[str, bytes]) -> No
     """
     out, drawn = Path(out), check_folder(out)
     before = drawn.get(command, [])
+    remove_leftovers(out, [MANIFEST, *itertools.chain(*drawn.values())])
     # Listed before they are written, so that a killed run leaves no file that the next one rejects.
     write_json(out / MANIFEST, drawn | {command: sorted({*before, *files})})
     for name, content in files.items():

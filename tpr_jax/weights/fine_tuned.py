@@ -18,7 +18,7 @@ from tpr_jax.weights.name_maps import Params
 from tpr_jax.weights.open_clip import without_text_prefix
 from tpr_jax.weights.openai import ARCHIVE_SCALARS, from_openai
 from tpr_jax.weights.reference import METHOD_NAMES, infer_grid
-from tpr_jax.weights.text_positions import LONG_POSITIONS
+from tpr_jax.weights.text_positions import OPENAI_TABLES
 
 # How programs name OpenAI's CLIP inside their model: `base_model.` (IRRA, RDE and what is built on them),
 # `encode_text.` (the text tower of TBPS-CLIP).
@@ -30,7 +30,7 @@ TEXT = (
     "ln_final.bias",
     "text_projection",
 )
-CLIP = {*TEXT, LONG_POSITIONS, "logit_scale", *ARCHIVE_SCALARS}
+CLIP = {*TEXT, *OPENAI_TABLES, "logit_scale", *ARCHIVE_SCALARS}
 
 
 class FineTuned(NamedTuple):

@@ -5,6 +5,7 @@ changed since, belongs to the user.
 """
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping
@@ -12,11 +13,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from tpr_jax.errors import UserError
-from tpr_jax.utils.files import move_over, write_json, write_whole
+from tpr_jax.utils.files import move_over, remove_leftovers, remove_matching, write_json, write_whole
 from tpr_jax.utils.hashing import sha256
 
 CONFIG = "config.json"
 INTERRUPTED = "a save that was interrupted"  # model_type while files are moved into place
+STAGE_PREFIX = ".saving."  # of the folder in which files are written before they are moved into place
 RECORD = "tpr_jax_files"  # key of config.json: file name -> SHA-256
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.index.json")
 # Other files that readers of the folder take for part of the model.
@@ -94,9 +96,10 @@ def write(folder: Path, files: Mapping[str, Callable[[str], object]], config: Ca
       UserError: the folder cannot be written, or the disk is full.
     """
     stage = None
+    remove_unfinished(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(dir=folder, prefix=".saving."))
+        stage = Path(tempfile.mkdtemp(dir=folder, prefix=STAGE_PREFIX))
         for name, write_file in files.items():
             write_whole(stage / name, write_file)
         record = {name: sha256([stage / name]) for name in files}
@@ -122,6 +125,12 @@ def write(folder: Path, files: Mapping[str, Callable[[str], object]], config: Ca
     finally:
         if stage is not None:
             shutil.rmtree(stage, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed saves left in a folder; no other process may be saving there."""
+    remove_leftovers(folder, [CONFIG, "README.md"])
+    remove_matching(folder, rf"{re.escape(STAGE_PREFIX)}[a-z0-9_]{{8}}")
 
 
 def remove(folder: Path) -> None:

@@ -45,3 +45,10 @@ def test_does_not_overwrite_a_file(index, tmp_path):
     assert (tmp_path / "people.parquet").read_text() == "mine"
     with pytest.raises(UserError, match="cannot be written"):
         export(index, tmp_path / "people.parquet" / "x.parquet")
+
+
+def test_removes_what_a_killed_export_left(index, tmp_path):
+    (tmp_path / ".a.parquet.abcd1234.tmp").write_text("x")
+    (tmp_path / ".b.parquet.abcd1234.tmp").write_text("x")
+    export(index, tmp_path / "a.parquet")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.parquet.abcd1234.tmp", "a.parquet"]

@@ -179,3 +179,16 @@ def test_indexes_a_folder_with_all_of_these(tiny, tmp_path):
     assert "skipped: c.jpg: is a named pipe, not an image" in lines
     assert any(line.startswith("skipped: b.nef: not an image") and "raw photo" in line for line in lines)
     assert "4 photos indexed: 4 encoded, 0 unchanged, 0 gone, 3 skipped" in lines
+
+
+def test_a_table_of_windows(tmp_path):
+    """Its backslashes separate folders, unless a file has one in its name; patterns see the real path."""
+    fill(tmp_path, "sub/1.png", "sub/2.png", "back\\slash.png", "é/3.png")
+    file = tmp_path / "photos.csv"
+    lines = ["sub\\1.png", "sub/1.png", "back\\slash.png", ".\\sub\\2.png", "e\u0301\\3.png", "no\\4.png"]
+    file.write_text("\n".join(["image", *lines]), encoding="utf-8")
+    gallery = find_gallery(file)
+    paths = [photo.path for photo in gallery.photos]
+    assert paths == ["sub/1.png", "back\\slash.png", "./sub/2.png", "é/3.png", "no\\4.png"]
+    assert gallery.skipped == [("photos.csv: line 3", "has the same image and box as line 2")]
+    assert [photo.path for photo in find_gallery(file, exclude=["sub/"]).photos] == paths[1:2] + paths[3:]

@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 
+import pillow_heif
 import pytest
+from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 from tests import search_galleries, served
@@ -220,7 +222,7 @@ def some_files(folder):
     files |= {
         "drawing.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         "archive.zip": b"PK",
-        "phone.heic": b"x",
+        "phone.jxl": b"x",
     }
     files |= {"broken.jpg": b"\xff\xd8\xff\xe0 no more", "empty.jpg": b"", "large.jpg": b"0" * 10_000_001}
     files |= {"what": b"no extension", "clip.jpg": b"\0\0\0 ftypisom"}
@@ -314,6 +316,19 @@ GIVE = """([event, files, texts, at]) => {
 }"""
 
 
+# Pastes a video, and a photo that is drawn here.
+PASTE_DRAWN = """async () => {
+  const canvas = Object.assign(document.createElement("canvas"), { width: 20, height: 40 });
+  const photo = await new Promise((done) => canvas.toBlob(done, "image/png"));
+  const data = new DataTransfer();
+  data.items.add(new File(["x"], "clip.mp4", { type: "video/mp4" }));
+  data.items.add(new File([photo], "drawn.png", { type: "image/png" }));
+  const pasted = new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true });
+  document.body.dispatchEvent(pasted);
+  return pasted.defaultPrevented;
+}"""
+
+
 def test_drop_text_and_links(page):
     """The browser inserts text into text fields; elsewhere it would navigate to a link."""
     link = [["text/uri-list", "https://example.org/a.jpg"], ["text/plain", "https://example.org/a.jpg"]]
@@ -339,6 +354,14 @@ def test_paste(page, searcher):
     assert page.evaluate(GIVE, ["paste", [photo], [["text/plain", "a coat"]], "body"])
     expect(page.locator("#error")).to_contain_text("not an image that can be read")
     expect(page.locator("#named")).to_have_text("a.jpg")
+    page.click("#drop")
+    assert is_usable(page)
+    # The first photo of several files, whole.
+    assert page.evaluate(PASTE_DRAWN)
+    assert len(shown(page)) == 14 and page.locator("#error").is_hidden()
+    expect(page.locator("#named")).to_have_text("drawn.png")
+    expect(page.locator("#status")).to_contain_text("only one of the 2 files is used: drawn.png")
+    assert is_usable(page)
 
 
 def test_choose_invalid_files_repeatedly(page, tmp_path):
@@ -346,11 +369,36 @@ def test_choose_invalid_files_repeatedly(page, tmp_path):
     for _ in range(2):
         page.set_input_files("#file", folder / "clip.mp4")
         expect(page.locator("#error")).to_contain_text("clip.mp4 is not a photo")
-        page.set_input_files("#file", folder / "phone.heic")
-        expect(page.locator("#error")).to_contain_text("phone.heic is ")
+        page.set_input_files("#file", folder / "drawing.svg")
+        expect(page.locator("#error")).to_contain_text("drawing.svg is in an unsupported format")
         page.set_input_files("#file", folder / "000.png")
         assert len(shown(page)) == 14 and page.locator("#error").is_hidden()
     assert is_usable(page)
+
+
+@pytest.mark.parametrize("how", ["choose", "drop"])
+def test_photos_of_phones(page, tmp_path, how):
+    """The browser cannot draw a HEIC: its name stands for it."""
+    folder, name = some_files(tmp_path), "phone.heic"
+    pillow_heif.from_pillow(Image.open(folder / "000.png")).save(folder / name)
+    if how == "choose":
+        page.set_input_files("#file", folder / name)
+    else:
+        drag(page, [folder / name], "dragEnter", "dragOver", "drop")
+    assert len(shown(page)) == 14 and page.locator("#error").is_hidden()
+    expect(page.locator("#named")).to_have_text(name)
+    expect(page.locator("#shown")).to_be_hidden()
+    page.set_input_files("#file", folder / "000.png")
+    expect(page.locator("#shown")).to_be_visible()
+    assert is_usable(page)
+
+
+def test_an_animated_png(page, tmp_path):
+    folder = some_files(tmp_path)
+    (folder / "000.png").rename(folder / "000.apng")
+    page.set_input_files("#file", folder / "000.apng")
+    assert len(shown(page)) == 14 and page.locator("#error").is_hidden()
+    expect(page.locator("#shown")).to_be_visible()
 
 
 def test_a_file_that_changes_before_it_is_sent(page, tmp_path):

@@ -183,9 +183,9 @@ def _model_settings(folder: Path, info: dict | None, options: _Options) -> dict:
                     f"--{flag} {value}: but {folder} was made with {settings[flag]}: omit it, or index the "
                     "photos into a new folder"
                 )
-        return dict(settings) | {"name": store.find(name).name}
+        return dict(settings) | {"name": store.find(name).pinned}
     return {
-        "name": store.find(name).name,
+        "name": store.find(name).pinned,
         "sha256": sha256,
         "image_size": tuple(options.image_size) if options.image_size else None,
         "dtype": options.dtype or "float32",

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.store import FILE_COLUMNS, Index
-from tpr_jax.utils.files import write_whole
+from tpr_jax.utils.files import remove_leftovers, write_whole
 
 _ROW_GROUP = 16384  # rows in memory at once
 
@@ -51,5 +51,6 @@ def export(index: Index, path: str | os.PathLike, half: bool = False) -> int:
                 columns = [ids, *rows.columns, values]
                 writer.write_table(pa.table(columns, schema=schema))
 
+    remove_leftovers(path.parent, [path.name])
     write_whole(path, write)
     return count

@@ -150,9 +150,15 @@ def drop_duplicates(paths: Iterable[str]) -> tuple[list[str], list[tuple[str, st
 
 
 def path_on_disk(root: Path, path: str) -> str:
-    """Returns a path as the disk spells it if only the encoding of its accents differs."""
-    if path.isascii() or os.path.lexists(root / path):
+    """Returns a path as the disk spells it if only the encoding of its accents or its separators differ.
+
+    A table from Windows separates folders by backslashes.
+    """
+    if (path.isascii() and "\\" not in path) or os.path.lexists(root / path):
         return path
+    if "\\" in path:
+        found = path_on_disk(root, path.replace("\\", "/"))
+        return found if os.path.lexists(root / found) else path
     folder = Path(Path(path).anchor) if Path(path).is_absolute() else root
     parts = []
     for part in Path(path).relative_to(Path(path).anchor).parts:

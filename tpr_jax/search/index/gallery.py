@@ -83,7 +83,8 @@ def find_gallery(
     elif source.suffix.lower() in (".csv", ".jsonl"):
         root = source.resolve().parent
         rows, skipped = read_table(source)
-        patterns = [matching_pattern(Path(row.image).as_posix(), exclude) for row in rows]
+        rows = [(row, path_on_disk(root, Path(row.image).as_posix())) for row in rows]
+        patterns = [matching_pattern(path, exclude) for _, path in rows]
         left_out = Counter(pattern for pattern in patterns if pattern)
         rows = [row for row, pattern in zip(rows, patterns, strict=True) if not pattern]
         photos, duplicates = _distinct_photos(source, rows)
@@ -124,11 +125,18 @@ def combine(galleries: Sequence[Gallery]) -> Gallery:
     return Gallery(root, list(photos.values()), skipped, left_out, sources)
 
 
-def _distinct_photos(source: Path, rows: Sequence[TableRow]) -> tuple[list[Photo], list[tuple[str, str]]]:
-    """Returns the photos of a table, and (line, reason) of lines that repeat an earlier photo and box."""
+def _distinct_photos(
+    source: Path, rows: Sequence[tuple[TableRow, str]]
+) -> tuple[list[Photo], list[tuple[str, str]]]:
+    """Returns the photos of a table, and (line, reason) of lines that repeat an earlier photo and box.
+
+    Args:
+      source: the table.
+      rows: its lines, each with the path of its photo on the disk.
+    """
     first_line, photos, duplicates = {}, [], []
-    for row in rows:
-        photo = Photo(path_on_disk(source.resolve().parent, Path(row.image).as_posix()), row.box, row.columns)
+    for row, path in rows:
+        photo = Photo(path, row.box, row.columns)
         earlier = first_line.setdefault((nfc_path(photo.path), row.box), row.line)
         if earlier == row.line:
             photos.append(photo)

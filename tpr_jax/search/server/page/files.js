@@ -2,7 +2,7 @@
 import { $ } from "./dom.js";
 
 const DRAG_TIMEOUT = 1000; // ms without an event until a drag is over: browsers send one at least every 350 ms
-const HINT = "choose, drop or paste a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF";
+const HINT = "choose, drop or paste a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC";
 
 const types = () => $("file").accept.split(",");
 

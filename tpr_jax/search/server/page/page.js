@@ -54,6 +54,9 @@ function setPhoto(file, row) {
   updateBalance();
 }
 
+// Few browsers draw HEIC and TIFF, which the server reads: the name alone stands for such a photo.
+$("shown").onerror = () => ($("shown").hidden = true);
+
 const updateBalance = () => ($("balance").hidden = $("picture").hidden || !$("text").value.trim());
 
 async function search({ remember = true } = {}) {
