@@ -29,7 +29,7 @@ from tpr_jax.utils.normalize import l2_normalize
 from tpr_jax.utils.trees import flatten
 from tpr_jax.weights import arguments
 from tpr_jax.weights.backbone import Backbone, find, read_tokenizer
-from tpr_jax.weights.clip import load_clip
+from tpr_jax.weights.clip import load_clip, read_text_length
 from tpr_jax.weights.folder_format import is_open_clip
 from tpr_jax.weights.load_adapter import load_adapter, read_adapter_config
 from tpr_jax.weights.merge import merge
@@ -393,7 +393,7 @@ def _find_tokenizer(path: Path, config: ClipConfig) -> Tokenizer | None:
     if not (path / "tokenizer.json").is_file():
         # OpenCLIP's own tokenizer is CLIP's and has no file.
         return matching_tokenizer(config) if is_open_clip(path) else None
-    return read_tokenizer(path, config)
+    return read_tokenizer(path, config, read_text_length(path, config))
 
 
 def matching_tokenizer(config: ClipConfig) -> Tokenizer | None:

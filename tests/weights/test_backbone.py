@@ -1,16 +1,23 @@
 """Loading the CLIP that a config names, with its tokenizer."""
 
+import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 
+import tpr_jax
+from tests.saved_models import SQUARE, trained, write_backbone
+from tests.tiny_clip import quick_compilation  # noqa: F401
 from tpr_jax.data.tokenizer import clip_tokenizer
 from tpr_jax.errors import UserError
+from tpr_jax.models import methods
 from tpr_jax.weights import backbone
-from tpr_jax.weights.clip import load_clip
+from tpr_jax.weights.clip import load_clip, read_sizes
 
 
 def test_loads_the_weights_and_tokenizer_of_a_folder(tiny):
@@ -90,3 +97,72 @@ def test_sha256_of_the_weights_file(own_clip, tmp_path):
     index = {"weight_map": {"x": "b.safetensors", "y": "a.safetensors", "z": "b.safetensors"}}
     (own_clip / "model.safetensors.index.json").write_text(json.dumps(index))
     assert backbone.sha256(own_clip) == hashlib.sha256(b"first" + content).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def clips_vocabulary(tmp_path_factory):
+    """Returns a CLIP with CLIP's own vocabulary, in a folder as Hugging Face publishes it."""
+    folder = tmp_path_factory.mktemp("own") / "clip"
+    write_backbone(folder, config=dataclasses.replace(SQUARE, vocab_size=49408, context_length=77))
+    clip_tokenizer().save(folder / "tokenizer.json")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    vocab = content["model"]["vocab"]
+    (word,) = (word for word, i in vocab.items() if i == 49405)
+    del vocab[word]
+    vocab["jekyll</w>"] = 49405  # the last merge there
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] != 49405]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    return folder
+
+
+# By hand, as `ftfy` and two rounds of HTML entities: wrongly decoded bytes, curly quotes, a ligature and a
+# full-width letter, an ideographic space, a composed letter.
+CLEANED = {
+    "A man in a RED coat": "a man in a red coat",
+    "she\u00e2\u0080\u0099s in a caf\u00c3\u00a9": "she's in a caf\u00e9",
+    "it\u2019s a man\u2019s \u201chat\u201d": "it's a man's \"hat\"",
+    "a &amp;lt; b &amp; c": "a < b & c",
+    "\ufb01ne \uff21 dress": "fine a dress",
+    "a\u00a0woman\u3000in red": "a woman in red",
+    "e\u0301t\u00e9": "\u00e9t\u00e9",
+}
+
+
+@pytest.mark.parametrize(("text", "cleaned"), CLEANED.items())
+def test_texts_are_cleaned_alike_everywhere(clips_vocabulary, tiny, text, cleaned):
+    """Training and `from_pretrained` encode the clean form, with CLIP's vocabulary or another one."""
+    expected = clip_tokenizer()([cleaned])
+    for folder in (clips_vocabulary, Path(tiny["clip"])):
+        trained_with = backbone.backbone_tokenizer(folder, read_sizes(folder))
+        loaded = tpr_jax.from_pretrained(folder).tokenizer
+        if folder != clips_vocabulary:
+            expected = loaded([cleaned])
+        for tokenizer in (trained_with, loaded):
+            np.testing.assert_array_equal(tokenizer([text]), expected)
+
+
+def test_the_size_alone_does_not_make_a_vocabulary_clips(clips_vocabulary, tmp_path):
+    folder = Path(shutil.copytree(clips_vocabulary, tmp_path / "other"))
+    content = json.loads((folder / "tokenizer.json").read_text())
+    vocab = content["model"]["vocab"]
+    first, second = (next(word for word, i in vocab.items() if i == wanted) for wanted in (320, 321))
+    vocab[first], vocab[second] = 321, 320
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    ids = [backbone.backbone_tokenizer(f, read_sizes(f))(["a"]) for f in (clips_vocabulary, folder)]
+    assert (ids[0][0, 1], ids[1][0, 1]) == (320, 321)
+
+
+@pytest.mark.parametrize("method", [methods.zero_shot(), methods.full_finetune()], ids=lambda m: m.name)
+def test_a_saved_clip_encodes_texts_as_before(clips_vocabulary, tmp_path, method):
+    """Also in other programs, which read the file without this package's cleaning; and with shorter texts."""
+    model = trained(clips_vocabulary, method, (32, 32))
+    tokenizer = clip_tokenizer(9)
+    model = dataclasses.replace(model, tokenizer=tokenizer, backbone=None)
+    model.save_pretrained(tmp_path / "saved")
+    again = tpr_jax.from_pretrained(tmp_path / "saved").tokenizer
+    texts = [*CLEANED, "a man " * 20]
+    np.testing.assert_array_equal(again(texts), tokenizer(texts))
+    others = tokenizers.Tokenizer.from_file(str(tmp_path / "saved" / "tokenizer.json"))
+    assert (
+        others.encode("A man in a RED coat").ids == clip_tokenizer()(["a man in a red coat"])[0, :8].tolist()
+    )

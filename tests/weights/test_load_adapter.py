@@ -343,3 +343,17 @@ def test_reads_float16_files(saved):
     leaf = tpr_jax.from_pretrained(saved).variables["params"]["text"]["proj"]
     assert leaf.dtype == np.float32
     np.testing.assert_array_equal(leaf, state["params/text/proj"].astype(np.float16))
+
+
+@pytest.mark.parametrize("name", ["zero_shot", "full_finetune", "irra"])
+@pytest.mark.parametrize("size", [(16, 8), (12, 4)])
+def test_positions_of_a_known_backbone_are_kept_exactly(backbone, tmp_path, name, size):
+    """Hugging Face's square would smooth those of 2:1 images."""
+    model = trained(backbone, METHODS[name](), size)
+    model.save_pretrained(tmp_path / "saved")
+    again = tpr_jax.from_pretrained(tmp_path / "saved")
+    np.testing.assert_array_equal(
+        *(one.variables["params"]["visual"]["positional_embedding"] for one in (again, model))
+    )
+    for found, expected in zip(features(again), features(model), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

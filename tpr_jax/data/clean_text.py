@@ -18,7 +18,12 @@ def replace_surrogates(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Returns the lower-case text that CLIP encodes, with single spaces. Accepts any string.
+    """Returns the lower-case text that CLIP encodes, with single spaces. Accepts any string."""
+    return repair(text).lower()
+
+
+def repair(text: str) -> str:
+    """Returns the text that CLIP encodes before it is made lower case, with single spaces.
 
     Equals CLIP's `basic_clean` and `whitespace_clean`: `ftfy.fix_text` (wrongly decoded bytes, curly quotes,
     ligatures, full-width letters, control characters, NFC), then HTML entities unescaped twice.
@@ -27,4 +32,4 @@ def clean(text: str) -> str:
         import ftfy  # imported lazily: takes a tenth of a second, which plain text does not need
 
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()
+    return " ".join(text.split())

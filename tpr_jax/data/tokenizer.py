@@ -9,7 +9,6 @@ import gzip
 import itertools
 import json
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import tokenizers
 from jaxtyping import Int32
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
 
-from tpr_jax.data.clean_text import clean, replace_surrogates
+from tpr_jax.data.clean_text import clean, repair, replace_surrogates
 from tpr_jax.errors import UserError
 
 START, END, MASK = "<|startoftext|>", "<|endoftext|>", "<|mask|>"
@@ -100,9 +99,10 @@ class Tokenizer:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes a tokenizer.json from which the same tokenizer can be loaded."""
-        backend = self.backend
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        if self.split is _split_cleaned:  # other readers of the file do not clean texts themselves
+            backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
         if self.sot_id is None:  # the padding is not CLIP's
-            backend = tokenizers.Tokenizer.from_str(backend.to_str())
             token = backend.id_to_token(self.pad_id) or ""
             backend.enable_padding(length=self.context_length, pad_id=self.pad_id, pad_token=token)
         backend.save(str(path))
@@ -137,6 +137,9 @@ def clip_tokenizer(context_length: int = 77) -> Tokenizer:
 def folder_tokenizer(path: str | os.PathLike, context_length: int | None = None) -> Tokenizer:
     """Loads a `tokenizer.json` in Hugging Face's format.
 
+    Texts are repaired as CLIP's are, and made lower case if the file says so. A text tower with CLIP's own
+    vocabulary should get `clip_tokenizer`; see `has_clip_vocabulary`.
+
     In a vocabulary without a mask token, the mask takes the id below start-of-text, that of its last merge,
     as is common with CLIP. Where this is no word, there is no mask.
 
@@ -158,7 +161,7 @@ def folder_tokenizer(path: str | os.PathLike, context_length: int | None = None)
             f"{file}: has no {START} and {END}, so it does not belong to a CLIP; use CLIP's tokenizer.json"
         )
     length = context_length or _read_context_length(file.parent)
-    split = _split_words if _splits_at_spaces(backend) else no_split
+    split = _split_repaired if _splits_at_spaces(backend) else no_split
     return _make_tokenizer(backend, split, length, sot_id, eot_id)
 
 
@@ -231,6 +234,19 @@ def _make_tokenizer(
     )
 
 
+def has_clip_vocabulary(tokenizer: Tokenizer) -> bool:
+    """Returns whether a tokenizer has the words of CLIP's own, whatever its mask and normalizer are.
+
+    The last merge is not compared: Hugging Face's files have a word there, and `clip_tokenizer` its mask.
+    """
+    own = clip_tokenizer()
+    limit = own.vocab_size - len(SPECIAL)
+    vocabularies = (one.backend.get_vocab(with_added_tokens=True) for one in (tokenizer, own))
+    words, own_words = ({word: i for word, i in vocab.items() if i < limit} for vocab in vocabularies)
+    special = (tokenizer.sot_id, tokenizer.eot_id) == (own.sot_id, own.eot_id)
+    return special and tokenizer.vocab_size == own.vocab_size and words == own_words
+
+
 def find_mask(backend: tokenizers.Tokenizer) -> int | None:
     """Returns the id of a vocabulary's mask token, or None."""
     ids = (backend.token_to_id(token) for token in MASKS)
@@ -248,8 +264,8 @@ def _split_cleaned(text: str) -> list[str]:
     return clean(text).split()
 
 
-def _split_words(text: str) -> list[str]:
-    return re.findall(r"[^ \t\r\n]+", replace_surrogates(text))
+def _split_repaired(text: str) -> list[str]:
+    return repair(text).split()
 
 
 def no_split(text: str) -> list[str]:

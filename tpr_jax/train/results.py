@@ -191,7 +191,7 @@ def check_model_folder(run: Run, workdir: Path) -> None:
       UserError: The folder cannot be written, or holds other files.
     """
     base = None if run.config.from_scratch else run.backbone
-    plain = is_plain_clip(run.method, run.variables(run.trainable), base)
+    plain = is_plain_clip(run.clip_config, run.method, run.variables(run.trainable), base)
     check_save_folder(workdir / "model", plain, base)
 
 

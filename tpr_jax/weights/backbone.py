@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tpr_jax.data.siglip_tokenizer import siglip_tokenizer
-from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer
+from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer, has_clip_vocabulary
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import CLIP_MINI, ClipConfig
 from tpr_jax.utils import hashing
@@ -100,6 +100,8 @@ def sha256(path: str | os.PathLike) -> str:
 def read_tokenizer(path: Path, config: ClipConfig, length: int | None = None) -> Tokenizer:
     """Reads the tokenizer.json at `path`, or in this folder, as a text tower of these sizes needs it.
 
+    CLIP's own vocabulary gets CLIP's tokenizer, with the mask token of the authors' code.
+
     Args:
       path: the file, or its folder.
       config: the sizes.
@@ -110,20 +112,20 @@ def read_tokenizer(path: Path, config: ClipConfig, length: int | None = None) ->
       UserError: the file does not exist, cannot be read, or does not fit the kind of model.
     """
     if config.causal:
-        return folder_tokenizer(path, length or config.context_length)
+        tokenizer = folder_tokenizer(path, length or config.context_length)
+        return clip_tokenizer(tokenizer.context_length) if has_clip_vocabulary(tokenizer) else tokenizer
     return siglip_tokenizer(path, config.context_length, length)
 
 
 def backbone_tokenizer(path: Path, config: ClipConfig, length: int | None = None) -> Tokenizer | None:
     """Returns the tokenizer for training with a backbone, or None if it has none.
 
-    A vocabulary of the size of CLIP's own gets CLIP's tokenizer, with the reference's mask token; another
-    vocabulary gets the tokenizer of its folder.
+    Without a file, a vocabulary of the size of CLIP's own gets CLIP's tokenizer.
     """
+    if (path / "tokenizer.json").is_file():
+        return read_tokenizer(path, config, length)
     own = clip_tokenizer(length or config.context_length)
-    if config.causal and config.vocab_size == own.vocab_size:
-        return own
-    return read_tokenizer(path, config, length) if (path / "tokenizer.json").is_file() else None
+    return own if config.causal and config.vocab_size == own.vocab_size else None
 
 
 def caption_length(text_length: int, config: ClipConfig, name: str) -> int:

@@ -31,6 +31,8 @@ from tpr_jax.weights.preprocessor import (
 )
 from tpr_jax.weights.state_dict import unwrap_names
 
+TEXT_LENGTH = "text_length"  # key of config.json
+
 __all__ = [
     "find_clip",
     "from_hugging_face",
@@ -161,6 +163,7 @@ def save_clip(
     *,
     tokenizer_json: str | os.PathLike | None = None,
     tokenizer: Callable[[str], object] | None = None,
+    text_length: int | None = None,
     dtype: str = "float32",
     checked: bool = False,
 ) -> None:
@@ -177,6 +180,7 @@ def save_clip(
       params: the tree of weights that `load_clip` returns.
       tokenizer_json: a file to copy.
       tokenizer: instead of `tokenizer_json`, a function that writes the file to a path.
+      text_length: the number of tokens that texts are truncated to, if it is not the context length.
       dtype: of the saved weights, "float32" or "float16".
       checked: whether the caller has checked that the folder holds no weights of another origin.
 
@@ -202,7 +206,14 @@ def save_clip(
         files["tokenizer.json"] = tokenizer
     elif tokenizer_json is not None:
         files["tokenizer.json"] = lambda path: shutil.copyfile(tokenizer_json, path)
-    save_folder.write(folder, files, lambda: {**config_json, "dtype": dtype})
+    shorter = {TEXT_LENGTH: text_length} if text_length not in (None, config.context_length) else {}
+    save_folder.write(folder, files, lambda: {**config_json, **shorter, "dtype": dtype})
+
+
+def read_text_length(folder: Path, config: ClipConfig) -> int | None:
+    """Returns the `text_length` that `save_clip` recorded in a folder; None if there is none."""
+    length = (save_folder.read_config(folder) or {}).get(TEXT_LENGTH)
+    return length if type(length) is int and 0 < length <= config.context_length else None
 
 
 def weight_files(path: str | os.PathLike) -> list[Path]:

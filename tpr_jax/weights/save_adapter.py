@@ -18,6 +18,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from tpr_jax.data.tokenizer import Tokenizer
 from tpr_jax.errors import ArgumentError, UserError
@@ -53,17 +54,19 @@ def trained_leaves(method: Method, variables: Mapping) -> dict[str, np.ndarray |
     return flatten(trained)
 
 
-def is_plain_clip(method: Method, variables: Mapping, backbone: Backbone | None) -> bool:
+def is_plain_clip(config: ClipConfig, method: Method, variables: Mapping, backbone: Backbone | None) -> bool:
     """Returns whether a model is saved as a plain CLIP folder.
 
-    This is the case if it has no adapters, and either all of its weights are tuned or its backbone cannot be
-    loaded from elsewhere.
+    This is the case if it has no adapters, either all of its weights are tuned or its backbone cannot be
+    loaded from elsewhere, and the plain format keeps its positions, as it does not for images of 2:1.
     """
     if method.vision or method.text or method.prompts:
         return False
-    if backbone is None or not method.tuned:
-        return True
-    return len(trained_leaves(method, variables)) == len(flatten(variables["params"]))
+    whole = len(trained_leaves(method, variables)) == len(flatten(variables["params"]))
+    if backbone is not None and method.tuned and not whole:
+        return False
+    positions = np.asarray(variables["params"]["visual"]["positional_embedding"], np.float32)
+    return _positions_round_trip(config, positions)
 
 
 def save_adapter(
@@ -91,10 +94,7 @@ def save_adapter(
       UserError: the folder cannot be written, or holds other files that a model would replace.
     """
     folder = Path(folder)
-    plain = is_plain_clip(method, variables, backbone)
-    if plain and backbone is None:
-        # The plain format would smooth some grids, such as those of 2:1 images.
-        plain = _positions_round_trip(config, _to_numpy(variables["params"]))
+    plain = is_plain_clip(config, method, variables, backbone)
     backbone_name = None if plain else backbone.name if backbone else BUNDLED_BACKBONE
     # Built first, so that invalid arguments leave the folder unchanged.
     card_text = _make_card(folder, config, method, variables, backbone_name, card)
@@ -102,7 +102,8 @@ def save_adapter(
     if plain:
         write_tokenizer = tokenizer.save if tokenizer is not None else None
         params = _to_numpy(variables["params"])
-        save_clip(folder, config, params, tokenizer=write_tokenizer, checked=True)
+        length = tokenizer.length if tokenizer is not None else None
+        save_clip(folder, config, params, tokenizer=write_tokenizer, text_length=length, checked=True)
     else:
         _write_adapted(folder, config, method, variables, backbone, tokenizer)
     readme = folder / "README.md"
@@ -177,8 +178,9 @@ def _write_adapted(folder, config, method, variables, backbone, tokenizer) -> No
         params = _to_numpy(variables["params"])
         backbone = Backbone(BUNDLED_BACKBONE, folder / BUNDLED_BACKBONE)
         save_clip(backbone.path, config, params, checked=True)
-        if not _positions_round_trip(config, params):
-            leaves[f"params/{POSITIONS}"] = params["visual"]["positional_embedding"]
+        positions = params["visual"]["positional_embedding"]
+        if not _positions_round_trip(config, positions):
+            leaves[f"params/{POSITIONS}"] = positions
     was_bundled = backbone.name != BUNDLED_BACKBONE and _has_bundled_backbone(folder)
     default = tokenizer and backbone_tokenizer(backbone.path, config, tokenizer.length)
     save_tokenizer = tokenizer is not None and (
@@ -262,14 +264,15 @@ def check_save_folder(folder: Path, plain: bool, backbone: Backbone | None) -> N
         save_folder.check(inside, allowed=(*CLIP_FILES, "tokenizer.json") if bundled and unrecorded else ())
 
 
-def _positions_round_trip(config: ClipConfig, params: dict) -> bool:
+def _positions_round_trip(config: ClipConfig, positions: Float[np.ndarray, "n d"]) -> bool:
     """Returns whether Hugging Face's format, with a square position embedding, keeps it exactly."""
     if not config.has_class_token:  # `siglip.to_siglip` stores a square that gives any grid back
         return True
     side = max(config.grid)
     square = dataclasses.replace(config, image_size=(side * config.patch_size,) * 2)
+    params = {"visual": {"positional_embedding": positions}}
     restored = with_grid(with_grid(params, square, config.grid), config, square.grid)
-    return np.array_equal(*(p["visual"]["positional_embedding"] for p in (restored, params)))
+    return np.array_equal(restored["visual"]["positional_embedding"], positions)
 
 
 def _to_numpy(tree: Mapping) -> dict:
