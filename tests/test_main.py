@@ -10,7 +10,7 @@ import pytest
 from tpr_jax import main
 from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.config.flags import parse_flags
+from tpr_jax.config.flags import parse_command, parse_flags
 from tpr_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -73,6 +73,13 @@ def test_overrides_set_keys_and_keep_the_rest(tiny):
     assert (workdir, mode) == (Path("w"), "eval")
     plain, _, mode = parse(f"--config={tiny['config']}", "--workdir=w")
     assert (plain.seed, plain.augment, plain.method.top_k, mode) == (0, True, 2, "train")
+
+
+def test_initial_is_for_evaluation(tiny):
+    words = ["main", f"--config={tiny['config']}", "--workdir=w", "--initial"]
+    assert parse_command([*words, "--mode=eval"]).initial and not parse_command(words[:3]).initial
+    with pytest.raises(UserError, match="--initial needs --mode eval"):
+        parse_command(words)
 
 
 def is_ablation(path: Path) -> bool:

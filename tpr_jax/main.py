@@ -4,7 +4,9 @@
                            [--config.KEY=VALUE ...]
                            [--coordinator HOST:PORT --num_processes N --process_id I]
 
-The last line starts one of the several processes of a run. SLURM, Open MPI, GKE and Cloud TPU set these
+`--mode eval` scores the best state of the run in DIR, or with `--initial` the model before training.
+
+The last line above starts one of the several processes of a run. SLURM, Open MPI, GKE and Cloud TPU set these
 values themselves. --peer_timeout SECONDS limits how long a process waits for the others.
 
 Compiled programs are kept in ~/.cache/tpr_jax for the next run, unless --nocompilation_cache is given.
@@ -19,12 +21,8 @@ from tpr_jax.cli.exit import exit_on_signals, explain_and_exit, silence_native_l
 if __name__ == "__main__":
     exit_on_signals(sys.argv)  # before the imports that take seconds
 
-from pathlib import Path
-
-from ml_collections import ConfigDict
-
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.config.flags import parse_command
+from tpr_jax.config.flags import Command, parse_command
 from tpr_jax.distributed import cluster, processes
 from tpr_jax.perf import compilation_cache
 from tpr_jax.perf.allocator import keep_freed_memory
@@ -48,20 +46,21 @@ def run(argv: list[str]) -> None:
         with processes.initialized(
             peers, command.peer_timeout, command.workdir, lambda error: verdict(stopped_or(error), argv)
         ):
-            _run_here(command.config, command.workdir, command.mode)
+            _run_here(command)
 
 
-def _run_here(config: ConfigDict, workdir: Path, mode: str) -> None:
+def _run_here(command: Command) -> None:
     """Trains or evaluates as one of the processes of a run."""
+    config, workdir = command.config, command.workdir
     # Installed again: JAX installs a SIGTERM handler of its own when processes initialize.
     with signals.raise_stopped("stopped"):
         # JAX and TensorFlow are imported only here, once the command line is known to be valid.
         from tpr_jax.train import agreement, loop, results
 
-        mine = agreement.of_command(config_lib.to_plain(config), mode)
+        mine = agreement.of_command(config_lib.to_plain(config), command.mode)
         agreement.check_same("command", mine, "start the same command on all")
-        if mode == "eval":
-            results.evaluate_run(config, workdir)
+        if command.mode == "eval":
+            results.evaluate_run(config, workdir, initial=command.initial)
         else:
             loop.train(config, workdir)
 

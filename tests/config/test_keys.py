@@ -318,7 +318,7 @@ def evaluated(runs, config):
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(results, "prepare", lambda config, to_train: runs.base_run(config))
         patch.setattr(Evaluator, "score_split", lambda *_: (SCORES, {}))
-        results.evaluate_run(config, Path(folder))
+        results.evaluate_run(config, Path(folder), initial=True)
         found = json.loads((Path(folder) / "eval.json").read_text())
     return found["method"], found["dataset"]
 

@@ -200,9 +200,19 @@ def test_eval_mode_scores_the_best_state(finished, make_config, tmp_path, capsys
     assert (scored["checkpoint"], scored["step"]) == ("latest", STEPS)
     assert scored["test"] == results["final"]["test"] and scored["val"] == results["final"]["val"]
     assert "using the newest state instead" in capsys.readouterr().out
-    shutil.rmtree(copy / "checkpoints")
-    scored = results_lib.evaluate_run(config, copy)
+    scored = results_lib.evaluate_run(config, copy, initial=True)
     assert (scored["checkpoint"], scored["test"]) == (None, results["zero_shot"]["test"])
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(UserError, match=rf"{copy}: has no checkpoints of a run; check --workdir, or"):
+        results_lib.evaluate_run(config, copy)
+
+
+def test_eval_mode_of_a_mistyped_workdir_makes_nothing(start, tmp_path):
+    process = start(tmp_path / "typo", "--mode=eval")
+    _, stderr = process.communicate(timeout=600)
+    assert process.returncode == 2 and stderr.count("\n") == 1
+    assert f"{tmp_path / 'typo'}: has no checkpoints of a run" in stderr
+    assert not (tmp_path / "typo").exists()
 
 
 def test_run_without_val_split(make_config, own_data, tmp_path):
@@ -259,10 +269,10 @@ def test_evaluates_on_another_number_of_devices(finished, start, tmp_path, flags
 def test_evaluation_takes_any_training_batch_size(make_config, tmp_path):
     """The batch is larger than the training split, with three microbatches that do not divide it."""
     config = make_config(batch_size=500, accumulate=3, eval_batch_size=5)
-    scored = results_lib.evaluate_run(config, tmp_path / "scored")
+    scored = results_lib.evaluate_run(config, tmp_path / "scored", initial=True)
     assert scored["checkpoint"] is None
     assert_scores(scored["test"])
-    other = results_lib.evaluate_run(make_config(), tmp_path / "other")
+    other = results_lib.evaluate_run(make_config(), tmp_path / "other", initial=True)
     for direction in ("t2i", "i2t"):
         np.testing.assert_allclose(
             list(scored["test"][direction].values()), list(other["test"][direction].values()), atol=1e-3

@@ -178,7 +178,7 @@ def test_the_lock_is_held_while_it_trains_and_not_to_score(make_config, tmp_path
         loop.train(make_config(), tmp_path / "run")
         monkeypatch.setattr(results, "prepare", lambda config, **settings: 1 / 0)
         with pytest.raises(ZeroDivisionError):  # it came past where a lock would have been
-            results.evaluate_run(make_config(), tmp_path / "run")
+            results.evaluate_run(make_config(), tmp_path / "run", initial=True)
     assert len(seen) == 2
 
 

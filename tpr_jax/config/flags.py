@@ -31,6 +31,7 @@ class Command(NamedTuple):
     process_id: int | None
     peer_timeout: float  # seconds
     compilation_cache: bool  # whether compiled programs are kept for the next run
+    initial: bool  # whether `--mode eval` scores the model before training
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, Path, str]:
@@ -63,6 +64,7 @@ def parse_command(argv: Sequence[str]) -> Command:
         flag_values=values,
     )
     flags.DEFINE_bool("compilation_cache", True, "keep compiled programs", flag_values=values)
+    flags.DEFINE_bool("initial", False, "score the model before training", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", flag_values=values)
     from_file = _read_config(argv)
     if from_file is not None:
@@ -92,6 +94,7 @@ def parse_command(argv: Sequence[str]) -> Command:
         values.process_id,
         values.peer_timeout,
         values.compilation_cache,
+        values.initial,
     )
 
 
@@ -126,6 +129,8 @@ def _check_flags(values: flags.FlagValues) -> None:
     """Checks --mode and --workdir."""
     if values.mode not in MODES:
         raise UserError(f"--mode {values.mode} is unknown: {config_lib.nearest(values.mode, MODES)}")
+    if values.initial and values.mode != "eval":
+        raise UserError("--initial needs --mode eval: leave one out, or add the other")
     if not values.workdir:
         raise UserError("--workdir is missing: name a folder for the output, such as --workdir runs/demo")
     if "://" in values.workdir:

@@ -56,6 +56,16 @@ def best_on_test(history: Sequence[dict]) -> dict | None:
     return {"epoch": best["epoch"], "test": best["test"], "note": note}
 
 
+NO_CHECKPOINT = {"checkpoint": None, "step": 0}
+
+
+def initial_state(run: Run) -> TrainState:
+    """Returns the state of a run before training."""
+    # Of the optimizer only the structure is needed, which depends neither on the schedule nor on the epoch.
+    _, optimizer = make_optimizer(run.config, run.trainable, per_epoch=1)
+    return sharding.shard_params(run.mesh, TrainState.create(optimizer, run.trainable))
+
+
 def restore_best(run: Run, workdir: Path) -> tuple[TrainState, dict]:
     """Restores the best state of a run, else its newest, else the state before training.
 
@@ -66,9 +76,7 @@ def restore_best(run: Run, workdir: Path) -> tuple[TrainState, dict]:
       UserError: There are checkpoints, but none can be read.
     """
     facts = backbone_facts(run)
-    # Only the structure of its state is needed, which depends neither on the schedule nor on the epoch.
-    _, optimizer = make_optimizer(run.config, run.trainable, per_epoch=1)
-    initial = sharding.shard_params(run.mesh, TrainState.create(optimizer, run.trainable))
+    initial = initial_state(run)
     for name in ("best", "latest"):
         folder = workdir / "checkpoints" / name
         if not folder.is_dir():
@@ -85,23 +93,51 @@ def restore_best(run: Run, workdir: Path) -> tuple[TrainState, dict]:
                 print(f"checkpoint {step} in {folder} cannot be read: fell back to step {restored.step}")
             check_backbone(restored.notes.get("backbone"), facts, workdir)
             return TrainState.from_dict(restored.state), {"checkpoint": name, "step": restored.step}
-    return initial, {"checkpoint": None, "step": 0}
+    return initial, NO_CHECKPOINT
 
 
-def evaluate_run(config: ConfigDict, workdir: Path) -> dict:
+def check_has_state(config: ConfigDict, workdir: Path) -> None:
+    """Rejects a folder without a run's checkpoints, unless the method trains nothing.
+
+    Raises:
+      UserError: There are none; most often, the folder is mistyped.
+    """
+    folders = [workdir / "checkpoints" / name for name in ("best", "latest")]
+    has_some = any(folder.is_dir() and any(folder.iterdir()) for folder in folders)
+    if config_lib.make_method(config).trainable and not has_some:
+        raise UserError(
+            f"{workdir}: has no checkpoints of a run; check --workdir, or add --initial to score the model "
+            "before training"
+        )
+
+
+def evaluate_run(config: ConfigDict, workdir: Path, *, initial: bool = False) -> dict:
     """Scores the best state of a run on val and test, and writes eval.json; trains nothing.
 
-    Without a best state the newest is scored, and without checkpoints the model before training.
+    Without a best state the newest is scored.
+
+    Args:
+      config: The config of the run.
+      workdir: The folder of the run.
+      initial: Whether the model before training is scored, whatever the folder has.
 
     Returns:
       The content of eval.json.
+
+    Raises:
+      UserError: There are no checkpoints, or the run cannot be read.
     """
+    if not initial:
+        check_has_state(config, workdir)
     defaults = config_lib.to_plain(config_lib.base())
     writer.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME, defaults)
     if processes.is_first():
         remove_leftovers(workdir, ["eval.json"])
     run = prepare(config, to_train=False)
-    state, source = restore_best(run, workdir)
+    if initial:
+        state, source = initial_state(run), NO_CHECKPOINT
+    else:
+        state, source = restore_best(run, workdir)
     scored: dict[str, Any] = {
         "method": config.method.name,
         "dataset": config.dataset,
