@@ -11,7 +11,6 @@ from typing import cast
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from tpr_jax.distributed.processes import broadcast_from_first, is_first
 from tpr_jax.errors import UserError
@@ -22,7 +21,7 @@ from tpr_jax.search.index.cache import VectorCache, load_cache
 from tpr_jax.search.index.encode import PhotoRead, Stamp, batches, encode, make_encoder, read_ahead
 from tpr_jax.search.index.gallery import Gallery, Photo, combine, find_gallery
 from tpr_jax.search.index.merge import write_index
-from tpr_jax.utils import locking
+from tpr_jax.utils import locking, progress
 from tpr_jax.utils.signals import Stopped, catch_signals
 
 SHARD_ROWS, SHARD_SECONDS = 8192, 20.0  # the most work that a killed process loses
@@ -292,15 +291,15 @@ def _encode_photos(
     buffer = _ShardBuffer(write, model.config.embed_dim)
     reads = read_ahead(gallery.root, todo, image_size, cache.find_content, ahead=4 * batch_size)
     encoded_batches = encode(encoder, batches(reads, image_size, batch_size))
-    bar = tqdm(total=len(todo), desc="photos", unit="", dynamic_ncols=True, disable=None)
+    bar = progress.show(len(todo), "photos")
     with catch_signals() as received, bar, contextlib.closing(reads):
         for batch, vectors in encoded_batches:
             encoded += buffer.add(batch, vectors, cache)
             bar.update(len(batch))
             if received:
                 buffer.flush()
-                progress = f"after {bar.n:,} of {len(todo):,} photos"
-                raise Stopped(received.number, f"stopped {progress}; rerun the same command to resume")
+                done = f"{bar.n:,.0f} of {len(todo):,} photos"
+                raise Stopped(received.number, f"stopped after {done}; rerun the same command to resume")
             if buffer.is_due():
                 buffer.flush()
         buffer.flush()
