@@ -316,10 +316,17 @@ def make_model(
         `save_pretrained` saves all of CLIP.
 
     Raises:
-      UserError: an array is missing, unexpected or misshapen.
+      UserError: an array is missing, unexpected or misshapen, or an argument is invalid.
     """
-    overrides = {"image_mean": mean, "image_std": std}
-    config = dataclasses.replace(config, **{k: tuple(v) for k, v in overrides.items() if v is not None})
+    arguments.check_type("config", config, ClipConfig, "a ClipConfig of models.config")
+    arguments.check_type("method", method, Method, "a Method of models.methods")
+    arguments.check_type("variables", variables, Mapping, "a dict of collections")
+    dtype = arguments.check_dtype(dtype)
+    overrides = {
+        "image_mean": arguments.check_channels("mean", mean),
+        "image_std": arguments.check_channels("std", std),
+    }
+    config = dataclasses.replace(config, **{k: v for k, v in overrides.items() if v is not None})
     functions = clip.build(config, method, dtype, heads)
     _check_shapes(jax.eval_shape(functions["init"], jax.random.key(0)), variables, source)
     encoders = (
