@@ -50,9 +50,10 @@ def _check_weights(splits: Sequence[Records], weights: Sequence[float]) -> None:
     for records, weight in zip(splits, weights, strict=True):
         if weight in empty:
             count = sum(n for n, w in zip(counts, weights, strict=True) if w == weight)
+            least = math.ceil(5e5 / count) / 1e6
             raise UserError(
                 f"config.mix: the weight {weight:g} of {records.name} gives no example per epoch of "
-                f"{count:,} captions: give a weight of at least {math.ceil(5e5 / count) / 1e6:g}, or leave it out"
+                f"{count:,} captions: give it a weight of at least {least:g}, or leave it out"
             )
 
 
