@@ -2,14 +2,18 @@
 
 import argparse
 import importlib.util
+import json
 import re
 import runpy
 import shutil
+import subprocess
 import sys
 
 import pyarrow as pa
 import pytest
 
+import tpr_jax
+from tests.conftest import _environment
 from tests.pages import PAGES, ROOT, blocks, calls, prose, read
 from tpr_jax import __main__ as command
 from tpr_jax.compare import __main__ as compare
@@ -204,3 +208,29 @@ def test_pages_are_parsed(tmp_path, monkeypatch):
     assert (shell.language, shell.skip_reason) == ("sh", "")
     assert pages.links("page.md") == ["y.md#a-b"] and pages.anchors("page.md") == {"a-b"}
     shutil.rmtree(tmp_path)
+
+
+def demo_words() -> list[str]:
+    """Returns the command of `make demo`, as the Makefile has it."""
+    recipe = re.search(r"^demo:.*\n\t\$\(RUN\) (.+)$", read("Makefile"), re.MULTILINE)
+    return recipe[1].split()
+
+
+def test_the_readme_shows_the_command_of_make_demo():
+    shown = re.search(r"`make demo` runs\n\n    python (.+)\n", read("README.md"))
+    assert shown[1].split() == demo_words()
+
+
+@pytest.mark.slow
+def test_the_demo_runs(tmp_path):
+    words = demo_words()
+    words[words.index("--workdir") + 1] = str(tmp_path / "demo")
+    command = [sys.executable, *words, "--config.debug=True"]
+    done = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stderr
+    for start in ("zero-shot, test: R1 ", "dm_adapter on mini_pedes: ", "test, text to image, last epoch: "):
+        assert any(line.startswith(start) for line in done.stdout.splitlines()), done.stdout
+    assert (tmp_path / "demo" / "report.html").is_file() and (tmp_path / "demo" / "report.png").is_file()
+    scores = json.loads((tmp_path / "demo" / "results.json").read_text())["final"]["test"]["t2i"]
+    assert all(0 < scores[name] <= 100 for name in ("R1", "R5", "R10", "mAP", "mINP"))
+    assert tpr_jax.from_pretrained(tmp_path / "demo" / "model").method.name == "dm_adapter"

@@ -1,6 +1,7 @@
 """requirements*.txt and their locks: everything is locked, with hashes, for each supported Python."""
 
 import re
+import tomllib
 
 import pytest
 from packaging.requirements import Requirement
@@ -20,6 +21,23 @@ MACHINES = {
     "arm": {"sys_platform": "linux", "platform_machine": "aarch64", "platform_system": "Linux"},
     "mac": {"sys_platform": "darwin", "platform_machine": "arm64", "platform_system": "Darwin"},
 }
+
+
+PROSE = ", ".join(PYTHONS[:-1]) + f" or {PYTHONS[-1]}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_pages_name_the_pythons(page):
+    named = re.findall(r"You need Python ([\d., or]+\d)\.(?=\s)", (ROOT / page).read_text())
+    assert named == [PROSE]
+
+
+def test_the_package_names_the_pythons():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    prefix = "Programming Language :: Python :: "
+    named = [line.removeprefix(prefix) for line in project["classifiers"] if line.startswith(prefix)]
+    assert tuple(version for version in named if "." in version) == PYTHONS
+    assert project["requires-python"] == f">={PYTHONS[0]}"
 
 
 def logical_lines(name: str) -> list[str]:

@@ -33,7 +33,7 @@ from tpr_jax.weights.clip import load_clip, read_text_length
 from tpr_jax.weights.folder_format import is_open_clip
 from tpr_jax.weights.load_adapter import load_adapter, read_adapter_config
 from tpr_jax.weights.merge import merge
-from tpr_jax.weights.save_adapter import save_adapter
+from tpr_jax.weights.save_adapter import check_not_own, save_adapter
 
 ImageSource = str | os.PathLike | Image.Image | np.ndarray | Crop | Stored
 
@@ -52,6 +52,8 @@ class Model:
       encoders: `(inference_variables, rows) -> features`, for images and for token ids.
       backbone: where `params`, except for the tuned leaves, can be loaded from; None if nowhere.
       dtype: the type that the towers compute in, "float32" or "bfloat16".
+      merged_from: the backbone of the model that this one was merged from, if merging changed its weights.
+        It is not saved to: adapters refer to it.
     """
 
     config: ClipConfig
@@ -63,6 +65,7 @@ class Model:
     encoders: tuple[Callable, Callable]
     backbone: Backbone | None = None
     dtype: str = "float32"
+    merged_from: Backbone | None = None
 
     @property
     def mean(self) -> tuple[float, float, float]:
@@ -175,6 +178,7 @@ class Model:
             left as they are; or `results` or `training` lacks an entry that the card shows.
         """
         arguments.check_path("folder", folder)
+        check_not_own(Path(folder), self.merged_from)
         save_adapter(
             folder,
             self.config,
@@ -192,7 +196,7 @@ class Model:
         params_unchanged = (
             method.tuned == self.method.tuned and variables["params"] is self.variables["params"]
         )
-        return make_model(
+        merged = make_model(
             self.config,
             method,
             variables,
@@ -201,6 +205,8 @@ class Model:
             dtype=self.dtype,
             backbone=self.backbone if params_unchanged else None,
         )
+        origin = self.merged_from if params_unchanged else self.backbone or self.merged_from
+        return dataclasses.replace(merged, merged_from=origin)
 
     def _encode(
         self, encoder: Callable, load_batch: Callable, count: int, batch_size: int
@@ -316,10 +322,17 @@ def make_model(
         `save_pretrained` saves all of CLIP.
 
     Raises:
-      UserError: an array is missing, unexpected or misshapen.
+      UserError: an array is missing, unexpected or misshapen, or an argument is invalid.
     """
-    overrides = {"image_mean": mean, "image_std": std}
-    config = dataclasses.replace(config, **{k: tuple(v) for k, v in overrides.items() if v is not None})
+    arguments.check_type("config", config, ClipConfig, "a ClipConfig of models.config")
+    arguments.check_type("method", method, Method, "a Method of models.methods")
+    arguments.check_type("variables", variables, Mapping, "a dict of collections")
+    dtype = arguments.check_dtype(dtype)
+    overrides = {
+        "image_mean": arguments.check_channels("mean", mean),
+        "image_std": arguments.check_channels("std", std),
+    }
+    config = dataclasses.replace(config, **{k: v for k, v in overrides.items() if v is not None})
     functions = clip.build(config, method, dtype, heads)
     _check_shapes(jax.eval_shape(functions["init"], jax.random.key(0)), variables, source)
     encoders = (

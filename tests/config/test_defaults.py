@@ -220,3 +220,39 @@ def test_rejects_added_and_missing_keys():
     del config.optimizer["lr"]
     with pytest.raises(UserError, match=r"config.optimizer.lr is missing: start get_config with"):
         config_lib.check(config)
+
+
+@pytest.mark.parametrize(
+    ("milestones", "epochs", "total_steps", "note"),
+    [
+        ((20, 50), 60, 0, None),
+        ((20, 50), 20, 0, "all lie beyond config.num_epochs=20: after its warm-up the rate stays the same"),
+        ((19, 50), 20, 0, None),
+        ((20, 50), 60, 201, None),  # step 200 is the first of epoch 20
+        ((20, 50), 60, 200, "all lie beyond config.total_steps=200 (20 epochs)"),
+        ((20, 50), 60, 35, "all lie beyond config.total_steps=35 (3.5 epochs)"),
+        ((20, 50), 60, 10**9, None),
+        ((), 60, 0, "all lie beyond config.num_epochs=60"),
+    ],
+)
+def test_notes_milestones_that_the_run_does_not_reach(milestones, epochs, total_steps, note):
+    config = config_lib.base()
+    config.num_epochs, config.total_steps = epochs, total_steps
+    config.optimizer.schedule, config.optimizer.milestones = "step", milestones
+    told = config_lib.schedule_note(config, steps_per_epoch=10)
+    assert (note in told and "\n" not in told) if note else told == ""
+    config.optimizer.schedule = "cosine"
+    assert config_lib.schedule_note(config, steps_per_epoch=10) == ""
+
+
+@pytest.mark.parametrize(
+    ("epochs", "total_steps", "remedy"),
+    [(3, 0, "(1,)"), (40, 0, "(20,)"), (60, 100, "(5,)"), (60, 11, "(1,)"), (60, 10, None), (1, 0, None)],
+)
+def test_the_note_proposes_a_milestone_within_the_run(epochs, total_steps, remedy):
+    config = config_lib.base()
+    config.num_epochs, config.total_steps = epochs, total_steps
+    config.optimizer.schedule, config.optimizer.milestones = "step", (50,)
+    told = config_lib.schedule_note(config, steps_per_epoch=10)
+    wanted = f"the same; --config.optimizer.milestones={remedy} lowers it" if remedy else "stays the same"
+    assert told.endswith(wanted)

@@ -30,10 +30,11 @@ WHOLE = ((*NO_WHOLE, -1, 2**31), (0, 1, INT))
 COUNT = ((*NO_WHOLE, -1, 0, 2**31), (1, 2, INT))
 SEED = ((*NO_WHOLE, -1, 2**32, 2**32 + 1, 2**63, 2**64), (0, 1, 2**31, 2**32 - 1))
 FLAG = (NO_FLAG, (True, False))
-POSITIVE = ((*NO_NUMBER, -1.0, -1e-9), (0.0, 0, 1, 1e-30, 0.5, 1e30))
-SHARE = ((*NO_NUMBER, -1e-9, 1.0001, 5, HUGE), (0.0, 0, 0.05, 1, 1.0))
-ABOVE = ((*NO_NUMBER, -0.5, 0, 0.0, 1e-60, 1.0001, 2), (1e-6, 0.1, 1, 1.0))
-MOMENT = ((*NO_NUMBER, -0.1, 1, 1.0, 1 - 1e-12, 2, HUGE), (0, 0.0, 0.9, 0.999, 0.9999999))
+VANISHING = (1e-60, 1e-40, 5e-324)  # 0 in float32, or a subnormal number, which XLA takes for 0
+POSITIVE = ((*NO_NUMBER, *VANISHING, -1.0, -1e-9), (0.0, 0, 1, 1e-30, 1.2e-38, 0.5, 1e30))
+SHARE = ((*NO_NUMBER, *VANISHING, -1e-9, 1.0001, 5, HUGE), (0.0, 0, 0.05, 1, 1.0))
+ABOVE = ((*NO_NUMBER, -0.5, 0, 0.0, *VANISHING, 1.0001, 2), (1e-6, 0.1, 1, 1.0))
+MOMENT = ((*NO_NUMBER, *VANISHING, -0.1, 1, 1.0, 1 - 1e-12, 2, HUGE), (0, 0.0, 0.9, 0.999, 0.9999999))
 DEVICES = ((*NO_WHOLE, -2, 0, 2**31), (-1, 1, 4))
 NAME = ((*NO_TEXT, "", "nothing", "float23"), ())
 
@@ -78,7 +79,7 @@ KEYS = {
         ((), (0.48, 0.46, 0.41), [0, 0.5, -1]),
     ),
     "backbone_std": (
-        (None, 0.5, (0.5,), (0.5, 0.5, 0), (0.5, -0.5, 1), (0.5, 0.5, True), (0.5, 0.5, float("inf"))),
+        (None, 0.5, (0.5,), (0.5, 0.5, 0), (0.5, -0.5, 1), (0.5, 0.5, True), (0.5, 0.5, INF), (1, 1, 1e-60)),
         ((), (0.27, 0.26, 0.28), [1, 0.5, 2]),
     ),
     "data_dir": (NO_TEXT, ("", "data/own", "gs://bucket/data")),

@@ -7,6 +7,7 @@ import pytest
 
 from tpr_jax.data.mixture import epoch_order, examples_per_epoch, mix
 from tpr_jax.data.records import Records, caption_pairs, select_images
+from tpr_jax.errors import UserError
 
 
 def part(name, pids, captions_each=2, boxes=None):
@@ -41,7 +42,7 @@ def test_whole_weights(weight):
     assert caption_pairs(mixed)[1][8] == "b 0 0"
 
 
-@pytest.mark.parametrize(("weight", "examples"), [(0.5, 15), (0.1, 3), (1.5, 45), (2.25, 68), (0.01, 0)])
+@pytest.mark.parametrize(("weight", "examples"), [(0.5, 15), (0.1, 3), (1.5, 45), (2.25, 68), (0.017, 1)])
 def test_fractional_weights(weight, examples):
     mixed = mix([A, C], [1, weight])
     assert examples_per_epoch(mixed) == 8 + examples
@@ -57,6 +58,24 @@ def test_fractional_weights(weight, examples):
     chance = examples / 30 - int(weight)
     for pair in range(8, 38):
         assert abs(seen[pair] - 200 * examples / 30) <= 5 * np.sqrt(200 * chance * (1 - chance)) + 1e-9
+
+
+@pytest.mark.parametrize("weight", [0.0166, 0.01, 1e-9, 1e-300])
+def test_a_weight_that_gives_no_example_is_an_error(weight):
+    with pytest.raises(
+        UserError, match=r"weight .* of c:train .* of 30 captions: .* at least 0\.016667"
+    ) as error:
+        mix([A, C, A], [1, weight, 0.5])
+    assert f"weight {weight:g} " in str(error.value) and "\n" not in str(error.value)
+    assert examples_per_epoch(mix([A, C], [1, 0.016667])) == 8 + 1
+
+
+def test_data_sets_of_one_weight_share_their_examples():
+    """Neither has an example of its own in each epoch, but both together have one."""
+    mixed = mix([A, C, C], [1, 0.01, 0.01])
+    assert examples_per_epoch(mixed) == 8 + 1
+    seen = {int(pair) for epoch in range(40) for pair in epoch_order(mixed, 1, epoch) % 68}
+    assert any(8 <= pair < 38 for pair in seen) and any(pair >= 38 for pair in seen)
 
 
 def test_order_is_repeatable_and_differs_between_epochs_and_seeds():

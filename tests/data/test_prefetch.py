@@ -1,5 +1,6 @@
 """Batches from tf.data and from threads are equal bit for bit, and so are runs without TensorFlow."""
 
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -20,6 +21,20 @@ from tpr_jax.errors import UserError
 has_tensorflow = pytest.mark.skipif(prefetch.tensorflow() is None, reason="TensorFlow is not installed")
 
 
+@contextlib.contextmanager
+def count_calls(monkeypatch, name):
+    """Yields a list that gets an item at each call of a function of `prefetch`."""
+    calls, function = [], getattr(prefetch, name)
+
+    def counting(*arguments):
+        calls.append(name)
+        return function(*arguments)
+
+    with monkeypatch.context() as counted:
+        counted.setattr(prefetch, name, counting)
+        yield calls
+
+
 def both_ways(monkeypatch, start):
     """Returns what `start()` yields with tf.data, and with threads; an error counts as a value."""
 
@@ -32,8 +47,9 @@ def both_ways(monkeypatch, start):
             found.append({"error": np.array(f"{type(error).__name__}: {error}")})
         return found
 
-    assert prefetch.tensorflow() is not None
-    by_tensorflow = received()
+    with count_calls(monkeypatch, "by_tensorflow") as calls:
+        by_tensorflow = received()
+    assert calls  # or threads would be compared with themselves
     with monkeypatch.context() as without:
         without.setattr(prefetch, "tensorflow", lambda: None)
         without.setattr(prefetch, "by_tensorflow", None)
@@ -88,12 +104,20 @@ def test_tf_data_and_threads_fail_at_the_same_step(skip, records, monkeypatch): 
 
 @pytest.fixture(params=["tensorflow", "threads"])
 def in_order(request, monkeypatch):
-    """Implements `in_order` in each way."""
+    """Implements `in_order` in each way, and checks that it was that one."""
     if request.param == "threads":
         monkeypatch.setattr(prefetch, "tensorflow", lambda: None)
     elif prefetch.tensorflow() is None:
         pytest.skip("TensorFlow is not installed")
-    return prefetch.in_order
+    with (
+        count_calls(monkeypatch, "by_tensorflow") as by_tensorflow,
+        count_calls(monkeypatch, "by_threads") as by_threads,
+    ):
+        yield prefetch.in_order
+    assert (bool(by_tensorflow), bool(by_threads)) == (
+        request.param == "tensorflow",
+        request.param == "threads",
+    )
 
 
 def number(row):

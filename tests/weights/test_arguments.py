@@ -11,6 +11,7 @@ from tests.tiny_clip import quick_compilation  # noqa: F401
 from tpr_jax import losses
 from tpr_jax.errors import ArgumentError, UserError
 from tpr_jax.metrics.retrieval import rank_metrics, retrieval_metrics, top_k
+from tpr_jax.model import make_model
 from tpr_jax.models import methods
 from tpr_jax.weights import arguments as api_arguments
 from tpr_jax.weights import reference
@@ -45,7 +46,18 @@ def model():
         *(({"dtype": dtype}, "dtype=") for dtype in (None, 3, np.int32, "", ["float32"])),
         *(
             ({"image_size": size}, r"image_size=.* must be \(height, width\) in pixels")
-            for size in (192, "192", (192,), (192, 64, 3), (192.0, 64), (True, True), (0, 8), (-8, 8), {8: 8})
+            for size in (
+                np.ones((9, 9)),
+                192,
+                "192",
+                (192,),
+                (192, 64, 3),
+                (192.0, 64),
+                (True, True),
+                (0, 8),
+                (-8, 8),
+                {8: 8},
+            )
         ),
         ({"image_size": (33, 7)}, "image_size 33x7 is smaller than a patch of 8x8 pixels"),
         *(({"act": act}, "act=.*choose from: quick_gelu, gelu") for act in ("relu", 3, "")),
@@ -53,15 +65,49 @@ def model():
         *(
             ({name: values}, f"{name}=.* must be three numbers")
             for name in ("image_mean", "image_std")
-            for values in (0.5, (0.5,), ("a", 0.5, 0.5), (0.5, 0.5, float("nan")), (True, 0.5, 0.5), {0.5})
+            for values in (
+                0.5,
+                (0.5,),
+                ("a", 0.5, 0.5),
+                (0.5, 0.5, float("nan")),
+                (True, 0.5, 0.5),
+                {0.5},
+                (1, 1, 1e39),
+            )
         ),
-        ({"image_std": (0.5, 0.5, 0)}, "image_std=.*above 0"),
+        *(({"image_std": (0.5, 0.5, value)}, "image_std=.*above 0") for value in (0, -1, 1e-60)),
         *(({"backbone": path}, "backbone") for path in (3, "", b"x")),
         ({"backbone": "clip-mini"}, "is a complete CLIP: leave out backbone='clip-mini'"),
     ],
 )
 def test_from_pretrained(settings, match):
     one_line(tpr_jax.from_pretrained, FOLDER, match=match, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        *(({"dtype": dtype}, "dtype=.*: choose from: float32, bf") for dtype in ("int8", "foo", None, 3)),
+        *(
+            ({name: values}, f"{name}=.* must be three numbers")
+            for name in ("mean", "std")
+            for values in (0.5, (0.5,), "abc", (0.5, 0.5, float("nan")), (1, 1, 1e39), (1, 10**400, 1))
+        ),
+        *(({"std": values}, "std=.*above 0") for values in ((0, 1, 1), (1, -1, 1), (1, 1, 1e-60))),
+        ({"config": {}}, "config must be a ClipConfig of models.config, not dict"),
+        ({"method": "zero_shot"}, "method must be a Method of models.methods, not str"),
+        ({"variables": None}, "variables must be a dict of collections, not NoneType"),
+    ],
+)
+def test_make_model(model, settings, match):
+    given = {"config": model.config, "method": model.method, "variables": model.variables}
+    one_line(lambda settings: make_model(**(given | settings)), settings, match=match)
+
+
+def test_make_model_accepts_every_kind_of_channels_and_types(model):
+    channels = {"mean": np.array([0, 0, 0]), "std": [1, np.float32(0.5), 1]}
+    made = make_model(model.config, model.method, model.variables, dtype=np.float32, **channels)
+    assert (made.mean, made.std, made.dtype) == ((0, 0, 0), (1, 0.5, 1), "float32")
 
 
 @pytest.mark.parametrize("name", [None, 3, "", " ", b"clip-mini", ["clip-mini"]])

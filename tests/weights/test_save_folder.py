@@ -14,7 +14,7 @@ import tpr_jax
 from tests.clip_folder import FOLDER
 from tests.conftest import ROOT
 from tests.saved_models import trained, write_backbone
-from tests.tiny_clip import quick_compilation  # noqa: F401
+from tests.tiny_clip import SETTINGS, quick_compilation  # noqa: F401
 from tpr_jax.data.tokenizer import clip_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.models import methods
@@ -132,6 +132,27 @@ def test_does_not_save_onto_the_backbone(clip, tmp_path):
     with pytest.raises(UserError, match="is the backbone's own folder"):
         tpr_jax.from_pretrained(own).save_pretrained(link)
     assert content(own) == before
+
+
+@pytest.mark.parametrize(
+    "method", [methods.lora(rank=2), methods.linear_probe(), methods.up_person(**SETTINGS["up_person"])]
+)
+def test_does_not_save_a_merged_model_onto_its_backbone(clip, tmp_path, method):
+    """An adapter would no longer find the weights that it refers to by their SHA-256."""
+    own = tmp_path / "clip"
+    trained(clip, methods.full_finetune(), seed=3).save_pretrained(own)  # a folder that a save may replace
+    adapted = trained(own, method, seed=4)
+    adapted.save_pretrained(tmp_path / "adapted")
+    before, merged = content(own), adapted.merge()
+    (tmp_path / "link").symlink_to(own)
+    for model in (merged, merged.merge(), tpr_jax.from_pretrained(tmp_path / "adapted").merge()):
+        for folder in (own, str(own), tmp_path / "link"):
+            with pytest.raises(UserError, match="is the backbone's own folder; save the model to another"):
+                model.save_pretrained(folder)
+    assert content(own) == before
+    assert_same(tpr_jax.from_pretrained(tmp_path / "adapted"), adapted)
+    merged.save_pretrained(tmp_path / "merged")
+    assert_same(tpr_jax.from_pretrained(tmp_path / "merged"), merged)
 
 
 def test_does_not_replace_a_foreign_clip(plain, tmp_path):

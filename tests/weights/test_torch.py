@@ -94,6 +94,35 @@ def test_number_types(torch, tmp_path):
     assert_same(read_state(tmp_path / "old.pt"), {name: tensor.detach() for name, tensor in state.items()})
 
 
+FLOAT8 = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+
+
+@pytest.mark.parametrize("dtype", FLOAT8)
+def test_float8(torch, tmp_path, dtype):
+    values = [1.5, -2.0, 0.0, 0.25]  # each type holds them exactly
+    state = {"w": torch.tensor(values).to(getattr(torch, dtype)), "other": torch.ones(2)}
+    torch.save(state, tmp_path / "w.pt")
+    found = read_state(tmp_path / "w.pt")
+    assert found["w"].dtype == np.float32 and found["w"].tolist() == values
+    assert found["other"].tolist() == [1, 1]
+
+
+def test_tensors_without_a_counterpart_are_one_line(torch, tmp_path):
+    dense = torch.eye(3)
+    tensors = {
+        "sparse": dense.to_sparse(),
+        "rows": dense.to_sparse_csr(),
+    }
+    for name, tensor in tensors.items():
+        torch.save({"fine": dense, f"visual.{name}": tensor}, tmp_path / f"{name}.pt")
+        with pytest.raises(UserError, match=rf"{name}\.pt: .*save") as error:
+            read_state(tmp_path / f"{name}.pt")
+        assert "\n" not in str(error.value)
+        if name == "sparse":
+            told = "weight 'visual.sparse' (sparse_coo, float32) has no counterpart in NumPy"
+            assert told in str(error.value)
+
+
 def test_torchscript_archives(torch, openai_state, tmp_path, monkeypatch):
     state = {name: tensor.half() for name, tensor in openai_state.items()}
     state |= {

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 from ml_collections import ConfigDict
@@ -147,14 +148,20 @@ def loss_weights(config: ConfigDict) -> dict[str, float]:
     return {name: weight for name, weight in config.losses.items() if weight}
 
 
-def schedule_note(config: ConfigDict) -> str:
+def schedule_note(config: ConfigDict, steps_per_epoch: int) -> str:
     """Returns a note if the run ends before the schedule's first milestone, else ''."""
     milestones, epochs = tuple(config.optimizer.milestones), config.num_epochs
-    if config.optimizer.schedule != "step" or any(epoch < epochs for epoch in milestones):
+    last_step = min(epochs * steps_per_epoch, config.total_steps or math.inf)
+    if config.optimizer.schedule != "step" or any(m * steps_per_epoch < last_step for m in milestones):
         return ""
+    end = f"config.num_epochs={epochs}"
+    if any(epoch < epochs for epoch in milestones):
+        end = f"config.total_steps={config.total_steps} ({last_step / steps_per_epoch:.3g} epochs)"
+    middle = max(1, int(last_step / steps_per_epoch) // 2)
+    remedy = f"; --config.optimizer.milestones=({middle},) lowers it"
     return (
-        f"config.optimizer.milestones={milestones} all lie beyond config.num_epochs={epochs}: after its "
-        f"warm-up the rate stays the same; --config.optimizer.milestones=({max(1, epochs // 2)},) lowers it"
+        f"config.optimizer.milestones={milestones} all lie beyond {end}: after its warm-up the rate "
+        f"stays the same{remedy if middle * steps_per_epoch < last_step else ''}"
     )
 
 

@@ -2,7 +2,7 @@
 
 A rule maps a value to an error such as 'must be at least 1', or to '' if the value is valid. Numbers are
 limited to the range of float32, the type of the computation: smaller ones would become 0, larger ones
-infinite.
+infinite. XLA also takes subnormal numbers for 0.
 """
 
 import itertools
@@ -19,6 +19,7 @@ from tpr_jax.utils.seeds import LARGEST_SEED
 Rule = Callable[[object], str]
 
 LARGEST_INT = 2**31 - 1
+SMALLEST_FLOAT = float(np.finfo(np.float32).tiny)  # the smallest normal float32 above 0
 # The square of a gradient below 1e-19 is 0 in float32: with a smaller eps the optimizer would divide such a
 # gradient by less than itself, and 0 by 0.
 SMALLEST_EPS = 1e-20
@@ -50,6 +51,8 @@ def number(low: float = 0.0, high: float = LARGEST_FLOAT, *, exclusive: bool = F
     def rule(value) -> str:
         if not is_number(value) or value < low:
             return "must be a number and not negative" if low == 0 else f"must be at least {low}"
+        if _becomes_zero(value):
+            return f"would be 0 in float32: must be 0, or at least {SMALLEST_FLOAT:.3g}"
         too_large = np.float32(value) >= np.float32(high) if exclusive else value > high
         return f"must be {'below' if exclusive else 'at most'} {high:g}" if too_large else ""
 
@@ -60,7 +63,9 @@ def fraction(message: str = "must lie between 0 and 1", positive: bool = False) 
     """Returns the rule for numbers from 0 to 1; `positive` excludes 0."""
 
     def rule(value) -> str:
-        valid = is_number(value) and 0 <= value <= 1 and not (positive and np.float32(value) == 0)
+        valid = (
+            is_number(value) and 0 <= value <= 1 and not _becomes_zero(value) and (value > 0 or not positive)
+        )
         return "" if valid else message
 
     return rule
@@ -96,6 +101,11 @@ def is_number(value) -> bool:
     if not (is_integer(value) or isinstance(value, float)):
         return False
     return -LARGEST_FLOAT <= value <= LARGEST_FLOAT  # false for NaN
+
+
+def _becomes_zero(value: float) -> bool:
+    """Returns whether a number other than 0 is 0 in the computation."""
+    return 0 < abs(value) < SMALLEST_FLOAT
 
 
 def _temperature(value) -> str:
@@ -146,7 +156,7 @@ def _channels(value) -> str:
 
 def _positive_channels(value) -> str:
     return _channels(value) or (
-        "" if all(v > 0 for v in value) else "must be three numbers above 0, or empty"
+        "" if all(v >= SMALLEST_FLOAT for v in value) else "must be three numbers above 0, or empty"
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tpr_jax.data.records import Records, caption_pairs, image_sources
+from tpr_jax.errors import UserError
 from tpr_jax.utils.seeds import check_seed
 
 # The last word of the random stream that draws fractions of data sets; `pipeline` lists the others.
@@ -18,7 +19,11 @@ def mix(splits: Sequence[Records], weights: Sequence[float]) -> Records:
 
     A caption of a data set with weight w occurs w times per epoch: with 0.5 a new random half of the captions
     in each epoch, with 2 each caption twice. Identities are renumbered so that no two data sets share one.
+
+    Raises:
+      UserError: a weight is so small that no caption would occur.
     """
+    _check_weights(splits, weights)
     pids, offset = [], 0
     for records in splits:
         distinct, labels = np.unique(records.pids, return_inverse=True)
@@ -35,6 +40,21 @@ def mix(splits: Sequence[Records], weights: Sequence[float]) -> Records:
         passes=np.concatenate(passes) if any(weight != 1 for weight in weights) else None,
         stored=[s for r in splits for s in image_sources(r)] if any(r.stored for r in splits) else None,
     )
+
+
+def _check_weights(splits: Sequence[Records], weights: Sequence[float]) -> None:
+    """Rejects a weight that gives no example per epoch; data sets of one weight share their examples."""
+    counts = [sum(map(len, records.captions)) for records in splits]
+    repeated = np.repeat(np.array(weights, np.float64), counts)
+    empty = [weight for weight, number in _weight_groups(repeated) if not number]
+    for records, weight in zip(splits, weights, strict=True):
+        if weight in empty:
+            count = sum(n for n, w in zip(counts, weights, strict=True) if w == weight)
+            least = math.ceil(5e5 / count) / 1e6
+            raise UserError(
+                f"config.mix: the weight {weight:g} of {records.name} gives no example per epoch of "
+                f"{count:,} captions: give it a weight of at least {least:g}, or leave it out"
+            )
 
 
 def examples_per_epoch(records: Records) -> int:

@@ -1,10 +1,11 @@
 """Exports a model's two encoders to files that other programs run without this package."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 
-def read_export(folder: str | Path) -> dict[str, Callable]:
+def read_export(folder: str | os.PathLike) -> dict[str, Callable]:
     """Loads the encoders that `--format jax` wrote.
 
     Returns:
@@ -12,9 +13,12 @@ def read_export(folder: str | Path) -> dict[str, Callable]:
       Both return L2-normalized float32 features [b, e].
 
     Raises:
-      UserError: the files are missing, damaged, or too old for this version of JAX. Some of these errors are
-        raised when an encoder is called for the first time.
+      UserError: `folder` is not a path, or the files are missing, damaged, or too old for this version of
+        JAX. Some of these errors are raised when an encoder is called for the first time.
     """
-    from tpr_jax.export import jax_files  # imports JAX, which must not happen before the platform is set
+    # These import JAX, which must not happen before the platform is set.
+    from tpr_jax.export import jax_files
+    from tpr_jax.weights.arguments import check_path
 
+    check_path("folder", folder)
     return jax_files.read(Path(folder) / "jax")

@@ -19,11 +19,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.cli.parser import Parser, path
 from tpr_jax.errors import UserError
+from tpr_jax.export.choices import DTYPES, FORMATS, PLATFORMS
 from tpr_jax.export.folder import check_out_folder
-
-FORMATS = ("jax", "saved_model", "onnx")
-PLATFORMS = ("cpu", "cuda", "tpu")
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 
 from tpr_jax.export import jax_files, onnx_files, saved_model
+from tpr_jax.export.choices import DTYPES, FORMATS, PLATFORMS
 from tpr_jax.export.describe import describe, readme
 from tpr_jax.export.encoders import expected_features, relative_error, sample_inputs
 from tpr_jax.export.folder import DESCRIPTION, atomic_folder, file_sizes
 from tpr_jax.export.tokenizer_file import standalone_tokenizer
 from tpr_jax.model import Model
 from tpr_jax.utils.files import write_json
+from tpr_jax.weights import arguments
 
 WRITERS = {"jax": jax_files, "saved_model": saved_model, "onnx": onnx_files}
 PACKAGES = {"jax": ("jax",), "saved_model": ("jax", "tensorflow"), "onnx": ("jax", "jax2onnx", "onnx")}
@@ -39,9 +41,14 @@ def write_export(
       log: receives lines on what was written.
 
     Raises:
-      UserError: the folder holds other files or cannot be written, a package is missing, or the model is too
-        large.
+      UserError: an argument is invalid, the folder holds other files or cannot be written, a package is
+        missing, or the model is too large.
     """
+    arguments.check_type("model", model, Model, "a Model, as from_pretrained returns it")
+    arguments.check_path("folder", folder)
+    formats = arguments.check_choices("formats", formats, FORMATS)
+    platforms = arguments.check_choices("platforms", platforms, PLATFORMS)
+    dtype = arguments.check_dtype(dtype, DTYPES)
     if "saved_model" in formats:
         saved_model.tensorflow()
     if "onnx" in formats:
@@ -53,7 +60,7 @@ def write_export(
         details: dict[str, dict] = {}
         for name in formats:
             (new / name).mkdir()
-            WRITERS[name].write(model, new / name, dtype, tuple(platforms))
+            WRITERS[name].write(model, new / name, dtype, platforms)
             read = WRITERS[name].read(new / name) if name == "onnx" or "cpu" in platforms else None
             errors = {n: relative_error(read[n](rows[n]), expected[n]) for n in rows} if read else None
             details[name] = {

@@ -91,7 +91,7 @@ def _build(config: ConfigDict, workdir: Path) -> tuple[Run, Training]:
         results_lib.check_model_folder(run, workdir)
     training = prepare_training(run)
     if first:
-        if note := config_lib.schedule_note(config):
+        if note := config_lib.schedule_note(config, training.steps_per_epoch):
             tqdm.write(note)
         write_json(workdir / "config.json", plain)
     return run, training

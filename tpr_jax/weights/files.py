@@ -32,7 +32,9 @@ STORED: dict[str, Any] = {"BOOL": np.bool_, "F16": np.float16, "F32": np.float32
 STORED |= {
     f"{kind}{bits}": np.dtype(f"{kind.lower()}{bits // 8}") for kind in "IU" for bits in (8, 16, 32, 64)
 }
-# Types that NumPy lacks; they become float32.
+# Types of PyTorch that NumPy lacks; float32 holds every value of them.
+WIDENED = ("torch.bfloat16", "torch.float8")
+# Types of a safetensors file that NumPy lacks; they become float32.
 NARROW = {
     "BF16": ml_dtypes.bfloat16,
     "F8_E4M3": ml_dtypes.float8_e4m3fn,
@@ -184,7 +186,14 @@ def _as_array(path: Path, name: str, value: object) -> np.ndarray:
     detach = getattr(value, "detach", None)
     if detach is None:
         raise UserError(f"{path}: {name!r} is a {type(value).__name__}, not an array; save a state_dict()")
-    tensor = detach().cpu()
-    if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such type; float32 holds every value of it
-        tensor = tensor.float()
-    return tensor.numpy()
+    try:
+        tensor = detach().cpu()
+        if str(tensor.dtype).startswith(WIDENED):
+            tensor = tensor.float()
+        return tensor.numpy()
+    except Exception as error:  # PyTorch raises several for what NumPy lacks
+        layout, dtype = (str(getattr(value, name, "")).removeprefix("torch.") for name in ("layout", "dtype"))
+        raise UserError(
+            f"{path}: weight {name!r} ({layout}, {dtype}) has no counterpart in NumPy; save it as a dense "
+            "float32 tensor"
+        ) from error

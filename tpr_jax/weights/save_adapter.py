@@ -221,6 +221,16 @@ def _has_bundled_backbone(folder: Path) -> bool:
     return isinstance(backbone, dict) and backbone.get("name") == BUNDLED_BACKBONE
 
 
+def check_not_own(folder: Path, backbone: Backbone | None) -> None:
+    """Rejects saving a model to the folder of the weights that it was made from.
+
+    Raises:
+      UserError: the folder is the backbone's own.
+    """
+    if backbone is not None and folder.resolve() == backbone.path.resolve():
+        raise UserError(f"{folder}: is the backbone's own folder; save the model to another one")
+
+
 def check_save_folder(folder: Path, plain: bool, backbone: Backbone | None) -> None:
     """Rejects a folder with model files that no earlier save of the same kind wrote.
 
@@ -234,8 +244,7 @@ def check_save_folder(folder: Path, plain: bool, backbone: Backbone | None) -> N
         holds a file that would be replaced or mixed with the new ones.
     """
     kinds = PLAIN_TYPES if plain else (MODEL_TYPE,)
-    if backbone is not None and folder.resolve() == backbone.path.resolve():
-        raise UserError(f"{folder}: is the backbone's own folder; save the model to another one")
+    check_not_own(folder, backbone)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is not a directory; save the model to another place")
     config = save_folder.read_config(folder)

@@ -10,7 +10,7 @@ from PIL import Image
 
 import tpr_jax
 from tests import search_galleries
-from tpr_jax.errors import UserError
+from tpr_jax.errors import ArgumentError, UserError
 from tpr_jax.search.index import build as build_lib
 from tpr_jax.search.index import encode, merge, shards, store
 from tpr_jax.search.index.build import build
@@ -232,6 +232,34 @@ def test_rejects_a_damaged_index(make, tmp_path, damage, message):
         store.open_index(tmp_path / "index")
     assert message in str(error.value) and str(tmp_path / "index") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_size": 192}, "image_size=192 must be (height, width) in pixels"),
+        ({"image_size": (192, 0)}, "image_size=(192, 0) must be"),
+        *(({"batch_size": n}, f"batch_size={n!r} must be a whole number") for n in ("x", 0, -1, 1.5, True)),
+        ({"dtype": "int8"}, "dtype='int8': choose from: float32, bfloat16"),
+        ({"exclude": "*.png"}, "exclude is one str: give a list of patterns"),
+        ({"exclude": [3]}, "exclude[0]=3 must be a text (str)"),
+        ({"exclude": None}, "exclude must be a list"),
+        ({"approximate": "yes"}, "approximate='yes' must be True or False"),
+        ({"add": 1}, "add=1 must be True or False"),
+        ({"replace": "no"}, "replace='no' must be True or False"),
+        ({"add": True, "replace": True}, "add and replace contradict each other"),
+        ({"source": 3}, "source=3 must be a path"),
+        ({"folder": None}, "folder=None must be a path"),
+        ({"model": 3}, "model=3 must be a path"),
+        ({"model": ""}, "model is empty"),
+    ],
+)
+def test_rejects_unusable_arguments(tiny, folder, tmp_path, settings, message):
+    given = {"source": folder, "folder": tmp_path / "index", "model": tiny["clip"], **settings}
+    with pytest.raises(ArgumentError) as error:
+        build(**given)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+    assert not (tmp_path / "index").exists()
 
 
 def test_rejects_a_second_writer(make, tmp_path, folder, tiny):

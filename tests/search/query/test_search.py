@@ -142,12 +142,49 @@ def test_the_truncation_note_counts_prompt_tokens(made, length, longest):
         ({"image": "nowhere.jpg"}, "nowhere.jpg: no such image"),
         ({"image": b"%PDF-1.7"}, "not an image"),
         ({"text": "a", "where": "x"}, "--where"),
+        *(
+            ({"text": "a", "top_k": k}, f"--top_k {k!r}: must be a whole number from 1 to 10000")
+            for k in ("x", 1.5, None, True)
+        ),
+        *(({"text": "a", "weight": w}, f"--weight {w!r}: must be from 0") for w in ("x", None, True)),
+        *(({"text": "a", "group": g}, f"--group {g!r}: must be a cosine") for g in ("a", True, [0.5])),
+        *(({"text": "a", "where": w}, f"--where {w}: must be a text, such as") for w in (3, ["camera=3"])),
+        *(({"like": row}, f"like {row!r}: the index has rows 0 to 11") for row in ("a", 1.5, True, -1, 12)),
+        *(({"text": t}, f"text={t!r} must be a description (str)") for t in (3, ["a"], b"red")),
+        ({"image": 3}, "an image must be"),
+        ({"image": [1, 2]}, "an image must be"),
     ],
 )
 def test_rejects_invalid_queries(made, asked, message):
     with pytest.raises(UserError) as error:
         search(made[0], **asked)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_accepts_numbers_of_numpy(made):
+    numbers = {"top_k": np.int64(3), "weight": np.float32(0.5), "like": np.int32(4), "group": np.float64(1)}
+    assert (
+        search(made[0], "red coat", **numbers)["results"]
+        == search(made[0], "red coat", top_k=3, like=4, group=1)["results"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda index: search(index, "red coat"), "searcher must be what open_searcher returns, not"),
+        (lambda index: open_searcher(3), "folder=3 must be a path"),
+        (lambda index: open_searcher(None), "folder=None must be a path"),
+        (lambda index: open_searcher(""), "folder is empty"),
+        (lambda index: open_searcher(index, 3), "model=3 must be a path"),
+        (lambda index: open_searcher(index, ""), "model is empty"),
+        (lambda index: open_searcher(index, engine=3), r"engine must be a name \(str\), not int"),
+    ],
+)
+def test_rejects_arguments_of_other_types(made, call, message):
+    with pytest.raises(UserError, match=message) as error:
+        call(made[0].index.folder)
+    assert "\n" not in str(error.value)
 
 
 def test_rejects_invalid_indexes_models_and_engines(made, own_clip):

@@ -1,6 +1,7 @@
 """Builds an index, or updates one: encodes new and changed photos, and drops those that no longer exist."""
 
 import contextlib
+import dataclasses
 import functools
 import os
 import time
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 
 from tpr_jax.distributed.processes import broadcast_from_first, is_first
-from tpr_jax.errors import UserError
+from tpr_jax.errors import ArgumentError, UserError
 from tpr_jax.model import Model, from_pretrained
 from tpr_jax.models.config import CLIP_MINI
 from tpr_jax.search.index import shards, store
@@ -23,6 +24,7 @@ from tpr_jax.search.index.gallery import Gallery, Photo, combine, find_gallery
 from tpr_jax.search.index.merge import write_index
 from tpr_jax.utils import locking, progress
 from tpr_jax.utils.signals import Stopped, catch_signals
+from tpr_jax.weights import arguments
 
 SHARD_ROWS, SHARD_SECONDS = 8192, 20.0  # the most work that a killed process loses
 
@@ -81,16 +83,42 @@ def build(
       which is part of it. In processes other than the first, without `kept`, `gone` and `skipped`.
 
     Raises:
-      UserError: there are no photos to index, the index is of other photos and neither `add` nor `replace`
-        is given, the model is not the index's own, or a folder cannot be read or written.
+      UserError: an argument is invalid, there are no photos to index, the index is of other photos and
+        neither `add` nor `replace` is given, the model is not the index's own, or a folder cannot be read or
+        written.
       Stopped: SIGINT or SIGTERM was received; the next run resumes.
     """
-    start, folder = time.monotonic(), Path(folder)
-    gallery = find_gallery(source, leave_out=folder, exclude=exclude)
+    start = time.monotonic()
+    options = _check(_Options(model, image_size, dtype, batch_size, approximate, exclude, add, replace))
+    source, folder = (
+        Path(arguments.check_path(name, path)) for name, path in (("source", source), ("folder", folder))
+    )
+    gallery = find_gallery(source, leave_out=folder, exclude=options.exclude)
     with _exclusive(folder, log):
-        options = _Options(model, image_size, dtype, batch_size, approximate, exclude, add, replace)
         result = _build_locked(gallery, folder, options, log)
     return result | {"seconds": time.monotonic() - start}
+
+
+def _check(options: _Options) -> _Options:
+    """Returns the options with names of types, Python integers and a list of patterns.
+
+    Raises:
+      ArgumentError: an option has the wrong type or range, or two of them contradict each other.
+    """
+    if options.model is not None:
+        arguments.check_path("model", options.model)
+    if options.approximate is not None:
+        arguments.check_flag("approximate", options.approximate)
+    if arguments.check_flag("add", options.add) and arguments.check_flag("replace", options.replace):
+        raise ArgumentError("add and replace contradict each other: give one of them")
+    return dataclasses.replace(
+        options,
+        image_size=arguments.check_image_size(options.image_size),
+        dtype=None if options.dtype is None else arguments.check_dtype(options.dtype),
+        batch_size=None if options.batch_size is None else arguments.check_batch_size(options.batch_size),
+        exclude=arguments.check_texts(options.exclude, "exclude", "patterns"),
+        replace=arguments.check_flag("replace", options.replace),
+    )
 
 
 def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log) -> dict:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from tpr_jax.errors import UserError
+from tpr_jax.errors import ArgumentError, UserError, shown
 from tpr_jax.model import ImageSource, Model, from_pretrained
 from tpr_jax.models.petl_config import text_tokens
 from tpr_jax.search.index.store import (
@@ -26,6 +26,7 @@ from tpr_jax.search.index.store import (
 from tpr_jax.search.query import engine as engine_lib
 from tpr_jax.search.query import groups
 from tpr_jax.search.query.where import matching
+from tpr_jax.weights import arguments
 
 MAX_TOP_K = 10_000
 WORD = re.compile(r"[^\W\d_]+")
@@ -53,8 +54,12 @@ def open_searcher(
 
     Raises:
       UserError: the index is missing, damaged or of another version; the model is not available, or is not
-        the one that the index was made with; or the engine is unknown.
+        the one that the index was made with; or the engine is unknown, or another argument invalid.
     """
+    arguments.check_path("folder", folder)
+    if model is not None:
+        arguments.check_path("model", model)
+    arguments.check_type("engine", engine, str, "a name (str)")
     index, loaded_engine = open_current(folder, lambda index: (index, engine_lib.make_engine(index, engine)))
     settings = index.info["model"]
     name = model or settings["name"]
@@ -96,11 +101,12 @@ def search(
       - `engine`, `notes` (a list of strings), `encode_ms` and `search_ms`.
 
     Raises:
-      UserError: the query is empty, a value is out of range, the image cannot be read, or the condition is
-        invalid.
+      UserError: the query is empty, a value is out of range or of another type, the image cannot be read, or
+        the condition is invalid.
     """
+    arguments.check_type("searcher", searcher, Searcher, "what open_searcher returns")
     index = searcher.index
-    _check_options(index, image, like, top_k, group)
+    _check_options(index, image, like=like, top_k=top_k, where=where, group=group)
     start = time.perf_counter()
     feat = None if like is None else index.vectors[like].astype(np.float32)
     query, notes = encode_query(searcher.model, text, image, weight, feat)
@@ -114,10 +120,10 @@ def search(
     if not count:
         ranked = []
     elif group is None:
-        scores, rows = search_rows(top_k)
+        scores, rows = search_rows(int(top_k))
         ranked = [[pair] for pair in zip(rows.tolist(), scores.tolist(), strict=True)]
     else:
-        ranked = groups.grouped_top_k(search_rows, index.vectors, top_k, group)
+        ranked = groups.grouped_top_k(search_rows, index.vectors, int(top_k), float(group))
     searched = time.perf_counter()
     return {
         "results": _results(index, ranked, group is not None),
@@ -131,16 +137,24 @@ def search(
 
 
 def _check_options(
-    index: Index, image: ImageSource | None, like: int | None, top_k: int, group: float | None
+    index: Index,
+    image: ImageSource | None,
+    *,
+    like: int | None,
+    top_k: int,
+    where: str | None,
+    group: float | None,
 ) -> None:
-    if not 1 <= top_k <= MAX_TOP_K:
-        raise UserError(f"--top_k {top_k}: must be from 1 to {MAX_TOP_K}")
-    if group is not None and not 0 < group <= 1:
-        raise UserError(f"--group {group}: must be a cosine above 0 and at most 1")
-    if like is not None and not 0 <= like < len(index.vectors):
-        raise UserError(f"like {like}: the index has rows 0 to {len(index.vectors) - 1}")
+    if not arguments.is_integer(top_k) or not 1 <= top_k <= MAX_TOP_K:
+        raise ArgumentError(f"--top_k {shown(top_k)}: must be a whole number from 1 to {MAX_TOP_K}")
+    if group is not None and not (arguments.is_finite_number(group) and 0 < group <= 1):
+        raise ArgumentError(f"--group {shown(group)}: must be a cosine above 0 and at most 1")
+    if where is not None and not isinstance(where, str):
+        raise ArgumentError(f"--where {shown(where)}: must be a text, such as 'camera=3'")
+    if like is not None and not (arguments.is_integer(like) and 0 <= like < len(index.vectors)):
+        raise ArgumentError(f"like {shown(like)}: the index has rows 0 to {len(index.vectors) - 1}")
     if like is not None and image is not None:
-        raise UserError("the query has both an image and a row of the index: give only one of them")
+        raise ArgumentError("the query has both an image and a row of the index: give only one of them")
 
 
 def encode_query(
@@ -163,14 +177,16 @@ def encode_query(
       The vector, of length 1, and notes about anything that was not used as given.
 
     Raises:
-      UserError: the query is empty, the weight is out of range, or the image cannot be read.
+      UserError: the query is empty or not a text, the weight is out of range, or the image cannot be read.
     """
+    if text is not None and not isinstance(text, str):
+        raise ArgumentError(f"text={shown(text)} must be a description (str), not {type(text).__name__}")
     if text is not None and not text.strip():
         raise UserError("the query is empty: describe the person, or give --image FILE")
     if text is None and image is None and feat is None:
         raise UserError("the query is missing: describe the person, or give --image FILE")
-    if not 0 <= weight <= 1:
-        raise UserError(f"--weight {weight}: must be from 0 (only the photo) to 1 (only the text)")
+    if not (arguments.is_finite_number(weight) and 0 <= weight <= 1):
+        raise ArgumentError(f"--weight {shown(weight)}: must be from 0 (only the photo) to 1 (only the text)")
     vector, notes = np.zeros(model.config.embed_dim, np.float32), []
     if image is not None:
         feat = model.encode_images([image], batch_size=1)[0]
