@@ -8,6 +8,7 @@ import pytest
 
 from tests import search_galleries
 from tests.pictures import encoded, smooth
+from tpr_jax.data.image_paths import ImagePaths
 from tpr_jax.errors import UserError
 from tpr_jax.search.format import format_build, format_left_out
 from tpr_jax.search.index.build import build
@@ -157,8 +158,9 @@ def test_a_table_may_use_either_unicode_form(tmp_path, disk, table):
     ]
     assert gallery.skipped == [("photos.csv: line 3", "has the same image and box as line 2")]
     whole = str(tmp_path / disk / table)
-    assert path_on_disk(tmp_path / "elsewhere", whole) == str(tmp_path / table / disk)
-    assert path_on_disk(tmp_path, f"{NFC}/nothing é") == f"{NFC}/nothing é"
+    paths = ImagePaths()
+    assert path_on_disk(tmp_path / "elsewhere", whole, paths) == str(tmp_path / table / disk)
+    assert path_on_disk(tmp_path, f"{NFC}/nothing é", paths) == f"{NFC}/nothing é"
 
 
 def test_indexes_a_folder_with_all_of_these(tiny, tmp_path):
@@ -189,6 +191,29 @@ def test_a_table_of_windows(tmp_path):
     file.write_text("\n".join(["image", *lines]), encoding="utf-8")
     gallery = find_gallery(file)
     paths = [photo.path for photo in gallery.photos]
-    assert paths == ["sub/1.png", "back\\slash.png", "./sub/2.png", "é/3.png", "no\\4.png"]
+    assert paths == ["sub/1.png", "back\\slash.png", "sub/2.png", "é/3.png", "no\\4.png"]
     assert gallery.skipped == [("photos.csv: line 3", "has the same image and box as line 2")]
     assert [photo.path for photo in find_gallery(file, exclude=["sub/"]).photos] == paths[1:2] + paths[3:]
+
+
+def test_a_table_whose_suffixes_differ_in_case(tmp_path, monkeypatch):
+    """Only suffixes: names that differ otherwise, or of which there are two, are other photos."""
+    fill(
+        tmp_path,
+        "IMG_1.jpg",
+        "d/IMG_2.JPG",
+        "é.Jpg",
+        "two.jpg",
+        "two.JPG",
+        "Img_3.jpg",
+        "exact.PNG",
+        "exact.png",
+    )
+    names = ["IMG_1.JPG", "d\\IMG_2.jpg", "é.JPG", "two.Jpg", "IMG_3.jpg", "exact.png"]
+    file = tmp_path / "PHOTOS.CSV"
+    file.write_text("\n".join(["image", *names]), encoding="utf-8")
+    listed, scan = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: listed.append(folder) or scan(folder))
+    paths = [photo.path for photo in find_gallery(file).photos]
+    assert paths == ["IMG_1.jpg", "d/IMG_2.JPG", "é.Jpg", "two.Jpg", "IMG_3.jpg", "exact.png"]
+    assert len(listed) == len(set(listed)) == 2

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+from tpr_jax.data.image_paths import ImagePaths
 from tpr_jax.data.images.formats import SUFFIXES, UNREADABLE, suffix_of, why_unreadable
 from tpr_jax.errors import UserError
 
@@ -149,31 +150,17 @@ def drop_duplicates(paths: Iterable[str]) -> tuple[list[str], list[tuple[str, st
     return distinct, duplicates
 
 
-def path_on_disk(root: Path, path: str) -> str:
-    """Returns a path as the disk spells it if only the encoding of its accents or its separators differ.
+def path_on_disk(root: Path, path: str, image_paths: ImagePaths) -> str:
+    """Returns the path of a photo as the disk spells it, relative to the root unless it is absolute.
 
-    A table from Windows separates folders by backslashes.
+    The table's own may differ from it in the form of accents, in its separators (backslashes on Windows) and
+    in the case of its suffix, see `ImagePaths.find`. The path of a missing photo is returned unchanged.
     """
-    if (path.isascii() and "\\" not in path) or os.path.lexists(root / path):
+    path = Path(path).as_posix()
+    found = image_paths.find(root, path)
+    if not os.path.lexists(found):
         return path
-    if "\\" in path:
-        found = path_on_disk(root, path.replace("\\", "/"))
-        return found if os.path.lexists(root / found) else path
-    folder = Path(Path(path).anchor) if Path(path).is_absolute() else root
-    parts = []
-    for part in Path(path).relative_to(Path(path).anchor).parts:
-        spelled = part
-        if not os.path.lexists(folder / part):
-            try:
-                names = os.listdir(folder)
-            except OSError:
-                return path
-            spelled = next((name for name in names if nfc_path(name) == nfc_path(part)), None)
-            if spelled is None:
-                return path
-        folder = folder / spelled
-        parts.append(spelled)
-    return Path(Path(path).anchor, *parts).as_posix()
+    return found if Path(path).is_absolute() else Path(found).relative_to(root).as_posix()
 
 
 def printable(name: str) -> str:
