@@ -97,7 +97,7 @@ class ImagePaths:
         return self._listings[folder]
 
 
-def describe_missing(path: str) -> str:
+def describe_missing(path: str | os.PathLike) -> str:
     """Describes a file beside a missing one whose name looks the same; '' if there is none.
 
     Such names differ in case, in invisible characters, or in letters of other alphabets.

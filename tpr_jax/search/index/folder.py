@@ -22,6 +22,7 @@ _SYSTEM_FOLDERS = frozenset((
     "thumbs", "trash", "trashbox", "~snapshot",
 ))
 # fmt: on
+_SYSTEM_FILES = frozenset(("desktop.ini", "ehthumbs.db", "thumbs.db"))
 
 
 class Walk(NamedTuple):
@@ -31,7 +32,7 @@ class Walk(NamedTuple):
       paths: paths of the photos relative to the root, with '/', sorted.
       skipped: (path, reason) of unreadable formats and folders, and of further names of the same photo.
       left_out: name -> number of folders and files left out: hidden ones, system folders, links to folders,
-        and those that match a pattern.
+        those that match a pattern, and by ending files that are no images.
     """
 
     paths: list[str]
@@ -74,8 +75,8 @@ def walk(root: Path, leave_out: Path | None = None, exclude: Sequence[str] = ())
         for name in files:
             path = (relative / name).as_posix()
             if suffix_of(name) not in SUFFIXES and suffix_of(name) not in UNREADABLE:
-                continue
-            if reason := _file_left_out(path, name, exclude):
+                left_out.update(_unknown_ending(path, name, exclude))
+            elif reason := _file_left_out(path, name, exclude):
                 left_out[reason] += 1
             elif reason := _skip_reason(path, name):
                 skipped.append((printable(path), reason))
@@ -100,6 +101,17 @@ def _file_left_out(path: str, name: str, exclude: Sequence[str]) -> str:
     if name.startswith("."):
         return "._*" if name.startswith("._") else ".*"
     return matching_pattern(path, exclude)
+
+
+def _unknown_ending(path: str, name: str, exclude: Sequence[str]) -> list[str]:
+    """Returns the ending under which a file of an unknown kind is counted as left out, in a list.
+
+    The list is empty for files that were not meant to be indexed: hidden ones, those of systems, and those
+    that a pattern excludes.
+    """
+    if name.startswith(".") or name.lower() in _SYSTEM_FILES or matching_pattern(path, exclude):
+        return []
+    return [printable(suffix_of(name)) or "no ending"]
 
 
 def _skip_reason(path: str, name: str) -> str:
