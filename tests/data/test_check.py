@@ -207,3 +207,50 @@ def test_prints_any_path(tmp_path, flag, environment):
         assert missing == [f"{tmp_path}/{name}" for name in names[:2]]
     elif environment.get("PYTHONIOENCODING") == "ascii":
         assert b"caf\\xe9.jpg" in done.stdout
+
+
+def unsplit(folder, people=10, kind="csv"):
+    """Writes own data without splits: two photos of each person."""
+    lines = []
+    for number in range(2 * people):
+        benchmark_folders.draw(folder / f"{number}.jpg", number)
+        lines.append({"image": f"{number}.jpg", "caption": "a man", "id": f"p{number // 2}"})
+    if kind == "csv":
+        rows = [",".join(lines[0]), *(",".join(line.values()) for line in lines)]
+        (folder / "captions.csv").write_text("\n".join(rows))
+    else:
+        benchmark_folders.write_own(folder, lines, kind)
+    return folder / f"captions.{kind}"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_divides_people_and_leaves_the_captions_alone(tmp_path, capsys, kind):
+    path = unsplit(tmp_path, kind=kind)
+    before, command = path.read_bytes(), ["folder", "--data_dir", str(tmp_path)]
+    assert check.main(command) == 1
+    assert "--split 80/10/10" in capsys.readouterr().out
+    assert check.main([*command, "--split", "80/10/10", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["counts"]["train"] == {"identities": 8, "images": 16, "captions": 16}
+    told = f"note: {tmp_path}/splits.csv: written, with 8 in train, 1 in val, 1 in test\n"
+    assert printed.err.startswith(told) and path.read_bytes() == before
+    written = (tmp_path / "splits.csv").read_bytes()
+    assert check.main(command) == 0  # also without the flag
+    unsplit(tmp_path, 20, kind)
+    assert check.main(command) == 1
+    assert "is not in splits.csv" in capsys.readouterr().out
+    assert check.main([*command, "--split", "80/10/10", "--seed", "5"]) == 0
+    assert (tmp_path / "splits.csv").read_bytes().startswith(written)
+    assert check.check("folder", str(tmp_path))["counts"]["test"]["identities"] == 2
+
+
+def test_divides_only_data_without_splits(tmp_path, capsys):
+    folder = benchmark_folders.own_folder(tmp_path)
+    for command, told in (
+        (["folder", "--data_dir", str(folder), "--split", "80/20"], "has a split already"),
+        (["cuhk_pedes", "--data_dir", str(folder), "--split", "80/20"], "only 'folder' can be divided"),
+        (["folder", "--data_dir", str(folder), "--split", "most"], "--split most: give the shares"),
+    ):
+        assert check.main(command) == 2
+        assert told in capsys.readouterr().err
+    assert not (folder / "splits.csv").exists()

@@ -111,8 +111,8 @@ def test_rejects_what_is_not_csv(tmp_path):
         rows(tmp_path, "image,caption,id,split", 'a.png,"red" coat,1,train', kind="csv")
     ((number, bad),) = rows(tmp_path, "image,caption,id,split", "a.png,red, blue,1,train", kind="csv")
     assert number == 2 and "has 5 fields, the first line 4" in bad.reason
-    (tmp_path / "captions.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match=r"captions.jsonl: not UTF-8"):
+    (tmp_path / "captions.jsonl").write_bytes(b"\xff\xfe{")
+    with pytest.raises(UserError, match=r"captions.jsonl: not UTF-8 but UTF-16, .* and not whole: save it"):
         read_rows(str(tmp_path / "captions.jsonl"))
 
 
@@ -254,3 +254,72 @@ def test_replaces_lone_surrogates_in_captions(tmp_path):
     benchmark_folders.draw(tmp_path / "a.png", 0)
     (tmp_path / "captions.jsonl").write_text(json.dumps(LINE | {"caption": "a man \ud83d"}))
     assert load_all(tmp_path, "folder")["train"].captions == [["a man \ufffd"]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "cp1252"])
+@pytest.mark.parametrize("separator", [";", "\t", ","])
+def test_reads_exports_of_spreadsheets(tmp_path, encoding, separator, capsys):
+    """`Captions.CSV` with capitals in its names, a suffix in another case, and boxes by two corners."""
+    benchmark_folders.draw(tmp_path / "Tür" / "IMG_1.jpg", 0)
+    lines = [
+        ["Image", "Caption", "ID", "Split", "X1", "Y1", "X2", "Y2"],
+        ["Tür\\IMG_1.JPG", "Ein Mann mit grüner Mütze", "Zoë", "Train", '"0,4"', "0", "20", "90"],
+        ["Tür\\IMG_1.JPG", "x", "Ben", "TEST", "20", "0", "40", "90"],
+    ]
+    text = "\r\n".join(separator.join(line) for line in lines)
+    (tmp_path / "Captions.CSV").write_bytes(text.encode(encoding))
+    splits = load_all(tmp_path, "folder")
+    path = str(tmp_path / "Tür" / "IMG_1.jpg")
+    assert image_sources(splits["train"]) == [Crop(path, 0, 0, 20, 90)]
+    assert image_sources(splits["test"]) == [Crop(path, 20, 0, 20, 90)]
+    assert splits["train"].captions == [["Ein Mann mit grüner Mütze"]] and splits["train"].names == ["Zoë"]
+    notes = capsys.readouterr().err
+    told = f"note: {tmp_path}/Captions.CSV: boxes read from X1, Y1, X2, Y2 as two corners, in pixels\n"
+    assert notes.endswith(told) and ("Windows-1252" in notes) == (encoding == "cp1252")
+
+
+def test_boxes_that_are_fractions_of_the_photo(tmp_path):
+    """Boxes of a missing photo stay apart, so that it is reported as missing and nothing else."""
+    benchmark_folders.draw(tmp_path / "a.png", 0)  # 40 x 90
+    left, right = {"x": 0, "y": 0.1, "w": 0.5, "h": 0.9}, {"x": 0.5, "y": 0, "w": 0.5, "h": 1}
+    lines = [LINE | left, LINE | right | {"id": 8}]
+    lines += [line | {"image": "none.png"} for line in lines]
+    found = [row for _, row in rows(tmp_path, *lines)]
+    assert [row["box"] for row in found[:2]] == [(0, 9, 20, 81), (20, 0, 20, 90)]
+    assert [row["id"] for row in found] == [7, 8, 7, 8] and found[2]["box"] != found[3]["box"]
+
+
+def test_a_missing_split_names_the_remedy(tmp_path):
+    remedy = (
+        r"no column 'split': add it.*`python -m tpr_jax.data.check folder --data_dir .* --split 80/10/10`"
+    )
+    line = {name: value for name, value in LINE.items() if name != "split"}
+    with pytest.raises(UserError, match=remedy):
+        rows(tmp_path, line)
+    with pytest.raises(UserError, match=remedy):
+        rows(tmp_path, "image,caption,id", "a.png,c,1", kind="csv")
+    with pytest.raises(UserError, match=remedy):
+        rows(tmp_path, HEAD, "a.png,c,1,", kind="csv")
+
+
+def test_takes_the_splits_beside(tmp_path):
+    (tmp_path / "splits.csv").write_text("id,split\n7,train\nZoë,test\n", encoding="utf-8")
+    lines = ["image,caption,id", "a.png,c,7", "b.png,c,Zoe\u0308", "c.png,c,8", "d.png,c,"]
+    found = [row for _, row in rows(tmp_path, *lines, kind="csv")]
+    assert [row["split"] for row in found[:2]] == ["train", "test"]
+    assert found[2].reason.startswith("person 8 is not in splits.csv: `python -m")
+    rows(tmp_path, *lines[:3], lines[4], kind="csv")
+    with pytest.raises(UserError, match="line 4: field 'id' is ''"):
+        load_all(tmp_path, "folder")
+    ((_, row),) = rows(tmp_path, LINE | {"split": "val"})  # a file's own splits go first
+    assert row["split"] == "val"
+
+
+def test_a_missing_photo_beside_one_that_looks_the_same(tmp_path):
+    benchmark_folders.draw(tmp_path / "IMG 1.png", 0)
+    benchmark_folders.write_own(tmp_path, [LINE | {"image": "IMG\u00a01.png"}], "jsonl")
+    told = (
+        r"no such image, but 'IMG 1.png' is there, which differs: it has U\+0020 for U\+00A0 at position 4;"
+    )
+    with pytest.raises(UserError, match=told):
+        load_all(tmp_path, "folder")

@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from tpr_jax.data.image_paths import ImagePaths, is_valid_path
+from tpr_jax.data.image_paths import ImagePaths, describe_missing, is_valid_path
 
 COMPOSED = "caf\u00e9.jpg"
 DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)
@@ -47,6 +47,27 @@ def test_backslashes_and_blanks(tmp_path):
     assert image_paths.find(tmp_path, odd.name) == str(odd)
     blank = touch(tmp_path / " blank.png")
     assert image_paths.find(tmp_path, " blank.png") == str(blank)
+
+
+def test_a_suffix_in_another_case(tmp_path):
+    for name in ("d/IMG_1.jpg", "caf\u00e9.JPG", "two.jpg", "two.JPG", "exact.PNG", "exact.png"):
+        touch(tmp_path / name)
+    image_paths = ImagePaths()
+
+    def find(name):
+        return os.path.relpath(image_paths.find(tmp_path, name), tmp_path)
+
+    assert find("d/IMG_1.JPG") == find(r"d\IMG_1.JpG") == find(" d/IMG_1.Jpg ") == "d/IMG_1.jpg"
+    assert find(DECOMPOSED) == "caf\u00e9.JPG" and find("exact.png") == "exact.png"
+    for name in ("two.Jpg", "d/img_1.jpg", "D/IMG_1.jpg"):  # another name, or not certain
+        assert find(name) == name
+
+
+def test_describes_a_name_that_looks_the_same(tmp_path):
+    touch(tmp_path / "IMG_1.jpg")
+    told = ", but 'IMG_1.jpg' is there, which differs: it has U+0049 U+004D U+0047 (IMG) for U+0069 U+006D"
+    assert describe_missing(str(tmp_path / "img_1.jpg")).startswith(told)
+    assert describe_missing(str(tmp_path / "b.jpg")) == describe_missing(str(tmp_path / "x" / "b.jpg")) == ""
 
 
 def test_keeps_the_name_of_a_missing_file(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tpr_jax.data.text_files import csv_lines, json_lines, json_records, read_text
+from tpr_jax.data.text_files import csv_lines, json_lines, json_records, read_text, rename_known
 from tpr_jax.errors import UserError
 
 
@@ -34,9 +34,9 @@ def test_csv_lines_have_numbers_and_reasons(tmp_path):
 def test_rejects_unreadable_text(tmp_path):
     with pytest.raises(UserError, match="No such file or directory"):
         read_text(tmp_path / "none")
-    (tmp_path / "latin").write_bytes(b"caf\xe9")
-    with pytest.raises(UserError, match="not UTF-8"):
-        read_text(tmp_path / "latin")
+    (tmp_path / "mac").write_bytes(b"caf\x8e")
+    with pytest.raises(UserError, match=r"mac: not UTF-8 \('utf-8' codec .*\): save it in UTF-8"):
+        read_text(tmp_path / "mac")
 
 
 def table(tmp_path, content: str | bytes):
@@ -98,12 +98,50 @@ def test_skips_empty_lines(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
-def test_recognizes_utf_16(tmp_path, encoding):
-    path = tmp_path / "list.csv"
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_reads_utf_16(tmp_path, encoding, separator, capsys):
     mark = "" if encoding == "utf-16" else "\ufeff"
-    path.write_bytes(f"{mark}a,b\n1,caf\u00e9\n".encode(encoding))
-    with pytest.raises(UserError, match=r"list.csv: not UTF-8 but UTF-16.*: save it in that encoding"):
-        read_text(path)
+    text = f"{mark}a,b\r\n1,caf\u00e9\r\n".replace(",", separator)
+    assert table(tmp_path, text.encode(encoding)) == (["a", "b"], [["1", "caf\u00e9"]])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_tells_an_assumed_encoding(tmp_path, capsys, kind):
+    path = tmp_path / f"list.{kind}"
+    path.write_bytes("a\ncaf\u00e9\n".encode("cp1252") if kind == "csv" else b'{"a": "caf\xe9"}')
+    for _ in range(2):
+        if kind == "csv":
+            assert csv_lines(path, lambda header: None)[1] == [(2, ["caf\u00e9"])]
+        else:
+            assert [fields for *_, fields in json_lines(path)] == [{"a": "caf\u00e9"}]
+    wanted = (
+        f"note: {path}: read as Windows-1252, because it is not UTF-8; if letters are wrong, save it in UTF-8"
+    )
+    assert capsys.readouterr().err == f"{wanted}\n"
+
+
+def test_the_separator_that_the_first_line_has_most_of(tmp_path):
+    found = table(tmp_path, 'a;"b, c, d, e";f,g\n1,5;2;3\n')
+    assert found == (["a", "b, c, d, e", "f,g"], [["1,5", "2", "3"]])
+
+
+@pytest.mark.parametrize("first", ["sep=;\r\n", '"sep=;"\n', "SEP=;\n"])
+def test_a_declared_separator(tmp_path, first):
+    path = tmp_path / "list.csv"
+    path.write_bytes(f"{first}a,b;c\n1;2\n3\n".encode())
+    header, ((second, cells), (third, reason)) = csv_lines(path, lambda header: None)
+    assert (header, cells, second, third) == (["a,b", "c"], ["1", "2"], 3, 4) and "has 1 fields" in reason
+    path.write_text(f'{first}a;c\n1;"2')
+    with pytest.raises(UserError, match="line 3 is not CSV"):
+        csv_lines(path, lambda header: None)
+
+
+def test_renames_columns_that_differ_in_case():
+    known = ("image", "x")
+    assert rename_known(["Image", "X", "Note"], known) == ["image", "x", "Note"]
+    assert rename_known(["Image", "image", "IMAGE"], known) == ["Image", "image", "IMAGE"]
+    assert rename_known(["Image", "IMAGE"], known) == ["image", "image"]  # told as a duplicate
 
 
 def test_rejects_a_field_named_twice(tmp_path):

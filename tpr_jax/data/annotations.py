@@ -66,6 +66,9 @@ def annotation_path(dataset: str, data_dir: str | os.PathLike) -> str:
     layout = DATASETS[dataset]
     for name in layout.annotations:
         matches = sorted(str(path) for path in Path(data_dir).glob(name) if path.is_file())
+        if layout.is_custom and not matches:  # `Captions.CSV`
+            files = (path for path in Path(data_dir).glob("*") if path.is_file())
+            matches = sorted(str(path) for path in files if path.name.lower() == name)
         if len(matches) > 1:
             raise UserError(f"{data_dir}: holds {len(matches)} files {name}: leave only the annotation there")
         if matches:

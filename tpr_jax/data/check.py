@@ -1,19 +1,23 @@
 """Checks whether a copy of a data set is complete, and lists everything that is wrong with it.
 
     python -m tpr_jax.data.check DATASET --data_dir DIR [--json]
+    python -m tpr_jax.data.check folder --data_dir DIR --split 80/10/10 [--seed N]
 
 DATASET is a value of config.dataset. The exit code is 0 for a complete copy, 1 for one with problems, and 2
 for wrong usage. Problems are records that cannot be used, missing and unreadable images, empty captions,
 identities or photos in two splits, and counts that differ from the official ones. Captions of more than 77
 tokens are listed but are not a problem: the published benchmarks have some, and they are truncated when they
 are read.
+
+`--split` divides the people of your own data, if the captions have no column `split`, into train, val and
+test. DIR/splits.csv then lists who is where.
 """
 
 import argparse
 import json
 import os
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -22,13 +26,14 @@ from tqdm import tqdm
 
 from tpr_jax.cli.exit import exit_code, explain_and_exit
 from tpr_jax.cli.parser import Parser, path
-from tpr_jax.data import leaks
+from tpr_jax.data import custom, leaks, people_splits
 from tpr_jax.data.annotations import SPLITS, Entry, annotation_path, read_entries
 from tpr_jax.data.batches import worker_threads
 from tpr_jax.data.datasets import DATASETS, Counts, count_deviations, data_folder
-from tpr_jax.data.image_paths import ImagePaths
+from tpr_jax.data.image_paths import ImagePaths, describe_missing
 from tpr_jax.data.images.read import Crop, read_image
 from tpr_jax.errors import UserError
+from tpr_jax.utils.notices import print_once
 
 MAX_LINES = 10  # of each kind, unless --json prints all of them
 # With fewer images, starting processes takes longer than it saves.
@@ -149,7 +154,7 @@ def check_image(image: tuple[str, tuple | None]) -> tuple[str, str] | None:
     """Decodes one image (path, box or None); returns (kind, message) of its problem, or None."""
     path, box = image
     if not os.path.exists(path):
-        return "missing pictures", path
+        return "missing pictures", path + describe_missing(path)
     try:
         read_image(path if box is None else Crop(path, *box))
     except UserError as error:
@@ -168,6 +173,32 @@ def describe(result: dict) -> str:
             lines += [f"  ... and {len(messages) - MAX_LINES:,} more"] if len(messages) > MAX_LINES else []
     lines.append("whole" if result["whole"] else "not whole")
     return "\n".join(lines)
+
+
+def divide_people(dataset: str, data_dir: str, shares: str, seed: int) -> None:
+    """Divides the people of a user's own data into splits, and writes who is where beside the captions.
+
+    People that were divided before keep their split.
+
+    Args:
+      dataset: the data set, which is a user's own.
+      data_dir: its folder.
+      shares: see `people_splits.parse_shares`.
+      seed: selects who goes into which split.
+
+    Raises:
+      UserError: the captions have splits, or cannot be read; or there are too few people.
+    """
+    parsed = people_splits.parse_shares(shares)
+    people = custom.read_ids(annotation_path(dataset, data_dir))
+    known = people_splits.read_people_splits(data_dir) or {}
+    splits = people_splits.divide(people, parsed, seed, known)
+    file = os.path.join(data_dir, people_splits.SPLITS_FILE)
+    if splits != known:
+        people_splits.write_people_splits(data_dir, splits)
+    counts = Counter(splits[person] for person in people)
+    told = ", ".join(f"{counts[split]:,} in {split}" for split in SPLITS if split in counts)
+    print_once(f"{file}: {'kept' if splits == known else 'written'}, with {told}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -190,12 +221,24 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--data_dir", type=path, default="", help="the data set's folder (default: data/<its name>)"
     )
+    parser.add_argument(
+        "--split",
+        metavar="SHARES",
+        help="divide the people of your own data: 80/10/10 for train, val and test, or 80/20 without val",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="selects who goes into which split; default: %(default)s"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object with all problems")
     args = parser.parse_args(argv[1:])
     if args.dataset not in DATASETS:
         raise UserError(f"data set '{args.dataset}' is unknown: choose from: {', '.join(DATASETS)}")
     if DATASETS[args.dataset].is_custom and not args.data_dir:
         raise UserError("--data_dir is missing: data set 'folder' needs it")
+    if args.split is not None:
+        if not DATASETS[args.dataset].is_custom:
+            raise UserError(f"--split {args.split}: {args.dataset} has splits: only 'folder' can be divided")
+        divide_people(args.dataset, args.data_dir, args.split, args.seed)
     result = check(args.dataset, data_folder(args.dataset, args.data_dir), progress=True)
     print(json.dumps(result, indent=2) if args.json else describe(result))
     return 0 if result["whole"] else 1

@@ -1,19 +1,26 @@
 """Reads a user's own data: `captions.jsonl` or `captions.csv`, one caption per line. See docs/own_data.md."""
 
-import math
 import os
-from collections.abc import Hashable, Iterator
+import shlex
+from collections.abc import Hashable, Mapping, Sequence
 
+from tpr_jax.data.boxes import BOX_COLUMNS, read_boxes
 from tpr_jax.data.identity import normalize_id
 from tpr_jax.data.image_paths import ImagePaths, is_valid_path
-from tpr_jax.data.text_files import InvalidRecord, csv_lines, json_lines
+from tpr_jax.data.images.size import upright_size
+from tpr_jax.data.people_splits import SPLITS_FILE, read_people_splits
+from tpr_jax.data.text_files import InvalidRecord, csv_lines, json_lines, rename_known
 from tpr_jax.errors import UserError
+from tpr_jax.utils.lookalikes import describe_lookalike
 
 FILES = ("captions.jsonl", "captions.csv")
 REQUIRED_FIELDS = ("image", "caption", "id", "split")
-BOX_FIELDS = ("x", "y", "w", "h")
+_KNOWN_FIELDS = (*REQUIRED_FIELDS, *BOX_COLUMNS)
+_SPLITS = ("train", "val", "test")
 # Line breaks of word processors and terminals, which are white space in a caption.
 LINE_BREAKS = dict.fromkeys(map(ord, "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"), " ")
+
+_Lines = list[tuple[int, dict | InvalidRecord]]
 
 
 def read_rows(path: str) -> list[tuple[int, dict | InvalidRecord]]:
@@ -26,15 +33,18 @@ def read_rows(path: str) -> list[tuple[int, dict | InvalidRecord]]:
       of a benchmark's record: `split`, `image` (path within the folder), `captions`, `id` (see
       `normalize_id`), and `box` (x, y, width, height in whole pixels) or None.
 
+    A file without splits takes those of its people from `people_splits.SPLITS_FILE` beside it.
+
     Raises:
-      UserError: the file cannot be read, or a CSV file lacks a column.
+      UserError: the file cannot be read, lacks a column or the splits, or has boxes of no certain meaning.
     """
-    lines = _csv_fields(path) if path.endswith(".csv") else _json_fields(path)
-    rows: list[tuple[int, dict | InvalidRecord]] = []
+    lines = _with_splits(_read_lines(path), path)
+    rows: _Lines = []
     first_rows: dict[Hashable, tuple[int, dict]] = {}
     image_paths, folder = ImagePaths(), os.path.dirname(path)
-    for number, fields in lines:
-        row = fields if isinstance(fields, InvalidRecord) else _parse_row(fields)
+    boxes = _read_boxes(lines, path, image_paths)
+    for (number, fields), box in zip(lines, boxes, strict=True):
+        row = fields if isinstance(fields, InvalidRecord) else _parse_row(fields, box)
         if isinstance(row, InvalidRecord) or (key := _image_key(row, image_paths, folder)) is None:
             rows.append((number, row))
             continue
@@ -59,89 +69,144 @@ def _image_key(row: dict, image_paths: ImagePaths, folder: str):
     return image_paths.key(image_paths.find(folder, image)), row["box"], str(row["split"])
 
 
-def _parse_row(fields: dict) -> dict | InvalidRecord:
+def read_ids(path: str) -> list[str]:
+    """Returns the people of an annotation without splits, each once, in the form in which ids are compared.
+
+    Raises:
+      UserError: the annotation cannot be read or has splits.
+    """
+    lines = _read_lines(path)
+    if _has_splits(lines):
+        raise UserError(f"{path}: has a split already: delete its column 'split' to divide the people again")
+    usable = [fields for _, fields in lines if isinstance(fields, dict) and _has_person(fields)]
+    return list(dict.fromkeys(map(_person, usable)))
+
+
+def _read_lines(path: str) -> _Lines:
+    return _csv_fields(path) if path.lower().endswith(".csv") else _json_fields(path)
+
+
+def _has_splits(lines: _Lines) -> bool:
+    return any(isinstance(fields, dict) and fields.get("split") not in (None, "") for _, fields in lines)
+
+
+def _has_person(fields: Mapping) -> bool:
+    return isinstance(fields.get("id"), int | float | str) and _person(fields) != ""
+
+
+def _person(fields: Mapping) -> str:
+    return str(normalize_id(fields["id"]))
+
+
+def _with_splits(lines: _Lines, path: str) -> _Lines:
+    """Returns the lines with the splits of their people, if they have none of their own."""
+    if _has_splits(lines) or not any(isinstance(fields, dict) for _, fields in lines):
+        return lines
+    folder = os.path.dirname(path)
+    splits = read_people_splits(folder)
+    command = (
+        f"`python -m tpr_jax.data.check folder --data_dir {shlex.quote(folder or '.')} --split 80/10/10`"
+    )
+    if splits is None:
+        raise UserError(
+            f"{path}: has no column 'split': add it, with train, val or test, or run {command}, which "
+            "divides the people"
+        )
+    completed: _Lines = []
+    for number, fields in lines:
+        if isinstance(fields, dict):
+            # A line without a person is invalid in any split.
+            split = splits.get(_person(fields)) if _has_person(fields) else _SPLITS[0]
+            reason = f"person {fields.get('id')} is not in {SPLITS_FILE}: {command} adds new people"
+            fields = InvalidRecord(reason) if split is None else fields | {"split": split}
+        completed.append((number, fields))
+    return completed
+
+
+def _read_boxes(lines: _Lines, path: str, image_paths: ImagePaths) -> list:
+    """Returns the box of each line, None if it has none, or an InvalidRecord."""
+    folder, sizes = os.path.dirname(path), {}
+
+    def size_of(index: int) -> tuple[int, int] | None:
+        fields = lines[index][1]
+        name = fields.get("image") if isinstance(fields, dict) else None
+        if not isinstance(name, str) or not is_valid_path(name):
+            return None
+        file = image_paths.find(folder, name)
+        if file not in sizes:
+            sizes[file] = upright_size(file)
+        return sizes[file]
+
+    usable = [fields if isinstance(fields, dict) else None for _, fields in lines]
+    return read_boxes(usable, path, size_of)[1]
+
+
+def _parse_row(fields: dict, box) -> dict | InvalidRecord:
     for field in REQUIRED_FIELDS:
         if field not in fields:
             return InvalidRecord(f"field '{field}' is missing")
-    try:
-        box = _parse_box(fields)
-    except ValueError as error:
-        return InvalidRecord(str(error))
+    if isinstance(box, InvalidRecord):
+        return box
     captions = fields["caption"] if isinstance(fields["caption"], list) else [fields["caption"]]
-    split = fields["split"]
     return {
         "image": fields["image"],
         "captions": [text.translate(LINE_BREAKS) if isinstance(text, str) else text for text in captions],
         "id": normalize_id(fields["id"]),
-        "split": split.strip() if isinstance(split, str) else split,
+        "split": _normalize_split(fields["split"]),
         "box": box,
     }
 
 
-def _parse_box(fields: dict) -> tuple[int, int, int, int] | None:
-    """Returns the box of a line in whole pixels, or None if it has none.
-
-    Raises:
-      ValueError: the box is not valid; the message is the reason.
-    """
-    values = [fields.get(name) for name in BOX_FIELDS]
-    if all(value in (None, "") for value in values):
-        return None
-    x, y, width, height = (_parse_pixels(name, value) for name, value in zip(BOX_FIELDS, values, strict=True))
-    if width < 1 or height < 1:
-        raise ValueError(f"the box is {width} x {height} pixels: w and h must be at least 1")
-    return x, y, width, height
+def _normalize_split(split):
+    """Returns a split without surrounding blanks, and in lower case if it is one then."""
+    if not isinstance(split, str):
+        return split
+    split = split.strip()
+    return split.lower() if split.lower() in _SPLITS else split
 
 
-def _parse_pixels(name: str, value) -> int:
-    if value in (None, ""):
-        raise ValueError(f"field '{name}' is missing: give all of {', '.join(BOX_FIELDS)}, or none")
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"field '{name}' is {value!r}: must be a number of pixels")
-    return round(number)
-
-
-def _json_fields(path: str) -> Iterator[tuple[int, dict | InvalidRecord]]:
+def _json_fields(path: str) -> _Lines:
+    lines: _Lines = []
     for number, _, fields in json_lines(path):
         if isinstance(fields, str):
-            yield number, InvalidRecord(fields)
+            lines.append((number, InvalidRecord(fields)))
             continue
-        stripped = {name.strip(): value for name, value in fields.items()}
-        duplicate = len(stripped) < len(fields) and _first_duplicate([name.strip() for name in fields])
-        yield (
-            number,
-            InvalidRecord(f"names field '{duplicate}' twice: leave one out") if duplicate else stripped,
-        )
+        names = rename_known([name.strip() for name in fields], _KNOWN_FIELDS)
+        if duplicate := _first_duplicate(names):
+            lines.append((number, InvalidRecord(f"names field '{duplicate}' twice: leave one out")))
+        else:
+            lines.append((number, dict(zip(names, fields.values(), strict=True))))
+    return lines
 
 
-def _csv_fields(path: str) -> Iterator[tuple[int, dict | InvalidRecord]]:
+def _csv_fields(path: str) -> _Lines:
     def check(header: list[str]) -> None:
-        missing = [name for name in REQUIRED_FIELDS if name not in header]
+        header = rename_known(header, _KNOWN_FIELDS)
+        missing = [name for name in REQUIRED_FIELDS if name not in header and name != "split"]
         if missing:
             raise UserError(
                 f"{path}: the first line has no column '{missing[0]}': it must name "
-                f"{', '.join(REQUIRED_FIELDS)}"
+                f"{', '.join(REQUIRED_FIELDS)}{describe_lookalike(missing[0], header)}"
             )
         if duplicate := _first_duplicate(header):
             raise UserError(f"{path}: the first line names column '{duplicate}' twice: rename or delete one")
 
     header, rows = csv_lines(path, check)
+    header = rename_known(header, _KNOWN_FIELDS)
     # Ids are numbers only if all of them are written as numbers: 007 and 7 are two people.
     column = header.index("id")
     ids_are_integers = all(_is_integer(cells[column]) for _, cells in rows if not isinstance(cells, str))
+    lines: _Lines = []
     for number, cells in rows:
         if isinstance(cells, str):
-            yield number, InvalidRecord(cells)
+            lines.append((number, InvalidRecord(cells)))
             continue
         fields = dict(zip(header, cells, strict=True))
-        yield number, fields | ({"id": int(fields["id"])} if ids_are_integers else {})
+        lines.append((number, fields | ({"id": int(fields["id"])} if ids_are_integers else {})))
+    return lines
 
 
-def _first_duplicate(names: list[str]) -> str:
+def _first_duplicate(names: Sequence[str]) -> str:
     """Returns the first name that is repeated, ignoring empty ones; '' if there is none."""
     return next((name for i, name in enumerate(names) if name and name in names[:i]), "")
 

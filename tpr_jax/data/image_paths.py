@@ -4,11 +4,14 @@ import os
 import unicodedata
 from typing import NamedTuple
 
+from tpr_jax.utils.lookalikes import describe_lookalike
+
 
 class _Listing(NamedTuple):
     """The contents of a folder."""
 
     names: dict[str, str]  # composed name (NFC) -> name on disk
+    suffixes: dict[str, list[str]]  # composed name with its suffix in lower case -> names on disk
     links: frozenset[str]  # composed names of the symbolic links
 
 
@@ -23,12 +26,18 @@ class ImagePaths:
         """Returns the path of an image, by the name that an annotation in `folder` has for it.
 
         If no file has exactly this name, tries the other Unicode form (macOS decomposes accented
-        letters), backslashes read as the slashes of Windows, and the name without surrounding blanks. If
-        there is still none, returns the name as written, with slashes.
+        letters), backslashes read as the slashes of Windows, the name without surrounding blanks, and a
+        suffix in another case (`.JPG` for `.jpg`). If there is still none, returns the name as written, with
+        slashes.
         """
         written = os.path.join(folder, name)
         is_plain = name.isascii() and "\\" not in name and name == name.strip()
-        if is_plain or os.path.exists(written):
+        if is_plain:
+            parent, base = os.path.split(written)
+            listing = self._list(parent)
+            others = () if base in listing.names else listing.suffixes.get(_lower_suffix(base), ())
+            return os.path.join(parent, others[0]) if len(others) == 1 else written
+        if os.path.exists(written):
             return written
         slashes = name.replace("\\", "/")
         for spelling in dict.fromkeys((name, slashes, name.strip(), slashes.strip())):
@@ -63,7 +72,9 @@ class ImagePaths:
                 continue
             on_disk = component
             if not os.path.lexists(os.path.join(path, component)):
-                on_disk = self._list(path).names.get(unicodedata.normalize("NFC", component))
+                listing, composed = self._list(path), unicodedata.normalize("NFC", component)
+                others = listing.suffixes.get(_lower_suffix(composed), ())
+                on_disk = listing.names.get(composed, others[0] if len(others) == 1 else None)
                 if on_disk is None:
                     return None
             path = os.path.join(path, on_disk)
@@ -71,18 +82,36 @@ class ImagePaths:
 
     def _list(self, folder: str) -> _Listing:
         if folder not in self._listings:
-            names, links = {}, set()
+            names, suffixes, links = {}, {}, set()
             try:
                 with os.scandir(folder or ".") as entries:
                     for entry in entries:
                         composed = unicodedata.normalize("NFC", entry.name)
                         names[composed] = entry.name
+                        suffixes.setdefault(_lower_suffix(composed), []).append(entry.name)
                         if entry.is_symlink():
                             links.add(composed)
             except (OSError, ValueError):  # missing or unreadable: its images are reported as missing later
                 pass
-            self._listings[folder] = _Listing(names, frozenset(links))
+            self._listings[folder] = _Listing(names, suffixes, frozenset(links))
         return self._listings[folder]
+
+
+def describe_missing(path: str | os.PathLike) -> str:
+    """Describes a file beside a missing one whose name looks the same; '' if there is none.
+
+    Such names differ in case, in invisible characters, or in letters of other alphabets.
+    """
+    folder, name = os.path.split(path)
+    try:
+        return describe_lookalike(name, os.listdir(folder or "."))
+    except (OSError, ValueError):
+        return ""
+
+
+def _lower_suffix(name: str) -> str:
+    stem, suffix = os.path.splitext(name)
+    return stem + suffix.lower()
 
 
 def is_valid_path(name: str) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64
 
 from tpr_jax.data.annotations import SPLITS, Entry, annotation_path, read_entries
+from tpr_jax.data.image_paths import describe_missing
 from tpr_jax.data.images.read import Crop, Stored
 from tpr_jax.errors import UserError
 
@@ -153,7 +154,8 @@ def _make_records(
 def _check_images_exist(image_paths: list[str], annotation: str, split: str) -> None:
     missing = [path for path in image_paths if not os.path.exists(path)]
     if missing:
+        hint = describe_missing(missing[0])
         raise UserError(
-            f"{missing[0]}: no such image; {len(missing)} of the {len(image_paths)} images that {annotation} "
-            f"lists for split {split!r} are missing: get a complete copy of the images"
+            f"{missing[0]}: no such image{hint}; {len(missing)} of the {len(image_paths)} images that "
+            f"{annotation} lists for split {split!r} are missing: get a complete copy of the images"
         )

@@ -1,17 +1,18 @@
 """Reads records from JSON, JSON lines or CSV files, and reports what is wrong with invalid ones."""
 
-import codecs
 import csv
 import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
+from tpr_jax.data.encodings import decode_text
 from tpr_jax.errors import UserError
+from tpr_jax.utils.notices import print_once
 
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_SEPARATORS = ",;\t"
 
 
 class InvalidRecord(NamedTuple):
@@ -21,20 +22,25 @@ class InvalidRecord(NamedTuple):
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """Reads a UTF-8 file, drops a byte-order mark and keeps the line ends as they are.
+    """Reads a text file in UTF-8, or another encoding if that is certain, see `encodings.decode_text`.
+
+    Drops a byte-order mark and keeps the line ends as they are. Prints a note if the encoding was assumed.
 
     Raises:
-      UserError: the file cannot be read or has another encoding.
+      UserError: the file cannot be read, or its encoding is not certain.
     """
     try:
         with open(path, "rb") as file:
-            content = file.read()
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        why = f"but UTF-16, byte-order mark {content[:2].hex()}" if content[:2] in _UTF_16 else f"({error})"
-        raise UserError(f"{path}: not UTF-8 {why}: save it in that encoding, as 'CSV UTF-8'") from None
+            text, assumed = decode_text(file.read())
+    except ValueError as error:
+        raise UserError(f"{path}: {error}: save it in UTF-8, as 'CSV UTF-8'") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): check the file's permissions") from None
+    if assumed:
+        print_once(
+            f"{path}: read as {assumed}, because it is not UTF-8; if letters are wrong, save it in UTF-8"
+        )
+    return text
 
 
 def first_duplicate(pairs: Sequence[tuple[str, object]]) -> str:
@@ -71,7 +77,7 @@ def json_lines(path: str | os.PathLike) -> Iterator[tuple[int, str, dict | str]]
     Strings may hold unescaped control characters, such as a tab.
 
     Raises:
-      UserError: the file cannot be read or is not UTF-8.
+      UserError: the file cannot be read or its encoding is not certain.
     """
     # `splitlines` would also split at U+2028, which may occur in a string.
     for number, line in enumerate(_with_newlines(read_text(path)).split("\n"), 1):
@@ -97,7 +103,8 @@ def csv_lines(
 
     All lines end as the first one does; other line-breaking characters, which word processors write, belong
     to the cell (a lone carriage return as a space). Blanks around names and cells are dropped, also outside
-    of quotes. If the first line has no comma, semicolons or tabs are the separators.
+    of quotes. The separator is the comma or the semicolon, whichever the first line has more of, or the tab
+    if it has neither; or what the first line declares as spreadsheets do (`sep=;`).
 
     Args:
       path: the file.
@@ -108,20 +115,22 @@ def csv_lines(
       not empty.
 
     Raises:
-      UserError: the file cannot be read, is not UTF-8, or is not CSV.
+      UserError: the file cannot be read, its encoding is not certain, or it is not CSV.
     """
     text = re.sub(r"\r(?!\n)", " ", _with_newlines(read_text(path)))
-    first_line = text.partition("\n")[0]
-    separator = next((mark for mark in ",;\t" if mark in first_line), ",")
+    declared = re.match(rf"\"?sep=([{_SEPARATORS}])\"?\r?\n", text, re.IGNORECASE)
+    text = text[declared.end() :] if declared else text
+    separator = declared[1] if declared else _find_separator(text.partition("\n")[0])
     text = _strip_around_quotes(text, separator)
+    skipped = 1 if declared else 0
     reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=separator, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         check(header)
-        rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+        rows = [(skipped + reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except csv.Error as error:
         raise UserError(
-            f"{path}: line {reader.line_num} is not CSV ({error}): fix its quotes and commas"
+            f"{path}: line {skipped + reader.line_num} is not CSV ({error}): fix its quotes and commas"
         ) from None
     reason = "has {} fields, the first line {}: fix its commas, or put texts with commas in quotes"
     return header, [
@@ -129,6 +138,21 @@ def csv_lines(
         for number, cells in rows
         if any(cells)  # spreadsheets add empty lines of nothing but commas
     ]
+
+
+def rename_known(names: Sequence[str], known: Collection[str]) -> list[str]:
+    """Replaces names that differ from a known one only in case: `Image` becomes `image`.
+
+    A name stays if another one is written exactly like the known one.
+    """
+    return [name.lower() if name.lower() in known and name.lower() not in names else name for name in names]
+
+
+def _find_separator(first_line: str) -> str:
+    """Returns the separator that a line has most of outside of quotes; tabs beside others are blanks."""
+    outside = re.sub(r'"[^"]*"', "", first_line)
+    separator = max(",;", key=outside.count)
+    return separator if separator in outside or "\t" not in outside else "\t"
 
 
 class _DuplicateFieldError(ValueError):

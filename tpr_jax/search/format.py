@@ -1,5 +1,7 @@
 """Formats results for the terminal."""
 
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 
@@ -48,8 +50,15 @@ def format_skipped(skipped: Sequence[tuple[str, str]], max_listed: int) -> list[
     """Formats the photos that were skipped, and why, one per line."""
     lines = [f"skipped: {name}: {reason}" for name, reason in skipped[:max_listed]]
     if len(skipped) > max_listed:
+        endings = Counter(
+            os.path.splitext(name)[1].lower()
+            for name, reason in skipped[max_listed:]
+            if reason.startswith("not an image that can be read (")
+        )
+        named = ", ".join(f"{ending} ({count:,})" for ending, count in endings.most_common(max_listed))
+        among = f", among them {named}" if named else ""
         lines.append(
-            f"... and {len(skipped) - max_listed:,} more: skipped.jsonl in the index lists all of them"
+            f"... and {len(skipped) - max_listed:,} more{among}: skipped.jsonl in the index lists all of them"
         )
     return lines
 

@@ -8,8 +8,9 @@ import pytest
 
 from tests import search_galleries
 from tests.pictures import encoded, smooth
+from tpr_jax.data.image_paths import ImagePaths
 from tpr_jax.errors import UserError
-from tpr_jax.search.format import format_build, format_left_out
+from tpr_jax.search.format import format_build, format_left_out, format_skipped
 from tpr_jax.search.index.build import build
 from tpr_jax.search.index.folder import matching_pattern, path_on_disk, walk
 from tpr_jax.search.index.gallery import find_gallery
@@ -40,7 +41,7 @@ def test_finds_every_photo_suffix_and_reports_other_images(tmp_path):
     ]
     fill(tmp_path, *found, *unreadable, "v.txt", "w.xmp", "x.json", "y")
     paths, skipped, left_out = walk(tmp_path)
-    assert paths == found and not left_out
+    assert paths == found and left_out == {".txt": 1, ".xmp": 1, ".json": 1, "no ending": 1}
     assert [name for name, _ in skipped] == sorted(unreadable)
     why = dict(skipped)
     assert "raw photo" in why["l.CR2"] and "a video" in why["q.MOV"] and "JPEG XL" in why["o.jxl"]
@@ -131,7 +132,8 @@ def test_does_not_follow_loops_of_links(tmp_path):
     os.symlink("loop.jpg", tmp_path / "loop.jpg")
     os.symlink(tmp_path, tmp_path / "self")
     paths, _, left_out = walk(tmp_path)
-    assert paths == ["a/b/c.jpg", "loop.jpg"] and left_out == {"links to folders": 2}
+    assert paths == ["a/b/c.jpg", "loop.jpg"]
+    assert left_out == {"links to folders": 2, "no ending": 1}  # and `loop`
 
 
 def test_two_unicode_forms_of_a_name_are_one_photo(tmp_path):
@@ -157,8 +159,9 @@ def test_a_table_may_use_either_unicode_form(tmp_path, disk, table):
     ]
     assert gallery.skipped == [("photos.csv: line 3", "has the same image and box as line 2")]
     whole = str(tmp_path / disk / table)
-    assert path_on_disk(tmp_path / "elsewhere", whole) == str(tmp_path / table / disk)
-    assert path_on_disk(tmp_path, f"{NFC}/nothing é") == f"{NFC}/nothing é"
+    paths = ImagePaths()
+    assert path_on_disk(tmp_path / "elsewhere", whole, paths) == str(tmp_path / table / disk)
+    assert path_on_disk(tmp_path, f"{NFC}/nothing é", paths) == f"{NFC}/nothing é"
 
 
 def test_indexes_a_folder_with_all_of_these(tiny, tmp_path):
@@ -189,6 +192,52 @@ def test_a_table_of_windows(tmp_path):
     file.write_text("\n".join(["image", *lines]), encoding="utf-8")
     gallery = find_gallery(file)
     paths = [photo.path for photo in gallery.photos]
-    assert paths == ["sub/1.png", "back\\slash.png", "./sub/2.png", "é/3.png", "no\\4.png"]
+    assert paths == ["sub/1.png", "back\\slash.png", "sub/2.png", "é/3.png", "no\\4.png"]
     assert gallery.skipped == [("photos.csv: line 3", "has the same image and box as line 2")]
     assert [photo.path for photo in find_gallery(file, exclude=["sub/"]).photos] == paths[1:2] + paths[3:]
+
+
+def test_a_table_whose_suffixes_differ_in_case(tmp_path, monkeypatch):
+    """Only suffixes: names that differ otherwise, or of which there are two, are other photos."""
+    fill(
+        tmp_path,
+        "IMG_1.jpg",
+        "d/IMG_2.JPG",
+        "é.Jpg",
+        "two.jpg",
+        "two.JPG",
+        "Img_3.jpg",
+        "exact.PNG",
+        "exact.png",
+    )
+    names = ["IMG_1.JPG", "d\\IMG_2.jpg", "é.JPG", "two.Jpg", "IMG_3.jpg", "exact.png"]
+    file = tmp_path / "PHOTOS.CSV"
+    file.write_text("\n".join(["image", *names]), encoding="utf-8")
+    listed, scan = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: listed.append(folder) or scan(folder))
+    paths = [photo.path for photo in find_gallery(file).photos]
+    assert paths == ["IMG_1.jpg", "d/IMG_2.JPG", "é.Jpg", "two.Jpg", "IMG_3.jpg", "exact.png"]
+    assert len(listed) == len(set(listed)) == 2
+
+
+def test_counts_files_of_unknown_kinds_by_ending(tmp_path):
+    fill(tmp_path, "a.jpg", "b.AAE", "d/c.aae", "d/d.abc", "d/noise", "old/e.aae", ".hidden.txt", "Thumbs.db")
+    fill(tmp_path, "sub/Desktop.ini", "x.tmp")
+    with open(os.fsencode(tmp_path) + b"/f.\xe9", "wb"):
+        pass
+    _, skipped, left_out = walk(tmp_path, exclude=["old", "*.tmp"])
+    assert skipped == [] and left_out == {".aae": 2, ".abc": 1, "no ending": 1, "old": 1, ".\\xe9": 1}
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(UserError, match=r"has no photos.*left out: .*\.aae, \.abc, \.tmp, no ending"):
+        find_gallery(tmp_path)
+
+
+def test_names_the_endings_of_skipped_files_that_are_not_listed(tmp_path):
+    fill(tmp_path, "a.jpg", *(f"{n:02}.MP4" for n in range(9)), "p.mov", "q.nef")
+    _, skipped, _ = walk(tmp_path)
+    *_, line = format_skipped([*skipped, ("t.csv: line 3", "has the same image")], 3)
+    wanted = (
+        "... and 9 more, among them .mp4 (6), .mov (1), .nef (1): skipped.jsonl in the index lists all of"
+    )
+    assert line.startswith(wanted)
+    assert format_skipped([("a.jpg", "is empty")] * 2, 1)[1].startswith("... and 1 more: skipped.jsonl")

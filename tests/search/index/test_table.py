@@ -4,8 +4,10 @@ import json
 import os
 from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from tests import search_galleries
 from tpr_jax.errors import UserError
@@ -151,15 +153,19 @@ def test_rejects_sources_that_are_not_a_gallery(tmp_path, monkeypatch):
     (tmp_path / "no_image.csv").write_text("path,camera\na.jpg,3\n")
     (tmp_path / "twice.csv").write_text("image,camera,camera\n")
     (tmp_path / "reserved.csv").write_text("image,score\na.jpg,3\n")
-    (tmp_path / "latin.csv").write_bytes("image,né\n".encode("latin-1"))
+    (tmp_path / "mac.csv").write_bytes("image,né\n".encode("mac-roman"))
+    (tmp_path / "look.csv").write_text("im\u0430ge\na.jpg\n", encoding="utf-8")
+    (tmp_path / "book.xlsx").write_text("")
     (tmp_path / "bare.csv").write_text("image\n")
     assert "no such folder" in error_of(tmp_path / "nowhere")
     assert "has no photos; looked for" in error_of(tmp_path / "empty")
     assert "neither a folder" in error_of(tmp_path / "x.txt")
-    assert "no column 'image'" in error_of(tmp_path / "no_image.csv")
+    assert "no column 'image', but path, camera" in error_of(tmp_path / "no_image.csv")
     assert "'camera' twice" in error_of(tmp_path / "twice.csv")
     assert "column 'score'" in error_of(tmp_path / "reserved.csv")
-    assert "not UTF-8" in error_of(tmp_path / "latin.csv")
+    assert "not UTF-8" in error_of(tmp_path / "mac.csv")
+    assert "'im\u0430ge' is there, which differs: it has U+0430" in error_of(tmp_path / "look.csv")
+    assert error_of(tmp_path / "book.xlsx").endswith("; save it as CSV")
     assert "has no usable lines" in error_of(tmp_path / "bare.csv")
 
 
@@ -248,3 +254,59 @@ def test_a_boolean_column_is_a_filter(tiny, tmp_path):
         column["name"]: (column["kind"], column["values"]) for column in describe_columns(searcher.index)
     }
     assert kinds["night"] == ("flag", [False, True]) and kinds["id"][0] == "text"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "cp1252"])
+@pytest.mark.parametrize(("separator", "name"), [(";", "Fotos.CSV"), ("\t", "fotos.tsv"), (",", "fotos.csv")])
+def test_reads_exports_of_spreadsheets(tmp_path, encoding, separator, name, capsys):
+    """Columns with capitals, backslashes, decimal commas, boxes by two corners."""
+    for photo in ("Tür/IMG_1.jpg", "Tür/IMG_2.jpg"):
+        (tmp_path / photo).parent.mkdir(exist_ok=True)
+        (tmp_path / photo).write_bytes(b"")
+    rows = [
+        ["Image", "X1", "Y1", "X2", "Y2", "Straße"],
+        ["Tür\\IMG_1.JPG", '"10,4"', "20", "50", "140", "Süd"],
+    ]
+    rows += [["Tür\\IMG_2.JPG", "", "", "", "", ""], ["Tür\\IMG_2.JPG", "50", "20", "50", "140", ""]]
+    text = "\r\n".join(separator.join(row) for row in rows) + "\r\n"
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    gallery = find_gallery(tmp_path / name)
+    assert [(photo.path, photo.box, photo.columns) for photo in gallery.photos] == [
+        ("Tür/IMG_1.jpg", (10, 20, 40, 120), {"Straße": "Süd"}),
+        ("Tür/IMG_2.jpg", None, {"Straße": None}),
+    ]
+    assert gallery.skipped == [
+        (f"{name}: line 4", "the box is 0 x 120 pixels: X2 and Y2 must be above X1 and Y1")
+    ]
+    notes = capsys.readouterr().err.splitlines()
+    assert notes[-1] == f"note: {tmp_path / name}: boxes read from X1, Y1, X2, Y2 as two corners, in pixels"
+    assert len(notes) == (2 if encoding == "cp1252" else 1)
+
+
+def test_boxes_that_are_fractions_of_the_photo(tmp_path, capsys):
+    """The photo is upright after its EXIF orientation; a missing one is told when it is read."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((100, 200, 3), np.uint8)).save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(np.zeros((100, 200, 3), np.uint8)).save(tmp_path / "wide.jpg")
+    path = tmp_path / "photos.jsonl"
+    box = {"x": 0.1, "y": 0.2, "w": 0.5, "h": 0.8}
+    lines = [{"Image": name} | box for name in ("turned.JPG", "wide.jpg", "none.jpg")]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    photos = find_gallery(path).photos
+    assert [(photo.path, photo.box) for photo in photos][:2] == [
+        ("turned.jpg", (10, 40, 50, 160)),
+        ("wide.jpg", (20, 20, 100, 80)),
+    ]
+    assert photos[2].path == "none.jpg" and photos[2].box is not None and photos[0].columns == {}
+    assert "as corner and size, as fractions of each photo's width and height" in capsys.readouterr().err
+
+
+def test_a_box_by_other_columns_is_no_filter(tmp_path):
+    table = "image,left,top,width,height,camera\na.jpg,1,2,30,40,3\n"
+    assert table_of(tmp_path, table) == ([("a.jpg", {"camera": "3"})], [])
+    line = {"image": "a.jpg", "Image": "x", "x_min": 1, "y_min": 2, "x_max": 3, "y_max": 4}
+    assert table_of(tmp_path, json.dumps(line), "a.JSONL")[0] == [("a.jpg", {"Image": "x"})]
+    twice = {"Image": "a.jpg", "IMAGE": "b.jpg"}
+    with pytest.raises(UserError, match="names field 'image' twice"):
+        table_of(tmp_path, json.dumps(twice), "b.jsonl")

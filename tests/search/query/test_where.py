@@ -1,6 +1,7 @@
 """Conditions on columns agree with SQLite; invalid ones are rejected."""
 
 import sqlite3
+import unicodedata
 from datetime import UTC, datetime
 
 import numpy as np
@@ -149,3 +150,14 @@ def test_rejects_invalid_times():
     for wrong in ("seen > 3", "seen > 'yesterday'", "seen > '2024-13-01'"):
         with pytest.raises(UserError, match="seen holds times"):
             matching(table, wrong)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_column_in_the_other_form_of_accents(form):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    table = pa.table({unicodedata.normalize(form, "größe"): [1, 2], "Große": [2, 1]})
+    assert matching(table, unicodedata.normalize(other, "größe = 1")).tolist() == [True, False]
+    with pytest.raises(
+        UserError, match=r"'gr\u043eße' is unknown: 'Große' is there, which differs: .*U\+006F \(o\) for"
+    ):
+        matching(table, "gr\u043e\u00dfe = 1")

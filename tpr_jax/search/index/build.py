@@ -22,6 +22,7 @@ from tpr_jax.search.index.cache import VectorCache, load_cache
 from tpr_jax.search.index.encode import PhotoRead, Stamp, batches, encode, make_encoder, read_ahead
 from tpr_jax.search.index.gallery import Gallery, Photo, combine, find_gallery
 from tpr_jax.search.index.merge import write_index
+from tpr_jax.search.index.shape import describe_wide_photos
 from tpr_jax.utils import locking, progress
 from tpr_jax.utils.signals import Stopped, catch_signals
 from tpr_jax.weights import arguments
@@ -125,6 +126,8 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log) -
     """Does the work of `build`, in a folder that no other process writes."""
     info = store.read_info(folder)
     gallery = _with_other_sources(gallery, folder, info, options, log)
+    if is_first() and (warning := describe_wide_photos(gallery)):
+        log(f"warning: {warning}")
     old = store.open_index(folder) if info else None
     settings = _model_settings(folder, info, options)
     # Only the model itself knows the settings of a new index.

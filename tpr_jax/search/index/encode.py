@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float16, UInt8
 
 from tpr_jax.data.batches import worker_threads
+from tpr_jax.data.image_paths import describe_missing
 from tpr_jax.data.images.files import describe_open_error, open_regular
 from tpr_jax.data.images.read import read_crops
 from tpr_jax.errors import UserError
@@ -195,7 +196,8 @@ def _read_file(
     try:
         stamp = _stamp(path)
     except OSError as error:
-        reason = "no such image" if isinstance(error, FileNotFoundError) else describe_open_error(error)
+        is_missing = isinstance(error, FileNotFoundError)
+        reason = f"no such image{describe_missing(path)}" if is_missing else describe_open_error(error)
         return [PhotoRead(photo, None, None, error=reason) for photo in photos]
     cached = [find_cached(photo, stamp) for photo in photos]
     uncached_boxes = [photo.box for photo, location in zip(photos, cached, strict=True) if location is None]

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+from tpr_jax.data.image_paths import ImagePaths
 from tpr_jax.data.images.formats import SUFFIXES, UNREADABLE, suffix_of, why_unreadable
 from tpr_jax.errors import UserError
 
@@ -21,6 +22,7 @@ _SYSTEM_FOLDERS = frozenset((
     "thumbs", "trash", "trashbox", "~snapshot",
 ))
 # fmt: on
+_SYSTEM_FILES = frozenset(("desktop.ini", "ehthumbs.db", "thumbs.db"))
 
 
 class Walk(NamedTuple):
@@ -30,7 +32,7 @@ class Walk(NamedTuple):
       paths: paths of the photos relative to the root, with '/', sorted.
       skipped: (path, reason) of unreadable formats and folders, and of further names of the same photo.
       left_out: name -> number of folders and files left out: hidden ones, system folders, links to folders,
-        and those that match a pattern.
+        those that match a pattern, and by ending files that are no images.
     """
 
     paths: list[str]
@@ -73,8 +75,8 @@ def walk(root: Path, leave_out: Path | None = None, exclude: Sequence[str] = ())
         for name in files:
             path = (relative / name).as_posix()
             if suffix_of(name) not in SUFFIXES and suffix_of(name) not in UNREADABLE:
-                continue
-            if reason := _file_left_out(path, name, exclude):
+                left_out.update(_unknown_ending(path, name, exclude))
+            elif reason := _file_left_out(path, name, exclude):
                 left_out[reason] += 1
             elif reason := _skip_reason(path, name):
                 skipped.append((printable(path), reason))
@@ -99,6 +101,17 @@ def _file_left_out(path: str, name: str, exclude: Sequence[str]) -> str:
     if name.startswith("."):
         return "._*" if name.startswith("._") else ".*"
     return matching_pattern(path, exclude)
+
+
+def _unknown_ending(path: str, name: str, exclude: Sequence[str]) -> list[str]:
+    """Returns the ending under which a file of an unknown kind is counted as left out, in a list.
+
+    The list is empty for files that were not meant to be indexed: hidden ones, those of systems, and those
+    that a pattern excludes.
+    """
+    if name.startswith(".") or name.lower() in _SYSTEM_FILES or matching_pattern(path, exclude):
+        return []
+    return [printable(suffix_of(name)) or "no ending"]
 
 
 def _skip_reason(path: str, name: str) -> str:
@@ -149,31 +162,17 @@ def drop_duplicates(paths: Iterable[str]) -> tuple[list[str], list[tuple[str, st
     return distinct, duplicates
 
 
-def path_on_disk(root: Path, path: str) -> str:
-    """Returns a path as the disk spells it if only the encoding of its accents or its separators differ.
+def path_on_disk(root: Path, path: str, image_paths: ImagePaths) -> str:
+    """Returns the path of a photo as the disk spells it, relative to the root unless it is absolute.
 
-    A table from Windows separates folders by backslashes.
+    The table's own may differ from it in the form of accents, in its separators (backslashes on Windows) and
+    in the case of its suffix, see `ImagePaths.find`. The path of a missing photo is returned unchanged.
     """
-    if (path.isascii() and "\\" not in path) or os.path.lexists(root / path):
+    path = Path(path).as_posix()
+    found = image_paths.find(root, path)
+    if not os.path.lexists(found):
         return path
-    if "\\" in path:
-        found = path_on_disk(root, path.replace("\\", "/"))
-        return found if os.path.lexists(root / found) else path
-    folder = Path(Path(path).anchor) if Path(path).is_absolute() else root
-    parts = []
-    for part in Path(path).relative_to(Path(path).anchor).parts:
-        spelled = part
-        if not os.path.lexists(folder / part):
-            try:
-                names = os.listdir(folder)
-            except OSError:
-                return path
-            spelled = next((name for name in names if nfc_path(name) == nfc_path(part)), None)
-            if spelled is None:
-                return path
-        folder = folder / spelled
-        parts.append(spelled)
-    return Path(Path(path).anchor, *parts).as_posix()
+    return found if Path(path).is_absolute() else Path(found).relative_to(root).as_posix()
 
 
 def printable(name: str) -> str:

@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tpr_jax.data.boxes import Box
+from tpr_jax.data.image_paths import ImagePaths
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.folder import matching_pattern, nfc_path, path_on_disk, walk
-from tpr_jax.search.index.table import Box, TableRow, read_table
+from tpr_jax.search.index.table import SUFFIXES, TableRow, read_table
 
 __all__ = ["Box", "Gallery", "Photo", "find_gallery"]
+
+_SPREADSHEETS = (".xlsx", ".xls", ".ods", ".txt", ".numbers")
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def find_gallery(
     are left out.
 
     Args:
-      source: a folder, or a .csv or .jsonl file.
+      source: a folder, or a .csv, .tsv or .jsonl file.
       leave_out: a folder to leave out: the index itself.
       exclude: patterns of files and folders to leave out, see `folder.matching_pattern`.
 
@@ -80,18 +84,20 @@ def find_gallery(
         paths, skipped, left_out = walk(root, Path(leave_out).resolve() if leave_out else None, exclude)
         photos = [Photo(path) for path in paths]
         kind = "photos"
-    elif source.suffix.lower() in (".csv", ".jsonl"):
-        root = source.resolve().parent
-        rows, skipped = read_table(source)
-        rows = [(row, path_on_disk(root, Path(row.image).as_posix())) for row in rows]
-        patterns = [matching_pattern(path, exclude) for _, path in rows]
+    elif source.suffix.lower() in SUFFIXES:
+        root, image_paths = source.resolve().parent, ImagePaths()
+        rows, skipped = read_table(source, lambda path: path_on_disk(root, path, image_paths))
+        patterns = [matching_pattern(row.image, exclude) for row in rows]
         left_out = Counter(pattern for pattern in patterns if pattern)
         rows = [row for row, pattern in zip(rows, patterns, strict=True) if not pattern]
         photos, duplicates = _distinct_photos(source, rows)
         skipped = [*skipped, *duplicates]
         kind = "usable lines"
     else:
-        raise UserError(f"{source}: is neither a folder of photos nor a .csv or .jsonl that lists them")
+        remedy = "; save it as CSV" if source.suffix.lower() in _SPREADSHEETS else ""
+        raise UserError(
+            f"{source}: is neither a folder of photos nor a .csv, .tsv or .jsonl that lists them{remedy}"
+        )
     if not photos:
         reason = f": {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         hint = "" if not is_folder or skipped else "; looked for .jpg, .png, .webp and the like"
@@ -125,21 +131,18 @@ def combine(galleries: Sequence[Gallery]) -> Gallery:
     return Gallery(root, list(photos.values()), skipped, left_out, sources)
 
 
-def _distinct_photos(
-    source: Path, rows: Sequence[tuple[TableRow, str]]
-) -> tuple[list[Photo], list[tuple[str, str]]]:
+def _distinct_photos(source: Path, rows: Sequence[TableRow]) -> tuple[list[Photo], list[tuple[str, str]]]:
     """Returns the photos of a table, and (line, reason) of lines that repeat an earlier photo and box.
 
     Args:
       source: the table.
-      rows: its lines, each with the path of its photo on the disk.
+      rows: its lines.
     """
     first_line, photos, duplicates = {}, [], []
-    for row, path in rows:
-        photo = Photo(path, row.box, row.columns)
-        earlier = first_line.setdefault((nfc_path(photo.path), row.box), row.line)
+    for row in rows:
+        earlier = first_line.setdefault((nfc_path(row.image), row.box), row.line)
         if earlier == row.line:
-            photos.append(photo)
+            photos.append(Photo(row.image, row.box, row.columns))
         else:
             reason = f"has the same image and box as line {earlier}"
             duplicates.append((f"{source.name}: line {row.line}", reason))

@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from tpr_jax.data.text_files import csv_lines, json_lines
+from tpr_jax.data.boxes import BOX_COLUMNS, Box, read_boxes
+from tpr_jax.data.images.size import upright_size
+from tpr_jax.data.text_files import InvalidRecord, csv_lines, json_lines, rename_known
 from tpr_jax.errors import UserError
+from tpr_jax.utils.lookalikes import describe_lookalike
 
-Box = tuple[int, int, int, int]  # x, y, width, height in pixels
-BOX_COLUMNS = ("x", "y", "w", "h")
+SUFFIXES = (".csv", ".tsv", ".jsonl")
+_KNOWN_COLUMNS = ("image", *BOX_COLUMNS)
 # Columns that the index adds or that results have: a table may not have its own.
 RESERVED = (
     "path",
@@ -34,7 +37,7 @@ class TableRow(NamedTuple):
 
     Attributes:
       line: its number, from 1.
-      image: the path of the image.
+      image: the path of the image, as on the disk.
       box: the box, None for the whole image.
       columns: the further columns; values of a CSV are strings, or None if empty.
     """
@@ -45,35 +48,57 @@ class TableRow(NamedTuple):
     columns: Mapping[str, Any]
 
 
-def read_table(path: Path) -> tuple[list[TableRow], list[tuple[str, str]]]:
-    """Reads a .csv or .jsonl file.
+def read_table(path: Path, find: Callable[[str], str] = str) -> tuple[list[TableRow], list[tuple[str, str]]]:
+    """Reads a table of `SUFFIXES`; prints a note about what was assumed of its encoding and boxes.
+
+    Args:
+      path: the table.
+      find: returns the path of an image on the disk, by the one that the table has for it.
 
     Returns:
       The usable lines, and (line, reason) of the others.
 
     Raises:
-      UserError: the file cannot be read, or a column is missing or has a reserved name.
+      UserError: the file cannot be read, a column is missing or has a reserved name, or boxes have no certain
+        meaning.
     """
-    lines = _csv_lines(path) if path.suffix.lower() == ".csv" else _json_lines(path)
+    lines = list(_json_lines(path) if path.suffix.lower() == ".jsonl" else _csv_lines(path))
+    root = path.resolve().parent
+    usable = [
+        fields if isinstance(fields, dict) and not _why_no_image(fields) else None for _, fields in lines
+    ]
+    sizes: dict[str, tuple[int, int] | None] = {}
+
+    def size_of(index: int) -> tuple[int, int] | None:
+        file = find((usable[index] or {})["image"])
+        if file not in sizes:
+            sizes[file] = upright_size(root / file)
+        return sizes[file]
+
+    layout, boxes = read_boxes(usable, str(path), size_of)
+    box_columns = {*BOX_COLUMNS, *(layout.columns if layout else ())}
     rows, skipped = [], []
-    for number, fields in lines:
-        try:
-            if isinstance(fields, str):
-                raise ValueError(fields)
-            image = fields.pop("image", None)
-            if not isinstance(image, str) or not image:
-                raise ValueError("field 'image' must be the path of an image")
-            if "\0" in image:
-                raise ValueError("field 'image' is not a valid path")
-            box = _parse_box({name: fields.pop(name, None) for name in BOX_COLUMNS})
-        except ValueError as error:
-            skipped.append((f"{path.name}: line {number}", str(error)))
+    for (number, fields), box in zip(lines, boxes, strict=True):
+        reason = box.reason if isinstance(box, InvalidRecord) else _why_no_image(fields)
+        if reason or isinstance(fields, str) or isinstance(box, InvalidRecord):
+            skipped.append((f"{path.name}: line {number}", reason))
             continue
-        for name in fields:
+        columns = {name: value for name, value in fields.items() if name not in ("image", *box_columns)}
+        for name in columns:
             if name in RESERVED:
                 raise UserError(f"{path}: column '{name}' has a name that the index uses: rename the column")
-        rows.append(TableRow(number, image, box, fields))
+        rows.append(TableRow(number, find(fields["image"]), box, columns))
     return rows, skipped
+
+
+def _why_no_image(fields: dict | str) -> str:
+    """Returns why a line cannot be used, before its box is read; '' if it can."""
+    if isinstance(fields, str):
+        return fields
+    image = fields.get("image")
+    if not isinstance(image, str) or not image:
+        return "field 'image' must be the path of an image"
+    return "field 'image' is not a valid path" if "\0" in image else ""
 
 
 def to_arrow(values: Sequence) -> pa.Array:
@@ -163,44 +188,35 @@ def _parse_time_value(value: Any) -> datetime:
     return parse_time(value)
 
 
-def _parse_box(fields: dict) -> Box | None:
-    if all(value in (None, "") for value in fields.values()):
-        return None
-    numbers = []
-    for name, value in fields.items():
-        try:
-            number = math.nan if isinstance(value, bool) or value in (None, "") else _to_float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not abs(number) < 2**31:
-            raise ValueError(
-                f"field '{name}' is {repr(value)[:40]}: a box has the numbers x, y, w and h, in pixels"
-            )
-        numbers.append(round(number))
-    x, y, width, height = numbers
-    if min(width, height) < 1:
-        raise ValueError(f"the box is {width} x {height} pixels: w and h must be at least 1")
-    return x, y, width, height
-
-
 def _json_lines(path: Path) -> Iterator[tuple[int, dict | str]]:
     for number, line, fields in json_lines(path):
-        if isinstance(fields, dict) and not (
-            is_utf8(line) and is_utf8(json.dumps(fields, ensure_ascii=False))
-        ):
-            fields = "has half of a surrogate pair: fix its \\u escapes"
-        yield number, fields
+        if isinstance(fields, str):
+            yield number, fields
+        elif not (is_utf8(line) and is_utf8(json.dumps(fields, ensure_ascii=False))):
+            yield number, "has half of a surrogate pair: fix its \\u escapes"
+        else:
+            names = rename_known(list(fields), _KNOWN_COLUMNS)
+            twice = next((name for name in names if names.count(name) > 1), None)
+            yield (
+                number,
+                f"names field '{twice}' twice: leave one out"
+                if twice
+                else dict(zip(names, fields.values(), strict=True)),
+            )
 
 
 def _csv_lines(path: Path) -> Iterator[tuple[int, dict | str]]:
     def check_header(header: list[str]) -> None:
+        header = rename_known(header, _KNOWN_COLUMNS)
         if "image" not in header:
-            raise UserError(f"{path}: the first line must name the columns, and has no column 'image'")
+            hint = describe_lookalike("image", header) or f", but {', '.join(header)[:200]}"
+            raise UserError(f"{path}: the first line must name the columns, and has no column 'image'{hint}")
         for name in header:
             if header.count(name) > 1 or not name:
                 raise UserError(f"{path}: the first line names column '{name}' twice or not at all: fix it")
 
     header, rows = csv_lines(path, check_header)
+    header = rename_known(header, _KNOWN_COLUMNS)
     for number, cells in rows:
         if isinstance(cells, str):
             yield number, cells

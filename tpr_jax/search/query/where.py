@@ -14,6 +14,8 @@ is neither true nor false, and only rows for which the condition is true match.
 
 import math
 import re
+import unicodedata
+from collections.abc import Sequence
 from datetime import UTC
 from typing import Any, NamedTuple
 
@@ -25,13 +27,14 @@ from jaxtyping import Bool
 from tpr_jax.config.defaults import nearest
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.table import is_utf8, parse_time
+from tpr_jax.utils.lookalikes import describe_lookalike
 
 pc: Any = pyarrow.compute  # creates its functions when it is imported
 
 TOKEN = re.compile(
     r"""\s*(?:(?P<number>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)(?!\w)
     |(?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*")
-    |(?P<word>[^\W\d]\w*)
+    |(?P<word>[^\W\d][\w\u0300-\u036f]*)
     |`(?P<quoted>[^`]+)`
     |(?P<sign><=|>=|==|!=|<>|[=<>(),]))""",
     re.VERBOSE,
@@ -135,14 +138,24 @@ def _factor(table: pa.Table, tokens: Tokens, depth: int) -> Parsed:
     return _comparison(table, tokens)
 
 
+def _find_column(name: str, columns: Sequence[str]) -> str:
+    """Returns the column of this name, whose accents may be encoded in another form (composed or not)."""
+    if name in columns:
+        return name
+    for column in columns:
+        if unicodedata.normalize("NFC", column) == unicodedata.normalize("NFC", name):
+            return column
+    hint = describe_lookalike(name, columns).removeprefix(", but ") or nearest(name, columns)
+    raise UserError(f"--where: column '{_shorten(name)}' is unknown: {hint}")
+
+
 def _comparison(table: pa.Table, tokens: Tokens) -> Parsed:
     kind, name = tokens[0]
     if kind not in ("word", "quoted"):
         raise UserError(
             f"--where: expected a column name but found {_shorten(name)}: write, for example, camera=3"
         )
-    if name not in table.column_names:
-        raise UserError(f"--where: column '{_shorten(name)}' is unknown: {nearest(name, table.column_names)}")
+    name = _find_column(name, table.column_names)
     values, rest = table[name].combine_chunks(), tokens[1:]
     if rest[0] == ("keyword", "is"):
         rest, negated = _optional_not(rest[1:])
