@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tpr_jax.bench import __main__ as bench
-from tpr_jax.bench import cases
+from tpr_jax.bench import models
 from tpr_jax.bench import subjects as bench_subjects
 from tpr_jax.models import clip
 
@@ -51,7 +51,7 @@ def test_vector_search_finds_the_top_10():
 
 
 def test_text_query_tokenizes_encodes_and_searches(monkeypatch):
-    mini = cases.build_model("zero_shot", "clip_mini", "float32", 1)
+    mini = models.build_model("zero_shot", "clip_mini", "float32", 1)
     config = dataclasses.replace(
         mini.clip_config, vocab_size=49_408, context_length=77
     )  # as CLIP's tokenizer

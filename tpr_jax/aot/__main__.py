@@ -10,21 +10,22 @@ DIR/aot.json and DIR/aot.txt, by default below runs/aot/. If the train step does
 need less memory. `python -m tpr_jax.aot.table` writes the tables of launch/README.md.
 """
 
-import os
 import sys
+
+from tpr_jax.cli.exit import explain_and_exit, silence_native_logs
+
+if __name__ == "__main__":  # before the imports below load XLA
+    silence_native_logs()
+
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-# Hides XLA's notices but not its errors.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags
 from ml_collections import ConfigDict
 
 from tpr_jax.aot.devices import devices as find_devices
 from tpr_jax.cli import parser
-from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.config.flags import parse_flags
 from tpr_jax.errors import UserError
 from tpr_jax.utils.files import write_json, write_text

@@ -84,14 +84,14 @@ def parse_command(argv: Sequence[str]) -> Command:
         shrink(config, _overridden_keys(argv))
     config_lib.check(config)
     return Command(
-        config,
-        Path(values.workdir),
-        values.mode,
-        values.coordinator,
-        values.num_processes,
-        values.process_id,
-        values.peer_timeout,
-        values.compilation_cache,
+        config=config,
+        workdir=Path(values.workdir),
+        mode=values.mode,
+        coordinator=values.coordinator,
+        num_processes=values.num_processes,
+        process_id=values.process_id,
+        peer_timeout=values.peer_timeout,
+        compilation_cache=values.compilation_cache,
     )
 
 

@@ -33,8 +33,6 @@ from tpr_jax.perf.allocator import keep_freed_memory
 from tpr_jax.utils.signals import Stopped
 from tpr_jax.utils.streams import as_json, quiet_when_closed
 
-command_exit.silence_native_logs()
-
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
@@ -246,6 +244,7 @@ def _export(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, 2 after one line on stderr, or 130 if it was interrupted."""
+    command_exit.silence_native_logs()
     if threading.current_thread() is threading.main_thread():
         # SIGTERM, which clusters send, is handled like Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
