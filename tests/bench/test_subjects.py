@@ -14,9 +14,9 @@ from tpr_jax.bench import subjects as bench_subjects
 from tpr_jax.models import clip
 
 
-@pytest.mark.parametrize("part", bench.PARTS)
-def test_every_subject_of_bench_can_be_built(part):
-    for subjects in bench.groups(part, torch=True).values():
+@pytest.mark.parametrize("section", bench.SECTIONS)
+def test_every_subject_of_bench_can_be_built(section):
+    for subjects in bench.groups(section, torch=True).values():
         for subject in subjects:
             given = {key: value for key, value in subject.items() if key != "kind"}
             inspect.signature(bench_subjects.CASE_BUILDERS[subject["kind"]]).bind(**given)

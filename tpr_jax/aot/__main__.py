@@ -180,7 +180,7 @@ def _compile(config: ConfigDict, mesh, only, identities, tell: Callable, hlo=Non
             analysis = aot_report.analyze(
                 compiled,
                 program.argument_bytes,
-                least=program.least,
+                minimum=program.minimum,
                 all_experts=program.all_experts,
                 devices=list(mesh.devices.flat),
                 dtype=config.dtype,

@@ -37,13 +37,13 @@ class Program(NamedTuple):
 
     Attributes:
       lower: Lowers the function.
-      least: The operations of its analytic minimum, see `flops.total`.
+      minimum: The operations of its analytic minimum, see `flops.total`.
       all_experts: The same if mixtures compute all experts.
       argument_bytes: The bytes of each kind of argument on one device.
     """
 
     lower: Callable
-    least: dict[str, float]
+    minimum: dict[str, float]
     all_experts: dict[str, float]
     argument_bytes: dict[str, int]
 

@@ -171,7 +171,7 @@ class Clip(nn.Module):
 
 
 def shift_ids(ids: Int[Tensor, "b l"], count: int) -> Int[Tensor, "b l"]:
-    """Makes room for `count` prompts after start-of-text; a text that is cut still ends with end-of-text."""
+    """Makes room for `count` prompts after start of text; a text that is cut still ends with end of text."""
     room = ids.shape[1] - count
     shifted = torch.cat([ids[:, :1], torch.zeros_like(ids[:, :count]), ids[:, 1:room]], 1)
     end, position = ids.max(-1)

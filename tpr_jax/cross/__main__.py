@@ -47,7 +47,7 @@ class Arguments(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Model:
+class TestedModel:
     """A model to test.
 
     Attributes:
@@ -150,10 +150,10 @@ def _score_all(args: Arguments) -> list[table.Cell]:
     return cells
 
 
-def describe_model(name: str) -> Model:
+def describe_model(name: str) -> TestedModel:
     """Describes a model: a run's workdir, the model folder in it, or anything that `from_pretrained` reads.
 
-    What it was trained on is read from the run's config.json.
+    The run's config.json says what data it was trained on.
 
     Raises:
       UserError: there is no such model, or the run has not saved one yet.
@@ -171,7 +171,7 @@ def describe_model(name: str) -> Model:
     path = find(location).path
     candidates = (*path.glob("*"), *path.glob(f"{BUNDLED_BACKBONE}/*"))
     files = sorted(file for file in candidates if file.suffix in MODEL_FILES)
-    return Model(
+    return TestedModel(
         name=name.rstrip(os.sep),
         location=location,
         trained_on=(config["dataset"], *(entry[0] for entry in config["mix"])) if config else (),

@@ -12,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-MATMUL = "product"
+MATMUL = "matmul"
 
 
 def save_product(x: Array) -> Array:
