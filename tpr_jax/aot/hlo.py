@@ -104,7 +104,7 @@ def _callees(i: Instruction, parsed: Computations) -> Iterator[tuple[str, int]]:
 
 
 def _find(pattern: str, i: Instruction) -> re.Match[str]:
-    """Returns the match of a pattern that the compiler's text of every such instruction should have."""
+    """Matches a pattern that must occur in the text of an instruction."""
     if match := re.search(pattern, i.rest):
         return match
     raise ValueError(
@@ -202,7 +202,7 @@ def _convolution(i: Instruction, shapes: dict[str, str]) -> tuple[float, int, in
 
 
 def _taps(n: int, kernel: int, out: int, *, stride, low, left_dilation, right_dilation) -> int:
-    """Returns how many pairs of an output's and a kernel's position meet one of the n elements."""
+    """Counts the (output, kernel) position pairs that read one of the n elements rather than padding."""
     positions = (o * stride - low + k * right_dilation for o in range(out) for k in range(kernel))
     return sum(0 <= at <= (n - 1) * left_dilation and at % left_dilation == 0 for at in positions)
 

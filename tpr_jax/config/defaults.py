@@ -34,7 +34,7 @@ def base() -> ConfigDict:
             # For a weights file that does not record these; empty: as recorded.
             "backbone_act": "",  # 'quick_gelu' (OpenAI) or 'gelu' (LAION, DataComp)
             "backbone_heads": (),  # attention heads of the vision and text towers, such as (12, 8)
-            "backbone_mean": (),  # of red, green and blue, in 0..1; for a file, empty is CLIP's
+            "backbone_mean": (),  # mean of red, green and blue, in 0..1; for a file, empty means CLIP's
             "backbone_std": (),
             "from_scratch": False,  # initialize the backbone at random instead of loading its weights
             "dataset": "cuhk_pedes",

@@ -30,7 +30,7 @@ from tpr_jax.data.image_paths import ImagePaths
 from tpr_jax.data.images.read import Crop, read_image
 from tpr_jax.errors import UserError
 
-MAX_LINES = 10  # of each kind, unless --json prints all of them
+MAX_LINES = 10  # lines printed of each kind; --json prints all of them
 # With fewer images, starting processes takes longer than it saves.
 _MIN_FOR_PROCESSES = 2000
 

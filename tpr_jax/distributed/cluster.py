@@ -71,7 +71,7 @@ def find(
         value = flag if flag is not None else environment.get(variable)
         if value not in (None, ""):
             peers = replace(peers, **{key: value if key == "coordinator" else _number(value, variable)})
-    if peers.index < 0 and (pod := environment.get("JOB_COMPLETION_INDEX")):  # of a Kubernetes Job
+    if peers.index < 0 and (pod := environment.get("JOB_COMPLETION_INDEX")):  # set by a Kubernetes Job
         peers = replace(peers, index=_number(pod, "JOB_COMPLETION_INDEX"))
     if not peers.coordinator and peers.count in (0, 1):
         return None  # the only pod of a Job has an index too

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 Connections = dict[int, socket.socket]  # by the index of the process at the other end
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-_MAX_BYTES = 8192  # of a message
+_MAX_BYTES = 8192  # maximum size of a message
 
 
 def keep_alive(connection: socket.socket) -> None:

@@ -99,7 +99,7 @@ def _start_jax(address: str, peers: Peers, timeout: float) -> None:
         local_device_ids=peers.devices,
         cluster_detection_method="deactivate",
         initialization_timeout=int(max(timeout, 60)),  # all are connected already
-        heartbeat_timeout_seconds=60,  # for one that hangs; `connections` detects a lost one sooner
+        heartbeat_timeout_seconds=60,  # detects a process that hangs; `connections` detects a lost one sooner
     )
 
 

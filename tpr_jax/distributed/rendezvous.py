@@ -22,7 +22,7 @@ from tpr_jax.distributed.connections import Connections, keep_alive, leave, pars
 from tpr_jax.errors import UserError
 
 _GREETING = "tpr-jax"
-CALLER_SECONDS = 10.0  # in which a caller has to identify itself
+CALLER_SECONDS = 10.0  # time that a caller has to identify itself
 CALLERS = 64  # that may be unidentified at a time, besides the run's own; the oldest makes room for the next
 
 
@@ -133,7 +133,7 @@ class _Callers:
 def _accept_peers(rendezvous: Rendezvous, token: str, peers: Connections) -> None:
     """Accepts connections until all peers are connected, and tells them to go."""
     deadline = time.monotonic() + rendezvous.timeout
-    proofs: dict[int, str] = {}  # for each peer the proof that this is the first process
+    proofs: dict[int, str] = {}  # peer -> proof that this is the first process
     with _listen(rendezvous) as server, selectors.DefaultSelector() as selector:
         server.setblocking(False)
         selector.register(server, selectors.EVENT_READ)

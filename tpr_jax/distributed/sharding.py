@@ -19,7 +19,7 @@ from jaxtyping import Bool
 from tpr_jax.errors import UserError
 
 AXES = ("data", "model")
-# The weights that `models` gathers by `all_gather_weight`, and the size from which on sharding pays off.
+# The weights that `models` gathers by `all_gather_weight`, and the minimum size at which sharding pays off.
 SHARDED_LEAVES = ("kernel", "proj", "token_embedding")
 MIN_SHARDED_SIZE = 2**16
 

@@ -126,7 +126,7 @@ def fused_attention_works(implementation: Literal["xla", "cudnn"] = "cudnn") -> 
 
         try:
             actual = gradients(functools.partial(fused_attention, implementation=implementation))
-        except Exception:  # of many types: an older GPU, no cuDNN, an unsupported size
+        except Exception:  # may be of many types: an older GPU, no cuDNN, an unsupported size
             return False
         expected = gradients(functools.partial(reference_attention, mask=None))
         return all(

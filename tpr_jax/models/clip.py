@@ -53,7 +53,7 @@ def extract_patches(images: Float[Array, "b h w 3"], size: int) -> Float[Array, 
 
 
 class PatchEmbedding(nn.Module):
-    """The patch convolution as one product; it ignores a rest that fills no patch."""
+    """The patch convolution as a single matmul; leftover pixels that do not fill a patch are ignored."""
 
     width: int
     size: int
@@ -126,7 +126,7 @@ class VisionTower(nn.Module):
 class TextTower(nn.Module):
     """The text transformer; `remat` and `scan` are as in `build`.
 
-    CLIP's attention is causal and reads the feature at end-of-text. SigLIP's is not, and reads it at the last
+    CLIP's attention is causal and reads the feature at end of text. SigLIP's is not, and reads it at the last
     position of the padded text.
     """
 
@@ -201,7 +201,7 @@ def read_positions(ids: Int[np.ndarray, "b l"], config: ClipConfig) -> Int[np.nd
 def read_positions(ids: Int[Array | np.ndarray, "b l"], config: ClipConfig) -> Int[Array | np.ndarray, " b"]:
     """Returns the position at which each text's feature is read; what follows it has no effect.
 
-    Padding may thus be trimmed after a causal tower's end-of-text, and nowhere in a tower that is not causal.
+    Padding may thus be trimmed after a causal tower's end of text, and nowhere in a tower that is not causal.
     """
     if config.causal:
         return end_positions(ids, config.eot_id)

@@ -1,7 +1,7 @@
 """Exposes the activations inside the towers: each token's experts, and the attention that a prefix receives.
 
-Ordinary use saves none of this. Here Flax's interceptors record each layer's inputs and outputs, and what a
-layer does not return is recomputed from them by the functions that the layer itself uses.
+Ordinary use saves none of this. Here Flax's interceptors record each layer's inputs and outputs, and the
+layer's own functions recompute from them what it does not return.
 """
 
 from collections.abc import Callable

@@ -152,7 +152,7 @@ def cskt(
     return Method("cskt", (vision,), (text,), Prompts(prompts, depth, direction))
 
 
-# Single parts and mixtures of them
+# Single parts and combinations of them
 
 
 def parallel_adapter(reduction: int = 8, scales=(0.1, 4.0)) -> Method:

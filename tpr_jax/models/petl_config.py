@@ -6,7 +6,7 @@
 Here `after_*(z)` stands for `z + part(z)`. Every part covers the blocks in `layers`, a half-open range
 `(first, end)`; an `end` of `None` is the tower's number of blocks.
 
-Each settings class tells the rest of the package what it needs to know of its part:
+Each settings class tells the rest of the package what it needs to know about its part:
 
     kind: The part's name in a config and in a saved `config.json`.
     collection: The Flax collection of its variables, which also decides that they are trained.

@@ -27,7 +27,7 @@ FAST_MEMORY = 12 * 2**20  # bytes that a kernel may use; by default the compiler
 
 
 class Settings(NamedTuple):
-    """What the kernels are compiled for.
+    """Static settings of the kernels.
 
     Attributes:
       heads: The number of heads.

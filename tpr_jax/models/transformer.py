@@ -13,7 +13,7 @@ from tpr_jax.models.matmul import MATMUL
 from tpr_jax.models.petl.prompts import replace_tokens
 from tpr_jax.models.petl_config import slots_of_block
 
-# What to save of each block for the backward pass; the rest is recomputed.
+# Policies for what each block saves for the backward pass; everything else is recomputed.
 REMAT = {
     "none": None,
     "dots": jax.checkpoint_policies.save_only_these_names(MATMUL),  # the results of products

@@ -55,7 +55,7 @@ def check_same(what: str, mine: Mapping, remedy: str) -> None:
 
     Args:
       what: What is compared, for the message.
-      mine: This process' values.
+      mine: This process's values.
       remedy: What the user can do about a difference.
 
     Raises:

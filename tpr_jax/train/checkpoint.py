@@ -208,7 +208,7 @@ def _silence_orbax() -> None:
 
 
 def _without_late_calls(report: Callable) -> Callable:
-    """Returns a hook for exceptions that nobody can catch; it drops those of writes that Orbax abandoned.
+    """Returns a `sys.unraisablehook` that drops the exceptions of writes that Orbax abandoned.
 
     Orbax writes all arrays concurrently, and when the first fails it closes the event loop. TensorStore's
     threads then find it closed, once for each remaining array, until the end of the process.

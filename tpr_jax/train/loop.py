@@ -47,7 +47,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
             stack.enter_context(locking.hold(workdir, "--workdir", "training in this folder"))
         preemption = stack.enter_context(signals.catch_signals())
         try:
-            # Processes compute together: none of several may leave in the middle of a computation.
+            # With several processes, none may exit in the middle of a collective computation.
             with preemption.raise_immediately(jax.process_count() == 1):
                 return _train(config, workdir, preemption)
         except KeyboardInterrupt:

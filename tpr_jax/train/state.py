@@ -9,7 +9,7 @@ import optax
 
 
 class TrainState(NamedTuple):
-    """What a train step updates; CLIP's frozen weights are not part of it.
+    """The variables that a train step updates, without CLIP's frozen weights.
 
     Attributes:
       trainable: The trainable collections.

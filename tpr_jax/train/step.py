@@ -72,8 +72,8 @@ def _all_finite(tree) -> jax.Array:
     """Returns whether all numbers of all arrays of a tree are finite.
 
     Small arrays of the same shape are stacked, because a reduction for each of them would be a third of the
-    step's kernels. The norm is that of flags: for `isfinite(leaf).all()` of so many arrays, XLA of jaxlib
-    0.10 compiles for minutes.
+    step's kernels. Takes the norm of 0/1 flags, because XLA in jaxlib 0.10 needs minutes to compile
+    `isfinite(leaf).all()` for this many arrays.
     """
     groups = collections.defaultdict(list)
     for i, leaf in enumerate(jax.tree.leaves(tree)):

@@ -10,9 +10,9 @@ from PIL import Image
 
 from tpr_jax.perf.allocator import release_freed_memory
 
-DECODE_BYTES = 384 * 2**20  # for all images decoded at the same time
-MAX_DECODE_BYTES = 768 * 2**20  # for one image, which is then decoded alone
-FILE_BYTES = 128 * 2**20  # of all files read at the same time; a larger one is read alone
+DECODE_BYTES = 384 * 2**20  # limit for all images decoded at the same time
+MAX_DECODE_BYTES = 768 * 2**20  # limit for one image, which is then decoded alone
+FILE_BYTES = 128 * 2**20  # limit for all files read at the same time; a larger file is read alone
 _LARGE, _HUGE = 32 * 2**20, 128 * 2**20
 
 # Bytes per pixel that a decoder takes besides the image, measured with Pillow 13 on 24 megapixels.

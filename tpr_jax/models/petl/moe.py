@@ -85,8 +85,8 @@ def mixture(
 ) -> Float[Array, "b l d"]:
     """Computes a mixture of adapters, `sum_e w_e (Up_e ReLU(Down_e u + b_e) + c_e)`.
 
-    A few small experts are all computed, as two large products over their stacked weights; of many experts
-    only the selected ones are computed (`grouped.py`).
+    Computes all experts as two large matmuls over their stacked weights if they are few and small, and only
+    the selected ones otherwise (`grouped.py`).
 
     Args:
       u: The tokens.

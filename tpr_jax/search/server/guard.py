@@ -163,7 +163,7 @@ class _Exchange:
     timeouts: Timeouts
     max_body: int
     clock: Callable[[], float]
-    status: int = 0  # of the response, 0 before it starts
+    status: int = 0  # status of the response, 0 before it starts
     received: int = 0  # bytes of the body
     complete: bool = False  # whether the whole body has arrived
     start: float = field(init=False)
