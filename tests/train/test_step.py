@@ -306,7 +306,7 @@ def test_compile_in_background_computes_the_same():
     state, batch = first_state(), replicate(make_mesh(), tiny.batch(6))
     ahead = step.compile_in_background(update, state, replicate(make_mesh(), frozen), batch)
     expected = copied(update(first_state(), frozen, batch))
-    for _ in range(2):  # the memory of one state is given away, and the next is welcome
+    for _ in range(2):  # each call donates its state, so it gets a new one
         assert same(copied(ahead(first_state(), replicate(make_mesh(), frozen), batch)), expected)
 
 
