@@ -105,13 +105,13 @@ def compile_all(
     """Compiles a config's programs for a topology.
 
     Args:
-      config: The config.
-      topology: The devices, see `devices.devices`.
-      only: The programs to compile.
-      identities: The number of training identities, for the loss "id".
-      try_settings: Whether to try settings that need less memory if the train step does not fit.
-      hlo: A folder for the compiled programs' text.
-      say: Called with each line of the report as soon as it is known.
+      config: the config.
+      topology: the devices, see `devices.devices`.
+      only: the programs to compile.
+      identities: the number of training identities, for the loss "id".
+      try_settings: whether to try settings that need less memory if the train step does not fit.
+      hlo: a folder for the compiled programs' text.
+      say: called with each line of the report as soon as it is known.
 
     Returns:
       The report, as written to aot.json.
@@ -198,10 +198,10 @@ def settings_to_try(config: ConfigDict, shortage: dict, argument_bytes: int, dat
     The number of microbatches is chosen so that everything but the arguments fits into the available memory.
 
     Args:
-      config: The config.
-      shortage: The `needed` and `available` bytes of the train step.
-      argument_bytes: The bytes of its arguments.
-      data: The size of the mesh's axis `data`.
+      config: the config.
+      shortage: the `needed` and `available` bytes of the train step.
+      argument_bytes: the bytes of its arguments.
+      data: the size of the mesh's axis `data`.
     """
     candidates = [
         {"remat": kind} for kind in ("dots", "block") if kind != config.remat and config.remat == "none"

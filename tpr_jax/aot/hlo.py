@@ -132,10 +132,10 @@ class Product(NamedTuple):
     """A matrix product in a compiled program, or all products of a kernel.
 
     Attributes:
-      shape: The shape of the result.
-      times: How often the product runs.
-      flops: The operations of one run.
-      padded: The same with the inner and last axes padded to multiples of `LANES`.
+      shape: the shape of the result.
+      times: how often the product runs.
+      flops: the operations of one run.
+      padded: the same with the inner and last axes padded to multiples of `LANES`.
     """
 
     shape: str
@@ -211,11 +211,11 @@ class Collective(NamedTuple):
     """A collective in a compiled program.
 
     Attributes:
-      kind: One of `COLLECTIVES`.
-      shape: The shape of the result.
-      times: How often it runs.
-      sent: The bytes that a device sends in one run.
-      group: The number of devices that take part.
+      kind: one of `COLLECTIVES`.
+      shape: the shape of the result.
+      times: how often it runs.
+      sent: the bytes that a device sends in one run.
+      group: the number of devices that take part.
     """
 
     kind: str
@@ -231,8 +231,8 @@ def collectives(text: str, devices: int) -> list[Collective]:
     A gather or scatter passes each shard on to all other devices; an all-reduce is a scatter and a gather.
 
     Args:
-      text: The program's text.
-      devices: The number of devices.
+      text: the program's text.
+      devices: the number of devices.
     """
     parsed, entry = computations(text)
     listed, seen = [], set()

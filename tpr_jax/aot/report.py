@@ -16,12 +16,12 @@ def analyze(
     """Analyzes a compiled program.
 
     Args:
-      compiled: The result of `jax.stages.Lowered.compile`.
-      argument_bytes: The bytes of each kind of argument on one device.
-      minimum: The operations of the analytic minimum, of all devices.
-      all_experts: The same if mixtures compute all experts.
-      devices: The devices that the program is compiled for.
-      dtype: The dtype of the computation.
+      compiled: the result of `jax.stages.Lowered.compile`.
+      argument_bytes: the bytes of each kind of argument on one device.
+      minimum: the operations of the analytic minimum, of all devices.
+      all_experts: the same if mixtures compute all experts.
+      devices: the devices that the program is compiled for.
+      dtype: the dtype of the computation.
 
     Returns:
       Bytes, operations and seconds for one device:

@@ -204,11 +204,11 @@ def compute_losses(
     """Computes the weighted losses of a batch.
 
     Args:
-      model: The model.
-      batch: Normalized images [b, 3, h, w], ids [b, l] and identities [b].
-      weights: The weight of each loss, one of "sdm", "itc" and, with a mixture, "balance".
-      scale: The factor on cosine similarities, 1 / temperature.
-      dtype: The type that the towers compute in; "bfloat16" by autocast.
+      model: the model.
+      batch: normalized images [b, 3, h, w], ids [b, l] and identities [b].
+      weights: the weight of each loss, one of "sdm", "itc" and, with a mixture, "balance".
+      scale: the factor on cosine similarities, 1 / temperature.
+      dtype: the type that the towers compute in; "bfloat16" by autocast.
     """
     images, ids, pids = batch
     with torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):

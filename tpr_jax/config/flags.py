@@ -42,10 +42,10 @@ def parse_command(argv: Sequence[str]) -> Command:
     """Parses a command line of `tpr_jax.main`, without importing JAX.
 
     Args:
-      argv: The command line, with the program's name first.
+      argv: the command line, with the program's name first.
 
     Raises:
-      UserError: An argument is missing, unknown or invalid; the message names it.
+      UserError: an argument is missing, unknown or invalid; the message names it.
     """
     argv = _resolve_config_path(_expand_flags(argv, ("config", "workdir")))
     values = flags.FlagValues()

@@ -179,7 +179,7 @@ def run(argv: list[str]) -> int:
     """Runs the command; returns 0 for a complete copy and 1 for one with problems.
 
     Raises:
-      UserError: An argument is wrong, or the annotation cannot be read.
+      UserError: an argument is wrong, or the annotation cannot be read.
     """
     parser = Parser(
         prog="python -m tpr_jax.data.check",

@@ -62,8 +62,8 @@ def watch(connections: Connections, on_end: Callable[[int, str], None]) -> Calla
     """Listens to the peers in a thread of its own.
 
     Args:
-      connections: The connections to the peers.
-      on_end: Called once with an exit code and a reason when a peer ends early or is lost.
+      connections: the connections to the peers.
+      on_end: called once with an exit code and a reason when a peer ends early or is lost.
 
     Returns:
       `finish(timeout)`, which tells the peers that this process is done, waits until they are too and returns

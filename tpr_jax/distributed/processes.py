@@ -36,10 +36,10 @@ def initialized(
     At the end each process waits until all are done.
 
     Args:
-      peers: The processes; with None there is only this one, and nothing is done.
-      timeout: Seconds until all have to be connected.
-      workdir: Where the processes find the run's token, see `handshake.py`.
-      verdict: Returns the exit code and the message that an error ends the run with; without a message it is
+      peers: the processes; with None there is only this one, and nothing is done.
+      timeout: seconds until all have to be connected.
+      workdir: where the processes find the run's token, see `handshake.py`.
+      verdict: returns the exit code and the message that an error ends the run with; without a message it is
         unexpected and its traceback is printed.
 
     Raises:

@@ -31,12 +31,12 @@ class Rendezvous:
     """The address at which a run's processes connect, and the index of this process.
 
     Attributes:
-      host: The host of the first process.
-      port: The port that it listens on; JAX's service takes the next one.
-      count: The number of processes.
-      index: This process's index.
-      timeout: Seconds until all have to be connected.
-      hosts: The hosts on which processes are expected, by index, for messages.
+      host: the host of the first process.
+      port: the port that it listens on; JAX's service takes the next one.
+      count: the number of processes.
+      index: this process's index.
+      timeout: seconds until all have to be connected.
+      hosts: the hosts on which processes are expected, by index, for messages.
     """
 
     host: str
@@ -61,8 +61,8 @@ def connect(rendezvous: Rendezvous, token: Callable[[], str]) -> Connections:
     """Connects the processes of a run; returns when all have connected.
 
     Args:
-      rendezvous: The address, and the index of this process.
-      token: Returns the run's token, or "" as long as it is not known.
+      rendezvous: the address, and the index of this process.
+      token: returns the run's token, or "" as long as it is not known.
 
     Returns:
       The first process's connections to all others, or another's connection to the first.

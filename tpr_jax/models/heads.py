@@ -17,8 +17,8 @@ class Heads:
     """The sizes of the heads.
 
     Attributes:
-      num_classes: The number of identities for the loss "id"; 0 for no classifier.
-      mlm_depth: The number of blocks for the loss "mlm"; 0 for no head.
+      num_classes: the number of identities for the loss "id"; 0 for no classifier.
+      mlm_depth: the number of blocks for the loss "mlm"; 0 for no head.
     """
 
     num_classes: int = 0

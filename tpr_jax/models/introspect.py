@@ -35,8 +35,8 @@ def build_inside(config: ClipConfig, method: Method, dtype: str = "float32") -> 
 
     Args:
       config: CLIP's sizes.
-      method: The parts and prompts.
-      dtype: The dtype of the computation.
+      method: the parts and prompts.
+      dtype: the dtype of the computation.
 
     Returns:
       The pure functions `image(variables, images)`, for normalized images, and `text(variables, ids)`. Each

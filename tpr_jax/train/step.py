@@ -34,14 +34,14 @@ def train_step(
     """Computes one update of the trainable collections.
 
     Args:
-      state: The training state.
-      frozen: The frozen collections.
-      batch: The arrays [b, ...] of a batch, see `objective`; with `microbatched` they are [n, b / n, ...].
-      model: The functions of `models.clip.build`.
-      optimizer: The optimizer of the trainable collections.
-      weights: The weight of each loss, by its name.
-      scale: The factor on cosine similarities, 1 / temperature, or all of `Logits`.
-      microbatched: Whether the towers see one microbatch at a time.
+      state: the training state.
+      frozen: the frozen collections.
+      batch: the arrays [b, ...] of a batch, see `objective`; with `microbatched` they are [n, b / n, ...].
+      model: the functions of `models.clip.build`.
+      optimizer: the optimizer of the trainable collections.
+      weights: the weight of each loss, by its name.
+      scale: the factor on cosine similarities, 1 / temperature, or all of `Logits`.
+      microbatched: whether the towers see one microbatch at a time.
 
     Returns:
       (new state, metrics). A state with a `bad_step` is unchanged.

@@ -22,9 +22,9 @@ class Lap(NamedTuple):
     """The steps since the last logged one.
 
     Attributes:
-      steps: The number of steps.
-      seconds: The time that they took.
-      waited: The part of it in which this process waited for its batches, seconds.
+      steps: the number of steps.
+      seconds: the time that they took.
+      waited: the part of it in which this process waited for its batches, seconds.
     """
 
     steps: int
@@ -149,8 +149,8 @@ class Profiler:
         """Starts or ends the profile at its steps.
 
         Args:
-          steps: The number of steps that this process has done.
-          result: What the last one returned.
+          steps: the number of steps that this process has done.
+          result: what the last one returned.
         """
         first, last = PROFILED
         if self._enabled and steps == first - 1:

@@ -15,7 +15,7 @@ def router_logits(u: Float[Array, "b l d"], router: dict, kind: str) -> Float[Ar
     """Computes each expert's score for each token, in float32.
 
     Args:
-      u: The tokens.
+      u: the tokens.
       router: `w_in` and `w_task` [d, e], the domain prompt `prompt` [d] and the scalar `alpha`, as far as the
         kind needs them.
       kind: "blend" (the released code) computes `(1 - a) W_in u + a W_task p`, "sum" (the paper)
@@ -89,9 +89,9 @@ def mixture(
     the selected ones otherwise (`grouped.py`).
 
     Args:
-      u: The tokens.
-      weights: The experts' weights, 0 except for `top_k` experts of each token.
-      top_k: The number of experts of each token.
+      u: the tokens.
+      weights: the experts' weights, 0 except for `top_k` experts of each token.
+      top_k: the number of experts of each token.
       down: `kernel` [d, e, r] and `bias` [e, r].
       up: `kernel` [e, r, d] and `bias` [e, d].
     """
