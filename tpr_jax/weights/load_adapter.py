@@ -46,7 +46,8 @@ class AdapterConfig:
       tokenizer: "tokenizer.json" in the folder, or that of the "backbone".
       name: the name of the backbone.
       sha256: the hash of the backbone's weights file.
-      revision: the backbone's revision on the hub. Models saved by the first versions lack this and the next two.
+      revision: the backbone's revision on the hub. Models saved by the first versions lack this and the next
+        two.
       act: activation of the backbone.
       heads: the attention heads of the vision and the text tower.
     """
