@@ -1,4 +1,4 @@
-"""An example of a mixture: any PEFT modules in any slots, blocks and towers, prompts, and CLIP's own weights.
+"""An example of a combination: PEFT modules in any slots, blocks and towers, prompts, CLIP's own weights.
 
     python -m tpr_jax.main --config configs/mixture.py --workdir runs/mixture
     python -m tpr_jax.main --config configs/mixture.py --workdir runs/mixture_4 \

@@ -40,7 +40,7 @@ if [ -e "$workdir/results.json" ] && [ "$code" = 0 ] || [ "$code" = 2 ]; then ex
 if [ "${SLURM_RESTART_COUNT:-0}" -ge "${RESTARTS:-20}" ]; then
     fail "not done after ${SLURM_RESTART_COUNT:-0} restarts: see above; rerun the same command to resume"
 fi
-# A cancelled job is no longer RUNNING; SLURM itself requeues a job whose node failed.
+# A canceled job is no longer RUNNING; SLURM itself requeues a job whose node failed.
 if dry || [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
     run scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -138,8 +138,8 @@ def test_gradient(name):
 
 
 def test_gradient_of_tal_stops_at_its_weights():
-    """Two rows of one identity, all so near that every hinge is at work and no weight is 0 or 1; central
-    differences with the weights of the positives held, and they differ from those of the whole loss."""
+    """Uses rows so close that every hinge is active and no weight is 0 or 1; compares with central
+    differences at fixed weights of the positives, which differ from those of the whole loss."""
     pids = np.array([0, 0, 1])
     images, texts = (np.array([[math.cos(a), math.sin(a), 0.0] for a in row]) for row in ANGLES)
     _, (by_image, _) = jitted("tal")(images.astype(np.float32), texts.astype(np.float32), pids)
@@ -224,14 +224,14 @@ def test_sigmoid_by_hand():
     value = losses.sigmoid(jnp.eye(2), jnp.eye(2), jnp.arange(2), slope=3.0, offset=-1.0)
     expected = math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1))
     np.testing.assert_allclose(value, expected, rtol=1e-6)
-    # Of one person all four are right ones.
+    # With one identity, all four pairs match.
     value = losses.sigmoid(jnp.eye(2), jnp.eye(2), jnp.zeros(2, int), slope=3.0, offset=-1.0)
     expected = math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1))
     np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
 def test_masked_words_by_hand():
-    """Of three places one has no label; the others' words have probability 3/4 and 1/5."""
+    """One of three positions has no label; the words at the others have probability 3/4 and 1/5."""
     logits = jnp.log(jnp.array([[[1.0, 3.0, 1e-9], [1.0, 1.0, 1.0], [2.0, 2.0, 1.0]]]))
     value = losses.masked_words(logits, jnp.array([[1, 0, 2]]))
     np.testing.assert_allclose(value, -(math.log(0.75) + math.log(0.2)) / 2, rtol=1e-5)

@@ -90,7 +90,7 @@ def test_split_collections():
 
 
 def test_split_of_the_weights_of_clip():
-    """Leaf by leaf, by patterns of whole paths; what is on neither side or on both would be lost or twice."""
+    """Each leaf lands on exactly one side, by patterns of whole paths."""
     blocks = {f"block_{i}": {"mlp": {"fc": {"kernel": 10 + i, "bias": 20 + i}}} for i in range(2)}
     tree = {"params": {"visual": blocks, "text": {"proj": 3}}, "moe": {"down": 4}}
     trainable, frozen = optim.split_collections(tree, ("moe", "params"), (".*block_1.*/bias", "text/proj"))
@@ -107,7 +107,7 @@ def test_split_of_the_weights_of_clip():
         }
     }
     assert merge(frozen, trainable) == tree
-    # A pattern stands for the whole path, and without `params` among the names for nothing.
+    # A pattern must match the whole path, and has no effect unless `params` is trainable.
     with pytest.raises(UserError, match="the pattern 'bias' of trainable weights matches no weight"):
         optim.split_collections(tree, ("params",), ("bias",))
     assert optim.split_collections(tree, ("moe",), ("text/proj",))[1] == {"params": tree["params"]}

@@ -195,7 +195,7 @@ def test_what_the_wheel_says_of_itself(installed):
     assert (script.name, script.group, script.load()) == ("tpr-jax", "console_scripts", command.main)
 
 
-# Of what is imported: each is asked for where it is needed, or comes with what is.
+# Imported packages that are optional or come with another requirement.
 OPTIONAL = {"torch", "torchvision", "jax2onnx", "onnxruntime", "apache_beam", "libtpu"}
 WITH_TENSORFLOW = {"tensorflow", "tensorflow_datasets", "google"}  # google.protobuf
 WITH_OTHERS = {"jaxlib", "ml_dtypes", "starlette", "anyio", "pydantic", "pydantic_core"}

@@ -3,7 +3,7 @@
     python -m tools.build_clip_mini new  --data_dir data/pretrain --out data/clip_mini
     python -m tools.build_clip_mini save --workdir runs/pretrain_mini --out data/clip_mini
 
-`new` writes the vocabulary and sizes before pre-training, `save` the weights afterwards. See
+`new` writes the vocabulary and sizes before pre-training, `save` the weights afterward. See
 `configs/pretrain_mini.py` for all steps.
 """
 

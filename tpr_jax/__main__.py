@@ -17,7 +17,7 @@ from tpr_jax.errors import UserError
 
 
 class Command(NamedTuple):
-    """What `python -m` runs (None: handled here), the arguments put first, and one line of help."""
+    """The module that `python -m` runs (None: handled here), its first arguments, and one line of help."""
 
     module: str | None
     prefix: tuple[str, ...]

@@ -342,7 +342,17 @@ def make_model(
     variables = jax.device_put(variables)
     # Cast once: otherwise each call casts all weights again.
     inference_variables = clip.inference_variables(variables, dtype)
-    return Model(config, method, variables, tokenizer, source, inference_variables, encoders, backbone, dtype)
+    return Model(
+        config=config,
+        method=method,
+        variables=variables,
+        tokenizer=tokenizer,
+        source=source,
+        inference_variables=inference_variables,
+        encoders=encoders,
+        backbone=backbone,
+        dtype=dtype,
+    )
 
 
 def jit_encoder(

@@ -35,15 +35,15 @@ def rate_factor(
     It is linear from `warmup_factor` to 1 during the warm-up, and then follows `kind`.
 
     Args:
-      progress: The epochs, or steps, done so far.
-      kind: One of `SCHEDULES`. 'poly' and 'exp' are the reference's own forms, `power^(1 - a)` and `power^a`,
+      progress: the epochs, or steps, done so far.
+      kind: one of `SCHEDULES`. 'poly' and 'exp' are the reference's own forms, `power^(1 - a)` and `power^a`,
         with a the fraction done since the warm-up.
-      warmup: The length of the warm-up, in the unit of `progress`.
-      total: The length of the run, in the unit of `progress`.
-      warmup_factor: The factor at progress 0.
-      milestones: Where 'step' multiplies by `gamma`.
-      gamma: The factor of 'step'.
-      power: The base of 'poly' and 'exp'.
+      warmup: the length of the warm-up, in the unit of `progress`.
+      total: the length of the run, in the unit of `progress`.
+      warmup_factor: the factor at progress 0.
+      milestones: where 'step' multiplies by `gamma`.
+      gamma: the factor of 'step'.
+      power: the base of 'poly' and 'exp'.
     """
     done = jnp.clip((progress - warmup) / max(total - warmup, 1e-9), 0.0, 1.0)
     after = {
@@ -71,14 +71,14 @@ def schedule(
     """Returns `step -> learning rate`.
 
     Args:
-      base_lr: The learning rate at factor 1.
-      kind: One of `SCHEDULES`.
-      warmup_epochs: The length of the warm-up, epochs.
-      num_epochs: The length of the run, epochs.
-      steps_per_epoch: The number of steps of an epoch.
-      per_step: Whether the rate follows the curve at every step; otherwise it changes between epochs only, as
+      base_lr: the learning rate at factor 1.
+      kind: one of `SCHEDULES`.
+      warmup_epochs: the length of the warm-up, epochs.
+      num_epochs: the length of the run, epochs.
+      steps_per_epoch: the number of steps of an epoch.
+      per_step: whether the rate follows the curve at every step; otherwise it changes between epochs only, as
         in the reference.
-      **settings: See `rate_factor`.
+      **settings: see `rate_factor`.
 
     Raises:
       UserError: `kind` is unknown.
@@ -118,7 +118,7 @@ def group_of(tree: dict, groups: Sequence) -> dict:
     """Returns a tree with the group of each leaf, its index as a string.
 
     Raises:
-      UserError: No pattern covers a leaf.
+      UserError: no pattern covers a leaf.
     """
 
     def find(path, _):
@@ -145,15 +145,15 @@ def adam(
 
     Args:
       rate: `step -> learning rate`.
-      trainable: The trainable collections.
+      trainable: the trainable collections.
       groups: (pattern, factor on the learning rate, weight decay) rows that cover all leaves.
-      b1: The decay of the first moment.
-      b2: The decay of the second moment.
-      eps: The constant in the denominator.
-      clip_norm: Above 0, the highest norm of the gradient of all leaves together.
+      b1: the decay of the first moment.
+      b2: the decay of the second moment.
+      eps: the constant in the denominator.
+      clip_norm: above 0, the highest norm of the gradient of all leaves together.
 
     Raises:
-      UserError: No pattern covers a leaf.
+      UserError: no pattern covers a leaf.
     """
 
     def group_optimizer(factor, decay):
@@ -174,8 +174,8 @@ def split_model(variables: dict, method) -> tuple[dict, dict]:
     """Returns the (trainable, frozen) collections of a model.
 
     Args:
-      variables: All collections.
-      method: The `models.methods.Method`; what it trains, and the heads of losses, is trainable.
+      variables: all collections.
+      method: the `models.methods.Method`; what it trains, and the heads of losses, is trainable.
     """
     names = (*method.trainable, *({"head"} & variables.keys()))
     return split_collections(variables, names, method.tuned)
@@ -187,12 +187,12 @@ def split_collections(
     """Returns the (trainable, frozen) collections of a model; together they hold each leaf once.
 
     Args:
-      variables: All collections.
-      trainable: The names of the trainable collections.
-      tuned: Patterns of the paths in `params` that are trainable, if `params` is.
+      variables: all collections.
+      trainable: the names of the trainable collections.
+      tuned: patterns of the paths in `params` that are trainable, if `params` is.
 
     Raises:
-      UserError: The model lacks a collection, or a pattern matches nothing.
+      UserError: the model lacks a collection, or a pattern matches nothing.
     """
     for name in trainable:
         if name not in variables:

@@ -2,7 +2,7 @@
 
     python docs/figures/draw.py [FOLDER]      # by default, next to this script
 
-Coordinates are about a centimeter, with y downwards. Frozen modules of CLIP are gray, trained modules orange.
+Coordinates are about a centimeter, with y downward. Frozen modules of CLIP are gray, trained modules orange.
 """
 
 import sys

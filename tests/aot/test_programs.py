@@ -57,8 +57,8 @@ def test_memory_of_vit_b16(in_root):
     assert 2 * held["trainable"] <= held["optimizer"] < 2 * held["trainable"] + 200
     assert held["frozen"] == 2 * 149_617_664 + 2 * 65_536  # 65,536 of them are LayerNorm's
     assert held["batch"] == 4 * (384 * 128 * 3 + 77 * 4 + 4)
-    assert found["train_step"].least["total"] < found["train_step"].all_experts["total"]
-    assert found["encode_text"].least["backward"] == 0
+    assert found["train_step"].minimum["total"] < found["train_step"].all_experts["total"]
+    assert found["encode_text"].minimum["backward"] == 0
 
 
 def test_the_loss_id_needs_the_number_of_identities(in_root):

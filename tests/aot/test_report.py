@@ -73,7 +73,7 @@ def test_a_program_compiled_here():
     found = aot_report.analyze(
         compiled,
         {"a": 2 * 64 * 64 * 4},
-        least={"total": 2 * 64**3},
+        minimum={"total": 2 * 64**3},
         all_experts={"total": 4 * 64**3},
         devices=jax.devices()[:1],
         dtype="float32",

@@ -4,7 +4,7 @@ import pytest
 
 from tpr_jax.aot.programs import sizes_of
 from tpr_jax.bench import growth, growth_table
-from tpr_jax.bench.cases import read_config
+from tpr_jax.bench.models import read_config
 from tpr_jax.config import defaults as config
 from tpr_jax.perf import flops
 

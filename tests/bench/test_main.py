@@ -1,4 +1,4 @@
-"""The bench command: its parts, resuming, and errors."""
+"""The bench command: its sections, resuming, and errors."""
 
 import json
 
@@ -32,13 +32,13 @@ def test_torch_measures_the_encoders_again(measured, tmp_path):
 @pytest.mark.parametrize("accelerator", [False, True])
 def test_torch_adds_the_same_step_and_encoder_in_pytorch(accelerator):
     kinds = {"train_step": "torch_train_step", "encoder": "torch_encoder"}
-    for part in ("encode", "train", "mini"):
-        for subjects in bench.groups(part, True, accelerator).values():
+    for section in ("encode", "train", "mini"):
+        for subjects in bench.groups(section, True, accelerator).values():
             models = [subject for subject in subjects if subject["kind"] != "product"]
             ours = [subject for subject in models if subject["kind"] in kinds]
             assert ours
             assert [s | {"kind": kinds[s["kind"]]} for s in ours] == [s for s in models if s not in ours]
-        for subjects in bench.groups(part, False, accelerator).values():
+        for subjects in bench.groups(section, False, accelerator).values():
             assert not any(subject["kind"] in kinds.values() for subject in subjects)
 
 
@@ -59,8 +59,8 @@ def test_each_group_has_the_matmuls_of_its_dtype(method):
         ((False, True), ["xla"]),
         ((True, True), ["xla", "torch"]),
     ]:
-        for part in ("encode", "train", "mini"):
-            for subjects in bench.groups(part, *settings).values():
+        for section in ("encode", "train", "mini"):
+            for subjects in bench.groups(section, *settings).values():
                 assert [s["by"] for s in subjects if s["kind"] == "product"] == ways
                 assert len({s["dtype"] for s in subjects}) == 1
     found = [s for group in bench.groups("train").values() for s in group if s.get("config") == method]

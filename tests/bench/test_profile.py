@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from tpr_jax.bench import profile
-from tpr_jax.bench.cases import Case
+from tpr_jax.bench.models import Case
 from tpr_jax.errors import UserError
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from tpr_jax.bench import __main__ as bench
-from tpr_jax.bench import cases
+from tpr_jax.bench import models
 from tpr_jax.bench import subjects as bench_subjects
 from tpr_jax.models import clip
 
 
-@pytest.mark.parametrize("part", bench.PARTS)
-def test_every_subject_of_bench_can_be_built(part):
-    for subjects in bench.groups(part, torch=True).values():
+@pytest.mark.parametrize("section", bench.SECTIONS)
+def test_every_subject_of_bench_can_be_built(section):
+    for subjects in bench.groups(section, torch=True).values():
         for subject in subjects:
             given = {key: value for key, value in subject.items() if key != "kind"}
             inspect.signature(bench_subjects.CASE_BUILDERS[subject["kind"]]).bind(**given)
@@ -51,7 +51,7 @@ def test_vector_search_finds_the_top_10():
 
 
 def test_text_query_tokenizes_encodes_and_searches(monkeypatch):
-    mini = cases.build_model("zero_shot", "clip_mini", "float32", 1)
+    mini = models.build_model("zero_shot", "clip_mini", "float32", 1)
     config = dataclasses.replace(
         mini.clip_config, vocab_size=49_408, context_length=77
     )  # as CLIP's tokenizer

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.bench.test_torch_models import rename
-from tpr_jax.bench import cases
+from tpr_jax.bench import models
 from tpr_jax.bench import subjects as bench_subjects
 from tpr_jax.config.defaults import loss_weights
 from tpr_jax.train.objective import objective
@@ -34,7 +34,7 @@ def same_weights(monkeypatch):
     plain = torch_models.Clip
 
     def build(config, method):
-        functions = cases.build_model(method.name, "clip_mini", "float32", 4).functions
+        functions = models.build_model(method.name, "clip_mini", "float32", 4).functions
         variables = jax.tree.map(np.asarray, jax.jit(functions["init"])(jax.random.key(0)))
         state = rename(reference.state(variables, method, config), method.name)
         model = plain(config, method)
@@ -49,9 +49,9 @@ def same_weights(monkeypatch):
     [("dm_adapter", "float32"), ("up_person", "float32"), ("cskt", "float32"), ("dm_adapter", "bfloat16")],
 )
 def test_train_step_has_the_loss_of_ours(same_weights, method, dtype):
-    model = cases.build_model(method, "clip_mini", dtype, 4)
+    model = models.build_model(method, "clip_mini", dtype, 4)
     variables = jax.jit(model.functions["init"])(jax.random.key(0))
-    batch, scale = cases.random_batch(model.clip_config, 4), 1 / model.config.temperature
+    batch, scale = models.random_batch(model.clip_config, 4), 1 / model.config.temperature
     loss = functools.partial(objective, model.functions, loss_weights(model.config), scale, {}, batch=batch)
     expected = jax.jit(lambda frozen: loss(frozen=frozen)[0])(variables)
 
@@ -69,5 +69,5 @@ def test_encoder(tower):
     )
     output = case.run()
     feats = getattr(output, "pooler_output", output)  # transformers 5 wraps the features
-    config = cases.build_model("zero_shot", "clip_mini", "float32", 3).clip_config
+    config = models.build_model("zero_shot", "clip_mini", "float32", 3).clip_config
     assert feats.shape == (3, config.embed_dim) and bool(feats.isfinite().all())

@@ -7,15 +7,15 @@ import pytest
 from PIL import Image
 
 from tpr_jax.compare import plot
-from tpr_jax.compare.outcome import Outcome
+from tpr_jax.compare.outcome import RunOutcome
 from tpr_jax.compare.table import summarize
 
 
 def row(name, r1s, params, dataset="mini_pedes", direction="t2i"):
     scores = [{direction: dict.fromkeys(("R1", "R5", "R10", "mAP", "mINP"), r1)} for r1 in r1s]
     numbers = {"steps": 5, "trainable_params": params, "total_params": 10**7, "saved_bytes": 4 * params}
-    done = [Outcome("done", seed_scores, **numbers) for seed_scores in scores]
-    return summarize(name, dataset, done or [Outcome("failed")], direction)
+    done = [RunOutcome("done", seed_scores, **numbers) for seed_scores in scores]
+    return summarize(name, dataset, done or [RunOutcome("failed")], direction)
 
 
 ROWS = [

@@ -6,7 +6,7 @@ import io
 import pytest
 
 from tpr_jax.compare import table as compare_table
-from tpr_jax.compare.outcome import Outcome
+from tpr_jax.compare.outcome import RunOutcome
 from tpr_jax.compare.table import summarize
 
 
@@ -21,10 +21,10 @@ def outcome(r1, **changes):
         "memory_bytes": 2_000_000_000,
         "saved_bytes": 4_000,
     }
-    return Outcome("done", scores, **(numbers | changes))
+    return RunOutcome("done", scores, **(numbers | changes))
 
 
-FAILED, MISSING = Outcome("failed"), Outcome("missing")
+FAILED, MISSING = RunOutcome("failed"), RunOutcome("missing")
 
 
 def cells(line: str) -> list[str]:

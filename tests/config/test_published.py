@@ -12,7 +12,7 @@ from tpr_jax.losses import NAMES as LOSSES
 METHODS = ("dm_adapter", "up_person", "cskt", "irra")
 BENCHMARKS = DATASETS[1:]
 
-# What a run writes and where it runs; no part of a recipe.
+# Where a run executes and what it writes; not part of a recipe.
 OPERATION = (
     "seed",
     "debug",
@@ -164,7 +164,7 @@ def test_the_readme_has_every_setting_of_every_recipe():
         assert list(told) == list(METHODS)
         for method, values in told.items():
             assert values == [f.get(key, "-") for f in found[method]], (key, method)
-    # What the table leaves out is the same everywhere and says nothing, or is how a run is run.
+    # Keys missing from the table are the same for all methods, or are operational.
     unsaid = {f"losses.{name}" for name in LOSSES} | {"method.name", "method.use", "method.vanilla"}
     unsaid |= {"method.depth", "method.depth_lora", "method.depth_prefix", "method.depth_adapter"}
     for method in METHODS:

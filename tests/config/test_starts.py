@@ -101,7 +101,7 @@ def clips_features(sizes: ClipConfig) -> tuple:
 
 
 def starts_as_clip(method) -> bool:
-    """Returns whether a method starts as CLIP: not with extra tokens, which take attention, or in CSKT."""
+    """Returns whether a method's initial features equal CLIP's; extra tokens and CSKT change them."""
     parts = (*method.vision, *method.text)
     drawn = any(isinstance(part, Adapter) and part.init == "normal" for part in parts)
     return not (method.prompts or drawn or any(isinstance(part, Prefix) for part in parts))
@@ -126,8 +126,8 @@ def test_every_trained_leaf_gets_a_gradient_and_zero_starts_are_clip(name, row):
     pairs = zip(features, clips_features(sizes), strict=True)
     same = [bool(np.abs(found - own).max() <= near * np.abs(own).max()) for found, own in pairs]
     assert same == [starts_as_clip(method)] * 2
-    # What multiplies a zero gets its gradient in the second step: A of LoRA, Down, the learned scales.
-    # A small step: where it changed a token's experts, those could be ones that have not moved yet.
+    # Factors of a zero (LoRA's A, Down, learned scales) get a gradient only in the second step. The step is
+    # small, because a token might otherwise be routed to experts that have not moved yet.
     moved = jax.tree.map(lambda x, g: np.asarray(x) - 1e-3 * g / (np.abs(g).max() + 1e-12), trainable, first)
     second, _ = jax.device_get(run(moved, frozen))
     largest = jax.tree.map(lambda *gs: max(float(np.abs(g).max()) for g in gs), first, second)

@@ -217,7 +217,7 @@ SETTINGS = {
 }
 OF_MIXTURE = ((3, True, {"nothing": 1}, {"length": 0}, {"depth": 13}), (None, {"length": 4}))
 
-# And of the parts of a mixture.
+# Invalid settings of the parts of a combination.
 FIELDS = {
     "slot": ((*NO_TEXT, "x"), ("after_mlp",)),
     "init": ((*NO_TEXT, "x"), ("zero", "normal")),
@@ -239,7 +239,7 @@ def with_value(key: str, value) -> ConfigDict:
     holder = config
     for parent in parents:
         holder = holder[parent]
-    del holder[last]  # what it was would turn the new value into its own type
+    del holder[last]  # otherwise ConfigDict would cast the new value to the old type
     holder[last] = value
     return config
 
@@ -319,7 +319,7 @@ def test_rejects_invalid_settings(method, key, value):
         check_method(configured(method, {key: value}))
     line = str(error.value)
     assert "\n" not in line and len(line) < 500
-    # The towers' sizes refuse by the name of the part, as a mixture may have several.
+    # Tower checks name the part, because a combination may have several.
     words = {"prefix": "length", "prompts": "length", "depth_lora": "layers", "depth_prefix": "layers"}
     words |= {"depth_adapter": "layers", "scales": "scale", "both": "'mixture'", "vision": "'mixture'"}
     words |= {"text": "'mixture'", "targets": "target"}

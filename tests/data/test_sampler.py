@@ -112,7 +112,7 @@ def test_lengths_by_hand():
 
 
 def test_few_examples_are_drawn_with_replacement_and_evenly():
-    """Of two rows three are drawn: in a quarter of the draws, all three are the same row."""
+    """Draws three of two rows: all three are the same row in a quarter of the draws."""
     pids = np.array([3, 3])
     drawn = np.array([identity_order(pids, 1, 3, seed, 0) % 2 for seed in range(2000)])
     assert abs(drawn.mean() - 0.5) < 0.03  # 6000 draws, five deviations

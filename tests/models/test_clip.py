@@ -107,7 +107,7 @@ def test_patches_by_hand():
 
 @pytest.mark.parametrize("size", [(28, 28), (28, 42), (30, 29), (384, 128), (27, 14)])
 def test_patches_are_those_of_a_convolution(size):
-    """Pixels that do not fill a patch are left out, as by a convolution with a stride of the patch size."""
+    """Pixels that do not fill a patch are ignored, as in a convolution with a stride of the patch size."""
     rng = np.random.default_rng(0)
     images = rng.normal(size=(2, *size, 3)).astype(np.float32)
     kernel = rng.normal(size=(14, 14, 3, 5)).astype(np.float32)

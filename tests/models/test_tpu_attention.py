@@ -112,7 +112,7 @@ def test_gradients_match_finite_differences(case):
 @given(case=cases)
 @settings(max_examples=6, deadline=None)
 def test_gradients_match_the_reference(dtype, case):
-    """Compares with the written-out form in float32 on the same rounded inputs."""
+    """Compares with `reference_attention` in float32 on the same rounded inputs."""
     qkv, prefix, mask, g = draw(case)
     _, *found = by_kernel(case, dtype, qkv, prefix, mask, g)
     rounded = [None if a is None else jnp.asarray(a, dtype).astype(jnp.float32) for a in (qkv, prefix)]

@@ -26,11 +26,8 @@ print(size, during, after, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_ma
 
 
 def test_peak_rises_with_allocations_and_does_not_fall():
-    """Runs in a process of its own, because that of the tests may have held gigabytes.
-
-    By way of a shell: the kernel counts in what the process that called exec held before, and a child of the
-    tests' process may have that process's memory until then. What the shell forks has only the shell's.
-    """
+    """Runs in a separate process started by a shell, because a child of the test process would inherit its
+    peak memory."""
     by_shell = ["sh", "-c", '"$0" -c "$1"; exit $?', sys.executable, RISE]
     done = subprocess.run(by_shell, capture_output=True, text=True, check=True)
     size, during, after, by_kernel = map(int, done.stdout.split())

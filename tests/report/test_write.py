@@ -185,7 +185,7 @@ def test_moving_average_is_a_mean_of_neighbors():
 
 
 def ticks(svg, axis):
-    """The labels of an axis' ticks, as numbers."""
+    """The labels of an axis's ticks, as numbers."""
     groups = re.findall(rf'<g id="{axis}tick_\d+">.*?<text[^>]*>([^<]*)</text>', svg, re.DOTALL)
     return [float(label.replace("\u2212", "-")) for label in groups]
 

@@ -40,6 +40,6 @@ def test_two_steps(name, make_config, tmp_path):
         assert all(np.isfinite(terms)) and row["grad_norm"] > 0
         np.testing.assert_allclose(row["loss"], sum(terms), rtol=1e-5)
     assert found["method"] == method["name"] and 0 < found["trainable_params"] <= found["total_params"]
-    # What was saved is what was scored; a part that was left out would score otherwise, or not be found.
+    # The saved model is the scored model: a missing part would change the score or raise.
     again = results.evaluate_run(config, tmp_path)
     assert again["step"] == 2 and again["test"] == found["final"]["test"]

@@ -28,7 +28,7 @@ def test_saved_model_scores_as_results_json_says(finished, tiny):
     for direction, wanted in told["best_on_val"]["test"].items():
         assert found[direction] == pytest.approx(wanted, abs=1e-3), direction
     assert model.num_params()["trainable"] == told["trainable_params"]
-    # Beside the numbers of the parts, the file holds their names.
+    # Besides the trained numbers, the file holds only their names.
     size = (workdir / "model" / "adapter.safetensors").stat().st_size
     assert 0 < size - 4 * told["trainable_params"] < 5_000
     card = (workdir / "model" / "README.md").read_text()
@@ -54,5 +54,5 @@ def test_final_model_is_the_best_on_val_or_else_the_last(found, wanted):
     progress = Progress(zero_shot={"R1": 1.0})
     out, _, kept = results.final_results(evaluator, last, checkpointer, progress, [], lambda: 1.0)
     assert kept == wanted and out["steps"] == 5 and out["zero_shot"] == {"test": {"R1": 1.0}}
-    # The numbers beside are of the same state.
+    # The scores next to it are of the same state.
     assert (out["best_on_val"] or {"test": out["final"]["test"]})["test"] == wanted

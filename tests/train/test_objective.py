@@ -108,8 +108,8 @@ def prompted(name: str, length: int):
 
 
 def places(ids: np.ndarray, labels: np.ndarray, count: int) -> list[tuple[int, int, int]]:
-    """(row, place, label) of each masked word that is still there, by METHODS' words: right by `count`, cut
-    to the context, and end-of-text last where it would be pushed off."""
+    """Returns (row, position, label) of each masked word that remains after shifting right by `count` and
+    truncating to the context; end of text comes last where it would be pushed off."""
     size = min(ids.shape[1] + count, LONGER.context_length)
     found = []
     for row, (words, own) in enumerate(zip(ids.tolist(), labels.tolist(), strict=True)):

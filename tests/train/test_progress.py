@@ -99,7 +99,7 @@ def test_longer_rerun_keeps_the_best_epoch(make_config, scored, uninterrupted, t
     scored.clear()
     loop.train(make_config(total_steps=LAST, eval_every=1), tmp_path)
     assert outcome(tmp_path) == uninterrupted
-    # What was known is not computed again, but for the best state's score on test at the end.
+    # Known scores are not recomputed, except the best state's test score at the end.
     assert scored == [(18, "val"), (24, "val"), (24, "test"), (12, "test")]
 
 

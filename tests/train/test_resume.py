@@ -153,7 +153,7 @@ def test_stops_during_an_evaluation(make_config, finished, tmp_path):
 
 
 def test_saves_and_ends_quietly_on_a_closed_pipe(start, make_config, tmp_path, capsys):
-    """As `... | head` does: the reader goes away after some lines, and the next cannot be told."""
+    """Like `... | head`: the reader closes the pipe after a few lines."""
     process = start(tmp_path, "--config.eval_every=1")
     lines = [process.stdout.readline()]
     while lines[-1].startswith("a subset of cuhk_pedes:"):

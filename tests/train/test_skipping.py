@@ -73,7 +73,7 @@ def test_replaces_an_unreadable_example(records, cache):
     found = epochs(records, skipped, cache=cache, **PLAIN)
     assert list(skipped) and set(skipped) == {records.image_paths[row] for row in bad}
     assert all(path in why for path, why in skipped.items())
-    # What could be read is where it was; in the other places are other examples, whole ones.
+    # Readable images stay in place; the other rows hold complete replacement examples.
     was_bad = np.isin(whole["index"] // 2, bad)
     assert was_bad.any()
     for name in found:
@@ -195,7 +195,7 @@ def test_run_reports_skipped_images_and_resumes(make_config, own_data, tmp_path,
     assert again["skipped"] == whole["skipped"] and again["final"]["test"] == whole["final"]["test"]
     assert results.evaluate_run(config, tmp_path / "whole")["skipped"]["count"] == 2  # of val and test
     capsys.readouterr()
-    # 'error' is the default, and to skip after all is no other run.
+    # 'error' is the default; switching to 'skip' does not make it a different run.
     with pytest.raises(UserError, match="no such image"):
         loop.train(make_config(**(settings | {"on_bad_image": "error"})), tmp_path / "parts")
 

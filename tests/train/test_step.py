@@ -271,7 +271,7 @@ def test_losses_with_heads():
     scored = np.mean([log_p[i, j, batch["mlm_labels"][i, j]] for i, j in rows])
     np.testing.assert_allclose(metrics["mlm"], -0.5 * scored, rtol=1e-4)
     np.testing.assert_allclose(total, metrics["id"] + metrics["mlm"] + metrics["sdm"], rtol=1e-6)
-    # And the features are those without the heads.
+    # The features are the same as without the heads.
     expected = losses.sdm(images[:, 0], texts, batch["pid"], scale=SCALE)
     np.testing.assert_allclose(metrics["sdm"], expected, rtol=1e-4)
 
@@ -306,7 +306,7 @@ def test_compile_in_background_computes_the_same():
     state, batch = first_state(), replicate(make_mesh(), tiny.batch(6))
     ahead = step.compile_in_background(update, state, replicate(make_mesh(), frozen), batch)
     expected = copied(update(first_state(), frozen, batch))
-    for _ in range(2):  # the memory of one state is given away, and the next is welcome
+    for _ in range(2):  # each call donates its state, so it gets a new one
         assert same(copied(ahead(first_state(), replicate(make_mesh(), frozen), batch)), expected)
 
 

@@ -14,8 +14,8 @@ from tpr_jax.train.throughput import Clock, Lap, Profiler, Throughput
 
 
 def products(batch: int) -> float:
-    """Of the tiny run (conftest.py) forwards, by hand: towers of one block of width 64, of 8 patches and of
-    24 words, of which one token is read, so that the block's queries and MLP are of that one."""
+    """Computes the forward FLOPs of the tiny run (conftest.py) by hand: one block of width 64 per tower, 8
+    patches and 24 words. Queries and MLP are computed for one token."""
     d, mlp, heads = 64, 128, 2 * 64 * 32
     tower = lambda tokens: 2 * tokens * d * 2 * d + (2 * d * d * 2 + 4 * tokens * d + 4 * d * mlp)  # noqa: E731
     return batch * (2 * 8 * 3 * 8 * 8 * d + tower(9) + tower(24) + 2 * heads)
@@ -26,14 +26,14 @@ def test_throughput_of_a_lap(make_config, monkeypatch):
     row = Throughput(run).measure(Lap(5, 2.0, 0.5))
     assert row["examples_per_second"] == 20.0 and row["step_seconds"] == 0.4 and row["input_wait"] == 0.25
     assert list(row) == ["examples_per_second", "step_seconds", "input_wait", "model_flops_per_second"]
-    # Forwards once and backwards less than twice, as most weights are frozen; the mixture comes on top.
+    # One forward pass and less than two backward passes, because most weights are frozen, plus the mixture.
     step = row["model_flops_per_second"] * 0.4
     assert products(8) < step < 4 * products(8)
     larger = dataclasses.replace(run, config=make_config(batch_size=16))
     assert Throughput(larger).measure(Lap(5, 2.0, 0.0))["model_flops_per_second"] == (
         pytest.approx(2 * step / 0.4, rel=0.02)  # the pairs of a batch grow faster
     )
-    # Of a chip that is known, on a mesh of one: an operation in ten that it could do.
+    # On one chip with a known peak, a tenth of the peak.
     monkeypatch.setattr(chips, "peak", lambda kind, dtype: 10 * step / 0.4)
     assert Throughput(run).measure(Lap(5, 2.0, 0.5))["peak_share"] == pytest.approx(0.1)
 

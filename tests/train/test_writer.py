@@ -124,7 +124,7 @@ def test_damaged_line_costs_no_other_line(tmp_path, capsys, bad, place):
     assert f"metrics.jsonl: dropped line {place + 1}, which cannot be read" in said
     assert said.endswith("kept as metrics.damaged.jsonl")
     assert (tmp_path / "metrics.damaged.jsonl").read_bytes() == content
-    # What was kept is whole: nothing more is said, and the copy stays.
+    # The remaining file is intact: nothing more is printed, and the copy stays.
     assert writer.read_history(tmp_path, 9) == GOOD and capsys.readouterr().out == ""
     assert (tmp_path / "metrics.damaged.jsonl").read_bytes() == content
 

@@ -22,42 +22,42 @@ from tpr_jax.utils.signals import Stopped, catch_signals, raise_stopped
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_first_signal_sets_the_flag_and_second_interrupts(number):
     before = signal.getsignal(number)
-    with catch_signals() as notice:
-        assert not notice and notice() is False
+    with catch_signals() as preemption:
+        assert not preemption and preemption() is False
         os.kill(os.getpid(), number)
-        assert notice and notice() is True and notice.number == number
+        assert preemption and preemption() is True and preemption.number == number
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
 
 
 def test_raise_immediately_interrupts():
-    with catch_signals() as notice:
-        with pytest.raises(KeyboardInterrupt), notice.raise_immediately():
+    with catch_signals() as preemption:
+        with pytest.raises(KeyboardInterrupt), preemption.raise_immediately():
             os.kill(os.getpid(), signal.SIGTERM)
             pytest.fail("went on")
-        assert notice.number == signal.SIGTERM
-        # One that came before it was safe to stop counts too.
-        with pytest.raises(KeyboardInterrupt), notice.raise_immediately():
+        assert preemption.number == signal.SIGTERM
+        # A signal that arrived before the block also counts.
+        with pytest.raises(KeyboardInterrupt), preemption.raise_immediately():
             pytest.fail("went on")
 
 
 def test_raise_immediately_ends_with_its_block():
-    with catch_signals() as notice, notice.raise_immediately(), notice.raise_immediately(False):
+    with catch_signals() as preemption, preemption.raise_immediately(), preemption.raise_immediately(False):
         os.kill(os.getpid(), signal.SIGINT)
-    with catch_signals() as notice:
-        with notice.raise_immediately():
+    with catch_signals() as preemption:
+        with preemption.raise_immediately():
             pass
         os.kill(os.getpid(), signal.SIGINT)
-        assert notice.number == signal.SIGINT
+        assert preemption.number == signal.SIGINT
 
 
 def test_does_nothing_in_another_thread():
     seen = []
 
     def work():
-        with catch_signals() as notice:
-            seen.append((bool(notice), signal.getsignal(signal.SIGINT)))
+        with catch_signals() as preemption:
+            seen.append((bool(preemption), signal.getsignal(signal.SIGINT)))
 
     before = signal.getsignal(signal.SIGINT)
     thread = threading.Thread(target=work)
@@ -75,8 +75,8 @@ def test_remembers_a_signal_that_an_import_swallowed():
             assert inner.number == signal.SIGTERM
             with pytest.raises(KeyboardInterrupt), inner.raise_immediately():
                 pytest.fail("went on")
-    with catch_signals() as notice:
-        assert not notice
+    with catch_signals() as preemption:
+        assert not preemption
 
 
 def test_inner_block_tells_the_outer_one():
@@ -93,7 +93,7 @@ def test_raise_stopped():
     assert stopped.value.number == signal.SIGTERM
     with pytest.raises(KeyboardInterrupt), raise_stopped("x"):
         os.kill(os.getpid(), signal.SIGINT)
-    # What an import makes of it is a stop all the same; other errors stay what they are.
+    # A signal swallowed by an import still stops the run; other errors pass through.
     with pytest.raises(Stopped), raise_stopped("x"):
         try:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -101,7 +101,7 @@ def test_raise_stopped():
             raise ImportError("initialization failed") from error
     with pytest.raises(ImportError), raise_stopped("x"):
         raise ImportError("no such module")
-    # And what is handled within can be told alike.
+    # Errors handled inside the block are converted the same way.
     with catch_signals(), pytest.raises(Stopped), raise_stopped("x") as told:
         bug = ValueError("a bug")
         assert told(bug) is bug
@@ -171,12 +171,12 @@ def test_reports_other_unraisable_exceptions(monkeypatch):
         def __del__(self):
             raise ValueError("a bug")
 
-    with catch_signals() as notice:
+    with catch_signals() as preemption:
         Broken()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert notice
+        assert preemption
         Broken()
-        # As one that is put over it meanwhile: it stays, and what it passes on is still told.
+        # A hook installed later stays, and still sees the exceptions that ours passes on.
         over = sys.unraisablehook
         monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: over(unraisable))
     Broken()
@@ -218,8 +218,8 @@ def test_a_signal_that_the_shell_has_ignored_stays_ignored(monkeypatch):
         signal.signal(signal.SIGINT, before)
 
 
-# Sends SIGTERM to itself when the n-th module is looked for; the first few are the command itself.
-# Before it takes the signal, a command imports nothing but shlex and tpr_jax.cli.exit, which is as light.
+# Sends SIGTERM to itself when the n-th module is imported; the first few are the command itself. Before a
+# command handles signals, it imports only shlex and tpr_jax.cli.exit.
 AT_IMPORT = """
 import os, runpy, signal, sys
 import shlex, tpr_jax.cli.exit

@@ -1,4 +1,4 @@
-"""What of a larger model belongs to CLIP; `tests/import_checkpoint` converts whole ones."""
+"""Extraction of CLIP's weights from larger models; `tests/import_checkpoint` converts whole ones."""
 
 import numpy as np
 import pytest

@@ -10,21 +10,22 @@ DIR/aot.json and DIR/aot.txt, by default below runs/aot/. If the train step does
 need less memory. `python -m tpr_jax.aot.table` writes the tables of launch/README.md.
 """
 
-import os
 import sys
+
+from tpr_jax.cli.exit import explain_and_exit, silence_native_logs
+
+if __name__ == "__main__":  # before the imports below load XLA
+    silence_native_logs()
+
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-# Hides XLA's notices but not its errors.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags
 from ml_collections import ConfigDict
 
 from tpr_jax.aot.devices import devices as find_devices
 from tpr_jax.cli import parser
-from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.config.flags import parse_flags
 from tpr_jax.errors import UserError
 from tpr_jax.utils.files import write_json, write_text
@@ -104,13 +105,13 @@ def compile_all(
     """Compiles a config's programs for a topology.
 
     Args:
-      config: The config.
-      topology: The devices, see `devices.devices`.
-      only: The programs to compile.
-      identities: The number of training identities, for the loss "id".
-      try_settings: Whether to try settings that need less memory if the train step does not fit.
-      hlo: A folder for the compiled programs' text.
-      say: Called with each line of the report as soon as it is known.
+      config: the config.
+      topology: the devices, see `devices.devices`.
+      only: the programs to compile.
+      identities: the number of training identities, for the loss "id".
+      try_settings: whether to try settings that need less memory if the train step does not fit.
+      hlo: a folder for the compiled programs' text.
+      say: called with each line of the report as soon as it is known.
 
     Returns:
       The report, as written to aot.json.
@@ -179,7 +180,7 @@ def _compile(config: ConfigDict, mesh, only, identities, tell: Callable, hlo=Non
             analysis = aot_report.analyze(
                 compiled,
                 program.argument_bytes,
-                least=program.least,
+                minimum=program.minimum,
                 all_experts=program.all_experts,
                 devices=list(mesh.devices.flat),
                 dtype=config.dtype,
@@ -197,10 +198,10 @@ def settings_to_try(config: ConfigDict, shortage: dict, argument_bytes: int, dat
     The number of microbatches is chosen so that everything but the arguments fits into the available memory.
 
     Args:
-      config: The config.
-      shortage: The `needed` and `available` bytes of the train step.
-      argument_bytes: The bytes of its arguments.
-      data: The size of the mesh's axis `data`.
+      config: the config.
+      shortage: the `needed` and `available` bytes of the train step.
+      argument_bytes: the bytes of its arguments.
+      data: the size of the mesh's axis `data`.
     """
     candidates = [
         {"remat": kind} for kind in ("dots", "block") if kind != config.remat and config.remat == "none"

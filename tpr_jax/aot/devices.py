@@ -17,7 +17,7 @@ def devices(topology: str) -> list:
     """Returns the devices of a topology; call it before JAX is used for anything else.
 
     Args:
-      topology: A TPU slice such as `v5e:4x4`, or local devices: `here`, `gpu`, `cpu`, or `cpu:N` for N
+      topology: a TPU slice such as `v5e:4x4`, or local devices: `here`, `gpu`, `cpu`, or `cpu:N` for N
         virtual CPU devices.
 
     Raises:

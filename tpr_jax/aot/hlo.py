@@ -104,7 +104,7 @@ def _callees(i: Instruction, parsed: Computations) -> Iterator[tuple[str, int]]:
 
 
 def _find(pattern: str, i: Instruction) -> re.Match[str]:
-    """Returns the match of a pattern that the compiler's text of every such instruction should have."""
+    """Matches a pattern that must occur in the text of an instruction."""
     if match := re.search(pattern, i.rest):
         return match
     raise ValueError(
@@ -132,10 +132,10 @@ class Product(NamedTuple):
     """A matrix product in a compiled program, or all products of a kernel.
 
     Attributes:
-      shape: The shape of the result.
-      times: How often the product runs.
-      flops: The operations of one run.
-      padded: The same with the inner and last axes padded to multiples of `LANES`.
+      shape: the shape of the result.
+      times: how often the product runs.
+      flops: the operations of one run.
+      padded: the same with the inner and last axes padded to multiples of `LANES`.
     """
 
     shape: str
@@ -202,7 +202,7 @@ def _convolution(i: Instruction, shapes: dict[str, str]) -> tuple[float, int, in
 
 
 def _taps(n: int, kernel: int, out: int, *, stride, low, left_dilation, right_dilation) -> int:
-    """Returns how many pairs of an output's and a kernel's position meet one of the n elements."""
+    """Counts the (output, kernel) position pairs that read one of the n elements rather than padding."""
     positions = (o * stride - low + k * right_dilation for o in range(out) for k in range(kernel))
     return sum(0 <= at <= (n - 1) * left_dilation and at % left_dilation == 0 for at in positions)
 
@@ -211,11 +211,11 @@ class Collective(NamedTuple):
     """A collective in a compiled program.
 
     Attributes:
-      kind: One of `COLLECTIVES`.
-      shape: The shape of the result.
-      times: How often it runs.
-      sent: The bytes that a device sends in one run.
-      group: The number of devices that take part.
+      kind: one of `COLLECTIVES`.
+      shape: the shape of the result.
+      times: how often it runs.
+      sent: the bytes that a device sends in one run.
+      group: the number of devices that take part.
     """
 
     kind: str
@@ -231,8 +231,8 @@ def collectives(text: str, devices: int) -> list[Collective]:
     A gather or scatter passes each shard on to all other devices; an all-reduce is a scatter and a gather.
 
     Args:
-      text: The program's text.
-      devices: The number of devices.
+      text: the program's text.
+      devices: the number of devices.
     """
     parsed, entry = computations(text)
     listed, seen = [], set()

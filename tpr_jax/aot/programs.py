@@ -36,14 +36,14 @@ class Program(NamedTuple):
     """A function to compile.
 
     Attributes:
-      lower: Lowers the function.
-      least: The operations of its analytic minimum, see `flops.total`.
-      all_experts: The same if mixtures compute all experts.
-      argument_bytes: The bytes of each kind of argument on one device.
+      lower: lowers the function.
+      minimum: the operations of its analytic minimum, see `flops.total`.
+      all_experts: the same if mixtures compute all experts.
+      argument_bytes: the bytes of each kind of argument on one device.
     """
 
     lower: Callable
-    least: dict[str, float]
+    minimum: dict[str, float]
     all_experts: dict[str, float]
     argument_bytes: dict[str, int]
 
@@ -52,9 +52,9 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
     """Returns the programs `train_step` (unless nothing is trained), `encode_image` and `encode_text`.
 
     Args:
-      config: The config.
-      mesh: The mesh to compile for.
-      identities: The number of training identities, which only the loss "id" needs.
+      config: the config.
+      mesh: the mesh to compile for.
+      identities: the number of training identities, which only the loss "id" needs.
 
     Raises:
       UserError: batch size, method or backbone do not fit, or the sizes of the backbone are unknown.

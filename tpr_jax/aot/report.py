@@ -11,17 +11,17 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def analyze(
-    compiled, argument_bytes: dict[str, int], *, least: dict, all_experts: dict, devices: list, dtype: str
+    compiled, argument_bytes: dict[str, int], *, minimum: dict, all_experts: dict, devices: list, dtype: str
 ) -> dict:
     """Analyzes a compiled program.
 
     Args:
-      compiled: The result of `jax.stages.Lowered.compile`.
-      argument_bytes: The bytes of each kind of argument on one device.
-      least: The operations of the analytic minimum, of all devices.
-      all_experts: The same if mixtures compute all experts.
-      devices: The devices that the program is compiled for.
-      dtype: The dtype of the computation.
+      compiled: the result of `jax.stages.Lowered.compile`.
+      argument_bytes: the bytes of each kind of argument on one device.
+      minimum: the operations of the analytic minimum, of all devices.
+      all_experts: the same if mixtures compute all experts.
+      devices: the devices that the program is compiled for.
+      dtype: the dtype of the computation.
 
     Returns:
       Bytes, operations and seconds for one device:
@@ -44,8 +44,8 @@ def analyze(
         "products": compiled_flops,
         "padded": sum(p.padded * p.times for p in products),
         "compiler": float((compiled.cost_analysis() or {}).get("flops", 0.0)),
-        "least": least["total"] / len(devices),
-        "ratio": compiled_flops * len(devices) / least["total"],
+        "least": minimum["total"] / len(devices),
+        "ratio": compiled_flops * len(devices) / minimum["total"],
         "ratio_all_experts": compiled_flops * len(devices) / all_experts["total"],
     }
     moved, sent = traffic(text), _by_kind(hlo.collectives(text, len(devices)))

@@ -1,6 +1,7 @@
 """Measures the speed of every operation that a user waits for, relative to this machine's peak matmul rate.
 
-    python -m tpr_jax.bench [--only PART,...] [--turns N] [--torch] [--workdir DIR] [--write] [--tables_only]
+    python -m tpr_jax.bench [--only SECTION,...] [--turns N] [--torch] [--workdir DIR] [--write]
+                            [--tables_only]
 
 Operations that are compared run in processes of their own that take turns, so that other load on the machine
 affects all alike; the tables have medians and ranges over the turns. The operations of a train step are the
@@ -44,22 +45,22 @@ BACKBONES = (
     *("ViT-B/32", "ViT-B/16", "ViT-L/14", "google/siglip-base-patch16-224"),
     "google/siglip2-so400m-patch14-384",
 )
-PARTS = ("encode", "train", "mini", "backbones", "input", "ranking", "checkpoint", "commands", "search")
+SECTIONS = ("encode", "train", "mini", "backbones", "input", "ranking", "checkpoint", "commands", "search")
 PAGE, MARKER = Path("docs/speed.md"), "bench"
 
 Groups = dict[str, list[dict]]  # name of a group -> its subjects, which take turns
 
 
-def groups(part: str, torch: bool = False, accelerator: bool = False) -> Groups:
-    """Returns the subjects of a part in the groups that take turns.
+def groups(section: str, torch: bool = False, accelerator: bool = False) -> Groups:
+    """Returns the subjects of a section in the groups that take turns.
 
     Args:
-      part: one of `PARTS`.
+      section: one of `SECTIONS`.
       torch: also time PyTorch's matrix products, encoders and train steps.
       accelerator: use batches for an accelerator.
     """
     encoder_batches, step_batches = BATCHES[accelerator]
-    match part:
+    match section:
         case "encode":
             return _encoder_groups(encoder_batches, torch, accelerator)
         case "train":
@@ -69,9 +70,9 @@ def groups(part: str, torch: bool = False, accelerator: bool = False) -> Groups:
         case "backbones":
             return {name: _backbone_subjects(name, accelerator) for name in BACKBONES}
         case "ranking":
-            return {name: [{"kind": part, "of": name, **size._asdict()}] for name, size in SIZES.items()}
+            return {name: [{"kind": section, "of": name, **size._asdict()}] for name, size in SIZES.items()}
         case "checkpoint":
-            state = {"kind": part, "config": "dm_adapter", "backbone": "vit_b_16"}
+            state = {"kind": section, "config": "dm_adapter", "backbone": "vit_b_16"}
             return {"dm_adapter": [{**state, "does": does} for does in ("save", "restore")]}
         case "commands":
             modules = sorted({command.module for command in COMMANDS.values() if command.module})
@@ -144,21 +145,21 @@ def _search_groups() -> Groups:
     return {**searches, "a sentence": [{**query, "dtype": dtype} for dtype in DTYPES]}
 
 
-def measure(parts: list[str], turns: int, torch: bool, path: Path, say: Callable[[str], object]) -> dict:
+def measure(sections: list[str], turns: int, torch: bool, path: Path, say: Callable[[str], object]) -> dict:
     """Returns the report at `path` after measuring the groups that it lacks, saved after each group."""
     import jax
 
     report = read_report(path)
-    for part in parts:
-        rows = report["parts"].setdefault(part, {})
-        for name, subjects in groups(part, torch, jax.default_backend() != "cpu").items():
+    for section in sections:
+        rows = report["parts"].setdefault(section, {})
+        for name, subjects in groups(section, torch, jax.default_backend() != "cpu").items():
             if name in rows and (not torch or len(rows[name]) == len(subjects)):
                 continue
-            say(f"{part}, {name}")
+            say(f"{section}, {name}")
             rows[name] = worker.measure(subjects, turns, say)
             write_json(path, report)
-        if part == "input" and not rows:
-            say(part)
+        if section == "input" and not rows:
+            say(section)
             workers = min(2, os.cpu_count() or 1)
             rates = bench_input.measure(2560, turns, workers, "torch" if torch else "plain")
             rows["pictures"] = [{"workers": workers, "rates": rates}]
@@ -207,14 +208,16 @@ def _cpu_name() -> str:
     return " ".join([name, *(f"with {unit}" for unit in units[:1])])
 
 
-def make_parser(module: str, description: str, parts: Collection[str]) -> arguments.Parser:
-    """Builds the parser of a benchmark command with these parts."""
+def make_parser(module: str, description: str, sections: Collection[str]) -> arguments.Parser:
+    """Builds the parser of a benchmark command with these sections."""
     parser = arguments.Parser(
         prog=f"python -m {module}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", default=",".join(parts), help="the parts to measure, separated by commas")
+    parser.add_argument(
+        "--only", default=",".join(sections), help="the sections to measure, separated by commas"
+    )
     parser.add_argument("--turns", type=int, default=5, help="how often each is timed")
     parser.add_argument("--workdir", type=arguments.folder, default=Path("runs/bench"))
     parser.add_argument("--write", action="store_true", help=f"write the tables into {PAGE}")
@@ -222,15 +225,15 @@ def make_parser(module: str, description: str, parts: Collection[str]) -> argume
     return parser
 
 
-def selected_parts(args: argparse.Namespace, parts: Collection[str]) -> list[str]:
-    """Returns the parts that --only names.
+def selected_sections(args: argparse.Namespace, sections: Collection[str]) -> list[str]:
+    """Returns the sections that --only names.
 
     Raises:
-      UserError: a part is unknown, or --turns is below 1.
+      UserError: a section is unknown, or --turns is below 1.
     """
-    for part in args.only.split(","):
-        if part not in parts:
-            raise UserError(f"--only {part} is unknown: choose from {', '.join(parts)}")
+    for section in args.only.split(","):
+        if section not in sections:
+            raise UserError(f"--only {section} is unknown: choose from {', '.join(sections)}")
     if args.turns < 1:
         raise UserError(f"--turns {args.turns}: must be at least 1")
     return args.only.split(",")
@@ -243,12 +246,12 @@ def say(line: str) -> None:
 
 def run(argv: list[str]) -> None:
     """Runs the command."""
-    parser = make_parser("tpr_jax.bench", __doc__, PARTS)
+    parser = make_parser("tpr_jax.bench", __doc__, SECTIONS)
     parser.add_argument("--torch", action="store_true", help="compare with PyTorch")
     args = parser.parse_args(argv[1:])
-    parts = selected_parts(args, PARTS)
+    sections = selected_sections(args, SECTIONS)
     path = args.workdir / "bench.json"
-    report = read_report(path) if args.tables_only else measure(parts, args.turns, args.torch, path, say)
+    report = read_report(path) if args.tables_only else measure(sections, args.turns, args.torch, path, say)
     text = render_tables(report)
     print(text)
     if args.write:

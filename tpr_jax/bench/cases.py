@@ -1,47 +1,18 @@
 """The model benchmarks: matrix products, encoders and train steps with random weights and inputs."""
 
 import time
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int32, UInt8
 from ml_collections import ConfigDict
 
+from tpr_jax.bench import torch_cases
+from tpr_jax.bench.models import Case, build_model, random_batch
 from tpr_jax.errors import UserError
-from tpr_jax.models.config import ClipConfig
-from tpr_jax.models.methods import Method
 from tpr_jax.train.state import TrainState
 
 MATMUL_SIZE = 4096
-VIT_B_16, CLIP_MINI = "vit_b_16", "clip_mini"  # backbones; the others are the names of `models.config.NAMED`
-
-
-class Case(NamedTuple):
-    """A compiled benchmark.
-
-    Attributes:
-      run: runs the benchmark once and waits for the result.
-      flops: the analytic minimum of floating-point operations of one run; 0 where it is not counted.
-      compile_seconds: how long compilation took.
-      hlo_text: returns the compiled program's HLO text; an empty string if there is no program.
-    """
-
-    run: Callable[[], object]
-    flops: float = 0.0
-    compile_seconds: float = 0.0
-    hlo_text: Callable[[], str] = str
-
-
-class BuiltModel(NamedTuple):
-    """A config and the model that it describes; `functions` is `models.clip.build`'s dict."""
-
-    config: ConfigDict
-    clip_config: ClipConfig
-    method: Method
-    functions: dict[str, Callable]
 
 
 def matmul(dtype: str, by: str = "options", size: int = MATMUL_SIZE) -> Case:
@@ -53,7 +24,6 @@ def matmul(dtype: str, by: str = "options", size: int = MATMUL_SIZE) -> Case:
         with NumPy's BLAS, in float32 because it has no other; or "torch", with PyTorch.
       size: the number of rows and columns.
     """
-    from tpr_jax.bench import torch_cases
     from tpr_jax.models.matmul import matmul_f32
     from tpr_jax.perf.xla_options import compiler_options
 
@@ -91,7 +61,7 @@ def train_step(
 
     Args:
       config: the config's name.
-      backbone: `VIT_B_16`, `CLIP_MINI` or a name of `models.config.NAMED`.
+      backbone: `models.VIT_B_16`, `models.CLIP_MINI` or a name of `models.config.NAMED`.
       dtype: the compute type.
       batch: the global batch size.
       devices: the number of devices that the batch is split over.
@@ -137,31 +107,6 @@ def train_step(
     return Case(run, minimum, compile_seconds, lambda: program.as_text() or "")
 
 
-def build_model(config: str, backbone: str, dtype: str, batch: int, **config_overrides) -> BuiltModel:
-    """Builds the model of `configs/CONFIG.py`, without its weights."""
-    from tpr_jax.aot.programs import sizes_of
-    from tpr_jax.config import defaults as config_lib
-    from tpr_jax.models import clip
-
-    run_config = read_config(config, backbone, batch_size=batch, dtype=dtype, **config_overrides)
-    clip_config, method = sizes_of(run_config), config_lib.make_method(run_config)
-    functions = clip.build(
-        clip_config, method, dtype, remat=run_config.remat, scan_layers=run_config.scan_layers
-    )
-    return BuiltModel(run_config, clip_config, method, functions)
-
-
-def read_config(name: str, backbone: str, **config_overrides) -> ConfigDict:
-    """Reads `configs/NAME.py` for a backbone: at the benchmarks' image size, but for clip-mini."""
-    from tpr_jax.config.flags import parse_flags
-
-    if backbone not in (VIT_B_16, CLIP_MINI):
-        config_overrides["backbone"] = backbone
-    overrides = [f"--config.{key}={value}" for key, value in config_overrides.items()]
-    path = f"configs/{name}.py{'' if backbone == CLIP_MINI else ':cuhk_pedes'}"
-    return parse_flags(["bench", "--config", path, "--workdir", "unused", *overrides])[0]
-
-
 def make_mesh(config: ConfigDict, devices: int = 1) -> jax.sharding.Mesh:
     """Builds the config's mesh of the first `devices` devices.
 
@@ -177,20 +122,6 @@ def make_mesh(config: ConfigDict, devices: int = 1) -> jax.sharding.Mesh:
             f"XLA_FLAGS=--xla_force_host_platform_device_count={devices} gives more"
         )
     return sharding.make_mesh(**config.mesh, devices=available[:devices])
-
-
-def random_batch(
-    clip_config: ClipConfig, batch: int
-) -> dict[str, UInt8[np.ndarray, "b h w 3"] | Int32[np.ndarray, "b l"] | Int32[np.ndarray, " b"]]:
-    """Returns random `image`, full-length `ids` and `pid`, with two rows of each identity."""
-    rng = np.random.default_rng(0)
-    ids = rng.integers(1, clip_config.vocab_size - 3, (batch, clip_config.context_length), np.int32)
-    ids[:, -1] = clip_config.vocab_size - 1
-    return {
-        "image": rng.integers(0, 256, (batch, *clip_config.image_size, 3), np.uint8),
-        "ids": ids,
-        "pid": np.arange(batch, dtype=np.int32) // 2,
-    }
 
 
 def _compile(function, operands, flops: float) -> Case:

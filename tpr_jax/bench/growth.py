@@ -74,7 +74,7 @@ def is_complete(rows: list[dict], expected: list[dict]) -> bool:
 def run(argv: list[str]) -> None:
     """Runs the command."""
     args = bench.make_parser("tpr_jax.bench.growth", __doc__, SERIES).parse_args(argv[1:])
-    series, path = bench.selected_parts(args, SERIES), args.workdir / "growth.json"
+    series, path = bench.selected_sections(args, SERIES), args.workdir / "growth.json"
     report = bench.read_report(path) if args.tables_only else measure(series, args.turns, path, bench.say)
     text = render_table(report)
     print(text)

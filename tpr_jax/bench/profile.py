@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tpr_jax.bench.__main__ import PAGE, say
-from tpr_jax.bench.cases import Case
+from tpr_jax.bench.models import Case
 from tpr_jax.cli import parser as arguments
 from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.perf.allocator import keep_freed_memory

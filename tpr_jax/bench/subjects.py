@@ -19,7 +19,8 @@ import numpy as np
 
 from tpr_jax.bench import ranking as bench_ranking
 from tpr_jax.bench import torch_cases
-from tpr_jax.bench.cases import Case, build_model, encoder, make_mesh, matmul, train_step
+from tpr_jax.bench.cases import encoder, make_mesh, matmul, train_step
+from tpr_jax.bench.models import Case, build_model
 from tpr_jax.train.state import TrainState
 
 

@@ -24,12 +24,12 @@ MATMUL_NAMES = {"xla": "XLA", "options": "XLA, our options", "numpy": "NumPy, fl
 
 
 def render_tables(report: dict) -> str:
-    """Renders one table for each part that was measured, under a line that names the machine."""
+    """Renders one table for each section that was measured, under a line that names the machine."""
     lines = [f"Measured on: {describe_machine(report['machine'])}."]
-    for part, title in TITLES.items():
-        groups = report["parts"].get(part)
+    for section, title in TITLES.items():
+        groups = report["parts"].get(section)
         if groups:
-            lines += ["", f"**{title}**", "", RENDERERS.get(part, timing_table)(groups)]
+            lines += ["", f"**{title}**", "", RENDERERS.get(section, timing_table)(groups)]
     return "\n".join(lines)
 
 
@@ -43,7 +43,7 @@ def model_table(groups: dict[str, list[dict]]) -> str:
     """Renders encoders and train steps: seconds, rate, and fraction of the peak matmul rate.
 
     The fastest matmul of each group is its peak rate; the table names what computed it. The ratios to PyTorch
-    are those of the least seconds over the turns, and of the least CPU seconds.
+    are those of the minimum time over the turns, and of the minimum CPU time.
     """
     lines = []
     for subjects in groups.values():
@@ -73,14 +73,14 @@ def _model_cells(row: dict, matmul: dict | None, torch_row: dict | None) -> list
     fraction = fastest = ""
     if matmul:
         fraction = f"{rate * median_seconds(matmul) / matmul['flops']:.2f}"
-        fastest = MATMUL_NAMES[matmul.get("by", "options")]  # of earlier versions there was no other
+        fastest = MATMUL_NAMES[matmul.get("by", "options")]  # the only kind in reports of earlier versions
     cells += [f"{seconds:.4g}", relative_range(row), f"{rate / 1e9:,.0f}", fraction, fastest]
     cells += [_ratio(row, torch_row or {}, of) for of in ("seconds", "cpu_seconds")]
     return [*cells, f"{peak_memory_gb(row):.2f}", f"{row['compile_seconds']:.0f}"]
 
 
 def _ratio(row: dict, torch_row: dict, of: str) -> str:
-    """Returns the least of ours over the least of PyTorch's; "" if one of them was not measured."""
+    """Returns our minimum over PyTorch's minimum; "" if one of them was not measured."""
     if of not in row or of not in torch_row:  # reports of earlier versions lack `cpu_seconds`
         return ""
     return f"{min(row[of]) / min(torch_row[of]):.2f}"

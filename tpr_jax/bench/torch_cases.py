@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float32
 
-from tpr_jax.bench.cases import Case, build_model, random_batch
+from tpr_jax.bench.models import Case, build_model, random_batch
 
 
 def matmul(dtype: str, a: Float32[np.ndarray, "n n"], b: Float32[np.ndarray, "n n"]) -> Callable:

@@ -171,7 +171,7 @@ class Clip(nn.Module):
 
 
 def shift_ids(ids: Int[Tensor, "b l"], count: int) -> Int[Tensor, "b l"]:
-    """Makes room for `count` prompts after start-of-text; a text that is cut still ends with end-of-text."""
+    """Makes room for `count` prompts after start of text; a text that is cut still ends with end of text."""
     room = ids.shape[1] - count
     shifted = torch.cat([ids[:, :1], torch.zeros_like(ids[:, :count]), ids[:, 1:room]], 1)
     end, position = ids.max(-1)
@@ -204,11 +204,11 @@ def compute_losses(
     """Computes the weighted losses of a batch.
 
     Args:
-      model: The model.
-      batch: Normalized images [b, 3, h, w], ids [b, l] and identities [b].
-      weights: The weight of each loss, one of "sdm", "itc" and, with a mixture, "balance".
-      scale: The factor on cosine similarities, 1 / temperature.
-      dtype: The type that the towers compute in; "bfloat16" by autocast.
+      model: the model.
+      batch: normalized images [b, 3, h, w], ids [b, l] and identities [b].
+      weights: the weight of each loss, one of "sdm", "itc" and, with a mixture, "balance".
+      scale: the factor on cosine similarities, 1 / temperature.
+      dtype: the type that the towers compute in; "bfloat16" by autocast.
     """
     images, ids, pids = batch
     with torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):

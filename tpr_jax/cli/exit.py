@@ -33,12 +33,12 @@ def explain_and_exit(command: Command, argv: list[str], explain: Verdict | None 
     ends with exit code 141.
 
     Args:
-      command: The command's `run(argv)`.
-      argv: The command line, with the program's name first.
-      explain: Maps an error to (exit code, line to print), as `verdict` does, which is the default.
+      command: the command's `run(argv)`.
+      argv: the command line, with the program's name first.
+      explain: maps an error to (exit code, line to print), as `verdict` does, which is the default.
 
     Raises:
-      SystemExit: The command failed in a way that `explain` knows.
+      SystemExit: the command failed in a way that `explain` knows.
     """
     silence_native_logs()
     if reconfigure := getattr(sys.stdout, "reconfigure", None):  # a notebook's stdout has none

@@ -41,7 +41,7 @@ from typing import NamedTuple
 from tpr_jax.cli import parser as arguments
 from tpr_jax.compare import outcome, table
 from tpr_jax.compare import runs as compare_runs
-from tpr_jax.compare.runs import Run
+from tpr_jax.compare.runs import ComparisonRun
 from tpr_jax.errors import UserError
 from tpr_jax.utils import locking
 from tpr_jax.utils.files import remove_leftovers, write_text, write_whole
@@ -119,7 +119,9 @@ def run(argv: list[str]) -> None:
         _compare(runs, args.workdir, args.directions, argv)
 
 
-def _compare(runs: Sequence[Run], workdir: Path, directions: Sequence[str], argv: Sequence[str]) -> None:
+def _compare(
+    runs: Sequence[ComparisonRun], workdir: Path, directions: Sequence[str], argv: Sequence[str]
+) -> None:
     """Executes the runs and writes the tables after each; see `run` for the errors."""
     failed = 0
     with signals.catch_signals() as asked_to_stop:
@@ -138,7 +140,9 @@ def _compare(runs: Sequence[Run], workdir: Path, directions: Sequence[str], argv
         raise SystemExit(1)
 
 
-def _run_one(planned: Run, asked_to_stop: signals.PreemptionSignal, direction: str) -> tuple[int | None, str]:
+def _run_one(
+    planned: ComparisonRun, asked_to_stop: signals.PreemptionSignal, direction: str
+) -> tuple[int | None, str]:
     """Executes a run unless it is complete; returns its exit code, None if it was stopped, and a message."""
 
     def say(message: str) -> None:
@@ -160,7 +164,7 @@ def _run_one(planned: Run, asked_to_stop: signals.PreemptionSignal, direction: s
         return 0, f"R@1 {scores[direction]['R1']:.2f}" + (", already done" if done else "")
 
 
-def summaries_of(runs: Sequence[Run], directions: Sequence[str] = ("t2i",)) -> list[table.Summary]:
+def summaries_of(runs: Sequence[ComparisonRun], directions: Sequence[str] = ("t2i",)) -> list[table.Summary]:
     """Summarizes the current outcomes: all configs in their order, once for each direction."""
     by_name = {}
     for planned in runs:
@@ -173,7 +177,7 @@ def summaries_of(runs: Sequence[Run], directions: Sequence[str] = ("t2i",)) -> l
     ]
 
 
-def write_tables(workdir: Path, runs: Sequence[Run], directions: Sequence[str] = ("t2i",)) -> None:
+def write_tables(workdir: Path, runs: Sequence[ComparisonRun], directions: Sequence[str] = ("t2i",)) -> None:
     """Writes compare.md, compare.csv and compare.png, each atomically."""
     from tpr_jax.compare import plot  # imports matplotlib, which takes seconds
 

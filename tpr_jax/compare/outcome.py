@@ -13,7 +13,7 @@ from tpr_jax.config import defaults as config_lib
 from tpr_jax.train import writer
 
 if TYPE_CHECKING:
-    from tpr_jax.compare.runs import Run
+    from tpr_jax.compare.runs import ComparisonRun
 
 RECORD = "compare.json"  # written into the folder of a run when it ends: its exit code and config
 
@@ -21,7 +21,7 @@ Scores = dict[str, dict[str, float]]  # direction -> metric -> percent
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """The outcome of a run; the numbers are only set if it is done.
 
     `seconds_per_step`, `memory_bytes` and `saved_bytes` may be unknown for a run that is done.
@@ -37,14 +37,14 @@ class Outcome:
     saved_bytes: int | None = None
 
 
-def is_complete(run: Run) -> bool:
+def is_complete(run: ComparisonRun) -> bool:
     """Returns whether the run ended with exit code 0 and this config, and its results are readable."""
     record = _read_json(run.folder / RECORD)
     ended_well = record.get("exit_code") == 0 and _has_same_config(record, run)
     return ended_well and final_test_scores(read_results(run)) is not None
 
 
-def _has_same_config(record: dict, run: Run) -> bool:
+def _has_same_config(record: dict, run: ComparisonRun) -> bool:
     """Returns whether a record has the run's config, except for keys that do not affect the results."""
     free = {*config_lib.FREE_ON_RESUME} - ({"total_steps"} if run.mode == "train" else set())
     old, new = (
@@ -54,14 +54,14 @@ def _has_same_config(record: dict, run: Run) -> bool:
     return old == new
 
 
-def read_outcome(run: Run) -> Outcome:
+def read_outcome(run: ComparisonRun) -> RunOutcome:
     """Reads a run's status and, if it is complete, its numbers."""
     if not is_complete(run):
         record = _read_json(run.folder / RECORD)
         failed = record.get("exit_code", 0) != 0 and _has_same_config(record, run)
-        return Outcome("failed" if failed else "missing")
+        return RunOutcome("failed" if failed else "missing")
     results = read_results(run)
-    return Outcome(
+    return RunOutcome(
         status="done",
         scores=final_test_scores(results),
         steps=results.get("steps", 0),
@@ -85,7 +85,7 @@ def saved_bytes(results: dict, folder: Path) -> int:
     return file.stat().st_size if file.is_file() else 4 * results["trainable_params"]
 
 
-def read_results(run: Run) -> dict:
+def read_results(run: ComparisonRun) -> dict:
     """Reads the run's results.json or eval.json; empty if that is not readable."""
     return _read_json(run.folder / ("results.json" if run.mode == "train" else "eval.json"))
 

@@ -25,7 +25,7 @@ PROGRAM = (sys.executable, "-m", "tpr_jax.main")
 
 
 @dataclass(frozen=True)
-class Run:
+class ComparisonRun:
     """One config with one seed.
 
     Attributes:
@@ -47,7 +47,7 @@ class Run:
     lock_fd: int | None = None
 
 
-def plan(configs: Sequence[str], seeds: int, workdir: Path, settings: Sequence[str]) -> list[Run]:
+def plan(configs: Sequence[str], seeds: int, workdir: Path, settings: Sequence[str]) -> list[ComparisonRun]:
     """Returns the runs in their order: all configs with seed 0, then all with seed 1, and so on.
 
     Args:
@@ -73,7 +73,7 @@ def plan(configs: Sequence[str], seeds: int, workdir: Path, settings: Sequence[s
             method = METHODS[config.method.name](**config_lib.method_settings(config))
             mode = "train" if method.trainable else "eval"
             all_flags = (*flags, "--mode", mode)
-            runs.append(Run(name, seed, folder, mode, all_flags, config_lib.to_plain(config)))
+            runs.append(ComparisonRun(name, seed, folder, mode, all_flags, config_lib.to_plain(config)))
     for run in runs:
         _check_folder(run)
     return runs
@@ -114,7 +114,7 @@ def folder_name(name: str) -> str:
     return name.replace("/", "-").replace(":", "-")
 
 
-def _check_folder(run: Run) -> None:
+def _check_folder(run: ComparisonRun) -> None:
     """Raises a UserError if the folder holds a run that cannot be resumed with this config."""
     total_steps = run.config["total_steps"]
     if (run.folder / "config.json").exists():
@@ -128,7 +128,7 @@ def _check_folder(run: Run) -> None:
         )
 
 
-def execute(run: Run, asked_to_stop: Callable[[], bool]) -> tuple[int | None, str]:
+def execute(run: ComparisonRun, asked_to_stop: Callable[[], bool]) -> tuple[int | None, str]:
     """Executes a run in a process of its own.
 
     Appends its output to `log.txt` in its folder and records how it ended in `compare.json`. When
@@ -191,8 +191,8 @@ def _last_message(log: str) -> str:
 
 @contextlib.contextmanager
 def lock_run(
-    run: Run, asked_to_stop: Callable[[], bool], say: Callable[[str], None]
-) -> Generator[Run | None, None, None]:
+    run: ComparisonRun, asked_to_stop: Callable[[], bool], say: Callable[[str], None]
+) -> Generator[ComparisonRun | None, None, None]:
     """Locks a run's folder, after waiting for any other process that holds it.
 
     The run's process inherits the lock: if this process is killed, the run continues, and the next comparison

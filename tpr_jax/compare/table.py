@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tpr_jax.compare.outcome import Outcome
+from tpr_jax.compare.outcome import RunOutcome
 from tpr_jax.data import datasets
 from tpr_jax.metrics.retrieval import METRIC_KEYS
 from tpr_jax.utils import markdown
@@ -74,7 +74,7 @@ class Summary:
 COSTS = ("trainable_params", "total_params", "seconds_per_step", "memory_bytes", "saved_bytes")
 
 
-def summarize(name: str, dataset: str, outcomes: Sequence[Outcome], direction: str = "t2i") -> Summary:
+def summarize(name: str, dataset: str, outcomes: Sequence[RunOutcome], direction: str = "t2i") -> Summary:
     """Summarizes the runs of one config, one outcome per seed."""
     done = [outcome for outcome in outcomes if outcome.status == "done"]
 

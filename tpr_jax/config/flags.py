@@ -43,10 +43,10 @@ def parse_command(argv: Sequence[str]) -> Command:
     """Parses a command line of `tpr_jax.main`, without importing JAX.
 
     Args:
-      argv: The command line, with the program's name first.
+      argv: the command line, with the program's name first.
 
     Raises:
-      UserError: An argument is missing, unknown or invalid; the message names it.
+      UserError: an argument is missing, unknown or invalid; the message names it.
     """
     argv = _resolve_config_path(_expand_flags(argv, ("config", "workdir")))
     values = flags.FlagValues()
@@ -86,15 +86,15 @@ def parse_command(argv: Sequence[str]) -> Command:
         shrink(config, _overridden_keys(argv))
     config_lib.check(config)
     return Command(
-        config,
-        Path(values.workdir),
-        values.mode,
-        values.coordinator,
-        values.num_processes,
-        values.process_id,
-        values.peer_timeout,
-        values.compilation_cache,
-        values.initial,
+        config=config,
+        workdir=Path(values.workdir),
+        mode=values.mode,
+        coordinator=values.coordinator,
+        num_processes=values.num_processes,
+        process_id=values.process_id,
+        peer_timeout=values.peer_timeout,
+        compilation_cache=values.compilation_cache,
+        initial=values.initial,
     )
 
 

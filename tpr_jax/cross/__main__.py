@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tpr_jax.cli import parser as arguments
-from tpr_jax.cli.exit import explain_and_exit, resume_hint
+from tpr_jax.cli.exit import explain_and_exit, resume_hint, verdict
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.cross import table
 from tpr_jax.data.annotations import annotation_path
@@ -47,7 +47,7 @@ class Arguments(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Model:
+class TestedModel:
     """A model to test.
 
     Attributes:
@@ -104,17 +104,12 @@ def run(argv: list[str]) -> None:
 
     Raises:
       UserError: a model or data set cannot be used; raised before anything is scored.
-      SystemExit: with code 130 if it was interrupted.
     """
     args = parse(argv)
     with locking.hold(args.out, "--out", "writing these tables"):
         remove_leftovers(args.out, ["cross.md", "cross.csv"])
         remove_matching(args.out / "cells", r"\..+\.json\.[a-z0-9_]{8}\.tmp")
-        try:
-            cells = _score_all(args)
-        except KeyboardInterrupt:
-            print(f"\nerror: interrupted; {resume_hint('tpr_jax.cross', argv)}", file=sys.stderr)
-            raise SystemExit(130) from None
+        cells = _score_all(args)
     print(f"\n{table.render_markdown(cells)}\nwritten to {args.out}: cross.md, cross.csv, cells/")
 
 
@@ -150,10 +145,10 @@ def _score_all(args: Arguments) -> list[table.Cell]:
     return cells
 
 
-def describe_model(name: str) -> Model:
+def describe_model(name: str) -> TestedModel:
     """Describes a model: a run's workdir, the model folder in it, or anything that `from_pretrained` reads.
 
-    What it was trained on is read from the run's config.json.
+    The run's config.json says what data it was trained on.
 
     Raises:
       UserError: there is no such model, or the run has not saved one yet.
@@ -171,7 +166,7 @@ def describe_model(name: str) -> Model:
     path = find(location).path
     candidates = (*path.glob("*"), *path.glob(f"{BUNDLED_BACKBONE}/*"))
     files = sorted(file for file in candidates if file.suffix in MODEL_FILES)
-    return Model(
+    return TestedModel(
         name=name.rstrip(os.sep),
         location=location,
         trained_on=(config["dataset"], *(entry[0] for entry in config["mix"])) if config else (),
@@ -237,5 +232,16 @@ def score(model, records: Records) -> Scores:
     return retrieval_metrics(np.concatenate(queries), np.concatenate(gallery), query_pids, records.pids)
 
 
+def main(argv: list[str]) -> None:
+    """Runs the command; an interrupt ends it with the command to resume."""
+
+    def explain(error: BaseException) -> tuple[int, str]:
+        if isinstance(error, KeyboardInterrupt):
+            return 130, f"\nerror: interrupted; {resume_hint('tpr_jax.cross', argv)}"
+        return verdict(error, argv)
+
+    explain_and_exit(run, argv, explain)
+
+
 if __name__ == "__main__":
-    explain_and_exit(run, sys.argv)
+    main(sys.argv)

@@ -35,7 +35,7 @@ from tpr_jax.data.images.read import Crop, read_image
 from tpr_jax.errors import UserError
 from tpr_jax.utils.notices import print_once
 
-MAX_LINES = 10  # of each kind, unless --json prints all of them
+MAX_LINES = 10  # lines printed of each kind; --json prints all of them
 # With fewer images, starting processes takes longer than it saves.
 _MIN_FOR_PROCESSES = 2000
 
@@ -210,7 +210,7 @@ def run(argv: list[str]) -> int:
     """Runs the command; returns 0 for a complete copy and 1 for one with problems.
 
     Raises:
-      UserError: An argument is wrong, or the annotation cannot be read.
+      UserError: an argument is wrong, or the annotation cannot be read.
     """
     parser = Parser(
         prog="python -m tpr_jax.data.check",

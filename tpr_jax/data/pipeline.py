@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -18,9 +18,6 @@ from tpr_jax.data.records import Records, caption_pairs, image_sources
 from tpr_jax.data.sampler import identity_batches, identity_order
 from tpr_jax.errors import UserError
 from tpr_jax.utils.seeds import check_seed
-
-if TYPE_CHECKING:
-    pass
 
 tensorflow()  # must be imported before JAX computes anything
 
@@ -95,7 +92,7 @@ def train_input(
       tokenizer: maps n texts to int32 [n, l]; its attributes `mask_id` and `words` are those of masking.
       image_size: height and width in pixels.
       batch_size: rows of a batch, over all processes.
-      seed: of all random choices.
+      seed: the seed of all random choices.
       instances: if above 0, examples of each identity in a batch; see `sampler.identity_order`.
       augment: whether to augment images.
       pad: see `augment.augment_image`.

@@ -11,13 +11,12 @@ _IDENTITY_STREAM = 5
 
 
 def identity_batches(pids: Int[np.ndarray, " n"], identities: int, instances: int) -> int:
-    """Returns the number of batches in an epoch, which every draw of `identity_order` is certain to have.
+    """Returns the number of batches in an epoch, which every draw of `identity_order` has.
 
-    A draw ends when fewer than P identities are left, and it depends on chance how many of their sets of K
-    remain unused. They are at most the sets of the P - 1 largest identities, and a draw does not end while
-    the P largest identities have sets left. So an epoch is shorter than its longest draw by fewer batches
-    than the largest identity has sets, and all epochs have the same length, as the learning-rate schedule
-    requires.
+    A draw ends when fewer than P identities have sets of K left, so its length varies. This returns a length
+    that every draw reaches, so that all epochs are equally long, as the learning-rate schedule requires. At
+    most the sets of the P - 1 largest identities stay unused, and a draw lasts at least as long as the P-th
+    largest identity has sets.
 
     Raises:
       UserError: there are fewer than `identities` distinct identities.

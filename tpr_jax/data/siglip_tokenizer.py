@@ -1,4 +1,4 @@
-"""Loads the tokenizers of SigLIP and SigLIP 2: lower-case text, end-of-text, then padding."""
+"""Loads the tokenizers of SigLIP and SigLIP 2: lower-case text, end of text, then padding."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from tpr_jax.data.tokenizer import Tokenizer, find_mask, no_split, read_backend
 from tpr_jax.errors import UserError
 
 SETTINGS = ("special_tokens_map.json", "tokenizer_config.json")  # the later one takes precedence
-ENDS = ("</s>", "<eos>")  # SigLIP's and SigLIP 2's end-of-text, if no file names it
+ENDS = ("</s>", "<eos>")  # SigLIP's and SigLIP 2's end of text, if no file names it
 
 
 class Around(NamedTuple):
@@ -28,8 +28,8 @@ def siglip_tokenizer(
 ) -> Tokenizer:
     """Loads the `tokenizer.json` of a SigLIP, whose rows are padded to the full context.
 
-    What is added around a text, and the padding, come from tokenizer.json and from the tokenizer_config.json
-    and special_tokens_map.json beside it, as in transformers. Text is made lower case, as in the training of
+    The tokens added around a text, and the padding, come from tokenizer.json, tokenizer_config.json and
+    special_tokens_map.json, as in transformers. Text is made lower case, as in the training of
     SigLIP and SigLIP 2, even if the file's own normalizer does not do so.
 
     Args:
@@ -95,7 +95,7 @@ def _added(backend: tokenizers.Tokenizer, settings: Mapping) -> tuple[int | None
     named = [_token_id(backend, settings.get(f"{name}_token")) for name in ("bos", "eos")]
     if any(isinstance(flag, bool) for flag in flags):
         return named[0] if flags[0] else None, named[1] if flags[1] else None
-    if backend.post_processor is None:  # SigLIP was trained with an end-of-text
+    if backend.post_processor is None:  # SigLIP was trained with an end-of-text token
         ends = [named[1], *(backend.token_to_id(token) for token in ENDS)]
         after = next((i for i in ends if i is not None), None)
     return before, after

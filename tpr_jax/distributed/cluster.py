@@ -26,10 +26,10 @@ class Peers:
 
     Attributes:
       coordinator: HOST:PORT of the first process.
-      count: The number of processes.
-      index: This process's index.
-      devices: The indices of the visible GPUs that this process uses; None is all of them.
-      hosts: The processes' hosts by index, as far as they are known.
+      count: the number of processes.
+      index: this process's index.
+      devices: the indices of the visible GPUs that this process uses; None is all of them.
+      hosts: the processes' hosts by index, as far as they are known.
     """
 
     coordinator: str = ""
@@ -49,11 +49,11 @@ def find(
     """Finds the processes of this run.
 
     Args:
-      environment: The environment variables.
+      environment: the environment variables.
       coordinator: HOST:PORT of the first process; flags take precedence over the environment.
-      count: The number of processes.
-      index: This process's index.
-      metadata: Reads an attribute of this Cloud TPU VM, if it is one.
+      count: the number of processes.
+      index: this process's index.
+      metadata: reads an attribute of this Cloud TPU VM, if it is one.
 
     Returns:
       The processes, or None if there is only this one.
@@ -71,7 +71,7 @@ def find(
         value = flag if flag is not None else environment.get(variable)
         if value not in (None, ""):
             peers = replace(peers, **{key: value if key == "coordinator" else _number(value, variable)})
-    if peers.index < 0 and (pod := environment.get("JOB_COMPLETION_INDEX")):  # of a Kubernetes Job
+    if peers.index < 0 and (pod := environment.get("JOB_COMPLETION_INDEX")):  # set by a Kubernetes Job
         peers = replace(peers, index=_number(pod, "JOB_COMPLETION_INDEX"))
     if not peers.coordinator and peers.count in (0, 1):
         return None  # the only pod of a Job has an index too
@@ -194,10 +194,10 @@ def _own_devices(
     otherwise the processes divide the machine's GPUs evenly.
 
     Args:
-      environment: The environment variables.
-      local: The process's index among those of this machine.
-      count: The number of processes on this machine.
-      gpus: The number of GPUs that the job has on this machine; 0 if it is unknown.
+      environment: the environment variables.
+      local: the process's index among those of this machine.
+      count: the number of processes on this machine.
+      gpus: the number of GPUs that the job has on this machine; 0 if it is unknown.
     """
     listed = environment.get("CUDA_VISIBLE_DEVICES", "").strip(", ")
     seen = len(listed.split(",")) if listed else gpus

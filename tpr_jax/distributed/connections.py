@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 Connections = dict[int, socket.socket]  # by the index of the process at the other end
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-_MAX_BYTES = 8192  # of a message
+_MAX_BYTES = 8192  # maximum size of a message
 
 
 def keep_alive(connection: socket.socket) -> None:
@@ -62,8 +62,8 @@ def watch(connections: Connections, on_end: Callable[[int, str], None]) -> Calla
     """Listens to the peers in a thread of its own.
 
     Args:
-      connections: The connections to the peers.
-      on_end: Called once with an exit code and a reason when a peer ends early or is lost.
+      connections: the connections to the peers.
+      on_end: called once with an exit code and a reason when a peer ends early or is lost.
 
     Returns:
       `finish(timeout)`, which tells the peers that this process is done, waits until they are too and returns

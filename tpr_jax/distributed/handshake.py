@@ -1,8 +1,8 @@
 """Lets a process prove that it belongs to a run, by a token that only the run's processes know.
 
-The token is the environment variable TPR_RUN_TOKEN, which the scripts of `launch/` set, or a file in the
-workdir, which all processes share, that the first process writes for its own user alone. It never crosses the
-network: each side answers the other's random challenge with an HMAC of it.
+The token is the environment variable TPR_RUN_TOKEN, which the scripts of `launch/` set, or a file that the
+first process writes to the shared workdir, readable only by its user. It never crosses the network: each side
+answers the other's random challenge with an HMAC of it.
 """
 
 import contextlib
@@ -66,7 +66,7 @@ def offer_token(environment: Mapping[str, str], workdir: str) -> Generator[str, 
     path, token = _path(workdir), challenge()
     created = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_matching(path.parent, rf"{re.escape(FILE)}\.\d+\.tmp")  # of a killed process
+    remove_matching(path.parent, rf"{re.escape(FILE)}\.\d+\.tmp")  # left by a killed process
     temporary = path.with_name(f"{FILE}.{os.getpid()}.tmp")
     with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
         file.write(token)

@@ -36,10 +36,10 @@ def initialized(
     At the end each process waits until all are done.
 
     Args:
-      peers: The processes; with None there is only this one, and nothing is done.
-      timeout: Seconds until all have to be connected.
-      workdir: Where the processes find the run's token, see `handshake.py`.
-      verdict: Returns the exit code and the message that an error ends the run with; without a message it is
+      peers: the processes; with None there is only this one, and nothing is done.
+      timeout: seconds until all have to be connected.
+      workdir: where the processes find the run's token, see `handshake.py`.
+      verdict: returns the exit code and the message that an error ends the run with; without a message it is
         unexpected and its traceback is printed.
 
     Raises:
@@ -99,7 +99,7 @@ def _start_jax(address: str, peers: Peers, timeout: float) -> None:
         local_device_ids=peers.devices,
         cluster_detection_method="deactivate",
         initialization_timeout=int(max(timeout, 60)),  # all are connected already
-        heartbeat_timeout_seconds=60,  # for one that hangs; `connections` detects a lost one sooner
+        heartbeat_timeout_seconds=60,  # detects a process that hangs; `connections` detects a lost one sooner
     )
 
 

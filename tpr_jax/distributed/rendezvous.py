@@ -22,7 +22,7 @@ from tpr_jax.distributed.connections import Connections, keep_alive, leave, pars
 from tpr_jax.errors import UserError
 
 _GREETING = "tpr-jax"
-CALLER_SECONDS = 10.0  # in which a caller has to identify itself
+CALLER_SECONDS = 10.0  # time that a caller has to identify itself
 CALLERS = 64  # that may be unidentified at a time, besides the run's own; the oldest makes room for the next
 
 
@@ -31,12 +31,12 @@ class Rendezvous:
     """The address at which a run's processes connect, and the index of this process.
 
     Attributes:
-      host: The host of the first process.
-      port: The port that it listens on; JAX's service takes the next one.
-      count: The number of processes.
-      index: This process's index.
-      timeout: Seconds until all have to be connected.
-      hosts: The hosts on which processes are expected, by index, for messages.
+      host: the host of the first process.
+      port: the port that it listens on; JAX's service takes the next one.
+      count: the number of processes.
+      index: this process's index.
+      timeout: seconds until all have to be connected.
+      hosts: the hosts on which processes are expected, by index, for messages.
     """
 
     host: str
@@ -61,8 +61,8 @@ def connect(rendezvous: Rendezvous, token: Callable[[], str]) -> Connections:
     """Connects the processes of a run; returns when all have connected.
 
     Args:
-      rendezvous: The address, and the index of this process.
-      token: Returns the run's token, or "" as long as it is not known.
+      rendezvous: the address, and the index of this process.
+      token: returns the run's token, or "" as long as it is not known.
 
     Returns:
       The first process's connections to all others, or another's connection to the first.
@@ -133,7 +133,7 @@ class _Callers:
 def _accept_peers(rendezvous: Rendezvous, token: str, peers: Connections) -> None:
     """Accepts connections until all peers are connected, and tells them to go."""
     deadline = time.monotonic() + rendezvous.timeout
-    proofs: dict[int, str] = {}  # for each peer the proof that this is the first process
+    proofs: dict[int, str] = {}  # peer -> proof that this is the first process
     with _listen(rendezvous) as server, selectors.DefaultSelector() as selector:
         server.setblocking(False)
         selector.register(server, selectors.EVENT_READ)

@@ -19,7 +19,7 @@ from jaxtyping import Bool
 from tpr_jax.errors import UserError
 
 AXES = ("data", "model")
-# The weights that `models` gathers by `all_gather_weight`, and the size from which on sharding pays off.
+# The weights that `models` gathers by `all_gather_weight`, and the minimum size at which sharding pays off.
 SHARDED_LEAVES = ("kernel", "proj", "token_embedding")
 MIN_SHARDED_SIZE = 2**16
 
@@ -28,9 +28,9 @@ def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | No
     """Builds a mesh with the axes `data` and `model`.
 
     Args:
-      data: The size of the axis `data`; -1 takes all remaining devices.
-      model: The size of the axis `model`; -1 takes all remaining devices.
-      devices: The devices, by default all.
+      data: the size of the axis `data`; -1 takes all remaining devices.
+      model: the size of the axis `model`; -1 takes all remaining devices.
+      devices: the devices, by default all.
 
     Raises:
       UserError: the sizes do not fit the number of devices.
@@ -119,9 +119,9 @@ def shard_batch(mesh: Mesh, batch, count: int | None = None):
     """Shards the first axis of each array of a batch over the devices.
 
     Args:
-      mesh: The mesh.
-      batch: The arrays, the same in every process, or this process's `process_shard` of them.
-      count: The total number of rows, where the arrays are a process's shard.
+      mesh: the mesh.
+      batch: the arrays, the same in every process, or this process's `process_shard` of them.
+      count: the total number of rows, where the arrays are a process's shard.
     """
 
     def put(rows):

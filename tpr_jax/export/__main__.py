@@ -14,8 +14,6 @@ import argparse
 import os
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.cli.parser import Parser, path
 from tpr_jax.errors import UserError

@@ -17,8 +17,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.cli.parser import Parser, folder, path
 from tpr_jax.errors import UserError

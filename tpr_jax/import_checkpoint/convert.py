@@ -26,14 +26,14 @@ METHODS = (*reference.METHOD_NAMES, "clip", "open_clip")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the user says about a checkpoint; None stands for what it says itself.
+    """User settings for a checkpoint; None means the checkpoint's own value.
 
     Attributes:
       image_size: (height, width) in pixels, to which the position embedding is resized.
       act: the activation.
-      heads: of the vision and of the text tower.
-      image_mean: of the red, green and blue channels, for pixels in [0, 1].
-      image_std: likewise.
+      heads: the attention heads of the vision and of the text tower.
+      image_mean: the mean of the red, green and blue channels, for pixels in [0, 1].
+      image_std: their standard deviation.
       method: settings of the method, such as `top_k`.
     """
 

@@ -10,8 +10,8 @@ from tqdm import tqdm
 from tpr_jax.metrics import ranking
 from tpr_jax.models import matmul
 
-ROWS = 1024  # of a block, on each device
-MAX_SCORES = 2**28  # scores of a block, on each device: 1 GiB
+ROWS = 1024  # rows per block on each device
+MAX_SCORES = 2**28  # scores per block on each device: 1 GiB
 
 
 def pair_ranks(

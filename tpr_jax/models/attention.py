@@ -40,10 +40,10 @@ def self_attention(
     """Computes the attention of all tokens to each other, by one kernel where the program is for TPUs.
 
     Args:
-      qkv: The queries, keys and values of all heads, side by side.
-      heads: The number of heads.
-      mask: Added to the scores, or None.
-      prefix: Keys and values that all tokens attend to as well.
+      qkv: the queries, keys and values of all heads, side by side.
+      heads: the number of heads.
+      mask: added to the scores, or None.
+      prefix: keys and values that all tokens attend to as well.
     """
     if is_for_tpu() and tpu_attention.fits(qkv, heads):
         tokens = None if prefix is None else jnp.stack(prefix)
@@ -65,10 +65,10 @@ def attend(
     """Computes scaled dot-product attention with the softmax in float32.
 
     Args:
-      q: The queries.
-      k: The keys.
-      v: The values.
-      mask: Added to the scores, [l, m] or [b, 1, l, m]; None for no mask.
+      q: the queries.
+      k: the keys.
+      v: the values.
+      mask: added to the scores, [l, m] or [b, 1, l, m]; None for no mask.
     """
     # Masks are the text tower's, where attention is cheap, as it is with the last block's single query.
     if mask is not None or q.dtype != jnp.bfloat16 or q.shape[2] <= ALIGNMENT or not fused_attention_works():
@@ -126,7 +126,7 @@ def fused_attention_works(implementation: Literal["xla", "cudnn"] = "cudnn") -> 
 
         try:
             actual = gradients(functools.partial(fused_attention, implementation=implementation))
-        except Exception:  # of many types: an older GPU, no cuDNN, an unsupported size
+        except Exception:  # may be of many types: an older GPU, no cuDNN, an unsupported size
             return False
         expected = gradients(functools.partial(reference_attention, mask=None))
         return all(

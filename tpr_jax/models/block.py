@@ -19,10 +19,10 @@ class Dense(nn.Module):
     """Computes `x @ kernel + bias`, where parts may update the kernel's equal column blocks.
 
     Attributes:
-      features: The number of columns.
-      std: The standard deviation of the initial kernel.
-      slots: For each column block the name of its slot and the part in it, or None.
-      collection: The collection of kernel and bias.
+      features: the number of columns.
+      std: the standard deviation of the initial kernel.
+      slots: for each column block the name of its slot and the part in it, or None.
+      collection: the collection of kernel and bias.
     """
 
     features: int
@@ -35,8 +35,8 @@ class Dense(nn.Module):
         """Applies the layer.
 
         Args:
-          x: The input.
-          q_inputs: If given, the first column block applies to these inputs and not to x.
+          x: the input.
+          q_inputs: if given, the first column block applies to these inputs and not to x.
 
         Returns:
           The output [b, l, features]; with `q_inputs` a pair of the first block's outputs, a list of
@@ -73,10 +73,10 @@ class Attention(nn.Module):
     """Multi-head self-attention with q, k and v in one kernel, and prefix tokens among the keys.
 
     Attributes:
-      heads: The number of heads.
-      layers: The tower's number of blocks, which the initial values depend on.
-      slots: The block's parts by slot.
-      collection: The collection of the layer's own weights.
+      heads: the number of heads.
+      layers: the tower's number of blocks, which the initial values depend on.
+      slots: the block's parts by slot.
+      collection: the collection of the layer's own weights.
     """
 
     heads: int
@@ -89,9 +89,9 @@ class Attention(nn.Module):
         """Applies the layer.
 
         Args:
-          x: The tokens.
-          mask: Added to the scores, [l, l], or None.
-          queries: If given, only these tokens attend to x: pairs of tokens [b, a, d] and their mask, [a, l],
+          x: the tokens.
+          mask: added to the scores, [l, l], or None.
+          queries: if given, only these tokens attend to x: pairs of tokens [b, a, d] and their mask, [a, l],
             [b, a, l] or None.
 
         Returns:
@@ -141,14 +141,14 @@ class Block(nn.Module):
     """CLIP's pre-LN transformer block with parts in its slots; `petl_config.py` shows where each slot is.
 
     Attributes:
-      heads: The number of attention heads.
-      mlp_width: The width of the perceptron's hidden layer.
-      layers: The tower's number of blocks, which the initial values depend on.
-      act: A key of `ACTIVATIONS`.
-      eps: The epsilon of the LayerNorms.
-      slots: The block's parts by slot.
-      collection: The collection of the block's own weights.
-      last: Whether the block returns one token of each row; the other tokens only provide keys and values.
+      heads: the number of attention heads.
+      mlp_width: the width of the perceptron's hidden layer.
+      layers: the tower's number of blocks, which the initial values depend on.
+      act: a key of `ACTIVATIONS`.
+      eps: the epsilon of the LayerNorms.
+      slots: the block's parts by slot.
+      collection: the collection of the block's own weights.
+      last: whether the block returns one token of each row; the other tokens only provide keys and values.
     """
 
     heads: int
@@ -170,9 +170,9 @@ class Block(nn.Module):
         """Applies the block.
 
         Args:
-          x: The tokens.
-          mask: Added to the attention scores.
-          index: The token of each row that the last block returns; None is the first.
+          x: the tokens.
+          mask: added to the attention scores.
+          index: the token of each row that the last block returns; None is the first.
 
         Returns:
           All tokens, m = l, or one of each row, m = 1, if this is the `last` block.

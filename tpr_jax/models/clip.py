@@ -32,9 +32,9 @@ def normalize(
     """Converts pixels of 0..255 to zero-mean, unit-variance float32, by default with CLIP's statistics.
 
     Args:
-      images: The pixels.
-      mean: The mean of each channel, in 0..1.
-      std: The standard deviation of each channel, in 0..1.
+      images: the pixels.
+      mean: the mean of each channel, in 0..1.
+      std: the standard deviation of each channel, in 0..1.
     """
     return (images.astype(jnp.float32) / 255.0 - jnp.array(mean, jnp.float32)) / jnp.array(std, jnp.float32)
 
@@ -53,7 +53,7 @@ def extract_patches(images: Float[Array, "b h w 3"], size: int) -> Float[Array, 
 
 
 class PatchEmbedding(nn.Module):
-    """The patch convolution as one product; it ignores a rest that fills no patch."""
+    """The patch convolution as a single matmul; leftover pixels that do not fill a patch are ignored."""
 
     width: int
     size: int
@@ -92,9 +92,9 @@ class VisionTower(nn.Module):
         """Encodes images.
 
         Args:
-          images: Normalized pixels.
-          prompts: Tokens that are appended to the sequence and replaced before each of the first k blocks.
-          all_tokens: Whether to return the image's feature and those of the other tokens.
+          images: normalized pixels.
+          prompts: tokens that are appended to the sequence and replaced before each of the first k blocks.
+          all_tokens: whether to return the image's feature and those of the other tokens.
 
         Returns:
           The features [b, e], or with `all_tokens` [b, n, e]: the image's feature, then those of the
@@ -126,7 +126,7 @@ class VisionTower(nn.Module):
 class TextTower(nn.Module):
     """The text transformer; `remat` and `scan` are as in `build`.
 
-    CLIP's attention is causal and reads the feature at end-of-text. SigLIP's is not, and reads it at the last
+    CLIP's attention is causal and reads the feature at end of text. SigLIP's is not, and reads it at the last
     position of the padded text.
     """
 
@@ -146,11 +146,11 @@ class TextTower(nn.Module):
         """Encodes texts.
 
         Args:
-          ids: Token ids.
-          prompts: Tokens that are replaced before each of the first k blocks. In CLIP they follow
+          ids: token ids.
+          prompts: tokens that are replaced before each of the first k blocks. In CLIP they follow
             start-of-text. In SigLIP, whose attention is not causal, they follow the text and take no
             positions.
-          all_tokens: Whether to return the features of all tokens.
+          all_tokens: whether to return the features of all tokens.
 
         Returns:
           The features [b, e], or those of all tokens [b, m, e], m counting the prompts.
@@ -201,7 +201,7 @@ def read_positions(ids: Int[np.ndarray, "b l"], config: ClipConfig) -> Int[np.nd
 def read_positions(ids: Int[Array | np.ndarray, "b l"], config: ClipConfig) -> Int[Array | np.ndarray, " b"]:
     """Returns the position at which each text's feature is read; what follows it has no effect.
 
-    Padding may thus be trimmed after a causal tower's end-of-text, and nowhere in a tower that is not causal.
+    Padding may thus be trimmed after a causal tower's end of text, and nowhere in a tower that is not causal.
     """
     if config.causal:
         return end_positions(ids, config.eot_id)
@@ -265,12 +265,12 @@ def build(
     """Builds the pure functions of a model.
 
     Args:
-      config: The sizes of the CLIP or SigLIP.
-      method: The parts and prompts.
-      dtype: The dtype of the computation, "float32" or "bfloat16".
-      heads: The heads of the losses.
-      remat: What the backward pass recomputes, a key of `transformer.REMAT`.
-      scan_layers: Whether to scan over equal blocks instead of unrolling them.
+      config: the sizes of the CLIP or SigLIP.
+      method: the parts and prompts.
+      dtype: the dtype of the computation, "float32" or "bfloat16".
+      heads: the heads of the losses.
+      remat: what the backward pass recomputes, a key of `transformer.REMAT`.
+      scan_layers: whether to scan over equal blocks instead of unrolling them.
 
     Returns:
       A dict of functions:

@@ -7,7 +7,7 @@ CLIP_MINI = "clip-mini"  # the name of the bundled CLIP in a config
 # OpenAI's approximation, the exact one, and SigLIP's approximation.
 ACTS = ("quick_gelu", "gelu", "gelu_tanh")
 FAMILIES = {"clip": "CLIP", "siglip": "SigLIP"}  # with their names for people
-DTYPES = ("float32", "bfloat16")  # of the towers' computation
+DTYPES = ("float32", "bfloat16")  # types that the towers compute in
 
 # Statistics of the pixels that OpenAI's CLIP was trained on: red, green, blue, in 0..1.
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -42,7 +42,9 @@ class ClipConfig:
     # The text feature is read at the first `eot_id`, or if it is None at the highest id, as in OpenAI's code.
     eot_id: int | None = None
     logit_scale: float = 4.605170185988092  # log(100); kept to write weights back, never used in training
-    logit_bias: float | None = None  # of SigLIP; like `logit_scale`, and an option of the sigmoid loss
+    logit_bias: float | None = (
+        None  # only SigLIP has one; like `logit_scale`, and an option of the sigmoid loss
+    )
     # The statistics that normalize pixels of 0..1: red, green, blue.
     image_mean: tuple[float, float, float] = IMAGE_MEAN
     image_std: tuple[float, float, float] = IMAGE_STD

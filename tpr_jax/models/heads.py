@@ -17,8 +17,8 @@ class Heads:
     """The sizes of the heads.
 
     Attributes:
-      num_classes: The number of identities for the loss "id"; 0 for no classifier.
-      mlm_depth: The number of blocks for the loss "mlm"; 0 for no head.
+      num_classes: the number of identities for the loss "id"; 0 for no classifier.
+      mlm_depth: the number of blocks for the loss "mlm"; 0 for no head.
     """
 
     num_classes: int = 0
@@ -97,7 +97,16 @@ class MaskedWords(nn.Module):
 
         x = CrossAttention(heads, n, name="cross_attn")(norm("ln_pre_t", text), norm("ln_pre_i", image))
         for i in range(n):
-            block = Block(heads, 4 * e, n, "quick_gelu", self.eps, {}, "head", name=f"cross_block_{i}")
+            block = Block(
+                heads,
+                mlp_width=4 * e,
+                layers=n,
+                act="quick_gelu",
+                eps=self.eps,
+                slots={},
+                collection="head",
+                name=f"cross_block_{i}",
+            )
             x = block(x)
         x = norm("ln_post", x)
         x = quick_gelu(Dense(e, (2 * e) ** -0.5, (), "head", name="mlm_head_dense")(x))

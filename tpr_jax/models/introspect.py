@@ -1,7 +1,7 @@
 """Exposes the activations inside the towers: each token's experts, and the attention that a prefix receives.
 
-Ordinary use saves none of this. Here Flax's interceptors record each layer's inputs and outputs, and what a
-layer does not return is recomputed from them by the functions that the layer itself uses.
+Ordinary use saves none of this. Here Flax's interceptors record each layer's inputs and outputs, and the
+layer's own functions recompute from them what it does not return.
 """
 
 from collections.abc import Callable
@@ -35,8 +35,8 @@ def build_inside(config: ClipConfig, method: Method, dtype: str = "float32") -> 
 
     Args:
       config: CLIP's sizes.
-      method: The parts and prompts.
-      dtype: The dtype of the computation.
+      method: the parts and prompts.
+      dtype: the dtype of the computation.
 
     Returns:
       The pure functions `image(variables, images)`, for normalized images, and `text(variables, ids)`. Each

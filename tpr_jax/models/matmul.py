@@ -12,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-MATMUL = "product"
+MATMUL = "matmul"
 
 
 def save_product(x: Array) -> Array:
@@ -48,8 +48,8 @@ def matmul_f32(a: Float[Array, "*rows k"], b: Float[Array, "*blocks k n"]) -> Fl
     """Computes `a @ b` in float32, with JAX's own derivative.
 
     Args:
-      a: The left operand, [*rows, k].
-      b: The right operand, [k, n], or one for each block of rows.
+      a: the left operand, [*rows, k].
+      b: the right operand, [k, n], or one for each block of rows.
     """
     # By default GPUs round float32 operands to 10 bits (TF32) and TPUs to 7 (bfloat16).
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
@@ -60,8 +60,8 @@ def dense(x: Float[Array, "*rows k"], kernel: Float[Array, "*blocks k n"]) -> Fl
     """Computes `x @ kernel` in the dtype of x.
 
     Args:
-      x: The input, [*rows, k].
-      kernel: One kernel [k, n] for all rows, or one for each block, [*blocks, k, n] for x of [*blocks, m, k].
+      x: the input, [*rows, k].
+      kernel: one kernel [k, n] for all rows, or one for each block, [*blocks, k, n] for x of [*blocks, m, k].
         A float32 kernel receives a float32 gradient, whatever the dtype of x.
     """
     return _dense(x, kernel)

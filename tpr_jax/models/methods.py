@@ -27,11 +27,11 @@ class Method:
     """The parts, prompts and tuned weights that adapt CLIP.
 
     Attributes:
-      name: The method's name in a config.
-      vision: The parts of the vision tower.
-      text: The parts of the text tower.
-      prompts: The prompt tokens of both towers, if any.
-      tuned: Regular expressions for the weights of CLIP itself that train; each must match a whole path, such
+      name: the method's name in a config.
+      vision: the parts of the vision tower.
+      text: the parts of the text tower.
+      prompts: the prompt tokens of both towers, if any.
+      tuned: regular expressions for the weights of CLIP itself that train; each must match a whole path, such
         as `visual/block_0/mlp/fc/bias`.
     """
 
@@ -83,11 +83,11 @@ def dm_adapter(
     """Returns DM-Adapter (AAAI 2025): a mixture of adapters beside each MLP of both towers.
 
     Args:
-      num_experts: The number of experts of each mixture.
-      top_k: The number of experts that each token is routed to.
-      reduction: The tower's width divided by each expert's bottleneck.
+      num_experts: the number of experts of each mixture.
+      top_k: the number of experts that each token is routed to.
+      reduction: the tower's width divided by each expert's bottleneck.
       router: "blend", "sum" or "input", see `petl.moe.router_logits`.
-      scales: The scales of the vision and the text tower's mixtures.
+      scales: the scales of the vision and the text tower's mixtures.
     """
     vision, text = (Moe("beside_mlp", num_experts, top_k, reduction, router, s) for s in scales)
     return Method("dm_adapter", (vision,), (text,))
@@ -108,15 +108,15 @@ def up_person(
     """Returns UP-Person (2025): S-Prefix, LoRA on keys and values, and L-Adapters beside both LayerNorms.
 
     Args:
-      rank: The rank of the LoRA updates.
-      prefix: The number of prefix tokens.
-      reduction: The tower's width divided by each adapter's bottleneck.
+      rank: the rank of the LoRA updates.
+      prefix: the number of prefix tokens.
+      reduction: the tower's width divided by each adapter's bottleneck.
       version: "paper" initializes S-Prefix's scalar to 10, "released" to 100.
-      use: The parts to keep, for the paper's ablations.
-      vanilla: Whether the prefix has no S-Prefix scalar, for the paper's ablations.
-      depth_lora: The number of first blocks with LoRA; None is all.
-      depth_prefix: The number of first blocks with a prefix; None is all.
-      depth_adapter: The first block with adapters.
+      use: the parts to keep, for the paper's ablations.
+      vanilla: whether the prefix has no S-Prefix scalar, for the paper's ablations.
+      depth_lora: the number of first blocks with LoRA; None is all.
+      depth_prefix: the number of first blocks with a prefix; None is all.
+      depth_adapter: the first block with adapters.
     """
     if version not in ("paper", "released"):
         raise UserError(f"version={version!r} is unknown: choose from paper, released")
@@ -142,17 +142,17 @@ def cskt(
     """Returns CSKT (ICASSP 2024): bidirectional prompts, and an adapter beside each MLP of both towers.
 
     Args:
-      prompts: The number of prompt tokens that each tower owns.
-      depth: The number of first blocks with prompts; None is all.
-      reduction: The tower's width divided by each adapter's bottleneck.
-      direction: The towers that get tokens mapped from the other's, see `Prompts`.
-      scales: The scales of the vision and the text tower's adapters.
+      prompts: the number of prompt tokens that each tower owns.
+      depth: the number of first blocks with prompts; None is all.
+      reduction: the tower's width divided by each adapter's bottleneck.
+      direction: the towers that get tokens mapped from the other's, see `Prompts`.
+      scales: the scales of the vision and the text tower's adapters.
     """
     vision, text = (Adapter("beside_mlp", reduction, s, init="normal") for s in scales)
     return Method("cskt", (vision,), (text,), Prompts(prompts, depth, direction))
 
 
-# Single parts and mixtures of them
+# Single parts and combinations of them
 
 
 def parallel_adapter(reduction: int = 8, scales=(0.1, 4.0)) -> Method:
@@ -214,12 +214,12 @@ def mixture(both=None, vision=None, text=None, prompts=None, tuned=()) -> Method
     """Returns any combination of parts.
 
     Args:
-      both: The parts of both towers under names that are free to choose, each a dict whose `part` is one of
+      both: the parts of both towers under names that are free to choose, each a dict whose `part` is one of
         `PARTS` and whose other keys are that part's settings: `{"fine": {"part": "lora", "rank": 8}}`.
-      vision: The parts of the vision tower alone.
-      text: The parts of the text tower alone.
-      prompts: The settings of `Prompts`.
-      tuned: Patterns for the weights of CLIP itself that train, see `Method`.
+      vision: the parts of the vision tower alone.
+      text: the parts of the text tower alone.
+      prompts: the settings of `Prompts`.
+      tuned: patterns for the weights of CLIP itself that train, see `Method`.
 
     Raises:
       UserError: a part or a setting is unknown.

@@ -6,7 +6,7 @@
 Here `after_*(z)` stands for `z + part(z)`. Every part covers the blocks in `layers`, a half-open range
 `(first, end)`; an `end` of `None` is the tower's number of blocks.
 
-Each settings class tells the rest of the package what it needs to know of its part:
+Each settings class tells the rest of the package what it needs to know about its part:
 
     kind: The part's name in a config and in a saved `config.json`.
     collection: The Flax collection of its variables, which also decides that they are trained.
@@ -36,12 +36,12 @@ class Adapter:
     """Settings of a bottleneck adapter, `scale * Up(ReLU(Down(u)))`.
 
     Attributes:
-      slot: One of `ADAPTER_SLOTS`.
-      reduction: The tower's width divided by the bottleneck's.
-      scale: A constant, or "learned" (initialized to 1).
-      norm: Whether u is the slot's input after a LayerNorm of the part's own, instead of the input itself.
+      slot: one of `ADAPTER_SLOTS`.
+      reduction: the tower's width divided by the bottleneck's.
+      scale: a constant, or "learned" (initialized to 1).
+      norm: whether u is the slot's input after a LayerNorm of the part's own, instead of the input itself.
       init: "zero" starts without effect, "normal" draws both kernels from N(0, 0.02^2).
-      layers: The blocks covered.
+      layers: the blocks covered.
     """
 
     slot: str = "beside_mlp"
@@ -67,13 +67,13 @@ class Moe:
     """Settings of a sparse mixture of adapters after a LayerNorm of its own.
 
     Attributes:
-      slot: One of `ADAPTER_SLOTS`.
-      num_experts: The number of adapters.
-      top_k: The number of experts that each token is routed to.
-      reduction: The tower's width divided by each adapter's bottleneck.
+      slot: one of `ADAPTER_SLOTS`.
+      num_experts: the number of adapters.
+      top_k: the number of experts that each token is routed to.
+      reduction: the tower's width divided by each adapter's bottleneck.
       router: "blend" (the released code), "sum" (the paper) or "input" (no domain prompt).
-      scale: A constant that multiplies the output.
-      layers: The blocks covered.
+      scale: a constant that multiplies the output.
+      layers: the blocks covered.
     """
 
     slot: str = "beside_mlp"
@@ -100,11 +100,11 @@ class Lora:
     """Settings of low-rank updates, `W + scale * B A` for each target.
 
     Attributes:
-      targets: Some of `TARGETS`.
-      rank: The rank of each update.
-      scale: A constant, or "learned" (initialized to 1, one scale for each target).
-      dora: Whether the updated columns keep the norms of W's, times learned magnitudes (DoRA, ICML 2024).
-      layers: The blocks covered.
+      targets: some of `TARGETS`.
+      rank: the rank of each update.
+      scale: a constant, or "learned" (initialized to 1, one scale for each target).
+      dora: whether the updated columns keep the norms of W's, times learned magnitudes (DoRA, ICML 2024).
+      layers: the blocks covered.
     """
 
     targets: tuple[str, ...] = ("k", "v")
@@ -131,13 +131,13 @@ class LoraMoe:
     Each target has a router of its own, which reads the input of W.
 
     Attributes:
-      targets: Some of `TARGETS`.
-      rank: The rank of each expert.
-      num_experts: The number of experts for each target.
-      top_k: The number of experts that each token is routed to.
-      router: As in `Moe`.
-      scale: A constant that multiplies the output.
-      layers: The blocks covered.
+      targets: some of `TARGETS`.
+      rank: the rank of each expert.
+      num_experts: the number of experts for each target.
+      top_k: the number of experts that each token is routed to.
+      router: as in `Moe`.
+      scale: a constant that multiplies the output.
+      layers: the blocks covered.
     """
 
     targets: tuple[str, ...] = ("fc", "proj")
@@ -164,11 +164,11 @@ class Prefix:
     """Settings of learned key and value tokens in each block.
 
     Attributes:
-      length: The number of tokens.
-      gate: The initial value of the learned scalar on the attention that the prefix receives (S-Prefix), or
+      length: the number of tokens.
+      gate: the initial value of the learned scalar on the attention that the prefix receives (S-Prefix), or
         None for a vanilla prefix without it.
-      scaled: Whether keys and values also have a learned scalar each.
-      layers: The blocks covered.
+      scaled: whether keys and values also have a learned scalar each.
+      layers: the blocks covered.
     """
 
     length: int = 10
@@ -192,9 +192,9 @@ class Prompts:
     """Settings of learned tokens in the sequences of both towers.
 
     Attributes:
-      length: The number of tokens that each tower owns; a tower gets an equal number mapped from the
+      length: the number of tokens that each tower owns; a tower gets an equal number mapped from the
         other tower's, where `direction` says so.
-      depth: The number of first blocks that have tokens of their own; None is the smaller tower's number of
+      depth: the number of first blocks that have tokens of their own; None is the smaller tower's number of
         blocks.
       direction: "both", "to_vision", "to_text" or "none": which towers get mapped tokens.
     """
@@ -222,11 +222,11 @@ def check_tower(parts: tuple[Part, ...], tower: str, *, layers: int, width: int,
     """Checks that parts fit a tower.
 
     Args:
-      parts: The tower's parts.
-      tower: The tower's name in messages, "vision" or "text".
-      layers: The tower's number of blocks.
-      width: The tower's width.
-      context: The text tower's maximum number of tokens.
+      parts: the tower's parts.
+      tower: the tower's name in messages, "vision" or "text".
+      layers: the tower's number of blocks.
+      width: the tower's width.
+      context: the text tower's maximum number of tokens.
 
     Raises:
       UserError: a part does not fit; the message names the first one and the reason.
@@ -318,9 +318,9 @@ def check_prompts(prompts: Prompts, layers: tuple[int, int], context: int) -> No
     """Checks that prompts fit both towers.
 
     Args:
-      prompts: The settings.
-      layers: The numbers of blocks of the vision and the text tower.
-      context: The text tower's maximum number of tokens.
+      prompts: the settings.
+      layers: the numbers of blocks of the vision and the text tower.
+      context: the text tower's maximum number of tokens.
 
     Raises:
       UserError: they do not fit.

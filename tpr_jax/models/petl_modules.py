@@ -183,9 +183,9 @@ def dense_updates(
     Must be called inside a compact method.
 
     Args:
-      slots: For each column block of the kernel, the name of its slot and the part in it.
-      d: The width of the layer's input.
-      width: The number of columns of each block.
+      slots: for each column block of the kernel, the name of its slot and the part in it.
+      d: the width of the layer's input.
+      width: the number of columns of each block.
     """
     return [None if part is None else DENSE_MODULES[type(part)](part, slot, d, width) for slot, part in slots]
 

@@ -27,11 +27,11 @@ FAST_MEMORY = 12 * 2**20  # bytes that a kernel may use; by default the compiler
 
 
 class Settings(NamedTuple):
-    """What the kernels are compiled for.
+    """Static settings of the kernels.
 
     Attributes:
-      heads: The number of heads.
-      interpret: Whether to interpret the kernels, on any device, instead of compiling them.
+      heads: the number of heads.
+      interpret: whether to interpret the kernels, on any device, instead of compiling them.
     """
 
     heads: int
@@ -59,10 +59,10 @@ def self_attention(
     """Computes scaled dot-product attention of all heads, with the softmax in float32.
 
     Args:
-      qkv: The queries, keys and values of all heads, side by side.
-      prefix: The keys and values of prefix tokens, which all queries see.
-      mask: Added to the scores of the other keys.
-      settings: See `Settings`.
+      qkv: the queries, keys and values of all heads, side by side.
+      prefix: the keys and values of prefix tokens, which all queries see.
+      mask: added to the scores of the other keys.
+      settings: see `Settings`.
     """
     return _self_attention(qkv, prefix, mask, settings)
 
@@ -180,9 +180,9 @@ class Head(NamedTuple):
     """The slices of one head, each 128 lanes wide, with other heads' lanes beside its own.
 
     Attributes:
-      lanes: The position of the slice among the d features.
-      own: Whether a lane is the head's, [1, lanes].
-      q: The queries, zero in the lanes of other heads.
+      lanes: the position of the slice among the d features.
+      own: whether a lane is the head's, [1, lanes].
+      q: the queries, zero in the lanes of other heads.
       keys: (keys, values, mask or None) of the prefix, where there is one, and of the tokens.
     """
 

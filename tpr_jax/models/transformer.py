@@ -13,7 +13,7 @@ from tpr_jax.models.matmul import MATMUL
 from tpr_jax.models.petl.prompts import replace_tokens
 from tpr_jax.models.petl_config import slots_of_block
 
-# What to save of each block for the backward pass; the rest is recomputed.
+# Policies for what each block saves for the backward pass; everything else is recomputed.
 REMAT = {
     "none": None,
     "dots": jax.checkpoint_policies.save_only_these_names(MATMUL),  # the results of products
@@ -35,14 +35,14 @@ def run_blocks(
     """Runs a tower's blocks; must be called inside a compact method.
 
     Args:
-      tower: The module that owns the blocks.
+      tower: the module that owns the blocks.
       name: "vision" or "text".
-      x: The tokens.
-      mask: Added to the attention scores.
-      prompts: The prompt tokens of the first k blocks; those of the first are in x already.
-      start: The position of the prompt tokens in the sequence.
-      last: Whether the last block returns one token of each row.
-      index: That token's position in each row; None is the first.
+      x: the tokens.
+      mask: added to the attention scores.
+      prompts: the prompt tokens of the first k blocks; those of the first are in x already.
+      start: the position of the prompt tokens in the sequence.
+      last: whether the last block returns one token of each row.
+      index: that token's position in each row; None is the first.
 
     Returns:
       All tokens, m = l, or one of each row, m = 1.

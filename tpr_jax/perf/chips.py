@@ -7,9 +7,9 @@ class Chip(NamedTuple):
     """The peak rates of one chip.
 
     Attributes:
-      flops: Dense operations per second with bfloat16 operands.
-      bandwidth: Bytes per second of main memory.
-      interconnect: Bytes per second sent to other chips over all links, one way.
+      flops: dense operations per second with bfloat16 operands.
+      bandwidth: bytes per second of main memory.
+      interconnect: bytes per second sent to other chips over all links, one way.
     """
 
     flops: float

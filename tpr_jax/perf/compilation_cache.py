@@ -20,7 +20,7 @@ def enable(environment: MutableMapping[str, str] = os.environ) -> Path | None:
     where JAX_ENABLE_COMPILATION_CACHE is false. A folder that cannot be written is not used.
 
     Args:
-      environment: The environment variables, which are changed.
+      environment: the environment variables, which are changed.
 
     Returns:
       The folder of the cache; None if it is not switched on here.

@@ -52,12 +52,12 @@ def train_step(
 
     Args:
       config: CLIP's sizes.
-      method: The parts and prompts.
-      batch_size: The number of image-text pairs.
-      losses: The names of the losses.
-      heads: The sizes of the losses' heads.
-      length: The number of ids of each caption; None is the text tower's maximum.
-      all_experts: Whether mixtures compute every expert for every token, as `petl.moe` does for few experts.
+      method: the parts and prompts.
+      batch_size: the number of image-text pairs.
+      losses: the names of the losses.
+      heads: the sizes of the losses' heads.
+      length: the number of ids of each caption; None is the text tower's maximum.
+      all_experts: whether mixtures compute every expert for every token, as `petl.moe` does for few experts.
     """
     mlm = "mlm" in losses
     run = _Run(config, method, batch_size, length, all_experts, statistics=True)
@@ -143,9 +143,9 @@ class _Run(NamedTuple):
         """Yields the products of SigLIP's pooling head.
 
         Args:
-          left: Whether its tokens need a gradient.
-          tuned: Whether one of the paths below the vision tower is trained.
-          each: Whether each token is also pooled alone.
+          left: whether its tokens need a gradient.
+          tuned: whether one of the paths below the vision tower is trained.
+          each: whether each token is also pooled alone.
         """
         c, b, d = self.config, self.batch_size, self.config.vision_width
         tokens = c.vision_positions
@@ -183,12 +183,12 @@ class _Layer(NamedTuple):
     """The context of a part, which determines its products together with its settings.
 
     Attributes:
-      rows: The tokens that the part computes.
-      routed_rows: The tokens that its router scores.
-      inputs: The width of its input.
-      outputs: The width of its output.
-      left: Whether its input needs a gradient.
-      all_experts: Whether a mixture computes every expert for every token.
+      rows: the tokens that the part computes.
+      routed_rows: the tokens that its router scores.
+      inputs: the width of its input.
+      outputs: the width of its output.
+      left: whether its input needs a gradient.
+      all_experts: whether a mixture computes every expert for every token.
     """
 
     rows: int

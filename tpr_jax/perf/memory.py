@@ -12,7 +12,7 @@ def peaks(before: Mapping) -> dict[str, int | None]:
     """Returns the peak memory of this process and of its first device so far.
 
     Args:
-      before: The result of an earlier part of the same run, which this process resumes, or an empty mapping.
+      before: the result of an earlier part of the same run, which this process resumes, or an empty mapping.
 
     Returns:
       `peak_memory_bytes` and `peak_device_memory_bytes`, each the larger of now and before. The device's is

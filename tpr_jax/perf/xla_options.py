@@ -30,9 +30,9 @@ def compiler_options(*, dtype: str, rows: int = 2, platform: str = "") -> dict[s
     | without AMX | bfloat16, one text at ViT-B/16        | 0.08 s          | 0.13 s          |
 
     Args:
-      dtype: The type that the program computes in.
-      rows: The number of images or texts in a batch; all numbers above 1 are the same.
-      platform: The platform of the program's devices, such as "cpu"; by default JAX's default backend.
+      dtype: the type that the program computes in.
+      rows: the number of images or texts in a batch; all numbers above 1 are the same.
+      platform: the platform of the program's devices, such as "cpu"; by default JAX's default backend.
 
     Returns:
       The options; empty where nothing is to be changed, or where this version of XLA has no such option.

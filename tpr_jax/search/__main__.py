@@ -31,9 +31,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.perf import compilation_cache
 from tpr_jax.perf.allocator import keep_freed_memory
 from tpr_jax.utils.signals import Stopped
-from tpr_jax.utils.streams import as_json, quiet_when_closed
-
-command_exit.silence_native_logs()
+from tpr_jax.utils.streams import as_json
 
 
 def parser() -> argparse.ArgumentParser:
@@ -262,5 +260,4 @@ def verdict(error: BaseException) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
-    with quiet_when_closed():
-        sys.exit(main())
+    command_exit.explain_and_exit(lambda argv: main(argv[1:]), sys.argv)

@@ -54,12 +54,12 @@ def check_same(what: str, mine: Mapping, remedy: str) -> None:
     """Compares nested values with those of the other processes; all processes have to call this.
 
     Args:
-      what: What is compared, for the message.
-      mine: This process' values.
-      remedy: What the user can do about a difference.
+      what: what is compared, for the message.
+      mine: this process's values.
+      remedy: what the user can do about a difference.
 
     Raises:
-      UserError: A value differs. Raised in all processes; names the first value that differs from the first
+      UserError: a value differs. Raised in all processes; names the first value that differs from the first
         process.
     """
     if jax.process_count() == 1:

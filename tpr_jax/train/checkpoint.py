@@ -28,10 +28,10 @@ class Restored(NamedTuple):
     """The result of `restore_newest`.
 
     Attributes:
-      step: The step of the checkpoint.
-      state: The arrays.
-      notes: The JSON object beside them.
-      unreadable: The newer steps that could not be read.
+      step: the step of the checkpoint.
+      state: the arrays.
+      notes: the JSON object beside them.
+      unreadable: the newer steps that could not be read.
     """
 
     step: int
@@ -112,11 +112,11 @@ def restore_newest(manager: ocp.CheckpointManager, like: dict) -> Restored | Non
     A checkpoint that cannot be read or does not match its checksums is skipped in favor of the one before it.
 
     Args:
-      manager: The manager of the checkpoints.
-      like: A state with the shapes, types and shardings to restore into.
+      manager: the manager of the checkpoints.
+      like: a state with the shapes, types and shardings to restore into.
 
     Raises:
-      UserError: There are checkpoints, but none can be read.
+      UserError: there are checkpoints, but none can be read.
     """
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     unreadable, reason = [], ""
@@ -140,7 +140,7 @@ def _restore(manager: ocp.CheckpointManager, step: int, shapes: dict) -> tuple[d
     """Returns (state, notes) of one checkpoint.
 
     Raises:
-      ValueError: A process cannot read it, or its checksums do not match; raised in all processes.
+      ValueError: a process cannot read it, or its checksums do not match; raised in all processes.
     """
     restored, notes, sums, reason = {}, {}, None, ""
     try:
@@ -163,7 +163,7 @@ def read_notes(manager: ocp.CheckpointManager, step: int) -> dict:
     """Returns the notes of one checkpoint, without its arrays.
 
     Raises:
-      ValueError: They cannot be read, or their checksum does not match.
+      ValueError: they cannot be read, or their checksum does not match.
     """
     try:
         restored = manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))
@@ -208,7 +208,7 @@ def _silence_orbax() -> None:
 
 
 def _without_late_calls(report: Callable) -> Callable:
-    """Returns a hook for exceptions that nobody can catch; it drops those of writes that Orbax abandoned.
+    """Returns a `sys.unraisablehook` that drops the exceptions of writes that Orbax abandoned.
 
     Orbax writes all arrays concurrently, and when the first fails it closes the event loop. TensorStore's
     threads then find it closed, once for each remaining array, until the end of the process.

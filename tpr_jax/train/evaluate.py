@@ -27,12 +27,12 @@ class EncodedSplit(NamedTuple):
     """The features and identities of a split: texts are queries, images the gallery.
 
     Attributes:
-      query_feats: The features of all captions.
-      query_pids: Their identities.
-      captions: Their texts.
-      gallery_feats: The features of all images.
-      gallery_pids: Their identities.
-      paths: Where the images are, as `data.images.read.read_image` takes it.
+      query_feats: the features of all captions.
+      query_pids: their identities.
+      captions: their texts.
+      gallery_feats: the features of all images.
+      gallery_pids: their identities.
+      paths: where the images are, as `data.images.read.read_image` takes it.
     """
 
     query_feats: Float[np.ndarray, "q e"]
@@ -61,9 +61,9 @@ class Evaluator:
         """Returns (metrics, encoded split).
 
         Args:
-          variables: All collections of the model.
-          split: The name of the split.
-          encoders: The encoders of both towers; by default the run's own.
+          variables: all collections of the model.
+          split: the name of the split.
+          encoders: the encoders of both towers; by default the run's own.
         """
         run = self.run
         encoded = encode_split(
@@ -99,10 +99,10 @@ def encode(
 
     Args:
       encoder: `(variables, rows) -> features`.
-      variables: All collections of the model.
-      batches: The batches.
-      total: The number of batches, for the progress bar.
-      name: The label of the progress bar.
+      variables: all collections of the model.
+      batches: the batches.
+      total: the number of batches, for the progress bar.
+      name: the label of the progress bar.
     """
     feats = []
     for rows, valid in tqdm(batches, total=total, desc=name, leave=False, dynamic_ncols=True, disable=None):
@@ -126,19 +126,19 @@ def encode_split(
 
     Args:
       encoders: `(variables, images or ids) -> features` of both towers.
-      variables: All collections of the model.
-      records: The records of the split.
+      variables: all collections of the model.
+      records: the records of the split.
       tokenizer: `(list of captions) -> int32 [n, l]`.
-      image_size: Height and width, pixels.
-      batch_size: The number of rows of a batch.
-      skipped: If given, an image that cannot be read is left out together with its captions, and the reason
+      image_size: height and width, pixels.
+      batch_size: the number of rows of a batch.
+      skipped: if given, an image that cannot be read is left out together with its captions, and the reason
         is added here under its name. Otherwise it is an error.
-      mesh: The mesh of the encoders. Batches are padded to what all its devices need, and each of several
+      mesh: the mesh of the encoders. Batches are padded to what all its devices need, and each of several
         processes reads only the images that its own devices encode.
-      config: Says where the text tower reads a text, see `clip.read_positions`.
+      config: says where the text tower reads a text, see `clip.read_positions`.
 
     Raises:
-      UserError: An image cannot be read, or with `skipped`, none can.
+      UserError: an image cannot be read, or with `skipped`, none can.
     """
     from tpr_jax.data import pipeline  # imports TensorFlow, which ranking itself does not need
 

@@ -40,14 +40,14 @@ def train(config: ConfigDict, workdir: Path) -> dict:
 
     Raises:
       Stopped: SIGINT or SIGTERM arrived, and all steps are saved.
-      UserError: Another run is training in `workdir`, or an input cannot be used.
+      UserError: another run is training in `workdir`, or an input cannot be used.
     """
     with contextlib.ExitStack() as stack:
         if processes.is_first():  # all processes of a run share its folder
             stack.enter_context(locking.hold(workdir, "--workdir", "training in this folder"))
         preemption = stack.enter_context(signals.catch_signals())
         try:
-            # Processes compute together: none of several may leave in the middle of a computation.
+            # With several processes, none may exit in the middle of a collective computation.
             with preemption.raise_immediately(jax.process_count() == 1):
                 return _train(config, workdir, preemption)
         except KeyboardInterrupt:
@@ -101,12 +101,12 @@ class Trainer:
     """Trains one run in its folder; `_train` calls the methods in order.
 
     Attributes:
-      state: The training state.
-      step: The number of updates done, `state.step` as an int.
-      progress: What is saved beside the state; `seconds` and `skipped` are those of the restored checkpoint.
-      feed: The batches from the first step on; set by `start_input_and_compile`.
-      metrics: Writes metrics.jsonl; set by `open_metrics`.
-      watchdog: Detects stalls; set within `training_steps`.
+      state: the training state.
+      step: the number of updates done, `state.step` as an int.
+      progress: what is saved beside the state; `seconds` and `skipped` are those of the restored checkpoint.
+      feed: the batches from the first step on; set by `start_input_and_compile`.
+      metrics: writes metrics.jsonl; set by `open_metrics`.
+      watchdog: detects stalls; set within `training_steps`.
     """
 
     feed: Iterator[dict]
@@ -406,7 +406,7 @@ class Trainer:
           bad_step: `state.bad_step`, if it is already on the host.
 
         Raises:
-          UserError: The step was not finite.
+          UserError: the step was not finite.
         """
         bad_step = int(self.state.bad_step) if bad_step is None else bad_step
         if bad_step < 0:

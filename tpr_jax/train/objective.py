@@ -18,9 +18,9 @@ class Logits(NamedTuple):
     """How losses turn cosine similarities into logits.
 
     Attributes:
-      scale: The factor of the losses with a softmax, 1 / temperature.
-      slope: The factor of the loss 'sigmoid'.
-      offset: What the loss 'sigmoid' adds to its logits.
+      scale: the factor of the losses with a softmax, 1 / temperature.
+      slope: the factor of the loss 'sigmoid'.
+      offset: what the loss 'sigmoid' adds to its logits.
     """
 
     scale: float
@@ -39,11 +39,11 @@ def objective(
     """Computes the total loss of a batch.
 
     Args:
-      model: The functions of `models.clip.build`.
-      weights: The weight of each loss, by its name.
-      scale: The factor on cosine similarities, 1 / temperature, or all of `Logits`.
-      trainable: The trainable collections.
-      frozen: The frozen collections.
+      model: the functions of `models.clip.build`.
+      weights: the weight of each loss, by its name.
+      scale: the factor on cosine similarities, 1 / temperature, or all of `Logits`.
+      trainable: the trainable collections.
+      frozen: the frozen collections.
       batch: `image` [b, h, w, 3] (uint8, or normalized floats), `ids` [b, l] and `pid` [b], and for the loss
         'mlm' also `mlm_ids` and `mlm_labels` [b, l].
 
@@ -51,7 +51,7 @@ def objective(
       (total loss, metrics): the metrics are the losses by name, weighted, and the routing statistics.
 
     Raises:
-      UserError: A loss is unknown, or lacks what it needs.
+      UserError: a loss is unknown, or lacks what it needs.
     """
     variables = merge(frozen, trainable)
     return compute_losses(weights, scale, variables, encode(model, weights, variables, batch), batch)
@@ -124,12 +124,12 @@ def grad_cached_loss_and_grad(
     (GradCache: Gao et al., RepL4NLP 2021).
 
     Args:
-      model: The functions of `models.clip.build`.
-      weights: The weight of each loss.
-      scale: The factor on cosine similarities, or all of `Logits`.
-      trainable: The trainable collections.
-      frozen: The frozen collections.
-      microbatches: The arrays of a batch, [n, b / n, ...].
+      model: the functions of `models.clip.build`.
+      weights: the weight of each loss.
+      scale: the factor on cosine similarities, or all of `Logits`.
+      trainable: the trainable collections.
+      frozen: the frozen collections.
+      microbatches: the arrays of a batch, [n, b / n, ...].
     """
 
     def encode_microbatch(trainable, rows):

@@ -24,14 +24,14 @@ class Progress:
     """The JSON object that is saved beside a state: the notes of a checkpoint, and progress.json.
 
     Attributes:
-      seconds: How long the run took before this process resumed it, or at the time of saving.
-      zero_shot: The scores of CLIP itself on `test`; None before they are known.
-      best_r1: The highest R@1 on `val` so far, percent; -1 before the first evaluation.
-      best_epoch: The epoch of that score.
-      backbone: Facts about the run's backbone besides its weights, see `results.backbone_facts`.
-      skipped: The images that could not be read, each with the reason.
-      peak_memory_bytes: The highest resident memory of the process so far.
-      peak_device_memory_bytes: The highest memory of its first device so far; None if unknown.
+      seconds: how long the run took before this process resumed it, or at the time of saving.
+      zero_shot: the scores of CLIP itself on `test`; None before they are known.
+      best_r1: the highest R@1 on `val` so far, percent; -1 before the first evaluation.
+      best_epoch: the epoch of that score.
+      backbone: facts about the run's backbone besides its weights, see `results.backbone_facts`.
+      skipped: the images that could not be read, each with the reason.
+      peak_memory_bytes: the highest resident memory of the process so far.
+      peak_device_memory_bytes: the highest memory of its first device so far; None if unknown.
     """
 
     seconds: float = 0.0
@@ -62,7 +62,7 @@ def write_progress(workdir: Path, step: int, notes: Mapping) -> None:
     """Writes the notes of a step to progress.json.
 
     Raises:
-      UserError: The file cannot be written.
+      UserError: the file cannot be written.
     """
     write_json(_path(workdir), checksums.with_checksums({**notes, "step": step}))
 

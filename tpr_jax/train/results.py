@@ -26,9 +26,9 @@ class Outcome(NamedTuple):
     """The outcome of training.
 
     Attributes:
-      results: The content of results.json.
-      encoded: The test split, encoded with the last state.
-      trainable: The trainable collections of the best state on val, or of the last state if there is none.
+      results: the content of results.json.
+      encoded: the test split, encoded with the last state.
+      trainable: the trainable collections of the best state on val, or of the last state if there is none.
     """
 
     results: dict
@@ -40,7 +40,7 @@ def best_on_test(history: Sequence[dict]) -> dict | None:
     """Returns the scores that most papers report: those of the epoch with the highest R@1 on test itself.
 
     Args:
-      history: The rows of metrics.jsonl; the first row with the highest score counts.
+      history: the rows of metrics.jsonl; the first row with the highest score counts.
 
     Returns:
       {"epoch", "test", "note"}, or None if the run did not score test along the way.
@@ -73,7 +73,7 @@ def restore_best(run: Run, workdir: Path) -> tuple[TrainState, dict]:
       (state, {"checkpoint", "step"}), with `checkpoint` "best", "latest" or None.
 
     Raises:
-      UserError: There are checkpoints, but none can be read.
+      UserError: there are checkpoints, but none can be read.
     """
     facts = backbone_facts(run)
     initial = initial_state(run)
@@ -169,12 +169,12 @@ def final_results(
     """Scores the last and the best state on test, and collects the results of a finished run.
 
     Args:
-      evaluator: Scores the run's splits.
-      state: The last state.
-      checkpointer: Holds the best state.
-      progress: The progress of the run.
-      history: The rows of metrics.jsonl.
-      seconds: Returns how long the run has taken.
+      evaluator: scores the run's splits.
+      state: the last state.
+      checkpointer: holds the best state.
+      progress: the progress of the run.
+      history: the rows of metrics.jsonl.
+      seconds: returns how long the run has taken.
     """
     run = evaluator.run
     test, encoded = evaluator.score_split(run.variables(state.trainable), "test")
@@ -224,7 +224,7 @@ def check_model_folder(run: Run, workdir: Path) -> None:
     """Checks before training that `write_model` can write its folder.
 
     Raises:
-      UserError: The folder cannot be written, or holds other files.
+      UserError: the folder cannot be written, or holds other files.
     """
     base = None if run.config.from_scratch else run.backbone
     plain = is_plain_clip(run.clip_config, run.method, run.variables(run.trainable), base)
@@ -235,10 +235,10 @@ def write_model(run: Run, workdir: Path, variables: dict, results: dict) -> None
     """Writes the trained model to `workdir/model`, where `from_pretrained` reads it.
 
     Args:
-      run: The run.
-      workdir: Its folder.
-      variables: All collections of the trained model, on the host or replicated.
-      results: The content of results.json.
+      run: the run.
+      workdir: its folder.
+      variables: all collections of the trained model, on the host or replicated.
+      results: the content of results.json.
     """
     save_adapter(
         workdir / "model",
@@ -273,12 +273,12 @@ def check_backbone(before: dict | None, now: dict, workdir: Path) -> None:
     """Compares the backbone that a run's checkpoints were trained with to the current one.
 
     Args:
-      before: The facts in the checkpoint; None in old checkpoints.
-      now: The facts of the current backbone.
-      workdir: The folder of the run, for messages.
+      before: the facts in the checkpoint; None in old checkpoints.
+      now: the facts of the current backbone.
+      workdir: the folder of the run, for messages.
 
     Raises:
-      UserError: The mean, std, activation or number of heads differs.
+      UserError: the mean, std, activation or number of heads differs.
     """
     for key in ("image_mean", "image_std", "act", "heads"):
         if before and before.get(key) != now[key]:

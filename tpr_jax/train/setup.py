@@ -32,20 +32,20 @@ class Run:
     """The components that training and evaluation share.
 
     Attributes:
-      config: The run's config.
-      mesh: The mesh of devices.
-      splits: The records of `train`, `test` and, if there is one, `val`.
-      data: A summary of the splits, for results.json.
-      skipped: The images that cannot be read, each with the reason; filled during the run. None if such
+      config: the run's config.
+      mesh: the mesh of devices.
+      splits: the records of `train`, `test` and, if there is one, `val`.
+      data: a summary of the splits, for results.json.
+      skipped: the images that cannot be read, each with the reason; filled during the run. None if such
         an image is an error.
       tokenizer: `(list of captions) -> int32 [n, l]`.
-      backbone: The CLIP that is adapted.
-      clip_config: The sizes of its towers.
-      method: The settings of the method.
-      heads: The heads that the losses need.
-      model: The pure functions of `models.clip.build`.
-      trainable: The initial values of the trainable collections, on the mesh.
-      frozen: The frozen collections, on the mesh.
+      backbone: the CLIP that is adapted.
+      clip_config: the sizes of its towers.
+      method: the settings of the method.
+      heads: the heads that the losses need.
+      model: the pure functions of `models.clip.build`.
+      trainable: the initial values of the trainable collections, on the mesh.
+      frozen: the frozen collections, on the mesh.
       encoders: `(variables, images or ids) -> features float32 [b, e]` of both towers.
     """
 
@@ -80,11 +80,11 @@ class Training:
 
     Attributes:
       schedule: `step -> learning rate`.
-      optimizer: The optimizer of the trainable collections.
-      update: The jitted train step, `(state, frozen, batch) -> (state, metrics)`.
+      optimizer: the optimizer of the trainable collections.
+      update: the jitted train step, `(state, frozen, batch) -> (state, metrics)`.
       batches: `(epoch, skip=0) -> batches of NumPy arrays`, see `data.pipeline.train_input`.
-      steps_per_epoch: The number of steps of an epoch.
-      last_step: The step at which the run ends.
+      steps_per_epoch: the number of steps of an epoch.
+      last_step: the step at which the run ends.
     """
 
     schedule: optim.Schedule
@@ -101,11 +101,11 @@ def prepare(config: ConfigDict, to_train: bool = True) -> Run:
     The config and the data set are checked before the backbone is located, which may download it.
 
     Args:
-      config: The run's config.
-      to_train: Whether the batches of training have to fit the mesh.
+      config: the run's config.
+      to_train: whether the batches of training have to fit the mesh.
 
     Raises:
-      UserError: A setting does not fit, or a file cannot be read.
+      UserError: a setting does not fit, or a file cannot be read.
     """
     mesh = sharding.make_mesh(**config.mesh)
     if to_train:
@@ -210,7 +210,7 @@ def check_rows(config: ConfigDict, mesh: Mesh) -> None:
     Evaluation batches always can, on any number of devices: see `sharding.padded_size`.
 
     Raises:
-      UserError: The rows cannot be split.
+      UserError: the rows cannot be split.
     """
     devices, microbatches = mesh.shape["data"], config.accumulate
     if config.batch_size % (devices * microbatches):
@@ -225,7 +225,7 @@ def check_mask(config: ConfigDict, tokenizer: Tokenizer, backbone: str) -> None:
     """Checks that words can be masked where a loss needs it; says so if `mask_text` has no effect.
 
     Raises:
-      UserError: The loss 'mlm' is in use, and the tokenizer has no mask token.
+      UserError: the loss 'mlm' is in use, and the tokenizer has no mask token.
     """
     if tokenizer.mask_id is not None:
         return
@@ -269,9 +269,9 @@ def make_optimizer(
     """Returns (`step -> learning rate`, the optimizer of the trainable collections).
 
     Args:
-      config: The run's config.
-      trainable: The trainable collections.
-      per_epoch: The number of steps of an epoch.
+      config: the run's config.
+      trainable: the trainable collections.
+      per_epoch: the number of steps of an epoch.
     """
     settings = config.optimizer
     schedule = optim.schedule(

@@ -9,12 +9,12 @@ import optax
 
 
 class TrainState(NamedTuple):
-    """What a train step updates; CLIP's frozen weights are not part of it.
+    """The variables that a train step updates, without CLIP's frozen weights.
 
     Attributes:
-      trainable: The trainable collections.
-      opt_state: The state of the Optax optimizer.
-      step: The number of updates done, an int32 scalar.
+      trainable: the trainable collections.
+      opt_state: the state of the Optax optimizer.
+      step: the number of updates done, an int32 scalar.
       bad_step: -1, or the step whose loss, gradient or update was not finite, an int32 scalar. From that step
         on nothing is updated, so the state stays the last good one.
     """

@@ -34,14 +34,14 @@ def train_step(
     """Computes one update of the trainable collections.
 
     Args:
-      state: The training state.
-      frozen: The frozen collections.
-      batch: The arrays [b, ...] of a batch, see `objective`; with `microbatched` they are [n, b / n, ...].
-      model: The functions of `models.clip.build`.
-      optimizer: The optimizer of the trainable collections.
-      weights: The weight of each loss, by its name.
-      scale: The factor on cosine similarities, 1 / temperature, or all of `Logits`.
-      microbatched: Whether the towers see one microbatch at a time.
+      state: the training state.
+      frozen: the frozen collections.
+      batch: the arrays [b, ...] of a batch, see `objective`; with `microbatched` they are [n, b / n, ...].
+      model: the functions of `models.clip.build`.
+      optimizer: the optimizer of the trainable collections.
+      weights: the weight of each loss, by its name.
+      scale: the factor on cosine similarities, 1 / temperature, or all of `Logits`.
+      microbatched: whether the towers see one microbatch at a time.
 
     Returns:
       (new state, metrics). A state with a `bad_step` is unchanged.
@@ -72,8 +72,8 @@ def _all_finite(tree) -> jax.Array:
     """Returns whether all numbers of all arrays of a tree are finite.
 
     Small arrays of the same shape are stacked, because a reduction for each of them would be a third of the
-    step's kernels. The norm is that of flags: for `isfinite(leaf).all()` of so many arrays, XLA of jaxlib
-    0.10 compiles for minutes.
+    step's kernels. Takes the norm of 0/1 flags, because XLA in jaxlib 0.10 needs minutes to compile
+    `isfinite(leaf).all()` for this many arrays.
     """
     groups = collections.defaultdict(list)
     for i, leaf in enumerate(jax.tree.leaves(tree)):

@@ -22,9 +22,9 @@ class Lap(NamedTuple):
     """The steps since the last logged one.
 
     Attributes:
-      steps: The number of steps.
-      seconds: The time that they took.
-      waited: The part of it in which this process waited for its batches, seconds.
+      steps: the number of steps.
+      seconds: the time that they took.
+      waited: the part of it in which this process waited for its batches, seconds.
     """
 
     steps: int
@@ -99,7 +99,7 @@ class Throughput:
           - `model_flops_per_second`: the FLOPs of the method's matrix products (`perf.flops`) per second;
             rematerialization does not count.
           - `peak_share`: these as a fraction of the peak of all devices; if that is known.
-          - `device_memory_bytes`: the peak memory of one of this process' devices; if they report it.
+          - `device_memory_bytes`: the peak memory of one of this process's devices; if they report it.
         """
         rate = self._flops_per_step * lap.steps / lap.seconds
         row = {
@@ -116,7 +116,7 @@ class Throughput:
 
 
 def device_memory() -> int | None:
-    """Returns the peak memory of one of this process' devices, bytes; None if they do not report it."""
+    """Returns the peak memory of one of this process's devices, bytes; None if they do not report it."""
     peaks = [memory.device_peak(device) for device in jax.local_devices()]
     known = [peak for peak in peaks if peak is not None]
     return max(known) if len(known) == len(peaks) else None
@@ -131,7 +131,7 @@ def report_problem(line: str) -> None:
 class Profiler:
     """Writes a JAX profile of steps 10 to 15 into a folder, if enabled.
 
-    The first process writes it, of its own devices.
+    Only the first process writes a profile, which covers its own devices.
     """
 
     def __init__(self, folder: Path, enabled: bool):
@@ -149,8 +149,8 @@ class Profiler:
         """Starts or ends the profile at its steps.
 
         Args:
-          steps: The number of steps that this process has done.
-          result: What the last one returned.
+          steps: the number of steps that this process has done.
+          result: what the last one returned.
         """
         first, last = PROFILED
         if self._enabled and steps == first - 1:

@@ -31,7 +31,7 @@ class Watchdog:
     """Tracks when the last step ended, how long steps take, and what the loop waits for.
 
     Attributes:
-      waiting_for: What the loop waits for, one of this module's constants; the loop sets it.
+      waiting_for: what the loop waits for, one of this module's constants; the loop sets it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):

@@ -35,13 +35,13 @@ def check_workdir(
     """Creates the folder; if it holds a config.json, checks that it agrees with this config.
 
     Args:
-      workdir: The folder of the run.
-      config: The config as plain values.
-      free: The keys whose values may differ.
-      defaults: The values of keys that config.json lacks, because the run is older than the key.
+      workdir: the folder of the run.
+      config: the config as plain values.
+      free: the keys whose values may differ.
+      defaults: the values of keys that config.json lacks, because the run is older than the key.
 
     Raises:
-      UserError: A value differs, named by its key, or the folder cannot be written.
+      UserError: a value differs, named by its key, or the folder cannot be written.
     """
     _check_writable(workdir)
     path = workdir / "config.json"
@@ -104,12 +104,12 @@ def read_history(workdir: Path, up_to_step: int, evaluate_again: bool = False) -
     file is kept beside it.
 
     Args:
-      workdir: The folder of the run.
-      up_to_step: The last step to keep.
-      evaluate_again: Whether to remove the scores at `up_to_step` too.
+      workdir: the folder of the run.
+      up_to_step: the last step to keep.
+      evaluate_again: whether to remove the scores at `up_to_step` too.
 
     Raises:
-      UserError: The file, or the copy of a damaged one, cannot be read or written.
+      UserError: the file, or the copy of a damaged one, cannot be read or written.
     """
     path = workdir / "metrics.jsonl"
     if not path.exists():
@@ -194,7 +194,7 @@ class MetricWriter:
     """Appends rows to metrics.jsonl, to TensorBoard's events and to `history`.
 
     Attributes:
-      history: All rows of the run so far, including those of earlier processes.
+      history: all rows of the run so far, including those of earlier processes.
     """
 
     def __init__(self, workdir: Path, history: list[dict]):
@@ -206,7 +206,7 @@ class MetricWriter:
         """Writes a row, which has a `step`, and flushes it.
 
         Raises:
-          UserError: The disk is full, or cannot be written.
+          UserError: the disk is full, or cannot be written.
         """
         try:
             self._file.write(json.dumps(row) + "\n")

@@ -1,7 +1,7 @@
 """Keeps two processes from writing to one folder, with an advisory lock that a crash releases.
 
 The lock is `flock` on the file `.lock` in the folder. The file names the process that holds it and is removed
-with the lock. On file systems without locks the folder is used without one, and a line says so.
+with the lock. If the file system has no locks, the folder is used unlocked and a warning is printed.
 """
 
 import contextlib
@@ -80,7 +80,7 @@ def hold(
 
 
 def _lock(file: IO, folder: Path, flag: str, doing: str, say: Callable[[str], object]) -> IO:
-    """Locks the file, or the one that replaced it; returns it after writing this process' name into it."""
+    """Locks the file, or the one that replaced it; returns it after writing this process's name into it."""
     while True:
         is_locked = try_lock(file)
         if is_locked is False:

@@ -1,4 +1,4 @@
-"""Turns Ctrl-C, and a cluster's preemption notice, into a flag that a loop checks between two steps."""
+"""Turns Ctrl-C, and a cluster's preemption, into a flag that a loop checks between two steps."""
 
 import contextlib
 import os
@@ -66,7 +66,7 @@ class PreemptionSignal:
 
 
 @contextlib.contextmanager
-def _resend_lost_signals(notice: PreemptionSignal) -> Generator[None, None, None]:
+def _resend_lost_signals(preemption: PreemptionSignal) -> Generator[None, None, None]:
     """Sends a signal again if Python could not raise its exception.
 
     Python can only print an exception that is raised in a finalizer or in a callback of the garbage
@@ -75,11 +75,11 @@ def _resend_lost_signals(notice: PreemptionSignal) -> Generator[None, None, None
     original_hook, finished = sys.unraisablehook, threading.Event()
 
     def hook(unraisable) -> None:
-        if finished.is_set() or not notice or unraisable.exc_type is not KeyboardInterrupt:
+        if finished.is_set() or not preemption or unraisable.exc_type is not KeyboardInterrupt:
             original_hook(unraisable)
             return
-        notice.sent_again = True
-        threading.Timer(0.01, os.kill, (os.getpid(), notice.number)).start()
+        preemption.sent_again = True
+        threading.Timer(0.01, os.kill, (os.getpid(), preemption.number)).start()
 
     sys.unraisablehook = hook
     try:
@@ -98,22 +98,22 @@ def catch_signals() -> Generator[PreemptionSignal, None, None]:
     flag where it can. A second signal raises KeyboardInterrupt, as signals do outside of the `with` block. In
     nested blocks, a signal that arrived in the outer one counts: an import may have swallowed its exception.
     """
-    notice = PreemptionSignal()
+    preemption = PreemptionSignal()
     # Python allows only the main thread to set signal handlers.
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, notice.handle) for number in SIGNALS}
+        before = {number: signal.signal(number, preemption.handle) for number in SIGNALS}
     outer = getattr(before.get(signal.SIGTERM), "__self__", None)
     if isinstance(outer, PreemptionSignal):
-        notice.number = notice.number or outer.number
+        preemption.number = preemption.number or outer.number
     try:
-        with _resend_lost_signals(notice):
-            yield notice
+        with _resend_lost_signals(preemption):
+            yield preemption
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         if isinstance(outer, PreemptionSignal):
-            outer.number = outer.number or notice.number
+            outer.number = outer.number or preemption.number
 
 
 def exit_immediately(ends: Mapping[int, tuple[int, str]]) -> None:
@@ -149,16 +149,16 @@ def raise_stopped(message: str) -> Generator[Callable[[BaseException], BaseExcep
     Raises:
       Stopped: SIGTERM arrived; has the given message.
     """
-    with catch_signals() as notice:
+    with catch_signals() as preemption:
 
         def convert(error: BaseException) -> BaseException:
             has_message = isinstance(error, Stopped | UserError)
-            if has_message or notice.again or notice.number != signal.SIGTERM:
+            if has_message or preemption.again or preemption.number != signal.SIGTERM:
                 return error
-            return Stopped(notice.number, message)
+            return Stopped(preemption.number, message)
 
         try:
-            with notice.raise_immediately():
+            with preemption.raise_immediately():
                 yield convert
         except (Exception, KeyboardInterrupt) as error:
             if (stop := convert(error)) is error:

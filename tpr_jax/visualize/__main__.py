@@ -11,13 +11,9 @@ own photos and sentences. Each command writes a page, such as DIR/grid.html, and
 """
 
 import argparse
-import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
-
-# Silences XLA's notices; errors are still printed.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.cli.parser import Parser, path

@@ -25,7 +25,7 @@ def check_model(model: Model) -> None:
     if not model.method.mixtures:
         raise UserError(
             f"{model.source}: its method, {model.method.name}, has no mixture of experts: dm_adapter and "
-            "lora_moe have one, and a mixture of parts with 'moe' or 'lora_moe' among them"
+            "lora_moe have one, and a combination of parts with 'moe' or 'lora_moe' among them"
         )
 
 

@@ -24,7 +24,7 @@ def check_model(model: Model) -> None:
     if not any(isinstance(part, Prefix) for part in (*model.method.vision, *model.method.text)):
         raise UserError(
             f"{model.source}: its method, {model.method.name}, has no prefix tokens: up_person and prefix "
-            "have them, and a mixture of parts with 'prefix' among them"
+            "have them, and a combination of parts with 'prefix' among them"
         )
 
 

@@ -13,8 +13,8 @@ from tpr_jax.weights.name_maps import Params
 from tpr_jax.weights.openai import ARCHIVE_SCALARS, from_openai
 from tpr_jax.weights.state_dict import unwrap_names
 
-HEAD_WIDTH = 64  # of every vision transformer in OpenAI's release
-WIDEST = 1024  # of OpenAI's release: ViT-L
+HEAD_WIDTH = 64  # width of an attention head in each of OpenAI's vision transformers
+WIDEST = 1024  # width of OpenAI's largest vision transformer, ViT-L
 
 
 def load_bare_file(

@@ -1,7 +1,7 @@
 """Converts CLIPs that other programs fine-tuned, such as RDE's and TBPS-CLIP's released checkpoints.
 
 They keep CLIP's names behind a prefix and add modules of their own, such as classifiers and heads that are
-only used in training. What belongs to CLIP is taken, the rest is left out and named.
+only used in training. CLIP's weights are kept; all other arrays are skipped and reported.
 """
 
 import re
@@ -108,13 +108,13 @@ def read_fine_tuned(
 
 
 def check_method(names: Iterable[str], method: str, where: str) -> None:
-    """Rejects the weights of another parameter-efficient method than the one that was named.
+    """Rejects a checkpoint of any parameter-efficient method other than `method`.
 
     Methods share some names; the one with the most is the file's. IRRA, which trains all of CLIP, adds
     modules that other programs have too, and is not told apart.
 
     Args:
-      names: of the weights.
+      names: the names of the weights.
       method: whose weights they are meant to be; "clip" for none.
       where: the file, for error messages.
 

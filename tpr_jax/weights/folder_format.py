@@ -11,7 +11,7 @@ from tpr_jax.weights.hugging_face import LONG_CLIP
 from tpr_jax.weights.json_files import read_json
 
 CONFIG = "config.json"
-ADAPTER = "adapter.safetensors"  # of a model that this package saved
+ADAPTER = "adapter.safetensors"  # the mark of a model that this package saved
 # In the order in which transformers looks for them: a single file, or an index of several.
 SINGLE_AND_INDEX = (
     ("model.safetensors", "model.safetensors.index.json"),
@@ -25,7 +25,7 @@ OPEN_CLIP_FILES = open_clip.WEIGHTS[:2]
 MODEL_TYPES = ("clip", LONG_CLIP, "siglip")
 # Types that hold half a model.
 TOWERS = {"text_model": "a text tower alone", "vision_model": "an image tower alone"}
-# What a repository without a config may be, by a part of its name.
+# Part of a repository's name -> the model that it probably holds, if it has no config.
 OTHERS = {"eva": "EVA-CLIP", "pe-core": "a Perception Encoder (PE-Core)", "mobileclip": "MobileCLIP"}
 
 
@@ -41,7 +41,7 @@ def check_settings(folder: Path, names: Collection[str], where: str) -> None:
 
     Args:
       folder: holds the JSON files.
-      names: of all files that may be downloaded.
+      names: the names of all files that may be downloaded.
       where: the repository, for error messages.
 
     Raises:
@@ -105,7 +105,7 @@ def weights_of(folder: Path, names: Collection[str]) -> list[str]:
 
     Args:
       folder: holds the JSON files.
-      names: of all files; of a repository, those that may be downloaded.
+      names: the names of all files, in a repository those that may be downloaded.
 
     Raises:
       UserError: there are no weights.

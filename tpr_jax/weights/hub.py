@@ -11,7 +11,7 @@ from tpr_jax.weights import folder_format
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 REVISION = re.compile(r"[A-Za-z0-9][\w./-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-# Of a repository, which may hold the same weights in several formats, these and one set of weights.
+# Files to download besides one set of weights; a repository may hold the same weights in several formats.
 SETTINGS = ("*.json", "merges.txt", "adapter.safetensors", "backbone/*.safetensors")
 
 

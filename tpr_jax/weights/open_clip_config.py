@@ -16,7 +16,7 @@ from tpr_jax.weights.preprocessor import BILINEAR_NAMES, ImageSettings, channels
 
 CONFIG = "open_clip_config.json"
 SUPPORTED = "use a vision transformer of LAION, DataComp, DFN or MetaCLIP"
-# What the name of a vision tower of the package `timm` says, and what to use instead.
+# Part of the name of timm's vision tower -> what the model is, and what to use instead.
 TIMM_FAMILIES = {
     "siglip": (
         "a SigLIP in OpenCLIP's form",
@@ -74,7 +74,7 @@ class Setting(NamedTuple):
     meaning: str = ""
 
 
-# Of both towers; the attention of these blocks is another one.
+# Settings of both towers that select another attention or block.
 BLOCKS = {
     "ls_init_value": Setting(None, lambda value: value is None or is_positive(value)),
     "act_kwargs": Setting(None, is_off, "another activation (act_kwargs)"),
@@ -110,7 +110,7 @@ VISION = {
     # The table is among the weights in either case.
     "pos_embed_type": Setting("learnable", lambda value: value in ("learnable", "sin_cos_2d")),
     "pool_type": Setting("tok", lambda value: value == "tok", "pooling over the patches"),
-    "global_average_pool": Setting(False, is_off, "pooling over the patches"),  # of early versions
+    "global_average_pool": Setting(False, is_off, "pooling over the patches"),  # written by early versions
     "input_patchnorm": Setting(False, is_off, "a LayerNorm of the patches"),
     "timm_model_name": Setting(None, is_off),  # reported by `_check_kind`
     "timm_model_pretrained": Setting(False, anything),
@@ -150,7 +150,7 @@ MODEL = {
     "quick_gelu": Setting(False, is_true_or_false),
     "custom_text": Setting(False, is_true_or_false),
     "multimodal_cfg": Setting(None, is_off),  # reported by `_check_kind`
-    # Of the temperature, which the features do not depend on.
+    # Settings of the temperature, which does not affect the features.
     "init_logit_scale": Setting(None, anything),
     "init_logit_bias": Setting(None, anything),
     "nonscalar_logit_scale": Setting(False, anything),

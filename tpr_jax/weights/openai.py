@@ -150,7 +150,7 @@ def check_image_size(config: ClipConfig) -> None:
         print_once(
             f"image_size {height}x{width} is {rows} x {columns} patches of {patch} pixels, which cover "
             f"{rows * patch}x{columns * patch}; the remaining {height % patch} at the bottom and "
-            f"{width % patch} at the right are left out, as by a convolution"
+            f"{width % patch} at the right are ignored, as in a strided convolution"
         )
 
 

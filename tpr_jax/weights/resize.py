@@ -84,7 +84,7 @@ def resize_patches(
 def square_of(patches: Float[np.ndarray, "n_from d"], grid: tuple[int, int]) -> Float[np.ndarray, "n_to d"]:
     """Returns a square embedding of the longer side that `resize_patches` resizes to `patches`.
 
-    Many do. This one is the enlarged embedding, changed as little as possible, in the sense of least squares.
+    Of the many that do, returns the one closest to the enlarged embedding in least squares.
     """
     side = max(grid)
     enlarged = resize_patches(patches, grid, (side, side))

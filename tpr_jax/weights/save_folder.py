@@ -18,7 +18,7 @@ from tpr_jax.utils.hashing import sha256
 
 CONFIG = "config.json"
 INTERRUPTED = "a save that was interrupted"  # model_type while files are moved into place
-STAGE_PREFIX = ".saving."  # of the folder in which files are written before they are moved into place
+STAGE_PREFIX = ".saving."  # prefix of the folder that holds the files until they are moved into place
 RECORD = "tpr_jax_files"  # key of config.json: file name -> SHA-256
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.index.json")
 # Other files that readers of the folder take for part of the model.

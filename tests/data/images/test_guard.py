@@ -22,9 +22,9 @@ from tpr_jax.search.server.images import read_upload
 
 
 def parts_of(jpeg: bytes) -> tuple[bytes, list[bytes]]:
-    """(what is before the first scan, the scans with the tables before each): a JPEG's parts by the standard.
+    """Splits a JPEG into the part before the first scan and the scans with their tables.
 
-    Byte by byte and from the definition (ITU T.81, B.1), as a check on what is searched for there.
+    Reads it byte by byte as ITU T.81, B.1 defines, independently of the code under test.
     """
     at, begun, head, scans = 2, 0, b"", []
     while True:

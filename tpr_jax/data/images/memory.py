@@ -10,9 +10,9 @@ from PIL import Image
 
 from tpr_jax.perf.allocator import release_freed_memory
 
-DECODE_BYTES = 384 * 2**20  # for all images decoded at the same time
-MAX_DECODE_BYTES = 768 * 2**20  # for one image, which is then decoded alone
-FILE_BYTES = 128 * 2**20  # of all files read at the same time; a larger one is read alone
+DECODE_BYTES = 384 * 2**20  # limit for all images decoded at the same time
+MAX_DECODE_BYTES = 768 * 2**20  # limit for one image, which is then decoded alone
+FILE_BYTES = 128 * 2**20  # limit for all files read at the same time; a larger file is read alone
 _LARGE, _HUGE = 32 * 2**20, 128 * 2**20
 
 # Bytes per pixel that a decoder takes besides the image, measured with Pillow 13 on 24 megapixels.
@@ -85,8 +85,8 @@ def decode_bytes(image: Image.Image, divisor: int = 1, shrink: int = 1, scans: i
 
     Args:
       image: the opened image.
-      divisor: of a JPEG's sides during decoding.
-      shrink: divisor of any image's sides after decoding.
+      divisor: what a JPEG's sides are divided by during decoding.
+      shrink: what any image's sides are divided by after decoding.
       scans: a JPEG of several scans holds all its coefficients, 2 bytes each, whatever the divisor.
     """
     pixels = -(-image.width // divisor) * -(-image.height // divisor)

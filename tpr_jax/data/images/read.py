@@ -141,7 +141,7 @@ def use_file(
     Args:
       data: the file's content.
       name: the file's name, for messages.
-      use: runs within the process' memory limit for decoding; must not return the image itself.
+      use: runs within the process's memory limit for decoding; must not return the image itself.
       formats: the allowed formats.
       max_pixels: limit on the decoded pixels, after a JPEG is reduced.
 

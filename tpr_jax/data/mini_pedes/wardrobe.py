@@ -85,13 +85,13 @@ def _pick(rng: np.random.Generator, weights: dict):
     return names[int(rng.choice(len(names), p=p / p.sum()))]
 
 
-def _garment_color(rng, palette: dict, skin, avoid: tuple = (), least: float = 30.0) -> str:
+def _garment_color(rng, palette: dict, skin, avoid: tuple = (), minimum: float = 30.0) -> str:
     """Samples a color that is not similar to the skin (it would look bare) or to the colors to avoid."""
     fit = {
         name: COMMON.get(name, 1.0)
         for name, rgb in palette.items()
         if color_distance(rgb, skin) > MIN_SKIN_DISTANCE
-        and all(color_distance(rgb, palette[other]) > least for other in avoid)
+        and all(color_distance(rgb, palette[other]) > minimum for other in avoid)
     }
     return _pick(rng, fit)
 

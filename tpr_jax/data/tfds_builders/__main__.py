@@ -26,7 +26,7 @@ def run(argv: list[str]) -> None:
     """Runs the command.
 
     Raises:
-      UserError: An argument is wrong, or the data set cannot be read.
+      UserError: an argument is wrong, or the data set cannot be read.
     """
     parser = Parser(
         prog="python -m tpr_jax.data.tfds_builders",

@@ -1,1 +1,1 @@
-"""The mathematics of the parts that adapt a frozen CLIP, one file per part."""
+"""The pure functions of the parts that adapt a frozen CLIP, one file per part."""

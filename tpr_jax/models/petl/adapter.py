@@ -11,7 +11,7 @@ def adapter(u: Float[Array, "b l d"], down: dict, up: dict) -> Float[Array, "b l
     """Computes a bottleneck adapter with biases (Houlsby et al., ICML 2019; He et al., ICLR 2022).
 
     Args:
-      u: The input.
+      u: the input.
       down: `kernel` [d, r] and `bias` [r].
       up: `kernel` [r, d] and `bias` [d].
     """

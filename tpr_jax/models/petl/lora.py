@@ -19,10 +19,10 @@ def delta(
     with an update to the last.
 
     Args:
-      x: The input of W.
-      updates: For each column block None, or `a` [d, r], `b` [r, width] and the number `scale` of the update
+      x: the input of W.
+      updates: for each column block None, or `a` [d, r], `b` [r, width] and the number `scale` of the update
         `scale * x A B`, without a factor alpha / r.
-      width: The number of columns of each block.
+      width: the number of columns of each block.
 
     Returns:
       The values to add to the columns of all blocks.

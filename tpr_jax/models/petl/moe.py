@@ -15,7 +15,7 @@ def router_logits(u: Float[Array, "b l d"], router: dict, kind: str) -> Float[Ar
     """Computes each expert's score for each token, in float32.
 
     Args:
-      u: The tokens.
+      u: the tokens.
       router: `w_in` and `w_task` [d, e], the domain prompt `prompt` [d] and the scalar `alpha`, as far as the
         kind needs them.
       kind: "blend" (the released code) computes `(1 - a) W_in u + a W_task p`, "sum" (the paper)
@@ -85,13 +85,13 @@ def mixture(
 ) -> Float[Array, "b l d"]:
     """Computes a mixture of adapters, `sum_e w_e (Up_e ReLU(Down_e u + b_e) + c_e)`.
 
-    A few small experts are all computed, as two large products over their stacked weights; of many experts
-    only the selected ones are computed (`grouped.py`).
+    Computes all experts as two large matmuls over their stacked weights if they are few and small, and only
+    the selected ones otherwise (`grouped.py`).
 
     Args:
-      u: The tokens.
-      weights: The experts' weights, 0 except for `top_k` experts of each token.
-      top_k: The number of experts of each token.
+      u: the tokens.
+      weights: the experts' weights, 0 except for `top_k` experts of each token.
+      top_k: the number of experts of each token.
       down: `kernel` [d, e, r] and `bias` [e, r].
       up: `kernel` [e, r, d] and `bias` [e, d].
     """

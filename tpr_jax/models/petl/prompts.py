@@ -14,7 +14,7 @@ def prompt_tokens(leaves: dict) -> tuple[Float[Array, "k p v"], Float[Array, "k 
     """Returns the prompt tokens of each of k layers for the vision tower and for the text tower.
 
     Args:
-      leaves: The towers' own tokens `visual` [k, n, v] and `text` [k, n, w], and where they exist the maps
+      leaves: the towers' own tokens `visual` [k, n, v] and `text` [k, n, w], and where they exist the maps
         `to_visual` and `to_text`.
 
     Returns:
@@ -34,10 +34,10 @@ def insert_slots(
     Where this would push the end-of-text token off, the text is cut so that the token comes last.
 
     Args:
-      ids: The token ids.
-      count: The number of slots to insert.
-      context: The maximum length.
-      end: The position of each text's end-of-text token.
+      ids: the token ids.
+      count: the number of slots to insert.
+      context: the maximum length.
+      end: the position of each text's end-of-text token.
 
     Returns:
       The new ids and the new positions of the end-of-text tokens.

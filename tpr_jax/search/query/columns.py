@@ -30,14 +30,16 @@ def _describe(name: str, values: pa.ChunkedArray) -> dict:
     kind = _kind(values.type)
     distinct = pc.unique(values.drop_null())
     ordered = kind in ("number", "time") and len(distinct)
-    least, most = (pc.min_max(values).as_py()[end] for end in ("min", "max")) if ordered else (None, None)
+    minimum, maximum = (
+        (pc.min_max(values).as_py()[end] for end in ("min", "max")) if ordered else (None, None)
+    )
     listed = sorted(distinct.to_pylist()) if len(distinct) <= MAX_LISTED else None
     return {
         "name": name,
         "kind": kind,
         "values": None if listed is None else [to_json_value(value) for value in listed],
-        "least": to_json_value(least),
-        "most": to_json_value(most),
+        "least": to_json_value(minimum),
+        "most": to_json_value(maximum),
     }
 
 

@@ -22,7 +22,7 @@ class ShardedVectors:
 
     mesh: Mesh
     vectors: Float16[jax.Array, "padded e"]
-    count: int  # of vectors without the padding
+    count: int  # number of vectors, without the padding
 
 
 def shard_vectors(vectors: Float16[np.ndarray, "n e"], devices=None) -> ShardedVectors:

@@ -9,7 +9,8 @@
     value       = number | 'text' | "text" | true | false
 
 A column name that is not a single word is written in backquotes. As in SQL, a comparison with a missing value
-is neither true nor false, and only rows for which the condition is true match.
+is neither true nor false, and only rows for which the condition is true match. No SQL engine is used, because
+its statements can read files.
 """
 
 import math

@@ -14,7 +14,7 @@ from tpr_jax.errors import UserError
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-MAX_PARTS = 20  # of a form: the photo and the options
+MAX_PARTS = 20  # parts of a form: the photo and the options
 MAX_FIELD = 16_384  # bytes of an option
 USAGE = (
     "send the photo's bytes (curl --data-binary @photo.jpg) or a form with one file (curl -F file=@photo.jpg)"
