@@ -299,7 +299,10 @@ def test_boxes_that_are_fractions_of_the_photo(tmp_path, capsys):
         ("wide.jpg", (20, 20, 100, 80)),
     ]
     assert photos[2].path == "none.jpg" and photos[2].box is not None and photos[0].columns == {}
-    assert "as corner and size, as fractions of each photo's width and height" in capsys.readouterr().err
+    assert (
+        "as upper left corner and size, as fractions of each photo's width and height"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_box_by_other_columns_is_no_filter(tmp_path):
