@@ -292,8 +292,9 @@ def test_boxes_that_are_fractions_of_the_photo(tmp_path, capsys):
     path = tmp_path / "photos.jsonl"
     box = {"x": 0.1, "y": 0.2, "w": 0.5, "h": 0.8}
     lines = [{"Image": name} | box for name in ("turned.JPG", "wide.jpg", "none.jpg")]
-    path.write_text("\n".join(map(json.dumps, lines)))
-    photos = find_gallery(path).photos
+    path.write_text("\n".join(map(json.dumps, [*lines, box])))
+    photos, skipped = find_gallery(path).photos, find_gallery(path).skipped
+    assert skipped == [("photos.jsonl: line 4", "field 'image' must be the path of an image")]
     assert [(photo.path, photo.box) for photo in photos][:2] == [
         ("turned.jpg", (10, 40, 50, 160)),
         ("wide.jpg", (20, 20, 100, 80)),
