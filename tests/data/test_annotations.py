@@ -172,3 +172,26 @@ def test_rejects_names_that_no_file_can_have(tmp_path, name):
     path.write_text(json.dumps(entries))
     with pytest.raises(UserError, match=r"record 2: field 'file_path' is '.*': no file can have that name"):
         load_all(folder)
+
+
+def test_files_that_determine_the_records(tmp_path):
+    own, other = (
+        benchmark_folders.own_folder(tmp_path / "own"),
+        benchmark_folders.rstp_reid(tmp_path / "rstp"),
+    )
+    assert annotations.annotation_files("folder", own) == [own / "captions.jsonl"]
+    for folder in (own, other):
+        (folder / "splits.csv").write_text("id,split\n")
+    assert annotations.annotation_files("folder", own) == [own / "captions.jsonl", own / "splits.csv"]
+    assert annotations.annotation_files("rstp_reid", other) == [other / "data_captions.json"]
+
+
+def test_the_captions_file_in_any_case(tmp_path):
+    for name in ("Captions.CSV", "CAPTIONS.csv"):
+        (tmp_path / name).write_text("")
+        if name == "Captions.CSV":
+            assert annotations.annotation_path("folder", tmp_path) == str(tmp_path / name)
+    with pytest.raises(UserError, match=r"holds 2 files captions\.csv"):
+        annotations.annotation_path("folder", tmp_path)
+    (tmp_path / "captions.csv").write_text("")
+    assert annotations.annotation_path("folder", tmp_path) == str(tmp_path / "captions.csv")

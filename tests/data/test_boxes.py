@@ -54,7 +54,7 @@ def test_only_the_documented_form_is_read_without_a_note(capsys):
     boxes("x,y,w,h", (10, 20, 30, 40), name="plain")
     assert capsys.readouterr().err == ""
     boxes("left,top,width,height", (10, 20, 30, 40), name="other")
-    told = "note: other: boxes read from left, top, width, height as corner and size, in pixels\n"
+    told = "note: other: boxes read from left, top, width, height as upper left corner and size, in pixels\n"
     assert capsys.readouterr().err == told
 
 

@@ -23,7 +23,7 @@ from tpr_jax.cli import parser as arguments
 from tpr_jax.cli.exit import explain_and_exit, resume_hint, verdict
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.cross import table
-from tpr_jax.data.annotations import annotation_path
+from tpr_jax.data.annotations import annotation_files
 from tpr_jax.data.datasets import DATASETS, data_folder
 from tpr_jax.data.records import Records, load_records
 from tpr_jax.errors import UserError
@@ -120,9 +120,7 @@ def _score_all(args: Arguments) -> list[table.Cell]:
         if model.sha256 in [other.sha256 for other in models[:i]]:
             raise UserError(f"{model.name} is the same model as another that is given: leave one out")
     splits = {dataset: load_records(folder, "test", dataset) for dataset, folder in args.data.items()}
-    checksums = {
-        dataset: sha256([Path(annotation_path(dataset, folder))]) for dataset, folder in args.data.items()
-    }
+    checksums = {dataset: sha256(annotation_files(dataset, folder)) for dataset, folder in args.data.items()}
     cells = []
     for model in models:
         loaded = None

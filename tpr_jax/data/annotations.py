@@ -8,6 +8,7 @@ from tpr_jax.data.clean_text import replace_surrogates
 from tpr_jax.data.datasets import DATASETS, Dataset
 from tpr_jax.data.identity import normalize_id
 from tpr_jax.data.image_paths import ImagePaths, is_valid_path
+from tpr_jax.data.people_splits import SPLITS_FILE
 from tpr_jax.data.text_files import InvalidRecord
 from tpr_jax.errors import UserError
 
@@ -79,6 +80,17 @@ def annotation_path(dataset: str, data_dir: str | os.PathLike) -> str:
     raise UserError(
         f"{os.path.join(data_dir, first)}: no such file: data_dir must hold {expected} and {images}"
     )
+
+
+def annotation_files(dataset: str, data_dir: str | os.PathLike) -> list[Path]:
+    """Returns the files that determine the records: the annotation, and the splits of people beside it.
+
+    Raises:
+      UserError: as for `annotation_path`.
+    """
+    splits = Path(data_dir, SPLITS_FILE)
+    has_splits = DATASETS[dataset].is_custom and splits.is_file()
+    return [Path(annotation_path(dataset, data_dir)), *([splits] if has_splits else [])]
 
 
 def _parse(

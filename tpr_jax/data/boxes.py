@@ -13,13 +13,13 @@ Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 Numbers = tuple[float, float, float, float]  # of a line, in the order of its columns
 BOX_COLUMNS = ("x", "y", "w", "h")
 
-_Form = Literal["corner and size", "two corners", "center and size"]
+_Form = Literal["upper left corner and size", "two corners", "center and size"]
 # The columns of each form, in lower case without blanks and punctuation.
 _FORMS: tuple[tuple[_Form, tuple[str, str, str, str]], ...] = (
-    ("corner and size", BOX_COLUMNS),
-    ("corner and size", ("x", "y", "width", "height")),
-    ("corner and size", ("left", "top", "width", "height")),
-    ("corner and size", ("left", "top", "w", "h")),
+    ("upper left corner and size", BOX_COLUMNS),
+    ("upper left corner and size", ("x", "y", "width", "height")),
+    ("upper left corner and size", ("left", "top", "width", "height")),
+    ("upper left corner and size", ("left", "top", "w", "h")),
     ("two corners", ("x1", "y1", "x2", "y2")),
     ("two corners", ("xmin", "ymin", "xmax", "ymax")),
     ("two corners", ("left", "top", "right", "bottom")),
@@ -58,7 +58,7 @@ def find_layout(names: Iterable[str], table: str) -> BoxLayout | None:
       UserError: one of the four columns is missing, or several sets of four are there.
     """
     names = list(names)
-    default = BoxLayout("corner and size", BOX_COLUMNS)
+    default = BoxLayout("upper left corner and size", BOX_COLUMNS)
     if set(BOX_COLUMNS) <= set(names):
         return default
     written: dict[str, str] = {}
@@ -126,7 +126,7 @@ def read_boxes(
     numbers = [None if fields is None else _read_numbers(fields, layout.columns) for fields in lines]
     boxes = [box for box in numbers if isinstance(box, tuple) and not isinstance(box, InvalidRecord)]
     fractions = bool(boxes) and all(map(_is_within_one, boxes)) and any(map(_is_fraction, boxes))
-    if fractions and layout.form == "corner and size":
+    if fractions and layout.form == "upper left corner and size":
         _check_corners(boxes, layout, table)
     if boxes and (fractions or not layout.is_default):
         unit = "as fractions of each photo's width and height" if fractions else "in pixels"

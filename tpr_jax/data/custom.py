@@ -8,7 +8,7 @@ from tpr_jax.data.boxes import BOX_COLUMNS, read_boxes
 from tpr_jax.data.identity import normalize_id
 from tpr_jax.data.image_paths import ImagePaths, is_valid_path
 from tpr_jax.data.images.size import upright_size
-from tpr_jax.data.people_splits import SPLITS_FILE, read_people_splits
+from tpr_jax.data.people_splits import SPLIT_NAMES, SPLITS_FILE, read_people_splits
 from tpr_jax.data.text_files import InvalidRecord, csv_lines, json_lines, rename_known
 from tpr_jax.errors import UserError
 from tpr_jax.utils.lookalikes import describe_lookalike
@@ -16,7 +16,6 @@ from tpr_jax.utils.lookalikes import describe_lookalike
 FILES = ("captions.jsonl", "captions.csv")
 REQUIRED_FIELDS = ("image", "caption", "id", "split")
 _KNOWN_FIELDS = (*REQUIRED_FIELDS, *BOX_COLUMNS)
-_SPLITS = ("train", "val", "test")
 # Line breaks of word processors and terminals, which are white space in a caption.
 LINE_BREAKS = dict.fromkeys(map(ord, "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"), " ")
 
@@ -116,7 +115,7 @@ def _with_splits(lines: _Lines, path: str) -> _Lines:
     for number, fields in lines:
         if isinstance(fields, dict):
             # A line without a person is invalid in any split.
-            split = splits.get(_person(fields)) if _has_person(fields) else _SPLITS[0]
+            split = splits.get(_person(fields)) if _has_person(fields) else SPLIT_NAMES[0]
             reason = f"person {fields.get('id')} is not in {SPLITS_FILE}: {command} adds new people"
             fields = InvalidRecord(reason) if split is None else fields | {"split": split}
         completed.append((number, fields))
@@ -162,7 +161,7 @@ def _normalize_split(split):
     if not isinstance(split, str):
         return split
     split = split.strip()
-    return split.lower() if split.lower() in _SPLITS else split
+    return split.lower() if split.lower() in SPLIT_NAMES else split
 
 
 def _json_fields(path: str) -> _Lines:

@@ -14,7 +14,8 @@ from tpr_jax.utils.files import write_text
 
 SPLITS_FILE = "splits.csv"
 _COLUMNS = ["id", "split"]
-_NAMES = {2: ("train", "test"), 3: ("train", "val", "test")}
+SPLIT_NAMES = ("train", "val", "test")
+_NAMES = {2: ("train", "test"), 3: SPLIT_NAMES}
 
 
 def parse_shares(text: str) -> dict[str, float]:
@@ -88,7 +89,7 @@ def read_people_splits(folder: str) -> dict[str, str] | None:
         if isinstance(cells, str):
             raise UserError(f"{path}: line {number} {cells}")
         person, split = str(normalize_id(cells[0])), cells[1].lower()
-        if split not in _NAMES[3]:
+        if split not in SPLIT_NAMES:
             raise UserError(f"{path}: line {number}: split '{cells[1]}' must be one of train, val, test")
         if splits.setdefault(person, split) != split:
             raise UserError(f"{path}: line {number}: person {person} has two splits: delete one of the lines")

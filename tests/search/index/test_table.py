@@ -292,14 +292,18 @@ def test_boxes_that_are_fractions_of_the_photo(tmp_path, capsys):
     path = tmp_path / "photos.jsonl"
     box = {"x": 0.1, "y": 0.2, "w": 0.5, "h": 0.8}
     lines = [{"Image": name} | box for name in ("turned.JPG", "wide.jpg", "none.jpg")]
-    path.write_text("\n".join(map(json.dumps, lines)))
-    photos = find_gallery(path).photos
+    path.write_text("\n".join(map(json.dumps, [*lines, box])))
+    photos, skipped = find_gallery(path).photos, find_gallery(path).skipped
+    assert skipped == [("photos.jsonl: line 4", "field 'image' must be the path of an image")]
     assert [(photo.path, photo.box) for photo in photos][:2] == [
         ("turned.jpg", (10, 40, 50, 160)),
         ("wide.jpg", (20, 20, 100, 80)),
     ]
     assert photos[2].path == "none.jpg" and photos[2].box is not None and photos[0].columns == {}
-    assert "as corner and size, as fractions of each photo's width and height" in capsys.readouterr().err
+    assert (
+        "as upper left corner and size, as fractions of each photo's width and height"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_box_by_other_columns_is_no_filter(tmp_path):
