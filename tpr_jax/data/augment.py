@@ -42,9 +42,9 @@ def augment_image(
     Args:
       image: is not changed.
       seed: any argument of `np.random.default_rng`.
-      flip_probability: of a horizontal flip.
+      flip_probability: the probability of a horizontal flip.
       pad: pixels on each side.
-      erase_probability: of erasing.
+      erase_probability: the probability of erasing a rectangle.
       erase_area: range of the erased fraction of the image.
       erase_aspect: range of the erased rectangle's height / width.
       color: the erased pixels' color.

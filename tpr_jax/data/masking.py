@@ -25,7 +25,7 @@ def mask_caption(
       ids: the token ids.
       mask_id: the id of the mask token.
       seed: any argument of `np.random.default_rng`.
-      probability: of selecting a token.
+      probability: the probability of selecting a token.
       words: the ids of words; by default 1..mask_id-1, as in CLIP, where padding is 0 and start and end of
         text are above `mask_id`.
 

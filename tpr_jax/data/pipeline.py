@@ -92,7 +92,7 @@ def train_input(
       tokenizer: maps n texts to int32 [n, l]; its attributes `mask_id` and `words` are those of masking.
       image_size: height and width in pixels.
       batch_size: rows of a batch, over all processes.
-      seed: of all random choices.
+      seed: the seed of all random choices.
       instances: if above 0, examples of each identity in a batch; see `sampler.identity_order`.
       augment: whether to augment images.
       pad: see `augment.augment_image`.

@@ -22,9 +22,9 @@ class Examples:
     """Images and texts; those of a data set have identities.
 
     Attributes:
-      label: for titles.
+      label: the name of the examples in titles.
       images: anything that `data.images.read.read_image` reads.
-      image_names: for titles.
+      image_names: the names of the images in titles.
       texts: captions or sentences.
       image_pids: the person in each image.
       text_pids: the person of each text.

@@ -29,7 +29,7 @@ def patch_cosines(
     """Computes the cosine of each text feature and each patch feature of an image.
 
     Args:
-      model: for the grid of patches.
+      model: says how patches are arranged.
       tokens: features of all tokens of the vision tower in the common space, see `models.introspect`.
       text_feats: features of texts.
     """

@@ -114,7 +114,7 @@ def check_method(names: Iterable[str], method: str, where: str) -> None:
     modules that other programs have too, and is not told apart.
 
     Args:
-      names: of the weights.
+      names: the names of the weights.
       method: whose weights they are meant to be; "clip" for none.
       where: the file, for error messages.
 

@@ -41,7 +41,7 @@ def check_settings(folder: Path, names: Collection[str], where: str) -> None:
 
     Args:
       folder: holds the JSON files.
-      names: of all files that may be downloaded.
+      names: the names of all files that may be downloaded.
       where: the repository, for error messages.
 
     Raises:
@@ -105,7 +105,7 @@ def weights_of(folder: Path, names: Collection[str]) -> list[str]:
 
     Args:
       folder: holds the JSON files.
-      names: of all files; of a repository, those that may be downloaded.
+      names: the names of all files, in a repository those that may be downloaded.
 
     Raises:
       UserError: there are no weights.

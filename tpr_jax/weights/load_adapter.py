@@ -38,17 +38,18 @@ class AdapterConfig:
     Attributes:
       method: what was trained.
       image_size: (height, width) in pixels.
-      image_mean: of the red, green and blue channels, for pixels in [0, 1].
-      image_std: likewise.
+      image_mean: the mean of the red, green and blue channels, for pixels in [0, 1].
+      image_std: their standard deviation.
       text_length: tokens per text.
       context_length: tokens that the text tower takes, to which those of the backbone are stretched; None in
         models saved by the first versions.
       tokenizer: "tokenizer.json" in the folder, or that of the "backbone".
-      name: of the backbone.
-      sha256: of the backbone's weights file.
-      revision: of the backbone on the hub. Models saved by the first versions lack this and the next two.
+      name: the name of the backbone.
+      sha256: the hash of the backbone's weights file.
+      revision: the backbone's revision on the hub. Models saved by the first versions lack this and the next
+        two.
       act: activation of the backbone.
-      heads: of the vision and the text tower.
+      heads: the attention heads of the vision and the text tower.
     """
 
     method: Method

@@ -37,7 +37,7 @@ def model_card(
       image_size: (height, width) in pixels.
       backbone: the name of the CLIP that the model needs, if any.
       hub_id: whether `backbone` is an id on the Hugging Face hub.
-      family: of the towers, a key of `FAMILIES`.
+      family: the family of the towers, a key of `FAMILIES`.
       results: the run's results.json; without it the card has no metrics.
       training: the run's config.json; without it the card has no training section.
     """

@@ -23,8 +23,8 @@ class ImageSettings(NamedTuple):
 
     Attributes:
       image_size: (height, width) in pixels of the model's input, after the crop if there is one.
-      mean: of the red, green and blue channels, for pixels in [0, 1].
-      std: likewise.
+      mean: the mean of the red, green and blue channels, for pixels in [0, 1].
+      std: their standard deviation.
       ignored: a sentence that names the settings that are not followed, or "".
     """
 

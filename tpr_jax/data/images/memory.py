@@ -85,8 +85,8 @@ def decode_bytes(image: Image.Image, divisor: int = 1, shrink: int = 1, scans: i
 
     Args:
       image: the opened image.
-      divisor: of a JPEG's sides during decoding.
-      shrink: divisor of any image's sides after decoding.
+      divisor: what a JPEG's sides are divided by during decoding.
+      shrink: what any image's sides are divided by after decoding.
       scans: a JPEG of several scans holds all its coefficients, 2 bytes each, whatever the divisor.
     """
     pixels = -(-image.width // divisor) * -(-image.height // divisor)

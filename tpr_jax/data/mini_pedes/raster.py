@@ -33,8 +33,8 @@ def rasterize_numpy(
     Args:
       screen: x and y in pixels (a pixel's center is at +0.5), and depth, of each vertex.
       faces: vertex indices of each triangle.
-      height: of the frame.
-      width: of the frame.
+      height: the height of the frame.
+      width: the width of the frame.
 
     Returns:
       Depth (inf for the background), index of the nearest face (-1), and its first two barycentric weights.

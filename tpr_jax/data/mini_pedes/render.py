@@ -193,8 +193,8 @@ def render(
       person: from `wardrobe.sample_person`.
       view: from `scene.sample_view`.
       rng: draws the background and the grain.
-      height: of the image.
-      width: of the image.
+      height: the height of the image.
+      width: the width of the image.
 
     Returns:
       The image, uint8 [height, width, 3], and its part map, uint8 [height * 2, width * 2]: indices into

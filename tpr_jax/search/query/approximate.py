@@ -53,7 +53,7 @@ def build_lists(
       exact: (query, k) -> (scores, rows) of the exact search.
       path: the file to write.
       num_lists: number of lists; by default min(4 sqrt(n), n / 40).
-      seed: of the sample that the centroids are trained on.
+      seed: the seed of the sample that the centroids are trained on.
 
     Returns:
       `lists` (their number), `probes` (lists that a query scans), `recall` (of the exact top 10, the mean

@@ -83,7 +83,7 @@ def search(
       image: a path, the bytes of an image file, or an array.
       like: a row of the index whose photo takes the place of `image`.
       top_k: maximum number of results.
-      weight: of the text relative to the image, from 0 to 1.
+      weight: the weight of the text relative to the image, from 0 to 1.
       where: a condition on the columns, see the module `where`.
       group: list photos under a better one if their cosine is at least this.
 
@@ -156,7 +156,7 @@ def encode_query(
       model: the model of the index.
       text: a description of the person.
       image: a path, the bytes of an image file, or an array.
-      weight: of the text relative to the image, from 0 to 1.
+      weight: the weight of the text relative to the image, from 0 to 1.
       feat: the features of an image that is already encoded, in place of `image`.
 
     Returns:

@@ -42,10 +42,10 @@ class Timeouts:
     """Seconds that a client may take.
 
     Attributes:
-      head: to send the head of a request.
-      idle: to begin another request on the same connection.
-      body: to send a body.
-      send: to read a response.
+      head: the time to send the head of a request.
+      idle: the time to begin another request on the same connection.
+      body: the time to send a body.
+      send: the time to read a response.
       rate: minimum bytes per second of a body after its first `head` seconds.
     """
 
