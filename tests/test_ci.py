@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 PYTHON = """#!/bin/sh
 case "$2" in *"'{version}'"*) exit 0 ;; *) exit 1 ;; esac
 """
-# What installs the second environment in the background.
+# The targets that install the second environment in the background.
 INSTALL = ".venv/.test-tools .venv/.docs"
 SHIM = "#!/bin/sh\necho 'pyenv: python3.13: command not found' >&2\nexit 127\n"
 

@@ -231,7 +231,7 @@ def test_sigmoid_by_hand():
 
 
 def test_masked_words_by_hand():
-    """Of three places one has no label; the others' words have probability 3/4 and 1/5."""
+    """One of three positions has no label; the words at the others have probability 3/4 and 1/5."""
     logits = jnp.log(jnp.array([[[1.0, 3.0, 1e-9], [1.0, 1.0, 1.0], [2.0, 2.0, 1.0]]]))
     value = losses.masked_words(logits, jnp.array([[1, 0, 2]]))
     np.testing.assert_allclose(value, -(math.log(0.75) + math.log(0.2)) / 2, rtol=1e-5)

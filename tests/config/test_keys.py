@@ -637,7 +637,7 @@ TABLE = (
     Row("accumulate", (1, 3), refused("3 microbatches"), ([], ["3 microbatches"])),
     Row("remat", ("none", "dots"), remade, (None, True)),
     Row("remat", ("none", "block"), remade, (None, False)),
-    # Of four blocks the two in the middle are equal.
+    # The two middle blocks of four are equal.
     Row("scan_layers", (False, True), loops, ([], [2]), {"backbone": FOLDER + "deep_clip"}),
     Row(
         "sigmoid_from",

@@ -24,7 +24,7 @@ quick_compilation = tiny_clip.quick_compilation
 
 # Two blocks in each tower; width 16 of the vision tower, 8 of the text tower.
 SIZES = replace(tiny_clip.CONFIG, vision_layers=2)
-# What a method needs to fit it.
+# Further settings that a method needs to be valid.
 FITTING = {**tiny_clip.SETTINGS, "dm_adapter": {"num_experts": 3, "top_k": 1}, "lora_moe": {"rank": 2}}
 FITTING["up_person"] = {"rank": 3, "prefix": 2, "reduction": 4}
 FITTING["mixture"] = {}

@@ -216,7 +216,7 @@ SETTINGS = {
 }
 OF_MIXTURE = ((3, True, {"nothing": 1}, {"length": 0}, {"depth": 13}), (None, {"length": 4}))
 
-# And of the parts of a mixture.
+# Invalid settings of the parts of a combination.
 FIELDS = {
     "slot": ((*NO_TEXT, "x"), ("after_mlp",)),
     "init": ((*NO_TEXT, "x"), ("zero", "normal")),

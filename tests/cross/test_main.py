@@ -18,7 +18,7 @@ def crossed(tmp_path, capsys):
     def call(*words):
         argv = ["cross", *map(str, words), "--out", str(tmp_path / "out")]
         try:
-            explain_and_exit(cross.run, argv)
+            cross.main(argv)
             code = 0
         except SystemExit as ended:
             code = ended.code

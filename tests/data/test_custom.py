@@ -234,7 +234,7 @@ def test_accepts_two_spellings_of_one_id(tmp_path):
 
 
 def test_a_photo_in_two_splits_is_two_records(tmp_path):
-    """So that it is reported as a leak, and config.on_leak decides; see test_leaks."""
+    """It is then reported as a leak, and config.on_leak decides; see test_leaks."""
     (_, first), (_, second) = rows(tmp_path, LINE, LINE | {"split": "test"})
     assert (first["split"], second["split"]) == ("train", "test")
 

@@ -84,7 +84,7 @@ def test_a_saved_file_gives_the_same_tokenizer(tmp_path):
             assert getattr(again, name) == getattr(tokenizer, name), name
         texts = ["A Red coat", "WOMAN"]
         np.testing.assert_array_equal(again(texts), tokenizer(texts))
-        # And the library alone gives them too.
+        # The library alone gives the same ids.
         alone = tokenizers.Tokenizer.from_file(str(saved))
         np.testing.assert_array_equal([alone.encode(text).ids for text in texts], tokenizer(texts))
 

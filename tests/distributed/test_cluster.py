@@ -79,7 +79,7 @@ def test_slurm_tasks_with_their_own_gpu_or_machine():
         ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_ON_NODE": "4", "SLURM_GPUS_PER_TASK": "2"}, None),
         ({"CUDA_VISIBLE_DEVICES": "2,3", "SLURM_GPUS_ON_NODE": "4"}, None),
         ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_PER_TASK": "a100:2"}, None),
-        # Where all tasks of a node see all of its GPUs, they divide them without overlap or rest.
+        # If all tasks of a node see all of its GPUs, they divide them without overlap or remainder.
         ({"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_GPUS_ON_NODE": "4"}, (2, 3)),
         ({"SLURM_GPUS_ON_NODE": "8"}, (4, 5, 6, 7)),
         ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_ON_NODE": "2"}, (1,)),

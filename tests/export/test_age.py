@@ -69,7 +69,7 @@ def test_reads_an_export(out, tiny):
     assert not isinstance(error.value, UserError)
 
 
-# What JAX 0.7.2 of August 2025 made of `ids * 2` for int32 [b, 3], compressed.
+# The export of `ids * 2` for int32 [b, 3] by JAX 0.7.2 (August 2025), compressed.
 OF_2025 = """
 eNqFVd1u3EQUntnZieOYxbW20RItxhMtIbGS2ElDFLb564+ybWiqtEQRgqqyvLuTrIv/8NhpAuIdeAQQr8IV4hG44IILxA1PgOCM
 vUkacdGzOj7fmfM7Z7zjJSTpI/QY9dA9tIU+QR+jFeSgBfQhYuh99B66jW6hd9EkUsCrJHyvFFNIyt/pNf8M/BvwH7R0Q3+CvD1R

@@ -41,7 +41,7 @@ def assert_uniform(values, low, high):
 def assert_normal(values, std):
     np.testing.assert_allclose(values.std(), std, rtol=0.15)
     assert abs(values.mean()) < 4 * std / values.size**0.5
-    # Neither truncated nor uniform.
+    # The distribution is neither truncated nor uniform.
     assert np.abs(values).max() > 2.3 * std
 
 

@@ -220,7 +220,7 @@ def test_does_not_restore_other_shapes(manager):
 
 
 def test_half_written_folder_is_not_a_checkpoint(manager, tmp_path):
-    """What `kill -9` leaves behind."""
+    """A run that is killed with `kill -9` leaves such a folder."""
     save(manager, 5)
     shutil.copytree(tmp_path / "latest" / "5", tmp_path / "latest" / "9.orbax-checkpoint-tmp")
     with checkpoint.open_manager(tmp_path / "latest", keep=2) as opened:

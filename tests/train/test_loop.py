@@ -241,7 +241,7 @@ def test_rejects_a_method_with_nothing_to_train(make_config, tmp_path):
     ids=["3x1", "1x2"],
 )
 def test_evaluates_on_another_number_of_devices(finished, start, tmp_path, flags, devices):
-    """Neither training nor evaluation batches have to fit the devices; the scores stay the same."""
+    """Batches of training and evaluation need not be multiples of the devices; the scores stay the same."""
     workdir, _ = finished
     copy = shutil.copytree(workdir, tmp_path / "copy")
     process = start(copy, "--mode=eval", *flags, env=forced_devices(devices))

@@ -271,7 +271,7 @@ def test_losses_with_heads():
     scored = np.mean([log_p[i, j, batch["mlm_labels"][i, j]] for i, j in rows])
     np.testing.assert_allclose(metrics["mlm"], -0.5 * scored, rtol=1e-4)
     np.testing.assert_allclose(total, metrics["id"] + metrics["mlm"] + metrics["sdm"], rtol=1e-6)
-    # And the features are those without the heads.
+    # The features are the same as without the heads.
     expected = losses.sdm(images[:, 0], texts, batch["pid"], scale=SCALE)
     np.testing.assert_allclose(metrics["sdm"], expected, rtol=1e-4)
 

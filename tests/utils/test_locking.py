@@ -171,7 +171,7 @@ def test_the_lock_is_held_while_it_trains_and_not_to_score(make_config, tmp_path
     monkeypatch.setattr(loop, "_train", looking)
     loop.train(make_config(), tmp_path / "run")
     assert seen == [tmp_path / "run"]
-    # Of several processes of a run, the first one holds it for all.
+    # The first process of a run holds the lock for all its processes.
     monkeypatch.setattr(loop.processes, "is_first", lambda: False)
     monkeypatch.setattr(loop, "_train", lambda config, workdir, *args: seen.append(workdir))
     with holder(tmp_path / "run"):

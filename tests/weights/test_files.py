@@ -85,7 +85,7 @@ def test_detects_a_flipped_bit(tmp_path, seed):
 
 
 def test_a_file_of_other_tools_needs_no_checksum(tmp_path):
-    """Nor does a file of an older version."""
+    """A file of an older version has no checksums either."""
     path = tmp_path / "w.safetensors"
     save_file({"a": STATE["a"]}, path, metadata={"format": "np"})
     np.testing.assert_array_equal(read_state(path)["a"], STATE["a"])

@@ -183,7 +183,7 @@ def test_reports_a_damaged_index(tmp_path, weight_map):
         weight_files(tmp_path)
 
 
-# What is downloaded.
+# Downloads.
 
 CLIP = {"model_type": "clip"}
 OPEN_CLIP_CONFIG = (OPEN_CLIP / "open_clip_config.json").read_bytes()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tpr_jax.cli import parser as arguments
-from tpr_jax.cli.exit import explain_and_exit, resume_hint
+from tpr_jax.cli.exit import explain_and_exit, resume_hint, verdict
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.cross import table
 from tpr_jax.data.annotations import annotation_path
@@ -104,17 +104,12 @@ def run(argv: list[str]) -> None:
 
     Raises:
       UserError: a model or data set cannot be used; raised before anything is scored.
-      SystemExit: with code 130 if it was interrupted.
     """
     args = parse(argv)
     with locking.hold(args.out, "--out", "writing these tables"):
         remove_leftovers(args.out, ["cross.md", "cross.csv"])
         remove_matching(args.out / "cells", r"\..+\.json\.[a-z0-9_]{8}\.tmp")
-        try:
-            cells = _score_all(args)
-        except KeyboardInterrupt:
-            print(f"\nerror: interrupted; {resume_hint('tpr_jax.cross', argv)}", file=sys.stderr)
-            raise SystemExit(130) from None
+        cells = _score_all(args)
     print(f"\n{table.render_markdown(cells)}\nwritten to {args.out}: cross.md, cross.csv, cells/")
 
 
@@ -237,5 +232,16 @@ def score(model, records: Records) -> Scores:
     return retrieval_metrics(np.concatenate(queries), np.concatenate(gallery), query_pids, records.pids)
 
 
+def main(argv: list[str]) -> None:
+    """Runs the command; an interrupt ends it with the command to resume."""
+
+    def explain(error: BaseException) -> tuple[int, str]:
+        if isinstance(error, KeyboardInterrupt):
+            return 130, f"\nerror: interrupted; {resume_hint('tpr_jax.cross', argv)}"
+        return verdict(error, argv)
+
+    explain_and_exit(run, argv, explain)
+
+
 if __name__ == "__main__":
-    explain_and_exit(run, sys.argv)
+    main(sys.argv)

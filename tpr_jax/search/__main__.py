@@ -31,7 +31,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.perf import compilation_cache
 from tpr_jax.perf.allocator import keep_freed_memory
 from tpr_jax.utils.signals import Stopped
-from tpr_jax.utils.streams import as_json, quiet_when_closed
+from tpr_jax.utils.streams import as_json
 
 
 def parser() -> argparse.ArgumentParser:
@@ -244,7 +244,6 @@ def _export(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, 2 after one line on stderr, or 130 if it was interrupted."""
-    command_exit.silence_native_logs()
     if threading.current_thread() is threading.main_thread():
         # SIGTERM, which clusters send, is handled like Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -261,5 +260,4 @@ def verdict(error: BaseException) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
-    with quiet_when_closed():
-        sys.exit(main())
+    command_exit.explain_and_exit(lambda argv: main(argv[1:]), sys.argv)

@@ -33,7 +33,7 @@ def test_other_formats(picture, kind):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_applies_the_exif_orientation(picture, kind):
-    # What a camera stores for each orientation (EXIF 2.3, table 3), so that the viewer sees `picture`.
+    # The pixels that a camera stores for each orientation (EXIF 2.3, table 3) of `picture`.
     stored = {
         1: picture,
         2: picture[:, ::-1],

@@ -109,7 +109,7 @@ def _check(text: str, example: dict) -> set[str]:
             assert "long-sleeved" not in before or sleeve > 1, text
         else:
             assert not re.search("striped|checked|plaid", before), text
-        # What is named covers some of the picture.
+        # Each named thing covers some of the image.
         part = "top" if slot == "top" else slot
         if kind != "bald":
             assert (example["parts"] == PART[part]).sum() >= 3, text
@@ -180,7 +180,7 @@ def test_captions_omit_what_is_hidden():
     assert left and all(name.startswith("top") for name in left)
 
 
-# What the other domain's captions may mean beside: phrase -> (slot, types it may stand for).
+# Further meanings in the other domain's captions: phrase -> (slot, types it may stand for).
 COARSE_THINGS = [
     (r"top\b", "top", {"t-shirt", "shirt", "sweater", "sleeveless top"}),
     (r"jacket", "top", {"jacket", "hoodie", "coat"}),

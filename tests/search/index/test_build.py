@@ -84,7 +84,7 @@ def test_update_after_photos_are_added_changed_moved_touched_and_removed(make, m
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
     assert paths(index) == names
     assert search_galleries.close(index.vectors, model.encode_images([folder / name for name in names]))
-    # Of the 12, one has other content now, and one is gone; a renamed one is kept.
+    # One of the 12 has new content and one is gone; a renamed one is kept.
     assert (result["encoded"], result["kept"], result["gone"], result["count"]) == (3, 10, 1, 13)
     assert len(list(index.folder.glob("vectors-*"))) == len(list(index.folder.glob("photos-*"))) == 1
 

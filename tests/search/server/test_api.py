@@ -342,7 +342,7 @@ def request_of(parts, **headers):
 
 
 def test_few_uploads_are_decoded_at_once_and_kept_small(searcher, monkeypatch):
-    """Of 32 concurrent uploads, only those being decoded are in memory at full size."""
+    """Only the uploads being decoded, not all 32 concurrent ones, are in memory at full size."""
     at_once, most, shapes, lock = 0, 0, [], threading.Lock()
     real = search
 
