@@ -60,7 +60,7 @@ help:
 	@echo "make test-long   the tests that take long and cover rare cases (tests/long.py)"
 	@echo "make test-slow   the tests that run for many minutes: several processes, kills, all meshes"
 	@echo "make test-torch  the tests that need PyTorch, which it installs"
-	@echo "make test-beam   the tests that need Apache Beam, in an environment of its own below .venv"
+	@echo "make test-beam   the tests that need Apache Beam, in a separate environment below .venv"
 	@echo "make docs        the pages of docs/ as a site: site/index.html"
 	@echo "make lint        formatting, linter and types only"
 	@echo "make format      format and fix what the linter can fix"

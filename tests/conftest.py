@@ -216,7 +216,7 @@ def forced_devices(count: int, quick: bool = False) -> dict[str, str]:
 
 def _environment() -> dict[str, str]:
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    variables.pop("PYTHONDONTWRITEBYTECODE", None)  # TensorFlow would be compiled anew by each process
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process compiles TensorFlow again
     return variables
 
 

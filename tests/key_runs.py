@@ -85,7 +85,7 @@ def write_all(root: Path) -> None:
         (root / name / "imgs").symlink_to(root / "data" / "imgs")
         (root / name / "reid_raw.json").write_text(json.dumps(copy))
     (root / "data" / "imgs" / "broken.jpg").write_bytes(b"no picture")
-    # Two other benchmarks' annotations beside it: one of fewer pictures, one that trains on a test photo.
+    # Annotations of two other benchmarks: one has fewer photos, one trains on a test photo.
     (root / "data" / "ICFG-PEDES.json").write_text(json.dumps(train_rows[:12] + rest))
     tested = next(entry for entry in rest if entry["split"] == "test")
     tested = [{**tested, "split": "train", "img_path": tested["file_path"]}]

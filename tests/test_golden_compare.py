@@ -24,7 +24,7 @@ def test_logits_have_one_orientation(images, texts):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_nan_and_infinity_fail_every_comparison(value):
-    """In any position, on either side, and beside any other errors."""
+    """Covers any position, either side, and any other errors."""
     good = np.arange(1.0, 7).reshape(2, 3)
     assert relative_l2(good, good) == 0
     for at in np.ndindex(good.shape):

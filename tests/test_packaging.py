@@ -54,7 +54,7 @@ def installed(tmp_path_factory) -> tuple[Path, Path]:
         built.mkdir()
         for name in NEEDED:
             shutil.copy(ROOT / name, source)
-        for name in ("tpr_jax", "configs", "tests"):  # tests lie beside, as in the repository
+        for name in ("tpr_jax", "configs", "tests"):  # tests are next to it, as in the repository
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.tmp"))
         wanted = {f"tpr_jax/{name}" for name in files_below(source / "tpr_jax")}
         wanted |= {f"tpr_jax/configs/{name}" for name in files_below(source / "configs")}
@@ -147,7 +147,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(installed):
     assert sorted(name for name in files_below(site) if ".dist-info/" not in name) == wanted
     assert sum(name.startswith("tpr_jax/data/mini_pedes/bundled/imgs/") for name in wanted) == 3400
     assert wheel.name == f"tpr_jax-{tpr_jax.__version__}-py3-none-any.whl"
-    assert 15e6 < wheel.stat().st_size < 40e6  # MiniPEDES and clip-mini are nearly all of it
+    assert 15e6 < wheel.stat().st_size < 40e6  # nearly all are MiniPEDES and clip-mini
 
 
 def requirements(name: str) -> list[Requirement]:

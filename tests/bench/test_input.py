@@ -47,6 +47,7 @@ def test_table_has_medians_and_the_median_ratio():
         "ours": [(100.0, 0.002), (300.0, 0.004), (200.0, 0.003)],
         "plain": [(50.0, 0.005), (100.0, 0.005), (400.0, 0.006)],
     }
+    timings = {name: [bench_input.EpochTiming(*pair) for pair in pairs] for name, pairs in timings.items()}
     heading, _, line = bench_input.render_table(timings, 2).splitlines()
     assert "processes, Pillow and NumPy" in heading
     assert line == "| 2 | 200 | 100 | 2.00 (0.50 to 3.00 in 3 epochs) | 3.00 and 5.00 |"

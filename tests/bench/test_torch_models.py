@@ -74,7 +74,7 @@ def build(path):
     model = torch_models.Clip(config, method)
     weights = {name: torch.from_numpy(array).float() for name, array in rename(state, method_name).items()}
     model.load_state_dict(weights)
-    batch = [torch.from_numpy(arrays[f"in/{key}"]) for key in ("images_nchw", "caption_ids", "pids")]
+    batch = tuple(torch.from_numpy(arrays[f"in/{key}"]) for key in ("images_nchw", "caption_ids", "pids"))
     return bundle, model, batch
 
 

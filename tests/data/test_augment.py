@@ -11,7 +11,7 @@ NOTHING = {"flip_probability": 0.0, "pad": 0, "erase_probability": 0.0}
 
 @pytest.fixture
 def image():
-    # No zeros and no erasing color, so that padding and erasing can be told from the picture.
+    # No zeros and no erasing color, so that padding and erasing differ from the image.
     return np.random.default_rng(0).integers(1, 100, (40, 24, 3), np.uint8)
 
 
@@ -52,7 +52,7 @@ def test_crops_are_uniform_windows_of_the_padded_image(image, pad):
     found = [
         windows[augment_image(image, seed, **{**NOTHING, "pad": pad}).tobytes()] for seed in range(seeds)
     ]
-    if pad != 30:  # there, many windows hold nothing of the picture and cannot be told apart
+    if pad != 30:  # there, many windows hold nothing of the image and look the same
         for axis in (0, 1):
             counts = np.bincount([place[axis] for place in found], minlength=2 * pad + 1)
             expected = seeds / (2 * pad + 1)
@@ -88,7 +88,7 @@ def test_erased_boxes_have_the_stated_area_aspect_and_place():
     assert area.min() > 0.019 and area.max() < 0.402
     assert aspect.min() > 0.29 and aspect.max() < 3.4
     # Log-uniform: the middle half of the logs lies between the quarters (0.3 x 11^(1/4) and 0.3 x 11^(3/4));
-    # boxes of large area and extreme aspect do not fit and are drawn anew, so look at the small ones only.
+    # boxes of large area and extreme aspect do not fit and are drawn again, so look at the small ones only.
     small = aspect[area < 0.2]
     np.testing.assert_allclose(
         np.quantile(small, [0.25, 0.5, 0.75]), 0.3 * 11 ** np.array([0.25, 0.5, 0.75]), rtol=0.1

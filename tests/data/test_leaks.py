@@ -126,11 +126,11 @@ def test_every_layout(tmp_path, dataset):
         (None, None, True),
         (None, (3, 3, 2, 2), True),
         ((0, 0, 10, 20), (0, 0, 10, 20), True),
-        ((0, 0, 10, 20), (1, 0, 10, 20), True),  # drawn anew
+        ((0, 0, 10, 20), (1, 0, 10, 20), True),  # drawn again
         ((0, 0, 10, 20), (2, 2, 5, 5), True),  # within
-        ((0, 0, 10, 20), (5, 0, 10, 20), True),  # half of it
+        ((0, 0, 10, 20), (5, 0, 10, 20), True),  # half overlaps
         ((0, 0, 10, 20), (6, 0, 10, 20), False),
-        ((0, 0, 10, 20), (10, 0, 10, 20), False),  # beside
+        ((0, 0, 10, 20), (10, 0, 10, 20), False),  # next to each other
         ((0, 0, 10, 20), (90, 90, 10, 20), False),
         ((0, 0, 10, 20), (-20, -30, 10, 20), False),  # both distances negative
     ],

@@ -72,7 +72,7 @@ def test_a_long_text_is_cut_and_still_padded(first):
 
 
 def test_a_saved_file_gives_the_same_tokenizer(tmp_path):
-    """The files beside it are not needed any more: all is in tokenizer.json."""
+    """The other files are not needed any more: tokenizer.json has everything."""
     for version in (1, 2):
         folder = write_siglip(tmp_path / str(version), version)
         tokenizer = siglip_tokenizer(folder, 9)

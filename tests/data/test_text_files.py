@@ -27,7 +27,7 @@ def test_csv_lines_have_numbers_and_reasons(tmp_path):
     def refuse(header):
         raise UserError(f"refused {header}")
 
-    with pytest.raises(UserError, match="refused"):  # before the broken line is told
+    with pytest.raises(UserError, match="refused"):  # before the broken line is reported
         csv_lines(path, refuse)
 
 

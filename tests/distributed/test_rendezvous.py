@@ -154,7 +154,7 @@ def test_strangers_are_disconnected_and_take_no_place(words):
 
 
 def test_silent_callers_do_not_delay_the_rendezvous(monkeypatch):
-    """Silent callers are disconnected after a while, and the run's processes connect meanwhile."""
+    """Silent callers are disconnected after a while; the run's processes still connect."""
     port = free_port()
     monkeypatch.setattr(rendezvous, "CALLER_SECONDS", 0.3)
     silent: list = []

@@ -65,7 +65,7 @@ def test_machines_with_other_cpus_have_other_folders(tmp_path):
         path.write_text(f"model name\t: X\nflags\t\t: {flags}\ncpu MHz\t\t: {i}\n" * 2)
         digests.add(cpu_digest(str(path)))
     assert len(digests) == 2
-    # The clock's rate is none of it, nor the number of cores.
+    # The key includes neither the clock's rate nor the number of cores.
     (tmp_path / "2").write_text("model name\t: X\nflags\t\t: sse avx\ncpu MHz\t\t: 9\n")
     assert cpu_digest(str(tmp_path / "2")) in digests
     assert len(cpu_digest(str(tmp_path / "missing"))) == 12

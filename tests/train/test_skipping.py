@@ -211,7 +211,7 @@ def test_run_on_a_folder_with_a_mixture(make_config, tmp_path, capsys):
     assert outcome["data"]["subset"] is None
     assert outcome["data"]["counts"]["train"] == {"identities": 4, "images": 10, "captions": 20}
     assert (tmp_path / "run" / "report.html").is_file()
-    shutil.rmtree(more)  # what it was is in config.json, and another mixture is another run
+    shutil.rmtree(more)  # config.json records the data, and another mixture is a different run
     written = json.loads((tmp_path / "run" / "config.json").read_text())
     assert written["mix"] == [["synth_pedes", str(more), 0.5]]
     config.mix = ()

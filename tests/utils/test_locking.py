@@ -155,9 +155,7 @@ def test_two_runs_in_one_folder(tiny, tmp_path, explained, capsys):
     with holder(tmp_path / "run") as process:
         line = explained(capsys, *flags)
         assert f"another process is training in this folder (process {process.pid} on" in line
-        assert sorted(os.listdir(tmp_path / "run")) == [
-            locking.NAME
-        ]  # nothing was written before it was told
+        assert sorted(os.listdir(tmp_path / "run")) == [locking.NAME]  # nothing was written before the error
 
 
 def test_the_lock_is_held_while_it_trains_and_not_to_score(make_config, tmp_path, monkeypatch):

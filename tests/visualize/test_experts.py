@@ -30,9 +30,8 @@ def test_top_two_experts():
 
 def test_expert_loads_count_every_choice_of_unmasked_tokens():
     weights = np.array([[[0.6, 0.4, 0.0], [0.0, 0.5, 0.5], [0.9, 0.0, 0.1]]])
-    batches = [
-        (None, {"experts": {"text/block_1/beside_mlp": weights, "text/block_0/beside_mlp": weights}})
-    ] * 2
+    activations = {"experts": {"text/block_1/beside_mlp": weights, "text/block_0/beside_mlp": weights}}
+    batches = [(np.zeros((1, 3), np.int32), activations)] * 2
     found = experts.expert_loads(batches, lambda rows, n: np.array([[True, True, False]]))
     assert list(found) == [("text", "beside_mlp")] and list(found["text", "beside_mlp"]) == [0, 1]
     np.testing.assert_allclose(found["text", "beside_mlp"][0], [1 / 4, 2 / 4, 1 / 4])
@@ -58,7 +57,7 @@ def test_groups_mixtures_by_slot():
 
 def test_patch_grid_matches_the_image():
     model = model_of(lora_moe(("q",), 2, 3, 1))
-    assert patch_grid(model, np.arange(7)).tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert patch_grid(model, np.arange(7.0)).tolist() == [[1, 2], [3, 4], [5, 6]]
     colors = np.zeros((3, 2, 3))
     colors[2, 0] = (1, 0, 0)
     tinted = draw.tint_patches(np.zeros((12, 8, 3), np.uint8), colors, strength=1.0)

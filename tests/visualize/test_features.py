@@ -33,7 +33,7 @@ def test_introspect_images_normalizes_with_the_constants_of_the_folder(own_clip,
 
 
 def test_introspect_images_returns_the_pixels_that_patches_cover(own_clip, images):
-    """Of 39 x 17 pixels, patches of 8 cover the upper left 32 x 16."""
+    """Patches of 8 cover the upper left 32 x 16 of 39 x 17 pixels."""
     model = tpr_jax.from_pretrained(own_clip, image_size=(39, 17))
     large = [np.pad(image, ((0, 7), (0, 1), (0, 0)), constant_values=9) for image in images]
     ((pixels, activations),) = features.introspect_images(model, large)

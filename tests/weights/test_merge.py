@@ -95,7 +95,7 @@ def test_values_by_hand():
     assert sorted(folded) == ["key", "value"]
     np.testing.assert_allclose(folded["key"], scales[0] * prefix["key"], rtol=1e-6)
     np.testing.assert_allclose(folded["value"], scales[1] * prefix["gate"] * prefix["value"], rtol=1e-6)
-    # The input is left as it was.
+    # The input is unchanged.
     for path, leaf in flatten(variables).items():
         np.testing.assert_array_equal(leaf, before[path])
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from tpr_jax.models import methods
 from tpr_jax.models.petl_config import Lora, Prompts
-from tpr_jax.weights.model_card import MARK, model_card
+from tpr_jax.weights.model_card import MARK, is_generated, model_card
 
 FACTS = {"where": "runs/demo/model", "params": {"trainable": 250, "total": 10_000}, "image_size": (384, 128)}
 
@@ -53,6 +53,13 @@ def test_yaml_header():
     plain = model_card(methods.up_person(), **FACTS, backbone="/data/clip")
     assert not any("base_model" in line for line in header(plain))
     assert "`/data/clip`" in plain and MARK in plain
+
+
+def test_recognizes_its_cards_and_those_of_earlier_versions():
+    card = model_card(methods.up_person(), **FACTS)
+    older = "Written by tpr_jax, and anew by each save into this folder; delete this line to keep your own."
+    assert is_generated(card) and is_generated(card.replace(MARK, f"<!-- {older} -->"))
+    assert not is_generated(card.replace(MARK, "")) and not is_generated("# My own card")
 
 
 def test_table_of_modules():

@@ -34,7 +34,7 @@ def devices(topology: str) -> list:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             f"--topology {topology}: the TPU's compiler, libtpu, is not installed: pip install -r "
-            "requirements-aot.txt, in an environment of its own"
+            "requirements-aot.txt, in a separate environment"
         )
     # The compiler is part of the TPU driver, which would otherwise query the machine that it runs on.
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}

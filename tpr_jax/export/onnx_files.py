@@ -26,7 +26,7 @@ def converter() -> tuple:
         import onnxruntime
     except ImportError as error:
         raise UserError(
-            f"--format onnx needs {error.name}, in an environment of its own: "
+            f"--format onnx needs {error.name}, in a separate environment: "
             "pip install -r requirements-onnx.txt"
         ) from error
     return jax2onnx, onnxruntime

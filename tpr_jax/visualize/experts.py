@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -53,7 +53,7 @@ def count_tokens(
     return ((weights > 0) & counted[..., None]).sum((0, 1))
 
 
-def expert_loads(batches: Iterator[tuple[np.ndarray, dict]], counted: Callable) -> dict:
+def expert_loads(batches: Iterable[tuple[np.ndarray, dict]], counted: Callable) -> dict:
     """Computes the share of tokens of each expert.
 
     Args:

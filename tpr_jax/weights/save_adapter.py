@@ -33,7 +33,7 @@ from tpr_jax.weights.clip import save_clip
 from tpr_jax.weights.files import write_state
 from tpr_jax.weights.hub import HUB_ID
 from tpr_jax.weights.method_json import method_to_json
-from tpr_jax.weights.model_card import MARK, SCORES, model_card
+from tpr_jax.weights.model_card import SCORES, is_generated, model_card
 from tpr_jax.weights.openai import with_grid
 
 MODEL_TYPE = "tpr_jax"
@@ -107,7 +107,7 @@ def save_adapter(
     else:
         _write_adapted(folder, config, method, variables, backbone, tokenizer)
     readme = folder / "README.md"
-    if readme.is_file() and MARK not in readme.read_text(encoding="utf-8", errors="replace"):
+    if readme.is_file() and not is_generated(readme.read_text(encoding="utf-8", errors="replace")):
         return
     write_text(readme, card_text)
 

@@ -162,7 +162,7 @@ def test_large_images_of_any_mode(large, mode):
 
 def test_large_pil_images_too(large):
     assert read_image(Image.fromarray(halves())).shape == (200, 300, 3)
-    assert read_image(halves()).shape == (400, 600, 3)  # an array is as large as it is
+    assert read_image(halves()).shape == (400, 600, 3)  # arrays are not scaled down
 
 
 def test_crops_of_large_images_have_full_scale(large, tmp_path):

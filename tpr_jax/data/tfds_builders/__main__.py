@@ -77,7 +77,7 @@ def _beam_options(workers: int):
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
         raise UserError(
-            "--beam needs Apache Beam: pip install -r requirements-beam.txt in an environment of its own"
+            "--beam needs Apache Beam: pip install -r requirements-beam.txt in a separate environment"
         ) from error
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # `main` reports the error in one line
     mode = "multi_processing" if workers > 1 else "in_memory"
