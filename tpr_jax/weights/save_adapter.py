@@ -15,8 +15,8 @@ import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -45,8 +45,10 @@ CLIP_FILES = ("model.safetensors", "preprocessor_config.json")  # written by `sa
 POSITIONS = "visual/positional_embedding"
 
 
-def trained_leaves(method: Method, variables: Mapping) -> dict[str, np.ndarray | jax.Array]:
+def trained_leaves(method: Method, variables: Mapping) -> dict[str, Any]:
     """Returns the contents of adapter.safetensors: the method's collections and the tuned leaves of CLIP.
+
+    The leaves are arrays, or shapes if those of `variables` are.
 
     The heads of losses are left out: they depend on the training identities and retrieval does not use them.
     """
