@@ -70,6 +70,13 @@ def test_describes_a_name_that_looks_the_same(tmp_path):
     assert describe_missing(str(tmp_path / "b.jpg")) == describe_missing(str(tmp_path / "x" / "b.jpg")) == ""
 
 
+def test_a_folder_that_has_changed_is_listed_again(tmp_path):
+    assert describe_missing(tmp_path / "a.jpg") == ""
+    (tmp_path / "A.jpg").write_text("x")
+    os.utime(tmp_path, ns=(1, 1))  # a coarse clock may give both states one time
+    assert describe_missing(tmp_path / "a.jpg").startswith(", but 'A.jpg' is there")
+
+
 def test_keeps_the_name_of_a_missing_file(tmp_path):
     image_paths = ImagePaths()
     assert image_paths.find(tmp_path, "a/b.jpg") == str(tmp_path / "a" / "b.jpg")

@@ -1,10 +1,11 @@
 """Finds the image files that an annotation names, and identifies paths of the same file."""
 
+import functools
 import os
 import unicodedata
 from typing import NamedTuple
 
-from tpr_jax.utils.lookalikes import describe_lookalike
+from tpr_jax.utils.lookalikes import describe_lookalike, skeleton
 
 
 class _Listing(NamedTuple):
@@ -104,9 +105,19 @@ def describe_missing(path: str | os.PathLike) -> str:
     """
     folder, name = os.path.split(path)
     try:
-        return describe_lookalike(name, os.listdir(folder or "."))
+        names = _names_by_look(folder or ".", os.stat(folder or ".").st_mtime_ns)
     except (OSError, ValueError):
         return ""
+    return describe_lookalike(name, names.get(skeleton(name), ()))
+
+
+@functools.lru_cache(maxsize=16)  # many photos of one folder may be missing
+def _names_by_look(folder: str, mtime_ns: int) -> dict[str, list[str]]:
+    """Returns the names in a folder by their `skeleton`; `mtime_ns` is the time of its last change."""
+    names: dict[str, list[str]] = {}
+    for name in os.listdir(folder):
+        names.setdefault(skeleton(name), []).append(name)
+    return names
 
 
 def _lower_suffix(name: str) -> str:

@@ -11,7 +11,7 @@ _DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-
 
 def look_same(first: str, second: str) -> bool:
     """Returns whether two names look the same or differ only in case."""
-    return _skeleton(first) == _skeleton(second)
+    return skeleton(first) == skeleton(second)
 
 
 def describe_lookalike(wanted: str, found: Iterable[str]) -> str:
@@ -27,7 +27,8 @@ def describe_lookalike(wanted: str, found: Iterable[str]) -> str:
     return ""
 
 
-def _skeleton(name: str) -> str:
+def skeleton(name: str) -> str:
+    """Returns a text that is the same for all names that look the same."""
     composed = unicodedata.normalize("NFKC", name).casefold().translate(_LATIN).translate(_DASHES)
     visible = "".join(letter for letter in composed if unicodedata.category(letter) != "Cf")
     return " ".join(visible.split())
