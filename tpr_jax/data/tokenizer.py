@@ -5,6 +5,7 @@ that is too long is truncated, with end-of-text last. Any string is accepted. CL
 `siglip_tokenizer` has those without start-of-text.
 """
 
+import functools
 import gzip
 import itertools
 import json
@@ -24,9 +25,19 @@ from tpr_jax.errors import UserError
 START, END, MASK = "<|startoftext|>", "<|endoftext|>", "<|mask|>"
 MASKS = (MASK, "<mask>", "[MASK]")
 SPECIAL = (MASK, START, END)  # in the order of their ids, which are the highest ones
+CLIP_VOCAB_SIZE = 49_408
 WORD_END = "</w>"
 # English contractions, words, single digits, runs of other characters.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+# The part of CLIP's text cleanup that a tokenizers file can hold: capitals and curly quotes.
+CLEANUP = normalizers.Sequence(
+    [
+        normalizers.NFC(),
+        normalizers.Replace(tokenizers.Regex("[\u02bc\u2018\u2019\u201a\u201b]"), "'"),
+        normalizers.Replace(tokenizers.Regex("[\u201c\u201d\u201e\u201f]"), '"'),
+        normalizers.Lowercase(),
+    ]
+)
 MERGES = Path(__file__).parent / "vocab" / "clip_merges.txt.gz"
 
 
@@ -97,11 +108,16 @@ class Tokenizer:
         """Returns whether a word is in the vocabulary as a whole."""
         return len(self._encode([word])[0]) == 1
 
+    def file_backend(self) -> tokenizers.Tokenizer:
+        """Returns a copy of the backend for a file, whose readers do not clean texts themselves."""
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        if self.split is _split_cleaned:
+            backend.normalizer = CLEANUP
+        return backend
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes a tokenizer.json from which the same tokenizer can be loaded."""
-        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
-        if self.split is _split_cleaned:  # other readers of the file do not clean texts themselves
-            backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+        backend = self.file_backend()
         if self.sot_id is None:  # the padding is not CLIP's
             token = backend.id_to_token(self.pad_id) or ""
             backend.enable_padding(length=self.context_length, pad_id=self.pad_id, pad_token=token)
@@ -126,12 +142,16 @@ def clip_tokenizer(context_length: int = 77) -> Tokenizer:
     successors. The word of the replaced merge is encoded by smaller pieces. A caption may contain the special
     tokens themselves.
     """
+    _, start, end = range(CLIP_VOCAB_SIZE - len(SPECIAL), CLIP_VOCAB_SIZE)
+    return _make_tokenizer(_clip_backend(), _split_cleaned, context_length, start, end)
+
+
+@functools.cache  # takes a tenth of a second; nobody changes it
+def _clip_backend() -> tokenizers.Tokenizer:
     lines = gzip.decompress(MERGES.read_bytes()).decode("utf-8").splitlines()
     merges = [(left, right) for left, right in (line.split(" ") for line in lines)]
     tokens = [*byte_tokens(), *(left + right for left, right in merges), *SPECIAL]
-    vocab = {token: i for i, token in enumerate(tokens)}
-    backend = byte_pair_backend(vocab, merges)
-    return _make_tokenizer(backend, _split_cleaned, context_length, vocab[START], vocab[END])
+    return byte_pair_backend({token: i for i, token in enumerate(tokens)}, merges)
 
 
 def folder_tokenizer(path: str | os.PathLike, context_length: int | None = None) -> Tokenizer:
@@ -239,12 +259,13 @@ def has_clip_vocabulary(tokenizer: Tokenizer) -> bool:
 
     The last merge is not compared: Hugging Face's files have a word there, and `clip_tokenizer` its mask.
     """
+    if tokenizer.vocab_size != CLIP_VOCAB_SIZE:
+        return False
     own = clip_tokenizer()
-    limit = own.vocab_size - len(SPECIAL)
+    limit = CLIP_VOCAB_SIZE - len(SPECIAL)
     vocabularies = (one.backend.get_vocab(with_added_tokens=True) for one in (tokenizer, own))
     words, own_words = ({word: i for word, i in vocab.items() if i < limit} for vocab in vocabularies)
-    special = (tokenizer.sot_id, tokenizer.eot_id) == (own.sot_id, own.eot_id)
-    return special and tokenizer.vocab_size == own.vocab_size and words == own_words
+    return words == own_words and (tokenizer.sot_id, tokenizer.eot_id) == (own.sot_id, own.eot_id)
 
 
 def find_mask(backend: tokenizers.Tokenizer) -> int | None:
