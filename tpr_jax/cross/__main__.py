@@ -29,7 +29,7 @@ from tpr_jax.data.records import Records, load_records
 from tpr_jax.errors import UserError
 from tpr_jax.metrics.retrieval import METRIC_KEYS
 from tpr_jax.utils import locking
-from tpr_jax.utils.files import remove_leftovers, remove_matching, write_json, write_text
+from tpr_jax.utils.files import remove_leftovers, remove_leftovers_matching, write_json, write_text
 from tpr_jax.utils.hashing import sha256
 
 BATCH_SIZE = 64
@@ -108,7 +108,7 @@ def run(argv: list[str]) -> None:
     args = parse(argv)
     with locking.hold(args.out, "--out", "writing these tables"):
         remove_leftovers(args.out, ["cross.md", "cross.csv"])
-        remove_matching(args.out / "cells", r"\..+\.json\.[a-z0-9_]{8}\.tmp")
+        remove_leftovers_matching(args.out / "cells", r".+\.json")
         cells = _score_all(args)
     print(f"\n{table.render_markdown(cells)}\nwritten to {args.out}: cross.md, cross.csv, cells/")
 

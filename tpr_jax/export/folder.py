@@ -10,7 +10,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from tpr_jax.errors import UserError
-from tpr_jax.utils.files import exchange, move_over
+from tpr_jax.utils.files import RANDOM, exchange, move_over
 
 DESCRIPTION = "export.json"
 MADE_BY = "tpr_jax.export"  # in export.json, to recognize an older export
@@ -52,7 +52,7 @@ def _recover(folder: Path) -> None:
     """Removes what killed exports left beside `folder`, and moves an older export back if it is there."""
     with contextlib.suppress(OSError):
         for left in folder.parent.iterdir():
-            if re.fullmatch(rf"\.{re.escape(folder.name)}\.[a-z0-9_]{{8}}", left.name) and left.is_dir():
+            if re.fullmatch(rf"\.{re.escape(folder.name)}\.{RANDOM}", left.name) and left.is_dir():
                 if (left / "old").is_dir() and not folder.exists():
                     move_over(left / "old", folder)
                 if {path.name for path in left.iterdir()} <= {"new", "old"}:

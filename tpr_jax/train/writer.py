@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from tpr_jax.errors import UserError, describe_disk_limit
 from tpr_jax.train import events
-from tpr_jax.utils.files import remove_leftovers, remove_matching, write_text, write_whole
+from tpr_jax.utils.files import RANDOM, remove_leftovers, remove_matching, write_text, write_whole
 from tpr_jax.utils.trees import flatten
 from tpr_jax.weights.save_folder import remove_unfinished
 
@@ -90,7 +90,7 @@ def clean_workdir(workdir: Path) -> None:
     """
     for folder, names in FILES.items():
         remove_leftovers(workdir / folder, names)
-    remove_matching(workdir, r"\.may_write\.[a-z0-9_]{8}")
+    remove_matching(workdir, rf"\.may_write\.{RANDOM}")
     for folder in ("model", "model/backbone"):
         remove_unfinished(workdir / folder)
     for name in ("latest", "best"):

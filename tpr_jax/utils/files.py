@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tpr_jax.errors import UserError, describe_disk_limit
 
+RANDOM = "[a-z0-9_]{8}"  # a regular expression for the characters that `tempfile` puts into a name
+
 
 def write_whole(path: str | os.PathLike, write: Callable[[str], object]) -> None:
     """Calls `write` with a temporary name in the folder of `path`, then moves the result into place.
@@ -50,25 +52,33 @@ def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
 
     No other process may be writing them at the time. Files that cannot be removed are left.
     """
-    pattern = "|".join(map(re.escape, names))
-    with contextlib.suppress(OSError):
-        for path in folder.iterdir():
-            # `tempfile` uses eight random characters.
-            if re.fullmatch(rf"\.(?:{pattern})\.[a-z0-9_]{{8}}\.tmp", path.name):
-                with contextlib.suppress(OSError):
-                    path.unlink()
+    remove_leftovers_matching(folder, "|".join(map(re.escape, names)))
+
+
+def remove_leftovers_matching(folder: Path, pattern: str) -> None:
+    """Does the same as `remove_leftovers` for all names that match a regular expression in full."""
+    for path in _matching(folder, rf"\.(?:{pattern})\.{RANDOM}\.tmp"):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def remove_matching(folder: Path, pattern: str) -> None:
     """Removes the files and folders in `folder` whose names match a regular expression in full; no links."""
+    for path in _matching(folder, pattern):
+        if path.is_symlink():
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    """Returns what is in a folder under names that match in full; nothing if the folder cannot be read."""
     with contextlib.suppress(OSError):
-        for path in folder.iterdir():
-            if re.fullmatch(pattern, path.name) and not path.is_symlink():
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    with contextlib.suppress(OSError):
-                        path.unlink()
+        return [path for path in folder.iterdir() if re.fullmatch(pattern, path.name)]
+    return []
 
 
 def exchange(new: Path, folder: Path, old: Path) -> None:

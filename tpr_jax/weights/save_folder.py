@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from tpr_jax.errors import UserError
-from tpr_jax.utils.files import move_over, remove_leftovers, remove_matching, write_json, write_whole
+from tpr_jax.utils.files import RANDOM, move_over, remove_leftovers, remove_matching, write_json, write_whole
 from tpr_jax.utils.hashing import sha256
 
 CONFIG = "config.json"
@@ -130,7 +130,7 @@ def write(folder: Path, files: Mapping[str, Callable[[str], object]], config: Ca
 def remove_unfinished(folder: Path) -> None:
     """Removes what killed saves left in a folder; no other process may be saving there."""
     remove_leftovers(folder, [CONFIG, "README.md"])
-    remove_matching(folder, rf"{re.escape(STAGE_PREFIX)}[a-z0-9_]{{8}}")
+    remove_matching(folder, rf"{re.escape(STAGE_PREFIX)}{RANDOM}")
 
 
 def remove(folder: Path) -> None:

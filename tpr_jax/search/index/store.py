@@ -14,11 +14,9 @@ either the old one or the new one.
     parts/                 vectors that are encoded but not yet in the index (`shards`)
 """
 
-import contextlib
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +30,7 @@ from jaxtyping import Float16
 from tpr_jax.data import siglip_tokenizer
 from tpr_jax.data.text_files import read_text
 from tpr_jax.errors import UserError
+from tpr_jax.utils.files import remove_leftovers_matching
 from tpr_jax.utils.hashing import add_file
 from tpr_jax.weights import save_folder
 from tpr_jax.weights.backbone import find
@@ -44,10 +43,9 @@ FORMAT_VERSION = 2
 INFO_FILE = "index.json"
 KEY_COLUMNS = ("path", "x", "y", "w", "h")
 FILE_COLUMNS = ("file_size", "file_mtime_ns", "file_sha256")
-# Temporary names that `utils.files.write_whole` gives the files of an index.
-_TEMPORARY = re.compile(
-    r"\.(index\.json|skipped\.jsonl|vectors-\d+\.npy|photos-\d+\.parquet|codes-\d+\.(npy|json)|ivf-\d+\.faiss"
-    r"|(part-\d+|[0-9a-f]{16})-[0-9a-f]{32}\.npz)\.[a-z0-9_]{8}\.tmp"
+_FILES = (  # a regular expression for the names of an index's files
+    r"index\.json|skipped\.jsonl|vectors-\d+\.npy|photos-\d+\.parquet|codes-\d+\.(npy|json)|ivf-\d+\.faiss"
+    r"|(part-\d+|[0-9a-f]{16})-[0-9a-f]{32}\.npz"
 )
 T = TypeVar("T")
 
@@ -165,10 +163,8 @@ def _open(folder: Path, info: dict) -> Index:
 
 def remove_temporaries(folder: str | os.PathLike) -> None:
     """Removes the temporary files of killed writers. Call it only while no process writes the index."""
-    for path in [*Path(folder).glob(".*.tmp"), *Path(folder).glob("parts/.*.tmp")]:
-        if _TEMPORARY.fullmatch(path.name):
-            with contextlib.suppress(OSError):
-                path.unlink()
+    for place in (Path(folder), Path(folder, "parts")):
+        remove_leftovers_matching(place, _FILES)
 
 
 def boxes(table: pa.Table) -> list[tuple[int, int, int, int] | None]:
