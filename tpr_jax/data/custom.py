@@ -1,15 +1,16 @@
 """Reads a user's own data: `captions.jsonl` or `captions.csv`, one caption per line. See docs/own_data.md."""
 
+import functools
 import os
 import shlex
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
 from tpr_jax.data.boxes import BOX_COLUMNS, read_boxes
 from tpr_jax.data.identity import normalize_id
 from tpr_jax.data.image_paths import ImagePaths, is_valid_path
 from tpr_jax.data.images.size import upright_size
 from tpr_jax.data.people_splits import SPLIT_NAMES, SPLITS_FILE, read_people_splits
-from tpr_jax.data.text_files import InvalidRecord, csv_lines, json_lines, rename_known
+from tpr_jax.data.text_files import InvalidRecord, csv_lines, first_duplicate, json_lines, rename_known
 from tpr_jax.errors import UserError
 from tpr_jax.utils.lookalikes import describe_lookalike
 
@@ -124,17 +125,13 @@ def _with_splits(lines: _Lines, path: str) -> _Lines:
 
 def _read_boxes(lines: _Lines, path: str, image_paths: ImagePaths) -> list:
     """Returns the box of each line, None if it has none, or an InvalidRecord."""
-    folder, sizes = os.path.dirname(path), {}
+    folder, size_of_file = os.path.dirname(path), functools.cache(upright_size)
 
     def size_of(index: int) -> tuple[int, int] | None:
         fields = lines[index][1]
         name = fields.get("image") if isinstance(fields, dict) else None
-        if not isinstance(name, str) or not is_valid_path(name):
-            return None
-        file = image_paths.find(folder, name)
-        if file not in sizes:
-            sizes[file] = upright_size(file)
-        return sizes[file]
+        is_usable = isinstance(name, str) and is_valid_path(name)
+        return size_of_file(image_paths.find(folder, name)) if is_usable else None
 
     usable = [fields if isinstance(fields, dict) else None for _, fields in lines]
     return read_boxes(usable, path, size_of)[1]
@@ -171,7 +168,7 @@ def _json_fields(path: str) -> _Lines:
             lines.append((number, InvalidRecord(fields)))
             continue
         names = rename_known([name.strip() for name in fields], _KNOWN_FIELDS)
-        if duplicate := _first_duplicate(names):
+        if duplicate := first_duplicate([name for name in names if name]):
             lines.append((number, InvalidRecord(f"names field '{duplicate}' twice: leave one out")))
         else:
             lines.append((number, dict(zip(names, fields.values(), strict=True))))
@@ -187,7 +184,7 @@ def _csv_fields(path: str) -> _Lines:
                 f"{path}: the first line has no column '{missing[0]}': it must name "
                 f"{', '.join(REQUIRED_FIELDS)}{describe_lookalike(missing[0], header)}"
             )
-        if duplicate := _first_duplicate(header):
+        if duplicate := first_duplicate([name for name in header if name]):
             raise UserError(f"{path}: the first line names column '{duplicate}' twice: rename or delete one")
 
     header, rows = csv_lines(path, check)
@@ -203,11 +200,6 @@ def _csv_fields(path: str) -> _Lines:
         fields = dict(zip(header, cells, strict=True))
         lines.append((number, fields | ({"id": int(fields["id"])} if ids_are_integers else {})))
     return lines
-
-
-def _first_duplicate(names: Sequence[str]) -> str:
-    """Returns the first name that is repeated, ignoring empty ones; '' if there is none."""
-    return next((name for i, name in enumerate(names) if name and name in names[:i]), "")
 
 
 def _is_integer(text: str) -> bool:

@@ -43,11 +43,10 @@ def read_text(path: str | os.PathLike) -> str:
     return text
 
 
-def first_duplicate(pairs: Sequence[tuple[str, object]]) -> str:
-    """Returns the first name that a JSON object, given as its pairs, repeats; empty if there is none."""
-    if len(dict(pairs)) == len(pairs):
+def first_duplicate(names: Sequence[str]) -> str:
+    """Returns the first name that is repeated; '' if there is none."""
+    if len(set(names)) == len(names):
         return ""
-    names = [name for name, _ in pairs]
     return next(name for i, name in enumerate(names) if name in names[:i])
 
 
@@ -160,13 +159,13 @@ class _DuplicateFieldError(ValueError):
 
 
 def _unique_fields(pairs: list[tuple[str, object]]) -> dict:
-    if duplicate := first_duplicate(pairs):
+    if duplicate := first_duplicate([name for name, _ in pairs]):
         raise _DuplicateFieldError(duplicate)
     return dict(pairs)
 
 
 def _fields_or_invalid(pairs: list[tuple[str, object]]) -> dict | InvalidRecord:
-    duplicate = first_duplicate(pairs)
+    duplicate = first_duplicate([name for name, _ in pairs])
     return InvalidRecord(f"names field '{duplicate}' twice: leave one out") if duplicate else dict(pairs)
 
 

@@ -5,9 +5,9 @@
     python -m tpr_jax.search serve --index DIR [--port N]
     python -m tpr_jax.search export --index DIR --out FILE.parquet
 
-PHOTOS is a folder, or a .csv or .jsonl file with a column `image`, optional columns x, y, w, h for a box,
-and any further columns. Running `index` again encodes only new and changed photos. `serve` starts a web page
-and a JSON API.
+PHOTOS is a folder, or a .csv, .tsv or .jsonl file with a column `image`, optional columns x, y, w, h for a
+box, and any further columns. Running `index` again encodes only new and changed photos. `serve` starts a web
+page and a JSON API.
 """
 
 import signal
@@ -71,7 +71,10 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_index_arguments(index: argparse.ArgumentParser) -> None:
     index.add_argument(
-        "photos", type=path, metavar="PHOTOS", help="a folder, or a .csv or .jsonl file that lists photos"
+        "photos",
+        type=path,
+        metavar="PHOTOS",
+        help="a folder, or a .csv, .tsv or .jsonl file that lists photos",
     )
     index.add_argument(
         "--model",

@@ -100,7 +100,7 @@ def check_has_state(config: ConfigDict, workdir: Path) -> None:
     """Rejects a folder without a run's checkpoints, unless the method trains nothing.
 
     Raises:
-      UserError: There are none; most often, the folder is mistyped.
+      UserError: there are none; most often, the folder is mistyped.
     """
     folders = [workdir / "checkpoints" / name for name in ("best", "latest")]
     has_some = any(folder.is_dir() and any(folder.iterdir()) for folder in folders)
@@ -125,7 +125,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, *, initial: bool = False) ->
       The content of eval.json.
 
     Raises:
-      UserError: There are no checkpoints, or the run cannot be read.
+      UserError: there are no checkpoints, or the run cannot be read.
     """
     if not initial:
         check_has_state(config, workdir)

@@ -48,9 +48,8 @@ POSITIONS = "visual/positional_embedding"
 def trained_leaves(method: Method, variables: Mapping) -> dict[str, Any]:
     """Returns the contents of adapter.safetensors: the method's collections and the tuned leaves of CLIP.
 
-    The leaves are arrays, or shapes if those of `variables` are.
-
-    The heads of losses are left out: they depend on the training identities and retrieval does not use them.
+    The leaves are arrays, or shapes if those of `variables` are. The heads of losses are left out: they
+    depend on the training identities and retrieval does not use them.
     """
     trained, _ = split_collections(variables, method.trainable, method.tuned)
     return flatten(trained)

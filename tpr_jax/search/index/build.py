@@ -90,7 +90,18 @@ def build(
       Stopped: SIGINT or SIGTERM was received; the next run resumes.
     """
     start = time.monotonic()
-    options = _check(_Options(model, image_size, dtype, batch_size, approximate, exclude, add, replace))
+    options = _check(
+        _Options(
+            model=model,
+            image_size=image_size,
+            dtype=dtype,
+            batch_size=batch_size,
+            approximate=approximate,
+            exclude=exclude,
+            add=add,
+            replace=replace,
+        )
+    )
     source, folder = (
         Path(arguments.check_path(name, path)) for name, path in (("source", source), ("folder", folder))
     )
@@ -101,16 +112,18 @@ def build(
 
 
 def _check(options: _Options) -> _Options:
-    """Returns the options with names of types, Python integers and a list of patterns.
+    """Checks the options, and returns them with names of types, Python integers and a list of patterns.
 
     Raises:
       ArgumentError: an option has the wrong type or range, or two of them contradict each other.
     """
     if options.model is not None:
         arguments.check_path("model", options.model)
-    if options.approximate is not None:
-        arguments.check_flag("approximate", options.approximate)
-    if arguments.check_flag("add", options.add) and arguments.check_flag("replace", options.replace):
+    flags = {"approximate": options.approximate, "add": options.add, "replace": options.replace}
+    for name, flag in flags.items():
+        if flag is not None or name != "approximate":
+            arguments.check_flag(name, flag)
+    if options.add and options.replace:
         raise ArgumentError("add and replace contradict each other: give one of them")
     return dataclasses.replace(
         options,
@@ -118,7 +131,6 @@ def _check(options: _Options) -> _Options:
         dtype=None if options.dtype is None else arguments.check_dtype(options.dtype),
         batch_size=None if options.batch_size is None else arguments.check_batch_size(options.batch_size),
         exclude=arguments.check_texts(options.exclude, "exclude", "patterns"),
-        replace=arguments.check_flag("replace", options.replace),
     )
 
 
@@ -186,10 +198,8 @@ def _with_other_sources(
             if name not in found:
                 found[name] = find_gallery(name, leave_out=folder, exclude=options.exclude)
         return combine([found[name] for name in dict.fromkeys([*known, source])])
-    if (
-        len(known) == 1 and str(gallery.root) == info["photos"]
-    ):  # a table of the folder, or the folder of a table
-        return gallery
+    if len(known) == 1 and str(gallery.root) == info["photos"]:
+        return gallery  # a table instead of the folder that it is in, or the folder instead of the table
     if not any(os.path.exists(name) for name in known):
         log(f"note: {source} takes the place of {', '.join(known)}, which no longer exists")
         return gallery

@@ -14,7 +14,7 @@ def describe_wide_photos(gallery: Gallery) -> str:
     Photos of one person are higher than wide. A sentence about a person matches a whole scene poorly.
 
     Args:
-      gallery: the photos, of which the headers of at most `MAX_OPENED` are read.
+      gallery: the photos. The headers of at most `MAX_OPENED` of them are read.
     """
     rows = np.linspace(0, len(gallery.photos) - 1, min(MAX_OPENED, len(gallery.photos))).round().astype(int)
     photos = [gallery.photos[row] for row in rows]

@@ -1,5 +1,6 @@
 """Reads a gallery from a .csv or .jsonl with a column `image`, boxes `x y w h`, and further columns."""
 
+import functools
 import json
 import math
 import re
@@ -12,7 +13,7 @@ import pyarrow as pa
 
 from tpr_jax.data.boxes import BOX_COLUMNS, Box, read_boxes
 from tpr_jax.data.images.size import upright_size
-from tpr_jax.data.text_files import InvalidRecord, csv_lines, json_lines, rename_known
+from tpr_jax.data.text_files import InvalidRecord, csv_lines, first_duplicate, json_lines, rename_known
 from tpr_jax.errors import UserError
 from tpr_jax.utils.lookalikes import describe_lookalike
 
@@ -67,13 +68,10 @@ def read_table(path: Path, find: Callable[[str], str] = str) -> tuple[list[Table
     usable = [
         fields if isinstance(fields, dict) and not _why_no_image(fields) else None for _, fields in lines
     ]
-    sizes: dict[str, tuple[int, int] | None] = {}
+    size_of_file = functools.cache(upright_size)
 
     def size_of(index: int) -> tuple[int, int] | None:
-        file = find((usable[index] or {})["image"])
-        if file not in sizes:
-            sizes[file] = upright_size(root / file)
-        return sizes[file]
+        return size_of_file(root / find((usable[index] or {})["image"]))
 
     layout, boxes = read_boxes(usable, str(path), size_of)
     box_columns = {*BOX_COLUMNS, *(layout.columns if layout else ())}
@@ -196,13 +194,9 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict | str]]:
             yield number, "has half of a surrogate pair: fix its \\u escapes"
         else:
             names = rename_known(list(fields), _KNOWN_COLUMNS)
-            twice = next((name for name in names if names.count(name) > 1), None)
-            yield (
-                number,
-                f"names field '{twice}' twice: leave one out"
-                if twice
-                else dict(zip(names, fields.values(), strict=True)),
-            )
+            twice = first_duplicate(names)
+            reason = f"names field '{twice}' twice: leave one out"
+            yield number, reason if twice else dict(zip(names, fields.values(), strict=True))
 
 
 def _csv_lines(path: Path) -> Iterator[tuple[int, dict | str]]:

@@ -214,8 +214,8 @@ def text_notes(model: Model, text: str) -> list[str]:
         # Prompt tokens take up positions of CLIP's text tower, after start-of-text.
         taken = text_tokens(model.method.prompts) if model.config.causal else 0
         length = min(tokenizer.length, model.config.context_length - taken)
-        if words := tokenizer.words_cut(text, length):
-            notes.append(f"the text is cut after {words} tokens, about as many words")
+        if kept := tokenizer.words_cut(text, length):
+            notes.append(f"the text is cut after {kept} tokens, about as many words")
     words = WORD.findall(text[:1000])
     if not words:
         notes.append("the text has no words")
