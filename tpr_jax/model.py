@@ -246,9 +246,9 @@ def from_pretrained(
         release is recognized, other files need `act` and `heads`. For a plain CLIP folder they override its
         config.json.
       heads: the number of attention heads of the vision and of the text tower.
-      image_mean: of the red, green and blue channels, for pixels in [0, 1]. For a weights file, which does
-        not record it, CLIP's is the default. For a plain CLIP folder it overrides the folder's.
-      image_std: likewise.
+      image_mean: the mean of the red, green and blue channels, for pixels in [0, 1]. For a weights file,
+        which does not record it, CLIP's is the default. For a plain CLIP folder it overrides the folder's.
+      image_std: their standard deviation, by the same rule.
 
     Raises:
       UserError: there is no model, or it does not fit the arguments; the message names the file and weight.
