@@ -1,14 +1,18 @@
 """Maps features to the plane by t-SNE, so that similar images and texts lie close together."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
+from tpr_jax.data.images.read import read_fitting
 from tpr_jax.errors import UserError
-from tpr_jax.model import Model
+from tpr_jax.model import ImageSource, Model
 from tpr_jax.report.style import INK, MUTED, RULE
 from tpr_jax.utils.normalize import l2_normalize
 from tpr_jax.visualize import draw
@@ -17,6 +21,7 @@ from tpr_jax.visualize.inputs import Examples, evenly_spaced
 from tpr_jax.visualize.page import PageFigure, render_figures, render_page
 
 MIN_POINTS = 4
+THUMBNAIL_HEIGHT = (48, 130)  # pixels, for many and for few photos
 MULTITHREADED_POINTS = 5000  # from here on several threads are faster
 
 
@@ -95,7 +100,8 @@ def make_files(
         "CLIP often places photos and sentences in two separate regions of its space; retrieval only needs "
         "the right photo to be closer to the sentence than the other photos are.",
     ]
-    image = draw_map(points, group, is_text, names, marks)
+    thumbnails = [] if examples.image_pids is not None else [examples.images[row] for row in photos]
+    image = draw_map(points, group, is_text, names, marks, thumbnails=thumbnails)
     page_figure = PageFigure("map.png", image, "Map", note, "Points on a plane")
     return {"map.html": render_page(title, lead, render_figures([page_figure])).encode(), "map.png": image}
 
@@ -106,6 +112,8 @@ def draw_map(
     is_text: Bool[np.ndarray, " n"],
     names: list[str],
     marks: list[tuple[int, str]],
+    *,
+    thumbnails: Sequence[ImageSource] = (),
 ) -> bytes:
     """Draws circles for images and crosses for texts, in a color per group.
 
@@ -115,13 +123,17 @@ def draw_map(
       is_text: which points are texts.
       names: labels of the groups, for the legend.
       marks: (index, label) of points to annotate.
+      thumbnails: the images, which come before the texts, to draw in place of circles. Those that would cover
+        another one stay circles.
     """
     figure = draw.new_figure(10, 7)
     axes = figure.add_axes((0.02, 0.03, 0.79, 0.94))
     colors = np.array(_colors(len(names)))[group]
     photo = ~is_text
-    axes.scatter(*points[photo].T, c=colors[photo], s=52, linewidths=0.6, edgecolors="white", zorder=3)
-    axes.scatter(*points[is_text].T, c=colors[is_text], s=44, marker="x", linewidths=1.8, zorder=2)
+    axes.scatter(*points[photo].T, c=colors[photo], s=52, linewidths=0.6, edgecolors="white", zorder=1)
+    axes.scatter(*points[is_text].T, c=colors[is_text], s=44, marker="x", linewidths=1.8, zorder=3)
+    if len(thumbnails):
+        _draw_thumbnails(axes, points[photo], thumbnails)
     for i, label in marks:
         axes.annotate(
             label,
@@ -146,6 +158,25 @@ def draw_map(
         ]
     figure.legend(handles=kinds, loc="center left", bbox_to_anchor=(0.82, 0.5), frameon=False, fontsize=9)
     return draw.to_png(figure)
+
+
+def _draw_thumbnails(axes: Axes, points: Float[np.ndarray, "p 2"], images: Sequence[ImageSource]) -> None:
+    """Draws images at their points, as many as do not cover each other: the first ones first."""
+    axes.margins(0.08)
+    at = axes.transData.transform(points)
+    height = np.clip(1000 / np.sqrt(len(images)), *THUMBNAIL_HEIGHT)
+    boxes = np.zeros((0, 4))
+    for image, point, center in zip(images, points, at, strict=True):
+        # Twice the size, for screens of high density.
+        pixels = read_fitting(image, int(2 * height))
+        half = np.array([pixels.shape[1], pixels.shape[0]]) * height / max(pixels.shape[:2]) / 2
+        box = np.concatenate([center - half, center + half])
+        if ((boxes[:, :2] < box[2:]) & (box[:2] < boxes[:, 2:])).all(axis=1).any():
+            continue
+        boxes = np.concatenate([boxes, box[None]])
+        # OffsetImage shows one pixel as one point of 1/72 inch.
+        shown = OffsetImage(pixels, zoom=72 / draw.DPI * height / max(pixels.shape[:2]))
+        axes.add_artist(AnnotationBbox(shown, tuple(point), pad=0, frameon=False, zorder=2))
 
 
 def _colors(count: int) -> list:

@@ -12,11 +12,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests import search_galleries, served
+from tpr_jax.models.methods import dm_adapter
 from tpr_jax.search.index.build import build
 from tpr_jax.search.query.search import open_searcher, search
 from tpr_jax.search.server import api, live
 from tpr_jax.search.server.guard import Limits
 from tpr_jax.search.server.live import CHANGED_NOTE, RETRY_POLLS, Follower, LiveIndex, following
+from tpr_jax.weights.model_card import model_card
 
 pytestmark = pytest.mark.everywhere
 
@@ -247,6 +249,28 @@ def test_follows_in_a_thread_until_the_end(site, monkeypatch):
     assert site.about()["count"] == 4
     thread.join(served.PATIENCE)
     assert not thread.is_alive()
+
+
+def test_names_the_model_by_its_card(tmp_path):
+    """Method and data set of a run's model; a folder alone would be called `model` for every run."""
+    run = tmp_path / "runs" / "demo" / "model"
+    run.mkdir(parents=True)
+    test = {"test": dict.fromkeys(("t2i", "i2t"), dict.fromkeys(("R1", "R5", "R10", "mAP", "mINP"), 1.0))}
+    scores = {"zero_shot": test, "final": test}
+    assert live.describe_model(str(run)) == "demo/model"
+    card = model_card(
+        dm_adapter(),
+        where="runs/demo/model",
+        params={"trainable": 1, "total": 2},
+        image_size=(2, 2),
+        results={"dataset": "cuhk_pedes", "trainable_params": 1, "total_params": 2, **scores},
+    )
+    (run / "README.md").write_text(card)
+    assert live.describe_model(str(run)) == "dm_adapter on CUHK-PEDES"
+    (run / "README.md").write_text("# My own card\n")
+    assert live.describe_model(str(run)) == "demo/model"
+    assert live.describe_model("openai/clip-vit-base-patch16") == "clip-vit-base-patch16"
+    assert live.describe_model(str(tmp_path / "clip-mini")) == "clip-mini"
 
 
 def test_the_version_depends_on_content_alone(site):

@@ -87,7 +87,9 @@ def test_search_by_text(page, searcher):
     first = page.locator("#results li").first
     expect(first.locator(".score b")).to_have_text(f"{best['score']:.3f}")
     sizes = "all => all.every(one => one.complete && one.naturalWidth > 0)"
-    page.wait_for_function(f"({sizes})([...document.querySelectorAll('#results .photo img')].slice(0, 6))")
+    page.wait_for_function(
+        f"() => ({sizes})([...document.querySelectorAll('#results .photo img')].slice(0, 6))"
+    )
     assert "red coat" in page.title()
 
 
@@ -620,7 +622,7 @@ def test_a_newer_search_during_a_response(page):
     page.evaluate(abort_once)
     page.fill("#text", "red")
     page.press("#text", "Enter")
-    page.wait_for_function("window.aborted")
+    page.wait_for_function("() => window.aborted")
     page.wait_for_timeout(200)
     assert page.locator("#error").is_hidden()
     page.fill("#text", "blue")
@@ -850,7 +852,7 @@ def test_the_page_follows_the_index(changing):
     assert page.evaluate("document.activeElement.ariaLabel.split(',')[0]") == label
     assert len(page.locator("select[data-column=note] option").all()) <= len(rows) + 1
     page.wait_for_function(
-        "[...document.querySelectorAll('#results img')].every(one => one.naturalWidth > 0)"
+        "() => [...document.querySelectorAll('#results img')].every(one => one.naturalWidth > 0)"
     )
     assert len(ask(page, "black trousers")) == len(rows)
     expect(changed).to_have_text("")

@@ -10,7 +10,7 @@ from tpr_jax.search.query.sightings import Sighting
 
 DEFAULT_THRESHOLD = 0.95  # minimum cosine of two near-duplicates
 # Photos of one place within so many seconds need only this cosine. With clip-mini on the test split of
-# MiniPEDES, 56 % of the pairs of one person have it, though from other sides, and 1.7 % of those of two people.
+# MiniPEDES, 56 % of the pairs of one person have it, though from other sides, and 1.7 % of those of two.
 MOMENT_SECONDS, MOMENT_THRESHOLD = 2.0, 0.85
 _MAX_DEPTH = 4096
 

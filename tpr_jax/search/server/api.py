@@ -232,7 +232,7 @@ def _describe_index(snapshot: Snapshot, limits: Limits) -> About:
     return About(
         count=snapshot.count,
         version=snapshot.version,
-        model=Path(searcher.index.info["model"]["name"]).name,  # without its place on this machine
+        model=snapshot.model,
         engine=searcher.engine.name,
         columns=[Column(**column) for column in snapshot.columns],
         examples=list(EXAMPLES),

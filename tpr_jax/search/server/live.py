@@ -24,6 +24,7 @@ from tpr_jax.search.index.store import FILE_COLUMNS, INFO_FILE, KEY_COLUMNS, Ind
 from tpr_jax.search.query.columns import describe_columns
 from tpr_jax.search.query.search import Searcher
 from tpr_jax.search.server import images
+from tpr_jax.weights.model_card import read_title
 
 pc: Any = pyarrow.compute  # creates its functions when it is imported
 
@@ -39,12 +40,14 @@ class Snapshot:
     Attributes:
       searcher: the index and its model.
       version: identifies the content of the index.
+      model: the model as the page names it, see `describe_model`.
       columns: the columns as `describe_columns` describes them.
       thumbnail: returns the small JPEG of a row, and keeps the last ones.
     """
 
     searcher: Searcher
     version: str
+    model: str
     columns: list[dict]
     thumbnail: Callable[[int], bytes]
 
@@ -57,7 +60,25 @@ class Snapshot:
 def make_snapshot(searcher: Searcher) -> Snapshot:
     """Derives from an opened index what the server needs."""
     thumbnail = functools.lru_cache(1024)(functools.partial(images.photo_jpeg, searcher.index, size="small"))
-    return Snapshot(searcher, index_version(searcher.index), describe_columns(searcher.index), thumbnail)
+    return Snapshot(
+        searcher=searcher,
+        version=index_version(searcher.index),
+        model=describe_model(searcher.model.source),
+        columns=describe_columns(searcher.index),
+        thumbnail=thumbnail,
+    )
+
+
+def describe_model(source: str) -> str:
+    """Describes a model without its place on this machine: method and data set of a run's, else its name.
+
+    A run saves its model in a folder `model`, which says nothing. A model without a card of method and data
+    set is called by the folder of the run.
+    """
+    path = Path(source)
+    title = read_title(path)
+    name = f"{path.parent.name}/{path.name}" if path.name == "model" and path.parent.name else path.name
+    return title or name
 
 
 def index_version(index: Index) -> str:

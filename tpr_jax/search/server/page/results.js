@@ -81,11 +81,14 @@ function card(result) {
     {},
     main,
     make("div", { className: "score" }, score, rank),
-    make("div", { className: "what", title: result.path, textContent: [name, ...columnsOf(result)].join(" · ") }),
+    make("div", { className: "what", title: result.path }, ...separated([name, ...columnsOf(result)])),
     ...(same.length ? [make("div", { className: "same" }, ...same)] : []),
     more,
   );
 }
+
+// Lines break between the texts if possible, and not within a date.
+const separated = (texts) => texts.flatMap((textContent, i) => [i ? " · " : "", make("span", { textContent })]);
 
 function makeOpener(result, className) {
   const index = photos.push(result) - 1;
