@@ -107,6 +107,19 @@ def test_groups_near_duplicates(made):
     assert len(search(searcher, "red coat", top_k=12, group=1e-9)["results"]) < len(photos)
 
 
+def test_groups_by_the_columns_of_the_table(tiny, tmp_path):
+    """A track is one group within its camera, whatever the cosines are."""
+    names = search_galleries.photos(tmp_path / "photos", 6)
+    rows = [{"image": name, "camera": i // 3, "track": i % 2} for i, name in enumerate(names)]
+    (tmp_path / "photos" / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    build(tmp_path / "photos" / "all.jsonl", tmp_path / "index", tiny["clip"])
+    found = search(open_searcher(tmp_path / "index"), "red coat", top_k=6, group=1)["results"]
+    groups = [{int(one["path"][:3]) for one in (photo, *photo["group"])} for photo in found]
+    assert sorted(map(sorted, groups)) == [[0, 2], [1], [3, 5], [4]]
+    scores = [photo["score"] for photo in found]
+    assert scores == sorted(scores, reverse=True)
+
+
 def test_notes_on_long_foreign_and_odd_texts(made):
     searcher, _, model, _ = made
     assert "cut after 22 tokens" in search(searcher, "coat " * 10_000)["notes"][0]

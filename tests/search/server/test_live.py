@@ -1,10 +1,12 @@
 """The server takes up an index that was brought up to date, and keeps the one it has if that fails."""
 
 import dataclasses
+import gc
 import json
 import shutil
 import threading
 import urllib.request
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -124,6 +126,17 @@ def test_photos_and_rows_of_the_index_before(site):
     assert lost.status_code == 422 and "no longer in the index" in lost.json()["detail"]
     unknown = site.client.post("/api/search", json={"like": 1, "version": "other"}).json()
     assert unknown["notes"] == [CHANGED_NOTE.format(row=1)] and unknown["results"][0]["path"] == "005.png"
+
+
+def test_releases_the_engine_of_the_index_before(site):
+    """On an accelerator it holds all vectors of the index."""
+    engine = weakref.ref(site.live.current.searcher.engine)
+    site.opened = None  # the test's own list of searchers
+    site.follower.open_newer = lambda current: open_searcher(site.folder, previous=current)
+    site.keep_only(1, 2)
+    site.follower.poll()
+    gc.collect()
+    assert engine() is None and site.client.get("/api/photos/1").status_code == 200
 
 
 def test_finds_a_photo_in_another_table(site, tiny, tmp_path):

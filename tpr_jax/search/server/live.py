@@ -5,6 +5,7 @@ one assignment, so that no request waits, fails, or sees a mixture of two indexe
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -22,6 +23,7 @@ import pyarrow.compute
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.store import FILE_COLUMNS, INFO_FILE, KEY_COLUMNS, Index
 from tpr_jax.search.query.columns import describe_columns
+from tpr_jax.search.query.engine import Engine
 from tpr_jax.search.query.search import Searcher
 from tpr_jax.search.server import images
 from tpr_jax.weights.model_card import read_title
@@ -96,6 +98,13 @@ def index_version(index: Index) -> str:
     return digest.hexdigest()[:12]
 
 
+def _refuse(query: np.ndarray, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    raise AssertionError("an index that was replaced is not searched")
+
+
+_NO_ENGINE = Engine("none", _refuse)
+
+
 class LiveIndex:
     """The current snapshot, and the one before it, whose photos pages may still show."""
 
@@ -109,13 +118,13 @@ class LiveIndex:
 
     def swap(self, snapshot: Snapshot) -> None:
         """Makes a snapshot the current one. Requests that have begun keep theirs."""
-        self._snapshots = (snapshot, self.current)
+        # Of the one before, only photos and rows are asked for; an engine may fill an accelerator's memory.
+        without_engine = dataclasses.replace(self.current.searcher, engine=_NO_ENGINE)
+        self._snapshots = (snapshot, dataclasses.replace(self.current, searcher=without_engine))
 
     def find(self, version: str | None) -> Snapshot | None:
         """Returns the snapshot of a version, the current one without a version, None if it is not kept."""
-        if version is None:
-            return self.current
-        return next((one for one in self._snapshots if one.version == version), None)
+        return _of_version(self._snapshots, version)
 
     def find_row(self, row: int, version: str | None) -> tuple[Snapshot, int, list[str]]:
         """Finds a photo of a version of the index in the current one.
@@ -131,7 +140,7 @@ class LiveIndex:
           UserError: the current index does not have this photo.
         """
         snapshots = self._snapshots
-        current, old = snapshots[0], self.find(version)
+        current, old = snapshots[0], _of_version(snapshots, version)
         if old is current:
             return current, row, []
         if old is None:
@@ -140,6 +149,12 @@ class LiveIndex:
         if found is None:
             raise UserError("the photo is no longer in the index: search again")
         return current, found, []
+
+
+def _of_version(snapshots: tuple[Snapshot, ...], version: str | None) -> Snapshot | None:
+    if version is None:
+        return snapshots[0]
+    return next((one for one in snapshots if one.version == version), None)
 
 
 def find_photo(old: pa.Table, row: int, new: pa.Table) -> int | None:

@@ -88,7 +88,8 @@ function card(result) {
 }
 
 // Lines break between the texts if possible, and not within a date.
-const separated = (texts) => texts.flatMap((textContent, i) => [i ? " · " : "", make("span", { textContent })]);
+const separated = (texts) =>
+  texts.flatMap((text, i) => [i ? " " : "", make("span", { textContent: i < texts.length - 1 ? `${text} ·` : text })]);
 
 function makeOpener(result, className) {
   const index = photos.push(result) - 1;
