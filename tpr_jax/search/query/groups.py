@@ -9,8 +9,9 @@ from jaxtyping import Float, Float16, Int
 from tpr_jax.search.query.sightings import Sighting
 
 DEFAULT_THRESHOLD = 0.95  # minimum cosine of two near-duplicates
-# Photos of one place within so many seconds need only this cosine. With clip-mini on the test split of
-# MiniPEDES, 56 % of the pairs of one person have it, though from other sides, and 1.7 % of those of two.
+# Photos of one place within so many seconds need only this cosine. Of 200 photos of MiniPEDES, each with a
+# copy shifted by up to 8 %, up to 15 % brighter or darker, and compressed again, 85 % of the pairs reach 0.95
+# with clip-mini, and 98 % reach 0.85; of the pairs of two people, 0.03 % and 1.7 %.
 MOMENT_SECONDS, MOMENT_THRESHOLD = 2.0, 0.85
 _MAX_DEPTH = 4096
 
