@@ -858,6 +858,20 @@ def test_the_page_follows_the_index(changing):
     expect(changed).to_have_text("")
 
 
+def test_a_half_typed_text_is_not_searched_when_the_index_changes(changing):
+    page, keep = changing
+    found = ask(page, "a red coat")
+    page.locator("#text").press_sequentially(" and a h")
+    keep(1, 2)
+    page.evaluate(LOOK)
+    expect(page.locator("#changed")).to_have_text("The index has changed from 14 to 2 photos.")
+    expect(page.locator("#about")).to_contain_text("2 photos")
+    assert shown(page) == found and page.input_value("#text") == "a red coat and a h"
+    page.locator("#text").press_sequentially("at")
+    page.press("#text", "Enter")
+    expect(page.locator("#results li")).to_have_count(2)
+
+
 def test_a_search_after_the_index_has_changed(changing):
     """It does not wait for the page to look: the photos shown are those of the rows found."""
     page, keep = changing

@@ -14,6 +14,7 @@ let about = { columns: [], version: "", max_upload: 0 };
 let upload = null; // a File
 let like = null; // a row of the index
 let likeIndex = ""; // the version of the index that has this row
+let searched = ""; // the fields of the last search
 let pending = null; // the AbortController of the current search
 
 function readQuery() {
@@ -76,6 +77,7 @@ async function search({ remember = true } = {}) {
     $("text").focus();
     return;
   }
+  searched = fieldsText();
   const controller = (pending = new AbortController());
   $("results").classList.add("old");
   say("Searching…");
@@ -211,7 +213,7 @@ function useIndex(next) {
   const number = (count) => count.toLocaleString("en");
   if (about.version && about.version !== next.version) {
     const counts = next.count === about.count ? "" : ` from ${number(about.count)} to ${number(next.count)} photos`;
-    $("changed").textContent = `The index has changed${counts}. These results are up to date.`;
+    $("changed").textContent = `The index has changed${counts}.`;
   }
   if (haveChanged(next.columns)) {
     const filters = readFilters(about.columns);
@@ -225,15 +227,18 @@ function useIndex(next) {
 
 const haveChanged = (columns) => JSON.stringify(columns) !== JSON.stringify(about.columns);
 
-// Searches again if the index has changed, unless somebody looks at a photo or edits a filter.
+// Searches again if the index has changed, unless somebody looks at a photo or edits the query.
 async function followIndex() {
   if (document.hidden || $("large").open || !about.version) return;
   const next = await fetchAbout().catch(() => about); // the next search says that the server has stopped
   if (next.version === about.version && !areOld(next.version)) return;
   if ($("large").open || (haveChanged(next.columns) && $("fields").contains(document.activeElement))) return;
   useIndex(next);
-  if (isComplete(readQuery()) || upload) await search({ remember: false });
+  const isAsked = isComplete(readQuery()) || upload;
+  if (isAsked && fieldsText() === searched) await search({ remember: false }); // not for a text half typed
 }
+
+const fieldsText = () => JSON.stringify({ ...readQuery(), like: null, index: "" });
 
 async function copyLink() {
   const link = new URL(toAddress(readQuery()), location).href;
