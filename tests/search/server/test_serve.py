@@ -162,8 +162,29 @@ def test_rejects_a_port_taken_while_loading(index, monkeypatch):
         serve.serve(index, port=port)
 
 
+def test_follows_the_index(tiny, tmp_path):
+    """The whole command: answers from the new index without a restart, and ends as quickly as before."""
+    folder = served.make_index(tmp_path, tiny["clip"])
+    command = [sys.executable, "-m", "tpr_jax.search", "serve", "--index", str(folder), "--port", "0"]
+    with child(command) as process:
+        address = re.search(r"http://\S+", served.read_line(process, STARTUP))[0]
+        table = tmp_path / "photos" / "photos.jsonl"
+        table.write_text("".join(table.read_text().splitlines(keepends=True)[:5]))
+        build(table, folder)
+        assert served.read_line(process) == "the index has changed: 5 photos now\n"
+        body = json.dumps({"text": "a red coat"}).encode()
+        request = urllib.request.Request(f"{address}api/search", body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=served.PATIENCE) as reply:
+            assert len(json.load(reply)["results"]) == 5
+        (folder / "index.json").write_text("{")
+        assert "still serving the 5 photos of before" in served.read_line(process)
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=served.PATIENCE)
+        assert (process.returncode, output) == (0, "ended\n"), errors
+
+
 def test_keeps_serving_an_index_that_is_replaced_or_removed(tiny, tmp_path):
-    """The server keeps using the files that it has open."""
+    """The server keeps using the files that it has open, here without following the index."""
     folder = served.make_index(tmp_path, tiny["clip"])
     searcher = open_searcher(folder)
 

@@ -1,8 +1,10 @@
 """Searches an index by a text, by an image, or by both: ranked photos with scores and columns."""
 
+import functools
 import os
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
+from tpr_jax.data.languages import foreign_languages, is_english
 from tpr_jax.errors import ArgumentError, UserError, shown
 from tpr_jax.model import ImageSource, Model, from_pretrained
 from tpr_jax.models.petl_config import text_tokens
@@ -25,6 +28,7 @@ from tpr_jax.search.index.store import (
 )
 from tpr_jax.search.query import engine as engine_lib
 from tpr_jax.search.query import groups
+from tpr_jax.search.query.sightings import find_sightings
 from tpr_jax.search.query.where import matching
 from tpr_jax.weights import arguments
 
@@ -43,7 +47,11 @@ class Searcher:
 
 
 def open_searcher(
-    folder: str | os.PathLike, model: str | os.PathLike | None = None, engine: str = "auto"
+    folder: str | os.PathLike,
+    model: str | os.PathLike | None = None,
+    engine: str = "auto",
+    *,
+    previous: Searcher | None = None,
 ) -> Searcher:
     """Loads an index and its model.
 
@@ -51,6 +59,7 @@ def open_searcher(
       folder: the index.
       model: where the index's model is now; by default where it was when the index was made.
       engine: one of `engine.ENGINES`.
+      previous: an opened index; its model is used again if the index has the same one.
 
     Raises:
       UserError: the index is missing, damaged or of another version; the model is not available, or is not
@@ -62,11 +71,18 @@ def open_searcher(
     arguments.check_type("engine", engine, str, "a name (str)")
     index, loaded_engine = open_current(folder, lambda index: (index, engine_lib.make_engine(index, engine)))
     settings = index.info["model"]
+    if previous is not None and _without_name(previous.index.info["model"]) == _without_name(settings):
+        return Searcher(index, previous.model, loaded_engine)
     name = model or settings["name"]
     check_model(index.info, folder, name, model_sha256(name))
     loaded = from_pretrained(name, tuple(settings["image_size"]), settings["dtype"])
     check_pixels(settings, folder, loaded)
     return Searcher(index, loaded, loaded_engine)
+
+
+def _without_name(settings: Mapping) -> dict:
+    """Returns the settings of a model that determine its features, wherever its files are."""
+    return {key: value for key, value in settings.items() if key != "name"}
 
 
 def search(
@@ -90,7 +106,8 @@ def search(
       top_k: maximum number of results.
       weight: the weight of the text relative to the image, from 0 to 1.
       where: a condition on the columns, see the module `where`.
-      group: list photos under a better one if their cosine is at least this.
+      group: list photos under a better one if their cosine is at least this, or if they show the same
+        person, track or moment, see `groups`.
 
     Returns:
       A dict with
@@ -123,7 +140,8 @@ def search(
         scores, rows = search_rows(int(top_k))
         ranked = [[pair] for pair in zip(rows.tolist(), scores.tolist(), strict=True)]
     else:
-        ranked = groups.grouped_top_k(search_rows, index.vectors, int(top_k), float(group))
+        describe = functools.partial(find_sightings, index.table)
+        ranked = groups.grouped_top_k(search_rows, index.vectors, int(top_k), float(group), describe=describe)
     searched = time.perf_counter()
     return {
         "results": _results(index, ranked, group is not None),
@@ -207,7 +225,8 @@ def encode_query(
 def text_notes(model: Model, text: str) -> list[str]:
     """Returns notes about a text: that it is truncated, or in a language that the model hardly knows.
 
-    English words are nearly all in the vocabulary of a CLIP, and words of other languages mostly in pieces.
+    English words are nearly all in the vocabulary of a CLIP, and words of other languages often in pieces.
+    Short ones of German, French or Spanish are in it too: these languages are recognized by frequent words.
     """
     notes, tokenizer = [], model.tokenizer
     if tokenizer is not None:
@@ -221,11 +240,25 @@ def text_notes(model: Model, text: str) -> list[str]:
         notes.append("the text has no words")
     elif tokenizer is not None and model.config.vocab_size < MULTILINGUAL:
         known = sum(map(tokenizer.is_one_id, words))
-        if known <= len(words) / 2:
-            notes.append(
-                "few of these words are in the model's vocabulary: results may be poor; it knows English best"
-            )
+        notes += language_notes(text[:1000], few_known=known <= len(words) / 2)
     return notes
+
+
+def language_notes(text: str, few_known: bool) -> list[str]:
+    """Returns the notes about the words of a text, for a model whose vocabulary is mostly English.
+
+    Args:
+      text: the text.
+      few_known: whether at most half of its words are in the model's vocabulary as a whole.
+    """
+    languages = foreign_languages(text)
+    if languages:
+        which = f"in {languages[0]}" if len(languages) == 1 else "in another language than English"
+        return [f"the text seems to be {which}: results may be poor; the model knows English best"]
+    if not few_known:
+        return []
+    remark = "" if is_english(text) else "; it knows English best"
+    return [f"few of these words are in the model's vocabulary: results may be poor{remark}"]
 
 
 def public_table(index: Index) -> pa.Table:

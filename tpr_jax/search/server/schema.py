@@ -21,7 +21,11 @@ class Options(BaseModel):
         None, max_length=MAX_WHERE, description="such as: camera=3 and time>'2024-05-01'"
     )
     group: float | None = Field(
-        None, gt=0, le=1, description="group photos whose cosine with a better result is at least this"
+        None,
+        gt=0,
+        le=1,
+        description="group photos whose cosine with a better result is at least this, or that show the same "
+        "person, track or moment",
     )
 
 
@@ -29,6 +33,11 @@ class Question(Options):
     """A search by text, by a photo of the index, or by both."""
 
     like: int | None = Field(None, ge=0, description="a row of the index: find photos like this one")
+    version: str | None = Field(
+        None,
+        max_length=64,
+        description="the version of the index that has the row `like`; default: the current",
+    )
 
     @field_validator("weight", "top_k", "group", "like", mode="before")
     @classmethod
@@ -60,6 +69,8 @@ class Answer(BaseModel):
     """The photos found, best first."""
 
     results: list[Found]
+    version: str = Field(description="of the index that was searched")
+    like: int | None = Field(None, description="the row of the photo that `like` named, in this version")
     count: int = Field(description="photos in the index")
     matching: int = Field(description="photos that match `where`")
     engine: str
@@ -76,6 +87,9 @@ class Column(BaseModel):
     values: list[Value] | None = Field(description="all distinct values, if there are few")
     least: Value
     most: Value
+    resolution: Literal["day", "minute", "second", "fraction"] | None = Field(
+        description="what all times of the column are multiples of"
+    )
 
 
 class About(BaseModel):

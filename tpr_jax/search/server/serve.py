@@ -16,6 +16,7 @@ from tpr_jax.search.query.search import Searcher, open_searcher, search
 from tpr_jax.search.server.api import make_app
 from tpr_jax.search.server.connections import Connections, max_open_connections
 from tpr_jax.search.server.guard import Limits, is_loopback
+from tpr_jax.search.server.live import Follower, LiveIndex, following, read_signature
 
 MAX_CONNECTIONS = 1000  # from all addresses together
 GRACE_SECONDS = 5  # that responses have to finish when the server is stopped
@@ -34,7 +35,7 @@ def serve(
     allow_hosts: Sequence[str] = (),
     log: Callable[[str], None] = print,
 ) -> None:
-    """Serves an index until it is interrupted.
+    """Serves an index until it is interrupted. Takes up the index when `search index` has changed it.
 
     Args:
       folder: the index.
@@ -60,10 +61,12 @@ def serve(
             f"--max_connections {max_connections}: must be connections per address, or 0 for no limit"
         )
     with bind(host, port) as listener:
+        signature = read_signature(folder)
         searcher = open_searcher(folder, model, engine)
         warm_up(searcher)
+        live = LiveIndex(searcher)
         limits = Limits(rate, max_upload, allowed_hosts(host, allow_hosts), max_connections)
-        server = uvicorn.Server(server_config(make_app(searcher, limits), limits))
+        server = uvicorn.Server(server_config(make_app(live, limits), limits))
         url_host = f"[{host}]" if ":" in host else host
         if not is_loopback(host):
             log("warning: anyone who can reach this machine can search and see these photos")
@@ -73,8 +76,15 @@ def serve(
             raise UserError(_listen_error(host, port, error)) from None
         address = f"http://{url_host}:{listener.getsockname()[1]}/"
         log(f"{len(searcher.index.vectors):,} photos at {address} (Ctrl-C ends it)")
+
+        def open_newer(current: Searcher) -> Searcher:
+            newer = open_searcher(folder, model, engine, previous=current)
+            warm_up(newer)
+            return newer
+
         try:
-            server.run(sockets=[listener])
+            with following(Follower(live, folder, open_newer, log, signature)):
+                server.run(sockets=[listener])
         except KeyboardInterrupt:  # uvicorn raises it after it has stopped
             log("ended")
 
