@@ -14,12 +14,16 @@ import signal
 import sys
 
 from tpr_jax.cli import exit as command_exit
-from tpr_jax.utils import signals
+from tpr_jax.utils import ending, signals
 
 if __name__ == "__main__":  # before the imports that take seconds
-    # A server that is stopped during startup ends like one that is stopped later.
-    EARLY_EXIT = (0, "ended") if sys.argv[1:2] == ["serve"] else command_exit.INTERRUPTED
-    signals.exit_immediately({signal.SIGTERM: EARLY_EXIT, signal.SIGINT: EARLY_EXIT})
+    ending.exit_immediately(
+        {
+            signal.SIGINT: command_exit.INTERRUPTED,
+            # SIGTERM, which clusters send, is handled like Ctrl-C, but ends a server even while it starts.
+            signal.SIGTERM: (0, "ended") if sys.argv[1:2] == ["serve"] else command_exit.INTERRUPTED,
+        }
+    )
 
 import argparse
 import threading
@@ -229,12 +233,19 @@ def _serve(args: argparse.Namespace) -> None:
             args.model,
             args.engine,
             allow_hosts=args.allow_host,
+            ready=_end_as_server,
             **{key: getattr(args, key) for key in options},
         )
     except KeyboardInterrupt:  # before the server was listening
         print("ended")
         return
     exit_if_busy(threads)
+
+
+def _end_as_server() -> None:
+    """Makes Ctrl-C succeed, now that the server has started and Ctrl-C is the way to end it."""
+    if ending.ends_immediately():
+        ending.exit_immediately(dict.fromkeys(signals.SIGNALS, (0, "ended")))
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -248,10 +259,9 @@ def _export(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, 2 after one line on stderr, or 130 if it was interrupted."""
     if threading.current_thread() is threading.main_thread():
-        # SIGTERM, which clusters send, is handled like Ctrl-C.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in signals.SIGNALS:
+            if signal.getsignal(number) is signal.SIG_DFL:  # called by another program
+                signal.signal(number, signal.default_int_handler)
     return command_exit.exit_code(run, sys.argv[1:] if argv is None else argv, verdict)
 
 
@@ -263,4 +273,8 @@ def verdict(error: BaseException) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
-    command_exit.explain_and_exit(lambda argv: main(argv[1:]), sys.argv)
+    # Only `index` and `export` write anything that an exception lets them finish or remove.
+    writes = sys.argv[1:2] in (["index"], ["export"])
+    command_exit.explain_and_exit(
+        lambda argv: main(argv[1:]), sys.argv, raising=signals.SIGNALS if writes else ()
+    )

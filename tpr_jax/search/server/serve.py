@@ -33,6 +33,7 @@ def serve(
     max_connections: int = 100,
     allow_hosts: Sequence[str] = (),
     log: Callable[[str], None] = print,
+    ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Serves an index until it is interrupted.
 
@@ -47,6 +48,7 @@ def serve(
       max_connections: maximum connections from one address; 0 means no limit per address.
       allow_hosts: further names that the server answers to.
       log: called with the address, and with warnings.
+      ready: called once clients can connect, before the address is logged.
 
     Raises:
       UserError: as `open_searcher`; or the server cannot listen on the address, or a limit is out of range.
@@ -71,6 +73,7 @@ def serve(
             listener.listen(1024)  # from now on clients can connect, though the server has yet to start
         except OSError as error:  # another program bound the same port and was the first to listen
             raise UserError(_listen_error(host, port, error)) from None
+        ready()
         address = f"http://{url_host}:{listener.getsockname()[1]}/"
         log(f"{len(searcher.index.vectors):,} photos at {address} (Ctrl-C ends it)")
         try:
