@@ -26,8 +26,12 @@ if __name__ == "__main__":  # before the imports that take seconds
     )
 
 import argparse
+import json
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
+from tpr_jax import __version__
 from tpr_jax.cli.parser import Parser, path
 from tpr_jax.distributed import cluster
 from tpr_jax.distributed.processes import TIMEOUT, initialized
@@ -210,16 +214,40 @@ def _index(args: argparse.Namespace) -> None:
 
 def _query(args: argparse.Namespace) -> None:
     from tpr_jax.search.format import format_results
-    from tpr_jax.search.query.search import open_searcher, search
 
-    searcher = open_searcher(args.index, args.model, args.engine)
     options = {key: getattr(args, key) for key in ("top_k", "weight", "where", "group")}
-    result = search(searcher, args.text, args.image, **options)
+    result = _ask_server(args, options)
+    if result is None:
+        from tpr_jax.search.query.search import open_searcher, search
+
+        searcher = open_searcher(args.index, args.model, args.engine)
+        result = search(searcher, args.text, args.image, **options)
     query = {"text": args.text, "image": args.image, **options}
     if args.json:
         print(as_json({"query": query, **result}, indent=2))
     else:
         print(format_results(result))
+
+
+def _ask_server(args: argparse.Namespace, options: dict) -> dict | None:
+    """Returns the result of a server that is running on the index; None if there is none for this query.
+
+    Raises:
+      UserError: the server's.
+    """
+    from tpr_jax.search.server import local
+
+    if args.text is None or args.image is not None or args.model is not None:
+        return None
+    try:
+        info = json.loads(Path(args.index, "index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # said once the index is opened
+    question = {"version": __version__, "info": info, "engine": args.engine, "text": args.text}
+    answer = local.ask(args.index, {**question, "options": options}) or {}
+    if "error" in answer:
+        raise UserError(answer["error"])
+    return answer.get("result")
 
 
 def _serve(args: argparse.Namespace) -> None:
@@ -242,10 +270,10 @@ def _serve(args: argparse.Namespace) -> None:
     exit_if_busy(threads)
 
 
-def _end_as_server() -> None:
+def _end_as_server(remove: Callable[[], None]) -> None:
     """Makes Ctrl-C succeed, now that the server has started and Ctrl-C is the way to end it."""
     if ending.ends_immediately():
-        ending.exit_immediately(dict.fromkeys(signals.SIGNALS, (0, "ended")))
+        ending.exit_immediately(dict.fromkeys(signals.SIGNALS, (0, "ended")), before=remove)
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -276,5 +304,8 @@ if __name__ == "__main__":
     # Only `index` and `export` write anything that an exception lets them finish or remove.
     writes = sys.argv[1:2] in (["index"], ["export"])
     command_exit.explain_and_exit(
-        lambda argv: main(argv[1:]), sys.argv, raising=signals.SIGNALS if writes else ()
+        lambda argv: main(argv[1:]),
+        sys.argv,
+        raising=signals.SIGNALS if writes else (),
+        shut_down=sys.argv[1:2] != ["query"],
     )

@@ -48,5 +48,5 @@ def exit_immediately(ends: Mapping[int, tuple[int, str]], before: Callable[[], o
 
 
 def ends_immediately() -> bool:
-    """Returns whether Ctrl-C ends the process immediately, as it does in a command that is starting."""
-    return isinstance(signal.getsignal(signal.SIGINT), Ending)
+    """Returns whether a signal ends the process immediately, as in a command that is starting."""
+    return any(isinstance(signal.getsignal(number), Ending) for number in (signal.SIGINT, signal.SIGTERM))

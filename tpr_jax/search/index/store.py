@@ -141,7 +141,7 @@ def _open(folder: Path, info: dict) -> Index:
     try:
         shape = (info["count"], info["model"]["embed_dim"])
         vectors = np.load(folder / info["files"]["vectors"], mmap_mode="r", allow_pickle=False)
-        table = pq.read_table(folder / info["files"]["photos"], memory_map=True)
+        table = pq.ParquetFile(folder / info["files"]["photos"], memory_map=True).read()
         valid = vectors.shape == shape and vectors.dtype == np.float16 and table.num_rows == shape[0]
         valid = valid and set(KEY_COLUMNS + FILE_COLUMNS) <= set(table.column_names)
         valid = valid and {"number", "photos", "approximate"} <= set(info)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from tpr_jax.errors import ArgumentError, UserError, shown
 from tpr_jax.model import ImageSource, Model, from_pretrained
@@ -25,7 +25,6 @@ from tpr_jax.search.index.store import (
 )
 from tpr_jax.search.query import engine as engine_lib
 from tpr_jax.search.query import groups
-from tpr_jax.search.query.where import matching
 from tpr_jax.weights import arguments
 
 MAX_TOP_K = 10_000
@@ -64,7 +63,8 @@ def open_searcher(
     settings = index.info["model"]
     name = model or settings["name"]
     check_model(index.info, folder, name, model_sha256(name))
-    loaded = from_pretrained(name, tuple(settings["image_size"]), settings["dtype"])
+    # The checksum is that of the files that made the index, so their shapes are right.
+    loaded = from_pretrained(name, tuple(settings["image_size"]), settings["dtype"], check_shapes=False)
     check_pixels(settings, folder, loaded)
     return Searcher(index, loaded, loaded_engine)
 
@@ -111,7 +111,7 @@ def search(
     feat = None if like is None else index.vectors[like].astype(np.float32)
     query, notes = encode_query(searcher.model, text, image, weight, feat)
     encoded = time.perf_counter()
-    allowed = matching(public_table(index), where) if where is not None else None
+    allowed = None if where is None else _matching(index, where)
     count = len(index.vectors) if allowed is None else int(allowed.sum())
 
     def search_rows(k: int):
@@ -226,6 +226,12 @@ def text_notes(model: Model, text: str) -> list[str]:
                 "few of these words are in the model's vocabulary: results may be poor; it knows English best"
             )
     return notes
+
+
+def _matching(index: Index, where: str) -> Bool[np.ndarray, " n"]:
+    from tpr_jax.search.query.where import matching  # imports PyArrow's functions, which take a while
+
+    return matching(public_table(index), where)
 
 
 def public_table(index: Index) -> pa.Table:
