@@ -43,7 +43,7 @@ COMMANDS = {
 
 def main() -> None:
     """Runs the command in sys.argv as `python -m` would; exits with 2 if it is unknown."""
-    explain_and_exit(_run, sys.argv)
+    explain_and_exit(_run, sys.argv, raising=())  # the command itself decides what Ctrl-C does
 
 
 def _run(argv: list[str]) -> None:

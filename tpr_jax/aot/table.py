@@ -85,7 +85,9 @@ def compiled(row: dict, folder: Path, tables_only: bool) -> dict | None:
         command += ["--config", f"configs/{row['method']}.py:cuhk_pedes", "--try_settings=False"]
         command += [f"--config.{key}={value}" for key, value in settings.items()]
         command += ["--config.scan_layers=True", f"--config.eval_batch_size={row['batch_size']}"]
-        if subprocess.run([*command, "--workdir", str(path.parent)]).returncode:
+        command += ["--workdir", str(path.parent)]
+        # A session of its own: Ctrl-C reaches only this process, which then ends the other.
+        if subprocess.run(command, start_new_session=True).returncode:
             raise UserError(f"{' '.join(command)} failed: see above")
     return json.loads(path.read_text())
 

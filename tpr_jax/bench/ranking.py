@@ -87,7 +87,9 @@ def time_in_subprocess(size: SplitSize, width: int, repeats: int) -> dict:
     code = (
         f"import json; from tpr_jax.bench.ranking import time_ranking as t; print(json.dumps(t{call_args}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    # A session of its own: Ctrl-C reaches only this process, which then ends the other.
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, start_new_session=True)
     return json.loads(done.stdout)
 
 

@@ -110,7 +110,8 @@ def measure(index: str, clients: int, seconds: float, pause: float) -> dict:
       UserError: the server did not start.
     """
     command = [sys.executable, "-m", "tpr_jax.search", "serve", "--index", index, "--port", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # A session of its own: Ctrl-C reaches only this process, which then ends the server.
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert server.stdout is not None  # a pipe
     try:
         for line in server.stdout:

@@ -14,16 +14,24 @@ import signal
 import sys
 
 from tpr_jax.cli import exit as command_exit
-from tpr_jax.utils import signals
+from tpr_jax.utils import ending, signals
 
 if __name__ == "__main__":  # before the imports that take seconds
-    # A server that is stopped during startup ends like one that is stopped later.
-    EARLY_EXIT = (0, "ended") if sys.argv[1:2] == ["serve"] else command_exit.INTERRUPTED
-    signals.exit_immediately({signal.SIGTERM: EARLY_EXIT, signal.SIGINT: EARLY_EXIT})
+    ending.exit_immediately(
+        {
+            signal.SIGINT: command_exit.INTERRUPTED,
+            # SIGTERM, which clusters send, is handled like Ctrl-C, but ends a server even while it starts.
+            signal.SIGTERM: (0, "ended") if sys.argv[1:2] == ["serve"] else command_exit.INTERRUPTED,
+        }
+    )
 
 import argparse
+import json
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
+from tpr_jax import __version__
 from tpr_jax.cli.parser import Parser, path
 from tpr_jax.distributed import cluster
 from tpr_jax.distributed.processes import TIMEOUT, initialized
@@ -206,16 +214,40 @@ def _index(args: argparse.Namespace) -> None:
 
 def _query(args: argparse.Namespace) -> None:
     from tpr_jax.search.format import format_results
-    from tpr_jax.search.query.search import open_searcher, search
 
-    searcher = open_searcher(args.index, args.model, args.engine)
     options = {key: getattr(args, key) for key in ("top_k", "weight", "where", "group")}
-    result = search(searcher, args.text, args.image, **options)
+    result = _ask_server(args, options)
+    if result is None:
+        from tpr_jax.search.query.search import open_searcher, search
+
+        searcher = open_searcher(args.index, args.model, args.engine)
+        result = search(searcher, args.text, args.image, **options)
     query = {"text": args.text, "image": args.image, **options}
     if args.json:
         print(as_json({"query": query, **result}, indent=2))
     else:
         print(format_results(result))
+
+
+def _ask_server(args: argparse.Namespace, options: dict) -> dict | None:
+    """Returns the result of a server that is running on the index; None if there is none for this query.
+
+    Raises:
+      UserError: the server's.
+    """
+    from tpr_jax.search.server import local
+
+    if args.text is None or args.image is not None or args.model is not None:
+        return None
+    try:
+        info = json.loads(Path(args.index, "index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # said once the index is opened
+    question = {"version": __version__, "info": info, "engine": args.engine, "text": args.text}
+    answer = local.ask(args.index, {**question, "options": options}) or {}
+    if "error" in answer:
+        raise UserError(answer["error"])
+    return answer.get("result")
 
 
 def _serve(args: argparse.Namespace) -> None:
@@ -229,12 +261,19 @@ def _serve(args: argparse.Namespace) -> None:
             args.model,
             args.engine,
             allow_hosts=args.allow_host,
+            ready=_end_as_server,
             **{key: getattr(args, key) for key in options},
         )
     except KeyboardInterrupt:  # before the server was listening
         print("ended")
         return
     exit_if_busy(threads)
+
+
+def _end_as_server(remove: Callable[[], None]) -> None:
+    """Makes Ctrl-C succeed, now that the server has started and Ctrl-C is the way to end it."""
+    if ending.ends_immediately():
+        ending.exit_immediately(dict.fromkeys(signals.SIGNALS, (0, "ended")), before=remove)
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -248,10 +287,9 @@ def _export(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, 2 after one line on stderr, or 130 if it was interrupted."""
     if threading.current_thread() is threading.main_thread():
-        # SIGTERM, which clusters send, is handled like Ctrl-C.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in signals.SIGNALS:
+            if signal.getsignal(number) is signal.SIG_DFL:  # called by another program
+                signal.signal(number, signal.default_int_handler)
     return command_exit.exit_code(run, sys.argv[1:] if argv is None else argv, verdict)
 
 
@@ -263,4 +301,11 @@ def verdict(error: BaseException) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
-    command_exit.explain_and_exit(lambda argv: main(argv[1:]), sys.argv)
+    # Only `index` and `export` write anything that an exception lets them finish or remove.
+    writes = sys.argv[1:2] in (["index"], ["export"])
+    command_exit.explain_and_exit(
+        lambda argv: main(argv[1:]),
+        sys.argv,
+        raising=signals.SIGNALS if writes else (),
+        shut_down=sys.argv[1:2] != ["query"],
+    )

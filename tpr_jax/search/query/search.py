@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from tpr_jax.data.languages import foreign_languages, is_english
 from tpr_jax.errors import ArgumentError, UserError, shown
@@ -29,7 +29,6 @@ from tpr_jax.search.index.store import (
 from tpr_jax.search.query import engine as engine_lib
 from tpr_jax.search.query import groups
 from tpr_jax.search.query.sightings import find_sightings
-from tpr_jax.search.query.where import matching
 from tpr_jax.weights import arguments
 
 MAX_TOP_K = 10_000
@@ -75,7 +74,8 @@ def open_searcher(
         return Searcher(index, previous.model, loaded_engine)
     name = model or settings["name"]
     check_model(index.info, folder, name, model_sha256(name))
-    loaded = from_pretrained(name, tuple(settings["image_size"]), settings["dtype"])
+    # The checksum is that of the files that made the index, so their shapes are right.
+    loaded = from_pretrained(name, tuple(settings["image_size"]), settings["dtype"], check_shapes=False)
     check_pixels(settings, folder, loaded)
     return Searcher(index, loaded, loaded_engine)
 
@@ -128,7 +128,7 @@ def search(
     feat = None if like is None else index.vectors[like].astype(np.float32)
     query, notes = encode_query(searcher.model, text, image, weight, feat)
     encoded = time.perf_counter()
-    allowed = matching(public_table(index), where) if where is not None else None
+    allowed = None if where is None else _matching(index, where)
     count = len(index.vectors) if allowed is None else int(allowed.sum())
 
     def search_rows(k: int):
@@ -259,6 +259,12 @@ def language_notes(text: str, few_known: bool) -> list[str]:
         return []
     remark = "" if is_english(text) else "; it knows English best"
     return [f"few of these words are in the model's vocabulary: results may be poor{remark}"]
+
+
+def _matching(index: Index, where: str) -> Bool[np.ndarray, " n"]:
+    from tpr_jax.search.query.where import matching  # imports PyArrow's functions, which take a while
+
+    return matching(public_table(index), where)
 
 
 def public_table(index: Index) -> pa.Table:

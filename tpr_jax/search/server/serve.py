@@ -1,5 +1,6 @@
 """The server of `python -m tpr_jax.search serve`: an index in the browser and over HTTP."""
 
+import functools
 import math
 import os
 import socket
@@ -10,9 +11,11 @@ from collections.abc import Callable, Sequence, Set
 import numpy as np
 import uvicorn
 
+from tpr_jax import __version__
 from tpr_jax.data.bucketing import LENGTHS
 from tpr_jax.errors import UserError
 from tpr_jax.search.query.search import Searcher, open_searcher, search
+from tpr_jax.search.server import local
 from tpr_jax.search.server.api import make_app
 from tpr_jax.search.server.connections import Connections, max_open_connections
 from tpr_jax.search.server.guard import Limits, is_loopback
@@ -34,6 +37,7 @@ def serve(
     max_connections: int = 100,
     allow_hosts: Sequence[str] = (),
     log: Callable[[str], None] = print,
+    ready: Callable[[Callable[[], None]], None] = lambda remove: None,
 ) -> None:
     """Serves an index until it is interrupted. Takes up the index when `search index` has changed it.
 
@@ -48,6 +52,8 @@ def serve(
       max_connections: maximum connections from one address; 0 means no limit per address.
       allow_hosts: further names that the server answers to.
       log: called with the address, and with warnings.
+      ready: called once clients can connect, before the address is logged, with a function that removes what
+        the server keeps beside the index while it runs.
 
     Raises:
       UserError: as `open_searcher`; or the server cannot listen on the address, or a limit is out of range.
@@ -74,19 +80,46 @@ def serve(
             listener.listen(1024)  # from now on clients can connect, though the server has yet to start
         except OSError as error:  # another program bound the same port and was the first to listen
             raise UserError(_listen_error(host, port, error)) from None
-        address = f"http://{url_host}:{listener.getsockname()[1]}/"
-        log(f"{len(searcher.index.vectors):,} photos at {address} (Ctrl-C ends it)")
+        with local.answering(
+            folder, lambda question: answer(live.current.searcher, engine, question)
+        ) as remove:
+            ready(remove)
+            address = f"http://{url_host}:{listener.getsockname()[1]}/"
+            log(f"{len(searcher.index.vectors):,} photos at {address} (Ctrl-C ends it)")
+            open_newer = functools.partial(_open_newer, folder, model, engine)
+            try:
+                with following(Follower(live, folder, open_newer, log, signature)):
+                    server.run(sockets=[listener])
+            except KeyboardInterrupt:  # uvicorn raises it after it has stopped
+                log("ended")
 
-        def open_newer(current: Searcher) -> Searcher:
-            newer = open_searcher(folder, model, engine, previous=current)
-            warm_up(newer)
-            return newer
 
-        try:
-            with following(Follower(live, folder, open_newer, log, signature)):
-                server.run(sockets=[listener])
-        except KeyboardInterrupt:  # uvicorn raises it after it has stopped
-            log("ended")
+def _open_newer(
+    folder: str | os.PathLike, model: str | os.PathLike | None, engine: str, current: Searcher
+) -> Searcher:
+    newer = open_searcher(folder, model, engine, previous=current)
+    warm_up(newer)
+    return newer
+
+
+def answer(searcher: Searcher, engine: str, question: dict) -> dict:
+    """Answers a query of the command line.
+
+    Args:
+      searcher: the server's index and model.
+      engine: the engine that the server was asked for.
+      question: `version` of the package, `info` of the index, `engine`, `text`, and `options` of `search`.
+
+    Returns:
+      `result`, that of `search`; or `error`, a message; or nothing if the question is about another index.
+    """
+    mine = {"version": __version__, "info": dict(searcher.index.info), "engine": engine}
+    if any(question[name] != value for name, value in mine.items()):
+        return {}
+    try:
+        return {"result": search(searcher, question["text"], **question["options"])}
+    except UserError as error:
+        return {"error": str(error)}
 
 
 def bind(host: str, port: int) -> socket.socket:
