@@ -121,7 +121,20 @@ def _add_index_arguments(index: argparse.ArgumentParser) -> None:
 
 
 def _add_query_arguments(query: argparse.ArgumentParser) -> None:
-    query.add_argument("text", metavar="TEXT", nargs="?", help="a description of the person")
+    query.add_argument(
+        "text",
+        metavar="TEXT",
+        nargs="*",
+        help="a description of the person; several, each in quotation marks, are averaged",
+    )
+    query.add_argument(
+        "--not",
+        dest="without",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="something that the person does not have, such as 'a backpack'; can be repeated",
+    )
     query.add_argument("--image", type=path, metavar="FILE", help="a photo of the person")
     query.add_argument(
         "--weight", type=float, default=0.5, help="weight of the text relative to the photo, from 0 to 1"
@@ -215,21 +228,33 @@ def _index(args: argparse.Namespace) -> None:
 def _query(args: argparse.Namespace) -> None:
     from tpr_jax.search.format import format_results
 
-    options = {key: getattr(args, key) for key in ("top_k", "weight", "where", "group")}
-    result = _ask_server(args, options)
+    text = _described(args.text)
+    options = {key: getattr(args, key) for key in ("without", "top_k", "weight", "where", "group")}
+    result = _ask_server(args, text, options)
     if result is None:
         from tpr_jax.search.query.search import open_searcher, search
 
         searcher = open_searcher(args.index, args.model, args.engine)
-        result = search(searcher, args.text, args.image, **options)
-    query = {"text": args.text, "image": args.image, **options}
+        result = search(searcher, text, args.image, **options)
+    query = {"text": text, "image": args.image, **options}
     if args.json:
         print(as_json({"query": query, **result}, indent=2))
     else:
         print(format_results(result))
 
 
-def _ask_server(args: argparse.Namespace, options: dict) -> dict | None:
+def _described(texts: list[str]) -> str | list[str] | None:
+    """Returns the one text, the several ones, or None.
+
+    Raises:
+      UserError: each of several texts is one word, as in a sentence without quotation marks.
+    """
+    if len(texts) > 1 and all(text.isascii() and " " not in text.strip() for text in texts):
+        raise UserError(f'{" ".join(texts)}: put the description in quotation marks: "{" ".join(texts)}"')
+    return texts[0] if len(texts) == 1 else texts or None
+
+
+def _ask_server(args: argparse.Namespace, text: str | list[str] | None, options: dict) -> dict | None:
     """Returns the result of a server that is running on the index; None if there is none for this query.
 
     Raises:
@@ -237,13 +262,13 @@ def _ask_server(args: argparse.Namespace, options: dict) -> dict | None:
     """
     from tpr_jax.search.server import local
 
-    if args.text is None or args.image is not None or args.model is not None:
+    if text is None or args.image is not None or args.model is not None:
         return None
     try:
         info = json.loads(Path(args.index, "index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None  # said once the index is opened
-    question = {"version": __version__, "info": info, "engine": args.engine, "text": args.text}
+    question = {"version": __version__, "info": info, "engine": args.engine, "text": text}
     answer = local.ask(args.index, {**question, "options": options}) or {}
     if "error" in answer:
         raise UserError(answer["error"])

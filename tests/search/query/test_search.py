@@ -51,6 +51,24 @@ def check_best(result, feats, query, k, among=None):
     np.testing.assert_allclose(scores[found], scores[best], atol=2e-3)
 
 
+def test_search_by_several_texts(made):
+    """Their features are averaged, and those of what the person lacks are subtracted."""
+    searcher, feats, model, _ = made
+    texts, lacking = ["A person in a red coat.", "Blue trousers."], "a green coat"
+    red, blue, green = model.encode_texts([*texts, lacking])
+    check_best(search(searcher, texts), feats, unit(red + blue), 10)
+    check_best(search(searcher, texts[0], without=lacking), feats, unit(red - 0.3 * green), 10)
+    both = search(searcher, texts, without=[lacking], top_k=3)
+    check_best(both, feats, unit((red + blue) / 2 - 0.3 * green), 3)
+    assert search(searcher, texts[:1])["results"] == search(searcher, texts[0])["results"]
+
+
+def test_notes_of_several_texts_are_listed_once(made):
+    searcher = made[0]
+    result = search(searcher, ["ein Mann in rot", "ein Mann mit Hut"], without="ein Mann in blau")
+    assert len(result["notes"]) == len(set(result["notes"])) > 0
+
+
 @pytest.mark.parametrize("k", [1, 5, 12, 500])
 def test_search_by_text(made, k):
     searcher, feats, model, _ = made
@@ -186,7 +204,11 @@ def test_the_truncation_note_counts_prompt_tokens(made, length, longest):
         *(({"text": "a", "group": g}, f"--group {g!r}: must be a cosine") for g in ("a", True, [0.5])),
         *(({"text": "a", "where": w}, f"--where {w}: must be a text, such as") for w in (3, ["camera=3"])),
         *(({"like": row}, f"like {row!r}: the index has rows 0 to 11") for row in ("a", 1.5, True, -1, 12)),
-        *(({"text": t}, f"text={t!r} must be a description (str)") for t in (3, ["a"], b"red")),
+        *(({"text": t}, f"text={t!r} must be a description (str)") for t in (3, [3], b"red")),
+        *(({"text": "a", "without": t}, f"without={t!r} must be a description") for t in (3, ["a", None])),
+        ({"text": ["a", " "]}, "query is empty"),
+        ({"text": []}, "the query is missing"),
+        ({"without": "a"}, "the query is missing"),
         ({"image": 3}, "an image must be"),
         ({"image": [1, 2]}, "an image must be"),
     ],

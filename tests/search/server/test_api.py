@@ -128,6 +128,10 @@ def test_rejects_a_truncated_photo(client, searcher):
         ({"text": " "}, "empty"),
         ({"text": "word " * 10_000}, "at most 2000 characters"),
         ({"text": 3}, "text"),
+        ({"text": "a", "texts": [""]}, "empty"),
+        ({"text": "a", "without": ["b", " "]}, "empty"),
+        ({"texts": ["a"] * 9}, "texts"),
+        ({"text": "a", "without": ["word " * 10_000]}, "at most 2000 characters"),
         ({"text": "a", "top_k": 201}, "top_k"),
         ({"text": "a", "top_k": 0}, "top_k"),
         ({"text": "a", "weight": 2}, "weight"),
@@ -149,6 +153,14 @@ def test_rejects_invalid_queries(client, asked, message):
     reply = client.post("/api/search", json=asked)
     assert reply.status_code == 422 and message in reply.json()["detail"]
     assert "\n" not in reply.json()["detail"] and "--" not in reply.json()["detail"]
+
+
+def test_several_texts_and_what_is_lacking(client, searcher):
+    asked = {"text": "a red coat", "texts": ["blue trousers"], "without": ["a green coat"], "top_k": 3}
+    answer = client.post("/api/search", json=asked).json()
+    expected = search(searcher, ["a red coat", "blue trousers"], without="a green coat", top_k=3)
+    assert [found["row"] for found in answer["results"]] == [found["row"] for found in expected["results"]]
+    assert answer["results"][0]["score"] == pytest.approx(expected["results"][0]["score"])
 
 
 def test_rejects_invalid_json(client):

@@ -4,7 +4,7 @@ import functools
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -28,6 +28,7 @@ from tpr_jax.search.index.store import (
 )
 from tpr_jax.search.query import engine as engine_lib
 from tpr_jax.search.query import groups
+from tpr_jax.search.query.combine import combine
 from tpr_jax.search.query.sightings import find_sightings
 from tpr_jax.weights import arguments
 
@@ -87,9 +88,10 @@ def _without_name(settings: Mapping) -> dict:
 
 def search(
     searcher: Searcher,
-    text: str | None = None,
+    text: str | Sequence[str] | None = None,
     image: ImageSource | None = None,
     *,
+    without: str | Sequence[str] = (),
     like: int | None = None,
     top_k: int = 10,
     weight: float = 0.5,
@@ -100,8 +102,9 @@ def search(
 
     Args:
       searcher: the index and its model.
-      text: a description of the person.
+      text: a description of the person, or several, whose features are averaged.
       image: a path, the bytes of an image file, or an array.
+      without: descriptions of what the person does not have, such as "a backpack".
       like: a row of the index whose photo takes the place of `image`.
       top_k: maximum number of results.
       weight: the weight of the text relative to the image, from 0 to 1.
@@ -126,7 +129,7 @@ def search(
     _check_options(index, image, like=like, top_k=top_k, where=where, group=group)
     start = time.perf_counter()
     feat = None if like is None else index.vectors[like].astype(np.float32)
-    query, notes = encode_query(searcher.model, text, image, weight, feat)
+    query, notes = encode_query(searcher.model, text, image, weight, without=without, feat=feat)
     encoded = time.perf_counter()
     allowed = None if where is None else _matching(index, where)
     count = len(index.vectors) if allowed is None else int(allowed.sum())
@@ -177,18 +180,21 @@ def _check_options(
 
 def encode_query(
     model: Model,
-    text: str | None,
+    text: str | Sequence[str] | None,
     image: ImageSource | None,
     weight: float = 0.5,
+    *,
+    without: str | Sequence[str] = (),
     feat: Float[np.ndarray, " e"] | None = None,
 ) -> tuple[Float[np.ndarray, " e"], list[str]]:
-    """Encodes a text, an image, or both into one query vector.
+    """Encodes descriptions, an image, or both into one query vector.
 
     Args:
       model: the model of the index.
-      text: a description of the person.
+      text: a description of the person, or several.
       image: a path, the bytes of an image file, or an array.
       weight: the weight of the text relative to the image, from 0 to 1.
+      without: descriptions of what the person does not have.
       feat: the features of an image that is already encoded, in place of `image`.
 
     Returns:
@@ -197,29 +203,42 @@ def encode_query(
     Raises:
       UserError: the query is empty or not a text, the weight is out of range, or the image cannot be read.
     """
-    if text is not None and not isinstance(text, str):
-        raise ArgumentError(f"text={shown(text)} must be a description (str), not {type(text).__name__}")
-    if text is not None and not text.strip():
-        raise UserError("the query is empty: describe the person, or give --image FILE")
-    if text is None and image is None and feat is None:
+    texts, lacking = as_texts("text", text), as_texts("without", without)
+    if not texts and image is None and feat is None:
         raise UserError("the query is missing: describe the person, or give --image FILE")
     if not (arguments.is_finite_number(weight) and 0 <= weight <= 1):
         raise ArgumentError(f"--weight {shown(weight)}: must be from 0 (only the photo) to 1 (only the text)")
-    vector, notes = np.zeros(model.config.embed_dim, np.float32), []
     if image is not None:
         feat = model.encode_images([image], batch_size=1)[0]
-    both = text is not None and feat is not None
-    if text is not None:
-        notes = text_notes(model, text)
-        vector += (weight if both else 1) * model.encode_texts([text], batch_size=1)[0]
-    if feat is not None:
-        vector += (1 - weight if both else 1) * feat
+    notes = [note for one in (*texts, *lacking) for note in text_notes(model, one)]
+    vector = combine(_encode_texts(model, texts), _encode_texts(model, lacking), feat, float(weight))
     length = float(np.linalg.norm(vector))
     if not np.isfinite(length) or length < 1e-6:
         raise UserError(
-            "the query vector is zero or not finite: the model is broken, or text and photo cancel"
+            "the query vector is zero or not finite: the model is broken, or parts of the query cancel"
         )
-    return vector / length, notes
+    return vector / length, list(dict.fromkeys(notes))
+
+
+def as_texts(name: str, value: str | Sequence[str] | None) -> list[str]:
+    """Returns the texts of an argument that may be one text, several or none.
+
+    Raises:
+      UserError: a text is empty, or the argument is something else; the message names it.
+    """
+    texts = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ArgumentError(f"{name}={shown(value)} must be a description (str), or a list of them")
+    if not all(text.strip() for text in texts):
+        raise UserError("the query is empty: describe the person, or give --image FILE")
+    return list(texts)
+
+
+def _encode_texts(model: Model, texts: list[str]) -> Float[np.ndarray, "n e"]:
+    if not texts:
+        return np.zeros((0, model.config.embed_dim), np.float32)
+    # One at a time, so that every query runs the program that is compiled for one text.
+    return np.concatenate([model.encode_texts([text], batch_size=1) for text in texts])
 
 
 def text_notes(model: Model, text: str) -> list[str]:

@@ -96,16 +96,17 @@ def _add_search_routes(app: FastAPI, live: LiveIndex, limits: Limits, metrics: S
 
     async def run_search(snapshot: Snapshot, **query) -> dict:
         nonlocal waiting
-        if all(query.get(kind) is None for kind in ("text", "image", "like")):
+        texts = [text for text in (query.pop("text"), *query.pop("texts")) if text is not None]
+        if not texts and query.get("image") is None and query.get("like") is None:
             raise UserError("the query is empty: give a text, or a row of the index as 'like'")
-        if query["text"] is not None and not query["text"].strip():
+        if not all(text.strip() for text in (*texts, *query["without"])):
             raise UserError("text: is empty: describe the person")
         if waiting >= MAX_WAITING:
             raise HTTPException(503, "too many searches are waiting: try again soon", {"Retry-After": "2"})
         waiting += 1
         metrics.waiting.set(waiting)
         try:
-            run = functools.partial(search, snapshot.searcher, **query)
+            run = functools.partial(search, snapshot.searcher, text=texts, **query)
             result = await run_in_thread(run, limiter=search_threads)
         finally:
             waiting -= 1

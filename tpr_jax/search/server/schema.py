@@ -1,12 +1,14 @@
 """Requests and responses of the API, as its OpenAPI description shows them."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 MAX_TEXT, MAX_WHERE, MAX_RESULTS = 2000, 2000, 200  # characters, characters, photos
 
+MAX_TEXTS = 8  # further descriptions, and descriptions of what the person does not have
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Value = str | int | float | bool | None
 
 
@@ -15,6 +17,10 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     text: str | None = Field(None, max_length=MAX_TEXT, description="a description of the person")
+    texts: list[Text] = Field(
+        [], max_length=MAX_TEXTS, description="further descriptions, averaged with `text`"
+    )
+    without: list[Text] = Field([], max_length=MAX_TEXTS, description="what the person does not have")
     weight: float = Field(0.5, ge=0, le=1, description="weight of the text relative to the photo")
     top_k: int = Field(24, ge=1, le=MAX_RESULTS, description="maximum number of results")
     where: str | None = Field(
