@@ -15,6 +15,7 @@ from tpr_jax.data.images.read import Crop
 from tpr_jax.data.records import caption_pairs, image_sources, load_records
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.gallery import find_gallery
+from tpr_jax.utils.plural import counted
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def user_examples(photos: Sequence[str], texts: Sequence[str]) -> Examples:
             names.append(Path(path).name)
         else:
             raise UserError(f"--photos {path}: no such folder or file")
-    label = f"{len(images)} photos of {', '.join(map(str, photos))}"
+    label = f"{counted(len(images), 'photo')} of {', '.join(map(str, photos))}"
     return Examples(label, images, names, check_texts(texts))
 
 
