@@ -1,12 +1,10 @@
 """Text-based person retrieval with parameter-efficient CLIP, in JAX and Flax."""
 
-import sys
-
 from tpr_jax.cli import start
 
 __version__ = "0.1.0"
 
-if start.is_command(sys.argv, sys.orig_argv):
+if start.IS_COMMAND:
     start.begin()
 
 

@@ -119,6 +119,7 @@ def interrupt():
 
 if sys.argv[1] == "while Python shuts down":
     atexit.register(interrupt)  # what is registered first is called last
+start.IS_COMMAND = True
 start.begin()
 
 class Interrupting:
@@ -175,3 +176,11 @@ def test_no_traceback_once_a_command_is_done(moment, code):
     ended = run([sys.executable, "-c", COMMAND, moment])
     assert (ended.returncode, ended.stdout) == (code, "removed\n")
     assert ended.stderr == (LINE if code else "")
+
+
+def test_a_program_that_calls_a_command_goes_on():
+    code = "import sys, tpr_jax.__main__ as command\n"
+    code += "sys.argv = ['x', 'search', 'query', 'a', '--index', 'none']\n"
+    code += "try:\n    command.main()\nexcept SystemExit as ended:\n    print('goes on', ended.code)"
+    ended = run([sys.executable, "-c", code])
+    assert (ended.returncode, ended.stdout) == (0, "goes on 2\n"), ended

@@ -175,7 +175,7 @@ def test_a_second_ctrl_c_ends_the_comparison_at_once(compared, stand_in, tmp_pat
         (["CONFIG", "--seeds", "0"], "--seeds 0: must be at least 1"),
         (["CONFIG", "--direction", "t2t"], "--direction t2t is unknown: choose from t2i, i2t, both"),
         (["CONFIG", "--seeds", "many"], "invalid int value: 'many'"),
-        (["CONFIG", "--sed", "3"], "unrecognized arguments: --sed"),
+        (["CONFIG", "--sed", "3"], "--sed is unknown: did you mean '--seeds'?"),
         (["CONFIG", "CONFIG"], "is given twice: leave one out"),
         ([], "no config is named"),
     ],

@@ -110,7 +110,10 @@ def test_export(made, capsys):
     ("words", "message"),
     [
         ([], "required: index|query|serve|export"),
-        (["find"], "invalid choice"),
+        (["find"], "'find' is unknown: "),
+        (["qurey", "x"], "'qurey' is unknown: did you mean 'query'?; see python -m tpr_jax.search --help"),
+        (["query", "x", "--topk", "3"], "--topk is unknown: did you mean '--top_k'?; see python -m"),
+        (["serve", "--prot=3"], "--prot is unknown: did you mean '--port'?"),
         (["query", "a"], "--index"),
         (
             ["query", "a", "red", "coat", "--index", "{i}"],

@@ -8,7 +8,6 @@ backbones. With --write they replace the text between the markers in launch/READ
 --tables_only nothing is compiled.
 """
 
-import argparse
 import json
 import re
 import subprocess
@@ -153,9 +152,10 @@ def run(argv: list[str]) -> None:
     parser = arguments.Parser(
         prog="python -m tpr_jax.aot.table",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", type=arguments.folder, default=Path("runs/aot_table"))
+    parser.add_argument(
+        "--workdir", type=arguments.folder, default=Path("runs/aot_table"), help="keeps what was compiled"
+    )
     parser.add_argument("--write", action="store_true", help="update launch/README.md and docs/")
     parser.add_argument("--tables_only", action="store_true", help="use only what has been compiled so far")
     args = parser.parse_args(argv[1:])

@@ -269,7 +269,6 @@ def run(argv: list[str]) -> None:
     parser = arguments.Parser(
         prog="python -m tpr_jax.bench.input",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--images", type=int, default=2560, help="number of JPEGs to generate")
     parser.add_argument("--repeats", type=int, default=7, help="number of epochs to time")

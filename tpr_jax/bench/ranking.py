@@ -6,7 +6,6 @@
 The features are random: the run time does not depend on their values.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -98,7 +97,6 @@ def run(argv: list[str]) -> None:
     parser = arguments.Parser(
         prog="python -m tpr_jax.bench.ranking",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--large", action="store_true", help="also 200,000 x 200,000")
     parser.add_argument("--width", type=int, default=512, help="features per vector")

@@ -8,7 +8,6 @@ waits, and repeats. Prints one JSON object; the exit code is 1 if any answer was
 index of MiniPEDES is built first.
 """
 
-import argparse
 import http.client
 import json
 import os
@@ -161,7 +160,6 @@ def run(argv: list[str]) -> None:
     parser = arguments.Parser(
         prog="python -m tpr_jax.bench.serve",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--index", type=arguments.path, metavar="DIR", help="default: one of MiniPEDES")
     parser.add_argument("--clients", type=int, default=50, help="number of concurrent clients")

@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
 
+from tpr_jax.cli import start
 from tpr_jax.cli.start import INTERRUPTED
 from tpr_jax.errors import UserError, describe_disk_limit
 from tpr_jax.utils import ending, signals
@@ -53,7 +54,7 @@ def explain_and_exit(
     silence_native_logs()
     if reconfigure := getattr(sys.stdout, "reconfigure", None):  # a notebook's stdout has none
         reconfigure(line_buffering=True)
-    is_process = ending.ends_immediately()
+    is_process = start.IS_COMMAND and ending.ends_immediately()
 
     def interruptible(argv: list[str]) -> object:
         with signals.raise_interrupt(raising):

@@ -6,6 +6,7 @@
 import atexit
 import os
 import signal
+import sys
 from collections.abc import Sequence
 
 from tpr_jax.utils.ending import exit_immediately
@@ -28,6 +29,10 @@ def is_command(argv: Sequence[str], original: Sequence[str]) -> bool:
     if argv[0] == "-m":
         return program.removeprefix("-m").partition(".")[0] == PACKAGE
     return argv[0] == program and os.path.splitext(os.path.basename(program))[0] == SCRIPT
+
+
+# Decided at the first import: later, `sys.argv` is the command's own.
+IS_COMMAND = is_command(sys.argv, sys.orig_argv)
 
 
 def begin() -> None:

@@ -13,7 +13,6 @@ are read.
 test. DIR/splits.csv then lists who is where.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -215,7 +214,6 @@ def run(argv: list[str]) -> int:
     parser = Parser(
         prog="python -m tpr_jax.data.check",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dataset", metavar="DATASET", help=", ".join(DATASETS))
     parser.add_argument(

@@ -38,6 +38,7 @@ from tpr_jax.distributed.processes import TIMEOUT, initialized
 from tpr_jax.errors import UserError
 from tpr_jax.perf import compilation_cache
 from tpr_jax.perf.allocator import keep_freed_memory
+from tpr_jax.utils.plural import counted
 from tpr_jax.utils.signals import Stopped
 from tpr_jax.utils.streams import as_json
 
@@ -47,7 +48,6 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="python -m tpr_jax.search",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="index|query|serve|export")
     index = commands.add_parser("index", help="encode photos into an index, or update it")
@@ -60,7 +60,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--engine", default="auto", help="auto (default), cpu or mesh (both exact), or approximate"
         )
-        command.add_argument("--model", type=path, help="where the index's model is now, if it was moved")
+        command.add_argument(
+            "--model", type=path, help="where the index's model is now; default: where it was"
+        )
     export = commands.add_parser("export", help="write vectors and columns to a Parquet file")
     export.add_argument("--out", type=path, required=True, metavar="FILE.parquet", help="the file to write")
     export.add_argument("--half", action="store_true", help="write float16 vectors instead of float32")
@@ -93,7 +95,11 @@ def _add_index_arguments(index: argparse.ArgumentParser) -> None:
     index.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="type to compute in; default: float32"
     )
-    index.add_argument("--batch_size", type=int, help="number of photos to encode at once")
+    index.add_argument(
+        "--batch_size",
+        type=int,
+        help="number of photos to encode at once; default: 32, or 256 per accelerator",
+    )
     index.add_argument(
         "--exclude",
         action="append",
@@ -112,9 +118,17 @@ def _add_index_arguments(index: argparse.ArgumentParser) -> None:
         default=None,
         help="build inverted lists for a faster, approximate search; default: above a million photos",
     )
-    index.add_argument("--coordinator", metavar="HOST:PORT", help="address of the first of several processes")
-    index.add_argument("--num_processes", type=int, help="number of processes")
-    index.add_argument("--process_id", type=int, help="number of this process, from 0")
+    index.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="address of the first of several processes; default: the cluster's",
+    )
+    index.add_argument(
+        "--num_processes", type=int, help="number of processes; default: the cluster's, else 1"
+    )
+    index.add_argument(
+        "--process_id", type=int, help="number of this process, from 0; default: the cluster's"
+    )
     index.add_argument(
         "--peer_timeout", type=float, default=TIMEOUT, help="seconds to wait for the other processes"
     )
@@ -156,7 +170,9 @@ def _add_query_arguments(query: argparse.ArgumentParser) -> None:
 
 def _add_serve_arguments(serve: argparse.ArgumentParser) -> None:
     serve.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; default: reachable from this machine only"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; default: 127.0.0.1, reachable from this machine only",
     )
     serve.add_argument(
         "--port", type=int, default=8000, metavar="N", help="default: 8000; 0 takes a free port"
@@ -183,7 +199,7 @@ def _add_serve_arguments(serve: argparse.ArgumentParser) -> None:
         type=int,
         default=100,
         metavar="N",
-        help="maximum connections from one address, default 100; 0: no limit, for use behind a proxy",
+        help="maximum connections from one address; 0: no limit, for use behind a proxy",
     )
 
 
@@ -276,6 +292,9 @@ def _ask_server(args: argparse.Namespace, text: str | list[str] | None, options:
 
 
 def _serve(args: argparse.Namespace) -> None:
+    from tpr_jax.search.server.listen import bind
+
+    bind(args.host, args.port).close()  # a port in use is reported before anything is loaded
     threads = set(threading.enumerate())
     try:
         from tpr_jax.search.server.serve import exit_if_busy, serve
@@ -306,7 +325,7 @@ def _export(args: argparse.Namespace) -> None:
     from tpr_jax.search.index.store import open_index
 
     count = export(open_index(args.index), args.out, args.half)
-    print(f"{count:,} rows written to {args.out}")
+    print(f"{counted(count, 'row')} written to {args.out}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,6 +15,7 @@ from tpr_jax.data.images.read import Crop
 from tpr_jax.data.records import caption_pairs, image_sources, load_records
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.gallery import find_gallery
+from tpr_jax.utils.plural import counted
 
 MAX_NAMED = 3  # of the user's folders and files, in titles
 

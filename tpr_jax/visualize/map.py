@@ -15,6 +15,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.model import ImageSource, Model
 from tpr_jax.report.style import INK, MUTED, RULE
 from tpr_jax.utils.normalize import l2_normalize
+from tpr_jax.utils.plural import counted
 from tpr_jax.visualize import draw
 from tpr_jax.visualize.features import encode_images
 from tpr_jax.visualize.inputs import Examples, counted, evenly_spaced
@@ -81,7 +82,8 @@ def make_files(
         who, group = np.unique(pids, return_inverse=True)
         names, marks = [f"person {pid}" for pid in who], []
         summary = (
-            f"{len(photos)} photos and {len(texts)} captions of {len(who)} people of {examples.label}, one "
+            f"{counted(len(photos), 'photo')} and {counted(len(texts), 'caption')} of "
+            f"{counted(len(who), 'person', 'people')} of {examples.label}, one "
             "color per person."
         )
     else:

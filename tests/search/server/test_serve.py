@@ -20,7 +20,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.search.__main__ import main
 from tpr_jax.search.index.build import build
 from tpr_jax.search.query.search import open_searcher
-from tpr_jax.search.server import serve
+from tpr_jax.search.server import listen, serve
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +82,27 @@ def test_rejects_a_port_in_use(index):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=rf"--port {port} of --host 127\.0\.0\.1: cannot listen"):
-            serve.bind("127.0.0.1", port)
+            listen.bind("127.0.0.1", port)
+
+
+def test_reports_a_port_in_use_before_anything_is_loaded(tmp_path):
+    code = "import sys; from tpr_jax.search.__main__ import main; code = main(sys.argv[1:]); "
+    code += "print({'jax', 'numpy', 'uvicorn'} & set(sys.modules)); sys.exit(code)"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-c", code, "serve", "--index", str(tmp_path / "none"), "--port", port]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "set()\n")
+    assert done.stderr.startswith(f"error: --port {port} of --host 127.0.0.1: cannot listen")
+    assert done.stderr.count("\n") == 1
 
 
 def test_listens_on_loopback_only():
-    with serve.bind("127.0.0.1", 0) as listener:
+    with listen.bind("127.0.0.1", 0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
-    with serve.bind("localhost", 0) as listener:
+    with listen.bind("localhost", 0) as listener:
         assert listener.getsockname()[0] in ("127.0.0.1", "::1")
 
 
@@ -155,7 +169,7 @@ def test_rejects_a_port_taken_while_loading(index, monkeypatch):
         taken.bind(("127.0.0.1", port))
         taken.listen()
 
-    with serve.bind("127.0.0.1", 0) as free:
+    with listen.bind("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     monkeypatch.setattr(serve, "warm_up", slow)
     with taken, pytest.raises(UserError, match=rf"--port {port} of --host .*cannot listen.*--port 0"):

@@ -25,6 +25,7 @@ from tpr_jax.search.index.gallery import Gallery, Photo, combine, find_gallery
 from tpr_jax.search.index.merge import write_index
 from tpr_jax.search.index.shape import describe_wide_photos
 from tpr_jax.utils import locking, progress
+from tpr_jax.utils.plural import counted
 from tpr_jax.utils.signals import Stopped, catch_signals
 from tpr_jax.weights import arguments
 
@@ -150,8 +151,8 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log, n
     cache = load_cache(old, folder / "parts", fingerprint, gallery.root)
     if cache.ignored_shards and is_first():
         log(
-            f"ignored {cache.ignored_shards} files in {folder / 'parts'}: an interrupted run with another "
-            "model, image size or type wrote them"
+            f"ignored {counted(cache.ignored_shards, 'file')} in {folder / 'parts'}: an interrupted run with "
+            "another model, image size or type wrote them"
         )
     todo = _photos_to_encode(gallery, cache)
     seconds, encoded = 0.0, 0

@@ -30,6 +30,7 @@ from tpr_jax.search.query import engine as engine_lib
 from tpr_jax.search.query import groups
 from tpr_jax.search.query.combine import combine
 from tpr_jax.search.query.sightings import find_sightings
+from tpr_jax.utils.plural import counted
 from tpr_jax.weights import arguments
 
 MAX_TOP_K = 10_000
@@ -253,7 +254,7 @@ def text_notes(model: Model, text: str) -> list[str]:
         taken = text_tokens(model.method.prompts) if model.config.causal else 0
         length = min(tokenizer.length, model.config.context_length - taken)
         if kept := tokenizer.words_cut(text, length):
-            notes.append(f"the text is cut after {kept} tokens, about as many words")
+            notes.append(f"the text is cut after {counted(kept, 'token')}, about as many words")
     words = WORD.findall(text[:1000])
     if not words:
         notes.append("the text has no words")

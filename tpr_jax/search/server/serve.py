@@ -3,7 +3,6 @@
 import functools
 import math
 import os
-import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence, Set
@@ -15,11 +14,12 @@ from tpr_jax import __version__
 from tpr_jax.data.bucketing import LENGTHS
 from tpr_jax.errors import UserError
 from tpr_jax.search.query.search import Searcher, open_searcher, search
-from tpr_jax.search.server import local
+from tpr_jax.search.server import listen, local
 from tpr_jax.search.server.api import make_app
 from tpr_jax.search.server.connections import Connections, max_open_connections
 from tpr_jax.search.server.guard import Limits, is_loopback
 from tpr_jax.search.server.live import Follower, LiveIndex, following, read_signature
+from tpr_jax.utils.plural import counted
 
 MAX_CONNECTIONS = 1000  # from all addresses together
 GRACE_SECONDS = 5  # that responses have to finish when the server is stopped
@@ -66,7 +66,7 @@ def serve(
         raise UserError(
             f"--max_connections {max_connections}: must be connections per address, or 0 for no limit"
         )
-    with bind(host, port) as listener:
+    with listen.bind(host, port) as listener:
         signature = read_signature(folder)
         searcher = open_searcher(folder, model, engine)
         warm_up(searcher)
@@ -79,13 +79,13 @@ def serve(
         try:
             listener.listen(1024)  # from now on clients can connect, though the server has yet to start
         except OSError as error:  # another program bound the same port and was the first to listen
-            raise UserError(_listen_error(host, port, error)) from None
+            raise UserError(listen.listen_error(host, port, error)) from None
         with local.answering(
             folder, lambda question: answer(live.current.searcher, engine, question)
         ) as remove:
             ready(remove)
             address = f"http://{url_host}:{listener.getsockname()[1]}/"
-            log(f"{len(searcher.index.vectors):,} photos at {address} (Ctrl-C ends it)")
+            log(f"{counted(len(searcher.index.vectors), 'photo')} at {address} (Ctrl-C ends it)")
             open_newer = functools.partial(_open_newer, folder, model, engine)
             try:
                 with following(Follower(live, folder, open_newer, log, signature)):
@@ -120,31 +120,6 @@ def answer(searcher: Searcher, engine: str, question: dict) -> dict:
         return {"result": search(searcher, question["text"], **question["options"])}
     except UserError as error:
         return {"error": str(error)}
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Returns a bound socket. Raises UserError if the address is not available."""
-    if not 0 <= port < 65536:
-        raise UserError(f"--port {port}: must be from 0 (any free port) to 65535")
-    try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        raise UserError(
-            f"--host {host}: is not an address of this machine ({error}): try 127.0.0.1"
-        ) from None
-    family, kind, protocol, _, address = addresses[0]
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise UserError(_listen_error(host, port, error)) from None
-    return listener
-
-
-def _listen_error(host: str, port: int, error: OSError) -> str:
-    return f"--port {port} of --host {host}: cannot listen ({error.strerror}): try --port 0"
 
 
 def exit_if_busy(previous: Set[threading.Thread], code: int = 0) -> None:
