@@ -68,11 +68,6 @@ def user_examples(photos: Sequence[str], texts: Sequence[str]) -> Examples:
     return Examples(label, images, names, check_texts(texts))
 
 
-def counted(number: int, noun: str) -> str:
-    """Returns a number with its noun, as "1 photo" or "2 photos"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def split_examples(dataset: str | None, data_dir: str | None, split: str) -> Examples:
     """Loads a split of a data set.
 

@@ -18,7 +18,7 @@ from tpr_jax.utils.normalize import l2_normalize
 from tpr_jax.utils.plural import counted
 from tpr_jax.visualize import draw
 from tpr_jax.visualize.features import encode_images
-from tpr_jax.visualize.inputs import Examples, counted, evenly_spaced
+from tpr_jax.visualize.inputs import Examples, evenly_spaced
 from tpr_jax.visualize.page import PageFigure, render_figures, render_page
 
 MIN_POINTS = 4
