@@ -113,3 +113,18 @@ def test_tells_that_a_list_is_not_read(capsys):
 )
 def test_numbers(row, told):
     assert boxes("x,y,w,h", row) == [told]
+
+
+@pytest.mark.parametrize(
+    "second", [{"left": 1, "top": 1, "width": 9, "height": 9}, {"x1": 1, "y1": 1, "x2": 9, "y2": 9}]
+)
+def test_lines_whose_boxes_have_other_names_are_told(second):
+    first = {"x": 1, "y": 1, "w": 9, "h": 9}
+    with pytest.raises(UserError) as error:
+        read_boxes([first, {"image": "b.png"}, second], "t.jsonl", lambda index: None)
+    names = ", ".join(second)
+    assert str(error.value) == (
+        f"t.jsonl: record 3 gives its box as {names}, but others as x, y, w, h: use the same names in all"
+    )
+    # A line with a box in the table's form may have more columns, and a line without one none.
+    read_boxes([first, first | second, {"left": 1}], "t.jsonl", lambda index: None)

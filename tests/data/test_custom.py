@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tests import benchmark_folders
+from tpr_jax.data.annotations import annotation_path
 from tpr_jax.data.custom import read_rows
 from tpr_jax.data.images.read import Crop, read_image
 from tpr_jax.data.records import image_sources, load_all
@@ -323,3 +324,26 @@ def test_a_missing_photo_beside_one_that_looks_the_same(tmp_path):
     )
     with pytest.raises(UserError, match=told):
         load_all(tmp_path, "folder")
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ([LINE, LINE], "1 line repeats an earlier one, from line 2 on: their captions count twice"),
+        ([LINE, LINE, LINE], "2 lines repeat earlier ones, from line 2 on: their captions count twice"),
+        ([LINE, LINE | {"caption": "a man in red"}, LINE | {"split": "test"}], ""),
+    ],
+)
+def test_repeated_lines_are_told(tmp_path, lines, told, capsys):
+    rows(tmp_path, *lines)
+    assert capsys.readouterr().err == (f"note: {tmp_path}/captions.jsonl: {told}\n" if told else "")
+
+
+def test_tells_which_of_two_annotations_is_read(tmp_path, capsys):
+    rows(tmp_path, LINE)
+    assert annotation_path("folder", tmp_path) == str(tmp_path / "captions.jsonl")
+    assert capsys.readouterr().err == ""
+    (tmp_path / "Captions.CSV").write_text("image,caption,id,split\n")
+    assert annotation_path("folder", tmp_path) == str(tmp_path / "captions.jsonl")
+    told = f"note: {tmp_path}: captions.jsonl is read, Captions.CSV is not: keep one of them\n"
+    assert capsys.readouterr().err == told

@@ -1,6 +1,7 @@
 """Parses the annotation of any data set into entries of one form, and collects everything wrong with it."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from tpr_jax.data.image_paths import ImagePaths, is_valid_path
 from tpr_jax.data.people_splits import SPLITS_FILE
 from tpr_jax.data.text_files import InvalidRecord
 from tpr_jax.errors import UserError
+from tpr_jax.utils.notices import print_once
 
 SPLITS = ("train", "val", "test")
 
@@ -73,6 +75,7 @@ def annotation_path(dataset: str, data_dir: str | os.PathLike) -> str:
         if len(matches) > 1:
             raise UserError(f"{data_dir}: holds {len(matches)} files {name}: leave only the annotation there")
         if matches:
+            _tell_others(layout.annotations, Path(matches[0]))
             return matches[0]
     images = f"the images in {layout.images}/" if layout.images else "the images"
     first, *others = layout.annotations
@@ -80,6 +83,15 @@ def annotation_path(dataset: str, data_dir: str | os.PathLike) -> str:
     raise UserError(
         f"{os.path.join(data_dir, first)}: no such file: data_dir must hold {expected} and {images}"
     )
+
+
+def _tell_others(names: Sequence[str], chosen: Path) -> None:
+    """Prints a note about annotations under other names beside the one that is read."""
+    known = {name for name in names if "*" not in name}
+    files = (path for path in chosen.parent.glob("*") if path.is_file())
+    others = sorted(path.name for path in files if path.name.lower() in known and path != chosen)
+    if others:
+        print_once(f"{chosen.parent}: {chosen.name} is read, {', '.join(others)} is not: keep one of them")
 
 
 def annotation_files(dataset: str, data_dir: str | os.PathLike) -> list[Path]:

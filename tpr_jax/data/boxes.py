@@ -124,6 +124,7 @@ def read_boxes(
     if layout is None:
         return None, [None] * len(lines)
     numbers = [None if fields is None else _read_numbers(fields, layout.columns) for fields in lines]
+    _check_alike(lines, numbers, layout, table)
     boxes = [box for box in numbers if isinstance(box, tuple) and not isinstance(box, InvalidRecord)]
     fractions = bool(boxes) and all(map(_is_within_one, boxes)) and any(map(_is_fraction, boxes))
     if fractions and layout.form == "upper left corner and size":
@@ -143,6 +144,23 @@ def read_boxes(
         else:
             results.append(_to_box(box, layout))
     return layout, results
+
+
+def _check_alike(
+    lines: Sequence[Mapping | None], numbers: Sequence[object], layout: BoxLayout, table: str
+) -> None:
+    """Raises a UserError if a line without a box in the table's form has one in another form."""
+    for index, (fields, box) in enumerate(zip(lines, numbers, strict=True), 1):
+        if fields is None or box is not None:
+            continue
+        written = {_simplify(name): name for name, value in fields.items() if value not in (None, "")}
+        for _, columns in _FORMS:
+            if set(columns) <= set(written):
+                other = ", ".join(written[column] for column in columns)
+                raise UserError(
+                    f"{table}: record {index} gives its box as {other}, but others as "
+                    f"{', '.join(layout.columns)}: use the same names in all"
+                )
 
 
 def _simplify(name: str) -> str:

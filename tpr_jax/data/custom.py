@@ -13,6 +13,8 @@ from tpr_jax.data.people_splits import SPLIT_NAMES, SPLITS_FILE, read_people_spl
 from tpr_jax.data.text_files import InvalidRecord, csv_lines, first_duplicate, json_lines, rename_known
 from tpr_jax.errors import UserError
 from tpr_jax.utils.lookalikes import describe_lookalike
+from tpr_jax.utils.notices import print_once
+from tpr_jax.utils.plural import counted
 
 FILES = ("captions.jsonl", "captions.csv")
 REQUIRED_FIELDS = ("image", "caption", "id", "split")
@@ -41,6 +43,7 @@ def read_rows(path: str) -> list[tuple[int, dict | InvalidRecord]]:
     lines = _with_splits(_read_lines(path), path)
     rows: _Lines = []
     first_rows: dict[Hashable, tuple[int, dict]] = {}
+    repeated: list[int] = []
     image_paths, folder = ImagePaths(), os.path.dirname(path)
     boxes = _read_boxes(lines, path, image_paths)
     for (number, fields), box in zip(lines, boxes, strict=True):
@@ -57,7 +60,11 @@ def read_rows(path: str) -> list[tuple[int, dict | InvalidRecord]]:
             )
             rows.append((number, InvalidRecord(reason)))
         else:
+            repeated += [number] * all(caption in first_row["captions"] for caption in row["captions"])
             first_row["captions"] += row["captions"]
+    if repeated:
+        lines_repeat = counted(len(repeated), "line repeats an earlier one", "lines repeat earlier ones")
+        print_once(f"{path}: {lines_repeat}, from line {repeated[0]} on: their captions count twice")
     return rows
 
 
