@@ -87,7 +87,17 @@ def test_search_expands_its_paths(tiny, home, monkeypatch, capsys):
     assert "000.png" in capsys.readouterr().out
 
 
-OPTIONAL = {"--image", "--where", "--group", "--exclude", "--allow_host", "--photos", "--text", "--model"}
+OPTIONAL = {
+    "--image",
+    "--where",
+    "--group",
+    "--exclude",
+    "--not",
+    "--allow_host",
+    "--photos",
+    "--text",
+    "--model",
+}
 
 
 def options_of(parser: argparse.ArgumentParser):

@@ -164,7 +164,7 @@ def test_ignores_shards_with_other_settings(interrupt_after, tiny, tmp_path, fir
     interrupt_after(1, photos, tmp_path / "index", tiny["clip"], **first)
     result = build(photos, tmp_path / "index", tiny["clip"], **then, log=said.append)
     assert result["encoded"] == 8
-    assert any("ignored 1 files" in line and "another model, image size or type" in line for line in said)
+    assert any("ignored 1 file " in line and "another model, image size or type" in line for line in said)
     index = store.open_index(tmp_path / "index")
     of_then = tpr_jax.from_pretrained(tiny["clip"], then.get("image_size"), then.get("dtype", "float32"))
     assert is_current(index, of_then, photos).all()
