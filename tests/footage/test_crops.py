@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tests.footage.videos import open_cv
-from tpr_jax.footage.crops import Sighting, best_sightings, crop_quality, others_inside, sharpness
+from tpr_jax.footage.crops import Sighting, best_sightings, colors, crop_quality, others_inside, sharpness
 
 
 def sighting(seconds: float, quality: float) -> Sighting:
@@ -36,3 +36,12 @@ def test_the_best_sightings_are_apart():
 def test_the_best_sightings_do_not_depend_on_the_order(count):
     found = [sighting(t / 2, q) for t, q in enumerate([0.5, 0.9, 0.8, 0.1, 0.9])]
     assert best_sightings(found, count, 0.5) == best_sightings(found[::-1], count, 0.5)
+
+
+def test_colors_by_hand():
+    """A red shirt (hue 0) over black trousers, on a green background that mostly does not count."""
+    open_cv()
+    crop = np.full((96, 48, 3), (0, 200, 0), np.uint8)
+    crop[:52, 12:36], crop[52:, 12:36] = (200, 0, 0), (20, 20, 20)
+    found = colors(crop)
+    assert found[0] == 100 and found[9 + 6] == 100 and sum(found) == 200

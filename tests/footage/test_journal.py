@@ -8,7 +8,9 @@ HEADER = {"video": "a"}
 
 def line(frame):
     found = make_detections([[1.25, 2, 3, 4]], [0.12345678], [frame])
-    return journal.Line(frame, frame / 10, frame / 10 + 0.5, (320, 240), journal.rounded(found), [0.5])
+    return journal.Line(
+        frame, frame / 10, frame / 10 + 0.5, (320, 240), journal.rounded(found), [0.5], [[1, 2]]
+    )
 
 
 def write(path, frames, resume=False):
@@ -19,7 +21,11 @@ def write(path, frames, resume=False):
 
 
 def same(a, b):
-    return a[:4] == b[:4] and all((x == y).all() for x, y in zip(a.found, b.found, strict=True))
+    return (
+        a[:4] == b[:4]
+        and a[5:] == b[5:]
+        and all((x == y).all() for x, y in zip(a.found, b.found, strict=True))
+    )
 
 
 def test_returns_what_was_written_and_goes_on(tmp_path):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tpr_jax.footage.detections import make_detections
-from tpr_jax.footage.tracks import Tracker, TrackSettings, assign, match_cost
+from tpr_jax.footage.tracks import Tracker, TrackSettings, assign, color_cost, match_cost
 
 
 def boxes(*corners):
@@ -60,4 +60,20 @@ def test_known_tracks_are_taken_as_they_are():
     found = make_detections(boxes((0, 0), (200, 0)), tracks=[7, 3])
     assert tracker.update(found, 0.0).tolist() == [0, 1]
     found = make_detections(boxes((200, 0), (0, 0)), tracks=[7, 3])
+    assert tracker.update(found, 0.5).tolist() == [0, 1]
+
+
+def test_color_cost_by_hand():
+    a = np.array([[100.0, 0.0], [50.0, 50.0]])
+    assert color_cost(a, a) == pytest.approx(np.array([[0, 1 - 0.5**0.5], [1 - 0.5**0.5, 0]]))
+
+
+def test_colors_keep_people_apart_who_change_places():
+    """Both stand still, and their boxes come in the places of each other: only the colors tell."""
+    found, red, blue = make_detections(boxes((0, 0), (10, 0))), [100, 0], [0, 100]
+    tracker = Tracker(TrackSettings())
+    assert tracker.update(found, 0.0, [red, blue]).tolist() == [0, 1]
+    assert tracker.update(found, 0.5, [blue, red]).tolist() == [1, 0]
+    tracker = Tracker(TrackSettings())
+    tracker.update(found, 0.0)
     assert tracker.update(found, 0.5).tolist() == [0, 1]

@@ -49,6 +49,24 @@ def sharpness(crop: UInt8[np.ndarray, "h w 3"]) -> float:
     return float(cv2.Laplacian(gray, cv2.CV_32F).var())
 
 
+def colors(crop: UInt8[np.ndarray, "h w 3"]) -> list[int]:
+    """Computes a coarse histogram of the colors of a person, in percent, above and below the waist.
+
+    Each half has six bins of hue, for pixels that have a color, and three of brightness for the others. The
+    outer quarter of the width, which shows the background, does not count.
+    """
+    cv2 = opencv()
+    small = cv2.resize(crop, (24, 48), interpolation=cv2.INTER_AREA)[:, 6:18]
+    hue, saturation, value = cv2.split(cv2.cvtColor(small, cv2.COLOR_RGB2HSV))
+    is_color = (saturation > 70) & (value > 50)
+    # Hues of OpenCV are from 0 to 179; red is around 0.
+    bins = np.where(is_color, (hue.astype(np.int64) + 15) // 30 % 6, 6 + np.minimum(value // 60, 2))
+    halves = [bins[6:26], bins[26:46]]
+    return [
+        round(100 * share) for half in halves for share in np.bincount(half.ravel(), minlength=9) / half.size
+    ]
+
+
 def crop_quality(height: int, sharp: float, covered: float, at_edge: bool) -> float:
     """Returns how well a crop shows a person, from 0 to 1, rounded so that it is equal after a restart.
 

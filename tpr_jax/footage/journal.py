@@ -28,6 +28,7 @@ class Line(NamedTuple):
       size: (width, height).
       found: the people.
       qualities: how well the crop of each shows a person.
+      colors: the colors of each, see `crops.colors`.
     """
 
     frame: int
@@ -36,6 +37,7 @@ class Line(NamedTuple):
     size: tuple[int, int]
     found: Detections
     qualities: list[float]
+    colors: list[list[int]]
 
 
 def rounded(found: Detections) -> Detections:
@@ -78,8 +80,15 @@ def _parse(whole: bytes) -> Iterator[Any]:
 def _line(fields: dict) -> Line:
     rows = fields["people"]
     found = make_detections([row[:4] for row in rows], [row[4] for row in rows], [row[6] for row in rows])
-    qualities = [row[5] for row in rows]
-    return Line(fields["frame"], fields["seconds"], fields["due"], tuple(fields["size"]), found, qualities)
+    return Line(
+        fields["frame"],
+        fields["seconds"],
+        fields["due"],
+        tuple(fields["size"]),
+        found,
+        qualities=[row[5] for row in rows],
+        colors=[row[7] for row in rows],
+    )
 
 
 class Writer:
@@ -100,9 +109,9 @@ class Writer:
         """Appends a frame. Raises UserError if the disk is full."""
         found = line.found
         people = [
-            [*(round(float(v), 1) for v in box), round(float(score), 4), quality, int(track)]
-            for box, score, quality, track in zip(
-                found.boxes, found.scores, line.qualities, found.tracks, strict=True
+            [*(round(float(v), 1) for v in box), round(float(score), 4), quality, int(track), colors]
+            for box, score, quality, track, colors in zip(
+                found.boxes, found.scores, line.qualities, found.tracks, line.colors, strict=True
             )
         ]
         fields = {"frame": line.frame, "seconds": line.seconds, "due": line.due, "size": line.size}

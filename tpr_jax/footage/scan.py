@@ -24,7 +24,7 @@ import numpy as np
 
 from tpr_jax.errors import UserError
 from tpr_jax.footage import journal
-from tpr_jax.footage.crops import Sighting, best_sightings, crop_quality, others_inside, sharpness
+from tpr_jax.footage.crops import Sighting, best_sightings, colors, crop_quality, others_inside, sharpness
 from tpr_jax.footage.detections import Detections, Detector, limit, pad_box
 from tpr_jax.footage.opencv import opencv
 from tpr_jax.footage.tracks import Tracker, TrackSettings
@@ -114,7 +114,7 @@ class _People:
     def add(self, line: journal.Line) -> tuple[list[Sighting], list[Sighting]]:
         """Takes a frame; returns the sightings whose crops are needed now, and those no longer needed."""
         if self._settings.tracks:
-            numbers = self._tracker.update(line.found, line.seconds).tolist()
+            numbers = self._tracker.update(line.found, line.seconds, line.colors).tolist()
         else:
             numbers = range(len(self.tracks), len(self.tracks) + len(line.found.boxes))
         added, dropped = [], []
@@ -298,13 +298,23 @@ def _one_thread_each(workers: int) -> Generator[None, None, None]:
 def _make_line(frame: Frame, due: float, found: Detections, settings: ScanSettings) -> journal.Line:
     height, width = frame.pixels.shape[:2]
     covered = others_inside(found.boxes)
-    qualities = []
+    qualities, looks = [], []
     for box, share in zip(found.boxes, covered.tolist(), strict=True):
         x, y, w, h = pad_box(box, settings.pad, (width, height))
         at_edge = x <= 1 or y <= 1 or x + w >= width - 1 or y + h >= height - 1
-        sharp = sharpness(frame.pixels[y : y + h, x : x + w])
+        crop = frame.pixels[y : y + h, x : x + w]
+        sharp = sharpness(crop)
+        looks.append(colors(crop))
         qualities.append(crop_quality(int(box[3]), sharp, share, at_edge))
-    return journal.Line(frame.number, round(frame.seconds, 4), due, (width, height), found, qualities)
+    return journal.Line(
+        frame.number,
+        round(frame.seconds, 4),
+        due,
+        (width, height),
+        found,
+        qualities=qualities,
+        colors=looks,
+    )
 
 
 def _sighting(line: journal.Line, index: int, pad: float) -> Sighting:
