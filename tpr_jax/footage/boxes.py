@@ -49,6 +49,11 @@ class BoxFile:
         for one in boxes:
             self._by_image.setdefault(one.image, {}).setdefault(one.frame, []).append(one)
 
+    @property
+    def names_videos(self) -> bool:
+        """Whether the file says to which video its boxes belong."""
+        return "" not in self._by_image
+
     def frames(self, video: str) -> list[int]:
         """Returns the numbers of the frames of a video that have boxes, in order."""
         return sorted(frame for frame in self._of(video) if frame is not None)

@@ -217,6 +217,8 @@ def run(argv: list[str]) -> None:
 
 def _scan(args: argparse.Namespace) -> None:
     """Finds people in footage, if the flags or an earlier run of the same source ask for it."""
+    import jax
+
     from tpr_jax.search.index.footage import FootageOptions, recorded_options, scan_source
 
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(FootageOptions)}
@@ -228,8 +230,10 @@ def _scan(args: argparse.Namespace) -> None:
         return
     # A later run of the same source only repeats what differs from the first one.
     options = dataclasses.replace(known or FootageOptions(), **given)
-    if args.num_processes and args.num_processes > 1:
-        raise UserError("--detect: works in one process; leave out --num_processes")
+    if jax.process_count() > 1:
+        raise UserError(
+            "--detect: finds people in one process only; index the videos without --num_processes"
+        )
     scan_source(
         args.photos,
         args.index,

@@ -161,6 +161,12 @@ def test_boxes_of_missing_frames_are_a_note(source, capsys):
     assert "has 40 frames, but 20 others have boxes, such as frame 40" in capsys.readouterr().out
 
 
+def test_boxes_without_the_name_of_a_video_are_of_one_video(source):
+    write_video(source / "yard.avi", frames=20)
+    with pytest.raises(UserError, match=r"boxes\.txt: does not say to which of the 2 videos"):
+        index(source)
+
+
 def test_nobody_is_found(source):
     (source.parent / "boxes.txt").write_text("900,-1,1,1,30,90,1\n")
     with pytest.raises(UserError, match="no people were found"):

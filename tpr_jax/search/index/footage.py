@@ -157,6 +157,11 @@ def scan_source(
     opencv()
     kind = _make_kind(options.detect)
     found = _collect(Path(source), folder, exclude)
+    if kind.boxes and not kind.boxes.names_videos and len(found.videos) > 1:
+        raise UserError(
+            f"--detect {options.detect}: does not say to which of the {len(found.videos):,} videos of "
+            f"{source} its boxes belong: index the videos one by one, with --add"
+        )
     with locking.hold(folder, "--index", "writing this index", log):
         entry = _scan_files(found, folder, options, kind, log)
         manifest = _read_manifest(folder)
