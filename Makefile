@@ -70,8 +70,10 @@ help:
 demo: $(VENV)/.installed
 	$(RUN) -m tpr_jax.main --config configs/dm_adapter.py --workdir runs/demo
 
+# .ci/run runs the long tests in the same session: they share what is compiled, and no core waits between the two.
+MARKS ?= not torch and not slow and not long
 test: lint
-	$(RUN) -m pytest --timeout 900 -m "not torch and not slow and not long" $(WORKERS) $(PYTEST_ARGS)
+	$(RUN) -m pytest --timeout 900 -m "$(MARKS)" $(WORKERS) $(PYTEST_ARGS)
 
 test-long: $(VENV)/.test-tools
 	$(RUN) -m pytest --timeout 900 -m "long and not torch and not slow" $(WORKERS) $(PYTEST_ARGS)

@@ -84,7 +84,7 @@ collect() {
 }
 
 # Runs a function that starts processes, and repeats it until the run is done (0), has an error that the user must
-# fix (2), was asked to stop, or has failed more than RESTARTS times.
+# fix (2), was interrupted (130) or asked to stop, or has failed more than RESTARTS times.
 until_done() {
     local code tries=0
     while true; do
@@ -92,7 +92,7 @@ until_done() {
         "$@"
         code=0
         collect || code=$?
-        if [ "$code" = 0 ] || [ "$code" = 2 ] || [ -n "$asked" ]; then return "$code"; fi
+        if [ "$code" = 0 ] || [ "$code" = 2 ] || [ "$code" = 130 ] || [ -n "$asked" ]; then return "$code"; fi
         tries=$((tries + 1))
         if [ "$tries" -gt "${RESTARTS:-3}" ]; then return "$code"; fi
         echo "ended with exit code $code: restarting ($tries of ${RESTARTS:-3})" >&2

@@ -36,7 +36,7 @@ export TPR_RUN_TOKEN # srun forwards the environment, which other users cannot r
 TPR_RUN_TOKEN=$(run_token)
 # A failing process ends the others itself and reports why: srun must not kill them before that.
 run srun --kill-on-bad-exit=0 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" "$PYTHON" -m tpr_jax.main "$@" || code=$?
-if [ -e "$workdir/results.json" ] && [ "$code" = 0 ] || [ "$code" = 2 ]; then exit "$code"; fi
+if [ -e "$workdir/results.json" ] && [ "$code" = 0 ] || [ "$code" = 2 ] || [ "$code" = 130 ]; then exit "$code"; fi
 if [ "${SLURM_RESTART_COUNT:-0}" -ge "${RESTARTS:-20}" ]; then
     fail "not done after ${SLURM_RESTART_COUNT:-0} restarts: see above; rerun the same command to resume"
 fi

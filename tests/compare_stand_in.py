@@ -90,7 +90,7 @@ def compared_fixture(tiny, zero, tmp_path, capsys):
     def call(*flags):
         argv = ["compare", tiny["config"], zero, "--seeds", "2", "--workdir", str(tmp_path / "all"), *flags]
         try:
-            explain_and_exit(compare.run, argv)
+            explain_and_exit(compare.run, argv, compare.explain)
             code = 0
         except SystemExit as ended:
             code = ended.code

@@ -64,13 +64,29 @@ LONG = {
     "export/test_export.py::test_runs_with_tensorflow_alone",
     "train/test_step.py::test_compile_in_background_computes_the_same",
     "utils/test_streams.py::test_a_search_on_a_terminal_in_ascii",
+    # Rare types, servers and installations, one test each (80 s).
+    "bench/test_subjects.py::test_checkpoint_is_saved_and_restored",
+    "data/mini_pedes/test_captions.py::test_pretrain_captions_are_short_coarse_and_true",
+    "export/test_export.py::test_narrow_types_are_smaller_and_report_their_error",
+    "export/test_export.py::test_other_methods",
+    "models/test_tpu_attention.py::test_gradients_match_the_reference",
+    "models/test_tpu_attention.py::test_matches_numpy",
+    "search/server/test_connections.py::test_closes_a_thousand_slow_connections",
+    "search/server/test_connections.py::test_waits_for_a_slow_server",
+    "train/test_step.py::test_losses_with_heads_in_bfloat16",
+    "utils/test_numba_cache.py::test_a_read_only_package_without_a_home",
+    "utils/test_numba_cache.py::test_commands_run_there",
+    "weights/test_hub.py::test_an_index_is_of_the_revision_that_was_asked_for",
+    "weights/test_image_constants.py::test_adapted_merged_and_plain_models_keep_mean_and_std",
 }
 # The variant with this parameter stays in `make test`.
 QUICK = {
     "config/test_starts.py::test_every_trained_leaf_gets_a_gradient_and_zero_starts_are_clip[lora]",
+    "export/test_export.py::test_other_methods[up_person]",
     "models/test_siglip.py::test_every_method_trains[dm_adapter]",
+    "models/test_tpu_attention.py::test_gradients_match_the_reference[float32]",
+    "models/test_tpu_attention.py::test_matches_numpy[float32]",
     "test_golden.py::test_four_optimizer_steps[dm_adapter]",
-    "train/test_resume.py::test_resumes_a_shorter_run[6]",
     "weights/test_siglip.py::test_saved_methods[dm_adapter]",
 }
 

@@ -17,6 +17,7 @@ from tpr_jax.search.index.build import build
 from tpr_jax.search.server import serve
 from tpr_jax.search.server.api import make_app
 from tpr_jax.search.server.guard import Limits
+from tpr_jax.search.server.live import LiveIndex
 
 NAMES = [f"{number:03d}.png" for number in range(12)]
 BOXED, SECRET = 12, 13  # rows of the photo with a box, and of the one with metadata
@@ -46,9 +47,9 @@ def make_index(folder: Path, clip: str) -> Path:
 
 @contextlib.contextmanager
 def running(searcher, limits: Limits | None = None) -> Iterator[str]:
-    """Runs a server in a thread of this process; yields its address."""
+    """Runs a server of a `Searcher` or `LiveIndex` in a thread of this process; yields its address."""
     limits = limits or Limits(rate=0, hosts=HERE)
-    app = make_app(searcher, limits)
+    app = make_app(searcher if isinstance(searcher, LiveIndex) else LiveIndex(searcher), limits)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(serve.server_config(app, limits))

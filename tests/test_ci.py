@@ -15,6 +15,8 @@ case "$2" in *"'{version}'"*) exit 0 ;; *) exit 1 ;; esac
 """
 # The targets that install the second environment in the background.
 INSTALL = ".venv/.test-tools .venv/.docs"
+# The quick and the long tests, in one session.
+BOTH = "MARKS=not torch and not slow"
 SHIM = "#!/bin/sh\necho 'pyenv: python3.13: command not found' >&2\nexit 127\n"
 
 
@@ -64,7 +66,7 @@ def test_both_pythons_have_their_part(run, tmp_path):
     in_background = {INSTALL, "docs"}
     assert [one for one in called if one not in in_background] == [
         f"{other} .venv313/.test-tools",
-        f"{other} test test-long",
+        f"{other} {BOTH} test",
         "test-slow",
         "test-torch",
     ]
@@ -77,7 +79,7 @@ def test_both_pythons_have_their_part(run, tmp_path):
 def test_one_on_the_path_comes_first(run, tmp_path):
     program(tmp_path / "pyenv/versions/3.13.0/bin/python3.13", PYTHON.format(version="3.13"))
     newer = program(tmp_path / "bin/python3.13", PYTHON.format(version="3.13"))
-    assert f"VENV=.venv313 PYTHON={newer} test test-long" in run()[1]
+    assert f"VENV=.venv313 PYTHON={newer} {BOTH} test" in run()[1]
 
 
 @pytest.mark.skipif(
@@ -90,7 +92,7 @@ def test_without_another_python_all_runs_on_the_first(run, tmp_path):
         tmp_path / "pyenv/versions/3.13.0/bin/python3.13", PYTHON.format(version="3.12")
     )  # not what it is called
     done, called = run()
-    assert done.returncode == 0 and called[:3] == ["test test-long", ".venv/.docs", "test-slow"]
+    assert done.returncode == 0 and called[:3] == [f"{BOTH} test", ".venv/.docs", "test-slow"]
     assert sorted(called[3:]) == ["docs", "test-torch"]
     assert "Python 3.13 is not available" in done.stdout
 
@@ -99,7 +101,7 @@ def test_without_another_python_all_runs_on_the_first(run, tmp_path):
     "failing, later",
     [
         ("*313/.test-tools", {"test-slow", "test-torch", "docs"}),
-        ("*\\ test\\ test-long", {"test-slow", "test-torch", "docs"}),
+        ("*\\ test", {"test-slow", "test-torch", "docs"}),
         (".venv/.test-tools*", {"test-slow", "test-torch", "docs"}),
         ("test-slow", {"test-torch", "docs"}),
         ("test-torch", set()),

@@ -21,7 +21,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-SITE = "https://github.com/tpr-jax/tpr_jax"
+SITE = (ROOT / "notebooks/address.txt").read_text().strip()
 NAMES = ("tour", "train_benchmark", "search_photos", "ablation", "port_checkpoint")
 each = pytest.mark.parametrize("name", NAMES)
 
@@ -56,11 +56,36 @@ def test_badge_install_and_project_urls_match(name):
     owner_and_name = SITE.removeprefix("https://github.com/")
     opens = f"https://colab.research.google.com/github/{owner_and_name}/blob/main/notebooks/{name}.ipynb"
     assert re.findall(r"\]\((https://colab\.[^)]*\.ipynb)\)", first.source) == [opens]
-    assert second.source.startswith("try:\n    import tpr_jax\nexcept ImportError:\n    %pip install")
-    assert re.findall(r'"git\+(.*)"', second.source) == [SITE]
+    assert second.source.startswith(f'ADDRESS = "{SITE}"\n\ntry:\n    import tpr_jax\nexcept ImportError:\n')
+    assert second.source.count('%pip install -q "{source}"\n') == 1
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     urls = [url for url in project.get("urls", {}).values() if "github.com" in url]
     assert all(url.startswith(SITE) for url in urls)
+
+
+def installed_from(name: str, folder, monkeypatch) -> str:
+    """Returns what the first cell of a notebook installs where tpr_jax is not installed yet."""
+    cell = read(name).cells[1].source
+    cell = cell.replace("    import tpr_jax\n", "    raise ImportError\n", 1)
+    cell = re.sub(r'%pip install -q "\{source\}"\n    import tpr_jax', "installed.append(source)", cell)
+    monkeypatch.chdir(folder)
+    installed = []
+    exec(cell.partition("print(")[0], {"installed": installed})
+    return installed[0]
+
+
+@each
+def test_installs_a_copy_that_was_uploaded_or_mounted_first(name, tmp_path, monkeypatch):
+    assert installed_from(name, tmp_path, monkeypatch) == f"git+{SITE}"
+    (tmp_path / "tpr_jax").mkdir()  # such as a folder of results
+    assert installed_from(name, tmp_path, monkeypatch) == f"git+{SITE}"
+    (tmp_path / "tpr_jax-main.zip").write_bytes(b"")
+    assert installed_from(name, tmp_path, monkeypatch) == str(tmp_path / "tpr_jax-main.zip")
+    notebooks = tmp_path / "checkout/notebooks"
+    notebooks.mkdir(parents=True)
+    (tmp_path / "checkout/tpr_jax").mkdir()
+    (tmp_path / "checkout/tpr_jax/model.py").write_text("")
+    assert installed_from(name, notebooks, monkeypatch) == str(tmp_path / "checkout")
 
 
 @each
@@ -168,7 +193,7 @@ def test_installs_into_colab_without_replacing_packages(tmp_path):
     for name in ("tpr_jax", "configs"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.tmp"))
     (words,) = {tuple(install_words(name)) for name in NAMES}
-    assert words[-1] == f"git+{SITE}"
+    assert words[-1] == "{source}"
     call(python, "-m", "pip", *words[:-1], source)
 
     after = versions(python)

@@ -275,7 +275,11 @@ def test_a_command_is_the_module_of_the_same_work(words, module, arguments, monk
 
 def test_commands_that_are_not_there(monkeypatch, capsys):
     monkeypatch.setitem(command.COMMANDS, "later", ("tpr_jax.not_written_yet", [], "some day"))
-    for words, said in ((["later", "x"], "not part of this version"), (["lern"], "choose from train, eval")):
+    for words, said in (
+        (["later", "x"], "not part of this version"),
+        (["lern"], "'lern' is unknown"),
+        (["serach"], "did you mean 'search'?"),
+    ):
         monkeypatch.setattr(sys, "argv", ["tpr-jax", *words])
         with pytest.raises(SystemExit) as ended:
             command.main()

@@ -7,7 +7,6 @@
 `configs/pretrain_mini.py` for all steps.
 """
 
-import argparse
 import gzip
 import json
 import sys
@@ -105,7 +104,6 @@ def run(argv: list[str]) -> None:
     parser = Parser(
         prog="python -m tools.build_clip_mini",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, source in (("new", "--data_dir"), ("save", "--workdir")):

@@ -1,6 +1,11 @@
 """Text-based person retrieval with parameter-efficient CLIP, in JAX and Flax."""
 
+from tpr_jax.cli import start
+
 __version__ = "0.1.0"
+
+if start.IS_COMMAND:
+    start.begin()
 
 
 def __getattr__(name: str):

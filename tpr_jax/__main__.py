@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.errors import UserError
+from tpr_jax.utils.suggest import nearest
 
 
 class Command(NamedTuple):
@@ -43,7 +44,7 @@ COMMANDS = {
 
 def main() -> None:
     """Runs the command in sys.argv as `python -m` would; exits with 2 if it is unknown."""
-    explain_and_exit(_run, sys.argv)
+    explain_and_exit(_run, sys.argv, raising=())  # the command itself decides what Ctrl-C does
 
 
 def _run(argv: list[str]) -> None:
@@ -57,7 +58,7 @@ def _run(argv: list[str]) -> None:
         print(f"tpr-jax {__version__}")
         return
     if name not in COMMANDS:
-        raise UserError(f"command '{name}' is unknown: choose from {', '.join(COMMANDS)}")
+        raise UserError(f"command '{name}' is unknown: {nearest(name, COMMANDS)}")
     module, prefix, _ = COMMANDS[name]
     if module is None:
         from tpr_jax.config import bundled

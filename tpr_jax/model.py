@@ -231,6 +231,7 @@ def from_pretrained(
     *,
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
+    check_shapes: bool = True,
 ) -> Model:
     """Loads a model that `save_pretrained` wrote, or a plain CLIP as the zero-shot model.
 
@@ -246,9 +247,11 @@ def from_pretrained(
         release is recognized, other files need `act` and `heads`. For a plain CLIP folder they override its
         config.json.
       heads: the number of attention heads of the vision and of the text tower.
-      image_mean: of the red, green and blue channels, for pixels in [0, 1]. For a weights file, which does
-        not record it, CLIP's is the default. For a plain CLIP folder it overrides the folder's.
-      image_std: likewise.
+      image_mean: the mean of the red, green and blue channels, for pixels in [0, 1]. For a weights file,
+        which does not record it, CLIP's is the default. For a plain CLIP folder it overrides the folder's.
+      image_std: their standard deviation, by the same rule.
+      check_shapes: whether to check the shape of each array, for which both towers are traced. Files that
+        were loaded before, as their checksum tells, need no check.
 
     Raises:
       UserError: there is no model, or it does not fit the arguments; the message names the file and weight.
@@ -278,6 +281,7 @@ def from_pretrained(
             source=str(path_or_hub_id),
             dtype=dtype,
             backbone=base,
+            check_shapes=check_shapes,
         )
     if backbone is not None:
         raise UserError(f"{path_or_hub_id}: is a complete CLIP: leave out backbone={str(backbone)!r}")
@@ -290,6 +294,7 @@ def from_pretrained(
         source=str(path_or_hub_id),
         dtype=dtype,
         backbone=location,
+        check_shapes=check_shapes,
     )
 
 
@@ -305,6 +310,7 @@ def make_model(
     dtype: str = "float32",
     heads: Heads = NO_HEADS,
     backbone: Backbone | None = None,
+    check_shapes: bool = True,
 ) -> Model:
     """Builds a model from its sizes, its method and its arrays.
 
@@ -320,6 +326,7 @@ def make_model(
       heads: the heads of losses that `variables` holds.
       backbone: where `params`, except for the leaves that the method tunes, came from. Without one,
         `save_pretrained` saves all of CLIP.
+      check_shapes: whether to check the shape of each array.
 
     Raises:
       UserError: an array is missing, unexpected or misshapen, or an argument is invalid.
@@ -334,7 +341,8 @@ def make_model(
     }
     config = dataclasses.replace(config, **{k: v for k, v in overrides.items() if v is not None})
     functions = clip.build(config, method, dtype, heads)
-    _check_shapes(jax.eval_shape(functions["init"], jax.random.key(0)), variables, source)
+    if check_shapes:
+        _check_shapes(jax.eval_shape(functions["init"], jax.random.key(0)), variables, source)
     encoders = (
         _jit_for_any_batch(functions["encode_image"], dtype),
         _jit_for_any_batch(functions["encode_text"], dtype),

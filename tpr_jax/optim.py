@@ -3,13 +3,16 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from tpr_jax.errors import UserError
 from tpr_jax.utils.trees import flatten, unflatten
+
+if TYPE_CHECKING:
+    import optax
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]  # step -> learning rate
 
@@ -140,7 +143,7 @@ def adam(
     b2=0.999,
     eps=1e-3,
     clip_norm=0.0,
-) -> optax.GradientTransformation:
+) -> "optax.GradientTransformation":
     """Returns PyTorch's Adam: L2 weight decay is added to the gradient before the moments (not AdamW).
 
     Args:
@@ -155,6 +158,7 @@ def adam(
     Raises:
       UserError: no pattern covers a leaf.
     """
+    import optax  # takes a while, and models import this module for its small functions
 
     def group_optimizer(factor, decay):
         return optax.chain(

@@ -46,6 +46,12 @@ def test_a_server_that_does_not_report_its_cpu_time(monkeypatch):
         bench_serve.server_cpu_seconds(8077)
 
 
+def test_a_server_that_does_not_start(monkeypatch):
+    monkeypatch.setattr(bench_serve.sys, "executable", "false")
+    with pytest.raises(UserError, match="here: the server did not start"):
+        bench_serve.measure("here", 1, 1.0, 0.0)
+
+
 def test_each_client_has_its_own_rate_limit(searcher):
     with served.running(searcher, Limits(rate=1e-6, hosts=served.HERE)) as address:
         port, summaries = int(address.rpartition(":")[2]), []

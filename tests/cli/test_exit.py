@@ -23,7 +23,11 @@ def ending(error, explain=None):
     [
         (UserError("x.json: not a file: give another"), 2, "error: x.json: not a file: give another\n"),
         (KeyboardInterrupt(), 130, "error: interrupted; rerun the same command to resume"),
-        (Stopped(2, "stopped at step 3"), 2, "error: stopped at step 3: rerun the same command to resume\n"),
+        (
+            Stopped(2, "stopped at step 3"),
+            130,
+            "error: stopped at step 3: rerun the same command to resume\n",
+        ),
         (OSError(errno.ENOSPC, "no space", "/d/x"), 2, "error: no space left on the disk of /d/x: free"),
         (PermissionError(errno.EACCES, "Permission denied", "/d/x"), 2, "error: /d/x: permission denied"),
     ],

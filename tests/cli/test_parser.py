@@ -1,5 +1,6 @@
 """Errors of a command line are one line, and `~` is the home directory in every path."""
 
+import argparse
 import ast
 import os
 import shutil
@@ -14,6 +15,7 @@ from tpr_jax.compare import __main__ as compare
 from tpr_jax.cross import __main__ as cross
 from tpr_jax.errors import UserError
 from tpr_jax.search import __main__ as search
+from tpr_jax.visualize import __main__ as visualize
 
 
 @pytest.mark.parametrize("line", ["--seed 1", "find --seed 1", "find --top_k x", "lose"])
@@ -83,3 +85,73 @@ def test_search_expands_its_paths(tiny, home, monkeypatch, capsys):
     assert search.main(["export", "--index=~/i", "--out=~/p.parquet"]) == 0
     assert sorted(os.listdir(home)) == ["clip", "i", "p.parquet", "photos"]
     assert "000.png" in capsys.readouterr().out
+
+
+OPTIONAL = {"--image", "--where", "--group", "--exclude", "--allow_host", "--photos", "--text", "--model"}
+
+
+def options_of(parser: argparse.ArgumentParser):
+    """Yields (parser, action) of each option of a parser and its subcommands."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                yield from options_of(sub)
+        elif action.option_strings and action.dest != "help":
+            yield parser, action
+
+
+@pytest.mark.parametrize("command", [search, visualize], ids=lambda one: one.__name__)
+def test_help_tells_the_default_of_each_option(command):
+    for parser, action in options_of(command.parser()):
+        text = " ".join(parser._get_formatter()._expand_help(action).split())
+        takes_value = action.nargs != 0
+        if takes_value and not action.required and not OPTIONAL & set(action.option_strings):
+            assert "default" in text, (parser.prog, action.option_strings, text)
+            if action.default is not None:
+                assert str(action.default) in text, (parser.prog, action.option_strings, text)
+
+
+def test_every_option_has_help():
+    """Without a text, the help does not even show the default."""
+    for file in sorted(Path(arguments.__file__).parents[1].rglob("*.py")):
+        if file.parent.name in ("compare", "cross"):
+            continue  # they print their docstring
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(".add_argument"):
+                name = getattr(call.args[0], "value", "")
+                if isinstance(name, str) and name.startswith("--"):
+                    assert "help" in {word.arg for word in call.keywords}, (file, name)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("fnd", "'fnd' is unknown: did you mean 'find'?"),
+        ("find --topk 3", "--topk is unknown: did you mean '--top_k'?"),
+        ("find --topk=3", "--topk is unknown: did you mean '--top_k'?"),
+        ("find --kind gren", "'gren' is unknown: did you mean 'green'?"),
+        ("find --quite", "--quite is unknown: did you mean '--quiet'?"),
+        ("find --zzzz", "--zzzz is unknown: choose from: --help, --top_k, --kind, --quiet"),
+    ],
+)
+def test_suggests_the_nearest_word(line, told):
+    top = Parser(prog="python -m tpr_jax.some")
+    find = top.add_subparsers(dest="command", required=True).add_parser("find")
+    find.add_argument("--top_k", type=int, required=True)  # a mistyped option is told before a missing one
+    find.add_argument("--kind", choices=("green", "red"))
+    find.add_argument("--quiet", action="store_true")
+    with pytest.raises(UserError) as error:
+        top.parse_args(line.split())
+    assert told in str(error.value) and str(error.value).endswith("; see python -m tpr_jax.some --help")
+
+
+def test_values_and_abbreviations_are_no_mistakes():
+    parser = Parser(prog="python -m tpr_jax.some")
+    parser.add_argument("text", nargs="?")
+    parser.add_argument("--top_k", type=int)
+    assert parser.parse_args(["--top", "3", "-- a dash"]).top_k == 3
+    assert parser.parse_args(["--", "--topk"]).text == "--topk"
+    strict = Parser(prog="python -m tpr_jax.some", allow_abbrev=False)
+    strict.add_argument("--top_k", type=int)
+    with pytest.raises(UserError, match=r"--top is unknown: did you mean '--top_k'\?"):
+        strict.parse_args(["--top", "3"])

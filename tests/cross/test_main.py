@@ -148,7 +148,7 @@ def test_describes_what_a_run_was_trained_on(tiny, tmp_path):
         (["/nothing/here", "--data", "mini_pedes"], "/nothing/here"),
         (["clip-mini", "clip-mini", "--data", "mini_pedes"], "clip-mini is the same model as another"),
         (["RUN", "--data", "mini_pedes"], "is a run that has no model/ yet: let it finish"),
-        (["clip-mini", "--dta", "mini_pedes"], "unrecognized arguments: --dta"),
+        (["clip-mini", "--dta", "mini_pedes"], "--dta is unknown: did you mean '--data'?"),
     ],
 )
 def test_rejects_bad_arguments_before_anything_is_scored(crossed, counted, tmp_path, words, message):

@@ -29,7 +29,7 @@ ROOT = str(Path(__file__).parents[2])
         ),
         (
             Stopped(signal.SIGINT, "stopped at step 3"),
-            2,
+            130,
             "error: stopped at step 3: rerun the same command to resume",
         ),
         (

@@ -27,7 +27,7 @@ def test_imports_and_prints(tmp_path, capsys, monkeypatch):
     ("words", "message"),
     [
         (["w.pt", "--out", "o"], "--method"),
-        (["w.pt", "--method", "rde", "--out", "o"], "invalid choice: 'rde'"),
+        (["w.pt", "--method", "rde", "--out", "o"], "argument --method: 'rde' is unknown: "),
         (["w.pt", "--method", "clip"], "--out"),
         (["w.pt", "--method", "clip", "--out", "o", "--heads", "0", "1"], "heads="),
         (["w.pt", "--method", "clip", "--out", "o", "--image_std", "0", "1", "1"], "image_std="),

@@ -131,6 +131,7 @@ def test_slurm_submits_itself(launch):
         (1, False, "RUNNING", 3, 0, True),  # a peer was lost
         (137, True, "RUNNING", 3, 0, True),  # one was killed as it wrote its report
         (2, False, "RUNNING", 0, 2, False),  # an error of the user
+        (130, False, "RUNNING", 0, 130, False),  # Ctrl-C
         (1, False, "RUNNING", 20, 2, False),  # too often
     ],
 )

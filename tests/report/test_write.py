@@ -187,7 +187,7 @@ def test_moving_average_is_a_mean_of_neighbors():
 def ticks(svg, axis):
     """The labels of an axis's ticks, as numbers."""
     groups = re.findall(rf'<g id="{axis}tick_\d+">.*?<text[^>]*>([^<]*)</text>', svg, re.DOTALL)
-    return [float(label.replace("\u2212", "-")) for label in groups]
+    return [float(label.replace("\u2212", "-").replace(",", "")) for label in groups]
 
 
 @pytest.mark.parametrize("span", [(0, 57.3), (1.2, 6.4), (-2, 2), (1, 1200)])
@@ -199,6 +199,34 @@ def test_ticks_are_evenly_spaced_and_inside(span):
         assert 2 <= len(marks) <= 10
         assert low - margin <= marks[0] and marks[-1] <= high + margin
         np.testing.assert_allclose(np.diff(marks), marks[1] - marks[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2])  # a run that was resumed may log a step twice
+@pytest.mark.parametrize(("step", "loss"), [(18, 3.2), (12_345, 300.25), (0, 0.0), (1_234_567, 1e-9)])
+def test_one_logged_loss_is_a_point_with_its_step_below(step, loss, count):
+    svg = charts.loss_svg([(step, loss)] * count)
+    assert ticks(svg, "x") == [step]
+    marks = ticks(svg, "y")
+    assert len(set(marks)) == len(marks) >= 2 and marks[0] <= loss <= marks[-1]
+    points = re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)"[^>]*style="fill: var\(--blue\)', svg)
+    assert len(points) == count
+    (x, y), (width, height) = map(float, points[0]), charts.SVG_SIZE
+    assert 36 < x < width and 0 < y < height - 40  # inside the axes
+
+
+@pytest.mark.parametrize("steps", [(1, 2), (26_000, 26_001), (0, 3)])
+def test_steps_and_epochs_are_whole_numbers(steps):
+    for svg in (
+        charts.loss_svg([(step, 2.0) for step in steps]),
+        charts.recall_svg({"t2i": [(step, 9.0) for step in steps]}),
+    ):
+        marks = ticks(svg, "x")
+        assert marks == list(range(steps[0], steps[1] + 1))
+
+
+def test_losses_that_hardly_differ_have_short_ticks():
+    svg = charts.loss_svg([(1, 6.931471805), (2, 6.931471806)])
+    assert max(len(str(mark)) for mark in ticks(svg, "y")) <= 5 and "1e" not in svg
 
 
 def test_charts_have_a_label_tooltips_and_the_colors_of_the_page():

@@ -68,6 +68,17 @@ def test_query_prints_lines_or_json(made, capsys):
     assert set(answer["results"][0]) >= {"rank", "score", "box", "columns"}
 
 
+def test_several_descriptions(made, capsys):
+    texts, index = ["a red coat", "blue trousers"], ["--index", str(made / "i"), "--json"]
+    assert main(["query", *texts, "--not", "a hat", *index]) == 0
+    both = json.loads(capsys.readouterr().out)
+    assert both["query"]["text"] == texts and both["query"]["without"] == ["a hat"]
+    assert main(["query", texts[0], *index]) == 0
+    one = json.loads(capsys.readouterr().out)
+    assert one["query"]["text"] == texts[0] and one["query"]["without"] == []
+    assert [photo["score"] for photo in one["results"]] != [photo["score"] for photo in both["results"]]
+
+
 def test_exclude(folders, tiny, tmp_path, capsys):
     words = ["index", str(folders["photos"]), "--index", str(tmp_path / "i"), "--model", str(tiny["clip"])]
     assert main([*words, "--exclude", "00[0-3].png", "--exclude", "011.*"]) == 0
@@ -99,8 +110,15 @@ def test_export(made, capsys):
     ("words", "message"),
     [
         ([], "required: index|query|serve|export"),
-        (["find"], "invalid choice"),
+        (["find"], "'find' is unknown: "),
+        (["qurey", "x"], "'qurey' is unknown: did you mean 'query'?; see python -m tpr_jax.search --help"),
+        (["query", "x", "--topk", "3"], "--topk is unknown: did you mean '--top_k'?; see python -m"),
+        (["serve", "--prot=3"], "--prot is unknown: did you mean '--port'?"),
         (["query", "a"], "--index"),
+        (
+            ["query", "a", "red", "coat", "--index", "{i}"],
+            'put the description in quotation marks: "a red coat"',
+        ),
         (["query", "--index", "{i}"], "the query is missing"),
         (["query", "a", "--index", "nowhere"], "nowhere: has no index yet"),
         (["query", "a", "--index", "{i}", "--top_k", "many"], "--top_k"),

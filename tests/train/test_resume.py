@@ -113,7 +113,7 @@ def test_saves_and_stops_on_a_signal(start, make_config, finished, tmp_path, num
     process.send_signal(number)
     stdout, stderr = process.communicate()
     if number == signal.SIGINT:
-        assert process.returncode == 2
+        assert process.returncode == 130
         (line,) = stderr.splitlines()
         assert line.startswith("error: stopped at step ") and "rerun the same command to resume" in line
         step = int(line.split()[4].rstrip(","))

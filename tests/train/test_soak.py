@@ -11,8 +11,8 @@ import pytest
 from tests import without_tensorflow
 from tests.train.test_resume import assert_same_run, rows
 
-KILLS, LAST, EVERY = 20, 480, 5
-FLAGS = ["--config.num_epochs=80", f"--config.checkpoint_every={EVERY}", "--config.eval_every=8"]
+KILLS, LAST, EVERY = 12, 300, 5
+FLAGS = ["--config.num_epochs=50", f"--config.checkpoint_every={EVERY}", "--config.eval_every=8"]
 
 
 def steps_done(workdir) -> int:
@@ -44,7 +44,7 @@ def live_and_die(process, workdir, rng) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_killed_twenty_times_gives_the_same_run(start, run, tmp_path, capsys):
+def test_killed_twelve_times_gives_the_same_run(start, run, tmp_path, capsys):
     """The killed processes run without TensorFlow; `test_resume.py` has two kills of others."""
     undisturbed, workdir = tmp_path / "undisturbed", tmp_path / "run"
     assert run(undisturbed, *FLAGS).returncode == 0

@@ -47,6 +47,21 @@ def hold(folder, said=None):
     return locking.hold(folder, "--workdir", "training here", (said if said is not None else []).append)
 
 
+def test_describes_the_holder_and_how_far_it_is(tmp_path):
+    assert locking.describe_holder(tmp_path / "none") is None
+    with hold(tmp_path) as note:
+        me = f"process {os.getpid()} on {socket.gethostname()}"
+        assert locking.describe_holder(tmp_path) == f" ({me})"
+        for progress in ("3 of 10 photos", "4 of 10"):  # the shorter one leaves nothing of the longer one
+            note(progress)
+            assert locking.describe_holder(tmp_path) == f" ({me}, {progress})"
+    assert locking.describe_holder(tmp_path) is None
+    (tmp_path / locking.NAME).write_text("left by a killed process")
+    assert locking.describe_holder(tmp_path) is None
+    with hold(tmp_path):  # asking has not locked it
+        pass
+
+
 def test_a_second_process_learns_who_holds_the_lock(tmp_path):
     folder = tmp_path / "new" / "run"
     with holder(folder) as process:

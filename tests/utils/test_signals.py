@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tpr_jax.errors import UserError
-from tpr_jax.utils import signals
+from tpr_jax.utils import ending
 from tpr_jax.utils.signals import Stopped, catch_signals, raise_stopped
 
 
@@ -185,8 +185,8 @@ def test_reports_other_unraisable_exceptions(monkeypatch):
 
 ENDS = """
 import os, signal, sys
-from tpr_jax.utils import signals as interrupt
-interrupt.exit_immediately({signal.SIGTERM: (0, "stopped"), signal.SIGINT: (130, "error: interrupted")})
+from tpr_jax.utils import ending
+ending.exit_immediately({signal.SIGTERM: (0, "stopped"), signal.SIGINT: (130, "error: interrupted")})
 print("ready", flush=True)
 try:
     while True:
@@ -212,7 +212,7 @@ def test_exit_immediately_prints_a_line(number, code, said):
 def test_a_signal_that_the_shell_has_ignored_stays_ignored(monkeypatch):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        signals.exit_immediately({signal.SIGINT: (130, "")})
+        ending.exit_immediately({signal.SIGINT: (130, "")})
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)

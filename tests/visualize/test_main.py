@@ -159,7 +159,7 @@ def explained(capsys, *words) -> str:
     ("words", "told"),
     [
         ([], "required: grid|experts"),
-        (["look"], "invalid choice"),
+        (["look"], "'look' is unknown: "),
         (["grid", "--model", "m"], "--out"),
         (["grid", "--out", "{tmp}/out"], "--model"),
         (["experts", "--model", "{plain}"], "zero_shot, has no mixture of experts: dm_adapter and"),

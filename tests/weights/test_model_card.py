@@ -7,7 +7,7 @@ from PIL import Image
 
 from tpr_jax.models import methods
 from tpr_jax.models.petl_config import Lora, Prompts
-from tpr_jax.weights.model_card import MARK, is_generated, model_card
+from tpr_jax.weights.model_card import MARK, is_generated, model_card, read_title
 
 FACTS = {"where": "runs/demo/model", "params": {"trainable": 250, "total": 10_000}, "image_size": (384, 128)}
 
@@ -60,6 +60,17 @@ def test_recognizes_its_cards_and_those_of_earlier_versions():
     older = "Written by tpr_jax, and anew by each save into this folder; delete this line to keep your own."
     assert is_generated(card) and is_generated(card.replace(MARK, f"<!-- {older} -->"))
     assert not is_generated(card.replace(MARK, "")) and not is_generated("# My own card")
+
+
+def test_reads_its_title(tmp_path):
+    card, readme = model_card(methods.up_person(), **FACTS, results=RESULTS), tmp_path / "README.md"
+    assert read_title(tmp_path) is None
+    readme.write_text(card)
+    assert read_title(tmp_path) == "up_person on MiniPEDES, rendered"
+    readme.write_text(card.replace(MARK, ""))  # the user's own
+    assert read_title(tmp_path) is None
+    readme.write_text(model_card(methods.zero_shot(), **FACTS))  # which names no data set
+    assert read_title(tmp_path) is None
 
 
 def test_table_of_modules():

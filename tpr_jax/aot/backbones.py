@@ -6,7 +6,6 @@ Prints a table for the recipes of configs/ on CUHK-PEDES. With --write it replac
 markers in docs/backbones.md.
 """
 
-import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +66,6 @@ def run(argv: list[str]) -> None:
     parser = Parser(
         prog="python -m tpr_jax.aot.backbones",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--write", action="store_true", help=f"update {PAGE}")
     args = parser.parse_args(argv[1:])

@@ -4,9 +4,9 @@ import importlib.util
 import os
 import re
 
-from tpr_jax.config.defaults import nearest
 from tpr_jax.errors import UserError
 from tpr_jax.utils.streams import suppress_stderr
+from tpr_jax.utils.suggest import nearest
 
 # Tested with requirements-aot.txt; other shapes of these chips work too.
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v6e:8x8")

@@ -8,7 +8,6 @@ backbones. With --write they replace the text between the markers in launch/READ
 --tables_only nothing is compiled.
 """
 
-import argparse
 import json
 import re
 import subprocess
@@ -85,7 +84,9 @@ def compiled(row: dict, folder: Path, tables_only: bool) -> dict | None:
         command += ["--config", f"configs/{row['method']}.py:cuhk_pedes", "--try_settings=False"]
         command += [f"--config.{key}={value}" for key, value in settings.items()]
         command += ["--config.scan_layers=True", f"--config.eval_batch_size={row['batch_size']}"]
-        if subprocess.run([*command, "--workdir", str(path.parent)]).returncode:
+        command += ["--workdir", str(path.parent)]
+        # A session of its own: Ctrl-C reaches only this process, which then ends the other.
+        if subprocess.run(command, start_new_session=True).returncode:
             raise UserError(f"{' '.join(command)} failed: see above")
     return json.loads(path.read_text())
 
@@ -151,9 +152,10 @@ def run(argv: list[str]) -> None:
     parser = arguments.Parser(
         prog="python -m tpr_jax.aot.table",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", type=arguments.folder, default=Path("runs/aot_table"))
+    parser.add_argument(
+        "--workdir", type=arguments.folder, default=Path("runs/aot_table"), help="keeps what was compiled"
+    )
     parser.add_argument("--write", action="store_true", help="update launch/README.md and docs/")
     parser.add_argument("--tables_only", action="store_true", help="use only what has been compiled so far")
     args = parser.parse_args(argv[1:])

@@ -213,13 +213,14 @@ def make_parser(module: str, description: str, sections: Collection[str]) -> arg
     parser = arguments.Parser(
         prog=f"python -m {module}",
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--only", default=",".join(sections), help="the sections to measure, separated by commas"
     )
     parser.add_argument("--turns", type=int, default=5, help="how often each is timed")
-    parser.add_argument("--workdir", type=arguments.folder, default=Path("runs/bench"))
+    parser.add_argument(
+        "--workdir", type=arguments.folder, default=Path("runs/bench"), help="keeps every measurement"
+    )
     parser.add_argument("--write", action="store_true", help=f"write the tables into {PAGE}")
     parser.add_argument("--tables_only", action="store_true", help="print earlier measurements only")
     return parser

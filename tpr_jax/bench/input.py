@@ -42,7 +42,7 @@ from tpr_jax.data.mini_pedes import bundled_dir
 from tpr_jax.data.records import Records, load_records
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD
-from tpr_jax.utils import markdown
+from tpr_jax.utils import markdown, signals
 
 SIZE, BATCH, PAD = (384, 128), 128, 10
 BASELINES = {
@@ -127,7 +127,8 @@ def torch_loader(records: Records, workers: int) -> Callable[[int], Iterator]:
 
 def plain_loader(records: Records, workers: int) -> Callable[[int], Iterator]:
     """Returns epoch -> batches of processes that each decode and augment a batch with Pillow and NumPy."""
-    pool = multiprocessing.get_context("spawn").Pool(workers)
+    with signals.blocked():
+        pool = multiprocessing.get_context("spawn").Pool(workers)
 
     def receive(name: str) -> Float32[np.ndarray, "b h w 3"]:
         memory = shared_memory.SharedMemory(name)
@@ -223,7 +224,10 @@ def measure(images: int, repeats: int, workers: int, against: str) -> dict[str, 
         for name in names:
             command = [sys.executable, "-m", "tpr_jax.bench.input", "--worker", name, folder]
             command += ["--workers", str(workers)]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            # A session of its own: Ctrl-C reaches only this process, which then ends the other.
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+            )
             stack.enter_context(process)
             assert process.stdin is not None and process.stdout is not None  # pipes
             inputs[name], outputs[name] = process.stdin, process.stdout
@@ -265,7 +269,6 @@ def run(argv: list[str]) -> None:
     parser = arguments.Parser(
         prog="python -m tpr_jax.bench.input",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--images", type=int, default=2560, help="number of JPEGs to generate")
     parser.add_argument("--repeats", type=int, default=7, help="number of epochs to time")

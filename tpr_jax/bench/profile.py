@@ -7,7 +7,6 @@ table into docs/speed.md. Operations that run at the same moment share it evenly
 up to the whole run. Weights and images are random.
 """
 
-import argparse
 import collections
 import re
 import sys
@@ -190,7 +189,6 @@ def run(argv: list[str]) -> None:
     parser = arguments.Parser(
         "python -m tpr_jax.bench.profile",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE}")
     args = parser.parse_args(argv[1:])

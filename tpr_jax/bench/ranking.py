@@ -6,7 +6,6 @@
 The features are random: the run time does not depend on their values.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -87,7 +86,9 @@ def time_in_subprocess(size: SplitSize, width: int, repeats: int) -> dict:
     code = (
         f"import json; from tpr_jax.bench.ranking import time_ranking as t; print(json.dumps(t{call_args}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    # A session of its own: Ctrl-C reaches only this process, which then ends the other.
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, start_new_session=True)
     return json.loads(done.stdout)
 
 
@@ -96,7 +97,6 @@ def run(argv: list[str]) -> None:
     parser = arguments.Parser(
         prog="python -m tpr_jax.bench.ranking",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--large", action="store_true", help="also 200,000 x 200,000")
     parser.add_argument("--width", type=int, default=512, help="features per vector")

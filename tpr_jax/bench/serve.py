@@ -8,7 +8,6 @@ waits, and repeats. Prints one JSON object; the exit code is 1 if any answer was
 index of MiniPEDES is built first.
 """
 
-import argparse
 import http.client
 import json
 import os
@@ -107,10 +106,11 @@ def measure(index: str, clients: int, seconds: float, pause: float) -> dict:
     """Starts a server on this index, runs the load, and stops the server.
 
     Raises:
-      SystemExit: with code 1 if the server did not start.
+      UserError: the server did not start.
     """
     command = [sys.executable, "-m", "tpr_jax.search", "serve", "--index", index, "--port", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # A session of its own: Ctrl-C reaches only this process, which then ends the server.
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert server.stdout is not None  # a pipe
     try:
         for line in server.stdout:
@@ -119,7 +119,7 @@ def measure(index: str, clients: int, seconds: float, pause: float) -> dict:
                 before = server_cpu_seconds(port)
                 summary = {"indexed": indexed, **run_load(port, clients, seconds, pause)}
                 return summary | {"server_cpu_seconds": round(server_cpu_seconds(port) - before, 1)}
-        raise SystemExit("the server did not start")
+        raise UserError(f"{index}: the server did not start, for the reason above")
     finally:
         server.terminate()
         server.wait(30)
@@ -154,12 +154,12 @@ def run(argv: list[str]) -> None:
     """Runs the command.
 
     Raises:
-      SystemExit: with code 1 if the server did not start or any answer was not 200.
+      UserError: the server did not start.
+      SystemExit: with code 1 if any answer was not 200.
     """
     parser = arguments.Parser(
         prog="python -m tpr_jax.bench.serve",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--index", type=arguments.path, metavar="DIR", help="default: one of MiniPEDES")
     parser.add_argument("--clients", type=int, default=50, help="number of concurrent clients")

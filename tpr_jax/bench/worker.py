@@ -117,7 +117,16 @@ def _start(stack: contextlib.ExitStack, subject: dict, say: Callable) -> tuple[s
     command = [sys.executable, "-m", "tpr_jax.bench.worker", json.dumps(subject)]
     stderr = stack.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115 (entered into the stack)
     environment, pipe = worker_environment(subject), subprocess.PIPE
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, text=True, env=environment)
+    # A session of its own: Ctrl-C reaches only this process, which then ends the worker.
+    process = subprocess.Popen(
+        command,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=stderr,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
     stack.enter_context(process)
     assert process.stdin is not None and process.stdout is not None  # pipes
     stack.callback(process.stdin.close)

@@ -4,8 +4,8 @@
 |------|--------------------------------------------------------------------------|
 | 0    | done, or stopped by SIGTERM with everything saved                        |
 | 1    | a bug, with its traceback                                                |
-| 2    | an error the user can fix, or stopped by SIGINT with everything saved    |
-| 130  | interrupted (Ctrl-C)                                                     |
+| 2    | an error the user can fix                                                |
+| 130  | interrupted (Ctrl-C); a training run has saved everything before         |
 | 141  | the reader of the output has closed the pipe                             |
 """
 
@@ -14,19 +14,26 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
+from tpr_jax.cli import start
+from tpr_jax.cli.start import INTERRUPTED
 from tpr_jax.errors import UserError, describe_disk_limit
-from tpr_jax.utils import signals
+from tpr_jax.utils import ending, signals
 from tpr_jax.utils.streams import quiet_when_closed
 
 Command = Callable[[list[str]], object]
 Verdict = Callable[[BaseException], tuple[int, str]]
 
-INTERRUPTED = 130, "error: interrupted; rerun the same command to resume"
 
-
-def explain_and_exit(command: Command, argv: list[str], explain: Verdict | None = None) -> None:
+def explain_and_exit(
+    command: Command,
+    argv: list[str],
+    explain: Verdict | None = None,
+    *,
+    raising: Collection[int] = (signal.SIGINT,),
+    shut_down: bool = True,
+) -> None:
     """Runs a command; an error that a user can fix ends the process with one line and exit code 2.
 
     Every printed line is flushed immediately, even through a pipe. If nobody reads the output, the process
@@ -36,6 +43,10 @@ def explain_and_exit(command: Command, argv: list[str], explain: Verdict | None 
       command: the command's `run(argv)`.
       argv: the command line, with the program's name first.
       explain: maps an error to (exit code, line to print), as `verdict` does, which is the default.
+      raising: the signals that raise KeyboardInterrupt while the command runs. Others end the process
+        immediately, as all do before: nothing has to be saved or removed.
+      shut_down: whether Python shuts down in the usual way after the command. With JAX that takes a third of
+        a second, which a command saves that leaves nothing to be done.
 
     Raises:
       SystemExit: the command failed in a way that `explain` knows.
@@ -43,8 +54,20 @@ def explain_and_exit(command: Command, argv: list[str], explain: Verdict | None 
     silence_native_logs()
     if reconfigure := getattr(sys.stdout, "reconfigure", None):  # a notebook's stdout has none
         reconfigure(line_buffering=True)
+    is_process = start.IS_COMMAND and ending.ends_immediately()
+
+    def interruptible(argv: list[str]) -> object:
+        with signals.raise_interrupt(raising):
+            return command(argv)
+
     with quiet_when_closed():
-        if code := exit_code(command, argv, explain):
+        code = exit_code(interruptible, argv, explain)
+        if is_process and (code == INTERRUPTED[0] or not shut_down):
+            # During Python's own shutdown, threads that are in C++ code may crash.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        if code:
             raise SystemExit(code)
 
 
@@ -72,7 +95,7 @@ def verdict(error: BaseException, argv: list[str]) -> tuple[int, str]:
     if isinstance(error, signals.Stopped) and error.number == signal.SIGTERM:
         return 0, f"{error}; {resume_hint('tpr_jax.main', argv)}"
     if isinstance(error, signals.Stopped):
-        return 2, f"error: {error}: rerun the same command to resume"
+        return INTERRUPTED[0], f"error: {error}: rerun the same command to resume"
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     if isinstance(error, OSError) and (line := describe_disk_limit(error)):
@@ -88,7 +111,7 @@ def exit_on_signals(argv: list[str]) -> None:
 
     It covers the seconds in which a command imports its modules and has nothing to save yet.
     """
-    signals.exit_immediately(
+    ending.exit_immediately(
         {signal.SIGTERM: (0, f"stopped; {resume_hint('tpr_jax.main', argv)}"), signal.SIGINT: INTERRUPTED}
     )
 

@@ -5,14 +5,54 @@ A shell expands `~` only at the beginning of a word: not in --index=~/photos, an
 
 import argparse
 import os
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from tpr_jax.errors import UserError
+from tpr_jax.utils.suggest import nearest
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the description, and adds its default to the help of each option."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text, default = action.help or "", action.default
+        has_none = default is None or isinstance(default, bool) or default in ([], argparse.SUPPRESS)
+        if not action.option_strings or has_none or "default" in text:
+            return text
+        shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
+        return f"{text}; default: {shown.replace('%', '%%')}"
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that reports errors as a `UserError`. `prog` is `python -m MODULE`."""
+
+    def __init__(self, *args, formatter_class=HelpFormatter, **settings):
+        super().__init__(*args, formatter_class=formatter_class, **settings)
+
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace=None):
+        """Parses as argparse does, but reports a mistyped option first, with the nearest known one."""
+        words = sys.argv[1:] if args is None else list(args)
+        self._check_options(words)
+        return super().parse_known_args(words, namespace)
+
+    def _check_options(self, words: Sequence[str]) -> None:
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        for word in words:
+            if word == "--" or (self._subparsers is not None and not word.startswith("-")):
+                return  # what follows are values, or the arguments of a subcommand
+            name = word.partition("=")[0]
+            if not word.startswith("--") or " " in name:  # argparse takes words with spaces as values
+                continue
+            if not any(option == name or (self.allow_abbrev and option.startswith(name)) for option in known):
+                self.error(f"{name} is unknown: {nearest(name, known)}")
+
+    def _check_value(self, action: argparse.Action, value) -> None:
+        if action.choices is not None and value not in action.choices:
+            hint = nearest(str(value), [str(choice) for choice in action.choices])
+            raise argparse.ArgumentError(action, f"{str(value)!r} is unknown: {hint}")
 
     def error(self, message: str) -> NoReturn:
         """Raises a UserError that refers to --help."""

@@ -16,8 +16,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from tpr_jax.cli.exit import explain_and_exit, resume_hint
-from tpr_jax.utils import signals
+from tpr_jax.cli.exit import explain_and_exit, resume_hint, verdict
+from tpr_jax.utils import ending, signals
 
 
 def _stopped_at(where: str, argv: Sequence[str]) -> str:
@@ -27,11 +27,11 @@ def _stopped_at(where: str, argv: Sequence[str]) -> str:
 def _early_ends(argv: Sequence[str]) -> dict[int, tuple[int, str]]:
     """Returns how a signal ends the process before the comparison has begun."""
     line = f"error: {_stopped_at('its beginning', argv)}"
-    return {signal.SIGTERM: (2, line), signal.SIGINT: (2, line)}
+    return {signal.SIGTERM: (2, line), signal.SIGINT: (130, line)}
 
 
 if __name__ == "__main__":
-    signals.exit_immediately(_early_ends(sys.argv))
+    ending.exit_immediately(_early_ends(sys.argv))
 
 import contextlib
 import re
@@ -104,7 +104,8 @@ def run(argv: list[str]) -> None:
 
     Raises:
       UserError: an argument or a config cannot be used (before anything runs), another comparison uses the
-        folder, or this one was interrupted.
+        folder, or this one was stopped by SIGTERM at its beginning.
+      Stopped: this comparison was stopped; the tables are written.
       SystemExit: with code 1 if runs failed.
     """
     with contextlib.ExitStack() as stack:
@@ -131,7 +132,7 @@ def _compare(
             print(message, flush=True)
             write_tables(workdir, runs, directions)
             if code is None:
-                raise UserError(_stopped_at(f"run {number} of {len(runs)}", argv))
+                raise signals.Stopped(asked_to_stop.number, _stopped_at(f"run {number} of {len(runs)}", argv))
             failed += code != 0
     print(f"\n{table.render_text(summaries_of(runs, directions))}", end="")
     print(f"\nwritten to {workdir}: compare.md, compare.csv, compare.png; each run's files in NAME/seed_K/")
@@ -187,5 +188,12 @@ def write_tables(workdir: Path, runs: Sequence[ComparisonRun], directions: Seque
     write_whole(workdir / "compare.png", lambda path: Path(path).write_bytes(plot.render_png(summaries)))
 
 
+def explain(error: BaseException) -> tuple[int, str]:
+    """Returns the exit code and the line to print for an error; no line if the user cannot fix it."""
+    if isinstance(error, signals.Stopped):
+        return (130 if error.number == signal.SIGINT else 2), f"error: {error}"
+    return verdict(error, sys.argv)
+
+
 if __name__ == "__main__":
-    explain_and_exit(run, sys.argv)
+    explain_and_exit(run, sys.argv, explain)

@@ -4,7 +4,7 @@ import difflib
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
@@ -16,6 +16,7 @@ from tpr_jax.models.config import ACTS, CLIP_MINI, DTYPES
 from tpr_jax.models.methods import METHODS, Method
 from tpr_jax.models.petl_config import ROUTERS
 from tpr_jax.optim import SCHEDULES
+from tpr_jax.utils.suggest import nearest
 
 # Keys that may change when a run is resumed: they determine where and how long it runs, not what it computes.
 FREE_ON_RESUME = (
@@ -182,12 +183,6 @@ def keys(config: ConfigDict, prefix: str = "") -> list[str]:
 def to_plain(config: ConfigDict) -> dict:
     """Returns a config as JSON would return it: tuples become lists."""
     return json.loads(json.dumps(config.to_dict()))
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Returns "did you mean X?" for the nearest known word, or a list of all of them."""
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(map(str, known))}"
 
 
 def nearest_key(key: str, known: list[str]) -> str:

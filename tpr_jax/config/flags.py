@@ -72,6 +72,10 @@ def parse_command(argv: Sequence[str]) -> Command:
     try:
         positional = values(argv)[1:]
         config = holder.value
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname.partition("=")[0]
+        hint = config_lib.nearest(f"--{name}", [f"--{flag}" for flag in values])
+        raise UserError(f"--{name} is unknown: {hint}") from error
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(" ".join(str(error).split())) from error
     if positional:

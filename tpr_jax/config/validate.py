@@ -28,7 +28,7 @@ TEMPERATURES = (1e-6, 1e6)
 # Limits on sizes that take memory before the model, the data or the devices can be checked.
 LARGEST_SIDE, LARGEST_EVAL_BATCH, DEEPEST_HEAD = 8192, 2**16, 100
 MOST_PASSES, MOST_HEADS = 1000, 1024
-# Start-of-text, a word, end-of-text.
+# Start of text, a word, end of text.
 SHORTEST_TEXT = 3
 
 

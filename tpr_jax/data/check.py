@@ -13,7 +13,6 @@ are read.
 test. DIR/splits.csv then lists who is where.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -33,6 +32,7 @@ from tpr_jax.data.datasets import DATASETS, Counts, count_deviations, data_folde
 from tpr_jax.data.image_paths import ImagePaths, describe_missing
 from tpr_jax.data.images.read import Crop, read_image
 from tpr_jax.errors import UserError
+from tpr_jax.utils import signals
 from tpr_jax.utils.notices import print_once
 
 MAX_LINES = 10  # lines printed of each kind; --json prints all of them
@@ -140,14 +140,13 @@ def _check_images(entries: Sequence[Entry], progress: bool) -> list[tuple[str, s
         results = pool.map(check_image, distinct)
     else:  # decoding small images spends much of its time in Python, where threads block each other
         pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-        results = pool.map(check_image, distinct, chunksize=64)
-    with pool:
-        try:
-            bar = tqdm(results, "images", len(distinct), unit="", disable=None if progress else True)
-            return [problem for problem in bar if problem]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        with signals.blocked():  # this starts the processes
+            results = pool.map(check_image, distinct, chunksize=64)
+    try:
+        bar = tqdm(results, "images", len(distinct), unit="", disable=None if progress else True)
+        return [problem for problem in bar if problem]
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def check_image(image: tuple[str, tuple | None]) -> tuple[str, str] | None:
@@ -215,7 +214,6 @@ def run(argv: list[str]) -> int:
     parser = Parser(
         prog="python -m tpr_jax.data.check",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dataset", metavar="DATASET", help=", ".join(DATASETS))
     parser.add_argument(

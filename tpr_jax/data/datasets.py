@@ -8,6 +8,7 @@ from typing import NamedTuple
 from tpr_jax.data import custom, mini_pedes
 from tpr_jax.data.text_files import json_records
 from tpr_jax.errors import UserError
+from tpr_jax.utils.plural import counted
 
 # Where images and captions come from: the folder as the authors distribute it, or records prepared by
 # `python -m tpr_jax.data.tfds_builders`, with the images at training size or as the original files.
@@ -22,7 +23,8 @@ class Counts(NamedTuple):
     captions: int
 
     def __str__(self) -> str:
-        return f"{self.identities:,} identities, {self.images:,} images, {self.captions:,} captions"
+        people = counted(self.identities, "identity", "identities")
+        return f"{people}, {counted(self.images, 'image')}, {counted(self.captions, 'caption')}"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from tpr_jax.data.records import Records, caption_pairs, image_sources
 from tpr_jax.errors import UserError
+from tpr_jax.utils.plural import counted
 from tpr_jax.utils.seeds import check_seed
 
 # The last word of the random stream that draws fractions of data sets; `pipeline` lists the others.
@@ -53,7 +54,7 @@ def _check_weights(splits: Sequence[Records], weights: Sequence[float]) -> None:
             least = math.ceil(5e5 / count) / 1e6
             raise UserError(
                 f"config.mix: the weight {weight:g} of {records.name} gives no example per epoch of "
-                f"{count:,} captions: give it a weight of at least {least:g}, or leave it out"
+                f"{counted(count, 'caption')}: give it a weight of at least {least:g}, or leave it out"
             )
 
 

@@ -17,6 +17,7 @@ from tpr_jax.data.prefetch import in_order, tensorflow
 from tpr_jax.data.records import Records, caption_pairs, image_sources
 from tpr_jax.data.sampler import identity_batches, identity_order
 from tpr_jax.errors import UserError
+from tpr_jax.utils.plural import counted
 from tpr_jax.utils.seeds import check_seed
 
 tensorflow()  # must be imported before JAX computes anything
@@ -49,7 +50,8 @@ def steps_per_epoch(records: Records, batch_size: int, instances: int = 0) -> in
     pairs = examples_per_epoch(records)
     if not 1 <= batch_size <= pairs:
         raise UserError(
-            f"batch_size {batch_size} does not fit {pairs} captions of {records.name}: choose at most {pairs}"
+            f"batch_size {batch_size} does not fit {counted(pairs, 'caption')} of {records.name}: "
+            f"choose at most {pairs}"
         )
     if not instances:
         return pairs // batch_size

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from tpr_jax.data.records import Records, caption_pairs, select_images
+from tpr_jax.utils.plural import counted
 from tpr_jax.utils.seeds import check_seed
 
 # The last word of each random stream; `pipeline` lists the others. The draws depend on their seed alone.
@@ -72,7 +73,8 @@ def _apply_few_shot(records: Records, config) -> tuple[Records, dict]:
     }
     print(
         f"few-shot: {sizes['identities']:,} of {before:,} identities of {records.name} "
-        f"({sizes['images']:,} images, {sizes['captions']:,} captions), seed {config.few_shot_seed}"
+        f"({counted(sizes['images'], 'image')}, {counted(sizes['captions'], 'caption')}), "
+        f"seed {config.few_shot_seed}"
     )
     settings = {"fraction": config.few_shot, "seed": config.few_shot_seed}
     return records, {**settings, **sizes, "of_identities": before}

@@ -1,7 +1,7 @@
 """Tokenizes captions with CLIP's own vocabulary, or with that of a folder's `tokenizer.json`.
 
-Every tokenizer returns rows of `context_length` ids: start-of-text, the caption, end-of-text, padding. A text
-that is too long is truncated, with end-of-text last. Any string is accepted. CLIP's are padded with zeros;
+Every tokenizer returns rows of `context_length` ids: start of text, the caption, end of text, padding. A text
+that is too long is truncated, with end of text last. Any string is accepted. CLIP's are padded with zeros;
 `siglip_tokenizer` has those without start-of-text.
 """
 
@@ -80,7 +80,7 @@ class Tokenizer:
         return max((range(a + 1, b) for a, b in itertools.pairwise(bounds)), key=len)
 
     def __call__(self, texts: Sequence[str]) -> Int32[np.ndarray, "n context_length"]:
-        """Returns the ids of each text, padded after end-of-text.
+        """Returns the ids of each text, padded after end of text.
 
         Raises:
           TypeError: `texts` is a single string, or one of them is not a string.
@@ -98,8 +98,8 @@ class Tokenizer:
         """Returns how many ids of a text's words fit if some do not, and 0 if all of them fit.
 
         Args:
-          text: The text.
-          length: The number of ids that it is truncated to; by default that of `__call__`.
+          text: the text.
+          length: the number of ids that it is truncated to; by default that of `__call__`.
         """
         room = (length or self.length) - sum(i is not None for i in (self.sot_id, self.eot_id))
         return room if len(self._encode([text])[0]) > room else 0

@@ -11,7 +11,6 @@ import glob
 import ipaddress
 import os
 import re
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -245,6 +244,8 @@ def on_tpu_vm() -> bool:
 def vm_metadata(key: str) -> str:
     """Returns an attribute of this Google Cloud VM, or "" if it has none of that name."""
     url = f"http://metadata.google.internal/computeMetadata/v1/instance/attributes/{key}"
+    import urllib.request  # takes a while, and most machines need none
+
     request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:

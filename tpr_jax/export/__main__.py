@@ -30,7 +30,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(
         prog="python -m tpr_jax.export",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage=argparse.SUPPRESS,
     )
     parser.add_argument("--model", type=path, required=True, help="a folder or hub id")

@@ -75,7 +75,8 @@ def write_export(
         (new / "README.md").write_text(readme(description), encoding="utf-8", errors="backslashreplace")
         description["bytes"] = file_sizes(new)
         write_json(new / DESCRIPTION, description)
-    log(f"written to {folder}: {', '.join([*formats, DESCRIPTION, 'README.md'])}")
+    tokenizer = [] if model.tokenizer is None else ["tokenizer.json"]
+    log(f"written to {folder}: {', '.join([*formats, *tokenizer, DESCRIPTION, 'README.md'])}")
     return description
 
 

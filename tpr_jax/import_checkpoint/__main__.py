@@ -33,17 +33,30 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(
         prog="python -m tpr_jax.import_checkpoint",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage=argparse.SUPPRESS,
     )
     parser.add_argument("checkpoint", type=path, metavar="CHECKPOINT", help="a file, an index or a folder")
     parser.add_argument("--method", choices=METHODS, required=True, help="whose checkpoint it is")
     parser.add_argument("--out", type=folder, required=True, metavar="DIR", help="a new folder")
-    parser.add_argument("--image_size", type=int, nargs=2, metavar=("H", "W"), help="in pixels")
-    parser.add_argument("--act", choices=("gelu", "quick_gelu"), help="the activation, if not recorded")
-    parser.add_argument("--heads", type=int, nargs=2, metavar=("VISION", "TEXT"), help="attention heads")
+    parser.add_argument(
+        "--image_size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="in pixels; default: as the checkpoint says",
+    )
+    parser.add_argument("--act", choices=("gelu", "quick_gelu"), help="the activation; default: as recorded")
+    parser.add_argument(
+        "--heads", type=int, nargs=2, metavar=("VISION", "TEXT"), help="attention heads; default: as recorded"
+    )
     for name in ("image_mean", "image_std"):
-        parser.add_argument(f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"), help="in 0..1")
+        parser.add_argument(
+            f"--{name}",
+            type=float,
+            nargs=3,
+            metavar=("R", "G", "B"),
+            help="in 0..1; default: as recorded, else CLIP's",
+        )
     parser.add_argument(
         "--set",
         action="append",

@@ -12,6 +12,7 @@ import numpy as np
 from tpr_jax.errors import UserError
 from tpr_jax.model import Model, from_pretrained, make_model, matching_tokenizer
 from tpr_jax.models.methods import zero_shot
+from tpr_jax.utils.plural import counted
 from tpr_jax.weights import reference
 from tpr_jax.weights.checkpoint import Checkpoint, read_checkpoint
 from tpr_jax.weights.fine_tuned import check_method, read_fine_tuned
@@ -201,7 +202,7 @@ def _read(source: str, log: Callable) -> Checkpoint:
     checkpoint = read_checkpoint(Path(source))
     kinds = sorted({str(np.asarray(array).dtype) for array in checkpoint.state.values()})
     names = ", ".join(file.name for file in checkpoint.files)
-    log(f"read: {names}: {len(checkpoint.state)} arrays of {', '.join(kinds)}")
+    log(f"read: {names}: {counted(len(checkpoint.state), 'array')} of {', '.join(kinds)}")
     if checkpoint.skipped:
         log(f"skipped: entries beside the weights: {', '.join(sorted(checkpoint.skipped))}")
     return checkpoint

@@ -41,7 +41,8 @@ class Pairs:
       gallery: the gallery entry of each pair.
       by_gallery: the permutation that orders the pairs by gallery entry and then by query.
       query_start: query i has the pairs query_start[i]:query_start[i+1].
-      gallery_start: likewise for gallery entries, in the order of `by_gallery`.
+      gallery_start: gallery entry j has the pairs gallery_start[j]:gallery_start[j+1], in the order of
+        `by_gallery`.
     """
 
     query: Int[np.ndarray, " n"]

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from tpr_jax.errors import UserError
 from tpr_jax.metrics import ranking
 from tpr_jax.utils.normalize import l2_normalize
+from tpr_jax.utils.plural import counted
 
 RECALL_AT = (1, 5, 10)
 METRIC_KEYS = (*(f"R{k}" for k in RECALL_AT), "mAP", "mINP")
@@ -212,7 +213,10 @@ def _as_features(name, feats):
     finite = np.isfinite(feats).all(axis=1)
     if not finite.all():
         count, first = np.sum(~finite), np.argmin(finite)
-        raise UserError(f"{name} features are not finite in {count} rows, first {first}: the model is broken")
+        raise UserError(
+            f"{name} features are not finite in {counted(int(count), 'row')}, first {first}: "
+            "the model is broken"
+        )
     return feats
 
 

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tpr_jax.models import tpu_attention
 from tpr_jax.models.matmul import is_for_tpu, matmul_f32, save_product
 from tpr_jax.models.petl.prefix import mask_with_prefix, with_prefix
 
@@ -45,10 +44,13 @@ def self_attention(
       mask: added to the scores, or None.
       prefix: keys and values that all tokens attend to as well.
     """
-    if is_for_tpu() and tpu_attention.fits(qkv, heads):
-        tokens = None if prefix is None else jnp.stack(prefix)
-        out = tpu_attention.self_attention(qkv, tokens, mask, tpu_attention.Settings(heads))
-        return save_product(out)
+    if is_for_tpu():
+        from tpr_jax.models import tpu_attention  # imports Pallas, which takes a while
+
+        if tpu_attention.fits(qkv, heads):
+            tokens = None if prefix is None else jnp.stack(prefix)
+            out = tpu_attention.self_attention(qkv, tokens, mask, tpu_attention.Settings(heads))
+            return save_product(out)
     q, k, v = (split_heads(x, heads) for x in jnp.split(qkv, 3, axis=-1))
     if prefix is not None:
         k, v = (with_prefix(tokens, x) for tokens, x in zip(prefix, (k, v), strict=True))

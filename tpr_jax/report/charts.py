@@ -9,6 +9,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from tpr_jax.report.facts import Points, moving_average
 from tpr_jax.report.style import AMBER, BLUE, CSS_VARIABLES, GREEN, INK, MUTED, RULE
@@ -35,9 +36,24 @@ def draw_loss(axes: Axes, points: Points) -> None:
         _say_nothing_logged(axes)
         return
     smooth = moving_average(points)
-    marker = "o" if len(points) == 1 else None
+    steps, losses = zip(*points, strict=True)
+    is_one_step = min(steps) == max(steps)
+    marker = "o" if is_one_step else None  # a line needs two steps
     axes.plot(*zip(*points, strict=True), color=BLUE, alpha=0.25, linewidth=1, clip_on=False)
     axes.plot(*zip(*smooth, strict=True), color=BLUE, linewidth=2.2, marker=marker, clip_on=False)
+    _count_in_whole_numbers(axes)
+    if is_one_step:
+        axes.set_xticks([steps[0]])
+    # Around losses that hardly differ, ticks would need many digits.
+    middle, half = (min(losses) + max(losses)) / 2, (max(losses) - min(losses)) / 2
+    if half < (least := max(0.05, 0.05 * abs(middle))):
+        axes.set_ylim(middle - least, middle + least)
+
+
+def _count_in_whole_numbers(axes: Axes) -> None:
+    """Puts ticks only at whole steps or epochs, written in full."""
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
 def draw_recall(axes: Axes, curves: dict[str, Points]) -> None:
@@ -57,6 +73,7 @@ def draw_recall(axes: Axes, curves: dict[str, Points]) -> None:
             markersize=4.5,
             clip_on=False,
         )
+    _count_in_whole_numbers(axes)
     axes.set_ylim(bottom=0)
     axes.legend(loc="lower right", frameon=False, fontsize=11, labelcolor=INK)
 

@@ -39,7 +39,7 @@ th:first-child { text-align: left; padding-left: 0; font-weight: 400; }
 thead th:first-child { color: var(--ink); font-weight: 600; font-size: 1rem; }
 .emphasized td { color: var(--green); font-weight: 700; }
 .emphasized th:first-child { font-weight: 700; }
-svg { width: 100%; height: auto; display: block; }
+svg { width: 100%; height: auto; display: block; overflow: visible; }
 svg text { font-family: inherit !important; }
 .query { margin-bottom: 14px; }
 .query blockquote { margin: 0; font-size: 1.05rem; overflow-wrap: anywhere; }

@@ -15,23 +15,32 @@ import signal
 import sys
 
 from tpr_jax.cli import exit as command_exit
-from tpr_jax.utils import signals
+from tpr_jax.utils import ending, signals
 
 if __name__ == "__main__":  # before the imports that take seconds
-    # A server that is stopped during startup ends like one that is stopped later.
-    EARLY_EXIT = (0, "ended") if sys.argv[1:2] == ["serve"] else command_exit.INTERRUPTED
-    signals.exit_immediately({signal.SIGTERM: EARLY_EXIT, signal.SIGINT: EARLY_EXIT})
+    ending.exit_immediately(
+        {
+            signal.SIGINT: command_exit.INTERRUPTED,
+            # SIGTERM, which clusters send, is handled like Ctrl-C, but ends a server even while it starts.
+            signal.SIGTERM: (0, "ended") if sys.argv[1:2] == ["serve"] else command_exit.INTERRUPTED,
+        }
+    )
 
 import argparse
 import dataclasses
+import json
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
+from tpr_jax import __version__
 from tpr_jax.cli.parser import Parser, path
 from tpr_jax.distributed import cluster
 from tpr_jax.distributed.processes import TIMEOUT, initialized
 from tpr_jax.errors import UserError
 from tpr_jax.perf import compilation_cache
 from tpr_jax.perf.allocator import keep_freed_memory
+from tpr_jax.utils.plural import counted
 from tpr_jax.utils.signals import Stopped
 from tpr_jax.utils.streams import as_json
 
@@ -41,7 +50,6 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="python -m tpr_jax.search",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="index|query|serve|export")
     index = commands.add_parser("index", help="encode photos into an index, or update it")
@@ -54,7 +62,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--engine", default="auto", help="auto (default), cpu or mesh (both exact), or approximate"
         )
-        command.add_argument("--model", type=path, help="where the index's model is now, if it was moved")
+        command.add_argument(
+            "--model", type=path, help="where the index's model is now; default: where it was"
+        )
     export = commands.add_parser("export", help="write vectors and columns to a Parquet file")
     export.add_argument("--out", type=path, required=True, metavar="FILE.parquet", help="the file to write")
     export.add_argument("--half", action="store_true", help="write float16 vectors instead of float32")
@@ -87,7 +97,11 @@ def _add_index_arguments(index: argparse.ArgumentParser) -> None:
     index.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="type to compute in; default: float32"
     )
-    index.add_argument("--batch_size", type=int, help="number of photos to encode at once")
+    index.add_argument(
+        "--batch_size",
+        type=int,
+        help="number of photos to encode at once; default: 32, or 256 per accelerator",
+    )
     index.add_argument(
         "--exclude",
         action="append",
@@ -107,9 +121,17 @@ def _add_index_arguments(index: argparse.ArgumentParser) -> None:
         help="build inverted lists for a faster, approximate search; default: above a million photos",
     )
     _add_footage_arguments(index.add_argument_group("videos and photos of whole scenes"))
-    index.add_argument("--coordinator", metavar="HOST:PORT", help="address of the first of several processes")
-    index.add_argument("--num_processes", type=int, help="number of processes")
-    index.add_argument("--process_id", type=int, help="number of this process, from 0")
+    index.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="address of the first of several processes; default: the cluster's",
+    )
+    index.add_argument(
+        "--num_processes", type=int, help="number of processes; default: the cluster's, else 1"
+    )
+    index.add_argument(
+        "--process_id", type=int, help="number of this process, from 0; default: the cluster's"
+    )
     index.add_argument(
         "--peer_timeout", type=float, default=TIMEOUT, help="seconds to wait for the other processes"
     )
@@ -122,23 +144,26 @@ def _add_footage_arguments(group: argparse._ArgumentGroup) -> None:
         const="hog",
         metavar="DETECTOR",
         help="find people in PHOTOS, here a video, a folder of videos and photos, or a pattern in quotes: by "
-        "hog (the default of this flag), a model.onnx, or a file of boxes",
+        "hog (the default of this flag), a model.onnx, or a file of boxes; default: PHOTOS shows one "
+        "person each",
     )
-    group.add_argument("--every", type=float, metavar="S", help="seconds between two frames, default 0.5")
-    group.add_argument("--start", type=float, metavar="S", help="seconds of each video to leave out")
-    group.add_argument("--end", type=float, metavar="S", help="seconds at which to stop in each video")
+    group.add_argument("--every", type=float, metavar="S", help="seconds between two frames; default: 0.5")
+    group.add_argument(
+        "--start", type=float, metavar="S", help="seconds of each video to leave out; default: 0"
+    )
+    group.add_argument("--end", type=float, metavar="S", help="where to stop in each video; default: its end")
     group.add_argument("--camera", metavar="NAME", help="name of the camera; default: that of the file")
     group.add_argument(
         "--clock", metavar="TIME", help="when each video begins, such as '2024-05-01 10:00'; default: at 0 s"
     )
     group.add_argument(
-        "--min_height", type=float, metavar="PIXELS", help="least height of people, default 40"
+        "--min_height", type=float, metavar="PIXELS", help="least height of people; default: 40"
     )
     group.add_argument(
         "--score", type=float, metavar="S", help="least score of a box; default: the detector's"
     )
     group.add_argument(
-        "--pad", type=float, metavar="SHARE", help="margin around boxes, default 0.05 per side"
+        "--pad", type=float, metavar="SHARE", help="margin around boxes per side; default: 0.05"
     )
     group.add_argument(
         "--keep_crops", action="store_true", default=None, help="keep all crops of a track, not only the best"
@@ -153,7 +178,20 @@ def _add_footage_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_query_arguments(query: argparse.ArgumentParser) -> None:
-    query.add_argument("text", metavar="TEXT", nargs="?", help="a description of the person")
+    query.add_argument(
+        "text",
+        metavar="TEXT",
+        nargs="*",
+        help="a description of the person; several, each in quotation marks, are averaged",
+    )
+    query.add_argument(
+        "--not",
+        dest="without",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="something that the person does not have, such as 'a backpack'; can be repeated",
+    )
     query.add_argument("--image", type=path, metavar="FILE", help="a photo of the person")
     query.add_argument(
         "--weight", type=float, default=0.5, help="weight of the text relative to the photo, from 0 to 1"
@@ -175,7 +213,9 @@ def _add_query_arguments(query: argparse.ArgumentParser) -> None:
 
 def _add_serve_arguments(serve: argparse.ArgumentParser) -> None:
     serve.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; default: reachable from this machine only"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; default: 127.0.0.1, reachable from this machine only",
     )
     serve.add_argument(
         "--port", type=int, default=8000, metavar="N", help="default: 8000; 0 takes a free port"
@@ -202,7 +242,7 @@ def _add_serve_arguments(serve: argparse.ArgumentParser) -> None:
         type=int,
         default=100,
         metavar="N",
-        help="maximum connections from one address, default 100; 0: no limit, for use behind a proxy",
+        help="maximum connections from one address; 0: no limit, for use behind a proxy",
     )
 
 
@@ -277,19 +317,58 @@ def _index(args: argparse.Namespace) -> None:
 
 def _query(args: argparse.Namespace) -> None:
     from tpr_jax.search.format import format_results
-    from tpr_jax.search.query.search import open_searcher, search
 
-    searcher = open_searcher(args.index, args.model, args.engine)
-    options = {key: getattr(args, key) for key in ("top_k", "weight", "where", "group")}
-    result = search(searcher, args.text, args.image, **options)
-    query = {"text": args.text, "image": args.image, **options}
+    text = _described(args.text)
+    options = {key: getattr(args, key) for key in ("without", "top_k", "weight", "where", "group")}
+    result = _ask_server(args, text, options)
+    if result is None:
+        from tpr_jax.search.query.search import open_searcher, search
+
+        searcher = open_searcher(args.index, args.model, args.engine)
+        result = search(searcher, text, args.image, **options)
+    query = {"text": text, "image": args.image, **options}
     if args.json:
         print(as_json({"query": query, **result}, indent=2))
     else:
         print(format_results(result))
 
 
+def _described(texts: list[str]) -> str | list[str] | None:
+    """Returns the one text, the several ones, or None.
+
+    Raises:
+      UserError: each of several texts is one word, as in a sentence without quotation marks.
+    """
+    if len(texts) > 1 and all(text.isascii() and " " not in text.strip() for text in texts):
+        raise UserError(f'{" ".join(texts)}: put the description in quotation marks: "{" ".join(texts)}"')
+    return texts[0] if len(texts) == 1 else texts or None
+
+
+def _ask_server(args: argparse.Namespace, text: str | list[str] | None, options: dict) -> dict | None:
+    """Returns the result of a server that is running on the index; None if there is none for this query.
+
+    Raises:
+      UserError: the server's.
+    """
+    from tpr_jax.search.server import local
+
+    if text is None or args.image is not None or args.model is not None:
+        return None
+    try:
+        info = json.loads(Path(args.index, "index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # said once the index is opened
+    question = {"version": __version__, "info": info, "engine": args.engine, "text": text}
+    answer = local.ask(args.index, {**question, "options": options}) or {}
+    if "error" in answer:
+        raise UserError(answer["error"])
+    return answer.get("result")
+
+
 def _serve(args: argparse.Namespace) -> None:
+    from tpr_jax.search.server.listen import bind
+
+    bind(args.host, args.port).close()  # a port in use is reported before anything is loaded
     threads = set(threading.enumerate())
     try:
         from tpr_jax.search.server.serve import exit_if_busy, serve
@@ -300,6 +379,7 @@ def _serve(args: argparse.Namespace) -> None:
             args.model,
             args.engine,
             allow_hosts=args.allow_host,
+            ready=_end_as_server,
             **{key: getattr(args, key) for key in options},
         )
     except KeyboardInterrupt:  # before the server was listening
@@ -308,21 +388,26 @@ def _serve(args: argparse.Namespace) -> None:
     exit_if_busy(threads)
 
 
+def _end_as_server(remove: Callable[[], None]) -> None:
+    """Makes Ctrl-C succeed, now that the server has started and Ctrl-C is the way to end it."""
+    if ending.ends_immediately():
+        ending.exit_immediately(dict.fromkeys(signals.SIGNALS, (0, "ended")), before=remove)
+
+
 def _export(args: argparse.Namespace) -> None:
     from tpr_jax.search.index.export import export
     from tpr_jax.search.index.store import open_index
 
     count = export(open_index(args.index), args.out, args.half)
-    print(f"{count:,} rows written to {args.out}")
+    print(f"{counted(count, 'row')} written to {args.out}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, 2 after one line on stderr, or 130 if it was interrupted."""
     if threading.current_thread() is threading.main_thread():
-        # SIGTERM, which clusters send, is handled like Ctrl-C.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in signals.SIGNALS:
+            if signal.getsignal(number) is signal.SIG_DFL:  # called by another program
+                signal.signal(number, signal.default_int_handler)
     return command_exit.exit_code(run, sys.argv[1:] if argv is None else argv, verdict)
 
 
@@ -334,4 +419,11 @@ def verdict(error: BaseException) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
-    command_exit.explain_and_exit(lambda argv: main(argv[1:]), sys.argv)
+    # Only `index` and `export` write anything that an exception lets them finish or remove.
+    writes = sys.argv[1:2] in (["index"], ["export"])
+    command_exit.explain_and_exit(
+        lambda argv: main(argv[1:]),
+        sys.argv,
+        raising=signals.SIGNALS if writes else (),
+        shut_down=sys.argv[1:2] != ["query"],
+    )

@@ -4,6 +4,8 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from tpr_jax.utils.plural import counted
+
 
 def format_results(result: Mapping) -> str:
     """Formats the result of `search`: one line per photo, with the photos of its group indented below it."""
@@ -13,11 +15,11 @@ def format_results(result: Mapping) -> str:
         lines += [f"      {_format_photo(other)}" for other in photo.get("group", [])]
     if not result["results"]:
         lines.append("no photo matches")
-    searched = f"{result['count']:,}"
+    searched = counted(result["count"], "photo")
     if result["matching"] != result["count"]:
         searched = f"{result['matching']:,} of {searched}"
     lines.append(
-        f"{searched} photos searched ({result['engine']}): {result['encode_ms']:.0f} ms to encode the query, "
+        f"{searched} searched ({result['engine']}): {result['encode_ms']:.0f} ms to encode the query, "
         f"{result['search_ms']:.0f} ms to search"
     )
     return "\n".join([*lines, *(f"note: {note}" for note in result["notes"])])
@@ -28,7 +30,7 @@ def format_build(result: Mapping, max_listed: int = 10) -> str:
     lines = format_skipped(result["skipped"], max_listed)
     lines += format_left_out(result.get("left_out", {}), max_listed)
     lines.append(
-        f"{result['count']:,} photos indexed: {result['encoded']:,} encoded, "
+        f"{counted(result['count'], 'photo')} indexed: {result['encoded']:,} encoded, "
         f"{result['kept']:,} unchanged, {result['gone']:,} gone, {len(result['skipped']):,} skipped"
     )
     rate = result["encoded"] / max(result["encoding_seconds"], 1e-9)
@@ -43,7 +45,9 @@ def format_left_out(counts: Mapping[str, int], max_listed: int) -> list[str]:
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     names = ", ".join(f"{name} ({count:,})" for name, count in ordered[:max_listed])
     more = f", and {len(ordered) - max_listed:,} other names" if len(ordered) > max_listed else ""
-    return [f"left out: {sum(counts.values()):,} folders and files: {names}{more}"]
+    return [
+        f"left out: {counted(sum(counts.values()), 'file or folder', 'folders and files')}: {names}{more}"
+    ]
 
 
 def format_skipped(skipped: Sequence[tuple[str, str]], max_listed: int) -> list[str]:

@@ -19,6 +19,7 @@ from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.methods import zero_shot
 from tpr_jax.train import step
 from tpr_jax.train.setup import Run
+from tpr_jax.utils.plural import counted
 
 ANY_CLIP = ClipConfig()
 
@@ -157,7 +158,9 @@ def encode_split(
         skipped.update({str(sources[row]): reason for row, reason in bad.items()})
         kept = ~np.isin(np.arange(len(sources)), list(bad))
         if not kept.any():
-            raise UserError(f"{records.name}: none of its {len(sources)} photos can be read: {bad[min(bad)]}")
+            raise UserError(
+                f"{records.name}: none of its {counted(len(sources), 'photo')} can be read: {bad[min(bad)]}"
+            )
         records, gallery_feats = records_lib.select_images(records, kept), gallery_feats[kept]
     _, captions, query_pids = records_lib.caption_pairs(records)
     ids = tokenizer(captions)

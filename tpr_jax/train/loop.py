@@ -310,7 +310,7 @@ class Trainer:
             results_lib.write_model(self.run, self.workdir, merge(frozen, trainable), results)
             # Last, because it tells scripts that the run is complete.
             write_json(self.workdir / "results.json", results)
-            results_lib.print_summary(results, self.workdir)
+            results_lib.print_summary(results, self.workdir, self.config.data_dir)
         return outcome.results
 
     @property

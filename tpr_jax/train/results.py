@@ -1,6 +1,7 @@
 """The results of a run: results.json, eval.json, the trained model, and the summary at the end."""
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from tpr_jax.config import defaults as config_lib
+from tpr_jax.data.datasets import DATASETS
 from tpr_jax.distributed import processes, sharding
 from tpr_jax.errors import UserError
 from tpr_jax.perf import memory
@@ -19,6 +21,7 @@ from tpr_jax.train.setup import Run, make_optimizer, prepare
 from tpr_jax.train.state import TrainState
 from tpr_jax.utils.files import remove_leftovers, write_json
 from tpr_jax.utils.notices import print_once
+from tpr_jax.utils.plural import counted
 from tpr_jax.weights.save_adapter import check_save_folder, is_plain_clip, save_adapter
 
 
@@ -215,7 +218,7 @@ def data_summary(run: Run) -> dict:
         return {"data": run.data}
     for name, reason in sorted(run.skipped.items()):
         print(f"skipped: {reason if reason.startswith(name) else f'{name}: {reason}'}")
-    print(f"{len(run.skipped)} photos skipped")
+    print(f"{counted(len(run.skipped), 'photo')} skipped")
     skipped = {"count": len(run.skipped), "pictures": dict(sorted(run.skipped.items()))}
     return {"data": run.data, "skipped": skipped}
 
@@ -294,8 +297,14 @@ def check_backbone(before: dict | None, now: dict, workdir: Path) -> None:
         )
 
 
-def print_summary(results: dict, workdir: Path) -> None:
-    """Prints the test scores before and after training, the files, and a next command to try."""
+def print_summary(results: dict, workdir: Path, data_dir: str = "") -> None:
+    """Prints the test scores before and after training, the files, and a next command to try.
+
+    Args:
+      results: the content of results.json.
+      workdir: the run's folder.
+      data_dir: the folder of the data, empty for the default one.
+    """
     percent = 100 * results["trainable_params"] / results["total_params"]
     print(
         f"\n{results['method']} on {results['dataset']}: {results['steps']} steps in "
@@ -313,9 +322,35 @@ def print_summary(results: dict, workdir: Path) -> None:
     )
     print(f"use:   tpr_jax.from_pretrained('{workdir}/model')")
     print(f"look:  open {workdir}/report.html in a browser")
-    print(
-        "next:  python -m tpr_jax.main --config configs/parallel_adapter.py --workdir runs/parallel_adapter"
-    )
+    print(f"next:  {next_command(results['method'], results['dataset'], workdir, data_dir)}")
+
+
+def next_command(method: str, dataset: str, workdir: Path, data_dir: str = "") -> str:
+    """Returns a command to try after a run: what its data and method make the most natural next step.
+
+    Args:
+      method: the name of the run's method.
+      dataset: a key of `datasets.DATASETS`.
+      workdir: the run's folder.
+      data_dir: the folder of the data, empty for the default one.
+    """
+    if DATASETS[dataset].is_custom:  # your own photos: search them
+        words = ["search", "index", data_dir or "PHOTOS", "--index", f"{workdir}/index"]
+        words += ["--model", f"{workdir}/model"]
+    elif dataset != "mini_pedes":
+        words = ["visualize", "grid", "--model", f"{workdir}/model", "--out", f"{workdir}/grid"]
+        words += ["--dataset", dataset, *(["--data_dir", data_dir] if data_dir else [])]
+    elif method == "parallel_adapter":
+        words = [
+            "compare",
+            "configs/dm_adapter.py",
+            "configs/parallel_adapter.py",
+            "--workdir",
+            "runs/compare",
+        ]
+    else:
+        words = ["main", "--config", "configs/parallel_adapter.py", "--workdir", "runs/parallel_adapter"]
+    return shlex.join(["python", "-m", f"tpr_jax.{words[0]}", *words[1:]])
 
 
 def format_scores(scores: dict) -> str:

@@ -6,6 +6,7 @@ with the lock. If the file system has no locks, the folder is used unlocked and 
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import re
@@ -46,7 +47,7 @@ def try_lock(file: IO) -> bool | None:
 @contextlib.contextmanager
 def hold(
     folder: str | os.PathLike, flag: str, doing: str, say: Callable[[str], object] = print
-) -> Generator[None, None, None]:
+) -> Generator[Callable[[str], None], None, None]:
     """Locks a folder against other processes that would write to it; creates it if needed.
 
     Args:
@@ -55,19 +56,22 @@ def hold(
       doing: what the holder of the lock does, for messages, such as "writing this index".
       say: prints a line if the file system has no locks.
 
+    Yields:
+      A function that records how far this process is, for the messages of others.
+
     Raises:
       UserError: another process holds the lock (the message names its number and host), or the folder cannot
         be written.
     """
     folder = Path(folder)
     if re.match(r"[a-z0-9]{2,}:/", str(folder)):
-        yield
+        yield lambda progress: None
         return
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     with _open(folder, flag) as file:
         file = _lock(file, folder, flag, doing, say)
         try:
-            yield
+            yield functools.partial(_write_holder, file)
         finally:
             # Removed while still locked: a process that has opened it sees that it is gone and opens the next
             # one.
@@ -93,11 +97,33 @@ def _lock(file: IO, folder: Path, flag: str, doing: str, say: Callable[[str], ob
             break
         file.close()
         file = _open(folder, flag)
+    _write_holder(file)
+    return file
+
+
+def _write_holder(file: IO, progress: str = "") -> None:
     with contextlib.suppress(OSError):  # the lock also holds if, for example, the disk is full
         file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "progress": progress}))
         file.flush()
-    return file
+
+
+def describe_holder(folder: str | os.PathLike) -> str | None:
+    """Describes the process that holds a folder: " (process 12 on here, 3 of 9 photos)"; None if none does.
+
+    The text is empty if a process holds the folder and it is not known which.
+    """
+    if fcntl is None:
+        return None
+    try:
+        with open(Path(folder) / NAME, encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # released at once
+            except OSError as error:
+                return _holder(file) if error.errno in _TAKEN else None
+    except OSError:
+        pass
+    return None
 
 
 def _open(folder: Path, flag: str) -> IO:
@@ -139,6 +165,7 @@ def _holder(file: IO) -> str:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             file.seek(0)
             holder = json.loads(file.read())
-            return f" (process {int(holder['pid'])} on {holder['host']})"
+            progress = f", {holder['progress']}" if holder["progress"] else ""
+            return f" (process {int(holder['pid'])} on {holder['host']}{progress})"
         time.sleep(0.05)
     return ""

@@ -5,11 +5,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator
+from types import FrameType
 
 from tpr_jax.errors import UserError
+from tpr_jax.utils.ending import Ending
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+IMPORT_SYSTEM = "<frozen importlib._bootstrap"  # how the file names of Python's import code begin
 
 
 class Stopped(Exception):
@@ -27,12 +30,14 @@ class PreemptionSignal:
       number: the first signal's number, 0 before it.
       again: whether a second signal arrived, which cannot wait for anything to be saved.
       sent_again: whether the next signal is the first one, whose exception was lost.
+      before: the handlers that this one replaces, by signal.
     """
 
     def __init__(self):
         self.number = 0
         self.again = False
         self.sent_again = False
+        self.before: dict = {}
         self._raises_immediately = False
 
     def __bool__(self) -> bool:
@@ -62,7 +67,7 @@ class PreemptionSignal:
         self.sent_again = False
         self.number = self.number or number
         if self.again or self._raises_immediately:
-            raise KeyboardInterrupt
+            raise_or_end(self.before.get(number), number, frame)
 
 
 @contextlib.contextmanager
@@ -100,9 +105,11 @@ def catch_signals() -> Generator[PreemptionSignal, None, None]:
     """
     preemption = PreemptionSignal()
     # Python allows only the main thread to set signal handlers.
-    before = {}
+    before = preemption.before
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, preemption.handle) for number in SIGNALS}
+        for number in SIGNALS:
+            before[number] = signal.getsignal(number)
+            signal.signal(number, preemption.handle)
     outer = getattr(before.get(signal.SIGTERM), "__self__", None)
     if isinstance(outer, PreemptionSignal):
         preemption.number = preemption.number or outer.number
@@ -116,27 +123,82 @@ def catch_signals() -> Generator[PreemptionSignal, None, None]:
             outer.number = outer.number or preemption.number
 
 
-def exit_immediately(ends: Mapping[int, tuple[int, str]]) -> None:
-    """Makes signals end the process with an exit code and a line, until another handler replaces this one.
+def is_importing(frame: FrameType | None) -> bool:
+    """Returns whether the code of a frame runs because a module is being imported."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(IMPORT_SYSTEM):
+            return True
+        frame = frame.f_back
+    return False
 
-    Use it while a program imports its modules and has not started yet: an import may replace or swallow an
-    exception.
+
+def raise_or_end(before, number: int, frame: FrameType | None) -> None:
+    """Raises KeyboardInterrupt, or calls the handler that was set before where an exception may be lost.
 
     Args:
-      ends: (exit code, line) for each signal number; the line goes to stdout if the code is 0, else to
-        stderr.
+      before: the handler; anything that is not callable is ignored.
+      number: the signal.
+      frame: what the signal interrupts.
+
+    Raises:
+      KeyboardInterrupt: no module is being imported, or there is no such handler.
     """
+    if callable(before) and is_importing(frame):
+        before(number, frame)
+    raise KeyboardInterrupt
 
-    def end(number, frame) -> None:
-        code, line = ends[number]
-        with contextlib.suppress(OSError):  # the stream may be closed
-            os.write(2 if code else 1, f"{line}\n".encode())
-        os._exit(code)
 
-    for number in ends:
-        # A process that a shell started in the background ignores Ctrl-C, and should keep doing so.
-        if signal.getsignal(number) is not signal.SIG_IGN:
+@contextlib.contextmanager
+def raise_interrupt(numbers: Collection[int] = (signal.SIGINT,)) -> Generator[None, None, None]:
+    """Makes signals raise KeyboardInterrupt within the `with` block, if they ended the process before.
+
+    A second one ends the process immediately, and so does the first one during an import, or where Python
+    could only print its exception, as in a finalizer.
+
+    Args:
+      numbers: the signals. Those that do not end the process immediately (`ending`) keep their handlers.
+    """
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    changed = {number: handler for number, handler in handlers.items() if isinstance(handler, Ending)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, changed[number])
+        raise_or_end(changed[number], number, frame)
+
+    original_hook = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if changed and unraisable.exc_type is KeyboardInterrupt:
+            next(iter(changed.values()))(signal.SIGINT, None)
+        original_hook(unraisable)
+
+    sys.unraisablehook = hook
+    for number in changed:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, end in changed.items():
             signal.signal(number, end)
+        if sys.unraisablehook is hook:
+            sys.unraisablehook = original_hook
+
+
+@contextlib.contextmanager
+def blocked() -> Generator[None, None, None]:
+    """Delays Ctrl-C until the end of the `with` block; processes that are started within never see it.
+
+    A terminal sends Ctrl-C to all processes of a command. Use this to start those that the command itself
+    ends, which would otherwise print a traceback each.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextlib.contextmanager

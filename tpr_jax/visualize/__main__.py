@@ -44,7 +44,6 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="python -m tpr_jax.visualize",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     for name, what in COMMANDS.items():

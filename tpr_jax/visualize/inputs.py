@@ -15,6 +15,9 @@ from tpr_jax.data.images.read import Crop
 from tpr_jax.data.records import caption_pairs, image_sources, load_records
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.gallery import find_gallery
+from tpr_jax.utils.plural import counted
+
+MAX_NAMED = 3  # of the user's folders and files, in titles
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,15 @@ def user_examples(photos: Sequence[str], texts: Sequence[str]) -> Examples:
             names.append(Path(path).name)
         else:
             raise UserError(f"--photos {path}: no such folder or file")
-    label = f"{len(images)} photos of {', '.join(map(str, photos))}"
+    places = [str(path) for path in photos[:MAX_NAMED]]
+    places += [f"{len(photos) - MAX_NAMED} more"] if len(photos) > MAX_NAMED else []
+    label = f"{counted(len(images), 'photo')} of {', '.join(places)}"
     return Examples(label, images, names, check_texts(texts))
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun, as "1 photo" or "2 photos"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def split_examples(dataset: str | None, data_dir: str | None, split: str) -> Examples:

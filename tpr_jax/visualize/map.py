@@ -1,22 +1,28 @@
 """Maps features to the plane by t-SNE, so that similar images and texts lie close together."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
+from tpr_jax.data.images.read import read_fitting
 from tpr_jax.errors import UserError
-from tpr_jax.model import Model
+from tpr_jax.model import ImageSource, Model
 from tpr_jax.report.style import INK, MUTED, RULE
 from tpr_jax.utils.normalize import l2_normalize
+from tpr_jax.utils.plural import counted
 from tpr_jax.visualize import draw
 from tpr_jax.visualize.features import encode_images
-from tpr_jax.visualize.inputs import Examples, evenly_spaced
+from tpr_jax.visualize.inputs import Examples, counted, evenly_spaced
 from tpr_jax.visualize.page import PageFigure, render_figures, render_page
 
 MIN_POINTS = 4
+THUMBNAIL_HEIGHT = (48, 130)  # pixels, for many and for few photos
 MULTITHREADED_POINTS = 5000  # from here on several threads are faster
 
 
@@ -67,6 +73,7 @@ def make_files(
     if len(texts):
         feats = np.concatenate([feats, model.encode_texts([examples.texts[row] for row in texts])])
     is_text = np.arange(len(feats)) >= len(photos)
+    thumbnails = [] if examples.image_pids is not None else [examples.images[row] for row in photos]
     points = tsne(feats, seed)
     image_pids, text_pids = examples.image_pids, examples.text_pids
     if image_pids is not None and (text_pids is not None or not len(texts)):
@@ -75,7 +82,8 @@ def make_files(
         who, group = np.unique(pids, return_inverse=True)
         names, marks = [f"person {pid}" for pid in who], []
         summary = (
-            f"{len(photos)} photos and {len(texts)} captions of {len(who)} people of {examples.label}, one "
+            f"{counted(len(photos), 'photo')} and {counted(len(texts), 'caption')} of "
+            f"{counted(len(who), 'person', 'people')} of {examples.label}, one "
             "color per person."
         )
     else:
@@ -83,11 +91,12 @@ def make_files(
         marks = [(len(photos) + i, str(i + 1)) for i in range(len(texts))]
         sentences = "; ".join(f"{i + 1}: {examples.texts[row]}" for i, row in enumerate(texts[:30]))
         summary = (
-            f"{len(photos)} photos"
-            + (f" and {len(texts)} sentences ({sentences})" if sentences else "")
+            counted(len(photos), "photo")
+            + (f" and {counted(len(texts), 'sentence')} ({sentences})" if sentences else "")
             + "."
         )
-    note = f"{summary} Circles are photos, crosses are sentences. Features compared by cosine; seed {seed}."
+    circles = "Photos that would cover another one are circles" if thumbnails else "Circles are photos"
+    note = f"{summary} {circles}, crosses are sentences. Features compared by cosine; seed {seed}."
     lead = [
         "Each point is a feature of the model. t-SNE keeps features that are close in the model's own space "
         "close to each other on the map. Distances within a group are meaningful; distances between groups, "
@@ -95,7 +104,7 @@ def make_files(
         "CLIP often places photos and sentences in two separate regions of its space; retrieval only needs "
         "the right photo to be closer to the sentence than the other photos are.",
     ]
-    image = draw_map(points, group, is_text, names, marks)
+    image = draw_map(points, group, is_text, names, marks, thumbnails=thumbnails)
     page_figure = PageFigure("map.png", image, "Map", note, "Points on a plane")
     return {"map.html": render_page(title, lead, render_figures([page_figure])).encode(), "map.png": image}
 
@@ -106,6 +115,8 @@ def draw_map(
     is_text: Bool[np.ndarray, " n"],
     names: list[str],
     marks: list[tuple[int, str]],
+    *,
+    thumbnails: Sequence[ImageSource] = (),
 ) -> bytes:
     """Draws circles for images and crosses for texts, in a color per group.
 
@@ -115,13 +126,24 @@ def draw_map(
       is_text: which points are texts.
       names: labels of the groups, for the legend.
       marks: (index, label) of points to annotate.
+      thumbnails: the images, which come before the texts, to draw in place of circles. Those that would cover
+        another one stay circles.
     """
     figure = draw.new_figure(10, 7)
     axes = figure.add_axes((0.02, 0.03, 0.79, 0.94))
     colors = np.array(_colors(len(names)))[group]
     photo = ~is_text
-    axes.scatter(*points[photo].T, c=colors[photo], s=52, linewidths=0.6, edgecolors="white", zorder=3)
-    axes.scatter(*points[is_text].T, c=colors[is_text], s=44, marker="x", linewidths=1.8, zorder=2)
+    axes.scatter(
+        *points[photo].T,
+        c=colors[photo],
+        s=16 if len(thumbnails) else 52,
+        linewidths=0.6,
+        edgecolors="white",
+        zorder=1,
+    )
+    axes.scatter(*points[is_text].T, c=colors[is_text], s=44, marker="x", linewidths=1.8, zorder=3)
+    if len(thumbnails):
+        _draw_thumbnails(axes, points[photo], thumbnails)
     for i, label in marks:
         axes.annotate(
             label,
@@ -136,9 +158,10 @@ def draw_map(
     for spine in axes.spines.values():
         spine.set_color(RULE)
     style: dict[str, Any] = {"linestyle": "", "color": MUTED}
-    kinds = [Line2D([], [], marker="o", label="photo", **style)]
+    photo_label = "another photo" if len(thumbnails) else "photo"
+    kinds = [Line2D([], [], marker="o", label=photo_label, **style)]
     kinds += [Line2D([], [], marker="x", label="sentence", **style)] * bool(is_text.any())
-    if len(names) <= 24:
+    if len(names) <= 24 and not len(thumbnails):
         plain: dict[str, Any] = {"linestyle": "", "marker": "s"}
         kinds += [
             Line2D([], [], color=color, label=name, **plain)
@@ -146,6 +169,27 @@ def draw_map(
         ]
     figure.legend(handles=kinds, loc="center left", bbox_to_anchor=(0.82, 0.5), frameon=False, fontsize=9)
     return draw.to_png(figure)
+
+
+def _draw_thumbnails(axes: Axes, points: Float[np.ndarray, "p 2"], images: Sequence[ImageSource]) -> None:
+    """Draws images at their points, as many as do not cover each other: the first ones first."""
+    axes.margins(0.12)  # room for half a thumbnail around the outermost points
+    at = axes.transData.transform(points)
+    height = np.clip(1000 / np.sqrt(len(images)), *THUMBNAIL_HEIGHT)
+    boxes = np.zeros((0, 4))
+    for image, point, center in zip(images, points, at, strict=True):
+        if ((boxes[:, :2] < center) & (center < boxes[:, 2:])).all(axis=1).any():
+            continue  # without reading the image
+        # Twice the size, for screens of high density.
+        pixels = read_fitting(image, int(2 * height))
+        half = np.array([pixels.shape[1], pixels.shape[0]]) * height / max(pixels.shape[:2]) / 2
+        box = np.concatenate([center - half, center + half])
+        if ((boxes[:, :2] < box[2:]) & (box[:2] < boxes[:, 2:])).all(axis=1).any():
+            continue
+        boxes = np.concatenate([boxes, box[None]])
+        # OffsetImage shows one pixel as one point of 1/72 inch.
+        shown = OffsetImage(pixels, zoom=72 / draw.DPI * height / max(pixels.shape[:2]))
+        axes.add_artist(AnnotationBbox(shown, tuple(point), pad=0, frameon=False, zorder=2))
 
 
 def _colors(count: int) -> list:

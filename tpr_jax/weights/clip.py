@@ -67,9 +67,9 @@ def load_clip(
       act: "quick_gelu" or "gelu", overrides the folder's. A file may need it and `heads` (see `bare_file`).
       heads: numbers of heads of the vision and text towers, overrides the folder's.
       notices: whether to print which of the folder's image settings are not followed.
-      image_mean: of the red, green and blue channels, for pixels in [0, 1]; overrides the folder's. A file
-        records none, and CLIP's is the default.
-      image_std: likewise.
+      image_mean: the mean of the red, green and blue channels, for pixels in [0, 1]; overrides the folder's.
+        A file records none, and CLIP's is the default.
+      image_std: their standard deviation, by the same rule.
 
     Raises:
       UserError: there is no CLIP, a weight is missing, unknown or misshapen, a file is damaged, `image_size`

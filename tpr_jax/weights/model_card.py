@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from tpr_jax.data import datasets
 from tpr_jax.models.config import FAMILIES
@@ -22,6 +25,17 @@ RECIPE = ("image_size", "batch_size", "num_epochs", "dtype", "seed", "temperatur
 def is_generated(card: str) -> bool:
     """Returns whether a save wrote this card, and may replace it."""
     return MARK in card or OLD_MARK in card
+
+
+def read_title(folder: str | os.PathLike) -> str | None:
+    """Returns method and data set of a saved model as its card names them, or None if it does not."""
+    try:
+        card = (Path(folder) / "README.md").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    _, marked, rest = card.partition(MARK)
+    title = re.search(r"^# (.+ on .+)$", rest, flags=re.MULTILINE)
+    return title[1] if marked and title else None
 
 
 def model_card(

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 
 import numpy as np
 import pytest
@@ -271,6 +272,24 @@ def test_rejects_a_second_writer(make, tmp_path, folder, tiny):
     assert make()[0]["count"] == 12
 
 
+def test_a_query_during_the_first_index_tells_how_far_it_is(make, tmp_path, monkeypatch):
+    told, write = [], build_lib.shards.write_shard
+
+    def ask_and_write(*args, **settings):
+        with pytest.raises(UserError) as error:
+            store.open_index(tmp_path / "index")
+        told.append(str(error.value))
+        return write(*args, **settings)
+
+    monkeypatch.setattr(build_lib.shards, "write_shard", ask_and_write)
+    monkeypatch.setattr(build_lib, "NOTE_SECONDS", 0)
+    make()
+    by = f"process {os.getpid()} on {socket.gethostname()}, 12 of 12 photos"
+    where = tmp_path / "index"
+    assert told == [f"--index {where}: is still being made ({by}); wait until that is done"]
+    assert store.open_index(where).info["count"] == 12
+
+
 def test_reads_the_index_under_the_lock(tiny, folder, tmp_path, monkeypatch):
     read, seen = store.read_info, []
 
@@ -295,8 +314,8 @@ def test_rejects_features_that_are_not_finite(make, monkeypatch):
 def test_reports_photos_that_no_process_encoded(make, monkeypatch):
     encode_photos = build_lib._encode_photos
 
-    def encode_all_but_one(model, gallery, todo, *rest):
-        return encode_photos(model, gallery, todo[:-1], *rest)
+    def encode_all_but_one(model, gallery, todo, *rest, **settings):
+        return encode_photos(model, gallery, todo[:-1], *rest, **settings)
 
     monkeypatch.setattr(build_lib, "_encode_photos", encode_all_but_one)
     result, index = make()

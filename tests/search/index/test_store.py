@@ -35,7 +35,7 @@ def check_whole(index):
     return version
 
 
-@pytest.mark.parametrize("replaced_during", [(np, "load"), (store.pq, "read_table")])
+@pytest.mark.parametrize("replaced_during", [(np, "load"), (store.pq, "ParquetFile")])
 def test_opens_the_new_index_if_replaced_while_opening(tmp_path, monkeypatch, replaced_during):
     write(tmp_path, 1)
     module, name = replaced_during

@@ -8,10 +8,11 @@ import pytest
 
 import tpr_jax
 from tests import search_galleries
+from tpr_jax.data.tokenizer import clip_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.models.methods import prompts
 from tpr_jax.search.index.build import build
-from tpr_jax.search.query.search import open_searcher, search, text_notes
+from tpr_jax.search.query.search import language_notes, open_searcher, search, text_notes
 
 CAMERAS = [3, 3, 4, 4, 4, 5, 5, None, 3, 4, 5, 6]
 
@@ -48,6 +49,24 @@ def check_best(result, feats, query, k, among=None):
     assert len(found) == len(best) and set(found) <= set(rows.tolist())
     np.testing.assert_allclose([f["score"] for f in result["results"]], scores[best], atol=2e-3)
     np.testing.assert_allclose(scores[found], scores[best], atol=2e-3)
+
+
+def test_search_by_several_texts(made):
+    """Their features are averaged, and those of what the person lacks are subtracted."""
+    searcher, feats, model, _ = made
+    texts, lacking = ["A person in a red coat.", "Blue trousers."], "a green coat"
+    red, blue, green = model.encode_texts([*texts, lacking])
+    check_best(search(searcher, texts), feats, unit(red + blue), 10)
+    check_best(search(searcher, texts[0], without=lacking), feats, unit(red - 0.3 * green), 10)
+    both = search(searcher, texts, without=[lacking], top_k=3)
+    check_best(both, feats, unit((red + blue) / 2 - 0.3 * green), 3)
+    assert search(searcher, texts[:1])["results"] == search(searcher, texts[0])["results"]
+
+
+def test_notes_of_several_texts_are_listed_once(made):
+    searcher = made[0]
+    result = search(searcher, ["ein Mann in rot", "ein Mann mit Hut"], without="ein Mann in blau")
+    assert len(result["notes"]) == len(set(result["notes"])) > 0
 
 
 @pytest.mark.parametrize("k", [1, 5, 12, 500])
@@ -106,16 +125,51 @@ def test_groups_near_duplicates(made):
     assert len(search(searcher, "red coat", top_k=12, group=1e-9)["results"]) < len(photos)
 
 
+def test_groups_by_the_columns_of_the_table(tiny, tmp_path):
+    """A track is one group within its camera, whatever the cosines are."""
+    names = search_galleries.photos(tmp_path / "photos", 6)
+    rows = [{"image": name, "camera": i // 3, "track": i % 2} for i, name in enumerate(names)]
+    (tmp_path / "photos" / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    build(tmp_path / "photos" / "all.jsonl", tmp_path / "index", tiny["clip"])
+    found = search(open_searcher(tmp_path / "index"), "red coat", top_k=6, group=1)["results"]
+    groups = [{int(one["path"][:3]) for one in (photo, *photo["group"])} for photo in found]
+    assert sorted(map(sorted, groups)) == [[0, 2], [1], [3, 5], [4]]
+    scores = [photo["score"] for photo in found]
+    assert scores == sorted(scores, reverse=True)
+
+
 def test_notes_on_long_foreign_and_odd_texts(made):
     searcher, _, model, _ = made
     assert "cut after 22 tokens" in search(searcher, "coat " * 10_000)["notes"][0]
-    for text in ("一个穿红衣服的女人", "женщина", "eine Frau mit rotem Mantel", "một phụ nữ mặc áo đỏ"):
-        assert "few of these words are in the model's vocabulary" in search(searcher, text)["notes"][-1]
+    for text in ("一个穿红衣服的女人", "женщина", "một phụ nữ mặc áo đỏ"):
+        assert search(searcher, text)["notes"][-1] == (
+            "few of these words are in the model's vocabulary: results may be poor; it knows English best"
+        )
+    (note,) = search(searcher, "eine Frau mit rotem Mantel")["notes"]
+    assert note == "the text seems to be in German: results may be poor; the model knows English best"
+    (note,) = search(searcher, "en kvinna")["notes"]  # Swedish
+    assert note.startswith("the text seems to be in another language than English: results may be poor")
     assert search(searcher, "!? 42")["notes"] == ["the text has no words"]
     assert len(search(searcher, "Fräulein\0 with a \ud800 coat")["results"]) == 10
     longest = next(n for n in range(1, 40) if text_notes(model, "a " * n))
     ids = model.tokenizer(["a " * (longest - 1)])[0]
     assert (ids != 0).all() and longest > 2  # one word less fits exactly
+
+
+def test_notes_on_languages_follow_the_vocabulary(made):
+    """A German sentence gets a note even if CLIP's vocabulary has all its words; rare English is English."""
+    model = dataclasses.replace(made[2], tokenizer=clip_tokenizer())
+    german, rare = "Mann mit Hut", "a jogger in lycra leggings"
+    assert all(map(model.tokenizer.is_one_id, german.split()))
+    assert text_notes(model, german) == [
+        "the text seems to be in German: results may be poor; the model knows English best"
+    ]
+    assert text_notes(model, "a man with a hat") == []
+    assert language_notes(rare, few_known=True) == [
+        "few of these words are in the model's vocabulary: results may be poor"
+    ]
+    many = dataclasses.replace(model, config=dataclasses.replace(model.config, vocab_size=250_000))
+    assert text_notes(many, german) == []
 
 
 @pytest.mark.parametrize(("length", "longest"), [(24, 20), (23, 20), (12, 10)])
@@ -150,7 +204,11 @@ def test_the_truncation_note_counts_prompt_tokens(made, length, longest):
         *(({"text": "a", "group": g}, f"--group {g!r}: must be a cosine") for g in ("a", True, [0.5])),
         *(({"text": "a", "where": w}, f"--where {w}: must be a text, such as") for w in (3, ["camera=3"])),
         *(({"like": row}, f"like {row!r}: the index has rows 0 to 11") for row in ("a", 1.5, True, -1, 12)),
-        *(({"text": t}, f"text={t!r} must be a description (str)") for t in (3, ["a"], b"red")),
+        *(({"text": t}, f"text={t!r} must be a description (str)") for t in (3, [3], b"red")),
+        *(({"text": "a", "without": t}, f"without={t!r} must be a description") for t in (3, ["a", None])),
+        ({"text": ["a", " "]}, "query is empty"),
+        ({"text": []}, "the query is missing"),
+        ({"without": "a"}, "the query is missing"),
         ({"image": 3}, "an image must be"),
         ({"image": [1, 2]}, "an image must be"),
     ],

@@ -22,6 +22,7 @@ from tests import served
 from tpr_jax.search.query.search import open_searcher, search
 from tpr_jax.search.server import api
 from tpr_jax.search.server.guard import Limits, Timeouts
+from tpr_jax.search.server.live import LiveIndex
 from tpr_jax.search.server.uploads import UploadReader
 
 pytestmark = pytest.mark.everywhere
@@ -35,7 +36,7 @@ def searcher(tiny, tmp_path_factory):
 
 
 def client_of(searcher, **limits):
-    app = api.make_app(searcher, Limits(**{"rate": 0, "hosts": served.HERE, **limits}))
+    app = api.make_app(LiveIndex(searcher), Limits(**{"rate": 0, "hosts": served.HERE, **limits}))
     return TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
 
 
@@ -127,6 +128,10 @@ def test_rejects_a_truncated_photo(client, searcher):
         ({"text": " "}, "empty"),
         ({"text": "word " * 10_000}, "at most 2000 characters"),
         ({"text": 3}, "text"),
+        ({"text": "a", "texts": [""]}, "empty"),
+        ({"text": "a", "without": ["b", " "]}, "empty"),
+        ({"texts": ["a"] * 9}, "texts"),
+        ({"text": "a", "without": ["word " * 10_000]}, "at most 2000 characters"),
         ({"text": "a", "top_k": 201}, "top_k"),
         ({"text": "a", "top_k": 0}, "top_k"),
         ({"text": "a", "weight": 2}, "weight"),
@@ -148,6 +153,14 @@ def test_rejects_invalid_queries(client, asked, message):
     reply = client.post("/api/search", json=asked)
     assert reply.status_code == 422 and message in reply.json()["detail"]
     assert "\n" not in reply.json()["detail"] and "--" not in reply.json()["detail"]
+
+
+def test_several_texts_and_what_is_lacking(client, searcher):
+    asked = {"text": "a red coat", "texts": ["blue trousers"], "without": ["a green coat"], "top_k": 3}
+    answer = client.post("/api/search", json=asked).json()
+    expected = search(searcher, ["a red coat", "blue trousers"], without="a green coat", top_k=3)
+    assert [found["row"] for found in answer["results"]] == [found["row"] for found in expected["results"]]
+    assert answer["results"][0]["score"] == pytest.approx(expected["results"][0]["score"])
 
 
 def test_rejects_invalid_json(client):
@@ -226,6 +239,7 @@ def test_describes_the_index(client, searcher, tiny):
         "values": [0, 1, 2, 7, 8],
         "least": 0,
         "most": 8,
+        "resolution": None,
     }
     assert columns["seen"]["kind"] == "time" and columns["seen"]["most"] == "2024-05-12T00:00:00"
     renewed = dataclasses.replace(searcher.index, info={**searcher.index.info, "number": 99})
@@ -280,13 +294,13 @@ def ask_in_parts(app, parts, path="/api/search/photo"):
 @pytest.mark.parametrize("path", ["/api/search", "/api/search/photo"])
 def test_a_body_that_never_arrives_times_out(searcher, path):
     limits = Limits(rate=0, timeouts=Timeouts(head=0.05))
-    status, detail = ask_in_parts(api.make_app(searcher, limits), [b"1", None], path)
+    status, detail = ask_in_parts(api.make_app(LiveIndex(searcher), limits), [b"1", None], path)
     assert status == 408 and "did not arrive in time" in detail
 
 
 def test_slow_uploads_do_not_block_others(searcher, monkeypatch):
     """While forty uploads are incomplete, a complete one is searched for."""
-    app = api.make_app(searcher, Limits(rate=0, hosts=served.HERE))
+    app = api.make_app(LiveIndex(searcher), Limits(rate=0, hosts=served.HERE))
     content, names = photo_file(searcher, "003.png"), [(b"host", b"127.0.0.1")]
     path = {"path": "/api/search/photo", "raw_path": b"/api/search/photo", "query_string": b"top_k=1"}
     scope = {"type": "http", "method": "POST", "headers": names, "client": ("127.0.0.1", 5), **path}
@@ -316,7 +330,7 @@ def test_slow_uploads_do_not_block_others(searcher, monkeypatch):
 
 def test_the_memory_of_uploads_is_bounded(searcher, monkeypatch):
     monkeypatch.setattr(api, "MAX_UPLOADS", 1)
-    app = api.make_app(searcher, Limits(rate=0, body=1000))
+    app = api.make_app(LiveIndex(searcher), Limits(rate=0, body=1000))
     for _ in range(3):  # rejected and answered uploads no longer count
         assert ask_in_parts(app, [b"x" * 600, b"x" * 399])[0] == 422
         assert ask_in_parts(app, [b"x" * 600, b"x" * 401])[0] == 413

@@ -62,7 +62,7 @@ def running(timeouts=CALM, max_total=None, inner=app, **limits):
             await send({"type": "http.response.start", "status": error.status_code, "headers": headers})
             await send({"type": "http.response.body", "body": b""})
 
-    config = serve.server_config(Guard(with_errors, limits, ServerMetrics(0)), limits)
+    config = serve.server_config(Guard(with_errors, limits, ServerMetrics(lambda: 0)), limits)
     if max_total is not None:
         config.http.max_total = max_total
     with socket.socket() as listener:

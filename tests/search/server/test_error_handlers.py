@@ -8,6 +8,7 @@ from tpr_jax.search.query.search import open_searcher
 from tpr_jax.search.server.api import make_app
 from tpr_jax.search.server.error_handlers import is_json
 from tpr_jax.search.server.guard import Limits
+from tpr_jax.search.server.live import LiveIndex
 
 JSON = {"content-type": "application/json"}
 GZIP = {**JSON, "content-encoding": "gzip"}
@@ -18,7 +19,7 @@ TEXT = '{"text": "a woman in a red coat"}'
 @pytest.fixture(scope="module")
 def client(tiny, tmp_path_factory):
     index = served.make_index(tmp_path_factory.mktemp("errors"), tiny["clip"])
-    app = make_app(open_searcher(index), Limits(rate=0, hosts=served.HERE))
+    app = make_app(LiveIndex(open_searcher(index)), Limits(rate=0, hosts=served.HERE))
     return TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
 
 

@@ -15,6 +15,7 @@ from tests import served
 from tpr_jax.search.query.search import open_searcher
 from tpr_jax.search.server.api import make_app
 from tpr_jax.search.server.guard import Limits
+from tpr_jax.search.server.live import LiveIndex
 
 BOUNDED = settings(
     max_examples=60,
@@ -28,7 +29,7 @@ BOUNDED = settings(
 @pytest.fixture(scope="module")
 def app(tiny, tmp_path_factory):
     index = served.make_index(tmp_path_factory.mktemp("fuzz"), tiny["clip"])
-    return make_app(open_searcher(index), Limits(rate=0, body=200_000))
+    return make_app(LiveIndex(open_searcher(index)), Limits(rate=0, body=200_000))
 
 
 @pytest.fixture(scope="module")

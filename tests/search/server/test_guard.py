@@ -75,7 +75,7 @@ def make(inner=None, clock=None, **limits):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"well"})
 
-    metrics = ServerMetrics(3)
+    metrics = ServerMetrics(lambda: 3)
     return Guard(inner or reads_all, Limits(**limits), metrics, clock or Clock()), metrics, asked
 
 
@@ -305,7 +305,7 @@ def test_ignores_other_protocols():
 
 
 def test_unknown_methods_and_routes_share_a_label():
-    metrics = ServerMetrics(0)
+    metrics = ServerMetrics(lambda: 0)
     for word in ("BREW", "X" * 50, "Y"):
         metrics.record_response({"method": word, "path": f"/{word}"}, 404, 0.01)
     assert 'tpr_requests_total{method="other",route="other",status="404"} 3.0' in metrics.to_text().decode()

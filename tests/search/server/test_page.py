@@ -14,6 +14,7 @@ from playwright.sync_api import expect, sync_playwright
 from tests import search_galleries, served
 from tpr_jax.search.index.build import build
 from tpr_jax.search.query.search import open_searcher, search
+from tpr_jax.search.server.live import LiveIndex, make_snapshot
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium")
@@ -86,7 +87,9 @@ def test_search_by_text(page, searcher):
     first = page.locator("#results li").first
     expect(first.locator(".score b")).to_have_text(f"{best['score']:.3f}")
     sizes = "all => all.every(one => one.complete && one.naturalWidth > 0)"
-    page.wait_for_function(f"({sizes})([...document.querySelectorAll('#results .photo img')].slice(0, 6))")
+    page.wait_for_function(
+        f"() => ({sizes})([...document.querySelectorAll('#results .photo img')].slice(0, 6))"
+    )
     assert "red coat" in page.title()
 
 
@@ -101,16 +104,17 @@ def test_filters(page, searcher):
     page.click("#filters summary")
     page.select_option("select[data-column=camera]", "1")
     assert ask(page, "a red coat") == expected(searcher, "a red coat", where="camera = 1")
-    expect(page.locator("#status")).to_contain_text("of 4 that match the filters")
+    expect(page.locator("#status")).to_contain_text("All 4 photos that match the filters, ")
     page.fill("input[aria-label='seen from']", "2024-05-06T00:00:00")
     page.dispatch_event("input[aria-label='seen from']", "change")
-    expect(page.locator("#status")).to_contain_text("of 2 that match the filters")
+    expect(page.locator("#status")).to_contain_text("All 2 photos that match the filters, ")
     both = "camera = 1 and seen >= '2024-05-06'"
     assert shown(page) == expected(searcher, "a red coat", where=both)
     page.fill("#where", "path = '007.png'")
     page.press("#where", "Enter")
     expect(page.locator("#results li")).to_have_count(1)
     assert shown(page) == ["007.png"]
+    expect(page.locator("#status")).to_contain_text("1 photo that matches the filters, ")
     page.reload()
     expect(page.locator("#results li")).to_have_count(1)
     assert page.input_value("#where") == "path = '007.png'"
@@ -133,7 +137,9 @@ def test_more_like_this_and_its_link(page, browser, address, searcher):
     other.goto(page.url)
     assert shown(other) == shown(page)
     other.goto(re.sub(r"index=\w+", "index=other", page.url))
-    expect(other.locator("#error")).to_contain_text("has changed since this link was made")
+    expect(other.locator("#status")).to_contain_text(
+        f"has changed since row {row} was found: it may be another"
+    )
     other.context.close()
     page.fill("#text", "blue trousers")
     page.press("#text", "Enter")
@@ -616,7 +622,7 @@ def test_a_newer_search_during_a_response(page):
     page.evaluate(abort_once)
     page.fill("#text", "red")
     page.press("#text", "Enter")
-    page.wait_for_function("window.aborted")
+    page.wait_for_function("() => window.aborted")
     page.wait_for_timeout(200)
     assert page.locator("#error").is_hidden()
     page.fill("#text", "blue")
@@ -634,7 +640,7 @@ def test_keyboard_only(page):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.matches('.photo')"):
             break
-    at = "document.activeElement.getAttribute('aria-label').split(',')[0]"
+    at = "document.activeElement.getAttribute('aria-label')?.split(',')[0]"
     assert page.evaluate(at) == found[0]
     page.keyboard.press("ArrowRight")
     assert page.evaluate(at) == found[1]
@@ -654,10 +660,67 @@ def test_keyboard_only(page):
     assert page.evaluate(at) == found[2]
     page.keyboard.press("m")
     expect(page.locator("#named")).to_have_text("like this photo")
-    assert shown(page)[0] == found[2]
-    page.locator("#results .photo").first.focus()
+    expect(page.locator("#results .photo").first).to_have_attribute("aria-label", re.compile(found[2]))
+    alike = shown(page)
+    assert page.evaluate(at) == alike[0] == found[2]  # the focus stays on the photo
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(at) == alike[1]
+    page.keyboard.press("Enter")
+    expect(page.locator("#large")).to_be_visible()
+    page.keyboard.press("m")  # also from the enlarged photo
+    expect(page.locator("#results .photo").first).to_have_attribute("aria-label", re.compile(alike[1]))
+    assert page.evaluate(at) == shown(page)[0] == alike[1]
     page.keyboard.press("/")
     expect(page.locator("#text")).to_be_focused()
+
+
+def test_two_tabs_reach_the_first_photo(page):
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Search", exact=True)).to_be_focused()  # there are no photos yet
+    found = ask(page, "a red coat")
+    expect(page.locator("#text")).to_be_focused()
+    page.keyboard.press("Tab")
+    skip = page.get_by_role("button", name="Skip to the photos")
+    expect(skip).to_be_focused()
+    expect(skip).to_be_in_viewport(ratio=1)
+    page.keyboard.press("Enter")
+    assert found[0] in page.evaluate("document.activeElement.ariaLabel")
+    page.locator("#text").focus()
+    expect(skip).not_to_be_in_viewport()
+    page.keyboard.press("ArrowDown")
+    assert found[0] in page.evaluate("document.activeElement.ariaLabel")
+
+
+def test_a_slash_focuses_the_text_and_can_be_typed_in_it(page):
+    expect(page.locator("#text")).to_be_focused()
+    page.keyboard.press("/")
+    expect(page.locator("#text")).to_have_value("")
+    page.keyboard.type("black/white coat")
+    expect(page.locator("#text")).to_have_value("black/white coat")
+    page.keyboard.press("Control+a")
+    page.keyboard.press("/")  # pressed twice by habit: the text is kept
+    expect(page.locator("#text")).to_have_value("black/white coat")
+    page.keyboard.press("End")
+    page.keyboard.press("/")
+    expect(page.locator("#text")).to_have_value("black/white coat/")
+
+
+def test_says_how_many_of_how_many(page):
+    ask(page, "a red coat")
+    expect(page.locator("#status")).to_contain_text("All 14 photos, ")
+    page.click("#filters summary")
+    page.evaluate("document.getElementById('top_k').append(new Option('3'))")
+    page.select_option("#top_k", "3")
+    expect(page.locator("#status")).to_contain_text("Best 3 of 14 photos, ")
+    page.select_option("select[data-column=camera]", "1")
+    expect(page.locator("#status")).to_contain_text("Best 3 of 4 photos that match the filters, ")
+    many = {"count": 3000, "matching": 3000, "engine": "cpu", "notes": [], "encode_ms": 1, "search_ms": 1}
+    photo = {"rank": 1, "row": 1, "score": 0.5, "path": "a.png", "box": None, "columns": {}}
+    results = [{**photo, "group": [photo]}, {**photo, "group": []}]
+    answer = {**many, "version": page.evaluate("fetch('api/index').then(r => r.json())")["version"]}
+    page.route("**/api/search", lambda route: route.fulfill(json={**answer, "results": results}))
+    page.press("#text", "Enter")
+    expect(page.locator("#status")).to_contain_text("Best 3 of 3,000 photos in 2 groups, 2 ms.")
 
 
 def test_all_controls_have_names(page):
@@ -689,6 +752,27 @@ def test_on_a_phone(browser, address, width):
     context.close()
 
 
+@pytest.mark.parametrize(("width", "height"), [(320, 568), (390, 664), (664, 390), (1100, 500)])
+@pytest.mark.parametrize("extra", ["", " with a very long note" * 60])
+def test_the_buttons_of_an_enlarged_photo_are_in_view(browser, address, width, height, extra):
+    """Also under a tall photo, on a phone in either direction, and with long columns."""
+    context = browser.new_context(viewport={"width": width, "height": height}, has_touch=True)
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    page.goto(f"{address}/?q=red+coat&f.camera=1")
+    shown(page)
+    page.locator("#results .photo").first.tap()
+    page.locator("#caption").evaluate("(caption, extra) => caption.append(extra)", extra)
+    page.wait_for_function("() => document.getElementById('full').naturalWidth > 0")
+    for button in page.locator("#large button").all():
+        expect(button).to_be_in_viewport(ratio=1)
+        inside, around = button.bounding_box(), page.locator("#large").bounding_box()
+        assert inside["y"] + inside["height"] <= around["y"] + around["height"]
+    assert page.locator("#full").bounding_box()["height"] >= min(60, height / 4)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    context.close()
+
+
 def test_escapes_names_of_photos(browser, tiny, tmp_path):
     """A photo's path may contain markup."""
     names = search_galleries.photos(tmp_path / "photos", 2)
@@ -702,3 +786,132 @@ def test_escapes_names_of_photos(browser, tiny, tmp_path):
         expect(page.locator("#results li")).to_have_count(2)
         assert evil in page.locator("#results").inner_text() and page.title() == "red"
         page.context.close()
+
+
+def test_times_have_one_format_per_column(browser, tiny, tmp_path):
+    names = search_galleries.photos(tmp_path / "photos", 3)
+    times = ["2024-05-01T10:01:00", "2024-05-01T10:01:01", "2024-05-01T00:00:00"]
+    days = ["2024-05-01", "2024-05-02", "2024-05-03"]
+    minutes = ["2024-05-01T10:01:00Z", "2024-05-01T10:02:00Z", "2024-05-01T10:03:00Z"]
+    parts = ["2024-05-01T10:01:00", "2024-05-01T10:01:00.250", "2024-05-01T10:01:01"]
+    rows = [
+        {"image": name, "time": time, "day": day, "minute": minute, "part": part}
+        for name, time, day, minute, part in zip(names, times, days, minutes, parts, strict=True)
+    ]
+    with results_of_table(browser, tiny, tmp_path, rows) as page:
+        texts = sorted(page.locator("#results .what").all_inner_texts())
+        assert texts == [
+            "000.png · time 2024-05-01 10:01:00 · day 2024-05-01 · minute 2024-05-01 10:01+00:00 · "
+            "part 2024-05-01 10:01:00.000",
+            "001.png · time 2024-05-01 10:01:01 · day 2024-05-02 · minute 2024-05-01 10:02+00:00 · "
+            "part 2024-05-01 10:01:00.250",
+            "002.png · time 2024-05-01 00:00:00 · day 2024-05-03 · minute 2024-05-01 10:03+00:00 · "
+            "part 2024-05-01 10:01:01.000",
+        ]
+        page.context.close()
+
+
+@pytest.fixture
+def changing(browser, tiny, tmp_path):
+    """Yields a page, and a function that keeps some rows of the index and lets the server take that up."""
+    folder = served.make_index(tmp_path, tiny["clip"])
+    live = LiveIndex(open_searcher(folder))
+    table = tmp_path / "photos" / "photos.jsonl"
+    lines = table.read_text().splitlines(keepends=True)
+
+    def keep(*rows):
+        table.write_text("".join(lines[row] for row in rows))
+        build(table, folder)
+        live.swap(make_snapshot(open_searcher(folder, previous=live.current.searcher)))
+
+    with served.running(live) as address:
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(address)
+        expect(page.locator("#about")).to_contain_text("14 photos")
+        yield page, keep
+        page.context.close()
+
+
+LOOK = "dispatchEvent(new Event('visibilitychange'))"  # as every ten seconds
+
+
+def test_the_page_follows_the_index(changing):
+    page, keep = changing
+    ask(page, "a red coat")
+    assert page.locator("#changed").inner_text() == ""
+    page.locator("#results .photo").nth(1).focus()
+    label = page.evaluate("document.activeElement.ariaLabel.split(',')[0]")
+    rows = sorted({int(label[:3]) if label[0] == "0" else served.SECRET, 0, 4, 8})
+    keep(*rows)
+    page.evaluate(LOOK)
+    changed = page.locator("#changed")
+    expect(changed).to_contain_text(f"The index has changed from 14 to {len(rows)} photos.")
+    expect(page.locator("#about")).to_contain_text(f"{len(rows)} photos")
+    expect(page.locator("#results li")).to_have_count(len(rows))
+    assert page.evaluate("document.activeElement.ariaLabel.split(',')[0]") == label
+    assert len(page.locator("select[data-column=note] option").all()) <= len(rows) + 1
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#results img')].every(one => one.naturalWidth > 0)"
+    )
+    assert len(ask(page, "black trousers")) == len(rows)
+    expect(changed).to_have_text("")
+
+
+def test_a_half_typed_text_is_not_searched_when_the_index_changes(changing):
+    page, keep = changing
+    found = ask(page, "a red coat")
+    page.locator("#text").press_sequentially(" and a h")
+    keep(1, 2)
+    page.evaluate(LOOK)
+    expect(page.locator("#changed")).to_have_text("The index has changed from 14 to 2 photos.")
+    expect(page.locator("#about")).to_contain_text("2 photos")
+    assert shown(page) == found and page.input_value("#text") == "a red coat and a h"
+    page.locator("#text").press_sequentially("at")
+    page.press("#text", "Enter")
+    expect(page.locator("#results li")).to_have_count(2)
+
+
+def test_a_search_after_the_index_has_changed(changing):
+    """It does not wait for the page to look: the photos shown are those of the rows found."""
+    page, keep = changing
+    ask(page, "a red coat")
+    keep(3, 7, 9)
+    page.fill("#text", "black trousers")
+    page.press("#text", "Enter")
+    expect(page.locator("#results li")).to_have_count(3)
+    expect(page.locator("#changed")).to_contain_text("The index has changed from 14 to 3 photos.")
+    urls = page.locator("#results .photo img").evaluate_all("all => all.map(one => one.src)")
+    version = page.evaluate("fetch('api/index').then(reply => reply.json())")["version"]
+    assert all(url.endswith(f"v={version}") for url in urls)
+
+
+def test_more_like_a_photo_of_the_index_before(changing):
+    page, keep = changing
+    found = ask(page, "a red coat")
+    at = found.index("007.png")
+    keep(11, 9, 7)
+    page.locator("#results .more").nth(at).click()
+    expect(page.locator("#results li")).to_have_count(3)
+    assert shown(page)[0] == "007.png"
+    keep(1, 2, 3, 7)
+    page.evaluate(LOOK)
+    expect(page.locator("#results li")).to_have_count(4)
+    assert shown(page)[0] == "007.png"  # the second change, too
+    keep(1, 2)
+    page.evaluate(LOOK)
+    expect(page.locator("#error")).to_contain_text("no longer in the index")
+
+
+def test_an_enlarged_photo_stays_while_the_index_changes(changing):
+    page, keep = changing
+    ask(page, "a red coat")
+    page.locator("#results .photo").first.click()
+    keep(1, 2)
+    page.evaluate(LOOK)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("() => document.getElementById('full').naturalWidth > 0")
+    expect(page.locator("#large")).to_be_visible()
+    page.click("#close")
+    page.evaluate(LOOK)
+    expect(page.locator("#results li")).to_have_count(2)

@@ -20,7 +20,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.search.__main__ import main
 from tpr_jax.search.index.build import build
 from tpr_jax.search.query.search import open_searcher
-from tpr_jax.search.server import serve
+from tpr_jax.search.server import listen, serve
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +82,27 @@ def test_rejects_a_port_in_use(index):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=rf"--port {port} of --host 127\.0\.0\.1: cannot listen"):
-            serve.bind("127.0.0.1", port)
+            listen.bind("127.0.0.1", port)
+
+
+def test_reports_a_port_in_use_before_anything_is_loaded(tmp_path):
+    code = "import sys; from tpr_jax.search.__main__ import main; code = main(sys.argv[1:]); "
+    code += "print({'jax', 'numpy', 'uvicorn'} & set(sys.modules)); sys.exit(code)"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-c", code, "serve", "--index", str(tmp_path / "none"), "--port", port]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "set()\n")
+    assert done.stderr.startswith(f"error: --port {port} of --host 127.0.0.1: cannot listen")
+    assert done.stderr.count("\n") == 1
 
 
 def test_listens_on_loopback_only():
-    with serve.bind("127.0.0.1", 0) as listener:
+    with listen.bind("127.0.0.1", 0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
-    with serve.bind("localhost", 0) as listener:
+    with listen.bind("localhost", 0) as listener:
         assert listener.getsockname()[0] in ("127.0.0.1", "::1")
 
 
@@ -155,15 +169,36 @@ def test_rejects_a_port_taken_while_loading(index, monkeypatch):
         taken.bind(("127.0.0.1", port))
         taken.listen()
 
-    with serve.bind("127.0.0.1", 0) as free:
+    with listen.bind("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     monkeypatch.setattr(serve, "warm_up", slow)
     with taken, pytest.raises(UserError, match=rf"--port {port} of --host .*cannot listen.*--port 0"):
         serve.serve(index, port=port)
 
 
+def test_follows_the_index(tiny, tmp_path):
+    """The whole command: answers from the new index without a restart, and ends as quickly as before."""
+    folder = served.make_index(tmp_path, tiny["clip"])
+    command = [sys.executable, "-m", "tpr_jax.search", "serve", "--index", str(folder), "--port", "0"]
+    with child(command) as process:
+        address = re.search(r"http://\S+", served.read_line(process, STARTUP))[0]
+        table = tmp_path / "photos" / "photos.jsonl"
+        table.write_text("".join(table.read_text().splitlines(keepends=True)[:5]))
+        build(table, folder)
+        assert served.read_line(process) == "the index has changed: 5 photos now\n"
+        body = json.dumps({"text": "a red coat"}).encode()
+        request = urllib.request.Request(f"{address}api/search", body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=served.PATIENCE) as reply:
+            assert len(json.load(reply)["results"]) == 5
+        (folder / "index.json").write_text("{")
+        assert "still serving the 5 photos of before" in served.read_line(process)
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=served.PATIENCE)
+        assert (process.returncode, output) == (0, "ended\n"), errors
+
+
 def test_keeps_serving_an_index_that_is_replaced_or_removed(tiny, tmp_path):
-    """The server keeps using the files that it has open."""
+    """The server keeps using the files that it has open, here without following the index."""
     folder = served.make_index(tmp_path, tiny["clip"])
     searcher = open_searcher(folder)
 

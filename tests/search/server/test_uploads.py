@@ -19,6 +19,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.search.query.search import open_searcher
 from tpr_jax.search.server.api import make_app
 from tpr_jax.search.server.guard import Limits
+from tpr_jax.search.server.live import LiveIndex
 from tpr_jax.search.server.uploads import MAX_PARTS, UploadReader, parse_upload
 
 FORM = "multipart/form-data; boundary=line"
@@ -121,7 +122,9 @@ def searcher(tiny, tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(searcher):
     limits = Limits(rate=0, hosts=served.HERE, body=50_000)
-    return TestClient(make_app(searcher, limits), base_url="http://127.0.0.1", raise_server_exceptions=False)
+    return TestClient(
+        make_app(LiveIndex(searcher), limits), base_url="http://127.0.0.1", raise_server_exceptions=False
+    )
 
 
 def test_a_form_gives_the_same_results_as_a_body(client, searcher):

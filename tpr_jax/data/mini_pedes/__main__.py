@@ -6,6 +6,7 @@ import sys
 from tpr_jax.cli.exit import exit_code, explain_and_exit
 from tpr_jax.cli.parser import Parser, path
 from tpr_jax.errors import UserError
+from tpr_jax.utils.plural import counted
 from tpr_jax.utils.seeds import check_seed
 
 
@@ -29,12 +30,20 @@ def run(argv: list[str]) -> None:
     """
     parser = Parser(prog="python -m tpr_jax.data.mini_pedes", description=__doc__)
     parser.add_argument("--out", type=path, required=True, help="folder for reid_raw.json and imgs/")
-    parser.add_argument("--split", default="all", choices=("train", "val", "test", "all"))
-    parser.add_argument("--identities", type=int, help="people in the split (for 'all': in train)")
+    parser.add_argument(
+        "--split", default="all", choices=("train", "val", "test", "all"), help="what to render"
+    )
+    parser.add_argument(
+        "--identities",
+        type=int,
+        help="people in the split (for 'all': in train); default: MiniPEDES' own number",
+    )
     parser.add_argument("--size", default="192x64", help="HEIGHTxWIDTH in pixels")
-    parser.add_argument("--domain", default="mini", choices=("mini", "pretrain"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--domain", default="mini", choices=("mini", "pretrain"), help="whose clothes and scenes"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="selects the people")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="number of processes")
     args = parser.parse_args(argv[1:])
     size = _size(args.size)
     for name, minimum in (("identities", 1), ("seed", 0), ("processes", 1)):
@@ -59,7 +68,8 @@ def run(argv: list[str]) -> None:
         )
     except OSError as error:
         raise UserError(f"cannot write {error.filename or args.out}: {error.strerror}") from error
-    print(f"{len(records)} images of {len({r['id'] for r in records})} people in {args.out}")
+    people = counted(len({r["id"] for r in records}), "person", "people")
+    print(f"{counted(len(records), 'image')} of {people} in {args.out}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from tpr_jax.data.mini_pedes.render import render
 from tpr_jax.data.mini_pedes.scene import sample_view
 from tpr_jax.data.mini_pedes.wardrobe import sample_person
 from tpr_jax.errors import UserError
+from tpr_jax.utils import signals
 from tpr_jax.utils.files import write_text, write_whole
 from tpr_jax.utils.seeds import check_seed
 
@@ -141,7 +142,9 @@ def generate(
     bar = {"total": len(jobs), "unit": "img", "disable": not progress, "desc": f"MiniPEDES ({domain})"}
     if processes > 1:
         # Spawned processes, because forking a process with threads (BLAS, JAX) may hang.
-        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        with signals.blocked():
+            pool = multiprocessing.get_context("spawn").Pool(processes)
+        with pool:
             records = list(tqdm(pool.imap(_write_one, jobs, chunksize=16), **bar))
     else:
         records = [_write_one(job) for job in tqdm(jobs, **bar)]

@@ -12,6 +12,7 @@ from tpr_jax.cli.exit import exit_code, explain_and_exit, verdict
 from tpr_jax.cli.parser import Parser, path
 from tpr_jax.data.datasets import DATASETS
 from tpr_jax.errors import UserError
+from tpr_jax.utils.plural import counted
 from tpr_jax.utils.streams import suppress_stderr
 
 BUILDERS = {name: dataset.tfds.builder for name, dataset in DATASETS.items() if dataset.tfds}
@@ -37,7 +38,9 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--data_dir", type=path, required=True, help="where the records go: a folder or a bucket"
     )
-    parser.add_argument("--config", default="sized", choices=("sized", "original"))
+    parser.add_argument(
+        "--config", default="sized", choices=("sized", "original"), help="the size of the photos"
+    )
     parser.add_argument(
         "--beam",
         type=int,
@@ -57,7 +60,7 @@ def run(argv: list[str]) -> None:
     with _silence_child_stderr() if args.beam else contextlib.nullcontext():
         builder.download_and_prepare(download_config=settings)
     for name, split in builder.info.splits.items():
-        print(f"{name}: {split.num_examples:,} images in {split.num_shards} files")
+        print(f"{name}: {counted(split.num_examples, 'image')} in {counted(split.num_shards, 'file')}")
     print(f"written: {builder.data_path}")
 
 

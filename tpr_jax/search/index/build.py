@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import os
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -33,12 +34,14 @@ from tpr_jax.search.index.gallery import Gallery, Photo, combine, find_gallery
 from tpr_jax.search.index.merge import write_index
 from tpr_jax.search.index.shape import describe_wide_photos
 from tpr_jax.utils import locking, progress
+from tpr_jax.utils.plural import counted
 from tpr_jax.utils.signals import Stopped, catch_signals
 from tpr_jax.weights import arguments
 
 SHARD_ROWS, SHARD_SECONDS = 8192, 20.0  # the most work that a killed process loses
 
 Log = Callable[[str], object]
+NOTE_SECONDS = 1.0  # between two notes of how many photos are done
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,8 @@ def build(
         Path(arguments.check_path(name, path)) for name, path in (("source", source), ("folder", folder))
     )
     gallery = _find(source, folder, options.exclude)
-    with _exclusive(folder, log):
-        result = _build_locked(gallery, folder, options, log)
+    with _exclusive(folder, log) as note:
+        result = _build_locked(gallery, folder, options, log, note)
     return result | {"seconds": time.monotonic() - start}
 
 
@@ -149,7 +152,7 @@ def _check(options: _Options) -> _Options:
     )
 
 
-def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log) -> dict:
+def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log, note: Log) -> dict:
     """Does the work of `build`, in a folder that no other process writes."""
     info = store.read_info(folder)
     gallery = _with_other_sources(gallery, folder, info, options, log)
@@ -163,8 +166,8 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log) -
     cache = load_cache(old, folder / "parts", fingerprint, gallery.root)
     if cache.ignored_shards and is_first():
         log(
-            f"ignored {cache.ignored_shards} files in {folder / 'parts'}: an interrupted run with another "
-            "model, image size or type wrote them"
+            f"ignored {counted(cache.ignored_shards, 'file')} in {folder / 'parts'}: an interrupted run with "
+            "another model, image size or type wrote them"
         )
     todo = _photos_to_encode(gallery, cache)
     seconds, encoded = 0.0, 0
@@ -175,7 +178,9 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log) -
         run = shards.next_run(folder / "parts")
         write = functools.partial(shards.write_shard, folder / "parts", run, fingerprint, str(gallery.root))
         start = time.monotonic()
-        encoded = _encode_photos(model, gallery, [todo[i] for i in rows], cache, write, options.batch_size)
+        encoded = _encode_photos(
+            model, gallery, [todo[i] for i in rows], cache, write, batch_size=options.batch_size, note=note
+        )
         seconds = time.monotonic() - start
         _barrier("encoded")
         cache = load_cache(old, folder / "parts", fingerprint, gallery.root)
@@ -334,9 +339,13 @@ def _encode_photos(
     todo: Sequence[Photo],
     cache: VectorCache,
     write: Callable,
+    *,
     batch_size: int | None,
+    note: Log,
 ) -> int:
     """Encodes photos, writes them as shards by `write(photos, vectors, skipped=...)`, returns their number.
+
+    `note` is called with how many photos are done, for others who wait for the index.
 
     Raises:
       Stopped: SIGINT or SIGTERM was received; everything encoded is written.
@@ -353,13 +362,17 @@ def _encode_photos(
         encode_views(encoder, gallery.root, of_videos, image_size, batch_size, cache.find_content),
     )
     bar = progress.show(len(todo), "photos")
+    noted = -math.inf
     with catch_signals() as received, bar, contextlib.closing(reads):
         for batch, vectors in encoded_batches:
             encoded += buffer.add(batch, vectors, cache)
             bar.update(len(batch))
+            done = f"{bar.n:,.0f} of {len(todo):,} photos"
+            if time.monotonic() - noted >= NOTE_SECONDS:
+                note(done)
+                noted = time.monotonic()
             if received:
                 buffer.flush()
-                done = f"{bar.n:,.0f} of {len(todo):,} photos"
                 raise Stopped(received.number, f"stopped after {done}; rerun the same command to resume")
             if buffer.is_due():
                 buffer.flush()
@@ -368,14 +381,19 @@ def _encode_photos(
 
 
 @contextlib.contextmanager
-def _exclusive(folder: Path, log: Log) -> Generator[None, None, None]:
-    """Locks the folder against other writers, and removes the temporary files of killed ones."""
+def _exclusive(folder: Path, log: Log) -> Generator[Log, None, None]:
+    """Locks the folder against other writers, and removes the temporary files of killed ones.
+
+    Yields:
+      A function that records how far this process is, for those who ask for the index.
+    """
+    note: Log = str  # of processes that hold no lock, and record nothing
     with contextlib.ExitStack() as stack:
         if is_first():
-            stack.enter_context(locking.hold(folder, "--index", "writing this index", log))
+            note = stack.enter_context(locking.hold(folder, "--index", "writing this index", log))
             store.remove_temporaries(folder)
         _barrier("locked")
-        yield
+        yield note
 
 
 def _barrier(name: str) -> None:

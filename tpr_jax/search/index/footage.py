@@ -43,6 +43,7 @@ from tpr_jax.search.index.gallery import Gallery, Photo
 from tpr_jax.search.index.store import CROPS, read_info
 from tpr_jax.utils import locking, progress
 from tpr_jax.utils.files import write_json
+from tpr_jax.utils.plural import counted
 from tpr_jax.utils.signals import Stopped, catch_signals
 
 MANIFEST = "footage.json"
@@ -324,7 +325,8 @@ def _scan_files(found: _Found, folder: Path, options: FootageOptions, kind: _Kin
             continue
         for note in result.notes:
             log(f"note: {note}")
-        log(f"{name}: {len(result.tracks):,} people in {result.frames:,} frames")
+        people = counted(len(result.tracks), "person", "people")
+        log(f"{name}: {people} in {counted(result.frames, 'frame')}")
         videos.append({"path": name, "folder": where.name})
     text = json.dumps([dataclasses.asdict(settings), "photos"])
     photos_file = f"photos-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
@@ -431,7 +433,7 @@ def _scan_photos(
             if received:
                 raise Stopped(received.number, f"stopped at {name}; rerun the same command to resume")
     people = sum(len(entry["people"]) for entry in entries)
-    log(f"{people:,} people in {len(entries):,} photos")
+    log(f"{counted(people, 'person', 'people')} in {counted(len(entries), 'photo')}")
     return [entry for entry in entries if entry["people"]], failed
 
 

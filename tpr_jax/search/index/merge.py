@@ -20,6 +20,7 @@ from tpr_jax.search.index.gallery import Gallery, Photo
 from tpr_jax.search.index.table import to_arrow
 from tpr_jax.search.query import approximate, exact
 from tpr_jax.utils.files import write_json, write_text, write_whole
+from tpr_jax.utils.plural import counted
 
 _BLOCK = 16384
 _ROW_GROUP = 65536
@@ -72,7 +73,9 @@ def write_index(
     photos, skipped = _indexed_photos(gallery, cache)
     if not photos:
         reason = ": ".join(skipped[0]) if skipped else "none was opened"
-        raise UserError(f"{gallery.root}: none of its {len(gallery.photos)} photos can be read: {reason}")
+        raise UserError(
+            f"{gallery.root}: none of its {counted(len(gallery.photos), 'photo')} can be read: {reason}"
+        )
     locations = [photo.location for photo in photos]
     table = make_table([(photo, stamp) for photo, stamp, _ in photos])
     kept, gone = _count_kept_and_gone(old, gallery.root, photos) if old else (0, 0)

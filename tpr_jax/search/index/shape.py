@@ -4,6 +4,7 @@ import numpy as np
 
 from tpr_jax.data.images.size import upright_size
 from tpr_jax.search.index.gallery import Gallery
+from tpr_jax.utils.plural import counted
 
 MAX_OPENED = 100
 
@@ -22,9 +23,7 @@ def describe_wide_photos(gallery: Gallery) -> str:
     wide = sum(size is not None and size[0] > size[1] for size in sizes)
     if 2 * wide <= len(photos):
         return ""
-    examined = (
-        f"{len(photos)} photos" if len(photos) == len(gallery.photos) else f"{len(photos)} photos sampled"
-    )
+    examined = counted(len(photos), "photo") + ("" if len(photos) == len(gallery.photos) else " sampled")
     return (
         f"{wide} of the {examined} are wider than high and have no boxes, and search expects one person per "
         "photo: crop the people, or index a table with their boxes (image, x, y, w, h); see docs/search.md"

@@ -32,6 +32,7 @@ from jaxtyping import Float16
 from tpr_jax.data import siglip_tokenizer
 from tpr_jax.data.text_files import read_text
 from tpr_jax.errors import UserError
+from tpr_jax.utils import locking
 from tpr_jax.utils.files import remove_leftovers_matching
 from tpr_jax.utils.hashing import add_file
 from tpr_jax.weights import save_folder
@@ -132,6 +133,8 @@ def open_current(folder: str | os.PathLike, load: Callable[[Index], T]) -> T:
 
 def _require_info(folder: Path) -> dict:
     info = read_info(folder)
+    if info is None and (holder := locking.describe_holder(folder)) is not None:
+        raise UserError(f"--index {folder}: is still being made{holder}; wait until that is done")
     if info is None:
         raise UserError(
             f"--index {folder}: has no index yet; make one with: python -m tpr_jax.search index PHOTOS "
@@ -144,7 +147,7 @@ def _open(folder: Path, info: dict) -> Index:
     try:
         shape = (info["count"], info["model"]["embed_dim"])
         vectors = np.load(folder / info["files"]["vectors"], mmap_mode="r", allow_pickle=False)
-        table = pq.read_table(folder / info["files"]["photos"], memory_map=True)
+        table = pq.ParquetFile(folder / info["files"]["photos"], memory_map=True).read()
         valid = vectors.shape == shape and vectors.dtype == np.float16 and table.num_rows == shape[0]
         valid = valid and set(KEY_COLUMNS + FILE_COLUMNS) <= set(table.column_names)
         valid = valid and {"number", "photos", "approximate"} <= set(info)

@@ -18,7 +18,8 @@ def describe_columns(index: Index) -> list[dict]:
 
     Returns:
       One dict per column: `name`, `kind` ('text', 'number', 'time' or 'flag'), `values` (all distinct values,
-      None if there are more than `MAX_LISTED`), and `least` and `most` (of numbers and times, else None).
+      None if there are more than `MAX_LISTED`), `least` and `most` (of numbers and times, else None), and
+      `resolution` (of times, see `_resolution`, else None).
     """
     table = public_table(index)
     # A condition cannot name a column whose name contains a backquote.
@@ -40,7 +41,16 @@ def _describe(name: str, values: pa.ChunkedArray) -> dict:
         "values": None if listed is None else [to_json_value(value) for value in listed],
         "least": to_json_value(minimum),
         "most": to_json_value(maximum),
+        "resolution": _resolution(distinct) if kind == "time" else None,
     }
+
+
+def _resolution(times: pa.Array) -> str:
+    """Returns the coarsest of 'day', 'minute' and 'second' that all times are multiples of, or 'fraction'."""
+    for unit in ("day", "minute", "second"):
+        if pc.all(pc.equal(pc.floor_temporal(times, unit=unit), times), min_count=0).as_py():
+            return unit
+    return "fraction"
 
 
 def _kind(dtype: pa.DataType) -> str:

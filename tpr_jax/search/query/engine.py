@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float16, Int
 
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.store import Index
-from tpr_jax.search.query import approximate, exact, mesh
+from tpr_jax.search.query import exact, mesh
 
 ENGINES = ("auto", "cpu", "mesh", "approximate")
 FEW_ROWS = 2048  # allowed rows up to which scoring each of them is fastest
@@ -56,6 +56,8 @@ def make_engine(index: Index, engine: str = "auto") -> Engine:
             raise UserError(
                 f"{index.folder}: has no inverted lists for an approximate search: index with --approximate"
             )
+        from tpr_jax.search.query import approximate  # imports FAISS, which other engines do not need
+
         lists = approximate.open_lists(path)
         search = approximate.lists_top_k
         return Engine(engine, lambda query, k, allowed: search(lists, vectors, query, k, allowed))

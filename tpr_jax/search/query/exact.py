@@ -11,7 +11,9 @@ with the original vectors.
 Kept in place of FAISS' 8-bit codes, which took almost twice as long (docs/speed.md).
 """
 
+import functools
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,6 @@ from jaxtyping import Bool, Float, Float16, Int, Int8, Int32
 from tpr_jax.data.batches import worker_threads
 from tpr_jax.errors import UserError
 from tpr_jax.utils.files import write_json, write_whole
-from tpr_jax.utils.numba_cache import njit, numba
 
 MIN_VECTORS = 4096  # below this, scoring all vectors is as fast
 _BLOCK = 16384
@@ -190,8 +191,16 @@ def _multiply_numpy(numbers, query, out):
         )
 
 
-# NumPy finds the same rows, about ten times slower.
-_multiply = njit(_multiply_loop, nogil=True) if numba is not None else _multiply_numpy
+@functools.cache
+def _kernel() -> Callable:
+    """Returns the function that multiplies: Numba's, or without Numba NumPy's, which is ten times slower."""
+    from tpr_jax.utils.numba_cache import njit, numba  # imports Numba, which small galleries do not need
+
+    return njit(_multiply_loop, nogil=True) if numba is not None else _multiply_numpy
+
+
+def _multiply(numbers, query, out):
+    _kernel()(numbers, query, out)
 
 
 def _component_range(vectors: Float16[np.ndarray, "n e"]) -> Float[np.ndarray, "2 e"]:

@@ -1,16 +1,19 @@
 """Searches an index by a text, by an image, or by both: ranked photos with scores and columns."""
 
+import functools
 import os
 import re
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from tpr_jax.data.languages import foreign_languages, is_english
 from tpr_jax.errors import ArgumentError, UserError, shown
 from tpr_jax.model import ImageSource, Model, from_pretrained
 from tpr_jax.models.petl_config import text_tokens
@@ -25,7 +28,9 @@ from tpr_jax.search.index.store import (
 )
 from tpr_jax.search.query import engine as engine_lib
 from tpr_jax.search.query import groups
-from tpr_jax.search.query.where import matching
+from tpr_jax.search.query.combine import combine
+from tpr_jax.search.query.sightings import find_sightings
+from tpr_jax.utils.plural import counted
 from tpr_jax.weights import arguments
 
 MAX_TOP_K = 10_000
@@ -43,7 +48,11 @@ class Searcher:
 
 
 def open_searcher(
-    folder: str | os.PathLike, model: str | os.PathLike | None = None, engine: str = "auto"
+    folder: str | os.PathLike,
+    model: str | os.PathLike | None = None,
+    engine: str = "auto",
+    *,
+    previous: Searcher | None = None,
 ) -> Searcher:
     """Loads an index and its model.
 
@@ -51,6 +60,7 @@ def open_searcher(
       folder: the index.
       model: where the index's model is now; by default where it was when the index was made.
       engine: one of `engine.ENGINES`.
+      previous: an opened index; its model is used again if the index has the same one.
 
     Raises:
       UserError: the index is missing, damaged or of another version; the model is not available, or is not
@@ -62,18 +72,27 @@ def open_searcher(
     arguments.check_type("engine", engine, str, "a name (str)")
     index, loaded_engine = open_current(folder, lambda index: (index, engine_lib.make_engine(index, engine)))
     settings = index.info["model"]
+    if previous is not None and _without_name(previous.index.info["model"]) == _without_name(settings):
+        return Searcher(index, previous.model, loaded_engine)
     name = model or settings["name"]
     check_model(index.info, folder, name, model_sha256(name))
-    loaded = from_pretrained(name, tuple(settings["image_size"]), settings["dtype"])
+    # The checksum is that of the files that made the index, so their shapes are right.
+    loaded = from_pretrained(name, tuple(settings["image_size"]), settings["dtype"], check_shapes=False)
     check_pixels(settings, folder, loaded)
     return Searcher(index, loaded, loaded_engine)
 
 
+def _without_name(settings: Mapping) -> dict:
+    """Returns the settings of a model that determine its features, wherever its files are."""
+    return {key: value for key, value in settings.items() if key != "name"}
+
+
 def search(
     searcher: Searcher,
-    text: str | None = None,
+    text: str | Sequence[str] | None = None,
     image: ImageSource | None = None,
     *,
+    without: str | Sequence[str] = (),
     like: int | None = None,
     top_k: int = 10,
     weight: float = 0.5,
@@ -84,13 +103,15 @@ def search(
 
     Args:
       searcher: the index and its model.
-      text: a description of the person.
+      text: a description of the person, or several, whose features are averaged.
       image: a path, the bytes of an image file, or an array.
+      without: descriptions of what the person does not have, such as "a backpack".
       like: a row of the index whose photo takes the place of `image`.
       top_k: maximum number of results.
       weight: the weight of the text relative to the image, from 0 to 1.
       where: a condition on the columns, see the module `where`.
-      group: list photos under a better one if their cosine is at least this.
+      group: list photos under a better one if their cosine is at least this, or if they show the same
+        person, track or moment, see `groups`.
 
     Returns:
       A dict with
@@ -109,9 +130,9 @@ def search(
     _check_options(index, image, like=like, top_k=top_k, where=where, group=group)
     start = time.perf_counter()
     feat = None if like is None else index.vectors[like].astype(np.float32)
-    query, notes = encode_query(searcher.model, text, image, weight, feat)
+    query, notes = encode_query(searcher.model, text, image, weight, without=without, feat=feat)
     encoded = time.perf_counter()
-    allowed = matching(public_table(index), where) if where is not None else None
+    allowed = None if where is None else _matching(index, where)
     count = len(index.vectors) if allowed is None else int(allowed.sum())
 
     def search_rows(k: int):
@@ -123,7 +144,8 @@ def search(
         scores, rows = search_rows(int(top_k))
         ranked = [[pair] for pair in zip(rows.tolist(), scores.tolist(), strict=True)]
     else:
-        ranked = groups.grouped_top_k(search_rows, index.vectors, int(top_k), float(group))
+        describe = functools.partial(find_sightings, index.table)
+        ranked = groups.grouped_top_k(search_rows, index.vectors, int(top_k), float(group), describe=describe)
     searched = time.perf_counter()
     return {
         "results": _results(index, ranked, group is not None),
@@ -159,18 +181,21 @@ def _check_options(
 
 def encode_query(
     model: Model,
-    text: str | None,
+    text: str | Sequence[str] | None,
     image: ImageSource | None,
     weight: float = 0.5,
+    *,
+    without: str | Sequence[str] = (),
     feat: Float[np.ndarray, " e"] | None = None,
 ) -> tuple[Float[np.ndarray, " e"], list[str]]:
-    """Encodes a text, an image, or both into one query vector.
+    """Encodes descriptions, an image, or both into one query vector.
 
     Args:
       model: the model of the index.
-      text: a description of the person.
+      text: a description of the person, or several.
       image: a path, the bytes of an image file, or an array.
       weight: the weight of the text relative to the image, from 0 to 1.
+      without: descriptions of what the person does not have.
       feat: the features of an image that is already encoded, in place of `image`.
 
     Returns:
@@ -179,35 +204,49 @@ def encode_query(
     Raises:
       UserError: the query is empty or not a text, the weight is out of range, or the image cannot be read.
     """
-    if text is not None and not isinstance(text, str):
-        raise ArgumentError(f"text={shown(text)} must be a description (str), not {type(text).__name__}")
-    if text is not None and not text.strip():
-        raise UserError("the query is empty: describe the person, or give --image FILE")
-    if text is None and image is None and feat is None:
+    texts, lacking = as_texts("text", text), as_texts("without", without)
+    if not texts and image is None and feat is None:
         raise UserError("the query is missing: describe the person, or give --image FILE")
     if not (arguments.is_finite_number(weight) and 0 <= weight <= 1):
         raise ArgumentError(f"--weight {shown(weight)}: must be from 0 (only the photo) to 1 (only the text)")
-    vector, notes = np.zeros(model.config.embed_dim, np.float32), []
     if image is not None:
         feat = model.encode_images([image], batch_size=1)[0]
-    both = text is not None and feat is not None
-    if text is not None:
-        notes = text_notes(model, text)
-        vector += (weight if both else 1) * model.encode_texts([text], batch_size=1)[0]
-    if feat is not None:
-        vector += (1 - weight if both else 1) * feat
+    notes = [note for one in (*texts, *lacking) for note in text_notes(model, one)]
+    vector = combine(_encode_texts(model, texts), _encode_texts(model, lacking), feat, float(weight))
     length = float(np.linalg.norm(vector))
     if not np.isfinite(length) or length < 1e-6:
         raise UserError(
-            "the query vector is zero or not finite: the model is broken, or text and photo cancel"
+            "the query vector is zero or not finite: the model is broken, or parts of the query cancel"
         )
-    return vector / length, notes
+    return vector / length, list(dict.fromkeys(notes))
+
+
+def as_texts(name: str, value: str | Sequence[str] | None) -> list[str]:
+    """Returns the texts of an argument that may be one text, several or none.
+
+    Raises:
+      UserError: a text is empty, or the argument is something else; the message names it.
+    """
+    texts = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ArgumentError(f"{name}={shown(value)} must be a description (str), or a list of them")
+    if not all(text.strip() for text in texts):
+        raise UserError("the query is empty: describe the person, or give --image FILE")
+    return list(texts)
+
+
+def _encode_texts(model: Model, texts: list[str]) -> Float[np.ndarray, "n e"]:
+    if not texts:
+        return np.zeros((0, model.config.embed_dim), np.float32)
+    # One at a time, so that every query runs the program that is compiled for one text.
+    return np.concatenate([model.encode_texts([text], batch_size=1) for text in texts])
 
 
 def text_notes(model: Model, text: str) -> list[str]:
     """Returns notes about a text: that it is truncated, or in a language that the model hardly knows.
 
-    English words are nearly all in the vocabulary of a CLIP, and words of other languages mostly in pieces.
+    English words are nearly all in the vocabulary of a CLIP, and words of other languages often in pieces.
+    Short ones of German, French or Spanish are in it too: these languages are recognized by frequent words.
     """
     notes, tokenizer = [], model.tokenizer
     if tokenizer is not None:
@@ -215,17 +254,37 @@ def text_notes(model: Model, text: str) -> list[str]:
         taken = text_tokens(model.method.prompts) if model.config.causal else 0
         length = min(tokenizer.length, model.config.context_length - taken)
         if kept := tokenizer.words_cut(text, length):
-            notes.append(f"the text is cut after {kept} tokens, about as many words")
+            notes.append(f"the text is cut after {counted(kept, 'token')}, about as many words")
     words = WORD.findall(text[:1000])
     if not words:
         notes.append("the text has no words")
     elif tokenizer is not None and model.config.vocab_size < MULTILINGUAL:
         known = sum(map(tokenizer.is_one_id, words))
-        if known <= len(words) / 2:
-            notes.append(
-                "few of these words are in the model's vocabulary: results may be poor; it knows English best"
-            )
+        notes += language_notes(text[:1000], few_known=known <= len(words) / 2)
     return notes
+
+
+def language_notes(text: str, few_known: bool) -> list[str]:
+    """Returns the notes about the words of a text, for a model whose vocabulary is mostly English.
+
+    Args:
+      text: the text.
+      few_known: whether at most half of its words are in the model's vocabulary as a whole.
+    """
+    languages = foreign_languages(text)
+    if languages:
+        which = f"in {languages[0]}" if len(languages) == 1 else "in another language than English"
+        return [f"the text seems to be {which}: results may be poor; the model knows English best"]
+    if not few_known:
+        return []
+    remark = "" if is_english(text) else "; it knows English best"
+    return [f"few of these words are in the model's vocabulary: results may be poor{remark}"]
+
+
+def _matching(index: Index, where: str) -> Bool[np.ndarray, " n"]:
+    from tpr_jax.search.query.where import matching  # imports PyArrow's functions, which take a while
+
+    return matching(public_table(index), where)
 
 
 def public_table(index: Index) -> pa.Table:

@@ -25,10 +25,10 @@ import pyarrow as pa
 import pyarrow.compute
 from jaxtyping import Bool
 
-from tpr_jax.config.defaults import nearest
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.table import is_utf8, parse_time
 from tpr_jax.utils.lookalikes import describe_lookalike
+from tpr_jax.utils.suggest import nearest
 
 pc: Any = pyarrow.compute  # creates its functions when it is imported
 

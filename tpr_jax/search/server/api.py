@@ -7,8 +7,6 @@ POST /api/search/photo  a photo, as the body or     GET  /metrics           GET 
 """
 
 import functools
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,11 +20,11 @@ from pydantic import ValidationError
 from tpr_jax import __version__
 from tpr_jax.data.batches import worker_threads
 from tpr_jax.errors import UserError
-from tpr_jax.search.query.columns import describe_columns
-from tpr_jax.search.query.search import Searcher, search
+from tpr_jax.search.query.search import search
 from tpr_jax.search.server import images
 from tpr_jax.search.server.error_handlers import ERROR_RESPONSES, add_error_handlers
 from tpr_jax.search.server.guard import Guard, Limits
+from tpr_jax.search.server.live import LiveIndex, Snapshot
 from tpr_jax.search.server.metrics import CONTENT_TYPE, ServerMetrics
 from tpr_jax.search.server.schema import (
     MAX_RESULTS,
@@ -72,7 +70,7 @@ PHOTO_BODY = {
 run_in_thread = functools.partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
 
 
-def make_app(searcher: Searcher, limits: Limits) -> Guard:
+def make_app(live: LiveIndex, limits: Limits) -> Guard:
     """Returns the ASGI application that searches an index within the `limits`."""
     app = FastAPI(
         title="tpr_jax search",
@@ -82,43 +80,44 @@ def make_app(searcher: Searcher, limits: Limits) -> Guard:
         redoc_url=None,
         responses={code: {"model": Error, "description": text} for code, text in ERROR_RESPONSES.items()},
     )
-    metrics = ServerMetrics(len(searcher.index.vectors))
+    metrics = ServerMetrics(lambda: live.current.count)
     add_error_handlers(app)
-    _add_search_routes(app, searcher, limits, metrics)
-    _add_index_routes(app, searcher, limits)
+    _add_search_routes(app, live, limits, metrics)
+    _add_index_routes(app, live, limits)
     _add_static_routes(app, metrics)
     return Guard(app, limits, metrics)
 
 
-def _add_search_routes(app: FastAPI, searcher: Searcher, limits: Limits, metrics: ServerMetrics) -> None:
+def _add_search_routes(app: FastAPI, live: LiveIndex, limits: Limits, metrics: ServerMetrics) -> None:
     search_threads = anyio.CapacityLimiter(max(2, worker_threads()))
     decode_threads = anyio.CapacityLimiter(MAX_DECODERS)
     uploads = UploadReader(limits.body, MAX_UPLOADS * limits.body)
     waiting = uploaded = 0
 
-    async def run_search(**query) -> dict:
+    async def run_search(snapshot: Snapshot, **query) -> dict:
         nonlocal waiting
-        if all(query.get(kind) is None for kind in ("text", "image", "like")):
+        texts = [text for text in (query.pop("text"), *query.pop("texts")) if text is not None]
+        if not texts and query.get("image") is None and query.get("like") is None:
             raise UserError("the query is empty: give a text, or a row of the index as 'like'")
-        if query["text"] is not None and not query["text"].strip():
+        if not all(text.strip() for text in (*texts, *query["without"])):
             raise UserError("text: is empty: describe the person")
         if waiting >= MAX_WAITING:
             raise HTTPException(503, "too many searches are waiting: try again soon", {"Retry-After": "2"})
         waiting += 1
         metrics.waiting.set(waiting)
         try:
-            result = await run_in_thread(functools.partial(search, searcher, **query), limiter=search_threads)
+            run = functools.partial(search, snapshot.searcher, text=texts, **query)
+            result = await run_in_thread(run, limiter=search_threads)
         finally:
             waiting -= 1
             metrics.waiting.set(waiting)
         metrics.encode.observe(result["encode_ms"] / 1000)
         metrics.search.observe(result["search_ms"] / 1000)
-        return result
+        return result | {"version": snapshot.version}
 
-    def decode(content_type: str, body: bytes):
+    def decode(content_type: str, body: bytes, size: tuple[int, int]):
         upload = parse_upload(content_type, body, limits.body)
         # Resized right after decoding: waiting uploads at full size would fill the memory.
-        size = tuple(searcher.model.config.image_size)
         return images.read_upload(upload.photo, size), upload.fields
 
     @app.post(
@@ -127,7 +126,14 @@ def _add_search_routes(app: FastAPI, searcher: Searcher, limits: Limits, metrics
         response_model=Answer,
     )
     async def search_text(question: Question) -> dict:
-        return await run_search(**question.model_dump())
+        query = question.model_dump()
+        version = query.pop("version")
+        if question.like is None:
+            return await run_search(live.current, **query)
+        find = functools.partial(live.find_row, question.like, version)
+        snapshot, query["like"], notes = await run_in_thread(find, limiter=search_threads)
+        result = await run_search(snapshot, **query)
+        return result | {"like": query["like"], "notes": [*notes, *result["notes"]]}
 
     @app.post(
         "/api/search/photo",
@@ -144,23 +150,24 @@ def _add_search_routes(app: FastAPI, searcher: Searcher, limits: Limits, metrics
             uploaded += 1
             try:
                 content_type = request.headers.get("content-type", "")
-                pixels, fields = await run_in_thread(decode, content_type, body, limiter=decode_threads)
+                snapshot = live.current
+                size = tuple(snapshot.searcher.model.config.image_size)
+                read = functools.partial(decode, content_type, body, size)
+                pixels, fields = await run_in_thread(read, limiter=decode_threads)
             finally:
                 uploaded -= 1
         finally:
             uploads.release(body)
             del body
-        return await run_search(image=pixels, **_merge_options(options, fields).model_dump())
+        return await run_search(snapshot, image=pixels, **_merge_options(options, fields).model_dump())
 
 
-def _add_index_routes(app: FastAPI, searcher: Searcher, limits: Limits) -> None:
-    about = _describe_index(searcher, limits)
+def _add_index_routes(app: FastAPI, live: LiveIndex, limits: Limits) -> None:
     threads = anyio.CapacityLimiter(max(2, worker_threads()))
-    thumbnail = functools.lru_cache(1024)(functools.partial(images.photo_jpeg, searcher.index, size="small"))
 
     @app.get("/api/index", summary="The index and its columns")
     async def index() -> About:
-        return about
+        return _describe_index(live.current, limits)
 
     @app.get(
         "/api/photos/{row}",
@@ -169,19 +176,25 @@ def _add_index_routes(app: FastAPI, searcher: Searcher, limits: Limits) -> None:
         responses={200: {"content": {"image/jpeg": {}}, "description": "JPEG without metadata"}, **NOT_FOUND},
     )
     async def photo(
-        row: Annotated[int, PathParameter(ge=0)], size: Literal["small", "large"] = "small"
+        row: Annotated[int, PathParameter(ge=0)],
+        size: Literal["small", "large"] = "small",
+        v: Annotated[str | None, Query(description="the version of the index that has this row")] = None,
     ) -> Response:
-        large = functools.partial(images.photo_jpeg, searcher.index, size="large")
-        read: Callable[[int], bytes] = thumbnail if size == "small" else large
+        snapshot = live.find(v)
+        if snapshot is None:
+            raise HTTPException(404, "the index has changed since this row was found: search again")
+        large = functools.partial(images.photo_jpeg, snapshot.searcher.index, size="large")
+        read: Callable[[int], bytes] = snapshot.thumbnail if size == "small" else large
         try:
             jpeg = await run_in_thread(lambda: read(row), limiter=threads)
         except IndexError:
-            raise HTTPException(404, f"the index has rows 0 to {about.count - 1}") from None
+            raise HTTPException(404, f"the index has rows 0 to {snapshot.count - 1}") from None
         except UserError:  # its message contains the file's path on this machine
             raise HTTPException(
                 404, "the photo no longer exists or cannot be read: index the photos again"
             ) from None
-        return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
+        kept = "max-age=3600" if v else "no-cache"  # without a version, the row may become another photo's
+        return Response(jpeg, media_type="image/jpeg", headers={"cache-control": f"private, {kept}"})
 
 
 def _add_static_routes(app: FastAPI, metrics: ServerMetrics) -> None:
@@ -215,14 +228,14 @@ def _merge_options(options: Options, fields: dict[str, str]) -> Options:
         ) from None
 
 
-def _describe_index(searcher: Searcher, limits: Limits) -> About:
-    info = searcher.index.info
+def _describe_index(snapshot: Snapshot, limits: Limits) -> About:
+    searcher = snapshot.searcher
     return About(
-        count=len(searcher.index.vectors),
-        version=hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()[:12],
-        model=Path(info["model"]["name"]).name,  # without its place on this machine
+        count=snapshot.count,
+        version=snapshot.version,
+        model=snapshot.model,
         engine=searcher.engine.name,
-        columns=[Column(**column) for column in describe_columns(searcher.index)],
+        columns=[Column(**column) for column in snapshot.columns],
         examples=list(EXAMPLES),
         max_text=MAX_TEXT,
         max_results=MAX_RESULTS,

@@ -1,5 +1,7 @@
 """The server's own metrics, in Prometheus' text format."""
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -12,7 +14,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class ServerMetrics:
     """The metrics of one server, in a registry of its own."""
 
-    def __init__(self, num_photos: int):
+    def __init__(self, num_photos: Callable[[], int]):
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -22,7 +24,8 @@ class ServerMetrics:
         self.encode = self._histogram("tpr_encode_seconds", "To encode a query")
         self.search = self._histogram("tpr_search_seconds", "To rank the photos for a query")
         self.waiting = Gauge("tpr_searches_waiting", "Searches running or waiting", registry=self.registry)
-        Gauge("tpr_photos", "Photos in the index", registry=self.registry).set(num_photos)
+        photos = Gauge("tpr_photos", "Photos in the index", registry=self.registry)
+        photos.set_function(num_photos)
 
     def _histogram(self, name: str, description: str, *labels: str) -> Histogram:
         return Histogram(name, description, labels, buckets=BUCKETS, registry=self.registry)

@@ -1,12 +1,14 @@
 """Requests and responses of the API, as its OpenAPI description shows them."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 MAX_TEXT, MAX_WHERE, MAX_RESULTS = 2000, 2000, 200  # characters, characters, photos
 
+MAX_TEXTS = 8  # further descriptions, and descriptions of what the person does not have
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Value = str | int | float | bool | None
 
 
@@ -15,13 +17,21 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     text: str | None = Field(None, max_length=MAX_TEXT, description="a description of the person")
+    texts: list[Text] = Field(
+        [], max_length=MAX_TEXTS, description="further descriptions, averaged with `text`"
+    )
+    without: list[Text] = Field([], max_length=MAX_TEXTS, description="what the person does not have")
     weight: float = Field(0.5, ge=0, le=1, description="weight of the text relative to the photo")
     top_k: int = Field(24, ge=1, le=MAX_RESULTS, description="maximum number of results")
     where: str | None = Field(
         None, max_length=MAX_WHERE, description="such as: camera=3 and time>'2024-05-01'"
     )
     group: float | None = Field(
-        None, gt=0, le=1, description="group photos whose cosine with a better result is at least this"
+        None,
+        gt=0,
+        le=1,
+        description="group photos whose cosine with a better result is at least this, or that show the same "
+        "person, track or moment",
     )
 
 
@@ -29,6 +39,11 @@ class Question(Options):
     """A search by text, by a photo of the index, or by both."""
 
     like: int | None = Field(None, ge=0, description="a row of the index: find photos like this one")
+    version: str | None = Field(
+        None,
+        max_length=64,
+        description="the version of the index that has the row `like`; default: the current",
+    )
 
     @field_validator("weight", "top_k", "group", "like", mode="before")
     @classmethod
@@ -60,6 +75,8 @@ class Answer(BaseModel):
     """The photos found, best first."""
 
     results: list[Found]
+    version: str = Field(description="of the index that was searched")
+    like: int | None = Field(None, description="the row of the photo that `like` named, in this version")
     count: int = Field(description="photos in the index")
     matching: int = Field(description="photos that match `where`")
     engine: str
@@ -76,6 +93,9 @@ class Column(BaseModel):
     values: list[Value] | None = Field(description="all distinct values, if there are few")
     least: Value
     most: Value
+    resolution: Literal["day", "minute", "second", "fraction"] | None = Field(
+        description="what all times of the column are multiples of"
+    )
 
 
 class About(BaseModel):

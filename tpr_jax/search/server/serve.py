@@ -1,8 +1,8 @@
 """The server of `python -m tpr_jax.search serve`: an index in the browser and over HTTP."""
 
+import functools
 import math
 import os
-import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence, Set
@@ -10,12 +10,16 @@ from collections.abc import Callable, Sequence, Set
 import numpy as np
 import uvicorn
 
+from tpr_jax import __version__
 from tpr_jax.data.bucketing import LENGTHS
 from tpr_jax.errors import UserError
 from tpr_jax.search.query.search import Searcher, open_searcher, search
+from tpr_jax.search.server import listen, local
 from tpr_jax.search.server.api import make_app
 from tpr_jax.search.server.connections import Connections, max_open_connections
 from tpr_jax.search.server.guard import Limits, is_loopback
+from tpr_jax.search.server.live import Follower, LiveIndex, following, read_signature
+from tpr_jax.utils.plural import counted
 
 MAX_CONNECTIONS = 1000  # from all addresses together
 GRACE_SECONDS = 5  # that responses have to finish when the server is stopped
@@ -33,8 +37,9 @@ def serve(
     max_connections: int = 100,
     allow_hosts: Sequence[str] = (),
     log: Callable[[str], None] = print,
+    ready: Callable[[Callable[[], None]], None] = lambda remove: None,
 ) -> None:
-    """Serves an index until it is interrupted.
+    """Serves an index until it is interrupted. Takes up the index when `search index` has changed it.
 
     Args:
       folder: the index.
@@ -47,6 +52,8 @@ def serve(
       max_connections: maximum connections from one address; 0 means no limit per address.
       allow_hosts: further names that the server answers to.
       log: called with the address, and with warnings.
+      ready: called once clients can connect, before the address is logged, with a function that removes what
+        the server keeps beside the index while it runs.
 
     Raises:
       UserError: as `open_searcher`; or the server cannot listen on the address, or a limit is out of range.
@@ -59,49 +66,60 @@ def serve(
         raise UserError(
             f"--max_connections {max_connections}: must be connections per address, or 0 for no limit"
         )
-    with bind(host, port) as listener:
+    with listen.bind(host, port) as listener:
+        signature = read_signature(folder)
         searcher = open_searcher(folder, model, engine)
         warm_up(searcher)
+        live = LiveIndex(searcher)
         limits = Limits(rate, max_upload, allowed_hosts(host, allow_hosts), max_connections)
-        server = uvicorn.Server(server_config(make_app(searcher, limits), limits))
+        server = uvicorn.Server(server_config(make_app(live, limits), limits))
         url_host = f"[{host}]" if ":" in host else host
         if not is_loopback(host):
             log("warning: anyone who can reach this machine can search and see these photos")
         try:
             listener.listen(1024)  # from now on clients can connect, though the server has yet to start
         except OSError as error:  # another program bound the same port and was the first to listen
-            raise UserError(_listen_error(host, port, error)) from None
-        address = f"http://{url_host}:{listener.getsockname()[1]}/"
-        log(f"{len(searcher.index.vectors):,} photos at {address} (Ctrl-C ends it)")
-        try:
-            server.run(sockets=[listener])
-        except KeyboardInterrupt:  # uvicorn raises it after it has stopped
-            log("ended")
+            raise UserError(listen.listen_error(host, port, error)) from None
+        with local.answering(
+            folder, lambda question: answer(live.current.searcher, engine, question)
+        ) as remove:
+            ready(remove)
+            address = f"http://{url_host}:{listener.getsockname()[1]}/"
+            log(f"{counted(len(searcher.index.vectors), 'photo')} at {address} (Ctrl-C ends it)")
+            open_newer = functools.partial(_open_newer, folder, model, engine)
+            try:
+                with following(Follower(live, folder, open_newer, log, signature)):
+                    server.run(sockets=[listener])
+            except KeyboardInterrupt:  # uvicorn raises it after it has stopped
+                log("ended")
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Returns a bound socket. Raises UserError if the address is not available."""
-    if not 0 <= port < 65536:
-        raise UserError(f"--port {port}: must be from 0 (any free port) to 65535")
+def _open_newer(
+    folder: str | os.PathLike, model: str | os.PathLike | None, engine: str, current: Searcher
+) -> Searcher:
+    newer = open_searcher(folder, model, engine, previous=current)
+    warm_up(newer)
+    return newer
+
+
+def answer(searcher: Searcher, engine: str, question: dict) -> dict:
+    """Answers a query of the command line.
+
+    Args:
+      searcher: the server's index and model.
+      engine: the engine that the server was asked for.
+      question: `version` of the package, `info` of the index, `engine`, `text`, and `options` of `search`.
+
+    Returns:
+      `result`, that of `search`; or `error`, a message; or nothing if the question is about another index.
+    """
+    mine = {"version": __version__, "info": dict(searcher.index.info), "engine": engine}
+    if any(question[name] != value for name, value in mine.items()):
+        return {}
     try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        raise UserError(
-            f"--host {host}: is not an address of this machine ({error}): try 127.0.0.1"
-        ) from None
-    family, kind, protocol, _, address = addresses[0]
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise UserError(_listen_error(host, port, error)) from None
-    return listener
-
-
-def _listen_error(host: str, port: int, error: OSError) -> str:
-    return f"--port {port} of --host {host}: cannot listen ({error.strerror}): try --port 0"
+        return {"result": search(searcher, question["text"], **question["options"])}
+    except UserError as error:
+        return {"error": str(error)}
 
 
 def exit_if_busy(previous: Set[threading.Thread], code: int = 0) -> None:

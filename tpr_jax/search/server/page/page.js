@@ -5,13 +5,16 @@ import { fillFilters, makeFilters, readFilters } from "./filters.js";
 import { parseJson } from "./json.js";
 import { addToHistory, clearHistory, showHistory } from "./past.js";
 import { describe, fromAddress, isComplete, toAddress, toOptions } from "./question.js";
-import { handleKey, photoUrl, prepare, showResults } from "./results.js";
+import { areOld, focusFirst, handleKey, photoUrl, prepare, showResults, useColumns } from "./results.js";
 
 const NO_SERVER = "The server does not respond: is it still running?";
+const POLL = 10_000; // ms between looks at whether the index has changed
 
 let about = { columns: [], version: "", max_upload: 0 };
 let upload = null; // a File
 let like = null; // a row of the index
+let likeIndex = ""; // the version of the index that has this row
+let searched = ""; // the fields of the last search
 let pending = null; // the AbortController of the current search
 
 function readQuery() {
@@ -20,6 +23,7 @@ function readQuery() {
     where: $("where").value,
     filters: readFilters(about.columns),
     like,
+    index: likeIndex,
     weight: Number($("weight").value),
     top_k: Number($("top_k").value),
     group: $("group").checked,
@@ -37,16 +41,17 @@ function showQuery(query) {
   $("top_k").value = query.top_k;
   fillFilters(about.columns, query.filters);
   if (query.where || Object.values(query.filters).some(Boolean)) $("filters").open = true;
-  setPhoto(null, query.like);
+  setPhoto(null, query.like, query.index);
 }
 
-function setPhoto(file, row) {
+function setPhoto(file, row, index = "") {
   if ($("shown").src.startsWith("blob:")) URL.revokeObjectURL($("shown").src);
   upload = file;
   like = row;
+  likeIndex = index || about.version;
   $("picture").hidden = !file && row === null;
   if (file) $("shown").src = URL.createObjectURL(file);
-  else if (row !== null) $("shown").src = photoUrl(row, "small");
+  else if (row !== null) $("shown").src = photoUrl(row, "small", likeIndex);
   else $("shown").removeAttribute("src");
   $("shown").hidden = !file && row === null;
   $("named").textContent = file ? shorten(file.name) || "pasted photo" : row !== null ? "like this photo" : "";
@@ -63,6 +68,7 @@ async function search({ remember = true } = {}) {
   const query = readQuery();
   const photoName = upload ? shorten(upload.name) || "a photo" : like !== null ? "like a photo" : "";
   fail("");
+  if (remember) $("changed").textContent = "";
   pending?.abort();
   if (!about.version) return fail("The page could not reach the server: reload it.");
   if (!isComplete(query) && !upload) {
@@ -71,6 +77,7 @@ async function search({ remember = true } = {}) {
     $("text").focus();
     return;
   }
+  searched = fieldsText();
   const controller = (pending = new AbortController());
   $("results").classList.add("old");
   say("Searching…");
@@ -82,14 +89,17 @@ async function search({ remember = true } = {}) {
     return;
   }
   if (remember && !upload) {
-    const address = toAddress(query, about.version);
+    const address = toAddress(query);
     if (location.search !== new URL(address, location).search) history.pushState(null, "", address);
     addToHistory({ address, words: describe(query, photoName) });
   }
   document.title = describe(query, photoName);
   try {
     const answer = await send(query, controller.signal);
-    finish(answer.results);
+    if (answer.version !== about.version) useIndex(await fetchAbout());
+    if (controller.signal.aborted) return;
+    if (like !== null) [like, likeIndex] = [answer.like, answer.version];
+    finish(answer.results, answer.version);
     report(answer);
   } catch (error) {
     if (error.name === "AbortError") return;
@@ -98,8 +108,8 @@ async function search({ remember = true } = {}) {
   }
 }
 
-function finish(results) {
-  showResults(results);
+function finish(results, version) {
+  showResults(results, version);
   say("");
   $("link").hidden = true;
   $("results").classList.remove("old");
@@ -108,7 +118,7 @@ function finish(results) {
 async function send(query, signal) {
   const options = toOptions(query, about.columns);
   let address = "api/search";
-  let body = JSON.stringify(like === null ? options : { ...options, like });
+  let body = JSON.stringify(like === null ? options : { ...options, like, version: likeIndex });
   let type = "application/json";
   if (upload) {
     address += "/photo?" + new URLSearchParams(options);
@@ -130,13 +140,19 @@ async function send(query, signal) {
 }
 
 function report(answer) {
-  const matching = answer.matching === answer.count ? "" : ` of ${answer.matching.toLocaleString()} that match the filters`;
   const took = (answer.encode_ms + answer.search_ms).toFixed(0);
-  const shown = answer.results.length
-    ? `${answer.results.length} photos${matching}, ${took} ms.`
-    : "No photo matches the filters.";
+  const shown = answer.results.length ? `${howMany(answer)}, ${took} ms.` : "No photo matches the filters.";
   say([shown, ...answer.notes.map((text) => `Note: ${text}.`)].join(" "));
   $("link").hidden = Boolean(upload);
+}
+
+function howMany({ results, count, matching }) {
+  const found = results.reduce((sum, result) => sum + 1 + result.group.length, 0);
+  const groups = found > results.length ? ` in ${results.length} groups` : "";
+  const all = `${matching.toLocaleString("en")} ${matching === 1 ? "photo" : "photos"}`;
+  const condition = matching === count ? "" : ` that ${matching === 1 ? "matches" : "match"} the filters`;
+  const part = found < matching ? `Best ${found.toLocaleString("en")} of ` : matching > 1 ? "All " : "";
+  return part + all + condition + groups;
 }
 
 const say = (text) => ($("status").textContent = text);
@@ -171,9 +187,9 @@ function removePhoto() {
   fail("");
 }
 
-function moreLike(row) {
+function moreLike(row, version) {
   $("text").value = "";
-  setPhoto(null, row);
+  setPhoto(null, row, version);
   scrollTo({ top: 0 });
   search();
 }
@@ -190,13 +206,42 @@ function searchFromAddress() {
   fail("");
   if (!isComplete(query)) return;
   search({ remember: false });
-  if (query.like !== null && query.index !== about.version) {
-    fail("The index has changed since this link was made: it may refer to another photo.");
-  }
 }
 
+// Describes the index, and if it is a newer one, says so.
+function useIndex(next) {
+  const number = (count) => count.toLocaleString("en");
+  if (about.version && about.version !== next.version) {
+    const counts = next.count === about.count ? "" : ` from ${number(about.count)} to ${number(next.count)} photos`;
+    $("changed").textContent = `The index has changed${counts}.`;
+  }
+  if (haveChanged(next.columns)) {
+    const filters = readFilters(about.columns);
+    makeFilters(next.columns);
+    fillFilters(next.columns, filters);
+  }
+  about = next;
+  $("about").textContent = `${number(about.count)} photos, model: ${about.model}`;
+  useColumns(about.columns);
+}
+
+const haveChanged = (columns) => JSON.stringify(columns) !== JSON.stringify(about.columns);
+
+// Searches again if the index has changed, unless somebody looks at a photo or edits the query.
+async function followIndex() {
+  if (document.hidden || $("large").open || !about.version) return;
+  const next = await fetchAbout().catch(() => about); // the next search says that the server has stopped
+  if (next.version === about.version && !areOld(next.version)) return;
+  if ($("large").open || (haveChanged(next.columns) && $("fields").contains(document.activeElement))) return;
+  useIndex(next);
+  const isAsked = isComplete(readQuery()) || upload;
+  if (isAsked && fieldsText() === searched) await search({ remember: false }); // not for a text half typed
+}
+
+const fieldsText = () => JSON.stringify({ ...readQuery(), like: null, index: "" });
+
 async function copyLink() {
-  const link = new URL(toAddress(readQuery(), about.version), location).href;
+  const link = new URL(toAddress(readQuery()), location).href;
   try {
     await navigator.clipboard.writeText(link);
     $("link").textContent = "Copied";
@@ -213,6 +258,7 @@ function listen() {
   $("drop").onclick = removePhoto;
   for (const id of ["weight", "top_k", "group", "fields", "where"]) $(id).onchange = searchAgain;
   $("link").onclick = copyLink;
+  $("skip").onclick = focusFirst;
   $("forget").onclick = clearHistory;
   $("history").onclick = (event) => {
     if (!event.target.href || event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -223,27 +269,35 @@ function listen() {
   addEventListener("popstate", searchFromAddress);
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || handleKey(event)) return;
-    if (event.key === "/" && !event.target.matches("input, select")) {
+    if (event.key === "/" && (isWholeText(event.target) || !event.target.matches("input, select"))) {
       event.preventDefault();
       $("text").select();
     }
+    if (event.key === "ArrowDown" && event.target === $("text")) {
+      event.preventDefault();
+      focusFirst();
+    }
   });
+  setInterval(followIndex, POLL);
+  addEventListener("visibilitychange", followIndex);
   listenForFiles(searchByFile, rejectFile);
 }
+
+// Whether the text has the focus and is empty or selected as a whole: a slash would be all of it, which nobody means.
+const isWholeText = (field) =>
+  field === $("text") && field.selectionStart === 0 && field.selectionEnd === field.value.length;
 
 async function start() {
   showHistory();
   listen();
+  prepare(moreLike);
   try {
-    about = await fetchAbout();
+    useIndex(await fetchAbout());
   } catch (error) {
     $("about").textContent = "";
     fail(`${error.message} Reload this page.`);
     return;
   }
-  $("about").textContent = `${about.count.toLocaleString()} photos, model ${about.model}`;
-  prepare(about.version, moreLike);
-  makeFilters(about.columns);
   $("examples").replaceChildren(
     ...about.examples.map((text) => {
       const button = make("button", { type: "button", textContent: text });

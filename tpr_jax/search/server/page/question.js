@@ -22,15 +22,14 @@ export function fromAddress(search) {
   };
 }
 
-// `version` is the index's: it is part of an address that refers to a row of the index.
-export function toAddress(query, version) {
+export function toAddress(query) {
   const parameters = new URLSearchParams();
   if (query.text) parameters.set("q", query.text);
   if (query.where) parameters.set("where", query.where);
   for (const [name, value] of Object.entries(query.filters)) if (value) parameters.set("f." + name, value);
   if (query.like !== null) {
     parameters.set("like", query.like);
-    parameters.set("index", version);
+    parameters.set("index", query.index); // which has that row
   }
   if (query.text && query.like !== null && query.weight !== 0.5) parameters.set("weight", query.weight);
   if (query.top_k !== DEFAULTS.top_k) parameters.set("top_k", query.top_k);
