@@ -20,7 +20,7 @@ LAYERS = (
     ("search", "compare", "aot", "export", "import_checkpoint", "main", "__main__", "tools"),
     ("train",),
     ("model", "weights", "report"),
-    ("config", "metrics"),
+    ("config", "metrics", "footage"),
     ("data", "perf"),
     ("models", "distributed"),
     ("utils", "optim"),

@@ -28,6 +28,7 @@ NEEDED = ("pyproject.toml", "setup.py", "requirements.txt", "README.md", "LICENS
 EXTRAS = {
     "tensorflow": "requirements-tensorflow.txt",
     "onnx": "requirements-onnx.txt",
+    "footage": "requirements-footage.txt",
     "docs": "requirements-docs.txt",
 }
 
@@ -196,7 +197,7 @@ def test_what_the_wheel_says_of_itself(installed):
 
 
 # Imported packages that are optional or come with another requirement.
-OPTIONAL = {"torch", "torchvision", "jax2onnx", "onnxruntime", "apache_beam", "libtpu"}
+OPTIONAL = {"cv2", "torch", "torchvision", "jax2onnx", "onnxruntime", "apache_beam", "libtpu"}
 WITH_TENSORFLOW = {"tensorflow", "tensorflow_datasets", "google"}  # google.protobuf
 WITH_OTHERS = {"jaxlib", "ml_dtypes", "starlette", "anyio", "pydantic", "pydantic_core"}
 WITH_OTHERS |= {"huggingface_hub", "orbax"}

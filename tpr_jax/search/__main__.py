@@ -1,6 +1,7 @@
 """Searches your own photos of people by text.
 
     python -m tpr_jax.search index PHOTOS --index DIR [--model M]
+    python -m tpr_jax.search index VIDEO --index DIR --detect [hog|MODEL.onnx|BOXES]
     python -m tpr_jax.search query "TEXT" --index DIR [--top_k N] [--image FILE] [--where CONDITION] [--json]
     python -m tpr_jax.search serve --index DIR [--port N]
     python -m tpr_jax.search export --index DIR --out FILE.parquet
@@ -26,6 +27,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     )
 
 import argparse
+import dataclasses
 import json
 import threading
 from collections.abc import Callable
@@ -118,6 +120,7 @@ def _add_index_arguments(index: argparse.ArgumentParser) -> None:
         default=None,
         help="build inverted lists for a faster, approximate search; default: above a million photos",
     )
+    _add_footage_arguments(index.add_argument_group("videos and photos of whole scenes"))
     index.add_argument(
         "--coordinator",
         metavar="HOST:PORT",
@@ -131,6 +134,46 @@ def _add_index_arguments(index: argparse.ArgumentParser) -> None:
     )
     index.add_argument(
         "--peer_timeout", type=float, default=TIMEOUT, help="seconds to wait for the other processes"
+    )
+
+
+def _add_footage_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--detect",
+        nargs="?",
+        const="hog",
+        metavar="DETECTOR",
+        help="find people in PHOTOS, here a video, a folder of videos and photos, or a pattern in quotes: by "
+        "hog (the default of this flag), a model.onnx, or a file of boxes; default: PHOTOS shows one "
+        "person each",
+    )
+    group.add_argument("--every", type=float, metavar="S", help="seconds between two frames; default: 0.5")
+    group.add_argument(
+        "--start", type=float, metavar="S", help="seconds of each video to leave out; default: 0"
+    )
+    group.add_argument("--end", type=float, metavar="S", help="where to stop in each video; default: its end")
+    group.add_argument("--camera", metavar="NAME", help="name of the camera; default: that of the file")
+    group.add_argument(
+        "--clock", metavar="TIME", help="when each video begins, such as '2024-05-01 10:00'; default: at 0 s"
+    )
+    group.add_argument(
+        "--min_height", type=float, metavar="PIXELS", help="least height of people; default: 40"
+    )
+    group.add_argument(
+        "--score", type=float, metavar="S", help="least score of a box; default: the detector's"
+    )
+    group.add_argument(
+        "--pad", type=float, metavar="SHARE", help="margin around boxes per side; default: 0.05"
+    )
+    group.add_argument(
+        "--keep_crops", action="store_true", default=None, help="keep all crops of a track, not only the best"
+    )
+    group.add_argument(
+        "--no_tracks",
+        dest="tracks",
+        action="store_false",
+        default=None,
+        help="index every box instead of one row per track",
     )
 
 
@@ -212,6 +255,36 @@ def run(argv: list[str]) -> None:
     command(args)
 
 
+def _scan(args: argparse.Namespace) -> None:
+    """Finds people in footage, if the flags or an earlier run of the same source ask for it."""
+    import jax
+
+    from tpr_jax.search.index.footage import FootageOptions, recorded_options, scan_source
+
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(FootageOptions)}
+    given = {name: value for name, value in given.items() if value is not None}
+    known = recorded_options(args.index, args.photos)
+    if known is None and "detect" not in given:
+        if given:
+            raise UserError(f"--{next(iter(given))}: is for videos and scenes, so it needs --detect")
+        return
+    # A later run of the same source only repeats what differs from the first one.
+    options = dataclasses.replace(known or FootageOptions(), **given)
+    if jax.process_count() > 1:
+        raise UserError(
+            "--detect: finds people in one process only; index the videos without --num_processes"
+        )
+    scan_source(
+        args.photos,
+        args.index,
+        options,
+        exclude=args.exclude,
+        add=args.add,
+        replace=args.replace,
+        log=print,
+    )
+
+
 def _index(args: argparse.Namespace) -> None:
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch_size {args.batch_size}: must be at least 1")
@@ -224,6 +297,7 @@ def _index(args: argparse.Namespace) -> None:
         from tpr_jax.search.format import format_build
         from tpr_jax.search.index.build import build
 
+        _scan(args)
         result = build(
             args.photos,
             args.index,

@@ -69,5 +69,15 @@ def format_skipped(skipped: Sequence[tuple[str, str]], max_listed: int) -> list[
 
 def _format_photo(photo: Mapping) -> str:
     box = f" {photo['box']}" if photo["box"] else ""
-    columns = "  ".join(f"{name}={value}" for name, value in photo["columns"].items() if value is not None)
-    return f"{photo['score']:.4f}  {photo['path']}{box}" + (f"  {columns}" if columns else "")
+    columns = {name: value for name, value in photo["columns"].items() if value is not None}
+    place = _format_place(columns) if {"camera", "frame", "track"} <= set(photo["columns"]) else ""
+    listed = "  ".join(f"{name}={value}" for name, value in columns.items())
+    return f"{photo['score']:.4f}  {place}{photo['path']}{box}" + (f"  {listed}" if listed else "")
+
+
+def _format_place(columns: dict) -> str:
+    """Formats where and when a person of footage was seen, and removes these columns."""
+    camera, time = columns.pop("camera", "-"), columns.pop("time", "-")
+    if isinstance(time, str):
+        time = time.replace("T", " ").removesuffix("000")
+    return f"{camera}  {f'{time:.1f} s' if isinstance(time, float) else time}  "

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import os
 import time
@@ -18,9 +19,17 @@ from tpr_jax.distributed.processes import broadcast_from_first, is_first
 from tpr_jax.errors import ArgumentError, UserError
 from tpr_jax.model import Model, from_pretrained
 from tpr_jax.models.config import CLIP_MINI
-from tpr_jax.search.index import shards, store
+from tpr_jax.search.index import footage, shards, store
 from tpr_jax.search.index.cache import VectorCache, load_cache
-from tpr_jax.search.index.encode import PhotoRead, Stamp, batches, encode, make_encoder, read_ahead
+from tpr_jax.search.index.encode import (
+    PhotoRead,
+    Stamp,
+    batches,
+    encode,
+    encode_views,
+    make_encoder,
+    read_ahead,
+)
 from tpr_jax.search.index.gallery import Gallery, Photo, combine, find_gallery
 from tpr_jax.search.index.merge import write_index
 from tpr_jax.search.index.shape import describe_wide_photos
@@ -108,10 +117,16 @@ def build(
     source, folder = (
         Path(arguments.check_path(name, path)) for name, path in (("source", source), ("folder", folder))
     )
-    gallery = find_gallery(source, leave_out=folder, exclude=options.exclude)
+    gallery = _find(source, folder, options.exclude)
     with _exclusive(folder, log) as note:
         result = _build_locked(gallery, folder, options, log, note)
     return result | {"seconds": time.monotonic() - start}
+
+
+def _find(source: str | os.PathLike, folder: Path, exclude: Sequence[str]) -> Gallery:
+    """Returns the people found in a source of footage, see `footage.scan_source`, or else `find_gallery`."""
+    scanned = footage.scanned_gallery(folder, source)
+    return scanned or find_gallery(source, leave_out=folder, exclude=exclude)
 
 
 def _check(options: _Options) -> _Options:
@@ -181,6 +196,7 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log, n
             folder, gallery, cache, old, settings, model=model, build_lists=options.approximate
         )
         shards.remove_shards(folder / "parts")
+        footage.prune(folder, gallery.sources)
     _barrier("written")
     return result
 
@@ -201,7 +217,7 @@ def _with_other_sources(
         found = {source: gallery}
         for name in known:
             if name not in found:
-                found[name] = find_gallery(name, leave_out=folder, exclude=options.exclude)
+                found[name] = _find(name, folder, options.exclude)
         return combine([found[name] for name in dict.fromkeys([*known, source])])
     if len(known) == 1 and str(gallery.root) == info["photos"]:
         return gallery  # a table instead of the folder that it is in, or the folder instead of the table
@@ -339,8 +355,12 @@ def _encode_photos(
     batch_size = -(-batch_size // num_devices) * num_devices
     image_size, encoded = model.config.image_size, 0
     buffer = _ShardBuffer(write, model.config.embed_dim)
-    reads = read_ahead(gallery.root, todo, image_size, cache.find_content, ahead=4 * batch_size)
-    encoded_batches = encode(encoder, batches(reads, image_size, batch_size))
+    whole, of_videos = ([p for p in todo if bool(p.views) == views] for views in (False, True))
+    reads = read_ahead(gallery.root, whole, image_size, cache.find_content, ahead=4 * batch_size)
+    encoded_batches = itertools.chain(
+        encode(encoder, batches(reads, image_size, batch_size)),
+        encode_views(encoder, gallery.root, of_videos, image_size, batch_size, cache.find_content),
+    )
     bar = progress.show(len(todo), "photos")
     noted = -math.inf
     with catch_signals() as received, bar, contextlib.closing(reads):

@@ -19,7 +19,7 @@ from jaxtyping import Float16, UInt8
 from tpr_jax.data.batches import worker_threads
 from tpr_jax.data.image_paths import describe_missing
 from tpr_jax.data.images.files import describe_open_error, open_regular
-from tpr_jax.data.images.read import read_crops
+from tpr_jax.data.images.read import read_crops, read_resized
 from tpr_jax.errors import UserError
 from tpr_jax.losses import l2_normalize
 from tpr_jax.model import Model, jit_encoder
@@ -158,6 +158,73 @@ def encode(
         yield _fetch(*previous)
 
 
+def encode_views(
+    encoder: Callable,
+    root: Path,
+    photos: Iterable[Photo],
+    image_size: tuple[int, int],
+    size: int,
+    find_cached: FindCached = lambda photo, stamp: None,
+) -> Iterator[tuple[list[PhotoRead], Float16[np.ndarray, "r e"]]]:
+    """Encodes the views of people of videos; a person's vector is the mean of their views' vectors.
+
+    Args:
+      encoder: encodes uint8 [size, h, w, 3], see `make_encoder`.
+      root: the folder that paths are relative to.
+      photos: the people.
+      image_size: (height, width) to resize to.
+      size: number of views encoded at once.
+      find_cached: as of `read_ahead`.
+
+    Yields:
+      As `encode`: some people, and the vectors of those that were encoded, of length 1.
+
+    Raises:
+      UserError: a vector is not finite.
+    """
+    for some in _chunks(photos, lambda photo: len(photo.views), size):
+        reads, views = [], []
+        for photo in some:
+            (read,), found = _read_file(root / photo.path, [photo], image_size, find_cached), []
+            if read.pixels is not None:
+                found = [pixels for view in photo.views for pixels in _read_view(root / view, image_size)]
+            reads.append(read)
+            views.append(found or ([read.pixels] if read.pixels is not None else []))
+        pixels = [view for found in views for view in found]
+        owner = np.repeat(np.arange(len(reads)), [len(found) for found in views])
+        feats = []
+        for start in range(0, len(pixels), size):
+            batch = np.zeros((size, *image_size, 3), np.uint8)
+            batch[: len(pixels[start : start + size])] = pixels[start : start + size]
+            feats.append(np.asarray(encoder(batch))[: len(pixels) - start])
+        vectors = np.concatenate(feats).astype(np.float32) if feats else np.zeros((0, 0), np.float32)
+        means = [vectors[owner == i].mean(axis=0) for i, found in enumerate(views) if found]
+        rows = np.stack(means) if means else np.zeros((0, 0), np.float32)
+        if not np.isfinite(rows).all():
+            raise UserError("the model's features are not finite: it is broken, or needs --dtype float32")
+        yield reads, (rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)).astype(np.float16)
+
+
+def _chunks(photos: Iterable[Photo], weight: Callable[[Photo], int], size: int) -> Iterator[list[Photo]]:
+    """Yields photos in groups of a total weight of at most `size`, or one photo."""
+    group, total = [], 0
+    for photo in photos:
+        if group and total + weight(photo) > size:
+            yield group
+            group, total = [], 0
+        group.append(photo)
+        total += weight(photo)
+    if group:
+        yield group
+
+
+def _read_view(path: Path, image_size: tuple[int, int]) -> list[UInt8[np.ndarray, "h w 3"]]:
+    """Returns the pixels of a view, nothing if it is no longer there."""
+    with contextlib.suppress(UserError):
+        return [read_resized(path, image_size)]
+    return []
+
+
 def _fetch(
     reads: list[PhotoRead], feats: jax.Array | np.ndarray | None
 ) -> tuple[list[PhotoRead], np.ndarray]:
@@ -200,7 +267,7 @@ def _read_file(
         reason = f"no such image{describe_missing(path)}" if is_missing else describe_open_error(error)
         return [PhotoRead(photo, None, None, error=reason) for photo in photos]
     cached = [find_cached(photo, stamp) for photo in photos]
-    uncached_boxes = [photo.box for photo, location in zip(photos, cached, strict=True) if location is None]
+    uncached_boxes = [photo.part for photo, location in zip(photos, cached, strict=True) if location is None]
     if not uncached_boxes:
         return [PhotoRead(photo, stamp, None, hit) for photo, hit in zip(photos, cached, strict=True)]
     try:

@@ -3,7 +3,7 @@
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +40,12 @@ class Walk(NamedTuple):
     left_out: Counter
 
 
-def walk(root: Path, leave_out: Path | None = None, exclude: Sequence[str] = ()) -> Walk:
+def walk(
+    root: Path,
+    leave_out: Path | None = None,
+    exclude: Sequence[str] = (),
+    also: Collection[str] = (),
+) -> Walk:
     """Finds the photos below a folder by their suffixes.
 
     Links to folders are not followed, so that a loop of links is harmless.
@@ -49,6 +54,7 @@ def walk(root: Path, leave_out: Path | None = None, exclude: Sequence[str] = ())
       root: the folder.
       leave_out: a folder that is not walked.
       exclude: patterns, see `matching_pattern`.
+      also: suffixes, in lower case, of further files to find, such as videos.
 
     Raises:
       UserError: the folder itself cannot be read.
@@ -74,11 +80,11 @@ def walk(root: Path, leave_out: Path | None = None, exclude: Sequence[str] = ())
         folders[:] = walked
         for name in files:
             path = (relative / name).as_posix()
-            if suffix_of(name) not in SUFFIXES and suffix_of(name) not in UNREADABLE:
+            if suffix_of(name) not in SUFFIXES and suffix_of(name) not in {*UNREADABLE, *also}:
                 left_out.update(_unknown_ending(path, name, exclude))
             elif reason := _file_left_out(path, name, exclude):
                 left_out[reason] += 1
-            elif reason := _skip_reason(path, name):
+            elif reason := _skip_reason(path, name, also):
                 skipped.append((printable(path), reason))
             else:
                 paths.append(path)
@@ -114,11 +120,11 @@ def _unknown_ending(path: str, name: str, exclude: Sequence[str]) -> list[str]:
     return [printable(suffix_of(name)) or "no ending"]
 
 
-def _skip_reason(path: str, name: str) -> str:
+def _skip_reason(path: str, name: str, also: Collection[str] = ()) -> str:
     """Returns why an image file is skipped by its name; '' if it is not."""
     if path != printable(path):
         return "its name is not UTF-8: rename it"
-    return why_unreadable(name) if suffix_of(name) in UNREADABLE else ""
+    return why_unreadable(name) if suffix_of(name) in UNREADABLE and suffix_of(name) not in also else ""
 
 
 def matching_pattern(path: str, patterns: Sequence[str]) -> str:

@@ -25,16 +25,24 @@ class Photo:
       path: relative to the gallery's root, with '/'; a path from a table may be absolute.
       box: (x, y, width, height) in pixels of the upright image; None means the whole image.
       columns: the further columns of a table.
+      views: paths of the crops whose mean vector describes a person of a video. `path` is the best of them,
+        and the box is in pixels of the video's frame.
     """
 
     path: str
     box: Box | None = None
     columns: Mapping = field(default_factory=dict, hash=False)
+    views: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[str, Box | None]:
         """The path and box, which identify this photo within the gallery."""
         return self.path, self.box
+
+    @property
+    def part(self) -> Box | None:
+        """The part of the file at `path` that shows the person; None means all of it."""
+        return None if self.views else self.box
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,11 @@ def combine(galleries: Sequence[Gallery]) -> Gallery:
     for gallery in galleries:
         prefix = gallery.root.relative_to(root)
         for photo in gallery.photos:
-            moved = replace(photo, path=(prefix / photo.path).as_posix())  # an absolute path stays
+            moved = replace(
+                photo,
+                path=(prefix / photo.path).as_posix(),  # an absolute path stays
+                views=tuple((prefix / view).as_posix() for view in photo.views),
+            )
             photos.setdefault(moved.key, moved)
         skipped += [((prefix / name).as_posix(), reason) for name, reason in gallery.skipped]
         left_out.update(gallery.left_out)

@@ -11,6 +11,8 @@ either the old one or the new one.
     codes-N.json           their scale and error bounds
     ivf-N.faiss            inverted lists for an approximate search (`approximate`); above a million photos
     skipped.jsonl          photos that cannot be read, and why
+    footage.json           the videos and folders in which people were searched (`footage`)
+    crops/                 the people of videos, cut out, in a folder per video (`tpr_jax.footage.scan`)
     parts/                 vectors that are encoded but not yet in the index (`shards`)
 """
 
@@ -42,10 +44,11 @@ from tpr_jax.weights.siglip import is_siglip
 
 FORMAT_VERSION = 2
 INFO_FILE = "index.json"
+CROPS = "crops"
 KEY_COLUMNS = ("path", "x", "y", "w", "h")
 FILE_COLUMNS = ("file_size", "file_mtime_ns", "file_sha256")
 _FILES = (  # a regular expression for the names of an index's files
-    r"index\.json|skipped\.jsonl|vectors-\d+\.npy|photos-\d+\.parquet|codes-\d+\.(npy|json)|ivf-\d+\.faiss"
+    r"index\.json|footage\.json|skipped\.jsonl|vectors-\d+\.npy|photos-\d+\.parquet|codes-\d+\.(npy|json)|ivf-\d+\.faiss"
     r"|(part-\d+|[0-9a-f]{16})-[0-9a-f]{32}\.npz"
 )
 T = TypeVar("T")
@@ -168,6 +171,11 @@ def remove_temporaries(folder: str | os.PathLike) -> None:
     """Removes the temporary files of killed writers. Call it only while no process writes the index."""
     for place in (Path(folder), Path(folder, "parts")):
         remove_leftovers_matching(place, _FILES)
+
+
+def is_crop(folder: str | os.PathLike, path: str | os.PathLike) -> bool:
+    """Returns whether a file is a person of a video that is cut out already: one in `crops/` of the index."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(Path(folder, CROPS)))
 
 
 def boxes(table: pa.Table) -> list[tuple[int, int, int, int] | None]:

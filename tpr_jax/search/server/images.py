@@ -17,7 +17,7 @@ from tpr_jax.data.images.formats import openers
 from tpr_jax.data.images.read import Crop, read_fitting, resize_image, use_file
 from tpr_jax.data.images.rgb import to_array
 from tpr_jax.errors import UserError
-from tpr_jax.search.index.store import KEY_COLUMNS, Index
+from tpr_jax.search.index.store import KEY_COLUMNS, Index, is_crop
 
 __all__ = ["FORMATS", "MAX_UPLOAD_PIXELS", "SIZES", "ImageTooLargeError", "photo_jpeg", "read_upload"]
 
@@ -74,7 +74,9 @@ def photo_jpeg(index: Index, row: int, size: str) -> bytes:
         raise IndexError(row)
     path, *box = (index.table[name][row].as_py() for name in KEY_COLUMNS)
     path = os.fspath(Path(index.info["photos"]) / path)
-    pixels = read_fitting(path if box[0] is None else Crop(path, *box), SIZES[size])
+    # A person of a video is cut out already: the box is in pixels of the video's frame.
+    whole = box[0] is None or is_crop(index.folder, path)
+    pixels = read_fitting(path if whole else Crop(path, *box), SIZES[size])
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=88)
     return buffer.getvalue()

@@ -1,0 +1,98 @@
+import pytest
+
+from tests.footage.videos import number_shown, open_cv, rotate, vary_rate, write_video
+from tpr_jax.errors import UserError
+from tpr_jax.footage.video import Span, next_due, read_frames
+
+cv2 = open_cv()
+
+
+def read(path, span=None):
+    span, notes = span or Span(), []
+    return list(read_frames(path, span, notes.append)), notes
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mp4"])
+def test_yields_frames_at_a_spacing_with_their_times(tmp_path, name):
+    frames, notes = read(write_video(tmp_path / name), Span(every=0.5))
+    assert [frame.number for frame in frames] == [0, 5, 10, 15, 20, 25, 30, 35]
+    assert [frame.seconds for frame in frames] == pytest.approx([0.5 * i for i in range(8)])
+    # MPEG-4 does not code the smallest changes.
+    assert max(abs(number_shown(frame.pixels) - frame.number) for frame in frames) <= (name == "a.mp4")
+    assert frames[0].pixels.shape == (240, 320, 3) and notes == []
+
+
+def test_starts_and_ends_where_it_is_told(tmp_path):
+    frames, _ = read(write_video(tmp_path / "a.avi"), Span(every=0.2, start=1.0, end=1.5))
+    assert [frame.number for frame in frames] == [10, 12, 14]
+
+
+def test_goes_on_after_the_frames_that_are_done(tmp_path):
+    path = write_video(tmp_path / "a.avi")
+    whole, _ = read(path, Span(every=0.3))
+    rest, _ = read(path, Span(every=0.3, after=whole[2].number, due=0.9))
+    assert [frame.number for frame in rest] == [frame.number for frame in whole[3:]]
+
+
+def test_chooses_among_wanted_frames_and_names_those_that_do_not_exist(tmp_path):
+    frames, notes = read(write_video(tmp_path / "a.avi"), Span(every=0.5, wanted={3, 4, 12, 99, 100}))
+    assert [frame.number for frame in frames] == [3, 12]
+    (note,) = notes
+    assert note.endswith("has 40 frames, but 2 others have boxes, such as frame 99")
+
+
+def test_a_varying_frame_rate_keeps_the_times_of_the_file(tmp_path):
+    path = write_video(tmp_path / "a.mp4", frames=20)
+    vary_rate(path, first=10, factor=4)
+    frames, _ = read(path, Span(every=0))
+    expected = [0.1 * i for i in range(10)] + [1 + 0.4 * i for i in range(10)]
+    assert [frame.seconds for frame in frames] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_rotated_video_is_turned_upright(tmp_path):
+    path = write_video(tmp_path / "a.mp4", frames=3)
+    (before, *_), _ = read(path)
+    rotate(path)
+    (after, *_), _ = read(path)
+    assert after.pixels.shape == (320, 240, 3)
+    difference = after.pixels.astype(int) - cv2.rotate(before.pixels, cv2.ROTATE_90_CLOCKWISE)
+    assert abs(difference).max() <= 2
+
+
+def test_a_video_that_is_cut_off_is_read_to_its_break_with_a_note(tmp_path):
+    path = write_video(tmp_path / "a.avi")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    frames, notes = read(path, Span(every=0))
+    assert 10 < len(frames) < 30
+    assert f"ends after {len(frames)} of 40 frames" in notes[0] and len(notes) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"no video at all" * 100])
+def test_a_file_that_is_no_video_is_one_line(tmp_path, content):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.mp4: is (empty|not a video)") as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_mp4_that_was_never_finished_is_one_line(tmp_path):
+    path = write_video(tmp_path / "a.mp4")
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"moov") - 4])  # the index of the file is written last
+    with pytest.raises(UserError, match="is not a video that can be read"):
+        read(path)
+
+
+def test_a_video_without_frames_is_one_line(tmp_path):
+    path = write_video(tmp_path / "a.avi", frames=0)
+    with pytest.raises(UserError, match=r"a\.avi: (has no frames|is not a video)"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("due", "seconds", "following"), [(1.0, 1.0, 1.5), (1.0, 1.04, 1.5), (1.0, 9.3, 9.8), (1.0, 1.5, 2.0)]
+)
+def test_the_grid_stays_unless_there_is_a_gap(due, seconds, following):
+    assert next_due(due, seconds, 0.5) == pytest.approx(following)

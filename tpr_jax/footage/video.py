@@ -1,0 +1,149 @@
+"""Reads the frames of a video at a spacing, with the time that the file gives to each frame."""
+
+import os
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from tpr_jax.errors import UserError
+from tpr_jax.footage.opencv import opencv
+
+SUFFIXES = frozenset(
+    (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv")
+)
+_MISSING = 0.02  # share of the announced frames that may be missing: their number is often an estimate
+
+
+class Frame(NamedTuple):
+    """A frame of a video.
+
+    Attributes:
+      number: its number within the file, from 0.
+      seconds: its time from the start of the file, as the file gives it.
+      pixels: RGB, upright.
+    """
+
+    number: int
+    seconds: float
+    pixels: UInt8[np.ndarray, "h w 3"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which frames of a video to read.
+
+    Attributes:
+      every: seconds between two frames; 0 reads every frame.
+      start: seconds from the start of the file.
+      end: likewise; None reads to its end.
+      wanted: numbers of the frames to choose from; None for all.
+      after: number of the last frame that is done already, -1 for none.
+      due: seconds at which the next frame is due, after those that are done already.
+    """
+
+    every: float = 0.5
+    start: float = 0.0
+    end: float | None = None
+    wanted: Collection[int] | None = None
+    after: int = -1
+    due: float | None = None
+
+
+def read_frames(path: str | os.PathLike, span: Span, note: Callable[[str], object]) -> Iterator[Frame]:
+    """Yields frames in order.
+
+    Frames between two that are wanted are decoded, as the codecs require, but not converted. The times are
+    those of the file, so that a varying frame rate does not shift them. OpenCV turns frames upright as the
+    file says, and reduces 10 bits to 8.
+
+    Args:
+      path: the video.
+      span: the frames to read.
+      note: called with a line if the file ends before the frames that it announces.
+
+    Raises:
+      UserError: the file is no video that can be read, or has no frames.
+    """
+    cv2 = opencv()
+    capture = _open(cv2, path)
+    try:
+        announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
+        number, seconds = -1, 0.0
+        due = span.start if span.due is None else span.due
+        while capture.grab():
+            number += 1
+            seconds = _seconds(capture.get(cv2.CAP_PROP_POS_MSEC), number, rate, seconds)
+            if span.end is not None and seconds > span.end:
+                return
+            if number <= span.after or seconds < due - 1e-6:
+                continue
+            if span.wanted is not None and number not in span.wanted:
+                continue
+            ok, pixels = capture.retrieve()
+            if not ok:
+                continue
+            due = next_due(due, seconds, span.every)
+            yield Frame(number, seconds, cv2.cvtColor(_three_channels(cv2, pixels), cv2.COLOR_BGR2RGB))
+        _check_end(path, number + 1, announced, rate, note)
+        _check_wanted(path, number + 1, span.wanted or (), note)
+    finally:
+        capture.release()
+
+
+def next_due(due: float, seconds: float, every: float) -> float:
+    """Returns when the next frame is due after one at `seconds` that was due at `due`.
+
+    The grid stays where it began, unless the video has a gap: then it begins again after the gap.
+    """
+    following = due + every
+    return following if following > seconds else seconds + every
+
+
+def _open(cv2, path: str | os.PathLike):
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such video")
+    if not os.path.getsize(path):
+        raise UserError(f"{path}: is empty")
+    capture = cv2.VideoCapture(os.fspath(path), cv2.CAP_FFMPEG)
+    if not capture.isOpened():
+        raise UserError(
+            f"{path}: is not a video that can be read: it is damaged, or was cut off while recorded"
+        )
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+    return capture
+
+
+def _seconds(milliseconds: float, number: int, rate: float, previous: float) -> float:
+    """Returns the time of a frame; some streams without times of their own give 0 for all frames."""
+    if milliseconds <= 0 and number > 0:
+        return max(number / rate, previous)
+    return max(milliseconds / 1000, 0.0)
+
+
+def _three_channels(cv2, pixels: np.ndarray) -> np.ndarray:
+    if pixels.dtype != np.uint8:  # never by FFmpeg, but other readers keep 16 bits
+        pixels = (pixels // 257).astype(np.uint8)
+    return cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR) if pixels.ndim == 2 else pixels
+
+
+def _check_end(
+    path: object, count: int, announced: float, rate: float, note: Callable[[str], object]
+) -> None:
+    if not count:
+        raise UserError(f"{path}: has no frames that can be read")
+    if count < announced - max(2, _MISSING * announced):
+        note(
+            f"{path}: ends after {count:,} of {announced:,.0f} frames ({count / rate:.0f} of "
+            f"{announced / rate:.0f} s): it is cut off or damaged there; the frames before are used"
+        )
+
+
+def _check_wanted(path: object, count: int, wanted: Collection[int], note: Callable[[str], object]) -> None:
+    if beyond := sorted(frame for frame in wanted if not 0 <= frame < count):
+        note(
+            f"{path}: has {count:,} frames, but {len(beyond):,} others have boxes, such as frame {beyond[0]}"
+        )

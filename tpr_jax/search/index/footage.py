@@ -1,0 +1,545 @@
+"""Finds people in videos and whole photos, and makes a gallery of them.
+
+`scan_source` does the work and records it in `footage.json`; `scanned_gallery` reads what was recorded and
+opens no video. A person of a video is a row: its photo is the best crop of the track, which is kept in
+`crops/`, its vector is the mean of the best few crops, and its box is in pixels of the video's frame. A
+person of a photo is a row with the photo and a box.
+"""
+
+import contextlib
+import dataclasses
+import glob
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from tpr_jax.data.batches import worker_threads
+from tpr_jax.data.images.formats import SUFFIXES as PHOTO_SUFFIXES
+from tpr_jax.data.images.formats import suffix_of
+from tpr_jax.data.images.read import read_image
+from tpr_jax.data.images.size import upright_size
+from tpr_jax.errors import UserError
+from tpr_jax.footage import journal
+from tpr_jax.footage.boxes import BoxFile, read_box_file
+from tpr_jax.footage.crops import others_inside
+from tpr_jax.footage.detections import Detections, Detector, limit, pad_box
+from tpr_jax.footage.hog import HogDetector
+from tpr_jax.footage.onnx import load_detector
+from tpr_jax.footage.opencv import opencv
+from tpr_jax.footage.scan import Scan, ScanSettings, read_scan, remove_other_crops, scan, scan_folder
+from tpr_jax.footage.video import SUFFIXES as VIDEO_SUFFIXES
+from tpr_jax.search.index.folder import walk
+from tpr_jax.search.index.gallery import Gallery, Photo
+from tpr_jax.search.index.store import CROPS, read_info
+from tpr_jax.utils import locking, progress
+from tpr_jax.utils.files import write_json
+from tpr_jax.utils.plural import counted
+from tpr_jax.utils.signals import Stopped, catch_signals
+
+MANIFEST = "footage.json"
+_VERSION = 1
+Log = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class FootageOptions:
+    """How people are searched in videos and photos.
+
+    Attributes:
+      detect: `hog`, an .onnx file, or boxes that exist, see `footage.boxes.read_box_file`.
+      every: seconds between two frames.
+      start: seconds from the start of each video.
+      end: likewise; None for its end.
+      camera: the column `camera`; None for the name of the file.
+      clock: ISO 8601 time at which each video begins; None counts seconds from its start.
+      min_height: the least height of a person in pixels.
+      score: the least score of a box; None for the detector's own.
+      pad: share of its sides by which a box is enlarged on each side.
+      keep_crops: keep all crops whose vectors are averaged, not only the best one.
+      tracks: join the boxes of neighboring frames; if not, each box is a row.
+    """
+
+    detect: str = "hog"
+    every: float = 0.5
+    start: float = 0.0
+    end: float | None = None
+    camera: str | None = None
+    clock: str | None = None
+    min_height: float = 40.0
+    score: float | None = None
+    pad: float = 0.05
+    keep_crops: bool = False
+    tracks: bool = True
+
+
+class _Kind(NamedTuple):
+    """A detector, and the settings that suit it."""
+
+    fingerprint: str
+    for_frame: Callable[[str, int | None], Detector]
+    boxes: BoxFile | None
+    score: float
+    sure: float
+    min_sightings: int
+
+
+class _Found(NamedTuple):
+    """The files of a source, relative to its root."""
+
+    root: Path
+    videos: list[str]
+    photos: list[str]
+    skipped: list[tuple[str, str]]
+    left_out: Mapping[str, int]
+
+
+def check_options(options: FootageOptions) -> None:
+    """Checks the values. Raises UserError that names the flag."""
+    numbers = {"every": options.every, "start": options.start, "pad": options.pad}
+    numbers |= {"min_height": options.min_height}
+    for name, value in numbers.items():
+        if not 0 <= value < float("inf"):
+            raise UserError(f"--{name} {value}: must be 0 or more")
+    if options.pad > 1:
+        raise UserError(f"--pad {options.pad}: must be at most 1, the whole side of a box")
+    if options.end is not None and not options.end > options.start:
+        raise UserError(f"--end {options.end}: must be after --start {options.start}")
+    if options.clock is not None:
+        _parse_clock(options.clock)
+
+
+def recorded_options(folder: str | os.PathLike, source: str | os.PathLike) -> FootageOptions | None:
+    """Returns the options with which a source was scanned before, None if it was not."""
+    entry = _read_manifest(Path(folder))["sources"].get(_key(source))
+    return FootageOptions(**entry["options"]) if entry else None
+
+
+def scan_source(
+    source: str | os.PathLike,
+    folder: str | os.PathLike,
+    options: FootageOptions,
+    *,
+    exclude: Sequence[str] = (),
+    add: bool = False,
+    replace: bool = False,
+    log: Log = lambda line: None,
+) -> None:
+    """Searches people in a video, in a folder of videos and photos, or in the files that a pattern matches.
+
+    Videos and photos that are unchanged since the last call are not opened again; a video that was
+    interrupted goes on at the frame where it was.
+
+    Args:
+      source: a video, a folder, or a pattern such as `cams/*.mp4`.
+      folder: the index.
+      options: the options.
+      exclude: patterns of files and folders to leave out.
+      add: the source is to be indexed beside others.
+      replace: it is to be indexed in place of others.
+      log: called with lines about the progress.
+
+    Raises:
+      UserError: an option is invalid, there are no files, or the index is of other photos.
+      Stopped: SIGINT or SIGTERM was received; the next call resumes.
+    """
+    check_options(options)
+    folder = Path(folder)
+    _check_sources(folder, source, add or replace)
+    opencv()
+    kind = _make_kind(options.detect)
+    found = _collect(Path(source), folder, exclude)
+    if kind.boxes and not kind.boxes.names_videos and len(found.videos) > 1:
+        raise UserError(
+            f"--detect {options.detect}: does not say to which of the {len(found.videos):,} videos of "
+            f"{source} its boxes belong: index the videos one by one, with --add"
+        )
+    with locking.hold(folder, "--index", "writing this index", log):
+        entry = _scan_files(found, folder, options, kind, log)
+        manifest = _read_manifest(folder)
+        manifest["sources"][_key(source)] = entry
+        write_json(folder / MANIFEST, manifest)
+
+
+def scanned_gallery(folder: str | os.PathLike, source: str | os.PathLike) -> Gallery | None:
+    """Returns the people that `scan_source` found in a source, None if it was not called for it.
+
+    Raises:
+      UserError: nobody was found.
+    """
+    folder = Path(folder).resolve()
+    entry = _read_manifest(folder)["sources"].get(_key(source))
+    if entry is None:
+        return None
+    options, root = FootageOptions(**entry["options"]), Path(entry["root"])
+    crops = folder / CROPS
+    common = Path(os.path.commonpath([root, crops])) if entry["photos"] else crops
+    has_clock = bool(options.clock) or any(one["time"] for one in entry["photos"])
+    photos, skipped = [], [tuple(pair) for pair in entry["skipped"]]
+    for one in entry["videos"]:
+        result = read_scan(crops / one["folder"])
+        if result is None:
+            skipped.append((one["path"], "its crops are gone: index it again with --detect"))
+            continue
+        prefix = (crops / one["folder"]).relative_to(common)
+        photos += _people_of_video(one["path"], result, prefix, options, has_clock)
+    prefix = root.relative_to(common) if entry["photos"] else Path()
+    for one in entry["photos"]:
+        photos += _people_of_photo(one, prefix, options, has_clock)
+    if not photos:
+        why = f": {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        raise UserError(
+            f"{source}: no people were found{why}; try a lower --score or --min_height, or another --detect"
+        )
+    return Gallery(common, photos, skipped, entry["left_out"], (_key(source),))
+
+
+def prune(folder: Path, sources: Iterable[str]) -> None:
+    """Removes crops that the index no longer shows: of other sources, and beside the best of a track."""
+    manifest = _read_manifest(folder)
+    kept = set(sources)
+    entries = {name: entry for name, entry in manifest["sources"].items() if name in kept}
+    if entries != manifest["sources"]:
+        write_json(folder / MANIFEST, {**manifest, "sources": entries})
+    folders = {one["folder"]: entry for entry in entries.values() for one in entry["videos"]}
+    files = {entry["photos_file"] for entry in entries.values()}
+    for path in (folder / CROPS).glob("*"):
+        if path.is_dir() and path.name not in folders:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_dir() and not folders[path.name]["options"]["keep_crops"]:
+            if result := read_scan(path):
+                remove_other_crops(path, [track.crops[0] for track in result.tracks])
+        elif path.is_file() and path.name not in files:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _key(source: str | os.PathLike) -> str:
+    """Returns the name of a source in `index.json` and `footage.json`."""
+    return str(Path(source).resolve())
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {"version": _VERSION, "sources": {}}
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder / MANIFEST}: cannot be read ({error}); remove it and index again"
+        ) from error
+    if not isinstance(manifest, dict) or manifest.get("version") != _VERSION:
+        raise UserError(f"{folder / MANIFEST}: is of another version of tpr_jax; index into a new folder")
+    return manifest
+
+
+def _check_sources(folder: Path, source: str | os.PathLike, allowed: bool) -> None:
+    """Raises UserError if an index is of other photos: before the work of hours, not after it."""
+    info = read_info(folder)
+    if info is None or allowed:
+        return
+    known = info.get("sources") or [info["photos"]]
+    if _key(source) not in known and any(os.path.exists(name) for name in known):
+        raise UserError(
+            f"{folder}: is an index of {', '.join(known)}: --add indexes {source} beside it, --replace in "
+            "its place; or choose another --index"
+        )
+
+
+def _make_kind(detect: str) -> _Kind:
+    """Loads the detector. Raises UserError if there is none of this name, or it cannot be read."""
+    if detect == "hog":
+        hog = HogDetector()
+        return _Kind(hog.fingerprint, lambda name, frame: hog, None, score=0.2, sure=0.5, min_sightings=2)
+    path = Path(detect)
+    if not path.exists():
+        raise UserError(f"--detect {detect}: no such file; give hog, a model.onnx, or a file of boxes")
+    if path.suffix.lower() == ".onnx":
+        model = load_detector(path)
+        return _Kind(model.fingerprint, lambda name, frame: model, None, score=0.1, sure=0.5, min_sightings=2)
+    boxes = read_box_file(path, f"boxes {_digest(path)}")
+
+    def for_frame(name: str, frame: int | None) -> Detector:
+        return lambda pixels: boxes.find(name, frame, (pixels.shape[1], pixels.shape[0]))
+
+    return _Kind(boxes.fingerprint, for_frame, boxes, score=0.0, sure=0.0, min_sightings=1)
+
+
+def _digest(path: Path) -> str:
+    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    try:
+        for file in files:
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    except OSError as error:
+        raise UserError(f"--detect {path}: cannot be read ({error.strerror}); check the path") from error
+    return digest.hexdigest()
+
+
+def _collect(source: Path, folder: Path, exclude: Sequence[str]) -> _Found:
+    """Finds the videos and photos of a source. Raises UserError if there are none."""
+    if source.is_dir():
+        root = source.resolve()
+        paths, skipped, left_out = walk(root, folder.resolve(), exclude, VIDEO_SUFFIXES)
+    elif source.is_file():
+        root, paths, skipped, left_out = source.resolve().parent, [source.name], [], Counter()
+    else:
+        matches = [Path(p).resolve() for p in sorted(glob.glob(str(source), recursive=True))]
+        files = [path for path in matches if path.is_file()]
+        if not files:
+            raise UserError(f"{source}: no such video, folder or pattern")
+        root = Path(os.path.commonpath([path.parent for path in files]))
+        known = [path for path in files if suffix_of(path.name) in PHOTO_SUFFIXES | VIDEO_SUFFIXES]
+        left_out = Counter(suffix_of(path.name) or "no ending" for path in files if path not in known)
+        paths, skipped = [path.relative_to(root).as_posix() for path in known], []
+    photos = [path for path in paths if suffix_of(path) in PHOTO_SUFFIXES]
+    videos = [path for path in paths if suffix_of(path) not in PHOTO_SUFFIXES]
+    if not paths:
+        raise UserError(f"{source}: has no videos or photos")
+    return _Found(root, videos, photos, list(skipped), left_out)
+
+
+def _scan_files(found: _Found, folder: Path, options: FootageOptions, kind: _Kind, log: Log) -> dict:
+    """Scans all files; returns the entry of `footage.json`."""
+    skipped, videos = list(found.skipped), []
+    settings = _scan_settings(options, kind)
+    for number, name in enumerate(found.videos, 1):
+        path = found.root / name
+        try:
+            where = scan_folder(folder / CROPS, path, settings)
+            result = _scan_video(path, name, where, settings, kind, log, place=(number, len(found.videos)))
+        except UserError as error:
+            if "space left" in str(error) or "quota" in str(error):
+                raise
+            skipped.append((name, str(error).removeprefix(f"{path}: ")))
+            log(f"skipped: {name}: {skipped[-1][1]}")
+            continue
+        for note in result.notes:
+            log(f"note: {note}")
+        people = counted(len(result.tracks), "person", "people")
+        log(f"{name}: {people} in {counted(result.frames, 'frame')}")
+        videos.append({"path": name, "folder": where.name})
+    text = json.dumps([dataclasses.asdict(settings), "photos"])
+    photos_file = f"photos-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
+    photos, failed = _scan_photos(found, folder / CROPS / photos_file, settings, kind, log)
+    return {
+        "options": dataclasses.asdict(options),
+        "root": str(found.root),
+        "videos": videos,
+        "photos": photos,
+        "photos_file": photos_file,
+        "skipped": [*skipped, *failed],
+        "left_out": dict(found.left_out),
+    }
+
+
+def _scan_settings(options: FootageOptions, kind: _Kind) -> ScanSettings:
+    return ScanSettings(
+        kind.fingerprint,
+        every=options.every,
+        start=options.start,
+        end=options.end,
+        min_height=options.min_height,
+        score=kind.score if options.score is None else options.score,
+        sure=max(kind.sure, options.score or 0),
+        pad=options.pad,
+        min_sightings=kind.min_sightings,
+        tracks=options.tracks,
+    )
+
+
+def _scan_video(
+    path: Path,
+    name: str,
+    where: Path,
+    settings: ScanSettings,
+    kind: _Kind,
+    log: Log,
+    *,
+    place: tuple[int, int],
+) -> Scan:
+    """Scans one video. Raises UserError as `scan`, and Stopped on a signal."""
+    if (done := read_scan(where)) is not None:
+        return done._replace(notes=[])
+    log(f"video {place[0]:,} of {place[1]:,}: {name}")
+    seconds = 0.0
+    wanted = kind.boxes.frames(name) if kind.boxes else None
+    with catch_signals() as received, progress.show(_length(path, settings), "seconds") as bar:
+
+        def update(at: float) -> None:
+            nonlocal seconds
+            bar.update(max(at - max(seconds, settings.start), 0))
+            seconds = at
+
+        result = scan(
+            path,
+            where,
+            lambda frame: kind.for_frame(name, frame),
+            settings,
+            wanted=wanted,
+            workers=max(1, min(worker_threads(), os.cpu_count() or 1)),
+            stopped=lambda: bool(received),
+            progress=update,
+        )
+    if result is None:
+        number = received.number
+        raise Stopped(number, f"stopped at {seconds:.1f} s of {name}; rerun the same command to resume")
+    return result
+
+
+def _length(path: Path, settings: ScanSettings) -> int:
+    """Returns about how many seconds of a video are to be scanned."""
+    cv2 = opencv()
+    capture = cv2.VideoCapture(os.fspath(path), cv2.CAP_FFMPEG)
+    count, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+    capture.release()
+    end = count / rate if rate else 0
+    return max(round(min(end, settings.end or end) - settings.start), 1)
+
+
+def _scan_photos(
+    found: _Found, path: Path, settings: ScanSettings, kind: _Kind, log: Log
+) -> tuple[list[dict], list[tuple[str, str]]]:
+    """Returns an entry per photo with people, and (photo, reason) of those that cannot be read."""
+    header = {"settings": dataclasses.asdict(settings), "root": str(found.root)}
+    known = _read_lines(path, header)
+    entries, failed = [], []
+    if not found.photos:
+        return entries, failed
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with catch_signals() as received, open(path, "ab" if known else "wb") as file:
+        if not known:
+            file.write(json.dumps(header).encode() + b"\n")
+        for name in found.photos:
+            try:
+                stamp = journal.stamp(found.root / name)
+                entry = known.get(name)
+                if entry is None or entry["stamp"] != stamp:
+                    entry = _scan_photo(found.root / name, name, settings, kind) | {"stamp": stamp}
+                    file.write(json.dumps(entry).encode() + b"\n")
+                    file.flush()
+                entries.append(entry)
+            except UserError as error:
+                failed.append((name, str(error).removeprefix(f"{found.root / name}: ")))
+            if received:
+                raise Stopped(received.number, f"stopped at {name}; rerun the same command to resume")
+    people = sum(len(entry["people"]) for entry in entries)
+    log(f"{counted(people, 'person', 'people')} in {counted(len(entries), 'photo')}")
+    return [entry for entry in entries if entry["people"]], failed
+
+
+def _read_lines(path: Path, header: dict) -> dict[str, dict]:
+    """Returns the photos that are done, by name; drops half a line at the end."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return {}
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
+    lines = []
+    for line in whole.splitlines():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(line))
+    if not lines or lines[0] != header:
+        return {}
+    return {one["path"]: one for one in lines[1:]}
+
+
+def _scan_photo(path: Path, name: str, settings: ScanSettings, kind: _Kind) -> dict:
+    """Returns the people of a photo: x, y, width, height in pixels of the upright file, and the score."""
+    pixels = read_image(os.fspath(path))
+    size = upright_size(path) or (pixels.shape[1], pixels.shape[0])
+    found = kind.for_frame(name, None)(pixels)
+    if kind.boxes is not None:  # whose boxes are in pixels of the file
+        found = kind.boxes.find(name, None, size)
+        shown = found
+    else:
+        shown = _scale(found, size[0] / pixels.shape[1])
+    kept = limit(shown, size, settings.min_height, settings.score)
+    kept = kept.take(others_inside(kept.boxes) < 1)
+    people = [
+        [*pad_box(box, settings.pad, size), round(float(score), 4)]
+        for box, score in zip(kept.boxes, kept.scores, strict=True)
+    ]
+    return {"path": name, "people": people, "time": _exif_time(path)}
+
+
+def _scale(found: Detections, factor: float) -> Detections:
+    return found._replace(boxes=(found.boxes * factor).astype("float32"))
+
+
+def _exif_time(path: Path) -> str | None:
+    """Returns when a photo was taken, as ISO 8601, None if its EXIF data do not say."""
+    with contextlib.suppress(Exception), Image.open(path) as image:  # damaged EXIF raises anything
+        exif = image.getexif()
+        text = exif.get_ifd(0x8769).get(0x9003) or exif.get(0x0132)
+        return datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S").isoformat()
+    return None
+
+
+def _parse_clock(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"--clock {text}: must be a time such as '2024-05-01 10:00'") from None
+
+
+def _camera(path: str, options: FootageOptions) -> str:
+    return options.camera if options.camera is not None else Path(path).stem
+
+
+def _time_at(seconds: float, options: FootageOptions, has_clock: bool) -> str | float | None:
+    """Returns the time of a frame: by the clock, else seconds, unless other rows have times of a clock."""
+    if options.clock:
+        moment = _parse_clock(options.clock) + timedelta(seconds=round(seconds, 3))
+        return moment.isoformat(sep=" ", timespec="milliseconds")
+    return None if has_clock else round(seconds, 3)
+
+
+def _people_of_video(
+    path: str, result: Scan, prefix: Path, options: FootageOptions, has_clock: bool
+) -> list[Photo]:
+    time_at = partial(_time_at, options=options, has_clock=has_clock)
+    return [
+        Photo(
+            (prefix / track.crops[0]).as_posix(),
+            track.best.box,
+            {
+                "camera": _camera(path, options),
+                "time": time_at(track.best.seconds),
+                "video": path,
+                "frame": track.best.frame,
+                "track": track.number if options.tracks else None,
+                "score": track.best.score,
+            },
+            tuple((prefix / crop).as_posix() for crop in track.crops),
+        )
+        for track in result.tracks
+    ]
+
+
+def _people_of_photo(entry: Mapping, prefix: Path, options: FootageOptions, has_clock: bool) -> list[Photo]:
+    camera = options.camera if options.camera is not None else Path(entry["path"]).parent.name or None
+    names = ("video", "frame", "track")
+    boxes = dict.fromkeys(tuple(row[:4]) for row in entry["people"])
+    scores = {tuple(row[:4]): row[4] for row in reversed(entry["people"])}
+    return [
+        Photo(
+            (prefix / entry["path"]).as_posix(),
+            box,
+            {"camera": camera, "time": entry["time"] if has_clock else None}
+            | dict.fromkeys(names)
+            | {"score": scores[box]},
+        )
+        for box in boxes
+    ]
