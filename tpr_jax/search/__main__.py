@@ -206,7 +206,7 @@ def _add_query_arguments(query: argparse.ArgumentParser) -> None:
         nargs="?",
         const=0.95,
         metavar="COSINE",
-        help="list near-duplicates under the best of them (default cosine: 0.95)",
+        help="list photos of the same moment, person or track under the best of them (default cosine: 0.95)",
     )
     query.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -259,7 +259,8 @@ def _scan(args: argparse.Namespace) -> None:
     """Finds people in footage, if the flags or an earlier run of the same source ask for it."""
     import jax
 
-    from tpr_jax.search.index.footage import FootageOptions, recorded_options, scan_source
+    from tpr_jax.search.index.footage import scan_source
+    from tpr_jax.search.index.footage_manifest import FootageOptions, recorded_options
 
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(FootageOptions)}
     given = {name: value for name, value in given.items() if value is not None}

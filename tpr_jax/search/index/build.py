@@ -19,7 +19,7 @@ from tpr_jax.distributed.processes import broadcast_from_first, is_first
 from tpr_jax.errors import ArgumentError, UserError
 from tpr_jax.model import Model, from_pretrained
 from tpr_jax.models.config import CLIP_MINI
-from tpr_jax.search.index import footage, shards, store
+from tpr_jax.search.index import footage_rows, shards, store
 from tpr_jax.search.index.cache import VectorCache, load_cache
 from tpr_jax.search.index.encode import (
     PhotoRead,
@@ -125,7 +125,7 @@ def build(
 
 def _find(source: str | os.PathLike, folder: Path, exclude: Sequence[str]) -> Gallery:
     """Returns the people found in a source of footage, see `footage.scan_source`, or else `find_gallery`."""
-    scanned = footage.scanned_gallery(folder, source)
+    scanned = footage_rows.scanned_gallery(folder, source)
     return scanned or find_gallery(source, leave_out=folder, exclude=exclude)
 
 
@@ -196,7 +196,7 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log, n
             folder, gallery, cache, old, settings, model=model, build_lists=options.approximate
         )
         shards.remove_shards(folder / "parts")
-        footage.prune(folder, gallery.sources)
+        footage_rows.prune(folder, gallery.sources)
     _barrier("written")
     return result
 

@@ -1,9 +1,7 @@
-"""Finds people in videos and whole photos, and makes a gallery of them.
+"""Finds people in videos and whole photos for an index.
 
-`scan_source` does the work and records it in `footage.json`; `scanned_gallery` reads what was recorded and
-opens no video. A person of a video is a row: its photo is the best crop of the track, which is kept in
-`crops/`, its vector is the mean of the best few crops, and its box is in pixels of the video's frame. A
-person of a photo is a row with the photo and a box.
+`scan_source` does the work and records it in `footage.json`, from which `footage_rows` makes the rows of the
+index without opening a video.
 """
 
 import contextlib
@@ -12,14 +10,11 @@ import glob
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -36,50 +31,16 @@ from tpr_jax.footage.detections import Detections, Detector, limit, pad_box
 from tpr_jax.footage.hog import HogDetector
 from tpr_jax.footage.onnx import load_detector
 from tpr_jax.footage.opencv import opencv
-from tpr_jax.footage.scan import Scan, ScanSettings, read_scan, remove_other_crops, scan, scan_folder
+from tpr_jax.footage.scan import Scan, ScanSettings, read_scan, scan, scan_folder
 from tpr_jax.footage.video import SUFFIXES as VIDEO_SUFFIXES
 from tpr_jax.search.index.folder import walk
-from tpr_jax.search.index.gallery import Gallery, Photo
+from tpr_jax.search.index.footage_manifest import FootageOptions, check_options, record, source_key
 from tpr_jax.search.index.store import CROPS, read_info
 from tpr_jax.utils import locking, progress
-from tpr_jax.utils.files import write_json
 from tpr_jax.utils.plural import counted
 from tpr_jax.utils.signals import Stopped, catch_signals
 
-MANIFEST = "footage.json"
-_VERSION = 1
 Log = Callable[[str], object]
-
-
-@dataclass(frozen=True)
-class FootageOptions:
-    """How people are searched in videos and photos.
-
-    Attributes:
-      detect: `hog`, an .onnx file, or boxes that exist, see `footage.boxes.read_box_file`.
-      every: seconds between two frames.
-      start: seconds from the start of each video.
-      end: likewise; None for its end.
-      camera: the column `camera`; None for the name of the file.
-      clock: ISO 8601 time at which each video begins; None counts seconds from its start.
-      min_height: the least height of a person in pixels.
-      score: the least score of a box; None for the detector's own.
-      pad: share of its sides by which a box is enlarged on each side.
-      keep_crops: keep all crops whose vectors are averaged, not only the best one.
-      tracks: join the boxes of neighboring frames; if not, each box is a row.
-    """
-
-    detect: str = "hog"
-    every: float = 0.5
-    start: float = 0.0
-    end: float | None = None
-    camera: str | None = None
-    clock: str | None = None
-    min_height: float = 40.0
-    score: float | None = None
-    pad: float = 0.05
-    keep_crops: bool = False
-    tracks: bool = True
 
 
 class _Kind(NamedTuple):
@@ -101,27 +62,6 @@ class _Found(NamedTuple):
     photos: list[str]
     skipped: list[tuple[str, str]]
     left_out: Mapping[str, int]
-
-
-def check_options(options: FootageOptions) -> None:
-    """Checks the values. Raises UserError that names the flag."""
-    numbers = {"every": options.every, "start": options.start, "pad": options.pad}
-    numbers |= {"min_height": options.min_height}
-    for name, value in numbers.items():
-        if not 0 <= value < float("inf"):
-            raise UserError(f"--{name} {value}: must be 0 or more")
-    if options.pad > 1:
-        raise UserError(f"--pad {options.pad}: must be at most 1, the whole side of a box")
-    if options.end is not None and not options.end > options.start:
-        raise UserError(f"--end {options.end}: must be after --start {options.start}")
-    if options.clock is not None:
-        _parse_clock(options.clock)
-
-
-def recorded_options(folder: str | os.PathLike, source: str | os.PathLike) -> FootageOptions | None:
-    """Returns the options with which a source was scanned before, None if it was not."""
-    entry = _read_manifest(Path(folder))["sources"].get(_key(source))
-    return FootageOptions(**entry["options"]) if entry else None
 
 
 def scan_source(
@@ -164,82 +104,7 @@ def scan_source(
             f"{source} its boxes belong: index the videos one by one, with --add"
         )
     with locking.hold(folder, "--index", "writing this index", log):
-        entry = _scan_files(found, folder, options, kind, log)
-        manifest = _read_manifest(folder)
-        manifest["sources"][_key(source)] = entry
-        write_json(folder / MANIFEST, manifest)
-
-
-def scanned_gallery(folder: str | os.PathLike, source: str | os.PathLike) -> Gallery | None:
-    """Returns the people that `scan_source` found in a source, None if it was not called for it.
-
-    Raises:
-      UserError: nobody was found.
-    """
-    folder = Path(folder).resolve()
-    entry = _read_manifest(folder)["sources"].get(_key(source))
-    if entry is None:
-        return None
-    options, root = FootageOptions(**entry["options"]), Path(entry["root"])
-    crops = folder / CROPS
-    common = Path(os.path.commonpath([root, crops])) if entry["photos"] else crops
-    has_clock = bool(options.clock) or any(one["time"] for one in entry["photos"])
-    photos, skipped = [], [tuple(pair) for pair in entry["skipped"]]
-    for one in entry["videos"]:
-        result = read_scan(crops / one["folder"])
-        if result is None:
-            skipped.append((one["path"], "its crops are gone: index it again with --detect"))
-            continue
-        prefix = (crops / one["folder"]).relative_to(common)
-        photos += _people_of_video(one["path"], result, prefix, options, has_clock)
-    prefix = root.relative_to(common) if entry["photos"] else Path()
-    for one in entry["photos"]:
-        photos += _people_of_photo(one, prefix, options, has_clock)
-    if not photos:
-        why = f": {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-        raise UserError(
-            f"{source}: no people were found{why}; try a lower --score or --min_height, or another --detect"
-        )
-    return Gallery(common, photos, skipped, entry["left_out"], (_key(source),))
-
-
-def prune(folder: Path, sources: Iterable[str]) -> None:
-    """Removes crops that the index no longer shows: of other sources, and beside the best of a track."""
-    manifest = _read_manifest(folder)
-    kept = set(sources)
-    entries = {name: entry for name, entry in manifest["sources"].items() if name in kept}
-    if entries != manifest["sources"]:
-        write_json(folder / MANIFEST, {**manifest, "sources": entries})
-    folders = {one["folder"]: entry for entry in entries.values() for one in entry["videos"]}
-    files = {entry["photos_file"] for entry in entries.values()}
-    for path in (folder / CROPS).glob("*"):
-        if path.is_dir() and path.name not in folders:
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.is_dir() and not folders[path.name]["options"]["keep_crops"]:
-            if result := read_scan(path):
-                remove_other_crops(path, [track.crops[0] for track in result.tracks])
-        elif path.is_file() and path.name not in files:
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-
-def _key(source: str | os.PathLike) -> str:
-    """Returns the name of a source in `index.json` and `footage.json`."""
-    return str(Path(source).resolve())
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return {"version": _VERSION, "sources": {}}
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder / MANIFEST}: cannot be read ({error}); remove it and index again"
-        ) from error
-    if not isinstance(manifest, dict) or manifest.get("version") != _VERSION:
-        raise UserError(f"{folder / MANIFEST}: is of another version of tpr_jax; index into a new folder")
-    return manifest
+        record(folder, source, _scan_files(found, folder, options, kind, log))
 
 
 def _check_sources(folder: Path, source: str | os.PathLike, allowed: bool) -> None:
@@ -248,7 +113,7 @@ def _check_sources(folder: Path, source: str | os.PathLike, allowed: bool) -> No
     if info is None or allowed:
         return
     known = info.get("sources") or [info["photos"]]
-    if _key(source) not in known and any(os.path.exists(name) for name in known):
+    if source_key(source) not in known and any(os.path.exists(name) for name in known):
         raise UserError(
             f"{folder}: is an index of {', '.join(known)}: --add indexes {source} beside it, --replace in "
             "its place; or choose another --index"
@@ -485,61 +350,3 @@ def _exif_time(path: Path) -> str | None:
         text = exif.get_ifd(0x8769).get(0x9003) or exif.get(0x0132)
         return datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S").isoformat()
     return None
-
-
-def _parse_clock(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise UserError(f"--clock {text}: must be a time such as '2024-05-01 10:00'") from None
-
-
-def _camera(path: str, options: FootageOptions) -> str:
-    return options.camera if options.camera is not None else Path(path).stem
-
-
-def _time_at(seconds: float, options: FootageOptions, has_clock: bool) -> str | float | None:
-    """Returns the time of a frame: by the clock, else seconds, unless other rows have times of a clock."""
-    if options.clock:
-        moment = _parse_clock(options.clock) + timedelta(seconds=round(seconds, 3))
-        return moment.isoformat(sep=" ", timespec="milliseconds")
-    return None if has_clock else round(seconds, 3)
-
-
-def _people_of_video(
-    path: str, result: Scan, prefix: Path, options: FootageOptions, has_clock: bool
-) -> list[Photo]:
-    time_at = partial(_time_at, options=options, has_clock=has_clock)
-    return [
-        Photo(
-            (prefix / track.crops[0]).as_posix(),
-            track.best.box,
-            {
-                "camera": _camera(path, options),
-                "time": time_at(track.best.seconds),
-                "video": path,
-                "frame": track.best.frame,
-                "track": track.number if options.tracks else None,
-                "score": track.best.score,
-            },
-            tuple((prefix / crop).as_posix() for crop in track.crops),
-        )
-        for track in result.tracks
-    ]
-
-
-def _people_of_photo(entry: Mapping, prefix: Path, options: FootageOptions, has_clock: bool) -> list[Photo]:
-    camera = options.camera if options.camera is not None else Path(entry["path"]).parent.name or None
-    names = ("video", "frame", "track")
-    boxes = dict.fromkeys(tuple(row[:4]) for row in entry["people"])
-    scores = {tuple(row[:4]): row[4] for row in reversed(entry["people"])}
-    return [
-        Photo(
-            (prefix / entry["path"]).as_posix(),
-            box,
-            {"camera": camera, "time": entry["time"] if has_clock else None}
-            | dict.fromkeys(names)
-            | {"score": scores[box]},
-        )
-        for box in boxes
-    ]

@@ -1,0 +1,91 @@
+"""People of a video as rows of an index: columns, vectors, crops, and several sources."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.footage.indexed import index, make_source, rows
+from tests.footage.videos import box_at, open_cv, write_video
+from tpr_jax.errors import UserError
+from tpr_jax.model import from_pretrained
+from tpr_jax.search.__main__ import run
+from tpr_jax.search.query.search import open_searcher, search
+from tpr_jax.search.server.images import photo_jpeg
+
+cv2 = open_cv()
+
+
+@pytest.fixture
+def source(tmp_path):
+    return make_source(tmp_path)
+
+
+def test_a_track_is_a_row_with_camera_time_and_box(source):
+    opened = index(source / "gate.avi", "--clock", "2024-05-01 10:00", "--camera", "north")
+    for number, row in enumerate(rows(opened)):
+        seconds = row["frame"] / 10
+        assert (row["camera"], row["video"], row["track"]) == ("north", "gate.avi", number)
+        assert row["time"].isoformat(timespec="milliseconds") == f"2024-05-01T10:00:0{seconds:.3f}"
+        assert tuple(row[name] for name in "xywh") == box_at(number, row["frame"])
+        assert row["score"] == pytest.approx(0.9)
+    assert len(rows(opened)) == 2
+
+
+def test_the_vector_of_a_track_is_the_mean_of_its_crops(source):
+    opened = index(source / "gate.avi", "--keep_crops")
+    model = from_pretrained(opened.info["model"]["name"])
+    (folder,) = (opened.folder / "crops").iterdir()
+    tracks = json.loads((folder / "tracks.json").read_text())["tracks"]
+    for vector, track in zip(opened.vectors, tracks, strict=True):
+        assert len(track[5]) == 4
+        mean = model.encode_images([str(folder / name) for name in track[5]]).mean(axis=0)
+        assert vector.astype(np.float32) == pytest.approx(mean / np.linalg.norm(mean), abs=2e-3)
+
+
+def test_only_the_best_crop_is_kept_and_shown(source):
+    opened = index(source / "gate.avi")
+    crops = list((opened.folder / "crops").rglob("*.jpg"))
+    assert len(crops) == 2
+    for row in range(2):
+        assert Image.open(io.BytesIO(photo_jpeg(opened, row, "small"))).size == (32, 96)
+
+
+def test_another_camera_or_clock_decodes_nothing(source, monkeypatch):
+    index(source / "gate.avi")
+    monkeypatch.setattr(cv2, "VideoCapture", None)
+    opened = index(source / "gate.avi", "--camera", "south", "--clock", "2024-05-01")
+    assert {row["camera"] for row in rows(opened)} == {"south"}
+    assert {row["time"].year for row in rows(opened)} == {2024}
+
+
+def test_query_prints_camera_and_time_and_filters_by_them(source, capsys):
+    opened = index(source / "gate.avi", "--clock", "2024-05-01 10:00", "--camera", "north")
+    capsys.readouterr()
+    run(["query", "a man", "--index", str(opened.folder)])
+    best = capsys.readouterr().out.splitlines()[0]
+    assert "north  2024-05-01 10:00:0" in best
+    searcher = open_searcher(opened.folder)
+    span = "camera='north' and time>='2024-05-01 10:00' and time<'2024-05-01 10:01'"
+    assert search(searcher, "a man", where=span)["matching"] == 2
+    assert search(searcher, "a man", where="time>'2024-05-01 10:01'")["matching"] == 0
+
+
+def test_a_second_source_is_added_and_replaced(source):
+    write_video(source / "yard.avi", frames=20)
+    first = index(source / "gate.avi")
+    with pytest.raises(UserError, match="--add indexes"):
+        index(source / "yard.avi")
+    both = index(source / "yard.avi", "--add")
+    assert [row["video"] for row in rows(both)] == ["gate.avi"] * 2 + ["yard.avi"] * 2
+    assert (both.vectors[:2] == first.vectors).all()
+    assert [row["video"] for row in rows(index(source / "yard.avi", "--replace"))] == ["yard.avi"] * 2
+    assert len(list((both.folder / "crops").glob("gate-*"))) == 0
+
+
+def test_nobody_is_found(source):
+    (source.parent / "boxes.txt").write_text("900,-1,1,1,30,90,1\n")
+    with pytest.raises(UserError, match="no people were found"):
+        index(source / "gate.avi")
