@@ -62,7 +62,7 @@ def test_batch_sizes_divide_over_the_devices():
 def test_existing_reports_are_not_compiled_again(tmp_path, monkeypatch):
     row, made = aot_table.memory()[0], []
 
-    def run(command):
+    def run(command, start_new_session):
         made.append(command)
         folder = tmp_path / command[command.index("--workdir") + 1]
         folder.mkdir(parents=True)

@@ -203,8 +203,8 @@ def test_contents_of_the_folder(mixture):
     for name in ("encode_image.jaxexport", "[b, 32, 16, 3]", "[b, 24]", "tokenizer.json"):
         assert name in (out / "README.md").read_text()
     assert ('"encode_text"' in (out / "README.md").read_text()) == THERE  # how to load `saved_model`
-    files = ", ".join([*written, "tokenizer.json", "export.json"])
-    assert mixture["said"].splitlines()[-1].startswith(f"written to {out}: {files}")
+    listed = ", ".join([*written, "tokenizer.json", "export.json"])
+    assert mixture["said"].splitlines()[-1].startswith(f"written to {out}: {listed}")
     # Each weight is stored once; the rest are programs and names.
     size = sum(leaf.nbytes for leaf in flatten(model.variables).values())
     for kind in ("jax/", "saved_model/variables/")[: len(written)]:

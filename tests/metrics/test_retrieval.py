@@ -180,7 +180,7 @@ def test_wrong_input_is_named():
         retrieval.rank_metrics(ones, ones, [1, 2, 3], [3, 4])
     with pytest.raises(UserError, match="3 wide and gallery features 4"):
         retrieval.top_k(ones, np.ones((2, 4)), 1)
-    with pytest.raises(UserError, match="gallery features are not finite in 1 rows, first 1:"):
+    with pytest.raises(UserError, match="gallery features are not finite in 1 row, first 1:"):
         retrieval.top_k(ones, np.array([[1, 2, 3], [1, np.nan, 3]]), 1)
     with pytest.raises(UserError, match="there are no query features"):
         retrieval.retrieval_metrics(ones[:0], ones, [], [1, 2])

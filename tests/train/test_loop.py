@@ -49,7 +49,7 @@ def test_terminal_output_has_no_noise(finished):
     for epoch in (5, 10, 15, 20):
         assert f"epoch {epoch}, val: R1 " in process.stdout
     assert str(workdir) in process.stdout and "report.html" in process.stdout
-    assert "next:  python -m tpr_jax.main" in process.stdout
+    assert "next:  python -m tpr_jax.visualize grid" in process.stdout
 
 
 def test_config_json_is_the_whole_config(finished, make_config):

@@ -120,7 +120,7 @@ def test_the_command(tmp_path):
     ]
     command = [sys.executable, "-m", "tpr_jax.data.mini_pedes", "--out", str(tmp_path / "new"), *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "4 images of 1 people" in done.stdout
+    assert "4 images of 1 person" in done.stdout
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 2 and "Traceback" not in again.stderr
 

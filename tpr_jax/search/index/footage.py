@@ -19,8 +19,8 @@ from typing import NamedTuple
 from PIL import Image
 
 from tpr_jax.data.batches import worker_threads
+from tpr_jax.data.images.formats import FORMATS, suffix_of
 from tpr_jax.data.images.formats import SUFFIXES as PHOTO_SUFFIXES
-from tpr_jax.data.images.formats import suffix_of
 from tpr_jax.data.images.read import read_image
 from tpr_jax.data.images.size import upright_size
 from tpr_jax.errors import UserError
@@ -345,7 +345,10 @@ def _scale(found: Detections, factor: float) -> Detections:
 
 def _exif_time(path: Path) -> str | None:
     """Returns when a photo was taken, as ISO 8601, None if its EXIF data do not say."""
-    with contextlib.suppress(Exception), Image.open(path) as image:  # damaged EXIF raises anything
+    with (
+        contextlib.suppress(Exception),
+        Image.open(path, formats=FORMATS) as image,
+    ):  # damaged EXIF raises any
         exif = image.getexif()
         text = exif.get_ifd(0x8769).get(0x9003) or exif.get(0x0132)
         return datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S").isoformat()
