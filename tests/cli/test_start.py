@@ -181,6 +181,6 @@ def test_no_traceback_once_a_command_is_done(moment, code):
 def test_a_program_that_calls_a_command_goes_on():
     code = "import sys, tpr_jax.__main__ as command\n"
     code += "sys.argv = ['x', 'search', 'query', 'a', '--index', 'none']\n"
-    code += "try:\n    command.main()\nexcept SystemExit as ended:\n    print('goes on', ended.code)"
+    code += "try:\n    command.main()\nexcept SystemExit as ended:\n    print('continues', ended.code)"
     ended = run([sys.executable, "-c", code])
-    assert (ended.returncode, ended.stdout) == (0, "goes on 2\n"), ended
+    assert (ended.returncode, ended.stdout) == (0, "continues 2\n"), ended

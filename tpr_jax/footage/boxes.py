@@ -58,10 +58,6 @@ class BoxFile:
         """Returns the numbers of the frames of a video that have boxes, in order."""
         return sorted(frame for frame in self._of(video) if frame is not None)
 
-    def count(self, video: str, frames: Sequence[int]) -> int:
-        """Returns the number of boxes in some frames of a video."""
-        return sum(len(self._of(video).get(frame, ())) for frame in frames)
-
     def find(self, image: str, frame: int | None, size: tuple[int, int]) -> Detections:
         """Returns the people in a photo, or in a frame of a video, of (width, height)."""
         rows = self._of(image).get(frame, [])

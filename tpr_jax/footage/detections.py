@@ -84,8 +84,8 @@ def limit(found: Detections, size: tuple[int, int], min_height: float, min_score
     Args:
       found: the boxes.
       size: (width, height) of the frame.
-      min_height: the least height in pixels, within the frame.
-      min_score: the least score.
+      min_height: the minimum height in pixels, within the frame.
+      min_score: the minimum score.
     """
     start = np.clip(found.boxes[:, :2], 0, size)
     end = np.clip(found.boxes[:, :2] + found.boxes[:, 2:], 0, size)

@@ -13,10 +13,8 @@
 An RT-DETR of Ultralytics with exactly two classes has the shape of a network with NMS and is taken for one.
 """
 
-import hashlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +23,7 @@ from jaxtyping import Float, Float32, UInt8
 from tpr_jax.errors import UserError
 from tpr_jax.footage.detections import Detections, make_detections, suppress
 from tpr_jax.footage.opencv import opencv
+from tpr_jax.utils.hashing import sha256
 
 _PERSON = 0  # its class in COCO, as these detectors number them
 _LEAST, _OVERLAP = 0.05, 0.6
@@ -222,14 +221,10 @@ def load_detector(path: str | os.PathLike) -> OnnxDetector:
         import onnxruntime
     except ImportError:
         raise UserError(f"--detect {path}: needs ONNX Runtime: pip install onnxruntime") from None
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"--detect {path}: cannot be read ({error.strerror}); check the path") from error
+    digest = sha256([path])
     try:
         session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises classes of its own for each kind
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--detect {path}: is not an ONNX model that can be read: {reason}") from error
-    digest = hashlib.sha256(content).hexdigest()
     return OnnxDetector(session, f"--detect {path}", f"onnx {digest}")

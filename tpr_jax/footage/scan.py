@@ -44,11 +44,11 @@ class ScanSettings:
       every: seconds between two frames.
       start: seconds from the start of the file.
       end: likewise; None for its end.
-      min_height: the least height of a person in pixels.
-      score: the least score of a box.
+      min_height: the minimum height of a person in pixels.
+      score: the minimum score of a box.
       sure: the score from which a box may begin a track.
       pad: share of its sides by which a box is enlarged on each side before it is cut out.
-      min_sightings: the least number of frames of a track.
+      min_sightings: the minimum number of frames of a track.
       tracks: join boxes into tracks; if not, each box is a track of its own.
     """
 
@@ -165,7 +165,7 @@ def scan(
     stopped: Callable[[], bool] = lambda: False,
     progress: Callable[[float], object] = lambda seconds: None,
 ) -> Scan | None:
-    """Scans a video, or goes on where an earlier call ended; returns the result of a finished one as it is.
+    """Scans a video, or resumes where an earlier call ended; returns the result of a finished one as it is.
 
     Args:
       video: the file.

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
-from scipy.optimize import linear_sum_assignment
 
 from tpr_jax.footage.detections import Detections, iou
 
@@ -89,9 +88,11 @@ def color_cost(a: Float64[np.ndarray, "t c"], b: Float64[np.ndarray, "n c"]) -> 
 
 
 def assign(cost: Float64[np.ndarray, "t n"], max_cost: float) -> list[tuple[int, int]]:
-    """Returns the pairs (row, column) of least total cost, each of at most `max_cost`."""
+    """Returns the pairs (row, column) of lowest total cost, each of at most `max_cost`."""
     if not cost.size:
         return []
+    from scipy.optimize import linear_sum_assignment  # takes 0.3 s, and indexes of photos have no tracks
+
     rows, columns = linear_sum_assignment(np.where(cost <= max_cost, cost, _NOT_ALLOWED))
     pairs = zip(rows.tolist(), columns.tolist(), strict=True)
     return [pair for pair in pairs if cost[pair] <= max_cost]
@@ -133,10 +134,6 @@ class Tracker:
             self._tracks.append(_Track(self._number(), found.boxes[row], seconds, self._colors[row]))
             numbers[row] = self._tracks[-1].number
         return numbers
-
-    def is_over(self, last_seconds: float, seconds: float) -> bool:
-        """Returns whether a track whose last box was at `last_seconds` takes no more boxes."""
-        return seconds - last_seconds > self.settings.patience
 
     def _match(
         self,

@@ -114,7 +114,7 @@ def test_replaces_the_socket_of_a_killed_server_and_no_other_file(tmp_path):
         left.bind(address)
     assert local.ask(tmp_path, {}) is None
     with local.answering(tmp_path, lambda question: {"said": 1}):
-        with local.answering(tmp_path, lambda question: {"said": 2}):  # the first one goes on
+        with local.answering(tmp_path, lambda question: {"said": 2}):  # the first one continues to answer
             assert local.ask(tmp_path, {}) == {"said": 1}
         assert local.ask(tmp_path, {}) == {"said": 1}
     (tmp_path / local.NAME).write_text("a file of the user")

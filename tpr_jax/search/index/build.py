@@ -212,7 +212,7 @@ def _with_other_sources(
     if info is None or options.replace:
         return gallery
     (source,) = gallery.sources
-    known = info.get("sources") or [info["photos"]]  # earlier versions recorded only the root
+    known = store.known_sources(info)
     if source in known or options.add:
         found = {source: gallery}
         for name in known:
@@ -224,10 +224,7 @@ def _with_other_sources(
     if not any(os.path.exists(name) for name in known):
         log(f"note: {source} takes the place of {', '.join(known)}, which no longer exists")
         return gallery
-    raise UserError(
-        f"{folder}: is an index of {', '.join(known)}: --add indexes {source} beside it, --replace in its "
-        "place; or choose another --index"
-    )
+    raise store.other_source_error(folder, known, source)
 
 
 def _model_settings(folder: Path, info: dict | None, options: _Options) -> dict:

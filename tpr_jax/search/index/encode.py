@@ -26,6 +26,7 @@ from tpr_jax.model import Model, jit_encoder
 from tpr_jax.models import clip
 from tpr_jax.perf.xla_options import compiler_options
 from tpr_jax.search.index.gallery import Photo
+from tpr_jax.utils import normalize
 
 
 class Stamp(NamedTuple):
@@ -200,9 +201,7 @@ def encode_views(
         vectors = np.concatenate(feats).astype(np.float32) if feats else np.zeros((0, 0), np.float32)
         means = [vectors[owner == i].mean(axis=0) for i, found in enumerate(views) if found]
         rows = np.stack(means) if means else np.zeros((0, 0), np.float32)
-        if not np.isfinite(rows).all():
-            raise UserError("the model's features are not finite: it is broken, or needs --dtype float32")
-        yield reads, (rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)).astype(np.float16)
+        yield reads, normalize.l2_normalize(_check_finite(rows)).astype(np.float16)
 
 
 def _chunks(photos: Iterable[Photo], weight: Callable[[Photo], int], size: int) -> Iterator[list[Photo]]:
@@ -231,9 +230,14 @@ def _fetch(
     """Waits for the vectors of a batch, and drops the padding."""
     count = sum(read.pixels is not None for read in reads)
     rows = np.zeros((0, 0), np.float16) if feats is None else np.asarray(feats)[:count]
+    return reads, _check_finite(rows)
+
+
+def _check_finite(rows: np.ndarray) -> np.ndarray:
+    """Returns vectors as they are. Raises UserError if one is not finite."""
     if not np.isfinite(rows).all():
         raise UserError("the model's features are not finite: it is broken, or needs --dtype float32")
-    return reads, rows
+    return rows
 
 
 def _read_consistent(

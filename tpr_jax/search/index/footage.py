@@ -35,8 +35,9 @@ from tpr_jax.footage.scan import Scan, ScanSettings, read_scan, scan, scan_folde
 from tpr_jax.footage.video import SUFFIXES as VIDEO_SUFFIXES
 from tpr_jax.search.index.folder import walk
 from tpr_jax.search.index.footage_manifest import FootageOptions, check_options, record, source_key
-from tpr_jax.search.index.store import CROPS, read_info
-from tpr_jax.utils import locking, progress
+from tpr_jax.search.index.store import CROPS, known_sources, other_source_error, read_info
+from tpr_jax.utils import line_log, locking, progress
+from tpr_jax.utils.hashing import add_file
 from tpr_jax.utils.plural import counted
 from tpr_jax.utils.signals import Stopped, catch_signals
 
@@ -77,7 +78,7 @@ def scan_source(
     """Searches people in a video, in a folder of videos and photos, or in the files that a pattern matches.
 
     Videos and photos that are unchanged since the last call are not opened again; a video that was
-    interrupted goes on at the frame where it was.
+    interrupted resumes at the frame where it was.
 
     Args:
       source: a video, a folder, or a pattern such as `cams/*.mp4`.
@@ -112,12 +113,9 @@ def _check_sources(folder: Path, source: str | os.PathLike, allowed: bool) -> No
     info = read_info(folder)
     if info is None or allowed:
         return
-    known = info.get("sources") or [info["photos"]]
+    known = known_sources(info)
     if source_key(source) not in known and any(os.path.exists(name) for name in known):
-        raise UserError(
-            f"{folder}: is an index of {', '.join(known)}: --add indexes {source} beside it, --replace in "
-            "its place; or choose another --index"
-        )
+        raise other_source_error(folder, known, source)
 
 
 def _make_kind(detect: str) -> _Kind:
@@ -142,11 +140,9 @@ def _make_kind(detect: str) -> _Kind:
 def _digest(path: Path) -> str:
     files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
     digest = hashlib.sha256()
-    try:
-        for file in files:
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    except OSError as error:
-        raise UserError(f"--detect {path}: cannot be read ({error.strerror}); check the path") from error
+    for file in files:
+        digest.update(file.name.encode() + b"\0")
+        add_file(digest, file)
     return digest.hexdigest()
 
 
@@ -276,22 +272,19 @@ def _scan_photos(
 ) -> tuple[list[dict], list[tuple[str, str]]]:
     """Returns an entry per photo with people, and (photo, reason) of those that cannot be read."""
     header = {"settings": dataclasses.asdict(settings), "root": str(found.root)}
-    known = _read_lines(path, header)
     entries, failed = [], []
     if not found.photos:
         return entries, failed
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with catch_signals() as received, open(path, "ab" if known else "wb") as file:
-        if not known:
-            file.write(json.dumps(header).encode() + b"\n")
+    known = {one["path"]: one for one in line_log.read(path, header)}
+    done = line_log.LineLog(path, header, resume=bool(known))
+    with catch_signals() as received, contextlib.closing(done):
         for name in found.photos:
             try:
                 stamp = journal.stamp(found.root / name)
                 entry = known.get(name)
                 if entry is None or entry["stamp"] != stamp:
                     entry = _scan_photo(found.root / name, name, settings, kind) | {"stamp": stamp}
-                    file.write(json.dumps(entry).encode() + b"\n")
-                    file.flush()
+                    done.append(entry)
                 entries.append(entry)
             except UserError as error:
                 failed.append((name, str(error).removeprefix(f"{found.root / name}: ")))
@@ -300,24 +293,6 @@ def _scan_photos(
     people = sum(len(entry["people"]) for entry in entries)
     log(f"{counted(people, 'person', 'people')} in {counted(len(entries), 'photo')}")
     return [entry for entry in entries if entry["people"]], failed
-
-
-def _read_lines(path: Path, header: dict) -> dict[str, dict]:
-    """Returns the photos that are done, by name; drops half a line at the end."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return {}
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
-    lines = []
-    for line in whole.splitlines():
-        with contextlib.suppress(ValueError):
-            lines.append(json.loads(line))
-    if not lines or lines[0] != header:
-        return {}
-    return {one["path"]: one for one in lines[1:]}
 
 
 def _scan_photo(path: Path, name: str, settings: ScanSettings, kind: _Kind) -> dict:

@@ -25,8 +25,8 @@ class FootageOptions:
       end: seconds from the start of each video; None for its end.
       camera: the column `camera`; None for the name of the file.
       clock: ISO 8601 time at which each video begins; None counts seconds from its start.
-      min_height: the least height of a person in pixels.
-      score: the least score of a box; None for the detector's own.
+      min_height: the minimum height of a person in pixels.
+      score: the minimum score of a box; None for the detector's own.
       pad: share of its sides by which a box is enlarged on each side.
       keep_crops: keep all crops whose vectors are averaged, not only the best one.
       tracks: join the boxes of neighboring frames; if not, each box is a row.

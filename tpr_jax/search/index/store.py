@@ -19,7 +19,7 @@ either the old one or the new one.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -171,6 +171,19 @@ def remove_temporaries(folder: str | os.PathLike) -> None:
     """Removes the temporary files of killed writers. Call it only while no process writes the index."""
     for place in (Path(folder), Path(folder, "parts")):
         remove_leftovers_matching(place, _FILES)
+
+
+def known_sources(info: Mapping) -> list[str]:
+    """Returns what an index is of: folders, tables, videos and patterns, as absolute paths."""
+    return info.get("sources") or [info["photos"]]  # earlier versions recorded only the root
+
+
+def other_source_error(folder: Path, known: Sequence[str], source: str | os.PathLike) -> UserError:
+    """Returns the error for a source that an index does not have, where no option says what is wanted."""
+    return UserError(
+        f"{folder}: is an index of {', '.join(known)}: --add indexes {source} beside it, --replace in its "
+        "place; or choose another --index"
+    )
 
 
 def is_crop(folder: str | os.PathLike, path: str | os.PathLike) -> bool:

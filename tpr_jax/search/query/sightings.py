@@ -41,9 +41,8 @@ class Sighting(NamedTuple):
 
 def find_sightings(table: pa.Table, rows: Sequence[int]) -> list[Sighting]:
     """Returns the sightings of some rows of an index's table."""
-    names = [name for name in table.column_names if _role(table, name)]
-    roles = {name: _role(table, name) for name in names}
-    records = table.select(["path", *names]).take(pa.array(rows, pa.int64())).to_pylist()
+    roles = {name: role for name in table.column_names if (role := _role(table, name))}
+    records = table.select(["path", *roles]).take(pa.array(rows, pa.int64())).to_pylist()
     return [_sighting(record, roles) for record in records]
 
 

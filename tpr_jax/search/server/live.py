@@ -218,7 +218,7 @@ class Follower:
         self._seen = signature
         try:
             snapshot = make_snapshot(self.open_newer(self.live.current.searcher))
-        except Exception as error:  # whatever it is, the server goes on with the index that it has
+        except Exception as error:  # whatever it is, the server keeps the index that it has
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             if reason != self._reason:
                 self.log(f"warning: {reason}; still serving the {self.live.current.count:,} photos of before")
