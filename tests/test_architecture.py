@@ -104,8 +104,8 @@ def broken_rule(source: str, target: str) -> str | None:
     if above == below or not below or (not above and source == "tpr_jax"):
         return None  # the package's own __init__ only forwards public names
     if below == "cli":
-        is_command = source.endswith(".__main__") or source in COMMANDS
-        return None if is_command else "only commands import cli"
+        is_command = source.endswith((".__main__", ".arguments")) or source in COMMANDS
+        return None if is_command else "only commands and their arguments import cli"
     if above == "cli":
         return None if below in CLI_IMPORTS else f"cli imports only {sorted(CLI_IMPORTS)}"
     if RANK[above] > RANK[below]:

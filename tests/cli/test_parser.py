@@ -15,6 +15,7 @@ from tpr_jax.compare import __main__ as compare
 from tpr_jax.cross import __main__ as cross
 from tpr_jax.errors import UserError
 from tpr_jax.search import __main__ as search
+from tpr_jax.search import arguments as search_arguments
 from tpr_jax.visualize import __main__ as visualize
 
 
@@ -110,9 +111,11 @@ def options_of(parser: argparse.ArgumentParser):
             yield parser, action
 
 
-@pytest.mark.parametrize("command", [search, visualize], ids=lambda one: one.__name__)
-def test_help_tells_the_default_of_each_option(command):
-    for parser, action in options_of(command.parser()):
+@pytest.mark.parametrize(
+    "of_command", [search_arguments.parser(""), visualize.parser()], ids=lambda one: one.prog
+)
+def test_help_tells_the_default_of_each_option(of_command):
+    for parser, action in options_of(of_command):
         text = " ".join(parser._get_formatter()._expand_help(action).split())
         takes_value = action.nargs != 0
         if takes_value and not action.required and not OPTIONAL & set(action.option_strings):

@@ -226,12 +226,6 @@ sys.exit(__main__.main())
     assert len(store.open_index(tmp_path / "i").vectors) == 40
 
 
-def test_the_help_names_the_commands(capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["--help"])
-    assert ended.value.code == 0 and "python -m tpr_jax.search query" in capsys.readouterr().out
-
-
 @pytest.fixture
 def odd(folders, tmp_path):
     """Returns a folder of files that are not readable images, each for another reason."""

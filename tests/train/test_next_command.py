@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tpr_jax.search.__main__ import parser as search_parser
+from tpr_jax.search.arguments import parser as search_parser
 from tpr_jax.train.results import next_command
 from tpr_jax.visualize.__main__ import parser as visualize_parser
 
@@ -20,7 +20,7 @@ def words(method, dataset, data_dir=""):
 
 def test_own_photos_are_searched():
     module, arguments = words("dm_adapter", "folder", "my photos")
-    args = search_parser().parse_args(arguments)
+    args = search_parser("").parse_args(arguments)
     assert module == "tpr_jax.search" and args.command == "index"
     assert (args.photos, args.index, args.model) == ("my photos", "my runs/a/index", "my runs/a/model")
 

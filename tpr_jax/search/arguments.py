@@ -1,0 +1,207 @@
+"""The arguments of `python -m tpr_jax.search`."""
+
+import argparse
+
+from tpr_jax.cli.parser import Parser, path
+from tpr_jax.distributed.processes import TIMEOUT
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Returns the parser of the command line, with `description` in its help."""
+    top = Parser(
+        prog="python -m tpr_jax.search",
+        description=description,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="index|query|serve|export")
+    index = commands.add_parser("index", help="encode photos into an index, or update it")
+    _add_index_arguments(index)
+    query = commands.add_parser("query", help="rank the photos for a text, a photo, or both")
+    _add_query_arguments(query)
+    serve = commands.add_parser("serve", help="serve a web page and a JSON API for searching")
+    _add_serve_arguments(serve)
+    for command in (query, serve):
+        command.add_argument(
+            "--engine", default="auto", help="auto (default), cpu or mesh (both exact), or approximate"
+        )
+        command.add_argument(
+            "--model", type=path, help="where the index's model is now; default: where it was"
+        )
+    export = commands.add_parser("export", help="write vectors and columns to a Parquet file")
+    export.add_argument("--out", type=path, required=True, metavar="FILE.parquet", help="the file to write")
+    export.add_argument("--half", action="store_true", help="write float16 vectors instead of float32")
+    for command in (index, query, serve):
+        command.add_argument(
+            "--no_compilation_cache",
+            action="store_true",
+            help="do not keep compiled programs in ~/.cache/tpr_jax for the next start",
+        )
+    for command in (index, query, serve, export):
+        command.add_argument(
+            "--index", type=path, required=True, metavar="DIR", help="the folder of the index"
+        )
+    return top
+
+
+def _add_index_arguments(index: argparse.ArgumentParser) -> None:
+    index.add_argument(
+        "photos",
+        type=path,
+        metavar="PHOTOS",
+        help="a folder, or a .csv, .tsv or .jsonl file that lists photos",
+    )
+    index.add_argument(
+        "--model",
+        type=path,
+        help="a folder or hub id; default: the index's own model, or the bundled clip-mini for a new index",
+    )
+    index.add_argument("--image_size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own")
+    index.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="type to compute in; default: float32"
+    )
+    index.add_argument(
+        "--batch_size",
+        type=int,
+        help="number of photos to encode at once; default: 32, or 256 per accelerator",
+    )
+    index.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out files and folders that match, such as 'old_*' or 'cam3/'; can be repeated",
+    )
+    others = index.add_mutually_exclusive_group()
+    others.add_argument("--add", action="store_true", help="index PHOTOS beside those that the index has")
+    others.add_argument(
+        "--replace", action="store_true", help="index PHOTOS in place of those that the index has"
+    )
+    index.add_argument(
+        "--approximate",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="build inverted lists for a faster, approximate search; default: above a million photos",
+    )
+    _add_footage_arguments(index.add_argument_group("videos and photos of whole scenes"))
+    index.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="address of the first of several processes; default: the cluster's",
+    )
+    index.add_argument(
+        "--num_processes", type=int, help="number of processes; default: the cluster's, else 1"
+    )
+    index.add_argument(
+        "--process_id", type=int, help="number of this process, from 0; default: the cluster's"
+    )
+    index.add_argument(
+        "--peer_timeout", type=float, default=TIMEOUT, help="seconds to wait for the other processes"
+    )
+
+
+def _add_footage_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--detect",
+        nargs="?",
+        const="hog",
+        metavar="DETECTOR",
+        help="find people in PHOTOS, here a video, a folder of videos and photos, or a pattern in quotes: by "
+        "hog (the default of this flag), a model.onnx, or a file of boxes; default: PHOTOS shows one "
+        "person each",
+    )
+    group.add_argument("--every", type=float, metavar="S", help="seconds between two frames; default: 0.5")
+    group.add_argument(
+        "--start", type=float, metavar="S", help="seconds of each video to leave out; default: 0"
+    )
+    group.add_argument("--end", type=float, metavar="S", help="where to stop in each video; default: its end")
+    group.add_argument("--camera", metavar="NAME", help="name of the camera; default: that of the file")
+    group.add_argument(
+        "--clock", metavar="TIME", help="when each video begins, such as '2024-05-01 10:00'; default: at 0 s"
+    )
+    group.add_argument(
+        "--min_height", type=float, metavar="PIXELS", help="least height of people; default: 40"
+    )
+    group.add_argument(
+        "--score", type=float, metavar="S", help="least score of a box; default: the detector's"
+    )
+    group.add_argument(
+        "--pad", type=float, metavar="SHARE", help="margin around boxes per side; default: 0.05"
+    )
+    group.add_argument(
+        "--keep_crops", action="store_true", default=None, help="keep all crops of a track, not only the best"
+    )
+    group.add_argument(
+        "--no_tracks",
+        dest="tracks",
+        action="store_false",
+        default=None,
+        help="index every box instead of one row per track",
+    )
+
+
+def _add_query_arguments(query: argparse.ArgumentParser) -> None:
+    query.add_argument(
+        "text",
+        metavar="TEXT",
+        nargs="*",
+        help="a description of the person; several, each in quotation marks, are averaged",
+    )
+    query.add_argument(
+        "--not",
+        dest="without",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="something that the person does not have, such as 'a backpack'; can be repeated",
+    )
+    query.add_argument("--image", type=path, metavar="FILE", help="a photo of the person")
+    query.add_argument(
+        "--weight", type=float, default=0.5, help="weight of the text relative to the photo, from 0 to 1"
+    )
+    query.add_argument("--top_k", type=int, default=10, metavar="N", help="number of photos to list")
+    query.add_argument(
+        "--where", metavar="CONDITION", help="a condition, such as \"camera=3 and time>'2024-05-01'\""
+    )
+    query.add_argument(
+        "--group",
+        type=float,
+        nargs="?",
+        const=0.95,
+        metavar="COSINE",
+        help="list photos of the same moment, person or track under the best of them (default cosine: 0.95)",
+    )
+    query.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_serve_arguments(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; default: 127.0.0.1, reachable from this machine only",
+    )
+    serve.add_argument(
+        "--port", type=int, default=8000, metavar="N", help="default: 8000; 0 takes a free port"
+    )
+    serve.add_argument(
+        "--allow_host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further host name that the server answers to; can be repeated",
+    )
+    serve.add_argument(
+        "--rate", type=float, default=20.0, help="searches per second from one address; 0: no limit"
+    )
+    serve.add_argument(
+        "--max_upload",
+        type=int,
+        default=10_000_000,
+        metavar="BYTES",
+        help="maximum size of an uploaded photo",
+    )
+    serve.add_argument(
+        "--max_connections",
+        type=int,
+        default=100,
+        metavar="N",
+        help="maximum connections from one address; 0: no limit, for use behind a proxy",
+    )
