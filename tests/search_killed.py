@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,8 +61,13 @@ def kill_at(number: int, folder: Path) -> None:
 
 
 def main(photos: Path, index: Path, clip: str, out: Path) -> None:
-    """Runs children until one is not killed."""
+    """Indexes in children until one is not killed."""
     stand_in(setattr)
+    kill_each(index, out, lambda here: build_lib.build(photos, here, clip, batch_size=2))
+
+
+def kill_each(index: Path, out: Path, work: Callable[[Path], object]) -> None:
+    """Calls `work(OUT/N)` in children until one is not killed."""
     number = 0
     while True:
         number += 1
@@ -70,7 +76,7 @@ def main(photos: Path, index: Path, clip: str, out: Path) -> None:
             shutil.copytree(index, here)
         if not (child := os.fork()):
             kill_at(number, here)
-            build_lib.build(photos, here, clip, batch_size=2)
+            work(here)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):

@@ -29,7 +29,7 @@ from tpr_jax.footage.detections import Detections, Detector, limit, pad_box
 from tpr_jax.footage.opencv import opencv
 from tpr_jax.footage.tracks import Tracker, TrackSettings
 from tpr_jax.footage.video import Frame, Span, next_due, read_frames
-from tpr_jax.utils.files import write_json, write_whole
+from tpr_jax.utils.files import remove_leftovers_matching, write_json, write_whole
 
 CROPS_PER_TRACK = 4
 VERSION = 1  # of the files; a change scans videos again
@@ -246,6 +246,31 @@ def remove_other_crops(folder: Path, keep: Iterable[str]) -> None:
         if path.name not in kept:
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def remove_tracks(folder: Path, is_removed: Callable[[str], bool]) -> int:
+    """Removes people from the result of a finished scan: their tracks, crops and boxes.
+
+    The journal, which has the boxes of all people, is removed too: with `tracks.json` it is not needed. May
+    be called again after a kill.
+
+    Args:
+      folder: the folder of the scan.
+      is_removed: whether to remove the track whose best crop has this name.
+
+    Returns:
+      The number of crops that were removed, 0 if there is no finished scan.
+    """
+    if (result := read_scan(folder)) is None:
+        return 0
+    kept = [track for track in result.tracks if not is_removed(track.crops[0])]
+    if len(kept) < len(result.tracks):
+        write_json(folder / "tracks.json", _to_json(result._replace(tracks=kept)))
+    (folder / "journal.jsonl").unlink(missing_ok=True)
+    remove_leftovers_matching(folder, ".+")
+    before = len(list(folder.glob("f*.jpg")))
+    remove_other_crops(folder, [name for track in kept for name in track.crops])
+    return before - len(list(folder.glob("f*.jpg")))
 
 
 def _to_json(result: Scan) -> dict:

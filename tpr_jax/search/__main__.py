@@ -5,6 +5,7 @@
     python -m tpr_jax.search query "TEXT" --index DIR [--top_k N] [--image FILE] [--where CONDITION] [--json]
     python -m tpr_jax.search serve --index DIR [--port N]
     python -m tpr_jax.search export --index DIR --out FILE.parquet
+    python -m tpr_jax.search forget --index DIR --where CONDITION
 
 PHOTOS is a folder, or a .csv, .tsv or .jsonl file with a column `image`, optional columns x, y, w, h for a
 box, and any further columns. Running `index` again encodes only new and changed photos. `serve` starts a web
@@ -48,10 +49,10 @@ from tpr_jax.utils.streams import as_json
 def run(argv: list[str]) -> None:
     """Parses the arguments and runs the command. Raises UserError."""
     args = arguments.parser(__doc__).parse_args(argv)
-    if args.command != "export":  # which computes nothing
+    if args.command not in ("export", "forget"):  # which compute nothing
         (compilation_cache.disable if args.no_compilation_cache else compilation_cache.enable)()
-    command = {"index": _index, "query": _query, "serve": _serve, "export": _export}[args.command]
-    command(args)
+    commands = {"index": _index, "query": _query, "serve": _serve, "export": _export, "forget": _forget}
+    commands[args.command](args)
 
 
 def _scan(args: argparse.Namespace) -> None:
@@ -202,6 +203,16 @@ def _export(args: argparse.Namespace) -> None:
     print(f"{counted(count, 'row')} written to {args.out}")
 
 
+def _forget(args: argparse.Namespace) -> None:
+    from tpr_jax.search.index.forget import forget, format_removed, recall
+
+    if not args.recall:
+        print(format_removed(forget(args.index, args.where, log=print)))
+        return
+    count = recall(args.index, log=print)
+    print(f"{counted(count, 'person or photo', 'people and photos')} may come back with the next index")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, 2 after one line on stderr, or 130 if it was interrupted."""
     if threading.current_thread() is threading.main_thread():
@@ -219,8 +230,8 @@ def verdict(error: BaseException) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
-    # Only `index` and `export` write anything that an exception lets them finish or remove.
-    writes = sys.argv[1:2] in (["index"], ["export"])
+    # Only these write anything that an exception lets them finish or remove.
+    writes = sys.argv[1:2] in (["index"], ["export"], ["forget"])
     command_exit.explain_and_exit(
         lambda argv: main(argv[1:]),
         sys.argv,

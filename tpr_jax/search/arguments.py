@@ -12,7 +12,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         prog="python -m tpr_jax.search",
         description=description,
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="index|query|serve|export")
+    commands = top.add_subparsers(dest="command", required=True, metavar="index|query|serve|export|forget")
     index = commands.add_parser("index", help="encode photos into an index, or update it")
     _add_index_arguments(index)
     query = commands.add_parser("query", help="rank the photos for a text, a photo, or both")
@@ -29,13 +29,15 @@ def parser(description: str) -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="write vectors and columns to a Parquet file")
     export.add_argument("--out", type=path, required=True, metavar="FILE.parquet", help="the file to write")
     export.add_argument("--half", action="store_true", help="write float16 vectors instead of float32")
+    forget = commands.add_parser("forget", help="remove people from an index for good")
+    _add_forget_arguments(forget)
     for command in (index, query, serve):
         command.add_argument(
             "--no_compilation_cache",
             action="store_true",
             help="do not keep compiled programs in ~/.cache/tpr_jax for the next start",
         )
-    for command in (index, query, serve, export):
+    for command in (index, query, serve, export, forget):
         command.add_argument(
             "--index", type=path, required=True, metavar="DIR", help="the folder of the index"
         )
@@ -170,6 +172,18 @@ def _add_query_arguments(query: argparse.ArgumentParser) -> None:
         help="list photos of the same moment, person or track under the best of them (default cosine: 0.95)",
     )
     query.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_forget_arguments(forget: argparse.ArgumentParser) -> None:
+    what = forget.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--where", metavar="CONDITION", help='the rows to remove, such as "camera=3 and track=12"'
+    )
+    what.add_argument(
+        "--recall",
+        action="store_true",
+        help="allow the next index to bring back everybody who was forgotten",
+    )
 
 
 def _add_serve_arguments(serve: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from tests import search_galleries, served
 from tpr_jax.models.methods import dm_adapter
 from tpr_jax.search.index.build import build
+from tpr_jax.search.index.forget import forget
 from tpr_jax.search.query.search import open_searcher, search
 from tpr_jax.search.server import api, live
 from tpr_jax.search.server.guard import Limits
@@ -294,3 +295,13 @@ def test_the_version_depends_on_content_alone(site):
     order = np.arange(13, -1, -1)
     reordered = dataclasses.replace(index, table=index.table.take(order))
     assert live.index_version(reordered) != live.index_version(index)
+
+
+def test_photos_of_the_index_before_are_not_shown_once_somebody_was_forgotten(site):
+    before = site.about()["version"]
+    assert site.client.get(f"/api/photos/5?v={before}").status_code == 200
+    forget(site.folder, "path = '005.png'")
+    site.follower.poll()
+    assert site.about()["count"] == 13 and site.lines == ["the index has changed: 13 photos now"]
+    assert site.client.get(f"/api/photos/5?v={before}").status_code == 404
+    assert site.client.post("/api/search", json={"like": 5, "version": before}).json()["notes"]

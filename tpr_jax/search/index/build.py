@@ -30,6 +30,8 @@ from tpr_jax.search.index.encode import (
     make_encoder,
     read_ahead,
 )
+from tpr_jax.search.index.forget import scrub
+from tpr_jax.search.index.forgotten import leave_out_forgotten, read_forgotten
 from tpr_jax.search.index.gallery import Gallery, Photo, combine, find_gallery
 from tpr_jax.search.index.merge import write_index
 from tpr_jax.search.index.shape import describe_wide_photos
@@ -156,6 +158,12 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log, n
     """Does the work of `build`, in a folder that no other process writes."""
     info = store.read_info(folder)
     gallery = _with_other_sources(gallery, folder, info, options, log)
+    gallery = leave_out_forgotten(gallery, folder, read_forgotten(folder))
+    if not gallery.photos:
+        raise UserError(
+            f"{gallery.root}: everybody in it was forgotten; to allow them back: python -m tpr_jax.search "
+            f"forget --index {folder} --recall"
+        )
     if is_first() and (warning := describe_wide_photos(gallery)):
         log(f"warning: {warning}")
     old = store.open_index(folder) if info else None
@@ -197,6 +205,7 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log, n
         )
         shards.remove_shards(folder / "parts")
         footage_rows.prune(folder, gallery.sources)
+        scrub(folder)  # completes a `forget` that was killed
     _barrier("written")
     return result
 

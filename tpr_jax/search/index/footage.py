@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -34,7 +34,14 @@ from tpr_jax.footage.opencv import opencv
 from tpr_jax.footage.scan import Scan, ScanSettings, read_scan, scan, scan_folder
 from tpr_jax.footage.video import SUFFIXES as VIDEO_SUFFIXES
 from tpr_jax.search.index.folder import walk
-from tpr_jax.search.index.footage_manifest import FootageOptions, check_options, record, source_key
+from tpr_jax.search.index.footage_manifest import (
+    FootageOptions,
+    check_options,
+    read_manifest,
+    record,
+    source_key,
+)
+from tpr_jax.search.index.forgotten import Forgotten, keep_known, read_forgotten
 from tpr_jax.search.index.store import CROPS, known_sources, other_source_error, read_info
 from tpr_jax.utils import line_log, locking, progress
 from tpr_jax.utils.hashing import add_file
@@ -105,7 +112,9 @@ def scan_source(
             f"{source} its boxes belong: index the videos one by one, with --add"
         )
     with locking.hold(folder, "--index", "writing this index", log):
-        record(folder, source, _scan_files(found, folder, options, kind, log))
+        entry = read_manifest(folder)["sources"].get(source_key(source), {})
+        earlier = {one["path"]: folder / CROPS / one["folder"] for one in entry.get("videos", ())}
+        record(folder, source, _scan_files(found, folder, options, kind, log, earlier))
 
 
 def _check_sources(folder: Path, source: str | os.PathLike, allowed: bool) -> None:
@@ -169,14 +178,23 @@ def _collect(source: Path, folder: Path, exclude: Sequence[str]) -> _Found:
     return _Found(root, videos, photos, list(skipped), left_out)
 
 
-def _scan_files(found: _Found, folder: Path, options: FootageOptions, kind: _Kind, log: Log) -> dict:
-    """Scans all files; returns the entry of `footage.json`."""
-    skipped, videos = list(found.skipped), []
+def _scan_files(
+    found: _Found,
+    folder: Path,
+    options: FootageOptions,
+    kind: _Kind,
+    log: Log,
+    earlier: Mapping[str, Path],
+) -> dict:
+    """Scans all files; returns the entry of `footage.json`. `earlier` has the earlier scans of videos."""
+    skipped, videos, forgotten = list(found.skipped), [], read_forgotten(folder)
     settings = _scan_settings(options, kind)
     for number, name in enumerate(found.videos, 1):
         path = found.root / name
         try:
             where = scan_folder(folder / CROPS, path, settings)
+            if read_scan(where) is None and forgotten.has_video(path):
+                where = _earlier_scan(earlier.get(name), name, log)
             result = _scan_video(path, name, where, settings, kind, log, place=(number, len(found.videos)))
         except UserError as error:
             if "space left" in str(error) or "quota" in str(error):
@@ -191,7 +209,7 @@ def _scan_files(found: _Found, folder: Path, options: FootageOptions, kind: _Kin
         videos.append({"path": name, "folder": where.name})
     text = json.dumps([dataclasses.asdict(settings), "photos"])
     photos_file = f"photos-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
-    photos, failed = _scan_photos(found, folder / CROPS / photos_file, settings, kind, log)
+    photos, failed = _scan_photos(found, folder / CROPS / photos_file, settings, kind, log, forgotten)
     return {
         "options": dataclasses.asdict(options),
         "root": str(found.root),
@@ -201,6 +219,20 @@ def _scan_files(found: _Found, folder: Path, options: FootageOptions, kind: _Kin
         "skipped": [*skipped, *failed],
         "left_out": dict(found.left_out),
     }
+
+
+def _earlier_scan(where: Path | None, name: str, log: Log) -> Path:
+    """Returns the earlier scan of a video in which somebody was forgotten, whom a new scan would find again.
+
+    Raises:
+      UserError: it is not there.
+    """
+    if where is None or read_scan(where) is None:
+        raise UserError(
+            "somebody in it was forgotten, whom a new search would find; to allow that, run forget --recall"
+        )
+    log(f"note: {name}: keeps the people of its earlier search, because somebody in it was forgotten")
+    return where
 
 
 def _scan_settings(options: FootageOptions, kind: _Kind) -> ScanSettings:
@@ -268,7 +300,7 @@ def _length(path: Path, settings: ScanSettings) -> int:
 
 
 def _scan_photos(
-    found: _Found, path: Path, settings: ScanSettings, kind: _Kind, log: Log
+    found: _Found, path: Path, settings: ScanSettings, kind: _Kind, log: Log, forgotten: Forgotten
 ) -> tuple[list[dict], list[tuple[str, str]]]:
     """Returns an entry per photo with people, and (photo, reason) of those that cannot be read."""
     header = {"settings": dataclasses.asdict(settings), "root": str(found.root)}
@@ -283,7 +315,8 @@ def _scan_photos(
                 stamp = journal.stamp(found.root / name)
                 entry = known.get(name)
                 if entry is None or entry["stamp"] != stamp:
-                    entry = _scan_photo(found.root / name, name, settings, kind) | {"stamp": stamp}
+                    entry = _scan_photo(found.root / name, name, settings, kind, forgotten)
+                    entry["stamp"] = stamp
                     done.append(entry)
                 entries.append(entry)
             except UserError as error:
@@ -295,7 +328,9 @@ def _scan_photos(
     return [entry for entry in entries if entry["people"]], failed
 
 
-def _scan_photo(path: Path, name: str, settings: ScanSettings, kind: _Kind) -> dict:
+def _scan_photo(
+    path: Path, name: str, settings: ScanSettings, kind: _Kind, forgotten: Forgotten
+) -> dict[str, Any]:
     """Returns the people of a photo: x, y, width, height in pixels of the upright file, and the score."""
     pixels = read_image(os.fspath(path))
     size = upright_size(path) or (pixels.shape[1], pixels.shape[0])
@@ -311,7 +346,11 @@ def _scan_photo(path: Path, name: str, settings: ScanSettings, kind: _Kind) -> d
         [*pad_box(box, settings.pad, size), round(float(score), 4)]
         for box, score in zip(kept.boxes, kept.scores, strict=True)
     ]
-    return {"path": name, "people": people, "time": _exif_time(path)}
+    return {
+        "path": name,
+        "people": keep_known(people, forgotten.file_boxes(path)),
+        "time": _exif_time(path),
+    }
 
 
 def _scale(found: Detections, factor: float) -> Detections:

@@ -16,6 +16,7 @@ from tpr_jax.model import Model, from_pretrained
 from tpr_jax.search.index import store
 from tpr_jax.search.index.cache import CachedVector, Location, VectorCache
 from tpr_jax.search.index.encode import Stamp
+from tpr_jax.search.index.forgotten import read_forgotten
 from tpr_jax.search.index.gallery import Gallery, Photo
 from tpr_jax.search.index.table import to_arrow
 from tpr_jax.search.query import approximate, exact
@@ -88,12 +89,9 @@ def write_index(
         files = _Files(old.info["number"], old.info["files"], old.info["approximate"])
     else:
         number = old.info["number"] + 1 if old else 1
+        feats = _sentence_feats(settings, model) if build_lists else None
         files = _write_vectors_and_table(folder, number, cache, locations, table)
-        sentence_feats = None
-        if build_lists:
-            model = model or from_pretrained(settings["name"], settings["image_size"], settings["dtype"])
-            sentence_feats = model.encode_texts(approximate.sentences())
-        files = _write_search_structures(folder, files, sentence_feats)
+        files = _write_search_structures(folder, files, feats)
     text = "".join(json.dumps({"photo": n, "why": w}, ensure_ascii=False) + "\n" for n, w in skipped)
     write_text(folder / "skipped.jsonl", text)
     info = {
@@ -108,9 +106,47 @@ def write_index(
         "approximate": files.recall,
         "files": files.names,
     }
+    if forgotten := len(read_forgotten(folder)):
+        info["forgotten"] = forgotten
     write_json(folder / store.INFO_FILE, info)
     _remove_old_files(folder, files.names)
     return result
+
+
+def write_rows(folder: Path, old: store.Index, rows: Sequence[int], forgotten: int) -> None:
+    """Writes an index with only some of its rows, in place of the old one, and removes the old files.
+
+    Args:
+      folder: the index.
+      old: the same, opened.
+      rows: the rows to keep, at least one.
+      forgotten: the number of entries in the list of what was forgotten.
+
+    Raises:
+      UserError: a file cannot be written, or the model is not available, which inverted lists need.
+    """
+    feats = _sentence_feats(old.info["model"], None) if old.info["files"].get("ivf") else None
+    cache, locations = VectorCache([old.vectors]), [Location(0, row) for row in rows]
+    number = old.info["number"] + 1
+    files = _write_vectors_and_table(folder, number, cache, locations, old.table.take(rows))
+    files = _write_search_structures(folder, files, feats)
+    info = dict(old.info) | {
+        "made_by": f"tpr_jax {__version__}",
+        "count": len(rows),
+        "number": files.number,
+        "approximate": files.recall,
+        "files": files.names,
+        "forgotten": forgotten,
+    }
+    write_json(folder / store.INFO_FILE, info)
+    _remove_old_files(folder, files.names)
+
+
+def _sentence_feats(settings: Mapping, model: Model | None) -> np.ndarray:
+    """Returns the features of the sentences with which the recall of inverted lists is measured."""
+    if model is None:
+        model = from_pretrained(settings["name"], tuple(settings["image_size"]), settings["dtype"])
+    return model.encode_texts(approximate.sentences())
 
 
 def _count_kept_and_gone(old: store.Index, root: Path, photos: Sequence[IndexedPhoto]) -> tuple[int, int]:

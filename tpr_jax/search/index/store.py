@@ -13,6 +13,8 @@ either the old one or the new one.
     skipped.jsonl          photos that cannot be read, and why
     footage.json           the videos and folders in which people were searched (`footage`)
     crops/                 the people of videos, cut out, in a folder per video (`tpr_jax.footage.scan`)
+    forgotten.json         what `search forget` has removed (`forgotten`)
+    chance.npz             scores of made-up descriptions, to compare those of queries with (`chance`)
     parts/                 vectors that are encoded but not yet in the index (`shards`)
 """
 
@@ -48,7 +50,7 @@ CROPS = "crops"
 KEY_COLUMNS = ("path", "x", "y", "w", "h")
 FILE_COLUMNS = ("file_size", "file_mtime_ns", "file_sha256")
 _FILES = (  # a regular expression for the names of an index's files
-    r"index\.json|footage\.json|skipped\.jsonl|vectors-\d+\.npy|photos-\d+\.parquet|codes-\d+\.(npy|json)|ivf-\d+\.faiss"
+    r"index\.json|footage\.json|forgotten\.json|chance\.npz|skipped\.jsonl|vectors-\d+\.npy|photos-\d+\.parquet|codes-\d+\.(npy|json)|ivf-\d+\.faiss"
     r"|(part-\d+|[0-9a-f]{16})-[0-9a-f]{32}\.npz"
 )
 T = TypeVar("T")

@@ -58,6 +58,11 @@ class Snapshot:
         """The number of photos."""
         return len(self.searcher.index.vectors)
 
+    @property
+    def forgotten(self) -> int:
+        """The number of people and photos that `search forget` has removed."""
+        return self.searcher.index.info.get("forgotten", 0)
+
 
 def make_snapshot(searcher: Searcher) -> Snapshot:
     """Derives from an opened index what the server needs."""
@@ -117,7 +122,13 @@ class LiveIndex:
         return self._snapshots[0]
 
     def swap(self, snapshot: Snapshot) -> None:
-        """Makes a snapshot the current one. Requests that have begun keep theirs."""
+        """Makes a snapshot the current one. Requests that have begun keep theirs.
+
+        The one before is kept for its photos, unless somebody was forgotten since: it could still show them.
+        """
+        if snapshot.forgotten != self.current.forgotten:
+            self._snapshots = (snapshot,)
+            return
         # Of the one before, only photos and rows are asked for; an engine may fill an accelerator's memory.
         without_engine = dataclasses.replace(self.current.searcher, engine=_NO_ENGINE)
         self._snapshots = (snapshot, dataclasses.replace(self.current, searcher=without_engine))
