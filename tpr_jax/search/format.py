@@ -22,6 +22,8 @@ def format_results(result: Mapping) -> str:
         f"{searched} searched ({result['engine']}): {result['encode_ms']:.0f} ms to encode the query, "
         f"{result['search_ms']:.0f} ms to search"
     )
+    if result.get("chance") is not None:
+        lines.append("percent: pairs of a made-up description and a photo that score as high")
     return "\n".join([*lines, *(f"note: {note}" for note in result["notes"])])
 
 
@@ -72,7 +74,8 @@ def _format_photo(photo: Mapping) -> str:
     columns = {name: value for name, value in photo["columns"].items() if value is not None}
     place = _format_place(columns) if {"camera", "frame", "track"} <= set(photo["columns"]) else ""
     listed = "  ".join(f"{name}={value}" for name, value in columns.items())
-    return f"{photo['score']:.4f}  {place}{photo['path']}{box}" + (f"  {listed}" if listed else "")
+    chance = "" if photo.get("chance") is None else f"{100 * photo['chance']:4.1f} %  "
+    return f"{photo['score']:.4f}  {chance}{place}{photo['path']}{box}" + (f"  {listed}" if listed else "")
 
 
 def _format_place(columns: dict) -> str:

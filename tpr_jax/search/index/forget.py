@@ -35,7 +35,6 @@ from tpr_jax.search.query.where import matching
 from tpr_jax.utils import locking
 from tpr_jax.utils.files import write_json, write_text
 
-CHANCE = "chance.npz"
 Log = Callable[[str], object]
 
 
@@ -129,7 +128,7 @@ def scrub(folder: Path) -> int:
     forgotten = read_forgotten(folder)
     if not forgotten:
         return 0
-    (folder / CHANCE).unlink(missing_ok=True)
+    (folder / store.CHANCE).unlink(missing_ok=True)
     shards.remove_shards(folder / "parts")
     crops = 0
     for scan in sorted({track.scan for track in forgotten.tracks}):

@@ -47,6 +47,7 @@ from tpr_jax.weights.siglip import is_siglip
 FORMAT_VERSION = 2
 INFO_FILE = "index.json"
 CROPS = "crops"
+CHANCE = "chance.npz"
 KEY_COLUMNS = ("path", "x", "y", "w", "h")
 FILE_COLUMNS = ("file_size", "file_mtime_ns", "file_sha256")
 _FILES = (  # a regular expression for the names of an index's files

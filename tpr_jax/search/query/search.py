@@ -26,6 +26,7 @@ from tpr_jax.search.index.store import (
     model_sha256,
     open_current,
 )
+from tpr_jax.search.query import chance as chance_lib
 from tpr_jax.search.query import engine as engine_lib
 from tpr_jax.search.query import groups
 from tpr_jax.search.query.combine import combine
@@ -45,6 +46,11 @@ class Searcher:
     index: Index
     model: Model
     engine: engine_lib.Engine
+
+    @functools.cached_property
+    def baselines(self) -> chance_lib.Baselines:
+        """The scores of made-up descriptions, to compare those of queries with."""
+        return chance_lib.Baselines(self.index, self.model.encode_texts)
 
 
 def open_searcher(
@@ -116,8 +122,12 @@ def search(
     Returns:
       A dict with
 
-      - `results`: one dict per photo, best first, with `rank` (from 1), `score`, `row`, `path`, `box` (or
-        None), `columns`, and, with `group`, `group`: a list of {score, row, path, box, columns};
+      - `results`: one dict per photo, best first, with `rank` (from 1), `score`, `chance` (the share of pairs
+        of a made-up description and a photo that score as high; None for queries with an image and for few
+        photos, see the module `chance`), `row`, `path`, `box` (or None), `columns`, and, with `group`,
+        `group`: a list of the same fields but `rank` and `group`;
+      - `chance`: the share of made-up descriptions whose best photo scores as high as the best result, or
+        None, and `unlikely`: whether that is no better than chance;
       - `count`: photos in the index, and `matching`: photos that match `where`;
       - `engine`, `notes` (a list of strings), `encode_ms` and `search_ms`.
 
@@ -147,8 +157,18 @@ def search(
         describe = functools.partial(find_sightings, index.table)
         ranked = groups.grouped_top_k(search_rows, index.vectors, int(top_k), float(group), describe=describe)
     searched = time.perf_counter()
+    baseline = None
+    if ranked and image is None and like is None:
+        counts = (len(as_texts("text", text)), len(as_texts("without", without)))
+        baseline = searcher.baselines.find(*counts, where, allowed)
+    chance = None if baseline is None else round(baseline.of_query(ranked[0][0][1]), 4)
+    unlikely = chance is not None and chance >= chance_lib.UNLIKELY
+    if unlikely:
+        notes.append(chance_lib.unlikely_note(chance))
     return {
-        "results": _results(index, ranked, group is not None),
+        "results": _results(index, ranked, group is not None, baseline),
+        "chance": chance,
+        "unlikely": unlikely,
         "count": len(index.vectors),
         "matching": count,
         "engine": searcher.engine.name,
@@ -292,13 +312,19 @@ def public_table(index: Index) -> pa.Table:
     return index.table.drop_columns(list(FILE_COLUMNS))
 
 
-def _results(index: Index, ranked: list[groups.Group], grouped: bool) -> list[dict]:
+def _results(
+    index: Index, ranked: list[groups.Group], grouped: bool, baseline: chance_lib.Baseline | None
+) -> list[dict]:
+    def chance(score: float) -> float | None:
+        return None if baseline is None else round(baseline.of_result(score), 4)
+
     rows = [row for group in ranked for row, _ in group]
     records = dict(zip(rows, public_table(index).take(rows).to_pylist() if rows else [], strict=True))
     results = []
     for rank, group in enumerate(ranked, 1):
         photos = [
-            {"score": round(score, 6), "row": row, **_photo_fields(records[row])} for row, score in group
+            {"score": round(score, 6), "chance": chance(score), "row": row, **_photo_fields(records[row])}
+            for row, score in group
         ]
         members = {"group": photos[1:]} if grouped else {}
         results.append({"rank": rank, **photos[0], **members})

@@ -59,6 +59,9 @@ class Photo(BaseModel):
 
     row: int
     score: float = Field(description="the cosine")
+    chance: float | None = Field(
+        None, description="share of pairs of a made-up description and a photo that score as high"
+    )
     path: str
     box: list[int] | None = Field(description="x, y, width and height in pixels; null: the whole photo")
     columns: dict[str, Value]
@@ -79,6 +82,10 @@ class Answer(BaseModel):
     like: int | None = Field(None, description="the row of the photo that `like` named, in this version")
     count: int = Field(description="photos in the index")
     matching: int = Field(description="photos that match `where`")
+    chance: float | None = Field(
+        None, description="share of made-up descriptions whose best photo scores as high as the best result"
+    )
+    unlikely: bool = Field(False, description="whether the best result is no better than chance")
     engine: str
     notes: list[str]
     encode_ms: float

@@ -73,7 +73,7 @@ function card(result) {
   const same = result.group.map((member) => makeOpener(member, "alike"));
   const more = make("button", { type: "button", className: "more", textContent: "More like this" });
   more.onclick = () => moreLike(result.row);
-  const score = make("b", { textContent: result.score.toFixed(3), title: "cosine" });
+  const score = make("b", { textContent: result.score.toFixed(3), title: chanceOf(result) });
   const rank = make("span", { textContent: `#${result.rank}` });
   const name = result.path.split("/").slice(-2).join("/");
   return make(
@@ -91,6 +91,9 @@ function card(result) {
 const separated = (texts) =>
   texts.flatMap((text, i) => [i ? " " : "", make("span", { textContent: i < texts.length - 1 ? `${text} ·` : text })]);
 
+const chanceOf = ({ chance }) =>
+  chance === null ? "cosine" : `cosine; ${(100 * chance).toFixed(1)} % of made-up descriptions and photos score as high`;
+
 function makeOpener(result, className) {
   const index = photos.push(result) - 1;
   const image = make("img", { src: photoUrl(result.row, "small", version), loading: "lazy", alt: "" });
@@ -107,7 +110,7 @@ function enlarge(index) {
   const result = photos[current];
   $("full").src = photoUrl(result.row, "large", version);
   $("full").alt = result.path;
-  $("caption").textContent = [result.path, `score ${result.score.toFixed(3)}`, ...columnsOf(result)].join(" · ");
+  $("caption").textContent = [result.path, `score ${result.score.toFixed(3)} (${chanceOf(result)})`, ...columnsOf(result)].join(" · ");
   if (!$("large").open) $("large").showModal();
 }
 
