@@ -6,6 +6,8 @@
     python -m tpr_jax.search serve --index DIR [--port N]
     python -m tpr_jax.search export --index DIR --out FILE.parquet
     python -m tpr_jax.search forget --index DIR --where CONDITION
+    python -m tpr_jax.search watch --index DIR --text "TEXT" --above COSINE [--post URL]
+    python -m tpr_jax.search password NAME >> FILE
 
 PHOTOS is a folder, or a .csv, .tsv or .jsonl file with a column `image`, optional columns x, y, w, h for a
 box, and any further columns. Running `index` again encodes only new and changed photos. `serve` starts a web
@@ -49,9 +51,10 @@ from tpr_jax.utils.streams import as_json
 def run(argv: list[str]) -> None:
     """Parses the arguments and runs the command. Raises UserError."""
     args = arguments.parser(__doc__).parse_args(argv)
-    if args.command not in ("export", "forget"):  # which compute nothing
+    if args.command not in ("export", "forget", "password"):  # which compute nothing
         (compilation_cache.disable if args.no_compilation_cache else compilation_cache.enable)()
     commands = {"index": _index, "query": _query, "serve": _serve, "export": _export, "forget": _forget}
+    commands |= {"password": _password, "watch": _watch}
     commands[args.command](args)
 
 
@@ -94,26 +97,56 @@ def _index(args: argparse.Namespace) -> None:
     peers = cluster.find_here(args.coordinator, args.num_processes, args.process_id)
     keep_freed_memory()
     with initialized(peers, args.peer_timeout, args.index, verdict):
+        if args.watch:
+            _watch_source(args)
+            return
         # Imports JAX, so only after the arguments are checked.
         from tpr_jax.search.format import format_build
-        from tpr_jax.search.index.build import build
 
-        _scan(args)
-        result = build(
-            args.photos,
-            args.index,
-            args.model,
-            image_size=tuple(args.image_size) if args.image_size else None,
-            dtype=args.dtype,
-            batch_size=args.batch_size,
-            approximate=args.approximate,
-            exclude=args.exclude,
-            add=args.add,
-            replace=args.replace,
-            log=print,
-        )
+        result = _build(args)
         if "skipped" in result:
             print(format_build(result))
+
+
+def _build(args: argparse.Namespace) -> dict:
+    """Searches people where that is asked for, indexes the photos, and returns the result of `build`."""
+    from tpr_jax.search.index.build import build
+
+    _scan(args)
+    return build(
+        args.photos,
+        args.index,
+        args.model,
+        image_size=tuple(args.image_size) if args.image_size else None,
+        dtype=args.dtype,
+        batch_size=args.batch_size,
+        approximate=args.approximate,
+        exclude=args.exclude,
+        add=args.add,
+        replace=args.replace,
+        log=print,
+    )
+
+
+def _watch_source(args: argparse.Namespace) -> None:
+    import jax
+
+    from tpr_jax.search.index.follow import exclusions, follow
+
+    if jax.process_count() > 1:
+        raise UserError("--watch: follows a folder in one process only: omit --num_processes")
+    excluded = args.exclude
+
+    def update(growing: list[str]) -> dict:
+        args.exclude = [*excluded, *exclusions(args.photos, growing)]
+        result = _build(args)
+        args.add = args.replace = False  # done once
+        return result
+
+    try:
+        follow(args.photos, args.index, args.watch_every, update, print)
+    except KeyboardInterrupt:  # the way to end it; photos that are being encoded raise Stopped
+        print("ended")
 
 
 def _query(args: argparse.Namespace) -> None:
@@ -174,7 +207,8 @@ def _serve(args: argparse.Namespace) -> None:
     try:
         from tpr_jax.search.server.serve import exit_if_busy, serve
 
-        options = ("host", "port", "rate", "max_upload", "max_connections")
+        options = ("host", "port", "rate", "max_upload", "max_connections", "password_file", "token_env")
+        options += ("certificate", "key", "access_log", "blur_faces")
         serve(
             args.index,
             args.model,
@@ -213,6 +247,29 @@ def _forget(args: argparse.Namespace) -> None:
     print(f"{counted(count, 'person or photo', 'people and photos')} may come back with the next index")
 
 
+def _password(args: argparse.Namespace) -> None:
+    from tpr_jax.search.server.accounts import read_new_password
+
+    print(read_new_password(args.name))
+
+
+def _watch(args: argparse.Namespace) -> None:
+    from tpr_jax.search.watch import Alert, watch
+
+    alert = Alert(tuple(args.text), args.above, args.where)
+    try:
+        watch(
+            args.index,
+            alert,
+            model=args.model,
+            engine=args.engine,
+            post=args.post,
+            state=args.state,
+        )
+    except KeyboardInterrupt:  # the way to end it; stdout has only alerts
+        print("ended", file=sys.stderr)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, 2 after one line on stderr, or 130 if it was interrupted."""
     if threading.current_thread() is threading.main_thread():
@@ -231,7 +288,7 @@ def verdict(error: BaseException) -> tuple[int, str]:
 
 if __name__ == "__main__":
     # Only these write anything that an exception lets them finish or remove.
-    writes = sys.argv[1:2] in (["index"], ["export"], ["forget"])
+    writes = sys.argv[1:2] in (["index"], ["export"], ["forget"], ["watch"])
     command_exit.explain_and_exit(
         lambda argv: main(argv[1:]),
         sys.argv,

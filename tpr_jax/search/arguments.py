@@ -12,14 +12,20 @@ def parser(description: str) -> argparse.ArgumentParser:
         prog="python -m tpr_jax.search",
         description=description,
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="index|query|serve|export|forget")
+    commands = top.add_subparsers(
+        dest="command", required=True, metavar="index|query|serve|export|forget|watch|password"
+    )
     index = commands.add_parser("index", help="encode photos into an index, or update it")
     _add_index_arguments(index)
     query = commands.add_parser("query", help="rank the photos for a text, a photo, or both")
     _add_query_arguments(query)
     serve = commands.add_parser("serve", help="serve a web page and a JSON API for searching")
     _add_serve_arguments(serve)
-    for command in (query, serve):
+    watch = commands.add_parser("watch", help="print what is new in an index and matches descriptions")
+    _add_watch_arguments(watch)
+    password = commands.add_parser("password", help="make a line of a --password_file")
+    password.add_argument("name", metavar="NAME", help="the name of the account")
+    for command in (query, serve, watch):
         command.add_argument(
             "--engine", default="auto", help="auto (default), cpu or mesh (both exact), or approximate"
         )
@@ -31,13 +37,13 @@ def parser(description: str) -> argparse.ArgumentParser:
     export.add_argument("--half", action="store_true", help="write float16 vectors instead of float32")
     forget = commands.add_parser("forget", help="remove people from an index for good")
     _add_forget_arguments(forget)
-    for command in (index, query, serve):
+    for command in (index, query, serve, watch):
         command.add_argument(
             "--no_compilation_cache",
             action="store_true",
             help="do not keep compiled programs in ~/.cache/tpr_jax for the next start",
         )
-    for command in (index, query, serve, export, forget):
+    for command in (index, query, serve, export, forget, watch):
         command.add_argument(
             "--index", type=path, required=True, metavar="DIR", help="the folder of the index"
         )
@@ -82,6 +88,12 @@ def _add_index_arguments(index: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="build inverted lists for a faster, approximate search; default: above a million photos",
+    )
+    index.add_argument(
+        "--watch", action="store_true", help="go on, and index what appears in PHOTOS, until Ctrl-C"
+    )
+    index.add_argument(
+        "--watch_every", type=float, default=5.0, metavar="S", help="seconds between two looks at PHOTOS"
     )
     _add_footage_arguments(index.add_argument_group("videos and photos of whole scenes"))
     index.add_argument(
@@ -186,6 +198,27 @@ def _add_forget_arguments(forget: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_watch_arguments(watch: argparse.ArgumentParser) -> None:
+    watch.add_argument(
+        "--text",
+        action="append",
+        required=True,
+        metavar="TEXT",
+        help="a description of the person; can be repeated, each is looked for on its own",
+    )
+    watch.add_argument(
+        "--above", type=float, required=True, metavar="COSINE", help="the score from which a row matches"
+    )
+    watch.add_argument("--where", metavar="CONDITION", help="only rows that meet the condition")
+    watch.add_argument("--post", metavar="URL", help="send each match there too, as JSON")
+    watch.add_argument(
+        "--state",
+        type=path,
+        metavar="FILE",
+        help="where to keep which rows were seen; default: a file watch-....json in the index",
+    )
+
+
 def _add_serve_arguments(serve: argparse.ArgumentParser) -> None:
     serve.add_argument(
         "--host",
@@ -219,3 +252,18 @@ def _add_serve_arguments(serve: argparse.ArgumentParser) -> None:
         metavar="N",
         help="maximum connections from one address; 0: no limit, for use behind a proxy",
     )
+    serve.add_argument(
+        "--password_file",
+        type=path,
+        metavar="FILE",
+        help="lines name:hash of those who may use the server, see the command password",
+    )
+    serve.add_argument(
+        "--token_env", metavar="NAME", help="environment variable with the bearer token of programs"
+    )
+    serve.add_argument("--certificate", type=path, metavar="FILE", help="PEM file, to serve over TLS")
+    serve.add_argument("--key", type=path, metavar="FILE", help="PEM file with the certificate's key")
+    serve.add_argument(
+        "--access_log", type=path, metavar="FILE", help="append a JSON line per query; default: no log"
+    )
+    serve.add_argument("--blur_faces", action="store_true", help="blur the heads in the photos shown")

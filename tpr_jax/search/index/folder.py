@@ -131,7 +131,8 @@ def matching_pattern(path: str, patterns: Sequence[str]) -> str:
     """Returns the first pattern that matches a path or one of its parent folders; '' if none does.
 
     As in .gitignore, a pattern without '/' matches names, one with '/' matches paths from the root, and one
-    that ends in '/' matches folders only; `*`, `?` and `[...]` match any characters.
+    that ends in '/' matches folders only; one that begins with '/' is a path from the root; `*`, `?` and
+    `[...]` match any characters.
 
     Args:
       path: relative to the root; ends in '/' if it is a folder.
@@ -143,7 +144,8 @@ def matching_pattern(path: str, patterns: Sequence[str]) -> str:
         for depth in range(1, len(parts) + 1):
             if pattern.endswith("/") and depth == len(parts):
                 continue
-            candidate = "/".join(parts[:depth]) if "/" in normalized else parts[depth - 1]
+            from_root = "/" in normalized or pattern.startswith("/")
+            candidate = "/".join(parts[:depth]) if from_root else parts[depth - 1]
             if fnmatchcase(unicodedata.normalize("NFC", candidate), normalized):
                 return pattern
     return ""

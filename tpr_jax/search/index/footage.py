@@ -42,6 +42,7 @@ from tpr_jax.search.index.footage_manifest import (
     source_key,
 )
 from tpr_jax.search.index.forgotten import Forgotten, keep_known, read_forgotten
+from tpr_jax.search.index.gallery import NoPhotosError
 from tpr_jax.search.index.store import CROPS, known_sources, other_source_error, read_info
 from tpr_jax.utils import line_log, locking, progress
 from tpr_jax.utils.hashing import add_file
@@ -166,7 +167,7 @@ def _collect(source: Path, folder: Path, exclude: Sequence[str]) -> _Found:
         matches = [Path(p).resolve() for p in sorted(glob.glob(str(source), recursive=True))]
         files = [path for path in matches if path.is_file()]
         if not files:
-            raise UserError(f"{source}: no such video, folder or pattern")
+            raise NoPhotosError(f"{source}: no such video, folder or pattern")
         root = Path(os.path.commonpath([path.parent for path in files]))
         known = [path for path in files if suffix_of(path.name) in PHOTO_SUFFIXES | VIDEO_SUFFIXES]
         left_out = Counter(suffix_of(path.name) or "no ending" for path in files if path not in known)
@@ -174,7 +175,7 @@ def _collect(source: Path, folder: Path, exclude: Sequence[str]) -> _Found:
     photos = [path for path in paths if suffix_of(path) in PHOTO_SUFFIXES]
     videos = [path for path in paths if suffix_of(path) not in PHOTO_SUFFIXES]
     if not paths:
-        raise UserError(f"{source}: has no videos or photos")
+        raise NoPhotosError(f"{source}: has no videos or photos")
     return _Found(root, videos, photos, list(skipped), left_out)
 
 

@@ -12,7 +12,6 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from tpr_jax.errors import UserError
 from tpr_jax.footage.scan import Scan, read_scan, remove_other_crops
 from tpr_jax.search.index.footage_manifest import (
     MANIFEST,
@@ -21,7 +20,7 @@ from tpr_jax.search.index.footage_manifest import (
     read_manifest,
     source_key,
 )
-from tpr_jax.search.index.gallery import Gallery, Photo
+from tpr_jax.search.index.gallery import Gallery, NoPhotosError, Photo
 from tpr_jax.search.index.store import CROPS
 from tpr_jax.utils.files import write_json
 
@@ -53,7 +52,7 @@ def scanned_gallery(folder: str | os.PathLike, source: str | os.PathLike) -> Gal
         photos += _people_of_photo(one, prefix, options, has_clock)
     if not photos:
         why = f": {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-        raise UserError(
+        raise NoPhotosError(
             f"{source}: no people were found{why}; try a lower --score or --min_height, or another --detect"
         )
     return Gallery(common, photos, skipped, entry["left_out"], (source_key(source),))

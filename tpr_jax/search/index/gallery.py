@@ -12,9 +12,13 @@ from tpr_jax.errors import UserError
 from tpr_jax.search.index.folder import matching_pattern, nfc_path, path_on_disk, walk
 from tpr_jax.search.index.table import SUFFIXES, TableRow, read_table
 
-__all__ = ["Box", "Gallery", "Photo", "find_gallery"]
+__all__ = ["Box", "Gallery", "NoPhotosError", "Photo", "find_gallery"]
 
 _SPREADSHEETS = (".xlsx", ".xls", ".ods", ".txt", ".numbers")
+
+
+class NoPhotosError(UserError):
+    """A source has no photos that can be indexed, which may change."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def find_gallery(
         hint = "" if not is_folder or skipped else "; looked for .jpg, .png, .webp and the like"
         if left_out:
             hint += f"; left out: {', '.join(sorted(left_out))}"
-        raise UserError(f"{source}: has no {kind}{reason}{hint}")
+        raise NoPhotosError(f"{source}: has no {kind}{reason}{hint}")
     return Gallery(root, photos, skipped, left_out, (str(source.resolve()),))
 
 

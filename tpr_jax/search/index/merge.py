@@ -11,13 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tpr_jax import __version__
-from tpr_jax.errors import UserError
 from tpr_jax.model import Model, from_pretrained
 from tpr_jax.search.index import store
 from tpr_jax.search.index.cache import CachedVector, Location, VectorCache
 from tpr_jax.search.index.encode import Stamp
 from tpr_jax.search.index.forgotten import read_forgotten
-from tpr_jax.search.index.gallery import Gallery, Photo
+from tpr_jax.search.index.gallery import Gallery, NoPhotosError, Photo
 from tpr_jax.search.index.table import to_arrow
 from tpr_jax.search.query import approximate, exact
 from tpr_jax.utils.files import write_json, write_text, write_whole
@@ -74,7 +73,7 @@ def write_index(
     photos, skipped = _indexed_photos(gallery, cache)
     if not photos:
         reason = ": ".join(skipped[0]) if skipped else "none was opened"
-        raise UserError(
+        raise NoPhotosError(
             f"{gallery.root}: none of its {counted(len(gallery.photos), 'photo')} can be read: {reason}"
         )
     locations = [photo.location for photo in photos]

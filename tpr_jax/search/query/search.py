@@ -331,6 +331,11 @@ def _results(
     return results
 
 
+def describe_row(index: Index, row: int) -> dict:
+    """Returns `path`, `box` and `columns` of a row, as `search` does."""
+    return _photo_fields(public_table(index).slice(row, 1).to_pylist()[0])
+
+
 def _photo_fields(record: dict) -> dict:
     box = [record[name] for name in KEY_COLUMNS[1:]]
     columns = {name: to_json_value(value) for name, value in record.items() if name not in KEY_COLUMNS}

@@ -3,7 +3,7 @@
 GET  /                  the page                    GET  /api/index         the index and its columns
 POST /api/search        a query as JSON             GET  /api/photos/{row}  a photo of the index, as JPEG
 POST /api/search/photo  a photo, as the body or     GET  /metrics           GET  /openapi.json
-                        as a file of a form
+                        as a file of a form         GET  /healthz
 """
 
 import functools
@@ -22,6 +22,8 @@ from tpr_jax.data.batches import worker_threads
 from tpr_jax.errors import UserError
 from tpr_jax.search.query.search import search
 from tpr_jax.search.server import images
+from tpr_jax.search.server.access_log import AccessLog, describe_query
+from tpr_jax.search.server.accounts import USER_KEY, Accounts, RequireLogin
 from tpr_jax.search.server.error_handlers import ERROR_RESPONSES, add_error_handlers
 from tpr_jax.search.server.guard import Guard, Limits
 from tpr_jax.search.server.live import LiveIndex, Snapshot
@@ -70,8 +72,17 @@ PHOTO_BODY = {
 run_in_thread = functools.partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
 
 
-def make_app(live: LiveIndex, limits: Limits) -> Guard:
-    """Returns the ASGI application that searches an index within the `limits`."""
+def make_app(
+    live: LiveIndex, limits: Limits, accounts: Accounts | None = None, access_log: AccessLog | None = None
+) -> Guard:
+    """Returns the ASGI application that searches an index within the `limits`.
+
+    Args:
+      live: the index.
+      limits: the limits of one client.
+      accounts: who may use the application; by default everybody.
+      access_log: where queries are logged; by default nowhere.
+    """
     app = FastAPI(
         title="tpr_jax search",
         version=__version__,
@@ -82,19 +93,21 @@ def make_app(live: LiveIndex, limits: Limits) -> Guard:
     )
     metrics = ServerMetrics(lambda: live.current.count)
     add_error_handlers(app)
-    _add_search_routes(app, live, limits, metrics)
+    _add_search_routes(app, live, limits, metrics, access_log)
     _add_index_routes(app, live, limits)
     _add_static_routes(app, metrics)
-    return Guard(app, limits, metrics)
+    return Guard(RequireLogin(app, accounts) if accounts else app, limits, metrics)
 
 
-def _add_search_routes(app: FastAPI, live: LiveIndex, limits: Limits, metrics: ServerMetrics) -> None:
+def _add_search_routes(
+    app: FastAPI, live: LiveIndex, limits: Limits, metrics: ServerMetrics, access_log: AccessLog | None
+) -> None:
     search_threads = anyio.CapacityLimiter(max(2, worker_threads()))
     decode_threads = anyio.CapacityLimiter(MAX_DECODERS)
     uploads = UploadReader(limits.body, MAX_UPLOADS * limits.body)
     waiting = uploaded = 0
 
-    async def run_search(snapshot: Snapshot, **query) -> dict:
+    async def run_search(snapshot: Snapshot, request: Request, **query) -> dict:
         nonlocal waiting
         texts = [text for text in (query.pop("text"), *query.pop("texts")) if text is not None]
         if not texts and query.get("image") is None and query.get("like") is None:
@@ -105,10 +118,15 @@ def _add_search_routes(app: FastAPI, live: LiveIndex, limits: Limits, metrics: S
             raise HTTPException(503, "too many searches are waiting: try again soon", {"Retry-After": "2"})
         waiting += 1
         metrics.waiting.set(waiting)
+        hits = None
         try:
             run = functools.partial(search, snapshot.searcher, text=texts, **query)
             result = await run_in_thread(run, limiter=search_threads)
+            hits = len(result["results"])
         finally:
+            if access_log is not None:
+                address = request.client.host if request.client else ""
+                access_log.record(request.scope.get(USER_KEY), address, describe_query(texts, query), hits)
             waiting -= 1
             metrics.waiting.set(waiting)
         metrics.encode.observe(result["encode_ms"] / 1000)
@@ -125,14 +143,14 @@ def _add_search_routes(app: FastAPI, live: LiveIndex, limits: Limits, metrics: S
         summary="Search by text, by a photo of the index, or by both",
         response_model=Answer,
     )
-    async def search_text(question: Question) -> dict:
+    async def search_text(question: Question, request: Request) -> dict:
         query = question.model_dump()
         version = query.pop("version")
         if question.like is None:
-            return await run_search(live.current, **query)
+            return await run_search(live.current, request, **query)
         find = functools.partial(live.find_row, question.like, version)
         snapshot, query["like"], notes = await run_in_thread(find, limiter=search_threads)
-        result = await run_search(snapshot, **query)
+        result = await run_search(snapshot, request, **query)
         return result | {"like": query["like"], "notes": [*notes, *result["notes"]]}
 
     @app.post(
@@ -159,7 +177,9 @@ def _add_search_routes(app: FastAPI, live: LiveIndex, limits: Limits, metrics: S
         finally:
             uploads.release(body)
             del body
-        return await run_search(snapshot, image=pixels, **_merge_options(options, fields).model_dump())
+        return await run_search(
+            snapshot, request, image=pixels, **_merge_options(options, fields).model_dump()
+        )
 
 
 def _add_index_routes(app: FastAPI, live: LiveIndex, limits: Limits) -> None:
@@ -183,7 +203,9 @@ def _add_index_routes(app: FastAPI, live: LiveIndex, limits: Limits) -> None:
         snapshot = live.find(v)
         if snapshot is None:
             raise HTTPException(404, "the index has changed since this row was found: search again")
-        large = functools.partial(images.photo_jpeg, snapshot.searcher.index, size="large")
+        large = functools.partial(
+            images.photo_jpeg, snapshot.searcher.index, size="large", blur_faces=live.blur_faces
+        )
         read: Callable[[int], bytes] = snapshot.thumbnail if size == "small" else large
         try:
             jpeg = await run_in_thread(lambda: read(row), limiter=threads)
@@ -201,6 +223,10 @@ def _add_static_routes(app: FastAPI, metrics: ServerMetrics) -> None:
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response, include_in_schema=False)
     async def get_metrics() -> Response:
         return Response(metrics.to_text(), media_type=CONTENT_TYPE)
+
+    @app.get("/healthz", summary="Whether the server runs", response_class=Response, include_in_schema=False)
+    async def get_health() -> Response:
+        return Response("ok\n", media_type="text/plain")
 
     for file in sorted(PAGE.iterdir()):
         path = "/" if file.name == "index.html" else f"/{file.name}"

@@ -18,6 +18,7 @@ from tpr_jax.data.images.read import Crop, read_fitting, resize_image, use_file
 from tpr_jax.data.images.rgb import to_array
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.store import KEY_COLUMNS, Index, is_crop
+from tpr_jax.search.server.blur import blur_head
 
 __all__ = ["FORMATS", "MAX_UPLOAD_PIXELS", "SIZES", "ImageTooLargeError", "photo_jpeg", "read_upload"]
 
@@ -58,13 +59,14 @@ def read_upload(data: bytes, size: tuple[int, int] | None = None) -> UInt8[np.nd
         raise UserError(f"the upload is not an image that can be read{kind}: send {supported}") from None
 
 
-def photo_jpeg(index: Index, row: int, size: str) -> bytes:
+def photo_jpeg(index: Index, row: int, size: str, *, blur_faces: bool = False) -> bytes:
     """Returns the photo of a row, cropped to its box, as a JPEG without metadata.
 
     Args:
       index: the index.
       row: the row of the photo.
       size: a key of `SIZES`; smaller photos are not enlarged.
+      blur_faces: blur the upper part of the photo, see `blur`.
 
     Raises:
       IndexError: the index does not have this row.
@@ -77,6 +79,8 @@ def photo_jpeg(index: Index, row: int, size: str) -> bytes:
     # A person of a video is cut out already: the box is in pixels of the video's frame.
     whole = box[0] is None or is_crop(index.folder, path)
     pixels = read_fitting(path if whole else Crop(path, *box), SIZES[size])
+    if blur_faces:
+        pixels = blur_head(pixels)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=88)
     return buffer.getvalue()

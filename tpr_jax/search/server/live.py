@@ -64,9 +64,10 @@ class Snapshot:
         return self.searcher.index.info.get("forgotten", 0)
 
 
-def make_snapshot(searcher: Searcher) -> Snapshot:
+def make_snapshot(searcher: Searcher, blur_faces: bool = False) -> Snapshot:
     """Derives from an opened index what the server needs."""
-    thumbnail = functools.lru_cache(1024)(functools.partial(images.photo_jpeg, searcher.index, size="small"))
+    small = functools.partial(images.photo_jpeg, searcher.index, size="small", blur_faces=blur_faces)
+    thumbnail = functools.lru_cache(1024)(small)
     return Snapshot(
         searcher=searcher,
         version=index_version(searcher.index),
@@ -111,10 +112,16 @@ _NO_ENGINE = Engine("none", _refuse)
 
 
 class LiveIndex:
-    """The current snapshot, and the one before it, whose photos pages may still show."""
+    """The current snapshot, and the one before it, whose photos pages may still show.
 
-    def __init__(self, searcher: Searcher):
-        self._snapshots: tuple[Snapshot, ...] = (make_snapshot(searcher),)  # newest first
+    Args:
+      searcher: the index and its model.
+      blur_faces: blur the heads of people in all photos.
+    """
+
+    def __init__(self, searcher: Searcher, blur_faces: bool = False):
+        self.blur_faces = blur_faces
+        self._snapshots: tuple[Snapshot, ...] = (make_snapshot(searcher, blur_faces),)  # newest first
 
     @property
     def current(self) -> Snapshot:
@@ -228,7 +235,7 @@ class Follower:
             return
         self._seen = signature
         try:
-            snapshot = make_snapshot(self.open_newer(self.live.current.searcher))
+            snapshot = make_snapshot(self.open_newer(self.live.current.searcher), self.live.blur_faces)
         except Exception as error:  # whatever it is, the server keeps the index that it has
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             if reason != self._reason:

@@ -1,11 +1,12 @@
 """The server of `python -m tpr_jax.search serve`: an index in the browser and over HTTP."""
 
+import contextlib
 import functools
 import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import numpy as np
 import uvicorn
@@ -13,12 +14,15 @@ import uvicorn
 from tpr_jax import __version__
 from tpr_jax.data.bucketing import LENGTHS
 from tpr_jax.errors import UserError
-from tpr_jax.search.query.search import Searcher, open_searcher, search
+from tpr_jax.search.query.search import Searcher, as_texts, open_searcher, search
 from tpr_jax.search.server import listen, local
+from tpr_jax.search.server.access_log import AccessLog, describe_query
+from tpr_jax.search.server.accounts import read_accounts
 from tpr_jax.search.server.api import make_app
 from tpr_jax.search.server.connections import Connections, max_open_connections
 from tpr_jax.search.server.guard import Limits, is_loopback
 from tpr_jax.search.server.live import Follower, LiveIndex, following, read_signature
+from tpr_jax.search.server.tls import check_certificate
 from tpr_jax.utils.plural import counted
 
 MAX_CONNECTIONS = 1000  # from all addresses together
@@ -36,6 +40,12 @@ def serve(
     max_upload: int = 10_000_000,
     max_connections: int = 100,
     allow_hosts: Sequence[str] = (),
+    password_file: str | os.PathLike | None = None,
+    token_env: str | None = None,
+    certificate: str | os.PathLike | None = None,
+    key: str | os.PathLike | None = None,
+    access_log: str | os.PathLike | None = None,
+    blur_faces: bool = False,
     log: Callable[[str], None] = print,
     ready: Callable[[Callable[[], None]], None] = lambda remove: None,
 ) -> None:
@@ -51,6 +61,12 @@ def serve(
       max_upload: maximum bytes of an uploaded photo.
       max_connections: maximum connections from one address; 0 means no limit per address.
       allow_hosts: further names that the server answers to.
+      password_file: the accounts, see `accounts.read_accounts`; by default nobody has to log in.
+      token_env: the environment variable with the token of programs.
+      certificate: a PEM file, for TLS.
+      key: the key of the certificate, a PEM file.
+      access_log: the file in which queries are logged; by default none are.
+      blur_faces: blur the heads of people in all photos.
       log: called with the address, and with warnings.
       ready: called once clients can connect, before the address is logged, with a function that removes what
         the server keeps beside the index while it runs.
@@ -66,25 +82,34 @@ def serve(
         raise UserError(
             f"--max_connections {max_connections}: must be connections per address, or 0 for no limit"
         )
-    with listen.bind(host, port) as listener:
+    accounts = read_accounts(password_file, token_env, log)
+    encryption = check_certificate(certificate, key)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(listen.bind(host, port))
+        queries = None if access_log is None else AccessLog(access_log, log)
+        if queries is not None:
+            stack.callback(queries.close)
         signature = read_signature(folder)
         searcher = open_searcher(folder, model, engine)
         warm_up(searcher)
-        live = LiveIndex(searcher)
+        live = LiveIndex(searcher, blur_faces)
         limits = Limits(rate, max_upload, allowed_hosts(host, allow_hosts), max_connections)
-        server = uvicorn.Server(server_config(make_app(live, limits), limits))
+        app = make_app(live, limits, accounts, queries)
+        server = uvicorn.Server(server_config(app, limits, encryption))
         url_host = f"[{host}]" if ":" in host else host
-        if not is_loopback(host):
+        if not is_loopback(host) and not accounts:
             log("warning: anyone who can reach this machine can search and see these photos")
+        elif not is_loopback(host) and not encryption:
+            log("warning: passwords and photos travel unencrypted: give --certificate and --key")
         try:
             listener.listen(1024)  # from now on clients can connect, though the server has yet to start
         except OSError as error:  # another program bound the same port and was the first to listen
             raise UserError(listen.listen_error(host, port, error)) from None
         with local.answering(
-            folder, lambda question: answer(live.current.searcher, engine, question)
+            folder, lambda question: answer(live.current.searcher, engine, question, queries)
         ) as remove:
             ready(remove)
-            address = f"http://{url_host}:{listener.getsockname()[1]}/"
+            address = f"{'https' if encryption else 'http'}://{url_host}:{listener.getsockname()[1]}/"
             log(f"{counted(len(searcher.index.vectors), 'photo')} at {address} (Ctrl-C ends it)")
             open_newer = functools.partial(_open_newer, folder, model, engine)
             try:
@@ -102,13 +127,14 @@ def _open_newer(
     return newer
 
 
-def answer(searcher: Searcher, engine: str, question: dict) -> dict:
+def answer(searcher: Searcher, engine: str, question: dict, access_log: AccessLog | None = None) -> dict:
     """Answers a query of the command line.
 
     Args:
       searcher: the server's index and model.
       engine: the engine that the server was asked for.
       question: `version` of the package, `info` of the index, `engine`, `text`, and `options` of `search`.
+      access_log: where the query is logged.
 
     Returns:
       `result`, that of `search`; or `error`, a message; or nothing if the question is about another index.
@@ -116,10 +142,17 @@ def answer(searcher: Searcher, engine: str, question: dict) -> dict:
     mine = {"version": __version__, "info": dict(searcher.index.info), "engine": engine}
     if any(question[name] != value for name, value in mine.items()):
         return {}
+    hits = None
     try:
-        return {"result": search(searcher, question["text"], **question["options"])}
+        result = search(searcher, question["text"], **question["options"])
+        hits = len(result["results"])
+        return {"result": result}
     except UserError as error:
         return {"error": str(error)}
+    finally:
+        if access_log is not None:
+            texts = as_texts("text", question["text"])
+            access_log.record(None, "local", describe_query(texts, question["options"]), hits)
 
 
 def exit_if_busy(previous: Set[threading.Thread], code: int = 0) -> None:
@@ -156,8 +189,10 @@ def warm_up(searcher: Searcher) -> None:
     search(searcher, image=np.zeros((8, 4, 3), np.uint8))
 
 
-def server_config(app, limits: Limits | None = None) -> uvicorn.Config:
-    """Returns uvicorn's configuration for an application with these limits."""
+def server_config(
+    app, limits: Limits | None = None, encryption: Mapping[str, str] | None = None
+) -> uvicorn.Config:
+    """Returns uvicorn's configuration for an application with these limits, and options of `tls`."""
     limits = limits or Limits()
     connections = Connections(limits.timeouts, max_open_connections(MAX_CONNECTIONS), limits.connections)
     return uvicorn.Config(
@@ -171,4 +206,5 @@ def server_config(app, limits: Limits | None = None) -> uvicorn.Config:
         lifespan="off",
         timeout_keep_alive=math.ceil(limits.timeouts.idle),
         timeout_graceful_shutdown=GRACE_SECONDS,
+        **(encryption or {}),  # ty: ignore[invalid-argument-type]
     )
