@@ -66,11 +66,14 @@ def test_errors_end_only_the_first_update(recorder):
     recorder.error = UserError("--model none: no such model")
     with pytest.raises(UserError):
         recorder.watch.step({"a": (1, 1)})
+    recorder.error = UserError("--index i: another process is writing (process 7, 3 of 9); wait")
     recorder.watch.step({"a": (2, 2)})
     recorder.watch.step({"a": (2, 2)})
-    recorder.watch.step({"a": (3, 3)})
-    recorder.watch.step({"a": (3, 3)})
+    recorder.error = UserError("--index i: another process is writing (process 7, 5 of 9); wait")
+    recorder.watch.step({"a": (2, 2)})
     assert len(recorder.calls) == 3 and len(recorder.lines) == 1
+    recorder.error = None
+    assert recorder.watch.step({"a": (2, 2)}) and not recorder.watch.step({"a": (2, 2)})
     recorder.error = NoPhotosError("no photos")
     assert not Recorder().watch.step({})  # nothing there yet: nothing is said
 

@@ -86,13 +86,15 @@ class Watch:
         except UserError as error:
             if before is None:  # as of `index`: an argument is wrong
                 raise
-            self._say_problem(f"{error}; trying again when something changes")
+            self._say_problem(f"{error}; trying again")
+            self._indexed = {}  # another process may be writing the index, or the disk may be full
             return False
         self._report(result)
         return True
 
     def _say_problem(self, problem: str) -> None:
-        if problem != self._problem:
+        # How far another process is, in parentheses, is no other problem.
+        if problem.partition(" (")[0] != self._problem.partition(" (")[0]:
             self._log(f"warning: {problem}")
         self._problem = problem
 

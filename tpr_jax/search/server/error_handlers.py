@@ -11,6 +11,7 @@ from tpr_jax.search.server.schema import Options, Question
 
 ERROR_RESPONSES = {
     400: "the request cannot be parsed",
+    401: "the server has accounts, and the request has no valid login",
     403: "the request comes from a page of another site",
     408: "the request did not arrive in time",
     413: "the request, or the image in it, is too large",
