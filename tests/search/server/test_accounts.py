@@ -105,6 +105,16 @@ def test_wrong_passwords_are_limited_per_address(searcher, monkeypatch):
     assert [ask("wrong").status_code for _ in range(3)] == [401, 401, 429]
 
 
+def test_a_right_password_ends_the_count_of_wrong_ones(searcher):
+    accounts = Accounts({name: hash_password(PASSWORD) for name in ("anna", "ben")})
+    app = api.make_app(LiveIndex(searcher), Limits(rate=0, hosts=served.HERE), accounts)
+    client = TestClient(app, base_url="http://127.0.0.1")
+    for name in ("anna", "ben"):
+        tried = ["wrong 1", "wrong 2", "wrong 3", "wrong 4", PASSWORD]
+        codes = [client.get("/api/index", headers=basic(name, password)).status_code for password in tried]
+        assert codes == [401] * 4 + [200]
+
+
 def test_a_password_is_hashed_once(client, monkeypatch):
     calls = []
     real = accounts_lib.check_password
