@@ -290,10 +290,10 @@ def _compare(backend: Backend[M], name: str, sign: str, token: Token) -> M:
         expected = "text: write the value in quotes" if pa.types.is_string(dtype) else "numbers, not text"
         expected = "true or false" if pa.types.is_boolean(dtype) else expected
         raise UserError(f"--where: {name} {sign} {_shorten(token.text)}: the column holds {expected}")
-    elif pa.types.is_boolean(dtype) != isinstance(literal, bool):
+    if pa.types.is_boolean(dtype) != isinstance(literal, bool):
         expected = "true or false" if pa.types.is_boolean(dtype) else "numbers"
         raise UserError(f"--where: {name} {sign} {_shorten(token.text)}: the column holds {expected}")
-    elif not isinstance(literal, str | bool):
+    if not isinstance(literal, str | bool):
         return _compare_numbers(backend, name, sign, literal)
     return backend.compare(name, sign, literal)
 
