@@ -109,6 +109,7 @@ def _index(args: argparse.Namespace) -> None:
             exclude=args.exclude,
             add=args.add,
             replace=args.replace,
+            store=args.store,
             log=print,
         )
         if "skipped" in result:

@@ -21,7 +21,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     _add_serve_arguments(serve)
     for command in (query, serve):
         command.add_argument(
-            "--engine", default="auto", help="auto (default), cpu or mesh (both exact), or approximate"
+            "--engine",
+            default="auto",
+            help="auto (default), cpu or mesh (both exact), approximate, or postgres",
         )
         command.add_argument(
             "--model", type=path, help="where the index's model is now; default: where it was"
@@ -80,6 +82,12 @@ def _add_index_arguments(index: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="build inverted lists for a faster, approximate search; default: above a million photos",
+    )
+    index.add_argument(
+        "--store",
+        metavar="URL",
+        help="postgresql://USER@HOST/DATABASE: copy the index into PostgreSQL with pgvector, which then "
+        "answers queries; later runs update the copy without this flag",
     )
     _add_footage_arguments(index.add_argument_group("videos and photos of whole scenes"))
     index.add_argument(

@@ -108,6 +108,8 @@ def write_index(
         "approximate": files.recall,
         "files": files.names,
     }
+    if old is not None and "store" in old.info:
+        info["store"] = old.info["store"]
     write_json(folder / store.INFO_FILE, info)
     _remove_old_files(folder, files.names)
     return result

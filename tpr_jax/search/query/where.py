@@ -69,7 +69,7 @@ M = TypeVar("M")  # the value of a condition
 
 @runtime_checkable
 class Backend(Protocol[M]):
-    """What a condition is evaluated by, or translated to: `ArrowBackend`, and SQL in `where_sql`.
+    """What a condition is evaluated by, or translated to: `ArrowBackend`, and SQL in `postgres.where`.
 
     All of its values are true, false or null for each row.
 
