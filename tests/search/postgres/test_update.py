@@ -45,7 +45,7 @@ def rewrite(folder, rows, camera=None):
 
 def test_writes_rows_and_vectors(folder, url, ask):
     result = sync(folder, url)
-    assert result == {"added": 300, "removed": 0, "count": 300, "ef_search": None, "recall": None}
+    assert result == {"added": 300, "removed": 0, "count": 300, "candidates": None, "recall": None}
     rows = ask("select path, x, camera, embedding::text from tpr_jax_photos_1 order by path")
     assert [row[2] for row in rows] == CAMERAS.to_pylist() and rows[7][:2] == ("0000007.jpg", None)
     np.testing.assert_array_equal(np.array([json.loads(row[3]) for row in rows], np.float16), VECTORS)
@@ -66,7 +66,7 @@ def test_writes_only_what_differs(folder, url, ask):
         "added": 1,
         "removed": 21,
         "count": 0,
-        "ef_search": None,
+        "candidates": None,
         "recall": None,
     }
     after = dict(ask("select path, ctid::text || xmin::text from tpr_jax_photos_1"))

@@ -94,9 +94,9 @@ class PostgresStore:
             return self.files(query, k, matching(self.table, where))
 
     def _search(self, query: np.ndarray, k: int, condition: Fragment, count: int):
-        def find(connection: Any, name: str, ef_search: int | None) -> list[int]:
-            if ef_search is not None and count > MAX_ONE_BY_ONE:
-                found = nearest_ids(connection, name, query, k, ef_search, condition)
+        def find(connection: Any, name: str, candidates: int | None) -> list[int]:
+            if candidates is not None and count > MAX_ONE_BY_ONE:
+                found = nearest_ids(connection, name, query, k, candidates, condition)
                 if len(found) >= min(k, count):
                     return found
             return exact_ids(connection, name, query, k, condition)
@@ -108,7 +108,7 @@ class PostgresStore:
         return scores[best], rows[best]
 
     def _run(self, work: Callable[[Any, str, int | None], Any]) -> Any:
-        """Returns `work(connection, table, ef_search)`, in a transaction that sees one state of the table.
+        """Returns `work(connection, table, candidates)`, in a transaction that sees one state of the table.
 
         Raises:
           UserError: the server cannot be used.
@@ -147,7 +147,7 @@ class PostgresStore:
             info, known = self.index.info, self.index.info["store"]
             if stored is None or (stored.version, info["number"]) != (known["version"], known["number"]):
                 raise _Changed
-            return work(connection, f"{self.address.table}_{stored.generation}", stored.ef_search)
+            return work(connection, f"{self.address.table}_{stored.generation}", stored.candidates)
 
 
 def open_store(index: Index, files: TopK) -> PostgresStore:

@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-EF_SEARCHES = (40, 80, 160, 320, 640, 1000)  # candidates of a search; 1,000 is pgvector's limit
+# Candidates of a search. Beyond pgvector's limit of hnsw.ef_search, its iterative scan goes on for more.
+CANDIDATES = (40, 80, 160, 320, 640, 1000, 2000, 4000, 8000)
+_MAX_EF_SEARCH = 1000
 _MORE = 16  # rows beyond k, because pgvector rounds the query and the caller does not
 _ALL = ("true", ())
 
@@ -15,14 +17,14 @@ def nearest_ids(
     name: str,
     query: Float[np.ndarray, " e"],
     k: int,
-    ef_search: int,
+    candidates: int,
     condition: tuple[str, tuple] = _ALL,
 ) -> list[int]:
     """Returns the ids of k or a few more rows near a query by the HNSW index, in a transaction."""
     from pgvector import HalfVector
 
     settings = {
-        "hnsw.ef_search": str(max(ef_search, min(k, EF_SEARCHES[-1]))),
+        "hnsw.ef_search": str(min(max(candidates, k), _MAX_EF_SEARCH)),
         # Goes on until enough rows meet the condition; the results are sorted again afterwards.
         "hnsw.iterative_scan": "relaxed_order",
         "hnsw.max_scan_tuples": str(2**31 - 1),
@@ -31,8 +33,8 @@ def nearest_ids(
     calls = ", ".join("set_config(%s, %s, true)" for _ in settings)
     connection.execute(f"select {calls}", [text for pair in settings.items() for text in pair])
     text, values = condition
-    # As many as there are candidates, for a condition that few of the nearest meet.
-    limit = max(k + _MORE, ef_search)
+    # All candidates: the caller ranks them, and a condition that few of the nearest meet needs as many.
+    limit = max(k + _MORE, candidates)
     rows = connection.execute(
         f"select id from {name} where {text} order by embedding <#> %s limit %s",
         (*values, HalfVector(query), limit),

@@ -27,7 +27,7 @@ class Stored(NamedTuple):
     model_sha256: str
     width: int
     columns: Mapping[str, Sequence[str]]
-    ef_search: int | None
+    candidates: int | None
     recall: float | None
 
 
@@ -40,7 +40,7 @@ CREATE_STORES = f"""create table if not exists {STORES} (
   model_sha256 text not null,
   width integer not null,
   columns jsonb not null,       -- the index's column -> [the table's column, its type]
-  ef_search integer,            -- candidates of a search; null without an HNSW index
+  candidates integer,            -- candidates of a search; null without an HNSW index
   recall double precision       -- at 10, measured with it
 )"""
 

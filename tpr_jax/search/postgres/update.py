@@ -2,10 +2,10 @@
 
 The folder of the index stays complete: it has the vectors, so that an update encodes only what is new.
 `index.json` has the field `store`: `url` without a password, `table`, `id`, and the `version` of the table
-that has the photos of the index's `number`. In the database, `tpr_jax_stores` has a row per index, which names
-the table with its photos and that table's version. One transaction replaces both, so that a query sees the
-old photos or the new ones. While the table has another version than an opened index, the index is searched in
-the folder (`postgres.engine`).
+that has the photos of the index's `number`. In the database, `tpr_jax_stores` has a row per index, which
+names the table with its photos and that table's version. One transaction replaces both, so that a query
+sees the old photos or the new ones. While the table has another version than an opened index, the index is
+searched in the folder (`postgres.engine`).
 """
 
 import json
@@ -22,7 +22,7 @@ from jaxtyping import Float, Float16, Int, Int64
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.store import FILE_COLUMNS, INFO_FILE, KEY_COLUMNS, Index, open_index
 from tpr_jax.search.postgres.connection import STORES, Address, connect, parse_address
-from tpr_jax.search.postgres.nearest import EF_SEARCHES, nearest_ids
+from tpr_jax.search.postgres.nearest import CANDIDATES, nearest_ids
 from tpr_jax.search.postgres.stored import (
     CREATE_STORES,
     FORMAT,
@@ -70,7 +70,7 @@ def sync(
       log: called with a line about what was changed.
 
     Returns:
-      `added`, `removed` and `count` (rows), `ef_search` and `recall`; None if the index has no store.
+      `added`, `removed` and `count` (rows), `candidates` and `recall`; None if the index has no store.
 
     Raises:
       UserError: the store cannot be used for this index.
@@ -130,7 +130,7 @@ class _Update:
         generation = self.stored.generation if self.stored else 0
         result = {"added": len(rows), "removed": len(gone), "count": len(ids)}
         if self.stored and same and not len(rows) and not len(gone):
-            kept = {"ef_search": self.stored.ef_search, "recall": self.stored.recall}
+            kept = {"candidates": self.stored.candidates, "recall": self.stored.recall}
             return self.stored.version, result | kept
         new_table = not same or len(rows) + len(gone) > _NEW_TABLE_SHARE * len(old_ids)
         if new_table:
@@ -145,15 +145,15 @@ class _Update:
             self._create_column_indexes(name, columns, table)
         measured = self._create_hnsw(name)
         self.connection.execute(f"analyze {name}")
-        least = None if new_table or not self.stored else self.stored.ef_search
-        ef_search, recall = self._tune(name, least) if measured else (None, None)
+        least = None if new_table or not self.stored else self.stored.candidates
+        candidates, recall = self._tune(name, ids, least) if measured else (None, None)
         version = uuid.uuid4().hex
         values = Stored(
             identifier, version, generation, self.index.info["model"]["sha256"], self.index.vectors.shape[1],
-            columns, ef_search, recall,
+            columns, candidates, recall,
         )  # fmt: skip
         self._write_stored(values)
-        return version, result | {"added": len(rows), "ef_search": ef_search, "recall": recall}
+        return version, result | {"added": len(rows), "candidates": candidates, "recall": recall}
 
     def _read_digests(self) -> tuple[np.ndarray, np.ndarray]:
         assert self.stored is not None
@@ -240,23 +240,39 @@ class _Update:
         )
         return True
 
-    def _tune(self, name: str, least: int | None) -> tuple[int, float]:
-        """Returns the smallest number of candidates with a recall of `RECALL`, and that recall."""
+    def _tune(self, name: str, ids: Int64[np.ndarray, " n"], least: int | None) -> tuple[int, float]:
+        """Returns the smallest number of candidates with a recall of `RECALL`, and that recall.
+
+        It is reached for photos and for sentences: these are farther from all photos, which makes the search
+        in a graph harder.
+        """
         vectors = self.index.vectors
         rng = np.random.default_rng(0)
         sample = np.sort(rng.choice(len(vectors), min(SAMPLE, len(vectors)), replace=False))
-        queries = vectors[sample].astype(np.float32)
+        kinds = [vectors[sample].astype(np.float32)]
         if self.sentence_feats is not None:
-            queries = np.concatenate([queries, self.sentence_feats()])
-        expected, ids = exact_top_10(vectors, queries), row_ids(self.index.table)
-        recall, ef_search = 0.0, 0
-        for ef_search in (ef for ef in EF_SEARCHES if ef >= (least or 0)):
-            found = [nearest_ids(self.connection, name, query, RECALL_AT, ef_search) for query in queries]
-            hits = [len(set(ids[e].tolist()) & set(f)) / len(e) for e, f in zip(expected, found, strict=True)]
-            recall = float(np.mean(hits))
+            kinds.append(self.sentence_feats())
+        expected = [exact_top_10(vectors, queries) for queries in kinds]
+        recall, candidates = 0.0, 0
+        for candidates in (number for number in CANDIDATES if number >= (least or 0)):
+            recall = min(
+                self._recall(name, ids, queries, rows, candidates)
+                for queries, rows in zip(kinds, expected, strict=True)
+            )
             if recall >= RECALL:
                 break
-        return ef_search, recall
+        return candidates, recall
+
+    def _recall(
+        self,
+        name: str,
+        ids: Int64[np.ndarray, " n"],
+        queries: Float[np.ndarray, "q e"],
+        expected: Int[np.ndarray, "q k"],
+        candidates: int,
+    ) -> float:
+        found = [nearest_ids(self.connection, name, query, RECALL_AT, candidates) for query in queries]
+        return float(np.mean([np.isin(ids[rows], f).mean() for rows, f in zip(expected, found, strict=True)]))
 
     def _write_stored(self, values: Stored) -> None:
         names, marks = ", ".join(Stored._fields), ", ".join(["%s"] * len(Stored._fields))
