@@ -132,6 +132,24 @@ def test_readers_see_the_old_or_the_new_photos(folder, url):
     assert new.search(query, 3, None)[1][0] == 5 and new.select("camera = 3").engine == "postgres"
 
 
+@pytest.mark.parametrize("kept", [300, 30])
+def test_queries_do_not_wait_for_an_update(folder, url, monkeypatch, kept):
+    """A small update, and one that makes a new table."""
+    monkeypatch.setenv("PGOPTIONS", "-c lock_timeout=20s")
+    sync(folder, url)
+    reader, write, found = make_engine(open_index(folder)), update._Update._write_stored, []
+
+    def write_stored(self, values):
+        write(self, values)
+        found.append(reader.select("camera >= 0").engine)
+
+    monkeypatch.setattr(update._Update, "_write_stored", write_stored)
+    rewrite(folder, range(kept), camera=99)
+    sync(folder)
+    assert found == ["postgres"]
+    assert reader.select("camera >= 0").engine == "cpu"
+
+
 def test_deleted_rows_are_gone_from_the_server(folder, url, ask):
     sync(folder, url)
     assert delete(folder, [3, 7]) == 2

@@ -134,7 +134,6 @@ class _Update:
             return self.stored.version, result | kept
         new_table = not same or len(rows) + len(gone) > _NEW_TABLE_SHARE * len(old_ids)
         if new_table:
-            self._drop_table()
             generation, rows = generation + 1, np.arange(len(ids))
             self._create_table(f"{self.address.table}_{generation}", columns)
         name = f"{self.address.table}_{generation}"
@@ -153,6 +152,9 @@ class _Update:
             columns, candidates, recall,
         )  # fmt: skip
         self._write_stored(values)
+        if new_table and self.stored is not None:
+            # Last, because queries wait for the lock of this statement until the end of the transaction.
+            self.connection.execute(f"drop table {self.address.table}_{self.stored.generation}")
         return version, result | {"added": len(rows), "candidates": candidates, "recall": recall}
 
     def _read_digests(self) -> tuple[np.ndarray, np.ndarray]:
@@ -161,10 +163,6 @@ class _Update:
         found = self.connection.execute(f"select id, digest from {name}", binary=True).fetchall()
         pairs = np.array(found, np.int64).reshape(-1, 2)
         return pairs[:, 0], pairs[:, 1]
-
-    def _drop_table(self) -> None:
-        if self.stored is not None:
-            self.connection.execute(f"drop table {self.address.table}_{self.stored.generation}")
 
     def _create_table(self, name: str, columns: Mapping[str, tuple[str, str]]) -> None:
         fields = ", ".join(f'"{column}" {dtype}' for column, dtype in columns.values())
