@@ -148,9 +148,15 @@ class _Update:
         candidates, recall = self._tune(name, ids, least) if measured else (None, None)
         version = uuid.uuid4().hex
         values = Stored(
-            identifier, version, generation, self.index.info["model"]["sha256"], self.index.vectors.shape[1],
-            columns, candidates, recall,
-        )  # fmt: skip
+            id=identifier,
+            version=version,
+            generation=generation,
+            model_sha256=self.index.info["model"]["sha256"],
+            width=self.index.vectors.shape[1],
+            columns=columns,
+            candidates=candidates,
+            recall=recall,
+        )
         self._write_stored(values)
         if new_table and self.stored is not None:
             # Last, because queries wait for the lock of this statement until the end of the transaction.
