@@ -73,8 +73,9 @@ def running(bin_folder: Path, options: str = "") -> Generator[str]:
     data, log = folder / "data", folder / "log"
     try:
         call(bin_folder / "initdb", "-D", data, "-U", name, "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
-        # Nothing has to survive a crash of the machine.
-        settings = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off {options}"
+        # Nothing has to survive a crash of the machine, and /dev/shm of a container may be small.
+        settings = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off "
+        settings += f"-c dynamic_shared_memory_type=mmap {options}"
         start = (bin_folder / "pg_ctl", "-D", data, "-w", "-t", 300, "-l", log, "-o", settings, "start")
         with open(os.devnull) as nothing:
             done = subprocess.run(

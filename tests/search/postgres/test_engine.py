@@ -54,9 +54,15 @@ def test_small_tables_are_searched_exactly(folder, url):
 @pytest.mark.parametrize("one_by_one", [0, 20_000])
 def test_filters_of_the_graph(folder, url, monkeypatch, one_by_one):
     """With the graph, and by comparing all that match: a condition that few rows meet loses none."""
+    import psycopg
+
     monkeypatch.setattr(update, "MIN_HNSW", 1000)
     monkeypatch.setattr(postgres_engine, "MAX_ONE_BY_ONE", one_by_one)
+    monkeypatch.setattr(update, "GRAPHS", {0: (5, 11), 3000: (17, 65), 3001: (6, 12)})
     result = sync(folder, url)
+    with psycopg.connect(url) as connection:
+        query = "select reloptions from pg_class where relname = 'tpr_jax_photos_1_hnsw'"
+        assert connection.execute(query).fetchone() == (["m=17", "ef_construction=65"],)
     assert result["candidates"] in (40, 80, 160, 320) and result["recall"] >= 0.99
     index = open_index(folder)
     stored, files, hits = make_engine(index), make_engine(index, "cpu"), []

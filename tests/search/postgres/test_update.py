@@ -88,6 +88,15 @@ def test_other_columns_and_many_changes_make_a_new_table(folder, url, ask):
     assert ask("select count(*) from tpr_jax_photos_3") == [(300,)]
 
 
+def test_a_table_that_was_dropped_is_written_again(folder, url, ask):
+    import psycopg
+
+    sync(folder, url)
+    with psycopg.connect(url) as connection:
+        connection.execute("drop table tpr_jax_photos_1")
+    assert sync(folder)["added"] == 300 and ask("select count(*) from tpr_jax_photos_2") == [(300,)]
+
+
 def test_columns_of_conditions_have_an_index_unless_they_hold_long_texts(tmp_path, url, ask):
     columns = {"camera": CAMERAS, "note": pa.array(["x" * 5000] * 300), "place": pa.array(["gate"] * 300)}
     sync(stored_indexes.write_folder(tmp_path / "index", VECTORS, columns), url)
