@@ -82,6 +82,16 @@ def test_filters_of_the_graph(folder, url, monkeypatch, one_by_one):
         assert np.mean(hits) == 1
 
 
+def test_a_graph_that_finds_too_few_rows(folder, url, monkeypatch):
+    monkeypatch.setattr(update, "MIN_HNSW", 1000)
+    monkeypatch.setattr(postgres_engine, "MAX_ONE_BY_ONE", 0)
+    sync(folder, url)
+    index, query = open_index(folder), queries(1)[0]
+    want = make_engine(index, "cpu").search(query, 10, None)[1]
+    monkeypatch.setattr(postgres_engine, "nearest_ids", lambda *_: [])
+    np.testing.assert_array_equal(make_engine(index).search(query, 10, None)[1], want)
+
+
 def test_the_graph_follows_an_update(folder, url, monkeypatch):
     monkeypatch.setattr(update, "MIN_HNSW", 1000)
     sync(folder, url)

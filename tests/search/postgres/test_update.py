@@ -86,6 +86,9 @@ def test_other_columns_and_many_changes_make_a_new_table(folder, url, ask):
     stored_indexes.write_folder(folder, -VECTORS, {"camera": pa.array(["a"] * 300)})
     assert sync(folder)["added"] == 300
     assert ask("select count(*) from tpr_jax_photos_3") == [(300,)]
+    stored_indexes.write_folder(folder, -VECTORS, {"renamed": pa.array(["a"] * 300)})
+    sync(folder)
+    assert ask("select renamed from tpr_jax_photos_4 limit 1") == [("a",)]
 
 
 def test_a_table_that_was_dropped_is_written_again(folder, url, ask):

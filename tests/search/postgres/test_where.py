@@ -124,6 +124,11 @@ def test_long_conditions(ask, condition):
     assert ask(condition) == np.flatnonzero(matching(TABLE, condition)).tolist()
 
 
+def test_texts_compare_by_their_bytes():
+    """Databases of this server do anyway; those of others sort by a language."""
+    assert table_columns(TABLE.schema)["text"][1].endswith('collate "C"')
+
+
 def test_constants_are_never_part_of_the_statement():
     names = {name: column for name, (column, _) in table_columns(TABLE.schema).items()}
     text, values = where_sql(TABLE.schema, names, "text = 'x''; drop table y' or whole in (12345, 0.5)")
