@@ -29,6 +29,7 @@ EXTRAS = {
     "tensorflow": "requirements-tensorflow.txt",
     "onnx": "requirements-onnx.txt",
     "footage": "requirements-footage.txt",
+    "postgres": "requirements-postgres.txt",
     "docs": "requirements-docs.txt",
 }
 

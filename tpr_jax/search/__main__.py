@@ -124,6 +124,7 @@ def _build(args: argparse.Namespace) -> dict:
         exclude=args.exclude,
         add=args.add,
         replace=args.replace,
+        store=args.store,
         log=print,
     )
 

@@ -27,7 +27,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     password.add_argument("name", metavar="NAME", help="the name of the account")
     for command in (query, serve, watch):
         command.add_argument(
-            "--engine", default="auto", help="auto (default), cpu or mesh (both exact), or approximate"
+            "--engine",
+            default="auto",
+            help="auto (default), cpu or mesh (both exact), approximate, or postgres",
         )
         command.add_argument(
             "--model", type=path, help="where the index's model is now; default: where it was"
@@ -94,6 +96,12 @@ def _add_index_arguments(index: argparse.ArgumentParser) -> None:
     )
     index.add_argument(
         "--watch_every", type=float, default=5.0, metavar="S", help="seconds between two looks at PHOTOS"
+    )
+    index.add_argument(
+        "--store",
+        metavar="URL",
+        help="postgresql://USER@HOST/DATABASE: copy the index into PostgreSQL with pgvector, which then "
+        "answers queries; later runs update the copy without this flag",
     )
     _add_footage_arguments(index.add_argument_group("videos and photos of whole scenes"))
     index.add_argument(

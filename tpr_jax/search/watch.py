@@ -154,7 +154,7 @@ class Watcher:
 
 def describe_match(searcher: Searcher, row: int, score: float, text: str) -> dict:
     """Returns the JSON object of a match."""
-    baseline = searcher.baselines.find(1, 0, None, None)
+    baseline = searcher.baselines.find(1, 0, None)
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "text": text,

@@ -35,6 +35,7 @@ from tpr_jax.search.index.forgotten import leave_out_forgotten, read_forgotten
 from tpr_jax.search.index.gallery import Gallery, Photo, combine, find_gallery
 from tpr_jax.search.index.merge import write_index
 from tpr_jax.search.index.shape import describe_wide_photos
+from tpr_jax.search.query.approximate import sentences
 from tpr_jax.utils import locking, progress
 from tpr_jax.utils.plural import counted
 from tpr_jax.utils.signals import Stopped, catch_signals
@@ -58,6 +59,7 @@ class _Options:
     exclude: Sequence[str] = ()
     add: bool = False
     replace: bool = False
+    store: str | None = None
 
 
 def build(
@@ -72,6 +74,7 @@ def build(
     exclude: Sequence[str] = (),
     add: bool = False,
     replace: bool = False,
+    store: str | None = None,
     log: Log = lambda line: None,
 ) -> dict:
     """Encodes the photos of a gallery into an index.
@@ -90,6 +93,8 @@ def build(
       exclude: patterns of files and folders to leave out, see `folder.matching_pattern`.
       add: index the source beside those that the index has.
       replace: index the source in place of those that the index has.
+      store: address of a PostgreSQL database that gets a copy and answers queries, see `postgres.update`; by
+        default the one that the index has.
       log: called with lines about the progress.
 
     Returns:
@@ -114,6 +119,7 @@ def build(
             exclude=exclude,
             add=add,
             replace=replace,
+            store=store,
         )
     )
     source, folder = (
@@ -157,6 +163,8 @@ def _check(options: _Options) -> _Options:
 def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log, note: Log) -> dict:
     """Does the work of `build`, in a folder that no other process writes."""
     info = store.read_info(folder)
+    if is_first():
+        _check_store(info, options.store)
     gallery = _with_other_sources(gallery, folder, info, options, log)
     gallery = leave_out_forgotten(gallery, folder, read_forgotten(folder))
     if not gallery.photos:
@@ -206,8 +214,29 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log, n
         shards.remove_shards(folder / "parts")
         footage_rows.prune(folder, gallery.sources)
         scrub(folder)  # completes a `forget` that was killed
+        _sync_store(folder, options.store, model, settings, log)
     _barrier("written")
     return result
+
+
+def _check_store(info: dict | None, url: str | None) -> None:
+    """Checks a store, if there is one, before hours of encoding. Raises UserError."""
+    if url is not None:
+        from tpr_jax.search.postgres import stored  # imports an optional package
+
+        stored.check(url, info)
+
+
+def _sync_store(folder: Path, url: str | None, model: Model | None, settings: dict, log: Log) -> None:
+    """Brings the copy in PostgreSQL up to date, if there is one. Raises UserError."""
+    if url is None and "store" not in (store.read_info(folder) or {}):
+        return
+    from tpr_jax.search.postgres import update
+
+    def sentence_feats() -> np.ndarray:
+        return (model or _load_model(settings, folder)).encode_texts(sentences())
+
+    update.sync(folder, url, sentence_feats=sentence_feats, log=log)
 
 
 def _with_other_sources(

@@ -30,6 +30,7 @@ from tpr_jax.search.index.forgotten import (
     write_forgotten,
 )
 from tpr_jax.search.index.merge import write_rows
+from tpr_jax.search.postgres import update as postgres
 from tpr_jax.search.query.search import public_table
 from tpr_jax.search.query.where import matching
 from tpr_jax.utils import locking
@@ -86,10 +87,15 @@ def forget(folder: str | os.PathLike, where: str, log: Log = lambda line: None) 
                 f"--where {where}: all {len(removed):,} rows would be removed: to remove the whole index, "
                 f"delete the folder {folder}"
             )
+        if has_store := removed.any() and "store" in index.info:
+            # First: an unreachable server leaves the list and the index as they are.
+            postgres.delete(folder, np.flatnonzero(removed).tolist())
         if forgotten != earlier:
             write_forgotten(folder, forgotten)
         if removed.any():
             write_rows(folder, index, np.flatnonzero(~removed).tolist(), len(forgotten))
+        if has_store:
+            postgres.sync(folder, log=log)
         crops = scrub(folder)
         videos = any(_row_track(index, row) for row in np.flatnonzero(removed).tolist())
         return Removed(int(removed.sum()), int((removed & ~chosen).sum()), crops, videos)

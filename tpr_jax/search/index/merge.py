@@ -107,6 +107,8 @@ def write_index(
     }
     if forgotten := len(read_forgotten(folder)):
         info["forgotten"] = forgotten
+    if old is not None and "store" in old.info:
+        info["store"] = old.info["store"]
     write_json(folder / store.INFO_FILE, info)
     _remove_old_files(folder, files.names)
     return result

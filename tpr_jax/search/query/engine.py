@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Float16, Int
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.store import Index
 from tpr_jax.search.query import exact, mesh
+from tpr_jax.search.query.selection import Selection
 
-ENGINES = ("auto", "cpu", "mesh", "approximate")
+ENGINES = ("auto", "cpu", "mesh", "approximate", "postgres")
 FEW_ROWS = 2048  # allowed rows up to which scoring each of them is fastest
 
 TopK = Callable[[np.ndarray, int, np.ndarray | None], tuple[np.ndarray, np.ndarray]]
@@ -22,12 +23,15 @@ class Engine:
     """A search engine.
 
     Attributes:
-      name: 'cpu' or 'mesh', which are exact, or 'approximate', whose recall the index has measured.
+      name: 'cpu' or 'mesh', which are exact, or 'approximate' or 'postgres', whose recall was measured when
+        the index was made.
       search: (query, k, allowed rows or None) -> (scores, rows), as `exact.exact_top_k`.
+      select: condition or None -> the rows that meet it; None if the engine cannot evaluate conditions.
     """
 
     name: str
     search: TopK
+    select: Callable[[str | None], Selection] | None = None
 
 
 def make_engine(index: Index, engine: str = "auto") -> Engine:
@@ -35,15 +39,17 @@ def make_engine(index: Index, engine: str = "auto") -> Engine:
 
     Args:
       index: the index.
-      engine: one of `ENGINES`. 'auto' is 'mesh' on accelerators; on a CPU it is 'approximate' if the index
-        has inverted lists, else 'cpu'.
+      engine: one of `ENGINES`. 'auto' is 'postgres' if the index is stored there, and 'mesh' on accelerators;
+        on a CPU it is 'approximate' if the index has inverted lists, else 'cpu'.
 
     Raises:
-      UserError: the engine is unknown, or the index has no inverted lists for it.
+      UserError: the engine is unknown, or the index has no inverted lists or store for it.
     """
     if engine not in ENGINES:
         raise UserError(f"--engine {engine} is unknown: choose from {', '.join(ENGINES)}")
     vectors = index.vectors
+    if engine == "postgres" or (engine == "auto" and index.info.get("store")):
+        return _postgres_engine(index)
     if engine == "auto":
         on_cpu = "approximate" if index.file("ivf") else "cpu"
         engine = on_cpu if jax.default_backend() == "cpu" else "mesh"
@@ -66,6 +72,15 @@ def make_engine(index: Index, engine: str = "auto") -> Engine:
         return Engine(engine, lambda query, k, allowed: brute_force_top_k(vectors, query, k, allowed))
     codes = exact.open_codes(index.folder, names)
     return Engine(engine, lambda query, k, allowed: exact.exact_top_k(codes, vectors, query, k, allowed))
+
+
+def _postgres_engine(index: Index) -> Engine:
+    if not index.info.get("store"):
+        raise UserError(f"{index.folder}: is not in PostgreSQL: index with --store postgresql://...")
+    from tpr_jax.search.postgres import engine as postgres  # imports an optional package
+
+    store = postgres.open_store(index, make_engine(index, "cpu").search)
+    return Engine("postgres", store.top_k, store.select)
 
 
 def top_k(

@@ -30,6 +30,7 @@ from tpr_jax.search.query import chance as chance_lib
 from tpr_jax.search.query import engine as engine_lib
 from tpr_jax.search.query import groups
 from tpr_jax.search.query.combine import combine
+from tpr_jax.search.query.selection import Selection
 from tpr_jax.search.query.sightings import find_sightings
 from tpr_jax.utils.plural import counted
 from tpr_jax.weights import arguments
@@ -142,11 +143,11 @@ def search(
     feat = None if like is None else index.vectors[like].astype(np.float32)
     query, notes = encode_query(searcher.model, text, image, weight, without=without, feat=feat)
     encoded = time.perf_counter()
-    allowed = None if where is None else _matching(index, where)
-    count = len(index.vectors) if allowed is None else int(allowed.sum())
+    selection = _select(searcher, where)
+    count = selection.count
 
     def search_rows(k: int):
-        return engine_lib.top_k(searcher.engine, index, query, min(k, len(index.vectors)), allowed)
+        return selection.search(query, min(k, len(index.vectors)))
 
     if not count:
         ranked = []
@@ -160,7 +161,10 @@ def search(
     baseline = None
     if ranked and image is None and like is None:
         counts = (len(as_texts("text", text)), len(as_texts("without", without)))
-        baseline = searcher.baselines.find(*counts, where, allowed)
+        condition = None
+        if where is not None:
+            condition = chance_lib.Condition(where, count, functools.partial(_matching, index, where))
+        baseline = searcher.baselines.find(*counts, condition)
     chance = None if baseline is None else round(baseline.of_query(ranked[0][0][1]), 4)
     unlikely = chance is not None and chance >= chance_lib.UNLIKELY
     if unlikely:
@@ -171,7 +175,7 @@ def search(
         "unlikely": unlikely,
         "count": len(index.vectors),
         "matching": count,
-        "engine": searcher.engine.name,
+        "engine": selection.engine,
         "notes": notes,
         "encode_ms": 1000 * (encoded - start),
         "search_ms": 1000 * (searched - encoded),
@@ -299,6 +303,15 @@ def language_notes(text: str, few_known: bool) -> list[str]:
         return []
     remark = "" if is_english(text) else "; it knows English best"
     return [f"few of these words are in the model's vocabulary: results may be poor{remark}"]
+
+
+def _select(searcher: Searcher, where: str | None) -> Selection:
+    engine, index = searcher.engine, searcher.index
+    if engine.select is not None:
+        return engine.select(where)
+    allowed = None if where is None else _matching(index, where)
+    count = len(index.vectors) if allowed is None else int(allowed.sum())
+    return Selection(engine.name, count, lambda query, k: engine_lib.top_k(engine, index, query, k, allowed))
 
 
 def _matching(index: Index, where: str) -> Bool[np.ndarray, " n"]:
