@@ -7,9 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests import stored_indexes
+from tests import search_galleries, stored_indexes
 from tests.stored_indexes import mixture
 from tpr_jax.errors import UserError
+from tpr_jax.search.index.build import build
+from tpr_jax.search.index.forget import forget
 from tpr_jax.search.index.store import open_index
 from tpr_jax.search.postgres import update
 from tpr_jax.search.postgres.connection import parse_address
@@ -226,3 +228,14 @@ def test_the_exact_top_ten(monkeypatch):
     queries = VECTORS[:4].astype(np.float32)
     expected = np.argsort(-(queries @ VECTORS.astype(np.float32).T), axis=1)[:, :10]
     assert (np.sort(exact_top_10(VECTORS, queries)) == np.sort(expected)).all()
+
+
+def test_forgotten_people_are_gone_from_the_server(tiny, tmp_path, url, ask):
+    search_galleries.photos(tmp_path / "photos")
+    build(tmp_path / "photos", tmp_path / "index", tiny["clip"], store=url)
+    everybody = ask("select path from tpr_jax_photos_1")
+    assert ("003.png",) in everybody
+    assert forget(tmp_path / "index", "path = '003.png'").rows == 1
+    left = ask("select path from tpr_jax_photos_1 order by path")
+    assert left == [one for one in sorted(everybody) if one != ("003.png",)]
+    assert make_engine(open_index(tmp_path / "index")).select(None).engine == "postgres"
