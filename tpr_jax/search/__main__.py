@@ -179,6 +179,7 @@ def _serve(args: argparse.Namespace) -> None:
             args.model,
             args.engine,
             allow_hosts=args.allow_host,
+            playback=not args.no_playback,
             ready=_end_as_server,
             **{key: getattr(args, key) for key in options},
         )

@@ -205,3 +205,8 @@ def _add_serve_arguments(serve: argparse.ArgumentParser) -> None:
         metavar="N",
         help="maximum connections from one address; 0: no limit, for use behind a proxy",
     )
+    serve.add_argument(
+        "--no_playback",
+        action="store_true",
+        help="serve only the people, not the frames, videos and whole photos that show them",
+    )

@@ -176,6 +176,7 @@ def _scan_files(found: _Found, folder: Path, options: FootageOptions, kind: _Kin
     for number, name in enumerate(found.videos, 1):
         path = found.root / name
         try:
+            stamp = journal.stamp(path)
             where = scan_folder(folder / CROPS, path, settings)
             result = _scan_video(path, name, where, settings, kind, log, place=(number, len(found.videos)))
         except UserError as error:
@@ -188,7 +189,7 @@ def _scan_files(found: _Found, folder: Path, options: FootageOptions, kind: _Kin
             log(f"note: {note}")
         people = counted(len(result.tracks), "person", "people")
         log(f"{name}: {people} in {counted(result.frames, 'frame')}")
-        videos.append({"path": name, "folder": where.name})
+        videos.append({"path": name, "folder": where.name, "stamp": stamp})
     text = json.dumps([dataclasses.asdict(settings), "photos"])
     photos_file = f"photos-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
     photos, failed = _scan_photos(found, folder / CROPS / photos_file, settings, kind, log)

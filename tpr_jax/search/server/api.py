@@ -2,8 +2,8 @@
 
 GET  /                  the page                    GET  /api/index         the index and its columns
 POST /api/search        a query as JSON             GET  /api/photos/{row}  a photo of the index, as JPEG
-POST /api/search/photo  a photo, as the body or     GET  /metrics           GET  /openapi.json
-                        as a file of a form
+POST /api/search/photo  a photo, as the body or     GET  /api/scenes/{row}  its scene, see `scene_routes`
+                        as a file of a form         GET  /metrics           GET  /openapi.json
 """
 
 import functools
@@ -26,6 +26,7 @@ from tpr_jax.search.server.error_handlers import ERROR_RESPONSES, add_error_hand
 from tpr_jax.search.server.guard import Guard, Limits
 from tpr_jax.search.server.live import LiveIndex, Snapshot
 from tpr_jax.search.server.metrics import CONTENT_TYPE, ServerMetrics
+from tpr_jax.search.server.scene_routes import add_scene_routes
 from tpr_jax.search.server.schema import (
     MAX_RESULTS,
     MAX_TEXT,
@@ -36,6 +37,7 @@ from tpr_jax.search.server.schema import (
     Options,
     Question,
 )
+from tpr_jax.search.server.threads import run_in_thread
 from tpr_jax.search.server.uploads import UploadReader, parse_upload
 
 MAX_UPLOADS = 32  # complete photos in memory at the same time
@@ -66,12 +68,15 @@ PHOTO_BODY = {
     }
 }
 
-# Python cannot stop a thread that runs C code; abandoning it lets the server stop.
-run_in_thread = functools.partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
 
+def make_app(live: LiveIndex, limits: Limits, playback: bool = True) -> Guard:
+    """Returns the ASGI application that searches an index within the `limits`.
 
-def make_app(live: LiveIndex, limits: Limits) -> Guard:
-    """Returns the ASGI application that searches an index within the `limits`."""
+    Args:
+      live: the index.
+      limits: the limits of one client.
+      playback: whether whole frames, photos and videos are served, not only the people in them.
+    """
     app = FastAPI(
         title="tpr_jax search",
         version=__version__,
@@ -83,7 +88,9 @@ def make_app(live: LiveIndex, limits: Limits) -> Guard:
     metrics = ServerMetrics(lambda: live.current.count)
     add_error_handlers(app)
     _add_search_routes(app, live, limits, metrics)
-    _add_index_routes(app, live, limits)
+    _add_index_routes(app, live, limits, playback)
+    if playback:
+        add_scene_routes(app, live)
     _add_static_routes(app, metrics)
     return Guard(app, limits, metrics)
 
@@ -162,12 +169,12 @@ def _add_search_routes(app: FastAPI, live: LiveIndex, limits: Limits, metrics: S
         return await run_search(snapshot, image=pixels, **_merge_options(options, fields).model_dump())
 
 
-def _add_index_routes(app: FastAPI, live: LiveIndex, limits: Limits) -> None:
+def _add_index_routes(app: FastAPI, live: LiveIndex, limits: Limits, playback: bool) -> None:
     threads = anyio.CapacityLimiter(max(2, worker_threads()))
 
     @app.get("/api/index", summary="The index and its columns")
     async def index() -> About:
-        return _describe_index(live.current, limits)
+        return _describe_index(live.current, limits, playback)
 
     @app.get(
         "/api/photos/{row}",
@@ -228,7 +235,7 @@ def _merge_options(options: Options, fields: dict[str, str]) -> Options:
         ) from None
 
 
-def _describe_index(snapshot: Snapshot, limits: Limits) -> About:
+def _describe_index(snapshot: Snapshot, limits: Limits, playback: bool) -> About:
     searcher = snapshot.searcher
     return About(
         count=snapshot.count,
@@ -240,4 +247,5 @@ def _describe_index(snapshot: Snapshot, limits: Limits) -> About:
         max_text=MAX_TEXT,
         max_results=MAX_RESULTS,
         max_upload=limits.body,
+        scenes=playback,
     )

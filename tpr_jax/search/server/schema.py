@@ -110,6 +110,26 @@ class About(BaseModel):
     max_text: int
     max_results: int
     max_upload: int
+    scenes: bool = Field(description="whether the server shows whole frames and videos")
+
+
+class SceneAnswer(BaseModel):
+    """Where a person was seen."""
+
+    kind: Literal["video", "photo"]
+    box: list[int] = Field(description="x, y, width and height in pixels of the frame")
+    width: int = Field(description="of the whole frame or photo, in its own pixels")
+    height: int
+    seconds: float | None = Field(description="the moment, from the start of the video")
+    before: float = Field(description="seconds before the moment that are worth playing")
+    after: float
+    media_type: str | None = Field(description="of the video, if browsers may play it")
+
+
+class Moments(BaseModel):
+    """The times of frames around the moment, from the start of the video."""
+
+    seconds: list[float]
 
 
 class Error(BaseModel):

@@ -36,6 +36,7 @@ def serve(
     max_upload: int = 10_000_000,
     max_connections: int = 100,
     allow_hosts: Sequence[str] = (),
+    playback: bool = True,
     log: Callable[[str], None] = print,
     ready: Callable[[Callable[[], None]], None] = lambda remove: None,
 ) -> None:
@@ -51,6 +52,7 @@ def serve(
       max_upload: maximum bytes of an uploaded photo.
       max_connections: maximum connections from one address; 0 means no limit per address.
       allow_hosts: further names that the server answers to.
+      playback: whether whole frames, photos and videos are served, not only the people in them.
       log: called with the address, and with warnings.
       ready: called once clients can connect, before the address is logged, with a function that removes what
         the server keeps beside the index while it runs.
@@ -72,7 +74,7 @@ def serve(
         warm_up(searcher)
         live = LiveIndex(searcher)
         limits = Limits(rate, max_upload, allowed_hosts(host, allow_hosts), max_connections)
-        server = uvicorn.Server(server_config(make_app(live, limits), limits))
+        server = uvicorn.Server(server_config(make_app(live, limits, playback), limits))
         url_host = f"[{host}]" if ":" in host else host
         if not is_loopback(host):
             log("warning: anyone who can reach this machine can search and see these photos")
