@@ -138,6 +138,10 @@ def _add_footage_arguments(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _row_or_path(text: str) -> int | str:
+    return int(text) if text.isascii() and text.isdigit() else text
+
+
 def _add_query_arguments(query: argparse.ArgumentParser) -> None:
     query.add_argument(
         "text",
@@ -154,6 +158,15 @@ def _add_query_arguments(query: argparse.ArgumentParser) -> None:
         help="something that the person does not have, such as 'a backpack'; can be repeated",
     )
     query.add_argument("--image", type=path, metavar="FILE", help="a photo of the person")
+    for name, what in (("right", "shows the person"), ("wrong", "does not show the person")):
+        query.add_argument(
+            f"--{name}",
+            action="append",
+            type=_row_or_path,
+            default=[],
+            metavar="PHOTO",
+            help=f"a result that {what}, by its path or row; can be repeated",
+        )
     query.add_argument(
         "--weight", type=float, default=0.5, help="weight of the text relative to the photo, from 0 to 1"
     )

@@ -53,7 +53,9 @@ def test_every_route_handles_generated_requests(described, method, path, mode):
     @BOUNDED
     def ask(case):
         # A valid request may still be rejected, such as a condition on an unknown column.
-        reply = case.call_and_validate(excluded_checks=[positive_data_acceptance])
+        reply = case.call()
+        if reply.status_code != 413:  # which schemathesis does not expect for a body that is too large
+            case.validate_response(reply, excluded_checks=[positive_data_acceptance])
         assert reply.headers["x-content-type-options"] == ["nosniff"]
 
     ask()

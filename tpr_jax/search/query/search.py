@@ -94,6 +94,8 @@ def search(
     *,
     without: str | Sequence[str] = (),
     like: int | None = None,
+    right: Sequence[int | str] = (),
+    wrong: Sequence[int | str] = (),
     top_k: int = 10,
     weight: float = 0.5,
     where: str | None = None,
@@ -107,6 +109,8 @@ def search(
       image: a path, the bytes of an image file, or an array.
       without: descriptions of what the person does not have, such as "a backpack".
       like: a row of the index whose photo takes the place of `image`.
+      right: photos of the index that show the person: rows, or paths as the results have them.
+      wrong: photos of the index that do not, likewise.
       top_k: maximum number of results.
       weight: the weight of the text relative to the image, from 0 to 1.
       where: a condition on the columns, see the module `where`.
@@ -130,7 +134,9 @@ def search(
     _check_options(index, image, like=like, top_k=top_k, where=where, group=group)
     start = time.perf_counter()
     feat = None if like is None else index.vectors[like].astype(np.float32)
-    query, notes = encode_query(searcher.model, text, image, weight, without=without, feat=feat)
+    marked = {"right": marked_rows(index, "right", right), "wrong": marked_rows(index, "wrong", wrong)}
+    marks = {name: index.vectors[rows].astype(np.float32) for name, rows in marked.items()}
+    query, notes = encode_query(searcher.model, text, image, weight, without=without, feat=feat, **marks)
     encoded = time.perf_counter()
     allowed = None if where is None else _matching(index, where)
     count = len(index.vectors) if allowed is None else int(allowed.sum())
@@ -179,6 +185,38 @@ def _check_options(
         raise ArgumentError("the query has both an image and a row of the index: give only one of them")
 
 
+def marked_rows(index: Index, name: str, marks: Sequence[int | str]) -> list[int]:
+    """Returns the rows of photos that are given by row or path.
+
+    Args:
+      index: the index.
+      name: the name of the argument, for messages.
+      marks: rows or paths.
+
+    Raises:
+      UserError: the index does not have such a row or path, or has several people of that path.
+    """
+    if isinstance(marks, str) or not isinstance(marks, list | tuple):
+        raise ArgumentError(f"{name} {shown(marks)}: must be a list of rows or paths of photos")
+    return [_marked_row(index, name, mark) for mark in marks]
+
+
+def _marked_row(index: Index, name: str, mark: int | str) -> int:
+    if isinstance(mark, str):
+        rows = np.flatnonzero(np.asarray(index.table["path"]) == mark).tolist()
+        if len(rows) == 1:
+            return rows[0]
+        if not rows:
+            raise UserError(
+                f"--{name} {shown(mark)}: the index has no such photo: give a path of its results"
+            )
+        listed = f"{', '.join(map(str, rows[:5]))}{', ...' if len(rows) > 5 else ''}"
+        raise UserError(f"--{name} {shown(mark)}: shows several people: give one of the rows {listed}")
+    if not (arguments.is_integer(mark) and 0 <= mark < len(index.vectors)):
+        raise ArgumentError(f"--{name} {shown(mark)}: the index has rows 0 to {len(index.vectors) - 1}")
+    return int(mark)
+
+
 def encode_query(
     model: Model,
     text: str | Sequence[str] | None,
@@ -187,6 +225,8 @@ def encode_query(
     *,
     without: str | Sequence[str] = (),
     feat: Float[np.ndarray, " e"] | None = None,
+    right: Float[np.ndarray, "r e"] | None = None,
+    wrong: Float[np.ndarray, "w e"] | None = None,
 ) -> tuple[Float[np.ndarray, " e"], list[str]]:
     """Encodes descriptions, an image, or both into one query vector.
 
@@ -197,6 +237,8 @@ def encode_query(
       weight: the weight of the text relative to the image, from 0 to 1.
       without: descriptions of what the person does not have.
       feat: the features of an image that is already encoded, in place of `image`.
+      right: the features of photos that show the person.
+      wrong: the features of photos that do not.
 
     Returns:
       The vector, of length 1, and notes about anything that was not used as given.
@@ -205,14 +247,15 @@ def encode_query(
       UserError: the query is empty or not a text, the weight is out of range, or the image cannot be read.
     """
     texts, lacking = as_texts("text", text), as_texts("without", without)
-    if not texts and image is None and feat is None:
+    if not texts and image is None and feat is None and (right is None or not len(right)):
         raise UserError("the query is missing: describe the person, or give --image FILE")
     if not (arguments.is_finite_number(weight) and 0 <= weight <= 1):
         raise ArgumentError(f"--weight {shown(weight)}: must be from 0 (only the photo) to 1 (only the text)")
     if image is not None:
         feat = model.encode_images([image], batch_size=1)[0]
     notes = [note for one in (*texts, *lacking) for note in text_notes(model, one)]
-    vector = combine(_encode_texts(model, texts), _encode_texts(model, lacking), feat, float(weight))
+    described, absent = _encode_texts(model, texts), _encode_texts(model, lacking)
+    vector = combine(described, absent, feat, float(weight), right=right, wrong=wrong)
     length = float(np.linalg.norm(vector))
     if not np.isfinite(length) or length < 1e-6:
         raise UserError(

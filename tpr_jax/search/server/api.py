@@ -104,7 +104,8 @@ def _add_search_routes(app: FastAPI, live: LiveIndex, limits: Limits, metrics: S
     async def run_search(snapshot: Snapshot, **query) -> dict:
         nonlocal waiting
         texts = [text for text in (query.pop("text"), *query.pop("texts")) if text is not None]
-        if not texts and query.get("image") is None and query.get("like") is None:
+        given = (query.get("image"), query.get("like"), query["right"] or None)
+        if not texts and all(one is None for one in given):
             raise UserError("the query is empty: give a text, or a row of the index as 'like'")
         if not all(text.strip() for text in (*texts, *query["without"])):
             raise UserError("text: is empty: describe the person")
@@ -122,6 +123,17 @@ def _add_search_routes(app: FastAPI, live: LiveIndex, limits: Limits, metrics: S
         metrics.search.observe(result["search_ms"] / 1000)
         return result | {"version": snapshot.version}
 
+    async def run_located(options: Options, **given) -> dict:
+        """Searches the current index, in which rows of an earlier version are looked up."""
+        query = options.model_dump() | given
+        locate = functools.partial(_locate_rows, live, query, query.pop("version"))
+        names_rows = query.get("like") is not None or query["right"] or query["wrong"]
+        snapshot, rows, notes = (
+            await run_in_thread(locate, limiter=search_threads) if names_rows else locate()
+        )
+        result = await run_search(snapshot, **query, **rows)
+        return result | rows | {"notes": [*notes, *result["notes"]]}
+
     def decode(content_type: str, body: bytes, size: tuple[int, int]):
         upload = parse_upload(content_type, body, limits.body)
         # Resized right after decoding: waiting uploads at full size would fill the memory.
@@ -133,14 +145,7 @@ def _add_search_routes(app: FastAPI, live: LiveIndex, limits: Limits, metrics: S
         response_model=Answer,
     )
     async def search_text(question: Question) -> dict:
-        query = question.model_dump()
-        version = query.pop("version")
-        if question.like is None:
-            return await run_search(live.current, **query)
-        find = functools.partial(live.find_row, question.like, version)
-        snapshot, query["like"], notes = await run_in_thread(find, limiter=search_threads)
-        result = await run_search(snapshot, **query)
-        return result | {"like": query["like"], "notes": [*notes, *result["notes"]]}
+        return await run_located(question)
 
     @app.post(
         "/api/search/photo",
@@ -166,7 +171,32 @@ def _add_search_routes(app: FastAPI, live: LiveIndex, limits: Limits, metrics: S
         finally:
             uploads.release(body)
             del body
-        return await run_search(snapshot, image=pixels, **_merge_options(options, fields).model_dump())
+        return await run_located(_merge_options(options, fields), image=pixels)
+
+
+def _locate_rows(live: LiveIndex, query: dict, version: str | None) -> tuple[Snapshot, dict, list[str]]:
+    """Takes the rows that a query of some version names out of it; returns them in the current version.
+
+    Returns:
+      The current snapshot; `like`, `right` and `wrong`, whose paths stay as they are; and notes, also on
+      marked photos that the current index does not have, which are left out.
+
+    Raises:
+      UserError: the current index does not have the photo `like`.
+    """
+    marks = {name: query.pop(name) for name in ("right", "wrong")}
+    like = query.pop("like", None)
+    named = [*([] if like is None else [like]), *marks["right"], *marks["wrong"]]
+    rows = [one for one in dict.fromkeys(named) if isinstance(one, int)]
+    snapshot, found, notes = live.find_rows(rows, version)
+    now: dict[int | str, int | None] = dict(zip(rows, found, strict=True))
+    if like is not None and now[like] is None:
+        raise UserError("the photo is no longer in the index: search again")
+    kept = {name: [one for one in marked if now.get(one, one) is not None] for name, marked in marks.items()}
+    if kept != marks:
+        notes = [*notes, "a marked photo is no longer in the index, and does not count"]
+    located = {name: [now.get(one, one) for one in marked] for name, marked in kept.items()}
+    return snapshot, located | {"like": None if like is None else now[like]}, notes
 
 
 def _add_index_routes(app: FastAPI, live: LiveIndex, limits: Limits, playback: bool) -> None:
