@@ -144,6 +144,9 @@ def test_groups_by_the_columns_of_the_table(tiny, tmp_path):
     found = search(open_searcher(tmp_path / "index"), "red coat", top_k=6, group=1)["results"]
     groups = [{int(one["path"][:3]) for one in (photo, *photo["group"])} for photo in found]
     assert sorted(map(sorted, groups)) == [[0, 2], [1], [3, 5], [4]]
+    assert [photo.get("seen") for photo in found] == [
+        (photo["group"] and "seen 2 times") or None for photo in found
+    ]
     scores = [photo["score"] for photo in found]
     assert scores == sorted(scores, reverse=True)
 

@@ -29,7 +29,7 @@ from tpr_jax.search.index.store import (
 from tpr_jax.search.query import engine as engine_lib
 from tpr_jax.search.query import groups
 from tpr_jax.search.query.combine import combine
-from tpr_jax.search.query.sightings import find_sightings
+from tpr_jax.search.query.sightings import describe_sightings, find_sightings
 from tpr_jax.utils.plural import counted
 from tpr_jax.weights import arguments
 
@@ -121,7 +121,8 @@ def search(
       A dict with
 
       - `results`: one dict per photo, best first, with `rank` (from 1), `score`, `row`, `path`, `box` (or
-        None), `columns`, and, with `group`, `group`: a list of {score, row, path, box, columns};
+        None), `columns`, and, with `group`, `group`: a list of {score, row, path, box, columns}, and if it
+        has any, `seen`: how often, where and when, see `describe_sightings`;
       - `count`: photos in the index, and `matching`: photos that match `where`;
       - `engine`, `notes` (a list of strings), `encode_ms` and `search_ms`.
 
@@ -343,7 +344,9 @@ def _results(index: Index, ranked: list[groups.Group], grouped: bool) -> list[di
         photos = [
             {"score": round(score, 6), "row": row, **_photo_fields(records[row])} for row, score in group
         ]
-        members = {"group": photos[1:]} if grouped else {}
+        members: dict = {"group": photos[1:]} if grouped else {}
+        if len(group) > 1:
+            members["seen"] = describe_sightings(find_sightings(index.table, [row for row, _ in group]))
         results.append({"rank": rank, **photos[0], **members})
     return results
 

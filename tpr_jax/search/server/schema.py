@@ -88,6 +88,10 @@ class Found(Photo):
 
     rank: int
     group: list[Photo] = []
+    seen: str | None = Field(
+        None,
+        description="how often, where and when, if several photos are grouped: seen 4 times, 10:02 to 10:17",
+    )
 
 
 class Answer(BaseModel):
