@@ -140,8 +140,9 @@ async function search({ remember = true } = {}) {
     if (answer.version !== about.version) useIndex(await fetchAbout());
     if (controller.signal.aborted) return;
     if (like !== null) like = answer.like;
-    usedMarks = JSON.stringify({ right: answer.right, wrong: answer.wrong });
-    setMarks({ right: answer.right, wrong: answer.wrong }, answer.version);
+    setMarks({ right: answer.right ?? [], wrong: answer.wrong ?? [] }, answer.version);
+    usedMarks = JSON.stringify(marks);
+    describeMarks();
     finish(answer.results, answer.version);
     report(answer);
   } catch (error) {
