@@ -6,7 +6,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvicorn
@@ -16,7 +16,7 @@ from tests import search_galleries
 from tpr_jax.search.index.build import build
 from tpr_jax.search.server import serve
 from tpr_jax.search.server.api import make_app
-from tpr_jax.search.server.guard import Limits
+from tpr_jax.search.server.guard import Guard, Limits
 from tpr_jax.search.server.live import LiveIndex
 
 NAMES = [f"{number:03d}.png" for number in range(12)]
@@ -48,8 +48,16 @@ def make_index(folder: Path, clip: str) -> Path:
 @contextlib.contextmanager
 def running(searcher, limits: Limits | None = None) -> Iterator[str]:
     """Runs a server of a `Searcher` or `LiveIndex` in a thread of this process; yields its address."""
+    live = searcher if isinstance(searcher, LiveIndex) else LiveIndex(searcher)
+    with running_app(lambda limits: make_app(live, limits), limits) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def running_app(make: Callable[[Limits], Guard], limits: Limits | None = None) -> Iterator[str]:
+    """Runs a server of an application, given its limits; yields its address."""
     limits = limits or Limits(rate=0, hosts=HERE)
-    app = make_app(searcher if isinstance(searcher, LiveIndex) else LiveIndex(searcher), limits)
+    app = make(limits)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(serve.server_config(app, limits))

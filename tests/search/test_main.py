@@ -17,6 +17,7 @@ from tests.ports import free_port
 from tpr_jax.search.__main__ import main
 from tpr_jax.search.index import store
 from tpr_jax.search.index.build import build
+from tpr_jax.search.query.search import open_searcher, search
 
 
 @pytest.fixture
@@ -77,6 +78,16 @@ def test_several_descriptions(made, capsys):
     one = json.loads(capsys.readouterr().out)
     assert one["query"]["text"] == texts[0] and one["query"]["without"] == []
     assert [photo["score"] for photo in one["results"]] != [photo["score"] for photo in both["results"]]
+
+
+def test_marks(made, capsys):
+    """A row or a path, also of a server."""
+    index = ["--index", str(made / "i"), "--json"]
+    assert main(["query", "a red coat", "--right", "3", "--right", "005.png", "--wrong", "2", *index]) == 0
+    marked = json.loads(capsys.readouterr().out)
+    assert marked["query"]["right"] == [3, "005.png"] and marked["query"]["wrong"] == [2]
+    wanted = search(open_searcher(made / "i"), "a red coat", right=[3, 5], wrong=[2])
+    assert marked["results"] == wanted["results"]
 
 
 def test_exclude(folders, tiny, tmp_path, capsys):

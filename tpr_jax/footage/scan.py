@@ -220,16 +220,22 @@ def scan(
 
 def read_scan(folder: Path) -> Scan | None:
     """Returns the result of a finished scan, None if it is missing, damaged, or its crops are not there."""
+    result = read_result(folder)
+    there = result is not None and all((folder / track.crops[0]).is_file() for track in result.tracks)
+    return result if there else None
+
+
+def read_result(folder: Path) -> Scan | None:
+    """Returns the result of a finished scan, whether or not its crops are there, None if it is damaged."""
     try:
         fields = json.loads((folder / "tracks.json").read_text(encoding="utf-8"))
         tracks = [
             Track(number, first, last, count, _to_sighting(*best), crops)
             for number, first, last, count, best, crops in fields["tracks"]
         ]
-        result = Scan(tracks, fields["frames"], fields["notes"])
+        return Scan(tracks, fields["frames"], fields["notes"])
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
-    return result if all((folder / track.crops[0]).is_file() for track in result.tracks) else None
 
 
 def _to_sighting(

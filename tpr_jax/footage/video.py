@@ -68,7 +68,7 @@ def read_frames(path: str | os.PathLike, span: Span, note: Callable[[str], objec
       UserError: the file is no video that can be read, or has no frames.
     """
     cv2 = opencv()
-    capture = _open(cv2, path)
+    capture = open_video(cv2, path)
     try:
         announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
@@ -76,7 +76,7 @@ def read_frames(path: str | os.PathLike, span: Span, note: Callable[[str], objec
         due = span.start if span.due is None else span.due
         while capture.grab():
             number += 1
-            seconds = _seconds(capture.get(cv2.CAP_PROP_POS_MSEC), number, rate, seconds)
+            seconds = frame_seconds(capture.get(cv2.CAP_PROP_POS_MSEC), number, rate, seconds)
             if span.end is not None and seconds > span.end:
                 return
             if number <= span.after or seconds < due - 1e-6:
@@ -87,7 +87,7 @@ def read_frames(path: str | os.PathLike, span: Span, note: Callable[[str], objec
             if not ok:
                 continue
             due = next_due(due, seconds, span.every)
-            yield Frame(number, seconds, cv2.cvtColor(_three_channels(cv2, pixels), cv2.COLOR_BGR2RGB))
+            yield Frame(number, seconds, to_rgb(cv2, pixels))
         _check_end(path, number + 1, announced, rate, note)
         _check_wanted(path, number + 1, span.wanted or (), note)
     finally:
@@ -103,7 +103,8 @@ def next_due(due: float, seconds: float, every: float) -> float:
     return following if following > seconds else seconds + every
 
 
-def _open(cv2, path: str | os.PathLike):
+def open_video(cv2, path: str | os.PathLike):
+    """Opens a video with OpenCV, to be read upright. Raises UserError if it cannot be read."""
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such video")
     if not os.path.getsize(path):
@@ -117,17 +118,18 @@ def _open(cv2, path: str | os.PathLike):
     return capture
 
 
-def _seconds(milliseconds: float, number: int, rate: float, previous: float) -> float:
+def frame_seconds(milliseconds: float, number: int, rate: float, previous: float) -> float:
     """Returns the time of a frame; some streams without times of their own give 0 for all frames."""
     if milliseconds <= 0 and number > 0:
         return max(number / rate, previous)
     return max(milliseconds / 1000, 0.0)
 
 
-def _three_channels(cv2, pixels: np.ndarray) -> np.ndarray:
+def to_rgb(cv2, pixels: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    """Converts a frame of OpenCV to RGB."""
     if pixels.dtype != np.uint8:  # never by FFmpeg, but other readers keep 16 bits
         pixels = (pixels // 257).astype(np.uint8)
-    return cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR) if pixels.ndim == 2 else pixels
+    return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB if pixels.ndim == 2 else cv2.COLOR_BGR2RGB)
 
 
 def _check_end(

@@ -154,7 +154,8 @@ def _query(args: argparse.Namespace) -> None:
     from tpr_jax.search.format import format_results
 
     text = _described(args.text)
-    options = {key: getattr(args, key) for key in ("without", "top_k", "weight", "where", "group")}
+    names = ("without", "right", "wrong", "top_k", "weight", "where", "group")
+    options = {name: getattr(args, name) for name in names}
     result = _ask_server(args, text, options)
     if result is None:
         from tpr_jax.search.query.search import open_searcher, search
@@ -215,6 +216,7 @@ def _serve(args: argparse.Namespace) -> None:
             args.model,
             args.engine,
             allow_hosts=args.allow_host,
+            playback=not args.no_playback,
             ready=_end_as_server,
             **{key: getattr(args, key) for key in options},
         )

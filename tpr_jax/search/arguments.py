@@ -160,6 +160,10 @@ def _add_footage_arguments(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _row_or_path(text: str) -> int | str:
+    return int(text) if text.isascii() and text.isdigit() else text
+
+
 def _add_query_arguments(query: argparse.ArgumentParser) -> None:
     query.add_argument(
         "text",
@@ -176,6 +180,15 @@ def _add_query_arguments(query: argparse.ArgumentParser) -> None:
         help="something that the person does not have, such as 'a backpack'; can be repeated",
     )
     query.add_argument("--image", type=path, metavar="FILE", help="a photo of the person")
+    for name, what in (("right", "shows the person"), ("wrong", "does not show the person")):
+        query.add_argument(
+            f"--{name}",
+            action="append",
+            type=_row_or_path,
+            default=[],
+            metavar="PHOTO",
+            help=f"a result that {what}, by its path or row; can be repeated",
+        )
     query.add_argument(
         "--weight", type=float, default=0.5, help="weight of the text relative to the photo, from 0 to 1"
     )
@@ -275,3 +288,8 @@ def _add_serve_arguments(serve: argparse.ArgumentParser) -> None:
         "--access_log", type=path, metavar="FILE", help="append a JSON line per query; default: no log"
     )
     serve.add_argument("--blur_faces", action="store_true", help="blur the heads in the photos shown")
+    serve.add_argument(
+        "--no_playback",
+        action="store_true",
+        help="serve only the people, not the frames, videos and whole photos that show them",
+    )

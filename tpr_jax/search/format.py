@@ -12,6 +12,7 @@ def format_results(result: Mapping) -> str:
     lines = []
     for photo in result["results"]:
         lines.append(f"{photo['rank']:>4}  {_format_photo(photo)}")
+        lines += [f"      {photo['seen']}:"] if photo.get("seen") else []
         lines += [f"      {_format_photo(other)}" for other in photo.get("group", [])]
     if not result["results"]:
         lines.append("no photo matches")

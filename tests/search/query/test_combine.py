@@ -26,3 +26,20 @@ def test_weighs_the_parts(texts, without, photo, weight, expected):
     vector = combine(np.array(texts), np.array(without), photo, weight)
     np.testing.assert_allclose(vector, expected, rtol=1e-6)
     assert vector.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("texts", "right", "wrong", "expected"),
+    [
+        ([RIGHT], [UP], None, [1, 1]),
+        ([RIGHT], [UP, RIGHT], NONE, [1.5, 0.5]),
+        ([RIGHT], NONE, [UP], [1, -0.2]),
+        ([RIGHT], [UP], [UP, RIGHT], [0.9, 0.9]),
+        (NONE, [RIGHT], [UP], [1, -0.2]),
+    ],
+)
+def test_adds_photos_that_are_right_and_subtracts_wrong_ones(texts, right, wrong, expected):
+    marked = {"right": right, "wrong": wrong}
+    given = {name: None if value is None else np.array(value) for name, value in marked.items()}
+    vector = combine(np.array(texts), NONE, None, **given)
+    np.testing.assert_allclose(vector, expected, rtol=1e-6)

@@ -63,6 +63,16 @@ def test_search_by_several_texts(made):
     assert search(searcher, texts[:1])["results"] == search(searcher, texts[0])["results"]
 
 
+def test_photos_that_are_right_and_wrong(made):
+    """By row or by path; they count like the definition, and alone they are a query."""
+    searcher, feats, model, _ = made
+    (red,) = model.encode_texts(["a red coat"])
+    marks = {"right": [3, "005.png"], "wrong": [np.int64(7)]}
+    expected = red + (feats[3] + feats[5]) / 2 - 0.2 * feats[7]
+    check_best(search(searcher, "a red coat", **marks), feats, unit(expected), 10)
+    check_best(search(searcher, right=["004.png"], wrong=[7]), feats, unit(feats[4] - 0.2 * feats[7]), 10)
+
+
 def test_notes_of_several_texts_are_listed_once(made):
     searcher = made[0]
     result = search(searcher, ["ein Mann in rot", "ein Mann mit Hut"], without="ein Mann in blau")
@@ -134,6 +144,9 @@ def test_groups_by_the_columns_of_the_table(tiny, tmp_path):
     found = search(open_searcher(tmp_path / "index"), "red coat", top_k=6, group=1)["results"]
     groups = [{int(one["path"][:3]) for one in (photo, *photo["group"])} for photo in found]
     assert sorted(map(sorted, groups)) == [[0, 2], [1], [3, 5], [4]]
+    assert [photo.get("seen") for photo in found] == [
+        (photo["group"] and "seen 2 times") or None for photo in found
+    ]
     scores = [photo["score"] for photo in found]
     assert scores == sorted(scores, reverse=True)
 
@@ -209,6 +222,10 @@ def test_the_truncation_note_counts_prompt_tokens(made, length, longest):
         ({"text": ["a", " "]}, "query is empty"),
         ({"text": []}, "the query is missing"),
         ({"without": "a"}, "the query is missing"),
+        ({"wrong": [3]}, "the query is missing"),
+        ({"right": ["x.png"]}, "--right 'x.png': the index has no such photo"),
+        *(({"wrong": [row]}, f"--wrong {row!r}: the index has rows 0 to 11") for row in (1.5, True, -1, 12)),
+        *(({"right": marks}, "right ") for marks in (3, "005.png")),
         ({"image": 3}, "an image must be"),
         ({"image": [1, 2]}, "an image must be"),
     ],

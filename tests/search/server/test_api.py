@@ -57,6 +57,8 @@ def photo_file(searcher, name):
         {"text": "a red coat", "top_k": 14, "group": 0.9},
         {"like": 4, "top_k": 2},
         {"text": "a red coat", "like": 4, "weight": 0.2, "top_k": 5},
+        {"text": "a red coat", "right": [3, "005.png"], "wrong": [7]},
+        {"right": ["secret.jpg"]},
         {"text": "coat " * 300},
         {"text": "coat", "where": "camera > 99"},
     ],
@@ -84,6 +86,16 @@ def test_an_uploaded_photo_finds_itself(client, searcher):
     wanted = search(searcher, "red", sent["content"], weight=0.3, where="camera=2", top_k=4)
     assert [found["row"] for found in answer["results"]] == [found["row"] for found in wanted["results"]]
     assert answer["matching"] == 4
+
+
+def test_an_uploaded_photo_with_marks(client, searcher):
+    photo = photo_file(searcher, "003.png")
+    sent = {"content": photo, "headers": {"content-type": ANYTHING}}
+    answer = client.post("/api/search/photo?right=5&right=secret.jpg&wrong=2&texts=red", **sent).json()
+    marks = {"right": [5, "secret.jpg"], "wrong": [2]}
+    wanted = search(searcher, "red", photo, **marks, top_k=24)
+    assert [found["row"] for found in answer["results"]] == [found["row"] for found in wanted["results"]]
+    assert answer["right"] == [5, "secret.jpg"] and answer["wrong"] == [2]
 
 
 def png_header(width, height):
@@ -143,6 +155,12 @@ def test_rejects_a_truncated_photo(client, searcher):
         ({"text": "a", "where": "camera = " + "9" * 310}, "a number is at most"),
         ({"text": "a", "where": "camera = " + "9" * 1900}, "a number is at most"),
         ({"like": 14}, "rows 0 to 13"),
+        ({"text": "a", "right": [14]}, "right 14: the index has rows 0 to 13"),
+        ({"text": "a", "wrong": ["000.png"]}, "shows several people: give one of the rows 0, 12"),
+        ({"text": "a", "right": [1] * 51}, "right"),
+        ({"wrong": [1]}, "the query is empty"),
+        ({"right": [True]}, "right: Input should be a row or a path"),
+        ({"right": [1.5]}, "right"),
         ({"like": -1}, "like"),
         ({"like": 10**30}, "rows 0 to 13"),
         ({"text": "a", "image": "/etc/passwd"}, "image"),
@@ -421,7 +439,11 @@ def test_serves_the_page_and_its_files(client):
 
 def test_openapi_describes_every_route(client):
     described = client.get("/openapi.json").json()
-    assert set(described["paths"]) == {"/api/index", "/api/search", "/api/search/photo", "/api/photos/{row}"}
+    searches = {"/api/index", "/api/search", "/api/search/photo", "/api/photos/{row}"}
+    scenes = {
+        f"/api/scenes/{{row}}{path}" for path in ("", "/frame", "/moments", "/moments/{number}", "/video")
+    }
+    assert set(described["paths"]) == searches | scenes
     for path in described["paths"].values():
         for method in path.values():
             assert {"200", "422", "429"} <= set(method["responses"])

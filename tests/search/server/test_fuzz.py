@@ -17,6 +17,7 @@ from tpr_jax.search.server.api import make_app
 from tpr_jax.search.server.guard import Limits
 from tpr_jax.search.server.live import LiveIndex
 
+SCENES = [f"/api/scenes/{{row}}{path}" for path in ("", "/frame", "/moments", "/moments/{number}", "/video")]
 BOUNDED = settings(
     max_examples=60,
     deadline=None,
@@ -40,14 +41,21 @@ def described(app):
 @pytest.mark.parametrize("mode", list(GenerationMode))
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/api/search"), ("POST", "/api/search/photo"), ("GET", "/api/photos/{row}")],
+    [
+        ("POST", "/api/search"),
+        ("POST", "/api/search/photo"),
+        ("GET", "/api/photos/{row}"),
+        *(("GET", path) for path in SCENES),
+    ],
 )
 def test_every_route_handles_generated_requests(described, method, path, mode):
     @given(case=described[path][method].as_strategy(mode))
     @BOUNDED
     def ask(case):
         # A valid request may still be rejected, such as a condition on an unknown column.
-        reply = case.call_and_validate(excluded_checks=[positive_data_acceptance])
+        reply = case.call()
+        if reply.status_code != 413:  # which schemathesis does not expect for a body that is too large
+            case.validate_response(reply, excluded_checks=[positive_data_acceptance])
         assert reply.headers["x-content-type-options"] == ["nosniff"]
 
     ask()
@@ -55,7 +63,7 @@ def test_every_route_handles_generated_requests(described, method, path, mode):
 
 def test_openapi_lists_the_tested_routes(described):
     paths = {operation.ok().path for operation in described.get_all_operations()}
-    assert paths == {"/api/index", "/api/search", "/api/search/photo", "/api/photos/{row}"}
+    assert paths == {"/api/index", "/api/search", "/api/search/photo", "/api/photos/{row}", *SCENES}
     described["/api/index"]["GET"].Case().call_and_validate()
 
 

@@ -123,6 +123,12 @@ def test_photos_and_rows_of_the_index_before(site):
     answer = site.client.post("/api/search", json={"like": 5, "version": before}).json()
     assert answer["results"][0]["path"] == "005.png" and answer["notes"] == []
     assert answer["version"] == now
+    marks = {"right": [5, 4, "002.png"], "wrong": [9], "version": before}
+    marked = site.client.post("/api/search", json={"text": "red", **marks}).json()
+    assert marked["right"] == [1, "002.png"] and marked["wrong"] == [2]
+    assert marked["notes"] == ["a marked photo is no longer in the index, and does not count"]
+    same = site.client.post("/api/search", json={"text": "red", "right": [1, 0], "wrong": [2]}).json()
+    assert marked["results"] == same["results"]
     lost = site.client.post("/api/search", json={"like": 4, "version": before})
     assert lost.status_code == 422 and "no longer in the index" in lost.json()["detail"]
     unknown = site.client.post("/api/search", json={"like": 1, "version": "other"}).json()

@@ -13,11 +13,12 @@ import time
 import urllib.request
 
 import pytest
+from fastapi.testclient import TestClient
 
 from tests import served
 from tests.conftest import ROOT, _environment
 from tpr_jax.errors import UserError
-from tpr_jax.search.__main__ import main
+from tpr_jax.search.__main__ import main, run
 from tpr_jax.search.index.build import build
 from tpr_jax.search.query.search import open_searcher
 from tpr_jax.search.server import listen, serve
@@ -116,6 +117,20 @@ def test_warns_if_others_can_reach_it(index, monkeypatch):
     assert len(lines) == 1
 
 
+@pytest.mark.parametrize(("flags", "scenes"), [([], True), (["--no_playback"], False)])
+def test_no_playback_switches_scenes_off(index, monkeypatch, flags, scenes):
+    def ask(server, sockets):
+        asgi = server.config.app
+        reply = TestClient(asgi, base_url="http://127.0.0.1").get("/api/index")
+        answers.append(reply.json()["scenes"])
+
+    answers = []
+    monkeypatch.setattr(serve.uvicorn.Server, "run", ask)
+    monkeypatch.setattr(serve, "exit_if_busy", lambda threads: None)
+    run(["serve", "--index", str(index), "--port", "0", *flags])
+    assert answers == [scenes]
+
+
 def test_searching_does_not_import_the_server():
     code = "import sys, tpr_jax.search.query.search, tpr_jax.search.__main__; "
     code += "print([name for name in ('fastapi', 'uvicorn', 'starlette') if name in sys.modules])"
@@ -127,7 +142,7 @@ def test_searching_does_not_import_the_server():
 STUCK = """
 import sys, threading, time
 from tpr_jax.search.server import images
-from tpr_jax.search.__main__ import main
+from tpr_jax.search.__main__ import main, run
 def stuck(data, size=None):
     print("stuck", flush=True)
     while True:

@@ -193,6 +193,7 @@ def _scan_files(
     for number, name in enumerate(found.videos, 1):
         path = found.root / name
         try:
+            stamp = journal.stamp(path)
             where = scan_folder(folder / CROPS, path, settings)
             if read_scan(where) is None and forgotten.has_video(path):
                 where = _earlier_scan(earlier.get(name), name, log)
@@ -207,7 +208,7 @@ def _scan_files(
             log(f"note: {note}")
         people = counted(len(result.tracks), "person", "people")
         log(f"{name}: {people} in {counted(result.frames, 'frame')}")
-        videos.append({"path": name, "folder": where.name})
+        videos.append({"path": name, "folder": where.name, "stamp": stamp})
     text = json.dumps([dataclasses.asdict(settings), "photos"])
     photos_file = f"photos-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
     photos, failed = _scan_photos(found, folder / CROPS / photos_file, settings, kind, log, forgotten)

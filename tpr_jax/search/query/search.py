@@ -31,7 +31,7 @@ from tpr_jax.search.query import engine as engine_lib
 from tpr_jax.search.query import groups
 from tpr_jax.search.query.combine import combine
 from tpr_jax.search.query.selection import Selection
-from tpr_jax.search.query.sightings import find_sightings
+from tpr_jax.search.query.sightings import describe_sightings, find_sightings
 from tpr_jax.utils.plural import counted
 from tpr_jax.weights import arguments
 
@@ -101,6 +101,8 @@ def search(
     *,
     without: str | Sequence[str] = (),
     like: int | None = None,
+    right: Sequence[int | str] = (),
+    wrong: Sequence[int | str] = (),
     top_k: int = 10,
     weight: float = 0.5,
     where: str | None = None,
@@ -114,6 +116,8 @@ def search(
       image: a path, the bytes of an image file, or an array.
       without: descriptions of what the person does not have, such as "a backpack".
       like: a row of the index whose photo takes the place of `image`.
+      right: photos of the index that show the person: rows, or paths as the results have them.
+      wrong: photos of the index that do not, likewise.
       top_k: maximum number of results.
       weight: the weight of the text relative to the image, from 0 to 1.
       where: a condition on the columns, see the module `where`.
@@ -124,9 +128,10 @@ def search(
       A dict with
 
       - `results`: one dict per photo, best first, with `rank` (from 1), `score`, `chance` (the share of pairs
-        of a made-up description and a photo that score as high; None for queries with an image and for few
-        photos, see the module `chance`), `row`, `path`, `box` (or None), `columns`, and, with `group`,
-        `group`: a list of the same fields but `rank` and `group`;
+        of a made-up description and a photo that score as high; None for queries with an image or marks, and
+        for few photos, see the module `chance`), `row`, `path`, `box` (or None), `columns`, and, with
+        `group`, `group`: a list of the same fields but `rank` and `group`, and if it has any, `seen`: how
+        often, where and when, see `describe_sightings`;
       - `chance`: the share of made-up descriptions whose best photo scores as high as the best result, or
         None, and `unlikely`: whether that is no better than chance;
       - `count`: photos in the index, and `matching`: photos that match `where`;
@@ -141,7 +146,9 @@ def search(
     _check_options(index, image, like=like, top_k=top_k, where=where, group=group)
     start = time.perf_counter()
     feat = None if like is None else index.vectors[like].astype(np.float32)
-    query, notes = encode_query(searcher.model, text, image, weight, without=without, feat=feat)
+    marked = {"right": marked_rows(index, "right", right), "wrong": marked_rows(index, "wrong", wrong)}
+    marks = {name: index.vectors[rows].astype(np.float32) for name, rows in marked.items()}
+    query, notes = encode_query(searcher.model, text, image, weight, without=without, feat=feat, **marks)
     encoded = time.perf_counter()
     selection = _select(searcher, where)
     count = selection.count
@@ -159,7 +166,7 @@ def search(
         ranked = groups.grouped_top_k(search_rows, index.vectors, int(top_k), float(group), describe=describe)
     searched = time.perf_counter()
     baseline = None
-    if ranked and image is None and like is None:
+    if ranked and image is None and like is None and not right and not wrong:
         counts = (len(as_texts("text", text)), len(as_texts("without", without)))
         condition = None
         if where is not None:
@@ -203,6 +210,38 @@ def _check_options(
         raise ArgumentError("the query has both an image and a row of the index: give only one of them")
 
 
+def marked_rows(index: Index, name: str, marks: Sequence[int | str]) -> list[int]:
+    """Returns the rows of photos that are given by row or path.
+
+    Args:
+      index: the index.
+      name: the name of the argument, for messages.
+      marks: rows or paths.
+
+    Raises:
+      UserError: the index does not have such a row or path, or has several people of that path.
+    """
+    if isinstance(marks, str) or not isinstance(marks, list | tuple):
+        raise ArgumentError(f"{name} {shown(marks)}: must be a list of rows or paths of photos")
+    return [_marked_row(index, name, mark) for mark in marks]
+
+
+def _marked_row(index: Index, name: str, mark: int | str) -> int:
+    if isinstance(mark, str):
+        rows = np.flatnonzero(np.asarray(index.table["path"]) == mark).tolist()
+        if len(rows) == 1:
+            return rows[0]
+        if not rows:
+            raise UserError(
+                f"--{name} {shown(mark)}: the index has no such photo: give a path of its results"
+            )
+        listed = f"{', '.join(map(str, rows[:5]))}{', ...' if len(rows) > 5 else ''}"
+        raise UserError(f"--{name} {shown(mark)}: shows several people: give one of the rows {listed}")
+    if not (arguments.is_integer(mark) and 0 <= mark < len(index.vectors)):
+        raise ArgumentError(f"--{name} {shown(mark)}: the index has rows 0 to {len(index.vectors) - 1}")
+    return int(mark)
+
+
 def encode_query(
     model: Model,
     text: str | Sequence[str] | None,
@@ -211,6 +250,8 @@ def encode_query(
     *,
     without: str | Sequence[str] = (),
     feat: Float[np.ndarray, " e"] | None = None,
+    right: Float[np.ndarray, "r e"] | None = None,
+    wrong: Float[np.ndarray, "w e"] | None = None,
 ) -> tuple[Float[np.ndarray, " e"], list[str]]:
     """Encodes descriptions, an image, or both into one query vector.
 
@@ -221,6 +262,8 @@ def encode_query(
       weight: the weight of the text relative to the image, from 0 to 1.
       without: descriptions of what the person does not have.
       feat: the features of an image that is already encoded, in place of `image`.
+      right: the features of photos that show the person.
+      wrong: the features of photos that do not.
 
     Returns:
       The vector, of length 1, and notes about anything that was not used as given.
@@ -229,14 +272,15 @@ def encode_query(
       UserError: the query is empty or not a text, the weight is out of range, or the image cannot be read.
     """
     texts, lacking = as_texts("text", text), as_texts("without", without)
-    if not texts and image is None and feat is None:
+    if not texts and image is None and feat is None and (right is None or not len(right)):
         raise UserError("the query is missing: describe the person, or give --image FILE")
     if not (arguments.is_finite_number(weight) and 0 <= weight <= 1):
         raise ArgumentError(f"--weight {shown(weight)}: must be from 0 (only the photo) to 1 (only the text)")
     if image is not None:
         feat = model.encode_images([image], batch_size=1)[0]
     notes = [note for one in (*texts, *lacking) for note in text_notes(model, one)]
-    vector = combine(_encode_texts(model, texts), _encode_texts(model, lacking), feat, float(weight))
+    described, absent = _encode_texts(model, texts), _encode_texts(model, lacking)
+    vector = combine(described, absent, feat, float(weight), right=right, wrong=wrong)
     length = float(np.linalg.norm(vector))
     if not np.isfinite(length) or length < 1e-6:
         raise UserError(
@@ -339,7 +383,9 @@ def _results(
             {"score": round(score, 6), "chance": chance(score), "row": row, **_photo_fields(records[row])}
             for row, score in group
         ]
-        members = {"group": photos[1:]} if grouped else {}
+        members: dict = {"group": photos[1:]} if grouped else {}
+        if len(group) > 1:
+            members["seen"] = describe_sightings(find_sightings(index.table, [row for row, _ in group]))
         results.append({"rank": rank, **photos[0], **members})
     return results
 

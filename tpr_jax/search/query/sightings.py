@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from tpr_jax.utils.plural import counted
+
 PERSON_COLUMNS = ("person", "person_id", "pid", "identity")
 TRACK_COLUMNS = ("track", "track_id")
 PLACE_COLUMNS = ("camera", "camera_id", "cam", "video")
@@ -30,6 +32,7 @@ class Sighting(NamedTuple):
       track: the track, which is unique within its camera and video.
       place: camera and video, or the folder if the table has neither.
       seconds: the time in seconds, from any start that photos of one place share.
+      clock: whether that is the time of a clock, in seconds since 1970, and not from the start of a video.
     """
 
     path: str
@@ -37,6 +40,7 @@ class Sighting(NamedTuple):
     track: Key | None = None
     place: Key = ()
     seconds: float | None = None
+    clock: bool = False
 
 
 def find_sightings(table: pa.Table, rows: Sequence[int]) -> list[Sighting]:
@@ -68,14 +72,49 @@ def _sighting(record: Mapping, roles: Mapping[str, str | None]) -> Sighting:
     path = record["path"]
     place = values("place") or (("folder", str(PurePosixPath(path).parent)),)
     person, track = values("person"), values("track")
-    times = [_seconds(value) for _, value in values("time")]
+    times = [value for _, value in values("time")]
+    seconds = _seconds(times[0]) if times else _seconds_in_name(path)
     return Sighting(
         path=path,
         person=person or None,
         track=(*place, *track) if track else None,
         place=place,
-        seconds=times[0] if times else _seconds_in_name(path),
+        seconds=seconds,
+        clock=seconds is not None and (not times or isinstance(times[0], datetime)),
     )
+
+
+def describe_sightings(sightings: Sequence[Sighting]) -> str:
+    """Describes how often, where and when a person was seen: "seen 4 times at 2 places, 10:02 to 10:17".
+
+    Args:
+      sightings: the photos of one person. Times that are not of a clock count if there are no others.
+    """
+    words = f"seen {counted(len(sightings), 'time')}"
+    cameras = {one.place[:1] for one in sightings}  # a camera may have several videos
+    words += f" at {len(cameras)} places" if len(cameras) > 1 else ""
+    clock = any(one.clock for one in sightings)
+    # Seconds from the start of different videos have nothing in common.
+    comparable = len({one.place for one in sightings}) == 1
+    known = [one for one in sightings if one.seconds is not None and (one.clock if clock else comparable)]
+    if not known:
+        return words
+    first, last = (end(one.seconds for one in known if one.seconds is not None) for end in (min, max))
+    start, stop = _clock_span(first, last) if clock else (_since_start(first), _since_start(last))
+    return f"{words}, {start}" + (f" to {stop}" if stop != start else "")
+
+
+def _clock_span(first: float, last: float) -> tuple[str, str]:
+    """Formats two times as briefly as their difference allows."""
+    start, stop = (datetime.fromtimestamp(second, UTC) for second in (first, last))
+    if start.date() != stop.date():
+        return f"{start:%Y-%m-%d %H:%M}", f"{stop:%Y-%m-%d %H:%M}"
+    form = "%H:%M:%S" if f"{start:%H:%M}" == f"{stop:%H:%M}" else "%H:%M"
+    return start.strftime(form), stop.strftime(form)
+
+
+def _since_start(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def _seconds(value: Any) -> float:

@@ -2,8 +2,9 @@
 
 GET  /                  the page                    GET  /api/index         the index and its columns
 POST /api/search        a query as JSON             GET  /api/photos/{row}  a photo of the index, as JPEG
-POST /api/search/photo  a photo, as the body or     GET  /metrics           GET  /openapi.json
-                        as a file of a form         GET  /healthz
+POST /api/search/photo  a photo, as the body or     GET  /api/scenes/{row}  its scene, see `scene_routes`
+                        as a file of a form         GET  /metrics           GET  /openapi.json
+                                                    GET  /healthz
 """
 
 import functools
@@ -28,6 +29,7 @@ from tpr_jax.search.server.error_handlers import ERROR_RESPONSES, add_error_hand
 from tpr_jax.search.server.guard import Guard, Limits
 from tpr_jax.search.server.live import LiveIndex, Snapshot
 from tpr_jax.search.server.metrics import CONTENT_TYPE, ServerMetrics
+from tpr_jax.search.server.scene_routes import add_scene_routes
 from tpr_jax.search.server.schema import (
     MAX_RESULTS,
     MAX_TEXT,
@@ -38,6 +40,7 @@ from tpr_jax.search.server.schema import (
     Options,
     Question,
 )
+from tpr_jax.search.server.threads import run_in_thread
 from tpr_jax.search.server.uploads import UploadReader, parse_upload
 
 MAX_UPLOADS = 32  # complete photos in memory at the same time
@@ -68,12 +71,13 @@ PHOTO_BODY = {
     }
 }
 
-# Python cannot stop a thread that runs C code; abandoning it lets the server stop.
-run_in_thread = functools.partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
-
 
 def make_app(
-    live: LiveIndex, limits: Limits, accounts: Accounts | None = None, access_log: AccessLog | None = None
+    live: LiveIndex,
+    limits: Limits,
+    accounts: Accounts | None = None,
+    access_log: AccessLog | None = None,
+    playback: bool = True,
 ) -> Guard:
     """Returns the ASGI application that searches an index within the `limits`.
 
@@ -82,6 +86,7 @@ def make_app(
       limits: the limits of one client.
       accounts: who may use the application; by default everybody.
       access_log: where queries are logged; by default nowhere.
+      playback: whether whole frames, photos and videos are served, not only the people in them.
     """
     app = FastAPI(
         title="tpr_jax search",
@@ -94,7 +99,9 @@ def make_app(
     metrics = ServerMetrics(lambda: live.current.count)
     add_error_handlers(app)
     _add_search_routes(app, live, limits, metrics, access_log)
-    _add_index_routes(app, live, limits)
+    _add_index_routes(app, live, limits, playback)
+    if playback:
+        add_scene_routes(app, live)
     _add_static_routes(app, metrics)
     return Guard(RequireLogin(app, accounts) if accounts else app, limits, metrics)
 
@@ -110,7 +117,8 @@ def _add_search_routes(
     async def run_search(snapshot: Snapshot, request: Request, **query) -> dict:
         nonlocal waiting
         texts = [text for text in (query.pop("text"), *query.pop("texts")) if text is not None]
-        if not texts and query.get("image") is None and query.get("like") is None:
+        given = (query.get("image"), query.get("like"), query["right"] or None)
+        if not texts and all(one is None for one in given):
             raise UserError("the query is empty: give a text, or a row of the index as 'like'")
         if not all(text.strip() for text in (*texts, *query["without"])):
             raise UserError("text: is empty: describe the person")
@@ -133,6 +141,17 @@ def _add_search_routes(
         metrics.search.observe(result["search_ms"] / 1000)
         return result | {"version": snapshot.version}
 
+    async def run_located(options: Options, request: Request, **given) -> dict:
+        """Searches the current index, in which rows of an earlier version are looked up."""
+        query = options.model_dump() | given
+        locate = functools.partial(_locate_rows, live, query, query.pop("version"))
+        names_rows = query.get("like") is not None or query["right"] or query["wrong"]
+        snapshot, rows, notes = (
+            await run_in_thread(locate, limiter=search_threads) if names_rows else locate()
+        )
+        result = await run_search(snapshot, request, **query, **rows)
+        return result | rows | {"notes": [*notes, *result["notes"]]}
+
     def decode(content_type: str, body: bytes, size: tuple[int, int]):
         upload = parse_upload(content_type, body, limits.body)
         # Resized right after decoding: waiting uploads at full size would fill the memory.
@@ -144,14 +163,7 @@ def _add_search_routes(
         response_model=Answer,
     )
     async def search_text(question: Question, request: Request) -> dict:
-        query = question.model_dump()
-        version = query.pop("version")
-        if question.like is None:
-            return await run_search(live.current, request, **query)
-        find = functools.partial(live.find_row, question.like, version)
-        snapshot, query["like"], notes = await run_in_thread(find, limiter=search_threads)
-        result = await run_search(snapshot, request, **query)
-        return result | {"like": query["like"], "notes": [*notes, *result["notes"]]}
+        return await run_located(question, request)
 
     @app.post(
         "/api/search/photo",
@@ -177,17 +189,40 @@ def _add_search_routes(
         finally:
             uploads.release(body)
             del body
-        return await run_search(
-            snapshot, request, image=pixels, **_merge_options(options, fields).model_dump()
-        )
+        return await run_located(_merge_options(options, fields), request, image=pixels)
 
 
-def _add_index_routes(app: FastAPI, live: LiveIndex, limits: Limits) -> None:
+def _locate_rows(live: LiveIndex, query: dict, version: str | None) -> tuple[Snapshot, dict, list[str]]:
+    """Takes the rows that a query of some version names out of it; returns them in the current version.
+
+    Returns:
+      The current snapshot; `like`, `right` and `wrong`, whose paths stay as they are; and notes, also on
+      marked photos that the current index does not have, which are left out.
+
+    Raises:
+      UserError: the current index does not have the photo `like`.
+    """
+    marks = {name: query.pop(name) for name in ("right", "wrong")}
+    like = query.pop("like", None)
+    named = [*([] if like is None else [like]), *marks["right"], *marks["wrong"]]
+    rows = [one for one in dict.fromkeys(named) if isinstance(one, int)]
+    snapshot, found, notes = live.find_rows(rows, version)
+    now: dict[int | str, int | None] = dict(zip(rows, found, strict=True))
+    if like is not None and now[like] is None:
+        raise UserError("the photo is no longer in the index: search again")
+    kept = {name: [one for one in marked if now.get(one, one) is not None] for name, marked in marks.items()}
+    if kept != marks:
+        notes = [*notes, "a marked photo is no longer in the index, and does not count"]
+    located = {name: [now.get(one, one) for one in marked] for name, marked in kept.items()}
+    return snapshot, located | {"like": None if like is None else now[like]}, notes
+
+
+def _add_index_routes(app: FastAPI, live: LiveIndex, limits: Limits, playback: bool) -> None:
     threads = anyio.CapacityLimiter(max(2, worker_threads()))
 
     @app.get("/api/index", summary="The index and its columns")
     async def index() -> About:
-        return _describe_index(live.current, limits)
+        return _describe_index(live.current, limits, playback)
 
     @app.get(
         "/api/photos/{row}",
@@ -254,7 +289,7 @@ def _merge_options(options: Options, fields: dict[str, str]) -> Options:
         ) from None
 
 
-def _describe_index(snapshot: Snapshot, limits: Limits) -> About:
+def _describe_index(snapshot: Snapshot, limits: Limits, playback: bool) -> About:
     searcher = snapshot.searcher
     return About(
         count=snapshot.count,
@@ -266,4 +301,5 @@ def _describe_index(snapshot: Snapshot, limits: Limits) -> About:
         max_text=MAX_TEXT,
         max_results=MAX_RESULTS,
         max_upload=limits.body,
+        scenes=playback,
     )

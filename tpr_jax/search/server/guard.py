@@ -29,7 +29,7 @@ _MAX_CLIENTS = 10_000  # addresses that the rate limiter remembers
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}  # browsers omit them from an origin
 _SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "img-src 'self' blob:; media-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",  # the page's address contains the query
     "x-content-type-options": "nosniff",

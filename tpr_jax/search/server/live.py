@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -157,16 +157,23 @@ class LiveIndex:
         Raises:
           UserError: the current index does not have this photo.
         """
+        snapshot, (found,), notes = self.find_rows([row], version)
+        if found is None:
+            raise UserError("the photo is no longer in the index: search again")
+        return snapshot, found, notes
+
+    def find_rows(
+        self, rows: Sequence[int], version: str | None
+    ) -> tuple[Snapshot, list[int | None], list[str]]:
+        """Does the same as `find_row` for several photos of one version; None for those that are gone."""
         snapshots = self._snapshots
         current, old = snapshots[0], _of_version(snapshots, version)
         if old is current:
-            return current, row, []
+            return current, list(rows), []
         if old is None:
-            return current, row, [CHANGED_NOTE.format(row=row)]
-        found = find_photo(old.searcher.index.table, row, current.searcher.index.table)
-        if found is None:
-            raise UserError("the photo is no longer in the index: search again")
-        return current, found, []
+            return current, list(rows), [CHANGED_NOTE.format(row=row) for row in rows]
+        tables = (old.searcher.index.table, current.searcher.index.table)
+        return current, [find_photo(tables[0], row, tables[1]) for row in rows], []
 
 
 def _of_version(snapshots: tuple[Snapshot, ...], version: str | None) -> Snapshot | None:

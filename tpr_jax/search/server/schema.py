@@ -1,15 +1,29 @@
 """Requests and responses of the API, as its OpenAPI description shows them."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 MAX_TEXT, MAX_WHERE, MAX_RESULTS = 2000, 2000, 200  # characters, characters, photos
 
 MAX_TEXTS = 8  # further descriptions, and descriptions of what the person does not have
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
+MAX_MARKS = 50  # results marked right, and results marked wrong
+MAX_PATH = 4096  # characters
+MAX_ROW = 2**63 - 1
+Row = Annotated[int, Field(ge=0, le=MAX_ROW)]
+Path = Annotated[str, Field(max_length=MAX_PATH)]
+Mark = Annotated[Row | Path, BeforeValidator(lambda mark: as_row(mark))]
 Value = str | int | float | bool | None
+
+
+def as_row(mark: object) -> object:
+    """Returns a row that is written in a URL, as a number; a path of digits alone is not recognized."""
+    if isinstance(mark, bool):  # which pydantic would convert
+        raise PydanticCustomError("number_type", "Input should be a row or a path")
+    return int(mark) if isinstance(mark, str) and re.fullmatch(r"[0-9]{1,19}", mark) else mark
 
 
 class Options(BaseModel):
@@ -21,6 +35,16 @@ class Options(BaseModel):
         [], max_length=MAX_TEXTS, description="further descriptions, averaged with `text`"
     )
     without: list[Text] = Field([], max_length=MAX_TEXTS, description="what the person does not have")
+    right: list[Mark] = Field(
+        [], max_length=MAX_MARKS, description="photos of the index that show the person: rows, or paths"
+    )
+    wrong: list[Mark] = Field([], max_length=MAX_MARKS, description="photos of the index that do not")
+    version: str | None = Field(
+        None,
+        max_length=64,
+        description="the version of the index that has the rows of `like`, `right` and `wrong`; default: the "
+        "current",
+    )
     weight: float = Field(0.5, ge=0, le=1, description="weight of the text relative to the photo")
     top_k: int = Field(24, ge=1, le=MAX_RESULTS, description="maximum number of results")
     where: str | None = Field(
@@ -39,11 +63,6 @@ class Question(Options):
     """A search by text, by a photo of the index, or by both."""
 
     like: int | None = Field(None, ge=0, description="a row of the index: find photos like this one")
-    version: str | None = Field(
-        None,
-        max_length=64,
-        description="the version of the index that has the row `like`; default: the current",
-    )
 
     @field_validator("weight", "top_k", "group", "like", mode="before")
     @classmethod
@@ -72,6 +91,10 @@ class Found(Photo):
 
     rank: int
     group: list[Photo] = []
+    seen: str | None = Field(
+        None,
+        description="how often, where and when, if several photos are grouped: seen 4 times, 10:02 to 10:17",
+    )
 
 
 class Answer(BaseModel):
@@ -80,6 +103,8 @@ class Answer(BaseModel):
     results: list[Found]
     version: str = Field(description="of the index that was searched")
     like: int | None = Field(None, description="the row of the photo that `like` named, in this version")
+    right: list[int | str] = Field(description="the photos that `right` named, their rows in this version")
+    wrong: list[int | str] = Field(description="the photos that `wrong` named, likewise")
     count: int = Field(description="photos in the index")
     matching: int = Field(description="photos that match `where`")
     chance: float | None = Field(
@@ -117,6 +142,26 @@ class About(BaseModel):
     max_text: int
     max_results: int
     max_upload: int
+    scenes: bool = Field(description="whether the server shows whole frames and videos")
+
+
+class SceneAnswer(BaseModel):
+    """Where a person was seen."""
+
+    kind: Literal["video", "photo"]
+    box: list[int] = Field(description="x, y, width and height in pixels of the frame")
+    width: int = Field(description="of the whole frame or photo, in its own pixels")
+    height: int
+    seconds: float | None = Field(description="the moment, from the start of the video")
+    before: float = Field(description="seconds before the moment that are worth playing")
+    after: float
+    media_type: str | None = Field(description="of the video, if browsers may play it")
+
+
+class Moments(BaseModel):
+    """The times of frames around the moment, from the start of the video."""
+
+    seconds: list[float]
 
 
 class Error(BaseModel):

@@ -42,6 +42,11 @@ function field(column) {
     return make("label", {}, column.name, labeled("input", column.name, { type: "text", placeholder: "contains" }));
   }
   const type = column.kind === "time" ? { type: "datetime-local", step: 1 } : { type: "number", step: "any" };
+  // Pickers open within the times that there are; other times can be typed.
+  if (column.kind === "time" && column.least) {
+    const day = (text) => text.slice(0, 10);
+    Object.assign(type, { min: `${day(column.least)}T00:00`, max: `${day(column.most)}T23:59:59` });
+  }
   const ends = { from: column.least, to: column.most };
   const pair = Object.entries(ends).map(([end, value]) =>
     labeled("input", `${column.name} ${end}`, { ...type, placeholder: value ?? "", title: `${end} (${value ?? ""})` }),

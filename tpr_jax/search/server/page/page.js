@@ -1,11 +1,13 @@
 // The page: reads the query from its fields or its address, calls the API, and shows the results.
+import { fillDescriptions, prepareDescriptions, readTexts, readWithout } from "./descriptions.js";
 import { $, make } from "./dom.js";
 import { listenForFiles, shorten, uploadError } from "./files.js";
 import { fillFilters, makeFilters, readFilters } from "./filters.js";
 import { parseJson } from "./json.js";
 import { addToHistory, clearHistory, showHistory } from "./past.js";
-import { describe, fromAddress, isComplete, toAddress, toOptions } from "./question.js";
-import { areOld, focusFirst, handleKey, photoUrl, prepare, showResults, useColumns } from "./results.js";
+import { describe, fromAddress, isComplete, isDescribed, namesRows, toAddress, toOptions } from "./question.js";
+import { areOld, focusFirst, handleKey, photoUrl, prepare, showMarks, showResults, useColumns } from "./results.js";
+import { offerScenes } from "./scene.js";
 
 const NO_SERVER = "The server does not respond: is it still running?";
 const POLL = 10_000; // ms between looks at whether the index has changed
@@ -13,17 +15,23 @@ const POLL = 10_000; // ms between looks at whether the index has changed
 let about = { columns: [], version: "", max_upload: 0 };
 let upload = null; // a File
 let like = null; // a row of the index
-let likeIndex = ""; // the version of the index that has this row
+let marks = { right: [], wrong: [] }; // rows of photos that do and do not show the person
+let usedMarks = JSON.stringify(marks); // those of the last search
+let rowsIndex = ""; // the version of the index that has these rows
+let described = null; // the first description of the last search
 let searched = ""; // the fields of the last search
 let pending = null; // the AbortController of the current search
 
 function readQuery() {
   return {
     text: $("text").value,
+    texts: readTexts(),
+    without: readWithout(),
+    ...marks,
     where: $("where").value,
     filters: readFilters(about.columns),
     like,
-    index: likeIndex,
+    index: rowsIndex,
     weight: Number($("weight").value),
     top_k: Number($("top_k").value),
     group: $("group").checked,
@@ -32,6 +40,7 @@ function readQuery() {
 
 function showQuery(query) {
   $("text").value = query.text;
+  fillDescriptions(query.texts, query.without);
   $("where").value = query.where;
   $("weight").value = query.weight;
   $("group").checked = query.group;
@@ -41,17 +50,45 @@ function showQuery(query) {
   $("top_k").value = query.top_k;
   fillFilters(about.columns, query.filters);
   if (query.where || Object.values(query.filters).some(Boolean)) $("filters").open = true;
+  setMarks({ right: query.right, wrong: query.wrong }, query.index);
   setPhoto(null, query.like, query.index);
 }
+
+function setMarks(next, index = rowsIndex) {
+  marks = { right: next.right, wrong: next.wrong }; // in this order, see `usedMarks`
+  rowsIndex = index || about.version;
+  showMarks(marks);
+  describeMarks();
+}
+
+function describeMarks() {
+  const counts = ["right", "wrong"].filter((kind) => marks[kind].length).map((kind) => `${marks[kind].length} ${kind}`);
+  const used = JSON.stringify(marks) === usedMarks;
+  $("marks").hidden = !counts.length;
+  $("marked").textContent = counts.length ? `Marked: ${counts.join(", ")}${used ? ", counted in this search" : ""}.` : "";
+  $("use_marks").hidden = used;
+}
+
+// Marks a photo of the results of some version of the index, or takes the mark away.
+function mark(row, kind, version) {
+  const other = kind === "right" ? "wrong" : "right";
+  const had = marks[kind].includes(row);
+  const without = (rows) => rows.filter((one) => one !== row);
+  setMarks({ [kind]: had ? without(marks[kind]) : [...marks[kind], row], [other]: without(marks[other]) }, version);
+}
+
+// Another person is described: what was marked for the one before says nothing of this one.
+const clearMarks = () => setMarks({ right: [], wrong: [] });
+
 
 function setPhoto(file, row, index = "") {
   if ($("shown").src.startsWith("blob:")) URL.revokeObjectURL($("shown").src);
   upload = file;
   like = row;
-  likeIndex = index || about.version;
+  rowsIndex = index || about.version;
   $("picture").hidden = !file && row === null;
   if (file) $("shown").src = URL.createObjectURL(file);
-  else if (row !== null) $("shown").src = photoUrl(row, "small", likeIndex);
+  else if (row !== null) $("shown").src = photoUrl(row, "small", rowsIndex);
   else $("shown").removeAttribute("src");
   $("shown").hidden = !file && row === null;
   $("named").textContent = file ? shorten(file.name) || "pasted photo" : row !== null ? "like this photo" : "";
@@ -62,9 +99,11 @@ function setPhoto(file, row, index = "") {
 // Few browsers draw HEIC and TIFF, which the server reads: the name alone stands for such a photo.
 $("shown").onerror = () => ($("shown").hidden = true);
 
-const updateBalance = () => ($("balance").hidden = $("picture").hidden || !$("text").value.trim());
+const updateBalance = () => ($("balance").hidden = $("picture").hidden || !isDescribed(readQuery()));
 
 async function search({ remember = true } = {}) {
+  if (described !== null && described !== $("text").value.trim()) clearMarks();
+  described = $("text").value.trim();
   const query = readQuery();
   const photoName = upload ? shorten(upload.name) || "a photo" : like !== null ? "like a photo" : "";
   fail("");
@@ -78,6 +117,8 @@ async function search({ remember = true } = {}) {
     return;
   }
   searched = fieldsText();
+  countFilters(query);
+  usedMarks = JSON.stringify(marks);
   const controller = (pending = new AbortController());
   $("results").classList.add("old");
   say("Searching…");
@@ -98,7 +139,10 @@ async function search({ remember = true } = {}) {
     const answer = await send(query, controller.signal);
     if (answer.version !== about.version) useIndex(await fetchAbout());
     if (controller.signal.aborted) return;
-    if (like !== null) [like, likeIndex] = [answer.like, answer.version];
+    if (like !== null) like = answer.like;
+    setMarks({ right: answer.right ?? [], wrong: answer.wrong ?? [] }, answer.version);
+    usedMarks = JSON.stringify(marks);
+    describeMarks();
     finish(answer.results, answer.version);
     report(answer);
   } catch (error) {
@@ -106,6 +150,11 @@ async function search({ remember = true } = {}) {
     finish([]);
     fail(error.message);
   }
+}
+
+function countFilters({ where, filters }) {
+  const count = [where.trim(), ...Object.values(filters)].filter(Boolean).length;
+  $("active").textContent = count ? ` (${count})` : "";
 }
 
 function finish(results, version) {
@@ -118,10 +167,12 @@ function finish(results, version) {
 async function send(query, signal) {
   const options = toOptions(query, about.columns);
   let address = "api/search";
-  let body = JSON.stringify(like === null ? options : { ...options, like, version: likeIndex });
+  if (namesRows(query)) options.version = rowsIndex;
+  let body = JSON.stringify(like === null ? options : { ...options, like });
   let type = "application/json";
   if (upload) {
-    address += "/photo?" + new URLSearchParams(options);
+    const pairs = Object.entries(options).flatMap(([name, value]) => [value].flat().map((one) => [name, one]));
+    address += "/photo?" + new URLSearchParams(pairs);
     body = upload;
     type = "application/octet-stream";
   }
@@ -171,6 +222,7 @@ function rejectFile(message) {
 
 async function searchByFile(file, others) {
   $("large").close();
+  clearMarks();
   setPhoto(file, null);
   await search();
   if (others && upload === file && $("error").hidden) {
@@ -189,6 +241,8 @@ function removePhoto() {
 
 function moreLike(row, version) {
   $("text").value = "";
+  fillDescriptions([], "");
+  clearMarks();
   setPhoto(null, row, version);
   scrollTo({ top: 0 });
   search();
@@ -200,6 +254,7 @@ function searchAgain() {
 
 function searchFromAddress() {
   const query = fromAddress(location.search);
+  described = null; // the marks belong to this address
   showQuery(query);
   showResults([]);
   say("");
@@ -221,6 +276,7 @@ function useIndex(next) {
     fillFilters(next.columns, filters);
   }
   about = next;
+  offerScenes(about.scenes);
   $("about").textContent = `${number(about.count)} photos, model: ${about.model}`;
   useColumns(about.columns);
 }
@@ -238,7 +294,15 @@ async function followIndex() {
   if (isAsked && fieldsText() === searched) await search({ remember: false }); // not for a text half typed
 }
 
-const fieldsText = () => JSON.stringify({ ...readQuery(), like: null, index: "" });
+const fieldsText = () => JSON.stringify({ ...readQuery(), like: null, right: [], wrong: [], index: "" });
+
+// Restricts the search to a camera, or to all of them if it is the one already.
+function chooseCamera({ name }, value) {
+  const filters = readFilters(about.columns);
+  fillFilters(about.columns, { ...filters, [name]: filters[name] === value ? "" : value });
+  $("filters").open = true;
+  search();
+}
 
 async function copyLink() {
   const link = new URL(toAddress(readQuery()), location).href;
@@ -254,6 +318,14 @@ async function copyLink() {
 function listen() {
   $("ask").onsubmit = (event) => (event.preventDefault(), search());
   $("text").oninput = updateBalance;
+  $("use_marks").onclick = () => search();
+  $("clear_marks").onclick = () => {
+    const searchWithout = usedMarks !== JSON.stringify({ right: [], wrong: [] });
+    clearMarks();
+    if (searchWithout) searchAgain();
+    else $("results").focus();
+  };
+  prepareDescriptions(searchAgain);
   $("shown").onerror = () => ($("shown").hidden = true); // a TIFF, which browsers do not show, or not a photo
   $("drop").onclick = removePhoto;
   for (const id of ["weight", "top_k", "group", "fields", "where"]) $(id).onchange = searchAgain;
@@ -273,7 +345,7 @@ function listen() {
       event.preventDefault();
       $("text").select();
     }
-    if (event.key === "ArrowDown" && event.target === $("text")) {
+    if (event.key === "ArrowDown" && event.target.matches("input.text")) {
       event.preventDefault();
       focusFirst();
     }
@@ -290,7 +362,7 @@ const isWholeText = (field) =>
 async function start() {
   showHistory();
   listen();
-  prepare(moreLike);
+  prepare(moreLike, { camera: chooseCamera, mark });
   try {
     useIndex(await fetchAbout());
   } catch (error) {
@@ -301,7 +373,12 @@ async function start() {
   $("examples").replaceChildren(
     ...about.examples.map((text) => {
       const button = make("button", { type: "button", textContent: text });
-      button.onclick = () => (($("text").value = text), setPhoto(null, null), search());
+      button.onclick = () => {
+        $("text").value = text;
+        fillDescriptions([], "");
+        setPhoto(null, null);
+        search();
+      };
       return button;
     }),
   );

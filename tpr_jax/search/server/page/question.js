@@ -1,6 +1,6 @@
 // The query: conversion from and to the page's address, and to the API's options. Does not use the document.
 
-const DEFAULTS = { text: "", where: "", filters: {}, like: null, weight: 0.5, top_k: 24, group: false, index: "" };
+const DEFAULTS = { like: null, weight: 0.5, top_k: 24 };
 
 export function fromAddress(search) {
   const parameters = new URLSearchParams(search);
@@ -8,10 +8,16 @@ export function fromAddress(search) {
     const value = parseFloat(parameters.get(name));
     return value >= 0 && value <= max ? value : DEFAULTS[name];
   };
+  const rows = (name) => parameters.getAll(name).map(Number).filter(Number.isSafeInteger);
+  const [text = "", ...texts] = parameters.getAll("q");
   const filters = {};
   for (const [name, value] of parameters) if (name.startsWith("f.")) filters[name.slice(2)] = value;
   return {
-    text: parameters.get("q") ?? "",
+    text,
+    texts: texts.filter(Boolean),
+    without: parameters.get("not") ?? "",
+    right: rows("right"),
+    wrong: rows("wrong"),
     where: parameters.get("where") ?? "",
     filters,
     like: number("like", Number.MAX_SAFE_INTEGER),
@@ -24,14 +30,16 @@ export function fromAddress(search) {
 
 export function toAddress(query) {
   const parameters = new URLSearchParams();
-  if (query.text) parameters.set("q", query.text);
+  for (const text of [query.text, ...query.texts]) if (text || query.texts.length) parameters.append("q", text);
+  if (query.without) parameters.set("not", query.without);
   if (query.where) parameters.set("where", query.where);
   for (const [name, value] of Object.entries(query.filters)) if (value) parameters.set("f." + name, value);
   if (query.like !== null) {
     parameters.set("like", query.like);
-    parameters.set("index", query.index); // which has that row
   }
-  if (query.text && query.like !== null && query.weight !== 0.5) parameters.set("weight", query.weight);
+  for (const kind of ["right", "wrong"]) for (const row of query[kind]) parameters.append(kind, row);
+  if (namesRows(query)) parameters.set("index", query.index); // which has these rows
+  if (isDescribed(query) && query.like !== null && query.weight !== 0.5) parameters.set("weight", query.weight);
   if (query.top_k !== DEFAULTS.top_k) parameters.set("top_k", query.top_k);
   if (query.group) parameters.set("group", "1");
   const all = parameters.toString();
@@ -42,8 +50,11 @@ export function toAddress(query) {
 // empty.
 export function toOptions(query, columns) {
   const options = { top_k: query.top_k };
-  const text = query.text.trim();
-  if (text) options.text = text;
+  const texts = [query.text, ...query.texts].map((text) => text.trim()).filter(Boolean);
+  if (texts.length) options.text = texts.shift();
+  if (texts.length) options.texts = texts;
+  if (query.without.trim()) options.without = [query.without.trim()];
+  for (const kind of ["right", "wrong"]) if (query[kind].length) options[kind] = query[kind];
   if (query.weight !== 0.5) options.weight = query.weight;
   if (query.group) options.group = 0.95;
   const conditions = columns.map((column) => condition(column, query.filters[column.name] ?? "")).filter(Boolean);
@@ -63,17 +74,29 @@ export function condition(column, value) {
   const literal = column.kind === "time" ? quoted : (text) => text;
   const [least, most] = value.split("..");
   if (most === undefined) return `${name} = ${literal(value)}`;
-  const bounds = [least && `${name} >= ${literal(least)}`, most && `${name} <= ${literal(most)}`];
+  const bounds = [least && `${name} >= ${literal(least)}`, most && upTo(name, column, most, literal)];
   return bounds.filter(Boolean).join(" and ");
 }
 
+// The fields of the page have whole seconds: a second includes the times within it.
+function upTo(name, { kind, resolution }, most, literal) {
+  const end = kind === "time" && resolution === "fraction" && !/\.\d/.test(most) ? Date.parse(`${most}Z`) : NaN;
+  if (Number.isNaN(end)) return `${name} <= ${literal(most)}`;
+  return `${name} < ${literal(new Date(end + 1000).toISOString().slice(0, 19))}`;
+}
+
 export function describe(query, photoName) {
-  const parts = [];
-  if (query.text.trim()) parts.push(query.text.trim());
+  const parts = [query.text, ...query.texts].map((text) => text.trim()).filter(Boolean);
   if (photoName) parts.push(photoName);
   const filters = Object.entries(query.filters).filter(([, value]) => value);
   const where = [...filters.map(([name, value]) => `${name}: ${value}`), query.where].filter(Boolean);
-  return parts.join(" + ") + (where.length ? ` (${where.join(", ")})` : "");
+  const marks = ["right", "wrong"].filter((kind) => query[kind].length).map((kind) => `${query[kind].length} ${kind}`);
+  const not = query.without.trim() ? ` − ${query.without.trim()}` : "";
+  return [...parts, ...marks].join(" + ") + not + (where.length ? ` (${where.join(", ")})` : "");
 }
 
-export const isComplete = (query) => Boolean(query.text.trim()) || query.like !== null;
+export const isDescribed = (query) => [query.text, ...query.texts].some((text) => text.trim());
+
+export const isComplete = (query) => isDescribed(query) || query.like !== null || query.right.length > 0;
+
+export const namesRows = ({ like, right, wrong }) => like !== null || right.length + wrong.length > 0;
