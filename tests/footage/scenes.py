@@ -57,6 +57,6 @@ def rows_of(searcher: Searcher, video: str | None) -> list[int]:
     return [row for row, name in enumerate(searcher.index.table["video"].to_pylist()) if name == video]
 
 
-def client_of(searcher: Searcher, **options) -> TestClient:
-    app = make_app(LiveIndex(searcher), Limits(rate=0, hosts=HERE), **options)
+def client_of(searcher: Searcher, blur_faces: bool = False, **options) -> TestClient:
+    app = make_app(LiveIndex(searcher, blur_faces), Limits(rate=0, hosts=HERE), **options)
     return TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)

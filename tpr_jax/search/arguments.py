@@ -287,7 +287,9 @@ def _add_serve_arguments(serve: argparse.ArgumentParser) -> None:
     serve.add_argument(
         "--access_log", type=path, metavar="FILE", help="append a JSON line per query; default: no log"
     )
-    serve.add_argument("--blur_faces", action="store_true", help="blur the heads in the photos shown")
+    serve.add_argument(
+        "--blur_faces", action="store_true", help="blur the heads in the photos shown; implies --no_playback"
+    )
     serve.add_argument(
         "--no_playback",
         action="store_true",

@@ -69,7 +69,7 @@ def test_results_equal_those_of_search(client, searcher, query):
     wanted, answer = search(searcher, **{"top_k": 24, **query}), reply.json()
     for key in ("count", "matching", "engine", "notes"):
         assert answer[key] == wanted[key]
-    assert answer["results"] == [{"group": [], **found} for found in wanted["results"]]
+    assert answer["results"] == [{"group": [], "seen": None, **found} for found in wanted["results"]]
 
 
 def test_a_row_of_the_index_finds_itself(client):

@@ -164,8 +164,11 @@ def test_files_that_are_gone_are_410_and_the_crop_stays(tmp_path):
     assert client.get(f"/api/photos/{row}?size=large").status_code == 200
 
 
-def test_without_playback_nothing_but_the_people_is_served(searcher):
-    client = client_of(searcher, playback=False)
+@pytest.mark.parametrize(("blur_faces", "playback"), [(False, False), (True, True)])
+def test_without_playback_or_with_blurred_heads_nothing_but_the_people_is_served(
+    searcher, blur_faces, playback
+):
+    client = client_of(searcher, playback=playback, blur_faces=blur_faces)
     assert client.get("/api/index").json()["scenes"] is False
     row = rows_of(searcher, "yard.webm")[0]
     for path in ("", "/frame", "/moments", "/moments/0", "/video"):

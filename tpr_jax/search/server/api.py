@@ -86,8 +86,10 @@ def make_app(
       limits: the limits of one client.
       accounts: who may use the application; by default everybody.
       access_log: where queries are logged; by default nowhere.
-      playback: whether whole frames, photos and videos are served, not only the people in them.
+      playback: whether whole frames, photos and videos are served, not only the people in them. They never
+        are where heads are blurred, because they show others too.
     """
+    playback = playback and not live.blur_faces
     app = FastAPI(
         title="tpr_jax search",
         version=__version__,

@@ -67,7 +67,7 @@ def serve(
       certificate: a PEM file, for TLS.
       key: the key of the certificate, a PEM file.
       access_log: the file in which queries are logged; by default none are.
-      blur_faces: blur the heads of people in all photos; implies no `playback`, which shows others too.
+      blur_faces: blur the heads of people in all photos, and serve no scenes.
       playback: whether whole frames, photos and videos are served, not only the people in them.
       log: called with the address, and with warnings.
       ready: called once clients can connect, before the address is logged, with a function that removes what
@@ -96,7 +96,7 @@ def serve(
         warm_up(searcher)
         live = LiveIndex(searcher, blur_faces)
         limits = Limits(rate, max_upload, allowed_hosts(host, allow_hosts), max_connections)
-        app = make_app(live, limits, accounts, queries, playback and not blur_faces)
+        app = make_app(live, limits, accounts, queries, playback)
         server = uvicorn.Server(server_config(app, limits, encryption))
         url_host = f"[{host}]" if ":" in host else host
         if not is_loopback(host) and not accounts:
