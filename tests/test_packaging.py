@@ -198,7 +198,17 @@ def test_what_the_wheel_says_of_itself(installed):
 
 
 # Imported packages that are optional or come with another requirement.
-OPTIONAL = {"cv2", "torch", "torchvision", "jax2onnx", "onnxruntime", "apache_beam", "libtpu"}
+OPTIONAL = {
+    "cv2",
+    "psycopg",
+    "pgvector",
+    "torch",
+    "torchvision",
+    "jax2onnx",
+    "onnxruntime",
+    "apache_beam",
+    "libtpu",
+}
 WITH_TENSORFLOW = {"tensorflow", "tensorflow_datasets", "google"}  # google.protobuf
 WITH_OTHERS = {"jaxlib", "ml_dtypes", "starlette", "anyio", "pydantic", "pydantic_core"}
 WITH_OTHERS |= {"huggingface_hub", "orbax"}

@@ -101,7 +101,7 @@ def _add_index_arguments(index: argparse.ArgumentParser) -> None:
         "--store",
         metavar="URL",
         help="postgresql://USER@HOST/DATABASE: copy the index into PostgreSQL with pgvector, which then "
-        "answers queries; later runs update the copy without this flag",
+        "answers queries; default: no copy, or that of the earlier run",
     )
     _add_footage_arguments(index.add_argument_group("videos and photos of whole scenes"))
     index.add_argument(

@@ -141,7 +141,7 @@ def test_a_form_gives_the_same_results_as_a_body(client, searcher):
     ("fields", "message"),
     [
         ({"top_k": "0"}, "top_k: "),
-        ({"topk": "3"}, "topk: is unknown; choose from: text, texts, without, weight"),
+        ({"topk": "3"}, "topk: is unknown; choose from: text, texts, without, right"),
         ({"weight": "x"}, "weight"),
     ],
 )
