@@ -277,12 +277,16 @@ def _add_serve_arguments(serve: argparse.ArgumentParser) -> None:
         "--password_file",
         type=path,
         metavar="FILE",
-        help="lines name:hash of those who may use the server, see the command password",
+        help="lines name:hash of those who may use the server, see the command password; default: no login",
     )
     serve.add_argument(
-        "--token_env", metavar="NAME", help="environment variable with the bearer token of programs"
+        "--token_env",
+        metavar="NAME",
+        help="environment variable with the bearer token of programs; default: none",
     )
-    serve.add_argument("--certificate", type=path, metavar="FILE", help="PEM file, to serve over TLS")
+    serve.add_argument(
+        "--certificate", type=path, metavar="FILE", help="PEM file, to serve over TLS; default: no TLS"
+    )
     serve.add_argument("--key", type=path, metavar="FILE", help="PEM file with the certificate's key")
     serve.add_argument(
         "--access_log", type=path, metavar="FILE", help="append a JSON line per query; default: no log"
