@@ -210,7 +210,7 @@ def test_recall_of_200_000_rows(tmp_path, url):
     }
     for where, allowed in filters.items():
         hits, seconds, rows_there = [], [], np.flatnonzero(allowed)
-        for query in like_texts(100, 2):
+        for query in like_texts(300, 2):
             start = time.monotonic()
             selection = stored.select(where)
             found = selection.search(query, 10)[1]

@@ -15,7 +15,7 @@ from tpr_jax.search.index.forget import forget
 from tpr_jax.search.index.store import open_index
 from tpr_jax.search.postgres import update
 from tpr_jax.search.postgres.connection import parse_address
-from tpr_jax.search.postgres.update import delete, differing, exact_top_10, sync
+from tpr_jax.search.postgres.update import delete, differing, exact_top_10, lower_bound, sync
 from tpr_jax.search.query.engine import make_engine
 
 VECTORS = mixture(300, 16)
@@ -239,3 +239,9 @@ def test_forgotten_people_are_gone_from_the_server(tiny, tmp_path, url, ask):
     left = ask("select path from tpr_jax_photos_1 order by path")
     assert left == [one for one in sorted(everybody) if one != ("003.png",)]
     assert make_engine(open_index(tmp_path / "index")).select(None).engine == "postgres"
+
+
+def test_lower_bound():
+    assert lower_bound(np.ones(5)) == 1.0
+    # Mean 0.9, standard deviation 0.1: a standard error of 0.1 / sqrt(4).
+    assert lower_bound(np.array([1.0, 0.8, 1.0, 0.8])) == pytest.approx(0.8)

@@ -254,7 +254,7 @@ class _Update:
         return True
 
     def _tune(self, name: str, ids: Int64[np.ndarray, " n"], least: int | None) -> tuple[int, float]:
-        """Returns the smallest number of candidates with a recall of `RECALL`, and that recall.
+        """Returns the smallest number of candidates whose recall is surely `RECALL`, and that recall.
 
         It is reached for photos and for sentences: these are farther from all photos, which makes the search
         in a graph harder.
@@ -268,24 +268,25 @@ class _Update:
         expected = [exact_top_10(vectors, queries) for queries in kinds]
         recall, candidates = 0.0, 0
         for candidates in (number for number in CANDIDATES if number >= (least or 0)):
-            recall = min(
-                self._recall(name, ids, queries, rows, candidates)
+            recalls = [
+                self._recalls(name, ids, queries, rows, candidates)
                 for queries, rows in zip(kinds, expected, strict=True)
-            )
-            if recall >= RECALL:
+            ]
+            recall = min(float(one.mean()) for one in recalls)
+            if min(lower_bound(one) for one in recalls) >= RECALL:
                 break
         return candidates, recall
 
-    def _recall(
+    def _recalls(
         self,
         name: str,
         ids: Int64[np.ndarray, " n"],
         queries: Float[np.ndarray, "q e"],
         expected: Int[np.ndarray, "q k"],
         candidates: int,
-    ) -> float:
+    ) -> Float[np.ndarray, " q"]:
         found = [nearest_ids(self.connection, name, query, RECALL_AT, candidates) for query in queries]
-        return float(np.mean([np.isin(ids[rows], f).mean() for rows, f in zip(expected, found, strict=True)]))
+        return np.array([np.isin(ids[rows], f).mean() for rows, f in zip(expected, found, strict=True)])
 
     def _write_stored(self, values: Stored) -> None:
         names, marks = ", ".join(Stored._fields), ", ".join(["%s"] * len(Stored._fields))
@@ -312,6 +313,11 @@ def differing(
     if len(order):
         same = (old_ids[place] == ids) & (old_digests[place] == digests)
     return np.flatnonzero(~same), np.setdiff1d(old_ids, ids[same])
+
+
+def lower_bound(values: Float[np.ndarray, " n"]) -> float:
+    """Returns the mean less two standard errors: what the mean over further samples probably exceeds."""
+    return float(values.mean() - 2 * values.std() / np.sqrt(len(values)))
 
 
 def delete(folder: Path, rows: Sequence[int]) -> int:
