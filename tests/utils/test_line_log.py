@@ -56,3 +56,21 @@ def test_a_full_disk_is_one_line():
         log.append({"n": 1})
     with pytest.raises(OSError, match="No space left"):
         log.close()
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"n": 3', b'{"n": 3\n{"n": 4}\n'])
+def test_rewrites_lines_and_removes_what_is_damaged(tmp_path, damage):
+    path = tmp_path / "log.jsonl"
+    write(path, {"n": 1}, {"n": 2})
+    path.write_bytes(path.read_bytes() + damage)
+    line_log.rewrite(path, lambda line: None if line["n"] == 1 else {"n": 10 * line["n"]})
+    assert path.read_text() == '{"of": "a"}\n{"n": 20}\n'
+    status = path.stat()
+    line_log.rewrite(path, lambda line: line)
+    assert path.stat() == status  # nothing was written
+
+
+def test_rewrites_a_file_that_was_killed_before_its_header(tmp_path):
+    (tmp_path / "log.jsonl").write_bytes(b"")
+    line_log.rewrite(tmp_path / "log.jsonl", lambda line: None)
+    assert (tmp_path / "log.jsonl").read_bytes() == b""

@@ -245,13 +245,15 @@ def _to_sighting(
     return Sighting(frame, seconds, index, (x, y, w, h), score, quality)
 
 
-def remove_other_crops(folder: Path, keep: Iterable[str]) -> None:
-    """Removes the crops of a video that are not among those to keep."""
-    kept = set(keep)
+def remove_other_crops(folder: Path, keep: Iterable[str]) -> int:
+    """Removes the crops of a video that are not among those to keep; returns how many could be removed."""
+    kept, removed = set(keep), 0
     for path in folder.glob("f*.jpg"):
         if path.name not in kept:
             with contextlib.suppress(OSError):
                 path.unlink()
+                removed += 1
+    return removed
 
 
 def remove_tracks(folder: Path, is_removed: Callable[[str], bool]) -> int:
@@ -274,9 +276,7 @@ def remove_tracks(folder: Path, is_removed: Callable[[str], bool]) -> int:
         write_json(folder / "tracks.json", _to_json(result._replace(tracks=kept)))
     (folder / "journal.jsonl").unlink(missing_ok=True)
     remove_leftovers_matching(folder, ".+")
-    before = len(list(folder.glob("f*.jpg")))
-    remove_other_crops(folder, [name for track in kept for name in track.crops])
-    return before - len(list(folder.glob("f*.jpg")))
+    return remove_other_crops(folder, [name for track in kept for name in track.crops])
 
 
 def _to_json(result: Scan) -> dict:

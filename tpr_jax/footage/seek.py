@@ -34,18 +34,16 @@ def frames_at(path: str | os.PathLike, times: Sequence[float], max_seconds: floa
     if not times:
         return
     cv2, end = opencv(), time.monotonic() + max_seconds
-    for back in (*_JUMPS, None):
+    jumps = [start for back in _JUMPS if (start := times[0] - back) > 0]
+    for start in (*jumps, 0.0):
         capture = open_video(cv2, path)
         try:
-            start = None if back is None else times[0] - back
-            if start is not None and start > 0:
+            if start:
                 capture.set(cv2.CAP_PROP_POS_MSEC, 1000 * start)
-            frames = _frames_from(cv2, path, capture, times, end, jumped=start is not None and start > 0)
+            frames = _frames_from(cv2, path, capture, times, end, jumped=start > 0)
             if (first := next(frames, None)) is not None:
                 yield first
                 yield from frames
-                return
-            if start is None or start <= 0:  # it was read from the start
                 return
         finally:
             capture.release()

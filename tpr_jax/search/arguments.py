@@ -92,7 +92,7 @@ def _add_index_arguments(index: argparse.ArgumentParser) -> None:
         help="build inverted lists for a faster, approximate search; default: above a million photos",
     )
     index.add_argument(
-        "--watch", action="store_true", help="go on, and index what appears in PHOTOS, until Ctrl-C"
+        "--watch", action="store_true", help="keep running, and index what appears in PHOTOS, until Ctrl-C"
     )
     index.add_argument(
         "--watch_every", type=float, default=5.0, metavar="S", help="seconds between two looks at PHOTOS"

@@ -25,7 +25,7 @@ import numpy as np
 from tpr_jax.errors import UserError
 from tpr_jax.search.index import store
 from tpr_jax.search.query.exact import rescore
-from tpr_jax.search.query.search import Searcher, describe_row, encode_query, open_searcher, public_table
+from tpr_jax.search.query.search import Searcher, describe_row, encode_query, open_searcher
 from tpr_jax.search.query.where import matching
 from tpr_jax.search.server.live import POLL_SECONDS, Follower, LiveIndex, read_signature
 from tpr_jax.utils.files import write_json
@@ -139,7 +139,7 @@ class Watcher:
         index, alert = searcher.index, self._alert
         chosen = np.array(list(rows), np.int64)
         if alert.where is not None and len(chosen):
-            chosen = chosen[matching(public_table(index), alert.where)[chosen]]
+            chosen = chosen[matching(store.public_table(index), alert.where)[chosen]]
         found = []
         for text in texts or alert.texts:
             query, _ = encode_query(searcher.model, text, None)
@@ -154,7 +154,7 @@ class Watcher:
 
 def describe_match(searcher: Searcher, row: int, score: float, text: str) -> dict:
     """Returns the JSON object of a match."""
-    baseline = searcher.baselines.find(1, 0, None)
+    baseline = searcher.baselines.find(1, 0)
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "text": text,
@@ -229,7 +229,7 @@ def watch(
     signature = read_signature(folder)
     searcher = open_searcher(folder, model, engine)
     if alert.where is not None:
-        matching(public_table(searcher.index), alert.where)  # an invalid condition ends the command now
+        matching(store.public_table(searcher.index), alert.where)  # an invalid condition ends the command now
 
     def log(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -242,7 +242,10 @@ def watch(
     watcher = Watcher(alert, path, emit, send)
     watcher.take(searcher)
     live = LiveIndex(searcher)
-    open_newer = functools.partial(_open_newer, folder, model, engine)
+
+    def open_newer(current: Searcher) -> Searcher:
+        return open_searcher(folder, model, engine, previous=current)
+
     follower = Follower(live, folder, open_newer, log, signature)
     log(f"watching {counted(len(searcher.index.vectors), 'photo')} of {folder} (Ctrl-C ends it)")
     while not ended.wait(POLL_SECONDS):
@@ -250,9 +253,3 @@ def watch(
         follower.poll()
         if live.current is not before:
             watcher.take(live.current.searcher)
-
-
-def _open_newer(
-    folder: str | os.PathLike, model: str | os.PathLike | None, engine: str, current: Searcher
-) -> Searcher:
-    return open_searcher(folder, model, engine, previous=current)

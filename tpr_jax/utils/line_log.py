@@ -5,9 +5,11 @@ The header says what the work belongs to; work that was done for something else 
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from tpr_jax.errors import UserError, describe_disk_limit
+from tpr_jax.utils.files import write_text
 
 
 def read(path: Path, header: dict) -> list[dict]:
@@ -24,6 +26,32 @@ def read(path: Path, header: dict) -> list[dict]:
         return []
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    lines, end = _whole_lines(content)
+    if not lines or lines[0] != header:
+        return []
+    if end < len(content):
+        os.truncate(path, end)
+    return lines[1:]
+
+
+def rewrite(path: Path, change: Callable[[dict], dict | None]) -> None:
+    """Replaces each line after the header, and removes those for which `change` returns None.
+
+    A damaged line is removed with what follows, as by `read`.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    content = path.read_bytes()
+    lines, _ = _whole_lines(content)
+    changed = [*lines[:1], *(new for line in lines[1:] if (new := change(line)) is not None)]
+    text = "".join(json.dumps(line) + "\n" for line in changed)
+    if text.encode() != content:
+        write_text(path, text)
+
+
+def _whole_lines(content: bytes) -> tuple[list[dict], int]:
+    """Returns the lines before the first that is damaged or cut off, and the number of their bytes."""
     lines, end = [], 0
     for line in content.splitlines(keepends=True):
         try:
@@ -34,11 +62,7 @@ def read(path: Path, header: dict) -> list[dict]:
             break
         lines.append(fields)
         end += len(line)
-    if not lines or lines[0] != header:
-        return []
-    if end < len(content):
-        os.truncate(path, end)
-    return lines[1:]
+    return lines, end
 
 
 class LineLog:

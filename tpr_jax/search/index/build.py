@@ -30,10 +30,10 @@ from tpr_jax.search.index.encode import (
     make_encoder,
     read_ahead,
 )
-from tpr_jax.search.index.forget import scrub
 from tpr_jax.search.index.forgotten import leave_out_forgotten, read_forgotten
 from tpr_jax.search.index.gallery import Gallery, Photo, combine, find_gallery
 from tpr_jax.search.index.merge import write_index
+from tpr_jax.search.index.scrub import scrub
 from tpr_jax.search.index.shape import describe_wide_photos
 from tpr_jax.search.query.approximate import sentences
 from tpr_jax.utils import locking, progress
@@ -222,7 +222,7 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log, n
 def _check_store(info: dict | None, url: str | None) -> None:
     """Checks a store, if there is one, before hours of encoding. Raises UserError."""
     if url is not None:
-        from tpr_jax.search.postgres import stored  # imports an optional package
+        from tpr_jax.search.postgres import stored  # imports PyArrow's functions, which take a while
 
         stored.check(url, info)
 

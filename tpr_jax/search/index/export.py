@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tpr_jax.errors import UserError
-from tpr_jax.search.index.store import FILE_COLUMNS, Index
+from tpr_jax.search.index.store import Index, public_table
 from tpr_jax.utils.files import remove_leftovers, write_whole
 
 _ROW_GROUP = 16384  # rows in memory at once
@@ -35,7 +35,7 @@ def export(index: Index, path: str | os.PathLike, half: bool = False) -> int:
         raise UserError(f"--out {path}: exists already; name another file, or remove it")
     count, width = index.vectors.shape
     dtype = pa.list_(pa.float16() if half else pa.float32(), width)
-    table = index.table.drop_columns(list(FILE_COLUMNS))
+    table = public_table(index)
     fields = [pa.field("id", pa.int64()), *table.schema.remove_metadata(), pa.field("vector", dtype)]
     model = index.info["model"]
     metadata = {"tpr_jax": f"model {model['name']} sha256 {model['sha256']}"}

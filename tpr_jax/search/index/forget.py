@@ -5,7 +5,6 @@ index replaces the old one, and then everything else that holds something of the
 `forget` or `index` completes what a killed one has left.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,26 +14,24 @@ import numpy as np
 from jaxtyping import Bool
 
 from tpr_jax.errors import UserError
-from tpr_jax.footage.scan import remove_tracks
-from tpr_jax.search.index import shards, store
-from tpr_jax.search.index.footage_manifest import MANIFEST, read_manifest
+from tpr_jax.search.index import store
+from tpr_jax.search.index.footage_manifest import read_manifest
 from tpr_jax.search.index.forgotten import (
     FORGOTTEN,
     Forgotten,
     ForgottenPhoto,
     ForgottenTrack,
     crop_track,
-    keep_known,
     read_forgotten,
     video_key,
     write_forgotten,
 )
 from tpr_jax.search.index.merge import write_rows
+from tpr_jax.search.index.scrub import scrub
 from tpr_jax.search.postgres import update as postgres
-from tpr_jax.search.query.search import public_table
 from tpr_jax.search.query.where import matching
-from tpr_jax.utils import locking
-from tpr_jax.utils.files import write_json, write_text
+from tpr_jax.utils import line_log, locking
+from tpr_jax.utils.plural import counted
 
 Log = Callable[[str], object]
 
@@ -78,7 +75,7 @@ def forget(folder: str | os.PathLike, where: str, log: Log = lambda line: None) 
     with locking.hold(folder, "--index", "writing this index", log):
         store.remove_temporaries(folder)
         index = store.open_index(folder)
-        chosen = matching(public_table(index), where)
+        chosen = matching(store.public_table(index), where)
         earlier = read_forgotten(folder)
         forgotten = earlier.combine(_describe(index, chosen, log))
         removed = _is_forgotten(index, forgotten)
@@ -87,14 +84,13 @@ def forget(folder: str | os.PathLike, where: str, log: Log = lambda line: None) 
                 f"--where {where}: all {len(removed):,} rows would be removed: to remove the whole index, "
                 f"delete the folder {folder}"
             )
-        if has_store := removed.any() and "store" in index.info:
+        if removed.any():
             # First: an unreachable server leaves the list and the index as they are.
             postgres.delete(folder, np.flatnonzero(removed).tolist())
         if forgotten != earlier:
             write_forgotten(folder, forgotten)
         if removed.any():
             write_rows(folder, index, np.flatnonzero(~removed).tolist(), len(forgotten))
-        if has_store:
             postgres.sync(folder, log=log)
         crops = scrub(folder)
         videos = any(_row_track(index, row) for row in np.flatnonzero(removed).tolist())
@@ -117,76 +113,9 @@ def recall(folder: str | os.PathLike, log: Log = lambda line: None) -> int:
         for scan in {track.scan for track in forgotten.tracks}:
             (folder / store.CROPS / scan / "tracks.json").unlink(missing_ok=True)
         for path in (folder / store.CROPS).glob("photos-*.jsonl"):
-            _rewrite_lines(path, lambda entry: None if entry["stamp"][0] in forgotten.sizes else entry)
+            line_log.rewrite(path, lambda entry: None if entry["stamp"][0] in forgotten.sizes else entry)
         (folder / FORGOTTEN).unlink(missing_ok=True)
         return len(forgotten)
-
-
-def scrub(folder: Path) -> int:
-    """Removes what files beside the index hold of people who were forgotten; call it while it is locked.
-
-    These are the crops and boxes of videos, the boxes of photos, vectors that an interrupted run has left,
-    and the scores of all rows that `chance` keeps.
-
-    Returns:
-      The number of crops that were removed.
-    """
-    forgotten = read_forgotten(folder)
-    if not forgotten:
-        return 0
-    (folder / store.CHANCE).unlink(missing_ok=True)
-    shards.remove_shards(folder / "parts")
-    crops = 0
-    for scan in sorted({track.scan for track in forgotten.tracks}):
-        crops += remove_tracks(
-            folder / store.CROPS / scan, lambda crop, scan=scan: forgotten.has_track(scan, crop)
-        )
-    _scrub_photos(folder, forgotten)
-    return crops
-
-
-def _scrub_photos(folder: Path, forgotten: Forgotten) -> None:
-    """Removes the boxes of people who were forgotten from the results of searching photos of scenes."""
-    if not any(photo.box for photo in forgotten.photos):
-        return
-    manifest = read_manifest(folder)
-    affected: dict[str, Callable] = {}
-    for entry in manifest["sources"].values():
-        for one in entry["photos"]:
-            if one["stamp"][0] in forgotten.sizes:
-                affected[one["path"]] = forgotten.file_boxes(Path(entry["root"], one["path"]))
-
-    def without(entry: dict) -> dict:
-        is_forgotten = affected.get(entry.get("path", ""))
-        return (
-            entry if is_forgotten is None else {**entry, "people": keep_known(entry["people"], is_forgotten)}
-        )
-
-    sources = {
-        name: {**entry, "photos": [without(one) for one in entry["photos"]]}
-        for name, entry in manifest["sources"].items()
-    }
-    if sources != manifest["sources"]:
-        write_json(folder / MANIFEST, {**manifest, "sources": sources})
-    for path in (folder / store.CROPS).glob("photos-*.jsonl"):
-        _rewrite_lines(path, without)
-
-
-def _rewrite_lines(path: Path, change: Callable[[dict], dict | None]) -> None:
-    """Replaces each line after the header of a file of JSON lines; drops those for which `change` is None."""
-    header, *lines = path.read_text(encoding="utf-8").splitlines()
-    changed = [change(json.loads(line)) for line in lines if _is_json(line)]
-    text = "".join(json.dumps(entry) + "\n" for entry in changed if entry is not None)
-    if text != "".join(f"{line}\n" for line in lines):
-        write_text(path, f"{header}\n{text}")
-
-
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:  # half a line of a killed process
-        return False
-    return True
 
 
 def _describe(index: store.Index, chosen: Bool[np.ndarray, " n"], log: Log) -> Forgotten:
@@ -240,8 +169,8 @@ def format_removed(removed: Removed) -> str:
     """Formats what was removed, in one line."""
     if not removed.rows and not removed.crops:
         return "no row meets the condition: nothing was removed"
-    rows = f"{removed.rows:,} {'row' if removed.rows == 1 else 'rows'}"
+    rows = counted(removed.rows, "row")
     copies = f" ({removed.copies:,} of them the same photos under other names)" if removed.copies else ""
-    crops = f"{removed.crops:,} {'crop' if removed.crops == 1 else 'crops'}"
+    crops = counted(removed.crops, "crop")
     kept = "photos and videos" if removed.videos else "photos"
     return f"{rows}{copies}, {crops} removed; the {kept} themselves stay"

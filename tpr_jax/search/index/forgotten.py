@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from tpr_jax.data.boxes import Box
 from tpr_jax.errors import UserError
+from tpr_jax.footage.detections import iou
 from tpr_jax.search.index.gallery import Gallery, Photo
 from tpr_jax.search.index.store import CROPS
 from tpr_jax.utils.files import write_json
@@ -89,7 +92,7 @@ class Forgotten:
         forgotten as a whole shows nobody else.
         """
         others = self._boxes.get(digest, ())
-        return any(box is None or one is None or _iou(box, one) >= SAME_PERSON for one in others)
+        return any(box is None or one is None or _are_one_person(box, one) for one in others)
 
     def has_track(self, scan: str, crop: str) -> bool:
         """Returns whether a person of a video was forgotten."""
@@ -198,9 +201,5 @@ def keep_known(boxes: Iterable[list], is_forgotten: Callable[[Box | None], bool]
     return [box for box in boxes if not is_forgotten((box[0], box[1], box[2], box[3]))]
 
 
-def _iou(a: Box, b: Box) -> float:
-    """Returns the intersection over union of two boxes (x, y, width, height)."""
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    shared = max(width, 0) * max(height, 0)
-    return shared / max(a[2] * a[3] + b[2] * b[3] - shared, 1)
+def _are_one_person(a: Box, b: Box) -> bool:
+    return bool(iou(np.array([a], np.float32), np.array([b], np.float32))[0, 0] >= SAME_PERSON)

@@ -194,6 +194,11 @@ def is_crop(folder: str | os.PathLike, path: str | os.PathLike) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(Path(folder, CROPS)))
 
 
+def public_table(index: Index) -> pa.Table:
+    """Returns the columns of an index that users see: all but the stamps of its files."""
+    return index.table.drop_columns(list(FILE_COLUMNS))
+
+
 def boxes(table: pa.Table) -> list[tuple[int, int, int, int] | None]:
     """Returns the box of each row, None if it has none."""
     columns = [table[name].to_pylist() for name in KEY_COLUMNS[1:]]

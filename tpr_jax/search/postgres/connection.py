@@ -12,7 +12,7 @@ from tpr_jax.errors import UserError
 
 STORES = "tpr_jax_stores"
 DEFAULT_TABLE = "tpr_jax_photos"
-MIN_PGVECTOR = (0, 8)  # the first that goes on searching until enough rows meet a filter
+MIN_PGVECTOR = (0, 8)  # the first with iterative scans, which search until enough rows meet a filter
 _CONNECT_SECONDS = 10
 
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Bool, Float, Int, Int64
 
-from tpr_jax.search.index.store import FILE_COLUMNS, Index
+from tpr_jax.search.index.store import Index, public_table
 from tpr_jax.search.postgres import connection as connections
 from tpr_jax.search.postgres import stored as stored_lib
 from tpr_jax.search.postgres.nearest import exact_ids, nearest_ids
@@ -52,11 +51,6 @@ class PostgresStore:
     rows: Int[np.ndarray, " n"]
     _idle: queue.LifoQueue = field(default_factory=queue.LifoQueue)
 
-    @property
-    def table(self) -> pa.Table:
-        """The columns that a condition can name."""
-        return self.index.table.drop_columns(list(FILE_COLUMNS))
-
     def select(self, where: str | None) -> Selection:
         """Returns the rows that meet a condition, or all of them.
 
@@ -64,16 +58,27 @@ class PostgresStore:
           UserError: the condition is invalid, or the server cannot be used.
         """
         if where is None:
-            return Selection("postgres", len(self.ids), lambda query, k: self.top_k(query, k, None))
-        columns = stored_lib.table_columns(self.table.schema)
-        condition = where_sql(self.table.schema, {name: c for name, (c, _) in columns.items()}, where)
+            return Selection(
+                "postgres", len(self.ids), lambda query, k: self.top_k(query, k, None), lambda: None
+            )
+        table = public_table(self.index)
+        columns = stored_lib.table_columns(table.schema)
+        condition = where_sql(table.schema, {name: c for name, (c, _) in columns.items()}, where)
         try:
             count = self._run(lambda connection, name, _: _count(connection, name, condition))
         except _Changed:
-            allowed = matching(self.table, where)
-            return Selection("cpu", int(allowed.sum()), lambda query, k: self.files(query, k, allowed))
+            allowed = matching(table, where)
+            return Selection(
+                "cpu",
+                int(allowed.sum()),
+                lambda query, k: self.files(query, k, allowed),
+                lambda: allowed,
+            )
         return Selection(
-            "postgres", count, lambda query, k: self._filtered(query, k, where, condition, count)
+            "postgres",
+            count,
+            lambda query, k: self._filtered(query, k, where, condition, count),
+            lambda: matching(table, where),
         )
 
     def top_k(
@@ -91,7 +96,7 @@ class PostgresStore:
         try:
             return self._search(query, k, condition, count)
         except _Changed:
-            return self.files(query, k, matching(self.table, where))
+            return self.files(query, k, matching(public_table(self.index), where))
 
     def _search(self, query: np.ndarray, k: int, condition: Fragment, count: int):
         def find(connection: Any, name: str, candidates: int | None) -> list[int]:

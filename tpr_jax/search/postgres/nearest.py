@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-# Candidates of a search. Beyond pgvector's limit of hnsw.ef_search, its iterative scan goes on for more.
+# Candidates of a search. Those beyond pgvector's limit of hnsw.ef_search come from its iterative scan.
 CANDIDATES = (40, 80, 160, 320, 640, 1000, 2000, 4000, 8000)
 _MAX_EF_SEARCH = 1000
 _MORE = 16  # rows beyond k, because pgvector rounds the query and the caller does not
@@ -25,7 +25,7 @@ def nearest_ids(
 
     settings = {
         "hnsw.ef_search": str(min(max(candidates, k), _MAX_EF_SEARCH)),
-        # Goes on until enough rows meet the condition; the results are sorted again afterwards.
+        # Searches until enough rows meet the condition; the results are sorted again afterwards.
         "hnsw.iterative_scan": "relaxed_order",
         "hnsw.max_scan_tuples": str(2**31 - 1),
         "hnsw.scan_mem_multiplier": "64",

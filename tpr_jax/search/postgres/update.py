@@ -20,7 +20,7 @@ import pyarrow as pa
 from jaxtyping import Float, Float16, Int, Int64
 
 from tpr_jax.errors import UserError
-from tpr_jax.search.index.store import FILE_COLUMNS, INFO_FILE, KEY_COLUMNS, Index, open_index
+from tpr_jax.search.index.store import INFO_FILE, KEY_COLUMNS, Index, open_index, public_table
 from tpr_jax.search.postgres.connection import STORES, Address, connect, parse_address
 from tpr_jax.search.postgres.nearest import CANDIDATES, nearest_ids
 from tpr_jax.search.postgres.stored import (
@@ -122,7 +122,7 @@ class _Update:
 
     def run(self, identifier: str) -> tuple[str, dict]:
         """Changes what differs; returns the version of the table and the fields of `sync`'s result."""
-        table = self.index.table.drop_columns(list(FILE_COLUMNS))
+        table = public_table(self.index)
         columns = table_columns(table.schema)
         ids, digests = row_ids(table), _digests(table, self.index.vectors)
         if len(np.unique(ids)) != len(ids):

@@ -28,6 +28,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.search.index.shards import encoder_fingerprint
 from tpr_jax.search.index.store import CHANCE, Index
 from tpr_jax.search.query.combine import combine
+from tpr_jax.search.query.selection import Selection
 from tpr_jax.utils.files import write_whole
 
 COUNT = 256  # descriptions
@@ -119,20 +120,6 @@ class _Form:
     where: str | None = None
 
 
-class Condition(NamedTuple):
-    """The condition of a query.
-
-    Attributes:
-      where: its text.
-      count: the number of rows that meet it.
-      rows: computes which rows these are, [n].
-    """
-
-    where: str
-    count: int
-    rows: Callable[[], Bool[np.ndarray, " n"]]
-
-
 class Baselines:
     """The baselines of an index for queries of each form, computed when they are first needed.
 
@@ -146,24 +133,27 @@ class Baselines:
         self._feats: np.ndarray | None = None
         self._found: OrderedDict[_Form, Baseline] = OrderedDict()
 
-    def find(self, texts: int, without: int, condition: Condition | None) -> Baseline | None:
+    def find(
+        self, texts: int, without: int, where: str | None = None, selection: Selection | None = None
+    ) -> Baseline | None:
         """Returns the baseline for a query.
 
         Args:
           texts: number of descriptions of the query.
           without: number of descriptions of what the person does not have.
-          condition: the condition of the query.
+          where: the condition.
+          selection: the rows that meet it; by default all.
 
         Returns:
           The baseline; None if there are too few photos, or too many for one of the query's own.
         """
-        count = condition.count if condition else len(self._index.vectors)
-        form = _Form(texts, without, condition.where if condition else None)
+        count = selection.count if selection else len(self._index.vectors)
+        form = _Form(texts, without, where)
         if count < MIN_PHOTOS or (form != _Form() and count > MAX_PHOTOS):
             return None
         with self._lock:
             if form not in self._found:
-                self._found[form] = self._make(form, condition.rows() if condition else None)
+                self._found[form] = self._make(form, selection.mask() if selection else None)
                 if len(self._found) > _KEPT:
                     self._found.popitem(last=False)
             return self._found[form]

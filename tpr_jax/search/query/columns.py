@@ -5,8 +5,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from tpr_jax.search.index.store import KEY_COLUMNS, Index
-from tpr_jax.search.query.search import public_table, to_json_value
+from tpr_jax.search.index.store import KEY_COLUMNS, Index, public_table
+from tpr_jax.search.query.search import to_json_value
 
 pc: Any = pyarrow.compute  # creates its functions when it is imported
 

@@ -77,7 +77,7 @@ def make_engine(index: Index, engine: str = "auto") -> Engine:
 def _postgres_engine(index: Index) -> Engine:
     if not index.info.get("store"):
         raise UserError(f"{index.folder}: is not in PostgreSQL: index with --store postgresql://...")
-    from tpr_jax.search.postgres import engine as postgres  # imports an optional package
+    from tpr_jax.search.postgres import engine as postgres  # imports PyArrow's functions
 
     store = postgres.open_store(index, make_engine(index, "cpu").search)
     return Engine("postgres", store.top_k, store.select)

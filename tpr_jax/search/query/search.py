@@ -10,7 +10,6 @@ from datetime import date
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Bool, Float
 
 from tpr_jax.data.languages import foreign_languages, is_english
@@ -18,13 +17,13 @@ from tpr_jax.errors import ArgumentError, UserError, shown
 from tpr_jax.model import ImageSource, Model, from_pretrained
 from tpr_jax.models.petl_config import text_tokens
 from tpr_jax.search.index.store import (
-    FILE_COLUMNS,
     KEY_COLUMNS,
     Index,
     check_model,
     check_pixels,
     model_sha256,
     open_current,
+    public_table,
 )
 from tpr_jax.search.query import chance as chance_lib
 from tpr_jax.search.query import engine as engine_lib
@@ -168,10 +167,7 @@ def search(
     baseline = None
     if ranked and image is None and like is None and not right and not wrong:
         counts = (len(as_texts("text", text)), len(as_texts("without", without)))
-        condition = None
-        if where is not None:
-            condition = chance_lib.Condition(where, count, functools.partial(_matching, index, where))
-        baseline = searcher.baselines.find(*counts, condition)
+        baseline = searcher.baselines.find(*counts, where, selection)
     chance = None if baseline is None else round(baseline.of_query(ranked[0][0][1]), 4)
     unlikely = chance is not None and chance >= chance_lib.UNLIKELY
     if unlikely:
@@ -354,19 +350,18 @@ def _select(searcher: Searcher, where: str | None) -> Selection:
     if engine.select is not None:
         return engine.select(where)
     allowed = None if where is None else _matching(index, where)
-    count = len(index.vectors) if allowed is None else int(allowed.sum())
-    return Selection(engine.name, count, lambda query, k: engine_lib.top_k(engine, index, query, k, allowed))
+    return Selection(
+        engine.name,
+        len(index.vectors) if allowed is None else int(allowed.sum()),
+        lambda query, k: engine_lib.top_k(engine, index, query, k, allowed),
+        lambda: allowed,
+    )
 
 
 def _matching(index: Index, where: str) -> Bool[np.ndarray, " n"]:
     from tpr_jax.search.query.where import matching  # imports PyArrow's functions, which take a while
 
     return matching(public_table(index), where)
-
-
-def public_table(index: Index) -> pa.Table:
-    """Returns the index's table without the columns that users cannot query."""
-    return index.table.drop_columns(list(FILE_COLUMNS))
 
 
 def _results(

@@ -12,7 +12,6 @@ import binascii
 import getpass
 import hashlib
 import hmac
-import json
 import os
 import secrets
 import stat
@@ -24,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tpr_jax.errors import UserError
-from tpr_jax.search.server.guard import RateLimiter, client_network
+from tpr_jax.search.server.guard import RateLimiter, Refusal, client_network
 
 USER_KEY = "tpr_user"  # of the ASGI scope: the name that logged in
 OPEN_PATHS = ("/healthz",)
@@ -179,10 +178,13 @@ class RequireLogin:
         if user is not None:
             scope[USER_KEY] = user
             await self.app(scope, receive, send)
-        elif wait:
-            await _answer(send, 429, "too many wrong passwords: wait", {"retry-after": str(int(wait) + 1)})
+            return
+        if wait:
+            refusal = Refusal(429, "too many wrong passwords: wait", {"retry-after": str(int(wait) + 1)})
         else:
-            await _answer(send, 401, "this server needs a login", {"www-authenticate": self._challenge()})
+            refusal = Refusal(401, "this server needs a login", {"www-authenticate": self._challenge()})
+        for message in refusal.messages():
+            await send(message)
 
     def _challenge(self) -> str:
         scheme = "Basic" if self.accounts.passwords else "Bearer"
@@ -222,11 +224,3 @@ class RequireLogin:
         async with self._hashing:
             is_right = await asyncio.to_thread(check_password, password, stored)
         return name if is_right and name in self.accounts.passwords else None
-
-
-async def _answer(send: Callable, status: int, detail: str, headers: Mapping[str, str]) -> None:
-    body = json.dumps({"detail": detail}).encode()
-    fields = {"content-type": "application/json", "content-length": str(len(body)), **headers}
-    raw = [(name.encode(), value.encode()) for name, value in fields.items()]
-    await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})

@@ -14,7 +14,6 @@ from typing import Annotated, Literal
 
 import anyio
 from fastapi import FastAPI, HTTPException, Query, Request, Response
-from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
@@ -29,6 +28,7 @@ from tpr_jax.search.server.error_handlers import ERROR_RESPONSES, add_error_hand
 from tpr_jax.search.server.guard import Guard, Limits
 from tpr_jax.search.server.live import LiveIndex, Snapshot
 from tpr_jax.search.server.metrics import CONTENT_TYPE, ServerMetrics
+from tpr_jax.search.server.rows import Row, cache_headers, find_snapshot, no_such_row
 from tpr_jax.search.server.scene_routes import add_scene_routes
 from tpr_jax.search.server.schema import (
     MAX_RESULTS,
@@ -233,13 +233,11 @@ def _add_index_routes(app: FastAPI, live: LiveIndex, limits: Limits, playback: b
         responses={200: {"content": {"image/jpeg": {}}, "description": "JPEG without metadata"}, **NOT_FOUND},
     )
     async def photo(
-        row: Annotated[int, PathParameter(ge=0)],
+        row: Row,
         size: Literal["small", "large"] = "small",
         v: Annotated[str | None, Query(description="the version of the index that has this row")] = None,
     ) -> Response:
-        snapshot = live.find(v)
-        if snapshot is None:
-            raise HTTPException(404, "the index has changed since this row was found: search again")
+        snapshot = find_snapshot(live, v)
         large = functools.partial(
             images.photo_jpeg, snapshot.searcher.index, size="large", blur_faces=live.blur_faces
         )
@@ -247,13 +245,12 @@ def _add_index_routes(app: FastAPI, live: LiveIndex, limits: Limits, playback: b
         try:
             jpeg = await run_in_thread(lambda: read(row), limiter=threads)
         except IndexError:
-            raise HTTPException(404, f"the index has rows 0 to {snapshot.count - 1}") from None
+            raise no_such_row(snapshot) from None
         except UserError:  # its message contains the file's path on this machine
             raise HTTPException(
                 404, "the photo no longer exists or cannot be read: index the photos again"
             ) from None
-        kept = "max-age=3600" if v else "no-cache"  # without a version, the row may become another photo's
-        return Response(jpeg, media_type="image/jpeg", headers={"cache-control": f"private, {kept}"})
+        return Response(jpeg, media_type="image/jpeg", headers=cache_headers(v))
 
 
 def _add_static_routes(app: FastAPI, metrics: ServerMetrics) -> None:

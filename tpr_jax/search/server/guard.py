@@ -86,6 +86,14 @@ class Refusal(NamedTuple):
     detail: str
     headers: Mapping[str, str] = {}
 
+    def messages(self) -> tuple[dict, dict]:
+        """Returns the ASGI messages of the response: its head and its body."""
+        body = json.dumps({"detail": self.detail}).encode()
+        fields = {"content-type": "application/json", "content-length": str(len(body)), **self.headers}
+        raw = [(name.encode(), value.encode()) for name, value in fields.items()]
+        start = {"type": "http.response.start", "status": self.status, "headers": raw}
+        return start, {"type": "http.response.body", "body": body}
+
 
 class Guard:
     """ASGI middleware that enforces `limits` on the requests to `app`.
@@ -202,15 +210,9 @@ class _Exchange:
 
     async def refuse(self, refusal: Refusal) -> None:
         """Sends a refusal as the response."""
-        body = json.dumps({"detail": refusal.detail}).encode()
-        headers = {
-            "content-type": "application/json",
-            "content-length": str(len(body)),
-            **refusal.headers,
-        }
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await self.send_secured({"type": "http.response.start", "status": refusal.status, "headers": raw})
-        await self.send({"type": "http.response.body", "body": body})
+        start, body = refusal.messages()
+        await self.send_secured(start)
+        await self.send(body)
 
 
 class RateLimiter:

@@ -144,28 +144,18 @@ class LiveIndex:
         """Returns the snapshot of a version, the current one without a version, None if it is not kept."""
         return _of_version(self._snapshots, version)
 
-    def find_row(self, row: int, version: str | None) -> tuple[Snapshot, int, list[str]]:
-        """Finds a photo of a version of the index in the current one.
-
-        Args:
-          row: its row in that version.
-          version: the version; None means the current one.
-
-        Returns:
-          The current snapshot, the row there, and notes.
-
-        Raises:
-          UserError: the current index does not have this photo.
-        """
-        snapshot, (found,), notes = self.find_rows([row], version)
-        if found is None:
-            raise UserError("the photo is no longer in the index: search again")
-        return snapshot, found, notes
-
     def find_rows(
         self, rows: Sequence[int], version: str | None
     ) -> tuple[Snapshot, list[int | None], list[str]]:
-        """Does the same as `find_row` for several photos of one version; None for those that are gone."""
+        """Finds photos of a version of the index in the current one.
+
+        Args:
+          rows: their rows in that version.
+          version: the version; None means the current one.
+
+        Returns:
+          The current snapshot, the rows there, None for photos that are gone, and notes.
+        """
         snapshots = self._snapshots
         current, old = snapshots[0], _of_version(snapshots, version)
         if old is current:

@@ -8,17 +8,17 @@ GET, HEAD /api/scenes/{row}/video                      the file, or a range of i
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from email.utils import formatdate
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import anyio
-from fastapi import FastAPI, HTTPException, Query, Request, Response
-from fastapi import Path as PathParameter
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 
 from tpr_jax.errors import UserError
 from tpr_jax.search.server import scenes
 from tpr_jax.search.server.live import LiveIndex
 from tpr_jax.search.server.ranges import Part, Unsatisfiable, parse_range
+from tpr_jax.search.server.rows import Row, Version, cache_headers, find_snapshot, no_such_row
 from tpr_jax.search.server.schema import Error, Moments, SceneAnswer
 from tpr_jax.search.server.threads import run_in_thread
 
@@ -26,10 +26,6 @@ MAX_DECODERS = 2  # frames decoded at the same time; the others wait, and other 
 MAX_WAITING = 60  # requests for frames; further ones are asked to retry
 PIECE = 2**18  # bytes of a video that are read at once
 
-Row = Annotated[int, PathParameter(ge=0)]
-Version = Annotated[
-    str | None, Query(max_length=64, description="the version of the index that has this row")
-]
 T = TypeVar("T")
 
 RESPONSES: dict[int | str, dict] = {
@@ -96,7 +92,7 @@ def _add_frame_routes(app: FastAPI, decode: _Decoder) -> None:
     )
     async def frame(row: Row, v: Version = None) -> Response:
         shown = await decode(v, row, scenes.show_frame)
-        return Response(shown.jpeg, media_type="image/jpeg", headers=_cached(v))
+        return Response(shown.jpeg, media_type="image/jpeg", headers=cache_headers(v))
 
     @app.get(
         "/api/scenes/{row}/moments",
@@ -117,7 +113,7 @@ def _add_frame_routes(app: FastAPI, decode: _Decoder) -> None:
         shown = await decode(v, row, _show_moments)
         if number >= len(shown):
             raise HTTPException(404, f"there are moments 0 to {len(shown) - 1}")
-        return Response(shown[number].jpeg, media_type="image/jpeg", headers=_cached(v))
+        return Response(shown[number].jpeg, media_type="image/jpeg", headers=cache_headers(v))
 
 
 def _add_video_route(app: FastAPI, live: LiveIndex) -> None:
@@ -135,7 +131,7 @@ def _add_video_route(app: FastAPI, live: LiveIndex) -> None:
             raise HTTPException(410, str(error)) from None
         if found.media_type is None:
             raise HTTPException(404, "this row is of no video that browsers play: see its moments")
-        return _send_video(request, found.source, found.media_type, readers, _cached(v))
+        return _send_video(request, found.source, found.media_type, readers, cache_headers(v))
 
     for method in ("GET", "HEAD"):
         app.add_api_route(
@@ -151,13 +147,11 @@ def _add_video_route(app: FastAPI, live: LiveIndex) -> None:
 
 def _find(live: LiveIndex, version: str | None, row: int) -> scenes.Scene:
     """Finds a scene. Raises HTTPException 404, and GoneError."""
-    snapshot = live.find(version)
-    if snapshot is None:
-        raise HTTPException(404, "the index has changed since this row was found: search again")
+    snapshot = find_snapshot(live, version)
     try:
         return scenes.find_scene(snapshot.searcher.index, snapshot.version, row)
     except IndexError:
-        raise HTTPException(404, f"the index has rows 0 to {snapshot.count - 1}") from None
+        raise no_such_row(snapshot) from None
     except scenes.NoSceneError as error:
         raise HTTPException(404, str(error)) from None
 
@@ -166,11 +160,6 @@ def _show_moments(scene: scenes.Scene) -> tuple[scenes.Shown, ...]:
     if scene.seconds is None:
         raise HTTPException(404, "this row is of a photo, which has no moments")
     return scenes.show_moments(scene)
-
-
-def _cached(version: str | None) -> dict[str, str]:
-    # Without a version, the row may become another photo's.
-    return {"cache-control": f"private, {'max-age=3600' if version else 'no-cache'}"}
 
 
 def _send_video(

@@ -4,12 +4,13 @@ No request names a file. A row of a video leads to the folder of its crop, and o
 which lists the videos of the index, to the video; it is opened only if it is as it was when it was indexed.
 """
 
+import contextlib
 import functools
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -139,21 +140,29 @@ def find_scene(index: Index, version: str, row: int) -> Scene:
 
 def check_source(source: Source) -> None:
     """Raises GoneError if a file is gone or has changed since it was indexed."""
-    try:
-        with open_regular(source.path) as file:
-            status = os.fstat(file.fileno())
-    except (OSError, UserError):
-        raise GoneError(f"{source.name} is no longer where it was indexed: index it again") from None
-    if (status.st_size, status.st_mtime_ns) != source.stamp:
-        raise GoneError(f"{source.name} has changed since it was indexed: index it again")
+    with _unchanged(source):
+        pass
 
 
 def read_part(source: Source, start: int, count: int) -> bytes:
     """Reads bytes of a file that is as it was when it was indexed. Raises GoneError."""
-    check_source(source)
-    with open_regular(source.path) as file:
+    with _unchanged(source) as file:
         file.seek(start)
         return file.read(count)
+
+
+@contextlib.contextmanager
+def _unchanged(source: Source) -> Generator[BinaryIO]:
+    """Opens a file that is as it was when it was indexed. Raises GoneError."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_regular(source.path))
+            status = os.fstat(file.fileno())
+        except (OSError, UserError):
+            raise GoneError(f"{source.name} is no longer where it was indexed: index it again") from None
+        if (status.st_size, status.st_mtime_ns) != source.stamp:
+            raise GoneError(f"{source.name} has changed since it was indexed: index it again")
+        yield file
 
 
 def show_frame(scene: Scene) -> Shown:

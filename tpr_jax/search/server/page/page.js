@@ -80,7 +80,6 @@ function mark(row, kind, version) {
 // Another person is described: what was marked for the one before says nothing of this one.
 const clearMarks = () => setMarks({ right: [], wrong: [] });
 
-
 function setPhoto(file, row, index = "") {
   if ($("shown").src.startsWith("blob:")) URL.revokeObjectURL($("shown").src);
   upload = file;

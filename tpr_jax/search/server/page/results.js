@@ -105,7 +105,7 @@ function handleDialogKey(event) {
 }
 
 // Returns the photo that a key moves to. Arrows move among the photos, and within a group among its photos; up leaves a
-// group, and down goes on below it.
+// group, and down moves to the photos below it.
 function neighbor(target, key) {
   const card = target.closest("li");
   const same = [...card.querySelectorAll(".alike")];
