@@ -2,26 +2,20 @@
 
 import contextlib
 import json
-import os
 import re
-import shutil
 
 import pillow_heif
 import pytest
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from tests import search_galleries, served
+from tests.chromium import CHROMIUM, PATIENCE, WITHOUT, fresh_page, running_browser
 from tpr_jax.search.index.build import build
 from tpr_jax.search.query.search import open_searcher, search
 from tpr_jax.search.server.live import LiveIndex, make_snapshot
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium")
-# All but the first keep the browser from contacting other servers.
-FLAGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
-PATIENCE = 60_000  # ms: the machine may be busy with other tests
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason=WITHOUT)
 PATH = re.compile(r"(\d{3}\.png|secret\.jpg)")
 
 
@@ -38,29 +32,17 @@ def address(searcher):
 
 @pytest.fixture(scope="module")
 def browser():
-    flags = [*FLAGS, "--no-sandbox"] if os.geteuid() == 0 else FLAGS
-    expect.set_options(timeout=PATIENCE)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags, timeout=3 * PATIENCE)
+    with running_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def page(browser, address):
-    """Yields a page in a fresh browser context; it may log no errors and contact no other server."""
-    context = browser.new_context(viewport={"width": 1100, "height": 800})
-    context.set_default_timeout(PATIENCE)
-    page, problems = context.new_page(), []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    page.on("request", lambda r: None if r.url.startswith((address, "blob:")) else problems.append(r.url))
-    page.goto(address)
-    expect(page.locator("#about")).to_contain_text("14 photos")
-    yield page
-    context.close()
-    # Chromium reports 4xx responses, which some tests provoke.
-    assert [line for line in problems if "Failed to load resource" not in line] == []
+    """Yields a page that may log no errors and contact no other server."""
+    with fresh_page(browser, address) as page:
+        page.goto(address)
+        expect(page.locator("#about")).to_contain_text("14 photos")
+        yield page
 
 
 def shown(page):

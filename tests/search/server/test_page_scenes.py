@@ -5,16 +5,16 @@ import os
 import re
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from tests import served
+from tests.chromium import CHROMIUM, PATIENCE, WITHOUT, fresh_page, running_browser
 from tests.footage.scenes import make_scenes, rows_of
 from tests.footage.videos import open_cv
-from tests.search.server.test_page import CHROMIUM, FLAGS, PATIENCE
 from tpr_jax.search.query.search import search
 from tpr_jax.search.server import scenes
 
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason=WITHOUT)
 open_cv()
 
 
@@ -31,27 +31,16 @@ def address(searcher):
 
 @pytest.fixture(scope="module")
 def browser():
-    flags = [*FLAGS, "--no-sandbox"] if os.geteuid() == 0 else FLAGS
-    expect.set_options(timeout=PATIENCE)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags, timeout=3 * PATIENCE)
+    with running_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def page(browser, address):
-    context = browser.new_context(viewport={"width": 1100, "height": 800})
-    context.set_default_timeout(PATIENCE)
-    page, problems = context.new_page(), []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    page.on("request", lambda r: None if r.url.startswith((address, "blob:")) else problems.append(r.url))
-    page.goto(f"{address}/?q=a+red+coat")
-    expect(page.locator("#results li")).to_have_count(6)
-    yield page
-    context.close()
-    assert [line for line in problems if "Failed to load resource" not in line] == []
+    with fresh_page(browser, address) as page:
+        page.goto(f"{address}/?q=a+red+coat")
+        expect(page.locator("#results li")).to_have_count(6)
+        yield page
 
 
 def enlarge(page, searcher, video):
