@@ -450,3 +450,9 @@ def test_openapi_describes_every_route(client):
             assert method["responses"]["422"]["content"]["application/json"]["schema"]["$ref"].endswith(
                 "/Error"
             )
+
+
+@pytest.mark.parametrize(("mark", "reason"), [("0" * 5000, "4096 characters"), ("0" * 25, "no such photo")])
+def test_a_long_row_of_digits_is_a_path(client, mark, reason):
+    reply = client.post("/api/search", json={"text": "a coat", "right": [mark]})
+    assert reply.status_code == 422 and reason in reply.text

@@ -1,9 +1,9 @@
 """Requests and responses of the API, as its OpenAPI description shows them."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
 MAX_TEXT, MAX_WHERE, MAX_RESULTS = 2000, 2000, 200  # characters, characters, photos
@@ -13,17 +13,33 @@ Text = Annotated[str, Field(max_length=MAX_TEXT)]
 MAX_MARKS = 50  # results marked right, and results marked wrong
 MAX_PATH = 4096  # characters
 MAX_ROW = 2**63 - 1
-Row = Annotated[int, Field(ge=0, le=MAX_ROW)]
-Path = Annotated[str, Field(max_length=MAX_PATH)]
-Mark = Annotated[Row | Path, BeforeValidator(lambda mark: as_row(mark))]
 Value = str | int | float | bool | None
 
 
-def as_row(mark: object) -> object:
-    """Returns a row that is written in a URL, as a number; a path of digits alone is not recognized."""
-    if isinstance(mark, bool):  # which pydantic would convert
-        raise PydanticCustomError("number_type", "Input should be a row or a path")
-    return int(mark) if isinstance(mark, str) and re.fullmatch(r"[0-9]{1,19}", mark) else mark
+def as_mark(mark: object) -> int | str:
+    """Checks a row or a path. Digits are a row, as a URL has them; more than a row can have are a path."""
+    if isinstance(mark, str) and re.fullmatch(r"[0-9]{1,19}", mark):
+        mark = int(mark)
+    if isinstance(mark, float) and mark.is_integer():  # 3.0, which is a whole number in JSON
+        mark = int(mark)
+    if isinstance(mark, bool) or not isinstance(mark, int | str):
+        raise PydanticCustomError("mark_type", "Input should be a row or a path")
+    if isinstance(mark, str) and len(mark) > MAX_PATH:
+        raise PydanticCustomError(
+            "mark_too_long", "Path should have at most {limit} characters", {"limit": MAX_PATH}
+        )
+    if isinstance(mark, int) and not 0 <= mark <= MAX_ROW:
+        raise PydanticCustomError("mark_range", "Row should be from 0 to {limit}", {"limit": MAX_ROW})
+    return mark
+
+
+_PATH = {"type": "string", "maxLength": MAX_PATH}
+_ROW = {"type": "integer", "minimum": 0, "maximum": MAX_ROW}
+# In a URL everything is text.
+TextMark = Annotated[Any, PlainValidator(as_mark), WithJsonSchema(_PATH)]
+Mark = Annotated[Any, PlainValidator(as_mark), WithJsonSchema({"anyOf": [_ROW, _PATH]})]
+_RIGHT = "photos of the index that show the person: rows, or paths"
+_WRONG = "photos of the index that do not"
 
 
 class Options(BaseModel):
@@ -35,10 +51,8 @@ class Options(BaseModel):
         [], max_length=MAX_TEXTS, description="further descriptions, averaged with `text`"
     )
     without: list[Text] = Field([], max_length=MAX_TEXTS, description="what the person does not have")
-    right: list[Mark] = Field(
-        [], max_length=MAX_MARKS, description="photos of the index that show the person: rows, or paths"
-    )
-    wrong: list[Mark] = Field([], max_length=MAX_MARKS, description="photos of the index that do not")
+    right: list[TextMark] = Field([], max_length=MAX_MARKS, description=_RIGHT)
+    wrong: list[TextMark] = Field([], max_length=MAX_MARKS, description=_WRONG)
     version: str | None = Field(
         None,
         max_length=64,
@@ -63,6 +77,8 @@ class Question(Options):
     """A search by text, by a photo of the index, or by both."""
 
     like: int | None = Field(None, ge=0, description="a row of the index: find photos like this one")
+    right: list[Mark] = Field([], max_length=MAX_MARKS, description=_RIGHT)
+    wrong: list[Mark] = Field([], max_length=MAX_MARKS, description=_WRONG)
 
     @field_validator("weight", "top_k", "group", "like", mode="before")
     @classmethod
