@@ -39,3 +39,16 @@ def fresh_page(browser: Browser, address: str) -> Generator[Page]:
     context.close()
     # Chromium reports 4xx responses, which some tests provoke.
     assert [line for line in problems if "Failed to load resource" not in line] == []
+
+
+def answer_with(page: Page, address: str, body: dict) -> None:
+    """Answers the later requests of a loaded page whose address contains `address` with JSON.
+
+    In the page itself: Chromium may send the first requests of a loaded page past a new `page.route`.
+    """
+    script = """([address, body]) => {
+      const send = window.fetch;
+      window.fetch = (to, options) =>
+        String(to).includes(address) ? Promise.resolve(Response.json(body)) : send(to, options);
+    }"""
+    page.evaluate(script, [address, body])

@@ -10,7 +10,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from tests import search_galleries, served
-from tests.chromium import CHROMIUM, PATIENCE, WITHOUT, fresh_page, running_browser
+from tests.chromium import CHROMIUM, PATIENCE, WITHOUT, answer_with, fresh_page, running_browser
 from tpr_jax.search.index.build import build
 from tpr_jax.search.query.search import open_searcher, search
 from tpr_jax.search.server.live import LiveIndex, make_snapshot
@@ -700,7 +700,7 @@ def test_says_how_many_of_how_many(page):
     photo = {"rank": 1, "row": 1, "score": 0.5, "path": "a.png", "box": None, "columns": {}}
     results = [{**photo, "group": [photo]}, {**photo, "group": []}]
     answer = {**many, "version": page.evaluate("fetch('api/index').then(r => r.json())")["version"]}
-    page.route("**/api/search", lambda route: route.fulfill(json={**answer, "results": results}))
+    answer_with(page, "api/search", {**answer, "results": results})
     page.press("#text", "Enter")
     expect(page.locator("#status")).to_contain_text("Best 3 of 3,000 photos in 2 groups, 2 ms.")
 

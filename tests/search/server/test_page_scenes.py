@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests import served
-from tests.chromium import CHROMIUM, PATIENCE, WITHOUT, fresh_page, running_browser
+from tests.chromium import CHROMIUM, PATIENCE, WITHOUT, answer_with, fresh_page, running_browser
 from tests.footage.scenes import make_scenes, rows_of
 from tests.footage.videos import open_cv
 from tpr_jax.search.query.search import search
@@ -120,13 +120,14 @@ def test_frames_stand_for_a_video_that_the_browser_cannot_play(page, searcher):
     expect(page.locator("#large")).to_be_hidden()
 
 
-def test_plays_the_seconds_around_the_moment(page, searcher):
+def test_plays_the_seconds_around_the_moment(page, searcher, monkeypatch):
     """From the file, by ranges; from a few seconds before the moment, and it stops after it."""
+    monkeypatch.setattr(scenes, "BEFORE", 0.4)  # shorter, so that the test is
+    monkeypatch.setattr(scenes, "AFTER", 0.5)
     row = enlarge(page, searcher, "yard.webm")
     moment = column(searcher, "frame", row) / 10
     answers = []
     page.on("response", lambda one: answers.append(one.status) if one.url.count("/video") else None)
-    page.route("**/api/scenes/*?v=*", lambda route: shortened(route, before=0.4, after=0.5))
     page.keyboard.press("s")
     expect(page.locator("#play")).to_be_visible()
     page.evaluate("""() => {
@@ -146,15 +147,10 @@ def test_plays_the_seconds_around_the_moment(page, searcher):
     page.wait_for_function("() => !document.getElementById('film').hasAttribute('src')")
 
 
-def shortened(route, **seconds):
-    """Answers with a scene whose moment is shorter, so that the test is."""
-    reply = route.fetch()
-    route.fulfill(response=reply, json={**reply.json(), **seconds})
-
-
 def test_a_video_that_cannot_be_decoded_is_shown_by_frames(page, searcher):
-    enlarge(page, searcher, "yard.webm")
     page.route("**/video?v=*", lambda route: route.fulfill(body=b"no video", content_type="video/webm"))
+    page.reload()  # a page that is loaded may send its next requests past a new route
+    enlarge(page, searcher, "yard.webm")
     page.keyboard.press("s")
     expect(page.locator("#play")).to_be_visible()
     page.keyboard.press("p")
@@ -252,7 +248,7 @@ def test_groups_say_how_often_and_arrows_move_in_them(page, searcher):
     ]
     version = page.evaluate("fetch('api/index').then(r => r.json())")["version"]
     body = {**many, "version": version, "right": [], "wrong": [], "results": results}
-    page.route("**/api/search", lambda route: route.fulfill(json=body))
+    answer_with(page, "api/search", body)
     page.press("#text", "Enter")
     expect(page.locator("#results .seen")).to_have_text("seen 3 times, 10:02 to 10:17")
     page.locator("#results .photo").first.focus()
