@@ -70,19 +70,22 @@ help:
 demo: $(VENV)/.installed
 	$(RUN) -m tpr_jax.main --config configs/dm_adapter.py --workdir runs/demo
 
-# .ci/run runs the long tests in the same session: they share what is compiled, and no core waits between the two.
-MARKS ?= not torch and not slow and not long
+# .ci/run sets MARKS to run the long tests with the quick ones and those with PyTorch with the slow ones: they share what
+# is compiled, and no core waits between the two.
+test: MARKS = not torch and not slow and not long
 test: lint
 	$(RUN) -m pytest --timeout 900 -m "$(MARKS)" $(WORKERS) $(PYTEST_ARGS)
 
 test-long: $(VENV)/.test-tools
 	$(RUN) -m pytest --timeout 900 -m "long and not torch and not slow" $(WORKERS) $(PYTEST_ARGS)
 
+test-slow: MARKS = (slow or golden or everywhere and not long) and not torch
 test-slow: $(VENV)/.test-tools
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 1800 -m "(slow or golden or everywhere) and not torch" $(WORKERS) $(PYTEST_ARGS)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 1800 -m "$(MARKS)" $(WORKERS) $(PYTEST_ARGS)
 
+test-torch: MARKS = torch
 test-torch: $(VENV)/.torch
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 900 -m torch $(WORKERS) $(PYTEST_ARGS)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 1800 -m "$(MARKS)" $(WORKERS) $(PYTEST_ARGS)
 
 # Beam requires older versions of packages in .venv.
 test-beam: $(VENV)/.beam

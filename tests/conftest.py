@@ -31,6 +31,10 @@ if not WORKER:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Containers often switch bytecode off. Without it, each test process compiles all tests again, which is half of the
+# time it takes to collect them, and the processes that tests start compile TensorFlow again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Optimizing these programs takes several times as long as it saves. JAX_DISABLE_MOST_OPTIMIZATIONS=0, which
 # `make test-slow` and `make test-torch` set, compiles them as users do, for the golden numbers too. XLA
 # aborts at a flag that it does not know, as other versions may not know this one.
@@ -215,9 +219,7 @@ def forced_devices(count: int, quick: bool = False) -> dict[str, str]:
 
 
 def _environment() -> dict[str, str]:
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    variables.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process compiles TensorFlow again
-    return variables
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,10 @@ PYTHON = """#!/bin/sh
 case "$2" in *"'{version}'"*) exit 0 ;; *) exit 1 ;; esac
 """
 # The targets that install the second environment in the background.
-INSTALL = ".venv/.test-tools .venv/.docs"
-# The quick and the long tests, in one session.
+INSTALL = ".venv/.torch .venv/.docs"
+# The quick and the long tests in one session, and the slow ones and those with PyTorch in another.
 BOTH = "MARKS=not torch and not slow"
+SLOW = "MARKS=slow or torch or golden or everywhere and not long test-torch"
 SHIM = "#!/bin/sh\necho 'pyenv: python3.13: command not found' >&2\nexit 127\n"
 
 
@@ -63,16 +64,14 @@ def test_both_pythons_have_their_part(run, tmp_path):
     done, called = run()
     assert done.returncode == 0, done.stderr
     other = f"VENV=.venv313 PYTHON={newer}"
-    in_background = {INSTALL, "docs"}
-    assert [one for one in called if one not in in_background] == [
+    assert [one for one in called if one != INSTALL] == [
         f"{other} .venv313/.test-tools",
         f"{other} {BOTH} test",
-        "test-slow",
-        "test-torch",
+        SLOW,
+        "docs",
     ]
-    assert set(called) > in_background
-    # The second environment is complete before tests run in it, and the docs are built after the slow tests.
-    assert called.index(INSTALL) < called.index("test-slow") < called.index("docs")
+    # The second environment is complete before tests run in it.
+    assert called.index(INSTALL) < called.index(SLOW)
     assert all(f"log of {one}\n" in done.stdout for one in called)
 
 
@@ -92,19 +91,17 @@ def test_without_another_python_all_runs_on_the_first(run, tmp_path):
         tmp_path / "pyenv/versions/3.13.0/bin/python3.13", PYTHON.format(version="3.12")
     )  # not what it is called
     done, called = run()
-    assert done.returncode == 0 and called[:3] == [f"{BOTH} test", ".venv/.docs", "test-slow"]
-    assert sorted(called[3:]) == ["docs", "test-torch"]
+    assert done.returncode == 0 and called == [f"{BOTH} test", ".venv/.docs", SLOW, "docs"]
     assert "Python 3.13 is not available" in done.stdout
 
 
 @pytest.mark.parametrize(
     "failing, later",
     [
-        ("*313/.test-tools", {"test-slow", "test-torch", "docs"}),
-        ("*\\ test", {"test-slow", "test-torch", "docs"}),
-        (".venv/.test-tools*", {"test-slow", "test-torch", "docs"}),
-        ("test-slow", {"test-torch", "docs"}),
-        ("test-torch", set()),
+        ("*313/.test-tools", {SLOW, "docs"}),
+        ("*\\ test", {SLOW, "docs"}),
+        (".venv/.torch*", {SLOW, "docs"}),
+        ("*test-torch", {"docs"}),
         ("docs", set()),
     ],
 )
