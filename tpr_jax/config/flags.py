@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from tpr_jax.config import bundled
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.config.debug import shrink
-from tpr_jax.distributed import processes
+from tpr_jax.distributed import TIMEOUT
 from tpr_jax.errors import UserError
 
 MODES = ("train", "eval")
@@ -58,7 +58,7 @@ def parse_command(argv: Sequence[str]) -> Command:
     flags.DEFINE_integer("process_id", None, "index of this process, from 0", flag_values=values)
     flags.DEFINE_float(
         "peer_timeout",
-        processes.TIMEOUT,
+        TIMEOUT,
         "seconds to wait for the others",
         lower_bound=1,
         flag_values=values,

@@ -3,7 +3,7 @@
 import argparse
 
 from tpr_jax.cli.parser import Parser, path
-from tpr_jax.distributed.processes import TIMEOUT
+from tpr_jax.distributed import TIMEOUT
 
 
 def parser(description: str) -> argparse.ArgumentParser:
