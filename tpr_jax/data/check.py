@@ -213,7 +213,11 @@ def run(argv: list[str]) -> int:
     """
     parser = Parser(
         prog="python -m tpr_jax.data.check",
-        description=__doc__,
+        description="Checks whether a copy of a data set is complete, and lists what is wrong with it.",
+        examples=(
+            "python -m tpr_jax.data.check cuhk_pedes --data_dir DIR",
+            "python -m tpr_jax.data.check folder --data_dir DIR --split 80/10/10",
+        ),
     )
     parser.add_argument("dataset", metavar="DATASET", help=", ".join(DATASETS))
     parser.add_argument(

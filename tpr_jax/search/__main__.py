@@ -51,7 +51,7 @@ from tpr_jax.utils.streams import as_json
 
 def run(argv: list[str]) -> None:
     """Parses the arguments and runs the command. Raises UserError."""
-    args = arguments.parser(__doc__).parse_args(argv)
+    args = arguments.parser().parse_args(argv)
     if args.command not in ("export", "forget", "password"):  # which compute nothing
         (compilation_cache.disable if args.no_compilation_cache else compilation_cache.enable)()
     commands = {"index": _index, "query": _query, "serve": _serve, "export": _export, "forget": _forget}
