@@ -321,3 +321,9 @@ def test_an_unread_annotation_is_told_where_the_other_is_broken(tmp_path):
     (tmp_path / "captions.jsonl").write_text("{")
     result = check.check("folder", str(tmp_path))
     assert not result["whole"] and list(result["notes"]) == ["annotation files that are not read"]
+
+
+def test_a_spreadsheet_is_told(tmp_path):
+    (tmp_path / "People.XLSX").write_bytes(b"PK")
+    (told,) = check.check("folder", str(tmp_path))["problems"]["annotation"]
+    assert told.endswith("(or captions.csv) and the images; save People.XLSX as captions.csv")

@@ -10,7 +10,7 @@ from tpr_jax.data.datasets import DATASETS, Dataset
 from tpr_jax.data.identity import normalize_id
 from tpr_jax.data.image_paths import ImagePaths, is_valid_path
 from tpr_jax.data.people_splits import SPLITS_FILE
-from tpr_jax.data.text_files import InvalidRecord
+from tpr_jax.data.text_files import SPREADSHEETS, InvalidRecord
 from tpr_jax.errors import UserError
 from tpr_jax.utils.notices import print_once
 
@@ -83,8 +83,10 @@ def annotation_path(dataset: str, data_dir: str | os.PathLike) -> str:
     images = f"the images in {layout.images}/" if layout.images else "the images"
     first, *others = layout.annotations
     expected = f"{first} (or {', '.join(others)})" if others else first
+    sheets = [path.name for path in Path(data_dir).glob("*") if path.suffix.lower() in SPREADSHEETS]
+    remedy = f"; save {sheets[0]} as captions.csv" if layout.is_custom and sheets else ""
     raise UserError(
-        f"{os.path.join(data_dir, first)}: no such file: data_dir must hold {expected} and {images}"
+        f"{os.path.join(data_dir, first)}: no such file: data_dir must hold {expected} and {images}{remedy}"
     )
 
 
