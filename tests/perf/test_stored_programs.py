@@ -36,7 +36,12 @@ def source(tmp_path):
     return tmp_path / "source"
 
 
-def fresh(source, settings="settings", make=lambda: jax.jit(encode)):
+def new_jit():
+    """Returns a jitted function that shares nothing with others in memory, as in a new process."""
+    return jax.jit(lambda variables, x: encode(variables, x))
+
+
+def fresh(source, settings="settings", make=new_jit):
     return StoredProgram(make, settings, [source])
 
 
@@ -70,9 +75,13 @@ def test_jaxs_own_cache_is_used_afterwards(folder, source):
 
 def test_what_jaxs_cache_had_compiled_is_stored_too(folder, source):
     """A program that was read from JAX's cache cannot be stored: it would lack its functions."""
-    jax.jit(encode)(VARIABLES, X)
-    jax.clear_caches()
+    events = []
+    new_jit()(VARIABLES, X)
+    jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
     fresh(source)(VARIABLES, X)
+    assert "/jax/compilation_cache/cache_hits" not in events
+    new_jit()(VARIABLES, X)
+    assert "/jax/compilation_cache/cache_hits" in events  # it is the name of the event
     expected = np.asarray(jax.jit(encode)(VARIABLES, X))
     np.testing.assert_array_equal(fresh(source, make=unused)(VARIABLES, X), expected)
 
@@ -122,14 +131,18 @@ def test_shapes_settings_and_jaxs_settings_have_programs_of_their_own(folder, so
     assert len(files(folder)) == 5
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:99] + b"?" + b[100:], lambda b: b[:7]])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda b: b[:-9], lambda b: b[:99] + b"?" + b[100:], lambda b: b[:7], lambda b: bytes(32) + b[32:]],
+)
 def test_a_damaged_file_is_replaced(folder, source, damage):
     expected = np.asarray(fresh(source)(VARIABLES, X))
     (name,) = files(folder)
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(damage(content))
     np.testing.assert_array_equal(fresh(source)(VARIABLES, X), expected)
-    assert files(folder) == [name] and len((folder / name).read_bytes()) > len(content) / 2
+    replaced = (folder / name).read_bytes()
+    assert files(folder) == [name] and len(replaced) > len(content) / 2 and replaced[:32] != bytes(32)
     fresh(source, make=unused)(VARIABLES, X)
 
 
@@ -157,6 +170,20 @@ def test_nothing_is_stored_without_a_cache(folder, source, monkeypatch):
     assert not folder.exists()
 
 
+def test_a_folder_of_others_is_not_used(folder, source, monkeypatch):
+    """What is in it is run, and JAX's own cache compiles faster than no cache at all."""
+    fresh(source)(VARIABLES, X)
+    (name,) = files(folder)
+    (folder / name).write_bytes(b"replaced by somebody")
+    folder.chmod(0o770)
+    monkeypatch.setattr(StoredProgram, "_compile", unused)
+    expected = np.asarray(jax.jit(encode)(VARIABLES, X))
+    np.testing.assert_array_equal(fresh(source)(VARIABLES, X), expected)
+    folder.chmod(0o700)
+    monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+    np.testing.assert_array_equal(fresh(source)(VARIABLES, X), expected)
+
+
 def test_a_folder_that_cannot_be_written_does_not_matter(folder, source):
     folder.parent.mkdir(exist_ok=True)
     folder.write_text("a file")
@@ -176,4 +203,5 @@ def test_programs_that_were_not_used_for_the_longest_time_are_removed(folder, so
     monkeypatch.setattr(stored_programs, "MAX_BYTES", 3 * size)
     fresh(source, settings="d")(VARIABLES, X)
     assert oldest in files(folder) and len(files(folder)) == 3
-    fresh(source, settings="c", make=unused)(VARIABLES, X)
+    for kept in "cd":
+        fresh(source, settings=kept, make=unused)(VARIABLES, X)

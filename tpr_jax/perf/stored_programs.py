@@ -90,13 +90,28 @@ class StoredProgram:
 
 
 def stored_folder() -> Path | None:
-    """Returns the folder in which programs are kept; None if they are not kept."""
+    """Returns the folder in which programs are kept; None if they are not kept.
+
+    A folder that another user owns or can write is not used, because what is in it is run.
+    """
     cache = jax.config.jax_compilation_cache_dir
     if not cache or not jax.config.jax_enable_compilation_cache or not os.path.isabs(cache):
         return None
     if jax.default_backend() != "cpu" or jax.process_count() > 1:
         return None
-    return Path(cache) / FOLDER
+    folder = Path(cache) / FOLDER
+    return folder if _is_private(folder) else None
+
+
+def _is_private(folder: Path) -> bool:
+    """Makes a folder, and returns whether this user, and nobody else, can write it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stat = folder.stat()
+    except OSError:
+        return False
+    is_own = not hasattr(os, "getuid") or stat.st_uid == os.getuid()
+    return is_own and not stat.st_mode & 0o022 and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _jax_settings() -> str:
@@ -149,7 +164,6 @@ def _without_cache():
 
 def _write(file: Path, content: bytes) -> None:
     """Writes a file that only this user may write: what is in it is run."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".")
     try:
         with open(handle, "wb") as opened:
