@@ -1,19 +1,7 @@
-"""Trains or evaluates a model as a config describes.
+"""Trains or evaluates a model as a config describes; `--help` shows the command line.
 
-    python -m tpr_jax.main --config configs/NAME.py[:DATASET] --workdir DIR [--mode train|eval]
-                           [--config.KEY=VALUE ...]
-                           [--coordinator HOST:PORT --num_processes N --process_id I]
-
-`--mode train` is the default. `--mode eval` scores the best state of the run in DIR, or with `--initial` the
-model before training.
-
-The last line above starts one of the several processes of a run. SLURM, Open MPI, GKE and Cloud TPU set these
-values themselves. --peer_timeout SECONDS limits how long a process waits for the others; the default is 300.
-
-Compiled programs are kept in ~/.cache/tpr_jax for the next run, unless --nocompilation_cache is given.
+This file reads the command line; see `train/loop.py` for the run itself.
 """
-
-# This file reads the command line; see `train/loop.py` for the run itself.
 
 import sys
 
