@@ -7,7 +7,7 @@ from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the w
 from tpr_jax import optim
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.config.flags import parse_flags
-from tpr_jax.models.heads import NO_HEADS, Heads
+from tpr_jax.models.config import NO_HEADS, Heads
 
 FOLDER = Path(__file__).parent.parent / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))

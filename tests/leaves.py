@@ -4,8 +4,7 @@ import jax
 import numpy as np
 
 from tpr_jax.models import clip
-from tpr_jax.models.config import ClipConfig
-from tpr_jax.models.heads import NO_HEADS
+from tpr_jax.models.config import NO_HEADS, ClipConfig
 
 
 def shapes_of(tree) -> dict:

@@ -20,7 +20,7 @@ from tests import tiny_clip as tiny
 from tpr_jax import losses, optim
 from tpr_jax.distributed import sharding
 from tpr_jax.models import clip
-from tpr_jax.models.heads import NO_HEADS, Heads
+from tpr_jax.models.config import NO_HEADS, Heads
 from tpr_jax.models.methods import METHODS
 from tpr_jax.train import objective, step
 from tpr_jax.train.state import TrainState

@@ -72,7 +72,10 @@ def _run(argv: list[str]) -> None:
 
 
 def _print_help() -> None:
-    print(__doc__.strip(), end="\n\n")
+    print("usage: tpr-jax COMMAND ...\n\nRuns a command of tpr_jax, as python -m tpr_jax.COMMAND does.\n")
+    print("    tpr-jax train --config configs/dm_adapter.py --workdir runs/demo")
+    print("    tpr-jax search index PHOTOS --index DIR\n")
+    print("commands (tpr-jax COMMAND --help lists the arguments):")
     for name, (module, _, summary) in COMMANDS.items():
         if module is None or _exists(module):
             print(f"    {name:<11} {summary}")

@@ -1,19 +1,7 @@
-"""Trains or evaluates a model as a config describes.
+"""Trains or evaluates a model as a config describes; `--help` shows the command line.
 
-    python -m tpr_jax.main --config configs/NAME.py[:DATASET] --workdir DIR [--mode train|eval]
-                           [--config.KEY=VALUE ...]
-                           [--coordinator HOST:PORT --num_processes N --process_id I]
-
-`--mode train` is the default. `--mode eval` scores the best state of the run in DIR, or with `--initial` the
-model before training.
-
-The last line above starts one of the several processes of a run. SLURM, Open MPI, GKE and Cloud TPU set these
-values themselves. --peer_timeout SECONDS limits how long a process waits for the others; the default is 300.
-
-Compiled programs are kept in ~/.cache/tpr_jax for the next run, unless --nocompilation_cache is given.
+This file reads the command line; see `train/loop.py` for the run itself.
 """
-
-# This file reads the command line; see `train/loop.py` for the run itself.
 
 import sys
 
@@ -22,8 +10,11 @@ from tpr_jax.cli.exit import exit_on_signals, explain_and_exit, silence_native_l
 if __name__ == "__main__":
     exit_on_signals(sys.argv)  # before the imports that take seconds
 
+from absl import flags
+
+from tpr_jax.cli.parser import Parser, add_config_flags, add_flags
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.config.flags import Command, parse_command
+from tpr_jax.config.flags import Command, define_flags, parse_command
 from tpr_jax.distributed import cluster, processes
 from tpr_jax.perf import compilation_cache
 from tpr_jax.perf.allocator import keep_freed_memory
@@ -34,7 +25,7 @@ def run(argv: list[str]) -> None:
     """Trains or evaluates as the command line says."""
     asked_for_help = {"-h", "--help"} & set(argv[1:])
     if asked_for_help or len(argv) == 1:
-        print(__doc__.strip())
+        _help_parser().print_help()
         raise SystemExit(0 if asked_for_help else 2)
     silence_native_logs()
     with signals.raise_stopped("stopped") as stopped_or:
@@ -48,6 +39,27 @@ def run(argv: list[str]) -> None:
             peers, command.peer_timeout, command.workdir, lambda error: verdict(stopped_or(error), argv)
         ):
             _run_here(command)
+
+
+def _help_parser() -> Parser:
+    """Returns a parser that prints the help; the command line itself is read by `parse_command`."""
+    command = "python -m tpr_jax.main"
+    parser = Parser(
+        prog=command,
+        usage=f"{command} --config configs/NAME.py[:DATASET] --workdir DIR [--config.KEY=VALUE ...] [...]",
+        description="Trains or evaluates a model as a config describes.",
+        examples=(
+            f"{command} --config configs/dm_adapter.py --workdir runs/demo",
+            f"{command} --config configs/lora.py:cuhk_pedes --workdir runs/lora --config.data_dir=DIR",
+        ),
+    )
+    add_config_flags(parser)
+    values = flags.FlagValues()
+    define_flags(values)
+    metavars = {"workdir": "DIR", "mode": "train|eval", "coordinator": "HOST:PORT", "peer_timeout": "SECONDS"}
+    metavars |= {"num_processes": "N", "process_id": "I"}
+    add_flags(parser, [values[name] for name in (*metavars, "compilation_cache", "initial")], metavars)
+    return parser
 
 
 def _run_here(command: Command) -> None:

@@ -5,6 +5,7 @@ scores = model.encode_texts(["a woman in a red coat"]) @ model.encode_images(["a
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from tpr_jax.data.bucketing import sort_by_length, trim_padding
 from tpr_jax.data.images.read import Crop, Stored, read_resized
 from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer
 from tpr_jax.errors import ArgumentError, UserError
-from tpr_jax.models import clip
-from tpr_jax.models.config import ClipConfig
-from tpr_jax.models.heads import NO_HEADS, Heads
-from tpr_jax.models.methods import Method, zero_shot
+from tpr_jax.models.casting import inference_variables
+from tpr_jax.models.config import NO_HEADS, ClipConfig, Heads
+from tpr_jax.models.methods import Method, check, zero_shot
+from tpr_jax.models.positions import read_positions
 from tpr_jax.optim import split_model
+from tpr_jax.perf.stored_programs import StoredProgram
 from tpr_jax.perf.xla_options import compiler_options
 from tpr_jax.utils.normalize import l2_normalize
 from tpr_jax.utils.trees import flatten
@@ -121,7 +123,7 @@ class Model:
                 f"{self.source}: its tokenizer gives id {ids.max()}, but its text tower has "
                 f"{self.config.vocab_size} ids; use the tokenizer.json that belongs to the weights"
             )
-        ends = clip.read_positions(ids, self.config)
+        ends = read_positions(ids, self.config)
         order, inverse_order = sort_by_length(ends)
 
         def load_batch(start: int) -> np.ndarray:
@@ -340,23 +342,30 @@ def make_model(
         "image_std": arguments.check_channels("std", std),
     }
     config = dataclasses.replace(config, **{k: v for k, v in overrides.items() if v is not None})
-    functions = clip.build(config, method, dtype, heads)
+    check(method, config)
+
+    @functools.cache
+    def functions() -> dict:
+        from tpr_jax.models import clip  # imports Flax, which takes a while and stored programs do not need
+
+        return clip.build(config, method, dtype, heads)
+
     if check_shapes:
-        _check_shapes(jax.eval_shape(functions["init"], jax.random.key(0)), variables, source)
+        _check_shapes(jax.eval_shape(functions()["init"], jax.random.key(0)), variables, source)
+    settings = repr((config, method, dtype, heads))
     encoders = (
-        _jit_for_any_batch(functions["encode_image"], dtype),
-        _jit_for_any_batch(functions["encode_text"], dtype),
+        _encoder_for_any_batch("encode_image", functions, dtype, settings),
+        _encoder_for_any_batch("encode_text", functions, dtype, settings),
     )
     variables = jax.device_put(variables)
-    # Cast once: otherwise each call casts all weights again.
-    inference_variables = clip.inference_variables(variables, dtype)
     return Model(
         config=config,
         method=method,
         variables=variables,
         tokenizer=tokenizer,
         source=source,
-        inference_variables=inference_variables,
+        # Cast once: otherwise each call casts all weights again.
+        inference_variables=inference_variables(variables, dtype),
         encoders=encoders,
         backbone=backbone,
         dtype=dtype,
@@ -388,12 +397,27 @@ def jit_encoder(
     return jax.jit(features, compiler_options=dict(compiler_options), **jit_options)
 
 
-def _jit_for_any_batch(encode: Callable, dtype: str) -> Callable:
-    """Returns `(variables, rows) -> features`, compiled with other options for a single row."""
-    single, batched = (
-        jit_encoder(encode, compiler_options=compiler_options(dtype=dtype, rows=rows)) for rows in (1, 2)
-    )
-    return lambda variables, rows: (single if len(rows) == 1 else batched)(variables, rows)
+def _encoder_for_any_batch(
+    name: str, functions: Callable[[], dict], dtype: str, settings: str
+) -> Callable[[dict, np.ndarray], jax.Array]:
+    """Returns `(variables, rows) -> features`, compiled with other options for a single row, and then stored.
+
+    Args:
+      name: "encode_image" or "encode_text".
+      functions: returns what `models.clip.build` returns.
+      dtype: the type that the towers compute in.
+      settings: all that the functions depend on.
+    """
+
+    @functools.cache
+    def jitted(rows: int) -> jax.stages.Wrapped:
+        options = compiler_options(dtype=dtype, rows=rows)
+        return jit_encoder(functions()[name], compiler_options=options)
+
+    here = Path(__file__)
+    sources = (here, here.parent / "models", here.parent / "perf" / "xla_options.py")
+    single = StoredProgram(lambda: jitted(1), f"{name} {settings}", sources)
+    return lambda variables, rows: (single if len(rows) == 1 else jitted(2))(variables, rows)
 
 
 def _read_image(images: Sequence[ImageSource], i: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:

@@ -2,21 +2,26 @@
 
 import argparse
 import ast
+import importlib
+import importlib.util
 import os
+import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tests import search_galleries
+from tests import search_galleries, test_docs_commands
+from tests.conftest import ROOT
+from tpr_jax import __main__ as command
 from tpr_jax.cli import parser as arguments
 from tpr_jax.cli.parser import Parser
 from tpr_jax.compare import __main__ as compare
+from tpr_jax.config.flags import parse_command
 from tpr_jax.cross import __main__ as cross
 from tpr_jax.errors import UserError
 from tpr_jax.search import __main__ as search
-from tpr_jax.search import arguments as search_arguments
-from tpr_jax.visualize import __main__ as visualize
 
 
 @pytest.mark.parametrize("line", ["--seed 1", "find --seed 1", "find --top_k x", "lose"])
@@ -88,56 +93,117 @@ def test_search_expands_its_paths(tiny, home, monkeypatch, capsys):
     assert "000.png" in capsys.readouterr().out
 
 
+# Options whose help says by itself what is done without them, or that add something when they are given.
 OPTIONAL = {
-    "--image",
-    "--where",
-    "--group",
-    "--exclude",
-    "--not",
-    "--right",
-    "--wrong",
-    "--key",
-    "--post",
-    "--allow_host",
-    "--photos",
-    "--text",
-    "--model",
+    *(
+        "--image",
+        "--where",
+        "--group",
+        "--exclude",
+        "--not",
+        "--right",
+        "--wrong",
+        "--key",
+        "--post",
+        "--set",
+    ),
+    *("--allow_host", "--photos", "--text", "--split"),
 }
+REQUIRED = "which is required"  # in the help of options that the command checks itself
+INTERNAL = re.compile(r"`|\b(?!configs/)\w+/\w+\.py\b|__|docstring|[Ii]nternal|Raises|jit|NumPy|XLA")
 
 
-def options_of(parser: argparse.ArgumentParser):
-    """Yields (parser, action) of each option of a parser and its subcommands."""
-    for action in parser._actions:
+def modules_with_help() -> list[str]:
+    """Returns the modules that a user can start, found by their last lines, but for the list of them."""
+    package = Path(arguments.__file__).parents[1]
+    found = []
+    for file in sorted(package.rglob("*.py")):
+        if '\nif __name__ == "__main__":\n' in file.read_text(encoding="utf-8"):
+            parts = file.relative_to(package.parent).with_suffix("").parts
+            found.append(".".join(parts).removesuffix(".__main__"))
+    return [name for name in found if name not in ("tpr_jax", "tpr_jax.bench.worker")]
+
+
+MODULES = modules_with_help()
+
+
+def parsers_of(module: str, monkeypatch) -> list[arguments.Parser]:
+    """Returns the parser that prints the help of a command, and those of its subcommands."""
+
+    def shown(parser, file=None):
+        printed.append(parser)
+        raise SystemExit(0)
+
+    printed: list = []
+    monkeypatch.setattr(argparse.ArgumentParser, "print_help", shown)
+    found = importlib.import_module(
+        module
+        if importlib.util.find_spec(module).origin.endswith(f"{module.rpartition('.')[2]}.py")
+        else f"{module}.__main__"
+    )
+    with pytest.raises(SystemExit):
+        found.run(["--help"] if module == "tpr_jax.search" else [module, "--help"])
+    for action in printed[0]._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for sub in action.choices.values():
-                yield from options_of(sub)
-        elif action.option_strings and action.dest != "help":
-            yield parser, action
+            printed += action.choices.values()
+    return printed
+
+
+def test_all_commands_are_looked_at():
+    named = {module for module, _, _ in command.COMMANDS.values() if module}
+    assert named <= set(MODULES) and len(MODULES) >= 19
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_help_has_one_form(module, monkeypatch):
+    """One sentence, an example or more, and every argument with its default; nothing about the code."""
+    for parser in parsers_of(module, monkeypatch):
+        sentence, blank, *examples = parser.description.split("\n")
+        assert re.fullmatch(r"[A-Z][a-z]+s [^.]+\.", sentence) and len(sentence) < 120 and blank == ""
+        assert examples == [f"    {line}" for line in parser.examples] != []
+        assert all(line.startswith(parser.prog) for line in parser.examples)
+        assert max(map(len, examples)) <= 110
+        assert not INTERNAL.search(parser.format_help()), INTERNAL.search(parser.format_help())
+        for action in parser._actions:
+            if isinstance(action, argparse._HelpAction | argparse._SubParsersAction):
+                continue
+            if action.help == argparse.SUPPRESS:
+                continue
+            text = " ".join(parser._get_formatter()._expand_help(action).split())
+            assert text, (module, action)
+            if not action.option_strings or action.nargs == 0 or action.required or REQUIRED in text:
+                continue
+            if not OPTIONAL & set(action.option_strings):
+                assert "default" in text, (parser.prog, action.option_strings, text)
+                if action.default is not None:
+                    assert str(action.default) in text, (parser.prog, action.option_strings, text)
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_the_help_can_be_parsed(module, tmp_path):
+    lines = []
+    with pytest.MonkeyPatch.context() as patch:
+        lines += [line for parser in parsers_of(module, patch) for line in parser.examples]
+    for line in lines:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(test_docs_commands.Parsed):
+            patch.chdir(ROOT)
+            name, words = test_docs_commands.our_command(shlex.split(line.partition(" >> ")[0]))
+            test_docs_commands.parse(name, words, patch, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "of_command", [search_arguments.parser(""), visualize.parser()], ids=lambda one: one.prog
+    "word",
+    [
+        *("--workdir=w", "--mode=eval", "--coordinator=a:1", "--peer_timeout=3", "--num_processes=1"),
+        *("--process_id=0", "--compilation_cache", "--nocompilation_cache", "--initial", "--noinitial"),
+    ],
 )
-def test_help_tells_the_default_of_each_option(of_command):
-    for parser, action in options_of(of_command):
-        text = " ".join(parser._get_formatter()._expand_help(action).split())
-        takes_value = action.nargs != 0
-        if takes_value and not action.required and not OPTIONAL & set(action.option_strings):
-            assert "default" in text, (parser.prog, action.option_strings, text)
-            if action.default is not None:
-                assert str(action.default) in text, (parser.prog, action.option_strings, text)
-
-
-def test_every_option_has_help():
-    """Without a text, the help does not even show the default."""
-    for file in sorted(Path(arguments.__file__).parents[1].rglob("*.py")):
-        if file.parent.name in ("compare", "cross"):
-            continue  # they print their docstring
-        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(".add_argument"):
-                name = getattr(call.args[0], "value", "")
-                if isinstance(name, str) and name.startswith("--"):
-                    assert "help" in {word.arg for word in call.keywords}, (file, name)
+def test_the_help_of_main_has_its_flags(word, monkeypatch):
+    (parser,) = parsers_of("tpr_jax.main", monkeypatch)
+    assert parser.parse_args([word])
+    with pytest.raises(UserError, match="--config is missing"):
+        parse_command(["main", word])
 
 
 @pytest.mark.parametrize(

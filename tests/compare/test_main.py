@@ -206,4 +206,4 @@ def test_help(capsys):
         with pytest.raises(SystemExit) as ended:
             explain_and_exit(compare.run, argv, compare.explain)
         assert ended.value.code == code
-        assert "python -m tpr_jax.compare CONFIG... --seeds N --workdir DIR" in capsys.readouterr().out
+        assert "python -m tpr_jax.compare CONFIG... --workdir DIR [--seeds N]" in capsys.readouterr().out

@@ -13,8 +13,7 @@ from tpr_jax.config import defaults as config_lib
 from tpr_jax.config.flags import parse_flags
 from tpr_jax.errors import UserError
 from tpr_jax.models import methods
-from tpr_jax.models.config import ClipConfig
-from tpr_jax.models.heads import NO_HEADS, Heads
+from tpr_jax.models.config import NO_HEADS, ClipConfig, Heads
 from tpr_jax.models.petl_config import Prefix
 from tpr_jax.weights.backbone import clip_mini_dir
 from tpr_jax.weights.clip import read_sizes

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from tests import benchmark_folders
 from tpr_jax.data import check
@@ -254,3 +255,75 @@ def test_divides_only_data_without_splits(tmp_path, capsys):
         assert check.main(command) == 2
         assert told in capsys.readouterr().err
     assert not (folder / "splits.csv").exists()
+
+
+def own_data(folder, lines):
+    """Writes captions.csv with these lines of `image,id,split`, and the images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for line in lines:
+        Image.new("RGB", (8, 16)).save(folder / line.partition(",")[0])
+    rows = "".join(f"{line},a man in red\n" for line in lines)
+    (folder / "captions.csv").write_text(f"image,id,split,caption\n{rows}")
+
+
+OWN = ["a.png,1,train", "b.png,2,train", "c.png,3,test"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "other", "kind", "told", "whole"),
+    [
+        (
+            [*OWN, "a.png,1,train", "a.png,1,train"],
+            None,
+            "repeated lines",
+            [
+                "captions.csv: line 5: repeats captions of the image of line 2, which count twice",
+                "captions.csv: line 6: repeats captions of the image of line 2, which count twice",
+            ],
+            True,
+        ),
+        (
+            OWN,
+            "captions.jsonl",
+            "annotation files that are not read",
+            ["captions.csv: is not read, since captions.jsonl is: keep one of them"],
+            True,
+        ),
+        (
+            [*OWN, "d.png,1,test"],
+            None,
+            "identities in two splits",
+            ["identity 1 is in train and test"],
+            False,
+        ),
+    ],
+)
+def test_what_training_tells_is_told_here_too(tmp_path, capsys, lines, other, kind, told, whole):
+    """In the text, in its last line, and as a field of --json."""
+    own_data(tmp_path, lines)
+    if other:
+        rows = [dict(zip(("image", "id", "split"), line.split(","), strict=True)) for line in lines]
+        content = "".join(json.dumps({**row, "caption": "a man"}) + "\n" for row in rows)
+        (tmp_path / other).write_text(content)
+    told = [line if whole is False else f"{tmp_path}/{line}" for line in told]
+    section = "notes" if whole else "problems"
+    code = check.main(["folder", "--data_dir", str(tmp_path), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (code, found["whole"], found[section]) == (0 if whole else 1, whole, {kind: told})
+    check.main(["folder", "--data_dir", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert f"{kind}{' (note)' if whole else ''}: {len(told)}\n  " + "\n  ".join(told) + "\n" in text
+    assert text.endswith("\nwhole, with notes\n" if whole else "\nnot whole\n")
+
+
+def test_an_unread_annotation_is_told_where_the_other_is_broken(tmp_path):
+    own_data(tmp_path, OWN)
+    (tmp_path / "captions.jsonl").write_text("{")
+    result = check.check("folder", str(tmp_path))
+    assert not result["whole"] and list(result["notes"]) == ["annotation files that are not read"]
+
+
+def test_a_spreadsheet_is_told(tmp_path):
+    (tmp_path / "People.XLSX").write_bytes(b"PK")
+    (told,) = check.check("folder", str(tmp_path))["problems"]["annotation"]
+    assert told.endswith("(or captions.csv) and the images; save People.XLSX as captions.csv")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests import tiny_clip as tiny
-from tests.leaves import clip_leaves, declared
+from tests.leaves import declared
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
-from tpr_jax.models import clip
+from tpr_jax.models import casting, clip
 from tpr_jax.models.methods import dm_adapter, zero_shot
 from tpr_jax.models.petl_modules import MoePart
 
@@ -137,13 +137,6 @@ def test_pixels_and_normalized_floats_agree():
     np.testing.assert_allclose(from_pixels, from_floats, rtol=1e-5, atol=1e-6)
 
 
-def test_end_positions():
-    ids = jnp.array([[1, 5, 12, 0, 0], [1, 12, 12, 3, 9], [12, 9, 9, 3, 9]])
-    np.testing.assert_array_equal(clip.end_positions(ids, None), [2, 1, 0])
-    np.testing.assert_array_equal(clip.end_positions(ids, 9), [0, 4, 1])  # 0: it does not occur
-    np.testing.assert_array_equal(clip.end_positions(ids, 3), [0, 3, 3])
-
-
 def test_text_feature_is_read_at_the_end_position():
     """The position is that of the first eot_id, which may also pad, or without eot_id of the highest id."""
     ids = np.array([[0, 3, 2, 5, 5, 5, 5], [0, 5, 9, 4, 5, 5, 5]], np.int32)
@@ -192,23 +185,13 @@ def test_bfloat16_stays_near_float32(method, tolerance):
     config = dataclasses.replace(tiny.CONFIG, **sizes)
     weights = variables(method, config)
     weights = {**weights, "params": jax.tree.map(lambda x: x / 3 if x.ndim > 1 else x, weights["params"])}
-    held = {**weights, "params": clip.cast_frozen(weights["params"], "bfloat16")}
+    held = {**weights, "params": casting.cast_frozen(weights["params"], "bfloat16")}
     batch = tiny.batch(8)
     for i, key in enumerate(("image", "ids")):
         exact = encoders(method, config)[i](weights, batch[key])
         rounded = encoders(method, config, "bfloat16")[i](held, batch[key])
         assert exact.dtype == rounded.dtype == jnp.float32
         assert 1e-5 < relative(rounded, exact) < tolerance, key
-
-
-def test_frozen_weights_are_cast_to_the_computation_dtype():
-    params = variables()["params"]
-    held = jax.tree_util.tree_leaves_with_path(clip.cast_frozen(params, "bfloat16"))
-    assert {"/".join(key.key for key in path) for path, _ in held} == set(clip_leaves(tiny.CONFIG))
-    for path, leaf in held:
-        is_norm = path[-2].key in ("ln_pre", "ln_1", "ln_2", "ln_post", "ln_final")
-        assert leaf.dtype == (jnp.float32 if is_norm else jnp.bfloat16), path
-    assert {x.dtype for x in jax.tree.leaves(clip.cast_frozen(params, "float32"))} == {np.dtype("float32")}
 
 
 def test_routing_of_each_block():

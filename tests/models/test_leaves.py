@@ -22,8 +22,7 @@ from tests.leaves import (
     within,
 )
 from tpr_jax import optim
-from tpr_jax.models.config import ClipConfig
-from tpr_jax.models.heads import Heads
+from tpr_jax.models.config import ClipConfig, Heads
 from tpr_jax.models.methods import METHODS, cskt, dm_adapter, irra, up_person
 
 # The parts of each method on the tiny CLIP, with `tiny.SETTINGS`; other methods have none.

@@ -11,8 +11,7 @@ from tests import tiny_clip as tiny
 from tests import tiny_siglip
 from tpr_jax import optim
 from tpr_jax.models import clip, methods
-from tpr_jax.models.config import ClipConfig
-from tpr_jax.models.heads import Heads
+from tpr_jax.models.config import ClipConfig, Heads
 from tpr_jax.perf import flops
 from tpr_jax.train import objective
 

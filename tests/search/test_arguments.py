@@ -17,6 +17,6 @@ def test_the_help_names_the_commands(capsys):
     "words", [["index", "photos"], ["query", "text"], ["serve"], ["export", "--out=a.parquet"]]
 )
 def test_each_command_needs_an_index(words):
-    assert parser("").parse_args([*words, "--index", "i"]).index == "i"
+    assert parser().parse_args([*words, "--index", "i"]).index == "i"
     with pytest.raises(UserError, match="--index"):
-        parser("").parse_args(words)
+        parser().parse_args(words)

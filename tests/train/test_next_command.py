@@ -20,7 +20,7 @@ def words(method, dataset, data_dir=""):
 
 def test_own_photos_are_searched():
     module, arguments = words("dm_adapter", "folder", "my photos")
-    args = search_parser("").parse_args(arguments)
+    args = search_parser().parse_args(arguments)
     assert module == "tpr_jax.search" and args.command == "index"
     assert (args.photos, args.index, args.model) == ("my photos", "my runs/a/index", "my runs/a/model")
 

@@ -11,7 +11,7 @@ from tests import tiny_clip as tiny
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 from tpr_jax import losses, optim
 from tpr_jax.models import clip
-from tpr_jax.models.heads import NO_HEADS, Heads
+from tpr_jax.models.config import NO_HEADS, Heads
 from tpr_jax.models.methods import METHODS
 from tpr_jax.train import objective
 from tpr_jax.utils.trees import flatten

@@ -15,7 +15,7 @@ from tpr_jax import losses, optim
 from tpr_jax.distributed.sharding import make_mesh, replicate
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip
-from tpr_jax.models.heads import NO_HEADS, Heads
+from tpr_jax.models.config import NO_HEADS, Heads
 from tpr_jax.models.methods import METHODS, dm_adapter
 from tpr_jax.train import step
 from tpr_jax.train.state import TrainState

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from tests.reference_bundles import BLOCK, EXPERT, assert_declared, each, read, same, stored
-from tpr_jax.models.config import ClipConfig
-from tpr_jax.models.heads import Heads
+from tpr_jax.models.config import ClipConfig, Heads
 from tpr_jax.models.petl_config import Adapter, Lora, Prefix, Prompts
 from tpr_jax.weights import reference, reference_names
 

@@ -36,23 +36,9 @@ PROGRAMS = ("train_step", "encode_image", "encode_text")
 def run(argv: list[str]) -> None:
     """Runs the command."""
     own_args, config_args = _split(argv)
-    values = flags.FlagValues()
-    flags.DEFINE_string("topology", None, "the devices to compile for", flag_values=values)
-    flags.DEFINE_integer("batch_size", None, "short for --config.batch_size", flag_values=values)
-    flags.DEFINE_integer(
-        "identities", None, "number of training identities, for the loss 'id'", flag_values=values
-    )
-    flags.DEFINE_string("workdir", None, "folder of the report", flag_values=values)
-    flags.DEFINE_list("only", list(PROGRAMS), "programs to compile", flag_values=values)
-    flags.DEFINE_string("hlo", None, "folder for the compiled programs' text", flag_values=values)
-    flags.DEFINE_bool(
-        "try_settings",
-        True,
-        "try settings that need less memory if the train step does not fit",
-        flag_values=values,
-    )
+    values = _flags()
     if len(argv) == 1 or {"-h", "--help"} & set(argv):
-        print(__doc__.strip())
+        _help_parser().print_help()
         raise SystemExit(0 if len(argv) > 1 else 2)
     try:
         values([argv[0], *own_args])
@@ -80,6 +66,45 @@ def run(argv: list[str]) -> None:
     write_json(folder / "aot.json", report)
     write_text(folder / "aot.txt", "\n".join(report["lines"]) + "\n")
     print(f"written to {folder}: aot.json, aot.txt")
+
+
+def _flags() -> flags.FlagValues:
+    """Returns this command's own flags."""
+    values = flags.FlagValues()
+    topology = "the slice, which is required: v5e:4x4, v5p:4x4x4, v6e:8x8 or another of these chips, "
+    topology += "for which requirements-aot.txt must be installed; here, gpu, cpu, or cpu:N"
+    flags.DEFINE_string("topology", None, topology, flag_values=values)
+    batch_size = "short for --config.batch_size; default: the config's"
+    flags.DEFINE_integer("batch_size", None, batch_size, flag_values=values)
+    identities = "number of training identities, for the loss 'id'; default: the data set's own"
+    flags.DEFINE_integer("identities", None, identities, flag_values=values)
+    workdir = "folder of the report; default: one below runs/aot"
+    flags.DEFINE_string("workdir", None, workdir, flag_values=values)
+    flags.DEFINE_list("only", list(PROGRAMS), "programs to compile, separated by commas", flag_values=values)
+    hlo = "folder for the text of the compiled programs; default: not written"
+    flags.DEFINE_string("hlo", None, hlo, flag_values=values)
+    less = "try settings that need less memory if the train step does not fit"
+    flags.DEFINE_bool("try_settings", True, less, flag_values=values)
+    return values
+
+
+def _help_parser() -> parser.Parser:
+    command = "python -m tpr_jax.aot"
+    built = parser.Parser(
+        prog=command,
+        usage=f"{command} --config configs/NAME.py[:DATASET] --topology TOPOLOGY [...]",
+        description="Compiles a config for devices that you need not have, and reports memory, operations "
+        "and communication.",
+        examples=(
+            f"{command} --config configs/dm_adapter.py:cuhk_pedes --topology v5e:4x4 --batch_size 512",
+        ),
+    )
+    parser.add_config_flags(built)
+    values = _flags()
+    metavars = {"topology": "TOPOLOGY", "batch_size": "N", "identities": "N", "workdir": "DIR", "hlo": "DIR"}
+    metavars["only"] = "PROGRAM,..."
+    parser.add_flags(built, [values[name] for name in (*metavars, "try_settings")], metavars)
+    return built
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:

@@ -65,7 +65,8 @@ def run(argv: list[str]) -> None:
     """Runs the command."""
     parser = Parser(
         prog="python -m tpr_jax.aot.backbones",
-        description=__doc__,
+        description="Counts the parameters that each method trains on each backbone, without weights.",
+        examples=("python -m tpr_jax.aot.backbones",),
     )
     parser.add_argument("--write", action="store_true", help=f"update {PAGE}")
     args = parser.parse_args(argv[1:])

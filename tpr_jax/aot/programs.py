@@ -17,9 +17,8 @@ from tpr_jax.config import defaults as config_lib
 from tpr_jax.data.datasets import DATASETS
 from tpr_jax.distributed import sharding
 from tpr_jax.errors import UserError
-from tpr_jax.models import clip, methods
-from tpr_jax.models.config import CLIP_MINI, NAMED, ClipConfig
-from tpr_jax.models.heads import Heads
+from tpr_jax.models import casting, clip, methods
+from tpr_jax.models.config import CLIP_MINI, NAMED, ClipConfig, Heads
 from tpr_jax.perf import flops
 from tpr_jax.train import step
 from tpr_jax.train.setup import check_rows, make_heads, make_logits, make_optimizer
@@ -69,7 +68,7 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
 
     trainable, frozen = optim.split_model(jax.eval_shape(model["init"], jax.random.key(0)), method)
     if "params" in frozen:
-        cast = functools.partial(clip.cast_frozen, dtype=config.dtype)
+        cast = functools.partial(casting.cast_frozen, dtype=config.dtype)
         frozen["params"] = jax.eval_shape(cast, frozen["params"])
     rows = {
         "image": ((*sizes.image_size, 3), jnp.uint8),

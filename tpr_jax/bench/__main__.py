@@ -18,7 +18,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from tpr_jax.__main__ import COMMANDS
@@ -208,15 +208,16 @@ def _cpu_name() -> str:
     return " ".join([name, *(f"with {unit}" for unit in units[:1])])
 
 
-def make_parser(module: str, description: str, sections: Collection[str]) -> arguments.Parser:
+def make_parser(
+    module: str, description: str, examples: Sequence[str], sections: Collection[str]
+) -> arguments.Parser:
     """Builds the parser of a benchmark command with these sections."""
     parser = arguments.Parser(
         prog=f"python -m {module}",
         description=description,
+        examples=examples,
     )
-    parser.add_argument(
-        "--only", default=",".join(sections), help="the sections to measure, separated by commas"
-    )
+    parser.add_argument("--only", default=",".join(sections), help="what to measure, separated by commas")
     parser.add_argument("--turns", type=int, default=5, help="how often each is timed")
     parser.add_argument(
         "--workdir", type=arguments.folder, default=Path("runs/bench"), help="keeps every measurement"
@@ -247,8 +248,13 @@ def say(line: str) -> None:
 
 def run(argv: list[str]) -> None:
     """Runs the command."""
-    parser = make_parser("tpr_jax.bench", __doc__, SECTIONS)
-    parser.add_argument("--torch", action="store_true", help="compare with PyTorch")
+    parser = make_parser(
+        "tpr_jax.bench",
+        "Measures the speed of every operation that a user waits for, as a fraction of this machine's peak.",
+        ("python -m tpr_jax.bench --only search,ranking", "python -m tpr_jax.bench --tables_only"),
+        SECTIONS,
+    )
+    parser.add_argument("--torch", action="store_true", help="compare with PyTorch, which must be installed")
     args = parser.parse_args(argv[1:])
     sections = selected_sections(args, SECTIONS)
     path = args.workdir / "bench.json"

@@ -40,12 +40,12 @@ def matmul(dtype: str, by: str = "options", size: int = MATMUL_SIZE) -> Case:
 def encoder(tower: str, backbone: str, dtype: str, batch: int, method: str = "zero_shot") -> Case:
     """Encodes `batch` images (`tower` "vision") or full-length texts ("text")."""
     from tpr_jax.model import jit_encoder
-    from tpr_jax.models import clip
+    from tpr_jax.models import casting
     from tpr_jax.perf import flops, xla_options
 
     model = build_model(method, backbone, dtype, batch)
     variables = jax.jit(model.functions["init"])(jax.random.key(0))
-    variables = clip.inference_variables(variables, dtype)
+    variables = casting.inference_variables(variables, dtype)
     inputs = random_batch(model.clip_config, batch)["image" if tower == "vision" else "ids"]
     encode = model.functions["encode_image" if tower == "vision" else "encode_text"]
     options = xla_options.compiler_options(dtype=dtype, rows=batch)
@@ -73,7 +73,7 @@ def train_step(
     from tpr_jax import optim
     from tpr_jax.config import defaults as config_lib
     from tpr_jax.distributed import sharding
-    from tpr_jax.models import clip
+    from tpr_jax.models import casting
     from tpr_jax.perf import flops
     from tpr_jax.train import setup, step
 
@@ -83,7 +83,7 @@ def train_step(
     variables = jax.jit(functions["init"])(jax.random.key(0))
     trainable, frozen = optim.split_model(variables, method)
     if "params" in frozen:
-        frozen["params"] = clip.cast_frozen(frozen["params"], dtype)
+        frozen["params"] = casting.cast_frozen(frozen["params"], dtype)
     weights, mesh = config_lib.loss_weights(run_config), make_mesh(run_config, devices)
     optimizer = setup.make_optimizer(run_config, trainable, per_epoch=1)[1]
     logits = setup.make_logits(run_config, clip_config)

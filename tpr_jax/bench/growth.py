@@ -73,7 +73,13 @@ def is_complete(rows: list[dict], expected: list[dict]) -> bool:
 
 def run(argv: list[str]) -> None:
     """Runs the command."""
-    args = bench.make_parser("tpr_jax.bench.growth", __doc__, SERIES).parse_args(argv[1:])
+    parser = bench.make_parser(
+        "tpr_jax.bench.growth",
+        "Measures how run time grows with batch size, gallery size, experts, prefix length and devices.",
+        ("python -m tpr_jax.bench.growth --only batch,ranking",),
+        SERIES,
+    )
+    args = parser.parse_args(argv[1:])
     series, path = bench.selected_sections(args, SERIES), args.workdir / "growth.json"
     report = bench.read_report(path) if args.tables_only else measure(series, args.turns, path, bench.say)
     text = render_table(report)

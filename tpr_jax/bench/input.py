@@ -268,12 +268,17 @@ def run(argv: list[str]) -> None:
     """
     parser = arguments.Parser(
         prog="python -m tpr_jax.bench.input",
-        description=__doc__,
+        description="Measures how many training images per second the input pipeline yields.",
+        examples=("python -m tpr_jax.bench.input --workers 4",),
     )
     parser.add_argument("--images", type=int, default=2560, help="number of JPEGs to generate")
     parser.add_argument("--repeats", type=int, default=7, help="number of epochs to time")
     parser.add_argument("--workers", type=int, default=2, help="number of threads, processes and cores")
-    parser.add_argument("--against", choices=("torch", "plain"), help="default: torch if it is installed")
+    parser.add_argument(
+        "--against",
+        choices=("torch", "plain"),
+        help="a DataLoader of PyTorch, or plain processes; default: torch if it is installed",
+    )
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args(argv[1:])
     if args.worker:

@@ -188,7 +188,8 @@ def run(argv: list[str]) -> None:
 
     parser = arguments.Parser(
         "python -m tpr_jax.bench.profile",
-        description=__doc__,
+        description="Attributes the run time of train steps and encoders to the parts of the model.",
+        examples=("python -m tpr_jax.bench.profile",),
     )
     parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE}")
     args = parser.parse_args(argv[1:])

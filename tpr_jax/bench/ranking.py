@@ -96,7 +96,8 @@ def run(argv: list[str]) -> None:
     """Runs the command."""
     parser = arguments.Parser(
         prog="python -m tpr_jax.bench.ranking",
-        description=__doc__,
+        description="Measures time and memory of the retrieval metrics at the sizes of benchmarks.",
+        examples=("python -m tpr_jax.bench.ranking --repeats 5",),
     )
     parser.add_argument("--large", action="store_true", help="also 200,000 x 200,000")
     parser.add_argument("--width", type=int, default=512, help="features per vector")

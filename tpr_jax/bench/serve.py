@@ -159,9 +159,12 @@ def run(argv: list[str]) -> None:
     """
     parser = arguments.Parser(
         prog="python -m tpr_jax.bench.serve",
-        description=__doc__,
+        description="Tests how a search server answers many clients at once.",
+        examples=("python -m tpr_jax.bench.serve --index runs/index --clients 50 --seconds 120",),
     )
-    parser.add_argument("--index", type=arguments.path, metavar="DIR", help="default: one of MiniPEDES")
+    parser.add_argument(
+        "--index", type=arguments.path, metavar="DIR", help="the index to serve; default: one of MiniPEDES"
+    )
     parser.add_argument("--clients", type=int, default=50, help="number of concurrent clients")
     parser.add_argument("--seconds", type=float, default=120, help="duration of the load")
     parser.add_argument("--pause", type=float, default=0, help="mean seconds between a client's searches")

@@ -6,9 +6,9 @@ A shell expands `~` only at the beginning of a word: not in --index=~/photos, an
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tpr_jax.errors import UserError
 from tpr_jax.utils.suggest import nearest
@@ -27,10 +27,20 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that reports errors as a `UserError`. `prog` is `python -m MODULE`."""
+    """An argument parser that reports errors as a `UserError`. `prog` is `python -m MODULE`.
 
-    def __init__(self, *args, formatter_class=HelpFormatter, **settings):
+    The help of every command has one form: the usage, one sentence that says what the command does, examples,
+    and all arguments with their defaults.
+
+    Attributes:
+      examples: command lines, which the help shows below the description.
+    """
+
+    def __init__(self, *args, examples: Sequence[str] = (), formatter_class=HelpFormatter, **settings):
         super().__init__(*args, formatter_class=formatter_class, **settings)
+        self.examples = tuple(examples)
+        if examples:
+            self.description = "\n".join([f"{self.description}\n", *(f"    {line}" for line in examples)])
 
     def parse_known_args(self, args: Iterable[str] | None = None, namespace=None):
         """Parses as argparse does, but reports a mistyped option first, with the nearest known one."""
@@ -58,6 +68,36 @@ class Parser(argparse.ArgumentParser):
         """Raises a UserError that refers to --help."""
         command = " ".join(self.prog.split()[:3])  # a subcommand's parser appends its name
         raise UserError(f"{message}; see {command} --help")
+
+
+def add_flags(parser: Parser, flags: Iterable[Any], metavars: Mapping[str, str]) -> None:
+    """Adds absl's flags to a parser that only prints the help, so that it has the form of all others.
+
+    Args:
+      parser: the parser.
+      flags: the flags, with absl's `name`, `help` and `default`.
+      metavars: what stands for the value of each flag that takes one.
+    """
+    for flag in flags:
+        if isinstance(flag.default, bool):
+            text = f"{flag.help}; default: {'yes' if flag.default else 'no'}"
+            parser.add_argument(f"--{flag.name}", f"--no{flag.name}", action="store_true", help=text)
+        else:
+            default = ",".join(flag.default) if isinstance(flag.default, list) else flag.default
+            parser.add_argument(
+                f"--{flag.name}", default=default, metavar=metavars[flag.name], help=flag.help
+            )
+
+
+def add_config_flags(parser: Parser) -> None:
+    """Adds the flags of a config to a parser that only prints the help."""
+    parser.add_argument(
+        "--config",
+        metavar="configs/NAME.py[:DATASET]",
+        help="what to run, which is required; without DATASET on MiniPEDES",
+    )
+    # One word, so that the help shows it as it must be written.
+    parser.add_argument("--config.KEY=VALUE", action="store_true", help="a key of it; can be repeated")
 
 
 def path(text: str) -> str:

@@ -67,18 +67,11 @@ def parse(argv: Sequence[str]) -> Arguments:
     settings = [word for word in argv[1:] if re.match(r"--?(no)?config\.", word)]
     for setting in settings:
         _check_setting(setting)
-    parser = arguments.Parser(
-        prog="python -m tpr_jax.compare", usage=__doc__, add_help=False, allow_abbrev=False
-    )
-    parser.add_argument("configs", nargs="*", type=arguments.path)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workdir", type=arguments.path)
-    parser.add_argument("--direction", default="t2i")
-    parser.add_argument("-h", "--help", action="store_true")
+    parser = _make_parser()
+    if len(argv) == 1:
+        parser.print_help()
+        raise SystemExit(2)
     args = parser.parse_args([word for word in argv[1:] if word not in settings])
-    if args.help or len(argv) == 1:
-        print(__doc__.strip())
-        raise SystemExit(0 if args.help else 2)
     if not args.configs:
         raise UserError("no config is named: give some, such as configs/dm_adapter.py configs/zero_shot.py")
     if args.seeds < 1:
@@ -89,6 +82,47 @@ def parse(argv: Sequence[str]) -> Arguments:
         raise UserError(f"--direction {args.direction} is unknown: choose from t2i, i2t, both")
     directions = tuple(table.DIRECTIONS) if args.direction == "both" else (args.direction,)
     return Arguments(args.configs, args.seeds, Path(args.workdir), directions, settings)
+
+
+def _make_parser() -> arguments.Parser:
+    parser = arguments.Parser(
+        prog="python -m tpr_jax.compare",
+        usage="python -m tpr_jax.compare CONFIG... --workdir DIR [--seeds N] [--direction t2i|i2t|both] "
+        "[--config.KEY=VALUE ...]",
+        description="Trains several configs with several seeds each, and compares the results in one table.",
+        examples=(
+            "python -m tpr_jax.compare configs/lora.py configs/prefix.py --seeds 3 --workdir runs/compare",
+            "python -m tpr_jax.compare configs/lora.py:cuhk_pedes --workdir runs/cuhk --config.data_dir=DIR",
+        ),
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "configs",
+        nargs="*",
+        type=arguments.path,
+        metavar="CONFIG",
+        help="configs/NAME.py or configs/NAME.py:DATASET",
+    )
+    parser.add_argument(
+        "--workdir",
+        type=arguments.path,
+        metavar="DIR",
+        help="the folder for the tables and runs, which is required; rerun the same command to resume",
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="runs of each config, with the seeds 0 to N - 1"
+    )
+    parser.add_argument(
+        "--direction",
+        default="t2i",
+        metavar="t2i|i2t|both",
+        help="scores of text queries (t2i), of image queries (i2t), or both",
+    )
+    # Only for the help, since `parse` takes these words out; one word, as it must be written.
+    parser.add_argument(
+        "--config.KEY=VALUE", action="store_true", help="a key of all configs; can be repeated"
+    )
+    return parser
 
 
 def _check_setting(setting: str) -> None:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from tpr_jax.config import bundled
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.config.debug import shrink
-from tpr_jax.distributed import processes
+from tpr_jax.distributed import TIMEOUT
 from tpr_jax.errors import UserError
 
 MODES = ("train", "eval")
@@ -51,20 +51,7 @@ def parse_command(argv: Sequence[str]) -> Command:
     argv = _resolve_config_path(_expand_flags(argv, ("config", "workdir")))
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
-    flags.DEFINE_string("workdir", None, "folder for the output", flag_values=values)
-    flags.DEFINE_string("mode", "train", "train or eval", flag_values=values)
-    flags.DEFINE_string("coordinator", None, "host:port of process 0", flag_values=values)
-    flags.DEFINE_integer("num_processes", None, "number of processes", flag_values=values)
-    flags.DEFINE_integer("process_id", None, "index of this process, from 0", flag_values=values)
-    flags.DEFINE_float(
-        "peer_timeout",
-        processes.TIMEOUT,
-        "seconds to wait for the others",
-        lower_bound=1,
-        flag_values=values,
-    )
-    flags.DEFINE_bool("compilation_cache", True, "keep compiled programs", flag_values=values)
-    flags.DEFINE_bool("initial", False, "score the model before training", flag_values=values)
+    define_flags(values)
     flags.DEFINE_bool("help", False, "show this help", flag_values=values)
     from_file = _read_config(argv)
     if from_file is not None:
@@ -100,6 +87,31 @@ def parse_command(argv: Sequence[str]) -> Command:
         compilation_cache=values.compilation_cache,
         initial=values.initial,
     )
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines all flags but those of the config and --help."""
+    strings = {
+        "workdir": (None, "folder for the output, which is required; a run in it is resumed"),
+        "mode": ("train", "train, or eval: score the best checkpoint of the run in --workdir"),
+        "coordinator": (None, "address of the first of several processes; default: the cluster's"),
+    }
+    for name, (default, text) in strings.items():
+        flags.DEFINE_string(name, default, text, flag_values=values)
+    cluster = "; default: the cluster's"
+    flags.DEFINE_integer("num_processes", None, f"number of processes{cluster}, else 1", flag_values=values)
+    flags.DEFINE_integer("process_id", None, f"number of this process, from 0{cluster}", flag_values=values)
+    flags.DEFINE_float(
+        "peer_timeout",
+        TIMEOUT,
+        "seconds to wait for the other processes",
+        lower_bound=1,
+        flag_values=values,
+    )
+    keep = "keep compiled programs in ~/.cache/tpr_jax for the next start"
+    flags.DEFINE_bool("compilation_cache", True, keep, flag_values=values)
+    initial = "with --mode eval, score the model before training"
+    flags.DEFINE_bool("initial", False, initial, flag_values=values)
 
 
 def _expand_flags(argv: Sequence[str], names: Collection[str]) -> list[str]:

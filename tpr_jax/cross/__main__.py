@@ -70,17 +70,11 @@ def parse(argv: Sequence[str]) -> Arguments:
       UserError: an argument is missing or wrong.
       SystemExit: after printing the help.
     """
-    parser = arguments.Parser(
-        prog="python -m tpr_jax.cross", usage=__doc__, add_help=False, allow_abbrev=False
-    )
-    parser.add_argument("models", nargs="*", type=arguments.path)
-    parser.add_argument("--data", nargs="+", default=[])
-    parser.add_argument("--out", type=arguments.path, default=str(Path("runs") / "cross"))
-    parser.add_argument("-h", "--help", action="store_true")
+    parser = _make_parser()
+    if len(argv) == 1:
+        parser.print_help()
+        raise SystemExit(2)
     args = parser.parse_intermixed_args(list(argv[1:]))
-    if args.help or len(argv) == 1:
-        print(__doc__.strip())
-        raise SystemExit(0 if args.help else 2)
     if not args.models:
         raise UserError("no model is named: give some, such as runs/demo clip-mini, before --data")
     if not args.data:
@@ -97,6 +91,42 @@ def parse(argv: Sequence[str]) -> Arguments:
             raise UserError("--data folder: give the folder of your data as --data folder=DIR")
         data[dataset] = data_folder(dataset, arguments.path(folder))
     return Arguments(args.models, data, Path(args.out))
+
+
+def _make_parser() -> arguments.Parser:
+    parser = arguments.Parser(
+        prog="python -m tpr_jax.cross",
+        usage="python -m tpr_jax.cross MODEL... --data DATASET[=DIR]... [--out DIR]",
+        description="Tests every model on every test split, also of data sets that it was not trained on.",
+        examples=(
+            "python -m tpr_jax.cross runs/demo clip-mini --data mini_pedes",
+            "python -m tpr_jax.cross runs/cuhk --data icfg_pedes=DIR rstp_reid=DIR --out runs/transfer",
+        ),
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "models",
+        nargs="*",
+        type=arguments.path,
+        metavar="MODEL",
+        help="the workdir of a finished run, a CLIP folder, a hub id, or clip-mini",
+    )
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=[],
+        metavar="DATASET[=DIR]",
+        help=f"what to test on, which is required: {', '.join(DATASETS)}; without =DIR the folder is "
+        "data/<its name>, or the bundled MiniPEDES",
+    )
+    parser.add_argument(
+        "--out",
+        type=arguments.path,
+        default=str(Path("runs") / "cross"),
+        metavar="DIR",
+        help="the folder for the tables; rerun the same command to score only what is new",
+    )
+    return parser
 
 
 def run(argv: list[str]) -> None:

@@ -10,7 +10,7 @@ from tpr_jax.data.datasets import DATASETS, Dataset
 from tpr_jax.data.identity import normalize_id
 from tpr_jax.data.image_paths import ImagePaths, is_valid_path
 from tpr_jax.data.people_splits import SPLITS_FILE
-from tpr_jax.data.text_files import InvalidRecord
+from tpr_jax.data.text_files import SPREADSHEETS, InvalidRecord
 from tpr_jax.errors import UserError
 from tpr_jax.utils.notices import print_once
 
@@ -75,23 +75,38 @@ def annotation_path(dataset: str, data_dir: str | os.PathLike) -> str:
         if len(matches) > 1:
             raise UserError(f"{data_dir}: holds {len(matches)} files {name}: leave only the annotation there")
         if matches:
-            _tell_others(layout.annotations, Path(matches[0]))
+            chosen = Path(matches[0])
+            if others := _others(layout.annotations, chosen):
+                unread = f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} not"
+                print_once(f"{chosen.parent}: {chosen.name} is read, {unread}: keep one of them")
             return matches[0]
     images = f"the images in {layout.images}/" if layout.images else "the images"
     first, *others = layout.annotations
     expected = f"{first} (or {', '.join(others)})" if others else first
+    sheets = [path.name for path in Path(data_dir).glob("*") if path.suffix.lower() in SPREADSHEETS]
+    remedy = f"; save {sheets[0]} as captions.csv" if layout.is_custom and sheets else ""
     raise UserError(
-        f"{os.path.join(data_dir, first)}: no such file: data_dir must hold {expected} and {images}"
+        f"{os.path.join(data_dir, first)}: no such file: data_dir must hold {expected} and {images}{remedy}"
     )
 
 
-def _tell_others(names: Sequence[str], chosen: Path) -> None:
-    """Prints a note about annotations under other names beside the one that is read."""
+def unread_annotations(dataset: str, data_dir: str | os.PathLike) -> list[str]:
+    """Returns a line for each annotation under another name beside the one that is read.
+
+    Raises:
+      UserError: as for `annotation_path`.
+    """
+    chosen = Path(annotation_path(dataset, data_dir))
+    others = _others(DATASETS[dataset].annotations, chosen)
+    return [
+        f"{chosen.parent / name}: is not read, since {chosen.name} is: keep one of them" for name in others
+    ]
+
+
+def _others(names: Sequence[str], chosen: Path) -> list[str]:
     known = {name for name in names if "*" not in name}
     files = (path for path in chosen.parent.glob("*") if path.is_file())
-    others = sorted(path.name for path in files if path.name.lower() in known and path != chosen)
-    if others:
-        print_once(f"{chosen.parent}: {chosen.name} is read, {', '.join(others)} is not: keep one of them")
+    return sorted(path.name for path in files if path.name.lower() in known and path != chosen)
 
 
 def annotation_files(dataset: str, data_dir: str | os.PathLike) -> list[Path]:

@@ -13,6 +13,7 @@ are read.
 test. DIR/splits.csv then lists who is where.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -26,7 +27,7 @@ from tqdm import tqdm
 from tpr_jax.cli.exit import exit_code, explain_and_exit
 from tpr_jax.cli.parser import Parser, path
 from tpr_jax.data import custom, leaks, people_splits
-from tpr_jax.data.annotations import SPLITS, Entry, annotation_path, read_entries
+from tpr_jax.data.annotations import SPLITS, Entry, annotation_path, read_entries, unread_annotations
 from tpr_jax.data.batches import worker_threads
 from tpr_jax.data.datasets import DATASETS, Counts, count_deviations, data_folder
 from tpr_jax.data.image_paths import ImagePaths, describe_missing
@@ -65,6 +66,8 @@ def check(dataset: str, data_dir: str, progress: bool = False) -> dict:
     except UserError as error:
         entries, annotation_problems = [], []
         problems["annotation"].append(str(error))
+    with contextlib.suppress(UserError):  # there is no annotation, which is a problem already
+        notes["annotation files that are not read"] += unread_annotations(dataset, data_dir)
     for kind, message in annotation_problems:
         problems[kind].append(message)
     counts = _count_entries(entries)
@@ -79,6 +82,7 @@ def check(dataset: str, data_dir: str, progress: bool = False) -> dict:
         notes["captions over 77 tokens"] += long_captions(entries)
         notes["pictures named twice"] += repeated_images(entries)
         if layout.is_custom:
+            notes["repeated lines"] += custom.repeated_lines(annotation)
             missing = [split for split in ("train", "test") if split not in counts]
             problems["splits"] += [f"{annotation}: no record of split '{split}'" for split in missing]
     elif not problems:
@@ -166,11 +170,11 @@ def describe(result: dict) -> str:
     lines = [f"{result['dataset']} in {result['data_dir']}"]
     for split, counts in result["counts"].items():
         lines.append(f"  {split:<5}  {Counts(**counts)}")
-    for section, remark in (("problems", ""), ("notes", " (not a problem)")):
+    for section, remark in (("problems", ""), ("notes", " (note)")):
         for kind, messages in result[section].items():
             lines += [f"{kind}{remark}: {len(messages):,}", *(f"  {line}" for line in messages[:MAX_LINES])]
             lines += [f"  ... and {len(messages) - MAX_LINES:,} more"] if len(messages) > MAX_LINES else []
-    lines.append("whole" if result["whole"] else "not whole")
+    lines.append(f"{'whole' if result['whole'] else 'not whole'}{', with notes' if result['notes'] else ''}")
     return "\n".join(lines)
 
 
@@ -213,7 +217,11 @@ def run(argv: list[str]) -> int:
     """
     parser = Parser(
         prog="python -m tpr_jax.data.check",
-        description=__doc__,
+        description="Checks whether a copy of a data set is complete, and lists what is wrong with it.",
+        examples=(
+            "python -m tpr_jax.data.check cuhk_pedes --data_dir DIR",
+            "python -m tpr_jax.data.check folder --data_dir DIR --split 80/10/10",
+        ),
     )
     parser.add_argument("dataset", metavar="DATASET", help=", ".join(DATASETS))
     parser.add_argument(

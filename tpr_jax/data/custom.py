@@ -40,10 +40,31 @@ def read_rows(path: str) -> list[tuple[int, dict | InvalidRecord]]:
     Raises:
       UserError: the file cannot be read, lacks a column or the splits, or has boxes of no certain meaning.
     """
+    rows, repeated = _group(path)
+    if repeated:
+        lines_repeat = counted(len(repeated), "line repeats an earlier one", "lines repeat earlier ones")
+        print_once(f"{path}: {lines_repeat}, from line {repeated[0][0]} on: their captions count twice")
+    return rows
+
+
+def repeated_lines(path: str) -> list[str]:
+    """Returns a line for each line of an annotation that only repeats earlier ones.
+
+    Raises:
+      UserError: as `read_rows`.
+    """
+    return [
+        f"{path}: line {number}: repeats captions of the image of line {first}, which count twice"
+        for number, first in _group(path)[1]
+    ]
+
+
+def _group(path: str) -> tuple[_Lines, list[tuple[int, int]]]:
+    """Returns the lines grouped by image, and (number, first line of its image) of repetitions."""
     lines = _with_splits(_read_lines(path), path)
     rows: _Lines = []
     first_rows: dict[Hashable, tuple[int, dict]] = {}
-    repeated: list[int] = []
+    repeated: list[tuple[int, int]] = []
     image_paths, folder = ImagePaths(), os.path.dirname(path)
     boxes = _read_boxes(lines, path, image_paths)
     for (number, fields), box in zip(lines, boxes, strict=True):
@@ -60,12 +81,10 @@ def read_rows(path: str) -> list[tuple[int, dict | InvalidRecord]]:
             )
             rows.append((number, InvalidRecord(reason)))
         else:
-            repeated += [number] * all(caption in first_row["captions"] for caption in row["captions"])
+            if all(caption in first_row["captions"] for caption in row["captions"]):
+                repeated.append((number, first_number))
             first_row["captions"] += row["captions"]
-    if repeated:
-        lines_repeat = counted(len(repeated), "line repeats an earlier one", "lines repeat earlier ones")
-        print_once(f"{path}: {lines_repeat}, from line {repeated[0]} on: their captions count twice")
-    return rows
+    return rows, repeated
 
 
 def _image_key(row: dict, image_paths: ImagePaths, folder: str):

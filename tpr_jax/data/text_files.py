@@ -12,6 +12,7 @@ from tpr_jax.data.encodings import decode_text
 from tpr_jax.errors import UserError
 from tpr_jax.utils.notices import print_once
 
+SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")  # files of spreadsheets, which are not text
 _SEPARATORS = ",;\t"
 
 

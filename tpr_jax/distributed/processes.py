@@ -19,8 +19,6 @@ from tpr_jax.distributed.cluster import Peers, split_address
 from tpr_jax.errors import UserError
 from tpr_jax.utils.signals import Stopped
 
-TIMEOUT = 300.0  # seconds until all processes have to be connected
-
 
 @contextlib.contextmanager
 def initialized(

@@ -29,10 +29,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """
     parser = Parser(
         prog="python -m tpr_jax.export",
-        description=__doc__,
-        usage=argparse.SUPPRESS,
+        description="Exports a model's two encoders to files that other programs run without this package.",
+        examples=(
+            "python -m tpr_jax.export --model runs/demo/model --out exported",
+            "python -m tpr_jax.export --model runs/demo/model --out exported --format onnx --dtype float16",
+        ),
     )
-    parser.add_argument("--model", type=path, required=True, help="a folder or hub id")
+    parser.add_argument(
+        "--model", type=path, required=True, help="a saved model, a run, a CLIP folder, or a hub id"
+    )
     parser.add_argument(
         "--out",
         type=path,
@@ -55,7 +60,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="input size in pixels; by default that of the model",
     )
     parser.add_argument(
-        "--backbone", type=path, metavar="MODEL", help="location of the backbone of a saved model"
+        "--backbone",
+        type=path,
+        metavar="MODEL",
+        help="location of the backbone of a saved model; default: the one that it records",
     )
     args = parser.parse_args(argv[1:])
     args.format = tuple(dict.fromkeys(args.format or ["jax"]))

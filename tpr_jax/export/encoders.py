@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from tpr_jax.errors import UserError
 from tpr_jax.losses import l2_normalize
 from tpr_jax.model import Model
-from tpr_jax.models import clip
+from tpr_jax.models import casting, clip
 from tpr_jax.utils import normalize
 from tpr_jax.utils.trees import flatten
 
@@ -51,7 +51,7 @@ def encoders_with_weights(model: Model, dtype: str) -> dict[str, Callable]:
     Raises:
       UserError: an encoder is too large for one file.
     """
-    variables, functions = clip.inference_variables(model.variables, dtype), encoders(model, dtype)
+    variables, functions = casting.inference_variables(model.variables, dtype), encoders(model, dtype)
     for tower in ("visual", "text"):
         leaves = flatten({name: tree.get(tower, {}) for name, tree in variables.items()}).values()
         if (size := sum(leaf.nbytes for leaf in leaves)) > MAX_BYTES:

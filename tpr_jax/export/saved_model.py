@@ -13,7 +13,7 @@ from jax.extend.mlir.dialects import stablehlo
 from tpr_jax.errors import UserError
 from tpr_jax.export.encoders import INPUTS, NAMES, encoders, row_specs
 from tpr_jax.model import Model
-from tpr_jax.models import clip
+from tpr_jax.models import casting
 from tpr_jax.utils.streams import suppress_stderr
 
 OUTPUT = "features"
@@ -50,7 +50,7 @@ def write(model: Model, folder: Path, dtype: str, platforms: tuple[str, ...]) ->
     """
     tf = tensorflow()
     module = tf.Module()
-    variables = clip.inference_variables(model.variables, dtype)
+    variables = casting.inference_variables(model.variables, dtype)
     weights = jax.tree.map(lambda leaf: tf.Variable(np.asarray(leaf), trainable=False), variables)
     leaves = jax.tree.leaves(weights)  # before TensorFlow wraps the dicts, whose leaves JAX does not see
     module.weights = weights

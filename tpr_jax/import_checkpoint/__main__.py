@@ -32,11 +32,24 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """
     parser = Parser(
         prog="python -m tpr_jax.import_checkpoint",
-        description=__doc__,
-        usage=argparse.SUPPRESS,
+        description="Converts a checkpoint of another program to a folder that from_pretrained loads.",
+        examples=(
+            "python -m tpr_jax.import_checkpoint best.pth --method irra --out models/irra",
+            "python -m tpr_jax.import_checkpoint ViT-B-16.pt --method clip --out models/clip",
+        ),
     )
-    parser.add_argument("checkpoint", type=path, metavar="CHECKPOINT", help="a file, an index or a folder")
-    parser.add_argument("--method", choices=METHODS, required=True, help="whose checkpoint it is")
+    parser.add_argument(
+        "checkpoint",
+        type=path,
+        metavar="CHECKPOINT",
+        help="a .pth, .pt, .bin, .safetensors or .npz file, an index of shards, or a folder",
+    )
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        required=True,
+        help="whose checkpoint it is; clip: under OpenAI's names, open_clip: under OpenCLIP's",
+    )
     parser.add_argument("--out", type=folder, required=True, metavar="DIR", help="a new folder")
     parser.add_argument(
         "--image_size",

@@ -5,16 +5,14 @@ collection `params` is CLIP itself; the parts of a method live in collections of
 """
 
 from collections.abc import Sequence
-from typing import overload
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, ClipConfig
-from tpr_jax.models.heads import NO_HEADS, Classifier, Heads, MaskedWords
+from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, NO_HEADS, ClipConfig, Heads
+from tpr_jax.models.heads import Classifier, MaskedWords
 from tpr_jax.models.layers import LayerNorm, normal, zeros
 from tpr_jax.models.matmul import all_gather_weight, dense
 from tpr_jax.models.methods import Method, check
@@ -23,6 +21,7 @@ from tpr_jax.models.petl.prompts import append_tokens, insert_slots, replace_tok
 from tpr_jax.models.petl_config import text_tokens
 from tpr_jax.models.petl_modules import PromptPart
 from tpr_jax.models.pooling import AttentionPool, Projection
+from tpr_jax.models.positions import end_positions, read_positions
 from tpr_jax.models.transformer import run_blocks
 
 
@@ -177,37 +176,6 @@ class TextTower(nn.Module):
         return Projection(c.embed_dim, name="proj")(x)
 
 
-@overload
-def end_positions(ids: Int[Array, "b l"], eot_id: int | None) -> Int[Array, " b"]: ...
-
-
-@overload
-def end_positions(ids: Int[np.ndarray, "b l"], eot_id: int | None) -> Int[np.ndarray, " b"]: ...
-
-
-def end_positions(ids: Int[Array | np.ndarray, "b l"], eot_id: int | None) -> Int[Array | np.ndarray, " b"]:
-    """Returns the position of each text's first `eot_id`, or of its highest id if `eot_id` is None."""
-    return (ids if eot_id is None else ids == eot_id).argmax(axis=-1)
-
-
-@overload
-def read_positions(ids: Int[Array, "b l"], config: ClipConfig) -> Int[Array, " b"]: ...
-
-
-@overload
-def read_positions(ids: Int[np.ndarray, "b l"], config: ClipConfig) -> Int[np.ndarray, " b"]: ...
-
-
-def read_positions(ids: Int[Array | np.ndarray, "b l"], config: ClipConfig) -> Int[Array | np.ndarray, " b"]:
-    """Returns the position at which each text's feature is read; what follows it has no effect.
-
-    Padding may thus be trimmed after a causal tower's end of text, and nowhere in a tower that is not causal.
-    """
-    if config.causal:
-        return end_positions(ids, config.eot_id)
-    return ids[:, 0] * 0 + (ids.shape[1] - 1)
-
-
 class Clip(nn.Module):
     """Both towers with a method's parts in their slots, its prompts, and the heads of the losses."""
 
@@ -327,18 +295,3 @@ def build(
         "place_labels": place_labels,
         "predict_words": lambda variables, *inputs: run("predict_words", variables, *inputs)[0],
     }
-
-
-def inference_variables(variables: dict, dtype: str) -> dict:
-    """Returns the encoders' variables: CLIP's own weights in the computation's dtype, parts unchanged."""
-    return {**variables, "params": cast_frozen(variables["params"], dtype)}
-
-
-def cast_frozen(params: dict, dtype: str) -> dict:
-    """Casts frozen weights to the computation's dtype, except for LayerNorm's, which computes in float32."""
-
-    def cast(path, leaf):
-        layer = str(path[-2].key) if len(path) > 1 else ""
-        return jnp.asarray(leaf, jnp.float32 if layer.startswith("ln_") else jnp.dtype(dtype))
-
-    return jax.tree_util.tree_map_with_path(cast, params)

@@ -73,6 +73,22 @@ class ClipConfig:
         return self.family == "clip"
 
 
+@dataclass(frozen=True)
+class Heads:
+    """The sizes of the heads that some losses train beside the towers, see `models.heads`.
+
+    Attributes:
+      num_classes: the number of identities for the loss "id"; 0 for no classifier.
+      mlm_depth: the number of blocks for the loss "mlm"; 0 for no head.
+    """
+
+    num_classes: int = 0
+    mlm_depth: int = 0
+
+
+NO_HEADS = Heads()
+
+
 _LARGE = ClipConfig(
     image_size=(224, 224),
     patch_size=14,

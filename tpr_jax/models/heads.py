@@ -1,7 +1,5 @@
 """Heads that some losses train beside the towers and that retrieval does not use (IRRA, CVPR 2023)."""
 
-from dataclasses import dataclass
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -10,22 +8,6 @@ from tpr_jax.models.attention import attend, join_heads, split_heads
 from tpr_jax.models.block import Block, Dense
 from tpr_jax.models.layers import LayerNorm, normal, quick_gelu, variable_in, zeros
 from tpr_jax.models.matmul import dense
-
-
-@dataclass(frozen=True)
-class Heads:
-    """The sizes of the heads.
-
-    Attributes:
-      num_classes: the number of identities for the loss "id"; 0 for no classifier.
-      mlm_depth: the number of blocks for the loss "mlm"; 0 for no head.
-    """
-
-    num_classes: int = 0
-    mlm_depth: int = 0
-
-
-NO_HEADS = Heads()
 
 
 class Classifier(nn.Module):

@@ -14,8 +14,7 @@ from jaxtyping import Array, Float
 from tpr_jax.models.attention import attention_weights, split_heads
 from tpr_jax.models.block import Attention
 from tpr_jax.models.clip import Clip
-from tpr_jax.models.config import ClipConfig
-from tpr_jax.models.heads import NO_HEADS
+from tpr_jax.models.config import NO_HEADS, ClipConfig
 from tpr_jax.models.methods import Method
 from tpr_jax.models.petl import moe
 from tpr_jax.models.petl.prefix import mask_with_prefix

@@ -11,8 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
-from tpr_jax.models.config import ClipConfig
-from tpr_jax.models.heads import NO_HEADS, Heads
+from tpr_jax.models.config import NO_HEADS, ClipConfig, Heads
 from tpr_jax.models.methods import Method
 from tpr_jax.models.petl_config import Adapter, Lora, LoraMoe, Moe, Part, Prefix, slots_of_block
 

@@ -14,6 +14,7 @@ box, and any further columns. Running `index` again encodes only new and changed
 page and a JSON API.
 """
 
+import gc
 import signal
 import sys
 
@@ -28,6 +29,8 @@ if __name__ == "__main__":  # before the imports that take seconds
             signal.SIGTERM: (0, "ended") if sys.argv[1:2] == ["serve"] else command_exit.INTERRUPTED,
         }
     )
+    if sys.argv[1:2] == ["query"]:
+        gc.disable()  # its passes over the objects of imported modules take 7 % of so short a process
 
 import argparse
 import dataclasses
@@ -37,8 +40,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tpr_jax import __version__
-from tpr_jax.distributed import cluster
-from tpr_jax.distributed.processes import initialized
 from tpr_jax.errors import UserError
 from tpr_jax.perf import compilation_cache
 from tpr_jax.perf.allocator import keep_freed_memory
@@ -50,7 +51,7 @@ from tpr_jax.utils.streams import as_json
 
 def run(argv: list[str]) -> None:
     """Parses the arguments and runs the command. Raises UserError."""
-    args = arguments.parser(__doc__).parse_args(argv)
+    args = arguments.parser().parse_args(argv)
     if args.command not in ("export", "forget", "password"):  # which compute nothing
         (compilation_cache.disable if args.no_compilation_cache else compilation_cache.enable)()
     commands = {"index": _index, "query": _query, "serve": _serve, "export": _export, "forget": _forget}
@@ -94,6 +95,10 @@ def _index(args: argparse.Namespace) -> None:
         raise UserError(f"--batch_size {args.batch_size}: must be at least 1")
     if args.image_size and min(args.image_size) < 1:
         raise UserError(f"--image_size {' '.join(map(str, args.image_size))}: must be above 0")
+    # Imported here, because a query needs neither.
+    from tpr_jax.distributed import cluster
+    from tpr_jax.distributed.processes import initialized
+
     peers = cluster.find_here(args.coordinator, args.num_processes, args.process_id)
     keep_freed_memory()
     with initialized(peers, args.peer_timeout, args.index, verdict):
@@ -202,9 +207,9 @@ def _ask_server(args: argparse.Namespace, text: str | list[str] | None, options:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from tpr_jax.search.server.listen import bind
+    from tpr_jax.search.server.listen import listen
 
-    bind(args.host, args.port).close()  # a port in use is reported before anything is loaded
+    listener = listen(args.host, args.port)  # a port in use is reported before anything is loaded
     threads = set(threading.enumerate())
     try:
         from tpr_jax.search.server.serve import exit_if_busy, serve
@@ -217,6 +222,7 @@ def _serve(args: argparse.Namespace) -> None:
             args.engine,
             allow_hosts=args.allow_host,
             playback=not args.no_playback,
+            listener=listener,
             ready=_end_as_server,
             **{key: getattr(args, key) for key in options},
         )

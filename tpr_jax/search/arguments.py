@@ -3,27 +3,63 @@
 import argparse
 
 from tpr_jax.cli.parser import Parser, path
-from tpr_jax.distributed.processes import TIMEOUT
+from tpr_jax.distributed import TIMEOUT
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """Returns the parser of the command line, with `description` in its help."""
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
     top = Parser(
         prog="python -m tpr_jax.search",
-        description=description,
+        description="Finds people in your own photos and videos by a sentence.",
+        examples=(
+            "python -m tpr_jax.search index PHOTOS --index DIR",
+            'python -m tpr_jax.search query "a woman in a red coat" --index DIR',
+            "python -m tpr_jax.search serve --index DIR",
+        ),
     )
     commands = top.add_subparsers(
         dest="command", required=True, metavar="index|query|serve|export|forget|watch|password"
     )
-    index = commands.add_parser("index", help="encode photos into an index, or update it")
+    index = commands.add_parser(
+        "index",
+        help="encode photos into an index, or update it",
+        description="Encodes photos, or the people of videos, into an index, or updates the index.",
+        examples=(
+            "python -m tpr_jax.search index PHOTOS --index DIR --model runs/demo/model",
+            "python -m tpr_jax.search index gate.mp4 --index DIR --detect --clock '2024-05-01 10:00'",
+        ),
+    )
     _add_index_arguments(index)
-    query = commands.add_parser("query", help="rank the photos for a text, a photo, or both")
+    query = commands.add_parser(
+        "query",
+        help="rank the photos for a text, a photo, or both",
+        description="Ranks the photos of an index for a text, a photo, or both.",
+        examples=(
+            'python -m tpr_jax.search query "a woman in a red coat" --index DIR',
+            'python -m tpr_jax.search query "a red coat" --not "a skirt" --where "camera=3" --index DIR',
+        ),
+    )
     _add_query_arguments(query)
-    serve = commands.add_parser("serve", help="serve a web page and a JSON API for searching")
+    serve = commands.add_parser(
+        "serve",
+        help="serve a web page and a JSON API for searching",
+        description="Serves a web page and a JSON API that search an index, until Ctrl-C.",
+        examples=("python -m tpr_jax.search serve --index DIR --port 8000",),
+    )
     _add_serve_arguments(serve)
-    watch = commands.add_parser("watch", help="print what is new in an index and matches descriptions")
+    watch = commands.add_parser(
+        "watch",
+        help="print what is new in an index and matches descriptions",
+        description="Follows an index, and prints each new row that matches a description, until Ctrl-C.",
+        examples=('python -m tpr_jax.search watch --index DIR --text "a woman in a red coat" --above 0.3',),
+    )
     _add_watch_arguments(watch)
-    password = commands.add_parser("password", help="make a line of a --password_file")
+    password = commands.add_parser(
+        "password",
+        help="make a line of a --password_file",
+        description="Asks for a password, and prints a line for the file of --password_file.",
+        examples=("python -m tpr_jax.search password anna >> passwords",),
+    )
     password.add_argument("name", metavar="NAME", help="the name of the account")
     for command in (query, serve, watch):
         command.add_argument(
@@ -34,10 +70,20 @@ def parser(description: str) -> argparse.ArgumentParser:
         command.add_argument(
             "--model", type=path, help="where the index's model is now; default: where it was"
         )
-    export = commands.add_parser("export", help="write vectors and columns to a Parquet file")
+    export = commands.add_parser(
+        "export",
+        help="write vectors and columns to a Parquet file",
+        description="Writes the vectors and columns of an index to a Parquet file.",
+        examples=("python -m tpr_jax.search export --index DIR --out people.parquet",),
+    )
     export.add_argument("--out", type=path, required=True, metavar="FILE.parquet", help="the file to write")
     export.add_argument("--half", action="store_true", help="write float16 vectors instead of float32")
-    forget = commands.add_parser("forget", help="remove people from an index for good")
+    forget = commands.add_parser(
+        "forget",
+        help="remove people from an index for good",
+        description="Removes people from an index, and leaves them out of its later updates.",
+        examples=("python -m tpr_jax.search forget --index DIR --where \"camera='gate' and track=12\"",),
+    )
     _add_forget_arguments(forget)
     for command in (index, query, serve, watch):
         command.add_argument(
@@ -57,14 +103,20 @@ def _add_index_arguments(index: argparse.ArgumentParser) -> None:
         "photos",
         type=path,
         metavar="PHOTOS",
-        help="a folder, or a .csv, .tsv or .jsonl file that lists photos",
+        help="a folder, or a .csv, .tsv or .jsonl table with a column image and any others",
     )
     index.add_argument(
         "--model",
         type=path,
         help="a folder or hub id; default: the index's own model, or the bundled clip-mini for a new index",
     )
-    index.add_argument("--image_size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own")
+    index.add_argument(
+        "--image_size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="input size in pixels; default: the model's own",
+    )
     index.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="type to compute in; default: float32"
     )
@@ -247,7 +299,7 @@ def _add_serve_arguments(serve: argparse.ArgumentParser) -> None:
         help="address to listen on; default: 127.0.0.1, reachable from this machine only",
     )
     serve.add_argument(
-        "--port", type=int, default=8000, metavar="N", help="default: 8000; 0 takes a free port"
+        "--port", type=int, default=8000, metavar="N", help="port to listen on; 0 takes a free one"
     )
     serve.add_argument(
         "--allow_host",

@@ -18,9 +18,8 @@ from tpr_jax.data.records import Records
 from tpr_jax.data.tokenizer import Tokenizer
 from tpr_jax.distributed import sharding
 from tpr_jax.errors import UserError
-from tpr_jax.models import clip, methods
-from tpr_jax.models.config import ClipConfig
-from tpr_jax.models.heads import Heads
+from tpr_jax.models import casting, clip, methods
+from tpr_jax.models.config import ClipConfig, Heads
 from tpr_jax.train import agreement, objective, step
 from tpr_jax.utils.notices import print_once
 from tpr_jax.utils.trees import merge
@@ -139,7 +138,7 @@ def prepare(config: ConfigDict, to_train: bool = True) -> Run:
         agreement.check_same("backbone", weights, "give all the same config.backbone")
     trainable, frozen = optim.split_model(variables, method)
     if "params" in frozen:
-        frozen["params"] = clip.cast_frozen(frozen["params"], config.dtype)
+        frozen["params"] = casting.cast_frozen(frozen["params"], config.dtype)
     return Run(
         config=config,
         mesh=mesh,

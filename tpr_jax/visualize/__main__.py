@@ -43,11 +43,20 @@ def parser() -> argparse.ArgumentParser:
     """Builds the command-line parser."""
     top = Parser(
         prog="python -m tpr_jax.visualize",
-        description=__doc__,
+        description="Draws what a model retrieves, and what it computes inside.",
+        examples=(
+            "python -m tpr_jax.visualize grid --model runs/demo/model --out runs/grid",
+            'python -m tpr_jax.visualize words --model clip-mini --out words --photos a.jpg --text "a bag"',
+        ),
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     for name, what in COMMANDS.items():
-        command = commands.add_parser(name, help=what, description=what)
+        command = commands.add_parser(
+            name,
+            help=what,
+            description=f"Draws {what}.",
+            examples=(f"python -m tpr_jax.visualize {name} --model runs/demo/model --out runs/{name}",),
+        )
         add = command.add_argument
         add(
             "--model",

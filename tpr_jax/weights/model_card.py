@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tpr_jax.data import datasets
 from tpr_jax.models.config import FAMILIES
 from tpr_jax.models.methods import Method
 from tpr_jax.models.petl_config import Part
@@ -25,6 +24,12 @@ RECIPE = ("image_size", "batch_size", "num_epochs", "dtype", "seed", "temperatur
 def is_generated(card: str) -> bool:
     """Returns whether a save wrote this card, and may replace it."""
     return MARK in card or OLD_MARK in card
+
+
+def _label(dataset: str) -> str:
+    from tpr_jax.data import datasets  # takes a while to import, and loading a model does not need it
+
+    return datasets.label(dataset)
 
 
 def read_title(folder: str | os.PathLike) -> str | None:
@@ -68,7 +73,7 @@ def model_card(
     sections = [
         _header(method, family, backbone if hub_id else None),
         MARK,
-        f"# {method.name}" + (f" on {datasets.label(data)}" if data else ""),
+        f"# {method.name}" + (f" on {_label(data)}" if data else ""),
         f"A {towers} for text-based person retrieval: it ranks photos of people by a description in words, "
         "by the cosine similarity of their features.",
         _about(
@@ -147,7 +152,7 @@ def _needs(backbone: str | None, towers: str) -> str:
 
 
 def _numbers(results: Mapping, towers: str) -> str:
-    label = datasets.label(results["dataset"])
+    label = _label(results["dataset"])
     best = results.get("best_on_val")
     states = [
         (f"{towers}, zero-shot", results["zero_shot"]["test"]),
@@ -172,7 +177,7 @@ def _recipe(training: Mapping) -> str:
     losses = ", ".join(f"{weight:g} {name}" for name, weight in training.get("losses", {}).items() if weight)
     optimizer = training.get("optimizer", {})
     facts = {
-        "data": datasets.label(training["dataset"]),
+        "data": _label(training["dataset"]),
         "backbone": training.get("backbone"),
         "losses": losses,
         **{key: training.get(key) for key in RECIPE},

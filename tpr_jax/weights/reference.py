@@ -10,8 +10,7 @@ import numpy as np
 
 from tpr_jax.errors import ArgumentError, UserError
 from tpr_jax.models import methods
-from tpr_jax.models.config import ClipConfig
-from tpr_jax.models.heads import NO_HEADS, Heads
+from tpr_jax.models.config import NO_HEADS, ClipConfig, Heads
 from tpr_jax.models.methods import Method
 from tpr_jax.models.petl_config import ROUTERS
 from tpr_jax.utils.trees import flatten

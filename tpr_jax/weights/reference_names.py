@@ -3,8 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 
-from tpr_jax.models.config import ClipConfig
-from tpr_jax.models.heads import Heads
+from tpr_jax.models.config import ClipConfig, Heads
 from tpr_jax.models.methods import Method
 from tpr_jax.models.petl_config import Adapter, Lora, Moe, Prefix, slots_of_block
 from tpr_jax.weights.name_maps import Weight, openai_weights

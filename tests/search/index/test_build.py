@@ -164,7 +164,7 @@ def test_resumes_after_being_killed_at_any_write(make, folder, tiny, monkeypatch
 
     whole, deaths, kept = None, 0, []
     settings = {"image_size": (32, 16), "dtype": "float32", "mean": model.mean, "std": model.std}
-    fingerprint = shards.encoder_fingerprint({"sha256": store.model_sha256(tiny["clip"]), **settings})
+    fingerprint = store.encoder_fingerprint({"sha256": store.model_sha256(tiny["clip"]), **settings})
     while whole is None:  # each attempt writes one more file
         begun.clear()
         with monkeypatch.context() as patch:

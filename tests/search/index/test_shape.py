@@ -30,7 +30,7 @@ def test_warns_of_mostly_wide_photos(tmp_path, wide, high, warned):
     wanted = f"{wide} of the {wide + high} photos are wider than high and have no boxes"
     if (wide, high) == (1, 0):
         wanted = "the photo is wider than high and has no box, and search expects one person"
-    assert warning.startswith(wanted) if warned else warning == ""
+    assert warning.startswith(wanted) and ": add --detect" in warning if warned else warning == ""
 
 
 def test_respects_the_exif_orientation(tmp_path):

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tpr_jax.search.index import shards
+from tpr_jax.search.index import shards, store
 from tpr_jax.search.index.cache import load_cache
 from tpr_jax.search.index.encode import Stamp
 from tpr_jax.search.index.gallery import Photo
 
-FINGERPRINT = shards.encoder_fingerprint(
+FINGERPRINT = store.encoder_fingerprint(
     {"sha256": "ab", "image_size": (32, 16), "dtype": "float32", "mean": (0.5,), "std": (1.0,), "name": "x"}
 )
 
@@ -50,7 +50,7 @@ def test_run_numbers_with_more_than_eight_digits(tmp_path):
     [{"sha256": "cd"}, {"image_size": (64, 32)}, {"dtype": "bfloat16"}, {"mean": (0.4,)}, {"std": (2.0,)}],
 )
 def test_ignores_shards_with_another_fingerprint(tmp_path, other):
-    write(tmp_path, 1, 1, fingerprint=shards.encoder_fingerprint(FINGERPRINT | other))
+    write(tmp_path, 1, 1, fingerprint=store.encoder_fingerprint(FINGERPRINT | other))
     write(tmp_path, 2, 2)
     cache = load_cache(None, tmp_path, FINGERPRINT, Path("/photos"))
     assert cache.ignored_shards == 1 and [rows[0, 0] for rows in cache.vectors] == [2]

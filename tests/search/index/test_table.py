@@ -160,6 +160,8 @@ def test_rejects_sources_that_are_not_a_gallery(tmp_path, monkeypatch):
     assert "no such folder" in error_of(tmp_path / "nowhere")
     assert "has no photos; looked for" in error_of(tmp_path / "empty")
     assert "neither a folder" in error_of(tmp_path / "x.txt")
+    (tmp_path / "gate.AVI").write_bytes(b"RIFF")
+    assert error_of(tmp_path / "gate.AVI").endswith("; add --detect to find the people in a video")
     assert "no column 'image', but path, camera" in error_of(tmp_path / "no_image.csv")
     assert "'camera' twice" in error_of(tmp_path / "twice.csv")
     assert "column 'score'" in error_of(tmp_path / "reserved.csv")

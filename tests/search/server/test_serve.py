@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
@@ -21,7 +22,8 @@ from tpr_jax.errors import UserError
 from tpr_jax.search.__main__ import main, run
 from tpr_jax.search.index.build import build
 from tpr_jax.search.query.search import open_searcher
-from tpr_jax.search.server import listen, serve
+from tpr_jax.search.server import serve
+from tpr_jax.search.server.listen import listen
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +35,10 @@ STARTUP = 300  # seconds to wait for a child that imports JAX and compiles, on a
 
 
 @contextlib.contextmanager
-def child(command):
+def child(command, stdin=None):
     """Runs a command with pipes as its stdout and stderr; kills it at the end."""
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=pipe, stderr=pipe, text=True)
+    pipes = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=ROOT, env=_environment(), text=True, **pipes)
     try:
         yield process
     finally:
@@ -77,15 +79,6 @@ def test_stops_while_loading_like_while_serving(index, monkeypatch, capsys):
     assert capsys.readouterr() == ("ended\n", "")
 
 
-def test_rejects_a_port_in_use(index):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=rf"--port {port} of --host 127\.0\.0\.1: cannot listen"):
-            listen.bind("127.0.0.1", port)
-
-
 def test_reports_a_port_in_use_before_anything_is_loaded(tmp_path):
     code = "import sys; from tpr_jax.search.__main__ import main; code = main(sys.argv[1:]); "
     code += "print({'jax', 'numpy', 'uvicorn'} & set(sys.modules)); sys.exit(code)"
@@ -98,13 +91,6 @@ def test_reports_a_port_in_use_before_anything_is_loaded(tmp_path):
     assert (done.returncode, done.stdout) == (2, "set()\n")
     assert done.stderr.startswith(f"error: --port {port} of --host 127.0.0.1: cannot listen")
     assert done.stderr.count("\n") == 1
-
-
-def test_listens_on_loopback_only():
-    with listen.bind("127.0.0.1", 0) as listener:
-        assert listener.getsockname()[0] == "127.0.0.1"
-    with listen.bind("localhost", 0) as listener:
-        assert listener.getsockname()[0] in ("127.0.0.1", "::1")
 
 
 def test_warns_if_others_can_reach_it(index, monkeypatch):
@@ -173,22 +159,83 @@ def test_stops_while_decoding_hangs(index, how):
             one.close()
 
 
-def test_rejects_a_port_taken_while_loading(index, monkeypatch):
-    """Another program binds the port too, and is the first to listen."""
-    taken = socket.socket()
-    real = serve.warm_up
+def test_holds_its_port_from_the_start(index, monkeypatch):
+    """Nobody else can take the port while the model loads; a client that is early waits for its answer."""
+    real, replies = serve.warm_up, []
 
     def slow(searcher):
+        with pytest.raises(UserError, match=rf"--port {port} of --host 127.0.0.1: cannot listen.*--port 0"):
+            listen("127.0.0.1", port)
+        early.connect(("127.0.0.1", port))
+        early.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         real(searcher)
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(("127.0.0.1", port))
-        taken.listen()
 
-    with listen.bind("127.0.0.1", 0) as free:
-        port = free.getsockname()[1]
+    def read(early):
+        with early.makefile("rb") as reply:
+            replies.append(reply.read())
+        os.kill(os.getpid(), signal.SIGINT)
+
     monkeypatch.setattr(serve, "warm_up", slow)
-    with taken, pytest.raises(UserError, match=rf"--port {port} of --host .*cannot listen.*--port 0"):
-        serve.serve(index, port=port)
+    listener = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    with socket.socket() as early:
+        ready = threading.Thread(target=read, args=(early,))
+        serve.serve(index, listener=listener, log=lambda line: None, ready=lambda remove: ready.start())
+        ready.join(served.PATIENCE)
+    assert replies[0].startswith(b"HTTP/1.1 200") and listener.fileno() == -1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1"])
+def test_of_two_servers_that_start_at_once_one_serves(index, host):
+    """Both wait for the test at the moment between binding the port and listening on it."""
+    try:
+        free = listen(host, 0)
+    except UserError:
+        pytest.skip(f"this machine has no {host}")
+    with free:
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-c", AT_ONCE, "serve", "--index", str(index), "--host", host, "--port", port]
+    with child(command, stdin=subprocess.PIPE) as one, child(command, stdin=subprocess.PIPE) as other:
+        assert {served.read_line(process, STARTUP) for process in (one, other)} == {"bound\n"}
+        for process in (one, other):
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        lines = {process: served.read_line(process, STARTUP) for process in (one, other)}
+        # The loser prints what it has imported, and ends.
+        loser = one if lines[one] == "set()\n" else other
+        server = other if loser is one else one
+        assert lines[loser] == "set()\n"
+        output, errors = loser.communicate(timeout=served.PATIENCE)
+        assert (loser.returncode, output) == (2, "") and errors.count("\n") == 1
+        told = f"error: --port {port} of --host {host}: cannot listen (Address already in use): try --port 0"
+        assert errors.strip() == told
+        line = lines[server] if "photos at" in lines[server] else served.read_line(server, STARTUP)
+        address = re.search(r"http://\S+", line)[0].replace("0.0.0.0", "127.0.0.1")
+        with urllib.request.urlopen(f"{address}healthz", timeout=served.PATIENCE) as reply:
+            assert reply.status == 200
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=served.PATIENCE)
+        assert server.returncode == 0
+
+
+AT_ONCE = """
+import socket, sys
+from tpr_jax.search.__main__ import main
+
+class Slow(socket.socket):
+    def listen(self, *args):
+        if not sys.stdin.closed:
+            print("bound", flush=True)
+            sys.stdin.readline()
+            sys.stdin.close()
+        super().listen(*args)
+
+socket.socket = Slow
+code = main(sys.argv[1:])
+if code:
+    print({"jax", "numpy", "uvicorn"} & set(sys.modules), flush=True)
+sys.exit(code)
+"""
 
 
 def test_follows_the_index(tiny, tmp_path):

@@ -28,7 +28,11 @@ def run(argv: list[str]) -> None:
     Raises:
       UserError: an argument is wrong, or a file cannot be written.
     """
-    parser = Parser(prog="python -m tpr_jax.data.mini_pedes", description=__doc__)
+    parser = Parser(
+        prog="python -m tpr_jax.data.mini_pedes",
+        description="Renders a synthetic data set in the format of CUHK-PEDES.",
+        examples=("python -m tpr_jax.data.mini_pedes --out data/more --split train --identities 1000",),
+    )
     parser.add_argument("--out", type=path, required=True, help="folder for reid_raw.json and imgs/")
     parser.add_argument(
         "--split", default="all", choices=("train", "val", "test", "all"), help="what to render"

@@ -31,9 +31,12 @@ def run(argv: list[str]) -> None:
     """
     parser = Parser(
         prog="python -m tpr_jax.data.tfds_builders",
-        description="Build a data set as a TensorFlow Dataset, in sharded records.",
+        description="Builds a data set as a TensorFlow Dataset, in sharded records.",
+        examples=(
+            "python -m tpr_jax.data.tfds_builders cuhk_pedes --manual_dir data/CUHK-PEDES --data_dir tfds",
+        ),
     )
-    parser.add_argument("dataset", choices=sorted(BUILDERS))
+    parser.add_argument("dataset", choices=sorted(BUILDERS), help="the data set")
     parser.add_argument("--manual_dir", type=path, required=True, help="the data set's folder")
     parser.add_argument(
         "--data_dir", type=path, required=True, help="where the records go: a folder or a bucket"
@@ -46,7 +49,7 @@ def run(argv: list[str]) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="run on Apache Beam, with N processes on this machine",
+        help="run on Apache Beam, with N processes on this machine; default: 0, without Beam",
     )
     args = parser.parse_args(argv[1:])
     # Imported only now, because the builders import TensorFlow.

@@ -178,7 +178,7 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log, n
     settings = _model_settings(folder, info, options)
     # Only the model itself knows the settings of a new index.
     model = None if info else _load_model(settings, folder)
-    fingerprint = shards.encoder_fingerprint(settings)
+    fingerprint = store.encoder_fingerprint(settings)
     cache = load_cache(old, folder / "parts", fingerprint, gallery.root)
     if cache.ignored_shards and is_first():
         log(

@@ -77,7 +77,7 @@ def load_cache(index: Index | None, folder: Path, fingerprint: Mapping, root: Pa
     Args:
       index: the index; None if there is none yet.
       folder: holds the shards.
-      fingerprint: `shards.encoder_fingerprint` of the model; shards with another one are ignored.
+      fingerprint: `store.encoder_fingerprint` of the model; shards with another one are ignored.
       root: where the photos are now. If the vectors come from another root, sizes and modification times do
         not identify a file, and only its content does.
     """

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from tpr_jax.data.boxes import Box
 from tpr_jax.data.image_paths import ImagePaths
+from tpr_jax.data.images.formats import UNREADABLE
+from tpr_jax.data.text_files import SPREADSHEETS
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.folder import matching_pattern, nfc_path, path_on_disk, walk
 from tpr_jax.search.index.table import SUFFIXES, TableRow, read_table
 
 __all__ = ["Box", "Gallery", "NoPhotosError", "Photo", "find_gallery"]
 
-_SPREADSHEETS = (".xlsx", ".xls", ".ods", ".txt", ".numbers")
+_TABLES = (*SPREADSHEETS, ".txt")  # to be saved as CSV
 
 
 class NoPhotosError(UserError):
@@ -106,7 +108,10 @@ def find_gallery(
         skipped = [*skipped, *duplicates]
         kind = "usable lines"
     else:
-        remedy = "; save it as CSV" if source.suffix.lower() in _SPREADSHEETS else ""
+        suffix = source.suffix.lower()
+        remedy = "; save it as CSV" if suffix in _TABLES else ""
+        if UNREADABLE.get(suffix) == UNREADABLE[".mp4"]:
+            remedy = "; add --detect to find the people in a video"
         raise UserError(
             f"{source}: is neither a folder of photos nor a .csv, .tsv or .jsonl that lists them{remedy}"
         )

@@ -27,6 +27,6 @@ def describe_wide_photos(gallery: Gallery) -> str:
     if len(photos) == 1:
         found = "the photo is wider than high and has no box"
     return (
-        f"{found}, and search expects one person per photo: crop the people, or index a table with their "
-        "boxes (image, x, y, w, h); see docs/search.md"
+        f"{found}, and search expects one person per photo: add --detect to find the people, or index a "
+        "table with their boxes (image, x, y, w, h); see docs/search.md"
     )

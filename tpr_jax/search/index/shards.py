@@ -47,16 +47,6 @@ class Shard(NamedTuple):
     skipped: dict[tuple[str, Box | None], str]
 
 
-def encoder_fingerprint(model: Mapping) -> dict:
-    """Returns all settings that determine a photo's vector, as JSON values that can be compared.
-
-    Args:
-      model: the field `model` of an index's `index.json`.
-    """
-    names = ("sha256", "image_size", "dtype", "mean", "std")
-    return json.loads(json.dumps({name: model.get(name) for name in names}))
-
-
 def next_run(folder: Path) -> int:
     """Returns a number larger than that of every shard in a folder."""
     runs = (int(match[1]) for path in folder.glob("*.npz") if (match := _NAME.fullmatch(path.name)))

@@ -234,6 +234,16 @@ def model_sha256(name: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
+def encoder_fingerprint(model: Mapping) -> dict:
+    """Returns all settings that determine a photo's vector, as JSON values that can be compared.
+
+    Args:
+      model: the field `model` of an index's `index.json`.
+    """
+    names = ("sha256", "image_size", "dtype", "mean", "std")
+    return json.loads(json.dumps({name: model.get(name) for name in names}))
+
+
 def check_model(info: Mapping, folder: str | os.PathLike, name: str | os.PathLike, sha256: str) -> None:
     """Checks that a model is the one that an index was made with.
 

@@ -35,6 +35,8 @@ from tpr_jax.utils.plural import counted
 from tpr_jax.weights import arguments
 
 MAX_TOP_K = 10_000
+# Results from which PyArrow's `take` is faster than reading row by row, though it imports all its functions.
+MANY_ROWS = 200
 WORD = re.compile(r"[^\W\d_]+")
 MULTILINGUAL = 100_000  # vocabularies from this size on have words of many languages, as SigLIP 2's
 
@@ -371,7 +373,7 @@ def _results(
         return None if baseline is None else round(baseline.of_result(score), 4)
 
     rows = [row for group in ranked for row, _ in group]
-    records = dict(zip(rows, public_table(index).take(rows).to_pylist() if rows else [], strict=True))
+    records = dict(zip(rows, _read_rows(index, rows), strict=True))
     results = []
     for rank, group in enumerate(ranked, 1):
         photos = [
@@ -385,9 +387,16 @@ def _results(
     return results
 
 
+def _read_rows(index: Index, rows: Sequence[int]) -> list[dict]:
+    table = public_table(index)
+    if len(rows) > MANY_ROWS:
+        return table.take(rows).to_pylist()
+    return [table.slice(row, 1).to_pylist()[0] for row in rows]
+
+
 def describe_row(index: Index, row: int) -> dict:
     """Returns `path`, `box` and `columns` of a row, as `search` does."""
-    return _photo_fields(public_table(index).slice(row, 1).to_pylist()[0])
+    return _photo_fields(_read_rows(index, [row])[0])
 
 
 def _photo_fields(record: dict) -> dict:

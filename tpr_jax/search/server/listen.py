@@ -4,9 +4,22 @@ import socket
 
 from tpr_jax.errors import UserError
 
+BACKLOG = 1024  # connections that may wait to be accepted
 
-def bind(host: str, port: int) -> socket.socket:
-    """Returns a bound socket. Raises UserError if the address is not available."""
+
+def listen(host: str, port: int) -> socket.socket:
+    """Returns a listening socket. Clients can connect from now on, and wait until the server accepts them.
+
+    Only one server can listen on a port, but several can bind it: of servers that start at the same time, all
+    but one end here, before they load anything.
+
+    Args:
+      host: a name or an IPv4 or IPv6 address of this machine.
+      port: the port; 0 takes a free one.
+
+    Raises:
+      UserError: the address is not available.
+    """
     if not 0 <= port < 65536:
         raise UserError(f"--port {port}: must be from 0 (any free port) to 65535")
     try:
@@ -17,15 +30,13 @@ def bind(host: str, port: int) -> socket.socket:
         ) from None
     family, kind, protocol, _, address = addresses[0]
     listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # after an earlier server, without a wait
     try:
         listener.bind(address)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise UserError(listen_error(host, port, error)) from None
+        raise UserError(
+            f"--port {port} of --host {host}: cannot listen ({error.strerror}): try --port 0"
+        ) from None
     return listener
-
-
-def listen_error(host: str, port: int, error: OSError) -> str:
-    """Returns the message for an address that the server cannot listen on."""
-    return f"--port {port} of --host {host}: cannot listen ({error.strerror}): try --port 0"

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import math
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -15,12 +16,13 @@ from tpr_jax import __version__
 from tpr_jax.data.bucketing import LENGTHS
 from tpr_jax.errors import UserError
 from tpr_jax.search.query.search import Searcher, as_texts, open_searcher, search
-from tpr_jax.search.server import listen, local
+from tpr_jax.search.server import local
 from tpr_jax.search.server.access_log import AccessLog, describe_query
 from tpr_jax.search.server.accounts import read_accounts
 from tpr_jax.search.server.api import make_app
 from tpr_jax.search.server.connections import Connections, max_open_connections
 from tpr_jax.search.server.guard import Limits, is_loopback
+from tpr_jax.search.server.listen import listen
 from tpr_jax.search.server.live import Follower, LiveIndex, following, read_signature
 from tpr_jax.search.server.tls import check_certificate
 from tpr_jax.utils.plural import counted
@@ -47,6 +49,7 @@ def serve(
     access_log: str | os.PathLike | None = None,
     blur_faces: bool = False,
     playback: bool = True,
+    listener: socket.socket | None = None,
     log: Callable[[str], None] = print,
     ready: Callable[[Callable[[], None]], None] = lambda remove: None,
 ) -> None:
@@ -69,8 +72,9 @@ def serve(
       access_log: the file in which queries are logged; by default none are.
       blur_faces: blur the heads of people in all photos, and serve no scenes.
       playback: whether whole frames, photos and videos are served, not only the people in them.
+      listener: a socket that already listens on `host` and `port`; it is closed at the end.
       log: called with the address, and with warnings.
-      ready: called once clients can connect, before the address is logged, with a function that removes what
+      ready: called once the server answers, before the address is logged, with a function that removes what
         the server keeps beside the index while it runs.
 
     Raises:
@@ -87,7 +91,7 @@ def serve(
     accounts = read_accounts(password_file, token_env, log)
     encryption = check_certificate(certificate, key)
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(listen.bind(host, port))
+        listener = stack.enter_context(listener or listen(host, port))
         queries = None if access_log is None else AccessLog(access_log, log)
         if queries is not None:
             stack.callback(queries.close)
@@ -103,10 +107,6 @@ def serve(
             log("warning: anyone who can reach this machine can search and see these photos")
         elif not is_loopback(host) and not encryption:
             log("warning: passwords and photos travel unencrypted: give --certificate and --key")
-        try:
-            listener.listen(1024)  # from now on clients can connect, though the server has yet to start
-        except OSError as error:  # another program bound the same port and was the first to listen
-            raise UserError(listen.listen_error(host, port, error)) from None
         with local.answering(
             folder, lambda question: answer(live.current.searcher, engine, question, queries)
         ) as remove:

@@ -1,0 +1,20 @@
+"""Frozen weights in the type that the towers compute in."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests import tiny_clip as tiny
+from tests.leaves import clip_leaves
+from tests.models.test_clip import variables
+from tpr_jax.models import casting
+
+
+def test_frozen_weights_are_cast_to_the_computation_dtype():
+    params = variables()["params"]
+    held = jax.tree_util.tree_leaves_with_path(casting.cast_frozen(params, "bfloat16"))
+    assert {"/".join(key.key for key in path) for path, _ in held} == set(clip_leaves(tiny.CONFIG))
+    for path, leaf in held:
+        is_norm = path[-2].key in ("ln_pre", "ln_1", "ln_2", "ln_post", "ln_final")
+        assert leaf.dtype == (jnp.float32 if is_norm else jnp.bfloat16), path
+    assert {x.dtype for x in jax.tree.leaves(casting.cast_frozen(params, "float32"))} == {np.dtype("float32")}
