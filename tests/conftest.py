@@ -31,8 +31,8 @@ if not WORKER:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-# Containers often switch bytecode off. Without it, each test process compiles all tests again, which is half of the
-# time it takes to collect them, and the processes that tests start compile TensorFlow again.
+# Containers often switch bytecode off. Without it, each test process compiles all tests again, which is half
+# of the time it takes to collect them, and the processes that tests start compile TensorFlow again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # Optimizing these programs takes several times as long as it saves. JAX_DISABLE_MOST_OPTIMIZATIONS=0, which
