@@ -61,6 +61,12 @@ def pytest_collection_modifyitems(items):
     long.mark(items)
 
 
+def pytest_collection_finish():
+    # A module with enforced annotations that runs as `__main__` in this process would write them into the
+    # bytecode that other processes read.
+    sys.dont_write_bytecode = True
+
+
 COLORS = {
     "red": (200, 30, 30),
     "green": (30, 160, 40),

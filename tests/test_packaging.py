@@ -199,6 +199,7 @@ def test_what_the_wheel_says_of_itself(installed):
 
 # Imported packages that are optional or come with another requirement.
 OPTIONAL = {
+    "av",
     "cv2",
     "psycopg",
     "pgvector",

@@ -90,3 +90,13 @@ def vary_rate(path: Path, first: int, factor: int) -> None:
         (size,) = struct.unpack(">I", data[at : at + 4])
         data = data[:at] + struct.pack(">I", size + 8) + data[at + 4 :]
     path.write_bytes(data)
+
+
+def set_recorded(path: Path, seconds: int) -> Path:
+    """Writes into an .mp4 that it was recorded so many seconds after 1970 (UTC)."""
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mvhd") + 8
+    assert data[start - 4] == 0  # the version with 32 bits
+    data[start : start + 4] = struct.pack(">I", seconds + 2_082_844_800)  # it counts from 1904
+    path.write_bytes(data)
+    return path

@@ -189,7 +189,9 @@ def _add_footage_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--end", type=float, metavar="S", help="where to stop in each video; default: its end")
     group.add_argument("--camera", metavar="NAME", help="name of the camera; default: that of the file")
     group.add_argument(
-        "--clock", metavar="TIME", help="when each video begins, such as '2024-05-01 10:00'; default: at 0 s"
+        "--clock",
+        metavar="TIME",
+        help="when each video begins, such as '2024-05-01 10:00'; default: by its metadata, else at 0 s",
     )
     group.add_argument(
         "--min_height", type=float, metavar="PIXELS", help="least height of people; default: 40"

@@ -2,13 +2,14 @@
 
 import io
 import json
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.footage.indexed import index, make_source, rows
-from tests.footage.videos import box_at, open_cv, write_video
+from tests.footage.videos import box_at, open_cv, set_recorded, write_video
 from tpr_jax.errors import UserError
 from tpr_jax.model import from_pretrained
 from tpr_jax.search.__main__ import run
@@ -59,6 +60,26 @@ def test_another_camera_or_clock_decodes_nothing(source, monkeypatch):
     opened = index(source / "gate.avi", "--camera", "south", "--clock", "2024-05-01")
     assert {row["camera"] for row in rows(opened)} == {"south"}
     assert {row["time"].year for row in rows(opened)} == {2024}
+
+
+def test_a_video_without_clock_begins_when_its_file_says(tmp_path, capsys):
+    pytest.importorskip("av", reason="PyAV is not installed: requirements-footage.txt")
+    folder = tmp_path / "cams"
+    folder.mkdir()
+    set_recorded(write_video(folder / "new.mp4", 20), 1_714_550_400)
+    write_video(folder / "old.mp4", 20)
+    lines = [f"{v}.mp4,{f}," + ",".join(map(str, box_at(0, f))) for v in ("new", "old") for f in range(20)]
+    (tmp_path / "boxes.csv").write_text("\n".join(["video,frame,x,y,w,h", *lines]))
+    opened = index(folder, boxes="boxes.csv")
+    begins = datetime.fromtimestamp(1_714_550_400)  # in the time zone of this machine
+    assert f"new.mp4: begins at {begins} by its metadata" in capsys.readouterr().out
+    times = {row["video"]: row["time"] for row in rows(opened)}
+    frame = next(row["frame"] for row in rows(opened) if row["video"] == "new.mp4")
+    assert times["new.mp4"] == begins + timedelta(seconds=frame / 10)
+    assert times["old.mp4"] is None  # rather than seconds in a column of times
+    opened = index(folder, "--clock", "2020-01-01 10:00", boxes="boxes.csv")
+    assert "begins at" not in capsys.readouterr().out
+    assert {row["time"].year for row in rows(opened)} == {2020}
 
 
 def test_query_prints_camera_and_time_and_filters_by_them(source, capsys):

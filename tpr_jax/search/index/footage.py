@@ -31,6 +31,7 @@ from tpr_jax.footage.detections import Detections, Detector, limit, pad_box
 from tpr_jax.footage.hog import HogDetector
 from tpr_jax.footage.onnx import load_detector
 from tpr_jax.footage.opencv import opencv
+from tpr_jax.footage.recorded import read_recorded
 from tpr_jax.footage.scan import Scan, ScanSettings, read_scan, scan, scan_folder
 from tpr_jax.footage.video import SUFFIXES as VIDEO_SUFFIXES
 from tpr_jax.search.index.folder import walk
@@ -208,7 +209,9 @@ def _scan_files(
             log(f"note: {note}")
         people = counted(len(result.tracks), "person", "people")
         log(f"{name}: {people} in {counted(result.frames, 'frame')}")
-        videos.append({"path": name, "folder": where.name, "stamp": stamp})
+        videos.append(
+            {"path": name, "folder": where.name, "stamp": stamp, "time": _recorded(path, options, log)}
+        )
     text = json.dumps([dataclasses.asdict(settings), "photos"])
     photos_file = f"photos-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
     photos, failed = _scan_photos(found, folder / CROPS / photos_file, settings, kind, log, forgotten)
@@ -221,6 +224,15 @@ def _scan_files(
         "skipped": [*skipped, *failed],
         "left_out": dict(found.left_out),
     }
+
+
+def _recorded(path: Path, options: FootageOptions, log: Log) -> str | None:
+    """Returns when a video begins by its own metadata, as ISO 8601, and says so; None with `--clock`."""
+    found = None if options.clock else read_recorded(path)
+    if found is None:
+        return None
+    log(f"{path.name}: begins at {found.isoformat(sep=' ', timespec='seconds')} by its metadata")
+    return found.isoformat()
 
 
 def _earlier_scan(where: Path | None, name: str, log: Log) -> Path:

@@ -7,7 +7,7 @@ crops, and its box is in pixels of the video's frame. A person of a photo is a r
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,8 @@ def scanned_gallery(folder: str | os.PathLike, source: str | os.PathLike) -> Gal
     options, root = FootageOptions(**entry["options"]), Path(entry["root"])
     crops = folder / CROPS
     common = Path(os.path.commonpath([root, crops])) if entry["photos"] else crops
-    has_clock = bool(options.clock) or any(one["time"] for one in entry["photos"])
+    clocks = {one["path"]: options.clock or one.get("time") for one in entry["videos"]}
+    has_clock = any(clocks.values()) or any(one["time"] for one in entry["photos"])
     photos, skipped = [], [tuple(pair) for pair in entry["skipped"]]
     for one in entry["videos"]:
         result = read_scan(crops / one["folder"])
@@ -46,7 +47,8 @@ def scanned_gallery(folder: str | os.PathLike, source: str | os.PathLike) -> Gal
             skipped.append((one["path"], "its crops are gone: index it again with --detect"))
             continue
         prefix = (crops / one["folder"]).relative_to(common)
-        photos += _people_of_video(one["path"], result, prefix, options, has_clock)
+        time_at = partial(_time_at, clocks[one["path"]], has_clock)
+        photos += _people_of_video(one["path"], result, prefix, options, time_at)
     prefix = root.relative_to(common) if entry["photos"] else Path()
     for one in entry["photos"]:
         photos += _people_of_photo(one, prefix, options, has_clock)
@@ -82,18 +84,21 @@ def _camera(path: str, options: FootageOptions) -> str:
     return options.camera if options.camera is not None else Path(path).stem
 
 
-def _time_at(seconds: float, options: FootageOptions, has_clock: bool) -> str | float | None:
-    """Returns the time of a frame: by the clock, else seconds, unless other rows have times of a clock."""
-    if options.clock:
-        moment = parse_clock(options.clock) + timedelta(seconds=round(seconds, 3))
+def _time_at(clock: str | None, has_clock: bool, seconds: float) -> str | float | None:
+    """Returns the time of a frame: by its video's clock, else seconds, unless other rows have clocks."""
+    if clock:
+        moment = parse_clock(clock) + timedelta(seconds=round(seconds, 3))
         return moment.isoformat(sep=" ", timespec="milliseconds")
     return None if has_clock else round(seconds, 3)
 
 
 def _people_of_video(
-    path: str, result: Scan, prefix: Path, options: FootageOptions, has_clock: bool
+    path: str,
+    result: Scan,
+    prefix: Path,
+    options: FootageOptions,
+    time_at: Callable[[float], str | float | None],
 ) -> list[Photo]:
-    time_at = partial(_time_at, options=options, has_clock=has_clock)
     return [
         Photo(
             (prefix / track.crops[0]).as_posix(),
