@@ -163,6 +163,25 @@ def test_resends_signals_whose_exceptions_are_lost(capfd, where):
     assert sys.unraisablehook is hook
 
 
+def test_resends_signals_that_arrive_while_another_exception_is_printed(monkeypatch):
+    came = []
+
+    def print_slowly(unraisable):
+        came.append(unraisable.exc_type)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0)  # here Python calls the handler
+
+    class Broken:
+        def __del__(self):
+            raise ValueError
+
+    monkeypatch.setattr(sys, "unraisablehook", print_slowly)
+    with pytest.raises(Stopped), raise_stopped("x"):
+        Broken()
+        time.sleep(60)
+    assert came == [ValueError]
+
+
 def test_reports_other_unraisable_exceptions(monkeypatch):
     seen = []
     monkeypatch.setattr(sys, "unraisablehook", seen.append)

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from tpr_jax.perf import compilation_cache
+from tpr_jax.utils.files import move_over
 
 FOLDER = "encoders"  # below the folder of JAX's cache
 SUFFIX = ".program"
@@ -168,7 +169,7 @@ def _write(file: Path, content: bytes) -> None:
     try:
         with open(handle, "wb") as opened:
             opened.write(content)
-        os.replace(temporary, file)
+        move_over(temporary, file)
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)

@@ -14,7 +14,6 @@ box, and any further columns. Running `index` again encodes only new and changed
 page and a JSON API.
 """
 
-import gc
 import signal
 import sys
 
@@ -30,6 +29,8 @@ if __name__ == "__main__":  # before the imports that take seconds
         }
     )
     if sys.argv[1:2] == ["query"]:
+        import gc
+
         gc.disable()  # its passes over the objects of imported modules take 7 % of so short a process
 
 import argparse

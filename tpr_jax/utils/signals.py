@@ -75,16 +75,27 @@ def _resend_lost_signals(preemption: PreemptionSignal) -> Generator[None, None, 
     """Sends a signal again if Python could not raise its exception.
 
     Python can only print an exception that is raised in a finalizer or in a callback of the garbage
-    collector.
+    collector, or while another such exception is printed.
     """
     original_hook, finished = sys.unraisablehook, threading.Event()
 
-    def hook(unraisable) -> None:
-        if finished.is_set() or not preemption or unraisable.exc_type is not KeyboardInterrupt:
-            original_hook(unraisable)
-            return
+    def is_lost(exception: type[BaseException]) -> bool:
+        return bool(preemption) and not finished.is_set() and exception is KeyboardInterrupt
+
+    def send_again() -> None:
         preemption.sent_again = True
         threading.Timer(0.01, os.kill, (os.getpid(), preemption.number)).start()
+
+    def hook(unraisable) -> None:
+        if is_lost(unraisable.exc_type):
+            send_again()
+            return
+        try:
+            original_hook(unraisable)
+        except KeyboardInterrupt:
+            if not is_lost(KeyboardInterrupt):
+                raise
+            send_again()
 
     sys.unraisablehook = hook
     try:
