@@ -201,7 +201,7 @@ class Measured(NamedTuple):
     nobody: list[list[int]]
 
     def recall(self, k: int, start: int = 0, step: int = 1) -> float:
-        """Returns R@k in percent, by default over all sentences; start and step select walkers in `WALKERS`."""
+        """Returns R@k in percent, over the sentences of `WALKERS[start::step]`."""
         wanted = {walker.name for walker in WALKERS[start::step]}
         chosen = [row for row, name in zip(self.ranks, self.names, strict=True) if name in wanted]
         return 100 * float(np.mean(np.array(chosen) <= k))
