@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tpr_jax.data.mini_pedes import street_scene
 from tpr_jax.data.mini_pedes.generate import THING_EVERY, make_example
 from tpr_jax.data.mini_pedes.paint import PART
 from tpr_jax.data.mini_pedes.render import paint_person
@@ -60,11 +61,13 @@ def test_rendering_is_a_function_of_the_seed():
     assert one["parts"].shape == (256, round(256 * view["aspect"]))
 
 
-def test_neighbors_and_signs_hide_parts():
+def test_neighbors_and_signs_hide_parts(monkeypatch):
+    monkeypatch.setattr(street_scene, "draw_sign", lambda rng, image, color: image.fill(7))  # a large sign
     person = sample_street_person(_rng(1))
     view = street_view(_rng(2), 0) | {"fill": 0.9, "shift": np.zeros(2)}
     shown = np.array([(render_street(person, view, _rng(i), *SIZE)["parts"] > 0).sum() for i in range(60)])
-    assert 0.05 < (shown < shown.max()).mean() < 0.5
+    assert 0.02 < (shown == 0).mean() < 0.25  # behind the sign
+    assert 0.02 < ((shown > 0) & (shown < shown.max())).mean() < 0.25  # behind a neighbor
 
 
 def test_a_camera_of_few_pixels_loses_detail():
@@ -121,3 +124,50 @@ def test_every_sixteenth_identity_is_a_thing():
     hidden = {part for part in ("hat", "bag", "shoes") if (example["parts"] == PART[part]).sum() == 0}
     assert not any(part in named for part in hidden for named in example["named"])
     assert set(example["person"]["dyes"]["cloth"]) == set(CLOTH)
+
+
+def _front_view():
+    return street_view(_rng(2), 0) | {"fill": 0.9, "shift": np.zeros(2), "azimuth": 0.0, "elevation": 0.0}
+
+
+def _dressed(bag=None, **top):
+    """Returns a person in a blue jacket, with red as the second color of everything."""
+    person = sample_street_person(_rng(3))
+    person["dyes"]["cloth"] |= {"navy": (0, 0, 250), "red": (250, 0, 0), "white": (0, 250, 0)}
+    jacket = {"type": "jacket", "color": "navy", "pattern": None, "second": None, "sleeve": 2.0}
+    return person | {"top": jacket | top, "inner": None, "bag": bag, "hat": None}
+
+
+def _share_of_top(person, channel):
+    """Returns the share of the top, seen from the front, in which a channel of the color dominates."""
+    image = np.zeros((256, 100, 3))
+    top = paint_person(image, person, _front_view(), _rng(1)) == PART["top"]
+    return float((image[top].argmax(axis=1) == channel).mean())
+
+
+def test_sleeves_of_another_color():
+    assert _share_of_top(_dressed(), 0) == 0
+    two_tone = _dressed(pattern="sleeves", second="red")
+    assert 0.2 < _share_of_top(two_tone, 0) < 0.8 and _share_of_top(two_tone, 2) > 0.2
+    assert _share_of_top(_dressed(pattern="striped", second="red"), 0) != _share_of_top(two_tone, 0)
+
+
+def test_a_hood_of_another_color():
+    behind = _front_view() | {"azimuth": np.pi}
+
+    def red(person):
+        image = np.zeros((256, 100, 3))
+        top = paint_person(image, person, behind, _rng(1)) == PART["top"]
+        return int((image[top].argmax(axis=1) == 0).sum())
+
+    assert red(_dressed()) == 0 and red(_dressed(hood="red")) > 50
+
+
+def test_paper_is_in_the_hand_and_has_no_strap():
+    def bag_rows(kind):
+        person = _dressed(bag={"type": kind, "color": "white"})
+        parts = paint_person(np.zeros((256, 100, 3)), person, _front_view() | {"azimuth": 1.2}, _rng(1))
+        return np.nonzero(parts == PART["bag"])[0]
+
+    paper, bag = bag_rows("paper"), bag_rows("shoulder bag")
+    assert len(paper) > 20 and np.ptp(paper) < 0.5 * np.ptp(bag)

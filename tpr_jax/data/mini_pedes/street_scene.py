@@ -1,6 +1,7 @@
 """Places and cameras of the domain `street`: what a detector's box in footage of a real camera looks like."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -50,7 +51,7 @@ def _color(rng: np.random.Generator) -> np.ndarray:
     return np.array(sample_dye(rng, CLOTH[names[int(rng.integers(len(names)))]]), float)
 
 
-def _polygon(image: np.ndarray, points: list[tuple[float, float]], color, share: float = 1.0) -> None:
+def _polygon(image: np.ndarray, points: Sequence[tuple[float, float]], color, share: float = 1.0) -> None:
     mask = Image.new("L", image.shape[1::-1])
     ImageDraw.Draw(mask).polygon(points, fill=255)
     inside = np.asarray(mask) > 0
