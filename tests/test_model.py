@@ -18,6 +18,7 @@ from tpr_jax.data.records import load_records
 from tpr_jax.errors import UserError
 from tpr_jax.model import make_model
 from tpr_jax.models import clip
+from tpr_jax.models.config import BUNDLED
 from tpr_jax.models.methods import dm_adapter, full_finetune, parallel_adapter, prefix
 from tpr_jax.weights.clip import to_openai
 from tpr_jax.weights.files import write_state
@@ -182,9 +183,10 @@ def test_saves_the_backbone_of_a_model_built_by_hand(model, tmp_path):
     assert again.merge().dtype == "bfloat16" and again.merge().mean == (0, 0, 0)
 
 
-def test_loads_clip_mini_by_name():
-    model = tpr_jax.from_pretrained("clip-mini")
-    assert model.source == model.backbone.name == "clip-mini"
+@pytest.mark.parametrize("name", BUNDLED)
+def test_loads_bundled_models_by_name(name):
+    model = tpr_jax.from_pretrained(name)
+    assert model.source == model.backbone.name == name
     scores = model.encode_texts(["a red coat"]) @ model.encode_texts(["a red coat", "a blue car"]).T
     assert scores[0, 0] > scores[0, 1]
 

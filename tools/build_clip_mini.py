@@ -1,10 +1,10 @@
-"""Builds clip-mini, the small bundled CLIP.
+"""Builds clip-mini and clip-street, the small bundled CLIPs.
 
     python -m tools.build_clip_mini new  --data_dir data/pretrain --out data/clip_mini
     python -m tools.build_clip_mini save --workdir runs/pretrain_mini --out data/clip_mini
 
 `new` writes the vocabulary and sizes before pre-training, `save` the weights afterward. See
-`configs/pretrain_mini.py` for all steps.
+`configs/pretrain_mini.py` and `configs/pretrain_street.py` for all steps.
 """
 
 import gzip
@@ -25,6 +25,7 @@ from tpr_jax.data.tokenizer import MERGES
 from tpr_jax.errors import UserError
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.utils.files import write_json
+from tpr_jax.weights.backbone import clip_mini_dir
 from tpr_jax.weights.clip import save_clip
 from tpr_jax.weights.hugging_face import write_config
 
@@ -80,7 +81,7 @@ def new(data_dir: str, out: Path) -> None:
 
 
 def save(workdir: Path, out: Path) -> None:
-    """Adds the weights of a run of `configs/pretrain_mini.py` to the folder, in float16.
+    """Adds the weights of a run to the folder, in float16, and clip-mini's vocabulary if it has none.
 
     Raises:
       UserError: the workdir has no run, or no checkpoint.
@@ -95,7 +96,9 @@ def save(workdir: Path, out: Path) -> None:
     if source["checkpoint"] is None:
         raise UserError(f"--workdir {workdir} has no checkpoint: train with configs/pretrain_mini.py first")
     params = jax.tree.map(np.asarray, state.trainable["params"])
-    save_clip(out, run.clip_config, params, tokenizer_json=out / "tokenizer.json", dtype="float16")
+    own = out / "tokenizer.json"
+    tokenizer = own if own.is_file() else Path(clip_mini_dir(), "tokenizer.json")
+    save_clip(out, run.clip_config, params, tokenizer_json=tokenizer, dtype="float16")
     print(f"written: {out}")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from tests.config_files import ABLATIONS, DATASETS, FOLDER, NAMES, parsed, rows_of, split
+from tests.config_files import ABLATIONS, DATASETS, FOLDER, NAMES, PRETRAIN, parsed, rows_of, split
 from tests.leaves import declared
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 from tpr_jax.config import defaults as config_lib
@@ -19,7 +19,7 @@ from tpr_jax.weights.backbone import clip_mini_dir
 from tpr_jax.weights.clip import read_sizes
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("zero_shot", "pretrain_mini")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("zero_shot", *PRETRAIN)])
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_every_recipe_fits_its_backbone(name, dataset):
     """The modules fit clip-mini or ViT-B/16, prompts leave room for words, and a mixture is balanced."""
@@ -58,7 +58,7 @@ def test_the_readme_lists_every_config_and_what_it_trains():
     rows = re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", listed, re.MULTILINE)
     assert sorted(name for name, _ in rows) == NAMES
     for name, told in rows:
-        if name in (*ABLATIONS, "pretrain_mini"):
+        if name in (*ABLATIONS, *PRETRAIN):
             assert told == ("by row" if name in ABLATIONS else "all")
             continue
         config = parsed(name, "cuhk_pedes")
@@ -106,7 +106,7 @@ def test_published_recipes():
     assert not parsed("irra", "cuhk_pedes").mask_text and parsed("dm_adapter", "cuhk_pedes").mask_text
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("zero_shot", "pretrain_mini")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("zero_shot", *PRETRAIN)])
 def test_benchmarks_are_scored_on_test_each_epoch_as_papers_do(name):
     row = {"ablation_dm_adapter": "moe,", "ablation_up_person": "all,"}.get(name, "")
     asked = [parsed(name, row + dataset).eval_test_each_time for dataset in (*DATASETS, "folder")]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.config_files import ABLATIONS, DATASETS, FOLDER, NAMES, rows_of
+from tests.config_files import ABLATIONS, DATASETS, FOLDER, NAMES, PRETRAIN, rows_of
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.config.debug import BLOCKS, DEPTHS, SMALL, shrink
 from tpr_jax.config.flags import parse_flags
@@ -24,7 +24,7 @@ def parsed(name, argument="", *flags):
 
 
 def arguments(name):
-    if name == "pretrain_mini":
+    if name in PRETRAIN:
         return [()]
     if name in ABLATIONS:
         return [(f"{row},cuhk_pedes",) for row in rows_of(name, "cuhk_pedes")]
@@ -90,11 +90,11 @@ ON_ONE_BLOCK = [(name, "") for name in NAMES if name not in ("zero_shot", "mixtu
 @pytest.mark.parametrize(("name", "row"), [*ON_ONE_BLOCK, ("ablation_dm_adapter", "top_6")])
 def test_every_config_runs_on_towers_of_one_block(name, row, tiny, tmp_path):
     """Compiling takes most of the time of such a run, and clip-mini has four times as many blocks."""
-    argument = "" if name == "pretrain_mini" else ",".join(filter(None, (row, "rstp_reid")))
+    argument = "" if name in PRETRAIN else ",".join(filter(None, (row, "rstp_reid")))
     settings = parsed(name, argument).method
     depths = {key: int(key != "depth_adapter") for key in DEPTHS if isinstance(settings.get(key), int)}
     flags = {"backbone": tiny["clip"], "text_length": 0, **{f"method.{key}": n for key, n in depths.items()}}
-    if name != "pretrain_mini":  # which names the files of MiniPEDES
+    if name not in PRETRAIN:  # which name the files of MiniPEDES
         flags |= {"dataset": "cuhk_pedes", "data_dir": tiny["data"]}
     run(name, argument, tmp_path / "run", *(f"--config.{key}={value}" for key, value in flags.items()))
 

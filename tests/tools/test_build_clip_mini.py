@@ -71,3 +71,7 @@ def test_builds_a_folder_from_scratch(tiny, make_config, tmp_path, monkeypatch, 
         np.testing.assert_allclose(ours, np.asarray(theirs), rtol=2e-3, atol=1e-4)  # through float16
     _, _, tokenizer = backbone.load(str(folder), (48, 16))
     assert tokenizer(["a red coat"]).shape == (1, 64)
+    # A folder without a vocabulary gets clip-mini's.
+    build_clip_mini.save(workdir, tmp_path / "other")
+    vocabularies = [Path(place, "tokenizer.json") for place in (tmp_path / "other", backbone.clip_mini_dir())]
+    assert vocabularies[0].read_bytes() == vocabularies[1].read_bytes()

@@ -16,6 +16,7 @@ from tests.tiny_clip import quick_compilation  # noqa: F401
 from tpr_jax.data.tokenizer import clip_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.models import methods
+from tpr_jax.models.config import BUNDLED
 from tpr_jax.weights import backbone
 from tpr_jax.weights.clip import load_clip, read_sizes
 
@@ -68,6 +69,15 @@ def test_clip_mini_is_the_bundled_folder(tiny, monkeypatch):
     assert backbone.clip_mini_dir().endswith("tpr_jax/weights/clip_mini")
     monkeypatch.setattr(backbone, "clip_mini_dir", lambda: tiny["clip"])
     assert backbone.load("clip-mini", (32, 16))[0].text_width == 64
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_bundled_models_are_found_by_name_and_by_folder(name):
+    folder = backbone.bundled_dir(name)
+    assert folder.name == name.replace("-", "_") and (folder / "model.safetensors").is_file()
+    assert backbone.find(name) == backbone.Backbone(name, folder)
+    assert backbone.find(folder).name == name
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 8e6
 
 
 def test_missing_model():

@@ -18,7 +18,7 @@ from tpr_jax.data.datasets import DATASETS
 from tpr_jax.distributed import sharding
 from tpr_jax.errors import UserError
 from tpr_jax.models import casting, clip, methods
-from tpr_jax.models.config import CLIP_MINI, NAMED, ClipConfig, Heads
+from tpr_jax.models.config import BUNDLED, NAMED, ClipConfig, Heads
 from tpr_jax.perf import flops
 from tpr_jax.train import step
 from tpr_jax.train.setup import check_rows, make_heads, make_logits, make_optimizer
@@ -122,8 +122,8 @@ def sizes_of(config: ConfigDict) -> ClipConfig:
     if name in NAMED:
         known = NAMED[name]
     else:
-        if name != CLIP_MINI and not Path(name).is_dir():
-            near = config_lib.nearest(name, [CLIP_MINI, *NAMED])
+        if name not in BUNDLED and not Path(name).is_dir():
+            near = config_lib.nearest(name, [*BUNDLED, *NAMED])
             raise UserError(
                 f"config.backbone={name!r} is neither a folder nor a name with known sizes: {near}"
             )

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-CLIP_MINI = "clip-mini"  # the name of the bundled CLIP in a config
+CLIP_MINI = "clip-mini"  # the names of the bundled CLIPs, in a config and as --model
+CLIP_STREET = "clip-street"
+BUNDLED = (CLIP_MINI, CLIP_STREET)
 
 # OpenAI's approximation, the exact one, and SigLIP's approximation.
 ACTS = ("quick_gelu", "gelu", "gelu_tanh")

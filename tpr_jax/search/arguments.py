@@ -108,7 +108,7 @@ def _add_index_arguments(index: argparse.ArgumentParser) -> None:
     index.add_argument(
         "--model",
         type=path,
-        help="a folder or hub id; default: the index's own model, or the bundled clip-mini for a new index",
+        help="a folder or hub id; default: the index's own model, or the bundled clip-street for a new index",
     )
     index.add_argument(
         "--image_size",

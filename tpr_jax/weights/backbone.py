@@ -1,4 +1,4 @@
-"""Finds and loads the CLIP that a config names: the bundled clip-mini, a folder, a file or a hub id."""
+"""Finds and loads the CLIP that a config names: a bundled one, a folder, a file or a hub id."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from tpr_jax.data.siglip_tokenizer import siglip_tokenizer
 from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer, folder_tokenizer, has_clip_vocabulary
 from tpr_jax.errors import UserError
-from tpr_jax.models.config import CLIP_MINI, ClipConfig
+from tpr_jax.models.config import BUNDLED, CLIP_MINI, ClipConfig
 from tpr_jax.utils import hashing
 from tpr_jax.weights import hub
 from tpr_jax.weights.clip import load_clip, read_sizes, weight_files
@@ -16,6 +16,11 @@ from tpr_jax.weights.openai import check_image_size
 from tpr_jax.weights.text_positions import with_text_positions
 
 RUN_KEYS = {"dataset", "mix", "method", "losses"}  # in the config.json of a run
+
+
+def bundled_dir(name: str) -> Path:
+    """Returns the folder of a bundled CLIP: a name of `BUNDLED`."""
+    return Path(clip_mini_dir()) if name == CLIP_MINI else Path(__file__).parent / name.replace("-", "_")
 
 
 def clip_mini_dir() -> str:
@@ -28,7 +33,7 @@ class Backbone:
     """The CLIP that a method is trained on.
 
     Attributes:
-      name: what `find` takes: `CLIP_MINI`, an absolute path or a hub id.
+      name: what `find` takes: a name of `BUNDLED`, an absolute path or a hub id.
       path: the local folder or file.
       revision: of a hub id: the commit, or the requested revision if the commit is unknown.
     """
@@ -47,19 +52,19 @@ def find(name: str | os.PathLike) -> Backbone:
     """Finds a backbone by its name and downloads it if necessary.
 
     Args:
-      name: `CLIP_MINI`, a folder, a file, or a hub id `owner/name` with an optional `@revision` (a branch,
-        tag or commit). A run's folder stands for the model that the run saved in it.
+      name: one of `BUNDLED`, a folder, a file, or a hub id `owner/name` with an optional `@revision` (a
+        branch, tag or commit). A run's folder stands for the model that the run saved in it.
 
     Raises:
       UserError: nothing of that name is available.
     """
-    mini = Path(clip_mini_dir())
-    if str(name) == CLIP_MINI:
-        return Backbone(CLIP_MINI, mini)
+    if str(name) in BUNDLED:
+        return Backbone(str(name), bundled_dir(str(name)))
     location = hub.find(name)
     path = resolve_run_folder(location.path)
-    if path.resolve() == mini.resolve():
-        return Backbone(CLIP_MINI, path)
+    for bundled in BUNDLED:
+        if path.resolve() == bundled_dir(bundled).resolve():
+            return Backbone(bundled, path)
     if location.hub_id is not None:
         return Backbone(location.hub_id, path, location.revision)
     return Backbone(str(path.resolve()), path)

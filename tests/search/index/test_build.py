@@ -63,6 +63,19 @@ def test_vectors_equal_the_models_features(make, model, folder):
     assert not (index.folder / "parts").exists()
 
 
+def test_a_new_index_takes_clip_street_and_an_index_of_clip_mini_keeps_it(folder, tmp_path):
+    build(folder, tmp_path / "new")
+    assert store.read_info(tmp_path / "new")["model"]["name"] == "clip-street"
+    build(folder, tmp_path / "old", "clip-mini")
+    shutil.copy(folder / "000.png", folder / "again.png")
+    Image.open(folder / "001.png").rotate(180).save(folder / "turned.png")
+    build(folder, tmp_path / "old")
+    old = store.open_index(tmp_path / "old")
+    assert old.info["model"]["name"] == "clip-mini" and "turned.png" in paths(old)
+    features = tpr_jax.from_pretrained("clip-mini").encode_images([folder / name for name in paths(old)])
+    assert search_galleries.close(old.vectors, features)
+
+
 def test_unchanged_photos_are_not_encoded_again(make, encoded):
     make()
     encoded.clear()

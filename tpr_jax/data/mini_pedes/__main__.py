@@ -44,7 +44,7 @@ def run(argv: list[str]) -> None:
     )
     parser.add_argument("--size", default="192x64", help="HEIGHTxWIDTH in pixels")
     parser.add_argument(
-        "--domain", default="mini", choices=("mini", "pretrain"), help="whose clothes and scenes"
+        "--domain", default="mini", choices=("mini", "pretrain", "street"), help="whose clothes and scenes"
     )
     parser.add_argument("--seed", type=int, default=0, help="selects the people")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="number of processes")

@@ -12,16 +12,20 @@ from tqdm import tqdm
 from tpr_jax.data.mini_pedes.captions import caption, part_shares, visible_attributes
 from tpr_jax.data.mini_pedes.render import render
 from tpr_jax.data.mini_pedes.scene import sample_view
-from tpr_jax.data.mini_pedes.wardrobe import sample_person
+from tpr_jax.data.mini_pedes.street_captions import street_caption, thing_caption
+from tpr_jax.data.mini_pedes.street_people import CLOTH, sample_street_person
+from tpr_jax.data.mini_pedes.street_scene import render_street, render_thing, street_view
+from tpr_jax.data.mini_pedes.wardrobe import pick_weighted, sample_person
 from tpr_jax.errors import UserError
 from tpr_jax.utils import signals
 from tpr_jax.utils.files import write_text, write_whole
 from tpr_jax.utils.seeds import check_seed
 
-DOMAINS = ("mini", "pretrain")
+DOMAINS = ("mini", "pretrain", "street")
 SPLITS = ("train", "val", "test")
-SIZES = {"mini": (500, 100, 250), "pretrain": (4000, 200, 200)}
+SIZES = {"mini": (500, 100, 250), "pretrain": (4000, 200, 200), "street": (4000, 200, 200)}
 VIEWS = 4
+THING_EVERY = 16  # of the identities of `street`, one of so many is a thing without a person
 STATE = ".unfinished.json"
 QUALITY = 74  # keeps the 3,400 images of the bundled set, the captions and the body within 12 MB
 
@@ -51,12 +55,37 @@ def make_example(
     `size` is (height, width) in pixels.
     """
     key = (seed, DOMAINS.index(domain), SPLITS.index(split), identity)
+    if domain == "street":
+        return _street_example(key, view_index, size)
     person = sample_person(_rng(*key), domain)
     view = sample_view(_rng(*key, view_index, 0), domain, view_index)
     drawn = render(person, view, _rng(*key, view_index, 1), *size)
     seen = visible_attributes(person, view, part_shares(drawn["parts"]))
     rng = _rng(*key, view_index, 2)
     captions = [caption(rng, person, seen) for _ in range(2)]
+    return drawn | {
+        "person": person,
+        "view": view,
+        "seen": seen,
+        "captions": [text for text, _ in captions],
+        "named": [named for _, named in captions],
+    }
+
+
+def _street_example(key: tuple[int, ...], view_index: int, size: tuple[int, int]) -> dict:
+    """Renders one example of `street`; an identity of 16 is a thing instead of a person."""
+    rng = _rng(*key, view_index, 1)
+    if key[-1] % THING_EVERY == THING_EVERY - 1:
+        names = _rng(*key)
+        thing = (None, "van", "car", "sign")[int(names.integers(4))]
+        color = pick_weighted(names, dict.fromkeys(CLOTH, 1) | {"white": 6, "grey": 3, "black": 3})
+        image = render_thing(rng, thing, color, *size)
+        texts = [thing_caption(rng, thing, color) for _ in range(2)]
+        return {"person": None, "view": None, "image": image, "captions": texts}
+    person, view = sample_street_person(_rng(*key)), street_view(_rng(*key, view_index, 0), view_index)
+    drawn = render_street(person, view, rng, *size)
+    seen = visible_attributes(person, view, part_shares(drawn["parts"]))
+    captions = [street_caption(rng, person, seen) for _ in range(2)]
     return drawn | {
         "person": person,
         "view": view,

@@ -63,7 +63,9 @@ def _paint_top(person: dict, q: np.ndarray, part: np.ndarray, rgb: np.ndarray) -
     if top["pattern"]:
         second = np.array(rgb_of(person, top["second"]), float)
         sleeve = arm > 0.5
-        if top["pattern"] == "striped":
+        if top["pattern"] == "sleeves":
+            rgb[where & (sleeve | (y > 4.75))] = second
+        elif top["pattern"] == "striped":
             rgb[where & (np.where(sleeve, along * 3.4, y * 1.35) % 1 < 0.45)] = second
         else:
             rows = np.where(sleeve, along * 3.6, y * 1.4) % 1 < 0.36
@@ -88,7 +90,7 @@ def _paint_top(person: dict, q: np.ndarray, part: np.ndarray, rgb: np.ndarray) -
 
 
 def _paint_bag_strap(person: dict, q: np.ndarray, part: np.ndarray, rgb: np.ndarray) -> None:
-    if not person["bag"] or person["bag"]["type"] == "handbag":
+    if not person["bag"] or person["bag"]["type"] in ("handbag", "paper"):
         return
     x, y, z, _, arm = q.T
     on = (part == PART["top"]) | (part == PART["inner"])

@@ -103,6 +103,9 @@ def _bag_pieces(person: dict, posed: np.ndarray) -> list:
         main = ellipsoid(center, (0.145, 0.085, 0.2), 0.4)
         pocket = ellipsoid(center + (0, 0.075, -0.075), (0.105, 0.03, 0.085), 0.4)
         return [(*main, "bag", color), (*pocket, "bag", dark)]
+    if kind == "paper":
+        hand = _mean(posed, x > 4.6)
+        return [(*ellipsoid(hand + (0.02, -0.06, 0.0), (0.012, 0.11, 0.15), 0.2), "bag", color)]
     if kind == "handbag":
         hand = _mean(posed, x > 4.6)
         main = ellipsoid(hand + (0.01, 0, -0.17), (0.045, 0.135, 0.095), 0.4)
@@ -142,8 +145,9 @@ def _head_pieces(person: dict, posed: np.ndarray) -> list:
         else:
             top = np.array([crown[:, 0].mean(), crown[:, 1].mean(), crown[:, 2].max() + 0.045])
             pieces.append((*ellipsoid(top, (0.03, 0.03, 0.028)), "hat", 0.9 * color))
-    if person["top"]["type"] == "hoodie":
-        color = 0.88 * np.array(rgb_of(person, person["top"]["color"]), float)
+    if person["top"]["type"] == "hoodie" or person["top"].get("hood"):
+        hood = person["top"].get("hood") or person["top"]["color"]
+        color = 0.88 * np.array(rgb_of(person, hood), float)
         neck = _mean(posed, (np.abs(x) < 0.4) & (y > 5.6) & (y < 6.0) & (z < 0.2))
         pieces.append((*ellipsoid(neck + (0, 0.035, -0.035), (0.125, 0.065, 0.075), 0.8), "top", color))
     return pieces

@@ -1,6 +1,7 @@
 """Renders a person: layers of meshes with their own z-buffers, merged by depth, shaded, on a background."""
 
 import numpy as np
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageFilter
 
 from tpr_jax.data.mini_pedes import paint
@@ -184,6 +185,39 @@ def _draw(person: dict, view: dict, height: int, width: int):
     return depth, part, rgb, normal, ground
 
 
+def paint_person(
+    image: Float[np.ndarray, "h w 3"], person: dict, view: dict, rng: np.random.Generator
+) -> UInt8[np.ndarray, "h w"]:
+    """Draws a person and the shadow on the ground into an image of float RGB in 0..255, in place.
+
+    Args:
+      image: the background; the camera frames the person for its size.
+      person: from `wardrobe.sample_person`.
+      view: from `scene.sample_view`.
+      rng: draws the folds of the clothes.
+
+    Returns:
+      The part map: indices into `paint.PARTS`, 0 where the person is not.
+    """
+    h, w = image.shape[:2]
+    depth, part, rgb, normal, ground = _draw(person, view, h, w)
+    shown = part > 0
+    y, x = np.mgrid[:h, :w]
+    shadow = np.exp(-(((x - ground[0]) / (0.3 * w)) ** 2 + ((y - ground[1]) / (0.035 * h)) ** 2))
+    image *= (1 - 0.55 * shadow)[..., None]
+    n = normal[shown]
+    n /= np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-6)
+    light = view["ambient"] * (0.84 + 0.16 * n[:, 2])
+    light = light + (1 - view["ambient"]) * 1.3 * np.clip(n @ view["sun"], 0, 1)
+    light *= 0.78 + 0.22 * np.abs(n @ camera_axes(view)[0])
+    light *= _crevices(depth, max(2, h // 60))[shown]
+    cloth = np.isin(part[shown], [PART[name] for name in ("top", "inner", "lower")])
+    folds = smooth_noise(rng, h, w, 6)[shown]
+    light *= 1 + np.where(cloth, 0.05 * folds, 0.0)
+    image[shown] = np.clip(rgb[shown], 0, 255) * light[:, None]
+    return part
+
+
 def render(
     person: dict, view: dict, rng: np.random.Generator, height: int, width: int
 ) -> dict[str, np.ndarray]:
@@ -200,23 +234,8 @@ def render(
       The image, uint8 [height, width, 3], and its part map, uint8 [height * 2, width * 2]: indices into
       `paint.PARTS` at the resolution of rendering.
     """
-    h, w = height * SUPERSAMPLE, width * SUPERSAMPLE
-    depth, part, rgb, normal, ground = _draw(person, view, h, w)
-    shown = part > 0
-    image = background(rng, person["domain"], h, w)
-    y, x = np.mgrid[:h, :w]
-    shadow = np.exp(-(((x - ground[0]) / (0.3 * w)) ** 2 + ((y - ground[1]) / (0.035 * h)) ** 2))
-    image *= (1 - 0.55 * shadow)[..., None]
-    n = normal[shown]
-    n /= np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-6)
-    light = view["ambient"] * (0.84 + 0.16 * n[:, 2])
-    light = light + (1 - view["ambient"]) * 1.3 * np.clip(n @ view["sun"], 0, 1)
-    light *= 0.78 + 0.22 * np.abs(n @ camera_axes(view)[0])
-    light *= _crevices(depth, max(2, h // 60))[shown]
-    cloth = np.isin(part[shown], [PART[name] for name in ("top", "inner", "lower")])
-    folds = smooth_noise(rng, h, w, 6)[shown]
-    light *= 1 + np.where(cloth, 0.05 * folds, 0.0)
-    image[shown] = np.clip(rgb[shown], 0, 255) * light[:, None]
+    image = background(rng, person["domain"], height * SUPERSAMPLE, width * SUPERSAMPLE)
+    part = paint_person(image, person, view, rng)
     image = (image @ view["sensor"].T) * view["balance"] * view["exposure"]
     image = np.clip(image, 0, 255).astype(np.uint8)
     small = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)

@@ -65,7 +65,7 @@ def fit_camera(points: Float[np.ndarray, "n 3"], view: dict, height: int, width:
     """Returns a projection (points [n, 3] to x, y in pixels and depth in meters) with all `points` in frame.
 
     The focal length follows from the projected extent, so that hands, feet and bags are in frame in any pose;
-    a `fill` above 1 crops on purpose.
+    a `fill` above 1 crops on purpose, and so may the shift of a `loose` view.
     """
     back, right, up = camera_axes(view)
     center = (points.min(0) + points.max(0)) / 2
@@ -82,6 +82,8 @@ def fit_camera(points: Float[np.ndarray, "n 3"], view: dict, height: int, width:
     slack_x = max(0.0, width - focal * wide) * 0.3
     slack_y = max(0.0, height - focal * tall) * 0.3
     middle_u, middle_v = (u.max() + u.min()) / 2, (v.max() + v.min()) / 2
+    if view.get("loose"):  # a box of a detector, which may cut the person
+        slack_x, slack_y = width, height
     off_x = float(np.clip(view["shift"][0] * width, -slack_x, slack_x))
     off_y = float(np.clip(view["shift"][1] * height, -slack_y, slack_y))
 

@@ -79,7 +79,8 @@ def color_distance(a, b) -> float:
     return float(np.linalg.norm(lab(a) - lab(b)))
 
 
-def _pick(rng: np.random.Generator, weights: dict):
+def pick_weighted(rng: np.random.Generator, weights: dict):
+    """Returns a key of `weights`, with the probability of its weight."""
     names = list(weights)
     p = np.array([weights[name] for name in names], float)
     return names[int(rng.choice(len(names), p=p / p.sum()))]
@@ -93,29 +94,31 @@ def _garment_color(rng, palette: dict, skin, avoid: tuple = (), minimum: float =
         if color_distance(rgb, skin) > MIN_SKIN_DISTANCE
         and all(color_distance(rgb, palette[other]) > minimum for other in avoid)
     }
-    return _pick(rng, fit)
+    return pick_weighted(rng, fit)
 
 
-def _build(weight: float) -> str | None:
+def build_of(weight: float) -> str | None:
+    """Returns the word for a body's weight in 0..1, or None in between."""
     return "slim" if weight < 0.36 else "heavy" if weight > 0.76 else None
 
 
-def _sample_hair(rng, sex: str, old: bool) -> dict:
+def sample_hair(rng, sex: str, old: bool) -> dict:
+    """Samples style and color of the hair."""
     styles = {
         "man": {"short": 7, "medium": 1, "bald": 1.2},
         "woman": {"short": 1.2, "medium": 2.5, "long": 4, "ponytail": 2.2, "bun": 1},
     }
     colors = {"black": 4, "brown": 4, "blond": 2.5, "red": 1, "grey": 5 if old else 0.2}
-    return {"style": _pick(rng, styles[sex]), "color": _pick(rng, colors)}
+    return {"style": pick_weighted(rng, styles[sex]), "color": pick_weighted(rng, colors)}
 
 
 def _sample_top(rng, sex: str, palette: dict, skin) -> tuple[dict, str | None]:
     kinds = {"t-shirt": 5, "shirt": 3, "sweater": 2, "hoodie": 2, "jacket": 3, "coat": 1.2}
-    kind = _pick(rng, kinds | ({"sleeveless top": 2} if sex == "woman" else {"sleeveless top": 0.6}))
+    kind = pick_weighted(rng, kinds | ({"sleeveless top": 2} if sex == "woman" else {"sleeveless top": 0.6}))
     color = _garment_color(rng, palette, skin)
     pattern = None
     if kind in ("t-shirt", "shirt", "sweater", "sleeveless top"):
-        pattern = _pick(rng, {None: 6, "striped": 2, "checked": 1.5 if kind == "shirt" else 0})
+        pattern = pick_weighted(rng, {None: 6, "striped": 2, "checked": 1.5 if kind == "shirt" else 0})
     second = _garment_color(rng, palette, skin, (color,), 45.0) if pattern else None
     inner = _garment_color(rng, palette, skin, (color,), 45.0) if kind == "jacket" else None
     return {
@@ -132,13 +135,13 @@ def _sample_lower(rng, sex: str, palette: dict, skin, top: dict) -> dict:
         "man": {"trousers": 4, "jeans": 3.5, "shorts": 2.5},
         "woman": {"trousers": 3, "jeans": 3, "shorts": 1.2, "skirt": 2.4, "dress": 2.2},
     }
-    kind = _pick(rng, kinds[sex])
+    kind = pick_weighted(rng, kinds[sex])
     if top["type"] == "coat" and kind in ("shorts", "skirt", "dress"):
         kind = "trousers"  # a knee-length coat would hide them
     if kind == "dress":
         color = top["color"]
     elif kind == "jeans":
-        color = _pick(rng, {"blue": 4, "black": 1.2, "grey": 1})
+        color = pick_weighted(rng, {"blue": 4, "black": 1.2, "grey": 1})
     else:
         color = _garment_color(rng, palette, skin, (top["color"],), 24.0)
     length = {
@@ -164,15 +167,15 @@ def sample_person(rng: np.random.Generator, domain: str) -> dict:
     sex = "woman" if phen[row, 0] > 0.5 else "man"
     skin_index = int(rng.choice(len(SKINS), p=[0.27, 0.27, 0.2, 0.14, 0.12]))
     skin = SKINS[skin_index]
-    hair = _sample_hair(rng, sex, old=bool(phen[row, 1] > 0.85))
-    hat_kind = _pick(rng, {None: 7, "cap": 1.6, "woolly hat": 0.8})
+    hair = sample_hair(rng, sex, old=bool(phen[row, 1] > 0.85))
+    hat_kind = pick_weighted(rng, {None: 7, "cap": 1.6, "woolly hat": 0.8})
     if hat_kind and hair["style"] == "bun":
         hair["style"] = "long"
     hat = {"type": hat_kind, "color": _garment_color(rng, palette, skin)} if hat_kind else None
     top, inner = _sample_top(rng, sex, palette, skin)
     lower = _sample_lower(rng, sex, palette, skin, top)
     if lower["type"] == "dress":
-        kind = _pick(rng, {"t-shirt": 1, "sleeveless top": 1, "sweater": 0.7})
+        kind = pick_weighted(rng, {"t-shirt": 1, "sleeveless top": 1, "sweater": 0.7})
         top |= {"type": "dress", "sleeve": SLEEVES[kind], "pattern": None, "second": None}
         inner = None
     shoe_colors = {
@@ -188,8 +191,11 @@ def sample_person(rng: np.random.Generator, domain: str) -> dict:
     fit = {
         name: n for name, n in shoe_colors.items() if color_distance(palette[name], skin) > MIN_SKIN_DISTANCE
     }
-    shoes = {"type": _pick(rng, {"trainers": 4, "shoes": 3, "boots": 1.5}), "color": _pick(rng, fit)}
-    bag_kind = _pick(
+    shoes = {
+        "type": pick_weighted(rng, {"trainers": 4, "shoes": 3, "boots": 1.5}),
+        "color": pick_weighted(rng, fit),
+    }
+    bag_kind = pick_weighted(
         rng, {None: 4, "backpack": 2, "shoulder bag": 1.6, "handbag": 1.6 if sex == "woman" else 0.5}
     )
     bag = (
@@ -201,7 +207,7 @@ def sample_person(rng: np.random.Generator, domain: str) -> dict:
         "domain": domain,
         "body": row,
         "sex": sex,
-        "build": _build(float(phen[row, 3])),
+        "build": build_of(float(phen[row, 3])),
         "skin": skin_index,
         "hair": hair,
         "hat": hat,
@@ -216,5 +222,10 @@ def sample_person(rng: np.random.Generator, domain: str) -> dict:
 
 
 def rgb_of(person: dict, color: str, kind: str = "") -> tuple[int, int, int]:
-    """Returns the sRGB color (0..255) of a color name in the person's domain; jeans have their own dyes."""
+    """Returns the sRGB color (0..255) of a color name in the person's domain; jeans have their own dyes.
+
+    A person of `street` has dyes of their own.
+    """
+    if "dyes" in person:
+        return person["dyes"]["denim" if kind == "jeans" else "cloth"][color]
     return DENIM[color] if kind == "jeans" else PALETTES[person["domain"]][color]

@@ -18,7 +18,7 @@ import numpy as np
 from tpr_jax.distributed.processes import broadcast_from_first, is_first
 from tpr_jax.errors import ArgumentError, UserError
 from tpr_jax.model import Model, from_pretrained
-from tpr_jax.models.config import CLIP_MINI
+from tpr_jax.models.config import CLIP_STREET
 from tpr_jax.search.index import footage_rows, shards, store
 from tpr_jax.search.index.cache import VectorCache, load_cache
 from tpr_jax.search.index.encode import (
@@ -85,7 +85,7 @@ def build(
     Args:
       source: a folder of photos or a table, see `find_gallery`.
       folder: the index; created if it does not exist.
-      model: a folder or hub id; by default the index's own model, or the bundled clip-mini for a new index.
+      model: a folder or hub id; by default the index's own model, or the bundled clip-street for a new index.
       image_size: (height, width); by default the index's own, or the model's.
       dtype: 'float32' or 'bfloat16'; by default the index's own, or float32.
       batch_size: number of photos encoded at once.
@@ -268,7 +268,7 @@ def _with_other_sources(
 def _model_settings(folder: Path, info: dict | None, options: _Options) -> dict:
     """Returns name, SHA-256, image size and type of the model to encode with: those of the index, if any."""
     settings = info["model"] if info else {}
-    name = options.model or settings.get("name") or CLIP_MINI
+    name = options.model or settings.get("name") or CLIP_STREET
     sha256 = store.model_sha256(name)
     if info:
         store.check_model(info, folder, name, sha256)
