@@ -56,6 +56,12 @@ settings.load_profile("no_deadline")
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's, which may be switched off
+def pytest_xdist_auto_num_workers():
+    """Returns one more than there are cores: tests wait for processes and signals a quarter of their time."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(items):
     long.mark(items)
