@@ -144,6 +144,11 @@ def in_a_garbage_collection(come) -> None:
         gc.callbacks.remove(at_collection)
 
 
+def wait() -> None:
+    time.sleep(60)
+    raise AssertionError("the signal was lost")
+
+
 @pytest.mark.parametrize("where", [in_a_finalizer, in_a_weak_references_callback, in_a_garbage_collection])
 def test_resends_signals_whose_exceptions_are_lost(capfd, where):
     """Python only prints exceptions raised there, and JAX registers a garbage-collection callback."""
@@ -158,9 +163,36 @@ def test_resends_signals_whose_exceptions_are_lost(capfd, where):
     hook = sys.unraisablehook
     with pytest.raises(Stopped), raise_stopped("x"):
         where(come)
-        time.sleep(60)
+        wait()
     assert came and capfd.readouterr().err == ""
     assert sys.unraisablehook is hook
+
+
+def test_resends_signals_until_they_are_raised(monkeypatch):
+    """Also if the signal that is sent again arrives before the hook that sends it has returned."""
+    started = []
+
+    class Slow(threading.Timer):
+        def start(self):
+            started.append(self)
+            super().start()
+            if len(started) < 4:
+                self.join()
+                time.sleep(0)  # here Python calls the handler
+
+    monkeypatch.setattr(threading, "Timer", Slow)
+    came = []
+
+    def come():
+        if not came:
+            came.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0)
+
+    with pytest.raises(Stopped), raise_stopped("x"):
+        in_a_finalizer(come)
+        wait()
+    assert 1 < len(started) < 10
 
 
 def test_resends_signals_that_arrive_while_another_exception_is_printed(monkeypatch):
@@ -178,7 +210,7 @@ def test_resends_signals_that_arrive_while_another_exception_is_printed(monkeypa
     monkeypatch.setattr(sys, "unraisablehook", print_slowly)
     with pytest.raises(Stopped), raise_stopped("x"):
         Broken()
-        time.sleep(60)
+        wait()
     assert came == [ValueError]
 
 

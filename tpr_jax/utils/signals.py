@@ -30,6 +30,7 @@ class PreemptionSignal:
       number: the first signal's number, 0 before it.
       again: whether a second signal arrived, which cannot wait for anything to be saved.
       sent_again: whether the next signal is the first one, whose exception was lost.
+      is_printing: whether Python prints an exception that it cannot raise; one raised there is lost.
       before: the handlers that this one replaces, by signal.
     """
 
@@ -37,6 +38,7 @@ class PreemptionSignal:
         self.number = 0
         self.again = False
         self.sent_again = False
+        self.is_printing = False
         self.before: dict = {}
         self._raises_immediately = False
 
@@ -66,8 +68,17 @@ class PreemptionSignal:
         self.again = self.number != 0 and not self.sent_again
         self.sent_again = False
         self.number = self.number or number
-        if self.again or self._raises_immediately:
-            raise_or_end(self.before.get(number), number, frame)
+        if not (self.again or self._raises_immediately):
+            return
+        if self.is_printing:
+            self.send_again()
+            return
+        raise_or_end(self.before.get(number), number, frame)
+
+    def send_again(self) -> None:
+        """Sends the signal again in a moment, because its exception was lost or would be."""
+        self.sent_again = not self.again
+        threading.Timer(0.01, os.kill, (os.getpid(), self.number)).start()
 
 
 @contextlib.contextmanager
@@ -79,23 +90,18 @@ def _resend_lost_signals(preemption: PreemptionSignal) -> Generator[None, None, 
     """
     original_hook, finished = sys.unraisablehook, threading.Event()
 
-    def is_lost(exception: type[BaseException]) -> bool:
-        return bool(preemption) and not finished.is_set() and exception is KeyboardInterrupt
-
-    def send_again() -> None:
-        preemption.sent_again = True
-        threading.Timer(0.01, os.kill, (os.getpid(), preemption.number)).start()
-
     def hook(unraisable) -> None:
-        if is_lost(unraisable.exc_type):
-            send_again()
-            return
-        try:
+        if finished.is_set():
             original_hook(unraisable)
-        except KeyboardInterrupt:
-            if not is_lost(KeyboardInterrupt):
-                raise
-            send_again()
+            return
+        preemption.is_printing = True
+        try:
+            if preemption and unraisable.exc_type is KeyboardInterrupt:
+                preemption.send_again()
+            else:
+                original_hook(unraisable)
+        finally:
+            preemption.is_printing = False
 
     sys.unraisablehook = hook
     try:
