@@ -1,7 +1,7 @@
 """Tells how a score compares with chance: with the scores of made-up descriptions in the same photos.
 
 A cosine alone says little: how high it gets depends on the model, the photos and the words. 256 fixed
-descriptions of people are therefore scored with all photos of the index. The chance of a result is the share
+short descriptions of people are therefore scored with all photos of the index. The chance of a result is the share
 of these pairs that score as high, and that of a query is the share of descriptions whose best photo scores as
 high as its own. The scores are kept in `chance.npz` of the index; they are computed again when the vectors
 have changed.
@@ -40,31 +40,29 @@ _BLOCK = 16384
 _KEPT = 32  # baselines of conditions in memory
 _COLORS = ("black", "white", "gray", "navy blue", "blue", "light blue", "red", "green")
 _COLORS += ("yellow", "orange", "pink", "purple", "brown", "beige")
-_TOPS = ("t-shirt", "shirt", "sweater", "hoodie", "jacket", "coat", "dress")
-_LOWER = ("trousers", "jeans", "shorts", "skirt")
-_SHOES, _HATS = ("trainers", "shoes", "boots"), ("cap", "woolly hat")
 _BAGS = ("backpack", "handbag", "shoulder bag")
+_THINGS = ("t-shirt", "shirt", "sweater", "hoodie", "jacket", "coat", "dress")
+_THINGS += ("trousers", "jeans", "shorts", "skirt", *_BAGS)
 
 
 def descriptions() -> list[str]:
-    """Returns the made-up descriptions, always the same, in the words of MiniPEDES' captions."""
-    rng = random.Random(0)  # NumPy's may change between versions
-    return [_description(rng) for _ in range(COUNT)]
+    """Returns the made-up descriptions, always the same, in the words of MiniPEDES' captions.
+
+    Each names one thing, as the shortest queries do: the best photo of a longer text scores higher, so that
+    the best photo of a short query would look like chance beside longer descriptions.
+    """
+    rng, found = random.Random(0), dict[str, None]()  # NumPy's may change between versions
+    while len(found) < COUNT:
+        found[_description(rng)] = None
+    return list(found)
 
 
 def _description(rng: random.Random) -> str:
-    def thing(kinds: tuple[str, ...]) -> str:
-        kind = rng.choice(kinds)
-        text = f"{rng.choice(_COLORS)} {rng.choice(phrases.GARMENT_WORDS[kind])}"
-        return text if kind in phrases.PLURAL else phrases.with_article(text)
-
+    kind = rng.choice(_THINGS)
+    thing = f"{rng.choice(_COLORS)} {rng.choice(phrases.GARMENT_WORDS[kind])}"
     noun = rng.choice(phrases.SUBJECTS[rng.choice(("man", "woman"))])
-    worn = [thing(_TOPS), thing(_LOWER), *([thing(_SHOES)] if rng.random() < 0.5 else [])]
-    length, color = rng.choice(("short", "long")), rng.choice(("black", "brown", "blond", "gray"))
-    hair = f" with {length} {color} hair" if rng.random() < 0.4 else ""
-    bag = f", carrying {thing(_BAGS)}" if rng.random() < 0.4 else ""
-    hat = f", with {thing(_HATS)}" if rng.random() < 0.2 else ""
-    text = f"{phrases.with_article(noun)}{hair} wearing {phrases.join(worn)}{bag}{hat}."
+    worn = thing if kind in phrases.PLURAL else phrases.with_article(thing)
+    text = f"{phrases.with_article(noun)} {'carrying' if kind in _BAGS else 'wearing'} {worn}."
     return text[0].upper() + text[1:]
 
 
