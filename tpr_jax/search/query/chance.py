@@ -1,10 +1,10 @@
 """Tells how a score compares with chance: with the scores of made-up descriptions in the same photos.
 
-A cosine alone says little: how high it gets depends on the model, the photos and the words. 256 fixed
-short descriptions of people are therefore scored with all photos of the index. The chance of a result is the share
-of these pairs that score as high, and that of a query is the share of descriptions whose best photo scores as
-high as its own. The scores are kept in `chance.npz` of the index; they are computed again when the vectors
-have changed.
+A cosine alone says little: how high it gets depends on the model, the photos and the words. 256 fixed short
+descriptions of people are therefore scored with all photos of the index. The chance of a result is the share
+of these pairs that score as high, and that of a query is the share of descriptions whose best photo scores
+as high as its own. The scores are kept in `chance.npz` of the index; they are computed again when the
+vectors have changed.
 """
 
 import contextlib
