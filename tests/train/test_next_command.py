@@ -4,8 +4,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tpr_jax.search.arguments import parser as search_parser
+from tpr_jax.search.index.build import build
 from tpr_jax.train.results import next_command
 from tpr_jax.visualize.__main__ import parser as visualize_parser
 
@@ -23,6 +25,17 @@ def test_own_photos_are_searched():
     args = search_parser().parse_args(arguments)
     assert module == "tpr_jax.search" and args.command == "index"
     assert (args.photos, args.index, args.model) == ("my photos", "my runs/a/index", "my runs/a/model")
+
+
+def test_own_photos_with_boxes_are_searched_by_their_boxes(tiny, tmp_path):
+    Image.new("RGB", (60, 50)).save(tmp_path / "a.png")
+    for head, line in (("camera", "3"), ("x,y,w,h", "1,2,20,40")):
+        table = tmp_path / "captions.csv"
+        table.write_text(f"image,caption,id,split,{head}\na.png,a red coat,1,train,{line}\n")
+        expected = table if head == "x,y,w,h" else tmp_path
+        _, arguments = words("dm_adapter", "folder", str(tmp_path))
+        assert search_parser().parse_args(arguments).photos == str(expected)
+    assert build(expected, tmp_path / "index", tiny["clip"])["count"] == 1  # which takes such a table
 
 
 @pytest.mark.parametrize("data_dir", ["", "here"])

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from tpr_jax.config import defaults as config_lib
+from tpr_jax.data.annotations import annotation_path
+from tpr_jax.data.custom import read_rows
 from tpr_jax.data.datasets import DATASETS
 from tpr_jax.distributed import processes, sharding
 from tpr_jax.errors import UserError
@@ -335,7 +337,7 @@ def next_command(method: str, dataset: str, workdir: Path, data_dir: str = "") -
       data_dir: the folder of the data, empty for the default one.
     """
     if DATASETS[dataset].is_custom:  # your own photos: search them
-        words = ["search", "index", data_dir or "PHOTOS", "--index", f"{workdir}/index"]
+        words = ["search", "index", _own_photos(dataset, data_dir), "--index", f"{workdir}/index"]
         words += ["--model", f"{workdir}/model"]
     elif dataset != "mini_pedes":
         words = ["visualize", "grid", "--model", f"{workdir}/model", "--out", f"{workdir}/grid"]
@@ -351,6 +353,18 @@ def next_command(method: str, dataset: str, workdir: Path, data_dir: str = "") -
     else:
         words = ["main", "--config", "configs/parallel_adapter.py", "--workdir", "runs/parallel_adapter"]
     return shlex.join(["python", "-m", f"tpr_jax.{words[0]}", *words[1:]])
+
+
+def _own_photos(dataset: str, data_dir: str) -> str:
+    """Returns what to index: the folder, or its annotation if that has the boxes of people."""
+    if not data_dir:
+        return "PHOTOS"
+    try:
+        path = annotation_path(dataset, data_dir)
+        has_boxes = any(isinstance(fields, dict) and fields["box"] for _, fields in read_rows(path))
+    except UserError:  # it has changed since the run began
+        return data_dir
+    return path if has_boxes else data_dir
 
 
 def format_scores(scores: dict) -> str:
