@@ -188,7 +188,7 @@ def take_photo(
     Image.fromarray(np.clip(grainy, 0, 255).astype(np.uint8)).save(
         stored, "JPEG", quality=int(rng.integers(28, 93))
     )
-    with Image.open(stored) as photo:
+    with Image.open(stored, formats=["JPEG"]) as photo:
         how = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)[int(rng.integers(2))]
         return np.asarray(photo.convert("RGB").resize((width, height), how))
 
