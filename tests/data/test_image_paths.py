@@ -65,8 +65,8 @@ def test_a_suffix_in_another_case(tmp_path):
 
 def test_describes_a_name_that_looks_the_same(tmp_path):
     touch(tmp_path / "IMG_1.jpg")
-    told = ", but 'IMG_1.jpg' is there, which differs: it has U+0049 U+004D U+0047 (IMG) for U+0069 U+006D"
-    assert describe_missing(str(tmp_path / "img_1.jpg")).startswith(told)
+    told = ", but 'IMG_1.jpg' is there, with other capitals"
+    assert describe_missing(str(tmp_path / "img_1.jpg")) == told
     assert describe_missing(str(tmp_path / "b.jpg")) == describe_missing(str(tmp_path / "x" / "b.jpg")) == ""
 
 

@@ -21,6 +21,10 @@ def test_tells_the_letters(wanted, found, told):
     assert text.startswith(f", but '{found}' is there, which differs: {told}")
 
 
+def test_case_alone_is_told_in_words():
+    assert describe_lookalike("kamera", ["Kamera"]) == ", but 'Kamera' is there, with other capitals"
+
+
 def test_other_names_are_not_lookalikes():
     assert describe_lookalike("a.jpg", ["a.jpg", "b.jpg", "a.png"]) == ""
     assert not look_same("caf\u00e9", "cafe") and look_same("IMG_1.JPG", "img_1.jpg")

@@ -21,6 +21,8 @@ def describe_lookalike(wanted: str, found: Iterable[str]) -> str:
       A text that begins with a comma, to be appended to a message that `wanted` is missing.
     """
     for name in found:
+        if name != wanted and name.lower() == wanted.lower():
+            return f", but '{name}' is there, with other capitals"
         if name != wanted and look_same(name, wanted):
             differences = "; ".join(_describe_difference(wanted, name))
             return f", but '{name}' is there, which differs: {differences}"
