@@ -13,6 +13,7 @@ from tests.footage.indexed import index, make_source, rows
 from tests.footage.videos import box_at, frame_with_people, mot_lines, open_cv, people, write_video
 from tpr_jax.errors import UserError
 from tpr_jax.search.__main__ import run
+from tpr_jax.search.index import footage
 
 cv2 = open_cv()
 
@@ -25,6 +26,7 @@ def source(tmp_path):
 def test_an_unchanged_video_is_neither_opened_nor_encoded_again(source, capsys, monkeypatch):
     first = index(source / "gate.avi")
     monkeypatch.setattr(cv2, "VideoCapture", None)
+    monkeypatch.setattr(footage, "read_recorded", None)
     second = index(source / "gate.avi")
     assert rows(first) == rows(second) and (first.vectors == second.vectors).all()
     assert "2 photos indexed: 0 encoded, 2 unchanged" in capsys.readouterr().out

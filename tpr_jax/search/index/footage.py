@@ -115,7 +115,7 @@ def scan_source(
         )
     with locking.hold(folder, "--index", "writing this index", log):
         entry = read_manifest(folder)["sources"].get(source_key(source), {})
-        earlier = {one["path"]: folder / CROPS / one["folder"] for one in entry.get("videos", ())}
+        earlier = {one["path"]: one for one in entry.get("videos", ())}
         record(folder, source, _scan_files(found, folder, options, kind, log, earlier))
 
 
@@ -186,9 +186,9 @@ def _scan_files(
     options: FootageOptions,
     kind: _Kind,
     log: Log,
-    earlier: Mapping[str, Path],
+    earlier: Mapping[str, Mapping],
 ) -> dict:
-    """Scans all files; returns the entry of `footage.json`. `earlier` has the earlier scans of videos."""
+    """Scans all files; returns the entry of `footage.json`. `earlier` has the videos of the earlier one."""
     skipped, videos, forgotten = list(found.skipped), [], read_forgotten(folder)
     settings = _scan_settings(options, kind)
     for number, name in enumerate(found.videos, 1):
@@ -197,7 +197,7 @@ def _scan_files(
             stamp = journal.stamp(path)
             where = scan_folder(folder / CROPS, path, settings)
             if read_scan(where) is None and forgotten.has_video(path):
-                where = _earlier_scan(earlier.get(name), name, log)
+                where = _earlier_scan(folder, earlier.get(name), name, log)
             result = _scan_video(path, name, where, settings, kind, log, place=(number, len(found.videos)))
         except UserError as error:
             if "space left" in str(error) or "quota" in str(error):
@@ -209,9 +209,10 @@ def _scan_files(
             log(f"note: {note}")
         people = counted(len(result.tracks), "person", "people")
         log(f"{name}: {people} in {counted(result.frames, 'frame')}")
-        videos.append(
-            {"path": name, "folder": where.name, "stamp": stamp, "time": _recorded(path, options, log)}
-        )
+        time = _recorded(path, stamp, earlier.get(name))
+        if time and not options.clock:
+            log(f"{name}: begins at {time} by its metadata")
+        videos.append({"path": name, "folder": where.name, "stamp": stamp, "time": time})
     text = json.dumps([dataclasses.asdict(settings), "photos"])
     photos_file = f"photos-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
     photos, failed = _scan_photos(found, folder / CROPS / photos_file, settings, kind, log, forgotten)
@@ -226,21 +227,21 @@ def _scan_files(
     }
 
 
-def _recorded(path: Path, options: FootageOptions, log: Log) -> str | None:
-    """Returns when a video begins by its own metadata, as ISO 8601, and says so; None with `--clock`."""
-    found = None if options.clock else read_recorded(path)
-    if found is None:
-        return None
-    log(f"{path.name}: begins at {found.isoformat(sep=' ', timespec='seconds')} by its metadata")
-    return found.isoformat()
+def _recorded(path: Path, stamp: list, earlier: Mapping | None) -> str | None:
+    """Returns when a video begins by its metadata, as ISO 8601; an unchanged one is not opened again."""
+    if earlier and "time" in earlier and earlier["stamp"] == stamp:
+        return earlier["time"]
+    found = read_recorded(path)
+    return None if found is None else found.isoformat(sep=" ")
 
 
-def _earlier_scan(where: Path | None, name: str, log: Log) -> Path:
+def _earlier_scan(folder: Path, earlier: Mapping | None, name: str, log: Log) -> Path:
     """Returns the earlier scan of a video in which somebody was forgotten, whom a new scan would find again.
 
     Raises:
       UserError: it is not there.
     """
+    where = folder / CROPS / earlier["folder"] if earlier else None
     if where is None or read_scan(where) is None:
         raise UserError(
             "somebody in it was forgotten, whom a new search would find; to allow that, run forget --recall"
