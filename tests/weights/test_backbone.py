@@ -67,7 +67,7 @@ def test_clips_vocabulary_gets_the_reference_tokenizer(own_clip, monkeypatch):
 
 def test_clip_mini_is_the_bundled_folder(tiny, monkeypatch):
     assert backbone.clip_mini_dir().endswith("tpr_jax/weights/clip_mini")
-    monkeypatch.setattr(backbone, "clip_mini_dir", lambda: tiny["clip"])
+    monkeypatch.setattr(backbone, "bundled_dir", lambda name: Path(tiny["clip"]))
     assert backbone.load("clip-mini", (32, 16))[0].text_width == 64
 
 

@@ -20,12 +20,12 @@ RUN_KEYS = {"dataset", "mix", "method", "losses"}  # in the config.json of a run
 
 def bundled_dir(name: str) -> Path:
     """Returns the folder of a bundled CLIP: a name of `BUNDLED`."""
-    return Path(clip_mini_dir()) if name == CLIP_MINI else Path(__file__).parent / name.replace("-", "_")
+    return Path(__file__).parent / name.replace("-", "_")
 
 
 def clip_mini_dir() -> str:
     """Returns the folder of the bundled clip-mini."""
-    return str(Path(__file__).parent / "clip_mini")
+    return str(bundled_dir(CLIP_MINI))
 
 
 @dataclass(frozen=True)
