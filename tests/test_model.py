@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from tools.train_tokenizer import train_tokenizer
 from tpr_jax.data.mini_pedes import bundled_dir
 from tpr_jax.data.records import load_records
 from tpr_jax.errors import UserError
-from tpr_jax.model import make_model
+from tpr_jax.model import ENCODER_SOURCES, jit_encoder, make_model
 from tpr_jax.models import clip
-from tpr_jax.models.config import BUNDLED
+from tpr_jax.models.config import BUNDLED, ClipConfig
 from tpr_jax.models.methods import dm_adapter, full_finetune, parallel_adapter, prefix
 from tpr_jax.weights.clip import to_openai
 from tpr_jax.weights.files import write_state
@@ -181,6 +182,22 @@ def test_saves_the_backbone_of_a_model_built_by_hand(model, tmp_path):
     assert (again.mean, again.std, again.dtype) == ((0, 0, 0), (1, 0.5, 1), "bfloat16")
     jax.tree.map(np.testing.assert_array_equal, dict(again.variables), dict(made.variables))
     assert again.merge().dtype == "bfloat16" and again.merge().mean == (0, 0, 0)
+
+
+@pytest.mark.parametrize("tower", ["encode_image", "encode_text"])
+def test_stored_encoders_depend_on_all_source_that_they_are_traced_from(tower):
+    """JAX notes the source of each operation."""
+    config = dataclasses.replace(ClipConfig(), vision_layers=1, text_layers=1)
+    functions = clip.build(config, dm_adapter(), "bfloat16")
+    variables = jax.eval_shape(functions["init"], jax.random.key(0))
+    shape, dtype = ((1, *config.image_size, 3), np.uint8) if tower == "encode_image" else ((1, 77), np.int32)
+    encoder = jit_encoder(functions[tower], compiler_options={})
+    lowered = encoder.lower(variables, jax.ShapeDtypeStruct(shape, dtype))
+    package = Path(tpr_jax.__file__).parent
+    named = set(re.findall(rf'"({re.escape(str(package))}/[^"]+\.py)"', lowered.as_text(debug_info=True)))
+    assert package / "models/transformer.py" in map(Path, named)
+    for path in map(Path, named):
+        assert any(path == source or source in path.parents for source in ENCODER_SOURCES), path
 
 
 @pytest.mark.parametrize("name", BUNDLED)

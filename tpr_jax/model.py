@@ -37,6 +37,10 @@ from tpr_jax.weights.load_adapter import load_adapter, read_adapter_config
 from tpr_jax.weights.merge import merge
 from tpr_jax.weights.save_adapter import check_not_own, save_adapter
 
+_HERE = Path(__file__).parent
+# The source that the encoders are traced from, and that chooses how they are compiled.
+ENCODER_SOURCES = tuple(_HERE / name for name in ("model.py", "models", "perf/xla_options.py", "perf/cpu.py"))
+
 ImageSource = str | os.PathLike | Image.Image | np.ndarray | Crop | Stored
 
 
@@ -414,9 +418,7 @@ def _encoder_for_any_batch(
         options = compiler_options(dtype=dtype, rows=rows)
         return jit_encoder(functions()[name], compiler_options=options)
 
-    here = Path(__file__)
-    sources = (here, here.parent / "models", here.parent / "perf" / "xla_options.py")
-    single = StoredProgram(lambda: jitted(1), f"{name} {settings}", sources)
+    single = StoredProgram(lambda: jitted(1), f"{name} {settings}", ENCODER_SOURCES)
     return lambda variables, rows: (single if len(rows) == 1 else jitted(2))(variables, rows)
 
 
