@@ -4,14 +4,14 @@ import colorsys
 
 import numpy as np
 
-from tpr_jax.data.mini_pedes.body import load_body
 from tpr_jax.data.mini_pedes.wardrobe import (
     MIN_SKIN_DISTANCE,
     SKINS,
     SLEEVES,
-    build_of,
     color_distance,
+    make_dress,
     pick_weighted,
+    sample_body,
     sample_hair,
 )
 
@@ -143,13 +143,9 @@ def sample_street_person(rng: np.random.Generator) -> dict:
     possibly `hood`, the color of a hood. The pattern `sleeves` is a top whose sleeves and shoulders have the
     second color, and a bag may be `paper` in the hand.
     """
-    phen = load_body()["phen"]
-    clear = np.flatnonzero(np.abs(phen[:, 0] - 0.5) > 0.3)
-    row = int(rng.choice(clear))
-    sex = "woman" if phen[row, 0] > 0.5 else "man"
-    skin_index = int(rng.choice(len(SKINS), p=[0.27, 0.27, 0.2, 0.14, 0.12]))
-    skin, dyes = SKINS[skin_index], _sample_dyes(rng)
-    hair = sample_hair(rng, sex, old=bool(phen[row, 1] > 0.8))
+    body = sample_body(rng)
+    sex, skin, dyes = body.sex, SKINS[body.skin], _sample_dyes(rng)
+    hair = sample_hair(rng, sex, old=bool(body.age > 0.8))
     hat = None
     if rng.random() < 0.16:
         hat = {
@@ -160,9 +156,7 @@ def sample_street_person(rng: np.random.Generator) -> dict:
     top, inner = _sample_top(rng, sex, dyes, skin)
     lower = _sample_lower(rng, sex, top, dyes, skin)
     if lower["type"] == "dress":
-        kind = pick_weighted(rng, {"t-shirt": 1, "sleeveless top": 1, "sweater": 0.7})
-        top |= {"type": "dress", "sleeve": SLEEVES[kind], "pattern": None, "second": None}
-        inner = None
+        top, inner = make_dress(rng, top), None
     shoe_kind = pick_weighted(rng, {"trainers": 4, "shoes": 4, "boots": 1.5})
     kinds = {None: 5, "backpack": 1.2, "shoulder bag": 1.2, "paper": 0.7}
     bag_kind = pick_weighted(rng, kinds | {"handbag": 1.4 if sex == "woman" else 0.5})
@@ -173,11 +167,11 @@ def sample_street_person(rng: np.random.Generator) -> dict:
     return {
         "domain": "street",
         "dyes": dyes,
-        "body": row,
+        "body": body.row,
         "sex": sex,
-        "old": hair["color"] == "grey" and bool(phen[row, 1] > 0.8),
-        "build": build_of(float(phen[row, 3])),
-        "skin": skin_index,
+        "old": hair["color"] == "grey" and bool(body.age > 0.8),
+        "build": body.build,
+        "skin": body.skin,
         "hair": hair,
         "hat": hat,
         "glasses": bool(rng.random() < 0.15),

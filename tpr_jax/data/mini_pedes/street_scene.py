@@ -41,9 +41,19 @@ def street_view(rng: np.random.Generator, index: int) -> dict:
         "shift": np.array(shift),
         "loose": True,
         "ambient": float(rng.uniform(0.42, 0.85)),
-        "aspect": float(rng.uniform(0.34, 0.48)),
-        "pixels": round(float(np.exp(rng.uniform(np.log(48), np.log(200))))),
+        "aspect": _sample_aspect(rng),
+        "pixels": _sample_height(rng),
     }
+
+
+def _sample_aspect(rng: np.random.Generator) -> float:
+    """Samples width / height of a detector's box."""
+    return float(rng.uniform(0.34, 0.48))
+
+
+def _sample_height(rng: np.random.Generator) -> int:
+    """Samples the height of a box in pixels of the footage."""
+    return round(float(np.exp(rng.uniform(np.log(48), np.log(200)))))
 
 
 def _color(rng: np.random.Generator) -> np.ndarray:
@@ -137,14 +147,12 @@ def street_background(rng: np.random.Generator, height: int, width: int) -> Floa
         image += (scene.smooth_noise(rng, height, width, 7) * rng.uniform(0.3, 1.3) * grain)[..., None]
         if rng.random() < 0.5:
             _markings(rng, image)
-    for chance, draw in ((0.2, _clutter), (0.1, "car"), (0.1, "sign")):
-        if rng.random() < chance:
-            if draw == "car":
-                draw_vehicle(rng, image, _color(rng), tall=bool(rng.random() < 0.4))
-            elif draw == "sign":
-                draw_sign(rng, image, _color(rng))
-            else:
-                draw(rng, image)
+    if rng.random() < 0.2:
+        _clutter(rng, image)
+    if rng.random() < 0.1:
+        draw_vehicle(rng, image, _color(rng), tall=bool(rng.random() < 0.4))
+    if rng.random() < 0.1:
+        draw_sign(rng, image, _color(rng))
     if rng.random() < 0.15:  # the shadow of something outside of the frame
         y, slope = rng.uniform(0, 1) * height, rng.uniform(-1, 1) * width
         _polygon(image, [(0, y), (width, y + slope), (width, height), (0, height)], (20, 22, 30), 0.35)
@@ -232,12 +240,11 @@ def render_thing(
     rng: np.random.Generator, thing: str | None, color: str, height: int, width: int
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Renders a box without a person: a 'van', 'car' or 'sign' of a color of `CLOTH`, or none."""
-    wide = round(CANVAS * rng.uniform(0.34, 0.48))
+    wide = round(CANVAS * _sample_aspect(rng))
     image = street_background(rng, CANVAS, wide)
     dye = np.array(sample_dye(rng, CLOTH[color]), float)
     if thing == "sign":
         draw_sign(rng, image, dye)
     elif thing:
         draw_vehicle(rng, image, dye, tall=thing == "van")
-    pixels = round(float(np.exp(rng.uniform(np.log(48), np.log(200)))))
-    return take_photo(rng, image, pixels, height, width)
+    return take_photo(rng, image, _sample_height(rng), height, width)

@@ -1,5 +1,7 @@
 """Samples people and their clothes as plain dicts, with one palette per domain."""
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float
 
@@ -97,9 +99,32 @@ def _garment_color(rng, palette: dict, skin, avoid: tuple = (), minimum: float =
     return pick_weighted(rng, fit)
 
 
-def build_of(weight: float) -> str | None:
-    """Returns the word for a body's weight in 0..1, or None in between."""
-    return "slim" if weight < 0.36 else "heavy" if weight > 0.76 else None
+class Body(NamedTuple):
+    """Who wears the clothes: row of the table of bodies, sex, age in 0..1, build, and index of the skin."""
+
+    row: int
+    sex: str
+    age: float
+    build: str | None
+    skin: int
+
+
+def sample_body(rng: np.random.Generator) -> Body:
+    """Samples a body and a skin; sex, age and build follow from the body."""
+    phen = load_body()["phen"]
+    clear = np.flatnonzero(np.abs(phen[:, 0] - 0.5) > 0.3)  # bodies in between match neither word
+    row = int(rng.choice(clear))
+    sex = "woman" if phen[row, 0] > 0.5 else "man"
+    weight = float(phen[row, 3])
+    build = "slim" if weight < 0.36 else "heavy" if weight > 0.76 else None
+    skin = int(rng.choice(len(SKINS), p=[0.27, 0.27, 0.2, 0.14, 0.12]))
+    return Body(row, sex, phen[row, 1], build, skin)
+
+
+def make_dress(rng: np.random.Generator, top: dict) -> dict:
+    """Returns the upper part of a dress: a top in its color, without a pattern."""
+    kind = pick_weighted(rng, {"t-shirt": 1, "sleeveless top": 1, "sweater": 0.7})
+    return top | {"type": "dress", "sleeve": SLEEVES[kind], "pattern": None, "second": None}
 
 
 def sample_hair(rng, sex: str, old: bool) -> dict:
@@ -161,13 +186,9 @@ def sample_person(rng: np.random.Generator, domain: str) -> dict:
     lower {type, color, length}, shoes {type, color}, bag {type, color} or None, fit.
     """
     palette = PALETTES[domain]
-    phen = load_body()["phen"]
-    clear = np.flatnonzero(np.abs(phen[:, 0] - 0.5) > 0.3)  # bodies in between match neither word
-    row = int(rng.choice(clear))
-    sex = "woman" if phen[row, 0] > 0.5 else "man"
-    skin_index = int(rng.choice(len(SKINS), p=[0.27, 0.27, 0.2, 0.14, 0.12]))
-    skin = SKINS[skin_index]
-    hair = sample_hair(rng, sex, old=bool(phen[row, 1] > 0.85))
+    body = sample_body(rng)
+    sex, skin = body.sex, SKINS[body.skin]
+    hair = sample_hair(rng, sex, old=bool(body.age > 0.85))
     hat_kind = pick_weighted(rng, {None: 7, "cap": 1.6, "woolly hat": 0.8})
     if hat_kind and hair["style"] == "bun":
         hair["style"] = "long"
@@ -175,9 +196,7 @@ def sample_person(rng: np.random.Generator, domain: str) -> dict:
     top, inner = _sample_top(rng, sex, palette, skin)
     lower = _sample_lower(rng, sex, palette, skin, top)
     if lower["type"] == "dress":
-        kind = pick_weighted(rng, {"t-shirt": 1, "sleeveless top": 1, "sweater": 0.7})
-        top |= {"type": "dress", "sleeve": SLEEVES[kind], "pattern": None, "second": None}
-        inner = None
+        top, inner = make_dress(rng, top), None
     shoe_colors = {
         "white": 3,
         "black": 4,
@@ -205,10 +224,10 @@ def sample_person(rng: np.random.Generator, domain: str) -> dict:
     )
     return {
         "domain": domain,
-        "body": row,
+        "body": body.row,
         "sex": sex,
-        "build": build_of(float(phen[row, 3])),
-        "skin": skin_index,
+        "build": body.build,
+        "skin": body.skin,
         "hair": hair,
         "hat": hat,
         "glasses": bool(rng.random() < 0.2),
