@@ -234,3 +234,14 @@ def test_a_broken_tensorflow_counts_as_missing(error, tmp_path):
         [sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=600
     )
     assert (done.stdout, done.stderr) == ("None\nNone\n", "")
+
+
+@has_tensorflow
+@pytest.mark.parametrize("before", ["", "import keras; "])
+def test_imports_no_keras_and_breaks_none(before):
+    code = f"{before}import sys; from tpr_jax.data import prefetch; tf = prefetch.tensorflow(); "
+    code += "print('keras.src' in sys.modules, tf.keras.layers.Dense.__name__, len(tf.data.Dataset.range(2)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=_environment(), capture_output=True, text=True, timeout=600
+    )
+    assert done.stdout == f"{bool(before)} Dense 2\n", done.stderr

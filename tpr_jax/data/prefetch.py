@@ -1,11 +1,12 @@
 """Prefetches batches in order, with tf.data or with threads."""
 
 import collections
+import contextlib
 import functools
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
@@ -29,7 +30,8 @@ def tensorflow() -> ModuleType | None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # for later messages
     try:
-        with suppress_stderr():  # its C++ code prints there on import, whatever the log level
+        # Its C++ code prints on import, whatever the log level.
+        with suppress_stderr(), _keras_left_out():
             import tensorflow as tf
 
             for kind in ("GPU", "TPU"):
@@ -39,6 +41,22 @@ def tensorflow() -> ModuleType | None:
         sys.modules.setdefault("tensorflow", None)  # ty: ignore[no-matching-overload] (None blocks imports)
         return None
     return tf
+
+
+@contextlib.contextmanager
+def _keras_left_out() -> Generator[None]:
+    """Keeps TensorFlow from importing Keras, a quarter of its time; `tf.keras` still imports it when used.
+
+    TensorFlow ignores that the import fails, so that it also runs without Keras.
+    """
+    if "keras" in sys.modules:
+        yield
+        return
+    sys.modules["keras"] = None  # ty: ignore[invalid-assignment] (None blocks imports)
+    try:
+        yield
+    finally:
+        del sys.modules["keras"]
 
 
 def in_order(

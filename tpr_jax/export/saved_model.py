@@ -1,8 +1,8 @@
 """Writes and reads encoders as a TensorFlow SavedModel that calls the StableHLO of `jax.export`."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import numpy as np
@@ -10,6 +10,7 @@ from jax import export
 from jax.extend.mlir import ir, passmanager
 from jax.extend.mlir.dialects import stablehlo
 
+from tpr_jax.data import prefetch
 from tpr_jax.errors import UserError
 from tpr_jax.export.encoders import INPUTS, NAMES, encoders, row_specs
 from tpr_jax.model import Model
@@ -20,23 +21,18 @@ OUTPUT = "features"
 COMPOSITES_TO_CALLS = "stablehlo-legalize-composite-to-call"
 
 
-def tensorflow():
+def tensorflow() -> ModuleType:
     """Imports TensorFlow and hides the accelerators from it, which JAX uses.
 
     Raises:
       UserError: TensorFlow is not installed.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        with suppress_stderr():  # it logs on import
-            import tensorflow as tf
-    except ImportError as error:
+    tf = prefetch.tensorflow()
+    if tf is None:
         raise UserError(
             "--format saved_model needs TensorFlow: pip install tensorflow-cpu (or tensorflow), for "
             "Python 3.13 or older"
-        ) from error
-    for kind in ("GPU", "TPU"):
-        tf.config.set_visible_devices([], kind)
+        )
     return tf
 
 
