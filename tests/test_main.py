@@ -52,6 +52,16 @@ def test_ranking_and_the_command_line_do_not_import_tensorflow():
     assert python(code) == "False"
 
 
+def test_training_imports_neither_pytorch_nor_keras(tmp_path):
+    """Both take seconds, and Colab has both."""
+    for package in ("torch", "keras"):
+        (tmp_path / f"{package}.py").write_text(f"print('{package} was imported')")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import tpr_jax.data.pipeline, tpr_jax.train.loop"
+    )
+    assert python(code) == ""
+
+
 def test_help_shows_the_command(capsys):
     for argv, code in ((["main", "--help"], 0), (["main", "-h"], 0), (["main"], 2)):
         with pytest.raises(SystemExit) as ended:

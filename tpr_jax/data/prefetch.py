@@ -1,18 +1,18 @@
 """Prefetches batches in order, with tf.data or with threads."""
 
 import collections
-import contextlib
 import functools
 import itertools
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
 import numpy as np
 from jaxtyping import Int
 
+from tpr_jax.utils.imports import without
 from tpr_jax.utils.streams import suppress_stderr
 
 # Loaded batches to keep, besides those being loaded.
@@ -30,8 +30,9 @@ def tensorflow() -> ModuleType | None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # for later messages
     try:
-        # Its C++ code prints on import, whatever the log level.
-        with suppress_stderr(), _keras_left_out():
+        # Its C++ code prints on import, whatever the log level. Importing Keras takes a quarter of the time;
+        # `tf.keras` still imports it when used.
+        with suppress_stderr(), without("keras"):
             import tensorflow as tf
 
             for kind in ("GPU", "TPU"):
@@ -41,22 +42,6 @@ def tensorflow() -> ModuleType | None:
         sys.modules.setdefault("tensorflow", None)  # ty: ignore[no-matching-overload] (None blocks imports)
         return None
     return tf
-
-
-@contextlib.contextmanager
-def _keras_left_out() -> Generator[None]:
-    """Keeps TensorFlow from importing Keras, a quarter of its time; `tf.keras` still imports it when used.
-
-    TensorFlow ignores that the import fails, so that it also runs without Keras.
-    """
-    if "keras" in sys.modules:
-        yield
-        return
-    sys.modules["keras"] = None  # ty: ignore[invalid-assignment] (None blocks imports)
-    try:
-        yield
-    finally:
-        del sys.modules["keras"]
 
 
 def in_order(

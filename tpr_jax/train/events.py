@@ -10,9 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import RecordWriter
+from tpr_jax.utils.imports import without
+
+# It imports PyTorch if installed, as on Colab, which takes seconds, and uses it for graphs only.
+with without("torch"):
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.summary_pb2 import Summary
+    from tensorboardX.record_writer import RecordWriter
 
 
 class EventWriter(RecordWriter):
