@@ -15,6 +15,9 @@ from tpr_jax.train import loop
 from tpr_jax.weights.backbone import clip_mini_dir
 from tpr_jax.weights.clip import read_sizes
 
+# The runs show that every config trains. Compiling takes most of their time; the golden numbers judge what
+# is computed.
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SIZES = read_sizes(Path(clip_mini_dir()))
 
 

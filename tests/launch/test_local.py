@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import without_tensorflow
 from tests.conftest import ROOT
 from tests.ports import free_port
 from tests.train.test_resume import rows
@@ -18,12 +19,14 @@ FLAGS = ["--config.total_steps=12", "--config.eval_every=0", "--config.checkpoin
 
 
 @pytest.fixture
-def begin(tiny):
+def begin(tiny, tmp_path_factory):
     """Returns `begin(workdir)`, which starts local.sh with the tiny run as two processes of two devices."""
+
+    site = without_tensorflow.environment(tmp_path_factory.mktemp("site"))
 
     def start(workdir) -> subprocess.Popen:
         settings = {"DEVICES": "2", "PORT": str(free_port()), "PYTHONUNBUFFERED": "1"}
-        python = {"PYTHON": os.sys.executable, "PYTHONPATH": str(ROOT)}
+        python = {"PYTHON": os.sys.executable, **site}
         return subprocess.Popen(
             [ROOT / "launch/local.sh", "--config", tiny["config"], "--workdir", str(workdir), *FLAGS],
             env={**os.environ, **settings, **python},

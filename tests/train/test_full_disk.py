@@ -1,11 +1,13 @@
 """A disk that fills up while a run writes: one line, whichever write failed, and nothing after it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests import without_tensorflow
 from tests.train.test_resume import assert_same_run
 from tpr_jax import errors
 from tpr_jax.train import checkpoint, writer
@@ -35,7 +37,13 @@ for folder in sys.argv[1:]:
 
 
 @pytest.fixture(scope="module")
-def on_small_disk(tmp_path_factory):
+def environment(tmp_path_factory) -> dict[str, str]:
+    """The variables of the processes here, which start without TensorFlow."""
+    return {**os.environ, **without_tensorflow.environment(tmp_path_factory.mktemp("site"))}
+
+
+@pytest.fixture(scope="module")
+def on_small_disk(environment, tmp_path_factory):
     """Returns `call(kilobytes, *command)`, which runs a command with a disk of this size in the folder."""
     disk = tmp_path_factory.mktemp("disk")
     private = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
@@ -43,7 +51,7 @@ def on_small_disk(tmp_path_factory):
     def call(kilobytes: int, *command):
         script = f'mount -t tmpfs -o size={kilobytes}k tmpfs "$0" && exec "$@"'
         words = [*private, script, disk, *command]
-        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
+        return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
 
     try:
         works = call(8, "true").returncode == 0
@@ -144,21 +152,22 @@ def test_describe_disk_limit_knows_only_disk_limits():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("blocks", [1, 8, 40, 100, 300])
-def test_file_size_limit(tiny, finished, tmp_path, blocks):
+def test_file_size_limit(tiny, finished, environment, tmp_path, blocks):
     """Limits by ulimit -f, in KB, that fail in the config, the log, the checkpoints and the report.
 
     The finished run has compiled everything, so that JAX writes nothing into its cache, where it would warn.
     """
     flags = ["--config", tiny["config"], "--workdir", str(tmp_path / "run")]
     command = ["bash", "-c", 'ulimit -f "$0" && exec "$@"', str(blocks), sys.executable, "-m", "tpr_jax.main"]
-    process = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True)
+    told = {"env": environment, "capture_output": True, "text": True}
+    process = subprocess.run([*command, *flags], cwd=ROOT, **told)
     (line,) = process.stderr.splitlines()
     assert process.returncode == 2
     assert (
         line.startswith("error: ") and " would exceed the size limit of this shell or disk: raise it" in line
     )
     # With the limit raised the same command resumes and finishes.
-    process = subprocess.run([*command[4:], *flags], cwd=ROOT, capture_output=True, text=True)
+    process = subprocess.run([*command[4:], *flags], cwd=ROOT, **told)
     assert (process.returncode, process.stderr) == (0, "")
 
 
@@ -201,7 +210,7 @@ cp -r "$folder/run" "$copy"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [300, 700])
-def test_resumes_after_the_disk_was_enlarged(tiny, finished, on_small_disk, tmp_path, kilobytes):
+def test_resumes_after_the_disk_was_enlarged(tiny, finished, on_small_disk, environment, tmp_path, kilobytes):
     _, disk = on_small_disk
     command = [
         sys.executable,
@@ -214,7 +223,7 @@ def test_resumes_after_the_disk_was_enlarged(tiny, finished, on_small_disk, tmp_
     ]
     private = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", ENLARGED, "sh"]
     words = [*private, str(kilobytes), str(disk), str(tmp_path / "copy"), *command]
-    process = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    process = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     assert "first 2\n" in process.stdout and process.stdout.endswith("second 0\n"), process
     (line,) = process.stderr.splitlines()
     assert line.startswith("error: no space left on the disk of ")
