@@ -223,15 +223,12 @@ def make_config(tiny):
     return make
 
 
-@pytest.fixture
-def compiled_quickly():
-    """Compiles what a test runs in this process without optimizations, in half the time."""
-    import jax
-
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+@pytest.fixture(autouse=True, scope="session")
+def without_matrix_unit():
+    """Computes in float32 by default on every machine, so that features can be compared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tpr_jax.perf.dtypes.has_bfloat16_matrix_unit", lambda: False)
+        yield
 
 
 def forced_devices(count: int, quick: bool = False) -> dict[str, str]:

@@ -224,6 +224,13 @@ def test_unknown_attributes_of_the_package():
         tpr_jax.from_pretraned  # noqa: B018
 
 
+@pytest.mark.parametrize(("unit", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_is_the_faster_type(tiny, monkeypatch, unit, expected):
+    monkeypatch.setattr("tpr_jax.perf.dtypes.has_bfloat16_matrix_unit", lambda: unit)
+    assert tpr_jax.from_pretrained(tiny["clip"], dtype="auto").dtype == expected
+    assert tpr_jax.from_pretrained(tiny["clip"]).dtype == "float32"
+
+
 def test_weights_are_cast_once_and_the_originals_kept():
     """Features are within 1 % of those in float32, for real images and captions."""
     plain, narrow = (tpr_jax.from_pretrained("clip-mini", dtype=dtype) for dtype in ("float32", "bfloat16"))

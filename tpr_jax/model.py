@@ -21,10 +21,11 @@ from tpr_jax.data.images.read import Crop, Stored, read_resized
 from tpr_jax.data.tokenizer import Tokenizer, clip_tokenizer
 from tpr_jax.errors import ArgumentError, UserError
 from tpr_jax.models.casting import inference_variables
-from tpr_jax.models.config import NO_HEADS, ClipConfig, Heads
+from tpr_jax.models.config import DTYPES, NO_HEADS, ClipConfig, Heads
 from tpr_jax.models.methods import Method, check, zero_shot
 from tpr_jax.models.positions import read_positions
 from tpr_jax.optim import split_model
+from tpr_jax.perf import dtypes
 from tpr_jax.perf.stored_programs import StoredProgram
 from tpr_jax.perf.xla_options import compiler_options
 from tpr_jax.utils.normalize import l2_normalize
@@ -246,7 +247,8 @@ def from_pretrained(
         revision (`owner/name@revision`), the bundled `clip-mini`, or a weights file with OpenAI's names
         (used with CLIP's own tokenizer). Without a tokenizer, only `encode_texts` fails.
       image_size: (height, width) in pixels; by default the folder's own.
-      dtype: the type that the towers compute in, "float32" or "bfloat16".
+      dtype: the type that the towers compute in: "float32", whose features equal those of other programs to
+        about 1e-6, "bfloat16", or "auto" for the faster one on this machine.
       backbone: the folder or hub id of a saved model's backbone, if it is not available under the name that
         the model was trained with. Its weights must be identical.
       act: "gelu" or "quick_gelu". A weights file does not record its activation and heads; OpenAI's own
@@ -263,7 +265,8 @@ def from_pretrained(
       UserError: there is no model, or it does not fit the arguments; the message names the file and weight.
     """
     path_or_hub_id = arguments.check_path("path_or_hub_id", path_or_hub_id)
-    image_size, dtype = arguments.check_image_size(image_size), arguments.check_dtype(dtype)
+    image_size = arguments.check_image_size(image_size)
+    dtype = dtypes.resolve(arguments.check_dtype(dtype, (*DTYPES, dtypes.AUTO)))
     act, heads = arguments.check_act(act), arguments.check_heads(heads)
     mean, std = (
         arguments.check_channels(name, values)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.config_files import ABLATIONS, DATASETS, FOLDER, NAMES, PRETRAIN, rows_of
+from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.config.debug import BLOCKS, DEPTHS, SMALL, shrink
 from tpr_jax.config.flags import parse_flags
@@ -15,9 +16,6 @@ from tpr_jax.train import loop
 from tpr_jax.weights.backbone import clip_mini_dir
 from tpr_jax.weights.clip import read_sizes
 
-# The runs show that every config trains. Compiling takes most of their time; the golden numbers judge what
-# is computed.
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SIZES = read_sizes(Path(clip_mini_dir()))
 
 

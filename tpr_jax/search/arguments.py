@@ -118,7 +118,9 @@ def _add_index_arguments(index: argparse.ArgumentParser) -> None:
         help="input size in pixels; default: the model's own",
     )
     index.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="type to compute in; default: float32"
+        "--dtype",
+        choices=("float32", "bfloat16", "auto"),
+        help="type to compute in; default: the index's own, or auto, the faster one on this machine",
     )
     index.add_argument(
         "--batch_size",

@@ -207,7 +207,19 @@ def test_rejects_another_model_image_size_or_type(make, own_clip, tmp_path, fold
         make(image_size=(64, 32))
     with pytest.raises(UserError, match="--dtype bfloat16: but"):
         make(dtype="bfloat16")
-    assert make(image_size=(32, 16), dtype="float32")[0]["kept"] == 12
+    for dtype in ("float32", "auto"):
+        assert make(image_size=(32, 16), dtype=dtype)[0]["kept"] == 12
+
+
+@pytest.mark.parametrize("faster", [True, False])
+@pytest.mark.parametrize("dtype", [None, "auto", "float32"])
+def test_a_new_index_computes_in_the_faster_type_and_says_so(make, tmp_path, monkeypatch, dtype, faster):
+    monkeypatch.setattr("tpr_jax.perf.dtypes.has_bfloat16_matrix_unit", lambda: faster)
+    make(dtype=dtype)
+    expected = "bfloat16" if faster and dtype != "float32" else "float32"
+    assert json.loads((tmp_path / "index" / "index.json").read_text())["model"]["dtype"] == expected
+    monkeypatch.setattr("tpr_jax.perf.dtypes.has_bfloat16_matrix_unit", lambda: not faster)
+    assert make()[0]["kept"] == 12  # on another machine, an index keeps its type
 
 
 def test_accepts_the_same_model_in_another_folder(make, own_clip, tmp_path, folder):

@@ -18,7 +18,8 @@ import numpy as np
 from tpr_jax.distributed.processes import broadcast_from_first, is_first
 from tpr_jax.errors import ArgumentError, UserError
 from tpr_jax.model import Model, from_pretrained
-from tpr_jax.models.config import CLIP_STREET
+from tpr_jax.models.config import CLIP_STREET, DTYPES
+from tpr_jax.perf import dtypes
 from tpr_jax.search.index import footage_rows, shards, store
 from tpr_jax.search.index.cache import VectorCache, load_cache
 from tpr_jax.search.index.encode import (
@@ -87,7 +88,8 @@ def build(
       folder: the index; created if it does not exist.
       model: a folder or hub id; by default the index's own model, or the bundled clip-street for a new index.
       image_size: (height, width); by default the index's own, or the model's.
-      dtype: 'float32' or 'bfloat16'; by default the index's own, or float32.
+      dtype: 'float32', 'bfloat16' or 'auto', the faster of them on this machine; by default the index's own
+        or 'auto'.
       batch_size: number of photos encoded at once.
       approximate: build inverted lists for an approximate search; by default above a million photos.
       exclude: patterns of files and folders to leave out, see `folder.matching_pattern`.
@@ -154,7 +156,7 @@ def _check(options: _Options) -> _Options:
     return dataclasses.replace(
         options,
         image_size=arguments.check_image_size(options.image_size),
-        dtype=None if options.dtype is None else arguments.check_dtype(options.dtype),
+        dtype=None if options.dtype is None else arguments.check_dtype(options.dtype, (*DTYPES, dtypes.AUTO)),
         batch_size=None if options.batch_size is None else arguments.check_batch_size(options.batch_size),
         exclude=arguments.check_texts(options.exclude, "exclude", "patterns"),
     )
@@ -274,7 +276,7 @@ def _model_settings(folder: Path, info: dict | None, options: _Options) -> dict:
         store.check_model(info, folder, name, sha256)
         image_size = options.image_size and list(options.image_size)
         for flag, value in (("image_size", image_size), ("dtype", options.dtype)):
-            if value and value != settings[flag]:
+            if value and value not in (settings[flag], dtypes.AUTO):
                 raise UserError(
                     f"--{flag} {value}: but {folder} was made with {settings[flag]}: omit it, or index the "
                     "photos into a new folder"
@@ -284,7 +286,7 @@ def _model_settings(folder: Path, info: dict | None, options: _Options) -> dict:
         "name": store.find(name).pinned,
         "sha256": sha256,
         "image_size": tuple(options.image_size) if options.image_size else None,
-        "dtype": options.dtype or "float32",
+        "dtype": dtypes.resolve(options.dtype or dtypes.AUTO),
     }
 
 
