@@ -8,6 +8,7 @@ that sees one query at a time.
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
+from scipy.special import expit
 
 from tpr_jax.errors import UserError
 from tpr_jax.metrics import retrieval
@@ -106,12 +107,12 @@ def dual_softmax(
     others = query if bank is None else _normalized_bank(gallery, bank)
     # The mean over the others, times their number, is the sum.
     norm, _ = _bank_norm(gallery, others, temperature)
-    log_sum = norm / temperature + np.log(len(others))
+    log_sum = (norm / temperature + np.log(len(others))).astype(gallery.dtype)
 
     def change(_, block):
-        logits = block / temperature
-        total = log_sum if bank is None else np.logaddexp(logits, log_sum)
-        return (block * np.exp(logits - total)).astype(block.dtype)
+        log_ratio = block / temperature - log_sum
+        # With the query itself in the sum, exp(l) / (exp(l) + sum) is the logistic function of log_ratio.
+        return block * (np.exp(log_ratio) if bank is None else expit(log_ratio))
 
     return Scores(query, gallery, change)
 
