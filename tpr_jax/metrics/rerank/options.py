@@ -142,8 +142,8 @@ OPTIONS = {
 }
 
 
-def parse_names(text: str) -> list[str]:
-    """Returns the options of `--rerank`, in the order of `OPTIONS`: `all`, or names joined by commas.
+def parse_names(text: str, flag: str = "--rerank") -> list[str]:
+    """Returns the options that a flag names, in the order of `OPTIONS`: `all`, or names joined by commas.
 
     Raises:
       UserError: a name is unknown, or there is none.
@@ -152,10 +152,10 @@ def parse_names(text: str) -> list[str]:
     known = ("all", *OPTIONS)
     choices = f"choose from: {', '.join(known)}"
     if not names:
-        raise UserError(f"--rerank names no option: {choices}")
+        raise UserError(f"{flag} names no option: {choices}")
     for name in names:
         if name not in known:
             hint = nearest(name, known)
             hint = hint if hint == choices else f"{hint} {choices}"
-            raise UserError(f"--rerank {shown(name)} is unknown: {hint}")
+            raise UserError(f"{flag} {shown(name)} is unknown: {hint}")
     return [name for name in OPTIONS if name in names or "all" in names]
