@@ -103,6 +103,8 @@ OPTIONAL = {
         "--not",
         "--right",
         "--wrong",
+        "--yes",
+        "--no",
         "--key",
         "--post",
         "--set",
