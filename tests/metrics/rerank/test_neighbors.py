@@ -43,6 +43,9 @@ def test_copies_count_as_neighbors_and_an_image_never_as_its_own():
     fused = rerank.fuse_neighbors([[1.0, 0.0]], gallery, k=2, weight=1.0).gallery
     np.testing.assert_allclose(fused[:3], gallery[:3])
     np.testing.assert_allclose(fused[3], np.full(2, np.sqrt(0.5)))
+    # With one neighbor, the last copy's two nearest are the other copies.
+    fused = rerank.fuse_neighbors([[1.0, 0.0]], gallery, k=1, weight=1.0).gallery
+    np.testing.assert_allclose(fused[:3], gallery[:3])
 
 
 def test_nothing_changes_without_neighbors_or_weight():

@@ -198,8 +198,19 @@ def test_search_uses_the_answers(searcher):
         [found["score"] for found in result["results"]], np.sort(scores)[::-1], atol=2e-3
     )
     assert result["chance"] is None and not result["unlikely"]
-    again = search(searcher, "a red coat", yes=["a red top"], ask=True)["question"]
-    assert again is None or ATTRIBUTES[NUMBER[again["phrase"]]].group != "top color"
+
+
+def test_search_does_not_ask_again(searcher):
+    first = search(searcher, "a red coat", ask=True)["question"]["phrase"]
+    second = search(searcher, "a red coat", no=[first], ask=True)["question"]["phrase"]
+    assert second != first
+    settled = search(searcher, "a red coat", yes=[first], ask=True)["question"]["phrase"]
+    assert ATTRIBUTES[NUMBER[settled]].group != ATTRIBUTES[NUMBER[first]].group
+    # Whichever is answered, all that the model would ask of the same photos is left out.
+    asked = [first]
+    for _ in range(5):
+        asked.append(search(searcher, "a red coat", no=asked, ask=True)["question"]["phrase"])
+    assert len(set(asked)) == 6
 
 
 def test_search_without_photos_asks_nothing(searcher):

@@ -24,9 +24,7 @@ def fuse_captions(
       query_pids: the identity of each caption.
     """
     feats, _ = retrieval.normalized(query, query)
-    _, first, image, count = np.unique(
-        query_images, return_index=True, return_inverse=True, return_counts=True
-    )
+    _, first, image = np.unique(query_images, return_index=True, return_inverse=True)
     total = np.zeros((len(first), feats.shape[1]), feats.dtype)
     np.add.at(total, image.ravel(), feats)
-    return l2_normalize(total / count[:, None].astype(feats.dtype)), query_pids[first]
+    return l2_normalize(total), query_pids[first]  # the sum has the direction of the mean
