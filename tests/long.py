@@ -14,6 +14,7 @@ LONG = {
     "train/test_progress.py::test_longer_rerun_keeps_a_best_state_at_the_old_end",
     "train/test_progress.py::test_damaged_newest_checkpoint_with_a_newer_best",
     "train/test_progress.py::test_seconds_include_evaluations_after_the_last_checkpoint",
+    "train/test_rerank.py::test_of_a_run",
     "train/test_resume.py::test_stops_during_an_evaluation",
     "train/test_resume.py::test_resumes_a_shorter_run",
     "train/test_resume.py::test_saves_and_ends_quietly_on_a_closed_pipe",

@@ -32,7 +32,10 @@ CLI_IMPORTS = {"utils", "errors"}
 # Commands that are not called `__main__`.
 COMMANDS = {"tpr_jax.main", "tpr_jax.data.check", "tpr_jax.aot.table", "tpr_jax.aot.backbones"}
 COMMANDS |= {"tools.build_clip_mini", "tools.set_address"}
-COMMANDS |= {f"tpr_jax.bench.{name}" for name in ("growth", "input", "profile", "ranking", "serve")}
+COMMANDS |= {
+    f"tpr_jax.bench.{name}"
+    for name in ("feedback", "growth", "input", "profile", "ranking", "rerank", "serve")
+}
 
 # Imports between subpackages of one layer; any other is an error.
 WITHIN_A_LAYER = {

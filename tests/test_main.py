@@ -92,6 +92,14 @@ def test_initial_is_for_evaluation(tiny):
         parse_command(words)
 
 
+def test_rerank_is_for_evaluation(tiny):
+    words = ["main", f"--config={tiny['config']}", "--workdir=w"]
+    assert parse_command([*words, "--mode=eval", "--rerank=nnn"]).rerank == "nnn"
+    assert parse_command(words).rerank is None
+    with pytest.raises(UserError, match="--rerank needs --mode eval"):
+        parse_command([*words, "--rerank=all"])
+
+
 def is_ablation(path: Path) -> bool:
     return path.stem.startswith("ablation")
 

@@ -30,6 +30,7 @@ def run(argv: list[str]) -> None:
     silence_native_logs()
     with signals.raise_stopped("stopped") as stopped_or:
         command = parse_command(argv)
+        names = _rerank_names(command)
         if command.config.debug:
             print("debug: a few small steps, to check that everything runs; the scores are meaningless")
         peers = cluster.find_here(command.coordinator, command.num_processes, command.process_id)
@@ -38,7 +39,7 @@ def run(argv: list[str]) -> None:
         with processes.initialized(
             peers, command.peer_timeout, command.workdir, lambda error: verdict(stopped_or(error), argv)
         ):
-            _run_here(command)
+            _run_here(command, names)
 
 
 def _help_parser() -> Parser:
@@ -57,23 +58,37 @@ def _help_parser() -> Parser:
     values = flags.FlagValues()
     define_flags(values)
     metavars = {"workdir": "DIR", "mode": "train|eval", "coordinator": "HOST:PORT", "peer_timeout": "SECONDS"}
-    metavars |= {"num_processes": "N", "process_id": "I"}
+    metavars |= {"num_processes": "N", "process_id": "I", "rerank": "all|NAME,NAME"}
     add_flags(parser, [values[name] for name in (*metavars, "compilation_cache", "initial")], metavars)
     return parser
 
 
-def _run_here(command: Command) -> None:
-    """Trains or evaluates as one of the processes of a run."""
+def _rerank_names(command: Command) -> list[str]:
+    """Returns the names in --rerank, before JAX is imported."""
+    if command.rerank is None:
+        return []
+    from tpr_jax.metrics import rerank  # imports SciPy and Numba
+
+    return rerank.parse_names(command.rerank)
+
+
+def _run_here(command: Command, rerank: list[str]) -> None:
+    """Trains or evaluates as one of the processes of a run.
+
+    Args:
+      command: the command line.
+      rerank: the names in --rerank.
+    """
     config, workdir = command.config, command.workdir
     # Installed again: JAX installs a SIGTERM handler of its own when processes initialize.
     with signals.raise_stopped("stopped"):
         # JAX and TensorFlow are imported only here, once the command line is known to be valid.
         from tpr_jax.train import agreement, loop, results
 
-        mine = agreement.of_command(config_lib.to_plain(config), command.mode)
+        mine = agreement.of_command(config_lib.to_plain(config), command.mode, rerank)
         agreement.check_same("command", mine, "start the same command on all")
         if command.mode == "eval":
-            results.evaluate_run(config, workdir, initial=command.initial)
+            results.evaluate_run(config, workdir, initial=command.initial, rerank=rerank)
         else:
             loop.train(config, workdir)
 

@@ -103,6 +103,8 @@ OPTIONAL = {
         "--not",
         "--right",
         "--wrong",
+        "--yes",
+        "--no",
         "--key",
         "--post",
         "--set",
@@ -196,7 +198,14 @@ def test_examples_in_the_help_can_be_parsed(module, tmp_path):
     "word",
     [
         *("--workdir=w", "--mode=eval", "--coordinator=a:1", "--peer_timeout=3", "--num_processes=1"),
-        *("--process_id=0", "--compilation_cache", "--nocompilation_cache", "--initial", "--noinitial"),
+        *(
+            "--process_id=0",
+            "--compilation_cache",
+            "--nocompilation_cache",
+            "--initial",
+            "--noinitial",
+            "--rerank=all",
+        ),
     ],
 )
 def test_the_help_of_main_has_its_flags(word, monkeypatch):

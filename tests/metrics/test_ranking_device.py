@@ -45,7 +45,7 @@ names = ("query_feats", "gallery_feats", "query_pids", "gallery_pids")
 split = dict(zip(names, (rng.normal(size=(300, 16)), rng.normal(size=(200, 16)),
     rng.integers(0, 40, 300), rng.integers(0, 40, 200))))
 found["score"], found["used"] = evaluate.score(evaluate.EncodedSplit(
-    split["query_feats"], split["query_pids"], [], split["gallery_feats"], split["gallery_pids"], []
+    split["query_feats"], split["query_pids"], [], split["gallery_feats"], split["gallery_pids"], [], []
 )), len(used)
 found["wanted"] = metrics.retrieval_metrics(*split.values())
 print(json.dumps(found))

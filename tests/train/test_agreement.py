@@ -41,6 +41,7 @@ def test_command_ignores_paths():
     for other in (config | {"seed": 1}, config | {"mix": [["icfg_pedes", "/c", 0.6]]}, config | {"extra": 1}):
         assert agreement.of_command(config, "train") != agreement.of_command(other, "train")
     assert agreement.of_command(config, "train") != agreement.of_command(config, "eval")
+    assert agreement.of_command(config, "eval") != agreement.of_command(config, "eval", ["nnn"])
 
 
 def test_weights_digest_sees_a_difference():

@@ -33,6 +33,7 @@ def test_encode_split_keeps_the_order_at_any_batch_size(tiny, batch_size):
     assert split.captions == [c for captions in records.captions for c in captions]
     assert split.query_pids.tolist() == np.repeat(records.pids, 2).tolist()
     assert split.gallery_pids.tolist() == records.pids.tolist()
+    assert split.query_images.tolist() == np.repeat(np.arange(16), 2).tolist()
     wanted = [2 * np.eye(6)[len(caption) % 6] for caption in split.captions]
     np.testing.assert_array_equal(split.query_feats, wanted)
     # Both pictures of an identity have its colors, which the annotation's first caption names.
@@ -72,6 +73,7 @@ def split_by_hand() -> evaluate.EncodedSplit:
         gallery_pids=np.array([8, 8, 7, 9]),
         captions=["a", "b", "c"],
         paths=["0.jpg", "1.jpg", "2.jpg", "3.jpg"],
+        query_images=np.array([2, 0, 3]),
     )
 
 

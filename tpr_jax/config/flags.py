@@ -32,6 +32,7 @@ class Command(NamedTuple):
     peer_timeout: float  # seconds
     compilation_cache: bool  # whether compiled programs are kept for the next run
     initial: bool  # whether `--mode eval` scores the model before training
+    rerank: str | None  # what `--mode eval` scores besides, see `metrics.rerank.parse_names`
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, Path, str]:
@@ -86,6 +87,7 @@ def parse_command(argv: Sequence[str]) -> Command:
         peer_timeout=values.peer_timeout,
         compilation_cache=values.compilation_cache,
         initial=values.initial,
+        rerank=values.rerank,
     )
 
 
@@ -112,6 +114,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("compilation_cache", True, keep, flag_values=values)
     initial = "with --mode eval, score the model before training"
     flags.DEFINE_bool("initial", False, initial, flag_values=values)
+    rerank = "with --mode eval, also score rankings that are changed after training; default: none"
+    flags.DEFINE_string("rerank", None, rerank, flag_values=values)
 
 
 def _expand_flags(argv: Sequence[str], names: Collection[str]) -> list[str]:
@@ -147,6 +151,8 @@ def _check_flags(values: flags.FlagValues) -> None:
         raise UserError(f"--mode {values.mode} is unknown: {config_lib.nearest(values.mode, MODES)}")
     if values.initial and values.mode != "eval":
         raise UserError("--initial needs --mode eval: leave one out, or add the other")
+    if values.rerank is not None and values.mode != "eval":
+        raise UserError("--rerank needs --mode eval: leave one out, or add the other")
     if not values.workdir:
         raise UserError("--workdir is missing: name a folder for the output, such as --workdir runs/demo")
     if "://" in values.workdir:

@@ -4,7 +4,7 @@ Similarity is the cosine. Equal scores are ordered by gallery index, so that a r
 features alone. Scores are computed in blocks: memory grows linearly with the number of features.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -48,7 +48,7 @@ def retrieval_metrics(
     """
     if pair_ranks is not None and not callable(pair_ranks):
         raise UserError(f"pair_ranks is {type(pair_ranks).__name__}: give a function, or leave it out")
-    query, gallery = _normalized(query_feats, gallery_feats)
+    query, gallery = normalized(query_feats, gallery_feats)
     query_pids = _as_pids("query", query, query_pids)
     gallery_pids = _as_pids("gallery", gallery, gallery_pids)
     matches = _count_matches(query_pids, gallery_pids)
@@ -90,7 +90,7 @@ def rank_metrics(
       UserError: the sizes disagree, one side is empty, a feature is not finite, a pid is not an integer, or
         no query has a match.
     """
-    query, gallery = _normalized(query_feats, gallery_feats)
+    query, gallery = normalized(query_feats, gallery_feats)
     query_pids = _as_pids("query", query, query_pids)
     gallery_pids = _as_pids("gallery", gallery, gallery_pids)
     _count_matches(query_pids, gallery_pids)
@@ -100,17 +100,46 @@ def rank_metrics(
 
 
 def _rank_by_sorting(query, gallery, query_pids, gallery_pids):
+    return _rank_blocks(score_blocks(query, gallery), query_pids, gallery_pids)
+
+
+def block_metrics(
+    blocks: Iterable[tuple[int, np.ndarray]],
+    query: Float[np.ndarray, "q e"],
+    gallery: Float[np.ndarray, "g e"],
+    query_pids: ArrayLike,
+    gallery_pids: ArrayLike,
+) -> dict[str, float]:
+    """Computes the metrics of `rank_metrics` from any scores, given in blocks of queries.
+
+    Args:
+      blocks: (index of a block's first query, scores [b, g]) of all queries.
+      query: as for `rank_metrics`; only the number of rows counts.
+      gallery: likewise.
+      query_pids: as for `rank_metrics`.
+      gallery_pids: as for `rank_metrics`.
+
+    Raises:
+      UserError: as for `rank_metrics`.
+    """
+    query_pids = _as_pids("query", query, query_pids)
+    gallery_pids = _as_pids("gallery", gallery, gallery_pids)
+    _count_matches(query_pids, gallery_pids)
+    return _means(_rank_blocks(blocks, query_pids, gallery_pids))
+
+
+def _rank_blocks(blocks, query_pids, gallery_pids):
     """Returns `_query_scores` of the queries that have a match."""
     order, first, last = ranking.find_matches(query_pids, gallery_pids)
-    blocks = []
-    for start, scores in _score_blocks(query, gallery):
+    ranked = []
+    for start, scores in blocks:
         block = slice(start, start + len(scores))
         counts = last[block] - first[block]
         ranks = [
             match_ranks(row, order[a:b]) for row, a, b in zip(scores, first[block], last[block], strict=True)
         ]
-        blocks.append(_query_scores(np.concatenate([[0], np.cumsum(counts)]), np.concatenate(ranks)))
-    return np.concatenate(blocks, axis=1)
+        ranked.append(_query_scores(np.concatenate([[0], np.cumsum(counts)]), np.concatenate(ranks)))
+    return np.concatenate(ranked, axis=1)
 
 
 def _query_scores(
@@ -167,10 +196,10 @@ def top_k(
     """
     if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
         raise UserError(f"top_k={k!r}: must be a whole number of at least 1")
-    query, gallery = _normalized(query_feats, gallery_feats)
+    query, gallery = normalized(query_feats, gallery_feats)
     k = min(k, len(gallery))
     best_scores, best_index = [], []
-    for _, scores in _score_blocks(query, gallery):
+    for _, scores in score_blocks(query, gallery):
         # Every candidate reaches the k-th best score; because of ties, more than k rows may.
         threshold = np.partition(scores, scores.shape[1] - k, axis=1)[:, -k]
         for row, lowest in zip(scores, threshold, strict=True):
@@ -181,8 +210,13 @@ def top_k(
     return np.reshape(best_scores, (-1, k)), np.reshape(best_index, (-1, k)).astype(np.int64)
 
 
-def _score_blocks(query, gallery) -> Iterator[tuple[int, Float[np.ndarray, "b g"]]]:
-    """Yields (index of the block's first query, the block's scores with the whole gallery)."""
+def score_blocks(query, gallery) -> Iterator[tuple[int, Float[np.ndarray, "b g"]]]:
+    """Yields (index of the block's first query, the block's cosines with the whole gallery).
+
+    Args:
+      query: [q, e] features of length 1.
+      gallery: [g, e] features of length 1; equal rows get equal scores.
+    """
     distinct, copies = ranking.distinct_rows(gallery)
     rows = max(1, BLOCK_BYTES // (query.itemsize * len(gallery)))
     for start in range(0, len(query), rows):
@@ -190,7 +224,14 @@ def _score_blocks(query, gallery) -> Iterator[tuple[int, Float[np.ndarray, "b g"
         yield start, scores if len(distinct) == len(gallery) else scores[:, copies]
 
 
-def _normalized(query_feats, gallery_feats):
+def normalized(
+    query_feats: ArrayLike, gallery_feats: ArrayLike
+) -> tuple[Float[np.ndarray, "q e"], Float[np.ndarray, "g e"]]:
+    """Checks the features of both sides, and divides each by its length.
+
+    Raises:
+      UserError: the widths differ, one side is empty, or a feature is not finite.
+    """
     query, gallery = ranking.both(_as_features, ("query", "gallery"), (query_feats, gallery_feats))
     if query.shape[1] != gallery.shape[1]:
         raise UserError(

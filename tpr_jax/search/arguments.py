@@ -246,6 +246,19 @@ def _add_query_arguments(query: argparse.ArgumentParser) -> None:
             help=f"a result that {what}, by its path or row; can be repeated",
         )
     query.add_argument(
+        "--ask",
+        action="store_true",
+        help="also print the question about the person whose answer helps most",
+    )
+    for name, what in (("yes", "is, wears, carries or has"), ("no", "is not, or lacks")):
+        query.add_argument(
+            f"--{name}",
+            action="append",
+            default=[],
+            metavar="PHRASE",
+            help=f"an answer to --ask: what the person {what}; can be repeated",
+        )
+    query.add_argument(
         "--weight", type=float, default=0.5, help="weight of the text relative to the photo, from 0 to 1"
     )
     query.add_argument("--top_k", type=int, default=10, metavar="N", help="number of photos to list")

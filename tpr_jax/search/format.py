@@ -25,7 +25,16 @@ def format_results(result: Mapping) -> str:
     )
     if result.get("chance") is not None:
         lines.append("percent: pairs of a made-up description and a photo that score as high")
+    if "question" in result:
+        lines.append(_format_question(result["question"]))
     return "\n".join([*lines, *(f"note: {note}" for note in result["notes"])])
+
+
+def _format_question(question: Mapping | None) -> str:
+    if question is None:
+        return "question: nothing more to ask"
+    phrase = question["phrase"]
+    return f'question: {question["text"]} Add --yes "{phrase}" or --no "{phrase}"'
 
 
 def format_build(result: Mapping, max_listed: int = 10) -> str:

@@ -6,7 +6,7 @@ With another config, data set or backbone on one of them, the run would hang or 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 
@@ -21,12 +21,12 @@ from tpr_jax.utils.trees import flatten
 PATH_KEYS = ("data_dir", "backbone", "source")
 
 
-def of_command(config: Mapping, mode: str) -> dict:
+def of_command(config: Mapping, mode: str, rerank: Sequence[str] = ()) -> dict:
     """Returns the parts of a command line, and the version, on which all processes have to agree."""
     compared = {key: value for key, value in config.items() if key not in PATH_KEYS}
     if "mix" in compared:
         compared["mix"] = [[name, weight] for name, _, weight in compared["mix"]]
-    return {"version": __version__, "--mode": mode, "config": compared}
+    return {"version": __version__, "--mode": mode, "--rerank": list(rerank), "config": compared}
 
 
 def of_data(splits: Mapping[str, Records]) -> dict:

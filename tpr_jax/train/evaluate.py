@@ -34,6 +34,7 @@ class EncodedSplit(NamedTuple):
       gallery_feats: the features of all images.
       gallery_pids: their identities.
       paths: where the images are, as `data.images.read.read_image` takes it.
+      query_images: the image of each caption, an index of the gallery.
     """
 
     query_feats: Float[np.ndarray, "q e"]
@@ -42,6 +43,7 @@ class EncodedSplit(NamedTuple):
     gallery_feats: Float[np.ndarray, "g e"]
     gallery_pids: Int[np.ndarray, " g"]
     paths: Sequence
+    query_images: Int[np.ndarray, " q"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +81,18 @@ class Evaluator:
             config=run.clip_config,
         )
         return score(encoded), encoded
+
+    def encode_captions(self, variables: dict, split: str) -> Float[np.ndarray, "q e"]:
+        """Returns the features of all captions of a split.
+
+        Args:
+          variables: all collections of the model.
+          split: the name of the split.
+        """
+        run = self.run
+        _, captions, _ = records_lib.caption_pairs(run.splits[split])
+        batch_size = sharding.padded_size(run.mesh, run.config.eval_batch_size)
+        return encode_texts(run.encoders[1], variables, captions, run.tokenizer, batch_size, run.clip_config)
 
     def score_epoch(self, variables: dict) -> dict[str, dict]:
         """Returns the metrics of each of `splits`."""
@@ -162,20 +176,43 @@ def encode_split(
                 f"{records.name}: none of its {counted(len(sources), 'photo')} can be read: {bad[min(bad)]}"
             )
         records, gallery_feats = records_lib.select_images(records, kept), gallery_feats[kept]
-    _, captions, query_pids = records_lib.caption_pairs(records)
-    ids = tokenizer(captions)
-    ends = clip.read_positions(ids, config)
-    order, inverse = sort_by_length(ends)
-    texts = pipeline.text_batches(ids[order], batch_size, ends[order])
-    feats = encode(encode_text, variables, texts, -(-len(captions) // batch_size), "captions")
+    query_images, captions, query_pids = records_lib.caption_pairs(records)
     return EncodedSplit(
-        query_feats=feats[inverse],
+        query_feats=encode_texts(encode_text, variables, captions, tokenizer, batch_size, config),
         query_pids=query_pids,
         captions=captions,
         gallery_feats=gallery_feats,
         gallery_pids=records.pids,
         paths=records_lib.image_sources(records),
+        query_images=query_images,
     )
+
+
+def encode_texts(
+    encoder: Callable,
+    variables: dict,
+    captions: list[str],
+    tokenizer: Callable,
+    batch_size: int,
+    config: ClipConfig,
+) -> Float[np.ndarray, "n e"]:
+    """Encodes captions in the order of their lengths, and returns the features in their own order.
+
+    Args:
+      encoder: `(variables, ids) -> features`.
+      variables: all collections of the model.
+      captions: the captions.
+      tokenizer: `(list of captions) -> int32 [n, l]`.
+      batch_size: the number of rows of a batch, as large as the encoder's mesh needs.
+      config: says where the text tower reads a text, see `clip.read_positions`.
+    """
+    from tpr_jax.data import pipeline  # imports TensorFlow, which ranking itself does not need
+
+    ids = tokenizer(captions)
+    ends = clip.read_positions(ids, config)
+    order, inverse = sort_by_length(ends)
+    texts = pipeline.text_batches(ids[order], batch_size, ends[order])
+    return encode(encoder, variables, texts, -(-len(captions) // batch_size), "captions")[inverse]
 
 
 def score(split: EncodedSplit) -> dict[str, dict[str, float]]:

@@ -16,6 +16,7 @@ from tpr_jax.distributed import processes, sharding
 from tpr_jax.errors import UserError
 from tpr_jax.perf import memory
 from tpr_jax.train import checkpoint, writer
+from tpr_jax.train import rerank as rerank_lib
 from tpr_jax.train.checkpoint import Checkpointer
 from tpr_jax.train.evaluate import EncodedSplit, Evaluator
 from tpr_jax.train.progress import Progress
@@ -116,7 +117,9 @@ def check_has_state(config: ConfigDict, workdir: Path) -> None:
         )
 
 
-def evaluate_run(config: ConfigDict, workdir: Path, *, initial: bool = False) -> dict:
+def evaluate_run(
+    config: ConfigDict, workdir: Path, *, initial: bool = False, rerank: Sequence[str] = ()
+) -> dict:
     """Scores the best state of a run on val and test, and writes eval.json; trains nothing.
 
     Without a best state the newest is scored.
@@ -125,6 +128,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, *, initial: bool = False) ->
       config: The config of the run.
       workdir: The folder of the run.
       initial: Whether the model before training is scored, whatever the folder has.
+      rerank: Names of `metrics.rerank.OPTIONS`, which are scored besides; see `rerank.score_options`.
 
     Returns:
       The content of eval.json.
@@ -151,11 +155,18 @@ def evaluate_run(config: ConfigDict, workdir: Path, *, initial: bool = False) ->
         **source,
     }
     print(f"scoring {scored['checkpoint'] or 'the initial weights'} (step {scored['step']})")
-    evaluator = Evaluator(run)
+    evaluator, encoded = Evaluator(run), {}
+    variables = run.variables(state.trainable)
     for split in ("val", "test"):
         if split in run.splits:
-            scored[split], _ = evaluator.score_split(run.variables(state.trainable), split)
+            scored[split], encoded[split] = evaluator.score_split(variables, split)
             print(f"{split}: {format_scores(scored[split])}")
+    if rerank:
+        scored["rerank"] = rerank_lib.score_options(
+            encoded, rerank, lambda: evaluator.encode_captions(variables, "train")
+        )
+        print("after training, text to image:")
+        print(rerank_lib.options_table(scored["test"]["t2i"], scored["rerank"]))
     scored |= data_summary(run) | memory.peaks({})
     if processes.is_first():
         write_json(workdir / "eval.json", scored)

@@ -39,6 +39,7 @@ def test_logs_who_asked_what(searcher, tmp_path):
     client = TestClient(app, base_url="http://127.0.0.1", client=("192.0.2.5", 7))
     headers = {"authorization": f"Bearer {TOKEN}"}
     query = {"text": "a red\ncoat", "texts": ["näher"], "without": ["hat"], "where": "camera = 1", "top_k": 3}
+    query |= {"yes": ["a red top"], "no": ["a cap"]}
     client.post("/api/search", json=query, headers=headers)
     client.post("/api/search", json={"like": 4, "top_k": 2}, headers=headers)
     photo = (searcher.index.folder.parent / "photos" / "003.png").read_bytes()
@@ -53,8 +54,9 @@ def test_logs_who_asked_what(searcher, tmp_path):
     assert earlier == {"earlier": 1} and stat.S_IMODE(os.stat(path).st_mode) == 0o600
     assert all(one.pop("time").endswith("+00:00") for one in found)
     here = {"user": "token", "address": "192.0.2.5"}
-    nothing = {"texts": [], "without": [], "where": None, "image": None}
+    nothing = {"texts": [], "without": [], "yes": [], "no": [], "where": None, "image": None}
     asked = {"texts": ["a red\ncoat", "näher"], "without": ["hat"], "where": "camera = 1"}
+    asked |= {"yes": ["a red top"], "no": ["a cap"]}
     assert found == [
         {**here, **nothing, **asked, "hits": 3},
         {**here, **nothing, "image": "row 4", "hits": 2},

@@ -141,6 +141,7 @@ def test_rejects_a_truncated_photo(client, searcher):
         ({"text": "word " * 10_000}, "at most 2000 characters"),
         ({"text": 3}, "text"),
         ({"text": "a", "texts": [""]}, "empty"),
+        ({"text": "a", "yes": ["a cup"]}, "yes 'a cup': is no attribute that is asked for"),
         ({"text": "a", "without": ["b", " "]}, "empty"),
         ({"texts": ["a"] * 9}, "texts"),
         ({"text": "a", "without": ["word " * 10_000]}, "at most 2000 characters"),
@@ -456,3 +457,16 @@ def test_openapi_describes_every_route(client):
 def test_a_long_row_of_digits_is_a_path(client, mark, reason):
     reply = client.post("/api/search", json={"text": "a coat", "right": [mark]})
     assert reply.status_code == 422 and reason in reply.text
+
+
+def test_asks_a_question_and_takes_its_answer(client, searcher):
+    asked = {"text": "a red coat", "top_k": 3}
+    plain = client.post("/api/search", json=asked).json()
+    assert plain["question"] is None
+    found = client.post("/api/search", json={**asked, "ask": True}).json()
+    assert found["question"] == search(searcher, "a red coat", ask=True)["question"]
+    answers = {"yes": ["a red top"], "no": ["a cap"]}
+    answered = client.post("/api/search", json={**asked, **answers}).json()
+    expected = search(searcher, "a red coat", top_k=3, **answers)
+    assert [one["score"] for one in answered["results"]] == [one["score"] for one in expected["results"]]
+    assert [one["score"] for one in answered["results"]] != [one["score"] for one in plain["results"]]

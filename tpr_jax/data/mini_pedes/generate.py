@@ -72,6 +72,19 @@ def make_example(
     }
 
 
+def bundled_person(pid: int) -> dict:
+    """Returns the person with this identity in the bundled MiniPEDES, as `sample_person` does.
+
+    Args:
+      pid: from 1 on: first the people of train, then those of val and of test.
+    """
+    for index, count in enumerate(SIZES["mini"]):
+        if pid <= count:
+            return sample_person(_rng(0, DOMAINS.index("mini"), index, pid - 1), "mini")
+        pid -= count
+    raise ValueError(f"MiniPEDES has {sum(SIZES['mini'])} people")
+
+
 def _street_example(key: tuple[int, ...], view_index: int, size: tuple[int, int]) -> dict:
     """Renders one example of `street`; an identity of 16 is a thing instead of a person."""
     rng = _rng(*key, view_index, 1)

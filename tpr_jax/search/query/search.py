@@ -25,6 +25,7 @@ from tpr_jax.search.index.store import (
     open_current,
     public_table,
 )
+from tpr_jax.search.query import ask as ask_lib
 from tpr_jax.search.query import chance as chance_lib
 from tpr_jax.search.query import engine as engine_lib
 from tpr_jax.search.query import groups
@@ -53,6 +54,29 @@ class Searcher:
     def baselines(self) -> chance_lib.Baselines:
         """The scores of made-up descriptions, to compare those of queries with."""
         return chance_lib.Baselines(self.index, self.model.encode_texts)
+
+    @functools.cached_property
+    def attributes(self) -> ask_lib.Attributes:
+        """The features of the attributes that `ask` asks for."""
+        return ask_lib.load_attributes(self.model.encode_texts, self.index.vectors)
+
+    def choose_question(
+        self,
+        query: Float[np.ndarray, " e"],
+        rows: Sequence[int],
+        yes: Sequence[str] = (),
+        no: Sequence[str] = (),
+    ) -> ask_lib.Question | None:
+        """Chooses the question whose answer says most about which of some photos is the right one.
+
+        Args:
+          query: the query vector, of length 1.
+          rows: the rows of the photos.
+          yes: what was answered with yes.
+          no: what was answered with no.
+        """
+        photos = self.index.vectors[rows].astype(np.float32)
+        return ask_lib.choose_question(self.attributes, photos @ query, photos, yes, no)
 
 
 def open_searcher(
@@ -104,6 +128,9 @@ def search(
     like: int | None = None,
     right: Sequence[int | str] = (),
     wrong: Sequence[int | str] = (),
+    yes: Sequence[str] = (),
+    no: Sequence[str] = (),
+    ask: bool = False,
     top_k: int = 10,
     weight: float = 0.5,
     where: str | None = None,
@@ -119,6 +146,9 @@ def search(
       like: a row of the index whose photo takes the place of `image`.
       right: photos of the index that show the person: rows, or paths as the results have them.
       wrong: photos of the index that do not, likewise.
+      yes: what the person is, wears, carries or has: phrases that `ask` asked for.
+      no: what the person is not, or lacks, likewise.
+      ask: whether to choose a question about the person, see the module `ask`.
       top_k: maximum number of results.
       weight: the weight of the text relative to the image, from 0 to 1.
       where: a condition on the columns, see the module `where`.
@@ -136,7 +166,10 @@ def search(
       - `chance`: the share of made-up descriptions whose best photo scores as high as the best result, or
         None, and `unlikely`: whether that is no better than chance;
       - `count`: photos in the index, and `matching`: photos that match `where`;
-      - `engine`, `notes` (a list of strings), `encode_ms` and `search_ms`.
+      - `engine`, `notes` (a list of strings), `encode_ms` and `search_ms`;
+      - with `ask`, `question`: a dict with the `text` of the question, the `phrase` for `yes` or `no`, its
+        `gain` (the expected information about which of the first 50 photos is right, bits) and its `share`
+        (how likely the answer is yes, by the model); None if there is nothing to ask.
 
     Raises:
       UserError: the query is empty, a value is out of range or of another type, the image cannot be read, or
@@ -149,7 +182,10 @@ def search(
     feat = None if like is None else index.vectors[like].astype(np.float32)
     marked = {"right": marked_rows(index, "right", right), "wrong": marked_rows(index, "wrong", wrong)}
     marks = {name: index.vectors[rows].astype(np.float32) for name, rows in marked.items()}
-    query, notes = encode_query(searcher.model, text, image, weight, without=without, feat=feat, **marks)
+    answers = ask_lib.answer_vector(searcher.attributes, yes, no) if len(yes) or len(no) else None
+    query, notes = encode_query(
+        searcher.model, text, image, weight, without=without, feat=feat, answers=answers, **marks
+    )
     encoded = time.perf_counter()
     selection = _select(searcher, where)
     count = selection.count
@@ -167,14 +203,19 @@ def search(
         ranked = groups.grouped_top_k(search_rows, index.vectors, int(top_k), float(group), describe=describe)
     searched = time.perf_counter()
     baseline = None
-    if ranked and image is None and like is None and not right and not wrong:
+    if ranked and image is None and like is None and not any(map(len, (right, wrong, yes, no))):
         counts = (len(as_texts("text", text)), len(as_texts("without", without)))
         baseline = searcher.baselines.find(*counts, where, selection)
     chance = None if baseline is None else round(baseline.of_query(ranked[0][0][1]), 4)
     unlikely = chance is not None and chance >= chance_lib.UNLIKELY
     if unlikely:
         notes.append(chance_lib.unlikely_note(chance))
+    question = {}
+    if ask:
+        rows = search_rows(ask_lib.TOP)[1].tolist() if count else []
+        question["question"] = _describe_question(searcher.choose_question(query, rows, yes, no))
     return {
+        **question,
         "results": _results(index, ranked, group is not None, baseline),
         "chance": chance,
         "unlikely": unlikely,
@@ -185,6 +226,14 @@ def search(
         "encode_ms": 1000 * (encoded - start),
         "search_ms": 1000 * (searched - encoded),
     }
+
+
+def _describe_question(question: ask_lib.Question | None) -> dict | None:
+    if question is None:
+        return None
+    found = question.attribute
+    numbers = {"gain": round(question.gain, 4), "share": round(question.share, 4)}
+    return {"text": found.question, "phrase": found.phrase, **numbers}
 
 
 def _check_options(
@@ -248,6 +297,7 @@ def encode_query(
     *,
     without: str | Sequence[str] = (),
     feat: Float[np.ndarray, " e"] | None = None,
+    answers: Float[np.ndarray, " e"] | None = None,
     right: Float[np.ndarray, "r e"] | None = None,
     wrong: Float[np.ndarray, "w e"] | None = None,
 ) -> tuple[Float[np.ndarray, " e"], list[str]]:
@@ -260,6 +310,7 @@ def encode_query(
       weight: the weight of the text relative to the image, from 0 to 1.
       without: descriptions of what the person does not have.
       feat: the features of an image that is already encoded, in place of `image`.
+      answers: what the answers to questions add to the vector, see `ask.answer_vector`.
       right: the features of photos that show the person.
       wrong: the features of photos that do not.
 
@@ -279,6 +330,7 @@ def encode_query(
     notes = [note for one in (*texts, *lacking) for note in text_notes(model, one)]
     described, absent = _encode_texts(model, texts), _encode_texts(model, lacking)
     vector = combine(described, absent, feat, float(weight), right=right, wrong=wrong)
+    vector = vector if answers is None else vector + answers
     length = float(np.linalg.norm(vector))
     if not np.isfinite(length) or length < 1e-6:
         raise UserError(

@@ -15,7 +15,7 @@ def describe_query(texts: Sequence[str], query: Mapping) -> dict:
     image = "uploaded" if query.get("image") is not None else query.get("like")
     return {
         "texts": list(texts),
-        "without": list(query.get("without") or ()),
+        **{name: list(query.get(name) or ()) for name in ("without", "yes", "no")},
         "where": query.get("where"),
         "image": f"row {image}" if isinstance(image, int) else image,
     }
@@ -45,7 +45,7 @@ class AccessLog:
         Args:
           user: who asked, None without accounts.
           address: where the query came from, "local" for the command line on this machine.
-          query: what was asked: `texts`, `without`, `where`, `image`.
+          query: what was asked: `texts`, `without`, `yes`, `no`, `where`, `image`.
           hits: number of results, None if the query failed.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")

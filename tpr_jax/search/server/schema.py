@@ -53,6 +53,9 @@ class Options(BaseModel):
     without: list[Text] = Field([], max_length=MAX_TEXTS, description="what the person does not have")
     right: list[TextMark] = Field([], max_length=MAX_MARKS, description=_RIGHT)
     wrong: list[TextMark] = Field([], max_length=MAX_MARKS, description=_WRONG)
+    yes: list[Text] = Field([], max_length=MAX_TEXTS, description="questions answered with yes: `phrase`")
+    no: list[Text] = Field([], max_length=MAX_TEXTS, description="questions answered with no: `phrase`")
+    ask: bool = Field(False, description="whether to choose a question about the person")
     version: str | None = Field(
         None,
         max_length=64,
@@ -113,6 +116,15 @@ class Found(Photo):
     )
 
 
+class Ask(BaseModel):
+    """The question about the person whose answer helps most to tell the best photos apart."""
+
+    text: str
+    phrase: str = Field(description="for `yes` or `no` of the next search")
+    gain: float = Field(description="expected information about which of the first 50 photos is right, bits")
+    share: float = Field(description="how likely the answer is yes, by the model")
+
+
 class Answer(BaseModel):
     """The photos found, best first."""
 
@@ -127,6 +139,7 @@ class Answer(BaseModel):
         None, description="share of made-up descriptions whose best photo scores as high as the best result"
     )
     unlikely: bool = Field(False, description="whether the best result is no better than chance")
+    question: Ask | None = Field(None, description="with `ask`; null if there is nothing to ask")
     engine: str
     notes: list[str]
     encode_ms: float
