@@ -14,7 +14,7 @@ from tpr_jax.data.custom import read_rows
 from tpr_jax.data.datasets import DATASETS
 from tpr_jax.distributed import processes, sharding
 from tpr_jax.errors import UserError
-from tpr_jax.perf import memory
+from tpr_jax.perf import host, memory
 from tpr_jax.train import checkpoint, writer
 from tpr_jax.train.checkpoint import Checkpointer
 from tpr_jax.train.evaluate import EncodedSplit, Evaluator
@@ -157,6 +157,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, *, initial: bool = False) ->
             scored[split], _ = evaluator.score_split(run.variables(state.trainable), split)
             print(f"{split}: {format_scores(scored[split])}")
     scored |= data_summary(run) | memory.peaks({})
+    scored["environment"] = host.describe(run.mesh.devices.flatten().tolist())
     if processes.is_first():
         write_json(workdir / "eval.json", scored)
     print(f"written: {workdir / 'eval.json'}")
@@ -206,6 +207,7 @@ def final_results(
         "best_on_val": best_on_val,
         "best_on_test": best_on_test(history),
         **data_summary(run),
+        "environment": host.describe(run.mesh.devices.flatten().tolist()),
         **memory.peaks(dataclasses.asdict(progress)),
     }
     return Outcome(results, encoded, trainable)
