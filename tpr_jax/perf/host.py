@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import jax
 
 # The packages that a run computes with.
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", "tensorflow")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", "tensorflow", "tensorflow-cpu")
 
 
 def describe(devices: Sequence[jax.Device]) -> dict:
