@@ -33,6 +33,8 @@ fake = json.loads(os.environ["FAKE"])
 environment = fake["environment"]
 value = lambda flag: flags[flags.index(flag) + 1]
 if kind == "cross":
+    if fake.get("cross"):
+        sys.exit(f"error: {fake['cross']}")
     models = flags[: flags.index("--data")]
     tested = [word.partition("=")[0] for word in flags[flags.index("--data") + 1 : flags.index("--out")]]
     with open(pathlib.Path(value("--out")) / "cross.csv", "w", newline="") as file:

@@ -1,7 +1,12 @@
 """The plan of the runs, and which settings make a result incomparable."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
+from tests.conftest import ROOT
 from tpr_jax.errors import UserError
 from tpr_jax.reproduce import plan
 
@@ -64,3 +69,20 @@ def test_seeds_share_the_hash_of_a_recipe(tmp_path):
 def test_a_setting_that_a_method_lacks_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"config\.method\.top_k is unknown"):
         plan.plan(["cskt"], DATA, 1, tmp_path, ["--config.method.top_k=1"])
+
+
+def test_planning_leaves_the_devices_to_the_runs(tmp_path):
+    """JAX would fail to initialize on a platform that does not exist."""
+    code = (
+        "import sys, pathlib; from tpr_jax.reproduce import __main__, plan;"
+        "print(len(plan.plan(['cskt'], {'cuhk_pedes': 'c'}, 3, pathlib.Path(sys.argv[1]), [])[0].runs))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env={**os.environ, "JAX_PLATFORMS": "none"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr

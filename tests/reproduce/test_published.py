@@ -37,5 +37,5 @@ def test_scores_are_percents_that_rise_with_the_rank():
 
 
 def test_source_names_the_table_if_it_is_recorded():
-    assert published.Published("m", "d", "A paper", "", 1.0).source == "A paper"
-    assert published.Published("m", "d", "A paper", "3", 1.0).source == "A paper, table 3"
+    assert published.Published("m", "d", "A paper", 1.0).source == "A paper"
+    assert published.Published("m", "d", "A paper", 1.0, table="3").source == "A paper, table 3"

@@ -64,6 +64,9 @@ OWN_KEYS = {
 }
 
 
+Measurements = dict[tuple[str, str], estimate.Measurement]  # (method, data set) -> its measurement
+
+
 class Arguments(NamedTuple):
     """A parsed command line; `data` maps benchmarks to their folders."""
 
@@ -191,13 +194,13 @@ def _make_parser() -> arguments.Parser:
         nargs="+",
         default=[],
         metavar="DATASET=DIR",
-        help=f"your copies, one or more of {', '.join(published.DATASETS)}",
+        help=f"your copies, which is required but for --check: some of {', '.join(published.DATASETS)}",
     )
     parser.add_argument(
         "--workdir",
         type=arguments.path,
         metavar="DIR",
-        help="the folder for results and runs; rerun the same command to resume",
+        help="the folder for results and runs, which is required; rerun the same command to resume",
     )
     parser.add_argument(
         "--methods",
@@ -326,40 +329,45 @@ def _check_own_files(workdir: Path, recipes: Sequence[Recipe]) -> None:
 
 
 def _execute(planned: Plan, asked_to_stop: signals.PreemptionSignal, argv: Sequence[str]) -> None:
-    """Estimates, executes the runs, tests across benchmarks, and writes the results after each."""
+    """Estimates, executes the runs, tests across benchmarks, and prints the verdicts."""
     measured = _estimate(planned, asked_to_stop, argv)
     if planned.args.estimate:
         return
-    weights = next((one.weights for one in measured.values()), None)
-    runs, failed = plan_lib.in_order(planned.recipes), 0
-    steps = {recipe.runs[0].name: 0 for recipe in planned.recipes}
-    for recipe in planned.recipes:
-        if found := measured.get((recipe.method, recipe.dataset)):
-            steps[recipe.runs[0].name] = found.steps
-    _write(planned, weights)
-    for number, one in enumerate(runs, 1):
-        print(f"[{number} of {len(runs)}] {one.name}, seed {one.seed}", flush=True)
-        with follow.follow(
-            asked_to_stop, partial(follow.steps, one.folder), steps[one.name], "steps"
-        ) as stop:
-            code, message = compare_runs.run_if_incomplete(one, stop, rows.DIRECTION)
-        print(f"    {message}", flush=True)
-        _write(planned, weights)
-        if code is None:
-            raise signals.Stopped(asked_to_stop.number, _stopped_at(f"run {number} of {len(runs)}", argv))
-        failed += code != 0
-    failed += _test_across(planned, asked_to_stop, argv)
-    result = _write(planned, weights)
+    _write(planned, measured)
+    failed = _execute_runs(planned, measured, asked_to_stop, argv)
+    not_tested = _test_across(planned, asked_to_stop, argv)
+    result = _write(planned, measured)
     print(f"\n{page.render_text(result)}")
     print(f"\nwritten to {planned.workdir}: {page.NAME}, {document.NAME}; each run's files in NAME/seed_K/")
     if failed:
-        print(f"{failed} of {len(runs)} runs failed; rerun the same command to repeat them", file=sys.stderr)
+        total = len(plan_lib.in_order(planned.recipes))
+        print(f"{failed} of {total} runs failed; rerun the same command to repeat them", file=sys.stderr)
+    if not_tested:
+        print("the test across data sets failed; rerun the same command to repeat it", file=sys.stderr)
+    if failed or not_tested:
         raise SystemExit(1)
 
 
-def _estimate(
-    planned: Plan, asked_to_stop: signals.PreemptionSignal, argv: Sequence[str]
-) -> dict[tuple[str, str], estimate.Measurement]:
+def _execute_runs(
+    planned: Plan, measured: Measurements, asked_to_stop: signals.PreemptionSignal, argv: Sequence[str]
+) -> int:
+    """Executes the runs that are not complete, and writes the results after each; returns how many failed."""
+    steps = {":".join(recipe): found.steps for recipe, found in measured.items()}
+    runs, failed = plan_lib.in_order(planned.recipes), 0
+    for number, one in enumerate(runs, 1):
+        print(f"[{number} of {len(runs)}] {one.name}, seed {one.seed}", flush=True)
+        count, total = partial(follow.steps, one.folder), steps.get(one.name, 0)
+        with follow.follow(asked_to_stop, count, total, "steps") as stop:
+            code, message = compare_runs.run_if_incomplete(one, stop, rows.DIRECTION)
+        print(f"    {message}", flush=True)
+        _write(planned, measured)
+        if code is None:
+            raise signals.Stopped(asked_to_stop.number, _stopped_at(f"run {number} of {len(runs)}", argv))
+        failed += code != 0
+    return failed
+
+
+def _estimate(planned: Plan, asked_to_stop: signals.PreemptionSignal, argv: Sequence[str]) -> Measurements:
     """Measures the recipes and prints how long the runs take."""
     runs = [run for recipe in planned.recipes for run in recipe.runs]
     if all(map(outcome.is_complete, runs)) and not planned.args.estimate:
@@ -377,7 +385,7 @@ def _estimate(
     return measured
 
 
-def _known_measurements(planned: Plan) -> dict[tuple[str, str], estimate.Measurement]:
+def _known_measurements(planned: Plan) -> Measurements:
     """Returns the measurements that were made before, for what they say about the weights."""
     known = {}
     for recipe in planned.recipes:
@@ -407,8 +415,9 @@ def _test_across(planned: Plan, asked_to_stop: signals.PreemptionSignal, argv: S
     return int(code != 0)
 
 
-def _write(planned: Plan, weights: dict | None) -> Document:
+def _write(planned: Plan, measured: Measurements) -> Document:
     """Writes reproduction.json and reproduction.md from the runs that are complete."""
+    weights = next((one.weights for one in measured.values()), None)
     sha256 = weights["sha256"] if weights else None
     result = Document(
         command=planned.command,
