@@ -111,7 +111,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     parsed = Arguments(
         data=_parse_data(args.data),
         workdir=Path(args.workdir) if args.workdir else None,
-        methods=_parse_methods(args.methods),
+        methods=_parse_methods(args.methods or plan_lib.DEFAULT_METHODS),
         seeds=seeds,
         quick=args.quick,
         estimate=args.estimate,
@@ -157,13 +157,14 @@ def _parse_data(words: Sequence[str]) -> dict[str, str]:
 
 
 def _parse_methods(names: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(names)
     for name in names:
         if name not in published.METHODS:
             near = nearest(name, published.METHODS)
             raise UserError(f"--methods {name}: no published results are recorded for it: {near}")
         if names.count(name) > 1:
             raise UserError(f"--methods {name}: is given twice: leave one out")
-    return tuple(names)
+    return names
 
 
 def _check_setting(setting: str) -> None:
@@ -205,9 +206,8 @@ def _make_parser() -> arguments.Parser:
     parser.add_argument(
         "--methods",
         nargs="+",
-        default=list(plan_lib.DEFAULT_METHODS),
         metavar="NAME",
-        help=f"some of {', '.join(published.METHODS)}",
+        help=f"some of {', '.join(published.METHODS)}; default: {' '.join(plan_lib.DEFAULT_METHODS)}",
     )
     parser.add_argument(
         "--seeds",
