@@ -3,6 +3,7 @@
 Pure functions: documents in, text out.
 """
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -117,7 +118,7 @@ def render(comparisons: list[Comparison], names: Mapping[str, str]) -> str:
     rows = [header, *map(_cells, comparisons)]
     padded = markdown.pad_columns(rows, "llrrrllll")
     table = "\n".join("  ".join(row).rstrip() for row in padded)
-    return f"ours: {names['ours']}\ntheirs: {names['theirs']}\n\n{table}\n\n{NOTE}"
+    return f"ours: {names['ours']}\ntheirs: {names['theirs']}\n\n{table}\n\n{textwrap.fill(NOTE, 100)}"
 
 
 def _cells(one: Comparison) -> list[str]:
