@@ -38,7 +38,7 @@ def test_groups_the_seeds_and_leaves_out_the_own_benchmark(tmp_path, monkeypatch
 def test_runs_the_command_with_the_finished_models(stand_in, tmp_path, monkeypatch):
     recipes = plan.plan(["zero_shot", "cskt"], DATA, 1, tmp_path, [])
     monkeypatch.setattr(rows.outcome, "is_complete", lambda run: "rstp" not in run.name)
-    assert transfer.execute(recipes, DATA, tmp_path, lambda: False) == (0, "1 models on 2 data sets")
+    assert transfer.execute(recipes, DATA, tmp_path, lambda: False) == (0, "1 model on 2 data sets")
     model = tmp_path / "cskt-cuhk_pedes" / "seed_0"
     words = f"cross {model} --data cuhk_pedes=/c rstp_reid=/r --out {tmp_path / 'cross'}\n"
     assert (tmp_path / "cross" / "log.txt").read_text().endswith(words)

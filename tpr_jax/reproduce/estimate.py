@@ -13,6 +13,7 @@ from tpr_jax.compare import runs as compare_runs
 from tpr_jax.compare.runs import ComparisonRun
 from tpr_jax.data import datasets
 from tpr_jax.errors import UserError
+from tpr_jax.reproduce import child
 from tpr_jax.reproduce.plan import Recipe
 from tpr_jax.utils import markdown
 from tpr_jax.utils.files import write_json
@@ -89,9 +90,8 @@ def measure(
         return known
     folder = path.parent
     print(f"[{progress}] measuring a few steps of {run.name}", flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
     flags = [str(folder) if word == str(run.folder) else word for word in run.flags]
-    code, message = compare_runs.run_logged([*PROGRAM, *flags], folder / "log.txt", asked_to_stop)
+    code, message = child.execute([*PROGRAM, *flags], folder, run, asked_to_stop)
     if code is None:
         return None
     if code == 0:

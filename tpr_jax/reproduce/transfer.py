@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tpr_jax.compare import runs as compare_runs
 from tpr_jax.metrics.retrieval import METRIC_KEYS
+from tpr_jax.reproduce import child
 from tpr_jax.reproduce.plan import Recipe
 from tpr_jax.reproduce.rows import DIRECTION, Spread, finished_models, spread
+from tpr_jax.utils.plural import counted
 
 PROGRAM = (sys.executable, "-m", "tpr_jax.cross")
 FOLDER = "cross"  # in the workdir
@@ -35,20 +36,23 @@ class Transfer:
 def execute(
     recipes: Sequence[Recipe], data: Mapping[str, str], workdir: Path, asked_to_stop: Callable[[], bool]
 ) -> tuple[int | None, str]:
-    """Scores the finished models that are not scored yet.
+    """Scores the finished models, of which there is at least one, that are not scored yet.
 
     Returns:
       The exit code, None if it was asked to stop; and a message.
     """
-    models = [str(run.folder) for _, run in finished_models(recipes)]
+    finished = [run for _, run in finished_models(recipes)]
+    models = [str(run.folder) for run in finished]
     folders = [f"{dataset}={folder}" for dataset, folder in data.items()]
     out = workdir / FOLDER
-    out.mkdir(parents=True, exist_ok=True)
     command = [*PROGRAM, *models, "--data", *folders, "--out", str(out)]
-    code, message = compare_runs.run_logged(command, out / "log.txt", asked_to_stop)
+    code, message = child.execute(command, out, finished[0], asked_to_stop)
     if code:
         return code, f"FAILED (exit code {code}): {message}\n    see {out / 'log.txt'}"
-    return code, f"{len(models)} models on {len(folders)} data sets" if code == 0 else message
+    return (
+        code,
+        f"{counted(len(models), 'model')} on {counted(len(folders), 'data set')}" if code == 0 else message,
+    )
 
 
 def read(recipes: Sequence[Recipe], workdir: Path) -> list[Transfer]:
