@@ -31,3 +31,15 @@ def test_does_not_start_after_a_signal(tmp_path):
     run = plan.plan(["cskt"], {"cuhk_pedes": "/c"}, 1, tmp_path, [])[0].runs[0]
     assert child.execute(["false"], tmp_path / "new", run, lambda: True) == (None, "not started")
     assert not (tmp_path / "new" / "log.txt").exists()
+
+
+def test_the_process_holds_the_lock_too(tmp_path):
+    run = plan.plan(["cskt"], {"cuhk_pedes": "/c"}, 1, tmp_path, [])[0].runs[0]
+    lock = tmp_path / "new" / "lock"
+    code = (
+        "import os, sys; fds = os.listdir('/proc/self/fd');"
+        "links = [os.readlink(f'/proc/self/fd/{fd}') for fd in fds if os.path.exists(f'/proc/self/fd/{fd}')];"
+        "print(sys.argv[1] in links)"
+    )
+    command = [sys.executable, "-S", "-c", code, str(lock)]
+    assert child.execute(command, tmp_path / "new", run, lambda: False) == (0, "True")
