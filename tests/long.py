@@ -62,6 +62,7 @@ LONG = {
     "bench/test_cases.py::test_train_step_decreases_the_loss",
     "bench/test_growth.py::test_measures_a_real_series",
     "bench/test_input.py::test_short_run",
+    "reproduce/test_measure.py::test_measures_a_run",
     "export/test_export.py::test_runs_with_tensorflow_alone",
     "train/test_step.py::test_compile_in_background_computes_the_same",
     "utils/test_streams.py::test_a_search_on_a_terminal_in_ascii",

@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 # The folders and modules directly below tpr_jax/, called subpackages here, and tools/. Each imports from the
 # layers below its own.
 LAYERS = (
-    ("visualize", "cross", "bench"),
+    ("visualize", "reproduce", "cross", "bench"),
     ("search", "compare", "aot", "export", "import_checkpoint", "main", "__main__", "tools"),
     ("train",),
     ("model", "weights", "report"),
@@ -31,6 +31,7 @@ RANK = {room: i for i, layer in enumerate(LAYERS) for room in layer}
 CLI_IMPORTS = {"utils", "errors"}
 # Commands that are not called `__main__`.
 COMMANDS = {"tpr_jax.main", "tpr_jax.data.check", "tpr_jax.aot.table", "tpr_jax.aot.backbones"}
+COMMANDS |= {"tpr_jax.reproduce.measure"}
 COMMANDS |= {"tools.build_clip_mini", "tools.set_address"}
 COMMANDS |= {
     f"tpr_jax.bench.{name}"

@@ -22,6 +22,7 @@ from tpr_jax.config import defaults as config_lib
 from tpr_jax.config.flags import parse_flags
 from tpr_jax.cross import __main__ as cross
 from tpr_jax.errors import UserError
+from tpr_jax.reproduce import __main__ as reproduce
 from tpr_jax.search.query.where import matching
 
 MODULE = re.compile(r"python -m (tpr_jax(?:\.\w+)*)")
@@ -72,6 +73,9 @@ def parse(module: str, words: list[str], monkeypatch, tmp_path) -> None:
     if module == "tpr_jax.cross":  # it calls argparse differently
         cross.parse(["cross", *words])
         raise Parsed
+    if module == "tpr_jax.reproduce":  # its main module catches signals
+        reproduce.parse(["reproduce", *words])
+        raise Parsed
     if module == "tpr_jax.aot":
         from tpr_jax.aot import __main__ as aot
 
@@ -114,6 +118,7 @@ def test_invalid_command_lines_are_rejected(wrong, line, monkeypatch, tmp_path):
 def test_many_command_lines_are_found():
     modules = {command[0] for line in LINES if (command := our_command(line.values[0]))}
     assert {"tpr_jax.main", "tpr_jax.compare", "tpr_jax.cross", "tpr_jax.search", "tpr_jax.aot"} <= modules
+    assert "tpr_jax.reproduce" in modules
     assert sum(bool(our_command(line.values[0])) for line in LINES) > 40
 
 

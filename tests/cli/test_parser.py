@@ -109,7 +109,7 @@ OPTIONAL = {
         "--post",
         "--set",
     ),
-    *("--allow_host", "--photos", "--text", "--split"),
+    *("--allow_host", "--photos", "--text", "--split", "--check", "--with"),
 }
 REQUIRED = "which is required"  # in the help of options that the command checks itself
 INTERNAL = re.compile(r"`|\b(?!configs/)\w+/\w+\.py\b|__|docstring|[Ii]nternal|Raises|jit|NumPy|XLA")
@@ -123,7 +123,9 @@ def modules_with_help() -> list[str]:
         if '\nif __name__ == "__main__":\n' in file.read_text(encoding="utf-8"):
             parts = file.relative_to(package.parent).with_suffix("").parts
             found.append(".".join(parts).removesuffix(".__main__"))
-    return [name for name in found if name not in ("tpr_jax", "tpr_jax.bench.worker")]
+    return [
+        name for name in found if name not in ("tpr_jax", "tpr_jax.bench.worker", "tpr_jax.reproduce.measure")
+    ]
 
 
 MODULES = modules_with_help()

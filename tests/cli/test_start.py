@@ -89,7 +89,7 @@ MODULES = sorted({command.module for command in COMMANDS.values() if command.mod
 @pytest.mark.parametrize("at", [1, 60])
 def test_one_line_and_130_during_the_imports_of_every_command(tmp_path, module, at):
     ended = interrupted(tmp_path, at, module, "--help" if at == 1 else "x")
-    if module == "tpr_jax.compare" and at > 1:
+    if module in ("tpr_jax.compare", "tpr_jax.reproduce") and at > 1:
         assert "error: stopped at its beginning; resume with: " in ended.stderr
     elif ended.returncode == 2 and at > 1:  # few imports, so the unknown argument is reported before
         assert ended.stderr.startswith("error: ")

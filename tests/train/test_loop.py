@@ -108,7 +108,7 @@ def test_results_json(finished, tiny):
     assert list(results) == [
         *("method", "dataset", "backbone", "trainable_params", "total_params", "steps", "seconds"),
         *("zero_shot", "final", "best_on_val", "best_on_test"),
-        *("data", "peak_memory_bytes", "peak_device_memory_bytes"),
+        *("data", "environment", "peak_memory_bytes", "peak_device_memory_bytes"),
     ]
     assert (results["method"], results["dataset"], results["steps"]) == ("dm_adapter", "cuhk_pedes", STEPS)
     # By hand, for each block of width 64 with 3 experts of 8: LN3, prompt, W_in, W_task, blend, down, up.
@@ -126,6 +126,8 @@ def test_results_json(finished, tiny):
     assert results["final"]["val"] == next(row["val"] for row in rows(workdir) if row.get("epoch") == 20)
     assert results["seconds"] > 0
     assert results["data"]["subset"]  # of CUHK-PEDES, by whose name this tiny set goes
+    assert results["environment"]["devices"] == len(jax.devices())
+    assert results["environment"]["versions"]["jax"] == jax.__version__
     assert 2e8 < results["peak_memory_bytes"] < 2e10  # JAX and TensorFlow alone take hundreds of MB
 
 
@@ -189,6 +191,7 @@ def test_eval_mode_scores_the_best_state(finished, make_config, tmp_path, capsys
     results = json.loads((workdir / "results.json").read_text())
     assert scored["checkpoint"] == "best" and scored["step"] == results["best_on_val"]["epoch"] * PER_EPOCH
     assert scored["test"] == results["best_on_val"]["test"]
+    assert scored["environment"] == results["environment"]
     assert all(scored[key] == results[key] for key in ("trainable_params", "total_params"))
     assert scored["peak_memory_bytes"] > 2e8
     assert json.loads((copy / "eval.json").read_text()) == scored

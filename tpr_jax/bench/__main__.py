@@ -29,7 +29,7 @@ from tpr_jax.bench.table import render_tables
 from tpr_jax.cli import parser as arguments
 from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.errors import UserError
-from tpr_jax.perf import cpu
+from tpr_jax.perf import host
 from tpr_jax.utils.files import write_json, write_text
 from tpr_jax.utils.markdown import replace_section
 
@@ -177,10 +177,10 @@ def read_report(path: Path) -> dict:
         return {"machine": describe_host(), "parts": {}}
     try:
         report = json.loads(path.read_text())
-        host = report["machine"]
+        machine = report["machine"]
     except (ValueError, KeyError) as error:
         raise UserError(f"{path}: cannot be read ({error}): choose another --workdir") from error
-    if host != describe_host():
+    if machine != describe_host():
         raise UserError(f"{path}: is from another machine or other versions: choose another --workdir")
     return report
 
@@ -191,21 +191,11 @@ def describe_host() -> dict:
 
     device = jax.devices()[0]
     return {
-        "device": device.device_kind if device.platform != "cpu" else _cpu_name(),
+        "device": host.device_name(device),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "jax": jax.__version__,
     }
-
-
-def _cpu_name() -> str:
-    """Returns the CPU's name and the most recent of its low-precision instruction sets."""
-    fields, available = cpu.fields(), cpu.instruction_sets()
-    if not fields:
-        return platform.processor() or platform.machine()
-    units = [name for name in ("amx_bf16", "avx512_bf16", "avx512f") if name in available]
-    name = fields.get("model name", [platform.machine()])[-1]
-    return " ".join([name, *(f"with {unit}" for unit in units[:1])])
 
 
 def make_parser(

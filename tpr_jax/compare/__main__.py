@@ -162,7 +162,7 @@ def _compare(
     with signals.catch_signals() as asked_to_stop:
         for number, planned in enumerate(runs, 1):
             print(f"[{number} of {len(runs)}] {planned.name}, seed {planned.seed}: ", end="", flush=True)
-            code, message = _run_one(planned, asked_to_stop, directions[0])
+            code, message = compare_runs.run_if_incomplete(planned, asked_to_stop, directions[0])
             print(message, flush=True)
             write_tables(workdir, runs, directions)
             if code is None:
@@ -173,30 +173,6 @@ def _compare(
     if failed:
         print(f"{failed} of {len(runs)} runs failed; rerun the same command to repeat them", file=sys.stderr)
         raise SystemExit(1)
-
-
-def _run_one(
-    planned: ComparisonRun, asked_to_stop: signals.PreemptionSignal, direction: str
-) -> tuple[int | None, str]:
-    """Executes a run unless it is complete; returns its exit code, None if it was stopped, and a message."""
-
-    def say(message: str) -> None:
-        print(message, end=" ... ", flush=True)
-
-    with compare_runs.lock_run(planned, asked_to_stop, say) as locked:
-        if locked is None or asked_to_stop():
-            return None, "not started"
-        done = outcome.is_complete(locked)
-        if not done:
-            code, message = compare_runs.execute(locked, asked_to_stop)
-            if code is None:
-                return None, message
-            if code:
-                return code, f"FAILED (exit code {code}): {message}\n    see {planned.folder / 'log.txt'}"
-        scores = outcome.read_outcome(locked).scores
-        if scores is None:
-            return 1, f"FAILED: the results in {planned.folder} are gone or were changed after the run ended"
-        return 0, f"R@1 {scores[direction]['R1']:.2f}" + (", already done" if done else "")
 
 
 def summaries_of(runs: Sequence[ComparisonRun], directions: Sequence[str] = ("t2i",)) -> list[table.Summary]:

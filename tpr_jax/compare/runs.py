@@ -137,8 +137,30 @@ def execute(run: ComparisonRun, asked_to_stop: Callable[[], bool]) -> tuple[int 
     Returns:
       The exit code, None if it was asked to stop; and the last line of its output.
     """
-    command = [*PROGRAM, *run.flags]
-    with (run.folder / "log.txt").open("a+b") as log:
+    code, message = run_logged([*PROGRAM, *run.flags], run.folder / "log.txt", asked_to_stop, run.lock_fd)
+    if code is None:
+        return None, message
+    if code == 0 and outcome.final_test_scores(outcome.read_results(run)) is None:
+        code, message = 1, f"ended without readable results in {run.folder}"
+    write_json(run.folder / outcome.RECORD, {"exit_code": code, "said": message, "config": run.config})
+    return code, message
+
+
+def run_logged(
+    command: Sequence[str], log_file: Path, asked_to_stop: Callable[[], bool], lock_fd: int | None = None
+) -> tuple[int | None, str]:
+    """Executes a command in a process of its own, and appends its output to a file.
+
+    Args:
+      command: the words of the command.
+      log_file: the file, in a folder that exists.
+      asked_to_stop: when it returns true, the process is sent SIGTERM.
+      lock_fd: the file descriptor of a lock that the process inherits.
+
+    Returns:
+      The exit code, None if it was asked to stop; and the last line of its output.
+    """
+    with log_file.open("a+b") as log:
         log.write(f"$ {shlex.join(command)}\n".encode())
         log.flush()
         start = log.tell()
@@ -149,7 +171,7 @@ def execute(run: ComparisonRun, asked_to_stop: Callable[[], bool]) -> tuple[int 
             stdout=log,
             stderr=log,
             start_new_session=True,
-            pass_fds=[] if run.lock_fd is None else [run.lock_fd],
+            pass_fds=[] if lock_fd is None else [lock_fd],
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         stopping = _wait(child, asked_to_stop)
@@ -157,13 +179,9 @@ def execute(run: ComparisonRun, asked_to_stop: Callable[[], bool]) -> tuple[int 
         message = _last_message(log.read().decode(errors="replace"))
     if stopping:
         return None, message
-    code = child.returncode
-    if code < 0:
-        message = f"ended by signal {-code} (out of memory?); its last line: {message}"
-    if code == 0 and outcome.final_test_scores(outcome.read_results(run)) is None:
-        code, message = 1, f"ended without readable results in {run.folder}"
-    write_json(run.folder / outcome.RECORD, {"exit_code": code, "said": message, "config": run.config})
-    return code, message
+    if child.returncode < 0:
+        message = f"ended by signal {-child.returncode} (out of memory?); its last line: {message}"
+    return child.returncode, message
 
 
 def _wait(child: subprocess.Popen, asked_to_stop: Callable[[], bool]) -> bool:
@@ -223,3 +241,36 @@ def lock_run(
             time.sleep(0.2)
         remove_leftovers(run.folder, [outcome.RECORD])
         yield dataclasses.replace(run, lock_fd=file.fileno())
+
+
+def run_if_incomplete(
+    planned: ComparisonRun, asked_to_stop: Callable[[], bool], direction: str
+) -> tuple[int | None, str]:
+    """Executes a run unless it is complete.
+
+    Args:
+      planned: the run.
+      asked_to_stop: returns whether this process was asked to stop.
+      direction: the direction of the score in the message, "t2i" or "i2t".
+
+    Returns:
+      The exit code, None if it was stopped; and a message.
+    """
+
+    def say(message: str) -> None:
+        print(message, end=" ... ", flush=True)
+
+    with lock_run(planned, asked_to_stop, say) as locked:
+        if locked is None or asked_to_stop():
+            return None, "not started"
+        done = outcome.is_complete(locked)
+        if not done:
+            code, message = execute(locked, asked_to_stop)
+            if code is None:
+                return None, message
+            if code:
+                return code, f"FAILED (exit code {code}): {message}\n    see {planned.folder / 'log.txt'}"
+        scores = outcome.read_outcome(locked).scores
+        if scores is None:
+            return 1, f"FAILED: the results in {planned.folder} are gone or were changed after the run ended"
+        return 0, f"R@1 {scores[direction]['R1']:.2f}" + (", already done" if done else "")

@@ -14,7 +14,7 @@ from tpr_jax.data.custom import read_rows
 from tpr_jax.data.datasets import DATASETS
 from tpr_jax.distributed import processes, sharding
 from tpr_jax.errors import UserError
-from tpr_jax.perf import memory
+from tpr_jax.perf import host, memory
 from tpr_jax.train import checkpoint, writer
 from tpr_jax.train import rerank as rerank_lib
 from tpr_jax.train.checkpoint import Checkpointer
@@ -168,6 +168,7 @@ def evaluate_run(
         print("after training, text to image:")
         print(rerank_lib.options_table(scored["test"]["t2i"], scored["rerank"]))
     scored |= data_summary(run) | memory.peaks({})
+    scored["environment"] = host.describe(run.mesh.devices.flatten().tolist())
     if processes.is_first():
         write_json(workdir / "eval.json", scored)
     print(f"written: {workdir / 'eval.json'}")
@@ -217,6 +218,7 @@ def final_results(
         "best_on_val": best_on_val,
         "best_on_test": best_on_test(history),
         **data_summary(run),
+        "environment": host.describe(run.mesh.devices.flatten().tolist()),
         **memory.peaks(dataclasses.asdict(progress)),
     }
     return Outcome(results, encoded, trainable)
