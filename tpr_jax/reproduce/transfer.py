@@ -49,10 +49,9 @@ def execute(
     code, message = child.execute(command, out, finished[0], asked_to_stop)
     if code:
         return code, f"FAILED (exit code {code}): {message}\n    see {out / 'log.txt'}"
-    return (
-        code,
-        f"{counted(len(models), 'model')} on {counted(len(folders), 'data set')}" if code == 0 else message,
-    )
+    if code is None:
+        return None, message
+    return 0, f"{counted(len(models), 'model')} on {counted(len(folders), 'data set')}"
 
 
 def read(recipes: Sequence[Recipe], workdir: Path) -> list[Transfer]:
