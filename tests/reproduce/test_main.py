@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests import benchmark_folders
+from tests import benchmark_folders, without_tensorflow
 from tests.conftest import _write_clip
 from tests.reproduce.stand_in import (
     NAMES,
@@ -329,8 +329,11 @@ def test_early_signals_show_how_to_resume():
 
 
 @pytest.mark.slow
-def test_a_whole_reproduction(benchmarks, reproduced, tmp_path):
+def test_a_whole_reproduction(benchmarks, reproduced, tmp_path, monkeypatch):
     """Measures, trains and tests for real, on three small copies and with a tiny CLIP."""
+    (tmp_path / "site").mkdir()
+    monkeypatch.setenv("PYTHONPATH", without_tensorflow.environment(tmp_path / "site")["PYTHONPATH"])
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling takes most of the time of its runs
     texts = [text for number in range(40) for text in benchmark_folders.captions(number)]
     _write_clip(tmp_path / "clip", texts)
     work = tmp_path / "work"
