@@ -31,7 +31,7 @@ RANK = {room: i for i, layer in enumerate(LAYERS) for room in layer}
 CLI_IMPORTS = {"utils", "errors"}
 # Commands that are not called `__main__`.
 COMMANDS = {"tpr_jax.main", "tpr_jax.data.check", "tpr_jax.aot.table", "tpr_jax.aot.backbones"}
-COMMANDS |= {"tools.build_clip_mini", "tools.set_address"}
+COMMANDS |= {"tools.build_clip_mini", "tools.score_hard", "tools.set_address"}
 COMMANDS |= {f"tpr_jax.bench.{name}" for name in ("growth", "input", "profile", "ranking", "serve")}
 
 # Imports between subpackages of one layer; any other is an error.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -173,6 +174,18 @@ def test_hard_look_alikes(hard_examples):
     for example in group:
         assert all(example["differs"] in named for named in example["named"])
         assert example["differs"] in example["seen"]
+
+
+def test_hard_wording_of_each_split(hard_examples):
+    only_train = re.compile(r"wear(s|ing)|carr(ies|ying)|trousers|grey|t-shirt", re.IGNORECASE)
+    only_test = re.compile(r"dressed in|has on|having|pants|gray|tee shirt", re.IGNORECASE)
+    examples = [
+        make_example(0, "hard", split, i, 0, size=(96, 32)) for split in ("train", "val") for i in (4, 5)
+    ]
+    texts = [text for example in examples for text in example["captions"]]
+    assert all(only_train.search(text) and not only_test.search(text) for text in texts)
+    texts = [text for example in hard_examples for text in example["captions"]]
+    assert all(only_test.search(text) and not only_train.search(text) for text in texts)
 
 
 def test_hard_images_depend_on_every_key():
