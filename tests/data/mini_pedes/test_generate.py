@@ -246,7 +246,8 @@ def test_the_command_makes_a_hard_set(tmp_path, capsys):
 
 
 def test_hard_has_a_domain_of_its_own(tmp_path, capsys):
-    assert main(["--out", str(tmp_path / "x"), "--hard", "--domain", "street"]) == 2
+    flags = ["--split", "test", "--identities", "1", "--size", "48x16", "--processes", "1"]
+    assert main(["--out", str(tmp_path / "x"), "--hard", "--domain", "street", *flags]) == 2
     error = capsys.readouterr().err
     assert "--hard" in error and "leave out --domain street" in error and error.count("\n") == 1
     assert not (tmp_path / "x").exists()
