@@ -5,8 +5,9 @@ import re
 import numpy as np
 import pytest
 
+from tpr_jax.data.mini_pedes import phrases
 from tpr_jax.data.mini_pedes.captions import visible_attributes
-from tpr_jax.data.mini_pedes.hard_captions import exchange_captions, hard_caption, part_of
+from tpr_jax.data.mini_pedes.hard_captions import SYNONYMS, exchange_captions, hard_caption, part_of
 from tpr_jax.data.mini_pedes.hard_people import sample_group
 from tpr_jax.data.mini_pedes.hard_scene import hard_view
 
@@ -65,6 +66,16 @@ def test_the_wordings_of_train_and_test_are_disjoint(captions):
         used[is_test][1].update(_matches(TEST_ONLY, text))
     assert len(used[False][0]) > 30 and not used[False][1]
     assert len(used[True][1]) > 38 and not used[True][0]
+
+
+def test_clip_mini_has_learned_the_words_of_both():
+    """The captions of `pretrain` draw from these tables."""
+    tables = (phrases.GARMENT_WORDS, phrases.COLOR_WORDS, phrases.SUBJECTS, phrases.BUILDS)
+    learned = {word for words in tables for options in words.values() for word in options}
+    learned |= {"checked", "plaid", "glasses", "a pair of glasses"}
+    for for_train, for_test in SYNONYMS.values():
+        assert for_train and for_test and not set(for_train) & set(for_test)
+        assert {*for_train, *for_test} <= learned
 
 
 def test_no_caption_is_in_both_wordings(captions):

@@ -1,7 +1,7 @@
 """Captions of the domain `hard`: one wording for train and val, another for test, and wrong captions.
 
 Each wording has half of the synonyms of `phrases` and its own sentences. The captions of `pretrain`, from
-which clip-mini learned, use all of these synonyms.
+which clip-mini learned, use all of `SYNONYMS`, and their own words for hair.
 """
 
 from collections.abc import Callable
