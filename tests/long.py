@@ -28,6 +28,7 @@ LONG = {
     "data/test_prefetch.py::test_a_run_without_tensorflow_is_the_same_run",
     "data/tfds_builders/test_read.py::test_a_run_from_records_is_the_run_from_the_folder",
     "tools/test_build_clip_mini.py::test_builds_a_folder_from_scratch",
+    "tools/test_score_hard.py::test_the_command",
     "test_siglip_commands.py::test_export",
     "test_siglip_commands.py::test_training_with_all_losses",
     "train/test_best_epoch.py::test_keeps_the_first_of_equal_epochs_on_val",

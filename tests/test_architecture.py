@@ -32,7 +32,7 @@ CLI_IMPORTS = {"utils", "errors"}
 # Commands that are not called `__main__`.
 COMMANDS = {"tpr_jax.main", "tpr_jax.data.check", "tpr_jax.aot.table", "tpr_jax.aot.backbones"}
 COMMANDS |= {"tpr_jax.reproduce.measure"}
-COMMANDS |= {"tools.build_clip_mini", "tools.set_address"}
+COMMANDS |= {"tools.build_clip_mini", "tools.score_hard", "tools.set_address"}
 COMMANDS |= {
     f"tpr_jax.bench.{name}"
     for name in ("feedback", "growth", "input", "profile", "ranking", "rerank", "serve")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from PIL import Image
 from tpr_jax.data.mini_pedes import bundled_dir, generate
 from tpr_jax.data.mini_pedes.__main__ import main
 from tpr_jax.data.mini_pedes.generate import make_example, split_sizes, words_of
+from tpr_jax.data.records import load_records
 from tpr_jax.errors import UserError
 
 SMALL = {"identities": 2, "size": (64, 32), "progress": False}
@@ -148,3 +150,104 @@ def test_bundled_set_is_complete_and_small():
         with Image.open(os.path.join(bundled_dir(), "imgs", record["file_path"])) as picture:
             kept = np.asarray(picture).astype(float)
         assert np.abs(kept - example["image"]).mean() < 8  # JPEG's loss only
+
+
+@pytest.fixture(scope="module")
+def hard_examples():
+    """The first eight people of test of the hard set: a group of four, and four others."""
+    return [make_example(0, "hard", "test", i, 0, size=(192, 64)) for i in range(8)]
+
+
+def test_hard_sizes():
+    assert split_sizes("hard", "all", None) == {"train": 1000, "val": 200, "test": 2000}
+
+
+def test_hard_look_alikes(hard_examples):
+    group, others = hard_examples[:4], hard_examples[4:]
+    assert {e["group"] for e in group} == {0} and len({e["differs"] for e in group}) == 1
+    assert all(e["group"] is e["differs"] is None for e in others)
+    part = group[0]["differs"].removesuffix("_color")
+    values = {json.dumps(e["person"][part]) for e in group}
+    assert len(values) == 4
+    assert len({json.dumps(e["person"] | {part: None}, sort_keys=True) for e in group}) == 1
+    assert len({json.dumps(e["person"] | {part: None}, sort_keys=True) for e in others}) == 4
+    for example in group:
+        assert all(example["differs"] in named for named in example["named"])
+        assert example["differs"] in example["seen"]
+
+
+def test_hard_wording_of_each_split(hard_examples):
+    only_train = re.compile(r"wear(s|ing)|carr(ies|ying)|trousers|grey|t-shirt", re.IGNORECASE)
+    only_test = re.compile(r"dressed in|has on|having|pants|gray|tee shirt", re.IGNORECASE)
+    examples = [
+        make_example(0, "hard", split, i, 0, size=(96, 32)) for split in ("train", "val") for i in (4, 5)
+    ]
+    texts = [text for example in examples for text in example["captions"]]
+    assert all(only_train.search(text) and not only_test.search(text) for text in texts)
+    texts = [text for example in hard_examples for text in example["captions"]]
+    assert all(only_test.search(text) and not only_train.search(text) for text in texts)
+
+
+def test_hard_images_depend_on_every_key():
+    def image(seed, split, identity, view):
+        return make_example(seed, "hard", split, identity, view, size=(192, 64))["image"].tobytes()
+
+    keys = [(0, "train", 4, 0), (0, "train", 4, 1), (0, "train", 5, 0), (0, "test", 4, 0), (1, "train", 4, 0)]
+    assert len({image(*key) for key in keys}) == 5 and image(*keys[0]) == image(*keys[0])
+
+
+def test_a_hard_set(tmp_path):
+    small = {"split": "all", "identities": 4, "domain": "hard", "size": (96, 32), "progress": False}
+    records = generate.generate(str(tmp_path / "one"), processes=1, **small)
+    generate.generate(str(tmp_path / "two"), processes=2, **small)
+    one, two = (_files(tmp_path / name) for name in ("one", "two"))
+    assert one == two and len(one) == 18
+    assert json.loads(one["reid_raw.json"]) == records
+    by_split = {s: [r for r in records if r["split"] == s] for s in ("train", "val", "test")}
+    ids = {split: {r["id"] for r in found} for split, found in by_split.items()}
+    assert [len(by_split[s]) for s in by_split] == [8, 1, 8] and [len(ids[s]) for s in ids] == [4, 1, 8]
+    assert len(set.union(*ids.values())) == 13
+    for record in records:
+        assert record["processed_tokens"] == [words_of(text) for text in record["captions"]]
+        assert set(record["hard"]) <= {"crowded", "occluded", "night", "blurred", "low resolution", "jpeg"}
+        assert ("group" in record) == ("differs" in record) and ("wrong" in record) == (
+            record["split"] == "train"
+        )
+    groups = {}
+    for record in by_split["test"]:
+        if "group" in record:
+            groups.setdefault(record["group"], set()).add(record["id"])
+    assert groups == {6: {6, 7, 8, 9}}
+    assert sum(len(r["wrong"]) for r in by_split["train"]) == 2  # a tenth of 16
+    described = {}
+    for record in by_split["train"]:
+        for j, text in enumerate(record["captions"]):
+            described.setdefault(text, set()).add((record["id"], j in record["wrong"]))
+    example = make_example(0, "hard", "train", 0, 0, size=(96, 32))
+    kept = [t for j, t in enumerate(example["captions"]) if j not in by_split["train"][0]["wrong"]]
+    assert kept and all((1, False) in described[text] for text in kept)
+
+
+def test_training_reads_a_hard_set(tmp_path):
+    generate.generate(str(tmp_path), split="val", identities=2, domain="hard", size=(96, 32), progress=False)
+    records = load_records(str(tmp_path), "val")
+    assert len(records.image_paths) == 2 and [len(texts) for texts in records.captions] == [2, 2]
+
+
+def test_the_command_makes_a_hard_set(tmp_path, capsys):
+    flags = ["--split", "test", "--identities", "1", "--size", "48x16", "--processes", "1"]
+    assert main(["--out", str(tmp_path / "hard"), "--hard", *flags]) == 0
+    assert "1 image of 1 person" in capsys.readouterr().out
+    (record,) = json.loads((tmp_path / "hard" / "reid_raw.json").read_text())
+    assert "hard" in record and record["group"] == record["id"]
+    assert main(["--out", str(tmp_path / "mini"), *flags]) == 0
+    records = json.loads((tmp_path / "mini" / "reid_raw.json").read_text())
+    assert len(records) == 4 and all("hard" not in record for record in records)
+
+
+def test_hard_has_a_domain_of_its_own(tmp_path, capsys):
+    flags = ["--split", "test", "--identities", "1", "--size", "48x16", "--processes", "1"]
+    assert main(["--out", str(tmp_path / "x"), "--hard", "--domain", "street", *flags]) == 2
+    error = capsys.readouterr().err
+    assert "--hard" in error and "leave out --domain street" in error and error.count("\n") == 1
+    assert not (tmp_path / "x").exists()

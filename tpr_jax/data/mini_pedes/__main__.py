@@ -31,7 +31,10 @@ def run(argv: list[str]) -> None:
     parser = Parser(
         prog="python -m tpr_jax.data.mini_pedes",
         description="Renders a synthetic data set in the format of CUHK-PEDES.",
-        examples=("python -m tpr_jax.data.mini_pedes --out data/more --split train --identities 1000",),
+        examples=(
+            "python -m tpr_jax.data.mini_pedes --out data/more --split train --identities 1000",
+            "python -m tpr_jax.data.mini_pedes --hard --out data/hard",
+        ),
     )
     parser.add_argument("--out", type=path, required=True, help="folder for reid_raw.json and imgs/")
     parser.add_argument(
@@ -40,11 +43,14 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--identities",
         type=int,
-        help="people in the split (for 'all': in train); default: MiniPEDES' own number",
+        help="people in the split (for 'all': in train); default: the domain's own number",
     )
     parser.add_argument("--size", default="192x64", help="HEIGHTxWIDTH in pixels")
     parser.add_argument(
-        "--domain", default="mini", choices=("mini", "pretrain", "street"), help="whose clothes and scenes"
+        "--domain", choices=("mini", "pretrain", "street"), help="whose clothes and scenes; default: mini"
+    )
+    parser.add_argument(
+        "--hard", action="store_true", help="look-alikes, crowds, occlusion, night, blur; other words in test"
     )
     parser.add_argument("--seed", type=int, default=0, help="selects the people")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="number of processes")
@@ -55,6 +61,8 @@ def run(argv: list[str]) -> None:
         if value is not None and value < minimum:
             raise UserError(f"--{name} {value}: give a whole number of at least {minimum}")
     check_seed(args.seed, "--seed")
+    if args.hard and args.domain:
+        raise UserError(f"--hard has clothes and scenes of its own: leave out --domain {args.domain}")
     # One thread each: the matmuls are small and the processes fill the cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -66,7 +74,7 @@ def run(argv: list[str]) -> None:
             split=args.split,
             identities=args.identities,
             size=size,
-            domain=args.domain,
+            domain="hard" if args.hard else args.domain or "mini",
             seed=args.seed,
             processes=args.processes,
         )

@@ -10,6 +10,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from tpr_jax.data.mini_pedes.captions import caption, part_shares, visible_attributes
+from tpr_jax.data.mini_pedes.hard_captions import WRONG_SHARE, exchange_captions, hard_caption
+from tpr_jax.data.mini_pedes.hard_people import group_of, sample_group
+from tpr_jax.data.mini_pedes.hard_scene import hard_view, render_hard, sample_conditions
 from tpr_jax.data.mini_pedes.render import render
 from tpr_jax.data.mini_pedes.scene import sample_view
 from tpr_jax.data.mini_pedes.street_captions import street_caption, thing_caption
@@ -21,10 +24,18 @@ from tpr_jax.utils import signals
 from tpr_jax.utils.files import write_text, write_whole
 from tpr_jax.utils.seeds import check_seed
 
-DOMAINS = ("mini", "pretrain", "street")
+DOMAINS = ("mini", "pretrain", "street", "hard")
 SPLITS = ("train", "val", "test")
-SIZES = {"mini": (500, 100, 250), "pretrain": (4000, 200, 200), "street": (4000, 200, 200)}
+SIZES = {
+    "mini": (500, 100, 250),
+    "pretrain": (4000, 200, 200),
+    "street": (4000, 200, 200),
+    "hard": (1000, 200, 2000),
+}
 VIEWS = 4
+# A large test split with one image per person, rendered in two minutes on two cores.
+HARD_VIEWS = {"train": 2, "val": 1, "test": 1}
+HARD_TRIES = 8  # views of a person, until one shows what tells them from their look-alikes
 THING_EVERY = 16  # of the identities of `street`, one of so many is a thing without a person
 STATE = ".unfinished.json"
 QUALITY = 74  # keeps the 3,400 images of the bundled set, the captions and the body within 12 MB
@@ -57,6 +68,8 @@ def make_example(
     key = (seed, DOMAINS.index(domain), SPLITS.index(split), identity)
     if domain == "street":
         return _street_example(key, view_index, size)
+    if domain == "hard":
+        return _hard_example(key, view_index, size)
     person = sample_person(_rng(*key), domain)
     view = sample_view(_rng(*key, view_index, 0), domain, view_index)
     drawn = render(person, view, _rng(*key, view_index, 1), *size)
@@ -108,6 +121,48 @@ def _street_example(key: tuple[int, ...], view_index: int, size: tuple[int, int]
     }
 
 
+def _hard_example(key: tuple[int, ...], view_index: int, size: tuple[int, int]) -> dict:
+    """Renders one example of `hard`, with `hard`, its conditions, and for look-alikes `group` and `differs`.
+
+    `group` is the first identity of the group, and `differs` the attribute in which its people differ; both
+    are None for others.
+    """
+    *stream, split, identity = key
+    group, must, person = group_of(identity), None, None
+    if group is None:
+        person = sample_person(_rng(*key), "mini")
+    else:
+        must, people = sample_group(_rng(*stream, split, group))
+        person = people[identity - group]
+    # A bag that is missing is visible wherever one would be.
+    needed = {"top", must} - {None} - ({"bag"} if person["bag"] is None else set())
+    conditions = sample_conditions(_rng(*key, view_index, 0))
+    for attempt in range(HARD_TRIES):
+        rng = _rng(*key, view_index, 1, attempt)
+        view = hard_view(rng, int(rng.integers(VIEWS)) if attempt == 0 else attempt)
+
+        def shows_enough(parts: np.ndarray, view: dict = view) -> bool:
+            return needed <= set(visible_attributes(person, view, part_shares(parts)))
+
+        drawn = render_hard(person, view, conditions, rng, size, shows_enough)
+        if shows_enough(drawn["parts"]):
+            break
+    else:
+        raise AssertionError(f"no view of {key} shows {needed}")
+    seen = visible_attributes(person, view, part_shares(drawn["parts"]))
+    rng = _rng(*key, view_index, 2)
+    captions = [hard_caption(rng, seen, must, is_test=SPLITS[split] == "test") for _ in range(2)]
+    return drawn | {
+        "person": person,
+        "view": view,
+        "seen": seen,
+        "captions": [text for text, _ in captions],
+        "named": [named for _, named in captions],
+        "group": group,
+        "differs": must,
+    }
+
+
 def words_of(text: str) -> list[str]:
     """Returns a caption's lower-case words without punctuation, except for hyphens."""
     return re.findall(r"[a-z0-9]+(?:[-'][a-z0-9]+)*", text.lower())
@@ -120,22 +175,27 @@ def _write_one(job: tuple) -> dict:
     note = path[:-4] + ".json"
     if os.path.exists(path) and os.path.exists(note):
         with open(note, encoding="utf-8") as f:
-            captions = json.load(f)
+            fields = json.load(f)
     else:
         example = make_example(
             settings["seed"], settings["domain"], split, identity, view_index, size=tuple(settings["size"])
         )
-        captions = example["captions"]
+        fields = {"captions": example["captions"]}
+        if settings["domain"] == "hard":
+            fields["hard"] = example["hard"]
+            if example["group"] is not None:
+                fields |= {"group": pid - identity + example["group"], "differs": example["differs"]}
         with open(note, "w", encoding="utf-8") as f:
-            json.dump(captions, f)
+            json.dump(fields, f)
         image = Image.fromarray(example["image"])
         write_whole(path, lambda p: image.save(p, "JPEG", quality=QUALITY, optimize=True))
     return {
         "split": split,
-        "captions": captions,
+        "captions": fields.pop("captions"),
         "file_path": name,
-        "processed_tokens": [words_of(text) for text in captions],
+        "processed_tokens": [],
         "id": pid,
+        **fields,
     }
 
 
@@ -179,7 +239,8 @@ def generate(
     for name, count in split_sizes(domain, split, identities).items():
         if split in ("all", name):
             os.makedirs(os.path.join(out, "imgs", name), exist_ok=True)
-            jobs += [(out, settings, name, i, first + i, v) for i in range(count) for v in range(VIEWS)]
+            views = HARD_VIEWS[name] if domain == "hard" else VIEWS
+            jobs += [(out, settings, name, i, first + i, v) for i in range(count) for v in range(views)]
         first += count
     bar = {"total": len(jobs), "unit": "img", "disable": not progress, "desc": f"MiniPEDES ({domain})"}
     if processes > 1:
@@ -191,6 +252,10 @@ def generate(
     else:
         records = [_write_one(job) for job in tqdm(jobs, **bar)]
 
+    if domain == "hard":
+        records = exchange_captions(records, WRONG_SHARE, _rng(seed, DOMAINS.index(domain)))
+    for record in records:
+        record["processed_tokens"] = [words_of(text) for text in record["captions"]]
     lines = ",\n".join(json.dumps(record, separators=(",", ":")) for record in records)
     write_text(os.path.join(out, "reid_raw.json"), f"[\n{lines}\n]\n")
     for folder in {os.path.dirname(record["file_path"]) for record in records}:

@@ -61,7 +61,10 @@ def _color(rng: np.random.Generator) -> np.ndarray:
     return np.array(sample_dye(rng, CLOTH[names[int(rng.integers(len(names)))]]), float)
 
 
-def _polygon(image: np.ndarray, points: Sequence[tuple[float, float]], color, share: float = 1.0) -> None:
+def draw_polygon(
+    image: Float[np.ndarray, "h w 3"], points: Sequence[tuple[float, float]], color, share: float = 1.0
+) -> None:
+    """Fills a polygon with a color, in place; of `share` 0.5 it is half transparent."""
     mask = Image.new("L", image.shape[1::-1])
     ImageDraw.Draw(mask).polygon(points, fill=255)
     inside = np.asarray(mask) > 0
@@ -75,7 +78,7 @@ def _markings(rng, image: np.ndarray) -> None:
         y, thick, slope = rng.uniform(0, height), rng.uniform(1, 7), rng.uniform(-1.2, 1.2) * width
         color = [(235, 235, 230), (220, 190, 80), (120, 120, 122), (190, 200, 220)][int(rng.integers(4))]
         points = [(0, y), (width, y + slope), (width, y + slope + thick), (0, y + thick)]
-        _polygon(image, points, color, rng.uniform(0.4, 1.0))
+        draw_polygon(image, points, color, rng.uniform(0.4, 1.0))
 
 
 def draw_vehicle(rng: np.random.Generator, image: Float[np.ndarray, "h w 3"], color, tall: bool) -> None:
@@ -91,17 +94,19 @@ def draw_vehicle(rng: np.random.Generator, image: Float[np.ndarray, "h w 3"], co
 
     roof = (0.03, 0.85) if tall else (0.24, 0.8)
     outline = [(0, 0.9), (0, 0.45 if not tall else 0.1), (roof[0], 0.0), (roof[1], 0.0), (1, 0.5), (1, 0.9)]
-    _polygon(image, [place(u, v + 0.12) for u, v in outline], (40, 40, 42), 0.5)  # the shadow
-    _polygon(image, [place(*point) for point in outline], color)
-    _polygon(image, [place(u, v) for u, v in [(0, 0.6), (1, 0.65), (1, 0.9), (0, 0.9)]], color * 0.85)
+    draw_polygon(image, [place(u, v + 0.12) for u, v in outline], (40, 40, 42), 0.5)  # the shadow
+    draw_polygon(image, [place(*point) for point in outline], color)
+    draw_polygon(image, [place(u, v) for u, v in [(0, 0.6), (1, 0.65), (1, 0.9), (0, 0.9)]], color * 0.85)
     for start in np.linspace(roof[0] + 0.04, roof[1] - 0.2, int(rng.integers(2, 4))):
         window = [(start, 0.1), (start + 0.16, 0.1), (start + 0.18, 0.4), (start, 0.4)]
-        _polygon(image, [place(*point) for point in window], rng.uniform(20, 110) * np.array([0.9, 1, 1.1]))
+        draw_polygon(
+            image, [place(*point) for point in window], rng.uniform(20, 110) * np.array([0.9, 1, 1.1])
+        )
     turn = np.linspace(0, 2 * np.pi, 16)
     for center in (0.2, 0.8):
         for size, shade in ((0.17, 25), (0.09, rng.uniform(60, 170))):
             wheel = [place(center + size * high / long * np.cos(t), 0.9 + size * np.sin(t)) for t in turn]
-            _polygon(image, wheel, (shade, shade, shade))
+            draw_polygon(image, wheel, (shade, shade, shade))
 
 
 def draw_sign(rng: np.random.Generator, image: Float[np.ndarray, "h w 3"], color) -> None:
@@ -111,13 +116,15 @@ def draw_sign(rng: np.random.Generator, image: Float[np.ndarray, "h w 3"], color
     w, h = rng.uniform(0.15, 0.5) * width, rng.uniform(0.1, 0.35) * height
     pole = rng.uniform(0.01, 0.05) * width
     gray = rng.uniform(90, 210) * np.array([0.95, 1.0, 1.05])
-    _polygon(image, [(x - pole, y), (x + pole, y), (x + pole, height), (x - pole, height)], gray)
+    draw_polygon(image, [(x - pole, y), (x + pole, y), (x + pole, height), (x - pole, height)], gray)
     board = [(x - w / 2, y), (x + w / 2, y), (x + w / 2, y + h), (x - w / 2, y + h)]
-    _polygon(image, board, (235, 235, 235))
-    _polygon(image, [(x + 0.92 * (u - x), y + h / 2 + 0.92 * (v - y - h / 2)) for u, v in board], color)
+    draw_polygon(image, board, (235, 235, 235))
+    draw_polygon(image, [(x + 0.92 * (u - x), y + h / 2 + 0.92 * (v - y - h / 2)) for u, v in board], color)
     for line in np.arange(0.25, 0.8, 0.22):
         row = y + line * h
-        _polygon(image, [(x - 0.3 * w, row), (x + 0.3 * w, row), (x + 0.3 * w, row + 0.07 * h)], (240,) * 3)
+        draw_polygon(
+            image, [(x - 0.3 * w, row), (x + 0.3 * w, row), (x + 0.3 * w, row + 0.07 * h)], (240,) * 3
+        )
 
 
 def _clutter(rng, image: np.ndarray) -> None:
@@ -128,7 +135,7 @@ def _clutter(rng, image: np.ndarray) -> None:
         w, h = rng.uniform(0.05, 0.45) * width, rng.uniform(0.03, 0.3) * height
         lean = rng.uniform(-0.3, 0.3) * w
         points = [(x + lean, y), (x + w - abs(lean), y), (x + w, y + h), (x, y + h)]
-        _polygon(image, points, _color(rng))
+        draw_polygon(image, points, _color(rng))
 
 
 def street_background(rng: np.random.Generator, height: int, width: int) -> Float[np.ndarray, "h w 3"]:
@@ -142,7 +149,7 @@ def street_background(rng: np.random.Generator, height: int, width: int) -> Floa
         if rng.random() < 0.5:  # another ground beyond a slanted edge
             y, slope = rng.uniform(0, 0.9) * height, rng.uniform(-0.8, 0.8) * width
             beyond = [(0, y), (width, y + slope), (width, -height), (0, -height)]
-            _polygon(image, beyond, sample_dye(rng, GROUNDS[names[1]]))
+            draw_polygon(image, beyond, sample_dye(rng, GROUNDS[names[1]]))
         grain = 14 if "grass" in names else 7
         image += (scene.smooth_noise(rng, height, width, 7) * rng.uniform(0.3, 1.3) * grain)[..., None]
         if rng.random() < 0.5:
@@ -155,7 +162,7 @@ def street_background(rng: np.random.Generator, height: int, width: int) -> Floa
         draw_sign(rng, image, _color(rng))
     if rng.random() < 0.15:  # the shadow of something outside of the frame
         y, slope = rng.uniform(0, 1) * height, rng.uniform(-1, 1) * width
-        _polygon(image, [(0, y), (width, y + slope), (width, height), (0, height)], (20, 22, 30), 0.35)
+        draw_polygon(image, [(0, y), (width, y + slope), (width, height), (0, height)], (20, 22, 30), 0.35)
     return image
 
 
@@ -201,7 +208,7 @@ def take_photo(
         return np.asarray(photo.convert("RGB").resize((width, height), how))
 
 
-def _neighbor_view(rng, view: dict) -> dict:
+def neighbor_view(rng, view: dict) -> dict:
     """Returns a view of a second person, who is partly in the frame at the left or right."""
     aside = rng.choice([-1, 1]) * rng.uniform(0.45, 0.68)
     other = scene.sample_view(rng, "mini", int(rng.integers(4)))
@@ -225,10 +232,10 @@ def render_street(
     image = street_background(rng, CANVAS, wide)
     neighbor = rng.random()
     if neighbor < 0.17:  # behind the person
-        paint_person(image, sample_street_person(rng), _neighbor_view(rng, view), rng)
+        paint_person(image, sample_street_person(rng), neighbor_view(rng, view), rng)
     parts = paint_person(image, person, view, rng)
     if 0.17 <= neighbor < 0.25:
-        parts[paint_person(image, sample_street_person(rng), _neighbor_view(rng, view), rng) > 0] = 0
+        parts[paint_person(image, sample_street_person(rng), neighbor_view(rng, view), rng) > 0] = 0
     if rng.random() < 0.1:
         before = image.copy()
         draw_sign(rng, image, _color(rng))

@@ -1,5 +1,6 @@
 """Samples people and their clothes as plain dicts, with one palette per domain."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -76,7 +77,8 @@ def lab(rgb) -> Float[np.ndarray, "3"]:
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
-def color_distance(a, b) -> float:
+@functools.lru_cache(maxsize=4096)  # palettes have few colors, and converting them takes most of sampling
+def color_distance(a: tuple[int, int, int], b: tuple[int, int, int]) -> float:
     """Computes the distance of two sRGB colors in L*a*b* (CIE76)."""
     return float(np.linalg.norm(lab(a) - lab(b)))
 
