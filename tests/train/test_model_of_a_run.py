@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -47,6 +48,7 @@ def test_final_model_is_the_best_on_val_or_else_the_last(found, wanted):
         variables=lambda trainable: trainable,
         data={},
         skipped=None,
+        mesh=SimpleNamespace(devices=np.array(jax.devices()[:1])),
     )
     evaluator = SimpleNamespace(run=run, score_split=lambda variables, split: (variables, None))
     checkpointer = SimpleNamespace(restore_best=lambda state: found)
