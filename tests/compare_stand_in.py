@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tpr_jax.cli.exit import explain_and_exit
+from tpr_jax.cli.exit import explain_and_exit, explain_stopped
 from tpr_jax.compare import __main__ as compare
 from tpr_jax.compare import runs as compare_runs
 
@@ -90,7 +90,7 @@ def compared_fixture(tiny, zero, tmp_path, capsys):
     def call(*flags):
         argv = ["compare", tiny["config"], zero, "--seeds", "2", "--workdir", str(tmp_path / "all"), *flags]
         try:
-            explain_and_exit(compare.run, argv, compare.explain)
+            explain_and_exit(compare.run, argv, explain_stopped)
             code = 0
         except SystemExit as ended:
             code = ended.code

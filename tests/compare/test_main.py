@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.compare_stand_in import compared_fixture, stand_in_fixture, starts, table, zero_fixture  # noqa: F401
-from tpr_jax.cli.exit import explain_and_exit
+from tpr_jax.cli.exit import explain_and_exit, explain_stopped
 from tpr_jax.compare import __main__ as compare
 from tpr_jax.compare import runs as compare_runs
 from tpr_jax.errors import UserError
@@ -184,7 +184,7 @@ def test_rejects_bad_arguments_before_anything_runs(tiny, tmp_path, flags, words
     flags = [flag.replace("CONFIG", tiny["config"]) for flag in flags]
     with pytest.raises(SystemExit) as ended:
         explain_and_exit(
-            compare.run, ["compare", "--workdir", str(tmp_path / "all"), *flags], compare.explain
+            compare.run, ["compare", "--workdir", str(tmp_path / "all"), *flags], explain_stopped
         )
     line = capsys.readouterr().err
     assert ended.value.code == 2 and line.startswith("error: ") and line.count("\n") == 1
@@ -204,6 +204,6 @@ def test_rejects_a_missing_workdir_or_a_file(tiny, tmp_path, stand_in):
 def test_help(capsys):
     for argv, code in ((["compare", "--help"], 0), (["compare"], 2)):
         with pytest.raises(SystemExit) as ended:
-            explain_and_exit(compare.run, argv, compare.explain)
+            explain_and_exit(compare.run, argv, explain_stopped)
         assert ended.value.code == code
         assert "python -m tpr_jax.compare CONFIG... --workdir DIR [--seeds N]" in capsys.readouterr().out

@@ -1,9 +1,10 @@
 """Rows and documents that are made by hand."""
 
+from tpr_jax.compare.spread import Spread, spread
 from tpr_jax.metrics.retrieval import METRIC_KEYS
 from tpr_jax.reproduce.copies import Copy
 from tpr_jax.reproduce.document import Document
-from tpr_jax.reproduce.rows import Row, Spread, spread
+from tpr_jax.reproduce.rows import Row
 from tpr_jax.reproduce.transfer import Transfer
 
 COPY = Copy("reid_raw.json", "1" * 64, 40_206, 1_234_567_890, "2" * 64, "")

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests import benchmark_folders
-from tpr_jax.cli.exit import explain_and_exit
+from tpr_jax.cli.exit import explain_and_exit, explain_stopped
 from tpr_jax.compare import runs as compare_runs
 from tpr_jax.data.datasets import DATASETS, Counts
 from tpr_jax.reproduce import __main__ as reproduce
@@ -123,7 +123,7 @@ def reproduced_fixture(tmp_path, capsys):
     def call(*words):
         code = 0
         try:
-            explain_and_exit(reproduce.run, ["reproduce", *map(str, words)], reproduce.explain)
+            explain_and_exit(reproduce.run, ["reproduce", *map(str, words)], explain_stopped)
         except SystemExit as ended:
             code = ended.code
         out, err = capsys.readouterr()

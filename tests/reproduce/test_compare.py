@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from tests.reproduce.made import COPY, document, not_run, row, spreads
+from tpr_jax.compare.spread import Spread
 from tpr_jax.reproduce import compare
-from tpr_jax.reproduce.rows import Spread
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from tests.reproduce.stand_in import (
     stand_in_fixture,  # noqa: F401
     starts,
 )
+from tpr_jax.cli.exit import early_ends
 from tpr_jax.compare import runs as compare_runs
 from tpr_jax.reproduce import __main__ as reproduce
 
@@ -323,7 +324,7 @@ def test_help(reproduced):
 
 
 def test_early_signals_show_how_to_resume():
-    ends = reproduce._early_ends(["reproduce", "--data", "x"])
+    ends = early_ends(reproduce.MODULE, ["reproduce", "--data", "x"])
     line = "error: stopped at its beginning; resume with: python -m tpr_jax.reproduce --data x"
     assert ends == {signal.SIGTERM: (2, line), signal.SIGINT: (130, line)}
 

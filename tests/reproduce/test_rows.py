@@ -6,16 +6,8 @@ import pytest
 
 from tests.reproduce.made import row
 from tpr_jax.reproduce import rows
-from tpr_jax.reproduce.rows import Spread
 
 SCORES = {"R1": 70.0, "R5": 80.0, "R10": 90.0, "mAP": 60.0, "mINP": 50.0}
-
-
-def test_spread_is_the_sample_standard_deviation():
-    # The deviations from 72 are -2, 0 and 2: (4 + 0 + 4) / 2 = 4, whose root is 2.
-    assert rows.spread([70.0, 72.0, 74.0]) == Spread(72.0, 2.0, (70.0, 72.0, 74.0))
-    assert rows.spread([70.0]) == Spread(70.0, None, (70.0,))
-    assert (str(rows.spread([70.0, 72.0, 74.0])), str(rows.spread([70.0]))) == ("72.00 ± 2.00", "70.00")
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,7 @@
 The features are random: the run time does not depend on their values.
 """
 
-import json
 import os
-import subprocess
 import sys
 import time
 from typing import NamedTuple
@@ -16,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from tpr_jax.bench import alone
 from tpr_jax.cli import parser as arguments
 from tpr_jax.cli.exit import explain_and_exit
-from tpr_jax.utils import markdown
 
 
 class SplitSize(NamedTuple):
@@ -83,13 +81,7 @@ def time_ranking(
 def time_in_subprocess(size: SplitSize, width: int, repeats: int) -> dict:
     """Calls `time_ranking` in a process of its own, whose peak memory is then the ranking's alone."""
     call_args = (size.queries, size.gallery, width, size.identities, repeats)
-    code = (
-        f"import json; from tpr_jax.bench.ranking import time_ranking as t; print(json.dumps(t{call_args}))"
-    )
-    command = [sys.executable, "-c", code]
-    # A session of its own: Ctrl-C reaches only this process, which then ends the other.
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, start_new_session=True)
-    return json.loads(done.stdout)
+    return alone.evaluate("tpr_jax.bench.ranking", f"time_ranking{call_args}")
 
 
 def run(argv: list[str]) -> None:
@@ -104,18 +96,17 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each size; the fastest counts")
     args = parser.parse_args(argv[1:])
     print(f"{os.cpu_count()} cores, width {args.width}, both directions, fastest of {args.repeats} runs\n")
-    header, rows = ["", "texts", "images", "seconds", "CPU seconds", "peak memory, GB"], []
-    for name, size in (SIZES | (LARGE if args.large else {})).items():
-        timing = time_in_subprocess(size, args.width, 1 if name in LARGE else args.repeats)
-        numbers = [
-            f"{timing['seconds']:.2f}",
-            f"{timing['cpu_seconds']:.2f}",
-            f"{timing['peak_bytes'] / 1e9:.2f}",
-        ]
-        rows.append([name, f"{size.queries:,}", f"{size.gallery:,}", *numbers])
-        # Each row is printed as soon as it is measured: the large one takes minutes.
-        lines = markdown.table(header, rows).splitlines()
-        print("\n".join(lines if len(rows) == 1 else lines[-1:]))
+    header = ["", "texts", "images", "seconds", "CPU seconds", "peak memory, GB"]
+    sizes = SIZES | (LARGE if args.large else {})
+    rows = (_measured_row(name, size, args.width, args.repeats) for name, size in sizes.items())
+    for line in alone.table_lines(header, rows):
+        print(line)
+
+
+def _measured_row(name: str, size: SplitSize, width: int, repeats: int) -> list[str]:
+    timing = time_in_subprocess(size, width, 1 if name in LARGE else repeats)
+    numbers = [timing["seconds"], timing["cpu_seconds"], timing["peak_bytes"] / 1e9]
+    return [name, f"{size.queries:,}", f"{size.gallery:,}", *(f"{number:.2f}" for number in numbers)]
 
 
 if __name__ == "__main__":

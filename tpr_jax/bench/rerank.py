@@ -5,21 +5,19 @@
 Each feature is that of a random person with noise, so that neighborhoods are as large as those of a model.
 """
 
-import json
 import os
-import subprocess
 import sys
 import time
 from typing import NamedTuple
 
 import numpy as np
 
+from tpr_jax.bench import alone
 from tpr_jax.bench.ranking import SIZES
 from tpr_jax.cli import parser as arguments
 from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.errors import UserError
 from tpr_jax.metrics import rerank
-from tpr_jax.utils import markdown
 
 PLAIN = "plain"
 IMAGE_NOISE, TEXT_NOISE = 2.0, 3.0  # in units of the distance between people
@@ -82,12 +80,7 @@ def time_option(name: str, size: Size) -> dict:
 
 def time_in_subprocess(name: str, size: Size) -> dict:
     """Calls `time_option` in a process of its own, whose peak memory is then that option's alone."""
-    code = "import json; from tpr_jax.bench.rerank import Size, time_option as t; "
-    code += f"print(json.dumps(t({name!r}, {size})))"
-    # A session of its own: Ctrl-C reaches only this process, which then ends the other.
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, start_new_session=True)
-    return json.loads(done.stdout)
+    return alone.evaluate("tpr_jax.bench.rerank", f"time_option({name!r}, {size})")
 
 
 def run(argv: list[str]) -> None:
@@ -117,12 +110,10 @@ def run(argv: list[str]) -> None:
         f"{os.cpu_count()} cores, {size.queries:,} captions, {size.gallery:,} images, "
         f"{size.bank:,} training captions, width {size.width}\n"
     )
-    header, rows = ["", "seconds", "peak memory, GB"], []
-    for name in names:
-        timing = time_in_subprocess(name, size)
-        rows.append([name, f"{timing['seconds']:.1f}", f"{timing['peak_bytes'] / 1e9:.2f}"])
-        lines = markdown.table(header, rows).splitlines()
-        print("\n".join(lines if len(rows) == 1 else lines[-1:]), flush=True)
+    timings = ((name, time_in_subprocess(name, size)) for name in names)
+    rows = ([name, f"{one['seconds']:.1f}", f"{one['peak_bytes'] / 1e9:.2f}"] for name, one in timings)
+    for line in alone.table_lines(["", "seconds", "peak memory, GB"], rows):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,24 @@ def verdict(error: BaseException, argv: list[str]) -> tuple[int, str]:
     return 1, ""
 
 
+def stopped_at(where: str, module: str, argv: Sequence[str]) -> str:
+    """Returns what a command that executes runs says when it is stopped: where, and how to resume."""
+    return f"stopped at {where}; {resume_hint(module, argv)}"
+
+
+def early_ends(module: str, argv: Sequence[str]) -> dict[int, tuple[int, str]]:
+    """Returns how a signal ends such a command before it has begun: signal -> (exit code, line)."""
+    line = f"error: {stopped_at('its beginning', module, argv)}"
+    return {signal.SIGTERM: (2, line), signal.SIGINT: (INTERRUPTED[0], line)}
+
+
+def explain_stopped(error: BaseException) -> tuple[int, str]:
+    """Returns what `verdict` does, for such a command, whose Stopped says itself how to resume."""
+    if isinstance(error, signals.Stopped):
+        return (INTERRUPTED[0] if error.number == signal.SIGINT else 2), f"error: {error}"
+    return verdict(error, sys.argv)
+
+
 def exit_on_signals(argv: list[str]) -> None:
     """Ends the process immediately on SIGTERM or SIGINT, until another handler is installed.
 

@@ -12,33 +12,23 @@ repeats failed runs, and skips finished ones.
 
 # ruff: noqa: E402 (signals are caught before the imports that take seconds)
 
-import signal
 import sys
 from collections.abc import Sequence
 
-from tpr_jax.cli.exit import explain_and_exit, resume_hint, verdict
+from tpr_jax.cli.exit import early_ends, explain_and_exit, explain_stopped, stopped_at
 from tpr_jax.utils import ending, signals
 
-
-def _stopped_at(where: str, argv: Sequence[str]) -> str:
-    return f"stopped at {where}; {resume_hint('tpr_jax.compare', argv)}"
-
-
-def _early_ends(argv: Sequence[str]) -> dict[int, tuple[int, str]]:
-    """Returns how a signal ends the process before the comparison has begun."""
-    line = f"error: {_stopped_at('its beginning', argv)}"
-    return {signal.SIGTERM: (2, line), signal.SIGINT: (130, line)}
-
+MODULE = "tpr_jax.compare"
 
 if __name__ == "__main__":
-    ending.exit_immediately(_early_ends(sys.argv))
+    ending.exit_immediately(early_ends(MODULE, sys.argv))
 
 import contextlib
-import re
 from pathlib import Path
 from typing import NamedTuple
 
 from tpr_jax.cli import parser as arguments
+from tpr_jax.cli import settings as settings_lib
 from tpr_jax.compare import outcome, table
 from tpr_jax.compare import runs as compare_runs
 from tpr_jax.compare.runs import ComparisonRun
@@ -64,14 +54,14 @@ def parse(argv: Sequence[str]) -> Arguments:
       UserError: an argument is missing or wrong.
       SystemExit: after printing the help.
     """
-    settings = [word for word in argv[1:] if re.match(r"--?(no)?config\.", word)]
+    settings, words = settings_lib.split_settings(argv)
     for setting in settings:
         _check_setting(setting)
     parser = _make_parser()
     if len(argv) == 1:
         parser.print_help()
         raise SystemExit(2)
-    args = parser.parse_args([word for word in argv[1:] if word not in settings])
+    args = parser.parse_args(words)
     if not args.configs:
         raise UserError("no config is named: give some, such as configs/dm_adapter.py configs/zero_shot.py")
     if args.seeds < 1:
@@ -118,18 +108,12 @@ def _make_parser() -> arguments.Parser:
         metavar="t2i|i2t|both",
         help="scores of text queries (t2i), of image queries (i2t), or both",
     )
-    # Only for the help, since `parse` takes these words out; one word, as it must be written.
-    parser.add_argument(
-        "--config.KEY=VALUE", action="store_true", help="a key of all configs; can be repeated"
-    )
+    settings_lib.add_settings(parser)
     return parser
 
 
 def _check_setting(setting: str) -> None:
-    key, equals, _ = setting.partition("=")
-    if not equals and not key.lstrip("-").startswith("no"):
-        raise UserError(f"{setting}: settings are written --config.KEY=VALUE")
-    if key.endswith("config.seed"):
+    if settings_lib.key_of(setting) == "seed":
         raise UserError(f"{setting}: the seeds are 0 to N - 1 of --seeds N: leave it out")
 
 
@@ -150,7 +134,7 @@ def run(argv: list[str]) -> None:
                 runs = compare_runs.plan(args.configs, args.seeds, args.workdir, args.settings)
                 remove_leftovers(args.workdir, ["compare.md", "compare.csv", "compare.png"])
         except signals.Stopped as error:
-            raise UserError(_stopped_at(str(error), argv)) from None
+            raise UserError(stopped_at(str(error), MODULE, argv)) from None
         _compare(runs, args.workdir, args.directions, argv)
 
 
@@ -166,7 +150,9 @@ def _compare(
             print(message, flush=True)
             write_tables(workdir, runs, directions)
             if code is None:
-                raise signals.Stopped(asked_to_stop.number, _stopped_at(f"run {number} of {len(runs)}", argv))
+                raise signals.Stopped(
+                    asked_to_stop.number, stopped_at(f"run {number} of {len(runs)}", MODULE, argv)
+                )
             failed += code != 0
     print(f"\n{table.render_text(summaries_of(runs, directions))}", end="")
     print(f"\nwritten to {workdir}: compare.md, compare.csv, compare.png; each run's files in NAME/seed_K/")
@@ -198,12 +184,5 @@ def write_tables(workdir: Path, runs: Sequence[ComparisonRun], directions: Seque
     write_whole(workdir / "compare.png", lambda path: Path(path).write_bytes(plot.render_png(summaries)))
 
 
-def explain(error: BaseException) -> tuple[int, str]:
-    """Returns the exit code and the line to print for an error; no line if the user cannot fix it."""
-    if isinstance(error, signals.Stopped):
-        return (130 if error.number == signal.SIGINT else 2), f"error: {error}"
-    return verdict(error, sys.argv)
-
-
 if __name__ == "__main__":
-    explain_and_exit(run, sys.argv, explain)
+    explain_and_exit(run, sys.argv, explain_stopped)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tpr_jax.compare.outcome import RunOutcome
+from tpr_jax.compare.spread import Spread, spread
 from tpr_jax.data import datasets
 from tpr_jax.metrics.retrieval import METRIC_KEYS
 from tpr_jax.utils import markdown
@@ -23,17 +24,6 @@ NOTE = (
     "parameters alone."
 )
 MISSING = "–"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A mean and the sample standard deviation, which is None for a single value."""
-
-    mean: float
-    deviation: float | None
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f}" if self.deviation is None else f"{self.mean:.2f} ± {self.deviation:.2f}"
 
 
 @dataclass(frozen=True)
@@ -89,7 +79,9 @@ def summarize(name: str, dataset: str, outcomes: Sequence[RunOutcome], direction
         seeds=len(outcomes),
         done=len(done),
         failed=sum(outcome.status == "failed" for outcome in outcomes),
-        scores={key: _spread([percents[key] for percents in scores]) for key in METRIC_KEYS},
+        scores={
+            key: spread([percents[key] for percents in scores]) if scores else None for key in METRIC_KEYS
+        },
         steps=(min(known("steps")), max(known("steps"))) if done else None,
         trainable_params=max(known("trainable_params"), default=None),
         total_params=max(known("total_params"), default=None),
@@ -97,12 +89,6 @@ def summarize(name: str, dataset: str, outcomes: Sequence[RunOutcome], direction
         memory_bytes=max(known("memory_bytes"), default=None),
         saved_bytes=max(known("saved_bytes"), default=None),
     )
-
-
-def _spread(values: list[float]) -> Spread | None:
-    if not values:
-        return None
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def render_markdown(summaries: Sequence[Summary]) -> str:
@@ -136,8 +122,8 @@ def render_csv(summaries: Sequence[Summary]) -> str:
     for row in summaries:
         values: list[object] = [row.name, row.dataset, row.direction, row.seeds, row.done, row.failed]
         values += row.steps or (None, None)
-        for spread in row.scores.values():
-            values += (spread.mean, spread.deviation) if spread else (None, None)
+        for score in row.scores.values():
+            values += (score.mean, score.deviation) if score else (None, None)
         writer.writerow([*values, *(getattr(row, key) for key in COSTS)])  # None becomes an empty field
     return file.getvalue()
 

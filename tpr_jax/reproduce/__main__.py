@@ -14,35 +14,25 @@ your own.
 
 # ruff: noqa: E402 (signals are caught before the imports that take seconds)
 
-import signal
 import sys
 from collections.abc import Sequence
 
-from tpr_jax.cli.exit import explain_and_exit, resume_hint, verdict
+from tpr_jax.cli.exit import early_ends, explain_and_exit, explain_stopped, stopped_at
 from tpr_jax.utils import ending, signals
 
-
-def _stopped_at(where: str, argv: Sequence[str]) -> str:
-    return f"stopped at {where}; {resume_hint('tpr_jax.reproduce', argv)}"
-
-
-def _early_ends(argv: Sequence[str]) -> dict[int, tuple[int, str]]:
-    """Returns how a signal ends the process before anything has begun."""
-    line = f"error: {_stopped_at('its beginning', argv)}"
-    return {signal.SIGTERM: (2, line), signal.SIGINT: (130, line)}
-
+MODULE = "tpr_jax.reproduce"
 
 if __name__ == "__main__":
-    ending.exit_immediately(_early_ends(sys.argv))
+    ending.exit_immediately(early_ends(MODULE, sys.argv))
 
 import contextlib
-import re
 import shlex
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from tpr_jax.cli import parser as arguments
+from tpr_jax.cli import settings as settings_lib
 from tpr_jax.compare import outcome
 from tpr_jax.compare import runs as compare_runs
 from tpr_jax.errors import UserError
@@ -99,14 +89,14 @@ def parse(argv: Sequence[str]) -> Arguments:
       UserError: an argument is missing or wrong.
       SystemExit: after printing the help.
     """
-    settings = [word for word in argv[1:] if re.match(r"--?(no)?config\.", word)]
+    settings, words = settings_lib.split_settings(argv)
     parser = _make_parser()
     if len(argv) == 1:
         parser.print_help()
         raise SystemExit(2)
     for setting in settings:
         _check_setting(setting)
-    args = parser.parse_args([word for word in argv[1:] if word not in settings])
+    args = parser.parse_args(words)
     seeds = args.seeds if args.seeds is not None else 1 if args.quick else 3
     parsed = Arguments(
         data=_parse_data(args.data),
@@ -168,10 +158,7 @@ def _parse_methods(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _check_setting(setting: str) -> None:
-    key, equals, _ = setting.partition("=")
-    if not equals and not key.lstrip("-").startswith("no"):
-        raise UserError(f"{setting}: settings are written --config.KEY=VALUE")
-    name = key.partition("config.")[2]
+    name = settings_lib.key_of(setting)
     if name in OWN_KEYS:
         raise UserError(f"{setting}: is set by the command itself ({OWN_KEYS[name]}): leave it out")
 
@@ -241,10 +228,7 @@ def _make_parser() -> arguments.Parser:
         metavar="FILE",
         help="with --check, compare with this file instead of that in --workdir",
     )
-    # Only for the help, since `parse` takes these words out; one word, as it must be written.
-    parser.add_argument(
-        "--config.KEY=VALUE", action="store_true", help="a key of all configs; can be repeated"
-    )
+    settings_lib.add_settings(parser)
     return parser
 
 
@@ -268,7 +252,7 @@ def run(argv: list[str]) -> int:
                     return check_files(args.check, args.other or _own_file(args.workdir))
                 planned = _prepare(args, argv, stack)
         except signals.Stopped as error:
-            raise UserError(_stopped_at(str(error), argv)) from None
+            raise UserError(stopped_at(str(error), MODULE, argv)) from None
         with signals.catch_signals() as asked_to_stop:
             _execute(planned, asked_to_stop, argv)
     return 0
@@ -362,7 +346,9 @@ def _execute_runs(
         print(f"    {message}", flush=True)
         _write(planned, measured)
         if code is None:
-            raise signals.Stopped(asked_to_stop.number, _stopped_at(f"run {number} of {len(runs)}", argv))
+            raise signals.Stopped(
+                asked_to_stop.number, stopped_at(f"run {number} of {len(runs)}", MODULE, argv)
+            )
         failed += code != 0
     return failed
 
@@ -377,7 +363,7 @@ def _estimate(planned: Plan, asked_to_stop: signals.PreemptionSignal, argv: Sequ
         progress = f"{number} of {len(planned.recipes)}"
         found = estimate.measure(recipe, planned.workdir, asked_to_stop, progress)
         if found is None:
-            raise signals.Stopped(asked_to_stop.number, _stopped_at("the estimate of the time", argv))
+            raise signals.Stopped(asked_to_stop.number, stopped_at("the estimate of the time", MODULE, argv))
         measured[recipe.method, recipe.dataset] = found
     environment = next(iter(measured.values())).environment
     lines = estimate.summarize(planned.recipes, measured, with_cross=_has_transfer(planned))
@@ -411,7 +397,7 @@ def _test_across(planned: Plan, asked_to_stop: signals.PreemptionSignal, argv: S
         code, message = transfer.execute(planned.recipes, planned.args.data, planned.workdir, stop)
     print(f"    {message}", flush=True)
     if code is None:
-        raise signals.Stopped(asked_to_stop.number, _stopped_at("the test across data sets", argv))
+        raise signals.Stopped(asked_to_stop.number, stopped_at("the test across data sets", MODULE, argv))
     return int(code != 0)
 
 
@@ -435,12 +421,5 @@ def _write(planned: Plan, measured: Measurements) -> Document:
     return result
 
 
-def explain(error: BaseException) -> tuple[int, str]:
-    """Returns the exit code and the line to print for an error; no line if the user cannot fix it."""
-    if isinstance(error, signals.Stopped):
-        return (130 if error.number == signal.SIGINT else 2), f"error: {error}"
-    return verdict(error, sys.argv)
-
-
 if __name__ == "__main__":
-    explain_and_exit(run, sys.argv, explain)
+    explain_and_exit(run, sys.argv, explain_stopped)

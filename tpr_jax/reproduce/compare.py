@@ -7,10 +7,11 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tpr_jax.compare.spread import Spread
 from tpr_jax.data import datasets
 from tpr_jax.reproduce.document import Document
 from tpr_jax.reproduce.page import format_spread, method_name
-from tpr_jax.reproduce.rows import TOLERANCE, Row, Spread
+from tpr_jax.reproduce.rows import TOLERANCE, Row
 from tpr_jax.utils import markdown
 
 MISSING = "–"

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from tpr_jax.compare.spread import Spread
 from tpr_jax.errors import UserError
 from tpr_jax.metrics.retrieval import METRIC_KEYS
 from tpr_jax.reproduce.copies import Copy
-from tpr_jax.reproduce.rows import BEYOND, NOT_COMPARABLE, NOT_RUN, PROTOCOLS, WITHIN, Row, Spread
+from tpr_jax.reproduce.rows import BEYOND, NOT_COMPARABLE, NOT_RUN, PROTOCOLS, WITHIN, Row
 from tpr_jax.reproduce.transfer import Transfer
 from tpr_jax.utils.files import write_json
 

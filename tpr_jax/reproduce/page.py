@@ -5,12 +5,13 @@ Pure functions: a document in, text out.
 
 from collections.abc import Sequence
 
+from tpr_jax.compare.spread import Spread
 from tpr_jax.data import datasets
 from tpr_jax.report.facts import METHOD_NAMES
 from tpr_jax.reproduce.copies import Copy
 from tpr_jax.reproduce.document import Document
 from tpr_jax.reproduce.estimate import format_hours
-from tpr_jax.reproduce.rows import METRIC, NOT_COMPARABLE, PROTOCOLS, Row, Spread, distinct
+from tpr_jax.reproduce.rows import METRIC, NOT_COMPARABLE, PROTOCOLS, Row, distinct
 from tpr_jax.utils import markdown
 
 NAME = "reproduction.md"

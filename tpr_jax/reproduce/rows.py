@@ -1,13 +1,13 @@
 """One row of a reproduction: a method on a benchmark, as published and as measured here."""
 
 import json
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tpr_jax.compare import outcome
 from tpr_jax.compare.runs import ComparisonRun
+from tpr_jax.compare.spread import Spread, spread
 from tpr_jax.metrics.retrieval import METRIC_KEYS
 from tpr_jax.reproduce import published
 from tpr_jax.reproduce.estimate import command_line
@@ -28,24 +28,6 @@ WITHIN = "within 1 point"
 BEYOND = "beyond 1 point"
 NOT_COMPARABLE = "not comparable"
 CLIP_PARAMS = 149_617_664  # of ViT-B/16 at 384 x 128
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The scores of several seeds, in percent.
-
-    Attributes:
-      mean: their mean.
-      deviation: their sample standard deviation (n - 1), None for a single one.
-      values: the scores, in the order of the seeds.
-    """
-
-    mean: float
-    deviation: float | None
-    values: tuple[float, ...]
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f}" if self.deviation is None else f"{self.mean:.2f} ± {self.deviation:.2f}"
 
 
 @dataclass(frozen=True)
@@ -155,12 +137,6 @@ def summarize(scores: Sequence[Mapping[str, float] | None]) -> dict[str, Spread]
     if not known or len(known) < len(scores):
         return None
     return {key: spread([values[key] for values in known]) for key in METRIC_KEYS}
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Returns the mean and the sample standard deviation of the scores of several seeds."""
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(statistics.fmean(values), deviation, tuple(values))
 
 
 def decide(difference: float | None, reason: str) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tpr_jax.compare.spread import Spread, spread
 from tpr_jax.metrics.retrieval import METRIC_KEYS
 from tpr_jax.reproduce import child
 from tpr_jax.reproduce.plan import Recipe
-from tpr_jax.reproduce.rows import DIRECTION, Spread, finished_models, spread
+from tpr_jax.reproduce.rows import DIRECTION, finished_models
 from tpr_jax.utils.plural import counted
 
 PROGRAM = (sys.executable, "-m", "tpr_jax.cross")
