@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from tpr_jax.cli.exit import explain_and_exit
+from tpr_jax.data import prefetch
 from tpr_jax.export.__main__ import parse, run
 
 
@@ -79,6 +80,8 @@ def test_reports_a_model_that_cannot_be_read(capsys, tmp_path):
 )
 def test_reports_a_missing_package(capsys, tmp_path, tiny, monkeypatch, kind, package, remedy):
     monkeypatch.setitem(sys.modules, package, None)
+    # Other tests may have left TensorFlow in its cache.
+    monkeypatch.setattr(prefetch, "tensorflow", prefetch.tensorflow.__wrapped__)
     line = said(capsys, "--model", tiny["clip"], "--out", tmp_path / "out", "--format", kind)
     assert f"--format {kind}" in line and remedy in line
     assert not (tmp_path / "out").exists()

@@ -27,6 +27,7 @@ from tpr_jax.data.annotations import SPLITS
 from tpr_jax.data.mini_pedes.generate import bundled_person
 from tpr_jax.data.mini_pedes.phrases import with_article
 from tpr_jax.metrics.retrieval import match_ranks
+from tpr_jax.models.config import CLIP_MINI
 from tpr_jax.search.query import ask
 from tpr_jax.search.query.combine import combine
 from tpr_jax.utils import markdown
@@ -241,7 +242,7 @@ def run(argv: list[str]) -> None:
         description="Measures on MiniPEDES how far answers, marks and further sentences bring a search.",
         examples=("python -m tpr_jax.bench.feedback --model runs/demo/model",),
     )
-    parser.add_argument("--model", type=arguments.path, default="clip-mini", help="a folder or hub id")
+    parser.add_argument("--model", type=arguments.path, default=CLIP_MINI, help="a folder or hub id")
     parser.add_argument("--split", default="test", choices=SPLITS, help="whose people are searched")
     args = parser.parse_args(argv[1:])
     gallery = load_gallery(args.model, args.split)
