@@ -9,7 +9,7 @@ HEADER = {"video": "a"}
 def line(frame):
     found = make_detections([[1.25, 2, 3, 4]], [0.12345678], [frame])
     return journal.Line(
-        frame, frame / 10, frame / 10 + 0.5, (320, 240), journal.rounded(found), [0.5], [[1, 2]]
+        frame, frame / 10, frame / 10 + 0.5, (320, 240), journal.rounded(found), [0.5], [[1, 2]], 7
     )
 
 

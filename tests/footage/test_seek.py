@@ -52,7 +52,7 @@ def test_jumps_instead_of_reading_from_the_start(tmp_path):
 
 
 def test_a_jump_that_goes_too_far_is_repeated_from_further_back(video, monkeypatch):
-    monkeypatch.setattr(seek, "_JUMPS", (-2.0, 0.5))
+    monkeypatch.setattr(seek, "JUMPS", (-2.0, 0.5))
     frame = whole(video)[20]
     (found,) = frames_at(video, [frame.seconds])
     assert (found.pixels == frame.pixels).all()

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from tests.footage.videos import number_shown, open_cv, rotate, vary_rate, write_video
 from tpr_jax.errors import UserError
-from tpr_jax.footage.video import Span, next_due, read_frames
+from tpr_jax.footage import video
+from tpr_jax.footage.video import Done, Span, checksum, next_due, read_frames
 
 cv2 = open_cv()
 
@@ -27,11 +30,62 @@ def test_starts_and_ends_where_it_is_told(tmp_path):
     assert [frame.number for frame in frames] == [10, 12, 14]
 
 
-def test_goes_on_after_the_frames_that_are_done(tmp_path):
-    path = write_video(tmp_path / "a.avi")
-    whole, _ = read(path, Span(every=0.3))
-    rest, _ = read(path, Span(every=0.3, after=whole[2].number, due=0.9))
-    assert [frame.number for frame in rest] == [frame.number for frame in whole[3:]]
+def write_minute(path, varying=False):
+    path = write_video(path, frames=60, rate=1.0)
+    if varying:
+        vary_rate(path, first=30, factor=4)
+    return path
+
+
+def count_grabs(monkeypatch):
+    """Returns a list to which each frame that is read adds its file."""
+    grabbed, opened = [], video.open_video
+
+    class Counting:
+        def __init__(self, path):
+            self.path, self.capture = path, opened(cv2, path)
+
+        def grab(self):
+            grabbed.append(self.path)
+            return self.capture.grab()
+
+        def __getattr__(self, name):
+            return getattr(self.capture, name)
+
+    monkeypatch.setattr(video, "open_video", lambda cv2, path: Counting(path))
+    return grabbed
+
+
+@pytest.mark.parametrize(("name", "varying"), [("a.avi", False), ("a.mp4", False), ("a.mp4", True)])
+@pytest.mark.parametrize("last", [0, 3, 10, 16, 19])
+def test_resumes_at_the_next_frame_without_reading_what_is_done(tmp_path, monkeypatch, name, varying, last):
+    path = write_minute(tmp_path / name, varying)
+    span = Span(every=3.0)
+    whole, notes = read(path, span)
+    assert notes == []
+    frame = whole[last]
+    done = Done(frame.number, round(frame.seconds, 4), checksum(frame.pixels), frame.seconds + 3.0)
+    grabbed = count_grabs(monkeypatch)
+    rest, notes = read(path, replace(span, done=done))
+    assert notes == []
+    assert [(one.number, one.seconds) for one in rest] == [
+        (one.number, pytest.approx(one.seconds)) for one in whole[last + 1 :]
+    ]
+    assert all((a.pixels == b.pixels).all() for a, b in zip(rest, whole[last + 1 :], strict=True))
+    # It begins half a second before the last frame that is done, or, where the rate varies, up to 30 s.
+    assert len(grabbed) <= 60 - frame.number + (40 if varying else 2)
+
+
+@pytest.mark.parametrize("change", [{"checksum": 1}, {"checksum": None}, {"seconds": 29.7}])
+def test_resumes_from_the_start_where_the_last_frame_is_not_found(tmp_path, monkeypatch, change):
+    path = write_minute(tmp_path / "a.avi")
+    whole, _ = read(path, Span(every=3.0))
+    frame = whole[10]
+    done = Done(frame.number, frame.seconds, checksum(frame.pixels), frame.seconds + 3.0)._replace(**change)
+    grabbed = count_grabs(monkeypatch)
+    rest, _ = read(path, Span(every=3.0, done=done))
+    assert [one.number for one in rest] == [one.number for one in whole[11:]]
+    assert len(grabbed) > 60
 
 
 def test_chooses_among_wanted_frames_and_names_those_that_do_not_exist(tmp_path):

@@ -27,6 +27,7 @@ class Line(NamedTuple):
       found: the people.
       qualities: how well the crop of each shows a person.
       colors: the colors of each, see `crops.colors`.
+      checksum: `video.checksum` of its pixels; None in journals of older versions.
     """
 
     frame: int
@@ -36,6 +37,7 @@ class Line(NamedTuple):
     found: Detections
     qualities: list[float]
     colors: list[list[int]]
+    checksum: int | None
 
 
 def rounded(found: Detections) -> Detections:
@@ -62,6 +64,7 @@ def _line(fields: dict) -> Line:
         found,
         qualities=[row[5] for row in rows],
         colors=[row[7] for row in rows],
+        checksum=fields.get("checksum"),
     )
 
 
@@ -78,6 +81,7 @@ class Writer(line_log.LineLog):
             )
         ]
         fields = {"frame": line.frame, "seconds": line.seconds, "due": line.due, "size": line.size}
+        fields["checksum"] = line.checksum
         self.append(fields | {"people": people})
 
 

@@ -28,7 +28,7 @@ from tpr_jax.footage.crops import Sighting, best_sightings, colors, crop_quality
 from tpr_jax.footage.detections import Detections, Detector, limit, pad_box
 from tpr_jax.footage.opencv import opencv
 from tpr_jax.footage.tracks import Tracker, TrackSettings
-from tpr_jax.footage.video import Frame, Span, next_due, read_frames
+from tpr_jax.footage.video import Done, Frame, Span, checksum, next_due, read_frames
 from tpr_jax.utils.files import remove_leftovers_matching, write_json, write_whole
 
 CROPS_PER_TRACK = 4
@@ -193,11 +193,12 @@ def scan(
     frames = len(lines)
     span = Span(settings.every, settings.start, settings.end, None if wanted is None else frozenset(wanted))
     if lines:
-        span = dataclasses.replace(span, after=lines[-1].frame, due=lines[-1].due)
+        last = lines[-1]
+        span = dataclasses.replace(span, done=Done(last.frame, last.seconds, last.checksum, last.due))
     writer = journal.Writer(folder / "journal.jsonl", header, resume=bool(lines))
     with contextlib.closing(writer):
         found = _detect_ahead(read_frames(video, span, notes.append), detector, settings, workers)
-        due = span.start if span.due is None else span.due
+        due = span.start if span.done is None else span.done.due
         with contextlib.closing(found):
             for frame, people_found in found:
                 due = next_due(due, frame.seconds, settings.every)
@@ -345,6 +346,7 @@ def _make_line(frame: Frame, due: float, found: Detections, settings: ScanSettin
         found,
         qualities=qualities,
         colors=looks,
+        checksum=checksum(frame.pixels),
     )
 
 

@@ -6,11 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from tpr_jax.errors import UserError
 from tpr_jax.footage.opencv import opencv
-from tpr_jax.footage.video import Frame, frame_seconds, open_video, to_rgb
+from tpr_jax.footage.video import JUMPS, Frame, frame_seconds, open_video, to_rgb
 
-# Seconds before the wanted time to which to jump. A jump may end too late, as where the frame rate varies:
-# then the next one goes further back, and the last to the start of the file.
-_JUMPS = (0.5, 5.0, 30.0)
 _CLOSE = 1e-3  # seconds by which two times of one frame may differ, since those of an index are rounded
 
 
@@ -34,7 +31,7 @@ def frames_at(path: str | os.PathLike, times: Sequence[float], max_seconds: floa
     if not times:
         return
     cv2, end = opencv(), time.monotonic() + max_seconds
-    jumps = [start for back in _JUMPS if (start := times[0] - back) > 0]
+    jumps = [start for back in JUMPS if (start := times[0] - back) > 0]
     for start in (*jumps, 0.0):
         capture = open_video(cv2, path)
         try:

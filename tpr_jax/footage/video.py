@@ -1,6 +1,7 @@
 """Reads the frames of a video at a spacing, with the time that the file gives to each frame."""
 
 import os
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +15,10 @@ from tpr_jax.footage.opencv import opencv
 SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv")
 )
+# Seconds before the wanted time to which to jump. A jump may end too late, as where the frame rate varies:
+# then the next one goes further back, and the last to the start of the file.
+JUMPS = (0.5, 5.0, 30.0)
+_CLOSE = 1e-4  # seconds by which two times of one frame may differ, since those of a journal are rounded
 _MISSING = 0.02  # share of the announced frames that may be missing: their number is often an estimate
 
 
@@ -31,6 +36,22 @@ class Frame(NamedTuple):
     pixels: UInt8[np.ndarray, "h w 3"]
 
 
+class Done(NamedTuple):
+    """The last frame that an earlier run has finished.
+
+    Attributes:
+      frame: its number.
+      seconds: its time from the start of the file.
+      checksum: the `checksum` of its pixels, None if it is not known.
+      due: seconds at which the next frame is due.
+    """
+
+    frame: int
+    seconds: float
+    checksum: int | None
+    due: float
+
+
 @dataclass(frozen=True)
 class Span:
     """Which frames of a video to read.
@@ -40,24 +61,23 @@ class Span:
       start: seconds from the start of the file.
       end: likewise; None reads to its end.
       wanted: numbers of the frames to choose from; None for all.
-      after: number of the last frame that is done already, -1 for none.
-      due: seconds at which the next frame is due, after those that are done already.
+      done: where to resume; None reads from the first frame.
     """
 
     every: float = 0.5
     start: float = 0.0
     end: float | None = None
     wanted: Collection[int] | None = None
-    after: int = -1
-    due: float | None = None
+    done: Done | None = None
 
 
 def read_frames(path: str | os.PathLike, span: Span, note: Callable[[str], object]) -> Iterator[Frame]:
     """Yields frames in order.
 
-    Frames between two that are wanted are decoded, as the codecs require, but not converted. The times are
-    those of the file, so that a varying frame rate does not shift them. OpenCV turns frames upright as the
-    file says, and reduces 10 bits to 8.
+    Frames between two that are wanted are decoded, as the codecs require, but not converted. Frames that an
+    earlier run has finished are not decoded again, except from the last key frame on. The times are those of
+    the file, so that a varying frame rate does not shift them. OpenCV turns frames upright as the file says,
+    and reduces 10 bits to 8.
 
     Args:
       path: the video.
@@ -68,18 +88,19 @@ def read_frames(path: str | os.PathLike, span: Span, note: Callable[[str], objec
       UserError: the file is no video that can be read, or has no frames.
     """
     cv2 = opencv()
-    capture = open_video(cv2, path)
+    done, due = -1, span.start
+    if span.done is not None:
+        done, due = span.done.frame, span.done.due
+    capture, number, seconds = _open_after(cv2, path, span.done)
     try:
         announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
-        number, seconds = -1, 0.0
-        due = span.start if span.due is None else span.due
         while capture.grab():
             number += 1
             seconds = frame_seconds(capture.get(cv2.CAP_PROP_POS_MSEC), number, rate, seconds)
             if span.end is not None and seconds > span.end:
                 return
-            if number <= span.after or seconds < due - 1e-6:
+            if number <= done or seconds < due - 1e-6:
                 continue
             if span.wanted is not None and number not in span.wanted:
                 continue
@@ -92,6 +113,43 @@ def read_frames(path: str | os.PathLike, span: Span, note: Callable[[str], objec
         _check_wanted(path, number + 1, span.wanted or (), note)
     finally:
         capture.release()
+
+
+def checksum(pixels: UInt8[np.ndarray, "h w 3"]) -> int:
+    """Returns a number by which to recognize a frame that is decoded again."""
+    return zlib.crc32(np.ascontiguousarray(pixels))
+
+
+def _open_after(cv2, path: str | os.PathLike, done: Done | None):
+    """Opens a video where its next frame is the one after `done`, or else at its start.
+
+    Returns:
+      The video, and the number and seconds of the frame before the next one: -1 and 0 at the start.
+    """
+    for back in JUMPS:
+        if done is None or done.checksum is None or done.seconds <= back:
+            break
+        capture = open_video(cv2, path)
+        capture.set(cv2.CAP_PROP_POS_MSEC, 1000 * (done.seconds - back))
+        if _reaches(cv2, capture, done):
+            return capture, done.frame, done.seconds
+        capture.release()
+    return open_video(cv2, path), -1, 0.0
+
+
+def _reaches(cv2, capture, done: Done) -> bool:
+    """Reads until `done`; returns whether it is found, with its time and its pixels.
+
+    Its pixels differ where the jump did not end at a key frame: the decoder then lacks what they refer to.
+    """
+    while capture.grab():
+        seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        if seconds <= 0 or seconds > done.seconds + _CLOSE:
+            return False
+        if seconds >= done.seconds - _CLOSE:
+            ok, pixels = capture.retrieve()
+            return ok and checksum(to_rgb(cv2, pixels)) == done.checksum
+    return False
 
 
 def next_due(due: float, seconds: float, every: float) -> float:
