@@ -19,6 +19,7 @@ from hypothesis import settings
 from PIL import Image
 
 from tests import long
+from tests.small_disk import on_small_disk  # noqa: F401 (a fixture)
 from tests.typed import enforce_annotations
 
 # pytest-xdist runs the tests in several processes, its workers; they share what is slow to make.

@@ -1,5 +1,7 @@
+import base64
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tests.footage.videos import number_shown, open_cv, rotate, vary_rate, write_video
@@ -111,6 +113,32 @@ def test_a_rotated_video_is_turned_upright(tmp_path):
     assert after.pixels.shape == (320, 240, 3)
     difference = after.pixels.astype(int) - cv2.rotate(before.pixels, cv2.ROTATE_90_CLOCKWISE)
     assert abs(difference).max() <= 2
+
+
+# Ten gray frames of 10 bits, 64 + 85 i of 64..940, by x265 3.5 (`--input-depth 10 -D 10 --ctu 16`): no
+# package at hand writes 10 bits.
+TEN_BITS = (
+    "AAAAAUABDAH//wIgAAADAJAAAAMAAAMAHpWYCQAAAAFCAQECIAAAAwCQAAADAAADAB6gECBBNllZqvK4BAAAD6AAAJxAIAAAAAFE"
+    "AcFz0YkAAAABKAGvESEtmuiD1/+LhYLKttdozKiXja7IR6aa456RCoeAkGEOwBEQAAAAAQIB2Al+IkJbNOiFw//jImCyrbXaM6iX"
+    "ja7IR6aa456RCoeAkGEOwBEQAAAAAQIB0CnJ/WMiAqmIEbSg+TNHuMdn/rk3NIcWMAAAAAECAeBml19RihFVkIlYAA8YAC2gAGrA"
+    "AAAAAQAB4Eb/X0ixgiqgjQvYAA/YADGgAHjAAAAAAQAB4IItf9xjJFVAjQvYAA/YADGgAHjAAAAAAQIB0EiyVX9z4GArmIkbSvkz"
+    "R7jHZ/65NzSHFjAAAAABAgHg4iVVX3GKEVWQiVgADxgALaAAasAAAAABAAHgxvXX0ixkiqiNC9gAD9gAMaAAeMAAAAABAAHhAi1X"
+    "9xjBFVCNC9gAD9gAMaAAeMA="
+)
+
+
+def test_ten_bits_are_reduced_to_eight(tmp_path):
+    path = tmp_path / "ten.hevc"
+    path.write_bytes(base64.b64decode(TEN_BITS))
+    frames, notes = read(path, Span(every=0))
+    assert notes == [] and [frame.pixels.dtype for frame in frames] == [np.uint8] * 10
+    grays = [float(frame.pixels.mean()) for frame in frames]
+    assert grays == pytest.approx([85 * i * 255 / 876 for i in range(10)], abs=1)
+    # A bare stream has no times: they are those of the frame rate, and reading begins at the start to resume.
+    assert [frame.seconds for frame in frames] == pytest.approx([i / 25 for i in range(10)])
+    done = Done(5, 0.2, checksum(frames[5].pixels), 0.2)
+    rest, _ = read(path, Span(every=0, done=done))
+    assert [frame.number for frame in rest] == [6, 7, 8, 9]
 
 
 def test_a_video_that_is_cut_off_is_read_to_its_break_with_a_note(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import without_tensorflow
+from tests import small_disk, without_tensorflow
 from tests.train.test_resume import assert_same_run
 from tpr_jax import errors
 from tpr_jax.train import checkpoint, writer
@@ -40,26 +40,6 @@ for folder in sys.argv[1:]:
 def environment(tmp_path_factory) -> dict[str, str]:
     """The variables of the processes here, which start without TensorFlow."""
     return {**os.environ, **without_tensorflow.environment(tmp_path_factory.mktemp("site"))}
-
-
-@pytest.fixture(scope="module")
-def on_small_disk(tmp_path_factory):
-    """Returns `call(kilobytes, *command)`, which runs a command with a disk of this size in the folder."""
-    disk = tmp_path_factory.mktemp("disk")
-    private = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-
-    def call(kilobytes: int, *command):
-        script = f'mount -t tmpfs -o size={kilobytes}k tmpfs "$0" && exec "$@"'
-        words = [*private, script, disk, *command]
-        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
-
-    try:
-        works = call(8, "true").returncode == 0
-    except FileNotFoundError:
-        works = False
-    if not works:
-        pytest.skip("only a Linux that lets its users mount can give a test a disk of its own")
-    return call, disk
 
 
 def full(*_, **__):
@@ -194,20 +174,6 @@ def test_full_disk_during_a_run(tiny, on_small_disk, kilobytes, flags):
     assert line.endswith(": free some space and rerun the same command to resume")
 
 
-# A full disk, the same disk enlarged, and the same command again.
-ENLARGED = """
-mount -t tmpfs -o size=$1k tmpfs "$2"
-folder=$2 copy=$3
-shift 3
-"$@"
-echo "first $?"
-mount -o remount,size=200m "$folder"
-"$@"
-echo "second $?"
-cp -r "$folder/run" "$copy"
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [300, 700])
 def test_resumes_after_the_disk_was_enlarged(tiny, finished, on_small_disk, environment, tmp_path, kilobytes):
@@ -221,13 +187,8 @@ def test_resumes_after_the_disk_was_enlarged(tiny, finished, on_small_disk, envi
         "--workdir",
         str(disk / "run"),
     ]
-    private = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", ENLARGED, "sh"]
-    words = [*private, str(kilobytes), str(disk), str(tmp_path / "copy"), *command]
-    process = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
-    assert "first 2\n" in process.stdout and process.stdout.endswith("second 0\n"), process
-    (line,) = process.stderr.splitlines()
-    assert line.startswith("error: no space left on the disk of ")
-    assert_same_run(tmp_path / "copy", finished[0])
+    small_disk.run_enlarging(kilobytes, disk, tmp_path / "copy", command, environment)
+    assert_same_run(tmp_path / "copy/run", finished[0])
     left = [path for path in (tmp_path / "copy").rglob("*") if path.name.endswith((".tmp", "-tmp"))]
     assert left == []
 

@@ -1,7 +1,9 @@
 """config.json, metrics.jsonl and the events for TensorBoard."""
 
+import gc
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -237,3 +239,16 @@ def test_another_process_may_clean_the_folder_during_the_check(tmp_path, monkeyp
     monkeypatch.setattr(tempfile, "mkstemp", make_and_lose)
     writer.check_workdir(tmp_path, {}, ())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_reported_once(tmp_path, monkeypatch):
+    """Nothing more is printed when the writer is collected, as at the end of Python."""
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    late = []
+    monkeypatch.setattr(sys, "unraisablehook", late.append)
+    metrics = writer.MetricWriter(tmp_path, [])
+    with pytest.raises(UserError, match="no space left on the disk"):
+        metrics.write({"step": 1, "loss": 0.5})
+    del metrics
+    gc.collect()
+    assert late == []

@@ -214,6 +214,9 @@ class MetricWriter:
             self.history.append(row)
             events.write_scalars(self._events, row["step"], _scalars(row))
         except OSError as error:
+            # What is still buffered would be written again, and fail again, when Python ends.
+            with contextlib.suppress(OSError):
+                self._file.close()
             path = error.filename or self._file.name
             line = describe_disk_limit(error, path)
             raise UserError(line or f"{path} cannot be written ({error.strerror}): check the disk") from error

@@ -5,15 +5,18 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
 from tests.footage.indexed import index, make_source, rows
 from tests.footage.videos import box_at, frame_with_people, mot_lines, open_cv, people, write_video
+from tests.small_disk import run_enlarging
 from tpr_jax.errors import UserError
 from tpr_jax.search.__main__ import run
 from tpr_jax.search.index import footage
+from tpr_jax.search.index.store import open_index
 
 cv2 = open_cv()
 
@@ -108,3 +111,16 @@ def test_killed_while_scanning_it_goes_on(source):
     assert done.returncode == -9, done.stderr
     opened = index(source / "gate.avi")
     assert rows(opened) == rows(whole) and (opened.vectors == whole.vectors).all()
+
+
+def test_a_disk_that_fills_while_scanning_is_one_line(source, on_small_disk, tmp_path):
+    """The same command finishes on a larger disk, with the index of one run."""
+    whole = index(source / "gate.avi", into="whole")
+    _, disk = on_small_disk
+    place = source.parent
+    command = [sys.executable, "-m", "tpr_jax.search", "index", str(source / "gate.avi")]
+    command += ["--index", str(disk / "index"), "--detect", str(place / "boxes.txt"), "--pad", "0"]
+    run_enlarging(40, disk, tmp_path / "copy", [*command, "--dtype", "float32"], os.environ)
+    opened = open_index(tmp_path / "copy/index")
+    assert rows(opened) == rows(whole)
+    np.testing.assert_allclose(opened.vectors, whole.vectors, atol=1e-3)
