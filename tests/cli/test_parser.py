@@ -105,6 +105,7 @@ OPTIONAL = {
         "--wrong",
         "--yes",
         "--no",
+        "--unknown",
         "--key",
         "--post",
         "--set",

@@ -160,7 +160,7 @@ def _query(args: argparse.Namespace) -> None:
     from tpr_jax.search.format import format_results
 
     text = _described(args.text)
-    names = ("without", "right", "wrong", "yes", "no", "ask", "top_k", "weight", "where", "group")
+    names = ("without", "right", "wrong", "yes", "no", "unknown", "ask", "top_k", "weight", "where", "group")
     options = {name: getattr(args, name) for name in names}
     result = _ask_server(args, text, options)
     if result is None:

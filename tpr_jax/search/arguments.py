@@ -259,6 +259,13 @@ def _add_query_arguments(query: argparse.ArgumentParser) -> None:
             help=f"an answer to --ask: what the person {what}; can be repeated",
         )
     query.add_argument(
+        "--unknown",
+        action="append",
+        default=[],
+        metavar="PHRASE",
+        help="what --ask asked for and you do not know, so that it asks for something else; can be repeated",
+    )
+    query.add_argument(
         "--weight", type=float, default=0.5, help="weight of the text relative to the photo, from 0 to 1"
     )
     query.add_argument("--top_k", type=int, default=10, metavar="N", help="number of photos to list")

@@ -34,7 +34,7 @@ def _format_question(question: Mapping | None) -> str:
     if question is None:
         return "question: nothing more to ask"
     phrase = question["phrase"]
-    return f'question: {question["text"]} Add --yes "{phrase}" or --no "{phrase}"'
+    return f'question: {question["text"]} Add --yes, --no or --unknown "{phrase}"'
 
 
 def format_build(result: Mapping, max_listed: int = 10) -> str:

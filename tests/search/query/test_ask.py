@@ -213,6 +213,19 @@ def test_search_does_not_ask_again(searcher):
     assert len(set(asked)) == 6
 
 
+def test_what_nobody_knows_is_not_asked_again_and_does_not_count(searcher):
+    """Neither are the alternatives, such as the other colors; the order of the photos stays."""
+    plain, asked = search(searcher, "a red coat"), []
+    groups = {one.phrase: one.group for one in ATTRIBUTES}
+    for _ in range(4):
+        result = search(searcher, "a red coat", unknown=asked, ask=True)
+        assert [one["row"] for one in result["results"]] == [one["row"] for one in plain["results"]]
+        asked.append(result["question"]["phrase"])
+    assert len({groups[phrase] for phrase in asked}) == 4
+    with pytest.raises(UserError, match=r"--unknown 'a backpak': is no attribute .* 'a backpack'"):
+        search(searcher, "a red coat", unknown=["a backpak"])
+
+
 def test_search_without_photos_asks_nothing(searcher):
     assert search(searcher, "a red coat", where="path='none'", ask=True)["question"] is None
 
@@ -221,9 +234,9 @@ def test_command_line(searcher, capsys):
     words = ["query", "a red coat", "--index", str(searcher.index.folder), "--ask"]
     assert main(words) == 0
     want = search(searcher, "a red coat", ask=True)["question"]
-    line = f'question: {want["text"]} Add --yes "{want["phrase"]}" or --no "{want["phrase"]}"'
+    line = f'question: {want["text"]} Add --yes, --no or --unknown "{want["phrase"]}"'
     assert line in capsys.readouterr().out.splitlines()
-    answers = ["--yes", "a red top", "--no", "a cap", "--no", "jeans"]
+    answers = ["--yes", "a red top", "--no", "a cap", "--no", "jeans", "--unknown", "long hair"]
     assert main([*words[:-1], *answers, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     expected = search(searcher, "a red coat", yes=["a red top"], no=["a cap", "jeans"])

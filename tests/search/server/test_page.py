@@ -75,6 +75,73 @@ def test_search_by_text(page, searcher):
     assert "red coat" in page.title()
 
 
+def question_of(searcher, **answers):
+    return search(searcher, "a red coat", ask=True, **answers)["question"]
+
+
+def test_asks_a_question_and_uses_its_answer(page, searcher):
+    ask(page, "a red coat")
+    expect(page.locator("#asked")).to_be_hidden()
+    page.click("#ask_me")
+    first = question_of(searcher)
+    expect(page.locator("#asked_text")).to_have_text(first["text"])
+    page.get_by_role("button", name="Yes", exact=True).click()
+    second = question_of(searcher, yes=[first["phrase"]])
+    expect(page.locator("#asked_text")).to_have_text(second["text"])
+    answered = {"yes": [first["phrase"]]}
+    assert shown(page) == expected(searcher, "a red coat", **answered)
+    page.get_by_role("button", name="No", exact=True).click()
+    answered["no"] = [second["phrase"]]
+    third = question_of(searcher, **answered)
+    expect(page.locator("#asked_text")).to_have_text(third["text"])
+    assert shown(page) == expected(searcher, "a red coat", **answered)
+    page.get_by_role("button", name="I don’t know").click()
+    fourth = question_of(searcher, **answered, unknown=[third["phrase"]])
+    expect(page.locator("#asked_text")).to_have_text(fourth["text"])
+    chips = [f"{first['phrase']}: yes ×", f"{second['phrase']}: no ×", f"{third['phrase']}: not known ×"]
+    expect(page.locator("#answers button")).to_have_text(chips)
+    assert shown(page) == expected(searcher, "a red coat", **answered)
+    # The address has the answers: the page shows the same when it is opened again, and after a step back.
+    page.reload()
+    expect(page.locator("#asked_text")).to_have_text(fourth["text"])
+    expect(page.locator("#answers button")).to_have_text(chips)
+    page.go_back()
+    expect(page.locator("#asked_text")).to_have_text(third["text"])
+    expect(page.locator("#answers button")).to_have_text(chips[:2])
+
+
+def test_takes_answers_away(page, searcher):
+    """One by one, and all of them when another person is described or the questions are switched off."""
+    ask(page, "a red coat")
+    page.click("#ask_me")
+    first = question_of(searcher)
+    page.get_by_role("button", name="Yes", exact=True).click()
+    expect(page.locator("#answers button")).to_have_count(1)
+    page.locator("#answers button").click()
+    expect(page.locator("#asked_text")).to_have_text(first["text"])
+    expect(page.locator("#answers")).to_be_hidden()
+    assert shown(page) == expected(searcher, "a red coat")
+    page.get_by_role("button", name="No", exact=True).click()
+    expect(page.locator("#answers button")).to_have_count(1)
+    ask(page, "a man with a hat")
+    expect(page.locator("#answers")).to_be_hidden()
+    text = search(searcher, "a man with a hat", ask=True)["question"]["text"]
+    expect(page.locator("#asked_text")).to_have_text(text)
+    page.click("#ask_me")
+    expect(page.locator("#asked")).to_be_hidden()
+    expect(page.locator("#ask_me")).to_have_attribute("aria-pressed", "false")
+
+
+def test_says_that_nothing_is_left_to_ask(page):
+    phrases = ["a man", "a t-shirt", "trousers", "a white top", "white trousers", "white shoes", "black hair"]
+    phrases += ["short hair", "a backpack", "a cap", "glasses"]  # one of each group
+    words = "&".join(f"yes={phrase.replace(' ', '+')}" for phrase in phrases[:8])
+    words += "".join(f"&unknown={phrase.replace(' ', '+')}" for phrase in phrases[8:])
+    page.goto(page.url.partition("?")[0] + "?q=a+red+coat&ask=1&" + words)
+    expect(page.locator("#asked_text")).to_have_text("There is nothing more to ask.")
+    expect(page.get_by_role("button", name="Yes", exact=True)).to_be_hidden()
+
+
 def test_search_by_example(page, searcher):
     example = page.locator("#examples button").nth(1)
     text = example.inner_text()

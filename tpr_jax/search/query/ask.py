@@ -173,6 +173,7 @@ def choose_question(
     photos: Float[np.ndarray, "k e"],
     yes: Sequence[str] = (),
     no: Sequence[str] = (),
+    unknown: Sequence[str] = (),
 ) -> Question | None:
     """Chooses the attribute whose answer says most about which of the best photos is the right one.
 
@@ -182,13 +183,16 @@ def choose_question(
       photos: their unit features.
       yes: phrases that were answered with yes, whose groups are settled.
       no: phrases that were answered with no.
+      unknown: phrases without an answer: who does not know a color does not know the other colors either,
+        so that nothing of their groups is asked for.
 
     Returns:
       The question; None if all are answered, or there is only one photo.
     """
     if len(scores) < 2:
         return None
-    settled = {attributes.group[i] for i in find_phrases("yes", yes)}
+    known = [*find_phrases("yes", yes), *find_phrases("unknown", unknown)]
+    settled = {attributes.group[i] for i in known}
     answered = set(find_phrases("no", no))
     open_ones = [i for i in _ASKED.values() if i not in answered and attributes.group[i] not in settled]
     if not open_ones:

@@ -66,6 +66,7 @@ class Searcher:
         rows: Sequence[int],
         yes: Sequence[str] = (),
         no: Sequence[str] = (),
+        unknown: Sequence[str] = (),
     ) -> ask_lib.Question | None:
         """Chooses the question whose answer says most about which of some photos is the right one.
 
@@ -74,9 +75,10 @@ class Searcher:
           rows: the rows of the photos.
           yes: what was answered with yes.
           no: what was answered with no.
+          unknown: what has no answer.
         """
         photos = self.index.vectors[rows].astype(np.float32)
-        return ask_lib.choose_question(self.attributes, photos @ query, photos, yes, no)
+        return ask_lib.choose_question(self.attributes, photos @ query, photos, yes, no, unknown)
 
 
 def open_searcher(
@@ -130,6 +132,7 @@ def search(
     wrong: Sequence[int | str] = (),
     yes: Sequence[str] = (),
     no: Sequence[str] = (),
+    unknown: Sequence[str] = (),
     ask: bool = False,
     top_k: int = 10,
     weight: float = 0.5,
@@ -148,6 +151,7 @@ def search(
       wrong: photos of the index that do not, likewise.
       yes: what the person is, wears, carries or has: phrases that `ask` asked for.
       no: what the person is not, or lacks, likewise.
+      unknown: what `ask` asked for and nobody knows; such things are not asked for again.
       ask: whether to choose a question about the person, see the module `ask`.
       top_k: maximum number of results.
       weight: the weight of the text relative to the image, from 0 to 1.
@@ -167,9 +171,9 @@ def search(
         None, and `unlikely`: whether that is no better than chance;
       - `count`: photos in the index, and `matching`: photos that match `where`;
       - `engine`, `notes` (a list of strings), `encode_ms` and `search_ms`;
-      - with `ask`, `question`: a dict with the `text` of the question, the `phrase` for `yes` or `no`, its
-        `gain` (the expected information about which of the first 50 photos is right, bits) and its `share`
-        (how likely the answer is yes, by the model); None if there is nothing to ask.
+      - with `ask`, `question`: a dict with the `text` of the question, the `phrase` for `yes`, `no` or
+        `unknown`, its `gain` (the expected information about which of the first 50 photos is right, bits) and
+        its `share` (how likely the answer is yes, by the model); None if there is nothing to ask.
 
     Raises:
       UserError: the query is empty, a value is out of range or of another type, the image cannot be read, or
@@ -183,6 +187,7 @@ def search(
     marked = {"right": marked_rows(index, "right", right), "wrong": marked_rows(index, "wrong", wrong)}
     marks = {name: index.vectors[rows].astype(np.float32) for name, rows in marked.items()}
     answers = ask_lib.answer_vector(searcher.attributes, yes, no) if len(yes) or len(no) else None
+    ask_lib.find_phrases("unknown", unknown)
     query, notes = encode_query(
         searcher.model, text, image, weight, without=without, feat=feat, answers=answers, **marks
     )
@@ -213,7 +218,7 @@ def search(
     question = {}
     if ask:
         rows = search_rows(ask_lib.TOP)[1].tolist() if count else []
-        question["question"] = _describe_question(searcher.choose_question(query, rows, yes, no))
+        question["question"] = _describe_question(searcher.choose_question(query, rows, yes, no, unknown))
     return {
         **question,
         "results": _results(index, ranked, group is not None, baseline),

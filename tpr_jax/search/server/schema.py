@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 
 MAX_TEXT, MAX_WHERE, MAX_RESULTS = 2000, 2000, 200  # characters, characters, photos
 
+MAX_ANSWERS = 100  # more than there are attributes to ask for
 MAX_TEXTS = 8  # further descriptions, and descriptions of what the person does not have
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 MAX_MARKS = 50  # results marked right, and results marked wrong
@@ -53,8 +54,11 @@ class Options(BaseModel):
     without: list[Text] = Field([], max_length=MAX_TEXTS, description="what the person does not have")
     right: list[TextMark] = Field([], max_length=MAX_MARKS, description=_RIGHT)
     wrong: list[TextMark] = Field([], max_length=MAX_MARKS, description=_WRONG)
-    yes: list[Text] = Field([], max_length=MAX_TEXTS, description="questions answered with yes: `phrase`")
-    no: list[Text] = Field([], max_length=MAX_TEXTS, description="questions answered with no: `phrase`")
+    yes: list[Text] = Field([], max_length=MAX_ANSWERS, description="questions answered with yes: `phrase`")
+    no: list[Text] = Field([], max_length=MAX_ANSWERS, description="questions answered with no: `phrase`")
+    unknown: list[Text] = Field(
+        [], max_length=MAX_ANSWERS, description="questions without an answer, which `ask` does not ask again"
+    )
     ask: bool = Field(False, description="whether to choose a question about the person")
     version: str | None = Field(
         None,
@@ -120,7 +124,7 @@ class Ask(BaseModel):
     """The question about the person whose answer helps most to tell the best photos apart."""
 
     text: str
-    phrase: str = Field(description="for `yes` or `no` of the next search")
+    phrase: str = Field(description="for `yes`, `no` or `unknown` of the next search")
     gain: float = Field(description="expected information about which of the first 50 photos is right, bits")
     share: float = Field(description="how likely the answer is yes, by the model")
 

@@ -1,4 +1,5 @@
 // The page: reads the query from its fields or its address, calls the API, and shows the results.
+import { clearAnswers, fillAnswers, prepareAnswers, readAnswers, showQuestion } from "./answers.js";
 import { fillDescriptions, prepareDescriptions, readTexts, readWithout } from "./descriptions.js";
 import { $, make } from "./dom.js";
 import { listenForFiles, shorten, uploadError } from "./files.js";
@@ -28,6 +29,7 @@ function readQuery() {
     texts: readTexts(),
     without: readWithout(),
     ...marks,
+    ...readAnswers(),
     where: $("where").value,
     filters: readFilters(about.columns),
     like,
@@ -50,6 +52,7 @@ function showQuery(query) {
   $("top_k").value = query.top_k;
   fillFilters(about.columns, query.filters);
   if (query.where || Object.values(query.filters).some(Boolean)) $("filters").open = true;
+  fillAnswers(query);
   setMarks({ right: query.right, wrong: query.wrong }, query.index);
   setPhoto(null, query.like, query.index);
 }
@@ -77,8 +80,13 @@ function mark(row, kind, version) {
   setMarks({ [kind]: had ? without(marks[kind]) : [...marks[kind], row], [other]: without(marks[other]) }, version);
 }
 
-// Another person is described: what was marked for the one before says nothing of this one.
 const clearMarks = () => setMarks({ right: [], wrong: [] });
+
+// Another person is described: what was marked or answered for the one before says nothing of this one.
+function forgetPerson() {
+  clearMarks();
+  clearAnswers();
+}
 
 function setPhoto(file, row, index = "") {
   if ($("shown").src.startsWith("blob:")) URL.revokeObjectURL($("shown").src);
@@ -101,7 +109,7 @@ $("shown").onerror = () => ($("shown").hidden = true);
 const updateBalance = () => ($("balance").hidden = $("picture").hidden || !isDescribed(readQuery()));
 
 async function search({ remember = true } = {}) {
-  if (described !== null && described !== $("text").value.trim()) clearMarks();
+  if (described !== null && described !== $("text").value.trim()) forgetPerson();
   described = $("text").value.trim();
   const query = readQuery();
   const photoName = upload ? shorten(upload.name) || "a photo" : like !== null ? "like a photo" : "";
@@ -143,6 +151,7 @@ async function search({ remember = true } = {}) {
     usedMarks = JSON.stringify(marks);
     describeMarks();
     finish(answer.results, answer.version);
+    showQuestion(query.ask ? answer.question : undefined);
     report(answer);
   } catch (error) {
     if (error.name === "AbortError") return;
@@ -160,6 +169,8 @@ function finish(results, version) {
   showResults(results, version);
   say("");
   $("link").hidden = true;
+  $("ask_me").hidden = true;
+  showQuestion(undefined);
   $("results").classList.remove("old");
 }
 
@@ -194,6 +205,7 @@ function report(answer) {
   const shown = answer.results.length ? `${howMany(answer)}, ${took} ms.` : "No photo matches the filters.";
   say([shown, ...answer.notes.map((text) => `Note: ${text}.`)].join(" "));
   $("link").hidden = Boolean(upload);
+  $("ask_me").hidden = !answer.matching;
 }
 
 function howMany({ results, count, matching }) {
@@ -221,7 +233,7 @@ function rejectFile(message) {
 
 async function searchByFile(file, others) {
   $("large").close();
-  clearMarks();
+  forgetPerson();
   setPhoto(file, null);
   await search();
   if (others && upload === file && $("error").hidden) {
@@ -241,7 +253,7 @@ function removePhoto() {
 function moreLike(row, version) {
   $("text").value = "";
   fillDescriptions([], "");
-  clearMarks();
+  forgetPerson();
   setPhoto(null, row, version);
   scrollTo({ top: 0 });
   search();
@@ -325,6 +337,7 @@ function listen() {
     else $("results").focus();
   };
   prepareDescriptions(searchAgain);
+  prepareAnswers(searchAgain);
   $("shown").onerror = () => ($("shown").hidden = true); // a TIFF, which browsers do not show, or not a photo
   $("drop").onclick = removePhoto;
   for (const id of ["weight", "top_k", "group", "fields", "where"]) $(id).onchange = searchAgain;

@@ -1,6 +1,7 @@
 // The query: conversion from and to the page's address, and to the API's options. Does not use the document.
 
 const DEFAULTS = { like: null, weight: 0.5, top_k: 24 };
+const ANSWERS = ["yes", "no", "unknown"]; // to questions about the person
 
 export function fromAddress(search) {
   const parameters = new URLSearchParams(search);
@@ -18,6 +19,10 @@ export function fromAddress(search) {
     without: parameters.get("not") ?? "",
     right: rows("right"),
     wrong: rows("wrong"),
+    yes: parameters.getAll("yes"),
+    no: parameters.getAll("no"),
+    unknown: parameters.getAll("unknown"),
+    ask: parameters.has("ask"),
     where: parameters.get("where") ?? "",
     filters,
     like: number("like", Number.MAX_SAFE_INTEGER),
@@ -38,6 +43,8 @@ export function toAddress(query) {
     parameters.set("like", query.like);
   }
   for (const kind of ["right", "wrong"]) for (const row of query[kind]) parameters.append(kind, row);
+  for (const kind of ANSWERS) for (const phrase of query[kind]) parameters.append(kind, phrase);
+  if (query.ask) parameters.set("ask", "1");
   if (namesRows(query)) parameters.set("index", query.index); // which has these rows
   if (isDescribed(query) && query.like !== null && query.weight !== 0.5) parameters.set("weight", query.weight);
   if (query.top_k !== DEFAULTS.top_k) parameters.set("top_k", query.top_k);
@@ -54,7 +61,8 @@ export function toOptions(query, columns) {
   if (texts.length) options.text = texts.shift();
   if (texts.length) options.texts = texts;
   if (query.without.trim()) options.without = [query.without.trim()];
-  for (const kind of ["right", "wrong"]) if (query[kind].length) options[kind] = query[kind];
+  for (const kind of ["right", "wrong", ...ANSWERS]) if (query[kind].length) options[kind] = query[kind];
+  if (query.ask) options.ask = true;
   if (query.weight !== 0.5) options.weight = query.weight;
   if (query.group) options.group = 0.95;
   const conditions = columns.map((column) => condition(column, query.filters[column.name] ?? "")).filter(Boolean);
@@ -91,8 +99,9 @@ export function describe(query, photoName) {
   const filters = Object.entries(query.filters).filter(([, value]) => value);
   const where = [...filters.map(([name, value]) => `${name}: ${value}`), query.where].filter(Boolean);
   const marks = ["right", "wrong"].filter((kind) => query[kind].length).map((kind) => `${query[kind].length} ${kind}`);
+  const answers = [...query.yes, ...query.no.map((phrase) => `not ${phrase}`)];
   const not = query.without.trim() ? ` − ${query.without.trim()}` : "";
-  return [...parts, ...marks].join(" + ") + not + (where.length ? ` (${where.join(", ")})` : "");
+  return [...parts, ...answers, ...marks].join(" + ") + not + (where.length ? ` (${where.join(", ")})` : "");
 }
 
 export const isDescribed = (query) => [query.text, ...query.texts].some((text) => text.trim());
