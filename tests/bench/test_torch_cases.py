@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.bench.test_torch_models import rename
+from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 from tpr_jax.bench import models
 from tpr_jax.bench import subjects as bench_subjects
 from tpr_jax.config.defaults import loss_weights
