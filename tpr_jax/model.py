@@ -40,7 +40,9 @@ from tpr_jax.weights.save_adapter import check_not_own, save_adapter
 
 _HERE = Path(__file__).parent
 # The source that the encoders are traced from, and that chooses how they are compiled.
-ENCODER_SOURCES = tuple(_HERE / name for name in ("model.py", "models", "perf/xla_options.py", "perf/cpu.py"))
+ENCODER_SOURCES = tuple(
+    _HERE / name for name in ("model.py", "models", "perf/xla_options.py", "utils/cpu.py")
+)
 
 ImageSource = str | os.PathLike | Image.Image | np.ndarray | Crop | Stored
 

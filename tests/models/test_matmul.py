@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tpr_jax.models import matmul
 from tpr_jax.models.attention import reference_attention
-from tpr_jax.models.matmul import dense, matmul_f32
+from tpr_jax.models.matmul import dense, matmul_columns, matmul_f32, matmul_rows
 
 TYPES = {"float32": (jnp.float32, 1e-6), "bfloat16": (jnp.bfloat16, 2e-2)}
 dtypes = pytest.mark.parametrize(("dtype", "tolerance"), TYPES.values(), ids=TYPES)
@@ -34,6 +35,38 @@ def test_matmul_matches_numpy(dtype, tolerance):
     assert found.dtype == jnp.float32 and found.shape == (2, 3, 4, 6)  # the result is float32, not rounded
     expected = np.matmul(np.asarray(a, np.float64), np.asarray(b, np.float64))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@dtypes
+@pytest.mark.parametrize("unit", [False, True])
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+def test_products_with_a_transposed_operand_match_numpy(monkeypatch, dtype, tolerance, unit, batch):
+    """With and without a matrix unit, compiled, and where the result is transposed."""
+    monkeypatch.setattr(matmul, "has_bfloat16_matrix_unit", lambda: unit)
+    a, b = arrays((*batch, 40, 24), (*batch, 40, 16), dtype=dtype)
+    wide = [np.asarray(x, np.float64) for x in (a, b)]
+    expected = np.einsum("...km,...kn->...mn", *wide)
+    for function, want in (
+        (matmul_rows, expected),
+        (lambda a, b: matmul_rows(a, b).mT, expected.swapaxes(-1, -2)),
+        (lambda a, b: matmul_columns(a.mT, b.mT), expected),
+    ):
+        found = jax.jit(function)(a, b)
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-4)
+
+
+def test_a_product_over_rows_keeps_bfloat16_on_a_matrix_unit(monkeypatch):
+    """Elsewhere, and in float32, it has no additional dimension."""
+    a, b = arrays((40, 24), (40, 16), dtype=jnp.bfloat16)
+    for unit, dtype, contracted in (
+        (True, jnp.bfloat16, "[0, 1] x [0, 1]"),
+        (False, jnp.bfloat16, "[0] x [0]"),
+        (True, jnp.float32, "[0] x [0]"),
+    ):
+        monkeypatch.setattr(matmul, "has_bfloat16_matrix_unit", lambda unit=unit: unit)
+        program = jax.jit(lambda a, b: matmul_rows(a, b)).lower(a.astype(dtype), b.astype(dtype))
+        assert f"contracting_dims = {contracted}" in program.as_text()
 
 
 @dtypes

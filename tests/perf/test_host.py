@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 import tpr_jax
-from tpr_jax.perf import cpu, host
+from tpr_jax.perf import host
+from tpr_jax.utils import cpu
 
 H200 = SimpleNamespace(platform="gpu", device_kind="NVIDIA H200")
 CPU = SimpleNamespace(platform="cpu", device_kind="cpu")

@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from tpr_jax.perf import xla_options
-from tpr_jax.perf.xla_options import NO_YNNPACK, compiler_options, has_bfloat16_matrix_unit
-
-CPUINFO = "processor\t: 0\nflags\t\t: fpu vme avx512_bf16 {}\nbugs\t\t: none\n"
+from tpr_jax.perf.xla_options import NO_YNNPACK, compiler_options
 
 
 @pytest.fixture
@@ -62,13 +60,3 @@ def test_asks_xla_whether_it_has_the_option(monkeypatch):
 def test_xla_accepts_the_cpu_options():
     program = jax.jit(jnp.negative, compiler_options=compiler_options(dtype="float32", platform="cpu"))
     assert program(1.0) == -1.0
-
-
-@pytest.mark.parametrize(("flags", "expected"), [("amx_bf16 amx_tile", True), ("amx_bf160 amx_int8", False)])
-def test_reads_the_flags_of_the_cpu(flags, expected, tmp_path):
-    (tmp_path / "cpuinfo").write_text(CPUINFO.format(flags))
-    assert has_bfloat16_matrix_unit(str(tmp_path / "cpuinfo")) is expected
-
-
-def test_assumes_no_matrix_unit_where_the_system_does_not_say(tmp_path):
-    assert has_bfloat16_matrix_unit(str(tmp_path / "missing")) is False

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tpr_jax.models.matmul import is_for_tpu, matmul_f32, save_product
+from tpr_jax.models.matmul import is_for_tpu, matmul_columns, matmul_f32, matmul_rows, save_product
 from tpr_jax.models.petl.prefix import mask_with_prefix, with_prefix
 
 ALIGNMENT = 8  # cuDNN needs numbers of queries and of keys that are multiples of this
@@ -152,7 +152,7 @@ def attention_weights(
     q: Float[Array, "b h l c"], k: Float[Array, "b h m c"], mask: Float[Array, "*batch l m"] | None
 ) -> Float[Array, "b h l m"]:
     """Computes the attention weights of each query over the keys, in float32; arguments as of `attend`."""
-    scores = matmul_f32(q * q.shape[-1] ** -0.5, jnp.swapaxes(k, -1, -2)).astype(q.dtype).astype(jnp.float32)
+    scores = matmul_columns(q * q.shape[-1] ** -0.5, k).astype(q.dtype).astype(jnp.float32)
     return jax.nn.softmax(scores if mask is None else scores + mask, axis=-1)
 
 
@@ -175,12 +175,12 @@ def _backward(residuals, g):
     q, k, v, weights, out = residuals
     g = g.astype(q.dtype)
     total = (g.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
-    grad_scores = matmul_f32(g, jnp.swapaxes(v, -1, -2)) - total
+    grad_scores = matmul_columns(g, v) - total
     grad_scores = (weights.astype(jnp.float32) * grad_scores).astype(q.dtype)
     scale = q.shape[-1] ** -0.5
     grad_q = scale * matmul_f32(grad_scores, k)
-    grad_k = scale * matmul_f32(jnp.swapaxes(grad_scores, -1, -2), q)
-    grad_v = matmul_f32(jnp.swapaxes(weights, -1, -2), g)
+    grad_k = scale * matmul_rows(grad_scores, q)
+    grad_v = matmul_rows(weights, g)
     return *(grad.astype(q.dtype) for grad in (grad_q, grad_k, grad_v)), None
 
 

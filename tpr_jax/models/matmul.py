@@ -4,6 +4,9 @@ With bfloat16 operands the CPU uses its matrix unit only if the result is reques
 backward pass only if the cotangent is bfloat16 too, which `jax.grad` does not arrange by itself; hence the
 custom derivative. On TPU and GPU the same form accumulates in float32, as is desired there. Float32 operands
 are multiplied in float32 everywhere.
+
+A transposed operand is not written as a transposition followed by a product, but as a product over other
+dimensions: of the former XLA's CPU compiler (jaxlib 0.10 to 0.12) converts bfloat16 operands to float32.
 """
 
 import jax
@@ -11,6 +14,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
+
+from tpr_jax.utils.cpu import has_bfloat16_matrix_unit
 
 MATMUL = "matmul"
 
@@ -34,6 +39,12 @@ def is_for_tpu() -> bool:
     return getattr(device, "platform", None) == "tpu"
 
 
+def uses_cpu_matrix_unit(dtype: jnp.dtype) -> bool:
+    """Returns whether products of this type run on a matrix unit of this machine's CPU."""
+    on_cpu = jax.default_backend() == "cpu" and not is_for_tpu()
+    return on_cpu and dtype == jnp.bfloat16 and has_bfloat16_matrix_unit()
+
+
 def all_gather_weight(weight: Array) -> Array:
     """Gathers a weight that a mesh may hold sharded (`distributed/sharding.py`).
 
@@ -51,9 +62,38 @@ def matmul_f32(a: Float[Array, "*rows k"], b: Float[Array, "*blocks k n"]) -> Fl
       a: the left operand, [*rows, k].
       b: the right operand, [k, n], or one for each block of rows.
     """
+    return jnp.matmul(a, b, precision=_precision(a.dtype), preferred_element_type=jnp.float32)
+
+
+def matmul_columns(
+    a: Float[Array, "*batch m k"], b: Float[Array, "*batch n k"]
+) -> Float[Array, "*batch m n"]:
+    """Computes `a @ b.mT` in float32: the scores of queries and keys."""
+    return _contract(a, b, (a.ndim - 1,), tuple(range(a.ndim - 2)))
+
+
+def matmul_rows(a: Float[Array, "*batch k m"], b: Float[Array, "*batch k n"]) -> Float[Array, "*batch m n"]:
+    """Computes `a.mT @ b` in float32: the gradient of a kernel, or of keys and values."""
+    batch = tuple(range(a.ndim - 2))
+    if not uses_cpu_matrix_unit(a.dtype):
+        return _contract(a, b, (a.ndim - 2,), batch)
+    # Only a product over several dimensions keeps its bfloat16 operands: one of length 1 is added. A
+    # transposition of the result must not be moved into it, which would be an error when it runs.
+    rows = (a.ndim - 2, a.ndim - 1)
+    a, b = (jnp.expand_dims(x, x.ndim - 1) for x in (a, b))
+    return jax.lax.optimization_barrier(_contract(a, b, rows, batch))
+
+
+def _contract(a: Array, b: Array, dimensions: tuple[int, ...], batch: tuple[int, ...]) -> Array:
+    numbers = ((dimensions, dimensions), (batch, batch))
+    return jax.lax.dot_general(
+        a, b, numbers, precision=_precision(a.dtype), preferred_element_type=jnp.float32
+    )
+
+
+def _precision(dtype: jnp.dtype) -> jax.lax.Precision | None:
     # By default GPUs round float32 operands to 10 bits (TF32) and TPUs to 7 (bfloat16).
-    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    return jnp.matmul(a, b, precision=precision, preferred_element_type=jnp.float32)
+    return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
 
 
 def dense(x: Float[Array, "*rows k"], kernel: Float[Array, "*blocks k n"]) -> Float[Array, "*rows n"]:
@@ -82,7 +122,7 @@ def _dense_backward(residuals, g):
     grad_x = matmul_f32(g, all_gather_weight(kernel.astype(x.dtype)).mT).astype(x.dtype)
     if kernel.ndim == 2:
         x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-    return grad_x, matmul_f32(x.mT, g).astype(kernel.dtype)
+    return grad_x, matmul_rows(x, g).astype(kernel.dtype)
 
 
 _dense.defvjp(_dense_forward, _dense_backward)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from tpr_jax.perf import cpu
+from tpr_jax.utils import cpu
 
 MAX_BYTES = 2 * 2**30  # the programs that were not used for the longest time are removed first
 

@@ -2,7 +2,7 @@
 
 import jax
 
-from tpr_jax.perf.xla_options import has_bfloat16_matrix_unit
+from tpr_jax.utils.cpu import has_bfloat16_matrix_unit
 
 AUTO = "auto"
 

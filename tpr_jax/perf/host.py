@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import tpr_jax
-from tpr_jax.perf import cpu
+from tpr_jax.utils import cpu
 
 if TYPE_CHECKING:
     import jax

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from tpr_jax.perf import cpu
+from tpr_jax.utils.cpu import has_bfloat16_matrix_unit
 
 # Disables XLA's fusions through YNNPACK on the CPU.
 NO_YNNPACK = {"xla_cpu_experimental_ynn_fusion_type": ""}
@@ -42,12 +42,6 @@ def compiler_options(*, dtype: str, rows: int = 2, platform: str = "") -> dict[s
     if jnp.dtype(dtype) == jnp.bfloat16 and has_bfloat16_matrix_unit():
         return {}
     return dict(NO_YNNPACK) if _is_accepted() else {}
-
-
-@functools.cache
-def has_bfloat16_matrix_unit(cpuinfo: str = cpu.CPUINFO) -> bool:
-    """Returns whether this machine's CPU has AMX for bfloat16; False where the system does not say."""
-    return "amx_bf16" in cpu.instruction_sets(cpuinfo)
 
 
 @functools.cache

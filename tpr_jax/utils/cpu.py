@@ -1,5 +1,6 @@
 """Reads what the system says about this machine's CPU."""
 
+import functools
 from pathlib import Path
 
 CPUINFO = "/proc/cpuinfo"
@@ -24,3 +25,9 @@ def instruction_sets(cpuinfo: str = CPUINFO) -> set[str]:
     found = fields(cpuinfo)
     values = [set(value.split()) for name in ("flags", "Features") for value in found.get(name, [])]
     return set.intersection(*values) if values else set()
+
+
+@functools.cache
+def has_bfloat16_matrix_unit(cpuinfo: str = CPUINFO) -> bool:
+    """Returns whether this machine's CPU has AMX for bfloat16; False where the system does not say."""
+    return "amx_bf16" in instruction_sets(cpuinfo)

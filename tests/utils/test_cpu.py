@@ -1,6 +1,8 @@
 """The fields of /proc/cpuinfo, over all processors."""
 
-from tpr_jax.perf import cpu
+import pytest
+
+from tpr_jax.utils import cpu
 
 CPUINFO = """processor\t: 0
 model name\t: X
@@ -29,3 +31,13 @@ def test_returns_the_instruction_sets_of_all_processors(tmp_path):
 def test_returns_nothing_where_the_system_does_not_say(tmp_path):
     missing = str(tmp_path / "missing")
     assert cpu.fields(missing) == {} and cpu.instruction_sets(missing) == set()
+
+
+@pytest.mark.parametrize(("flags", "expected"), [("amx_bf16 amx_tile", True), ("amx_bf160 amx_int8", False)])
+def test_reads_the_flags_of_the_cpu(flags, expected, tmp_path):
+    (tmp_path / "cpuinfo").write_text(CPUINFO.format(flags, flags))
+    assert cpu.has_bfloat16_matrix_unit(str(tmp_path / "cpuinfo")) is expected
+
+
+def test_assumes_no_matrix_unit_where_the_system_does_not_say(tmp_path):
+    assert cpu.has_bfloat16_matrix_unit(str(tmp_path / "missing")) is False
