@@ -52,8 +52,8 @@ def client(tiny, tmp_path_factory):
             b'{"query": "a"}',
             JSON,
             422,
-            "query: is unknown; choose from: text, texts, without, right, wrong, yes, no, ask, version, "
-            "weight, top_k, where, group, like",
+            "query: is unknown; choose from: text, texts, without, right, wrong, yes, no, unknown, ask, "
+            "version, weight, top_k, where, group, like",
         ),
         (b"\xef\xbb\xbf" + TEXT.encode(), JSON, 200, ""),
         (b'{"text": "a", "group": true}', JSON, 422, "group: Input should be a valid number"),
