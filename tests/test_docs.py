@@ -104,6 +104,18 @@ def test_relative_links_resolve(page):
             assert anchor in anchors(target.resolve().relative_to(ROOT).as_posix()), f"{page}: {link}"
 
 
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.startswith("docs/") and page != "docs/api.md"]
+)
+def test_links_lead_to_files_that_the_site_has(page):
+    """The site has docs/, other pages and the notebooks, and `make docs` rejects links to anything else."""
+    for link in links(page):
+        path = link.partition("#")[0]
+        if path and not re.match(r"\w+:", link):
+            target = (ROOT / page).parent.joinpath(path).resolve().relative_to(ROOT)
+            assert target.parts[0] == "docs" or target.suffix in (".md", ".ipynb"), f"{page}: {link}"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_python_files_in_sentences_exist(page):
     """Paths start at the repository or at the package; capitals are placeholders."""
