@@ -33,7 +33,9 @@ def test_each_frame_is_found_by_its_own_time(video):
 def test_several_times_are_one_pass_and_end_with_the_video(video, monkeypatch):
     frames = whole(video)
     opened = []
-    monkeypatch.setattr(seek, "open_video", lambda cv2, path: opened.append(path) or OPEN(cv2, path))
+    monkeypatch.setattr(
+        seek, "open_video", lambda cv2, path, start: opened.append(path) or OPEN(cv2, path, start)
+    )
     times = [frames[40].seconds - 0.01, frames[40].seconds, frames[50].seconds, 1000.0, 2000.0]
     found = list(frames_at(video, times))
     assert [number_shown(one.pixels) for one in found] == pytest.approx([40, 40, 50], abs=1)
@@ -72,7 +74,7 @@ def test_a_file_that_gives_no_times_is_read_from_its_start(tmp_path, monkeypatch
         def __getattr__(self, name):
             return getattr(self._capture, name)
 
-    monkeypatch.setattr(seek, "open_video", lambda cv2, path: Timeless(OPEN(cv2, path)))
+    monkeypatch.setattr(seek, "open_video", lambda cv2, path, start: Timeless(OPEN(cv2, path, start)))
     (found,) = frames_at(video, [4.0])
     assert found.number == 40 and (found.pixels == whole_frames[40].pixels).all()
 

@@ -44,8 +44,8 @@ def count_grabs(monkeypatch):
     grabbed, opened = [], video.open_video
 
     class Counting:
-        def __init__(self, path):
-            self.path, self.capture = path, opened(cv2, path)
+        def __init__(self, path, start):
+            self.path, self.capture = path, opened(cv2, path, start)
 
         def grab(self):
             grabbed.append(self.path)
@@ -54,7 +54,7 @@ def count_grabs(monkeypatch):
         def __getattr__(self, name):
             return getattr(self.capture, name)
 
-    monkeypatch.setattr(video, "open_video", lambda cv2, path: Counting(path))
+    monkeypatch.setattr(video, "open_video", lambda cv2, path, start=0.0: Counting(path, start))
     return grabbed
 
 

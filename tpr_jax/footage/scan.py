@@ -198,7 +198,7 @@ def scan(
     writer = journal.Writer(folder / "journal.jsonl", header, resume=bool(lines))
     with contextlib.closing(writer):
         found = _detect_ahead(read_frames(video, span, notes.append), detector, settings, workers)
-        due = span.start if span.done is None else span.done.due
+        due = span.due
         with contextlib.closing(found):
             for frame, people_found in found:
                 due = next_due(due, frame.seconds, settings.every)

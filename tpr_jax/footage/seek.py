@@ -33,10 +33,8 @@ def frames_at(path: str | os.PathLike, times: Sequence[float], max_seconds: floa
     cv2, end = opencv(), time.monotonic() + max_seconds
     jumps = [start for back in JUMPS if (start := times[0] - back) > 0]
     for start in (*jumps, 0.0):
-        capture = open_video(cv2, path)
+        capture = open_video(cv2, path, start)
         try:
-            if start:
-                capture.set(cv2.CAP_PROP_POS_MSEC, 1000 * start)
             frames = _frames_from(cv2, path, capture, times, end, jumped=start > 0)
             if (first := next(frames, None)) is not None:
                 yield first

@@ -70,6 +70,11 @@ class Span:
     wanted: Collection[int] | None = None
     done: Done | None = None
 
+    @property
+    def due(self) -> float:
+        """Seconds at which the first frame to read is due."""
+        return self.start if self.done is None else self.done.due
+
 
 def read_frames(path: str | os.PathLike, span: Span, note: Callable[[str], object]) -> Iterator[Frame]:
     """Yields frames in order.
@@ -88,9 +93,7 @@ def read_frames(path: str | os.PathLike, span: Span, note: Callable[[str], objec
       UserError: the file is no video that can be read, or has no frames.
     """
     cv2 = opencv()
-    done, due = -1, span.start
-    if span.done is not None:
-        done, due = span.done.frame, span.done.due
+    done, due = -1 if span.done is None else span.done.frame, span.due
     capture, number, seconds = _open_after(cv2, path, span.done)
     try:
         announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
@@ -129,8 +132,7 @@ def _open_after(cv2, path: str | os.PathLike, done: Done | None):
     for back in JUMPS:
         if done is None or done.checksum is None or done.seconds <= back:
             break
-        capture = open_video(cv2, path)
-        capture.set(cv2.CAP_PROP_POS_MSEC, 1000 * (done.seconds - back))
+        capture = open_video(cv2, path, done.seconds - back)
         if _reaches(cv2, capture, done):
             return capture, done.frame, done.seconds
         capture.release()
@@ -161,8 +163,12 @@ def next_due(due: float, seconds: float, every: float) -> float:
     return following if following > seconds else seconds + every
 
 
-def open_video(cv2, path: str | os.PathLike):
-    """Opens a video with OpenCV, to be read upright. Raises UserError if it cannot be read."""
+def open_video(cv2, path: str | os.PathLike, start: float = 0.0):
+    """Opens a video with OpenCV, to be read upright, at about `start` seconds.
+
+    Raises:
+      UserError: it cannot be read.
+    """
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such video")
     if not os.path.getsize(path):
@@ -173,6 +179,8 @@ def open_video(cv2, path: str | os.PathLike):
             f"{path}: is not a video that can be read: it is damaged, or was cut off while recorded"
         )
     capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+    if start:
+        capture.set(cv2.CAP_PROP_POS_MSEC, 1000 * start)
     return capture
 
 
