@@ -92,6 +92,29 @@ def sigmoid(images, texts, pids, slope=10.0, offset=-10.0):
 
 
 ORACLES = {"sdm": sdm, "itc": itc, "cmpm": cmpm, "triplet": triplet, "tal": tal, "sigmoid": sigmoid}
+
+
+def distill_feats(images, texts, teacher_images, teacher_texts):
+    total = 0.0
+    for ours, theirs in ((images, teacher_images), (texts, teacher_texts)):
+        total += sum(1 - unit(a) @ unit(b) for a, b in zip(ours, theirs, strict=True)) / len(ours)
+    return total
+
+
+def distill_scores(images, texts, teacher_images, teacher_texts, scale=50.0):
+    tables = [
+        np.array([[scale * unit(t) @ unit(i) for i in pair[0]] for t in pair[1]])
+        for pair in ((images, texts), (teacher_images, teacher_texts))
+    ]
+    total = 0.0
+    for ours, theirs in (tables, (tables[0].T, tables[1].T)):
+        for row, target in zip(ours, theirs, strict=True):
+            for log_p, log_q in zip(log_softmax(row), log_softmax(target), strict=True):
+                total += math.exp(log_q) * (log_q - log_p)
+    return total / len(images)
+
+
+DISTILLATION = {"feats": distill_feats, "scores": distill_scores}
 by_name = pytest.mark.parametrize("name", ORACLES)
 
 
@@ -110,6 +133,37 @@ def test_every_loss_has_an_oracle():
     """'id' also has a classifier, and its own test."""
     assert set(ORACLES) | {"id"} == set(losses.BY_NAME)
     assert set(losses.NAMES) == {*losses.BY_NAME, "mlm", "balance"}
+
+
+@pytest.mark.parametrize("name", DISTILLATION)
+def test_losses_of_a_teacher(name):
+    """Values, gradients by differences, and nothing to learn from a teacher that is the student, scaled."""
+    ours, theirs = features(1), features(2)
+    loss = functools.partial(losses.DISTILLATION[name], pids=PIDS)
+    loss = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+
+    def call(pair, teacher):
+        pair = [x.astype(np.float32) for x in pair]
+        return loss(*pair, teacher_image=np.float32(teacher[0]), teacher_text=np.float32(teacher[1]))
+
+    value, gradients = call(ours, theirs)
+    np.testing.assert_allclose(value, DISTILLATION[name](*ours, *theirs), rtol=1e-4)
+    for place in range(2):
+        moved = [[x.copy() for x in ours] for _ in range(2)]
+        moved[0][place][1, 2] += 1e-6
+        moved[1][place][1, 2] -= 1e-6
+        slope = (DISTILLATION[name](*moved[0], *theirs) - DISTILLATION[name](*moved[1], *theirs)) / 2e-6
+        np.testing.assert_allclose(gradients[place][1, 2], slope, rtol=1e-3)
+    value, gradients = call(ours, [3.0 * x for x in ours])
+    assert abs(float(value)) < 1e-5 and all(np.abs(g).max() < 1e-4 for g in gradients)
+
+
+def test_scores_are_distilled_from_features_of_another_size():
+    ours, (theirs, _) = features(1), features(2)
+    theirs = [np.float32(theirs[:, :2]), np.float32(theirs[:, 1:])]
+    settings = {"pids": PIDS, "teacher_image": theirs[0], "teacher_text": theirs[1], "scale": 7.0}
+    value = losses.distill_scores(*(x.astype(np.float32) for x in ours), **settings)
+    np.testing.assert_allclose(value, distill_scores(*ours, *theirs, scale=7.0), rtol=1e-4)
 
 
 @by_name

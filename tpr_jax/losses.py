@@ -193,6 +193,42 @@ def balance(routing: list[dict]) -> Scalar:
     return sum((block["balance"] for block in routing if block), jnp.zeros(()))
 
 
+@_checked
+def distill_feats(
+    image_feats: Feats, text_feats: Feats, pids: Pids, *, teacher_image: Feats, teacher_text: Feats
+) -> Scalar:
+    """Computes the mean cosine distance of the features to the teacher's, in both towers, added."""
+
+    def distance(ours, theirs):
+        return 1 - jnp.sum(l2_normalize(ours) * l2_normalize(theirs), axis=-1).mean()
+
+    return distance(image_feats, teacher_image) + distance(text_feats, teacher_text)
+
+
+@_checked
+def distill_scores(
+    image_feats: Feats,
+    text_feats: Feats,
+    pids: Pids,
+    *,
+    teacher_image: Float[Array, "b t"],
+    teacher_text: Float[Array, "b t"],
+    scale: float | Scalar = LOGIT_SCALE,
+) -> Scalar:
+    """Computes contrastive relational distillation (CLIP-KD, CVPR 2024, eq. 3-6), both directions added.
+
+    It is the divergence KL(teacher | student) of the softmax over the batch of the scaled cosines.
+    """
+    theirs = _matmul_transposed(scale * l2_normalize(teacher_text), l2_normalize(teacher_image))
+    ours = _matmul_transposed(scale * l2_normalize(text_feats), l2_normalize(image_feats))
+
+    def divergence(target, logits):
+        log_target, log_p = (jax.nn.log_softmax(x, axis=-1) for x in (target, logits))
+        return jnp.sum(jnp.exp(log_target) * (log_target - log_p), axis=-1).mean()
+
+    return divergence(theirs, ours) + divergence(theirs.T, ours.T)
+
+
 # The losses of features and identities by their names in a config; 'id' also needs a classifier.
 BY_NAME = {
     "sdm": sdm,
@@ -204,3 +240,5 @@ BY_NAME = {
     "sigmoid": sigmoid,
 }
 NAMES = (*BY_NAME, "mlm", "balance")
+# The losses that compare with the features of a teacher, by their names in the section `distill`.
+DISTILLATION = {"feats": distill_feats, "scores": distill_scores}

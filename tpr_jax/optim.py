@@ -3,7 +3,8 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -96,20 +97,49 @@ def schedule(
     return rate
 
 
-def parameter_groups(weight_decay: float, bias_lr_factor: float, head_lr_factor: float) -> tuple:
+def parameter_groups(
+    weight_decay: float,
+    bias_lr_factor: float,
+    head_lr_factor: float,
+    *,
+    block_lr_decay: float = 1.0,
+    layers: Mapping[str, int] = MappingProxyType({}),
+) -> tuple:
     """Returns the reference's parameter groups, for `adam`.
 
     Biases have a learning rate of their own and no weight decay. The heads of the losses 'id' and 'mlm' have
     a higher rate, but neither the blocks before them nor the biases of these blocks.
+
+    Args:
+      weight_decay: the factor on the weights that is added to the gradient.
+      bias_lr_factor: the factor on the learning rate of biases.
+      head_lr_factor: the factor on the learning rate of the heads.
+      block_lr_decay: the factor from each block to the one below it, so that the last block of a tower and
+        what follows it have the full rate, and the embeddings one factor less than the first block.
+      layers: the number of blocks of each tower by its name in a path, "visual" and "text"; only needed with
+        `block_lr_decay`.
     """
     heads = r"head/(classifier|masked_words/mlm_head_\w+)/"
-    return (
+    own = (
         (heads + "bias", head_lr_factor, 0.0),
         (heads + "(kernel|scale)", head_lr_factor, weight_decay),
+    )
+    rest = (
         (r".*/bias", bias_lr_factor, 0.0),
         (r"head/masked_words/cross_.*", head_lr_factor, weight_decay),
         (r".*", 1.0, weight_decay),
     )
+    if block_lr_decay == 1.0:
+        return own + rest
+    by_depth = []
+    for tower, count in layers.items():
+        depths = [(f"block_{i}/", count - 1 - i) for i in range(count)]
+        depths.append((r"(conv1/|class_embedding|positional_embedding|token_embedding|ln_pre/)", count))
+        for name, depth in depths:
+            factor, path = block_lr_decay**depth, rf"\w+/{tower}/{name}"
+            by_depth.append((rf"{path}(.*/)?bias", bias_lr_factor * factor, 0.0))
+            by_depth.append((rf"{path}.*", factor, weight_decay))
+    return own + tuple(by_depth) + rest
 
 
 def leaf_path(path: jax.tree_util.KeyPath) -> str:
@@ -143,6 +173,7 @@ def adam(
     b2=0.999,
     eps=1e-3,
     clip_norm=0.0,
+    ema_decay=0.0,
 ) -> "optax.GradientTransformation":
     """Returns PyTorch's Adam: L2 weight decay is added to the gradient before the moments (not AdamW).
 
@@ -154,6 +185,7 @@ def adam(
       b2: the decay of the second moment.
       eps: the constant in the denominator.
       clip_norm: above 0, the highest norm of the gradient of all leaves together.
+      ema_decay: above 0, the decay of the average that `averaged` returns, see `keep_average`.
 
     Raises:
       UserError: no pattern covers a leaf.
@@ -171,7 +203,58 @@ def adam(
     by_group = optax.multi_transform(
         {str(i): group_optimizer(f, d) for i, (_, f, d) in enumerate(groups)}, labels
     )
-    return optax.chain(optax.clip_by_global_norm(clip_norm), by_group) if clip_norm else by_group
+    before = (optax.clip_by_global_norm(clip_norm),) if clip_norm else ()
+    after = (keep_average(ema_decay),) if ema_decay else ()
+    return optax.chain(*before, by_group, *after) if before or after else by_group
+
+
+class Average(NamedTuple):
+    """The state of `keep_average`.
+
+    Attributes:
+      average: the average of the parameters, a tree as theirs.
+      count: the number of updates, an int32 scalar.
+    """
+
+    average: "optax.Params"
+    count: jax.Array
+
+
+def keep_average(decay: float) -> "optax.GradientTransformation":
+    """Returns a last link of a chain that keeps an exponential moving average of the parameters.
+
+    Update n (from 1 on) keeps at most n / (n + 9) of the average, so that the first parameters are soon
+    forgotten, as in TensorFlow's `ExponentialMovingAverage`.
+
+    Args:
+      decay: the largest share of the average that an update keeps.
+    """
+    import optax
+
+    def init(params):
+        # A copy, because a step donates the memory of the parameters and of this state.
+        return Average(jax.tree.map(jnp.copy, params), jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError("the average needs the parameters: call update(updates, state, params)")
+        count = state.count + 1
+        kept = jnp.minimum(decay, count / (count + 9.0))
+        average = optax.incremental_update(optax.apply_updates(params, updates), state.average, 1 - kept)
+        return updates, Average(average, count)
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged(trainable: dict, opt_state) -> dict:
+    """Returns the average of the parameters if the optimizer keeps one, else the parameters themselves.
+
+    Args:
+      trainable: the trainable collections.
+      opt_state: the state of the optimizer of `adam`.
+    """
+    states = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, Average))
+    return next((state.average for state in states if isinstance(state, Average)), trainable)
 
 
 def split_model(variables: dict, method) -> tuple[dict, dict]:

@@ -7,6 +7,7 @@ A key without a row fails, so that each new key gets a row.
 import dataclasses
 import io
 import json
+import math
 import re
 import tempfile
 from contextlib import redirect_stdout
@@ -16,6 +17,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 
@@ -28,11 +30,13 @@ from tpr_jax.data.records import caption_pairs
 from tpr_jax.distributed import sharding
 from tpr_jax.errors import UserError
 from tpr_jax.losses import NAMES as LOSSES
+from tpr_jax.model import from_pretrained
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD
 from tpr_jax.perf import chips, flops
 from tpr_jax.train import evaluate, loop, results
 from tpr_jax.train.evaluate import Evaluator
 from tpr_jax.train.objective import compute_losses
+from tpr_jax.train.state import TrainState
 from tpr_jax.weights.clip import load_clip
 
 
@@ -82,6 +86,33 @@ def gradients(weights) -> list:
     return [jax.tree.map(draw, weights) for _ in range(2)]
 
 
+def averaged(runs, config):
+    """Returns the weights that are scored after two updates."""
+    seen = runs.run(config, anew=False)
+    weights, state = seen.trainable, seen.optimizer.init(seen.trainable)
+    for gradient in gradients(weights):
+        update, state = seen.optimizer.update(gradient, state, weights)
+        weights = optax.apply_updates(weights, update)
+    return paths(TrainState(weights, state, jnp.int32(2), jnp.int32(-1)).averaged)
+
+
+def average_by_hand(runs, config, value) -> dict:
+    """Computes the same: the first update keeps a tenth of the first weights, the second `value`."""
+    seen = runs.run(config, anew=False)
+    weights, state = seen.trainable, seen.optimizer.init(seen.trainable)
+    states = [paths(weights)]
+    for gradient in gradients(weights):
+        update, state = seen.optimizer.update(gradient, state, weights)
+        weights = optax.apply_updates(weights, update)
+        states.append(paths(weights))
+    if not value:
+        return states[2]
+    return {
+        path: value * (0.1 * states[0][path] + 0.9 * states[1][path]) + (1 - value) * states[2][path]
+        for path in states[0]
+    }
+
+
 def adam_by_hand(runs, config, value) -> dict:
     """Computes the same in NumPy: PyTorch's Adam with L2 decay and the recipe's groups, constant rate."""
     c, weights = config.optimizer, runs.base_run().trainable
@@ -91,6 +122,7 @@ def adam_by_hand(runs, config, value) -> dict:
         bias = path.endswith("/bias")
         decay = 0.0 if bias else c.weight_decay
         factor = c.head_lr_factor if path.startswith("head/") else c.bias_lr_factor if bias else 1.0
+        factor *= c.block_lr_decay if "/block_0/" in path else 1.0  # each tower has two blocks
         mean = square = np.zeros(weight.shape)
         for gradient in both:
             norm = np.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in gradient.values()))
@@ -295,6 +327,19 @@ def has_masks(runs, config):
     return bool((runs.first_batch(config)["ids"] == runs.base_run().tokenizer.mask_id).any())
 
 
+def masked_words(runs, config):
+    """Returns how many words of each caption are masked, of how many."""
+    batch, mask_id = runs.first_batch(config, anew=True), runs.base_run().tokenizer.mask_id
+    words = (batch["ids"] > 0) & (batch["ids"] < mask_id)
+    return (batch["mlm_labels"] != 0).sum(1).tolist(), words.sum(1).tolist()
+
+
+def masked_by_hand(runs, config, value):
+    """Returns the same at probability 0, where one word is masked all the same, and 1."""
+    words = masked_words(runs, config)[1]
+    return (words if value == 1 else [1] * len(words)), words
+
+
 def people_in_batch(runs, config):
     return sorted(np.unique(runs.first_batch(config)["pid"], return_counts=True)[1].tolist())
 
@@ -325,6 +370,12 @@ def evaluated(runs, config):
 
 def scaled_itc(runs, config):
     return float(runs.metrics(config)["itc"])
+
+
+def distilled(runs, config):
+    """Returns the weighted losses that compare with the teacher."""
+    metrics = runs.metrics(config, anew=True)
+    return {name: float(value) for name, value in metrics.items() if name.startswith("distill_")}
 
 
 def written_backbone(runs, config):
@@ -373,7 +424,32 @@ def noised(runs, config, value):
     return after
 
 
-def itc_by_hand(runs, config, value):
+def distilled_by_hand(runs, config, value):
+    """Computes the same from the features that `from_pretrained` gives for the first batch."""
+    batch, feats = runs.first_batch(config, anew=True), {}
+    for who, name in (("ours", config.backbone), ("theirs", config.distill.teacher)):
+        model = from_pretrained(name)
+        texts = np.asarray(model.encoders[1](model.inference_variables, batch["ids"]), np.float64)
+        texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+        feats[who] = model.encode_images(list(batch["image"])), texts
+    (images, texts), (teacher_images, teacher_texts) = feats["ours"], feats["theirs"]
+    distance = sum(1 - (a * b).sum(1).mean() for a, b in zip(feats["ours"], feats["theirs"], strict=True))
+    found = {"distill_feats": config.distill.feats * distance}
+    scores = [50 * x @ y.T for x, y in ((texts, images), (teacher_texts, teacher_images))]
+    divergence = 0.0
+    for ours, theirs in (scores, (scores[0].T, scores[1].T)):
+        log_p, log_q = (x - np.log(np.exp(x).sum(1, keepdims=True)) for x in (ours, theirs))
+        divergence += (np.exp(log_q) * (log_q - log_p)).sum(1).mean()
+    found["distill_scores"] = config.distill.scores * divergence
+    return {name: float(value) for name, value in found.items() if config.distill[name[8:]]}
+
+
+def itc_of_sizes(runs, config, value):
+    """Returns the mean of CLIP's loss of the features and of the first numbers of them."""
+    return float(np.mean([itc_by_hand(runs, config, config.temperature, size) for size in (*value, None)]))
+
+
+def itc_by_hand(runs, config, value, size=None):
     """Computes CLIP's loss of the first batch at the temperature from the features of the towers."""
     seen = runs.run(config, anew=False)
     variables, batch = seen.run.frozen | seen.trainable, seen.arguments[2]
@@ -382,7 +458,7 @@ def itc_by_hand(runs, config, value):
         np.asarray(jax.jit(model[f"encode_{what}"])(variables, batch[key])[0], np.float64)
         for what, key in (("image", "image"), ("text", "ids"))
     )
-    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text)]
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image[:, :size], text[:, :size])]
     logits = unit[0] @ unit[1].T / value
     terms = [np.log(np.exp(x).sum(1)) - np.diag(x) for x in (logits, logits.T)]
     return float(np.mean(terms)) * config.losses.itc
@@ -422,6 +498,8 @@ def proj_of_backbone(runs, config, value):
 FOLDER = "{root}/"  # of what `write_all` wrote; filled in for each run
 LINEAR = {"optimizer.schedule": "linear"}
 LR = 3e-4
+OTHER = {"distill.teacher": FOLDER + "other_clip"}
+MASKED = {"losses.mlm": 1.0, "mask_text": False}
 SHORT = {"num_epochs": 1}
 
 TABLE = (
@@ -599,6 +677,7 @@ TABLE = (
     Row("augment", (False, True), are_as_they_are, (True, False)),
     Row("pad", (0, 8), has_black_border, (False, True)),
     Row("mask_text", (False, True), has_masks, (False, True)),
+    Row("mask_probability", (0.0, 1.0), masked_words, masked_by_hand, MASKED),
     Row("batch_size", (8, 4), pictures, ((8, 32, 16, 3), (4, 32, 16, 3))),
     Row("batch_size", (8, 4), last_logged, (PER_EPOCH, 2 * PER_EPOCH), SHORT),
     Row("batch_size", (8, 4), examples_a_step, (8.0, 4.0), SHORT),
@@ -648,6 +727,25 @@ TABLE = (
     ),
     Row("temperature", (0.02, 0.5), scaled_itc, itc_by_hand, {"losses.itc": 1.0}),
     Row(
+        "learn_temperature",
+        (False, True),
+        prepared(lambda run: [float(leaf) for leaf in run.trainable["head"].get("temperature", {}).values()]),
+        ([], [math.log(1 / 0.25)]),
+        {"temperature": 0.25},
+    ),
+    Row(
+        "distill.teacher",
+        (FOLDER + "other_clip", FOLDER + "deep_clip"),
+        distilled,
+        distilled_by_hand,
+        {"distill.feats": 1.0, "distill.scores": 1.0},
+    ),
+    *(
+        Row(f"distill.{name}", (1.0, 3.0), distilled, distilled_by_hand, OTHER)
+        for name in ("feats", "scores")
+    ),
+    Row("matryoshka", ((), (2, 4)), scaled_itc, itc_of_sizes, {"losses.itc": 1.0}),
+    Row(
         "mlm_depth",
         (1, 3),
         prepared(
@@ -676,8 +774,10 @@ TABLE = (
             "bias_lr_factor": (2.0, 3.0),
             "head_lr_factor": (5.0, 7.0),
             "clip_norm": (0.0, 1e-3),
+            "block_lr_decay": (1.0, 0.5),
         }.items()
     ),
+    Row("optimizer.ema_decay", (0.0, 0.125), averaged, average_by_hand),
     Row("optimizer.schedule", ("constant", "linear"), rates(2 * PER_EPOCH), ([LR], [LR / 2])),
     Row("optimizer.warmup_epochs", (0.0, 2.0), rates(PER_EPOCH), ([LR], [0.55 * LR])),
     Row(

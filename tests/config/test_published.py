@@ -27,7 +27,8 @@ OPERATION = (
 )
 # Empty in all: the folder says them.
 OPERATION += ("backbone_act", "backbone_heads", "backbone_mean", "backbone_std")
-OPERATION += ("sigmoid_from",)  # of a loss that no published method has
+# Of losses that no published method has.
+OPERATION += ("sigmoid_from", "distill.teacher", "distill.feats", "distill.scores", "matryoshka")
 OPERATION += ("total_steps", "eval_every", "checkpoint_every", "log_every", "mesh.data", "mesh.model")
 OPERATION += (
     "text_length",
@@ -48,7 +49,9 @@ SHARED = {
     "augment": True,
     "pad": 10,
     "mask_text": True,
+    "mask_probability": 0.15,
     "temperature": 0.02,
+    "learn_temperature": False,
     "mlm_depth": 4,
     "eval_test_each_time": True,
     **{f"losses.{name}": 0.0 for name in LOSSES},
@@ -68,6 +71,8 @@ SHARED = {
     "optimizer.power": 0.9,
     "optimizer.per_step": False,
     "optimizer.clip_norm": 0.0,
+    "optimizer.block_lr_decay": 1.0,
+    "optimizer.ema_decay": 0.0,
 }
 
 

@@ -126,6 +126,12 @@ KEYS = {
     "augment": FLAG,
     "pad": ((*WHOLE[0], 128, 129, INT), (0, 1, 127)),
     "mask_text": FLAG,
+    "mask_probability": SHARE,
+    "learn_temperature": FLAG,
+    "matryoshka": (
+        (*NO_LIST, "64", (0, 5), (-1,), (5, 5), (50, 20), (2.0,), (True,), ("2",), (NAN,), ((1, 2),)),
+        ((), (1,), (64, 128), [2, 3, 4]),
+    ),
     "batch_size": COUNT,
     "eval_batch_size": ((*COUNT[0], 2**16 + 1), (1, 3, 2**16)),
     "num_epochs": COUNT,
@@ -142,6 +148,9 @@ KEYS = {
     "remat": (NAME[0], ("none", "dots", "block")),
     "scan_layers": FLAG,
     **{f"losses.{name}": POSITIVE for name in LOSSES},
+    "distill.teacher": (NO_TEXT, ("",)),
+    "distill.feats": (POSITIVE[0], (0, 0.0)),
+    "distill.scores": (POSITIVE[0], (0, 0.0)),
     "temperature": ((*NO_NUMBER, 0, 0.0, -0.02, 1e-7, 1e-300, 1e7), (1e-6, 0.02, 1, 1e6)),
     "sigmoid_from": (NAME[0], ("paper", "backbone")),
     "mlm_depth": ((*COUNT[0], 101), (1, 4, 100)),
@@ -176,6 +185,8 @@ KEYS = {
     "optimizer.bias_lr_factor": POSITIVE,
     "optimizer.head_lr_factor": POSITIVE,
     "optimizer.clip_norm": POSITIVE,
+    "optimizer.block_lr_decay": ABOVE,
+    "optimizer.ema_decay": MOMENT,
 }
 
 AT_LEAST_ONE = (*NO_WHOLE, -1, 0, HUGE)

@@ -18,6 +18,7 @@ from tpr_jax.utils.trees import flatten
 
 CONFIG = dataclasses.replace(tiny.CONFIG, text_layers=1)
 ROWS = 12
+TEACHER = ("teacher_image", "teacher_text")  # features of another size than the student's
 
 
 def masked_batch() -> dict:
@@ -26,7 +27,14 @@ def masked_batch() -> dict:
     ids = batch["ids"].copy()
     ids[: ROWS // 2, 1] = CONFIG.vocab_size - 2
     ids[-1, 1] = CONFIG.vocab_size - 2
-    return {**batch, "mlm_ids": ids, "mlm_labels": np.where(batch["ids"] != ids, batch["ids"], 0)}
+    rng = np.random.default_rng(0)
+    of_teacher = {key: rng.normal(size=(ROWS, 5)).astype(np.float32) for key in TEACHER}
+    return {
+        **batch,
+        **of_teacher,
+        "mlm_ids": ids,
+        "mlm_labels": np.where(batch["ids"] != ids, batch["ids"], 0),
+    }
 
 
 def prepared(name: str):
@@ -34,6 +42,7 @@ def prepared(name: str):
     method = METHODS[name](**(tiny.DM_SETTINGS if name == "dm_adapter" else tiny.SETTINGS.get(name, {})))
     used = [loss for loss in losses.NAMES if loss not in ("mlm", "id") or name == "irra"]
     weights = {loss: 1.0 + i / 8 for i, loss in enumerate(used) if loss != "balance" or method.mixtures}
+    weights["distill_scores"] = 3.0
     model = clip.build(CONFIG, method, heads=Heads(ROWS, mlm_depth=1) if name == "irra" else NO_HEADS)
     variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
     return model, weights, *optim.split_model(jax.tree.map(jnp.asarray, variables), method)

@@ -81,7 +81,7 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
     by_name = {}
     if trainable:
         weights = config_lib.loss_weights(config)
-        optimizer = make_optimizer(config, trainable, per_epoch=1)[1]
+        optimizer = make_optimizer(config, sizes, trainable, per_epoch=1)[1]
         logits = make_logits(config, sizes)
         update = step.jit_train_step(
             model, optimizer, weights, logits, mesh, config.accumulate, dtype=config.dtype

@@ -85,7 +85,7 @@ def train_step(
     if "params" in frozen:
         frozen["params"] = casting.cast_frozen(frozen["params"], dtype)
     weights, mesh = config_lib.loss_weights(run_config), make_mesh(run_config, devices)
-    optimizer = setup.make_optimizer(run_config, trainable, per_epoch=1)[1]
+    optimizer = setup.make_optimizer(run_config, clip_config, trainable, per_epoch=1)[1]
     logits = setup.make_logits(run_config, clip_config)
     update = step.jit_train_step(
         functions, optimizer, weights, logits, mesh, run_config.accumulate, dtype=dtype

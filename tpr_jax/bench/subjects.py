@@ -37,7 +37,9 @@ def checkpoint(config: str, backbone: str, does: str) -> Case:
 
     model = build_model(config, backbone, "float32", 8)
     trainable = optim.split_model(jax.jit(model.functions["init"])(jax.random.key(0)), model.method)[0]
-    state = TrainState.create(setup.make_optimizer(model.config, trainable, per_epoch=1)[1], trainable)
+    state = TrainState.create(
+        setup.make_optimizer(model.config, model.clip_config, trainable, per_epoch=1)[1], trainable
+    )
     state = sharding.shard_params(make_mesh(model.config), state)
     manager = checkpoint.open_manager(Path(_temporary_dir()), keep=1)
     steps = itertools.count()

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from tpr_jax.config.validate import check_settings, check_values, get_value, mix_weight
 from tpr_jax.data.datasets import BENCHMARKS, DATASETS, SOURCES
 from tpr_jax.errors import UserError, shown
+from tpr_jax.losses import DISTILLATION
 from tpr_jax.losses import NAMES as LOSSES
 from tpr_jax.models.config import ACTS, CLIP_MINI, DTYPES
 from tpr_jax.models.methods import METHODS, Method
@@ -59,6 +60,7 @@ def base() -> ConfigDict:
             "augment": True,
             "pad": 10,  # pixels of zeros before the random crop
             "mask_text": True,
+            "mask_probability": 0.15,  # of each word, for `mask_text` and the loss 'mlm'
             "batch_size": 128,
             "eval_batch_size": 256,
             "num_epochs": 60,
@@ -74,7 +76,14 @@ def base() -> ConfigDict:
             "remat": "none",  # recompute in the backward pass: 'dots': all but matrix products, 'block': all
             "scan_layers": False,  # scan over equal blocks: compiles less, but copies the weights each step
             "losses": dict.fromkeys(LOSSES, 0.0) | {"sdm": 1.0},  # name: weight; 0: unused
+            # A model whose features of the same images and captions the student learns (a folder, a hub id or
+            # a bundled name), and the weights of two losses: of the features, which must have the student's
+            # size, and of the similarities within the batch.
+            "distill": {"teacher": "", "feats": 0.0, "scores": 0.0},
             "temperature": 0.02,
+            "learn_temperature": False,  # train the temperature of 'sdm' and 'itc' from this value on
+            # Also train the first numbers of the features as features of their own, such as (64, 128).
+            "matryoshka": (),
             "sigmoid_from": "paper",  # slope and offset of the loss 'sigmoid'; 'backbone': SigLIP's own
             "mlm_depth": 4,  # transformer blocks of the head for the loss 'mlm'
             "optimizer": {
@@ -93,6 +102,8 @@ def base() -> ConfigDict:
                 "bias_lr_factor": 2.0,  # biases have no weight decay
                 "head_lr_factor": 5.0,  # for the heads of the losses 'id' and 'mlm' (IRRA)
                 "clip_norm": 0.0,  # above 0: maximum global norm of the gradient
+                "block_lr_decay": 1.0,  # factor on the rate from each block to the one below it
+                "ema_decay": 0.0,  # above 0: score and keep an average of the weights over the last steps
             },
         }
     )
@@ -146,7 +157,8 @@ def make_method(config: ConfigDict) -> Method:
 
 def loss_weights(config: ConfigDict) -> dict[str, float]:
     """Returns the weights of the losses in use, by name."""
-    return {name: weight for name, weight in config.losses.items() if weight}
+    weights = dict(config.losses) | {f"distill_{name}": config.distill[name] for name in DISTILLATION}
+    return {name: weight for name, weight in weights.items() if weight}
 
 
 def schedule_note(config: ConfigDict, steps_per_epoch: int) -> str:
@@ -228,6 +240,7 @@ def check(config: ConfigDict) -> None:
     _check_mix(config)
     _check_method(config)
     check_values(config)
+    _check_distill(config)
     if not loss_weights(config):
         raise UserError("config.losses are all 0: give one of them a weight, such as --config.losses.sdm=1")
     if config.losses.balance and not make_method(config).mixtures:
@@ -264,6 +277,21 @@ def _check_mix(config: ConfigDict) -> None:
         if entry[0] not in DATASETS:
             hint = nearest(entry[0], DATASETS)
             raise UserError(f"config.mix={shown(config.mix)}: data set {shown(entry[0])} is unknown: {hint}")
+
+
+def _check_distill(config: ConfigDict) -> None:
+    """Rejects a teacher without a loss that needs it, and such a loss without a teacher."""
+    used = [name for name in DISTILLATION if config.distill[name]]
+    if used and not config.distill.teacher:
+        raise UserError(
+            f"config.distill.{used[0]}={config.distill[used[0]]} needs a teacher: set "
+            "config.distill.teacher to a model, such as the folder of a run"
+        )
+    if config.distill.teacher and not used:
+        raise UserError(
+            f"config.distill.teacher={config.distill.teacher!r} has no effect: set config.distill.scores=1 "
+            "or config.distill.feats=1 as well"
+        )
 
 
 def _check_method(config: ConfigDict) -> None:

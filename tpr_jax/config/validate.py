@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tpr_jax.errors import UserError, shown
+from tpr_jax.losses import DISTILLATION
 from tpr_jax.losses import NAMES as LOSSES
 from tpr_jax.models.petl_config import LARGEST_FLOAT, MOST_EXPERTS
 from tpr_jax.utils.seeds import LARGEST_SEED
@@ -160,6 +161,13 @@ def _positive_channels(value) -> str:
     )
 
 
+def _sizes(value) -> str:
+    valid = isinstance(value, tuple | list) and all(is_integer(size) and size > 0 for size in value)
+    if valid and all(a < b for a, b in itertools.pairwise(value)):
+        return ""
+    return "must be increasing whole numbers above 0, such as (64,128), or empty"
+
+
 def mix_weight(value) -> str:
     """Checks the weight of a data set of `mix`: its passes per epoch."""
     return "" if is_number(value) and 0 < value <= MOST_PASSES else f"weight above 0, at most {MOST_PASSES}"
@@ -168,6 +176,9 @@ def mix_weight(value) -> str:
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("seed", "few_shot_seed", "noise_seed"), integer(0, LARGEST_SEED)),
     **dict.fromkeys(("debug", "from_scratch", "stretch_text", "augment", "mask_text"), boolean),
+    "learn_temperature": boolean,
+    "mask_probability": fraction(),
+    "matryoshka": _sizes,
     **dict.fromkeys(("eval_test_each_time", "profile", "scan_layers", "optimizer.per_step"), boolean),
     "backbone": nonempty_string,
     "backbone_heads": _heads,
@@ -184,8 +195,11 @@ RULES: dict[str, Rule] = {
     "mlm_depth": integer(1, DEEPEST_HEAD),
     **dict.fromkeys(("mesh.data", "mesh.model"), _devices),
     "temperature": _temperature,
+    "distill.teacher": string,
+    **{f"distill.{name}": number() for name in DISTILLATION},
     **{f"losses.{name}": number() for name in LOSSES},
-    **dict.fromkeys(("optimizer.b1", "optimizer.b2"), number(0, 1, exclusive=True)),
+    **dict.fromkeys(("optimizer.b1", "optimizer.b2", "optimizer.ema_decay"), number(0, 1, exclusive=True)),
+    "optimizer.block_lr_decay": fraction("must be above 0 and at most 1", True),
     "optimizer.eps": number(SMALLEST_EPS),
     **dict.fromkeys(("optimizer.lr", "optimizer.weight_decay", "optimizer.clip_norm"), number()),
     **dict.fromkeys(("optimizer.bias_lr_factor", "optimizer.head_lr_factor"), number()),

@@ -76,6 +76,7 @@ def train_input(
     pad: int = 10,
     color: UInt8[np.ndarray, "3"] = ERASE_COLOR,
     mask_text: bool = True,
+    mask_probability: float = 0.15,
     mlm: bool = False,
     skipped: dict[str, str] | None = None,
     cache: bool | None = None,
@@ -100,6 +101,7 @@ def train_input(
       pad: see `augment.augment_image`.
       color: see `augment.augment_image`.
       mask_text: whether to mask `ids`; see `masking.mask_caption`.
+      mask_probability: the probability of selecting a token.
       mlm: adds `mlm_ids` and `mlm_labels` [b, l] to the batches: the masked ids and the labels.
       skipped: if given, an example whose image cannot be read is replaced by another one, drawn at random,
         and the image's name is added here with the reason. Images already listed here are not tried again.
@@ -155,7 +157,9 @@ def train_input(
         ids[0] = all_ids[pair]
         if mask_id is not None and (mask_text or mlm):
             seeds = (seed, epoch, example, _MASK_STREAM)
-            masked, mlm_labels = mask_caption(all_ids[pair], mask_id, seeds, words=words)
+            masked, mlm_labels = mask_caption(
+                all_ids[pair], mask_id, seeds, probability=mask_probability, words=words
+            )
             ids[0] = masked if mask_text else ids[0]
             if mlm:
                 ids[1:] = masked, mlm_labels

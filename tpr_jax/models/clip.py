@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, NO_HEADS, ClipConfig, Heads
-from tpr_jax.models.heads import Classifier, MaskedWords
+from tpr_jax.models.heads import Classifier, MaskedWords, Temperature
 from tpr_jax.models.layers import LayerNorm, normal, zeros
 from tpr_jax.models.matmul import all_gather_weight, dense
 from tpr_jax.models.methods import Method, check
@@ -198,6 +198,8 @@ class Clip(nn.Module):
             self.classifier = Classifier(self.heads.num_classes)
         if self.heads.mlm_depth:
             self.masked_words = MaskedWords(self.heads.mlm_depth, c.vocab_size)
+        if self.heads.temperature:
+            self.temperature = Temperature(self.heads.temperature)
 
     def encode_image(self, images: Float[Array, "b h w 3"], all_tokens: bool = False):
         """Returns the features of normalized images, see `VisionTower`."""
@@ -219,6 +221,8 @@ class Clip(nn.Module):
             self.classifier(feats[0].astype(jnp.float32))
         if self.heads.mlm_depth:
             self.predict_words(image_tokens, ids)
+        if self.heads.temperature:
+            self.temperature()
         return feats
 
 

@@ -82,10 +82,12 @@ class Heads:
     Attributes:
       num_classes: the number of identities for the loss "id"; 0 for no classifier.
       mlm_depth: the number of blocks for the loss "mlm"; 0 for no head.
+      temperature: the initial value of a learned temperature; 0 for a fixed one.
     """
 
     num_classes: int = 0
     mlm_depth: int = 0
+    temperature: float = 0.0
 
 
 NO_HEADS = Heads()

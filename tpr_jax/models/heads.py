@@ -23,6 +23,17 @@ class Classifier(nn.Module):
         return feats @ kernel + leaf("bias", zeros, (self.num_classes,))
 
 
+class Temperature(nn.Module):
+    """A learned temperature, as the logarithm of its inverse (CLIP, arXiv 2103.00020, section 2.5)."""
+
+    initial: float
+
+    @nn.compact
+    def __call__(self) -> Float[Array, ""]:
+        """Returns log(1 / temperature)."""
+        return variable_in(self, "head")("log_scale", lambda *_: -jnp.log(self.initial), ())
+
+
 class CrossAttention(nn.Module):
     """Attention of text tokens to image tokens, with all projections in one kernel."""
 

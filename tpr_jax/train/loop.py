@@ -18,7 +18,7 @@ from tpr_jax.distributed import processes, sharding
 from tpr_jax.errors import UserError
 from tpr_jax.perf import memory
 from tpr_jax.report import write as report
-from tpr_jax.train import checkpoint, evaluate, step, throughput, watchdog, writer
+from tpr_jax.train import checkpoint, evaluate, step, teacher, throughput, watchdog, writer
 from tpr_jax.train import progress as progress_lib
 from tpr_jax.train import results as results_lib
 from tpr_jax.train.checkpoint import Checkpointer
@@ -130,6 +130,7 @@ class Trainer:
         self.throughput = Throughput(run)
         self.profiler = Profiler(workdir / "profile", self.config.profile)
         self.update_fn = training.update
+        self.add_teacher = teacher.make_annotate(run)
         initial = TrainState.create(training.optimizer, run.trainable)
         self.state = sharding.shard_params(run.mesh, initial)
         self.progress = Progress(backbone=results_lib.backbone_facts(run))
@@ -319,9 +320,9 @@ class Trainer:
         return watchdog.DEVICE if self.alone else watchdog.PEERS
 
     def _to_device(self, batch: dict) -> dict:
-        """Returns the batch on the devices, without `index`, which the step does not need."""
+        """Returns the batch on the devices, with what losses need and without `index`."""
         rows = {key: array for key, array in batch.items() if key != "index"}
-        return sharding.shard_batch(self.run.mesh, rows, self.config.batch_size)
+        return self.add_teacher(sharding.shard_batch(self.run.mesh, rows, self.config.batch_size))
 
     def _seconds(self) -> float:
         """Returns how long the run has taken, earlier processes included."""
@@ -340,7 +341,7 @@ class Trainer:
     def _evaluate(self) -> None:
         """Scores val, and test if the config asks for it; keeps the state if it is the best so far."""
         epoch = self.step // self.training.steps_per_epoch
-        scores = self.evaluator.score_epoch(self.run.variables(self.state.trainable))
+        scores = self.evaluator.score_epoch(self.run.variables(self.state.averaged))
         if not scores:
             return
         self.metrics.write({"step": self.step, "epoch": epoch, **scores})

@@ -1,7 +1,8 @@
 """The training objective: weighted losses over a whole batch, encoded at once or in microbatches."""
 
-from collections.abc import Mapping
-from typing import NamedTuple, cast
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +14,27 @@ from tpr_jax.models.matmul import all_gather_weight
 from tpr_jax.models.petl.moe import load_balance
 from tpr_jax.utils.trees import merge
 
+DISTILLATION = {f"distill_{name}": loss for name, loss in losses.DISTILLATION.items()}
+LARGEST_SCALE = 100.0  # of a learned temperature, as in CLIP (arXiv 2103.00020, section 2.5)
 
-class Logits(NamedTuple):
-    """How losses turn cosine similarities into logits.
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Logits:
+    """How losses turn features into logits.
 
     Attributes:
-      scale: the factor of the losses with a softmax, 1 / temperature.
+      scale: the factor on cosine similarities of the losses with a softmax, 1 / temperature.
       slope: the factor of the loss 'sigmoid'.
       offset: what the loss 'sigmoid' adds to its logits.
+      sizes: also compute the losses of the first numbers of the features, so many of them (Matryoshka
+        representation learning, NeurIPS 2022).
     """
 
-    scale: float
+    scale: float | jax.Array
     slope: float = losses.SIGMOID_SLOPE
     offset: float = losses.SIGMOID_OFFSET
+    sizes: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
 
 
 def objective(
@@ -83,6 +92,9 @@ def compute_losses(
 ) -> tuple[jax.Array, dict]:
     """Computes (total loss, metrics) from what `encode` returns for a whole batch."""
     logits = scale if isinstance(scale, Logits) else Logits(scale)
+    if (temperature := variables.get("head", {}).get("temperature")) is not None:
+        factor = jnp.exp(all_gather_weight(temperature["log_scale"]))
+        logits = dataclasses.replace(logits, scale=jnp.minimum(factor, LARGEST_SCALE))
     terms = {
         name: weight * _loss(name, logits, variables, features, batch) for name, weight in weights.items()
     }
@@ -105,8 +117,31 @@ def _loss(name: str, logits: Logits, variables: dict, features: dict, batch: dic
     if name == "id":
         head = _needed(variables.get("head", {}).get("classifier"), name, "a classifier among heads")
         settings = jax.tree.map(all_gather_weight, head)
-    loss = _needed(losses.BY_NAME.get(name), name, f"another name: choose from {', '.join(losses.NAMES)}")
-    return loss(features["image"], features["text"], batch["pid"], **settings)
+    if name in DISTILLATION:
+        settings = {key: _needed_array(batch.get(key), name) for key in ("teacher_image", "teacher_text")}
+        if name == "distill_scores":
+            settings["scale"] = logits.scale
+    loss = _needed(
+        losses.BY_NAME.get(name) or DISTILLATION.get(name),
+        name,
+        f"another name: choose from {', '.join((*losses.NAMES, *DISTILLATION))}",
+    )
+    # The features of a teacher were not trained to be cut.
+    sizes = () if name == "distill_feats" else logits.sizes
+    return _mean_over_sizes(loss, sizes, features, batch["pid"], settings)
+
+
+def _mean_over_sizes(
+    loss: Callable, sizes: Sequence[int], features: dict, pids: jax.Array, settings: Mapping
+) -> jax.Array:
+    """Computes the mean of a loss of the features and of the first numbers of them."""
+    terms = []
+    for size in (*sizes, None):
+        cut = dict(settings)
+        if "kernel" in cut:
+            cut["kernel"] = cut["kernel"][:size]
+        terms.append(loss(features["image"][:, :size], features["text"][:, :size], pids, **cut))
+    return sum(terms[1:], terms[0]) / len(terms)
 
 
 def grad_cached_loss_and_grad(
@@ -167,6 +202,11 @@ def _concatenate(features: dict) -> dict:
         block["balance"] = load_balance(block["probability"], block["chosen"])
     sums = {key: features[key].sum() for key in ("mlm", "mlm_words") if key in features}
     return {**joined, **sums, "routing": routing}
+
+
+def _needed_array(value, loss: str):
+    """Returns an array of the teacher; raises a UserError if it is missing."""
+    return _needed(value is not None, loss, "a teacher: config.distill.teacher") and value
 
 
 def _needed(value, loss: str, what: str):

@@ -68,7 +68,7 @@ NO_CHECKPOINT = {"checkpoint": None, "step": 0}
 def initial_state(run: Run) -> TrainState:
     """Returns the state of a run before training."""
     # Of the optimizer only the structure is needed, which depends neither on the schedule nor on the epoch.
-    _, optimizer = make_optimizer(run.config, run.trainable, per_epoch=1)
+    _, optimizer = make_optimizer(run.config, run.clip_config, run.trainable, per_epoch=1)
     return sharding.shard_params(run.mesh, TrainState.create(optimizer, run.trainable))
 
 
@@ -156,7 +156,7 @@ def evaluate_run(
     }
     print(f"scoring {scored['checkpoint'] or 'the initial weights'} (step {scored['step']})")
     evaluator, encoded = Evaluator(run), {}
-    variables = run.variables(state.trainable)
+    variables = run.variables(state.averaged)
     for split in ("val", "test"):
         if split in run.splits:
             scored[split], encoded[split] = evaluator.score_split(variables, split)
@@ -194,7 +194,7 @@ def final_results(
       seconds: returns how long the run has taken.
     """
     run = evaluator.run
-    test, encoded = evaluator.score_split(run.variables(state.trainable), "test")
+    test, encoded = evaluator.score_split(run.variables(state.averaged), "test")
     val_scores = [row["val"] for row in history if "val" in row]
     final = {"val": val_scores[-1], "test": test} if val_scores else {"test": test}
     best, best_on_val = None, None
@@ -202,7 +202,7 @@ def final_results(
         best = checkpointer.restore_best(state)
     except UserError as error:  # not a reason to lose the other results
         print(f"{error}; the results omit it")
-    trainable = state.trainable if best is None else best.state["trainable"]
+    trainable = (state if best is None else TrainState.from_dict(best.state)).averaged
     if best is not None:
         scores, _ = evaluator.score_split(run.variables(trainable), "test")
         best_on_val = {"epoch": best.notes["best_epoch"], "test": scores}

@@ -166,7 +166,7 @@ def prepare_training(run: Run) -> Training:
     instances = config_lib.instances(config)
     steps_per_epoch = pipeline.steps_per_epoch(run.splits["train"], config.batch_size, instances)
     last_step = steps_per_epoch * config.num_epochs
-    schedule, optimizer = make_optimizer(config, run.trainable, steps_per_epoch)
+    schedule, optimizer = make_optimizer(config, run.clip_config, run.trainable, steps_per_epoch)
     update = step.jit_train_step(
         run.model,
         optimizer,
@@ -186,6 +186,7 @@ def prepare_training(run: Run) -> Training:
         instances=instances,
         augment=config.augment,
         mask_text=config.mask_text and run.tokenizer.mask_id is not None,
+        mask_probability=config.mask_probability,
         mlm=bool(config.losses.mlm),
         pad=config.pad,
         color=erase_color(run.clip_config.image_mean, run.clip_config.image_std),
@@ -241,17 +242,23 @@ def make_logits(config: ConfigDict, clip_config: ClipConfig) -> objective.Logits
     """Returns how the losses turn cosine similarities into logits.
 
     Raises:
-      UserError: `sigmoid_from` asks for the backbone's own values, and it has none.
+      UserError: `sigmoid_from` asks for the backbone's own values, and it has none; or a size of `matryoshka`
+        is not below that of the features.
     """
-    scale = 1 / config.temperature
+    scale, sizes = 1 / config.temperature, tuple(config.matryoshka)
+    if sizes and max(sizes) >= clip_config.embed_dim:
+        raise UserError(
+            f"config.matryoshka={sizes}: {max(sizes)} is not below the {clip_config.embed_dim} numbers of "
+            "the backbone's features: give smaller sizes"
+        )
     if config.sigmoid_from == "paper":
-        return objective.Logits(scale)
+        return objective.Logits(scale, sizes=sizes)
     if clip_config.logit_bias is None:
         raise UserError(
             "config.sigmoid_from='backbone' needs a backbone with a learned bias, which SigLIP has and CLIP "
             "lacks: set config.sigmoid_from='paper'"
         )
-    return objective.Logits(scale, math.exp(clip_config.logit_scale), clip_config.logit_bias)
+    return objective.Logits(scale, math.exp(clip_config.logit_scale), clip_config.logit_bias, sizes)
 
 
 def make_heads(config: ConfigDict, num_identities: int) -> Heads:
@@ -259,16 +266,18 @@ def make_heads(config: ConfigDict, num_identities: int) -> Heads:
     return Heads(
         num_classes=num_identities if config.losses.id else 0,
         mlm_depth=config.mlm_depth if config.losses.mlm else 0,
+        temperature=config.temperature if config.learn_temperature else 0.0,
     )
 
 
 def make_optimizer(
-    config: ConfigDict, trainable: dict, per_epoch: int
+    config: ConfigDict, clip_config: ClipConfig, trainable: dict, per_epoch: int
 ) -> tuple[optim.Schedule, optax.GradientTransformation]:
     """Returns (`step -> learning rate`, the optimizer of the trainable collections).
 
     Args:
       config: the run's config.
+      clip_config: the sizes of the towers.
       trainable: the trainable collections.
       per_epoch: the number of steps of an epoch.
     """
@@ -285,9 +294,15 @@ def make_optimizer(
         gamma=settings.gamma,
         power=settings.power,
     )
-    groups = optim.parameter_groups(settings.weight_decay, settings.bias_lr_factor, settings.head_lr_factor)
-    moments = {"b1": settings.b1, "b2": settings.b2, "eps": settings.eps}
-    return schedule, optim.adam(schedule, trainable, groups, clip_norm=settings.clip_norm, **moments)
+    groups = optim.parameter_groups(
+        settings.weight_decay,
+        settings.bias_lr_factor,
+        settings.head_lr_factor,
+        block_lr_decay=settings.block_lr_decay,
+        layers={"visual": clip_config.vision_layers, "text": clip_config.text_layers},
+    )
+    keys = ("b1", "b2", "eps", "clip_norm", "ema_decay")
+    return schedule, optim.adam(schedule, trainable, groups, **{key: settings[key] for key in keys})
 
 
 def count(tree) -> int:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tpr_jax import optim
+
 
 class TrainState(NamedTuple):
     """The variables that a train step updates, without CLIP's frozen weights.
@@ -33,6 +35,11 @@ class TrainState(NamedTuple):
             step=jnp.zeros((), jnp.int32),
             bad_step=-jnp.ones((), jnp.int32),
         )
+
+    @property
+    def averaged(self) -> dict:
+        """The trainable collections to evaluate and to keep: their average, if the optimizer has one."""
+        return optim.averaged(self.trainable, self.opt_state)
 
     def as_dict(self) -> dict:
         """Returns the plain dict that checkpoints hold; its keys are part of their format."""
