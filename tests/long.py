@@ -31,6 +31,7 @@ LONG = {
     "tools/test_score_hard.py::test_the_command",
     "test_siglip_commands.py::test_export",
     "test_siglip_commands.py::test_training_with_all_losses",
+    "train/test_teacher.py::test_a_run_learns_from_another",
     "train/test_best_epoch.py::test_keeps_the_first_of_equal_epochs_on_val",
     "train/test_loop.py::test_evaluates_on_another_number_of_devices",
     "train/test_loop.py::test_reports_milestones_beyond_the_last_epoch",

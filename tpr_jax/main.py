@@ -30,7 +30,7 @@ def run(argv: list[str]) -> None:
     silence_native_logs()
     with signals.raise_stopped("stopped") as stopped_or:
         command = parse_command(argv)
-        names = _rerank_names(command)
+        names, sizes = _rerank_names(command), _vector_sizes(command)
         if command.config.debug:
             print("debug: a few small steps, to check that everything runs; the scores are meaningless")
         peers = cluster.find_here(command.coordinator, command.num_processes, command.process_id)
@@ -39,7 +39,7 @@ def run(argv: list[str]) -> None:
         with processes.initialized(
             peers, command.peer_timeout, command.workdir, lambda error: verdict(stopped_or(error), argv)
         ):
-            _run_here(command, names)
+            _run_here(command, names, sizes)
 
 
 def _help_parser() -> Parser:
@@ -59,6 +59,7 @@ def _help_parser() -> Parser:
     define_flags(values)
     metavars = {"workdir": "DIR", "mode": "train|eval", "coordinator": "HOST:PORT", "peer_timeout": "SECONDS"}
     metavars |= {"num_processes": "N", "process_id": "I", "rerank": "all|NAME,NAME"}
+    metavars["vectors"] = "SIZE,SIZE"
     add_flags(parser, [values[name] for name in (*metavars, "compilation_cache", "initial")], metavars)
     return parser
 
@@ -72,12 +73,22 @@ def _rerank_names(command: Command) -> list[str]:
     return rerank.parse_names(command.rerank)
 
 
-def _run_here(command: Command, rerank: list[str]) -> None:
+def _vector_sizes(command: Command) -> list[int]:
+    """Returns the sizes in --vectors."""
+    if command.vectors is None:
+        return []
+    from tpr_jax.metrics import compress  # imports SciPy and Numba
+
+    return compress.parse_sizes(command.vectors)
+
+
+def _run_here(command: Command, rerank: list[str], sizes: list[int]) -> None:
     """Trains or evaluates as one of the processes of a run.
 
     Args:
       command: the command line.
       rerank: the names in --rerank.
+      sizes: the sizes in --vectors.
     """
     config, workdir = command.config, command.workdir
     # Installed again: JAX installs a SIGTERM handler of its own when processes initialize.
@@ -85,10 +96,10 @@ def _run_here(command: Command, rerank: list[str]) -> None:
         # JAX and TensorFlow are imported only here, once the command line is known to be valid.
         from tpr_jax.train import agreement, loop, results
 
-        mine = agreement.of_command(config_lib.to_plain(config), command.mode, rerank)
+        mine = agreement.of_command(config_lib.to_plain(config), command.mode, rerank, sizes)
         agreement.check_same("command", mine, "start the same command on all")
         if command.mode == "eval":
-            results.evaluate_run(config, workdir, initial=command.initial, rerank=rerank)
+            results.evaluate_run(config, workdir, initial=command.initial, rerank=rerank, vectors=sizes)
         else:
             loop.train(config, workdir)
 

@@ -208,6 +208,7 @@ def test_examples_in_the_help_can_be_parsed(module, tmp_path):
             "--initial",
             "--noinitial",
             "--rerank=all",
+            "--vectors=64",
         ),
     ],
 )

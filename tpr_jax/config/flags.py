@@ -32,6 +32,7 @@ class Command(NamedTuple):
     peer_timeout: float  # seconds
     compilation_cache: bool  # whether compiled programs are kept for the next run
     initial: bool  # whether `--mode eval` scores the model before training
+    vectors: str | None  # which shorter vectors `--mode eval` scores besides, see `train.vectors`
     rerank: str | None  # what `--mode eval` scores besides, see `metrics.rerank.parse_names`
 
 
@@ -87,6 +88,7 @@ def parse_command(argv: Sequence[str]) -> Command:
         peer_timeout=values.peer_timeout,
         compilation_cache=values.compilation_cache,
         initial=values.initial,
+        vectors=values.vectors,
         rerank=values.rerank,
     )
 
@@ -116,6 +118,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("initial", False, initial, flag_values=values)
     rerank = "with --mode eval, also score rankings that are changed after training; default: none"
     flags.DEFINE_string("rerank", None, rerank, flag_values=values)
+    vectors = "with --mode eval, also score vectors cut to these sizes, in 32, 16 and 8 bits; default: none"
+    flags.DEFINE_string("vectors", None, vectors, flag_values=values)
 
 
 def _expand_flags(argv: Sequence[str], names: Collection[str]) -> list[str]:
@@ -137,6 +141,8 @@ def _expand_config(config: ConfigDict) -> None:
     for key in ("data_dir", "backbone"):
         if isinstance(config.get(key), str):
             config[key] = os.path.expanduser(config[key])
+    if isinstance(config.distill.teacher, str):
+        config.distill.teacher = os.path.expanduser(config.distill.teacher)
     mix = config.get("mix")
     if isinstance(mix, tuple) and all(isinstance(entry, tuple) for entry in mix):
         config.mix = tuple(
@@ -151,8 +157,9 @@ def _check_flags(values: flags.FlagValues) -> None:
         raise UserError(f"--mode {values.mode} is unknown: {config_lib.nearest(values.mode, MODES)}")
     if values.initial and values.mode != "eval":
         raise UserError("--initial needs --mode eval: leave one out, or add the other")
-    if values.rerank is not None and values.mode != "eval":
-        raise UserError("--rerank needs --mode eval: leave one out, or add the other")
+    for name in ("rerank", "vectors"):
+        if values[name].value is not None and values.mode != "eval":
+            raise UserError(f"--{name} needs --mode eval: leave one out, or add the other")
     if not values.workdir:
         raise UserError("--workdir is missing: name a folder for the output, such as --workdir runs/demo")
     if "://" in values.workdir:

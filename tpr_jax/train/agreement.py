@@ -21,12 +21,15 @@ from tpr_jax.utils.trees import flatten
 PATH_KEYS = ("data_dir", "backbone", "source")
 
 
-def of_command(config: Mapping, mode: str, rerank: Sequence[str] = ()) -> dict:
+def of_command(config: Mapping, mode: str, rerank: Sequence[str] = (), vectors: Sequence[int] = ()) -> dict:
     """Returns the parts of a command line, and the version, on which all processes have to agree."""
     compared = {key: value for key, value in config.items() if key not in PATH_KEYS}
     if "mix" in compared:
         compared["mix"] = [[name, weight] for name, _, weight in compared["mix"]]
-    return {"version": __version__, "--mode": mode, "--rerank": list(rerank), "config": compared}
+    if "distill" in compared:
+        compared["distill"] = {key: value for key, value in compared["distill"].items() if key != "teacher"}
+    flags = {"--mode": mode, "--rerank": list(rerank), "--vectors": list(vectors)}
+    return {"version": __version__, **flags, "config": compared}
 
 
 def of_data(splits: Mapping[str, Records]) -> dict:

@@ -17,6 +17,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.perf import host, memory
 from tpr_jax.train import checkpoint, writer
 from tpr_jax.train import rerank as rerank_lib
+from tpr_jax.train import vectors as vectors_lib
 from tpr_jax.train.checkpoint import Checkpointer
 from tpr_jax.train.evaluate import EncodedSplit, Evaluator
 from tpr_jax.train.progress import Progress
@@ -118,7 +119,12 @@ def check_has_state(config: ConfigDict, workdir: Path) -> None:
 
 
 def evaluate_run(
-    config: ConfigDict, workdir: Path, *, initial: bool = False, rerank: Sequence[str] = ()
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    initial: bool = False,
+    rerank: Sequence[str] = (),
+    vectors: Sequence[int] = (),
 ) -> dict:
     """Scores the best state of a run on val and test, and writes eval.json; trains nothing.
 
@@ -129,6 +135,7 @@ def evaluate_run(
       workdir: The folder of the run.
       initial: Whether the model before training is scored, whatever the folder has.
       rerank: Names of `metrics.rerank.OPTIONS`, which are scored besides; see `rerank.score_options`.
+      vectors: Sizes of cut vectors, which are scored besides; see `vectors.score_vectors`.
 
     Returns:
       The content of eval.json.
@@ -167,6 +174,10 @@ def evaluate_run(
         )
         print("after training, text to image:")
         print(rerank_lib.options_table(scored["test"]["t2i"], scored["rerank"]))
+    if vectors:
+        scored["vectors"] = vectors_lib.score_vectors(encoded["test"], vectors)
+        print("shorter vectors, text to image:")
+        print(vectors_lib.vectors_table(scored["vectors"]))
     scored |= data_summary(run) | memory.peaks({})
     scored["environment"] = host.describe(run.mesh.devices.flatten().tolist())
     if processes.is_first():

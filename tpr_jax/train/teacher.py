@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import numpy as np
 
 from tpr_jax import model as model_lib
@@ -9,7 +10,7 @@ from tpr_jax.data.records import caption_pairs
 from tpr_jax.distributed import sharding
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip
-from tpr_jax.train import step
+from tpr_jax.train import agreement, step
 from tpr_jax.train.setup import Run
 
 COMPARED = 256  # captions whose ids must be the same for teacher and student
@@ -48,6 +49,9 @@ def _load(run: Run) -> model_lib.Model:
     config = run.config
     name = config.distill.teacher
     teacher = model_lib.from_pretrained(name, tuple(config.image_size), config.dtype)
+    if jax.process_count() > 1:
+        weights = agreement.of_weights(teacher.variables)
+        agreement.check_same("teacher", weights, "give all the same config.distill.teacher")
     _check_tokens(run, teacher)
     sizes = teacher.config.embed_dim, run.clip_config.embed_dim
     if config.distill.feats and sizes[0] != sizes[1]:
