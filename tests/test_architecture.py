@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 # layers below its own.
 LAYERS = (
     ("visualize", "reproduce", "cross", "bench"),
-    ("search", "compare", "aot", "export", "import_checkpoint", "main", "__main__", "tools"),
+    ("search", "compare", "aot", "export", "import_checkpoint", "shrink", "main", "__main__", "tools"),
     ("train",),
     ("model", "weights", "report"),
     ("config", "metrics", "footage"),

@@ -34,6 +34,7 @@ COMMANDS = {
     "search": Command("tpr_jax.search", (), "search your photos in words: index, query, serve, export"),
     "visualize": Command("tpr_jax.visualize", (), "show retrieved images, experts and attention"),
     "export": Command("tpr_jax.export", (), "export both encoders for use without this package"),
+    "shrink": Command("tpr_jax.shrink", (), "a smaller CLIP with some of a model's blocks, as a student"),
     "import": Command("tpr_jax.import_checkpoint", (), "convert a checkpoint of another program"),
     "data-check": Command("tpr_jax.data.check", (), "check that a copy of a data set is complete"),
     "mini-pedes": Command("tpr_jax.data.mini_pedes", (), "render a synthetic data set"),
