@@ -32,7 +32,7 @@ def test_every_recipe_fits_its_backbone(name, dataset):
         methods.check(method, sizes)
         assert (config.dataset, config.backbone == "clip-mini") == (dataset, mini)
         assert bool(config.losses.balance) == (bool(method.mixtures) and row != "moe")
-        assert bool(config.losses.itc) == (mini or name == "full_finetune")
+        assert bool(config.losses.itc) == (mini or name in ("full_finetune", "pretrain_people"))
 
 
 def test_rows_of_dm_adapters_ablation():
