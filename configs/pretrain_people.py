@@ -12,6 +12,8 @@ renders.
 docs/pretrain.md lists the data sets, and says what pre-training brings.
 """
 
+import inspect
+
 from tpr_jax import config as tpr_config
 from tpr_jax.models.methods import METHODS
 
@@ -25,10 +27,11 @@ def get_config(row: str = "mini_pedes"):
     """Returns the config for [METHOD,]DATASET."""
     method, _, dataset = row.rpartition(",")
     method, dataset = tpr_config.row_and_dataset(f"{method or 'full_finetune'},{dataset}", rows)
-    trains_all = method == "full_finetune"
+    trains_all = method in ("full_finetune", "irra")
+    settings = {key: value.default for key, value in inspect.signature(METHODS[method]).parameters.items()}
     return tpr_config.recipe(
         dataset,
-        method={"name": method},
+        method={"name": method, **settings},  # so that flags can change each of them
         losses={"sdm": 0.0, "itc": 1.0},
         mask_text=False,
         # As MLLM4Text (CVPR 2024) and GA-DMS (EMNLP 2025): 30 epochs of batches of 512 and more.

@@ -125,9 +125,11 @@ def test_pretraining_on_people_takes_a_data_set_and_a_method():
     assert parsed("pretrain_people").to_dict() == parsed("pretrain_street").to_dict()
     whole, lora = (parsed("pretrain_people", argument) for argument in ("webperson", "lora,webperson"))
     assert (whole.dataset, whole.method.name, whole.data_dir) == ("webperson", "full_finetune", "")
-    assert (lora.dataset, lora.method.to_dict()) == ("webperson", {"name": "lora"})
+    assert (lora.dataset, lora.method.name) == ("webperson", "lora")
+    assert config_lib.make_method(lora) == methods.lora()
     assert (whole.optimizer.lr, lora.optimizer.lr) == (1e-5, 3e-4)
     assert parsed("pretrain_people", "lora,mini_pedes").optimizer.lr == 3e-3
+    assert parsed("pretrain_people", "irra,webperson").optimizer.lr == 1e-5
     for config in (whole, lora):
         assert config_lib.loss_weights(config) == {"itc": 1.0}
         assert (config.batch_size, config.num_epochs, config.mask_text) == (512, 30, False)
