@@ -2,10 +2,13 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 from PIL import Image
+from pyarrow import parquet
 
 COLORS = {"red": (200, 30, 30), "green": (30, 160, 40), "blue": (30, 50, 200), "grey": (120, 120, 120)}
 # Pixels (width, height) as different as they are in the benchmarks.
@@ -96,6 +99,49 @@ def synth_pedes(folder: Path) -> Path:
     return _write(folder, entries, "synthpedes_dataset.json", "file_path", images="")
 
 
+def luperson_mllm(folder: Path) -> Path:
+    """Four files {image: caption}, whose paths of the images differ; an unfilled and an empty caption."""
+    (folder / "caption").mkdir(parents=True)
+    for number in range(10):
+        draw(folder / "LUPerson-MLLM" / f"{number}_a.jpg", number)
+    for index, name in enumerate(("Td-qwen", "Td-shikra", "Ts-qwen", "Ts-shikra")):
+        texts = {f"/data/{name}/part{index}/{n}_a.jpg": captions(n)[index % 2] for n in range(10)}
+        if name == "Td-qwen":
+            texts["/data/Td-qwen/part0/3_a.jpg"] = "The woman has [hair description] and a bag."
+        if name == "Td-shikra":
+            texts["/data/Td-shikra/part1/4_a.jpg"] = " "
+        (folder / "caption" / f"{name}.json").write_text(json.dumps(texts), encoding="utf-8")
+    return folder
+
+
+def ham_pedes(folder: Path) -> Path:
+    """One file {image: [caption, caption]} beside the images of SYNTH-PEDES."""
+    texts = {f"Part1/{n // 2 + 1}/{n % 2}.jpg": captions(n)[:2] for n in range(10)}
+    for number, name in enumerate(texts):
+        draw(folder / name, number)
+    (folder / "random100w_2HAMcaptions.json").write_text(json.dumps(texts), encoding="utf-8")
+    return folder
+
+
+def webperson(folder: Path, unpacked: bool = True) -> Path:
+    """Two Parquet files with the images, their paths and two captions each; optionally images as files."""
+    (folder / "data").mkdir(parents=True)
+    for shard, numbers in enumerate((range(6), range(6, 10))):
+        rows = []
+        for number in numbers:
+            name = f"{number // 4:05}/{number:08}.jpg"
+            draw(folder / "images" / name, number)
+            content = (folder / "images" / name).read_bytes()
+            first, second = captions(number)[:2]
+            row = {"image": {"bytes": content, "path": name}, "image_path": name}
+            rows.append(row | {"caption1": first, "caption2": second})
+        table = pyarrow.Table.from_pylist(rows)
+        parquet.write_table(table, folder / "data" / f"train-{shard:05}-of-00002.parquet", row_group_size=3)
+    if not unpacked:
+        shutil.rmtree(folder / "images")
+    return folder
+
+
 def own_folder(folder: Path, kind: str = "jsonl") -> Path:
     """`captions.jsonl` or `captions.csv`, one caption a line, ids that are names; two people in one photo."""
     lines = []
@@ -133,6 +179,9 @@ ALL = {
     "rstp_reid": rstp_reid,
     "ufine6926": ufine6926,
     "synth_pedes": synth_pedes,
+    "luperson_mllm": luperson_mllm,
+    "ham_pedes": ham_pedes,
+    "webperson": webperson,
     "folder": own_folder,
 }
 

@@ -12,7 +12,7 @@ from tpr_jax.models.config import NO_HEADS, Heads
 FOLDER = Path(__file__).parent.parent / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 ABLATIONS = [name for name in NAMES if name.startswith("ablation")]
-PRETRAIN = [name for name in NAMES if name.startswith("pretrain")]  # they take no data set
+PRETRAIN = ["pretrain_mini", "pretrain_street"]  # they take no data set
 DATASETS = ("mini_pedes", "cuhk_pedes", "icfg_pedes", "rstp_reid")
 
 

@@ -39,6 +39,7 @@ LONG = {
     "train/test_loop.py::test_frozen_weights_do_not_change",
     "train/test_loop.py::test_log_every_always_logs_the_last_step",
     "train/test_loop.py::test_run_without_val_split",
+    "train/test_pretrain.py::test_pretrains_without_splits_and_adapts_from_the_run",
     "train/test_protocols.py::test_best_on_test_if_asked_for",
     "train/test_skipping.py::test_run_on_a_folder_with_a_mixture",
     "train/test_skipping.py::test_run_reports_skipped_images_and_resumes",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.config_files import PRETRAIN
 from tpr_jax import main
 from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.config import defaults as config_lib
@@ -109,7 +110,7 @@ def is_ablation(path: Path) -> bool:
 def test_every_config_is_valid_and_builds_its_method(path, dataset):
     from tpr_jax.models.methods import METHODS
 
-    if dataset and path.stem.startswith("pretrain"):
+    if dataset and path.stem in PRETRAIN:
         with pytest.raises(UserError, match="one data set only: leave out"):
             parse("--config", f"{path}:{dataset}", "--workdir", "w")
         return

@@ -32,7 +32,7 @@ def test_every_recipe_fits_its_backbone(name, dataset):
         methods.check(method, sizes)
         assert (config.dataset, config.backbone == "clip-mini") == (dataset, mini)
         assert bool(config.losses.balance) == (bool(method.mixtures) and row != "moe")
-        assert bool(config.losses.itc) == (mini or name == "full_finetune")
+        assert bool(config.losses.itc) == (mini or name in ("full_finetune", "pretrain_people"))
 
 
 def test_rows_of_dm_adapters_ablation():
@@ -121,6 +121,25 @@ def test_full_finetuning_takes_itc_or_sdm():
     assert config_lib.loss_weights(config) == {"sdm": 1.0}
 
 
+def test_pretraining_on_people_takes_a_data_set_and_a_method():
+    assert parsed("pretrain_people").to_dict() == parsed("pretrain_street").to_dict()
+    whole, lora = (parsed("pretrain_people", argument) for argument in ("webperson", "lora,webperson"))
+    assert (whole.dataset, whole.method.name, whole.data_dir) == ("webperson", "full_finetune", "")
+    assert (lora.dataset, lora.method.name) == ("webperson", "lora")
+    assert config_lib.make_method(lora) == methods.lora()
+    assert (whole.optimizer.lr, lora.optimizer.lr) == (1e-5, 3e-4)
+    assert parsed("pretrain_people", "lora,mini_pedes").optimizer.lr == 3e-3
+    assert parsed("pretrain_people", "irra,webperson").optimizer.lr == 1e-5
+    for config in (whole, lora):
+        assert config_lib.loss_weights(config) == {"itc": 1.0}
+        assert (config.batch_size, config.num_epochs, config.mask_text) == (512, 30, False)
+        assert (config.optimizer.eps, config.optimizer.clip_norm, config.backbone) == (
+            1e-8,
+            1.0,
+            "openai/clip-vit-base-patch16",
+        )
+
+
 @pytest.mark.parametrize(
     ("name", "flags", "part"),
     [
@@ -146,6 +165,8 @@ def test_depths_can_be_set_by_flags():
 @pytest.mark.parametrize(
     ("name", "argument", "told"),
     [
+        ("pretrain_people", "lorra,webperson", "row 'lorra' is unknown: did you mean 'lora'?"),
+        ("pretrain_people", "lora,web", "data set 'web' is unknown: did you mean 'webperson'?"),
         ("ablation_dm_adapter", "moe_balanc", "row 'moe_balanc' is unknown: did you mean 'moe_balance'?"),
         ("ablation_dm_adapter", "zzz", "row 'zzz' is unknown: choose from: adapter, moe, moe_balance"),
         ("ablation_dm_adapter", "cuhk_pedes", "row 'cuhk_pedes' is unknown"),

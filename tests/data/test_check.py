@@ -35,7 +35,9 @@ def official(monkeypatch):
         monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS[name], counts=splits))
 
 
-@pytest.mark.parametrize("dataset", ["cuhk_pedes", "icfg_pedes", "rstp_reid", "folder"])
+@pytest.mark.parametrize(
+    "dataset", ["cuhk_pedes", "icfg_pedes", "rstp_reid", "luperson_mllm", "ham_pedes", "webperson", "folder"]
+)
 def test_a_complete_copy_has_no_problems(dataset, official, tmp_path, capsys):
     folder = benchmark_folders.ALL[dataset](tmp_path / "copy")
     result = check.check(dataset, folder)

@@ -2,12 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from tests import benchmark_folders
 from tpr_jax.data import splits as splits_lib
 from tpr_jax.data import text_files
+from tpr_jax.data.records import Records, load_all
 from tpr_jax.errors import UserError
+from tpr_jax.utils.notices import print_once
 
 
 def test_loads_the_splits_of_a_folder(tiny):
@@ -52,8 +55,6 @@ def test_loads_every_data_set_by_its_name(dataset, tmp_path):
 
 def test_mixes_data_sets_without_a_test_split(tmp_path):
     own, more = benchmark_folders.own_folder(tmp_path / "own"), benchmark_folders.synth_pedes(tmp_path / "s")
-    with pytest.raises(UserError, match="no record of split 'test'"):
-        splits_lib.load_splits("synth_pedes", str(more))
     splits = splits_lib.load_splits("folder", str(own))
     assert splits_lib.with_mixed(splits, ()) is splits
     mixed = splits_lib.with_mixed(splits, (("synth_pedes", str(more), 0.5),))
@@ -66,6 +67,44 @@ def test_mixes_data_sets_without_a_test_split(tmp_path):
     path.write_text(json.dumps([e for e in json.loads(path.read_text()) if e["split"] != "train"]))
     with pytest.raises(UserError, match=r"r has no record of split 'train', so config.mix cannot use it"):
         splits_lib.with_mixed(splits, (("rstp_reid", str(rstp), 1),))
+
+
+@pytest.mark.parametrize("dataset", ["synth_pedes", "luperson_mllm", "ham_pedes", "webperson"])
+def test_data_without_splits_holds_people_out(dataset, tmp_path, capsys):
+    """All images stay, no identity is in two splits, and train has the first ones."""
+    print_once.cache_clear()
+    folder = benchmark_folders.ALL[dataset](tmp_path / "set")
+    splits = splits_lib.load_splits(dataset, str(folder))
+    whole = load_all(folder, dataset)["train"]
+    pids = sorted(set(whole.pids.tolist()))
+    assert {name: sorted(set(split.pids.tolist())) for name, split in splits.items()} == {
+        "train": pids[:-2],
+        "val": pids[-2:-1],
+        "test": pids[-1:],
+    }
+    assert [split.name for split in splits.values()] == ["set:train", "set:val", "set:test"]
+    assert sorted(p for s in splits.values() for p in s.image_paths) == sorted(whole.image_paths)
+    told = f"set has no splits: of its {len(pids)} identities, the last 1 are test, and the 1 before them val"
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("identities", "held_out"), [(3, 1), (19, 1), (20, 2), (9_999, 999), (10_000, 1_000), (30_000, 1_000)]
+)
+def test_at_most_a_tenth_and_a_thousand_people_are_held_out(identities, held_out):
+    pids = np.random.default_rng(0).permutation(identities) * 3 + 5
+    records = Records("set:train", [f"{pid}.jpg" for pid in pids], [["a"]] * identities, pids)
+    splits = splits_lib.hold_out(records)
+    assert len(splits["val"].pids) == len(splits["test"].pids) == held_out
+    assert splits["train"].pids.max() < splits["val"].pids.min()
+    assert splits["val"].pids.max() < splits["test"].pids.min()
+    assert splits["val"].image_paths == [f"{pid}.jpg" for pid in splits["val"].pids]
+
+
+def test_two_people_are_too_few_for_three_splits():
+    records = Records("set:train", ["a", "b"], [["x"], ["y"]], np.array([1, 2]))
+    with pytest.raises(UserError, match="set has no splits and 2 identities, but train, val and test need"):
+        splits_lib.hold_out(records)
 
 
 def test_missing_ok_allows_missing_images(own_data):

@@ -12,8 +12,8 @@ from tests.reference_bundles import each, stored
 from tests.tiny_clip import quick_compilation  # noqa: F401
 from tpr_jax.errors import UserError
 from tpr_jax.import_checkpoint.convert import Settings, import_checkpoint
-from tpr_jax.weights import reference
-from tpr_jax.weights.clip import from_hugging_face, to_openai
+from tpr_jax.weights import backbone, reference
+from tpr_jax.weights.clip import from_hugging_face, load_clip, to_openai
 from tpr_jax.weights.resize import resize_positions
 
 
@@ -83,6 +83,18 @@ def tbps_clip(state):
         name if name.startswith(towers) else f"encode_text.{name}": array for name, array in state.items()
     }
     return named | {"simclr_mlp.0.weight": np.zeros((4, 3)), "mlm_head.fc.bias": np.zeros(3)}
+
+
+def test_irras_program_without_its_heads(clip_state, tmp_path):
+    """So are checkpoints of IRRA's program with SDM alone, such as HAM's: no module besides CLIP."""
+    state = {f"base_model.{name}": array for name, array in clip_state.items() if name != "logit_scale"}
+    np.savez(tmp_path / "best0.npz", **state)
+    model, lines = import_as("clip", tmp_path / "best0.npz", tmp_path / "out")
+    assert model.config.image_size == (48, 16)
+    assert not any(line.startswith("left out") for line in lines)
+    _, params = load_clip(backbone.find(tmp_path / "out").path, (48, 16))
+    positions = clip_state["visual.positional_embedding"]
+    np.testing.assert_allclose(params["visual"]["positional_embedding"], positions, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import tokenizers
 
 import tpr_jax
 from tests.saved_models import SQUARE, trained, write_backbone
-from tests.tiny_clip import quick_compilation  # noqa: F401
+from tests.tiny_clip import SETTINGS, quick_compilation  # noqa: F401
 from tpr_jax.data.tokenizer import clip_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.models import methods
 from tpr_jax.models.config import BUNDLED
+from tpr_jax.models.methods import METHODS
+from tpr_jax.utils.trees import flatten
 from tpr_jax.weights import backbone
 from tpr_jax.weights.clip import load_clip, read_sizes
 
@@ -176,3 +179,56 @@ def test_a_saved_clip_encodes_texts_as_before(clips_vocabulary, tmp_path, method
     assert (
         others.encode("A man in a RED coat").ids == clip_tokenizer()(["a man in a red coat"])[0, :8].tolist()
     )
+
+
+# A run's model as the backbone of a further run
+
+
+def in_a_run(folder, model):
+    """Saves a model as a run does; returns the run's folder."""
+    model.save_pretrained(folder / "model")
+    (folder / "config.json").write_text(json.dumps(dict.fromkeys(backbone.RUN_KEYS)))
+    return folder
+
+
+@pytest.mark.parametrize("form", ["run", "model"])
+def test_a_run_that_trained_all_of_clip_is_a_backbone(form, tmp_path):
+    model = trained(write_backbone(tmp_path / "clip"), methods.full_finetune())
+    run = in_a_run(tmp_path / "run", model)
+    config, params = load_clip(backbone.find(run if form == "run" else run / "model").path, (12, 4))
+    assert config.image_size == (12, 4)
+    for path, leaf in flatten(model.variables["params"]).items():
+        np.testing.assert_allclose(flatten(params)[path], leaf, atol=1e-6, err_msg=path)
+
+
+@pytest.mark.parametrize("method", [methods.lora(rank=2), methods.bitfit()], ids=["lora", "bitfit"])
+def test_weights_that_fold_into_clip_are_a_backbone_after_that(method, tmp_path):
+    model = trained(write_backbone(tmp_path / "clip"), method)
+    run = in_a_run(tmp_path / "run", model)
+    command = rf"python -c \"(.*from_pretrained\('{run}/model'\).*\('NEW'\))\", and give NEW$"
+    with pytest.raises(UserError, match=command) as raised:
+        load_clip(backbone.find(run).path)
+    assert f"holds what method '{method.name}' trained" in str(raised.value)
+    code = re.search(command, str(raised.value))[1].replace("NEW", str(tmp_path / "new"))
+    exec(code)
+    _, params = load_clip(backbone.find(tmp_path / "new").path, (12, 4))
+    merged = flatten(model.merge().variables["params"])
+    for path, leaf in flatten(params).items():
+        np.testing.assert_allclose(leaf, merged[path], atol=1e-6, err_msg=path)
+
+
+@pytest.mark.parametrize("name", ["parallel_adapter", "prefix", "prompts", "lora_moe", "up_person"])
+def test_adapters_cannot_be_part_of_a_backbone(name, tmp_path):
+    model = trained(write_backbone(tmp_path / "clip"), METHODS[name](**SETTINGS.get(name, {})))
+    run = in_a_run(tmp_path / "run", model)
+    told = f"{run}/model: holds what method '{name}' trained.* cannot be folded .* train with full_finetune"
+    for read in (load_clip, read_sizes):
+        with pytest.raises(UserError, match=told):
+            read(backbone.find(run).path)
+
+
+def test_positions_that_fit_no_folder_of_clip_are_told(tmp_path):
+    model = trained(write_backbone(tmp_path / "clip"), methods.bitfit(), image_size=(12, 8)).merge()
+    model.save_pretrained(tmp_path / "merged")
+    with pytest.raises(UserError, match="its positions fit no folder of CLIP: train with images of 3:1"):
+        load_clip(tmp_path / "merged")

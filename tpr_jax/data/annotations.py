@@ -110,14 +110,16 @@ def _others(names: Sequence[str], chosen: Path) -> list[str]:
 
 
 def annotation_files(dataset: str, data_dir: str | os.PathLike) -> list[Path]:
-    """Returns the files that determine the records: the annotation, and the splits of people beside it.
+    """Returns the files that determine the records: the annotation, its parts, and the splits beside it.
 
     Raises:
       UserError: as for `annotation_path`.
     """
+    layout, annotation = DATASETS[dataset], Path(annotation_path(dataset, data_dir))
+    if layout.parts:
+        return sorted(annotation.parent.glob(layout.parts))
     splits = Path(data_dir, SPLITS_FILE)
-    has_splits = DATASETS[dataset].is_custom and splits.is_file()
-    return [Path(annotation_path(dataset, data_dir)), *([splits] if has_splits else [])]
+    return [annotation, *([splits] if layout.is_custom and splits.is_file() else [])]
 
 
 def _parse(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from tpr_jax.data import custom, mini_pedes
+from tpr_jax.data import custom, machine_captions, mini_pedes
 from tpr_jax.data.text_files import json_records
 from tpr_jax.errors import UserError
 from tpr_jax.utils.plural import counted
@@ -48,8 +48,10 @@ class Dataset:
       annotations: names or glob patterns of the annotation file; the first that exists is read.
       reader: maps the annotation's path to (number of the record, its fields) for each record.
       images: the folder that the paths in the annotation are relative to; empty for the data set's own.
+      get_images: what to do about images that are missing.
       path_field: the field of a record that holds the image's path.
-      split: the split of all records, where the annotation does not name one.
+      parts: a glob pattern of the files beside the annotation that the reader reads with it.
+      split: the split of all records, where the annotation does not name one. `splits.hold_out` divides them.
       is_custom: whether it is a user's own folder, whose ids may be names and whose images may have boxes.
       is_rendered: whether the images are rendered and show no real people.
       counts: the official size of each split; {"all": ...} if the authors publish the totals only.
@@ -62,7 +64,9 @@ class Dataset:
     annotations: tuple[str, ...]
     reader: Callable[[str], Iterable[tuple[int, object]]] = json_records
     images: str = "imgs"
+    get_images: str = "get a complete copy of the images"
     path_field: str = "file_path"
+    parts: str = ""
     split: str = ""
     is_custom: bool = False
     is_rendered: bool = False
@@ -194,12 +198,42 @@ _ROWS = (
 """,
         ),
     ),
-    # For pre-training: it has no splits. Its fields `attributes` and `prompt_caption` are ignored.
+    # For pre-training, without splits. The fields `attributes` and `prompt_caption` are ignored.
     Dataset(
         "synth_pedes",
         "SYNTH-PEDES",
         ("synthpedes_dataset.json", "synthpedes-dataset.json"),
         images="",
+        split="train",
+    ),
+    # The captions of LUPerson by Tan et al. (CVPR 2024), and the folder of images that their code reads.
+    Dataset(
+        "luperson_mllm",
+        "LUPerson-MLLM",
+        ("Ts-qwen.json", "caption/Ts-qwen.json", "captions/Ts-qwen.json"),
+        reader=machine_captions.read_luperson_mllm,
+        images="LUPerson-MLLM",
+        parts=machine_captions.LUPERSON_FILES,
+        split="train",
+    ),
+    # The captions of a million images of SYNTH-PEDES by Jiang et al. (CVPR 2025).
+    Dataset(
+        "ham_pedes",
+        "HAM-PEDES",
+        ("random100w_2HAMcaptions.json",),
+        reader=machine_captions.read_ham_pedes,
+        images="",
+        split="train",
+    ),
+    # By Zheng et al. (EMNLP 2025), as Parquet files; `data.unpack_webperson` writes the images in them.
+    Dataset(
+        "webperson",
+        "WebPerson-5M",
+        ("data/train-00000-*.parquet",),
+        reader=machine_captions.read_webperson,
+        images="images",
+        get_images="`python -m tpr_jax.data.unpack_webperson DIR` writes them",
+        parts=machine_captions.WEBPERSON_SHARDS,
         split="train",
     ),
     Dataset(

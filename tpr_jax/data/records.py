@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64
 
 from tpr_jax.data.annotations import SPLITS, Entry, annotation_path, read_entries
+from tpr_jax.data.datasets import DATASETS
 from tpr_jax.data.image_paths import describe_missing
 from tpr_jax.data.images.read import Crop, Stored
 from tpr_jax.errors import UserError
@@ -58,7 +59,9 @@ def load_records(data_dir: str | os.PathLike, split: str, dataset: str = "cuhk_p
             f"choose one of {', '.join(present)}" if present else "the list is empty, get a complete copy"
         )
         raise UserError(f"{annotation_path(dataset, data_dir)}: no record of split {split!r}: {remedy}")
-    return _make_records(data_dir, entries, split, annotation_path(dataset, data_dir))
+    return _make_records(
+        data_dir, entries, split, annotation_path(dataset, data_dir), DATASETS[dataset].get_images
+    )
 
 
 def load_all(
@@ -76,7 +79,10 @@ def load_all(
     """
     entries = _valid_entries(data_dir, dataset)
     annotation = "" if missing_ok else annotation_path(dataset, data_dir)
-    return {split: _make_records(data_dir, entries, split, annotation) for split in _split_names(entries)}
+    remedy = DATASETS[dataset].get_images
+    return {
+        split: _make_records(data_dir, entries, split, annotation, remedy) for split in _split_names(entries)
+    }
 
 
 def caption_pairs(
@@ -134,13 +140,13 @@ def _valid_entries(data_dir: str | os.PathLike, dataset: str) -> list[Entry]:
 
 
 def _make_records(
-    data_dir: str | os.PathLike, entries: Sequence[Entry], split: str, annotation: str
+    data_dir: str | os.PathLike, entries: Sequence[Entry], split: str, annotation: str, remedy: str
 ) -> Records:
     """Builds the records of a split. If `annotation` (for messages) is not empty, all images must exist."""
     chosen = [entry for entry in entries if entry.split == split]
     image_paths = [entry.image for entry in chosen]
     if annotation:
-        _check_images_exist(image_paths, annotation, split)
+        _check_images_exist(image_paths, annotation, split, remedy)
     return Records(
         name=f"{os.path.basename(os.path.abspath(data_dir))}:{split}",
         image_paths=image_paths,
@@ -151,11 +157,11 @@ def _make_records(
     )
 
 
-def _check_images_exist(image_paths: list[str], annotation: str, split: str) -> None:
+def _check_images_exist(image_paths: list[str], annotation: str, split: str, remedy: str) -> None:
     missing = [path for path in image_paths if not os.path.exists(path)]
     if missing:
         hint = describe_missing(missing[0])
         raise UserError(
             f"{missing[0]}: no such image{hint}; {len(missing)} of the {len(image_paths)} images that "
-            f"{annotation} lists for split {split!r} are missing: get a complete copy of the images"
+            f"{annotation} lists for split {split!r} are missing: {remedy}"
         )

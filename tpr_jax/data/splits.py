@@ -1,17 +1,24 @@
 """Loads the splits of the data set that a config names, and describes them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from tpr_jax.data.datasets import DATASETS, Counts, count_deviations, data_folder
 from tpr_jax.data.mixture import mix
-from tpr_jax.data.records import Records, load_all
+from tpr_jax.data.records import Records, load_all, select_images
 from tpr_jax.errors import UserError
+from tpr_jax.utils.notices import print_once
+from tpr_jax.utils.plural import counted
+
+HELD_OUT = 1_000  # identities of `val` and of `test`, at most, if a data set has no splits
 
 
 def load_splits(
     dataset: str, data_dir: str, missing_ok: bool = False, source: str = "files"
 ) -> dict[str, Records]:
-    """Loads the splits `train`, `test` and, if the data set has it, `val`.
+    """Loads the splits `train`, `test` and, if the data set has it, `val`; see `hold_out` if it has none.
 
     Args:
       dataset: a key of `datasets.DATASETS`.
@@ -26,6 +33,8 @@ def load_splits(
     if source == "files":
         folder = data_folder(dataset, data_dir)
         splits = load_all(folder, dataset, missing_ok)
+        if DATASETS[dataset].split and splits:
+            splits = hold_out(splits[DATASETS[dataset].split])
     else:
         if not data_dir:
             raise UserError(f"config.data_dir is missing: config.source='{source}' needs the records' folder")
@@ -38,6 +47,35 @@ def load_splits(
                 f"{folder} has no record of split '{split}': get a complete copy of the annotation"
             )
     return splits
+
+
+def hold_out(records: Records) -> dict[str, Records]:
+    """Divides the images of a data set that has no splits, so that a run on it can be scored.
+
+    In the order of their numbers, the last tenth of the identities, at most `HELD_OUT`, are `test`, and as
+    many before them are `val`. No images are drawn at random, because neighbors may be frames of one video.
+
+    Raises:
+      UserError: there are fewer than three identities.
+    """
+    folder = records.name.rpartition(":")[0]
+    identities = np.unique(records.pids)
+    if len(identities) < 3:
+        raise UserError(
+            f"{folder} has no splits and {counted(len(identities), 'identity', 'identities')}, but train, "
+            "val and test need one each: get a complete copy"
+        )
+    number = min(HELD_OUT, max(1, len(identities) // 10))
+    print_once(
+        f"{folder} has no splits: of its {len(identities):,} identities, the last {number:,} are test, and "
+        f"the {number:,} before them val"
+    )
+    first_test, first_val = identities[-number], identities[-2 * number]
+    names = np.select([records.pids >= first_test, records.pids >= first_val], ["test", "val"], "train")
+    return {
+        name: replace(select_images(records, names == name), name=f"{folder}:{name}")
+        for name in ("train", "val", "test")
+    }
 
 
 def with_mixed(

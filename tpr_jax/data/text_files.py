@@ -59,16 +59,22 @@ def json_records(path: str | os.PathLike) -> Iterator[tuple[int, object]]:
     Raises:
       UserError: the file cannot be read, or is not a JSON list.
     """
-    try:
-        with open(path, encoding="utf-8-sig") as file:  # some copies start with a byte-order mark
-            records = json.load(file, object_pairs_hook=_fields_or_invalid)
-    except (ValueError, RecursionError) as error:  # also for a number of thousands of digits
-        raise UserError(f"{path}: not JSON ({error}): get a complete copy of the annotation") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}): check the file's permissions") from None
+    records = _read_json(path, _fields_or_invalid)
     if not isinstance(records, list):
         raise UserError(f"{path}: must be a list of records, not {type(records).__name__}")
     yield from enumerate(records)
+
+
+def json_pairs(path: str | os.PathLike) -> Iterator[tuple[str, object]]:
+    """Yields (name, value) of a file that holds one JSON object, whose names may repeat.
+
+    Raises:
+      UserError: the file cannot be read, or is not a JSON object.
+    """
+    pairs = _read_json(path, _Pairs)
+    if not isinstance(pairs, _Pairs):
+        raise UserError(f"{path}: must be an object, image: captions, not {type(pairs).__name__}")
+    yield from pairs
 
 
 def json_lines(path: str | os.PathLike) -> Iterator[tuple[int, str, dict | str]]:
@@ -153,6 +159,20 @@ def _find_separator(first_line: str) -> str:
     outside = re.sub(r'"[^"]*"', "", first_line)
     separator = max(",;", key=outside.count)
     return separator if separator in outside or "\t" not in outside else "\t"
+
+
+class _Pairs(list):
+    """The (name, value) pairs of a JSON object, which are not the items of a JSON list."""
+
+
+def _read_json(path: str | os.PathLike, object_pairs_hook: Callable[[list], object]) -> object:
+    try:
+        with open(path, encoding="utf-8-sig") as file:  # some copies start with a byte-order mark
+            return json.load(file, object_pairs_hook=object_pairs_hook)
+    except (ValueError, RecursionError) as error:  # also for a number of thousands of digits
+        raise UserError(f"{path}: not JSON ({error}): get a complete copy of the annotation") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}): check the file's permissions") from None
 
 
 class _DuplicateFieldError(ValueError):

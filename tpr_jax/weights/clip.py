@@ -241,6 +241,7 @@ def _read_config(folder: Path) -> dict:
     if not path.is_file() and (remedy := folder_format.remedy(folder, names)):
         raise UserError(f"{path}: no such file; {remedy}")
     config = read_json(path)
+    folder_format.check_not_adapted(config, folder)
     folder_format.check_own_code(config, str(path))
     if config.get("model_type") == save_folder.INTERRUPTED:
         raise UserError(f"{folder}: holds {save_folder.INTERRUPTED}; save the model there again")

@@ -6,12 +6,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from tpr_jax.errors import UserError
+from tpr_jax.models.petl_config import Lora
 from tpr_jax.weights import open_clip, open_clip_config, siglip
 from tpr_jax.weights.hugging_face import LONG_CLIP
 from tpr_jax.weights.json_files import read_json
 
 CONFIG = "config.json"
 ADAPTER = "adapter.safetensors"  # the mark of a model that this package saved
+ADAPTED = "tpr_jax"  # model_type in its config.json
 # In the order in which transformers looks for them: a single file, or an index of several.
 SINGLE_AND_INDEX = (
     ("model.safetensors", "model.safetensors.index.json"),
@@ -83,6 +85,32 @@ def check_model_type(model_type: object, where: str) -> None:
             f"{where}: model_type is {model_type!r}{f', {kind}' if kind else ''}; "
             "retrieval needs an image and a text tower: give a complete CLIP, whose model_type is 'clip'"
         )
+
+
+def check_not_adapted(content: Mapping, folder: Path) -> None:
+    """Rejects a model that refers to another CLIP, where a complete CLIP is needed: as a backbone.
+
+    Raises:
+      UserError: the message says whether and how its weights become those of a CLIP.
+    """
+    if content.get("model_type") != ADAPTED:
+        return
+    method = content.get("method") or {}
+    kinds = {part.get("part") for tower in ("vision", "text") for part in method.get(tower) or ()}
+    told = f"{folder}: holds what method '{method.get('name')}' trained, not a complete CLIP"
+    if kinds - {Lora.kind} or method.get("prompts"):
+        raise UserError(
+            f"{told}, and adapters cannot be folded into its weights: for a backbone, train with "
+            "full_finetune, bitfit, layer_norm, linear_probe or lora"
+        )
+    if not kinds and not method.get("tuned"):
+        raise UserError(
+            f"{told}, because its positions fit no folder of CLIP: train with images of 3:1, such as 384x128"
+        )
+    raise UserError(
+        f'{told}: fold it into one, python -c "import tpr_jax; '
+        f"tpr_jax.from_pretrained('{folder}').merge().save_pretrained('NEW')\", and give NEW"
+    )
 
 
 def check_own_code(content: Mapping, where: str) -> None:

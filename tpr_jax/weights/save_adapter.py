@@ -31,12 +31,12 @@ from tpr_jax.weights import save_folder
 from tpr_jax.weights.backbone import Backbone, backbone_tokenizer, sha256
 from tpr_jax.weights.clip import save_clip
 from tpr_jax.weights.files import write_state
+from tpr_jax.weights.folder_format import ADAPTED as MODEL_TYPE
 from tpr_jax.weights.hub import HUB_ID
 from tpr_jax.weights.method_json import method_to_json
 from tpr_jax.weights.model_card import SCORES, is_generated, model_card
 from tpr_jax.weights.openai import with_grid
 
-MODEL_TYPE = "tpr_jax"
 PLAIN_TYPES = ("clip", "siglip")  # model_type of a folder that `save_clip` writes
 FORMAT_VERSION = 1
 ADAPTER = "adapter.safetensors"
