@@ -43,10 +43,14 @@ def test_passes_its_flags_on(monkeypatch, tmp_path, capsys):
     words = ["--texts", "t.txt", "--train", "parts", "--steps", "3", "--lr", "0.1", "--temperature", "0.5"]
     words += ["--batch_size", "4", "--seed", "7"]
     command.run(["adapt", "--model", "m", "--photos", "p", "--out", str(tmp_path), *words])
-    assert seen == [(run.Settings("m", "p", "t.txt", "parts", 3, 0.1, 0.5, batch_size=4, seed=7), tmp_path)]
+    assert seen == [
+        (run.Settings("m", "p", "t.txt", "parts", 3, 0.1, temperature=0.5, batch_size=4, seed=7), tmp_path)
+    ]
     assert capsys.readouterr().out == f"model written to {tmp_path}\n"
     command.run(["adapt", *WORDS])
-    assert seen[1][0].texts is None and seen[1][0].train == "layer_norm"
+    assert seen[1][0] == run.Settings(
+        "clip-mini", "photos", None, "layer_norm", 20, 2e-3, batch_size=32, temperature=0.05, seed=0
+    )
 
 
 def test_says_how_to_resume(monkeypatch):

@@ -22,9 +22,11 @@ from tpr_jax.utils import signals
 TEXTS = ["A person in a red coat.", "blue below, red above", "white trousers", "a black coat"]
 
 
-@pytest.fixture(autouse=True)
-def short_rounds(monkeypatch):
-    monkeypatch.setattr(run, "ROUND", 2)
+@pytest.fixture(autouse=True, scope="module")
+def short_rounds():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "ROUND", 2)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +50,19 @@ def feats(folder):
     return tpr_jax.from_pretrained(folder).encode_texts(TEXTS)
 
 
-def test_writes_a_model_with_its_record(settings, tmp_path):
-    out = tmp_path / "out"
-    record = run.adapt(settings, out, log=lambda line: None)
+@pytest.fixture(scope="module")
+def whole(settings, tmp_path_factory):
+    """The folder of an adaptation that was not interrupted."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    run.adapt(settings, out, log=lambda line: None)
+    return out
+
+
+def test_writes_a_model_with_its_record(settings, whole):
+    out, record = whole, json.loads((whole / "adapt.json").read_text())
     assert {path.name for path in out.iterdir()} == {
         *("README.md", "adapt.json", "adapter.safetensors", "config.json"),
     }
-    assert record == json.loads((out / "adapt.json").read_text())
     assert record == json.loads((out / "config.json").read_text())["adapted"]
     assert record["settings"] == dataclasses.asdict(settings) and record["photos"] == 52
     card = (out / "README.md").read_text()
@@ -107,9 +115,7 @@ def stop_at(monkeypatch):
     return install
 
 
-def test_resumes_to_the_same_model(settings, tmp_path, stop_at):
-    run.adapt(settings, tmp_path / "whole", log=lambda line: None)
-
+def test_resumes_to_the_same_model(settings, whole, tmp_path, stop_at):
     def fail():
         raise Stop
 
@@ -120,7 +126,7 @@ def test_resumes_to_the_same_model(settings, tmp_path, stop_at):
     said = []
     run.adapt(settings, tmp_path / "out", log=said.append)
     assert "resumed at step 2 of 5" in said
-    np.testing.assert_array_equal(feats(tmp_path / "out"), feats(tmp_path / "whole"))
+    np.testing.assert_array_equal(feats(tmp_path / "out"), feats(whole))
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 
@@ -131,14 +137,10 @@ def test_a_signal_stops_it(settings, tmp_path, stop_at):
     assert stopped.value.number == signal.SIGTERM
 
 
-def test_the_seed_and_the_steps_matter(settings, tmp_path):
-    found = []
-    for i, change in enumerate(({}, {"seed": 1}, {"steps": 3}, {"lr": 2e-2}, {"temperature": 0.1}, {})):
-        run.adapt(dataclasses.replace(settings, **change), tmp_path / str(i), log=lambda line: None)
-        found.append(feats(tmp_path / str(i)))
-    assert np.array_equal(found[0], found[-1])
-    for i in range(1, 5):
-        assert np.abs(found[0] - found[i]).max() > 1e-5
+@pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 3}, {"lr": 2e-2}, {"temperature": 0.1}])
+def test_each_setting_matters(change, settings, whole, tmp_path):
+    run.adapt(dataclasses.replace(settings, **change), tmp_path / "out", log=lambda line: None)
+    assert np.abs(feats(tmp_path / "out") - feats(whole)).max() > 1e-5
 
 
 def test_labels_follow_the_model(settings, tmp_path, monkeypatch):

@@ -58,7 +58,7 @@ def parser() -> Parser:
     add("--texts", type=path, metavar="FILE", help="one description a line; default: made-up descriptions")
     add("--out", type=folder, required=True, metavar="DIR", help="the folder of the new model")
     add("--train", choices=TRAIN, default="layer_norm", help="layer_norm, or the parts of the model's method")
-    add("--steps", type=int, default=40, metavar="N", help="number of updates")
+    add("--steps", type=int, default=20, metavar="N", help="number of updates")
     add("--lr", type=float, default=2e-3, metavar="X", help="learning rate at the beginning; it falls to 0")
     add(
         "--temperature", type=float, default=0.05, metavar="T", help="what cosine similarities are divided by"
@@ -66,7 +66,7 @@ def parser() -> Parser:
     add(
         "--batch_size",
         type=int,
-        default=48,
+        default=32,
         metavar="B",
         help="photos in a batch, beside twice as many texts",
     )

@@ -9,14 +9,13 @@ photos that are augmented.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from tpr_jax.losses import l2_normalize
 
 Scalar = Float[Array, ""]
 BALANCE_STEPS = 30
 SHARPNESS = 2.0
-BLOCK = 1024  # rows of similarities that are in memory at once
 
 
 def balanced(logits: Float[np.ndarray, "t n"], steps: int = BALANCE_STEPS) -> Float[np.ndarray, "t n"]:
@@ -70,17 +69,3 @@ def label_loss(
     """
     cosines = jnp.matmul(l2_normalize(feats), others.T, precision=jax.lax.Precision.HIGHEST)
     return -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(scale * cosines, axis=-1), axis=-1))
-
-
-def mutual_share(texts: Float[np.ndarray, "t e"], photos: Float[np.ndarray, "n e"]) -> float:
-    """Computes the share of texts whose nearest photo has this text as its nearest.
-
-    Equal similarities go to the first row.
-    """
-    photo_of_text, text_of_photo = _nearest(texts, photos), _nearest(photos, texts)
-    return float(np.mean(text_of_photo[photo_of_text] == np.arange(len(texts))))
-
-
-def _nearest(rows: Float[np.ndarray, "m e"], columns: Float[np.ndarray, "n e"]) -> Int[np.ndarray, " m"]:
-    blocks = range(0, len(rows), BLOCK)
-    return np.concatenate([np.argmax(rows[i : i + BLOCK] @ columns.T, axis=1) for i in blocks])

@@ -107,7 +107,7 @@ def save_adapter(
         save_clip(folder, config, params, tokenizer=write_tokenizer, text_length=length, checked=True)
     else:
         record = {"adapted": dict(card["adapted"])} if card.get("adapted") else {}
-        _write_adapted(folder, config, method, variables, backbone, tokenizer, record)
+        _write_adapted(folder, config, method, variables, backbone, tokenizer, record=record)
     readme = folder / "README.md"
     if readme.is_file() and not is_generated(readme.read_text(encoding="utf-8", errors="replace")):
         return
@@ -173,7 +173,7 @@ def _get(tree: object, path: str):
     return tree
 
 
-def _write_adapted(folder, config, method, variables, backbone, tokenizer, record) -> None:
+def _write_adapted(folder, config, method, variables, backbone, tokenizer, *, record) -> None:
     """Writes all files except for the card; `record` is added to config.json."""
     leaves = {path: np.asarray(leaf, np.float32) for path, leaf in trained_leaves(method, variables).items()}
     if backbone is None:
