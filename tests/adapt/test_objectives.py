@@ -41,6 +41,7 @@ def test_rows_and_columns_have_equal_sums(seed, t, n):
 def test_large_logits_do_not_overflow():
     joint = objectives.balanced(np.array([[900.0, 0.0], [0.0, 900.0]]))
     np.testing.assert_allclose(joint, [[0.5, 0], [0, 0.5]], atol=1e-12)
+    np.testing.assert_allclose(objectives.balanced(np.array([[2000.0, 0.0], [2000.0, 0.0]])), 0.25)
 
 
 def test_sharpens_each_row():

@@ -15,6 +15,7 @@ from tpr_jax.losses import l2_normalize
 
 Scalar = Float[Array, ""]
 BALANCE_STEPS = 30
+LEAST_LOGIT = -300.0  # below the largest one
 SHARPNESS = 2.0
 
 
@@ -28,7 +29,8 @@ def balanced(logits: Float[np.ndarray, "t n"], steps: int = BALANCE_STEPS) -> Fl
     Returns:
       Joint probabilities, which sum to 1.
     """
-    joint = np.exp(logits - logits.max(), dtype=np.float64)
+    # Smaller ones would become 0 at a low temperature, and so might a whole row or column.
+    joint = np.exp(np.maximum(logits - logits.max(), LEAST_LOGIT), dtype=np.float64)
     for _ in range(steps):
         joint /= joint.sum(1, keepdims=True) * len(joint)
         joint /= joint.sum(0, keepdims=True) * joint.shape[1]
