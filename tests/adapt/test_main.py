@@ -84,7 +84,7 @@ def test_a_process_is_stopped_and_resumed(tiny, tmp_path):
     _, told = long.communicate(timeout=300)
     assert long.returncode == 2
     last = told.strip().splitlines()[-1]
-    assert last.startswith("error: stopped; step ") and "resume with: python -m tpr_jax.adapt --model" in last
+    assert last.startswith("error: stopped; ") and "resume with: python -m tpr_jax.adapt --model" in last
     settings = json.loads((tmp_path / "out" / "adapt.json").read_text())["settings"]
     assert settings["steps"] == 100000 and not (tmp_path / "out" / "config.json").exists()
     done = subprocess.run([*words, "--steps", "30"], cwd=ROOT, capture_output=True, text=True, timeout=300)

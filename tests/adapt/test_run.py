@@ -137,6 +137,17 @@ def test_a_signal_stops_it(settings, tmp_path, stop_at):
     assert stopped.value.number == signal.SIGTERM
 
 
+def test_a_signal_stops_it_before_the_first_step(settings, tmp_path, monkeypatch):
+    def prepare(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("not interrupted")
+
+    monkeypatch.setattr(run, "prepare", prepare)
+    with pytest.raises(signals.Stopped, match=r"^stopped; every finished round is saved$") as stopped:
+        run.adapt(settings, tmp_path / "out", log=lambda line: None)
+    assert stopped.value.number == signal.SIGTERM and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 3}, {"lr": 2e-2}, {"temperature": 0.1}])
 def test_each_setting_matters(change, settings, whole, tmp_path):
     run.adapt(dataclasses.replace(settings, **change), tmp_path / "out", log=lambda line: None)

@@ -1,6 +1,5 @@
 """Adapts a model from beginning to end: reads, labels, takes steps, saves."""
 
-import contextlib
 import dataclasses
 import json
 import shutil
@@ -41,18 +40,26 @@ def adapt(settings: Settings, out: Path, log: Log = print) -> dict:
     if (done := check_out(out, settings)) is not None:
         log(f"{out}: is complete already")
         return done
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(locking.hold(out, "--out", "adapting a model in this folder"))
-        preemption = stack.enter_context(signals.catch_signals())
-        with preemption.raise_immediately():
-            task, facts = prepare(settings, log)
-        write_json(out / RECORD, {"settings": dataclasses.asdict(settings)})
-        state = take_steps(task, out / CHECKPOINTS, preemption, log)
-        record = {"settings": dataclasses.asdict(settings), **facts}
-        model = adapted_model(task, jax.device_get(state.trainable))
-        model.save_pretrained(out, adapted=record)
-        write_json(out / RECORD, record)
-        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    with locking.hold(out, "--out", "adapting a model in this folder"), signals.catch_signals() as preemption:
+        try:
+            return _adapt(settings, out, preemption, log)
+        except KeyboardInterrupt:
+            if preemption.again or not preemption:
+                raise
+            raise signals.Stopped(preemption.number, "stopped; every finished round is saved") from None
+
+
+def _adapt(settings: Settings, out: Path, preemption: signals.PreemptionSignal, log: Log) -> dict:
+    """Does the work of `adapt`, in a folder that no other process writes."""
+    with preemption.raise_immediately():
+        task, facts = prepare(settings, log)
+    write_json(out / RECORD, {"settings": dataclasses.asdict(settings)})
+    state = take_steps(task, out / CHECKPOINTS, preemption, log)
+    record = {"settings": dataclasses.asdict(settings), **facts}
+    model = adapted_model(task, jax.device_get(state.trainable))
+    model.save_pretrained(out, adapted=record)
+    write_json(out / RECORD, record)
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     return record
 
 
