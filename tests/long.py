@@ -8,6 +8,7 @@ import pytest
 
 LONG = {
     # Runs that are killed, stopped or made longer (430 s).
+    "adapt/test_main.py::test_a_process_is_stopped_and_resumed",
     "train/test_progress.py::test_removes_a_damaged_best",
     "train/test_progress.py::test_killed_at_any_moment",
     "train/test_progress.py::test_killed_while_saving_the_best",
@@ -24,6 +25,8 @@ LONG = {
     "search/index/test_killed.py::test_killed_at_every_file_operation",
     "search/server/test_serve.py::test_stops_while_decoding_hangs",
     # Whole runs under rare settings (330 s).
+    "adapt/test_run.py::test_an_adapter_keeps_its_parts_or_its_layer_norms",
+    "adapt/test_run.py::test_each_setting_matters",
     "cross/test_main.py::test_scores_of_a_run_and_its_backbone",
     "data/test_prefetch.py::test_a_run_without_tensorflow_is_the_same_run",
     "data/tfds_builders/test_read.py::test_a_run_from_records_is_the_run_from_the_folder",

@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 # The folders and modules directly below tpr_jax/, called subpackages here, and tools/. Each imports from the
 # layers below its own.
 LAYERS = (
-    ("visualize", "reproduce", "cross", "bench"),
+    ("visualize", "reproduce", "cross", "bench", "adapt"),
     ("search", "compare", "aot", "export", "import_checkpoint", "shrink", "main", "__main__", "tools"),
     ("train",),
     ("model", "weights", "report"),

@@ -16,6 +16,7 @@ import tpr_jax
 from tests.conftest import _environment
 from tests.pages import PAGES, ROOT, blocks, calls, prose, read
 from tpr_jax import __main__ as command
+from tpr_jax.adapt import __main__ as adapt
 from tpr_jax.compare import __main__ as compare
 from tpr_jax.compare import runs as compare_runs
 from tpr_jax.config import defaults as config_lib
@@ -72,6 +73,9 @@ def parse(module: str, words: list[str], monkeypatch, tmp_path) -> None:
         raise Parsed
     if module == "tpr_jax.cross":  # it calls argparse differently
         cross.parse(["cross", *words])
+        raise Parsed
+    if module == "tpr_jax.adapt":  # its main module catches signals
+        adapt.check(adapt.parser().parse_args(words))
         raise Parsed
     if module == "tpr_jax.reproduce":  # its main module catches signals
         reproduce.parse(["reproduce", *words])

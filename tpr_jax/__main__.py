@@ -31,6 +31,7 @@ COMMANDS = {
     "compare": Command("tpr_jax.compare", (), "several configs, several seeds, one table"),
     "cross": Command("tpr_jax.cross", (), "test models on other data sets than their own"),
     "reproduce": Command("tpr_jax.reproduce", (), "train the papers' recipes and compare with the papers"),
+    "adapt": Command("tpr_jax.adapt", (), "adapt a model to your own photos without labels"),
     "search": Command("tpr_jax.search", (), "search your photos in words: index, query, serve, export"),
     "visualize": Command("tpr_jax.visualize", (), "show retrieved images, experts and attention"),
     "export": Command("tpr_jax.export", (), "export both encoders for use without this package"),

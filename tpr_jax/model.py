@@ -169,7 +169,12 @@ class Model:
         return {"trainable": trainable, "total": trainable + frozen}
 
     def save_pretrained(
-        self, folder: str | os.PathLike, *, results: Mapping | None = None, training: Mapping | None = None
+        self,
+        folder: str | os.PathLike,
+        *,
+        results: Mapping | None = None,
+        training: Mapping | None = None,
+        adapted: Mapping | None = None,
     ) -> None:
         """Writes a folder that `from_pretrained` loads, with a model card.
 
@@ -181,6 +186,7 @@ class Model:
           folder: created if missing.
           results: a run's results.json, for the model card.
           training: a run's config.json, for the model card.
+          adapted: how the model was adapted without labels, for the model card and config.json.
 
         Raises:
           UserError: the folder cannot be written, or holds model files that no earlier save wrote, which are
@@ -197,6 +203,7 @@ class Model:
             tokenizer=self.tokenizer,
             results=results,
             training=training,
+            adapted=adapted,
         )
 
     def merge(self) -> "Model":

@@ -36,7 +36,7 @@ def test_errors_name_the_help(line, capsys):
 
 PATHS = {
     *("--backbone", "--data_dir", "--image", "--index", "--manual_dir", "--model", "--out", "--photos"),
-    *("--workdir", "configs", "models", "photos"),
+    *("--texts", "--workdir", "configs", "models", "photos"),
 }
 
 

@@ -131,3 +131,18 @@ def test_code_of_the_card_runs(tmp_path, monkeypatch):
     names: dict = {}
     exec(code, names)
     assert names["scores"].shape == (1, 2)
+
+
+def test_section_of_an_adaptation():
+    record = {
+        "settings": {"model": "clip|street", "texts": None, "lr": 0.002},
+        "photos": 3400,
+        "descriptions": 256,
+        "made_up": True,
+    }
+    card = model_card(methods.layer_norm(), **FACTS, adapted=record)
+    assert "Adapted to 3,400 photos and 256 descriptions, which were made up, without labels." in card
+    assert "| model | clip\\|street |" in card and "| lr | 0.002 |" in card and "| texts |" not in card
+    told = model_card(methods.layer_norm(), **FACTS, adapted={**record, "made_up": False})
+    assert "256 descriptions, without labels." in told
+    assert "Adaptation" not in model_card(methods.layer_norm(), **FACTS)

@@ -3,7 +3,7 @@
     python -m tpr_jax.shrink --model MODEL --vision_blocks N --text_blocks N --out DIR
 
 MODEL is what `from_pretrained` loads, such as a run's folder; LoRA and tuned weights are merged. DIR must be
-new. Train it with `--config.backbone=DIR`, and with `--config.distill.teacher=MODEL` it learns from the model.
+new. Train it with `--config.backbone=DIR`; with `--config.distill.teacher=MODEL` it learns from the model.
 """
 
 import argparse

@@ -54,6 +54,7 @@ def model_card(
     family: str = "clip",
     results: Mapping | None = None,
     training: Mapping | None = None,
+    adapted: Mapping | None = None,
 ) -> str:
     """Returns the card as Markdown.
 
@@ -67,6 +68,8 @@ def model_card(
       family: the family of the towers, a key of `FAMILIES`.
       results: the run's results.json; without it the card has no metrics.
       training: the run's config.json; without it the card has no training section.
+      adapted: the record of an adaptation without labels (adapt.json); without it the card has no section of
+        it.
     """
     towers = FAMILIES[family]
     data = results["dataset"] if results else training["dataset"] if training else None
@@ -93,6 +96,8 @@ def model_card(
         sections.append(_numbers(results, towers))
     if training:
         sections.append(_recipe(training))
+    if adapted:
+        sections.append(_adaptation(adapted))
     return "\n\n".join(sections) + "\n"
 
 
@@ -187,6 +192,15 @@ def _recipe(training: Mapping) -> str:
     }
     rows = [[key, markdown.escape(_plain(value))] for key, value in facts.items() if value not in (None, "")]
     return "\n".join(["## Training", "", markdown.table(["", ""], rows, align="ll")])
+
+
+def _adaptation(adapted: Mapping) -> str:
+    settings = adapted["settings"]
+    seen = f"{adapted['photos']:,} photos and {adapted['descriptions']:,} descriptions"
+    made_up = ", which were made up" if adapted["made_up"] else ""
+    rows = [[key, markdown.escape(_plain(value))] for key, value in settings.items() if value is not None]
+    lines = ["## Adaptation without labels", "", f"Adapted to {seen}{made_up}, without labels.", ""]
+    return "\n".join([*lines, markdown.table(["", ""], rows, align="ll")])
 
 
 def _plain(value) -> str:

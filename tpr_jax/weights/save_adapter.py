@@ -89,7 +89,7 @@ def save_adapter(
       variables: the method's collections and `params`.
       backbone: where `params`, except for the tuned leaves, can be loaded from; None saves them too.
       tokenizer: saved unless the backbone has the same one.
-      **card: `results` and `training` of `model_card`.
+      **card: `results`, `training` and `adapted` of `model_card`; config.json holds `adapted` too.
 
     Raises:
       UserError: the folder cannot be written, or holds other files that a model would replace.
@@ -106,7 +106,8 @@ def save_adapter(
         length = tokenizer.length if tokenizer is not None else None
         save_clip(folder, config, params, tokenizer=write_tokenizer, text_length=length, checked=True)
     else:
-        _write_adapted(folder, config, method, variables, backbone, tokenizer)
+        record = {"adapted": dict(card["adapted"])} if card.get("adapted") else {}
+        _write_adapted(folder, config, method, variables, backbone, tokenizer, record=record)
     readme = folder / "README.md"
     if readme.is_file() and not is_generated(readme.read_text(encoding="utf-8", errors="replace")):
         return
@@ -172,8 +173,8 @@ def _get(tree: object, path: str):
     return tree
 
 
-def _write_adapted(folder, config, method, variables, backbone, tokenizer) -> None:
-    """Writes all files except for the card."""
+def _write_adapted(folder, config, method, variables, backbone, tokenizer, *, record) -> None:
+    """Writes all files except for the card; `record` is added to config.json."""
     leaves = {path: np.asarray(leaf, np.float32) for path, leaf in trained_leaves(method, variables).items()}
     if backbone is None:
         params = _to_numpy(variables["params"])
@@ -210,6 +211,7 @@ def _write_adapted(folder, config, method, variables, backbone, tokenizer) -> No
             "tokenizer": "tokenizer.json" if save_tokenizer else "backbone",
             "text_length": tokenizer.length if tokenizer else config.context_length,
             "context_length": config.context_length,
+            **record,
         },
     )
     if was_bundled and backbone.path.resolve() != (folder / BUNDLED_BACKBONE).resolve():

@@ -1,0 +1,1 @@
+"""Adapts a trained model to photos and descriptions without labels."""
