@@ -30,4 +30,5 @@ def get_config(dataset: str = "mini_pedes"):
             "tuned": (r".*/ln_\w+/(scale|bias)",),
         },
         mask_text=False,
+        mini_pedes={"optimizer.lr": 5e-3},
     )
