@@ -34,8 +34,10 @@ def test_expands_absl_flags(home):
 def test_main_expands_its_paths(tiny, home):
     shutil.copy(tiny["config"], f"{home}/c.py")
     flags = ["--config=~/c.py", "--workdir=~/w", "--config.data_dir=~/d", "--config.backbone=~/b"]
+    flags += ["--config.distill.teacher=~/t", "--config.distill.scores=1"]
     config, workdir, _ = parse_flags(["main", *flags, "--config.mix=(('rstp_reid', '~/m', 0.5),)"])
     assert (config.data_dir, config.backbone, workdir) == (f"{home}/d", f"{home}/b", Path(home, "w"))
+    assert config.distill.teacher == f"{home}/t"
     assert config.mix == (("rstp_reid", f"{home}/m", 0.5),)
     config, *_ = parse_flags(["main", "--config=~/c.py", "--workdir=~/w"])
     assert config.data_dir == tiny["data"]

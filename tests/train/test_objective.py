@@ -1,6 +1,7 @@
 """A batch encoded in microbatches gives the losses and gradients of the whole batch."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +87,28 @@ def test_mean_over_microbatches_differs():
     each = [run(half) for half in halves]
     for loss in ("sdm", "itc", "balance"):
         assert abs(np.mean([found[loss] for found in each]) / whole[loss] - 1) > 1e-3
+
+
+@pytest.mark.parametrize(("log_scale", "scale"), [(math.log(20), 20.0), (math.log(500), 100.0)])
+def test_a_learned_temperature_replaces_the_fixed_one(log_scale, scale):
+    """Up to a factor of 100; its gradient is the slope of the loss, and 0 beyond."""
+    rng = np.random.default_rng(0)
+    feats = {key: rng.normal(size=(6, 4)).astype(np.float32) for key in ("image", "text")}
+    feats["routing"] = {"visual": [], "text": []}
+    batch = {"pid": np.arange(6)}
+    weights = {"sdm": 1.0, "itc": 2.0}
+
+    def loss(log_scale):
+        variables = {"head": {"temperature": {"log_scale": log_scale}}}
+        return objective.compute_losses(weights, 50.0, variables, feats, batch)[0]
+
+    def fixed(scale):
+        return float(objective.compute_losses(weights, scale, {}, feats, batch)[0])
+
+    value, gradient = jax.value_and_grad(loss)(jnp.float32(log_scale))
+    assert float(value) == pytest.approx(fixed(scale), rel=1e-5)
+    slope = scale * (fixed(scale * 1.01) - fixed(scale / 1.01)) / (scale * (1.01 - 1 / 1.01))
+    assert float(gradient) == pytest.approx(slope if scale < 100 else 0.0, rel=0.02, abs=1e-6)
 
 
 LONGER = dataclasses.replace(tiny.CONFIG, context_length=9)

@@ -141,8 +141,9 @@ def _expand_config(config: ConfigDict) -> None:
     for key in ("data_dir", "backbone"):
         if isinstance(config.get(key), str):
             config[key] = os.path.expanduser(config[key])
-    if isinstance(config.distill.teacher, str):
-        config.distill.teacher = os.path.expanduser(config.distill.teacher)
+    distill = config.get("distill")
+    if isinstance(distill, ConfigDict) and isinstance(distill.get("teacher"), str):
+        distill.teacher = os.path.expanduser(distill.teacher)
     mix = config.get("mix")
     if isinstance(mix, tuple) and all(isinstance(entry, tuple) for entry in mix):
         config.mix = tuple(
