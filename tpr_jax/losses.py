@@ -215,7 +215,7 @@ def distill_scores(
     teacher_text: Float[Array, "b t"],
     scale: float | Scalar = LOGIT_SCALE,
 ) -> Scalar:
-    """Computes contrastive relational distillation (CLIP-KD, CVPR 2024, eq. 3-6), both directions added.
+    """Computes contrastive relational distillation (CLIP-KD, CVPR 2024), both directions added.
 
     It is the divergence KL(teacher | student) of the softmax over the batch of the scaled cosines.
     """
