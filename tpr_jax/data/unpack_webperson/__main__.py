@@ -21,7 +21,7 @@ def run(argv: list[str]) -> None:
     """
     parser = Parser(
         prog="python -m tpr_jax.data.unpack_webperson",
-        description="Writes the images of WebPerson's Parquet files as files. Run again, it resumes.",
+        description="Writes the images of WebPerson's Parquet files as files; a rerun resumes.",
         examples=("python -m tpr_jax.data.unpack_webperson data/WebPerson-5M",),
     )
     parser.add_argument("folder", metavar="DIR", type=path, help="the folder that holds data/train-*.parquet")
