@@ -13,6 +13,9 @@ from tpr_jax.metrics import retrieval
 from tpr_jax.train import results
 from tpr_jax.train.checkpoint import Restored
 from tpr_jax.train.progress import Progress
+from tpr_jax.train.state import TrainState
+
+BEST = TrainState("best", (), np.int32(3), np.int32(-1))
 
 
 def test_saved_model_scores_as_results_json_says(finished, tiny):
@@ -39,7 +42,7 @@ def test_saved_model_scores_as_results_json_says(finished, tiny):
 
 @pytest.mark.parametrize(
     ("found", "wanted"),
-    [(Restored(3, {"trainable": "best"}, {"best_epoch": 2}, []), "best"), (None, "last")],
+    [(Restored(3, BEST.as_dict(), {"best_epoch": 2}, []), "best"), (None, "last")],
 )
 def test_final_model_is_the_best_on_val_or_else_the_last(found, wanted):
     run = SimpleNamespace(
@@ -52,7 +55,7 @@ def test_final_model_is_the_best_on_val_or_else_the_last(found, wanted):
     )
     evaluator = SimpleNamespace(run=run, score_split=lambda variables, split: (variables, None))
     checkpointer = SimpleNamespace(restore_best=lambda state: found)
-    last = SimpleNamespace(trainable="last", step=np.int32(5))
+    last = BEST._replace(trainable="last", step=np.int32(5))
     progress = Progress(zero_shot={"R1": 1.0})
     out, _, kept = results.final_results(evaluator, last, checkpointer, progress, [], lambda: 1.0)
     assert kept == wanted and out["steps"] == 5 and out["zero_shot"] == {"test": {"R1": 1.0}}
