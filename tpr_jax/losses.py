@@ -34,6 +34,13 @@ def _matmul_transposed(a: Float[Array, "m e"], b: Float[Array, "n e"]) -> Float[
     return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
 
 
+def _logits(
+    rows: Float[Array, "m e"], columns: Float[Array, "n e"], scale: float | Scalar
+) -> Float[Array, "m n"]:
+    """Computes the scaled cosines of all rows and all columns."""
+    return _matmul_transposed(scale * l2_normalize(rows), l2_normalize(columns))
+
+
 def same_identity(pids: Pids) -> Float[Array, "b b"]:
     """Returns a matrix with 1 where the identities of row and column agree, else 0."""
     return (pids[:, None] == pids[None, :]).astype(jnp.float32)
@@ -79,7 +86,7 @@ def _shape(name: str, array) -> tuple[int, ...]:
 @_checked
 def sdm(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float | Scalar = LOGIT_SCALE) -> Scalar:
     """Computes similarity distribution matching (IRRA, CVPR 2023, eq. 5-7), both directions added."""
-    logits = _matmul_transposed(scale * l2_normalize(text_feats), l2_normalize(image_feats))
+    logits = _logits(text_feats, image_feats, scale)
     same = same_identity(pids)
     target = same / same.sum(-1, keepdims=True)
     return _kl_divergence(logits, target) + _kl_divergence(logits.T, target)
@@ -88,7 +95,7 @@ def sdm(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float | Sca
 @_checked
 def itc(image_feats: Feats, text_feats: Feats, pids: Pids, *, scale: float | Scalar = LOGIT_SCALE) -> Scalar:
     """Computes the contrastive loss of CLIP: the mean of both cross-entropies; only the diagonal matches."""
-    logits = _matmul_transposed(scale * l2_normalize(image_feats), l2_normalize(text_feats))
+    logits = _logits(image_feats, text_feats, scale)
     by_image, by_text = (jnp.diagonal(jax.nn.log_softmax(x, axis=-1)) for x in (logits, logits.T))
     return -(by_image.mean() + by_text.mean()) / 2
 
@@ -175,7 +182,7 @@ def sigmoid(
     `slope` and `offset` are not trained; their defaults are the paper's initial values. All pairs of one
     identity match, not only the diagonal, since several captions describe one person.
     """
-    logits = _matmul_transposed(slope * l2_normalize(image_feats), l2_normalize(text_feats)) + offset
+    logits = _logits(image_feats, text_feats, slope) + offset
     sign = 2 * same_identity(pids) - 1
     return -jax.nn.log_sigmoid(sign * logits).sum() / len(pids)
 
@@ -219,8 +226,7 @@ def distill_scores(
 
     It is the divergence KL(teacher | student) of the softmax over the batch of the scaled cosines.
     """
-    theirs = _matmul_transposed(scale * l2_normalize(teacher_text), l2_normalize(teacher_image))
-    ours = _matmul_transposed(scale * l2_normalize(text_feats), l2_normalize(image_feats))
+    theirs, ours = _logits(teacher_text, teacher_image, scale), _logits(text_feats, image_feats, scale)
 
     def divergence(target, logits):
         log_target, log_p = (jax.nn.log_softmax(x, axis=-1) for x in (target, logits))

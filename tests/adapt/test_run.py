@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import tpr_jax
+from tests.adapt.tiny_settings import make_settings
 from tests.saved_models import trained
 from tpr_jax.adapt import run
-from tpr_jax.adapt.task import Settings
 from tpr_jax.data.tokenizer import folder_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.models import methods
@@ -33,17 +33,7 @@ def short_rounds():
 def settings(tiny, tmp_path_factory):
     file = tmp_path_factory.mktemp("texts") / "texts.txt"
     file.write_text("\n".join(TEXTS))
-    return Settings(
-        model=tiny["clip"],
-        photos=f"{tiny['data']}/imgs",
-        texts=str(file),
-        train="layer_norm",
-        steps=5,
-        lr=1e-2,
-        temperature=0.05,
-        batch_size=6,
-        seed=0,
-    )
+    return make_settings(tiny, file, steps=5, seed=0)
 
 
 def feats(folder):

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import tpr_jax
+from tests.adapt.tiny_settings import make_settings
 from tests.saved_models import trained
 from tpr_jax.adapt import task as task_lib
 from tpr_jax.adapt.step import PHOTO_STREAM, TEXT_STREAM, rows_of_step
@@ -22,17 +23,7 @@ from tpr_jax.utils.trees import flatten
 def settings(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("texts")
     (folder / "texts.txt").write_text("A person in a red coat.\nblue below, red above\nwhite trousers\n")
-    return task_lib.Settings(
-        model=tiny["clip"],
-        photos=f"{tiny['data']}/imgs",
-        texts=str(folder / "texts.txt"),
-        train="layer_norm",
-        steps=8,
-        lr=1e-2,
-        temperature=0.05,
-        batch_size=6,
-        seed=3,
-    )
+    return make_settings(tiny, folder / "texts.txt", steps=8, seed=3)
 
 
 @pytest.fixture(scope="module")

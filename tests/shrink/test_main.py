@@ -25,7 +25,7 @@ def test_writes_a_model(tmp_path, capsys):
 def test_keeps_what_is_there(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "note.txt").write_text("mine")
-    with pytest.raises(UserError, match="exists already: choose a new folder"):
+    with pytest.raises(UserError, match="mine: already exists; name a new folder"):
         run(words(tmp_path / "mine"))
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["note.txt"]
 

@@ -102,6 +102,13 @@ def test_a_teacher_that_does_not_fit(prepared, tiny, tmp_path, name, changes, wo
     assert "\n" not in str(error.value)
 
 
+def test_a_teacher_that_is_not_there_leaves_the_folder_free(make_config, tmp_path):
+    given = {"distill__teacher": str(tmp_path / "nowhere"), "distill__scores": 1.0}
+    with pytest.raises(UserError, match="nowhere"):
+        loop.train(make_config(**given), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -14,7 +14,7 @@ from tpr_jax.train.evaluate import EncodedSplit
 
 @pytest.fixture(scope="module")
 def encoded() -> EncodedSplit:
-    """60 queries of 30 images with 16 numbers, of which the first four say nothing."""
+    """Returns 60 queries of 30 images; the first 4 of the 16 numbers of a query are noise."""
     rng = np.random.default_rng(0)
     gallery = rng.normal(size=(30, 16)).astype(np.float32)
     query = np.repeat(gallery, 2, axis=0) + rng.normal(size=(60, 16)).astype(np.float32)

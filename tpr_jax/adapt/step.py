@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -13,7 +12,7 @@ from tpr_jax.adapt.objectives import label_loss
 from tpr_jax.data.augment import augment_image
 from tpr_jax.perf.xla_options import compiler_options
 from tpr_jax.train.state import TrainState
-from tpr_jax.train.step import on_mesh
+from tpr_jax.train.step import apply_gradients, on_mesh
 from tpr_jax.utils.trees import merge
 
 # The last word of a seed, which separates random streams; `data.pipeline` names those of training.
@@ -48,14 +47,7 @@ def jit_step(
     def step(state: TrainState, frozen: dict, batch: dict, targets: dict) -> tuple[TrainState, dict]:
         gradient = jax.value_and_grad(loss, has_aux=True)
         (total, metrics), grads = gradient(state.trainable, frozen, batch, targets)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
-        finite = jnp.isfinite(total) & jnp.isfinite(optax.global_norm(trainable))
-        good = finite & (state.bad_step < 0)
-        new, old = (trainable, opt_state), (state.trainable, state.opt_state)
-        kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
-        bad_step = jnp.where((state.bad_step < 0) & ~finite, state.step, state.bad_step)
-        return TrainState(*kept, step=state.step + good, bad_step=bad_step), {"loss": total, **metrics}
+        return apply_gradients(state, optimizer, grads, total)[0], {"loss": total, **metrics}
 
     options = compiler_options(dtype=dtype, platform=mesh.devices.flat[0].platform)
     return jax.jit(on_mesh(step, mesh), donate_argnums=0, compiler_options=options)

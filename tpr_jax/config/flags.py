@@ -138,12 +138,9 @@ def _expand_flags(argv: Sequence[str], names: Collection[str]) -> list[str]:
 
 def _expand_config(config: ConfigDict) -> None:
     """Expands the paths in a run's config, in place; values of another type are left to its validation."""
-    for key in ("data_dir", "backbone"):
-        if isinstance(config.get(key), str):
-            config[key] = os.path.expanduser(config[key])
-    distill = config.get("distill")
-    if isinstance(distill, ConfigDict) and isinstance(distill.get("teacher"), str):
-        distill.teacher = os.path.expanduser(distill.teacher)
+    for section, key in ((config, "data_dir"), (config, "backbone"), (config.get("distill"), "teacher")):
+        if isinstance(section, ConfigDict) and isinstance(section.get(key), str):
+            section[key] = os.path.expanduser(section[key])
     mix = config.get("mix")
     if isinstance(mix, tuple) and all(isinstance(entry, tuple) for entry in mix):
         config.mix = tuple(

@@ -1,8 +1,6 @@
 """Converts a checkpoint of another program to a folder that `from_pretrained` loads."""
 
 import dataclasses
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from tpr_jax.weights.checkpoint import Checkpoint, read_checkpoint
 from tpr_jax.weights.fine_tuned import check_method, read_fine_tuned
 from tpr_jax.weights.folder_format import is_open_clip
 from tpr_jax.weights.json_files import read_json
+from tpr_jax.weights.new_folder import check_new_folder, write_new_folder
 from tpr_jax.weights.open_clip import from_open_clip
 from tpr_jax.weights.open_clip_config import CONFIG as OPEN_CLIP_CONFIG
 from tpr_jax.weights.open_clip_config import read_image_settings
@@ -69,39 +68,8 @@ def import_checkpoint(
     convert = {"clip": _convert_clip, "open_clip": _convert_open_clip}.get(method)
     model = convert(source, settings, log) if convert else _convert_method(source, method, settings, log)
     log(f"model: {describe(model)}")
-    write_new_folder(out, model)
+    write_new_folder(out, model.save_pretrained)
     log(f'wrote: {out}; load it with tpr_jax.from_pretrained("{out}")')
-
-
-def check_new_folder(out: Path) -> None:
-    """Rejects a folder that exists, unless it is empty.
-
-    Raises:
-      UserError: it is a file, or holds files.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out}: already exists; name a new folder")
-
-
-def write_new_folder(out: Path, model: Model) -> None:
-    """Saves a model under a temporary name beside `out` and renames it when it is complete.
-
-    Raises:
-      UserError: the folder cannot be written, or appeared in the meantime.
-    """
-    stage = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        model.save_pretrained(stage / out.name)
-        (stage / out.name).rename(out)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror}); check the folder") from error
-    except UserError as error:
-        raise UserError(str(error).replace(str(stage), str(out.parent))) from error
-    finally:
-        if stage is not None:
-            shutil.rmtree(stage, ignore_errors=True)
 
 
 def describe(model: Model) -> str:

@@ -12,7 +12,6 @@ import sys
 
 from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.cli.parser import Parser, folder, path
-from tpr_jax.errors import UserError
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -46,15 +45,15 @@ def run(argv: list[str]) -> None:
       UserError: an argument is invalid, or the model cannot be read or shrunk.
     """
     args = parse(argv)
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise UserError(f"--out {args.out} exists already: choose a new folder")
     os.environ["JAX_PLATFORMS"] = "cpu"  # nothing is computed
     # Imported after the platform is set, because they import JAX.
     from tpr_jax import from_pretrained
     from tpr_jax.shrink.blocks import keep_blocks
+    from tpr_jax.weights.new_folder import check_new_folder, write_new_folder
 
+    check_new_folder(args.out)
     student = keep_blocks(from_pretrained(args.model), args.vision_blocks, args.text_blocks)
-    student.save_pretrained(args.out)
+    write_new_folder(args.out, student.save_pretrained)
     numbers = student.config.vision_layers, student.config.text_layers
     print(f"written: {args.out}, with {numbers[0]} blocks of the vision and {numbers[1]} of the text tower")
 

@@ -89,7 +89,8 @@ def _build(config: ConfigDict, workdir: Path) -> tuple[Run, Training]:
         raise UserError(f"method '{config.method.name}' has nothing to train: use --mode eval")
     if first:
         results_lib.check_model_folder(run, workdir)
-    training = prepare_training(run)
+    # A teacher that cannot be read is reported before the folder is claimed.
+    training = dataclasses.replace(prepare_training(run), annotate=teacher.make_annotate(run))
     if first:
         if note := config_lib.schedule_note(config, training.steps_per_epoch):
             tqdm.write(note)
@@ -130,7 +131,6 @@ class Trainer:
         self.throughput = Throughput(run)
         self.profiler = Profiler(workdir / "profile", self.config.profile)
         self.update_fn = training.update
-        self.add_teacher = teacher.make_annotate(run)
         initial = TrainState.create(training.optimizer, run.trainable)
         self.state = sharding.shard_params(run.mesh, initial)
         self.progress = Progress(backbone=results_lib.backbone_facts(run))
@@ -322,7 +322,7 @@ class Trainer:
     def _to_device(self, batch: dict) -> dict:
         """Returns the batch on the devices, with what losses need and without `index`."""
         rows = {key: array for key, array in batch.items() if key != "index"}
-        return self.add_teacher(sharding.shard_batch(self.run.mesh, rows, self.config.batch_size))
+        return self.training.annotate(sharding.shard_batch(self.run.mesh, rows, self.config.batch_size))
 
     def _seconds(self) -> float:
         """Returns how long the run has taken, earlier processes included."""

@@ -118,7 +118,8 @@ def _loss(name: str, logits: Logits, variables: dict, features: dict, batch: dic
         head = _needed(variables.get("head", {}).get("classifier"), name, "a classifier among heads")
         settings = jax.tree.map(all_gather_weight, head)
     if name in DISTILLATION:
-        settings = {key: _needed_array(batch.get(key), name) for key in ("teacher_image", "teacher_text")}
+        what = "a teacher: config.distill.teacher"
+        settings = {key: _needed(batch.get(key), name, what) for key in ("teacher_image", "teacher_text")}
         if name == "distill_scores":
             settings["scale"] = logits.scale
     loss = _needed(
@@ -202,11 +203,6 @@ def _concatenate(features: dict) -> dict:
         block["balance"] = load_balance(block["probability"], block["chosen"])
     sums = {key: features[key].sum() for key in ("mlm", "mlm_words") if key in features}
     return {**joined, **sums, "routing": routing}
-
-
-def _needed_array(value, loss: str):
-    """Returns an array of the teacher; raises a UserError if it is missing."""
-    return _needed(value is not None, loss, "a teacher: config.distill.teacher") and value
 
 
 def _needed(value, loss: str, what: str):

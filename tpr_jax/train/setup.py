@@ -84,6 +84,7 @@ class Training:
       batches: `(epoch, skip=0) -> batches of NumPy arrays`, see `data.pipeline.train_input`.
       steps_per_epoch: the number of steps of an epoch.
       last_step: the step at which the run ends.
+      annotate: adds what only losses need to a batch on the mesh, see `teacher.make_annotate`.
     """
 
     schedule: optim.Schedule
@@ -92,6 +93,7 @@ class Training:
     batches: Callable[..., Iterator[dict]]
     steps_per_epoch: int
     last_step: int
+    annotate: Callable[[dict], dict] = lambda batch: batch
 
 
 def prepare(config: ConfigDict, to_train: bool = True) -> Run:

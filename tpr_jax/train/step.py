@@ -53,11 +53,26 @@ def train_step(
             lambda trainable: objective(model, weights, scale, trainable, frozen, batch), has_aux=True
         )
         (_, metrics), grads = loss_and_grad(state.trainable)
-    metrics["grad_norm"] = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(grads)))
+    new, metrics["grad_norm"] = apply_gradients(state, optimizer, grads, metrics["loss"])
+    return new, {**metrics, "bad_step": new.bad_step}
+
+
+def apply_gradients(
+    state: TrainState, optimizer: optax.GradientTransformation, grads: dict, loss: jax.Array
+) -> tuple[TrainState, jax.Array]:
+    """Computes (new state, norm of the gradient); a step that is not finite changes nothing but `bad_step`.
+
+    Args:
+      state: the training state.
+      optimizer: the optimizer of the trainable collections.
+      grads: the gradient of the trainable collections.
+      loss: the loss, a scalar.
+    """
+    grad_norm = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(grads)))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
     updated = {"trainable": optax.apply_updates(state.trainable, updates), "opt_state": opt_state}
     # A finite gradient can still give an update that is not: Adam may divide by 0 or overflow.
-    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & _all_finite(updated)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & _all_finite(updated)
     good = finite & (state.bad_step < 0)
     current = {"trainable": state.trainable, "opt_state": state.opt_state}
     new = TrainState(
@@ -65,7 +80,7 @@ def train_step(
         step=state.step + good,
         bad_step=jnp.where((state.bad_step < 0) & ~finite, state.step, state.bad_step),
     )
-    return new, {**metrics, "bad_step": new.bad_step}
+    return new, grad_norm
 
 
 def _all_finite(tree) -> jax.Array:
