@@ -212,15 +212,16 @@ class Runs:
     def metrics(self, config, anew=False) -> dict:
         """Computes the loss and its terms on the run's first batch, with the run's own arguments."""
         seen = self.run(config, anew)
-        if ("forward", anew) not in self.kept:  # the runs of one kind share a program
+        # What the model is built from: runs of equal models share a program, in whatever order tests run.
+        model = "forward", repr((seen.run.clip_config, seen.run.method, seen.run.heads, config.dtype))
+        if model not in self.kept:
 
             def forward(weights, scale, *arguments):
                 return objective(seen.model, weights, scale, *arguments)[1]
 
-            self.kept["forward", anew] = jax.jit(forward)
+            self.kept[model] = jax.jit(forward)
         state, frozen, batch = seen.arguments
-        run = self.kept["forward", anew]
-        return jax.device_get(run(seen.weights, seen.scale, state.trainable, frozen, batch))
+        return jax.device_get(self.kept[model](seen.weights, seen.scale, state.trainable, frozen, batch))
 
 
 def paths(tree) -> dict[str, np.ndarray]:
