@@ -19,7 +19,7 @@ def total(leaves: dict) -> int:
 
 def declared(config: ClipConfig, method, heads=NO_HEADS):
     """Returns the shapes of the variables that the model declares."""
-    return jax.eval_shape(clip.build(config, method, heads=heads)["init"], jax.random.key(0))
+    return clip.declare(config, method, heads)
 
 
 def towers(c):

@@ -43,8 +43,9 @@ def train(name: str, meshes: dict) -> dict:
     used = losses.NAMES if name == "irra" else ("sdm", "itc", "balance")
     weights = {loss: 1.0 for loss in used if loss != "balance" or method.mixtures}
     config = dataclasses.replace(tiny.CONFIG, text_layers=1)
-    model = clip.build(config, method, heads=Heads(ROWS, mlm_depth=1) if name == "irra" else NO_HEADS)
-    variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
+    heads = Heads(ROWS, mlm_depth=1) if name == "irra" else NO_HEADS
+    model = clip.build(config, method, heads=heads)
+    variables = tiny.random_like(clip.declare(config, method, heads), seed=0)
     trainable, frozen = optim.split_model(variables, method)
     optimizer = optim.adam(lambda step: 1e-3, trainable, eps=1e-3)
     found, ended = {}, {}

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 
 from tests.tiny_clip import CONFIG, batch, random_like
@@ -19,7 +18,7 @@ TALL = (12, 4)  # restored exactly from Hugging Face's square grid, unlike 12 x 
 
 
 def declared(config, method: Method):
-    return jax.eval_shape(clip.build(config, method)["init"], jax.random.key(0))
+    return clip.declare(config, method)
 
 
 def write_backbone(folder, seed: int = 0, config=SQUARE):

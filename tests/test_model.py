@@ -54,7 +54,7 @@ def with_tokenizer(tmp_path):
 
 def drawn(config, method):
     """Returns variables of a model with random leaves."""
-    shapes = jax.eval_shape(clip.build(config, method)["init"], jax.random.key(0))
+    shapes = clip.declare(config, method)
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes)
 
@@ -189,7 +189,7 @@ def test_stored_encoders_depend_on_all_source_that_they_are_traced_from(tower):
     """JAX notes the source of each operation."""
     config = dataclasses.replace(ClipConfig(), vision_layers=1, text_layers=1)
     functions = clip.build(config, dm_adapter(), "bfloat16")
-    variables = jax.eval_shape(functions["init"], jax.random.key(0))
+    variables = clip.declare(config, dm_adapter())
     shape, dtype = ((1, *config.image_size, 3), np.uint8) if tower == "encode_image" else ((1, 77), np.int32)
     encoder = jit_encoder(functions[tower], compiler_options={})
     lowered = encoder.lower(variables, jax.ShapeDtypeStruct(shape, dtype))
@@ -229,6 +229,18 @@ def test_auto_is_the_faster_type(tiny, monkeypatch, unit, expected):
     monkeypatch.setattr("tpr_jax.perf.dtypes.has_bfloat16_matrix_unit", lambda: unit)
     assert tpr_jax.from_pretrained(tiny["clip"], dtype="auto").dtype == expected
     assert tpr_jax.from_pretrained(tiny["clip"]).dtype == "float32"
+
+
+def test_models_that_differ_only_in_their_weights_share_what_is_compiled(tiny):
+    """Each still computes with its own weights."""
+    first = tpr_jax.from_pretrained(tiny["clip"])
+    turned = {"params": {**first.variables["params"], "text": dict(first.variables["params"]["text"])}}
+    turned["params"]["text"]["proj"] = -first.variables["params"]["text"]["proj"]
+    other = make_model(first.config, first.method, turned, tokenizer=first.tokenizer)
+    mine, others = first.encode_texts(["red above"]), other.encode_texts(["red above"])
+    np.testing.assert_array_equal(mine, -others)
+    assert other.encoders is first.encoders
+    assert tpr_jax.from_pretrained(tiny["clip"], dtype="bfloat16").encoders is not first.encoders
 
 
 def test_weights_are_cast_once_and_the_originals_kept():

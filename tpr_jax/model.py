@@ -360,19 +360,10 @@ def make_model(
     config = dataclasses.replace(config, **{k: v for k, v in overrides.items() if v is not None})
     check(method, config)
 
-    @functools.cache
-    def functions() -> dict:
+    if check_shapes:
         from tpr_jax.models import clip  # imports Flax, which takes a while and stored programs do not need
 
-        return clip.build(config, method, dtype, heads)
-
-    if check_shapes:
-        _check_shapes(jax.eval_shape(functions()["init"], jax.random.key(0)), variables, source)
-    settings = repr((config, method, dtype, heads))
-    encoders = (
-        _encoder_for_any_batch("encode_image", functions, dtype, settings),
-        _encoder_for_any_batch("encode_text", functions, dtype, settings),
-    )
+        _check_shapes(clip.declare(config, method, heads), variables, source)
     variables = jax.device_put(variables)
     return Model(
         config=config,
@@ -382,7 +373,7 @@ def make_model(
         source=source,
         # Cast once: otherwise each call casts all weights again.
         inference_variables=inference_variables(variables, dtype),
-        encoders=encoders,
+        encoders=_encoders(config, method, dtype, heads),
         backbone=backbone,
         dtype=dtype,
     )
@@ -411,6 +402,25 @@ def jit_encoder(
         return postprocess(encode(variables, rows)[0])
 
     return jax.jit(features, compiler_options=dict(compiler_options), **jit_options)
+
+
+@functools.lru_cache(maxsize=8)  # models that differ only in their weights share what is compiled
+def _encoders(
+    config: ClipConfig, method: Method, dtype: str, heads: Heads
+) -> tuple[Callable[[dict, np.ndarray], jax.Array], Callable[[dict, np.ndarray], jax.Array]]:
+    """Returns the encoders of images and texts, see `_encoder_for_any_batch`."""
+
+    @functools.cache
+    def functions() -> dict:
+        from tpr_jax.models import clip  # imports Flax, see `make_model`
+
+        return clip.build(config, method, dtype, heads)
+
+    settings = repr((config, method, dtype, heads))
+    return (
+        _encoder_for_any_batch("encode_image", functions, dtype, settings),
+        _encoder_for_any_batch("encode_text", functions, dtype, settings),
+    )
 
 
 def _encoder_for_any_batch(

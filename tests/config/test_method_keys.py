@@ -59,7 +59,7 @@ def model_of(name: str, settings: dict) -> dict:
 
 def form(name: str, settings: dict) -> dict:
     """Returns the shape of each leaf, by its path."""
-    shapes = jax.eval_shape(model_of(name, settings)["init"], jax.random.key(0))
+    shapes = clip.declare(SIZES, method_of(name, settings))
     return flatten(shapes)
 
 
@@ -97,7 +97,7 @@ def starts_at_zero(path: str):
 
 def trained(name, settings):
     """Returns the weights of CLIP that are trained."""
-    shapes = jax.eval_shape(model_of(name, settings)["init"], jax.random.key(0))
+    shapes = clip.declare(SIZES, method_of(name, settings))
     split, _ = optim.split_model(shapes, method_of(name, settings))
     return sorted(flatten(split["params"]))
 
@@ -111,7 +111,7 @@ def experts_chosen(name, settings):
 
 
 def random_variables(name, settings) -> dict:
-    shapes = jax.eval_shape(model_of(name, settings)["init"], jax.random.key(0))
+    shapes = clip.declare(SIZES, method_of(name, settings))
     return tiny_clip.random_like(shapes, 0)
 
 

@@ -53,7 +53,7 @@ METHODS = {
 def test_trimming_does_not_change_features(plain, name, batch_size):
     method = METHODS[name]
     functions = clip.build(plain.config, method)
-    shapes = jax.eval_shape(functions["init"], jax.random.key(0))
+    shapes = clip.declare(plain.config, method)
     rng = np.random.default_rng(0)
     drawn = jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes)
     variables = drawn | {"params": plain.variables["params"]}

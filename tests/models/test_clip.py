@@ -12,6 +12,7 @@ from tests import tiny_clip as tiny
 from tests.leaves import declared
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 from tpr_jax.models import casting, clip
+from tpr_jax.models.config import Heads
 from tpr_jax.models.methods import dm_adapter, zero_shot
 from tpr_jax.models.petl_modules import MoePart
 
@@ -52,6 +53,16 @@ def test_dm_adapter_starts_exactly_as_clip():
         # The features change once the experts' second matrices are not zero.
         moved = {"params": first["params"], "moe": variables()["moe"]}
         assert relative(encoders()[i](moved, batch[key]), with_parts) > 1e-3
+
+
+def test_declares_the_initial_variables_without_computing_them():
+    described = clip.declare(tiny.CONFIG, DM)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), described) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), initial()
+    )
+    del described["moe"], described["params"]["text"]  # a tree of the caller's own
+    assert {"visual", "text"} == clip.declare(tiny.CONFIG, DM)["params"].keys()
+    assert "classifier" in str(jax.tree.structure(clip.declare(tiny.CONFIG, DM, Heads(num_classes=3))))
 
 
 @pytest.mark.parametrize("d", [256, 64])

@@ -22,7 +22,7 @@ def gradient_function(remat: str):
     """Returns the gradient as a function of all of CLIP's weights, and these weights."""
     method, batch = METHODS["full_finetune"](), tiny.batch(6)
     model = clip.build(tiny.CONFIG, method, remat=remat)
-    variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
+    variables = tiny.random_like(clip.declare(tiny.CONFIG, method), seed=0)
     trainable, frozen = optim.split_model(jax.tree.map(jnp.asarray, variables), method)
 
     def loss(trainable):
@@ -60,7 +60,7 @@ def residual_size(remat: str) -> int:
     """Returns how many numbers UP-Person's vision tower saves for the backward pass, without weights."""
     method = METHODS["up_person"](**tiny.SETTINGS["up_person"])
     model, batch = clip.build(WIDE, method, remat=remat), tiny.batch(6)
-    shapes = jax.eval_shape(model["init"], jax.random.key(0))
+    shapes = clip.declare(WIDE, method)
     trainable, frozen = optim.split_model(shapes, method)
 
     def pull(trainable, frozen):

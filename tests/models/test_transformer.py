@@ -31,7 +31,7 @@ def step_of(name: str, remat: str, scan: bool):
     """Returns ((loss, metrics), gradient) of a batch, and the number of loops in the program."""
     method = METHODS[name](**SETTINGS[name])
     model, batch = clip.build(SIZES, method, remat=remat, scan_layers=scan), tiny.batch(6)
-    variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
+    variables = tiny.random_like(clip.declare(SIZES, method), seed=0)
     trainable, frozen = optim.split_model(jax.tree.map(jnp.asarray, variables), method)
     weights = {"sdm": 1.0} | ({"balance": 0.5} if method.mixtures else {})
 

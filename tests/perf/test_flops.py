@@ -115,7 +115,7 @@ def traced(method: methods.Method, heads: Heads, used: tuple[str, ...], sizes=TW
     """Counts the operations of all products in the traced gradient of the objective."""
     model, batch = clip.build(sizes, method, heads=heads), tiny.batch(4, config=sizes)
     batch |= {"mlm_ids": batch["ids"], "mlm_labels": batch["ids"]} if "mlm" in used else {}
-    variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
+    variables = tiny.random_like(clip.declare(sizes, method, heads), seed=0)
     trainable, frozen = optim.split_model(variables, method)
 
     def loss(trainable):

@@ -17,7 +17,7 @@ def drawn(method, layers=(4, 3)):
     import dataclasses
 
     config = dataclasses.replace(tiny.CONFIG, vision_layers=layers[0], text_layers=layers[1])
-    shapes = jax.eval_shape(clip.build(config, method)["init"], jax.random.key(0))
+    shapes = clip.declare(config, method)
     return make_model(config, method, tiny.random_like(shapes, seed=0), source="drawn")
 
 

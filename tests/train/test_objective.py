@@ -44,8 +44,9 @@ def prepared(name: str):
     used = [loss for loss in losses.NAMES if loss not in ("mlm", "id") or name == "irra"]
     weights = {loss: 1.0 + i / 8 for i, loss in enumerate(used) if loss != "balance" or method.mixtures}
     weights["distill_scores"] = 3.0
-    model = clip.build(CONFIG, method, heads=Heads(ROWS, mlm_depth=1) if name == "irra" else NO_HEADS)
-    variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
+    heads = Heads(ROWS, mlm_depth=1) if name == "irra" else NO_HEADS
+    model = clip.build(CONFIG, method, heads=heads)
+    variables = tiny.random_like(clip.declare(CONFIG, method, heads), seed=0)
     return model, weights, *optim.split_model(jax.tree.map(jnp.asarray, variables), method)
 
 
@@ -123,8 +124,9 @@ PROMPTED = {
 def prompted(name: str, length: int):
     """Returns (model, variables, batch, prompt tokens), with captions of every length up to `length`."""
     settings, count = PROMPTED[name]
-    model = clip.build(LONGER, METHODS[name](**settings), heads=Heads(mlm_depth=1))
-    drawn = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
+    described = LONGER, METHODS[name](**settings)
+    model = clip.build(*described, heads=Heads(mlm_depth=1))
+    drawn = tiny.random_like(clip.declare(*described, Heads(mlm_depth=1)), seed=0)
     variables = jax.tree.map(jnp.asarray, drawn)
     ends = range(2, length)
     batch = tiny.batch(len(ends), config=LONGER)

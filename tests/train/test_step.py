@@ -29,8 +29,7 @@ RATE = 0.01
 
 def start(method) -> tuple[dict, dict]:
     """Returns (trainable, frozen) of random variables."""
-    model = clip.build(CONFIG, method)
-    variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
+    variables = tiny.random_like(clip.declare(CONFIG, method), seed=0)
     return optim.split_collections(variables, method.trainable, method.tuned)
 
 
@@ -246,7 +245,7 @@ def one_objective(weights: dict, batch: dict, heads=NO_HEADS, name="zero_shot", 
     """Returns ((loss, metrics), variables, model) with random variables; nothing is trained."""
     method = METHODS[name]()
     model = clip.build(CONFIG, method, dtype, heads)
-    variables = tiny.random_like(jax.eval_shape(model["init"], jax.random.key(0)), seed=0)
+    variables = tiny.random_like(clip.declare(CONFIG, method, heads), seed=0)
     found = jax.jit(lambda v, b: step.objective(model, weights, SCALE, v, {}, b))(variables, batch)
     return found, variables, model
 

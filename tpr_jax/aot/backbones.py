@@ -40,7 +40,7 @@ PAGE, MARKER = Path("docs/backbones.md"), "trained parameters"
 
 def trained_parameters(config: ClipConfig, method: Method) -> int:
     """Returns the number of parameters that a method trains on towers of these sizes."""
-    shapes = jax.eval_shape(clip.build(config, method)["init"], jax.random.key(0))
+    shapes = clip.declare(config, method)
     trainable, _ = split_model(shapes, method)
     return sum(leaf.size for leaf in jax.tree.leaves(trainable))
 

@@ -66,7 +66,7 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
     model = clip.build(sizes, method, config.dtype, heads, config.remat, config.scan_layers)
     length = backbone.row_length(config.text_length, sizes, str(config.backbone))
 
-    trainable, frozen = optim.split_model(jax.eval_shape(model["init"], jax.random.key(0)), method)
+    trainable, frozen = optim.split_model(clip.declare(sizes, method, heads), method)
     if "params" in frozen:
         cast = functools.partial(casting.cast_frozen, dtype=config.dtype)
         frozen["params"] = jax.eval_shape(cast, frozen["params"])

@@ -4,6 +4,7 @@ Variables are nested dicts: collection -> tower (`visual`, `text`) -> `block_i` 
 collection `params` is CLIP itself; the parts of a method live in collections of their own (`moe`, `adapter`).
 """
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -224,6 +225,20 @@ class Clip(nn.Module):
         if self.heads.temperature:
             self.temperature()
         return feats
+
+
+def declare(config: ClipConfig, method: Method, heads: Heads = NO_HEADS) -> dict:
+    """Returns the variables that `build(...)["init"]` creates, as shapes and types instead of arrays.
+
+    Raises:
+      UserError: a part of the method does not fit towers of these sizes.
+    """
+    return jax.tree.map(lambda leaf: leaf, _declared(config, method, heads))  # a tree of the caller's own
+
+
+@functools.lru_cache(maxsize=32)  # tracing all blocks takes up to a second
+def _declared(config: ClipConfig, method: Method, heads: Heads) -> dict:
+    return jax.eval_shape(build(config, method, heads=heads)["init"], jax.random.key(0))
 
 
 def build(
