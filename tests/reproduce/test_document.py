@@ -21,7 +21,7 @@ def path(tmp_path):
 def test_reads_what_was_written(path):
     assert document_lib.read(path) == MADE
     content = json.loads(path.read_text())
-    assert (content["format"], content["version"]) == ("tpr_jax.reproduction", 1)
+    assert (content["format"], content["version"]) == ("tpr_jax.reproduction", 2)
     assert list(content) == ["format", "version", "command", "quick", "data", "weights", "rows", "transfer"]
     assert content["rows"][0]["ours"]["final"]["R1"] == {
         "mean": 70.0,
@@ -29,6 +29,11 @@ def test_reads_what_was_written(path):
         "values": [69.0, 70.0, 71.0],
     }
     assert content["data"]["cuhk_pedes"]["images"] == 40206
+
+
+def test_reads_the_first_version_too(path):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 1}))
+    assert document_lib.read(path) == MADE
 
 
 def test_a_document_before_the_first_measurement(tmp_path):
@@ -44,10 +49,10 @@ def test_a_document_before_the_first_measurement(tmp_path):
         ("[" * 100_000, "is not JSON"),
         ("[]", "was not written by tpr_jax.reproduce"),
         ('{"format": "other"}', "was not written by tpr_jax.reproduce"),
-        ('{"format": "tpr_jax.reproduction"}', "has version None, and this program reads version 1"),
+        ('{"format": "tpr_jax.reproduction"}', "has version None, and this program reads 1 and 2"),
         (
-            '{"format": "tpr_jax.reproduction", "version": 2}',
-            "has version 2, and this program reads version 1",
+            '{"format": "tpr_jax.reproduction", "version": 3}',
+            "has version 3, and this program reads 1 and 2",
         ),
         ('{"format": "tpr_jax.reproduction", "version": 1}', "data is missing: the file is damaged"),
     ],

@@ -40,12 +40,13 @@ def test_reproduces_and_writes_both_files(benchmarks, stand_in, reproduced, tmp_
     # Hours of a run: (3,600 x 0.5 s + 100 x 0.1 s + 20 s) / 3,600; three seeds of it, and one of zero-shot.
     assert "dm_adapter        CUHK-PEDES     3     0.5    1.5\n" in done.out
     assert "zero_shot         CUHK-PEDES     1           0.51\n" in done.out
-    # In all 9 recipes of three seeds and 3 of one: 30 runs of 1,830 s, and 27 models on 30 images of 0.1 s.
-    assert "in all 15 GPU hours: 15 hours on NVIDIA H200\n" in done.out
-    assert "[1 of 30] zero_shot:cuhk_pedes, seed 0\n    R@1 12.00\n" in done.out
-    assert "every model on every data set\n    27 models on 3 data sets\n" in done.out
+    # In all 12 recipes of three seeds and 3 of one: 39 runs of 1,830 s, and 36 models on 30 images of 0.1 s.
+    assert "in all 20 GPU hours: 20 hours on NVIDIA H200\n" in done.out
+    assert "[1 of 39] zero_shot:cuhk_pedes, seed 0\n    R@1 12.00\n" in done.out
+    assert "every model on every data set\n    36 models on 3 data sets\n" in done.out
     found = rows(work)
-    assert list(found) == [(m, d) for d in NAMES for m in ("zero_shot", "dm_adapter", "up_person", "cskt")]
+    methods = ("zero_shot", "dm_adapter", "up_person", "cskt", "tpr_peft")
+    assert list(found) == [(method, dataset) for dataset in NAMES for method in methods]
     row = found["dm_adapter", "cuhk_pedes"]
     assert (row["seeds"], row["done"], row["failed"], row["hours"]) == (3, 3, 0, 1.5)
     assert row["published"] == {"R1": 72.17, "R5": 88.74, "R10": 92.85, "mAP": 64.33}
@@ -58,13 +59,21 @@ def test_reproduces_and_writes_both_files(benchmarks, stand_in, reproduced, tmp_
     zero = found["zero_shot", "cuhk_pedes"]  # 12.00, and 12.65 is published
     assert (zero["protocol"], zero["verdict"], zero["seeds"]) == ("untrained", "within 1 point", 1)
     assert zero["weights_sha256"] == ["a" * 64]
+    own = found["tpr_peft", "cuhk_pedes"]
+    assert (own["verdict"], own["published"], own["difference"], own["source"]) == (
+        "none published",
+        {},
+        {},
+        "",
+    )
+    assert own["ours"]["best_on_test"]["R1"]["mean"] == 71.0
     assert shlex.split(row["commands"][2])[-1] == "train" and "--config.seed=2" in row["commands"][2]
     whole = document(work)
-    assert (whole["format"], whole["version"], whole["quick"]) == ("tpr_jax.reproduction", 1, False)
+    assert (whole["format"], whole["version"], whole["quick"]) == ("tpr_jax.reproduction", 2, False)
     assert whole["command"].startswith("python -m tpr_jax.reproduce --data cuhk_pedes=")
     assert whole["data"]["icfg_pedes"]["images"] == 21 and whole["weights"]["name"] == "clip"
     across = {(t["method"], t["trained_on"], t["tested_on"]): t["ours"]["R1"] for t in whole["transfer"]}
-    assert len(across) == 3 * 3 * 2
+    assert len(across) == 4 * 3 * 2
     # The models are in the order of the recipes, 40 + their number: the first three are DM-Adapter's.
     assert across["dm_adapter", "cuhk_pedes", "rstp_reid"]["values"] == [40.0, 41.0, 42.0]
     page = (work / "reproduction.md").read_text()

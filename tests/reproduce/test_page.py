@@ -25,6 +25,16 @@ def test_verdicts():
     )
 
 
+def test_a_method_of_which_nothing_is_published():
+    own = {"method": "tpr_peft", "published": {}, "difference": {}, "source": "", "verdict": "none published"}
+    found = lines(row(**own))
+    assert (
+        "| tpr_peft | – | 72.00 ± 1.00 | best epoch on test | – | none published | 3 | 12 | "
+        "71.00 ± 1.00 | 70.00 ± 1.00 |" in found
+    )
+    assert "| tpr_peft | – | 72.00 ± 1.00 | – | 50.00 | – | 50.00 | – | 50.00 | – |" in found
+
+
 def test_each_benchmark_has_its_tables():
     other = row(dataset="rstp_reid")
     found = lines(row(), other, row(method="cskt"))

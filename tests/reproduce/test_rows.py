@@ -53,6 +53,7 @@ def test_parameters_of_the_backbone():
     assert rows.backbone_params("dm_adapter", result) == 1000
     assert rows.backbone_params("full_finetune", result | {"trainable_params": 1100}) == 1100
     assert rows.backbone_params("irra", result) is None and rows.backbone_params("cskt", {}) is None
+    assert rows.backbone_params("tpr_peft", result) is None  # it trains LayerNorms of the backbone
 
 
 def test_scores_by_protocol():

@@ -1,1 +1,1 @@
-"""Reproduction of the published results: checks the data, trains the papers' recipes, and gives a verdict."""
+"""Reproduction of published results: checks the data, trains the recipes, and gives a verdict."""

@@ -6,7 +6,7 @@
     python -m tpr_jax.reproduce --check reproduction.json --with OTHER.json
 
 The first form checks the copies, says how many hours everything takes on this device, and trains the papers'
-recipes, each run in a process and a folder of its own as `tpr_jax.compare` does. With at least two
+recipes and ours, each run in a process and a folder of its own as `tpr_jax.compare` does. With several
 benchmarks, every trained model is then tested on the others. DIR/reproduction.md and reproduction.json are
 updated after every run: rerun the same command to resume. The second form compares somebody else's file with
 your own.
@@ -151,7 +151,7 @@ def _parse_methods(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in published.METHODS:
             near = nearest(name, published.METHODS)
-            raise UserError(f"--methods {name}: no published results are recorded for it: {near}")
+            raise UserError(f"--methods {name}: is not a recipe of this command: {near}")
         if names.count(name) > 1:
             raise UserError(f"--methods {name}: is given twice: leave one out")
     return names
@@ -169,7 +169,7 @@ def _make_parser() -> arguments.Parser:
         usage="python -m tpr_jax.reproduce --data DATASET=DIR... --workdir DIR [--methods NAME...] "
         "[--seeds N] [--quick] [--estimate] [--allow_subset] [--config.KEY=VALUE ...]\n"
         "       python -m tpr_jax.reproduce --check FILE (--workdir DIR | --with FILE)",
-        description="Trains the papers' recipes on your copies of the benchmarks, and compares the scores.",
+        description="Trains the papers' recipes and ours on your benchmarks, and compares the scores.",
         examples=(
             "python -m tpr_jax.reproduce --data cuhk_pedes=DIR rstp_reid=DIR --workdir runs/reproduce",
             "python -m tpr_jax.reproduce --data cuhk_pedes=DIR --workdir runs/try --quick",

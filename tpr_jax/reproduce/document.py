@@ -11,14 +11,15 @@ from tpr_jax.compare.spread import Spread
 from tpr_jax.errors import UserError
 from tpr_jax.metrics.retrieval import METRIC_KEYS
 from tpr_jax.reproduce.copies import Copy
-from tpr_jax.reproduce.rows import BEYOND, NOT_COMPARABLE, NOT_RUN, PROTOCOLS, WITHIN, Row
+from tpr_jax.reproduce.rows import BEYOND, NOT_COMPARABLE, NOT_PUBLISHED, NOT_RUN, PROTOCOLS, WITHIN, Row
 from tpr_jax.reproduce.transfer import Transfer
 from tpr_jax.utils.files import write_json
 
 FORMAT = "tpr_jax.reproduction"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)  # the first has no verdict NOT_PUBLISHED
 NAME = "reproduction.json"
-VERDICTS = (NOT_RUN, WITHIN, BEYOND, NOT_COMPARABLE)
+VERDICTS = (NOT_RUN, WITHIN, BEYOND, NOT_COMPARABLE, NOT_PUBLISHED)
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,10 @@ def read(path: Path) -> Document:
         raise UserError(f"{path}: is not JSON ({error}): ask for the file again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: was not written by tpr_jax.reproduce: name a reproduction.json")
-    if content.get("version") != VERSION:
+    if content.get("version") not in READABLE:
         raise UserError(
-            f"{path}: has version {shown(content.get('version'))}, and this program reads version {VERSION}: "
-            "use the version of tpr_jax that wrote it"
+            f"{path}: has version {shown(content.get('version'))}, and this program reads "
+            f"{' and '.join(map(str, READABLE))}: use the version of tpr_jax that wrote it"
         )
     try:
         return parse(content)

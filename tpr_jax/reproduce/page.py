@@ -21,7 +21,7 @@ NOTE = (
     "Test split, text to image, percent: mean ± sample standard deviation (n - 1) over the seeds. The "
     "verdict is about R@1 by the protocol of the papers, which report the epoch that is best on the test "
     "split itself: an optimistic score. The last two columns have the R@1 of the epoch that is best on val, "
-    "and of the last one. Zero-shot CLIP is not trained."
+    "and of the last one. Zero-shot CLIP is not trained. tpr_peft is this project's own recipe."
 )
 HASHES = (
     "The first hash is the SHA-256 of the annotation file. The second one is the SHA-256 of the list of "
@@ -69,7 +69,7 @@ def verdict_cells(row: Row) -> list[str]:
     difference = row.difference.get(METRIC)
     return [
         method_name(row.method),
-        f"{row.published[METRIC]:.2f}",
+        f"{row.published[METRIC]:.2f}" if row.published else MISSING,
         format_spread(row.score),
         PROTOCOLS[row.protocol],
         MISSING if difference is None else f"{difference:+.2f}",
@@ -114,7 +114,7 @@ def _metrics(rows: Sequence[Row]) -> str:
         for key in keys:
             published, ours = row.published.get(key), row.ours.get(row.protocol, {}).get(key)
             cells += [MISSING if published is None else f"{published:.2f}", format_spread(ours)]
-        body.append([method_name(row.method), *cells, row.source])
+        body.append([method_name(row.method), *cells, row.source or MISSING])
     header = ["method"]
     for key in keys:
         header += [f"{key.replace('R', 'R@')}, published", "ours"]

@@ -1,4 +1,4 @@
-"""Plans the runs: the papers' recipes on each benchmark, with several seeds."""
+"""Plans the runs: the papers' recipes and ours on each benchmark, with several seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tpr_jax.config import defaults as config_lib
 from tpr_jax.config.flags import parse_flags
 from tpr_jax.utils.checksums import json_digest
 
-DEFAULT_METHODS = ("zero_shot", "dm_adapter", "up_person", "cskt")
+DEFAULT_METHODS = ("zero_shot", "dm_adapter", "up_person", "cskt", "tpr_peft")
 # One epoch instead of sixty; a later --config.num_epochs on the command line takes precedence.
 QUICK_SETTINGS = ("--config.num_epochs=1",)
 # Keys that may differ from the recipe without making a result incomparable: they say where and how it is

@@ -27,6 +27,7 @@ NOT_RUN = "not yet run"
 WITHIN = "within 1 point"
 BEYOND = "beyond 1 point"
 NOT_COMPARABLE = "not comparable"
+NOT_PUBLISHED = "none published"
 CLIP_PARAMS = 149_617_664  # of ViT-B/16 at 384 x 128
 
 
@@ -37,15 +38,15 @@ class Row:
     Attributes:
       method: the name of the config.
       dataset: the benchmark.
-      published: the published scores by metric, in percent.
-      source: where they are published.
+      published: the published scores by metric, in percent; empty if there are none.
+      source: where they are published; empty if nowhere.
       protocol: the key of PROTOCOLS whose scores are compared with them.
       seeds: the number of runs.
       done: the number of complete runs.
       failed: the number of failed runs.
       ours: the scores of the complete runs, protocol -> metric -> spread.
       difference: ours minus published by metric, in points; empty without a complete run.
-      verdict: NOT_RUN, WITHIN, BEYOND or NOT_COMPARABLE.
+      verdict: NOT_RUN, WITHIN, BEYOND, NOT_COMPARABLE or NOT_PUBLISHED.
       reason: why the result is not comparable; empty if it is.
       hours: the hours of the complete runs together, None if unknown.
       environments: the machines of the runs, as `perf.host.describe` returns them.
@@ -88,6 +89,7 @@ def make_row(recipe: Recipe, subset: str, quick: bool, weights_sha256: str | Non
       weights_sha256: the hash of the backbone of runs that save no model, as an evaluation; None if unknown.
     """
     reference = published.find(recipe.method, recipe.dataset)
+    expected = reference.scores if reference else {}
     statuses = [outcome.read_outcome(run).status for run in recipe.runs]
     done = [run for run, status in zip(recipe.runs, statuses, strict=True) if status == "done"]
     results = [outcome.read_results(run) for run in done]
@@ -98,7 +100,7 @@ def make_row(recipe: Recipe, subset: str, quick: bool, weights_sha256: str | Non
     }
     protocol = "best_on_test" if recipe.runs[0].mode == "train" else "untrained"
     scores = ours.get(protocol, {})
-    difference = {key: scores[key].mean - value for key, value in reference.scores.items() if key in scores}
+    difference = {key: scores[key].mean - value for key, value in expected.items() if key in scores}
     reason = why_not_comparable(
         quick, recipe.changed, subset, [backbone_params(recipe.method, result) for result in results]
     )
@@ -106,15 +108,15 @@ def make_row(recipe: Recipe, subset: str, quick: bool, weights_sha256: str | Non
     return Row(
         method=recipe.method,
         dataset=recipe.dataset,
-        published=reference.scores,
-        source=reference.source,
+        published=expected,
+        source=reference.source if reference else "",
         protocol=protocol,
         seeds=len(recipe.runs),
         done=len(done),
         failed=statuses.count("failed"),
         ours=ours,
         difference=difference,
-        verdict=decide(difference.get(METRIC), reason),
+        verdict=decide(difference.get(METRIC), reason) if reference or not scores else NOT_PUBLISHED,
         reason=reason,
         hours=sum(hours) if hours else None,
         environments=distinct(result["environment"] for result in results if "environment" in result),
@@ -178,7 +180,8 @@ def why_not_comparable(
 def backbone_params(method: str, result: Mapping) -> int | None:
     """Returns the number of parameters of a run's backbone; None if it cannot be told from the results."""
     total, trainable = result.get("total_params"), result.get("trainable_params")
-    if total is None or trainable is None or method == "irra":  # whose heads depend on the identities
+    # IRRA's heads depend on the identities, and our own recipe trains weights of the backbone too.
+    if total is None or trainable is None or method in ("irra", *published.OWN):
         return None
     return total if method == "full_finetune" else total - trainable
 
