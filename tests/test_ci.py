@@ -13,11 +13,11 @@ from tests.conftest import ROOT
 PYTHON = """#!/bin/sh
 case "$2" in *"'{version}'"*) exit 0 ;; *) exit 1 ;; esac
 """
-# The target that installs the second environment in the background.
-INSTALL = ".venv313/.torch"
-# The quick and the long tests in one session, and the slow ones and those with PyTorch in another.
-BOTH = "MARKS=not torch and not slow"
-SLOW = "MARKS=slow or torch or golden or everywhere and not long test-torch"
+# The targets that install packages in the background.
+NEWER, TORCH = ".venv313/.test-tools", ".venv/.torch .venv/.docs"
+QUICK = "MARKS=not torch and not slow test"
+BOTH = "MARKS=(golden or everywhere and not long) and not torch test-slow"
+SLOW = "MARKS=slow or torch test-torch"
 SHIM = "#!/bin/sh\necho 'pyenv: python3.13: command not found' >&2\nexit 127\n"
 
 
@@ -64,21 +64,23 @@ def test_both_pythons_have_their_part(run, tmp_path):
     done, called = run()
     assert done.returncode == 0, done.stderr
     other = f"VENV=.venv313 PYTHON={newer}"
-    assert [one for one in called if not one.endswith(INSTALL)] == [
+    assert [one for one in called if one not in (f"{other} {NEWER}", TORCH)] == [
         ".venv/.test-tools",
-        f"{BOTH} test",
-        f"{other} {SLOW}",
+        QUICK,
+        f"{other} {BOTH}",
+        SLOW,
         "docs",
     ]
-    # The second environment is complete before tests run in it.
-    assert called.index(f"{other} {INSTALL}") < called.index(f"{other} {SLOW}")
+    # An environment is complete before tests run in it, and does not change while they do.
+    assert called.index(f"{other} {NEWER}") < called.index(f"{other} {BOTH}")
+    assert called.index(QUICK) < called.index(TORCH) < called.index(SLOW)
     assert all(f"log of {one}\n" in done.stdout for one in called)
 
 
 def test_one_on_the_path_comes_first(run, tmp_path):
     program(tmp_path / "pyenv/versions/3.13.0/bin/python3.13", PYTHON.format(version="3.13"))
     newer = program(tmp_path / "bin/python3.13", PYTHON.format(version="3.13"))
-    assert f"VENV=.venv313 PYTHON={newer} {SLOW}" in run()[1]
+    assert f"VENV=.venv313 PYTHON={newer} {BOTH}" in run()[1]
 
 
 @pytest.mark.skipif(
@@ -91,16 +93,19 @@ def test_without_another_python_all_runs_on_the_first(run, tmp_path):
         tmp_path / "pyenv/versions/3.13.0/bin/python3.13", PYTHON.format(version="3.12")
     )  # not what it is called
     done, called = run()
-    assert done.returncode == 0 and called == [f"{BOTH} test", SLOW, "docs"]
+    assert done.returncode == 0
+    assert called == [".venv/.test-tools", QUICK, TORCH, SLOW, "docs"]
     assert "Python 3.13 is not available" in done.stdout
 
 
 @pytest.mark.parametrize(
     "failing, later",
     [
-        (".venv/.test-tools", {"SLOW", "docs"}),
-        ("*\\ test", {"SLOW", "docs"}),
-        ("*/.torch", {"SLOW", "docs"}),
+        (".venv/.test-tools", {QUICK, BOTH, SLOW, "docs"}),
+        ("*\\ test", {BOTH, SLOW, "docs"}),
+        ("*313/.test-tools", {BOTH, SLOW, "docs"}),
+        ("*test-slow", {SLOW, "docs"}),
+        (".venv/.torch*", {SLOW, "docs"}),
         ("*test-torch", {"docs"}),
         ("docs", set()),
     ],
@@ -110,7 +115,7 @@ def test_a_failure_fails_the_run_and_shows_its_log(failing, later, run, tmp_path
     program(tmp_path / "bin/python3.13", PYTHON.format(version="3.13"))
     done, called = run(failing)
     assert done.returncode == 2
-    assert not later & {"SLOW" if one.endswith(SLOW) else one for one in called}
+    assert not [one for one in called if f" {one}".endswith(tuple(f" {target}" for target in later))]
     (failed,) = (one for one in called if fnmatch.fnmatch(one, failing.replace("\\", "")))
     assert f"log of {failed}\n" in done.stdout
 
