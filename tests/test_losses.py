@@ -132,7 +132,47 @@ def features(seed, size=B, scale=1.0):
 def test_every_loss_has_an_oracle():
     """'id' also has a classifier, and its own test."""
     assert set(ORACLES) | {"id"} == set(losses.BY_NAME)
-    assert set(losses.NAMES) == {*losses.BY_NAME, "mlm", "balance"}
+    assert set(losses.NAMES) == {*losses.BY_NAME, "filip", "mlm", "balance"}
+
+
+def filip(images, texts, words, scale=50.0):
+    """Computes FILIP's loss pair by pair, from the patches of images and the words of texts."""
+    cosine = [
+        [np.array([[unit(p) @ unit(t) for t in text[mask > 0]] for p in image]) for image in images]
+        for text, mask in zip(texts, words, strict=True)
+    ]
+    total = 0.0
+    for n in range(len(images)):
+        by_image = np.array([scale * cosine[m][n].max(1).mean() for m in range(len(texts))])
+        by_text = np.array([scale * cosine[n][m].max(0).mean() for m in range(len(images))])
+        total -= (log_softmax(by_image)[n] + log_softmax(by_text)[n]) / 2
+    return total / len(images)
+
+
+def test_late_interaction():
+    """Values, and gradients by differences; what is no word has no effect."""
+    rng = np.random.default_rng(0)
+    images, texts = rng.normal(size=(4, 5, E)), rng.normal(size=(4, 6, E))
+    words = np.array([[0, 1, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]], float)
+    loss = jax.jit(jax.value_and_grad(functools.partial(losses.filip, scale=7.0), argnums=(0, 1)))
+    value, gradients = loss(*(x.astype(np.float32) for x in (images, texts, words)))
+    np.testing.assert_allclose(value, filip(images, texts, words, 7.0), rtol=1e-5)
+    assert np.all(gradients[1][words == 0] == 0) and np.all(np.abs(gradients[0]).sum((1, 2)) > 0)
+    for place in range(2):
+        moved = [[x.copy() for x in (images, texts)] for _ in range(2)]
+        moved[0][place][1, 1, 2] += 1e-6
+        moved[1][place][1, 1, 2] -= 1e-6
+        slope = (filip(*moved[0], words, 7.0) - filip(*moved[1], words, 7.0)) / 2e-6
+        np.testing.assert_allclose(gradients[place][1, 1, 2], slope, rtol=1e-3)
+
+
+def test_late_interaction_with_a_text_without_words():
+    """It is as unlike every image as can be; nothing is divided by zero."""
+    rng = np.random.default_rng(0)
+    images, texts = (rng.normal(size=(3, 2, E)).astype(np.float32) for _ in range(2))
+    words = np.float32([[1, 1], [0, 0], [1, 0]])
+    value, gradients = jax.value_and_grad(losses.filip, argnums=(0, 1))(images, texts, words, scale=1.0)
+    assert np.isfinite(value) and all(np.isfinite(g).all() for g in gradients)
 
 
 @pytest.mark.parametrize("name", DISTILLATION)

@@ -87,10 +87,10 @@ def small_config(tiny, backbone, **changes):
 def test_training_with_all_losses(tiny, folder, tmp_path):
     """IRRA trains all of SigLIP 2, whose vocabulary has a mask token, and the result loads and retrieves."""
     config = small_config(tiny, folder / "two", method={"name": "irra"}, mlm_depth=1, num_epochs=1)
-    config.losses.update({"sdm": 1.0, "balance": 0.0, "id": 1.0, "mlm": 1.0, "sigmoid": 1.0})
+    config.losses.update({"sdm": 1.0, "balance": 0.0, "id": 1.0, "mlm": 1.0, "sigmoid": 1.0, "filip": 1.0})
     results = loop.train(config, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    for name in ("loss", "sdm", "id", "mlm", "sigmoid"):
+    for name in ("loss", "sdm", "id", "mlm", "sigmoid", "filip"):
         assert np.isfinite(rows[0][name]) and rows[0][name] > 0
     assert rows[0]["loss"] != rows[1]["loss"] and results["steps"] == 2
     assert results["trainable_params"] == results["total_params"]

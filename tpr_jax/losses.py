@@ -187,6 +187,36 @@ def sigmoid(
     return -jax.nn.log_sigmoid(sign * logits).sum() / len(pids)
 
 
+def filip(
+    image_tokens: Float[Array, "b n e"],
+    text_tokens: Float[Array, "b m e"],
+    words: Float[Array, "b m"],
+    *,
+    scale: float | Scalar = LOGIT_SCALE,
+) -> Scalar:
+    """Computes the loss of late interaction (FILIP, ICLR 2022, section 3.1); only the diagonal matches.
+
+    The similarity of an image to a text is the mean over its patches of the largest cosine with a word; that
+    of a text to an image is the mean over its words of the largest cosine with a patch. The loss is the mean
+    of the cross-entropies of both.
+
+    Args:
+      image_tokens: the features of the patches.
+      text_tokens: the features of the text's tokens.
+      words: 1 where a token is a word, else 0.
+      scale: the factor on similarities, 1 / temperature.
+    """
+    size = image_tokens.shape[-1]
+    images, texts = (
+        l2_normalize(tokens.reshape(-1, size)).reshape(tokens.shape) for tokens in (image_tokens, text_tokens)
+    )
+    cosine = jnp.einsum("ine,jme->ijnm", images, texts, precision=jax.lax.Precision.HIGHEST)
+    by_image = jnp.where(words[:, None] > 0, cosine, -1.0).max(3).mean(2)
+    by_text = (cosine.max(2) * words).sum(2) / jnp.maximum(words.sum(1), 1)
+    own = (jnp.diagonal(jax.nn.log_softmax(scale * logits, axis=-1)) for logits in (by_image, by_text.T))
+    return -sum(log_p.mean() for log_p in own) / 2
+
+
 def masked_words(logits: Float[Array, "b l v"], labels: Int[Array, "b l"]) -> Scalar:
     """Computes masked language modeling (IRRA, CVPR 2023): the mean cross-entropy where a label is not 0."""
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
@@ -245,6 +275,6 @@ BY_NAME = {
     "tal": tal,
     "sigmoid": sigmoid,
 }
-NAMES = (*BY_NAME, "mlm", "balance")
+NAMES = (*BY_NAME, "filip", "mlm", "balance")
 # The losses that compare with the features of a teacher, by their names in the section `distill`.
 DISTILLATION = {"feats": distill_feats, "scores": distill_scores}

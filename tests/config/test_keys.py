@@ -810,7 +810,7 @@ TABLE = (
 )
 
 # Each loss with the factor on its weight that must come back in its term of the loss.
-FACTORS = dict(zip(LOSSES, (2.0, 3.0, 5.0, 7.0, 11.0, 13.0, 17.0, 19.0, 23.0), strict=False))
+FACTORS = dict(zip(LOSSES, (2.0, 3.0, 5.0, 7.0, 11.0, 13.0, 17.0, 19.0, 23.0, 29.0), strict=True))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -161,6 +161,13 @@ def test_counts_of_siglip_match_the_traced_program(name):
     assert found == pytest.approx(least, rel=0.02)
 
 
+@pytest.mark.parametrize("sizes", [TWO_BLOCKS, tiny_siglip.CONFIG], ids=["clip", "siglip"])
+def test_late_interaction_passes_all_tokens_and_compares_all_pairs_of_them(sizes):
+    method = methods.full_finetune()
+    least = flops.total(flops.train_step(sizes, method, 4, ("sdm", "filip")))["total"]
+    assert traced(method, Heads(), ("sdm", "filip"), sizes) == pytest.approx(least, rel=0.02)
+
+
 def test_masked_words_include_the_positions_of_prompts():
     """Captions of 2 ids with 2 prompt tokens have 4 positions, of 4 ids only the context's 5."""
     heads, method = Heads(mlm_depth=1), methods.prompts(1)

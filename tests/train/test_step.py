@@ -243,7 +243,7 @@ def words(batch: dict) -> dict:
 
 def one_objective(weights: dict, batch: dict, heads=NO_HEADS, name="zero_shot", dtype="float32"):
     """Returns ((loss, metrics), variables, model) with random variables; nothing is trained."""
-    method = METHODS[name]()
+    method = METHODS[name](**tiny.SETTINGS.get(name, {}))
     model = clip.build(CONFIG, method, dtype, heads)
     variables = tiny.random_like(clip.declare(CONFIG, method, heads), seed=0)
     found = jax.jit(lambda v, b: step.objective(model, weights, SCALE, v, {}, b))(variables, batch)
@@ -273,6 +273,25 @@ def test_losses_with_heads():
     # The features are the same as without the heads.
     expected = losses.sdm(images[:, 0], texts, batch["pid"], scale=SCALE)
     np.testing.assert_allclose(metrics["sdm"], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["zero_shot", "prompts"])
+def test_late_interaction_compares_patches_and_words(name):
+    """The prompts of both towers are neither; the features of the other losses are the same."""
+    batch, weights = tiny.batch(6), {"filip": 2.0, "sdm": 1.0}
+    (_, metrics), variables, model = one_objective(weights, batch, name=name)
+    (_, alone), _, _ = one_objective({"sdm": 1.0}, batch, name=name)
+    np.testing.assert_allclose(metrics["sdm"], alone["sdm"], rtol=1e-4)
+    images, _ = model["encode_image"](variables, batch["image"], all_tokens=True)
+    texts, _ = model["encode_text"](variables, batch["ids"], all_tokens=True)
+    rows, columns = CONFIG.grid
+    ends = batch["ids"].argmax(1)
+    count = 2 * tiny.SETTINGS["prompts"]["length"] if name == "prompts" else 0  # its own and the mapped ones
+    words = np.zeros(texts.shape[:2], np.float32)
+    for row, end in zip(words, ends, strict=True):
+        row[1 + count : min(count + end, CONFIG.context_length - 1)] = 1
+    expected = 2 * losses.filip(images[:, 1 : 1 + rows * columns], texts, words, scale=SCALE)
+    np.testing.assert_allclose(metrics["filip"], expected, rtol=1e-4)
 
 
 def test_losses_with_heads_in_bfloat16():

@@ -81,7 +81,7 @@ def base() -> ConfigDict:
             # size, and of the similarities within the batch.
             "distill": {"teacher": "", "feats": 0.0, "scores": 0.0},
             "temperature": 0.02,
-            "learn_temperature": False,  # train the temperature of 'sdm' and 'itc' from this value on
+            "learn_temperature": False,  # train that of 'sdm', 'itc', 'filip' from this value on
             # Also train the first numbers of the features as features of their own, such as (64, 128).
             "matryoshka": (),
             "sigmoid_from": "paper",  # slope and offset of the loss 'sigmoid'; 'backbone': SigLIP's own

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
+from tpr_jax.models.block import token_at
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD, NO_HEADS, ClipConfig, Heads
 from tpr_jax.models.heads import Classifier, MaskedWords, Temperature
 from tpr_jax.models.layers import LayerNorm, normal, zeros
@@ -22,7 +23,7 @@ from tpr_jax.models.petl.prompts import append_tokens, insert_slots, replace_tok
 from tpr_jax.models.petl_config import text_tokens
 from tpr_jax.models.petl_modules import PromptPart
 from tpr_jax.models.pooling import AttentionPool, Projection
-from tpr_jax.models.positions import end_positions, read_positions
+from tpr_jax.models.positions import end_positions, mark_words, read_positions
 from tpr_jax.models.transformer import run_blocks
 
 
@@ -274,6 +275,10 @@ def build(
 
       `place_labels(ids, labels)` moves the labels [b, l] of ids to those positions, [b, m].
 
+      `select_words(tokens, ids)` returns, of the features of all tokens [b, m, e], that of the text
+      [b, e], and 1 for each token that is a word, else 0, [b, m]. `select_patches(tokens)` returns those
+      of the patches, [b, n, e].
+
     Raises:
       UserError: a part of the method does not fit towers of these sizes.
     """
@@ -307,10 +312,22 @@ def build(
         # End-of-text has no label, so none is added where it replaces a word.
         return insert_slots(labels, count, config.context_length, end_positions(ids, config.eot_id))[0]
 
+    def select_words(tokens, ids):
+        words = place_labels(ids, mark_words(ids, config).astype(jnp.int32))
+        end = read_positions(ids, config)
+        if config.causal:  # the prompts come before the end
+            end = jnp.minimum(end + text_tokens(method.prompts), tokens.shape[1] - 1)
+        return token_at(tokens, end)[:, 0], words
+
+    def select_patches(tokens):
+        return tokens[:, 1 : 1 + config.grid[0] * config.grid[1]]
+
     return {
         "init": init,
         "encode_image": encode_image,
         "encode_text": encode_text,
         "place_labels": place_labels,
+        "select_words": select_words,
+        "select_patches": select_patches,
         "predict_words": lambda variables, *inputs: run("predict_words", variables, *inputs)[0],
     }

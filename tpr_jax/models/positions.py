@@ -3,7 +3,7 @@
 from typing import overload
 
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from tpr_jax.models.config import ClipConfig
 
@@ -37,3 +37,15 @@ def read_positions(ids: Int[Array | np.ndarray, "b l"], config: ClipConfig) -> I
     if config.causal:
         return end_positions(ids, config.eot_id)
     return ids[:, 0] * 0 + (ids.shape[1] - 1)
+
+
+def mark_words(ids: Int[Array | np.ndarray, "b l"], config: ClipConfig) -> Bool[Array | np.ndarray, "b l"]:
+    """Returns which tokens are words: neither start nor end of text, nor padding.
+
+    SigLIP's texts have no start, and end with padding. Which id that is depends on the tokenizer, but it is
+    the last one of a row: in a row without padding, the last word is left out.
+    """
+    if not config.causal:
+        return ids != ids[:, -1:]
+    positions = np.arange(ids.shape[1])
+    return (positions > 0) & (positions < end_positions(ids, config.eot_id)[:, None])

@@ -58,14 +58,21 @@ def train_step(
       length: the number of ids of each caption; None is the text tower's maximum.
       all_experts: whether mixtures compute every expert for every token, as `petl.moe` does for few experts.
     """
-    mlm = "mlm" in losses
+    all_tokens = not {"mlm", "filip"}.isdisjoint(losses)
     run = _Run(config, method, batch_size, length, all_experts, statistics=True)
-    products = [*run.tower("vision", every_token=mlm), *run.tower("text"), *_prompts(config, method)]
+    products = [
+        *run.tower("vision", every_token=all_tokens),
+        *run.tower("text", every_token="filip" in losses),
+    ]
+    products += _prompts(config, method)
     e = config.embed_dim
     for loss in losses:
         if loss == "mlm":
             products += run.tower("text", every_token=True)
             products += _masked_words(config, heads, batch_size, _text_length(config, method, length))
+        elif loss == "filip":
+            pairs = config.grid[0] * config.grid[1] * _text_length(config, method, length)
+            products.append(product("loss filip", 2.0 * batch_size**2 * pairs * e, True, True))
         elif loss == "id":
             products.append(product("loss id", 2 * 2.0 * batch_size * e * heads.num_classes, True, True))
         elif loss != "balance":
@@ -104,7 +111,7 @@ class _Run(NamedTuple):
 
     def tower(self, tower: str, every_token: bool = False) -> Iterator[Product]:
         """Yields the products of a tower that returns every token of its last block, or only one."""
-        c, b, vision, mlm = self.config, self.batch_size, tower == "vision", every_token
+        c, b, vision, each = self.config, self.batch_size, tower == "vision", every_token
         prefix = "visual" if vision else "text"
         d, layers, width = (getattr(c, f"{tower}_{name}") for name in ("width", "layers", "mlp"))
 
@@ -133,7 +140,7 @@ class _Run(NamedTuple):
         norm = "ln_post" if vision else "ln_final"
         needs_grad = needs_grad or tuned(f"{norm}/scale", f"{norm}/bias")
         if vision and not c.has_class_token:
-            yield from self.pooling(needs_grad, tuned, each=mlm)
+            yield from self.pooling(needs_grad, tuned, each=each)
             return
         rows = b * (tokens if every_token else 1)
         yield product("proj", 2.0 * rows * d * c.embed_dim, needs_grad, tuned("proj", "proj/kernel"))

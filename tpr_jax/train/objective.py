@@ -15,6 +15,7 @@ from tpr_jax.models.petl.moe import load_balance
 from tpr_jax.utils.trees import merge
 
 DISTILLATION = {f"distill_{name}": loss for name, loss in losses.DISTILLATION.items()}
+ROWS = ("image", "text", "image_tokens", "text_tokens", "words")  # what `encode` returns for each example
 LARGEST_SCALE = 100.0  # of a learned temperature, as in CLIP (arXiv 2103.00020, section 2.5)
 
 
@@ -70,13 +71,21 @@ def encode(model: dict, weights: Mapping[str, float], variables: dict, batch: di
     """Computes the features that the losses need.
 
     Returns:
-      `image` and `text` [b, e], and `routing` of each tower. For the loss 'mlm' also `mlm`, the sum over the
-      masked words, and `mlm_words`, the number of these as a float.
+      `image` and `text` [b, e], and `routing` of each tower. For the loss 'filip' also `image_tokens`
+      [b, n, e], `text_tokens` [b, m, e] and `words` [b, m], a float. For the loss 'mlm' also `mlm`, the sum
+      over the masked words, and `mlm_words`, the number of these as a float.
     """
-    # Masked language modeling reads all tokens of the image; the first of them is the feature.
-    images, image_routing = model["encode_image"](variables, batch["image"], all_tokens="mlm" in weights)
-    text, text_routing = model["encode_text"](variables, batch["ids"])
+    # These losses read all tokens of the image; the first of them is the feature.
+    all_tokens = not {"mlm", "filip"}.isdisjoint(weights)
+    images, image_routing = model["encode_image"](variables, batch["image"], all_tokens=all_tokens)
+    text, text_routing = model["encode_text"](variables, batch["ids"], all_tokens="filip" in weights)
     features = {"image": images, "text": text, "routing": {"visual": image_routing, "text": text_routing}}
+    if all_tokens:
+        features["image"] = images[:, 0]
+    if "filip" in weights:
+        feature, words = model["select_words"](text, batch["ids"])
+        features |= {"text": feature, "text_tokens": text, "words": words.astype(jnp.float32)}
+        features["image_tokens"] = model["select_patches"](images)
     if "mlm" not in weights:
         return features
     ids, labels = (_needed(batch.get(key), "mlm", key) for key in ("mlm_ids", "mlm_labels"))
@@ -84,7 +93,7 @@ def encode(model: dict, weights: Mapping[str, float], variables: dict, batch: di
     labels = model["place_labels"](ids, labels)
     mean = losses.masked_words(model["predict_words"](variables, images, ids), labels)
     words = (labels != 0).sum().astype(jnp.float32)
-    return {**features, "image": images[:, 0], "mlm": mean * jnp.maximum(words, 1), "mlm_words": words}
+    return {**features, "mlm": mean * jnp.maximum(words, 1), "mlm_words": words}
 
 
 def compute_losses(
@@ -111,6 +120,9 @@ def _loss(name: str, logits: Logits, variables: dict, features: dict, batch: dic
         return losses.balance(_needed(routing, name, "a mixture of experts"))
     if name == "mlm":
         return features["mlm"] / jnp.maximum(features["mlm_words"], 1)
+    if name == "filip":
+        tokens = (features[key] for key in ("image_tokens", "text_tokens", "words"))
+        return losses.filip(*tokens, scale=logits.scale)
     settings = {"scale": logits.scale} if name in ("sdm", "itc") else {}
     if name == "sigmoid":
         settings = {"slope": logits.slope, "offset": logits.offset}
@@ -195,9 +207,8 @@ def grad_cached_loss_and_grad(
 def _concatenate(features: dict) -> dict:
     """Concatenates the outputs of `encode` for all microbatches, arrays [n, ...], into those of the batch."""
     # Sharded again: this reshape keeps no sharding, and replicated features give replicated logits.
-    joined = {
-        key: split_rows(features[key].reshape(-1, features[key].shape[-1])) for key in ("image", "text")
-    }
+    rows = {key: features[key] for key in ROWS if key in features}
+    joined = {key: split_rows(array.reshape(-1, *array.shape[2:])) for key, array in rows.items()}
     routing = jax.tree.map(lambda x: x.mean(0), features["routing"])
     for block in (*routing["visual"], *routing["text"]):
         block["balance"] = load_balance(block["probability"], block["chosen"])
