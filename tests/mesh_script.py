@@ -113,7 +113,7 @@ def memory_in_parts(mesh: Mesh, rows: int, width: int, parts: int = 4) -> dict:
     """Returns the same for a loss of features that are computed in microbatches."""
     towers = {
         "encode_image": lambda variables, x, all_tokens: (x @ variables["part"]["image"], []),
-        "encode_text": lambda variables, ids: (variables["part"]["text"][ids[:, 0]], []),
+        "encode_text": lambda variables, ids, all_tokens: (variables["part"]["text"][ids[:, 0]], []),
     }
     split, whole = sharding.row_sharding(mesh, rows), sharding.leaf_shardings(mesh, np.zeros(()))
     batch = {"image": ((rows, 3), np.float32), "ids": ((rows, 2), np.int32), "pid": ((rows,), np.int32)}
