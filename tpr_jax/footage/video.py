@@ -120,7 +120,7 @@ def read_frames(path: str | os.PathLike, span: Span, note: Callable[[str], objec
 
 def checksum(pixels: UInt8[np.ndarray, "h w 3"]) -> int:
     """Returns a number by which to recognize a frame that is decoded again."""
-    return zlib.crc32(np.ascontiguousarray(pixels))
+    return zlib.crc32(np.ascontiguousarray(pixels).data)
 
 
 def _open_after(cv2, path: str | os.PathLike, done: Done | None):

@@ -95,8 +95,9 @@ def stored_folder() -> Path | None:
 
     A folder that another user owns or can write is not used, because what is in it is run.
     """
-    cache = jax.config.jax_compilation_cache_dir
-    if not cache or not jax.config.jax_enable_compilation_cache or not os.path.isabs(cache):
+    settings = jax.config.values
+    cache = settings["jax_compilation_cache_dir"]
+    if not cache or not settings["jax_enable_compilation_cache"] or not os.path.isabs(cache):
         return None
     if jax.default_backend() != "cpu" or jax.process_count() > 1:
         return None
