@@ -329,6 +329,7 @@ def test_marks_and_texts_go_along_with_an_uploaded_photo(page, searcher):
     with page.expect_request("**/api/search/photo?*") as asked:
         page.set_input_files("#file", photo)
     assert asked.value.url.count("texts=blue") == 1 and "right=" not in asked.value.url  # another person
+    page.locator("#results:not(.old)").wait_for()  # the answer is shown
     page.locator("#results [data-mark=right]").first.click()
     with page.expect_request("**/api/search/photo?*") as asked:
         page.click("#use_marks")
