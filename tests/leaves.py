@@ -3,9 +3,6 @@
 import jax
 import numpy as np
 
-from tpr_jax.models import clip
-from tpr_jax.models.config import NO_HEADS, ClipConfig
-
 
 def shapes_of(tree) -> dict:
     """Returns {"outer/inner/leaf": shape} of a tree of arrays."""
@@ -15,11 +12,6 @@ def shapes_of(tree) -> dict:
 
 def total(leaves: dict) -> int:
     return sum(int(np.prod(shape)) for shape in leaves.values())
-
-
-def declared(config: ClipConfig, method, heads=NO_HEADS):
-    """Returns the shapes of the variables that the model declares."""
-    return clip.declare(config, method, heads)
 
 
 def towers(c):

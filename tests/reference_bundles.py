@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from tests.leaves import declared, shapes_of
+from tests.leaves import shapes_of
+from tpr_jax.models.clip import declare
 from tpr_jax.weights import reference
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -42,4 +43,4 @@ def same(a, b):
 
 def assert_declared(config, method, heads, variables):
     """Asserts that the tree has exactly the leaves that the model declares."""
-    assert shapes_of(variables) == shapes_of(declared(config, method, heads))
+    assert shapes_of(variables) == shapes_of(declare(config, method, heads))

@@ -17,13 +17,9 @@ SQUARE = dataclasses.replace(CONFIG, image_size=(12, 12))  # the grid of pre-tra
 TALL = (12, 4)  # restored exactly from Hugging Face's square grid, unlike 12 x 8
 
 
-def declared(config, method: Method):
-    return clip.declare(config, method)
-
-
 def write_backbone(folder, seed: int = 0, config=SQUARE):
     """Writes a CLIP with random weights in Hugging Face's format and returns the folder."""
-    shapes = declared(config, Method("zero_shot"))["params"]
+    shapes = clip.declare(config, Method("zero_shot"))["params"]
     save_clip(folder, config, random_like(shapes, seed))
     return folder
 
@@ -31,7 +27,7 @@ def write_backbone(folder, seed: int = 0, config=SQUARE):
 def trained(folder, method: Method, image_size=TALL, seed: int = 1, **settings):
     """Returns a model on the backbone in `folder` with random trainable weights."""
     config, params = load_clip(folder, image_size)
-    shapes = declared(config, method)
+    shapes = clip.declare(config, method)
     drawn, _ = split_collections(random_like(shapes, seed), method.trainable, method.tuned)
     variables = merge({"params": params}, drawn)
     return make_model(config, method, variables, **{"backbone": backbone.find(folder), **settings})

@@ -7,12 +7,12 @@ import jax
 import pytest
 
 from tests.config_files import ABLATIONS, DATASETS, FOLDER, NAMES, PRETRAIN, parsed, rows_of, split
-from tests.leaves import declared
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.config.flags import parse_flags
 from tpr_jax.errors import UserError
 from tpr_jax.models import methods
+from tpr_jax.models.clip import declare
 from tpr_jax.models.config import NO_HEADS, ClipConfig, Heads
 from tpr_jax.models.petl_config import Prefix
 from tpr_jax.weights.backbone import clip_mini_dir
@@ -63,7 +63,7 @@ def test_the_readme_lists_every_config_and_what_it_trains():
             continue
         config = parsed(name, "cuhk_pedes")
         heads = Heads(11_003, config.mlm_depth) if config.losses.id else NO_HEADS
-        found, _ = split(declared(ClipConfig(), config_lib.make_method(config), heads), config)
+        found, _ = split(declare(ClipConfig(), config_lib.make_method(config), heads), config)
         assert f"{sum(leaf.size for leaf in jax.tree.leaves(found)):,}" == told, name
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from tests import tiny_clip as tiny
 from tests.config_files import ABLATIONS, NAMES, heads_of, parsed, rows_of, split
-from tests.leaves import declared
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.models import clip
+from tpr_jax.models.clip import declare
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.methods import zero_shot
 from tpr_jax.models.petl_config import Adapter, Prefix
@@ -58,7 +58,7 @@ each = pytest.mark.parametrize(("name", "row"), RUNS, ids=["-".join(run).strip("
 @functools.cache
 def params(sizes: ClipConfig) -> dict:
     """Returns random weights of CLIP, in which every parameter matters; the same for all tests."""
-    return jax.tree.map(jnp.asarray, tiny.random_like(declared(sizes, zero_shot())["params"], seed=0))
+    return jax.tree.map(jnp.asarray, tiny.random_like(declare(sizes, zero_shot())["params"], seed=0))
 
 
 @functools.cache
@@ -141,7 +141,7 @@ def test_depths_are_blocks_with_that_part(row):
     """The module is in the first N blocks (adapters: from block N on), the others in all four."""
     sizes = dataclasses.replace(SMALL, vision_layers=4, text_layers=4)
     _, part, depth = row.split("_")
-    tree = declared(sizes, config_lib.make_method(parsed("ablation_up_person", row)))
+    tree = declare(sizes, config_lib.make_method(parsed("ablation_up_person", row)))
     for collection in ("adapter", "lora", "prefix"):
         first, end = (int(depth), 4) if part == "adapter" else (0, int(depth))
         expected = range(first, end) if collection == part else range(4)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests import tiny_clip as tiny
-from tests.leaves import declared
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 from tpr_jax.models import casting, clip
+from tpr_jax.models.clip import declare
 from tpr_jax.models.config import Heads
 from tpr_jax.models.methods import dm_adapter, zero_shot
 from tpr_jax.models.petl_modules import MoePart
@@ -36,7 +36,7 @@ def encoders(method=DM, config=tiny.CONFIG, dtype="float32"):
 @functools.cache
 def variables(method=DM, config=tiny.CONFIG):
     """Returns random variables with which every part has an effect."""
-    return tiny.random_like(declared(config, method), seed=0)
+    return tiny.random_like(declare(config, method), seed=0)
 
 
 def relative(found, expected) -> float:
@@ -134,7 +134,7 @@ def test_patches_are_those_of_a_convolution(size):
 def test_images_of_any_height_and_width(size):
     config = dataclasses.replace(tiny.CONFIG, image_size=size, text_layers=1)
     model = clip.build(config, zero_shot())
-    weights = tiny.random_like(declared(config, zero_shot()), seed=0)
+    weights = tiny.random_like(declare(config, zero_shot()), seed=0)
     assert len(weights["params"]["visual"]["positional_embedding"]) == 1 + (size[0] // 4) * (size[1] // 4)
     images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
     feats, routing = jax.jit(model["encode_image"])(weights, images)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests import tiny_clip as tiny
-from tests.leaves import declared
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 from tpr_jax.models import clip
+from tpr_jax.models.clip import declare
 from tpr_jax.models.methods import prompts, zero_shot
 from tpr_jax.models.petl.prompts import insert_slots
 
@@ -23,7 +23,7 @@ DIRECTIONS = ("both", "to_vision", "to_text", "none")
 def gradients(direction):
     """Returns the gradients of the squared image and text features in the prompt variables."""
     model = clip.build(CONFIG, prompts(1, direction=direction))
-    variables = tiny.random_like(declared(CONFIG, prompts(1, direction=direction)), seed=0)
+    variables = tiny.random_like(declare(CONFIG, prompts(1, direction=direction)), seed=0)
     batch, rest = tiny.batch(2), {"params": jax.tree.map(jnp.asarray, variables["params"])}
 
     def squared(prompt):
@@ -55,7 +55,7 @@ def encoders(config, method):
 def with_prompts(depth):
     """Returns the encoders with prompts in the first `depth` blocks, and random variables."""
     method = prompts(1, depth)
-    return encoders(CONFIG, method), tiny.random_like(declared(CONFIG, method), seed=0)
+    return encoders(CONFIG, method), tiny.random_like(declare(CONFIG, method), seed=0)
 
 
 def test_prompts_are_replaced_before_each_of_the_first_blocks():
@@ -87,7 +87,7 @@ def test_prompts_equal_to_the_tokens_they_replace_give_clip():
     """Prompts equal to the embeddings of a longer text's ids give CLIP's own feature of that text."""
     config = dataclasses.replace(CONFIG, vision_layers=1, text_layers=1)
     method = prompts(2, direction="none")
-    variables = tiny.random_like(declared(config, method), seed=0)
+    variables = tiny.random_like(declare(config, method), seed=0)
     embedding = variables["params"]["text"]["token_embedding"]
     variables["prompt"]["prompts"]["text"] = embedding[[8, 9]][None]
     short = np.array([[0, 3, 4, 12, 0]], np.int32)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tests.saved_models import declared
 from tests.tiny_clip import CONFIG, batch, quick_compilation, random_like  # noqa: F401
 from tpr_jax.models import clip
+from tpr_jax.models.clip import declare
 from tpr_jax.models.introspect import build_inside
 from tpr_jax.models.methods import dm_adapter, lora_moe, prefix, up_person
 
@@ -13,7 +13,7 @@ N = 7  # tokens of an image: the class token and 3 x 2 patches
 
 
 def drawn(method, seed=0):
-    return random_like(declared(CONFIG, method), seed)
+    return random_like(declare(CONFIG, method), seed)
 
 
 def plant_router(router, of_token, experts=3):

@@ -7,7 +7,6 @@ from tests.leaves import blocks as of_blocks
 from tests.leaves import (
     clip_leaves,
     cskt_leaves,
-    declared,
     dm_adapter_leaves,
     head_leaves,
     lora_method_leaves,
@@ -22,6 +21,7 @@ from tests.leaves import (
     within,
 )
 from tpr_jax import optim
+from tpr_jax.models.clip import declare
 from tpr_jax.models.config import ClipConfig, Heads
 from tpr_jax.models.methods import METHODS, cskt, dm_adapter, irra, up_person
 
@@ -42,7 +42,7 @@ PARTS = {
 
 def trained(config, method, heads=None) -> dict:
     """Returns {collection: {leaf: shape}} of the method's trained variables."""
-    variables = declared(config, method, heads or Heads())
+    variables = declare(config, method, heads or Heads())
     trainable, frozen = optim.split_model(variables, method)
     # Each leaf is either trainable or frozen.
     assert total(shapes_of(trainable)) + total(shapes_of(frozen)) == total(shapes_of(variables))
@@ -51,7 +51,7 @@ def trained(config, method, heads=None) -> dict:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_leaf_of_a_small_model(name):
-    found = declared(tiny.CONFIG, METHODS[name](**tiny.SETTINGS.get(name, {})))
+    found = declare(tiny.CONFIG, METHODS[name](**tiny.SETTINGS.get(name, {})))
     parts = PARTS[name](tiny.CONFIG) if name in PARTS else {}
     assert shapes_of(found.pop("params")) == clip_leaves(tiny.CONFIG)
     assert {collection: shapes_of(tree) for collection, tree in found.items()} == parts
@@ -59,7 +59,7 @@ def test_every_leaf_of_a_small_model(name):
 
 def test_the_backbone_is_vit_b_16():
     """The default ClipConfig is ViT-B/16 at 384 x 128 pixels."""
-    backbone = shapes_of(declared(ClipConfig(), METHODS["zero_shot"]())["params"])
+    backbone = shapes_of(declare(ClipConfig(), METHODS["zero_shot"]())["params"])
     assert backbone == clip_leaves(ClipConfig())
     by_tower = {
         tower: total({k: v for k, v in backbone.items() if k.startswith(tower)})

@@ -3,9 +3,9 @@
 import pytest
 
 from tests import tiny_clip as tiny
-from tests.leaves import declared
 from tpr_jax.errors import UserError
 from tpr_jax.models import methods
+from tpr_jax.models.clip import declare
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.methods import METHODS, Method, cskt, dm_adapter, mixture, parallel_adapter, up_person
 from tpr_jax.models.petl_config import Adapter, Lora, LoraMoe, Moe, Prefix, Prompts
@@ -130,7 +130,7 @@ def test_names_and_trainable_collections(name):
     """A method has its own name, and its model has exactly its trainable collections."""
     method = METHODS[name](**tiny.SETTINGS.get(name, {}))
     assert method.name == name
-    shapes = declared(tiny.CONFIG, method)
+    shapes = declare(tiny.CONFIG, method)
     assert set(method.trainable) <= set(shapes)
     assert set(shapes) - {"params"} == set(method.trainable) - {"params"}
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from tests import tiny_clip, tiny_siglip
-from tests.leaves import declared, shapes_of
+from tests.leaves import shapes_of
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 from tests.tiny_siglip import CONFIG
 from tpr_jax.models import clip
+from tpr_jax.models.clip import declare
 from tpr_jax.models.methods import METHODS, prompts, zero_shot
 from tpr_jax.models.petl.prompts import prompt_tokens
 from tpr_jax.optim import split_model
@@ -31,7 +32,7 @@ def relative(found, expected) -> float:
 @functools.cache
 def variables(method=None):
     """Returns random variables with which every part has an effect."""
-    return tiny_clip.random_like(declared(CONFIG, method or zero_shot()), seed=0)
+    return tiny_clip.random_like(declare(CONFIG, method or zero_shot()), seed=0)
 
 
 def encode(method, variables, rows, tower, **settings):
@@ -75,7 +76,7 @@ def test_all_tokens_by_hand():
 
 def test_leaves():
     """The towers have a bias in the patches and the text's projection, a pooling head, and no class token."""
-    found = shapes_of(declared(CONFIG, zero_shot())["params"])
+    found = shapes_of(declare(CONFIG, zero_shot())["params"])
     outside = {name: shape for name, shape in found.items() if "/block_" not in name}
     d, w = 16, 8
     assert outside == {
@@ -179,7 +180,7 @@ def test_scan_and_remat_change_nothing(settings):
     config = dataclasses.replace(CONFIG, vision_layers=3, text_layers=3)
     method = METHODS["cskt"](prompts=1)
     rows = tiny_siglip.batch(2)
-    values = tiny_clip.random_like(declared(config, method), seed=0)
+    values = tiny_clip.random_like(declare(config, method), seed=0)
     for tower, key in (("image", "image"), ("text", "ids")):
         found = [
             jax.jit(lambda v, x, m=model, t=tower: m[f"encode_{t}"](v, x)[0])(values, rows[key])

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.saved_models import declared
 from tests.tiny_clip import CONFIG, batch, quick_compilation, random_like  # noqa: F401
 from tpr_jax.model import make_model
+from tpr_jax.models.clip import declare
 from tpr_jax.models.methods import lora_moe
 from tpr_jax.models.petl_config import Prompts
 from tpr_jax.visualize import draw, experts, experts_draw
@@ -17,7 +17,7 @@ from tpr_jax.visualize.features import introspect_images, patch_grid
 
 
 def model_of(method, seed=0):
-    return make_model(CONFIG, method, random_like(declared(CONFIG, method), seed))
+    return make_model(CONFIG, method, random_like(declare(CONFIG, method), seed))
 
 
 def test_top_two_experts():

@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.saved_models import declared
 from tests.tiny_clip import CONFIG, batch, quick_compilation, random_like  # noqa: F401
 from tpr_jax.data.tokenizer import clip_tokenizer, folder_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.model import make_model
+from tpr_jax.models.clip import declare
 from tpr_jax.models.clip import extract_patches as cut
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD
 from tpr_jax.models.methods import zero_shot
@@ -28,7 +28,7 @@ def planted():
     Patch 4, in row 2 and column 0, has the feature of the text. The only block adds nothing, so the features
     of patches can be computed by hand.
     """
-    variables = random_like(declared(CONFIG, zero_shot()), 0)
+    variables = random_like(declare(CONFIG, zero_shot()), 0)
     visual = variables["params"]["visual"]
     for norm in (visual["ln_pre"], visual["ln_post"]):
         norm["scale"], norm["bias"] = np.ones(16, np.float32), np.zeros(16, np.float32)

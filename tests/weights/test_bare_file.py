@@ -168,10 +168,11 @@ def test_saved_folder_records_act_and_heads(bare, tmp_path):
 
 @pytest.fixture
 def adapted(bare, tmp_path):
-    from tests.saved_models import declared, random_like
+    from tests.saved_models import random_like
+    from tpr_jax.models.clip import declare
 
     config, params = load_clip(bare, act="gelu", heads=(4, 2))
-    shapes = declared(config, methods.prefix(2))
+    shapes = declare(config, methods.prefix(2))
     variables = random_like({"prefix": shapes["prefix"]}, 1) | {"params": params}
     model = make_model(config, methods.prefix(2), variables, backbone=Backbone(str(bare), bare))
     model.save_pretrained(tmp_path / "model")

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import tpr_jax
-from tests.saved_models import TALL, declared, features, trained, write_backbone
+from tests.saved_models import TALL, features, trained, write_backbone
 from tests.tiny_clip import SETTINGS, quick_compilation  # noqa: F401
 from tpr_jax.data.tokenizer import folder_tokenizer
 from tpr_jax.errors import UserError
 from tpr_jax.models import methods
+from tpr_jax.models.clip import declare
 from tpr_jax.models.config import ClipConfig
 from tpr_jax.models.methods import METHODS
 from tpr_jax.utils.trees import flatten
@@ -166,7 +167,7 @@ def test_rejects_another_backbone(saved, tmp_path, backbone):
 def test_up_person_takes_about_30_mb():
     """At ViT-B/16 and 384 x 128: 7,419,816 float32 values and their names, no weights of CLIP."""
     method = methods.up_person()
-    leaves = trained_leaves(method, declared(ClipConfig(), method))
+    leaves = trained_leaves(method, declare(ClipConfig(), method))
     sizes = [int(np.prod(leaf.shape)) for leaf in leaves.values()]
     assert sum(sizes) == 7_419_816
     assert not any(path.startswith("params/") for path in leaves)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import tpr_jax
-from tests.saved_models import assert_close, declared, features, trained, write_backbone
+from tests.saved_models import assert_close, features, trained, write_backbone
 from tests.tiny_clip import CONFIG, quick_compilation, random_like  # noqa: F401
 from tpr_jax.models import methods
+from tpr_jax.models.clip import declare
 from tpr_jax.models.methods import Method, zero_shot
 from tpr_jax.models.petl_config import Adapter, Lora, LoraMoe, Prefix
 from tpr_jax.utils.trees import flatten
@@ -79,7 +80,7 @@ def test_what_depends_on_its_input_stays(backbone, tmp_path, name):
 def test_values_by_hand():
     """One block: W_k + c B A in the middle third of the columns, c_v g V for the prefix."""
     method = methods.up_person(rank=3, prefix=2)
-    variables = random_like(declared(CONFIG, method), 0)
+    variables = random_like(declare(CONFIG, method), 0)
     before = {path: leaf.copy() for path, leaf in flatten(variables).items()}
     _, found = merge(method, variables)
     block = "visual/block_0/attn/"
@@ -103,7 +104,7 @@ def test_values_by_hand():
 def test_doras_columns_have_their_magnitudes_norms():
     """By its definition: each column of the merged kernel is m times as long as W's."""
     method = methods.lora(("out",), 3, dora=True)
-    variables = random_like(declared(CONFIG, method), 0)
+    variables = random_like(declare(CONFIG, method), 0)
     _, found = merge(method, variables)
     kernels = [v["params"]["text"]["block_1"]["attn"]["out"]["kernel"] for v in (found, variables)]
     magnitude = variables["lora"]["text"]["block_1"]["attn"]["out"]["lora_out"]["magnitude"]

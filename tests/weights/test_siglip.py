@@ -8,12 +8,12 @@ import pytest
 
 import tpr_jax
 from tests.clip_folder import edit_json, edit_state
-from tests.leaves import declared
 from tests.saved_models import trained
 from tests.siglip_folder import GOLDEN, write_siglip
 from tests.tiny_clip import random_like
 from tests.tiny_siglip import CONFIG
 from tpr_jax.errors import UserError
+from tpr_jax.models.clip import declare
 from tpr_jax.models.config import NAMED
 from tpr_jax.models.methods import METHODS, zero_shot
 from tpr_jax.weights import siglip
@@ -203,7 +203,7 @@ def test_square_positions_give_the_rectangle_back():
     """Whatever the grid, resizing the stored square by SigLIP's own interpolation is exact."""
     for rows, columns in ((6, 2), (3, 7), (24, 8), (1, 5), (4, 4)):
         config = dataclasses.replace(CONFIG, image_size=(4 * rows, 4 * columns))
-        params = random_like(declared(config, zero_shot())["params"], 0)
+        params = random_like(declare(config, zero_shot())["params"], 0)
         state, written = siglip.to_siglip(params, config)
         stored = state["vision_model.embeddings.position_embedding.weight"]
         assert stored.shape == (max(rows, columns) ** 2, 16)

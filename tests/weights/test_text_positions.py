@@ -8,12 +8,13 @@ import pytest
 
 import tpr_jax
 from tests.clip_folder import edit_json, edit_state
-from tests.saved_models import SQUARE, assert_close, declared, write_backbone
+from tests.saved_models import SQUARE, assert_close, write_backbone
 from tests.siglip_folder import write_siglip
 from tests.tiny_clip import quick_compilation, random_like  # noqa: F401
 from tpr_jax.errors import UserError
 from tpr_jax.model import make_model
 from tpr_jax.models import clip, methods
+from tpr_jax.models.clip import declare
 from tpr_jax.weights import backbone
 from tpr_jax.weights.clip import load_clip
 from tpr_jax.weights.files import read_state
@@ -86,7 +87,7 @@ def test_a_saved_model_keeps_its_longer_captions(tmp_path):
     config, params = load_clip(folder)
     config = dataclasses.replace(config, context_length=11)
     params = with_text_positions(params, config)
-    shapes = declared(config, methods.lora(rank=2))
+    shapes = declare(config, methods.lora(rank=2))
     variables = random_like({"lora": shapes["lora"]}, 1) | {"params": params}
     model = make_model(config, methods.lora(rank=2), variables, backbone=backbone.find(folder))
     model.save_pretrained(tmp_path / "model")
