@@ -126,11 +126,11 @@ def test_searching_does_not_import_the_server():
 
 
 STUCK = """
-import sys, threading, time
+import os, sys, time
 from tpr_jax.search.server import images
-from tpr_jax.search.__main__ import main, run
+from tpr_jax.search.__main__ import main
 def stuck(data, size=None):
-    print("stuck", flush=True)
+    os.write(1, b"stuck\\n")  # in one piece: print() of two threads can mix their lines
     while True:
         time.sleep(1)
 images.read_upload = stuck
