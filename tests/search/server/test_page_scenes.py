@@ -295,6 +295,41 @@ def test_marks_are_counted_when_asked_and_are_in_the_link(page, browser, searche
     assert "right=" not in page.url
 
 
+def hold_first(page) -> list:
+    """Returns a list for the first search that the page asks for, which does not reach the server."""
+    held = []
+    page.route("**/api/search*", lambda route: route.continue_() if held else held.append(route))
+    return held
+
+
+def test_marks_made_during_a_search_stay_and_wait_for_the_next(page):
+    held = hold_first(page)
+    with page.expect_request("**/api/search*"):
+        page.press("#text", "Enter")
+    page.locator("#results.old [data-mark=right]").first.click()
+    held[0].continue_()
+    page.locator("#results:not(.old)").wait_for()
+    expect(page.locator("#marked")).to_have_text("Marked: 1 right.")
+    expect(page.locator("#results [aria-pressed=true]")).to_have_count(1)
+    page.click("#use_marks")
+    expect(page.locator("#marked")).to_have_text("Marked: 1 right, counted in this search.")
+
+
+def test_marks_made_during_a_search_of_a_newer_index_are_counted(page):
+    """A mark names a row of the index before: the page asks the server again, which finds the photo."""
+    held = hold_first(page)
+    with page.expect_request("**/api/search*"):
+        page.press("#text", "Enter")
+    page.locator("#results.old [data-mark=right]").first.click()
+    answer = held[0].fetch()
+    with page.expect_request("**/api/search*") as asked:
+        held[0].fulfill(
+            response=answer, body=re.sub(r'"version": ?"\w+"', '"version":"newer"', answer.text())
+        )
+    assert len(asked.value.post_data_json["right"]) == 1 and asked.value.post_data_json["version"]
+    expect(page.locator("#marked")).to_have_text("Marked: 1 right, counted in this search.")
+
+
 def test_several_descriptions_and_what_the_person_lacks(page, browser, searcher):
     page.click("#add_text")
     page.keyboard.type("blue trousers")

@@ -1,16 +1,15 @@
 // The page: reads the query from its fields or its address, calls the API, and shows the results.
 import { clearAnswers, fillAnswers, prepareAnswers, readAnswers, showQuestion } from "./answers.js";
+import { readJson, request } from "./api.js";
 import { fillDescriptions, prepareDescriptions, readTexts, readWithout } from "./descriptions.js";
 import { $, make } from "./dom.js";
 import { listenForFiles, shorten, uploadError } from "./files.js";
 import { fillFilters, makeFilters, readFilters } from "./filters.js";
-import { parseJson } from "./json.js";
 import { addToHistory, clearHistory, showHistory } from "./past.js";
 import { describe, fromAddress, isComplete, isDescribed, namesRows, toAddress, toOptions } from "./question.js";
 import { areOld, focusFirst, handleKey, photoUrl, prepare, showMarks, showResults, useColumns } from "./results.js";
 import { offerScenes } from "./scene.js";
 
-const NO_SERVER = "The server does not respond: is it still running?";
 const POLL = 10_000; // ms between looks at whether the index has changed
 
 let about = { columns: [], version: "", max_upload: 0 };
@@ -146,10 +145,12 @@ async function search({ remember = true } = {}) {
     const answer = await send(query, controller.signal);
     if (answer.version !== about.version) useIndex(await fetchAbout());
     if (controller.signal.aborted) return;
+    const hasNewMarks = JSON.stringify(marks) !== usedMarks; // made while the server searched
+    if (hasNewMarks && rowsIndex !== answer.version) return search({ remember: false }); // with their rows of that index
     if (like !== null) like = answer.like;
-    setMarks({ right: answer.right ?? [], wrong: answer.wrong ?? [] }, answer.version);
-    usedMarks = JSON.stringify(marks);
-    describeMarks();
+    const counted = { right: answer.right ?? [], wrong: answer.wrong ?? [] };
+    usedMarks = JSON.stringify(counted);
+    setMarks(hasNewMarks ? marks : counted, answer.version);
     finish(answer.results, answer.version);
     showQuestion(query.ask ? answer.question : undefined);
     report(answer);
@@ -186,12 +187,7 @@ async function send(query, signal) {
     body = upload;
     type = "application/octet-stream";
   }
-  let response;
-  try {
-    response = await fetch(address, { method: "POST", body, headers: { "Content-Type": type }, signal });
-  } catch (error) {
-    throw error.name === "AbortError" ? error : new Error(NO_SERVER);
-  }
+  const response = await request(address, { method: "POST", body, headers: { "Content-Type": type }, signal });
   const answer = await readJson(response).catch((error) => {
     if (error.name === "AbortError") throw error; // a newer search was started
     return { detail: `The server sent an invalid response (status ${response.status}).` };
@@ -397,12 +393,8 @@ async function start() {
   searchFromAddress();
 }
 
-const readJson = async (response) => parseJson(await response.text());
-
 async function fetchAbout() {
-  const response = await fetch("api/index").catch(() => {
-    throw new Error(NO_SERVER);
-  });
+  const response = await request("api/index");
   const answer = await readJson(response).catch(() => ({}));
   if (!response.ok) throw new Error(`The server answered ${response.status}: ${answer.detail ?? "no reason given"}.`);
   return answer;

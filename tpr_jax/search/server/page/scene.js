@@ -1,5 +1,6 @@
 // An enlarged photo in its scene: the whole frame with a box around the person, and the seconds around the moment. Plays the
 // video where the browser can, and else shows the server's frames one after the other.
+import { readJson, request } from "./api.js";
 import { $ } from "./dom.js";
 
 const CLOSE = 0.05; // seconds by which a frame may differ from the moment whose box is drawn
@@ -56,7 +57,7 @@ async function render() {
   const current = shown;
   if (!current.scene) {
     $("scene_said").textContent = "Loading the scene…";
-    const scene = await fetchJson(addressOf(""));
+    const scene = await fetchAnswer(addressOf(""));
     if (shown !== current || !wanted) return; // another photo is shown by now
     $("scene_said").textContent = scene.detail ?? "";
     if (scene.detail) return setShown(false); // the photo itself stays
@@ -78,13 +79,15 @@ function setShown(on) {
   else pause();
 }
 
-async function fetchJson(address) {
+// Returns the answer, or what went wrong as `detail`.
+async function fetchAnswer(address) {
   try {
-    const response = await fetch(address);
-    const answer = await response.json();
-    return response.ok ? answer : { detail: `${answer.detail ?? `The server answered ${response.status}`}.` };
-  } catch {
-    return { detail: "The server does not respond: is it still running?" };
+    const response = await request(address);
+    if (response.ok) return await readJson(response);
+    const { detail } = await readJson(response).catch(() => ({}));
+    return { detail: `${detail ?? `The server answered ${response.status}`}.` };
+  } catch (error) {
+    return { detail: error.message };
   }
 }
 
@@ -166,7 +169,7 @@ async function playFrames() {
   showFilm(false);
   if (!current.seconds) {
     $("scene_said").textContent = "Loading the frames…";
-    const answer = await fetchJson(addressOf("/moments"));
+    const answer = await fetchAnswer(addressOf("/moments"));
     if (shown !== current) return;
     $("scene_said").textContent = answer.detail ?? "";
     if (answer.detail) return;
