@@ -1,5 +1,7 @@
 """Builds training batches; every random choice is a function of (seed, epoch, example)."""
 
+import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -132,38 +134,24 @@ def train_input(
         )
     labels = np.unique(pids, return_inverse=True)[1].astype(np.int32)
     sources = image_sources(records)
-    images = _decode_cache(sources, image_size, cache=cache, skipped=skipped, progress=progress)
+    decoded = _decode_cache(sources, image_size, cache=cache, skipped=skipped, progress=progress)
+    masking = {"mask_id": mask_id, "probability": mask_probability, "words": words}
+    examples = _Examples(
+        sources=sources,
+        decoded=decoded,
+        image_size=image_size,
+        image_index=image_index,
+        ids=all_ids,
+        seed=seed,
+        augment=functools.partial(augment_image, pad=pad, color=color) if augment else None,
+        mask=functools.partial(mask_caption, **masking) if mask_text or mlm else None,
+        mask_text=mask_text,
+        mlm=mlm,
+        skipped=skipped,
+    )
     rows = batch_size // process_count
     shapes = [(rows, *image_size, 3), (rows, 3 if mlm else 1, all_ids.shape[1])]
     specs = [(shapes[0], np.uint8), (shapes[1], np.int32), ((rows,), np.int32)]
-
-    def read_pair(pair: int) -> UInt8[np.ndarray, "h w 3"]:
-        row = image_index[pair]
-        if skipped and (name := str(sources[row])) in skipped:
-            raise UserError(skipped[name])
-        return read_resized(sources[row], image_size) if images is None else images[row]
-
-    def load_example(
-        epoch: int, example: int, image: UInt8[np.ndarray, "h w 3"], ids: Int32[np.ndarray, "k l"]
-    ) -> int:
-        """Fills `image`, and `ids` with the ids (with `mlm` also masked ids and labels); returns the pair."""
-        pairs = _candidate_pairs(example, len(captions), (seed, epoch, example, _REPLACE_STREAM))
-        pair, original = _read_first(pairs, read_pair, lambda pair: str(sources[image_index[pair]]), skipped)
-        if augment:
-            seeds = (seed, epoch, example, _AUGMENT_STREAM)
-            augment_image(original, seeds, pad=pad, color=color, out=image)
-        else:
-            image[...] = original
-        ids[0] = all_ids[pair]
-        if mask_id is not None and (mask_text or mlm):
-            seeds = (seed, epoch, example, _MASK_STREAM)
-            masked, mlm_labels = mask_caption(
-                all_ids[pair], mask_id, seeds, probability=mask_probability, words=words
-            )
-            ids[0] = masked if mask_text else ids[0]
-            if mlm:
-                ids[1:] = masked, mlm_labels
-        return pair
 
     def batches(epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
         order = (
@@ -173,19 +161,80 @@ def train_input(
         )
         order = order[: steps * batch_size].reshape(steps, process_count, rows)[:, process_index]
 
-        def load(examples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        def load(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             image, ids = _empty_aligned(shapes[0]), np.empty(shapes[1], np.int32)
-            pairs = map(load_example, itertools.repeat(epoch), examples.tolist(), image, ids)
+            pairs = map(examples.load, itertools.repeat(epoch), numbers.tolist(), image, ids)
             return image, ids, np.array(list(pairs), np.int32)
 
         # For images in memory one worker is fast enough, and more would compete for the GIL.
-        workers = worker_threads() if images is None else 1
+        workers = worker_threads() if decoded is None else 1
         loaded = in_order(load, order[start_step:], specs, workers)  # yields what `load` returns
         for image, ids, index in cast(Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]], loaded):
             batch = {"image": image, "ids": ids[:, 0], "pid": labels[index], "index": index}
             yield batch | ({"mlm_ids": ids[:, 1], "mlm_labels": ids[:, 2]} if mlm else {})
 
     return batches
+
+
+@dataclasses.dataclass(frozen=True)
+class _Examples:
+    """The examples of a training split.
+
+    Attributes:
+      sources: the images, see `records.image_sources`.
+      decoded: the images [n, h, w, 3] if they are kept in memory, otherwise None.
+      image_size: height and width in pixels.
+      image_index: the image of each pair of `caption_pairs(records)`.
+      ids: the ids of each pair's caption.
+      seed: the seed of all random choices.
+      augment: `augment_image` with its settings; None if images are not augmented.
+      mask: `mask_caption` with its settings; None if nothing is masked.
+      mask_text: whether the ids themselves are masked.
+      mlm: whether masked ids and labels are added to the ids.
+      skipped: the names of unreadable images, with the reason; None if such an image is an error.
+    """
+
+    sources: Sequence
+    decoded: UInt8[np.ndarray, "n h w 3"] | None
+    image_size: tuple[int, int]
+    image_index: Int32[np.ndarray, " p"]
+    ids: Int32[np.ndarray, "p l"]
+    seed: int
+    augment: Callable | None
+    mask: Callable | None
+    mask_text: bool
+    mlm: bool
+    skipped: dict[str, str] | None
+
+    def name(self, pair: int) -> str:
+        """Returns the name of a pair's image."""
+        return str(self.sources[self.image_index[pair]])
+
+    def read_image(self, pair: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Returns a pair's image. Raises UserError if it cannot be read."""
+        if self.skipped and (name := self.name(pair)) in self.skipped:
+            raise UserError(self.skipped[name])
+        row = self.image_index[pair]
+        return read_resized(self.sources[row], self.image_size) if self.decoded is None else self.decoded[row]
+
+    def load(
+        self, epoch: int, number: int, image: UInt8[np.ndarray, "h w 3"], ids: Int32[np.ndarray, "k l"]
+    ) -> int:
+        """Fills `image`, and `ids` with the ids (with `mlm` also masked ids and labels); returns the pair."""
+        pairs = _candidate_pairs(number, len(self.ids), (self.seed, epoch, number, _REPLACE_STREAM))
+        pair, original = _read_first(pairs, self.read_image, self.name, self.skipped)
+        if self.augment is None:
+            image[...] = original
+        else:
+            self.augment(original, (self.seed, epoch, number, _AUGMENT_STREAM), out=image)
+        ids[0] = self.ids[pair]
+        if self.mask is not None:
+            masked, labels = self.mask(self.ids[pair], seed=(self.seed, epoch, number, _MASK_STREAM))
+            if self.mask_text:
+                ids[0] = masked
+            if self.mlm:
+                ids[1:] = masked, labels
+        return pair
 
 
 def _decode_cache(
