@@ -37,7 +37,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # Optimizing these programs takes several times as long as it saves. JAX_DISABLE_MOST_OPTIMIZATIONS=0, which
-# `make test-slow` and `make test-torch` set, compiles them as users do, for the golden numbers too. XLA
+# `make test-xla` and `make test-torch` set, compiles them as users do, for the golden numbers too. XLA
 # aborts at a flag that it does not know, as other versions may not know this one.
 QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1" and not WORKER:
