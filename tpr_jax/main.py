@@ -10,14 +10,12 @@ from tpr_jax.cli.exit import exit_on_signals, explain_and_exit, silence_native_l
 if __name__ == "__main__":
     exit_on_signals(sys.argv)  # before the imports that take seconds
 
-from absl import flags
-
-from tpr_jax.cli.parser import Parser, add_config_flags, add_flags
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.config.flags import Command, define_flags, parse_command
+from tpr_jax.config.flags import Command, parse_command
 from tpr_jax.distributed import cluster, processes
 from tpr_jax.perf import compilation_cache
 from tpr_jax.perf.allocator import keep_freed_memory
+from tpr_jax.train import arguments
 from tpr_jax.utils import signals
 
 
@@ -25,12 +23,12 @@ def run(argv: list[str]) -> None:
     """Trains or evaluates as the command line says."""
     asked_for_help = {"-h", "--help"} & set(argv[1:])
     if asked_for_help or len(argv) == 1:
-        _help_parser().print_help()
+        arguments.help_parser().print_help()
         raise SystemExit(0 if asked_for_help else 2)
     silence_native_logs()
     with signals.raise_stopped("stopped") as stopped_or:
         command = parse_command(argv)
-        names, sizes = _rerank_names(command), _vector_sizes(command)
+        names, sizes = arguments.rerank_names(command), arguments.vector_sizes(command)
         if command.config.debug:
             print("debug: a few small steps, to check that everything runs; the scores are meaningless")
         peers = cluster.find_here(command.coordinator, command.num_processes, command.process_id)
@@ -40,46 +38,6 @@ def run(argv: list[str]) -> None:
             peers, command.peer_timeout, command.workdir, lambda error: verdict(stopped_or(error), argv)
         ):
             _run_here(command, names, sizes)
-
-
-def _help_parser() -> Parser:
-    """Returns a parser that prints the help; the command line itself is read by `parse_command`."""
-    command = "python -m tpr_jax.main"
-    parser = Parser(
-        prog=command,
-        usage=f"{command} --config configs/NAME.py[:DATASET] --workdir DIR [--config.KEY=VALUE ...] [...]",
-        description="Trains or evaluates a model as a config describes.",
-        examples=(
-            f"{command} --config configs/dm_adapter.py --workdir runs/demo",
-            f"{command} --config configs/lora.py:cuhk_pedes --workdir runs/lora --config.data_dir=DIR",
-        ),
-    )
-    add_config_flags(parser)
-    values = flags.FlagValues()
-    define_flags(values)
-    metavars = {"workdir": "DIR", "mode": "train|eval", "coordinator": "HOST:PORT", "peer_timeout": "SECONDS"}
-    metavars |= {"num_processes": "N", "process_id": "I", "rerank": "all|NAME,NAME"}
-    metavars["vectors"] = "SIZE,SIZE"
-    add_flags(parser, [values[name] for name in (*metavars, "compilation_cache", "initial")], metavars)
-    return parser
-
-
-def _rerank_names(command: Command) -> list[str]:
-    """Returns the names in --rerank, before JAX is imported."""
-    if command.rerank is None:
-        return []
-    from tpr_jax.metrics import rerank  # imports SciPy and Numba
-
-    return rerank.parse_names(command.rerank)
-
-
-def _vector_sizes(command: Command) -> list[int]:
-    """Returns the sizes in --vectors."""
-    if command.vectors is None:
-        return []
-    from tpr_jax.metrics import compress  # imports SciPy and Numba
-
-    return compress.parse_sizes(command.vectors)
 
 
 def _run_here(command: Command, rerank: list[str], sizes: list[int]) -> None:
