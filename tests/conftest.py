@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -62,10 +63,40 @@ settings.load_profile("no_deadline")
 ROOT = Path(__file__).parent.parent
 
 
+def collect_garbage() -> None:
+    """Collects, without the pages that pytest would print of what reading damaged checkpoints leaves."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
+    sys.unraisablehook = hook
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _collect_at_the_end():
+    yield
+    collect_garbage()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _limit_memory():
+    """Drops compiled programs after a module if this process has more than 2 GiB: several share a machine."""
+    yield
+    pages = Path("/proc/self/statm")  # Linux's
+    if pages.exists() and int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 2 * 2**30:
+        import jax
+
+        from tpr_jax.perf.allocator import release_freed_memory
+
+        jax.clear_caches()  # the cache on disk still has them
+        collect_garbage()
+        release_freed_memory()
+
+
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's, which may be switched off
 def pytest_xdist_auto_num_workers():
-    """Returns one more than there are cores: tests wait for processes and signals a quarter of their time."""
-    return (os.cpu_count() or 1) + 1
+    """Returns two more than there are cores: tests wait for processes and signals a quarter of their time."""
+    return (os.cpu_count() or 1) + 2
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
