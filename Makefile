@@ -6,7 +6,7 @@ VENV ?= .venv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 PYTEST_ARGS ?=
-# Two processes more than cores (tests/conftest.py), with a few GB each; idle ones take over tests from others. To use one: PYTEST_ARGS="-n 0"
+# One process more than cores (tests/conftest.py), with a few GB each; idle ones take over tests from others. To use one: PYTEST_ARGS="-n 0"
 WORKERS := -n auto --maxprocesses 4 --dist worksteal
 
 CACHE := $(abspath $(VENV))/cache

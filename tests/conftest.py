@@ -78,12 +78,22 @@ def _collect_at_the_end():
     collect_garbage()
 
 
+@pytest.fixture(autouse=True)
+def _restore_signals():
+    """Restores the handlers: a command that runs in this process sets ones that end the process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        if handler is not None:  # one of C, such as JAX's for several processes
+            signal.signal(number, handler)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _limit_memory():
-    """Drops compiled programs after a module if this process has more than 2 GiB: several share a machine."""
+    """Drops compiled programs after a module if this process has more than 4 GiB: several share a machine."""
     yield
     pages = Path("/proc/self/statm")  # Linux's
-    if pages.exists() and int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 2 * 2**30:
+    if pages.exists() and int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 4 * 2**30:
         import jax
 
         from tpr_jax.perf.allocator import release_freed_memory
@@ -95,8 +105,8 @@ def _limit_memory():
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's, which may be switched off
 def pytest_xdist_auto_num_workers():
-    """Returns two more than there are cores: tests wait for processes and signals a quarter of their time."""
-    return (os.cpu_count() or 1) + 2
+    """Returns one more than there are cores: tests wait for processes and signals a quarter of their time."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers

@@ -22,6 +22,7 @@ LONG = {
     "config/test_bad_input.py::test_damaged_checkpoint_falls_back_to_the_one_before",
     "config/test_bad_input.py::test_diverging_run_in_a_process_of_its_own",
     "config/test_bad_input.py::test_nan_in_the_loss_stops_and_keeps_the_last_good_state",
+    "search/index/test_forget.py::test_killed_at_every_file_operation",
     "search/index/test_killed.py::test_killed_at_every_file_operation",
     "search/server/test_serve.py::test_stops_while_decoding_hangs",
     # Whole runs under rare settings (330 s).
@@ -77,13 +78,16 @@ LONG = {
     "data/mini_pedes/test_captions.py::test_pretrain_captions_are_short_coarse_and_true",
     "export/test_export.py::test_narrow_types_are_smaller_and_report_their_error",
     "export/test_export.py::test_other_methods",
+    "models/test_tpu_attention.py::test_a_mesh_computes_each_row_once",
     "models/test_tpu_attention.py::test_gradients_match_the_reference",
     "models/test_tpu_attention.py::test_matches_numpy",
+    "perf/test_compilation_cache.py::test_a_second_process_compiles_nothing",
     "search/server/test_connections.py::test_closes_a_thousand_slow_connections",
     "search/server/test_connections.py::test_waits_for_a_slow_server",
     "train/test_step.py::test_losses_with_heads_in_bfloat16",
     "utils/test_numba_cache.py::test_a_read_only_package_without_a_home",
     "utils/test_numba_cache.py::test_commands_run_there",
+    "test_makefile.py::test_a_lock_is_installed_as_it_says_or_not_at_all",
     "weights/test_hub.py::test_an_index_is_of_the_revision_that_was_asked_for",
     "weights/test_image_constants.py::test_adapted_merged_and_plain_models_keep_mean_and_std",
 }
@@ -94,6 +98,7 @@ QUICK = {
     "models/test_siglip.py::test_every_method_trains[dm_adapter]",
     "models/test_tpu_attention.py::test_gradients_match_the_reference[float32]",
     "models/test_tpu_attention.py::test_matches_numpy[float32]",
+    "perf/test_compilation_cache.py::test_a_second_process_compiles_nothing[True]",
     "test_golden.py::test_four_optimizer_steps[dm_adapter]",
     "weights/test_siglip.py::test_saved_methods[dm_adapter]",
 }
