@@ -51,7 +51,7 @@ endif
 endif
 endif
 
-.PHONY: help demo test test-long test-slow test-xla test-torch test-beam docs lint format lock clean
+.PHONY: help demo test test-long test-slow test-torch test-beam docs lint format lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -59,7 +59,6 @@ help:
 	@echo "make test        formatting, linter, types, tests   (PYTEST_ARGS='-k metrics' for some)"
 	@echo "make test-long   the tests that take long and cover rare cases (tests/long.py)"
 	@echo "make test-slow   the tests that run for many minutes: several processes, kills, all meshes"
-	@echo "make test-xla    golden numbers, training, resuming, export and search, compiled as users do"
 	@echo "make test-torch  the tests that need PyTorch, which it installs"
 	@echo "make test-beam   the tests that need Apache Beam, in a separate environment below .venv"
 	@echo "make docs        the pages of docs/ as a site: site/index.html"
@@ -71,24 +70,22 @@ help:
 demo: $(VENV)/.installed
 	$(RUN) -m tpr_jax.main --config configs/dm_adapter.py --workdir runs/demo
 
-# .ci/run sets MARKS to run the long and the slow tests with the quick ones: they share what is compiled, and no core
-# waits between them.
+# .ci/run sets MARKS to run the long tests with the quick ones and those with PyTorch with the slow ones: they share what
+# is compiled, and no core waits between the two.
 test: MARKS = not torch and not slow and not long
 test: lint
-	$(RUN) -m pytest --timeout 1800 -m "$(MARKS)" $(WORKERS) $(PYTEST_ARGS)
+	$(RUN) -m pytest --timeout 900 -m "$(MARKS)" $(WORKERS) $(PYTEST_ARGS)
 
 test-long: $(VENV)/.test-tools
 	$(RUN) -m pytest --timeout 900 -m "long and not torch and not slow" $(WORKERS) $(PYTEST_ARGS)
 
+test-slow: MARKS = (slow or golden or everywhere and not long) and not torch
 test-slow: $(VENV)/.test-tools
-	$(RUN) -m pytest --timeout 1800 -m "slow and not torch" $(WORKERS) $(PYTEST_ARGS)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 1800 -m "$(MARKS)" $(WORKERS) $(PYTEST_ARGS)
 
-test-xla: $(VENV)/.test-tools
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 1800 \
-		-m "(golden or everywhere and not long) and not torch" $(WORKERS) $(PYTEST_ARGS)
-
+test-torch: MARKS = torch
 test-torch: $(VENV)/.torch
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 1800 -m torch $(WORKERS) $(PYTEST_ARGS)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest --timeout 1800 -m "$(MARKS)" $(WORKERS) $(PYTEST_ARGS)
 
 # Beam requires older versions of packages in .venv.
 test-beam: $(VENV)/.beam

@@ -2,7 +2,6 @@
 
 import atexit
 import fcntl
-import gc
 import json
 import os
 import shutil
@@ -10,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -39,17 +37,13 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # Optimizing these programs takes several times as long as it saves. JAX_DISABLE_MOST_OPTIMIZATIONS=0, which
-# `make test-xla` and `make test-torch` set, compiles them as users do, for the golden numbers too. XLA
+# `make test-slow` and `make test-torch` set, compiles them as users do, for the golden numbers too. XLA
 # aborts at a flag that it does not know, as other versions may not know this one.
 QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1" and not WORKER:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_FLAGS}".strip()
 
 enforce_annotations()  # imports JAX, which reads what is set above
-
-# Tracing creates millions of objects, few of which are garbage. Searching for it as often as Python does by
-# default takes a fifth of the time, and more as a process keeps more programs.
-gc.set_threshold(100_000, 20, 20)
 
 # A process that a shell starts in the background ignores Ctrl-C, and so would all processes that the tests
 # start.
@@ -63,21 +57,6 @@ settings.load_profile("no_deadline")
 ROOT = Path(__file__).parent.parent
 
 
-def collect_garbage() -> None:
-    """Collects, without the pages that pytest would print of what reading damaged checkpoints leaves."""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gc.collect()
-    sys.unraisablehook = hook
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _collect_at_the_end():
-    yield
-    collect_garbage()
-
-
 @pytest.fixture(autouse=True)
 def _restore_signals():
     """Restores the handlers: a command that runs in this process sets ones that end the process."""
@@ -86,21 +65,6 @@ def _restore_signals():
     for number, handler in handlers.items():
         if handler is not None:  # one of C, such as JAX's for several processes
             signal.signal(number, handler)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _limit_memory():
-    """Drops compiled programs after a module if this process has more than 4 GiB: several share a machine."""
-    yield
-    pages = Path("/proc/self/statm")  # Linux's
-    if pages.exists() and int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 4 * 2**30:
-        import jax
-
-        from tpr_jax.perf.allocator import release_freed_memory
-
-        jax.clear_caches()  # the cache on disk still has them
-        collect_garbage()
-        release_freed_memory()
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's, which may be switched off

@@ -15,7 +15,9 @@ case "$2" in *"'{version}'"*) exit 0 ;; *) exit 1 ;; esac
 """
 # The targets that install packages in the background.
 NEWER, TORCH = ".venv313/.test-tools", ".venv/.torch .venv/.docs"
-ALL, BOTH, PYTORCH = "MARKS=not torch test", "test-xla", "test-torch"
+QUICK = "MARKS=not torch and not slow test"
+BOTH = "MARKS=(golden or everywhere and not long) and not torch test-slow"
+SLOW = "MARKS=slow or torch test-torch"
 SHIM = "#!/bin/sh\necho 'pyenv: python3.13: command not found' >&2\nexit 127\n"
 
 
@@ -64,14 +66,14 @@ def test_both_pythons_have_their_part(run, tmp_path):
     other = f"VENV=.venv313 PYTHON={newer}"
     assert [one for one in called if one not in (f"{other} {NEWER}", TORCH)] == [
         ".venv/.test-tools",
-        ALL,
+        QUICK,
         f"{other} {BOTH}",
-        PYTORCH,
+        SLOW,
         "docs",
     ]
     # An environment is complete before tests run in it, and does not change while they do.
     assert called.index(f"{other} {NEWER}") < called.index(f"{other} {BOTH}")
-    assert called.index(ALL) < called.index(TORCH) < called.index(PYTORCH)
+    assert called.index(QUICK) < called.index(TORCH) < called.index(SLOW)
     assert all(f"log of {one}\n" in done.stdout for one in called)
 
 
@@ -92,18 +94,18 @@ def test_without_another_python_all_runs_on_the_first(run, tmp_path):
     )  # not what it is called
     done, called = run()
     assert done.returncode == 0
-    assert called == [".venv/.test-tools", ALL, TORCH, BOTH, PYTORCH, "docs"]
+    assert called == [".venv/.test-tools", QUICK, TORCH, SLOW, "docs"]
     assert "Python 3.13 is not available" in done.stdout
 
 
 @pytest.mark.parametrize(
     "failing, later",
     [
-        (".venv/.test-tools", {ALL, BOTH, PYTORCH, "docs"}),
-        ("*\\ test", {BOTH, PYTORCH, "docs"}),
-        ("*313/.test-tools", {BOTH, PYTORCH, "docs"}),
-        ("*test-xla", {PYTORCH, "docs"}),
-        (".venv/.torch*", {PYTORCH, "docs"}),
+        (".venv/.test-tools", {QUICK, BOTH, SLOW, "docs"}),
+        ("*\\ test", {BOTH, SLOW, "docs"}),
+        ("*313/.test-tools", {BOTH, SLOW, "docs"}),
+        ("*test-slow", {SLOW, "docs"}),
+        (".venv/.torch*", {SLOW, "docs"}),
         ("*test-torch", {"docs"}),
         ("docs", set()),
     ],

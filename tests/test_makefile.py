@@ -107,17 +107,7 @@ def test_an_environment_of_another_python_is_not_used_in_silence(folder, tmp_pat
 
 def test_everything_of_an_environment_lies_in_it():
     shown = make(
-        ROOT,
-        "-n",
-        "-B",
-        "VENV=.another",
-        "test",
-        "test-slow",
-        "test-xla",
-        "test-torch",
-        "test-beam",
-        "docs",
-        "clean",
+        ROOT, "-n", "-B", "VENV=.another", "test", "test-slow", "test-torch", "test-beam", "docs", "clean"
     ).stdout
     assert ".another/bin/python -m pytest" in shown and "rm -rf .another " in shown
     assert ".venv" not in shown.replace(".another", "")
