@@ -84,10 +84,10 @@ LONG = {
     "perf/test_compilation_cache.py::test_a_second_process_compiles_nothing",
     "search/server/test_connections.py::test_closes_a_thousand_slow_connections",
     "search/server/test_connections.py::test_waits_for_a_slow_server",
+    "test_makefile.py::test_a_lock_is_installed_as_it_says_or_not_at_all",
     "train/test_step.py::test_losses_with_heads_in_bfloat16",
     "utils/test_numba_cache.py::test_a_read_only_package_without_a_home",
     "utils/test_numba_cache.py::test_commands_run_there",
-    "test_makefile.py::test_a_lock_is_installed_as_it_says_or_not_at_all",
     "weights/test_hub.py::test_an_index_is_of_the_revision_that_was_asked_for",
     "weights/test_image_constants.py::test_adapted_merged_and_plain_models_keep_mean_and_std",
 }

@@ -267,13 +267,10 @@ def test_exit_immediately_prints_a_line(number, code, said):
     assert stderr == ("" if code == 0 else "error: interrupted\n")
 
 
-def test_a_signal_that_the_shell_has_ignored_stays_ignored(monkeypatch):
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        ending.exit_immediately({signal.SIGINT: (130, "")})
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
+def test_a_signal_that_the_shell_has_ignored_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ending.exit_immediately({signal.SIGINT: (130, "")})
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 # Sends SIGTERM to itself when the n-th module is imported; the first few are the command itself. Before a

@@ -1,6 +1,6 @@
 // An enlarged photo in its scene: the whole frame with a box around the person, and the seconds around the moment. Plays the
 // video where the browser can, and else shows the server's frames one after the other.
-import { readJson, request } from "./api.js";
+import { NO_SERVER, readJson } from "./api.js";
 import { $ } from "./dom.js";
 
 const CLOSE = 0.05; // seconds by which a frame may differ from the moment whose box is drawn
@@ -82,12 +82,11 @@ function setShown(on) {
 // Returns the answer, or what went wrong as `detail`.
 async function fetchAnswer(address) {
   try {
-    const response = await request(address);
-    if (response.ok) return await readJson(response);
-    const { detail } = await readJson(response).catch(() => ({}));
-    return { detail: `${detail ?? `The server answered ${response.status}`}.` };
-  } catch (error) {
-    return { detail: error.message };
+    const response = await fetch(address);
+    const answer = await readJson(response);
+    return response.ok ? answer : { detail: `${answer.detail ?? `The server answered ${response.status}`}.` };
+  } catch {
+    return { detail: NO_SERVER };
   }
 }
 
