@@ -18,7 +18,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from tests import long
+from tests import choice, long
 from tests.small_disk import on_small_disk  # noqa: F401 (a fixture)
 from tests.typed import enforce_annotations
 
@@ -67,15 +67,29 @@ def _restore_signals():
             signal.signal(number, handler)
 
 
+@pytest.fixture(autouse=True)
+def _without_report_image(request, monkeypatch):
+    """Leaves out the photos of report.png, which take a tenth of the time of a small run in this process."""
+    if "report" not in request.path.parts:
+        monkeypatch.setattr("tpr_jax.report.png.render", lambda facts: b"\x89PNG: a test made this")
+
+
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's, which may be switched off
 def pytest_xdist_auto_num_workers():
     """Returns one more than there are cores: tests wait for processes and signals a quarter of their time."""
     return (os.cpu_count() or 1) + 1
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Skips a file without a chosen test: each process takes seconds to import them all."""
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    return True if is_test and not choice.may_hold_tests(collection_path, config.option.markexpr) else None
+
+
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(items):
     long.mark(items)
+    choice.check(items)
 
 
 def pytest_collection_finish():
@@ -244,9 +258,17 @@ def without_matrix_unit():
 
 def forced_devices(count: int, quick: bool = False) -> dict[str, str]:
     """Returns the environment of a process with this many CPU devices; `quick` turns optimizations off."""
-    flags = [os.environ.get("XLA_FLAGS", ""), f"--xla_force_host_platform_device_count={count}"]
-    found = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags + [QUICK_FLAGS] * quick)}
-    return found | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} if quick else found
+    found = {**os.environ, "JAX_PLATFORMS": "cpu"} | (quick_compilation() if quick else {})
+    found["XLA_FLAGS"] = (
+        f"{found.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}".strip()
+    )
+    return found
+
+
+def quick_compilation() -> dict[str, str]:
+    """Returns the variables of a process without optimizations: many compile longer than they compute."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_FLAGS}".strip()
+    return {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": flags}
 
 
 def _environment() -> dict[str, str]:

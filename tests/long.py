@@ -4,6 +4,8 @@ They are marked here instead of in their files, so that the list can be reviewed
 from one of two processes on two cores of an Intel Xeon, with Python 3.13.
 """
 
+from pathlib import Path
+
 import pytest
 
 LONG = {
@@ -102,6 +104,11 @@ QUICK = {
     "test_golden.py::test_four_optimizer_steps[dm_adapter]",
     "weights/test_siglip.py::test_saved_methods[dm_adapter]",
 }
+
+
+def holds(path: Path) -> bool:
+    """Returns whether a file has a test of the list."""
+    return any(path.as_posix().endswith(f"tests/{name.partition('::')[0]}") for name in LONG)
 
 
 def mark(items: list[pytest.Item]) -> None:

@@ -1,10 +1,11 @@
 """Trains the same few steps on each mesh of eight virtual CPU devices; run by distributed/test_sharding.py.
 
-    python mesh_script.py METHOD... -- DATAxMODEL[+PARTS]...
+    python mesh_script.py methods '{METHOD: [DATAxMODEL[+PARTS], ...], ...}'
+    python mesh_script.py losses DATAxMODEL...
 
 The towers take the batch in PARTS microbatches, by default one. Prints JSON: for each method and mesh the
 metrics of each step, the error of the parameters relative to their change on one device, and which leaves are
-sharded; for each loss alone the errors of its value and gradients, and the memory of a device.
+sharded; or for each loss alone the errors of its value and gradients, and the memory of a device.
 """
 
 import dataclasses
@@ -134,14 +135,21 @@ def needs(function, mesh: Mesh, arguments, rows: int) -> dict:
     return {"bytes": taken, "all_pairs": f"[{rows},{rows}]" in compiled.as_text()}
 
 
-def main(names: list[str], sizes: list[str]) -> None:
-    meshes = {"1x1": Mesh(np.array(jax.devices()[:1]).reshape(1, 1), sharding.AXES)}
-    meshes |= {label: sharding.make_mesh(*map(int, label.split("+")[0].split("x"))) for label in sizes}
-    found = {name: train(name, meshes) for name in names}
-    memory = {label: memory_of_losses(mesh) for label, mesh in list(meshes.items())[:2]}
-    print(json.dumps({"methods": found, "losses": losses_alone(meshes), "memory": memory}))
+def make_meshes(sizes: list[str]) -> dict[str, Mesh]:
+    """Returns the mesh of one device, and those of these sizes."""
+    one = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), sharding.AXES)
+    return {"1x1": one} | {s: sharding.make_mesh(*map(int, s.split("+")[0].split("x"))) for s in sizes}
+
+
+def main(what: str, *rest: str) -> None:
+    if what == "methods":
+        found = {name: train(name, make_meshes(sizes)) for name, sizes in json.loads(rest[0]).items()}
+    else:
+        meshes = make_meshes(list(rest))
+        memory = {label: memory_of_losses(mesh) for label, mesh in list(meshes.items())[:2]}
+        found = {"losses": losses_alone(meshes), "memory": memory}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    middle = sys.argv.index("--")
-    main(sys.argv[1:middle], sys.argv[middle + 1 :])
+    main(*sys.argv[1:])

@@ -19,7 +19,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, quick_compilation
 
 SITE = (ROOT / "notebooks/address.txt").read_text().strip()
 NAMES = ("tour", "train_benchmark", "search_photos", "ablation", "port_checkpoint")
@@ -170,7 +170,13 @@ def test_installs_into_colab_without_replacing_packages(tmp_path):
         done = subprocess.run(
             list(map(str, words)),
             cwd=tmp_path,
-            env={**clean, "JAX_PLATFORMS": "cpu", "PIP_NO_COMPILE": "1"},
+            # Compiling takes longer than these steps.
+            env={
+                **clean,
+                "JAX_PLATFORMS": "cpu",
+                "PIP_NO_COMPILE": "1",
+                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            },
             capture_output=True,
             text=True,
             timeout=1500,
@@ -213,6 +219,8 @@ def run(name: str, folder, monkeypatch) -> tuple[str, list]:
 
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path.rstrip(os.pathsep))
+    for key, value in quick_compilation().items():
+        monkeypatch.setenv(key, value)
     monkeypatch.setenv("TPR_QUICK", "1")
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's backend displays images
     book = read(name)

@@ -79,9 +79,13 @@ def run(name, argument, workdir, *flags):
 
 
 @pytest.mark.slow
-def test_the_mixture_runs(tmp_path):
-    """The mixture names blocks that only deeper towers have."""
-    run("mixture", "rstp_reid", tmp_path / "run")
+@pytest.mark.parametrize(
+    ("name", "argument"), [("mixture", "rstp_reid"), ("ablation_up_person", "depth_lora_12,cuhk_pedes")]
+)
+def test_configs_of_deeper_towers_run(name, argument, tiny, tmp_path):
+    """They name blocks that towers of one block lack; `test_notebooks.py` has a debug run on MiniPEDES."""
+    flags = ["--config.dataset=cuhk_pedes", f"--config.data_dir={tiny['data']}"]
+    run(name, argument, tmp_path / "run", *flags)
 
 
 ON_ONE_BLOCK = [(name, "") for name in NAMES if name not in ("zero_shot", "mixture", *ABLATIONS)]
@@ -98,9 +102,3 @@ def test_every_config_runs_on_towers_of_one_block(name, row, tiny, tmp_path):
     if name not in PRETRAIN:  # which name the files of MiniPEDES
         flags |= {"dataset": "cuhk_pedes", "data_dir": tiny["data"]}
     run(name, argument, tmp_path / "run", *(f"--config.{key}={value}" for key, value in flags.items()))
-
-
-@pytest.mark.slow
-def test_a_row_of_the_ablations_runs(tmp_path):
-    """The row adapts more blocks than towers of one block have."""
-    run("ablation_up_person", "depth_lora_12,cuhk_pedes", tmp_path / "run")

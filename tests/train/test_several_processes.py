@@ -127,13 +127,12 @@ def wait_for_step(process, workdir, step: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lost", [0, 1])
-@pytest.mark.parametrize("again", [1, 2])
+@pytest.mark.parametrize(
+    ("whole", "lost", "again"), [("8x1", 0, 2), ("8x1", 1, 1), ("2x4", 1, 2)], indirect=["whole"]
+)
 def test_one_is_killed_the_other_says_so_and_a_restart_goes_on(tiny, tmp_path, whole, lost, again):
     """With as many processes as before, or with one."""
     mesh, reference = whole
-    if "--config.mesh.model=4" in mesh and (lost, again) != (1, 2):
-        pytest.skip("one case of the other mesh is enough")
     workdir = tmp_path / "run"
     processes = begin_two(tiny, workdir, *mesh)
     wait_for_step(processes[0], workdir, 5)
@@ -254,6 +253,7 @@ def test_rejects_processes_with_different_data(tiny, own_data, own_clip, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("whole", ["8x1"], indirect=True)
 def test_one_process_stops_and_two_resume(tiny, tmp_path, whole):
     """A process is added instead of lost."""
     mesh, reference = whole
@@ -269,6 +269,7 @@ def test_one_process_stops_and_two_resume(tiny, tmp_path, whole):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("whole", ["2x4"], indirect=True)  # its weights are sharded
 def test_resumes_on_other_devices(tiny, tmp_path, whole):
     """Eight, then two, then one: the last with a mesh of its own."""
     mesh, reference = whole

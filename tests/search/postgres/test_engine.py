@@ -185,13 +185,13 @@ def sizes(url):
 
 
 @pytest.mark.slow
-def test_recall_of_200_000_rows(tmp_path, url):
+def test_recall_of_many_rows(tmp_path, url):
     """Top 10 against exact: all rows, and conditions that 50 %, 14 % and 1 % of them meet.
 
     The queries are other ones than those that the update measures with. TPR_POSTGRES_ROWS=1000000 takes more
     rows, and `pytest -s` shows the figures.
     """
-    count, width = int(os.environ.get("TPR_POSTGRES_ROWS", "200000")), 64
+    count, width = int(os.environ.get("TPR_POSTGRES_ROWS", "100000")), 64
     vectors = mixture(count, width)
     columns = {"half": pa.array(np.arange(count) % 2), "camera": pa.array(np.arange(count) % 7),
                "rare": pa.array(np.arange(count) % 100)}  # fmt: skip
