@@ -40,8 +40,3 @@ def test_scores_are_percents_that_rise_with_the_rank():
         assert set(row.scores) <= set(METRIC_KEYS) and all(0 < value < 100 for value in row.scores.values())
         ranks = [row.scores[key] for key in ("R1", "R5", "R10") if key in row.scores]
         assert ranks == sorted(ranks) and row.scores.get("mAP", 0) < row.r1
-
-
-def test_source_names_the_table_if_it_is_recorded():
-    assert published.Published("m", "d", "A paper", 1.0).source == "A paper"
-    assert published.Published("m", "d", "A paper", 1.0, table="3").source == "A paper, table 3"

@@ -15,8 +15,6 @@ from tpr_jax.train import loop
 from tpr_jax.train.evaluate import Evaluator
 from tpr_jax.utils.signals import Stopped
 
-pytestmark = pytest.mark.everywhere
-
 LAST = 120
 
 
@@ -98,6 +96,7 @@ def test_killed_twice_gives_the_same_run(start, run, finished, tmp_path):
     assert_same_run(workdir, reference)
 
 
+@pytest.mark.everywhere
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_saves_and_stops_on_a_signal(start, make_config, finished, tmp_path, number):
@@ -130,6 +129,7 @@ def test_saves_and_stops_on_a_signal(start, make_config, finished, tmp_path, num
     assert_same_run(workdir, reference)
 
 
+@pytest.mark.everywhere
 def test_stops_during_an_evaluation(make_config, finished, tmp_path):
     """Runs in this process, where the moment of the signal can be chosen."""
     reference, _ = finished
@@ -152,6 +152,7 @@ def test_stops_during_an_evaluation(make_config, finished, tmp_path):
     assert_same_run(tmp_path, reference)
 
 
+@pytest.mark.everywhere
 def test_saves_and_ends_quietly_on_a_closed_pipe(start, make_config, tmp_path, capsys):
     """Like `... | head`: the reader closes the pipe after a few lines."""
     process = start(tmp_path, "--config.eval_every=1")
@@ -169,6 +170,7 @@ def test_saves_and_ends_quietly_on_a_closed_pipe(start, make_config, tmp_path, c
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6, 6, 7, 8, 8]
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("cut", [6, 14])  # at the end of an epoch, and in the middle of one
 def test_resumes_a_shorter_run(make_config, finished, tmp_path, cut):
     results = loop.train(make_config(total_steps=cut), tmp_path)
@@ -179,6 +181,7 @@ def test_resumes_a_shorter_run(make_config, finished, tmp_path, cut):
     assert len(trained[0]) == 18 and trained[0] == trained[1][:18]
 
 
+@pytest.mark.everywhere
 def test_another_seed_gives_another_run(make_config, finished, tmp_path):
     """The comparisons above can fail."""
     loop.train(make_config(seed=1, total_steps=1, eval_every=0), tmp_path)

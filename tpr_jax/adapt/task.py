@@ -22,6 +22,7 @@ from tpr_jax.models import clip
 from tpr_jax.models.methods import Method, layer_norm
 from tpr_jax.models.positions import read_positions
 from tpr_jax.search.query.chance import descriptions
+from tpr_jax.train.evaluate import encode
 from tpr_jax.train.step import jit_encoders
 from tpr_jax.utils.normalize import l2_normalize
 from tpr_jax.utils.plural import counted
@@ -93,12 +94,10 @@ class Adaptation:
         size = self.settings.batch_size
         images = image_batches(self.pixels, self.model.config.image_size, size)
         encode_image, encode_text = self.encoders
-        photos = [np.asarray(encode_image(variables, rows))[:valid] for rows, valid in images]
-        texts = [
-            np.asarray(encode_text(variables, rows))[:valid]
-            for rows, valid in text_batches(self.ids, 2 * size)
-        ]
-        return l2_normalize(np.concatenate(texts)), l2_normalize(np.concatenate(photos))
+        photos = encode(encode_image, variables, images, -(-len(self.pixels) // size), "photos")
+        ids = text_batches(self.ids, 2 * size)
+        texts = encode(encode_text, variables, ids, -(-len(self.ids) // (2 * size)), "descriptions")
+        return l2_normalize(texts), l2_normalize(photos)
 
 
 def prepare(settings: Settings, log: Log) -> tuple[Adaptation, dict]:

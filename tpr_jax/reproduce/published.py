@@ -15,7 +15,6 @@ class Published:
       r5: R@5, None if it is not published.
       r10: R@10, None if it is not published.
       mean_ap: mAP, None if it is not published.
-      table: the number of the table in that paper; empty if it is not recorded here.
     """
 
     method: str
@@ -25,18 +24,12 @@ class Published:
     r5: float | None = None
     r10: float | None = None
     mean_ap: float | None = None
-    table: str = ""
 
     @property
     def scores(self) -> dict[str, float]:
         """The published numbers by the names of `metrics.retrieval.METRIC_KEYS`."""
         numbers = {"R1": self.r1, "R5": self.r5, "R10": self.r10, "mAP": self.mean_ap}
         return {key: number for key, number in numbers.items() if number is not None}
-
-    @property
-    def source(self) -> str:
-        """The paper, with its table if that is recorded."""
-        return f"{self.paper}, table {self.table}" if self.table else self.paper
 
 
 _BASELINES = "a baseline, whose paper is not recorded"
@@ -45,7 +38,6 @@ _DM_ADAPTER = "DM-Adapter, AAAI 2025"
 _UP_PERSON = "UP-Person, 2025"
 _IRRA = "IRRA, CVPR 2023"
 
-# The numbers of the tables were not at hand when these were entered, so that `table` is empty.
 PUBLISHED = (
     Published("zero_shot", "cuhk_pedes", _BASELINES, 12.65, mean_ap=11.15),
     Published("zero_shot", "icfg_pedes", _BASELINES, 6.67, mean_ap=2.51),

@@ -109,7 +109,7 @@ def make_row(recipe: Recipe, subset: str, quick: bool, weights_sha256: str | Non
         method=recipe.method,
         dataset=recipe.dataset,
         published=expected,
-        source=reference.source if reference else "",
+        source=reference.paper if reference else "",
         protocol=protocol,
         seeds=len(recipe.runs),
         done=len(done),
