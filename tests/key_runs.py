@@ -145,7 +145,7 @@ class Runs:
         `patches` are (object, name, value). Returns the objects of the run, `printed`, and for a complete run
         `rows` (metrics.jsonl), `saved` (the steps of its checkpoints) and `results`.
         """
-        seen = SimpleNamespace(saved=[], rows=[])
+        seen = SimpleNamespace(saved=[])
         train_input, make_optimizer = pipeline.train_input, setup.make_optimizer
         jit_train_step = train.step.jit_train_step
 
@@ -200,9 +200,8 @@ class Runs:
             with contextlib.redirect_stdout(printed), contextlib.suppress(Stop):
                 seen.results = train.train(config, Path(folder) / "run")
             seen.printed = printed.getvalue()
-            if loop:
-                lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
-                seen.rows = [json.loads(line) for line in lines]
+            logged = Path(folder) / "run" / "metrics.jsonl"
+            seen.rows = [json.loads(line) for line in logged.read_text().splitlines()] if loop else []
         return seen
 
     def first_batch(self, config, anew=False) -> dict:

@@ -33,7 +33,7 @@ def test_schedules_match_the_reference(kind):
 
 
 def test_per_step_schedule_moves_within_an_epoch():
-    settings = dict(kind="linear", warmup_epochs=1, num_epochs=3, steps_per_epoch=10)
+    settings = {"kind": "linear", "warmup_epochs": 1, "num_epochs": 3, "steps_per_epoch": 10}
     rate = optim.schedule(1.0, per_step=True, **settings)
     np.testing.assert_allclose(
         [rate(0), rate(5), rate(10), rate(20), rate(30)], [0.1, 0.55, 1, 0.5, 0], atol=1e-6
@@ -149,7 +149,7 @@ def test_groups_match_the_reference():
 )
 def test_milestones_gamma_and_power_by_hand(kind, settings, expected):
     """Four epochs without a warm-up: the part done is 0, 1/4, 1/2, 3/4."""
-    shape = dict(warmup_epochs=0, num_epochs=4, steps_per_epoch=3, per_step=False)
+    shape = {"warmup_epochs": 0, "num_epochs": 4, "steps_per_epoch": 3, "per_step": False}
     rate = optim.schedule(1.0, kind=kind, **shape, **settings)
     np.testing.assert_allclose([rate(3 * epoch) for epoch in range(4)], expected, rtol=1e-6)
     np.testing.assert_allclose([rate(jnp.array(3 * epoch + 2)) for epoch in range(4)], expected, rtol=1e-6)

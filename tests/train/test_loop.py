@@ -258,7 +258,7 @@ def test_evaluates_on_another_number_of_devices(finished, start, tmp_path, flags
     workdir, _ = finished
     copy = shutil.copytree(workdir, tmp_path / "copy")
     process = start(copy, "--mode=eval", *flags, env=forced_devices(devices))
-    stdout, stderr = process.communicate(timeout=600)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 0, stderr
     scored = json.loads((copy / "eval.json").read_text())
     results = json.loads((workdir / "results.json").read_text())
@@ -280,16 +280,16 @@ def test_evaluation_takes_any_training_batch_size(make_config, tmp_path):
         np.testing.assert_allclose(
             list(scored["test"][direction].values()), list(other["test"][direction].values()), atol=1e-3
         )
-    with pytest.raises(UserError, match="config.batch_size=500 must be a multiple of the 1 devices"):
+    with pytest.raises(UserError, match=r"config\.batch_size=500 must be a multiple of the 1 devices"):
         loop.train(config, tmp_path / "trained")
 
 
 def test_reports_milestones_beyond_the_last_epoch(make_config, tmp_path, capsys):
-    flags = dict(num_epochs=3, total_steps=2, eval_every=0, optimizer__schedule="step")
+    flags = {"num_epochs": 3, "total_steps": 2, "eval_every": 0, "optimizer__schedule": "step"}
     loop.train(make_config(**flags), tmp_path / "default")
     told = "config.optimizer.milestones=(20, 50) all lie beyond config.num_epochs=3: after its warm-up"
     assert told in capsys.readouterr().out
-    flags |= dict(total_steps=0, optimizer__milestones="(1,2)", optimizer__gamma=0.5, log_every=6)
+    flags |= {"total_steps": 0, "optimizer__milestones": "(1,2)", "optimizer__gamma": 0.5, "log_every": 6}
     config = make_config(**flags, optimizer__warmup_epochs=0.0)
     loop.train(config, tmp_path / "short")
     assert "optimizer.milestones" not in capsys.readouterr().out

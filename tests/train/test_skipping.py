@@ -150,7 +150,7 @@ def test_evaluation_skips_unreadable_images_and_their_captions(records):
     bad = [0, 4, 11]
     for how, row in enumerate(bad):
         spoil(records.image_paths[row], how)
-    with pytest.raises(UserError, match="1.png: no such image"):
+    with pytest.raises(UserError, match=r"1\.png: no such image"):
         evaluate.encode_split(encoders(), {}, records, Tokenizer(), SIZE, 5)
     skipped = {}
     found = evaluate.encode_split(encoders(), {}, records, Tokenizer(), SIZE, 5, skipped=skipped)
@@ -215,7 +215,7 @@ def test_run_on_a_folder_with_a_mixture(make_config, tmp_path, capsys):
     written = json.loads((tmp_path / "run" / "config.json").read_text())
     assert written["mix"] == [["synth_pedes", str(more), 0.5]]
     config.mix = ()
-    with pytest.raises(UserError, match="config.mix was"):
+    with pytest.raises(UserError, match=r"config\.mix was"):
         loop.train(config, tmp_path / "run")
 
 

@@ -240,7 +240,7 @@ def test_rejects_a_method_that_does_not_fit(saved):
         tpr_jax.from_pretrained(saved)
     edit(saved, method=method | {"tuned": ["("]})
     with pytest.raises(
-        UserError, match="config.json: the method is invalid: tuned.*not a regular expression"
+        UserError, match=r"config\.json: the method is invalid: tuned.*not a regular expression"
     ):
         tpr_jax.from_pretrained(saved)
 

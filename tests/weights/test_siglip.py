@@ -257,7 +257,7 @@ def test_missing_and_surplus_weights(tmp_path):
         tpr_jax.from_pretrained(own)
     own = write_siglip(tmp_path)
     edit_state(own, vision_model__pre_layrnorm__bias=np.zeros(128, np.float32))
-    with pytest.raises(UserError, match="'vision_model.pre_layrnorm.bias' .* has no place"):
+    with pytest.raises(UserError, match=r"'vision_model\.pre_layrnorm\.bias' .* has no place"):
         tpr_jax.from_pretrained(own)
     own = write_siglip(tmp_path)
     edit_state(own, logit_bias=np.full(1, np.nan, np.float32))
@@ -270,5 +270,5 @@ def test_without_a_tokenizer_only_texts_complain(tmp_path):
     (own / "tokenizer.json").unlink()
     model = tpr_jax.from_pretrained(own)
     assert model.encode_images(photos()).shape == (3, 128)
-    with pytest.raises(UserError, match="has no tokenizer.json"):
+    with pytest.raises(UserError, match=r"has no tokenizer\.json"):
         model.encode_texts(["red"])

@@ -582,6 +582,48 @@ def test_a_server_that_has_stopped(browser, searcher):
     page.context.close()
 
 
+def hold_index(page):
+    """Holds the server's descriptions of the index back; returns a function that lets them through."""
+    held, released = [], []
+    page.route("**/api/index", lambda route: route.continue_() if released else held.append(route))
+
+    def release():
+        assert held, "the page has not asked"
+        released.append(True)
+        for route in held:
+            route.continue_()
+
+    return release
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_what_is_typed_before_the_index_is_known_stays(browser, address, searcher, early):
+    """The server takes its time to describe the index; `early` presses Enter meanwhile."""
+    with fresh_page(browser, address) as page:
+        describe_index = hold_index(page)
+        page.goto(address)
+        page.fill("#text", "red")
+        if early:
+            page.press("#text", "Enter")
+            expect(page.locator("#status")).to_have_text("Searching…")
+        describe_index()
+        expect(page.locator("#about")).to_contain_text("14 photos")
+        expect(page.locator("#text")).to_have_value("red")
+        if not early:
+            page.press("#text", "Enter")
+        assert shown(page) == expected(searcher, "red")
+
+
+def test_an_address_with_a_query_comes_before_what_is_typed_at_first(browser, address, searcher):
+    with fresh_page(browser, address) as page:
+        describe_index = hold_index(page)
+        page.goto(f"{address}/?q=red")
+        page.fill("#text", "blu")
+        describe_index()
+        assert shown(page) == expected(searcher, "red")
+        expect(page.locator("#text")).to_have_value("red")
+
+
 def test_a_server_that_does_not_respond_at_first(browser, address):
     page = browser.new_page()
     page.set_default_timeout(PATIENCE)

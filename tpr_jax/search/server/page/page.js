@@ -21,6 +21,8 @@ let rowsIndex = ""; // the version of the index that has these rows
 let described = null; // the first description of the last search
 let searched = ""; // the fields of the last search
 let pending = null; // the AbortController of the current search
+let starting = true; // until the server has described the index, or failed to
+let askedEarly = false; // whether somebody searched meanwhile
 
 function readQuery() {
   return {
@@ -115,6 +117,11 @@ async function search({ remember = true } = {}) {
   fail("");
   if (remember) $("changed").textContent = "";
   pending?.abort();
+  if (starting) {
+    askedEarly = true;
+    say("Searching…");
+    return;
+  }
   if (!about.version) return fail("The page could not reach the server: reload it.");
   if (!isComplete(query) && !upload) {
     $("results").classList.remove("old");
@@ -375,8 +382,11 @@ async function start() {
     useIndex(await fetchAbout());
   } catch (error) {
     $("about").textContent = "";
+    say("");
     fail(`${error.message} Reload this page.`);
     return;
+  } finally {
+    starting = false;
   }
   $("examples").replaceChildren(
     ...about.examples.map((text) => {
@@ -390,7 +400,10 @@ async function start() {
       return button;
     }),
   );
-  searchFromAddress();
+  rowsIndex ||= about.version;
+  if (askedEarly) search();
+  // What was typed meanwhile stays, unless the address has a query.
+  else if (!isComplete(readQuery()) || isComplete(fromAddress(location.search))) searchFromAddress();
 }
 
 async function fetchAbout() {
