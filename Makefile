@@ -58,7 +58,7 @@ help:
 	@echo "make demo        adapt the bundled CLIP to MiniPEDES; ends with runs/demo/report.html"
 	@echo "make test        formatting, linter, types, tests   (PYTEST_ARGS='-k metrics' for some)"
 	@echo "make test-long   the tests that take long and cover rare cases (tests/long.py)"
-	@echo "make test-slow   the tests that run for many minutes: several processes, kills, all meshes"
+	@echo "make test-slow   the tests that run for many minutes: several processes, kills, meshes"
 	@echo "make test-torch  the tests that need PyTorch, which it installs"
 	@echo "make test-beam   the tests that need Apache Beam, in a separate environment below .venv"
 	@echo "make docs        the pages of docs/ as a site: site/index.html"

@@ -68,11 +68,13 @@ def _restore_signals():
             signal.signal(number, handler)
 
 
-@pytest.fixture(autouse=True)
-def _without_report_image(request, monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def _without_report_image(request):
     """Leaves out the photos of report.png, which take a tenth of the time of a small run in this process."""
-    if "report" not in request.path.parts:
-        monkeypatch.setattr("tpr_jax.report.png.render", lambda facts: b"\x89PNG: a test made this")
+    with pytest.MonkeyPatch.context() as patch:
+        if "report" not in request.path.parts:
+            patch.setattr("tpr_jax.report.png.render", lambda facts: b"\x89PNG: a test made this")
+        yield
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's, which may be switched off
@@ -262,17 +264,24 @@ def without_matrix_unit():
 
 def forced_devices(count: int, quick: bool = False) -> dict[str, str]:
     """Returns the environment of a process with this many CPU devices; `quick` turns optimizations off."""
-    found = {**os.environ, "JAX_PLATFORMS": "cpu"} | (quick_compilation() if quick else {})
+    found = {**os.environ, "JAX_PLATFORMS": "cpu"} | (quick_environment() if quick else {})
     found["XLA_FLAGS"] = (
         f"{found.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}".strip()
     )
     return found
 
 
-def quick_compilation() -> dict[str, str]:
+def quick_environment() -> dict[str, str]:
     """Returns the variables of a process without optimizations: many compile longer than they compute."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_FLAGS}".strip()
     return {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": flags}
+
+
+@pytest.fixture
+def quick_processes(monkeypatch):
+    """Turns optimizations off in the processes that the test starts."""
+    for key, value in quick_environment().items():
+        monkeypatch.setenv(key, value)
 
 
 def _environment() -> dict[str, str]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 import tpr_jax
-from tests.conftest import _environment, quick_compilation
+from tests.conftest import _environment, quick_environment
 from tests.pages import PAGES, ROOT, blocks, calls, prose, read
 from tpr_jax import __main__ as command
 from tpr_jax.adapt import __main__ as adapt
@@ -235,7 +235,7 @@ def test_the_demo_runs(tmp_path):
     words = demo_words()
     words[words.index("--workdir") + 1] = str(tmp_path / "demo")
     command = [sys.executable, *words, "--config.debug=True"]
-    environment = _environment() | quick_compilation()
+    environment = _environment() | quick_environment()
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
     for start in ("zero-shot, test: R1 ", "dm_adapter on mini_pedes: ", "test, text to image, last epoch: "):

@@ -19,7 +19,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, quick_compilation
+from tests.conftest import ROOT
 
 SITE = (ROOT / "notebooks/address.txt").read_text().strip()
 NAMES = ("tour", "train_benchmark", "search_photos", "ablation", "port_checkpoint")
@@ -219,8 +219,6 @@ def run(name: str, folder, monkeypatch) -> tuple[str, list]:
 
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path.rstrip(os.pathsep))
-    for key, value in quick_compilation().items():
-        monkeypatch.setenv(key, value)
     monkeypatch.setenv("TPR_QUICK", "1")
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's backend displays images
     book = read(name)
@@ -244,7 +242,7 @@ def number(pattern: str, printed: str) -> float:
 
 
 @pytest.mark.slow
-def test_tour(tmp_path, monkeypatch):
+def test_tour(quick_processes, tmp_path, monkeypatch):
     """Its zero-shot scores match those of training."""
     printed, images = run("tour", tmp_path, monkeypatch)
     results = json.loads((tmp_path / "runs/tour/results.json").read_text())
@@ -259,7 +257,7 @@ def test_tour(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_train_benchmark(tmp_path, monkeypatch):
+def test_train_benchmark(quick_processes, tmp_path, monkeypatch):
     """Uses MiniPEDES instead of CUHK-PEDES."""
     printed, images = run("train_benchmark", tmp_path, monkeypatch)
     assert "no Google Drive here" in printed and "photos are read from data/benchmark" in printed
@@ -275,7 +273,7 @@ def test_train_benchmark(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_search_photos(tmp_path, monkeypatch):
+def test_search_photos(quick_processes, tmp_path, monkeypatch):
     printed, images = run("search_photos", tmp_path, monkeypatch)
     assert number(r"([\d,]+) photos indexed", printed) == 40
     assert re.findall(r"(\d+) of 40 photos searched", printed) == ["40", "20", "40", "40"]
@@ -283,7 +281,7 @@ def test_search_photos(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_port_checkpoint(tmp_path, monkeypatch):
+def test_port_checkpoint(quick_processes, tmp_path, monkeypatch):
     printed, _ = run("port_checkpoint", tmp_path, monkeypatch)
     ((same, total),) = re.findall(r"(\d+) of (\d+) arrays came back to the last bit", printed)
     assert same == total and int(total) > 100
@@ -298,7 +296,7 @@ def test_port_checkpoint(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_ablation(tmp_path, monkeypatch):
+def test_ablation(quick_processes, tmp_path, monkeypatch):
     """Its table matches the results of its runs, and the rows train different parameters."""
     printed, images = run("ablation", tmp_path, monkeypatch)
     runs = tmp_path / "runs/ablation"

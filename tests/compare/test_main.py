@@ -11,7 +11,6 @@ import time
 import pytest
 
 from tests.compare_stand_in import compared_fixture, stand_in_fixture, starts, table, zero_fixture  # noqa: F401
-from tests.conftest import quick_compilation
 from tpr_jax.cli.exit import explain_and_exit, explain_stopped
 from tpr_jax.compare import __main__ as compare
 from tpr_jax.compare import runs as compare_runs
@@ -35,9 +34,7 @@ def send_when(path, *numbers):
 
 
 @pytest.mark.slow
-def test_compares_real_runs(compared, tmp_path, monkeypatch):
-    for key, value in quick_compilation().items():
-        monkeypatch.setenv(key, value)
+def test_compares_real_runs(compared, quick_processes, tmp_path, monkeypatch):
     flags = ("--config.total_steps=6", "--config.eval_every=0")
     code, stdout, stderr = compared(*flags)
     assert (code, stderr) == (0, ""), (tmp_path / "all/tiny/seed_0/log.txt").read_text()

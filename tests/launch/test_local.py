@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import without_tensorflow
-from tests.conftest import ROOT, quick_compilation
+from tests.conftest import ROOT, quick_environment
 from tests.ports import free_port
 from tests.train.test_resume import rows
 
@@ -29,7 +29,7 @@ def begin(tiny, tmp_path_factory):
         python = {"PYTHON": os.sys.executable, **site}
         return subprocess.Popen(
             [ROOT / "launch/local.sh", "--config", tiny["config"], "--workdir", str(workdir), *FLAGS],
-            env={**os.environ, **quick_compilation(), **settings, **python},
+            env={**os.environ, **quick_environment(), **settings, **python},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

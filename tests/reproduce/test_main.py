@@ -339,11 +339,10 @@ def test_early_signals_show_how_to_resume():
 
 
 @pytest.mark.slow
-def test_a_whole_reproduction(benchmarks, reproduced, tmp_path, monkeypatch):
+def test_a_whole_reproduction(benchmarks, reproduced, quick_processes, tmp_path, monkeypatch):
     """Measures, trains and tests for real, on three small copies and with a tiny CLIP."""
     (tmp_path / "site").mkdir()
     monkeypatch.setenv("PYTHONPATH", without_tensorflow.environment(tmp_path / "site")["PYTHONPATH"])
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling takes most of the time of its runs
     texts = [text for number in range(40) for text in benchmark_folders.captions(number)]
     _write_clip(tmp_path / "clip", texts)
     work = tmp_path / "work"

@@ -104,7 +104,7 @@ function setPhoto(file, row, index = "") {
   updateBalance();
 }
 
-// Few browsers draw HEIC and TIFF, which the server reads: the name alone stands for such a photo.
+// Few browsers draw HEIC and TIFF, which the server reads: the name alone stands for such a photo, or for what is none.
 $("shown").onerror = () => ($("shown").hidden = true);
 
 const updateBalance = () => ($("balance").hidden = $("picture").hidden || !isDescribed(readQuery()));
@@ -341,7 +341,6 @@ function listen() {
   };
   prepareDescriptions(searchAgain);
   prepareAnswers(searchAgain);
-  $("shown").onerror = () => ($("shown").hidden = true); // a TIFF, which browsers do not show, or not a photo
   $("drop").onclick = removePhoto;
   for (const id of ["weight", "top_k", "group", "fields", "where"]) $(id).onchange = searchAgain;
   $("link").onclick = copyLink;
