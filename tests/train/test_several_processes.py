@@ -127,9 +127,7 @@ def wait_for_step(process, workdir, step: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("whole", "lost", "again"), [("8x1", 0, 2), ("8x1", 1, 1), ("2x4", 1, 2)], indirect=["whole"]
-)
+@pytest.mark.parametrize(("whole", "lost", "again"), [("8x1", 0, 2), ("2x4", 1, 1)], indirect=["whole"])
 def test_one_is_killed_the_other_says_so_and_a_restart_goes_on(tiny, tmp_path, whole, lost, again):
     """With as many processes as before, or with one."""
     mesh, reference = whole
@@ -288,15 +286,14 @@ def test_resumes_on_other_devices(tiny, tmp_path, whole):
 
 @pytest.mark.slow
 def test_two_fall_back_together_where_the_newest_checkpoint_is_damaged(tiny, tmp_path, uncut):
-    workdir = tmp_path / "run"
-    assert [code for code, _, _ in ended(begin_two(tiny, workdir, "--config.total_steps=8"))] == [0, 0]
-    notes = workdir / "checkpoints" / "latest" / "8" / "notes" / "metadata"
+    workdir = shutil.copytree(uncut, tmp_path / "run")
+    notes = workdir / "checkpoints" / "latest" / str(LAST) / "notes" / "metadata"
     content = json.loads(notes.read_text())
     path = min(content["checksums"]["arrays"])
     content["checksums"]["arrays"][path] ^= 1  # as if a bit of this array were another
     notes.write_text(json.dumps(content))
     found = ended(begin_two(tiny, workdir))
     assert [code for code, _, _ in found] == [0, 0], found
-    assert "checkpoint 8 cannot be read: fell back to step 6" in found[0][1]
+    assert f"checkpoint {LAST} cannot be read: fell back to step {LAST - 2}" in found[0][1]
     assert rows(workdir) == rows(uncut)
     assert_same_bits(final_state(workdir, LAST), final_state(uncut, LAST))

@@ -16,7 +16,6 @@ from tpr_jax.distributed import processes, sharding
 from tpr_jax.errors import UserError
 from tpr_jax.perf import host, memory
 from tpr_jax.train import checkpoint, writer
-from tpr_jax.train import rerank as rerank_lib
 from tpr_jax.train import vectors as vectors_lib
 from tpr_jax.train.checkpoint import Checkpointer
 from tpr_jax.train.evaluate import EncodedSplit, Evaluator
@@ -169,6 +168,8 @@ def evaluate_run(
             scored[split], encoded[split] = evaluator.score_split(variables, split)
             print(f"{split}: {format_scores(scored[split])}")
     if rerank:
+        from tpr_jax.train import rerank as rerank_lib  # imports SciPy, which takes 0.2 s
+
         scored["rerank"] = rerank_lib.score_options(
             encoded, rerank, lambda: evaluator.encode_captions(variables, "train")
         )

@@ -116,7 +116,7 @@ def _check(text: str, example: dict) -> set[str]:
     return slots
 
 
-@pytest.fixture(scope="module", params=[160, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[160, pytest.param(320, marks=pytest.mark.slow)])
 def examples(request):
     """Rendering them takes almost all the time."""
     return [make_example(5, "mini", "test", i // 4, i % 4, size=(96, 32)) for i in range(request.param)]
