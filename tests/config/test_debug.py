@@ -9,7 +9,7 @@ import pytest
 from tests.config_files import ABLATIONS, DATASETS, FOLDER, NAMES, PRETRAIN, rows_of
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.config.debug import BLOCKS, DEPTHS, SMALL, shrink
+from tpr_jax.config.debug import BLOCKS, DEPTHS, FEATURE_SIZE, SMALL, shrink
 from tpr_jax.config.flags import parse_flags
 from tpr_jax.models import methods
 from tpr_jax.train import loop
@@ -32,8 +32,8 @@ def arguments(name):
     return [(dataset,) for dataset in DATASETS]
 
 
-def test_clip_mini_has_the_stated_number_of_blocks():
-    assert min(SIZES.vision_layers, SIZES.text_layers) == BLOCKS
+def test_clip_mini_has_the_stated_sizes():
+    assert (min(SIZES.vision_layers, SIZES.text_layers), SIZES.embed_dim) == (BLOCKS, FEATURE_SIZE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,6 +65,16 @@ def test_keeps_keys_set_on_the_command_line(tiny):
     config = parsed("irra", "rstp_reid", "--config.debug", "--config.dataset=ufine6926")
     assert (config.dataset, config.losses.mlm, config.mlm_depth) == ("ufine6926", 1, 4)
     assert not parsed("dm_adapter", "cuhk_pedes", "--noconfig.debug").debug
+
+
+def test_keeps_the_feature_sizes_that_the_backbone_has():
+    config = config_lib.base()
+    config.matryoshka = (256, 128, 64)
+    shrink(config)
+    assert config.matryoshka == (64,)
+    config.matryoshka = (256, 64)
+    shrink(config, ["backbone"])
+    assert config.matryoshka == (256, 64)
 
 
 def run(name, argument, workdir, *flags):

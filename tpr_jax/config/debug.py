@@ -20,8 +20,9 @@ SMALL = {
     "eval_test_each_time": False,
     "dtype": "float32",
 }
-# clip-mini's text tower has fewer blocks than any other, which limits these settings.
-BLOCKS = 4
+# clip-mini's text tower has fewer blocks than any other and its features fewer numbers, which limits these
+# settings.
+BLOCKS, FEATURE_SIZE = 4, 128
 DEPTHS = {"depth": BLOCKS, "depth_lora": BLOCKS, "depth_prefix": BLOCKS, "depth_adapter": BLOCKS - 1}
 
 
@@ -39,7 +40,8 @@ def shrink(config: ConfigDict, overridden: Collection[str] = ()) -> None:
     if not {"data_dir", "dataset"} & set(overridden):
         changes |= {"dataset": "mini_pedes", "data_dir": "", "source": "files", "mix": ()}
     if "backbone" not in overridden:
-        changes |= {"backbone": CLIP_MINI, "text_length": 32}
+        sizes = tuple(size for size in config.matryoshka if size < FEATURE_SIZE)
+        changes |= {"backbone": CLIP_MINI, "text_length": 32, "matryoshka": sizes}
         for key, limit in DEPTHS.items():
             if isinstance(value := config.method.get(key), int):
                 changes[f"method.{key}"] = min(value, limit)
