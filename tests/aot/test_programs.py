@@ -61,6 +61,19 @@ def test_memory_of_vit_b16(in_root):
     assert found["encode_text"].minimum["backward"] == 0
 
 
+def test_a_step_with_further_captions(in_root):
+    small = ("--config.backbone=clip-mini", "--config.batch_size=4", "--config.dtype=float32")
+    one, three = (
+        programs.programs(config_of(*small, f"--config.captions_per_image={count}"), ONE) for count in (1, 3)
+    )
+    ids = 4 * 64  # bytes of a caption of clip-mini
+    step, further = one["train_step"], three["train_step"]
+    assert further.argument_bytes["batch"] == step.argument_bytes["batch"] + 4 * 2 * ids
+    assert further.minimum["total"] > step.minimum["total"]
+    assert three["encode_text"].minimum == one["encode_text"].minimum
+    assert "4x3x64" in further.lower().as_text()
+
+
 def test_the_loss_id_needs_the_number_of_identities(in_root):
     flags = ("--config.losses.id=1", "--config.dataset=folder", "--config.batch_size=4")
     with pytest.raises(UserError, match="--identities"):

@@ -630,6 +630,12 @@ TABLE = (
         }[value],
     ),
     Row("instances_per_identity", (4, 2), people_in_batch, ([4, 4], [2, 2, 2, 2]), {"sampler": "identity"}),
+    Row(
+        "captions_per_image",
+        (1, 2),
+        lambda runs, config: list(runs.first_batch(config)["ids"].shape[1:-1]),
+        ([], [2]),
+    ),
     Row("few_shot", (0.0, 0.5), prepared(lambda run: len(set(run.splits["train"].pids))), (12, 6)),
     Row(
         "few_shot_seed",

@@ -84,6 +84,42 @@ def test_rows_have_matching_image_caption_and_pid(records, cache):
         assert [5, 12, 70, 900][pid] == records.pids[picture]
 
 
+@pytest.mark.parametrize("cache", [True, False])
+def test_further_captions_are_of_the_same_image(records, cache):
+    """The images have 1, 2 or 3 captions: those with fewer than asked for repeat them."""
+    picture_of = [i for i, captions in enumerate(records.captions) for _ in captions]
+    for count in (2, 3, 4):
+        one, several = (whole(make(records, cache=cache, captions_per_image=k)(0)) for k in (1, count))
+        for name in ("image", "pid", "index"):
+            np.testing.assert_array_equal(several[name], one[name])
+        np.testing.assert_array_equal(several["ids"][:, 0], one["ids"])  # masked alike
+        plain = whole(make(records, cache=cache, captions_per_image=count, mask_text=False)(0))["ids"]
+        assert plain.shape == (16, count, 12)
+        for ids, index in zip(plain, one["index"], strict=True):
+            own = {int(caption) for caption in records.captions[picture_of[index]]}
+            told = ids[:, 1].tolist()
+            assert told[0] == index + 1 and set(told) <= own
+            assert len(set(told)) == min(len(own), count)
+            assert told == [told[place % len(own)] for place in range(count)]
+
+
+def test_further_captions_are_in_random_order_and_masked_each(records):
+    unmasked = make(records, captions_per_image=3, mask_text=False)
+    orders = set()
+    for epoch in range(9):
+        batch = whole(unmasked(epoch))
+        orders |= {tuple(ids[:, 1].tolist()) for ids in batch["ids"][batch["index"] == 3]}
+    assert orders == {(4, 5, 6), (4, 6, 5)}  # the third image has the captions 4 to 6
+    batches = make(records, captions_per_image=3, mlm=True)
+    assert_same(batches(2, 1), list(batches(2))[1:])
+    found = whole(batches(2))
+    assert found["mlm_ids"].shape == found["mlm_labels"].shape == (16, 3, 12)
+    np.testing.assert_array_equal(found["ids"], found["mlm_ids"])
+    alone = found["mlm_labels"][np.isin(found["index"], [0, 6, 12])] > 0
+    # These images have one caption: three times, masked anew each time.
+    assert any(len({row.tobytes() for row in masked}) > 1 for masked in alone)
+
+
 def test_order_depends_on_seed_and_epoch(records):
     for seed, epoch in [(0, 0), (0, 1), (7, 0)]:
         index = whole(make(records, seed=seed, **PLAIN)(epoch))["index"]

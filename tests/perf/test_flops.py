@@ -59,6 +59,11 @@ def test_forward_worked_by_hand():
     assert flops.total(flops.encode(SIZES, frozen, "text", 2))["total"] == 1280
 
 
+def test_further_captions_take_no_further_images():
+    """Of a batch of 2 images with 3 captions each, the loss compares 6 x 6."""
+    assert of(methods.zero_shot(), captions_per_image=3)["forward"] == 13248 + 3 * 1280 + 9 * LOSS
+
+
 def test_a_frozen_model_needs_only_the_gradient_of_the_loss():
     assert of(methods.zero_shot())["backward"] == 2 * LOSS
 

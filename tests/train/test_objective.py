@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from tests import tiny_clip as tiny
@@ -72,6 +73,48 @@ def test_microbatches_give_the_loss_and_gradient_of_the_whole(name, count):
         np.testing.assert_allclose(found[key], metrics[key], rtol=1e-5, err_msg=key)
     gradient, added = jax.device_get((gradient, added))
     norm = float(np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(gradient))))
+    added = flatten(added)
+    for path, leaf in flatten(gradient).items():
+        np.testing.assert_allclose(added[path], leaf, rtol=1e-4, atol=1e-5 * norm, err_msg=path)
+    assert norm > 0
+
+
+@pytest.mark.parametrize(("name", "count"), [("dm_adapter", 1), ("irra", 1), ("irra", 2)])
+def test_several_captions_of_an_image_are_as_many_pairs(name, count):
+    """The losses and gradients are those of a batch with a copy of the image for each caption."""
+    model, weights, trainable, frozen = prepared(name)
+    weights.pop("balance", None)  # the mean over images does not change, but rounds differently
+    pairs, captions = masked_batch(), 3
+    few = ROWS // captions
+
+    def of_images(rows):
+        return rows.reshape(few, captions, *rows.shape[1:])[:, 0]
+
+    grouped = {
+        key: rows.reshape(few, captions, *rows.shape[1:])
+        for key, rows in pairs.items()
+        if key in ("ids", "mlm_ids", "mlm_labels", "teacher_text")
+    } | {key: of_images(pairs[key]) for key in ("image", "pid", "teacher_image")}
+    pairs |= {key: np.repeat(grouped[key], captions, axis=0) for key in ("image", "pid", "teacher_image")}
+
+    def loss_and_gradient(batch):
+        def whole(trainable):
+            return objective.objective(model, weights, 50.0, trainable, frozen, batch)
+
+        return jax.jit(jax.value_and_grad(whole, has_aux=True))(trainable)
+
+    (total, metrics), gradient = loss_and_gradient(pairs)
+    if count == 1:
+        (mine, found), added = loss_and_gradient(grouped)
+    else:
+        rows = jax.tree.map(lambda rows: rows.reshape(count, few // count, *rows.shape[1:]), grouped)
+        cached = objective.grad_cached_loss_and_grad
+        run = jax.jit(lambda trainable, rows: cached(model, weights, 50.0, trainable, frozen, rows))
+        (mine, found), added = run(trainable, rows)
+    np.testing.assert_allclose(mine, total, rtol=1e-5)
+    for key in weights:
+        np.testing.assert_allclose(found[key], metrics[key], rtol=1e-5, err_msg=key)
+    norm = float(optax.global_norm(gradient))
     added = flatten(added)
     for path, leaf in flatten(gradient).items():
         np.testing.assert_allclose(added[path], leaf, rtol=1e-4, atol=1e-5 * norm, err_msg=path)

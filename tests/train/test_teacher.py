@@ -61,6 +61,18 @@ def test_features_are_those_of_the_model(prepared, batch, tiny):
     assert all(found[key] is on_mesh[key] for key in on_mesh)
 
 
+def test_features_of_further_captions(prepared, batch, tiny):
+    """Each row keeps its captions together."""
+    run = run_with(prepared, teacher=tiny["clip"])
+    one = {key: batch[key] for key in ("image", "ids")}
+    two = one | {"ids": np.stack([batch["ids"], batch["ids"][::-1]], axis=1)}
+    first, second = (teacher.make_annotate(run)(sharding.shard_batch(run.mesh, rows)) for rows in (one, two))
+    texts = np.asarray(first["teacher_text"])
+    expected = np.stack([texts, texts[::-1]], axis=1)
+    np.testing.assert_allclose(second["teacher_text"], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(second["teacher_image"], first["teacher_image"], rtol=1e-5)
+
+
 def test_without_a_teacher_batches_stay_as_they_are(prepared):
     given = {"image": 1}
     assert teacher.make_annotate(run_with(prepared, teacher=""))(given) is given

@@ -39,7 +39,7 @@ def test_throughput_of_a_lap(make_config, monkeypatch):
 
 
 def test_peak_share_is_that_of_all_devices(make_config, monkeypatch):
-    monkeypatch.setattr(flops, "train_step", lambda *_: [flops.Product("all", 300.0, 0.0, 0.0)])
+    monkeypatch.setattr(flops, "train_step", lambda *_, **__: [flops.Product("all", 300.0, 0.0, 0.0)])
     monkeypatch.setattr(chips, "peak", lambda kind, dtype: 100.0)
     mesh = SimpleNamespace(devices=np.array([[jax.devices()[0]] * 4]))
     run = SimpleNamespace(config=make_config(), clip_config=None, method=None, heads=None, mesh=mesh)

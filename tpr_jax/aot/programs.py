@@ -70,9 +70,10 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
     if "params" in frozen:
         cast = functools.partial(casting.cast_frozen, dtype=config.dtype)
         frozen["params"] = jax.eval_shape(cast, frozen["params"])
+    captions = config.captions_per_image
     rows = {
         "image": ((*sizes.image_size, 3), jnp.uint8),
-        "ids": ((length,), jnp.int32),
+        "ids": ((length,) if captions == 1 else (captions, length), jnp.int32),
         "pid": ((), jnp.int32),
     }
     if config.losses.mlm:
@@ -96,11 +97,14 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
             "batch": bytes_per_device(batch),
         }
         counted = functools.partial(
-            flops.train_step, sizes, method, config.batch_size, tuple(weights), heads, length
+            flops.train_step,
+            *(sizes, method, config.batch_size, tuple(weights), heads, length),
+            captions_per_image=captions,
         )
         lower = functools.partial(update.lower, state, frozen_shapes, batch)
         by_name["train_step"] = Program(lower, *_counts(counted), argument_bytes)
     variables = sharded(merge(frozen, trainable))
+    rows["ids"] = ((length,), jnp.int32)
     for name, key, tower in (("encode_image", "image", "vision"), ("encode_text", "ids", "text")):
         count = sharding.padded_size(mesh, config.eval_batch_size)
         inputs = _rows(mesh, count, *rows[key])

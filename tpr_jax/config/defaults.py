@@ -47,6 +47,8 @@ def base() -> ConfigDict:
             "mix": (),
             "sampler": "random",  # 'identity': batches of instances_per_identity examples of each identity
             "instances_per_identity": 4,
+            # Above 1: the step encodes each image once, with as many of its captions, and pairs it with each.
+            "captions_per_image": 1,
             # These apply to the training split of `dataset`, not to those of `mix`.
             "few_shot": 0.0,  # fraction of the identities to train on; 0: all
             "few_shot_seed": 0,  # a smaller fraction's identities are a subset of a larger one's

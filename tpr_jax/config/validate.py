@@ -189,7 +189,7 @@ RULES: dict[str, Rule] = {
     "image_size": _image_size,
     "text_length": _text_length,
     **dict.fromkeys(("pad", "total_steps", "eval_every"), integer(0)),
-    **dict.fromkeys(("batch_size", "accumulate", "instances_per_identity"), integer(1)),
+    **dict.fromkeys(("batch_size", "accumulate", "instances_per_identity", "captions_per_image"), integer(1)),
     **dict.fromkeys(("num_epochs", "checkpoint_every", "log_every"), integer(1)),
     "eval_batch_size": integer(1, LARGEST_EVAL_BATCH),
     "mlm_depth": integer(1, DEEPEST_HEAD),

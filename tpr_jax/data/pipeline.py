@@ -30,9 +30,10 @@ __all__ = ["decode_all", "image_batches", "steps_per_epoch", "stream", "text_bat
 CACHE_BYTES = 512 * 2**20
 
 # The last word of an example's seed, which separates random streams. `mixture` uses 3, `sampler` 5,
-# `protocols` 6 and 7. It must not be 0: NumPy pads short seeds with zeros, so [seed, epoch], which orders the
-# epoch, and [seed, epoch, 0, 0] are the same stream.
-_AUGMENT_STREAM, _MASK_STREAM, _REPLACE_STREAM = 1, 2, 4
+# `protocols` 6 and 7. The masks of an image's further captions add their number, from 1. The last word must
+# not be 0: NumPy pads short seeds with zeros, so [seed, epoch], which orders the epoch, and [seed, epoch, 0,
+# 0] are the same stream.
+_AUGMENT_STREAM, _MASK_STREAM, _REPLACE_STREAM, _CAPTION_STREAM = 1, 2, 4, 8
 
 # Number of images to try for one example before the run ends.
 _TRIES = 100
@@ -74,6 +75,7 @@ def train_input(
     batch_size: int,
     seed: int,
     instances: int = 0,
+    captions_per_image: int = 1,
     augment: bool = True,
     pad: int = 10,
     color: UInt8[np.ndarray, "3"] = ERASE_COLOR,
@@ -90,7 +92,9 @@ def train_input(
 
     A batch is {"image": uint8 [b, h, w, 3], "ids": int32 [b, l], "pid": int32 [b], "index": int32 [b]}. The
     pids are labels from 0 in the order of the raw ids, and the index is the row of `caption_pairs(records)`.
-    This process gets its contiguous shard of b = batch_size / process_count rows of every batch.
+    This process gets its contiguous shard of b = batch_size / process_count rows of every batch. With
+    c = `captions_per_image` above 1, ids and labels are [b, c, l]: the caption of the pair, then further ones
+    of the same image in random order; after the last one they begin again.
 
     Args:
       records: the training split.
@@ -99,6 +103,7 @@ def train_input(
       batch_size: rows of a batch, over all processes.
       seed: the seed of all random choices.
       instances: if above 0, examples of each identity in a batch; see `sampler.identity_order`.
+      captions_per_image: c, the captions of each row.
       augment: whether to augment images.
       pad: see `augment.augment_image`.
       color: see `augment.augment_image`.
@@ -141,6 +146,7 @@ def train_input(
         decoded=decoded,
         image_size=image_size,
         image_index=image_index,
+        captions_per_image=captions_per_image,
         ids=all_ids,
         seed=seed,
         augment=functools.partial(augment_image, pad=pad, color=color) if augment else None,
@@ -150,7 +156,7 @@ def train_input(
         skipped=skipped,
     )
     rows = batch_size // process_count
-    shapes = [(rows, *image_size, 3), (rows, 3 if mlm else 1, all_ids.shape[1])]
+    shapes = [(rows, *image_size, 3), (rows, 3 if mlm else 1, captions_per_image, all_ids.shape[1])]
     specs = [(shapes[0], np.uint8), (shapes[1], np.int32), ((rows,), np.int32)]
 
     def batches(epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
@@ -170,8 +176,9 @@ def train_input(
         workers = worker_threads() if decoded is None else 1
         loaded = in_order(load, order[start_step:], specs, workers)  # yields what `load` returns
         for image, ids, index in cast(Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]], loaded):
-            batch = {"image": image, "ids": ids[:, 0], "pid": labels[index], "index": index}
-            yield batch | ({"mlm_ids": ids[:, 1], "mlm_labels": ids[:, 2]} if mlm else {})
+            kinds = (ids if captions_per_image > 1 else ids[:, :, 0]).swapaxes(0, 1)
+            batch = {"image": image, "ids": kinds[0], "pid": labels[index], "index": index}
+            yield batch | ({"mlm_ids": kinds[1], "mlm_labels": kinds[2]} if mlm else {})
 
     return batches
 
@@ -184,7 +191,8 @@ class _Examples:
       sources: the images, see `records.image_sources`.
       decoded: the images [n, h, w, 3] if they are kept in memory, otherwise None.
       image_size: height and width in pixels.
-      image_index: the image of each pair of `caption_pairs(records)`.
+      image_index: the image of each pair of `caption_pairs(records)`, in ascending order.
+      captions_per_image: the number of captions of each example.
       ids: the ids of each pair's caption.
       seed: the seed of all random choices.
       augment: `augment_image` with its settings; None if images are not augmented.
@@ -198,6 +206,7 @@ class _Examples:
     decoded: UInt8[np.ndarray, "n h w 3"] | None
     image_size: tuple[int, int]
     image_index: Int32[np.ndarray, " p"]
+    captions_per_image: int
     ids: Int32[np.ndarray, "p l"]
     seed: int
     augment: Callable | None
@@ -217,8 +226,18 @@ class _Examples:
         row = self.image_index[pair]
         return read_resized(self.sources[row], self.image_size) if self.decoded is None else self.decoded[row]
 
+    def captions(self, pair: int, seed: tuple[int, ...]) -> list[int]:
+        """Returns a pair, and further pairs of its image in random order, as often as there is room."""
+        if self.captions_per_image == 1:
+            return [pair]
+        row = self.image_index[pair]
+        first, end = np.searchsorted(self.image_index, (row, row + 1))
+        others = [other for other in range(first, end) if other != pair]
+        own = [pair, *np.random.default_rng(seed).permutation(others).tolist()]
+        return list(itertools.islice(itertools.cycle(own), self.captions_per_image))
+
     def load(
-        self, epoch: int, number: int, image: UInt8[np.ndarray, "h w 3"], ids: Int32[np.ndarray, "k l"]
+        self, epoch: int, number: int, image: UInt8[np.ndarray, "h w 3"], ids: Int32[np.ndarray, "k c l"]
     ) -> int:
         """Fills `image`, and `ids` with the ids (with `mlm` also masked ids and labels); returns the pair."""
         pairs = _candidate_pairs(number, len(self.ids), (self.seed, epoch, number, _REPLACE_STREAM))
@@ -227,13 +246,16 @@ class _Examples:
             image[...] = original
         else:
             self.augment(original, (self.seed, epoch, number, _AUGMENT_STREAM), out=image)
-        ids[0] = self.ids[pair]
-        if self.mask is not None:
-            masked, labels = self.mask(self.ids[pair], seed=(self.seed, epoch, number, _MASK_STREAM))
-            if self.mask_text:
-                ids[0] = masked
-            if self.mlm:
-                ids[1:] = masked, labels
+        seed = (self.seed, epoch, number)
+        for place, caption in enumerate(self.captions(pair, (*seed, _CAPTION_STREAM))):
+            ids[0, place] = self.ids[caption]
+            if self.mask is not None:
+                words = (*seed, _MASK_STREAM, place) if place else (*seed, _MASK_STREAM)
+                masked, labels = self.mask(self.ids[caption], seed=words)
+                if self.mask_text:
+                    ids[0, place] = masked
+                if self.mlm:
+                    ids[1:, place] = masked, labels
         return pair
 
 

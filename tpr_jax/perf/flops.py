@@ -46,22 +46,26 @@ def train_step(
     length: int | None = None,
     *,
     all_experts: bool = False,
+    captions_per_image: int = 1,
 ) -> list[Product]:
     """Returns the products of one step: both towers and the losses, forward and backward.
 
     Args:
       config: CLIP's sizes.
       method: the parts and prompts.
-      batch_size: the number of image-text pairs.
+      batch_size: the number of images.
       losses: the names of the losses.
       heads: the sizes of the losses' heads.
       length: the number of ids of each caption; None is the text tower's maximum.
       all_experts: whether mixtures compute every expert for every token, as `petl.moe` does for few experts.
+      captions_per_image: how many captions each image is paired with.
     """
     all_tokens = not {"mlm", "filip"}.isdisjoint(losses)
-    run = _Run(config, method, batch_size, length, all_experts, statistics=True)
+    images = _Run(config, method, batch_size, length, all_experts, statistics=True)
+    batch_size *= captions_per_image  # from here on the number of pairs
+    run = images._replace(batch_size=batch_size)
     products = [
-        *run.tower("vision", every_token=all_tokens),
+        *images.tower("vision", every_token=all_tokens),
         *run.tower("text", every_token="filip" in losses),
     ]
     products += _prompts(config, method)

@@ -55,7 +55,8 @@ def objective(
       trainable: the trainable collections.
       frozen: the frozen collections.
       batch: `image` [b, h, w, 3] (uint8, or normalized floats), `ids` [b, l] and `pid` [b], and for the loss
-        'mlm' also `mlm_ids` and `mlm_labels` [b, l].
+        'mlm' also `mlm_ids` and `mlm_labels` [b, l]. With c captions per image, ids and labels are [b, c, l],
+        and the losses are those of b * c pairs, whose images are encoded once.
 
     Returns:
       (total loss, metrics): the metrics are the losses by name, weighted, and the routing statistics.
@@ -68,27 +69,30 @@ def objective(
 
 
 def encode(model: dict, weights: Mapping[str, float], variables: dict, batch: dict) -> dict:
-    """Computes the features that the losses need.
+    """Computes the features that the losses need, of all pairs.
 
     Returns:
-      `image` and `text` [b, e], and `routing` of each tower. For the loss 'filip' also `image_tokens`
-      [b, n, e], `text_tokens` [b, m, e] and `words` [b, m], a float. For the loss 'mlm' also `mlm`, the sum
-      over the masked words, and `mlm_words`, the number of these as a float.
+      `image` and `text` [b, e], with c captions per image [b * c, e], and `routing` of each tower. For the
+      loss 'filip' also `image_tokens` [b, n, e], `text_tokens` [b, m, e] and `words` [b, m], a float. For
+      the loss 'mlm' also `mlm`, the sum over the masked words, and `mlm_words`, the number of these as a
+      float.
     """
     # These losses read all tokens of the image; the first of them is the feature.
     all_tokens = not {"mlm", "filip"}.isdisjoint(weights)
     images, image_routing = model["encode_image"](variables, batch["image"], all_tokens=all_tokens)
-    text, text_routing = model["encode_text"](variables, batch["ids"], all_tokens="filip" in weights)
+    ids = _flat(batch["ids"], 1)
+    images = _for_each_pair(images, len(ids))
+    text, text_routing = model["encode_text"](variables, ids, all_tokens="filip" in weights)
     features = {"image": images, "text": text, "routing": {"visual": image_routing, "text": text_routing}}
     if all_tokens:
         features["image"] = images[:, 0]
     if "filip" in weights:
-        feature, words = model["select_words"](text, batch["ids"])
+        feature, words = model["select_words"](text, ids)
         features |= {"text": feature, "text_tokens": text, "words": words.astype(jnp.float32)}
         features["image_tokens"] = model["select_patches"](images)
     if "mlm" not in weights:
         return features
-    ids, labels = (_needed(batch.get(key), "mlm", key) for key in ("mlm_ids", "mlm_labels"))
+    ids, labels = (_flat(_needed(batch.get(key), "mlm", key), 1) for key in ("mlm_ids", "mlm_labels"))
     _needed("masked_words" in variables.get("head", {}), "mlm", "its head: heads.mlm_depth above 0")
     labels = model["place_labels"](ids, labels)
     mean = losses.masked_words(model["predict_words"](variables, images, ids), labels)
@@ -123,7 +127,9 @@ def _loss(name: str, logits: Logits, variables: dict, features: dict, batch: dic
     if name == "filip":
         tokens = (features[key] for key in ("image_tokens", "text_tokens", "words"))
         return losses.filip(*tokens, scale=logits.scale)
-    settings = {"scale": logits.scale} if name in ("sdm", "itc") else {}
+    settings: dict[str, float | jax.Array] = {}
+    if name in ("sdm", "itc", "distill_scores"):
+        settings["scale"] = logits.scale
     if name == "sigmoid":
         settings = {"slope": logits.slope, "offset": logits.offset}
     if name == "id":
@@ -131,9 +137,9 @@ def _loss(name: str, logits: Logits, variables: dict, features: dict, batch: dic
         settings = jax.tree.map(all_gather_weight, head)
     if name in DISTILLATION:
         what = "a teacher: config.distill.teacher"
-        settings = {key: _needed(batch.get(key), name, what) for key in ("teacher_image", "teacher_text")}
-        if name == "distill_scores":
-            settings["scale"] = logits.scale
+        teacher = {key: _needed(batch.get(key), name, what) for key in ("teacher_image", "teacher_text")}
+        pairs = len(features["text"])
+        settings |= {key: _for_each_pair(_flat(array, 1), pairs) for key, array in teacher.items()}
     loss = _needed(
         losses.BY_NAME.get(name) or DISTILLATION.get(name),
         name,
@@ -141,7 +147,8 @@ def _loss(name: str, logits: Logits, variables: dict, features: dict, batch: dic
     )
     # The features of a teacher were not trained to be cut.
     sizes = () if name == "distill_feats" else logits.sizes
-    return _mean_over_sizes(loss, sizes, features, batch["pid"], settings)
+    pids = _for_each_pair(batch["pid"], len(features["text"]))
+    return _mean_over_sizes(loss, sizes, features, pids, settings)
 
 
 def _mean_over_sizes(
@@ -214,6 +221,16 @@ def _concatenate(features: dict) -> dict:
         block["balance"] = load_balance(block["probability"], block["chosen"])
     sums = {key: features[key].sum() for key in ("mlm", "mlm_words") if key in features}
     return {**joined, **sums, "routing": routing}
+
+
+def _flat(rows: jax.Array, axes: int) -> jax.Array:
+    """Joins the first axes of an array, so that as many as `axes` follow: [b, c, l] to [b * c, l]."""
+    return rows.reshape(-1, *rows.shape[rows.ndim - axes :])
+
+
+def _for_each_pair(rows: jax.Array, pairs: int) -> jax.Array:
+    """Repeats each row as often as its image has captions, if there are fewer rows than pairs."""
+    return rows if len(rows) == pairs else split_rows(jnp.repeat(rows, pairs // len(rows), axis=0))
 
 
 def _needed(value, loss: str, what: str):

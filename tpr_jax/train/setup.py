@@ -186,6 +186,7 @@ def prepare_training(run: Run) -> Training:
         batch_size=config.batch_size,
         seed=config.seed,
         instances=instances,
+        captions_per_image=config.captions_per_image,
         augment=config.augment,
         mask_text=config.mask_text and run.tokenizer.mask_id is not None,
         mask_probability=config.mask_probability,

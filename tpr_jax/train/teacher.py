@@ -20,7 +20,7 @@ def make_annotate(run: Run) -> Callable[[dict], dict]:
     """Returns a function that adds the teacher's features to a batch on the mesh; without a teacher, nothing.
 
     The function adds `teacher_image` and `teacher_text`, float32 [b, e], of the same augmented images and
-    masked captions that the student gets.
+    masked captions that the student gets; with several captions per image, `teacher_text` is [b, c, e].
 
     Raises:
       UserError: the teacher cannot be read, or its tokens or features do not fit the student's.
@@ -36,11 +36,10 @@ def make_annotate(run: Run) -> Callable[[dict], dict]:
     variables = sharding.shard_params(run.mesh, teacher.inference_variables)
 
     def annotate(batch: dict) -> dict:
-        return {
-            **batch,
-            "teacher_image": encode_image(variables, batch["image"]),
-            "teacher_text": encode_text(variables, batch["ids"]),
-        }
+        *rows, length = batch["ids"].shape
+        texts = encode_text(variables, batch["ids"].reshape(-1, length))
+        images = encode_image(variables, batch["image"])
+        return {**batch, "teacher_image": images, "teacher_text": texts.reshape(*rows, -1)}
 
     return annotate
 

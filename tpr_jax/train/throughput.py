@@ -84,6 +84,7 @@ class Throughput:
             run.config.batch_size,
             config_lib.loss_weights(run.config),
             run.heads,
+            captions_per_image=run.config.captions_per_image,
         )
         self._flops_per_step = flops.total(products)["total"]
         peaks = [chips.peak(device.device_kind, run.config.dtype) for device in run.mesh.devices.flat]
