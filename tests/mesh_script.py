@@ -38,8 +38,15 @@ def batch(seed: int) -> dict:
     return {**rows, "mlm_ids": masked, "mlm_labels": labels}
 
 
+def batch_of_parts(seed: int) -> dict:
+    """Returns a batch with two captions and four of the six patches of each image."""
+    rows, rng = tiny.batch(ROWS, seed), np.random.default_rng(seed)
+    patches = np.stack([np.sort(rng.permutation(6)[:4]) for _ in range(ROWS)]).astype(np.int32)
+    return {**rows, "ids": np.stack([rows["ids"], rows["ids"][::-1]], axis=1), "patches": patches}
+
+
 def train(name: str, meshes: dict) -> dict:
-    """Trains a method on each mesh; IRRA uses all losses and their heads."""
+    """Trains a method on each mesh: IRRA with all losses and their heads, LoRA with parts of the batch."""
     method = METHODS[name](**(tiny.DM_SETTINGS if name == "dm_adapter" else tiny.SETTINGS.get(name, {})))
     used = losses.NAMES if name == "irra" else ("sdm", "itc", "balance")
     weights = {loss: 1.0 for loss in used if loss != "balance" or method.mixtures}
@@ -57,7 +64,8 @@ def train(name: str, meshes: dict) -> dict:
         state = sharding.shard_params(mesh, TrainState.create(optimizer, jax.tree.map(np.copy, trainable)))
         held, logged = sharding.shard_params(mesh, frozen), []
         for seed in range(STEPS):
-            state, metrics = update(state, held, sharding.shard_batch(mesh, batch(seed)))
+            rows = batch_of_parts(seed) if name == "lora" else batch(seed)
+            state, metrics = update(state, held, sharding.shard_batch(mesh, rows))
             logged.append({key: np.asarray(value).tolist() for key, value in metrics.items()})
         ended[label] = flat(state.trainable)
         split = [leaf for leaf in jax.tree.leaves((state, held)) if not leaf.is_fully_replicated]

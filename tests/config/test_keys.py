@@ -636,6 +636,14 @@ TABLE = (
         lambda runs, config: list(runs.first_batch(config)["ids"].shape[1:-1]),
         ([], [2]),
     ),
+    Row(
+        "patch_dropout",
+        (0.0, 0.25),
+        lambda runs, config: [
+            array.shape for key, array in runs.first_batch(config).items() if key == "patches"
+        ],
+        ([], [(8, 6)]),  # of the eight patches of 16 x 32 pixels
+    ),
     Row("few_shot", (0.0, 0.5), prepared(lambda run: len(set(run.splits["train"].pids))), (12, 6)),
     Row(
         "few_shot_seed",

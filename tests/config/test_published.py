@@ -40,7 +40,7 @@ OPERATION += (
     "accumulate",
 )
 OPERATION += ("remat", "scan_layers", "profile", "instances_per_identity", "dtype", "eval_batch_size")
-OPERATION += ("captions_per_image",)
+OPERATION += ("captions_per_image", "patch_dropout")
 
 SHARED = {
     "batch_size": 128,

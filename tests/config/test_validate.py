@@ -99,6 +99,7 @@ KEYS = {
     "sampler": (NAME[0], ("random", "identity")),
     "instances_per_identity": COUNT,
     "captions_per_image": COUNT,
+    "patch_dropout": MOMENT,
     "few_shot": SHARE,
     "few_shot_seed": SEED,
     "noisy_fraction": SHARE,

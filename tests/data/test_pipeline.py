@@ -120,6 +120,25 @@ def test_further_captions_are_in_random_order_and_masked_each(records):
     assert any(len({row.tobytes() for row in masked}) > 1 for masked in alone)
 
 
+@pytest.mark.parametrize("cache", [True, False])
+def test_kept_patches_are_random_ones_of_each_image(records, cache):
+    plain, batches = make(records, cache=cache), make(records, cache=cache, patches=(8, 5))
+    assert "patches" not in whole(make(records, cache=cache, patches=(8, 8))(0))
+    found = whole(batches(3))
+    kept = found.pop("patches")
+    assert (kept.dtype, kept.shape) == (np.int32, (16, 5))
+    for name, array in whole(plain(3)).items():
+        np.testing.assert_array_equal(found[name], array)  # all else stays as it is
+    assert (np.diff(kept, axis=1) > 0).all() and kept.min() == 0 and kept.max() == 7
+    assert len({row.tobytes() for row in kept}) > 8
+    assert_same(batches(3, 2), list(batches(3))[2:])
+    assert (whole(batches(4))["patches"] != kept).any()
+    # Each patch is kept equally often: 5 of 8 times.
+    many = np.concatenate([whole(batches(epoch))["patches"] for epoch in range(40)])
+    share = np.bincount(many.ravel()) / len(many)
+    np.testing.assert_allclose(share, 5 / 8, atol=0.08)  # four standard errors
+
+
 def test_order_depends_on_seed_and_epoch(records):
     for seed, epoch in [(0, 0), (0, 1), (7, 0)]:
         index = whole(make(records, seed=seed, **PLAIN)(epoch))["index"]

@@ -176,6 +176,25 @@ def test_a_shorter_text_gives_the_same_feature():
     np.testing.assert_allclose(long, short, rtol=1e-5, atol=1e-6)
 
 
+def test_kept_patches_are_those_of_a_smaller_image():
+    """The upper four of six patches are an image without its lowest row of patches."""
+    images, params = tiny.batch(3)["image"], variables()
+    config = dataclasses.replace(tiny.CONFIG, image_size=(8, 8))
+    upper = jax.tree.map(lambda leaf: leaf, params)
+    upper["params"]["visual"]["positional_embedding"] = upper["params"]["visual"]["positional_embedding"][:5]
+    expected = encoders(config=config)[0](upper, images[:, :8])
+    encode_image = clip.build(tiny.CONFIG, DM)["encode_image"]
+    run = jax.jit(lambda patches: encode_image(params, images, patches=patches)[0])
+    found = run(np.tile(np.arange(4, dtype=np.int32), (3, 1)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    # Of each image its own patches, in any order.
+    mixed = run(np.array([[3, 1, 0, 2], [0, 1, 2, 3], [5, 1, 4, 2]], np.int32))
+    np.testing.assert_allclose(mixed[:2], expected[:2], rtol=1e-5, atol=1e-6)
+    assert relative(mixed[2], expected[2]) > 1e-3
+    whole = run(np.tile(np.arange(6, dtype=np.int32), (3, 1)))
+    np.testing.assert_allclose(whole, encoders()[0](params, images), rtol=1e-5, atol=1e-6)
+
+
 def test_every_pixel_affects_the_feature():
     """The image feature is read at token 0, which sees all patches."""
     images = np.asarray(clip.normalize(tiny.batch(1)["image"]))

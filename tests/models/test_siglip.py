@@ -57,6 +57,21 @@ def test_both_towers_by_hand():
     assert relative(encode(zero_shot(), variables(), rows, "text"), np.stack(expected)) < 1e-5
 
 
+def test_kept_patches_are_those_of_a_smaller_image():
+    """The upper four of six patches are an image without its lowest row of patches."""
+    rows, params = tiny_siglip.batch(2), variables()
+    height, width = CONFIG.image_size
+    smaller = dataclasses.replace(CONFIG, image_size=(height * 2 // 3, width))
+    upper = jax.tree.map(lambda leaf: leaf, params)
+    visual = upper["params"]["visual"]
+    visual["positional_embedding"] = visual["positional_embedding"][:4]
+    run = jax.jit(lambda v, x: clip.build(smaller, zero_shot())["encode_image"](v, x)[0])
+    expected = run(upper, rows["image"][:, : height * 2 // 3])
+    patches = np.array([[0, 1, 2, 3], [2, 0, 3, 1]], np.int32)
+    kept = jax.jit(lambda v, x: clip.build(CONFIG, zero_shot())["encode_image"](v, x, patches=patches)[0])
+    np.testing.assert_allclose(kept(params, rows["image"]), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_all_tokens_by_hand():
     """Token 0 is the image's feature, and the others are what the pooling gives for each patch alone."""
     rows, params = tiny_siglip.batch(2), float64(variables()["params"])

@@ -64,6 +64,14 @@ def test_further_captions_take_no_further_images():
     assert of(methods.zero_shot(), captions_per_image=3)["forward"] == 13248 + 3 * 1280 + 9 * LOSS
 
 
+def test_dropped_patches_pass_through_no_block():
+    """One of two patches and the class token: two tokens instead of three."""
+    whole = WHOLE["qkv"] * 2 / 3 + WHOLE["attention"] * 4 / 9 + (WHOLE["out"] + WHOLE["mlp"]) * 2 / 3
+    last = LAST["q"] + LAST["out"] + LAST["mlp"] + (LAST["kv"] + LAST["attention"]) * 2 / 3
+    vision = PATCHES + whole + last + PROJ
+    assert of(methods.zero_shot(), kept_patches=1)["forward"] == pytest.approx(vision + 1280 + LOSS)
+
+
 def test_a_frozen_model_needs_only_the_gradient_of_the_loss():
     assert of(methods.zero_shot())["backward"] == 2 * LOSS
 

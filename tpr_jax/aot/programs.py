@@ -76,6 +76,9 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
         "ids": ((length,) if captions == 1 else (captions, length), jnp.int32),
         "pid": ((), jnp.int32),
     }
+    kept = sizes.kept_patches(config.patch_dropout)
+    if kept < sizes.kept_patches(0.0):
+        rows["patches"] = ((kept,), jnp.int32)
     if config.losses.mlm:
         rows |= {"mlm_ids": rows["ids"], "mlm_labels": rows["ids"]}
     sharded = functools.partial(_sharded, mesh)
@@ -100,6 +103,7 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
             flops.train_step,
             *(sizes, method, config.batch_size, tuple(weights), heads, length),
             captions_per_image=captions,
+            kept_patches=kept,
         )
         lower = functools.partial(update.lower, state, frozen_shapes, batch)
         by_name["train_step"] = Program(lower, *_counts(counted), argument_bytes)

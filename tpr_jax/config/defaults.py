@@ -59,6 +59,7 @@ def base() -> ConfigDict:
             "image_size": (384, 128),  # height, width
             "text_length": 0,  # tokens a caption is truncated to; 0: the context length of the text tower
             "stretch_text": False,  # whether a longer text_length stretches the text tower's positions
+            "patch_dropout": 0.0,  # fraction of the patches of each image that a train step leaves out
             "augment": True,
             "pad": 10,  # pixels of zeros before the random crop
             "mask_text": True,

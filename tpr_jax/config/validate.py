@@ -178,6 +178,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("debug", "from_scratch", "stretch_text", "augment", "mask_text"), boolean),
     "learn_temperature": boolean,
     "mask_probability": fraction(),
+    "patch_dropout": number(0, 1, exclusive=True),
     "matryoshka": _sizes,
     **dict.fromkeys(("eval_test_each_time", "profile", "scan_layers", "optimizer.per_step"), boolean),
     "backbone": nonempty_string,

@@ -33,7 +33,7 @@ CACHE_BYTES = 512 * 2**20
 # `protocols` 6 and 7. The masks of an image's further captions add their number, from 1. The last word must
 # not be 0: NumPy pads short seeds with zeros, so [seed, epoch], which orders the epoch, and [seed, epoch, 0,
 # 0] are the same stream.
-_AUGMENT_STREAM, _MASK_STREAM, _REPLACE_STREAM, _CAPTION_STREAM = 1, 2, 4, 8
+_AUGMENT_STREAM, _MASK_STREAM, _REPLACE_STREAM, _CAPTION_STREAM, _PATCH_STREAM = 1, 2, 4, 8, 9
 
 # Number of images to try for one example before the run ends.
 _TRIES = 100
@@ -76,6 +76,7 @@ def train_input(
     seed: int,
     instances: int = 0,
     captions_per_image: int = 1,
+    patches: tuple[int, int] = (1, 1),
     augment: bool = True,
     pad: int = 10,
     color: UInt8[np.ndarray, "3"] = ERASE_COLOR,
@@ -94,7 +95,8 @@ def train_input(
     pids are labels from 0 in the order of the raw ids, and the index is the row of `caption_pairs(records)`.
     This process gets its contiguous shard of b = batch_size / process_count rows of every batch. With
     c = `captions_per_image` above 1, ids and labels are [b, c, l]: the caption of the pair, then further ones
-    of the same image in random order; after the last one they begin again.
+    of the same image in random order; after the last one they begin again. If not all patches of an image are
+    kept, there are also `patches`, int32 [b, kept], random ones in ascending order.
 
     Args:
       records: the training split.
@@ -104,6 +106,7 @@ def train_input(
       seed: the seed of all random choices.
       instances: if above 0, examples of each identity in a batch; see `sampler.identity_order`.
       captions_per_image: c, the captions of each row.
+      patches: how many patches an image has, and how many of them are kept.
       augment: whether to augment images.
       pad: see `augment.augment_image`.
       color: see `augment.augment_image`.
@@ -147,6 +150,7 @@ def train_input(
         image_size=image_size,
         image_index=image_index,
         captions_per_image=captions_per_image,
+        patches=patches,
         ids=all_ids,
         seed=seed,
         augment=functools.partial(augment_image, pad=pad, color=color) if augment else None,
@@ -156,8 +160,13 @@ def train_input(
         skipped=skipped,
     )
     rows = batch_size // process_count
-    shapes = [(rows, *image_size, 3), (rows, 3 if mlm else 1, captions_per_image, all_ids.shape[1])]
-    specs = [(shapes[0], np.uint8), (shapes[1], np.int32), ((rows,), np.int32)]
+    shapes: list[tuple[int, ...]] = [
+        (rows, *image_size, 3),
+        (rows, 3 if mlm else 1, captions_per_image, all_ids.shape[1]),
+        (rows,),
+        (rows, 0 if patches[0] == patches[1] else patches[1]),
+    ]
+    specs = [(shapes[0], np.uint8), *((shape, np.int32) for shape in shapes[1:])]
 
     def batches(epoch: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
         order = (
@@ -167,17 +176,22 @@ def train_input(
         )
         order = order[: steps * batch_size].reshape(steps, process_count, rows)[:, process_index]
 
-        def load(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        def load(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
             image, ids = _empty_aligned(shapes[0]), np.empty(shapes[1], np.int32)
             pairs = map(examples.load, itertools.repeat(epoch), numbers.tolist(), image, ids)
-            return image, ids, np.array(list(pairs), np.int32)
+            kept = np.empty(shapes[3], np.int32)
+            if kept.size:
+                kept[:] = [examples.kept_patches(epoch, number) for number in numbers.tolist()]
+            return image, ids, np.array(list(pairs), np.int32), kept
 
         # For images in memory one worker is fast enough, and more would compete for the GIL.
         workers = worker_threads() if decoded is None else 1
         loaded = in_order(load, order[start_step:], specs, workers)  # yields what `load` returns
-        for image, ids, index in cast(Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]], loaded):
+        for image, ids, index, kept in cast(Iterator[tuple[np.ndarray, ...]], loaded):
             kinds = (ids if captions_per_image > 1 else ids[:, :, 0]).swapaxes(0, 1)
             batch = {"image": image, "ids": kinds[0], "pid": labels[index], "index": index}
+            if kept.size:
+                batch["patches"] = kept
             yield batch | ({"mlm_ids": kinds[1], "mlm_labels": kinds[2]} if mlm else {})
 
     return batches
@@ -193,6 +207,7 @@ class _Examples:
       image_size: height and width in pixels.
       image_index: the image of each pair of `caption_pairs(records)`, in ascending order.
       captions_per_image: the number of captions of each example.
+      patches: how many patches an image has, and how many of them are kept.
       ids: the ids of each pair's caption.
       seed: the seed of all random choices.
       augment: `augment_image` with its settings; None if images are not augmented.
@@ -207,6 +222,7 @@ class _Examples:
     image_size: tuple[int, int]
     image_index: Int32[np.ndarray, " p"]
     captions_per_image: int
+    patches: tuple[int, int]
     ids: Int32[np.ndarray, "p l"]
     seed: int
     augment: Callable | None
@@ -235,6 +251,12 @@ class _Examples:
         others = [other for other in range(first, end) if other != pair]
         own = [pair, *np.random.default_rng(seed).permutation(others).tolist()]
         return list(itertools.islice(itertools.cycle(own), self.captions_per_image))
+
+    def kept_patches(self, epoch: int, number: int) -> Int32[np.ndarray, " kept"]:
+        """Returns which patches of an example's image are kept, in ascending order."""
+        count, kept = self.patches
+        rng = np.random.default_rng((self.seed, epoch, number, _PATCH_STREAM))
+        return np.sort(rng.permutation(count)[:kept]).astype(np.int32)
 
     def load(
         self, epoch: int, number: int, image: UInt8[np.ndarray, "h w 3"], ids: Int32[np.ndarray, "k c l"]

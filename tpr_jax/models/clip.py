@@ -71,6 +71,15 @@ class PatchEmbedding(nn.Module):
         return x + self.param("bias", zeros, (self.width,)).astype(x.dtype) if self.use_bias else x
 
 
+def select_tokens(
+    x: Float[Array, "b n d"], patches: Int[Array, "b kept"], has_class_token: bool
+) -> Float[Array, "b m d"]:
+    """Returns the tokens of some patches, and the class token if there is one."""
+    if has_class_token:
+        patches = jnp.pad(patches + 1, ((0, 0), (1, 0)))
+    return jnp.take_along_axis(x, patches[:, :, None], axis=1)
+
+
 class VisionTower(nn.Module):
     """The vision transformer; `remat` and `scan` are as in `build`.
 
@@ -89,6 +98,7 @@ class VisionTower(nn.Module):
         images: Float[Array, "b h w 3"],
         prompts: Float[Array, "k p d"] | None = None,
         all_tokens: bool = False,
+        patches: Int[Array, "b kept"] | None = None,
     ) -> Float[Array, "*tokens e"]:
         """Encodes images.
 
@@ -96,6 +106,7 @@ class VisionTower(nn.Module):
           images: normalized pixels.
           prompts: tokens that are appended to the sequence and replaced before each of the first k blocks.
           all_tokens: whether to return the image's feature and those of the other tokens.
+          patches: the patches that remain of each image, row by row from 0; None keeps all.
 
         Returns:
           The features [b, e], or with `all_tokens` [b, n, e]: the image's feature, then those of the
@@ -109,6 +120,8 @@ class VisionTower(nn.Module):
             x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, d)), x], axis=1)
         positions = self.param("positional_embedding", normal(d**-0.5), (c.vision_positions, d))
         x = x + positions.astype(self.dtype)
+        if patches is not None:
+            x = select_tokens(x, patches, c.has_class_token)
         count = x.shape[1]
         if prompts is not None:
             x = append_tokens(x, prompts[0])
@@ -203,9 +216,15 @@ class Clip(nn.Module):
         if self.heads.temperature:
             self.temperature = Temperature(self.heads.temperature)
 
-    def encode_image(self, images: Float[Array, "b h w 3"], all_tokens: bool = False):
+    def encode_image(
+        self,
+        images: Float[Array, "b h w 3"],
+        all_tokens: bool = False,
+        patches: Int[Array, "b kept"] | None = None,
+    ):
         """Returns the features of normalized images, see `VisionTower`."""
-        return self.visual(images, self.prompts()[0] if self.method.prompts else None, all_tokens)
+        prompts = self.prompts()[0] if self.method.prompts else None
+        return self.visual(images, prompts, all_tokens, patches)
 
     def encode_text(self, ids: Int[Array, "b l"], all_tokens: bool = False):
         """Returns the features of texts, see `TextTower`."""
@@ -269,6 +288,8 @@ def build(
       standard deviation, or normalized floats [b, h, w, 3]; `encode_text(variables, ids)` takes int32 ids
       [b, l]. Both return the unnormalized float32 features [b, e] and a list of routing statistics, a dict
       for each mixture. With `all_tokens=True` they return the features of all tokens, [b, n, e].
+      `encode_image(variables, images, patches=index)` reads only the patches `index`, int32 [b, kept], of
+      each image (FLIP, CVPR 2023).
 
       `predict_words(variables, image_tokens, ids)` returns the logits [b, m, vocabulary] at the positions of
       the text tower's sequence, prompts among them; it needs the head of the loss "mlm".
@@ -276,8 +297,8 @@ def build(
       `place_labels(ids, labels)` moves the labels [b, l] of ids to those positions, [b, m].
 
       `select_words(tokens, ids)` returns, of the features of all tokens [b, m, e], that of the text
-      [b, e], and 1 for each token that is a word, else 0, [b, m]. `select_patches(tokens)` returns those
-      of the patches, [b, n, e].
+      [b, e], and 1 for each token that is a word, else 0, [b, m]. `select_patches(tokens, count)` returns
+      those of the patches, [b, count, e]; None stands for all patches of an image.
 
     Raises:
       UserError: a part of the method does not fit towers of these sizes.
@@ -296,10 +317,10 @@ def build(
         sown = jax.tree.leaves(state.get("routing", {}), is_leaf=lambda x: "chosen" in x)
         return out.astype(jnp.float32), [batch_statistics(rows) for rows in sown]
 
-    def encode_image(variables, images, all_tokens=False):
+    def encode_image(variables, images, all_tokens=False, patches=None):
         if images.dtype == jnp.uint8:
             images = normalize(images, config.image_mean, config.image_std)
-        return run("encode_image", variables, images, all_tokens=all_tokens)
+        return run("encode_image", variables, images, all_tokens=all_tokens, patches=patches)
 
     def encode_text(variables, ids, all_tokens=False):
         return run("encode_text", variables, ids, all_tokens=all_tokens)
@@ -319,8 +340,8 @@ def build(
             end = jnp.minimum(end + text_tokens(method.prompts), tokens.shape[1] - 1)
         return token_at(tokens, end)[:, 0], words
 
-    def select_patches(tokens):
-        return tokens[:, 1 : 1 + config.grid[0] * config.grid[1]]
+    def select_patches(tokens, count=None):
+        return tokens[:, 1 : 1 + (count or config.grid[0] * config.grid[1])]
 
     return {
         "init": init,

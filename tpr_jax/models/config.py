@@ -66,6 +66,10 @@ class ClipConfig:
         """The number of positions of the vision tower: the class token, if there is one, and the patches."""
         return self.has_class_token + self.grid[0] * self.grid[1]
 
+    def kept_patches(self, dropout: float) -> int:
+        """Returns how many patches of an image remain if a fraction of them is left out, at least one."""
+        return max(1, round((1 - dropout) * self.grid[0] * self.grid[1]))
+
     @property
     def causal(self) -> bool:
         """Whether a text's tokens attend only to those before them.

@@ -47,6 +47,7 @@ def train_step(
     *,
     all_experts: bool = False,
     captions_per_image: int = 1,
+    kept_patches: int | None = None,
 ) -> list[Product]:
     """Returns the products of one step: both towers and the losses, forward and backward.
 
@@ -59,9 +60,10 @@ def train_step(
       length: the number of ids of each caption; None is the text tower's maximum.
       all_experts: whether mixtures compute every expert for every token, as `petl.moe` does for few experts.
       captions_per_image: how many captions each image is paired with.
+      kept_patches: how many patches of an image pass through the blocks; None stands for all.
     """
     all_tokens = not {"mlm", "filip"}.isdisjoint(losses)
-    images = _Run(config, method, batch_size, length, all_experts, statistics=True)
+    images = _Run(config, method, batch_size, length, all_experts, statistics=True, kept_patches=kept_patches)
     batch_size *= captions_per_image  # from here on the number of pairs
     run = images._replace(batch_size=batch_size)
     products = [
@@ -75,7 +77,7 @@ def train_step(
             products += run.tower("text", every_token=True)
             products += _masked_words(config, heads, batch_size, _text_length(config, method, length))
         elif loss == "filip":
-            pairs = config.grid[0] * config.grid[1] * _text_length(config, method, length)
+            pairs = images.patches * _text_length(config, method, length)
             products.append(product("loss filip", 2.0 * batch_size**2 * pairs * e, True, True))
         elif loss == "id":
             products.append(product("loss id", 2 * 2.0 * batch_size * e * heads.num_classes, True, True))
@@ -112,6 +114,12 @@ class _Run(NamedTuple):
     length: int | None
     all_experts: bool
     statistics: bool
+    kept_patches: int | None = None
+
+    @property
+    def patches(self) -> int:
+        """The number of patches that pass through the blocks."""
+        return self.kept_patches or self.config.grid[0] * self.config.grid[1]
 
     def tower(self, tower: str, every_token: bool = False) -> Iterator[Product]:
         """Yields the products of a tower that returns every token of its last block, or only one."""
@@ -127,7 +135,7 @@ class _Run(NamedTuple):
             patches = c.grid[0] * c.grid[1]
             pixels = 3 * c.patch_size**2
             yield product("patches", 2.0 * b * patches * pixels * d, False, tuned("conv1/kernel"))
-            tokens = c.vision_positions + _prompt_tokens(self.method, tower)
+            tokens = c.has_class_token + self.patches + _prompt_tokens(self.method, tower)
             every_token = every_token or not c.has_class_token
             stem = ("conv1/kernel", "class_embedding", "positional_embedding", "ln_pre/scale", "ln_pre/bias")
             stem += () if c.has_class_token else ("conv1/bias",)
@@ -158,7 +166,7 @@ class _Run(NamedTuple):
           each: whether each token is also pooled alone.
         """
         c, b, d = self.config, self.batch_size, self.config.vision_width
-        tokens = c.vision_positions
+        tokens = self.patches
         rows = b * (1 + tokens if each else 1)
         qkv = tuned("pool/attn/qkv/kernel")
         biased = qkv or tuned("pool/attn/qkv/bias")

@@ -56,7 +56,8 @@ def objective(
       frozen: the frozen collections.
       batch: `image` [b, h, w, 3] (uint8, or normalized floats), `ids` [b, l] and `pid` [b], and for the loss
         'mlm' also `mlm_ids` and `mlm_labels` [b, l]. With c captions per image, ids and labels are [b, c, l],
-        and the losses are those of b * c pairs, whose images are encoded once.
+        and the losses are those of b * c pairs, whose images are encoded once. With `patches` [b, kept] only
+        these patches of the images are encoded.
 
     Returns:
       (total loss, metrics): the metrics are the losses by name, weighted, and the routing statistics.
@@ -79,7 +80,8 @@ def encode(model: dict, weights: Mapping[str, float], variables: dict, batch: di
     """
     # These losses read all tokens of the image; the first of them is the feature.
     all_tokens = not {"mlm", "filip"}.isdisjoint(weights)
-    images, image_routing = model["encode_image"](variables, batch["image"], all_tokens=all_tokens)
+    kept = {"patches": batch["patches"]} if "patches" in batch else {}
+    images, image_routing = model["encode_image"](variables, batch["image"], all_tokens=all_tokens, **kept)
     ids = _flat(batch["ids"], 1)
     images = _for_each_pair(images, len(ids))
     text, text_routing = model["encode_text"](variables, ids, all_tokens="filip" in weights)
@@ -89,7 +91,8 @@ def encode(model: dict, weights: Mapping[str, float], variables: dict, batch: di
     if "filip" in weights:
         feature, words = model["select_words"](text, ids)
         features |= {"text": feature, "text_tokens": text, "words": words.astype(jnp.float32)}
-        features["image_tokens"] = model["select_patches"](images)
+        count = {"count": batch["patches"].shape[1]} if kept else {}
+        features["image_tokens"] = model["select_patches"](images, **count)
     if "mlm" not in weights:
         return features
     ids, labels = (_flat(_needed(batch.get(key), "mlm", key), 1) for key in ("mlm_ids", "mlm_labels"))

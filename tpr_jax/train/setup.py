@@ -164,7 +164,7 @@ def prepare_training(run: Run) -> Training:
     from tpr_jax.data import pipeline  # imports TensorFlow, which nothing else here needs
     from tpr_jax.data.augment import erase_color
 
-    config = run.config
+    config, clip_config = run.config, run.clip_config
     instances = config_lib.instances(config)
     steps_per_epoch = pipeline.steps_per_epoch(run.splits["train"], config.batch_size, instances)
     last_step = steps_per_epoch * config.num_epochs
@@ -187,6 +187,7 @@ def prepare_training(run: Run) -> Training:
         seed=config.seed,
         instances=instances,
         captions_per_image=config.captions_per_image,
+        patches=(clip_config.kept_patches(0.0), clip_config.kept_patches(config.patch_dropout)),
         augment=config.augment,
         mask_text=config.mask_text and run.tokenizer.mask_id is not None,
         mask_probability=config.mask_probability,

@@ -85,6 +85,7 @@ class Throughput:
             config_lib.loss_weights(run.config),
             run.heads,
             captions_per_image=run.config.captions_per_image,
+            kept_patches=run.clip_config.kept_patches(run.config.patch_dropout),
         )
         self._flops_per_step = flops.total(products)["total"]
         peaks = [chips.peak(device.device_kind, run.config.dtype) for device in run.mesh.devices.flat]
