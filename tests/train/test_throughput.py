@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.train.test_resume import rows
+from tpr_jax.models.config import ClipConfig
 from tpr_jax.perf import chips, flops
 from tpr_jax.train import loop, setup, throughput
 from tpr_jax.train.throughput import Clock, Lap, Profiler, Throughput
@@ -42,7 +43,8 @@ def test_peak_share_is_that_of_all_devices(make_config, monkeypatch):
     monkeypatch.setattr(flops, "train_step", lambda *_, **__: [flops.Product("all", 300.0, 0.0, 0.0)])
     monkeypatch.setattr(chips, "peak", lambda kind, dtype: 100.0)
     mesh = SimpleNamespace(devices=np.array([[jax.devices()[0]] * 4]))
-    run = SimpleNamespace(config=make_config(), clip_config=None, method=None, heads=None, mesh=mesh)
+    sizes = ClipConfig()
+    run = SimpleNamespace(config=make_config(), clip_config=sizes, method=None, heads=None, mesh=mesh)
     row = Throughput(run).measure(Lap(2, 3.0, 0.0))
     assert row["model_flops_per_second"] == 200.0 and row["peak_share"] == 0.5
 
