@@ -74,6 +74,19 @@ def test_a_step_with_further_captions(in_root):
     assert "4x3x64" in further.lower().as_text()
 
 
+def test_a_step_with_some_of_the_patches(in_root):
+    small = ("--config.backbone=clip-mini", "--config.batch_size=4", "--config.dtype=float32")
+    whole, half = (
+        programs.programs(config_of(*small, f"--config.patch_dropout={share}"), ONE) for share in (0.0, 0.5)
+    )
+    step, smaller = whole["train_step"], half["train_step"]
+    kept = 24 * 8 // 2  # of the patches of 384 x 128 pixels
+    assert smaller.argument_bytes["batch"] == step.argument_bytes["batch"] + 4 * kept * 4
+    assert smaller.minimum["total"] < 0.7 * step.minimum["total"]
+    assert half["encode_image"].minimum == whole["encode_image"].minimum
+    assert f"4x{kept}xi32" in smaller.lower().as_text()
+
+
 def test_the_loss_id_needs_the_number_of_identities(in_root):
     flags = ("--config.losses.id=1", "--config.dataset=folder", "--config.batch_size=4")
     with pytest.raises(UserError, match="--identities"):

@@ -123,6 +123,20 @@ def test_several_captions_of_an_image_are_as_many_pairs(name, count):
     assert norm > 0
 
 
+def test_features_of_the_kept_patches_are_not_those_of_prompts():
+    """The prompts follow the patches in the sequence, of which there are four instead of six."""
+    method = METHODS["prompts"](length=2)
+    model = clip.build(CONFIG, method)
+    variables = jax.tree.map(jnp.asarray, tiny.random_like(clip.declare(CONFIG, method), seed=0))
+    batch = masked_batch()
+    found = jax.jit(lambda rows: objective.encode(model, {"filip": 1.0}, variables, rows))(batch)
+    tokens = jax.jit(
+        lambda rows: model["encode_image"](variables, rows["image"], all_tokens=True, patches=rows["patches"])
+    )(batch)[0]
+    assert tokens.shape == (ROWS, 1 + 4 + 4, 5)  # two prompts of its own, and two mapped from the texts
+    np.testing.assert_allclose(found["image_tokens"], tokens[:, 1:5], rtol=1e-5, atol=1e-6)
+
+
 def test_mean_over_microbatches_differs():
     """Averaging the gradients of smaller batches gives another result: the test above can fail."""
     model, weights, trainable, frozen = prepared("dm_adapter")

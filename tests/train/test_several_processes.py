@@ -62,9 +62,14 @@ def ended(processes) -> list[tuple[int, str, str]]:
 
 @pytest.fixture(scope="session", params=["8x1", "2x4"])
 def whole(request, tiny, tmp_path_factory):
-    """Returns (mesh flags, workdir) of a run of one process on eight devices, which tests only read."""
+    """Returns (flags, workdir) of a run of one process on eight devices, which tests only read.
+
+    One of the meshes has two captions and some of the patches of each image.
+    """
     data, model = request.param.split("x")
     mesh = [f"--config.mesh.data={data}", f"--config.mesh.model={model}"]
+    if model == "1":
+        mesh += ["--config.captions_per_image=2", "--config.patch_dropout=0.25"]
 
     def make(folder: Path) -> None:
         ((code, _, stderr),) = ended([begin(tiny, folder / "run", 8, *mesh, tensorflow=True)])

@@ -34,6 +34,14 @@ def test_throughput_of_a_lap(make_config, monkeypatch):
     assert Throughput(larger).measure(Lap(5, 2.0, 0.0))["model_flops_per_second"] == (
         pytest.approx(2 * step / 0.4, rel=0.02)  # the pairs of a batch grow faster
     )
+    # A second caption of each image costs its text; here, half of the eight patches are a tenth of the step.
+    two, half = (
+        Throughput(dataclasses.replace(run, config=make_config(**changes))).measure(Lap(5, 2.0, 0.0))
+        for changes in ({"captions_per_image": 2}, {"patch_dropout": 0.5})
+    )
+    assert two["model_flops_per_second"] > 1.3 * step / 0.4
+    assert 0.8 * step / 0.4 < half["model_flops_per_second"] < 0.95 * step / 0.4
+    assert two["examples_per_second"] == row["examples_per_second"]
     # On one chip with a known peak, a tenth of the peak.
     monkeypatch.setattr(chips, "peak", lambda kind, dtype: 10 * step / 0.4)
     assert Throughput(run).measure(Lap(5, 2.0, 0.5))["peak_share"] == pytest.approx(0.1)
