@@ -7,7 +7,8 @@ It was chosen on MiniPEDES' val split; docs/recipe.md has what was tried and wha
 ViT-B/16 it trains fewer parameters than UP-Person, and all of them can be merged into CLIP's weights.
 
 A step encodes two captions of each image, and two thirds of its patches, so that one and a half times as many
-images take as long. With as many steps as the other recipes it passes through the data 1.5 times as often.
+images pass through the vision tower in the same time. The number of steps is that of the other recipes, so
+that the run passes through the data 1.5 times as often.
 """
 
 from tpr_jax import config as tpr_config

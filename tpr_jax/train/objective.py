@@ -82,7 +82,7 @@ def encode(model: dict, weights: Mapping[str, float], variables: dict, batch: di
     all_tokens = not {"mlm", "filip"}.isdisjoint(weights)
     kept = {"patches": batch["patches"]} if "patches" in batch else {}
     images, image_routing = model["encode_image"](variables, batch["image"], all_tokens=all_tokens, **kept)
-    ids = _flat(batch["ids"], 1)
+    ids = _of_pairs(batch["ids"])
     images = _for_each_pair(images, len(ids))
     text, text_routing = model["encode_text"](variables, ids, all_tokens="filip" in weights)
     features = {"image": images, "text": text, "routing": {"visual": image_routing, "text": text_routing}}
@@ -95,7 +95,7 @@ def encode(model: dict, weights: Mapping[str, float], variables: dict, batch: di
         features["image_tokens"] = model["select_patches"](images, **count)
     if "mlm" not in weights:
         return features
-    ids, labels = (_flat(_needed(batch.get(key), "mlm", key), 1) for key in ("mlm_ids", "mlm_labels"))
+    ids, labels = (_of_pairs(_needed(batch.get(key), "mlm", key)) for key in ("mlm_ids", "mlm_labels"))
     _needed("masked_words" in variables.get("head", {}), "mlm", "its head: heads.mlm_depth above 0")
     labels = model["place_labels"](ids, labels)
     mean = losses.masked_words(model["predict_words"](variables, images, ids), labels)
@@ -142,7 +142,7 @@ def _loss(name: str, logits: Logits, variables: dict, features: dict, batch: dic
         what = "a teacher: config.distill.teacher"
         teacher = {key: _needed(batch.get(key), name, what) for key in ("teacher_image", "teacher_text")}
         pairs = len(features["text"])
-        settings |= {key: _for_each_pair(_flat(array, 1), pairs) for key, array in teacher.items()}
+        settings |= {key: _for_each_pair(_of_pairs(array), pairs) for key, array in teacher.items()}
     loss = _needed(
         losses.BY_NAME.get(name) or DISTILLATION.get(name),
         name,
@@ -226,9 +226,9 @@ def _concatenate(features: dict) -> dict:
     return {**joined, **sums, "routing": routing}
 
 
-def _flat(rows: jax.Array, axes: int) -> jax.Array:
-    """Joins the first axes of an array, so that as many as `axes` follow: [b, c, l] to [b * c, l]."""
-    return rows.reshape(-1, *rows.shape[rows.ndim - axes :])
+def _of_pairs(rows: jax.Array) -> jax.Array:
+    """Joins the captions of all images: [b, c, n] to [b * c, n]; [b, n] stays as it is."""
+    return rows.reshape(-1, rows.shape[-1])
 
 
 def _for_each_pair(rows: jax.Array, pairs: int) -> jax.Array:
