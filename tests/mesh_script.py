@@ -121,7 +121,7 @@ def memory_of_losses(mesh: Mesh, rows: int = 2048, width: int = 16) -> dict:
 def memory_in_parts(mesh: Mesh, rows: int, width: int, parts: int = 4) -> dict:
     """Returns the same for a loss of features that are computed in microbatches."""
     towers = {
-        "encode_image": lambda variables, x, all_tokens: (x @ variables["part"]["image"], []),
+        "encode_image": lambda variables, x, all_tokens, patches: (x @ variables["part"]["image"], []),
         "encode_text": lambda variables, ids, all_tokens: (variables["part"]["text"][ids[:, 0]], []),
     }
     split, whole = sharding.row_sharding(mesh, rows), sharding.leaf_shardings(mesh, np.zeros(()))

@@ -70,14 +70,14 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
     if "params" in frozen:
         cast = functools.partial(casting.cast_frozen, dtype=config.dtype)
         frozen["params"] = jax.eval_shape(cast, frozen["params"])
-    captions = config.captions_per_image
+    captions, ids = config.captions_per_image, ((length,), jnp.int32)
     rows = {
         "image": ((*sizes.image_size, 3), jnp.uint8),
-        "ids": ((length,) if captions == 1 else (captions, length), jnp.int32),
+        "ids": ids if captions == 1 else ((captions, length), jnp.int32),
         "pid": ((), jnp.int32),
     }
     kept = sizes.kept_patches(config.patch_dropout)
-    if kept < sizes.kept_patches(0.0):
+    if kept < sizes.num_patches:
         rows["patches"] = ((kept,), jnp.int32)
     if config.losses.mlm:
         rows |= {"mlm_ids": rows["ids"], "mlm_labels": rows["ids"]}
@@ -108,10 +108,9 @@ def programs(config: ConfigDict, mesh: Mesh, identities: int | None = None) -> d
         lower = functools.partial(update.lower, state, frozen_shapes, batch)
         by_name["train_step"] = Program(lower, *_counts(counted), argument_bytes)
     variables = sharded(merge(frozen, trainable))
-    rows["ids"] = ((length,), jnp.int32)
-    for name, key, tower in (("encode_image", "image", "vision"), ("encode_text", "ids", "text")):
+    for name, row, tower in (("encode_image", rows["image"], "vision"), ("encode_text", ids, "text")):
         count = sharding.padded_size(mesh, config.eval_batch_size)
-        inputs = _rows(mesh, count, *rows[key])
+        inputs = _rows(mesh, count, *row)
         counted = functools.partial(flops.encode, sizes, method, tower, count, length)
         argument_bytes = {"weights": bytes_per_device(variables), "batch": bytes_per_device(inputs)}
         encoder = step.jit_encoder(model[name], mesh, dtype=config.dtype)

@@ -150,7 +150,7 @@ def train_input(
         image_size=image_size,
         image_index=image_index,
         captions_per_image=captions_per_image,
-        patches=patches,
+        num_patches=patches[0],
         ids=all_ids,
         seed=seed,
         augment=functools.partial(augment_image, pad=pad, color=color) if augment else None,
@@ -178,10 +178,8 @@ def train_input(
 
         def load(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
             image, ids = _empty_aligned(shapes[0]), np.empty(shapes[1], np.int32)
-            pairs = map(examples.load, itertools.repeat(epoch), numbers.tolist(), image, ids)
             kept = np.empty(shapes[3], np.int32)
-            if kept.size:
-                kept[:] = [examples.kept_patches(epoch, number) for number in numbers.tolist()]
+            pairs = map(examples.load, itertools.repeat(epoch), numbers.tolist(), image, ids, kept)
             return image, ids, np.array(list(pairs), np.int32), kept
 
         # For images in memory one worker is fast enough, and more would compete for the GIL.
@@ -207,7 +205,7 @@ class _Examples:
       image_size: height and width in pixels.
       image_index: the image of each pair of `caption_pairs(records)`, in ascending order.
       captions_per_image: the number of captions of each example.
-      patches: how many patches an image has, and how many of them are kept.
+      num_patches: the number of patches of an image.
       ids: the ids of each pair's caption.
       seed: the seed of all random choices.
       augment: `augment_image` with its settings; None if images are not augmented.
@@ -222,7 +220,7 @@ class _Examples:
     image_size: tuple[int, int]
     image_index: Int32[np.ndarray, " p"]
     captions_per_image: int
-    patches: tuple[int, int]
+    num_patches: int
     ids: Int32[np.ndarray, "p l"]
     seed: int
     augment: Callable | None
@@ -252,23 +250,29 @@ class _Examples:
         own = [pair, *np.random.default_rng(seed).permutation(others).tolist()]
         return list(itertools.islice(itertools.cycle(own), self.captions_per_image))
 
-    def kept_patches(self, epoch: int, number: int) -> Int32[np.ndarray, " kept"]:
-        """Returns which patches of an example's image are kept, in ascending order."""
-        count, kept = self.patches
-        rng = np.random.default_rng((self.seed, epoch, number, _PATCH_STREAM))
-        return np.sort(rng.permutation(count)[:kept]).astype(np.int32)
-
     def load(
-        self, epoch: int, number: int, image: UInt8[np.ndarray, "h w 3"], ids: Int32[np.ndarray, "k c l"]
+        self,
+        epoch: int,
+        number: int,
+        image: UInt8[np.ndarray, "h w 3"],
+        ids: Int32[np.ndarray, "k c l"],
+        kept: Int32[np.ndarray, " kept"],
     ) -> int:
-        """Fills `image`, and `ids` with the ids (with `mlm` also masked ids and labels); returns the pair."""
-        pairs = _candidate_pairs(number, len(self.ids), (self.seed, epoch, number, _REPLACE_STREAM))
+        """Fills the arrays of an example; returns its pair.
+
+        `ids` gets the ids, with `mlm` also masked ids and labels, and `kept` the patches that are kept, in
+        ascending order; it is empty if all are.
+        """
+        seed = (self.seed, epoch, number)
+        pairs = _candidate_pairs(number, len(self.ids), (*seed, _REPLACE_STREAM))
         pair, original = _read_first(pairs, self.read_image, self.name, self.skipped)
         if self.augment is None:
             image[...] = original
         else:
-            self.augment(original, (self.seed, epoch, number, _AUGMENT_STREAM), out=image)
-        seed = (self.seed, epoch, number)
+            self.augment(original, (*seed, _AUGMENT_STREAM), out=image)
+        if kept.size:
+            order = np.random.default_rng((*seed, _PATCH_STREAM)).permutation(self.num_patches)
+            kept[:] = np.sort(order[: len(kept)])
         for place, caption in enumerate(self.captions(pair, (*seed, _CAPTION_STREAM))):
             ids[0, place] = self.ids[caption]
             if self.mask is not None:

@@ -297,8 +297,8 @@ def build(
       `place_labels(ids, labels)` moves the labels [b, l] of ids to those positions, [b, m].
 
       `select_words(tokens, ids)` returns, of the features of all tokens [b, m, e], that of the text
-      [b, e], and 1 for each token that is a word, else 0, [b, m]. `select_patches(tokens, count)` returns
-      those of the patches, [b, count, e]; None stands for all patches of an image.
+      [b, e], and 1 for each token that is a word, else 0, [b, m]. `select_patches(tokens, patches)` returns
+      those of the patches that `encode_image` read, [b, kept, e].
 
     Raises:
       UserError: a part of the method does not fit towers of these sizes.
@@ -340,8 +340,8 @@ def build(
             end = jnp.minimum(end + text_tokens(method.prompts), tokens.shape[1] - 1)
         return token_at(tokens, end)[:, 0], words
 
-    def select_patches(tokens, count=None):
-        return tokens[:, 1 : 1 + (count or config.grid[0] * config.grid[1])]
+    def select_patches(tokens, patches=None):
+        return tokens[:, 1 : 1 + (config.num_patches if patches is None else patches.shape[1])]
 
     return {
         "init": init,

@@ -64,11 +64,16 @@ class ClipConfig:
     @property
     def vision_positions(self) -> int:
         """The number of positions of the vision tower: the class token, if there is one, and the patches."""
-        return self.has_class_token + self.grid[0] * self.grid[1]
+        return self.has_class_token + self.num_patches
+
+    @property
+    def num_patches(self) -> int:
+        """The number of patches of an image."""
+        return self.grid[0] * self.grid[1]
 
     def kept_patches(self, dropout: float) -> int:
         """Returns how many patches of an image remain if a fraction of them is left out, at least one."""
-        return max(1, round((1 - dropout) * self.grid[0] * self.grid[1]))
+        return max(1, round((1 - dropout) * self.num_patches))
 
     @property
     def causal(self) -> bool:

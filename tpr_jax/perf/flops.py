@@ -119,7 +119,7 @@ class _Run(NamedTuple):
     @property
     def patches(self) -> int:
         """The number of patches that pass through the blocks."""
-        return self.kept_patches or self.config.grid[0] * self.config.grid[1]
+        return self.kept_patches or self.config.num_patches
 
     def tower(self, tower: str, every_token: bool = False) -> Iterator[Product]:
         """Yields the products of a tower that returns every token of its last block, or only one."""
@@ -132,9 +132,8 @@ class _Run(NamedTuple):
             return any(re.fullmatch(pattern, f"{prefix}/{path}") for path in paths for pattern in patterns)
 
         if vision:
-            patches = c.grid[0] * c.grid[1]
             pixels = 3 * c.patch_size**2
-            yield product("patches", 2.0 * b * patches * pixels * d, False, tuned("conv1/kernel"))
+            yield product("patches", 2.0 * b * c.num_patches * pixels * d, False, tuned("conv1/kernel"))
             tokens = c.has_class_token + self.patches + _prompt_tokens(self.method, tower)
             every_token = every_token or not c.has_class_token
             stem = ("conv1/kernel", "class_embedding", "positional_embedding", "ln_pre/scale", "ln_pre/bias")

@@ -80,8 +80,10 @@ def encode(model: dict, weights: Mapping[str, float], variables: dict, batch: di
     """
     # These losses read all tokens of the image; the first of them is the feature.
     all_tokens = not {"mlm", "filip"}.isdisjoint(weights)
-    kept = {"patches": batch["patches"]} if "patches" in batch else {}
-    images, image_routing = model["encode_image"](variables, batch["image"], all_tokens=all_tokens, **kept)
+    patches = batch.get("patches")
+    images, image_routing = model["encode_image"](
+        variables, batch["image"], all_tokens=all_tokens, patches=patches
+    )
     ids = _of_pairs(batch["ids"])
     images = _for_each_pair(images, len(ids))
     text, text_routing = model["encode_text"](variables, ids, all_tokens="filip" in weights)
@@ -91,8 +93,7 @@ def encode(model: dict, weights: Mapping[str, float], variables: dict, batch: di
     if "filip" in weights:
         feature, words = model["select_words"](text, ids)
         features |= {"text": feature, "text_tokens": text, "words": words.astype(jnp.float32)}
-        count = {"count": batch["patches"].shape[1]} if kept else {}
-        features["image_tokens"] = model["select_patches"](images, **count)
+        features["image_tokens"] = model["select_patches"](images, patches)
     if "mlm" not in weights:
         return features
     ids, labels = (_of_pairs(_needed(batch.get(key), "mlm", key)) for key in ("mlm_ids", "mlm_labels"))

@@ -187,7 +187,7 @@ def prepare_training(run: Run) -> Training:
         seed=config.seed,
         instances=instances,
         captions_per_image=config.captions_per_image,
-        patches=(clip_config.kept_patches(0.0), clip_config.kept_patches(config.patch_dropout)),
+        patches=(clip_config.num_patches, clip_config.kept_patches(config.patch_dropout)),
         augment=config.augment,
         mask_text=config.mask_text and run.tokenizer.mask_id is not None,
         mask_probability=config.mask_probability,
