@@ -171,7 +171,7 @@ def test_non_finite_loss_stops_all_updates():
 def test_non_finite_gradient_stops_all_updates():
     """The derivative of a square root at 0 is infinite, its value is not."""
 
-    def encode(variables, x, all_tokens=False):
+    def encode(variables, x, all_tokens=False, patches=None):
         return jnp.sqrt(variables["moe"]["w"]) * x, []
 
     model = {"encode_image": encode, "encode_text": encode}
@@ -203,7 +203,7 @@ SPOILS_ITS_STATE = optax.GradientTransformation(
 def test_non_finite_update_stops_all_updates(optimizer):
     """Loss and gradient are finite, but the new weights or optimizer state are not: the old ones stay."""
 
-    def encode(variables, x, all_tokens=False):
+    def encode(variables, x, all_tokens=False, patches=None):
         return (variables["moe"]["w"] + 0 * variables["moe"]["still"]) * x, []
 
     model = {"encode_image": encode, "encode_text": encode}
