@@ -37,6 +37,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # of the time it takes to collect them, and the processes that tests start compile TensorFlow again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# There are as many test processes as cores, whose threads for products would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Optimizing these programs takes several times as long as it saves. JAX_DISABLE_MOST_OPTIMIZATIONS=0, which
 # `make test-slow` and `make test-torch` set, compiles them as users do, for the golden numbers too. XLA
 # aborts at a flag that it does not know, as other versions may not know this one.

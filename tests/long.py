@@ -51,8 +51,10 @@ LONG = {
     "train/test_skipping.py::test_run_reports_skipped_images_and_resumes",
     "weights/test_image_constants.py::test_run_evaluation_and_saved_model_agree",
     "weights/test_image_constants.py::test_training_uses_the_mean_and_std_of_the_folder",
-    # Every method, config or setting in turn; each of a kind stays quick elsewhere (1000 s).
+    # Every method, config or setting in turn; each of a kind stays quick elsewhere (1200 s).
     "config/test_configs.py::test_the_readme_lists_every_config_and_what_it_trains",
+    "config/test_debug.py::test_a_config_of_deeper_towers_runs",
+    "config/test_debug.py::test_every_config_runs_on_towers_of_one_block",
     "config/test_keys.py::test_every_loss_has_its_weight",
     "config/test_keys.py::test_the_key_does_what_its_row_says",
     "config/test_method_keys.py::test_the_setting_does_what_its_row_says",
