@@ -52,7 +52,7 @@ def test_renders_every_measured_part():
     lines = text.splitlines()
     assert lines[0] == "Measured on: a CPU, 2 cores, Python 3.11.1, jax 0.9."
     # 1e12 in 4 s is 250 GFLOP/s, half of the matmul's 1e12 in 2 s.
-    # The least of 3, 4, 5 s is 0.75 of the least of 6, 4, 5; the least CPU times are 7 and 8 s.
+    # The minimum of 3, 4, 5 s is 0.75 of that of 6, 4, 5; the minimum CPU times are 7 and 8 s.
     step = "4 | 0.75 to 1.25 | 250 | 0.50 | NumPy, float32"
     assert f"| cskt | float32 | 8 | {step} | 0.75 | 0.88 | 2.00 | 61 |" in lines
     assert f"| cskt | float32 | 16 | {step} |  |  | 2.00 | 61 |" in lines
