@@ -7,6 +7,7 @@ from tpr_jax.bench import cases, models
 from tpr_jax.errors import UserError
 from tpr_jax.models.methods import METHODS
 from tpr_jax.perf import flops
+from tpr_jax.train import step
 
 
 @pytest.mark.parametrize("tower", ["vision", "text"])
@@ -24,6 +25,23 @@ def test_train_step_decreases_the_loss():
     case = cases.train_step("parallel_adapter", "clip_mini", "float32", 4)
     losses = [float(case.run()) for _ in range(4)]
     assert losses[-1] < losses[0] and case.flops > 1e8 and case.compile_seconds > 0
+
+
+def test_train_step_reads_the_captions_and_patches_of_the_config(monkeypatch):
+    """The recipe's two captions per image, and two thirds of the 48 patches of 192 x 64 pixels."""
+    shapes = {}
+
+    def compile_nothing(update, state, frozen, inputs):
+        shapes.update({name: array.shape for name, array in inputs.items()})
+
+    monkeypatch.setattr(step, "aot_compile", compile_nothing)
+    recipe, half = (cases.train_step("tpr_peft", "clip_mini", "float32", n) for n in (4, 2))
+    assert shapes == {"image": (2, 192, 64, 3), "ids": (2, 2, 64), "pid": (2,), "patches": (2, 32)}
+    whole = {"captions_per_image": 1, "patch_dropout": 0}
+    plain = cases.train_step("tpr_peft", "clip_mini", "float32", 4, **whole)
+    assert 1.8 < recipe.flops / half.flops < 2.2
+    # By image, 130 million of multiplications in the vision tower and 46 in the text tower.
+    assert 0.95 < recipe.flops / plain.flops < 1.1
 
 
 def test_rejects_more_devices_than_available():

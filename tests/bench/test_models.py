@@ -27,3 +27,12 @@ def test_a_random_batch_has_full_texts_and_two_rows_of_each_identity():
     assert batch["image"].shape == (4, 32, 16, 3)
     assert batch["ids"].shape == (4, 5) and (batch["ids"] > 0).all() and (batch["ids"][:, -1] == 49).all()
     np.testing.assert_array_equal(batch["pid"], [0, 0, 1, 1])
+
+
+def test_a_random_batch_has_several_captions_and_some_of_the_patches():
+    config = replace(NAMED["ViT-B/16"], image_size=(64, 32), context_length=5, vocab_size=50)
+    batch = models.random_batch(config, 4, captions=3, kept_patches=6)
+    assert batch["ids"].shape == (4, 3, 5) and (batch["ids"][..., -1] == 49).all()
+    assert batch["patches"].shape == (4, 6) and batch["patches"].max() < 4 * 2
+    assert (np.diff(batch["patches"], axis=1) > 0).all() and len(np.unique(batch["patches"], axis=0)) > 1
+    assert "patches" not in models.random_batch(config, 4, kept_patches=8)

@@ -92,7 +92,8 @@ def train_step(
     )
     state = sharding.shard_params(mesh, TrainState.create(optimizer, trainable))
     frozen = sharding.shard_params(mesh, frozen)
-    inputs = sharding.shard_batch(mesh, random_batch(clip_config, batch))
+    captions, kept = run_config.captions_per_image, clip_config.kept_patches(run_config.patch_dropout)
+    inputs = sharding.shard_batch(mesh, random_batch(clip_config, batch, captions, kept))
     del variables, trainable
     start = time.perf_counter()
     program = step.aot_compile(update, state, frozen, inputs)
@@ -103,8 +104,10 @@ def train_step(
         state, metrics = program(state, frozen, inputs)
         return jax.block_until_ready(metrics["loss"])
 
-    minimum = flops.total(flops.train_step(clip_config, method, batch, weights))["total"]
-    return Case(run, minimum, compile_seconds, lambda: program.as_text() or "")
+    counts = flops.train_step(
+        clip_config, method, batch, weights, captions_per_image=captions, kept_patches=kept
+    )
+    return Case(run, flops.total(counts)["total"], compile_seconds, lambda: program.as_text() or "")
 
 
 def make_mesh(config: ConfigDict, devices: int = 1) -> jax.sharding.Mesh:

@@ -64,14 +64,26 @@ def read_config(name: str, backbone: str, **config_overrides) -> ConfigDict:
 
 
 def random_batch(
-    clip_config: ClipConfig, batch: int
-) -> dict[str, UInt8[np.ndarray, "b h w 3"] | Int32[np.ndarray, "b l"] | Int32[np.ndarray, " b"]]:
-    """Returns random `image`, full-length `ids` and `pid`, with two rows of each identity."""
+    clip_config: ClipConfig, batch: int, captions: int = 1, kept_patches: int | None = None
+) -> dict[str, UInt8[np.ndarray, "b h w 3"] | Int32[np.ndarray, "b ..."]]:
+    """Returns random `image`, full-length `ids` and `pid`, with two rows of each identity.
+
+    Args:
+      clip_config: the sizes of the model.
+      batch: b, the number of images.
+      captions: c, the captions of each image: above 1, `ids` are [b, c, l].
+      kept_patches: k, the patches of an image that are read: unless all are, `patches` are [b, k]; None is all.
+    """
     rng = np.random.default_rng(0)
-    ids = rng.integers(1, clip_config.vocab_size - 3, (batch, clip_config.context_length), np.int32)
-    ids[:, -1] = clip_config.vocab_size - 1
-    return {
+    rows = (batch,) if captions == 1 else (batch, captions)
+    ids = rng.integers(1, clip_config.vocab_size - 3, (*rows, clip_config.context_length), np.int32)
+    ids[..., -1] = clip_config.vocab_size - 1
+    inputs = {
         "image": rng.integers(0, 256, (batch, *clip_config.image_size, 3), np.uint8),
         "ids": ids,
         "pid": np.arange(batch, dtype=np.int32) // 2,
     }
+    if kept_patches is not None and kept_patches < clip_config.num_patches:
+        every = np.tile(np.arange(clip_config.num_patches, dtype=np.int32), (batch, 1))
+        inputs["patches"] = np.sort(rng.permuted(every, axis=1)[:, :kept_patches], axis=1)
+    return inputs
