@@ -72,7 +72,7 @@ def random_batch(
       clip_config: the sizes of the model.
       batch: b, the number of images.
       captions: c, the captions of each image: above 1, `ids` are [b, c, l].
-      kept_patches: k, the patches of an image that are read: unless all are, `patches` are [b, k]; None is all.
+      kept_patches: k, the patches of each image that are read; None is all. If fewer, `patches` are [b, k].
     """
     rng = np.random.default_rng(0)
     rows = (batch,) if captions == 1 else (batch, captions)
