@@ -29,7 +29,7 @@ UV := $(VENV)/bin/uv
 # uv is ten times faster; pip replaces it if uv is not available or cannot reach the index.
 # Bytecode is compiled during installation: at the start of the first run, it would take half a minute. .ci/run sets
 # BYTECODE to nothing, because its many processes import only some of these files.
-BYTECODE := --compile-bytecode
+BYTECODE ?= --compile-bytecode
 install = { test -x $(UV) && $(UV) pip install --quiet $(BYTECODE) --python $(RUN) $(1); } || $(PIP) $(1)
 # Installs the exact versions of the lock $(1) and verifies their hashes. If a version does not fit this Python or
 # machine, installs what the ranges $(2) allow. A file with another hash is an error, because it is not trusted.
