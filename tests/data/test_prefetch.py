@@ -238,10 +238,18 @@ def test_a_broken_tensorflow_counts_as_missing(error, tmp_path):
 
 @has_tensorflow
 @pytest.mark.parametrize("before", ["", "import keras; "])
-def test_imports_no_keras_and_breaks_none(before):
+def test_imports_no_keras_and_breaks_none(before, tmp_path):
+    """And writes no file: TensorFlow's AutoGraph would leave a converted function's source behind."""
     code = f"{before}import sys; from tpr_jax.data import prefetch; tf = prefetch.tensorflow(); "
-    code += "print('keras.src' in sys.modules, tf.keras.layers.Dense.__name__, len(tf.data.Dataset.range(2)))"
+    code += "import numpy as np; load = lambda row: (row.astype(np.float32),); "
+    code += "found = list(prefetch.in_order(load, np.ones((3, 4), int), [((4,), np.float32)], 1)); "
+    code += "print('keras.src' in sys.modules, tf.keras.layers.Dense.__name__, len(found))"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=_environment(), capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", code],
+        env={**_environment(), "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
-    assert done.stdout == f"{bool(before)} Dense 2\n", done.stderr
+    assert done.stdout == f"{bool(before)} Dense 3\n", done.stderr
+    assert not list(tmp_path.iterdir())

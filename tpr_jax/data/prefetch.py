@@ -96,6 +96,7 @@ def by_tensorflow(
             failures[int(number)] = error
             return tuple(np.zeros(shape, dtype) for shape, dtype in specs)
 
+    @tf.autograph.experimental.do_not_convert  # which would write the source of this function into /tmp
     def load_tensors(number):
         arrays = tf.numpy_function(load_numbered, [number], tuple(tf.as_dtype(dtype) for _, dtype in specs))
         return number, *(tf.ensure_shape(a, shape) for a, (shape, _) in zip(arrays, specs, strict=True))
