@@ -46,6 +46,10 @@ QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startsw
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1" and not WORKER:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_FLAGS}".strip()
 
+# Importing, collecting tests and tracing make many objects. With a garbage collection for each 700 of them,
+# Python's default, collections took 8 of 92 seconds of tests that trace; with one for each 10,000, 4.
+gc.set_threshold(10_000, 10, 10)
+
 enforce_annotations()  # imports JAX, which reads what is set above
 
 # A process that a shell starts in the background ignores Ctrl-C, and so would all processes that the tests
@@ -98,9 +102,6 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    # Tracing makes many objects that live for a moment. With a collection for each 700 of them, Python's
-    # default, collections took 8 of 92 seconds of tests that trace; with one for each 10,000, 4.
-    gc.set_threshold(10_000, 10, 10)
     # A module with enforced annotations that runs as `__main__` in this process would write them into the
     # bytecode that other processes read.
     sys.dont_write_bytecode = True

@@ -40,9 +40,25 @@ def test_nothing_slow_is_imported_before_ctrl_c_is_handled():
     code += "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
     command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    light = {"tpr_jax", "atexit", "signal", "collections", "enum", "types", "operator", "functools"}
+    light = {"tpr_jax", "atexit", "gc", "signal", "collections", "enum", "types", "operator", "functools"}
     light |= {"itertools", "keyword", "reprlib", "_collections", "_operator", "_functools", "builtins"}
     assert set(done.stdout.split()) <= light
+
+
+# Commands set how often garbage is collected; a program that imports the package keeps its own setting.
+THRESHOLD = "import gc; gc.set_threshold(123); "
+PRINTED = "import atexit; atexit.register(lambda: print(gc.get_threshold()[0])); "
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [(["tpr_jax", "--version"], start.OBJECTS_PER_COLLECTION), (["this"], 123)]
+)
+def test_only_a_command_collects_garbage_less_often(tmp_path, words, expected):
+    (tmp_path / "sitecustomize.py").write_text(THRESHOLD + PRINTED)
+    (tmp_path / "this.py").write_text("import tpr_jax.cli.exit")
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = run([sys.executable, "-m", *words], **environment)
+    assert done.stdout.splitlines()[-1:] == [str(expected)], done.stderr
 
 
 # Python runs this file before anything else. It sends the process SIGINT at the n-th import that follows the

@@ -4,6 +4,7 @@
 """
 
 import atexit
+import gc
 import os
 import signal
 import sys
@@ -13,6 +14,9 @@ from tpr_jax.utils.ending import exit_immediately
 
 PACKAGE, SCRIPT = "tpr_jax", "tpr-jax"
 INTERRUPTED = 130, "error: interrupted; rerun the same command to resume"
+# Importing and tracing make many objects that stay. With a collection for each 700 of them, Python's default,
+# collections took a sixth of the CPU time of a short run.
+OBJECTS_PER_COLLECTION = 50_000
 
 
 def is_command(argv: Sequence[str], original: Sequence[str]) -> bool:
@@ -36,7 +40,11 @@ IS_COMMAND = is_command(sys.argv, sys.orig_argv)
 
 
 def begin() -> None:
-    """Makes Ctrl-C end the process with one line until the command handles it itself."""
+    """Makes Ctrl-C end the process with one line until the command handles it itself.
+
+    Also collects garbage less often in this process.
+    """
     exit_immediately({signal.SIGINT: INTERRUPTED})
     # Once Python shuts down, the command is done. What is registered first is called last.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    gc.set_threshold(OBJECTS_PER_COLLECTION, *gc.get_threshold()[1:])
