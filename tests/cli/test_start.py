@@ -51,11 +51,11 @@ PRINTED = "import atexit; atexit.register(lambda: print(gc.get_threshold()[0]));
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"), [(["tpr_jax", "--version"], start.OBJECTS_PER_COLLECTION), (["this"], 123)]
+    ("words", "expected"), [(["tpr_jax", "--version"], start.OBJECTS_PER_COLLECTION), (["mine"], 123)]
 )
 def test_only_a_command_collects_garbage_less_often(tmp_path, words, expected):
     (tmp_path / "sitecustomize.py").write_text(THRESHOLD + PRINTED)
-    (tmp_path / "this.py").write_text("import tpr_jax.cli.exit")
+    (tmp_path / "mine.py").write_text("import tpr_jax.cli.exit")
     environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     done = run([sys.executable, "-m", *words], **environment)
     assert done.stdout.splitlines()[-1:] == [str(expected)], done.stderr
