@@ -160,6 +160,21 @@ def test_raises_the_original_error_when_it_is_due(in_order, error):
     assert received == [0, 1, 2, 3, 4] and raised.value is error
 
 
+@has_tensorflow
+def test_tf_data_tunes_nothing(monkeypatch):
+    """A stopped run would wait for its thread for tuning, which sleeps for up to a minute."""
+    dataset = prefetch.tensorflow().data.Dataset
+    found, iterate = [], dataset.as_numpy_iterator
+
+    def noting(self):
+        found.append(self.options())
+        return iterate(self)
+
+    monkeypatch.setattr(dataset, "as_numpy_iterator", noting)
+    assert len(list(prefetch.in_order(number, np.arange(4)[:, None], KINDS, 2))) == 4
+    assert [(one.autotune.enabled, one.threading.private_threadpool_size) for one in found] == [(False, 2)]
+
+
 def test_threads_load_a_fixed_number_of_rows_ahead(monkeypatch):
     submitted, submit = [], prefetch.ThreadPoolExecutor.submit
 

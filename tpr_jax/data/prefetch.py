@@ -102,6 +102,9 @@ def by_tensorflow(
         return number, *(tf.ensure_shape(a, shape) for a, (shape, _) in zip(arrays, specs, strict=True))
 
     options = tf.data.Options()
+    # The thread for tuning sleeps for up to a minute, and whatever drops the iterator before its end, such as
+    # a stopped run, waits until it wakes up. It has nothing to tune: all numbers are given.
+    options.autotune.enabled = False
     options.threading.private_threadpool_size = workers
     dataset = tf.data.Dataset.range(len(rows)).map(
         load_tensors, num_parallel_calls=workers, deterministic=True
