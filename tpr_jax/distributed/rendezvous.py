@@ -25,6 +25,13 @@ _GREETING = "tpr-jax"
 CALLER_SECONDS = 10.0  # time that a caller has to identify itself
 CALLERS = 64  # that may be unidentified at a time, besides the run's own; the oldest makes room for the next
 
+# Why a call failed.
+_REFUSED = (
+    "it does not have the token of this run: it was started with another --workdir or "
+    f"{handshake.VARIABLE}, or belongs to another run"
+)
+_LOST = "it was lost"
+
 
 @dataclass(frozen=True)
 class Rendezvous:
@@ -260,6 +267,7 @@ def _missing_message(rendezvous: Rendezvous, connected: Collection[int]) -> str:
 def _call(rendezvous: Rendezvous, token: Callable[[], str]) -> socket.socket:
     """Calls the first process until it answers."""
     deadline = time.monotonic() + rendezvous.timeout
+    refused = ""  # the token with which the first process refused this one
     while True:
         run_token = token()
         if run_token:
@@ -268,6 +276,15 @@ def _call(rendezvous: Rendezvous, token: Callable[[], str]) -> socket.socket:
                 return connection
         else:
             reason = "the first process has written no token to the workdir, which all processes must share"
+        if reason == _REFUSED:
+            refused = run_token
+        elif refused and run_token == refused:
+            reason = _REFUSED  # says more than how the first process ended meanwhile
+        elif reason == _LOST:
+            raise UserError(
+                f"process 0 at {rendezvous.address} was lost before all {rendezvous.count} processes had "
+                "connected"
+            )
         if time.monotonic() > deadline:
             raise UserError(
                 f"process 0 does not answer at {rendezvous.address} within {rendezvous.timeout:g} s "
@@ -280,7 +297,7 @@ def _try_call(rendezvous: Rendezvous, token: str, deadline: float) -> tuple[sock
     """Returns (the connection to the first process, ""), or (None, the reason why there is none yet).
 
     Raises:
-      UserError: the first process says why this run ends, or is lost.
+      UserError: the first process says why this run ends.
     """
     timeout = max(min(deadline - time.monotonic(), CALLER_SECONDS), 0.001)
     try:
@@ -306,12 +323,8 @@ def _try_call(rendezvous: Rendezvous, token: str, deadline: float) -> tuple[sock
         return connection, ""
     connection.close()
     if answer == "stranger" or answer.startswith("go "):
-        return None, (
-            "it does not have the token of this run: it was started with another --workdir or "
-            f"{handshake.VARIABLE}, or belongs to another run"
-        )
+        return None, _REFUSED
     left = parse_left(answer)
-    raise UserError(
-        (left and left[1])
-        or f"process 0 at {rendezvous.address} was lost before all {rendezvous.count} processes had connected"
-    )
+    if left and left[1]:
+        raise UserError(left[1])
+    return None, _LOST
