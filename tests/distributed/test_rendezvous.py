@@ -11,6 +11,8 @@ from tpr_jax.distributed import connections, handshake, rendezvous
 from tpr_jax.errors import UserError
 
 TOKEN = "0123456789abcdef"
+LOST = "was lost before all 2 processes had connected"
+REFUSED = "it does not have the token of this run"
 
 
 def free_port() -> int:
@@ -232,18 +234,17 @@ def test_a_process_with_another_token_is_refused():
             over.set()
 
     first, second, own = together(meet(port, 2, 0), stranger, lambda: over.wait(20) and meet(port, 2, 1)())
-    assert "it does not have the token of this run" in str(second)
+    assert REFUSED in str(second)
     assert list(first) == [1] and list(own) == [0]
 
 
-@pytest.mark.parametrize("ends", ["while_the_caller_waits", "between_calls"])
-def test_a_refusal_is_reported_even_if_the_first_process_ends_later(ends):
-    """That it refused says more than that it has ended, which is what the caller sees last."""
+def told_by(*answers: bytes, token=TOKEN, timeout=2.0) -> str:
+    """Returns the error of process 1 whose calls get these answers; after the last, nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
 
         def first():
-            for answer in [b"stranger\n", *([b""] if ends == "while_the_caller_waits" else [])]:
+            for answer in answers:
                 line, _ = server.accept()
                 with line:
                     line.sendall(b"tpr-jax 0011\n")
@@ -251,8 +252,22 @@ def test_a_refusal_is_reported_even_if_the_first_process_ends_later(ends):
                     line.sendall(answer)
             server.close()
 
-        _, second = together(first, meet(port, 2, 1, timeout=2.0))
-    assert "it does not have the token of this run" in str(second)
+        return str(together(first, meet(port, 2, 1, timeout=timeout, token=token))[1])
+
+
+def test_a_lost_first_process_ends_the_others_immediately():
+    assert LOST in told_by(b"", timeout=20)
+
+
+@pytest.mark.parametrize("later", [(), (b"",)], ids=["between_calls", "while_the_caller_waits"])
+def test_a_refusal_is_reported_even_if_the_first_process_ends_later(later):
+    """That it refused says more than that it has ended, which is what the caller sees last."""
+    assert REFUSED in told_by(b"stranger\n", *later)
+
+
+def test_a_refusal_counts_for_its_token_alone():
+    tokens = iter(["an earlier run's"])
+    assert LOST in told_by(b"stranger\n", b"", token=lambda: next(tokens, TOKEN), timeout=20)
 
 
 def test_waits_for_the_token_of_this_run():
