@@ -267,7 +267,7 @@ def _missing_message(rendezvous: Rendezvous, connected: Collection[int]) -> str:
 def _call(rendezvous: Rendezvous, token: Callable[[], str]) -> socket.socket:
     """Calls the first process until it answers."""
     deadline = time.monotonic() + rendezvous.timeout
-    refused = ""  # the token with which the first process refused this one
+    refused = None  # the token with which the first process refused this one
     while True:
         run_token = token()
         if run_token:
@@ -278,7 +278,7 @@ def _call(rendezvous: Rendezvous, token: Callable[[], str]) -> socket.socket:
             reason = "the first process has written no token to the workdir, which all processes must share"
         if reason == _REFUSED:
             refused = run_token
-        elif refused and run_token == refused:
+        elif run_token == refused:
             reason = _REFUSED  # says more than how the first process ended meanwhile
         elif reason == _LOST:
             raise UserError(
