@@ -266,14 +266,18 @@ def timm(name: str) -> dict[str, bytes]:
         (
             "a/text",
             repository("model.safetensors", config={"model_type": "clip_text_model"}),
-            "model_type is 'clip_text_model', a text tower alone",
+            "model_type is 'clip_text_model', a text tower alone; .*give a complete CLIP",
         ),
         (
             "a/image",
             repository("model.safetensors", config={"model_type": "clip_vision_model"}),
             "an image tower alone",
         ),
-        ("a/bert", repository("model.safetensors", config={"model_type": "bert"}), "model_type is 'bert'"),
+        (
+            "a/metaclip-2",
+            repository("model.safetensors", config={"model_type": "metaclip_2"}),
+            "config.json: model_type is 'metaclip_2', which is not supported; use a vision transformer",
+        ),
         (
             "a/eva-hf",
             repository(

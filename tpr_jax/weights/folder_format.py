@@ -77,14 +77,18 @@ def check_model_type(model_type: object, where: str) -> None:
     """Rejects a `model_type` of config.json other than those that have readers.
 
     Raises:
-      UserError: the message names the type.
+      UserError: the message names the type, and says what to use.
     """
-    if model_type not in MODEL_TYPES:
-        kind = next((kind for part, kind in TOWERS.items() if str(model_type).endswith(part)), "")
-        raise UserError(
-            f"{where}: model_type is {model_type!r}{f', {kind}' if kind else ''}; "
-            "retrieval needs an image and a text tower: give a complete CLIP, whose model_type is 'clip'"
-        )
+    if model_type in MODEL_TYPES:
+        return
+    told = f"{where}: model_type is {model_type!r}"
+    for part, kind in TOWERS.items():
+        if str(model_type).endswith(part):
+            raise UserError(
+                f"{told}, {kind}; retrieval needs an image and a text tower: give a complete CLIP, whose "
+                "model_type is 'clip'"
+            )
+    raise UserError(f"{told}, which is not supported; {open_clip_config.SUPPORTED}")
 
 
 def check_not_adapted(content: Mapping, folder: Path) -> None:
