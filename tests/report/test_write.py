@@ -102,6 +102,20 @@ def test_page_shows_numbers_photos_and_frames(tmp_path, photos):
     ]
 
 
+def test_remarks_stand_below_the_title_and_move_the_rest_down(tmp_path, photos):
+    results = RESULTS | {"backbone": {"name": "<&$5$>"}, "skipped": {"count": 2}}
+    plain = written(tmp_path, history=HISTORY, results=RESULTS, retrievals=retrievals(photos))[1]
+    page, png = written(tmp_path, history=HISTORY, results=results, retrievals=retrievals(photos))
+    assert "Backbone: <&$5$>. 2 photos could not be read and were skipped." in page.texts
+    shift = png.height - plain.height
+    assert shift > 0
+    assert np.all(np.array(plain)[112:130] == 255) and np.any(np.array(png)[112:130] != 255)
+    before, after = (
+        np.argwhere(np.all(np.array(p) == (0, 255, 0), axis=2)).min(axis=0) for p in (plain, png)
+    )
+    assert np.abs(after - before - (shift, 0)).max() <= 1  # the lime photo
+
+
 def test_labels_the_best_epoch_on_test():
     results = RESULTS | {"best_on_test": {"epoch": 9, "test": metrics(39.5), "note": "it flatters"}}
     rows = {label: (values["t2i"]["R1"], stress) for label, values, stress in facts.table_rows(results)}

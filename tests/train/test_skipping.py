@@ -209,6 +209,7 @@ def test_run_on_a_folder_with_a_mixture(make_config, tmp_path, capsys):
     # 20 captions of the folder and half of 14 in batches of 8: 3 steps an epoch.
     assert outcome["steps"] == 6 and outcome["skipped"] == {"count": 0, "pictures": {}}
     assert outcome["data"]["subset"] is None
+    assert outcome["data"]["mixed"] == [{"dataset": "synth_pedes", "weight": 0.5}]
     assert outcome["data"]["counts"]["train"] == {"identities": 4, "images": 10, "captions": 20}
     assert (tmp_path / "run" / "report.html").is_file()
     shutil.rmtree(more)  # config.json records the data, and another mixture is a different run

@@ -116,13 +116,22 @@ def count_records(splits: Mapping[str, Records]) -> dict[str, Counts]:
     }
 
 
-def describe(dataset: str, splits: dict[str, Records]) -> dict:
+def describe(dataset: str, splits: dict[str, Records], mixed: Sequence[tuple[str, str, float]] = ()) -> dict:
     """Describes the splits for results.json.
 
+    Args:
+      dataset: a key of `datasets.DATASETS`.
+      splits: the splits of `load_splits`.
+      mixed: as in `with_mixed`.
+
     Returns:
-      `counts` of each split, and `subset`: a line for each split that differs from the official counts (empty
-      if none does), or None if the data set has no official counts.
+      `counts` of each split; `subset`: a line for each split that differs from the official counts (empty if
+      none does), or None if the data set has no official counts; and, if any are mixed in, `mixed`: the name
+      and weight of each.
     """
     counts = count_records(splits)
     subset = None if DATASETS[dataset].counts is None else count_deviations(dataset, counts)
-    return {"counts": {name: split._asdict() for name, split in counts.items()}, "subset": subset}
+    described: dict = {"counts": {name: split._asdict() for name, split in counts.items()}, "subset": subset}
+    if mixed:
+        described["mixed"] = [{"dataset": name, "weight": float(weight)} for name, _, weight in mixed]
+    return described

@@ -11,6 +11,7 @@ from tpr_jax.data import datasets
 from tpr_jax.data.images.read import read_image
 from tpr_jax.errors import UserError
 from tpr_jax.metrics.retrieval import METRIC_KEYS
+from tpr_jax.report.remarks import remarks
 
 METHOD_NAMES = {
     "dm_adapter": "DM-Adapter",
@@ -64,6 +65,7 @@ class ReportFacts:
 
     Attributes:
       title: the method and the data set.
+      remarks: what the scores depend on.
       tiles: headline numbers.
       rows: metrics before and after training.
       loss: (step, loss).
@@ -72,6 +74,7 @@ class ReportFacts:
     """
 
     title: str
+    remarks: list[str]
     tiles: list[Tile]
     rows: list[TableRow]
     loss: Points
@@ -83,6 +86,7 @@ def gather_facts(history: Sequence[Mapping], results: Mapping, retrievals: Seque
     """Prepares a report; the arguments are those of `report.write.write_report`."""
     return ReportFacts(
         title=title(results),
+        remarks=remarks(results),
         tiles=tiles(results),
         rows=table_rows(results),
         loss=loss_curve(history),

@@ -27,11 +27,16 @@ def render(facts: ReportFacts) -> str:
 <title>{title}</title><style>{STYLE_SHEET}</style></head>
 <body style="--photo: {1 / image_aspect(facts.queries):.3f}"><main>
 <h1>{title}</h1>
+{_remarks(facts.remarks)}
 <div class="tiles">{"".join(_tile(tile) for tile in facts.tiles)}</div>
 <div class="cards">{"".join(f'<div class="card">{card}</div>' for card in cards)}</div>
 {_queries(facts.queries) if facts.queries else ""}
 </main></body></html>
 """
+
+
+def _remarks(remarks: Sequence[str]) -> str:
+    return f"<p>{escape(' '.join(remarks))}</p>" if remarks else ""
 
 
 def _table(direction: str, heading: str, rows: Sequence[TableRow]) -> str:

@@ -19,7 +19,7 @@ from tpr_jax.report.style import DPI, GREEN, INK, MUTED, PAPER, RULE
 # The layout, in pixels of a page this wide.
 WIDTH, MARGIN, GUTTER = 1600.0, 50.0, 60.0
 COLUMNS, PHOTOS = 2, 10
-PHOTO_GAP, CAPTION_HEIGHT, QUERY_GAP, HEAD_HEIGHT = 8, 58, 34, 560
+PHOTO_GAP, CAPTION_HEIGHT, QUERY_GAP, HEAD_HEIGHT, REMARK_HEIGHT = 8, 58, 34, 560, 22
 COLUMN_WIDTH = (WIDTH - 2 * MARGIN - GUTTER) / COLUMNS
 
 
@@ -29,7 +29,10 @@ def render(facts: ReportFacts) -> bytes:
     photo_height = photo_width * image_aspect(facts.queries)
     row_height = CAPTION_HEIGHT + photo_height + QUERY_GAP
     rows = -(-len(facts.queries) // COLUMNS)
-    height = HEAD_HEIGHT + rows * row_height + (55 if rows else 0)
+    remarks = textwrap.wrap(" ".join(facts.remarks), 160)
+    shift = REMARK_HEIGHT * len(remarks)
+    head = HEAD_HEIGHT + shift
+    height = head + rows * row_height + (55 if rows else 0)
     figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
     FigureCanvasAgg(figure)
 
@@ -38,16 +41,18 @@ def render(facts: ReportFacts) -> bytes:
     page.text(MARGIN, 62, facts.title, size=24, weight="bold", color=INK)
     subtitle = "   ·   ".join(f"{tile.label}: {tile.value}" for tile in facts.tiles)
     page.text(MARGIN, 98, subtitle, size=12.5, color=MUTED)
-    draw_loss(_chart_axes(figure, MARGIN + 45), facts.loss)
-    draw_recall(_chart_axes(figure, MARGIN + 545), facts.recall)
-    _draw_table(page, facts.rows, left=MARGIN + 1000, top=158.0, width=WIDTH - 2 * MARGIN - 1000)
+    for i, line in enumerate(remarks):
+        page.text(MARGIN, 124 + i * REMARK_HEIGHT, line, size=12.5, color=MUTED, parse_math=False)
+    draw_loss(_chart_axes(figure, MARGIN + 45, 165 + shift), facts.loss)
+    draw_recall(_chart_axes(figure, MARGIN + 545, 165 + shift), facts.recall)
+    _draw_table(page, facts.rows, left=MARGIN + 1000, top=158.0 + shift, width=WIDTH - 2 * MARGIN - 1000)
     if rows:
-        page.text(MARGIN, HEAD_HEIGHT + 4, "What the queries retrieve", size=17, weight="bold", color=INK)
+        page.text(MARGIN, head + 4, "What the queries retrieve", size=17, weight="bold", color=INK)
         text = "The first ten photos of each query, best first; photos of the right person are framed."
-        page.text(MARGIN, HEAD_HEIGHT + 32, text, size=12.5, color=MUTED)
+        page.text(MARGIN, head + 32, text, size=12.5, color=MUTED)
     for i, query in enumerate(facts.queries):
         left = MARGIN + (i % COLUMNS) * (COLUMN_WIDTH + GUTTER)
-        top = HEAD_HEIGHT + 60 + (i // COLUMNS) * row_height
+        top = head + 60 + (i // COLUMNS) * row_height
         _draw_query(page, query, left, top, photo_width, photo_height)
 
     buffer = io.BytesIO()
@@ -58,8 +63,8 @@ def render(facts: ReportFacts) -> bytes:
     return buffer.getvalue()
 
 
-def _chart_axes(figure: Figure, left: float) -> Axes:
-    page_height, top, width, height = figure.get_figheight() * DPI, 165, 400, 300
+def _chart_axes(figure: Figure, left: float, top: float) -> Axes:
+    page_height, width, height = figure.get_figheight() * DPI, 400, 300
     box = (left / WIDTH, 1 - (top + height) / page_height, width / WIDTH, height / page_height)
     axes = figure.add_axes(box)
     style_axes(axes)

@@ -320,7 +320,7 @@ def _load_splits(config: ConfigDict) -> tuple[dict[str, Records], dict[str, Reco
     on_disk = splits_lib.load_splits(
         config.dataset, config.data_dir, missing_ok=missing_ok, source=config.source
     )
-    described = splits_lib.describe(config.dataset, on_disk)
+    described = splits_lib.describe(config.dataset, on_disk, config.mix)
     for line in described["subset"] or ():
         print(f"a subset of {config.dataset}: {line}")
     train, reduced = protocols.reduce(on_disk["train"], config)
