@@ -1,5 +1,7 @@
 """Outcomes read from the files of runs: complete ones, those of other configs, and their numbers."""
 
+import json
+
 import pytest
 
 from tests.compare_stand_in import compared_fixture, stand_in_fixture, starts, table, zero_fixture  # noqa: F401
@@ -26,6 +28,16 @@ def test_repeats_a_run_with_damaged_results(compared, stand_in, tmp_path, damage
     code, stdout, _ = compared()
     assert code == 0 and stdout.count("already done") == 3
     assert table(tmp_path)["tiny"]["done"] == "2"
+
+
+def test_the_tables_say_what_the_scores_of_a_run_depend_on(compared, stand_in, tmp_path):
+    assert compared()[0] == 0
+    drawn = {"identities": 5, "of_identities": 500, "images": 20, "captions": 40}
+    path = tmp_path / "all" / "tiny" / "seed_1" / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data": {"few_shot": drawn}}))
+    _, stdout, _ = compared()
+    sentence = "tiny: Few-shot: trained on 5 of 500 identities, 20 images and 40 captions."
+    assert sentence in stdout and sentence in (tmp_path / "all" / "compare.md").read_text()
 
 
 def test_resumes_for_more_steps_and_rejects_fewer(compared, stand_in, tmp_path):

@@ -58,6 +58,21 @@ def test_costs_are_the_mean_time_and_the_highest_memory():
     assert unknown.seconds_per_step is None and unknown.memory_bytes is None
 
 
+def test_says_what_the_scores_depend_on():
+    few, backbone, other = "Few-shot: trained on 5.", "Backbone: clip-mini.", "Backbone: b."
+    rows = [
+        summarize(
+            "a", "mini_pedes", [outcome(1.0, remarks=(backbone, few)), outcome(2.0, remarks=(backbone, few))]
+        ),
+        summarize("b", "mini_pedes", [outcome(1.0, remarks=(other, few))]),
+        summarize("c", "mini_pedes", [outcome(1.0, remarks=(other, few)), MISSING]),
+        summarize("d", "mini_pedes", [FAILED]),
+    ]
+    lines = [f"a: {backbone}", few, f"b, c: {other}"]
+    for text in (compare_table.render_markdown(rows), compare_table.render_text(rows)):
+        assert text.endswith("\n\n" + "\n\n".join(lines) + "\n")
+
+
 def test_renders_markdown():
     rows = [
         summarize("dm_adapter", "mini_pedes", [outcome(4.0), outcome(7.0), outcome(13.0)]),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tpr_jax.config import defaults as config_lib
+from tpr_jax.report.remarks import remarks
 from tpr_jax.train import writer
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ Scores = dict[str, dict[str, float]]  # direction -> metric -> percent
 class RunOutcome:
     """The outcome of a run; the numbers are only set if it is done.
 
-    `seconds_per_step`, `memory_bytes` and `saved_bytes` may be unknown for a run that is done.
+    `seconds_per_step`, `memory_bytes` and `saved_bytes` may be unknown for a run that is done. The remarks
+    say what its scores depend on.
     """
 
     status: Literal["done", "failed", "missing"]
@@ -35,6 +37,7 @@ class RunOutcome:
     seconds_per_step: float | None = None
     memory_bytes: int | None = None
     saved_bytes: int | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def is_complete(run: ComparisonRun) -> bool:
@@ -70,6 +73,7 @@ def read_outcome(run: ComparisonRun) -> RunOutcome:
         seconds_per_step=seconds_per_step(read_metrics(run.folder), run.config["batch_size"]),
         memory_bytes=results.get("peak_device_memory_bytes") or results.get("peak_memory_bytes"),
         saved_bytes=saved_bytes(results, run.folder),
+        remarks=tuple(remarks(results)),
     )
 
 

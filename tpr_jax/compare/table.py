@@ -44,6 +44,7 @@ class Summary:
       seconds_per_step: the mean over the runs.
       memory_bytes: the highest peak of any run.
       saved_bytes: the size of the trained parameters' file.
+      remarks: what the scores depend on, in sentences.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Summary:
     seconds_per_step: float | None
     memory_bytes: int | None
     saved_bytes: int | None
+    remarks: tuple[str, ...] = ()
 
 
 COSTS = ("trainable_params", "total_params", "seconds_per_step", "memory_bytes", "saved_bytes")
@@ -88,6 +90,7 @@ def summarize(name: str, dataset: str, outcomes: Sequence[RunOutcome], direction
         seconds_per_step=statistics.fmean(known("seconds_per_step")) if known("seconds_per_step") else None,
         memory_bytes=max(known("memory_bytes"), default=None),
         saved_bytes=max(known("saved_bytes"), default=None),
+        remarks=tuple(dict.fromkeys(remark for outcome in done for remark in outcome.remarks)),
     )
 
 
@@ -96,7 +99,7 @@ def render_markdown(summaries: Sequence[Summary]) -> str:
     blocks = []
     for title, rows in split_tables(summaries):
         blocks += [f"### {title}", markdown.table(HEADER, map(_cells, rows), pad=True)]
-    return "\n\n".join([*blocks, NOTE]) + "\n"
+    return "\n\n".join([*blocks, NOTE, *_remark_lines(summaries)]) + "\n"
 
 
 def render_text(summaries: Sequence[Summary]) -> str:
@@ -109,7 +112,21 @@ def render_text(summaries: Sequence[Summary]) -> str:
         costs = markdown.pad_columns([line[:1] + line[split:] for line in lines])
         blocks.append("\n".join([title, *map("  ".join, scores)]))
         blocks.append("\n".join(map("  ".join, costs)))
-    return "\n\n".join([*blocks, textwrap.fill(NOTE, 100)]) + "\n"
+    notes = (textwrap.fill(text, 100) for text in (NOTE, *_remark_lines(summaries)))
+    return "\n\n".join([*blocks, *notes]) + "\n"
+
+
+def _remark_lines(summaries: Sequence[Summary]) -> list[str]:
+    """Returns each remark once, after the configs that it holds for, unless it holds for all that ran."""
+    configs = {}
+    for row in summaries:
+        for remark in row.remarks:
+            configs.setdefault(remark, {})[row.name] = None
+    everyone = {row.name for row in summaries if row.done}
+    return [
+        remark if names.keys() == everyone else f"{', '.join(names)}: {remark}"
+        for remark, names in configs.items()
+    ]
 
 
 def render_csv(summaries: Sequence[Summary]) -> str:
