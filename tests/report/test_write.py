@@ -103,10 +103,10 @@ def test_page_shows_numbers_photos_and_frames(tmp_path, photos):
 
 
 def test_remarks_stand_below_the_title_and_move_the_rest_down(tmp_path, photos):
-    results = RESULTS | {"backbone": {"name": "<&$5$>"}, "skipped": {"count": 2}}
+    results = RESULTS | {"backbone": {"name": "<&$x_$>"}, "skipped": {"count": 2}}
     plain = written(tmp_path, history=HISTORY, results=RESULTS, retrievals=retrievals(photos))[1]
     page, png = written(tmp_path, history=HISTORY, results=results, retrievals=retrievals(photos))
-    assert "Backbone: <&$5$>. 2 photos could not be read and were skipped." in page.texts
+    assert "Backbone: <&$x_$>. 2 photos could not be read and were skipped." in page.texts
     shift = png.height - plain.height
     assert shift > 0
     assert np.all(np.array(plain)[112:130] == 255) and np.any(np.array(png)[112:130] != 255)
@@ -114,6 +114,9 @@ def test_remarks_stand_below_the_title_and_move_the_rest_down(tmp_path, photos):
         np.argwhere(np.all(np.array(p) == (0, 255, 0), axis=2)).min(axis=0) for p in (plain, png)
     )
     assert np.abs(after - before - (shift, 0)).max() <= 1  # the lime photo
+    tables = [np.argwhere(np.array(p)[:, 1060:1560].min(axis=2) < 200)[:, 0] for p in (plain, png)]
+    first, second = (rows[rows > 130].min() for rows in tables)
+    assert abs(second - first - shift) <= 1
 
 
 def test_labels_the_best_epoch_on_test():
