@@ -40,6 +40,7 @@ LONG = {
     "train/test_teacher.py::test_a_run_learns_from_another",
     "train/test_best_epoch.py::test_keeps_the_first_of_equal_epochs_on_val",
     "train/test_loop.py::test_evaluates_on_another_number_of_devices",
+    "train/test_loop.py::test_resumes_on_moved_data_but_not_on_other_data",
     "train/test_loop.py::test_reports_milestones_beyond_the_last_epoch",
     "train/test_loop.py::test_eval_every_0_evaluates_once_at_the_end",
     "train/test_loop.py::test_frozen_weights_do_not_change",

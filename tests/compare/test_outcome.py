@@ -6,6 +6,7 @@ import pytest
 
 from tests.compare_stand_in import compared_fixture, stand_in_fixture, starts, table, zero_fixture  # noqa: F401
 from tpr_jax.compare import outcome
+from tpr_jax.compare.runs import ComparisonRun
 
 
 def test_step_time_leaves_out_the_first_logged_step():
@@ -51,6 +52,27 @@ def test_resumes_for_more_steps_and_rejects_fewer(compared, stand_in, tmp_path):
     # Keys that do not affect the results may differ.
     code, stdout, _ = compared("--config.total_steps=20", "--config.checkpoint_every=3")
     assert code == 0 and stdout.count("already done") == 4
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complete"),
+    [
+        ("data_dir", "elsewhere", False),
+        ("source", "tfds_sized", False),
+        ("on_bad_image", "skip", False),
+        ("on_leak", "warn", True),
+        ("log_every", 3, True),
+    ],
+)
+def test_a_run_that_may_have_read_other_data_is_not_complete(tmp_path, key, value, complete):
+    config = {"data_dir": "", "source": "files", "on_bad_image": "error", "on_leak": "error", "log_every": 20}
+    (tmp_path / outcome.RECORD).write_text(json.dumps({"exit_code": 0, "config": config}))
+    (tmp_path / "results.json").write_text(json.dumps({"final": {"test": {"t2i": {}, "i2t": {}}}}))
+    assert outcome.is_complete(ComparisonRun("a", 0, tmp_path, "train", (), config))
+    # Started again, it compares its data with that on which it began.
+    assert (
+        outcome.is_complete(ComparisonRun("a", 0, tmp_path, "train", (), config | {key: value})) is complete
+    )
 
 
 def test_rejects_a_folder_with_another_config(compared, stand_in, tmp_path):

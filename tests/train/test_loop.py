@@ -218,6 +218,27 @@ def test_eval_mode_of_a_mistyped_workdir_makes_nothing(start, tmp_path):
     assert not (tmp_path / "typo").exists()
 
 
+def test_resumes_on_moved_data_but_not_on_other_data(make_config, own_data, tmp_path, capsys):
+    settings = {"eval_every": 0, "num_epochs": 1}
+    loop.train(make_config(data_dir=own_data, **settings, total_steps=2), tmp_path / "run")
+    moved = shutil.copytree(own_data, tmp_path / "moved")
+    loop.train(make_config(data_dir=moved, **settings, total_steps=3), tmp_path / "run")
+    entries = json.loads((moved / "reid_raw.json").read_text())
+    row = next(i for i, entry in enumerate(entries) if entry["split"] == "test")
+    entries[row]["captions"][0] += " and a hat"
+    (moved / "reid_raw.json").write_text(json.dumps(entries))
+    before = (tmp_path / "run" / "results.json").read_text()
+    for steps in (3, 4):  # also a run that is complete
+        with pytest.raises(
+            UserError, match="run: was trained on other data: test had other people or captions"
+        ):
+            loop.train(make_config(data_dir=moved, **settings, total_steps=steps), tmp_path / "run")
+    assert (tmp_path / "run" / "results.json").read_text() == before
+    capsys.readouterr()
+    results_lib.evaluate_run(make_config(data_dir=moved, **settings), tmp_path / "run")
+    assert "run was trained on other data: test had other" in capsys.readouterr().err
+
+
 def test_run_without_val_split(make_config, own_data, tmp_path):
     entries = json.loads((own_data / "reid_raw.json").read_text())
     (own_data / "reid_raw.json").write_text(json.dumps([e for e in entries if e["split"] != "val"]))

@@ -46,7 +46,12 @@ def test_saved_model_scores_as_results_json_says(finished, tiny):
 )
 def test_final_model_is_the_best_on_val_or_else_the_last(found, wanted):
     run = SimpleNamespace(
-        config=SimpleNamespace(method=SimpleNamespace(name="x"), dataset="y"),
+        config=SimpleNamespace(
+            method=SimpleNamespace(name="x"),
+            dataset="y",
+            optimizer=SimpleNamespace(ema_decay=0.9),
+            distill=SimpleNamespace(teacher=""),
+        ),
         num_params=lambda: {"trainable_params": 2, "total_params": 2},
         variables=lambda trainable: trainable,
         data={},
@@ -59,5 +64,6 @@ def test_final_model_is_the_best_on_val_or_else_the_last(found, wanted):
     progress = Progress(zero_shot={"R1": 1.0})
     out, _, kept = results.final_results(evaluator, last, checkpointer, progress, [], lambda: 1.0)
     assert kept == wanted and out["steps"] == 5 and out["zero_shot"] == {"test": {"R1": 1.0}}
+    assert out["ema_decay"] == 0.9 and "teacher" not in out
     # The scores next to it are of the same state.
     assert (out["best_on_val"] or {"test": out["final"]["test"]})["test"] == wanted

@@ -184,7 +184,8 @@ def test_run_reports_skipped_images_and_resumes(make_config, own_data, tmp_path,
     whole = loop.train(config, tmp_path / "whole")
     said = capsys.readouterr().out
     names = [str(own_data / "imgs" / entries[row]["file_path"]) for row in (0, 7, 30, 50)]
-    assert whole["skipped"]["count"] == 4 and sorted(whole["skipped"]["pictures"]) == sorted(names)
+    assert whole["skipped"]["count"] == 4 and whole["skipped"]["test"] == 1
+    assert sorted(whole["skipped"]["pictures"]) == sorted(names)
     assert all(f"skipped: {name}" in said for name in names) and "4 photos skipped" in said
     assert whole["data"]["counts"]["train"] == {"identities": 12, "images": 24, "captions": 48}
     assert "a subset of cuhk_pedes: train has 12 identities" in said and len(whole["data"]["subset"]) == 3
@@ -207,7 +208,7 @@ def test_run_on_a_folder_with_a_mixture(make_config, tmp_path, capsys):
     config.mix = (("synth_pedes", str(more), 0.5),)
     outcome = loop.train(config, tmp_path / "run")
     # 20 captions of the folder and half of 14 in batches of 8: 3 steps an epoch.
-    assert outcome["steps"] == 6 and outcome["skipped"] == {"count": 0, "pictures": {}}
+    assert outcome["steps"] == 6 and outcome["skipped"] == {"count": 0, "test": 0, "pictures": {}}
     assert outcome["data"]["subset"] is None
     assert outcome["data"]["mixed"] == [{"dataset": "synth_pedes", "weight": 0.5}]
     assert outcome["data"]["counts"]["train"] == {"identities": 4, "images": 10, "captions": 20}

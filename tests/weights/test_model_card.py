@@ -108,6 +108,16 @@ def test_metrics_table():
     assert "| best epoch on the test split itself (4) | text | 40.00 |" in card
 
 
+def test_numbers_say_what_they_depend_on():
+    drawn = {"identities": 5, "of_identities": 500, "images": 20, "captions": 40}
+    facts = {"backbone": {"name": "a|b"}, "data": {"few_shot": drawn}}
+    card = model_card(methods.up_person(), **FACTS, results=RESULTS | facts)
+    numbers = card[card.index("## Numbers") :]
+    assert numbers.rstrip().endswith(
+        "|\n\n- Backbone: a\\|b.\n- Few-shot: trained on 5 of 500 identities, 20 images and 40 captions."
+    )
+
+
 def test_training_section():
     card = model_card(methods.dm_adapter(), **FACTS, training=TRAINING)
     for line in (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tpr_jax.config import defaults as config_lib
-from tpr_jax.report.remarks import remarks
+from tpr_jax.metrics.remarks import remarks
 from tpr_jax.train import writer
 
 if TYPE_CHECKING:
@@ -48,8 +48,12 @@ def is_complete(run: ComparisonRun) -> bool:
 
 
 def _has_same_config(record: dict, run: ComparisonRun) -> bool:
-    """Returns whether a record has the run's config, except for keys that do not affect the results."""
-    free = {*config_lib.FREE_ON_RESUME} - ({"total_steps"} if run.mode == "train" else set())
+    """Returns whether a record has the run's config, except for keys that do not affect the results.
+
+    A run may resume on data that was moved, but whether it is the same is not known before it has read them.
+    """
+    free = {*config_lib.FREE_ON_RESUME} - {"data_dir", "source", "on_bad_image"}
+    free -= {"total_steps"} if run.mode == "train" else set()
     old, new = (
         {key: value for key, value in config.items() if key not in free}
         for config in (record.get("config", {}), run.config)

@@ -1,5 +1,7 @@
 """Loads the splits of the data set that a config names, and describes them."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -135,3 +137,12 @@ def describe(dataset: str, splits: dict[str, Records], mixed: Sequence[tuple[str
     if mixed:
         described["mixed"] = [{"dataset": name, "weight": float(weight)} for name, _, weight in mixed]
     return described
+
+
+def annotation_digest(records: Records) -> str:
+    """Returns a digest of people, captions and boxes in their order, wherever the images lie."""
+    digest = hashlib.sha256()
+    for row, captions in enumerate(records.captions):
+        box = records.boxes[row] if records.boxes else None
+        digest.update(json.dumps([int(records.pids[row]), captions, box]).encode())
+    return digest.hexdigest()[:16]

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 from tpr_jax.data import datasets
 from tpr_jax.data.images.read import read_image
 from tpr_jax.errors import UserError
+from tpr_jax.metrics.remarks import remarks
 from tpr_jax.metrics.retrieval import METRIC_KEYS
-from tpr_jax.report.remarks import remarks
 
 METHOD_NAMES = {
     "dm_adapter": "DM-Adapter",

@@ -133,7 +133,9 @@ class Trainer:
         self.update_fn = training.update
         initial = TrainState.create(training.optimizer, run.trainable)
         self.state = sharding.shard_params(run.mesh, initial)
-        self.progress = Progress(backbone=results_lib.backbone_facts(run))
+        self.progress = Progress(
+            backbone=results_lib.backbone_facts(run), annotations=self.run.data["annotations"]
+        )
         self.step = self.first_step = 0
 
     def restore(self) -> None:
@@ -143,8 +145,12 @@ class Trainer:
         if restored is not None:
             self.step, self.state = restored.step, TrainState.from_dict(restored.state)
             results_lib.check_backbone(restored.notes.get("backbone"), facts, self.workdir)
+            annotations = self.run.data["annotations"]
+            results_lib.check_data(restored.notes.get("annotations"), annotations, self.workdir)
             notes = restored.notes | progress_lib.read_progress(self.workdir, self.step)
-            self.progress = dataclasses.replace(Progress.from_notes(notes), backbone=facts)
+            self.progress = dataclasses.replace(
+                Progress.from_notes(notes), backbone=facts, annotations=annotations
+            )
             if self.run.skipped is not None:  # not tried again, so that the examples stay the same
                 self.run.skipped.update(self.progress.skipped)
             latest = self.checkpointer.latest

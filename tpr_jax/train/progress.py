@@ -29,6 +29,7 @@ class Progress:
       best_r1: the highest R@1 on `val` so far, percent; -1 before the first evaluation.
       best_epoch: the epoch of that score.
       backbone: facts about the run's backbone besides its weights, see `results.backbone_facts`.
+      annotations: the digest of each split's annotations, see `splits.annotation_digest`.
       skipped: the images that could not be read, each with the reason.
       peak_memory_bytes: the highest resident memory of the process so far.
       peak_device_memory_bytes: the highest memory of its first device so far; None if unknown.
@@ -39,6 +40,7 @@ class Progress:
     best_r1: float = -1.0
     best_epoch: int = 0
     backbone: dict | None = None
+    annotations: dict[str, str] | None = None
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
     peak_memory_bytes: int | None = None
     peak_device_memory_bytes: int | None = None

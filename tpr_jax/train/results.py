@@ -2,7 +2,7 @@
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from tpr_jax.config import defaults as config_lib
 from tpr_jax.data.annotations import annotation_path
 from tpr_jax.data.custom import read_rows
 from tpr_jax.data.datasets import DATASETS
+from tpr_jax.data.records import image_sources
 from tpr_jax.distributed import processes, sharding
 from tpr_jax.errors import UserError
 from tpr_jax.perf import host, memory
@@ -98,6 +99,8 @@ def restore_best(run: Run, workdir: Path) -> tuple[TrainState, dict]:
             for step in restored.unreadable:
                 print(f"checkpoint {step} in {folder} cannot be read: fell back to step {restored.step}")
             check_backbone(restored.notes.get("backbone"), facts, workdir)
+            if changed := changed_splits(restored.notes.get("annotations"), run.data["annotations"]):
+                print_once(f"{workdir} was trained on other data: {changed} had other people or captions")
             return TrainState.from_dict(restored.state), {"checkpoint": name, "step": restored.step}
     return initial, NO_CHECKPOINT
 
@@ -157,6 +160,7 @@ def evaluate_run(
         "method": config.method.name,
         "dataset": config.dataset,
         "backbone": backbone_facts(run),
+        **training_facts(config),
         **run.num_params(),
         **source,
     }
@@ -222,6 +226,7 @@ def final_results(
         "method": run.config.method.name,
         "dataset": run.config.dataset,
         "backbone": progress.backbone,
+        **training_facts(run.config),
         **run.num_params(),
         "steps": int(state.step),
         "seconds": seconds(),
@@ -239,6 +244,8 @@ def final_results(
 def data_summary(run: Run) -> dict:
     """Returns `data`, a summary of the splits, and `skipped`, the unreadable images if they were skipped.
 
+    `skipped.test` is the number of those of test, which are left out of its gallery.
+
     Prints the skipped images.
     """
     if run.skipped is None:
@@ -246,7 +253,8 @@ def data_summary(run: Run) -> dict:
     for name, reason in sorted(run.skipped.items()):
         print(f"skipped: {reason if reason.startswith(name) else f'{name}: {reason}'}")
     print(f"{counted(len(run.skipped), 'photo')} skipped")
-    skipped = {"count": len(run.skipped), "pictures": dict(sorted(run.skipped.items()))}
+    test = sum(str(source) in run.skipped for source in image_sources(run.splits["test"]))
+    skipped = {"count": len(run.skipped), "test": test, "pictures": dict(sorted(run.skipped.items()))}
     return {"data": run.data, "skipped": skipped}
 
 
@@ -296,7 +304,16 @@ def backbone_facts(run: Run) -> dict:
         "image_std": list(sizes.image_std),
         "act": sizes.act,
         "heads": [sizes.vision_heads, sizes.text_heads],
+        "image_size": list(sizes.image_size),
+        "text_length": run.config.text_length or sizes.context_length,
+        "from_scratch": bool(run.config.from_scratch),
     }
+
+
+def training_facts(config: ConfigDict) -> dict:
+    """Returns what results.json says of the training besides the method, where it is used."""
+    facts = {"ema_decay": config.optimizer.ema_decay, "teacher": config.distill.teacher}
+    return {key: value for key, value in facts.items() if value}
 
 
 def check_backbone(before: dict | None, now: dict, workdir: Path) -> None:
@@ -322,6 +339,31 @@ def check_backbone(before: dict | None, now: dict, workdir: Path) -> None:
             f"{workdir} was trained on {before['name']} at {previous}, now it is "
             f"{now['revision'] or now['name']}; config.backbone=NAME@COMMIT pins one in a new run"
         )
+
+
+def check_data(before: Mapping[str, str] | None, now: Mapping[str, str], workdir: Path) -> None:
+    """Rejects other data than that on which a run began, so that its results are of one data set.
+
+    Args:
+      before: the digests of the annotations in the checkpoint; None in old checkpoints.
+      now: the current ones.
+      workdir: the folder of the run, for messages.
+
+    Raises:
+      UserError: the people or captions of a split differ.
+    """
+    if changed := changed_splits(before, now):
+        raise UserError(
+            f"--workdir {workdir}: was trained on other data: {changed} had other people or captions; give "
+            "the same data again, or choose another --workdir"
+        )
+
+
+def changed_splits(before: Mapping[str, str] | None, now: Mapping[str, str]) -> str:
+    """Names the splits whose annotations differ; empty without any, or if `before` is unknown."""
+    if not before:
+        return ""
+    return " and ".join(name for name in {**before, **now} if before.get(name) != now.get(name))
 
 
 def print_summary(results: dict, workdir: Path, data_dir: str = "") -> None:

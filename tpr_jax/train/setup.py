@@ -325,7 +325,8 @@ def _load_splits(config: ConfigDict) -> tuple[dict[str, Records], dict[str, Reco
         print(f"a subset of {config.dataset}: {line}")
     train, reduced = protocols.reduce(on_disk["train"], config)
     splits = splits_lib.with_mixed({**on_disk, "train": train}, config.mix, missing_ok=missing_ok)
-    return on_disk, splits, described | reduced
+    digests = {name: splits_lib.annotation_digest(records) for name, records in splits.items()}
+    return on_disk, splits, described | reduced | {"annotations": digests}
 
 
 def _check_leaks(

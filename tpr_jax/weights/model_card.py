@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from tpr_jax.metrics.remarks import remarks
 from tpr_jax.models.config import FAMILIES
 from tpr_jax.models.methods import Method
 from tpr_jax.models.petl_config import Part
@@ -175,7 +176,8 @@ def _numbers(results: Mapping, towers: str) -> str:
         for key, query in (("t2i", "text"), ("i2t", "image"))
     ]
     table = markdown.table(["", "query", *SCORES], rows, align="ll" + "r" * len(SCORES))
-    return "\n".join([*lines, table])
+    notes = [f"- {sentence}" for sentence in map(markdown.escape, remarks(results))]
+    return "\n".join([*lines, table, *(["", *notes] if notes else [])])
 
 
 def _recipe(training: Mapping) -> str:
