@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,48 @@ def test_scores_again_after_the_annotation_changes(crossed, counted, own_data, t
     (own_data / "reid_raw.json").write_text(json.dumps(entries[:-2]))
     code, stdout, _ = crossed(*words)
     assert code == 0 and "already done" not in stdout and len(counted) == 2
+
+
+def test_scores_again_after_an_image_changes(crossed, counted, own_data, tmp_path):
+    words = ["clip-mini", "--data", f"cuhk_pedes={own_data}"]
+    crossed(*words)
+    assert "already done" in crossed(*words)[1] and len(counted) == 1
+    entries = json.loads((own_data / "reid_raw.json").read_text())
+    image = own_data / "imgs" / next(e["file_path"] for e in entries if e["split"] == "test")
+    image.write_bytes(image.read_bytes() + b"more")
+    code, stdout, _ = crossed(*words)
+    assert code == 0 and "already done" not in stdout and len(counted) == 2
+    # Only the images of the test split count.
+    image = own_data / "imgs" / next(e["file_path"] for e in entries if e["split"] == "train")
+    image.write_bytes(image.read_bytes() + b"more")
+    assert "already done" in crossed(*words)[1] and len(counted) == 2
+
+
+def test_says_that_a_test_split_is_not_the_official_one(crossed, counted, tiny, tmp_path):
+    _, stdout, _ = crossed("clip-mini", "--data", f"cuhk_pedes={tiny['data']}", "mini_pedes")
+    note = "Not the official CUHK-PEDES: test has "
+    written = (tmp_path / "out" / "cross.md").read_text()
+    assert stdout.count("Not the official") == written.count("Not the official") == 1
+    assert note in written and "officially 1,000 identities, 3,074 images, 6,156 captions." in written
+
+
+def test_names_the_data_of_the_run_that_a_run_began_from(tiny, tmp_path):
+    for name, dataset, backbone in (
+        ("first", "synth_pedes", "clip-mini"),
+        ("second", "icfg_pedes", str(tmp_path / "first" / "model")),
+        ("third", "cuhk_pedes", str(tmp_path / "second")),
+    ):
+        (tmp_path / name / "model").mkdir(parents=True)
+        shutil.copy(Path(tiny["clip"]) / "config.json", tmp_path / name / "model")
+        config = {"dataset": dataset, "mix": [], "method": {}, "losses": {}, "backbone": backbone}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    assert cross.describe_model(str(tmp_path / "third")).trained_on == (
+        *("cuhk_pedes", "icfg_pedes", "synth_pedes"),
+    )
+    # One that names itself ends, too.
+    config["backbone"] = str(tmp_path / "third")
+    (tmp_path / "third" / "config.json").write_text(json.dumps(config))
+    assert cross.describe_model(str(tmp_path / "third")).trained_on == ("cuhk_pedes",)
 
 
 def test_describes_what_a_run_was_trained_on(tiny, tmp_path):

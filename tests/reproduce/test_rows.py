@@ -5,7 +5,9 @@ import json
 import pytest
 
 from tests.reproduce.made import row
+from tpr_jax.compare.runs import ComparisonRun
 from tpr_jax.reproduce import rows
+from tpr_jax.reproduce.plan import Recipe
 
 SCORES = {"R1": 70.0, "R5": 80.0, "R10": 90.0, "mAP": 60.0, "mINP": 50.0}
 
@@ -46,6 +48,26 @@ def test_verdicts(difference, reason, verdict):
 )
 def test_reasons(quick, changed, subset, backbones, reason):
     assert rows.why_not_comparable(quick, changed, subset, backbones) == reason
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({}, ""),
+        ({"data": {"subset": []}, "skipped": {"count": 3, "test": 0}}, ""),
+        ({"data": {"subset": ["test has 3 images"]}}, "a subset of the benchmark"),
+        ({"skipped": {"count": 3, "test": 1}}, "a subset of the benchmark"),
+    ],
+)
+def test_the_run_itself_says_whether_its_data_was_whole(tmp_path, facts, reason):
+    test = {"test": {"t2i": SCORES, "i2t": SCORES}}
+    result = {"trainable_params": 0, "total_params": 149_617_664, **test, **facts}
+    (tmp_path / "eval.json").write_text(json.dumps(result))
+    config = {"dataset": "cuhk_pedes", "batch_size": 8}
+    (tmp_path / "compare.json").write_text(json.dumps({"exit_code": 0, "config": config}))
+    planned = ComparisonRun("zero_shot-cuhk_pedes", 0, tmp_path, "eval", (), config)
+    made = rows.make_row(Recipe("zero_shot", "cuhk_pedes", (planned,), (), "a"), "", False, None)
+    assert made.done == 1 and made.reason == reason
 
 
 def test_parameters_of_the_backbone():

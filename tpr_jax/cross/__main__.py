@@ -11,10 +11,11 @@ DIR/cells keeps a file for each. Rerun the same command to resume: it scores onl
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,9 +24,11 @@ from tpr_jax.cli import parser as arguments
 from tpr_jax.cli.exit import explain_and_exit, resume_hint, verdict
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.cross import table
+from tpr_jax.data import datasets
 from tpr_jax.data.annotations import annotation_files
-from tpr_jax.data.datasets import DATASETS, data_folder
+from tpr_jax.data.datasets import DATASETS, count_deviations, data_folder
 from tpr_jax.data.records import Records, load_records
+from tpr_jax.data.splits import count_records
 from tpr_jax.errors import UserError
 from tpr_jax.metrics.retrieval import METRIC_KEYS
 from tpr_jax.utils import locking
@@ -44,6 +47,27 @@ class Arguments(NamedTuple):
     models: list[str]
     data: dict[str, str]
     out: Path
+
+
+@dataclass(frozen=True)
+class TestedSplit:
+    """A test split.
+
+    Attributes:
+      records: its images and captions.
+      annotation_sha256: the checksum of the annotation's files.
+      images_sha256: the checksum of the paths and sizes of its images.
+      notes: how it differs from the official one, in sentences.
+    """
+
+    records: Records
+    annotation_sha256: str
+    images_sha256: str
+    notes: list[str]
+
+    def source(self) -> dict[str, str]:
+        """Returns the checksums by which its scores are known again."""
+        return {"annotation_sha256": self.annotation_sha256, "images_sha256": self.images_sha256}
 
 
 @dataclass(frozen=True)
@@ -139,44 +163,72 @@ def run(argv: list[str]) -> None:
     with locking.hold(args.out, "--out", "writing these tables"):
         remove_leftovers(args.out, ["cross.md", "cross.csv"])
         remove_leftovers_matching(args.out / "cells", r".+\.json")
-        cells = _score_all(args)
-    print(f"\n{table.render_markdown(cells)}\nwritten to {args.out}: cross.md, cross.csv, cells/")
+        text = _score_all(args)
+    print(f"\n{text}\nwritten to {args.out}: cross.md, cross.csv, cells/")
 
 
-def _score_all(args: Arguments) -> list[table.Cell]:
-    """Scores every model on every data set and writes the tables after each."""
+def _score_all(args: Arguments) -> str:
+    """Scores every model on every data set and writes the tables after each; returns the last cross.md."""
     models = [describe_model(name) for name in args.models]
     for i, model in enumerate(models):
         if model.sha256 in [other.sha256 for other in models[:i]]:
             raise UserError(f"{model.name} is the same model as another that is given: leave one out")
-    splits = {dataset: load_records(folder, "test", dataset) for dataset, folder in args.data.items()}
-    checksums = {dataset: sha256(annotation_files(dataset, folder)) for dataset, folder in args.data.items()}
+    splits = {dataset: describe_split(dataset, folder) for dataset, folder in args.data.items()}
+    notes = [note for split in splits.values() for note in split.notes]
     cells = []
     for model in models:
         loaded = None
-        for dataset, records in splits.items():
+        for dataset, split in splits.items():
             progress = f"[{len(cells) + 1} of {len(models) * len(splits)}]"
             print(f"{progress} {model.name} on {dataset}: ", end="", flush=True)
-            name = f"{model.sha256[:12]}-{dataset}-{checksums[dataset][:12]}.json"
+            name = f"{model.sha256[:12]}-{dataset}-{split.annotation_sha256[:12]}.json"
             path = args.out / "cells" / name
-            scores = read_cell(path, model.sha256, checksums[dataset])
+            source = split.source()
+            scores = read_cell(path, {"sha256": model.sha256, **source})
             done = scores is not None
             if not done:
                 loaded = loaded or load(model.location)
-                scores = score(loaded, records)
-                source = {"tested_on": dataset, "annotation_sha256": checksums[dataset]}
-                write_json(path, {**dataclasses.asdict(model), **source, "test": scores})
+                scores = score(loaded, split.records)
+                write_json(
+                    path, {**dataclasses.asdict(model), "tested_on": dataset, **source, "test": scores}
+                )
             print(f"R@1 {scores['t2i']['R1']:.2f}" + (", already done" if done else ""), flush=True)
             cells.append(table.Cell(model.name, model.trained_on, dataset, scores))
-            write_text(args.out / "cross.md", table.render_markdown(cells))
+            write_text(args.out / "cross.md", table.render_markdown(cells, notes))
             write_text(args.out / "cross.csv", table.render_csv(cells))
-    return cells
+    return table.render_markdown(cells, notes)
+
+
+def describe_split(dataset: str, folder: str) -> TestedSplit:
+    """Reads the test split of a data set.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    records = load_records(folder, "test", dataset)
+    deviations = count_deviations(dataset, count_records({"test": records}))
+    name = datasets.label(dataset)
+    return TestedSplit(
+        records=records,
+        annotation_sha256=sha256(annotation_files(dataset, folder)),
+        images_sha256=_images_digest(records, folder),
+        notes=[f"Not the official {name}: {line}." for line in deviations if line.startswith("test ")],
+    )
+
+
+def _images_digest(records: Records, folder: str) -> str:
+    """Computes the SHA-256 of the images' paths and sizes in bytes."""
+    digest = hashlib.sha256()
+    for path in records.image_paths:
+        line = f"{os.path.relpath(path, folder)}\t{os.path.getsize(path)}\n"
+        digest.update(line.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def describe_model(name: str) -> TestedModel:
     """Describes a model: a run's workdir, the model folder in it, or anything that `from_pretrained` reads.
 
-    The run's config.json says what data it was trained on.
+    The run's config.json says what data it was trained on, and its backbone's if that is a run too.
 
     Raises:
       UserError: there is no such model, or the run has not saved one yet.
@@ -197,9 +249,19 @@ def describe_model(name: str) -> TestedModel:
     return TestedModel(
         name=name.rstrip(os.sep),
         location=location,
-        trained_on=(config["dataset"], *(entry[0] for entry in config["mix"])) if config else (),
+        trained_on=_trained_on(config) if config else (),
         sha256=sha256(files if path.is_dir() else [path]),
     )
+
+
+def _trained_on(config: Mapping, depth: int = 8) -> tuple[str, ...]:
+    """Returns the data sets of a run and, in their order, of the runs that it began from."""
+    names = [config["dataset"], *(entry[0] for entry in config["mix"])]
+    backbone = config.get("backbone")
+    if backbone and depth:
+        earlier = _read_run_config(Path(backbone)) or _read_run_config(Path(backbone).parent)
+        names += _trained_on(earlier, depth - 1) if earlier else ()
+    return tuple(dict.fromkeys(names))
 
 
 def _read_run_config(folder: Path) -> dict | None:
@@ -212,11 +274,11 @@ def _read_run_config(folder: Path) -> dict | None:
     return config if is_run else None
 
 
-def read_cell(path: Path, model_sha256: str, annotation_sha256: str) -> Scores | None:
-    """Reads the scores in a cell's file; None unless they are complete and of this model and annotation."""
+def read_cell(path: Path, source: Mapping[str, str]) -> Scores | None:
+    """Reads the scores in a cell's file; None unless they are complete and its checksums are these."""
     try:
         cell = json.loads(path.read_text())
-        if (cell["sha256"], cell["annotation_sha256"]) != (model_sha256, annotation_sha256):
+        if any(cell[key] != value for key, value in source.items()):
             return None
         scores = cell["test"]
         complete = all(float(scores[d][key]) >= 0 for d in ("t2i", "i2t") for key in METRIC_KEYS)

@@ -37,8 +37,13 @@ class Cell:
     test: dict[str, dict[str, float]]
 
 
-def render_markdown(cells: Sequence[Cell]) -> str:
-    """Renders a table for each direction; MiniPEDES, which is synthetic, has its own tables."""
+def render_markdown(cells: Sequence[Cell], notes: Sequence[str] = ()) -> str:
+    """Renders a table for each direction; MiniPEDES, which is synthetic, has its own tables.
+
+    Args:
+      cells: the scores.
+      notes: sentences about the test splits, which stand below the tables.
+    """
     blocks = []
     for rendered in (False, True):
         part = [cell for cell in cells if (cell.tested_on == RENDERED) == rendered]
@@ -46,7 +51,7 @@ def render_markdown(cells: Sequence[Cell]) -> str:
         if part:
             for direction, title in DIRECTIONS.items():
                 blocks += [f"### {prefix}{title}", _table(part, direction)]
-    return "\n\n".join([*blocks, NOTE]) + "\n"
+    return "\n\n".join([*blocks, NOTE, *notes]) + "\n"
 
 
 def _table(cells: Sequence[Cell], direction: str) -> str:

@@ -102,7 +102,10 @@ def make_row(recipe: Recipe, subset: str, quick: bool, weights_sha256: str | Non
     scores = ours.get(protocol, {})
     difference = {key: scores[key].mean - value for key, value in expected.items() if key in scores}
     reason = why_not_comparable(
-        quick, recipe.changed, subset, [backbone_params(recipe.method, result) for result in results]
+        quick,
+        recipe.changed,
+        subset or any(map(was_on_subset, results)),
+        [backbone_params(recipe.method, result) for result in results],
     )
     hours = [result["seconds"] / 3600 for result in results if "seconds" in result]
     return Row(
@@ -157,14 +160,14 @@ def decide(difference: float | None, reason: str) -> str:
 
 
 def why_not_comparable(
-    quick: bool, changed: Sequence[str], subset: str, backbones: Iterable[int | None]
+    quick: bool, changed: Sequence[str], subset: str | bool, backbones: Iterable[int | None]
 ) -> str:
     """Returns why a result cannot be compared with the published one; empty if it can.
 
     Args:
       quick: whether the runs are those of --quick.
       changed: the keys that differ from the recipe.
-      subset: how the splits differ from the official sizes.
+      subset: how the splits differ from the official sizes, or whether they do.
       backbones: the number of parameters of each run's backbone, None if unknown.
     """
     reasons = ["a short run (--quick)"] if quick else []
@@ -175,6 +178,11 @@ def why_not_comparable(
     if any(params not in (None, CLIP_PARAMS) for params in backbones):
         reasons.append("another backbone than CLIP ViT-B/16")
     return "; ".join(reasons)
+
+
+def was_on_subset(result: Mapping) -> bool:
+    """Returns whether a run had other splits than the official ones, or left out images of test."""
+    return bool((result.get("data") or {}).get("subset") or (result.get("skipped") or {}).get("test"))
 
 
 def backbone_params(method: str, result: Mapping) -> int | None:
