@@ -82,6 +82,12 @@ def test_says_how_the_data_differs_from_the_official_one():
     assert of(subset=lines) == [f"Not the official CUHK-PEDES: {line}." for line in lines]
 
 
+def test_names_the_folder_of_rendered_data():
+    assert remarks({"dataset": "mini_pedes", "data": {"folder": "data/hard"}}) == [
+        "The data is that of data/hard, not the bundled one."
+    ]
+
+
 def test_says_that_the_test_split_is_invented():
     data = {"counts": {"test": {"identities": 1_000, "images": 9, "captions": 9}}}
     assert remarks({"dataset": "synth_pedes", "data": data}) == [

@@ -17,3 +17,11 @@ def test_checks_the_data_before_it_looks_for_the_backbone(make_config, tmp_path,
     with pytest.raises(UserError, match=f"{missing}: no such folder: set data_dir"):
         setup.prepare(config)
     assert asked == []
+
+
+@pytest.mark.parametrize("dataset", ["mini_pedes", "cuhk_pedes"])
+def test_names_the_folder_of_data_that_shares_a_name_with_the_bundled_one(make_config, tiny, dataset):
+    config = make_config(dataset=dataset, data_dir=tiny["data"])
+    data = setup.prepare(config, to_train=False).data
+    assert data.get("folder") == (tiny["data"] if dataset == "mini_pedes" else None)
+    assert list(data["annotations"]) == list(data["counts"])

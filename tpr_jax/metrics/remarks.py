@@ -39,6 +39,8 @@ def _training(results: Mapping, data: Mapping) -> list[str]:
 def _splits(dataset: str, data: Mapping) -> list[str]:
     name = datasets.label(dataset)
     found = [f"Not the official {name}: {line}." for line in data.get("subset") or ()]
+    if folder := data.get("folder"):
+        found.append(f"The data is that of {folder}, not the bundled one.")
     if dataset in datasets.DATASETS and datasets.DATASETS[dataset].split:
         number = ((data.get("counts") or {}).get("test") or {}).get("identities")
         found.append(

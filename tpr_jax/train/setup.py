@@ -326,6 +326,9 @@ def _load_splits(config: ConfigDict) -> tuple[dict[str, Records], dict[str, Reco
     train, reduced = protocols.reduce(on_disk["train"], config)
     splits = splits_lib.with_mixed({**on_disk, "train": train}, config.mix, missing_ok=missing_ok)
     digests = {name: splits_lib.annotation_digest(records) for name, records in splits.items()}
+    # Sets that the renderer wrote share a name with the bundled one.
+    if config.dataset == "mini_pedes" and config.data_dir:
+        described["folder"] = config.data_dir
     return on_disk, splits, described | reduced | {"annotations": digests}
 
 
