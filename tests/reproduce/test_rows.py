@@ -78,6 +78,12 @@ def test_parameters_of_the_backbone():
     assert rows.backbone_params("tpr_peft", result) is None  # it trains LayerNorms of the backbone
 
 
+@pytest.mark.parametrize("method", ["irra", "tpr_peft", "dm_adapter"])
+def test_the_run_itself_tells_the_parameters_of_its_backbone(method):
+    result = {"total_params": 1100, "trainable_params": 100, "backbone": {"params": 900}}
+    assert rows.backbone_params(method, result) == 900
+
+
 def test_scores_by_protocol():
     other = SCORES | {"R1": 71.0}
     trained = {"final": {"test": {"t2i": SCORES}}, "best_on_val": None}

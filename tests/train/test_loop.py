@@ -125,6 +125,9 @@ def test_results_json(finished, tiny):
     assert results["best_on_val"]["epoch"] == min(e for e, r1 in validated.items() if r1 == best)
     assert results["final"]["val"] == next(row["val"] for row in rows(workdir) if row.get("epoch") == 20)
     assert results["seconds"] > 0
+    facts = results["backbone"]
+    assert facts["params"] == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert (facts["image_size"], facts["text_length"], facts["from_scratch"]) == ([32, 16], 24, False)
     assert results["data"]["subset"]  # of CUHK-PEDES, by whose name this tiny set goes
     assert results["environment"]["devices"] == len(jax.devices())
     assert results["environment"]["versions"]["jax"] == jax.__version__

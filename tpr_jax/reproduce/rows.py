@@ -187,8 +187,11 @@ def was_on_subset(result: Mapping) -> bool:
 
 def backbone_params(method: str, result: Mapping) -> int | None:
     """Returns the number of parameters of a run's backbone; None if it cannot be told from the results."""
+    if params := (result.get("backbone") or {}).get("params"):
+        return params
     total, trainable = result.get("total_params"), result.get("trainable_params")
-    # IRRA's heads depend on the identities, and our own recipe trains weights of the backbone too.
+    # Results of earlier versions: IRRA's heads depend on the identities, and our own recipe trains weights of
+    # the backbone too.
     if total is None or trainable is None or method in ("irra", *published.OWN):
         return None
     return total if method == "full_finetune" else total - trainable

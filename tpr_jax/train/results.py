@@ -21,7 +21,7 @@ from tpr_jax.train import vectors as vectors_lib
 from tpr_jax.train.checkpoint import Checkpointer
 from tpr_jax.train.evaluate import EncodedSplit, Evaluator
 from tpr_jax.train.progress import Progress
-from tpr_jax.train.setup import Run, make_optimizer, prepare
+from tpr_jax.train.setup import Run, count, make_optimizer, prepare
 from tpr_jax.train.state import TrainState
 from tpr_jax.utils.files import remove_leftovers, write_json
 from tpr_jax.utils.notices import print_once
@@ -307,6 +307,7 @@ def backbone_facts(run: Run) -> dict:
         "image_size": list(sizes.image_size),
         "text_length": run.config.text_length or sizes.context_length,
         "from_scratch": bool(run.config.from_scratch),
+        "params": sum(count(part.get("params", {})) for part in (run.trainable, run.frozen)),
     }
 
 
