@@ -25,3 +25,8 @@ def test_names_the_folder_of_data_that_shares_a_name_with_the_bundled_one(make_c
     data = setup.prepare(config, to_train=False).data
     assert data.get("folder") == (tiny["data"] if dataset == "mini_pedes" else None)
     assert list(data["annotations"]) == list(data["counts"])
+
+
+def test_does_not_name_the_folder_of_the_bundled_data(make_config):
+    data = setup.prepare(make_config(dataset="mini_pedes", data_dir=""), to_train=False).data
+    assert "folder" not in data and data["counts"]["test"]["identities"] == 250
