@@ -54,19 +54,19 @@ def test_loads_every_data_set_by_its_name(dataset, tmp_path):
         assert all("; officially " in line for line in described["subset"]) and described["subset"]
 
 
-def test_the_digest_of_annotations_is_that_of_people_captions_and_boxes():
+def test_the_digest_of_annotations_is_that_of_people_and_captions():
     pids = np.array([1, 2], np.int64)
     records = Records("d:test", ["/a/1.jpg", "/a/2.jpg"], [["x"], ["y", "z"]], pids)
     digest = splits_lib.annotation_digest
-    assert digest(records) == digest(replace(records, image_paths=["/b/1.jpg", "/b/2.jpg"], name="e:test"))
+    moved = replace(records, image_paths=["/b/1.jpg", "/b/2.jpg"], name="e:test", boxes=[None, (0, 0, 1, 2)])
+    assert digest(records) == digest(moved)
     others = [
         replace(records, captions=[["y"], ["x", "z"]]),
         replace(records, captions=[["x", "y"], ["z"]]),
         replace(records, pids=pids[::-1]),
-        replace(records, boxes=[None, (0, 0, 1, 2)]),
-        replace(records, boxes=[None, (0, 0, 2, 1)]),
+        replace(records, captions=records.captions[::-1], pids=pids[::-1]),
     ]
-    assert len({digest(other) for other in [records, *others]}) == 6
+    assert len({digest(other) for other in [records, *others]}) == 5
 
 
 def test_mixes_data_sets_without_a_test_split(tmp_path):

@@ -140,9 +140,11 @@ def describe(dataset: str, splits: dict[str, Records], mixed: Sequence[tuple[str
 
 
 def annotation_digest(records: Records) -> str:
-    """Returns a digest of people, captions and boxes in their order, wherever the images lie."""
+    """Returns a digest of people and captions in their order, the same for files and prepared records.
+
+    Prepared records lie elsewhere and have no boxes, because their images are cut out.
+    """
     digest = hashlib.sha256()
-    for row, captions in enumerate(records.captions):
-        box = records.boxes[row] if records.boxes else None
-        digest.update(json.dumps([int(records.pids[row]), captions, box]).encode())
+    for pid, captions in zip(records.pids.tolist(), records.captions, strict=True):
+        digest.update(json.dumps([pid, captions]).encode())
     return digest.hexdigest()[:16]

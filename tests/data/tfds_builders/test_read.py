@@ -58,6 +58,8 @@ def test_batches_equal_those_of_the_folder(dataset, kind, hold, tmp_path, monkey
     for name, records in whole.items():
         assert found[name].captions == records.captions
         np.testing.assert_array_equal(found[name].pids, records.pids)
+        # So that a run may change its source.
+        assert splits_lib.annotation_digest(found[name]) == splits_lib.annotation_digest(records)
         for source in image_sources(found[name]):
             assert isinstance(source, Stored) and isinstance(source.data, bytes) == hold
     assert splits_lib.describe(dataset, found)["counts"] == splits_lib.describe(dataset, whole)["counts"]
