@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tpr_jax.metrics.remarks import remarks
 from tpr_jax.models.config import FAMILIES
 from tpr_jax.models.methods import Method
 from tpr_jax.models.petl_config import Part
@@ -158,6 +157,8 @@ def _needs(backbone: str | None, towers: str) -> str:
 
 
 def _numbers(results: Mapping, towers: str) -> str:
+    from tpr_jax.metrics.remarks import remarks  # imports Numba, and loading a model does not need it
+
     label = _label(results["dataset"])
     best = results.get("best_on_val")
     states = [
