@@ -11,7 +11,6 @@ DIR/cells keeps a file for each. Rerun the same command to resume: it scores onl
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import sys
@@ -24,16 +23,16 @@ from tpr_jax.cli import parser as arguments
 from tpr_jax.cli.exit import explain_and_exit, resume_hint, verdict
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.cross import table
-from tpr_jax.data import datasets
 from tpr_jax.data.annotations import annotation_files
 from tpr_jax.data.datasets import DATASETS, count_deviations, data_folder
 from tpr_jax.data.records import Records, load_records
 from tpr_jax.data.splits import count_records
 from tpr_jax.errors import UserError
+from tpr_jax.metrics.remarks import remarks
 from tpr_jax.metrics.retrieval import METRIC_KEYS
 from tpr_jax.utils import locking
 from tpr_jax.utils.files import remove_leftovers, remove_leftovers_matching, write_json, write_text
-from tpr_jax.utils.hashing import sha256
+from tpr_jax.utils.hashing import image_list_digest, sha256
 
 BATCH_SIZE = 64
 MODEL_FILES = (".safetensors", ".bin", ".pt", ".json", ".txt")  # files that determine a model's features
@@ -206,23 +205,15 @@ def describe_split(dataset: str, folder: str) -> TestedSplit:
       UserError: it cannot be read.
     """
     records = load_records(folder, "test", dataset)
+    sizes = {os.path.relpath(path, folder): os.path.getsize(path) for path in records.image_paths}
     deviations = count_deviations(dataset, count_records({"test": records}))
-    name = datasets.label(dataset)
+    subset = [line for line in deviations if line.startswith("test ")]
     return TestedSplit(
         records=records,
         annotation_sha256=sha256(annotation_files(dataset, folder)),
-        images_sha256=_images_digest(records, folder),
-        notes=[f"Not the official {name}: {line}." for line in deviations if line.startswith("test ")],
+        images_sha256=image_list_digest(sizes),
+        notes=remarks({"dataset": dataset, "data": {"subset": subset}}),
     )
-
-
-def _images_digest(records: Records, folder: str) -> str:
-    """Computes the SHA-256 of the images' paths and sizes in bytes."""
-    digest = hashlib.sha256()
-    for path in records.image_paths:
-        line = f"{os.path.relpath(path, folder)}\t{os.path.getsize(path)}\n"
-        digest.update(line.encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
 
 
 def describe_model(name: str) -> TestedModel:

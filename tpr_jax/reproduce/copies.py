@@ -1,6 +1,5 @@
 """Checks the copies of the benchmarks, and describes each by hashes that two people can compare."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ from tpr_jax.data import check
 from tpr_jax.data.annotations import Entry, annotation_files, annotation_path, read_entries
 from tpr_jax.errors import UserError
 from tpr_jax.utils.files import write_json
-from tpr_jax.utils.hashing import sha256
+from tpr_jax.utils.hashing import image_list_digest, sha256
 from tpr_jax.utils.plural import counted
 
 RECORD = "copies.json"  # in the workdir: the copies that were checked before
@@ -125,16 +124,6 @@ def image_sizes(entries: Sequence[Entry], folder: str) -> dict[str, int]:
     """
     images = dict.fromkeys(entry.image for entry in entries)
     return {Path(os.path.relpath(image, folder)).as_posix(): os.path.getsize(image) for image in images}
-
-
-def image_list_digest(sizes: Mapping[str, int]) -> str:
-    """Computes the SHA-256 of one line "PATH<tab>BYTES<newline>" for each image, in the order of the paths.
-
-    The contents of the images are not read: tens of thousands of sizes take a second, and images that were
-    decoded and saved again differ in size.
-    """
-    lines = sorted(f"{path}\t{size}\n".encode("utf-8", "surrogateescape") for path, size in sizes.items())
-    return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
 def _read_record(path: Path) -> dict:

@@ -1,8 +1,8 @@
-"""SHA-256 of files, which identifies models and annotations."""
+"""SHA-256 of files, which identifies models and annotations, and of lists of images."""
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from tpr_jax.errors import UserError
 
@@ -30,3 +30,13 @@ def sha256(paths: Iterable[str | os.PathLike]) -> str:
     for path in paths:
         add_file(digest, path)
     return digest.hexdigest()
+
+
+def image_list_digest(sizes: Mapping[str, int]) -> str:
+    """Computes the SHA-256 of one line "PATH<tab>BYTES<newline>" for each image, in the order of the paths.
+
+    The contents of the images are not read: tens of thousands of sizes take a second, and images that were
+    decoded and saved again differ in size.
+    """
+    lines = sorted(f"{path}\t{size}\n".encode("utf-8", "surrogateescape") for path, size in sizes.items())
+    return hashlib.sha256(b"".join(lines)).hexdigest()
