@@ -1,10 +1,12 @@
 """The mean and std of a backbone's folder are used everywhere: training, evaluation, saving, loading."""
 
 import json
+import math
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import tpr_jax
 from tests.clip_folder import IMAGE_MEAN, IMAGE_STD, set_image_constants
@@ -25,6 +27,16 @@ def unit(feats):
 
 def pixels(size=(32, 16), count=8):
     return np.random.default_rng(0).integers(256, size=(count, *size, 3), dtype=np.uint8)
+
+
+def params_of(folder, patches, text_length):
+    """Counts the parameters of both towers in a folder, for this number of patches and tokens."""
+    shapes = {name: leaf.shape for name, leaf in load_file(folder / "model.safetensors").items()}
+    for name, rows in (("vision", patches + 1), ("text", text_length)):
+        table = f"{name}_model.embeddings.position_embedding.weight"
+        shapes[table] = (rows, shapes[table][1])
+    others = ("position_ids", "logit_scale")
+    return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(others))
 
 
 @pytest.mark.parametrize("from_scratch", [False, True])
@@ -62,6 +74,10 @@ def test_run_evaluation_and_saved_model_agree(own_clip, make_config, tmp_path):
         "revision": None,
         "image_mean": list(IMAGE_MEAN),
         "image_std": list(IMAGE_STD),
+        "image_size": [32, 16],
+        "text_length": 24,
+        "from_scratch": False,
+        "params": params_of(own_clip, patches=8, text_length=24),
     }
     assert found["backbone"] == {**facts, "act": "quick_gelu", "heads": [1, 1]}
     assert json.loads((tmp_path / "run" / "results.json").read_text())["backbone"] == found["backbone"]
