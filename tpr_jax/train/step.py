@@ -68,7 +68,7 @@ def apply_gradients(
       grads: the gradient of the trainable collections.
       loss: the loss, a scalar.
     """
-    grad_norm = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(grads)))
+    grad_norm = optax.global_norm(_stack_small(grads))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
     updated = {"trainable": optax.apply_updates(state.trainable, updates), "opt_state": opt_state}
     # A finite gradient can still give an update that is not: Adam may divide by 0 or overflow.
@@ -86,16 +86,23 @@ def apply_gradients(
 def _all_finite(tree) -> jax.Array:
     """Returns whether all numbers of all arrays of a tree are finite.
 
-    Small arrays of the same shape are stacked, because a reduction for each of them would be a third of the
-    step's kernels. Takes the norm of 0/1 flags, because XLA in jaxlib 0.10 needs minutes to compile
-    `isfinite(leaf).all()` for this many arrays.
+    Takes the norm of 0/1 flags, because XLA in jaxlib 0.10 needs minutes to compile `isfinite(leaf).all()`
+    for this many arrays.
+    """
+    nonfinite = [jnp.where(jnp.isfinite(stacked), 0.0, 1.0) for stacked in _stack_small(tree)]
+    return optax.global_norm(nonfinite) == 0
+
+
+def _stack_small(tree) -> list[jax.Array]:
+    """Stacks small arrays of the same shape.
+
+    A reduction for each array would be a third of the step's kernels.
     """
     groups = collections.defaultdict(list)
     for i, leaf in enumerate(jax.tree.leaves(tree)):
         key = (leaf.shape, leaf.dtype) if leaf.size < MAX_STACKED else i
         groups[key].append(leaf)
-    nonfinite = [jnp.where(jnp.isfinite(jnp.stack(group)), 0.0, 1.0) for group in groups.values()]
-    return optax.global_norm(nonfinite) == 0
+    return [jnp.stack(group) for group in groups.values()]
 
 
 def on_mesh(function: Callable, mesh: Mesh) -> Callable:
