@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from tpr_jax.aot import __main__ as aot
+from tpr_jax.config.flags import parse_flags
 from tpr_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 
 def command(*flags) -> subprocess.CompletedProcess:
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
     return subprocess.run(
         [sys.executable, "-m", "tpr_jax.aot", *map(str, flags)],
         cwd=ROOT,
@@ -104,6 +106,39 @@ def test_tries_settings_until_one_fits(monkeypatch):
     assert found == {"remat": "block", "memory": 1}
     assert tried == [("dots", 1), ("block", 1)]
     assert said[-1] == "it fits with --config.remat=block"
+
+
+def test_a_compiled_step_that_exceeds_the_memory_does_not_fit(tiny, monkeypatch):
+    """Compilers of GPUs do not refuse it. Here it needs more than what 'dots' does."""
+    needed = []
+
+    def shortage(kind, total):
+        needed.append(total)
+        return {"needed": total, "available": 1000, "missing": total - 1000} if len(needed) == 1 else None
+
+    monkeypatch.setattr(aot.gpus, "shortage", shortage)
+    config = parse_flags(["main", "--config", tiny["config"], "--workdir", "unused"])[0]
+    report = aot.compile_all(config, "here", only=("train_step",))
+    step = report["programs"]["train_step"]
+    assert step["shortage"]["needed"] == needed[0] > sum(step["held"].values()) > 0
+    assert report["helps"]["remat"] == "dots" and report["lines"][-1] == "it fits with --config.remat=dots"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda12_plugin") is None, reason="JAX's CUDA plugin is not installed"
+)
+def test_compiles_for_gpus(tiny, tmp_path):
+    done = command(
+        *("--config", tiny["config"], "--topology", "h100:4", "--batch_size", 32, "--workdir", tmp_path),
+        *("--config.eval_batch_size=16", "--config.dtype=bfloat16"),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads((tmp_path / "aot.json").read_text())
+    step = report["programs"]["train_step"]
+    assert (report["devices"], report["device_kind"]) == (4, "NVIDIA H100 80GB HBM3")
+    assert step["kernels"] > 100 and step["roofline"]["bound"] == "memory"
+    assert step["collectives"]["all-reduce"]["bytes"] > 0
+    assert 1 <= step["flops"]["ratio_all_experts"] < step["flops"]["ratio"] < 3
 
 
 @pytest.mark.skipif(

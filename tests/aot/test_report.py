@@ -64,6 +64,8 @@ def test_memory_by_kind_adds_up():
     found = aot_report._memory(stats, {"trainable": 400, "frozen": 600})
     assert (found["padding"], found["outputs"]) == (100, 100)
     assert found["total"] == 1100 + 100 + 50 + 7 == sum(found.values()) - found["total"]
+    unused = aot_report._memory(stats, {"trainable": 400, "frozen": 900})
+    assert (unused["padding"], unused["total"]) == (0, 1300 + 100 + 50 + 7)
 
 
 def test_a_program_compiled_here():
@@ -83,6 +85,42 @@ def test_a_program_compiled_here():
     assert found["collectives"] == {}
     text = "\n".join(aot_report.lines("step", found, 8))
     assert "1.000 x the analytic minimum (0.500 x with all experts)" in text and "nothing" in text
+
+
+def test_a_gpu_has_kernels_instead_of_lanes():
+    """The single product is one fusion; what a TPU's lanes would be is not told."""
+    text = """%product (p.0: f32[64,64]) -> f32[64,64] {
+  %p.0 = f32[64,64]{1,0} parameter(0)
+  ROOT %d = f32[64,64]{1,0} dot(%p.0, %p.0), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (x: f32[64,64]) -> f32[64,64] {
+  %x = f32[64,64]{1,0} parameter(0)
+  ROOT %f = f32[64,64]{1,0} fusion(%x), kind=kCustom, calls=%product
+}
+"""
+    stats = SimpleNamespace(
+        argument_size_in_bytes=64 * 64 * 4,
+        output_size_in_bytes=64 * 64 * 4,
+        alias_size_in_bytes=0,
+        temp_size_in_bytes=0,
+        generated_code_size_in_bytes=0,
+    )
+    compiled = SimpleNamespace(
+        as_text=lambda: text, memory_analysis=lambda: stats, cost_analysis=lambda: None
+    )
+    described = SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3", platform="gpu")
+    found = aot_report.analyze(
+        compiled,
+        {"a": 64 * 64 * 4},
+        minimum={"total": 2 * 64**3},
+        all_experts={"total": 2 * 64**3},
+        devices=[described],
+        dtype="bfloat16",
+    )
+    assert found["kernels"] == 1 and found["roofline"]["products"] == 2 * 64**3 / 989e12
+    lines = aot_report.lines("step", found, 8)
+    assert "  kernels            1" in lines and "lanes" not in "".join(lines)
 
 
 def test_lines_of_a_program_that_does_not_fit():

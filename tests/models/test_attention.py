@@ -1,5 +1,8 @@
 """Attention against NumPy in float64: the reference, and the call of cuDNN."""
 
+import functools
+import importlib.util
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,7 +134,7 @@ def test_uses_the_fused_kernel_only_if_it_runs_and_agrees(monkeypatch, asked_ane
 
 def test_traced_with_a_gpu_and_run_on_a_cpu_uses_the_reference(monkeypatch):
     """Only the branch of the local platform is compiled."""
-    monkeypatch.setattr(attention, "fused_attention_works", lambda: True)
+    monkeypatch.setattr(attention, "_uses_fused_attention", lambda: True)
     monkeypatch.setattr(
         attention, "fused_attention", lambda q, k, v: attention.reference_attention(q, k, v, None) + 1
     )
@@ -141,6 +144,40 @@ def test_traced_with_a_gpu_and_run_on_a_cpu_uses_the_reference(monkeypatch):
     shift = 1 if jax.default_backend() == "gpu" else 0
     exact = oracles.attend(*(np.asarray(a, np.float64) for a in at), np.zeros((16, 16)))
     np.testing.assert_allclose(found, exact + shift, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("backend", "mesh", "works", "compiles", "used"),
+    [
+        ("gpu", None, True, False, True),
+        ("gpu", "gpu", False, True, False),  # it was tried here, and failed
+        ("cpu", "gpu", False, True, True),  # compiled for a GPU that is not here
+        ("cpu", "gpu", True, False, False),
+        ("cpu", None, True, True, False),
+        ("cpu", "tpu", True, True, False),
+    ],
+)
+def test_the_fused_kernel_is_for_gpus(monkeypatch, backend, mesh, works, compiles, used):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(attention, "mesh_platform", lambda: mesh)
+    monkeypatch.setattr(attention, "fused_attention_works", lambda: works)
+    monkeypatch.setattr(attention, "fused_attention_compiles", lambda: compiles)
+    x = jnp.zeros((1, 1, 16, 64), jnp.bfloat16)
+    fused = []
+    monkeypatch.setattr(attention, "fused_attention", lambda q, k, v: fused.append(1) or q)
+    jax.eval_shape(functools.partial(attention.attend, mask=None), x, x, x)
+    assert bool(fused) == used
+
+
+def test_the_fused_kernel_compiles_where_cudnn_is_installed():
+    """Asked while a program for a mesh is traced; `test_gpus` compiles with the library."""
+    if importlib.util.find_spec("jax_cuda12_plugin") is not None:
+        pytest.skip("JAX's CUDA plugin is installed")
+    mesh, inside = jax.sharding.AbstractMesh((2,), ("data",)), []
+    attention.fused_attention_compiles.cache_clear()
+    with jax.sharding.use_abstract_mesh(mesh):
+        jax.eval_shape(lambda x: inside.append(attention.fused_attention_compiles()) or x, jnp.ones(3))
+    assert inside == [False]
 
 
 @pytest.mark.parametrize("shape", [(4, 12, 193, 203, 64), (4, 8, 77, 77, 64), (2, 2, 9, 16, 32)])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from tpr_jax.distributed.sharding import make_mesh, replicate
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip
 from tpr_jax.models.config import NO_HEADS, Heads
+from tpr_jax.models.matmul import mesh_platform
 from tpr_jax.models.methods import METHODS, dm_adapter
 from tpr_jax.train import step
 from tpr_jax.train.state import TrainState
@@ -219,6 +221,20 @@ def test_non_finite_update_stops_all_updates(optimizer):
     assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"]) and metrics["grad_norm"] > 0
     assert (new.step, new.bad_step) == (0, 0)
     assert same(new.trainable, state.trainable) and same(new.opt_state, state.opt_state)
+
+
+def test_a_program_for_other_devices_knows_them():
+    """One device of this machine needs no mesh; one that is described does, such as a GPU seen from a CPU."""
+    asked = []
+    function = lambda x: asked.append(mesh_platform()) or x  # noqa: E731 (compared by identity)
+    abstract = jax.sharding.AbstractMesh(
+        (1,), ("data",), abstract_device=jax.sharding.AbstractDevice("H100", 132, platform="gpu")
+    )
+    for platform, wanted in ((jax.default_backend(), None), ("gpu", "gpu")):
+        devices = np.array([SimpleNamespace(platform=platform)])
+        mesh = SimpleNamespace(size=1, devices=devices, abstract_mesh=abstract)
+        jax.eval_shape(step.on_mesh(function, mesh), jnp.ones(3))
+        assert asked.pop() == wanted
 
 
 def test_encoders_return_the_features_of_the_model():

@@ -5,9 +5,10 @@
                           [--only train_step,encode_image,encode_text] [--try_settings=False] [--hlo DIR]
 
 Topologies: v5e:4x4, v5e:16x16, v5p:4x4x4, v6e:8x8 and other slices of these chips (with
-requirements-aot.txt installed); here, gpu, cpu, cpu:N. Only the config is read: no weights, no data. Writes
-DIR/aot.json and DIR/aot.txt, by default below runs/aot/. If the train step does not fit, tries settings that
-need less memory. `python -m tpr_jax.aot.table` writes the tables of launch/README.md.
+requirements-aot.txt installed); GPUs such as h100, h100:8, or h100:2x8 for two machines (with JAX's CUDA
+plugin installed); here, gpu, cpu, cpu:N. Only the config is read: no weights, no data. Writes DIR/aot.json
+and DIR/aot.txt, by default below runs/aot/. If the train step does not fit, tries settings that need less
+memory. `python -m tpr_jax.aot.table` writes the tables of launch/README.md.
 """
 
 import sys
@@ -24,6 +25,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
+from tpr_jax.aot import gpus
 from tpr_jax.aot.devices import devices as find_devices
 from tpr_jax.cli import parser
 from tpr_jax.config.flags import parse_flags
@@ -71,8 +73,10 @@ def run(argv: list[str]) -> None:
 def _flags() -> flags.FlagValues:
     """Returns this command's own flags."""
     values = flags.FlagValues()
-    topology = "the slice, which is required: v5e:4x4, v5p:4x4x4, v6e:8x8 or another of these chips, "
-    topology += "for which requirements-aot.txt must be installed; here, gpu, cpu, or cpu:N"
+    topology = "the devices, which are required: v5e:4x4, v5p:4x4x4, v6e:8x8 or another slice of these TPUs, "
+    topology += "for which requirements-aot.txt must be installed; "
+    topology += f"{', '.join(gpus.GPUS)}, several as h100:8, or on two machines as h100:2x8, for which "
+    topology += "'jax[cuda12]' must be installed; here, gpu, cpu, or cpu:N"
     flags.DEFINE_string("topology", None, topology, flag_values=values)
     batch_size = "short for --config.batch_size; default: the config's"
     flags.DEFINE_integer("batch_size", None, batch_size, flag_values=values)
@@ -210,6 +214,9 @@ def _compile(config: ConfigDict, mesh, only, identities, tell: Callable, hlo=Non
                 devices=list(mesh.devices.flat),
                 dtype=config.dtype,
             )
+            kind = mesh.devices.flat[0].device_kind
+            if short := gpus.shortage(kind, analysis["memory"]["total"]):
+                analysis = {"shortage": short, "held": program.argument_bytes}
         results[name] = {**analysis, "compile_seconds": time.perf_counter() - start}
         rows = config.batch_size if name == "train_step" else config.eval_batch_size
         for line in aot_report.lines(name, results[name], rows):

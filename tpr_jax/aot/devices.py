@@ -1,9 +1,10 @@
-"""Finds the devices that a program is compiled for: local ones, or a TPU slice described by its name."""
+"""Finds the devices that a program is compiled for: local ones, or TPUs or GPUs described by their name."""
 
 import importlib.util
 import os
 import re
 
+from tpr_jax.aot import gpus
 from tpr_jax.errors import UserError
 from tpr_jax.utils.streams import suppress_stderr
 from tpr_jax.utils.suggest import nearest
@@ -17,11 +18,11 @@ def devices(topology: str) -> list:
     """Returns the devices of a topology; call it before JAX is used for anything else.
 
     Args:
-      topology: a TPU slice such as `v5e:4x4`, or local devices: `here`, `gpu`, `cpu`, or `cpu:N` for N
-        virtual CPU devices.
+      topology: a TPU slice such as `v5e:4x4`, GPUs such as `h100` or `h100:2x8` (`gpus.parse`), or local
+        devices: `here`, `gpu`, `cpu`, or `cpu:N` for N virtual CPU devices.
 
     Raises:
-      UserError: there is no such topology, or libtpu, its compiler, is not installed.
+      UserError: there is no such topology, or its compiler is not installed.
     """
     if re.fullmatch(r"cpu:[1-9]\d*", topology):
         count = f"--xla_force_host_platform_device_count={topology.partition(':')[2]}"
@@ -29,8 +30,12 @@ def devices(topology: str) -> list:
         topology = "cpu"
     if topology in HERE:
         return _here(topology)
+    if described := gpus.devices(topology):
+        return described
     if not re.fullmatch(r"v\d\w*:\d+(x\d+)+", topology):
-        raise UserError(f"--topology {topology} is unknown: {nearest(topology, (*TOPOLOGIES, *HERE))}")
+        raise UserError(
+            f"--topology {topology} is unknown: {nearest(topology, (*TOPOLOGIES, *gpus.GPUS, *HERE))}"
+        )
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             f"--topology {topology}: the TPU's compiler, libtpu, is not installed: pip install -r "

@@ -1,9 +1,4 @@
-"""Reads from a compiled program's text its matrix products and its collectives.
-
-`cost_analysis()` counts the body of a loop once, whatever its number of iterations; here each iteration
-counts. The compiler cannot look into a kernel, which therefore declares its operations and bytes itself. All
-numbers are for one device.
-"""
+"""Parses a compiled program's text: its instructions, how often they run, and its collectives."""
 
 import math
 import re
@@ -13,7 +8,6 @@ from typing import NamedTuple
 BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
 BYTES |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8, "c64": 8, "c128": 16}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-LANES = 128  # a TPU's matrix unit processes this many elements of a product's inner and last axes at a time
 
 
 class Instruction(NamedTuple):
@@ -92,9 +86,21 @@ def execution_counts(parsed: Computations, entry: str) -> dict[str, int]:
     return count
 
 
+def unfused(parsed: Computations, entry: str) -> dict[str, int]:
+    """Returns how often each computation runs whose instructions are not the inside of a fusion."""
+    fused = {
+        name
+        for instructions in parsed.values()
+        for i in instructions
+        if i.opcode == "fusion"
+        for name in re.findall(r"calls=%?([\w.\-]+)", i.rest)
+    }
+    return {name: times for name, times in execution_counts(parsed, entry).items() if name not in fused}
+
+
 def _callees(i: Instruction, parsed: Computations) -> Iterator[tuple[str, int]]:
     if i.opcode == "while":
-        body, condition = (_find(rf"{key}=%?([\w.\-]+)", i)[1] for key in ("body", "condition"))
+        body, condition = (find(rf"{key}=%?([\w.\-]+)", i)[1] for key in ("body", "condition"))
         yield body, _trips(i.rest, parsed[condition])
     elif i.opcode in ("fusion", "call", "async-start", "custom-call", "conditional"):
         named = re.findall(r"(?:calls|to_apply|called_computations|\w+_computation)=\{?%?([\w.\-]+)", i.rest)
@@ -103,7 +109,7 @@ def _callees(i: Instruction, parsed: Computations) -> Iterator[tuple[str, int]]:
         yield from ((name, 1) for name in named if name in parsed)
 
 
-def _find(pattern: str, i: Instruction) -> re.Match[str]:
+def find(pattern: str, i: Instruction) -> re.Match[str]:
     """Matches a pattern that must occur in the text of an instruction."""
     if match := re.search(pattern, i.rest):
         return match
@@ -124,87 +130,8 @@ def declared_cost(i: Instruction) -> dict[str, int] | None:
     """Returns a kernel's `flops` and `bytes_accessed` as its `pallas_call` declares them; None for others."""
     if i.opcode != "custom-call" or '"tpu_custom_call"' not in i.rest:
         return None
-    estimate = _find(r'"cost_estimate":\{([^}]*)\}', i)[1]
+    estimate = find(r'"cost_estimate":\{([^}]*)\}', i)[1]
     return {key: int(value) for key, value in re.findall(r'"(\w+)":"(\d+)"', estimate)}
-
-
-class Product(NamedTuple):
-    """A matrix product in a compiled program, or all products of a kernel.
-
-    Attributes:
-      shape: the shape of the result.
-      times: how often the product runs.
-      flops: the operations of one run.
-      padded: the same with the inner and last axes padded to multiples of `LANES`.
-    """
-
-    shape: str
-    times: int
-    flops: float
-    padded: float
-
-
-def products(text: str) -> list[Product]:
-    """Returns all dots, convolutions and kernels; `times` includes the iterations of loops."""
-    parsed, entry = computations(text)
-    listed = []
-    for name, times in execution_counts(parsed, entry).items():
-        shapes = {i.name: i.shape for i in parsed[name]}
-        for i in parsed[name]:
-            if i.opcode in ("dot", "convolution"):
-                flops, inner, last = (_dot if i.opcode == "dot" else _convolution)(i, shapes)
-                waste = math.prod(-(-n // LANES) * LANES / n for n in (inner, last))
-                listed.append(Product(i.shape, times, flops, flops * waste))
-            elif cost := declared_cost(i):
-                # One axis of each product in attention is a head's, of 64 lanes.
-                listed.append(Product(i.shape, times, float(cost["flops"]), 2.0 * cost["flops"]))
-    return listed
-
-
-def _dot(i: Instruction, shapes: dict[str, str]) -> tuple[float, int, int]:
-    """Returns the operations, the size of the contracted axes and the size of the last axis."""
-    ((_, out),) = sizes(i.shape)
-    ((_, left),) = sizes(shapes[i.operands[0]])
-    axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", i.rest)
-    inner = math.prod(left[int(n)] for n in axes[1].split(",")) if axes and axes[1] else 1
-    return 2.0 * math.prod(out) * inner, inner, out[-1] if out else 1
-
-
-def _convolution(i: Instruction, shapes: dict[str, str]) -> tuple[float, int, int]:
-    """Returns the same as `_dot`, for a convolution.
-
-    TPUs compile every product as a convolution whose spatial axes are batch axes, so that most positions of
-    its windows are padding; these are not counted.
-    """
-    ((_, out),) = sizes(i.shape)
-    ((_, left),) = sizes(shapes[i.operands[0]])
-    ((_, right),) = sizes(shapes[i.operands[1]])
-    labels = _find(r"dim_labels=(\w+)_(\w+)->(\w+)", i)
-    window = dict(re.findall(r"(\w+)=([\w\-]+)", (re.search(r"window=\{([^}]*)\}", i.rest) or ["", ""])[1]))
-    inner = right[labels[2].index("i")]
-    flops = 2.0 * inner * out[labels[3].index("b")] * out[labels[3].index("f")]
-    for axis in sorted(set(re.findall(r"\d", labels[3]))):
-
-        def setting(key, default, axis=int(axis)):
-            return window[key].split("x")[axis] if key in window else default
-
-        low, _, _ = setting("pad", "0_0").partition("_")
-        flops *= _taps(
-            left[labels[1].index(axis)],
-            right[labels[2].index(axis)],
-            out[labels[3].index(axis)],
-            stride=int(setting("stride", 1)),
-            low=int(low),
-            left_dilation=int(setting("lhs_dilate", 1)),
-            right_dilation=int(setting("rhs_dilate", 1)),
-        )
-    return flops, inner, out[labels[3].index("f")]
-
-
-def _taps(n: int, kernel: int, out: int, *, stride, low, left_dilation, right_dilation) -> int:
-    """Counts the (output, kernel) position pairs that read one of the n elements rather than padding."""
-    positions = (o * stride - low + k * right_dilation for o in range(out) for k in range(kernel))
-    return sum(0 <= at <= (n - 1) * left_dilation and at % left_dilation == 0 for at in positions)
 
 
 class Collective(NamedTuple):

@@ -3,7 +3,8 @@
 import re
 from collections import defaultdict
 
-from tpr_jax.aot import hlo
+from tpr_jax.aot import hlo, kernels
+from tpr_jax.aot.products import products as list_products
 from tpr_jax.aot.traffic import traffic
 from tpr_jax.perf import chips
 
@@ -34,11 +35,13 @@ def analyze(
 
       `traffic` and `collectives`: The bytes moved to and from main memory, and sent to other devices.
 
+      `kernels`, only on GPUs: The number that one run starts.
+
       `roofline`: The seconds of products, main memory and interconnect at the chip's peak rates. As they
       overlap, a step takes at least the longest of them.
     """
     text, kind = compiled.as_text(), devices[0].device_kind
-    products = hlo.products(text)
+    products = list_products(text)
     compiled_flops = sum(p.flops * p.times for p in products)
     flops = {
         "products": compiled_flops,
@@ -54,6 +57,7 @@ def analyze(
         "flops": flops,
         "traffic": moved,
         "collectives": sent,
+        **({"kernels": kernels.count(text)} if devices[0].platform == "gpu" else {}),
         "roofline": roofline(kind, compiled_flops, moved, sum(c["bytes"] for c in sent.values()), dtype),
     }
 
@@ -74,7 +78,8 @@ def roofline(kind: str, flops: float, moved: float, sent: float, dtype: str) -> 
 
 def _memory(stats, argument_bytes: dict[str, int]) -> dict[str, int]:
     rest = {
-        "padding": stats.argument_size_in_bytes - sum(argument_bytes.values()),
+        # A program is not passed the weights that it does not use, which take memory all the same.
+        "padding": max(0, stats.argument_size_in_bytes - sum(argument_bytes.values())),
         "outputs": stats.output_size_in_bytes - stats.alias_size_in_bytes,
         "temporaries": stats.temp_size_in_bytes,
         "code": stats.generated_code_size_in_bytes,
@@ -118,12 +123,14 @@ def lines(name: str, result: dict, batch_size: int) -> list[str]:
         ]
     memory, flops, roof = result["memory"], result["flops"], result["roofline"]
     kinds = ", ".join(f"{key} {size(n)}" for key, n in memory.items() if key != "total" and n > 0)
+    on_gpu = "kernels" in result
+    lanes = "" if on_gpu else f"; {flops['products'] / flops['padded']:.0%} of the lanes filled"
     formatted = [
         name,
         f"  memory per chip    {size(memory['total'])}: {kinds}",
-        f"  products per chip  {flops['products'] / 1e12:.3f} TFLOP, {_ratios(flops)}; "
-        f"{flops['products'] / flops['padded']:.0%} of the lanes filled",
+        f"  products per chip  {flops['products'] / 1e12:.3f} TFLOP, {_ratios(flops)}{lanes}",
         f"  main memory        {size(result['traffic'])} moved",
+        *([f"  kernels            {result['kernels']:,}"] if on_gpu else []),
         "  interconnect       "
         + (
             ", ".join(

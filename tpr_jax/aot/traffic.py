@@ -15,7 +15,7 @@ from tpr_jax.aot.hlo import (
     array_bytes,
     computations,
     declared_cost,
-    execution_counts,
+    unfused,
 )
 
 # These move nothing, or are counted where they are computed.
@@ -28,19 +28,10 @@ ARRAY = r"\w+\[[\d,<=]*\](?:\{[^{}]*\})?"
 def traffic(text: str) -> float:
     """Returns the bytes that one device reads from and writes to main memory in one run of the program."""
     parsed, entry = computations(text)
-    # Intermediate results inside a fusion never leave the chip.
-    inner = {
-        name
-        for instructions in parsed.values()
-        for i in instructions
-        if i.opcode == "fusion"
-        for name in re.findall(r"calls=%?([\w.\-]+)", i.rest)
-    }
     moved = 0.0
-    for name, times in execution_counts(parsed, entry).items():
-        if name not in inner:
-            shapes = {i.name: i.shape for i in parsed[name]}
-            moved += times * sum(_moved(i, shapes, parsed) for i in parsed[name])
+    for name, times in unfused(parsed, entry).items():  # what is inside a fusion never leaves the chip
+        shapes = {i.name: i.shape for i in parsed[name]}
+        moved += times * sum(_moved(i, shapes, parsed) for i in parsed[name])
     return moved
 
 

@@ -12,7 +12,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tpr_jax.models.matmul import is_for_tpu, matmul_columns, matmul_f32, matmul_rows, save_product
+from tpr_jax.models.matmul import (
+    is_for_tpu,
+    matmul_columns,
+    matmul_f32,
+    matmul_rows,
+    mesh_platform,
+    save_product,
+)
 from tpr_jax.models.petl.prefix import mask_with_prefix, with_prefix
 
 ALIGNMENT = 8  # cuDNN needs numbers of queries and of keys that are multiples of this
@@ -73,13 +80,20 @@ def attend(
       mask: added to the scores, [l, m] or [b, 1, l, m]; None for no mask.
     """
     # Masks are the text tower's, where attention is cheap, as it is with the last block's single query.
-    if mask is not None or q.dtype != jnp.bfloat16 or q.shape[2] <= ALIGNMENT or not fused_attention_works():
+    fits = mask is None and q.dtype == jnp.bfloat16 and q.shape[2] > ALIGNMENT
+    if not fits or not _uses_fused_attention():
         return reference_attention(q, k, v, mask)
     # Chosen by the platform that it runs on, not the one that it is traced on: a GPU's host also compiles for
     # its CPU.
     return jax.lax.platform_dependent(
         q, k, v, cuda=fused_attention, default=functools.partial(reference_attention, mask=None)
     )
+
+
+def _uses_fused_attention() -> bool:
+    if jax.default_backend() == "gpu":
+        return fused_attention_works()
+    return mesh_platform() == "gpu" and fused_attention_compiles()
 
 
 def fused_attention(
@@ -105,6 +119,18 @@ def fused_attention(
 
 def _pad(x: Float[Array, "b l h c"]) -> Float[Array, "b r h c"]:
     return jnp.pad(x, ((0, 0), (0, -x.shape[1] % ALIGNMENT), (0, 0), (0, 0)))
+
+
+@functools.cache
+def fused_attention_compiles() -> bool:
+    """Returns whether this machine, which has no GPU, has the library to compile the fused kernel for one."""
+    x = jax.ShapeDtypeStruct((1, 1, ALIGNMENT, 64), jnp.bfloat16)
+    try:
+        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):  # the caller has a mesh
+            jax.jit(fused_attention).trace(x, x, x).lower(lowering_platforms=("cuda",))
+    except RuntimeError:  # it does not
+        return False
+    return True
 
 
 @functools.cache

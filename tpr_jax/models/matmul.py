@@ -30,18 +30,23 @@ def save_product(x: Array) -> Array:
     return checkpoint_name(x, MATMUL)
 
 
-def is_for_tpu() -> bool:
-    """Returns whether the program that is being traced is for a mesh of TPUs (`train.step.on_mesh`).
+def mesh_platform() -> str | None:
+    """Returns the platform of the mesh that the program is traced for (`train.step.on_mesh`), or None.
 
-    This machine may have none: `tpr_jax.aot` compiles for TPUs on a CPU.
+    This machine may have no such devices: `tpr_jax.aot` compiles for TPUs and GPUs on a CPU.
     """
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
-    return getattr(device, "platform", None) == "tpu"
+    return getattr(device, "platform", None)
+
+
+def is_for_tpu() -> bool:
+    """Returns whether the program that is being traced is for a mesh of TPUs."""
+    return mesh_platform() == "tpu"
 
 
 def uses_cpu_matrix_unit(dtype: jnp.dtype) -> bool:
     """Returns whether products of this type run on a matrix unit of this machine's CPU."""
-    on_cpu = jax.default_backend() == "cpu" and not is_for_tpu()
+    on_cpu = (mesh_platform() or jax.default_backend()) == "cpu"
     return on_cpu and dtype == jnp.bfloat16 and has_bfloat16_matrix_unit()
 
 

@@ -37,8 +37,11 @@ TPUS = {
 }
 
 # NVIDIA's data sheets: "BFLOAT16 Tensor Core" without sparsity, "GPU memory bandwidth", and half of NVLink's
-# or PCIe's bandwidth. (Older GPUs are left out: they have no fast units for bfloat16.)
+# or PCIe's bandwidth; for GeForce, the white papers of their architectures. (Older GPUs are left out: they
+# have no fast units for bfloat16.)
 GPUS = {
+    "NVIDIA GeForce RTX 3090": Chip(71e12, 936e9, 32e9),
+    "NVIDIA GeForce RTX 4090": Chip(165e12, 1008e9, 32e9),
     "NVIDIA A100-SXM4-40GB": Chip(312e12, 1555e9, 300e9),
     "NVIDIA A100-SXM4-80GB": Chip(312e12, 2039e9, 300e9),
     "NVIDIA A100-PCIE-40GB": Chip(312e12, 1555e9, 32e9),

@@ -108,9 +108,10 @@ def _stack_small(tree) -> list[jax.Array]:
 def on_mesh(function: Callable, mesh: Mesh) -> Callable:
     """Returns the function as traced for a mesh.
 
-    There, sharded weights are gathered (`models.matmul`), and on TPUs attention is a kernel.
+    There, sharded weights are gathered (`models.matmul`), and attention is a kernel if the devices have one.
     """
-    if mesh.size == 1 and mesh.devices.flat[0].platform != "tpu":
+    platform = mesh.devices.flat[0].platform
+    if mesh.size == 1 and platform != "tpu" and platform == jax.default_backend():
         return function
 
     @functools.wraps(function)

@@ -1,0 +1,136 @@
+"""GPUs that programs are compiled for without having one."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from tpr_jax.aot import devices, gpus
+from tpr_jax.aot.products import products
+from tpr_jax.errors import UserError
+from tpr_jax.perf import chips
+
+
+@pytest.mark.parametrize(
+    ("topology", "name", "shape"),
+    [
+        ("h100", "h100", "1x1x1"),
+        ("a100-40gb:8", "a100-40gb", "1x1x8"),
+        ("rtx4090:2", "rtx4090", "1x1x2"),
+        ("h100:2x8", "h100", "1x2x8"),
+    ],
+)
+def test_names_of_topologies(topology, name, shape):
+    assert gpus.parse(topology) == (gpus.GPUS[name], shape)
+
+
+@pytest.mark.parametrize(
+    "topology", ["v5e:4x4", "h100:0", "h100:", "h100:8x", "h100:1x2x8", "k80", "gpu", ""]
+)
+def test_other_names_are_no_gpus(topology):
+    assert gpus.parse(topology) is None
+
+
+def test_each_gpu_has_its_rates_and_its_own_name():
+    assert len({gpu.kind for gpu in gpus.GPUS.values()}) == len(gpus.GPUS)
+    for gpu in gpus.GPUS.values():
+        assert chips.find(gpu.kind) is chips.GPUS[gpu.kind]
+
+
+def test_the_description_has_the_data_sheets_numbers():
+    """H100 SXM: 132 multiprocessors, 3.35 TB/s, 50 MiB of L2 cache, compute capability 9.0."""
+    text = gpus._description(gpus.GPUS["h100"])
+    for line in (
+        "cuda_compute_capability { major: 9 minor: 0 feature_extension: ACCELERATED_FEATURES }",
+        "core_count: 132",
+        "memory_bandwidth: 3350000000000",
+        "l2_cache_size: 52428800",
+        "device_memory_size: 85520809984",
+        "shared_memory_per_core: 233472",
+        "shared_memory_per_block_optin: 232448",
+        'device_description_str: "NVIDIA H100 80GB HBM3"',
+    ):
+        assert line in text
+    assert "ACCELERATED" not in gpus._description(gpus.GPUS["a100"])
+
+
+def test_a_mistyped_gpu():
+    with pytest.raises(UserError, match="did you mean 'h100'"):
+        devices.devices("h10")
+
+
+def test_reports_a_missing_compiler(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"--topology l4: the GPU's compiler is not installed: .*jax\[cuda12\]"
+    ):
+        devices.devices("l4")
+
+
+def test_a_compiler_that_does_not_start(monkeypatch):
+    from jax.experimental import topologies
+
+    def fail(**settings):
+        raise RuntimeError("Unknown option: target_config\nmore")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(topologies, "get_topology_desc", fail)
+    with pytest.raises(UserError, match=r"does not start \(Unknown option: target_config\): pip install -U"):
+        devices.devices("h100:8")
+
+
+def test_a_program_fits_into_three_quarters_of_the_memory(monkeypatch):
+    """24,576 MiB of an RTX 3090: 18,432 are available by default."""
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    kind = "NVIDIA GeForce RTX 3090"
+    assert gpus.shortage(kind, 18_432 * 2**20) is None
+    found = gpus.shortage(kind, 20_000 * 2**20)
+    assert found == {"needed": 20_000 * 2**20, "available": 18_432 * 2**20, "missing": 1_568 * 2**20}
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
+    assert gpus.shortage(kind, 20_000 * 2**20) is None
+
+
+def test_the_memory_of_other_devices_is_not_known():
+    assert gpus.shortage("cpu", 2**60) is gpus.shortage("TPU v5e", 2**60) is None
+
+
+NEEDS_PLUGIN = pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda12_plugin") is None,
+    reason="JAX's CUDA plugin is not installed",
+)
+
+
+@NEEDS_PLUGIN
+@pytest.mark.parametrize("name", gpus.GPUS)
+def test_compiles_for_each_gpu(name):
+    (device,) = devices.devices(name)
+    assert (device.platform, device.device_kind) == ("gpu", gpus.GPUS[name].kind)
+    x = jax.ShapeDtypeStruct((256, 256), jnp.bfloat16, sharding=SingleDeviceSharding(device))
+    compiled = jax.jit(lambda x: jnp.tanh(x @ x).sum()).lower(x).compile()
+    assert "fusion" in compiled.as_text()
+
+
+@NEEDS_PLUGIN
+def test_gpus_of_two_machines():
+    found = devices.devices("h100:2x4")
+    assert len(found) == 8 and {device.process_index for device in found} == {0, 1}
+
+
+@NEEDS_PLUGIN
+@pytest.mark.skipif(importlib.util.find_spec("nvidia") is None, reason="cuDNN is not installed")
+def test_attention_is_cudnns_kernel():
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    from tpr_jax.models import attention
+    from tpr_jax.train.step import on_mesh
+
+    mesh = Mesh(devices.devices("h100:4"), ("data",))
+    x = jax.ShapeDtypeStruct(
+        (8, 12, 193, 64), jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec("data"))
+    )
+    attend = on_mesh(lambda x: attention.attend(x, x, x, None).astype(jnp.float32).sum(), mesh)
+    text = jax.jit(jax.grad(attend)).lower(x).compile().as_text()
+    assert "__cudnn$fmhaSoftmaxBackward" in text
+    assert [p.flops for p in products(text)] == [k * 2 * 2 * 12 * 200 * 200 * 64 for k in (2, 5)]
