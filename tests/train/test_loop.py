@@ -230,13 +230,15 @@ def test_resumes_on_moved_data_but_not_on_other_data(make_config, own_data, tmp_
     row = next(i for i, entry in enumerate(entries) if entry["split"] == "test")
     entries[row]["captions"][0] += " and a hat"
     (moved / "reid_raw.json").write_text(json.dumps(entries))
-    before = (tmp_path / "run" / "results.json").read_text()
+    files = [tmp_path / "run" / name for name in ("results.json", "config.json")]
+    before = [file.read_text() for file in files]
+    assert json.loads(before[1])["data_dir"] == str(moved)
     for steps in (3, 4):  # also a run that is complete
         with pytest.raises(
             UserError, match="run: was trained on other data: test had other people or captions"
         ):
             loop.train(make_config(data_dir=moved, **settings, total_steps=steps), tmp_path / "run")
-    assert (tmp_path / "run" / "results.json").read_text() == before
+        assert [file.read_text() for file in files] == before
     capsys.readouterr()
     results_lib.evaluate_run(make_config(data_dir=moved, **settings), tmp_path / "run")
     assert "run was trained on other data: test had other" in capsys.readouterr().err

@@ -78,7 +78,10 @@ def _train(config: ConfigDict, workdir: Path, preemption: signals.PreemptionSign
 
 
 def _build(config: ConfigDict, workdir: Path) -> tuple[Run, Training]:
-    """Checks the folder, builds the run, and then claims the folder by writing config.json."""
+    """Checks the folder, builds the run, and then claims the folder by writing config.json.
+
+    In a folder with a run, `Trainer.restore` writes it, after more checks.
+    """
     plain = config_lib.to_plain(config)
     writer.check_workdir(workdir, plain, config_lib.FREE_ON_RESUME, config_lib.to_plain(config_lib.base()))
     first = processes.is_first()
@@ -94,7 +97,8 @@ def _build(config: ConfigDict, workdir: Path) -> tuple[Run, Training]:
     if first:
         if note := config_lib.schedule_note(config, training.steps_per_epoch):
             tqdm.write(note)
-        write_json(workdir / "config.json", plain)
+        if not (workdir / "config.json").exists():
+            write_json(workdir / "config.json", plain)
     return run, training
 
 
@@ -162,6 +166,8 @@ class Trainer:
         self.step = self.first_step = int(self.state.step)
         best = progress_lib.find_best(self.checkpointer.best, self.step)
         self.progress = dataclasses.replace(self.progress, **best)
+        if self.first_process:
+            write_json(self.workdir / "config.json", config_lib.to_plain(self.config))
         if self.first_process and self.step < self.training.last_step:
             # An older results.json has fewer steps, and would mark the run as complete.
             (self.workdir / "results.json").unlink(missing_ok=True)
