@@ -28,6 +28,13 @@ def test_a_plain_run_names_its_backbone_alone():
     ]
 
 
+def test_names_the_data_that_the_backbone_was_trained_on():
+    facts = {"name": "runs/a", "trained_on": ["icfg_pedes", "synth_pedes"], "text_length": 77}
+    assert remarks({"backbone": facts}) == [
+        "Backbone: runs/a, trained on ICFG-PEDES and SYNTH-PEDES, texts of up to 77 tokens."
+    ]
+
+
 def test_says_that_the_weights_were_random():
     facts = {"name": "clip-mini", "from_scratch": True}
     assert remarks({"backbone": facts}) == ["Initialized at random, in the form of clip-mini."]

@@ -30,6 +30,7 @@ from tpr_jax.data.splits import count_records
 from tpr_jax.errors import UserError
 from tpr_jax.metrics.remarks import remarks
 from tpr_jax.metrics.retrieval import METRIC_KEYS
+from tpr_jax.train import lineage
 from tpr_jax.utils import locking
 from tpr_jax.utils.files import remove_leftovers, remove_leftovers_matching, write_json, write_text
 from tpr_jax.utils.hashing import image_list_digest, sha256
@@ -228,41 +229,21 @@ def describe_model(name: str) -> TestedModel:
     from tpr_jax.weights.save_adapter import BUNDLED_BACKBONE
 
     folder = Path(name)
-    config = _read_run_config(folder)
+    config = lineage.read_run_config(folder)
     if config and not (folder / "model").is_dir():
         raise UserError(f"{name} is a run that has no model/ yet: let it finish, or leave it out")
     location = str(folder / "model") if config else name
     if config is None and folder.is_dir():
-        config = _read_run_config(folder.parent)
+        config = lineage.read_run_config(folder.parent)
     path = find(location).path
     candidates = (*path.glob("*"), *path.glob(f"{BUNDLED_BACKBONE}/*"))
     files = sorted(file for file in candidates if file.suffix in MODEL_FILES)
     return TestedModel(
         name=name.rstrip(os.sep),
         location=location,
-        trained_on=_trained_on(config) if config else (),
+        trained_on=lineage.trained_on(config) if config else (),
         sha256=sha256(files if path.is_dir() else [path]),
     )
-
-
-def _trained_on(config: Mapping, depth: int = 8) -> tuple[str, ...]:
-    """Returns the data sets of a run and, in their order, of the runs that it began from."""
-    names = [config["dataset"], *(entry[0] for entry in config["mix"])]
-    backbone = config.get("backbone")
-    if backbone and depth:
-        earlier = _read_run_config(Path(backbone)) or _read_run_config(Path(backbone).parent)
-        names += _trained_on(earlier, depth - 1) if earlier else ()
-    return tuple(dict.fromkeys(names))
-
-
-def _read_run_config(folder: Path) -> dict | None:
-    """Reads a run's config.json; None if there is none, or one of something else."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        return None
-    is_run = isinstance(config, dict) and {"dataset", "mix", "method", "losses"} <= config.keys()
-    return config if is_run else None
 
 
 def read_cell(path: Path, source: Mapping[str, str]) -> Scores | None:

@@ -56,6 +56,8 @@ def _backbone(facts: Mapping) -> str:
         return ""
     revision = facts.get("revision")
     words = [f"{facts['name']}{f', revision {revision[:10]}' if revision else ''}"]
+    if names := facts.get("trained_on"):
+        words.append(f"trained on {' and '.join(map(datasets.label, names))}")
     if size := facts.get("image_size"):
         words.append(f"images of {size[0]} x {size[1]} pixels")
     if length := facts.get("text_length"):

@@ -16,7 +16,7 @@ from tpr_jax.data.records import image_sources
 from tpr_jax.distributed import processes, sharding
 from tpr_jax.errors import UserError
 from tpr_jax.perf import host, memory
-from tpr_jax.train import checkpoint, writer
+from tpr_jax.train import checkpoint, lineage, writer
 from tpr_jax.train import vectors as vectors_lib
 from tpr_jax.train.checkpoint import Checkpointer
 from tpr_jax.train.evaluate import EncodedSplit, Evaluator
@@ -294,9 +294,11 @@ def write_model(run: Run, workdir: Path, variables: dict, results: dict) -> None
 def backbone_facts(run: Run) -> dict:
     """Returns facts about a run's backbone besides its weights, as JSON values.
 
-    `revision` is the commit of a hub id, None for a folder.
+    `revision` is the commit of a hub id, None for a folder. `trained_on` has the data sets of the run that
+    trained the backbone, if it is one's folder.
     """
     base, sizes = run.backbone, run.clip_config
+    earlier = () if run.config.from_scratch else lineage.of_backbone(str(run.config.backbone))
     return {
         "name": base.name,
         "revision": base.revision,
@@ -308,6 +310,7 @@ def backbone_facts(run: Run) -> dict:
         "text_length": run.config.text_length or sizes.context_length,
         "from_scratch": bool(run.config.from_scratch),
         "params": sum(count(part.get("params", {})) for part in (run.trainable, run.frozen)),
+        **({"trained_on": list(earlier)} if earlier else {}),
     }
 
 
