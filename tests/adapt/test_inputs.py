@@ -28,7 +28,7 @@ def test_reads_a_folder(folder):
 
 def test_reads_boxes_of_a_table(folder):
     (folder / "t.csv").write_text("image,x,y,w,h\n000.png,1,2,8,20\n001.png,,,,\n")
-    assert inputs.photo_sources(folder / "t.csv") == [
+    assert inputs.photo_sources(folder / "t.csv")[0] == [
         Crop(str(folder / "000.png"), 1, 2, 8, 20),
         str(folder / "001.png"),
     ]
@@ -37,7 +37,14 @@ def test_reads_boxes_of_a_table(folder):
 def test_reads_an_index(folder, tiny, tmp_path):
     (folder / "t.csv").write_text("image,x,y,w,h\n000.png,1,2,8,20\n001.png,,,,\n")
     build(folder / "t.csv", tmp_path / "index", tiny["clip"], batch_size=5)
-    assert inputs.photo_sources(tmp_path / "index") == inputs.photo_sources(folder / "t.csv")
+    assert inputs.photo_sources(tmp_path / "index")[0] == inputs.photo_sources(folder / "t.csv")[0]
+
+
+def test_names_what_is_not_a_photo(folder):
+    (folder / "clip.mp4").write_bytes(b"a video")
+    photos = inputs.read_photos(folder, SIZE, 0)
+    ((name, reason),) = photos.unreadable
+    assert photos.found == 5 and name.endswith("clip.mp4") and "not an image" in reason
 
 
 def test_leaves_out_what_cannot_be_read(folder):
@@ -65,7 +72,7 @@ def test_a_missing_folder(tmp_path):
 
 def test_draws_as_many_photos_as_fit(folder, monkeypatch):
     monkeypatch.setattr(inputs, "MAX_PHOTOS", 3)
-    everything = inputs.photo_sources(folder)
+    everything = inputs.photo_sources(folder)[0]
     drawn = [inputs.draw(5, 3, seed) for seed in range(6)]
     assert all(rows == sorted(set(rows)) and len(rows) == 3 for rows in drawn)
     assert len({tuple(rows) for rows in drawn}) > 1

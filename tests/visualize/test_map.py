@@ -135,3 +135,10 @@ def test_titles_name_few_files(tmp_path):
         patch(RED).save(path)
     assert user_examples(paths[:1], []).label == f"1 photo of {paths[0]}"
     assert user_examples(paths, []).label == f"5 photos of {', '.join(paths[:3])}, 2 more"
+
+
+def test_names_files_that_are_not_shown(tmp_path, capsys):
+    patch(RED).save(tmp_path / "a.png")
+    (tmp_path / "b.mp4").write_bytes(b"a video")
+    assert user_examples([str(tmp_path)], []).image_names == ["a.png"]
+    assert capsys.readouterr().out.startswith("skipped: b.mp4: not an image")

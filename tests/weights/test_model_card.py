@@ -153,6 +153,9 @@ def test_section_of_an_adaptation():
     card = model_card(methods.layer_norm(), **FACTS, adapted=record)
     assert "Adapted to 3,400 photos and 256 descriptions, which were made up, without labels." in card
     assert "| model | clip\\|street |" in card and "| lr | 0.002 |" in card and "| texts |" not in card
-    told = model_card(methods.layer_norm(), **FACTS, adapted={**record, "made_up": False})
-    assert "256 descriptions, without labels." in told
+    drawn = {**record, "made_up": False, "photos_found": 12_000}
+    told = model_card(methods.layer_norm(), **FACTS, adapted=drawn)
+    assert "Adapted to 3,400 of 12,000 photos and 256 descriptions, without labels." in told
+    all_of_them = model_card(methods.layer_norm(), **FACTS, adapted={**record, "photos_found": 3_400})
+    assert "Adapted to 3,400 photos and" in all_of_them
     assert "Adaptation" not in model_card(methods.layer_norm(), **FACTS)

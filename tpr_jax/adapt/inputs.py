@@ -26,7 +26,7 @@ class Photos(NamedTuple):
     Attributes:
       pixels: the photos, at the model's size.
       found: how many there are at the source.
-      unreadable: (photo, reason) of those that cannot be read.
+      unreadable: (file, reason) of those that cannot be read, and of other files.
     """
 
     pixels: UInt8[np.ndarray, "n h w 3"]
@@ -34,8 +34,8 @@ class Photos(NamedTuple):
     unreadable: list[tuple[str, str]]
 
 
-def photo_sources(source: str | os.PathLike) -> list[str | Crop]:
-    """Returns the photos of a folder, a table, or an index of `search`.
+def photo_sources(source: str | os.PathLike) -> tuple[list[str | Crop], list[tuple[str, str]]]:
+    """Returns the photos of a folder, a table, or an index of `search`, and (file, reason) of other files.
 
     Raises:
       UserError: the source does not exist, cannot be read, or has no photos.
@@ -48,9 +48,9 @@ def photo_sources(source: str | os.PathLike) -> list[str | Crop]:
             _source(Path(index.info["photos"]) / path, None if store.is_crop(source, file) else box)
             for path, box in rows
             for file in [Path(index.info["photos"]) / path]
-        ]
+        ], []
     gallery = find_gallery(source)
-    return [_source(gallery.root / photo.path, photo.box) for photo in gallery.photos]
+    return [_source(gallery.root / photo.path, photo.box) for photo in gallery.photos], gallery.skipped
 
 
 def _source(file: Path, box: tuple[int, int, int, int] | None) -> str | Crop:
@@ -63,7 +63,7 @@ def read_photos(source: str | os.PathLike, image_size: tuple[int, int], seed: in
     Raises:
       UserError: as for `photo_sources`, or fewer than two photos can be read.
     """
-    sources = photo_sources(source)
+    sources, skipped = photo_sources(source)
     chosen = [sources[i] for i in draw(len(sources), MAX_PHOTOS, seed)]
     bad: dict[int, str] = {}
     pixels = decode_all(chosen, image_size, progress=True, bad=bad)
@@ -74,7 +74,8 @@ def read_photos(source: str | os.PathLike, image_size: tuple[int, int], seed: in
             f"--photos {source}: {counted(int(kept.sum()), 'photo')} can be read, and {MIN_ROWS} are needed"
             f"{reason}"
         )
-    return Photos(pixels[kept], len(sources), [(str(chosen[i]), bad[i]) for i in sorted(bad)])
+    unreadable = [*skipped, *((str(chosen[i]), bad[i]) for i in sorted(bad))]
+    return Photos(pixels[kept], len(sources), unreadable)
 
 
 def read_texts(file: str | os.PathLike, seed: int) -> list[str]:

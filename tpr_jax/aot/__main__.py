@@ -73,10 +73,11 @@ def run(argv: list[str]) -> None:
 def _flags() -> flags.FlagValues:
     """Returns this command's own flags."""
     values = flags.FlagValues()
-    topology = "the devices, which are required: v5e:4x4, v5p:4x4x4, v6e:8x8 or another slice of these TPUs, "
-    topology += "for which requirements-aot.txt must be installed; "
-    topology += f"{', '.join(gpus.GPUS)}, several as h100:8, or on two machines as h100:2x8, for which "
-    topology += "'jax[cuda12]' must be installed; here, gpu, cpu, or cpu:N"
+    topology = (
+        "what to compile for, which is required: v5e:4x4, v5p:4x4x4, v6e:8x8 or another slice of these TPUs "
+        f"(needs requirements-aot.txt); {', '.join(gpus.GPUS)}, several as h100:8, or on two machines as "
+        "h100:2x8 (needs 'jax[cuda12]'); here, gpu, cpu, or cpu:N"
+    )
     flags.DEFINE_string("topology", None, topology, flag_values=values)
     batch_size = "short for --config.batch_size; default: the config's"
     flags.DEFINE_integer("batch_size", None, batch_size, flag_values=values)

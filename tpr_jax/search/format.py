@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from tpr_jax.utils.plural import counted
 
+SKIPPED_FILE = "skipped.jsonl in the index"
+
 
 def format_results(result: Mapping) -> str:
     """Formats the result of `search`: one line per photo, with the photos of its group indented below it."""
@@ -39,7 +41,7 @@ def _format_question(question: Mapping | None) -> str:
 
 def format_build(result: Mapping, max_listed: int = 10) -> str:
     """Formats the result of `build`, with the first of the photos that were skipped and left out."""
-    lines = format_skipped(result["skipped"], max_listed)
+    lines = format_skipped(result["skipped"], max_listed, SKIPPED_FILE)
     lines += format_left_out(result.get("left_out", {}), max_listed)
     lines.append(
         f"{counted(result['count'], 'photo')} indexed: {result['encoded']:,} encoded, "
@@ -62,8 +64,14 @@ def format_left_out(counts: Mapping[str, int], max_listed: int) -> list[str]:
     ]
 
 
-def format_skipped(skipped: Sequence[tuple[str, str]], max_listed: int) -> list[str]:
-    """Formats the photos that were skipped, and why, one per line."""
+def format_skipped(skipped: Sequence[tuple[str, str]], max_listed: int, where: str = "") -> list[str]:
+    """Formats the photos that were skipped, and why, one per line.
+
+    Args:
+      skipped: (file, reason) of each.
+      max_listed: the largest number of lines, before one for the rest.
+      where: the file that lists all of them, if there is one.
+    """
     lines = [f"skipped: {name}: {reason}" for name, reason in skipped[:max_listed]]
     if len(skipped) > max_listed:
         endings = Counter(
@@ -73,9 +81,8 @@ def format_skipped(skipped: Sequence[tuple[str, str]], max_listed: int) -> list[
         )
         named = ", ".join(f"{ending} ({count:,})" for ending, count in endings.most_common(max_listed))
         among = f", among them {named}" if named else ""
-        lines.append(
-            f"... and {len(skipped) - max_listed:,} more{among}: skipped.jsonl in the index lists all of them"
-        )
+        full = f": {where} lists all of them" if where else ""
+        lines.append(f"... and {len(skipped) - max_listed:,} more{among}{full}")
     return lines
 
 

@@ -14,6 +14,7 @@ from tpr_jax.data.datasets import DATASETS, data_folder
 from tpr_jax.data.images.read import Crop
 from tpr_jax.data.records import caption_pairs, image_sources, load_records
 from tpr_jax.errors import UserError
+from tpr_jax.search.format import format_skipped
 from tpr_jax.search.index.gallery import find_gallery
 from tpr_jax.utils.plural import counted
 
@@ -53,6 +54,8 @@ def user_examples(photos: Sequence[str], texts: Sequence[str]) -> Examples:
     for path in photos:
         if Path(path).is_dir() or Path(path).suffix.lower() in (".csv", ".jsonl"):
             gallery = find_gallery(path)
+            for line in format_skipped(gallery.skipped, max_listed=10):
+                print(line)
             for photo in gallery.photos:
                 file = os.fspath(gallery.root / photo.path)
                 images.append(file if photo.box is None else Crop(file, *photo.box))

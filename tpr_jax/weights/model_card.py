@@ -199,7 +199,9 @@ def _recipe(training: Mapping) -> str:
 
 def _adaptation(adapted: Mapping) -> str:
     settings = adapted["settings"]
-    seen = f"{adapted['photos']:,} photos and {adapted['descriptions']:,} descriptions"
+    photos, found = adapted["photos"], adapted.get("photos_found", adapted["photos"])
+    of_all = f" of {found:,}" if found > photos else ""
+    seen = f"{photos:,}{of_all} photos and {adapted['descriptions']:,} descriptions"
     made_up = ", which were made up" if adapted["made_up"] else ""
     rows = [[key, markdown.escape(_plain(value))] for key, value in settings.items() if value is not None]
     lines = ["## Adaptation without labels", "", f"Adapted to {seen}{made_up}, without labels.", ""]

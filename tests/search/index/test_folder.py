@@ -10,7 +10,7 @@ from tests import search_galleries
 from tests.pictures import encoded, smooth
 from tpr_jax.data.image_paths import ImagePaths
 from tpr_jax.errors import UserError
-from tpr_jax.search.format import format_build, format_left_out, format_skipped
+from tpr_jax.search.format import SKIPPED_FILE, format_build, format_left_out, format_skipped
 from tpr_jax.search.index.build import build
 from tpr_jax.search.index.folder import matching_pattern, path_on_disk, walk
 from tpr_jax.search.index.gallery import find_gallery
@@ -235,9 +235,11 @@ def test_counts_files_of_unknown_kinds_by_ending(tmp_path):
 def test_names_the_endings_of_skipped_files_that_are_not_listed(tmp_path):
     fill(tmp_path, "a.jpg", *(f"{n:02}.MP4" for n in range(9)), "p.mov", "q.nef")
     _, skipped, _ = walk(tmp_path)
-    *_, line = format_skipped([*skipped, ("t.csv: line 3", "has the same image")], 3)
+    *_, line = format_skipped([*skipped, ("t.csv: line 3", "has the same image")], 3, SKIPPED_FILE)
     wanted = (
         "... and 9 more, among them .mp4 (6), .mov (1), .nef (1): skipped.jsonl in the index lists all of"
     )
     assert line.startswith(wanted)
-    assert format_skipped([("a.jpg", "is empty")] * 2, 1)[1].startswith("... and 1 more: skipped.jsonl")
+    twice = [("a.jpg", "is empty")] * 2
+    assert format_skipped(twice, 1, SKIPPED_FILE)[1].startswith("... and 1 more: skipped.jsonl")
+    assert format_skipped(twice, 1)[1] == "... and 1 more"

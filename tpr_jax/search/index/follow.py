@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tpr_jax.errors import UserError
-from tpr_jax.search.format import format_skipped
+from tpr_jax.search.format import SKIPPED_FILE, format_skipped
 from tpr_jax.search.index.gallery import NoPhotosError
 from tpr_jax.utils.plural import counted
 
@@ -102,7 +102,7 @@ class Watch:
         self._problem = ""
         skipped = [one for one in result.get("skipped", ()) if tuple(one) not in self._named]
         self._named.update(tuple(one) for one in skipped)
-        for line in format_skipped(skipped, max_listed=10):
+        for line in format_skipped(skipped, 10, SKIPPED_FILE):
             self._log(line)
         self._log(f"{counted(result['count'], 'photo')} indexed: {result['encoded']:,} new")
 
