@@ -73,6 +73,16 @@ def test_says_what_the_scores_depend_on():
         assert text.endswith("\n\n" + "\n\n".join(lines) + "\n")
 
 
+def test_counts_the_seeds_that_a_remark_holds_for():
+    skipped = "2 photos could not be read."
+    three = [outcome(1.0, remarks=("Backbone: b.",)) for _ in range(2)]
+    three.append(outcome(1.0, remarks=("Backbone: b.", skipped)))
+    row = summarize("a", "mini_pedes", [*three, MISSING])
+    assert row.remarks == ("Backbone: b.", f"1 of 3 seeds: {skipped}")
+    (line,) = csv.DictReader(io.StringIO(compare_table.render_csv([row])))
+    assert line["remarks"] == f"Backbone: b. 1 of 3 seeds: {skipped}"
+
+
 def test_renders_markdown():
     rows = [
         summarize("dm_adapter", "mini_pedes", [outcome(4.0), outcome(7.0), outcome(13.0)]),

@@ -7,6 +7,7 @@ import csv
 import io
 import statistics
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -90,7 +91,16 @@ def summarize(name: str, dataset: str, outcomes: Sequence[RunOutcome], direction
         seconds_per_step=statistics.fmean(known("seconds_per_step")) if known("seconds_per_step") else None,
         memory_bytes=max(known("memory_bytes"), default=None),
         saved_bytes=max(known("saved_bytes"), default=None),
-        remarks=tuple(dict.fromkeys(remark for outcome in done for remark in outcome.remarks)),
+        remarks=_shared_remarks(done),
+    )
+
+
+def _shared_remarks(done: Sequence[RunOutcome]) -> tuple[str, ...]:
+    """Returns each remark once, with the number of runs that it holds for if these are not all."""
+    runs = Counter(remark for outcome in done for remark in outcome.remarks)
+    return tuple(
+        remark if count == len(done) else f"{count} of {len(done)} seeds: {remark}"
+        for remark, count in runs.items()
     )
 
 
@@ -135,13 +145,14 @@ def render_csv(summaries: Sequence[Summary]) -> str:
     columns += [f"{key}_{statistic}" for key in METRIC_KEYS for statistic in ("mean", "sd")]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*columns, *COSTS])
+    writer.writerow([*columns, *COSTS, "remarks"])
     for row in summaries:
         values: list[object] = [row.name, row.dataset, row.direction, row.seeds, row.done, row.failed]
         values += row.steps or (None, None)
         for score in row.scores.values():
             values += (score.mean, score.deviation) if score else (None, None)
-        writer.writerow([*values, *(getattr(row, key) for key in COSTS)])  # None becomes an empty field
+        # None becomes an empty field.
+        writer.writerow([*values, *(getattr(row, key) for key in COSTS), " ".join(row.remarks)])
     return file.getvalue()
 
 
