@@ -36,6 +36,12 @@ def test_a_run_that_names_itself_ends(write_run, tmp_path):
     assert lineage.trained_on(config) == ("cuhk_pedes",)
 
 
+def test_a_name_has_nothing_to_do_with_the_current_folder(write_run, tmp_path, monkeypatch):
+    write_run("run", "cuhk_pedes", "clip-mini")
+    monkeypatch.chdir(tmp_path / "run")
+    assert lineage.of_backbone("clip-mini") == () and lineage.of_backbone("model") == ("cuhk_pedes",)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"model_type": "clip"}'])
 def test_other_folders_are_no_runs(tmp_path, content):
     (tmp_path / "config.json").write_text(content)

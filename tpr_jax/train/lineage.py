@@ -21,7 +21,10 @@ def trained_on(config: Mapping, depth: int = 8) -> tuple[str, ...]:
 
 def of_backbone(backbone: str, depth: int = 8) -> tuple[str, ...]:
     """Returns the same for a backbone: empty unless it is the folder of a run, or one inside it."""
-    config = read_run_config(Path(backbone)) or read_run_config(Path(backbone).parent)
+    folder = Path(backbone)
+    if not folder.is_dir():  # a name, whose parent would be the current folder
+        return ()
+    config = read_run_config(folder) or read_run_config(folder.parent)
     return trained_on(config, depth) if config else ()
 
 
