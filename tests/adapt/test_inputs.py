@@ -45,6 +45,9 @@ def test_names_what_is_not_a_photo(folder):
     photos = inputs.read_photos(folder, SIZE, 0)
     ((name, reason),) = photos.unreadable
     assert photos.found == 5 and name.endswith("clip.mp4") and "not an image" in reason
+    (folder / "t.csv").write_text("image,caption\n000.png,red\n000.png,a coat\n001.png,blue\n")
+    photos = inputs.read_photos(folder / "t.csv", SIZE, 0)
+    assert photos.found == 2 and photos.unreadable == []
 
 
 def test_leaves_out_what_cannot_be_read(folder):

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import tpr_jax
+from tests import search_galleries
 from tests.adapt.tiny_settings import make_settings
 from tests.saved_models import trained
 from tpr_jax.adapt import task as task_lib
@@ -132,3 +133,13 @@ def test_a_model_without_a_tokenizer(own_clip, settings):
     (own_clip / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"has no tokenizer.json, so it cannot read descriptions"):
         task_lib.prepare(dataclasses.replace(settings, model=str(own_clip)), print)
+
+
+def test_names_some_of_the_files_that_are_left_out(settings, tmp_path):
+    search_galleries.photos(tmp_path, 2)
+    for n in range(12):
+        (tmp_path / f"{n:02}.mp4").write_bytes(b"a video")
+    said = []
+    task_lib.prepare(dataclasses.replace(settings, photos=str(tmp_path)), said.append)
+    assert [line.split(":")[:2] for line in said[:10]] == [["left out", f" {n:02}.mp4"] for n in range(10)]
+    assert said[10] == "... and 2 more" and "2 photos" in said[11]

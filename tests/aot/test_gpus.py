@@ -1,6 +1,7 @@
 """GPUs that programs are compiled for without having one."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -53,12 +54,58 @@ def test_the_description_has_the_data_sheets_numbers():
         'device_description_str: "NVIDIA H100 80GB HBM3"',
     ):
         assert line in text
-    assert "ACCELERATED" not in gpus._description(gpus.GPUS["a100"])
+    assert "ACCELERATED" in gpus._description(gpus.GPUS["b200"])
 
 
-def test_a_mistyped_gpu():
+def test_the_description_of_a_gpu_for_games():
+    """RTX 3090: 82 multiprocessors of 128 units and 1,536 threads, 100 KiB of shared memory, 936 GB/s."""
+    text = gpus._description(gpus.GPUS["rtx3090"])
+    for line in (
+        "cuda_compute_capability { major: 8 minor: 6",
+        "core_count: 82",
+        "fpus_per_core: 128",
+        "memory_bandwidth: 936000000000",
+        "threads_per_core_limit: 1536",
+        "shared_memory_per_core: 102400",
+        "shared_memory_per_block: 49152",
+        "shared_memory_per_block_optin: 101376",
+    ):
+        assert line in text
+    assert "ACCELERATED" not in text
+
+
+@pytest.mark.parametrize("name", ["h10", "h1oo"])
+def test_a_mistyped_gpu(name):
     with pytest.raises(UserError, match="did you mean 'h100'"):
-        devices.devices("h10")
+        devices.devices(name)
+
+
+@pytest.mark.parametrize("name", ["h100:0", "H100", "h100x8", "h100:2x2x2", "a100-80gb"])
+def test_another_form_of_a_gpu_is_told_the_forms(name):
+    with pytest.raises(
+        UserError, match=f"--topology {name} is unknown: GPUs are rtx3090, .*h100:8.*h100:2x8"
+    ):
+        devices.devices(name)
+
+
+@pytest.mark.parametrize("version", [12, 13])
+def test_describes_the_gpu_to_the_installed_compiler(monkeypatch, version):
+    from jax.experimental import topologies
+
+    asked = []
+
+    def describe(**settings):
+        asked.append(settings)
+        return SimpleNamespace(devices=("one", "two"))
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == f"jax_cuda{version}_plugin" or None)
+    monkeypatch.setattr(topologies, "get_topology_desc", describe)
+    monkeypatch.setattr(jax.config, "update", lambda *setting: asked.append(setting))
+    assert devices.devices("a100:2") == ["one", "two"]
+    platforms, described = asked
+    assert platforms == ("jax_platforms", "cpu")  # nothing here may start on a GPU
+    assert described["platform"] == "cuda" and described["topology"] == "1x1x2"
+    assert described["target_config"] == gpus._description(gpus.GPUS["a100"])
 
 
 def test_reports_a_missing_compiler(monkeypatch):
@@ -90,6 +137,9 @@ def test_a_program_fits_into_three_quarters_of_the_memory(monkeypatch):
     assert found == {"needed": 20_000 * 2**20, "available": 18_432 * 2**20, "missing": 1_568 * 2**20}
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
     assert gpus.shortage(kind, 20_000 * 2**20) is None
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "80%")
+    with pytest.raises(UserError, match="XLA_PYTHON_CLIENT_MEM_FRACTION=80%: is not a number"):
+        gpus.shortage(kind, 1)
 
 
 def test_the_memory_of_other_devices_is_not_known():

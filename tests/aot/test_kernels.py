@@ -44,3 +44,20 @@ def test_a_fusion_is_one_kernel_and_each_iteration_counts():
 
 def test_a_call_of_a_library_is_a_kernel():
     assert kernels.count(CUBLAS) == kernels.count(CUDNN) == 1
+
+
+def test_an_asynchronous_operation_counts_once():
+    """Its start is a kernel, or what the start calls is; updates and the end are none."""
+    text = """%wrapped (p: f32[64,64]) -> f32[64,64] {
+  %p = f32[64,64]{1,0} parameter(0)
+  ROOT %c = f32[64,64]{0,1} copy(%p)
+}
+
+ENTRY %main (x: f32[64,64]) -> f32[64,64] {
+  %x = f32[64,64]{1,0} parameter(0)
+  %s = ((f32[64,64]{1,0}), f32[64,64]{0,1}) async-start(%x), calls=%wrapped
+  %u = ((f32[64,64]{1,0}), f32[64,64]{0,1}) async-update(%s)
+  ROOT %d = f32[64,64]{0,1} async-done(%u)
+}
+"""
+    assert kernels.count(text) == 1

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from tpr_jax.aot import __main__ as aot
@@ -113,6 +114,7 @@ def test_a_compiled_step_that_exceeds_the_memory_does_not_fit(tiny, monkeypatch)
     needed = []
 
     def shortage(kind, total):
+        assert kind == jax.devices()[0].device_kind
         needed.append(total)
         return {"needed": total, "available": 1000, "missing": total - 1000} if len(needed) == 1 else None
 

@@ -133,3 +133,19 @@ def test_a_call_of_cudnns_attention():
 
 def test_other_calls_have_no_products():
     assert products(CUBLAS.replace("__cublas$gemm", "__cub$sort")) == []
+
+
+def test_a_call_of_cublas_over_the_first_axis():
+    """The gradient of a kernel: the rows are contracted."""
+    text = CUBLAS.replace('"lhs_contracting_dimensions":["2"]', '"lhs_contracting_dimensions":["0","1"]')
+    assert products(text)[0].flops == 2 * 8 * 193 * 96 * 8 * 193
+
+
+def test_a_call_of_a_library_in_a_loop_counts_each_iteration():
+    call = '%a.1 = bf16[64,512]{1,0:T(8,128)(2,1)} custom-call(), custom_call_target="x"'
+    q = "%q = bf16[64,200,12,64]{3,2,1,0} parameter(1)"
+    line = next(line for line in CUDNN.splitlines() if "%call" in line)
+    found = products(TPU.replace(call, f"{call}\n  {q}\n{line}"))
+    assert sorted(p.times for p in found) == [5, 5] and 2 * 2 * 64 * 12 * 200 * 200 * 64 in [
+        p.flops for p in found
+    ]

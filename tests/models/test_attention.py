@@ -169,6 +169,25 @@ def test_the_fused_kernel_is_for_gpus(monkeypatch, backend, mesh, works, compile
     assert bool(fused) == used
 
 
+@pytest.mark.parametrize(
+    ("queries", "dtype", "masked", "used"),
+    [
+        (16, jnp.bfloat16, False, True),
+        (16, jnp.bfloat16, True, False),
+        (16, jnp.float32, False, False),
+        (8, jnp.bfloat16, False, False),  # the last block's
+    ],
+)
+def test_the_fused_kernel_is_for_bfloat16_without_a_mask(monkeypatch, queries, dtype, masked, used):
+    monkeypatch.setattr(attention, "_uses_fused_attention", lambda: True)
+    fused = []
+    monkeypatch.setattr(attention, "fused_attention", lambda q, k, v: fused.append(1) or q)
+    q, k = (jnp.zeros((1, 1, n, 64), dtype) for n in (queries, 16))
+    mask = jnp.zeros((queries, 16)) if masked else None
+    jax.eval_shape(functools.partial(attention.attend, mask=mask), q, k, k)
+    assert bool(fused) == used
+
+
 def test_the_fused_kernel_compiles_where_cudnn_is_installed():
     """Asked while a program for a mesh is traced; `test_gpus` compiles with the library."""
     if importlib.util.find_spec("jax_cuda12_plugin") is not None:

@@ -42,7 +42,22 @@ def test_a_name_has_nothing_to_do_with_the_current_folder(write_run, tmp_path, m
     assert lineage.of_backbone("clip-mini") == () and lineage.of_backbone("model") == ("cuhk_pedes",)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"model_type": "clip"}'])
+def test_a_run_from_random_weights_has_no_predecessor(write_run, tmp_path):
+    write_run("first", "synth_pedes", "clip-mini")
+    config = write_run("second", "icfg_pedes", str(tmp_path / "first"))
+    assert lineage.trained_on(config) == ("icfg_pedes", "synth_pedes")
+    assert lineage.trained_on(config | {"from_scratch": True}) == ("icfg_pedes",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "[]", '{"model_type": "clip"}', '{"dataset": "cuhk_pedes"}'),
+        '{"dataset": ["a"], "mix": [], "method": {}, "losses": {}}',
+        '{"dataset": "a", "mix": null, "method": {}, "losses": {}}',
+        '{"dataset": "a", "mix": [1], "method": {}, "losses": {}}',
+    ],
+)
 def test_other_folders_are_no_runs(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     assert lineage.of_backbone(str(tmp_path)) == lineage.of_backbone("clip-mini") == ()

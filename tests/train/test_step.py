@@ -223,14 +223,16 @@ def test_non_finite_update_stops_all_updates(optimizer):
     assert same(new.trainable, state.trainable) and same(new.opt_state, state.opt_state)
 
 
-def test_a_program_for_other_devices_knows_them():
-    """One device of this machine needs no mesh; one that is described does, such as a GPU seen from a CPU."""
+@pytest.mark.parametrize("backend", ["cpu", "tpu"])
+def test_a_program_for_other_devices_knows_them(monkeypatch, backend):
+    """One CPU needs no mesh; a TPU does, and what is only described, such as a GPU."""
     asked = []
     function = lambda x: asked.append(mesh_platform()) or x  # noqa: E731 (compared by identity)
     abstract = jax.sharding.AbstractMesh(
         (1,), ("data",), abstract_device=jax.sharding.AbstractDevice("H100", 132, platform="gpu")
     )
-    for platform, wanted in ((jax.default_backend(), None), ("gpu", "gpu")):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    for platform, wanted in ((backend, None if backend == "cpu" else "gpu"), ("gpu", "gpu")):
         devices = np.array([SimpleNamespace(platform=platform)])
         mesh = SimpleNamespace(size=1, devices=devices, abstract_mesh=abstract)
         jax.eval_shape(step.on_mesh(function, mesh), jnp.ones(3))
@@ -351,3 +353,21 @@ def test_compile_error_is_raised_by_the_first_call():
     ahead = step.compile_in_background(jax.jit(refuses), jnp.zeros(3))
     with pytest.raises(UserError, match="not this one"):
         ahead(jnp.zeros(3))
+
+
+def test_small_arrays_of_one_shape_and_type_are_stacked(monkeypatch):
+    monkeypatch.setattr(step, "MAX_STACKED", 6)
+    tree = {
+        "a": jnp.ones((2, 2)),
+        "b": jnp.zeros((2, 2)),
+        "c": jnp.ones((2, 2), jnp.bfloat16),
+        "d": jnp.ones(3),
+        "large": [jnp.ones((2, 3)), jnp.ones((2, 3))],
+    }
+    shapes = [(leaf.shape, leaf.dtype.name) for leaf in step._stack_small(tree)]
+    assert shapes == [
+        ((2, 2, 2), "float32"),
+        ((1, 2, 2), "bfloat16"),
+        ((1, 3), "float32"),
+        *[((1, 2, 3), "float32")] * 2,
+    ]

@@ -139,6 +139,12 @@ def test_titles_name_few_files(tmp_path):
 
 def test_names_files_that_are_not_shown(tmp_path, capsys):
     patch(RED).save(tmp_path / "a.png")
-    (tmp_path / "b.mp4").write_bytes(b"a video")
+    for name in ("b.mp4", "c.mp4"):
+        (tmp_path / name).write_bytes(b"a video")
     assert user_examples([str(tmp_path)], []).image_names == ["a.png"]
-    assert capsys.readouterr().out.startswith("skipped: b.mp4: not an image")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("skipped: b.mp4: not an image") and second.startswith("skipped: c.mp4: ")
+    # Further captions of a photo are no other photos.
+    (tmp_path / "t.csv").write_text("image,caption\na.png,red\na.png,a red patch\n")
+    assert user_examples([str(tmp_path / "t.csv")], []).image_names == ["a.png"]
+    assert capsys.readouterr().out == ""

@@ -50,7 +50,7 @@ def photo_sources(source: str | os.PathLike) -> tuple[list[str | Crop], list[tup
             for file in [Path(index.info["photos"]) / path]
         ], []
     gallery = find_gallery(source)
-    return [_source(gallery.root / photo.path, photo.box) for photo in gallery.photos], gallery.skipped
+    return [_source(gallery.root / photo.path, photo.box) for photo in gallery.photos], gallery.not_photos()
 
 
 def _source(file: Path, box: tuple[int, int, int, int] | None) -> str | Crop:

@@ -29,6 +29,7 @@ from tpr_jax.utils.plural import counted
 from tpr_jax.utils.trees import merge
 
 BETAS, EPS = (0.9, 0.999), 1e-6  # of Adam
+MAX_NAMED = 10  # files that are left out
 
 Log = Callable[[str], object]
 
@@ -114,8 +115,10 @@ def prepare(settings: Settings, log: Log) -> tuple[Adaptation, dict]:
     texts = inputs.read_texts(settings.texts, settings.seed) if settings.texts else descriptions()
     ids = token_ids(model, texts)
     photos = inputs.read_photos(settings.photos, model.config.image_size, settings.seed)
-    for name, reason in photos.unreadable:
+    for name, reason in photos.unreadable[:MAX_NAMED]:
         log(f"left out: {name}: {reason}")
+    if len(photos.unreadable) > MAX_NAMED:
+        log(f"... and {len(photos.unreadable) - MAX_NAMED:,} more")
     trainable, frozen = optim.split_collections(model.variables, names, patterns)
     count = sum(leaf.size for leaf in jax.tree.leaves(trainable))
     made_up = "" if settings.texts else "made-up "

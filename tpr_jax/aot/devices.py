@@ -32,6 +32,11 @@ def devices(topology: str) -> list:
         return _here(topology)
     if described := gpus.devices(topology):
         return described
+    if gpus.is_near(topology):
+        raise UserError(
+            f"--topology {topology} is unknown: GPUs are {', '.join(gpus.GPUS)}; several are written h100:8, "
+            "and those of two machines h100:2x8"
+        )
     if not re.fullmatch(r"v\d\w*:\d+(x\d+)+", topology):
         raise UserError(
             f"--topology {topology} is unknown: {nearest(topology, (*TOPOLOGIES, *gpus.GPUS, *HERE))}"

@@ -80,6 +80,11 @@ def parse(topology: str) -> tuple[Gpu, str] | None:
     return GPUS[match[1]], f"1x{match[2] or 1}x{match[3] or 1}"
 
 
+def is_near(topology: str) -> bool:
+    """Returns whether a topology that `parse` does not know begins with the name of a GPU, or nearly so."""
+    return topology.lower().startswith(tuple(GPUS))
+
+
 def devices(topology: str) -> list | None:
     """Returns the devices of a topology of GPUs, or None if it names none; call it before JAX is used.
 
@@ -159,11 +164,24 @@ def shortage(kind: str, needed: int) -> dict[str, float] | None:
     Args:
       kind: the name that JAX gives the device; programs for others than `GPUS` fit.
       needed: the bytes of the program and its arguments.
+
+    Raises:
+      UserError: XLA_PYTHON_CLIENT_MEM_FRACTION is not a number.
     """
     memory = next((gpu.memory * MEBI for gpu in GPUS.values() if gpu.kind == kind), None)
     if memory is None:
         return None
-    available = memory * float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", MEMORY_FRACTION))
+    available = memory * _memory_fraction()
     if needed <= available:
         return None
     return {"needed": float(needed), "available": available, "missing": needed - available}
+
+
+def _memory_fraction() -> float:
+    given = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", str(MEMORY_FRACTION))
+    try:
+        return float(given)
+    except ValueError:
+        raise UserError(
+            f"XLA_PYTHON_CLIENT_MEM_FRACTION={given}: is not a number: give a fraction, such as 0.9"
+        ) from None

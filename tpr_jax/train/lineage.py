@@ -14,7 +14,7 @@ def trained_on(config: Mapping, depth: int = 8) -> tuple[str, ...]:
     """
     names = [config["dataset"], *(entry[0] for entry in config["mix"])]
     backbone = config.get("backbone")
-    if backbone and depth:
+    if backbone and depth and not config.get("from_scratch"):
         names += of_backbone(backbone, depth - 1)
     return tuple(dict.fromkeys(names))
 
@@ -34,5 +34,8 @@ def read_run_config(folder: Path) -> dict | None:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
         return None
-    is_run = isinstance(config, dict) and {"dataset", "mix", "method", "losses"} <= config.keys()
-    return config if is_run else None
+    if not isinstance(config, dict) or not {"dataset", "mix", "method", "losses"} <= config.keys():
+        return None
+    mixed = config["mix"] if isinstance(config["mix"], list) else [None]
+    names = [config["dataset"], *(entry[0] if isinstance(entry, list) and entry else None for entry in mixed)]
+    return config if all(isinstance(name, str) for name in names) else None

@@ -54,7 +54,7 @@ def user_examples(photos: Sequence[str], texts: Sequence[str]) -> Examples:
     for path in photos:
         if Path(path).is_dir() or Path(path).suffix.lower() in (".csv", ".jsonl"):
             gallery = find_gallery(path)
-            for line in format_skipped(gallery.skipped, max_listed=10):
+            for line in format_skipped(gallery.not_photos(), max_listed=10):
                 print(line)
             for photo in gallery.photos:
                 file = os.fspath(gallery.root / photo.path)

@@ -182,6 +182,9 @@ def test_indexes_a_folder_with_all_of_these(tiny, tmp_path):
     assert "skipped: c.jpg: is a named pipe, not an image" in lines
     assert any(line.startswith("skipped: b.nef: not an image") and "raw photo" in line for line in lines)
     assert "4 photos indexed: 4 encoded, 0 unchanged, 0 gone, 3 skipped" in lines
+    assert "... and 2 more" in format_build(result, 1) and "skipped.jsonl in the index" in format_build(
+        result, 1
+    )
 
 
 def test_a_table_of_windows(tmp_path):

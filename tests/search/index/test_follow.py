@@ -62,6 +62,12 @@ def test_a_broken_file_is_named_once(recorder):
     assert recorder.lines.count("skipped: b: is empty") == 1 and len(recorder.calls) == 2
 
 
+def test_the_index_lists_what_is_not_named(recorder):
+    recorder.skipped = [(f"{n:02}", "is empty") for n in range(12)]
+    recorder.watch.step({"a": (1, 1)})
+    assert "... and 2 more: skipped.jsonl in the index lists all of them" in recorder.lines
+
+
 def test_errors_end_only_the_first_update(recorder):
     recorder.error = UserError("--model none: no such model")
     with pytest.raises(UserError):

@@ -23,6 +23,9 @@ class NoPhotosError(UserError):
     """A source has no photos that can be indexed, which may change."""
 
 
+SAME_PHOTO = "has the same image and box"  # begins the reason for a repeated line of a table
+
+
 @dataclass(frozen=True)
 class Photo:
     """An image file, or the part of one inside a box.
@@ -68,6 +71,10 @@ class Gallery:
     skipped: list[tuple[str, str]]
     left_out: Mapping[str, int] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
+
+    def not_photos(self) -> list[tuple[str, str]]:
+        """Returns what was skipped, without further lines of a table for the same photo."""
+        return [(name, reason) for name, reason in self.skipped if not reason.startswith(SAME_PHOTO)]
 
 
 def find_gallery(
@@ -165,6 +172,6 @@ def _distinct_photos(source: Path, rows: Sequence[TableRow]) -> tuple[list[Photo
         if earlier == row.line:
             photos.append(Photo(row.image, row.box, row.columns))
         else:
-            reason = f"has the same image and box as line {earlier}"
+            reason = f"{SAME_PHOTO} as line {earlier}"
             duplicates.append((f"{source.name}: line {row.line}", reason))
     return photos, duplicates
