@@ -1,17 +1,20 @@
 """GPUs that programs are compiled for without having one."""
 
 import importlib.util
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import pytest
-from jax.sharding import SingleDeviceSharding
 
 from tpr_jax.aot import devices, gpus
-from tpr_jax.aot.products import products
 from tpr_jax.errors import UserError
 from tpr_jax.perf import chips
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -152,35 +155,58 @@ NEEDS_PLUGIN = pytest.mark.skipif(
 )
 
 
+def run(code: str) -> list[str]:
+    """Runs code in a process that has not used JAX, which may find no plugin later; returns its lines."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.splitlines()
+
+
 @NEEDS_PLUGIN
 @pytest.mark.parametrize("name", gpus.GPUS)
 def test_compiles_for_each_gpu(name):
-    (device,) = devices.devices(name)
-    assert (device.platform, device.device_kind) == ("gpu", gpus.GPUS[name].kind)
-    x = jax.ShapeDtypeStruct((256, 256), jnp.bfloat16, sharding=SingleDeviceSharding(device))
-    compiled = jax.jit(lambda x: jnp.tanh(x @ x).sum()).lower(x).compile()
-    assert "fusion" in compiled.as_text()
+    kind, text = run(f"""
+        from tpr_jax.aot import devices
+        (device,) = devices.devices("{name}")
+        print(device.device_kind)
+        import jax, jax.numpy as jnp
+        x = jax.ShapeDtypeStruct((256, 256), jnp.bfloat16, sharding=jax.sharding.SingleDeviceSharding(device))
+        compiled = jax.jit(lambda x: jnp.tanh(x @ x).sum()).lower(x).compile()
+        print("fusion" in compiled.as_text())
+    """)
+    assert (kind, text) == (gpus.GPUS[name].kind, "True")
 
 
 @NEEDS_PLUGIN
 def test_gpus_of_two_machines():
-    found = devices.devices("h100:2x4")
-    assert len(found) == 8 and {device.process_index for device in found} == {0, 1}
+    (found,) = run("""
+        from tpr_jax.aot import devices
+        found = devices.devices("h100:2x4")
+        print(len(found), {device.process_index for device in found})
+    """)
+    assert found == "8 {0, 1}"
 
 
 @NEEDS_PLUGIN
 @pytest.mark.skipif(importlib.util.find_spec("nvidia") is None, reason="cuDNN is not installed")
 def test_attention_is_cudnns_kernel():
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-    from tpr_jax.models import attention
-    from tpr_jax.train.step import on_mesh
-
-    mesh = Mesh(devices.devices("h100:4"), ("data",))
-    x = jax.ShapeDtypeStruct(
-        (8, 12, 193, 64), jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec("data"))
-    )
-    attend = on_mesh(lambda x: attention.attend(x, x, x, None).astype(jnp.float32).sum(), mesh)
-    text = jax.jit(jax.grad(attend)).lower(x).compile().as_text()
-    assert "__cudnn$fmhaSoftmaxBackward" in text
-    assert [p.flops for p in products(text)] == [k * 2 * 2 * 12 * 200 * 200 * 64 for k in (2, 5)]
+    calls, counts = run("""
+        from tpr_jax.aot import devices
+        found = devices.devices("h100:4")
+        import jax, jax.numpy as jnp, numpy as np
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec
+        from tpr_jax.aot.products import products
+        from tpr_jax.models import attention
+        from tpr_jax.train.step import on_mesh
+        mesh = Mesh(np.array(found), ("data",))
+        x = jax.ShapeDtypeStruct(
+            (8, 12, 193, 64), jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec("data"))
+        )
+        attend = on_mesh(lambda x: attention.attend(x, x, x, None).astype(jnp.float32).sum(), mesh)
+        text = jax.jit(jax.grad(attend)).lower(x).compile().as_text()
+        print("__cudnn$fmhaSoftmaxBackward" in text)
+        print([int(p.flops) for p in products(text)])
+    """)
+    assert calls == "True" and counts == str([k * 2 * 2 * 12 * 200 * 200 * 64 for k in (2, 5)])
