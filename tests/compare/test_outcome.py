@@ -37,7 +37,7 @@ def test_the_tables_say_what_the_scores_of_a_run_depend_on(compared, stand_in, t
     path = tmp_path / "all" / "tiny" / "seed_1" / "results.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"data": {"few_shot": drawn}}))
     _, stdout, _ = compared()
-    sentence = "tiny: Few-shot: trained on 5 of 500 identities, 20 images and 40 captions."
+    sentence = "tiny: 1 of 2 seeds: Few-shot: trained on 5 of 500 identities, 20 images and 40 captions."
     assert sentence in stdout and sentence in (tmp_path / "all" / "compare.md").read_text()
 
 
