@@ -78,10 +78,7 @@ def _train(config: ConfigDict, workdir: Path, preemption: signals.PreemptionSign
 
 
 def _build(config: ConfigDict, workdir: Path) -> tuple[Run, Training]:
-    """Checks the folder, builds the run, and then claims the folder by writing config.json.
-
-    In a folder with a run, `Trainer.restore` writes it, after more checks.
-    """
+    """Checks the folder and builds the run; `Trainer.restore` claims the folder, by writing config.json."""
     plain = config_lib.to_plain(config)
     writer.check_workdir(workdir, plain, config_lib.FREE_ON_RESUME, config_lib.to_plain(config_lib.base()))
     first = processes.is_first()
@@ -94,11 +91,8 @@ def _build(config: ConfigDict, workdir: Path) -> tuple[Run, Training]:
         results_lib.check_model_folder(run, workdir)
     # A teacher that cannot be read is reported before the folder is claimed.
     training = dataclasses.replace(prepare_training(run), annotate=teacher.make_annotate(run))
-    if first:
-        if note := config_lib.schedule_note(config, training.steps_per_epoch):
-            tqdm.write(note)
-        if not (workdir / "config.json").exists():
-            write_json(workdir / "config.json", plain)
+    if first and (note := config_lib.schedule_note(config, training.steps_per_epoch)):
+        tqdm.write(note)
     return run, training
 
 
@@ -143,7 +137,7 @@ class Trainer:
         self.step = self.first_step = 0
 
     def restore(self) -> None:
-        """Restores the newest readable checkpoint, if there is one."""
+        """Restores the newest readable checkpoint, if there is one; then writes config.json."""
         facts = results_lib.backbone_facts(self.run)
         restored = self.checkpointer.restore_latest(self.state)
         if restored is not None:
