@@ -43,38 +43,46 @@ def test_each_gpu_has_its_rates_and_its_own_name():
         assert chips.find(gpu.kind) is chips.GPUS[gpu.kind]
 
 
-def test_the_description_has_the_data_sheets_numbers():
-    """H100 SXM: 132 multiprocessors, 3.35 TB/s, 50 MiB of L2 cache, compute capability 9.0."""
-    text = gpus._description(gpus.GPUS["h100"])
-    for line in (
-        "cuda_compute_capability { major: 9 minor: 0 feature_extension: ACCELERATED_FEATURES }",
-        "core_count: 132",
-        "memory_bandwidth: 3350000000000",
-        "l2_cache_size: 52428800",
-        "device_memory_size: 85520809984",
-        "shared_memory_per_core: 233472",
-        "shared_memory_per_block_optin: 232448",
-        'device_description_str: "NVIDIA H100 80GB HBM3"',
-    ):
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (  # 132 multiprocessors, 3.35 TB/s, 50 MiB of L2 cache, compute capability 9.0
+            "h100",
+            (
+                "cuda_compute_capability { major: 9 minor: 0 feature_extension: ACCELERATED_FEATURES }",
+                "core_count: 132",
+                "memory_bandwidth: 3350000000000",
+                "l2_cache_size: 52428800",
+                "device_memory_size: 85520809984",
+                "shared_memory_per_core: 233472",
+                "shared_memory_per_block_optin: 232448",
+                'device_description_str: "NVIDIA H100 80GB HBM3"',
+            ),
+        ),
+        (  # 82 multiprocessors of 128 units and 1,536 threads, 100 KiB of shared memory, 936 GB/s
+            "rtx3090",
+            (
+                "cuda_compute_capability { major: 8 minor: 6",
+                "core_count: 82",
+                "fpus_per_core: 128",
+                "memory_bandwidth: 936000000000",
+                "threads_per_core_limit: 1536",
+                "shared_memory_per_core: 102400",
+                "shared_memory_per_block: 49152",
+                "shared_memory_per_block_optin: 101376",
+            ),
+        ),
+    ],
+)
+def test_the_description_has_the_data_sheets_numbers(name, lines):
+    text = gpus.description(gpus.GPUS[name])
+    for line in lines:
         assert line in text
-    assert "ACCELERATED" in gpus._description(gpus.GPUS["b200"])
 
 
-def test_the_description_of_a_gpu_for_games():
-    """RTX 3090: 82 multiprocessors of 128 units and 1,536 threads, 100 KiB of shared memory, 936 GB/s."""
-    text = gpus._description(gpus.GPUS["rtx3090"])
-    for line in (
-        "cuda_compute_capability { major: 8 minor: 6",
-        "core_count: 82",
-        "fpus_per_core: 128",
-        "memory_bandwidth: 936000000000",
-        "threads_per_core_limit: 1536",
-        "shared_memory_per_core: 102400",
-        "shared_memory_per_block: 49152",
-        "shared_memory_per_block_optin: 101376",
-    ):
-        assert line in text
-    assert "ACCELERATED" not in text
+def test_only_hopper_and_later_have_accelerated_features():
+    accelerated = {name for name, gpu in gpus.GPUS.items() if "ACCELERATED" in gpus.description(gpu)}
+    assert accelerated == {"h100", "h200", "b200"}
 
 
 @pytest.mark.parametrize("name", ["h10", "h1oo"])
@@ -108,7 +116,7 @@ def test_describes_the_gpu_to_the_installed_compiler(monkeypatch, version):
     platforms, described = asked
     assert platforms == ("jax_platforms", "cpu")  # nothing here may start on a GPU
     assert described["platform"] == "cuda" and described["topology"] == "1x1x2"
-    assert described["target_config"] == gpus._description(gpus.GPUS["a100"])
+    assert described["target_config"] == gpus.description(gpus.GPUS["a100"])
 
 
 def test_reports_a_missing_compiler(monkeypatch):

@@ -1,8 +1,10 @@
 """Finds the devices that a program is compiled for: local ones, or TPUs or GPUs described by their name."""
 
 import importlib.util
+import math
 import os
 import re
+from collections.abc import Callable
 
 from tpr_jax.aot import gpus
 from tpr_jax.errors import UserError
@@ -30,17 +32,40 @@ def devices(topology: str) -> list:
         topology = "cpu"
     if topology in HERE:
         return _here(topology)
-    if described := gpus.devices(topology):
-        return described
+    if gpu := gpus.parse(topology):
+        return _gpus(topology, *gpu)
     if gpus.is_near(topology):
         raise UserError(
             f"--topology {topology} is unknown: GPUs are {', '.join(gpus.GPUS)}; several are written h100:8, "
             "and those of two machines h100:2x8"
         )
-    if not re.fullmatch(r"v\d\w*:\d+(x\d+)+", topology):
+    if re.fullmatch(r"v\d\w*:\d+(x\d+)+", topology):
+        return _tpus(topology)
+    raise UserError(
+        f"--topology {topology} is unknown: {nearest(topology, (*TOPOLOGIES, *gpus.GPUS, *HERE))}"
+    )
+
+
+def _gpus(topology: str, gpu: gpus.Gpu, shape: str) -> list:
+    if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
         raise UserError(
-            f"--topology {topology} is unknown: {nearest(topology, (*TOPOLOGIES, *gpus.GPUS, *HERE))}"
+            f"--topology {topology}: the GPU's compiler is not installed: pip install 'jax[cuda12]', in a "
+            "separate environment"
         )
+    settings = {"topology_name": shape, "topology": shape, "target_config": gpus.description(gpu)}
+    found = _described(
+        lambda reason: (
+            f"--topology {topology}: the GPU's compiler does not start ({reason}): pip install -U "
+            "'jax[cuda12]', in a separate environment"
+        ),
+        platform="cuda",
+        **settings,
+    )
+    assert len(found) == math.prod(map(int, shape.split("x")))
+    return found
+
+
+def _tpus(topology: str) -> list:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             f"--topology {topology}: the TPU's compiler, libtpu, is not installed: pip install -r "
@@ -50,19 +75,33 @@ def devices(topology: str) -> list:
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
+    return _described(
+        lambda reason: (
+            f"--topology {topology}: the TPU's compiler knows no such slice ({reason}): "
+            f"{nearest(topology, TOPOLOGIES)}"
+        ),
+        platform="tpu",
+        topology_name=topology,
+    )
+
+
+def _described(explain: Callable[[str], str], **settings: str) -> list:
+    """Returns the devices of a topology that this machine does not have.
+
+    Args:
+      explain: returns the message of an error from its reason.
+      **settings: the arguments of JAX's `get_topology_desc`.
+    """
     import jax
     from jax.experimental import topologies
 
     jax.config.update("jax_platforms", "cpu")
     try:
-        with suppress_stderr():  # it warns that this machine has no TPU
-            return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        with suppress_stderr():  # it warns that this machine has no such device
+            return list(topologies.get_topology_desc(**settings).devices)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        near = nearest(topology, TOPOLOGIES)
-        raise UserError(
-            f"--topology {topology}: the TPU's compiler knows no such slice ({reason}): {near}"
-        ) from error
+        raise UserError(explain(reason)) from error
 
 
 def _here(platform: str) -> list:

@@ -1,14 +1,11 @@
 """Describes GPUs to XLA's compiler, which then compiles for them on a machine that has none."""
 
-import importlib.util
-import math
 import os
 import re
 from typing import NamedTuple
 
 from tpr_jax.errors import UserError
 from tpr_jax.perf import chips
-from tpr_jax.utils.streams import suppress_stderr
 
 MEBI = 2**20
 # Of a GPU's memory, JAX takes this share at its start, unless XLA_PYTHON_CLIENT_MEM_FRACTION names another.
@@ -85,45 +82,7 @@ def is_near(topology: str) -> bool:
     return topology.lower().startswith(tuple(GPUS))
 
 
-def devices(topology: str) -> list | None:
-    """Returns the devices of a topology of GPUs, or None if it names none; call it before JAX is used.
-
-    Args:
-      topology: see `parse`.
-
-    Raises:
-      UserError: the GPU's compiler is not installed, or is too old to be told what it compiles for.
-    """
-    parsed = parse(topology)
-    if parsed is None:
-        return None
-    if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
-        raise UserError(
-            f"--topology {topology}: the GPU's compiler is not installed: pip install 'jax[cuda12]', in a "
-            "separate environment"
-        )
-    import jax
-    from jax.experimental import topologies
-
-    jax.config.update("jax_platforms", "cpu")
-    gpu, shape = parsed
-    try:
-        with suppress_stderr():  # it warns that this machine has no GPU
-            described = topologies.get_topology_desc(
-                platform="cuda", topology_name=shape, topology=shape, target_config=_description(gpu)
-            )
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"--topology {topology}: the GPU's compiler does not start ({reason}): pip install -U "
-            "'jax[cuda12]', in a separate environment"
-        ) from error
-    found = list(described.devices)
-    assert len(found) == math.prod(map(int, shape.split("x")))
-    return found
-
-
-def _description(gpu: Gpu) -> str:
+def description(gpu: Gpu) -> str:
     """Returns what XLA has to know of a GPU, as the text of its protocol buffer `GpuTargetConfigProto`."""
     limits = _LIMITS[gpu.capability]
     major, minor = gpu.capability

@@ -35,8 +35,13 @@ def traffic(text: str) -> float:
     return moved
 
 
+def is_free(opcode: str) -> bool:
+    """Returns whether an instruction starts nothing on the device."""
+    return opcode in FREE or opcode.endswith(("-done", "-update"))
+
+
 def _moved(i: Instruction, shapes: dict[str, str], parsed: Computations) -> float:
-    if i.opcode in FREE or i.opcode.endswith(("-done", "-update")):
+    if is_free(i.opcode):
         return 0.0
     if i.opcode in ("copy-start", "slice-start"):  # asynchronous copies between the memories
         arrays = re.findall(ARRAY, i.shape)[:2]
