@@ -260,10 +260,10 @@ def make_config(tiny):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def without_matrix_unit():
+def in_float32():
     """Computes in float32 by default on every machine, so that features can be compared."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tpr_jax.perf.dtypes.has_bfloat16_matrix_unit", lambda: False)
+        patch.setattr("tpr_jax.perf.dtypes.has_bfloat16_products", lambda: False)
         yield
 
 

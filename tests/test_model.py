@@ -226,7 +226,7 @@ def test_unknown_attributes_of_the_package():
 
 @pytest.mark.parametrize(("unit", "expected"), [(True, "bfloat16"), (False, "float32")])
 def test_auto_is_the_faster_type(tiny, monkeypatch, unit, expected):
-    monkeypatch.setattr("tpr_jax.perf.dtypes.has_bfloat16_matrix_unit", lambda: unit)
+    monkeypatch.setattr("tpr_jax.perf.dtypes.has_bfloat16_products", lambda: unit)
     assert tpr_jax.from_pretrained(tiny["clip"], dtype="auto").dtype == expected
     assert tpr_jax.from_pretrained(tiny["clip"]).dtype == "float32"
 

@@ -35,6 +35,16 @@ def test_layer_norm_of_bfloat16_computes_in_float32():
 
 
 @pytest.mark.parametrize("name", ["gelu", "quick_gelu"])
+def test_activations_of_bfloat16_compute_in_float32(name):
+    """Only the final rounding to 8 bits may show."""
+    x = jnp.asarray(np.linspace(-4, 4, 333), jnp.bfloat16)
+    found = layers.ACTIVATIONS[name](x)
+    assert found.dtype == jnp.bfloat16
+    expected = getattr(oracles, name)(np.asarray(x, np.float64))
+    np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=1.001 * 2.0**-8, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gelu", "quick_gelu"])
 def test_gradients_of_activations(name):
     """Compares with finite differences of the oracle, in bfloat16 up to its rounding."""
     x, h = np.linspace(-4, 4, 33), 1e-5

@@ -38,11 +38,11 @@ def test_matmul_matches_numpy(dtype, tolerance):
 
 
 @dtypes
-@pytest.mark.parametrize("unit", [False, True])
+@pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
-def test_products_with_a_transposed_operand_match_numpy(monkeypatch, dtype, tolerance, unit, batch):
-    """With and without a matrix unit, compiled, and where the result is transposed."""
-    monkeypatch.setattr(matmul, "has_bfloat16_matrix_unit", lambda: unit)
+def test_products_with_a_transposed_operand_match_numpy(monkeypatch, dtype, tolerance, native, batch):
+    """With and without native products of bfloat16, compiled, and where the result is transposed."""
+    monkeypatch.setattr(matmul, "has_bfloat16_products", lambda: native)
     a, b = arrays((*batch, 40, 24), (*batch, 40, 16), dtype=dtype)
     wide = [np.asarray(x, np.float64) for x in (a, b)]
     expected = np.einsum("...km,...kn->...mn", *wide)
@@ -56,15 +56,15 @@ def test_products_with_a_transposed_operand_match_numpy(monkeypatch, dtype, tole
         np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-4)
 
 
-def test_a_product_over_rows_keeps_bfloat16_on_a_matrix_unit(monkeypatch):
+def test_a_product_over_rows_keeps_bfloat16_where_the_cpu_multiplies_it(monkeypatch):
     """Elsewhere, and in float32, it has no additional dimension."""
     a, b = arrays((40, 24), (40, 16), dtype=jnp.bfloat16)
-    for unit, dtype, contracted in (
+    for native, dtype, contracted in (
         (True, jnp.bfloat16, "[0, 1] x [0, 1]"),
         (False, jnp.bfloat16, "[0] x [0]"),
         (True, jnp.float32, "[0] x [0]"),
     ):
-        monkeypatch.setattr(matmul, "has_bfloat16_matrix_unit", lambda unit=unit: unit)
+        monkeypatch.setattr(matmul, "has_bfloat16_products", lambda native=native: native)
         program = jax.jit(lambda a, b: matmul_rows(a, b)).lower(a.astype(dtype), b.astype(dtype))
         assert f"contracting_dims = {contracted}" in program.as_text()
 
@@ -98,6 +98,34 @@ def test_gradients_of_dense(dtype, tolerance):
         assert relative(ours, theirs) < tolerance
 
 
+@pytest.mark.parametrize(("mesh", "expected"), [("cpu", 1.0), ("tpu", 0.0), ("gpu", 0.0)])
+def test_a_cpu_rounds_after_the_bias(monkeypatch, mesh, expected):
+    """The product 257 is no bfloat16 number: accelerators round it to 256, a CPU rounds the sum 1."""
+    monkeypatch.setattr(matmul, "mesh_platform", lambda: mesh)
+    x, kernel = jnp.asarray([[256.0, 1.0]], jnp.bfloat16), jnp.ones((2, 1), jnp.bfloat16)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        found = dense(x, kernel, jnp.asarray([-256], dtype))
+        assert found.dtype == jnp.bfloat16 and found.tolist() == [[expected]]
+
+
+@dtypes
+@pytest.mark.parametrize("mesh", ["cpu", "tpu"])
+def test_dense_with_a_bias_matches_numpy(monkeypatch, dtype, tolerance, mesh):
+    """Forward, and the gradient of a float32 bias, which is the sum over all rows."""
+    monkeypatch.setattr(matmul, "mesh_platform", lambda: mesh)
+    x, kernel, g = arrays((2, 3, 5), (5, 4), (2, 3, 4), dtype=dtype)
+    (bias,) = arrays((4,), dtype=jnp.float32)
+    expected = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64) + np.asarray(bias, np.float64)
+    assert relative(dense(x, kernel, bias), expected) < tolerance
+    gradients = jax.grad(lambda *a: jnp.sum((dense(*a) * g).astype(jnp.float32)), argnums=(0, 1, 2))
+    found = gradients(x, kernel, bias)
+    without = jax.grad(lambda *a: jnp.sum((dense(*a) * g).astype(jnp.float32)), argnums=(0, 1))(x, kernel)
+    assert found[2].dtype == jnp.float32
+    np.testing.assert_allclose(found[2], np.asarray(g, np.float64).sum((0, 1)), rtol=1e-5, atol=1e-6)
+    for ours, theirs in zip(found, without, strict=False):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_gradient_of_a_frozen_bfloat16_kernel_stays_bfloat16():
     x, kernel = arrays((3, 5), (5, 4), dtype=jnp.bfloat16)
     gradient = jax.grad(lambda k: dense(x, k).astype(jnp.float32).sum())(kernel)
@@ -116,7 +144,7 @@ made_of_products = pytest.mark.parametrize(("function", "left", "right", "count"
 
 @made_of_products
 def test_bfloat16_products_accumulate_in_float32(function, left, right, count):
-    """Holds forward and backward, because otherwise the CPU would not use its matrix unit."""
+    """Holds forward and backward, because otherwise the CPU would not use its products of bfloat16."""
     a, b = arrays(left, right, dtype=jnp.bfloat16)
 
     def loss(a, b):

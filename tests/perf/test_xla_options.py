@@ -10,24 +10,24 @@ from tpr_jax.perf.xla_options import NO_YNNPACK, compiler_options
 
 @pytest.fixture
 def cpu(monkeypatch):
-    """Returns `cpu(amx, accepted)`, which sets what the machine and XLA have."""
+    """Returns `cpu(native, accepted)`, which sets what the machine and XLA have."""
 
-    def set_machine(amx: bool, accepted: bool = True) -> None:
-        monkeypatch.setattr(xla_options, "has_bfloat16_matrix_unit", lambda: amx)
-        monkeypatch.setattr(xla_options, "_is_accepted", lambda: accepted)
+    def set_machine(native: bool, accepted: bool = True) -> None:
+        monkeypatch.setattr(xla_options, "has_bfloat16_products", lambda: native)
+        monkeypatch.setattr(xla_options, "has_ynnpack", lambda: accepted)
 
     return set_machine
 
 
 @pytest.mark.parametrize("platform", ["tpu", "gpu"])
 def test_returns_no_options_for_other_platforms(platform, cpu):
-    for amx in (False, True):
-        cpu(amx)
+    for native in (False, True):
+        cpu(native)
         assert compiler_options(dtype="float32", platform=platform) == {}
 
 
 @pytest.mark.parametrize(
-    ("amx", "dtype", "rows", "uses_ynnpack"),
+    ("native", "dtype", "rows", "uses_ynnpack"),
     [
         (True, "bfloat16", 16, True),
         (True, jnp.bfloat16, 2, True),
@@ -39,8 +39,8 @@ def test_returns_no_options_for_other_platforms(platform, cpu):
         (True, "bfloat16", 1, True),
     ],
 )
-def test_uses_ynnpack_where_it_was_measured_to_be_faster(amx, dtype, rows, uses_ynnpack, cpu):
-    cpu(amx)
+def test_uses_ynnpack_where_it_was_measured_to_be_faster(native, dtype, rows, uses_ynnpack, cpu):
+    cpu(native)
     options = compiler_options(dtype=dtype, rows=rows, platform="cpu")
     assert options == ({} if uses_ynnpack else NO_YNNPACK)
 
@@ -51,10 +51,10 @@ def test_returns_no_options_that_xla_does_not_have(cpu):
 
 
 def test_asks_xla_whether_it_has_the_option(monkeypatch):
-    xla_options._is_accepted.cache_clear()
+    xla_options.has_ynnpack.cache_clear()
     monkeypatch.setattr(xla_options, "NO_YNNPACK", {"xla_cpu_no_such_option": ""})
     assert compiler_options(dtype="float32", platform="cpu") == {}
-    xla_options._is_accepted.cache_clear()
+    xla_options.has_ynnpack.cache_clear()
 
 
 def test_xla_accepts_the_cpu_options():

@@ -33,11 +33,19 @@ def test_returns_nothing_where_the_system_does_not_say(tmp_path):
     assert cpu.fields(missing) == {} and cpu.instruction_sets(missing) == set()
 
 
-@pytest.mark.parametrize(("flags", "expected"), [("amx_bf16 amx_tile", True), ("amx_bf160 amx_int8", False)])
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("amx_bf16 amx_tile", True),  # Xeon, from Sapphire Rapids on
+        ("avx512f avx512_bf16", True),  # EPYC and Ryzen, from Zen 4 on
+        ("avx512f avx512_vnni", False),
+        ("amx_bf160 amx_int8", False),
+    ],
+)
 def test_reads_the_flags_of_the_cpu(flags, expected, tmp_path):
     (tmp_path / "cpuinfo").write_text(CPUINFO.format(flags, flags))
-    assert cpu.has_bfloat16_matrix_unit(str(tmp_path / "cpuinfo")) is expected
+    assert cpu.has_bfloat16_products(str(tmp_path / "cpuinfo")) is expected
 
 
-def test_assumes_no_matrix_unit_where_the_system_does_not_say(tmp_path):
-    assert cpu.has_bfloat16_matrix_unit(str(tmp_path / "missing")) is False
+def test_assumes_no_products_of_bfloat16_where_the_system_does_not_say(tmp_path):
+    assert cpu.has_bfloat16_products(str(tmp_path / "missing")) is False

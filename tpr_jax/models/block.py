@@ -50,9 +50,9 @@ class Dense(nn.Module):
         updates = dense_updates(self.slots, x.shape[-1], width)
 
         def apply(x, columns, updates):
-            y = dense(x, kernel[:, columns])
-            if any(update is not None for update in updates):
-                y = apply_updates(x, y, kernel[:, columns], updates)
+            if all(update is None for update in updates):
+                return save_product(dense(x, kernel[:, columns], bias[columns]))
+            y = apply_updates(x, dense(x, kernel[:, columns]), kernel[:, columns], updates)
             return save_product(y + bias[columns].astype(x.dtype))
 
         if not q_inputs:

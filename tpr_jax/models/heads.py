@@ -63,9 +63,9 @@ class Qkv(nn.Module):
         """Returns q, k and v."""
         leaf, e = variable_in(self, "head"), self.width
         kernel = leaf("kernel", normal(e**-0.5), (e, 3 * e))
-        bias = leaf("bias", zeros, (3 * e,)).astype(text.dtype)
-        q = dense(text, kernel[:, :e]) + bias[:e]
-        k, v = jnp.split(dense(image, kernel[:, e:]) + bias[e:], 2, axis=-1)
+        bias = leaf("bias", zeros, (3 * e,))
+        q = dense(text, kernel[:, :e], bias[:e])
+        k, v = jnp.split(dense(image, kernel[:, e:], bias[e:]), 2, axis=-1)
         return q, k, v
 
 

@@ -1,9 +1,9 @@
 """Matrix products whose operands keep their dtype, forward and backward.
 
-With bfloat16 operands the CPU uses its matrix unit only if the result is requested in float32, and in the
-backward pass only if the cotangent is bfloat16 too, which `jax.grad` does not arrange by itself; hence the
-custom derivative. On TPU and GPU the same form accumulates in float32, as is desired there. Float32 operands
-are multiplied in float32 everywhere.
+A CPU with instructions for bfloat16 products uses them only if the result is requested in float32, and in
+the backward pass only if the cotangent is bfloat16 too, which `jax.grad` does not arrange by itself; hence
+the custom derivative. On TPU and GPU the same form accumulates in float32, as is desired there. Float32
+operands are multiplied in float32 everywhere.
 
 A transposed operand is not written as a transposition followed by a product, but as a product over other
 dimensions: of the former XLA's CPU compiler (jaxlib 0.10 to 0.12) converts bfloat16 operands to float32.
@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from tpr_jax.utils.cpu import has_bfloat16_matrix_unit
+from tpr_jax.utils.cpu import has_bfloat16_products
 
 MATMUL = "matmul"
 
@@ -44,10 +44,13 @@ def is_for_tpu() -> bool:
     return mesh_platform() == "tpu"
 
 
-def uses_cpu_matrix_unit(dtype: jnp.dtype) -> bool:
-    """Returns whether products of this type run on a matrix unit of this machine's CPU."""
-    on_cpu = (mesh_platform() or jax.default_backend()) == "cpu"
-    return on_cpu and dtype == jnp.bfloat16 and has_bfloat16_matrix_unit()
+def _is_for_cpu() -> bool:
+    return (mesh_platform() or jax.default_backend()) == "cpu"
+
+
+def has_native_products(dtype: jnp.dtype) -> bool:
+    """Returns whether this machine's CPU multiplies this type itself, at a higher rate than float32."""
+    return _is_for_cpu() and dtype == jnp.bfloat16 and has_bfloat16_products()
 
 
 def all_gather_weight(weight: Array) -> Array:
@@ -80,7 +83,7 @@ def matmul_columns(
 def matmul_rows(a: Float[Array, "*batch k m"], b: Float[Array, "*batch k n"]) -> Float[Array, "*batch m n"]:
     """Computes `a.mT @ b` in float32: the gradient of a kernel, or of keys and values."""
     batch = tuple(range(a.ndim - 2))
-    if not uses_cpu_matrix_unit(a.dtype):
+    if not has_native_products(a.dtype):
         return _contract(a, b, (a.ndim - 2,), batch)
     # Only a product over several dimensions keeps its bfloat16 operands: one of length 1 is added. A
     # transposition of the result must not be moved into it, which would be an error when it runs.
@@ -101,33 +104,44 @@ def _precision(dtype: jnp.dtype) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
 
 
-def dense(x: Float[Array, "*rows k"], kernel: Float[Array, "*blocks k n"]) -> Float[Array, "*rows n"]:
-    """Computes `x @ kernel` in the dtype of x.
+def dense(
+    x: Float[Array, "*rows k"],
+    kernel: Float[Array, "*blocks k n"],
+    bias: Float[Array, " n"] | None = None,
+) -> Float[Array, "*rows n"]:
+    """Computes `x @ kernel + bias` in the dtype of x.
 
     Args:
       x: the input, [*rows, k].
       kernel: one kernel [k, n] for all rows, or one for each block, [*blocks, k, n] for x of [*blocks, m, k].
         A float32 kernel receives a float32 gradient, whatever the dtype of x.
+      bias: [n] with one kernel, or None.
     """
-    return _dense(x, kernel)
+    return _dense(x, kernel, bias)
 
 
 @jax.custom_vjp
-def _dense(x, kernel):
-    return matmul_f32(x, all_gather_weight(kernel.astype(x.dtype))).astype(x.dtype)
+def _dense(x, kernel, bias):
+    product = matmul_f32(x, all_gather_weight(kernel.astype(x.dtype)))
+    if bias is None:
+        return product.astype(x.dtype)
+    if _is_for_cpu():  # each rounding to bfloat16 takes a CPU as long as several additions
+        return (product + bias.astype(jnp.float32)).astype(x.dtype)
+    return product.astype(x.dtype) + bias.astype(x.dtype)  # an accelerator's product writes bfloat16
 
 
-def _dense_forward(x, kernel):
-    return _dense(x, kernel), (x, kernel)
+def _dense_forward(x, kernel, bias):
+    return _dense(x, kernel, bias), (x, kernel, bias)
 
 
 def _dense_backward(residuals, g):
-    x, kernel = residuals
+    x, kernel, bias = residuals
     g = g.astype(x.dtype)
     grad_x = matmul_f32(g, all_gather_weight(kernel.astype(x.dtype)).mT).astype(x.dtype)
     if kernel.ndim == 2:
         x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-    return grad_x, matmul_rows(x, g).astype(kernel.dtype)
+    grad_bias = None if bias is None else g.astype(jnp.float32).sum(0).astype(bias.dtype)
+    return grad_x, matmul_rows(x, g).astype(kernel.dtype), grad_bias
 
 
 _dense.defvjp(_dense_forward, _dense_backward)

@@ -58,4 +58,4 @@ class Projection(nn.Module):
         """Applies the layer."""
         d = x.shape[-1]
         kernel = self.param("kernel", normal(d**-0.5), (d, self.width))
-        return dense(x, kernel) + self.param("bias", zeros, (self.width,)).astype(x.dtype)
+        return dense(x, kernel, self.param("bias", zeros, (self.width,)))

@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 
 CPUINFO = "/proc/cpuinfo"
+BFLOAT16_PRODUCTS = {"amx_bf16", "avx512_bf16"}  # the instruction sets that have them
 
 
 def fields(cpuinfo: str = CPUINFO) -> dict[str, list[str]]:
@@ -28,6 +29,9 @@ def instruction_sets(cpuinfo: str = CPUINFO) -> set[str]:
 
 
 @functools.cache
-def has_bfloat16_matrix_unit(cpuinfo: str = CPUINFO) -> bool:
-    """Returns whether this machine's CPU has AMX for bfloat16; False where the system does not say."""
-    return "amx_bf16" in instruction_sets(cpuinfo)
+def has_bfloat16_products(cpuinfo: str = CPUINFO) -> bool:
+    """Returns whether this machine's CPU multiplies bfloat16 itself; False where the system does not say.
+
+    Intel's do with AMX (from Sapphire Rapids on), AMD's with AVX-512 (from Zen 4 on).
+    """
+    return not BFLOAT16_PRODUCTS.isdisjoint(instruction_sets(cpuinfo))

@@ -214,11 +214,11 @@ def test_rejects_another_model_image_size_or_type(make, own_clip, tmp_path, fold
 @pytest.mark.parametrize("faster", [True, False])
 @pytest.mark.parametrize("dtype", [None, "auto", "float32"])
 def test_a_new_index_computes_in_the_faster_type_and_says_so(make, tmp_path, monkeypatch, dtype, faster):
-    monkeypatch.setattr("tpr_jax.perf.dtypes.has_bfloat16_matrix_unit", lambda: faster)
+    monkeypatch.setattr("tpr_jax.perf.dtypes.has_bfloat16_products", lambda: faster)
     make(dtype=dtype)
     expected = "bfloat16" if faster and dtype != "float32" else "float32"
     assert json.loads((tmp_path / "index" / "index.json").read_text())["model"]["dtype"] == expected
-    monkeypatch.setattr("tpr_jax.perf.dtypes.has_bfloat16_matrix_unit", lambda: not faster)
+    monkeypatch.setattr("tpr_jax.perf.dtypes.has_bfloat16_products", lambda: not faster)
     assert make()[0]["kept"] == 12  # on another machine, an index keeps its type
 
 

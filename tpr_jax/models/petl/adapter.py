@@ -16,8 +16,8 @@ def adapter(u: Float[Array, "b l d"], down: dict, up: dict) -> Float[Array, "b l
       up: `kernel` [r, d] and `bias` [d].
     """
     # The narrow hidden layer is saved; the second product costs little to compute again.
-    hidden = jax.nn.relu(save_product(dense(u, down["kernel"]) + down["bias"].astype(u.dtype)))
-    return dense(hidden, up["kernel"]) + up["bias"].astype(u.dtype)
+    hidden = jax.nn.relu(save_product(dense(u, down["kernel"], down["bias"])))
+    return dense(hidden, up["kernel"], up["bias"])
 
 
 def kaiming_uniform(fan_in: int):

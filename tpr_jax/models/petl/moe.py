@@ -110,7 +110,7 @@ def _all_experts(u, weights, down, down_bias, up, up_bias):
 def _all_experts_forward(u, weights, down, down_bias, up, up_bias):
     """Saves the hidden layer once; by default JAX would save it weighted, unweighted, and as a mask."""
     d, e, r = down.shape
-    hidden = dense(u, down.reshape(d, e * r)) + down_bias.reshape(e * r).astype(u.dtype)
+    hidden = dense(u, down.reshape(d, e * r), down_bias.reshape(e * r))
     hidden = save_product(jax.nn.relu(hidden))
     out = dense(hidden * _per_feature(weights, r), up.reshape(e * r, d)) + dense(weights, up_bias)
     return out, (u, weights, hidden, down, down_bias, up, up_bias)
