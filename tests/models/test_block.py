@@ -9,7 +9,7 @@ from tests import oracles
 from tests import tiny_clip as tiny
 from tests.oracles import EPS, float64, layer_norm
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
-from tpr_jax.models.block import Block
+from tpr_jax.models.block import Block, Dense
 from tpr_jax.models.petl.moe import batch_statistics
 from tpr_jax.models.petl_config import Adapter, Lora, LoraMoe, Moe, Prefix, slots_of_block
 
@@ -222,3 +222,14 @@ def test_parts_in_all_slots_do_not_interfere():
     variables = jax.jit(block.init)(jax.random.key(0, impl="unsafe_rbg"), x)
     y, _ = jax.jit(lambda v: block.apply(v, x, mutable=["routing"]))(variables)
     np.testing.assert_array_equal(y, jax.jit(lambda p: bare.apply({"params": p}, x))(variables["params"]))
+
+
+def test_a_dense_layer_with_low_rank_updates_rounds_once():
+    """The kernel gives 257, which is no bfloat16 number, and the update -256."""
+    layer = Dense(1, 1.0, (("lora_q", Lora(("q",), rank=1, scale=1.0)),))
+    variables = {
+        "params": {"kernel": jnp.ones((2, 1)), "bias": jnp.full(1, 2.0)},
+        "lora": {"lora_q": {"a": jnp.array([[1.0], [0.0]]), "b": jnp.array([[-1.0]])}},
+    }
+    found = layer.apply(variables, jnp.array([[[256, 1]]], jnp.bfloat16))
+    assert found.dtype == jnp.bfloat16 and found.tolist() == [[[3]]]

@@ -126,6 +126,24 @@ def test_dense_with_a_bias_matches_numpy(monkeypatch, dtype, tolerance, mesh):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_dense_returns_an_unrounded_sum():
+    """The sum 257 is no bfloat16 number; the products of the backward pass stay bfloat16."""
+    x, kernel = jnp.asarray([[256.0, 1.0]], jnp.bfloat16), jnp.ones((2, 1), jnp.bfloat16)
+    found = dense(x, kernel, dtype=jnp.float32)
+    assert found.dtype == jnp.float32 and found.tolist() == [[257]]
+    assert dense(x, kernel).tolist() == [[256]]
+    text = jax.make_jaxpr(jax.grad(lambda *a: dense(*a, dtype=jnp.float32).sum(), argnums=(0, 1)))(x, kernel)
+    products = [e for e in walk(text.jaxpr) if e.primitive.name == "dot_general"]
+    assert len(products) == 3
+    assert {v.aval.dtype for e in products for v in e.invars} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize(("mesh", "expected"), [("cpu", jnp.float32), ("tpu", jnp.bfloat16)])
+def test_a_cpu_adds_up_products_in_float32(monkeypatch, mesh, expected):
+    monkeypatch.setattr(matmul, "mesh_platform", lambda: mesh)
+    assert matmul.sum_dtype(jnp.bfloat16) == expected and matmul.sum_dtype(jnp.float32) == jnp.float32
+
+
 def test_gradient_of_a_frozen_bfloat16_kernel_stays_bfloat16():
     x, kernel = arrays((3, 5), (5, 4), dtype=jnp.bfloat16)
     gradient = jax.grad(lambda k: dense(x, k).astype(jnp.float32).sum())(kernel)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from tpr_jax.models.attention import attend, join_heads, self_attention, split_heads
 from tpr_jax.models.layers import ACTIVATIONS, LayerNorm, normal, variable_in, zeros
-from tpr_jax.models.matmul import dense, save_product
+from tpr_jax.models.matmul import dense, save_product, sum_dtype
 from tpr_jax.models.petl.prefix import mask_with_prefix, with_prefix
 from tpr_jax.models.petl_config import ADAPTER_SLOTS, Part, Prefix
 from tpr_jax.models.petl_modules import PrefixPart, adapter_module, apply_updates, dense_updates
@@ -52,8 +52,9 @@ class Dense(nn.Module):
         def apply(x, columns, updates):
             if all(update is None for update in updates):
                 return save_product(dense(x, kernel[:, columns], bias[columns]))
-            y = apply_updates(x, dense(x, kernel[:, columns]), kernel[:, columns], updates)
-            return save_product(y + bias[columns].astype(x.dtype))
+            y = dense(x, kernel[:, columns], dtype=sum_dtype(x.dtype))
+            y = apply_updates(x, y, kernel[:, columns], updates)
+            return save_product((y + bias[columns].astype(y.dtype)).astype(x.dtype))
 
         if not q_inputs:
             return apply(x, slice(None), updates)

@@ -9,10 +9,13 @@ A transposed operand is not written as a transposition followed by a product, bu
 dimensions: of the former XLA's CPU compiler (jaxlib 0.10 to 0.12) converts bfloat16 operands to float32.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from tpr_jax.utils.cpu import has_bfloat16_products
@@ -104,37 +107,44 @@ def _precision(dtype: jnp.dtype) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
 
 
+def sum_dtype(dtype: DTypeLike) -> DTypeLike:
+    """Returns the type to add up products in, before the sum is rounded to `dtype`.
+
+    A CPU adds in float32: each rounding to bfloat16 takes it as long as several additions. Elsewhere the
+    product itself writes `dtype`, at half the memory traffic.
+    """
+    return jnp.float32 if _is_for_cpu() else dtype
+
+
 def dense(
     x: Float[Array, "*rows k"],
     kernel: Float[Array, "*blocks k n"],
     bias: Float[Array, " n"] | None = None,
+    dtype: DTypeLike | None = None,
 ) -> Float[Array, "*rows n"]:
-    """Computes `x @ kernel + bias` in the dtype of x.
+    """Computes `x @ kernel + bias`, in products of the dtype of x.
 
     Args:
       x: the input, [*rows, k].
       kernel: one kernel [k, n] for all rows, or one for each block, [*blocks, k, n] for x of [*blocks, m, k].
         A float32 kernel receives a float32 gradient, whatever the dtype of x.
       bias: [n] with one kernel, or None.
+      dtype: of the result; by default that of x.
     """
-    return _dense(x, kernel, bias)
+    return _dense(x, kernel, bias, dtype or x.dtype)
 
 
-@jax.custom_vjp
-def _dense(x, kernel, bias):
-    product = matmul_f32(x, all_gather_weight(kernel.astype(x.dtype)))
-    if bias is None:
-        return product.astype(x.dtype)
-    if _is_for_cpu():  # each rounding to bfloat16 takes a CPU as long as several additions
-        return (product + bias.astype(jnp.float32)).astype(x.dtype)
-    return product.astype(x.dtype) + bias.astype(x.dtype)  # an accelerator's product writes bfloat16
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _dense(x, kernel, bias, dtype):
+    product = matmul_f32(x, all_gather_weight(kernel.astype(x.dtype))).astype(sum_dtype(x.dtype))
+    return (product if bias is None else product + bias.astype(product.dtype)).astype(dtype)
 
 
-def _dense_forward(x, kernel, bias):
-    return _dense(x, kernel, bias), (x, kernel, bias)
+def _dense_forward(x, kernel, bias, dtype):
+    return _dense(x, kernel, bias, dtype), (x, kernel, bias)
 
 
-def _dense_backward(residuals, g):
+def _dense_backward(dtype, residuals, g):
     x, kernel, bias = residuals
     g = g.astype(x.dtype)
     grad_x = matmul_f32(g, all_gather_weight(kernel.astype(x.dtype)).mT).astype(x.dtype)

@@ -200,7 +200,7 @@ def apply_updates(
     width = y.shape[-1] // len(updates)
     loras = [update if isinstance(update, dict) else None for update in updates]
     if any(update is not None for update in loras):
-        y = y + lora.delta(x, loras, width)
+        y = y + lora.delta(x, loras, width, y.dtype)
     if any(update is not None and "magnitude" in update for update in loras):
         ratios = [
             lora.magnitude_ratio(kernel[:, i * width : (i + 1) * width], update)

@@ -45,6 +45,16 @@ def test_delta_by_hand():
     np.testing.assert_allclose(found, [[[27.5, 33.0]]])
 
 
+def test_delta_rounds_only_where_asked():
+    """257 is no bfloat16 number."""
+    one = {"a": jnp.array([[1.0], [1.0]]), "b": jnp.array([[1.0]]), "scale": 1.0}
+    pair = {"a": jnp.eye(2), "b": jnp.array([[1.0], [1.0]]), "scale": 1.0}  # 257 by the second product
+    x = jnp.array([[[256, 1]]], jnp.bfloat16)
+    for update, dtype, expected in ((one, jnp.float32, 256), (pair, jnp.float32, 257), (pair, None, 256)):
+        found = lora.delta(x, [update], 1, dtype)
+        assert found.dtype == (dtype or jnp.bfloat16) and found.tolist() == [[[expected]]]
+
+
 def test_merge_kernel_agrees_with_delta():
     rng = np.random.default_rng(1)
     x, kernel, one = rng.normal(size=(1, 4, 6)), rng.normal(size=(6, 3)), piece(rng, 6, 2, 3)

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from tpr_jax.models.matmul import dense, save_product
 
 
 def delta(
-    x: Float[Array, "*batch d"], updates: Sequence[dict | None], width: int
+    x: Float[Array, "*batch d"], updates: Sequence[dict | None], width: int, dtype: DTypeLike | None = None
 ) -> Float[Array, "*batch {len(updates)*width}"]:
     """Computes what low-rank updates add to `x @ W`, where W has one column block of `width` per update.
 
@@ -23,6 +24,7 @@ def delta(
       updates: for each column block None, or `a` [d, r], `b` [r, width] and the number `scale` of the update
         `scale * x A B`, without a factor alpha / r.
       width: the number of columns of each block.
+      dtype: of the result; by default that of x.
 
     Returns:
       The values to add to the columns of all blocks.
@@ -37,7 +39,7 @@ def delta(
             blocks[i] = update["scale"] * update["b"]
             rows.append(jnp.concatenate(blocks, axis=1))
     a = jnp.concatenate([update["a"] for update in updates if update is not None], axis=1)
-    product = dense(save_product(dense(x, a)), jnp.concatenate(rows, axis=0))
+    product = dense(save_product(dense(x, a)), jnp.concatenate(rows, axis=0), dtype=dtype)
     outside = (first * width, (len(updates) - end) * width)
     return jnp.pad(product, ((0, 0),) * (x.ndim - 1) + (outside,))
 
