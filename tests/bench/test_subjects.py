@@ -7,10 +7,13 @@ import subprocess
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from tpr_jax.bench import __main__ as bench
 from tpr_jax.bench import models
 from tpr_jax.bench import subjects as bench_subjects
+from tpr_jax.bench.input import write_images
+from tpr_jax.model import make_model
 from tpr_jax.models import clip
 
 
@@ -60,6 +63,19 @@ def test_text_query_tokenizes_encodes_and_searches(monkeypatch):
     case = bench_subjects.text_query("clip_mini", "float32", 500)
     scores, rows = case.run()
     assert len(set(rows.tolist())) == 10 and np.abs(scores).max() < 1 and case.compile_seconds > 0
+
+
+def test_photo_index_has_the_vectors_of_the_model(tmp_path):
+    """Of the same JPEGs and the same random model, as Python's interface computes them."""
+    case = bench_subjects.make_case(
+        {"kind": "index", "backbone": "clip_mini", "dtype": "float32", "photos": 40}
+    )
+    assert case.flops == 40 / 4 * bench_subjects.photo_index("clip_mini", "float32", 4).flops
+    write_images(tmp_path, 40)
+    _, config, method, functions = models.build_model("zero_shot", "clip_mini", "float32", 1)
+    model = make_model(config, method, jax.jit(functions["init"])(jax.random.key(0)), dtype="float32")
+    pixels = [Image.open(path).convert("RGB") for path in sorted(tmp_path.iterdir())]
+    np.testing.assert_allclose(case.run(), model.encode_images(pixels), atol=1e-3)
 
 
 def test_ranking_and_command():

@@ -34,7 +34,13 @@ REPORT = {
             ]
         },
         "input": {"pictures": [{"workers": 2, "rates": {"ours": [[9, 1], [11, 1]], "plain": [[5, 1]]}}]},
-        "search": {"50": [{"kind": "search", "vectors": 50_000, "seconds": [0.01, 0.02, 0.03]} | MEMORY]},
+        "search": {
+            "50": [{"kind": "search", "vectors": 50_000, "seconds": [0.01, 0.02, 0.03]} | MEMORY],
+            "photos": [
+                {"kind": kind, "photos": 8, "dtype": "float32", "seconds": [2.0]} | MEMORY
+                for kind in ("index", "torch_index")
+            ],
+        },
         "mini": {},
         "backbones": {
             "ViT-X": [
@@ -64,6 +70,8 @@ def test_renders_every_measured_part():
     assert "| 2 | 10 | 5 | plain |" in lines
     assert "| `ViT-X` | float32 | 4 | 2.00 | 4 | no room |" in lines
     assert "| top 10 of 50,000 vectors | 0.02 | 0.50 to 1.50 | 2.00 |" in lines
+    assert "| 8 JPEGs to vectors, float32, as `search index` | 2 | 1.00 to 1.00 | 2.00 |" in lines
+    assert "| the same in PyTorch, float32 | 2 | 1.00 to 1.00 | 2.00 |" in lines
     assert any(line.startswith("| images | float32 | 64 | no room |") for line in lines)
     assert "clip-mini" not in text
     for line in lines:

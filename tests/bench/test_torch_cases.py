@@ -8,11 +8,12 @@ import pytest
 
 from tests.bench.test_torch_models import rename
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
-from tpr_jax.bench import models
+from tpr_jax.bench import models, torch_cases
 from tpr_jax.bench import subjects as bench_subjects
 from tpr_jax.config.defaults import loss_weights
 from tpr_jax.train.objective import objective
 from tpr_jax.weights import reference
+from tpr_jax.weights.hugging_face import to_hugging_face
 
 pytestmark = pytest.mark.torch
 
@@ -72,3 +73,27 @@ def test_encoder(tower):
     feats = getattr(output, "pooler_output", output)  # transformers 5 wraps the features
     config = models.build_model("zero_shot", "clip_mini", "float32", 3).clip_config
     assert feats.shape == (3, config.embed_dim) and bool(feats.isfinite().all())
+
+
+def test_photo_index_has_the_vectors_of_ours(monkeypatch):
+    """With the same weights, of the same JPEGs, in more than one batch; in bfloat16 up to its rounding."""
+    torch = pytest.importorskip("torch")
+    build = torch_cases._clip_model
+
+    def with_our_weights(config, dtype):
+        functions = models.build_model("zero_shot", "clip_mini", "float32", 1).functions
+        params = jax.tree.map(np.asarray, jax.jit(functions["init"])(jax.random.key(0)))["params"]
+        arrays, _ = to_hugging_face(params, config)
+        model = build(config, "float32")
+        state = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        assert not model.load_state_dict(state, strict=False).unexpected_keys
+        return model.to(getattr(torch, dtype))
+
+    monkeypatch.setattr(torch_cases, "_clip_model", with_our_weights)
+    subject = {"backbone": "clip_mini", "photos": 40}
+    expected = bench_subjects.make_case({"kind": "index", "dtype": "float32", **subject}).run()
+    for dtype, tolerance in (("float32", 5e-3), ("bfloat16", 2e-2)):  # resizing differs by a gray level
+        found = bench_subjects.make_case({"kind": "torch_index", "dtype": dtype, **subject}).run()
+        np.testing.assert_allclose(found, expected, atol=tolerance)
+        similarity = found.astype(np.float32) @ expected.astype(np.float32).T
+        assert similarity.argmax(axis=1).tolist() == list(range(40))

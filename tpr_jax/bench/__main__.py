@@ -78,7 +78,7 @@ def groups(section: str, torch: bool = False, accelerator: bool = False) -> Grou
             modules = sorted({command.module for command in COMMANDS.values() if command.module})
             return {module: [{"kind": "command", "module": module}] for module in modules}
         case "search":
-            return _search_groups()
+            return _search_groups(torch)
     return {}  # the input pipeline has its own workers: see input.py
 
 
@@ -139,10 +139,16 @@ def _backbone_subjects(name: str, accelerator: bool) -> list[dict]:
     return [*itertools.chain(*encoders), *_train_steps("dm_adapter", name, dtype, 8, False)]
 
 
-def _search_groups() -> Groups:
+def _search_groups(torch: bool) -> Groups:
     searches = {f"{count:,} vectors": [{"kind": "search", "vectors": count}] for count in (50_000, 1_000_000)}
     query = {"kind": "query", "backbone": "vit_b_16", "vectors": 50_000}
-    return {**searches, "a sentence": [{**query, "dtype": dtype} for dtype in DTYPES]}
+    kinds = ("index", "torch_index") if torch else ("index",)
+    photos = {"backbone": "vit_b_16", "photos": 128}
+    return {
+        **searches,
+        "a sentence": [{**query, "dtype": dtype} for dtype in DTYPES],
+        "photos": [{"kind": kind, **photos, "dtype": dtype} for dtype in DTYPES for kind in kinds],
+    }
 
 
 def measure(sections: list[str], turns: int, torch: bool, path: Path, say: Callable[[str], object]) -> dict:

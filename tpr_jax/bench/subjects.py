@@ -20,6 +20,7 @@ import numpy as np
 from tpr_jax.bench import ranking as bench_ranking
 from tpr_jax.bench import torch_cases
 from tpr_jax.bench.cases import encoder, make_mesh, matmul, train_step
+from tpr_jax.bench.input import write_images
 from tpr_jax.bench.models import Case, build_model
 from tpr_jax.train.state import TrainState
 
@@ -75,6 +76,36 @@ def text_query(backbone: str, dtype: str, vectors: int) -> Case:
     return Case(lambda: search(model.encode_texts([text], batch_size=1)[0]), compile_seconds=compile_seconds)
 
 
+def photo_index(backbone: str, dtype: str, photos: int) -> Case:
+    """Reads JPEGs and encodes them as `search index` does, and returns their vectors."""
+    from tpr_jax.model import make_model
+    from tpr_jax.perf import flops
+    from tpr_jax.search.index import encode
+    from tpr_jax.search.index.gallery import find_gallery
+
+    _, clip_config, method, functions = build_model("zero_shot", backbone, dtype, 1)
+    variables = jax.jit(functions["init"])(jax.random.key(0))
+    folder = Path(_temporary_dir())
+    write_images(folder, photos)
+    gallery = find_gallery(folder)
+    encoder, devices = encode.make_encoder(make_model(clip_config, method, variables, dtype=dtype))
+    size = encode.default_batch_size(devices)
+
+    def run() -> np.ndarray:
+        reads = encode.read_ahead(folder, gallery.photos, clip_config.image_size, ahead=4 * size)
+        found = encode.encode(encoder, encode.batches(reads, clip_config.image_size, size))
+        return np.concatenate([vectors for _, vectors in found])
+
+    minimum = flops.total(flops.encode(clip_config, method, "vision", photos))["total"]
+    return Case(run, minimum)
+
+
+def torch_photo_index(backbone: str, dtype: str, photos: int) -> Case:
+    """Does the same as `photo_index` in PyTorch."""
+    paths = write_images(Path(_temporary_dir()), photos).image_paths
+    return torch_cases.photo_index(backbone, dtype, paths)
+
+
 def command(module: str) -> Case:
     """Runs `python -m MODULE --help` in a process of its own."""
     argv = [sys.executable, "-m", module, "--help"]
@@ -102,6 +133,8 @@ CASE_BUILDERS = {
     "checkpoint": checkpoint,
     "search": vector_search,
     "query": text_query,
+    "index": photo_index,
+    "torch_index": torch_photo_index,
     "command": command,
     "ranking": ranking,
 }

@@ -146,6 +146,10 @@ def row_name(row: dict) -> str:
             return f"top 10 of {row['vectors']:,} vectors"
         case "query":
             return f"text query, {row['dtype']}, top 10 of {row['vectors']:,} vectors"
+        case "index":
+            return f"{row['photos']} JPEGs to vectors, {row['dtype']}, as `search index`"
+        case "torch_index":
+            return f"the same in PyTorch, {row['dtype']}"
     raise ValueError(f"no row name for the kind {row['kind']!r}")
 
 

@@ -1,11 +1,17 @@
 """The benchmarks in PyTorch that those of `cases.py` are compared with. They import PyTorch when called."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32
+from PIL import Image
 
 from tpr_jax.bench.models import Case, build_model, random_batch
+from tpr_jax.models.config import ClipConfig
+
+if TYPE_CHECKING:
+    import torch
 
 
 def matmul(dtype: str, a: Float32[np.ndarray, "n n"], b: Float32[np.ndarray, "n n"]) -> Callable:
@@ -19,13 +25,9 @@ def matmul(dtype: str, a: Float32[np.ndarray, "n n"], b: Float32[np.ndarray, "n 
 def encoder(tower: str, backbone: str, dtype: str, batch: int) -> Case:
     """Encodes the inputs of `cases.encoder` with transformers' `CLIPModel`, called as its users call it."""
     import torch
-    from transformers import CLIPConfig, CLIPModel
-
-    from tpr_jax.weights.hugging_face import write_config
 
     clip_config = build_model("zero_shot", backbone, dtype, batch).clip_config
-    with torch.device(_device()):
-        model = CLIPModel(CLIPConfig.from_dict(write_config(clip_config))).to(getattr(torch, dtype)).eval()
+    model = _clip_model(clip_config, dtype)
     inputs = random_batch(clip_config, batch)
     if tower == "vision":
         pixels = torch.from_numpy(inputs["image"]).permute(0, 3, 1, 2).to(_device())
@@ -35,6 +37,33 @@ def encoder(tower: str, backbone: str, dtype: str, batch: int) -> Case:
         kwargs = {"input_ids": torch.from_numpy(inputs["ids"]).long().to(_device())}
         encode = model.get_text_features
     return Case(_inference(lambda: encode(**kwargs)))
+
+
+def photo_index(backbone: str, dtype: str, paths: Sequence[str], batch: int = 32) -> Case:
+    """Reads JPEGs with Pillow and encodes them with `CLIPModel`, and returns their vectors."""
+    import torch
+
+    clip_config = build_model("zero_shot", backbone, dtype, batch).clip_config
+    model = _clip_model(clip_config, dtype)
+    mean, std = (torch.tensor(x)[:, None, None] for x in (clip_config.image_mean, clip_config.image_std))
+    height, width = clip_config.image_size
+
+    def read(path: str) -> "torch.Tensor":
+        with Image.open(path) as image:
+            resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+        return (torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255 - mean) / std
+
+    def run() -> np.ndarray:
+        vectors = []
+        for start in range(0, len(paths), batch):
+            pixels = torch.stack([read(path) for path in paths[start : start + batch]])
+            pixels = pixels.to(_device(), getattr(torch, dtype))
+            features = model.get_image_features(pixel_values=pixels, interpolate_pos_encoding=True)
+            features = getattr(features, "pooler_output", features)  # transformers 5 wraps them
+            vectors.append(torch.nn.functional.normalize(features.float(), dim=-1).half().cpu().numpy())
+        return np.concatenate(vectors)
+
+    return Case(_inference(run))
 
 
 def train_step(config: str, backbone: str, dtype: str, batch: int) -> Case:
@@ -73,6 +102,17 @@ def train_step(config: str, backbone: str, dtype: str, batch: int) -> Case:
         return loss.item()  # waits for the device
 
     return Case(run)
+
+
+def _clip_model(clip_config: ClipConfig, dtype: str):
+    """Builds transformers' `CLIPModel` of this size with random weights."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel
+
+    from tpr_jax.weights.hugging_face import write_config
+
+    with torch.device(_device()):
+        return CLIPModel(CLIPConfig.from_dict(write_config(clip_config))).to(getattr(torch, dtype)).eval()
 
 
 def _device() -> str:

@@ -26,6 +26,7 @@ from tpr_jax.search.index.encode import (
     PhotoRead,
     Stamp,
     batches,
+    default_batch_size,
     encode,
     encode_views,
     make_encoder,
@@ -388,7 +389,7 @@ def _encode_photos(
       Stopped: SIGINT or SIGTERM was received; everything encoded is written.
     """
     encoder, num_devices = make_encoder(model)
-    batch_size = batch_size or (32 if jax.default_backend() == "cpu" else 256 * num_devices)
+    batch_size = batch_size or default_batch_size(num_devices)
     batch_size = -(-batch_size // num_devices) * num_devices
     image_size, encoded = model.config.image_size, 0
     buffer = _ShardBuffer(write, model.config.embed_dim)

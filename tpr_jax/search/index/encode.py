@@ -78,6 +78,11 @@ def make_encoder(model: Model) -> tuple[Callable, int]:
     return lambda pixels: encode_jit(variables, jax.device_put(pixels, by_row)), mesh.size
 
 
+def default_batch_size(num_devices: int) -> int:
+    """Returns the number of photos to encode at once."""
+    return 32 if jax.default_backend() == "cpu" else 256 * num_devices
+
+
 def read_ahead(
     root: Path,
     photos: Sequence[Photo],
