@@ -141,5 +141,5 @@ def test_names_some_of_the_files_that_are_left_out(settings, tmp_path):
         (tmp_path / f"{n:02}.mp4").write_bytes(b"a video")
     said = []
     task_lib.prepare(dataclasses.replace(settings, photos=str(tmp_path)), said.append)
-    assert [line.split(":")[:2] for line in said[:10]] == [["left out", f" {n:02}.mp4"] for n in range(10)]
-    assert said[10] == "... and 2 more" and "2 photos" in said[11]
+    assert [line.split(":")[:2] for line in said[:10]] == [["skipped", f" {n:02}.mp4"] for n in range(10)]
+    assert said[10] == "... and 2 more, among them .mp4 (2)" and "2 photos" in said[11]

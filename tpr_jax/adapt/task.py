@@ -21,6 +21,7 @@ from tpr_jax.model import Model, from_pretrained, make_model
 from tpr_jax.models import clip
 from tpr_jax.models.methods import Method, layer_norm
 from tpr_jax.models.positions import read_positions
+from tpr_jax.search.format import format_skipped
 from tpr_jax.search.query.chance import descriptions
 from tpr_jax.train.evaluate import encode
 from tpr_jax.train.step import jit_encoders
@@ -29,7 +30,7 @@ from tpr_jax.utils.plural import counted
 from tpr_jax.utils.trees import merge
 
 BETAS, EPS = (0.9, 0.999), 1e-6  # of Adam
-MAX_NAMED = 10  # files that are left out
+MAX_NAMED = 10  # files that are skipped
 
 Log = Callable[[str], object]
 
@@ -115,10 +116,8 @@ def prepare(settings: Settings, log: Log) -> tuple[Adaptation, dict]:
     texts = inputs.read_texts(settings.texts, settings.seed) if settings.texts else descriptions()
     ids = token_ids(model, texts)
     photos = inputs.read_photos(settings.photos, model.config.image_size, settings.seed)
-    for name, reason in photos.unreadable[:MAX_NAMED]:
-        log(f"left out: {name}: {reason}")
-    if len(photos.unreadable) > MAX_NAMED:
-        log(f"... and {len(photos.unreadable) - MAX_NAMED:,} more")
+    for line in format_skipped(photos.unreadable, MAX_NAMED):
+        log(line)
     trainable, frozen = optim.split_collections(model.variables, names, patterns)
     count = sum(leaf.size for leaf in jax.tree.leaves(trainable))
     made_up = "" if settings.texts else "made-up "
