@@ -224,9 +224,10 @@ def test_unknown_attributes_of_the_package():
         tpr_jax.from_pretraned  # noqa: B018
 
 
-@pytest.mark.parametrize(("unit", "expected"), [(True, "bfloat16"), (False, "float32")])
-def test_auto_is_the_faster_type(tiny, monkeypatch, unit, expected):
-    monkeypatch.setattr("tpr_jax.perf.dtypes.has_bfloat16_products", lambda: unit)
+@pytest.mark.parametrize(("native", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_is_the_faster_type(tiny, monkeypatch, native, expected):
+    monkeypatch.setattr("tpr_jax.perf.dtypes.has_bfloat16_products", lambda: native)
+    monkeypatch.setattr("tpr_jax.perf.dtypes.has_ynnpack", lambda: True)
     assert tpr_jax.from_pretrained(tiny["clip"], dtype="auto").dtype == expected
     assert tpr_jax.from_pretrained(tiny["clip"]).dtype == "float32"
 

@@ -135,7 +135,7 @@ def test_a_model_without_a_tokenizer(own_clip, settings):
         task_lib.prepare(dataclasses.replace(settings, model=str(own_clip)), print)
 
 
-def test_names_some_of_the_files_that_are_left_out(settings, tmp_path):
+def test_names_some_of_the_files_that_are_skipped(settings, tmp_path):
     search_galleries.photos(tmp_path, 2)
     for n in range(12):
         (tmp_path / f"{n:02}.mp4").write_bytes(b"a video")

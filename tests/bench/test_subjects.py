@@ -75,7 +75,9 @@ def test_photo_index_has_the_vectors_of_the_model(tmp_path):
     _, config, method, functions = models.build_model("zero_shot", "clip_mini", "float32", 1)
     model = make_model(config, method, jax.jit(functions["init"])(jax.random.key(0)), dtype="float32")
     pixels = [Image.open(path).convert("RGB") for path in sorted(tmp_path.iterdir())]
-    np.testing.assert_allclose(case.run(), model.encode_images(pixels), atol=1e-3)
+    found, expected = case.run().astype(np.float32), model.encode_images(pixels)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert (found @ expected.T).argmax(axis=1).tolist() == list(range(40))
 
 
 def test_ranking_and_command():

@@ -71,7 +71,7 @@ def test_renders_every_measured_part():
     assert "| `ViT-X` | float32 | 4 | 2.00 | 4 | no room |" in lines
     assert "| top 10 of 50,000 vectors | 0.02 | 0.50 to 1.50 | 2.00 |" in lines
     assert "| 8 JPEGs to vectors, float32, as `search index` | 2 | 1.00 to 1.00 | 2.00 |" in lines
-    assert "| the same in PyTorch, float32 | 2 | 1.00 to 1.00 | 2.00 |" in lines
+    assert "| 8 JPEGs to vectors, float32, a loop in PyTorch | 2 | 1.00 to 1.00 | 2.00 |" in lines
     assert any(line.startswith("| images | float32 | 64 | no room |") for line in lines)
     assert "clip-mini" not in text
     for line in lines:

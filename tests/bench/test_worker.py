@@ -64,6 +64,8 @@ def test_reports_a_worker_that_ends_early(stand_in):
 def test_describes_subjects():
     step = {"kind": "train_step", "config": "cskt", "backbone": "clip_mini", "dtype": "float32", "batch": 8}
     assert worker.describe(step) == "cskt train_step clip_mini float32 8"
+    photos = {"kind": "index", "backbone": "vit_b_16", "dtype": "float32", "photos": 128}
+    assert worker.describe(photos) == "index vit_b_16 float32 photos=128"
     more = {**step, "method.prompts": 2, "devices": 4, "seconds": [0.1]}
     assert worker.describe(more) == "cskt train_step clip_mini float32 8 method.prompts=2 devices=4"
 

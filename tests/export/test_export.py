@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -298,6 +299,17 @@ def test_narrow_types_are_smaller_and_report_their_error(tiny, tmp_path):
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(model.variables))
         held = sum(n for path, n in about["bytes"].items() if path.startswith("jax/"))
         assert size / 2 < held < size / 2 + 100_000
+
+
+def test_a_program_is_for_its_platforms(tiny, tmp_path):
+    """Accelerators add biases in bfloat16, which a CPU adds before it rounds."""
+    model, sums = model_of(tiny, "zero_shot"), {}
+    for platforms in (("cpu",), ("cuda",), ("cpu", "tpu")):
+        jax_files.write(model, tmp_path, "bfloat16", platforms)
+        program = jax.export.deserialize(bytearray((tmp_path / "encode_text.jaxexport").read_bytes()))
+        sums[platforms] = len(re.findall(r"stablehlo\.add .*xbf16>", str(program.mlir_module())))
+    biases = 4 * model.config.text_layers + 1  # qkv, out, fc, proj; the last block computes q by itself
+    assert sums["cuda",] == sums["cpu", "tpu"] == sums["cpu",] + biases
 
 
 def test_images_are_normalized_with_the_mean_of_the_model(tiny, tmp_path):

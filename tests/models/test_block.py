@@ -9,6 +9,7 @@ from tests import oracles
 from tests import tiny_clip as tiny
 from tests.oracles import EPS, float64, layer_norm
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
+from tpr_jax.models import matmul
 from tpr_jax.models.block import Block, Dense
 from tpr_jax.models.petl.moe import batch_statistics
 from tpr_jax.models.petl_config import Adapter, Lora, LoraMoe, Moe, Prefix, slots_of_block
@@ -224,12 +225,28 @@ def test_parts_in_all_slots_do_not_interfere():
     np.testing.assert_array_equal(y, jax.jit(lambda p: bare.apply({"params": p}, x))(variables["params"]))
 
 
-def test_a_dense_layer_with_low_rank_updates_rounds_once():
-    """The kernel gives 257, which is no bfloat16 number, and the update -256."""
-    layer = Dense(1, 1.0, (("lora_q", Lora(("q",), rank=1, scale=1.0)),))
+@pytest.mark.parametrize(
+    ("x", "update", "bias", "expected"),
+    [
+        ([256, 1], [0, 0], -256, 1),  # the product 257 is no bfloat16 number
+        ([1, 1], [256, 1], -256, 3),  # nor is the update 257
+        ([256, 1], [1, 1], -256, 258),  # 514 - 256 = 258, where 512 - 256 = 256 and 514 is 512 or 516
+    ],
+)
+def test_a_dense_layer_with_low_rank_updates_rounds_once(monkeypatch, x, update, bias, expected):
+    """Product, update and bias are added before the result is rounded."""
+    monkeypatch.setattr(matmul, "mesh_platform", lambda: "cpu")
+    layer = Dense(1, 1.0, (("lora_q", Lora(("q",), rank=2, scale=1.0)),))
     variables = {
-        "params": {"kernel": jnp.ones((2, 1)), "bias": jnp.full(1, 2.0)},
-        "lora": {"lora_q": {"a": jnp.array([[1.0], [0.0]]), "b": jnp.array([[-1.0]])}},
+        "params": {"kernel": jnp.ones((2, 1)), "bias": jnp.full(1, float(bias))},
+        "lora": {"lora_q": {"a": jnp.eye(2), "b": jnp.array(update, jnp.float32)[:, None]}},
     }
-    found = layer.apply(variables, jnp.array([[[256, 1]]], jnp.bfloat16))
-    assert found.dtype == jnp.bfloat16 and found.tolist() == [[[3]]]
+    found = layer.apply(variables, jnp.array([[x]], jnp.bfloat16))
+    assert found.dtype == jnp.bfloat16 and found.tolist() == [[[expected]]]
+
+
+def test_a_dense_layer_rounds_once(monkeypatch):
+    monkeypatch.setattr(matmul, "mesh_platform", lambda: "cpu")
+    params = {"kernel": jnp.ones((2, 1)), "bias": jnp.full(1, -256.0)}
+    found = Dense(1, 1.0).apply({"params": params}, jnp.array([[[256, 1]]], jnp.bfloat16))
+    assert found.tolist() == [[[1]]]

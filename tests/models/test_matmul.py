@@ -126,8 +126,10 @@ def test_dense_with_a_bias_matches_numpy(monkeypatch, dtype, tolerance, mesh):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_dense_returns_an_unrounded_sum():
+@pytest.mark.parametrize("mesh", ["cpu", "gpu"])
+def test_dense_returns_an_unrounded_sum_where_asked(monkeypatch, mesh):
     """The sum 257 is no bfloat16 number; the products of the backward pass stay bfloat16."""
+    monkeypatch.setattr(matmul, "mesh_platform", lambda: mesh)
     x, kernel = jnp.asarray([[256.0, 1.0]], jnp.bfloat16), jnp.ones((2, 1), jnp.bfloat16)
     found = dense(x, kernel, dtype=jnp.float32)
     assert found.dtype == jnp.float32 and found.tolist() == [[257]]
@@ -142,6 +144,18 @@ def test_dense_returns_an_unrounded_sum():
 def test_a_cpu_adds_up_products_in_float32(monkeypatch, mesh, expected):
     monkeypatch.setattr(matmul, "mesh_platform", lambda: mesh)
     assert matmul.sum_dtype(jnp.bfloat16) == expected and matmul.sum_dtype(jnp.float32) == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("platforms", "expected"),
+    [(("cpu",), jnp.float32), (("cuda",), jnp.bfloat16), (("cpu", "tpu"), jnp.bfloat16)],
+)
+def test_programs_are_traced_for_the_platforms_of_an_export(monkeypatch, platforms, expected):
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        with matmul.tracing_for(platforms):
+            assert matmul.sum_dtype(jnp.bfloat16) == expected
+        assert matmul.sum_dtype(jnp.bfloat16) == (jnp.float32 if backend == "cpu" else jnp.bfloat16)
 
 
 def test_gradient_of_a_frozen_bfloat16_kernel_stays_bfloat16():

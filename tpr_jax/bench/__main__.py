@@ -7,7 +7,8 @@ Operations that are compared run in processes of their own that take turns, so t
 affects all alike; the tables have medians and ranges over the turns. The operations of a train step are the
 minimum that its method needs (`perf/flops.py`). The peak is the fastest of XLA, XLA with this project's
 compiler options, NumPy and, with --torch, PyTorch. --torch also times the encoders of transformers' PyTorch
-CLIPModel and train steps of the same methods in plain PyTorch (`requirements-torch.txt`). DIR/bench.json
+CLIPModel, a loop that encodes photos with it, and train steps of the same methods in plain PyTorch
+(`requirements-torch.txt`). DIR/bench.json
 (default: runs/bench) keeps every measurement; rerun the same command to measure what is missing. --write puts
 the tables into docs/speed.md. Weights and images are random.
 """
@@ -56,7 +57,7 @@ def groups(section: str, torch: bool = False, accelerator: bool = False) -> Grou
 
     Args:
       section: one of `SECTIONS`.
-      torch: also time PyTorch's matrix products, encoders and train steps.
+      torch: also time PyTorch's matrix products, encoders, train steps and loop over photos.
       accelerator: use batches for an accelerator.
     """
     encoder_batches, step_batches = BATCHES[accelerator]
@@ -78,7 +79,7 @@ def groups(section: str, torch: bool = False, accelerator: bool = False) -> Grou
             modules = sorted({command.module for command in COMMANDS.values() if command.module})
             return {module: [{"kind": "command", "module": module}] for module in modules}
         case "search":
-            return _search_groups(torch)
+            return _search_groups(torch, accelerator)
     return {}  # the input pipeline has its own workers: see input.py
 
 
@@ -139,11 +140,11 @@ def _backbone_subjects(name: str, accelerator: bool) -> list[dict]:
     return [*itertools.chain(*encoders), *_train_steps("dm_adapter", name, dtype, 8, False)]
 
 
-def _search_groups(torch: bool) -> Groups:
+def _search_groups(torch: bool, accelerator: bool) -> Groups:
     searches = {f"{count:,} vectors": [{"kind": "search", "vectors": count}] for count in (50_000, 1_000_000)}
     query = {"kind": "query", "backbone": "vit_b_16", "vectors": 50_000}
     kinds = ("index", "torch_index") if torch else ("index",)
-    photos = {"backbone": "vit_b_16", "photos": 128}
+    photos = {"backbone": "vit_b_16", "photos": 4096 if accelerator else 128}  # several full batches
     return {
         **searches,
         "a sentence": [{**query, "dtype": dtype} for dtype in DTYPES],

@@ -101,9 +101,11 @@ def photo_index(backbone: str, dtype: str, photos: int) -> Case:
 
 
 def torch_photo_index(backbone: str, dtype: str, photos: int) -> Case:
-    """Does the same as `photo_index` in PyTorch."""
+    """Reads and encodes the JPEGs of `photo_index` in PyTorch, in batches of the same size."""
+    from tpr_jax.search.index.encode import default_batch_size
+
     paths = write_images(Path(_temporary_dir()), photos).image_paths
-    return torch_cases.photo_index(backbone, dtype, paths)
+    return torch_cases.photo_index(backbone, dtype, paths, default_batch_size(1))
 
 
 def command(module: str) -> Case:

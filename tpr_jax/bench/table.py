@@ -149,7 +149,7 @@ def row_name(row: dict) -> str:
         case "index":
             return f"{row['photos']} JPEGs to vectors, {row['dtype']}, as `search index`"
         case "torch_index":
-            return f"the same in PyTorch, {row['dtype']}"
+            return f"{row['photos']} JPEGs to vectors, {row['dtype']}, a loop in PyTorch"
     raise ValueError(f"no row name for the kind {row['kind']!r}")
 
 

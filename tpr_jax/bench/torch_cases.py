@@ -1,4 +1,4 @@
-"""The benchmarks in PyTorch that those of `cases.py` are compared with. They import PyTorch when called."""
+"""The benchmarks in PyTorch that ours are compared with. They import PyTorch when called."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -39,8 +39,8 @@ def encoder(tower: str, backbone: str, dtype: str, batch: int) -> Case:
     return Case(_inference(lambda: encode(**kwargs)))
 
 
-def photo_index(backbone: str, dtype: str, paths: Sequence[str], batch: int = 32) -> Case:
-    """Reads JPEGs with Pillow and encodes them with `CLIPModel`, and returns their vectors."""
+def photo_index(backbone: str, dtype: str, paths: Sequence[str], batch: int) -> Case:
+    """Reads JPEGs with Pillow and encodes them with `CLIPModel`, batch after batch; returns their vectors."""
     import torch
 
     clip_config = build_model("zero_shot", backbone, dtype, batch).clip_config
@@ -50,7 +50,7 @@ def photo_index(backbone: str, dtype: str, paths: Sequence[str], batch: int = 32
 
     def read(path: str) -> "torch.Tensor":
         with Image.open(path) as image:
-            resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+            resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
         return (torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255 - mean) / std
 
     def run() -> np.ndarray:

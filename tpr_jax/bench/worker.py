@@ -91,7 +91,7 @@ def describe(subject: dict) -> str:
     """Names a subject for progress lines, with every setting that is not a default."""
     keys = ("config", "tower", "kind", "by", "backbone", "dtype", "batch")
     words = [str(subject[key]) for key in keys if key in subject]
-    settings = [key for key in subject if key in ("gallery", "vectors", "devices") or "." in key]
+    settings = [key for key in subject if key in ("gallery", "vectors", "photos", "devices") or "." in key]
     return " ".join([*words, *(f"{key}={subject[key]}" for key in settings)])
 
 

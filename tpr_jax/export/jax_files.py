@@ -12,6 +12,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.export.encoders import NAMES, encoders_with_weights, row_specs
 from tpr_jax.export.folder import read_description
 from tpr_jax.model import Model
+from tpr_jax.models.matmul import tracing_for
 
 SUFFIX = ".jaxexport"
 
@@ -26,7 +27,8 @@ def write(model: Model, folder: Path, dtype: str, platforms: tuple[str, ...]) ->
         shape, kind = specs[name]
         (b,) = export.symbolic_shape("b")
         rows = jax.ShapeDtypeStruct((b, *shape), kind)
-        exported = export.export(jax.jit(function), platforms=platforms)(rows)
+        with tracing_for(platforms):
+            exported = export.export(jax.jit(function), platforms=platforms)(rows)
         (folder / (name + SUFFIX)).write_bytes(exported.serialize())
 
 

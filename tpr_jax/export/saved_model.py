@@ -15,6 +15,7 @@ from tpr_jax.errors import UserError
 from tpr_jax.export.encoders import INPUTS, NAMES, encoders, row_specs
 from tpr_jax.model import Model
 from tpr_jax.models import casting
+from tpr_jax.models.matmul import tracing_for
 from tpr_jax.utils.streams import suppress_stderr
 
 OUTPUT = "features"
@@ -57,7 +58,8 @@ def write(model: Model, folder: Path, dtype: str, platforms: tuple[str, ...]) ->
         (b,) = export.symbolic_shape("b")
         rows = jax.ShapeDtypeStruct((b, *shape), kind)
         variable_specs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
-        exported = export.export(jax.jit(function), platforms=platforms)(variable_specs, rows)
+        with tracing_for(platforms):
+            exported = export.export(jax.jit(function), platforms=platforms)(variable_specs, rows)
         spec = tf.TensorSpec([None, *shape], kind, name=INPUTS[name])
         # Only as signatures: functions that are attributes of the module are traced again when it is saved.
         signature = tf.function(_call_exported(exported, leaves), autograph=False)

@@ -67,8 +67,8 @@ class PatchEmbedding(nn.Module):
         kernel = self.param("kernel", normal((3 * self.size**2) ** -0.5), shape)
         rows, columns = (side // self.size * self.size for side in images.shape[1:3])
         patches = extract_patches(images[:, :rows, :columns], self.size)
-        x = dense(patches, kernel.reshape(-1, self.width))
-        return x + self.param("bias", zeros, (self.width,)).astype(x.dtype) if self.use_bias else x
+        bias = self.param("bias", zeros, (self.width,)) if self.use_bias else None
+        return dense(patches, kernel.reshape(-1, self.width), bias)
 
 
 def select_tokens(

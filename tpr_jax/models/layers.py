@@ -19,6 +19,7 @@ def activation(function: Callable) -> Callable:
     which takes a CPU longer than the operations.
     """
 
+    @functools.wraps(function)
     def apply(x):
         return function(x.astype(jnp.float32)).astype(x.dtype)
 

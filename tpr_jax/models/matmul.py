@@ -9,7 +9,10 @@ A transposed operand is not written as a transposition followed by a product, bu
 dimensions: of the former XLA's CPU compiler (jaxlib 0.10 to 0.12) converts bfloat16 operands to float32.
 """
 
+import contextlib
 import functools
+from collections.abc import Generator, Sequence
+from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +24,8 @@ from jaxtyping import Array, Float
 from tpr_jax.utils.cpu import has_bfloat16_products
 
 MATMUL = "matmul"
+
+_target: ContextVar[str] = ContextVar("target", default="")  # see `tracing_for`
 
 
 def save_product(x: Array) -> Array:
@@ -47,8 +52,18 @@ def is_for_tpu() -> bool:
     return mesh_platform() == "tpu"
 
 
+@contextlib.contextmanager
+def tracing_for(platforms: Sequence[str]) -> Generator[None]:
+    """Traces programs for these platforms, not for this machine's: as for CPUs if all of them are."""
+    token = _target.set(next((name for name in platforms if name != "cpu"), "cpu"))
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
 def _is_for_cpu() -> bool:
-    return (mesh_platform() or jax.default_backend()) == "cpu"
+    return (mesh_platform() or _target.get() or jax.default_backend()) == "cpu"
 
 
 def has_native_products(dtype: jnp.dtype) -> bool:
@@ -122,7 +137,7 @@ def dense(
     bias: Float[Array, " n"] | None = None,
     dtype: DTypeLike | None = None,
 ) -> Float[Array, "*rows n"]:
-    """Computes `x @ kernel + bias`, in products of the dtype of x.
+    """Computes `x @ kernel + bias`, with operands in the dtype of x.
 
     Args:
       x: the input, [*rows, k].
@@ -136,7 +151,8 @@ def dense(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _dense(x, kernel, bias, dtype):
-    product = matmul_f32(x, all_gather_weight(kernel.astype(x.dtype))).astype(sum_dtype(x.dtype))
+    product = matmul_f32(x, all_gather_weight(kernel.astype(x.dtype)))
+    product = product.astype(jnp.promote_types(sum_dtype(x.dtype), dtype))
     return (product if bias is None else product + bias.astype(product.dtype)).astype(dtype)
 
 

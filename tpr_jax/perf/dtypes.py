@@ -11,8 +11,8 @@ AUTO = "auto"
 def faster() -> str:
     """Returns the type in which encoders are faster on this machine and rank the same.
 
-    That is bfloat16 where the hardware multiplies it: TPUs, GPUs and CPUs with AMX or AVX512_BF16. Both
-    towers in bfloat16 and in float32, on MiniPEDES' test split and two cores:
+    That is bfloat16 where the hardware multiplies it: TPUs, GPUs, and CPUs with AMX or AVX512_BF16 if XLA has
+    YNNPACK, which uses them. Both towers in bfloat16 and in float32, on MiniPEDES' test split and two cores:
 
     | CPU                     | model       | R@1             | top 10 in common | CPU time of 1,000 images |
     |-------------------------|-------------|-----------------|------------------|--------------------------|

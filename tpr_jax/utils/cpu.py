@@ -32,6 +32,6 @@ def instruction_sets(cpuinfo: str = CPUINFO) -> set[str]:
 def has_bfloat16_products(cpuinfo: str = CPUINFO) -> bool:
     """Returns whether this machine's CPU multiplies bfloat16 itself; False where the system does not say.
 
-    Intel's do with AMX (from Sapphire Rapids on), AMD's with AVX-512 (from Zen 4 on).
+    With AMX (Xeon, from Sapphire Rapids on) or AVX512_BF16 (EPYC and Ryzen from Zen 4 on, and others).
     """
     return not BFLOAT16_PRODUCTS.isdisjoint(instruction_sets(cpuinfo))

@@ -215,6 +215,7 @@ def test_rejects_another_model_image_size_or_type(make, own_clip, tmp_path, fold
 @pytest.mark.parametrize("dtype", [None, "auto", "float32"])
 def test_a_new_index_computes_in_the_faster_type_and_says_so(make, tmp_path, monkeypatch, dtype, faster):
     monkeypatch.setattr("tpr_jax.perf.dtypes.has_bfloat16_products", lambda: faster)
+    monkeypatch.setattr("tpr_jax.perf.dtypes.has_ynnpack", lambda: True)
     make(dtype=dtype)
     expected = "bfloat16" if faster and dtype != "float32" else "float32"
     assert json.loads((tmp_path / "index" / "index.json").read_text())["model"]["dtype"] == expected
