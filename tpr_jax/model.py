@@ -26,6 +26,7 @@ from tpr_jax.models.methods import Method, check, zero_shot
 from tpr_jax.models.positions import read_positions
 from tpr_jax.optim import split_model
 from tpr_jax.perf import dtypes
+from tpr_jax.perf.batches import images_at_once
 from tpr_jax.perf.stored_programs import StoredProgram
 from tpr_jax.perf.xla_options import compiler_options
 from tpr_jax.utils.normalize import l2_normalize
@@ -92,7 +93,7 @@ class Model:
         return (pixels.astype(np.float32) / 255 - mean) / std
 
     def encode_images(
-        self, images: Sequence[ImageSource] | np.ndarray, batch_size: int = 32
+        self, images: Sequence[ImageSource] | np.ndarray, batch_size: int | None = None
     ) -> Float[np.ndarray, "n e"]:
         """Computes the L2-normalized float32 features of images.
 
@@ -100,18 +101,19 @@ class Model:
 
         Args:
           images: paths, PIL images or uint8 arrays `[h, w, 3]`, of any size.
-          batch_size: how many images to encode at a time.
+          batch_size: how many images to encode at a time; by default what is fast on this machine.
 
         Raises:
           UserError: an image cannot be read, or an argument is invalid; the message names it.
         """
-        listed, batch_size = arguments.check_images(images), arguments.check_batch_size(batch_size)
+        listed = arguments.check_images(images)
+        size = images_at_once(self.config) if batch_size is None else arguments.check_batch_size(batch_size)
 
         def load_batch(start: int) -> np.ndarray:
-            indices = range(start, min(start + batch_size, len(listed)))
+            indices = range(start, min(start + size, len(listed)))
             return self.normalize(np.stack([_read_image(listed, i, self.config.image_size) for i in indices]))
 
-        return l2_normalize(self._encode(self.encoders[0], load_batch, len(listed), batch_size))
+        return l2_normalize(self._encode(self.encoders[0], load_batch, len(listed), size))
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> Float[np.ndarray, "n e"]:
         """Computes the L2-normalized float32 features of texts. A text that is too long is truncated.

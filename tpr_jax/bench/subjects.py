@@ -89,7 +89,7 @@ def photo_index(backbone: str, dtype: str, photos: int) -> Case:
     write_images(folder, photos)
     gallery = find_gallery(folder)
     encoder, devices = encode.make_encoder(make_model(clip_config, method, variables, dtype=dtype))
-    size = encode.default_batch_size(devices)
+    size = encode.default_batch_size(clip_config, devices)
 
     def run() -> np.ndarray:
         reads = encode.read_ahead(folder, gallery.photos, clip_config.image_size, ahead=4 * size)
@@ -104,8 +104,9 @@ def torch_photo_index(backbone: str, dtype: str, photos: int) -> Case:
     """Reads and encodes the JPEGs of `photo_index` in PyTorch, in batches of the same size."""
     from tpr_jax.search.index.encode import default_batch_size
 
+    config = build_model("zero_shot", backbone, dtype, 1).clip_config
     paths = write_images(Path(_temporary_dir()), photos).image_paths
-    return torch_cases.photo_index(backbone, dtype, paths, default_batch_size(1))
+    return torch_cases.photo_index(backbone, dtype, paths, default_batch_size(config, 1))
 
 
 def command(module: str) -> Case:

@@ -278,13 +278,15 @@ def score(model, records: Records) -> Scores:
     from tpr_jax.data.batches import image_batches
     from tpr_jax.data.records import caption_pairs, image_sources
     from tpr_jax.metrics.retrieval import retrieval_metrics
+    from tpr_jax.perf.batches import images_at_once
 
     _, captions, query_pids = caption_pairs(records)
     bar = {"leave": False, "dynamic_ncols": True, "disable": None}
-    total = -(-len(records.image_paths) // BATCH_SIZE)
-    batches = image_batches(image_sources(records), model.config.image_size, BATCH_SIZE)
+    size = images_at_once(model.config)
+    total = -(-len(records.image_paths) // size)
+    batches = image_batches(image_sources(records), model.config.image_size, size)
     gallery = [
-        model.encode_images(images, BATCH_SIZE)[:valid]
+        model.encode_images(images, size)[:valid]
         for images, valid in tqdm(batches, total=total, desc="images", **bar)
     ]
     queries = [

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from tpr_jax.data.batches import image_batches, text_batches
 from tpr_jax.model import Model
 from tpr_jax.models.introspect import build_inside
+from tpr_jax.perf.batches import images_at_once
 
 BATCH_SIZE = 32
 PROGRESS_BAR = {"leave": False, "dynamic_ncols": True, "disable": None}
@@ -21,7 +22,7 @@ def encode_images(model: Model, images: Sequence) -> Float[np.ndarray, "n e"]:
     Raises:
       UserError: an image cannot be read.
     """
-    size = min(BATCH_SIZE, len(images))
+    size = min(images_at_once(model.config), len(images))
     batches = image_batches(images, model.config.image_size, size)
     total = -(-len(images) // size)
     return np.concatenate(

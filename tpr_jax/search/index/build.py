@@ -91,7 +91,7 @@ def build(
       image_size: (height, width); by default the index's own, or the model's.
       dtype: 'float32', 'bfloat16' or 'auto', the faster of them on this machine; by default the index's own
         or 'auto'.
-      batch_size: number of photos encoded at once.
+      batch_size: number of photos encoded at once; by default what is fast on this machine.
       approximate: build inverted lists for an approximate search; by default above a million photos.
       exclude: patterns of files and folders to leave out, see `folder.matching_pattern`.
       add: index the source beside those that the index has.
@@ -389,7 +389,7 @@ def _encode_photos(
       Stopped: SIGINT or SIGTERM was received; everything encoded is written.
     """
     encoder, num_devices = make_encoder(model)
-    batch_size = batch_size or default_batch_size(num_devices)
+    batch_size = batch_size or default_batch_size(model.config, num_devices)
     batch_size = -(-batch_size // num_devices) * num_devices
     image_size, encoded = model.config.image_size, 0
     buffer = _ShardBuffer(write, model.config.embed_dim)

@@ -24,6 +24,8 @@ from tpr_jax.errors import UserError
 from tpr_jax.losses import l2_normalize
 from tpr_jax.model import Model, jit_encoder
 from tpr_jax.models import clip
+from tpr_jax.models.config import ClipConfig
+from tpr_jax.perf.batches import images_at_once
 from tpr_jax.perf.xla_options import compiler_options
 from tpr_jax.search.index.gallery import Photo
 from tpr_jax.utils import normalize
@@ -78,9 +80,9 @@ def make_encoder(model: Model) -> tuple[Callable, int]:
     return lambda pixels: encode_jit(variables, jax.device_put(pixels, by_row)), mesh.size
 
 
-def default_batch_size(num_devices: int) -> int:
+def default_batch_size(config: ClipConfig, num_devices: int) -> int:
     """Returns the number of photos to encode at once."""
-    return 32 if jax.default_backend() == "cpu" else 256 * num_devices
+    return images_at_once(config) if jax.default_backend() == "cpu" else 256 * num_devices
 
 
 def read_ahead(
