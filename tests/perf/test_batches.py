@@ -1,6 +1,7 @@
 """The number of images at once follows the size of the tower, and the machine."""
 
 import dataclasses
+import os
 
 import jax
 import pytest
@@ -22,8 +23,16 @@ MINI = ClipConfig(image_size=(192, 64), vision_width=256, vision_mlp=1024)
     ],
     ids=["ViT-B/16", "wider", "ViT-L/14", "mini", "huge"],
 )
-def test_the_hidden_layer_stays_in_the_cache(config, expected):
+def test_the_hidden_layer_stays_in_the_cache(monkeypatch, config, expected):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     assert images_at_once(config) == expected
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(None, 8), (2, 8), (8, 8), (16, 16), (31, 16), (96, 32)])
+def test_there_is_an_image_for_each_core(monkeypatch, cores, expected):
+    """But never more than 32 images."""
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert images_at_once(ClipConfig()) == expected
 
 
 def test_accelerators_take_the_most(monkeypatch):
