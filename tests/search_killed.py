@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from tpr_jax.models.config import ClipConfig
 from tpr_jax.search.index import build as build_lib
 from tpr_jax.search.query import exact
 
@@ -28,7 +29,7 @@ CHANGING = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod")
 
 def stand_in(patch) -> None:
     """Makes `build` encode a photo as the mean colors of its halves, by `patch(module, name, value)`."""
-    config = SimpleNamespace(image_size=(32, 16), embed_dim=WIDTH)
+    config = ClipConfig(image_size=(32, 16), embed_dim=WIDTH)
     model = SimpleNamespace(config=config, mean=(0.0,) * 3, std=(1.0,) * 3)
     patch(build_lib, "from_pretrained", lambda *args: model)
     patch(build_lib, "make_encoder", lambda model: (encode, 1))

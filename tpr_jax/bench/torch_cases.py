@@ -49,7 +49,7 @@ def photo_index(backbone: str, dtype: str, paths: Sequence[str], batch: int) -> 
     height, width = clip_config.image_size
 
     def read(path: str) -> "torch.Tensor":
-        with Image.open(path) as image:
+        with Image.open(path, formats=("JPEG",)) as image:
             resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
         return (torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255 - mean) / std
 
