@@ -6,7 +6,7 @@ import jax
 
 from tpr_jax.models.config import ClipConfig
 
-MOST = 32  # smaller models gain nothing from more
+MOST = 32  # what accelerators take by default, too
 CACHE_BYTES = 20_000_000
 
 
