@@ -52,12 +52,12 @@ def _run_here(command: Command, rerank: list[str], sizes: list[int]) -> None:
     # Installed again: JAX installs a SIGTERM handler of its own when processes initialize.
     with signals.raise_stopped("stopped"):
         # JAX and TensorFlow are imported only here, once the command line is known to be valid.
-        from tpr_jax.train import agreement, loop, results
+        from tpr_jax.train import agreement, eval_run, loop
 
         mine = agreement.of_command(config_lib.to_plain(config), command.mode, rerank, sizes)
         agreement.check_same("command", mine, "start the same command on all")
         if command.mode == "eval":
-            results.evaluate_run(config, workdir, initial=command.initial, rerank=rerank, vectors=sizes)
+            eval_run.evaluate_run(config, workdir, initial=command.initial, rerank=rerank, vectors=sizes)
         else:
             loop.train(config, workdir)
 

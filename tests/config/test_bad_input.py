@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from tpr_jax.data import pipeline
 from tpr_jax.errors import UserError
-from tpr_jax.train import loop, results
+from tpr_jax.train import eval_run, loop
 from tpr_jax.weights.files import write_state
 
 
@@ -143,7 +143,7 @@ def test_workdir_of_another_config(make_config, finished):
     with pytest.raises(UserError, match=r"holds a run of another config: config.seed was 0, is now 7"):
         loop.train(make_config(seed=7), workdir)
     with pytest.raises(UserError, match=r"config.method.num_experts was 3, is now 4"):
-        results.evaluate_run(make_config(method__num_experts=4), workdir)
+        eval_run.evaluate_run(make_config(method__num_experts=4), workdir)
     assert (workdir / "config.json").read_bytes() == before
 
 

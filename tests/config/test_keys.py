@@ -33,7 +33,7 @@ from tpr_jax.losses import NAMES as LOSSES
 from tpr_jax.model import from_pretrained
 from tpr_jax.models.config import IMAGE_MEAN, IMAGE_STD
 from tpr_jax.perf import chips, flops
-from tpr_jax.train import evaluate, loop, results
+from tpr_jax.train import eval_run, evaluate, loop, results
 from tpr_jax.train.evaluate import Evaluator
 from tpr_jax.train.objective import compute_losses
 from tpr_jax.train.state import TrainState
@@ -363,7 +363,7 @@ def evaluated(runs, config):
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(results, "prepare", lambda config, to_train: runs.base_run(config))
         patch.setattr(Evaluator, "score_split", lambda *_: (SCORES, {}))
-        results.evaluate_run(config, Path(folder), initial=True)
+        eval_run.evaluate_run(config, Path(folder), initial=True)
         found = json.loads((Path(folder) / "eval.json").read_text())
     return found["method"], found["dataset"]
 

@@ -5,7 +5,7 @@ import pytest
 
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 from tpr_jax import from_pretrained
-from tpr_jax.train import checkpoint, loop, results
+from tpr_jax.train import checkpoint, eval_run, loop
 from tpr_jax.train.evaluate import Evaluator
 from tpr_jax.train.state import TrainState
 from tpr_jax.utils.trees import flatten
@@ -39,7 +39,7 @@ def test_the_average_is_scored_and_saved(make_config, tmp_path, scored):
     run = loop.prepare(config)
     manager = checkpoint.open_manager(tmp_path / "checkpoints" / "latest", keep=2)
     state = TrainState.from_dict(
-        checkpoint.restore_newest(manager, results.initial_state(run).as_dict()).state
+        checkpoint.restore_newest(manager, eval_run.initial_state(run).as_dict()).state
     )
     assert int(state.opt_state[-1].count) == int(state.step) == 6
     average = state.averaged["moe"]
@@ -49,7 +49,7 @@ def test_the_average_is_scored_and_saved(make_config, tmp_path, scored):
     assert all(equal(weights, average) for _, weights in scored[1:])
     assert equal(from_pretrained(tmp_path).variables["moe"], average)
     scored.clear()
-    results.evaluate_run(config, tmp_path)
+    eval_run.evaluate_run(config, tmp_path)
     assert [split for split, _ in scored] == ["val", "test"]
     assert all(equal(weights, average) for _, weights in scored)
 
@@ -60,7 +60,7 @@ def test_without_it_the_last_weights_are(make_config, tmp_path, scored):
     state = TrainState.from_dict(
         checkpoint.restore_newest(
             checkpoint.open_manager(tmp_path / "checkpoints" / "latest", keep=2),
-            results.initial_state(loop.prepare(config)).as_dict(),
+            eval_run.initial_state(loop.prepare(config)).as_dict(),
         ).state
     )
     assert state.averaged is state.trainable

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from tpr_jax.train import lineage
 from tpr_jax.train.loop import train
-from tpr_jax.train.results import backbone_facts
+from tpr_jax.train.provenance import backbone_facts
 from tpr_jax.train.setup import prepare
 
 

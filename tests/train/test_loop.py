@@ -2,18 +2,15 @@
 
 import json
 import math
-import shutil
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from tests.conftest import forced_devices
 from tpr_jax.config.defaults import loss_weights
 from tpr_jax.errors import UserError
-from tpr_jax.train import checkpoint, loop
-from tpr_jax.train import results as results_lib
+from tpr_jax.train import checkpoint, eval_run, loop
 from tpr_jax.weights.clip import load_clip
 
 pytestmark = pytest.mark.everywhere
@@ -185,65 +182,6 @@ def test_frozen_weights_do_not_change(make_config, tmp_path, tiny):
     assert all(jax.tree.leaves(moved))
 
 
-def test_eval_mode_scores_the_best_state(finished, make_config, tmp_path, capsys):
-    """`--mode eval` writes eval.json, with the scores that the run itself gave this state."""
-    workdir, _ = finished
-    copy = shutil.copytree(workdir, tmp_path / "copy")
-    config = make_config()
-    scored = results_lib.evaluate_run(config, copy)
-    results = json.loads((workdir / "results.json").read_text())
-    assert scored["checkpoint"] == "best" and scored["step"] == results["best_on_val"]["epoch"] * PER_EPOCH
-    assert scored["test"] == results["best_on_val"]["test"]
-    assert scored["environment"] == results["environment"]
-    assert all(scored[key] == results[key] for key in ("trainable_params", "total_params"))
-    assert scored["peak_memory_bytes"] > 2e8
-    assert json.loads((copy / "eval.json").read_text()) == scored
-    assert "eval.json" in capsys.readouterr().out
-    # Without the best the newest is taken, and a broken best is said to be broken.
-    for path in (copy / "checkpoints" / "best").rglob("d/*"):
-        path.write_bytes(b"")
-    scored = results_lib.evaluate_run(config, copy)
-    assert (scored["checkpoint"], scored["step"]) == ("latest", STEPS)
-    assert scored["test"] == results["final"]["test"] and scored["val"] == results["final"]["val"]
-    assert "using the newest state instead" in capsys.readouterr().out
-    scored = results_lib.evaluate_run(config, copy, initial=True)
-    assert (scored["checkpoint"], scored["test"]) == (None, results["zero_shot"]["test"])
-    shutil.rmtree(copy / "checkpoints")
-    with pytest.raises(UserError, match=rf"{copy}: has no checkpoints of a run; check --workdir, or"):
-        results_lib.evaluate_run(config, copy)
-
-
-def test_eval_mode_of_a_mistyped_workdir_makes_nothing(start, tmp_path):
-    process = start(tmp_path / "typo", "--mode=eval")
-    _, stderr = process.communicate(timeout=600)
-    assert process.returncode == 2 and stderr.count("\n") == 1
-    assert f"{tmp_path / 'typo'}: has no checkpoints of a run" in stderr
-    assert not (tmp_path / "typo").exists()
-
-
-def test_resumes_on_moved_data_but_not_on_other_data(make_config, own_data, tmp_path, capsys):
-    settings = {"eval_every": 0, "num_epochs": 1}
-    loop.train(make_config(data_dir=own_data, **settings, total_steps=2), tmp_path / "run")
-    moved = shutil.copytree(own_data, tmp_path / "moved")
-    loop.train(make_config(data_dir=moved, **settings, total_steps=3), tmp_path / "run")
-    entries = json.loads((moved / "reid_raw.json").read_text())
-    row = next(i for i, entry in enumerate(entries) if entry["split"] == "test")
-    entries[row]["captions"][0] += " and a hat"
-    (moved / "reid_raw.json").write_text(json.dumps(entries))
-    files = [tmp_path / "run" / name for name in ("results.json", "config.json")]
-    before = [file.read_text() for file in files]
-    assert json.loads(before[1])["data_dir"] == str(moved)
-    for steps in (3, 4):  # also a run that is complete
-        with pytest.raises(
-            UserError, match="run: was trained on other data: test had other people or captions"
-        ):
-            loop.train(make_config(data_dir=moved, **settings, total_steps=steps), tmp_path / "run")
-        assert [file.read_text() for file in files] == before
-    capsys.readouterr()
-    results_lib.evaluate_run(make_config(data_dir=moved, **settings), tmp_path / "run")
-    assert "run was trained on other data: test had other" in capsys.readouterr().err
-
-
 def test_run_without_val_split(make_config, own_data, tmp_path):
     entries = json.loads((own_data / "reid_raw.json").read_text())
     (own_data / "reid_raw.json").write_text(json.dumps([e for e in entries if e["split"] != "val"]))
@@ -271,43 +209,7 @@ def test_rejects_a_method_with_nothing_to_train(make_config, tmp_path):
     with pytest.raises(UserError, match="method 'zero_shot' has nothing to train: use --mode eval"):
         loop.train(config, tmp_path / "run")
     assert loss_weights(config) == {"sdm": 1.0}
-    assert results_lib.evaluate_run(config, tmp_path / "run")["checkpoint"] is None
-
-
-@pytest.mark.parametrize(
-    ("flags", "devices"),
-    [((), 3), (("--config.mesh.data=1", "--config.mesh.model=-1"), 2)],
-    ids=["3x1", "1x2"],
-)
-def test_evaluates_on_another_number_of_devices(finished, start, tmp_path, flags, devices):
-    """Batches of training and evaluation need not be multiples of the devices; the scores stay the same."""
-    workdir, _ = finished
-    copy = shutil.copytree(workdir, tmp_path / "copy")
-    process = start(copy, "--mode=eval", *flags, env=forced_devices(devices))
-    _, stderr = process.communicate(timeout=600)
-    assert process.returncode == 0, stderr
-    scored = json.loads((copy / "eval.json").read_text())
-    results = json.loads((workdir / "results.json").read_text())
-    assert scored["checkpoint"] == "best"
-    # Rows of another batch may round otherwise in the last bit, and change the places of equals.
-    for direction in ("t2i", "i2t"):
-        for measure, value in results["best_on_val"]["test"][direction].items():
-            np.testing.assert_allclose(scored["test"][direction][measure], value, atol=1e-3)
-
-
-def test_evaluation_takes_any_training_batch_size(make_config, tmp_path):
-    """The batch is larger than the training split, with three microbatches that do not divide it."""
-    config = make_config(batch_size=500, accumulate=3, eval_batch_size=5)
-    scored = results_lib.evaluate_run(config, tmp_path / "scored", initial=True)
-    assert scored["checkpoint"] is None
-    assert_scores(scored["test"])
-    other = results_lib.evaluate_run(make_config(), tmp_path / "other", initial=True)
-    for direction in ("t2i", "i2t"):
-        np.testing.assert_allclose(
-            list(scored["test"][direction].values()), list(other["test"][direction].values()), atol=1e-3
-        )
-    with pytest.raises(UserError, match=r"config\.batch_size=500 must be a multiple of the 1 devices"):
-        loop.train(config, tmp_path / "trained")
+    assert eval_run.evaluate_run(config, tmp_path / "run")["checkpoint"] is None
 
 
 def test_reports_milestones_beyond_the_last_epoch(make_config, tmp_path, capsys):

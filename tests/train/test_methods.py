@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tpr_jax.train import loop, results
+from tpr_jax.train import eval_run, loop
 
 METHODS = {
     "up_person": ({"name": "up_person", "rank": 4, "prefix": 3}, {}),
@@ -41,5 +41,5 @@ def test_two_steps(name, make_config, tmp_path):
         np.testing.assert_allclose(row["loss"], sum(terms), rtol=1e-5)
     assert found["method"] == method["name"] and 0 < found["trainable_params"] <= found["total_params"]
     # The saved model is the scored model: a missing part would change the score or raise.
-    again = results.evaluate_run(config, tmp_path)
+    again = eval_run.evaluate_run(config, tmp_path)
     assert again["step"] == 2 and again["test"] == found["final"]["test"]

@@ -5,8 +5,7 @@ import re
 
 import pytest
 
-from tpr_jax.train import loop
-from tpr_jax.train import results as results_lib
+from tpr_jax.train import eval_run, loop
 
 
 def rows(workdir) -> list[dict]:
@@ -40,5 +39,5 @@ def test_best_on_test_if_asked_for(make_config, own_data, tmp_path, with_val, ca
     assert re.search(rf"test, best epoch on test \( +{best['epoch']}\): +R1 {max(found):.2f} ", said)
     assert "few-shot: 6 of 12 identities of data:train" in said and "noisy: 12 of 24 captions" in said
     # Evaluation alone does not know it, but knows the few people.
-    evaluated = results_lib.evaluate_run(config, tmp_path / "run")
+    evaluated = eval_run.evaluate_run(config, tmp_path / "run")
     assert evaluated["data"] == results["data"]

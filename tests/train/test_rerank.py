@@ -10,7 +10,7 @@ from tests.metrics.rerank.test_options import features
 from tpr_jax.data import records as records_lib
 from tpr_jax.errors import UserError
 from tpr_jax.metrics import rerank as metrics_rerank
-from tpr_jax.train import rerank, results
+from tpr_jax.train import eval_run, rerank
 from tpr_jax.train.evaluate import EncodedSplit, Evaluator
 from tpr_jax.train.setup import prepare
 
@@ -95,7 +95,7 @@ def test_no_training_split(make_config, own_data, tmp_path):
     entries = json.loads((own_data / "reid_raw.json").read_text())
     (own_data / "reid_raw.json").write_text(json.dumps([e for e in entries if e["split"] != "train"]))
     with pytest.raises(UserError, match="data has no record of split 'train'"):
-        results.evaluate_run(make_config(data_dir=own_data), tmp_path, initial=True, rerank=["nnn"])
+        eval_run.evaluate_run(make_config(data_dir=own_data), tmp_path, initial=True, rerank=["nnn"])
 
 
 def test_of_a_run(finished, make_config, tmp_path, capsys):
@@ -103,9 +103,9 @@ def test_of_a_run(finished, make_config, tmp_path, capsys):
     workdir, _ = finished
     copy = shutil.copytree(workdir, tmp_path / "copy")
     config = make_config()
-    plain = results.evaluate_run(config, copy)
+    plain = eval_run.evaluate_run(config, copy)
     assert "rerank" not in plain and "after training" not in capsys.readouterr().out
-    scored = results.evaluate_run(config, copy, rerank=["nnn", "captions"])
+    scored = eval_run.evaluate_run(config, copy, rerank=["nnn", "captions"])
     assert {key: value for key, value in scored.items() if key in ("val", "test", "step", "data")} == {
         key: value for key, value in plain.items() if key in ("val", "test", "step", "data")
     }

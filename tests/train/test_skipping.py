@@ -15,7 +15,7 @@ from tpr_jax.data.mixture import mix
 from tpr_jax.data.pipeline import steps_per_epoch, train_input
 from tpr_jax.data.records import Records, caption_pairs
 from tpr_jax.errors import UserError
-from tpr_jax.train import evaluate, loop, results
+from tpr_jax.train import eval_run, evaluate, loop
 
 SIZE = (8, 4)
 PLAIN = {"augment": False, "mask_text": False}
@@ -194,7 +194,7 @@ def test_run_reports_skipped_images_and_resumes(make_config, own_data, tmp_path,
     again = loop.train(make_config(**settings), tmp_path / "parts")
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole") and len(losses(tmp_path / "whole")) == 12
     assert again["skipped"] == whole["skipped"] and again["final"]["test"] == whole["final"]["test"]
-    assert results.evaluate_run(config, tmp_path / "whole")["skipped"]["count"] == 2  # of val and test
+    assert eval_run.evaluate_run(config, tmp_path / "whole")["skipped"]["count"] == 2  # of val and test
     capsys.readouterr()
     # 'error' is the default; switching to 'skip' does not make it a different run.
     with pytest.raises(UserError, match="no such image"):

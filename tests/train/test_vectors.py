@@ -8,7 +8,7 @@ import pytest
 from tests.tiny_clip import quick_compilation  # noqa: F401 (a fixture for the whole module)
 from tpr_jax.config.flags import parse_command
 from tpr_jax.errors import UserError
-from tpr_jax.train import results, vectors
+from tpr_jax.train import eval_run, vectors
 from tpr_jax.train.evaluate import EncodedSplit
 
 
@@ -77,7 +77,7 @@ def test_a_size_that_is_not_smaller_is_an_error(encoded):
 
 def test_eval_writes_the_rows(make_config, tmp_path, capsys):
     config = make_config()
-    found = results.evaluate_run(config, tmp_path, initial=True, vectors=[16, 8])
+    found = eval_run.evaluate_run(config, tmp_path, initial=True, vectors=[16, 8])
     written = json.loads((tmp_path / "eval.json").read_text())["vectors"]
     assert (
         written == found["vectors"] and [row["numbers"] for row in written] == [32] * 3 + [16] * 3 + [8] * 3

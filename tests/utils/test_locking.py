@@ -18,7 +18,7 @@ from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.cross import __main__ as cross
 from tpr_jax.errors import UserError
 from tpr_jax.search.__main__ import main as search_main
-from tpr_jax.train import loop, results
+from tpr_jax.train import eval_run, loop
 from tpr_jax.utils import locking
 
 HOLDER = """
@@ -189,9 +189,9 @@ def test_the_lock_is_held_while_it_trains_and_not_to_score(make_config, tmp_path
     monkeypatch.setattr(loop, "_train", lambda config, workdir, *args: seen.append(workdir))
     with holder(tmp_path / "run"):
         loop.train(make_config(), tmp_path / "run")
-        monkeypatch.setattr(results, "prepare", lambda config, **settings: 1 / 0)
+        monkeypatch.setattr(eval_run, "prepare", lambda config, **settings: 1 / 0)
         with pytest.raises(ZeroDivisionError):  # it came past where a lock would have been
-            results.evaluate_run(make_config(), tmp_path / "run", initial=True)
+            eval_run.evaluate_run(make_config(), tmp_path / "run", initial=True)
     assert len(seen) == 2
 
 

@@ -133,12 +133,12 @@ def test_an_index_does_not_depend_on_where_the_backbone_is(cached, tmp_path):
 
 
 def test_a_run_records_the_commit(cached, tiny, make_config, tmp_path):
-    from tpr_jax.train import results
+    from tpr_jax.train import provenance
     from tpr_jax.train.setup import prepare
 
     cached(OLD, lambda folder: shutil.copytree(tiny["clip"], folder, dirs_exist_ok=True), "main", "v1.0")
     config = make_config(backbone="someone/their-clip@v1.0")
-    facts = results.backbone_facts(prepare(config))
+    facts = provenance.backbone_facts(prepare(config))
     assert (facts["name"], facts["revision"]) == ("someone/their-clip", OLD)
 
 

@@ -15,7 +15,7 @@ from tpr_jax.data import pipeline
 from tpr_jax.data.augment import ERASE_COLOR, augment_image, erase_color
 from tpr_jax.errors import UserError
 from tpr_jax.models import clip, methods
-from tpr_jax.train import results
+from tpr_jax.train import eval_run
 from tpr_jax.train.loop import train
 from tpr_jax.train.setup import prepare
 from tpr_jax.train.step import jit_encoders
@@ -81,14 +81,14 @@ def test_run_evaluation_and_saved_model_agree(own_clip, make_config, tmp_path):
     }
     assert found["backbone"] == {**facts, "act": "quick_gelu", "heads": [1, 1]}
     assert json.loads((tmp_path / "run" / "results.json").read_text())["backbone"] == found["backbone"]
-    again = results.evaluate_run(config, tmp_path / "run")
+    again = eval_run.evaluate_run(config, tmp_path / "run")
     assert again["test"] == found["final"]["test"] and again["backbone"] == found["backbone"]
     model = tpr_jax.from_pretrained(tmp_path / "run")
     assert (model.mean, model.std) == (IMAGE_MEAN, IMAGE_STD)
     # The saved model keeps them if the backbone's folder changes; a run reports the change.
     set_image_constants(own_clip, (0.5,) * 3)
     assert tpr_jax.from_pretrained(tmp_path / "run" / "model").mean == IMAGE_MEAN
-    for again in (results.evaluate_run, train):
+    for again in (eval_run.evaluate_run, train):
         with pytest.raises(UserError, match=r"trained with image_mean=\[0.1, 0.5, 0.8\].*now has \[0.5, "):
             again(make_config(backbone=own_clip, total_steps=2, eval_every=0), tmp_path / "run")
 

@@ -18,7 +18,17 @@ from tpr_jax.distributed import processes, sharding
 from tpr_jax.errors import UserError
 from tpr_jax.perf import memory
 from tpr_jax.report import write as report
-from tpr_jax.train import checkpoint, evaluate, step, teacher, throughput, watchdog, writer
+from tpr_jax.train import (
+    checkpoint,
+    evaluate,
+    provenance,
+    step,
+    summary,
+    teacher,
+    throughput,
+    watchdog,
+    writer,
+)
 from tpr_jax.train import progress as progress_lib
 from tpr_jax.train import results as results_lib
 from tpr_jax.train.checkpoint import Checkpointer
@@ -132,19 +142,19 @@ class Trainer:
         initial = TrainState.create(training.optimizer, run.trainable)
         self.state = sharding.shard_params(run.mesh, initial)
         self.progress = Progress(
-            backbone=results_lib.backbone_facts(run), annotations=self.run.data["annotations"]
+            backbone=provenance.backbone_facts(run), annotations=self.run.data["annotations"]
         )
         self.step = self.first_step = 0
 
     def restore(self) -> None:
         """Restores the newest readable checkpoint, if there is one; then writes config.json."""
-        facts = results_lib.backbone_facts(self.run)
+        facts = provenance.backbone_facts(self.run)
         restored = self.checkpointer.restore_latest(self.state)
         if restored is not None:
             self.step, self.state = restored.step, TrainState.from_dict(restored.state)
-            results_lib.check_backbone(restored.notes.get("backbone"), facts, self.workdir)
+            provenance.check_backbone(restored.notes.get("backbone"), facts, self.workdir)
             annotations = self.run.data["annotations"]
-            results_lib.check_data(restored.notes.get("annotations"), annotations, self.workdir)
+            provenance.check_data(restored.notes.get("annotations"), annotations, self.workdir)
             notes = restored.notes | progress_lib.read_progress(self.workdir, self.step)
             self.progress = dataclasses.replace(
                 Progress.from_notes(notes), backbone=facts, annotations=annotations
@@ -196,7 +206,7 @@ class Trainer:
         if self.progress.zero_shot is None:
             scores = self.evaluator.score_zero_shot()
             self.progress = dataclasses.replace(self.progress, zero_shot=scores)
-            tqdm.write(f"zero-shot, test: {results_lib.format_scores(scores)}")
+            tqdm.write(f"zero-shot, test: {summary.format_scores(scores)}")
 
     def evaluate_restored(self) -> None:
         """Repeats the evaluation of the restored step if it did not finish."""
@@ -317,7 +327,7 @@ class Trainer:
             results_lib.write_model(self.run, self.workdir, merge(frozen, trainable), results)
             # Last, because it tells scripts that the run is complete.
             write_json(self.workdir / "results.json", results)
-            results_lib.print_summary(results, self.workdir, self.config.data_dir)
+            summary.print_summary(results, self.workdir, self.config.data_dir)
         return outcome.results
 
     @property
@@ -352,7 +362,7 @@ class Trainer:
             return
         self.metrics.write({"step": self.step, "epoch": epoch, **scores})
         for split, split_scores in scores.items():
-            tqdm.write(f"epoch {epoch}, {split}: {results_lib.format_scores(split_scores)}")
+            tqdm.write(f"epoch {epoch}, {split}: {summary.format_scores(split_scores)}")
         self._save_if_best(scores)
         self._write_progress()
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tpr_jax.search.arguments import parser as search_parser
 from tpr_jax.search.index.build import build
-from tpr_jax.train.results import next_command
+from tpr_jax.train.summary import next_command
 from tpr_jax.visualize.__main__ import parser as visualize_parser
 
 
