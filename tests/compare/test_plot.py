@@ -1,5 +1,6 @@
 """The plot of a comparison: every complete row, labeled without overlaps."""
 
+import dataclasses
 import io
 import itertools
 
@@ -66,6 +67,34 @@ def test_draws_a_panel_for_each_data_set_and_direction():
     rows = [*ROWS, row("dm_adapter:cuhk_pedes", [70.0], 15_669_528, "cuhk_pedes", "i2t")]
     titles = [axes.get_title(loc="left") for axes in plot.draw(rows).axes]
     assert titles == ["MiniPEDES, rendered: text to image, R@1, %", "CUHK-PEDES: image to text, R@1, %"]
+
+
+LONG = (
+    "Also trained on SYNTH-PEDES, with weight 0.5, for $x^$ and a folder with a rather long name, and so on. "
+    * 2
+).strip()
+
+
+@pytest.mark.parametrize("rows", [ROWS, [*ROWS, row("other", [70.0], 15_669_528, "cuhk_pedes")]])
+def test_writes_what_the_scores_depend_on_below_the_panels(rows):
+    few = "Few-shot: trained on 10 of 300 identities, 40 images and 80 captions."
+    remarks = {"lora": (few, LONG), "crashed": ()}
+    told = [dataclasses.replace(one, remarks=remarks.get(one.name, (few,))) for one in rows]
+    figure = plot.draw(told)
+    lines = figure.get_supxlabel().splitlines()
+    assert lines[0] == few and " ".join(lines[1:]) == f"lora: {LONG}"
+    renderer = figure.canvas.get_renderer()
+    (label,) = [text for text in figure.texts if text.get_text().startswith(few)]
+    box = label.get_window_extent(renderer)
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0
+    plain = plot.draw(rows).axes[0].bbox.height
+    for axes in figure.axes:
+        assert axes.get_tightbbox(renderer).y0 > box.y1
+        assert axes.bbox.height == pytest.approx(plain, rel=0.1)
+
+
+def test_has_no_line_below_the_panels_without_remarks():
+    assert plot.draw(ROWS).get_supxlabel() == ""
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Draws compare.png: R@1 against the number of trainable parameters, one panel per table."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Annotation
 
-from tpr_jax.compare.table import Spread, Summary, split_tables
+from tpr_jax.compare.table import Spread, Summary, remark_lines, split_tables
 from tpr_jax.report.style import BLUE, DPI, GREEN, INK, MUTED, PAPER, RULE
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top in pixels
@@ -26,6 +27,7 @@ class Place(NamedTuple):
 
 
 PANEL = (10.5, 6.6)  # inches
+REMARK_COLUMNS, REMARK_HEIGHT = 125, 0.2  # characters of a line for each panel, inches of a line
 # Candidate label positions, best first.
 PLACES = [Place(12, 0, "left"), Place(-12, 0, "right")] + [
     Place(x, sign * y, align)
@@ -44,9 +46,11 @@ def render_png(summaries: Sequence[Summary]) -> bytes:
 
 
 def draw(summaries: Sequence[Summary]) -> Figure:
-    """Draws the rows as a figure."""
+    """Draws the rows as a figure, with what their scores depend on below the panels."""
     panels = split_tables(summaries)
-    size = (PANEL[0] * len(panels), PANEL[1])
+    columns = REMARK_COLUMNS * len(panels)
+    remarks = [line for remark in remark_lines(summaries) for line in textwrap.wrap(remark, columns)]
+    size = (PANEL[0] * len(panels), PANEL[1] + REMARK_HEIGHT * len(remarks))
     layout = ConstrainedLayoutEngine(w_pad=0.25, h_pad=0.2)
     figure = Figure(figsize=size, dpi=DPI, facecolor=PAPER, layout=layout)
     canvas = FigureCanvasAgg(figure)
@@ -55,6 +59,9 @@ def draw(summaries: Sequence[Summary]) -> Figure:
         done = [(row, r1) for row in rows if (r1 := row.scores["R1"]) is not None]
         _draw_panel(axes, title, done)
         drawn.append((axes, done))
+    if remarks:
+        note = figure.supxlabel("\n".join(remarks), x=0.02, ha="left", size=11, color=MUTED)
+        note.set_parse_math(False)  # otherwise a dollar sign starts a formula
     figure.draw_without_rendering()  # lays the axes out, which the labels depend on
     for axes, done in drawn:
         _label_points(axes, done, canvas.get_renderer())

@@ -109,7 +109,7 @@ def render_markdown(summaries: Sequence[Summary]) -> str:
     blocks = []
     for title, rows in split_tables(summaries):
         blocks += [f"### {title}", markdown.table(HEADER, map(_cells, rows), pad=True)]
-    return "\n\n".join([*blocks, NOTE, *_remark_lines(summaries)]) + "\n"
+    return "\n\n".join([*blocks, NOTE, *remark_lines(summaries)]) + "\n"
 
 
 def render_text(summaries: Sequence[Summary]) -> str:
@@ -122,11 +122,11 @@ def render_text(summaries: Sequence[Summary]) -> str:
         costs = markdown.pad_columns([line[:1] + line[split:] for line in lines])
         blocks.append("\n".join([title, *map("  ".join, scores)]))
         blocks.append("\n".join(map("  ".join, costs)))
-    notes = (textwrap.fill(text, 100) for text in (NOTE, *_remark_lines(summaries)))
+    notes = (textwrap.fill(text, 100) for text in (NOTE, *remark_lines(summaries)))
     return "\n\n".join([*blocks, *notes]) + "\n"
 
 
-def _remark_lines(summaries: Sequence[Summary]) -> list[str]:
+def remark_lines(summaries: Sequence[Summary]) -> list[str]:
     """Returns each remark once, after the configs that it holds for, unless it holds for all that ran."""
     configs = {}
     for row in summaries:
