@@ -268,6 +268,14 @@ def test_official_splits_only_warn(tiny, tmp_path, monkeypatch):
     official = dataclasses.replace(datasets.DATASETS["cuhk_pedes"], counts=counts)
     monkeypatch.setitem(datasets.DATASETS, "cuhk_pedes", official)
     assert setup.prepare(config).data["in_two_splits"] == {"identities": 1, "photos": 0}
+    # Equal totals do not say that the splits are the authors' own.
+    totals = {"all": datasets.Counts(*map(sum, zip(*counts.values(), strict=True)))}
+    monkeypatch.setitem(
+        datasets.DATASETS, "cuhk_pedes", dataclasses.replace(datasets.DATASETS["cuhk_pedes"], counts=totals)
+    )
+    assert datasets.count_deviations("cuhk_pedes", counts) == []
+    with pytest.raises(UserError, match="identity 1 is in train and test"):
+        setup.prepare(config)
 
 
 def test_the_bundled_data_set_has_no_leaks():

@@ -266,6 +266,15 @@ def data_folder(dataset: str, data_dir: str) -> str:
     )
 
 
+def has_official_splits(dataset: str, counts: Mapping[str, Counts]) -> bool:
+    """Returns whether the splits have the official sizes, as far as sizes can tell.
+
+    Where the authors publish the totals only, how a copy is divided remains unknown.
+    """
+    official = DATASETS[dataset].counts
+    return official is not None and "all" not in official and not count_deviations(dataset, counts)
+
+
 def count_deviations(dataset: str, counts: Mapping[str, Counts]) -> list[str]:
     """Returns a line for each split whose size differs from the official one, if there is one."""
     official, counts = DATASETS[dataset].counts, dict(counts)
