@@ -102,6 +102,22 @@ def test_batches_do_not_change_features(model):
     np.testing.assert_allclose(model.encode_images(images, batch_size=2), whole, atol=1e-6)
 
 
+@pytest.mark.parametrize(("settings", "expected"), [({}, [3, 3]), ({"batch_size": 4}, [4, 4])])
+def test_takes_as_many_images_at_once_as_the_machine_likes(model, monkeypatch, settings, expected):
+    """The last batch is padded."""
+    seen, (encoder, *others) = [], model.encoders
+
+    def note(variables, pixels):
+        seen.append(len(pixels))
+        return encoder(variables, pixels)
+
+    monkeypatch.setattr("tpr_jax.model.images_at_once", lambda config: 3)
+    noted = dataclasses.replace(model)
+    noted.__dict__["encoders"] = (note, *others)
+    noted.encode_images([np.zeros((40, 20, 3), np.uint8)] * 5, **settings)
+    assert seen == expected
+
+
 def test_uses_the_mean_and_size_of_the_folder(tmp_path):
     shutil.copytree(FOLDER, tmp_path / "clip")
     settings = {"size": {"height": 16, "width": 8}, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}

@@ -22,6 +22,21 @@ def test_encode_images_matches_the_model_with_other_image_constants(own_clip, im
     assert np.abs(feats - before).max() > 1e-3
 
 
+def test_takes_as_many_images_at_once_as_the_machine_likes(own_clip, images, monkeypatch):
+    seen, image_batches = [], features.image_batches
+
+    def note(sources, image_size, size):
+        seen.append(size)
+        return image_batches(sources, image_size, size)
+
+    monkeypatch.setattr(features, "image_batches", note)
+    model = tpr_jax.from_pretrained(own_clip, image_size=(32, 16))
+    for at_once, size in ((3, 3), (9, 5)):
+        monkeypatch.setattr(features, "images_at_once", lambda config, at_once=at_once: at_once)
+        features.encode_images(model, images)
+        assert seen.pop() == size
+
+
 def test_introspect_images_normalizes_with_the_constants_of_the_folder(own_clip, images):
     """The class token's feature is the image feature."""
     model = tpr_jax.from_pretrained(set_image_constants(own_clip), image_size=(32, 16))

@@ -23,6 +23,9 @@ def images_at_once(config: ClipConfig) -> int:
     |----------------|-----|-----|-----|-----|-----|-----|
     | bfloat16       | 779 | 777 | 739 | 709 | 599 | 531 |
     | float32        |     | 404 | 393 |     | 400 |     |
+
+    On two cores of an EPYC (Zen 1) with 8 MB of cache and AVX2 only, float32 reached 60 to 62 GFLOP/s with
+    4 to 32 images.
     """
     if jax.default_backend() != "cpu":
         return MOST

@@ -15,7 +15,8 @@ def compiler_options(*, dtype: str, rows: int = 2, platform: str = "") -> dict[s
     """Returns the `compiler_options` of `jax.jit` for a program.
 
     On the CPU, YNNPACK is fast where it reaches products of bfloat16 in hardware, and for a single row;
-    elsewhere XLA is faster without it. Measured on two cores with jaxlib 0.10.2 ("step" is DM-Adapter's):
+    elsewhere XLA is faster without it, or about as fast. Measured on two cores with jaxlib 0.10.2 ("step" is
+    DM-Adapter's):
 
     | machine          | program                              | with YNNPACK    | without         |
     |------------------|--------------------------------------|-----------------|-----------------|
@@ -32,6 +33,11 @@ def compiler_options(*, dtype: str, rows: int = 2, platform: str = "") -> dict[s
     | with neither     | bfloat16, 16 images at ViT-B/16      | 4.9 s           | 3.8 s           |
     | with neither     | float32, one text at ViT-B/16        | 0.050 s         | 0.058 s         |
     | with neither     | bfloat16, one text at ViT-B/16       | 0.08 s          | 0.13 s          |
+    | AVX2 only        | float32, product of 4096 x 4096      | 65 GFLOP/s      | 54 GFLOP/s      |
+    | AVX2 only        | float32, step at ViT-B/16, batch 8   | 13.1 s          | 13.8 s          |
+    | AVX2 only        | float32, step of clip-mini, batch 64 | 1.14 s          | 1.10 s          |
+    | AVX2 only        | float32, 8 images at ViT-B/16        | 4.2 s           | 4.2 s           |
+    | AVX2 only        | bfloat16, 8 images at ViT-B/16       | 6.0 s           | 4.5 s           |
 
     Args:
       dtype: the type that the program computes in.
