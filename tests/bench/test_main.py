@@ -42,6 +42,15 @@ def test_torch_adds_the_same_step_and_encoder_in_pytorch(accelerator):
             assert not any(subject["kind"] in kinds.values() for subject in subjects)
 
 
+@pytest.mark.parametrize(("accelerator", "photos"), [(False, 128), (True, 4096)])
+def test_torch_adds_a_loop_over_the_same_photos(accelerator, photos):
+    for torch, kinds in ((True, ["index", "torch_index"]), (False, ["index"])):
+        found = bench.groups("search", torch, accelerator)["photos"]
+        expected = [(dtype, kind) for dtype in ("float32", "bfloat16") for kind in kinds]
+        assert [(row["dtype"], row["kind"]) for row in found] == expected
+        assert {(row["backbone"], row["photos"]) for row in found} == {("vit_b_16", photos)}
+
+
 @pytest.mark.parametrize(("accelerator", "dtype"), [(False, "float32"), (True, "bfloat16")])
 def test_backbones_are_named_and_timed_alike(accelerator, dtype):
     found = bench.groups("backbones", True, accelerator)
