@@ -2,13 +2,13 @@
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tpr_jax.cli.exit import explain_and_exit
 from tpr_jax.cross import __main__ as cross
+from tpr_jax.cross import score as score_lib
 from tpr_jax.errors import UserError
 
 
@@ -76,14 +76,14 @@ def counted(monkeypatch):
         scored.append((model, records.name))
         return {"t2i": SCORES, "i2t": SCORES}
 
-    monkeypatch.setattr(cross, "load", lambda place: place)
-    monkeypatch.setattr(cross, "score", score)
+    monkeypatch.setattr(score_lib, "load", lambda place: place)
+    monkeypatch.setattr(score_lib, "score", score)
     return scored
 
 
 def test_resumes_after_an_interrupt(crossed, counted, own_clip, tiny, tmp_path, monkeypatch):
     words = [tiny["clip"], "clip-mini", "--data", f"cuhk_pedes={tiny['data']}", "mini_pedes"]
-    score, calls = cross.score, []
+    score, calls = score_lib.score, []
     assert crossed(tiny["clip"], own_clip, *words[2:])[0] == 2  # the same model twice
 
     def interrupted(model, records):
@@ -93,7 +93,7 @@ def test_resumes_after_an_interrupt(crossed, counted, own_clip, tiny, tmp_path, 
         return score(model, records)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cross, "score", interrupted)
+        patch.setattr(score_lib, "score", interrupted)
         code, stdout, stderr = crossed(*words)
     assert code == 130 and "[3 of 4] clip-mini on cuhk_pedes: " in stdout
     assert f"resume with: python -m tpr_jax.cross {tiny['clip']} clip-mini --data" in stderr
@@ -144,40 +144,6 @@ def test_says_that_a_test_split_is_not_the_official_one(crossed, counted, tiny, 
     written = (tmp_path / "out" / "cross.md").read_text()
     assert stdout.count("Not the official") == written.count("Not the official") == 1
     assert note in written and "officially 1,000 identities, 3,074 images, 6,156 captions." in written
-
-
-def test_names_the_data_of_the_run_that_a_run_began_from(tiny, tmp_path):
-    for name, dataset, backbone in (
-        ("first", "synth_pedes", "clip-mini"),
-        ("second", "icfg_pedes", str(tmp_path / "first" / "model")),
-        ("third", "cuhk_pedes", str(tmp_path / "second")),
-    ):
-        (tmp_path / name / "model").mkdir(parents=True)
-        shutil.copy(Path(tiny["clip"]) / "config.json", tmp_path / name / "model")
-        config = {"dataset": dataset, "mix": [], "method": {}, "losses": {}, "backbone": backbone}
-        (tmp_path / name / "config.json").write_text(json.dumps(config))
-    assert cross.describe_model(str(tmp_path / "third")).trained_on == (
-        *("cuhk_pedes", "icfg_pedes", "synth_pedes"),
-    )
-    # One that names itself ends, too.
-    config["backbone"] = str(tmp_path / "third")
-    (tmp_path / "third" / "config.json").write_text(json.dumps(config))
-    assert cross.describe_model(str(tmp_path / "third")).trained_on == ("cuhk_pedes",)
-
-
-def test_describes_what_a_run_was_trained_on(tiny, tmp_path):
-    """A run's folder and the model in it are the same model; mixed data sets are named."""
-    run = tmp_path / "run"
-    (run / "model").mkdir(parents=True)
-    for name in ("config.json", "model.safetensors"):
-        (run / "model" / name).write_bytes((Path(tiny["clip"]) / name).read_bytes())
-    config = {"dataset": "icfg_pedes", "mix": [["folder", "d", 0.5]], "method": {}, "losses": {}}
-    (run / "config.json").write_text(json.dumps(config))
-    outer, inner = cross.describe_model(str(run)), cross.describe_model(str(run / "model"))
-    assert outer.trained_on == inner.trained_on == ("icfg_pedes", "folder")
-    assert (outer.name, outer.location) == (str(run), str(run / "model"))
-    assert outer.sha256 == inner.sha256 and inner.location == str(run / "model")
-    assert cross.describe_model(tiny["clip"]).trained_on == ()
 
 
 @pytest.mark.parametrize(

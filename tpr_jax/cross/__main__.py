@@ -11,34 +11,21 @@ DIR/cells keeps a file for each. Rerun the same command to resume: it scores onl
 """
 
 import dataclasses
-import json
-import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tpr_jax.cli import parser as arguments
 from tpr_jax.cli.exit import explain_and_exit, resume_hint, verdict
 from tpr_jax.config import defaults as config_lib
+from tpr_jax.cross import score as score_lib
 from tpr_jax.cross import table
-from tpr_jax.data.annotations import annotation_files
-from tpr_jax.data.datasets import DATASETS, count_deviations, data_folder
-from tpr_jax.data.records import Records, load_records
-from tpr_jax.data.splits import count_records
+from tpr_jax.cross.tested import describe_model, describe_split
+from tpr_jax.data.datasets import DATASETS, data_folder
 from tpr_jax.errors import UserError
-from tpr_jax.metrics.remarks import remarks
-from tpr_jax.metrics.retrieval import METRIC_KEYS
-from tpr_jax.train import lineage
 from tpr_jax.utils import locking
 from tpr_jax.utils.files import remove_leftovers, remove_leftovers_matching, write_json, write_text
-from tpr_jax.utils.hashing import image_list_digest, sha256
-
-BATCH_SIZE = 64
-MODEL_FILES = (".safetensors", ".bin", ".pt", ".json", ".txt")  # files that determine a model's features
-
-Scores = dict[str, dict[str, float]]  # direction -> metric -> percent
 
 
 class Arguments(NamedTuple):
@@ -47,44 +34,6 @@ class Arguments(NamedTuple):
     models: list[str]
     data: dict[str, str]
     out: Path
-
-
-@dataclass(frozen=True)
-class TestedSplit:
-    """A test split.
-
-    Attributes:
-      records: its images and captions.
-      annotation_sha256: the checksum of the annotation's files.
-      images_sha256: the checksum of the paths and sizes of its images.
-      notes: how it differs from the official one, in sentences.
-    """
-
-    records: Records
-    annotation_sha256: str
-    images_sha256: str
-    notes: list[str]
-
-    def source(self) -> dict[str, str]:
-        """Returns the checksums by which its scores are known again."""
-        return {"annotation_sha256": self.annotation_sha256, "images_sha256": self.images_sha256}
-
-
-@dataclass(frozen=True)
-class TestedModel:
-    """A model to test.
-
-    Attributes:
-      name: the model as it was given.
-      location: the argument of `from_pretrained` that loads it.
-      trained_on: the data sets that it was trained on; empty if unknown.
-      sha256: the checksum of its files.
-    """
-
-    name: str
-    location: str
-    trained_on: tuple[str, ...]
-    sha256: str
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -184,11 +133,11 @@ def _score_all(args: Arguments) -> str:
             name = f"{model.sha256[:12]}-{dataset}-{split.annotation_sha256[:12]}.json"
             path = args.out / "cells" / name
             source = split.source()
-            scores = read_cell(path, {"sha256": model.sha256, **source})
+            scores = score_lib.read_cell(path, {"sha256": model.sha256, **source})
             done = scores is not None
             if not done:
-                loaded = loaded or load(model.location)
-                scores = score(loaded, split.records)
+                loaded = loaded or score_lib.load(model.location)
+                scores = score_lib.score(loaded, split.records)
                 write_json(
                     path, {**dataclasses.asdict(model), "tested_on": dataset, **source, "test": scores}
                 )
@@ -197,103 +146,6 @@ def _score_all(args: Arguments) -> str:
             write_text(args.out / "cross.md", table.render_markdown(cells, notes))
             write_text(args.out / "cross.csv", table.render_csv(cells))
     return table.render_markdown(cells, notes)
-
-
-def describe_split(dataset: str, folder: str) -> TestedSplit:
-    """Reads the test split of a data set.
-
-    Raises:
-      UserError: it cannot be read.
-    """
-    records = load_records(folder, "test", dataset)
-    sizes = {os.path.relpath(path, folder): os.path.getsize(path) for path in records.image_paths}
-    deviations = count_deviations(dataset, count_records({"test": records}))
-    subset = [line for line in deviations if line.startswith("test ")]
-    return TestedSplit(
-        records=records,
-        annotation_sha256=sha256(annotation_files(dataset, folder)),
-        images_sha256=image_list_digest(sizes),
-        notes=remarks({"dataset": dataset, "data": {"subset": subset}}),
-    )
-
-
-def describe_model(name: str) -> TestedModel:
-    """Describes a model: a run's workdir, the model folder in it, or anything that `from_pretrained` reads.
-
-    The run's config.json says what data it was trained on, and its backbone's if that is a run too.
-
-    Raises:
-      UserError: there is no such model, or the run has not saved one yet.
-    """
-    from tpr_jax.weights.backbone import find
-    from tpr_jax.weights.save_adapter import BUNDLED_BACKBONE
-
-    folder = Path(name)
-    config = lineage.read_run_config(folder)
-    if config and not (folder / "model").is_dir():
-        raise UserError(f"{name} is a run that has no model/ yet: let it finish, or leave it out")
-    location = str(folder / "model") if config else name
-    if config is None and folder.is_dir():
-        config = lineage.read_run_config(folder.parent)
-    path = find(location).path
-    candidates = (*path.glob("*"), *path.glob(f"{BUNDLED_BACKBONE}/*"))
-    files = sorted(file for file in candidates if file.suffix in MODEL_FILES)
-    return TestedModel(
-        name=name.rstrip(os.sep),
-        location=location,
-        trained_on=lineage.trained_on(config) if config else (),
-        sha256=sha256(files if path.is_dir() else [path]),
-    )
-
-
-def read_cell(path: Path, source: Mapping[str, str]) -> Scores | None:
-    """Reads the scores in a cell's file; None unless they are complete and its checksums are these."""
-    try:
-        cell = json.loads(path.read_text())
-        if any(cell[key] != value for key, value in source.items()):
-            return None
-        scores = cell["test"]
-        complete = all(float(scores[d][key]) >= 0 for d in ("t2i", "i2t") for key in METRIC_KEYS)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return scores if complete else None
-
-
-def load(location: str):
-    """Loads a model; imports JAX, which takes seconds."""
-    import tpr_jax
-
-    return tpr_jax.from_pretrained(location)
-
-
-def score(model, records: Records) -> Scores:
-    """Returns R@1, R@5, R@10, mAP and mINP of a model on a split, both directions, in percent.
-
-    Raises:
-      UserError: an image cannot be read.
-    """
-    import numpy as np
-    from tqdm import tqdm
-
-    from tpr_jax.data.batches import image_batches
-    from tpr_jax.data.records import caption_pairs, image_sources
-    from tpr_jax.metrics.retrieval import retrieval_metrics
-    from tpr_jax.perf.batches import images_at_once
-
-    _, captions, query_pids = caption_pairs(records)
-    bar = {"leave": False, "dynamic_ncols": True, "disable": None}
-    size = images_at_once(model.config)
-    total = -(-len(records.image_paths) // size)
-    batches = image_batches(image_sources(records), model.config.image_size, size)
-    gallery = [
-        model.encode_images(images, size)[:valid]
-        for images, valid in tqdm(batches, total=total, desc="images", **bar)
-    ]
-    queries = [
-        model.encode_texts(captions[start : start + 16 * BATCH_SIZE], BATCH_SIZE)
-        for start in tqdm(range(0, len(captions), 16 * BATCH_SIZE), desc="captions", **bar)
-    ]
-    return retrieval_metrics(np.concatenate(queries), np.concatenate(gallery), query_pids, records.pids)
 
 
 def main(argv: list[str]) -> None:
