@@ -361,7 +361,7 @@ def names_of(results_of):
 def evaluated(runs, config):
     """Returns the method and the data set in the eval.json of a folder without a run."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(results, "prepare", lambda config, to_train: runs.base_run(config))
+        patch.setattr(eval_run, "prepare", lambda config, to_train: runs.base_run(config))
         patch.setattr(Evaluator, "score_split", lambda *_: (SCORES, {}))
         eval_run.evaluate_run(config, Path(folder), initial=True)
         found = json.loads((Path(folder) / "eval.json").read_text())
