@@ -52,7 +52,7 @@ def test_scores_of_a_run_and_its_backbone(crossed, finished, tiny, tmp_path, mon
     assert written in stdout and f"| CUHK-PEDES | {workdir}" in written
     # Rerun: nothing is loaded; only a damaged cell is scored again.
     with monkeypatch.context() as patch:
-        patch.setattr(cross, "load", lambda place: pytest.fail("loaded"))
+        patch.setattr(score_lib, "load", lambda place: pytest.fail("loaded"))
         code, again, _ = crossed(workdir, tiny["clip"], *data)
         assert code == 0 and again.count("already done") == 2
     assert (tmp_path / "out" / "cross.md").read_text() == written
