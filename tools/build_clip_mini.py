@@ -86,12 +86,12 @@ def save(workdir: Path, out: Path) -> None:
     Raises:
       UserError: the workdir has no run, or no checkpoint.
     """
-    from tpr_jax.train import eval_run  # imports JAX and TensorFlow
+    from tpr_jax.train import eval_run, setup  # imports JAX and TensorFlow
 
     if not (workdir / "config.json").is_file():
         raise UserError(f"--workdir {workdir} holds no run: train with configs/pretrain_mini.py first")
     config = ConfigDict(json.loads((workdir / "config.json").read_text()))
-    run = eval_run.prepare(config)
+    run = setup.prepare(config)
     state, source = eval_run.restore_best(run, workdir)
     if source["checkpoint"] is None:
         raise UserError(f"--workdir {workdir} has no checkpoint: train with configs/pretrain_mini.py first")

@@ -1,4 +1,4 @@
-"""A run goes on only with the backbone and the data that it began with."""
+"""A run resumes only with the backbone and the data that it began with."""
 
 import json
 import shutil

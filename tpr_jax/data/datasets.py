@@ -75,6 +75,11 @@ class Dataset:
     tfds: TfdsInfo | None = None
 
     @property
+    def has_split_sizes(self) -> bool:
+        """Whether the authors publish the size of each split, which a copy can be compared with."""
+        return self.counts is not None and "all" not in self.counts
+
+    @property
     def label(self) -> str:
         """The name to show beside metrics; those of rendered images must not pass for a benchmark's."""
         if self.is_custom:
@@ -264,15 +269,6 @@ def data_folder(dataset: str, data_dir: str) -> str:
     return (
         mini_pedes.bundled_dir() if dataset == "mini_pedes" else str(Path("data") / DATASETS[dataset].title)
     )
-
-
-def has_official_splits(dataset: str, counts: Mapping[str, Counts]) -> bool:
-    """Returns whether the splits have the official sizes, as far as sizes can tell.
-
-    Where the authors publish the totals only, how a copy is divided remains unknown.
-    """
-    official = DATASETS[dataset].counts
-    return official is not None and "all" not in official and not count_deviations(dataset, counts)
 
 
 def count_deviations(dataset: str, counts: Mapping[str, Counts]) -> list[str]:

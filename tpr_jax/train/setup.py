@@ -129,7 +129,7 @@ def prepare(config: ConfigDict, to_train: bool = True) -> Run:
     methods.check(method, clip_config)
     check_mask(config, tokenizer, base.name)
     make_logits(config, clip_config)  # reports an error
-    described |= _check_leaks(config, on_disk, splits)
+    described |= _check_leaks(config, on_disk, splits, described)
     if jax.process_count() > 1:
         agreement.check_same("data set", agreement.of_data(splits), "give all the same config.data_dir")
     heads = make_heads(config, len(set(splits["train"].pids.tolist())) if "train" in splits else 0)
@@ -332,13 +332,15 @@ def _load_splits(config: ConfigDict) -> tuple[dict[str, Records], dict[str, Reco
     return on_disk, splits, described | reduced | {"annotations": digests}
 
 
-def _check_leaks(config: ConfigDict, on_disk: dict[str, Records], splits: dict[str, Records]) -> dict:
+def _check_leaks(
+    config: ConfigDict, on_disk: dict[str, Records], splits: dict[str, Records], described: dict
+) -> dict:
     """Rejects or reports people and photos in two splits; returns the numbers, for results.json."""
     shared = leaks.find_in_splits(on_disk)
     if config.mix:
         shared = leaks.add_mixed(shared, splits)
     name = config.data_dir or f"data set '{config.dataset}'"
-    official = datasets.has_official_splits(config.dataset, splits_lib.count_records(on_disk))
+    official = described["subset"] == [] and datasets.DATASETS[config.dataset].has_split_sizes
     return leaks.raise_or_warn(shared, name, config.on_leak, official)
 
 
