@@ -8,7 +8,15 @@ import pytest
 from tests.conftest import ROOT
 from tests.footage.videos import box_at, mot_lines, open_cv, write_video
 from tpr_jax.footage.boxes import read_box_file
-from tpr_jax.footage.scan import ScanSettings, read_scan, scan, scan_folder
+from tpr_jax.footage.scan import (
+    ScanSettings,
+    is_scan,
+    read_scan,
+    remove_other_crops,
+    remove_scan,
+    scan,
+    scan_folder,
+)
 
 cv2 = open_cv()
 SETTINGS = ScanSettings("boxes", every=0.2, sure=0.0, pad=0.0, min_height=10, min_sightings=1)
@@ -131,3 +139,26 @@ def test_at_most_twice_as_many_frames_as_workers_are_in_memory(video, tmp_path, 
     monkeypatch.setattr(module, "read_frames", counted)
     run(video, tmp_path / "out", workers=2, progress=done.append)
     assert max(most) <= 4 + 1 and np.all(np.diff(read) > 0)
+
+
+def test_removes_a_scan_and_nothing_else(video, tmp_path):
+    folder = scan_folder(tmp_path, video, SETTINGS)
+    run(video, folder)
+    assert is_scan(folder) and not is_scan(tmp_path)
+    (tmp_path / "link-0123456789ab").symlink_to(folder)
+    remove_scan(tmp_path / "link-0123456789ab")
+    (folder / "note.txt").write_text("mine")
+    before = files(folder)
+    remove_scan(folder)
+    assert files(folder) == before
+    (folder / "note.txt").unlink()
+    remove_scan(folder)
+    assert not folder.exists()
+
+
+def test_removes_other_crops_but_not_other_photos(tmp_path):
+    for name in ("f000001-00.jpg", "f000002-01.jpg", "friends.jpg"):
+        (tmp_path / name).touch()
+    assert remove_other_crops(tmp_path, ["f000001-00.jpg"]) == 1
+    assert files(tmp_path) == ["f000001-00.jpg", "friends.jpg"]
+    assert remove_other_crops(tmp_path / "none", []) == 0

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +34,8 @@ from tpr_jax.utils.files import remove_leftovers_matching, write_json, write_who
 
 CROPS_PER_TRACK = 4
 VERSION = 1  # of the files; a change scans videos again
+_FOLDER, _CROP = r".+-[0-9a-f]{12}", r"f\d+-\d+\.jpg"  # names
+_FILES = rf"journal\.jsonl|tracks\.json|{_CROP}"
 
 
 @dataclass(frozen=True)
@@ -249,12 +252,24 @@ def _to_sighting(
 def remove_other_crops(folder: Path, keep: Iterable[str]) -> int:
     """Removes the crops of a video that are not among those to keep; returns how many could be removed."""
     kept, removed = set(keep), 0
-    for path in folder.glob("f*.jpg"):
-        if path.name not in kept:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if re.fullmatch(_CROP, path.name) and path.name not in kept:
             with contextlib.suppress(OSError):
                 path.unlink()
                 removed += 1
     return removed
+
+
+def is_scan(folder: Path) -> bool:
+    """Returns whether a folder is of a scan: has the name of one, and no visible files but those of one."""
+    names = (path.name for path in folder.iterdir() if not path.name.startswith("."))
+    return bool(re.fullmatch(_FOLDER, folder.name)) and all(re.fullmatch(_FILES, name) for name in names)
+
+
+def remove_scan(folder: Path) -> None:
+    """Removes a folder of a scan, as far as it can be removed; does nothing to another folder."""
+    if not folder.is_symlink() and is_scan(folder):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_tracks(folder: Path, is_removed: Callable[[str], bool]) -> int:

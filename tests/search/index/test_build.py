@@ -412,3 +412,33 @@ def test_an_index_of_an_earlier_version_knows_only_its_folder(make, other, folde
     with pytest.raises(UserError, match="is an index of"):
         make(other)
     assert make()[0]["encoded"] == 0
+
+
+def test_keeps_the_files_of_a_user(make, folder, tmp_path):
+    make()
+    mine = (
+        "vectors-mine.npy",
+        "photos-2023.parquet",
+        "codes-of-cameras.csv",
+        "parts/body.npz",
+        "crops/a/1.jpg",
+    )
+    for name in mine:
+        (tmp_path / "index" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "index" / name).write_text("mine")
+    for path in sorted(folder.iterdir())[:1]:
+        path.unlink()
+    _, index = make()
+    assert index.info["number"] == 2 and not (tmp_path / "index/vectors-1.npy").exists()
+    assert all((tmp_path / "index" / name).read_text() == "mine" for name in mine)
+
+
+def test_a_new_index_does_not_remove_the_photos_that_it_is_of(make, folder, tmp_path):
+    crops = tmp_path / "index" / "crops"
+    shutil.copytree(folder, crops)
+    before = sorted(path.name for path in crops.iterdir())
+    for source in (crops, folder):
+        with pytest.raises(UserError, match="choose another --index"):
+            make(source)
+    assert sorted(path.name for path in crops.iterdir()) == before
+    assert [path.name for path in (tmp_path / "index").iterdir()] == ["crops"]

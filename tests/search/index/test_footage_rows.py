@@ -13,6 +13,8 @@ from tests.footage.videos import box_at, open_cv, set_recorded, write_video
 from tpr_jax.errors import UserError
 from tpr_jax.model import from_pretrained
 from tpr_jax.search.__main__ import run
+from tpr_jax.search.index.footage import scan_source
+from tpr_jax.search.index.footage_manifest import FootageOptions
 from tpr_jax.search.query.search import open_searcher, search
 from tpr_jax.search.server.images import photo_jpeg
 
@@ -110,3 +112,22 @@ def test_nobody_is_found(source):
     (source.parent / "boxes.txt").write_text("900,-1,1,1,30,90,1\n")
     with pytest.raises(UserError, match="no people were found"):
         index(source / "gate.avi")
+
+
+def test_keeps_what_a_user_has_beside_the_crops(source):
+    opened = index(source / "gate.avi")
+    mine = opened.folder / "crops" / "cam0" / "f000001-00.jpg"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    (opened.folder / "crops" / "photos-mine.jsonl").write_text("mine")
+    index(source / "gate.avi", "--every", "0.5", "--replace")
+    assert mine.read_text() == "mine" and (opened.folder / "crops" / "photos-mine.jsonl").exists()
+    assert len(list((opened.folder / "crops").glob("gate-*"))) == 1
+
+
+def test_a_new_index_of_a_video_refuses_a_folder_of_crops(source):
+    (source / "new" / "crops").mkdir(parents=True)
+    (source / "new" / "crops" / "1.jpg").write_text("mine")
+    with pytest.raises(UserError, match=r"holds crops/1.jpg, which a new index would replace or remove"):
+        scan_source(source / "gate.avi", source / "new", FootageOptions())
+    assert [path.name for path in (source / "new" / "crops").iterdir()] == ["1.jpg"]

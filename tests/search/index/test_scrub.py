@@ -3,7 +3,7 @@
 import pytest
 
 from tests import search_galleries
-from tpr_jax.search.index import store
+from tpr_jax.search.index import names
 from tpr_jax.search.index.build import build
 from tpr_jax.search.index.forgotten import Forgotten, ForgottenPhoto, write_forgotten
 from tpr_jax.search.index.scrub import scrub
@@ -13,7 +13,7 @@ from tpr_jax.search.index.scrub import scrub
 def test_scores_and_unfinished_vectors_go_if_somebody_was_forgotten(tiny, tmp_path, somebody):
     search_galleries.photos(tmp_path / "photos", 2)
     build(tmp_path / "photos", tmp_path / "index", tiny["clip"])
-    scores = tmp_path / "index" / store.CHANCE
+    scores = tmp_path / "index" / names.CHANCE
     part = tmp_path / "index" / "parts" / f"part-0-{'0' * 32}.npz"
     part.parent.mkdir(exist_ok=True)
     for path in (scores, part):

@@ -107,3 +107,11 @@ def test_removes_the_oldest_shards_first(tmp_path, monkeypatch):
     )
     shards.remove_shards(tmp_path)
     assert removed == ["00000001", "00000009", "00000010"] and not tmp_path.exists()
+
+
+def test_leaves_files_that_no_run_wrote(tmp_path):
+    write(tmp_path, 1, 1)
+    np.savez(tmp_path / "body_parts.npz", a=np.ones(3))
+    assert shards.read_shards(tmp_path, FINGERPRINT)[1] == 0
+    shards.remove_shards(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["body_parts.npz"]

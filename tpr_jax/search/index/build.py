@@ -20,7 +20,7 @@ from tpr_jax.errors import ArgumentError, UserError
 from tpr_jax.model import Model, from_pretrained
 from tpr_jax.models.config import CLIP_STREET, DTYPES
 from tpr_jax.perf import dtypes
-from tpr_jax.search.index import footage_rows, shards, store
+from tpr_jax.search.index import footage_rows, foreign, shards, store
 from tpr_jax.search.index.cache import VectorCache, load_cache
 from tpr_jax.search.index.encode import (
     PhotoRead,
@@ -35,6 +35,7 @@ from tpr_jax.search.index.encode import (
 from tpr_jax.search.index.forgotten import leave_out_forgotten, read_forgotten
 from tpr_jax.search.index.gallery import Gallery, Photo, combine, find_gallery
 from tpr_jax.search.index.merge import write_index
+from tpr_jax.search.index.names import PARTS
 from tpr_jax.search.index.scrub import scrub
 from tpr_jax.search.index.shape import describe_wide_photos
 from tpr_jax.search.query.approximate import sentences
@@ -128,6 +129,7 @@ def build(
     source, folder = (
         Path(arguments.check_path(name, path)) for name, path in (("source", source), ("folder", folder))
     )
+    foreign.check_source(folder, source)
     gallery = _find(source, folder, options.exclude)
     with _exclusive(folder, log) as note:
         result = _build_locked(gallery, folder, options, log, note)
@@ -166,6 +168,8 @@ def _check(options: _Options) -> _Options:
 def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log, note: Log) -> dict:
     """Does the work of `build`, in a folder that no other process writes."""
     info = store.read_info(folder)
+    if info is None:
+        foreign.check_new(folder)
     if is_first():
         _check_store(info, options.store)
     gallery = _with_other_sources(gallery, folder, info, options, log)
@@ -182,7 +186,7 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log, n
     # Only the model itself knows the settings of a new index.
     model = None if info else _load_model(settings, folder)
     fingerprint = store.encoder_fingerprint(settings)
-    cache = load_cache(old, folder / "parts", fingerprint, gallery.root)
+    cache = load_cache(old, folder / PARTS, fingerprint, gallery.root)
     if cache.ignored_shards and is_first():
         log(
             f"ignored {counted(cache.ignored_shards, 'file')} in {folder / 'parts'}: an interrupted run with "
@@ -194,15 +198,15 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log, n
         log(f"{len(todo):,} of {len(gallery.photos):,} photos to encode with {settings['name']}")
         model = model or _load_model(settings, folder)
         rows = np.array_split(np.arange(len(todo)), jax.process_count())[jax.process_index()]
-        run = shards.next_run(folder / "parts")
-        write = functools.partial(shards.write_shard, folder / "parts", run, fingerprint, str(gallery.root))
+        run = shards.next_run(folder / PARTS)
+        write = functools.partial(shards.write_shard, folder / PARTS, run, fingerprint, str(gallery.root))
         start = time.monotonic()
         encoded = _encode_photos(
             model, gallery, [todo[i] for i in rows], cache, write, batch_size=options.batch_size, note=note
         )
         seconds = time.monotonic() - start
         _barrier("encoded")
-        cache = load_cache(old, folder / "parts", fingerprint, gallery.root)
+        cache = load_cache(old, folder / PARTS, fingerprint, gallery.root)
     result = {
         "count": 0,
         "encoded": encoded,
@@ -214,7 +218,7 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log, n
         result |= write_index(
             folder, gallery, cache, old, settings, model=model, build_lists=options.approximate
         )
-        shards.remove_shards(folder / "parts")
+        shards.remove_shards(folder / PARTS)
         footage_rows.prune(folder, gallery.sources)
         scrub(folder)  # completes a `forget` that was killed
         _sync_store(folder, options.store, model, settings, log)

@@ -34,6 +34,7 @@ from tpr_jax.footage.opencv import opencv
 from tpr_jax.footage.recorded import read_recorded
 from tpr_jax.footage.scan import Scan, ScanSettings, read_scan, scan, scan_folder
 from tpr_jax.footage.video import SUFFIXES as VIDEO_SUFFIXES
+from tpr_jax.search.index import foreign
 from tpr_jax.search.index.folder import walk
 from tpr_jax.search.index.footage_manifest import (
     FootageOptions,
@@ -44,7 +45,8 @@ from tpr_jax.search.index.footage_manifest import (
 )
 from tpr_jax.search.index.forgotten import Forgotten, keep_known, read_forgotten
 from tpr_jax.search.index.gallery import NoPhotosError
-from tpr_jax.search.index.store import CROPS, known_sources, other_source_error, read_info
+from tpr_jax.search.index.names import CROPS
+from tpr_jax.search.index.store import known_sources, other_source_error, read_info
 from tpr_jax.utils import line_log, locking, progress
 from tpr_jax.utils.hashing import add_file
 from tpr_jax.utils.plural import counted
@@ -113,7 +115,10 @@ def scan_source(
             f"--detect {options.detect}: does not say to which of the {len(found.videos):,} videos of "
             f"{source} its boxes belong: index the videos one by one, with --add"
         )
+    foreign.check_source(folder, source)
     with locking.hold(folder, "--index", "writing this index", log):
+        if read_info(folder) is None:
+            foreign.check_new(folder)
         entry = read_manifest(folder)["sources"].get(source_key(source), {})
         earlier = {one["path"]: one for one in entry.get("videos", ())}
         record(folder, source, _scan_files(found, folder, options, kind, log, earlier))

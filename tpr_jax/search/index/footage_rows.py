@@ -6,13 +6,12 @@ crops, and its box is in pixels of the video's frame. A person of a photo is a r
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from tpr_jax.footage.scan import Scan, read_scan, remove_other_crops
+from tpr_jax.footage.scan import Scan, read_scan, remove_other_crops, remove_scan
 from tpr_jax.search.index.footage_manifest import (
     MANIFEST,
     FootageOptions,
@@ -21,7 +20,7 @@ from tpr_jax.search.index.footage_manifest import (
     source_key,
 )
 from tpr_jax.search.index.gallery import Gallery, NoPhotosError, Photo
-from tpr_jax.search.index.store import CROPS
+from tpr_jax.search.index.names import CROPS, matching, scanned_photos
 from tpr_jax.utils.files import write_json
 
 
@@ -69,13 +68,13 @@ def prune(folder: Path, sources: Iterable[str]) -> None:
         write_json(folder / MANIFEST, {**manifest, "sources": entries})
     folders = {one["folder"]: entry for entry in entries.values() for one in entry["videos"]}
     files = {entry["photos_file"] for entry in entries.values()}
-    for path in (folder / CROPS).glob("*"):
-        if path.is_dir() and path.name not in folders:
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.is_dir() and not folders[path.name]["options"]["keep_crops"]:
-            if result := read_scan(path):
-                remove_other_crops(path, [track.crops[0] for track in result.tracks])
-        elif path.is_file() and path.name not in files:
+    for path in filter(Path.is_dir, matching(folder / CROPS, r"(?s:.+)")):
+        if path.name not in folders:
+            remove_scan(path)
+        elif not folders[path.name]["options"]["keep_crops"] and (result := read_scan(path)):
+            remove_other_crops(path, [track.crops[0] for track in result.tracks])
+    for path in scanned_photos(folder):
+        if path.name not in files:
             with contextlib.suppress(OSError):
                 path.unlink()
 

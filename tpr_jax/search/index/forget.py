@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from tpr_jax.errors import UserError
-from tpr_jax.search.index import store
+from tpr_jax.search.index import names, store
 from tpr_jax.search.index.footage_manifest import read_manifest
 from tpr_jax.search.index.forgotten import (
     FORGOTTEN,
@@ -111,8 +111,8 @@ def recall(folder: str | os.PathLike, log: Log = lambda line: None) -> int:
     with locking.hold(folder, "--index", "writing this index", log):
         forgotten = read_forgotten(folder)
         for scan in {track.scan for track in forgotten.tracks}:
-            (folder / store.CROPS / scan / "tracks.json").unlink(missing_ok=True)
-        for path in (folder / store.CROPS).glob("photos-*.jsonl"):
+            (folder / names.CROPS / scan / "tracks.json").unlink(missing_ok=True)
+        for path in names.scanned_photos(folder):
             line_log.rewrite(path, lambda entry: None if entry["stamp"][0] in forgotten.sizes else entry)
         (folder / FORGOTTEN).unlink(missing_ok=True)
         return len(forgotten)
@@ -155,7 +155,7 @@ def _row_track(index: store.Index, row: int) -> ForgottenTrack | None:
 def _is_forgotten(index: store.Index, forgotten: Forgotten) -> Bool[np.ndarray, " n"]:
     """Returns which rows show somebody of the list."""
     paths, digests = (index.table[name].to_pylist() for name in ("path", store.FILE_COLUMNS[2]))
-    crops = Path(index.folder, store.CROPS).is_dir()
+    crops = Path(index.folder, names.CROPS).is_dir()
     removed = np.zeros(len(paths), bool)
     for row, (digest, box) in enumerate(zip(digests, store.boxes(index.table), strict=True)):
         track = _row_track(index, row) if crops else None

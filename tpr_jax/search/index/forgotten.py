@@ -22,7 +22,7 @@ from tpr_jax.data.boxes import Box
 from tpr_jax.errors import UserError
 from tpr_jax.footage.detections import iou
 from tpr_jax.search.index.gallery import Gallery, Photo
-from tpr_jax.search.index.store import CROPS
+from tpr_jax.search.index.names import CROPS
 from tpr_jax.utils.files import write_json
 from tpr_jax.utils.hashing import sha256
 

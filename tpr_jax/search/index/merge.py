@@ -17,6 +17,7 @@ from tpr_jax.search.index.cache import CachedVector, Location, VectorCache
 from tpr_jax.search.index.encode import Stamp
 from tpr_jax.search.index.forgotten import read_forgotten
 from tpr_jax.search.index.gallery import Gallery, NoPhotosError, Photo
+from tpr_jax.search.index.names import NUMBERED, SKIPPED, matching
 from tpr_jax.search.index.table import to_arrow
 from tpr_jax.search.query import approximate, exact
 from tpr_jax.utils.files import write_json, write_text, write_whole
@@ -92,7 +93,7 @@ def write_index(
         files = _write_vectors_and_table(folder, number, cache, locations, table)
         files = _write_search_structures(folder, files, feats)
     text = "".join(json.dumps({"photo": n, "why": w}, ensure_ascii=False) + "\n" for n, w in skipped)
-    write_text(folder / "skipped.jsonl", text)
+    write_text(folder / SKIPPED, text)
     info = {
         "format_version": store.FORMAT_VERSION,
         "made_by": f"tpr_jax {__version__}",
@@ -110,7 +111,7 @@ def write_index(
     if old is not None and "store" in old.info:
         info["store"] = old.info["store"]
     write_json(folder / store.INFO_FILE, info)
-    _remove_old_files(folder, files.names)
+    _remove_old_files(folder, files)
     return result
 
 
@@ -140,7 +141,7 @@ def write_rows(folder: Path, old: store.Index, rows: Sequence[int], forgotten: i
         "forgotten": forgotten,
     }
     write_json(folder / store.INFO_FILE, info)
-    _remove_old_files(folder, files.names)
+    _remove_old_files(folder, files)
 
 
 def _sentence_feats(settings: Mapping, model: Model | None) -> np.ndarray:
@@ -245,13 +246,14 @@ def _current_vector(gallery: Gallery, cache: VectorCache, photo: Photo) -> Cache
     return cache.find_unchanged(photo, status.st_size, status.st_mtime_ns)
 
 
-def _remove_old_files(folder: Path, names: Mapping[str, str | list[str]]) -> None:
-    kept = {name for value in names.values() for name in ([value] if isinstance(value, str) else value)}
-    for pattern in ("vectors-*.npy", "photos-*.parquet", "codes-*", "ivf-*.faiss"):
-        for path in folder.glob(pattern):
-            if path.name not in kept:
-                with contextlib.suppress(OSError):  # Windows cannot remove an open file
-                    path.unlink()
+def _remove_old_files(folder: Path, files: _Files) -> None:
+    """Removes the files of earlier indexes; a file with a higher number is not of an index."""
+    values = files.names.values()
+    kept = {name for value in values for name in ([value] if isinstance(value, str) else value)}
+    for path in matching(folder, NUMBERED):
+        if path.name not in kept and int(path.stem.partition("-")[2]) <= files.number:
+            with contextlib.suppress(OSError):  # Windows cannot remove an open file
+                path.unlink()
 
 
 def _display_name(photo: Photo) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tpr_jax.footage.scan import remove_tracks
-from tpr_jax.search.index import shards, store
+from tpr_jax.search.index import names, shards
 from tpr_jax.search.index.footage_manifest import MANIFEST, read_manifest
 from tpr_jax.search.index.forgotten import Forgotten, keep_known, read_forgotten
 from tpr_jax.utils import line_log
@@ -24,11 +24,11 @@ def scrub(folder: Path) -> int:
     forgotten = read_forgotten(folder)
     if not forgotten:
         return 0
-    (folder / store.CHANCE).unlink(missing_ok=True)
-    shards.remove_shards(folder / "parts")
+    (folder / names.CHANCE).unlink(missing_ok=True)
+    shards.remove_shards(folder / names.PARTS)
     crops = 0
     for scan in sorted({track.scan for track in forgotten.tracks}):
-        crops += remove_tracks(folder / store.CROPS / scan, functools.partial(forgotten.has_track, scan))
+        crops += remove_tracks(folder / names.CROPS / scan, functools.partial(forgotten.has_track, scan))
     _scrub_photos(folder, forgotten)
     return crops
 
@@ -56,5 +56,5 @@ def _scrub_photos(folder: Path, forgotten: Forgotten) -> None:
     }
     if sources != manifest["sources"]:
         write_json(folder / MANIFEST, {**manifest, "sources": sources})
-    for path in (folder / store.CROPS).glob("photos-*.jsonl"):
+    for path in names.scanned_photos(folder):
         line_log.rewrite(path, without)

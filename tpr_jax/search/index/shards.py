@@ -18,9 +18,10 @@ from jaxtyping import Float16
 
 from tpr_jax.search.index.encode import Stamp
 from tpr_jax.search.index.gallery import Box, Photo
+from tpr_jax.search.index.names import SHARD, matching
 from tpr_jax.utils.files import write_whole
 
-_NAME = re.compile(r"part-(\d{8,})-[0-9a-f]{32}\.npz")
+_NAME = re.compile(SHARD)
 
 
 class Entry(NamedTuple):
@@ -49,8 +50,7 @@ class Shard(NamedTuple):
 
 def next_run(folder: Path) -> int:
     """Returns a number larger than that of every shard in a folder."""
-    runs = (int(match[1]) for path in folder.glob("*.npz") if (match := _NAME.fullmatch(path.name)))
-    return max(runs, default=0) + 1
+    return max((_age(path)[0] for path in matching(folder, SHARD)), default=0) + 1
 
 
 def write_shard(
@@ -100,7 +100,7 @@ def read_shards(folder: Path, fingerprint: Mapping) -> tuple[list[Shard], int]:
     Damaged files are ignored.
     """
     shards, others = [], 0
-    for path in sorted(folder.glob("*.npz"), key=_age):
+    for path in sorted(matching(folder, SHARD), key=_age):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             with np.load(path, allow_pickle=False) as file:
                 if "made_by" not in file:  # written by a version that did not record it
@@ -128,7 +128,7 @@ def _key(name: str, box: list | None) -> tuple[str, Box | None]:
 
 def _age(path: Path) -> tuple[int, str]:
     match = _NAME.fullmatch(path.name)
-    return (int(match[1]) if match else 0), path.name
+    return int((match and match[1]) or 0), path.name
 
 
 def remove_shards(folder: Path) -> None:
@@ -136,7 +136,7 @@ def remove_shards(folder: Path) -> None:
 
     Removes the oldest first, so that if the process is killed only the newest remain.
     """
-    for path in sorted(folder.glob("*.npz"), key=_age):
+    for path in sorted(matching(folder, SHARD), key=_age):
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()

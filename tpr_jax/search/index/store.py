@@ -34,6 +34,7 @@ from jaxtyping import Float16
 from tpr_jax.data import siglip_tokenizer
 from tpr_jax.data.text_files import read_text
 from tpr_jax.errors import UserError
+from tpr_jax.search.index.names import CROPS, FILES, PARTS
 from tpr_jax.utils import locking
 from tpr_jax.utils.files import remove_leftovers_matching
 from tpr_jax.utils.hashing import add_file
@@ -46,14 +47,8 @@ from tpr_jax.weights.siglip import is_siglip
 
 FORMAT_VERSION = 2
 INFO_FILE = "index.json"
-CROPS = "crops"
-CHANCE = "chance.npz"
 KEY_COLUMNS = ("path", "x", "y", "w", "h")
 FILE_COLUMNS = ("file_size", "file_mtime_ns", "file_sha256")
-_FILES = (  # a regular expression for the names of an index's files
-    r"index\.json|footage\.json|forgotten\.json|chance\.npz|skipped\.jsonl|vectors-\d+\.npy|photos-\d+\.parquet|codes-\d+\.(npy|json)|ivf-\d+\.faiss"
-    r"|(part-\d+|[0-9a-f]{16})-[0-9a-f]{32}\.npz"
-)
 T = TypeVar("T")
 
 
@@ -172,8 +167,8 @@ def _open(folder: Path, info: dict) -> Index:
 
 def remove_temporaries(folder: str | os.PathLike) -> None:
     """Removes the temporary files of killed writers. Call it only while no process writes the index."""
-    for place in (Path(folder), Path(folder, "parts")):
-        remove_leftovers_matching(place, _FILES)
+    for place in (Path(folder), Path(folder, PARTS)):
+        remove_leftovers_matching(place, FILES)
 
 
 def known_sources(info: Mapping) -> list[str]:

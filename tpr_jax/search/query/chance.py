@@ -25,7 +25,8 @@ from jaxtyping import Bool, Float, Float16
 
 from tpr_jax.data.mini_pedes import phrases
 from tpr_jax.errors import UserError
-from tpr_jax.search.index.store import CHANCE, Index, encoder_fingerprint
+from tpr_jax.search.index.names import CHANCE
+from tpr_jax.search.index.store import Index, encoder_fingerprint
 from tpr_jax.search.query.combine import combine
 from tpr_jax.search.query.selection import Selection
 from tpr_jax.utils.files import write_whole

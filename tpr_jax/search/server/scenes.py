@@ -23,7 +23,8 @@ from tpr_jax.errors import UserError
 from tpr_jax.footage.scan import read_result
 from tpr_jax.footage.seek import frames_at
 from tpr_jax.search.index.footage_manifest import read_manifest
-from tpr_jax.search.index.store import CROPS, FILE_COLUMNS, KEY_COLUMNS, Index, is_crop
+from tpr_jax.search.index.names import CROPS
+from tpr_jax.search.index.store import FILE_COLUMNS, KEY_COLUMNS, Index, is_crop
 
 SIDE, MOMENT_SIDE = 1600, 960  # maximum length of the longer side in pixels: of a frame, and of moments
 BEFORE, AFTER = 3.0, 4.0  # seconds around the moment of a row that are played
