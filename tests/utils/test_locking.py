@@ -241,3 +241,27 @@ def test_an_index_on_a_file_system_without_locks(tiny, tmp_path, capsys, monkeyp
     words = ["index", str(tmp_path / "photos"), "--index", str(tmp_path / "i"), "--model", tiny["clip"]]
     assert search_main(words) == 0
     assert "this file system has no locks" in capsys.readouterr().out
+
+
+def test_an_error_on_a_disk_that_is_full_stays_the_same(tmp_path):
+    """The name of the holder cannot be written, neither at once nor when the file is closed."""
+    script = """if True:
+        import resource, sys
+        from tpr_jax.utils import locking
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # Python ignores the signal
+        try:
+            with locking.hold(sys.argv[1], "--index", "writing"):
+                raise KeyError("of the work")
+        except KeyError as error:
+            print(error, error.__context__)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "index")],
+        cwd=ROOT,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout == "'of the work' None\n"

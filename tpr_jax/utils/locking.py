@@ -77,7 +77,8 @@ def hold(
             # one.
             with contextlib.suppress(OSError):
                 os.unlink(folder / NAME)
-            file.close()
+            with contextlib.suppress(OSError):  # on a full disk, the holder's name is still to be written
+                file.close()
             for path in created:  # removes what is empty, so that a mistaken command leaves nothing behind
                 with contextlib.suppress(OSError):
                     path.rmdir()
