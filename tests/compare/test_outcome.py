@@ -7,6 +7,7 @@ import pytest
 from tests.compare_stand_in import compared_fixture, stand_in_fixture, starts, table, zero_fixture  # noqa: F401
 from tpr_jax.compare import outcome
 from tpr_jax.compare.runs import ComparisonRun
+from tpr_jax.metrics.retrieval import METRIC_KEYS
 
 
 def test_step_time_leaves_out_the_first_logged_step():
@@ -22,13 +23,56 @@ def test_saved_bytes_are_the_size_of_the_file_if_there_is_one(tmp_path):
     assert outcome.saved_bytes({"trainable_params": 25}, tmp_path) == 123
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[1]", '{"final": {}}', '{"final": {"test": {"t2i": {}}}}'])
+SCORES_AS_TEXT = json.dumps(
+    {"final": {"test": {way: dict.fromkeys(METRIC_KEYS, "x") for way in ("t2i", "i2t")}}}
+)
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[1]", '{"final": {}}', '{"final": {"test": {"t2i": {}}}}', SCORES_AS_TEXT]
+)
 def test_repeats_a_run_with_damaged_results(compared, stand_in, tmp_path, damage):
     assert compared()[0] == 0
     (tmp_path / "all" / "tiny" / "seed_0" / "results.json").write_text(damage)
     code, stdout, _ = compared()
     assert code == 0 and stdout.count("already done") == 3
     assert table(tmp_path)["tiny"]["done"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("final", "test", "t2i", "R1"), "x"),
+        (("final", "test", "i2t", "mAP"), None),
+        (("final", "test", "t2i", "R5"), float("nan")),
+        (("final", "test", "t2i"), [1]),
+        (("final", "test"), 5),
+        (("final",), 5),
+        (("trainable_params",), "x"),
+        (("total_params",), None),
+        (("steps",), [120]),
+        (("peak_memory_bytes",), "7000"),
+    ],
+)
+def test_results_with_a_value_of_another_type_are_not_complete(tmp_path, where, value):
+    scores = dict.fromkeys(METRIC_KEYS, 10.0)
+    results = {"trainable_params": 1, "total_params": 2, "steps": 120, "peak_memory_bytes": 7000}
+    results["final"] = {"test": {"t2i": dict(scores), "i2t": dict(scores)}}
+    (tmp_path / outcome.RECORD).write_text(json.dumps({"exit_code": 0, "config": {}}))
+    run = ComparisonRun("a", 0, tmp_path, "train", (), {})
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert outcome.is_complete(run)
+    part = results
+    for key in where[:-1]:
+        part = part[key]
+    part[where[-1]] = value
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert not outcome.is_complete(run) and outcome.read_outcome(run).status == "missing"
+
+
+def test_a_record_with_a_config_of_another_type_is_not_complete(tmp_path):
+    (tmp_path / outcome.RECORD).write_text('{"exit_code": 0, "config": 5}')
+    assert not outcome.is_complete(ComparisonRun("a", 0, tmp_path, "train", (), {}))
 
 
 def test_the_tables_say_what_the_scores_of_a_run_depend_on(compared, stand_in, tmp_path):
@@ -67,7 +111,10 @@ def test_resumes_for_more_steps_and_rejects_fewer(compared, stand_in, tmp_path):
 def test_a_run_that_may_have_read_other_data_is_not_complete(tmp_path, key, value, complete):
     config = {"data_dir": "", "source": "files", "on_bad_image": "error", "on_leak": "error", "log_every": 20}
     (tmp_path / outcome.RECORD).write_text(json.dumps({"exit_code": 0, "config": config}))
-    (tmp_path / "results.json").write_text(json.dumps({"final": {"test": {"t2i": {}, "i2t": {}}}}))
+    scores = dict.fromkeys(METRIC_KEYS, 10.0)
+    sizes = {"trainable_params": 1, "total_params": 2}
+    results = {**sizes, "final": {"test": {"t2i": scores, "i2t": scores}}}
+    (tmp_path / "results.json").write_text(json.dumps(results))
     assert outcome.is_complete(ComparisonRun("a", 0, tmp_path, "train", (), config))
     # Started again, it compares its data with that on which it began.
     assert (

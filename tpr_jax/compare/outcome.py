@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Literal
 
 from tpr_jax.config import defaults as config_lib
 from tpr_jax.metrics.remarks import remarks
+from tpr_jax.metrics.retrieval import METRIC_KEYS
 from tpr_jax.train import writer
+from tpr_jax.weights import arguments
 
 if TYPE_CHECKING:
     from tpr_jax.compare.runs import ComparisonRun
 
 RECORD = "compare.json"  # written into the folder of a run when it ends: its exit code and config
+# Whole numbers in the results of a run: those that every run has, and those that it may lack.
+SIZES, OPTIONAL_SIZES = (
+    ("trainable_params", "total_params"),
+    ("steps", "peak_device_memory_bytes", "peak_memory_bytes"),
+)
 
 Scores = dict[str, dict[str, float]]  # direction -> metric -> percent
 
@@ -44,7 +51,7 @@ def is_complete(run: ComparisonRun) -> bool:
     """Returns whether the run ended with exit code 0 and this config, and its results are readable."""
     record = _read_json(run.folder / RECORD)
     ended_well = record.get("exit_code") == 0 and _has_same_config(record, run)
-    return ended_well and final_test_scores(read_results(run)) is not None
+    return ended_well and is_readable(read_results(run))
 
 
 def _has_same_config(record: dict, run: ComparisonRun) -> bool:
@@ -54,9 +61,11 @@ def _has_same_config(record: dict, run: ComparisonRun) -> bool:
     """
     free = {*config_lib.FREE_ON_RESUME} - {"data_dir", "source", "on_bad_image"}
     free -= {"total_steps"} if run.mode == "train" else set()
+    recorded = record.get("config", {})
+    if not isinstance(recorded, dict):
+        return False
     old, new = (
-        {key: value for key, value in config.items() if key not in free}
-        for config in (record.get("config", {}), run.config)
+        {key: value for key, value in config.items() if key not in free} for config in (recorded, run.config)
     )
     return old == new
 
@@ -98,10 +107,26 @@ def read_results(run: ComparisonRun) -> dict:
     return _read_json(run.folder / ("results.json" if run.mode == "train" else "eval.json"))
 
 
+def is_readable(results: dict) -> bool:
+    """Returns whether the results of a run have the scores and sizes of the tables, as numbers."""
+    sizes = [results.get(name) for name in SIZES]
+    sizes += [results[name] for name in OPTIONAL_SIZES if results.get(name) is not None]
+    return final_test_scores(results) is not None and all(map(arguments.is_integer, sizes))
+
+
 def final_test_scores(results: dict) -> Scores | None:
-    """Returns the test scores by direction: of the final state, or of an evaluation."""
-    scores = results.get("final", results).get("test", {})
-    return scores if scores.keys() >= {"t2i", "i2t"} else None
+    """Returns the test scores by direction: of the final state, or of an evaluation.
+
+    Returns None unless all metrics of both directions are numbers.
+    """
+    final = results.get("final", results)
+    scores = final.get("test") if isinstance(final, dict) else None
+    directions = [scores.get(name) if isinstance(scores, dict) else None for name in ("t2i", "i2t")]
+    complete = all(
+        isinstance(found, dict) and all(arguments.is_finite_number(found.get(key)) for key in METRIC_KEYS)
+        for found in directions
+    )
+    return scores if complete else None
 
 
 def _read_json(path: Path) -> dict:

@@ -140,7 +140,7 @@ def execute(run: ComparisonRun, asked_to_stop: Callable[[], bool]) -> tuple[int 
     code, message = run_logged([*PROGRAM, *run.flags], run.folder / "log.txt", asked_to_stop, run.lock_fd)
     if code is None:
         return None, message
-    if code == 0 and outcome.final_test_scores(outcome.read_results(run)) is None:
+    if code == 0 and not outcome.is_readable(outcome.read_results(run)):
         code, message = 1, f"ended without readable results in {run.folder}"
     write_json(run.folder / outcome.RECORD, {"exit_code": code, "said": message, "config": run.config})
     return code, message
