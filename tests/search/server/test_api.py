@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 import struct
 import threading
 import time
@@ -159,6 +160,8 @@ def test_rejects_a_truncated_photo(client, searcher):
         ({"text": "a", "right": [14]}, "right 14: the index has rows 0 to 13"),
         ({"text": "a", "wrong": ["000.png"]}, "shows several people: give one of the rows 0, 12"),
         ({"text": "a", "right": [1] * 51}, "right"),
+        ({"text": "a", "right": [1], "wrong": [1]}, "right 1: 001.png is also marked wrong"),
+        ({"text": "a", "yes": ["a man"], "no": ["a man"]}, "yes 'a man': is also answered with no"),
         ({"wrong": [1]}, "the query is empty"),
         ({"right": [True]}, "right: Input should be a row or a path"),
         ({"right": [1.5]}, "right"),
@@ -201,6 +204,18 @@ def test_photos_have_the_pixels_of_their_files(client, searcher):
     assert shown.shape == stored.shape
     for half in (slice(20), slice(20, 40)):  # JPEG smooths the noise
         assert np.abs(shown[half].mean((0, 1)) - stored[half].mean((0, 1))).max() < 4
+
+
+def test_a_photo_that_was_overwritten_is_not_shown(tiny, tmp_path):
+    """The page may keep its small image, which shows who was found."""
+    client = client_of(open_searcher(served.make_index(tmp_path, tiny["clip"])))
+    small = client.get("/api/photos/5")
+    shutil.copyfile(tmp_path / "photos" / "006.png", tmp_path / "photos" / "005.png")
+    reply = client.get("/api/photos/5?size=large")
+    assert reply.status_code == 404
+    assert reply.json() == {"detail": "the photo has changed since it was indexed: index the photos again"}
+    assert small.status_code == 200 and client.get("/api/photos/5").content == small.content
+    assert client.get("/api/photos/6?size=large").status_code == 200
 
 
 def test_a_photo_with_a_box_shows_no_more_than_the_box(client, searcher):

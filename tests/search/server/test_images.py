@@ -1,7 +1,9 @@
 """Uploaded images and images for the browser, without a server."""
 
 import dataclasses
+import hashlib
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tpr_jax.errors import UserError
-from tpr_jax.search.index.store import Index
+from tpr_jax.search.index.store import FILE_COLUMNS, KEY_COLUMNS, Index
 from tpr_jax.search.server import images
 
 
@@ -50,7 +52,13 @@ def test_limits_the_pixels_of_an_upload(monkeypatch, more):
 
 
 def make(folder, path, box=(None,) * 4):
-    columns = {name: [value] for name, value in zip(("path", "x", "y", "w", "h"), (path, *box), strict=True)}
+    """Returns an index of the photo as it is now, if it is there."""
+    file, stamp = Path(folder, path), (0, 0, bytes(32))
+    if file.exists():
+        status = file.stat()
+        stamp = (status.st_size, status.st_mtime_ns, hashlib.sha256(file.read_bytes()).digest())
+    columns = {name: [value] for name, value in zip(KEY_COLUMNS, (path, *box), strict=True)}
+    columns |= {name: [value] for name, value in zip(FILE_COLUMNS, stamp, strict=True)}
     return Index(Path(folder), {"photos": str(folder)}, np.zeros((1, 2), np.float16), pa.table(columns))
 
 
@@ -80,3 +88,54 @@ def test_rejects_rows_and_photos_that_do_not_exist(tmp_path):
     elsewhere = dataclasses.replace(index, info={"photos": "/nowhere"})
     with pytest.raises(UserError):
         images.photo_jpeg(elsewhere, 0, "small")
+
+
+def draw(path, color):
+    """Writes a photo, always of the same size in bytes."""
+    Image.new("RGB", (30, 60), color).save(path, "BMP")
+
+
+def set_time(path, mtime_ns):
+    os.utime(path, ns=(mtime_ns, mtime_ns))
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize("box", [(None,) * 4, (0, 0, 10, 20)])
+def test_a_photo_that_was_overwritten_is_not_shown(tmp_path, size, box):
+    draw(tmp_path / "a.bmp", "blue")
+    set_time(tmp_path / "a.bmp", 10**18)
+    index = make(tmp_path, "a.bmp", box)
+    shown = images.photo_jpeg(index, 0, size)
+    draw(tmp_path / "a.bmp", "red")
+    set_time(tmp_path / "a.bmp", 10**18 + 1)
+    with pytest.raises(
+        images.ChangedPhotoError, match=r"a\.bmp: has changed since it was indexed: index the"
+    ):
+        images.photo_jpeg(index, 0, size)
+    draw(tmp_path / "a.bmp", "blue")  # the indexed content, as from a backup, at another time
+    set_time(tmp_path / "a.bmp", 10**18 + 2)
+    assert images.photo_jpeg(index, 0, size) == shown
+
+
+def test_a_photo_that_is_overwritten_while_it_is_read_is_not_shown(tmp_path, monkeypatch):
+    draw(tmp_path / "a.bmp", "blue")
+    set_time(tmp_path / "a.bmp", 10**18)
+    index, read = make(tmp_path, "a.bmp"), images.read_fitting
+
+    def read_late(path, side):
+        draw(path, "red")
+        set_time(path, 10**18 + 1)
+        return read(path, side)
+
+    monkeypatch.setattr(images, "read_fitting", read_late)
+    with pytest.raises(images.ChangedPhotoError):
+        images.photo_jpeg(index, 0, "large")
+
+
+def test_a_pipe_in_place_of_a_photo_blocks_nobody(tmp_path):
+    draw(tmp_path / "a.bmp", "blue")
+    index = make(tmp_path, "a.bmp")
+    (tmp_path / "a.bmp").unlink()
+    os.mkfifo(tmp_path / "a.bmp")
+    with pytest.raises(UserError, match="is not a file"):
+        images.photo_jpeg(index, 0, "large")

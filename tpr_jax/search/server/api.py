@@ -56,7 +56,9 @@ EXAMPLES = (
 )
 
 _BINARY = {"type": "string", "format": "binary"}
-NOT_FOUND = {404: {"model": Error, "description": "the index does not have this photo"}}
+NOT_FOUND = {
+    404: {"model": Error, "description": "the index does not have this photo, or it is gone or has changed"}
+}
 PHOTO_BODY = {
     "requestBody": {
         "required": True,
@@ -246,7 +248,11 @@ def _add_index_routes(app: FastAPI, live: LiveIndex, limits: Limits, playback: b
             jpeg = await run_in_thread(lambda: read(row), limiter=threads)
         except IndexError:
             raise no_such_row(snapshot) from None
-        except UserError:  # its message contains the file's path on this machine
+        except images.ChangedPhotoError:  # the messages contain the file's path on this machine
+            raise HTTPException(
+                404, "the photo has changed since it was indexed: index the photos again"
+            ) from None
+        except UserError:
             raise HTTPException(
                 404, "the photo no longer exists or cannot be read: index the photos again"
             ) from None

@@ -4,8 +4,11 @@ The server re-encodes every image that it sends from its pixels. It therefore se
 and no embedded thumbnail, and of a photo with a box only the pixels inside the box.
 """
 
+import contextlib
 import io
 import os
+import stat
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +20,28 @@ from tpr_jax.data.images.formats import openers
 from tpr_jax.data.images.read import Crop, read_fitting, resize_image, use_file
 from tpr_jax.data.images.rgb import to_array
 from tpr_jax.errors import UserError
-from tpr_jax.search.index.store import KEY_COLUMNS, Index, is_crop
+from tpr_jax.search.index.store import FILE_COLUMNS, KEY_COLUMNS, Index, is_crop
 from tpr_jax.search.server.blur import blur_head
+from tpr_jax.utils.hashing import sha256
 
-__all__ = ["FORMATS", "MAX_UPLOAD_PIXELS", "SIZES", "ImageTooLargeError", "photo_jpeg", "read_upload"]
+__all__ = [
+    "FORMATS",
+    "MAX_UPLOAD_PIXELS",
+    "SIZES",
+    "ChangedPhotoError",
+    "ImageTooLargeError",
+    "photo_jpeg",
+    "read_upload",
+]
 
 SIZES = {"small": 320, "large": 1600}  # maximum length of the longer side in pixels
 # The formats that browsers and cameras write; `formats.FORMATS` has more.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 MAX_UPLOAD_PIXELS = 50_000_000  # decoded pixels of one upload
+
+
+class ChangedPhotoError(UserError):
+    """A photo is no longer the one that was indexed."""
 
 
 def read_upload(data: bytes, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w 3"]:
@@ -70,17 +86,58 @@ def photo_jpeg(index: Index, row: int, size: str, *, blur_faces: bool = False) -
 
     Raises:
       IndexError: the index does not have this row.
+      ChangedPhotoError: the file is no longer the one that was indexed: it may show somebody else.
       UserError: the photo no longer exists or cannot be read.
     """
     if not 0 <= row < index.table.num_rows:
         raise IndexError(row)
-    path, *box = (index.table[name][row].as_py() for name in KEY_COLUMNS)
+    path, *box, size_then, mtime_ns, digest = (
+        index.table[name][row].as_py() for name in KEY_COLUMNS + FILE_COLUMNS
+    )
     path = os.fspath(Path(index.info["photos"]) / path)
     # A person of a video is cut out already: the box is in pixels of the video's frame.
     whole = box[0] is None or is_crop(index.folder, path)
-    pixels = read_fitting(path if whole else Crop(path, *box), SIZES[size])
+    with _unchanged(path, (size_then, mtime_ns), digest):
+        pixels = read_fitting(path if whole else Crop(path, *box), SIZES[size])
     if blur_faces:
         pixels = blur_head(pixels)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=88)
     return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _unchanged(path: str, indexed: tuple[int, int], digest: bytes) -> Generator[None]:
+    """Checks that a file is the one that was indexed, before it is read and after that.
+
+    A copy of it, such as one from a backup, has another modification time, but the same content.
+
+    Args:
+      path: the file.
+      indexed: its size and modification time in ns when it was indexed.
+      digest: its SHA-256 then.
+
+    Raises:
+      ChangedPhotoError: it is another one.
+      UserError: it cannot be read.
+    """
+    before = _stamp(path)
+    if before != indexed and (before[0] != indexed[0] or sha256([path]) != digest.hex()):
+        raise _changed(path)
+    yield
+    if _stamp(path) != before:
+        raise _changed(path)
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: the photo no longer exists ({error}); index the photos again") from error
+    if not stat.S_ISREG(status.st_mode):  # a pipe would block whoever reads it
+        raise UserError(f"{path}: is not a file; index the photos again")
+    return status.st_size, status.st_mtime_ns
+
+
+def _changed(path: str) -> ChangedPhotoError:
+    return ChangedPhotoError(f"{path}: has changed since it was indexed: index the photos again")

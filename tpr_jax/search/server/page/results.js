@@ -159,7 +159,7 @@ const chanceOf = ({ chance }) =>
 function makeOpener(result, className) {
   const index = photos.push(result) - 1;
   const image = make("img", { src: photoUrl(result.row, "small", version), loading: "lazy", alt: "" });
-  image.onerror = () => image.replaceWith(make("span", { textContent: "This photo no longer exists." }));
+  image.onerror = () => image.replaceWith(make("span", { textContent: "This photo is gone or has changed." }));
   const button = make("button", { type: "button", className }, image);
   button.setAttribute("aria-label", `${result.path}, score ${result.score.toFixed(3)}: enlarge`);
   button.dataset.index = index;
