@@ -128,3 +128,9 @@ def test_lines_whose_boxes_have_other_names_are_told(second):
     )
     # A line with a box in the table's form may have more columns, and a line without one none.
     read_boxes([first, first | second, {"left": 1}], "t.jsonl", lambda index: None)
+
+
+@pytest.mark.parametrize("again", ["X1", "x_1", "bbox_x1"])
+def test_rejects_a_column_of_a_box_repeated_in_other_capitals(again):
+    with pytest.raises(UserError, match=f"^t.csv: 'x1' and '{again}' are one column of a box: rename or del"):
+        find_layout(["x1", "y1", "x2", "y2", again], "t.csv")

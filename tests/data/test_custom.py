@@ -175,6 +175,23 @@ def test_rejects_a_repeated_column(tmp_path, name, blank):
         rows(tmp_path, f"{HEAD},x,note,{blank}{name}", "a.png,c,1,train,,,", kind="csv")
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("Caption", "caption"),
+        ("ID", "id"),
+        ("caption\u200b", "caption"),
+        ("\ufeffsplit", "split"),
+        ("X", "x"),
+    ],
+)
+def test_rejects_a_column_repeated_with_other_capitals_or_invisible_characters(tmp_path, name, told):
+    with pytest.raises(UserError, match=f"captions.csv: the first line names column '{told}' twice"):
+        rows(tmp_path, f"{HEAD},x,{name}", "a.png,c,1,train,,", kind="csv")
+    _, (number, bad) = rows(tmp_path, LINE, LINE | {"x": None, name: "b"})
+    assert (number, bad) == (2, InvalidRecord(f"names field '{told}' twice: leave one out"))
+
+
 def test_ignores_columns_without_a_name(tmp_path):
     ((_, row),) = rows(tmp_path, f"{HEAD},,", "a.png,c,1,train,u,v", kind="csv")
     assert row["captions"] == ["c"]

@@ -140,8 +140,13 @@ def test_a_declared_separator(tmp_path, first):
 def test_renames_columns_that_differ_in_case():
     known = ("image", "x")
     assert rename_known(["Image", "X", "Note"], known) == ["image", "x", "Note"]
-    assert rename_known(["Image", "image", "IMAGE"], known) == ["Image", "image", "IMAGE"]
-    assert rename_known(["Image", "IMAGE"], known) == ["image", "image"]  # told as a duplicate
+    assert rename_known(["Image", "image", "NOTE"], known) == ["image", "image", "NOTE"]  # a duplicate
+
+
+@pytest.mark.parametrize("mark", "\u200b\u2060\ufeff", ids=ascii)
+def test_renames_columns_with_invisible_characters(mark):
+    names = [f"{mark}Image ", f"x{mark}", f"no{mark}te"]
+    assert rename_known(names, ("image", "x")) == ["image", "x", f"no{mark}te"]
 
 
 def test_rejects_a_field_named_twice(tmp_path):

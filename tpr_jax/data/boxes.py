@@ -55,7 +55,7 @@ def find_layout(names: Iterable[str], table: str) -> BoxLayout | None:
       table: its path, for messages.
 
     Raises:
-      UserError: one of the four columns is missing, or several sets of four are there.
+      UserError: one of the four columns is missing or there twice, or several sets of four are there.
     """
     names = list(names)
     default = BoxLayout("upper left corner and size", BOX_COLUMNS)
@@ -73,11 +73,21 @@ def find_layout(names: Iterable[str], table: str) -> BoxLayout | None:
         first, second = (", ".join(layout.columns) for layout in whole[:2])
         raise UserError(f"{table}: both {first} and {second} give a box: rename those that do not")
     if whole:
+        _check_unique(names, whole[0], table)
         return whole[0]
     if not {*BOX_COLUMNS}.isdisjoint(names):
         return default
     _check_incomplete(written, table)
     return None
+
+
+def _check_unique(names: Iterable[str], layout: BoxLayout, table: str) -> None:
+    """Rejects a second column that is one of the layout's in other capitals or punctuation."""
+    known = {_simplify(column): column for column in layout.columns}
+    for name in names:
+        column = known.get(_simplify(name), name)
+        if column != name:
+            raise UserError(f"{table}: '{column}' and '{name}' are one column of a box: rename or delete one")
 
 
 def _check_incomplete(written: Mapping[str, str], table: str) -> None:

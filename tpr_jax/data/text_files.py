@@ -14,6 +14,8 @@ from tpr_jax.utils.notices import print_once
 
 SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")  # files of spreadsheets, which are not text
 _SEPARATORS = ",;\t"
+# Invisible characters that come along when text is copied.
+_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))
 
 
 class InvalidRecord(NamedTuple):
@@ -147,11 +149,16 @@ def csv_lines(
 
 
 def rename_known(names: Sequence[str], known: Collection[str]) -> list[str]:
-    """Replaces names that differ from a known one only in case: `Image` becomes `image`.
+    """Replaces names that differ from a known one only in case and invisible characters.
 
-    A name stays if another one is written exactly like the known one.
+    `Image` becomes `image`, also if there is an `image` already, so that it is told as a duplicate.
     """
-    return [name.lower() if name.lower() in known and name.lower() not in names else name for name in names]
+    return [folded if (folded := _fold_name(name)) in known else name for name in names]
+
+
+def _fold_name(name: str) -> str:
+    """Returns a column's name in lower case, without blanks around it and invisible characters."""
+    return name.translate(_INVISIBLE).strip().lower()
 
 
 def _find_separator(first_line: str) -> str:

@@ -311,8 +311,9 @@ def test_boxes_that_are_fractions_of_the_photo(tmp_path, capsys):
 def test_a_box_by_other_columns_is_no_filter(tmp_path):
     table = "image,left,top,width,height,camera\na.jpg,1,2,30,40,3\n"
     assert table_of(tmp_path, table) == ([("a.jpg", {"camera": "3"})], [])
-    line = {"image": "a.jpg", "Image": "x", "x_min": 1, "y_min": 2, "x_max": 3, "y_max": 4}
-    assert table_of(tmp_path, json.dumps(line), "a.JSONL")[0] == [("a.jpg", {"Image": "x"})]
-    twice = {"Image": "a.jpg", "IMAGE": "b.jpg"}
-    with pytest.raises(UserError, match="names field 'image' twice"):
-        table_of(tmp_path, json.dumps(twice), "b.jsonl")
+    line = {"image": "a.jpg", "Photo": "x", "x_min": 1, "y_min": 2, "x_max": 3, "y_max": 4}
+    assert table_of(tmp_path, json.dumps(line), "a.JSONL")[0] == [("a.jpg", {"Photo": "x"})]
+    for first, second in (("Image", "IMAGE"), ("image", "Image")):
+        twice = {first: "a.jpg", second: "b.jpg"}
+        with pytest.raises(UserError, match="names field 'image' twice"):
+            table_of(tmp_path, json.dumps(twice), "b.jsonl")
