@@ -166,6 +166,17 @@ def test_counts_parameters(model):
     assert everything.num_params() == {"trainable": total, "total": total}
 
 
+def test_repr_is_one_line_without_arrays(model):
+    total = model.num_params()["total"]
+    assert repr(model) == (
+        f"Model(source={str(FOLDER)!r}, method='zero_shot', backbone={str(FOLDER)!r}, image_size=(32, 32), "
+        f"dtype='float32', num_params={{'trainable': 0, 'total': {total}}})"
+    )
+    method = parallel_adapter(reduction=4)
+    adapted = make_model(model.config, method, drawn(model.config, method))
+    assert len(repr(adapted)) < 300 and "method='parallel_adapter', backbone=None" in repr(adapted)
+
+
 @pytest.mark.parametrize("method", [dm_adapter(num_experts=3, top_k=2), parallel_adapter(reduction=4)])
 def test_save_and_load_an_adapted_model(with_tokenizer, tmp_path, method):
     plain = tpr_jax.from_pretrained(with_tokenizer, image_size=(24, 8))

@@ -77,6 +77,14 @@ class Model:
     dtype: str = "float32"
     merged_from: Backbone | None = None
 
+    def __repr__(self) -> str:
+        """Describes the model in one line, without its arrays."""
+        backbone = None if self.backbone is None else self.backbone.pinned
+        return (
+            f"Model(source={self.source!r}, method={self.method.name!r}, backbone={backbone!r}, "
+            f"image_size={self.config.image_size}, dtype={self.dtype!r}, num_params={self.num_params()})"
+        )
+
     @property
     def mean(self) -> tuple[float, float, float]:
         """Mean of the red, green and blue channels, for pixels in [0, 1]."""
