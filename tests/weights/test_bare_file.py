@@ -70,6 +70,19 @@ def test_requires_act_and_heads(bare, told, missing):
     assert str(bare) in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_a_file_of_a_hugging_face_folder(tmp_path, prefix):
+    weights, _ = read_golden()
+    path = tmp_path / "model.safetensors"
+    write_state(path, {f"{prefix}{name}": array for name, array in weights.items()})
+    with pytest.raises(UserError, match=r"Hugging Face's names of weights \('(text|vision)_model") as error:
+        tpr_jax.from_pretrained(path, act="gelu", heads=(2, 1))
+    told = str(error.value)
+    assert told.startswith(f"{path}: ") and told.endswith(
+        f": give the folder {tmp_path} in place of the file"
+    )
+
+
 def test_says_what_a_file_is_read_with(bare, capsys):
     notices.print_once.cache_clear()
     load_clip(bare, act="gelu", heads=(4, 2))

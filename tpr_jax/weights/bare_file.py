@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from tpr_jax.weights.openai import ARCHIVE_SCALARS, from_openai
 from tpr_jax.weights.state_dict import unwrap_names
 
 HEAD_WIDTH = 64  # width of an attention head in each of OpenAI's vision transformers
+HUGGING_FACE = ("vision_model.", "text_model.")  # prefixes of the weights of both towers
 WIDEST = 1024  # width of OpenAI's largest vision transformer, ViT-L
 
 
@@ -36,11 +38,12 @@ def load_bare_file(
       heads: numbers of heads of the vision and text towers.
 
     Raises:
-      UserError: the file is not OpenAI's and `act` or `heads` is not given, it cannot be read, or a weight is
-        missing, unknown or misshapen.
+      UserError: the file is of a Hugging Face folder; it is not OpenAI's and `act` or `heads` is not given;
+        it cannot be read; or a weight is missing, unknown or misshapen.
     """
     where = str(path)
     state = unwrap_names(read_state(path), where)
+    _check_names(state, path)
     is_release = is_torchscript(path) or set(ARCHIVE_SCALARS) <= set(state)
     assumed = check_recognized(state, is_release, act, heads, where)
     config, params = from_openai(state, image_size, heads=heads, act=act or "quick_gelu", where=where)
@@ -52,6 +55,16 @@ def load_bare_file(
     else:
         print_once(f"{where}: does not record its activation and heads; read with {used} as requested")
     return config, params
+
+
+def _check_names(state: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
+    """Rejects weights under Hugging Face's names, whose sizes only the config.json beside them records."""
+    for name in state:
+        if name.startswith(HUGGING_FACE):
+            raise UserError(
+                f"{path}: has Hugging Face's names of weights ({name!r}), which need the config.json of "
+                f"their folder: give the folder {Path(path).parent} in place of the file"
+            )
 
 
 def check_recognized(
