@@ -45,6 +45,8 @@ EXPLICIT = {
         {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"},  # as on a single TPU VM, or Colab
         {"JOB_COMPLETION_INDEX": "0"},
         EXPLICIT | {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"},
+        {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"},
+        {"JAX_PROCESS_ID": ""},
     ],
 )
 def test_a_single_process_has_no_peers(environment):
@@ -194,6 +196,15 @@ def test_flags_override_variables_which_override_the_cluster():
     [
         ({}, {"coordinator": "a:1"}, "also needs --num_processes and --process_id"),
         ({}, {"count": 2}, "also needs --coordinator HOST:PORT and --process_id"),
+        (
+            {},
+            {"index": 3},
+            "--process_id 3: a run of several processes also needs --coordinator HOST:PORT and",
+        ),
+        ({}, {"index": 0}, "--process_id 0: a run of several processes also needs"),
+        ({"JAX_PROCESS_ID": "3"}, {}, "JAX_PROCESS_ID=3: a run of several processes also needs"),
+        ({}, {"index": 3, "count": 1}, "--process_id 3: must be 0 with --num_processes 1"),
+        ({}, {"index": -1}, "--process_id -1: a run of several processes also needs"),
         (EXPLICIT, {"index": 2}, "--process_id 2 must lie between 0 and 1"),
         (EXPLICIT, {"count": -3}, "must lie between"),
         (EXPLICIT | {"JAX_NUM_PROCESSES": "two"}, {}, "JAX_NUM_PROCESSES='two' must be a whole number"),

@@ -70,10 +70,11 @@ def find(
         value = flag if flag is not None else environment.get(variable)
         if value not in (None, ""):
             peers = replace(peers, **{key: value if key == "coordinator" else _number(value, variable)})
+    if not peers.coordinator and peers.count in (0, 1):
+        _check_single(environment, peers.count, index)
+        return None
     if peers.index < 0 and (pod := environment.get("JOB_COMPLETION_INDEX")):  # set by a Kubernetes Job
         peers = replace(peers, index=_number(pod, "JOB_COMPLETION_INDEX"))
-    if not peers.coordinator and peers.count in (0, 1):
-        return None  # the only pod of a Job has an index too
     return _checked(peers)
 
 
@@ -88,6 +89,23 @@ def _number(value, name: str) -> int:
         return int(value)
     except ValueError as error:
         raise UserError(f"{name}={value!r} must be a whole number") from error
+
+
+def _check_single(environment: Mapping[str, str], count: int, index: int | None) -> None:
+    """Rejects an index, by flag or variable, of a process that would run alone over everything.
+
+    The index of a Kubernetes Job does not count: the only pod of a Job has one too.
+    """
+    value = environment.get("JAX_PROCESS_ID", "") if index is None else index
+    if value == "":
+        return
+    given = f"JAX_PROCESS_ID={value}" if index is None else f"--process_id {value}"
+    if not count:
+        raise UserError(
+            f"{given}: a run of several processes also needs --coordinator HOST:PORT and --num_processes"
+        )
+    if _number(value, "JAX_PROCESS_ID"):
+        raise UserError(f"{given}: must be 0 with --num_processes {count}")
 
 
 def _checked(peers: Peers) -> Peers | None:
