@@ -166,6 +166,8 @@ def test_sends_json_and_tries_again():
         (["--above", "0", "--post", "ftp://a/b"], "--post ftp://a/b: must be an address"),
         (["--above", "0", "--where", "color = 1"], "column 'color' is unknown"),
         (["--above", "0", "--state", "{photo}"], "cannot be read"),
+        (["--above", "0", "--text", ""], "--text '': is not a description"),
+        (["--above", "0", "--text", " \t"], "is not a description"),
         ([], "--above"),
     ],
 )
@@ -181,6 +183,12 @@ def test_each_alert_has_a_state_of_its_own():
     names = {alert.name(None) for alert in alerts} | {alerts[0].name("http://a")}
     assert len(names) == 5 and all(name.startswith("watch-") for name in names)
     assert watch_lib.Alert(("a",), 0.3).name(None) == alerts[0].name(None)
+
+
+@pytest.mark.parametrize("texts", [(), "a red coat", ("a red coat", "  "), ("a red coat", None)])
+def test_the_texts_are_checked_before_the_index_is_opened(tmp_path, texts):
+    with pytest.raises(UserError, match=r"^--text "):
+        watch_lib.watch(tmp_path / "none", Alert(texts, 0.3))
 
 
 def test_the_address_is_checked():

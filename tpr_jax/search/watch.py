@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from tpr_jax.errors import UserError
+from tpr_jax.errors import ArgumentError, UserError, shown
 from tpr_jax.search.index import store
 from tpr_jax.search.query.exact import rescore
 from tpr_jax.search.query.search import Searcher, describe_row, encode_query, open_searcher
@@ -165,6 +165,15 @@ def describe_match(searcher: Searcher, row: int, score: float, text: str) -> dic
     }
 
 
+def check_texts(texts: Sequence[str]) -> None:
+    """Raises UserError if there is no text, or one is blank or something else."""
+    if isinstance(texts, str) or not texts:
+        raise ArgumentError(f"--text {shown(texts)}: must be one or more descriptions of the person")
+    for text in texts:
+        if not isinstance(text, str) or not text.strip():
+            raise ArgumentError(f"--text {shown(text)}: is not a description: describe the person in words")
+
+
 def check_address(url: str) -> None:
     """Raises UserError if a URL is not one of HTTP."""
     try:
@@ -221,6 +230,7 @@ def watch(
     Raises:
       UserError: as `open_searcher`; an argument is invalid; or the state cannot be read or written.
     """
+    check_texts(alert.texts)
     if not -1 <= alert.above <= 1:
         raise UserError(f"--above {alert.above}: must be a cosine from -1 to 1, such as 0.3")
     if post is not None:
