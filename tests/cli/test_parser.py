@@ -75,6 +75,19 @@ def test_expands_a_path(home):
     assert arguments.folder("~/x") == Path(home, "x")
 
 
+def test_a_path_is_not_empty():
+    parser = Parser(prog="python -m tpr_jax.some")
+    parser.add_argument("photos", type=arguments.path, metavar="PHOTOS")
+    parser.add_argument("--out", type=arguments.folder)
+    parser.add_argument("--data_dir", type=arguments.path, default="")
+    assert vars(parser.parse_args(["p"])) == {"photos": "p", "out": None, "data_dir": ""}
+    for words, told in [(["p", "--out", " "], "--out: the value ' '"), ([""], "PHOTOS: the value ''")]:
+        with pytest.raises(
+            UserError, match=f"^argument {told} is empty: give a path or a name; see python -m"
+        ):
+            parser.parse_args(words)
+
+
 def test_compare_and_cross_expand_their_paths(tiny, home):
     configs, _, workdir, _, _ = compare.parse(["compare", "~/c.py:x", "--workdir=~/w"])
     assert (configs, workdir) == ([f"{home}/c.py:x"], Path(home, "w"))

@@ -64,6 +64,12 @@ class Parser(argparse.ArgumentParser):
             hint = nearest(str(value), [str(choice) for choice in action.choices])
             raise argparse.ArgumentError(action, f"{str(value)!r} is unknown: {hint}")
 
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        # Also called for a default, which may be empty.
+        if action.type in (path, folder) and not arg_string.strip() and arg_string != action.default:
+            raise argparse.ArgumentError(action, f"the value {arg_string!r} is empty: give a path or a name")
+        return super()._get_value(action, arg_string)
+
     def error(self, message: str) -> NoReturn:
         """Raises a UserError that refers to --help."""
         command = " ".join(self.prog.split()[:3])  # a subcommand's parser appends its name

@@ -112,7 +112,7 @@ def check_path(name: str, path: object) -> str | os.PathLike:
     if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
         raise ArgumentError(f"{name}={shown(path)} must be a path or a name (str), not {_kind(path)}")
     if not os.fspath(path).strip():
-        raise ArgumentError(f"{name} is empty; give a folder, a file or a name")
+        raise ArgumentError(f"{name} is empty ({os.fspath(path)!r}); give a folder, a file or a name")
     return path
 
 
