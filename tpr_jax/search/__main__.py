@@ -161,6 +161,7 @@ def _query(args: argparse.Namespace) -> None:
 
     text = _described(args.text)
     names = ("without", "right", "wrong", "yes", "no", "unknown", "ask", "top_k", "weight", "where", "group")
+    args.weight = arguments.text_weight(args)
     options = {name: getattr(args, name) for name in names}
     result = _ask_server(args, text, options)
     if result is None:

@@ -4,6 +4,9 @@ import argparse
 
 from tpr_jax.cli.parser import Parser, path
 from tpr_jax.distributed import TIMEOUT
+from tpr_jax.errors import UserError
+
+WEIGHT = 0.5  # of the text relative to the photo
 
 
 def parser() -> argparse.ArgumentParser:
@@ -266,7 +269,9 @@ def _add_query_arguments(query: argparse.ArgumentParser) -> None:
         help="what --ask asked for and you do not know, so that it asks for something else; can be repeated",
     )
     query.add_argument(
-        "--weight", type=float, default=0.5, help="weight of the text relative to the photo, from 0 to 1"
+        "--weight",
+        type=float,
+        help=f"weight of the text relative to the photo of --image, from 0 to 1; default: {WEIGHT}",
     )
     query.add_argument("--top_k", type=int, default=10, metavar="N", help="number of photos to list")
     query.add_argument(
@@ -281,6 +286,18 @@ def _add_query_arguments(query: argparse.ArgumentParser) -> None:
         help="list photos of the same moment, person or track under the best of them (default cosine: 0.95)",
     )
     query.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def text_weight(args: argparse.Namespace) -> float:
+    """Returns the weight of the text relative to the photo. Raises UserError if there are not both."""
+    if args.weight is None:
+        return WEIGHT
+    if not args.text or args.image is None:
+        raise UserError(
+            f"--weight {args.weight}: weighs a description against a photo, so it needs both: "
+            'give "TEXT" and --image FILE, or leave it out'
+        )
+    return args.weight
 
 
 def _add_forget_arguments(forget: argparse.ArgumentParser) -> None:

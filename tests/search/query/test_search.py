@@ -223,6 +223,12 @@ def test_the_truncation_note_counts_prompt_tokens(made, length, longest):
         ({"text": []}, "the query is missing"),
         ({"without": "a"}, "the query is missing"),
         ({"wrong": [3]}, "the query is missing"),
+        ({"text": "a", "right": [1], "wrong": [2, 1]}, "--right 1: 001.png is also marked wrong"),
+        ({"text": "a", "right": ["003.png"], "wrong": [3]}, "--right 3: 003.png is also"),
+        (
+            {"text": "a", "yes": ["a cap", "a man"], "no": ["a man"]},
+            "--yes 'a man': is also answered with no",
+        ),
         ({"right": ["x.png"]}, "--right 'x.png': the index has no such photo"),
         *(({"wrong": [row]}, f"--wrong {row!r}: the index has rows 0 to 11") for row in (1.5, True, -1, 12)),
         *(({"right": marks}, "right ") for marks in (3, "005.png")),

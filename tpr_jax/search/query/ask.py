@@ -233,8 +233,10 @@ def answer_vector(attributes: Attributes, yes: Sequence[str], no: Sequence[str])
     lowers R@1.
 
     Raises:
-      UserError: there is no such attribute.
+      UserError: there is no such attribute, or one has both answers.
     """
+    if both := [phrase for phrase in yes if phrase in no]:
+        raise ArgumentError(f"--yes {shown(both[0])}: is also answered with no: leave out one of the two")
     total = np.zeros(attributes.feats.shape[1], np.float32)
     for weight, found in ((YES_WEIGHT, find_phrases("yes", yes)), (-NO_WEIGHT, find_phrases("no", no))):
         for i in found:

@@ -185,6 +185,7 @@ def search(
     start = time.perf_counter()
     feat = None if like is None else index.vectors[like].astype(np.float32)
     marked = {"right": marked_rows(index, "right", right), "wrong": marked_rows(index, "wrong", wrong)}
+    _check_marks(index, **marked)
     marks = {name: index.vectors[rows].astype(np.float32) for name, rows in marked.items()}
     answers = ask_lib.answer_vector(searcher.attributes, yes, no) if len(yes) or len(no) else None
     ask_lib.find_phrases("unknown", unknown)
@@ -276,6 +277,13 @@ def marked_rows(index: Index, name: str, marks: Sequence[int | str]) -> list[int
     if isinstance(marks, str) or not isinstance(marks, list | tuple):
         raise ArgumentError(f"{name} {shown(marks)}: must be a list of rows or paths of photos")
     return [_marked_row(index, name, mark) for mark in marks]
+
+
+def _check_marks(index: Index, right: Sequence[int], wrong: Sequence[int]) -> None:
+    for row in right:
+        if row in wrong:
+            path = index.table["path"][row].as_py()
+            raise UserError(f"--right {row}: {path} is also marked wrong: leave out one of the two")
 
 
 def _marked_row(index: Index, name: str, mark: int | str) -> int:
