@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import forced_devices
 from tests.train.test_loop import PER_EPOCH, STEPS, assert_scores
 from tpr_jax.errors import UserError
-from tpr_jax.train import loop
+from tpr_jax.train import eval_run, loop, writer
 from tpr_jax.train.eval_run import evaluate_run
 
 pytestmark = pytest.mark.everywhere
@@ -72,12 +72,23 @@ def test_evaluates_on_another_number_of_devices(finished, start, tmp_path, flags
             np.testing.assert_allclose(scored["test"][direction][measure], value, atol=1e-3)
 
 
+def test_keeps_an_eval_json_of_something_else(make_config, tmp_path):
+    (tmp_path / "eval.json").write_text('{"accuracy": 0.9}')
+    with pytest.raises(UserError, match=f"^{tmp_path / 'eval.json'}: is not of a run"):
+        evaluate_run(make_config(), tmp_path, initial=True)
+    assert (tmp_path / "eval.json").read_text() == '{"accuracy": 0.9}'
+
+
 def test_evaluation_takes_any_training_batch_size(make_config, tmp_path):
     """The batch is larger than the training split, with three microbatches that do not divide it."""
     config = make_config(batch_size=500, accumulate=3, eval_batch_size=5)
     scored = evaluate_run(config, tmp_path / "scored", initial=True)
     assert scored["checkpoint"] is None
     assert_scores(scored["test"])
+    # Neither a second evaluation nor a run is kept out by the eval.json of this one.
+    path = tmp_path / "scored" / "eval.json"
+    assert eval_run.is_result(path)
+    writer.check_workdir(path.parent, {}, ())
     other = evaluate_run(make_config(), tmp_path / "other", initial=True)
     for direction in ("t2i", "i2t"):
         np.testing.assert_allclose(

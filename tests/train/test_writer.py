@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpr_jax.errors import UserError
-from tpr_jax.train import writer
+from tpr_jax.train import checkpoint, writer
 from tpr_jax.utils.files import write_json
 
 CONFIG = {"seed": 0, "optimizer": {"lr": 0.1}, "total_steps": 5, "mesh": {"data": 1}}
@@ -63,6 +63,48 @@ def test_rejects_a_config_json_that_is_not_an_object(tmp_path, content):
     with pytest.raises(UserError, match=r"config.json is not a JSON object .*: choose another --workdir"):
         writer.check_workdir(tmp_path, CONFIG, ())
     assert (tmp_path / "config.json").read_text() == content
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("metrics.jsonl", "results.json", "report.html", "report.png", "checkpoints", "tensorboard"),
+        *("checkpoints/progress.json", "checkpoints/latest/model.pt", "tensorboard/old/events"),
+        "model/config.json",
+    ],
+)
+def test_rejects_files_that_are_not_of_a_run(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(UserError, match=r"is not of a run.*: choose another --workdir") as raised:
+        writer.check_workdir(tmp_path, CONFIG, ())
+    named = name if name.startswith("model") else name.split("/")[0]
+    assert str(raised.value).startswith(f"{tmp_path / named}: ") and "\n" not in str(raised.value)
+    assert path.read_text() == "mine"
+    write_json(tmp_path / "config.json", CONFIG)
+    writer.check_workdir(tmp_path, CONFIG, ())
+
+
+def test_files_that_a_run_does_not_touch_are_left(tmp_path):
+    for name in ("log.txt", "lock", ".lock", "compare.json", "eval.json", "profile/trace", "model/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    writer.check_workdir(tmp_path, CONFIG, ())
+    with pytest.raises(UserError, match=f"^{tmp_path / 'log.txt'}: is not of a run"):
+        writer.check_workdir(tmp_path, CONFIG, (), writes=["log.txt"])
+
+
+def test_a_run_that_was_killed_before_config_json_resumes(tmp_path):
+    checkpoint.Checkpointer(tmp_path / "checkpoints")
+    writer.check_workdir(tmp_path, CONFIG, ())
+
+
+def test_a_run_without_config_json_resumes_from_its_checkpoints(tmp_path):
+    (tmp_path / "checkpoints" / "latest" / "20").mkdir(parents=True)
+    for name in ("metrics.jsonl", "checkpoints/progress.json", "checkpoints/latest/20/state"):
+        (tmp_path / name).write_text("x")
+    writer.check_workdir(tmp_path, CONFIG, ())
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a folder that even root cannot write")

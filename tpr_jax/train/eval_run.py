@@ -1,5 +1,6 @@
 """Scores a run that has checkpoints, or its model before training: `main --mode eval`."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def evaluate_run(
     if not initial:
         check_has_state(config, workdir)
     defaults = config_lib.to_plain(config_lib.base())
-    writer.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME, defaults)
+    writes = () if is_result(workdir / "eval.json") else ("eval.json",)
+    writer.check_workdir(workdir, config_lib.to_plain(config), config_lib.FREE_ON_RESUME, defaults, writes)
     if processes.is_first():
         remove_leftovers(workdir, ["eval.json"])
     run = prepare(config, to_train=False)
@@ -92,6 +94,15 @@ def evaluate_run(
         write_json(workdir / "eval.json", scored)
     print(f"written: {workdir / 'eval.json'}")
     return scored
+
+
+def is_result(path: Path) -> bool:
+    """Returns whether a file is an earlier eval.json, which does not need a run beside it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"method", "dataset", "test"} <= content.keys()
 
 
 def check_has_state(config: ConfigDict, workdir: Path) -> None:

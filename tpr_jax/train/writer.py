@@ -3,9 +3,10 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -27,25 +28,43 @@ FILES = {
     ),
     "checkpoints": ("progress.json",),
 }
+# The files and folders that training replaces or adds to, and so expects to be of the same run.
+TRAINED = (
+    *("metrics.jsonl", "results.json", "report.html", "report.png"),
+    *("checkpoints", "tensorboard", "model/config.json"),
+)
 
 
 def check_workdir(
-    workdir: Path, config: dict, free: tuple[str, ...], defaults: Mapping = MappingProxyType({})
+    workdir: Path,
+    config: dict,
+    free: tuple[str, ...],
+    defaults: Mapping = MappingProxyType({}),
+    writes: Iterable[str] = TRAINED,
 ) -> None:
-    """Creates the folder; if it holds a config.json, checks that it agrees with this config.
+    """Creates the folder; if it holds a run, checks that the run has this config, else that it is free.
 
     Args:
       workdir: the folder of the run.
       config: the config as plain values.
       free: the keys whose values may differ.
       defaults: the values of keys that config.json lacks, because the run is older than the key.
+      writes: the files and folders that the caller writes.
 
     Raises:
-      UserError: a value differs, named by its key, or the folder cannot be written.
+      UserError: a value differs, named by its key; the folder cannot be written; or it holds one of `writes`
+        without a run that could have written it.
     """
     _check_writable(workdir)
     path = workdir / "config.json"
+    # Listed before config.json is looked for, which another process of the run may write in between.
+    found = [workdir / name for name in writes if _holds_files(workdir / name)]
     if not path.exists():
+        if found and not _has_checkpoints(workdir):
+            raise UserError(
+                f"{found[0]}: is not of a run, as {workdir} has no config.json, and would be replaced or "
+                "mixed with the new run's files: choose another --workdir, or move it away"
+            )
         return
     try:
         saved = flatten(dict(json.loads(path.read_text())))
@@ -59,6 +78,25 @@ def check_workdir(
                 f"--workdir {workdir} holds a run of another config: config.{key.replace('/', '.')} was "
                 f"{old!r}, is now {new!r}: choose another --workdir or the old value"
             )
+
+
+def _holds_files(path: Path) -> bool:
+    """Returns whether a path is a file, or a folder with files in it that are not hidden.
+
+    Empty folders do not count, because a run makes those of its checkpoints before config.json.
+    """
+    if not path.is_dir():
+        return os.path.lexists(path)
+    try:
+        return any(_holds_files(inside) for inside in path.iterdir() if not inside.name.startswith("."))
+    except OSError:  # a folder that this account may not list
+        return True
+
+
+def _has_checkpoints(workdir: Path) -> bool:
+    """Returns whether a folder holds checkpoints, from which a run resumes without a config.json."""
+    folders = [workdir / "checkpoints" / name for name in ("latest", "best")]
+    return any(re.fullmatch(r"\d+", path.name) for folder in folders for path in folder.glob("*/"))
 
 
 def _check_writable(workdir: Path) -> None:
