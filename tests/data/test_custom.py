@@ -1,6 +1,7 @@
 """Custom data: captions.jsonl and captions.csv, boxes, and invalid lines."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 from tests import benchmark_folders
 from tpr_jax.data.annotations import annotation_path
-from tpr_jax.data.custom import read_rows
+from tpr_jax.data.custom import read_ids, read_rows
 from tpr_jax.data.images.read import Crop, read_image
 from tpr_jax.data.records import image_sources, load_all
 from tpr_jax.data.text_files import InvalidRecord
@@ -364,3 +365,28 @@ def test_tells_which_of_two_annotations_is_read(tmp_path, capsys):
     assert annotation_path("folder", tmp_path) == str(tmp_path / "captions.jsonl")
     told = f"note: {tmp_path}: captions.jsonl is read, Captions.CSV is not: keep one of them\n"
     assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+@pytest.mark.parametrize("pid", ["1.70E+15", "########", "#REF!"])
+def test_rejects_ids_that_a_spreadsheet_has_spoiled(tmp_path, kind, pid):
+    lines = [LINE | {"id": "anna"}, LINE | {"image": "b.png", "id": pid}]
+    benchmark_folders.write_own(tmp_path, lines, kind)
+    number = 3 if kind == "csv" else 2
+    with pytest.raises(UserError, match=f"line {number}: id '{re.escape(pid)}' .* different people would be"):
+        load_all(tmp_path, "folder")
+    without = [{name: value for name, value in line.items() if name != "split"} for line in lines]
+    benchmark_folders.write_own(tmp_path, without, kind)
+    with pytest.raises(UserError, match=f"line {number}: id '{re.escape(pid)}'"):
+        read_ids(annotation_path("folder", tmp_path))
+
+
+@pytest.mark.parametrize("pid", [True, 3.5, [1], "\ud83d"], ids=ascii)
+def test_only_usable_ids_are_people(tmp_path, pid):
+    lines = [{"image": "a.png", "caption": "c", "id": value} for value in (7, None, " ", "7.0", pid)]
+    path = tmp_path / "captions.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines[:4])))
+    assert read_ids(str(path)) == ["7"]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UserError, match=r"captions.jsonl: line 5: field 'id' is .*: (must be|is not valid)"):
+        read_ids(str(path))

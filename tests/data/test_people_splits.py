@@ -71,6 +71,8 @@ def test_reads_what_it_writes(tmp_path):
         ("id,split,note\n", "must have the columns id and split, and no other"),
         ("id,split\n1,dev\n", "line 2: split 'dev' must be one of train, val, test"),
         ("id,split\n1,train\n1,test\n", "line 3: person 1 has two splits"),
+        ("id,split\n1,train\n1.70E+15,test\n", r"line 3: id '1.70E\+15' looks like a number that a spread"),
+        ("id,split\n#N/A,test\n", "line 2: id '#N/A' is an error of a spreadsheet"),
         ("id,split\n1\n", "line 2 has 1 fields"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from tpr_jax.data.clean_text import replace_surrogates
 from tpr_jax.data.datasets import DATASETS, Dataset
+from tpr_jax.data.id_checks import why_id_invalid
 from tpr_jax.data.identity import normalize_id
 from tpr_jax.data.image_paths import ImagePaths, is_valid_path
 from tpr_jax.data.people_splits import SPLITS_FILE
@@ -161,7 +162,7 @@ def _why_invalid(fields, layout: Dataset) -> str:
         return f"field 'split' is {fields['split']!r}: must be one of {', '.join(SPLITS)}"
     return (
         _why_path_invalid(fields[layout.path_field], layout)
-        or _why_id_invalid(fields["id"], layout)
+        or why_id_invalid(fields["id"], layout.is_custom)
         or _why_captions_invalid(fields["captions"], layout)
     )
 
@@ -172,15 +173,6 @@ def _why_path_invalid(path, layout: Dataset) -> str:
     if not is_valid_path(path):
         return f"field '{layout.path_field}' is {path!r}: no file can have that name: fix the annotation"
     return ""
-
-
-def _why_id_invalid(pid, layout: Dataset) -> str:
-    # JSON's true is a Python int, and `Records` cannot hold an id outside int64.
-    is_int64 = isinstance(pid, int) and not isinstance(pid, bool) and -(2**63) <= pid < 2**63
-    is_name = layout.is_custom and isinstance(pid, str) and pid.strip()
-    if is_int64 or is_name:
-        return ""
-    return f"field 'id' is {pid!r}: must be a whole number{' or a name' if layout.is_custom else ''}"
 
 
 def _why_captions_invalid(captions, layout: Dataset) -> str:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Hashable, Mapping
 
 from tpr_jax.data.boxes import BOX_COLUMNS, read_boxes
+from tpr_jax.data.id_checks import why_id_invalid
 from tpr_jax.data.identity import normalize_id
 from tpr_jax.data.image_paths import ImagePaths, is_valid_path
 from tpr_jax.data.images.size import upright_size
@@ -99,13 +100,19 @@ def read_ids(path: str) -> list[str]:
     """Returns the people of an annotation without splits, each once, in the form in which ids are compared.
 
     Raises:
-      UserError: the annotation cannot be read or has splits.
+      UserError: the annotation cannot be read, has splits, or has an id that cannot be used.
     """
     lines = _read_lines(path)
     if _has_splits(lines):
         raise UserError(f"{path}: has a split already: delete its column 'split' to divide the people again")
-    usable = [fields for _, fields in lines if isinstance(fields, dict) and _has_person(fields)]
-    return list(dict.fromkeys(map(_person, usable)))
+    people: dict[str, None] = {}
+    for number, fields in lines:
+        if isinstance(fields, InvalidRecord) or fields.get("id") is None or _person(fields) == "":
+            continue
+        if why := _why_person_invalid(fields):
+            raise UserError(f"{path}: line {number}: {why}")
+        people[_person(fields)] = None
+    return list(people)
 
 
 def _read_lines(path: str) -> _Lines:
@@ -117,7 +124,11 @@ def _has_splits(lines: _Lines) -> bool:
 
 
 def _has_person(fields: Mapping) -> bool:
-    return isinstance(fields.get("id"), int | float | str) and _person(fields) != ""
+    return not _why_person_invalid(fields)
+
+
+def _why_person_invalid(fields: Mapping) -> str:
+    return why_id_invalid(normalize_id(fields.get("id")), is_custom=True)
 
 
 def _person(fields: Mapping) -> str:

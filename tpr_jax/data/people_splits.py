@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from tpr_jax.data.id_checks import why_id_invalid
 from tpr_jax.data.identity import normalize_id
 from tpr_jax.data.text_files import csv_lines, rename_known
 from tpr_jax.errors import UserError
@@ -89,6 +90,8 @@ def read_people_splits(folder: str) -> dict[str, str] | None:
         if isinstance(cells, str):
             raise UserError(f"{path}: line {number} {cells}")
         person, split = str(normalize_id(cells[0])), cells[1].lower()
+        if why := why_id_invalid(person, is_custom=True):
+            raise UserError(f"{path}: line {number}: {why}")
         if split not in SPLIT_NAMES:
             raise UserError(f"{path}: line {number}: split '{cells[1]}' must be one of train, val, test")
         if splits.setdefault(person, split) != split:
