@@ -1,5 +1,8 @@
 """The search over 8-bit codes equals scoring all vectors in float64, including ties and filters."""
 
+import json
+import math
+
 import numpy as np
 import pytest
 
@@ -111,7 +114,7 @@ def test_numpy_gives_the_same_result_as_numba(made, monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut", "another", "settings"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "another", "settings", "type", "nan"])
 def test_names_a_damaged_file(tmp_path, damage):
     names = exact.write_codes(gallery("plain", 100), tmp_path, "codes-1")
     if damage == "gone":
@@ -120,8 +123,13 @@ def test_names_a_damaged_file(tmp_path, damage):
         (tmp_path / names[1]).write_bytes((tmp_path / names[1]).read_bytes()[:-1])
     elif damage == "another":
         np.save(tmp_path / names[1], np.zeros((100, 3), np.int8))
-    else:
+    elif damage == "settings":
         (tmp_path / names[0]).write_text("{}")
+    else:
+        settings = json.loads((tmp_path / names[0]).read_text())
+        (tmp_path / names[0]).write_text(
+            json.dumps(settings | {"error": {"type": None, "nan": math.nan}[damage]})
+        )
     with pytest.raises(UserError, match=r"codes-1\.json: damaged .*; index the photos into a new folder"):
         exact.open_codes(tmp_path, names)
 

@@ -182,6 +182,8 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log, n
     if is_first() and (warning := describe_wide_photos(gallery)):
         log(f"warning: {warning}")
     old = store.open_index(folder) if info else None
+    if old is not None:
+        store.check_vectors(old)
     settings = _model_settings(folder, info, options)
     # Only the model itself knows the settings of a new index.
     model = None if info else _load_model(settings, folder)
@@ -274,11 +276,8 @@ def _with_other_sources(
 
 def _model_settings(folder: Path, info: dict | None, options: _Options) -> dict:
     """Returns name, SHA-256, image size and type of the model to encode with: those of the index, if any."""
-    settings = info["model"] if info else {}
-    name = options.model or settings.get("name") or CLIP_STREET
-    sha256 = store.model_sha256(name)
     if info:
-        store.check_model(info, folder, name, sha256)
+        settings, name = info["model"], store.find_model(info, folder, options.model)
         image_size = options.image_size and list(options.image_size)
         for flag, value in (("image_size", image_size), ("dtype", options.dtype)):
             if value and value not in (settings[flag], dtypes.AUTO):
@@ -287,9 +286,10 @@ def _model_settings(folder: Path, info: dict | None, options: _Options) -> dict:
                     "photos into a new folder"
                 )
         return dict(settings) | {"name": store.find(name).pinned}
+    name = options.model or CLIP_STREET
     return {
         "name": store.find(name).pinned,
-        "sha256": sha256,
+        "sha256": store.model_sha256(name),
         "image_size": tuple(options.image_size) if options.image_size else None,
         "dtype": dtypes.resolve(options.dtype or dtypes.AUTO),
     }

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tpr_jax.errors import UserError
-from tpr_jax.search.index.store import Index, public_table
+from tpr_jax.search.index.store import Index, public_table, read_vectors
 from tpr_jax.utils.files import remove_leftovers, write_whole
 
 _ROW_GROUP = 16384  # rows in memory at once
@@ -28,7 +28,7 @@ def export(index: Index, path: str | os.PathLike, half: bool = False) -> int:
       The number of rows.
 
     Raises:
-      UserError: the file exists, or cannot be written.
+      UserError: the file exists, or cannot be written; or a vector of the index is damaged.
     """
     path = Path(path)
     if path.exists():
@@ -45,7 +45,8 @@ def export(index: Index, path: str | os.PathLike, half: bool = False) -> int:
         with pq.ParquetWriter(temporary, schema) as writer:
             for start in range(0, count, _ROW_GROUP):
                 rows = table.slice(start, _ROW_GROUP)
-                vectors = np.asarray(index.vectors[start : start + _ROW_GROUP]).astype("f2" if half else "f4")
+                vectors = read_vectors(index, slice(start, start + _ROW_GROUP))
+                vectors = vectors.astype(np.float16) if half else vectors  # exactly those of the index
                 values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), width)
                 ids = pa.array(np.arange(start, start + len(vectors)))
                 columns = [ids, *rows.columns, values]

@@ -29,11 +29,12 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float16
+from jaxtyping import Float, Float16, Int
 
 from tpr_jax.data import siglip_tokenizer
 from tpr_jax.data.text_files import read_text
 from tpr_jax.errors import UserError
+from tpr_jax.search.index.info import find_mistake
 from tpr_jax.search.index.names import CROPS, FILES, PARTS
 from tpr_jax.utils import locking
 from tpr_jax.utils.files import remove_leftovers_matching
@@ -49,6 +50,8 @@ FORMAT_VERSION = 2
 INFO_FILE = "index.json"
 KEY_COLUMNS = ("path", "x", "y", "w", "h")
 FILE_COLUMNS = ("file_size", "file_mtime_ns", "file_sha256")
+_BLOCK = 4096
+_LENGTH_ERROR = 0.01  # of a vector; float16 rounds that of a vector of length 1 by less than 0.001
 T = TypeVar("T")
 
 
@@ -89,7 +92,7 @@ def read_info(folder: str | os.PathLike) -> dict | None:
         raise UserError(f"--index {folder}: is a file; name a folder for the index") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is damaged ({error}); index the photos into a new folder") from error
     version = info.get("format_version") if isinstance(info, dict) else None
     if version != FORMAT_VERSION:
@@ -97,6 +100,8 @@ def read_info(folder: str | os.PathLike) -> dict | None:
             f"{path}: an index of version {version!r}, but this version of tpr_jax reads {FORMAT_VERSION}: "
             "index the photos into a new folder, or use the version of tpr_jax that made it"
         )
+    if (mistake := find_mistake(info)) is not None:
+        raise UserError(f"{path}: the index is damaged ({mistake}); index the photos into a new folder")
     return info
 
 
@@ -148,21 +153,51 @@ def _open(folder: Path, info: dict) -> Index:
         table = pq.ParquetFile(folder / info["files"]["photos"], memory_map=True).read()
         valid = vectors.shape == shape and vectors.dtype == np.float16 and table.num_rows == shape[0]
         valid = valid and set(KEY_COLUMNS + FILE_COLUMNS) <= set(table.column_names)
-        valid = valid and {"number", "photos", "approximate"} <= set(info)
-        valid = valid and {"name", "sha256", "image_size", "dtype"} <= set(info["model"])
     except PermissionError as error:
         raise UserError(f"{error.filename}: cannot be read; check the file's permissions") from error
-    except (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{folder}: the index is damaged ({reason}); index the photos into a new folder"
-        ) from error
+    except (OSError, EOFError, ValueError, TypeError, pa.ArrowException) as error:
+        raise _damaged(folder, " ".join(str(error).split())[:200]) from error
     if not valid:
-        raise UserError(
-            f"{folder}: the index is damaged (its files do not match each other); index the photos "
-            "into a new folder"
-        )
+        raise _damaged(folder, "its files do not match each other")
     return Index(folder, info, vectors, table)
+
+
+def _damaged(folder: Path, reason: str) -> UserError:
+    return UserError(f"{folder}: the index is damaged ({reason}); index the photos into a new folder")
+
+
+def read_vectors(
+    index: Index, rows: slice | Sequence[int] | Int[np.ndarray, " r"]
+) -> Float[np.ndarray, "r e"]:
+    """Reads vectors of an index as float32, and checks that they are of length 1.
+
+    This finds most damage of a disk: a flipped exponent or NaN, blocks of zeros, and blocks of other files.
+
+    Args:
+      index: the index.
+      rows: the rows, in any order.
+
+    Raises:
+      UserError: a vector is damaged.
+    """
+    vectors = np.asarray(index.vectors[rows]).astype(np.float32)
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    wrong = np.flatnonzero(~(np.abs(lengths - 1) <= _LENGTH_ERROR))  # also true for NaN
+    if len(wrong):
+        row = np.arange(len(index.vectors))[rows][wrong[0]]
+        name = index.info["files"]["vectors"]
+        raise _damaged(index.folder, f"{name}: the vector of row {row} is not of length 1")
+    return vectors
+
+
+def check_vectors(index: Index) -> None:
+    """Reads all vectors of an index, and checks them as `read_vectors` does.
+
+    Raises:
+      UserError: a vector is damaged.
+    """
+    for start in range(0, len(index.vectors), _BLOCK):
+        read_vectors(index, slice(start, start + _BLOCK))
 
 
 def remove_temporaries(folder: str | os.PathLike) -> None:
@@ -239,24 +274,42 @@ def encoder_fingerprint(model: Mapping) -> dict:
     return json.loads(json.dumps({name: model.get(name) for name in names}))
 
 
-def check_model(info: Mapping, folder: str | os.PathLike, name: str | os.PathLike, sha256: str) -> None:
-    """Checks that a model is the one that an index was made with.
+def find_model(
+    info: Mapping, folder: str | os.PathLike, given: str | os.PathLike | None
+) -> str | os.PathLike:
+    """Returns where the model of an index is, after checking that it is the one that the index was made with.
 
     Args:
       info: the index's `index.json`.
       folder: the index, for the message.
-      name: the model, for the message.
-      sha256: the model's `model_sha256`.
+      given: where a user says that the model is; None if the user does not.
 
     Raises:
-      UserError: it is another model.
+      UserError: the model is not available, or is another one.
     """
     settings = info["model"]
-    if sha256 != settings["sha256"]:
+    name = settings["name"] if given is None else given
+    try:
+        sha256 = model_sha256(name)
+    except UserError as error:
+        if given is not None:
+            raise
         raise UserError(
-            f"--model {name}: SHA-256 {sha256[:12]}..., but {folder} was made with {settings['name']}, "
-            f"{settings['sha256'][:12]}...: omit --model, or index the photos into a new folder"
+            f"{error}: {folder} was made with this model; if it has moved, give its new place with --model"
+        ) from error
+    if sha256 == settings["sha256"]:
+        return name
+    digests = sha256[:12], settings["sha256"][:12]
+    if given is None or find(given).pinned == settings["name"]:
+        raise UserError(
+            f"{name}: has changed since {folder} was made with it (SHA-256 {digests[0]}..., then "
+            f"{digests[1]}...): restore it, give a copy of what it was with --model, or index the photos "
+            "into a new folder"
         )
+    raise UserError(
+        f"--model {name}: SHA-256 {digests[0]}..., but {folder} was made with {settings['name']}, "
+        f"{digests[1]}...: omit --model, or index the photos into a new folder"
+    )
 
 
 def check_pixels(settings: Mapping, folder: str | os.PathLike, model) -> None:

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Float16
 from tpr_jax.data.mini_pedes import phrases
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.names import CHANCE
-from tpr_jax.search.index.store import Index, encoder_fingerprint
+from tpr_jax.search.index.store import Index, check_vectors, encoder_fingerprint
 from tpr_jax.search.query.combine import combine
 from tpr_jax.search.query.selection import Selection
 from tpr_jax.utils.files import write_whole
@@ -164,6 +164,7 @@ class Baselines:
             self._feats = self._encode(descriptions())
         if form == _Form():
             if made is None:
+                check_vectors(self._index)  # the scores are kept
                 made = score_photos(self._index.vectors, self._feats)
                 _write(path, key, self._feats, made)
             return made

@@ -89,13 +89,16 @@ def open_codes(folder: Path, names: list[str]) -> Codes:
     try:
         settings = json.loads((folder / names[0]).read_text())
         numbers = np.load(folder / names[1], mmap_mode="r")
-        step = np.array(settings["step"])
+        step = np.array(settings["step"], np.float64)
+        error, longest = float(settings["error"]), float(settings["longest"])
+        if not np.isfinite([*step, error, longest]).all():
+            raise ValueError("a number is not finite")
         if numbers.dtype != np.int8 or numbers.shape[1:] != step.shape:
             raise ValueError(f"holds {numbers.dtype} {numbers.shape} for {len(step)} steps")
         # Compiles the kernel now, so that the first query does not wait for it.
         _multiply(numbers[:0], np.zeros(len(step), np.int32), np.empty(0, np.int32))
-        return Codes(numbers, step, float(settings["error"]), float(settings["longest"]))
-    except (OSError, ValueError, KeyError) as error:
+        return Codes(numbers, step, error, longest)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{folder / names[0]}: damaged ({reason}); index the photos into a new folder"

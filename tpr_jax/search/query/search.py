@@ -17,13 +17,15 @@ from tpr_jax.errors import ArgumentError, UserError, shown
 from tpr_jax.model import ImageSource, Model, from_pretrained
 from tpr_jax.models.petl_config import text_tokens
 from tpr_jax.search.index.store import (
+    INFO_FILE,
     KEY_COLUMNS,
     Index,
-    check_model,
     check_pixels,
-    model_sha256,
+    check_vectors,
+    find_model,
     open_current,
     public_table,
+    read_vectors,
 )
 from tpr_jax.search.query import ask as ask_lib
 from tpr_jax.search.query import chance as chance_lib
@@ -77,7 +79,7 @@ class Searcher:
           no: what was answered with no.
           unknown: what has no answer.
         """
-        photos = self.index.vectors[rows].astype(np.float32)
+        photos = read_vectors(self.index, rows)
         return ask_lib.choose_question(self.attributes, photos @ query, photos, yes, no, unknown)
 
 
@@ -105,13 +107,19 @@ def open_searcher(
         arguments.check_path("model", model)
     arguments.check_type("engine", engine, str, "a name (str)")
     index, loaded_engine = open_current(folder, lambda index: (index, engine_lib.make_engine(index, engine)))
+    if not index.info["files"].get("codes"):  # few photos, whose vectors every query reads
+        check_vectors(index)
     settings = index.info["model"]
     if previous is not None and _without_name(previous.index.info["model"]) == _without_name(settings):
         return Searcher(index, previous.model, loaded_engine)
-    name = model or settings["name"]
-    check_model(index.info, folder, name, model_sha256(name))
-    # The checksum is that of the files that made the index, so their shapes are right.
-    loaded = from_pretrained(name, tuple(settings["image_size"]), settings["dtype"], check_shapes=False)
+    name = find_model(index.info, folder, model)
+    try:
+        # The checksum is that of the files that made the index, so their shapes are right.
+        loaded = from_pretrained(name, tuple(settings["image_size"]), settings["dtype"], check_shapes=False)
+    except UserError as error:
+        raise UserError(
+            f"{index.folder / INFO_FILE}: its model cannot be loaded as it says: {error}"
+        ) from error
     check_pixels(settings, folder, loaded)
     return Searcher(index, loaded, loaded_engine)
 
@@ -176,17 +184,17 @@ def search(
         its `share` (how likely the answer is yes, by the model); None if there is nothing to ask.
 
     Raises:
-      UserError: the query is empty, a value is out of range or of another type, the image cannot be read, or
-        the condition is invalid.
+      UserError: the query is empty, a value is out of range or of another type, the image cannot be read, the
+        condition is invalid, or a vector of the index is damaged.
     """
     arguments.check_type("searcher", searcher, Searcher, "what open_searcher returns")
     index = searcher.index
     _check_options(index, image, like=like, top_k=top_k, where=where, group=group)
     start = time.perf_counter()
-    feat = None if like is None else index.vectors[like].astype(np.float32)
+    feat = None if like is None else read_vectors(index, [int(like)])[0]
     marked = {"right": marked_rows(index, "right", right), "wrong": marked_rows(index, "wrong", wrong)}
     _check_marks(index, **marked)
-    marks = {name: index.vectors[rows].astype(np.float32) for name, rows in marked.items()}
+    marks = {name: read_vectors(index, rows) for name, rows in marked.items()}
     answers = ask_lib.answer_vector(searcher.attributes, yes, no) if len(yes) or len(no) else None
     ask_lib.find_phrases("unknown", unknown)
     query, notes = encode_query(
@@ -197,7 +205,9 @@ def search(
     count = selection.count
 
     def search_rows(k: int):
-        return selection.search(query, min(k, len(index.vectors)))
+        scores, rows = selection.search(query, min(k, len(index.vectors)))
+        read_vectors(index, rows)  # a damaged vector may have any score
+        return scores, rows
 
     if not count:
         ranked = []

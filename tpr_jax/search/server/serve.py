@@ -15,6 +15,7 @@ import uvicorn
 from tpr_jax import __version__
 from tpr_jax.data.bucketing import LENGTHS
 from tpr_jax.errors import UserError
+from tpr_jax.search.index.store import check_vectors
 from tpr_jax.search.query.search import Searcher, as_texts, open_searcher, search
 from tpr_jax.search.server import local
 from tpr_jax.search.server.access_log import AccessLog, describe_query
@@ -184,7 +185,12 @@ def allowed_hosts(host: str, extra: Sequence[str]) -> frozenset[str] | None:
 
 
 def warm_up(searcher: Searcher) -> None:
-    """Compiles the encoders and reads the index once, so that the first query does not wait for either."""
+    """Compiles the encoders and reads the index once, so that the first query does not wait for either.
+
+    Raises:
+      UserError: a vector of the index is damaged.
+    """
+    check_vectors(searcher.index)
     if searcher.model.tokenizer is not None:
         for words in (1, *LENGTHS):  # one word more than the previous length holds
             search(searcher, " ".join(["person"] * words))
