@@ -191,6 +191,8 @@ def test_files_that_determine_the_records(tmp_path):
     for folder in (own, other):
         (folder / "splits.csv").write_text("id,split\n")
     assert annotations.annotation_files("folder", own) == [own / "captions.jsonl", own / "splits.csv"]
+    (own / "splits.csv").rename(own / "Splits.csv")
+    assert annotations.annotation_files("folder", own) == [own / "captions.jsonl", own / "Splits.csv"]
     assert annotations.annotation_files("rstp_reid", other) == [other / "data_captions.json"]
 
 

@@ -247,6 +247,22 @@ def test_divides_people_and_leaves_the_captions_alone(tmp_path, capsys, kind):
     assert check.check("folder", str(tmp_path))["counts"]["test"]["identities"] == 2
 
 
+def test_divides_people_anew_in_the_same_file_with_other_capitals(tmp_path, capsys):
+    unsplit(tmp_path, 2)
+    (tmp_path / "Splits.csv").write_text("id,split\np0,test\n")
+    assert check.main(["folder", "--data_dir", str(tmp_path), "--split", "50/50"]) == 0
+    assert (tmp_path / "Splits.csv").read_text() == "id,split\np0,test\np1,train\n"
+    told = f"note: {tmp_path}/Splits.csv: written, with 1 in train, 1 in test\n"
+    assert capsys.readouterr().err.startswith(told) and not (tmp_path / "splits.csv").exists()
+
+
+def test_notes_that_the_splits_beside_are_not_read(tmp_path):
+    own_data(tmp_path, ["0.png,1,train", "1.png,2,test"])
+    (tmp_path / "splits.csv").write_text("id,split\n1,test\n2,train\n")
+    told = f"{tmp_path}/splits.csv: is not read, since captions.csv has splits: keep one of them"
+    assert check.check("folder", str(tmp_path))["notes"] == {"splits that are not read": [told]}
+
+
 def test_divides_only_data_without_splits(tmp_path, capsys):
     folder = benchmark_folders.own_folder(tmp_path)
     for command, told in (

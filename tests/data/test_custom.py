@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests import benchmark_folders
 from tpr_jax.data.annotations import annotation_path
-from tpr_jax.data.custom import read_ids, read_rows
+from tpr_jax.data.custom import read_ids, read_rows, unread_splits
 from tpr_jax.data.images.read import Crop, read_image
 from tpr_jax.data.records import image_sources, load_all
 from tpr_jax.data.text_files import InvalidRecord
@@ -390,3 +390,37 @@ def test_only_usable_ids_are_people(tmp_path, pid):
     path.write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(UserError, match=r"captions.jsonl: line 5: field 'id' is .*: (must be|is not valid)"):
         read_ids(str(path))
+
+
+def test_tells_that_the_splits_beside_are_not_read(tmp_path, capsys):
+    rows(tmp_path, LINE)
+    assert unread_splits(str(tmp_path / "captions.jsonl")) == []
+    (tmp_path / "Splits.csv").write_text("id,split\n7,test\n")
+    ((_, row),) = rows(tmp_path, LINE)
+    told = f"{tmp_path}/Splits.csv: is not read, since captions.jsonl has splits: keep one of them"
+    assert row["split"] == "train" and capsys.readouterr().err == f"note: {told}\n"
+    assert unread_splits(str(tmp_path / "captions.jsonl")) == [told]
+
+
+@pytest.mark.parametrize("name", ["split\u200b", "\ufeffSPLIT"])
+def test_reads_a_split_column_with_invisible_characters(tmp_path, name):
+    (tmp_path / "splits.csv").write_text("id,split\n7,test\n")
+    ((_, row),) = rows(tmp_path, f"image,caption,id,{name}", "a.png,c,7,train", kind="csv")
+    assert row["split"] == "train"
+
+
+@pytest.mark.parametrize(("name", "value"), [("Splits", "a"), ("s\u0440lit", "a"), ("subset", "Train")])
+def test_tells_a_column_that_seems_to_have_the_splits(tmp_path, name, value, capsys):
+    lines = [f"image,caption,id,note,{name}", f"a.png,c,7,train of thought,{value}"]
+    with pytest.raises(
+        UserError, match=f"no column 'split': rename '{name}' if it has the splits, or add it"
+    ):
+        rows(tmp_path, *lines, kind="csv")
+    (tmp_path / "splits.csv").write_text("id,split\n7,test\n")
+    ((_, row),) = rows(tmp_path, *lines, kind="csv")
+    told = (
+        f"captions.csv: column '{name}' is not read, since splits.csv has the splits: if it has them, rename"
+    )
+    assert row["split"] == "test" and told in capsys.readouterr().err
+    rows(tmp_path, "image,caption,id,note", "a.png,c,7,train", "b.png,d,7,odd", kind="csv")
+    assert capsys.readouterr().err == ""

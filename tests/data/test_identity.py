@@ -12,11 +12,14 @@ from tpr_jax.data.identity import normalize_id
 @pytest.mark.parametrize(
     "same",
     [
-        (7, 7.0, "7", " 7", "7\t", "\u00a07", "7.0", "7.00", "\uff17", "\ufeff7", "\u200b7"),
+        (7, 7.0, "7", " 7", "7\t", "\u00a07", "7.0", "7.00", "\uff17", "\ufeff7", "\u200b7", "'7", '="7"'),
         (-3, -3.0, "-3", " -3.0 "),
         (0, -0.0, 0.0, "0", "0.0"),
         (20231127153000123456, "20231127153000123456", " 20231127153000123456"),
         ("Zo\u00eb", "Zoe\u0308", " Zo\u00eb\n", "Zo\u00eb\u2028"),  # composed, and decomposed as on a Mac
+        # Direction marks, joiners, a soft hyphen and control characters.
+        ("anna", "anna\u200e", "\u202aanna\u202c", "an\u200dna", "an\u200cna", "an\u00adna", "anna\0", "\x7fanna"),
+        ("007", "'007", '="007"', ' ="007" '),
         ("anna b", "anna  b", "anna\u00a0b", "anna\x0bb"),
     ],
 )
@@ -39,6 +42,9 @@ def test_spellings_of_one_id_are_equal(same):
         ("7.", "7"),
         ("anna b", "annab"),
         ("Zo\u00eb", "Zoe"),
+        ("'t Hart", "t Hart"),
+        ("'007'", "007"),
+        ('="007"', "7"),
     ],
 )
 def test_different_ids_stay_different(one, other):

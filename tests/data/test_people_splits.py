@@ -4,7 +4,13 @@ from collections import Counter
 
 import pytest
 
-from tpr_jax.data.people_splits import divide, parse_shares, read_people_splits, write_people_splits
+from tpr_jax.data.people_splits import (
+    divide,
+    find_people_splits,
+    parse_shares,
+    read_people_splits,
+    write_people_splits,
+)
 from tpr_jax.errors import UserError
 
 THREE = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -80,3 +86,23 @@ def test_rejects_other_files(tmp_path, text, told):
     (tmp_path / "splits.csv").write_text(text)
     with pytest.raises(UserError, match=rf"splits.csv: {told}"):
         read_people_splits(str(tmp_path))
+
+
+def test_capitals_in_the_name_of_the_file_do_not_matter(tmp_path):
+    assert find_people_splits(str(tmp_path)) is None
+    (tmp_path / "Splits.CSV").write_text("id,split\n7,test\n")
+    assert find_people_splits(str(tmp_path)) == str(tmp_path / "Splits.CSV")
+    assert read_people_splits(str(tmp_path)) == {"7": "test"}
+    write_people_splits(str(tmp_path), {"7": "test", "8": "train"})
+    assert [path.name for path in tmp_path.iterdir()] == ["Splits.CSV"]
+    assert read_people_splits(str(tmp_path)) == {"7": "test", "8": "train"}
+
+
+def test_rejects_two_files_that_differ_in_capitals(tmp_path):
+    for name in ("splits.csv", "Splits.csv"):
+        (tmp_path / name).write_text("id,split\n7,test\n")
+    told = f"^{tmp_path}: holds both Splits.csv and splits.csv: keep one of them"
+    with pytest.raises(UserError, match=told):
+        read_people_splits(str(tmp_path))
+    with pytest.raises(UserError, match=told):
+        write_people_splits(str(tmp_path), {})

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tpr_jax.data.clean_text import replace_surrogates
+from tpr_jax.data.clean_text import is_empty, replace_surrogates
 from tpr_jax.data.datasets import DATASETS, Dataset
 from tpr_jax.data.id_checks import why_id_invalid
 from tpr_jax.data.identity import normalize_id
 from tpr_jax.data.image_paths import ImagePaths, is_valid_path
-from tpr_jax.data.people_splits import SPLITS_FILE
+from tpr_jax.data.people_splits import find_people_splits
 from tpr_jax.data.text_files import SPREADSHEETS, InvalidRecord
 from tpr_jax.errors import UserError
 from tpr_jax.utils.notices import print_once
@@ -77,9 +77,10 @@ def annotation_path(dataset: str, data_dir: str | os.PathLike) -> str:
             raise UserError(f"{data_dir}: holds {len(matches)} files {name}: leave only the annotation there")
         if matches:
             chosen = Path(matches[0])
-            if others := _others(layout.annotations, chosen):
+            if others := _others(layout.annotations, chosen, data_dir):
                 unread = f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} not"
-                print_once(f"{chosen.parent}: {chosen.name} is read, {unread}: keep one of them")
+                read = chosen.relative_to(data_dir)
+                print_once(f"{data_dir}: {read} is read, {unread}: keep one of them")
             return matches[0]
     images = f"the images in {layout.images}/" if layout.images else "the images"
     first, *others = layout.annotations
@@ -98,29 +99,34 @@ def unread_annotations(dataset: str, data_dir: str | os.PathLike) -> list[str]:
       UserError: as for `annotation_path`.
     """
     chosen = Path(annotation_path(dataset, data_dir))
-    others = _others(DATASETS[dataset].annotations, chosen)
-    return [
-        f"{chosen.parent / name}: is not read, since {chosen.name} is: keep one of them" for name in others
-    ]
+    read, others = chosen.relative_to(data_dir), _others(DATASETS[dataset].annotations, chosen, data_dir)
+    return [f"{Path(data_dir, name)}: is not read, since {read} is: keep one of them" for name in others]
 
 
-def _others(names: Sequence[str], chosen: Path) -> list[str]:
-    known = {name for name in names if "*" not in name}
-    files = (path for path in chosen.parent.glob("*") if path.is_file())
-    return sorted(path.name for path in files if path.name.lower() in known and path != chosen)
+def _others(names: Sequence[str], chosen: Path, data_dir: str | os.PathLike) -> list[str]:
+    """Returns the other files with one of the names, in any case, as paths within the folder."""
+    known = {name.lower() for name in names if "*" not in name}
+    folders = {Path(data_dir, name).parent for name in names if "*" not in name}
+    files = (path for folder in folders for path in folder.glob("*"))
+    named = {path: str(path.relative_to(data_dir)) for path in files}
+    return sorted(
+        name
+        for path, name in named.items()
+        if Path(name).as_posix().lower() in known and path.is_file() and not path.samefile(chosen)
+    )
 
 
 def annotation_files(dataset: str, data_dir: str | os.PathLike) -> list[Path]:
     """Returns the files that determine the records: the annotation, its parts, and the splits beside it.
 
     Raises:
-      UserError: as for `annotation_path`.
+      UserError: as for `annotation_path`, or there are several files of splits.
     """
     layout, annotation = DATASETS[dataset], Path(annotation_path(dataset, data_dir))
     if layout.parts:
         return sorted(annotation.parent.glob(layout.parts))
-    splits = Path(data_dir, SPLITS_FILE)
-    return [annotation, *([splits] if layout.is_custom and splits.is_file() else [])]
+    splits = find_people_splits(str(data_dir)) if layout.is_custom else None
+    return [annotation, *([Path(splits)] if splits else [])]
 
 
 def _parse(
@@ -136,13 +142,13 @@ def _parse(
             "empty captions", f"{where}: field '{field}', item {index} is empty: fix it or leave it out"
         )
         for index, caption in enumerate(fields["captions"])
-        if not caption.strip()
+        if is_empty(caption)
     ]
     entry = Entry(
         where=where,
         split=layout.split or fields["split"],
         image=image_paths.find(folder, fields[layout.path_field]),
-        captions=[replace_surrogates(caption) for caption in fields["captions"] if caption.strip()],
+        captions=[replace_surrogates(caption) for caption in fields["captions"] if not is_empty(caption)],
         pid=normalize_id(fields["id"]),
         box=fields["box"] if layout.is_custom else None,
     )

@@ -83,6 +83,7 @@ def check(dataset: str, data_dir: str, progress: bool = False) -> dict:
         notes["pictures named twice"] += repeated_images(entries)
         if layout.is_custom:
             notes["repeated lines"] += custom.repeated_lines(annotation)
+            notes["splits that are not read"] += custom.unread_splits(annotation)
             missing = [split for split in ("train", "test") if split not in counts]
             problems["splits"] += [f"{annotation}: no record of split '{split}'" for split in missing]
     elif not problems:
@@ -196,9 +197,9 @@ def divide_people(dataset: str, data_dir: str, shares: str, seed: int) -> None:
     people = custom.read_ids(annotation_path(dataset, data_dir))
     known = people_splits.read_people_splits(data_dir) or {}
     splits = people_splits.divide(people, parsed, seed, known)
-    file = os.path.join(data_dir, people_splits.SPLITS_FILE)
     if splits != known:
         people_splits.write_people_splits(data_dir, splits)
+    file = people_splits.find_people_splits(data_dir)
     counts = Counter(splits[person] for person in people)
     told = ", ".join(f"{counts[split]:,} in {split}" for split in SPLITS if split in counts)
     print_once(f"{file}: {'kept' if splits == known else 'written'}, with {told}")

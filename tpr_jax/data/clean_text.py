@@ -2,10 +2,13 @@
 
 import html
 import re
+import unicodedata
 
 # `ftfy` returns text of only these characters unchanged, and takes 30 times as long. Most captions have no
 # others.
 PLAIN = re.compile(r"[\t\n\r -%'-~]*")  # printable ASCII without "&", and white space
+
+_ASCII_WORD = re.compile(r"[A-Za-z0-9]")
 
 
 def replace_surrogates(text: str) -> str:
@@ -33,3 +36,17 @@ def repair(text: str) -> str:
 
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split())
+
+
+def is_empty(text: str) -> bool:
+    """Returns whether a text shows nothing once it is cleaned: white space, invisible characters, `&nbsp;`."""
+    if PLAIN.fullmatch(text):
+        return not text.strip()
+    # Only entities, escape sequences and wrongly decoded bytes can become nothing; cleaning takes long.
+    if "&" not in text and "\x1b" not in text and _has_certain_letter(text):
+        return False
+    return all(unicodedata.category(c) in ("Cf", "Cc", "Zs", "Zl", "Zp") for c in repair(text))
+
+
+def _has_certain_letter(text: str) -> bool:
+    return bool(_ASCII_WORD.search(text)) or any(c > "\u02ff" and c.isalpha() for c in text)

@@ -10,10 +10,10 @@ from tpr_jax.data.id_checks import why_id_invalid
 from tpr_jax.data.identity import normalize_id
 from tpr_jax.data.image_paths import ImagePaths, is_valid_path
 from tpr_jax.data.images.size import upright_size
-from tpr_jax.data.people_splits import SPLIT_NAMES, SPLITS_FILE, read_people_splits
+from tpr_jax.data.people_splits import SPLIT_NAMES, SPLITS_FILE, find_people_splits, read_people_splits
 from tpr_jax.data.text_files import InvalidRecord, csv_lines, first_duplicate, json_lines, rename_known
 from tpr_jax.errors import UserError
-from tpr_jax.utils.lookalikes import describe_lookalike
+from tpr_jax.utils.lookalikes import describe_lookalike, skeleton
 from tpr_jax.utils.notices import print_once
 from tpr_jax.utils.plural import counted
 
@@ -60,9 +60,36 @@ def repeated_lines(path: str) -> list[str]:
     ]
 
 
+def unread_splits(path: str) -> list[str]:
+    """Returns a line if there are two sources of splits beside or in an annotation: which one is not read.
+
+    Raises:
+      UserError: the annotation cannot be read, or there are several files of splits.
+    """
+    return _describe_unread_splits(_read_lines(path), path)
+
+
+def _describe_unread_splits(lines: _Lines, path: str) -> list[str]:
+    splits = find_people_splits(os.path.dirname(path))
+    if splits is None:
+        return []
+    file = os.path.basename(splits)
+    if _has_splits(lines):
+        return [f"{splits}: is not read, since {os.path.basename(path)} has splits: keep one of them"]
+    if column := _find_split_column(lines):
+        return [
+            f"{path}: column '{column}' is not read, since {file} has the splits: if it has them, rename "
+            f"it to 'split' and delete {file}"
+        ]
+    return []
+
+
 def _group(path: str) -> tuple[_Lines, list[tuple[int, int]]]:
     """Returns the lines grouped by image, and (number, first line of its image) of repetitions."""
-    lines = _with_splits(_read_lines(path), path)
+    lines = _read_lines(path)
+    for note in _describe_unread_splits(lines, path):
+        print_once(note)
+    lines = _with_splits(lines, path)
     rows: _Lines = []
     first_rows: dict[Hashable, tuple[int, dict]] = {}
     repeated: list[tuple[int, int]] = []
@@ -123,6 +150,20 @@ def _has_splits(lines: _Lines) -> bool:
     return any(isinstance(fields, dict) and fields.get("split") not in (None, "") for _, fields in lines)
 
 
+def _find_split_column(lines: _Lines) -> str:
+    """Returns a column that seems to have the splits under another name, by its name or values; or ''."""
+    records = [fields for _, fields in lines if isinstance(fields, dict)]
+    for name in dict.fromkeys(name for fields in records for name in fields if name not in _KNOWN_FIELDS):
+        values = {_normalize_split(fields.get(name)) for fields in records if _is_name(fields.get(name))}
+        if skeleton(name) in ("split", "splits") or (values and values <= set(SPLIT_NAMES)):
+            return name
+    return ""
+
+
+def _is_name(value) -> bool:
+    return isinstance(value, str) and value != ""
+
+
 def _has_person(fields: Mapping) -> bool:
     return not _why_person_invalid(fields)
 
@@ -145,9 +186,11 @@ def _with_splits(lines: _Lines, path: str) -> _Lines:
         f"`python -m tpr_jax.data.check folder --data_dir {shlex.quote(folder or '.')} --split 80/10/10`"
     )
     if splits is None:
+        column = _find_split_column(lines)
+        rename = f"rename '{column}' if it has the splits, or " if column else ""
         raise UserError(
-            f"{path}: has no column 'split': add it, with train, val or test, or run {command}, which "
-            "divides the people"
+            f"{path}: has no column 'split': {rename}add it, with train, val or test, or run {command}, "
+            "which divides the people"
         )
     completed: _Lines = []
     for number, fields in lines:

@@ -6,6 +6,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from tpr_jax.data.id_checks import why_id_invalid
 from tpr_jax.data.identity import normalize_id
@@ -71,14 +72,29 @@ def divide(
     return divided
 
 
+def find_people_splits(folder: str) -> str | None:
+    """Returns the path of the file of splits in a folder, None if there is none.
+
+    Capitals in its name do not matter (`Splits.csv`).
+
+    Raises:
+      UserError: there are several.
+    """
+    files = (path for path in Path(folder).glob("*") if path.name.lower() == SPLITS_FILE)
+    names = sorted(path.name for path in files if path.is_file())
+    if len(names) > 1:
+        raise UserError(f"{folder or '.'}: holds both {names[0]} and {names[1]}: keep one of them")
+    return os.path.join(folder, names[0]) if names else None
+
+
 def read_people_splits(folder: str) -> dict[str, str] | None:
     """Reads the split of each person from the file in a folder; None if there is none.
 
     Raises:
-      UserError: the file is not one of splits.
+      UserError: the file is not one of splits, or there are several.
     """
-    path = os.path.join(folder, SPLITS_FILE)
-    if not os.path.exists(path):
+    path = find_people_splits(folder)
+    if path is None:
         return None
 
     def check(header: list[str]) -> None:
@@ -100,15 +116,15 @@ def read_people_splits(folder: str) -> dict[str, str] | None:
 
 
 def write_people_splits(folder: str, splits: Mapping[str, str]) -> None:
-    """Writes the split of each person to the file in a folder.
+    """Writes the split of each person to the file in a folder, the existing one if there is one.
 
     Raises:
-      UserError: the file cannot be written.
+      UserError: the file cannot be written, or there are several.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([_COLUMNS, *splits.items()])
-    write_text(os.path.join(folder, SPLITS_FILE), text.getvalue())
+    write_text(find_people_splits(folder) or os.path.join(folder, SPLITS_FILE), text.getvalue())
 
 
 def _apportion(count: int, shares: Mapping[str, float]) -> dict[str, int]:
