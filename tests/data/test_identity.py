@@ -18,7 +18,16 @@ from tpr_jax.data.identity import normalize_id
         (20231127153000123456, "20231127153000123456", " 20231127153000123456"),
         ("Zo\u00eb", "Zoe\u0308", " Zo\u00eb\n", "Zo\u00eb\u2028"),  # composed, and decomposed as on a Mac
         # Direction marks, joiners, a soft hyphen and control characters.
-        ("anna", "anna\u200e", "\u202aanna\u202c", "an\u200dna", "an\u200cna", "an\u00adna", "anna\0", "\x7fanna"),
+        (
+            "anna",
+            "anna\u200e",
+            "\u202aanna\u202c",
+            "an\u200dna",
+            "an\u200cna",
+            "an\u00adna",
+            "anna\0",
+            "\x7fanna",
+        ),
         ("007", "'007", '="007"', ' ="007" '),
         ("anna b", "anna  b", "anna\u00a0b", "anna\x0bb"),
     ],

@@ -13,9 +13,9 @@ def normalize_id(value):
 
     An integer of 64 bits stays an int, whether JSON writes it as 7 or 7.0; a longer one becomes a name. Names
     lose surrounding blanks and all invisible characters (zero-width joiners and direction marks, which other
-    programs add), and are composed (NFKC: a name from macOS equals the same name from Linux, and
-    full-width digits become digits); "7.0", as spreadsheets write it, becomes "7", and its ="007" and '007 become "007". Leading zeros and case
-    stay: "007" is not "7". Any other value, which is not an id, is returned unchanged.
+    programs add), and are composed (NFKC: a name from macOS equals the same name from Linux, and full-width
+    digits become digits). As spreadsheets write them, "7.0" becomes "7", and ="007" and '007 become "007".
+    Leading zeros and case stay: "007" is not "7". Any other value, which is not an id, is returned unchanged.
     """
     if isinstance(value, bool):
         return value
