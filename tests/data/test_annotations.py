@@ -205,3 +205,42 @@ def test_the_captions_file_in_any_case(tmp_path):
         annotations.annotation_path("folder", tmp_path)
     (tmp_path / "captions.csv").write_text("")
     assert annotations.annotation_path("folder", tmp_path) == str(tmp_path / "captions.csv")
+
+
+@pytest.mark.parametrize("dataset", ["cuhk_pedes", "folder"])
+@pytest.mark.parametrize("caption", ["\ufeff", "&nbsp;", "\x07", "\u200b"], ids=ascii)
+def test_a_caption_that_shows_nothing_is_empty(dataset, caption, tmp_path):
+    record = {"image": "a.jpg", "file_path": "a.jpg", "caption": caption, "captions": [caption, "a man"]}
+    record |= {"id": 1, "split": "train"}
+    if dataset == "folder":
+        (tmp_path / "captions.jsonl").write_text(json.dumps(record))
+    else:
+        (tmp_path / "reid_raw.json").write_text(json.dumps([record]))
+    [entry], [problem] = annotations.read_entries(dataset, tmp_path)
+    assert problem.kind == "empty captions" and "item 0 is empty" in problem.message
+    assert entry.captions == ([] if dataset == "folder" else ["a man"])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "other"),
+    [
+        ("ICFG-PEDES.json", "ICFG_PEDES.json"),
+        ("ICFG-PEDES.json", "icfg.JSON"),
+        ("ICFG.json", "annotations/ICFG-PEDES.json"),
+    ],
+)
+def test_names_a_second_annotation_that_is_not_read(tmp_path, capsys, chosen, other):
+    folder = benchmark_folders.icfg_pedes(tmp_path / "data", chosen)
+    (folder / other).parent.mkdir(exist_ok=True)
+    (folder / other).write_text("[]")
+    assert annotations.unread_annotations("icfg_pedes", folder) == [
+        f"{folder}/{other}: is not read, since {chosen} is: keep one of them"
+    ]
+    load_all(folder, "icfg_pedes")
+    assert f"note: {folder}: {chosen} is read, {other} is not: keep one of them" in capsys.readouterr().err
+
+
+def test_a_second_name_of_the_annotation_is_no_second_annotation(tmp_path):
+    folder = benchmark_folders.icfg_pedes(tmp_path / "data", "ICFG-PEDES.json")
+    (folder / "ICFG.json").symlink_to(folder / "ICFG-PEDES.json")
+    assert annotations.unread_annotations("icfg_pedes", folder) == []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tpr_jax.data.clean_text import clean, replace_surrogates
+from tpr_jax.data.clean_text import clean, is_empty, replace_surrogates
 from tpr_jax.data.tokenizer import clip_tokenizer
 
 CASES = [
@@ -107,3 +107,38 @@ def test_imports_ftfy_only_for_texts_that_need_it():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \n",
+        "\ufeff",
+        "&nbsp;",
+        "&amp;nbsp; &#8203;",
+        "\x07",
+        "\0",
+        "\u200b",
+        "\u00ad\u200e",
+        "\u2028",
+        "\x1b[0m",
+    ],
+    ids=ascii,
+)
+def test_a_text_that_shows_nothing_is_empty(text):
+    assert is_empty(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a", ".", "\ufeffa man", "&nbsp;a", "&amp;", "\u7537", "\u00e9", "\U0001f600", "\ud83d"],
+    ids=ascii,
+)
+def test_a_text_that_shows_something_is_not_empty(text):
+    assert not is_empty(text)
+
+
+def test_emptiness_of_long_data_is_found_without_cleaning(monkeypatch):
+    monkeypatch.setattr("tpr_jax.data.clean_text.repair", None)
+    assert not any(map(is_empty, ("a man", "caf\xe9", "\u7537\u4eba", "a \u201cred\u201d coat\u200b")))

@@ -39,7 +39,7 @@ def repair(text: str) -> str:
 
 
 def is_empty(text: str) -> bool:
-    """Returns whether a text shows nothing once it is cleaned: white space, invisible characters, `&nbsp;`."""
+    """Returns whether a text shows nothing once it is cleaned, such as white space or `&nbsp;`."""
     if PLAIN.fullmatch(text):
         return not text.strip()
     # Only entities, escape sequences and wrongly decoded bytes can become nothing; cleaning takes long.

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from tpr_jax.data.clean_text import is_empty
 from tpr_jax.data.text_files import InvalidRecord, json_pairs
 from tpr_jax.errors import UserError
 from tpr_jax.utils.notices import print_once
@@ -132,7 +133,7 @@ def _usable(
     """Yields the records of images, without useless captions, and without images that have no other."""
     dropped = without = 0
     for number, (name, captions) in enumerate(images):
-        usable = [c for c in captions if not isinstance(c, str) or (c.strip() and not is_useless(c))]
+        usable = [c for c in captions if not isinstance(c, str) or not (is_empty(c) or is_useless(c))]
         dropped += len(captions) - len(usable)
         if usable:
             yield number, {"file_path": name, "captions": usable, "id": number}
