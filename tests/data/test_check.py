@@ -345,3 +345,18 @@ def test_a_spreadsheet_is_told(tmp_path):
     (tmp_path / "People.XLSX").write_bytes(b"PK")
     (told,) = check.check("folder", str(tmp_path))["problems"]["annotation"]
     assert told.endswith("(or captions.csv) and the images; save People.XLSX as captions.csv")
+
+
+def test_names_the_line_of_a_long_caption(tmp_path):
+    """The image has several lines, of which one that comes before is empty."""
+    benchmark_folders.draw(tmp_path / "a.jpg", 0)
+    line = {"image": "a.jpg", "id": 1, "split": "train"}
+    captions = ["a man", " ", ["a boy", "red " * 100]]
+    benchmark_folders.write_own(tmp_path, [line | {"caption": caption} for caption in captions], "jsonl")
+    path, result = f"{tmp_path}/captions.jsonl", check.check("folder", str(tmp_path))
+    assert result["notes"]["captions over 77 tokens"] == [
+        f"{path}: line 3: caption 1 has more than 77 tokens, and will be truncated"
+    ]
+    assert result["problems"]["empty captions"] == [
+        f"{path}: line 2: field 'caption', item 0 is empty: fix it or leave it out"
+    ]

@@ -424,3 +424,27 @@ def test_tells_a_column_that_seems_to_have_the_splits(tmp_path, name, value, cap
     assert row["split"] == "test" and told in capsys.readouterr().err
     rows(tmp_path, "image,caption,id,note", "a.png,c,7,train", "b.png,d,7,odd", kind="csv")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_names_the_line_of_an_empty_caption(tmp_path, kind):
+    lines = [LINE, LINE | {"image": "b.png", "id": 8}, LINE | {"caption": " "}]
+    benchmark_folders.write_own(tmp_path, lines, kind)
+    number = 4 if kind == "csv" else 3
+    with pytest.raises(UserError, match=rf"line {number}: field 'caption', item 0 is empty"):
+        load_all(tmp_path, "folder")
+
+
+@pytest.mark.parametrize(
+    ("caption", "told"),
+    [
+        (None, "field 'caption', item 0 is not a string: None"),
+        (["c", 1], "field 'caption', item 1 is not a string: 1"),
+        ([], "field 'caption' must be a text or a list of at least one"),
+    ],
+)
+def test_an_invalid_caption_costs_only_its_line(tmp_path, caption, told):
+    lines = [LINE | {"caption": ["a", "b"]}, LINE | {"caption": caption}, LINE | {"caption": "d"}]
+    (_, row), (number, bad) = rows(tmp_path, *lines)
+    assert row["captions"] == ["a", "b", "d"] and row["lines"] == [(1, 0), (1, 1), (3, 0)]
+    assert (number, bad) == (2, InvalidRecord(told))

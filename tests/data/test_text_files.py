@@ -19,9 +19,13 @@ def test_csv_lines_have_numbers_and_reasons(tmp_path):
     path = tmp_path / "list.csv"
     path.write_bytes(b'\xef\xbb\xbfa, b\r\n1,"x\r\ny"\r\n\r\n2\r\n')
     told = "has 1 fields, the first line 2: fix its commas, or put texts with commas in quotes"
-    assert csv_lines(path, lambda header: None) == (["a", "b"], [(3, ["1", "x\r\ny"]), (5, told)])
+    assert csv_lines(path, lambda header: None) == (["a", "b"], [(2, ["1", "x\r\ny"]), (5, told)])
     path.write_text('a,b\n1,"2')
     with pytest.raises(UserError, match="line 2 is not CSV"):
+        csv_lines(path, lambda header: None)
+
+    path.write_text('a,b\n1,"x\ny"\n2,"never closed\n3,z\n')
+    with pytest.raises(UserError, match="line 4 is not CSV"):  # where the record begins
         csv_lines(path, lambda header: None)
 
     def refuse(header):

@@ -28,6 +28,11 @@ class Entry(NamedTuple):
     pid: int | str  # from `normalize_id`: two ids with the same `str` are one person
     box: tuple[int, int, int, int] | None = None  # x, y, width, height of the part to use
     name: str = ""  # the annotation's name for the person, if `records` has replaced it by a number
+    lines: Sequence[tuple[int, int]] = ()  # (line, item) of each caption in own data
+
+    def caption_place(self, index: int) -> tuple[str, int]:
+        """Returns file and record of a caption, and its index there, for messages."""
+        return _caption_place(self.where, self.lines, index)
 
 
 class AnnotationProblem(NamedTuple):
@@ -137,22 +142,31 @@ def _parse(
     if reason:
         return None, [AnnotationProblem("records", f"{where}: {reason}")]
     field = _captions_field(layout)
-    empty = [
-        AnnotationProblem(
-            "empty captions", f"{where}: field '{field}', item {index} is empty: fix it or leave it out"
-        )
-        for index, caption in enumerate(fields["captions"])
-        if is_empty(caption)
-    ]
+    lines, empty, kept = fields["lines"] if layout.is_custom else (), [], []
+    for index, caption in enumerate(fields["captions"]):
+        if not is_empty(caption):
+            kept.append(index)
+            continue
+        place, item = _caption_place(where, lines, index)
+        message = f"{place}: field '{field}', item {item} is empty: fix it or leave it out"
+        empty.append(AnnotationProblem("empty captions", message))
     entry = Entry(
         where=where,
         split=layout.split or fields["split"],
         image=image_paths.find(folder, fields[layout.path_field]),
-        captions=[replace_surrogates(caption) for caption in fields["captions"] if not is_empty(caption)],
+        captions=[replace_surrogates(fields["captions"][index]) for index in kept],
         pid=normalize_id(fields["id"]),
         box=fields["box"] if layout.is_custom else None,
+        lines=[lines[index] for index in kept] if lines else (),
     )
     return entry, empty
+
+
+def _caption_place(where: str, lines: Sequence[tuple[int, int]], index: int) -> tuple[str, int]:
+    if not lines:
+        return where, index
+    line, item = lines[index]
+    return f"{where.rpartition(': ')[0]}: line {line}", item
 
 
 def _why_invalid(fields, layout: Dataset) -> str:

@@ -109,7 +109,9 @@ def long_captions(entries: Sequence[Entry], limit: int = 77) -> list[str]:
         chunk = places[start : start + 4096]
         too_long += (tokenizer([entry.captions[index] for entry, index in chunk])[:, -1] != 0).tolist()
     return [
-        f"{entry.where}: caption {index} has more than {limit} tokens, and will be truncated"
+        "{}: caption {} has more than {} tokens, and will be truncated".format(
+            *entry.caption_place(index), limit
+        )
         for (entry, index), is_too_long in zip(places, too_long, strict=True)
         if is_too_long
     ]

@@ -34,7 +34,8 @@ def read_rows(path: str) -> list[tuple[int, dict | InvalidRecord]]:
     Returns:
       (number of the first line that names the image, from 1; its fields) of each image. The fields are those
       of a benchmark's record: `split`, `image` (path within the folder), `captions`, `id` (see
-      `normalize_id`), and `box` (x, y, width, height in whole pixels) or None.
+      `normalize_id`), `box` (x, y, width, height in whole pixels) or None, and `lines`: (line, item) of each
+      caption, for messages.
 
     A file without splits takes those of its people from `people_splits.SPLITS_FILE` beside it.
 
@@ -96,7 +97,7 @@ def _group(path: str) -> tuple[_Lines, list[tuple[int, int]]]:
     image_paths, folder = ImagePaths(), os.path.dirname(path)
     boxes = _read_boxes(lines, path, image_paths)
     for (number, fields), box in zip(lines, boxes, strict=True):
-        row = fields if isinstance(fields, InvalidRecord) else _parse_row(fields, box)
+        row = fields if isinstance(fields, InvalidRecord) else _parse_row(number, fields, box)
         if isinstance(row, InvalidRecord) or (key := _image_key(row, image_paths, folder)) is None:
             rows.append((number, row))
             continue
@@ -112,6 +113,7 @@ def _group(path: str) -> tuple[_Lines, list[tuple[int, int]]]:
             if all(caption in first_row["captions"] for caption in row["captions"]):
                 repeated.append((number, first_number))
             first_row["captions"] += row["captions"]
+            first_row["lines"] += row["lines"]
     return rows, repeated
 
 
@@ -217,16 +219,22 @@ def _read_boxes(lines: _Lines, path: str, image_paths: ImagePaths) -> list:
     return read_boxes(usable, path, size_of)[1]
 
 
-def _parse_row(fields: dict, box) -> dict | InvalidRecord:
+def _parse_row(number: int, fields: dict, box) -> dict | InvalidRecord:
     for field in REQUIRED_FIELDS:
         if field not in fields:
             return InvalidRecord(f"field '{field}' is missing")
     if isinstance(box, InvalidRecord):
         return box
     captions = fields["caption"] if isinstance(fields["caption"], list) else [fields["caption"]]
+    if not captions:
+        return InvalidRecord("field 'caption' must be a text or a list of at least one")
+    for index, caption in enumerate(captions):
+        if not isinstance(caption, str):
+            return InvalidRecord(f"field 'caption', item {index} is not a string: {caption!r}")
     return {
         "image": fields["image"],
-        "captions": [text.translate(LINE_BREAKS) if isinstance(text, str) else text for text in captions],
+        "captions": [caption.translate(LINE_BREAKS) for caption in captions],
+        "lines": [(number, index) for index in range(len(captions))],
         "id": normalize_id(fields["id"]),
         "split": _normalize_split(fields["split"]),
         "box": box,

@@ -119,8 +119,8 @@ def csv_lines(
       check: called with the column names before the other lines are read; may raise.
 
     Returns:
-      The column names, and (line number, cells or the reason why they are invalid) of each other line that is
-      not empty.
+      The column names, and (number of the first line, cells or the reason why they are invalid) of each other
+      record that is not empty.
 
     Raises:
       UserError: the file cannot be read, its encoding is not certain, or it is not CSV.
@@ -132,20 +132,31 @@ def csv_lines(
     text = _strip_around_quotes(text, separator)
     skipped = 1 if declared else 0
     reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=separator, strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        check(header)
-        rows = [(skipped + reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
-    except csv.Error as error:
-        raise UserError(
-            f"{path}: line {skipped + reader.line_num} is not CSV ({error}): fix its quotes and commas"
-        ) from None
+    records = _csv_records(reader, path, skipped)
+    _, header = next(records, (1, []))
+    check(header)
+    rows = list(records)
     reason = "has {} fields, the first line {}: fix its commas, or put texts with commas in quotes"
     return header, [
         (number, cells if len(cells) == len(header) else reason.format(len(cells), len(header)))
         for number, cells in rows
         if any(cells)  # spreadsheets add empty lines of nothing but commas
     ]
+
+
+def _csv_records(reader, path: str | os.PathLike, skipped: int) -> Iterator[tuple[int, list[str]]]:
+    """Yields (number of the first line, cells) of each record; a quoted cell may have several lines."""
+    while True:
+        number = skipped + reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise UserError(
+                f"{path}: line {number} is not CSV ({error}): fix its quotes and commas"
+            ) from None
+        if cells is None:
+            return
+        yield number, [cell.strip() for cell in cells]
 
 
 def rename_known(names: Sequence[str], known: Collection[str]) -> list[str]:
