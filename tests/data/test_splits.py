@@ -41,6 +41,21 @@ def test_requires_train_and_test(own_data, gone):
         splits_lib.load_splits("cuhk_pedes", str(own_data))
 
 
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("a.png,c,1,train\n", "has no record of split 'test': add lines with split 'test'$"),
+        ("a.png,c,1,test\n", "has no record of split 'train': add lines with split 'train'$"),
+        ("", "has no records: add lines with split 'train'$"),
+    ],
+)
+def test_says_which_lines_own_data_lack(tmp_path, lines, told):
+    benchmark_folders.draw(tmp_path / "a.png", 0)
+    (tmp_path / "captions.csv").write_text(f"image,caption,id,split\n{lines}")
+    with pytest.raises(UserError, match=f"^{tmp_path} {told}"):
+        splits_lib.load_splits("folder", str(tmp_path))
+
+
 @pytest.mark.parametrize("dataset", ["cuhk_pedes", "icfg_pedes", "rstp_reid", "ufine6926", "folder"])
 def test_loads_every_data_set_by_its_name(dataset, tmp_path):
     splits = splits_lib.load_splits(dataset, str(benchmark_folders.ALL[dataset](tmp_path / "copy")))

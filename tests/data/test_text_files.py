@@ -1,5 +1,7 @@
 """JSON lines and CSV files: line numbers, columns, and reasons for invalid lines."""
 
+import json
+
 import pytest
 
 from tpr_jax.data.text_files import csv_lines, json_lines, json_records, read_text, rename_known
@@ -178,3 +180,13 @@ def test_rejects_a_list_with_a_number_of_thousands_of_digits(tmp_path):
     path.write_text(f'[{{"id": {"1" * 5000}}}]')
     with pytest.raises(UserError, match=r"reid_raw.json: not JSON \(Exceeds the limit"):
         list(json_records(path))
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_rejects_one_list_instead_of_lines(tmp_path, indent):
+    path = tmp_path / "list.jsonl"
+    path.write_text("\n" + json.dumps([{"a": 1}, {"a": 2}], indent=indent))
+    with pytest.raises(UserError, match=r"list.jsonl: is one JSON list: write one object per line"):
+        list(json_lines(path))
+    path.write_text('[1]\n{"a": 2}\n')
+    assert [number for number, *_ in json_lines(path)] == [1, 2]  # a line that is a list is told by itself

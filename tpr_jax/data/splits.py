@@ -45,9 +45,11 @@ def load_splits(
         folder, splits = data_dir, read.load_all(data_dir, dataset, source.removeprefix("tfds_"))
     for split in ("train", "test"):
         if split not in splits:
-            raise UserError(
-                f"{folder} has no record of split '{split}': get a complete copy of the annotation"
-            )
+            remedy = "get a complete copy of the annotation"
+            if DATASETS[dataset].is_custom:
+                remedy = f"add lines with split '{split}'"
+            what = f"record of split '{split}'" if splits else "records"
+            raise UserError(f"{folder} has no {what}: {remedy}")
     return splits
 
 

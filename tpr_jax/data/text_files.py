@@ -85,10 +85,13 @@ def json_lines(path: str | os.PathLike) -> Iterator[tuple[int, str, dict | str]]
     Strings may hold unescaped control characters, such as a tab.
 
     Raises:
-      UserError: the file cannot be read or its encoding is not certain.
+      UserError: the file cannot be read, its encoding is not certain, or it holds one JSON list.
     """
+    text = read_text(path)
+    if _is_json_list(text):
+        raise UserError(f"{path}: is one JSON list: write one object per line, without brackets and commas")
     # `splitlines` would also split at U+2028, which may occur in a string.
-    for number, line in enumerate(_with_newlines(read_text(path)).split("\n"), 1):
+    for number, line in enumerate(_with_newlines(text).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -102,6 +105,17 @@ def json_lines(path: str | os.PathLike) -> Iterator[tuple[int, str, dict | str]]
         if not isinstance(fields, dict):
             fields = f"must be an object with fields, not {type(fields).__name__}"
         yield number, line, fields
+
+
+def _is_json_list(text: str) -> bool:
+    """Returns whether a text is one JSON list of objects, perhaps of many lines."""
+    if not text.lstrip().startswith("["):
+        return False
+    try:
+        records = json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return False
+    return any(isinstance(record, dict) for record in records)
 
 
 def csv_lines(
