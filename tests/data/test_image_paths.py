@@ -38,6 +38,25 @@ def test_finds_both_unicode_forms_side_by_side(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("where", ["{}", "d/{}", "{}/a.jpg"])
+def test_both_unicode_forms_side_by_side_are_two_files(tmp_path, where):
+    names = [where.format(form) for form in (COMPOSED, DECOMPOSED)]
+    for name in names:
+        touch(tmp_path / name)
+    image_paths = ImagePaths()
+    keys = [image_paths.key(image_paths.find(tmp_path, name)) for name in (*names, *names)]
+    assert keys == [str(tmp_path / name) for name in (*names, *names)]
+
+
+def test_a_link_beside_a_file_in_the_other_unicode_form(tmp_path):
+    touch(tmp_path / COMPOSED)
+    target = touch(tmp_path / "a.jpg")
+    (tmp_path / DECOMPOSED).symlink_to("a.jpg")
+    image_paths = ImagePaths()
+    keys = [image_paths.key(str(tmp_path / name)) for name in (COMPOSED, DECOMPOSED)]
+    assert keys == [str(tmp_path / COMPOSED), str(target)]
+
+
 def test_backslashes_and_blanks(tmp_path):
     file = touch(tmp_path / "CUHK01" / "1.png")
     image_paths = ImagePaths()
@@ -68,6 +87,16 @@ def test_describes_a_name_that_looks_the_same(tmp_path):
     told = ", but 'IMG_1.jpg' is there, with other capitals"
     assert describe_missing(str(tmp_path / "img_1.jpg")) == told
     assert describe_missing(str(tmp_path / "b.jpg")) == describe_missing(str(tmp_path / "x" / "b.jpg")) == ""
+
+
+def test_describes_a_folder_that_looks_the_same(tmp_path):
+    touch(tmp_path / "photos" / "d" / "a.jpg")
+    told = ", but 'photos' is there, with other capitals"
+    assert describe_missing(tmp_path / "Photos" / "a.jpg") == told
+    assert describe_missing(tmp_path / "Photos" / "d" / "a.jpg") == told
+    told = ", but 'photos' is there, which differs: it lacks U+200B after position 0"
+    assert describe_missing(tmp_path / "\u200bphotos" / "a.jpg") == told
+    assert describe_missing(tmp_path / "photos" / "b" / "a.jpg") == ""
 
 
 def test_a_folder_that_has_changed_is_listed_again(tmp_path):

@@ -11,9 +11,10 @@ from tpr_jax.utils.lookalikes import describe_lookalike, skeleton
 class _Listing(NamedTuple):
     """The contents of a folder."""
 
-    names: dict[str, str]  # composed name (NFC) -> name on disk
+    names: dict[str, str]  # composed name (NFC) -> name on disk, or one of them
+    twins: frozenset[str]  # names on disk of two files that differ only in their Unicode form
     suffixes: dict[str, list[str]]  # composed name with its suffix in lower case -> names on disk
-    links: frozenset[str]  # composed names of the symbolic links
+    links: frozenset[str]  # names of the symbolic links
 
 
 class ImagePaths:
@@ -22,6 +23,7 @@ class ImagePaths:
     def __init__(self):
         self._listings: dict[str, _Listing] = {}
         self._real_folders: dict[str, str] = {}
+        self._folder_keys: dict[str, str] = {}
 
     def find(self, folder: str | os.PathLike, name: str) -> str:
         """Returns the path of an image, by the name that an annotation in `folder` has for it.
@@ -50,20 +52,35 @@ class ImagePaths:
     def key(self, path: str) -> str:
         """Returns a key that all paths of one file share, whether or not the file exists.
 
-        The key is the path without symbolic links, `.` and `..`, with composed letters (NFC). Names that
-        differ in case, hard links and copies have different keys.
+        The key is the path without symbolic links, `.` and `..`, with composed letters (NFC), unless a folder
+        holds both forms of a name, which are two files. Names that differ in case, hard links and copies have
+        different keys.
         """
         folder, name = os.path.split(path)
         if name in ("", ".", ".."):
-            return unicodedata.normalize("NFC", _real_path(path))
+            return self._folder_key(_real_path(path))
         real_folder = self._real_folders.get(folder)
         if real_folder is None:
             real_folder = self._real_folders[folder] = _real_path(folder)
-        composed = unicodedata.normalize("NFC", name)
-        if composed in self._list(real_folder).links:
-            target = os.path.join(real_folder, self._list(real_folder).names[composed])
-            return unicodedata.normalize("NFC", _real_path(target))
-        return unicodedata.normalize("NFC", os.path.join(real_folder, composed))
+        listing = self._list(real_folder)
+        on_disk = name if name in listing.twins else listing.names.get(_compose(name), name)
+        if on_disk in listing.links:
+            return self._real_key(_real_path(os.path.join(real_folder, on_disk)))
+        return self._real_key(os.path.join(real_folder, name))
+
+    def _real_key(self, path: str) -> str:
+        """Returns the key of a path without symbolic links."""
+        folder, name = os.path.split(path)
+        if not name:
+            return path
+        if not name.isascii() and name not in self._list(folder).twins:
+            name = _compose(name)
+        return os.path.join(self._folder_key(folder), name)
+
+    def _folder_key(self, path: str) -> str:
+        if path not in self._folder_keys:
+            self._folder_keys[path] = self._real_key(path)
+        return self._folder_keys[path]
 
     def _find_any_form(self, folder: str, name: str) -> str | None:
         """Returns the path of a file whose name differs from `name` at most in its Unicode form, or None."""
@@ -73,7 +90,7 @@ class ImagePaths:
                 continue
             on_disk = component
             if not os.path.lexists(os.path.join(path, component)):
-                listing, composed = self._list(path), unicodedata.normalize("NFC", component)
+                listing, composed = self._list(path), _compose(component)
                 others = listing.suffixes.get(_lower_suffix(composed), ())
                 on_disk = listing.names.get(composed, others[0] if len(others) == 1 else None)
                 if on_disk is None:
@@ -83,27 +100,31 @@ class ImagePaths:
 
     def _list(self, folder: str) -> _Listing:
         if folder not in self._listings:
-            names, suffixes, links = {}, {}, set()
+            names, twins, suffixes, links = {}, set(), {}, set()
             try:
                 with os.scandir(folder or ".") as entries:
                     for entry in entries:
-                        composed = unicodedata.normalize("NFC", entry.name)
-                        names[composed] = entry.name
+                        composed = _compose(entry.name)
+                        if composed in names:
+                            twins |= {names[composed], entry.name}
+                        names[composed] = min(names.get(composed, entry.name), entry.name)
                         suffixes.setdefault(_lower_suffix(composed), []).append(entry.name)
                         if entry.is_symlink():
-                            links.add(composed)
+                            links.add(entry.name)
             except (OSError, ValueError):  # missing or unreadable: its images are reported as missing later
                 pass
-            self._listings[folder] = _Listing(names, suffixes, frozenset(links))
+            self._listings[folder] = _Listing(names, frozenset(twins), suffixes, frozenset(links))
         return self._listings[folder]
 
 
 def describe_missing(path: str | os.PathLike) -> str:
-    """Describes a file beside a missing one whose name looks the same; '' if there is none.
+    """Describes a file or folder whose name looks the same as the first missing one of a path, or returns ''.
 
     Such names differ in case, in invisible characters, or in letters of other alphabets.
     """
-    folder, name = os.path.split(path)
+    folder, name = os.path.split(os.fspath(path))
+    while folder and not os.path.lexists(folder) and os.path.dirname(folder) != folder:
+        folder, name = os.path.split(folder)
     try:
         names = _names_by_look(folder or ".", os.stat(folder or ".").st_mtime_ns)
     except (OSError, ValueError):
@@ -118,6 +139,10 @@ def _names_by_look(folder: str, mtime_ns: int) -> dict[str, list[str]]:
     for name in os.listdir(folder):
         names.setdefault(skeleton(name), []).append(name)
     return names
+
+
+def _compose(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _lower_suffix(name: str) -> str:
