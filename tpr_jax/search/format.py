@@ -43,8 +43,10 @@ def format_build(result: Mapping, max_listed: int = 10) -> str:
     """Formats the result of `build`, with the first of the photos that were skipped and left out."""
     lines = format_skipped(result["skipped"], max_listed, SKIPPED_FILE)
     lines += format_left_out(result.get("left_out", {}), max_listed)
+    resumed = result.get("resumed", 0)
+    before = f"{resumed:,} encoded before the run was interrupted, " if resumed else ""
     lines.append(
-        f"{counted(result['count'], 'photo')} indexed: {result['encoded']:,} encoded, "
+        f"{counted(result['count'], 'photo')} indexed: {result['encoded']:,} encoded, {before}"
         f"{result['kept']:,} unchanged, {result['gone']:,} gone, {len(result['skipped']):,} skipped"
     )
     rate = result["encoded"] / max(result["encoding_seconds"], 1e-9)

@@ -11,6 +11,7 @@ from PIL import Image
 
 import tpr_jax
 from tpr_jax.errors import UserError
+from tpr_jax.search.format import format_build
 from tpr_jax.search.index import build as build_lib
 from tpr_jax.search.index import encode, shards, store
 from tpr_jax.search.index.build import build
@@ -89,6 +90,30 @@ def test_a_photo_that_is_restored(interrupt_after, model, tiny, tmp_path):
         build(photos, tmp_path / "index", tiny["clip"])["encoded"] == 2
     )  # h and i, which were never encoded
     assert is_current(store.open_index(tmp_path / "index"), model, photos).all()
+
+
+def test_counts_what_interrupted_runs_encoded(interrupt_after, tiny, tmp_path):
+    photos, args = tmp_path / "photos", (tmp_path / "photos", tmp_path / "index", tiny["clip"])
+    photos.mkdir()
+    for number in range(10):
+        draw(photos / f"{number}.bmp", number)
+    interrupt_after(1, *args)
+    interrupt_after(1, *args)
+    result = build(*args)
+    counts = ("count", "encoded", "resumed", "kept", "gone")
+    assert [result[name] for name in counts] == [10, 2, 8, 0, 0]
+    line = "10 photos indexed: 2 encoded, 8 encoded before the run was interrupted, 0 unchanged, 0 gone"
+    assert line in format_build(result)
+    # The index has the vector of the fourth, which was moved, so the first four to encode are a, b, c and e.
+    (photos / "9.bmp").rename(photos / "d.bmp")
+    for seed, name in enumerate("abcef", 20):
+        draw(photos / f"{name}.bmp", seed)
+    interrupt_after(1, *args)
+    result = build(*args)
+    assert [result[name] for name in counts] == [15, 1, 4, 10, 0]
+    result = build(*args)
+    assert [result[name] for name in counts] == [15, 0, 0, 15, 0]
+    assert "15 photos indexed: 0 encoded, 15 unchanged, 0 gone, 0 skipped" in format_build(result)
 
 
 @pytest.mark.parametrize("times", [1, 99])

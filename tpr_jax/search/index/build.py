@@ -102,9 +102,10 @@ def build(
       log: called with lines about the progress.
 
     Returns:
-      A dict with `count` (photos in the index), `encoded`, `kept`, `gone`, `skipped` (list of (photo,
-      reason)), `left_out` (name -> number of folders and files left out), `seconds`, and `encoding_seconds`,
-      which is part of it. In processes other than the first, without `kept`, `gone` and `skipped`.
+      A dict with `count` (photos in the index), `encoded` (by this run), `resumed` (encoded by interrupted
+      runs before it), `kept`, `gone`, `skipped` (list of (photo, reason)), `left_out` (name -> number of
+      folders and files left out), `seconds`, and `encoding_seconds`,
+      which is part of it. In processes other than the first, without `kept`, `resumed`, `gone` and `skipped`.
 
     Raises:
       UserError: an argument is invalid, there are no photos to index, the index is of other photos and
@@ -194,6 +195,7 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log, n
             f"ignored {counted(cache.ignored_shards, 'file')} in {folder / 'parts'}: an interrupted run with "
             "another model, image size or type wrote them"
         )
+    num_arrays_before = len(cache.vectors)
     todo = _photos_to_encode(gallery, cache)
     seconds, encoded = 0.0, 0
     if todo or not info:
@@ -218,7 +220,14 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log, n
     if is_first():
         log("writing the index")
         result |= write_index(
-            folder, gallery, cache, old, settings, model=model, build_lists=options.approximate
+            folder,
+            gallery,
+            cache,
+            old,
+            settings,
+            model=model,
+            build_lists=options.approximate,
+            num_arrays_before=num_arrays_before,
         )
         shards.remove_shards(folder / PARTS)
         footage_rows.prune(folder, gallery.sources)

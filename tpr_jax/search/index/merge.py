@@ -52,6 +52,7 @@ def write_index(
     *,
     model: Model | None = None,
     build_lists: bool | None = None,
+    num_arrays_before: int = 0,
 ) -> dict:
     """Writes all photos of the gallery that have a vector. Keeps the old files if nothing has changed.
 
@@ -64,9 +65,11 @@ def write_index(
       model: the model, if it is loaded.
       build_lists: whether to build inverted lists for an approximate search; by default if the old index has
         them, or for more than a million photos.
+      num_arrays_before: the number of arrays of `cache` before this run; those of shards are from runs that
+        were interrupted.
 
     Returns:
-      `count`, `kept`, `gone` and `skipped`.
+      `count`, `kept`, `resumed`, `gone` and `skipped`.
 
     Raises:
       UserError: no photo could be read, or a file cannot be written.
@@ -80,7 +83,8 @@ def write_index(
     locations = [photo.location for photo in photos]
     table = make_table([(photo, stamp) for photo, stamp, _ in photos])
     kept, gone = _count_kept_and_gone(old, gallery.root, photos) if old else (0, 0)
-    result = {"count": len(photos), "kept": kept, "gone": gone, "skipped": skipped}
+    resumed = _count_resumed(old, photos, num_arrays_before)
+    result = {"count": len(photos), "kept": kept, "resumed": resumed, "gone": gone, "skipped": skipped}
     had_lists = old is not None and bool(old.info["files"].get("ivf"))
     if build_lists is None:
         build_lists = had_lists or len(photos) > approximate.MAX_EXACT
@@ -166,6 +170,16 @@ def _count_kept_and_gone(old: store.Index, root: Path, photos: Sequence[IndexedP
     gone = sum(content not in contents and file not in files for content, file in pairs)
     known = set(old_contents)
     return sum((stamp.sha256, photo.box) in known for photo, stamp, _ in photos), gone
+
+
+def _count_resumed(old: store.Index | None, photos: Sequence[IndexedPhoto], num_arrays_before: int) -> int:
+    """Counts the photos that interrupted runs encoded and whose content the old index does not have."""
+    shards = range(0 if old is None else 1, num_arrays_before)
+    found = [(stamp.sha256, photo.box) for photo, stamp, location in photos if location.array in shards]
+    if not found or old is None:
+        return len(found)
+    known = set(zip(old.table[store.FILE_COLUMNS[2]].to_pylist(), store.boxes(old.table), strict=True))
+    return sum(content not in known for content in found)
 
 
 def _indexed_photos(gallery: Gallery, cache: VectorCache) -> tuple[list[IndexedPhoto], list[tuple[str, str]]]:
