@@ -132,6 +132,25 @@ def test_at_most_a_tenth_and_a_thousand_people_are_held_out(identities, held_out
     assert splits["val"].image_paths == [f"{pid}.jpg" for pid in splits["val"].pids]
 
 
+def test_identities_that_share_a_photo_are_held_out_together(capsys):
+    """11 shares the photo of 1, and 12 that of 11; without them, 10 is the last and 9 the one before."""
+    print_once.cache_clear()
+    pids = np.arange(1, 13)
+    paths = [f"{pid}.jpg" for pid in pids.tolist()]
+    paths += ["./1.jpg", "./11.jpg"]
+    pids = np.array([*pids, 11, 12])
+    splits = splits_lib.hold_out(Records("set:train", paths, [["a"]] * 14, pids))
+    assert {name: split.pids.tolist() for name, split in splits.items()} == {
+        "train": [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 11, 12],
+        "val": [9],
+        "test": [10],
+    }
+    told = (
+        "of its 12 identities, the last 1 are test, and the 1 before them val; those that share a photo count"
+    )
+    assert told in capsys.readouterr().err
+
+
 def test_two_people_are_too_few_for_three_splits():
     records = Records("set:train", ["a", "b"], [["x"], ["y"]], np.array([1, 2]))
     with pytest.raises(UserError, match="set has no splits and 2 identities, but train, val and test need"):

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Int64
 
 from tpr_jax.data.datasets import DATASETS, Counts, count_deviations, data_folder
+from tpr_jax.data.image_paths import ImagePaths
 from tpr_jax.data.mixture import mix
 from tpr_jax.data.records import Records, load_all, select_images
 from tpr_jax.errors import UserError
@@ -57,29 +59,50 @@ def hold_out(records: Records) -> dict[str, Records]:
     """Divides the images of a data set that has no splits, so that a run on it can be scored.
 
     In the order of their numbers, the last tenth of the identities, at most `HELD_OUT`, are `test`, and as
-    many before them are `val`. No images are drawn at random, because neighbors may be frames of one video.
+    many before them are `val`. Identities that share a photo count as one, the lowest of them. No images are
+    drawn at random, because neighbors may be frames of one video.
 
     Raises:
       UserError: there are fewer than three identities.
     """
     folder = records.name.rpartition(":")[0]
-    identities = np.unique(records.pids)
+    groups = _group_by_photo(records)
+    identities = np.unique(groups)
     if len(identities) < 3:
         raise UserError(
             f"{folder} has no splits and {counted(len(identities), 'identity', 'identities')}, but train, "
             "val and test need one each: get a complete copy"
         )
+    total = len(np.unique(records.pids))
     number = min(HELD_OUT, max(1, len(identities) // 10))
     print_once(
-        f"{folder} has no splits: of its {len(identities):,} identities, the last {number:,} are test, and "
+        f"{folder} has no splits: of its {total:,} identities, the last {number:,} are test, and "
         f"the {number:,} before them val"
+        + ("" if len(identities) == total else "; those that share a photo count as one")
     )
     first_test, first_val = identities[-number], identities[-2 * number]
-    names = np.select([records.pids >= first_test, records.pids >= first_val], ["test", "val"], "train")
+    names = np.select([groups >= first_test, groups >= first_val], ["test", "val"], "train")
     return {
         name: replace(select_images(records, names == name), name=f"{folder}:{name}")
         for name in ("train", "val", "test")
     }
+
+
+def _group_by_photo(records: Records) -> Int64[np.ndarray, " images"]:
+    """Returns the identity of each image, or the lowest of those it shares a photo with, directly or not."""
+    image_paths, parents = ImagePaths(), {}
+
+    def find(pid: int) -> int:
+        while (parent := parents.get(pid, pid)) != pid:
+            pid = parent
+        return pid
+
+    pids, first = records.pids.tolist(), {}
+    for pid, path in zip(pids, records.image_paths, strict=True):
+        low, high = sorted((find(pid), find(first.setdefault(image_paths.key(path), pid))))
+        if low != high:
+            parents[high] = low
+    return np.array([find(pid) for pid in pids], np.int64)
 
 
 def with_mixed(
