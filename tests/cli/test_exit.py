@@ -63,3 +63,10 @@ def test_exits_with_the_code_of_the_command():
 def test_resume_hint_quotes_the_arguments():
     hint = command_exit.resume_hint("tpr_jax.compare", ["compare", "a b.py", "--seeds", "2"])
     assert hint == "resume with: python -m tpr_jax.compare 'a b.py' --seeds 2"
+
+
+def test_escapes_control_characters_of_an_error():
+    assert command_exit.verdict(UserError("a\nb\u200b\x1b.jpg: no such image"), []) == (
+        2,
+        "error: a\\nb\\u200b\\x1b.jpg: no such image",
+    )

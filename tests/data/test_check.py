@@ -360,3 +360,10 @@ def test_names_the_line_of_a_long_caption(tmp_path):
     assert result["problems"]["empty captions"] == [
         f"{path}: line 2: field 'caption', item 0 is empty: fix it or leave it out"
     ]
+
+
+def test_a_line_break_in_a_name_stays_on_its_line(tmp_path, capsys):
+    record = {"image": "a\nb.jpg", "caption": "a man", "id": 1, "split": "train"}
+    (tmp_path / "captions.jsonl").write_text(json.dumps(record))
+    assert check.main(["folder", "--data_dir", str(tmp_path)]) == 1
+    assert f"\n  {tmp_path}/a\\nb.jpg\n" in capsys.readouterr().out

@@ -20,6 +20,7 @@ from tpr_jax.cli import start
 from tpr_jax.cli.start import INTERRUPTED
 from tpr_jax.errors import UserError, describe_disk_limit
 from tpr_jax.utils import ending, signals
+from tpr_jax.utils.escape import escape_unprintable
 from tpr_jax.utils.streams import quiet_when_closed
 
 Command = Callable[[list[str]], object]
@@ -91,7 +92,7 @@ def exit_code(command: Command, argv: list[str], explain: Verdict | None = None)
 def verdict(error: BaseException, argv: list[str]) -> tuple[int, str]:
     """Returns (exit code, line to print) for an error; the line is empty where only a traceback helps."""
     if isinstance(error, UserError):
-        return 2, f"error: {error}"
+        return 2, f"error: {escape_unprintable(str(error))}"
     if isinstance(error, signals.Stopped) and error.number == signal.SIGTERM:
         return 0, f"{error}; {resume_hint('tpr_jax.main', argv)}"
     if isinstance(error, signals.Stopped):

@@ -34,6 +34,7 @@ from tpr_jax.data.image_paths import ImagePaths, describe_missing
 from tpr_jax.data.images.read import Crop, read_image
 from tpr_jax.errors import UserError
 from tpr_jax.utils import signals
+from tpr_jax.utils.escape import escape_unprintable
 from tpr_jax.utils.notices import print_once
 
 MAX_LINES = 10  # lines printed of each kind; --json prints all of them
@@ -175,7 +176,10 @@ def describe(result: dict) -> str:
         lines.append(f"  {split:<5}  {Counts(**counts)}")
     for section, remark in (("problems", ""), ("notes", " (note)")):
         for kind, messages in result[section].items():
-            lines += [f"{kind}{remark}: {len(messages):,}", *(f"  {line}" for line in messages[:MAX_LINES])]
+            lines += [
+                f"{kind}{remark}: {len(messages):,}",
+                *(f"  {escape_unprintable(line)}" for line in messages[:MAX_LINES]),
+            ]
             lines += [f"  ... and {len(messages) - MAX_LINES:,} more"] if len(messages) > MAX_LINES else []
     lines.append(f"{'whole' if result['whole'] else 'not whole'}{', with notes' if result['notes'] else ''}")
     return "\n".join(lines)
