@@ -109,6 +109,16 @@ def test_rejects_two_candidate_annotations(tmp_path):
         load_all(folder, "ufine6926")
 
 
+def test_ignores_hidden_files_beside_the_annotation(tmp_path):
+    folder = benchmark_folders.ufine6926(tmp_path)
+    read = annotations.annotation_path("ufine6926", folder)
+    (folder / "._u.json").write_text("Mac OS X")
+    assert annotations.annotation_path("ufine6926", folder) == read
+    (folder / "z.json").write_text("[]")
+    with pytest.raises(UserError, match=rf"annotation there: {os.path.basename(read)}, z.json"):
+        annotations.annotation_path("ufine6926", folder)
+
+
 def test_finds_all_problems(tmp_path):
     folder = benchmark_folders.cuhk_pedes(tmp_path)
     path = folder / "reid_raw.json"

@@ -74,12 +74,15 @@ def annotation_path(dataset: str, data_dir: str | os.PathLike) -> str:
     """
     layout = DATASETS[dataset]
     for name in layout.annotations:
-        matches = sorted(str(path) for path in Path(data_dir).glob(name) if path.is_file())
+        matches = sorted(map(str, _visible(data_dir, name)))
         if layout.is_custom and not matches:  # `Captions.CSV`
             files = (path for path in Path(data_dir).glob("*") if path.is_file())
             matches = sorted(str(path) for path in files if path.name.lower() == name)
         if len(matches) > 1:
-            raise UserError(f"{data_dir}: holds {len(matches)} files {name}: leave only the annotation there")
+            names = ", ".join(os.path.basename(match) for match in matches)
+            raise UserError(
+                f"{data_dir}: holds {len(matches)} files {name}: leave only the annotation there: {names}"
+            )
         if matches:
             chosen = Path(matches[0])
             if others := _others(layout.annotations, chosen, data_dir):
@@ -95,6 +98,12 @@ def annotation_path(dataset: str, data_dir: str | os.PathLike) -> str:
     raise UserError(
         f"{os.path.join(data_dir, first)}: no such file: data_dir must hold {expected} and {images}{remedy}"
     )
+
+
+def _visible(data_dir: str | os.PathLike, pattern: str) -> list[Path]:
+    """Returns the files of a pattern, without hidden ones such as those that macOS adds (`._a.json`)."""
+    found = Path(data_dir).glob(pattern)
+    return [path for path in found if path.is_file() and not path.name.startswith(".")]
 
 
 def unread_annotations(dataset: str, data_dir: str | os.PathLike) -> list[str]:
