@@ -112,3 +112,9 @@ def test_gray_arrays(picture):
     expected = np.repeat(picture[..., :1], 3, -1)
     np.testing.assert_array_equal(read_image(picture[..., 0]), expected)
     np.testing.assert_array_equal(read_image(picture[..., :1]), expected)
+
+
+def test_the_transparent_value_of_sixteen_bit_gray_becomes_white():
+    gray = Image.fromarray(np.array([[30000, 30001, 257]], np.uint16))
+    image = read_image(encoded(gray, "PNG", transparency=30000))
+    np.testing.assert_array_equal(image[..., 0], [[255, 117, 1]])

@@ -54,11 +54,15 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _wide_gray(image: Image.Image, name: str) -> Image.Image:
-    """Converts a grayscale image of more than 8 bits to 8 bits, some rows at a time."""
+    """Converts a grayscale image of more than 8 bits to 8 bits, by rows; transparency becomes white."""
+    transparent = image.info.get("transparency")  # the one gray value of a PNG that is transparent
     gray = Image.new("L", image.size)
     for top in range(0, image.height, _STRIP):
         rows = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
-        gray.paste(Image.fromarray(_wide_gray_to_uint8(np.asarray(rows), name)), (0, top))
+        narrow = _wide_gray_to_uint8(np.asarray(rows), name)
+        if isinstance(transparent, int):
+            narrow = np.where(np.asarray(rows) == transparent, np.uint8(255), narrow)
+        gray.paste(Image.fromarray(narrow), (0, top))
     return gray
 
 
