@@ -4,13 +4,17 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from tpr_jax.utils.escape import escape_unprintable
 from tpr_jax.utils.plural import counted
 
 SKIPPED_FILE = "skipped.jsonl in the index"
 
 
 def format_results(result: Mapping) -> str:
-    """Formats the result of `search`: one line per photo, with the photos of its group indented below it."""
+    """Formats the result of `search`: one line per photo, with the photos of its group indented below it.
+
+    Names and cells come from files of others, whose line breaks and escape codes no terminal should get.
+    """
     lines = []
     for photo in result["results"]:
         lines.append(f"{photo['rank']:>4}  {_format_photo(photo)}")
@@ -29,7 +33,8 @@ def format_results(result: Mapping) -> str:
         lines.append("percent: pairs of a made-up description and a photo that score as high")
     if "question" in result:
         lines.append(_format_question(result["question"]))
-    return "\n".join([*lines, *(f"note: {note}" for note in result["notes"])])
+    lines += [f"note: {note}" for note in result["notes"]]
+    return "\n".join(_printable(line) for line in lines)
 
 
 def _format_question(question: Mapping | None) -> str:
@@ -56,10 +61,11 @@ def format_build(result: Mapping, max_listed: int = 10) -> str:
 
 def format_left_out(counts: Mapping[str, int], max_listed: int) -> list[str]:
     """Formats how many folders and files were left out, by name, most frequent first: one line, or none."""
+    counts = +Counter(counts)  # without patterns that matched nothing
     if not counts:
         return []
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    names = ", ".join(f"{name} ({count:,})" for name, count in ordered[:max_listed])
+    names = ", ".join(f"{_printable(name)} ({count:,})" for name, count in ordered[:max_listed])
     more = f", and {len(ordered) - max_listed:,} other names" if len(ordered) > max_listed else ""
     return [
         f"left out: {counted(sum(counts.values()), 'file or folder', 'folders and files')}: {names}{more}"
@@ -74,7 +80,7 @@ def format_skipped(skipped: Sequence[tuple[str, str]], max_listed: int, where: s
       max_listed: the largest number of lines, before one for the rest.
       where: the file that lists all of them, if there is one.
     """
-    lines = [f"skipped: {name}: {reason}" for name, reason in skipped[:max_listed]]
+    lines = [_printable(f"skipped: {name}: {reason}") for name, reason in skipped[:max_listed]]
     if len(skipped) > max_listed:
         endings = Counter(
             os.path.splitext(name)[1].lower()
@@ -103,3 +109,7 @@ def _format_place(columns: dict) -> str:
     if isinstance(time, str):
         time = time.replace("T", " ").removesuffix("000")
     return f"{camera}  {f'{time:.1f} s' if isinstance(time, float) else time}  "
+
+
+def _printable(line: str) -> str:
+    return escape_unprintable(line, keep_blanks=True)

@@ -27,6 +27,7 @@ from jaxtyping import Bool
 
 from tpr_jax.errors import UserError
 from tpr_jax.search.index.table import is_utf8, parse_time
+from tpr_jax.utils.escape import escape_unprintable
 from tpr_jax.utils.lookalikes import describe_lookalike
 from tpr_jax.utils.suggest import nearest
 
@@ -173,9 +174,11 @@ def translate(backend: Backend[M], condition: str) -> M:
             raise UserError(f"--where: unexpected '{_shorten(rest[0].text)}': join conditions with and, or")
         return mask
     except UserError as error:  # column names may contain anything
-        raise UserError(_printable(str(error))) from None
+        raise UserError(escape_unprintable(str(error))) from None
     except pa.ArrowException as error:
-        raise UserError(f"--where: cannot be used ({_printable(str(error))[:200]}): simplify it") from error
+        raise UserError(
+            f"--where: cannot be used ({escape_unprintable(str(error))[:200]}): simplify it"
+        ) from error
 
 
 def _tokenize(text: str) -> Tokens:
@@ -371,8 +374,3 @@ def _expect(tokens: Tokens, expected: tuple[str, str]) -> Tokens:
 def _shorten(token: str) -> str:
     """Shortens a token of the condition for a message."""
     return token if len(token) <= 40 else f"{token[:30]}... ({len(token)} characters)"
-
-
-def _printable(text: str) -> str:
-    """Escapes line breaks and unprintable characters."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
