@@ -271,6 +271,7 @@ def test_rejects_a_damaged_index(make, tmp_path, damage, message):
         ({"exclude": "*.png"}, "exclude is one str: give a list of patterns"),
         ({"exclude": [3]}, "exclude[0]=3 must be a text (str)"),
         ({"exclude": None}, "exclude must be a list"),
+        ({"exclude": ["old", ""]}, "--exclude '': is empty: name files or folders to leave out"),
         ({"approximate": "yes"}, "approximate='yes' must be True or False"),
         ({"add": 1}, "add=1 must be True or False"),
         ({"replace": "no"}, "replace='no' must be True or False"),
@@ -442,3 +443,24 @@ def test_a_new_index_does_not_remove_the_photos_that_it_is_of(make, folder, tmp_
             make(source)
     assert sorted(path.name for path in crops.iterdir()) == before
     assert [path.name for path in (tmp_path / "index").iterdir()] == ["crops"]
+
+
+def test_notes_patterns_that_match_nothing_and_odd_cells(tiny, folder, tmp_path):
+    """Before anything is encoded, also where another source has what a pattern matches."""
+    names = search_galleries.photos(tmp_path / "other" / "cam1", 3, seed=7)
+    times = ["2024-05-01T10:00", "2024-05-01 11:00", "5/6/2024 10:00"]
+    table = tmp_path / "other" / "t.csv"
+    lines = [f"cam1/{name},{time}\n" for name, time in zip(names, times, strict=True)]
+    table.write_text("".join(["image,time\n", *lines]))
+    lines = []
+    build(folder, tmp_path / "index", tiny["clip"], exclude=["000.png", "cam9/"], log=lines.append)
+    assert lines[0] == "note: --exclude 'cam9/' matched nothing" and "to encode" in lines[1]
+    lines.clear()
+    build(table, tmp_path / "index", add=True, exclude=["000.png", "cam9/"], log=lines.append)
+    assert [line for line in lines if line.startswith("note: ")] == [
+        f"note: {table}: column 'time': line 4, '5/6/2024 10:00', is not a time, so the column is text",
+        "note: --exclude 'cam9/' matched nothing",
+    ]
+    lines.clear()
+    build(folder, tmp_path / "index", exclude=["cam1/00[01].png"], log=lines.append)
+    assert not [line for line in lines if "matched nothing" in line]

@@ -3,6 +3,7 @@
 import os
 import shutil
 import unicodedata
+from collections import Counter
 
 import pytest
 
@@ -117,11 +118,37 @@ def test_exclude_patterns(tmp_path, pattern, left):
     names = ["b.jpg", "cam1/a.jpg", "cam2/b.jpg", "cam2/old/c.jpg", "d.png"]
     fill(tmp_path, *names)
     paths, _, left_out = walk(tmp_path, exclude=[pattern])
-    assert paths == left and (set(left_out) == {pattern}) == (len(left) < len(names))
+    assert paths == left and (set(+left_out) == {pattern}) == (len(left) < len(names))
+    assert (dict(left_out) == {pattern: 0}) == (left == names)
     assert [name for name in names if not matching_pattern(name, ["nothing", pattern])] == left
     table = tmp_path / "photos.csv"
     table.write_text("image\n" + "".join(f"{name}\n" for name in names))
-    assert [photo.path for photo in find_gallery(table, exclude=[pattern]).photos] == left
+    gallery = find_gallery(table, exclude=[pattern])
+    assert [photo.path for photo in gallery.photos] == left
+    assert (dict(gallery.left_out) == {pattern: 0}) == (left == names)
+
+
+def test_counts_no_match_only_of_patterns_that_could_have_had_one(tmp_path):
+    """Others match what is left out anyway: hidden files, system folders, and what another one excludes."""
+    fill(tmp_path, "a.jpg", "cam1/b.jpg", "cam1/old/c.jpg", ".git/d.jpg", "@eaDir/e[1].jpg", "f.txt")
+    anyway = [".git", "/@eaDir/e[[]1].jpg", "cam1/old/", "b.jpg", "*.txt"]
+    left_out = walk(tmp_path, exclude=["cam1/", "cam9/", "cam[", "Cam1/old", *anyway]).left_out
+    zero = {"cam9/": 0, "cam[": 0, "Cam1/old": 0, "b.jpg": 0}
+    assert left_out == Counter({"cam1/": 1, ".git/": 1, "@eaDir/": 1})
+    assert {name: count for name, count in left_out.items() if not count} == zero
+
+
+@pytest.mark.parametrize("pattern", ["", " ", "/"])
+def test_an_empty_pattern_is_an_error(tmp_path, pattern):
+    fill(tmp_path, "a.jpg")
+    with pytest.raises(UserError, match=r"--exclude '.?': is empty: name files or folders"):
+        walk(tmp_path, exclude=["old", pattern])
+
+
+def test_no_photos_beside_a_pattern_that_matched_nothing(tmp_path):
+    fill(tmp_path, "a.jpg")
+    with pytest.raises(UserError, match=r"left out: \*\.jpg$"):
+        find_gallery(tmp_path, exclude=["old", "*.jpg"])
 
 
 @pytest.mark.timeout(300)

@@ -317,3 +317,58 @@ def test_a_box_by_other_columns_is_no_filter(tmp_path):
         twice = {first: "a.jpg", second: "b.jpg"}
         with pytest.raises(UserError, match="names field 'image' twice"):
             table_of(tmp_path, json.dumps(twice), "b.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("values", "note"),
+    [
+        (["2024-05-01T10:00", "2024-05-01 11:00", "5/6/2024"], "line 4, '5/6/2024', is not a time"),
+        (["3a", "5", "1.5", "-4"], "line 2, '3a', is not a number"),
+        (["1", "", "nan", "7", "x", "9"], "line 4, 'nan' (and 1 other cell), is not a number"),
+        (["gate", "1"], "line 2, 'gate', is not a number"),
+        (["true", "False", "maybe", "0"], "line 4, 'maybe' (and 1 other cell), is not true or false"),
+        (["2024-05-01", "2024-05-02", "20240503"], "line 4, '20240503', is not a time"),
+        (["2024-05-01", "2024-05-02", "2024-05-01T10:00Z"], "line 4, '2024-05-01T10:00Z', has a time zone"),
+        (["2024-05-01T10:00Z", "2024-05-01T11:00+02:00", "2024-05-02"], "line 4, '2024-05-02', has no time"),
+        (["1", "gate", "door"], None),
+        (["1", "2", "007"], None),
+        (["20231127153000123456", "7", "8"], None),
+        (["9007199254740993", "0.5"], None),
+        (["1", "2.5", ""], None),
+        (["2024-05-01", ""], None),
+        (["", ""], None),
+    ],
+)
+def test_notes_the_cell_that_makes_a_column_text(tmp_path, values, note):
+    """Not of columns with a type, most of whose values are text, or with digits that stay text."""
+    lines = [f"{number}.jpg,{value}" for number, value in enumerate(values)]
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["image,seen", *lines]))
+    (found,) = find_gallery(path).notes or [None]
+    assert found == note or found.startswith(f"{path}: column 'seen': {note}")
+    assert found is None or found.endswith(", so the column is text")
+
+
+def test_notes_odd_values_of_a_jsonl_but_not_of_excluded_lines(tmp_path):
+    values = [3, 4.5, True, [1], None, "6"]
+    lines = [json.dumps({"image": f"{i}.jpg", "floor": value}) for i, value in enumerate(values)]
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(lines))
+    (note,) = find_gallery(path).notes
+    assert (
+        note
+        == f"{path}: column 'floor': line 3, True (and 1 other cell), is not a number, so the column is text"
+    )
+    assert find_gallery(path, exclude=["2.jpg", "3.jpg"]).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "what"), [("", "the file"), ("\n", "the first line"), (",\n1,2\n", "the first line")]
+)
+def test_an_empty_table(tmp_path, text, what):
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        find_gallery(path)
+    rest = "is empty: the first line must name the columns, such as image,camera,time"
+    assert str(error.value) == f"{path}: {what} {rest}"

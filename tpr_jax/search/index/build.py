@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from tpr_jax.distributed.processes import broadcast_from_first, is_first
-from tpr_jax.errors import ArgumentError, UserError
+from tpr_jax.errors import ArgumentError, UserError, shown
 from tpr_jax.model import Model, from_pretrained
 from tpr_jax.models.config import CLIP_STREET, DTYPES
 from tpr_jax.perf import dtypes
@@ -32,6 +32,7 @@ from tpr_jax.search.index.encode import (
     make_encoder,
     read_ahead,
 )
+from tpr_jax.search.index.folder import check_patterns
 from tpr_jax.search.index.forgotten import leave_out_forgotten, read_forgotten
 from tpr_jax.search.index.gallery import Gallery, Photo, combine, find_gallery
 from tpr_jax.search.index.merge import write_index
@@ -104,7 +105,7 @@ def build(
     Returns:
       A dict with `count` (photos in the index), `encoded` (by this run), `resumed` (encoded by interrupted
       runs before it), `kept`, `gone`, `skipped` (list of (photo, reason)), `left_out` (name -> number of
-      folders and files left out), `seconds`, and `encoding_seconds`,
+      folders and files left out, 0 for a pattern that matched nothing), `seconds`, and `encoding_seconds`,
       which is part of it. In processes other than the first, without `kept`, `resumed`, `gone` and `skipped`.
 
     Raises:
@@ -157,12 +158,14 @@ def _check(options: _Options) -> _Options:
             arguments.check_flag(name, flag)
     if options.add and options.replace:
         raise ArgumentError("add and replace contradict each other: give one of them")
+    exclude = arguments.check_texts(options.exclude, "exclude", "patterns")
+    check_patterns(exclude)
     return dataclasses.replace(
         options,
         image_size=arguments.check_image_size(options.image_size),
         dtype=None if options.dtype is None else arguments.check_dtype(options.dtype, (*DTYPES, dtypes.AUTO)),
         batch_size=None if options.batch_size is None else arguments.check_batch_size(options.batch_size),
-        exclude=arguments.check_texts(options.exclude, "exclude", "patterns"),
+        exclude=exclude,
     )
 
 
@@ -174,6 +177,8 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log, n
     if is_first():
         _check_store(info, options.store)
     gallery = _with_other_sources(gallery, folder, info, options, log)
+    if is_first():
+        _log_notes(gallery, options.exclude, log)
     gallery = leave_out_forgotten(gallery, folder, read_forgotten(folder))
     if not gallery.photos:
         raise UserError(
@@ -235,6 +240,14 @@ def _build_locked(gallery: Gallery, folder: Path, options: _Options, log: Log, n
         _sync_store(folder, options.store, model, settings, log)
     _barrier("written")
     return result
+
+
+def _log_notes(gallery: Gallery, exclude: Sequence[str], log: Log) -> None:
+    for note in gallery.notes:
+        log(f"note: {note}")
+    for pattern in exclude:
+        if gallery.left_out.get(pattern) == 0:
+            log(f"note: --exclude {shown(pattern)} matched nothing")
 
 
 def _check_store(info: dict | None, url: str | None) -> None:

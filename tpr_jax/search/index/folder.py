@@ -1,16 +1,18 @@
 """Finds the photos of a folder and its subfolders, and handles Unicode forms of their names."""
 
+import itertools
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from tpr_jax.data.image_paths import ImagePaths
 from tpr_jax.data.images.formats import SUFFIXES, UNREADABLE, suffix_of, why_unreadable
-from tpr_jax.errors import UserError
+from tpr_jax.errors import ArgumentError, UserError, shown
 
 # Folders, in lower case, in which systems and network disks keep thumbnails, deleted files and snapshots.
 # They are not walked: snapshots contain everything on a disk many times over.
@@ -32,7 +34,8 @@ class Walk(NamedTuple):
       paths: paths of the photos relative to the root, with '/', sorted.
       skipped: (path, reason) of unreadable formats and folders, and of further names of the same photo.
       left_out: name -> number of folders and files left out: hidden ones, system folders, links to folders,
-        those that match a pattern, and by ending files that are no images.
+        those that match a pattern, and by ending files that are no images; 0 for a pattern that matched
+        nothing.
     """
 
     paths: list[str]
@@ -57,9 +60,11 @@ def walk(
       also: suffixes, in lower case, of further files to find, such as videos.
 
     Raises:
-      UserError: the folder itself cannot be read.
+      UserError: the folder itself cannot be read, or a pattern is empty.
     """
+    check_patterns(exclude)
     paths, skipped, left_out = [], [], Counter()
+    unused, not_walked = list(exclude), set()
 
     def skip_unreadable(error: OSError) -> None:
         if Path(error.filename) == root:
@@ -69,12 +74,15 @@ def walk(
 
     for folder, folders, files in os.walk(root, onerror=skip_unreadable):
         relative = Path(os.path.relpath(folder, root))
+        inside = itertools.chain((f"{name}/" for name in folders), files)
+        unused = unmatched(unused, (f"{relative.as_posix()}/{name}".removeprefix("./") for name in inside))
         walked = []
         for name in folders:
             if leave_out is not None and Path(folder, name) == leave_out:
                 continue
             if reason := _folder_left_out(relative / name, os.path.join(folder, name), exclude):
                 left_out[reason] += 1
+                not_walked.add((relative / name).as_posix())
             else:
                 walked.append(name)
         folders[:] = walked
@@ -88,6 +96,7 @@ def walk(
                 skipped.append((printable(path), reason))
             else:
                 paths.append(path)
+    left_out.update({pattern: 0 for pattern in unused if not _is_inside(pattern, not_walked)})
     paths, duplicates = drop_duplicates(sorted(paths))
     return Walk(paths, sorted([*skipped, *duplicates]), left_out)
 
@@ -120,6 +129,12 @@ def _unknown_ending(path: str, name: str, exclude: Sequence[str]) -> list[str]:
     return [printable(suffix_of(name)) or "no ending"]
 
 
+def _is_inside(pattern: str, folders: Collection[str]) -> bool:
+    """Returns whether a pattern, whose wildcards may be escaped, is a path inside one of some folders."""
+    path = PurePosixPath(re.sub(r"\[([*?[])\]", r"\1", pattern).strip("/"))
+    return any(parent.as_posix() in folders for parent in path.parents)
+
+
 def _skip_reason(path: str, name: str, also: Collection[str] = ()) -> str:
     """Returns why an image file is skipped by its name; '' if it is not."""
     if path != printable(path):
@@ -149,6 +164,25 @@ def matching_pattern(path: str, patterns: Sequence[str]) -> str:
             if fnmatchcase(unicodedata.normalize("NFC", candidate), normalized):
                 return pattern
     return ""
+
+
+def unmatched(patterns: Sequence[str], paths: Iterable[str]) -> list[str]:
+    """Returns the patterns that match none of some paths, see `matching_pattern`."""
+    left = list(patterns)
+    for path in paths:
+        if not left:
+            break
+        left = [pattern for pattern in left if not matching_pattern(path, [pattern])]
+    return left
+
+
+def check_patterns(patterns: Sequence[str]) -> None:
+    """Checks that each pattern can match something. Raises ArgumentError."""
+    for pattern in patterns:
+        if not pattern.strip().strip("/"):
+            raise ArgumentError(
+                f"--exclude {shown(pattern)}: is empty: name files or folders to leave out, such as 'old/'"
+            )
 
 
 def nfc_path(path: str) -> str:

@@ -11,8 +11,8 @@ from tpr_jax.data.image_paths import ImagePaths
 from tpr_jax.data.images.formats import UNREADABLE
 from tpr_jax.data.text_files import SPREADSHEETS
 from tpr_jax.errors import UserError
-from tpr_jax.search.index.folder import matching_pattern, nfc_path, path_on_disk, walk
-from tpr_jax.search.index.table import SUFFIXES, TableRow, read_table
+from tpr_jax.search.index.folder import matching_pattern, nfc_path, path_on_disk, unmatched, walk
+from tpr_jax.search.index.table import SUFFIXES, TableRow, describe_odd_cells, read_table
 
 __all__ = ["Box", "Gallery", "NoPhotosError", "Photo", "find_gallery"]
 
@@ -64,6 +64,7 @@ class Gallery:
       skipped: (file, or line of the table; the reason).
       left_out: name or pattern -> number of excluded folders and files, see `walk`.
       sources: absolute paths of the folders and tables that it was made of.
+      notes: what was assumed of the columns of a table.
     """
 
     root: Path
@@ -71,6 +72,7 @@ class Gallery:
     skipped: list[tuple[str, str]]
     left_out: Mapping[str, int] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def not_photos(self) -> list[tuple[str, str]]:
         """Returns what was skipped, without further lines of a table for the same photo."""
@@ -93,7 +95,7 @@ def find_gallery(
     Raises:
       UserError: the source does not exist, cannot be read, or has no photos.
     """
-    source = Path(source)
+    source, notes = Path(source), []
     try:
         is_folder = source.is_dir()
         if not is_folder and not source.exists():
@@ -110,7 +112,10 @@ def find_gallery(
         rows, skipped = read_table(source, lambda path: path_on_disk(root, path, image_paths))
         patterns = [matching_pattern(row.image, exclude) for row in rows]
         left_out = Counter(pattern for pattern in patterns if pattern)
+        unused = unmatched(exclude, (row.image for row in rows))
+        left_out.update(dict.fromkeys(unused, 0))
         rows = [row for row, pattern in zip(rows, patterns, strict=True) if not pattern]
+        notes = [f"{source}: {note}" for note in describe_odd_cells(rows)]
         photos, duplicates = _distinct_photos(source, rows)
         skipped = [*skipped, *duplicates]
         kind = "usable lines"
@@ -125,10 +130,10 @@ def find_gallery(
     if not photos:
         reason = f": {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         hint = "" if not is_folder or skipped else "; looked for .jpg, .png, .webp and the like"
-        if left_out:
-            hint += f"; left out: {', '.join(sorted(left_out))}"
+        if +left_out:  # without patterns that matched nothing
+            hint += f"; left out: {', '.join(sorted(+left_out))}"
         raise NoPhotosError(f"{source}: has no {kind}{reason}{hint}")
-    return Gallery(root, photos, skipped, left_out, (str(source.resolve()),))
+    return Gallery(root, photos, skipped, left_out, (str(source.resolve()),), tuple(notes))
 
 
 def combine(galleries: Sequence[Gallery]) -> Gallery:
@@ -156,7 +161,8 @@ def combine(galleries: Sequence[Gallery]) -> Gallery:
         skipped += [((prefix / name).as_posix(), reason) for name, reason in gallery.skipped]
         left_out.update(gallery.left_out)
     sources = tuple(source for gallery in galleries for source in gallery.sources)
-    return Gallery(root, list(photos.values()), skipped, left_out, sources)
+    notes = tuple(note for gallery in galleries for note in gallery.notes)
+    return Gallery(root, list(photos.values()), skipped, left_out, sources, notes)
 
 
 def _distinct_photos(source: Path, rows: Sequence[TableRow]) -> tuple[list[Photo], list[tuple[str, str]]]:

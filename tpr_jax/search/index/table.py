@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +15,9 @@ import pyarrow as pa
 from tpr_jax.data.boxes import BOX_COLUMNS, Box, read_boxes
 from tpr_jax.data.images.size import upright_size
 from tpr_jax.data.text_files import InvalidRecord, csv_lines, first_duplicate, json_lines, rename_known
-from tpr_jax.errors import UserError
+from tpr_jax.errors import UserError, shown
 from tpr_jax.utils.lookalikes import describe_lookalike
+from tpr_jax.utils.plural import counted
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 _KNOWN_COLUMNS = ("image", *BOX_COLUMNS)
@@ -31,6 +33,8 @@ RESERVED = (
     "box",
     "group",
 )
+_ZONED = "a time with a time zone"
+_FIRST_LETTERS = frozenset("0123456789-.tTfF")  # of all texts that are no text: true, -1, 2024-05-01
 
 
 class TableRow(NamedTuple):
@@ -125,6 +129,62 @@ def to_arrow(values: Sequence) -> pa.Array:
     return pa.array(texts, pa.string())
 
 
+def describe_odd_cells(rows: Sequence[TableRow]) -> list[str]:
+    """Describes the columns that are text only because of cells unlike most others.
+
+    A condition on such a column compares letters, without an error. At least half of the values must have the
+    narrower type: a line about a column that is meant as text does less harm than a wrong answer. Digits such
+    as 007, which `to_arrow` keeps as text on purpose, are not odd.
+
+    Args:
+      rows: the usable lines of a table.
+    """
+    notes = []
+    for name in dict.fromkeys(name for row in rows for name in row.columns):
+        cells = [(row.line, row.columns[name]) for row in rows if row.columns.get(name) is not None]
+        if note := _describe_odd_cell(cells):
+            notes.append(f"column '{name}': {note}, so the column is text")
+    return notes
+
+
+def _describe_odd_cell(cells: Sequence[tuple[int, Any]]) -> str:
+    """Describes the first of the (line, value) whose types differ from that of most; '' if none does."""
+    if not pa.types.is_string(to_arrow([value for _, value in cells]).type):
+        return ""
+    kind_of_text = functools.cache(_kind)
+    kinds = [kind_of_text(value) if isinstance(value, str) else _kind(value) for _, value in cells]
+    counts = Counter(kind for kind in kinds if kind)
+    common, count = max(counts.items(), key=lambda item: item[1], default=("", 0))
+    odd = [(*cell, kind) for cell, kind in zip(cells, kinds, strict=True) if kind != common]
+    if not odd or 2 * count < len(cells):
+        return ""
+    if common == "a number" and all(_is_digits(value) for _, value, _ in odd):
+        return ""
+    line, value, kind = odd[0]
+    differs = f"is not {common}"
+    if {kind, common} == {"a time", _ZONED}:
+        differs = f"has {'a' if kind == _ZONED else 'no'} time zone, unlike most"
+    others = f" (and {counted(len(odd) - 1, 'other cell')})" if len(odd) > 1 else ""
+    return f"line {line}, {shown(value)}{others}, {differs}"
+
+
+def _kind(value: Any) -> str:
+    """Returns the type of a value that is narrower than text, for a message; '' for text."""
+    if isinstance(value, str) and value[:1] not in _FIRST_LETTERS:
+        return ""  # at once, for most texts of a large table
+    if _parse_bool(value) is not None:
+        return "true or false"
+    if any(_convert_all(convert, [value]) for convert in (_parse_int, _parse_float)):
+        return "a number"
+    times = _convert_all(_parse_time_value, [value])
+    return "" if times is None else _ZONED if times[0].tzinfo else "a time"
+
+
+def _is_digits(value: Any) -> bool:
+    is_text = isinstance(value, str) and re.fullmatch(r"-?[0-9]+", value) is not None
+    return is_text or (isinstance(value, int) and not isinstance(value, bool))
+
+
 def _convert_all(convert: Callable[[Any], Any], values: Sequence) -> list | None:
     """Returns all values converted, or None if `convert` raises ValueError for one of them."""
     try:
@@ -201,6 +261,11 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict | str]]:
 
 def _csv_lines(path: Path) -> Iterator[tuple[int, dict | str]]:
     def check_header(header: list[str]) -> None:
+        if not any(header):
+            what = "the first line" if path.stat().st_size else "the file"
+            raise UserError(
+                f"{path}: {what} is empty: the first line must name the columns, such as image,camera,time"
+            )
         header = rename_known(header, _KNOWN_COLUMNS)
         if "image" not in header:
             hint = describe_lookalike("image", header) or f", but {', '.join(header)[:200]}"
