@@ -289,3 +289,12 @@ def test_mesh_and_cpu_give_equal_results(made):
     for settings in ({"top_k": 12}, {"top_k": 3, "where": "camera=4"}, {"top_k": 4, "group": 0.95}):
         one, other = (search(s, "red coat", **settings) for s in (searcher, on_mesh))
         assert one["results"] == other["results"] and other["engine"] == "mesh"
+
+
+def test_a_condition_that_matches_nothing_is_explained(made):
+    result = search(made[0], "a red coat", where="path='000.PNG'")
+    assert result["matching"] == 0 and result["results"] == []
+    assert result["notes"] == ["no path is '000.PNG': '000.png' is there, with other capitals"]
+    day = search(made[0], "a red coat", where="seen='2024-05-01'")["notes"]
+    assert day == ["'2024-05-01' means 00:00: write seen>='2024-05-01' and seen<'2024-05-02'"]
+    assert search(made[0], "a red coat", where="path='000.png'")["notes"] == []

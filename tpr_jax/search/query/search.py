@@ -203,6 +203,7 @@ def search(
     encoded = time.perf_counter()
     selection = _select(searcher, where)
     count = selection.count
+    notes += _condition_notes(index, where, count)
 
     def search_rows(k: int):
         scores, rows = selection.search(query, min(k, len(index.vectors)))
@@ -439,6 +440,14 @@ def _matching(index: Index, where: str) -> Bool[np.ndarray, " n"]:
     from tpr_jax.search.query.where import matching  # imports PyArrow's functions, which take a while
 
     return matching(public_table(index), where)
+
+
+def _condition_notes(index: Index, where: str | None, count: int) -> list[str]:
+    if where is None:
+        return []
+    from tpr_jax.search.query.where_hints import describe_condition  # imports PyArrow's functions
+
+    return describe_condition(public_table(index), where, count)
 
 
 def _results(
