@@ -256,6 +256,15 @@ def test_divides_people_anew_in_the_same_file_with_other_capitals(tmp_path, caps
     assert capsys.readouterr().err.startswith(told) and not (tmp_path / "splits.csv").exists()
 
 
+def test_notes_an_encoding_that_was_assumed(tmp_path):
+    benchmark_folders.ALL["folder"](tmp_path)
+    path = tmp_path / "captions.jsonl"
+    text = path.read_text(encoding="utf-8")
+    path.write_bytes(text.replace('"caption": "', '"caption": "caf\u00e9 ', 1).encode("cp1252"))
+    told = f"{path}: read as Windows-1252, because it is not UTF-8; if letters are wrong, save it in UTF-8"
+    assert check.check("folder", str(tmp_path))["notes"] == {"assumed encoding": [told]}
+
+
 def test_notes_that_the_splits_beside_are_not_read(tmp_path):
     own_data(tmp_path, ["0.png,1,train", "1.png,2,test"])
     (tmp_path / "splits.csv").write_text("id,split\n1,test\n2,train\n")

@@ -1,11 +1,12 @@
 """Mixing data sets: separate identities, and each caption as often per epoch as its weight says."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from tpr_jax.data.mixture import epoch_order, examples_per_epoch, mix
+from tpr_jax.data.mixture import describe_shared, epoch_order, examples_per_epoch, mix
 from tpr_jax.data.records import Records, caption_pairs, select_images
 from tpr_jax.errors import UserError
 
@@ -29,6 +30,16 @@ def test_data_sets_share_no_identity():
     assert mixed.captions == A.captions + B.captions + A.captions
     assert mixed.boxes == [None] * 5 + [(0, 0, 4, 4)] + [None] * 7
     assert mixed.passes is None  # weights of 1: the order is that of the records without weights
+
+
+def test_tells_of_photos_that_two_data_sets_share():
+    other = replace(B, image_paths=["b/./0.jpg", "a/3.jpg", "b/1.jpg", "a/../b/9.jpg", "c/2.jpg"])
+    rest = "the people of two data sets count as different ones, so leave out one if they are the same"
+    assert describe_shared([A, B, C]) == []
+    assert describe_shared([A, B, other]) == [
+        f"config.mix: 1 photo of b:train is in a:train too: {rest}",
+        f"config.mix: 2 photos of b:train are in b:train too: {rest}",
+    ]
 
 
 @pytest.mark.parametrize("weight", [1, 2, 3])

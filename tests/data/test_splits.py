@@ -100,6 +100,15 @@ def test_mixes_data_sets_without_a_test_split(tmp_path):
         splits_lib.with_mixed(splits, (("rstp_reid", str(rstp), 1),))
 
 
+def test_tells_of_photos_that_are_mixed_twice(tmp_path, capsys):
+    own = str(benchmark_folders.own_folder(tmp_path / "own"))
+    splits = splits_lib.load_splits("folder", own)
+    capsys.readouterr()
+    splits_lib.with_mixed(splits, (("folder", own, 1.0),))
+    # One photo has two people in it, each of them an image.
+    assert "note: config.mix: 9 photos of own:train are in own:train too: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("dataset", ["synth_pedes", "luperson_mllm", "ham_pedes", "webperson"])
 def test_data_without_splits_holds_people_out(dataset, tmp_path, capsys):
     """All images stay, no identity is in two splits, and train has the first ones."""

@@ -32,6 +32,7 @@ from tpr_jax.data.batches import worker_threads
 from tpr_jax.data.datasets import DATASETS, Counts, count_deviations, data_folder
 from tpr_jax.data.image_paths import ImagePaths, describe_missing
 from tpr_jax.data.images.read import Crop, read_image
+from tpr_jax.data.text_files import assumed_encoding
 from tpr_jax.errors import UserError
 from tpr_jax.utils import signals
 from tpr_jax.utils.escape import escape_unprintable
@@ -83,6 +84,7 @@ def check(dataset: str, data_dir: str, progress: bool = False) -> dict:
         notes["captions over 77 tokens"] += long_captions(entries)
         notes["pictures named twice"] += repeated_images(entries)
         if layout.is_custom:
+            notes["assumed encoding"] += assumed_encoding(annotation)
             notes["repeated lines"] += custom.repeated_lines(annotation)
             notes["splits that are not read"] += custom.unread_splits(annotation)
             missing = [split for split in ("train", "test") if split not in counts]

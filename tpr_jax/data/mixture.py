@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from tpr_jax.data.image_paths import ImagePaths
 from tpr_jax.data.records import Records, caption_pairs, image_sources
 from tpr_jax.errors import UserError
 from tpr_jax.utils.plural import counted
@@ -41,6 +42,20 @@ def mix(splits: Sequence[Records], weights: Sequence[float]) -> Records:
         passes=np.concatenate(passes) if any(weight != 1 for weight in weights) else None,
         stored=[s for r in splits for s in image_sources(r)] if any(r.stored for r in splits) else None,
     )
+
+
+def describe_shared(splits: Sequence[Records]) -> list[str]:
+    """Returns a line for each data set that has photos of an earlier one: its people then count twice."""
+    image_paths = ImagePaths()
+    keys = [{image_paths.key(path) for path in records.image_paths} for records in splits]
+    remedy = "the people of two data sets count as different ones, so leave out one if they are the same"
+    return [
+        f"config.mix: {counted(shared, 'photo')} of {splits[i].name} {'is' if shared == 1 else 'are'} in "
+        f"{splits[j].name} too: {remedy}"
+        for i in range(len(splits))
+        for j in range(i)
+        if (shared := len(keys[i] & keys[j]))
+    ]
 
 
 def _check_weights(splits: Sequence[Records], weights: Sequence[float]) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 
 from tpr_jax.data.datasets import DATASETS, Counts, count_deviations, data_folder
 from tpr_jax.data.image_paths import ImagePaths
-from tpr_jax.data.mixture import mix
+from tpr_jax.data.mixture import describe_shared, mix
 from tpr_jax.data.records import Records, load_all, select_images
 from tpr_jax.errors import UserError
 from tpr_jax.utils.notices import print_once
@@ -128,6 +128,8 @@ def with_mixed(
             raise UserError(f"{folder} has no record of split 'train', so config.mix cannot use it")
         train_splits.append(added["train"])
         weights.append(float(weight))
+    for note in describe_shared(train_splits):
+        print_once(note)
     return {**splits, "train": mix(train_splits, weights)}
 
 

@@ -32,6 +32,22 @@ def read_text(path: str | os.PathLike) -> str:
     Raises:
       UserError: the file cannot be read, or its encoding is not certain.
     """
+    text, notes = _decode(path)
+    for note in notes:
+        print_once(note)
+    return text
+
+
+def assumed_encoding(path: str | os.PathLike) -> list[str]:
+    """Returns the note that `read_text` prints if the encoding of a file was assumed, else nothing.
+
+    Raises:
+      UserError: as `read_text`.
+    """
+    return _decode(path)[1]
+
+
+def _decode(path: str | os.PathLike) -> tuple[str, list[str]]:
     try:
         with open(path, "rb") as file:
             text, assumed = decode_text(file.read())
@@ -39,11 +55,8 @@ def read_text(path: str | os.PathLike) -> str:
         raise UserError(f"{path}: {error}: save it in UTF-8, as 'CSV UTF-8'") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): check the file's permissions") from None
-    if assumed:
-        print_once(
-            f"{path}: read as {assumed}, because it is not UTF-8; if letters are wrong, save it in UTF-8"
-        )
-    return text
+    note = f"{path}: read as {assumed}, because it is not UTF-8; if letters are wrong, save it in UTF-8"
+    return text, [note] if assumed else []
 
 
 def first_duplicate(names: Sequence[str]) -> str:
