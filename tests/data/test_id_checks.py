@@ -30,11 +30,18 @@ def test_ids_that_people_write(pid):
     assert why_id_invalid(pid, is_custom=True) == ""
 
 
-@pytest.mark.parametrize("pid", [True, 3.5, None, "", " ", [1], 2**63])
+@pytest.mark.parametrize("pid", [True, None, "", " ", [1], 2**63])
 def test_values_that_are_no_id(pid):
     told = f"field 'id' is {pid!r}: must be a whole number"
     assert why_id_invalid(pid, is_custom=False) == told
     assert why_id_invalid(pid, is_custom=True) == f"{told} or a name"
+
+
+@pytest.mark.parametrize("pid", [3.5, 1e20, 12345678901234567.0])
+def test_numbers_with_a_fraction_or_too_many_digits(pid):
+    told = f"field 'id' is {pid!r}: must be a whole number"
+    assert why_id_invalid(pid, is_custom=False) == told
+    assert why_id_invalid(pid, is_custom=True) == f"{told} or a name in quotes"
 
 
 def test_names_only_in_own_data():

@@ -21,7 +21,9 @@ def why_id_invalid(pid, is_custom: bool) -> str:
     # JSON's true is a Python int, and `Records` cannot hold an id outside int64.
     if isinstance(pid, int) and not isinstance(pid, bool) and -(2**63) <= pid < 2**63:
         return ""
-    return f"field 'id' is {pid!r}: must be a whole number{' or a name' if is_custom else ''}"
+    # A long number loses digits where it is written as one: 12345678901234567.0.
+    or_name = " or a name" + (" in quotes" if isinstance(pid, float) else "")
+    return f"field 'id' is {pid!r}: must be a whole number{or_name if is_custom else ''}"
 
 
 def _why_name_invalid(name: str) -> str:
