@@ -47,11 +47,12 @@ def load_splits(
         folder, splits = data_dir, read.load_all(data_dir, dataset, source.removeprefix("tfds_"))
     for split in ("train", "test"):
         if split not in splits:
-            remedy = "get a complete copy of the annotation"
-            if DATASETS[dataset].is_custom:
-                remedy = f"add lines with split '{split}'"
+            if not DATASETS[dataset].is_custom:
+                raise UserError(
+                    f"{folder} has no record of split '{split}': get a complete copy of the annotation"
+                )
             what = f"record of split '{split}'" if splits else "records"
-            raise UserError(f"{folder} has no {what}: {remedy}")
+            raise UserError(f"{folder} has no {what}: add lines with split '{split}'")
     return splits
 
 
