@@ -134,3 +134,14 @@ def test_remove_matching_removes_files_and_folders_but_follows_no_link(tmp_path)
     writing.remove_matching(tmp_path, r"a\.\d")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.1x", "a.3", "b.1"]
     writing.remove_matching(tmp_path / "missing", ".*")
+
+
+def test_matching_names_whole_and_sorted(tmp_path):
+    for name in ("b.txt", "a.txt", "a.txt.bak"):
+        (tmp_path / name).touch()
+    assert [path.name for path in writing.list_matching(tmp_path, r".\.txt")] == ["a.txt", "b.txt"]
+    assert (
+        writing.list_matching(tmp_path / "none", r".*")
+        == writing.list_matching(tmp_path / "a.txt", r".*")
+        == []
+    )

@@ -74,10 +74,24 @@ def remove_matching(folder: Path, pattern: str) -> None:
                 path.unlink()
 
 
+def list_matching(folder: Path, pattern: str) -> list[Path]:
+    """Lists the files and folders in `folder` whose names match a regular expression in full, sorted.
+
+    A folder that does not exist, or is a file, has none.
+
+    Raises:
+      OSError: the folder cannot be read.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if re.fullmatch(pattern, path.name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def _matching(folder: Path, pattern: str) -> list[Path]:
-    """Returns what is in a folder under names that match in full; nothing if the folder cannot be read."""
+    """Lists as `list_matching`, but nothing if the folder cannot be read."""
     with contextlib.suppress(OSError):
-        return [path for path in folder.iterdir() if re.fullmatch(pattern, path.name)]
+        return list_matching(folder, pattern)
     return []
 
 

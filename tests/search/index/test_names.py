@@ -36,13 +36,6 @@ def test_other_files(name):
     assert not re.fullmatch(names.FILES, name)
 
 
-def test_matching_names_whole_and_sorted(tmp_path):
-    for name in ("b.txt", "a.txt", "a.txt.bak"):
-        (tmp_path / name).touch()
-    assert [path.name for path in names.matching(tmp_path, r".\.txt")] == ["a.txt", "b.txt"]
-    assert names.matching(tmp_path / "none", r".*") == names.matching(tmp_path / "a.txt", r".*") == []
-
-
 def test_results_of_photos_are_those_of_a_scan(tmp_path):
     (tmp_path / "crops").mkdir()
     for name in (f"photos-{'0' * 16}.jsonl", "photos-mine.jsonl"):

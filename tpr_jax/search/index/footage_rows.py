@@ -20,8 +20,8 @@ from tpr_jax.search.index.footage_manifest import (
     source_key,
 )
 from tpr_jax.search.index.gallery import Gallery, NoPhotosError, Photo
-from tpr_jax.search.index.names import CROPS, matching, scanned_photos
-from tpr_jax.utils.files import write_json
+from tpr_jax.search.index.names import CROPS, scanned_photos
+from tpr_jax.utils.files import list_matching, write_json
 
 
 def scanned_gallery(folder: str | os.PathLike, source: str | os.PathLike) -> Gallery | None:
@@ -68,7 +68,7 @@ def prune(folder: Path, sources: Iterable[str]) -> None:
         write_json(folder / MANIFEST, {**manifest, "sources": entries})
     folders = {one["folder"]: entry for entry in entries.values() for one in entry["videos"]}
     files = {entry["photos_file"] for entry in entries.values()}
-    for path in filter(Path.is_dir, matching(folder / CROPS, r"(?s:.+)")):
+    for path in filter(Path.is_dir, list_matching(folder / CROPS, r"(?s:.+)")):
         if path.name not in folders:
             remove_scan(path)
         elif not folders[path.name]["options"]["keep_crops"] and (result := read_scan(path)):

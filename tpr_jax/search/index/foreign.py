@@ -7,6 +7,7 @@ from pathlib import Path
 from tpr_jax.errors import UserError
 from tpr_jax.footage.scan import is_scan
 from tpr_jax.search.index import names
+from tpr_jax.utils.files import list_matching
 
 
 def check_new(folder: Path) -> None:
@@ -28,7 +29,7 @@ def check_new(folder: Path) -> None:
     pattern = re.escape(names.CHANCE)
     if not has_shards:
         pattern += f"|{re.escape(names.SKIPPED)}|{names.NUMBERED}"
-    foreign += [path.name for path in names.matching(folder, pattern)]
+    foreign += [path.name for path in list_matching(folder, pattern)]
     if foreign:
         raise UserError(
             f"--index {folder}: holds {foreign[0]}, which a new index would replace or remove: "
@@ -65,4 +66,4 @@ def _is_shard(path: Path) -> bool:
 
 def _visible(folder: Path) -> list[Path]:
     """Returns what is in a folder, without the hidden files of desktops and of writers that were killed."""
-    return names.matching(folder, r"(?s:[^.].*)")
+    return list_matching(folder, r"(?s:[^.].*)")

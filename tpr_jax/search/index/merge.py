@@ -17,10 +17,10 @@ from tpr_jax.search.index.cache import CachedVector, Location, VectorCache
 from tpr_jax.search.index.encode import Stamp
 from tpr_jax.search.index.forgotten import read_forgotten
 from tpr_jax.search.index.gallery import Gallery, NoPhotosError, Photo
-from tpr_jax.search.index.names import NUMBERED, SKIPPED, matching
+from tpr_jax.search.index.names import NUMBERED, SKIPPED
 from tpr_jax.search.index.table import to_arrow
 from tpr_jax.search.query import approximate, exact
-from tpr_jax.utils.files import write_json, write_text, write_whole
+from tpr_jax.utils.files import list_matching, write_json, write_text, write_whole
 from tpr_jax.utils.plural import counted
 
 _BLOCK = 16384
@@ -160,10 +160,9 @@ def _count_kept_and_gone(old: store.Index, root: Path, photos: Sequence[IndexedP
 
     A photo that was moved or renamed is kept, one whose file has changed is neither kept nor gone.
     """
-    old_root, boxes = Path(old.info["photos"]), store.boxes(old.table)
-    paths, digests = (old.table[name].to_pylist() for name in ("path", store.FILE_COLUMNS[2]))
-    old_contents = list(zip(digests, boxes, strict=True))
-    old_files = [(old_root / path, box) for path, box in zip(paths, boxes, strict=True)]
+    old_root, old_contents = Path(old.info["photos"]), _old_contents(old)
+    paths = old.table["path"].to_pylist()
+    old_files = [(old_root / path, box) for path, (_, box) in zip(paths, old_contents, strict=True)]
     contents = {(stamp.sha256, photo.box) for photo, stamp, _ in photos}
     files = {(root / photo.path, photo.box) for photo, _, _ in photos}
     pairs = zip(old_contents, old_files, strict=True)
@@ -178,8 +177,13 @@ def _count_resumed(old: store.Index | None, photos: Sequence[IndexedPhoto], num_
     found = [(stamp.sha256, photo.box) for photo, stamp, location in photos if location.array in shards]
     if not found or old is None:
         return len(found)
-    known = set(zip(old.table[store.FILE_COLUMNS[2]].to_pylist(), store.boxes(old.table), strict=True))
+    known = set(_old_contents(old))
     return sum(content not in known for content in found)
+
+
+def _old_contents(old: store.Index) -> list[tuple]:
+    """Returns (SHA-256 of the file, box) of each row of the current index."""
+    return list(zip(old.table[store.FILE_COLUMNS[2]].to_pylist(), store.boxes(old.table), strict=True))
 
 
 def _indexed_photos(gallery: Gallery, cache: VectorCache) -> tuple[list[IndexedPhoto], list[tuple[str, str]]]:
@@ -264,7 +268,7 @@ def _remove_old_files(folder: Path, files: _Files) -> None:
     """Removes the files of earlier indexes; a file with a higher number is not of an index."""
     values = files.names.values()
     kept = {name for value in values for name in ([value] if isinstance(value, str) else value)}
-    for path in matching(folder, NUMBERED):
+    for path in list_matching(folder, NUMBERED):
         if path.name not in kept and int(path.stem.partition("-")[2]) <= files.number:
             with contextlib.suppress(OSError):  # Windows cannot remove an open file
                 path.unlink()

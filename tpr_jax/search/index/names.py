@@ -3,8 +3,9 @@
 Only files with these names are written and removed: an index may be in a folder that holds other files too.
 """
 
-import re
 from pathlib import Path
+
+from tpr_jax.utils.files import list_matching
 
 CROPS, PARTS = "crops", "parts"  # the folders
 NUMBERED = r"vectors-\d+\.npy|photos-\d+\.parquet|codes-\d+\.(?:npy|json)|ivf-\d+\.faiss"
@@ -15,14 +16,6 @@ SCANNED_PHOTOS = r"photos-[0-9a-f]{16}\.jsonl"  # in `crops`
 FILES = rf"index\.json|footage\.json|forgotten\.json|chance\.npz|skipped\.jsonl|{NUMBERED}|{SHARD}"
 
 
-def matching(folder: Path, pattern: str) -> list[Path]:
-    """Returns what is in a folder under names that match a pattern, sorted; nothing if there is no folder."""
-    try:
-        return sorted(path for path in folder.iterdir() if re.fullmatch(pattern, path.name))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
 def scanned_photos(index: Path) -> list[Path]:
     """Returns the files of an index that record which people were found in photos."""
-    return matching(index / CROPS, SCANNED_PHOTOS)
+    return list_matching(index / CROPS, SCANNED_PHOTOS)

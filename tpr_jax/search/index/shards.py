@@ -18,8 +18,8 @@ from jaxtyping import Float16
 
 from tpr_jax.search.index.encode import Stamp
 from tpr_jax.search.index.gallery import Box, Photo
-from tpr_jax.search.index.names import SHARD, matching
-from tpr_jax.utils.files import write_whole
+from tpr_jax.search.index.names import SHARD
+from tpr_jax.utils.files import list_matching, write_whole
 
 _NAME = re.compile(SHARD)
 
@@ -50,7 +50,7 @@ class Shard(NamedTuple):
 
 def next_run(folder: Path) -> int:
     """Returns a number larger than that of every shard in a folder."""
-    return max((_age(path)[0] for path in matching(folder, SHARD)), default=0) + 1
+    return max((_age(path)[0] for path in list_matching(folder, SHARD)), default=0) + 1
 
 
 def write_shard(
@@ -100,7 +100,7 @@ def read_shards(folder: Path, fingerprint: Mapping) -> tuple[list[Shard], int]:
     Damaged files are ignored.
     """
     shards, others = [], 0
-    for path in sorted(matching(folder, SHARD), key=_age):
+    for path in sorted(list_matching(folder, SHARD), key=_age):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             with np.load(path, allow_pickle=False) as file:
                 if "made_by" not in file:  # written by a version that did not record it
@@ -136,7 +136,7 @@ def remove_shards(folder: Path) -> None:
 
     Removes the oldest first, so that if the process is killed only the newest remain.
     """
-    for path in sorted(matching(folder, SHARD), key=_age):
+    for path in sorted(list_matching(folder, SHARD), key=_age):
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
